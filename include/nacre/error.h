@@ -1,0 +1,29 @@
+#pragma once
+// The one exception type. Host functions throw it before anything is launched or written; its text says what, where,
+// what was found and what was expected, in one line. The library never prints and never aborts.
+#include <stdexcept>
+#include <string>
+
+namespace nacre {
+
+/// The numeric value is the exit code of the command-line program.
+enum class ErrorKind : int {
+  usage = 2,     ///< an argument, option, shape or configuration that cannot be used
+  input = 3,     ///< a file or stream whose content is bad
+  io = 4,        ///< reading or writing failed
+  memory = 5,    ///< not enough memory
+  device = 6,    ///< the device or its driver failed
+  diverged = 7,  ///< training diverged
+};
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorKind kind, const std::string& text) : std::runtime_error(text), kind_(kind) {}
+  ErrorKind kind() const noexcept { return kind_; }
+  int exit_code() const noexcept { return static_cast<int>(kind_); }
+
+ private:
+  ErrorKind kind_;
+};
+
+}  // namespace nacre

@@ -1,0 +1,29 @@
+#pragma once
+#include <array>
+
+#include "nacre/context.h"
+// Loss balancer (EnCodec, arXiv 2210.13438, section 3.4): each loss gets a fixed share of the gradient at the waveform,
+// whatever its scale.
+//
+//   norm_i   = |g_i|_2 over the whole batch
+//   mean_i   = bias-corrected exponential moving average of norm_i with `decay`
+//   gradient = total_norm * sum_i (weight_i / sum_j weight_j) g_i / (mean_i + eps)
+//   share_i  = norm of the i-th term over the sum of the norms of all terms, as applied in this step
+// Plain weights (balanced = false): gradient = sum_i weight_i g_i; shares likewise.
+// A non-finite norm leaves mean_i and its count as they were.
+namespace nacre {
+inline constexpr int balancer_max = 8;
+struct Balancer {
+  std::array<View<const float>, balancer_max> gradients{};  ///< the first `count` are used, each [batch, time, 1, 1]
+  std::array<float, balancer_max> weights{};
+  int count = 0;
+  View<float> state;   ///< [2 * count]: sum of decayed norms, sum of decayed ones (bias correction); zeros at the start
+  View<float> shares;  ///< [count] =
+  View<float> gradient;  ///< =
+  View<float> scratch{};
+  float decay = 0.999f, total_norm = 1.0f, eps = 1e-12f;
+  bool balanced = true;
+};
+Shape balancer_scratch(Context&, Shape gradient, int count);
+void balancer(Context&, const Balancer&);
+}  // namespace nacre

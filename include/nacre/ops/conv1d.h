@@ -1,0 +1,68 @@
+#pragma once
+#include "nacre/context.h"
+// One-dimensional convolution, channels last, and its two gradients. A transposed convolution is the same op with the
+// directions exchanged: its forward is conv1d_input_gradient (with bias), its input gradient is conv1d_forward, its
+// weight gradient is conv1d_weight_gradient with the roles of x and dy exchanged.
+//
+//   x [batch, time, 1, in]    weight [out, taps, 1, in / groups]    y [batch, conv1d_length, 1, out]
+//   forward          y[b, t, o]  = bias[o] + residual[b, t, o] + sum_{k, i} weight[o, k, i] x[b, t stride + k dilation
+//   - left, i] input gradient   dx[b, s, i] = bias[i] + sum_{k, o} weight[o, k, i] dy[b, t, o]   over t stride + k
+//   dilation - left = s weight gradient  dweight[o, k, i] += sum_{b, t} dy[b, t, o] x[b, t stride + k dilation - left,
+//   i];  dbias[o] += sum dy[b, t, o]
+//
+// Samples outside x are zero, or reflected about the first and the last sample (Padding::reflect; left and right <
+// time).
+namespace nacre {
+enum class Padding : uint8_t { zero, reflect };
+
+struct Conv1dGeometry {
+  int64_t stride = 1, dilation = 1, groups = 1;
+  int64_t left = 0, right = 0;  ///< padding; causal: all of it left
+  Padding padding = Padding::zero;
+  bool operator==(const Conv1dGeometry&) const = default;
+};
+/// floor((time + left + right - dilation (taps - 1) - 1) / stride) + 1.
+int64_t conv1d_length(int64_t time, int64_t taps, const Conv1dGeometry&);
+
+template <class T>
+struct Conv1dForward {
+  View<const T> x, weight;
+  View<const float> bias{};
+  View<const T> residual{};
+  View<T> y;
+  View<float> scratch{};
+  Conv1dGeometry geometry{};
+};
+template <class T>
+struct Conv1dInputGradient {
+  View<const T> dy, weight;
+  View<const float> bias{};  ///< of a transposed convolution, whose forward this is
+  View<T> dx;  ///< = unless add_dx. Its time may exceed what dy reaches (stride, output padding): the rest gets bias
+  View<float> scratch{};
+  Conv1dGeometry geometry{};
+  bool add_dx = false;
+};
+template <class T>
+struct Conv1dWeightGradient {
+  View<const T> x, dy;
+  View<float> dweight;       ///< +=
+  View<float> dbias{};       ///< += sum of dy over batch and time
+  View<float> dbias_of_x{};  ///< += sum of x over batch and time: the bias of a transposed convolution, whose output
+                             ///< gradient x is
+  View<float> scratch{};
+  Conv1dGeometry geometry{};
+};
+/// What .scratch must hold. These also make the library primitives for the shape, so that the op itself makes none.
+template <class T = float>
+Shape conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
+template <class T = float>
+Shape conv1d_input_gradient_scratch(Context&, Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T = float>
+Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T = float>
+void conv1d_forward(Context&, const Conv1dForward<T>&);
+template <class T = float>
+void conv1d_input_gradient(Context&, const Conv1dInputGradient<T>&);
+template <class T = float>
+void conv1d_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
+}  // namespace nacre

@@ -1,0 +1,66 @@
+#pragma once
+#include "nacre/ops/vq.h"
+// Residual vector quantisation (SoundStream, arXiv 2107.03312, algorithm 1), all stages in one call, with
+// straight-through gradient.
+//
+// latent codes (no projections; EnCodec, the mission's default):
+//   r_0 = z;   c_i = nearest(r_i);   q_i = E_i[c_i];   r_{i+1} = r_i - q_i;   y = sum_i q_i
+//   dz  = dy + commitment * d(commitment loss)/dz with every q_i held constant (stop-gradient)
+// factorised codes (projections given; DAC, arXiv 2306.06546, section 3.2; exact rules in DAC's code):
+//   e_i = W_in r_i + b_in;   c_i = nearest(e_i);   s_i = e_i + sg(E_i[c_i] - e_i);   q_i = W_out s_i + b_out
+//   r_{i+1} = r_i - q_i (not detached);   y = sum_i mask_i q_i
+//   the gradient runs back through all stages; the codebook loss reaches E_i, the commitment loss e_i
+// losses: commitment = sum_i mean (a - sg(b))^2, codebook = sum_i mean (b - sg(a))^2 over valid frames and channels of
+// what stage i
+//   quantised (a) and the row it chose (b); an item whose stages[b] <= i adds zero, but stays in the mean.
+namespace nacre {
+struct RvqProjections {
+  View<const float> in_weight{};   ///< [stages, dim, 1, latent]
+  View<const float> in_bias{};     ///< [stages, 1, 1, dim]
+  View<const float> out_weight{};  ///< [stages, latent, 1, dim]
+  View<const float> out_bias{};    ///< [stages, 1, 1, latent]
+};
+struct RvqForward {
+  View<const float> z;          ///< [batch, frames, 1, latent]
+  View<const float> codebooks;  ///< [stages, codes, 1, dim]; dim = latent without projections
+  RvqProjections projections{};
+  View<const int32_t> stages{};  ///< [batch]: stages used per item (quantizer dropout); empty: all
+  View<const int32_t> frames{};  ///< [batch]: valid frames per item (losses only); empty: all
+  View<float> y;                 ///< [batch, frames, 1, latent] =
+  View<int32_t> codes;           ///< [batch, frames, 1, stages] =
+  View<float>
+      quantised{};  ///< kept for training: [stages, batch * frames, 1, dim], what each stage quantised (r_i or e_i)
+  View<float> losses{};  ///< [2] = commitment, codebook
+  View<float> scratch{};
+  VqMetric metric = VqMetric::euclidean;
+};
+struct RvqBackward {
+  View<const float> z;
+  View<const float> codebooks;
+  RvqProjections projections{};
+  View<const int32_t> stages{}, frames{};
+  View<const int32_t> codes;
+  View<const float> quantised;
+  View<const float> dy;
+  View<float> dz;            ///< = unless add_dz
+  View<float> dcodebooks{};  ///< += codebook_weight * gradient of the codebook loss (factorised; empty: skipped)
+  View<float> din_weight{}, din_bias{}, dout_weight{}, dout_bias{};  ///< +=
+  View<float> scratch{};
+  float commitment_weight = 1.0f, codebook_weight = 1.0f;
+  bool add_dz = false;
+};
+/// Codes back to the latent: y = sum over the first `stages` of E_i[c_i], or of W_out E_i[c_i] + b_out.
+struct RvqDecode {
+  View<const int32_t> codes;
+  View<const float> codebooks;
+  RvqProjections projections{};
+  View<float> y;
+  View<float> scratch{};
+};
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised);
+Shape rvq_backward_scratch(Context&, Shape z, Shape codebooks, bool factorised);
+Shape rvq_decode_scratch(Context&, Shape codes, Shape y, Shape codebooks, bool factorised);
+void rvq_forward(Context&, const RvqForward&);
+void rvq_backward(Context&, const RvqBackward&);
+void rvq_decode(Context&, const RvqDecode&);
+}  // namespace nacre

@@ -1,0 +1,39 @@
+#pragma once
+// View<T>: the only tensor there is. Dense, typed, never owning, passed by value, also as a kernel argument.
+#include <cstdint>
+#include <type_traits>
+
+#include "nacre/bf16.h"
+
+namespace nacre {
+
+/// Extents in memory order, channels innermost. `width` is 1 for audio (frequency bins or period in discriminators).
+struct Shape {
+  int64_t batch = 1, time = 1, width = 1, channels = 1;
+
+  bool operator==(const Shape&) const = default;
+  NACRE_HD constexpr int64_t elements() const { return batch * time * width * channels; }
+  /// Number of channel vectors: elements / channels.
+  NACRE_HD constexpr int64_t rows() const { return batch * time * width; }
+};
+
+template <class T>
+struct View {
+  T* data = nullptr;
+  Shape shape{};
+
+  View() = default;
+  NACRE_HD View(T* d, Shape s) : data(d), shape(s) {}
+  /// View<float> converts to View<const float>, and nothing else converts.
+  template <class U>
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) NACRE_HD View(View<U> v)
+      : data(v.data), shape(v.shape) {}
+
+  NACRE_HD explicit operator bool() const { return data != nullptr; }
+  NACRE_HD int64_t elements() const { return shape.elements(); }
+  NACRE_HD T& operator[](int64_t i) const { return data[i]; }
+  NACRE_HD T* begin() const { return data; }
+  NACRE_HD T* end() const { return data + elements(); }
+};
+
+}  // namespace nacre

@@ -1,0 +1,21 @@
+#pragma once
+// The inside of Context. Each library underneath keeps its cache in one slot, created on first use by the kernel file
+// that owns it, so that this header includes none of them.
+#include <memory>
+
+#include "nacre/context.h"
+
+namespace nacre {
+
+/// Base of a library's per-context cache (oneDNN primitives, FFT configurations).
+struct Cache {
+  virtual ~Cache() = default;
+};
+
+struct Context::Impl {
+  Device device{};
+  int threads = 1;
+  std::unique_ptr<Cache> convolutions;  ///< owned by kernels/conv1d.cpp
+};
+
+}  // namespace nacre

@@ -1,0 +1,124 @@
+#include "nacre/context.h"
+
+#include <sched.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "context_impl.h"
+#include "host.h"
+
+namespace nacre {
+namespace {
+
+constexpr size_t alignment = 256;  // what the plan packs to; a multiple of a cache line and of any vector
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return 1;
+}
+
+}  // namespace
+
+std::string str(Device d) {
+  if (d.kind == Device::cpu) return "cpu";
+  return d.index == 0 ? "cuda" : "cuda:" + std::to_string(d.index);
+}
+
+std::string str(Shape s) {
+  return "[" + std::to_string(s.batch) + ", " + std::to_string(s.time) + ", " + std::to_string(s.width) + ", " +
+         std::to_string(s.channels) + "]";
+}
+
+void throw_shape(const char* op, const char* argument, Shape found, Shape expected) {
+  throw Error(ErrorKind::usage,
+              std::string(op) + ": " + argument + " is " + str(found) + ", expected " + str(expected));
+}
+
+void throw_usage(const char* op, const std::string& what) {
+  throw Error(ErrorKind::usage, std::string(op) + ": " + what);
+}
+
+std::atomic<int>& ForeignAllocations::depth() {
+  static std::atomic<int> depth{0};
+  return depth;
+}
+
+Context::Context(ContextOptions options) : impl_(std::make_unique<Impl>()) {
+  if (options.device.kind == Device::cuda)
+    throw Error(ErrorKind::device,
+                "device " + str(options.device) +
+                    ": this build has no CUDA back end; use --device cpu, or configure with NACRE_CUDA=on");
+  if (options.threads < 0)
+    throw Error(ErrorKind::usage, "threads: " + std::to_string(options.threads) + " is negative");
+  impl_->device = options.device;
+  impl_->threads = options.threads > 0 ? options.threads : usable_cores();
+}
+Context::Context(Context&&) noexcept = default;
+Context& Context::operator=(Context&&) noexcept = default;
+Context::~Context() = default;
+
+Device Context::device() const noexcept { return impl_->device; }
+int Context::threads() const noexcept { return impl_->threads; }
+
+const char* Context::instruction_set() const noexcept {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return "avx512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "baseline";
+}
+
+Graph Context::capture(std::function<void()> step) { return Graph(std::move(step)); }
+void Context::synchronize() {}
+
+float Context::read(View<const float> scalar) {
+  float value = 0;
+  read<float>(scalar, std::span<float>(&value, 1));
+  return value;
+}
+
+size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
+  if (view < 0 || static_cast<size_t>(view) != span)
+    throw Error(ErrorKind::usage,
+                "copy: the view holds " + std::to_string(view) + " elements, the host array " + std::to_string(span));
+  return span * size;
+}
+void Context::copy(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void Context::clear(void* data, size_t bytes) {
+  if (bytes > 0) std::memset(data, 0, bytes);
+}
+
+Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()) {
+  if (bytes == 0) return;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
+  if (data_ == nullptr)
+    throw Error(ErrorKind::memory, "memory: could not allocate " + std::to_string(rounded >> 20) + " MiB on " +
+                                       str(device_) + "; lower batch_size or segment_length");
+  std::memset(data_, 0, rounded);
+}
+Memory::Memory(Memory&& o) noexcept
+    : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)), device_(o.device_) {}
+Memory& Memory::operator=(Memory&& o) noexcept {
+  if (this != &o) {
+    release();
+    data_ = std::exchange(o.data_, nullptr);
+    bytes_ = std::exchange(o.bytes_, 0);
+    device_ = o.device_;
+  }
+  return *this;
+}
+Memory::~Memory() { release(); }
+void Memory::release() noexcept { std::free(data_); }
+
+}  // namespace nacre

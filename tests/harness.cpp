@@ -1,0 +1,230 @@
+#include "harness.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "host.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+void count_allocation() {
+  if (nacre::ForeignAllocations::depth().load(std::memory_order_relaxed) == 0)
+    allocations.fetch_add(1, std::memory_order_relaxed);
+}
+}  // namespace
+
+// The counting allocator of the whole test program. malloc is used so that AddressSanitizer still sees every block.
+void* operator new(size_t n) {
+  count_allocation();
+  if (void* p = std::malloc(n == 0 ? 1 : n)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(size_t n, std::align_val_t a) {
+  count_allocation();
+  const size_t align = static_cast<size_t>(a);
+  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace nacre::test {
+namespace {
+
+template <class T>
+T poison() {
+  if constexpr (std::is_same_v<T, float>) return std::numeric_limits<float>::quiet_NaN();
+  if constexpr (std::is_same_v<T, bf16>) return bf16{0x7fff};
+  if constexpr (std::is_same_v<T, int32_t>) return std::numeric_limits<int32_t>::min();
+}
+template <class T>
+double as_double(T x) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return to_float(x);
+  else
+    return static_cast<double>(x);
+}
+template <class T>
+T from_double(double x) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return to_bf16(static_cast<float>(x));
+  else
+    return static_cast<T>(x);
+}
+constexpr unsigned char fence_byte = 0xA5;
+
+}  // namespace
+
+std::vector<Device> devices() { return {Device{}}; }
+
+uint64_t seed() {
+  static const uint64_t value = [] {
+    const char* text = std::getenv("NACRE_TEST_SEED");
+    return text != nullptr ? std::strtoull(text, nullptr, 10) : 1ull;
+  }();
+  return value;
+}
+
+AllocationCounter::AllocationCounter() : start_(allocations.load()) {}
+int64_t AllocationCounter::count() const { return allocations.load() - start_; }
+
+template <class T>
+Buffer<T>::Buffer(Context& ctx, std::string name, Shape shape, std::vector<T> before)
+    : ctx_(ctx), name_(std::move(name)), shape_(shape), before_(std::move(before)) {
+  // One row at least (a wrong row loop lands in the fence, not in the heap), in whole 256-byte lines.
+  const int64_t row = std::max<int64_t>(shape.width * shape.channels, 1);
+  const int64_t line = static_cast<int64_t>(256 / sizeof(T));
+  fence_ = (row + line - 1) / line * line;
+  memory_ = Memory(ctx, static_cast<size_t>(size() + 2 * fence_) * sizeof(T));
+  std::vector<unsigned char> fence(static_cast<size_t>(fence_) * sizeof(T), fence_byte);
+  auto* bytes = reinterpret_cast<unsigned char*>(memory_.data());
+  ctx_.write<unsigned char>(fence, View<unsigned char>(bytes, {.channels = static_cast<int64_t>(fence.size())}));
+  ctx_.write<unsigned char>(fence, View<unsigned char>(bytes + static_cast<size_t>(fence_ + size()) * sizeof(T),
+                                                       {.channels = static_cast<int64_t>(fence.size())}));
+  write(before_);
+}
+template <class T>
+T* Buffer<T>::data() const {
+  return reinterpret_cast<T*>(memory_.data()) + fence_;
+}
+template <class T>
+double Buffer<T>::operator[](int64_t i) const {
+  return as_double(before_[static_cast<size_t>(i)]);
+}
+template <class T>
+void Buffer<T>::write(std::vector<T> content) {
+  before_ = std::move(content);
+  ctx_.write<T>(before_, View<T>(data(), shape_));
+}
+template <class T>
+std::vector<T> Buffer<T>::read() const {
+  std::vector<unsigned char> all(memory_.size());
+  ctx_.read<unsigned char>(View<const unsigned char>(reinterpret_cast<const unsigned char*>(memory_.data()),
+                                                     {.channels = static_cast<int64_t>(all.size())}),
+                           all);
+  const size_t fence = static_cast<size_t>(fence_) * sizeof(T), body = static_cast<size_t>(size()) * sizeof(T);
+  for (size_t i = 0; i < fence; ++i)
+    if (all[i] != fence_byte || all[fence + body + i] != fence_byte) {
+      FAIL_CHECK(name_ << ": written " << (all[i] != fence_byte ? "before its start" : "past its end"));
+      break;
+    }
+  std::vector<T> out(static_cast<size_t>(size()));
+  if (body > 0) std::memcpy(out.data(), all.data() + fence, body);
+  return out;
+}
+
+Case::Case(std::string name, Device device, Shape shape, int threads)
+    : ctx({.device = device, .threads = threads}),
+      rng(seed() * 0x9E3779B97F4A7C15ull + std::hash<std::string>{}(name + str(shape))),
+      name_(std::move(name)),
+      device_(device),
+      shape_(shape) {}
+
+std::string Case::label() const {
+  return name_ + " " + str(shape_) + " on " + str(device_) + ", NACRE_TEST_SEED=" + std::to_string(seed());
+}
+
+template <class T>
+Buffer<T>& Case::values(const std::string& name, Shape shape, std::vector<T> content) {
+  auto made = std::make_shared<Buffer<T>>(ctx, name, shape, std::move(content));
+  owned_.push_back(made);
+  return *made;
+}
+template <class T>
+Buffer<T>& Case::random(const std::string& name, Shape shape, double low, double high) {
+  std::uniform_real_distribution<double> draw(low, high);
+  std::vector<T> content(static_cast<size_t>(shape.elements()));
+  for (T& x : content) x = from_double<T>(draw(rng));
+  return values<T>(name, shape, std::move(content));
+}
+template <class T>
+Buffer<T>& Case::integers(const std::string& name, Shape shape, int low, int high) {
+  std::uniform_int_distribution<int> draw(low, high);
+  std::vector<T> content(static_cast<size_t>(shape.elements()));
+  for (T& x : content) x = from_double<T>(draw(rng));
+  return values<T>(name, shape, std::move(content));
+}
+template <class T>
+Buffer<T>& Case::output(const std::string& name, Shape shape) {
+  return values<T>(name, shape, std::vector<T>(static_cast<size_t>(shape.elements()), poison<T>()));
+}
+template <class T>
+Buffer<T>& Case::zeros(const std::string& name, Shape shape) {
+  return values<T>(name, shape, std::vector<T>(static_cast<size_t>(shape.elements()), from_double<T>(0)));
+}
+View<float> Case::scratch(Shape shape) {
+  if (shape.elements() == 0) return {};
+  return output<float>("scratch", shape);
+}
+
+double worst_ratio(const std::vector<double>& found, const std::function<double(int64_t)>& expected,
+                   const std::function<double(int64_t)>& allowance) {
+  double worst = 0;
+  for (int64_t i = 0; i < static_cast<int64_t>(found.size()); ++i) {
+    const double error = std::fabs(found[static_cast<size_t>(i)] - expected(i)), allowed = allowance(i);
+    const double ratio =
+        error <= allowed ? (allowed > 0 ? error / allowed : 0) : (allowed > 0 ? error / allowed : HUGE_VAL);
+    if (std::isnan(error)) return HUGE_VAL;
+    worst = std::max(worst, ratio);
+  }
+  return worst;
+}
+
+template <class T>
+double Case::expect(const Buffer<T>& buffer, const std::function<double(int64_t)>& expected,
+                    const std::function<double(int64_t)>& allowance) {
+  const std::vector<T> found = buffer.read();
+  double worst = 0;
+  int64_t where = -1, bad = 0;
+  for (int64_t i = 0; i < buffer.size(); ++i) {
+    const double value = as_double(found[static_cast<size_t>(i)]), wanted = expected(i), allowed = allowance(i);
+    const double error = std::fabs(value - wanted);
+    const bool ok = error <= allowed;  // false for NaN
+    if (!ok) ++bad;
+    double ratio = std::isnan(error) ? HUGE_VAL : (error == 0 ? 0 : error / allowed);
+    if (where < 0 || ratio > worst) worst = ratio, where = i;
+  }
+  if (bad > 0) {
+    const double value = as_double(found[static_cast<size_t>(where)]);
+    FAIL_CHECK(label() << ": " << buffer.name() << " " << str(buffer.shape()) << " has " << bad << " of "
+                       << buffer.size() << " elements off; worst at " << where << ": " << value << ", expected "
+                       << expected(where) << ", allowed error " << allowance(where));
+  } else {
+    SUCCEED();
+  }
+  return worst;
+}
+
+template <class T>
+void Case::expect_equal(const Buffer<T>& buffer, const std::vector<T>& expected) {
+  const std::vector<T> found = buffer.read();
+  REQUIRE(found.size() == expected.size());
+  for (size_t i = 0; i < found.size(); ++i)
+    if (std::memcmp(&found[i], &expected[i], sizeof(T)) != 0) {
+      FAIL_CHECK(label() << ": " << buffer.name() << " differs at " << i << ": " << as_double(found[i]) << ", expected "
+                         << as_double(expected[i]));
+      return;
+    }
+  SUCCEED();
+}
+
+#define NACRE_INSTANTIATE(T)                                                               \
+  template class Buffer<T>;                                                                \
+  template Buffer<T>& Case::values<T>(const std::string&, Shape, std::vector<T>);          \
+  template Buffer<T>& Case::random<T>(const std::string&, Shape, double, double);          \
+  template Buffer<T>& Case::integers<T>(const std::string&, Shape, int, int);              \
+  template Buffer<T>& Case::output<T>(const std::string&, Shape);                          \
+  template Buffer<T>& Case::zeros<T>(const std::string&, Shape);                           \
+  template double Case::expect<T>(const Buffer<T>&, const std::function<double(int64_t)>&, \
+                                  const std::function<double(int64_t)>&);                  \
+  template void Case::expect_equal<T>(const Buffer<T>&, const std::vector<T>&);
+NACRE_INSTANTIATE(float)
+NACRE_INSTANTIATE(bf16)
+NACRE_INSTANTIATE(int32_t)
+
+}  // namespace nacre::test

@@ -1,0 +1,118 @@
+#pragma once
+// What the test of an op needs: the devices this build has, fenced buffers that start as NaN, one printed and settable
+// seed, and a comparison with a double-precision reference whose allowance is derived beside its use.
+//
+//   NACRE_TEST_SEED=7 ./nacre_tests     repeats a failure
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "nacre/context.h"
+
+namespace nacre::test {
+
+/// Half a unit in the last place of a float, relative: the rounding error of one float operation.
+inline constexpr double ulp = 0x1p-24;
+/// The same for storage in bf16.
+inline constexpr double bf16_ulp = 0x1p-9;
+
+/// The devices this build and machine can run: CPU, and CUDA (real or emulated) where there is one.
+std::vector<Device> devices();
+/// From NACRE_TEST_SEED, or 1; printed by every failure.
+uint64_t seed();
+
+/// Counts calls of operator new between construction and count(), leaving out libraries that allocate inside.
+class AllocationCounter {
+ public:
+  AllocationCounter();
+  int64_t count() const;
+
+ private:
+  int64_t start_;
+};
+
+/// A device buffer with a fence of at least one row on both sides, and its host copy.
+template <class T>
+class Buffer {
+ public:
+  Buffer(Context& ctx, std::string name, Shape shape, std::vector<T> before);
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  const std::string& name() const { return name_; }
+  Shape shape() const { return shape_; }
+  int64_t size() const { return shape_.elements(); }
+  /// What the buffer held when it was made.
+  const std::vector<T>& before() const { return before_; }
+  /// The input value i, as a double. For inputs: what the reference reads.
+  double operator[](int64_t i) const;
+  operator View<T>() const { return {data(), shape_}; }
+  operator View<const T>() const { return {data(), shape_}; }
+  T* data() const;
+  /// Reads back, and fails if a fence was written.
+  std::vector<T> read() const;
+  /// Puts new content on the device (and in before()).
+  void write(std::vector<T> content);
+
+ private:
+  Context& ctx_;
+  std::string name_;
+  Shape shape_;
+  std::vector<T> before_;
+  int64_t fence_;
+  Memory memory_;
+};
+
+/// One case of one op on one device.
+class Case {
+ public:
+  Case(std::string name, Device device, Shape shape, int threads = 2);
+  Context ctx;
+
+  /// Uniform in [low, high); rounded to T.
+  template <class T = float>
+  Buffer<T>& random(const std::string& name, Shape, double low, double high);
+  /// Integers in [low, high]: sums of products stay exact in float, in any order.
+  template <class T = float>
+  Buffer<T>& integers(const std::string& name, Shape, int low, int high);
+  template <class T = float>
+  Buffer<T>& values(const std::string& name, Shape, std::vector<T>);
+  /// Starts as NaN (or the smallest integer).
+  template <class T = float>
+  Buffer<T>& output(const std::string& name, Shape);
+  template <class T = float>
+  Buffer<T>& zeros(const std::string& name, Shape);
+  /// Scratch for an op: NaN, of the shape its *_scratch function returned; an empty shape gives an empty view.
+  View<float> scratch(Shape);
+
+  /// |buffer[i] - expected(i)| <= allowance(i) for every i; a NaN fails. Reports the worst element and the seed.
+  /// Returns the largest error relative to its allowance, so that a test can show that it would notice a planted error.
+  template <class T>
+  double expect(const Buffer<T>& buffer, const std::function<double(int64_t)>& expected,
+                const std::function<double(int64_t)>& allowance);
+  /// Bit-equal to what is expected.
+  template <class T>
+  void expect_equal(const Buffer<T>& buffer, const std::vector<T>& expected);
+
+  std::mt19937_64 rng;
+
+ private:
+  std::string label() const;
+  std::string name_;
+  Device device_;
+  Shape shape_;
+  std::deque<std::shared_ptr<void>> owned_;
+};
+
+/// The largest error over its allowance, without failing: for showing that a planted error of ten allowances is
+/// noticed.
+double worst_ratio(const std::vector<double>& found, const std::function<double(int64_t)>& expected,
+                   const std::function<double(int64_t)>& allowance);
+
+}  // namespace nacre::test
