@@ -21,7 +21,7 @@ namespace nacre::test {
 /// Half a unit in the last place of a float, relative: the rounding error of one float operation.
 inline constexpr double ulp = 0x1p-24;
 /// The same for storage in bf16.
-inline constexpr double bf16_ulp = 0x1p-9;
+inline constexpr double bf16_ulp = 0x1p-8;
 
 /// The devices this build and machine can run: CPU, and CUDA (real or emulated) where there is one.
 std::vector<Device> devices();

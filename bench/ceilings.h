@@ -1,0 +1,25 @@
+#pragma once
+// What this machine reaches with these threads: the yardsticks of every case.
+#include <vector>
+
+#include "nacre/context.h"
+
+namespace nacre::bench {
+
+struct Ceilings {
+  struct Copy {
+    int64_t bytes;  ///< read + written, all threads together
+    double bytes_per_second;
+  };
+  std::vector<Copy> copies;  ///< ascending footprints, from the first-level cache to memory
+  double flops_one = 0;      ///< fp32, one thread, per second
+  double flops_all = 0;      ///< fp32, every thread
+
+  /// Of the measured footprint nearest to `bytes`.
+  double copy(int64_t bytes) const;
+};
+
+/// Takes about two seconds.
+Ceilings measure_ceilings(Context&);
+
+}  // namespace nacre::bench
