@@ -1,0 +1,457 @@
+#include "nacre/ops/conv1d.h"
+
+#include <cstring>
+#include <string>
+#include <type_traits>
+
+#include "host.h"
+#include "onednn.h"
+
+namespace nacre {
+namespace cuda {
+template <class T>
+Shape conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
+template <class T>
+Shape conv1d_input_gradient_scratch(Context&, Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T>
+Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T>
+void conv1d_forward(Context&, const Conv1dForward<T>&);
+template <class T>
+void conv1d_input_gradient(Context&, const Conv1dInputGradient<T>&);
+template <class T>
+void conv1d_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
+}  // namespace cuda
+
+namespace {
+
+constexpr int64_t grain = 1 << 14;  // floats worth a thread
+
+int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// ---- plain passes
+// ------------------------------------------------------------------------------------------------------
+
+void widen_part(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+NACRE_CLONES void widen_part(const bf16* __restrict from, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = std::bit_cast<float>(uint32_t{from[i].bits} << 16);
+}
+template <class T>
+void widen(Context& ctx, const T* from, float* to, int64_t n) {
+  parallel_ranges(ctx, n, grain,
+                  [&](int64_t begin, int64_t end) { widen_part(from + begin, to + begin, end - begin); });
+}
+void narrow_part(const float* from, bf16* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_bf16(from[i]);
+}
+
+/// The sample of x that padded position `at` (counted from the first sample) shows; -1 for a zero.
+int64_t shown(int64_t at, int64_t time, Padding padding) {
+  if (at >= 0 && at < time) return at;
+  if (padding == Padding::zero) return -1;
+  return at < 0 ? -at : 2 * (time - 1) - at;
+}
+
+/// x with its padding written out, as float.
+template <class T>
+void pad_rows(Context& ctx, View<const T> x, int64_t left, int64_t right, Padding padding, float* to) {
+  const int64_t time = x.shape.time, channels = x.shape.channels, rows = left + time + right;
+  parallel_ranges(ctx, x.shape.batch * rows, grain / channels + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end;) {
+      const int64_t b = r / rows, at = r % rows - left;
+      if (at >= 0 && at < time) {  // the middle in one go
+        const int64_t n = std::min(time - at, end - r);
+        widen_part(x.data + (b * time + at) * channels, to + r * channels, n * channels);
+        r += n;
+        continue;
+      }
+      const int64_t source = shown(at, time, padding);
+      if (source < 0)
+        std::memset(to + r * channels, 0, static_cast<size_t>(channels) * sizeof(float));
+      else
+        widen_part(x.data + (b * time + source) * channels, to + r * channels, channels);
+      ++r;
+    }
+  });
+}
+
+NACRE_CLONES void add_row(const float* __restrict from, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+/// One row of dx from the padded gradient: what every position that shows sample s received, folded in place into
+/// row `left + s` of `padded`.
+void fold_row(float* padded, int64_t s, int64_t left, int64_t right, int64_t time, int64_t channels) {
+  float* to = padded + (left + s) * channels;
+  if (s >= 1 && s <= left) add_row(padded + (left - s) * channels, to, channels);
+  const int64_t mirrored = time - 1 - s;  // distance from the last sample
+  if (mirrored >= 1 && mirrored <= right) add_row(padded + (left + time - 1 + mirrored) * channels, to, channels);
+}
+
+NACRE_CLONES void finish_row(const float* __restrict from, const float* __restrict bias, float* __restrict to,
+                             int64_t n, bool add) {
+  if (bias != nullptr && add)
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i] + bias[i];
+  else if (bias != nullptr)
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i] + bias[i];
+  else if (add)
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+  else
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool add) {
+  for (int64_t i = 0; i < n; ++i)
+    to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
+}
+NACRE_CLONES void add_bias_row(const float* __restrict bias, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += bias[i];
+}
+
+// ---- sums of columns
+// ---------------------------------------------------------------------------------------------------
+
+// Rows are added four at a time into one accumulator row, per part; parts are added in order. Narrow rows are taken
+// several at once, so that a vector is filled: `wide` columns, a multiple of the channels.
+struct ColumnSums {
+  int64_t channels = 0, together = 1, wide = 0, steps = 0, rest = 0, parts = 1;
+  explicit ColumnSums(Shape s) : channels(s.channels) {
+    together = channels > 0 && channels < 64 ? 64 / channels : 1;
+    wide = together * channels;
+    steps = s.rows() / together;
+    rest = s.rows() % together;
+    parts = std::clamp<int64_t>(steps / 64, 1, 64);
+  }
+  int64_t scratch() const { return parts * rounded(wide); }
+};
+
+NACRE_CLONES void sum_rows(const float* __restrict from, int64_t rows, int64_t n, float* __restrict to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = 0;
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4, from += 4 * n)
+    for (int64_t i = 0; i < n; ++i) to[i] += (from[i] + from[i + n]) + (from[i + 2 * n] + from[i + 3 * n]);
+  for (; r < rows; ++r, from += n)
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+void sum_rows(const bf16* from, int64_t rows, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = 0;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < n; ++i) to[i] += to_float(from[r * n + i]);
+}
+
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, View<float> sums, float* scratch) {
+  const ColumnSums plan(x.shape);
+  const int64_t pitch = rounded(plan.wide);
+  parallel_parts(ctx, plan.parts, [&](int64_t p) {
+    const int64_t begin = plan.steps * p / plan.parts, end = plan.steps * (p + 1) / plan.parts;
+    sum_rows(x.data + begin * plan.wide, end - begin, plan.wide, scratch + p * pitch);
+  });
+  for (int64_t p = 0; p < plan.parts; ++p)
+    for (int64_t k = 0; k < plan.together; ++k)
+      for (int64_t c = 0; c < plan.channels; ++c) sums.data[c] += scratch[p * pitch + k * plan.channels + c];
+  for (int64_t i = plan.steps * plan.wide; i < x.elements(); ++i) sums.data[i % plan.channels] += to_float(x.data[i]);
+}
+
+// ---- checks
+// ------------------------------------------------------------------------------------------------------------
+
+Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g) {
+  if (g.stride < 1 || g.dilation < 1 || g.groups < 1 || g.left < 0 || g.right < 0) [[unlikely]]
+    throw_usage(op, "geometry has stride " + std::to_string(g.stride) + ", dilation " + std::to_string(g.dilation) +
+                        ", groups " + std::to_string(g.groups) + ", left " + std::to_string(g.left) + ", right " +
+                        std::to_string(g.right) + "; the first three must be positive, padding not negative");
+  if (x.width != 1 || x.batch < 0 || x.time < 1 || x.channels < 1 || x.channels % g.groups != 0) [[unlikely]]
+    throw_usage(op, "x is " + str(x) + ", expected [batch, time, 1, channels], channels a multiple of " +
+                        std::to_string(g.groups));
+  const Shape wanted{weight.batch, weight.time, 1, x.channels / g.groups};
+  if (weight != wanted || weight.batch < 1 || weight.time < 1) [[unlikely]]
+    throw_shape(op, "weight", weight,
+                {std::max<int64_t>(weight.batch, 1), std::max<int64_t>(weight.time, 1), 1, wanted.channels});
+  if (weight.batch % g.groups != 0) [[unlikely]]
+    throw_usage(op, "weight has " + std::to_string(weight.batch) + " outputs, not a multiple of " +
+                        std::to_string(g.groups) + " groups");
+  if (g.padding == Padding::reflect && std::max(g.left, g.right) >= x.time) [[unlikely]]
+    throw_usage(op, "x has " + std::to_string(x.time) + " samples, reflect padding of " +
+                        std::to_string(std::max(g.left, g.right)) + " needs more than that");
+  const int64_t length = conv1d_length(x.time, weight.time, g);
+  if (length < 1) [[unlikely]]
+    throw_usage(op, "x has " + std::to_string(x.time) + " samples, too few for " + std::to_string(weight.time) +
+                        " taps of dilation " + std::to_string(g.dilation) + " with padding " + std::to_string(g.left) +
+                        " + " + std::to_string(g.right));
+  return {x.batch, length, 1, weight.batch};
+}
+
+// ---- what happens around the primitive
+// ---------------------------------------------------------------------------------
+
+template <class T>
+constexpr bool is_float = std::is_same_v<T, float>;
+
+onednn::Problem problem(onednn::Direction direction, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  const bool written = g.padding == Padding::reflect;  // the padding is in the data
+  return {.direction = direction,
+          .batch = x.batch,
+          .time = written ? g.left + x.time + g.right : x.time,
+          .length = y.time,
+          .in = x.channels,
+          .out = y.channels,
+          .taps = weight.time,
+          .stride = g.stride,
+          .dilation = g.dilation,
+          .groups = g.groups,
+          .left = written ? 0 : g.left,
+          .right = written ? 0 : g.right};
+}
+
+/// Takes pieces of scratch in turn; first only to count them.
+struct Pieces {
+  float* data = nullptr;
+  int64_t used = 0;
+  float* take(int64_t floats) {
+    float* piece = data == nullptr ? nullptr : data + used;
+    used += rounded(floats);
+    return piece;
+  }
+};
+
+int64_t padded_size(Shape x, const onednn::Problem& p) { return x.batch * p.time * x.channels; }
+
+template <class T>
+struct ForwardPieces {
+  ForwardPieces(Pieces& all, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, const onednn::Problem& p) {
+    if (!is_float<T> || g.padding == Padding::reflect) xs = all.take(padded_size(x, p));
+    if (!is_float<T>) weights = all.take(weight.elements()), ys = all.take(y.elements());
+  }
+  float *xs = nullptr, *weights = nullptr, *ys = nullptr;
+};
+template <class T>
+struct InputGradientPieces {
+  InputGradientPieces(Pieces& all, Shape dx, Shape weight, Shape dy, const onednn::Problem& p) {
+    dxs = all.take(padded_size(dx, p));
+    if (!is_float<T>) weights = all.take(weight.elements()), dys = all.take(dy.elements());
+  }
+  float *dxs = nullptr, *weights = nullptr, *dys = nullptr;
+};
+template <class T>
+struct WeightGradientPieces {
+  WeightGradientPieces(Pieces& all, Shape x, Shape dy, const Conv1dGeometry& g, const onednn::Problem& p) {
+    if (!is_float<T> || g.padding == Padding::reflect) xs = all.take(padded_size(x, p));
+    if (!is_float<T>) dys = all.take(dy.elements());
+  }
+  float *xs = nullptr, *dys = nullptr;
+};
+
+}  // namespace
+
+int64_t conv1d_length(int64_t time, int64_t taps, const Conv1dGeometry& g) {
+  const int64_t span = time + g.left + g.right - g.dilation * (taps - 1) - 1;
+  return span < 0 ? 0 : span / g.stride + 1;
+}
+
+template <class T>
+Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+  const Shape y = expected_y("conv1d_forward_scratch", x, weight, g);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
+  if (x.batch == 0) return {0, 0, 0, 0};
+  int64_t most = 0;
+  onednn::Problem p = problem(onednn::Direction::forward, x, weight, y, g);
+  for (const bool sum : {false, true})
+    for (const bool bias : {false, true}) {
+      p.sum = sum, p.bias = bias;
+      most = std::max(most, onednn::scratch_size(onednn::convolution(ctx, p)));
+    }
+  Pieces all;
+  ForwardPieces<T>(all, x, weight, y, g, p);
+  all.take(most);
+  return {1, 1, 1, all.used};
+}
+
+template <class T>
+void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
+  const char* const op = "conv1d_forward";
+  const Conv1dGeometry& g = a.geometry;
+  const Shape y = expected_y(op, a.x.shape, a.weight.shape, g);
+  expect_shape(op, "x", a.x, a.x.shape);
+  expect_shape(op, "weight", a.weight, a.weight.shape);
+  expect_shape(op, "y", a.y, y);
+  expect_shape_or_empty(op, "bias", a.bias, {1, 1, 1, y.channels});
+  expect_shape_or_empty(op, "residual", a.residual, y);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_forward(ctx, a);
+  if (y.batch == 0) return;
+
+  onednn::Problem p = problem(onednn::Direction::forward, a.x.shape, a.weight.shape, y, g);
+  p.sum = static_cast<bool>(a.residual), p.bias = static_cast<bool>(a.bias);
+  onednn::Convolution& convolution = onednn::convolution(ctx, p);
+  Pieces all{.data = a.scratch.data};
+  const ForwardPieces<T> pieces(all, a.x.shape, a.weight.shape, y, g, p);
+  float* const inner = all.take(onednn::scratch_size(convolution));
+  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+
+  onednn::Arguments run{.bias = a.bias.data, .scratch = inner};
+  if (pieces.xs != nullptr) {
+    const bool written = g.padding == Padding::reflect;
+    pad_rows(ctx, a.x, written ? g.left : 0, written ? g.right : 0, g.padding, pieces.xs);
+    run.from = pieces.xs;
+  }
+  if constexpr (is_float<T>) {
+    if (run.from == nullptr) run.from = a.x.data;
+    run.weight = a.weight.data;
+    if (a.residual && a.residual.data != a.y.data) widen(ctx, a.residual.data, a.y.data, y.elements());
+    run.to = a.y.data;
+    onednn::run(ctx, convolution, run);
+  } else {
+    widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    if (a.residual) widen(ctx, a.residual.data, pieces.ys, y.elements());
+    run.weight = pieces.weights;
+    run.to = pieces.ys;
+    onednn::run(ctx, convolution, run);
+    parallel_ranges(ctx, y.elements(), grain,
+                    [&](int64_t begin, int64_t end) { narrow_part(pieces.ys + begin, a.y.data + begin, end - begin); });
+  }
+}
+
+template <class T>
+Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  const char* const op = "conv1d_input_gradient_scratch";
+  const Shape y = expected_y(op, dx, weight, g);
+  if (dy != y) throw_shape(op, "dy", dy, y);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
+  if (dx.batch == 0) return {0, 0, 0, 0};
+  const onednn::Problem p = problem(onednn::Direction::input_gradient, dx, weight, dy, g);
+  Pieces all;
+  InputGradientPieces<T>(all, dx, weight, dy, p);
+  all.take(onednn::scratch_size(onednn::convolution(ctx, p)));
+  return {1, 1, 1, all.used};
+}
+
+template <class T>
+void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
+  const char* const op = "conv1d_input_gradient";
+  const Conv1dGeometry& g = a.geometry;
+  const Shape x = a.dx.shape;
+  const Shape y = expected_y(op, x, a.weight.shape, g);
+  expect_shape(op, "dy", a.dy, y);
+  expect_shape(op, "weight", a.weight, a.weight.shape);
+  expect_shape(op, "dx", a.dx, x);
+  expect_shape_or_empty(op, "bias", a.bias, {1, 1, 1, x.channels});
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
+  if (x.batch == 0) return;
+
+  const onednn::Problem p = problem(onednn::Direction::input_gradient, x, a.weight.shape, y, g);
+  onednn::Convolution& convolution = onednn::convolution(ctx, p);
+  Pieces all{.data = a.scratch.data};
+  const InputGradientPieces<T> pieces(all, x, a.weight.shape, y, p);
+  float* const inner = all.take(onednn::scratch_size(convolution));
+  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+
+  const bool reflect = g.padding == Padding::reflect;
+  const int64_t left = reflect ? g.left : 0, right = reflect ? g.right : 0;
+  onednn::Arguments run{.to = pieces.dxs, .scratch = inner};
+  bool in_place = false;
+  if constexpr (is_float<T>) {
+    in_place = !reflect && !a.add_dx;
+    if (in_place) run.to = a.dx.data;
+    run.from = a.dy.data;
+    run.weight = a.weight.data;
+  } else {
+    widen(ctx, a.dy.data, pieces.dys, y.elements());
+    widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    run.from = pieces.dys;
+    run.weight = pieces.weights;
+  }
+  onednn::run(ctx, convolution, run);
+  if (in_place && !a.bias) return;
+
+  const int64_t channels = x.channels, rows = p.time;
+  parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      T* const to = a.dx.data + r * channels;
+      if constexpr (is_float<T>) {
+        if (in_place) {
+          add_bias_row(a.bias.data, to, channels);
+          continue;
+        }
+      }
+      float* const padded = pieces.dxs + r / x.time * rows * channels;
+      const int64_t s = r % x.time;
+      if (reflect) fold_row(padded, s, left, right, x.time, channels);
+      finish_row(padded + (left + s) * channels, a.bias.data, to, channels, a.add_dx);
+    }
+  });
+}
+
+template <class T>
+Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  const char* const op = "conv1d_weight_gradient_scratch";
+  const Shape y = expected_y(op, x, weight, g);
+  if (dy != y) throw_shape(op, "dy", dy, y);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
+  if (x.batch == 0) return {0, 0, 0, 0};
+  const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, weight, dy, g);
+  Pieces all;
+  WeightGradientPieces<T>(all, x, dy, g, p);
+  all.take(
+      std::max({onednn::scratch_size(onednn::convolution(ctx, p)), ColumnSums(x).scratch(), ColumnSums(dy).scratch()}));
+  return {1, 1, 1, all.used};
+}
+
+template <class T>
+void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
+  const char* const op = "conv1d_weight_gradient";
+  const Conv1dGeometry& g = a.geometry;
+  const Shape x = a.x.shape;
+  const Shape y = expected_y(op, x, a.dweight.shape, g);
+  expect_shape(op, "x", a.x, x);
+  expect_shape(op, "dy", a.dy, y);
+  expect_shape(op, "dweight", a.dweight, a.dweight.shape);
+  expect_shape_or_empty(op, "dbias", a.dbias, {1, 1, 1, y.channels});
+  expect_shape_or_empty(op, "dbias_of_x", a.dbias_of_x, {1, 1, 1, x.channels});
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
+  if (x.batch == 0) return;
+
+  const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, a.dweight.shape, y, g);
+  onednn::Convolution& convolution = onednn::convolution(ctx, p);
+  Pieces all{.data = a.scratch.data};
+  const WeightGradientPieces<T> pieces(all, x, y, g, p);
+  float* const inner =
+      all.take(std::max({onednn::scratch_size(convolution), ColumnSums(x).scratch(), ColumnSums(y).scratch()}));
+  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+
+  onednn::Arguments run{.to = a.dweight.data, .scratch = inner};
+  if (pieces.xs != nullptr) {
+    const bool written = g.padding == Padding::reflect;
+    pad_rows(ctx, a.x, written ? g.left : 0, written ? g.right : 0, g.padding, pieces.xs);
+    run.from = pieces.xs;
+  }
+  if constexpr (is_float<T>) {
+    if (run.from == nullptr) run.from = a.x.data;
+    run.dy = a.dy.data;
+  } else {
+    widen(ctx, a.dy.data, pieces.dys, y.elements());
+    run.dy = pieces.dys;
+  }
+  onednn::run(ctx, convolution, run);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, inner);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, inner);
+}
+
+#define NACRE_INSTANTIATE(T)                                                                              \
+  template Shape conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
+  template Shape conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
+  template Shape conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template void conv1d_forward<T>(Context&, const Conv1dForward<T>&);                                     \
+  template void conv1d_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                        \
+  template void conv1d_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);
+NACRE_INSTANTIATE(float)
+NACRE_INSTANTIATE(bf16)
+#undef NACRE_INSTANTIATE
+
+}  // namespace nacre

@@ -1,0 +1,363 @@
+#include "nacre/ops/conv1d.h"
+
+#include "harness.h"
+#include "reference/conv1d.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+struct Sample {
+  const char* why;
+  int64_t batch, time, in, out, taps;
+  Conv1dGeometry g;
+};
+
+Conv1dGeometry same(int64_t taps, int64_t dilation = 1) {
+  return {.dilation = dilation, .left = (taps - 1) / 2 * dilation, .right = taps / 2 * dilation};
+}
+/// The rate changes of the codec: kernel 2 s, padding ceil(s / 2).
+Conv1dGeometry strided(int64_t s) { return {.stride = s, .left = (s + 1) / 2, .right = (s + 1) / 2}; }
+
+const std::vector<Sample>& samples() {
+  static const std::vector<Sample> all{
+      {"the smallest", 1, 1, 1, 1, 1, {}},
+      {"one row, one tap: a product", 3, 1, 24, 40, 1, {}},
+      {"a pointwise layer, odd everything", 2, 37, 19, 23, 1, {}},
+      {"first layer of a codec", 2, 203, 1, 16, 7, same(7)},
+      {"last layer of a codec", 2, 203, 16, 1, 7, same(7)},
+      {"one channel both ways", 1, 50, 1, 1, 7, same(7)},
+      {"residual unit, dilation 1", 2, 61, 16, 16, 7, same(7)},
+      {"residual unit, dilation 3", 2, 61, 32, 32, 7, same(7, 3)},
+      {"residual unit, dilation 9: edges reach over the middle", 2, 61, 32, 32, 7, same(7, 9)},
+      {"dilation 9 on fewer samples than one kernel spans", 2, 11, 16, 16, 7, same(7, 9)},
+      {"fewer samples than taps", 1, 3, 16, 32, 7, same(7)},
+      {"causal: all padding left", 2, 40, 16, 24, 7, {.left = 6}},
+      {"causal, dilated", 2, 40, 16, 24, 3, {.dilation = 4, .left = 8}},
+      {"padding only on the right", 1, 33, 8, 8, 4, {.right = 3}},
+      {"no padding", 2, 64, 12, 20, 5, {}},
+      {"padding wider than the kernel", 1, 9, 16, 16, 3, {.left = 7, .right = 5}},
+      {"rate change by 2", 2, 64, 16, 32, 4, strided(2)},
+      {"rate change by 4", 2, 64, 32, 64, 8, strided(4)},
+      {"odd rate change by 5", 2, 60, 64, 128, 10, strided(5)},
+      {"rate change by 8", 1, 96, 32, 48, 16, strided(8)},
+      {"rate change by 5 with a sample over, as output padding makes it", 2, 44, 24, 16, 10, strided(5)},
+      {"rate change by 2, odd length", 1, 35, 16, 16, 4, strided(2)},
+      {"rate change by 3, sides of different width", 3, 32, 7, 9, 6, {.stride = 3, .left = 1, .right = 2}},
+      {"rate change, causal", 2, 40, 16, 32, 8, {.stride = 4, .left = 4}},
+      {"rate change of narrow channels", 1, 50, 1, 3, 10, strided(5)},
+      {"stride wider than the kernel: some samples meet nothing",
+       2,
+       41,
+       16,
+       16,
+       3,
+       {.stride = 5, .left = 1, .right = 1}},
+      {"stride and dilation together", 2, 50, 8, 16, 3, {.stride = 2, .dilation = 3, .left = 3, .right = 3}},
+      {"kernel of three strides", 2, 40, 16, 16, 6, {.stride = 2, .left = 2, .right = 2}},
+      {"one output row from a strided kernel", 2, 10, 16, 16, 10, {.stride = 5}},
+      {"groups", 2, 30, 32, 64, 5, {.groups = 4, .left = 2, .right = 2}},
+      {"groups of odd width with stride", 2, 30, 9, 15, 4, {.stride = 2, .groups = 3, .left = 1, .right = 1}},
+      {"one channel per group", 2, 30, 16, 16, 7, {.groups = 16, .left = 3, .right = 3}},
+      {"reflected edges", 2, 30, 16, 16, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
+      {"reflected edges of different width, as wide as can be",
+       2,
+       8,
+       5,
+       6,
+       7,
+       {.left = 7, .right = 4, .padding = Padding::reflect}},
+      {"reflected edges with stride and dilation",
+       1,
+       33,
+       4,
+       8,
+       4,
+       {.stride = 2, .dilation = 2, .left = 5, .right = 6, .padding = Padding::reflect}},
+      {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
+      {"long and narrow", 1, 1031, 3, 2, 5, same(5)},
+      {"an even kernel", 2, 31, 16, 17, 2, {.left = 1}},
+  };
+  return all;
+}
+
+Shape x_shape(const Sample& s) { return {s.batch, s.time, 1, s.in}; }
+Shape weight_shape(const Sample& s) { return {s.out, s.taps, 1, s.in / s.g.groups}; }
+Shape y_shape(const Sample& s) { return {s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}; }
+reference::Conv1d reference_of(const Sample& s) {
+  return {s.batch,
+          s.time,
+          s.in,
+          s.out,
+          s.taps,
+          s.g.stride,
+          s.g.dilation,
+          s.g.groups,
+          s.g.left,
+          s.g.right,
+          s.g.padding == Padding::reflect};
+}
+template <class T>
+std::vector<double> doubles(const Buffer<T>& b) {
+  std::vector<double> v(static_cast<size_t>(b.size()));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = b[static_cast<int64_t>(i)];
+  return v;
+}
+std::vector<double> doubles(const std::vector<float>& from) { return {from.begin(), from.end()}; }
+std::vector<double> absolute(std::vector<double> v) {
+  for (double& x : v) x = std::fabs(x);
+  return v;
+}
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+double at(const std::vector<double>& v, int64_t i) { return v[static_cast<size_t>(i)]; }
+/// What storing in T leaves of an exact value.
+template <class T>
+double stored(double x) {
+  return static_cast<double>(to_float(store<T>(static_cast<float>(x))));
+}
+double nothing(int64_t) { return 0; }
+
+/// All three directions on small integers, which float holds exactly in any order of summation: equality is demanded,
+/// whatever the number of threads.
+template <class T>
+void exact(Device device, const Sample& s, int threads) {
+  INFO(s.why);
+  const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+  const reference::Conv1d ref = reference_of(s);
+  Case c(std::string("conv1d exact, ") + s.why, device, xs, threads);
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
+       &dy = c.integers<T>("dy", ys, -3, 3);
+  auto &bias = c.integers("bias", {.channels = s.out}, -3, 3), &bias_x = c.integers("bias", {.channels = s.in}, -3, 3);
+  auto& residual = c.integers<T>("residual", ys, -3, 3);
+  const auto y_ref = ref.forward(doubles(x), doubles(w)), dx_ref = ref.input_gradient(doubles(dy), doubles(w)),
+             dw_ref = ref.weight_gradient(doubles(x), doubles(dy));
+
+  const View<float> forward = c.scratch(conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                    input = c.scratch(conv1d_input_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                    weight = c.scratch(conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g));
+  auto &y = c.output<T>("y", ys), &y_bias = c.output<T>("y with bias", ys),
+       &y_both = c.output<T>("y with bias and residual", ys);
+  auto& y_place = c.values<T>("y over residual", ys, residual.before());
+  auto &dx = c.output<T>("dx", xs), &dx_bias = c.output<T>("dx with bias", xs);
+  auto &dx_add = c.integers<T>("dx added to", xs, -3, 3), &dx_both = c.integers<T>("dx with bias added to", xs, -3, 3);
+  auto &dw = c.integers("dweight", ws, -3, 3), &db = c.integers("dbias", {.channels = s.out}, -3, 3),
+       &db_x = c.integers("dbias_of_x", {.channels = s.in}, -3, 3);
+  const AllocationCounter allocations;
+  conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .y = y, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .bias = bias, .y = y_bias, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(
+      c.ctx,
+      {.x = x, .weight = w, .bias = bias, .residual = residual, .y = y_both, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(c.ctx,
+                    {.x = x, .weight = w, .residual = y_place, .y = y_place, .scratch = forward, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx, {.dy = dy, .weight = w, .dx = dx, .scratch = input, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx,
+                           {.dy = dy, .weight = w, .bias = bias_x, .dx = dx_bias, .scratch = input, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx,
+                           {.dy = dy, .weight = w, .dx = dx_add, .scratch = input, .geometry = s.g, .add_dx = true});
+  conv1d_input_gradient<T>(
+      c.ctx, {.dy = dy, .weight = w, .bias = bias_x, .dx = dx_both, .scratch = input, .geometry = s.g, .add_dx = true});
+  conv1d_weight_gradient<T>(
+      c.ctx, {.x = x, .dy = dy, .dweight = dw, .dbias = db, .dbias_of_x = db_x, .scratch = weight, .geometry = s.g});
+  CHECK(allocations.count() == 0);
+
+  c.expect<T>(
+      y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
+  c.expect<T>(
+      y_bias, [&](int64_t i) { return stored<T>(at(y_ref, i) + bias[i % s.out]); }, nothing);
+  c.expect<T>(
+      y_both, [&](int64_t i) { return stored<T>(at(y_ref, i) + bias[i % s.out] + residual[i]); }, nothing);
+  c.expect<T>(
+      y_place, [&](int64_t i) { return stored<T>(at(y_ref, i) + residual[i]); }, nothing);
+  c.expect<T>(
+      dx, [&](int64_t i) { return stored<T>(at(dx_ref, i)); }, nothing);
+  c.expect<T>(
+      dx_bias, [&](int64_t i) { return stored<T>(at(dx_ref, i) + bias_x[i % s.in]); }, nothing);
+  c.expect<T>(
+      dx_add, [&](int64_t i) { return stored<T>(at(dx_ref, i) + dx_add[i]); }, nothing);
+  c.expect<T>(
+      dx_both, [&](int64_t i) { return stored<T>(at(dx_ref, i) + bias_x[i % s.in] + dx_both[i]); }, nothing);
+  c.expect<float>(
+      dw, [&](int64_t i) { return at(dw_ref, i) + dw[i]; }, nothing);
+  std::vector<double> sums(static_cast<size_t>(s.out)), sums_x(static_cast<size_t>(s.in));
+  for (int64_t i = 0; i < dy.size(); ++i) sums[static_cast<size_t>(i % s.out)] += dy[i];
+  for (int64_t i = 0; i < x.size(); ++i) sums_x[static_cast<size_t>(i % s.in)] += x[i];
+  c.expect<float>(
+      db, [&](int64_t i) { return at(sums, i) + db[i]; }, nothing);
+  c.expect<float>(
+      db_x, [&](int64_t i) { return at(sums_x, i) + db_x[i]; }, nothing);
+
+  if constexpr (std::is_same_v<T, float>) {  // <Ax, dy> = <x, A'dy> = <weight, dweight>, exactly
+    std::vector<double> dw_own = doubles(dw.read());
+    for (size_t i = 0; i < dw_own.size(); ++i) dw_own[i] -= dw[static_cast<int64_t>(i)];
+    const double forward_way = dot(doubles(y.read()), doubles(dy));
+    CHECK(forward_way == dot(doubles(x), doubles(dx.read())));
+    CHECK(forward_way == dot(doubles(w), dw_own));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples())
+      for (const int threads : {1, 2, 3}) exact<float>(device, s, threads);
+}
+
+TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples()) exact<bf16>(device, s, 2);
+}
+
+TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples()) {
+      INFO(s.why);
+      const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+      const reference::Conv1d ref = reference_of(s);
+      Case c(std::string("conv1d random, ") + s.why, device, xs);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &bias = c.random("bias", {.channels = s.out}, -1, 1), &residual = c.random("residual", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs);
+      auto &dw = c.random("dweight", ws, -1, 1), &db = c.random("dbias", {.channels = s.out}, -1, 1);
+      conv1d_forward(c.ctx, {.x = x,
+                             .weight = w,
+                             .bias = bias,
+                             .residual = residual,
+                             .y = y,
+                             .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                             .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy,
+                                    .weight = w,
+                                    .dx = dx,
+                                    .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                    .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .dbias = db,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
+
+      // A float sum of n terms in any order is off by at most about n / 2 ulp of the sum of magnitudes; the rounding of
+      // real data is random, so sqrt(n) is what one sees, and 4 sqrt(n) is never passed.
+      const auto allowed = [](const std::vector<double>& magnitudes, int64_t terms, double extra) {
+        return [=](int64_t i) { return 4 * std::sqrt(static_cast<double>(terms)) * ulp * (at(magnitudes, i) + extra); };
+      };
+      const auto xa = absolute(doubles(x)), wa = absolute(doubles(w)), dya = absolute(doubles(dy));
+      const auto y_ref = ref.forward(doubles(x), doubles(w)), dx_ref = ref.input_gradient(doubles(dy), doubles(w)),
+                 dw_ref = ref.weight_gradient(doubles(x), doubles(dy));
+      const auto y_expected = [&](int64_t i) { return at(y_ref, i) + bias[i % s.out] + residual[i]; };
+      const auto y_allowed = allowed(ref.forward(xa, wa), s.taps * s.in / s.g.groups + 2, 2);
+      c.expect<float>(y, y_expected, y_allowed);
+      const auto dx_allowed = allowed(ref.input_gradient(dya, wa), s.taps * s.out / s.g.groups + 1, 0);
+      c.expect<float>(
+          dx, [&](int64_t i) { return at(dx_ref, i); }, dx_allowed);
+      const auto dw_allowed = allowed(ref.weight_gradient(xa, dya), ys.rows() + 1, 1);
+      c.expect<float>(
+          dw, [&](int64_t i) { return at(dw_ref, i) + dw[i]; }, dw_allowed);
+      std::vector<double> sums(static_cast<size_t>(s.out)), size(sums.size(), 1.0);
+      for (int64_t i = 0; i < dy.size(); ++i)
+        sums[static_cast<size_t>(i % s.out)] += dy[i], size[static_cast<size_t>(i % s.out)] += std::fabs(dy[i]);
+      c.expect<float>(
+          db, [&](int64_t i) { return at(sums, i) + db[i]; }, allowed(size, ys.rows(), 0));
+
+      auto planted = doubles(y.read());
+      const int64_t where = y.size() / 2;
+      planted[static_cast<size_t>(where)] = y_expected(where) + 10 * y_allowed(where);
+      CHECK(worst_ratio(planted, y_expected, y_allowed) > 9);
+    }
+}
+
+TEST_CASE("conv1d's reference gradients are those of its reference forward", "[conv1d]") {
+  std::mt19937_64 rng(seed());
+  std::uniform_real_distribution<double> draw(-1, 1);
+  const auto noise = [&](int64_t n) {
+    std::vector<double> v(static_cast<size_t>(n));
+    for (double& x : v) x = draw(rng);
+    return v;
+  };
+  for (const Sample& s : samples()) {
+    const reference::Conv1d ref = reference_of(s);
+    const auto x = noise(s.batch * s.time * s.in), w = noise(weight_shape(s).elements()),
+               dy = noise(y_shape(s).elements());
+    const auto direction_x = noise(static_cast<int64_t>(x.size())), direction_w = noise(static_cast<int64_t>(w.size()));
+    const auto loss = [&](double hx, double hw) {
+      auto xs = x, ws = w;
+      for (size_t i = 0; i < xs.size(); ++i) xs[i] += hx * direction_x[i];
+      for (size_t i = 0; i < ws.size(); ++i) ws[i] += hw * direction_w[i];
+      return dot(ref.forward(xs, ws), dy);
+    };
+    const double h = 1e-3;  // the loss is linear in each, so only rounding remains
+    CHECK((loss(h, 0) - loss(-h, 0)) / (2 * h) ==
+          Approx(dot(ref.input_gradient(dy, w), direction_x)).epsilon(1e-8).margin(1e-8));
+    CHECK((loss(0, h) - loss(0, -h)) / (2 * h) ==
+          Approx(dot(ref.weight_gradient(x, dy), direction_w)).epsilon(1e-8).margin(1e-8));
+  }
+}
+
+TEST_CASE("conv1d takes a scratch larger than asked for, a shape never asked about, and no batch at all", "[conv1d]") {
+  for (const Device device : devices()) {
+    const Conv1dGeometry g = same(7);
+    Case c("conv1d", device, {2, 20, 1, 16});
+    auto &x = c.integers("x", {2, 20, 1, 16}, -3, 3), &w = c.integers("weight", {16, 7, 1, 16}, -3, 3);
+    auto &y = c.output("y", {2, 20, 1, 16}), &y2 = c.output("y2", {2, 20, 1, 16});
+    const View<float> much = c.scratch({.channels = 1 << 20});
+    conv1d_forward(c.ctx, {.x = x, .weight = w, .y = y, .scratch = much, .geometry = g});
+    conv1d_forward(c.ctx, {.x = x,
+                           .weight = w,
+                           .y = y2,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, x.shape(), w.shape(), g)),
+                           .geometry = g});
+    c.expect_equal(y, y2.read());
+    conv1d_forward<float>(c.ctx,
+                          {.x = {nullptr, {0, 20, 1, 16}}, .weight = w, .y = {nullptr, {0, 20, 1, 16}}, .geometry = g});
+    auto& dw = c.integers("dweight", w.shape(), -3, 3);
+    conv1d_weight_gradient<float>(
+        c.ctx, {.x = {nullptr, {0, 20, 1, 16}}, .dy = {nullptr, {0, 20, 1, 16}}, .dweight = dw, .geometry = g});
+    c.expect_equal(dw, dw.before());
+    CHECK(conv1d_forward_scratch(c.ctx, {0, 20, 1, 16}, w.shape(), g).elements() == 0);
+  }
+}
+
+TEST_CASE("conv1d says what does not fit", "[conv1d]") {
+  Context ctx;
+  std::vector<float> data(4096);
+  const auto view = [&](Shape s) { return View<float>(data.data(), s); };
+  const View<float> scratch(data.data(), {.channels = 4096});
+  const Shape x{1, 8, 1, 4}, w{4, 3, 1, 4};
+  using Catch::Contains;
+  CHECK_THROWS_WITH(conv1d_forward<float>(
+                        ctx, {.x = view(x), .weight = view({4, 3, 1, 5}), .y = view({1, 6, 1, 4}), .scratch = scratch}),
+                    Contains("conv1d_forward: weight is [4, 3, 1, 5], expected [4, 3, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x), .weight = view(w), .y = view(x), .scratch = scratch}),
+                    Contains("conv1d_forward: y is [1, 8, 1, 4], expected [1, 6, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x), .weight = view(w), .y = view({1, 6, 1, 4})}),
+                    Contains("conv1d_forward: scratch"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x),
+                                                .weight = view(w),
+                                                .bias = view({.channels = 3}),
+                                                .y = view({1, 6, 1, 4}),
+                                                .scratch = scratch}),
+                    Contains("conv1d_forward: bias is [1, 1, 1, 3]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(
+                        ctx, {.x = view({1, 2, 1, 4}), .weight = view(w), .y = view({1, 1, 1, 4}), .scratch = scratch}),
+                    Contains("x has 2 samples, too few for 3 taps"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.stride = 0}), Contains("geometry has stride 0"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.groups = 3}), Contains("a multiple of 3"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.left = 8, .padding = Padding::reflect}),
+                    Contains("reflect padding of 8"));
+  CHECK_THROWS_WITH(conv1d_input_gradient_scratch(ctx, x, w, {1, 7, 1, 4}, {}),
+                    Contains("conv1d_input_gradient_scratch: dy is [1, 7, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_weight_gradient<float>(
+                        ctx, {.x = view(x), .dy = view({1, 5, 1, 4}), .dweight = view(w), .scratch = scratch}),
+                    Contains("conv1d_weight_gradient: dy is [1, 5, 1, 4], expected [1, 6, 1, 4]"));
+  CHECK_THROWS_AS(conv1d_forward<float>(
+                      ctx, {.x = view({1, 8, 2, 4}), .weight = view(w), .y = view({1, 6, 1, 4}), .scratch = scratch}),
+                  Error);
+}
