@@ -1,0 +1,20 @@
+#pragma once
+// Every audio file below a folder, in order of path; links are followed, no folder is entered twice.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nacre/training/dataset.h"
+
+namespace nacre::training {
+
+struct FolderScan {
+  std::vector<std::string> files;  ///< below the folder, sorted
+  std::vector<BadFile> bad;        ///< folders that cannot be read
+  int64_t ignored = 0;
+};
+
+/// Throws Error(input) when the folder itself is missing, no folder or unreadable.
+FolderScan scan_folder(const std::string& folder);
+
+}  // namespace nacre::training

@@ -1,0 +1,223 @@
+// The data folder: every bad file named once, parts that do not move, the cache invisible.
+#include "nacre/training/dataset.h"
+
+#include <sndfile.h>
+#include <unistd.h>
+
+#include <limits>
+#include <map>
+#include <set>
+
+#include "files.h"
+#include "harness.h"
+
+using namespace nacre;
+using namespace nacre::test;
+using namespace nacre::training;
+
+namespace {
+
+std::string thrown(const std::string& folder, const DatasetOptions& options, ErrorKind kind = ErrorKind::input) {
+  try {
+    Dataset(folder, options);
+  } catch (const Error& e) {
+    CHECK(e.kind() == kind);
+    return e.what();
+  }
+  return "";
+}
+
+std::set<std::string> paths(const Dataset& d, const std::vector<int64_t>& part) {
+  std::set<std::string> out;
+  for (const int64_t i : part) out.insert(d.clips()[static_cast<size_t>(i)].path);
+  return out;
+}
+
+void write_encoded(const std::string& path, int format, int64_t frames) {
+  SF_INFO info{};
+  info.samplerate = 48000;
+  info.channels = 1;
+  info.format = format;
+  SNDFILE* file = sf_open(path.c_str(), SFM_WRITE, &info);
+  REQUIRE(file != nullptr);
+  const auto x = sine(frames, 440, 48000);
+  REQUIRE(sf_writef_float(file, x.data(), frames) == frames);
+  sf_close(file);
+}
+
+}  // namespace
+
+TEST_CASE("every bad file is named once with its reason", "[training][dataset]") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 4; ++i) write_sine(folder / ("good/" + std::to_string(i) + ".wav"), 20000 + 1000 * i);
+  write_encoded(folder / "good/a.FLAC", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, 48000);
+  write_encoded(folder / "good/b.ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS, 48000);
+  write_encoded(folder / "good/c.opus", SF_FORMAT_OGG | SF_FORMAT_OPUS, 48000);
+  write_encoded(folder / "good/d.mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III, 48000);
+  write_encoded(folder / "good/e.aiff", SF_FORMAT_AIFF | SF_FORMAT_PCM_24, 48000);
+  write_encoded(folder / "good/f.au", SF_FORMAT_AU | SF_FORMAT_PCM_16, 48000);
+  const std::string wav = read_bytes(folder / "good/0.wav");
+
+  std::map<std::string, std::string> expected;
+  const auto bad = [&](const std::string& name, const std::string& reason) {
+    expected[name] = reason;
+    return folder / name;
+  };
+  write_bytes(bad("bad/empty.wav", "empty: 0 bytes"), "");
+  write_bytes(bad("bad/no_audio.wav", "empty"), wav_bytes({}, 16000));
+  write_bytes(bad("bad/cut.wav", "truncated"), wav.substr(0, wav.size() / 2));
+  write_bytes(bad("bad/cut.flac", ""), read_bytes(folder / "good/a.FLAC").substr(0, 9000));
+  const std::string ogg = read_bytes(folder / "good/b.ogg");
+  write_bytes(bad("bad/cut.ogg", "truncated"), ogg.substr(0, ogg.size() - 100));
+  const std::string aiff = read_bytes(folder / "good/e.aiff"), au = read_bytes(folder / "good/f.au");
+  write_bytes(bad("bad/cut.aiff", "truncated"), aiff.substr(0, aiff.size() - 10));
+  write_bytes(bad("bad/cut.au", "truncated"), au.substr(0, au.size() - 10));
+  write_bytes(bad("bad/text.mp3", "not readable as audio"), std::string(300, 'a'));
+  write_bytes(bad("bad/phone.m4a", "not readable as audio"), std::string("\0\0\0\x20"
+                                                                         "ftypM4A ",
+                                                                         12) +
+                                                                 std::string(99, 'x'));
+  write_bytes(bad("bad/silent.wav", "silent"), wav_bytes(std::vector<float>(20000), 16000));
+  write_sine(bad("bad/short.wav", "too short: 319 samples"), 319);
+  write_wav(bad("bad/nan.wav", "not a finite number at frame 7"),
+            {.samples = sine(9000, 100, 16000), .sample_rate = 16000, .channels = 1}, WavFormat::float32);
+  {
+    std::string b = read_bytes(folder / "bad/nan.wav");
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const size_t data = b.find("data") + 8;
+    b.replace(data + 28, 4, std::string(reinterpret_cast<const char*>(&nan), 4));
+    write_bytes(folder / "bad/nan.wav", b);
+  }
+  std::filesystem::create_symlink("nowhere", bad("bad/dangling.wav", "No such file"));
+  std::filesystem::create_directory(folder / "bad/not_a_file.wav");  // a folder, whatever its name: entered, empty
+  if (::geteuid() != 0) {
+    write_sine(bad("bad/locked.wav", "Permission denied"), 20000);
+    std::filesystem::permissions(folder / "bad/locked.wav", std::filesystem::perms::none);
+  }
+  write_bytes(folder / "README.txt", "text");
+  write_bytes(folder / "good/0.txt", "a transcript");
+  write_bytes(folder / ".hidden.wav", "x");
+  // Links that loop.
+  std::filesystem::create_directory_symlink(folder.path(), folder / "good/loop");
+  std::filesystem::create_directory_symlink("loop2", folder / "loop2");
+
+  DatasetOptions options{.min_samples = 320, .max_bad_files = 100};
+  int64_t calls = 0, last = 0;
+  options.progress = [&](int64_t done, int64_t) {
+    ++calls;
+    CHECK(done > last);
+    last = done;
+  };
+  const Dataset data(folder.path(), options);
+  CHECK(calls == last);
+  std::map<std::string, std::string> found;
+  for (const BadFile& b : data.bad()) {
+    CHECK(found.count(b.path) == 0);
+    found[b.path] = b.reason;
+    CHECK(b.reason.find(folder.path()) == std::string::npos);
+  }
+  for (const auto& [path, reason] : expected) {
+    INFO(path << ": " << found[path]);
+    REQUIRE(found.count(path) == 1);
+    CHECK(found[path].find(reason) != std::string::npos);
+    CHECK_FALSE(found[path].empty());
+  }
+  CHECK(found.size() == expected.size());
+  CHECK(data.clips().size() == 10);
+  CHECK(data.ignored_files() == 4);  // two texts, one hidden, one link to itself
+  for (const Clip& c : data.clips()) {
+    INFO(c.path);
+    CHECK(c.path.starts_with("good/"));
+    if (c.sample_rate == 48000 && c.path != "good/d.mp3") CHECK(c.samples == 16000);
+  }
+  CHECK_THAT(describe_bad(data.bad(), 23, 2), Catch::Contains("of 23 files skipped:") && Catch::Contains("more"));
+
+  // The policy: more than max(10 files, 1 %) stops.
+  const std::string text = thrown(folder.path(), {.min_samples = 320});
+  CHECK_THAT(text, Catch::Contains("too many bad files") && Catch::Contains(folder.path()));
+  CHECK(thrown(folder.path(), {.min_samples = 320, .max_bad_fraction = 0.9}).empty());
+}
+
+TEST_CASE("a folder without usable audio says so", "[training][dataset]") {
+  const TemporaryFolder folder;
+  CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("no audio files") && Catch::Contains(folder.path()));
+  CHECK_THAT(thrown(folder / "none", {}), Catch::Contains("no such folder"));
+  write_bytes(folder / "note.txt", "x");
+  CHECK_THAT(thrown(folder / "note.txt", {}), Catch::Contains("expected a folder"));
+  CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("1 other files"));
+  write_bytes(folder / "a.wav", "x");
+  CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("no usable audio") && Catch::Contains("a.wav: "));
+  std::filesystem::remove(folder / "a.wav");
+  write_sine(folder / "valid/a.wav", 1000);
+  CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("nothing is left to train on"));
+  CHECK_THAT(thrown(folder.path(), {.sample_rate = 5}, ErrorKind::usage), Catch::Contains("sample_rate is 5"));
+}
+
+TEST_CASE("the held-out part", "[training][dataset]") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 20; ++i) write_sine(folder / ("s" + std::to_string(i) + "/a.wav"), 800 + i, 300 + 10 * i);
+  const Dataset by_hash(folder.path(), {.valid_fraction = 0.1});
+  CHECK(by_hash.held_out().size() == 2);
+  CHECK(by_hash.training().size() == 18);
+  CHECK(by_hash.training_seconds() + by_hash.held_out_seconds() == Approx((20 * 800 + 190) / 16000.0));
+  CHECK(Dataset(folder.path(), {.valid_fraction = 0.001}).held_out().size() == 1);
+  CHECK(Dataset(folder.path(), {.valid_fraction = 0.999}).training().size() == 1);
+  CHECK(Dataset(folder.path(), {.valid_fraction = 0}).held_out().empty());
+
+  // The same files elsewhere: the same parts, the same fingerprint; one file more moves at most one.
+  const TemporaryFolder copy;
+  std::filesystem::copy(folder.path(), copy.path(), std::filesystem::copy_options::recursive);
+  const Dataset copied(copy.path() + "/", {.valid_fraction = 0.1});
+  CHECK(paths(copied, copied.held_out()) == paths(by_hash, by_hash.held_out()));
+  CHECK(copied.fingerprint() == by_hash.fingerprint());
+  write_sine(copy / "s0/a.wav", 801);
+  CHECK(Dataset(copy.path(), {.valid_fraction = 0.1}).fingerprint() != by_hash.fingerprint());
+
+  const Dataset listed(folder.path(), {.held_out = {"s1", "s12/a.wav", "s3/"}});
+  CHECK(paths(listed, listed.held_out()) == std::set<std::string>{"s1/a.wav", "s12/a.wav", "s3/a.wav"});
+  CHECK_THAT(thrown(folder.path(), {.held_out = {"s99"}}, ErrorKind::usage), Catch::Contains("'s99'"));
+
+  write_sine(folder / "valid/x/b.wav", 900);
+  write_sine(folder / "hindi/valid/c.wav", 900);
+  write_sine(folder / "invalid/d.wav", 900);
+  const Dataset foldered(folder.path(), {.valid_fraction = 0.1});
+  CHECK(paths(foldered, foldered.held_out()) == std::set<std::string>{"valid/x/b.wav", "hindi/valid/c.wav"});
+  const TemporaryFolder one;
+  write_sine(one / "a.wav", 1000);
+  CHECK(Dataset(one.path(), {}).held_out().empty());
+}
+
+TEST_CASE("loaded audio is mono, at the model's rate, with its peak at 0.95, cached or not", "[training][dataset]") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 6; ++i) {
+    const auto left = sine(30000, 200 + 50 * i, 48000, 0.3);
+    std::vector<float> stereo;
+    for (const float v : left) stereo.insert(stereo.end(), {v, v / 2});
+    write_wav(folder / (std::to_string(i) + ".wav"), {.samples = stereo, .sample_rate = 48000, .channels = 2});
+  }
+  const Dataset cached(folder.path(), {.threads = 3});
+  // Room for two and a half clips of six.
+  const Dataset tight(folder.path(), {.cache_bytes = 100000, .threads = 1});
+  const Dataset none(folder.path(), {.cache_bytes = 0});
+  CHECK(cached.in_memory());
+  CHECK_FALSE(tight.in_memory());
+  for (int round = 0; round < 2; ++round)
+    for (int64_t i = 0; i < 6; ++i) {
+      const auto x = cached.load(i);
+      CHECK(x->size() == 10000);
+      CHECK(peak_of(*x) == Approx(0.95));
+      // The hard ends of the tone ring, so its peak is a little above 0.225.
+      CHECK(cached.clips()[static_cast<size_t>(i)].gain == Approx(0.95 / 0.225).epsilon(0.1));
+      CHECK(*tight.load(i) == *x);
+      CHECK(*none.load(i) == *x);
+    }
+  CHECK(cached.load(0) == cached.load(0));
+  CHECK_THROWS_AS(cached.load(6), Error);
+  CHECK_THROWS_AS(cached.load(-1), Error);
+  // A file that changes during the run is named, not used.
+  write_sine(folder / "3.wav", 5000);
+  CHECK_THROWS_WITH(none.load(3), Catch::Contains("3.wav") && Catch::Contains("changed since"));
+  CHECK_NOTHROW(cached.load(3));
+  std::filesystem::remove(folder / "4.wav");
+  CHECK_THROWS_WITH(none.load(4), Catch::Contains("4.wav"));
+}
