@@ -91,7 +91,7 @@ size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
                 "copy: the view holds " + std::to_string(view) + " elements, the host array " + std::to_string(span));
   return span * size;
 }
-void Context::copy(void* to, const void* from, size_t bytes) {
+void Context::transfer(void* to, const void* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 void Context::clear(void* data, size_t bytes) {

@@ -59,13 +59,18 @@ class Context {
   /// Device to host, host to device. `to` and `from` must hold the same number of elements.
   template <class T>
   void read(std::type_identity_t<View<const T>> from, std::span<T> to) {
-    copy(to.data(), from.data, bytes_of(from.elements(), to.size(), sizeof(T)));
+    transfer(to.data(), from.data, bytes_of(from.elements(), to.size(), sizeof(T)));
   }
   template <class T>
   void write(std::type_identity_t<std::span<const T>> from, View<T> to) {
-    copy(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
+    transfer(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
   }
   float read(View<const float> scalar);
+  /// Device to device, in stream order; both must have the same number of elements.
+  template <class T>
+  void copy(std::type_identity_t<View<const T>> from, View<T> to) {
+    transfer(to.data, from.data, bytes_of(from.elements(), static_cast<size_t>(to.elements()), sizeof(T)));
+  }
   /// Sets every byte to zero, in stream order.
   template <class T>
   void zero(View<T> v) {
@@ -77,7 +82,7 @@ class Context {
 
  private:
   static size_t bytes_of(int64_t view, size_t span, size_t size);
-  void copy(void* to, const void* from, size_t bytes);
+  void transfer(void* to, const void* from, size_t bytes);
   void clear(void* data, size_t bytes);
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,264 @@
+#include "nacre/codec.h"
+
+#include <algorithm>
+
+namespace nacre {
+namespace {
+
+std::vector<std::string> stage_names(const std::string& before, int64_t stages, const std::string& after) {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < stages; ++i) names.push_back(before + std::to_string(i) + after);
+  return names;
+}
+
+int64_t half(int64_t stride) { return (stride + 1) / 2; }  // DAC's padding of strided layers, ceil(stride / 2)
+
+template <class T>
+std::vector<ResidualUnit<T>> units(Parameters& p, const CodecConfig& c, const std::string& name, size_t first,
+                                   int64_t channels) {
+  std::vector<ResidualUnit<T>> made;
+  for (size_t i = 0; i < c.dilations.size(); ++i)
+    made.emplace_back(p, name + std::to_string(first + i), channels, c.kernel_size, c.dilations[i], c.activation);
+  return made;
+}
+
+}  // namespace
+
+// ---- Encoder
+// -------------------------------------------------------------------------------------------------------------
+
+template <class T>
+Encoder<T>::Encoder(Parameters& p, const CodecConfig& c) {
+  const int64_t edge = (c.kernel_size - 1) / 2;
+  const size_t per_block = c.dilations.size();
+  int64_t channels = c.encoder_dim;
+  ends_.emplace_back(p, "encoder.block.0", 1, channels, c.kernel_size, Conv1dGeometry{.left = edge, .right = edge});
+  size_t index = 1;
+  for (const int64_t rate : c.encoder_rates) {
+    const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
+    blocks_.push_back({units<T>(p, c, name, 0, channels),
+                       Activation<T>(p, name + std::to_string(per_block), channels, c.activation),
+                       Conv1d<T>(p, name + std::to_string(per_block + 1), channels, 2 * channels, 2 * rate,
+                                 Conv1dGeometry{.stride = rate, .left = half(rate), .right = half(rate)})});
+    channels *= 2;
+  }
+  activation_.emplace_back(p, "encoder.block." + std::to_string(index), channels, c.activation);
+  ends_.emplace_back(p, "encoder.block." + std::to_string(index + 1), channels, c.latent(), 3,
+                     Conv1dGeometry{.left = 1, .right = 1});
+}
+
+template <class T>
+Flow<T> Encoder<T>::plan(Plan& p, Flow<T> x) {
+  x = ends_[0].plan(p, x);
+  for (Block& b : blocks_) {
+    for (ResidualUnit<T>& u : b.units) x = u.plan(p, x);
+    x = b.down.plan(p, b.activation.plan(p, x));
+  }
+  return ends_[1].plan(p, activation_[0].plan(p, x));
+}
+template <class T>
+void Encoder<T>::forward(Context& c) {
+  ends_[0].forward(c);
+  for (Block& b : blocks_) {
+    for (ResidualUnit<T>& u : b.units) u.forward(c);
+    b.activation.forward(c);
+    b.down.forward(c);
+  }
+  activation_[0].forward(c);
+  ends_[1].forward(c);
+}
+template <class T>
+void Encoder<T>::backward(Context& c) {
+  ends_[1].backward(c);
+  activation_[0].backward(c);
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    blocks_[i].down.backward(c);
+    blocks_[i].activation.backward(c);
+    for (size_t u = blocks_[i].units.size(); u-- > 0;) blocks_[i].units[u].backward(c);
+  }
+  ends_[0].backward(c);
+}
+
+// ---- Decoder
+// -------------------------------------------------------------------------------------------------------------
+
+template <class T>
+Decoder<T>::Decoder(Parameters& p, const CodecConfig& c) {
+  const int64_t edge = (c.kernel_size - 1) / 2;
+  const Conv1dGeometry same{.left = edge, .right = edge};
+  int64_t channels = c.decoder_dim;
+  ends_.emplace_back(p, "decoder.model.0", c.latent(), channels, c.kernel_size, same);
+  size_t index = 1;
+  for (const int64_t rate : c.decoder_rates) {
+    const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
+    blocks_.push_back({Activation<T>(p, name + "0", channels, c.activation),
+                       ConvTranspose1d<T>(p, name + "1", channels, channels / 2, 2 * rate, rate, half(rate),
+                                          c.output_padding ? rate % 2 : 0),
+                       units<T>(p, c, name, 2, channels / 2)});
+    channels /= 2;
+  }
+  activation_.emplace_back(p, "decoder.model." + std::to_string(index), channels, c.activation);
+  ends_.emplace_back(p, "decoder.model." + std::to_string(index + 1), channels, 1, c.kernel_size, same);
+  if (c.output_tanh) activation_.emplace_back(p, "decoder.model." + std::to_string(index + 2), 1, ActivationKind::tanh);
+}
+
+template <class T>
+Flow<T> Decoder<T>::plan(Plan& p, Flow<T> x) {
+  x = ends_[0].plan(p, x);
+  for (Block& b : blocks_) {
+    x = b.up.plan(p, b.activation.plan(p, x));
+    for (ResidualUnit<T>& u : b.units) x = u.plan(p, x);
+  }
+  x = ends_[1].plan(p, activation_[0].plan(p, x));
+  return activation_.size() > 1 ? activation_[1].plan(p, x) : x;
+}
+template <class T>
+void Decoder<T>::forward(Context& c) {
+  ends_[0].forward(c);
+  for (Block& b : blocks_) {
+    b.activation.forward(c);
+    b.up.forward(c);
+    for (ResidualUnit<T>& u : b.units) u.forward(c);
+  }
+  activation_[0].forward(c);
+  ends_[1].forward(c);
+  if (activation_.size() > 1) activation_[1].forward(c);
+}
+template <class T>
+void Decoder<T>::backward(Context& c) {
+  if (activation_.size() > 1) activation_[1].backward(c);
+  ends_[1].backward(c);
+  activation_[0].backward(c);
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    for (size_t u = blocks_[i].units.size(); u-- > 0;) blocks_[i].units[u].backward(c);
+    blocks_[i].up.backward(c);
+    blocks_[i].activation.backward(c);
+  }
+  ends_[0].backward(c);
+}
+
+template class Encoder<float>;
+template class Encoder<bf16>;
+template class Decoder<float>;
+template class Decoder<bf16>;
+
+// ---- Quantizer
+// -----------------------------------------------------------------------------------------------------------
+
+Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
+  const int64_t n = c.n_codebooks, k = c.codebook_size, d = c.code_dim(), latent = c.latent();
+  const std::string at = "quantizer.quantizers.";
+  const Shape books{.batch = n, .time = k, .channels = d};
+  if (factorised()) {
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books);
+    in_weight_ =
+        &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1}, {.batch = n, .time = d, .channels = latent});
+    out_weight_ =
+        &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1}, {.batch = n, .time = latent, .channels = d});
+    in_bias_ = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d});
+    out_bias_ = &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent});
+  } else {
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, StoredAs::same, false);
+    counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k},
+                           StoredAs::same, false);
+    sums_ = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, StoredAs::same, false);
+  }
+}
+
+RvqProjections Quantizer::projections() const {
+  if (!factorised()) return {};
+  return {.in_weight = in_weight_->value<float>(),
+          .in_bias = in_bias_->value,
+          .out_weight = out_weight_->value<float>(),
+          .out_bias = out_bias_->value};
+}
+
+Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
+  p.next_step();
+  Context& c = p.context();
+  const Shape s = z.shape, books = codebooks_->shape;
+  const int64_t stages = config_.n_codebooks;
+  z_ = p.reads(z, Phase::backward);
+  y_ = p.makes<float>(s);
+  codes_ = p.keeps<int32_t>({.batch = s.batch, .time = s.time, .channels = stages});
+  forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised()), Phase::forward);
+  if (p.training()) {
+    losses_ = p.keeps<float>({.channels = 2});
+    stages_ = p.keeps<int32_t>({.channels = s.batch});
+    frames_ = p.keeps<int32_t>({.channels = s.batch});
+    quantised_ = p.kept<float>({.batch = stages, .time = s.batch * s.time, .channels = config_.code_dim()});
+    backward_scratch_ = p.scratch(rvq_backward_scratch(c, s, books, factorised()), Phase::backward);
+    if (!factorised()) update_scratch_ = p.scratch(vq_ema_scratch(c, quantised_.shape, books), Phase::backward);
+  }
+  return y_.flow;
+}
+
+void Quantizer::forward(Context& c) {
+  rvq_forward(c, {.z = z_.value,
+                  .codebooks = codebooks_->value,
+                  .projections = projections(),
+                  .stages = stages_,
+                  .frames = frames_,
+                  .y = y_.value,
+                  .codes = codes_,
+                  .quantised = quantised_,
+                  .losses = losses_,
+                  .scratch = forward_scratch_,
+                  .metric = config_.metric});
+}
+
+void Quantizer::backward(Context& c) {
+  rvq_backward(c, {.z = z_.value,
+                   .codebooks = codebooks_->value,
+                   .projections = projections(),
+                   .stages = stages_,
+                   .frames = frames_,
+                   .codes = codes_,
+                   .quantised = quantised_,
+                   .dy = y_.grad,
+                   .dz = z_.grad,
+                   .dcodebooks = codebooks_->grad,
+                   .din_weight = factorised() ? in_weight_->grad : View<float>{},
+                   .din_bias = factorised() ? in_bias_->grad : View<float>{},
+                   .dout_weight = factorised() ? out_weight_->grad : View<float>{},
+                   .dout_bias = factorised() ? out_bias_->grad : View<float>{},
+                   .scratch = backward_scratch_,
+                   .commitment_weight = commitment_,
+                   .codebook_weight = codebook_,
+                   .add_dz = z_.add});
+}
+
+void Quantizer::update(Context& c, View<const int32_t> step, uint64_t seed) {
+  if (factorised()) return;
+  vq_ema(c, {.x = quantised_,
+             .codes = codes_,
+             .frames = frames_,
+             .batch = codes_.shape.batch,
+             .codebooks = codebooks_->value,
+             .counts = counts_->value,
+             .sums = sums_->value,
+             .step = step,
+             .scratch = update_scratch_,
+             .decay = static_cast<float>(config_.ema_decay),
+             .dead_below = static_cast<float>(config_.dead_below),
+             .seed = seed});
+}
+
+Flow<float> Quantizer::plan_decode(Plan& p, View<const int32_t> codes) {
+  p.next_step();
+  decode_codes_ = codes;
+  const Shape y{.batch = codes.shape.batch, .time = codes.shape.time, .channels = config_.latent()};
+  y_ = p.makes<float>(y);
+  forward_scratch_ =
+      p.scratch(rvq_decode_scratch(p.context(), codes.shape, y, codebooks_->shape, factorised()), Phase::forward);
+  return y_.flow;
+}
+void Quantizer::decode(Context& c) {
+  rvq_decode(c, {.codes = decode_codes_,
+                 .codebooks = codebooks_->value,
+                 .projections = projections(),
+                 .y = y_.value,
+                 .scratch = forward_scratch_});
+}
+
+}  // namespace nacre

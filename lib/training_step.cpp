@@ -1,0 +1,231 @@
+#include "nacre/training_step.h"
+
+#include <algorithm>
+#include <array>
+
+namespace nacre {
+
+void OptimizerConfig::check() const {
+  const auto need = [](bool ok, const char* key, double value, const char* expected) {
+    if (!ok)
+      throw Error(ErrorKind::usage,
+                  std::string("optimizer.") + key + " is " + std::to_string(value) + ", expected " + expected);
+  };
+  need(learning_rate > 0 && learning_rate <= 10, "learning_rate", learning_rate, "above 0, at most 10");
+  need(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 to below 1");
+  need(beta2 >= 0 && beta2 < 1, "beta2", beta2, "0 to below 1");
+  need(eps > 0 && eps < 1, "eps", eps, "above 0, below 1");
+  need(weight_decay >= 0 && weight_decay < 100, "weight_decay", weight_decay, "0 or more");
+  need(clip >= 0 && clip < 1e9, "clip", clip, "0 (none) or more");
+  need(ema_decay >= 0 && ema_decay < 1, "ema_decay", ema_decay, "0 (none) to below 1");
+}
+
+struct TrainingStep::Impl {
+  Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& opt,
+       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value)
+      : ctx(c),
+        config(codec),
+        optimizer(opt),
+        seed(seed_value),
+        batch(batch_size),
+        samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
+        encoder(parameters, codec),
+        quantizer(parameters, codec),
+        decoder(parameters, codec),
+        loss(loss_config, codec.sample_rate),
+        plan(c, Purpose::training) {
+    optimizer.check();
+    if (batch < 1) throw Error(ErrorKind::usage, "batch_size is " + std::to_string(batch) + ", expected at least 1");
+    if (wanted_samples < codec.hop())
+      throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
+                                        " samples, expected at least one hop, " + std::to_string(codec.hop()));
+    quantizer.set_weights(static_cast<float>(loss_config.vq), 1.0f);
+    parameters.allocate(ctx, true);
+    const int64_t n = parameters.trained_elements();
+    const bool averaging = optimizer.ema_decay > 0;
+    moments_memory = Memory(ctx, static_cast<size_t>(n) * (averaging ? 3 : 2) * sizeof(float));
+    auto* at = reinterpret_cast<float*>(moments_memory.data());
+    m = View<float>(at, {.channels = n});
+    v = View<float>(at + n, {.channels = n});
+    if (averaging) average = View<float>(at + 2 * n, {.channels = n});
+    scalars_memory = Memory(ctx, sizeof(AdamWScalars));
+    scalars = View<AdamWScalars>(reinterpret_cast<AdamWScalars*>(scalars_memory.data()), {});
+    const Shape scratch = adamw_scratch(ctx, parameters.values().shape);
+    adamw_scratch_memory = Memory(ctx, static_cast<size_t>(scratch.elements()) * sizeof(float));
+    optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
+    initialise(ctx, parameters, config, seed);
+    if (average) ctx.copy<float>(parameters.values(), average);
+    plan.reserve([this](Plan& p) {
+      p.next_step();
+      const Made<float> source = p.source<float>({.batch = batch, .time = samples});
+      audio = source.value;
+      lengths = p.keeps<int32_t>({.channels = batch});
+      const Flow<float> z = encoder.plan(p, source.flow);
+      latent = p.training() ? View<const float>(p.result(z)) : View<const float>{};
+      loss.plan(p, decoder.plan(p, quantizer.plan(p, z)), audio, lengths);
+    });
+    set_learning_rate(optimizer.learning_rate);
+    host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
+    host.frames.resize(static_cast<size_t>(batch));
+  }
+
+  void set_learning_rate(double lr) {
+    const float value = static_cast<float>(lr);
+    ctx.write<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
+  }
+  void forward() {
+    parameters.refresh(ctx);
+    encoder.forward(ctx);
+    quantizer.forward(ctx);
+    decoder.forward(ctx);
+  }
+  void backward(bool update_codebooks) {
+    parameters.clear_gradients(ctx);
+    loss.backward(ctx);
+    decoder.backward(ctx);
+    quantizer.backward(ctx);
+    if (update_codebooks) quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed);
+    encoder.backward(ctx);
+    parameters.finish_gradients(ctx);
+  }
+
+  Context& ctx;
+  CodecConfig config;
+  OptimizerConfig optimizer;
+  uint64_t seed;
+  int64_t batch, samples;
+  Parameters parameters;
+  Encoder<float> encoder;
+  Quantizer quantizer;
+  Decoder<float> decoder;
+  ReconstructionLoss loss;
+  Plan plan;
+  Memory moments_memory, scalars_memory, adamw_scratch_memory;
+  View<float> m, v, average, optimizer_scratch;
+  View<AdamWScalars> scalars;
+  View<float> audio;
+  View<const float> latent;
+  View<int32_t> lengths;
+  struct {
+    std::vector<int32_t> stages, frames;
+  } host;
+};
+
+TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
+                           const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed)
+    : impl_(std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed)) {}
+TrainingStep::~TrainingStep() = default;
+
+int64_t TrainingStep::samples() const noexcept { return impl_->samples; }
+int64_t TrainingStep::batch() const noexcept { return impl_->batch; }
+Context& TrainingStep::context() noexcept { return impl_->ctx; }
+Parameters& TrainingStep::parameters() noexcept { return impl_->parameters; }
+View<const int32_t> TrainingStep::codes() const noexcept { return impl_->quantizer.codes(); }
+size_t TrainingStep::planned_bytes() const noexcept { return impl_->plan.bytes(); }
+size_t TrainingStep::unshared_bytes() const noexcept { return impl_->plan.unshared_bytes(); }
+View<const float> TrainingStep::averaged() const noexcept {
+  return impl_->average ? View<const float>(impl_->average) : View<const float>(impl_->parameters.values());
+}
+
+void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> lengths,
+                        std::span<const int32_t> stages) {
+  Impl& s = *impl_;
+  s.ctx.write<float>(audio, s.audio);
+  s.ctx.write<int32_t>(lengths, s.lengths);
+  const auto hop = static_cast<int32_t>(s.config.hop());
+  for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;
+  s.ctx.write<int32_t>(s.host.frames, s.quantizer.frames());
+  s.ctx.write<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
+}
+
+void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows) {
+  Impl& s = *impl_;
+  if (s.config.quantizer == QuantizerKind::factorised) return;
+  const int64_t d = s.config.latent(), frames = s.latent.shape.time;
+  std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
+  std::vector<int32_t> valid(static_cast<size_t>(s.batch));
+  while (static_cast<int64_t>(all.size()) < rows * d) {
+    next_batch();
+    s.parameters.refresh(s.ctx);
+    s.encoder.forward(s.ctx);
+    s.ctx.read<float>(s.latent, batch);
+    s.ctx.read<int32_t>(s.quantizer.frames(), valid);
+    const size_t before = all.size();
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const auto from = batch.begin() + b * frames * d;
+      all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * d);
+    }
+    if (all.size() == before) throw Error(ErrorKind::input, "codebook start: a batch holds no audio");
+  }
+  const int64_t n = static_cast<int64_t>(all.size()) / d;
+  Memory memory(s.ctx, all.size() * sizeof(float));
+  const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
+  s.ctx.write<float>(all, latents);
+  s.quantizer.start(s.ctx, latents, s.seed);
+}
+
+void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); }
+
+void TrainingStep::run() {
+  Impl& s = *impl_;
+  s.forward();
+  s.backward(true);
+  const OptimizerConfig& o = s.optimizer;
+  adamw(s.ctx, {.value = s.parameters.values(),
+                .grad = s.parameters.gradients(),
+                .m = s.m,
+                .v = s.v,
+                .ema = s.average,
+                .scalars = s.scalars,
+                .scratch = s.optimizer_scratch,
+                .beta1 = static_cast<float>(o.beta1),
+                .beta2 = static_cast<float>(o.beta2),
+                .eps = static_cast<float>(o.eps),
+                .weight_decay = static_cast<float>(o.weight_decay),
+                .max_norm = static_cast<float>(o.clip),
+                .ema_decay = static_cast<float>(o.ema_decay)});
+}
+
+void TrainingStep::gradients() {
+  impl_->forward();
+  impl_->backward(false);
+}
+
+void TrainingStep::measure() {
+  Impl& s = *impl_;
+  // The balancer's averages belong to training; measuring must not move them.
+  std::array<float, 6> before{};
+  s.ctx.read<float>(s.loss.balancer_state(), std::span<float>(before));
+  s.forward();
+  s.loss.backward(s.ctx);
+  s.ctx.write<float>(std::span<const float>(before), s.loss.balancer_state());
+}
+
+StepMetrics TrainingStep::metrics() {
+  Impl& s = *impl_;
+  std::array<float, 3> losses{}, shares{};
+  std::array<float, 2> vq{};
+  s.ctx.read<float>(s.loss.values(), std::span<float>(losses));
+  s.ctx.read<float>(s.loss.shares(), std::span<float>(shares));
+  s.ctx.read<float>(s.quantizer.losses(), std::span<float>(vq));
+  const AdamWScalars a = scalars();
+  return {losses[0], losses[1], losses[2], vq[0], vq[1], shares[0], shares[1], shares[2], a.norm, a.step, a.skipped};
+}
+
+AdamWScalars TrainingStep::scalars() {
+  AdamWScalars a;
+  impl_->ctx.read<AdamWScalars>(impl_->scalars, std::span<AdamWScalars>(&a, 1));
+  return a;
+}
+void TrainingStep::set_scalars(const AdamWScalars& a) {
+  impl_->ctx.write<AdamWScalars>(std::span<const AdamWScalars>(&a, 1), impl_->scalars);
+}
+
+std::vector<TrainingStep::StateTensor> TrainingStep::state() {
+  Impl& s = *impl_;
+  std::vector<StateTensor> all{{"adamw.m", s.m}, {"adamw.v", s.v}, {"balancer", s.loss.balancer_state()}};
+  if (s.average) all.push_back({"adamw.ema", s.average});
+  return all;
+}
+
+}  // namespace nacre
