@@ -56,7 +56,6 @@ json as_json(const CodecConfig& c) {
           {"dilations", c.dilations},
           {"activation", str(c.activation)},
           {"output_tanh", c.output_tanh},
-          {"output_padding", c.output_padding},
           {"quantizer", kind_name(c.quantizer)},
           {"n_codebooks", c.n_codebooks},
           {"codebook_size", c.codebook_size},
@@ -184,8 +183,6 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
         read(value, word), c.activation = activation_kind(word);
       else if (key == "output_tanh")
         read(value, c.output_tanh);
-      else if (key == "output_padding")
-        read(value, c.output_padding);
       else if (key == "quantizer") {
         read(value, word);
         if (word != "ema" && word != "factorised") refuse(key, "\"" + word + "\"", "\"ema\" or \"factorised\"");

@@ -25,7 +25,6 @@ struct CodecConfig {
   std::vector<int64_t> dilations{1, 3, 9};
   ActivationKind activation = ActivationKind::snake;
   bool output_tanh = true;
-  bool output_padding = true;  ///< stride modulo 2 at transposed convolutions: decoded length is exactly hop * frames
 
   QuantizerKind quantizer = QuantizerKind::factorised;
   int64_t n_codebooks = 12;
