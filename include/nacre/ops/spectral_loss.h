@@ -7,12 +7,27 @@
 // Multi-resolution STFT loss (Yamamoto et al. 2020, arXiv 1910.11480) and multi-scale mel loss (Kumar et al. 2023,
 // arXiv 2306.06546): one pass over both signals gives both losses and both gradients with respect to the estimate.
 //
-// For every scale, with M = |X| of the estimate and N = |X| of the target (floor = 1e-5):
-//   stft += magnitude * mean |M - N| + log_magnitude * mean |log10 max(M, floor)^p - log10 max(N, floor)^p|,   p =
-//   log_power mel  += mel_magnitude * mean |F M - F N| + mel_log * mean |log10 max(F M, floor) - log10 max(F N,
-//   floor)|,  F = mel filter bank
-// Means run over valid frames and bins (bands). Samples at or beyond lengths[b] count as zero in both signals and get
-// no gradient; frames centred at or beyond lengths[b] are not counted. The gradient of |X| is X / |X|, and 0 at X = 0.
+//   forward    for every scale, with M = |X| of the estimate, N = |X| of the target (stft.h) and F the mel filter bank:
+//                stft += magnitude     mean |M - N|
+//                      + log_magnitude mean |log10 max(M, floor)^log_power - log10 max(N, floor)^log_power|
+//                mel  += mel_magnitude mean |F M - F N|
+//                      + mel_log       mean |log10 max(F M, floor) - log10 max(F N, floor)|
+//              Means run over the counted frames of the batch and the bins (bands)
+//   lengths    samples from lengths[b] on count as zero in both signals and get no gradient. An item with all its
+//   samples
+//              counts all its frames, a shorter one those centred before lengths[b]: ceil(lengths[b] / hop). Values are
+//              brought into [0, time]. No counted frame at all: losses and gradients are 0
+//   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |a - b| has 0 at a = b; max(a, floor)
+//              has 1 from a = floor on. Everything is finite wherever the signals are; NaN and infinity give NaN losses
+//   keeps      nothing
+//   writes     losses, dstft and dmel are =; an empty gradient is skipped, with its transform
+//   aliasing   none; lengths and losses may have any shape of that many elements
+//   order      fixed by shape and lengths: cells of a block of sixteen frames, blocks in ascending order (in double),
+//              frames of a sample in ascending order, scales in order: bits do not depend on threads
+//   accuracy   losses as the float transform has them: (1 + log2 window) 2^-23 |h x|_2 over max(M, floor) in the logs.
+//              A gradient's sign may be the other one where M and N are nearer than that
+//   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0
+//   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan
 namespace nacre {
 enum class MelScale : uint8_t { slaney, htk };
 struct SpectralScale {
@@ -23,7 +38,7 @@ struct SpectralScale {
 };
 struct SpectralConfig {
   int64_t sample_rate = 16000;
-  std::vector<SpectralScale> scales;
+  std::vector<SpectralScale> scales{};
   MelScale mel_scale = MelScale::slaney;
   bool area_normalised = true;  ///< Slaney: each triangle times 2 / (f_hi - f_lo)
   double fmin = 0, fmax = 0;    ///< Hz; fmax 0: half the sample rate

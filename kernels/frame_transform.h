@@ -1,0 +1,43 @@
+#pragma once
+// The windowed DFT of real frames and its adjoint, sixteen frames at a time. Spectra are kept as [bin][lane], lane =
+// frame, so that everything done to them afterwards is a loop over whole vectors.
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+struct kiss_fft_state;
+
+namespace nacre {
+
+inline constexpr int64_t frame_lanes = 16;
+
+/// Periodic Hann window and transform of one length. Shared by threads: everything that changes is in `work`.
+///
+/// A frame of N samples is transformed as N / 2 complex numbers. (Two real signals in one complex transform cost the
+/// same, but the louder leaks rounding errors into the other: the spectrum of silence would not be zero.)
+class FrameTransform {
+ public:
+  /// Throws unless the window is even, at least 4, and its half has no factor but 2, 3 and 5.
+  FrameTransform(const char* op, int64_t window);
+  int64_t window() const { return window_; }
+  int64_t bins() const { return window_ / 2 + 1; }
+  /// Elements of `work`.
+  int64_t work() const { return (frame_lanes + 1) * window_; }
+
+  /// re, im [bins][lanes] <- the DFT of hann x frame. frames[j] points to `window` samples; empty: zeros.
+  void forward(const float* const* frames, float* re, float* im, float* work) const;
+  /// frames[j][n] <- hann[n] sum_k (re cos(2 pi k n / N) - im sin(2 pi k n / N)) over k = 0 .. N / 2; overwrites re,
+  /// im. An empty frames[j] is not written.
+  void adjoint(float* re, float* im, float* const* frames, float* work) const;
+
+ private:
+  struct Free {
+    void operator()(kiss_fft_state*) const;
+  };
+  using Config = std::unique_ptr<kiss_fft_state, Free>;
+  int64_t window_;
+  std::vector<float> hann_, cos_, sin_;  ///< [N], [N / 4 + 1] of 2 pi k / N
+  Config forward_, inverse_;
+};
+
+}  // namespace nacre

@@ -1,0 +1,212 @@
+#pragma once
+// STFT and spectral losses in double precision, written from the definitions; shares nothing with the library but the
+// structs that describe a case. Beside each gradient stands the error a float computation may have there.
+#include <cmath>
+#include <complex>
+#include <cstdint>
+#include <vector>
+
+#include "nacre/ops/spectral_loss.h"
+
+namespace nacre::test::reference {
+
+using Complex = std::complex<double>;
+using Vector = std::vector<double>;
+inline constexpr double pi = 3.14159265358979323846;
+inline constexpr double unit = 0x1p-24;  // rounding error of one float operation
+
+inline size_t at(int64_t i) { return static_cast<size_t>(i); }
+
+/// sum_n x[n] exp(-2 pi i k n / N): halves while it can, sums otherwise.
+inline std::vector<Complex> dft(const std::vector<Complex>& x) {
+  const size_t N = x.size();
+  std::vector<Complex> y(N);
+  const auto root = [N](size_t i) {
+    return std::polar(1.0, -2 * pi * static_cast<double>(i % N) / static_cast<double>(N));
+  };
+  if (N % 2 != 0) {
+    for (size_t k = 0; k < N; ++k)
+      for (size_t n = 0; n < N; ++n) y[k] += x[n] * root(k * n);
+    return y;
+  }
+  std::vector<Complex> even(N / 2), odd(N / 2);
+  for (size_t i = 0; i < N / 2; ++i) even[i] = x[2 * i], odd[i] = x[2 * i + 1];
+  even = dft(even), odd = dft(odd);
+  for (size_t k = 0; k < N; ++k) y[k] = even[k % (N / 2)] + root(k) * odd[k % (N / 2)];
+  return y;
+}
+
+inline double hann(int64_t n, int64_t window) {
+  return 0.5 - 0.5 * std::cos(2 * pi * static_cast<double>(n) / static_cast<double>(window));
+}
+
+/// Sample of the signal that stands at position i, or -1: bounces off the ends one step at a time.
+inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
+  while (i < 0 || i >= time) {
+    if (padding == StftPadding::zero) return -1;
+    if (time == 1) return 0;
+    i = i < 0 ? -i : 2 * (time - 1) - i;
+  }
+  return i;
+}
+
+/// Windowed frame f of x [time].
+inline std::vector<Complex> frame(const double* x, int64_t time, const StftGeometry& g, int64_t f) {
+  std::vector<Complex> out(at(g.window));
+  for (int64_t n = 0; n < g.window; ++n) {
+    const int64_t i = source(f * g.hop - g.window / 2 + n, time, g.padding);
+    out[at(n)] = i < 0 ? 0.0 : x[i] * hann(n, g.window);
+  }
+  return out;
+}
+inline double norm(const std::vector<Complex>& x) {
+  double sum = 0;
+  for (const Complex& v : x) sum += std::norm(v);
+  return std::sqrt(sum);
+}
+
+/// The error of one bin of a float transform: every one of the log2 N stages, the window and the split round each value
+/// once or twice; errors spread over the bins like the signal does.
+inline double bin_error(int64_t window, double frame_norm) {
+  return 4 * unit * (std::log2(static_cast<double>(window)) + 1) * frame_norm;
+}
+
+/// dx [time] += the adjoint of frame f for the spectrum D [bins]; variance += the square of its error when every D[k]
+/// has an independent error of dD[k] (may be empty).
+inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t time, const StftGeometry& g, int64_t f,
+                        double* dx, double* variance) {
+  std::vector<Complex> full(at(g.window));
+  double square = 0;
+  for (size_t k = 0; k < D.size(); ++k) {
+    full[k] = std::conj(D[k]);
+    if (!dD.empty()) square += dD[k] * dD[k];
+  }
+  const double transform = bin_error(g.window, norm(full));
+  full = dft(full);
+  for (int64_t n = 0; n < g.window; ++n) {
+    const int64_t i = source(f * g.hop - g.window / 2 + n, time, g.padding);
+    if (i < 0) continue;
+    dx[i] += hann(n, g.window) * full[at(n)].real();
+    if (variance) variance[i] += std::pow(hann(n, g.window), 2) * (square + transform * transform);
+  }
+}
+
+/// Triangles between equally spaced points of the mel scale, [band][bin].
+inline std::vector<Vector> mel_bank(int64_t rate, int64_t window, int64_t bands, double fmin, double fmax,
+                                    MelScale scale, bool area) {
+  if (fmax == 0) fmax = static_cast<double>(rate) / 2;
+  const auto mel = [scale](double f) {
+    if (scale == MelScale::htk) return 2595 * std::log10(1 + f / 700);
+    return f < 1000 ? 3 * f / 200 : 15 + 27 * std::log(f / 1000) / std::log(6.4);
+  };
+  const auto hertz = [&](double m) {  // by bisection: the scale is written down once
+    double low = 0, high = static_cast<double>(rate);
+    for (int i = 0; i < 200; ++i) (mel((low + high) / 2) < m ? low : high) = (low + high) / 2;
+    return (low + high) / 2;
+  };
+  std::vector<Vector> out;
+  for (int64_t b = 0; b < bands; ++b) {
+    double f[3];
+    for (int i = 0; i < 3; ++i)
+      f[i] = hertz(mel(fmin) + (mel(fmax) - mel(fmin)) * static_cast<double>(b + i) / static_cast<double>(bands + 1));
+    Vector row(at(window / 2 + 1));
+    for (size_t k = 0; k < row.size(); ++k) {
+      const double x = static_cast<double>(k) * static_cast<double>(rate) / static_cast<double>(window);
+      if (x > f[0] && x < f[2]) row[k] = x < f[1] ? (x - f[0]) / (f[1] - f[0]) : (f[2] - x) / (f[2] - f[1]);
+      if (area) row[k] *= 2 / (f[2] - f[0]);
+    }
+    out.push_back(row);
+  }
+  return out;
+}
+
+struct Spectral {
+  double losses[2] = {0, 0}, loss_errors[2] = {0, 0};
+  Vector gradients[2], variances[2];  ///< of stft and mel; [batch][time]
+};
+
+/// Slope of linear |m - n| + logarithmic |log10 max(m, floor)^p - log10 max(n, floor)^p| in m, with what a float
+/// computation of m and n within me, ne can make of it. Adds the loss and its error.
+inline double compare(double m, double n, double me, double ne, double linear, double logarithmic, double floor,
+                      double& loss, double& loss_error, double& slope_error) {
+  const double cm = std::max(m, floor), cn = std::max(n, floor), d = std::log10(cm) - std::log10(cn);
+  loss += linear * std::fabs(m - n) + logarithmic * std::fabs(d);
+  loss_error += linear * (me + ne + unit * (m + n)) + logarithmic * (me / cm + ne / cn) / std::log(10.0) +
+                logarithmic * 8 * unit * (std::fabs(std::log10(cm)) + std::fabs(std::log10(cn)) + 1);
+  const double slope = linear * (m > n ? 1 : m < n ? -1 : 0);
+  const double log_slope = m >= floor ? logarithmic / (std::log(10.0) * cm) * (cm > cn ? 1 : cm < cn ? -1 : 0) : 0;
+  // Two values nearer than their errors may stand in the other order, a value near the floor on its other side.
+  const bool kink = std::fabs(m - n) <= me + ne, edge = std::fabs(m - floor) <= me && logarithmic > 0;
+  slope_error = kink || edge ? 2 * (linear + logarithmic / (std::log(10.0) * cm))
+                             : std::fabs(log_slope) * (me / cm + 4 * unit) + 4 * unit * linear;
+  return slope + log_slope;
+}
+
+inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t time, const Vector& estimate,
+                              const Vector& target, const std::vector<int32_t>& lengths, bool gradients = true) {
+  Spectral out;
+  for (int i = 0; i < 2; ++i) out.gradients[i].resize(estimate.size()), out.variances[i].resize(estimate.size());
+  Vector x = estimate, y = target;
+  const auto valid = [&](int64_t b) {
+    return lengths.empty() ? time : std::min<int64_t>(std::max<int64_t>(lengths[at(b)], 0), time);
+  };
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t t = valid(b); t < time; ++t) x[at(b * time + t)] = y[at(b * time + t)] = 0;
+  for (const SpectralScale& s : c.scales) {
+    const StftGeometry g{s.window, s.hop, c.padding};
+    const int64_t frames = 1 + time / s.hop, bins = s.window / 2 + 1;
+    std::vector<Vector> bank;
+    if (s.mels > 0) bank = mel_bank(c.sample_rate, s.window, s.mels, c.fmin, c.fmax, c.mel_scale, c.area_normalised);
+    const auto counted = [&](int64_t b, int64_t f) { return valid(b) == time || f * s.hop < valid(b); };
+    double count = 0;
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t f = 0; f < frames; ++f) count += counted(b, f);
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t f = 0; f < frames; ++f) {
+        if (!counted(b, f)) continue;
+        const auto fx = frame(&x[at(b * time)], time, g, f), fy = frame(&y[at(b * time)], time, g, f);
+        const double ex = bin_error(s.window, norm(fx)), ey = bin_error(s.window, norm(fy));
+        const auto X = dft(fx), Y = dft(fy);
+        const auto back = [&](const Vector& slope, const Vector& slope_error, int which) {
+          std::vector<Complex> D(at(bins));
+          Vector error(at(bins));
+          for (size_t k = 0; k < D.size(); ++k) {
+            const double m = std::abs(X[k]);
+            // The direction X / |X| turns by at most ex / |X|, and is lost in bins that are nothing but errors.
+            D[k] = m > 0 ? slope[k] * X[k] / m : 0;
+            error[k] = slope_error[k] + std::fabs(slope[k]) * (m > 0 ? std::min(2.0, ex / m) : ex > 0 ? 1.0 : 0.0);
+          }
+          add_adjoint(D, error, time, g, f, &out.gradients[which][at(b * time)], &out.variances[which][at(b * time)]);
+        };
+        Vector slope(at(bins)), slope_error(at(bins));
+        const double cells = count * static_cast<double>(bins);
+        for (size_t k = 0; k < slope.size(); ++k)
+          slope[k] = compare(std::abs(X[k]), std::abs(Y[k]), ex, ey, static_cast<double>(s.magnitude) / cells,
+                             static_cast<double>(s.log_magnitude * c.log_power) / cells, static_cast<double>(c.floor),
+                             out.losses[0], out.loss_errors[0], slope_error[k]);
+        if (gradients && (s.magnitude != 0 || s.log_magnitude != 0)) back(slope, slope_error, 0);
+        if (s.mels == 0 || (s.mel_magnitude == 0 && s.mel_log == 0)) continue;
+        std::fill(slope.begin(), slope.end(), 0.0), std::fill(slope_error.begin(), slope_error.end(), 0.0);
+        for (const Vector& row : bank) {
+          double m = 0, n = 0, me = 0, ne = 0, error = 0;
+          for (size_t k = 0; k < slope.size(); ++k) {
+            m += row[k] * std::abs(X[k]), n += row[k] * std::abs(Y[k]);
+            me += row[k] * ex, ne += row[k] * ey;
+          }
+          const double share = count * static_cast<double>(s.mels);
+          const double d = compare(m, n, me + 8 * unit * m, ne + 8 * unit * n,
+                                   static_cast<double>(s.mel_magnitude) / share, static_cast<double>(s.mel_log) / share,
+                                   static_cast<double>(c.floor), out.losses[1], out.loss_errors[1], error);
+          for (size_t k = 0; k < slope.size(); ++k) slope[k] += row[k] * d, slope_error[k] += row[k] * error;
+        }
+        if (gradients) back(slope, slope_error, 1);
+      }
+  }
+  for (int i = 0; i < 2; ++i)
+    for (int64_t b = 0; b < batch; ++b)
+      for (int64_t t = valid(b); t < time; ++t)
+        out.gradients[i][at(b * time + t)] = out.variances[i][at(b * time + t)] = 0;
+  return out;
+}
+
+}  // namespace nacre::test::reference

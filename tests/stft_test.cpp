@@ -1,0 +1,186 @@
+#include "nacre/ops/stft.h"
+
+#include "harness.h"
+#include "reference/spectral.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+struct Trial {
+  int64_t batch, time;
+  StftGeometry geometry;
+};
+constexpr StftPadding zero = StftPadding::zero;
+
+const Trial trials[] = {
+    {1, 1, {4, 1}},            // the smallest window, one sample
+    {1, 2, {4, 1}},            // reflection with two samples
+    {2, 3, {16, 4}},           // reflection bounces several times
+    {1, 1, {8, 2, zero}},      // one sample, zeros around it
+    {3, 50, {8, 3}},           // hop that does not divide the window; frames of two items in one block of lanes
+    {1, 15, {4, 1}},           // 16 frames: exactly one block
+    {1, 16, {4, 1}},           // one more
+    {1, 14, {4, 1}},           // one less
+    {2, 100, {6, 2}},          // factor 3, odd half
+    {1, 100, {10, 5}},         // factor 5
+    {1, 333, {30, 7}},         // factors 2, 3, 5
+    {1, 400, {50, 12}},        // 5 twice
+    {1, 400, {54, 13, zero}},  // 3 three times
+    {2, 257, {64, 16}},        // a power of two
+    {1, 300, {64, 100}},       // hop > window: samples in no frame
+    {1, 1000, {120, 31}},      // hop prime to the window
+    {2, 2000, {1024, 256}},    // the usual long window
+    {1, 6000, {32, 8}},        // short window, long signal: chunks of the overlap-add
+    {1, 500, {2048, 512}},     // signal shorter than half the window
+    {1, 4000, {2000, 500}},    // 125 ms at 16 kHz
+    {8, 64, {64, 64, zero}},   // hop = window
+    {17, 5, {8, 8}},           // one frame per item
+};
+
+std::vector<double> doubles(const Buffer<float>& b) { return {b.before().begin(), b.before().end()}; }
+
+}  // namespace
+
+TEST_CASE("stft: forward, adjoint and their identity") {
+  for (const Device device : devices())
+    for (const Trial& t : trials) {
+      const Shape s{.batch = t.batch, .time = t.time};
+      Case c("stft window " + std::to_string(t.geometry.window), device, s);
+      const StftPlan plan(c.ctx, s, t.geometry);
+      const int64_t frames = stft_frames(t.time, t.geometry), bins = t.geometry.window / 2 + 1;
+      REQUIRE(plan.spectrum() == Shape{t.batch, frames, bins, 2});
+      auto &x = c.random("x", s, -1, 1), &spectrum = c.output("spectrum", plan.spectrum());
+      auto &dspectrum = c.random("dspectrum", plan.spectrum(), -1, 1), &dx = c.output("dx", s);
+      auto& sum = c.random("dx added to", s, -1, 1);
+      AllocationCounter allocations;
+      stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+      stft_adjoint(c.ctx, {.plan = plan, .dspectrum = dspectrum, .dx = dx});
+      stft_adjoint(c.ctx, {.plan = plan, .dspectrum = dspectrum, .dx = sum, .add_dx = true});
+      CHECK(allocations.count() == 0);
+
+      std::vector<double> expected, allowed, adjoint(static_cast<size_t>(s.elements())), variance(adjoint.size());
+      const std::vector<double> signal = doubles(x), dy = doubles(dspectrum);
+      for (int64_t b = 0; b < t.batch; ++b)
+        for (int64_t f = 0; f < frames; ++f) {
+          const auto windowed = reference::frame(&signal[reference::at(b * t.time)], t.time, t.geometry, f);
+          const auto X = reference::dft(windowed);
+          std::vector<reference::Complex> D;
+          for (int64_t k = 0; k < bins; ++k) {
+            for (const double v : {X[reference::at(k)].real(), X[reference::at(k)].imag()}) {
+              expected.push_back(v);
+              allowed.push_back(reference::bin_error(t.geometry.window, reference::norm(windowed)));
+            }
+            const size_t i = reference::at(((b * frames + f) * bins + k) * 2);
+            D.emplace_back(dy[i], dy[i + 1]);
+          }
+          reference::add_adjoint(D, {}, t.time, t.geometry, f, &adjoint[reference::at(b * t.time)],
+                                 &variance[reference::at(b * t.time)]);
+        }
+      const auto value = [&](int64_t i) { return expected[reference::at(i)]; };
+      const auto error = [&](int64_t i) { return allowed[reference::at(i)]; };
+      c.expect(spectrum, value, error);
+      // Frames that overlap have independent errors; the overlap-add rounds once per frame.
+      const auto dvalue = [&](int64_t i) { return adjoint[reference::at(i)]; };
+      const auto derror = [&](int64_t i) {
+        return 4 * std::sqrt(variance[reference::at(i)]) + 4 * ulp * std::fabs(dvalue(i));
+      };
+      c.expect(dx, dvalue, derror);
+      c.expect(
+          sum, [&](int64_t i) { return dvalue(i) + sum[i]; },
+          [&](int64_t i) { return derror(i) + 2 * ulp * (std::fabs(dvalue(i)) + 1); });
+
+      // <X, D> = <x, dx>, from the library's own numbers. Both sides carry the errors above, summed over all elements
+      // as independent ones.
+      double left = 0, right = 0, square = 0;
+      const auto found = spectrum.read(), back = dx.read();
+      for (size_t i = 0; i < found.size(); ++i)
+        left += static_cast<double>(found[i]) * dy[i], square += std::pow(allowed[i] * dy[i], 2);
+      for (size_t i = 0; i < back.size(); ++i)
+        right += static_cast<double>(back[i]) * signal[i],
+            square += std::pow(derror(static_cast<int64_t>(i)) * signal[i], 2);
+      CHECK(std::fabs(left - right) <= 4 * std::sqrt(square));
+      CHECK(std::fabs(left + 40 * std::sqrt(square) - right) > 4 * std::sqrt(square));
+
+      std::vector<double> planted(found.begin(), found.end());
+      planted.back() += 10 * allowed.back() + 1e-30;
+      CHECK(worst_ratio(planted, value, error) > 1);
+      planted.assign(back.begin(), back.end());
+      planted[0] += 10 * derror(0) + 1e-30;
+      CHECK(worst_ratio(planted, dvalue, derror) > 1);
+    }
+}
+
+TEST_CASE("stft: the reference's transform is the definition, and its adjoint the transpose") {
+  for (const int64_t N : {4, 6, 16, 30}) {
+    std::vector<double> x;
+    for (int64_t i = 0; i < 20; ++i) x.push_back(std::sin(1.7 * static_cast<double>(i * i)));
+    const StftGeometry g{N, 3};
+    const auto windowed = reference::frame(x.data(), 20, g, 2);
+    const auto X = reference::dft(windowed);
+    double left = 0, right = 0;
+    std::vector<reference::Complex> D;
+    for (int64_t k = 0; k < N; ++k) {
+      reference::Complex sum = 0;
+      for (int64_t n = 0; n < N; ++n)
+        sum += windowed[reference::at(n)] *
+               std::polar(1.0, -2 * reference::pi * static_cast<double>(k * n) / static_cast<double>(N));
+      CHECK(std::abs(sum - X[reference::at(k)]) < 1e-12);
+      if (k > N / 2) continue;
+      D.emplace_back(std::cos(3.0 * static_cast<double>(k)), std::sin(5.0 * static_cast<double>(k + 1)));
+      left += D.back().real() * sum.real() + D.back().imag() * sum.imag();
+    }
+    std::vector<double> dx(20);
+    reference::add_adjoint(D, {}, 20, g, 2, dx.data(), nullptr);
+    for (size_t i = 0; i < 20; ++i) right += dx[i] * x[i];
+    CHECK(std::fabs(left - right) < 1e-12);
+  }
+}
+
+TEST_CASE("stft: the same bits for every number of threads; silence stays exactly zero") {
+  std::vector<float> spectra[3], gradients[3];
+  const Shape s{.batch = 3, .time = 1500};
+  for (int threads = 1; threads <= 3; ++threads) {
+    Case c("stft threads", Device{}, s, threads);
+    c.rng.seed(seed());
+    const StftPlan plan(c.ctx, s, {.window = 64, .hop = 16});
+    std::vector<float> content(static_cast<size_t>(s.elements()));
+    for (size_t i = 1500; i < 3000; ++i) content[i] = std::uniform_real_distribution<float>(-1, 1)(c.rng);
+    auto &x = c.values("x", s, content), &dx = c.output("dx", s), &spectrum = c.output("spectrum", plan.spectrum());
+    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
+    spectra[threads - 1] = spectrum.read(), gradients[threads - 1] = dx.read();
+    const size_t item = spectra[0].size() / 3;
+    CHECK(std::all_of(spectra[0].begin(), spectra[0].begin() + static_cast<int64_t>(item),
+                      [](float v) { return v == 0; }));
+  }
+  for (int i = 1; i < 3; ++i) {
+    CHECK(spectra[i] == spectra[0]);
+    CHECK(gradients[i] == gradients[0]);
+  }
+}
+
+TEST_CASE("stft: what cannot be is refused") {
+  using Catch::Contains;
+  Case c("stft errors", Device{}, {});
+  const Shape s{.batch = 2, .time = 100};
+  for (const int64_t window : {-8, 0, 2, 7, 14, 22, 62})
+    CHECK_THROWS_WITH(StftPlan(c.ctx, s, {.window = window, .hop = 2}),
+                      Contains("stft: window is " + std::to_string(window)));
+  CHECK_THROWS_WITH(StftPlan(c.ctx, s, {.window = 8, .hop = 0}), Contains("hop is 0"));
+  CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 0}, {.window = 8, .hop = 2}), Contains("time is 0"));
+  CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 9, .channels = 2}, {.window = 8, .hop = 2}),
+                    Contains("signal is [2, 9, 1, 2]"));
+  const StftPlan plan(c.ctx, s, {.window = 8, .hop = 2});
+  auto &x = c.zeros("x", s), &spectrum = c.zeros("spectrum", plan.spectrum());
+  auto& wrong = c.zeros("wrong", {.batch = 2, .time = 101});
+  CHECK_THROWS_WITH(stft_forward(c.ctx, {.plan = plan, .x = wrong, .spectrum = spectrum}),
+                    Contains("stft_forward: x is [2, 101, 1, 1], expected [2, 100, 1, 1]"));
+  CHECK_THROWS_WITH(stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = x}), Contains("stft_forward: spectrum"));
+  CHECK_THROWS_WITH(stft_adjoint(c.ctx, {.plan = plan, .dspectrum = x, .dx = x}), Contains("stft_adjoint: dspectrum"));
+  CHECK_THROWS_WITH(stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = wrong}),
+                    Contains("stft_adjoint: dx"));
+  Context more({.threads = 3});
+  CHECK_THROWS_WITH(stft_forward(more, {.plan = plan, .x = x, .spectrum = spectrum}), Contains("made for 2 threads"));
+}
