@@ -243,7 +243,7 @@ int16_t to_pcm16(float x, int64_t& clipped) {
 struct WavWriter::Impl {
   Impl(const std::string& path, int c, WavFormat f) : name(path), file(path), channels(c), format(f) {}
   std::string name;
-  AtomicFile file;
+  OutputFile file;
   int channels;
   WavFormat format;
   Sound sound = nullptr;

@@ -62,7 +62,7 @@ void copy_all(int from, int to, const std::string& from_name, const std::string&
   }
 }
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path) {
+OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat status {};
   if (path == "-" || (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))) {
     if (path != "-" && S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a file");
@@ -85,11 +85,11 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   }
 }
 
-AtomicFile::~AtomicFile() {
+OutputFile::~OutputFile() {
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-void AtomicFile::commit() {
+void OutputFile::commit() {
   if (temporary_.empty()) {
     Descriptor place;
     if (path_ != "-") {

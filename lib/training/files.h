@@ -38,14 +38,15 @@ Descriptor unnamed_file();
 /// Copies until the end of `from`.
 void copy_all(int from, int to, const std::string& from_name, const std::string& to_name);
 
-/// A file under a temporary name beside its place. commit() syncs, closes, renames; otherwise it is removed. "-" and
-/// places that exist but are no regular files (pipes, /dev/null) get the bytes at commit().
-class AtomicFile {
+/// nacre::AtomicFile for writers that seek and for places that are no files. A file under a temporary name beside its
+/// place. commit() syncs, closes, renames; otherwise it is removed. "-" and places that exist but are no regular files
+/// (pipes, /dev/null) get the bytes at commit().
+class OutputFile {
  public:
-  explicit AtomicFile(const std::string& path);
-  AtomicFile(const AtomicFile&) = delete;
-  AtomicFile& operator=(const AtomicFile&) = delete;
-  ~AtomicFile();
+  explicit OutputFile(const std::string& path);
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+  ~OutputFile();
   int fd() const { return fd_.get(); }
   void commit();
 
