@@ -1,0 +1,84 @@
+#include "nacre/ops/rvq.h"
+
+#include "harness.h"
+
+namespace nacre::bench {
+namespace {
+
+struct Size {
+  Shape z;
+  int64_t stages, codes, dim;  // dim 0: latent codes
+};
+
+const Cases cases([](Suite& suite) {
+  for (Size n : {Size{{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},    // a second of 16 kHz speech, 16 times
+                 Size{{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},      // streaming
+                 Size{{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},   // factorised
+                 Size{{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}})  // DAC at 44.1 kHz
+  {
+    const bool factorised = n.dim > 0;
+    const int64_t dim = factorised ? n.dim : n.z.channels, rows = n.z.rows();
+    const Shape books{.batch = n.stages, .time = n.codes, .channels = dim};
+    const Shape in{.batch = n.stages, .time = dim, .channels = n.z.channels},
+        out{.batch = n.stages, .time = n.z.channels, .channels = dim};
+    const int64_t weights = factorised ? 2 * in.elements() : 0;
+    const int64_t projected = factorised ? 4 * rows * in.elements() : 0;
+    const std::string name =
+        label(n.z) + "/" + std::to_string(n.stages) + "x" + std::to_string(n.codes) + "x" + std::to_string(dim);
+    struct Views {
+      RvqProjections p{};
+      View<float> z, codebooks, y, quantised, losses;
+      View<int32_t> codes;
+    };
+    const auto make = [=](Data& data) {
+      Views v;
+      v.z = data.random(n.z), v.codebooks = data.random(books), v.y = data.random(n.z);
+      v.quantised = data.random({.batch = n.stages, .time = rows, .channels = dim});
+      v.losses = data.random({.channels = 2});
+      v.codes = data.indices({.batch = n.z.batch, .time = n.z.time, .channels = n.stages}, int32_t(n.codes));
+      if (factorised)
+        v.p = {.in_weight = data.random(in, -0.1, 0.1),
+               .in_bias = data.random({.batch = n.stages, .channels = dim}),
+               .out_weight = data.random(out, -0.1, 0.1),
+               .out_bias = data.random({.batch = n.stages, .channels = n.z.channels})};
+      return v;
+    };
+    suite.add({.name = "rvq_forward/" + name,
+               .bytes = 4 * (2 * n.z.elements() + books.elements() + weights + rows * n.stages * (1 + dim)),
+               .flops = 2 * rows * books.elements() + projected},
+              [=](Data& data) -> Run {
+                const Views v = make(data);
+                const View<float> scratch = data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised));
+                return [=](Context& ctx) {
+                  rvq_forward(ctx, {.z = v.z,
+                                    .codebooks = v.codebooks,
+                                    .projections = v.p,
+                                    .y = v.y,
+                                    .codes = v.codes,
+                                    .quantised = v.quantised,
+                                    .losses = v.losses,
+                                    .scratch = scratch});
+                };
+              });
+    suite.add({.name = "rvq_backward/" + name,
+               .bytes = 4 * (2 * n.z.elements() + 2 * weights + rows * n.stages * (1 + dim)),
+               .flops = 3 * projected + 3 * rows * n.stages * dim},
+              [=](Data& data) -> Run {
+                const Views v = make(data);
+                RvqBackward a{.z = v.z,
+                              .codebooks = v.codebooks,
+                              .projections = v.p,
+                              .codes = v.codes,
+                              .quantised = v.quantised,
+                              .dy = v.y,
+                              .dz = data.random(n.z),
+                              .scratch = data.random(rvq_backward_scratch(data.ctx, n.z, books, factorised))};
+                if (factorised)
+                  a.din_weight = data.random(in), a.dout_weight = data.random(out), a.dcodebooks = data.random(books);
+                return [=](Context& ctx) { rvq_backward(ctx, a); };
+              });
+  }
+});
+
+}  // namespace
+}  // namespace nacre::bench

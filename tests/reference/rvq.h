@@ -1,0 +1,149 @@
+#pragma once
+// Double-precision reference of residual vector quantisation with the codes given: forward, losses, gradients.
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace nacre::test {
+
+/// With sign = +1 and absolute values everywhere, the same recursions give the size of the terms that a result is made
+/// of: what rounding errors are measured by.
+struct RvqReference {
+  using Vector = std::vector<double>;
+  int64_t rows = 1, stages = 1, codes = 1, dim = 1, latent = 1;
+  bool factorised = false;
+  double sign = -1, commitment_weight = 1, codebook_weight = 1;
+  Vector z, codebooks, in_weight, in_bias, out_weight, out_bias, dy;
+  std::vector<int64_t> chosen;    // [rows][stages]
+  std::vector<int64_t> used;      // stages used, per row
+  std::vector<bool> valid;        // per row
+  Vector frozen_e, frozen_codes;  // stop-gradient values [stages][rows][dim]; empty: the unperturbed point itself
+
+  Vector y, e, residuals;  // e [stages][rows][dim], residuals [stages + 1][rows][latent]
+  double commitment = 0, codebook_loss = 0;
+  Vector dz, dcodebooks, din_weight, din_bias, dout_weight, dout_bias;
+
+  double elements() const {
+    int64_t n = 0;
+    for (bool v : valid) n += v ? 1 : 0;
+    return static_cast<double>(n * dim);
+  }
+  bool counts(int64_t row, int64_t i) const { return valid[size_t(row)] && i < used[size_t(row)]; }
+  const double* code(int64_t row, int64_t i) const {
+    return codebooks.data() + (i * codes + chosen[size_t(row * stages + i)]) * dim;
+  }
+  void absolute() {
+    sign = 1;
+    for (Vector* v : {&z, &codebooks, &in_weight, &in_bias, &out_weight, &out_bias, &dy})
+      for (double& x : *v) x = std::fabs(x);
+  }
+  /// The stop-gradient values of this point.
+  void freeze() {
+    forward();
+    frozen_e = e;
+    frozen_codes.assign(size_t(stages * rows * dim), 0);
+    for (int64_t i = 0; i < stages; ++i)
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t d = 0; d < dim; ++d) frozen_codes[size_t((i * rows + row) * dim + d)] = code(row, i)[d];
+  }
+
+  void forward() {
+    y.assign(size_t(rows * latent), 0);
+    e.assign(size_t(stages * rows * dim), 0);
+    residuals.assign(size_t((stages + 1) * rows * latent), 0);
+    commitment = codebook_loss = 0;
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t l = 0; l < latent; ++l) residuals[size_t(row * latent + l)] = z[size_t(row * latent + l)];
+    for (int64_t i = 0; i < stages; ++i)
+      for (int64_t row = 0; row < rows; ++row) {
+        const double* r = residuals.data() + (i * rows + row) * latent;
+        double* next = residuals.data() + ((i + 1) * rows + row) * latent;
+        for (int64_t d = 0; d < dim; ++d) {
+          const size_t at = size_t((i * rows + row) * dim + d);
+          double sum = factorised ? in_bias[size_t(i * dim + d)] : r[d];
+          if (factorised)
+            for (int64_t l = 0; l < latent; ++l) sum += in_weight[size_t((i * dim + d) * latent + l)] * r[l];
+          e[at] = sum;
+          if (!counts(row, i)) continue;
+          const double held_code = frozen_codes.empty() ? code(row, i)[d] : frozen_codes[at];
+          const double held_e = frozen_e.empty() ? sum : frozen_e[at];
+          commitment += std::pow(sum + sign * held_code, 2) / elements();
+          codebook_loss += std::pow(code(row, i)[d] + sign * held_e, 2) / elements();
+        }
+        for (int64_t l = 0; l < latent; ++l) {
+          double q = 0;
+          if (factorised) {
+            q = out_bias[size_t(i * latent + l)];
+            for (int64_t d = 0; d < dim; ++d) {
+              const size_t at = size_t((i * rows + row) * dim + d);
+              // Straight through: the value of the code, the slope of e.
+              const double s = frozen_e.empty() ? code(row, i)[d] : e[at] + frozen_codes[at] - frozen_e[at];
+              q += out_weight[size_t((i * latent + l) * dim + d)] * s;
+            }
+          } else {
+            q = frozen_codes.empty() ? code(row, i)[l] : frozen_codes[size_t((i * rows + row) * dim + l)];
+          }
+          if (i < used[size_t(row)]) y[size_t(row * latent + l)] += q;
+          next[l] = r[l] + sign * q;
+        }
+      }
+  }
+
+  /// dy.y + the weighted losses, as a function whose ordinary derivative is the gradient asked for. Latent codes: y is
+  /// z plus a constant.
+  double objective() {
+    forward();
+    double sum = commitment_weight * commitment + codebook_weight * codebook_loss;
+    for (size_t i = 0; i < y.size(); ++i) sum += dy[i] * (factorised ? y[i] : z[i]);
+    return sum;
+  }
+
+  void backward() {
+    forward();
+    dz.assign(z.size(), 0);
+    dcodebooks.assign(codebooks.size(), 0);
+    din_weight.assign(in_weight.size(), 0), din_bias.assign(in_bias.size(), 0);
+    dout_weight.assign(out_weight.size(), 0), dout_bias.assign(out_bias.size(), 0);
+    const double slope = elements() > 0 ? 2 / elements() : 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      Vector back(size_t(latent), 0.0);
+      if (!factorised)
+        for (int64_t l = 0; l < latent; ++l) back[size_t(l)] = dy[size_t(row * latent + l)];
+      for (int64_t i = stages - 1; i >= 0; --i) {
+        const double* r = residuals.data() + (i * rows + row) * latent;
+        Vector de(size_t(dim), 0.0), dq(size_t(latent), 0.0);
+        if (factorised)
+          for (int64_t l = 0; l < latent; ++l) {
+            dq[size_t(l)] = (i < used[size_t(row)] ? dy[size_t(row * latent + l)] : 0) + sign * back[size_t(l)];
+            dout_bias[size_t(i * latent + l)] += dq[size_t(l)];
+            for (int64_t d = 0; d < dim; ++d) {
+              const size_t at = size_t((i * latent + l) * dim + d);
+              dout_weight[at] += dq[size_t(l)] * code(row, i)[d];
+              de[size_t(d)] += dq[size_t(l)] * out_weight[at];
+            }
+          }
+        for (int64_t d = 0; d < dim; ++d) {
+          const double value = e[size_t((i * rows + row) * dim + d)], c = code(row, i)[d];
+          if (counts(row, i)) {
+            de[size_t(d)] += commitment_weight * slope * (value + sign * c);
+            dcodebooks[size_t((i * codes + chosen[size_t(row * stages + i)]) * dim + d)] +=
+                codebook_weight * slope * (c + sign * value);
+          }
+          if (!factorised) {
+            back[size_t(d)] += de[size_t(d)];
+            continue;
+          }
+          din_bias[size_t(i * dim + d)] += de[size_t(d)];
+          for (int64_t l = 0; l < latent; ++l) {
+            const size_t at = size_t((i * dim + d) * latent + l);
+            din_weight[at] += de[size_t(d)] * r[l];
+            back[size_t(l)] += de[size_t(d)] * in_weight[at];
+          }
+        }
+      }
+      for (int64_t l = 0; l < latent; ++l) dz[size_t(row * latent + l)] = back[size_t(l)];
+    }
+  }
+};
+
+}  // namespace nacre::test
