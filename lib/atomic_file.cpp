@@ -244,6 +244,17 @@ void AtomicDirectory::commit() {
   sync_folder(parent_of(impl_->target));
 }
 
+void remove_folder_atomically(const fs::path& folder) {
+  const fs::path temporary = next_temporary(folder);
+  if (file_calls().rename(folder.c_str(), temporary.c_str()) < 0) fail(folder, "remove", errno);
+  std::error_code problem;
+  fs::directory_iterator files(temporary, problem);
+  for (; !problem && files != fs::directory_iterator(); files.increment(problem))
+    if (file_calls().unlink(files->path().c_str()) < 0) fail(files->path(), "remove", errno);
+  if (problem) fail(temporary, "list", problem.value());
+  if (file_calls().rmdir(temporary.c_str()) < 0) fail(temporary, "remove", errno);
+}
+
 void write_file_atomically(const fs::path& target, std::string_view text) {
   AtomicFile file(target);
   file.write(text);

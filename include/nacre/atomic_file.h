@@ -63,6 +63,9 @@ class AtomicDirectory {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Removes a folder of files; to others it vanishes in one moment, whole.
+void remove_folder_atomically(const std::filesystem::path&);
+
 /// Writes `text` to `target` in one moment.
 void write_file_atomically(const std::filesystem::path& target, std::string_view text);
 
