@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 
 #include "faults.h"
-#include "files.h"
+#include "file_tools.h"
 #include "harness.h"
 #include "nacre/crc32c.h"
 #include "nacre/error.h"

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "files.h"
+#include "file_tools.h"
 #include "harness.h"
 
 using namespace nacre;

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "faults.h"
-#include "files.h"
+#include "file_tools.h"
 #include "harness.h"
 #include "nacre/error.h"
 #include "nacre/safetensors.h"
