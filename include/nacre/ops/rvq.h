@@ -12,7 +12,30 @@
 //   the gradient runs back through all stages; the codebook loss reaches E_i, the commitment loss e_i
 // losses: commitment = sum_i mean (a - sg(b))^2, codebook = sum_i mean (b - sg(a))^2 over valid frames and channels of
 // what stage i
-//   quantised (a) and the row it chose (b); an item whose stages[b] <= i adds zero, but stays in the mean.
+//   quantised (a) and the row it chose (b); an item whose stages[b] <= i adds zero, but stays in the mean. Their values
+//   are equal, only their gradients differ. Without a valid frame both are 0.
+//
+//   forward     s_i has the value of E_i[c_i] itself, not of a float sum that only nearly gives it; q_i starts from its
+//               bias and adds s_i's channels. All stages run for all items: residuals and codes ignore `stages`, and y
+//               leaves out what it masks. Without `quantised` and `losses` the same codes and the same y
+//   backward    m_i = [i < stages[b]], v = [frame valid], n = valid frames * dim; g is the gradient at r_{i+1}, from
+//               the last stage to the first, and starts as 0
+//                 latent codes   dz = dy + commitment_weight sum_i m_i v 2 (r_i - q_i) / n; dy passes unmasked
+//                 factorised     dq = m_i dy - g;   db_out += dq;   dW_out += dq s';   ds = W_out' dq
+//                                de = ds + commitment_weight m_i v 2 (e - E[c]) / n
+//                                db_in += de;   dW_in += de r_i';   g += W_in' de;   dz = g at the first
+//                 both           dE[c] += codebook_weight m_i v 2 (E[c] - e) / n, where dcodebooks is given
+//               Nothing flows through the normalisation of the cosine metric
+//   keeps       codes, quantised, and (factorised) z: residuals are built up again from the last to the first
+//   writes      y, codes, quantised, losses are =; dz is = unless add_dz; the rest is +=; an empty output is skipped
+//   aliasing    none
+//   decode      the same sums in the same order as the forward: equal to its y bit for bit, where all stages are used.
+//               A code outside [0, codes) counts as the nearest inside
+//   order       fixed by the shape: losses per row in float, then over rows in double; parameter gradients in at most 8
+//               runs of rows, each in row order, then run by run
+//   accuracy    codes: see vq.h, with the residual that the stages before left; every other result within the rounding
+//               of its own terms: no path passes through more than 2 stages (latent + dim + 6) + rows of them
+//   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward
 namespace nacre {
 struct RvqProjections {
   View<const float> in_weight{};   ///< [stages, dim, 1, latent]
@@ -35,7 +58,7 @@ struct RvqForward {
   VqMetric metric = VqMetric::euclidean;
 };
 struct RvqBackward {
-  View<const float> z;
+  View<const float> z;  ///< factorised only
   View<const float> codebooks;
   RvqProjections projections{};
   View<const int32_t> stages{}, frames{};
@@ -49,9 +72,9 @@ struct RvqBackward {
   float commitment_weight = 1.0f, codebook_weight = 1.0f;
   bool add_dz = false;
 };
-/// Codes back to the latent: y = sum over the first `stages` of E_i[c_i], or of W_out E_i[c_i] + b_out.
+/// Codes back to the latent: y = sum over the stages that `codes` has of E_i[c_i], or of W_out E_i[c_i] + b_out.
 struct RvqDecode {
-  View<const int32_t> codes;
+  View<const int32_t> codes;  ///< [batch, frames, 1, stages], of the codebooks' stages or fewer
   View<const float> codebooks;
   RvqProjections projections{};
   View<float> y;
