@@ -8,8 +8,8 @@
 #include "frame_transform.h"
 #include "framing.h"
 #include "host.h"
-#include "log10.h"
 #include "mel.h"
+#include "vector_math.h"
 
 namespace nacre {
 namespace cuda {
@@ -36,7 +36,7 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
         const float x = m[r * L + j], y = n[r * L + j], d = x - y;
         const float cx = x < floor ? floor : x, cy = y < floor ? floor : y;
         difference[j] += std::fabs(d);
-        log_difference[j] += std::fabs(log10_normal(cx) - log10_normal(cy));
+        log_difference[j] += std::fabs(vec::log10(cx) - vec::log10(cy));
         const float slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
         const float log_slope = cx > cy ? logarithmic : cx < cy ? -logarithmic : 0.0f;
         a[r * L + j] = slope + (x < floor ? 0.0f : log_slope) / cx;
