@@ -1,0 +1,250 @@
+#include "nacre/ops/snake.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "vector_math.h"
+
+// Channels are innermost, so the parameters are vectors as the data are. Rows are narrow in the outer blocks of a codec
+// (and one channel wide at its ends): as many rows as fit `widest` are taken as one, with the parameters repeated.
+namespace nacre {
+namespace cuda {
+template <class T>
+void snake_forward(Context&, const SnakeForward<T>&);
+template <class T>
+void snake_backward(Context&, const SnakeBackward<T>&);
+}  // namespace cuda
+namespace {
+
+constexpr int64_t widest = 512;  // floats; eight such arrays stay in the first-level cache
+
+struct Layout {
+  int64_t channels, rows;
+  int64_t fold;    ///< rows taken as one
+  int64_t groups;  ///< of `fold` rows; the last may have fewer
+  int64_t groups_per_part, parts;
+
+  explicit Layout(Shape s) : channels(std::max<int64_t>(s.channels, 1)), rows(s.rows()) {
+    fold = std::max<int64_t>(widest / channels, 1);
+    const int64_t whole = 16 / std::gcd(channels, int64_t{16});  // rows that fill whole vectors
+    if (fold > whole) fold -= fold % whole;
+    groups = (rows + fold - 1) / fold;
+    groups_per_part = std::clamp<int64_t>(32768 / (fold * channels), 16, 64);
+    parts = (groups + groups_per_part - 1) / groups_per_part;
+  }
+  int64_t stride() const { return fold * channels; }
+  int64_t tiles() const { return (stride() + widest - 1) / widest; }
+
+  /// Calls f(offset, groups, n) for whole groups from `begin` to `end` of one tile, then for the last group if short.
+  template <class F>
+  void rows_of(int64_t begin, int64_t end, int64_t tile, F&& f) const {
+    const int64_t whole = std::min(end, rows / fold), column = tile * widest;
+    const int64_t n = std::min(widest, stride() - column);
+    if (whole > begin) f(begin * stride() + column, whole - begin, n);
+    const int64_t rest = (rows - whole * fold) * channels;
+    if (end > whole && rest > 0) f(whole * stride() + column, int64_t{1}, std::min(n, rest));
+  }
+};
+
+/// a and 1 / (b + eps) of one channel.
+struct Channel {
+  float a, gain;
+};
+Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale) {
+  const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
+  const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
+  return {a, 1.0f / (b + snake_eps)};
+}
+
+/// The parameters of one tile, repeated over its folded rows.
+struct Parameters {
+  alignas(64) float a[widest], gain[widest], slope[widest];
+  void fill(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
+    const int64_t first = tile * widest, n = std::min(widest, l.stride() - first);
+    for (int64_t i = 0; i < n; ++i) {
+      if (i >= l.channels) {
+        a[i] = a[i - l.channels], gain[i] = gain[i - l.channels], slope[i] = slope[i - l.channels];
+      } else {
+        const Channel p = channel(alpha, beta, first + i, log_scale);
+        a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
+      }
+    }
+  }
+};
+
+template <class T>
+NACRE_INLINE void forward(const T* x, T* y, const float* a, const float* gain, int64_t groups, int64_t stride,
+                          int64_t n) {
+  for (int64_t g = 0; g < groups; ++g, x += stride, y += stride) {
+    NACRE_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = to_float(x[i]);
+      y[i] = store<T>(v + vec::sin_squared(a[i] * v) * gain[i]);
+    }
+  }
+}
+NACRE_CLONES void forward_loop(const float* x, float* y, const float* a, const float* gain, int64_t groups,
+                               int64_t stride, int64_t n) {
+  forward(x, y, a, gain, groups, stride, n);
+}
+NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* a, const float* gain, int64_t groups,
+                               int64_t stride, int64_t n) {
+  forward(x, y, a, gain, groups, stride, n);
+}
+
+enum Dx { skip, write, add };
+
+/// sum_a += dy x sin(2 a x) / 2, sum_b += dy sin^2(a x).
+template <Dx mode, bool sums, class T>
+NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* a, const float* slope, float* sum_a,
+                           float* sum_b, int64_t groups, int64_t stride, int64_t n) {
+  for (int64_t g = 0; g < groups; ++g, x += stride, dy += stride, dx += stride) {
+    NACRE_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = to_float(x[i]), d = to_float(dy[i]);
+      const vec::SinCos t = vec::sin_cos_unsigned(a[i] * v);
+      const float product = t.sin * t.cos;
+      if constexpr (sums) {
+        sum_a[i] += d * v * product;
+        sum_b[i] += d * (t.sin * t.sin);
+      }
+      if constexpr (mode != skip) {
+        const float slope_of_x = d + d * (slope[i] * product);
+        dx[i] = store<T>(mode == add ? to_float(dx[i]) + slope_of_x : slope_of_x);
+      }
+    }
+    if constexpr (mode == skip) dx -= stride;  // a null pointer stays one
+  }
+}
+#define NACRE_BACKWARD_LOOP(name, mode, sums, T)                                                           \
+  NACRE_CLONES void name(const T* x, const T* dy, T* dx, const float* a, const float* slope, float* sum_a, \
+                         float* sum_b, int64_t groups, int64_t stride, int64_t n) {                        \
+    backward<mode, sums>(x, dy, dx, a, slope, sum_a, sum_b, groups, stride, n);                            \
+  }
+#define NACRE_BACKWARD_LOOPS(T)                        \
+  NACRE_BACKWARD_LOOP(write_loop, write, false, T)     \
+  NACRE_BACKWARD_LOOP(add_loop, add, false, T)         \
+  NACRE_BACKWARD_LOOP(sums_loop, skip, true, T)        \
+  NACRE_BACKWARD_LOOP(write_sums_loop, write, true, T) \
+  NACRE_BACKWARD_LOOP(add_sums_loop, add, true, T)
+NACRE_BACKWARD_LOOPS(float)
+NACRE_BACKWARD_LOOPS(bf16)
+
+template <class T>
+using BackwardLoop = void (*)(const T*, const T*, T*, const float*, const float*, float*, float*, int64_t, int64_t,
+                              int64_t);
+template <class T>
+BackwardLoop<T> pick(bool dx, bool add_dx, bool sums) {
+  if (!dx) return static_cast<BackwardLoop<T>>(sums_loop);
+  if (add_dx) return sums ? static_cast<BackwardLoop<T>>(add_sums_loop) : static_cast<BackwardLoop<T>>(add_loop);
+  return sums ? static_cast<BackwardLoop<T>>(write_sums_loop) : static_cast<BackwardLoop<T>>(write_loop);
+}
+
+/// One part: its rows, and what they add to the sums, [2][channels] at `partial`.
+template <class T>
+void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, BackwardLoop<T> loop, float* partial) {
+  Parameters p;
+  alignas(64) float sum_a[widest], sum_b[widest];
+  const int64_t begin = part * l.groups_per_part, end = std::min(begin + l.groups_per_part, l.groups);
+  for (int64_t tile = 0; tile < l.tiles(); ++tile) {
+    p.fill(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+    std::fill(sum_a, sum_a + widest, 0.0f);
+    std::fill(sum_b, sum_b + widest, 0.0f);
+    l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
+      loop(a.x.data + offset, a.dy.data + offset, a.dx ? a.dx.data + offset : nullptr, p.a, p.slope, sum_a, sum_b,
+           groups, l.stride(), n);
+    });
+    if (partial == nullptr) continue;
+    const int64_t first = tile * widest, n = std::min(widest, l.channels - first);
+    for (int64_t c = 0; c < n; ++c) {
+      double total_a = 0, total_b = 0;
+      for (int64_t row = 0; row < l.fold; ++row) {
+        total_a += static_cast<double>(sum_a[row * l.channels + c]);
+        total_b += static_cast<double>(sum_b[row * l.channels + c]);
+      }
+      partial[first + c] = static_cast<float>(total_a);
+      partial[l.channels + first + c] = static_cast<float>(total_b);
+    }
+  }
+}
+
+template <class T>
+void add_parameter_gradients(const SnakeBackward<T>& a, const Layout& l) {
+  for (int64_t c = 0; c < l.channels; ++c) {
+    double sum_a = 0, sum_b = 0;
+    for (int64_t part = 0; part < l.parts; ++part) {
+      const float* partial = a.scratch.data + part * 2 * l.channels;
+      sum_a += static_cast<double>(partial[c]);
+      sum_b += static_cast<double>(partial[l.channels + c]);
+    }
+    const Channel p = channel(a.alpha.data, a.beta.data, c, a.log_scale);
+    const double gain = static_cast<double>(p.gain);
+    double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
+    if (a.log_scale) {
+      da *= static_cast<double>(p.a);
+      db *= static_cast<double>(a.beta ? vec::exp(a.beta[c]) : p.a);
+    }
+    if (a.dalpha) a.dalpha[c] += static_cast<float>(a.beta ? da : da + db);
+    if (a.dbeta) a.dbeta[c] += static_cast<float>(db);
+  }
+}
+
+}  // namespace
+
+Shape snake_backward_scratch(Context&, Shape x, bool) {
+  const Layout l(x);
+  return {.batch = l.parts, .width = 2, .channels = l.channels};
+}
+
+template <class T>
+void snake_forward(Context& ctx, const SnakeForward<T>& a) {
+  const Shape per_channel{.channels = a.x.shape.channels};
+  expect_shape("snake_forward", "x", a.x, a.x.shape);
+  expect_shape("snake_forward", "alpha", a.alpha, per_channel);
+  expect_shape_or_empty("snake_forward", "beta", a.beta, per_channel);
+  expect_shape("snake_forward", "y", a.y, a.x.shape);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_forward(ctx, a);
+  if (a.x.elements() == 0) return;
+  const Layout l(a.x.shape);
+  parallel_ranges(ctx, l.groups, 8192 / l.stride(), [&](int64_t begin, int64_t end) {
+    Parameters p;
+    for (int64_t tile = 0; tile < l.tiles(); ++tile) {
+      p.fill(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+      l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
+        forward_loop(a.x.data + offset, a.y.data + offset, p.a, p.gain, groups, l.stride(), n);
+      });
+    }
+  });
+}
+
+template <class T>
+void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
+  const Shape per_channel{.channels = a.x.shape.channels};
+  expect_shape("snake_backward", "x", a.x, a.x.shape);
+  expect_shape("snake_backward", "alpha", a.alpha, per_channel);
+  expect_shape_or_empty("snake_backward", "beta", a.beta, per_channel);
+  expect_shape("snake_backward", "dy", a.dy, a.x.shape);
+  expect_shape_or_empty("snake_backward", "dx", a.dx, a.x.shape);
+  expect_shape_or_empty("snake_backward", "dalpha", a.dalpha, per_channel);
+  expect_shape_or_empty("snake_backward", "dbeta", a.dbeta, per_channel);
+  if (a.dbeta && !a.beta) throw_usage("snake_backward", "dbeta is given without beta");
+  const bool sums = a.dalpha || a.dbeta;
+  if (sums) expect_scratch("snake_backward", a.scratch, snake_backward_scratch(ctx, a.x.shape, bool(a.beta)));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
+  if (a.x.elements() == 0 || (!a.dx && !sums)) return;
+  const Layout l(a.x.shape);
+  const BackwardLoop<T> loop = pick<T>(bool(a.dx), a.add_dx, sums);
+  parallel_parts(ctx, l.parts, [&](int64_t part) {
+    backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);
+  });
+  if (sums) add_parameter_gradients(a, l);
+}
+
+template void snake_forward<float>(Context&, const SnakeForward<float>&);
+template void snake_forward<bf16>(Context&, const SnakeForward<bf16>&);
+template void snake_backward<float>(Context&, const SnakeBackward<float>&);
+template void snake_backward<bf16>(Context&, const SnakeBackward<bf16>&);
+
+}  // namespace nacre
