@@ -6,9 +6,16 @@
 //   step  += 1
 //   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
 //   value -= lr (weight_decay value + (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps))
-// A non-finite norm makes the whole call a no-op, except that `skipped` counts it.
+// A non-finite norm makes the whole call a no-op, except that `skipped` counts it and `norm` shows it.
 // ema (if given) follows: ema += (1 - ema_decay) (value - ema).
 // Everything that changes from step to step is a device scalar, so that a captured step can be replayed.
+//
+//   writes     value, m, v, ema and scalars in place; grad is only read. An empty block is fine: the step counts
+//   aliasing   none
+//   order      the norm is summed in double, over parts of grad fixed by its length
+//   accuracy   norm within 2 u (u = 2^-24) of the true one; m and v within 4 u of the sizes of their two terms; the
+//              change of value within 16 u of its size, plus one rounding of value
+//   cost       32 bytes per element (4 of them for the norm), 40 with ema; bound by memory
 namespace nacre {
 struct AdamWScalars {
   float lr = 0;         ///< written by the host, in stream order
@@ -19,10 +26,10 @@ struct AdamWScalars {
 struct AdamW {
   View<float> value;
   View<const float> grad;
-  View<float> m, v;
+  View<float> m, v;  ///< zeros at the start
   View<float> ema{};
   View<AdamWScalars> scalars;  ///< [1]
-  View<float> scratch{};
+  View<float> scratch{};       ///< adamw_scratch
   float beta1 = 0.5f, beta2 = 0.9f, eps = 1e-8f, weight_decay = 0.01f, max_norm = 0, ema_decay = 0.999f;
 };
 Shape adamw_scratch(Context&, Shape value);

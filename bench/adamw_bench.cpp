@@ -1,0 +1,32 @@
+#include "nacre/ops/adamw.h"
+
+#include "harness.h"
+
+namespace nacre::bench {
+namespace {
+
+const Cases cases([](Suite& suite) {
+  for (int64_t n : {int64_t{1} << 16, int64_t{8'000'000}})  // in the second-level cache; a small codec
+    for (bool with_ema : {false, true}) {
+      const Shape s{.channels = n};
+      suite.add(
+          {.name = std::string("adamw/") + (with_ema ? "ema/" : "") + std::to_string(n),
+           .bytes = (with_ema ? 40 : 32) * n,
+           .flops = (with_ema ? 19 : 16) * n},
+          [=](Data& data) -> Run {
+            const View<float> value = data.random(s), grad = data.random(s), m = data.random(s);
+            const View<float> v = data.random(s, 0, 1), ema = with_ema ? data.random(s) : View<float>();
+            const View<AdamWScalars> scalars = data.zeros<AdamWScalars>({});
+            const AdamWScalars start{.lr = 3e-4f, .step = 100};
+            data.ctx.write<AdamWScalars>(std::span<const AdamWScalars>(&start, 1), scalars);
+            const View<float> scratch = data.random(adamw_scratch(data.ctx, s));
+            return [=](Context& ctx) {
+              adamw(ctx,
+                    {.value = value, .grad = grad, .m = m, .v = v, .ema = ema, .scalars = scalars, .scratch = scratch});
+            };
+          });
+    }
+});
+
+}  // namespace
+}  // namespace nacre::bench

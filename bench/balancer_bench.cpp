@@ -1,0 +1,30 @@
+#include "nacre/ops/balancer.h"
+
+#include "harness.h"
+
+namespace nacre::bench {
+namespace {
+
+const Cases cases([](Suite& suite) {
+  const Shape s{.batch = 16, .time = 16000};
+  constexpr int count = 3;
+  suite.add(
+      {.name = "balancer/3/" + label(s), .bytes = (8 * count + 4) * s.elements(), .flops = 4 * count * s.elements()},
+      [=](Data& data) -> Run {
+        const View<float> a = data.random(s), b = data.random(s), c = data.random(s), gradient = data.random(s);
+        const View<float> state = data.zeros({.channels = 2 * count}), shares = data.random({.channels = count});
+        const View<float> scratch = data.random(balancer_scratch(data.ctx, s, count));
+        return [=](Context& ctx) {
+          balancer(ctx, {.gradients = {a, b, c},
+                         .weights = {1, 1, 1},
+                         .count = count,
+                         .state = state,
+                         .shares = shares,
+                         .gradient = gradient,
+                         .scratch = scratch});
+        };
+      });
+});
+
+}  // namespace
+}  // namespace nacre::bench
