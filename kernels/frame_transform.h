@@ -2,16 +2,15 @@
 // The windowed DFT of real frames and its adjoint, sixteen frames at a time. Spectra are kept as [bin][lane], lane =
 // frame, so that everything done to them afterwards is a loop over whole vectors.
 #include <cstdint>
-#include <memory>
 #include <vector>
-
-struct kiss_fft_state;
 
 namespace nacre {
 
 inline constexpr int64_t frame_lanes = 16;
 
-/// Periodic Hann window and transform of one length. Shared by threads: everything that changes is in `work`.
+/// Stockham's transform, its stages of radix 4, 2, 3 and 5, each operation on one vector of lanes (no shuffles but the
+/// transposition on the way in and out). Periodic Hann window and transform of one length. Shared by threads:
+/// everything that changes is in `work`.
 ///
 /// A frame of N samples is transformed as N / 2 complex numbers. (Two real signals in one complex transform cost the
 /// same, but the louder leaks rounding errors into the other: the spectrum of silence would not be zero.)
@@ -22,7 +21,7 @@ class FrameTransform {
   int64_t window() const { return window_; }
   int64_t bins() const { return window_ / 2 + 1; }
   /// Elements of `work`.
-  int64_t work() const { return (frame_lanes + 1) * window_; }
+  int64_t work() const { return frame_lanes * window_; }
 
   /// re, im [bins][lanes] <- the DFT of hann x frame. frames[j] points to `window` samples; empty: zeros.
   void forward(const float* const* frames, float* re, float* im, float* work) const;
@@ -31,13 +30,18 @@ class FrameTransform {
   void adjoint(float* re, float* im, float* const* frames, float* work) const;
 
  private:
-  struct Free {
-    void operator()(kiss_fft_state*) const;
+  /// One pass over all points: `radix` sub-transforms of length / radix points, `stride` transforms side by side.
+  struct Stage {
+    int64_t radix, stride;
+    int64_t count;     ///< length / radix
+    int64_t twiddles;  ///< first of count x 2 (radix - 1) numbers
   };
-  using Config = std::unique_ptr<kiss_fft_state, Free>;
+  void transform(float* re, float* im, float* work_re, float* work_im) const;
+
   int64_t window_;
   std::vector<float> hann_, cos_, sin_;  ///< [N], [N / 4 + 1] of 2 pi k / N
-  Config forward_, inverse_;
+  std::vector<Stage> stages_;
+  std::vector<float> twiddles_;
 };
 
 }  // namespace nacre
