@@ -14,6 +14,8 @@ using namespace vq_search;
 namespace {
 
 constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
+constexpr float ones[] = {1, 1, 1, 1};
+constexpr int64_t group = 4;  ///< rows that share each load of a projection; divides the search's tile
 
 struct Sizes {
   int64_t rows, stages, codes, dim, latent;
@@ -78,26 +80,29 @@ NACRE_CLONES void dot_4(const float* __restrict x, const float* __restrict w, in
   }
   out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
 }
-NACRE_CLONES float dot(const float* __restrict x, const float* __restrict w, int64_t n) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += x[i] * w[i];
-  return sum;
+// Below, rows come in groups of four, [group][n], so that a weight is loaded once for four of them; factors of a group
+// lie as [dim][group].
+
+// out[r][i] += sum over j of s[j][r] w[j][i], for w [dim][n].
+void add_products(float* out, const float* s, const float* w, int64_t dim, int64_t n) {
+  for (int64_t j = 0; j < dim; j += group)
+    for (int64_t r = 0; r < group; ++r) {
+      if (j + group > dim) {
+        for (int64_t k = j; k < dim; ++k) add_scaled(out + r * n, w + k * n, s[k * group + r], n);
+        continue;
+      }
+      const float four[group] = {s[j * group + r], s[(j + 1) * group + r], s[(j + 2) * group + r],
+                                 s[(j + 3) * group + r]};
+      add_rows_4(out + r * n, four, w + j * n, n);
+    }
 }
-// out[i] += sum over j of s[j] w[j][i], and out[j] = sum over i of w[j][i] x[i], for w [dim][n].
-void add_product(float* out, const float* s, const float* w, int64_t dim, int64_t n) {
-  int64_t j = 0;
-  for (; j + 4 <= dim; j += 4) add_rows_4(out, s + j, w + j * n, n);
-  for (; j < dim; ++j) add_scaled(out, w + j * n, s[j], n);
-}
+// out[j][r] = sum over i of w[j][i] x[r][i].
 void dots(const float* x, const float* w, int64_t dim, int64_t n, float* out) {
-  int64_t j = 0;
-  for (; j + 4 <= dim; j += 4) dot_4(x, w + j * n, n, out + j);
-  for (; j < dim; ++j) out[j] = dot(x, w + j * n, n);
+  for (int64_t j = 0; j < dim; ++j) dot_4(w + j * n, x, n, out + j * group);
 }
-// w += s x', for w [dim][n].
+// w[j][i] += sum over r of s[j][r] x[r][i].
 void add_outer(float* w, const float* s, const float* x, int64_t dim, int64_t n) {
-  for (int64_t j = 0; j < dim; ++j) add_scaled(w + j * n, x, s[j], n);
+  for (int64_t j = 0; j < dim; ++j) add_rows_4(w + j * n, s + j * group, x, n);
 }
 
 // out_weight [stages][latent][dim] as [stages][dim][latent], so that every loop runs along the latent.
@@ -108,14 +113,23 @@ void transpose_out(const Context& ctx, const float* w, int64_t stages, int64_t l
   });
 }
 
-// q = W_out E[code] + b_out
-void project_out(const float* code, const float* transposed, const float* bias, const Sizes& n, float* q) {
-  std::copy(bias, bias + n.latent, q);
-  add_product(q, code, transposed, n.dim, n.latent);
+// q[r] = W_out E[code of row r] + b_out, for the rows' codes as [dim][group].
+void project_out(const float* codes, const float* transposed, const float* bias, const Sizes& n, float* q) {
+  for (int64_t r = 0; r < group; ++r) std::copy(bias, bias + n.latent, q + r * n.latent);
+  add_products(q, codes, transposed, n.dim, n.latent);
+}
+// The chosen rows of one codebook as [dim][group]; rows that are not there have zeros.
+void gather_codes(const float* codebook, const int32_t* codes, int64_t count, const Sizes& n, float* out) {
+  std::fill(out, out + n.dim * group, 0.0f);
+  for (int64_t r = 0; r < count; ++r) {
+    const float* code = codebook + clamp_code(codes[r * n.stages], n.codes) * n.dim;
+    for (int64_t d = 0; d < n.dim; ++d) out[d * group + r] = code[d];
+  }
 }
 
 int64_t gradient_parts(int64_t rows) { return std::clamp<int64_t>(rows / 64, 1, max_parts); }
 // One stage of a partial: in_weight and out_weight as [dim][latent], then in_bias, then out_bias.
+int64_t group_size(const Sizes& n) { return 4 * group * n.latent + 2 * group * n.dim; }
 int64_t partial_size(const Sizes& n) { return 2 * n.dim * n.latent + n.dim + n.latent; }
 
 Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
@@ -129,9 +143,11 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 
 Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised) {
   const Sizes n = sizes_of(z, codebooks, factorised);
-  // Packed codebooks, the search's rows, one loss per row, the residual; then e, q and the transposed out_weight.
-  int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + n.rows + n.rows * n.latent;
-  if (factorised) size += n.rows * n.dim + n.rows * n.latent + n.stages * n.latent * n.dim;
+  // Packed codebooks, the search's rows, one loss per row, the residual; then e, its groups, q, and the transposed
+  // out_weight.
+  const int64_t rows = round_up(n.rows, tile);
+  int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + rows + rows * n.latent;
+  if (factorised) size += 2 * rows * n.dim + rows * n.latent + n.stages * n.latent * n.dim;
   return {.channels = size};
 }
 
@@ -153,42 +169,47 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   float* packed = a.scratch.data;
   float* buffer = packed + n.stages * book;
   float* row_losses = buffer + buffer_size(n.rows, n.dim);
-  float* residual = row_losses + n.rows;
-  float* projected = residual + n.rows * n.latent;
-  float* product = projected + (n.factorised ? n.rows * n.dim : 0);
-  float* transposed = product + (n.factorised ? n.rows * n.latent : 0);
+  const int64_t padded = round_up(n.rows, tile);
+  float* residual = row_losses + padded;
+  float* projected = residual + padded * n.latent;
+  float* grouped = projected + (n.factorised ? padded * n.dim : 0);
+  float* product = grouped + (n.factorised ? padded * n.dim : 0);
+  float* transposed = product + (n.factorised ? padded * n.latent : 0);
   pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
   const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time};
   // One tile of rows goes through all stages while its residual is in cache.
   const auto quantise = [&](int64_t first, int64_t count) {
+    const int64_t groups = round_up(count, group);
     std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual + first * n.latent);
+    std::fill(residual + (first + count) * n.latent, residual + (first + groups) * n.latent, 0.0f);
     if (a.losses) std::fill(row_losses + first, row_losses + first + count, 0.0f);
     for (int64_t i = 0; i < n.stages; ++i) {
-      float* e = residual + first * n.dim;
-      if (n.factorised) {
-        e = projected + first * n.dim;
-        for (int64_t r = 0; r < count; ++r) {
-          dots(residual + (first + r) * n.latent, a.projections.in_weight.data + i * n.dim * n.latent, n.dim, n.latent,
-               e + r * n.dim);
-          add_to(e + r * n.dim, a.projections.in_bias.data + i * n.dim, n.dim);
-        }
+      float* e = (n.factorised ? projected : residual) + first * n.dim;
+      for (int64_t r = 0; n.factorised && r < groups; r += group) {
+        float* four = grouped + (first + r) * n.dim;
+        const float* bias = a.projections.in_bias.data + i * n.dim;
+        dots(residual + (first + r) * n.latent, a.projections.in_weight.data + i * n.dim * n.latent, n.dim, n.latent,
+             four);
+        for (int64_t j = 0; j < group; ++j)
+          for (int64_t d = 0; d < n.dim; ++d) e[(r + j) * n.dim + d] = four[d * group + j] + bias[d];
       }
       if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
       int32_t* codes = a.codes.data + first * n.stages + i;
       nearest(e, count, n.dim, packed + i * book, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
+      for (int64_t r = 0; n.factorised && r < groups; r += group) {
+        float* four = grouped + (first + r) * n.dim;
+        gather_codes(a.codebooks.data + i * n.codes * n.dim, codes + r * n.stages, std::min(group, count - r), n, four);
+        project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
+                    product + (first + r) * n.latent);
+      }
       for (int64_t r = 0; r < count; ++r) {
         const int64_t row = first + r;
         const bool used = mask.used(row, i);
         const float* code = a.codebooks.data + (i * n.codes + codes[r * n.stages]) * n.dim;
         if (a.losses && used && mask.valid(row)) row_losses[row] += squared_difference(e + r * n.dim, code, n.dim);
-        const float* q = code;
-        if (n.factorised) {
-          float* out = product + row * n.latent;
-          project_out(code, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n, out);
-          q = out;
-        }
+        const float* q = n.factorised ? product + row * n.latent : code;
         float* y = a.y.data + row * n.latent;
         if (i == 0 && used) std::copy(q, q + n.latent, y);
         if (i == 0 && !used) std::fill(y, y + n.latent, 0.0f);
@@ -216,7 +237,7 @@ Shape rvq_backward_scratch(Context&, Shape z, Shape codebooks, bool factorised) 
   if (!factorised) return {.channels = 0};
   const Sizes n = sizes_of(z, codebooks, factorised);
   const int64_t parts = gradient_parts(n.rows);
-  return {.channels = n.stages * n.latent * n.dim + parts * (n.stages * partial_size(n) + 4 * n.latent + n.dim)};
+  return {.channels = n.stages * n.latent * n.dim + parts * (n.stages * partial_size(n) + group_size(n))};
 }
 
 namespace {
@@ -254,41 +275,50 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
   parallel_parts(ctx, parts, [&](int64_t part) {
     float* sums = partials + part * n.stages * partial;
     std::fill(sums, sums + n.stages * partial, 0.0f);
-    float* residual = rows + part * (4 * n.latent + n.dim);
-    float *q = residual + n.latent, *dresidual = q + n.latent, *dq = dresidual + n.latent, *de = dq + n.latent;
-    for (int64_t row = n.rows * part / parts; row < n.rows * (part + 1) / parts; ++row) {
-      const auto code_of = [&](int64_t i) {
-        return a.codebooks.data + (i * n.codes + clamp_code(a.codes[row * n.stages + i], n.codes)) * n.dim;
+    float* residual = rows + part * group_size(n);
+    float *q = residual + group * n.latent, *dresidual = q + group * n.latent, *dq = dresidual + group * n.latent;
+    float *de = dq + group * n.latent, *codes = de + group * n.dim;
+    const int64_t last = n.rows * (part + 1) / parts;
+    for (int64_t first = n.rows * part / parts; first < last; first += group) {
+      const int64_t count = std::min(group, last - first);
+      const auto project = [&](int64_t i) {
+        gather_codes(a.codebooks.data + i * n.codes * n.dim, a.codes.data + first * n.stages + i, count, n, codes);
+        project_out(codes, transposed + i * matrix, p.out_bias.data + i * n.latent, n, q);
       };
-      std::copy(a.z.data + row * n.latent, a.z.data + (row + 1) * n.latent, residual);
+      std::fill(residual, residual + group * n.latent, 0.0f);
+      std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual);
       for (int64_t i = 0; i < n.stages; ++i) {
-        project_out(code_of(i), transposed + i * matrix, p.out_bias.data + i * n.latent, n, q);
-        subtract_from(residual, q, n.latent);
+        project(i);
+        subtract_from(residual, q, group * n.latent);
       }
-      const float* dy = a.dy.data + row * n.latent;
-      std::fill(dresidual, dresidual + n.latent, 0.0f);
+      std::fill(dresidual, dresidual + group * n.latent, 0.0f);
       for (int64_t i = n.stages - 1; i >= 0; --i) {
-        const float* code = code_of(i);
-        const bool used = mask.used(row, i);
-        for (int64_t c = 0; c < n.latent; ++c) dq[c] = (used ? dy[c] : 0.0f) - dresidual[c];
-        project_out(code, transposed + i * matrix, p.out_bias.data + i * n.latent, n, q);
-        add_to(residual, q, n.latent);
+        project(i);
+        add_to(residual, q, group * n.latent);
+        for (int64_t r = 0; r < group; ++r) {
+          const bool used = r < count && mask.used(first + r, i);
+          const float *dy = a.dy.data + (first + r) * n.latent, *g = dresidual + r * n.latent;
+          for (int64_t c = 0; c < n.latent; ++c) dq[r * n.latent + c] = used ? dy[c] - g[c] : -g[c];
+        }
         dots(dq, transposed + i * matrix, n.dim, n.latent, de);
-        if (used && mask.valid(row))
-          add_scaled_difference(de, a.quantised.data + (i * n.rows + row) * n.dim, code, scale, n.dim);
+        for (int64_t r = 0; r < count; ++r)
+          if (mask.used(first + r, i) && mask.valid(first + r))
+            for (int64_t d = 0; d < n.dim; ++d)
+              de[d * group + r] += scale * (a.quantised[(i * n.rows + first + r) * n.dim + d] - codes[d * group + r]);
         float* sum = sums + i * partial;
         add_outer(sum, de, residual, n.dim, n.latent);
-        add_outer(sum + matrix, code, dq, n.dim, n.latent);
-        add_to(sum + 2 * matrix, de, n.dim);
-        add_to(sum + 2 * matrix + n.dim, dq, n.latent);
-        add_product(dresidual, de, p.in_weight.data + i * matrix, n.dim, n.latent);
+        add_outer(sum + matrix, codes, dq, n.dim, n.latent);
+        for (int64_t d = 0; d < n.dim; ++d)
+          for (int64_t r = 0; r < count; ++r) sum[2 * matrix + d] += de[d * group + r];
+        add_rows_4(sum + 2 * matrix + n.dim, ones, dq, n.latent);
+        add_products(dresidual, de, p.in_weight.data + i * matrix, n.dim, n.latent);
       }
       if (!a.dz) continue;
-      float* dz = a.dz.data + row * n.latent;
+      float* dz = a.dz.data + first * n.latent;
       if (a.add_dz)
-        add_to(dz, dresidual, n.latent);
+        add_to(dz, dresidual, count * n.latent);
       else
-        std::copy(dresidual, dresidual + n.latent, dz);
+        std::copy(dresidual, dresidual + count * n.latent, dz);
     }
   });
 
@@ -362,7 +392,8 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
 
 Shape rvq_decode_scratch(Context&, Shape codes, Shape y, Shape codebooks, bool factorised) {
   if (!factorised) return {.channels = 0};
-  return {.channels = codebooks.batch * codebooks.channels * y.channels + codes.rows() * y.channels};
+  return {.channels = codebooks.batch * codebooks.channels * y.channels +
+                      round_up(codes.rows(), group) * (y.channels + codebooks.channels)};
 }
 
 void rvq_decode(Context& ctx, const RvqDecode& a) {
@@ -380,20 +411,29 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
   float* transposed = a.scratch.data;
   float* product = transposed + n.stages * n.dim * n.latent;
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);
-  parallel_ranges(ctx, n.rows, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
+  float* grouped = product + round_up(n.rows, group) * n.latent;
+  Sizes chosen = n;
+  chosen.stages = stages;  // the codes' own stride
+  parallel_ranges(ctx, round_up(n.rows, group) / group, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * group; first < end * group; first += group)
       for (int64_t i = 0; i < stages; ++i) {
-        const float* q = a.codebooks.data + (i * n.codes + clamp_code(a.codes[row * stages + i], n.codes)) * n.dim;
+        const int64_t count = std::min(group, n.rows - first);
+        const float* codebook = a.codebooks.data + i * n.codes * n.dim;
+        float* q = product + first * n.latent;
         if (n.factorised) {
-          float* out = product + row * n.latent;
-          project_out(q, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n, out);
-          q = out;
+          float* four = grouped + first * n.dim;
+          gather_codes(codebook, a.codes.data + first * stages + i, count, chosen, four);
+          project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n, q);
         }
-        float* to = a.y.data + row * n.latent;
-        if (i == 0)
-          std::copy(q, q + n.latent, to);
-        else
-          add_to(to, q, n.latent);
+        for (int64_t r = 0; r < count; ++r) {
+          const int32_t code = a.codes[(first + r) * stages + i];
+          const float* from = n.factorised ? q + r * n.latent : codebook + clamp_code(code, n.codes) * n.dim;
+          float* to = a.y.data + (first + r) * n.latent;
+          if (i == 0)
+            std::copy(from, from + n.latent, to);
+          else
+            add_to(to, from, n.latent);
+        }
       }
   });
 }
