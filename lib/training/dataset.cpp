@@ -249,7 +249,7 @@ Dataset::Dataset(std::string folder, DatasetOptions options) {
     throw Error(ErrorKind::usage,
                 "dataset: valid_fraction is " + std::to_string(options.valid_fraction) + ", expected 0 to below 1");
   while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
-  impl_ = std::make_unique<Impl>(std::move(folder), std::move(options));
+  impl_.reset(new Impl{.folder = std::move(folder), .options = std::move(options)});
   impl_->scan();
   impl_->split();
 }

@@ -19,7 +19,8 @@ struct JsonLog::Impl {
   int64_t lost = 0;
 };
 
-JsonLog::JsonLog(const std::string& path, LogFailure failed) : impl_(std::make_unique<Impl>(path, std::move(failed))) {
+JsonLog::JsonLog(const std::string& path, LogFailure failed)
+    : impl_(new Impl{.path = path, .failed = std::move(failed)}) {
   Impl& m = *impl_;
   m.fd = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   if (!m.fd) throw_errno(path, "cannot open");

@@ -117,7 +117,7 @@ void Progress::Impl::draw() {
 }
 
 Progress::Progress(std::string label, int64_t total, std::string unit, ProgressOptions options)
-    : impl_(std::make_unique<Impl>(std::move(label), total, std::move(unit), options)) {
+    : impl_(new Impl{.label = std::move(label), .total = total, .unit = std::move(unit), .options = options}) {
   Impl& m = *impl_;
   const char* no_color = std::getenv("NO_COLOR");
   m.terminal = options.terminal.value_or(is_terminal(options.to));

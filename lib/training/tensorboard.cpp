@@ -144,7 +144,7 @@ void EventWriter::Impl::add(const Message& what) {
 }
 
 EventWriter::EventWriter(std::string folder, EventOptions options)
-    : impl_(std::make_unique<Impl>(std::move(folder), std::move(options))) {
+    : impl_(new Impl{.folder = std::move(folder), .options = std::move(options)}) {
   Impl& m = *impl_;
   std::error_code failed;
   std::filesystem::create_directories(m.folder, failed);
