@@ -98,7 +98,7 @@ enum Dx { skip, write, add };
 template <Dx mode, bool sums, class T>
 NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* a, const float* slope, float* sum_a,
                            float* sum_b, int64_t groups, int64_t stride, int64_t n) {
-  for (int64_t g = 0; g < groups; ++g, x += stride, dy += stride, dx += stride) {
+  for (int64_t g = 0; g < groups; ++g, x += stride, dy += stride) {
     NACRE_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
       const float v = to_float(x[i]), d = to_float(dy[i]);
@@ -113,7 +113,7 @@ NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* a, const
         dx[i] = store<T>(mode == add ? to_float(dx[i]) + slope_of_x : slope_of_x);
       }
     }
-    if constexpr (mode == skip) dx -= stride;  // a null pointer stays one
+    if constexpr (mode != skip) dx += stride;
   }
 }
 #define NACRE_BACKWARD_LOOP(name, mode, sums, T)                                                           \
