@@ -1,0 +1,51 @@
+#pragma once
+// Everything that decides a training run, in four sections: codec, loss, optimizer, training. Written back beside the run.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nacre/codec_config.h"
+#include "nacre/loss.h"
+#include "nacre/training_step.h"
+
+namespace nacre::training {
+
+enum class Schedule : uint8_t { constant, cosine };
+
+struct TrainingConfig {
+  int64_t batch_size = 16;
+  int64_t num_epochs = 100;
+  int64_t segment_length = 16000;  ///< samples
+  int64_t max_steps = 0;           ///< 0: as many as the epochs have
+  uint64_t seed = 1;
+  Schedule schedule = Schedule::constant;
+  int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
+  double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
+  double valid_fraction = 0.05;  ///< of the files, where no folder valid/ says which are held out
+  double valid_seconds = 60;     ///< held-out audio that each epoch is judged on, at most
+  double checkpoint_minutes = 10;
+  int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from
+};
+
+struct RunConfig {
+  CodecConfig codec;
+  LossConfig loss;
+  OptimizerConfig optimizer;
+  TrainingConfig training;
+
+  /// Throws Error(usage) naming section and key.
+  void check() const;
+  std::string to_json() const;
+  /// A JSON object with any of the four sections, on top of what `base` says. Unknown keys throw Error(usage) naming them.
+  static RunConfig from_json(const std::string& text, const RunConfig& base);
+  static RunConfig from_json(const std::string& text);
+  /// One of CodecConfig::names(), with the training settings that go with it; or a path to a JSON file.
+  static RunConfig named(const std::string& name_or_path);
+  /// "section.key=value"; value is JSON, or a plain word for strings.
+  void set(const std::string& assignment);
+};
+
+/// "loss.mel: 1 -> 2" for every key that differs.
+std::vector<std::string> differences(const RunConfig& before, const RunConfig& after);
+
+}  // namespace nacre::training

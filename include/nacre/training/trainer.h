@@ -1,0 +1,61 @@
+#pragma once
+// The training loop: data in, checkpoints and logs out. What `nacre train` is a command line for.
+//
+//   RUN/config.json           the resolved configuration
+//   RUN/step-00000080/        checkpoints: model.safetensors, optimizer.safetensors, manifest.json
+//   RUN/log.jsonl, RUN/events.out.tfevents.*
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "nacre/training/evaluation.h"
+#include "nacre/training/run_config.h"
+
+namespace nacre::training {
+
+struct TrainerOptions {
+  RunConfig config;
+  std::string data_dir;
+  std::filesystem::path run;
+  ContextOptions context;
+  std::string resume = "auto";    ///< "auto", "never", or a checkpoint's folder
+  std::string init;               ///< weights to begin with: a safetensors file or a checkpoint's folder
+  bool allow_change = false;      ///< resume although configuration or data changed
+  int64_t max_bad = 10;           ///< files; more than this and more than 1 % stop the run before it begins
+  std::string experiment_name;
+  std::FILE* out = stdout;        ///< reports; progress goes to stderr
+  /// Set by a signal handler to the signal's number: the step in hand is finished, the state saved, and train() returns.
+  const std::atomic<int>* stop = nullptr;
+};
+
+struct TrainResult {
+  int64_t step = 0, steps = 0;
+  bool finished = false;
+  int signal = 0;                 ///< what stopped it early, or 0
+  std::filesystem::path checkpoint;
+  double snr = 0;                 ///< of the last evaluation
+};
+
+/// Runs, or goes on with, a training run. Throws Error; see ErrorKind for what each means.
+TrainResult train(const TrainerOptions&);
+
+/// What a newcomer should be told about an evaluation: sentences, empty when all is well. Pure function of the figures.
+struct HealthFigures {
+  double snr = 0, input_mean = 0, input_std = 0, output_mean = 0, output_std = 0;
+  std::vector<double> usage, perplexity;
+  int64_t codes_seen = 0, codebook_size = 1;
+  int64_t step = 0;
+};
+std::vector<std::string> warnings(const HealthFigures&);
+
+/// The learning rate of a step (0-based), as a factor of the configured one.
+double schedule_factor(const TrainingConfig&, int64_t step, int64_t steps);
+
+/// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
+/// newest). Throws Error(input) naming what was looked for.
+std::filesystem::path find_model(const std::filesystem::path&);
+
+}  // namespace nacre::training

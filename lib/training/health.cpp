@@ -1,0 +1,77 @@
+// Figures turned into advice, and small pure pieces of the trainer.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numbers>
+
+#include "nacre/training/checkpoint_store.h"
+#include "nacre/training/trainer.h"
+
+namespace nacre::training {
+namespace {
+
+std::string number(double x, const char* format = "%.3f") {
+  char text[64];
+  std::snprintf(text, sizeof text, format, x);
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> warnings(const HealthFigures& f) {
+  std::vector<std::string> w;
+  if (!std::isfinite(f.output_std) || !std::isfinite(f.output_mean)) {
+    w.push_back("the output is not a number: the weights are damaged; go back to an earlier checkpoint and lower the learning rate");
+    return w;
+  }
+  if (f.snr < 0)
+    w.push_back("SNR is negative (" + number(f.snr, "%.1f") +
+                " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
+                "the losses pull in different directions (keep loss.balanced on) or the codebooks carry nothing");
+  if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
+    w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
+                number(f.input_mean, "%+.4f") +
+                ". A loss on the signal's level alone can be met by an offset; the spectral losses should remove it");
+  if (f.input_std > 0 && f.output_std < 0.5 * f.input_std)
+    w.push_back("the output is too quiet: std " + number(f.output_std) + " against " + number(f.input_std) +
+                " of the input. The decoder is still averaging; train longer, or look at codebook use");
+  if (f.input_std > 0 && f.output_std > 2 * f.input_std)
+    w.push_back("the output is too loud: std " + number(f.output_std) + " against " + number(f.input_std) +
+                " of the input. Lower the learning rate");
+  std::string collapsed;
+  const double possible = std::min(1.0, static_cast<double>(f.codes_seen) / static_cast<double>(f.codebook_size));
+  for (size_t i = 0; i < f.usage.size(); ++i)
+    if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
+  if (!collapsed.empty())
+    w.push_back("codebook collapsed: of codebook " + collapsed +
+                " less than a tenth of the codes is used. Bits are sent that say nothing; start codebooks from data "
+                "(codec.quantizer ema), or train with more frames per batch");
+  return w;
+}
+
+double schedule_factor(const TrainingConfig& t, int64_t step, int64_t steps) {
+  double factor = 1;
+  if (step < t.warmup_steps) factor = static_cast<double>(step + 1) / static_cast<double>(t.warmup_steps);
+  if (t.schedule == Schedule::cosine && steps > 0) {
+    const double part = std::clamp(static_cast<double>(step) / static_cast<double>(steps), 0.0, 1.0);
+    factor *= t.final_rate + (1 - t.final_rate) * 0.5 * (1 + std::cos(std::numbers::pi * part));
+  }
+  return factor;
+}
+
+std::filesystem::path find_model(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  if (fs::is_regular_file(path)) return path;
+  if (fs::is_regular_file(path / "model.safetensors")) return path / "model.safetensors";
+  if (fs::is_directory(path)) {
+    CheckpointSearch best = best_checkpoint(path);
+    if (!best.found) best = newest_checkpoint(path);
+    if (best.found) return best.found->file("model.safetensors");
+    std::string why;
+    for (const DamagedCheckpoint& d : best.damaged) why += "; " + d.path.string() + " is damaged: " + d.reason;
+    throw Error(ErrorKind::input, path.string() + ": holds no model.safetensors and no usable checkpoint" + why);
+  }
+  throw Error(ErrorKind::input, path.string() + ": no such file or folder; --model takes a run folder, a checkpoint folder or a safetensors file");
+}
+
+}  // namespace nacre::training

@@ -1,0 +1,171 @@
+#include "trainer_state.h"
+
+#include <dnnl_version.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "nacre/safetensors.h"
+
+namespace nacre::training {
+namespace {
+
+using nlohmann::json;
+
+std::string library_versions() {
+  return "oneDNN " + std::to_string(DNNL_VERSION_MAJOR) + "." + std::to_string(DNNL_VERSION_MINOR) + "." +
+         std::to_string(DNNL_VERSION_PATCH);
+}
+
+/// Tensors with the memory they point to.
+struct Tensors {
+  std::vector<std::unique_ptr<std::vector<float>>> values;
+  std::vector<StoredTensor> list;
+  void add(const std::string& name, std::vector<int64_t> shape, std::span<const float> v) {
+    values.push_back(std::make_unique<std::vector<float>>(v.begin(), v.end()));
+    list.push_back({name, Dtype::f32, std::move(shape), std::as_bytes(std::span<const float>(*values.back()))});
+  }
+};
+
+constexpr const char* averaged = "adamw.ema";
+
+}  // namespace
+
+RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx) {
+  return {config, data, ctx.threads(), ctx.instruction_set(), library_versions()};
+}
+
+RunIdentity identity_from_manifest(const std::string& manifest) {
+  try {
+    const json m = json::parse(manifest);
+    RunIdentity r;
+    r.config = RunConfig::from_json(m.at("config").dump());
+    r.data = m.at("data").get<uint64_t>();
+    r.threads = m.at("threads").get<int>();
+    r.instruction_set = m.at("instruction_set").get<std::string>();
+    r.libraries = m.at("libraries").get<std::string>();
+    return r;
+  } catch (const json::exception& e) {
+    throw Error(ErrorKind::input, std::string("manifest.json: not the manifest of a training run: ") + e.what());
+  }
+}
+
+std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now) {
+  static const std::set<std::string> harmless{"training.num_epochs", "training.max_steps", "training.valid_seconds",
+                                              "training.checkpoint_minutes"};
+  std::vector<std::string> found;
+  for (const std::string& d : differences(then.config, now.config))
+    if (!harmless.contains(d.substr(0, d.find(':')))) found.push_back(d);
+  if (then.data != now.data) found.push_back("data: the list of audio files changed");
+  return found;
+}
+
+std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now) {
+  std::string s;
+  const auto add = [&](const std::string& a, const std::string& b, const char* what) {
+    if (a != b) s += (s.empty() ? "" : ", ") + std::string(what) + " " + a + " then, " + b + " now";
+  };
+  add(std::to_string(then.threads), std::to_string(now.threads), "threads");
+  add(then.instruction_set, now.instruction_set, "instruction set");
+  add(then.libraries, now.libraries, "library");
+  return s;
+}
+
+CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity& identity, int64_t at, int64_t epoch,
+                             double snr) {
+  auto model = std::make_shared<Tensors>();
+  auto rest = std::make_shared<Tensors>();
+  const Parameters& parameters = step.parameters();
+  bool averaging = false;
+  for (const TrainingStep::StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+    (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
+  });
+  for (const TrainingStep::StateTensor& s : step.state()) {
+    if (s.values.elements() == parameters.trained_elements()) {
+      const bool is_model = s.name == averaged;
+      parameters.each_tensor(ctx, s.values,
+                             [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                               if (is_model)
+                                 model->add(name, shape, v);
+                               else
+                                 rest->add(s.name + "." + name, shape, v);
+                             });
+    } else {
+      std::vector<float> v(static_cast<size_t>(s.values.elements()));
+      ctx.read<float>(s.values, v);
+      rest->add(s.name, {s.values.elements()}, v);
+    }
+  }
+  if (averaging)  // what is not trained has no average: codebooks that follow moving averages of their own
+    parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+      for (const StoredTensor& t : model->list)
+        if (t.name == name) return;
+      model->add(name, shape, v);
+    });
+  const AdamWScalars scalars = step.scalars();
+  json manifest = {{"config", json::parse(identity.config.to_json())},
+                   {"data", identity.data},
+                   {"threads", identity.threads},
+                   {"instruction_set", identity.instruction_set},
+                   {"libraries", identity.libraries},
+                   {"nacre", "0.1.0"},
+                   {"epoch", epoch},
+                   {"sampler", {{"step", at}, {"seed", identity.config.training.seed}}},
+                   {"adamw", {{"lr", scalars.lr}, {"step", scalars.step}, {"skipped", scalars.skipped}}}};
+  if (std::isfinite(snr)) manifest["metrics"] = {{"snr", snr}};
+  const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
+                                                    {"nacre.step", std::to_string(at)}};
+  CheckpointContent c;
+  c.files.push_back({"model.safetensors", [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
+  c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
+  c.manifest = manifest.dump();
+  if (std::isfinite(snr)) c.metric = snr;
+  return c;
+}
+
+int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
+  Context& ctx = step.context();
+  Parameters& parameters = step.parameters();
+  const Safetensors rest = Safetensors::read(checkpoint.file("optimizer.safetensors"), {.allow_nonfinite = false});
+  const Safetensors model = Safetensors::read(checkpoint.file("model.safetensors"), {.allow_nonfinite = false});
+  bool averaging = false;
+  for (const TrainingStep::StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+  std::vector<std::pair<std::string, std::vector<int64_t>>> names;
+  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
+    names.emplace_back(name, shape);
+  });
+  const auto set = [&](const StoredTensor& from, const std::string& name, View<float> block) {
+    parameters.set_tensor(ctx, name, from.shape, to_floats(from), block);
+  };
+  for (const auto& [name, shape] : names) {
+    const bool raw_apart = rest.find("value." + name) != nullptr;
+    set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
+  }
+  for (const TrainingStep::StateTensor& s : step.state()) {
+    if (s.values.elements() != parameters.trained_elements()) {
+      const std::vector<float> v = to_floats(rest.at(s.name));
+      ctx.write<float>(v, s.values);
+      continue;
+    }
+    for (const auto& [name, shape] : names) {
+      const StoredTensor* t = s.name == averaged ? model.find(name) : rest.find(s.name + "." + name);
+      if (t != nullptr) set(*t, name, s.values);  // buffers have no moments; set_tensor leaves them alone
+    }
+  }
+  try {
+    const json a = json::parse(checkpoint.manifest).at("adamw");
+    step.set_scalars({.lr = a.at("lr").get<float>(),
+                      .norm = 0,
+                      .step = a.at("step").get<int32_t>(),
+                      .skipped = a.at("skipped").get<int32_t>()});
+  } catch (const json::exception& e) {
+    throw Error(ErrorKind::input, checkpoint.path.string() + "/manifest.json: " + e.what());
+  }
+  parameters.refresh(ctx);
+  return checkpoint.step;
+}
+
+}  // namespace nacre::training
