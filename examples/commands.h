@@ -1,0 +1,29 @@
+#pragma once
+// The verbs of the program. Each adds its options to `app` and returns what to run when the verb is chosen: a function that
+// returns the exit code or throws nacre::Error.
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "nacre/context.h"
+
+namespace nacre::program {
+
+using Command = std::function<int()>;
+Command add_train(CLI::App& app);
+Command add_encode(CLI::App& app);
+Command add_decode(CLI::App& app);
+Command add_eval(CLI::App& app);
+Command add_info(CLI::App& app);
+Command add_export(CLI::App& app);
+
+/// --device and --threads, the same everywhere.
+struct DeviceOptions {
+  std::string device = "auto";
+  int threads = 0;
+  void add_to(CLI::App& app);
+  /// "auto" takes CUDA where this build and machine have it, and says on stderr what it took if that is not the CPU.
+  ContextOptions context() const;
+};
+
+}  // namespace nacre::program

@@ -1,0 +1,71 @@
+// nacre: train, run and judge neural audio codecs.
+//
+// Exit codes: 0 done, 2 usage, 3 bad input, 4 input/output failed, 5 out of memory, 6 device, 7 training diverged,
+// 130 and 143 stopped by a signal.
+#include <cstdio>
+#include <new>
+
+#include "commands.h"
+
+namespace nacre::program {
+
+void DeviceOptions::add_to(CLI::App& app) {
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
+}
+
+ContextOptions DeviceOptions::context() const {
+  if (device == "auto" || device == "cpu") return {.device = {}, .threads = threads};
+  int index = 0;
+  if (device.rfind("cuda", 0) == 0) {
+    const std::string rest = device.substr(4);
+    if (rest.empty()) return {.device = {Device::cuda, 0}, .threads = threads};
+    if (rest.size() > 1 && rest.size() < 5 && rest[0] == ':' && rest.find_first_not_of("0123456789", 1) == std::string::npos) {
+      index = std::stoi(rest.substr(1));
+      return {.device = {Device::cuda, index}, .threads = threads};
+    }
+  }
+  throw Error(ErrorKind::usage, "--device " + device + ": expected auto, cpu, cuda or cuda:N");
+}
+
+}  // namespace nacre::program
+
+int main(int argc, char** argv) {
+  using namespace nacre::program;
+  CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "nacre " NACRE_VERSION);
+  app.footer("nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
+             "7 training diverged, 130/143 signals.");
+  struct Verb {
+    CLI::App* app;
+    Command run;
+  };
+  std::vector<Verb> verbs;
+  const auto add = [&](const char* name, const char* what, Command (*make)(CLI::App&)) {
+    CLI::App* verb = app.add_subcommand(name, what);
+    verbs.push_back({verb, make(*verb)});
+  };
+  add("train", "train a codec on a folder of audio", add_train);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);
+    std::fprintf(stderr, "nacre: %s\n", e.what());
+    return 2;
+  }
+  try {
+    for (const Verb& v : verbs)
+      if (v.app->parsed()) return v.run();
+  } catch (const nacre::Error& e) {
+    std::fprintf(stderr, "nacre: %s\n", e.what());
+    return e.exit_code();
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "nacre: out of memory\n");
+    return 5;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "nacre: %s\n", e.what());
+    return 4;
+  }
+  return 2;
+}

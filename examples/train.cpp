@@ -1,0 +1,104 @@
+// nacre train
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+#include <optional>
+
+#include "commands.h"
+#include "nacre/training/trainer.h"
+
+namespace nacre::program {
+namespace {
+
+std::atomic<int> stop_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+/// The first signal asks the trainer to save and stop; the second leaves at once.
+void on_signal(int signal) {
+  if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
+}
+
+struct Options {
+  std::string data_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
+  std::vector<std::string> set;
+  std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps;
+  std::optional<uint64_t> seed;
+  std::optional<double> learning_rate, valid_fraction;
+  int64_t max_bad = 10;
+  bool allow_change = false, use_wandb = false;
+  DeviceOptions device;
+};
+
+training::RunConfig resolved(const Options& o) {
+  training::RunConfig c = training::RunConfig::named(o.config);
+  for (const std::string& s : o.set) c.set(s);
+  const auto take = [](const auto& given, auto& to) {
+    if (given) to = *given;
+  };
+  take(o.batch_size, c.training.batch_size);
+  take(o.num_epochs, c.training.num_epochs);
+  take(o.segment_length, c.training.segment_length);
+  take(o.max_steps, c.training.max_steps);
+  take(o.seed, c.training.seed);
+  take(o.valid_fraction, c.training.valid_fraction);
+  take(o.learning_rate, c.optimizer.learning_rate);
+  take(o.sample_rate, c.codec.sample_rate);
+  c.check();
+  return c;
+}
+
+int train(const Options& o) {
+  training::TrainerOptions t;
+  t.config = resolved(o);
+  t.data_dir = o.data_dir;
+  t.run = std::filesystem::path(o.checkpoint_dir) / o.experiment_name;
+  t.context = o.device.context();
+  t.resume = o.resume;
+  t.init = o.init;
+  t.allow_change = o.allow_change;
+  t.max_bad = o.max_bad;
+  t.experiment_name = o.experiment_name;
+  t.stop = &stop_signal;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  const training::TrainResult r = training::train(t);
+  if (o.use_wandb)
+    std::printf("--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n  wandb sync --sync-tensorboard %s\n",
+                t.run.string().c_str());
+  return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
+}
+
+}  // namespace
+
+Command add_train(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")->required();
+  app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run: checkpoints and logs")->required();
+  app.add_option("--config", o->config, "a ready configuration (nacre info --configs lists them) or a JSON file")
+      ->capture_default_str();
+  app.add_option("--set", o->set, "section.key=value, on top of the configuration; may be repeated")->take_all();
+  app.add_option("--batch-size,--batch_size", o->batch_size, "segments per step");
+  app.add_option("--num-epochs,--num_epochs", o->num_epochs, "passes over the data");
+  app.add_option("--learning-rate,--learning_rate", o->learning_rate, "of AdamW");
+  app.add_option("--segment-length,--segment_length", o->segment_length, "samples per segment");
+  app.add_option("--sample-rate,--sample_rate", o->sample_rate, "Hz; audio is resampled to it");
+  app.add_option("--max-steps,--max_steps", o->max_steps, "stop after this many steps");
+  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn");
+  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
+                 "part of the files that is held out, where no folder valid/ says which");
+  app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
+      ->capture_default_str();
+  app.add_option("--resume", o->resume, "auto: go on if there is a checkpoint; never; or a checkpoint's folder")
+      ->capture_default_str();
+  app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run");
+  app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
+  app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
+  app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");
+  o->device.add_to(app);
+  return [o] { return train(*o); };
+}
+
+}  // namespace nacre::program
