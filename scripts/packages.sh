@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the quickstart need, on Debian and its relatives. Does nothing when all is there.
+#
+#   scripts/packages.sh [build|test|all]     (default: all)
+set -euo pipefail
+build=(g++ make ninja-build cmake pkg-config libdnnl-dev ocl-icd-opencl-dev libkissfft-dev libsndfile1-dev libsoxr-dev
+       libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev catch2 libbenchmark-dev)
+case "${1:-all}" in
+  build) packages=("${build[@]}") ;;
+  test) packages=("${build[@]}") ;;
+  all) packages=("${build[@]}" espeak-ng sox) ;;
+  *) echo "usage: $0 [build|test|all]" >&2; exit 2 ;;
+esac
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+command -v apt-get >/dev/null || { echo "$0: no apt-get here; install by hand: ${missing[*]}" >&2; exit 4; }
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "$0: neither root nor sudo; install by hand: ${missing[*]}" >&2; exit 4; }
+  as_root=(sudo)
+fi
+echo "installing ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
