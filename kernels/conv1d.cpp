@@ -4,6 +4,7 @@
 #include <string>
 #include <type_traits>
 
+#include "conv1d_direct.h"
 #include "host.h"
 #include "onednn.h"
 
@@ -107,6 +108,16 @@ void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool 
 }
 NACRE_CLONES void add_bias_row(const float* __restrict bias, float* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] += bias[i];
+}
+
+/// to[o][u] = from[o][taps - 1 - u], each of `width` floats.
+template <class T>
+void flip_taps(Context& ctx, const T* from, float* to, int64_t outs, int64_t taps, int64_t width) {
+  parallel_ranges(ctx, outs, grain / (taps * width) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o)
+      for (int64_t u = 0; u < taps; ++u)
+        widen_part(from + (o * taps + taps - 1 - u) * width, to + (o * taps + u) * width, width);
+  });
 }
 
 // ---- sums of columns
@@ -226,11 +237,39 @@ struct ForwardPieces {
   }
   float *xs = nullptr, *weights = nullptr, *ys = nullptr;
 };
+/// A strided kernel of whole strides is a dense one on the view [time / stride, stride * channels] of x; the weight is
+/// the same memory. `rows` and `left` say where x lies in the padded gradient that the primitive writes.
+struct InputGradientPlan {
+  InputGradientPlan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+    p = problem(onednn::Direction::input_gradient, x, weight, y, g);
+    rows = p.time;
+    left = g.padding == Padding::reflect ? g.left : 0;
+    dense = g.stride > 1 && g.dilation == 1 && g.groups == 1 && weight.time % g.stride == 0;
+    if (!dense) return;
+    const int64_t taps = weight.time / g.stride, blocks = (g.left + x.time + g.right + g.stride - 1) / g.stride;
+    p = {.direction = onednn::Direction::forward,
+         .transposed = true,
+         .batch = x.batch,
+         .time = y.time,
+         .length = blocks,
+         .in = y.channels,
+         .out = x.channels * g.stride,
+         .taps = taps,
+         .left = taps - 1,
+         .right = blocks - y.time};
+    rows = blocks * g.stride;
+    left = g.left;
+  }
+  onednn::Problem p;
+  int64_t rows = 0, left = 0;
+  bool dense = false;
+};
 template <class T>
 struct InputGradientPieces {
-  InputGradientPieces(Pieces& all, Shape dx, Shape weight, Shape dy, const onednn::Problem& p) {
-    dxs = all.take(padded_size(dx, p));
-    if (!is_float<T>) weights = all.take(weight.elements()), dys = all.take(dy.elements());
+  InputGradientPieces(Pieces& all, Shape dx, Shape weight, Shape dy, const InputGradientPlan& plan) {
+    dxs = all.take(dx.batch * plan.rows * dx.channels);
+    if (!is_float<T> || plan.dense) weights = all.take(weight.elements());
+    if (!is_float<T>) dys = all.take(dy.elements());
   }
   float *dxs = nullptr, *weights = nullptr, *dys = nullptr;
 };
@@ -256,6 +295,7 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
+  if (direct::takes_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
   int64_t most = 0;
   onednn::Problem p = problem(onednn::Direction::forward, x, weight, y, g);
   for (const bool sum : {false, true})
@@ -282,6 +322,10 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward(ctx, a);
   if (y.batch == 0) return;
+  if (direct::takes_forward(a.x.shape, a.weight.shape, g)) {
+    expect_scratch(op, a.scratch, {1, 1, 1, direct::forward_scratch(ctx, a.x.shape, a.weight.shape, g)});
+    return direct::forward(ctx, a, a.scratch.data);
+  }
 
   onednn::Problem p = problem(onednn::Direction::forward, a.x.shape, a.weight.shape, y, g);
   p.sum = static_cast<bool>(a.residual), p.bias = static_cast<bool>(a.bias);
@@ -322,10 +366,10 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
-  const onednn::Problem p = problem(onednn::Direction::input_gradient, dx, weight, dy, g);
+  const InputGradientPlan plan(dx, weight, dy, g);
   Pieces all;
-  InputGradientPieces<T>(all, dx, weight, dy, p);
-  all.take(onednn::scratch_size(onednn::convolution(ctx, p)));
+  InputGradientPieces<T>(all, dx, weight, dy, plan);
+  all.take(onednn::scratch_size(onednn::convolution(ctx, plan.p)));
   return {1, 1, 1, all.used};
 }
 
@@ -343,32 +387,35 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
   if (x.batch == 0) return;
 
-  const onednn::Problem p = problem(onednn::Direction::input_gradient, x, a.weight.shape, y, g);
-  onednn::Convolution& convolution = onednn::convolution(ctx, p);
+  const InputGradientPlan plan(x, a.weight.shape, y, g);
+  onednn::Convolution& convolution = onednn::convolution(ctx, plan.p);
   Pieces all{.data = a.scratch.data};
-  const InputGradientPieces<T> pieces(all, x, a.weight.shape, y, p);
+  const InputGradientPieces<T> pieces(all, x, a.weight.shape, y, plan);
   float* const inner = all.take(onednn::scratch_size(convolution));
   expect_scratch(op, a.scratch, {1, 1, 1, all.used});
 
   const bool reflect = g.padding == Padding::reflect;
-  const int64_t left = reflect ? g.left : 0, right = reflect ? g.right : 0;
   onednn::Arguments run{.to = pieces.dxs, .scratch = inner};
   bool in_place = false;
   if constexpr (is_float<T>) {
-    in_place = !reflect && !a.add_dx;
+    in_place = !reflect && !plan.dense && !a.add_dx;
     if (in_place) run.to = a.dx.data;
     run.from = a.dy.data;
     run.weight = a.weight.data;
   } else {
     widen(ctx, a.dy.data, pieces.dys, y.elements());
-    widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
     run.from = pieces.dys;
+    if (!plan.dense) widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    run.weight = pieces.weights;
+  }
+  if (plan.dense) {
+    flip_taps(ctx, a.weight.data, pieces.weights, a.weight.shape.batch, plan.p.taps, plan.p.out);
     run.weight = pieces.weights;
   }
   onednn::run(ctx, convolution, run);
   if (in_place && !a.bias) return;
 
-  const int64_t channels = x.channels, rows = p.time;
+  const int64_t channels = x.channels;
   parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       T* const to = a.dx.data + r * channels;
@@ -378,10 +425,10 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
           continue;
         }
       }
-      float* const padded = pieces.dxs + r / x.time * rows * channels;
+      float* const padded = pieces.dxs + r / x.time * plan.rows * channels;
       const int64_t s = r % x.time;
-      if (reflect) fold_row(padded, s, left, right, x.time, channels);
-      finish_row(padded + (left + s) * channels, a.bias.data, to, channels, a.add_dx);
+      if (reflect) fold_row(padded, s, g.left, g.right, x.time, channels);
+      finish_row(padded + (plan.left + s) * channels, a.bias.data, to, channels, a.add_dx);
     }
   });
 }
@@ -394,6 +441,10 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
+  if (direct::takes_weight_gradient(x, weight, dy, g))
+    return {1, 1, 1,
+            std::max({direct::weight_gradient_scratch(ctx, x, weight, dy, g), ColumnSums(x).scratch(),
+                      ColumnSums(dy).scratch()})};
   const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, weight, dy, g);
   Pieces all;
   WeightGradientPieces<T>(all, x, dy, g, p);
@@ -416,6 +467,16 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
   if (x.batch == 0) return;
+  if (direct::takes_weight_gradient(x, a.dweight.shape, y, g)) {
+    expect_scratch(op, a.scratch,
+                   {1, 1, 1,
+                    std::max({direct::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g), ColumnSums(x).scratch(),
+                              ColumnSums(y).scratch()})});
+    direct::weight_gradient(ctx, a, a.scratch.data);
+    if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
+    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
+    return;
+  }
 
   const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, a.dweight.shape, y, g);
   onednn::Convolution& convolution = onednn::convolution(ctx, p);

@@ -36,7 +36,7 @@ class Threads {
 
 struct Hash {
   size_t operator()(const Problem& p) const {
-    uint64_t h = static_cast<uint64_t>(p.direction) * 4 + (p.sum ? 2 : 0) + (p.bias ? 1 : 0);
+    uint64_t h = static_cast<uint64_t>(p.direction) * 8 + (p.transposed ? 4 : 0) + (p.sum ? 2 : 0) + (p.bias ? 1 : 0);
     for (const int64_t n :
          {p.batch, p.time, p.length, p.in, p.out, p.taps, p.stride, p.dilation, p.groups, p.left, p.right})
       h = (h ^ static_cast<uint64_t>(n)) * 0x9E3779B97F4A7C15ull, h ^= h >> 29;
@@ -73,8 +73,9 @@ class Convolution {
         bias({p.out}, f32, Memory_::format_tag::x);
     const int64_t in = p.in / p.groups, out = p.out / p.groups;
     const Memory_::dims dims = p.groups > 1 ? Memory_::dims{p.groups, out, in, p.taps} : Memory_::dims{out, in, p.taps};
-    const Memory_::dims steps =
+    Memory_::dims steps =
         p.groups > 1 ? Memory_::dims{out * p.taps * in, p.taps * in, 1, in} : Memory_::dims{p.taps * in, 1, in};
+    if (p.transposed) steps = {1, p.taps * out, out};
     const Desc plain(dims, f32, steps), any(dims, f32, Memory_::format_tag::any);
     const Memory_::dims stride{p.stride}, dilation{p.dilation - 1}, left{p.left}, right{p.right};
     const auto direct = dnnl::algorithm::convolution_direct;

@@ -15,6 +15,7 @@ struct Problem {
   Direction direction = Direction::forward;
   bool sum = false;                         ///< forward: add to what the destination holds
   bool bias = false;                        ///< forward only
+  bool transposed = false;                  ///< the weight lies as [in][taps][out]; one group, not for weight_gradient
   int64_t batch = 0, time = 0, length = 0;  ///< rows of x, rows of y
   int64_t in = 0, out = 0, taps = 0;
   int64_t stride = 1, dilation = 1, groups = 1, left = 0, right = 0;
