@@ -5,13 +5,22 @@
 // weight gradient is conv1d_weight_gradient with the roles of x and dy exchanged.
 //
 //   x [batch, time, 1, in]    weight [out, taps, 1, in / groups]    y [batch, conv1d_length, 1, out]
-//   forward          y[b, t, o]  = bias[o] + residual[b, t, o] + sum_{k, i} weight[o, k, i] x[b, t stride + k dilation
-//   - left, i] input gradient   dx[b, s, i] = bias[i] + sum_{k, o} weight[o, k, i] dy[b, t, o]   over t stride + k
-//   dilation - left = s weight gradient  dweight[o, k, i] += sum_{b, t} dy[b, t, o] x[b, t stride + k dilation - left,
-//   i];  dbias[o] += sum dy[b, t, o]
+//   at(t, k) = t stride + k dilation - left
+//   forward          y[b, t, o]  = bias[o] + residual[b, t, o] + sum_{k, i} weight[o, k, i] x[b, at(t, k), i]
+//   input gradient   dx[b, s, i] = bias[i] + sum_{k, o} weight[o, k, i] dy[b, t, o]   over all at(t, k) = s
+//   weight gradient  dweight[o, k, i] += sum_{b, t} dy[b, t, o] x[b, at(t, k), i];   dbias[o] += sum_{b, t} dy[b, t, o]
 //
-// Samples outside x are zero, or reflected about the first and the last sample (Padding::reflect; left and right <
-// time).
+// Samples outside x are zero, or reflected about the first and the last sample (Padding::reflect; left, right < time).
+//   keeps      x and weight; nothing else
+//   writes     y is =; dx is = unless add_dx; dweight, dbias and dbias_of_x are +=
+//   aliasing   y may be residual; otherwise outputs overlap nothing
+//   order      two runs with the same number of threads agree bit for bit. On the CPU the sums over channels and taps
+//   are
+//              oneDNN's, and so are weight gradients of groups, short items and wide pointwise layers, whose bits may
+//              depend on the number of threads; all other sums are cut by shape alone
+//   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float
+//   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions.md
+//   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 enum class Padding : uint8_t { zero, reflect };
 
