@@ -140,7 +140,6 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
 
 void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows) {
   Impl& s = *impl_;
-  if (s.config.quantizer == QuantizerKind::factorised) return;
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
   std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));

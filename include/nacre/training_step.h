@@ -47,7 +47,7 @@ class TrainingStep {
   /// all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
   /// Codebooks that start from data (k-means over the latents of this batch and the ones loaded through `next_batch`,
-  /// about `rows` frames). Runs once, eagerly, before the first step. Nothing to do for factorised codes.
+  /// about `rows` frames). Runs once, eagerly, before the first step.
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows);
   void set_learning_rate(double);
   /// The whole step.

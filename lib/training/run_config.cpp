@@ -152,8 +152,8 @@ void RunConfig::check() const {
   need(t.valid_fraction >= 0 && t.valid_fraction < 1, "valid_fraction", t.valid_fraction, "0 to below 1");
   need(t.valid_seconds > 0, "valid_seconds", t.valid_seconds, "above 0");
   need(t.checkpoint_minutes > 0, "checkpoint_minutes", t.checkpoint_minutes, "above 0");
-  need(t.codebook_start_rows >= 1 && t.codebook_start_rows <= 10000000, "codebook_start_rows", d(t.codebook_start_rows),
-       "1 to 10000000");
+  need(t.codebook_start_rows >= 0 && t.codebook_start_rows <= 10000000, "codebook_start_rows", d(t.codebook_start_rows),
+       "0 (codebooks start from random numbers) to 10000000");
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +

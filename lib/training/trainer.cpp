@@ -168,7 +168,7 @@ void Run::begin() {
       " frames/s; " + number(static_cast<double>(step_.planned_bytes()) / (1 << 20), "%.0f") +
       " MiB of activations; " + std::to_string(steps_per_epoch_) + " steps per epoch, " + std::to_string(steps_) +
       " in all; " + std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
-  if (!from && options_.init.empty()) {
+  if (!from && options_.init.empty() && config_.training.codebook_start_rows > 0) {
     // The codebooks' first rows come from batches before the first step's, which no step sees again.
     int64_t extra = 0;
     Batch batch;

@@ -24,7 +24,7 @@ struct TrainingConfig {
   double valid_fraction = 0.05;  ///< of the files, where no folder valid/ says which are held out
   double valid_seconds = 60;     ///< held-out audio that each epoch is judged on, at most
   double checkpoint_minutes = 10;
-  int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from
+  int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from; 0: random ones
 };
 
 struct RunConfig {
