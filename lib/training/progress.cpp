@@ -142,12 +142,15 @@ void Progress::update(int64_t done, const std::string& details) {
   if (m.since(m.last_draw) >= (m.terminal ? m.options.redraw_seconds : m.options.plain_seconds)) m.draw();
 }
 
-void Progress::message(const std::string& line) {
+void Progress::message(const std::string& line, std::FILE* to) {
   Impl& m = *impl_;
   const bool again = m.drawn;
   m.clear();
-  std::fputs((line + "\n").c_str(), m.options.to);
-  if (again) m.draw();
+  if (to == nullptr) to = m.options.to;
+  if (to != m.options.to) std::fflush(m.options.to);
+  std::fputs((line + "\n").c_str(), to);
+  if (to != m.options.to) std::fflush(to);
+  if (again && m.terminal) m.draw();
   std::fflush(m.options.to);
 }
 

@@ -100,7 +100,7 @@ Run::Run(const TrainerOptions& options)
 
 void Run::say(const std::string& line) {
   if (progress_) {
-    progress_->message(line);
+    progress_->message(line, options_.out);
   } else {
     std::fprintf(options_.out, "%s\n", line.c_str());
     std::fflush(options_.out);

@@ -33,8 +33,8 @@ class Progress {
 
   /// Cheap when it is not yet time to draw. `details` stand at the end of the line.
   void update(int64_t done, const std::string& details = {});
-  /// Prints a line of its own without tearing the progress line.
-  void message(const std::string& line);
+  /// Prints a line of its own without tearing the progress line; `to` is where, if not where progress goes.
+  void message(const std::string& line, std::FILE* to = nullptr);
   /// The last state, with the time it took. Called by the destructor if forgotten.
   void finish();
 
