@@ -99,6 +99,27 @@ int64_t CodecConfig::code_bits() const {
   return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(codebook_size - 1)));
 }
 
+int64_t CodecConfig::encoder_macs(int64_t frames) const {
+  int64_t time = frames * hop(), c = encoder_dim, macs = time * kernel_size * c;
+  for (const int64_t rate : encoder_rates) {
+    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
+    time /= rate;
+    macs += time * 2 * rate * c * 2 * c;
+    c *= 2;
+  }
+  return macs + time * 3 * c * latent();
+}
+int64_t CodecConfig::decoder_macs(int64_t frames) const {
+  int64_t time = frames, c = decoder_dim, macs = time * kernel_size * latent() * c;
+  for (const int64_t rate : decoder_rates) {
+    macs += time * 2 * rate * c * (c / 2);
+    time *= rate;
+    c /= 2;
+    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
+  }
+  return macs + time * kernel_size * c;
+}
+
 int64_t CodecConfig::encoder_context() const {
   Span s{0, 0};
   s.through_conv(3, 1, 1, 1);

@@ -44,6 +44,10 @@ struct CodecConfig {
   double nominal_bitrate() const {
     return frame_rate() * static_cast<double>(n_codebooks) * static_cast<double>(code_bits());
   }
+  /// Multiply-adds of one forward pass over `frames` frames, convolutions only (transposed ones counted at their
+  /// input's rate).
+  int64_t encoder_macs(int64_t frames) const;
+  int64_t decoder_macs(int64_t frames) const;
   /// How many samples before and after a frame's own can change its codes, and how many frames before and after a
   /// frame's own samples can change them: the receptive fields that windows overlap by, in frames.
   int64_t encoder_context() const;
