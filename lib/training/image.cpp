@@ -1,14 +1,12 @@
 #include "nacre/training/image.h"
 
-#include <kiss_fftr.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <numbers>
 
-#include "nacre/error.h"
+#include "nacre/context.h"
+#include "nacre/ops/stft.h"
 
 namespace nacre::training {
 namespace {
@@ -23,10 +21,6 @@ void append_chunk(std::string& out, const char* name, const std::string& data) {
   append_number(out, static_cast<uint32_t>(
                          crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()))));
 }
-
-struct FreeTransform {
-  void operator()(kiss_fftr_state* p) const { kiss_fftr_free(p); }
-};
 
 /// Linear-light red, green, blue of a colour given in Oklab as lightness, chroma and hue.
 std::array<double, 3> linear_rgb(double lightness, double chroma, double hue) {
@@ -103,7 +97,7 @@ std::array<uint8_t, 3> colour_of(double t) {
 
 Image spectrogram(std::span<const float> samples, const SpectrogramOptions& options) {
   const int window = options.window, bins = window / 2 + 1, height = std::min(options.height, bins);
-  if (window < 2 || window % 2 != 0 || options.width < 1 || height < 1 || !(options.top_db > options.floor_db))
+  if (window < 4 || window % 2 != 0 || options.width < 1 || height < 1 || !(options.top_db > options.floor_db))
     throw Error(ErrorKind::usage, "spectrogram: window " + std::to_string(window) + ", size " +
                                       std::to_string(options.width) + " x " + std::to_string(options.height));
   const auto n = static_cast<int64_t>(samples.size());
@@ -112,16 +106,18 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
   const int64_t frames = std::max<int64_t>(1, (n + hop - 1) / hop);
   const int64_t width = std::min<int64_t>(options.width, frames);
 
-  const std::unique_ptr<kiss_fftr_state, FreeTransform> plan(kiss_fftr_alloc(window, 0, nullptr, nullptr));
-  if (!plan) throw Error(ErrorKind::memory, "spectrogram: no memory for the transform");
-  std::vector<double> hann(static_cast<size_t>(window));
-  for (size_t i = 0; i < hann.size(); ++i)
-    hann[i] = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(i) / window);
+  Context ctx({.threads = 1});
+  const StftPlan plan(ctx, {.time = std::max<int64_t>(n, 1)},
+                      {.window = window, .hop = hop, .padding = StftPadding::zero});
+  std::vector<float> signal(static_cast<size_t>(plan.signal().time), 0.0f);
+  std::transform(samples.begin(), samples.end(), signal.begin(), [](float v) { return std::isfinite(v) ? v : 0.0f; });
+  std::vector<float> spectrum(static_cast<size_t>(plan.spectrum().elements()));
+  stft_forward(ctx, {.plan = plan,
+                     .x = View<const float>(signal.data(), plan.signal()),
+                     .spectrum = View<float>(spectrum.data(), plan.spectrum())});
   // A sine of amplitude 1 has the magnitude window / 4 in its bin: half, times the mean of the window.
   const double full_scale = window / 4.0 * (window / 4.0);
 
-  std::vector<float> frame(static_cast<size_t>(window));
-  std::vector<kiss_fft_cpx> spectrum(static_cast<size_t>(bins));
   std::vector<double> power(static_cast<size_t>(bins));
   Image image{.width = static_cast<int>(width),
               .height = height,
@@ -130,15 +126,9 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
     const int64_t first = x * frames / width, end = std::max(first + 1, (x + 1) * frames / width);
     std::fill(power.begin(), power.end(), 0.0);
     for (int64_t f = first; f < end; ++f) {
-      for (int64_t i = 0; i < window; ++i) {
-        const int64_t t = f * hop - window / 2 + i;
-        const float v = t >= 0 && t < n ? samples[static_cast<size_t>(t)] : 0.0f;
-        frame[static_cast<size_t>(i)] =
-            std::isfinite(v) ? static_cast<float>(hann[static_cast<size_t>(i)] * static_cast<double>(v)) : 0.0f;
-      }
-      kiss_fftr(plan.get(), frame.data(), spectrum.data());
+      const float* bin = spectrum.data() + f * bins * 2;
       for (size_t k = 0; k < power.size(); ++k) {
-        const double re = static_cast<double>(spectrum[k].r), im = static_cast<double>(spectrum[k].i);
+        const double re = static_cast<double>(bin[2 * k]), im = static_cast<double>(bin[2 * k + 1]);
         power[k] += (re * re + im * im) / static_cast<double>(end - first);
       }
     }
