@@ -50,7 +50,8 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
       sink_(std::move(sink)),
       window_(window_frames > 0 ? window_frames : default_window_frames(codec.config())),
-      schedule_(window_, codec.config().encoder_context()) {}
+      context_(codec.config().encoder_context()),
+      schedule_(window_, context_) {}
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
@@ -91,7 +92,9 @@ void WindowedEncoder::push(std::span<const float> samples) {
 int64_t WindowedEncoder::finish() {
   const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
+  if (frames <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
   WindowSchedule::Window w;
+  while (schedule_.next(frames, w)) run(w);
   if (schedule_.last(frames, w)) run(w);
   return samples_;
 }
@@ -103,7 +106,8 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
       sink_(std::move(sink)),
       window_(window_frames > 0 ? window_frames : default_window_frames(codec.config())),
-      schedule_(window_, codec.config().decoder_context()) {}
+      context_(codec.config().decoder_context()),
+      schedule_(window_, context_) {}
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
@@ -146,7 +150,9 @@ void WindowedDecoder::push(std::span<const int32_t> codes) {
 }
 
 void WindowedDecoder::finish() {
+  if (frames_ <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_);
   WindowSchedule::Window w;
+  while (schedule_.next(frames_, w)) run(w);
   if (schedule_.last(frames_, w)) run(w);
 }
 

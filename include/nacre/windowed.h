@@ -14,6 +14,11 @@ namespace nacre {
 /// Frames per window when nothing else is asked for: about two seconds, at least four receptive fields.
 int64_t default_window_frames(const CodecConfig&);
 
+/// The window for a signal of `total` frames: `window`, or where the signal is shorter the longest of its halves,
+/// quarters, ... that fits and still holds four contexts; below that the whole signal. A few lengths serve all files:
+/// each new length costs the making of every layer's primitives.
+int64_t fitting_window(int64_t window, int64_t context, int64_t total);
+
 /// Which frames of which window are kept. Pure arithmetic; shared by both directions.
 class WindowSchedule {
  public:
@@ -49,7 +54,7 @@ class WindowedEncoder {
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
-  int64_t window_;
+  int64_t window_, context_;
   WindowSchedule schedule_;
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
@@ -69,7 +74,7 @@ class WindowedDecoder {
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
-  int64_t window_;
+  int64_t window_, context_;
   WindowSchedule schedule_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;
