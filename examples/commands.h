@@ -16,6 +16,7 @@ Command add_decode(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_export(CLI::App& app);
+Command add_report(CLI::App& app);
 
 /// --device and --threads, the same everywhere.
 struct DeviceOptions {

@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
     verbs.push_back({verb, make(*verb)});
   };
   add("train", "train a codec on a folder of audio", add_train);
+  add("report", "write a page that shows a run: curves, scores, pictures and sounds", add_report);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
