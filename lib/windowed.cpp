@@ -10,6 +10,12 @@ int64_t default_window_frames(const CodecConfig& c) {
   return std::max(two_seconds, 4 * 2 * context);
 }
 
+int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
+  while (window > total && window / 2 >= 4 * context && window > 1) window /= 2;
+  // A schedule needs room between its contexts, also where one window holds everything.
+  return window > total ? std::max(total, 2 * context + 1) : window;
+}
+
 // ---- WindowSchedule
 // ------------------------------------------------------------------------------------------------------
 
