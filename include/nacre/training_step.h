@@ -17,7 +17,7 @@ struct OptimizerConfig {
   double learning_rate = 3e-4;
   double beta1 = 0.5, beta2 = 0.9, eps = 1e-8, weight_decay = 0.01;
   double clip = 1.0;       ///< global gradient norm; 0: no clip
-  double ema_decay = 0.0;  ///< averaged weights, which evaluation and the saved model use; 0: none
+  double ema_decay = 0.99;  ///< averaged weights, which evaluation and the saved model use; 0: none
   void check() const;      ///< throws Error(usage) naming the key
 };
 

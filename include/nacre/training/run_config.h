@@ -18,7 +18,7 @@ struct TrainingConfig {
   int64_t segment_length = 16000;  ///< samples
   int64_t max_steps = 0;           ///< 0: as many as the epochs have
   uint64_t seed = 1;
-  Schedule schedule = Schedule::constant;
+  Schedule schedule = Schedule::cosine;
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
   double valid_fraction = 0.05;  ///< of the files, where no folder valid/ says which are held out
