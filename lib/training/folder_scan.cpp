@@ -24,7 +24,7 @@ struct CloseFolder {
 
 class Scanner {
  public:
-  explicit Scanner(const std::string& root) : root_(root) {}
+  Scanner(const std::string& root, bool (*wanted)(const std::string&)) : root_(root), wanted_(wanted) {}
 
   FolderScan run() {
     if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::input, root_ + ": " + reason);
@@ -61,7 +61,7 @@ class Scanner {
       const bool known = ::stat((root_ + "/" + file).c_str(), &status) == 0;
       if (known && S_ISDIR(status.st_mode)) {
         if (const std::string reason = enter(file + "/"); !reason.empty()) out_.bad.push_back({file, reason});
-      } else if (has_audio_extension(name)) {
+      } else if (wanted_(name)) {
         out_.files.push_back(file);
       } else {
         ++out_.ignored;
@@ -71,13 +71,16 @@ class Scanner {
   }
 
   std::string root_;
+  bool (*wanted_)(const std::string&);
   FolderScan out_ = {};
   std::set<std::pair<dev_t, ino_t>> seen_ = {};
 };
 
 }  // namespace
 
-FolderScan scan_folder(const std::string& folder) { return Scanner(folder).run(); }
+FolderScan scan_folder(const std::string& folder, bool (*wanted)(const std::string&)) {
+  return Scanner(folder, wanted).run();
+}
 
 bool has_audio_extension(const std::string& path) {
   const size_t dot = path.rfind('.');

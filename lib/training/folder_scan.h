@@ -1,5 +1,5 @@
 #pragma once
-// Every audio file below a folder, in order of path; links are followed, no folder is entered twice.
+// Every file of one kind below a folder, in order of path; links are followed, no folder is entered twice.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,6 +15,6 @@ struct FolderScan {
 };
 
 /// Throws Error(input) when the folder itself is missing, no folder or unreadable.
-FolderScan scan_folder(const std::string& folder);
+FolderScan scan_folder(const std::string& folder, bool (*wanted)(const std::string& name) = has_audio_extension);
 
 }  // namespace nacre::training

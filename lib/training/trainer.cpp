@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -74,10 +75,7 @@ class Run {
 };
 
 DatasetOptions dataset_options(const TrainerOptions& o) {
-  DatasetOptions d;
-  d.sample_rate = static_cast<int>(o.config.codec.sample_rate);
-  d.min_samples = o.config.codec.hop();
-  d.valid_fraction = o.config.training.valid_fraction;
+  DatasetOptions d = training::dataset_options(o.config);
   d.max_bad_files = o.max_bad;
   d.threads = o.context.threads;
   return d;
@@ -262,18 +260,13 @@ void Run::one_step() {
 void Run::report(int64_t epoch) {
   judged_.parameters().assign(ctx_, step_.parameters(), step_.averaged());
   Evaluation e(judged_);
-  double left = config_.training.valid_seconds;
   const std::vector<int64_t>& held_out = data_.held_out().empty() ? data_.training() : data_.held_out();
   std::vector<float> decoded;
-  // Spread over the list: neighbours are often the same sentence or speaker.
-  const size_t n = held_out.size(), stride = std::max<size_t>(1, n / 17) | 1;
-  std::vector<int64_t> order;
-  for (size_t first = 0; first < stride; ++first)
-    for (size_t i = first; i < n; i += stride) order.push_back(held_out[i]);
-  for (size_t i = 0; i < order.size() && left > 0; ++i) {
+  const std::vector<int64_t> order = judged_clips(data_, config_.training.valid_seconds);
+  for (size_t i = 0; i < order.size(); ++i) {
     const Dataset::Samples samples = data_.load(order[i]);
     const std::string& path = data_.clips()[static_cast<size_t>(order[i])].path;
-    left -= e.add(path, *samples, &decoded).seconds;
+    e.add(path, *samples, &decoded);
     if (i < shown_examples) {
       const std::string name = std::to_string(i) + "/";
       const int rate = static_cast<int>(config_.codec.sample_rate);
@@ -429,6 +422,28 @@ TrainResult Run::go() {
 }
 
 }  // namespace
+
+std::vector<int64_t> judged_clips(const Dataset& data, double seconds) {
+  const std::vector<int64_t>& from = data.held_out().empty() ? data.training() : data.held_out();
+  // Spread over the list: neighbours are often the same sentence or speaker.
+  const size_t n = from.size(), stride = std::max<size_t>(1, n / 17) | 1;
+  std::vector<int64_t> order;
+  double left = seconds > 0 ? seconds : std::numeric_limits<double>::infinity();
+  for (size_t first = 0; first < stride; ++first)
+    for (size_t i = first; i < n && left > 0; i += stride) {
+      order.push_back(from[i]);
+      left -= static_cast<double>(data.clips()[static_cast<size_t>(from[i])].samples) / data.sample_rate();
+    }
+  return order;
+}
+
+DatasetOptions dataset_options(const RunConfig& c) {
+  DatasetOptions d;
+  d.sample_rate = static_cast<int>(c.codec.sample_rate);
+  d.min_samples = c.codec.hop();
+  d.valid_fraction = c.training.valid_fraction;
+  return d;
+}
 
 TrainResult train(const TrainerOptions& options) { return Run(options).go(); }
 

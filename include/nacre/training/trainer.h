@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "nacre/training/dataset.h"
 #include "nacre/training/evaluation.h"
 #include "nacre/training/run_config.h"
 
@@ -53,6 +54,12 @@ std::vector<std::string> warnings(const HealthFigures&);
 
 /// The learning rate of a step (0-based), as a factor of the configured one.
 double schedule_factor(const TrainingConfig&, int64_t step, int64_t steps);
+
+/// The clips that evaluations in training listen to, in that order: spread over the held-out ones (over all where none are), until
+/// `seconds` are full; 0: all of them.
+std::vector<int64_t> judged_clips(const Dataset&, double seconds);
+/// What the trainer asks of the data.
+DatasetOptions dataset_options(const RunConfig&);
 
 /// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
 /// newest). Throws Error(input) naming what was looked for.

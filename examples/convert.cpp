@@ -1,0 +1,126 @@
+// nacre encode, nacre decode, nacre export
+#include <filesystem>
+#include <memory>
+
+#include "jobs.h"
+#include "nacre/safetensors.h"
+#include "nacre/training/trainer.h"
+
+namespace nacre::program {
+namespace {
+
+constexpr const char* inputs_help = "files, folders (searched recursively, mirrored into OUT), or - for standard input";
+constexpr const char* output_help =
+    "a file, - for standard output, or a folder: if there are several inputs, if it exists, or if it ends in /";
+constexpr const char* model_help = "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file";
+
+struct Options {
+  std::vector<std::string> inputs;
+  std::string output, model;
+  bool force = false, quiet = false, as_float = false, model_rate = false;
+  DeviceOptions device;
+
+  void add_to(CLI::App& app) {
+    app.add_option("inputs", inputs, inputs_help)->required();
+    app.add_option("-o,--output", output, output_help)->required();
+    app.add_option("-m,--model", model, model_help)->required();
+    app.add_flag("-f,--force", force, "overwrite files that exist");
+    app.add_flag("-q,--quiet", quiet, "errors only");
+    device.add_to(app);
+  }
+};
+
+/// Matches files, loads the model only if there is anything to do, and works through them.
+template <class F>
+int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
+  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, o.force);
+  if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
+  Context ctx(o.device.context());
+  Codec codec = Codec::load(ctx, training::find_model(o.model));
+  training::FileCodec files(codec);
+  catch_signals();
+  return run_jobs(jobs, label, o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
+    if (job.make_folders) {
+      const std::filesystem::path parent = std::filesystem::path(job.out).parent_path();
+      std::error_code failed;
+      if (!parent.empty()) std::filesystem::create_directories(parent, failed);
+      if (failed) throw Error(ErrorKind::io, parent.string() + ": cannot make the folder: " + failed.message());
+    }
+    return one(files, job, hooks);
+  });
+}
+
+std::string seconds_and_speed(const training::FileReport& r) {
+  return fixed(r.seconds, 2) + " s, " + std::to_string(r.sample_rate) + " Hz, " + std::to_string(r.channels) +
+         (r.channels == 1 ? " channel, " : " channels, ") + fixed(r.seconds / std::max(r.wall_seconds, 1e-9), 1) +
+         " x real time";
+}
+
+int encode(const Options& o) {
+  return convert(o, training::FileKind::audio, "encode",
+                 [](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
+                   const training::FileReport r = files.encode(job.in, job.out, hooks);
+                   return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
+                          " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s";
+                 });
+}
+
+int decode(const Options& o) {
+  const training::DecodeOptions options{
+      .format = o.as_float ? training::WavFormat::float32 : training::WavFormat::pcm16, .model_rate = o.model_rate};
+  return convert(o, training::FileKind::stream, "decode",
+                 [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
+                   const training::FileReport r = files.decode(job.in, job.out, options, hooks);
+                   // Said even when quiet: the sound is not what the model made.
+                   if (r.clipped > 0)
+                     std::fprintf(stderr, "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
+                                  job.out.c_str(), static_cast<long long>(r.clipped));
+                   return job.in + " -> " + job.out + ": " + seconds_and_speed(r);
+                 });
+}
+
+int export_model(const Options& o) {
+  namespace fs = std::filesystem;
+  const fs::path from = training::find_model(o.model), to = o.output;
+  if (fs::is_directory(to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as model.safetensors");
+  if (fs::exists(to) && fs::equivalent(from, to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is the model itself");
+  if (fs::exists(to) && !o.force) throw Error(ErrorKind::usage, o.output + " exists; -f overwrites it");
+  Context ctx(o.device.context());
+  Codec codec = Codec::load(ctx, from);
+  codec.save(to);
+  if (!o.quiet)
+    std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", from.c_str(), to.c_str(), hex(codec.identity()).c_str(),
+                 static_cast<double>(codec.parameters().effective_elements()) / 1e6, static_cast<uintmax_t>(fs::file_size(to)));
+  return 0;
+}
+
+}  // namespace
+
+Command add_encode(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  o->add_to(app);
+  app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
+  return [o] { return encode(*o); };
+}
+
+Command add_decode(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  o->add_to(app);
+  app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16 bits");
+  app.add_flag("--model-rate,--model_rate", o->model_rate, "keep the model's sample rate instead of the original's");
+  app.footer("x.nacre becomes x.wav, with the sample rate, channels and length that the original had.");
+  return [o] { return decode(*o); };
+}
+
+Command add_export(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("-o,--output", o->output, "the safetensors file to write")->required();
+  app.add_option("-m,--model", o->model, model_help)->required();
+  app.add_flag("-f,--force", o->force, "overwrite a file that exists");
+  app.add_flag("-q,--quiet", o->quiet, "errors only");
+  o->device.add_to(app);
+  app.footer("Just the weights, with the codec's configuration in the metadata: what decoding needs, and nothing of the training.");
+  return [o] { return export_model(*o); };
+}
+
+}  // namespace nacre::program

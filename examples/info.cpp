@@ -1,0 +1,181 @@
+// nacre info
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "jobs.h"
+#include "nacre/safetensors.h"
+#include "nacre/training/checkpoint_store.h"
+#include "nacre/training/progress.h"
+#include "nacre/training/trainer.h"
+#include "nacre/training_step.h"
+#include "nacre/windowed.h"
+
+namespace nacre::program {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::vector<std::string> inputs;
+  bool configs = false, memory = false;
+  DeviceOptions device;
+};
+
+std::string words(const CodecConfig& c) {
+  std::string rates;
+  for (const int64_t r : c.encoder_rates) rates += (rates.empty() ? "" : " x ") + std::to_string(r);
+  return std::to_string(c.sample_rate) + " Hz, hop " + std::to_string(c.hop()) + " (" + rates + "), " +
+         fixed(c.frame_rate(), 2) + " frames/s, " + std::to_string(c.n_codebooks) + " codebooks of " +
+         std::to_string(c.codebook_size) + (c.quantizer == QuantizerKind::ema ? " (EMA)" : " (factorised)") + ", " +
+         fixed(c.nominal_bitrate() / 1000, 2) + " kbit/s";
+}
+
+std::string mebibytes(size_t bytes) {
+  return std::to_string(bytes) + " bytes (" + fixed(static_cast<double>(bytes) / (1 << 20), 1) + " MiB)";
+}
+
+/// What the plans take, for inference on one window and for one training step.
+void print_memory(Context& ctx, const training::RunConfig& c) {
+  const int64_t frames = default_window_frames(c.codec);
+  {
+    Codec codec(ctx, c.codec);
+    codec.reserve_inference(1, frames * c.codec.hop());
+    std::printf("  inference, windows of %.2f s: %s; nothing shared: %s\n", static_cast<double>(frames) / c.codec.frame_rate(),
+                mebibytes(codec.reserved_bytes()).c_str(), mebibytes(codec.unshared_bytes()).c_str());
+  }
+  TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length, c.training.seed);
+  std::printf("  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
+              static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
+              mebibytes(step.unshared_bytes()).c_str());
+}
+
+void about_config(const Options& o, const std::string& name, const training::RunConfig& c) {
+  std::printf("%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", name.c_str(), words(c.codec).c_str(),
+              static_cast<long long>(c.training.batch_size), static_cast<long long>(c.training.segment_length),
+              c.optimizer.learning_rate);
+  if (!o.memory) return;
+  Context ctx(o.device.context());
+  print_memory(ctx, c);
+}
+
+void about_model(const Options& o, const std::string& name, const fs::path& model, training::RunConfig run) {
+  Context ctx(o.device.context());
+  {
+    Codec codec = Codec::load(ctx, model);
+    run.codec = codec.config();
+    std::printf("%s: model %s\n  %s\n  %.2f M values in use, identity %s, file %s\n", name.c_str(), model.c_str(),
+                words(run.codec).c_str(), static_cast<double>(codec.parameters().effective_elements()) / 1e6,
+                hex(codec.identity()).c_str(), mebibytes(static_cast<size_t>(fs::file_size(model))).c_str());
+  }
+  if (o.memory) print_memory(ctx, run);
+}
+
+void about_folder(const Options& o, const std::string& name) {
+  const fs::path folder = name;
+  training::RunConfig run;
+  if (fs::is_regular_file(folder / "config.json")) {
+    run = training::RunConfig::named((folder / "config.json").string());
+    std::printf("%s: run\n", name.c_str());
+  }
+  for (const int64_t step : list_checkpoints(folder)) {
+    char label[64];
+    std::snprintf(label, sizeof label, "step-%08lld", static_cast<long long>(step));
+    try {
+      const Checkpoint c = verify_checkpoint(folder / label);
+      std::printf("  %s: verified%s\n", label, c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+    } catch (const Error& e) {
+      std::printf("  %s: %s\n", label, e.what());
+    }
+  }
+  if (fs::is_regular_file(folder / "manifest.json")) {
+    const Checkpoint c = verify_checkpoint(folder);
+    std::printf("%s: checkpoint of step %lld, verified%s\n", name.c_str(), static_cast<long long>(c.step),
+                c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+  }
+  about_model(o, name, training::find_model(folder), run);
+}
+
+void about_stream(const std::string& name) {
+  const training::StreamFacts s = training::check_stream(name);
+  const double seconds = static_cast<double>(s.samples) / s.header.original_rate;
+  std::printf("%s: .nacre stream, verified\n", name.c_str());
+  std::printf("  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(), s.header.original_rate,
+              s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
+  std::printf("  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(),
+              s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop, s.header.codebooks,
+              s.header.codebook_size, static_cast<double>(s.header.gain));
+  std::printf("  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
+              fixed(seconds > 0 ? 8e-3 * static_cast<double>(s.bytes) / seconds : 0, 2).c_str(),
+              fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
+}
+
+void about_audio(const std::string& name) {
+  training::AudioReader reader(name);
+  std::vector<float> piece;
+  float peak = 0;
+  double energy = 0;
+  int64_t frames = 0;
+  while (reader.read(1 << 14, piece) > 0) {
+    peak = std::max(peak, training::peak_of(piece));
+    for (const float x : piece) energy += static_cast<double>(x) * static_cast<double>(x);
+    frames += static_cast<int64_t>(piece.size()) / reader.info().channels;
+  }
+  const auto n = static_cast<double>(frames) * reader.info().channels;
+  std::printf("%s: audio\n  %s, %d Hz, %d channel%s, %lld samples, peak %.4f, RMS %.4f%s\n", name.c_str(),
+              training::describe_duration(static_cast<double>(frames) / reader.info().sample_rate).c_str(),
+              reader.info().sample_rate, reader.info().channels, reader.info().channels == 1 ? "" : "s",
+              static_cast<long long>(frames), static_cast<double>(peak), std::sqrt(energy / n),
+              peak < training::silence_peak ? " (silence)" : "");
+}
+
+void about(const Options& o, const std::string& name) {
+  const std::vector<std::string> ready = CodecConfig::names();
+  if (!fs::exists(name) && std::find(ready.begin(), ready.end(), name) != ready.end())
+    return about_config(o, name, training::RunConfig::named(name));
+  if (fs::is_directory(name)) return about_folder(o, name);
+  if (!fs::exists(name))
+    throw Error(ErrorKind::io, name + ": no such file, folder or ready configuration (nacre info --configs lists those)");
+  // By content where it can be told, so that a wrong ending does not mislead.
+  char head[9] = {};
+  std::ifstream(name, std::ios::binary).read(head, 9);
+  const std::string start(head, 9);
+  if (start.starts_with("\x89NACRE") || name.ends_with(".nacre")) return about_stream(name);
+  if (start[8] == '{' || name.ends_with(".safetensors")) return about_model(o, name, name, {});
+  if (start[0] == '{' || name.ends_with(".json")) return about_config(o, name, training::RunConfig::named(name));
+  about_audio(name);
+}
+
+int info(const Options& o) {
+  if (!o.configs && o.inputs.empty()) throw Error(ErrorKind::usage, "info: expected a file, or --configs");
+  if (o.configs)
+    for (const std::string& name : CodecConfig::names()) about_config(o, name, training::RunConfig::named(name));
+  int code = 0;
+  for (const std::string& name : o.inputs) {
+    try {
+      about(o, name);
+    } catch (const Error& e) {
+      std::fflush(stdout);
+      std::fprintf(stderr, "nacre: %s\n", e.what());
+      if (code == 0) code = o.inputs.size() > 1 ? 3 : e.exit_code();
+    }
+  }
+  return code;
+}
+
+}  // namespace
+
+Command add_info(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  app.add_option("inputs", o->inputs,
+                 "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre streams, audio files");
+  app.add_flag("--configs", o->configs, "list the ready configurations");
+  app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");
+  o->device.add_to(app);
+  app.footer("Streams and checkpoints are read to the end and verified.");
+  return [o] { return info(*o); };
+}
+
+}  // namespace nacre::program

@@ -1,0 +1,221 @@
+// nacre encode, decode and export through the built program: what comes back has the rate, channels, length and level
+// of what went in; names, folders, pipes and existing files are treated as promised.
+#include <sndfile.h>
+
+#include "cli/program.h"
+#include "nacre/training/codec_files.h"
+
+using namespace nacre;
+using namespace nacre::test;
+namespace fs = std::filesystem;
+
+TEST_CASE("rate, channels and length come back exactly", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  struct Case {
+    int rate, channels;
+    int64_t frames;
+  };
+  // 8: the hop. One sample, around one hop, around a window's step, other rates up and down, an odd length.
+  for (const Case& c : {Case{16000, 1, 1}, Case{16000, 1, 7}, Case{16000, 1, 8}, Case{16000, 1, 9}, Case{16000, 2, 1},
+                        Case{16000, 1, 16000}, Case{16000, 2, 50001}, Case{8000, 1, 1}, Case{8000, 1, 4001}, Case{44100, 1, 1},
+                        Case{44100, 1, 3}, Case{44100, 2, 44100}, Case{44100, 3, 22051}, Case{48000, 1, 12345}, Case{22050, 1, 5}}) {
+    INFO(c.rate << " Hz, " << c.channels << " channels, " << c.frames << " frames");
+    write_voice(folder / "in.wav", c.frames, c.rate, c.channels);
+    Outcome o = run(folder, {"encode", folder / "in.wav", "-o", folder / "s.nacre", "--model", model, "-f", "-q"});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    CHECK(o.err.empty());
+    const training::StreamFacts facts = training::check_stream(folder / "s.nacre");
+    CHECK(facts.samples == static_cast<uint64_t>(c.frames));
+    CHECK(facts.bytes == fs::file_size(folder / "s.nacre"));
+    CHECK(training::stream_bytes(facts.header, facts.frames) == facts.bytes);
+    o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "--model", model, "-f", "--float"});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    const training::Audio out = training::read_audio(folder / "out.wav");
+    CHECK(out.sample_rate == c.rate);
+    CHECK(out.channels == c.channels);
+    CHECK(out.frames() == c.frames);
+    o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "low.wav", "--model", model, "-f", "--model_rate"});
+    REQUIRE(o.code == 0);
+    const training::Audio low = training::read_audio(folder / "low.wav");
+    CHECK(low.sample_rate == 16000);
+    CHECK(low.frames() == training::resampled_frames(c.frames, c.rate, 16000));
+  }
+}
+
+TEST_CASE("other formats are read", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  const auto x = voice(9001, 44100, 2);
+  SF_INFO info{};
+  info.samplerate = 44100, info.channels = 2, info.format = SF_FORMAT_FLAC | SF_FORMAT_PCM_16;
+  SNDFILE* f = sf_open((folder / "in.flac").c_str(), SFM_WRITE, &info);
+  REQUIRE(f != nullptr);
+  REQUIRE(sf_writef_float(f, x.data(), 9001) == 9001);
+  sf_close(f);
+  training::write_wav(folder / "in.wav", {.samples = x, .sample_rate = 44100, .channels = 2});
+  REQUIRE(run(folder, {"encode", folder / "in.flac", "-o", folder / "flac.nacre", "-m", model}).code == 0);
+  REQUIRE(run(folder, {"encode", folder / "in.wav", "-o", folder / "wav.nacre", "-m", model}).code == 0);
+  REQUIRE(run(folder, {"decode", folder / "flac.nacre", "-o", folder / "flac.out.wav", "-m", model}).code == 0);
+  CHECK(training::read_audio(folder / "flac.out.wav").frames() == 9001);
+}
+
+TEST_CASE("the level comes back, and channels are coded alike", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  const auto decoded = [&](const std::vector<float>& x, int channels) {
+    training::write_wav(folder / "in.wav", {.samples = x, .sample_rate = 16000, .channels = channels}, training::WavFormat::float32);
+    REQUIRE(run(folder, {"encode", folder / "in.wav", "-o", folder / "s.nacre", "-m", model, "-f"}).code == 0);
+    const Outcome o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "-m", model, "-f", "--float"});
+    REQUIRE(o.code == 0);
+    return training::read_audio(folder / "out.wav").samples;
+  };
+  const auto x = voice(30000, 16000);
+  const auto y = decoded(x, 1);
+  REQUIRE(training::peak_of(y) > 0);
+
+  // A power of two quieter: the same codes, and exactly that much quieter.
+  std::vector<float> quiet = x, expected = y;
+  for (float& v : quiet) v *= 0x1p-6f;
+  for (float& v : expected) v *= 0x1p-6f;
+  CHECK(decoded(quiet, 1) == expected);
+
+  // Left as x, right a quarter of it: one gain for both, so right is coded as a quiet signal; left as x alone.
+  std::vector<float> stereo(2 * x.size());
+  for (size_t t = 0; t < x.size(); ++t) stereo[2 * t] = stereo[2 * t + 1] = x[t];
+  const auto both = decoded(stereo, 2);
+  bool same = true;
+  for (size_t t = 0; t < x.size(); ++t) same = same && both[2 * t] == y[t] && both[2 * t + 1] == y[t];
+  CHECK(same);
+  for (size_t t = 0; t < x.size(); ++t) stereo[2 * t + 1] = 0.25f * x[t];
+  const auto uneven = decoded(stereo, 2);
+  same = true;
+  for (size_t t = 0; t < x.size(); ++t) same = same && uneven[2 * t] == y[t];
+  CHECK(same);
+
+  // Silence stays silence, whatever an untrained model makes of it.
+  const std::vector<float> nothing(5000, 0.0f);
+  CHECK(training::peak_of(decoded(nothing, 1)) < 1e-9f);
+}
+
+TEST_CASE("clipped samples are counted", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  // Float audio far above full scale: 16 bits cannot hold it, float can.
+  std::vector<float> x = voice(4000, 16000);
+  for (float& v : x) v *= 1e6f;
+  training::write_wav(folder / "in.wav", {.samples = x, .sample_rate = 16000, .channels = 1}, training::WavFormat::float32);
+  REQUIRE(run(folder, {"encode", folder / "in.wav", "-o", folder / "s.nacre", "-m", model}).code == 0);
+  Outcome o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "a.wav", "-m", model, "-q"});
+  CHECK(o.code == 0);
+  CHECK(o.lines() == 1);
+  CHECK(o.err.find("clipped") != std::string::npos);
+  o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "b.wav", "-m", model, "-q", "--float"});
+  CHECK(o.err.empty());
+  CHECK(training::peak_of(training::read_audio(folder / "b.wav").samples) > 1.0f);
+}
+
+TEST_CASE("pipes give the same bytes as files", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 20000, 22050, 2);
+  REQUIRE(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model}).code == 0);
+  Outcome o = run(folder, {"encode", "-", "-o", "-", "-m", model, "-q"}, in);
+  REQUIRE(o.code == 0);
+  CHECK(o.out == slurp(folder / "s.nacre"));
+  REQUIRE(run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "-m", model}).code == 0);
+  o = run(folder, {"decode", "-", "-o", "-", "-m", model}, folder / "s.nacre");
+  REQUIRE(o.code == 0);
+  CHECK(o.out == slurp(folder / "out.wav"));
+  CHECK(run(folder, {"decode", "-", "-o", folder / "new/", "-m", model}, folder / "s.nacre").code == 2);
+}
+
+TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  fs::create_directories(folder / "in/deep/er");
+  fs::create_directories(folder / "more");
+  write_voice(folder / "in/a.wav", 3000);
+  write_voice(folder / "in/deep/er/b.c.wav", 2000, 8000);
+  write_voice(folder / "more/d.wav", 1000);
+  spill(folder / "in/notes.txt", "no audio");
+  Outcome o = run(folder, {"encode", folder / "in", "-o", folder / "codes", "-m", model, "-q"});
+  INFO(o.err);
+  REQUIRE(o.code == 0);
+  CHECK(fs::exists(folder / "codes/a.nacre"));
+  CHECK(fs::exists(folder / "codes/deep/er/b.c.nacre"));
+  o = run(folder, {"decode", folder / "codes", "-o", folder / "back/", "-m", model, "-q"});
+  REQUIRE(o.code == 0);
+  CHECK(training::read_audio(folder / "back/deep/er/b.c.wav").frames() == 2000);
+
+  // Several inputs: folders go below their own names. What fails is named, the rest is done.
+  spill(folder / "bad.wav", "this is no audio at all, but some text");
+  o = run(folder, {"encode", folder / "in", folder / "bad.wav", folder / "missing.wav", folder / "more", folder / "in/a.wav", "-o",
+                   folder / "all", "-m", model, "-q"});
+  CHECK(o.code == 3);
+  CHECK(o.lines() == 2);
+  CHECK(o.err.find("bad.wav") != std::string::npos);
+  CHECK(o.err.find("missing.wav") != std::string::npos);
+  for (const char* name : {"all/in/a.nacre", "all/in/deep/er/b.c.nacre", "all/more/d.nacre", "all/a.nacre"})
+    CHECK(fs::exists(folder / name));
+
+  // Two inputs that would become one file.
+  o = run(folder, {"encode", folder / "in/a.wav", folder / "in/deep/../a.wav", "-o", folder / "twice/", "-m", model, "-q"});
+  CHECK(o.code == 3);
+  CHECK(o.lines() == 1);
+  CHECK(fs::exists(folder / "twice/a.nacre"));
+  CHECK(run(folder, {"encode", folder / "in", "-o", "-", "-m", model}).code == 2);
+  CHECK(run(folder, {"encode", folder / "in", "-o", folder / "in/a.wav", "-m", model}).code == 2);
+}
+
+TEST_CASE("nothing is overwritten unless asked", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 3000);
+  spill(folder / "s.nacre", "mine");
+  Outcome o = run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model});
+  CHECK(o.code == 2);
+  CHECK(o.lines() == 1);
+  CHECK(o.err.find("-f") != std::string::npos);
+  CHECK(slurp(folder / "s.nacre") == "mine");
+  CHECK(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model, "--force"}).code == 0);
+  CHECK(slurp(folder / "s.nacre") != "mine");
+  const std::string before = slurp(in);
+  CHECK(run(folder, {"encode", in, "-o", in, "-m", model, "-f"}).code == 2);
+  CHECK(slurp(in) == before);
+  CHECK(run(folder, {"decode", folder / "s.nacre", "-o", in, "-m", model}).code == 2);
+  CHECK(slurp(in) == before);
+}
+
+TEST_CASE("an exported model is the same model", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 3000);
+  CHECK(run(folder, {"export", "-m", model, "-o", folder / "out.safetensors", "-q"}).code == 0);
+  CHECK(run(folder, {"export", "-m", model, "-o", folder / "out.safetensors"}).code == 2);
+  CHECK(run(folder, {"export", "-m", model, "-o", folder / "out.safetensors", "-f"}).code == 0);
+  CHECK(run(folder, {"export", "-m", model, "-o", model, "-f"}).code == 2);
+  REQUIRE(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model}).code == 0);
+  CHECK(run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "-m", folder / "out.safetensors"}).code == 0);
+}
+
+TEST_CASE("memory does not grow with the length", "[cli]") {
+  const Folder folder(true);  // a folder in memory would count
+  const std::string model = tiny_model(folder);
+  write_voice(folder / "short.wav", 16000 * 20);
+  write_voice(folder / "long.wav", 16000 * 200);
+  int64_t encode[2], decode[2];
+  for (const bool is_long : {false, true}) {
+    const std::string name = folder / (is_long ? "long" : "short");
+    Outcome o = run(folder, {"encode", name + ".wav", "-o", name + ".nacre", "-m", model, "-q", "-t", "1"});
+    REQUIRE(o.code == 0);
+    encode[is_long] = o.peak_kib;
+    o = run(folder, {"decode", name + ".nacre", "-o", name + ".out.wav", "-m", model, "-q", "-t", "1"});
+    REQUIRE(o.code == 0);
+    decode[is_long] = o.peak_kib;
+    CHECK(training::read_audio(name + ".out.wav").frames() == (is_long ? 16000 * 200 : 16000 * 20));
+  }
+  // Held in memory, 180 s more would be 11 MiB of samples; the allocator's noise is a fraction of one.
+  INFO(encode[0] << " " << encode[1] << " " << decode[0] << " " << decode[1] << " KiB");
+  CHECK(encode[1] - encode[0] < 4096);
+  CHECK(decode[1] - decode[0] < 4096);
+}
