@@ -1,5 +1,6 @@
 #include "nacre/ops/vq.h"
 
+#include <bit>
 #include <cmath>
 
 #include "nacre/random.h"
@@ -28,6 +29,12 @@ void search_rows(const Context& ctx, const float* x, int64_t rows, int64_t dim, 
       nearest(x + r * dim, std::min(max_rows, last - r), dim, packed, codes, metric, buffer + r * dim, out + r, 1,
               half != nullptr ? half + r : nullptr);
   });
+}
+
+NACRE_CLONES bool all_finite(const float* x, int64_t n) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= (std::bit_cast<int32_t>(x[i]) & 0x7f800000) == 0x7f800000;
+  return found == 0;
 }
 
 void check_codebook(const char* op, Shape codebook, Shape expected) {
@@ -125,6 +132,8 @@ void vq_ema(Context& ctx, const VqEma& a) {
   const RowMask mask{.frames = a.frames, .time = time};
   const int64_t valid = mask.valid_rows(a.batch);
   if (valid == 0) return;
+  for (int64_t b = 0; b < a.batch; ++b)
+    if (!all_finite(a.x.data + b * time * dim, mask.valid_frames(b) * dim)) return;
   int32_t* order = reinterpret_cast<int32_t*>(a.scratch.data);
   int32_t* first = order + stages * rows;
   parallel_parts(ctx, stages, [&](int64_t s) {

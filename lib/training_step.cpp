@@ -161,6 +161,7 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.quantizer.start(s.ctx, latents, s.seed);
+  if (s.average) s.ctx.copy<float>(s.parameters.values(), s.average);
 }
 
 void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); }

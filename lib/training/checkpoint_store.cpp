@@ -221,6 +221,17 @@ struct CheckpointStore::Impl {
   CheckpointStoreOptions options;
   std::unique_ptr<RunLock> lock;
 
+  /// Gives a checkpoint a name that is no checkpoint's. Returns where it is now.
+  fs::path set_aside(const fs::path& checkpoint, const std::string& prefix) const {
+    const std::string name = prefix + checkpoint.filename().string();
+    fs::path aside = run / name;
+    for (int i = 2; fs::exists(fs::symlink_status(aside)); ++i) aside = run / (name + "-" + std::to_string(i));
+    if (file_calls().rename(checkpoint.c_str(), aside.c_str()) < 0)
+      throw Error(ErrorKind::io, checkpoint.string() + ": could not be set aside: " +
+                                     std::error_code(errno, std::generic_category()).message());
+    return aside;
+  }
+
   void rotate(Saved& saved) {
     const auto steps = list_checkpoints(run);
     std::set<int64_t> keep;
@@ -286,16 +297,15 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
 
 CheckpointSearch CheckpointStore::resume() {
   CheckpointSearch search = newest_checkpoint(impl_->run);
-  for (auto& d : search.damaged) {
-    const std::string name = "damaged-" + d.path.filename().string();
-    fs::path aside = impl_->run / name;
-    for (int i = 2; fs::exists(fs::symlink_status(aside)); ++i) aside = impl_->run / (name + "-" + std::to_string(i));
-    if (file_calls().rename(d.path.c_str(), aside.c_str()) < 0)
-      throw Error(ErrorKind::io, d.path.string() + ": is damaged and could not be set aside: " +
-                                     std::error_code(errno, std::generic_category()).message());
-    d.path = aside;
-  }
+  for (auto& d : search.damaged) d.path = impl_->set_aside(d.path, "damaged-");
   return search;
+}
+
+std::vector<fs::path> CheckpointStore::set_aside_after(int64_t step) {
+  std::vector<fs::path> aside;
+  for (const int64_t later : list_checkpoints(impl_->run))
+    if (later > step) aside.push_back(impl_->set_aside(impl_->run / folder_name(later), "unused-"));
+  return aside;
 }
 
 }  // namespace nacre

@@ -6,28 +6,29 @@
 
 #include "nacre/training/checkpoint_store.h"
 #include "nacre/training/trainer.h"
+#include "trainer_run.h"
 
 namespace nacre::training {
-namespace {
 
-std::string number(double x, const char* format = "%.3f") {
+std::string number(double x, const char* format) {
   char text[64];
   std::snprintf(text, sizeof text, format, x);
   return text;
 }
 
-}  // namespace
-
 std::vector<std::string> warnings(const HealthFigures& f) {
   std::vector<std::string> w;
   if (!std::isfinite(f.output_std) || !std::isfinite(f.output_mean)) {
-    w.push_back("the output is not a number: the weights are damaged; go back to an earlier checkpoint and lower the learning rate");
+    w.push_back(
+        "the output is not a number: the weights are damaged; go back to an earlier checkpoint and lower the learning "
+        "rate");
     return w;
   }
   if (f.snr < 0)
-    w.push_back("SNR is negative (" + number(f.snr, "%.1f") +
-                " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
-                "the losses pull in different directions (keep loss.balanced on) or the codebooks carry nothing");
+    w.push_back(
+        "SNR is negative (" + number(f.snr, "%.1f") +
+        " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
+        "the losses pull in different directions (keep loss.balanced on) or the codebooks carry nothing");
   if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
     w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
                 number(f.input_mean, "%+.4f") +
@@ -71,7 +72,9 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
     for (const DamagedCheckpoint& d : best.damaged) why += "; " + d.path.string() + " is damaged: " + d.reason;
     throw Error(ErrorKind::input, path.string() + ": holds no model.safetensors and no usable checkpoint" + why);
   }
-  throw Error(ErrorKind::input, path.string() + ": no such file or folder; --model takes a run folder, a checkpoint folder or a safetensors file");
+  throw Error(ErrorKind::input,
+              path.string() +
+                  ": no such file or folder; --model takes a run folder, a checkpoint folder or a safetensors file");
 }
 
 }  // namespace nacre::training

@@ -5,9 +5,11 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "files.h"
+#include "nacre/atomic_file.h"
 
 namespace nacre::training {
 
@@ -48,5 +50,25 @@ void JsonLog::write(const nlohmann::ordered_json& object) {
 }
 
 int64_t JsonLog::lost() const { return impl_->lost; }
+
+void drop_log_lines_after(const std::string& path, int64_t step, const LogFailure& failed) {
+  try {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) return;
+    std::string kept, line;
+    bool changed = false;
+    while (std::getline(in, line)) {
+      const auto object = nlohmann::json::parse(line, nullptr, false);
+      const bool stays = object.is_object() && !in.eof() &&
+                         (!object.contains("step") || !object["step"].is_number_integer() || object["step"] <= step);
+      changed = changed || !stays;
+      if (stays) kept += line + "\n";
+    }
+    if (in.bad()) throw_errno(path, "cannot read");
+    if (changed) write_file_atomically(path, kept);
+  } catch (const Error& e) {
+    if (failed) failed(std::string(e.what()) + "; it still has lines of steps beyond " + std::to_string(step));
+  }
+}
 
 }  // namespace nacre::training

@@ -45,7 +45,8 @@ void vq_gather(Context&, const VqGather&);
 ///   a code with counts < dead_below becomes a row of this batch: the valid row numbered
 ///   Philox(seed, stage).below(step codes + code, valid rows). Its sums become that row, its count 1
 /// Rows are added in double, in their order. Codes that share a replacement row part when they are next found dead.
-/// Only valid rows count, n_k included; without any, nothing changes at all.
+/// Only valid rows count, n_k included; without any, nothing changes at all. Nor does anything when a valid row of the
+/// first stage is not finite: one bad batch must not end up in the codebooks for ever.
 /// counts and sums must start consistent with the codebook: sums_k = counts_k codebook_k.
 struct VqEma {
   View<const float> x;        ///< [stages, rows, 1, dim]: what each stage quantised

@@ -91,6 +91,8 @@ class CheckpointStore {
   /// The newest checkpoint that verifies, to go on from. Newer ones, all damaged, are set aside under another name, so
   /// that the run can pass them.
   CheckpointSearch resume();
+  /// Checkpoints of later steps get another name, so that the run can go on from this one. Returns where they are now.
+  std::vector<std::filesystem::path> set_aside_after(int64_t step);
 
  private:
   struct Impl;

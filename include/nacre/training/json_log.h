@@ -30,4 +30,9 @@ class JsonLog {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Rewrites a log, in one moment, without the lines whose "step" is beyond `step` and without torn ones: what a run wrote
+/// after the checkpoint that it goes on from. A log that needs no change, or that is not there, is left alone; when it
+/// cannot be rewritten, that is told and the log stays as it is.
+void drop_log_lines_after(const std::string& path, int64_t step, const LogFailure& = {});
+
 }  // namespace nacre::training

@@ -27,7 +27,8 @@ struct TrainerOptions {
   bool allow_change = false;      ///< resume although configuration or data changed
   int64_t max_bad = 10;           ///< files; more than this and more than 1 % stop the run before it begins
   std::string experiment_name;
-  std::FILE* out = stdout;        ///< reports; progress goes to stderr
+  std::FILE* out = stdout;        ///< reports
+  std::FILE* progress = stderr;
   /// Set by a signal handler to the signal's number: the step in hand is finished, the state saved, and train() returns.
   const std::atomic<int>* stop = nullptr;
 };

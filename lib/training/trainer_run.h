@@ -1,0 +1,74 @@
+#pragma once
+// What a training run holds while it goes. trainer.cpp begins, steps and saves; trainer_report.cpp judges.
+#include <chrono>
+#include <optional>
+
+#include "nacre/training/checkpoint_store.h"
+#include "nacre/training/dataset.h"
+#include "nacre/training/json_log.h"
+#include "nacre/training/progress.h"
+#include "nacre/training/sampler.h"
+#include "nacre/training/tensorboard.h"
+#include "nacre/training/trainer.h"
+
+namespace nacre::training {
+
+class Run {
+ public:
+  explicit Run(const TrainerOptions&);
+  TrainResult go();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+  void say(const std::string& line);
+  void begin();
+  std::optional<Checkpoint> find_checkpoint();
+  void resume(const Checkpoint&);
+  /// True when the codebooks still have to start from data.
+  bool init();
+  void start_codebooks();
+  void one_step();
+  void skipped_update(const Batch&);
+  void log_step(const StepMetrics&);
+  std::vector<int32_t> drop_codebooks() const;
+  void save(const std::string& why);
+  bool stopped() const { return options_.stop != nullptr && options_.stop->load() != 0; }
+  int64_t epoch_of(int64_t step) const { return (step + steps_per_epoch_ - 1) / steps_per_epoch_; }
+  std::string newest_checkpoint_name() const {
+    return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
+  }
+
+  // trainer_report.cpp
+  void report(int64_t epoch);
+  void judge(Evaluation&, int64_t epoch);
+  StepMetrics measure_held_out();
+
+  TrainerOptions options_;
+  RunConfig config_;
+  Context ctx_;
+  CheckpointStore store_;
+  Dataset data_;
+  TrainingStep step_;
+  Codec judged_;
+  CropSampler sampler_;
+  std::optional<JsonLog> log_;
+  std::optional<EventWriter> events_;
+  std::optional<Prefetcher> batches_;
+  std::optional<Progress> progress_;
+  int64_t steps_per_epoch_, steps_, done_ = 0, saved_at_ = -1;
+  int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0;
+  double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
+  double waited_seconds_ = 0;                       // for batches; part of trained_seconds_
+  double epoch_gradient_norm_ = 0;
+  int64_t epoch_steps_ = 0;  // that had a finite gradient
+  Clock::time_point last_save_ = Clock::now();
+  double snr_;  // of an evaluation at this very step, else NaN
+  std::filesystem::path last_checkpoint_;
+};
+
+/// printf's formatting of one number.
+std::string number(double x, const char* format = "%.3f");
+
+}  // namespace nacre::training
