@@ -159,6 +159,7 @@ void CodecConfig::check() const {
   if (decoder_dim % (int64_t{1} << decoder_rates.size()) != 0)
     refuse("decoder_dim", std::to_string(decoder_dim),
            "a multiple of " + std::to_string(int64_t{1} << decoder_rates.size()));
+  in_range("latent_dim", latent_dim, 0, 65536);
   in_range("latent_dim", latent(), 1, 65536);
   in_range("kernel_size", kernel_size, 1, 63);
   if (kernel_size % 2 == 0) refuse("kernel_size", std::to_string(kernel_size), "an odd number");

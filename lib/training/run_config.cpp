@@ -48,6 +48,13 @@ json as_json(const RunConfig& c) {
             {"codebook_start_rows", t.codebook_start_rows}}}};
 }
 
+/// With a latent width that still follows from the other keys, where nobody chose one: later keys may change those.
+json as_written(const RunConfig& c) {
+  json j = as_json(c);
+  j["codec"]["latent_dim"] = c.codec.latent_dim;
+  return j;
+}
+
 const char* kind(const json& v) {
   if (v.is_boolean()) return "true or false";
   if (v.is_number_integer()) return "an integer";
@@ -66,9 +73,14 @@ bool fits(const json& found, const json& usual) {
   return found.type() == usual.type();
 }
 
-void put(json& config, const std::string& section, const std::string& key, const json& value) {
+void expect_section(const json& config, const std::string& section) {
   if (!config.contains(section))
-    throw Error(ErrorKind::usage, "config: section \"" + section + "\" is unknown; there are codec, loss, optimizer, training");
+    throw Error(ErrorKind::usage,
+                "config: section \"" + section + "\" is unknown; there are codec, loss, optimizer, training");
+}
+
+void put(json& config, const std::string& section, const std::string& key, const json& value) {
+  expect_section(config, section);
   json& keys = config[section];
   if (!keys.contains(key)) {
     std::string known;
@@ -172,8 +184,9 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
     throw Error(ErrorKind::usage, "config: not JSON at byte " + std::to_string(e.byte));
   }
   if (!given.is_object()) throw Error(ErrorKind::usage, "config: not a JSON object");
-  json merged = as_json(base);
+  json merged = as_written(base);
   for (const auto& [section, keys] : given.items()) {
+    expect_section(merged, section);
     if (!keys.is_object()) throw Error(ErrorKind::usage, "config: section \"" + section + "\" is not an object");
     for (const auto& [key, value] : keys.items()) put(merged, section, key, value);
   }
@@ -213,7 +226,7 @@ void RunConfig::set(const std::string& assignment) {
                     text = assignment.substr(equals + 1);
   json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) value = text;
-  json merged = as_json(*this);
+  json merged = as_written(*this);
   put(merged, section, key, value);
   *this = parse(merged);
 }

@@ -1,0 +1,194 @@
+// Run configurations: names, files, single assignments; the schedule; what a newcomer is told.
+#include <cmath>
+#include <limits>
+
+#include "file_tools.h"
+#include "harness.h"
+#include "nacre/training/run_config.h"
+#include "nacre/training/trainer.h"
+
+using namespace nacre;
+using namespace nacre::training;
+
+namespace {
+
+template <class F>
+std::string refusal(F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::usage);
+    return e.what();
+  }
+  return "accepted";
+}
+bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("run configurations: every name can be trained with, written and read again") {
+  for (const std::string& name : CodecConfig::names()) {
+    CAPTURE(name);
+    const RunConfig c = RunConfig::named(name);
+    c.check();
+    const RunConfig again = RunConfig::from_json(c.to_json());
+    CHECK(again.to_json() == c.to_json());
+    CHECK(differences(c, again).empty());
+    const test::Folder folder;
+    test::spill(folder / "config.json", c.to_json());
+    CHECK(RunConfig::named((folder / "config.json").string()).to_json() == c.to_json());
+  }
+  CHECK(holds(refusal([] { RunConfig::named("dac-48k"); }), "dac-44k"));
+  const test::Folder folder;
+  test::spill(folder / "bad.json", R"({"loss": {"mell": 1}})");
+  const std::string what = refusal([&] { RunConfig::named((folder / "bad.json").string()); });
+  CHECK(holds(what, "bad.json"));
+  CHECK(holds(what, "loss.mell"));
+}
+
+TEST_CASE("run configurations: one assignment at a time") {
+  RunConfig c = RunConfig::named("speech-16k-small");
+  c.set("loss.mel=2.5");
+  CHECK(c.loss.mel == 2.5);
+  c.set("loss.mel=3");  // an integer where a number stands
+  CHECK(c.loss.mel == 3);
+  c.set("loss.balanced=false");
+  CHECK(!c.loss.balanced);
+  c.set("loss.mel_scale=htk");
+  CHECK(c.loss.mel_scale == MelScale::htk);
+  c.set("codec.activation=snake_beta");
+  CHECK(c.codec.activation == ActivationKind::snake_beta);
+  c.set("training.schedule=\"cosine\"");
+  CHECK(c.training.schedule == Schedule::cosine);
+  c.set("training.seed=18446744073709551615");
+  CHECK(c.training.seed == 18446744073709551615ull);
+  c.set("training.max_steps=7");
+  c.set("optimizer.clip=0");
+  c.set("codec.dilations=[1, 5]");
+  CHECK(c.codec.dilations == std::vector<int64_t>{1, 5});
+
+  const std::string before = c.to_json();
+  struct Wrong {
+    const char *assignment, *named;
+  };
+  for (const Wrong& w : {Wrong{"loss.mell=1", "loss.mell"},
+                         Wrong{"los.mel=1", "\"los\""},
+                         Wrong{"loss.mel", "section.key=value"},
+                         Wrong{"mel=1", "section.key=value"},
+                         Wrong{"mel=loss.mel", "section.key=value"},
+                         Wrong{"", "section.key=value"},
+                         Wrong{"loss.mel=much", "loss.mel"},
+                         Wrong{"loss.mel=", "loss.mel"},
+                         Wrong{"loss.mel=-1", "loss.mel"},
+                         Wrong{"loss.windows=64", "loss.windows"},
+                         Wrong{"loss.windows=[64]", "loss.mels"},
+                         Wrong{"loss.windows=[64, 256.5, 1024]", "loss.windows"},
+                         Wrong{"loss.balanced=1", "loss.balanced"},
+                         Wrong{"loss.mel_scale=bark", "loss.mel_scale"},
+                         Wrong{"training.batch_size=2.5", "training.batch_size"},
+                         Wrong{"training.batch_size=0", "training.batch_size"},
+                         Wrong{"training.batch_size=18446744073709551615", "training.batch_size"},
+                         Wrong{"training.segment_length=1", "training.segment_length"},
+                         Wrong{"training.segment_length=400", "loss.windows"},
+                         Wrong{"training.seed=-1", "training.seed"},
+                         Wrong{"training.schedule=linear", "training.schedule"},
+                         Wrong{"training.valid_fraction=1", "training.valid_fraction"},
+                         Wrong{"optimizer.learning_rate=0", "optimizer.learning_rate"},
+                         Wrong{"optimizer.beta1=true", "optimizer.beta1"},
+                         Wrong{"codec.n_codebooks=0", "codec.n_codebooks"},
+                         Wrong{"codec.quantizer=fsq", "codec.quantizer"},
+                         Wrong{"codec.=1", "codec."}}) {
+    const std::string what = refusal([&] { c.set(w.assignment); });
+    INFO(w.assignment << " -> " << what);
+    CHECK(holds(what, w.named));
+    CHECK(c.to_json() == before);  // refused, nothing changed
+  }
+}
+
+TEST_CASE("run configurations: a latent width that nobody chose follows the widths that were") {
+  RunConfig c = RunConfig::named("dac-16k");
+  CHECK(c.codec.latent() == 1024);
+  c.set("codec.encoder_dim=32");
+  CHECK(c.codec.latent() == 512);
+  const RunConfig d = RunConfig::from_json(R"({"codec": {"encoder_dim": 8, "encoder_rates": [2, 4],
+      "decoder_dim": 64, "decoder_rates": [4, 2]}})");
+  CHECK(d.codec.latent() == 32);
+  c.set("codec.latent_dim=100");
+  c.set("codec.encoder_dim=64");
+  CHECK(c.codec.latent() == 100);
+  // Written down, it is a number.
+  CHECK(holds(d.to_json(), "\"latent_dim\": 32"));
+}
+
+TEST_CASE("run configurations: JSON on top of another configuration") {
+  RunConfig base = RunConfig::named("speech-16k-small");
+  base.set("loss.mel=4");
+  const RunConfig c = RunConfig::from_json(R"({"loss": {"stft": 2}, // why not
+      "training": {"batch_size": 3}})",
+                                           base);
+  CHECK(c.loss.mel == 4);
+  CHECK(c.loss.stft == 2);
+  CHECK(c.training.batch_size == 3);
+  CHECK(differences(base, c) == std::vector<std::string>{"loss.stft: 1.0 -> 2.0", "training.batch_size: 8 -> 3"});
+  struct Wrong {
+    const char *json, *named;
+  };
+  for (const Wrong& w :
+       {Wrong{R"({"los": {}})", "\"los\""}, Wrong{R"({"los": {"mel": 1}})", "\"los\""},
+        Wrong{R"({"loss": 3})", "\"loss\""}, Wrong{R"({"loss": {"mell": 3}})", "loss.mell"},
+        Wrong{R"({"loss": {"mel": "3"}})", "loss.mel"}, Wrong{"[1]", "object"}, Wrong{"{\"loss\"", "byte"},
+        Wrong{"", "byte"}, Wrong{R"({"codec": {"sample_rate": 1}})", "codec.sample_rate"}}) {
+    const std::string what = refusal([&] { RunConfig::from_json(w.json, base); });
+    INFO(w.json << " -> " << what);
+    CHECK(holds(what, w.named));
+  }
+}
+
+TEST_CASE("the learning rate's schedule") {
+  TrainingConfig t;
+  CHECK(schedule_factor(t, 0, 100) == 1);
+  CHECK(schedule_factor(t, 99, 100) == 1);
+  t.warmup_steps = 4;
+  CHECK(schedule_factor(t, 0, 100) == 0.25);  // never zero: the first step counts
+  CHECK(schedule_factor(t, 3, 100) == 1);
+  CHECK(schedule_factor(t, 50, 100) == 1);
+  t.warmup_steps = 0, t.schedule = Schedule::cosine, t.final_rate = 0.1;
+  CHECK(schedule_factor(t, 0, 100) == Approx(1));
+  CHECK(schedule_factor(t, 50, 100) == Approx(0.55));
+  CHECK(schedule_factor(t, 100, 100) == Approx(0.1));
+  CHECK(schedule_factor(t, 1000, 100) == Approx(0.1));  // beyond the end
+  double last = 2;
+  for (int64_t s = 0; s <= 100; ++s) {
+    const double now = schedule_factor(t, s, 100);
+    CHECK(now < last);
+    last = now;
+  }
+}
+
+TEST_CASE("warnings: what a newcomer is told about an evaluation") {
+  HealthFigures good;
+  good.snr = 8, good.input_std = 0.1, good.output_std = 0.09, good.output_mean = 1e-4;
+  good.usage = {0.9, 0.5}, good.perplexity = {800, 400}, good.codes_seen = 100000, good.codebook_size = 1024;
+  CHECK(warnings(good).empty());
+  const auto one = [](const HealthFigures& f, const std::string& part) {
+    const std::vector<std::string> w = warnings(f);
+    return w.size() == 1 && holds(w[0], part);
+  };
+  HealthFigures f = good;
+  f.snr = -1;
+  CHECK(one(f, "SNR is negative"));
+  f = good, f.output_mean = 0.05;
+  CHECK(one(f, "DC offset"));
+  f = good, f.output_std = 0.01;
+  CHECK(one(f, "too quiet"));
+  f = good, f.output_std = 0.5;
+  CHECK(one(f, "too loud"));
+  f = good, f.usage = {0.9, 0.01};
+  CHECK(one(f, "codebook 1"));
+  f.codes_seen = 50;  // so few frames cannot use more
+  CHECK(warnings(f).empty());
+  f = good, f.output_std = std::numeric_limits<double>::quiet_NaN();
+  CHECK(one(f, "not a number"));
+  f = good, f.input_std = f.output_std = 0;  // silence, faithfully
+  CHECK(warnings(f).empty());
+}
