@@ -47,10 +47,10 @@ int main(int argc, char** argv) {
     verbs.push_back({verb, make(*verb)});
   };
   add("train", "train a codec on a folder of audio", add_train);
-  add("report", "write a page that shows a run: curves, scores, pictures and sounds", add_report);
   add("encode", "audio files to .nacre streams", add_encode);
   add("decode", ".nacre streams to WAV files", add_decode);
   add("eval", "how good a model is on given audio", add_eval);
+  add("report", "write a page that shows a run: curves, scores, pictures and sounds", add_report);
   add("info", "what a model, run, stream or audio file is", add_info);
   add("export", "a model's weights as one safetensors file", add_export);
   try {
