@@ -77,7 +77,7 @@ awk -v nominal=32000 '
         if (over) { printf "%d files are more than 5 %% above %d bit/s\n", over, nominal > "/dev/stderr"; exit 1 } }' "$table"
 
 begin "judging and reporting"
-"$nacre" eval --model "$out/run" --data_dir "$out/data/valid"
+"$nacre" eval --model "$out/run" "$out/data/valid"
 "$nacre" report --run "$out/run" --data_dir "$out/data" -f -o "$out/report.html"
 printf '   done in %s\n' "$(duration $((SECONDS - stage_from)))"
 
