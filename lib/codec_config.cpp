@@ -150,7 +150,7 @@ void CodecConfig::check() const {
   for (const auto* rates : {&encoder_rates, &decoder_rates}) {
     const std::string key = rates == &encoder_rates ? "encoder_rates" : "decoder_rates";
     if (rates->empty() || rates->size() > 8) refuse(key, std::to_string(rates->size()) + " strides", "1 to 8 strides");
-    for (const int64_t r : *rates) in_range(key, r, 1, 64);
+    for (const int64_t r : *rates) in_range(key, r, 2, 64);
   }
   if (product(encoder_rates) != product(decoder_rates))
     refuse("decoder_rates", "a product of " + std::to_string(product(decoder_rates)),

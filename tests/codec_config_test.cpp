@@ -80,7 +80,7 @@ const Reach reaches[] = {
     {{2}, {2}, {1}, 1},                    // as short as it gets
     {{2, 3}, {3, 2}, {1, 3, 9}, 7},        // the usual units
     {{3}, {3}, {1}, 3},                    // odd: output padding
-    {{1}, {1}, {2}, 5},                    // no stride at all
+    {{2}, {2}, {2}, 5},                    // the shortest hop there is, dilated
     {{5, 4}, {10, 2}, {1}, 3},             // a decoder that is not the encoder's mirror image
     {{2, 2, 2, 2}, {4, 4}, {1, 2}, 3},     // fewer steps down than up
     {{8}, {2, 2, 2}, {9}, 7},              // one frame is shorter than the dilation
@@ -134,7 +134,7 @@ TEST_CASE("codec configurations: what is wrong is named") {
            Wrong{R"({"encoder_rates": []})", "codec.encoder_rates"},
            Wrong{R"({"encoder_rates": 8})", "codec.encoder_rates"},
            Wrong{R"({"encoder_rates": [2, "4"]})", "codec.encoder_rates"},
-           Wrong{R"({"encoder_rates": [0, 4]})", "codec.encoder_rates"},
+           Wrong{R"({"encoder_rates": [1, 4]})", "codec.encoder_rates"},  // would add a frame
            Wrong{R"({"encoder_rates": [64, 64, 64, 64, 64, 64, 64, 64]})", "_rates"},
            Wrong{R"({"encoder_rates": [2, 2]})", "codec.decoder_rates"},
            Wrong{R"({"decoder_dim": 24})", "codec.decoder_dim"},

@@ -148,7 +148,7 @@ Tensors allowances(CodecReference& r, const Tensors& exact) {
 /// Central differences, or nothing where a kink (|a - b| at 0, the floor of a logarithm) lies within the steps: two
 /// step widths disagree there.
 std::optional<double> slope(const std::function<double(double)>& f, double scale) {
-  const double h = 1e-5, near = (f(h) - f(-h)) / (2 * h), far = (f(2 * h) - f(-2 * h)) / (4 * h);
+  const double h = 1e-6, near = (f(h) - f(-h)) / (2 * h), far = (f(2 * h) - f(-2 * h)) / (4 * h);
   if (std::fabs(near - far) > 1e-5 * (std::fabs(near) + scale)) return std::nullopt;
   return near;
 }
@@ -172,7 +172,7 @@ void check_differences(CodecReference& r, const Tensors& exact, std::mt19937_64&
       const auto found = slope([&](double h) { return p[i] = before + h, r.run(false); }, scale);
       p[i] = before;
       if (!found) {
-        REQUIRE(++redrawn < wanted);
+        REQUIRE(++redrawn < 2 * wanted);
         continue;
       }
       ++checked;
@@ -219,8 +219,10 @@ void check_codes(const CodecReference& r) {
 void check_gradients(const Tiny& tiny, int differences) {
   CAPTURE(tiny.name, test::seed());
   // A seed where rounding turns the sign of some |a - b| has no gradient to compare; the next one has.
+  std::string blunt;
   for (uint64_t seed = test::seed();; ++seed) {
-    REQUIRE(seed < test::seed() + 40);
+    INFO("allowances are too large for:" << blunt);
+    REQUIRE(seed < test::seed() + 20);
     Pair pair(tiny, seed);
     CodecReference& r = pair.reference;
     r.run(true);
@@ -228,9 +230,11 @@ void check_gradients(const Tiny& tiny, int differences) {
     const auto losses = r.losses;
     check_codes(r);
     const Tensors allowed = allowances(r, exact);
-    bool sharp = true;
-    for (const auto& [name, g] : exact) sharp = sharp && allowed.at(name)[0] <= 1e-2 * largest(g);
-    if (!sharp) continue;
+    blunt.clear();
+    for (const auto& [name, g] : exact)
+      if (!(allowed.at(name)[0] <= 1e-2 * largest(g)))
+        blunt += " " + name + " " + std::to_string(allowed.at(name)[0] / largest(g));
+    if (!blunt.empty()) continue;
 
     const Tensors found = pair.library_gradients();
     REQUIRE(found.size() == exact.size());
@@ -285,11 +289,11 @@ TEST_CASE("training gradient: short items and quantizer dropout") {
                   10);
 }
 TEST_CASE("training gradient: other activations and strides") {
-  // Even strides only, a stride of one, an odd one alone, decoder strides that do not mirror the encoder's.
+  // Even strides only, an odd one alone, decoder strides that do not mirror the encoder's.
   check_gradients({"snake_beta", QuantizerKind::ema, ActivationKind::snake_beta, {4}, {2, 2}, 64, {64, 60}, {3, 3}},
                   10);
-  check_gradients({"elu", QuantizerKind::factorised, ActivationKind::elu, {1, 5}, {5}, 60, {60, 60}, {3, 3}, false},
+  check_gradients({"elu", QuantizerKind::factorised, ActivationKind::elu, {6}, {3, 2}, 60, {60, 60}, {3, 3}, false},
                   10);
-  check_gradients({"leaky_relu", QuantizerKind::ema, ActivationKind::leaky_relu, {3}, {1, 3}, 60, {60}, {3}}, 10);
+  check_gradients({"leaky_relu", QuantizerKind::ema, ActivationKind::leaky_relu, {3}, {3}, 60, {60}, {3}}, 10);
   check_gradients({"tanh", QuantizerKind::factorised, ActivationKind::tanh, {2}, {2}, 60, {60}, {3}, false}, 10);
 }

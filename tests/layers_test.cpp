@@ -103,7 +103,7 @@ void compare(const std::function<Net<float>(Parameters&)>& make32, const std::fu
   const double backward = forward * std::sqrt(3.0);  // forward's roundings, those of gradients, those of weights again
   CHECK(backward < 0.3);                             // a wrong tap or a lost path would show
   for (const auto& [name, g] : exact.gradients) {
-    if (name.find(".codebook.") != std::string::npos) continue;
+    if (name.find(".codebook.") != std::string::npos || g.size() < 4) continue;  // a single sum may cancel
     const double off = relative(found.gradients.at(name), g);
     INFO(name << ": " << off << " of " << backward);
     CHECK(off <= backward);
@@ -131,7 +131,8 @@ TEST_CASE("an encoder and a decoder in bf16") {
     const CodecConfig c = tiny(activation);
     // Four units of four layers, four strided or outer convolutions with activations, weights of each.
     compare<Encoder>([&](Parameters& p) { return Encoder<float>(p, c); },
-                     [&](Parameters& p) { return Encoder<bf16>(p, c); }, c, {.batch = 2, .time = 96}, 1, 30);
+                     [&](Parameters& p) { return Encoder<bf16>(p, c); }, c, {.batch = 2, .time = 96, .channels = 2}, 1,
+                     30);
     compare<Decoder>([&](Parameters& p) { return Decoder<float>(p, c); },
                      [&](Parameters& p) { return Decoder<bf16>(p, c); }, c, {.batch = 2, .time = 16, .channels = 5},
                      c.latent(), 30);

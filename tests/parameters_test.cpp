@@ -183,7 +183,7 @@ TEST_CASE("parameters: saved and loaded, bit for bit") {
     };
     const std::vector<float> first = through(codec);
     CHECK(same_bits(first, through(loaded)));
-    CHECK(*std::max_element(first.begin(), first.end()) > 0);
+    CHECK(std::count(first.begin(), first.end(), first[0]) < 10);  // it says something
     // One bit of one weight is another model.
     std::vector<float> g(4);
     ctx.read<float>(loaded.parameters().all()[1].value, g);
