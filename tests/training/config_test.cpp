@@ -146,6 +146,7 @@ TEST_CASE("run configurations: JSON on top of another configuration") {
 
 TEST_CASE("the learning rate's schedule") {
   TrainingConfig t;
+  t.schedule = Schedule::constant;
   CHECK(schedule_factor(t, 0, 100) == 1);
   CHECK(schedule_factor(t, 99, 100) == 1);
   t.warmup_steps = 4;
