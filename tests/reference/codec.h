@@ -273,9 +273,11 @@ class CodecReference {
     }
     return all;
   }
-  Values piece(const Values& all, int64_t i) const {
+  Values piece(const Values& all, int64_t i) {
     const long n = static_cast<long>(all.size()) / static_cast<long>(config.n_codebooks);
-    return {all.begin() + i * n, all.begin() + (i + 1) * n};
+    Values one(all.begin() + i * n, all.begin() + (i + 1) * n);
+    disturb(one);
+    return one;
   }
 
   Tensor* quantise(Tensor* z) {
@@ -312,7 +314,7 @@ class CodecReference {
     tape_.push_back([this, z, y, &q] {
       q.dy = y->slope;
       q.backward();
-      for (Values* v : {&q.dz, &q.dcodebooks, &q.din_weight, &q.din_bias, &q.dout_weight, &q.dout_bias}) disturb(*v);
+      disturb(q.dz);
       add(z->slope, q.dz);
       if (!q.factorised) return;
       for (int64_t i = 0; i < q.stages; ++i) {
