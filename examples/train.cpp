@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <limits>
 #include <memory>
 #include <optional>
 
@@ -22,8 +23,7 @@ void on_signal(int signal) {
 struct Options {
   std::string data_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
   std::vector<std::string> set;
-  std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps;
-  std::optional<uint64_t> seed;
+  std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps, seed;
   std::optional<double> learning_rate, valid_fraction;
   int64_t max_bad = 10;
   bool allow_change = false, use_wandb = false;
@@ -40,7 +40,7 @@ training::RunConfig resolved(const Options& o) {
   take(o.num_epochs, c.training.num_epochs);
   take(o.segment_length, c.training.segment_length);
   take(o.max_steps, c.training.max_steps);
-  take(o.seed, c.training.seed);
+  if (o.seed) c.training.seed = static_cast<uint64_t>(*o.seed);
   take(o.valid_fraction, c.training.valid_fraction);
   take(o.learning_rate, c.optimizer.learning_rate);
   take(o.sample_rate, c.codec.sample_rate);
@@ -86,10 +86,12 @@ Command add_train(CLI::App& app) {
   app.add_option("--segment-length,--segment_length", o->segment_length, "samples per segment");
   app.add_option("--sample-rate,--sample_rate", o->sample_rate, "Hz; audio is resampled to it");
   app.add_option("--max-steps,--max_steps", o->max_steps, "stop after this many steps");
-  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn");
+  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
                  "part of the files that is held out, where no folder valid/ says which");
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
   app.add_option("--resume", o->resume, "auto: go on if there is a checkpoint; never; or a checkpoint's folder")
       ->capture_default_str();

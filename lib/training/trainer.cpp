@@ -136,7 +136,7 @@ std::optional<Checkpoint> Run::find_checkpoint() {
     return std::move(search.found);
   }
   Checkpoint found = checkpoint_at(options_.resume);
-  const fs::path parent = fs::weakly_canonical(found.path / "").parent_path().parent_path();
+  const fs::path parent = fs::weakly_canonical(found.path).parent_path();
   if (!present.empty() && parent != fs::weakly_canonical(options_.run))
     throw Error(ErrorKind::usage,
                 "--resume " + options_.resume + ": " + options_.run.string() +
