@@ -39,6 +39,7 @@ RunConfig tiny(QuantizerKind quantizer = QuantizerKind::ema) {
   c.training.segment_length = 400;
   c.training.num_epochs = 3;
   c.training.codebook_start_rows = 300;
+  c.training.schedule = Schedule::constant;  // so that max_steps may end a run early without changing a step
   return c;
 }
 
