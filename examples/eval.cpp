@@ -176,7 +176,7 @@ int eval(const Options& o) {
 
 Command add_eval(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("inputs", o->inputs, "audio files, folders (searched recursively), or - for standard input")->required();
+  app.add_option("inputs,--data-dir,--data_dir", o->inputs, "audio files, folders (searched recursively), or - for standard input")->required();
   app.add_option("-m,--model", o->model, "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file")
       ->required();
   app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");

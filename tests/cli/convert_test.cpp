@@ -17,9 +17,8 @@ TEST_CASE("rate, channels and length come back exactly", "[cli]") {
     int64_t frames;
   };
   // 8: the hop. One sample, around one hop, around a window's step, other rates up and down, an odd length.
-  for (const Case& c : {Case{16000, 1, 1}, Case{16000, 1, 7}, Case{16000, 1, 8}, Case{16000, 1, 9}, Case{16000, 2, 1},
-                        Case{16000, 1, 16000}, Case{16000, 2, 50001}, Case{8000, 1, 1}, Case{8000, 1, 4001}, Case{44100, 1, 1},
-                        Case{44100, 1, 3}, Case{44100, 2, 44100}, Case{44100, 3, 22051}, Case{48000, 1, 12345}, Case{22050, 1, 5}}) {
+  for (const Case& c : {Case{16000, 1, 1}, Case{16000, 1, 7}, Case{16000, 2, 8}, Case{16000, 1, 9}, Case{16000, 2, 50001}, Case{8000, 1, 4001},
+                        Case{44100, 1, 1}, Case{44100, 3, 22051}}) {
     INFO(c.rate << " Hz, " << c.channels << " channels, " << c.frames << " frames");
     write_voice(folder / "in.wav", c.frames, c.rate, c.channels);
     Outcome o = run(folder, {"encode", folder / "in.wav", "-o", folder / "s.nacre", "--model", model, "-f", "-q"});
@@ -37,6 +36,7 @@ TEST_CASE("rate, channels and length come back exactly", "[cli]") {
     CHECK(out.sample_rate == c.rate);
     CHECK(out.channels == c.channels);
     CHECK(out.frames() == c.frames);
+    if (c.rate == 16000) continue;
     o = run(folder, {"decode", folder / "s.nacre", "-o", folder / "low.wav", "--model", model, "-f", "--model_rate"});
     REQUIRE(o.code == 0);
     const training::Audio low = training::read_audio(folder / "low.wav");

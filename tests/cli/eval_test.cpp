@@ -1,0 +1,102 @@
+// nacre eval and info through the built program: eval prints the trainer's own number, and the bitrate of the real stream.
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+
+using namespace nacre;
+using namespace nacre::test;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A folder of short voices, and a run of two steps on it.
+std::string tiny_run(const Folder& folder) {
+  fs::create_directories(folder / "data");
+  for (int i = 0; i < 8; ++i)
+    write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 6000 + 777 * i, i % 2 == 0 ? 16000 : 22050, 1 + i % 2, 10 + i);
+  json config;
+  config["codec"] = json::parse(tiny_config().to_json());
+  config["loss"] = {{"windows", {64, 256}}, {"mels", {8, 16}}};
+  config["training"] = {{"batch_size", 2}, {"segment_length", 2048}, {"valid_fraction", 0.4}, {"valid_seconds", 1.0}};
+  spill(folder / "config.json", config.dump());
+  const Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config",
+                                 folder / "config.json", "--max-steps", "2", "-t", "1"});
+  INFO(o.err << o.out);
+  REQUIRE(o.code == 0);
+  return folder / "run";
+}
+
+}  // namespace
+
+TEST_CASE("eval prints what the trainer printed", "[cli]") {
+  const Folder folder;
+  const std::string trained = tiny_run(folder);
+  double snr = std::nan(""), mel = std::nan("");
+  std::istringstream log(slurp(fs::path(trained) / "log.jsonl"));
+  for (std::string line; std::getline(log, line);)
+    if (const json row = json::parse(line); row.contains("valid/snr")) snr = row["valid/snr"], mel = row["valid/mel_distance"];
+  REQUIRE(std::isfinite(snr));
+  Outcome o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--json", "-t", "1"});
+  INFO(o.err);
+  REQUIRE(o.code == 0);
+  const json all = json::parse(o.out);
+  CHECK(all["mean"]["snr"].get<double>() == snr);
+  CHECK(all["mean"]["mel_distance"].get<double>() == mel);
+  CHECK(all["files"].size() >= 2);
+  // Without the cap it hears all that is held out; the same files by name score the same.
+  o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--valid_seconds", "0", "--json"});
+  REQUIRE(o.code == 0);
+  CHECK(json::parse(o.out)["files"].size() > all["files"].size());
+  o = run(folder, {"eval", folder / "data" / all["files"][0]["path"].get<std::string>(), "-m", trained, "--json", "-t", "1"});
+  REQUIRE(o.code == 0);
+  CHECK(json::parse(o.out)["files"][0]["snr"] == all["files"][0]["snr"]);
+
+  o = run(folder, {"info", trained, trained + "/step-00000002"});
+  INFO(o.err);
+  CHECK(o.code == 0);
+  CHECK(o.out.find("step-00000002: verified") != std::string::npos);
+  o = run(folder, {"info", trained, "--memory"});
+  CHECK(o.code == 0);
+  CHECK(o.out.find("training step, 2 x 2048") != std::string::npos);
+}
+
+TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 37123);
+  REQUIRE(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model}).code == 0);
+  Outcome o = run(folder, {"eval", in, "-m", model, "--json"});
+  REQUIRE(o.code == 0);
+  const json all = json::parse(o.out);
+  CHECK(all["files"][0]["bitrate"].get<double>() == Approx(8.0 * double(fs::file_size(folder / "s.nacre")) * 16000 / 37123));
+  CHECK(all["nominal_bitrate"].get<double>() == 16000.0 / 8 * 2 * 4);
+  CHECK(all["files"][0]["encode_speed"].get<double>() > 0);
+
+  // The table, with a silent file and a bad one.
+  training::write_wav(folder / "silent.wav", {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
+  spill(folder / "bad.wav", "text");
+  o = run(folder, {"eval", in, folder / "silent.wav", folder / "bad.wav", "-m", model});
+  CHECK(o.code == 3);
+  CHECK(o.lines() == 1);
+  CHECK(o.out.find("silent: no SNR") != std::string::npos);
+  CHECK(o.out.find("mean of 2") != std::string::npos);
+}
+
+TEST_CASE("info says what things are", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 37123, 44100, 2);
+  REQUIRE(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model}).code == 0);
+  Outcome o = run(folder, {"info", folder / "s.nacre", model, in});
+  INFO(o.err);
+  CHECK(o.code == 0);
+  for (const char* text : {".nacre stream, verified", "44100 Hz, 2 channels, 37123 samples", "2 codebooks of 16", "identity"})
+    CHECK(o.out.find(text) != std::string::npos);
+  o = run(folder, {"info", "--configs"});
+  CHECK(o.code == 0);
+  for (const std::string& name : CodecConfig::names()) CHECK(o.out.find(name) != std::string::npos);
+  spill(folder / "cut.nacre", slurp(folder / "s.nacre").substr(0, 500));
+  o = run(folder, {"info", folder / "cut.nacre"});
+  CHECK(o.code == 3);
+  CHECK(o.lines() == 1);
+  CHECK(run(folder, {"info", folder / "nothing-here"}).code == 4);
+}
