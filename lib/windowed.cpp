@@ -44,9 +44,8 @@ bool WindowSchedule::last(int64_t total, Window& out) {
 }
 
 int64_t WindowSchedule::needed_from() const {
-  // The last window may start anywhere up to the next regular start, and no earlier than the context before what is
-  // done.
-  return std::max<int64_t>(0, std::min(index_ * step_, done_ - context_));
+  // The signal has at least one frame more than the newest window reached, so the last window starts at least one later.
+  return index_ == 0 ? 0 : (index_ - 1) * step_ + 1;
 }
 
 // ---- WindowedEncoder
