@@ -18,7 +18,7 @@ std::string tiny_run(const Folder& folder) {
   json config;
   config["codec"] = json::parse(tiny_config().to_json());
   config["loss"] = {{"windows", {64, 256}}, {"mels", {8, 16}}};
-  config["training"] = {{"batch_size", 2}, {"segment_length", 2048}, {"valid_fraction", 0.4}, {"valid_seconds", 1.0}};
+  config["training"] = {{"batch_size", 2}, {"segment_length", 2048}, {"valid_fraction", 0.4}, {"valid_seconds", 0.5}};
   spill(folder / "config.json", config.dump());
   const Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config",
                                  folder / "config.json", "--max-steps", "2", "-t", "1"});
