@@ -135,7 +135,7 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
     Codec codec = made(ctx, tiny(rates));
     const int64_t hop = codec.config().hop();
     const int64_t context = std::max(codec.config().encoder_context(), codec.config().decoder_context());
-    for (const int64_t window : {2 * context + 1, 2 * context + 8, 5 * context}) {
+    for (const int64_t window : {2 * context + 1, 5 * context}) {
       const int64_t step = window - 2 * context;
       for (const int64_t frames : {int64_t{1}, window - 1, window, window + 1, window + step, window + 3 * step - 1, window + 3 * step + 1})
         for (const int64_t extra : {-hop + 1, int64_t{0}}) {
