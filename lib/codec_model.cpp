@@ -26,7 +26,6 @@ struct Codec::Impl {
   Quantizer quantizer, decode_quantizer;
   Decoder<float> decoder;
   std::unique_ptr<Plan> encode_plan, decode_plan;
-  int64_t batch = 0, samples = 0;
   View<float> audio_in;
   View<int32_t> codes_in;
   View<const float> audio_out;
@@ -53,33 +52,36 @@ size_t Codec::unshared_bytes() const {
          (impl_->decode_plan ? impl_->decode_plan->unshared_bytes() : 0);
 }
 
-void Codec::reserve_inference(int64_t batch, int64_t samples) {
+void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
   Impl& m = *impl_;
-  if (m.encode_plan && m.batch == batch && m.samples == samples) return;
   if (batch < 1 || samples < 1 || samples % m.config.hop() != 0)
     throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
                                       " samples, expected at least one and a multiple of the hop, " +
                                       std::to_string(m.config.hop()));
   const int64_t frames = samples / m.config.hop();
-  m.encode_plan.reset();
-  m.decode_plan.reset();
-  auto encode = std::make_unique<Plan>(*m.ctx, Purpose::inference);
-  encode->reserve([&](Plan& p) {
-    p.next_step();
-    const Made<float> audio = p.source<float>({.batch = batch, .time = samples});
-    m.audio_in = audio.value;
-    m.quantizer.plan(p, m.encoder.plan(p, audio.flow));
-  });
-  auto decode = std::make_unique<Plan>(*m.ctx, Purpose::inference);
-  decode->reserve([&](Plan& p) {
-    p.next_step();
-    m.codes_in = p.keeps<int32_t>({.batch = batch, .time = frames, .channels = m.config.n_codebooks});
-    m.audio_out = p.result(m.decoder.plan(p, m.decode_quantizer.plan_decode(p, m.codes_in)));
-  });
-  m.encode_plan = std::move(encode);
-  m.decode_plan = std::move(decode);
-  m.batch = batch;
-  m.samples = samples;
+  const Shape audio{.batch = batch, .time = samples};
+  const Shape codes{.batch = batch, .time = frames, .channels = m.config.n_codebooks};
+  if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio)) {
+    m.encode_plan.reset();
+    auto plan = std::make_unique<Plan>(*m.ctx, Purpose::inference);
+    plan->reserve([&](Plan& p) {
+      p.next_step();
+      const Made<float> source = p.source<float>(audio);
+      m.audio_in = source.value;
+      m.quantizer.plan(p, m.encoder.plan(p, source.flow));
+    });
+    m.encode_plan = std::move(plan);
+  }
+  if (use != Use::encode && !(m.decode_plan && m.codes_in.shape == codes)) {
+    m.decode_plan.reset();
+    auto plan = std::make_unique<Plan>(*m.ctx, Purpose::inference);
+    plan->reserve([&](Plan& p) {
+      p.next_step();
+      m.codes_in = p.keeps<int32_t>(codes);
+      m.audio_out = p.result(m.decoder.plan(p, m.decode_quantizer.plan_decode(p, m.codes_in)));
+    });
+    m.decode_plan = std::move(plan);
+  }
 }
 
 void Codec::encode(View<const float> audio, View<int32_t> codes) {

@@ -60,7 +60,7 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
-  codec_.reserve_inference(1, w.frames * hop);
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
   Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));
@@ -116,7 +116,7 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
-  codec_.reserve_inference(1, w.frames * hop);
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::decode);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
   Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));

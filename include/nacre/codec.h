@@ -122,9 +122,10 @@ class Codec {
   /// First 8 bytes of a hash over all tensors: which model made a stream.
   uint64_t identity() const;
 
-  /// Plans for [batch, samples] of audio; samples must be a multiple of the hop. What was planned before is dropped,
-  /// unless it is the same shape.
-  void reserve_inference(int64_t batch, int64_t samples);
+  /// Plans for [batch, samples] of audio; samples must be a multiple of the hop. What was planned before in that
+  /// direction is dropped, unless it is the same shape. Planning only what is used halves its time and memory.
+  enum class Use : uint8_t { encode, decode, both };
+  void reserve_inference(int64_t batch, int64_t samples, Use = Use::both);
   /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, n_codebooks]. The shape must be reserved.
   void encode(View<const float> audio, View<int32_t> codes);
   /// codes -> audio of the same shapes.
