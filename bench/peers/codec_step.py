@@ -37,7 +37,9 @@ class Snake(nn.Module):
 
 
 def conv(i, o, k, **kw):
-    return weight_norm(nn.Conv1d(i, o, k, **kw))
+    layer = nn.Conv1d(i, o, k, **kw)
+    nn.init.zeros_(layer.bias)  # as DAC begins
+    return weight_norm(layer)
 
 
 class Unit(nn.Module):
