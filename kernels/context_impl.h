@@ -7,6 +7,10 @@
 
 namespace nacre {
 
+namespace cuda {
+class Runtime;
+}
+
 /// Base of a library's per-context cache (oneDNN primitives, FFT configurations).
 struct Cache {
   virtual ~Cache() = default;
@@ -15,6 +19,8 @@ struct Cache {
 struct Context::Impl {
   Device device{};
   int threads = 1;
+  Precision precision = Precision::fp32;
+  std::shared_ptr<cuda::Runtime> cuda;  ///< of a CUDA context; its destructor came with it
   std::unique_ptr<Cache> convolutions;  ///< owned by kernels/conv1d.cpp
 };
 

@@ -1,9 +1,7 @@
 #pragma once
-// For loops over elements: inlining that survives NACRE_CLONES, and cuts that do not show in the result.
+// For loops over elements: cuts that do not show in the result.
 #include "host.h"
-
-/// Bodies shared by the clones of several loops. A call that stays a call would keep the loop from becoming vectors.
-#define NACRE_INLINE __attribute__((always_inline)) inline
+#include "inline.h"
 
 /// Before a loop whose output may be one of its inputs: iterations do not depend on each other.
 #if defined(__clang__)

@@ -1,5 +1,6 @@
 #include "nacre/ops/elu.h"
 
+#include "elementwise.h"
 #include "vector_math.h"
 
 namespace nacre {

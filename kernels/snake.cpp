@@ -3,12 +3,14 @@
 #include <cmath>
 #include <numeric>
 
+#include "elementwise.h"
 #include "vector_math.h"
 
 // Channels are innermost, so the parameters are vectors as the data are. Rows are narrow in the outer blocks of a codec
 // (and one channel wide at its ends): as many rows as fit `widest` are taken as one, with the parameters repeated.
 namespace nacre {
 namespace cuda {
+Shape snake_backward_scratch(Shape x);
 template <class T>
 void snake_forward(Context&, const SnakeForward<T>&);
 template <class T>
@@ -191,7 +193,9 @@ void add_parameter_gradients(const SnakeBackward<T>& a, const Layout& l) {
 
 }  // namespace
 
-Shape snake_backward_scratch(Context&, Shape x, bool) {
+Shape snake_backward_scratch(Context& ctx, Shape x, bool) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_backward_scratch(x);
   const Layout l(x);
   return {.batch = l.parts, .width = 2, .channels = l.channels};
 }

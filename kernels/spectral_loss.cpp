@@ -9,6 +9,7 @@
 #include "framing.h"
 #include "host.h"
 #include "mel.h"
+#include "elementwise.h"
 #include "vector_math.h"
 
 namespace nacre {

@@ -1,5 +1,6 @@
 #include "nacre/ops/tanh.h"
 
+#include "elementwise.h"
 #include "vector_math.h"
 
 namespace nacre {

@@ -3,10 +3,9 @@
 // Bounds are in units in the last place of the exact result, measured and asserted over all regimes by
 // tests/vector_math_test.cpp, on every instruction set the machine has. Polynomials are minimax (Remez) for the
 // interval stated, each coefficient rounded to float before the next was fitted. NaN gives NaN everywhere.
-#include <bit>
 #include <cstdint>
 
-#include "elementwise.h"
+#include "inline.h"
 
 namespace nacre::vec {
 namespace detail {
@@ -26,7 +25,7 @@ NACRE_INLINE HalfTurn half_turn(float t) {
   float r = ((t - k * 3.140625f) - k * 0x1.fb4p-11f) - k * 0x1.4442d2p-23f;
   r = r > 1.62f ? 1.62f : r;
   r = r < -1.62f ? -1.62f : r;
-  return {r, std::bit_cast<uint32_t>(shifted)};
+  return {r, __builtin_bit_cast(uint32_t, shifted)};
 }
 /// On [-1.62, 1.62]: relative error 2^-26.8, and 5.9e-10.
 NACRE_INLINE float sin_reduced(float r) {
@@ -39,9 +38,9 @@ NACRE_INLINE float cos_reduced(float r) {
   const float p = ((-2.61113684e-07f * u + 2.47652933e-05f) * u - 0.00138885085f) * u + 0.041666653f;
   return (1.0f - 0.5f * u) + (u * u) * p;
 }
-NACRE_INLINE float flip(float x, uint32_t sign) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) ^ sign); }
+NACRE_INLINE float flip(float x, uint32_t sign) { return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) ^ sign); }
 /// 2^n for -126 <= n <= 127.
-NACRE_INLINE float power_of_two(int32_t n) { return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23); }
+NACRE_INLINE float power_of_two(int32_t n) { return __builtin_bit_cast(float, static_cast<uint32_t>(n + 127) << 23); }
 
 /// x = n ln 2 + r with |r| <= ln(2) / 2.
 struct Powers {
@@ -52,7 +51,7 @@ NACRE_INLINE Powers powers(float x) {
   const float shifted = x * 1.44269504f + rounder;
   const float k = shifted - rounder;
   return {(x - k * 0x1.62e4p-1f) - k * 0x1.7f7d1cp-20f,
-          static_cast<int32_t>(std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(rounder))};
+          static_cast<int32_t>(__builtin_bit_cast(uint32_t, shifted) - __builtin_bit_cast(uint32_t, rounder))};
 }
 /// exp(r) - 1 on [-ln(2)/2, ln(2)/2]: error 2^-28.2 of exp(r).
 NACRE_INLINE float exp_minus_one_reduced(float r) {
@@ -66,9 +65,9 @@ struct Logarithm {
 };
 NACRE_INLINE Logarithm logarithm(float x) {
   const bool tiny = x < 0x1p-126f;
-  const uint32_t bits = std::bit_cast<uint32_t>(tiny ? x * 0x1p23f : x);
+  const uint32_t bits = __builtin_bit_cast(uint32_t, tiny ? x * 0x1p23f : x);
   const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
-  const float f = std::bit_cast<float>(bits - (static_cast<uint32_t>(e) << 23)) - 1.0f;
+  const float f = __builtin_bit_cast(float, bits - (static_cast<uint32_t>(e) << 23)) - 1.0f;
   float p = -0.0766285062f * f + 0.127782315f;
   p = p * f - 0.131622329f;
   p = p * f + 0.142011583f;
@@ -130,9 +129,9 @@ NACRE_INLINE float exp_minus_one(float x) {
 
 /// Within 3 ulp; odd.
 NACRE_INLINE float tanh(float x) {
-  const uint32_t sign = std::bit_cast<uint32_t>(x) & 0x80000000u;
+  const uint32_t sign = __builtin_bit_cast(uint32_t, x) & 0x80000000u;
   const float e = exp_minus_one(-2.0f * detail::flip(x, sign));
-  return std::bit_cast<float>((std::bit_cast<uint32_t>(e / (e + 2.0f)) & 0x7fffffffu) | sign);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, e / (e + 2.0f)) & 0x7fffffffu) | sign);
 }
 
 /// Within 2 ulp; log(0) is -infinity, negative numbers give NaN.

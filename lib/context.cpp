@@ -9,10 +9,29 @@
 
 #include "context_impl.h"
 #include "host.h"
+#if defined(NACRE_WITH_CUDA)
+#include "runtime.h"
+#endif
 
 namespace nacre {
+#if !defined(NACRE_WITH_CUDA)
+namespace cuda {  // named, never reached: with_cuda is false
+class Runtime {
+ public:
+  explicit Runtime(int) {}
+  void zero(void*, size_t) {}
+  void copy_on_device(void*, const void*, size_t) {}
+  void copy_to_device(void*, const void*, size_t) {}
+  void copy_to_host(void*, const void*, size_t) {}
+  void upload(void*, const void*, size_t) {}
+  void synchronize() {}
+  std::function<void()> capture(const std::function<void()>&) { return {}; }
+};
+}  // namespace cuda
+#endif
 namespace {
 
+constexpr const char* no_cuda = "this build has no CUDA back end (configure with NACRE_CUDA=on)";
 constexpr size_t alignment = 256;  // what the plan packs to; a multiple of a cache line and of any vector
 
 int usable_cores() {
@@ -49,13 +68,15 @@ std::atomic<int>& ForeignAllocations::depth() {
 }
 
 Context::Context(ContextOptions options) : impl_(std::make_unique<Impl>()) {
-  if (options.device.kind == Device::cuda)
-    throw Error(ErrorKind::device,
-                "device " + str(options.device) +
-                    ": this build has no CUDA back end; use --device cpu, or configure with NACRE_CUDA=on");
   if (options.threads < 0)
     throw Error(ErrorKind::usage, "threads: " + std::to_string(options.threads) + " is negative");
   impl_->device = options.device;
+  impl_->precision = options.precision;
+  if (options.device.kind == Device::cuda) {
+    if constexpr (!with_cuda)
+      throw Error(ErrorKind::device, "device " + str(options.device) + ": " + no_cuda + "; use --device cpu");
+    impl_->cuda = std::make_shared<cuda::Runtime>(options.device.index);
+  }
   impl_->threads = options.threads > 0 ? options.threads : usable_cores();
 }
 Context::Context(Context&&) noexcept = default;
@@ -64,6 +85,7 @@ Context::~Context() = default;
 
 Device Context::device() const noexcept { return impl_->device; }
 int Context::threads() const noexcept { return impl_->threads; }
+Precision Context::precision() const noexcept { return impl_->precision; }
 
 const char* Context::instruction_set() const noexcept {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
@@ -76,8 +98,13 @@ const char* Context::instruction_set() const noexcept {
   return "baseline";
 }
 
-Graph Context::capture(std::function<void()> step) { return Graph(std::move(step)); }
-void Context::synchronize() {}
+Graph Context::capture(std::function<void()> step) {
+  if (on_cuda(*this)) return Graph(impl_->cuda->capture(step));
+  return Graph(std::move(step));
+}
+void Context::synchronize() {
+  if (on_cuda(*this)) impl_->cuda->synchronize();
+}
 
 float Context::read(View<const float> scalar) {
   float value = 0;
@@ -91,21 +118,52 @@ size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
                 "copy: the view holds " + std::to_string(view) + " elements, the host array " + std::to_string(span));
   return span * size;
 }
-void Context::transfer(void* to, const void* from, size_t bytes) {
+void Context::to_host(void* to, const void* from, size_t bytes) {
+  if (on_cuda(*this)) return impl_->cuda->copy_to_host(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void Context::to_device(void* to, const void* from, size_t bytes) {
+  if (on_cuda(*this)) return impl_->cuda->copy_to_device(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void Context::on_device(void* to, const void* from, size_t bytes) {
+  if (on_cuda(*this)) return impl_->cuda->copy_on_device(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void Context::upload(void* to, const void* from, size_t bytes) {
+  if (on_cuda(*this)) return impl_->cuda->upload(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 void Context::clear(void* data, size_t bytes) {
+  if (on_cuda(*this)) return impl_->cuda->zero(data, bytes);
   if (bytes > 0) std::memset(data, 0, bytes);
 }
+
+bool cuda_available([[maybe_unused]] std::string* why) {
+#if defined(NACRE_WITH_CUDA)
+  return cuda::device_count(why) > 0;
+#else
+  if (why != nullptr) *why = no_cuda;
+  return false;
+#endif
+}
+#if defined(NACRE_WITH_CUDA)
+cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
+#endif
 
 Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()) {
   if (bytes == 0) return;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
+#if defined(NACRE_WITH_CUDA)
+  if (device_.kind == Device::cuda)
+    data_ = static_cast<std::byte*>(cuda::device_allocate(device_.index, bytes));
+  else
+#endif
+    data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (data_ == nullptr)
     throw Error(ErrorKind::memory, "memory: could not allocate " + std::to_string(rounded >> 20) + " MiB on " +
                                        str(device_) + "; lower batch_size or segment_length");
-  std::memset(data_, 0, rounded);
+  if (device_.kind == Device::cpu) std::memset(data_, 0, rounded);
 }
 Memory::Memory(Memory&& o) noexcept
     : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)), device_(o.device_) {}
@@ -119,6 +177,11 @@ Memory& Memory::operator=(Memory&& o) noexcept {
   return *this;
 }
 Memory::~Memory() { release(); }
-void Memory::release() noexcept { std::free(data_); }
+void Memory::release() noexcept {
+#if defined(NACRE_WITH_CUDA)
+  if (device_.kind == Device::cuda) return cuda::device_release(data_);
+#endif
+  std::free(data_);
+}
 
 }  // namespace nacre

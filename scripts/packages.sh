@@ -4,7 +4,7 @@
 #   scripts/packages.sh [build|test|all]     (default: all)
 set -euo pipefail
 build=(g++ make ninja-build cmake pkg-config libdnnl-dev ocl-icd-opencl-dev libsndfile1-dev libsoxr-dev
-       libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev catch2 libbenchmark-dev)
+       libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;
   test) packages=("${build[@]}") ;;

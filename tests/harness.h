@@ -23,7 +23,8 @@ inline constexpr double ulp = 0x1p-24;
 /// The same for storage in bf16.
 inline constexpr double bf16_ulp = 0x1p-8;
 
-/// The devices this build and machine can run: CPU, and CUDA (real or emulated) where there is one.
+/// The devices this build and machine can run: CPU, and CUDA (real or emulated) where there is one. NACRE_TEST_DEVICES=cpu
+/// or =cuda leaves out the other.
 std::vector<Device> devices();
 /// From NACRE_TEST_SEED, or 1; printed by every failure.
 uint64_t seed();

@@ -1,7 +1,6 @@
 #pragma once
 // bf16: the upper half of a float, as a storage type. Layout equals CUDA's __nv_bfloat16, but no CUDA header is needed.
 // Arithmetic is always done in float: load, compute, store.
-#include <bit>
 #include <cstdint>
 
 #if defined(__CUDACC__)
@@ -18,11 +17,11 @@ struct bf16 {
 static_assert(sizeof(bf16) == 2);
 
 NACRE_HD inline float to_float(float x) { return x; }
-NACRE_HD inline float to_float(bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+NACRE_HD inline float to_float(bf16 x) { return __builtin_bit_cast(float, uint32_t{x.bits} << 16); }
 
 /// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
 NACRE_HD inline bf16 to_bf16(float x) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
+  const uint32_t u = __builtin_bit_cast(uint32_t, x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((u >> 16) | 0x40u)};
   return {static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
 }

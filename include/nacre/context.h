@@ -33,10 +33,18 @@ class Graph {
   std::function<void()> run_;
 };
 
+/// How CUDA multiplies float activations: as floats (fused multiply-adds), or on tensor cores with inputs rounded to 10
+/// bits of mantissa. The CPU always takes fp32. Storage in bf16 is a type, not a precision.
+enum class Precision : uint8_t { fp32, tf32 };
+
 struct ContextOptions {
   Device device{};
   int threads = 0;  ///< CPU threads; 0 takes every core this process may run on
+  Precision precision = Precision::fp32;
 };
+
+/// Whether this build and this machine can run kernels on a CUDA device; if not, `why` says what is missing.
+bool cuda_available(std::string* why = nullptr);
 
 class Context {
  public:
@@ -48,6 +56,7 @@ class Context {
 
   Device device() const noexcept;
   int threads() const noexcept;
+  Precision precision() const noexcept;
   /// The instruction set the CPU kernels were dispatched to: "avx512", "avx2" or "baseline". Part of what decides bits.
   const char* instruction_set() const noexcept;
 
@@ -59,17 +68,23 @@ class Context {
   /// Device to host, host to device. `to` and `from` must hold the same number of elements.
   template <class T>
   void read(std::type_identity_t<View<const T>> from, std::span<T> to) {
-    transfer(to.data(), from.data, bytes_of(from.elements(), to.size(), sizeof(T)));
+    to_host(to.data(), from.data, bytes_of(from.elements(), to.size(), sizeof(T)));
   }
   template <class T>
   void write(std::type_identity_t<std::span<const T>> from, View<T> to) {
-    transfer(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
+    to_device(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
   }
   float read(View<const float> scalar);
+  /// As write, without waiting for what runs: by way of pinned memory and a second stream. What is queued later sees the
+  /// new values, what was queued before the old ones. The first call for a destination allocates.
+  template <class T>
+  void upload(std::type_identity_t<std::span<const T>> from, View<T> to) {
+    upload(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
+  }
   /// Device to device, in stream order; both must have the same number of elements.
   template <class T>
   void copy(std::type_identity_t<View<const T>> from, View<T> to) {
-    transfer(to.data, from.data, bytes_of(from.elements(), static_cast<size_t>(to.elements()), sizeof(T)));
+    on_device(to.data, from.data, bytes_of(from.elements(), static_cast<size_t>(to.elements()), sizeof(T)));
   }
   /// Sets every byte to zero, in stream order.
   template <class T>
@@ -82,7 +97,10 @@ class Context {
 
  private:
   static size_t bytes_of(int64_t view, size_t span, size_t size);
-  void transfer(void* to, const void* from, size_t bytes);
+  void to_host(void* to, const void* from, size_t bytes);
+  void to_device(void* to, const void* from, size_t bytes);
+  void on_device(void* to, const void* from, size_t bytes);
+  void upload(void* to, const void* from, size_t bytes);
   void clear(void* data, size_t bytes);
   std::unique_ptr<Impl> impl_;
 };

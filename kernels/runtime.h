@@ -1,0 +1,123 @@
+#pragma once
+// All that the CUDA side asks of its host: memory, a stream, launches, graphs, transforms. Two implementations: CUDA's
+// (runtime.cpp), and the emulator's, which the tests bring (tests/emulation/runtime.cpp). Op files never see which.
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <tuple>
+#include <utility>
+
+#include "nacre/context.h"
+
+#if defined(NACRE_EMULATED)
+#include "emulation/types.h"
+#else
+#include <vector_types.h>
+#endif
+
+namespace nacre::cuda {
+
+struct Launch {
+  const char* name;  ///< a literal; launches are counted under it
+  dim3 grid{1, 1, 1}, block{1, 1, 1};
+  size_t shared_bytes = 0;  ///< dynamic
+};
+
+/// A kernel and its arguments with the types taken off.
+struct KernelCall {
+  const void* function;
+  void** arguments;                             ///< one pointer per parameter: CUDA's way
+  void (*run)(const void* tuple);               ///< one thread of it: the emulator's way
+  const void* tuple;
+  std::shared_ptr<const void> (*copy)(const void* tuple);  ///< for a graph, which outlives the call
+};
+
+/// One device with one stream. Errors of the driver are Error(device), with the name of the last launch.
+class Runtime {
+ public:
+  /// Throws Error(device) that says which of driver, device and library is missing.
+  explicit Runtime(int index);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  /// Queues a kernel; an empty grid is nothing to do.
+  void launch(const Launch&, const KernelCall&);
+  void zero(void* to, size_t bytes);
+  void copy_on_device(void* to, const void* from, size_t bytes);
+  /// `from` may be changed as soon as this returns. Not in a capture.
+  void copy_to_device(void* to, const void* from, size_t bytes);
+  /// Waits for everything queued before. Not in a capture.
+  void copy_to_host(void* to, const void* from, size_t bytes);
+  void synchronize();
+  /// Records what `step` queues and returns what runs it again.
+  std::function<void()> capture(const std::function<void()>& step);
+  /// copy_to_device by way of pinned memory and a second stream, while the first one works. What is queued after it sees
+  /// the new bytes, what was queued before it the old ones. The first call for a destination allocates.
+  void upload(void* to, const void* from, size_t bytes);
+
+  /// How often a kernel of this name (or, empty, any kernel) was launched; a replayed graph counts each of its kernels.
+  int64_t launches(std::string_view name = {}) const;
+  /// "NVIDIA H200, compute capability 9.0, driver 13.0, runtime 13.0".
+  const char* description() const;
+  int multiprocessors() const;
+  /// cudaStream_t, for the libraries.
+  void* stream() const;
+
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Zeroed; null when there is not enough.
+void* device_allocate(int index, size_t bytes);
+void device_release(void*) noexcept;
+/// Devices that can be used now; 0 without driver. `why`, if given, says what is missing.
+int device_count(std::string* why = nullptr);
+
+/// Batched transforms of real signals by cuFFT, without normalisation. Plans and work area belong to it.
+class Fft {
+ public:
+  /// real [batch, length] <-> spectrum [batch, length / 2 + 1, 2]
+  Fft(Context&, int64_t length, int64_t batch);
+  Fft(Fft&&) noexcept;
+  Fft& operator=(Fft&&) noexcept;
+  ~Fft();
+  /// sum_n x[n] exp(-2 pi i k n / length)
+  void forward(Context&, const float* real, float* spectrum);
+  /// Its unnormalised inverse for spectra of real signals; the spectrum is lost.
+  void inverse(Context&, float* spectrum, float* real);
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+Runtime& runtime(Context&);
+
+/// The only way a kernel is launched:
+///   launch(ctx, {.name = "snake_forward", .grid = blocks, .block = 256}, snake_forward_kernel<T>, a, rows);
+template <class... P, class... A>
+void launch(Context& ctx, const Launch& how, void (*kernel)(P...), A&&... arguments) {
+  static_assert(sizeof...(P) == sizeof...(A), "one argument per parameter of the kernel");
+  using Bound = std::tuple<void (*)(P...), P...>;
+  const Bound bound(kernel, static_cast<P>(std::forward<A>(arguments))...);
+  const auto run = [](const void* tuple) {
+    std::apply([](auto* k, const auto&... a) { k(a...); }, *static_cast<const Bound*>(tuple));
+  };
+  const auto copy = [](const void* tuple) -> std::shared_ptr<const void> {
+    return std::make_shared<Bound>(*static_cast<const Bound*>(tuple));
+  };
+  std::apply(
+      [&](auto*, const auto&... a) {
+        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&a))..., nullptr};
+        runtime(ctx).launch(how, {reinterpret_cast<const void*>(kernel), pointers, run, &bound, copy});
+      },
+      bound);
+}
+
+}  // namespace nacre::cuda
