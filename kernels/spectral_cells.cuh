@@ -65,4 +65,9 @@ __device__ __forceinline__ void put_sums(const ScaleView& s, int term, double li
   }
 }
 
+/// The fast rung (spectral_rows.cu): for scales whose frames fit into a block.
+bool spectral_rows_fit(const ScaleView&);
+int64_t spectral_rows_parts(const ScaleView&);
+void spectral_rows(Context&, const ScaleView&);
+
 }  // namespace nacre::cuda

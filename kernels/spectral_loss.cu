@@ -68,6 +68,13 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   if (s.stft) put_sums<threads>(s, 0, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
 }
 
+void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
+  const unsigned bands = blocks_for(s.rows * s.bands, block_cells), cells = blocks_for(s.rows * s.bins, block_cells);
+  if (s.mel) launch(ctx, {.name = "spectral_bands", .grid = bands, .block = threads}, spectral_bands_kernel, s);
+  if (s.stft || s.gradient[1])
+    launch(ctx, {.name = "spectral_cells", .grid = cells, .block = threads}, spectral_cells_kernel, s);
+}
+
 // ---- weights and sums ---------------------------------------------------------------------------------------------------------
 
 /// What the small kernels need to know of a scale.
@@ -142,16 +149,18 @@ struct Scale {
     view.floor = p.config.floor;
     view.stft = s.stft(), view.mel = s.mel();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
-    cell_blocks = blocks_for(view.rows * view.bins, block_cells);
-    band_blocks = blocks_for(view.rows * view.bands, block_cells);
-    view.parts = std::max(cell_blocks, band_blocks);
+    by_rows = spectral_rows_fit(view);
+    stft_parts = by_rows ? spectral_rows_parts(view) : blocks_for(view.rows * view.bins, block_cells);
+    mel_parts = by_rows ? stft_parts : blocks_for(view.rows * view.bands, block_cells);
+    view.parts = std::max(stft_parts, mel_parts);
   }
   Memory hann;
   Sparse by_band, by_bin;
   Fft both, one;  ///< of 2 rows and of one times rows
   Framing framing{};
   ScaleView view{};
-  unsigned cell_blocks = 0, band_blocks = 0;
+  bool by_rows = false;                    ///< which rung
+  int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
 struct Device : Cache {
@@ -162,7 +171,7 @@ struct Device : Cache {
       const Scale& made = scales.emplace_back(ctx, p, s);
       frame_floats = std::max(frame_floats, 2 * made.view.rows * s.config.window);
       spectrum_floats = std::max(spectrum_floats, 2 * made.view.rows * made.view.bins * 2);
-      slope_floats = std::max(slope_floats, made.view.rows * made.view.bands);
+      if (!made.by_rows) slope_floats = std::max(slope_floats, made.view.rows * made.view.bands);
       parts += 4 * made.view.parts;
     }
     const auto floats = [&](int64_t n) { return Memory(ctx, static_cast<size_t>(n) * sizeof(float)); };
@@ -184,7 +193,7 @@ struct Device : Cache {
       s.view.partials = next, next += 8 * s.view.parts;
       const double power = static_cast<double>(p.config.log_power), bins = static_cast<double>(s.view.bins),
                    bands = static_cast<double>(std::max<int64_t>(c.mels, 1));
-      const int64_t stft_parts = s.view.stft ? s.cell_blocks : 0, mel_parts = s.view.mel ? s.band_blocks : 0;
+      const int64_t stft_parts = s.view.stft ? s.stft_parts : 0, mel_parts = s.view.mel ? s.mel_parts : 0;
       all.push_back({s.framing,
                      {static_cast<double>(c.magnitude), static_cast<double>(c.log_magnitude) * power,
                       static_cast<double>(c.mel_magnitude), static_cast<double>(c.mel_log)},
@@ -218,9 +227,10 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     s.both.forward(ctx, rows, s.view.spectra);
     ScaleView v = s.view;
     v.gradient[0] = v.stft && a.dstft, v.gradient[1] = v.mel && a.dmel;
-    if (v.mel) launch(ctx, {.name = "spectral_bands", .grid = s.band_blocks, .block = threads}, spectral_bands_kernel, v);
-    if (v.stft || v.gradient[1])
-      launch(ctx, {.name = "spectral_cells", .grid = s.cell_blocks, .block = threads}, spectral_cells_kernel, v);
+    if (s.by_rows)
+      spectral_rows(ctx, v);
+    else
+      spectral_bins_and_bands(ctx, v);
     if (!v.gradient[0] && !v.gradient[1]) continue;
     (v.gradient[0] && v.gradient[1] ? s.both : s.one).inverse(ctx, s.view.spectra, rows);
     Overlap wanted[2] = {};
