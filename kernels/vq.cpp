@@ -69,7 +69,7 @@ void draw_rows(const VqKmeans& a, int32_t* order) {
 
 }  // namespace
 
-Shape vq_nearest_scratch([[maybe_unused]] Context& ctx, Shape x, Shape codebook) {
+Shape vq_nearest_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_nearest_scratch(x, codebook);
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(x.rows(), x.channels)};
@@ -173,7 +173,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
   });
 }
 
-Shape vq_kmeans_scratch([[maybe_unused]] Context& ctx, Shape x, Shape codebook) {
+Shape vq_kmeans_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans_scratch(x, codebook);
   const int64_t rows = x.rows();
