@@ -107,7 +107,9 @@ void note(Touch& t, bool atomic) {
   Touch now{block.serial, block.epoch, me.warp_epoch, static_cast<uint16_t>(me.linear), atomic, false, false, false};
   if (t.block != 0) {
     now.several_blocks = t.several_blocks || t.block != block.serial;
-    if (t.block == block.serial && t.epoch == block.epoch) {
+    // Touches of this warp alone, before its last __syncwarp, are behind us: this one stands for all of them.
+    const bool past = !t.several_warps && t.thread / 32 == me.linear / 32 && t.warp_epoch < me.warp_epoch;
+    if (t.block == block.serial && t.epoch == block.epoch && !past) {
       now.several_threads = t.several_threads || t.thread != me.linear;
       now.several_warps = t.several_warps || t.thread / 32 != me.linear / 32;
       now.warp_epoch = now.several_threads && t.warp_epoch > now.warp_epoch ? t.warp_epoch : now.warp_epoch;
