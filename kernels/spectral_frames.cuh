@@ -3,23 +3,35 @@
 #include <vector>
 
 #include "device.cuh"
-#include "nacre/ops/stft.h"
+#include "spectral_plans.h"
 
 namespace nacre::cuda {
 
+/// Positions in an item and its frames are counted in 32 bits (the plans see to that), everything else in 64.
 struct Framing {
-  int64_t batch, time, window, hop, frames;  ///< frames of one item
+  int64_t batch;
+  int time, window, hop, frames;  ///< frames of one item
   bool reflect;
   const float* hann;  ///< [window]
 };
+inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
+  const int64_t hop = g.hop < longest_signal ? g.hop : longest_signal;  // more than the signal: one frame in any case
+  return {signal.batch,
+          static_cast<int>(signal.time),
+          static_cast<int>(g.window),
+          static_cast<int>(hop),
+          static_cast<int>(1 + signal.time / g.hop),
+          g.padding == StftPadding::reflect,
+          hann};
+}
 
 /// Valid samples and counted frames of item b; all without lengths.
 struct Counted {
-  int64_t samples, frames;
+  int samples, frames;
 };
 __device__ __forceinline__ Counted counted(const Framing& g, const int32_t* lengths, int64_t b) {
   if (lengths == nullptr) return {g.time, g.frames};
-  const int64_t n = lengths[b], valid = n < 0 ? 0 : n < g.time ? n : g.time;
+  const int n = lengths[b], valid = n < 0 ? 0 : n < g.time ? n : g.time;
   return {valid, valid == g.time ? g.frames : (valid + g.hop - 1) / g.hop};
 }
 

@@ -2,7 +2,6 @@
 
 #include "spectral_cells.cuh"
 #include "spectral_frames.cuh"
-#include "spectral_plans.h"
 
 // Scale by scale: frames of both signals, one cuFFT of them all, the losses and the gradients of their spectra, one
 // inverse cuFFT of those, one overlap-add of both gradients.
@@ -79,7 +78,7 @@ void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
 
 /// What the small kernels need to know of a scale.
 struct Terms {
-  Framing framing;
+  Framing frame;
   double weight[4], cells[4];  ///< of the terms, and how many cells of theirs one frame has
   int64_t parts[4];            ///< how many sums each term has in `partials`
   float* partials;
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(threads) spectral_weights_kernel(const Terms* 
   NACRE_SHARED(int64_t, buffer, threads / 32);
   const Terms& t = all[blockIdx.x];
   int64_t rows = 0;
-  for (int64_t b = threadIdx.x; b < t.framing.batch; b += threads) rows += counted(t.framing, lengths, b).frames;
+  for (int64_t b = threadIdx.x; b < t.frame.batch; b += threads) rows += counted(t.frame, lengths, b).frames;
   rows = block_sum<threads>(rows, buffer);
   if (threadIdx.x >= 4) return;
   const int i = static_cast<int>(threadIdx.x);
@@ -137,13 +136,7 @@ struct Scale {
         by_bin(ctx, s.bank.by_bin),
         both(ctx, s.config.window, 2 * p.signal.batch * s.frames),
         one(ctx, s.config.window, p.signal.batch * s.frames) {
-    framing = {p.signal.batch,
-               p.signal.time,
-               s.config.window,
-               s.config.hop,
-               s.frames,
-               p.config.padding == StftPadding::reflect,
-               pointer<float>(hann)};
+    frame = framing(p.signal, {s.config.window, s.config.hop, p.config.padding}, pointer<float>(hann));
     view.rows = p.signal.batch * s.frames, view.bins = s.transform.bins(), view.bands = s.config.mels;
     view.by_band = by_band.view(), view.by_bin = by_bin.view();
     view.floor = p.config.floor;
@@ -157,7 +150,7 @@ struct Scale {
   Memory hann;
   Sparse by_band, by_bin;
   Fft both, one;  ///< of 2 rows and of one times rows
-  Framing framing{};
+  Framing frame{};
   ScaleView view{};
   bool by_rows = false;                    ///< which rung
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
@@ -194,7 +187,7 @@ struct Device : Cache {
       const double power = static_cast<double>(p.config.log_power), bins = static_cast<double>(s.view.bins),
                    bands = static_cast<double>(std::max<int64_t>(c.mels, 1));
       const int64_t stft_parts = s.view.stft ? s.stft_parts : 0, mel_parts = s.view.mel ? s.mel_parts : 0;
-      all.push_back({s.framing,
+      all.push_back({s.frame,
                      {static_cast<double>(c.magnitude), static_cast<double>(c.log_magnitude) * power,
                       static_cast<double>(c.mel_magnitude), static_cast<double>(c.mel_log)},
                      {bins, bins, bands, bands},
@@ -223,7 +216,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   const View<float> gradients[2] = {a.dstft, a.dmel};
   bool written[2] = {false, false};
   for (Scale& s : d.scales) {
-    make_frames(ctx, s.framing, a.estimate.data, a.target.data, lengths, rows);
+    make_frames(ctx, s.frame, a.estimate.data, a.target.data, lengths, rows);
     s.both.forward(ctx, rows, s.view.spectra);
     ScaleView v = s.view;
     v.gradient[0] = v.stft && a.dstft, v.gradient[1] = v.mel && a.dmel;
@@ -240,9 +233,9 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
       if (!v.gradient[i]) continue;
       wanted[n++] = {from, gradients[i].data, written[i]};
       written[i] = true;
-      from += v.rows * s.framing.window;
+      from += v.rows * s.frame.window;
     }
-    add_frames(ctx, s.framing, wanted[0], wanted[1], lengths);
+    add_frames(ctx, s.frame, wanted[0], wanted[1], lengths);
   }
   for (int i = 0; i < 2; ++i)
     if (gradients[i] && !written[i]) ctx.zero(gradients[i]);

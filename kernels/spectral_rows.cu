@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
   NACRE_DYNAMIC_SHARED(float, magnitudes);  // the estimate's, the target's, the slopes of the bands
   const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
+  const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
   const int64_t row0 = int64_t{blockIdx.x} * shape.rows, left = s.rows - row0, cells_of_all = s.rows * s.bins;
   const int here = static_cast<int>(left < shape.rows ? left : shape.rows), cells = here * bins;
   float* const estimate = s.spectra + 2 * row0 * s.bins;
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       const float n = magnitude(load_complex(target, cell));
       if (s.mel) magnitudes[cell] = m[j], target_magnitudes[cell] = n;
       if (s.stft) {
-        const Compared c = compare(m[j], n, s.weights[0], s.weights[1], s.floor, s.logs[0]);
+        const Compared c = compare(m[j], n, w0, w1, s.floor, s.logs[0]);
         linear += c.difference, logarithmic += c.log_difference;
         if (s.gradient[0]) store_gradient(estimate, cell, x[j], m[j], c.slope, bin > 0 && bin < bins - 1);
       }
@@ -78,13 +79,14 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       const int row = i / bands, band = i - row * bands;
       const float *const of_estimate = magnitudes + row * bins, *const of_target = target_magnitudes + row * bins;
       float a = 0, b = 0;
-      const int32_t end = s.by_band.first[band + 1];
-      for (int32_t k = s.by_band.first[band]; k < end; ++k) {
-        const float w = s.by_band.weight[k];
-        const int32_t at = s.by_band.column[k];
+      const int32_t end = __ldg(s.by_band.first + band + 1);
+#pragma unroll 4
+      for (int32_t k = __ldg(s.by_band.first + band); k < end; ++k) {
+        const float w = __ldg(s.by_band.weight + k);
+        const int32_t at = __ldg(s.by_band.column + k);
         a += w * of_estimate[at], b += w * of_target[at];
       }
-      const Compared c = compare(a, b, s.weights[2], s.weights[3], s.floor, s.logs[1]);
+      const Compared c = compare(a, b, w2, w3, s.floor, s.logs[1]);
       band_linear += c.difference, band_logarithmic += c.log_difference;
       slopes[i] = c.slope;
     }
@@ -99,9 +101,10 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
         const int cell = tid + j * threads;
         if (cell < cells) {
           float slope = 0;
-          const int32_t end = s.by_bin.first[bin + 1];
-          for (int32_t k = s.by_bin.first[bin]; k < end; ++k)
-            slope += s.by_bin.weight[k] * slopes[row * bands + s.by_bin.column[k]];
+          const int32_t end = __ldg(s.by_bin.first + bin + 1);
+#pragma unroll 1
+          for (int32_t k = __ldg(s.by_bin.first + bin); k < end; ++k)  // two at most
+            slope += __ldg(s.by_bin.weight + k) * slopes[row * bands + __ldg(s.by_bin.column + k)];
           store_gradient(to, cell, x[j], m[j], slope, bin > 0 && bin < bins - 1);
         }
         row += shape.row_step, bin += shape.bin_step;
