@@ -4,7 +4,13 @@
 #include "spectral_frames.cuh"
 
 // Scale by scale: frames of both signals, one cuFFT of them all, the losses and the gradients of their spectra, one
-// inverse cuFFT of those, one overlap-add of both gradients.
+// inverse cuFFT of those, one overlap-add of both gradients. All scales use the same work areas.
+//
+// With F the bytes of one signal's frames (window / hop times the signal), and as much for their spectra, a scale with
+// one gradient moves 12 F and the signals: frames 2 F written; forward 2 F read, 2 F written; rows 2 F read, F written;
+// inverse F read, F written; overlap-add F read. A second gradient adds 4 F. 72 x 16896 samples, hop = window / 4: F is
+// 19.5 MB, a scale 250 MB or 58 us at the copy rate, nine of them 0.52 ms, and 48 launches. One kernel per scale, with the
+// transform in shared memory, would move the signals alone: 20 MB.
 namespace nacre::cuda {
 namespace {
 
