@@ -8,16 +8,6 @@ namespace {
 constexpr int threads = 256;
 constexpr int block_elements = 4096;  // of frames
 
-/// As nacre::reflected. One bounce is what happens; more need a signal shorter than half the window.
-__device__ __forceinline__ int reflected(int i, int time) {
-  if (i < 0) i = -i;
-  if (i < time) return i;
-  if (time == 1) return 0;
-  const int period = 2 * (time - 1);
-  if (i >= period) i %= period;
-  return i < time ? i : period - i;
-}
-
 template <int P>
 __global__ void __launch_bounds__(threads)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows, int frames_per_block,
@@ -42,10 +32,7 @@ __global__ void __launch_bounds__(threads)
         for (int k = 0; k < P; ++k) v[k] = p.v[k] * h.v[k];
       } else {
 #pragma unroll
-        for (int k = 0; k < P; ++k) {
-          const int t = g.reflect ? reflected(at + k, g.time) : at + k;
-          v[k] = t >= 0 && t < c.samples ? x[t] * g.hann[n + k] : 0.0f;
-        }
+        for (int k = 0; k < P; ++k) v[k] = sample(g, c, x, at + k) * g.hann[n + k];
       }
       float* const out = to + int64_t{i} * P;
       if constexpr (P == 1)

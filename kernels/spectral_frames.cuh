@@ -35,6 +35,21 @@ __device__ __forceinline__ Counted counted(const Framing& g, const int32_t* leng
   return {valid, valid == g.time ? g.frames : (valid + g.hop - 1) / g.hop};
 }
 
+/// As nacre::reflected. One bounce is what happens; more need a signal shorter than half the window.
+__device__ __forceinline__ int reflected(int i, int time) {
+  if (i < 0) i = -i;
+  if (i < time) return i;
+  if (time == 1) return 0;
+  const int period = 2 * (time - 1);
+  if (i >= period) i %= period;
+  return i < time ? i : period - i;
+}
+/// Sample t of an item, which may lie in the padding.
+__device__ __forceinline__ float sample(const Framing& g, const Counted& c, const float* x, int t) {
+  if (g.reflect) t = reflected(t, g.time);
+  return t >= 0 && t < c.samples ? x[t] : 0.0f;
+}
+
 /// rows [signals][batch][frames][window] <- hann x the frames of one or two signals (the second may be null); samples
 /// behind an item's length and frames that do not count are zero.
 void make_frames(Context&, const Framing&, const float* first, const float* second, const int32_t* lengths, float* rows);

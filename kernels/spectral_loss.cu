@@ -1,7 +1,8 @@
 #include "nacre/ops/spectral_loss.h"
 
-#include "spectral_cells.cuh"
-#include "spectral_frames.cuh"
+#include <optional>
+
+#include "spectral_fused.cuh"
 
 // Scale by scale: frames of both signals, one cuFFT of them all, the losses and the gradients of their spectra, one
 // inverse cuFFT of those, one overlap-add of both gradients. All scales use the same work areas.
@@ -140,25 +141,33 @@ struct Scale {
       : hann(table(ctx, s.transform.hann())),
         by_band(ctx, s.bank.by_band),
         by_bin(ctx, s.bank.by_bin),
-        both(ctx, s.config.window, 2 * p.signal.batch * s.frames),
-        one(ctx, s.config.window, p.signal.batch * s.frames) {
+        twiddles(table(ctx, s.transform.twiddles())),
+        cosine(table(ctx, s.transform.cosine())),
+        sine(table(ctx, s.transform.sine())),
+        tables{pointer<float>(twiddles), pointer<float>(cosine), pointer<float>(sine)} {
     frame = framing(p.signal, {s.config.window, s.config.hop, p.config.padding}, pointer<float>(hann));
     view.rows = p.signal.batch * s.frames, view.bins = s.transform.bins(), view.bands = s.config.mels;
     view.by_band = by_band.view(), view.by_bin = by_bin.view();
     view.floor = p.config.floor;
     view.stft = s.stft(), view.mel = s.mel();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
-    by_rows = spectral_rows_fit(view);
-    stft_parts = by_rows ? spectral_rows_parts(view) : blocks_for(view.rows * view.bins, block_cells);
-    mel_parts = by_rows ? stft_parts : blocks_for(view.rows * view.bands, block_cells);
+    stft_parts = mel_parts = spectral_fused_parts(view);
+    fused = stft_parts > 0;
+    by_rows = !fused && spectral_rows_fit(view);
+    if (by_rows) stft_parts = mel_parts = spectral_rows_parts(view);
+    if (!fused && !by_rows)
+      stft_parts = blocks_for(view.rows * view.bins, block_cells), mel_parts = blocks_for(view.rows * view.bands, block_cells);
+    if (!fused) both.emplace(ctx, s.config.window, 2 * view.rows), one.emplace(ctx, s.config.window, view.rows);
     view.parts = std::max(stft_parts, mel_parts);
   }
   Memory hann;
   Sparse by_band, by_bin;
-  Fft both, one;  ///< of 2 rows and of one times rows
+  Memory twiddles, cosine, sine;
+  FusedTables tables;
+  std::optional<Fft> both, one;  ///< of 2 rows and of one times rows; not for the fused kernel
   Framing frame{};
   ScaleView view{};
-  bool by_rows = false;                    ///< which rung
+  bool fused = false, by_rows = false;     ///< which rung
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
@@ -169,8 +178,8 @@ struct Device : Cache {
       if (!s.stft() && !s.mel()) continue;
       const Scale& made = scales.emplace_back(ctx, p, s);
       frame_floats = std::max(frame_floats, 2 * made.view.rows * s.config.window);
-      spectrum_floats = std::max(spectrum_floats, 2 * made.view.rows * made.view.bins * 2);
-      if (!made.by_rows) slope_floats = std::max(slope_floats, made.view.rows * made.view.bands);
+      if (!made.fused) spectrum_floats = std::max(spectrum_floats, 2 * made.view.rows * made.view.bins * 2);
+      if (!made.fused && !made.by_rows) slope_floats = std::max(slope_floats, made.view.rows * made.view.bands);
       parts += 4 * made.view.parts;
     }
     const auto floats = [&](int64_t n) { return Memory(ctx, static_cast<size_t>(n) * sizeof(float)); };
@@ -222,16 +231,21 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   const View<float> gradients[2] = {a.dstft, a.dmel};
   bool written[2] = {false, false};
   for (Scale& s : d.scales) {
-    make_frames(ctx, s.frame, a.estimate.data, a.target.data, lengths, rows);
-    s.both.forward(ctx, rows, s.view.spectra);
     ScaleView v = s.view;
     v.gradient[0] = v.stft && a.dstft, v.gradient[1] = v.mel && a.dmel;
-    if (s.by_rows)
-      spectral_rows(ctx, v);
-    else
-      spectral_bins_and_bands(ctx, v);
-    if (!v.gradient[0] && !v.gradient[1]) continue;
-    (v.gradient[0] && v.gradient[1] ? s.both : s.one).inverse(ctx, s.view.spectra, rows);
+    const bool any = v.gradient[0] || v.gradient[1];
+    if (s.fused) {
+      spectral_fused(ctx, v, s.frame, s.tables, a.estimate.data, a.target.data, lengths, rows);
+    } else {
+      make_frames(ctx, s.frame, a.estimate.data, a.target.data, lengths, rows);
+      s.both->forward(ctx, rows, v.spectra);
+      if (s.by_rows)
+        spectral_rows(ctx, v);
+      else
+        spectral_bins_and_bands(ctx, v);
+      if (any) (v.gradient[0] && v.gradient[1] ? *s.both : *s.one).inverse(ctx, v.spectra, rows);
+    }
+    if (!any) continue;
     Overlap wanted[2] = {};
     const float* from = rows;
     int n = 0;

@@ -62,7 +62,10 @@ std::vector<Trial> trials() {
       {2, 52, with({scale(30, 7, 6)})},      // nothing is a multiple of four
       {3, 96, with({scale(24, 12, 4)})},     // a frame is whole packs, half a frame too
       {2, 96, with({scale(20, 4, 4)})},      // half a frame is not
-      {1, 300, with({scale(4096, 1024, 30)})},  // more bins than the usual block of a CUDA kernel holds
+      {1, 300, with({scale(4096, 1024, 30)})},  // a block of 512 threads
+      {1, 300, with({scale(4500, 1125, 30)})},  // more bins than the usual block of a CUDA kernel holds
+      {5, 90, with({scale(128, 32, 9), scale(512, 128, 20), scale(2048, 512, 0)})},  // the other powers of two
+      {3, 1001, with({scale(32, 5, 5), scale(256, 64, 20)})},                        // odd hops and lengths
       {1, 300, with({scale(8192, 4096, 30)})},  // more than any holds
   };
 }
@@ -412,7 +415,7 @@ TEST_CASE("spectral_loss: which kernels run on CUDA") {
       const View<float> none;
       const auto before = [&] {
         std::vector<int64_t> n;
-        for (const char* name : {"spectral_frames", "cufft", "spectral_rows", "spectral_rows_long", "spectral_bands",
+        for (const char* name : {"spectral_fused", "spectral_frames", "cufft", "spectral_rows", "spectral_rows_long", "spectral_bands",
                                  "spectral_cells", "overlap_add", "overlap_add_packs", ""})
           n.push_back(cuda::runtime(c.ctx).launches(name));
         return n;
@@ -430,13 +433,16 @@ TEST_CASE("spectral_loss: which kernels run on CUDA") {
       return after;
     };
     using Counts = std::vector<int64_t>;
-    CHECK(launches(scale(64, 16, 10), true) == Counts{1, 2, 1, 0, 0, 0, 0, 1});
-    CHECK(launches(scale(64, 16, 10), false) == Counts{1, 1, 1, 0, 0, 0, 0, 0});
-    CHECK(launches(scale(64, 15, 0), true) == Counts{1, 2, 1, 0, 0, 0, 1, 0});
-    CHECK(launches(scale(4096, 64, 10), true) == Counts{1, 2, 0, 1, 0, 0, 0, 1});
-    CHECK(launches(scale(8192, 64, 10), true) == Counts{1, 2, 0, 0, 1, 1, 0, 1});
-    CHECK(launches(scale(8192, 64, 10, 0, 0), false) == Counts{1, 1, 0, 0, 1, 0, 0, 0});
-    CHECK(launches(scale(64, 16, 10, 0, 0, 0, 0), true) == Counts{0, 0, 0, 0, 0, 0, 0, 0});
+    for (const int64_t window : {32, 64, 128, 256, 512, 1024, 2048, 4096})
+      CHECK(launches(scale(window, 16, 10), true) == Counts{1, 0, 0, 0, 0, 0, 0, 0, 1});
+    CHECK(launches(scale(64, 15, 0), false) == Counts{1, 0, 0, 0, 0, 0, 0, 0, 0});
+    CHECK(launches(scale(16, 4, 3), true) == Counts{0, 1, 2, 1, 0, 0, 0, 0, 1});
+    CHECK(launches(scale(60, 15, 10), true) == Counts{0, 1, 2, 1, 0, 0, 0, 1, 0});
+    CHECK(launches(scale(60, 15, 10), false) == Counts{0, 1, 1, 1, 0, 0, 0, 0, 0});
+    CHECK(launches(scale(4500, 64, 10), true) == Counts{0, 1, 2, 0, 1, 0, 0, 1, 0});
+    CHECK(launches(scale(8192, 64, 10), true) == Counts{0, 1, 2, 0, 0, 1, 1, 0, 1});
+    CHECK(launches(scale(8192, 64, 10, 0, 0), false) == Counts{0, 1, 1, 0, 0, 1, 0, 0, 0});
+    CHECK(launches(scale(64, 16, 10, 0, 0, 0, 0), true) == Counts{0, 0, 0, 0, 0, 0, 0, 0, 0});
   }
 }
 #endif
