@@ -9,7 +9,7 @@ constexpr int threads = 256;
 constexpr int block_elements = 4096;  // of frames
 
 template <int P>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows, int frames_per_block,
                   bool aligned) {
   const float* const signal = blockIdx.z == 0 ? first : second;

@@ -4,14 +4,16 @@
 
 #include "spectral_fused.cuh"
 
-// Scale by scale: frames of both signals, one cuFFT of them all, the losses and the gradients of their spectra, one
-// inverse cuFFT of those, one overlap-add of both gradients. All scales use the same work areas.
+// Scale by scale; all scales use the same work areas. Windows of a power of two from 32 to 4096: one kernel
+// (spectral_fused.cu) and one overlap-add of both gradients. Other windows: frames of both signals, one cuFFT of them
+// all, the losses and the gradients of their spectra (spectral_rows.cu; two simple kernels here for frames that do not
+// fit into a block), one inverse cuFFT of those, overlap-add.
 //
 // With F the bytes of one signal's frames (window / hop times the signal), and as much for their spectra, a scale with
-// one gradient moves 12 F and the signals: frames 2 F written; forward 2 F read, 2 F written; rows 2 F read, F written;
-// inverse F read, F written; overlap-add F read. A second gradient adds 4 F. 72 x 16896 samples, hop = window / 4: F is
-// 19.5 MB, a scale 250 MB or 58 us at the copy rate, nine of them 0.52 ms, and 48 launches. One kernel per scale, with the
-// transform in shared memory, would move the signals alone: 20 MB.
+// one gradient moves 2 F and the signals in the first case: gradient frames written and read. Around cuFFT it is 12 F:
+// frames 2 F written; forward 2 F read, 2 F written; rows 2 F read, F written; inverse F read, F written; overlap-add F
+// read. A second gradient adds 2 F (4 F). 72 x 16896 samples, hop = window / 4: F is 19.5 MB, a scale 55 MB or 13 us at
+// the copy rate (250 MB or 58 us), nine of them 0.12 ms in 21 launches (0.52 ms in 48).
 namespace nacre::cuda {
 namespace {
 

@@ -21,13 +21,13 @@
 //   keeps      nothing
 //   writes     losses, dstft and dmel are =; an empty gradient is skipped, with its transform
 //   aliasing   none; lengths and losses may have any shape of that many elements
-//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA: of as many as 2048 bins hold),
+//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA of as many as the window decides),
 //              blocks in double, in a fixed order; frames of a sample in ascending order, scales in order. Reflections
-//              are added last (on CUDA: last of each scale). Bits do not depend on threads or addresses
+//              are added last (on CUDA last of each scale). Bits do not depend on threads or addresses
 //   accuracy   losses as the float transform has them: (1 + log2 window) 2^-23 |h x|_2 over max(M, floor) in the logs.
 //              A gradient's sign may be the other one where M and N are nearer than that
 //   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0. On
-//              CUDA five launches per scale, three without gradients
+//              CUDA two launches per scale for windows of a power of two, five for others, around cuFFT
 //   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan, on its device
 namespace nacre {
 enum class MelScale : uint8_t { slaney, htk };
