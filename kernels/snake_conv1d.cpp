@@ -5,6 +5,22 @@
 // The two ops one after the other, by way of scratch: what the CPU does with every layer, and CUDA with those that no
 // fused kernel takes.
 namespace nacre {
+namespace cuda {
+// Fused kernels. Each returns false, having done nothing, for problems that no such kernel takes; the scratch it needs is
+// 0 floats then. Both depend on shapes alone.
+template <class T>
+int64_t snake_conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
+template <class T>
+int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T>
+int64_t snake_conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T>
+bool snake_conv1d_forward(Context&, const SnakeConv1dForward<T>&);
+template <class T>
+bool snake_conv1d_input_gradient(Context&, const SnakeConv1dInputGradient<T>&);
+template <class T>
+bool snake_conv1d_weight_gradient(Context&, const SnakeConv1dWeightGradient<T>&);
+}  // namespace cuda
 namespace {
 
 /// Floats that hold n elements of T, in whole cache lines.
