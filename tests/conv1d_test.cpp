@@ -206,7 +206,8 @@ void exact(Device device, const Sample& s, int threads) {
 TEST_CASE("conv1d is exact on integers", "[conv1d]") {
   for (const Device device : devices())
     for (const Sample& s : samples())
-      for (const int threads : {1, 2, 3}) exact<float>(device, s, threads);
+      for (const int threads : {1, 2, 3})
+        if (threads == 1 || device.kind == Device::cpu) exact<float>(device, s, threads);
 }
 
 TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {

@@ -1,0 +1,225 @@
+#include "nacre/ops/conv1d.h"
+
+#include "conv1d_cuda.h"
+#include "device.cuh"
+#include "host.h"
+
+// The first rung, for every geometry, and the table that decides who runs. A thread computes one element and walks the
+// sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
+// runs depends on the shape and the alignment of the data alone.
+//
+//   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or dilation
+//                             is 1; rows that reflections reach take the first rung, for the input gradient
+//   weight gradient           tiles where the channels fill packs and groups is 1
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+/// Everything a thread needs to know of the shapes.
+struct Sizes {
+  int64_t batch, time, in, length, out, taps, stride, dilation, groups, left, right;
+  bool reflect;
+};
+Sizes sizes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return {x.batch,    x.time,   x.channels, y.time, y.channels, weight.time,
+          g.stride,   g.dilation, g.groups, g.left, g.right,    g.padding == Padding::reflect};
+}
+
+/// The sample of x shown at position `at`, counted from the first sample; -1 for a zero.
+__device__ __forceinline__ int64_t shown(const Sizes& s, int64_t at) {
+  if (at >= 0 && at < s.time) return at;
+  if (!s.reflect) return -1;
+  return at < 0 ? -at : 2 * (s.time - 1) - at;
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T> f, Sizes s) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, elements = s.batch * s.length * s.out;
+  for (int64_t e = grid_thread(); e < elements; e += grid_threads()) {
+    const int64_t o = e % s.out, row = e / s.out, t = row % s.length, b = row / s.length;
+    const int64_t first = o / out * in;
+    float sum = 0;
+    for (int64_t k = 0; k < s.taps; ++k) {
+      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      if (from < 0) continue;
+      const T* const x = f.x.data + (b * s.time + from) * s.in + first;
+      const T* const w = f.weight.data + (o * s.taps + k) * in;
+      for (int64_t i = 0; i < in; ++i) sum += to_float(w[i]) * to_float(x[i]);
+    }
+    if (f.bias) sum += f.bias.data[o];
+    if (f.residual) sum += to_float(f.residual.data[e]);
+    f.y.data[e] = store<T>(sum);
+  }
+}
+
+/// What position `at` of the padded x receives, times the weights of channel i.
+template <class T>
+__device__ float received(const Conv1dInputGradient<T>& g, const Sizes& s, int64_t b, int64_t at, int64_t i) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, group = i / in, first = group * out;
+  float sum = 0;
+  for (int64_t k = 0; k < s.taps; ++k) {
+    const int64_t start = at + s.left - k * s.dilation;
+    if (start < 0 || start % s.stride != 0 || start / s.stride >= s.length) continue;
+    const T* const dy = g.dy.data + (b * s.length + start / s.stride) * s.out + first;
+    const T* const w = g.weight.data + (first * s.taps + k) * in + i - group * in;
+    for (int64_t o = 0; o < out; ++o) sum += to_float(w[o * s.taps * in]) * to_float(dy[o]);
+  }
+  return sum;
+}
+/// Of every item the first `head` and the last `tail` samples.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conv1d_input_gradient_kernel(Conv1dInputGradient<T> g, Sizes s, int64_t head, int64_t tail) {
+  const int64_t rows = head + tail, elements = s.batch * rows * s.in;
+  for (int64_t e = grid_thread(); e < elements; e += grid_threads()) {
+    const int64_t i = e % s.in, row = e / s.in % rows, b = e / s.in / rows;
+    const int64_t at = row < head ? row : s.time - rows + row;
+    float sum = received(g, s, b, at, i);
+    if (s.reflect && at >= 1 && at <= s.left) sum += received(g, s, b, -at, i);
+    const int64_t from_end = s.time - 1 - at;
+    if (s.reflect && from_end >= 1 && from_end <= s.right) sum += received(g, s, b, s.time - 1 + from_end, i);
+    if (g.bias) sum += g.bias.data[i];
+    T* const to = g.dx.data + (b * s.time + at) * s.in + i;
+    *to = store<T>(g.add_dx ? to_float(*to) + sum : sum);
+  }
+}
+
+/// Part blockIdx.y of the rows of dy, for every weight: partial [parts][weights].
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conv1d_weight_gradient_kernel(Conv1dWeightGradient<T> g, Sizes s, float* partial) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, weights = s.out * s.taps * in;
+  const int64_t rows = s.batch * s.length, begin = rows * blockIdx.y / gridDim.y,
+                end = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
+  for (int64_t e = grid_thread(); e < weights; e += grid_threads()) {
+    const int64_t i = e % in, k = e / in % s.taps, o = e / in / s.taps, channel = o / out * in + i;
+    int64_t b = begin / s.length, t = begin - b * s.length;
+    float sum = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      if (from >= 0)
+        sum += to_float(g.dy.data[row * s.out + o]) * to_float(g.x.data[(b * s.time + from) * s.in + channel]);
+      if (++t == s.length) t = 0, ++b;
+    }
+    partial[int64_t{blockIdx.y} * weights + e] = sum;
+  }
+}
+
+constexpr int columns = 32, lanes = threads / columns;
+
+/// Sums of part blockIdx.y of the rows: partial [parts][channels].
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conv1d_column_sums_kernel(const T* x, int64_t rows, int64_t channels, float* partial) {
+  NACRE_SHARED(float, sums, threads);
+  const int column = static_cast<int>(threadIdx.x) % columns, lane = static_cast<int>(threadIdx.x) / columns;
+  const int64_t c = int64_t{blockIdx.x} * columns + column, begin = rows * blockIdx.y / gridDim.y,
+                end = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
+  float sum = 0;
+  if (c < channels)
+    for (int64_t row = begin + lane; row < end; row += lanes) sum += to_float(x[row * channels + c]);
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (lane != 0 || c >= channels) return;
+  for (int l = 1; l < lanes; ++l) sum += sums[l * columns + column];
+  partial[int64_t{blockIdx.y} * channels + c] = sum;
+}
+
+/// to[i] += the parts' sums, added in double in their order.
+__global__ void __launch_bounds__(threads)
+    conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
+  for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
+    double sum = 0;
+    for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
+    to[i] += static_cast<float>(sum);
+  }
+}
+
+// ---- parts: by shape alone --------------------------------------------------------------------------------------------
+
+constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum may fill
+int64_t weight_parts(int64_t rows, int64_t weights) {
+  return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
+}
+int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 256); }
+
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
+  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+         partial, parts, n, to);
+}
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
+  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
+         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
+  add_parts(ctx, partial, parts, channels, to);
+}
+
+template <class T>
+void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
+  launch(ctx, {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
+         conv1d_input_gradient_kernel<T>, a, s, head, tail);
+}
+
+}  // namespace
+
+template <class T>
+Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
+  return {0, 0, 0, 0};
+}
+template <class T>
+Shape conv1d_input_gradient_scratch(Context&, Shape, Shape, Shape, const Conv1dGeometry&) {
+  return {0, 0, 0, 0};
+}
+template <class T>
+Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  if (x.batch == 0) return {0, 0, 0, 0};
+  const int64_t weights = weight.elements();
+  int64_t floats = std::max({weight_parts(dy.rows(), weights) * weights, sum_parts(x) * x.channels, sum_parts(dy) * dy.channels});
+  (void)g;
+  return {1, 1, 1, floats};
+}
+
+template <class T>
+void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
+  if (a.y.elements() == 0) return;
+  const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
+  if (tile::forward(ctx, a)) return;
+  launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
+         conv1d_forward_kernel<T>, a, s);
+}
+
+template <class T>
+void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
+  if (a.dx.elements() == 0) return;
+  const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
+  input_gradient_rows(ctx, a, s, s.time, 0);
+}
+
+template <class T>
+void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
+  if (a.dy.elements() == 0) return;
+  expect_scratch("conv1d_weight_gradient", a.scratch,
+                 cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
+  const int64_t weights = a.dweight.elements(), parts = weight_parts(a.dy.shape.rows(), weights);
+  launch(ctx, {.name = "conv1d_weight_gradient", .grid = {blocks_for(weights, threads), static_cast<unsigned>(parts), 1}, .block = threads},
+         conv1d_weight_gradient_kernel<T>, a, s, a.scratch.data);
+  add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+}
+
+#define NACRE_INSTANTIATE(T)                                                                              \
+  template Shape conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
+  template Shape conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
+  template Shape conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template void conv1d_forward<T>(Context&, const Conv1dForward<T>&);                                     \
+  template void conv1d_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                        \
+  template void conv1d_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);
+NACRE_INSTANTIATE(float)
+NACRE_INSTANTIATE(bf16)
+#undef NACRE_INSTANTIATE
+
+}  // namespace nacre::cuda
