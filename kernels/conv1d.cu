@@ -1,6 +1,7 @@
 #include "nacre/ops/conv1d.h"
 
 #include "conv1d_cuda.h"
+#include "conv1d_ends.cuh"
 #include "device.cuh"
 #include "host.h"
 
@@ -177,7 +178,7 @@ Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, 
   if (x.batch == 0) return {0, 0, 0, 0};
   const int64_t weights = weight.elements();
   int64_t floats = std::max({weight_parts(dy.rows(), weights) * weights, sum_parts(x) * x.channels, sum_parts(dy) * dy.channels});
-  (void)g;
+  floats = std::max(floats, conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g));
   return {1, 1, 1, floats};
 }
 
@@ -185,6 +186,7 @@ template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (a.y.elements() == 0) return;
   const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
+  if (conv1d_ends_forward(ctx, a)) return;
   if (tile::forward(ctx, a)) return;
   launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
          conv1d_forward_kernel<T>, a, s);
@@ -193,6 +195,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
 template <class T>
 void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (a.dx.elements() == 0) return;
+  if (conv1d_ends_input_gradient(ctx, a)) return;
   const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
   input_gradient_rows(ctx, a, s, s.time, 0);
 }
@@ -202,6 +205,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (a.dy.elements() == 0) return;
   expect_scratch("conv1d_weight_gradient", a.scratch,
                  cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  if (conv1d_ends_weight_gradient(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   const int64_t weights = a.dweight.elements(), parts = weight_parts(a.dy.shape.rows(), weights);
   launch(ctx, {.name = "conv1d_weight_gradient", .grid = {blocks_for(weights, threads), static_cast<unsigned>(parts), 1}, .block = threads},

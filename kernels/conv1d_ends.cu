@@ -123,12 +123,12 @@ template <class T>
 struct Expand {
   const T* narrow;
   Weight<T> weight;
-  const float* bias;
-  const T* add;  ///< may be `wide`
-  T* wide;
-  const T* x;  ///< behind Snake: wide is the gradient g at its output times its slope at x
-  SnakeParameters snake;
-  float* partial;  ///< [blocks][2][channels] of sums for alpha and beta; may be null
+  const float* bias = nullptr;
+  const T* add = nullptr;  ///< may be `wide`
+  T* wide = nullptr;
+  const T* x = nullptr;  ///< behind Snake: wide is the gradient g at its output times its slope at x
+  SnakeParameters snake = {};
+  float* partial = nullptr;  ///< [blocks][2][channels] of sums for alpha and beta; may be null
 };
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) {
@@ -215,10 +215,10 @@ template <class T>
 struct Contract {
   const T* wide;
   Weight<T> weight;
-  const float* bias;
-  const T* add;  ///< may be `narrow`
-  T* narrow;
-  SnakeParameters snake;  ///< on wide
+  const float* bias = nullptr;
+  const T* add = nullptr;  ///< may be `narrow`
+  T* narrow = nullptr;
+  SnakeParameters snake = {};  ///< on wide
 };
 constexpr int sums_of_strip = short_strip + halo;                   // rows that one strip has a part in
 constexpr int contract_floats = most_strips * sums_of_strip * 5;    // most of strips * sums_of_strip * (columns | 1)
@@ -297,9 +297,9 @@ constexpr int slots = taps + 1;  // the last: sums of the wide side
 template <class T>
 struct Weights {
   const T *wide, *narrow;
-  SnakeParameters snake;  ///< on wide
-  float* partial;         ///< [blocks][slots channels + 1]
-  bool narrow_sum;
+  SnakeParameters snake = {};  ///< on wide
+  float* partial = nullptr;    ///< [blocks][slots channels + 1]
+  bool narrow_sum = false;
 };
 inline int64_t partial_size(int64_t channels) { return slots * channels + 1; }
 

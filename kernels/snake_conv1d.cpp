@@ -6,8 +6,9 @@
 // fused kernel takes.
 namespace nacre {
 namespace cuda {
-// Fused kernels. Each returns false, having done nothing, for problems that no such kernel takes; the scratch it needs is
-// 0 floats then. Both depend on shapes alone.
+// The fused kernels. Which problems they take depends on shapes alone; for these, an op needs their scratch instead.
+template <class T>
+bool snake_conv1d_takes(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T>
 int64_t snake_conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T>
@@ -48,6 +49,15 @@ void activate(Context& ctx, View<const T> x, View<const float> alpha, View<const
   snake_forward<T>(ctx, {.x = x, .alpha = alpha, .beta = beta, .y = to, .log_scale = log_scale});
 }
 
+/// Whether a fused CUDA kernel takes the layer.
+template <class T>
+bool fused([[maybe_unused]] Context& ctx, [[maybe_unused]] Shape x, [[maybe_unused]] Shape weight,
+           [[maybe_unused]] const Conv1dGeometry& g) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_conv1d_takes<T>(ctx, x, weight, g);
+  return false;
+}
+
 template <class T>
 void check_parameters(const char* op, const T& a) {
   const Shape per_channel{.channels = a.x.shape.channels};
@@ -62,6 +72,8 @@ template <class T>
 Shape snake_conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();
   if (x.batch == 0) return floats(0);
+  if constexpr (with_cuda)
+    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_forward_scratch<T>(ctx, x, weight, g));
   return floats(floats_of<T>(x.elements()) + inner);
 }
 template <class T>
@@ -69,7 +81,14 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const char* const op = "snake_conv1d_forward";
   check_parameters(op, a);
   expect_scratch(op, a.scratch, snake_conv1d_forward_scratch<T>(ctx, a.x.shape, a.weight.shape, a.geometry));
+  const Shape y{a.x.shape.batch, conv1d_length(a.x.shape.time, a.weight.shape.time, a.geometry), 1, a.weight.shape.batch};
+  expect_shape(op, "weight", a.weight, a.weight.shape);
+  expect_shape(op, "y", a.y, y);
+  expect_shape_or_empty(op, "bias", a.bias, {.channels = y.channels});
+  expect_shape_or_empty(op, "residual", a.residual, y);
   if (a.x.shape.batch == 0) return;
+  if constexpr (with_cuda)
+    if (on_cuda(ctx) && cuda::snake_conv1d_forward(ctx, a)) return;
   const Halves<T> half(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, half.tensor);
   conv1d_forward<T>(ctx, {.x = half.tensor,
@@ -85,6 +104,8 @@ template <class T>
 Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
   if (x.batch == 0) return floats(0);
+  if constexpr (with_cuda)
+    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g));
   return floats(floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements()));
 }
 template <class T>
@@ -98,7 +119,11 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
   if (a.dbeta && !a.beta) throw_usage(op, "dbeta is given without beta");
   expect_scratch(op, a.scratch,
                  snake_conv1d_input_gradient_scratch<T>(ctx, a.x.shape, a.weight.shape, a.dy.shape, a.geometry));
+  expect_shape(op, "dy", a.dy, a.dy.shape);
+  expect_shape(op, "weight", a.weight, a.weight.shape);
   if (a.x.shape.batch == 0 || (!a.dx && !a.dalpha && !a.dbeta)) return;
+  if constexpr (with_cuda)
+    if (on_cuda(ctx) && cuda::snake_conv1d_input_gradient(ctx, a)) return;
   const Halves<T> half(a.scratch, a.x.shape);
   conv1d_input_gradient<T>(
       ctx, {.dy = a.dy, .weight = a.weight, .dx = half.tensor, .scratch = half.rest, .geometry = a.geometry});
@@ -118,6 +143,8 @@ template <class T>
 Shape snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
   if (x.batch == 0) return floats(0);
+  if constexpr (with_cuda)
+    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g));
   return floats(floats_of<T>(x.elements()) + inner);
 }
 template <class T>
@@ -126,7 +153,12 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   check_parameters(op, a);
   expect_scratch(op, a.scratch,
                  snake_conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  expect_shape(op, "dy", a.dy, a.dy.shape);
+  expect_shape(op, "dweight", a.dweight, a.dweight.shape);
+  expect_shape_or_empty(op, "dbias", a.dbias, {.channels = a.dweight.shape.batch});
   if (a.x.shape.batch == 0) return;
+  if constexpr (with_cuda)
+    if (on_cuda(ctx) && cuda::snake_conv1d_weight_gradient(ctx, a)) return;
   const Halves<T> half(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, half.tensor);
   conv1d_weight_gradient<T>(ctx, {.x = half.tensor,
