@@ -163,6 +163,15 @@ void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Si
          conv1d_input_gradient_kernel<T>, a, s, head, tail);
 }
 
+template <class T>
+void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const Sizes& s, int64_t parts) {
+  launch(ctx,
+         {.name = "conv1d_weight_gradient",
+          .grid = {blocks_for(a.dweight.elements(), threads), static_cast<unsigned>(parts), 1},
+          .block = threads},
+         conv1d_weight_gradient_kernel<T>, a, s, a.scratch.data);
+}
+
 }  // namespace
 
 template <class T>
@@ -177,17 +186,18 @@ template <class T>
 Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   if (x.batch == 0) return {0, 0, 0, 0};
   const int64_t weights = weight.elements();
-  int64_t floats = std::max({weight_parts(dy.rows(), weights) * weights, sum_parts(x) * x.channels, sum_parts(dy) * dy.channels});
-  floats = std::max(floats, conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g));
-  return {1, 1, 1, floats};
+  return {1, 1, 1,
+          std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), sum_parts(x) * x.channels,
+                    sum_parts(dy) * dy.channels})};
 }
 
 template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (a.y.elements() == 0) return;
-  const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
   if (conv1d_ends_forward(ctx, a)) return;
   if (tile::forward(ctx, a)) return;
+  const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
   launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
          conv1d_forward_kernel<T>, a, s);
 }
@@ -197,7 +207,10 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (a.dx.elements() == 0) return;
   if (conv1d_ends_input_gradient(ctx, a)) return;
   const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
-  input_gradient_rows(ctx, a, s, s.time, 0);
+  if (!tile::input_gradient(ctx, a))
+    input_gradient_rows(ctx, a, s, s.time, 0);
+  else if (s.reflect)
+    input_gradient_rows(ctx, a, s, s.left + 1, s.right + 1);
 }
 
 template <class T>
@@ -207,10 +220,15 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
                  cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
   if (conv1d_ends_weight_gradient(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
-  const int64_t weights = a.dweight.elements(), parts = weight_parts(a.dy.shape.rows(), weights);
-  launch(ctx, {.name = "conv1d_weight_gradient", .grid = {blocks_for(weights, threads), static_cast<unsigned>(parts), 1}, .block = threads},
-         conv1d_weight_gradient_kernel<T>, a, s, a.scratch.data);
-  add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+  const int64_t weights = a.dweight.elements();
+  int64_t parts = tile::weight_gradient(ctx, a);
+  if (parts == 0) {
+    parts = weight_parts(a.dy.shape.rows(), weights);
+    weight_gradient_parts(ctx, a, s, parts);
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+  } else if (parts > 1) {  // one part has gone to dweight itself
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+  }
   if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
   if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
 }

@@ -6,6 +6,15 @@
 namespace nacre::cuda::tile {
 
 template <class T>
-bool forward(Context&, const Conv1dForward<T>&) { return false; }
+bool forward(Context&, const Conv1dForward<T>&);
+/// With reflected padding only samples [left + 1, time - 1 - right): the others also receive what was reflected.
+template <class T>
+bool input_gradient(Context&, const Conv1dInputGradient<T>&);
+/// dweight only: 0 when declined, else how many parts, whose sums are in scratch; one part has gone to dweight.
+template <class T>
+int64_t weight_gradient(Context&, const Conv1dWeightGradient<T>&);
+/// Floats that weight_gradient needs, were it to take the shape.
+template <class T>
+int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
 }  // namespace nacre::cuda::tile

@@ -522,15 +522,17 @@ bool conv1d_ends_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a)
 
 // ---- behind Snake -------------------------------------------------------------------------------------------------------
 
+namespace {
 template <class T>
-bool snake_conv1d_ends_takes(Shape x, Shape weight, const Conv1dGeometry& g) {
+bool takes_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
   return x.channels > 1 && wide_channels<T>(x, weight, g) != 0 && g.padding == Padding::zero;
 }
+}  // namespace
 
 template <class T>
 bool snake_conv1d_ends_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const Shape x = a.x.shape;
-  if (!snake_conv1d_ends_takes<T>(x, a.weight.shape, a.geometry)) return false;
+  if (!takes_snake<T>(x, a.weight.shape, a.geometry)) return false;
   Contract<T> e{.wide = a.x.data, .weight = weight_of_last(a.weight.data, x.channels, false)};
   e.bias = a.bias.data, e.add = a.residual.data, e.narrow = a.y.data;
   e.snake = {a.alpha.data, a.beta.data, a.log_scale};
@@ -541,13 +543,13 @@ bool snake_conv1d_ends_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
 
 template <class T>
 int64_t snake_conv1d_ends_input_gradient_scratch(Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  if (!snake_conv1d_ends_takes<T>(x, weight, g)) return 0;
+  if (!takes_snake<T>(x, weight, g)) return 0;
   return x.batch * expand_cut<T>(x.time, dy.time, x.channels, g, true).tiles * 2 * x.channels;
 }
 template <class T>
 bool snake_conv1d_ends_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   const Shape x = a.x.shape;
-  if (!snake_conv1d_ends_takes<T>(x, a.weight.shape, a.geometry)) return false;
+  if (!takes_snake<T>(x, a.weight.shape, a.geometry)) return false;
   const bool sums = a.dalpha || a.dbeta;
   const Cut c = expand_cut<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true);
   Expand<T> e{.narrow = a.dy.data, .weight = weight_of_last(a.weight.data, x.channels, true)};
@@ -563,7 +565,7 @@ bool snake_conv1d_ends_input_gradient(Context& ctx, const SnakeConv1dInputGradie
 template <class T>
 bool snake_conv1d_ends_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape;
-  if (!snake_conv1d_ends_takes<T>(x, a.dweight.shape, a.geometry)) return false;
+  if (!takes_snake<T>(x, a.dweight.shape, a.geometry)) return false;
   Weights<T> e{.wide = a.x.data, .narrow = a.dy.data, .snake = {a.alpha.data, a.beta.data, a.log_scale}};
   WeightTotals<T> totals{};
   e.partial = a.scratch.data, totals.dweight = a.dweight.data, totals.narrow_sum = a.dbias.data;
@@ -578,7 +580,6 @@ bool snake_conv1d_ends_weight_gradient(Context& ctx, const SnakeConv1dWeightGrad
   template bool conv1d_ends_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                         \
   template int64_t conv1d_ends_weight_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&);          \
   template bool conv1d_ends_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);                       \
-  template bool snake_conv1d_ends_takes<T>(Shape, Shape, const Conv1dGeometry&);                                \
   template bool snake_conv1d_ends_forward<T>(Context&, const SnakeConv1dForward<T>&);                           \
   template int64_t snake_conv1d_ends_input_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&);     \
   template bool snake_conv1d_ends_input_gradient<T>(Context&, const SnakeConv1dInputGradient<T>&);              \

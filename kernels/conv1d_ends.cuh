@@ -15,9 +15,7 @@ int64_t conv1d_ends_weight_gradient_scratch(Shape x, Shape weight, Shape dy, con
 template <class T>
 bool conv1d_ends_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
 
-/// The same behind Snake, of the last layer (one output channel). What they take depends on shapes alone.
-template <class T>
-bool snake_conv1d_ends_takes(Shape x, Shape weight, const Conv1dGeometry&);
+/// The same behind Snake, of the last layer (one output channel).
 template <class T>
 bool snake_conv1d_ends_forward(Context&, const SnakeConv1dForward<T>&);
 template <class T>

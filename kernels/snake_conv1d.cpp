@@ -6,11 +6,8 @@
 // fused kernel takes.
 namespace nacre {
 namespace cuda {
-// The fused kernels. Which problems they take depends on shapes alone; for these, an op needs their scratch instead.
-template <class T>
-bool snake_conv1d_takes(Context&, Shape x, Shape weight, const Conv1dGeometry&);
-template <class T>
-int64_t snake_conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
+// The fused kernels. Each returns false, having done nothing, for what no such kernel takes; scratch is what they need for
+// shapes that one may take.
 template <class T>
 int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T>
@@ -49,15 +46,6 @@ void activate(Context& ctx, View<const T> x, View<const float> alpha, View<const
   snake_forward<T>(ctx, {.x = x, .alpha = alpha, .beta = beta, .y = to, .log_scale = log_scale});
 }
 
-/// Whether a fused CUDA kernel takes the layer.
-template <class T>
-bool fused([[maybe_unused]] Context& ctx, [[maybe_unused]] Shape x, [[maybe_unused]] Shape weight,
-           [[maybe_unused]] const Conv1dGeometry& g) {
-  if constexpr (with_cuda)
-    if (on_cuda(ctx)) return cuda::snake_conv1d_takes<T>(ctx, x, weight, g);
-  return false;
-}
-
 template <class T>
 void check_parameters(const char* op, const T& a) {
   const Shape per_channel{.channels = a.x.shape.channels};
@@ -72,8 +60,6 @@ template <class T>
 Shape snake_conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();
   if (x.batch == 0) return floats(0);
-  if constexpr (with_cuda)
-    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_forward_scratch<T>(ctx, x, weight, g));
   return floats(floats_of<T>(x.elements()) + inner);
 }
 template <class T>
@@ -104,9 +90,10 @@ template <class T>
 Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
   if (x.batch == 0) return floats(0);
+  const int64_t composed = floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements());
   if constexpr (with_cuda)
-    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g));
-  return floats(floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements()));
+    if (on_cuda(ctx)) return floats(std::max(composed, cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g)));
+  return floats(composed);
 }
 template <class T>
 void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
@@ -143,9 +130,10 @@ template <class T>
 Shape snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
   if (x.batch == 0) return floats(0);
+  const int64_t composed = floats_of<T>(x.elements()) + inner;
   if constexpr (with_cuda)
-    if (fused<T>(ctx, x, weight, g)) return floats(cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g));
-  return floats(floats_of<T>(x.elements()) + inner);
+    if (on_cuda(ctx)) return floats(std::max(composed, cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g)));
+  return floats(composed);
 }
 template <class T>
 void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {

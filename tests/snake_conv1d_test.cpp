@@ -241,6 +241,83 @@ TEST_CASE("snake_conv1d in bf16", "[snake_conv1d]") {
   }
 }
 
+#if defined(NACRE_WITH_CUDA)
+namespace {
+
+struct Launches {
+  const char *forward, *input_gradient, *weight_gradient;
+};
+/// Each op once: it must have launched its kernel of that name.
+template <class T>
+void launches_of(Precision precision, const Sample& s, const Launches& names) {
+  INFO(s.why << ": " << names.forward);
+  const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in};
+  const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
+  Case c("snake_conv1d", {Device::cuda}, xs);
+  c.ctx = Context({.device = {Device::cuda}, .precision = precision});
+  auto &x = c.random<T>("x", xs, -1, 1), &w = c.random<T>("weight", ws, -1, 1), &dy = c.random<T>("dy", ys, -1, 1);
+  auto &y = c.output<T>("y", ys), &dx = c.output<T>("dx", xs);
+  auto &alpha = c.random("alpha", per_channel, 1, 2), &dalpha = c.zeros("dalpha", per_channel), &dw = c.zeros("dw", ws);
+  const auto once = [&](const char* name, const auto& run) {
+    const int64_t before = cuda::runtime(c.ctx).launches(name);
+    run();
+    CHECK(cuda::runtime(c.ctx).launches(name) == before + 1);
+  };
+  once(names.forward, [&] {
+    snake_conv1d_forward<T>(c.ctx, {.x = x,
+                                    .alpha = alpha,
+                                    .weight = w,
+                                    .y = y,
+                                    .scratch = c.scratch(snake_conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                                    .geometry = s.g});
+  });
+  once(names.input_gradient, [&] {
+    snake_conv1d_input_gradient<T>(
+        c.ctx, {.x = x,
+                .alpha = alpha,
+                .dy = dy,
+                .weight = w,
+                .dx = dx,
+                .dalpha = dalpha,
+                .scratch = c.scratch(snake_conv1d_input_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                .geometry = s.g});
+  });
+  once(names.weight_gradient, [&] {
+    snake_conv1d_weight_gradient<T>(
+        c.ctx, {.x = x,
+                .alpha = alpha,
+                .dy = dy,
+                .dweight = dw,
+                .scratch = c.scratch(snake_conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                .geometry = s.g});
+  });
+}
+
+}  // namespace
+
+TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Launches ends{"snake_conv1d_ends_contract", "snake_conv1d_ends_expand", "snake_conv1d_ends_weights"};
+    const Sample last{"last layer", 1, 90, 32, 1, 7, same(7)};
+    launches_of<float>(Precision::fp32, last, ends);
+    launches_of<bf16>(Precision::fp32, last, ends);
+    const Sample odd{"odd channels: composed", 1, 20, 7, 9, 7, same(7)};
+    launches_of<float>(Precision::fp32, odd, {"snake_forward", "snake_backward", "snake_forward"});
+    const Sample unit{"residual unit", 1, 90, 32, 32, 7, same(7, 3)};
+    launches_of<float>(Precision::fp32, unit,
+                       {"snake_conv1d_forward_fma", "snake_conv1d_input_gradient_fma", "snake_forward_packs"});
+    launches_of<float>(Precision::tf32, unit,
+                       {"snake_conv1d_forward_tf32", "snake_conv1d_input_gradient_tf32", "snake_forward_packs"});
+    launches_of<bf16>(Precision::fp32, unit,
+                      {"snake_conv1d_forward_bf16", "snake_conv1d_input_gradient_bf16", "snake_forward_packs"});
+    const Sample wide{"many columns of tiles: composed forward", 1, 20, 16, 264, 1, {}};
+    launches_of<bf16>(Precision::fp32, wide,
+                      {"snake_forward_packs", "snake_conv1d_input_gradient_bf16", "snake_forward_packs"});
+  }
+}
+#endif
+
 TEST_CASE("snake_conv1d of no batch, and what does not fit", "[snake_conv1d]") {
   for (const Device device : devices()) {
     const Conv1dGeometry g = same(7);

@@ -1,0 +1,47 @@
+#include "conv1d_tile.cuh"
+
+#include "conv1d_cuda.h"
+
+namespace nacre::cuda::tile {
+
+template <class T>
+bool forward(Context& ctx, const Conv1dForward<T>& a) {
+  const Shape x = a.x.shape, y = a.y.shape;
+  if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
+  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data)) return false;
+  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
+  if (!fits<T>(s)) return false;
+  const PlainInput<T> input;
+  const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
+  if constexpr (sizeof(T) == 2)
+    launch_product<Product::bf16, Lies::along>(ctx, "conv1d_forward_bf16", s, a.x.data, a.weight.data, input, output);
+  else if (ctx.precision() == Precision::tf32)
+    launch_product<Product::tf32, Lies::along>(ctx, "conv1d_forward_tf32", s, a.x.data, a.weight.data, input, output);
+  else
+    launch_product<Product::fma, Lies::along>(ctx, "conv1d_forward_fma", s, a.x.data, a.weight.data, input, output);
+  return true;
+}
+template bool forward<float>(Context&, const Conv1dForward<float>&);
+template bool forward<bf16>(Context&, const Conv1dForward<bf16>&);
+
+template <class T>
+bool input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
+  const Shape x = a.dx.shape, y = a.dy.shape;
+  if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
+  if (!aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
+  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry);
+  if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
+  const PlainInput<T> input;
+  const PlainOutput<T> output{a.dx.data, a.bias.data, a.add_dx ? a.dx.data : nullptr, static_cast<int>(x.channels)};
+  if constexpr (sizeof(T) == 2)
+    launch_product<Product::bf16, Lies::across>(ctx, "conv1d_input_gradient_bf16", s, a.dy.data, a.weight.data, input, output);
+  else if (ctx.precision() == Precision::tf32)
+    launch_product<Product::tf32, Lies::across>(ctx, "conv1d_input_gradient_tf32", s, a.dy.data, a.weight.data, input, output);
+  else
+    launch_product<Product::fma, Lies::across>(ctx, "conv1d_input_gradient_fma", s, a.dy.data, a.weight.data, input, output);
+  return true;
+}
+template bool input_gradient<float>(Context&, const Conv1dInputGradient<float>&);
+template bool input_gradient<bf16>(Context&, const Conv1dInputGradient<bf16>&);
+
+}  // namespace nacre::cuda::tile

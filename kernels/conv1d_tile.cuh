@@ -1,0 +1,544 @@
+#pragma once
+// Convolution as a product of matrices over shifted rows. Channels are innermost, so that x is a matrix of rows and a tap
+// is the same matrix some rows further down: a block keeps one tile of x with its halo in shared memory and all taps read
+// it, at any dilation. A block makes BM rows by BN columns of the result; it walks the reduced channels 128 bytes at a
+// time (32 floats, 64 bf16), and within them the taps. cp.async brings x's tile and, per tap, the weights' tile, `stages`
+// steps ahead.
+//
+// One description (Shifted) covers three uses:
+//   forward, stride 1       row t of a is x's row t - left; step u of the taps is `dilation` rows further
+//   forward, stride s       a row is s samples wide (s in columns) and a tap of it is s taps of the kernel, so that a
+//                           kernel of 2 s has two; the weights are the same memory
+//   input gradient          taps are taken backwards and the weights are read across; with stride s a row of the result
+//                           is s samples wide, which makes it the upsampled signal as it lies in memory
+// Items of a batch are laid below each other with `halo` rows between, so that a tile may span several short items.
+//
+// Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32. What is
+// done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and PlainOutput.
+#include "device.cuh"
+#include "nacre/ops/conv1d.h"
+
+namespace nacre::cuda::tile {
+
+inline constexpr int step_bytes = 128;            // of the reduced dimension
+inline constexpr int stages = 3;                  // of weights in flight or in use
+inline constexpr int pitch = step_bytes + 16;     // of a row of them: eight rows lie in different banks
+inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
+inline constexpr int packs = step_bytes / 16;
+
+enum class Product : uint8_t { fma, tf32, bf16 };
+/// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x), or
+/// with the reduced dimension going down.
+enum class Lies : uint8_t { along, across };
+
+/// The product. Row r of item b of `a` begins at element b a_item + r a_pitch - a_offset and is `depth` long; what lies
+/// outside the item is zero, or its reflection. Result row r, column n is
+///   sum over taps u, columns c of a[r + u tap_rows][c] w[...]   with w's element (Lies::along) n w_row + u w_tap + c,
+///   or (across, taps backwards) c w_row + (taps - 1 - u) w_tap + n, zero where the position in its row exceeds w_row.
+/// It goes to element b out_item + r out_pitch - out_offset + n, if that is in [out_begin, out_end) of the item.
+struct Shifted {
+  int64_t a_item, a_pitch, a_offset;
+  int64_t out_item, out_pitch, out_offset, out_begin, out_end;
+  int64_t w_row, w_tap;
+  int64_t items, rows, virtual_rows;  // virtual_rows = rows + (taps - 1) tap_rows
+  int64_t sample;                     // channels of x
+  int taps, tap_rows, depth, columns;
+  bool reflect;
+};
+
+/// Where a row begins, and which of its columns exist.
+struct alignas(16) Row {
+  int64_t base;
+  int begin, end;
+};
+__device__ __forceinline__ int clamp_to(int64_t v, int most) { return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most); }
+
+/// Result row `v`, counted over all items.
+__device__ __forceinline__ Row out_row(const Shifted& s, int64_t v) {
+  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows, start = r * s.out_pitch - s.out_offset;
+  Row row{item * s.out_item + start, clamp_to(s.out_begin - start, s.columns), clamp_to(s.out_end - start, s.columns)};
+  if (item >= s.items || r >= s.rows) row.end = 0;
+  return row;
+}
+__device__ __forceinline__ Row in_row(const Shifted& s, int64_t v) {
+  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows, start = r * s.a_pitch - s.a_offset;
+  Row row{item * s.a_item + start, clamp_to(-start, s.depth), clamp_to(s.a_item - start, s.depth)};
+  if (item >= s.items) row.begin = row.end = 0;
+  return row;
+}
+/// The element of a sample outside the item that column c of this row reflects; -1 if there is none.
+__device__ __forceinline__ int64_t reflected(const Shifted& s, int64_t v, int c) {
+  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows;
+  if (item >= s.items) return -1;
+  const int64_t at = r * s.a_pitch - s.a_offset + c, time = s.a_item / s.sample;
+  const int64_t sample = at >= 0 ? at / s.sample : (at + 1) / s.sample - 1, channel = at - sample * s.sample;
+  const int64_t shown = sample < 0 ? -sample : 2 * (time - 1) - sample;
+  return shown < 0 || shown >= time ? -1 : item * s.a_item + shown * s.sample + channel;
+}
+
+/// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of
+/// channels, for the pack that begins at column c of the row (channel c % channels of x when rows are several samples
+/// wide), and apply for each such pack. Padding stays zero: the function must map 0 to 0.
+template <class T>
+struct PlainInput {
+  static constexpr bool active = false;
+  struct Column {};
+  __device__ Column column(int64_t) const { return {}; }
+  __device__ void apply(const Column&, Pack<T>&) const {}
+};
+
+/// Bias, residual or what is there already, then one store. A policy has column(n), called once per thread for the pack
+/// that begins at result column n; row, called for each of its packs that exist, with the element where it lies; and
+/// finish<BN, threads>, called by all threads of the block (whether or not they had a column) with shared memory of 64
+/// floats per thread, which others may still read; thread % (BN / pack) is the pack of columns that a thread had.
+template <class T>
+struct PlainOutput {
+  T* out;
+  const float* bias;
+  const T* residual;  // may be out
+  int channels;       // of the bias
+  struct Column {
+    float bias[pack_size<T>];
+  };
+  __device__ __forceinline__ Column column(int n) const {
+    Column c;
+#pragma unroll
+    for (int i = 0; i < pack_size<T>; ++i) c.bias[i] = bias != nullptr ? bias[(n + i) % channels] : 0.0f;
+    return c;
+  }
+  __device__ __forceinline__ void row(Column& c, int64_t at, Pack<T>& v) const {
+#pragma unroll
+    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += c.bias[i];
+    if (residual != nullptr) {
+      const Pack<T> r = load_pack(residual + at);
+#pragma unroll
+      for (int i = 0; i < pack_size<T>; ++i) v.v[i] += r.v[i];
+    }
+    store_pack(out + at, v);
+  }
+  template <int BN, int threads>
+  __device__ __forceinline__ void finish(const Column&, int, float*) const {}
+};
+
+// ---- engines: 64 x 32 per warp, one step of 128 bytes -----------------------------------------------------------------
+
+__device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
+
+/// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
+struct FmaEngine {
+  using T = float;
+  static constexpr int depth = 32;
+  float sum[8][8];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum[i][j] = 0;
+  }
+  /// a: the warp's first row (along) or column (across); b likewise.
+  template <Lies A, Lies B>
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+    const int ty = lane / 4, tx = lane % 4;
+    if constexpr (A == Lies::along) {
+      a += ty * a_pitch;
+#pragma unroll 2
+      for (int k = 0; k < depth; k += 4) {
+        float4 row[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
+        if constexpr (B == Lies::along) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            const float4 w = load4(b + (tx + 4 * j) * b_pitch + k * 4);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+              sum[i][j] += row[i].x * w.x;
+              sum[i][j] += row[i].y * w.y;
+              sum[i][j] += row[i].z * w.z;
+              sum[i][j] += row[i].w * w.w;
+            }
+          }
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float4 low = load4(b + (k + e) * b_pitch + tx * 16), high = load4(b + (k + e) * b_pitch + 64 + tx * 16);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+              const float x = e == 0 ? row[i].x : (e == 1 ? row[i].y : (e == 2 ? row[i].z : row[i].w));
+              add(sum[i], x, low, high);
+            }
+          }
+        }
+      }
+    } else {
+      static_assert(B == Lies::across);
+#pragma unroll 4
+      for (int k = 0; k < depth; ++k) {
+        const float4 top = load4(a + k * a_pitch + ty * 16), bottom = load4(a + k * a_pitch + 128 + ty * 16);
+        const float4 low = load4(b + k * b_pitch + tx * 16), high = load4(b + k * b_pitch + 64 + tx * 16);
+        add(sum[0], top.x, low, high), add(sum[1], top.y, low, high);
+        add(sum[2], top.z, low, high), add(sum[3], top.w, low, high);
+        add(sum[4], bottom.x, low, high), add(sum[5], bottom.y, low, high);
+        add(sum[6], bottom.z, low, high), add(sum[7], bottom.w, low, high);
+      }
+    }
+  }
+  /// The warp's sums to shared memory, as rows of `stride` floats.
+  template <Lies A, Lies B>
+  __device__ __forceinline__ void save(float* to, int stride, int lane) const {
+    const int ty = lane / 4, tx = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int row = A == Lies::along ? ty + 8 * i : i / 4 * 32 + ty * 4 + i % 4;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int column = B == Lies::along ? tx + 4 * j : j / 4 * 16 + tx * 4 + j % 4;
+        to[row * stride + column] = sum[i][j];
+      }
+    }
+  }
+  static __device__ __forceinline__ void add(float (&to)[8], float x, const float4& low, const float4& high) {
+    to[0] += x * low.x, to[1] += x * low.y, to[2] += x * low.z, to[3] += x * low.w;
+    to[4] += x * high.x, to[5] += x * high.y, to[6] += x * high.z, to[7] += x * high.w;
+  }
+};
+
+/// Tensor cores: 4 x 4 products of 16 x 8. A step of 32 bytes is one instruction's depth, 8 of tf32 or 16 of bf16.
+template <class T_>
+struct MmaEngine {
+  using T = T_;
+  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
+  static constexpr bool tf32 = sizeof(T) == 4;
+  float sum[4][4][4];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
+  }
+  template <Lies A, Lies B>
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      uint32_t left[4][4], right[4][2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (A == Lies::along) {
+          ldmatrix_x4(left[i], a + (16 * i + lane % 16) * a_pitch + step * 32 + lane / 16 * 16);
+        } else if constexpr (tf32) {
+          const unsigned char* const p = a + (step * 8 + lane % 4) * a_pitch + (16 * i + lane / 4) * 4;
+          left[i][0] = __float_as_uint(word(p)), left[i][1] = __float_as_uint(word(p + 32));
+          left[i][2] = __float_as_uint(word(p + 4 * a_pitch)), left[i][3] = __float_as_uint(word(p + 4 * a_pitch + 32));
+        } else {
+          ldmatrix_x4_trans(left[i], a + (step * 16 + lane % 8 + lane / 16 * 8) * a_pitch + (16 * i + lane / 8 % 2 * 8) * 2);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j += 2) {
+        uint32_t two[4];
+        if constexpr (B == Lies::along) {
+          ldmatrix_x4(two, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
+        } else if constexpr (tf32) {
+          const unsigned char* const p = b + (step * 8 + lane % 4) * b_pitch + (8 * j + lane / 4) * 4;
+          two[0] = __float_as_uint(word(p)), two[1] = __float_as_uint(word(p + 4 * b_pitch));
+          two[2] = __float_as_uint(word(p + 32)), two[3] = __float_as_uint(word(p + 4 * b_pitch + 32));
+        } else {
+          ldmatrix_x4_trans(two, b + (step * 16 + lane % 16) * b_pitch + (8 * j + lane / 16 * 8) * 2);
+        }
+        right[j][0] = two[0], right[j][1] = two[1], right[j + 1][0] = two[2], right[j + 1][1] = two[3];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if constexpr (tf32)
+            mma_tf32_16x8x8(sum[i][j], left[i], right[j]);
+          else
+            mma_bf16_16x8x16(sum[i][j], left[i], right[j]);
+        }
+    }
+  }
+  template <Lies, Lies>
+  __device__ __forceinline__ void save(float* to, int stride, int lane) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          *reinterpret_cast<float2*>(to + (16 * i + lane / 4 + e / 2 * 8) * stride + 8 * j + lane % 4 * 2) =
+              make_float2(sum[i][j][e], sum[i][j][e + 1]);
+  }
+};
+
+template <Product>
+struct EngineOf {
+  using type = FmaEngine;
+};
+template <>
+struct EngineOf<Product::tf32> {
+  using type = MmaEngine<float>;
+};
+template <>
+struct EngineOf<Product::bf16> {
+  using type = MmaEngine<bf16>;
+};
+
+/// Rounds a pack that has arrived to what the tensor core takes.
+__device__ __forceinline__ void round_pack(Pack<float>& p) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) p.v[i] = __uint_as_float(to_tf32(p.v[i]));
+}
+
+// ---- the kernel of the forward and the input gradient -----------------------------------------------------------------
+
+template <int BM, int BN, Lies B, class T>
+struct Layout {
+  static constexpr int threads = BM / 64 * BN;
+  /// The weights' tile: BN rows of 128 bytes, or `depth` rows of BN.
+  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
+  static constexpr int w_pitch = B == Lies::along ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
+  static constexpr int w_rows = B == Lies::along ? BN : depth;
+  static constexpr int w_bytes = w_pitch * w_rows;
+  static constexpr int out_stride = BN + 4;  // floats
+  static __host__ __device__ int a_rows(const Shifted& s) { return BM + (s.taps - 1) * s.tap_rows; }
+  /// x's tiles that are in use or on their way while `stages` steps are.
+  static __host__ __device__ int a_tiles(const Shifted& s) { return (stages - 2 + s.taps) / s.taps + 1; }
+  static size_t shared_bytes(const Shifted& s) {
+    const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes, out = BM * out_stride * 4;
+    return a_rows(s) * sizeof(Row) + (loop > out ? loop : out);
+  }
+};
+
+template <int BM, int BN, Product P, Lies B, class Input, class Output>
+__global__ void __launch_bounds__(BM / 64 * BN)
+    shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
+                           Input input, Output output) {
+  using Engine = typename EngineOf<P>::type;
+  using T = typename Engine::T;
+  using L = Layout<BM, BN, B, T>;
+  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads, rows_at_once = threads / packs;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int a_rows = L::a_rows(s), a_tiles = L::a_tiles(s), a_bytes = a_rows * pitch;
+  Row* const table = reinterpret_cast<Row*>(shared);
+  unsigned char* const a_shared = shared + a_rows * static_cast<int>(sizeof(Row));
+  unsigned char* const w_shared = a_shared + a_tiles * a_bytes;
+  const int64_t first_row = int64_t{blockIdx.x} * BM;
+  const int first_column = static_cast<int>(blockIdx.y) * BN;
+  for (int r = thread; r < a_rows; r += threads) table[r] = in_row(s, first_row + r);
+  __syncthreads();
+
+  // A thread copies the same 16-byte column of every row it takes.
+  const int a_column = thread % packs * pack, a_row = thread / packs;
+  const auto copy_a = [&](int chunk, int slot) {
+    const int c = chunk * depth + a_column;
+    unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
+    for (int r = a_row; r < a_rows; r += rows_at_once, to += rows_at_once * pitch) {
+      const Row row = table[r];
+      int64_t from = row.base + c;
+      bool there = c >= row.begin && c < row.end;
+      if (s.reflect && !there && c < s.depth) {
+        from = reflected(s, first_row + r, c);
+        there = from >= 0;
+      }
+      cp_async<16>(to, there ? a + from : a, there ? 16 : 0);
+    }
+  };
+  constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
+  const int w_column = thread % w_packs * pack, w_row = thread / w_packs;
+  const auto copy_w = [&](int chunk, int u, int slot) {
+    unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+#pragma unroll
+    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch) {
+      const int r = w_row + i * w_at_once;
+      const int n = first_column + (B == Lies::along ? r : w_column), c = chunk * depth + (B == Lies::along ? w_column : r);
+      const int64_t in_row = B == Lies::along ? u * s.w_tap + c : (s.taps - 1 - u) * s.w_tap + n;
+      const bool there = n < s.columns && c < s.depth && in_row < s.w_row;
+      const T* const from = w + (B == Lies::along ? n : c) * s.w_row + in_row;
+      cp_async<16>(to, there ? from : w, there ? 16 : 0);
+    }
+  };
+  // The thread that copied a pack may change it before the others see it.
+  const auto change_a = [&](int chunk, int slot) {
+    const int c = chunk * depth + a_column;
+    if (c >= s.depth) return;
+    const auto column = input.column(c);
+    unsigned char* at = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
+    for (int r = a_row; r < a_rows; r += rows_at_once, at += rows_at_once * pitch) {
+      T* const p = reinterpret_cast<T*>(at);
+      Pack<T> v = load_pack(p);
+      if constexpr (Input::active) input.apply(column, v);
+      if constexpr (P == Product::tf32) round_pack(v);
+      store_pack(p, v);
+    }
+  };
+  const auto change_w = [&](int slot) {
+    unsigned char* at = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+#pragma unroll
+    for (int i = 0; i < L::w_rows / w_at_once; ++i, at += w_at_once * L::w_pitch) {
+      if constexpr (P == Product::tf32) {
+        float* const p = reinterpret_cast<float*>(at);
+        Pack<float> v = load_pack(p);
+        round_pack(v);
+        store_pack(p, v);
+      }
+    }
+  };
+
+  Engine sums;
+  sums.clear();
+  const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
+  // The step whose tiles are fetched next, and the one that is multiplied.
+  int next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
+  const auto fetch = [&]() {
+    if (next_chunk < chunks) {
+      if (next_tap == 0) copy_a(next_chunk, next_a);
+      copy_w(next_chunk, next_tap, next_w);
+      if (++next_w == stages) next_w = 0;
+      if (++next_tap == s.taps) {
+        next_tap = 0, ++next_chunk;
+        if (++next_a == a_tiles) next_a = 0;
+      }
+    }
+    cp_async_commit();
+  };
+#pragma unroll
+  for (int i = 0; i < stages - 1; ++i) fetch();
+  const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<stages - 2>();
+    if constexpr (Input::active || P == Product::tf32)
+      if (tap == 0) change_a(chunk, now_a);
+    if constexpr (P == Product::tf32) change_w(now_w);
+    __syncthreads();  // this step's tiles are complete, and the last step's are free
+    fetch();
+    const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
+    const unsigned char* const right = w_shared + now_w * L::w_bytes +
+                                       (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
+    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane);
+    if (++now_w == stages) now_w = 0;
+    if (++tap == s.taps) {
+      tap = 0, ++chunk;
+      if (++now_a == a_tiles) now_a = 0;
+    }
+  }
+
+  // Through shared memory, so that rows leave as whole packs.
+  cp_async_wait<0>();
+  __syncthreads();
+  float* const result = reinterpret_cast<float*>(a_shared);
+  sums.template save<Lies::along, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
+  for (int r = thread; r < BM; r += threads) table[r] = out_row(s, first_row + r);
+  __syncthreads();
+  constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;
+  const int column = thread % out_packs * pack, n = first_column + column;
+  auto state = output.column(n < s.columns ? n : 0);
+  if (n < s.columns) {
+    for (int r = thread / out_packs; r < BM; r += out_at_once) {
+      const Row row = table[r];
+      if (n < row.begin || n >= row.end) continue;
+      Pack<T> v;
+#pragma unroll
+      for (int i = 0; i < pack; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(result + r * L::out_stride + column + i);
+        v.v[i] = four.x, v.v[i + 1] = four.y, v.v[i + 2] = four.z, v.v[i + 3] = four.w;
+      }
+      output.row(state, row.base + n, v);
+    }
+  }
+  output.template finish<BN, threads>(state, n, result);
+}
+
+// ---- what runs ----------------------------------------------------------------------------------------------------------
+
+/// Rows by columns of a block.
+struct Blocking {
+  int rows, columns;
+};
+/// The widest tile that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Few tiles are
+/// made smaller, so that more multiprocessors have one.
+inline Blocking blocking(const Shifted& s) {
+  int best = 128;
+  int64_t least = INT64_MAX;
+  for (const int n : {128, 96, 64, 32}) {
+    const int64_t cost = ceil_div(s.columns, n) * int64_t{n + 32};
+    if (cost < least) least = cost, best = n;
+  }
+  const int64_t blocks = ceil_div(s.items * s.virtual_rows, int64_t{128}) * ceil_div(s.columns, best);
+  if (best >= 64 && blocks < 132) return {64, 64};
+  return {128, best};
+}
+
+template <int BM, int BN, Product P, Lies B, class T, class Input, class Output>
+void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
+  using L = Layout<BM, BN, B, T>;
+  launch(ctx,
+         {.name = name,
+          .grid = {blocks_for(s.items * s.virtual_rows, BM), blocks_for(s.columns, BN), 1},
+          .block = L::threads,
+          .shared_bytes = L::shared_bytes(s)},
+         shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
+}
+
+/// Whether the halo fits beside the weights.
+template <class T>
+bool fits(const Shifted& s) {
+  return Layout<128, 128, Lies::across, T>::shared_bytes(s) <= shared_limit && Layout<128, 128, Lies::along, T>::shared_bytes(s) <= shared_limit;
+}
+/// Queues the product.
+template <Product P, Lies B, class T, class Input, class Output>
+void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
+  const Blocking b = blocking(s);
+  if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
+  if (b.columns == 128) return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
+  if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);
+  if (b.columns == 64) return launch_blocks<128, 64, P, B>(ctx, name, s, a, w, input, output);
+  return launch_blocks<128, 32, P, B>(ctx, name, s, a, w, input, output);
+}
+
+/// Whether the channels fill packs and the geometry is one of whole rows.
+template <class T>
+bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
+  return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
+         std::max(in, out) * g.stride < (1 << 24);
+}
+/// The forward as a product. x [items, time, 1, in], weight [out, taps, 1, in].
+inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  Shifted s{};
+  s.a_pitch = g.stride * x.channels, s.a_item = x.time * x.channels, s.a_offset = g.left * x.channels;
+  s.out_pitch = y.channels, s.out_item = y.time * y.channels, s.out_end = s.out_item;
+  s.w_row = weight.time * x.channels, s.w_tap = s.a_pitch;
+  s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
+  s.depth = static_cast<int>(s.a_pitch), s.columns = static_cast<int>(y.channels);
+  s.items = x.batch, s.rows = y.time, s.virtual_rows = y.time + int64_t{s.taps - 1} * s.tap_rows;
+  s.sample = x.channels, s.reflect = g.padding == Padding::reflect;
+  return s;
+}
+/// The input gradient as a product of dy; with reflected padding only for samples [left + 1, time - 1 - right).
+inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  Shifted s{};
+  s.a_pitch = y.channels, s.a_item = y.time * y.channels;
+  s.out_pitch = g.stride * x.channels, s.out_item = x.time * x.channels;
+  const bool reflect = g.padding == Padding::reflect;
+  s.out_begin = reflect ? (g.left + 1) * x.channels : 0;
+  s.out_end = s.out_item - (reflect ? (g.right + 1) * x.channels : 0);
+  s.w_row = weight.time * x.channels, s.w_tap = s.out_pitch;
+  s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
+  s.depth = static_cast<int>(y.channels), s.columns = static_cast<int>(s.out_pitch);
+  // Row r of the result is padded samples (first + r) stride and on; the last tap backwards reads dy's row first + r.
+  const int64_t first = g.left / g.stride;
+  s.out_offset = (g.left - first * g.stride) * x.channels;
+  s.a_offset = (int64_t{s.taps - 1} * s.tap_rows - first) * y.channels;
+  s.items = x.batch, s.rows = ceil_div(g.left + x.time, g.stride) - first;
+  s.virtual_rows = s.rows + int64_t{s.taps - 1} * s.tap_rows;
+  s.sample = y.channels;
+  return s;
+}
+
+}  // namespace nacre::cuda::tile

@@ -1,0 +1,197 @@
+#pragma once
+// The weight gradient as a product: dweight [out][taps in] = dy' x', where row r of x' is the window of x that row r of
+// dy saw. Both operands lie with the reduced rows going down, so tiles are copied as they are. A block makes BM outputs
+// by BN weights over one part of the rows; parts are fixed by the shape, leave partial sums, and are added in order.
+#include "conv1d_tile.cuh"
+
+namespace nacre::cuda::tile {
+
+struct Windows {
+  int64_t rows, length, item, step;  // of dy; of dy per item; elements of x per item; elements from window to window
+  int64_t in, left, dilation;        // in samples
+  int64_t out, weights;              // weights = taps in
+  int64_t parts;
+  bool reflect;
+};
+
+inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  Windows s{};
+  s.rows = y.rows(), s.length = y.time, s.item = x.time * x.channels, s.step = g.stride * x.channels;
+  s.in = x.channels, s.left = g.left, s.dilation = g.dilation;
+  s.out = y.channels, s.weights = weight.time * x.channels;
+  s.reflect = g.padding == Padding::reflect;
+  return s;
+}
+
+template <int BM, int BN, class T>
+struct WeightLayout {
+  static constexpr int threads = BM / 64 * BN;
+  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
+  static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
+  static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare, b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
+  static constexpr int a_bytes = depth * a_pitch, b_bytes = depth * b_pitch;
+  static constexpr int out_stride = BN + 4;
+  static constexpr size_t loop_bytes = stages * (a_bytes + b_bytes), out_bytes = BM * out_stride * 4;
+  static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
+};
+
+/// to: dweight itself when there is one part (+=), else partial sums [parts][out][weights]. Input is as for
+/// shifted_product_kernel, column(c) with c the channel of x.
+template <int BM, int BN, Product P, class Input>
+__global__ void __launch_bounds__(BM / 64 * BN)
+    weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
+                          Input input, float* to) {
+  using Engine = typename EngineOf<P>::type;
+  using T = typename Engine::T;
+  using L = WeightLayout<BM, BN, T>;
+  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int64_t first_weight = int64_t{blockIdx.x} * BN, first_out = int64_t{blockIdx.y} * BM;
+  const int64_t begin = s.rows * blockIdx.z / s.parts, end = s.rows * (int64_t{blockIdx.z} + 1) / s.parts;
+  unsigned char* const a_shared = shared;
+  unsigned char* const b_shared = shared + stages * L::a_bytes;
+
+  constexpr int a_packs = BM / pack, a_at_once = threads / a_packs, b_packs = BN / pack, b_at_once = threads / b_packs;
+  const int a_column = thread % a_packs * pack, a_row = thread / a_packs, b_column = thread % b_packs * pack,
+            b_row = thread / b_packs;
+  const bool a_there = first_out + a_column < s.out;
+  // A thread keeps its weights: their tap says how far from the window's begin it reads.
+  const int64_t weight = first_weight + b_column, tap = weight / s.in, channel = weight - tap * s.in;
+  const bool b_there = weight < s.weights;
+  const int64_t ahead = (tap * s.dilation - s.left) * s.in + channel;
+  int64_t next_item = begin / s.length, next_t = begin - next_item * s.length;
+  const auto fetch = [&](int64_t row, int slot) {
+    unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+#pragma unroll
+    for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch) {
+      const int64_t r = row + a_row + i * a_at_once;
+      const bool there = a_there && r < end;
+      cp_async<16>(to_a, there ? dy + r * s.out + first_out + a_column : dy, there ? 16 : 0);
+    }
+    unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+    int64_t item = next_item, t = next_t + b_row;
+#pragma unroll
+    for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
+      while (t >= s.length) t -= s.length, ++item;
+      int64_t from = t * s.step + ahead;
+      bool there = b_there && row + b_row + i * b_at_once < end;
+      if (from < 0 || from >= s.item) {
+        if (s.reflect && there) {
+          const int64_t sample = (from - channel) / s.in;
+          from = (sample < 0 ? -sample : 2 * (s.item / s.in - 1) - sample) * s.in + channel;
+        } else {
+          there = false;
+        }
+      }
+      cp_async<16>(to_b, there ? x + item * s.item + from : x, there ? 16 : 0);
+    }
+    next_t += depth;
+    while (next_t >= s.length) next_t -= s.length, ++next_item;
+  };
+  const auto column = input.column(b_there ? channel : 0);
+  const auto change = [&](int slot) {
+    if constexpr (P == Product::tf32) {
+      unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+#pragma unroll
+      for (int i = 0; i < depth / a_at_once; ++i, at += a_at_once * L::a_pitch) {
+        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
+        round_pack(v);
+        store_pack(reinterpret_cast<T*>(at), v);
+      }
+    }
+    if constexpr (P == Product::tf32 || Input::active) {
+      unsigned char* at = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+#pragma unroll
+      for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) {
+        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
+        if constexpr (Input::active) input.apply(column, v);
+        if constexpr (P == Product::tf32) round_pack(v);
+        store_pack(reinterpret_cast<T*>(at), v);
+      }
+    }
+  };
+
+  Engine sums;
+  sums.clear();
+  int64_t next = begin;
+  int next_slot = 0, slot = 0;
+  const auto advance = [&]() {
+    if (next < end) {
+      fetch(next, next_slot);
+      next += depth;
+      if (++next_slot == stages) next_slot = 0;
+    }
+    cp_async_commit();
+  };
+#pragma unroll
+  for (int i = 0; i < stages - 1; ++i) advance();
+  const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
+  for (int64_t row = begin; row < end; row += depth) {
+    cp_async_wait<stages - 2>();
+    change(slot);
+    __syncthreads();
+    advance();
+    sums.template multiply<Lies::across, Lies::across>(a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
+                                                       b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane);
+    if (++slot == stages) slot = 0;
+  }
+
+  cp_async_wait<0>();
+  __syncthreads();
+  float* const result = reinterpret_cast<float*>(shared);
+  sums.template save<Lies::across, Lies::across>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
+  __syncthreads();
+  constexpr int out_packs = BN / 4, out_at_once = threads / out_packs;
+  const int out_column = thread % out_packs * 4;
+  const int64_t w = first_weight + out_column;
+  if (w >= s.weights) return;
+  float* const part = to + (s.parts > 1 ? int64_t{blockIdx.z} * s.out * s.weights : 0) + w;
+  for (int r = thread / out_packs; r < BM && first_out + r < s.out; r += out_at_once) {
+    Pack<float> v = load_pack(result + r * L::out_stride + out_column);
+    float* const at = part + (first_out + r) * s.weights;
+    if (s.parts == 1) {
+      const Pack<float> before = load_pack(at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v.v[i] += before.v[i];
+    }
+    store_pack(at, v);
+  }
+}
+
+/// Outputs by weights of a block.
+inline Blocking weight_blocking(const Windows& s) { return {s.out > 64 ? 128 : 64, s.weights > 64 ? 128 : 64}; }
+/// As many parts as give four blocks to each of 132 multiprocessors, none below 512 rows, and at most 2^24 floats of
+/// partial sums.
+inline int64_t weight_parts(const Windows& s) {
+  const Blocking b = weight_blocking(s);
+  const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
+  return std::clamp<int64_t>(std::min({4 * 132 / tiles, s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)}), 1, 1024);
+}
+
+template <int BM, int BN, Product P, class T, class Input>
+void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
+  using L = WeightLayout<BM, BN, T>;
+  launch(ctx,
+         {.name = name,
+          .grid = {blocks_for(s.weights, BN), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
+          .block = L::threads,
+          .shared_bytes = L::shared_bytes},
+         weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to);
+}
+/// Queues the product; s.parts is set. `to` as for the kernel.
+template <Product P, class T, class Input>
+void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
+  const Blocking b = weight_blocking(s);
+  if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
+  if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
+  if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);
+  return launch_weight_blocks<64, 64, P>(ctx, name, s, dy, x, input, to);
+}
+
+template <class T>
+bool suits_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
+  return g.groups == 1 && in % pack_size<T> == 0 && out % pack_size<T> == 0;
+}
+
+}  // namespace nacre::cuda::tile
