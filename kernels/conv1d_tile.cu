@@ -11,14 +11,13 @@ bool forward(Context& ctx, const Conv1dForward<T>& a) {
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data)) return false;
   const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s)) return false;
-  const PlainInput<T> input;
-  const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
+  const Plain<T> p{s, a.x.data, a.weight.data, {a.y.data, a.bias.data, a.residual.data, s.columns}};
   if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Lies::along>(ctx, "conv1d_forward_bf16", s, a.x.data, a.weight.data, input, output);
+    forward_bf16(ctx, p);
   else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Lies::along>(ctx, "conv1d_forward_tf32", s, a.x.data, a.weight.data, input, output);
+    forward_tf32(ctx, p);
   else
-    launch_product<Product::fma, Lies::along>(ctx, "conv1d_forward_fma", s, a.x.data, a.weight.data, input, output);
+    forward_fma(ctx, p);
   return true;
 }
 template bool forward<float>(Context&, const Conv1dForward<float>&);
@@ -31,14 +30,14 @@ bool input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (!aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
   const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
-  const PlainInput<T> input;
-  const PlainOutput<T> output{a.dx.data, a.bias.data, a.add_dx ? a.dx.data : nullptr, static_cast<int>(x.channels)};
+  const Plain<T> p{s, a.dy.data, a.weight.data,
+                   {a.dx.data, a.bias.data, a.add_dx ? a.dx.data : nullptr, static_cast<int>(x.channels)}};
   if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Lies::across>(ctx, "conv1d_input_gradient_bf16", s, a.dy.data, a.weight.data, input, output);
+    input_gradient_bf16(ctx, p);
   else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Lies::across>(ctx, "conv1d_input_gradient_tf32", s, a.dy.data, a.weight.data, input, output);
+    input_gradient_tf32(ctx, p);
   else
-    launch_product<Product::fma, Lies::across>(ctx, "conv1d_input_gradient_fma", s, a.dy.data, a.weight.data, input, output);
+    input_gradient_fma(ctx, p);
   return true;
 }
 template bool input_gradient<float>(Context&, const Conv1dInputGradient<float>&);

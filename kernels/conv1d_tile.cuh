@@ -31,54 +31,51 @@ enum class Product : uint8_t { fma, tf32, bf16 };
 /// with the reduced dimension going down.
 enum class Lies : uint8_t { along, across };
 
-/// The product. Row r of item b of `a` begins at element b a_item + r a_pitch - a_offset and is `depth` long; what lies
-/// outside the item is zero, or its reflection. Result row r, column n is
+/// The product. Row r of item b of `a` is the samples r samples - lead and on, `samples` of them, of `channels` each:
+/// depth = samples channels. What lies outside [0, time) is zero, or its reflection. Result row r, column n is
 ///   sum over taps u, columns c of a[r + u tap_rows][c] w[...]   with w's element (Lies::along) n w_row + u w_tap + c,
 ///   or (across, taps backwards) c w_row + (taps - 1 - u) w_tap + n, zero where the position in its row exceeds w_row.
 /// It goes to element b out_item + r out_pitch - out_offset + n, if that is in [out_begin, out_end) of the item.
 struct Shifted {
-  int64_t a_item, a_pitch, a_offset;
+  int64_t time, lead, channels;
   int64_t out_item, out_pitch, out_offset, out_begin, out_end;
   int64_t w_row, w_tap;
   int64_t items, rows, virtual_rows;  // virtual_rows = rows + (taps - 1) tap_rows
-  int64_t sample;                     // channels of x
-  int taps, tap_rows, depth, columns;
+  int samples, taps, tap_rows, depth, columns;
   bool reflect;
 };
 
-/// Where a row begins, and which of its columns exist.
+/// Where a row of the result begins, and which of its columns exist.
 struct alignas(16) Row {
   int64_t base;
   int begin, end;
 };
 __device__ __forceinline__ int clamp_to(int64_t v, int most) { return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most); }
 
-/// Result row `v`, counted over all items.
-__device__ __forceinline__ Row out_row(const Shifted& s, int64_t v) {
-  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows, start = r * s.out_pitch - s.out_offset;
-  Row row{item * s.out_item + start, clamp_to(s.out_begin - start, s.columns), clamp_to(s.out_end - start, s.columns)};
-  if (item >= s.items || r >= s.rows) row.end = 0;
+/// A row counted over all items. Found by division once, then by counting.
+struct Place {
+  int64_t item, row;
+  __device__ __forceinline__ Place(const Shifted& s, int64_t v) : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
+  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further) : item(p.item), row(p.row + further) {
+    while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
+  }
+};
+__device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
+  const int64_t start = p.row * s.out_pitch - s.out_offset;
+  Row row{p.item * s.out_item + start, clamp_to(s.out_begin - start, s.columns), clamp_to(s.out_end - start, s.columns)};
+  if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
-__device__ __forceinline__ Row in_row(const Shifted& s, int64_t v) {
-  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows, start = r * s.a_pitch - s.a_offset;
-  Row row{item * s.a_item + start, clamp_to(-start, s.depth), clamp_to(s.a_item - start, s.depth)};
-  if (item >= s.items) row.begin = row.end = 0;
-  return row;
-}
-/// The element of a sample outside the item that column c of this row reflects; -1 if there is none.
-__device__ __forceinline__ int64_t reflected(const Shifted& s, int64_t v, int c) {
-  const int64_t item = v / s.virtual_rows, r = v - item * s.virtual_rows;
-  if (item >= s.items) return -1;
-  const int64_t at = r * s.a_pitch - s.a_offset + c, time = s.a_item / s.sample;
-  const int64_t sample = at >= 0 ? at / s.sample : (at + 1) / s.sample - 1, channel = at - sample * s.sample;
-  const int64_t shown = sample < 0 ? -sample : 2 * (time - 1) - sample;
-  return shown < 0 || shown >= time ? -1 : item * s.a_item + shown * s.sample + channel;
+/// The element of `a` where sample `part` of a row begins; -1 for zeros.
+__device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, int part) {
+  int64_t sample = p.row * s.samples + part - s.lead;
+  if (p.item >= s.items) return -1;
+  if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
+  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels;
 }
 
-/// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of
-/// channels, for the pack that begins at column c of the row (channel c % channels of x when rows are several samples
-/// wide), and apply for each such pack. Padding stays zero: the function must map 0 to 0.
+/// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of a row,
+/// for the pack that begins at channel c of x, and apply for each such pack. Padding too: the function must map 0 to 0.
 template <class T>
 struct PlainInput {
   static constexpr bool active = false;
@@ -102,8 +99,9 @@ struct PlainOutput {
   };
   __device__ __forceinline__ Column column(int n) const {
     Column c;
+    const int first = n % channels;  // a pack lies in one sample
 #pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) c.bias[i] = bias != nullptr ? bias[(n + i) % channels] : 0.0f;
+    for (int i = 0; i < pack_size<T>; ++i) c.bias[i] = bias != nullptr ? bias[first + i] : 0.0f;
     return c;
   }
   __device__ __forceinline__ void row(Column& c, int64_t at, Pack<T>& v) const {
@@ -123,6 +121,7 @@ struct PlainOutput {
 // ---- engines: 64 x 32 per warp, one step of 128 bytes -----------------------------------------------------------------
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
 
 /// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
@@ -141,35 +140,37 @@ struct FmaEngine {
   template <Lies A, Lies B>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
     const int ty = lane / 4, tx = lane % 4;
-    if constexpr (A == Lies::along) {
-      a += ty * a_pitch;
-#pragma unroll 2
+    if constexpr (A == Lies::along && B == Lies::along) {
+      a += ty * a_pitch, b += tx * b_pitch;
+#pragma unroll 1
       for (int k = 0; k < depth; k += 4) {
         float4 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
-        if constexpr (B == Lies::along) {
 #pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            const float4 w = load4(b + (tx + 4 * j) * b_pitch + k * 4);
+        for (int j = 0; j < 8; ++j) {
+          const float4 w = load4(b + 4 * j * b_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              sum[i][j] += row[i].x * w.x;
-              sum[i][j] += row[i].y * w.y;
-              sum[i][j] += row[i].z * w.z;
-              sum[i][j] += row[i].w * w.w;
-            }
+          for (int i = 0; i < 8; ++i) {
+            sum[i][j] += row[i].x * w.x;
+            sum[i][j] += row[i].y * w.y;
+            sum[i][j] += row[i].z * w.z;
+            sum[i][j] += row[i].w * w.w;
           }
-        } else {
+        }
+      }
+    } else if constexpr (A == Lies::along) {
+      a += ty * a_pitch, b += tx * 16;
+#pragma unroll 2
+      for (int k = 0; k < depth; k += 2) {  // pairs: four rows more would not fit the registers
+        float2 row[8];
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float4 low = load4(b + (k + e) * b_pitch + tx * 16), high = load4(b + (k + e) * b_pitch + 64 + tx * 16);
+        for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              const float x = e == 0 ? row[i].x : (e == 1 ? row[i].y : (e == 2 ? row[i].z : row[i].w));
-              add(sum[i], x, low, high);
-            }
-          }
+        for (int e = 0; e < 2; ++e) {
+          const float4 low = load4(b + (k + e) * b_pitch), high = load4(b + (k + e) * b_pitch + 64);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) add(sum[i], e == 0 ? row[i].x : row[i].y, low, high);
         }
       }
     } else {
@@ -309,14 +310,19 @@ struct Layout {
   static __host__ __device__ int a_rows(const Shifted& s) { return BM + (s.taps - 1) * s.tap_rows; }
   /// x's tiles that are in use or on their way while `stages` steps are.
   static __host__ __device__ int a_tiles(const Shifted& s) { return (stages - 2 + s.taps) / s.taps + 1; }
+  /// Of the table that says where rows begin: of x at first, of the result at last.
+  static __host__ __device__ int table_bytes(const Shifted& s) {
+    const int in = ceil_div(a_rows(s) * s.samples, 2) * 16, out = BM * static_cast<int>(sizeof(Row));
+    return in > out ? in : out;
+  }
   static size_t shared_bytes(const Shifted& s) {
     const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes, out = BM * out_stride * 4;
-    return a_rows(s) * sizeof(Row) + (loop > out ? loop : out);
+    return table_bytes(s) + (loop > out ? loop : out);
   }
 };
 
 template <int BM, int BN, Product P, Lies B, class Input, class Output>
-__global__ void __launch_bounds__(BM / 64 * BN)
+__global__ void __launch_bounds__(BM / 64 * BN, 512 / (BM / 64 * BN))
     shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
                            Input input, Output output) {
   using Engine = typename EngineOf<P>::type;
@@ -326,12 +332,17 @@ __global__ void __launch_bounds__(BM / 64 * BN)
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int a_rows = L::a_rows(s), a_tiles = L::a_tiles(s), a_bytes = a_rows * pitch;
-  Row* const table = reinterpret_cast<Row*>(shared);
-  unsigned char* const a_shared = shared + a_rows * static_cast<int>(sizeof(Row));
+  int64_t* const table = reinterpret_cast<int64_t*>(shared);
+  unsigned char* const a_shared = shared + L::table_bytes(s);
   unsigned char* const w_shared = a_shared + a_tiles * a_bytes;
   const int64_t first_row = int64_t{blockIdx.x} * BM;
+  const int channels = static_cast<int>(s.channels);
   const int first_column = static_cast<int>(blockIdx.y) * BN;
-  for (int r = thread; r < a_rows; r += threads) table[r] = in_row(s, first_row + r);
+  const Place first(s, first_row);
+  for (int r = thread; r < a_rows; r += threads) {
+    const Place place(first, s, r);
+    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample(s, place, part);
+  }
   __syncthreads();
 
   // A thread copies the same 16-byte column of every row it takes.
@@ -339,15 +350,11 @@ __global__ void __launch_bounds__(BM / 64 * BN)
   const auto copy_a = [&](int chunk, int slot) {
     const int c = chunk * depth + a_column;
     unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
+    const int part = c / channels, channel = c - part * channels;
+    const bool exists = c < s.depth;
     for (int r = a_row; r < a_rows; r += rows_at_once, to += rows_at_once * pitch) {
-      const Row row = table[r];
-      int64_t from = row.base + c;
-      bool there = c >= row.begin && c < row.end;
-      if (s.reflect && !there && c < s.depth) {
-        from = reflected(s, first_row + r, c);
-        there = from >= 0;
-      }
-      cp_async<16>(to, there ? a + from : a, there ? 16 : 0);
+      const int64_t from = exists ? table[r * s.samples + part] : -1;
+      cp_async<16>(to, from >= 0 ? a + from + channel : a, from >= 0 ? 16 : 0);
     }
   };
   constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
@@ -368,7 +375,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
   const auto change_a = [&](int chunk, int slot) {
     const int c = chunk * depth + a_column;
     if (c >= s.depth) return;
-    const auto column = input.column(c);
+    const auto column = input.column(c % channels);
     unsigned char* at = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
     for (int r = a_row; r < a_rows; r += rows_at_once, at += rows_at_once * pitch) {
       T* const p = reinterpret_cast<T*>(at);
@@ -408,16 +415,17 @@ __global__ void __launch_bounds__(BM / 64 * BN)
     }
     cp_async_commit();
   };
-#pragma unroll
-  for (int i = 0; i < stages - 1; ++i) fetch();
   const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
-  for (int step = 0; step < steps; ++step) {
-    cp_async_wait<stages - 2>();
-    if constexpr (Input::active || P == Product::tf32)
-      if (tap == 0) change_a(chunk, now_a);
-    if constexpr (P == Product::tf32) change_w(now_w);
-    __syncthreads();  // this step's tiles are complete, and the last step's are free
+  for (int step = 1 - stages; step < steps; ++step) {  // the first steps only fetch
+    if (step >= 0) {
+      cp_async_wait<stages - 2>();
+      if constexpr (Input::active || P == Product::tf32)
+        if (tap == 0) change_a(chunk, now_a);
+      if constexpr (P == Product::tf32) change_w(now_w);
+      __syncthreads();  // this step's tiles are complete, and the last step's are free
+    }
     fetch();
+    if (step < 0) continue;
     const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
     const unsigned char* const right = w_shared + now_w * L::w_bytes +
                                        (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
@@ -434,14 +442,15 @@ __global__ void __launch_bounds__(BM / 64 * BN)
   __syncthreads();
   float* const result = reinterpret_cast<float*>(a_shared);
   sums.template save<Lies::along, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  for (int r = thread; r < BM; r += threads) table[r] = out_row(s, first_row + r);
+  Row* const out_rows = reinterpret_cast<Row*>(shared);
+  for (int r = thread; r < BM; r += threads) out_rows[r] = out_row(s, Place(first, s, r));
   __syncthreads();
   constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;
   const int column = thread % out_packs * pack, n = first_column + column;
   auto state = output.column(n < s.columns ? n : 0);
   if (n < s.columns) {
     for (int r = thread / out_packs; r < BM; r += out_at_once) {
-      const Row row = table[r];
+      const Row row = out_rows[r];
       if (n < row.begin || n >= row.end) continue;
       Pack<T> v;
 #pragma unroll
@@ -461,7 +470,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
 struct Blocking {
   int rows, columns;
 };
-/// The widest tile that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Few tiles are
+/// The tile that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Few tiles are
 /// made smaller, so that more multiprocessors have one.
 inline Blocking blocking(const Shifted& s) {
   int best = 128;
@@ -489,7 +498,8 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
 /// Whether the halo fits beside the weights.
 template <class T>
 bool fits(const Shifted& s) {
-  return Layout<128, 128, Lies::across, T>::shared_bytes(s) <= shared_limit && Layout<128, 128, Lies::along, T>::shared_bytes(s) <= shared_limit;
+  return Layout<128, 128, Lies::across, T>::shared_bytes(s) <= shared_limit &&
+         Layout<128, 128, Lies::along, T>::shared_bytes(s) <= shared_limit;
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
@@ -506,24 +516,24 @@ void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a
 template <class T>
 bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
-         std::max(in, out) * g.stride < (1 << 24);
+         std::max(in, out) * g.stride < (1 << 24) && g.dilation < 4096;
 }
-/// The forward as a product. x [items, time, 1, in], weight [out, taps, 1, in].
+/// The forward as a product.
 inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Shifted s{};
-  s.a_pitch = g.stride * x.channels, s.a_item = x.time * x.channels, s.a_offset = g.left * x.channels;
+  s.time = x.time, s.lead = g.left, s.channels = x.channels, s.samples = static_cast<int>(g.stride);
   s.out_pitch = y.channels, s.out_item = y.time * y.channels, s.out_end = s.out_item;
-  s.w_row = weight.time * x.channels, s.w_tap = s.a_pitch;
+  s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
-  s.depth = static_cast<int>(s.a_pitch), s.columns = static_cast<int>(y.channels);
+  s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
   s.items = x.batch, s.rows = y.time, s.virtual_rows = y.time + int64_t{s.taps - 1} * s.tap_rows;
-  s.sample = x.channels, s.reflect = g.padding == Padding::reflect;
+  s.reflect = g.padding == Padding::reflect;
   return s;
 }
 /// The input gradient as a product of dy; with reflected padding only for samples [left + 1, time - 1 - right).
 inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Shifted s{};
-  s.a_pitch = y.channels, s.a_item = y.time * y.channels;
+  s.time = y.time, s.channels = y.channels, s.samples = 1;
   s.out_pitch = g.stride * x.channels, s.out_item = x.time * x.channels;
   const bool reflect = g.padding == Padding::reflect;
   s.out_begin = reflect ? (g.left + 1) * x.channels : 0;
@@ -534,11 +544,25 @@ inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv
   // Row r of the result is padded samples (first + r) stride and on; the last tap backwards reads dy's row first + r.
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
-  s.a_offset = (int64_t{s.taps - 1} * s.tap_rows - first) * y.channels;
+  s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
   s.items = x.batch, s.rows = ceil_div(g.left + x.time, g.stride) - first;
   s.virtual_rows = s.rows + int64_t{s.taps - 1} * s.tap_rows;
-  s.sample = y.channels;
   return s;
 }
+
+/// conv1d's own uses, a file per product: they compile side by side.
+template <class T>
+struct Plain {
+  Shifted s;
+  const T* a;
+  const T* w;
+  PlainOutput<T> output;
+};
+void forward_fma(Context&, const Plain<float>&);
+void forward_tf32(Context&, const Plain<float>&);
+void forward_bf16(Context&, const Plain<bf16>&);
+void input_gradient_fma(Context&, const Plain<float>&);
+void input_gradient_tf32(Context&, const Plain<float>&);
+void input_gradient_bf16(Context&, const Plain<bf16>&);
 
 }  // namespace nacre::cuda::tile

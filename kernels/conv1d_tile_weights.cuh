@@ -124,14 +124,15 @@ __global__ void __launch_bounds__(BM / 64 * BN)
     }
     cp_async_commit();
   };
-#pragma unroll
-  for (int i = 0; i < stages - 1; ++i) advance();
   const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
-  for (int64_t row = begin; row < end; row += depth) {
-    cp_async_wait<stages - 2>();
-    change(slot);
-    __syncthreads();
+  for (int64_t row = begin - (stages - 1) * depth; row < end; row += depth) {  // the first turns only fetch
+    if (row >= begin) {
+      cp_async_wait<stages - 2>();
+      change(slot);
+      __syncthreads();
+    }
     advance();
+    if (row < begin) continue;
     sums.template multiply<Lies::across, Lies::across>(a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
                                                        b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane);
     if (++slot == stages) slot = 0;
