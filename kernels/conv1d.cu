@@ -145,18 +145,6 @@ int64_t weight_parts(int64_t rows, int64_t weights) {
 }
 int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 256); }
 
-void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
-  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-         partial, parts, n, to);
-}
-template <class T>
-void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
-  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
-  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
-         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
-  add_parts(ctx, partial, parts, channels, to);
-}
-
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
   launch(ctx, {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
@@ -174,6 +162,22 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
 
 }  // namespace
 
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
+  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+         partial, parts, n, to);
+}
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
+  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
+         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
+  add_parts(ctx, partial, parts, channels, to);
+}
+
+template void add_column_sums<float>(Context&, View<const float>, float*, float*);
+template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
+int64_t column_sums_scratch(Shape x) { return sum_parts(x) * x.channels; }
+
 template <class T>
 Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
   return {0, 0, 0, 0};
@@ -188,8 +192,7 @@ Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, 
   const int64_t weights = weight.elements();
   return {1, 1, 1,
           std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
-                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), sum_parts(x) * x.channels,
-                    sum_parts(dy) * dy.channels})};
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x), column_sums_scratch(dy)})};
 }
 
 template <class T>

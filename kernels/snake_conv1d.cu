@@ -1,8 +1,7 @@
 #include "nacre/ops/snake_conv1d.h"
 
 #include "conv1d_ends.cuh"
-#include "conv1d_tile.cuh"
-#include "snake.cuh"
+#include "snake_conv1d.cuh"
 
 // Snake inside the tiled convolution (conv1d_tile.cuh): on the way in, each element of a block's tile of x is activated
 // once, where it lies in shared memory, and all taps read it; on the way out of the input gradient, the product g is
@@ -16,31 +15,6 @@
 namespace nacre::cuda {
 namespace tile {
 namespace {
-
-template <class T>
-struct SnakeInput {
-  static constexpr bool active = true;
-  const float *alpha, *beta;
-  int channels;
-  bool log_scale;
-  struct Column {
-    float a[pack_size<T>], gain[pack_size<T>];
-  };
-  __device__ __forceinline__ Column column(int64_t c) const {
-    const int first = static_cast<int>(c) % channels;
-    Column out;
-#pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) {
-      const SnakeChannel p = snake_channel(alpha, beta, first + i, log_scale);
-      out.a[i] = p.a, out.gain[i] = p.gain;
-    }
-    return out;
-  }
-  __device__ __forceinline__ void apply(const Column& c, Pack<T>& v) const {
-#pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += vec::sin_squared(c.a[i] * v.v[i]) * c.gain[i];
-  }
-};
 
 /// dx (= or +=) g snake'(x), and sums of g x sin(2 a x) / 2 and g sin^2(a x) over the rows of the block.
 template <class T>
@@ -126,7 +100,7 @@ bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data)) return false;
   const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s) || !worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, s)) return false;
-  const SnakeInput<T> input{a.alpha.data, a.beta.data, static_cast<int>(x.channels), a.log_scale};
+  const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
   if constexpr (sizeof(T) == 2)
     launch_product<Product::bf16, Lies::along>(ctx, "snake_conv1d_forward_bf16", s, a.x.data, a.weight.data, input, output);
