@@ -306,11 +306,14 @@ TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d]") {
     launches_of<float>(Precision::fp32, odd, {"snake_forward", "snake_backward", "snake_forward"});
     const Sample unit{"residual unit", 1, 90, 32, 32, 7, same(7, 3)};
     launches_of<float>(Precision::fp32, unit,
-                       {"snake_conv1d_forward_fma", "snake_conv1d_input_gradient_fma", "snake_conv1d_weight_gradient_fma"});
+                       {"snake_conv1d_forward_fma", "snake_conv1d_input_gradient_fma",
+                        "snake_conv1d_weight_gradient_taps_fma"});
     launches_of<float>(Precision::tf32, unit,
-                       {"snake_conv1d_forward_tf32", "snake_conv1d_input_gradient_tf32", "snake_forward_packs"});
+                       {"snake_conv1d_forward_tf32", "snake_conv1d_input_gradient_tf32",
+                        "snake_conv1d_weight_gradient_taps_tf32"});
     launches_of<bf16>(Precision::fp32, unit,
-                      {"snake_conv1d_forward_bf16", "snake_conv1d_input_gradient_bf16", "snake_forward_packs"});
+                      {"snake_conv1d_forward_bf16", "snake_conv1d_input_gradient_bf16",
+                       "snake_conv1d_weight_gradient_taps_bf16"});
     const Sample pointwise{"pointwise", 1, 90, 32, 32, 1, {}}, strided_by_2{"rate change", 1, 64, 16, 32, 4, strided(2)};
     for (const Sample& s : {pointwise, strided_by_2}) {
       launches_of<float>(
