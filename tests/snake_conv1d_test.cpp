@@ -39,6 +39,13 @@ const std::vector<Sample>& samples() {
       {"residual unit, dilation 3", 2, 61, 32, 32, 7, same(7, 3)},
       {"residual unit, dilation 9: edges reach over the middle", 2, 61, 32, 32, 7, same(7, 9)},
       {"residual unit, several tiles of both", 1, 300, 96, 96, 7, same(7, 3)},
+      {"residual unit, rows for several parts of the sums", 2, 700, 16, 24, 7, same(7, 9)},
+      {"a pointwise layer, rows for several parts of the sums", 3, 400, 16, 8, 1, {}},
+      {"three taps, short items: a tile spans many", 40, 9, 16, 16, 3, same(3)},
+      {"eight taps, padding wider than the kernel", 2, 40, 40, 16, 8, {.left = 11, .right = 9}},
+      {"nine taps", 1, 70, 16, 16, 9, same(9)},
+      {"a halo too long for the weight gradient of all taps", 1, 150, 16, 16, 7, same(7, 11)},
+      {"reflected edges, dilated", 2, 60, 32, 16, 7, {.dilation = 3, .left = 9, .right = 9, .padding = Padding::reflect}},
       {"fewer samples than taps", 1, 3, 16, 32, 7, same(7)},
       {"causal, dilated", 2, 40, 16, 24, 3, {.dilation = 4, .left = 8}},
       {"no padding", 2, 64, 12, 20, 5, {}},
@@ -216,8 +223,75 @@ void sample_case(Device device, const Sample& s, bool with_beta, bool log_scale)
   notices(dw, dw_expected, dw_allowed);
 }
 
+/// A frequency of zero makes Snake the identity: on small integers the op is then the convolution, exactly.
+template <class T>
+void exact(Device device, Precision precision, const Sample& s) {
+  INFO(s.why);
+  const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in / s.g.groups};
+  const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
+  Case c(std::string("snake_conv1d exact, ") + s.why, device, xs);
+  c.ctx = Context({.device = device, .precision = precision});
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
+       &dy = c.integers<T>("dy", ys, -3, 3);
+  auto &alpha = c.zeros("alpha", per_channel), &bias = c.integers("bias", {.channels = s.out}, -3, 3);
+  auto &residual = c.integers<T>("residual", ys, -3, 3), &y = c.output<T>("y", ys);
+  auto &dx = c.integers<T>("dx", xs, -3, 3), &dx_alone = c.output<T>("dx =", xs);
+  auto &dw = c.integers("dweight", ws, -3, 3), &db = c.integers("dbias", {.channels = s.out}, -3, 3);
+  const View<float> scratch = c.scratch(snake_conv1d_input_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g));
+  snake_conv1d_forward<T>(c.ctx, {.x = x,
+                                  .alpha = alpha,
+                                  .weight = w,
+                                  .bias = bias,
+                                  .residual = residual,
+                                  .y = y,
+                                  .scratch = c.scratch(snake_conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                                  .geometry = s.g});
+  SnakeConv1dInputGradient<T> i{.x = x, .alpha = alpha, .dy = dy, .weight = w, .dx = dx_alone, .scratch = scratch};
+  i.geometry = s.g;
+  snake_conv1d_input_gradient<T>(c.ctx, i);
+  i.dx = dx, i.add_dx = true;
+  snake_conv1d_input_gradient<T>(c.ctx, i);
+  snake_conv1d_weight_gradient<T>(
+      c.ctx, {.x = x,
+              .alpha = alpha,
+              .dy = dy,
+              .dweight = dw,
+              .dbias = db,
+              .scratch = c.scratch(snake_conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+              .geometry = s.g});
+  const ::reference::Conv1d conv{s.batch,      s.time,     s.in,     s.out,     s.taps, s.g.stride,
+                                 s.g.dilation, s.g.groups, s.g.left, s.g.right, s.g.padding == Padding::reflect};
+  const Values y_ref = conv.forward(doubles(x), doubles(w)), grad = conv.input_gradient(doubles(dy), doubles(w)),
+               dw_ref = conv.weight_gradient(doubles(x), doubles(dy));
+  Values bias_ref(static_cast<size_t>(s.out));
+  for (int64_t k = 0; k < dy.size(); ++k) at(bias_ref, k % s.out) += dy[k];
+  const auto stored = [](double v) { return static_cast<double>(to_float(store<T>(static_cast<float>(v)))); };
+  const auto nothing = [](int64_t) { return 0.0; };
+  // What is composed stores the gradient between the two ops, too.
+  const auto twice = [&](int64_t k) { return (bf16_ulp + ulp) * std::fabs(at(grad, k)); };
+  const auto allowed = [&](int64_t k) { return std::is_same_v<T, float> ? 0 : twice(k); };
+  c.expect<T>(
+      y, [&](int64_t k) { return stored(at(y_ref, k) + bias[k % s.out] + residual[k]); }, nothing);
+  c.expect<T>(
+      dx_alone, [&](int64_t k) { return stored(at(grad, k)); }, nothing);
+  c.expect<T>(
+      dx, [&](int64_t k) { return stored(at(grad, k) + dx[k]); }, allowed);
+  c.expect<float>(
+      dw, [&](int64_t k) { return at(dw_ref, k) + dw[k]; }, nothing);
+  c.expect<float>(
+      db, [&](int64_t k) { return at(bias_ref, k) + db[k]; }, nothing);
+}
+
 }  // namespace
 
+TEST_CASE("snake_conv1d of frequency zero is conv1d, exact on integers", "[snake_conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples()) {
+      exact<float>(device, Precision::fp32, s);
+      exact<float>(device, Precision::tf32, s);
+      exact<bf16>(device, Precision::fp32, s);
+    }
+}
 TEST_CASE("snake_conv1d", "[snake_conv1d]") {
   for (const Device device : devices()) {
     int k = 0;
