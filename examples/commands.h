@@ -18,12 +18,13 @@ Command add_info(CLI::App& app);
 Command add_export(CLI::App& app);
 Command add_report(CLI::App& app);
 
-/// --device and --threads, the same everywhere.
+/// --device, --precision and --threads, the same everywhere.
 struct DeviceOptions {
-  std::string device = "auto";
+  std::string device = "auto", precision = "fp32";
   int threads = 0;
   void add_to(CLI::App& app);
-  /// "auto" takes CUDA where this build and machine have it, and says on stderr what it took if that is not the CPU.
+  /// "auto" takes CUDA where this build and this machine have it; a CUDA build that falls back to the CPU says on stderr
+  /// why.
   ContextOptions context() const;
 };
 

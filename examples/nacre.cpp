@@ -11,18 +11,34 @@ namespace nacre::program {
 
 void DeviceOptions::add_to(CLI::App& app) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--precision", precision,
+                 "of CUDA's products: fp32, or tf32 (tensor cores, 10 bits of mantissa in, float out)")
+      ->capture_default_str();
   app.add_option("-t,--threads", threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
 }
 
 ContextOptions DeviceOptions::context() const {
-  if (device == "auto" || device == "cpu") return {.device = {}, .threads = threads};
-  int index = 0;
+  ContextOptions options{.threads = threads};
+  if (precision == "tf32")
+    options.precision = Precision::tf32;
+  else if (precision != "fp32")
+    throw Error(ErrorKind::usage, "--precision " + precision + ": expected fp32 or tf32");
+  if (device == "cpu") return options;
+  if (device == "auto") {
+    std::string why;
+    if (cuda_available(&why))
+      options.device = {Device::cuda, 0};
+    else if (built_with_cuda())  // a build for CUDA was made to use it: somebody will want to know
+      std::fprintf(stderr, "nacre: running on the CPU: %s\n", why.c_str());
+    return options;
+  }
   if (device.rfind("cuda", 0) == 0) {
     const std::string rest = device.substr(4);
-    if (rest.empty()) return {.device = {Device::cuda, 0}, .threads = threads};
+    options.device = {Device::cuda, 0};
+    if (rest.empty()) return options;
     if (rest.size() > 1 && rest.size() < 5 && rest[0] == ':' && rest.find_first_not_of("0123456789", 1) == std::string::npos) {
-      index = std::stoi(rest.substr(1));
-      return {.device = {Device::cuda, index}, .threads = threads};
+      options.device.index = std::stoi(rest.substr(1));
+      return options;
     }
   }
   throw Error(ErrorKind::usage, "--device " + device + ": expected auto, cpu, cuda or cuda:N");

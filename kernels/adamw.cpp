@@ -7,6 +7,7 @@
 
 namespace nacre {
 namespace cuda {
+Shape adamw_scratch(Shape value);
 void adamw(Context&, const AdamW&);
 }  // namespace cuda
 namespace {
@@ -51,7 +52,11 @@ Step step_of(const AdamW& a, double norm, const AdamWScalars& scalars) {
 
 }  // namespace
 
-Shape adamw_scratch(Context&, Shape value) { return {.channels = partial_floats(sum_parts(value.elements()))}; }
+Shape adamw_scratch(Context& ctx, Shape value) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::adamw_scratch(value);
+  return {.channels = partial_floats(sum_parts(value.elements()))};
+}
 
 void adamw(Context& ctx, const AdamW& a) {
   const Shape shape = a.value.shape;

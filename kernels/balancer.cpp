@@ -7,6 +7,7 @@
 
 namespace nacre {
 namespace cuda {
+Shape balancer_scratch(Shape gradient, int count);
 void balancer(Context&, const Balancer&);
 }  // namespace cuda
 namespace {
@@ -59,7 +60,9 @@ void find_shares(const Balancer& a, const double* norms, const float* factors) {
 
 }  // namespace
 
-Shape balancer_scratch(Context&, Shape gradient, int count) {
+Shape balancer_scratch(Context& ctx, Shape gradient, int count) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::balancer_scratch(gradient, count);
   return {.channels = partial_floats(std::max(count, 0) * sum_parts(gradient.elements()))};
 }
 

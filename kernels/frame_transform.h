@@ -20,6 +20,7 @@ class FrameTransform {
   FrameTransform(const char* op, int64_t window);
   int64_t window() const { return window_; }
   int64_t bins() const { return window_ / 2 + 1; }
+  const std::vector<float>& hann() const { return hann_; }
   /// Elements of `work`.
   int64_t work() const { return frame_lanes * window_; }
 

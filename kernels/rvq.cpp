@@ -7,6 +7,8 @@ namespace cuda {
 void rvq_forward(Context&, const RvqForward&);
 void rvq_backward(Context&, const RvqBackward&);
 void rvq_decode(Context&, const RvqDecode&);
+Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised);
+Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised);
 }  // namespace cuda
 
 using namespace vq_search;
@@ -141,7 +143,9 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 // ---- forward
 // -----------------------------------------------------------------------------------------------------------
 
-Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised) {
+Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(z, codebooks, factorised);
   const Sizes n = sizes_of(z, codebooks, factorised);
   // Packed codebooks, the search's rows, one loss per row, the residual; then e, its groups, q, and the transposed
   // out_weight.
@@ -233,7 +237,9 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
 // ---- backward
 // ----------------------------------------------------------------------------------------------------------
 
-Shape rvq_backward_scratch(Context&, Shape z, Shape codebooks, bool factorised) {
+Shape rvq_backward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_backward_scratch(z, codebooks, factorised);
   if (!factorised) return {.channels = 0};
   const Sizes n = sizes_of(z, codebooks, factorised);
   const int64_t parts = gradient_parts(n.rows);
@@ -390,8 +396,8 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
 // ---- decode
 // ------------------------------------------------------------------------------------------------------------
 
-Shape rvq_decode_scratch(Context&, Shape codes, Shape y, Shape codebooks, bool factorised) {
-  if (!factorised) return {.channels = 0};
+Shape rvq_decode_scratch(Context& ctx, Shape codes, Shape y, Shape codebooks, bool factorised) {
+  if (!factorised || on_cuda(ctx)) return {.channels = 0};
   return {.channels = codebooks.batch * codebooks.channels * y.channels +
                       round_up(codes.rows(), group) * (y.channels + codebooks.channels)};
 }

@@ -74,13 +74,20 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
     const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
     a[i] = c.a, gain[i] = c.gain;
   }
-#pragma unroll 4
-  for (int64_t row = m.row; row < t.rows; row += m.row_step) {
-    const int64_t at = row * t.channels + m.channel;
-    Pack<T> v = load<T, P>(f.x.data + at);
+  // A batch is loaded before any of it is stored: y may be x, so the compiler may not do that by itself.
+  constexpr int batch = 4;
+  for (int64_t first = m.row; first < t.rows; first += batch * m.row_step) {
+    Pack<T> v[batch]{};
 #pragma unroll
-    for (int i = 0; i < P; ++i) v.v[i] += vec::sin_squared(a[i] * v.v[i]) * gain[i];
-    save<T, P>(f.y.data + at, v);
+    for (int k = 0; k < batch; ++k)
+      if (first + k * m.row_step < t.rows) v[k] = load<T, P>(f.x.data + (first + k * m.row_step) * t.channels + m.channel);
+#pragma unroll
+    for (int k = 0; k < batch; ++k) {
+      if (first + k * m.row_step >= t.rows) break;
+#pragma unroll
+      for (int i = 0; i < P; ++i) v[k].v[i] += vec::sin_squared(a[i] * v[k].v[i]) * gain[i];
+      save<T, P>(f.y.data + (first + k * m.row_step) * t.channels + m.channel, v[k]);
+    }
   }
 }
 
@@ -99,27 +106,32 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
       const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
       a[i] = c.a, slope[i] = 2.0f * c.a * c.gain;
     }
-#pragma unroll 2
-    for (int64_t row = m.row; row < t.rows; row += m.row_step) {
-      const int64_t at = row * t.channels + m.channel;
-      const Pack<T> x = load<T, P>(g.x.data + at), dy = load<T, P>(g.dy.data + at);
-      Pack<T> dx;
-      if (g.dx && g.add_dx) {
-        dx = load<T, P>(g.dx.data + at);
-      } else {
+    constexpr int batch = 2;
+    for (int64_t first = m.row; first < t.rows; first += batch * m.row_step) {
+      Pack<T> x[batch]{}, dy[batch]{}, dx[batch]{};
 #pragma unroll
-        for (int i = 0; i < P; ++i) dx.v[i] = 0;
+      for (int k = 0; k < batch; ++k) {
+        if (first + k * m.row_step >= t.rows) break;
+        const int64_t at = (first + k * m.row_step) * t.channels + m.channel;
+        x[k] = load<T, P>(g.x.data + at);
+        dy[k] = load<T, P>(g.dy.data + at);
+        if (g.dx && g.add_dx) dx[k] = load<T, P>(g.dx.data + at);
       }
 #pragma unroll
-      for (int i = 0; i < P; ++i) {
-        const vec::SinCos s = vec::sin_cos_unsigned(a[i] * x.v[i]);
-        const float product = s.sin * s.cos;
-        sum_a[i] += dy.v[i] * x.v[i] * product;
-        sum_b[i] += dy.v[i] * (s.sin * s.sin);
-        const float slope_of_x = dy.v[i] + dy.v[i] * (slope[i] * product);
-        dx.v[i] = g.add_dx ? dx.v[i] + slope_of_x : slope_of_x;
+      for (int k = 0; k < batch; ++k) {
+        if (first + k * m.row_step >= t.rows) break;
+#pragma unroll
+        for (int i = 0; i < P; ++i) {
+          const float v = x[k].v[i], d = dy[k].v[i];
+          const vec::SinCos s = vec::sin_cos_unsigned(a[i] * v);
+          const float product = s.sin * s.cos;
+          sum_a[i] += d * v * product;
+          sum_b[i] += d * (s.sin * s.sin);
+          const float slope_of_x = d + d * (slope[i] * product);
+          dx[k].v[i] = g.add_dx ? dx[k].v[i] + slope_of_x : slope_of_x;
+        }
+        if (g.dx) save<T, P>(g.dx.data + (first + k * m.row_step) * t.channels + m.channel, dx[k]);
       }
-      if (g.dx) save<T, P>(g.dx.data + at, dx);
     }
   }
   if (partial == nullptr) return;

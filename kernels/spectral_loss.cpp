@@ -5,15 +5,14 @@
 #include <cmath>
 #include <utility>
 
-#include "frame_transform.h"
-#include "framing.h"
-#include "host.h"
-#include "mel.h"
 #include "elementwise.h"
+#include "host.h"
+#include "spectral_plans.h"
 #include "vector_math.h"
 
 namespace nacre {
 namespace cuda {
+std::unique_ptr<Cache> plan(Context&, const SpectralPlan::Impl&);
 void spectral_loss(Context&, const SpectralLoss&);
 }
 
@@ -56,31 +55,7 @@ NACRE_CLONES void along(const float* __restrict a, const float* __restrict m, co
   }
 }
 
-struct Scale {
-  SpectralScale config;
-  FrameTransform transform;
-  MelBank bank;
-  int64_t frames;
-  bool stft() const { return config.magnitude != 0 || config.log_magnitude != 0; }
-  bool mel() const { return config.mels > 0 && (config.mel_magnitude != 0 || config.mel_log != 0); }
-};
-
 }  // namespace
-
-struct SpectralPlan::Impl {
-  Shape signal;
-  SpectralConfig config;
-  std::vector<Scale> scales;
-  PaddedSignals padded;
-  int64_t threads = 1, bins = 0, bands = 0, work = 0, area = 0, rows = 0, parts = 0;
-  std::vector<int64_t> first;    ///< [batch + 1]: rows of every item at the scale being done
-  std::vector<double> partials;  ///< [parts][4]
-  Memory memory;
-  // All in `memory`: both padded signals, the padded gradients, the gradients of all frames, the areas of the threads.
-  float *estimate = nullptr, *target = nullptr, *sums[2] = {}, *frames[2] = {}, *areas = nullptr;
-
-  Impl(Context& ctx, Shape s, SpectralConfig c);
-};
 
 static void check_config(const SpectralConfig& c, Shape s) {
   const char* op = "spectral_loss";
@@ -111,6 +86,11 @@ SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), c
     scales.push_back(std::move(made));
   }
   threads = ctx.threads();
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) {
+      on_device = cuda::plan(ctx, *this);
+      return;
+    }
   parts = (rows + L - 1) / L;
   first.resize(static_cast<size_t>(s.batch + 1));
   partials.resize(static_cast<size_t>(parts * 4));
@@ -142,7 +122,7 @@ namespace {
 /// One block of sixteen counted frames of one scale.
 struct Block {
   const SpectralPlan::Impl& plan;
-  const Scale& scale;
+  const SpectralPlan::Impl::Scale& scale;
   int64_t rows;      // counted frames of the scale
   float weights[4];  // of one |difference| in the sums: magnitude, log magnitude, mel magnitude, mel log
   const bool gradient[2];
@@ -203,7 +183,7 @@ struct Block {
 };
 
 // Counted frames: with fewer valid samples than there are, those centred before the end of them.
-int64_t counted_frames(const Scale& scale, int64_t valid, int64_t time) {
+int64_t counted_frames(const SpectralPlan::Impl::Scale& scale, int64_t valid, int64_t time) {
   return valid == time ? scale.frames : (valid + scale.config.hop - 1) / scale.config.hop;
 }
 
@@ -219,6 +199,8 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   if (!a.losses || a.losses.elements() != 2) throw_shape(op, "losses", a.losses.shape, {.batch = 2});
   expect_shape_or_empty(op, "dstft", a.dstft, p.signal);
   expect_shape_or_empty(op, "dmel", a.dmel, p.signal);
+  if (on_cuda(ctx) != static_cast<bool>(p.on_device))
+    throw_usage(op, "plan was made for another device than " + str(ctx.device()));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::spectral_loss(ctx, a);
   if (ctx.threads() > p.threads)
@@ -233,7 +215,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     if (gradients[i]) ctx.zero(View<float>(p.sums[i], {.channels = s.elements()}));
 
   double losses[2] = {0, 0};
-  for (const Scale& scale : p.scales) {
+  for (const SpectralPlan::Impl::Scale& scale : p.scales) {
     int64_t rows = 0;
     for (int64_t b = 0; b < s.batch; ++b) {
       p.first[static_cast<size_t>(b)] = rows;

@@ -5,12 +5,12 @@
 #include <utility>
 #include <vector>
 
-#include "frame_transform.h"
-#include "framing.h"
 #include "host.h"
+#include "spectral_plans.h"
 
 namespace nacre {
 namespace cuda {
+std::unique_ptr<Cache> plan(Context&, const StftPlan::Impl&);
 void stft_forward(Context&, const StftForward&);
 void stft_adjoint(Context&, const StftAdjoint&);
 }  // namespace cuda
@@ -40,36 +40,33 @@ int64_t stft_frames(int64_t time, const StftGeometry& g) {
   return 1 + time / g.hop;
 }
 
-struct StftPlan::Impl {
-  Shape signal;
-  StftGeometry geometry;
-  FrameTransform transform;
-  PaddedSignals padded;
-  int64_t frames, threads, area;
-  std::vector<int64_t> first;  ///< rows of every item in `rows`
-  Memory rows, sums, areas;    ///< [batch frames][window], padded signals, [threads][area]
+StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometry(g), transform("stft", g.window) {
+  check_geometry("stft", s.time, g);
+  if (s.batch < 1 || s.width != 1 || s.channels != 1)
+    throw_usage("stft", "signal is " + str(s) + ", expected [batch, time, 1, 1]");
+  padded = {.batch = s.batch, .time = s.time, .pad = g.window / 2, .padding = g.padding};
+  frames = stft_frames(s.time, g);
+  threads = ctx.threads();
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) {
+      on_device = cuda::plan(ctx, *this);
+      return;
+    }
+  area = (transform.work() + 2 * transform.bins() * L + 63) / 64 * 64;
+  for (int64_t b = 0; b <= s.batch; ++b) first.push_back(b * frames);
+  rows = Memory(ctx, static_cast<size_t>(s.batch * frames * g.window) * sizeof(float));
+  sums = Memory(ctx, static_cast<size_t>(padded.elements()) * sizeof(float));
+  areas = Memory(ctx, static_cast<size_t>(threads * area) * sizeof(float));
+}
 
-  Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometry(g), transform("stft", g.window) {
-    check_geometry("stft", s.time, g);
-    if (s.batch < 1 || s.width != 1 || s.channels != 1)
-      throw_usage("stft", "signal is " + str(s) + ", expected [batch, time, 1, 1]");
-    padded = {.batch = s.batch, .time = s.time, .pad = g.window / 2, .padding = g.padding};
-    frames = stft_frames(s.time, g);
-    threads = ctx.threads();
-    area = (transform.work() + 2 * transform.bins() * L + 63) / 64 * 64;
-    for (int64_t b = 0; b <= s.batch; ++b) first.push_back(b * frames);
-    rows = Memory(ctx, static_cast<size_t>(s.batch * frames * g.window) * sizeof(float));
-    sums = Memory(ctx, static_cast<size_t>(padded.elements()) * sizeof(float));
-    areas = Memory(ctx, static_cast<size_t>(threads * area) * sizeof(float));
-  }
-  float* rows_data() const { return reinterpret_cast<float*>(rows.data()); }
-  float* sums_data() const { return reinterpret_cast<float*>(sums.data()); }
-  float* own_area(const Context& ctx) const {
-    const int64_t slot = ctx.threads() == 1 ? 0 : omp_get_thread_num();
-    return reinterpret_cast<float*>(areas.data()) + slot * area;
-  }
-  Shape spectrum() const { return {signal.batch, frames, transform.bins(), 2}; }
-};
+namespace {
+
+float* own_area(const StftPlan::Impl& p, const Context& ctx) {
+  const int64_t slot = ctx.threads() == 1 ? 0 : omp_get_thread_num();
+  return reinterpret_cast<float*>(p.areas.data()) + slot * p.area;
+}
+
+}  // namespace
 
 StftPlan::StftPlan(Context& ctx, Shape signal, StftGeometry g) : impl_(std::make_unique<Impl>(ctx, signal, g)) {}
 StftPlan::StftPlan(StftPlan&&) noexcept = default;
@@ -80,7 +77,9 @@ Shape StftPlan::spectrum() const noexcept { return impl_->spectrum(); }
 StftGeometry StftPlan::geometry() const noexcept { return impl_->geometry; }
 
 static void check(const char* op, const Context& ctx, const StftPlan& plan) {
-  if (ctx.threads() > plan.impl().threads)
+  if (on_cuda(ctx) != static_cast<bool>(plan.impl().on_device))
+    throw_usage(op, "plan was made for another device than " + str(ctx.device()));
+  if (!on_cuda(ctx) && ctx.threads() > plan.impl().threads)
     throw_usage(op, "plan was made for " + std::to_string(plan.impl().threads) + " threads, the context has " +
                         std::to_string(ctx.threads()));
 }
@@ -89,13 +88,13 @@ void stft_forward(Context& ctx, const StftForward& a) {
   const StftPlan::Impl& p = a.plan.impl();
   expect_shape("stft_forward", "x", a.x, p.signal);
   expect_shape("stft_forward", "spectrum", a.spectrum, p.spectrum());
+  check("stft_forward", ctx, a.plan);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::stft_forward(ctx, a);
-  check("stft_forward", ctx, a.plan);
   pad_signals(ctx, p.padded, a.x.data, {}, p.sums_data());
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins();
   parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part) {
-    float *work = p.own_area(ctx), *re = work + p.transform.work(), *im = re + bins * L;
+    float *work = own_area(p, ctx), *re = work + p.transform.work(), *im = re + bins * L;
     const float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);
@@ -111,12 +110,12 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
   const StftPlan::Impl& p = a.plan.impl();
   expect_shape("stft_adjoint", "dspectrum", a.dspectrum, p.spectrum());
   expect_shape("stft_adjoint", "dx", a.dx, p.signal);
+  check("stft_adjoint", ctx, a.plan);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::stft_adjoint(ctx, a);
-  check("stft_adjoint", ctx, a.plan);
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins(), N = p.geometry.window;
   parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part) {
-    float *work = p.own_area(ctx), *re = work + p.transform.work(), *im = re + bins * L;
+    float *work = own_area(p, ctx), *re = work + p.transform.work(), *im = re + bins * L;
     float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);

@@ -12,6 +12,8 @@ void vq_nearest(Context&, const VqNearest&);
 void vq_gather(Context&, const VqGather&);
 void vq_ema(Context&, const VqEma&);
 void vq_kmeans(Context&, const VqKmeans&);
+Shape vq_nearest_scratch(Shape x, Shape codebook);
+Shape vq_kmeans_scratch(Shape x, Shape codebook);
 }  // namespace cuda
 
 using namespace vq_search;
@@ -67,7 +69,9 @@ void draw_rows(const VqKmeans& a, int32_t* order) {
 
 }  // namespace
 
-Shape vq_nearest_scratch(Context&, Shape x, Shape codebook) {
+Shape vq_nearest_scratch(Context& ctx, Shape x, Shape codebook) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::vq_nearest_scratch(x, codebook);
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(x.rows(), x.channels)};
 }
 
@@ -169,7 +173,9 @@ void vq_ema(Context& ctx, const VqEma& a) {
   });
 }
 
-Shape vq_kmeans_scratch(Context&, Shape x, Shape codebook) {
+Shape vq_kmeans_scratch(Context& ctx, Shape x, Shape codebook) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::vq_kmeans_scratch(x, codebook);
   const int64_t rows = x.rows();
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(rows, x.channels) + 3 * rows +
                       codebook.time + 1};

@@ -7,6 +7,7 @@
 
 namespace nacre {
 namespace cuda {
+Shape waveform_loss_scratch(Shape);
 void waveform_loss(Context&, const WaveformLoss&);
 }  // namespace cuda
 namespace {
@@ -48,7 +49,9 @@ NACRE_CLONES double l2_gradient_part(const float* e, const float* t, float* g, i
 
 }  // namespace
 
-Shape waveform_loss_scratch(Context&, Shape estimate) {
+Shape waveform_loss_scratch(Context& ctx, Shape estimate) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::waveform_loss_scratch(estimate);
   const int64_t per_item = estimate.time * estimate.width * estimate.channels;
   return {.channels = partial_floats(estimate.batch * sum_parts(per_item))};
 }

@@ -147,6 +147,7 @@ bool cuda_available([[maybe_unused]] std::string* why) {
   return false;
 #endif
 }
+bool built_with_cuda() noexcept { return with_cuda; }
 #if defined(NACRE_WITH_CUDA)
 cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
 #endif

@@ -183,6 +183,24 @@ void Parameters::finish_gradients(Context& ctx) {
       {.v = directions_, .g = gains_, .rows = rows_, .dw = weight_grads_, .dv = direction_grads_, .dg = gain_grads_});
 }
 
+Shape Parameters::update_scratch(Context& ctx) const {
+  return weight_norm_adamw_scratch(ctx, values_.shape, directions_.elements(), gains_.elements(), rows_.elements());
+}
+void Parameters::update(Context& ctx, const AdamW& a) {
+  const auto run = [&]<class T>(View<T> w) {
+    weight_norm_adamw<T>(ctx, {.adamw = a,
+                               .directions = directions_.elements(),
+                               .gains = gains_.elements(),
+                               .rows = rows_,
+                               .dw = weight_grads_,
+                               .w = w});
+  };
+  if (weights16_)
+    run(weights16_);
+  else
+    run(weights32_);
+}
+
 void Parameters::assign(Context& ctx, const Parameters& other, View<const float> values) {
   bool same = parameters_.size() == other.parameters_.size();
   for (size_t i = 0; same && i < parameters_.size(); ++i)

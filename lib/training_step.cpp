@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 namespace nacre {
 
@@ -50,7 +51,7 @@ struct TrainingStep::Impl {
     if (averaging) average = View<float>(at + 2 * n, {.channels = n});
     scalars_memory = Memory(ctx, sizeof(AdamWScalars));
     scalars = View<AdamWScalars>(reinterpret_cast<AdamWScalars*>(scalars_memory.data()), {});
-    const Shape scratch = adamw_scratch(ctx, parameters.values().shape);
+    const Shape scratch = parameters.update_scratch(ctx);
     adamw_scratch_memory = Memory(ctx, static_cast<size_t>(scratch.elements()) * sizeof(float));
     optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
     initialise(ctx, parameters, config, seed);
@@ -65,16 +66,16 @@ struct TrainingStep::Impl {
       loss.plan(p, decoder.plan(p, quantizer.plan(p, z)), audio, lengths);
     });
     set_learning_rate(optimizer.learning_rate);
+    captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
     host.frames.resize(static_cast<size_t>(batch));
   }
 
   void set_learning_rate(double lr) {
     const float value = static_cast<float>(lr);
-    ctx.write<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
+    ctx.upload<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
   }
   void forward() {
-    parameters.refresh(ctx);
     encoder.forward(ctx);
     quantizer.forward(ctx);
     decoder.forward(ctx);
@@ -86,7 +87,23 @@ struct TrainingStep::Impl {
     quantizer.backward(ctx);
     if (update_codebooks) quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed);
     encoder.backward(ctx);
-    parameters.finish_gradients(ctx);
+  }
+  void step() {
+    forward();
+    backward(true);
+    parameters.update(ctx, {.value = parameters.values(),
+                            .grad = parameters.gradients(),
+                            .m = m,
+                            .v = v,
+                            .ema = average,
+                            .scalars = scalars,
+                            .scratch = optimizer_scratch,
+                            .beta1 = static_cast<float>(optimizer.beta1),
+                            .beta2 = static_cast<float>(optimizer.beta2),
+                            .eps = static_cast<float>(optimizer.eps),
+                            .weight_decay = static_cast<float>(optimizer.weight_decay),
+                            .max_norm = static_cast<float>(optimizer.clip),
+                            .ema_decay = static_cast<float>(optimizer.ema_decay)});
   }
 
   Context& ctx;
@@ -106,6 +123,8 @@ struct TrainingStep::Impl {
   View<float> audio;
   View<const float> latent;
   View<int32_t> lengths;
+  bool captures = false, ran = false;
+  std::optional<Graph> graph;
   struct {
     std::vector<int32_t> stages, frames;
   } host;
@@ -130,12 +149,12 @@ View<const float> TrainingStep::averaged() const noexcept {
 void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> lengths,
                         std::span<const int32_t> stages) {
   Impl& s = *impl_;
-  s.ctx.write<float>(audio, s.audio);
-  s.ctx.write<int32_t>(lengths, s.lengths);
+  s.ctx.upload<float>(audio, s.audio);
+  s.ctx.upload<int32_t>(lengths, s.lengths);
   const auto hop = static_cast<int32_t>(s.config.hop());
   for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;
-  s.ctx.write<int32_t>(s.host.frames, s.quantizer.frames());
-  s.ctx.write<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
+  s.ctx.upload<int32_t>(s.host.frames, s.quantizer.frames());
+  s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
 }
 
 void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows) {
@@ -145,7 +164,6 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
   while (static_cast<int64_t>(all.size()) < rows * d) {
     next_batch();
-    s.parameters.refresh(s.ctx);
     s.encoder.forward(s.ctx);
     s.ctx.read<float>(s.latent, batch);
     s.ctx.read<int32_t>(s.quantizer.frames(), valid);
@@ -168,27 +186,23 @@ void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); 
 
 void TrainingStep::run() {
   Impl& s = *impl_;
-  s.forward();
-  s.backward(true);
-  const OptimizerConfig& o = s.optimizer;
-  adamw(s.ctx, {.value = s.parameters.values(),
-                .grad = s.parameters.gradients(),
-                .m = s.m,
-                .v = s.v,
-                .ema = s.average,
-                .scalars = s.scalars,
-                .scratch = s.optimizer_scratch,
-                .beta1 = static_cast<float>(o.beta1),
-                .beta2 = static_cast<float>(o.beta2),
-                .eps = static_cast<float>(o.eps),
-                .weight_decay = static_cast<float>(o.weight_decay),
-                .max_norm = static_cast<float>(o.clip),
-                .ema_decay = static_cast<float>(o.ema_decay)});
+  if (s.graph) return s.graph->replay();
+  if (s.captures && s.ran) {
+    s.graph.emplace(s.ctx.capture([&s] { s.step(); }));
+    return s.graph->replay();
+  }
+  s.step();
+  s.ran = true;
+}
+void TrainingStep::set_capture(bool capture) {
+  impl_->captures = capture;
+  impl_->graph.reset();
 }
 
 void TrainingStep::gradients() {
   impl_->forward();
   impl_->backward(false);
+  impl_->parameters.finish_gradients(impl_->ctx);
 }
 
 void TrainingStep::measure() {

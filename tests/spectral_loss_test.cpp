@@ -237,111 +237,117 @@ TEST_CASE("mel_filter_bank: librosa's, on both scales") {
 }
 
 TEST_CASE("spectral_loss: signals at the floor give finite losses and gradients") {
-  const Shape s{.batch = 1, .time = 600};
-  const SpectralConfig config{.scales = {scale(64, 16, 10), scale(256, 64, 40)}};
-  const auto made = [](int64_t time, auto value) {
-    std::vector<float> x(static_cast<size_t>(time));
-    for (size_t i = 0; i < x.size(); ++i) x[i] = value(static_cast<int>(i));
-    return x;
-  };
-  const std::vector<std::pair<std::string, std::vector<float>>> signals = {
-      {"silence", made(600, [](int) { return 0.0f; })},
-      {"impulse", made(600, [](int i) { return i == 300 ? 1.0f : 0.0f; })},
-      {"constant", made(600, [](int) { return 0.5f; })},
-      {"square", made(600, [](int i) { return i / 20 % 2 != 0 ? 1.0f : -1.0f; })},
-      {"alternating", made(600, [](int i) { return i % 2 != 0 ? 1.0f : -1.0f; })},
-      {"denormal", made(600, [](int i) { return i % 3 != 0 ? 1e-40f : -1e-41f; })},
-      {"square of it underflows", made(600, [](int i) { return i % 3 != 0 ? 1e-22f : 0.0f; })},
-      {"near the floor", made(600, [](int i) { return i % 5 != 0 ? 1e-6f : -1e-6f; })},
-      {"large", made(600, [](int i) { return i % 7 != 0 ? 1e12f : -1e12f; })},
-  };
-  for (const auto& x : signals)
-    for (const auto& y : signals) {
-      Case c("spectral_loss of " + x.first + " and " + y.first, Device{}, s);
-      auto &estimate = c.values("estimate", s, x.second), &target = c.values("target", s, y.second);
-      auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
-      const SpectralPlan plan(c.ctx, s, config);
-      spectral_loss(
-          c.ctx,
-          {.plan = plan, .estimate = estimate, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
-      INFO(x.first << " and " << y.first);
-      for (const float v : losses.read()) CHECK(std::isfinite(v));
-      // A bin's slope is at most (1 + 1 / (floor ln 10)) of its share; a sample has window / hop = 4 frames and the
-      // bins of a frame share 1 / frames; bands lie in at most two triangles of area 1.
-      for (const auto& gradient : {dstft.read(), dmel.read()})
-        for (const float v : gradient) CHECK(std::fabs(v) < 4.5e4 * 8 * 2);
-      if (&x != &y) continue;
-      for (const float v : losses.read()) CHECK(v == 0);
-      for (const auto& gradient : {dstft.read(), dmel.read()})
-        for (const float v : gradient) CHECK(v == 0);
-    }
-  // Silence has no direction to leave in.
-  Case c("spectral_loss of silence", Device{}, s);
-  auto &silence = c.zeros("estimate", s), &target = c.random("target", s, -1, 1);
-  auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
-  const SpectralPlan plan(c.ctx, s, config);
-  spectral_loss(c.ctx,
-                {.plan = plan, .estimate = silence, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
-  for (const auto& gradient : {dstft.read(), dmel.read()})
-    for (const float v : gradient) CHECK(v == 0);
-  CHECK(losses.read()[0] > 0);
-  // NaN shows.
-  auto& bad = c.values("bad", s, made(600, [](int i) { return i == 599 ? NAN : 0.1f; }));
-  spectral_loss(c.ctx, {.plan = plan, .estimate = bad, .target = target, .losses = losses});
-  for (const float v : losses.read()) CHECK(std::isnan(v));
+  for (const Device device : devices()) {
+    const Shape s{.batch = 1, .time = 600};
+    const SpectralConfig config{.scales = {scale(64, 16, 10), scale(256, 64, 40)}};
+    const auto made = [](int64_t time, auto value) {
+      std::vector<float> x(static_cast<size_t>(time));
+      for (size_t i = 0; i < x.size(); ++i) x[i] = value(static_cast<int>(i));
+      return x;
+    };
+    const std::vector<std::pair<std::string, std::vector<float>>> signals = {
+        {"silence", made(600, [](int) { return 0.0f; })},
+        {"impulse", made(600, [](int i) { return i == 300 ? 1.0f : 0.0f; })},
+        {"constant", made(600, [](int) { return 0.5f; })},
+        {"square", made(600, [](int i) { return i / 20 % 2 != 0 ? 1.0f : -1.0f; })},
+        {"alternating", made(600, [](int i) { return i % 2 != 0 ? 1.0f : -1.0f; })},
+        {"denormal", made(600, [](int i) { return i % 3 != 0 ? 1e-40f : -1e-41f; })},
+        {"square of it underflows", made(600, [](int i) { return i % 3 != 0 ? 1e-22f : 0.0f; })},
+        {"near the floor", made(600, [](int i) { return i % 5 != 0 ? 1e-6f : -1e-6f; })},
+        {"large", made(600, [](int i) { return i % 7 != 0 ? 1e12f : -1e12f; })},
+    };
+    for (const auto& x : signals)
+      for (const auto& y : signals) {
+        Case c("spectral_loss of " + x.first + " and " + y.first, device, s);
+        auto &estimate = c.values("estimate", s, x.second), &target = c.values("target", s, y.second);
+        auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+        const SpectralPlan plan(c.ctx, s, config);
+        spectral_loss(
+            c.ctx,
+            {.plan = plan, .estimate = estimate, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
+        INFO(x.first << " and " << y.first);
+        for (const float v : losses.read()) CHECK(std::isfinite(v));
+        // A bin's slope is at most (1 + 1 / (floor ln 10)) of its share; a sample has window / hop = 4 frames and the
+        // bins of a frame share 1 / frames; bands lie in at most two triangles of area 1.
+        for (const auto& gradient : {dstft.read(), dmel.read()})
+          for (const float v : gradient) CHECK(std::fabs(v) < 4.5e4 * 8 * 2);
+        if (&x != &y) continue;
+        for (const float v : losses.read()) CHECK(v == 0);
+        for (const auto& gradient : {dstft.read(), dmel.read()})
+          for (const float v : gradient) CHECK(v == 0);
+      }
+    // Silence has no direction to leave in.
+    Case c("spectral_loss of silence", device, s);
+    auto &silence = c.zeros("estimate", s), &target = c.random("target", s, -1, 1);
+    auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+    const SpectralPlan plan(c.ctx, s, config);
+    spectral_loss(c.ctx,
+                  {.plan = plan, .estimate = silence, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
+    for (const auto& gradient : {dstft.read(), dmel.read()})
+      for (const float v : gradient) CHECK(v == 0);
+    CHECK(losses.read()[0] > 0);
+    // NaN shows.
+    auto& bad = c.values("bad", s, made(600, [](int i) { return i == 599 ? NAN : 0.1f; }));
+    spectral_loss(c.ctx, {.plan = plan, .estimate = bad, .target = target, .losses = losses});
+    for (const float v : losses.read()) CHECK(std::isnan(v));
+  }
 }
 
 TEST_CASE("spectral_loss: lengths") {
-  const Shape s{.batch = 3, .time = 300};
-  Case c("spectral_loss lengths", Device{}, s);
-  const SpectralConfig config{.scales = {scale(64, 16, 10), scale(32, 8, 5)}};
-  const SpectralPlan plan(c.ctx, s, config);
-  auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
-  auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
-  const auto run = [&](View<const int32_t> lengths) {
-    spectral_loss(
-        c.ctx,
-        {.plan = plan, .estimate = x, .target = y, .lengths = lengths, .losses = losses, .dstft = dstft, .dmel = dmel});
-  };
-  // All samples valid is the same as no lengths.
-  run({});
-  const auto all = losses.read(), all_dstft = dstft.read(), all_dmel = dmel.read();
-  run(c.values<int32_t>("lengths", {.batch = 3}, {300, 300, 300}));
-  c.expect_equal(losses, all);
-  c.expect_equal(dstft, all_dstft);
-  c.expect_equal(dmel, all_dmel);
-  // Nothing valid: zeros, also over what stood there.
-  run(c.values<int32_t>("lengths", {.batch = 3}, {0, 0, 0}));
-  for (const auto& v : {losses.read(), dstft.read(), dmel.read()})
-    CHECK(std::all_of(v.begin(), v.end(), [](float f) { return f == 0; }));
-  // What stands behind an item's length does not matter, be it NaN.
-  auto& lengths = c.values<int32_t>("lengths", {.batch = 3}, {100, 0, 299});
-  run(lengths);
-  const auto before = losses.read(), before_dstft = dstft.read(), before_dmel = dmel.read();
-  auto changed = x.before();
-  for (size_t i = 100; i < 600; ++i) changed[i] = NAN;
-  x.write(changed);
-  run(lengths);
-  c.expect_equal(losses, before);
-  c.expect_equal(dstft, before_dstft);
-  c.expect_equal(dmel, before_dmel);
-  for (size_t i = 100; i < 600; ++i) CHECK(before_dstft[i] == 0);
+  for (const Device device : devices()) {
+    const Shape s{.batch = 3, .time = 300};
+    Case c("spectral_loss lengths", device, s);
+    const SpectralConfig config{.scales = {scale(64, 16, 10), scale(32, 8, 5)}};
+    const SpectralPlan plan(c.ctx, s, config);
+    auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
+    auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+    const auto run = [&](View<const int32_t> lengths) {
+      spectral_loss(
+          c.ctx,
+          {.plan = plan, .estimate = x, .target = y, .lengths = lengths, .losses = losses, .dstft = dstft, .dmel = dmel});
+    };
+    // All samples valid is the same as no lengths.
+    run({});
+    const auto all = losses.read(), all_dstft = dstft.read(), all_dmel = dmel.read();
+    run(c.values<int32_t>("lengths", {.batch = 3}, {300, 300, 300}));
+    c.expect_equal(losses, all);
+    c.expect_equal(dstft, all_dstft);
+    c.expect_equal(dmel, all_dmel);
+    // Nothing valid: zeros, also over what stood there.
+    run(c.values<int32_t>("lengths", {.batch = 3}, {0, 0, 0}));
+    for (const auto& v : {losses.read(), dstft.read(), dmel.read()})
+      CHECK(std::all_of(v.begin(), v.end(), [](float f) { return f == 0; }));
+    // What stands behind an item's length does not matter, be it NaN.
+    auto& lengths = c.values<int32_t>("lengths", {.batch = 3}, {100, 0, 299});
+    run(lengths);
+    const auto before = losses.read(), before_dstft = dstft.read(), before_dmel = dmel.read();
+    auto changed = x.before();
+    for (size_t i = 100; i < 600; ++i) changed[i] = NAN;
+    x.write(changed);
+    run(lengths);
+    c.expect_equal(losses, before);
+    c.expect_equal(dstft, before_dstft);
+    c.expect_equal(dmel, before_dmel);
+    for (size_t i = 100; i < 600; ++i) CHECK(before_dstft[i] == 0);
+  }
 }
 
 TEST_CASE("spectral_loss: the same bits for every number of threads") {
-  std::vector<float> found[3];
-  const Shape s{.batch = 3, .time = 1500};
-  for (int threads = 1; threads <= 3; ++threads) {
-    Case c("spectral_loss threads", Device{}, s, threads);
-    const SpectralPlan plan(c.ctx, s, {.scales = {scale(64, 16, 10), scale(256, 64, 40)}});
-    auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
-    auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
-    spectral_loss(c.ctx, {.plan = plan, .estimate = x, .target = y, .losses = losses, .dstft = dstft, .dmel = dmel});
-    for (const auto& part : {losses.read(), dstft.read(), dmel.read()})
-      found[threads - 1].insert(found[threads - 1].end(), part.begin(), part.end());
+  for (const Device device : devices()) {
+    std::vector<float> found[3];
+    const Shape s{.batch = 3, .time = 1500};
+    for (int threads = 1; threads <= 3; ++threads) {
+      Case c("spectral_loss threads", device, s, threads);
+      const SpectralPlan plan(c.ctx, s, {.scales = {scale(64, 16, 10), scale(256, 64, 40)}});
+      auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
+      auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+      spectral_loss(c.ctx, {.plan = plan, .estimate = x, .target = y, .losses = losses, .dstft = dstft, .dmel = dmel});
+      for (const auto& part : {losses.read(), dstft.read(), dmel.read()})
+        found[threads - 1].insert(found[threads - 1].end(), part.begin(), part.end());
+    }
+    CHECK(found[1] == found[0]);
+    CHECK(found[2] == found[0]);
   }
-  CHECK(found[1] == found[0]);
-  CHECK(found[2] == found[0]);
 }
 
 TEST_CASE("spectral_loss: what cannot be is refused") {

@@ -139,25 +139,27 @@ TEST_CASE("stft: the reference's transform is the definition, and its adjoint th
 }
 
 TEST_CASE("stft: the same bits for every number of threads; silence stays exactly zero") {
-  std::vector<float> spectra[3], gradients[3];
-  const Shape s{.batch = 3, .time = 1500};
-  for (int threads = 1; threads <= 3; ++threads) {
-    Case c("stft threads", Device{}, s, threads);
-    c.rng.seed(seed());
-    const StftPlan plan(c.ctx, s, {.window = 64, .hop = 16});
-    std::vector<float> content(static_cast<size_t>(s.elements()));
-    for (size_t i = 1500; i < 3000; ++i) content[i] = std::uniform_real_distribution<float>(-1, 1)(c.rng);
-    auto &x = c.values("x", s, content), &dx = c.output("dx", s), &spectrum = c.output("spectrum", plan.spectrum());
-    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
-    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
-    spectra[threads - 1] = spectrum.read(), gradients[threads - 1] = dx.read();
-    const size_t item = spectra[0].size() / 3;
-    CHECK(std::all_of(spectra[0].begin(), spectra[0].begin() + static_cast<int64_t>(item),
-                      [](float v) { return v == 0; }));
-  }
-  for (int i = 1; i < 3; ++i) {
-    CHECK(spectra[i] == spectra[0]);
-    CHECK(gradients[i] == gradients[0]);
+  for (const Device device : devices()) {
+    std::vector<float> spectra[3], gradients[3];
+    const Shape s{.batch = 3, .time = 1500};
+    for (int threads = 1; threads <= 3; ++threads) {
+      Case c("stft threads", device, s, threads);
+      c.rng.seed(seed());
+      const StftPlan plan(c.ctx, s, {.window = 64, .hop = 16});
+      std::vector<float> content(static_cast<size_t>(s.elements()));
+      for (size_t i = 1500; i < 3000; ++i) content[i] = std::uniform_real_distribution<float>(-1, 1)(c.rng);
+      auto &x = c.values("x", s, content), &dx = c.output("dx", s), &spectrum = c.output("spectrum", plan.spectrum());
+      stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+      stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
+      spectra[threads - 1] = spectrum.read(), gradients[threads - 1] = dx.read();
+      const size_t item = spectra[0].size() / 3;
+      CHECK(std::all_of(spectra[0].begin(), spectra[0].begin() + static_cast<int64_t>(item),
+                        [](float v) { return v == 0; }));
+    }
+    for (int i = 1; i < 3; ++i) {
+      CHECK(spectra[i] == spectra[0]);
+      CHECK(gradients[i] == gradients[0]);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // The bounds promised in kernels/vector_math.h, over random arguments of every regime, against the double library.
 // The compiled loops are vectors of the best instruction set this machine has.
+#include "elementwise.h"
 #include "vector_math.h"
 
 #include <functional>

@@ -45,6 +45,8 @@ struct ContextOptions {
 
 /// Whether this build and this machine can run kernels on a CUDA device; if not, `why` says what is missing.
 bool cuda_available(std::string* why = nullptr);
+/// Whether this build has a CUDA back end at all.
+bool built_with_cuda() noexcept;
 
 class Context {
  public:

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "nacre/context.h"
-#include "nacre/ops/weight_norm.h"
+#include "nacre/ops/weight_norm_adamw.h"
 
 namespace nacre {
 
@@ -81,6 +81,11 @@ class Parameters {
   void clear_gradients(Context&);
   /// Gradients of effective weights become those of v and g. Once per step, after backward.
   void finish_gradients(Context&);
+
+  /// The end of a step in one op (weight_norm_adamw.h): what finish_gradients, adamw over all trained values and refresh
+  /// do one after the other. value and grad must be values() and gradients(), scratch update_scratch().
+  void update(Context&, const AdamW&);
+  Shape update_scratch(Context&) const;
 
   /// Takes over every value of a model with the same parameters; `values` replaces its trained ones where given
   /// (averaged weights). Then refresh() has been called.

@@ -50,13 +50,17 @@ class TrainingStep {
   /// about `rows` frames). Runs once, eagerly, before the first step.
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows);
   void set_learning_rate(double);
-  /// The whole step.
+  /// The whole step. On CUDA the first runs kernel by kernel, the second is captured as a graph, and all others replay it:
+  /// the same bits with one launch.
   void run();
+  /// false: always kernel by kernel; true (the default on CUDA): the next step is captured anew.
+  void set_capture(bool);
   /// Forward and losses only: nothing is trained, no state changes.
   void measure();
   StepMetrics metrics();
 
   Context& context() noexcept;
+  /// Whoever changes their values calls refresh() on them.
   Parameters& parameters() noexcept;
   /// What evaluation should use: averaged weights where there are some, else the trained ones.
   View<const float> averaged() const noexcept;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <nlohmann/json.hpp>
 
 #include "nacre/atomic_file.h"
@@ -215,13 +216,20 @@ void Run::one_step() {
   step_.run();
   ++done_;
   snr_ = std::nan("");
-  const StepMetrics m = step_.metrics();
+  // Reading back waits for the device: on CUDA only every tenth step is looked at, so that the next batch can be on its
+  // way while this step runs.
+  const bool looks = ctx_.device().kind == Device::cpu || done_ % 10 == 0 || done_ == 1 || done_ == steps_;
+  const StepMetrics m = looks ? step_.metrics() : StepMetrics{};
   trained_seconds_ += since(start);
   for (const Crop& c : batch.crops)
     trained_audio_ += static_cast<double>(c.length) / static_cast<double>(config_.codec.sample_rate);
-  if (m.skipped > skipped_seen_) {
+  ++unseen_steps_;
+  if (!looks) return;
+  const int64_t skipped = m.skipped - skipped_seen_, seen = std::exchange(unseen_steps_, 0);
+  if (skipped > 0) {
     skipped_seen_ = m.skipped;
-    skipped_update(batch);
+    if (skipped < seen) skipped_in_a_row_ = 0;  // some went well in between
+    skipped_update(batch, skipped);
   } else {
     skipped_in_a_row_ = 0;
     epoch_gradient_norm_ += static_cast<double>(m.gradient_norm);
@@ -232,13 +240,17 @@ void Run::one_step() {
   if (done_ % 10 == 0 || done_ == 1) log_step(m);
 }
 
-void Run::skipped_update(const Batch& batch) {
-  if (++skipped_in_a_row_ == 1) {
+void Run::skipped_update(const Batch& batch, int64_t updates) {
+  const bool first = skipped_in_a_row_ == 0;
+  skipped_in_a_row_ += updates;
+  if (first) {
     std::string files;
     for (const Crop& c : batch.crops)
       files += " " + data_.clips()[static_cast<size_t>(c.clip)].path + "@" + std::to_string(c.offset);
     say("warning: step " + std::to_string(done_) +
-        ": the gradient is not finite; this update was left out. The batch was:" + files);
+        ": the gradient is not finite; " +
+        (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") +
+        " left out. The" + (updates == 1 ? "" : " last") + " batch was:" + files);
   }
   if (skipped_in_a_row_ >= skipped_before_stop)
     throw Error(ErrorKind::diverged,

@@ -30,7 +30,7 @@ class Run {
   bool init();
   void start_codebooks();
   void one_step();
-  void skipped_update(const Batch&);
+  void skipped_update(const Batch&, int64_t updates);
   void log_step(const StepMetrics&);
   std::vector<int32_t> drop_codebooks() const;
   void save(const std::string& why);
@@ -58,7 +58,7 @@ class Run {
   std::optional<Prefetcher> batches_;
   std::optional<Progress> progress_;
   int64_t steps_per_epoch_, steps_, done_ = 0, saved_at_ = -1;
-  int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0;
+  int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
   double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
   double waited_seconds_ = 0;                       // for batches; part of trained_seconds_
   double epoch_gradient_norm_ = 0;

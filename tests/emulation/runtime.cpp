@@ -280,8 +280,8 @@ void* device_allocate(int, size_t bytes) {
     p = emulation::watched_allocate(bytes);
     if (p == nullptr) return nullptr;
   } else {
-    p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (p == nullptr) return nullptr;
+    // Not rounded up: an access just beyond the end must not hit the rest of a line.
+    if (posix_memalign(&p, 256, bytes) != 0) return nullptr;
     std::memset(p, 0, bytes);
   }
   blocks()[static_cast<std::byte*>(p)] = b;

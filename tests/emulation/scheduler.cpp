@@ -138,10 +138,12 @@ void fiber(transfer_t from) {
 /// "threads 0 to 31, 64".
 std::string ranges(const std::vector<unsigned>& threads) {
   std::string out = threads.size() == 1 ? "thread " : "threads ";
+  int listed = 0;
   for (size_t i = 0; i < threads.size();) {
     size_t j = i;
     while (j + 1 < threads.size() && threads[j + 1] == threads[j] + 1) ++j;
     if (i > 0) out += ", ";
+    if (++listed > 8) return out + "...";
     out += std::to_string(threads[i]);
     if (j > i) out += " to " + std::to_string(threads[j]);
     i = j + 1;
@@ -190,19 +192,19 @@ std::string Scheduler::stuck() const {
   std::map<std::string, std::vector<unsigned>> groups;
   for (unsigned i = 0; i < count; ++i) {
     const Thread& t = threads[i];
-    std::string what = "has returned";
+    std::string what = "returned";
     if (t.state == Thread::at_barrier)
-      what = std::string("waits at the barrier of ") + file_name(t.file) + ":" + std::to_string(t.line);
+      what = std::string("waiting at the barrier of ") + file_name(t.file) + ":" + std::to_string(t.line);
     if (t.state == Thread::at_warp) {
       char mask[16];
       std::snprintf(mask, sizeof(mask), "%08x", t.mask);
-      what = std::string("waits in ") + t.operation + " of " + file_name(t.file) + ":" + std::to_string(t.line) +
+      what = std::string("waiting in ") + t.operation + " of " + file_name(t.file) + ":" + std::to_string(t.line) +
              " with mask 0x" + mask;
     }
     groups[what].push_back(i);
   }
   std::string out;
-  for (const auto& [what, who] : groups) out += (out.empty() ? "" : "; ") + ranges(who) + " " + what;
+  for (const auto& [what, who] : groups) out += (out.empty() ? "" : "; ") + what + ": " + ranges(who);
   return out;
 }
 
@@ -281,6 +283,7 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, size_t dynamic_shared_
   block.size = size;
   block.grid = grid;
   shadow_launch(s.shared, shared_space);
+  shadow_shared(s.shared, dynamic_shared_bytes);
   const Permutation at(blocks, order);
   for (uint64_t i = 0; i < blocks; ++i) {
     const uint64_t b = at(i);
@@ -360,6 +363,7 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
     fail("asks for " + std::to_string(s.static_bytes) + " bytes of static shared memory, 49152 at most");
   s.arrays.push_back({file, line, offset, bytes});
   show(s.shared + offset, bytes);
+  shadow_shared(s.shared + offset, bytes);
   std::memset(s.shared + offset, 0xff, bytes);
   return s.shared + offset;
 }

@@ -101,6 +101,8 @@ std::string place(const Thread&);
 extern const bool watches_accesses;
 /// A launch begins; shared memory lies at [shared, shared + bytes).
 void shadow_launch(std::byte* shared, size_t bytes);
+/// An array of shared memory of the running kernel.
+void shadow_shared(const void* at, size_t bytes);
 void shadow_write(void* at, size_t bytes);
 void shadow_read(const void* at, size_t bytes);
 void shadow_pending(void* at, size_t bytes, bool pending);

@@ -21,6 +21,7 @@ namespace nacre::emulation {
 
 const bool watches_accesses = false;
 void shadow_launch(std::byte*, size_t) {}
+void shadow_shared(const void*, size_t) {}
 void shadow_write(void*, size_t) {}
 void shadow_read(const void*, size_t) {}
 void shadow_pending(void*, size_t, bool) {}
@@ -49,6 +50,7 @@ struct Cell {
   uint32_t launch = 0;
   bool pending = false;
   bool allocated = false;
+  uint32_t array_of = 0;  ///< of shared memory: the launch whose array this belongs to
   Touch write, read;
 };
 constexpr size_t grain = 2;
@@ -105,7 +107,9 @@ void note(Touch& t, bool atomic) {
   Touch now{block.serial, block.epoch, me.warp_epoch, static_cast<uint16_t>(me.linear), atomic, false, false, false};
   if (t.block != 0) {
     now.several_blocks = t.several_blocks || t.block != block.serial;
-    if (t.block == block.serial && t.epoch == block.epoch) {
+    // Touches of this warp alone, before its last __syncwarp, are behind us: this one stands for all of them.
+    const bool past = !t.several_warps && t.thread / 32 == me.linear / 32 && t.warp_epoch < me.warp_epoch;
+    if (t.block == block.serial && t.epoch == block.epoch && !past) {
       now.several_threads = t.several_threads || t.thread != me.linear;
       now.several_warps = t.several_warps || t.thread / 32 != me.linear / 32;
       now.warp_epoch = now.several_threads && t.warp_epoch > now.warp_epoch ? t.warp_epoch : now.warp_epoch;
@@ -137,6 +141,7 @@ void touch(const void* address, size_t bytes, bool writes) {
       c.write = c.read = {};
       if (shared) c.pending = false;
     }
+    if (shared && c.array_of != launch_number) fail("touches shared memory that belongs to no array (beyond its end)");
     if (!shared && !c.allocated) fail("touches device memory that belongs to no buffer (beyond its end, or before its start)");
     if (c.pending) fail("touches bytes of a cp.async that it has not waited for");
     if (conflicts(c.write, in_atomic)) report(at, shared, writes ? "writes" : "reads", "wrote", c.write);
@@ -157,6 +162,10 @@ void shadow_launch(std::byte* shared, size_t bytes) {
   if (shared_cells == nullptr) shared_cells = reinterpret_cast<Cell*>(map_memory(bytes / grain * sizeof(Cell)));
   shared_begin = shared, shared_bytes = bytes;
   ++launch_number;
+}
+void shadow_shared(const void* at, size_t bytes) {
+  const size_t first = static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin) / grain;
+  for (size_t i = 0; i < (bytes + grain - 1) / grain; ++i) shared_cells[first + i].array_of = launch_number;
 }
 void shadow_write(void* at, size_t bytes) { touch(at, bytes, true); }
 void shadow_read(const void* at, size_t bytes) { touch(at, bytes, false); }

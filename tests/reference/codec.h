@@ -116,7 +116,7 @@ class CodecReference {
     Values w(v.size());
     for (size_t r = 0; r < g.size(); ++r) {
       const Values row =
-          ::reference::weight_norm({v.begin() + long(r * length), v.begin() + long((r + 1) * length)}, g[r]);
+          nacre::reference::weight_norm({v.begin() + long(r * length), v.begin() + long((r + 1) * length)}, g[r]);
       for (size_t i = 0; i < inner; ++i)
         for (size_t t = 0; t < k; ++t) w[r * length + t * inner + i] = row[i * k + t];
     }
@@ -130,7 +130,7 @@ class CodecReference {
       Values row(length);
       for (size_t i = 0; i < inner; ++i)
         for (size_t t = 0; t < k; ++t) row[i * k + t] = dw[r * length + t * inner + i];
-      const auto d = ::reference::weight_norm_gradient(
+      const auto d = nacre::reference::weight_norm_gradient(
           {v.begin() + long(r * length), v.begin() + long((r + 1) * length)}, g[r], row);
       dv.insert(dv.end(), d.dv.begin(), d.dv.end());
       dg.push_back(d.dg);

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-namespace reference {
+namespace nacre::reference {
 
 inline double norm(const std::vector<double>& v) {
   double sum = 0;
@@ -29,4 +29,4 @@ inline WeightNormGradient weight_norm_gradient(const std::vector<double>& v, dou
   return out;
 }
 
-}  // namespace reference
+}  // namespace nacre::reference

@@ -1,0 +1,81 @@
+#include "nacre/ops/adamw.h"
+
+#include "adamw.cuh"
+#include "sums.cuh"
+
+// Three launches, none of which the host waits for: partial sums of squares, one block that adds them and prepares the
+// step, the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
+namespace nacre::cuda {
+namespace {
+
+__global__ void __launch_bounds__(sum_threads) adamw_norm_kernel(const float* grad, int64_t n, float* partials) {
+  NACRE_SHARED(double, buffer, sum_threads / 32);
+  const int64_t begin = int64_t{blockIdx.x} * sum_block_elements;
+  const int64_t end = begin + sum_block_elements < n ? begin + sum_block_elements : n;
+  const double sum = block_sum_of_squares(grad, begin, end, buffer);
+  if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
+}
+
+__global__ void __launch_bounds__(sum_threads)
+    adamw_begin_kernel(const float* partials, int64_t count, AdamWHyper hyper, AdamWScalars* scalars, AdamWStep* step) {
+  NACRE_SHARED(double, buffer, sum_threads / 32);
+  const double square = sum_partials(partials, count, buffer);
+  if (threadIdx.x == 0) adamw_begin(square, hyper, scalars, step);
+}
+
+template <bool packs, bool with_ema>
+__global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWStep* shared_step) {
+  const AdamWStep step = *shared_step;
+  if (step.apply == 0) return;
+  constexpr int size = packs ? 4 : 1;
+  const int64_t n = a.value.elements(), whole = n / size, stride = grid_threads();
+  float *const value = a.value.data, *const m = a.m.data, *const v = a.v.data, *const ema = a.ema.data;
+  const float* const grad = a.grad.data;
+  const auto one = [&](float& x, float g, float& mi, float& vi, float& e) {
+    x = adamw_update(x, g, mi, vi, step);
+    if (with_ema) e += step.ema_rate * (x - e);
+  };
+  if constexpr (packs) {
+    for (int64_t i = grid_thread(); i < whole; i += stride) {
+      Pack<float> x = load_pack(value + i * size), mi = load_pack(m + i * size), vi = load_pack(v + i * size), e{};
+      const Pack<float> g = load_pack(grad + i * size);
+      if constexpr (with_ema) e = load_pack(ema + i * size);
+#pragma unroll
+      for (int k = 0; k < size; ++k) one(x.v[k], g.v[k], mi.v[k], vi.v[k], e.v[k]);
+      store_pack(value + i * size, x);
+      store_pack(m + i * size, mi);
+      store_pack(v + i * size, vi);
+      if constexpr (with_ema) store_pack(ema + i * size, e);
+    }
+  }
+  for (int64_t i = (packs ? whole * size : 0) + grid_thread(); i < n; i += stride) {
+    float e = with_ema ? ema[i] : 0.0f;
+    one(value[i], grad[i], m[i], v[i], e);
+    if (with_ema) ema[i] = e;
+  }
+}
+
+}  // namespace
+
+Shape adamw_scratch(Shape value) {
+  if (value.elements() == 0) return {.channels = 0};
+  return {.channels = adamw_step_floats + 2 * ceil_div(value.elements(), sum_block_elements)};
+}
+
+void adamw(Context& ctx, const AdamW& a) {
+  const int64_t n = a.value.elements(), parts = ceil_div(n, sum_block_elements);
+  auto* const step = reinterpret_cast<AdamWStep*>(a.scratch.data);
+  float* const partials = n > 0 ? a.scratch.data + adamw_step_floats : nullptr;
+  launch(ctx, {.name = "adamw_norm", .grid = static_cast<unsigned>(parts), .block = sum_threads}, adamw_norm_kernel, a.grad.data, n,
+         partials);
+  launch(ctx, {.name = "adamw_begin", .block = sum_threads}, adamw_begin_kernel, partials, parts,
+         AdamWHyper{a.beta1, a.beta2, a.eps, a.weight_decay, a.max_norm, a.ema_decay}, a.scalars.data, step);
+  const bool packs = aligned16(a.value.data) && aligned16(a.grad.data) && aligned16(a.m.data) && aligned16(a.v.data) &&
+                     aligned16(a.ema.data);
+  const auto kernel = packs ? (a.ema ? adamw_update_kernel<true, true> : adamw_update_kernel<true, false>)
+                            : (a.ema ? adamw_update_kernel<false, true> : adamw_update_kernel<false, false>);
+  launch(ctx, {.name = packs ? "adamw_update_packs" : "adamw_update", .grid = blocks_for(packs ? ceil_div(n, int64_t{4}) : n, 256), .block = 256},
+         kernel, a, step);
+}
+
+}  // namespace nacre::cuda

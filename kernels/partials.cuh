@@ -1,0 +1,29 @@
+#pragma once
+// Long sums on the device, in two launches: blocks add parts cut by the shape alone and store one double each in a
+// scratch of floats; then one block adds the parts, thread i the parts i, i + threads, ... in ascending order.
+#include "device.cuh"
+
+namespace nacre::cuda {
+
+constexpr int sum_threads = 256;
+constexpr int64_t sum_part = 4096;  ///< elements per block: four packs of floats per thread
+inline int64_t sum_parts(int64_t n) { return (n + sum_part - 1) / sum_part; }
+
+/// The scratch need not be aligned for double.
+__device__ __forceinline__ void put_partial(float* scratch, int64_t i, double value) {
+  const uint64_t bits = __builtin_bit_cast(uint64_t, value);
+  scratch[2 * i] = __uint_as_float(static_cast<unsigned>(bits));
+  scratch[2 * i + 1] = __uint_as_float(static_cast<unsigned>(bits >> 32));
+}
+__device__ __forceinline__ double get_partial(const float* scratch, int64_t i) {
+  const uint64_t low = __float_as_uint(scratch[2 * i]), high = __float_as_uint(scratch[2 * i + 1]);
+  return __builtin_bit_cast(double, high << 32 | low);
+}
+/// Of the parts in [0, count) that belong to `lane` of `lanes`.
+__device__ __forceinline__ double add_partials(const float* scratch, int64_t count, int lane, int lanes) {
+  double sum = 0;
+  for (int64_t i = lane; i < count; i += lanes) sum += get_partial(scratch, i);
+  return sum;
+}
+
+}  // namespace nacre::cuda

@@ -1,0 +1,120 @@
+#include "rvq.cuh"
+
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256, warps = threads / 32;
+
+// ---- forward, first rung
+// --------------------------------------------------------------------------------------------------------
+
+/// A warp takes one row through all stages; the residual and e lie in scratch.
+__global__ void __launch_bounds__(threads)
+    rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals, float* projected,
+                       float* losses) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
+  if (row >= n.rows) return;
+  const float* z = a.z.data + row * n.latent;
+  float *r = residuals + row * n.latent, *y = a.y.data + row * n.latent;
+  float* e = n.factorised ? projected + row * n.dim : r;
+  for (int64_t c = lane; c < n.latent; c += 32) r[c] = z[c], y[c] = 0;
+  float loss = 0;
+  for (int64_t i = 0; i < n.stages; ++i) {
+    if (n.factorised) {
+      for (int64_t d = 0; d < n.dim; ++d) {
+        const float* w = a.projections.in_weight.data + (i * n.dim + d) * n.latent;
+        float sum = 0;
+        for (int64_t c = lane; c < n.latent; c += 32) sum = __fmaf_rn(w[c], r[c], sum);
+        sum = warp_sum(sum);
+        if (lane == 0) e[d] = sum + a.projections.in_bias.data[i * n.dim + d];
+      }
+    }
+    __syncwarp();
+    const Best best = warp_nearest(e, n.dim, prepared + i * prepared_size(n.codes, n.dim), n.codes, a.metric);
+    if (lane == 0) a.codes.data[row * n.stages + i] = best.k;
+    const float* code = a.codebooks.data + (i * n.codes + best.k) * n.dim;
+    const bool used = mask.used(row, i);
+    float distance = 0;
+    for (int64_t d = lane; d < n.dim; d += 32) {
+      const float v = e[d], difference = v - code[d];
+      if (a.quantised) a.quantised.data[(i * n.rows + row) * n.dim + d] = v;
+      distance = __fmaf_rn(difference, difference, distance);
+    }
+    distance = warp_sum(distance);
+    if (used && mask.valid(row)) loss += distance;
+    __syncwarp();
+    for (int64_t c = lane; c < n.latent; c += 32) {
+      const float q = n.factorised ? project_out(code, a.projections.out_weight.data + (i * n.latent + c) * n.dim,
+                                                 a.projections.out_bias.data[i * n.latent + c], n.dim)
+                                   : code[c];
+      if (used) y[c] = i == 0 ? q : y[c] + q;
+      r[c] -= q;
+    }
+    __syncwarp();
+  }
+  if (lane == 0 && losses != nullptr) losses[row] = loss;
+}
+
+/// One block: the rows' losses in double. The two losses differ in what they are differentiated by, not in value.
+__global__ void __launch_bounds__(1024)
+    rvq_losses_kernel(const float* losses, int64_t rows, int64_t dim, RowMask mask, float* out) {
+  NACRE_SHARED(double, buffer, 32);
+  double sum = 0;
+  for (int64_t r = threadIdx.x; r < rows; r += 1024) sum += static_cast<double>(losses[r]);
+  sum = block_sum<1024>(sum, buffer);
+  const int64_t elements = mask.valid_rows() * dim;
+  if (threadIdx.x == 0) out[0] = out[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
+}
+
+// ---- decode
+// -------------------------------------------------------------------------------------------------------------------
+
+/// A thread per element.
+__global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSizes n, int64_t stages) {
+  for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
+    const int64_t row = i / n.latent, c = i % n.latent;
+    float y = 0;
+    for (int64_t s = 0; s < stages; ++s) {
+      const float* code = a.codebooks.data + (s * n.codes + clamp_code(a.codes.data[row * stages + s], n.codes)) * n.dim;
+      const float q = n.factorised ? project_out(code, a.projections.out_weight.data + (s * n.latent + c) * n.dim,
+                                                 a.projections.out_bias.data[s * n.latent + c], n.dim)
+                                   : code[c];
+      y = s == 0 ? q : y + q;
+    }
+    a.y.data[i] = y;
+  }
+}
+
+}  // namespace
+
+Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised) {
+  const RvqSizes n = rvq_sizes(z, codebooks, factorised);
+  // Prepared codebooks, a loss per row, the residual, e.
+  return {.channels = n.stages * prepared_size(n.codes, n.dim) + n.rows + n.rows * n.latent +
+                      (factorised ? n.rows * n.dim : 0)};
+}
+
+void rvq_forward(Context& ctx, const RvqForward& a) {
+  const RvqSizes n = rvq_sizes(a.z.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
+  const RowMask mask{a.frames.data, a.stages.data, a.z.shape.time, a.z.shape.batch};
+  float* prepared = a.scratch.data;
+  float* losses = prepared + n.stages * prepared_size(n.codes, n.dim);
+  float* residuals = losses + n.rows;
+  float* projected = residuals + n.rows * n.latent;
+  if (n.rows > 0) {
+    prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
+    launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
+           mask, prepared, residuals, projected, losses);
+  }
+  if (a.losses)
+    launch(ctx, {.name = "rvq_losses", .block = 1024}, rvq_losses_kernel, losses, n.rows, n.dim, mask, a.losses.data);
+}
+
+void rvq_decode(Context& ctx, const RvqDecode& a) {
+  const RvqSizes n = rvq_sizes(a.y.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
+  launch(ctx, {.name = "rvq_decode", .grid = blocks_for(n.rows * n.latent, threads, 1 << 16), .block = threads},
+         rvq_decode_kernel, a, n, a.codes.shape.channels);
+}
+
+}  // namespace nacre::cuda

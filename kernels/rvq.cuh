@@ -1,0 +1,24 @@
+#pragma once
+// What the files of rvq share on the device.
+#include "nacre/ops/rvq.h"
+#include "vq_search.cuh"
+
+namespace nacre::cuda {
+
+struct RvqSizes {
+  int64_t rows, stages, codes, dim, latent;
+  bool factorised;
+};
+inline RvqSizes rvq_sizes(Shape z, Shape codebooks, bool factorised) {
+  return {z.rows(), codebooks.batch, codebooks.time, codebooks.channels, z.channels, factorised};
+}
+
+/// q of one channel: its bias, then the code's channels in order. Every kernel that needs a q asks for this one, so that
+/// residuals and decoded latents have the same bits everywhere.
+__device__ __forceinline__ float project_out(const float* code, const float* weight, float bias, int64_t dim) {
+  float q = bias;
+  for (int64_t d = 0; d < dim; ++d) q = __fmaf_rn(code[d], weight[d], q);
+  return q;
+}
+
+}  // namespace nacre::cuda

@@ -1,0 +1,122 @@
+#pragma once
+// Nearest code on the device: what vq.cu and rvq.cu share, so that training, k-means and encoding find the same codes.
+// The order of operations is that of vq_search.h: half norm first, then one fused multiply-add per channel; a code wins
+// only where its half distance is below that of every lower index. Fused by name, so that no compiler decides.
+#include "device.cuh"
+#include "nacre/ops/vq.h"
+
+namespace nacre::cuda {
+
+inline constexpr int64_t code_pad = 128;  ///< four codes per lane of a warp
+inline constexpr float tiny_norm = 1e-12f;
+
+__host__ __device__ inline int64_t padded_codes(int64_t codes) { return ceil_div(codes, code_pad) * code_pad; }
+/// Floats of a prepared codebook: [dim][padded codes], then the half norms. Codes that are not there have zeros and the
+/// norm +inf, and are never chosen.
+__host__ __device__ inline int64_t prepared_size(int64_t codes, int64_t dim) { return padded_codes(codes) * (dim + 1); }
+
+/// Prepares `stages` codebooks of [codes][dim], one after the other.
+void prepare_codebooks(Context&, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric,
+                       float* prepared);
+
+__device__ __forceinline__ int64_t clamp_code(int32_t code, int64_t codes) {
+  const int64_t k = code;
+  return k < 0 ? 0 : (k < codes ? k : codes - 1);
+}
+
+/// A candidate; starts as "no code has been better than +inf", which is code 0.
+struct Best {
+  float h;
+  int32_t k;
+};
+__device__ __forceinline__ Best no_code() { return {__int_as_float(0x7f800000), 0}; }
+/// For candidates in any order. NaN is never below anything.
+__device__ __forceinline__ void take_better(Best& best, float h, int32_t k) {
+  if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
+}
+__device__ __forceinline__ Best warp_best(Best b) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    const float h = __shfl_xor_sync(full_warp, b.h, lanes);
+    const int32_t k = __shfl_xor_sync(full_warp, b.k, lanes);
+    take_better(b, h, k);
+  }
+  return b;
+}
+
+/// 1 / max(|x|, tiny), the squares rounded one by one and added in channel order, as the CPU does.
+__device__ __forceinline__ float inverse_norm_of_square(float square) {
+  const float norm = __fsqrt_rn(square);
+  return 1.0f / (norm < tiny_norm ? tiny_norm : norm);
+}
+__device__ __forceinline__ float add_square(float sum, float x) { return __fadd_rn(sum, __fmul_rn(x, x)); }
+__device__ __forceinline__ float inverse_norm(const float* x, int64_t dim) {
+  float sum = 0;
+  for (int64_t d = 0; d < dim; ++d) sum = add_square(sum, x[d]);
+  return inverse_norm_of_square(sum);
+}
+
+/// The first rung: a warp finds the nearest code of one row, a code per lane and turn. Valid in every lane.
+__device__ __forceinline__ Best warp_nearest(const float* x, int64_t dim, const float* prepared, int64_t codes,
+                                             VqMetric metric) {
+  const int64_t padded = padded_codes(codes);
+  const float* norms = prepared + padded * dim;
+  const float scale = metric == VqMetric::cosine ? inverse_norm(x, dim) : 1.0f;
+  Best best = no_code();
+  for (int64_t k = threadIdx.x % 32; k < codes; k += 32) {
+    float h = norms[k];
+    for (int64_t d = 0; d < dim; ++d) h = __fmaf_rn(-__fmul_rn(x[d], scale), prepared[d * padded + k], h);
+    if (h < best.h) best.h = h, best.k = static_cast<int32_t>(k);
+  }
+  return warp_best(best);
+}
+
+/// Which rows and stages count: `frames` valid ones per item, `stages` used per item; null leaves nothing out.
+struct RowMask {
+  const int32_t *frames, *stages;
+  int64_t time, batch;
+
+  __device__ int64_t valid_frames(int64_t item) const {
+    if (frames == nullptr) return time;
+    const int64_t n = frames[item];
+    return n < 0 ? 0 : (n < time ? n : time);
+  }
+  __device__ bool valid(int64_t row) const { return frames == nullptr || row % time < valid_frames(row / time); }
+  __device__ bool used(int64_t row, int64_t stage) const { return stages == nullptr || stage < stages[row / time]; }
+  /// All lanes of the warp ask together.
+  __device__ int64_t valid_rows() const {
+    if (frames == nullptr) return batch * time;
+    long long n = 0;
+    for (int64_t b = threadIdx.x % 32; b < batch; b += 32) n += valid_frames(b);
+    return warp_sum(n);
+  }
+  /// The row of the n-th valid frame.
+  __device__ int64_t row_of_valid(int64_t n) const {
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t here = valid_frames(b);
+      if (n < here) return b * time + n;
+      n -= here;
+    }
+    return 0;
+  }
+};
+
+/// Calls add(row) for every row whose code is `code`, in row order, all lanes of the warp together. `codes` are the codes
+/// of one stage, one per row, negative where a row does not count.
+template <class Add>
+__device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_t rows, int32_t code, Add&& add) {
+  int64_t found = 0;
+  for (int64_t first = 0; first < rows; first += 32) {
+    const int64_t row = first + threadIdx.x % 32;
+    unsigned mine = __ballot_sync(full_warp, row < rows && codes[row] == code);
+    found += __popc(mine);
+    for (; mine != 0; mine &= mine - 1) add(first + __ffs(static_cast<int>(mine)) - 1);
+  }
+  return found;
+}
+
+/// Codes of [rows][stages] as [stages][rows], clamped, -1 for rows that do not count (frames; and stages, if given).
+void sort_codes_by_stage(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t book, RowMask,
+                         int32_t* by_stage);
+
+}  // namespace nacre::cuda

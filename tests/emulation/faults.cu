@@ -1,0 +1,165 @@
+// Kernels that are wrong on purpose, one per kind of mistake, and one that is right. The emulator must report each, with
+// the right words, at every block size in use; see tests/CMakeLists.txt for the words.
+//
+//   nacre_emulation_faults KIND THREADS
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "device.cuh"
+#include "emulation/scheduler.h"
+
+using namespace nacre;
+using namespace nacre::cuda;
+
+namespace {
+
+/// Each thread takes what its neighbour left in shared memory.
+template <bool with_barrier>
+__global__ void neighbour_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 1024);
+  const unsigned i = threadIdx.x;
+  shared[i] = x[i];
+  if constexpr (with_barrier) __syncthreads();
+  y[i] = shared[(i + 1) % blockDim.x];
+}
+
+__global__ void early_return_kernel(const float* x, float* y) {
+  if (threadIdx.x >= blockDim.x / 2) return;
+  __syncthreads();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+__global__ void two_barriers_kernel(const float* x, float* y) {
+  if (threadIdx.x % 2 == 0) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
+__global__ void short_mask_kernel(const float* x, float* y) {
+  y[threadIdx.x] = __shfl_xor_sync(0x0000ffffu, x[threadIdx.x], 1);
+}
+__global__ void missing_lanes_kernel(const float* x, float* y) {
+  float v = x[threadIdx.x];
+  if (threadIdx.x % 32 < 16) v = __shfl_xor_sync(full_warp, v, 1);
+  y[threadIdx.x] = v;
+}
+
+__global__ void missing_wait_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 4096);
+  cp_async<16>(shared + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
+  cp_async_commit();
+  __syncthreads();
+  y[threadIdx.x] = shared[4 * threadIdx.x];
+  cp_async_wait<0>();
+}
+__global__ void never_waits_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 4096);
+  cp_async<16>(shared + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
+  y[threadIdx.x] = x[threadIdx.x];
+}
+/// The copy has arrived for the thread that asked for it, not for its neighbour.
+__global__ void copy_without_barrier_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 4096);
+  cp_async<16>(shared + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
+  cp_async_commit();
+  cp_async_wait<0>();
+  y[threadIdx.x] = shared[4 * ((threadIdx.x + 1) % blockDim.x)];
+}
+
+__global__ void unwritten_kernel(const float* x, float* y) {
+  if (threadIdx.x + 1 < blockDim.x) y[threadIdx.x] = x[threadIdx.x];
+}
+__global__ void unset_shared_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 1024);
+  if (threadIdx.x != 3) shared[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  y[threadIdx.x] = shared[threadIdx.x];
+}
+
+__global__ void shared_overrun_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 32);
+  if (threadIdx.x < 32) shared[threadIdx.x + (threadIdx.x == 31 ? 1 : 0)] = x[threadIdx.x];
+  __syncthreads();
+  y[threadIdx.x] = shared[threadIdx.x % 32];
+}
+__global__ void device_overrun_kernel(const float* x, float* y) {
+  y[threadIdx.x + (threadIdx.x + 1 == blockDim.x ? 1 : 0)] = x[threadIdx.x];
+}
+
+/// Two blocks at one address.
+template <bool with_atomics>
+__global__ void one_address_kernel(const float* x, float* y) {
+  const float sum = warp_sum(threadIdx.x < 32 ? x[threadIdx.x] : 0.0f);
+  if (threadIdx.x == 0) {
+    if constexpr (with_atomics)
+      atomicAdd(reinterpret_cast<int*>(y), static_cast<int>(sum));  // of integers: the order does not show
+    else
+      y[0] = y[0] * 0.5f + sum * static_cast<float>(blockIdx.x + 1);
+  }
+  if (threadIdx.x > 0 && blockIdx.x == 0) y[threadIdx.x] = x[threadIdx.x];
+}
+
+int run(const std::string& kind, unsigned threads) {
+  Context ctx({.device = {Device::cuda, 0}});
+  Memory in(ctx, 4 * threads * sizeof(float)), out(ctx, threads * sizeof(float));
+  const View<float> x(reinterpret_cast<float*>(in.data()), {.channels = 4 * threads}),
+      y(reinterpret_cast<float*>(out.data()), {.channels = threads});
+  std::vector<float> content(4 * threads), nothing(threads, NAN);
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<float>(i % 17);
+  if (kind == "atomics") nothing[0] = 0;
+  if (kind == "one_address") nothing[0] = 1;
+  ctx.write<float>(content, x);
+  ctx.write<float>(nothing, y);
+  using Kernel = void (*)(const float*, float*);
+  struct Entry {
+    const char* kind;
+    Kernel kernel;
+    unsigned blocks = 1;
+  };
+  const Entry entries[] = {{"right", neighbour_kernel<true>},
+                           {"atomics", one_address_kernel<true>, 2},
+                           {"missing_barrier", neighbour_kernel<false>},
+                           {"early_return", early_return_kernel},
+                           {"divergent_barrier", two_barriers_kernel},
+                           {"short_mask", short_mask_kernel},
+                           {"missing_lanes", missing_lanes_kernel},
+                           {"missing_wait", missing_wait_kernel},
+                           {"never_waits", never_waits_kernel},
+                           {"copy_without_barrier", copy_without_barrier_kernel},
+                           {"unwritten", unwritten_kernel},
+                           {"unset_shared", unset_shared_kernel},
+                           {"shared_overrun", shared_overrun_kernel},
+                           {"device_overrun", device_overrun_kernel},
+                           {"one_address", one_address_kernel<false>, 2}};
+  for (const Entry& e : entries) {
+    if (kind != e.kind) continue;
+    launch(ctx, {.name = e.kind, .grid = e.blocks, .block = threads}, e.kernel, static_cast<const float*>(x.data), y.data);
+    std::vector<float> found(threads);
+    ctx.read<float>(y, found);
+    for (size_t i = 0; i < found.size(); ++i)
+      if (std::isnan(found[i])) {
+        std::printf("unwritten output: element %zu\n", i);
+        return 1;
+      }
+    std::printf("no fault\n");
+    return 0;
+  }
+  std::printf("%s: no such kind\n", kind.c_str());
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 3) return 2;
+  return run(argv[1], static_cast<unsigned>(std::atoi(argv[2])));
+} catch (const std::exception& e) {
+  std::printf("%s\n", e.what());
+  return 1;
+}
