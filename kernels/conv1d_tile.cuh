@@ -119,6 +119,7 @@ struct PlainOutput {
 // ---- engines: 64 x 32 per warp, one step of 128 bytes -----------------------------------------------------------------
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
 
 /// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
@@ -137,35 +138,37 @@ struct FmaEngine {
   template <Lies A, Lies B>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
     const int ty = lane / 4, tx = lane % 4;
-    if constexpr (A == Lies::along) {
-      a += ty * a_pitch;
-#pragma unroll 2
+    if constexpr (A == Lies::along && B == Lies::along) {
+      a += ty * a_pitch, b += tx * b_pitch;
+#pragma unroll 1
       for (int k = 0; k < depth; k += 4) {
         float4 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
-        if constexpr (B == Lies::along) {
 #pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            const float4 w = load4(b + (tx + 4 * j) * b_pitch + k * 4);
+        for (int j = 0; j < 8; ++j) {
+          const float4 w = load4(b + 4 * j * b_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              sum[i][j] += row[i].x * w.x;
-              sum[i][j] += row[i].y * w.y;
-              sum[i][j] += row[i].z * w.z;
-              sum[i][j] += row[i].w * w.w;
-            }
+          for (int i = 0; i < 8; ++i) {
+            sum[i][j] += row[i].x * w.x;
+            sum[i][j] += row[i].y * w.y;
+            sum[i][j] += row[i].z * w.z;
+            sum[i][j] += row[i].w * w.w;
           }
-        } else {
+        }
+      }
+    } else if constexpr (A == Lies::along) {
+      a += ty * a_pitch, b += tx * 16;
+#pragma unroll 2
+      for (int k = 0; k < depth; k += 2) {  // pairs: four rows more would not fit the registers
+        float2 row[8];
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float4 low = load4(b + (k + e) * b_pitch + tx * 16), high = load4(b + (k + e) * b_pitch + 64 + tx * 16);
+        for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              const float x = e == 0 ? row[i].x : (e == 1 ? row[i].y : (e == 2 ? row[i].z : row[i].w));
-              add(sum[i], x, low, high);
-            }
-          }
+        for (int e = 0; e < 2; ++e) {
+          const float4 low = load4(b + (k + e) * b_pitch), high = load4(b + (k + e) * b_pitch + 64);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) add(sum[i], e == 0 ? row[i].x : row[i].y, low, high);
         }
       }
     } else {
@@ -317,7 +320,7 @@ struct Layout {
 };
 
 template <int BM, int BN, Product P, Lies B, class Input, class Output>
-__global__ void __launch_bounds__(BM / 64 * BN)
+__global__ void __launch_bounds__(BM / 64 * BN, 512 / (BM / 64 * BN))
     shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
                            Input input, Output output) {
   using Engine = typename EngineOf<P>::type;
