@@ -25,6 +25,8 @@ inline constexpr int stages = 3;                  // of weights in flight or in 
 inline constexpr int pitch = step_bytes + 16;     // of a row of them: eight rows lie in different banks
 inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
 inline constexpr int packs = step_bytes / 16;
+/// Blocks that should fit a multiprocessor: what shared memory lets in, at 128 to 170 registers.
+constexpr int blocks_at_once(int threads) { return threads > 128 ? 2 : 3; }
 
 enum class Product : uint8_t { fma, tf32, bf16 };
 /// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x), or
@@ -136,14 +138,14 @@ struct FmaEngine {
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[i][j] = 0;
   }
-  /// a: the warp's first row (along) or column (across); b likewise.
+  /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int here) {
     const int ty = lane / 4, tx = lane % 4;
     if constexpr (A == Lies::along && B == Lies::along) {
       a += ty * a_pitch, b += tx * b_pitch;
 #pragma unroll 1
-      for (int k = 0; k < depth; k += 4) {
+      for (int k = 0; k < here; k += 4) {
         float4 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
@@ -162,7 +164,7 @@ struct FmaEngine {
     } else if constexpr (A == Lies::along) {
       a += ty * a_pitch, b += tx * 16;
 #pragma unroll 2
-      for (int k = 0; k < depth; k += 2) {  // pairs: four rows more would not fit the registers
+      for (int k = 0; k < here; k += 2) {  // pairs: four rows more would not fit the registers
         float2 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
@@ -175,8 +177,8 @@ struct FmaEngine {
       }
     } else {
       static_assert(B == Lies::across);
-#pragma unroll 4
-      for (int k = 0; k < depth; ++k) {
+#pragma unroll 2
+      for (int k = 0; k < here; ++k) {
         const float4 top = load4(a + k * a_pitch + ty * 16), bottom = load4(a + k * a_pitch + 128 + ty * 16);
         const float4 low = load4(b + k * b_pitch + tx * 16), high = load4(b + k * b_pitch + 64 + tx * 16);
         add(sum[0], top.x, low, high), add(sum[1], top.y, low, high);
@@ -223,7 +225,7 @@ struct MmaEngine {
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t left[4][4], right[4][2];
@@ -322,7 +324,7 @@ struct Layout {
 };
 
 template <int BM, int BN, Product P, Lies B, class Input, class Output>
-__global__ void __launch_bounds__(BM / 64 * BN, 512 / (BM / 64 * BN))
+__global__ void __launch_bounds__(BM / 64 * BN, blocks_at_once(BM / 64 * BN))
     shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
                            Input input, Output output) {
   using Engine = typename EngineOf<P>::type;
@@ -429,7 +431,7 @@ __global__ void __launch_bounds__(BM / 64 * BN, 512 / (BM / 64 * BN))
     const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
     const unsigned char* const right = w_shared + now_w * L::w_bytes +
                                        (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane);
+    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth));
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;

@@ -15,7 +15,7 @@ struct Taps {
   int taps = 0, dilation = 0;
   bool reflect = false;
 };
-inline constexpr int taps_rows = 64, taps_channels = 32, most_taps = 8;
+inline constexpr int taps_rows = 64, taps_channels = 32, most_taps = 7;
 
 template <int BM, class T>
 struct TapsLayout {
@@ -92,21 +92,23 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
   };
   // The thread that copied packs changes them; x's go below the last rows of the tile before.
   const auto arrive = [&](int slot, int now) {
-    if constexpr (P == Product::tf32)
+    if constexpr (P == Product::tf32) {
       for (int p = thread; p < taps_rows * dy_packs; p += threads) {
         T* const at = reinterpret_cast<T*>(dy_shared + slot * L::dy_bytes + p / dy_packs * L::dy_pitch + p % dy_packs * 16);
         Pack<T> v = load_pack(at);
         round_pack(v);
         store_pack(at, v);
       }
-    unsigned char *const tile = tiles + now * tile_bytes, *const before = tiles + (1 - now) * tile_bytes;
+    }
+    unsigned char* const here = tiles + now * tile_bytes;
+    const unsigned char* const before = tiles + (1 - now) * tile_bytes;
     for (int p = thread; p < taps_rows * x_packs; p += threads) {
       const Pack<T> v = changed(load_pack(reinterpret_cast<const T*>(x_shared + slot * L::x_bytes + p * 16)));
-      store_pack(reinterpret_cast<T*>(tile + (halo + p / x_packs) * L::x_pitch + x_column * 16), v);
+      store_pack(reinterpret_cast<T*>(here + (halo + p / x_packs) * L::x_pitch + x_column * 16), v);
     }
     for (int p = thread; p < halo * x_packs; p += threads) {
       const int at = p / x_packs * L::x_pitch + x_column * 16;
-      *reinterpret_cast<uint4*>(tile + at) = *reinterpret_cast<const uint4*>(before + taps_rows * L::x_pitch + at);
+      *reinterpret_cast<uint4*>(here + at) = *reinterpret_cast<const uint4*>(before + taps_rows * L::x_pitch + at);
     }
   };
   // What the first tile finds as the end of the one before.
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
-      sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch, L::x_pitch, lane);
+      sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch, L::x_pitch, lane, Engine::depth);
     if (++slot == L::stages) slot = 0;
     now = 1 - now;
   }

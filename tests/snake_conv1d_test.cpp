@@ -42,8 +42,8 @@ const std::vector<Sample>& samples() {
       {"residual unit, rows for several parts of the sums", 2, 700, 16, 24, 7, same(7, 9)},
       {"a pointwise layer, rows for several parts of the sums", 3, 400, 16, 8, 1, {}},
       {"three taps, short items: a tile spans many", 40, 9, 16, 16, 3, same(3)},
-      {"eight taps, padding wider than the kernel", 2, 40, 40, 16, 8, {.left = 11, .right = 9}},
-      {"nine taps", 1, 70, 16, 16, 9, same(9)},
+      {"six taps, padding wider than the kernel", 2, 40, 40, 16, 6, {.left = 11, .right = 9}},
+      {"eight taps", 1, 70, 16, 16, 8, same(8)},
       {"a halo too long for the weight gradient of all taps", 1, 150, 16, 16, 7, same(7, 11)},
       {"reflected edges, dilated", 2, 60, 32, 16, 7, {.dilation = 3, .left = 9, .right = 9, .padding = Padding::reflect}},
       {"fewer samples than taps", 1, 3, 16, 32, 7, same(7)},
@@ -229,8 +229,7 @@ void exact(Device device, Precision precision, const Sample& s) {
   INFO(s.why);
   const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in / s.g.groups};
   const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
-  Case c(std::string("snake_conv1d exact, ") + s.why, device, xs);
-  c.ctx = Context({.device = device, .precision = precision});
+  Case c(std::string("snake_conv1d exact, ") + s.why, device, xs, 2, precision);
   auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
        &dy = c.integers<T>("dy", ys, -3, 3);
   auto &alpha = c.zeros("alpha", per_channel), &bias = c.integers("bias", {.channels = s.out}, -3, 3);
@@ -299,10 +298,6 @@ TEST_CASE("snake_conv1d", "[snake_conv1d]") {
       sample_case<float>(device, s, k % 2 == 1, k % 3 == 0);
       ++k;
     }
-    for (const Sample& s : samples()) {
-      sample_case<float>(device, s, k % 2 == 1, k % 3 == 0);
-      ++k;
-    }
   }
 }
 TEST_CASE("snake_conv1d in bf16", "[snake_conv1d]") {
@@ -327,8 +322,7 @@ void launches_of(Precision precision, const Sample& s, const Launches& names) {
   INFO(s.why << ": " << names.forward);
   const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in};
   const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
-  Case c("snake_conv1d", {Device::cuda}, xs);
-  c.ctx = Context({.device = {Device::cuda}, .precision = precision});
+  Case c("snake_conv1d", {Device::cuda}, xs, 2, precision);
   auto &x = c.random<T>("x", xs, -1, 1), &w = c.random<T>("weight", ws, -1, 1), &dy = c.random<T>("dy", ys, -1, 1);
   auto &y = c.output<T>("y", ys), &dx = c.output<T>("dx", xs);
   auto &alpha = c.random("alpha", per_channel, 1, 2), &dalpha = c.zeros("dalpha", per_channel), &dw = c.zeros("dw", ws);
