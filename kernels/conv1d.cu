@@ -9,6 +9,7 @@
 // sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
 // runs depends on the shape and the alignment of the data alone.
 //
+//   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
 //   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or dilation
 //                             is 1; rows that reflections reach take the first rung, for the input gradient
 //   weight gradient           tiles where the channels fill packs and groups is 1

@@ -8,8 +8,8 @@
 //   expand    wide   = sum_k w(c, k) narrow[r + shift + k]        the narrow window slides through registers
 //   contract  narrow = sum_{k, c} w(c, k) wide[r + shift + k, c]  seven sums slide; columns are added in shared memory
 //   weights   w(c, k) += sum_r wide[r, c] narrow[r + shift + k]   seven sums per channel; blocks are added in a second stage
-// 14 operations per element of the wide side against 2 or 4 bytes: bound by memory, one pass over the wide side, as long
-// as Snake (about 12 more per element forward, 25 backward) does not join in bf16: then the ALUs take 1.3 times as long.
+// 14 operations per element of the wide side against its 2 or 4 bytes, which pass once: bound by memory. In bf16, Snake on
+// top (about 12 more per element, 25 in the input gradient) takes the ALUs about 1.3 (2) times as long as the bytes take.
 namespace nacre::cuda {
 namespace {
 

@@ -1,13 +1,15 @@
 #include "conv1d_tile_weights.cuh"
 
 #include "conv1d_cuda.h"
+#include "conv1d_tile_taps.cuh"
 
 namespace nacre::cuda::tile {
 
 template <class T>
 int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (!suits_weights<T>(g, y.time, x.channels, y.channels)) return 0;
-  const int64_t parts = weight_parts(windows(x, weight, y, g));
+  const bool taps = suits_taps<T>(g, x.channels, y.channels, weight.time);
+  const int64_t parts = taps ? taps_of(x, weight, y, g).parts : weight_parts(windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
 template int64_t weight_gradient_scratch<float>(Shape, Shape, Shape, const Conv1dGeometry&);
@@ -17,10 +19,21 @@ template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (!suits_weights<T>(a.geometry, a.dy.shape.time, a.x.shape.channels, a.dy.shape.channels)) return 0;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return 0;
+  const PlainInput<T> input;
+  if (suits_taps<T>(a.geometry, a.x.shape.channels, a.dy.shape.channels, a.dweight.shape.time)) {
+    const Taps s = taps_of(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
+    float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
+    if constexpr (sizeof(T) == 2)
+      launch_taps_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
+    else if (ctx.precision() == Precision::tf32)
+      launch_taps_product<Product::tf32>(ctx, "conv1d_weight_gradient_tf32", s, a.dy.data, a.x.data, input, to);
+    else
+      launch_taps_product<Product::fma>(ctx, "conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
+    return s.parts;
+  }
   Windows s = windows(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   s.parts = weight_parts(s);
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-  const PlainInput<T> input;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
   else if (ctx.precision() == Precision::tf32)

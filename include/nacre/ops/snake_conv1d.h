@@ -13,10 +13,15 @@
 //   keeps      x and weight; nothing else
 //   writes     y is =; dx is = unless add_dx, and an empty one is skipped; dweight, dbias, dalpha and dbeta are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
-//   order      as in snake.h and conv1d.h
-//   accuracy   of conv1d.h, with the u and g above off as snake.h says; in bf16 each of the two may be rounded once
-//   cost       the convolution's operations and those of Snake once per element and direction; on CUDA, layers that a
-//              fused kernel takes move x, y and dy only, all others also write and read u or g in scratch
+//   order      as in snake.h and conv1d.h; fused kernels on CUDA add in an order fixed by the shape, floats within a block,
+//              doubles over blocks
+//   accuracy   of conv1d.h, with the u and g above off as snake.h says; in bf16 each of the two may be rounded once. On
+//              CUDA with Precision::tf32 both factors of a product may be rounded to 10 bits
+//   cost       the convolution's operations, and those of Snake once per element and direction. The CPU, and CUDA for
+//              what no fused kernel takes, also write and read u or g in scratch, which always has room for that. Fused
+//              on CUDA, where channels fill 16-byte packs and groups is 1: x, y and dy are read once and nothing else is
+//              written; not the forward to more than 256 channels on tensor cores, nor the input gradient through
+//              reflected padding, nor, on tensor cores, the weight gradient of wide strided layers
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 template <class T>
