@@ -1,6 +1,7 @@
 #include "nacre/ops/conv1d.h"
 
 #include "conv1d_cuda.h"
+#include "conv1d_ends.cuh"
 #include "device.cuh"
 #include "host.h"
 
@@ -144,18 +145,6 @@ int64_t weight_parts(int64_t rows, int64_t weights) {
 }
 int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 256); }
 
-void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
-  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-         partial, parts, n, to);
-}
-template <class T>
-void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
-  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
-  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
-         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
-  add_parts(ctx, partial, parts, channels, to);
-}
-
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
   launch(ctx, {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
@@ -173,6 +162,22 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
 
 }  // namespace
 
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
+  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+         partial, parts, n, to);
+}
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
+  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
+         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
+  add_parts(ctx, partial, parts, channels, to);
+}
+
+template void add_column_sums<float>(Context&, View<const float>, float*, float*);
+template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
+int64_t column_sums_scratch(Shape x) { return sum_parts(x) * x.channels; }
+
 template <class T>
 Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
   return {0, 0, 0, 0};
@@ -187,12 +192,13 @@ Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, 
   const int64_t weights = weight.elements();
   return {1, 1, 1,
           std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
-                    sum_parts(x) * x.channels, sum_parts(dy) * dy.channels})};
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x), column_sums_scratch(dy)})};
 }
 
 template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (a.y.elements() == 0) return;
+  if (conv1d_ends_forward(ctx, a)) return;
   if (tile::forward(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
   launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
@@ -202,6 +208,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
 template <class T>
 void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (a.dx.elements() == 0) return;
+  if (conv1d_ends_input_gradient(ctx, a)) return;
   const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
   if (!tile::input_gradient(ctx, a))
     input_gradient_rows(ctx, a, s, s.time, 0);
@@ -214,6 +221,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (a.dy.elements() == 0) return;
   expect_scratch("conv1d_weight_gradient", a.scratch,
                  cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  if (conv1d_ends_weight_gradient(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   const int64_t weights = a.dweight.elements();
   int64_t parts = tile::weight_gradient(ctx, a);

@@ -6,7 +6,7 @@ namespace nacre::cuda::tile {
 
 template <class T>
 int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  if (!suits_weights<T>(g, y.time, x.channels, y.channels)) return 0;
+  if (!suits_weights<T>(g, x.channels, y.channels)) return 0;
   const int64_t parts = weight_parts(windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
@@ -15,7 +15,7 @@ template int64_t weight_gradient_scratch<bf16>(Shape, Shape, Shape, const Conv1d
 
 template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
-  if (!suits_weights<T>(a.geometry, a.dy.shape.time, a.x.shape.channels, a.dy.shape.channels)) return 0;
+  if (!suits_weights<T>(a.geometry, a.x.shape.channels, a.dy.shape.channels)) return 0;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return 0;
   Windows s = windows(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   s.parts = weight_parts(s);

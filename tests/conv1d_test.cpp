@@ -32,6 +32,17 @@ const std::vector<Sample>& samples() {
       {"first layer of a codec", 2, 203, 1, 16, 7, same(7)},
       {"last layer of a codec", 2, 203, 16, 1, 7, same(7)},
       {"one channel both ways", 1, 50, 1, 1, 7, same(7)},
+      {"first layer, more rows than a block takes", 2, 701, 1, 96, 7, same(7)},
+      {"last layer, more rows than a block takes", 2, 701, 96, 1, 7, same(7)},
+      {"first layer, causal, width that fills no pack of bf16", 1, 90, 1, 12, 7, {.left = 6}},
+      {"last layer, no padding", 2, 60, 32, 1, 7, {}},
+      {"first layer, padding wider than the kernel", 1, 12, 1, 16, 7, {.left = 9, .right = 8}},
+      {"last layer, padding wider than the kernel", 1, 12, 16, 1, 7, {.left = 9, .right = 8}},
+      {"first layer, reflected edges", 2, 50, 1, 24, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
+      {"last layer, reflected edges", 2, 50, 24, 1, 7, {.left = 4, .right = 2, .padding = Padding::reflect}},
+      {"first layer, wider than a block of threads", 1, 30, 1, 1040, 7, same(7)},
+      {"last layer, as wide as a block of threads", 1, 30, 512, 1, 7, same(7)},
+      {"last layer of one sample", 3, 1, 64, 1, 7, same(7)},
       {"residual unit, dilation 1", 2, 61, 16, 16, 7, same(7)},
       {"residual unit, dilation 3", 2, 61, 32, 32, 7, same(7, 3)},
       {"residual unit, dilation 9: edges reach over the middle", 2, 61, 32, 32, 7, same(7, 9)},
@@ -279,7 +290,8 @@ namespace {
 template <class T>
 void wide(Device device, int64_t out, Precision precision, const std::string& product) {
   INFO(product << ", " << out);
-  const Sample s{"", 3, 5700, 8, out, 2, {.left = 1}};  // 134 tiles of 128 rows
+  const int64_t taps = out == 128 ? 2 : 1;
+  const Sample s{"", 3, 11300, 8, out, taps, {.left = taps - 1}};  // 133 tiles of 256 rows
   const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
   const reference::Conv1d ref = reference_of(s);
   Case c("conv1d wide", device, xs, 2, precision);
@@ -293,7 +305,7 @@ void wide(Device device, int64_t out, Precision precision, const std::string& pr
   c.expect<T>(
       y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
   // The same sizes the other way: a transposed convolution's forward.
-  const Sample across{"", 3, 5700, out, 8, 2, {.left = 1}};
+  const Sample across{"", 3, 11300, out, 8, taps, {.left = taps - 1}};
   const Shape wa = weight_shape(across);
   auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
   conv1d_input_gradient<T>(c.ctx, {.dy = x,
