@@ -162,12 +162,25 @@ inline Blocking weight_blocking(const Windows& s) {
   if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
   return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
 }
-/// As many parts as give four blocks to each of 132 multiprocessors, none below 512 rows, and at most 2^24 floats of
-/// partial sums; fewer rows than an int counts.
+/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or else
+/// the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once;
+  int64_t best = 1;
+  double most_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
+    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
+/// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
 inline int64_t weight_parts(const Windows& s) {
   const Blocking b = weight_blocking(s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  const int64_t parts = std::min({4 * 132 / tiles, s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)});
+  const int64_t parts = even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
   return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
 }
 
