@@ -108,24 +108,49 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-constexpr int columns = 32, lanes = threads / columns;
-
+/// How a matrix is cut for sums over its rows: `across` threads side by side, P columns each, `down` rows at once.
+struct Cut {
+  int64_t rows, channels, parts;
+  int across, down;
+};
+template <int P>
+Cut cut(Shape s, int64_t parts) {
+  const int64_t packs = ceil_div<int64_t>(s.channels, P);
+  const int across = static_cast<int>(packs < 32 ? packs : 32);
+  return {s.rows(), s.channels, parts, across, threads / across};
+}
 /// Sums of part blockIdx.y of the rows: partial [parts][channels].
-template <class T>
-__global__ void __launch_bounds__(threads)
-    conv1d_column_sums_kernel(const T* x, int64_t rows, int64_t channels, float* partial) {
-  NACRE_SHARED(float, sums, threads);
-  const int column = static_cast<int>(threadIdx.x) % columns, lane = static_cast<int>(threadIdx.x) / columns;
-  const int64_t c = int64_t{blockIdx.x} * columns + column, begin = rows * blockIdx.y / gridDim.y,
-                end = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
-  float sum = 0;
-  if (c < channels)
-    for (int64_t row = begin + lane; row < end; row += lanes) sum += to_float(x[row * channels + c]);
-  sums[threadIdx.x] = sum;
+template <class T, int P>
+__global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, Cut cut, float* partial) {
+  NACRE_SHARED(float, sums, threads * P);
+  const int column = static_cast<int>(threadIdx.x) % cut.across, lane = static_cast<int>(threadIdx.x) / cut.across;
+  const int64_t c = (int64_t{blockIdx.x} * cut.across + column) * P, begin = cut.rows * blockIdx.y / cut.parts,
+                end = cut.rows * (int64_t{blockIdx.y} + 1) / cut.parts;
+  float sum[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) sum[i] = 0;
+  if (c < cut.channels && lane < cut.down) {
+#pragma unroll 4
+    for (int64_t row = begin + lane; row < end; row += cut.down) {
+      const T* const at = x + row * cut.channels + c;
+      if constexpr (P == 1) {
+        sum[0] += to_float(*at);
+      } else {
+        const Pack<T> v = load_pack(at);
+#pragma unroll
+        for (int i = 0; i < P; ++i) sum[i] += v.v[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < P; ++i) sums[i * threads + static_cast<int>(threadIdx.x)] = sum[i];
   __syncthreads();
-  if (lane != 0 || c >= channels) return;
-  for (int l = 1; l < lanes; ++l) sum += sums[l * columns + column];
-  partial[int64_t{blockIdx.y} * channels + c] = sum;
+  if (lane != 0 || c >= cut.channels) return;
+#pragma unroll
+  for (int i = 0; i < P; ++i) {
+    for (int l = 1; l < cut.down; ++l) sum[i] += sums[i * threads + l * cut.across + column];
+    partial[int64_t{blockIdx.y} * cut.channels + c + i] = sum[i];
+  }
 }
 
 /// to[i] += the parts' sums, added in double in their order.
@@ -133,9 +158,28 @@ __global__ void __launch_bounds__(threads)
     conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
   for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
     double sum = 0;
+#pragma unroll 4
     for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
     to[i] += static_cast<float>(sum);
   }
+}
+constexpr int lanes = threads / 32;
+/// The same for many parts of few elements: eight threads share an element.
+__global__ void __launch_bounds__(threads)
+    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
+  NACRE_SHARED(double, sums, threads);
+  const int lane = static_cast<int>(threadIdx.x) / 32;
+  const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
+  double sum = 0;
+  if (i < n) {
+#pragma unroll 4
+    for (int64_t p = lane; p < parts; p += lanes) sum += static_cast<double>(partial[p * n + i]);
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (lane != 0 || i >= n) return;
+  for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
+  to[i] += static_cast<float>(sum);
 }
 
 // ---- parts: by shape alone --------------------------------------------------------------------------------------------
@@ -144,7 +188,7 @@ constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum
 int64_t weight_parts(int64_t rows, int64_t weights) {
   return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
 }
-int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 256); }
+int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 528); }
 
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
@@ -164,15 +208,29 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
 }  // namespace
 
 void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
-  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-         partial, parts, n, to);
+  if (parts >= 32)
+    launch(ctx, {.name = "conv1d_add_many_parts", .grid = blocks_for(n, 32), .block = threads},
+           conv1d_add_many_parts_kernel, partial, parts, n, to);
+  else
+    launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+           partial, parts, n, to);
+}
+template <int P, class T>
+void column_sums(Context& ctx, View<const T> x, float* partial) {
+  const Cut c = cut<P>(x.shape, sum_parts(x.shape));
+  launch(ctx,
+         {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
+          .grid = {blocks_for(c.channels, int64_t{c.across} * P), static_cast<unsigned>(c.parts), 1},
+          .block = threads},
+         conv1d_column_sums_kernel<T, P>, x.data, c, partial);
 }
 template <class T>
 void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
-  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
-  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
-         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
-  add_parts(ctx, partial, parts, channels, to);
+  if (x.shape.channels % pack_size<T> == 0 && aligned16(x.data))
+    column_sums<pack_size<T>>(ctx, x, partial);
+  else
+    column_sums<1>(ctx, x, partial);
+  add_parts(ctx, partial, sum_parts(x.shape), x.shape.channels, to);
 }
 
 template void add_column_sums<float>(Context&, View<const float>, float*, float*);

@@ -23,9 +23,10 @@ inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) 
   return s;
 }
 
-template <int BM, int BN, class T>
+template <int BM, int BN, Product P>
 struct WeightLayout {
-  static constexpr int threads = BM / 64 * BN;
+  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  static constexpr int threads = block_threads(P, BM, BN);
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
   static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare, b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
@@ -38,12 +39,13 @@ struct WeightLayout {
 /// to: dweight itself when there is one part (+=), else partial sums [parts][out][weights]. Input is as for
 /// shifted_product_kernel, column(c) with c the channel of x.
 template <int BM, int BN, Product P, class Input>
-__global__ void __launch_bounds__(BM / 64 * BN, blocks_at_once(BM / 64 * BN))
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
                           Input input, float* to) {
-  using Engine = typename EngineOf<P>::type;
+  constexpr int WN = warp_columns(P, BM, BN);
+  using Engine = typename EngineOf<P, WN>::type;
   using T = typename Engine::T;
-  using L = WeightLayout<BM, BN, T>;
+  using L = WeightLayout<BM, BN, P>;
   constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(BM / 64 * BN, blocks_at_once(BM / 64 * BN))
   Engine sums;
   sums.clear();
   int slot = 1;  // of this turn; the one before it is free
-  const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
+  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
   for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first turns only fetch
     if (row >= 0) {
       cp_async_wait<stages - 2>();
@@ -156,19 +158,35 @@ __global__ void __launch_bounds__(BM / 64 * BN, blocks_at_once(BM / 64 * BN))
 }
 
 /// Outputs by weights of a block.
-inline Blocking weight_blocking(const Windows& s) { return {s.out > 64 ? 128 : 64, s.weights > 64 ? 128 : 64}; }
-/// As many parts as give four blocks to each of 132 multiprocessors, none below 512 rows, and at most 2^24 floats of
-/// partial sums.
+inline Blocking weight_blocking(const Windows& s) {
+  if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
+  return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
+}
+/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or else
+/// the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once;
+  int64_t best = 1;
+  double most_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
+    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
+/// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
 inline int64_t weight_parts(const Windows& s) {
   const Blocking b = weight_blocking(s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  const int64_t parts = std::min({4 * 132 / tiles, s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)});
+  const int64_t parts = even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
   return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
 }
 
 template <int BM, int BN, Product P, class T, class Input>
 void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
-  using L = WeightLayout<BM, BN, T>;
+  using L = WeightLayout<BM, BN, P>;
   launch(ctx,
          {.name = name,
           .grid = {blocks_for(s.weights, BN), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
@@ -180,6 +198,7 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
 template <Product P, class T, class Input>
 void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
   const Blocking b = weight_blocking(s);
+  if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
   if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);
@@ -187,8 +206,8 @@ void launch_weight_product(Context& ctx, const char* name, const Windows& s, con
 }
 
 template <class T>
-bool suits_weights(const Conv1dGeometry& g, int64_t length, int64_t in, int64_t out) {
-  return g.groups == 1 && length < (1 << 30) && in % pack_size<T> == 0 && out % pack_size<T> == 0;
+bool suits_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
+  return g.groups == 1 && in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
 
 }  // namespace nacre::cuda::tile

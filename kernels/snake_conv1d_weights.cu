@@ -20,7 +20,7 @@ template <class T>
 bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape, y = a.dy.shape;
   const Conv1dGeometry& g = a.geometry;
-  if (!suits_weights<T>(g, y.time, x.channels, y.channels)) return false;
+  if (!suits_weights<T>(g, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const auto finish = [&](int64_t parts) {
