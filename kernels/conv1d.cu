@@ -1,6 +1,7 @@
 #include "nacre/ops/conv1d.h"
 
 #include "conv1d_cuda.h"
+#include "conv1d_ends.cuh"
 #include "device.cuh"
 #include "host.h"
 
@@ -8,6 +9,7 @@
 // sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
 // runs depends on the shape and the alignment of the data alone.
 //
+//   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
 //   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or dilation
 //                             is 1; rows that reflections reach take the first rung, for the input gradient
 //   weight gradient           tiles where the channels fill packs and groups is 1
@@ -106,24 +108,49 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-constexpr int columns = 32, lanes = threads / columns;
-
+/// How a matrix is cut for sums over its rows: `across` threads side by side, P columns each, `down` rows at once.
+struct Cut {
+  int64_t rows, channels, parts;
+  int across, down;
+};
+template <int P>
+Cut cut(Shape s, int64_t parts) {
+  const int64_t packs = ceil_div<int64_t>(s.channels, P);
+  const int across = static_cast<int>(packs < 32 ? packs : 32);
+  return {s.rows(), s.channels, parts, across, threads / across};
+}
 /// Sums of part blockIdx.y of the rows: partial [parts][channels].
-template <class T>
-__global__ void __launch_bounds__(threads)
-    conv1d_column_sums_kernel(const T* x, int64_t rows, int64_t channels, float* partial) {
-  NACRE_SHARED(float, sums, threads);
-  const int column = static_cast<int>(threadIdx.x) % columns, lane = static_cast<int>(threadIdx.x) / columns;
-  const int64_t c = int64_t{blockIdx.x} * columns + column, begin = rows * blockIdx.y / gridDim.y,
-                end = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
-  float sum = 0;
-  if (c < channels)
-    for (int64_t row = begin + lane; row < end; row += lanes) sum += to_float(x[row * channels + c]);
-  sums[threadIdx.x] = sum;
+template <class T, int P>
+__global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, Cut cut, float* partial) {
+  NACRE_SHARED(float, sums, threads * P);
+  const int column = static_cast<int>(threadIdx.x) % cut.across, lane = static_cast<int>(threadIdx.x) / cut.across;
+  const int64_t c = (int64_t{blockIdx.x} * cut.across + column) * P, begin = cut.rows * blockIdx.y / cut.parts,
+                end = cut.rows * (int64_t{blockIdx.y} + 1) / cut.parts;
+  float sum[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) sum[i] = 0;
+  if (c < cut.channels && lane < cut.down) {
+#pragma unroll 4
+    for (int64_t row = begin + lane; row < end; row += cut.down) {
+      const T* const at = x + row * cut.channels + c;
+      if constexpr (P == 1) {
+        sum[0] += to_float(*at);
+      } else {
+        const Pack<T> v = load_pack(at);
+#pragma unroll
+        for (int i = 0; i < P; ++i) sum[i] += v.v[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < P; ++i) sums[i * threads + static_cast<int>(threadIdx.x)] = sum[i];
   __syncthreads();
-  if (lane != 0 || c >= channels) return;
-  for (int l = 1; l < lanes; ++l) sum += sums[l * columns + column];
-  partial[int64_t{blockIdx.y} * channels + c] = sum;
+  if (lane != 0 || c >= cut.channels) return;
+#pragma unroll
+  for (int i = 0; i < P; ++i) {
+    for (int l = 1; l < cut.down; ++l) sum[i] += sums[i * threads + l * cut.across + column];
+    partial[int64_t{blockIdx.y} * cut.channels + c + i] = sum[i];
+  }
 }
 
 /// to[i] += the parts' sums, added in double in their order.
@@ -131,9 +158,28 @@ __global__ void __launch_bounds__(threads)
     conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
   for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
     double sum = 0;
+#pragma unroll 4
     for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
     to[i] += static_cast<float>(sum);
   }
+}
+constexpr int lanes = threads / 32;
+/// The same for many parts of few elements: eight threads share an element.
+__global__ void __launch_bounds__(threads)
+    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
+  NACRE_SHARED(double, sums, threads);
+  const int lane = static_cast<int>(threadIdx.x) / 32;
+  const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
+  double sum = 0;
+  if (i < n) {
+#pragma unroll 4
+    for (int64_t p = lane; p < parts; p += lanes) sum += static_cast<double>(partial[p * n + i]);
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (lane != 0 || i >= n) return;
+  for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
+  to[i] += static_cast<float>(sum);
 }
 
 // ---- parts: by shape alone --------------------------------------------------------------------------------------------
@@ -142,19 +188,7 @@ constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum
 int64_t weight_parts(int64_t rows, int64_t weights) {
   return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
 }
-int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 256); }
-
-void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
-  launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-         partial, parts, n, to);
-}
-template <class T>
-void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
-  const int64_t channels = x.shape.channels, parts = sum_parts(x.shape);
-  launch(ctx, {.name = "conv1d_column_sums", .grid = {blocks_for(channels, columns), static_cast<unsigned>(parts), 1}, .block = threads},
-         conv1d_column_sums_kernel<T>, x.data, x.shape.rows(), channels, partial);
-  add_parts(ctx, partial, parts, channels, to);
-}
+int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 528); }
 
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
@@ -173,6 +207,36 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
 
 }  // namespace
 
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
+  if (parts >= 32)
+    launch(ctx, {.name = "conv1d_add_many_parts", .grid = blocks_for(n, 32), .block = threads},
+           conv1d_add_many_parts_kernel, partial, parts, n, to);
+  else
+    launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+           partial, parts, n, to);
+}
+template <int P, class T>
+void column_sums(Context& ctx, View<const T> x, float* partial) {
+  const Cut c = cut<P>(x.shape, sum_parts(x.shape));
+  launch(ctx,
+         {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
+          .grid = {blocks_for(c.channels, int64_t{c.across} * P), static_cast<unsigned>(c.parts), 1},
+          .block = threads},
+         conv1d_column_sums_kernel<T, P>, x.data, c, partial);
+}
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+  if (x.shape.channels % pack_size<T> == 0 && aligned16(x.data))
+    column_sums<pack_size<T>>(ctx, x, partial);
+  else
+    column_sums<1>(ctx, x, partial);
+  add_parts(ctx, partial, sum_parts(x.shape), x.shape.channels, to);
+}
+
+template void add_column_sums<float>(Context&, View<const float>, float*, float*);
+template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
+int64_t column_sums_scratch(Shape x) { return sum_parts(x) * x.channels; }
+
 template <class T>
 Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
   return {0, 0, 0, 0};
@@ -187,12 +251,13 @@ Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, 
   const int64_t weights = weight.elements();
   return {1, 1, 1,
           std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
-                    sum_parts(x) * x.channels, sum_parts(dy) * dy.channels})};
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x), column_sums_scratch(dy)})};
 }
 
 template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (a.y.elements() == 0) return;
+  if (conv1d_ends_forward(ctx, a)) return;
   if (tile::forward(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
   launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
@@ -202,6 +267,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
 template <class T>
 void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (a.dx.elements() == 0) return;
+  if (conv1d_ends_input_gradient(ctx, a)) return;
   const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
   if (!tile::input_gradient(ctx, a))
     input_gradient_rows(ctx, a, s, s.time, 0);
@@ -214,6 +280,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (a.dy.elements() == 0) return;
   expect_scratch("conv1d_weight_gradient", a.scratch,
                  cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  if (conv1d_ends_weight_gradient(ctx, a)) return;
   const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   const int64_t weights = a.dweight.elements();
   int64_t parts = tile::weight_gradient(ctx, a);

@@ -18,3 +18,15 @@ template <class T>
 int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
 }  // namespace nacre::cuda::tile
+
+namespace nacre::cuda {
+
+/// Second stages: to[i] += the sum of `parts` parts of n floats each, added in double in their order.
+void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* to);
+/// to[c] += the sums of x's columns, by way of `partial`.
+template <class T>
+void add_column_sums(Context&, View<const T> x, float* to, float* partial);
+/// Floats of `partial`.
+int64_t column_sums_scratch(Shape x);
+
+}  // namespace nacre::cuda

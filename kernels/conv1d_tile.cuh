@@ -86,7 +86,8 @@ struct PlainInput {
 
 /// Bias, residual or what is there already, then one store. A policy has column(n), called once per thread for the pack
 /// that begins at result column n; row, called for each of its packs that exist, with the element where it lies; and
-/// finish, called by all threads of the block (whether or not they had a column) with shared memory of 2 * block floats.
+/// finish<BN, threads>, called by all threads of the block (whether or not they had a column) with shared memory of 64
+/// floats per thread, which others may still read; thread % (BN / pack) is the pack of columns that a thread had.
 template <class T>
 struct PlainOutput {
   T* out;
@@ -113,12 +114,14 @@ struct PlainOutput {
     }
     store_pack(out + at, v);
   }
+  template <int BN, int threads>
   __device__ __forceinline__ void finish(const Column&, int, float*) const {}
 };
 
-// ---- engines: 64 x 32 per warp, one step of 128 bytes -----------------------------------------------------------------
+// ---- engines: 64 rows per warp, one step of 128 bytes -----------------------------------------------------------------
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
 
 /// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
@@ -133,45 +136,47 @@ struct FmaEngine {
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[i][j] = 0;
   }
-  /// a: the warp's first row (along) or column (across); b likewise.
+  /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int here = depth) {
     const int ty = lane / 4, tx = lane % 4;
-    if constexpr (A == Lies::along) {
-      a += ty * a_pitch;
-#pragma unroll 2
-      for (int k = 0; k < depth; k += 4) {
+    if constexpr (A == Lies::along && B == Lies::along) {
+      a += ty * a_pitch, b += tx * b_pitch;
+#pragma unroll 1
+      for (int k = 0; k < here; k += 4) {
         float4 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
-        if constexpr (B == Lies::along) {
 #pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            const float4 w = load4(b + (tx + 4 * j) * b_pitch + k * 4);
+        for (int j = 0; j < 8; ++j) {
+          const float4 w = load4(b + 4 * j * b_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              sum[i][j] += row[i].x * w.x;
-              sum[i][j] += row[i].y * w.y;
-              sum[i][j] += row[i].z * w.z;
-              sum[i][j] += row[i].w * w.w;
-            }
+          for (int i = 0; i < 8; ++i) {
+            sum[i][j] += row[i].x * w.x;
+            sum[i][j] += row[i].y * w.y;
+            sum[i][j] += row[i].z * w.z;
+            sum[i][j] += row[i].w * w.w;
           }
-        } else {
+        }
+      }
+    } else if constexpr (A == Lies::along) {
+      a += ty * a_pitch, b += tx * 16;
+#pragma unroll 2
+      for (int k = 0; k < here; k += 2) {  // pairs: four rows more would not fit the registers
+        float2 row[8];
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float4 low = load4(b + (k + e) * b_pitch + tx * 16), high = load4(b + (k + e) * b_pitch + 64 + tx * 16);
+        for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              const float x = e == 0 ? row[i].x : (e == 1 ? row[i].y : (e == 2 ? row[i].z : row[i].w));
-              add(sum[i], x, low, high);
-            }
-          }
+        for (int e = 0; e < 2; ++e) {
+          const float4 low = load4(b + (k + e) * b_pitch), high = load4(b + (k + e) * b_pitch + 64);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) add(sum[i], e == 0 ? row[i].x : row[i].y, low, high);
         }
       }
     } else {
       static_assert(B == Lies::across);
-#pragma unroll 4
-      for (int k = 0; k < depth; ++k) {
+#pragma unroll 2
+      for (int k = 0; k < here; ++k) {
         const float4 top = load4(a + k * a_pitch + ty * 16), bottom = load4(a + k * a_pitch + 128 + ty * 16);
         const float4 low = load4(b + k * b_pitch + tx * 16), high = load4(b + k * b_pitch + 64 + tx * 16);
         add(sum[0], top.x, low, high), add(sum[1], top.y, low, high);
@@ -201,27 +206,30 @@ struct FmaEngine {
   }
 };
 
-/// Tensor cores: 4 x 4 products of 16 x 8. A step of 32 bytes is one instruction's depth, 8 of tf32 or 16 of bf16.
-template <class T_>
+/// Tensor cores: products of 16 x 8, four down and N / 8 across. A step of 32 bytes is one instruction's depth, 8 of tf32
+/// or 16 of bf16. Per such step a warp reads (64 + N) 32 bytes of shared memory for 64 N products of that depth: 32 columns
+/// take 1.5 times the bytes of 64, and more than an H200's tensor cores leave time for at full rate.
+template <class T_, int N>
 struct MmaEngine {
   using T = T_;
+  static constexpr int across = N / 8;
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr bool tf32 = sizeof(T) == 4;
-  float sum[4][4][4];
+  float sum[4][across][4];
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < across; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int = 0) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      uint32_t left[4][4], right[4][2];
+      uint32_t left[4][4], right[across][2];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (A == Lies::along) {
@@ -235,7 +243,7 @@ struct MmaEngine {
         }
       }
 #pragma unroll
-      for (int j = 0; j < 4; j += 2) {
+      for (int j = 0; j < across; j += 2) {
         uint32_t two[4];
         if constexpr (B == Lies::along) {
           ldmatrix_x4(two, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
@@ -251,7 +259,7 @@ struct MmaEngine {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < across; ++j) {
           if constexpr (tf32)
             mma_tf32_16x8x8(sum[i][j], left[i], right[j]);
           else
@@ -264,7 +272,7 @@ struct MmaEngine {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
+      for (int j = 0; j < across; ++j)
 #pragma unroll
         for (int e = 0; e < 4; e += 2)
           *reinterpret_cast<float2*>(to + (16 * i + lane / 4 + e / 2 * 8) * stride + 8 * j + lane % 4 * 2) =
@@ -272,18 +280,30 @@ struct MmaEngine {
   }
 };
 
-template <Product>
+template <Product, int N = 32>
 struct EngineOf {
+  static_assert(N == 32);
   using type = FmaEngine;
 };
-template <>
-struct EngineOf<Product::tf32> {
-  using type = MmaEngine<float>;
+template <int N>
+struct EngineOf<Product::tf32, N> {
+  using type = MmaEngine<float, N>;
 };
-template <>
-struct EngineOf<Product::bf16> {
-  using type = MmaEngine<bf16>;
+template <int N>
+struct EngineOf<Product::bf16, N> {
+  using type = MmaEngine<bf16, N>;
 };
+/// Columns per warp: as many as there are registers for, if enough warps are left.
+constexpr int warp_columns(Product p, int rows, int columns) {
+  return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
+}
+constexpr int block_threads(Product p, int rows, int columns) { return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32; }
+/// Blocks that should fit a multiprocessor's shared memory and, at 128 to 250 registers a thread, its registers.
+constexpr int blocks_at_once(Product p, int rows, int columns) {
+  const int threads = block_threads(p, rows, columns);
+  if (warp_columns(p, rows, columns) == 64) return threads > 128 ? 1 : 2;
+  return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
+}
 
 /// Rounds a pack that has arrived to what the tensor core takes.
 __device__ __forceinline__ void round_pack(Pack<float>& p) {
@@ -293,9 +313,10 @@ __device__ __forceinline__ void round_pack(Pack<float>& p) {
 
 // ---- the kernel of the forward and the input gradient -----------------------------------------------------------------
 
-template <int BM, int BN, Lies B, class T>
+template <int BM, int BN, Product P, Lies B>
 struct Layout {
-  static constexpr int threads = BM / 64 * BN;
+  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  static constexpr int threads = block_threads(P, BM, BN);
   /// The weights' tile: BN rows of 128 bytes, or `depth` rows of BN.
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr int w_pitch = B == Lies::along ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
@@ -304,7 +325,10 @@ struct Layout {
   static constexpr int out_stride = BN + 4;  // floats
   static __host__ __device__ int a_rows(const Shifted& s) { return BM + (s.taps - 1) * s.tap_rows; }
   /// x's tiles that are in use or on their way while `stages` steps are.
-  static __host__ __device__ int a_tiles(const Shifted& s) { return (stages - 2 + s.taps) / s.taps + 1; }
+  static __host__ __device__ int a_tiles(const Shifted& s) {
+    const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
+    return tiles < chunks ? tiles : chunks;
+  }
   /// Of the table that says where rows begin: of x at first, of the result at last.
   static __host__ __device__ int table_bytes(const Shifted& s) {
     const int in = ceil_div(a_rows(s) * s.samples, 2) * 16, out = BM * static_cast<int>(sizeof(Row));
@@ -317,12 +341,13 @@ struct Layout {
 };
 
 template <int BM, int BN, Product P, Lies B, class Input, class Output>
-__global__ void __launch_bounds__(BM / 64 * BN)
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
                            Input input, Output output) {
-  using Engine = typename EngineOf<P>::type;
+  constexpr int WN = warp_columns(P, BM, BN);
+  using Engine = typename EngineOf<P, WN>::type;
   using T = typename Engine::T;
-  using L = Layout<BM, BN, B, T>;
+  using L = Layout<BM, BN, P, B>;
   constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads, rows_at_once = threads / packs;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -353,6 +378,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
     }
   };
   constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
+  static_assert(threads % w_packs == 0 && L::w_rows % w_at_once == 0);
   const int w_column = thread % w_packs * pack, w_row = thread / w_packs;
   const auto copy_w = [&](int chunk, int u, int slot) {
     unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
@@ -410,7 +436,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
     }
     cp_async_commit();
   };
-  const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
+  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
   for (int step = 1 - stages; step < steps; ++step) {  // the first steps only fetch
     if (step >= 0) {
       cp_async_wait<stages - 2>();
@@ -424,7 +450,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
     const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
     const unsigned char* const right = w_shared + now_w * L::w_bytes +
                                        (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane);
+    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth));
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;
@@ -441,6 +467,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
   for (int r = thread; r < BM; r += threads) out_rows[r] = out_row(s, Place(first, s, r));
   __syncthreads();
   constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;
+  static_assert(threads % out_packs == 0);
   const int column = thread % out_packs * pack, n = first_column + column;
   auto state = output.column(n < s.columns ? n : 0);
   if (n < s.columns) {
@@ -456,7 +483,7 @@ __global__ void __launch_bounds__(BM / 64 * BN)
       output.row(state, row.base + n, v);
     }
   }
-  output.finish(state, n, result);
+  output.template finish<BN, threads>(state, n, result);
 }
 
 // ---- what runs ----------------------------------------------------------------------------------------------------------
@@ -465,8 +492,9 @@ __global__ void __launch_bounds__(BM / 64 * BN)
 struct Blocking {
   int rows, columns;
 };
-/// The tile that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Few tiles are
-/// made smaller, so that more multiprocessors have one.
+/// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch the
+/// weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are made
+/// smaller when there are too few for 132 multiprocessors or the halo is long.
 inline Blocking blocking(const Shifted& s) {
   int best = 128;
   int64_t least = INT64_MAX;
@@ -474,14 +502,17 @@ inline Blocking blocking(const Shifted& s) {
     const int64_t cost = ceil_div(s.columns, n) * int64_t{n + 32};
     if (cost < least) least = cost, best = n;
   }
-  const int64_t blocks = ceil_div(s.items * s.virtual_rows, int64_t{128}) * ceil_div(s.columns, best);
-  if (best >= 64 && blocks < 132) return {64, 64};
+  const auto blocks = [&](int64_t rows) { return ceil_div(s.items * s.virtual_rows, rows) * ceil_div(s.columns, best); };
+  const size_t shared = best == 128 ? Layout<256, 128, Product::fma, Lies::along>::shared_bytes(s)
+                                    : Layout<256, 64, Product::fma, Lies::along>::shared_bytes(s);
+  if (best != 96 && blocks(256) >= 132 && shared <= shared_limit) return {256, best};
+  if (blocks(128) < 132 || best < 96) return {64, 64};
   return {128, best};
 }
 
 template <int BM, int BN, Product P, Lies B, class T, class Input, class Output>
 void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
-  using L = Layout<BM, BN, B, T>;
+  using L = Layout<BM, BN, P, B>;
   launch(ctx,
          {.name = name,
           .grid = {blocks_for(s.items * s.virtual_rows, BM), blocks_for(s.columns, BN), 1},
@@ -493,18 +524,18 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
 /// Whether the halo fits beside the weights.
 template <class T>
 bool fits(const Shifted& s) {
-  return Layout<128, 128, Lies::across, T>::shared_bytes(s) <= shared_limit &&
-         Layout<128, 128, Lies::along, T>::shared_bytes(s) <= shared_limit;
+  return Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
 void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
   const Blocking b = blocking(s);
   if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
-  if (b.columns == 128) return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);
-  if (b.columns == 64) return launch_blocks<128, 64, P, B>(ctx, name, s, a, w, input, output);
-  return launch_blocks<128, 32, P, B>(ctx, name, s, a, w, input, output);
+  if (b.columns == 64) return launch_blocks<256, 64, P, B>(ctx, name, s, a, w, input, output);
+  if (b.columns == 32) return launch_blocks<256, 32, P, B>(ctx, name, s, a, w, input, output);
+  if (b.rows == 256) return launch_blocks<256, 128, P, B>(ctx, name, s, a, w, input, output);
+  return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
 }
 
 /// Whether the channels fill packs and the geometry is one of whole rows.

@@ -1,13 +1,17 @@
 #include "conv1d_tile_weights.cuh"
 
 #include "conv1d_cuda.h"
+#include "conv1d_tile_taps.cuh"
 
+// Who runs: several taps at stride 1 share what they read of x (conv1d_tile_taps.cuh, 6 bytes of L2 per thousand bf16
+// operations); the rest, pointwise and strided, are plain products of windows (12 to 23).
 namespace nacre::cuda::tile {
 
 template <class T>
 int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (!suits_weights<T>(g, x.channels, y.channels)) return 0;
-  const int64_t parts = weight_parts(windows(x, weight, y, g));
+  const int64_t parts = suits_taps<T>(g, x.channels, y.channels, weight.time) ? taps_of(x, weight, y, g).parts
+                                                                             : weight_parts(windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
 template int64_t weight_gradient_scratch<float>(Shape, Shape, Shape, const Conv1dGeometry&);
@@ -15,12 +19,24 @@ template int64_t weight_gradient_scratch<bf16>(Shape, Shape, Shape, const Conv1d
 
 template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
-  if (!suits_weights<T>(a.geometry, a.x.shape.channels, a.dy.shape.channels)) return 0;
+  const Shape x = a.x.shape, weight = a.dweight.shape, y = a.dy.shape;
+  if (!suits_weights<T>(a.geometry, x.channels, y.channels)) return 0;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return 0;
-  Windows s = windows(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
+  const PlainInput<T> input;
+  if (suits_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
+    const Taps s = taps_of(x, weight, y, a.geometry);
+    float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
+    if constexpr (sizeof(T) == 2)
+      launch_taps_product<Product::bf16>(ctx, "conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input, to);
+    else if (ctx.precision() == Precision::tf32)
+      launch_taps_product<Product::tf32>(ctx, "conv1d_weight_gradient_taps_tf32", s, a.dy.data, a.x.data, input, to);
+    else
+      launch_taps_product<Product::fma>(ctx, "conv1d_weight_gradient_taps_fma", s, a.dy.data, a.x.data, input, to);
+    return s.parts;
+  }
+  Windows s = windows(x, weight, y, a.geometry);
   s.parts = weight_parts(s);
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-  const PlainInput<T> input;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
   else if (ctx.precision() == Precision::tf32)

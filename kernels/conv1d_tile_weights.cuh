@@ -23,9 +23,10 @@ inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) 
   return s;
 }
 
-template <int BM, int BN, class T>
+template <int BM, int BN, Product P>
 struct WeightLayout {
-  static constexpr int threads = BM / 64 * BN;
+  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  static constexpr int threads = block_threads(P, BM, BN);
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
   static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare, b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
@@ -38,12 +39,13 @@ struct WeightLayout {
 /// to: dweight itself when there is one part (+=), else partial sums [parts][out][weights]. Input is as for
 /// shifted_product_kernel, column(c) with c the channel of x.
 template <int BM, int BN, Product P, class Input>
-__global__ void __launch_bounds__(BM / 64 * BN)
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
                           Input input, float* to) {
-  using Engine = typename EngineOf<P>::type;
+  constexpr int WN = warp_columns(P, BM, BN);
+  using Engine = typename EngineOf<P, WN>::type;
   using T = typename Engine::T;
-  using L = WeightLayout<BM, BN, T>;
+  using L = WeightLayout<BM, BN, P>;
   constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -57,37 +59,39 @@ __global__ void __launch_bounds__(BM / 64 * BN)
             b_row = thread / b_packs;
   const bool a_there = first_out + a_column < s.out;
   // A thread keeps its weights: their tap says how far from the window's begin it reads.
-  const int64_t weight = first_weight + b_column, tap = weight / s.in, channel = weight - tap * s.in;
+  const int64_t weight = first_weight + b_column, tap = weight / s.in;
+  const int channel = static_cast<int>(weight - tap * s.in);
   const bool b_there = weight < s.weights;
   const int64_t ahead = (tap * s.dilation - s.left) * s.in + channel;
-  int64_t next_item = begin / s.length, next_t = begin - next_item * s.length;
-  const auto fetch = [&](int64_t row, int slot) {
+  const int rows = static_cast<int>(end - begin), length = static_cast<int>(s.length);
+  const T* next_dy = dy + (begin + a_row) * s.out + first_out + a_column;
+  const T* next_item = x + begin / s.length * s.item;
+  int next_t = static_cast<int>(begin % s.length);
+  const auto fetch = [&](int next_row, int slot) {
     unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
 #pragma unroll
-    for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch) {
-      const int64_t r = row + a_row + i * a_at_once;
-      const bool there = a_there && r < end;
-      cp_async<16>(to_a, there ? dy + r * s.out + first_out + a_column : dy, there ? 16 : 0);
+    for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch, next_dy += a_at_once * s.out) {
+      const bool there = a_there && next_row + a_row + i * a_at_once < rows;
+      cp_async<16>(to_a, there ? next_dy : dy, there ? 16 : 0);
     }
     unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
-    int64_t item = next_item, t = next_t + b_row;
+    const T* item = next_item;
+    int t = next_t + b_row;
 #pragma unroll
     for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
-      while (t >= s.length) t -= s.length, ++item;
+      while (t >= length) t -= length, item += s.item;
       int64_t from = t * s.step + ahead;
-      bool there = b_there && row + b_row + i * b_at_once < end;
+      bool there = b_there && next_row + b_row + i * b_at_once < rows;
       if (from < 0 || from >= s.item) {
-        if (s.reflect && there) {
-          const int64_t sample = (from - channel) / s.in;
-          from = (sample < 0 ? -sample : 2 * (s.item / s.in - 1) - sample) * s.in + channel;
-        } else {
+        if (s.reflect)
+          from = 2 * (from < 0 ? channel : s.item - s.in + channel) - from;
+        else
           there = false;
-        }
       }
-      cp_async<16>(to_b, there ? x + item * s.item + from : x, there ? 16 : 0);
+      cp_async<16>(to_b, there ? item + from : x, there ? 16 : 0);
     }
     next_t += depth;
-    while (next_t >= s.length) next_t -= s.length, ++next_item;
+    while (next_t >= length) next_t -= length, next_item += s.item;
   };
   const auto column = input.column(b_there ? channel : 0);
   const auto change = [&](int slot) {
@@ -114,27 +118,20 @@ __global__ void __launch_bounds__(BM / 64 * BN)
 
   Engine sums;
   sums.clear();
-  int64_t next = begin;
-  int next_slot = 0, slot = 0;
-  const auto advance = [&]() {
-    if (next < end) {
-      fetch(next, next_slot);
-      next += depth;
-      if (++next_slot == stages) next_slot = 0;
-    }
-    cp_async_commit();
-  };
-  const int warp_row = warp / (BN / 32) * 64, warp_column = warp % (BN / 32) * 32;
-  for (int64_t row = begin - (stages - 1) * depth; row < end; row += depth) {  // the first turns only fetch
-    if (row >= begin) {
+  int slot = 1;  // of this turn; the one before it is free
+  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
+  for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first turns only fetch
+    if (row >= 0) {
       cp_async_wait<stages - 2>();
       change(slot);
       __syncthreads();
     }
-    advance();
-    if (row < begin) continue;
-    sums.template multiply<Lies::across, Lies::across>(a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
-                                                       b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane);
+    const int next_row = row + (stages - 1) * depth;
+    if (next_row < rows) fetch(next_row, slot == 0 ? stages - 1 : slot - 1);
+    cp_async_commit();
+    if (row >= 0)
+      sums.template multiply<Lies::across, Lies::across>(a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
+                                                       b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane, min(depth, rows - row));
     if (++slot == stages) slot = 0;
   }
 
@@ -161,18 +158,35 @@ __global__ void __launch_bounds__(BM / 64 * BN)
 }
 
 /// Outputs by weights of a block.
-inline Blocking weight_blocking(const Windows& s) { return {s.out > 64 ? 128 : 64, s.weights > 64 ? 128 : 64}; }
-/// As many parts as give four blocks to each of 132 multiprocessors, none below 512 rows, and at most 2^24 floats of
-/// partial sums.
+inline Blocking weight_blocking(const Windows& s) {
+  if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
+  return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
+}
+/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or else
+/// the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once;
+  int64_t best = 1;
+  double most_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
+    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
+/// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
 inline int64_t weight_parts(const Windows& s) {
   const Blocking b = weight_blocking(s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  return std::clamp<int64_t>(std::min({4 * 132 / tiles, s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)}), 1, 1024);
+  const int64_t parts = even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
+  return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
 }
 
 template <int BM, int BN, Product P, class T, class Input>
 void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
-  using L = WeightLayout<BM, BN, T>;
+  using L = WeightLayout<BM, BN, P>;
   launch(ctx,
          {.name = name,
           .grid = {blocks_for(s.weights, BN), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
@@ -184,6 +198,7 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
 template <Product P, class T, class Input>
 void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
   const Blocking b = weight_blocking(s);
+  if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
   if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);

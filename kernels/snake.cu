@@ -1,7 +1,6 @@
 #include "nacre/ops/snake.h"
 
-#include "device.cuh"
-#include "vector_math.h"
+#include "snake.cuh"
 
 // Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal in
 // registers. P elements per access: 1 fits any shape and is the kernel to read first; a 16-byte pack is what runs where
@@ -65,16 +64,6 @@ __device__ __forceinline__ void save(T* p, const Pack<T>& v) {
     store_pack(p, v);
 }
 
-/// a and 1 / (b + eps) of one channel.
-struct Channel {
-  float a, gain;
-};
-__device__ __forceinline__ Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale) {
-  const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
-  const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
-  return {a, 1.0f / (b + snake_eps)};
-}
-
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
   const Mine m = mine<P>(t);
@@ -82,7 +71,7 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
   float a[P], gain[P];
 #pragma unroll
   for (int i = 0; i < P; ++i) {
-    const Channel c = channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
+    const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
     a[i] = c.a, gain[i] = c.gain;
   }
   // A batch is loaded before any of it is stored: y may be x, so the compiler may not do that by itself.
@@ -114,7 +103,7 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
     float a[P], slope[P];
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      const Channel c = channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
+      const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
       a[i] = c.a, slope[i] = 2.0f * c.a * c.gain;
     }
     constexpr int batch = 2;
@@ -171,36 +160,42 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
 
 constexpr int lanes = 8;  // of a channel, in the second stage
 
+/// What snake_parameters_kernel turns sums into.
+struct Parameters {
+  const float *alpha, *beta;
+  float *dalpha, *dbeta;
+  int64_t channels;
+  bool log_scale;
+};
+
 /// Adds the blocks' sums in double, in an order fixed by their number, and turns them into the parameters' gradients.
-template <class T>
-__global__ void __launch_bounds__(32 * lanes)
-    snake_parameters_kernel(SnakeBackward<T> g, int64_t channels, int64_t parts, const float* partial) {
+__global__ void __launch_bounds__(32 * lanes) snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
   NACRE_SHARED(double, sums, 2 * lanes * 32);
   const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
   const int64_t c = int64_t{blockIdx.x} * 32 + column;
   double sum_a = 0, sum_b = 0;
-  if (c < channels)
+  if (c < g.channels)
     for (int64_t p = lane; p < parts; p += lanes) {
-      sum_a += static_cast<double>(partial[p * 2 * channels + c]);
-      sum_b += static_cast<double>(partial[(p * 2 + 1) * channels + c]);
+      sum_a += static_cast<double>(partial[p * 2 * g.channels + c]);
+      sum_b += static_cast<double>(partial[(p * 2 + 1) * g.channels + c]);
     }
   sums[lane * 32 + column] = sum_a;
   sums[(lanes + lane) * 32 + column] = sum_b;
   __syncthreads();
-  if (lane != 0 || c >= channels) return;
+  if (lane != 0 || c >= g.channels) return;
   for (int l = 1; l < lanes; ++l) {
     sum_a += sums[l * 32 + column];
     sum_b += sums[(lanes + l) * 32 + column];
   }
-  const Channel p = channel(g.alpha.data, g.beta.data, c, g.log_scale);
+  const SnakeChannel p = snake_channel(g.alpha, g.beta, c, g.log_scale);
   const double gain = static_cast<double>(p.gain);
   double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
   if (g.log_scale) {
     da *= static_cast<double>(p.a);
-    db *= static_cast<double>(g.beta ? vec::exp(g.beta.data[c]) : p.a);
+    db *= static_cast<double>(g.beta != nullptr ? vec::exp(g.beta[c]) : p.a);
   }
-  if (g.dalpha) g.dalpha.data[c] += static_cast<float>(g.beta ? da : da + db);
-  if (g.dbeta) g.dbeta.data[c] += static_cast<float>(db);
+  if (g.dalpha != nullptr) g.dalpha[c] += static_cast<float>(g.beta != nullptr ? da : da + db);
+  if (g.dbeta != nullptr) g.dbeta[c] += static_cast<float>(db);
 }
 
 template <class T, int P>
@@ -209,11 +204,17 @@ void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
   launch(ctx, {.name = P == 1 ? "snake_backward" : "snake_backward_packs", .grid = {t.row_blocks, t.column_blocks, 1}, .block = threads},
          snake_backward_kernel<T, P>, g, t, sums ? g.scratch.data : nullptr);
   if (sums)
-    launch(ctx, {.name = "snake_parameters", .grid = blocks_for(t.channels, 32), .block = 32 * lanes},
-           snake_parameters_kernel<T>, g, t.channels, int64_t{t.row_blocks}, g.scratch.data);
+    snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, g.scratch.data);
 }
 
 }  // namespace
+
+void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const float> beta, bool log_scale,
+                               View<float> dalpha, View<float> dbeta, int64_t parts, const float* partial) {
+  const int64_t channels = alpha.shape.channels;
+  launch(ctx, {.name = "snake_parameters", .grid = blocks_for(channels, 32), .block = 32 * lanes}, snake_parameters_kernel,
+         Parameters{alpha.data, beta.data, dalpha.data, dbeta.data, channels, log_scale}, parts, partial);
+}
 
 Shape snake_backward_scratch(Shape x) {
   if (x.elements() == 0) return {.channels = 0};

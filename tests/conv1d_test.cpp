@@ -3,6 +3,10 @@
 #include "harness.h"
 #include "reference/conv1d.h"
 
+#if defined(NACRE_WITH_CUDA)
+#include "runtime.h"
+#endif
+
 using namespace nacre;
 using namespace nacre::test;
 
@@ -28,6 +32,17 @@ const std::vector<Sample>& samples() {
       {"first layer of a codec", 2, 203, 1, 16, 7, same(7)},
       {"last layer of a codec", 2, 203, 16, 1, 7, same(7)},
       {"one channel both ways", 1, 50, 1, 1, 7, same(7)},
+      {"first layer, more rows than a block takes", 2, 701, 1, 96, 7, same(7)},
+      {"last layer, more rows than a block takes", 2, 701, 96, 1, 7, same(7)},
+      {"first layer, causal, width that fills no pack of bf16", 1, 90, 1, 12, 7, {.left = 6}},
+      {"last layer, no padding", 2, 60, 32, 1, 7, {}},
+      {"first layer, padding wider than the kernel", 1, 12, 1, 16, 7, {.left = 9, .right = 8}},
+      {"last layer, padding wider than the kernel", 1, 12, 16, 1, 7, {.left = 9, .right = 8}},
+      {"first layer, reflected edges", 2, 50, 1, 24, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
+      {"last layer, reflected edges", 2, 50, 24, 1, 7, {.left = 4, .right = 2, .padding = Padding::reflect}},
+      {"first layer, wider than a block of threads", 1, 30, 1, 1040, 7, same(7)},
+      {"last layer, as wide as a block of threads", 1, 30, 512, 1, 7, same(7)},
+      {"last layer of one sample", 3, 1, 64, 1, 7, same(7)},
       {"residual unit, dilation 1", 2, 61, 16, 16, 7, same(7)},
       {"residual unit, dilation 3", 2, 61, 32, 32, 7, same(7, 3)},
       {"residual unit, dilation 9: edges reach over the middle", 2, 61, 32, 32, 7, same(7, 9)},
@@ -124,12 +139,23 @@ double nothing(int64_t) { return 0; }
 
 /// All three directions on small integers, which float holds exactly in any order of summation: equality is demanded,
 /// whatever the number of threads.
+/// How often a kernel ran; 0 without CUDA.
+int64_t launches(Context& ctx, const std::string& name) {
+#if defined(NACRE_WITH_CUDA)
+  if (ctx.device().kind == Device::cuda) return cuda::runtime(ctx).launches(name);
+#endif
+  static_cast<void>(ctx), static_cast<void>(name);
+  return 0;
+}
+
+/// `product`, if given, is the kind of tile that must have run on CUDA in every direction.
 template <class T>
-void exact(Device device, const Sample& s, int threads) {
+void exact(Device device, const Sample& s, int threads, Precision precision = Precision::fp32,
+           const std::string& product = {}) {
   INFO(s.why);
   const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
   const reference::Conv1d ref = reference_of(s);
-  Case c(std::string("conv1d exact, ") + s.why, device, xs, threads);
+  Case c(std::string("conv1d exact, ") + s.why, device, xs, threads, precision);
   auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
        &dy = c.integers<T>("dy", ys, -3, 3);
   auto &bias = c.integers("bias", {.channels = s.out}, -3, 3), &bias_x = c.integers("bias", {.channels = s.in}, -3, 3);
@@ -165,6 +191,15 @@ void exact(Device device, const Sample& s, int threads) {
   conv1d_weight_gradient<T>(
       c.ctx, {.x = x, .dy = dy, .dweight = dw, .dbias = db, .dbias_of_x = db_x, .scratch = weight, .geometry = s.g});
   CHECK(allocations.count() == 0);
+  if (!product.empty() && device.kind == Device::cuda) {
+    CHECK(launches(c.ctx, "conv1d_forward_" + product) == 4);
+    CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 4);
+    const bool taps = s.g.stride == 1 && s.taps > 1;
+    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 1);
+    CHECK(launches(c.ctx, "conv1d_forward") == 0);
+    CHECK(launches(c.ctx, "conv1d_input_gradient") == (s.g.padding == Padding::zero ? 0 : 4));
+    CHECK(launches(c.ctx, "conv1d_weight_gradient") == 0);
+  }
 
   c.expect<T>(
       y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
@@ -213,6 +248,126 @@ TEST_CASE("conv1d is exact on integers", "[conv1d]") {
 TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
   for (const Device device : devices())
     for (const Sample& s : samples()) exact<bf16>(device, s, 2);
+}
+
+namespace {
+
+/// Around the edges of the tiles of the CUDA kernels: 64 or 128 rows by 32 to 128 outputs, 32 floats or 64 bf16 deep.
+/// Channels are multiples of 8, so that 16-byte packs fit both types.
+const std::vector<Sample>& tiles() {
+  static const std::vector<Sample> all{
+      {"a row less than a tile", 1, 127, 32, 32, 3, same(3)},
+      {"a tile's rows", 1, 128, 32, 32, 1, {}},
+      {"a row more than a tile, an output more than a warp's", 1, 129, 24, 40, 3, same(3)},
+      {"a little more than one step deep", 1, 65, 40, 72, 3, same(3)},
+      {"a little less than two steps deep, dilated", 1, 70, 56, 64, 7, same(7, 3)},
+      {"two steps of bf16, dilation 9", 1, 75, 72, 96, 7, same(7, 9)},
+      {"many items shorter than the halo", 30, 5, 8, 16, 7, same(7, 3)},
+      {"items of one sample", 70, 1, 16, 32, 1, {}},
+      {"rate change by 2", 3, 131, 16, 32, 4, strided(2)},
+      {"rate change by 4, the last window cut", 2, 131, 8, 64, 8, strided(4)},
+      {"rate change by 5", 2, 133, 16, 24, 10, strided(5)},
+      {"rate change by 8", 2, 129, 8, 16, 16, strided(8)},
+      {"a kernel that is no whole number of strides", 2, 61, 16, 16, 5, {.stride = 3, .left = 2, .right = 2}},
+      {"stride wider than the kernel", 2, 61, 16, 16, 3, {.stride = 4, .left = 1, .right = 1}},
+      {"windows that do not begin at a stride", 2, 61, 16, 16, 8, {.stride = 4, .left = 7, .right = 6}},
+      {"reflected", 2, 40, 16, 32, 7, {.dilation = 3, .left = 9, .right = 9, .padding = Padding::reflect}},
+      {"reflected, strided", 2, 40, 16, 32, 8, {.stride = 4, .left = 6, .right = 5, .padding = Padding::reflect}},
+      {"parts of the weight gradient", 1, 1100, 8, 8, 3, same(3)},
+      {"parts of the weight gradient of windows", 1, 1100, 8, 72, 1, {}},
+      {"tall tiles of the weight gradient", 1, 70, 16, 256, 1, {}},
+      {"wide tiles of the weight gradient", 1, 70, 72, 128, 1, {}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplies", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : tiles()) {
+      exact<float>(device, s, 2, Precision::fp32, "fma");
+      if (device.kind == Device::cuda) exact<float>(device, s, 2, Precision::tf32, "tf32");
+      exact<bf16>(device, s, 2, Precision::fp32, "bf16");
+    }
+}
+
+namespace {
+
+template <class T>
+void wide(Device device, int64_t out, Precision precision, const std::string& product) {
+  INFO(product << ", " << out);
+  const int64_t taps = out == 128 ? 2 : 1;
+  const Sample s{"", 3, 11300, 8, out, taps, {.left = taps - 1}};  // 133 tiles of 256 rows
+  const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+  const reference::Conv1d ref = reference_of(s);
+  Case c("conv1d wide", device, xs, 2, precision);
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3), &y = c.output<T>("y", ys);
+  conv1d_forward<T>(c.ctx, {.x = x,
+                            .weight = w,
+                            .y = y,
+                            .scratch = c.scratch(conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                            .geometry = s.g});
+  const auto y_ref = ref.forward(doubles(x), doubles(w));
+  c.expect<T>(
+      y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
+  if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_forward_" + product) == 1);
+  if (out == 64) return;
+  // The same sizes the other way: a transposed convolution's forward.
+  const Sample across{"", 3, 11300, out, 8, taps, {.left = taps - 1}};
+  const Shape wa = weight_shape(across);
+  auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
+  conv1d_input_gradient<T>(c.ctx, {.dy = x,
+                                   .weight = w2,
+                                   .dx = dx,
+                                   .scratch = c.scratch(conv1d_input_gradient_scratch<T>(c.ctx, ys, wa, xs, across.g)),
+                                   .geometry = across.g});
+  const auto dx_ref = reference_of(across).input_gradient(doubles(x), doubles(w2));
+  c.expect<T>(
+      dx, [&](int64_t i) { return stored<T>(at(dx_ref, i)); }, nothing);
+  if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 1);
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d]") {
+  for (const Device device : devices())
+    for (const int64_t out : {64, 96, 128}) {  // as many as fill a device, so that tiles are not made smaller
+      if (out != 96) wide<float>(device, out, Precision::fp32, "fma");
+      if (out != 64 && device.kind == Device::cuda) wide<float>(device, out, Precision::tf32, "tf32");
+      wide<bf16>(device, out, Precision::fp32, "bf16");
+    }
+}
+
+TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const Sample& s : {Sample{"", 2, 100, 64, 32, 7, same(7, 3)}, Sample{"", 2, 64, 16, 64, 8, strided(4)}}) {
+      const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+      const reference::Conv1d ref = reference_of(s);
+      Case c("conv1d tf32", device, xs, 2, Precision::tf32);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs), &dw = c.zeros("dweight", ws);
+      conv1d_forward(c.ctx, {.x = x, .weight = w, .y = y, .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy, .weight = w, .dx = dx, .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
+      // Each factor is off by at most 2^-11 of itself, so a product by 2^-10 + 2^-22; then the sum in float.
+      const auto check = [&](const Buffer<float>& found, const std::vector<double>& exact,
+                             const std::vector<double>& magnitudes, int64_t terms) {
+        const double relative = 0x1p-10 + 0x1p-22 + 4 * std::sqrt(static_cast<double>(terms)) * ulp;
+        c.expect<float>(
+            found, [&](int64_t i) { return at(exact, i); }, [&](int64_t i) { return relative * at(magnitudes, i); });
+      };
+      const auto xa = absolute(doubles(x)), wa = absolute(doubles(w)), dya = absolute(doubles(dy));
+      check(y, ref.forward(doubles(x), doubles(w)), ref.forward(xa, wa), s.taps * s.in);
+      check(dx, ref.input_gradient(doubles(dy), doubles(w)), ref.input_gradient(dya, wa), s.taps * s.out);
+      check(dw, ref.weight_gradient(doubles(x), doubles(dy)), ref.weight_gradient(xa, dya), ys.rows());
+    }
+  }
 }
 
 TEST_CASE("conv1d is accurate on random data", "[conv1d]") {

@@ -134,8 +134,8 @@ std::vector<T> Buffer<T>::read() const {
   return out;
 }
 
-Case::Case(std::string name, Device device, Shape shape, int threads)
-    : ctx({.device = device, .threads = threads}),
+Case::Case(std::string name, Device device, Shape shape, int threads, Precision precision)
+    : ctx({.device = device, .threads = threads, .precision = precision}),
       rng(seed() * 0x9E3779B97F4A7C15ull + std::hash<std::string>{}(name + str(shape))),
       name_(std::move(name)),
       device_(device),

@@ -73,7 +73,7 @@ class Buffer {
 /// One case of one op on one device.
 class Case {
  public:
-  Case(std::string name, Device device, Shape shape, int threads = 2);
+  Case(std::string name, Device device, Shape shape, int threads = 2, Precision precision = Precision::fp32);
   Context ctx;
 
   /// Uniform in [low, high); rounded to T.
