@@ -1,4 +1,4 @@
-#include "rvq.cuh"
+#include "rvq_factorised.cuh"
 
 namespace nacre::cuda {
 namespace {
@@ -90,9 +90,10 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
 
 Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
-  // Prepared codebooks, a loss per row, the residual, e.
-  return {.channels = n.stages * prepared_size(n.codes, n.dim) + n.rows + n.rows * n.latent +
-                      (factorised ? n.rows * n.dim : 0)};
+  // Prepared codebooks, a loss per row; the first rung: the residual, and e.
+  int64_t size = n.stages * prepared_size(n.codes, n.dim) + n.rows;
+  if (!fits_groups(n)) size += n.rows * n.latent + (factorised ? n.rows * n.dim : 0);
+  return {.channels = size};
 }
 
 void rvq_forward(Context& ctx, const RvqForward& a) {
@@ -104,8 +105,11 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   float* projected = residuals + n.rows * n.latent;
   if (n.rows > 0) {
     prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
-    launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
-           mask, prepared, residuals, projected, losses);
+    if (fits_groups(n))
+      rvq_forward_factorised(ctx, a, n, mask, prepared, losses);
+    else
+      launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
+             mask, prepared, residuals, projected, losses);
   }
   if (a.losses)
     launch(ctx, {.name = "rvq_losses", .block = 1024}, rvq_losses_kernel, losses, n.rows, n.dim, mask, a.losses.data);

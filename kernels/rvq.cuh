@@ -21,4 +21,9 @@ __device__ __forceinline__ float project_out(const float* code, const float* wei
   return q;
 }
 
+/// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row must
+/// not depend on its neighbours.
+void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
+                            float* losses);
+
 }  // namespace nacre::cuda

@@ -44,6 +44,22 @@ __device__ __forceinline__ Best warp_best(Best b) {
   return b;
 }
 
+/// The same as an unsigned key that orders as the half distance does, for reductions in one instruction.
+struct OrderedBest {
+  uint32_t h, k;
+};
+__device__ __forceinline__ OrderedBest warp_ordered_best(const Best& b) {
+  const uint32_t bits = __float_as_uint(b.h + 0.0f);  // -0 is no less than +0
+  OrderedBest out;
+  const uint32_t key = bits ^ ((bits & 0x80000000u) != 0 ? 0xffffffffu : 0x80000000u);
+  out.h = __reduce_min_sync(full_warp, key);
+  out.k = __reduce_min_sync(full_warp, key == out.h ? static_cast<uint32_t>(b.k) : 0xffffffffu);
+  return out;
+}
+__device__ __forceinline__ float half_distance(const OrderedBest& b) {
+  return __uint_as_float(b.h ^ ((b.h & 0x80000000u) != 0 ? 0x80000000u : 0xffffffffu));
+}
+
 /// 1 / max(|x|, tiny), the squares rounded one by one and added in channel order, as the CPU does.
 __device__ __forceinline__ float inverse_norm_of_square(float square) {
   const float norm = __fsqrt_rn(square);
@@ -105,12 +121,21 @@ struct RowMask {
 /// of one stage, one per row, negative where a row does not count.
 template <class Add>
 __device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_t rows, int32_t code, Add&& add) {
+  constexpr int ahead = 4;  // loads on their way together
   int64_t found = 0;
-  for (int64_t first = 0; first < rows; first += 32) {
-    const int64_t row = first + threadIdx.x % 32;
-    unsigned mine = __ballot_sync(full_warp, row < rows && codes[row] == code);
-    found += __popc(mine);
-    for (; mine != 0; mine &= mine - 1) add(first + __ffs(static_cast<int>(mine)) - 1);
+  for (int64_t first = 0; first < rows; first += 32 * ahead) {
+    int32_t theirs[ahead];
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      const int64_t row = first + 32 * j + threadIdx.x % 32;
+      theirs[j] = row < rows ? codes[row] : -1;
+    }
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+      unsigned mine = __ballot_sync(full_warp, theirs[j] == code);
+      found += __popc(mine);
+      for (; mine != 0; mine &= mine - 1) add(first + 32 * j + __ffs(static_cast<int>(mine)) - 1);
+    }
   }
   return found;
 }
