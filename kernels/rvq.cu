@@ -90,23 +90,26 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
 
 Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
-  // Prepared codebooks, a loss per row; the first rung: the residual, and e.
-  int64_t size = n.stages * prepared_size(n.codes, n.dim) + n.rows;
-  if (!fits_groups(n)) size += n.rows * n.latent + (factorised ? n.rows * n.dim : 0);
+  // Prepared codebooks, a loss per row; then padded weights, or for the first rung the residual, and e.
+  int64_t size = scratch_slack + n.stages * prepared_size(n.codes, n.dim) + n.rows;
+  if (fits_groups(n))
+    size += padded_weights_size(n);
+  else
+    size += n.rows * n.latent + (factorised ? n.rows * n.dim : 0);
   return {.channels = size};
 }
 
 void rvq_forward(Context& ctx, const RvqForward& a) {
   const RvqSizes n = rvq_sizes(a.z.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
   const RowMask mask{a.frames.data, a.stages.data, a.z.shape.time, a.z.shape.batch};
-  float* prepared = a.scratch.data;
-  float* losses = prepared + n.stages * prepared_size(n.codes, n.dim);
-  float* residuals = losses + n.rows;
+  float* prepared = aligned_scratch(a.scratch.data);
+  float* residuals = prepared + n.stages * prepared_size(n.codes, n.dim);
   float* projected = residuals + n.rows * n.latent;
+  float* losses = fits_groups(n) ? residuals + padded_weights_size(n) : projected + (n.factorised ? n.rows * n.dim : 0);
   if (n.rows > 0) {
     prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
     if (fits_groups(n))
-      rvq_forward_factorised(ctx, a, n, mask, prepared, losses);
+      rvq_forward_factorised(ctx, a, n, mask, prepared, residuals, losses);
     else
       launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
              mask, prepared, residuals, projected, losses);

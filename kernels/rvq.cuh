@@ -24,6 +24,6 @@ __device__ __forceinline__ float project_out(const float* code, const float* wei
 /// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row must
 /// not depend on its neighbours.
 void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
-                            float* losses);
+                            float* padded_weights, float* losses);
 
 }  // namespace nacre::cuda

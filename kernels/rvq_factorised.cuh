@@ -1,18 +1,19 @@
 #pragma once
 // The fast rung of factorised codes of 8 channels (DAC): how rows and latent channels lie on threads.
 //
-// A group of 256 threads takes 6 rows through all stages. A thread owns up to 4 latent channels, tid + 256 j, of each of
-// its rows, and keeps them in registers; a stage's weights of these channels are 32 more. Sums over the latent go
-// through the warp, then over the 8 warps of the group by way of shared memory; what is known for all of a row (e, the
+// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels, tid + 256 j, of each of
+// its rows, and a stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then over
+// the 8 warps of the group by way of shared memory; what is known for all of a row (e, the
 // chosen code, de) every warp works out for itself, so that a stage needs no barrier but those before these sums.
 #include "rvq.cuh"
 
 namespace nacre::cuda {
 
-inline constexpr int group_rows = 6, group_threads = 256, group_warps = group_threads / 32;
-inline constexpr int max_groups = 3;      ///< of a block: 768 threads of at most 80 registers
+inline constexpr int group_rows = 9, group_threads = 256, group_warps = group_threads / 32;
+inline constexpr int max_groups = 2;      ///< of a block: 512 threads of at most 128 registers
 inline constexpr int code_dim = 8;
-inline constexpr int row_values = group_rows * code_dim;  ///< of a group: 48
+inline constexpr int row_values = group_rows * code_dim;  ///< of a group: 72
+inline constexpr int value_turns = (row_values + 31) / 32;     ///< of a warp that looks at all of them
 inline constexpr int64_t max_group_latent = 4 * group_threads;
 
 inline bool fits_groups(const RvqSizes& n) { return n.factorised && n.dim == code_dim && n.latent <= max_group_latent; }
@@ -22,16 +23,23 @@ inline int groups_for(int64_t rows) {
   return static_cast<int>(groups < max_groups ? groups : max_groups);
 }
 
-/// Eight floats of one row of a [.., 8] matrix.
-__device__ __forceinline__ void load_8(const float* p, bool aligned, float (&v)[code_dim]) {
-  if (aligned) {
-    const Pack<float> a = load_pack(p), b = load_pack(p + 4);
+/// Latent channels with those that only fill up the threads: the strides are known when a kernel is compiled.
+inline int64_t group_latent(int64_t latent) {
+  return latent <= group_threads ? group_threads : (latent <= 2 * group_threads ? 2 * group_threads : max_group_latent);
+}
+/// The projections as [stages][8][L] and [stages][L][8], L = group_latent, zeros beyond the latent.
+struct Weights {
+  const float *in, *in_bias, *out, *out_bias;
+};
+inline int64_t padded_weights_size(const RvqSizes& n) { return n.stages * group_latent(n.latent) * (2 * code_dim + 1); }
+/// The projections themselves where the latent is L and they are aligned, or a copy in `to`.
+Weights pad_weights(Context&, const RvqProjections&, const RvqSizes&, float* to);
+
+/// Eight floats of one row of a [.., 8] matrix, aligned to 16 bytes.
+__device__ __forceinline__ void load_8(const float* p, float (&v)[code_dim]) {
+  const Pack<float> a = load_pack(p), b = load_pack(p + 4);
 #pragma unroll
-    for (int d = 0; d < 4; ++d) v[d] = a.v[d], v[4 + d] = b.v[d];
-  } else {
-#pragma unroll
-    for (int d = 0; d < code_dim; ++d) v[d] = p[d];
-  }
+  for (int d = 0; d < 4; ++d) v[d] = a.v[d], v[4 + d] = b.v[d];
 }
 
 /// Sums eight values over the warp; the lane gets that of value lane / 4.

@@ -15,6 +15,10 @@ __host__ __device__ inline int64_t padded_codes(int64_t codes) { return ceil_div
 /// norm +inf, and are never chosen.
 __host__ __device__ inline int64_t prepared_size(int64_t codes, int64_t dim) { return padded_codes(codes) * (dim + 1); }
 
+/// Scratch begins here, for 16-byte accesses; it may take three floats, `scratch_slack` counts four.
+inline float* aligned_scratch(float* p) { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 15) / 16 * 16); }
+inline constexpr int64_t scratch_slack = 4;
+
 /// Prepares `stages` codebooks of [codes][dim], one after the other.
 void prepare_codebooks(Context&, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric,
                        float* prepared);
