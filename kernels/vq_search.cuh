@@ -91,6 +91,89 @@ __device__ __forceinline__ Best warp_nearest(const float* x, int64_t dim, const 
   return warp_best(best);
 }
 
+// ---- a tile of rows against a codebook
+// ----------------------------------------------------------------------------------------
+
+inline constexpr int tile_rows = 16, tile_threads = 256, tile_warps = tile_threads / 32;
+inline constexpr int tile_pitch = 20;  ///< of a channel: four banks apart, so that columns are written four at a time
+inline constexpr int tile_turn = tile_threads * 4;  ///< codes at once
+/// Floats of shared memory: rows as [channels, padded to fours][tile_pitch], and [tile_rows][tile_warps] candidates.
+__host__ __device__ inline int64_t tile_floats(int64_t dim) { return ceil_div(dim, int64_t{4}) * 4 * tile_pitch; }
+inline constexpr int candidate_words = tile_rows * tile_warps * 2;
+
+/// A block scores its 16 rows, four adjacent codes per thread and turn: 64 sums in registers, codes from L2 (16 bytes
+/// per lane, four channels ahead), rows from shared memory, the same for all lanes. Channels beyond dim must be zero.
+/// Between: candidates of all warps; the block meets before and after.
+__device__ __forceinline__ void tile_search(const float* x, int dim, const float* prepared, int padded,
+                                            uint32_t* candidates) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  for (int turn = 0; turn < padded; turn += tile_turn) {
+    const int k = turn + static_cast<int>(threadIdx.x) * 4;
+    float h[tile_rows][4];
+    if (k < padded) {
+      const Pack<float> norms = load_pack(prepared + int64_t{dim} * padded + k);
+#pragma unroll
+      for (int r = 0; r < tile_rows; ++r)
+#pragma unroll
+        for (int t = 0; t < 4; ++t) h[r][t] = norms.v[t];
+      const float* from = prepared + k;
+      Pack<float> code[4], next[4];
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        code[u] = next[u] = Pack<float>{};
+        if (u < dim) code[u] = load_pack(from + int64_t{u} * padded);
+      }
+#pragma unroll 1
+      for (int d = 0; d < dim; d += 4) {
+        from += int64_t{4} * padded;
+#pragma unroll
+        for (int u = 0; u < 4; ++u) next[u] = d + 4 + u < dim ? load_pack(from + int64_t{u} * padded) : Pack<float>{};
+#pragma unroll
+        for (int u = 0; u < 4; ++u)
+#pragma unroll
+          for (int r = 0; r < tile_rows; r += 4) {
+            const Pack<float> rows = load_pack(x + (d + u) * tile_pitch + r);
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+              for (int t = 0; t < 4; ++t) h[r + j][t] = __fmaf_rn(-rows.v[j], code[u].v[t], h[r + j][t]);
+          }
+#pragma unroll
+        for (int u = 0; u < 4; ++u) code[u] = next[u];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < tile_rows; ++r) {
+      Best best = no_code();
+      if (k < padded) {
+#pragma unroll
+        for (int t = 0; t < 4; ++t)
+          if (h[r][t] < best.h) best.h = h[r][t], best.k = k + t;
+      }
+      const OrderedBest warps_best = warp_ordered_best(best);
+      uint32_t* slot = candidates + (r * tile_warps + warp) * 2;
+      // Codes of a later turn have higher indices: they must be nearer.
+      if (lane == 0 && (turn == 0 || warps_best.h < slot[0])) slot[0] = warps_best.h, slot[1] = warps_best.k;
+    }
+  }
+}
+/// After the block has met: the best of row 2 warp + i, in every lane.
+__device__ __forceinline__ void tile_results(const uint32_t* candidates, OrderedBest (&out)[2]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const uint32_t* slot = candidates + (warp * 2 * tile_warps + lane % 16) * 2;
+  OrderedBest best{slot[0], slot[1]};
+#pragma unroll
+  for (int lanes = 4; lanes > 0; lanes /= 2) {
+    const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
+    if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    out[i].h = __shfl_sync(full_warp, best.h, 8 * i);
+    out[i].k = __shfl_sync(full_warp, best.k, 8 * i);
+  }
+}
+
 /// Which rows and stages count: `frames` valid ones per item, `stages` used per item; null leaves nothing out.
 struct RowMask {
   const int32_t *frames, *stages;
