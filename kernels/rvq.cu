@@ -67,22 +67,25 @@ __global__ void __launch_bounds__(tile_threads, 2)
     rvq_latent_tile_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* losses) {
   NACRE_DYNAMIC_SHARED(float, residual);
   NACRE_SHARED(uint32_t, candidates, candidate_words);
+  NACRE_SHARED(int, limits, tile_rows);
+  NACRE_SHARED(int, counted, tile_rows);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   const int64_t first = int64_t{blockIdx.x} * tile_rows, padded = padded_codes(n.codes);
-  float* y = residual + tile_floats(latent) + warp * 2 * latent;
-  float loss[2] = {};
-  int limit[2];
-  bool there[2], counted[2];
-#pragma unroll
+  float* sums = residual + tile_floats(latent);  // losses, then y [tile_rows][latent]
+  // What a row needs between searches lies in shared memory: the search takes the registers.
   for (int i = 0; i < 2; ++i) {
-    const int64_t row = first + warp * 2 + i;
-    there[i] = row < n.rows;
-    counted[i] = there[i] && mask.valid(row);
-    limit[i] = there[i] && mask.stages != nullptr ? mask.stages[row / mask.time] : stages;
+    const int r = warp * 2 + i;
+    const bool there = first + r < n.rows;
+    if (lane == 0) {
+      limits[r] = there && mask.stages != nullptr ? mask.stages[(first + r) / mask.time] : stages;
+      counted[r] = there && mask.valid(first + r) ? 1 : 0;
+      sums[r] = 0;
+    }
     for (int c = lane; c < (latent + 3) / 4 * 4; c += 32)
-      residual[c * tile_pitch + warp * 2 + i] = there[i] && c < latent ? a.z.data[row * latent + c] : 0.0f;
+      residual[c * tile_pitch + r] = there && c < latent ? a.z.data[(first + r) * latent + c] : 0.0f;
   }
+#pragma unroll 1
   for (int s = 0; s < stages; ++s) {
     __syncthreads();
     tile_search(residual, latent, prepared + s * prepared_size(n.codes, latent), static_cast<int>(padded), candidates);
@@ -91,29 +94,32 @@ __global__ void __launch_bounds__(tile_threads, 2)
     tile_results(candidates, best);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int64_t row = first + warp * 2 + i;
-      if (!there[i]) continue;
+      const int r = warp * 2 + i;
+      const int64_t row = first + r;
+      if (row >= n.rows) continue;
+      const bool used = s < limits[r];
       if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(best[i].k);
       const float* code = a.codebooks.data + (s * n.codes + best[i].k) * latent;
+      float *x = residual + r, *y = sums + tile_rows + r * latent, loss = 0;
       for (int c = lane; c < latent; c += 32) {
-        const float q = code[c], before = residual[c * tile_pitch + warp * 2 + i], after = before - q;
+        const float q = code[c], before = x[c * tile_pitch], after = before - q;
         if (a.quantised) a.quantised.data[(s * n.rows + row) * latent + c] = before;
-        residual[c * tile_pitch + warp * 2 + i] = after;
-        if (counted[i] && s < limit[i]) loss[i] = __fmaf_rn(after, after, loss[i]);
+        x[c * tile_pitch] = after;
+        loss = __fmaf_rn(after, after, loss);
         if (s == 0)
-          y[i * latent + c] = s < limit[i] ? q : 0.0f;
-        else if (s < limit[i])
-          y[i * latent + c] += q;
+          y[c] = used ? q : 0.0f;
+        else if (used)
+          y[c] += q;
       }
+      loss = warp_sum(loss);
+      if (lane == 0 && used && counted[r] != 0) sums[r] += loss;
     }
   }
-#pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int64_t row = first + warp * 2 + i;
-    const float sum = warp_sum(loss[i]);
-    if (!there[i]) continue;
-    if (lane == 0 && losses != nullptr) losses[row] = sum;
-    for (int c = lane; c < latent; c += 32) a.y.data[row * latent + c] = y[i * latent + c];
+    const int r = warp * 2 + i;
+    if (first + r >= n.rows) continue;
+    if (lane == 0 && losses != nullptr) losses[first + r] = sums[r];
+    for (int c = lane; c < latent; c += 32) a.y.data[(first + r) * latent + c] = sums[tile_rows + r * latent + c];
   }
 }
 
@@ -180,7 +186,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
              {.name = "rvq_forward_latent",
               .grid = blocks_for(n.rows, tile_rows),
               .block = tile_threads,
-              .shared_bytes = static_cast<size_t>(tile_floats(n.latent) + tile_rows * n.latent) * sizeof(float)},
+              .shared_bytes = static_cast<size_t>(tile_floats(n.latent) + tile_rows * (n.latent + 1)) * sizeof(float)},
              rvq_latent_tile_kernel, a, n, mask, prepared, losses);
     else
       launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
