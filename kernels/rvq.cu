@@ -74,6 +74,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
   const int64_t first = int64_t{blockIdx.x} * tile_rows, padded = padded_codes(n.codes);
   float* sums = residual + tile_floats(latent);  // losses, then y [tile_rows][latent]
   // What a row needs between searches lies in shared memory: the search takes the registers.
+#pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
     const bool there = first + r < n.rows;
@@ -90,17 +91,18 @@ __global__ void __launch_bounds__(tile_threads, 2)
     __syncthreads();
     tile_search(residual, latent, prepared + s * prepared_size(n.codes, latent), static_cast<int>(padded), candidates);
     __syncthreads();
-    OrderedBest best[2];
-    tile_results(candidates, best);
-#pragma unroll
+    const OrderedBest best = tile_results(candidates);
+#pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       const int r = warp * 2 + i;
+      const int64_t k = __shfl_sync(full_warp, best.k, 8 * i);
       const int64_t row = first + r;
       if (row >= n.rows) continue;
       const bool used = s < limits[r];
-      if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(best[i].k);
-      const float* code = a.codebooks.data + (s * n.codes + best[i].k) * latent;
+      if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(k);
+      const float* code = a.codebooks.data + (s * n.codes + k) * latent;
       float *x = residual + r, *y = sums + tile_rows + r * latent, loss = 0;
+#pragma unroll 2
       for (int c = lane; c < latent; c += 32) {
         const float q = code[c], before = x[c * tile_pitch], after = before - q;
         if (a.quantised) a.quantised.data[(s * n.rows + row) * latent + c] = before;

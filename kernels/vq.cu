@@ -45,15 +45,11 @@ __global__ void __launch_bounds__(tile_threads, 2)
   __syncthreads();
   tile_search(tile, dim, prepared, padded, candidates);
   __syncthreads();
-  OrderedBest best[2];
-  tile_results(candidates, best);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int64_t row = first + warp * 2 + i;
-    if (lane != 0 || row >= rows) continue;
-    out[row] = static_cast<int32_t>(best[i].k);
-    if (half != nullptr) half[row] = half_distance(best[i]);
-  }
+  const OrderedBest best = tile_results(candidates);
+  const int64_t row = first + warp * 2 + lane / 8;
+  if (lane % 8 != 0 || lane >= 16 || row >= rows) return;
+  out[row] = static_cast<int32_t>(best.k);
+  if (half != nullptr) half[row] = half_distance(best);
 }
 
 /// The rung for many rows of few channels: a thread keeps four rows in registers and walks all codes, which every thread

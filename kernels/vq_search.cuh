@@ -157,8 +157,8 @@ __device__ __forceinline__ void tile_search(const float* x, int dim, const float
     }
   }
 }
-/// After the block has met: the best of row 2 warp + i, in every lane.
-__device__ __forceinline__ void tile_results(const uint32_t* candidates, OrderedBest (&out)[2]) {
+/// After the block has met: lane 8 i has the best of row 2 warp + i.
+__device__ __forceinline__ OrderedBest tile_results(const uint32_t* candidates) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const uint32_t* slot = candidates + (warp * 2 * tile_warps + lane % 16) * 2;
   OrderedBest best{slot[0], slot[1]};
@@ -167,11 +167,7 @@ __device__ __forceinline__ void tile_results(const uint32_t* candidates, Ordered
     const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
     if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
   }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    out[i].h = __shfl_sync(full_warp, best.h, 8 * i);
-    out[i].k = __shfl_sync(full_warp, best.k, 8 * i);
-  }
+  return best;
 }
 
 /// Which rows and stages count: `frames` valid ones per item, `stages` used per item; null leaves nothing out.

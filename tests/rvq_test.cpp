@@ -35,6 +35,12 @@ const Size sizes[] = {
     {2, 9, 5, 0, 3, 12},      // many stages, few codes
     {2, 5, 6, 4, 7, 12},      // the same with projections
     {4, 20, 32, 0, 1024, 2},  // many codes
+    {1, 17, 30, 0, 1030, 2},  // one more row, and more codes, than CUDA scores at once
+    {1, 19, 256, 8, 1030, 2},  // the same with projections: a channel per thread
+    {1, 10, 300, 8, 20, 2},   // a group of CUDA's and a row; weights padded to 512 channels
+    {1, 3, 1024, 8, 5, 2},    // DAC's latent
+    {1, 3, 1030, 8, 5, 2},    // wider than CUDA's groups
+    {1, 1200, 5, 8, 4, 2},    // two groups a block, ten chunks of the gradients' rows
 };
 
 std::vector<double> doubles(const Buffer<float>& b) {
