@@ -2,6 +2,9 @@
 
 #include "harness.h"
 #include "reference/rvq.h"
+#if defined(NACRE_EMULATED)
+#include "runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -278,6 +281,22 @@ TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
     for (Size n : sizes)
       for (Masks masks : {none, some}) backward_case(device, n, masks);
 }
+
+#if defined(NACRE_EMULATED)
+TEST_CASE("rvq takes the rung that its shape allows", "[rvq]") {
+  const Device device{Device::cuda};
+  if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;
+  const auto launches = [&](Size n, const char* name) {
+    Problem p(device, n, none);
+    rvq_forward(p.c.ctx, p.arguments());
+    return cuda::runtime(p.c.ctx).launches(name);
+  };
+  CHECK(launches({1, 3, 20, 8, 5, 2}, "rvq_forward_factorised") == 1);
+  CHECK(launches({1, 3, 20, 7, 5, 2}, "rvq_forward") == 1);
+  CHECK(launches({1, 3, 20, 0, 5, 2}, "rvq_forward_latent") == 1);
+  CHECK(launches({1, 3, 1030, 0, 5, 2}, "rvq_forward") == 1);
+}
+#endif
 
 TEST_CASE("the reference of rvq_backward is the slope of its objective", "[rvq]") {
   for (Size n : {Size{2, 3, 5, 0, 7, 3}, Size{2, 3, 5, 2, 7, 3}})

@@ -5,7 +5,7 @@
 #include "harness.h"
 #include "nacre/random.h"
 #include "reference/vq.h"
-#if defined(NACRE_WITH_CUDA)
+#if defined(NACRE_EMULATED)
 #include "runtime.h"
 #endif
 
@@ -121,7 +121,7 @@ TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "
           first = codes.read();
         else if (fused)
           c.expect_equal<int32_t>(codes, first);
-#if defined(NACRE_WITH_CUDA)
+#if defined(NACRE_EMULATED)
         if (device.kind == Device::cuda) {
           CHECK(cuda::runtime(c.ctx).launches("vq_nearest_rows") == (s.rows >= 32768 ? 1 : 0));
           CHECK(cuda::runtime(c.ctx).launches("vq_nearest") == (s.dim > 1536 ? 1 : 0));
