@@ -21,4 +21,18 @@ __device__ __forceinline__ float project_out(const float* code, const float* wei
   return q;
 }
 
+/// 2 weight / (valid rows * dim), 0 without a valid row. All lanes of the warp ask together.
+__device__ __forceinline__ float loss_slope(const RowMask& mask, int64_t dim, float weight) {
+  const int64_t elements = mask.valid_rows() * dim;
+  const double slope = elements > 0 ? 2.0 / static_cast<double>(elements) : 0.0;
+  return static_cast<float>(slope * static_cast<double>(weight));
+}
+
+/// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row must
+/// not depend on its neighbours.
+void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
+                            float* padded_weights, float* losses);
+int64_t rvq_backward_factorised_size(const RvqSizes&);
+void rvq_backward_factorised(Context&, const RvqBackward&, const RvqSizes&, const RowMask&, float* scratch);
+
 }  // namespace nacre::cuda

@@ -1,23 +1,16 @@
-#include "rvq.cuh"
+#include "rvq_factorised.cuh"
 
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-/// 2 weight / (valid rows * dim), 0 without a valid row. All lanes of the warp ask together.
-__device__ __forceinline__ float slope(const RowMask& mask, int64_t dim, float weight) {
-  const int64_t elements = mask.valid_rows() * dim;
-  const double slope = elements > 0 ? 2.0 / static_cast<double>(elements) : 0.0;
-  return static_cast<float>(slope * static_cast<double>(weight));
-}
-
 // ---- latent codes
 // -------------------------------------------------------------------------------------------------------------
 
 /// A thread per element.
 __global__ void __launch_bounds__(threads) rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask) {
-  const float scale = slope(mask, n.dim, a.commitment_weight);
+  const float scale = loss_slope(mask, n.dim, a.commitment_weight);
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
     const int64_t row = i / n.latent, c = i % n.latent;
     float dz = a.add_dz ? a.dz.data[i] + a.dy.data[i] : a.dy.data[i];
@@ -44,7 +37,7 @@ __global__ void __launch_bounds__(threads)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
   if (k >= n.codes) return;
-  const float scale = slope(mask, n.dim, a.codebook_weight);
+  const float scale = loss_slope(mask, n.dim, a.codebook_weight);
   const float* code = a.codebooks.data + (s * n.codes + k) * n.dim;
   float* out = a.dcodebooks.data + (s * n.codes + k) * n.dim;
   for (int64_t d0 = 0; d0 < n.dim; d0 += chunk) {
@@ -78,7 +71,7 @@ __global__ void __launch_bounds__(threads)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (row >= n.rows) return;
-  const float scale = slope(mask, n.dim, a.commitment_weight);
+  const float scale = loss_slope(mask, n.dim, a.commitment_weight);
   const auto code_of = [&](int64_t i) {
     return a.codebooks.data + (i * n.codes + clamp_code(a.codes.data[row * n.stages + i], n.codes)) * n.dim;
   };
@@ -164,6 +157,7 @@ Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
   const int64_t by_stage = n.rows * n.stages;
   if (!factorised) return {.channels = by_stage};
+  if (fits_groups(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};
   return {.channels = by_stage + n.rows * (n.stages * (n.dim + 2 * n.latent) + n.latent)};
 }
 
@@ -173,7 +167,9 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
   const RowMask mask{a.frames.data, a.stages.data, a.dy.shape.time, a.dy.shape.batch};
   const int64_t rows = n.rows * n.stages;
   int32_t* by_stage = reinterpret_cast<int32_t*>(a.scratch.data);
-  if (n.factorised) {
+  if (fits_groups(n)) {
+    rvq_backward_factorised(ctx, a, n, mask, a.scratch.data + rows);
+  } else if (n.factorised) {
     float* de = a.scratch.data + rows;
     float* residuals = de + rows * n.dim;
     float* dq = residuals + rows * n.latent;

@@ -2,6 +2,9 @@
 
 #include "harness.h"
 #include "reference/rvq.h"
+#if defined(NACRE_EMULATED)
+#include "runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -35,6 +38,12 @@ const Size sizes[] = {
     {2, 9, 5, 0, 3, 12},      // many stages, few codes
     {2, 5, 6, 4, 7, 12},      // the same with projections
     {4, 20, 32, 0, 1024, 2},  // many codes
+    {1, 17, 30, 0, 1030, 2},  // one more row, and more codes, than CUDA scores at once
+    {1, 19, 256, 8, 1030, 2},  // the same with projections: a channel per thread
+    {1, 10, 300, 8, 20, 2},   // a group of CUDA's and a row; weights padded to 512 channels
+    {1, 3, 1024, 8, 5, 2},    // DAC's latent
+    {1, 3, 1030, 8, 5, 2},    // wider than CUDA's groups
+    {1, 1200, 5, 8, 4, 2},    // two groups a block, ten chunks of the gradients' rows
 };
 
 std::vector<double> doubles(const Buffer<float>& b) {
@@ -272,6 +281,22 @@ TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
     for (Size n : sizes)
       for (Masks masks : {none, some}) backward_case(device, n, masks);
 }
+
+#if defined(NACRE_EMULATED)
+TEST_CASE("rvq takes the rung that its shape allows", "[rvq]") {
+  const Device device{Device::cuda};
+  if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;
+  const auto launches = [&](Size n, const char* name) {
+    Problem p(device, n, none);
+    rvq_forward(p.c.ctx, p.arguments());
+    return cuda::runtime(p.c.ctx).launches(name);
+  };
+  CHECK(launches({1, 3, 20, 8, 5, 2}, "rvq_forward_factorised") == 1);
+  CHECK(launches({1, 3, 20, 7, 5, 2}, "rvq_forward") == 1);
+  CHECK(launches({1, 3, 20, 0, 5, 2}, "rvq_forward_latent") == 1);
+  CHECK(launches({1, 3, 1030, 0, 5, 2}, "rvq_forward") == 1);
+}
+#endif
 
 TEST_CASE("the reference of rvq_backward is the slope of its objective", "[rvq]") {
   for (Size n : {Size{2, 3, 5, 0, 7, 3}, Size{2, 3, 5, 2, 7, 3}})

@@ -5,6 +5,9 @@
 #include "harness.h"
 #include "nacre/random.h"
 #include "reference/vq.h"
+#if defined(NACRE_EMULATED)
+#include "runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -94,6 +97,38 @@ TEST_CASE("vq_nearest finds the nearest code", "[vq]") {
   for (Device device : devices())
     for (Size s : sizes)
       for (VqMetric metric : {VqMetric::euclidean, VqMetric::cosine}) nearest_case(device, s, metric);
+}
+
+TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "[vq]") {
+  for (VqMetric metric : {VqMetric::euclidean, VqMetric::cosine})
+    // Few rows, one tile, one more; many rows of few channels; more channels than a tile takes.
+    for (Size s : {Size{3, 8, 130}, {16, 20, 1025}, {17, 33, 129}, {32768, 4, 3}, {32773, 8, 5}, {32769, 16, 2}, {2, 1540, 3}}) {
+      std::vector<int32_t> first;
+      for (Device device : devices()) {
+        const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};
+        Case c("vq_nearest devices", device, shape);
+        auto &x = c.random("x", shape, -1, 1), &book = c.random("codebook", books, -1, 1);
+        auto& codes = c.output<int32_t>("codes", {1, s.rows, 1, 1});
+        vq_nearest(c.ctx, {.x = x,
+                           .codebook = book,
+                           .codes = codes,
+                           .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
+                           .metric = metric});
+        INFO(s.rows << " rows, " << s.dim << " channels, " << s.codes << " codes");
+        // CUDA fuses each product with its subtraction, as the CPU does where it can.
+        const bool fused = std::string(Context({.device = {Device::cpu}}).instruction_set()) != "baseline";
+        if (first.empty())
+          first = codes.read();
+        else if (fused)
+          c.expect_equal<int32_t>(codes, first);
+#if defined(NACRE_EMULATED)
+        if (device.kind == Device::cuda) {
+          CHECK(cuda::runtime(c.ctx).launches("vq_nearest_rows") == (s.rows >= 32768 ? 1 : 0));
+          CHECK(cuda::runtime(c.ctx).launches("vq_nearest") == (s.dim > 1536 ? 1 : 0));
+        }
+#endif
+      }
+    }
 }
 
 TEST_CASE("vq_nearest is exact on integers and gives ties to the lower index", "[vq]") {

@@ -1,6 +1,7 @@
 #pragma once
 // CUDA's device functions for the emulated build: the subset that kernels/ uses, with its meaning, and Faults where a
 // device would be undefined.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -118,6 +119,22 @@ T __shfl_up_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::em
 }
 inline uint32_t __ballot_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
   return ::nacre::emulation::vote(mask, predicate, p);
+}
+inline unsigned __reduce_min_sync(uint32_t mask, unsigned v, ::nacre::emulation::Place p = {}) {
+  struct Least {
+    unsigned value, result;
+  } mine{v, v};
+  ::nacre::emulation::warp_operation(
+      "__reduce_min_sync", mask, &mine,
+      [](void* const(&arguments)[32], uint32_t lanes) {
+        unsigned least = 0xffffffffu;
+        for (unsigned i = 0; i < 32; ++i)
+          if (lanes >> i & 1) least = std::min(least, static_cast<Least*>(arguments[i])->value);
+        for (unsigned i = 0; i < 32; ++i)
+          if (lanes >> i & 1) static_cast<Least*>(arguments[i])->result = least;
+      },
+      false, p.file, p.line);
+  return mine.result;
 }
 inline bool __any_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
   return ::nacre::emulation::vote(mask, predicate, p) != 0;

@@ -32,7 +32,9 @@
 //   decode      the same sums in the same order as the forward: equal to its y bit for bit, where all stages are used.
 //               A code outside [0, codes) counts as the nearest inside
 //   order       fixed by the shape: losses per row in float, then over rows in double; parameter gradients in at most 8
-//               runs of rows, each in row order, then run by run
+//               runs of rows, each in row order, then run by run. CUDA, for codes of 8 channels and a latent of at most
+//               1024: at most 32 runs of chunks of 128 rows, in a chunk every eighth row, then the eight sums; other
+//               shapes as on the CPU
 //   accuracy    codes: see vq.h, with the residual that the stages before left; every other result within the rounding
 //               of its own terms: no path passes through more than 2 stages (latent + dim + 6) + rows of them
 //   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward

@@ -15,6 +15,7 @@
 //               (2 dim + 2) 2^-24 of the sum of |terms| of each; (3 dim + 9) 2^-24 for cosine
 //   NaN         a row with NaN gets code 0, and so does one whose every h_k overflows; a code with NaN is never chosen
 //   aliasing    none
+//   devices     CUDA always fuses: its codes are those of a CPU that has fused multiply-adds
 //   cost        2 rows codes dim flops; the codebook is packed on each call, 4 codes dim bytes
 namespace nacre {
 enum class VqMetric : uint8_t { euclidean, cosine };
