@@ -47,8 +47,10 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
     launch_weight_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
   else if (ctx.precision() == Precision::tf32)
     launch_weight_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_tf32", s, a.dy.data, a.x.data, input, to);
+  else if (s.out > 64)  // blocks of 128 by 128 and Snake's parameters need more registers than there are
+    launch_weight_blocks<128, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
   else
-    launch_weight_product<Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
+    launch_weight_blocks<64, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
   return finish(s.parts);
 }
 

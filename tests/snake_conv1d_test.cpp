@@ -43,6 +43,7 @@ const std::vector<Sample>& samples() {
       {"residual unit, several tiles of both", 1, 300, 96, 96, 7, same(7, 3)},
       {"residual unit, rows for several parts of the sums", 2, 700, 16, 24, 7, same(7, 9)},
       {"a pointwise layer, rows for several parts of the sums", 3, 400, 16, 8, 1, {}},
+      {"a pointwise layer of more than 64 outputs", 2, 40, 80, 72, 1, {}},
       {"three taps, short items: a tile spans many", 40, 9, 16, 16, 3, same(3)},
       {"six taps, padding wider than the kernel", 2, 40, 40, 16, 6, {.left = 11, .right = 9}},
       {"eight taps", 1, 70, 16, 16, 8, same(8)},
@@ -468,6 +469,10 @@ TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d]") {
                       {"snake_conv1d_forward_bf16", "snake_conv1d_input_gradient_bf16",
                        "snake_conv1d_weight_gradient_taps_bf16"});
     const Sample pointwise{"pointwise", 1, 90, 32, 32, 1, {}}, strided_by_2{"rate change", 1, 64, 16, 32, 4, strided(2)};
+    for (const int64_t out : {32, 72})
+      launches_of<float>(
+          Precision::fp32, Sample{"pointwise", 1, 90, 32, out, 1, {}},
+          {"snake_conv1d_forward_fma", "snake_conv1d_input_gradient_fma", "snake_conv1d_weight_gradient_fma"});
     for (const Sample& s : {pointwise, strided_by_2}) {
       launches_of<float>(
           Precision::tf32, s,
