@@ -13,8 +13,12 @@
 //                           is s samples wide, which makes it the upsampled signal as it lies in memory
 // Items of a batch are laid below each other with `halo` rows between, so that a tile may span several short items.
 //
-// Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32. What is
-// done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and PlainOutput.
+// Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32 or
+// 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and PlainOutput.
+//
+// Seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async for 4.2 million operations, 3 TB/s of L2 at 600
+// TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read once
+// per column of tiles, the result written once.
 #include "device.cuh"
 #include "nacre/ops/conv1d.h"
 
