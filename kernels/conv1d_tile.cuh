@@ -528,7 +528,8 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
 /// Whether the halo fits beside the weights.
 template <class T>
 bool fits(const Shifted& s) {
-  return Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
+  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 &&
+         Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
@@ -546,7 +547,7 @@ void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a
 template <class T>
 bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
-         std::max(in, out) * g.stride < (1 << 24) && g.dilation < 4096;
+         std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
 /// The forward as a product.
 inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
