@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "jobs.h"
+#include "nacre/cost.h"
 #include "nacre/safetensors.h"
 #include "nacre/training/checkpoint_store.h"
 #include "nacre/training/progress.h"
@@ -21,6 +22,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::vector<std::string> inputs;
   bool configs = false, memory = false;
+  std::string cost;  // a device's name
   DeviceOptions device;
 };
 
@@ -52,10 +54,40 @@ void print_memory(Context& ctx, const training::RunConfig& c) {
               mebibytes(step.unshared_bytes()).c_str());
 }
 
+/// FLOP, bytes and the floor of every layer of a training step on a device.
+void print_cost(const Options& o, const training::RunConfig& c) {
+  const DeviceCeilings& d = device_ceilings(o.cost);
+  const Arithmetic a = arithmetic(o.device.precision);
+  const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
+  std::printf("  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
+              d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
+              d.bf16 / 1e12);
+  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward", "backward");
+  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
+  CostRow sum{.name = "sum"};
+  double forward = 0, backward = 0;
+  const auto line = [](const CostRow& r, double f, double b) {
+    std::printf("  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(), r.forward_flops / 1e9,
+                r.backward_flops / 1e9, r.forward_bytes / 1e6, r.backward_bytes / 1e6, 1e6 * f, 1e6 * b);
+  };
+  for (const CostRow& r : step_cost(c.codec, c.loss, batch, samples, a)) {
+    const double f = floor_seconds(r.forward_flops, r.forward_bytes, r.matrix, d, a),
+                 b = floor_seconds(r.backward_flops, r.backward_bytes, r.matrix, d, a);
+    line(r, f, b);
+    forward += f, backward += b;
+    sum.forward_flops += r.forward_flops, sum.backward_flops += r.backward_flops;
+    sum.forward_bytes += r.forward_bytes, sum.backward_bytes += r.backward_bytes;
+  }
+  line(sum, forward, backward);
+  std::printf("  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),
+              static_cast<long long>(samples), 1e3 * (forward + backward));
+}
+
 void about_config(const Options& o, const std::string& name, const training::RunConfig& c) {
   std::printf("%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", name.c_str(), words(c.codec).c_str(),
               static_cast<long long>(c.training.batch_size), static_cast<long long>(c.training.segment_length),
               c.optimizer.learning_rate);
+  if (!o.cost.empty()) print_cost(o, c);
   if (!o.memory) return;
   Context ctx(o.device.context());
   print_memory(ctx, c);
@@ -70,6 +102,7 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
                 words(run.codec).c_str(), static_cast<double>(codec.parameters().effective_elements()) / 1e6,
                 hex(codec.identity()).c_str(), mebibytes(static_cast<size_t>(fs::file_size(model))).c_str());
   }
+  if (!o.cost.empty()) print_cost(o, run);
   if (o.memory) print_memory(ctx, run);
 }
 
@@ -173,6 +206,8 @@ Command add_info(CLI::App& app) {
                  "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre streams, audio files");
   app.add_flag("--configs", o->configs, "list the ready configurations");
   app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");
+  app.add_option("--cost", o->cost, "of models and configurations: operations, bytes and the least time of each layer of a training "
+                 "step on a device (h200, h100, a100, rtx4090), in --precision fp32, tf32 or bf16");
   o->device.add_to(app);
   app.footer("Streams and checkpoints are read to the end and verified.");
   return [o] { return info(*o); };

@@ -140,7 +140,8 @@ __device__ __forceinline__ uint4 packed(const Pack<bf16>& p) {
 template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
   Pack<T> out;
-  unpack(*reinterpret_cast<const uint4*>(p), out);
+  const uint4 raw = *reinterpret_cast<const uint4*>(p);  // a value: nvcc loads members of a reference by pairs
+  unpack(raw, out);
   return out;
 }
 template <class T>

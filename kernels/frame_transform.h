@@ -20,7 +20,11 @@ class FrameTransform {
   FrameTransform(const char* op, int64_t window);
   int64_t window() const { return window_; }
   int64_t bins() const { return window_ / 2 + 1; }
+  // Tables, for the device.
   const std::vector<float>& hann() const { return hann_; }
+  const std::vector<float>& cosine() const { return cos_; }
+  const std::vector<float>& sine() const { return sin_; }
+  const std::vector<float>& twiddles() const { return twiddles_; }
   /// Elements of `work`.
   int64_t work() const { return frame_lanes * window_; }
 

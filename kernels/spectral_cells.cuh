@@ -65,7 +65,45 @@ __device__ __forceinline__ void put_sums(const ScaleView& s, int term, double li
   }
 }
 
-/// The fast rung (spectral_rows.cu): for scales whose frames fit into a block.
+/// One band of one frame, whose magnitudes are given; its slope.
+__device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate, const float* target, float linear,
+                                                 float logarithmic) {
+  float a = 0, b = 0;
+  const int32_t end = __ldg(s.by_band.first + band + 1);
+#pragma unroll 4
+  for (int32_t k = __ldg(s.by_band.first + band); k < end; ++k) {
+    const float w = __ldg(s.by_band.weight + k);
+    const int32_t at = __ldg(s.by_band.column + k);
+    a += w * estimate[at], b += w * target[at];
+  }
+  return compare(a, b, linear, logarithmic, s.floor, s.logs[1]);
+}
+/// The slope of a magnitude from those of its bands.
+__device__ __forceinline__ float bin_slope(const ScaleView& s, int bin, const float* slopes) {
+  float slope = 0;
+  const int32_t end = __ldg(s.by_bin.first + bin + 1);
+#pragma unroll 1
+  for (int32_t k = __ldg(s.by_bin.first + bin); k < end; ++k)  // two at most
+    slope += __ldg(s.by_bin.weight + k) * slopes[__ldg(s.by_bin.column + k)];
+  return slope;
+}
+/// The sums of four values over the block, by the threads 0 .. 3.
+template <int threads>
+__device__ __forceinline__ void put_four(const ScaleView& s, const double (&value)[4], double* buffer) {
+  constexpr int warps = threads / 32;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const double sum = warp_sum(value[i]);
+    if (threadIdx.x % 32 == 0) buffer[i * warps + threadIdx.x / 32] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x >= 4) return;
+  double total = 0;
+  for (int w = 0; w < warps; ++w) total += buffer[threadIdx.x * warps + w];
+  put_partial(s.partials, threadIdx.x * s.parts + blockIdx.x, total);
+}
+
+/// The fast rung around cuFFT (spectral_rows.cu): for scales whose frames fit into a block.
 bool spectral_rows_fit(const ScaleView&);
 int64_t spectral_rows_parts(const ScaleView&);
 void spectral_rows(Context&, const ScaleView&);

@@ -88,6 +88,8 @@ SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), c
   threads = ctx.threads();
   if constexpr (with_cuda)
     if (on_cuda(ctx)) {
+      if (s.time > longest_signal)
+        throw_usage("spectral_loss", "time is " + std::to_string(s.time) + ", expected at most 2^28 on CUDA");
       on_device = cuda::plan(ctx, *this);
       return;
     }

@@ -13,6 +13,8 @@
 
 namespace nacre {
 
+inline constexpr int64_t longest_signal = int64_t{1} << 28;  ///< on CUDA
+
 struct StftPlan::Impl {
   Shape signal;
   StftGeometry geometry;

@@ -15,27 +15,12 @@ struct Rows {
   int row_step, bin_step;  ///< of `threads` cells
 };
 
-/// The sums of four values over the block, by the threads 0 .. 3.
-template <int threads>
-__device__ __forceinline__ void put_four(const ScaleView& s, const double (&value)[4], double* buffer) {
-  constexpr int warps = threads / 32;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const double sum = warp_sum(value[i]);
-    if (threadIdx.x % 32 == 0) buffer[i * warps + threadIdx.x / 32] = sum;
-  }
-  __syncthreads();
-  if (threadIdx.x >= 4) return;
-  double total = 0;
-  for (int w = 0; w < warps; ++w) total += buffer[threadIdx.x * warps + w];
-  put_partial(s.partials, threadIdx.x * s.parts + blockIdx.x, total);
-}
-
 template <int threads>
 __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
   NACRE_DYNAMIC_SHARED(float, magnitudes);  // the estimate's, the target's, the slopes of the bands
   const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
+  const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
   const int64_t row0 = int64_t{blockIdx.x} * shape.rows, left = s.rows - row0, cells_of_all = s.rows * s.bins;
   const int here = static_cast<int>(left < shape.rows ? left : shape.rows), cells = here * bins;
   float* const estimate = s.spectra + 2 * row0 * s.bins;
@@ -62,7 +47,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       const float n = magnitude(load_complex(target, cell));
       if (s.mel) magnitudes[cell] = m[j], target_magnitudes[cell] = n;
       if (s.stft) {
-        const Compared c = compare(m[j], n, s.weights[0], s.weights[1], s.floor, s.logs[0]);
+        const Compared c = compare(m[j], n, w0, w1, s.floor, s.logs[0]);
         linear += c.difference, logarithmic += c.log_difference;
         if (s.gradient[0]) store_gradient(estimate, cell, x[j], m[j], c.slope, bin > 0 && bin < bins - 1);
       }
@@ -76,15 +61,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     float band_linear = 0, band_logarithmic = 0;
     for (int i = tid; i < here * bands; i += threads) {
       const int row = i / bands, band = i - row * bands;
-      const float *const of_estimate = magnitudes + row * bins, *const of_target = target_magnitudes + row * bins;
-      float a = 0, b = 0;
-      const int32_t end = s.by_band.first[band + 1];
-      for (int32_t k = s.by_band.first[band]; k < end; ++k) {
-        const float w = s.by_band.weight[k];
-        const int32_t at = s.by_band.column[k];
-        a += w * of_estimate[at], b += w * of_target[at];
-      }
-      const Compared c = compare(a, b, s.weights[2], s.weights[3], s.floor, s.logs[1]);
+      const Compared c = compare_band(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
       band_linear += c.difference, band_logarithmic += c.log_difference;
       slopes[i] = c.slope;
     }
@@ -98,10 +75,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       for (int j = 0; j < cells_per_thread; ++j) {
         const int cell = tid + j * threads;
         if (cell < cells) {
-          float slope = 0;
-          const int32_t end = s.by_bin.first[bin + 1];
-          for (int32_t k = s.by_bin.first[bin]; k < end; ++k)
-            slope += s.by_bin.weight[k] * slopes[row * bands + s.by_bin.column[k]];
+          const float slope = bin_slope(s, bin, slopes + row * bands);
           store_gradient(to, cell, x[j], m[j], slope, bin > 0 && bin < bins - 1);
         }
         row += shape.row_step, bin += shape.bin_step;

@@ -49,6 +49,8 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometr
   threads = ctx.threads();
   if constexpr (with_cuda)
     if (on_cuda(ctx)) {
+      if (s.time > longest_signal)
+        throw_usage("stft", "time is " + std::to_string(s.time) + ", expected at most 2^28 on CUDA");
       on_device = cuda::plan(ctx, *this);
       return;
     }

@@ -1,7 +1,6 @@
 #include "nacre/ops/stft.h"
 
 #include "spectral_frames.cuh"
-#include "spectral_plans.h"
 
 // frames -> cuFFT, and back: halved spectrum -> cuFFT -> overlap-add. Per frame of N samples 4 N bytes each for the
 // windowed frame (written and read) and the spectrum, the signal itself beside them.
@@ -16,11 +15,10 @@ struct Device : Cache {
         rows(ctx, static_cast<size_t>(p.signal.batch * p.frames * p.geometry.window) * sizeof(float)),
         spectrum(ctx, static_cast<size_t>(p.spectrum().elements()) * sizeof(float)),
         fft(ctx, p.geometry.window, p.signal.batch * p.frames),
-        framing{p.signal.batch, p.signal.time, p.geometry.window, p.geometry.hop, p.frames, p.geometry.padding == StftPadding::reflect,
-                pointer<float>(window)} {}
+        frame(framing(p.signal, p.geometry, pointer<float>(window))) {}
   Memory window, rows, spectrum;
   Fft fft;
-  Framing framing;
+  Framing frame;
 };
 Device& device(const StftPlan& plan) { return static_cast<Device&>(*plan.impl().on_device); }
 
@@ -41,7 +39,7 @@ std::unique_ptr<Cache> plan(Context& ctx, const StftPlan::Impl& p) { return std:
 
 void stft_forward(Context& ctx, const StftForward& a) {
   Device& d = device(a.plan);
-  make_frames(ctx, d.framing, a.x.data, nullptr, nullptr, pointer<float>(d.rows));
+  make_frames(ctx, d.frame, a.x.data, nullptr, nullptr, pointer<float>(d.rows));
   // cuFFT wants complex numbers aligned as such.
   const bool aligned = reinterpret_cast<uintptr_t>(a.spectrum.data) % 8 == 0;
   float* const spectrum = aligned ? a.spectrum.data : pointer<float>(d.spectrum);
@@ -55,7 +53,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
   launch(ctx, {.name = "halve_spectrum", .grid = blocks_for(cells, threads), .block = threads}, halve_spectrum_kernel,
          a.dspectrum.data, pointer<float>(d.spectrum), cells, bins);
   d.fft.inverse(ctx, pointer<float>(d.spectrum), pointer<float>(d.rows));
-  add_frames(ctx, d.framing, {pointer<float>(d.rows), a.dx.data, a.add_dx}, {nullptr, nullptr, false}, nullptr);
+  add_frames(ctx, d.frame, {pointer<float>(d.rows), a.dx.data, a.add_dx}, {nullptr, nullptr, false}, nullptr);
 }
 
 }  // namespace nacre::cuda

@@ -28,66 +28,61 @@ std::vector<ResidualUnit<T>> units(Parameters& p, const CodecConfig& c, const st
 // -------------------------------------------------------------------------------------------------------------
 
 template <class T>
-Encoder<T>::Encoder(Parameters& p, const CodecConfig& c) {
-  const int64_t edge = (c.kernel_size - 1) / 2;
+Encoder<T>::Encoder(Parameters& p, const CodecConfig& c)
+    : first_(p, "encoder.block.0", 1, c.encoder_dim, c.kernel_size,
+             {.left = (c.kernel_size - 1) / 2, .right = (c.kernel_size - 1) / 2}) {
   const size_t per_block = c.dilations.size();
   int64_t channels = c.encoder_dim;
-  ends_.emplace_back(p, "encoder.block.0", 1, channels, c.kernel_size, Conv1dGeometry{.left = edge, .right = edge});
   size_t index = 1;
   for (const int64_t rate : c.encoder_rates) {
     const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
     blocks_.push_back({units<T>(p, c, name, 0, channels),
-                       Activation<T>(p, name + std::to_string(per_block), channels, c.activation),
-                       Conv1d<T>(p, name + std::to_string(per_block + 1), channels, 2 * channels, 2 * rate,
-                                 Conv1dGeometry{.stride = rate, .left = half(rate), .right = half(rate)})});
+                       ActivatedConv1d<T>(p, name + std::to_string(per_block), name + std::to_string(per_block + 1),
+                                          channels, 2 * channels, 2 * rate, c.activation,
+                                          {.stride = rate, .left = half(rate), .right = half(rate)})});
     channels *= 2;
   }
-  activation_.emplace_back(p, "encoder.block." + std::to_string(index), channels, c.activation);
-  ends_.emplace_back(p, "encoder.block." + std::to_string(index + 1), channels, c.latent(), 3,
-                     Conv1dGeometry{.left = 1, .right = 1});
+  last_.emplace_back(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
+                     channels, c.latent(), 3, c.activation, Conv1dGeometry{.left = 1, .right = 1});
 }
 
 template <class T>
 Flow<T> Encoder<T>::plan(Plan& p, Flow<T> x) {
-  x = ends_[0].plan(p, x);
+  x = first_.plan(p, x);
   for (Block& b : blocks_) {
     for (ResidualUnit<T>& u : b.units) x = u.plan(p, x);
-    x = b.down.plan(p, b.activation.plan(p, x));
+    x = b.down.plan(p, x);
   }
-  return ends_[1].plan(p, activation_[0].plan(p, x));
+  return last_[0].plan(p, x);
 }
 template <class T>
 void Encoder<T>::forward(Context& c) {
-  ends_[0].forward(c);
+  first_.forward(c);
   for (Block& b : blocks_) {
     for (ResidualUnit<T>& u : b.units) u.forward(c);
-    b.activation.forward(c);
     b.down.forward(c);
   }
-  activation_[0].forward(c);
-  ends_[1].forward(c);
+  last_[0].forward(c);
 }
 template <class T>
 void Encoder<T>::backward(Context& c) {
-  ends_[1].backward(c);
-  activation_[0].backward(c);
+  last_[0].backward(c);
   for (size_t i = blocks_.size(); i-- > 0;) {
     blocks_[i].down.backward(c);
-    blocks_[i].activation.backward(c);
     for (size_t u = blocks_[i].units.size(); u-- > 0;) blocks_[i].units[u].backward(c);
   }
-  ends_[0].backward(c);
+  first_.backward(c);
 }
 
 // ---- Decoder
 // -------------------------------------------------------------------------------------------------------------
 
 template <class T>
-Decoder<T>::Decoder(Parameters& p, const CodecConfig& c) {
+Decoder<T>::Decoder(Parameters& p, const CodecConfig& c)
+    : first_(p, "decoder.model.0", c.latent(), c.decoder_dim, c.kernel_size,
+             {.left = (c.kernel_size - 1) / 2, .right = (c.kernel_size - 1) / 2}) {
   const int64_t edge = (c.kernel_size - 1) / 2;
-  const Conv1dGeometry same{.left = edge, .right = edge};
   int64_t channels = c.decoder_dim;
-  ends_.emplace_back(p, "decoder.model.0", c.latent(), channels, c.kernel_size, same);
   size_t index = 1;
   for (const int64_t rate : c.decoder_rates) {
     const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
@@ -97,44 +92,43 @@ Decoder<T>::Decoder(Parameters& p, const CodecConfig& c) {
                        units<T>(p, c, name, 2, channels / 2)});
     channels /= 2;
   }
-  activation_.emplace_back(p, "decoder.model." + std::to_string(index), channels, c.activation);
-  ends_.emplace_back(p, "decoder.model." + std::to_string(index + 1), channels, 1, c.kernel_size, same);
-  if (c.output_tanh) activation_.emplace_back(p, "decoder.model." + std::to_string(index + 2), 1, ActivationKind::tanh);
+  const std::string name = "decoder.model.";
+  last_.emplace_back(p, name + std::to_string(index), name + std::to_string(index + 1), channels, 1, c.kernel_size,
+                     c.activation, Conv1dGeometry{.left = edge, .right = edge});
+  if (c.output_tanh) tanh_.emplace_back(p, name + std::to_string(index + 2), 1, ActivationKind::tanh);
 }
 
 template <class T>
 Flow<T> Decoder<T>::plan(Plan& p, Flow<T> x) {
-  x = ends_[0].plan(p, x);
+  x = first_.plan(p, x);
   for (Block& b : blocks_) {
     x = b.up.plan(p, b.activation.plan(p, x));
     for (ResidualUnit<T>& u : b.units) x = u.plan(p, x);
   }
-  x = ends_[1].plan(p, activation_[0].plan(p, x));
-  return activation_.size() > 1 ? activation_[1].plan(p, x) : x;
+  x = last_[0].plan(p, x);
+  return tanh_.empty() ? x : tanh_[0].plan(p, x);
 }
 template <class T>
 void Decoder<T>::forward(Context& c) {
-  ends_[0].forward(c);
+  first_.forward(c);
   for (Block& b : blocks_) {
     b.activation.forward(c);
     b.up.forward(c);
     for (ResidualUnit<T>& u : b.units) u.forward(c);
   }
-  activation_[0].forward(c);
-  ends_[1].forward(c);
-  if (activation_.size() > 1) activation_[1].forward(c);
+  last_[0].forward(c);
+  for (Activation<T>& t : tanh_) t.forward(c);
 }
 template <class T>
 void Decoder<T>::backward(Context& c) {
-  if (activation_.size() > 1) activation_[1].backward(c);
-  ends_[1].backward(c);
-  activation_[0].backward(c);
+  for (Activation<T>& t : tanh_) t.backward(c);
+  last_[0].backward(c);
   for (size_t i = blocks_.size(); i-- > 0;) {
     for (size_t u = blocks_[i].units.size(); u-- > 0;) blocks_[i].units[u].backward(c);
     blocks_[i].up.backward(c);
     blocks_[i].activation.backward(c);
   }
-  ends_[0].backward(c);
+  first_.backward(c);
 }
 
 template class Encoder<float>;

@@ -6,6 +6,7 @@
 #include "nacre/ops/elu.h"
 #include "nacre/ops/leaky_relu.h"
 #include "nacre/ops/snake.h"
+#include "nacre/ops/snake_conv1d.h"
 #include "nacre/ops/tanh.h"
 
 namespace nacre {
@@ -164,6 +165,87 @@ void Conv1d<T>::backward(Context& c) {
                                  .add_dx = x_.add});
 }
 
+// ---- ActivatedConv1d
+// -----------------------------------------------------------------------------------------------------
+
+template <class T>
+ActivatedConv1d<T>::ActivatedConv1d(Parameters& parameters, const std::string& activation_name, const std::string& name,
+                                    int64_t in, int64_t out, int64_t taps, ActivationKind kind, Conv1dGeometry geometry)
+    : activation_(parameters, activation_name, in, kind), conv_(parameters, name, in, out, taps, geometry) {}
+
+template <class T>
+Flow<T> ActivatedConv1d<T>::plan(Plan& p, Flow<T> x, Flow<T> residual) {
+  Context& c = p.context();
+  fused_ = activation_.alpha_ != nullptr && c.device().kind == Device::cuda;
+  if (!fused_) return conv_.plan(p, activation_.plan(p, x), residual);
+  p.next_step();
+  const Shape w = conv_.weight_->shape;
+  const Conv1dGeometry& g = conv_.geometry_;
+  const Shape y{
+      .batch = x.shape.batch, .time = conv1d_length(x.shape.time, w.time, g), .channels = conv_.out_};
+  conv_.x_ = p.reads(x, Phase::backward);
+  conv_.y_ = p.makes<T>(y);
+  conv_.residual_ = residual.id >= 0 ? p.passes(residual, conv_.y_.flow) : Read<T>{};
+  conv_.forward_scratch_ = p.scratch(snake_conv1d_forward_scratch<T>(c, x.shape, w, g), Phase::forward);
+  if (p.training())
+    conv_.backward_scratch_ = p.scratch(larger(snake_conv1d_input_gradient_scratch<T>(c, x.shape, w, y, g),
+                                               snake_conv1d_weight_gradient_scratch<T>(c, x.shape, w, y, g)),
+                                        Phase::backward);
+  return conv_.y_.flow;
+}
+
+template <class T>
+void ActivatedConv1d<T>::forward(Context& c) {
+  if (!fused_) {
+    activation_.forward(c);
+    return conv_.forward(c);
+  }
+  const Parameter* const beta = activation_.beta_;
+  snake_conv1d_forward<T>(c, {.x = conv_.x_.value,
+                              .alpha = activation_.alpha_->value,
+                              .beta = beta != nullptr ? View<const float>(beta->value) : View<const float>{},
+                              .weight = conv_.weight_->template value<T>(),
+                              .bias = conv_.bias_->value,
+                              .residual = conv_.residual_.value,
+                              .y = conv_.y_.value,
+                              .scratch = conv_.forward_scratch_,
+                              .geometry = conv_.geometry_,
+                              .log_scale = beta != nullptr});
+}
+
+template <class T>
+void ActivatedConv1d<T>::backward(Context& c) {
+  if (!fused_) {
+    conv_.backward(c);
+    return activation_.backward(c);
+  }
+  const Parameter* const beta = activation_.beta_;
+  const View<const float> b = beta != nullptr ? View<const float>(beta->value) : View<const float>{};
+  if (conv_.residual_.grad)
+    accumulate<T>(c, {.x = conv_.y_.grad, .y = conv_.residual_.grad, .add = conv_.residual_.add});
+  snake_conv1d_weight_gradient<T>(c, {.x = conv_.x_.value,
+                                      .alpha = activation_.alpha_->value,
+                                      .beta = b,
+                                      .dy = conv_.y_.grad,
+                                      .dweight = conv_.weight_->grad,
+                                      .dbias = conv_.bias_->grad,
+                                      .scratch = conv_.backward_scratch_,
+                                      .geometry = conv_.geometry_,
+                                      .log_scale = beta != nullptr});
+  snake_conv1d_input_gradient<T>(c, {.x = conv_.x_.value,
+                                     .alpha = activation_.alpha_->value,
+                                     .beta = b,
+                                     .dy = conv_.y_.grad,
+                                     .weight = conv_.weight_->template value<T>(),
+                                     .dx = conv_.x_.grad,
+                                     .dalpha = activation_.alpha_->grad,
+                                     .dbeta = beta != nullptr ? beta->grad : View<float>{},
+                                     .scratch = conv_.backward_scratch_,
+                                     .geometry = conv_.geometry_,
+                                     .log_scale = beta != nullptr,
+                                     .add_dx = conv_.x_.add});
+}
+
 // ---- ConvTranspose1d
 // -----------------------------------------------------------------------------------------------------
 
@@ -227,35 +309,31 @@ void ConvTranspose1d<T>::backward(Context& c) {
 template <class T>
 ResidualUnit<T>::ResidualUnit(Parameters& parameters, const std::string& name, int64_t channels, int64_t taps,
                               int64_t dilation, ActivationKind kind)
-    : first_(parameters, name + ".block.0", channels, kind),
-      second_(parameters, name + ".block.2", channels, kind),
-      wide_(parameters, name + ".block.1", channels, channels, taps,
+    : wide_(parameters, name + ".block.0", name + ".block.1", channels, channels, taps, kind,
             {.dilation = dilation, .left = (taps - 1) / 2 * dilation, .right = (taps - 1) / 2 * dilation}),
-      narrow_(parameters, name + ".block.3", channels, channels, 1) {}
+      narrow_(parameters, name + ".block.2", name + ".block.3", channels, channels, 1, kind) {}
 
 template <class T>
 Flow<T> ResidualUnit<T>::plan(Plan& p, Flow<T> x) {
-  return narrow_.plan(p, second_.plan(p, wide_.plan(p, first_.plan(p, x))), x);
+  return narrow_.plan(p, wide_.plan(p, x), x);
 }
 template <class T>
 void ResidualUnit<T>::forward(Context& c) {
-  first_.forward(c);
   wide_.forward(c);
-  second_.forward(c);
   narrow_.forward(c);
 }
 template <class T>
 void ResidualUnit<T>::backward(Context& c) {
   narrow_.backward(c);
-  second_.backward(c);
   wide_.backward(c);
-  first_.backward(c);
 }
 
 template class Activation<float>;
 template class Activation<bf16>;
 template class Conv1d<float>;
 template class Conv1d<bf16>;
+template class ActivatedConv1d<float>;
+template class ActivatedConv1d<bf16>;
 template class ConvTranspose1d<float>;
 template class ConvTranspose1d<bf16>;
 template class ResidualUnit<float>;

@@ -172,6 +172,35 @@ TEST_CASE("balancer does not allocate and does not depend on threads", "[balance
   }
 }
 
+TEST_CASE("balancer: the same bits at any address", "[balancer]") {
+  for (Device device : devices())
+    for (int64_t time : {3, 4096, 4099, 8200}) {
+      const Shape s{1, time, 1, 1};
+      Case c("balancer addresses", device, s);
+      auto &x = c.random("x", s, -1, 1), &y = c.random("y", s, -9, 9);
+      std::vector<float> later{0};
+      later.insert(later.end(), x.before().begin(), x.before().end());
+      auto& moved = c.values("moved", {.channels = time + 1}, later);
+      auto &gradient = c.output("gradient", s), &other = c.output("other", s);
+      auto &state = c.zeros("state", {.channels = 4}), &other_state = c.zeros("other state", {.channels = 4});
+      auto &shares = c.output("shares", {.channels = 2}), &other_shares = c.output("other shares", {.channels = 2});
+      Balancer a{.gradients = {x, y},
+                 .weights = {1, 2},
+                 .count = 2,
+                 .state = state,
+                 .shares = shares,
+                 .gradient = gradient,
+                 .scratch = c.scratch(balancer_scratch(c.ctx, s, 2))};
+      balancer(c.ctx, a);
+      a.gradients[0] = View<const float>(moved.data() + 1, s);
+      a.state = other_state, a.shares = other_shares, a.gradient = other;
+      balancer(c.ctx, a);
+      c.expect_equal(other, gradient.read());
+      c.expect_equal(other_state, state.read());
+      c.expect_equal(other_shares, shares.read());
+    }
+}
+
 TEST_CASE("balancer names what does not fit", "[balancer]") {
   Case c("balancer shapes", devices().front(), {});
   const Shape s{2, 20, 1, 1};

@@ -59,9 +59,9 @@ struct Pair {
   CodecReference reference;
   std::mt19937_64 rng;
 
-  Pair(const Tiny& t, uint64_t seed)
+  Pair(const Tiny& t, uint64_t seed, Device device)
       : tiny(t),
-        ctx({.threads = 2}),
+        ctx({.device = device, .threads = 2}),
         step(ctx, t.codec(), t.loss(), {}, t.batch(), t.samples, seed),
         rng(seed * 7919 + std::hash<std::string>{}(t.name)) {
     CodecReference& r = reference;
@@ -110,6 +110,7 @@ struct Pair {
       step.parameters().set_tensor(ctx, name, t.shape, t.values);
       reference.parameters[name].assign(t.values.begin(), t.values.end());
     }
+    step.parameters().refresh(ctx);
   }
   Tensors library_gradients() {
     Tensors found;
@@ -217,13 +218,14 @@ void check_codes(const CodecReference& r) {
 }
 
 void check_gradients(const Tiny& tiny, int differences) {
-  CAPTURE(tiny.name, test::seed());
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device), tiny.name, test::seed());
   // A seed where rounding turns the sign of some |a - b| has no gradient to compare; the next one has.
   std::string blunt;
   for (uint64_t seed = test::seed();; ++seed) {
     INFO("allowances are too large for:" << blunt);
     REQUIRE(seed < test::seed() + 20);
-    Pair pair(tiny, seed);
+    Pair pair(tiny, seed, device);
     CodecReference& r = pair.reference;
     r.run(true);
     const Tensors exact = r.gradients;

@@ -20,13 +20,22 @@ TEST_CASE("Philox matches the published vectors", "[core]") {
 }
 
 TEST_CASE("a context says what it cannot do", "[core]") {
-  CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains("no CUDA back end"));
+  if (!built_with_cuda()) {
+    CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains("no CUDA back end"));
+  } else if (std::string why; !cuda_available(&why)) {
+    // A build for CUDA runs anywhere, and says in one line what is missing.
+    CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains(why) && Catch::Contains("use --device cpu"));
+    CHECK(why.find('\n') == std::string::npos);
+  } else {
+    CHECK_THROWS_WITH(Context({.device = {Device::cuda, 4321}}), Catch::Contains("cuda:4321"));
+  }
   CHECK_THROWS_WITH(Context({.threads = -1}), Catch::Contains("negative"));
   CHECK(Context({.threads = 3}).threads() == 3);
 }
 
 TEST_CASE("copies check their sizes", "[core]") {
-  Context ctx;
+  const Device device = GENERATE(from_range(test::devices()));
+  Context ctx({.device = device});
   Memory memory(ctx, 16);
   const View<float> v(reinterpret_cast<float*>(memory.data()), {.channels = 4});
   const std::vector<float> three(3);
@@ -35,4 +44,46 @@ TEST_CASE("copies check their sizes", "[core]") {
   ctx.write<float>(four, v);
   ctx.read<float>(v, back);
   CHECK(back == four);
+}
+
+TEST_CASE("copies, zeros and uploads, in order", "[core]") {
+  const Device device = GENERATE(from_range(nacre::test::devices()));
+  Context ctx({.device = device});
+  Memory memory(ctx, 48);
+  const View<float> a(reinterpret_cast<float*>(memory.data()), {.channels = 4}), b(a.data + 4, a.shape), c(b.data + 4, a.shape);
+  const std::vector<float> first{1, 2, 3, 4}, second{5, 6, 7, 8};
+  std::vector<float> back(4);
+  ctx.write<float>(first, a);
+  ctx.copy<float>(a, b);
+  ctx.upload<float>(second, a);
+  ctx.copy<float>(a, c);
+  ctx.zero(a);
+  ctx.upload<float>(first, a);
+  ctx.synchronize();
+  ctx.read<float>(a, back);
+  CHECK(back == first);
+  ctx.read<float>(b, back);
+  CHECK(back == first);
+  ctx.read<float>(c, back);
+  CHECK(back == second);
+}
+
+TEST_CASE("a graph holds what a stream can do, and nothing else", "[core]") {
+  const Device device = GENERATE(from_range(nacre::test::devices()));
+  if (device.kind == Device::cpu) return;
+  Context ctx({.device = device});
+  Memory memory(ctx, 32);
+  const View<float> a(reinterpret_cast<float*>(memory.data()), {.channels = 4}), b(a.data + 4, a.shape);
+  const std::vector<float> some{1, 2, 3, 4};
+  std::vector<float> back(4);
+  CHECK_THROWS_WITH(ctx.capture([&] { ctx.write<float>(some, a); }), Catch::Contains("the step calls write"));
+  CHECK_THROWS_WITH(ctx.capture([&] { ctx.read<float>(a, back); }), Catch::Contains("the step calls read"));
+  CHECK_THROWS_WITH(ctx.capture([&] { ctx.synchronize(); }), Catch::Contains("the step calls synchronize"));
+  Graph graph = ctx.capture([&] { ctx.copy<float>(a, b); });
+  ctx.write<float>(some, a);
+  ctx.read<float>(b, back);
+  CHECK(back == std::vector<float>(4, 0.0f));  // recorded, not run
+  graph.replay();
+  ctx.read<float>(b, back);
+  CHECK(back == some);
 }

@@ -39,8 +39,8 @@ struct Result {
 
 /// Forward and backward of a network behind a convolution of one tap, whose gradients show what reaches the input.
 template <class T, class Net>
-Result run(const std::function<Net(Parameters&)>& make, const CodecConfig& c, Shape input, int64_t inner) {
-  Context ctx({.threads = 2});
+Result run(Device device, const std::function<Net(Parameters&)>& make, const CodecConfig& c, Shape input, int64_t inner) {
+  Context ctx({.device = device, .threads = 2});
   Parameters p;
   Conv1d<T> first(p, "first", input.channels, inner, 1);
   Net net = make(p);
@@ -92,8 +92,10 @@ double relative(const std::vector<double>& found, const std::vector<double>& wan
 template <template <class> class Net>
 void compare(const std::function<Net<float>(Parameters&)>& make32, const std::function<Net<bf16>(Parameters&)>& make16,
              const CodecConfig& c, Shape input, int64_t inner, int roundings) {
-  const Result exact = run<float, Net<float>>(make32, c, input, inner),
-               found = run<bf16, Net<bf16>>(make16, c, input, inner);
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  const Result exact = run<float, Net<float>>(device, make32, c, input, inner),
+               found = run<bf16, Net<bf16>>(device, make16, c, input, inner);
   REQUIRE(found.y.size() == exact.y.size());
   const double forward = 3 * test::bf16_ulp / std::sqrt(3.0) * std::sqrt(roundings);
   const double error = relative(found.y, exact.y);

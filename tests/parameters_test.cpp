@@ -156,9 +156,11 @@ TEST_CASE("parameters: a latent narrower than the encoder, as in the 16 kbit/s m
 }
 
 TEST_CASE("parameters: saved and loaded, bit for bit") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   const test::Folder folder;
   for (const QuantizerKind kind : {QuantizerKind::factorised, QuantizerKind::ema}) {
-    Context ctx({.threads = 1});
+    Context ctx({.device = device, .threads = 1});
     Codec codec(ctx, small(kind));
     initialise(ctx, codec.parameters(), codec.config(), 5);
     codec.save(folder / "model.safetensors", {{"note", "kept"}});
@@ -174,11 +176,16 @@ TEST_CASE("parameters: saved and loaded, bit for bit") {
     for (size_t i = 0; i < audio.size(); ++i) audio[i] = 0.3f * std::sin(0.1f * static_cast<float>(i * i % 97));
     const auto through = [&](Codec& c) {
       c.reserve_inference(1, samples);
-      std::vector<int32_t> codes(20 * 3);
+      const std::vector<int32_t> codes(20 * 3);
       std::vector<float> out(audio.size());
       const Shape wave{.time = samples}, frames{.time = 20, .channels = 3};
-      c.encode(View<const float>(audio.data(), wave), View<int32_t>(codes.data(), frames));
-      c.decode(View<const int32_t>(codes.data(), frames), View<float>(out.data(), wave));
+      Memory wave_memory(ctx, out.size() * sizeof(float)), frames_memory(ctx, codes.size() * sizeof(int32_t));
+      const View<float> x(reinterpret_cast<float*>(wave_memory.data()), wave);
+      const View<int32_t> f(reinterpret_cast<int32_t*>(frames_memory.data()), frames);
+      ctx.write<float>(audio, x);
+      c.encode(x, f);
+      c.decode(f, x);
+      ctx.read<float>(x, out);
       return out;
     };
     const std::vector<float> first = through(codec);
@@ -235,7 +242,9 @@ TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
 }
 
 TEST_CASE("parameters: a second model of the same names shares them") {
-  Context ctx({.threads = 1});
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
   Parameters p;
   const CodecConfig c = small(QuantizerKind::ema);
   Encoder<float> first(p, c);
@@ -277,7 +286,9 @@ TEST_CASE("parameters: a second model of the same names shares them") {
 }
 
 TEST_CASE("parameters: assigned from another model, with averaged weights in place of its own") {
-  Context ctx({.threads = 1});
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
   const CodecConfig c = small(QuantizerKind::ema);
   Codec from(ctx, c), to(ctx, c);
   initialise(ctx, from.parameters(), c, 1);
@@ -287,8 +298,11 @@ TEST_CASE("parameters: assigned from another model, with averaged weights in pla
   CHECK(same_bits(everything(ctx, from.parameters()), everything(ctx, to.parameters())));
   CHECK(to.identity() == from.identity());
 
-  std::vector<float> averaged(static_cast<size_t>(from.parameters().trained_elements()), 0.25f);
-  to.parameters().assign(ctx, from.parameters(), View<const float>(averaged.data(), from.parameters().values().shape));
+  const std::vector<float> quarters(static_cast<size_t>(from.parameters().trained_elements()), 0.25f);
+  Memory averaged(ctx, quarters.size() * sizeof(float));
+  const View<float> average(reinterpret_cast<float*>(averaged.data()), from.parameters().values().shape);
+  ctx.write<float>(quarters, average);
+  to.parameters().assign(ctx, from.parameters(), average);
   to.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
     if (name.find(".codebook.") == std::string::npos)
       CHECK(std::all_of(v.begin(), v.end(), [](float x) { return x == 0.25f; }));
@@ -300,7 +314,9 @@ TEST_CASE("parameters: assigned from another model, with averaged weights in pla
 }
 
 TEST_CASE("parameters: what begins random is a function of the seed and the name alone") {
-  Context ctx({.threads = 1});
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
   Codec a(ctx, small()), b(ctx, small());
   initialise(ctx, a.parameters(), a.config(), 9);
   initialise(ctx, b.parameters(), b.config(), 9);

@@ -1,5 +1,7 @@
 #include "nacre/ops/snake_conv1d.h"
 
+#include <cstring>
+
 #include "harness.h"
 #include "reference/conv1d.h"
 #include "reference/snake.h"
@@ -321,6 +323,76 @@ TEST_CASE("snake_conv1d in bf16", "[snake_conv1d]") {
       ++k;
     }
   }
+}
+
+namespace {
+
+/// The same integers at an address that no pack may begin at: other kernels, or other accesses, but the same result.
+template <class T>
+void unaligned(Device device, const Sample& s) {
+  INFO(s.why);
+  const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in};
+  const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
+  Case c(std::string("snake_conv1d unaligned, ") + s.why, device, xs);
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
+       &dy = c.integers<T>("dy", ys, -3, 3);
+  auto &alpha = c.zeros("alpha", per_channel), &dalpha = c.zeros("dalpha", per_channel);
+  const auto odd = [&](const char* name, Shape shape, const auto& values) {
+    using U = std::remove_cvref_t<decltype(values[0])>;
+    std::vector<U> more{U{}};
+    more.insert(more.end(), values.begin(), values.end());
+    auto& b = c.values<U>(name, {.channels = shape.elements() + 1}, more);
+    return View<U>(b.data() + 1, shape);
+  };
+  const View<T> x_odd = odd("x, odd", xs, x.before()), dy_odd = odd("dy, odd", ys, dy.before()),
+                dx_odd = odd("dx, odd", xs, std::vector<T>(static_cast<size_t>(x.size())));
+  auto &y = c.output<T>("y", ys), &y_odd = c.output<T>("y from odd", ys), &dx = c.output<T>("dx", xs);
+  auto &dw = c.zeros("dweight", ws), &dw_odd = c.zeros("dweight from odd", ws);
+  const auto forward = [&](View<const T> from, View<T> to) {
+    snake_conv1d_forward<T>(c.ctx, {.x = from,
+                                    .alpha = alpha,
+                                    .weight = w,
+                                    .y = to,
+                                    .scratch = c.scratch(snake_conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                                    .geometry = s.g});
+  };
+  const auto backward = [&](View<const T> from, View<const T> gradient, View<T> to, View<float> weights) {
+    snake_conv1d_input_gradient<T>(
+        c.ctx, {.x = from,
+                .alpha = alpha,
+                .dy = gradient,
+                .weight = w,
+                .dx = to,
+                .dalpha = dalpha,
+                .scratch = c.scratch(snake_conv1d_input_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                .geometry = s.g});
+    snake_conv1d_weight_gradient<T>(
+        c.ctx, {.x = from,
+                .alpha = alpha,
+                .dy = gradient,
+                .dweight = weights,
+                .scratch = c.scratch(snake_conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                .geometry = s.g});
+  };
+  forward(x, y);
+  forward(x_odd, y_odd);
+  backward(x, dy, dx, dw);
+  backward(x_odd, dy_odd, dx_odd, dw_odd);
+  c.expect_equal(y_odd, y.read());
+  c.expect_equal(dw_odd, dw.read());
+  std::vector<T> found(static_cast<size_t>(x.size()));
+  c.ctx.read<T>(dx_odd, found);
+  CHECK(std::memcmp(found.data(), dx.read().data(), found.size() * sizeof(T)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("snake_conv1d at any address", "[snake_conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : {Sample{"last layer", 2, 90, 32, 1, 7, same(7)}, Sample{"unit", 1, 50, 16, 8, 3, same(3)}}) {
+      unaligned<float>(device, s);
+      unaligned<bf16>(device, s);
+    }
 }
 
 #if defined(NACRE_WITH_CUDA)

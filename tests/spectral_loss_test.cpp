@@ -5,6 +5,9 @@
 #include "golden/spectral.inc"
 #include "harness.h"
 #include "reference/spectral.h"
+#if defined(NACRE_WITH_CUDA)
+#include "runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -56,6 +59,14 @@ std::vector<Trial> trials() {
       {2, 100, with({scale(32, 8, 6, 0, 1, 1, 0), scale(16, 4, 3, 1, 0, 0, 1)})},  // some weights 0
       {1, 128, with({scale(32, 8, 5, 0, 0, 1, 1)})},                               // mel only: dstft is all zero
       {2, 128, with({})},                                                          // no scales: zeros
+      {2, 52, with({scale(30, 7, 6)})},      // nothing is a multiple of four
+      {3, 96, with({scale(24, 12, 4)})},     // a frame is whole packs, half a frame too
+      {2, 96, with({scale(20, 4, 4)})},      // half a frame is not
+      {1, 300, with({scale(4096, 1024, 30)})},  // a block of 512 threads
+      {1, 300, with({scale(4500, 1125, 30)})},  // more bins than the usual block of a CUDA kernel holds
+      {5, 90, with({scale(128, 32, 9), scale(512, 128, 20), scale(2048, 512, 0)})},  // the other powers of two
+      {3, 1001, with({scale(32, 5, 5), scale(256, 64, 20)})},                        // odd hops and lengths
+      {1, 300, with({scale(8192, 4096, 30)})},  // more than any holds
   };
 }
 
@@ -350,6 +361,92 @@ TEST_CASE("spectral_loss: the same bits for every number of threads") {
   }
 }
 
+TEST_CASE("spectral_loss: a captured step gives the bits of an eager one") {
+  for (const Device device : devices()) {
+    const Shape s{.batch = 2, .time = 320};
+    Case c("spectral_loss captured", device, s);
+    const SpectralPlan plan(c.ctx, s, {.scales = {scale(64, 16, 10), scale(30, 7, 0), scale(32, 8, 5, 0, 0, 0, 1)}});
+    const StftPlan transform(c.ctx, s, {.window = 64, .hop = 16});
+    auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
+    auto& lengths = c.values<int32_t>("lengths", {.batch = 2}, {320, 200});
+    auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+    auto &spectrum = c.output("spectrum", transform.spectrum()), &dx = c.output("dx", s);
+    const auto step = [&] {
+      stft_forward(c.ctx, {.plan = transform, .x = x, .spectrum = spectrum});
+      stft_adjoint(c.ctx, {.plan = transform, .dspectrum = spectrum, .dx = dx});
+      spectral_loss(c.ctx, {.plan = plan,
+                            .estimate = x,
+                            .target = y,
+                            .lengths = lengths,
+                            .losses = losses,
+                            .dstft = dstft,
+                            .dmel = dmel});
+    };
+    const auto found = [&] {
+      std::vector<float> all;
+      for (const auto& part : {spectrum.read(), dx.read(), losses.read(), dstft.read(), dmel.read()})
+        all.insert(all.end(), part.begin(), part.end());
+      return all;
+    };
+    Graph graph = c.ctx.capture(step);
+    for (int turn = 0; turn < 3; ++turn) {
+      if (turn == 1) x.write(c.random("other", s, -2, 2).before());
+      if (turn == 2) lengths.write({17, 400});
+      step();
+      const auto eager = found();
+      for (auto* b : {&spectrum, &dx, &losses, &dstft, &dmel})
+        b->write(std::vector<float>(static_cast<size_t>(b->size()), NAN));
+      graph.replay();
+      CHECK(found() == eager);
+    }
+  }
+}
+
+#if defined(NACRE_WITH_CUDA)
+TEST_CASE("spectral_loss: which kernels run on CUDA") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Shape s{.batch = 2, .time = 256};
+    const auto launches = [&](SpectralScale one, bool gradients) {
+      Case c("spectral_loss kernels", device, s);
+      const SpectralPlan plan(c.ctx, s, {.scales = {one}});
+      auto &x = c.random("estimate", s, -1, 1), &losses = c.output("losses", {.batch = 2});
+      auto &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+      const View<float> none;
+      const auto before = [&] {
+        std::vector<int64_t> n;
+        for (const char* name : {"spectral_fused", "spectral_frames", "cufft", "spectral_rows", "spectral_rows_long", "spectral_bands",
+                                 "spectral_cells", "overlap_add", "overlap_add_packs", ""})
+          n.push_back(cuda::runtime(c.ctx).launches(name));
+        return n;
+      };
+      auto first = before();
+      spectral_loss(c.ctx, {.plan = plan,
+                            .estimate = x,
+                            .target = x,
+                            .losses = losses,
+                            .dstft = gradients ? View<float>(dstft) : none,
+                            .dmel = gradients ? View<float>(dmel) : none});
+      auto after = before();
+      for (size_t i = 0; i < after.size(); ++i) after[i] -= first[i];
+      after.pop_back();
+      return after;
+    };
+    using Counts = std::vector<int64_t>;
+    for (const int64_t window : {32, 64, 128, 256, 512, 1024, 2048, 4096})
+      CHECK(launches(scale(window, 16, 10), true) == Counts{1, 0, 0, 0, 0, 0, 0, 0, 1});
+    CHECK(launches(scale(64, 15, 0), false) == Counts{1, 0, 0, 0, 0, 0, 0, 0, 0});
+    CHECK(launches(scale(16, 4, 3), true) == Counts{0, 1, 2, 1, 0, 0, 0, 0, 1});
+    CHECK(launches(scale(60, 15, 10), true) == Counts{0, 1, 2, 1, 0, 0, 0, 1, 0});
+    CHECK(launches(scale(60, 15, 10), false) == Counts{0, 1, 1, 1, 0, 0, 0, 0, 0});
+    CHECK(launches(scale(4500, 64, 10), true) == Counts{0, 1, 2, 0, 1, 0, 0, 1, 0});
+    CHECK(launches(scale(8192, 64, 10), true) == Counts{0, 1, 2, 0, 0, 1, 1, 0, 1});
+    CHECK(launches(scale(8192, 64, 10, 0, 0), false) == Counts{0, 1, 1, 0, 0, 1, 0, 0, 0});
+    CHECK(launches(scale(64, 16, 10, 0, 0, 0, 0), true) == Counts{0, 0, 0, 0, 0, 0, 0, 0, 0});
+  }
+}
+#endif
+
 TEST_CASE("spectral_loss: what cannot be is refused") {
   using Catch::Contains;
   Case c("spectral_loss errors", Device{}, {});
@@ -378,6 +475,12 @@ TEST_CASE("spectral_loss: what cannot be is refused") {
   refused({.plan = plan, .estimate = x, .target = x, .losses = one}, "losses is");
   refused({.plan = plan, .estimate = x, .target = x, .losses = losses, .dstft = wrong}, "dstft is");
   refused({.plan = plan, .estimate = x, .target = x, .losses = losses, .dmel = wrong}, "dmel is");
+  for (const Device device : devices())
+    if (device.kind == Device::cuda) {
+      Context other({.device = device});
+      CHECK_THROWS_WITH(spectral_loss(other, {.plan = plan, .estimate = x, .target = x, .losses = losses}),
+                        Contains("made for another device"));
+    }
   Context more({.threads = 3});
   CHECK_THROWS_WITH(spectral_loss(more, {.plan = plan, .estimate = x, .target = x, .losses = losses}),
                     Contains("made for 2 threads"));

@@ -163,6 +163,30 @@ TEST_CASE("stft: the same bits for every number of threads; silence stays exactl
   }
 }
 
+TEST_CASE("stft: the same bits at any address") {
+  for (const Device device : devices()) {
+    const Shape s{.batch = 2, .time = 256};
+    Case c("stft addresses", device, s);
+    const StftPlan plan(c.ctx, s, {.window = 32, .hop = 8});
+    const int64_t samples = s.elements(), cells = plan.spectrum().elements();
+    auto &x = c.random("x", s, -1, 1), &spectrum = c.output("spectrum", plan.spectrum()), &dx = c.output("dx", s);
+    std::vector<float> moved_content{0};
+    moved_content.insert(moved_content.end(), x.before().begin(), x.before().end());
+    auto& moved_x = c.values("moved x", {.channels = samples + 1}, moved_content);
+    auto &moved_spectrum = c.output("moved spectrum", {.channels = cells + 1}),
+         &moved_dx = c.output("moved dx", {.channels = samples + 1});
+    const View<float> x1(moved_x.data() + 1, s), spectrum1(moved_spectrum.data() + 1, plan.spectrum()),
+        dx1(moved_dx.data() + 1, s);
+    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
+    stft_forward(c.ctx, {.plan = plan, .x = x1, .spectrum = spectrum1});
+    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum1, .dx = dx1});
+    const auto rest = [](const std::vector<float>& v) { return std::vector<float>(v.begin() + 1, v.end()); };
+    CHECK(rest(moved_spectrum.read()) == spectrum.read());
+    CHECK(rest(moved_dx.read()) == dx.read());
+  }
+}
+
 TEST_CASE("stft: what cannot be is refused") {
   using Catch::Contains;
   Case c("stft errors", Device{}, {});
@@ -183,6 +207,12 @@ TEST_CASE("stft: what cannot be is refused") {
   CHECK_THROWS_WITH(stft_adjoint(c.ctx, {.plan = plan, .dspectrum = x, .dx = x}), Contains("stft_adjoint: dspectrum"));
   CHECK_THROWS_WITH(stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = wrong}),
                     Contains("stft_adjoint: dx"));
+  for (const Device device : devices())
+    if (device.kind == Device::cuda) {
+      Context other({.device = device});
+      CHECK_THROWS_WITH(stft_forward(other, {.plan = plan, .x = x, .spectrum = spectrum}),
+                        Contains("made for another device"));
+    }
   Context more({.threads = 3});
   CHECK_THROWS_WITH(stft_forward(more, {.plan = plan, .x = x, .spectrum = spectrum}), Contains("made for 2 threads"));
 }

@@ -42,9 +42,9 @@ struct Run {
   std::vector<float> audio;
   std::vector<int32_t> lengths, stages;
 
-  explicit Run(const Setup& s, int threads = 2, uint64_t seed = 3)
+  Run(const Setup& s, Device device, int threads = 2, uint64_t seed = 3)
       : setup(s),
-        ctx({.threads = threads}),
+        ctx({.device = device, .threads = threads}),
         step(ctx, s.codec, s.loss, s.optimizer, s.batch, s.samples, seed),
         rng(seed) {
     audio.resize(static_cast<size_t>(s.batch * step.samples()));
@@ -91,12 +91,15 @@ constexpr QuantizerKind kinds[] = {QuantizerKind::ema, QuantizerKind::factorised
 }  // namespace
 
 TEST_CASE("a training step allocates nothing") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds)
     for (const int threads : {1, 2}) {
       CAPTURE(static_cast<int>(kind), threads);
-      Run run(Setup(kind), threads);
+      Run run(Setup(kind), device, threads);
       run.next();
       run.step.run();
+      run.step.run();  // on CUDA, the second is captured
       {
         const test::AllocationCounter counter;
         run.load();
@@ -117,7 +120,7 @@ TEST_CASE("a training step allocates nothing") {
 
 TEST_CASE("a hundred steps leave the heap as it was") {
   for (const QuantizerKind kind : kinds) {
-    Run run(Setup(kind), 1);
+    Run run(Setup(kind), {}, 1);
     run.draw();
     const auto steps = [&](int n) {
       for (int i = 0; i < n; ++i) run.load(), run.step.run();
@@ -136,15 +139,17 @@ TEST_CASE("a hundred steps leave the heap as it was") {
 }
 
 TEST_CASE("encoding and decoding allocate nothing") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
-    Context ctx({.threads = 2});
+    Context ctx({.device = device, .threads = 2});
     Codec codec(ctx, Setup(kind).codec);
     initialise(ctx, codec.parameters(), codec.config(), 1);
     codec.reserve_inference(2, 120);
-    std::vector<float> audio(240, 0.1f);
-    std::vector<int32_t> codes(2 * 20 * 3);
-    const View<float> wave(audio.data(), {.batch = 2, .time = 120});
-    const View<int32_t> frames(codes.data(), {.batch = 2, .time = 20, .channels = 3});
+    Memory audio(ctx, 240 * sizeof(float)), codes(ctx, 2 * 20 * 3 * sizeof(int32_t));
+    const View<float> wave(reinterpret_cast<float*>(audio.data()), {.batch = 2, .time = 120});
+    const View<int32_t> frames(reinterpret_cast<int32_t*>(codes.data()), {.batch = 2, .time = 20, .channels = 3});
+    ctx.write<float>(std::vector<float>(240, 0.1f), wave);
     const auto both = [&] {
       codec.encode(View<const float>(wave), frames);
       codec.decode(View<const int32_t>(frames), wave);
@@ -158,10 +163,12 @@ TEST_CASE("encoding and decoding allocate nothing") {
 }
 
 TEST_CASE("training is a function of seed and batches: bit for bit") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
     CAPTURE(static_cast<int>(kind));
     const auto train = [&](int threads, int steps) {
-      Run run(Setup(kind), threads);
+      Run run(Setup(kind), device, threads);
       run.step.start_codebooks([&] { run.next(); }, 100);
       for (int i = 0; i < steps; ++i) run.next(), run.step.run();
       return run.state();
@@ -174,23 +181,36 @@ TEST_CASE("training is a function of seed and batches: bit for bit") {
 }
 
 TEST_CASE("a captured step, replayed, does what running it does") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
-    Run eager{Setup(kind)}, replayed{Setup(kind)};
-    Graph graph = replayed.ctx.capture([&] { replayed.step.run(); });
+    Run eager(Setup(kind), device), replayed(Setup(kind), device);
+    eager.step.set_capture(false), replayed.step.set_capture(true);
     for (int i = 0; i < 5; ++i) {
+      const double rate = 1e-3 / (1 + i);  // what changes from step to step lies on the device
+      eager.step.set_learning_rate(rate), replayed.step.set_learning_rate(rate);
       eager.next(), eager.step.run();
-      replayed.next();
-      if (replayed.step.scalars().step == i) graph.replay();
+      replayed.next(), replayed.step.run();
+      CHECK(eager.step.scalars().step == i + 1);
+      CHECK(replayed.step.scalars().step == i + 1);
     }
+    CHECK(same_bits(eager.state(), replayed.state()));
+    // A copy of its own, made by hand.
+    eager.next(), replayed.next();
+    eager.step.set_capture(false), replayed.step.set_capture(false);
+    Graph graph = replayed.ctx.capture([&] { replayed.step.run(); });
+    eager.step.run(), graph.replay();
     CHECK(same_bits(eager.state(), replayed.state()));
   }
 }
 
 TEST_CASE("a training step lowers the loss of a batch it sees again and again") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
     Setup setup(kind);
     setup.optimizer.learning_rate = 3e-3;
-    Run run(setup);
+    Run run(setup, device);
     run.next();
     std::fill(run.stages.begin(), run.stages.end(), 3);
     run.load();
@@ -203,8 +223,10 @@ TEST_CASE("a training step lowers the loss of a batch it sees again and again") 
 }
 
 TEST_CASE("measuring changes no state") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
-    Run run{Setup(kind)};
+    Run run(Setup(kind), device);
     for (int i = 0; i < 3; ++i) run.next(), run.step.run();
     const std::vector<float> before = run.state();
     for (int i = 0; i < 3; ++i) run.next(), run.step.measure();
@@ -219,10 +241,12 @@ TEST_CASE("measuring changes no state") {
 }
 
 TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
   for (const QuantizerKind kind : kinds)
     for (const float poison : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
       CAPTURE(static_cast<int>(kind), poison);
-      Run run{Setup(kind)};
+      Run run(Setup(kind), device);
       for (int i = 0; i < 3; ++i) run.next(), run.step.run();
       const std::vector<float> before = run.everything(run.step.parameters(), ".w");
       run.draw();

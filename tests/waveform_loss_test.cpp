@@ -160,6 +160,38 @@ TEST_CASE("waveform_loss does not allocate and does not depend on threads", "[wa
   }
 }
 
+TEST_CASE("waveform_loss: the same bits at any address; L1 gradients are those of the CPU", "[waveform_loss]") {
+  for (Device device : devices())
+    for (int64_t time : {4, 4095, 4096, 4100, 9000}) {
+      const Shape s{2, time, 1, 1};
+      Case c("waveform_loss addresses", device, s);
+      auto &estimate = c.random("estimate", s, -1, 1), &target = c.random("target", s, -1, 1);
+      std::vector<float> later{0};
+      later.insert(later.end(), estimate.before().begin(), estimate.before().end());
+      auto& moved = c.values("moved", {.channels = s.elements() + 1}, later);
+      auto &loss = c.output("loss", {}), &other_loss = c.output("other loss", {});
+      auto &gradient = c.output("gradient", s), &other = c.output("other gradient", s);
+      auto& lengths = c.values<int32_t>("lengths", {.channels = 2}, {static_cast<int32_t>(time) - 1, 3});
+      WaveformLoss a{.estimate = estimate,
+                     .target = target,
+                     .lengths = lengths,
+                     .loss = loss,
+                     .gradient = gradient,
+                     .scratch = c.scratch(waveform_loss_scratch(c.ctx, s))};
+      waveform_loss(c.ctx, a);
+      a.estimate = View<const float>(moved.data() + 1, s), a.loss = other_loss, a.gradient = other;
+      waveform_loss(c.ctx, a);
+      c.expect_equal(other_loss, loss.read());
+      c.expect_equal(other, gradient.read());
+      const float size = static_cast<float>(1 / static_cast<double>(time + 2));
+      std::vector<float> expected(static_cast<size_t>(2 * time), 0.0f);
+      for (int64_t i = 0; i < 2 * time; ++i)
+        if (i % time < (i < time ? time - 1 : 3))
+          expected[static_cast<size_t>(i)] = estimate[i] > target[i] ? size : estimate[i] < target[i] ? -size : 0.0f;
+      c.expect_equal(gradient, expected);
+    }
+}
+
 TEST_CASE("waveform_loss names what does not fit", "[waveform_loss]") {
   Case c("waveform_loss shapes", devices().front(), {});
   const Shape s{2, 20, 1, 1};

@@ -55,22 +55,36 @@ std::vector<float> decoded(Codec& codec, std::span<const int32_t> codes, size_t 
   return y;
 }
 
+template <class T>
+struct OnDevice {
+  OnDevice(Context& ctx, Shape s)
+      : memory(ctx, static_cast<size_t>(s.elements()) * sizeof(T)), view(reinterpret_cast<T*>(memory.data()), s) {}
+  Memory memory;
+  View<T> view;
+};
+
 /// One pass over everything.
 std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
   const int64_t hop = codec.config().hop(), frames = (static_cast<int64_t>(x.size()) + hop - 1) / hop;
   x.resize(static_cast<size_t>(frames * hop), 0.0f);
   std::vector<int32_t> codes(static_cast<size_t>(frames * codec.config().n_codebooks));
   codec.reserve_inference(1, frames * hop);
-  codec.encode(View<const float>(x.data(), {.time = frames * hop}),
-               View<int32_t>(codes.data(), {.time = frames, .channels = codec.config().n_codebooks}));
+  OnDevice<float> audio(codec.context(), {.time = frames * hop});
+  OnDevice<int32_t> found(codec.context(), {.time = frames, .channels = codec.config().n_codebooks});
+  codec.context().write<float>(x, audio.view);
+  codec.encode(audio.view, found.view);
+  codec.context().read<int32_t>(found.view, codes);
   return codes;
 }
 std::vector<float> decoded_whole(Codec& codec, const std::vector<int32_t>& codes) {
   const int64_t stages = codec.config().n_codebooks, frames = static_cast<int64_t>(codes.size()) / stages;
   std::vector<float> y(static_cast<size_t>(frames * codec.config().hop()));
   codec.reserve_inference(1, frames * codec.config().hop());
-  codec.decode(View<const int32_t>(codes.data(), {.time = frames, .channels = stages}),
-               View<float>(y.data(), {.time = frames * codec.config().hop()}));
+  OnDevice<int32_t> given(codec.context(), {.time = frames, .channels = stages});
+  OnDevice<float> audio(codec.context(), {.time = frames * codec.config().hop()});
+  codec.context().write<int32_t>(codes, given.view);
+  codec.decode(given.view, audio.view);
+  codec.context().read<float>(audio.view, y);
   return y;
 }
 
@@ -169,7 +183,9 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
 }
 
 TEST_CASE("short signals and wrong calls", "[windowed]") {
-  Context ctx;
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device});
   Codec codec = made(ctx, tiny({2, 4}));
   CHECK(encoded(codec, {}, 1, 0).empty());
   for (const int64_t n : {1, 7, 8, 9}) {

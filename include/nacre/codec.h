@@ -27,12 +27,11 @@ class Encoder {
  private:
   struct Block {
     std::vector<ResidualUnit<T>> units;
-    Activation<T> activation;
-    Conv1d<T> down;
+    ActivatedConv1d<T> down;
   };
-  std::vector<Conv1d<T>> ends_;  // first and last
+  Conv1d<T> first_;
   std::vector<Block> blocks_;
-  std::vector<Activation<T>> activation_;
+  std::vector<ActivatedConv1d<T>> last_;  // one, made after the blocks
 };
 
 /// conv k7 -> blocks of (activation, transposed conv, residual units) -> activation -> conv k7 -> tanh.  The encoder's
@@ -51,9 +50,10 @@ class Decoder {
     ConvTranspose1d<T> up;
     std::vector<ResidualUnit<T>> units;
   };
-  std::vector<Conv1d<T>> ends_;
+  Conv1d<T> first_;
   std::vector<Block> blocks_;
-  std::vector<Activation<T>> activation_;  // before the last convolution; tanh after it
+  std::vector<ActivatedConv1d<T>> last_;  // one, made after the blocks
+  std::vector<Activation<T>> tanh_;       // one, or none
 };
 
 /// Residual vector quantizer of either kind, with straight-through gradient and codebook training.

@@ -24,6 +24,9 @@ enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh }
 ActivationKind activation_kind(const std::string& name);
 std::string str(ActivationKind);
 
+template <class T>
+class ActivatedConv1d;
+
 /// One elementwise nonlinearity. Snake registers <name>.alpha (1, C, 1), initialised to one.
 template <class T>
 class Activation {
@@ -34,6 +37,7 @@ class Activation {
   void backward(Context&);
 
  private:
+  friend class ActivatedConv1d<T>;
   ActivationKind kind_;
   Parameter* alpha_ = nullptr;
   Parameter* beta_ = nullptr;
@@ -53,6 +57,7 @@ class Conv1d {
   void backward(Context&);
 
  private:
+  friend class ActivatedConv1d<T>;
   Conv1dGeometry geometry_;
   int64_t out_;
   Weight* weight_;
@@ -60,6 +65,23 @@ class Conv1d {
   Read<T> x_, residual_;
   Made<T> y_;
   View<float> forward_scratch_, backward_scratch_;
+};
+
+/// activation -> convolution -> + residual. On CUDA, Snake is part of the convolution (snake_conv1d.h): what it makes of
+/// x lies in no memory between the passes. Elsewhere they are two steps.
+template <class T>
+class ActivatedConv1d {
+ public:
+  ActivatedConv1d(Parameters&, const std::string& activation_name, const std::string& name, int64_t in, int64_t out,
+                  int64_t taps, ActivationKind, Conv1dGeometry = {});
+  Flow<T> plan(Plan&, Flow<T> x, Flow<T> residual = {});
+  void forward(Context&);
+  void backward(Context&);
+
+ private:
+  Activation<T> activation_;
+  Conv1d<T> conv_;
+  bool fused_ = false;
 };
 
 /// Weight-normalised transposed convolution: <name>.weight_v [in, out, taps], one gain per input channel.
@@ -92,8 +114,7 @@ class ResidualUnit {
   void backward(Context&);
 
  private:
-  Activation<T> first_, second_;
-  Conv1d<T> wide_, narrow_;
+  ActivatedConv1d<T> wide_, narrow_;
 };
 
 }  // namespace nacre

@@ -14,20 +14,21 @@
 //                      + mel_log       mean |log10 max(F M, floor) - log10 max(F N, floor)|
 //              Means run over the counted frames of the batch and the bins (bands)
 //   lengths    samples from lengths[b] on count as zero in both signals and get no gradient. An item with all its
-//   samples
-//              counts all its frames, a shorter one those centred before lengths[b]: ceil(lengths[b] / hop). Values are
-//              brought into [0, time]. No counted frame at all: losses and gradients are 0
+//              samples counts all its frames, a shorter one those centred before lengths[b]: ceil(lengths[b] / hop).
+//              Values are brought into [0, time]. No counted frame at all: losses and gradients are 0
 //   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |a - b| has 0 at a = b; max(a, floor)
 //              has 1 from a = floor on. Everything is finite wherever the signals are; NaN and infinity give NaN losses
 //   keeps      nothing
 //   writes     losses, dstft and dmel are =; an empty gradient is skipped, with its transform
 //   aliasing   none; lengths and losses may have any shape of that many elements
-//   order      fixed by shape and lengths: cells of a block of sixteen frames, blocks in ascending order (in double),
-//              frames of a sample in ascending order, scales in order: bits do not depend on threads
+//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA of as many as the window decides),
+//              blocks in double, in a fixed order; frames of a sample in ascending order, scales in order. Reflections
+//              are added last (on CUDA last of each scale). Bits do not depend on threads or addresses
 //   accuracy   losses as the float transform has them: (1 + log2 window) 2^-23 |h x|_2 over max(M, floor) in the logs.
 //              A gradient's sign may be the other one where M and N are nearer than that
-//   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0
-//   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan
+//   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0. On
+//              CUDA two launches per scale for windows of a power of two, five for others, around cuFFT
+//   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan, on its device
 namespace nacre {
 enum class MelScale : uint8_t { slaney, htk };
 struct SpectralScale {

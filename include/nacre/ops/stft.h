@@ -19,8 +19,8 @@
 //              exactly zero, whatever stands in the frames beside it
 //   cost       2.5 window log2 window operations per frame
 //   plan       window: even, from 4, prime factors 2, 3 and 5. One call at a time per plan (it owns the work areas),
-//   from
-//              contexts with at most as many threads as the one it was made with
+//              from contexts on the device it was made for, with at most as many threads as the one it was made with.
+//              On CUDA transforms are cuFFT's, and a signal has at most 2^28 samples
 namespace nacre {
 enum class StftPadding : uint8_t { reflect, zero };
 struct StftGeometry {

@@ -1,0 +1,42 @@
+#pragma once
+// What a training step has to do, counted from the configuration: operations, bytes, and the least time a device could
+// take. A floor, not a forecast: max(operations / peak, bytes / copy rate) for each row, every tensor read or written
+// once per row, nothing kept in caches, no launches.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nacre/codec_config.h"
+#include "nacre/loss.h"
+
+namespace nacre {
+
+/// Ceilings of a device, in operations and bytes per second.
+struct DeviceCeilings {
+  std::string name, source;
+  double copy = 0;              ///< bytes read and written per second by a copy
+  double fp32 = 0, tf32 = 0, bf16 = 0;
+};
+/// h200, h100, a100, rtx4090. Throws Error(usage) listing the names.
+const DeviceCeilings& device_ceilings(const std::string& name);
+std::vector<std::string> device_names();
+
+enum class Arithmetic : uint8_t { fp32, tf32, bf16 };
+/// "fp32", "tf32" or "bf16"; throws Error(usage).
+Arithmetic arithmetic(const std::string& name);
+
+struct CostRow {
+  std::string name;  ///< as in checkpoints; a unit is one row
+  /// Of the forward pass and of everything behind it. A fused multiply-add is two operations.
+  double forward_flops = 0, backward_flops = 0;
+  double forward_bytes = 0, backward_bytes = 0;
+  bool matrix = true;  ///< products, which tensor cores can do; else plain float arithmetic
+};
+/// Seconds, for each direction.
+double floor_seconds(double flops, double bytes, bool matrix, const DeviceCeilings&, Arithmetic);
+
+/// The rows of one step over `batch` items of `samples` each (rounded up to whole frames). Snake is counted where it is
+/// computed, in the convolution behind it: that one reads x, and its backward reads x again.
+std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic);
+
+}  // namespace nacre

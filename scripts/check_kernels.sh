@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# What nvcc made of the kernels: registers, shared memory, spills (from ptxas), and the instructions that some kernels are
+# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in docs/cuda.md.
+#
+#   scripts/check_kernels.sh BUILD.log libnacre.a      BUILD.log: the output of a whole build with -Xptxas=-v
+set -euo pipefail
+log=$1 library=$2
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+table=docs/kernels.txt  # kernel, most registers, most bytes of static shared memory, instructions that must occur
+
+# One line per kernel and architecture: name, sm, registers, static shared memory, stack, spilled bytes.
+awk '
+  /Compiling entry function/ { match($0, /\x27[^\x27]+\x27/); mangled = substr($0, RSTART + 1, RLENGTH - 2)
+                               match($0, /sm_[0-9a]+/); sm = substr($0, RSTART, RLENGTH); next }
+  /bytes stack frame/        { stack = $1; spill = 0; for (i = 1; i < NF; ++i) if ($(i + 1) == "bytes" && $(i + 2) == "spill") spill += $i }
+  /ptxas info    : Used/     { match($0, /Used [0-9]+ registers/); registers = substr($0, RSTART + 5) + 0; shared = 0
+                               if (match($0, /[0-9]+ bytes smem/)) shared = substr($0, RSTART) + 0
+                               print mangled, sm, registers, shared, stack, spill }' "$log" |
+  while read -r mangled rest; do echo "$(c++filt -p "$mangled" | sed -E 's/ /_/g') $mangled $rest"; done > "$log.kernels"
+kernels=$(wc -l < "$log.kernels")
+[ "$kernels" -gt 0 ] || { echo "$0: $log shows no kernels; the build must be a whole one, with -Xptxas=-v" >&2; exit 1; }
+
+bad=0
+say() { echo "check_kernels: $*" >&2; bad=1; }
+grep -q 'sm_80' "$log.kernels" || say "no machine code for sm_80"
+grep -q 'sm_90a' "$log.kernels" || say "no machine code for sm_90a"
+
+# The limits. A block of 256 threads with 128 registers leaves two blocks per multiprocessor; 255 is the hardware's end.
+while read -r name mangled sm registers shared stack spill; do
+  limit=168 exempt=
+  while read -r pattern most why; do
+    [ -n "$pattern" ] && [[ $pattern != \#* ]] || continue
+    if [[ $name == *"$pattern"* ]]; then limit=$most; exempt=$why; fi
+  done < "$table"
+  [ "$registers" -le "$limit" ] || say "$name for $sm uses $registers registers, at most $limit"
+  [ "$shared" -le 49152 ] || say "$name for $sm uses $shared bytes of static shared memory"
+  [ "$spill" -eq 0 ] || say "$name for $sm spills $spill bytes"
+  [ "$stack" -eq 0 ] || [[ ${exempt:-} == stack* ]] || say "$name for $sm has a stack frame of $stack bytes"
+done < "$log.kernels"
+
+# The PTX for newer cards, and what must be in it.
+ptx=$(mktemp); trap 'rm -f "$ptx"' EXIT
+strings -n 4 "$library" > "$ptx"
+grep -q '^\.target sm_80' "$ptx" || say "no compute_80 PTX in $library"
+awk '/^(\.visible |\.weak )?\.entry / { name = $0; sub(/.*\.entry /, "", name); sub(/\(.*/, "", name) }
+     name != "" { if (/ld\.global\.(nc\.)?v4/) v4[name] = 1; if (/st\.global\.v4/) s4[name] = 1
+                  if (/mma\.sync/) mma[name] = 1; if (/cp\.async/) async[name] = 1; seen[name] = 1 }
+     END { for (n in seen) print n, v4[n] + 0, s4[n] + 0, mma[n] + 0, async[n] + 0 }' "$ptx" > "$log.ptx"
+need() {  # need COLUMN WORDS PATTERN...: some instantiation of each kernel must have the instruction
+  local column=$1 what=$2; shift 2
+  for pattern in "$@"; do
+    awk -v p="$pattern" -v c="$column" 'index($1, p) && $c == 1 { found = 1 } END { exit !found }' "$log.ptx" ||
+      say "no instantiation of $pattern has $what"
+  done
+}
+need 2 "16-byte loads" snake_forward_kernel snake_backward_kernel elementwise_kernel adamw_update_kernel \
+  weight_norm_forward_kernel update_rows_kernel
+need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
+if [ -f docs/kernels_needed.txt ]; then
+  while read -r column pattern what; do need "$column" "$what" "$pattern"; done < docs/kernels_needed.txt
+fi
+[ $bad -eq 0 ] || exit 1
+echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills"

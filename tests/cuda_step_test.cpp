@@ -1,0 +1,147 @@
+// The whole training step on both back ends: how far CUDA may be from the CPU is measured by what rounding does to the
+// CPU alone.
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "harness.h"
+#include "nacre/training_step.h"
+
+using namespace nacre;
+
+namespace {
+
+constexpr int64_t batch = 3, samples = 240;
+
+CodecConfig tiny(QuantizerKind kind) {
+  CodecConfig c;
+  c.sample_rate = 8000;
+  c.encoder_dim = 8, c.encoder_rates = {2, 3};
+  c.decoder_dim = 32, c.decoder_rates = {3, 2};
+  c.latent_dim = 16, c.dilations = {1, 3};
+  c.quantizer = kind, c.n_codebooks = 3, c.codebook_size = 16, c.codebook_dim = 4;
+  c.metric = kind == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
+  return c;
+}
+LossConfig losses() {
+  LossConfig l;
+  l.windows = {16, 64}, l.mels = {3, 8};
+  return l;
+}
+
+struct Start {
+  double relative = 0;  ///< every value is moved by up to this, relative to itself
+  uint64_t seed = 0;
+};
+
+/// The losses of `steps` steps on the same batches, whatever the device.
+std::vector<double> train(QuantizerKind kind, Device device, Precision precision, Start start, int steps,
+                          std::vector<float>* codes = nullptr) {
+  Context ctx({.device = device, .threads = 2, .precision = precision});
+  TrainingStep step(ctx, tiny(kind), losses(), {.learning_rate = 1e-3}, batch, samples, 3);
+  if (start.relative > 0) {
+    std::mt19937_64 rng(start.seed);
+    std::uniform_real_distribution<double> draw(-start.relative, start.relative);
+    struct Tensor {
+      std::string name;
+      std::vector<int64_t> shape;
+      std::vector<float> values;
+    };
+    std::vector<Tensor> all;
+    step.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape,
+                                           std::span<const float> v) { all.push_back({name, shape, {v.begin(), v.end()}}); });
+    for (Tensor& t : all) {
+      for (float& v : t.values) v = static_cast<float>(v * (1 + draw(rng)));
+      step.parameters().set_tensor(ctx, t.name, t.shape, t.values);
+    }
+    step.parameters().refresh(ctx);
+  }
+  std::mt19937_64 rng(17);
+  std::normal_distribution<double> noise(0, 0.1);
+  std::vector<float> audio(static_cast<size_t>(batch * samples));
+  const std::vector<int32_t> lengths{samples, samples - 37, samples};
+  std::vector<double> found;
+  for (int i = 0; i < steps; ++i) {
+    for (size_t k = 0; k < audio.size(); ++k)
+      audio[k] = static_cast<float>(0.5 * std::sin(0.07 * static_cast<double>(k % samples) * (1 + 0.2 * i)) + noise(rng));
+    step.load(audio, lengths);
+    step.run();
+    const StepMetrics m = step.metrics();
+    found.push_back(static_cast<double>(m.loss()));
+  }
+  if (codes != nullptr) {
+    std::vector<int32_t> last(static_cast<size_t>(step.codes().elements()));
+    ctx.read<int32_t>(step.codes(), last);
+    codes->assign(last.begin(), last.end());
+  }
+  return found;
+}
+
+/// Per step, the most that eight moved starts change the loss on the CPU.
+std::vector<double> spread(QuantizerKind kind, const std::vector<double>& exact, double relative) {
+  std::vector<double> most(exact.size(), 0);
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    const std::vector<double> moved =
+        train(kind, {}, Precision::fp32, {relative, seed}, static_cast<int>(exact.size()));
+    for (size_t i = 0; i < exact.size(); ++i) most[i] = std::max(most[i], std::fabs(moved[i] - exact[i]));
+  }
+  return most;
+}
+
+std::vector<Device> cuda_devices() {
+  std::vector<Device> found;
+  for (const Device d : test::devices())
+    if (d.kind == Device::cuda) found.push_back(d);
+  return found;
+}
+
+constexpr QuantizerKind kinds[] = {QuantizerKind::ema, QuantizerKind::factorised};
+
+}  // namespace
+
+TEST_CASE("twenty steps on CUDA stay as near to the CPU's as rounding lets the CPU stay to itself", "[step]") {
+  for (const Device device : cuda_devices())
+    for (const QuantizerKind kind : kinds) {
+      CAPTURE(static_cast<int>(kind));
+      const std::vector<double> exact = train(kind, {}, Precision::fp32, {}, 20),
+                                found = train(kind, device, Precision::fp32, {}, 20);
+      const std::vector<double> ulps = spread(kind, exact, 2 * test::ulp);
+      CHECK(std::fabs(found[0] - exact[0]) <= 1e-6 * exact[0]);
+      // A running maximum: where a moved start crosses the CPU's path by chance, the spread of that step says nothing.
+      double most = 1e-6 * exact[0];
+      for (size_t i = 1; i < exact.size(); ++i) {
+        most = std::max(most, ulps[i]);
+        INFO("step " << i + 1 << ": " << found[i] << ", on the CPU " << exact[i] << ", eight moved starts within " << most);
+        CHECK(std::fabs(found[i] - exact[i]) <= 3 * most);
+      }
+      CHECK(found.back() < found.front());
+    }
+}
+
+TEST_CASE("the first step in tf32 is as near as its rounding lets it be", "[step]") {
+  for (const Device device : cuda_devices())
+    for (const QuantizerKind kind : kinds) {
+      CAPTURE(static_cast<int>(kind));
+      const double exact = train(kind, {}, Precision::fp32, {}, 1)[0],
+                   found = train(kind, device, Precision::tf32, {}, 1)[0];
+      // Both factors of a product are rounded to 2^-11 of themselves. Moving the weights alone by twice as much moves
+      // the loss more: a weight's error is the same at every sample, an activation's is not.
+      const double most = spread(kind, {exact}, 2 * 0x1p-11)[0];
+      INFO(found << ", on the CPU " << exact << ", eight moved starts within " << most);
+      CHECK(std::fabs(found - exact) <= 3 * most);
+    }
+}
+
+TEST_CASE("a captured step waits for nothing and allocates nothing on the device", "[step]") {
+  for (const Device device : cuda_devices()) {
+    Context ctx({.device = device});
+    TrainingStep step(ctx, tiny(QuantizerKind::ema), losses(), {}, batch, samples, 3);
+    std::vector<float> audio(static_cast<size_t>(batch * samples), 0.25f);
+    const std::vector<int32_t> lengths(batch, samples);
+    step.load(audio, lengths);
+    step.run();
+    step.run();  // captured here: waiting or allocating in a capture throws
+    step.run();
+    CHECK(step.scalars().step == 3);
+  }
+}
