@@ -67,16 +67,18 @@ void print_cost(const Options& o, const training::RunConfig& c) {
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
   const auto line = [](const CostRow& r, double f, double b) {
-    std::printf("  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(), r.forward_flops / 1e9,
-                r.backward_flops / 1e9, r.forward_bytes / 1e6, r.backward_bytes / 1e6, 1e6 * f, 1e6 * b);
+    std::printf("  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(),
+                (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
+                r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
+  };
+  const auto add = [](CostRow::Work& to, const CostRow::Work& w) {
+    to.products += w.products, to.floats += w.floats, to.bytes += w.bytes;
   };
   for (const CostRow& r : step_cost(c.codec, c.loss, batch, samples, a)) {
-    const double f = floor_seconds(r.forward_flops, r.forward_bytes, r.matrix, d, a),
-                 b = floor_seconds(r.backward_flops, r.backward_bytes, r.matrix, d, a);
+    const double f = floor_seconds(r.forward, d, a), b = floor_seconds(r.backward, d, a);
     line(r, f, b);
     forward += f, backward += b;
-    sum.forward_flops += r.forward_flops, sum.backward_flops += r.backward_flops;
-    sum.forward_bytes += r.forward_bytes, sum.backward_bytes += r.backward_bytes;
+    add(sum.forward, r.forward), add(sum.backward, r.backward);
   }
   line(sum, forward, backward);
   std::printf("  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),

@@ -27,31 +27,32 @@ template <bool packs, bool with_ema>
 __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWStep* shared_step) {
   const AdamWStep step = *shared_step;
   if (step.apply == 0) return;
-  constexpr int size = packs ? 4 : 1;
-  const int64_t n = a.value.elements(), whole = n / size, stride = grid_threads();
+  constexpr int size = 4;
+  const int64_t n = a.value.elements(), whole = packs ? n / size : 0, stride = grid_threads();
   float *const value = a.value.data, *const m = a.m.data, *const v = a.v.data, *const ema = a.ema.data;
   const float* const grad = a.grad.data;
-  const auto one = [&](float& x, float g, float& mi, float& vi, float& e) {
-    x = adamw_update(x, g, mi, vi, step);
-    if (with_ema) e += step.ema_rate * (x - e);
-  };
-  if constexpr (packs) {
-    for (int64_t i = grid_thread(); i < whole; i += stride) {
-      Pack<float> x = load_pack(value + i * size), mi = load_pack(m + i * size), vi = load_pack(v + i * size), e{};
-      const Pack<float> g = load_pack(grad + i * size);
-      if constexpr (with_ema) e = load_pack(ema + i * size);
+#pragma unroll 1
+  for (int64_t i = grid_thread(); i < whole; i += stride) {
+    Pack<float> x = load_pack(value + i * size), mi = load_pack(m + i * size), vi = load_pack(v + i * size);
+    const Pack<float> g = load_pack(grad + i * size);
 #pragma unroll
-      for (int k = 0; k < size; ++k) one(x.v[k], g.v[k], mi.v[k], vi.v[k], e.v[k]);
-      store_pack(value + i * size, x);
-      store_pack(m + i * size, mi);
-      store_pack(v + i * size, vi);
-      if constexpr (with_ema) store_pack(ema + i * size, e);
+    for (int k = 0; k < size; ++k) x.v[k] = adamw_update(x.v[k], g.v[k], mi.v[k], vi.v[k], step);
+    store_pack(value + i * size, x);
+    store_pack(m + i * size, mi);
+    store_pack(v + i * size, vi);
+    if constexpr (with_ema) {
+      Pack<float> e = load_pack(ema + i * size);
+#pragma unroll
+      for (int k = 0; k < size; ++k) e.v[k] += step.ema_rate * (x.v[k] - e.v[k]);
+      store_pack(ema + i * size, e);
     }
   }
-  for (int64_t i = (packs ? whole * size : 0) + grid_thread(); i < n; i += stride) {
-    float e = with_ema ? ema[i] : 0.0f;
-    one(value[i], grad[i], m[i], v[i], e);
-    if (with_ema) ema[i] = e;
+#pragma unroll 1
+  for (int64_t i = whole * size + grid_thread(); i < n; i += stride) {
+    float mi = m[i], vi = v[i];
+    const float x = adamw_update(value[i], grad[i], mi, vi, step);
+    value[i] = x, m[i] = mi, v[i] = vi;
+    if constexpr (with_ema) ema[i] += step.ema_rate * (x - ema[i]);
   }
 }
 

@@ -2,6 +2,7 @@
 // The inside of Context. Each library underneath keeps its cache in one slot, created on first use by the kernel file
 // that owns it, so that this header includes none of them.
 #include <memory>
+#include <string>
 
 #include "nacre/context.h"
 
@@ -20,6 +21,7 @@ struct Context::Impl {
   Device device{};
   int threads = 1;
   Precision precision = Precision::fp32;
+  std::string description;               ///< of a CUDA device: its name, versions, precision
   std::shared_ptr<cuda::Runtime> cuda;  ///< of a CUDA context; its destructor came with it
   std::unique_ptr<Cache> convolutions;  ///< owned by kernels/conv1d.cpp
 };

@@ -17,8 +17,10 @@ __global__ void __launch_bounds__(threads)
   const int64_t padded = padded_codes(codes), first = int64_t{blockIdx.x} * edge;
   const float* book = codebooks + int64_t{blockIdx.y} * codes * dim;
   float* out = prepared + int64_t{blockIdx.y} * prepared_size(codes, dim);
+#pragma unroll 1
   for (int walk = cosine ? 0 : 1; walk < 2; ++walk) {
     float sum = 0;
+#pragma unroll 1
     for (int64_t d0 = 0; d0 < dim; d0 += edge) {
       for (int t = warp; t < edge; t += threads / 32) {
         const bool there = first + t < codes && d0 + lane < dim;

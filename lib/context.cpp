@@ -26,6 +26,7 @@ class Runtime {
   void upload(void*, const void*, size_t) {}
   void synchronize() {}
   std::function<void()> capture(const std::function<void()>&) { return {}; }
+  const char* description() const { return ""; }
 };
 }  // namespace cuda
 #endif
@@ -76,6 +77,8 @@ Context::Context(ContextOptions options) : impl_(std::make_unique<Impl>()) {
     if constexpr (!with_cuda)
       throw Error(ErrorKind::device, "device " + str(options.device) + ": " + no_cuda + "; use --device cpu");
     impl_->cuda = std::make_shared<cuda::Runtime>(options.device.index);
+    impl_->description = std::string(impl_->cuda->description()) +
+                         (options.precision == Precision::tf32 ? ", products in tf32" : ", products in fp32");
   }
   impl_->threads = options.threads > 0 ? options.threads : usable_cores();
 }
@@ -88,6 +91,7 @@ int Context::threads() const noexcept { return impl_->threads; }
 Precision Context::precision() const noexcept { return impl_->precision; }
 
 const char* Context::instruction_set() const noexcept {
+  if (on_cuda(*this)) return impl_->description.c_str();
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

@@ -29,12 +29,12 @@ class Counter {
     CostRow r{.name = name};
     // A sine, its square and a sum forward; sine, cosine and two sums over time backward.
     const double activation = snake ? batch_ * time_in * in : 0;
-    r.forward_flops = product + 20 * activation;
-    r.forward_bytes = x + y + weights * element_ + (residual ? y : 0);
-    r.backward_flops = product * (needs_dx ? 2 : 1) + 60 * activation;
+    r.forward.products = product, r.forward.floats = 20 * activation;
+    r.forward.bytes = x + y + weights * element_ + (residual ? y : 0);
+    r.backward.products = product * (needs_dx ? 2 : 1), r.backward.floats = 60 * activation;
     // Input gradient: dy, weights, dx (and x, for the slope). Weight gradient: x, dy, dw (float, += reads it too).
-    r.backward_bytes = x + y + 8 * weights;
-    if (needs_dx) r.backward_bytes += y + weights * element_ + x + (snake ? x : 0) + (residual ? y : 0);
+    r.backward.bytes = x + y + 8 * weights;
+    if (needs_dx) r.backward.bytes += y + weights * element_ + x + (snake ? x : 0) + (residual ? y : 0);
     rows.push_back(r);
   }
   void unit(const std::string& name, double time, double channels) {
@@ -83,12 +83,11 @@ class Counter {
     const bool factorised = config_.quantizer == QuantizerKind::factorised;
     CostRow r{.name = "quantizer"};
     const double projections = factorised ? 4 * rows_of * stages * dim * latent : 0;
-    r.forward_flops = 2 * rows_of * stages * codes * dim + projections;
-    r.backward_flops = 3 * projections + 4 * rows_of * stages * dim;
+    r.forward.products = projections, r.forward.floats = 2 * rows_of * stages * codes * dim;  // exact: no tensor cores
+    r.backward.products = 3 * projections, r.backward.floats = 4 * rows_of * stages * dim;
     const double books = 4 * stages * codes * dim, z = 4 * rows_of * latent, kept = 4 * rows_of * stages * dim;
-    r.forward_bytes = 2 * z + books + kept + 4 * rows_of * stages + (factorised ? 8 * stages * dim * latent : 0);
-    r.backward_bytes = 2 * z + 2 * kept + 3 * books + (factorised ? 24 * stages * dim * latent + 2 * z : 0);
-    r.matrix = factorised;
+    r.forward.bytes = 2 * z + books + kept + 4 * rows_of * stages + (factorised ? 8 * stages * dim * latent : 0);
+    r.backward.bytes = 2 * z + 2 * kept + 3 * books + (factorised ? 24 * stages * dim * latent + 2 * z : 0);
     rows.push_back(r);
   }
   void losses(const LossConfig& loss, double samples) {
@@ -100,25 +99,22 @@ class Counter {
       // the two losses.
       const double frame = 4 * batch_ * frames * window;
       CostRow r{.name = "loss.window." + std::to_string(loss.windows[i])};
-      r.matrix = false;
-      r.forward_flops = 2 * 2.5 * window * log2_window * frames * batch_ + 40 * batch_ * frames * window;
-      r.forward_bytes = 8 * batch_ * samples + 8 * frame;
-      r.backward_flops = 2 * 2.5 * window * log2_window * frames * batch_ + 10 * batch_ * frames * window;
-      r.backward_bytes = 8 * frame + 8 * batch_ * samples;
+        r.forward.floats = 2 * 2.5 * window * log2_window * frames * batch_ + 40 * batch_ * frames * window;
+      r.forward.bytes = 8 * batch_ * samples + 8 * frame;
+      r.backward.floats = 2 * 2.5 * window * log2_window * frames * batch_ + 10 * batch_ * frames * window;
+      r.backward.bytes = 8 * frame + 8 * batch_ * samples;
       rows.push_back(r);
     }
     CostRow r{.name = "loss.waveform, balancer"};
-    r.matrix = false;
-    r.forward_bytes = 12 * batch_ * samples, r.forward_flops = 3 * batch_ * samples;
-    r.backward_bytes = 28 * batch_ * samples, r.backward_flops = 12 * batch_ * samples;
+    r.forward.bytes = 12 * batch_ * samples, r.forward.floats = 3 * batch_ * samples;
+    r.backward.bytes = 28 * batch_ * samples, r.backward.floats = 12 * batch_ * samples;
     rows.push_back(r);
   }
   /// Norms of rows, AdamW, averages, the new weights, and the zeros that gradients start from.
   void optimizer(bool averages) {
     CostRow r{.name = "optimizer"};
-    r.matrix = false;
-    r.backward_bytes = weights_ * (8 + 28 + element_ + (averages ? 8 : 0) + 8);
-    r.backward_flops = 30 * weights_;
+    r.backward.bytes = weights_ * (8 + 28 + element_ + (averages ? 8 : 0) + 8);
+    r.backward.floats = 30 * weights_;
     rows.push_back(r);
   }
   std::vector<CostRow> rows;
@@ -154,9 +150,9 @@ Arithmetic arithmetic(const std::string& name) {
   throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; choose fp32, tf32 or bf16");
 }
 
-double floor_seconds(double flops, double bytes, bool matrix, const DeviceCeilings& d, Arithmetic a) {
-  const double peak = !matrix || a == Arithmetic::fp32 ? d.fp32 : a == Arithmetic::tf32 ? d.tf32 : d.bf16;
-  return std::max(flops / peak, bytes / d.copy);
+double floor_seconds(const CostRow::Work& w, const DeviceCeilings& d, Arithmetic a) {
+  if (a == Arithmetic::fp32) return std::max((w.products + w.floats) / d.fp32, w.bytes / d.copy);
+  return std::max({w.products / (a == Arithmetic::tf32 ? d.tf32 : d.bf16), w.floats / d.fp32, w.bytes / d.copy});
 }
 
 std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int64_t batch, int64_t samples,

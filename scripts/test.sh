@@ -1,22 +1,64 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test: an optimised build, then the same tests under AddressSanitizer and
-# UndefinedBehaviorSanitizer.
+# Installs what is missing, builds, and runs every test, four times over:
 #
-#   scripts/test.sh            both
-#   scripts/test.sh cpu|asan   one of them
+#   asan       the CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
+#   emulated   the CUDA kernels emulated, every access watched for races, every launch in four orders of threads
+#   cpu        optimised, and a consumer of the installed package
+#   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; where
+#              there is no nvcc, one line says so
+#
+#   scripts/test.sh [asan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/packages.sh test
-presets=("${@:-cpu}")
-[ $# -gt 0 ] || presets=(asan cpu)
+presets=("$@")
+[ $# -gt 0 ] || presets=(asan emulated cuda cpu)
 launcher=()
-if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
-for preset in "${presets[@]}"; do
-  echo "== $preset"
-  cmake --preset "$preset" "${launcher[@]}" >/dev/null
-  cmake --build --preset "$preset" -- --quiet
+if command -v ccache >/dev/null; then
+  launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+fi
+nvcc=$(command -v nvcc || true)
+[ -n "$nvcc" ] || [ ! -x /usr/local/cuda/bin/nvcc ] || nvcc=/usr/local/cuda/bin/nvcc
+
+run() {
   # A stuck thread pool must not hang a machine for hours, and sanitizers must not stop at a library's leak at exit.
   ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 LSAN_OPTIONS=suppressions=$PWD/cmake/lsan.supp:print_suppressions=0 \
-    UBSAN_OPTIONS=print_stacktrace=1 ctest --preset "$preset" --parallel 2
+    UBSAN_OPTIONS=print_stacktrace=1 ctest --preset "$1" --parallel 2
+}
+configure() { cmake --preset "$@" "${launcher[@]}" >/dev/null; }
+
+check_cuda() {
+  if [ -z "$nvcc" ]; then
+    echo "nvcc: not found, CUDA compile skipped"
+    return
+  fi
+  configure cuda -DCMAKE_CUDA_COMPILER="$nvcc" -DCMAKE_CUDA_FLAGS=-no-compress  # PTX that can be read in the library
+  # From nothing, so that the log has every kernel.
+  rm -f build/cuda/libnacre.a build/cuda/CMakeFiles/nacre_library.dir/kernels/*.cu.o
+  if ! cmake --build --preset cuda --target nacre_program nacre_minimal > build/cuda/build.log 2>&1; then
+    grep -E -A5 'error|FAILED' build/cuda/build.log | head -40
+    return 1
+  fi
+  scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a
+  # Where there is no driver, a build for CUDA must start all the same, and say in one line what is missing.
+  build/cuda/nacre_minimal >/dev/null
+  build/cuda/nacre info speech-16k-small --memory --device auto >/dev/null
+  local code=0
+  build/cuda/nacre info speech-16k-small --memory --device cuda > build/cuda/start.log 2>&1 || code=$?
+  if [ $code -ne 0 ] && { [ $code -ne 6 ] || [ "$(grep -c '^nacre: device cuda' build/cuda/start.log)" -ne 1 ]; }; then
+    echo "a CUDA build without a device exits with $code and says:"; cat build/cuda/start.log
+    return 1
+  fi
+  tail -1 build/cuda/start.log
+}
+
+for preset in "${presets[@]}"; do
+  echo "== $preset"
+  if [ "$preset" = cuda ]; then
+    check_cuda
+    continue
+  fi
+  configure "$preset"
+  cmake --build --preset "$preset" -- --quiet
+  run "$preset"
 done
-command -v nvcc >/dev/null && echo "nvcc: found; this version has no CUDA sources yet" || echo "nvcc: not found, CUDA compile skipped"

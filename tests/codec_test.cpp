@@ -269,14 +269,14 @@ const std::vector<int64_t> two_three{2, 3}, three_two{3, 2};
 
 }  // namespace
 
-TEST_CASE("training gradient of a codec with codes in the latent space") {
+TEST_CASE("training gradient of a codec with codes in the latent space", "[step]") {
   check_gradients({"ema", QuantizerKind::ema, ActivationKind::snake, two_three, three_two, 96, {96, 96}, {3, 3}}, 40);
 }
-TEST_CASE("training gradient of a codec with factorised codes") {
+TEST_CASE("training gradient of a codec with factorised codes", "[step]") {
   check_gradients(
       {"factorised", QuantizerKind::factorised, ActivationKind::snake, two_three, three_two, 96, {96, 96}, {3, 3}}, 40);
 }
-TEST_CASE("training gradient: short items and quantizer dropout") {
+TEST_CASE("training gradient: short items and quantizer dropout", "[step]") {
   // 50 samples end inside a frame, 7 leave almost nothing; one item uses one codebook, the other two.
   check_gradients({"ema, short", QuantizerKind::ema, ActivationKind::snake, two_three, three_two, 96, {50, 96}, {1, 2}},
                   10);
@@ -290,7 +290,7 @@ TEST_CASE("training gradient: short items and quantizer dropout") {
                    {2, 1}},
                   10);
 }
-TEST_CASE("training gradient: other activations and strides") {
+TEST_CASE("training gradient: other activations and strides", "[step]") {
   // Even strides only, an odd one alone, decoder strides that do not mirror the encoder's.
   check_gradients({"snake_beta", QuantizerKind::ema, ActivationKind::snake_beta, {4}, {2, 2}, 64, {64, 60}, {3, 3}},
                   10);

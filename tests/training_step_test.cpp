@@ -90,7 +90,7 @@ constexpr QuantizerKind kinds[] = {QuantizerKind::ema, QuantizerKind::factorised
 
 }  // namespace
 
-TEST_CASE("a training step allocates nothing") {
+TEST_CASE("a training step allocates nothing", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds)
@@ -118,7 +118,7 @@ TEST_CASE("a training step allocates nothing") {
     }
 }
 
-TEST_CASE("a hundred steps leave the heap as it was") {
+TEST_CASE("a hundred steps leave the heap as it was", "[step]") {
   for (const QuantizerKind kind : kinds) {
     Run run(Setup(kind), {}, 1);
     run.draw();
@@ -138,7 +138,7 @@ TEST_CASE("a hundred steps leave the heap as it was") {
   }
 }
 
-TEST_CASE("encoding and decoding allocate nothing") {
+TEST_CASE("encoding and decoding allocate nothing", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
@@ -162,7 +162,7 @@ TEST_CASE("encoding and decoding allocate nothing") {
   }
 }
 
-TEST_CASE("training is a function of seed and batches: bit for bit") {
+TEST_CASE("training is a function of seed and batches: bit for bit", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
@@ -180,7 +180,7 @@ TEST_CASE("training is a function of seed and batches: bit for bit") {
   }
 }
 
-TEST_CASE("a captured step, replayed, does what running it does") {
+TEST_CASE("a captured step, replayed, does what running it does", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
@@ -204,7 +204,7 @@ TEST_CASE("a captured step, replayed, does what running it does") {
   }
 }
 
-TEST_CASE("a training step lowers the loss of a batch it sees again and again") {
+TEST_CASE("a training step lowers the loss of a batch it sees again and again", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
@@ -222,7 +222,7 @@ TEST_CASE("a training step lowers the loss of a batch it sees again and again") 
   }
 }
 
-TEST_CASE("measuring changes no state") {
+TEST_CASE("measuring changes no state", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {
@@ -240,7 +240,7 @@ TEST_CASE("measuring changes no state") {
   }
 }
 
-TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind") {
+TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds)
@@ -284,7 +284,7 @@ TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind") {
     }
 }
 
-TEST_CASE("training steps refuse what they cannot do, by name") {
+TEST_CASE("training steps refuse what they cannot do, by name", "[step]") {
   Context ctx({.threads = 1});
   const auto error_of = [&](const Setup& s, int64_t batch, int64_t samples) -> std::string {
     try {

@@ -59,7 +59,8 @@ class Context {
   Device device() const noexcept;
   int threads() const noexcept;
   Precision precision() const noexcept;
-  /// The instruction set the CPU kernels were dispatched to: "avx512", "avx2" or "baseline". Part of what decides bits.
+  /// What decides bits, besides threads: the instruction set the CPU kernels were dispatched to ("avx512", "avx2" or
+  /// "baseline"), or the CUDA device with its versions and precision.
   const char* instruction_set() const noexcept;
 
   /// Records `step` once; see Graph. The step must not allocate, wait, or branch on device data.

@@ -27,13 +27,16 @@ Arithmetic arithmetic(const std::string& name);
 
 struct CostRow {
   std::string name;  ///< as in checkpoints; a unit is one row
-  /// Of the forward pass and of everything behind it. A fused multiply-add is two operations.
-  double forward_flops = 0, backward_flops = 0;
-  double forward_bytes = 0, backward_bytes = 0;
-  bool matrix = true;  ///< products, which tensor cores can do; else plain float arithmetic
+  /// Of one direction. A fused multiply-add is two operations.
+  struct Work {
+    double products = 0;  ///< operations that tensor cores can do
+    double floats = 0;    ///< operations that they cannot: Snake, transforms, updates
+    double bytes = 0;
+  };
+  Work forward{}, backward{};
 };
-/// Seconds, for each direction.
-double floor_seconds(double flops, double bytes, bool matrix, const DeviceCeilings&, Arithmetic);
+/// The largest of the three divided by what the device does of it in a second.
+double floor_seconds(const CostRow::Work&, const DeviceCeilings&, Arithmetic);
 
 /// The rows of one step over `batch` items of `samples` each (rounded up to whole frames). Snake is counted where it is
 /// computed, in the convolution behind it: that one reads x, and its backward reads x again.

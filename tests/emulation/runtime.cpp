@@ -1,7 +1,8 @@
 // kernels/runtime.h on the CPU: kernels run by the scheduler, at once and in stream order. What a device would do behind
 // the host's back is done as late as the contract allows, so that a missing wait shows.
 //
-//   NACRE_EMULATION=forward|reverse|random   the order of threads and blocks; default: another one at every launch
+//   NACRE_EMULATION=rotate                   another order of threads and blocks at every launch: the default
+//   NACRE_EMULATION=forward|reverse|random   always this one
 //   NACRE_EMULATION=all                      every launch runs in four orders, which must leave equal bits
 //   NACRE_EMULATION_SEED=N                   of the random orders
 #include "runtime.h"
