@@ -7,8 +7,8 @@
 namespace nacre::bench {
 namespace {
 
-// A small codec's rows, and DAC's 76.7 million weights as rows of 7 x 1024, 7 x 512, ... The bytes are those of one pass
-// that is given the rows' norms (30 with bf16 weights, 32 with float); the op reads 8 more to make them itself.
+// A small codec's rows, and DAC's 76.7 million weights as rows of 7 x 1024, 7 x 512, ... The bytes are those of one
+// pass that is given the rows' norms (30 with bf16 weights, 32 with float); the op reads 8 more to make them itself.
 template <class T>
 void add_case(Suite& suite, const char* type, std::vector<std::pair<int64_t, int64_t>> layers) {
   auto rows = std::make_shared<std::vector<WeightRow>>();
@@ -48,7 +48,8 @@ void add_case(Suite& suite, const char* type, std::vector<std::pair<int64_t, int
 
 const Cases cases([](Suite& suite) {
   const std::vector<std::pair<int64_t, int64_t>> small{{96, 448}, {192, 896}, {384, 1792}};
-  const std::vector<std::pair<int64_t, int64_t>> dac{{3072, 7168}, {7168, 5376}, {3072, 3584}, {1536, 1792}, {1536, 768}};
+  const std::vector<std::pair<int64_t, int64_t>> dac{
+      {3072, 7168}, {7168, 5376}, {3072, 3584}, {1536, 1792}, {1536, 768}};
   add_case<float>(suite, "fp32", small);
   add_case<float>(suite, "fp32", dac);
   add_case<bf16>(suite, "bf16", dac);

@@ -26,6 +26,9 @@ ContextOptions DeviceOptions::context() const {
   if (device == "cpu") return options;
   if (device == "auto") {
     std::string why;
+#if defined(NACRE_EMULATED)
+    return options;  // an emulated device is for those who ask for it
+#endif
     if (cuda_available(&why))
       options.device = {Device::cuda, 0};
     else if (built_with_cuda())  // a build for CUDA was made to use it: somebody will want to know

@@ -1,7 +1,7 @@
 #include "nacre/ops/adamw.h"
 
 #include "adamw.cuh"
-#include "sums.cuh"
+#include "partials.cuh"
 
 // Three launches, none of which the host waits for: partial sums of squares, one block that adds them and prepares the
 // step, the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
@@ -10,9 +10,7 @@ namespace {
 
 __global__ void __launch_bounds__(sum_threads) adamw_norm_kernel(const float* grad, int64_t n, float* partials) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
-  const int64_t begin = int64_t{blockIdx.x} * sum_block_elements;
-  const int64_t end = begin + sum_block_elements < n ? begin + sum_block_elements : n;
-  const double sum = block_sum_of_squares(grad, begin, end, buffer);
+  const double sum = sum_of_squares_part(grad, n, buffer);
   if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
 }
 
@@ -60,22 +58,25 @@ __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWS
 
 Shape adamw_scratch(Shape value) {
   if (value.elements() == 0) return {.channels = 0};
-  return {.channels = adamw_step_floats + 2 * ceil_div(value.elements(), sum_block_elements)};
+  return {.channels = adamw_step_floats + 2 * sum_parts(value.elements())};
 }
 
 void adamw(Context& ctx, const AdamW& a) {
-  const int64_t n = a.value.elements(), parts = ceil_div(n, sum_block_elements);
+  const int64_t n = a.value.elements(), parts = sum_parts(n);
   auto* const step = reinterpret_cast<AdamWStep*>(a.scratch.data);
   float* const partials = n > 0 ? a.scratch.data + adamw_step_floats : nullptr;
-  launch(ctx, {.name = "adamw_norm", .grid = static_cast<unsigned>(parts), .block = sum_threads}, adamw_norm_kernel, a.grad.data, n,
-         partials);
+  launch(ctx, {.name = "adamw_norm", .grid = static_cast<unsigned>(parts), .block = sum_threads}, adamw_norm_kernel,
+         a.grad.data, n, partials);
   launch(ctx, {.name = "adamw_begin", .block = sum_threads}, adamw_begin_kernel, partials, parts,
          AdamWHyper{a.beta1, a.beta2, a.eps, a.weight_decay, a.max_norm, a.ema_decay}, a.scalars.data, step);
   const bool packs = aligned16(a.value.data) && aligned16(a.grad.data) && aligned16(a.m.data) && aligned16(a.v.data) &&
                      aligned16(a.ema.data);
   const auto kernel = packs ? (a.ema ? adamw_update_kernel<true, true> : adamw_update_kernel<true, false>)
                             : (a.ema ? adamw_update_kernel<false, true> : adamw_update_kernel<false, false>);
-  launch(ctx, {.name = packs ? "adamw_update_packs" : "adamw_update", .grid = blocks_for(packs ? ceil_div(n, int64_t{4}) : n, 256), .block = 256},
+  launch(ctx,
+         {.name = packs ? "adamw_update_packs" : "adamw_update",
+          .grid = blocks_for(packs ? ceil_div(n, int64_t{4}) : n, 256),
+          .block = 256},
          kernel, a, step);
 }
 

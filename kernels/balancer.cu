@@ -5,8 +5,8 @@
 #include "partials.cuh"
 
 // Three launches: sums of squares of 4096 samples of each gradient; one warp per gradient adds them, one thread finds
-// the factors and moves the averages on; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the copy rate
-// for three losses on 72 x 16896 samples.
+// the factors and moves the averages on; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the copy
+// rate for three losses on 72 x 16896 samples.
 namespace nacre::cuda {
 namespace {
 
@@ -56,7 +56,8 @@ __device__ void find_shares(const Balancer& a, const double* norms, const float*
   for (int i = 0; i < a.count; ++i) a.shares.data[i] = total == 0 ? 0.0f : static_cast<float>(term(i) / total);
 }
 
-__global__ void __launch_bounds__(32 * balancer_max) balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
+__global__ void __launch_bounds__(32 * balancer_max)
+    balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
   NACRE_SHARED(double, norms, balancer_max);
   NACRE_SHARED(float, found, balancer_max);
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -110,10 +111,14 @@ void balancer(Context& ctx, const Balancer& a) {
   bool aligned = aligned16(a.gradient.data);
   for (int i = 0; i < a.count; ++i) aligned = aligned && aligned16(a.gradients[static_cast<size_t>(i)].data);
   float* const factors = a.scratch.data + 2 * a.count * parts;
-  launch(ctx, {.name = "balancer_norms", .grid = {blocks_for(parts, 1), static_cast<unsigned>(a.count), 1}, .block = sum_threads},
+  launch(ctx,
+         {.name = "balancer_norms",
+          .grid = {blocks_for(parts, 1), static_cast<unsigned>(a.count), 1},
+          .block = sum_threads},
          aligned ? balancer_norms_kernel<true> : balancer_norms_kernel<false>, a, n, parts);
   launch(ctx, {.name = "balancer_factors", .block = 32 * balancer_max}, balancer_factors_kernel, a, parts, factors);
-  launch(ctx, {.name = aligned ? "balancer_packs" : "balancer", .grid = blocks_for(n, 256 * pack_size<float>), .block = 256},
+  launch(ctx,
+         {.name = aligned ? "balancer_packs" : "balancer", .grid = blocks_for(n, 256 * pack_size<float>), .block = 256},
          aligned ? balancer_kernel<true> : balancer_kernel<false>, a, n, factors);
 }
 

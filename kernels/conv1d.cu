@@ -10,7 +10,8 @@
 // runs depends on the shape and the alignment of the data alone.
 //
 //   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
-//   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or dilation
+//   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or
+//   dilation
 //                             is 1; rows that reflections reach take the first rung, for the input gradient
 //   weight gradient           tiles where the channels fill packs and groups is 1
 namespace nacre::cuda {
@@ -24,8 +25,8 @@ struct Sizes {
   bool reflect;
 };
 Sizes sizes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return {x.batch,    x.time,   x.channels, y.time, y.channels, weight.time,
-          g.stride,   g.dilation, g.groups, g.left, g.right,    g.padding == Padding::reflect};
+  return {x.batch,  x.time,     x.channels, y.time, y.channels, weight.time,
+          g.stride, g.dilation, g.groups,   g.left, g.right,    g.padding == Padding::reflect};
 }
 
 /// The sample of x shown at position `at`, counted from the first sample; -1 for a zero.
@@ -122,7 +123,7 @@ Cut cut(Shape s, int64_t parts) {
 /// Sums of part blockIdx.y of the rows: partial [parts][channels].
 template <class T, int P>
 __global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, Cut cut, float* partial) {
-  NACRE_SHARED(float, sums, threads * P);
+  NACRE_SHARED(float, sums, threads* P);
   const int column = static_cast<int>(threadIdx.x) % cut.across, lane = static_cast<int>(threadIdx.x) / cut.across;
   const int64_t c = (int64_t{blockIdx.x} * cut.across + column) * P, begin = cut.rows * blockIdx.y / cut.parts,
                 end = cut.rows * (int64_t{blockIdx.y} + 1) / cut.parts;
@@ -182,7 +183,8 @@ __global__ void __launch_bounds__(threads)
   to[i] += static_cast<float>(sum);
 }
 
-// ---- parts: by shape alone --------------------------------------------------------------------------------------------
+// ---- parts: by shape alone
+// --------------------------------------------------------------------------------------------
 
 constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum may fill
 int64_t weight_parts(int64_t rows, int64_t weights) {
@@ -192,8 +194,10 @@ int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 528);
 
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
-  launch(ctx, {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
-         conv1d_input_gradient_kernel<T>, a, s, head, tail);
+  launch(
+      ctx,
+      {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
+      conv1d_input_gradient_kernel<T>, a, s, head, tail);
 }
 
 template <class T>
@@ -251,7 +255,8 @@ Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, 
   const int64_t weights = weight.elements();
   return {1, 1, 1,
           std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
-                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x), column_sums_scratch(dy)})};
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x),
+                    column_sums_scratch(dy)})};
 }
 
 template <class T>

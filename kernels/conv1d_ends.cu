@@ -2,14 +2,17 @@
 
 #include "snake.cuh"
 
-// One side is wide (C channels, read or written once), the other narrow (one channel). A thread owns one 16-byte pack of
-// channels with its seven taps in registers and walks down a strip of rows; strips lie side by side in a block. Three
-// kernels serve both layers in all directions, since the weight is reached by strides and its taps may be mirrored:
+// One side is wide (C channels, read or written once), the other narrow (one channel). A thread owns one 16-byte pack
+// of channels with its seven taps in registers and walks down a strip of rows; strips lie side by side in a block.
+// Three kernels serve both layers in all directions, since the weight is reached by strides and its taps may be
+// mirrored:
 //   expand    wide   = sum_k w(c, k) narrow[r + shift + k]        the narrow window slides through registers
 //   contract  narrow = sum_{k, c} w(c, k) wide[r + shift + k, c]  seven sums slide; columns are added in shared memory
-//   weights   w(c, k) += sum_r wide[r, c] narrow[r + shift + k]   seven sums per channel; blocks are added in a second stage
-// 14 operations per element of the wide side against its 2 or 4 bytes, which pass once: bound by memory. In bf16, Snake on
-// top (about 12 more per element, 25 in the input gradient) takes the ALUs about 1.3 (2) times as long as the bytes take.
+//   weights   w(c, k) += sum_r wide[r, c] narrow[r + shift + k]   seven sums per channel; blocks are added in a second
+//   stage
+// 14 operations per element of the wide side against its 2 or 4 bytes, which pass once: bound by memory. In bf16, Snake
+// on top (about 12 more per element, 25 in the input gradient) takes the ALUs about 1.3 (2) times as long as the bytes
+// take.
 namespace nacre::cuda {
 namespace {
 
@@ -34,7 +37,8 @@ int64_t wide_channels(Shape x, Shape weight, const Conv1dGeometry& g) {
 template <class T>
 Cut cut(int64_t wide_time, int64_t narrow_time, int64_t channels, int64_t rows, int strip, int lost, int64_t shift,
         bool reflect) {
-  Cut c{wide_time, narrow_time, 0, shift, static_cast<int>(channels), static_cast<int>(channels) / pack_size<T>, 0, reflect};
+  Cut c{wide_time, narrow_time, 0, shift, static_cast<int>(channels), static_cast<int>(channels) / pack_size<T>,
+        0,         reflect};
   c.strips = threads / c.columns < most_strips ? threads / c.columns : most_strips;
   c.tiles = ceil_div<int64_t>(rows, c.strips * strip - lost);
   return c;
@@ -112,12 +116,14 @@ __device__ __forceinline__ void add_strips(const Cut& c, const float (&sums)[slo
   for (int item = static_cast<int>(threadIdx.x); item < slots * c.channels; item += threads) {
     const int slot = item / c.channels, channel = item - slot * c.channels;
     double total = 0;
-    for (int s = 0; s < c.strips; ++s) total += static_cast<double>(buffer[(slot * c.strips + s) * c.channels + channel]);
+    for (int s = 0; s < c.strips; ++s)
+      total += static_cast<double>(buffer[(slot * c.strips + s) * c.channels + channel]);
     out[slot * pitch + channel] = static_cast<float>(total);
   }
 }
 
-// ---- expand -------------------------------------------------------------------------------------------------------------
+// ---- expand
+// -------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Expand {
@@ -133,7 +139,7 @@ struct Expand {
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) {
   constexpr int P = pack_size<T>;
-  NACRE_SHARED(float, narrow, most_strips * short_strip + halo);
+  NACRE_SHARED(float, narrow, most_strips* short_strip + halo);
   const int64_t item = blockIdx.x / c.tiles, first = (blockIdx.x - item * c.tiles) * c.strips * short_strip;
   load_narrow(e.narrow + item * c.narrow_time, c, first, c.strips * short_strip + halo, narrow);
   __syncthreads();
@@ -209,7 +215,8 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
   }
 }
 
-// ---- contract -----------------------------------------------------------------------------------------------------------
+// ---- contract
+// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Contract {
@@ -220,11 +227,11 @@ struct Contract {
   T* narrow = nullptr;
   SnakeParameters snake = {};  ///< on wide
 };
-constexpr int sums_of_strip = short_strip + halo;                   // rows that one strip has a part in
-constexpr int contract_floats = most_strips * sums_of_strip * 5;    // most of strips * sums_of_strip * (columns | 1)
+constexpr int sums_of_strip = short_strip + halo;                 // rows that one strip has a part in
+constexpr int contract_floats = most_strips * sums_of_strip * 5;  // most of strips * sums_of_strip * (columns | 1)
 
-/// Rows of this block begin at `first` + shift of the wide side and at `first` of the narrow one. A strip gives what its
-/// own rows add to each sum, also to the six that its neighbour below finishes.
+/// Rows of this block begin at `first` + shift of the wide side and at `first` of the narrow one. A strip gives what
+/// its own rows add to each sum, also to the six that its neighbour below finishes.
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut c) {
   constexpr int P = pack_size<T>;
@@ -290,7 +297,8 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
   }
 }
 
-// ---- weights ------------------------------------------------------------------------------------------------------------
+// ---- weights
+// ------------------------------------------------------------------------------------------------------------
 
 constexpr int slots = taps + 1;  // the last: sums of the wide side
 
@@ -307,7 +315,7 @@ template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c) {
   constexpr int P = pack_size<T>;
   NACRE_SHARED(float, buffer, 4 * threads * P);
-  NACRE_SHARED(float, narrow, most_strips * long_strip + halo);
+  NACRE_SHARED(float, narrow, most_strips* long_strip + halo);
   const int rows_of_block = c.strips * long_strip;
   const int64_t item = blockIdx.x / c.tiles, first = (blockIdx.x - item * c.tiles) * rows_of_block;
   const T* const narrow_from = e.narrow + item * c.narrow_time;
@@ -382,7 +390,8 @@ __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
   NACRE_SHARED(double, sums, lanes * 32);
   const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
   const int item = static_cast<int>(blockIdx.x) * 32 + column, taken = taps * e.channels, last = slots * e.channels;
-  const bool wanted = item < taken || (item < last && e.wide_sum != nullptr) || (item == last && e.narrow_sum != nullptr);
+  const bool wanted =
+      item < taken || (item < last && e.wide_sum != nullptr) || (item == last && e.narrow_sum != nullptr);
   double sum = 0;
   if (wanted) {
 #pragma unroll 4
@@ -399,7 +408,8 @@ __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
   *to += static_cast<float>(sum);
 }
 
-// ---- launches -----------------------------------------------------------------------------------------------------------
+// ---- launches
+// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 Weight<T> weight_of_first(const T* w, bool mirrored) {
@@ -510,17 +520,20 @@ bool conv1d_ends_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a)
     e.wide = a.dy.data, e.narrow = a.x.data;
     totals.where = weight_of_first<T>(nullptr, false);
     totals.wide_sum = a.dbias.data, totals.narrow_sum = a.dbias_of_x.data;
-    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(y.time, x.time, y.channels, g, false), totals);
+    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(y.time, x.time, y.channels, g, false),
+                      totals);
   } else {
     e.wide = a.x.data, e.narrow = a.dy.data;
     totals.where = weight_of_last<T>(nullptr, x.channels, true);
     totals.wide_sum = a.dbias_of_x.data, totals.narrow_sum = a.dbias.data;
-    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(x.time, y.time, x.channels, g, true), totals);
+    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(x.time, y.time, x.channels, g, true),
+                      totals);
   }
   return true;
 }
 
-// ---- behind Snake -------------------------------------------------------------------------------------------------------
+// ---- behind Snake
+// -------------------------------------------------------------------------------------------------------
 
 namespace {
 template <class T>
@@ -575,14 +588,14 @@ bool snake_conv1d_ends_weight_gradient(Context& ctx, const SnakeConv1dWeightGrad
   return true;
 }
 
-#define NACRE_INSTANTIATE(T)                                                                                    \
-  template bool conv1d_ends_forward<T>(Context&, const Conv1dForward<T>&);                                      \
-  template bool conv1d_ends_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                         \
-  template int64_t conv1d_ends_weight_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&);          \
-  template bool conv1d_ends_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);                       \
-  template bool snake_conv1d_ends_forward<T>(Context&, const SnakeConv1dForward<T>&);                           \
-  template int64_t snake_conv1d_ends_input_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&);     \
-  template bool snake_conv1d_ends_input_gradient<T>(Context&, const SnakeConv1dInputGradient<T>&);              \
+#define NACRE_INSTANTIATE(T)                                                                                \
+  template bool conv1d_ends_forward<T>(Context&, const Conv1dForward<T>&);                                  \
+  template bool conv1d_ends_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                     \
+  template int64_t conv1d_ends_weight_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&);      \
+  template bool conv1d_ends_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);                   \
+  template bool snake_conv1d_ends_forward<T>(Context&, const SnakeConv1dForward<T>&);                       \
+  template int64_t snake_conv1d_ends_input_gradient_scratch<T>(Shape, Shape, Shape, const Conv1dGeometry&); \
+  template bool snake_conv1d_ends_input_gradient<T>(Context&, const SnakeConv1dInputGradient<T>&);          \
   template bool snake_conv1d_ends_weight_gradient<T>(Context&, const SnakeConv1dWeightGradient<T>&);
 NACRE_INSTANTIATE(float)
 NACRE_INSTANTIATE(bf16)

@@ -8,7 +8,8 @@ template <class T>
 bool forward(Context& ctx, const Conv1dForward<T>& a) {
   const Shape x = a.x.shape, y = a.y.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data)) return false;
+  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
+    return false;
   const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s)) return false;
   const Plain<T> p{s, a.x.data, a.weight.data, {a.y.data, a.bias.data, a.residual.data, s.columns}};
@@ -30,7 +31,9 @@ bool input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (!aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
   const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
-  const Plain<T> p{s, a.dy.data, a.weight.data,
+  const Plain<T> p{s,
+                   a.dy.data,
+                   a.weight.data,
                    {a.dx.data, a.bias.data, a.add_dx ? a.dx.data : nullptr, static_cast<int>(x.channels)}};
   if constexpr (sizeof(T) == 2)
     input_gradient_bf16(ctx, p);

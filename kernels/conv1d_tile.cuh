@@ -1,9 +1,9 @@
 #pragma once
-// Convolution as a product of matrices over shifted rows. Channels are innermost, so that x is a matrix of rows and a tap
-// is the same matrix some rows further down: a block keeps one tile of x with its halo in shared memory and all taps read
-// it, at any dilation. A block makes BM rows by BN columns of the result; it walks the reduced channels 128 bytes at a
-// time (32 floats, 64 bf16), and within them the taps. cp.async brings x's tile and, per tap, the weights' tile, `stages`
-// steps ahead.
+// Convolution as a product of matrices over shifted rows. Channels are innermost, so that x is a matrix of rows and a
+// tap is the same matrix some rows further down: a block keeps one tile of x with its halo in shared memory and all
+// taps read it, at any dilation. A block makes BM rows by BN columns of the result; it walks the reduced channels 128
+// bytes at a time (32 floats, 64 bf16), and within them the taps. cp.async brings x's tile and, per tap, the weights'
+// tile, `stages` steps ahead.
 //
 // One description (Shifted) covers three uses:
 //   forward, stride 1       row t of a is x's row t - left; step u of the taps is `dilation` rows further
@@ -14,25 +14,26 @@
 // Items of a batch are laid below each other with `halo` rows between, so that a tile may span several short items.
 //
 // Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32 or
-// 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and PlainOutput.
+// 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and
+// PlainOutput.
 //
 // Seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async for 4.2 million operations, 3 TB/s of L2 at 600
-// TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read once
-// per column of tiles, the result written once.
+// TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read
+// once per column of tiles, the result written once.
 #include "device.cuh"
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::cuda::tile {
 
-inline constexpr int step_bytes = 128;            // of the reduced dimension
-inline constexpr int stages = 3;                  // of weights in flight or in use
-inline constexpr int pitch = step_bytes + 16;     // of a row of them: eight rows lie in different banks
+inline constexpr int step_bytes = 128;             // of the reduced dimension
+inline constexpr int stages = 3;                   // of weights in flight or in use
+inline constexpr int pitch = step_bytes + 16;      // of a row of them: eight rows lie in different banks
 inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
 inline constexpr int packs = step_bytes / 16;
 
 enum class Product : uint8_t { fma, tf32, bf16 };
-/// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x), or
-/// with the reduced dimension going down.
+/// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x),
+/// or with the reduced dimension going down.
 enum class Lies : uint8_t { along, across };
 
 /// The product. Row r of item b of `a` is the samples r samples - lead and on, `samples` of them, of `channels` each:
@@ -54,19 +55,23 @@ struct alignas(16) Row {
   int64_t base;
   int begin, end;
 };
-__device__ __forceinline__ int clamp_to(int64_t v, int most) { return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most); }
+__device__ __forceinline__ int clamp_to(int64_t v, int most) {
+  return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most);
+}
 
 /// A row counted over all items. Found by division once, then by counting.
 struct Place {
   int64_t item, row;
-  __device__ __forceinline__ Place(const Shifted& s, int64_t v) : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
+  __device__ __forceinline__ Place(const Shifted& s, int64_t v)
+      : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
   __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further) : item(p.item), row(p.row + further) {
     while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
   }
 };
 __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
   const int64_t start = p.row * s.out_pitch - s.out_offset;
-  Row row{p.item * s.out_item + start, clamp_to(s.out_begin - start, s.columns), clamp_to(s.out_end - start, s.columns)};
+  Row row{p.item * s.out_item + start, clamp_to(s.out_begin - start, s.columns),
+          clamp_to(s.out_end - start, s.columns)};
   if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
@@ -122,7 +127,8 @@ struct PlainOutput {
   __device__ __forceinline__ void finish(const Column&, int, float*) const {}
 };
 
-// ---- engines: 64 rows per warp, one step of 128 bytes -----------------------------------------------------------------
+// ---- engines: 64 rows per warp, one step of 128 bytes
+// -----------------------------------------------------------------
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
@@ -142,7 +148,8 @@ struct FmaEngine {
   }
   /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int here = depth) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
+                                           int lane, int here = depth) {
     const int ty = lane / 4, tx = lane % 4;
     if constexpr (A == Lies::along && B == Lies::along) {
       a += ty * a_pitch, b += tx * b_pitch;
@@ -210,9 +217,9 @@ struct FmaEngine {
   }
 };
 
-/// Tensor cores: products of 16 x 8, four down and N / 8 across. A step of 32 bytes is one instruction's depth, 8 of tf32
-/// or 16 of bf16. Per such step a warp reads (64 + N) 32 bytes of shared memory for 64 N products of that depth: 32 columns
-/// take 1.5 times the bytes of 64, and more than an H200's tensor cores leave time for at full rate.
+/// Tensor cores: products of 16 x 8, four down and N / 8 across. A step of 32 bytes is one instruction's depth, 8 of
+/// tf32 or 16 of bf16. Per such step a warp reads (64 + N) 32 bytes of shared memory for 64 N products of that depth:
+/// 32 columns take 1.5 times the bytes of 64, and more than an H200's tensor cores leave time for at full rate.
 template <class T_, int N>
 struct MmaEngine {
   using T = T_;
@@ -230,7 +237,8 @@ struct MmaEngine {
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
   template <Lies A, Lies B>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch, int lane, int = 0) {
+  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
+                                           int lane, int = 0) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t left[4][4], right[across][2];
@@ -243,7 +251,8 @@ struct MmaEngine {
           left[i][0] = __float_as_uint(word(p)), left[i][1] = __float_as_uint(word(p + 32));
           left[i][2] = __float_as_uint(word(p + 4 * a_pitch)), left[i][3] = __float_as_uint(word(p + 4 * a_pitch + 32));
         } else {
-          ldmatrix_x4_trans(left[i], a + (step * 16 + lane % 8 + lane / 16 * 8) * a_pitch + (16 * i + lane / 8 % 2 * 8) * 2);
+          ldmatrix_x4_trans(left[i],
+                            a + (step * 16 + lane % 8 + lane / 16 * 8) * a_pitch + (16 * i + lane / 8 % 2 * 8) * 2);
         }
       }
 #pragma unroll
@@ -301,7 +310,9 @@ struct EngineOf<Product::bf16, N> {
 constexpr int warp_columns(Product p, int rows, int columns) {
   return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
 }
-constexpr int block_threads(Product p, int rows, int columns) { return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32; }
+constexpr int block_threads(Product p, int rows, int columns) {
+  return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32;
+}
 /// Blocks that should fit a multiprocessor's shared memory and, at 128 to 250 registers a thread, its registers.
 constexpr int blocks_at_once(Product p, int rows, int columns) {
   const int threads = block_threads(p, rows, columns);
@@ -315,7 +326,8 @@ __device__ __forceinline__ void round_pack(Pack<float>& p) {
   for (int i = 0; i < 4; ++i) p.v[i] = __uint_as_float(to_tf32(p.v[i]));
 }
 
-// ---- the kernel of the forward and the input gradient -----------------------------------------------------------------
+// ---- the kernel of the forward and the input gradient
+// -----------------------------------------------------------------
 
 template <int BM, int BN, Product P, Lies B>
 struct Layout {
@@ -323,7 +335,8 @@ struct Layout {
   static constexpr int threads = block_threads(P, BM, BN);
   /// The weights' tile: BN rows of 128 bytes, or `depth` rows of BN.
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
-  static constexpr int w_pitch = B == Lies::along ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
+  static constexpr int w_pitch =
+      B == Lies::along ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
   static constexpr int w_rows = B == Lies::along ? BN : depth;
   static constexpr int w_bytes = w_pitch * w_rows;
   static constexpr int out_stride = BN + 4;  // floats
@@ -339,7 +352,8 @@ struct Layout {
     return in > out ? in : out;
   }
   static size_t shared_bytes(const Shifted& s) {
-    const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes, out = BM * out_stride * 4;
+    const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes,
+                 out = BM * out_stride * 4;
     return table_bytes(s) + (loop > out ? loop : out);
   }
 };
@@ -389,7 +403,8 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 #pragma unroll
     for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch) {
       const int r = w_row + i * w_at_once;
-      const int n = first_column + (B == Lies::along ? r : w_column), c = chunk * depth + (B == Lies::along ? w_column : r);
+      const int n = first_column + (B == Lies::along ? r : w_column),
+                c = chunk * depth + (B == Lies::along ? w_column : r);
       const int64_t in_row = B == Lies::along ? u * s.w_tap + c : (s.taps - 1 - u) * s.w_tap + n;
       const bool there = n < s.columns && c < s.depth && in_row < s.w_row;
       const T* const from = w + (B == Lies::along ? n : c) * s.w_row + in_row;
@@ -452,8 +467,9 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     fetch();
     if (step < 0) continue;
     const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
-    const unsigned char* const right = w_shared + now_w * L::w_bytes +
-                                       (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
+    const unsigned char* const right =
+        w_shared + now_w * L::w_bytes +
+        (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
     sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth));
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
@@ -490,15 +506,16 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   output.template finish<BN, threads>(state, n, result);
 }
 
-// ---- what runs ----------------------------------------------------------------------------------------------------------
+// ---- what runs
+// ----------------------------------------------------------------------------------------------------------
 
 /// Rows by columns of a block.
 struct Blocking {
   int rows, columns;
 };
-/// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch the
-/// weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are made
-/// smaller when there are too few for 132 multiprocessors or the halo is long.
+/// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch
+/// the weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are
+/// made smaller when there are too few for 132 multiprocessors or the halo is long.
 inline Blocking blocking(const Shifted& s) {
   int best = 128;
   int64_t least = INT64_MAX;
@@ -506,7 +523,9 @@ inline Blocking blocking(const Shifted& s) {
     const int64_t cost = ceil_div(s.columns, n) * int64_t{n + 32};
     if (cost < least) least = cost, best = n;
   }
-  const auto blocks = [&](int64_t rows) { return ceil_div(s.items * s.virtual_rows, rows) * ceil_div(s.columns, best); };
+  const auto blocks = [&](int64_t rows) {
+    return ceil_div(s.items * s.virtual_rows, rows) * ceil_div(s.columns, best);
+  };
   const size_t shared = best == 128 ? Layout<256, 128, Product::fma, Lies::along>::shared_bytes(s)
                                     : Layout<256, 64, Product::fma, Lies::along>::shared_bytes(s);
   if (best != 96 && blocks(256) >= 132 && shared <= shared_limit) return {256, best};
@@ -515,7 +534,8 @@ inline Blocking blocking(const Shifted& s) {
 }
 
 template <int BM, int BN, Product P, Lies B, class T, class Input, class Output>
-void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
+void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
+                   const Output& output) {
   using L = Layout<BM, BN, P, B>;
   launch(ctx,
          {.name = name,
@@ -533,7 +553,8 @@ bool fits(const Shifted& s) {
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
-void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input, const Output& output) {
+void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
+                    const Output& output) {
   const Blocking b = blocking(s);
   if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);

@@ -1,9 +1,9 @@
 #pragma once
 // The weight gradient of several taps at stride 1: all taps of 32 channels in one block, so that a row of x is fetched,
 // and changed by the input policy, once, where conv1d_tile_weights.cuh does so for every tap. A warp is one tap of 64
-// outputs by 32 channels; taps read the same rows of x, each `dilation` further down. Rows of x arrive 64 at a time: the
-// last `halo` of the tile before are copied to the front of the next one. Items of a batch lie below each other with their
-// padding, `virtual_rows` each.
+// outputs by 32 channels; taps read the same rows of x, each `dilation` further down. Rows of x arrive 64 at a time:
+// the last `halo` of the tile before are copied to the front of the next one. Items of a batch lie below each other
+// with their padding, `virtual_rows` each.
 //
 // 64 rows of dy and x for 128 outputs of bf16 are 20 KB, for 64 * 128 * 32 taps products: with seven taps 23 bytes per
 // clock of tensor cores at full rate, where tiles of 128 by 128 weights ask the L2 cache for 64.
@@ -24,7 +24,7 @@ struct TapsLayout {
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
   static constexpr int dy_pitch = BM * static_cast<int>(sizeof(T)) + spare, dy_bytes = taps_rows * dy_pitch;
   static constexpr int x_row = taps_channels * static_cast<int>(sizeof(T)), x_pitch = x_row + spare;
-  static constexpr int x_bytes = taps_rows * x_row;  // as it arrives
+  static constexpr int x_bytes = taps_rows * x_row;                                      // as it arrives
   static constexpr int out_stride = taps_channels + 4, out_bytes = 64 * out_stride * 4;  // of a warp
   static __host__ __device__ int halo(const Taps& s) { return (s.taps - 1) * s.dilation; }
   static __host__ __device__ int tile_bytes(const Taps& s) { return (taps_rows + halo(s)) * x_pitch; }
@@ -35,7 +35,8 @@ struct TapsLayout {
   }
 };
 
-/// to: dweight itself when there is one part (+=), else partial sums [parts][out][taps][in]. Input as in conv1d_tile.cuh.
+/// to: dweight itself when there is one part (+=), else partial sums [parts][out][taps][in]. Input as in
+/// conv1d_tile.cuh.
 template <int BM, Product P, class Input>
 __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
@@ -86,7 +87,8 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     }
     for (int p = thread; p < taps_rows * x_packs; p += threads) {
       const int64_t row = x_exists ? row_of_x(next_item, next_row, p / x_packs + halo) : -1;
-      cp_async<16>(x_shared + slot * L::x_bytes + p * 16, row >= 0 ? x + row * s.in + channel_of_x : x, row >= 0 ? 16 : 0);
+      cp_async<16>(x_shared + slot * L::x_bytes + p * 16, row >= 0 ? x + row * s.in + channel_of_x : x,
+                   row >= 0 ? 16 : 0);
     }
     next_row += taps_rows;
     while (next_row >= s.virtual_rows) next_row -= s.virtual_rows, ++next_item;
@@ -95,7 +97,8 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
   const auto arrive = [&](int slot, int now) {
     if constexpr (P == Product::tf32) {
       for (int p = thread; p < taps_rows * dy_packs; p += threads) {
-        T* const at = reinterpret_cast<T*>(dy_shared + slot * L::dy_bytes + p / dy_packs * L::dy_pitch + p % dy_packs * 16);
+        T* const at =
+            reinterpret_cast<T*>(dy_shared + slot * L::dy_bytes + p / dy_packs * L::dy_pitch + p % dy_packs * 16);
         Pack<T> v = load_pack(at);
         round_pack(v);
         store_pack(at, v);
@@ -144,7 +147,8 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
-      sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch, L::x_pitch, lane);
+      sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch,
+                                                         L::x_pitch, lane);
     if (++slot == L::stages) slot = 0;
     now = 1 - now;
   }
@@ -176,20 +180,23 @@ bool suits_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) 
   return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= taps_rows &&
          in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
-/// Parts: two blocks of 64 outputs, or one of 128, to each of 132 multiprocessors; none below 512 rows, and at most 2^24
-/// floats of partial sums.
+/// Parts: two blocks of 64 outputs, or one of 128, to each of 132 multiprocessors; none below 512 rows, and at most
+/// 2^24 floats of partial sums.
 inline Taps taps_of(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Taps s{x.batch, x.time, y.time, g.left, x.time + g.left + g.right, x.channels, y.channels, 1};
   s.taps = static_cast<int>(weight.time), s.dilation = static_cast<int>(g.dilation);
   s.reflect = g.padding == Padding::reflect;
   const int block = taps_block(s);
   const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, block);
-  s.parts = std::clamp<int64_t>(std::min({132 * (128 / block) / tiles, s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements()}), 1, 1024);
+  s.parts = std::clamp<int64_t>(
+      std::min({132 * (128 / block) / tiles, s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements()}),
+      1, 1024);
   return s;
 }
 
 template <int BM, Product P, class T, class Input>
-void launch_taps_blocks(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input, float* to) {
+void launch_taps_blocks(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
+                        float* to) {
   using L = TapsLayout<BM, T>;
   launch(ctx,
          {.name = name,
@@ -200,7 +207,8 @@ void launch_taps_blocks(Context& ctx, const char* name, const Taps& s, const T* 
 }
 /// Queues the product. `to` as for the kernel.
 template <Product P, class T, class Input>
-void launch_taps_product(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input, float* to) {
+void launch_taps_product(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
+                         float* to) {
   if (taps_block(s) == 128) return launch_taps_blocks<128, P>(ctx, name, s, dy, x, input, to);
   return launch_taps_blocks<64, P>(ctx, name, s, dy, x, input, to);
 }

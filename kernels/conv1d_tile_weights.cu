@@ -11,7 +11,7 @@ template <class T>
 int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (!suits_weights<T>(g, x.channels, y.channels)) return 0;
   const int64_t parts = suits_taps<T>(g, x.channels, y.channels, weight.time) ? taps_of(x, weight, y, g).parts
-                                                                             : weight_parts(windows(x, weight, y, g));
+                                                                              : weight_parts(windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
 template int64_t weight_gradient_scratch<float>(Shape, Shape, Shape, const Conv1dGeometry&);
@@ -21,7 +21,8 @@ template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape, weight = a.dweight.shape, y = a.dy.shape;
   if (!suits_weights<T>(a.geometry, x.channels, y.channels)) return 0;
-  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return 0;
+  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
+    return 0;
   const PlainInput<T> input;
   if (suits_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
     const Taps s = taps_of(x, weight, y, a.geometry);

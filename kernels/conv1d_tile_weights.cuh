@@ -29,7 +29,8 @@ struct WeightLayout {
   static constexpr int threads = block_threads(P, BM, BN);
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
-  static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare, b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
+  static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare,
+                       b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
   static constexpr int a_bytes = depth * a_pitch, b_bytes = depth * b_pitch;
   static constexpr int out_stride = BN + 4;
   static constexpr size_t loop_bytes = stages * (a_bytes + b_bytes), out_bytes = BM * out_stride * 4;
@@ -130,8 +131,10 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     if (next_row < rows) fetch(next_row, slot == 0 ? stages - 1 : slot - 1);
     cp_async_commit();
     if (row >= 0)
-      sums.template multiply<Lies::across, Lies::across>(a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
-                                                       b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane, min(depth, rows - row));
+      sums.template multiply<Lies::across, Lies::across>(
+          a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
+          b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
+          min(depth, rows - row));
     if (++slot == stages) slot = 0;
   }
 
@@ -162,8 +165,8 @@ inline Blocking weight_blocking(const Windows& s) {
   if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
   return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
 }
-/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or else
-/// the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
+/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or
+/// else the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
 inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   const int64_t slots = 132 * at_once;
   int64_t best = 1;
@@ -180,12 +183,14 @@ inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
 inline int64_t weight_parts(const Windows& s) {
   const Blocking b = weight_blocking(s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  const int64_t parts = even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
+  const int64_t parts =
+      even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
   return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
 }
 
 template <int BM, int BN, Product P, class T, class Input>
-void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
+void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input,
+                          float* to) {
   using L = WeightLayout<BM, BN, P>;
   launch(ctx,
          {.name = name,
@@ -196,7 +201,8 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
 }
 /// Queues the product; s.parts is set. `to` as for the kernel.
 template <Product P, class T, class Input>
-void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input, float* to) {
+void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x,
+                           const Input& input, float* to) {
   const Blocking b = weight_blocking(s);
   if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);

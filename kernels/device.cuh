@@ -11,11 +11,11 @@
 #include <cuda_runtime.h>
 
 /// `count` elements of shared memory, the same for the whole block; content undefined (NaN when emulated).
-#define NACRE_SHARED(T, name, count) \
+#define NACRE_SHARED(T, name, count)                                        \
   __shared__ __align__(16) unsigned char name##_bytes[sizeof(T) * (count)]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)
 /// The shared memory that the launch asked for.
-#define NACRE_DYNAMIC_SHARED(T, name)                                    \
+#define NACRE_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char nacre_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(nacre_dynamic_shared)
 
@@ -101,7 +101,8 @@ __host__ __device__ constexpr T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// ---- 16-byte packs ------------------------------------------------------------------------------------------------------
+// ---- 16-byte packs
+// ------------------------------------------------------------------------------------------------------
 
 /// Elements of T in 16 bytes: 4 floats, 8 bf16.
 template <class T>
@@ -168,7 +169,8 @@ bool aligned16(const T* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// ---- sums in a fixed order ------------------------------------------------------------------------------------------------
+// ---- sums in a fixed order
+// ------------------------------------------------------------------------------------------------
 
 /// Sum over the warp, the same bits in every lane. All 32 lanes take part.
 template <class T>
@@ -202,7 +204,8 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
   return total;
 }
 
-// ---- grids ----------------------------------------------------------------------------------------------------------------
+// ---- grids
+// ----------------------------------------------------------------------------------------------------------------
 
 /// Blocks for n pieces of work of `each`, at most `most` (kernels then take several turns).
 inline unsigned blocks_for(int64_t n, int64_t each, int64_t most = 0x7fffffff) {

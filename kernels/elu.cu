@@ -8,7 +8,9 @@ namespace {
 
 struct Forward {
   float alpha;
-  __device__ float operator()(float x, float, float) const { return x > 0 ? x : alpha * vec::exp_minus_one(x > 0 ? 0.0f : x); }
+  __device__ float operator()(float x, float, float) const {
+    return x > 0 ? x : alpha * vec::exp_minus_one(x > 0 ? 0.0f : x);
+  }
 };
 /// b is dy, a is y.
 template <bool add>

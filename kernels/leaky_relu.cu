@@ -30,8 +30,8 @@ void leaky_relu_forward(Context& ctx, const LeakyReluForward<T>& a) {
 template <class T>
 void leaky_relu_backward(Context& ctx, const LeakyReluBackward<T>& a) {
   if (a.add_dx)
-    elementwise<reads_a | reads_b | reads_out>(ctx, "leaky_relu_backward", a.y.data, a.dy.data, a.dx.data, a.y.elements(),
-                                               Backward<true>{a.slope});
+    elementwise<reads_a | reads_b | reads_out>(ctx, "leaky_relu_backward", a.y.data, a.dy.data, a.dx.data,
+                                               a.y.elements(), Backward<true>{a.slope});
   else
     elementwise<reads_a | reads_b>(ctx, "leaky_relu_backward", a.y.data, a.dy.data, a.dx.data, a.y.elements(),
                                    Backward<false>{a.slope});

@@ -25,5 +25,20 @@ __device__ __forceinline__ double add_partials(const float* scratch, int64_t cou
   for (int64_t i = lane; i < count; i += lanes) sum += get_partial(scratch, i);
   return sum;
 }
+/// All of them, valid in every thread of a block of sum_threads. `buffer`: one double per warp of shared memory.
+__device__ __forceinline__ double sum_partials(const float* scratch, int64_t count, double* buffer) {
+  return block_sum<sum_threads>(add_partials(scratch, count, static_cast<int>(threadIdx.x), sum_threads), buffer);
+}
+/// Sum of squares of the block's part of x[0, n), valid in every thread.
+__device__ __forceinline__ double sum_of_squares_part(const float* x, int64_t n, double* buffer) {
+  const int64_t begin = int64_t{blockIdx.x} * sum_part, end = begin + sum_part < n ? begin + sum_part : n;
+  double sum = 0;
+#pragma unroll 8
+  for (int64_t i = begin + threadIdx.x; i < end; i += sum_threads) {
+    const double v = static_cast<double>(x[i]);
+    sum += v * v;
+  }
+  return block_sum<sum_threads>(sum, buffer);
+}
 
 }  // namespace nacre::cuda

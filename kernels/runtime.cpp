@@ -73,7 +73,8 @@ void check(cufftResult r, const char* what) {
 
 }  // namespace
 
-// ---- Runtime ----------------------------------------------------------------------------------------------------------------
+// ---- Runtime
+// ----------------------------------------------------------------------------------------------------------------
 
 struct Runtime::Impl {
   struct Count {
@@ -143,8 +144,8 @@ Runtime::Runtime(int index) : impl_(std::make_unique<Impl>()) {
   const std::string name = wanted == 0 ? "cuda" : "cuda:" + std::to_string(wanted);
   if (devices == 0) throw_device("device " + name + ": " + why + "; use --device cpu");
   if (wanted < 0 || wanted >= devices)
-    throw_device("device " + name + ": this machine has " + std::to_string(devices) + "; expected cuda:0 to cuda:" +
-                 std::to_string(devices - 1));
+    throw_device("device " + name + ": this machine has " + std::to_string(devices) +
+                 "; expected cuda:0 to cuda:" + std::to_string(devices - 1));
   Impl& r = *impl_;
   r.index = wanted;
   check(cudaSetDevice(wanted), "cudaSetDevice");
@@ -178,8 +179,7 @@ Runtime::~Runtime() {
 void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
-  if (how.shared_bytes > (48 << 10) &&
-      std::find(r.raised.begin(), r.raised.end(), call.function) == r.raised.end()) {
+  if (how.shared_bytes > (48 << 10) && std::find(r.raised.begin(), r.raised.end(), call.function) == r.raised.end()) {
     r.expect(cudaFuncSetAttribute(call.function, cudaFuncAttributeMaxDynamicSharedMemorySize, 163 << 10), how.name);
     r.raised.push_back(call.function);
   }
@@ -191,8 +191,7 @@ void Runtime::zero(void* to, size_t bytes) {
   if (bytes > 0) impl_->expect(cudaMemsetAsync(to, 0, bytes, impl_->stream), "zero");
 }
 void Runtime::copy_on_device(void* to, const void* from, size_t bytes) {
-  if (bytes > 0)
-    impl_->expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, impl_->stream), "copy");
+  if (bytes > 0) impl_->expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, impl_->stream), "copy");
 }
 void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
@@ -310,7 +309,8 @@ void device_release(void* p) noexcept {
   if (p != nullptr) (void)cudaFree(p);  // waits for what still uses it
 }
 
-// ---- Fft --------------------------------------------------------------------------------------------------------------------
+// ---- Fft
+// --------------------------------------------------------------------------------------------------------------------
 
 struct Fft::Impl {
   cufftHandle forward = -1, inverse = -1;

@@ -28,8 +28,8 @@ struct Launch {
 /// A kernel and its arguments with the types taken off.
 struct KernelCall {
   const void* function;
-  void** arguments;                             ///< one pointer per parameter: CUDA's way
-  void (*run)(const void* tuple);               ///< one thread of it: the emulator's way
+  void** arguments;                ///< one pointer per parameter: CUDA's way
+  void (*run)(const void* tuple);  ///< one thread of it: the emulator's way
   const void* tuple;
   std::shared_ptr<const void> (*copy)(const void* tuple);  ///< for a graph, which outlives the call
 };
@@ -54,8 +54,8 @@ class Runtime {
   void synchronize();
   /// Records what `step` queues and returns what runs it again.
   std::function<void()> capture(const std::function<void()>& step);
-  /// copy_to_device by way of pinned memory and a second stream, while the first one works. What is queued after it sees
-  /// the new bytes, what was queued before it the old ones. The first call for a destination allocates.
+  /// copy_to_device by way of pinned memory and a second stream, while the first one works. What is queued after it
+  /// sees the new bytes, what was queued before it the old ones. The first call for a destination allocates.
   void upload(void* to, const void* from, size_t bytes);
 
   /// How often a kernel of this name (or, empty, any kernel) was launched; a replayed graph counts each of its kernels.

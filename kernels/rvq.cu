@@ -10,8 +10,8 @@ constexpr int threads = 256, warps = threads / 32;
 
 /// A warp takes one row through all stages; the residual and e lie in scratch.
 __global__ void __launch_bounds__(threads)
-    rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals, float* projected,
-                       float* losses) {
+    rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals,
+                       float* projected, float* losses) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (row >= n.rows) return;
@@ -149,7 +149,8 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
     const int64_t row = i / n.latent, c = i % n.latent;
     float y = 0;
     for (int64_t s = 0; s < stages; ++s) {
-      const float* code = a.codebooks.data + (s * n.codes + clamp_code(a.codes.data[row * stages + s], n.codes)) * n.dim;
+      const float* code =
+          a.codebooks.data + (s * n.codes + clamp_code(a.codes.data[row * stages + s], n.codes)) * n.dim;
       const float q = n.factorised ? project_out(code, a.projections.out_weight.data + (s * n.latent + c) * n.dim,
                                                  a.projections.out_bias.data[s * n.latent + c], n.dim)
                                    : code[c];
@@ -191,8 +192,8 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
               .shared_bytes = static_cast<size_t>(tile_floats(n.latent) + tile_rows * (n.latent + 1)) * sizeof(float)},
              rvq_latent_tile_kernel, a, n, mask, prepared, losses);
     else
-      launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a, n,
-             mask, prepared, residuals, projected, losses);
+      launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a,
+             n, mask, prepared, residuals, projected, losses);
   }
   if (a.losses)
     launch(ctx, {.name = "rvq_losses", .block = 1024}, rvq_losses_kernel, losses, n.rows, n.dim, mask, a.losses.data);

@@ -13,8 +13,8 @@ inline RvqSizes rvq_sizes(Shape z, Shape codebooks, bool factorised) {
   return {z.rows(), codebooks.batch, codebooks.time, codebooks.channels, z.channels, factorised};
 }
 
-/// q of one channel: its bias, then the code's channels in order. Every kernel that needs a q asks for this one, so that
-/// residuals and decoded latents have the same bits everywhere.
+/// q of one channel: its bias, then the code's channels in order. Every kernel that needs a q asks for this one, so
+/// that residuals and decoded latents have the same bits everywhere.
 __device__ __forceinline__ float project_out(const float* code, const float* weight, float bias, int64_t dim) {
   float q = bias;
   for (int64_t d = 0; d < dim; ++d) q = __fmaf_rn(code[d], weight[d], q);
@@ -28,8 +28,8 @@ __device__ __forceinline__ float loss_slope(const RowMask& mask, int64_t dim, fl
   return static_cast<float>(slope * static_cast<double>(weight));
 }
 
-/// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row must
-/// not depend on its neighbours.
+/// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row
+/// must not depend on its neighbours.
 void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
                             float* padded_weights, float* losses);
 int64_t rvq_backward_factorised_size(const RvqSizes&);

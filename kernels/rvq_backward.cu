@@ -136,16 +136,15 @@ __global__ void __launch_bounds__(threads)
   const float* e = de + i * n.rows * n.dim + d;
   const float *r = residuals + i * n.rows * n.latent + c, *q = dq + i * n.rows * n.latent + c;
   if (a.din_weight)
-    a.din_weight.data[(i * n.dim + d) * n.latent + c] += sum_of_runs(
-        n.rows, [&](int64_t row, float sum) { return __fmaf_rn(e[row * n.dim], r[row * n.latent], sum); });
+    a.din_weight.data[(i * n.dim + d) * n.latent + c] +=
+        sum_of_runs(n.rows, [&](int64_t row, float sum) { return __fmaf_rn(e[row * n.dim], r[row * n.latent], sum); });
   if (a.dout_weight)
     a.dout_weight.data[(i * n.latent + c) * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) {
       const int64_t k = clamp_code(a.codes.data[row * n.stages + i], n.codes);
       return __fmaf_rn(a.codebooks.data[(i * n.codes + k) * n.dim + d], q[row * n.latent], sum);
     });
   if (a.din_bias && c == 0)
-    a.din_bias.data[i * n.dim + d] +=
-        sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + e[row * n.dim]; });
+    a.din_bias.data[i * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + e[row * n.dim]; });
   if (a.dout_bias && d == 0)
     a.dout_bias.data[i * n.latent + c] +=
         sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + q[row * n.latent]; });
@@ -174,8 +173,8 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
     float* residuals = de + rows * n.dim;
     float* dq = residuals + rows * n.latent;
     float* g = dq + rows * n.latent;
-    launch(ctx, {.name = "rvq_chain", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_chain_kernel, a, n, mask,
-           de, residuals, dq, g);
+    launch(ctx, {.name = "rvq_chain", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_chain_kernel, a, n,
+           mask, de, residuals, dq, g);
     if (a.din_weight || a.din_bias || a.dout_weight || a.dout_bias)
       launch(ctx,
              {.name = "rvq_parameters",
@@ -183,7 +182,8 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
               .block = threads},
              rvq_parameters_kernel, a, n, de, residuals, dq);
   } else if (a.dz) {
-    launch(ctx, {.name = "rvq_latent_backward", .grid = blocks_for(n.rows * n.latent, threads, 1 << 16), .block = threads},
+    launch(ctx,
+           {.name = "rvq_latent_backward", .grid = blocks_for(n.rows * n.latent, threads, 1 << 16), .block = threads},
            rvq_latent_backward_kernel, a, n, mask);
   }
   if (!a.dcodebooks) return;

@@ -20,7 +20,8 @@ static_assert(max_groups * Place<4>::size * sizeof(float) <= 163 * 1024);
 
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
-    rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights, float* losses) {
+    rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,
+                          float* losses) {
   NACRE_DYNAMIC_SHARED(float, shared);
   using P = Place<J>;
   constexpr int L = J * group_threads;
@@ -209,8 +210,7 @@ void forward(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask
 }  // namespace
 
 /// A thread per element of the padded weights: [stages][8][L], [stages][L][8], [stages][L].
-__global__ void __launch_bounds__(256)
-    rvq_pad_kernel(RvqProjections p, int stages, int latent, int L, float* to) {
+__global__ void __launch_bounds__(256) rvq_pad_kernel(RvqProjections p, int stages, int latent, int L, float* to) {
   const int64_t matrix = int64_t{stages} * code_dim * L;
   for (int64_t i = grid_thread(); i < matrix; i += grid_threads()) {
     const int in_channel = static_cast<int>(i % L), out_channel = static_cast<int>(i / code_dim % L);
@@ -236,9 +236,12 @@ void rvq_forward_factorised(Context& ctx, const RvqForward& a, const RvqSizes& n
                             const float* prepared, float* padded_weights, float* losses) {
   const Weights weights = pad_weights(ctx, a.projections, n, padded_weights);
   switch (group_latent(n.latent) / group_threads) {
-    case 1: return forward<1>(ctx, a, n, mask, prepared, weights, losses);
-    case 2: return forward<2>(ctx, a, n, mask, prepared, weights, losses);
-    default: return forward<4>(ctx, a, n, mask, prepared, weights, losses);
+    case 1:
+      return forward<1>(ctx, a, n, mask, prepared, weights, losses);
+    case 2:
+      return forward<2>(ctx, a, n, mask, prepared, weights, losses);
+    default:
+      return forward<4>(ctx, a, n, mask, prepared, weights, losses);
   }
 }
 

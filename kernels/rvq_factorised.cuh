@@ -1,19 +1,19 @@
 #pragma once
 // The fast rung of factorised codes of 8 channels (DAC): how rows and latent channels lie on threads.
 //
-// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels, tid + 256 j, of each of
-// its rows, and a stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then over
-// the 8 warps of the group by way of shared memory; what is known for all of a row (e, the
-// chosen code, de) every warp works out for itself, so that a stage needs no barrier but those before these sums.
+// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels, tid + 256 j, of each
+// of its rows, and a stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then
+// over the 8 warps of the group by way of shared memory; what is known for all of a row (e, the chosen code, de) every
+// warp works out for itself, so that a stage needs no barrier but those before these sums.
 #include "rvq.cuh"
 
 namespace nacre::cuda {
 
 inline constexpr int group_rows = 9, group_threads = 256, group_warps = group_threads / 32;
-inline constexpr int max_groups = 2;      ///< of a block: 512 threads of at most 128 registers
+inline constexpr int max_groups = 2;  ///< of a block: 512 threads of at most 128 registers
 inline constexpr int code_dim = 8;
-inline constexpr int row_values = group_rows * code_dim;  ///< of a group: 72
-inline constexpr int value_turns = (row_values + 31) / 32;     ///< of a warp that looks at all of them
+inline constexpr int row_values = group_rows * code_dim;    ///< of a group: 72
+inline constexpr int value_turns = (row_values + 31) / 32;  ///< of a warp that looks at all of them
 inline constexpr int64_t max_group_latent = 4 * group_threads;
 
 inline bool fits_groups(const RvqSizes& n) { return n.factorised && n.dim == code_dim && n.latent <= max_group_latent; }
@@ -50,14 +50,16 @@ __device__ __forceinline__ float warp_sum_8(float (&v)[code_dim]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) four[i] = (b4 ? v[4 + i] : v[i]) + __shfl_xor_sync(full_warp, b4 ? v[i] : v[4 + i], 16);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) two[i] = (b3 ? four[2 + i] : four[i]) + __shfl_xor_sync(full_warp, b3 ? four[i] : four[2 + i], 8);
+  for (int i = 0; i < 2; ++i)
+    two[i] = (b3 ? four[2 + i] : four[i]) + __shfl_xor_sync(full_warp, b3 ? four[i] : four[2 + i], 8);
   float one = (b2 ? two[1] : two[0]) + __shfl_xor_sync(full_warp, b2 ? two[0] : two[1], 4);
   one += __shfl_xor_sync(full_warp, one, 2);
   return one + __shfl_xor_sync(full_warp, one, 1);
 }
 
 /// q of one channel from its weights in registers; the order is that of project_out.
-__device__ __forceinline__ float project_out_8(const float (&code)[code_dim], const float (&weight)[code_dim], float bias) {
+__device__ __forceinline__ float project_out_8(const float (&code)[code_dim], const float (&weight)[code_dim],
+                                               float bias) {
   float q = bias;
 #pragma unroll
   for (int d = 0; d < code_dim; ++d) q = __fmaf_rn(code[d], weight[d], q);

@@ -1,9 +1,9 @@
 // rvq_backward for factorised codes of 8 channels. First the chain: a group of threads takes its rows back through all
 // stages, as the forward, and leaves de, 8 floats per row and stage. With de known, the rest does not mix channels of
-// the latent any more: blocks of 32 channels and a run of rows rebuild r and g in shared memory and sum the gradients of
-// the weights in registers. For 2376 rows, latent 1024, 9 stages: the chain issues some 600 instructions per thread and
-// stage, about 25 us; the sums do 40 fused multiply-adds per row, channel and stage, about 40 us; partials are 19 runs,
-// 12 MB written and read, 6 us.
+// the latent any more: blocks of 32 channels and a run of rows rebuild r and g in shared memory and sum the gradients
+// of the weights in registers. For 2376 rows, latent 1024, 9 stages: the chain issues some 600 instructions per thread
+// and stage, about 25 us; the sums do 40 fused multiply-adds per row, channel and stage, about 40 us; partials are 19
+// runs, 12 MB written and read, 6 us.
 #include "rvq_factorised.cuh"
 
 namespace nacre::cuda {
@@ -12,8 +12,8 @@ namespace {
 /// Shared memory of one group, in floats: g and dy, two turns of the warps' sums, and per warp de.
 template <int J>
 struct Place {
-  static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy,
-                       own = sums + 2 * group_warps * row_values, size = own + group_warps * row_values;
+  static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy, own = sums + 2 * group_warps * row_values,
+                       size = own + group_warps * row_values;
 };
 static_assert(max_groups * Place<4>::size * sizeof(float) <= 163 * 1024);
 
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 // -------------------------------------------------------------------------------------------------------
 
 constexpr int threads = 256, warps = threads / 32;
-constexpr int chunk = 128;                   ///< rows whose r and g lie in shared memory
-constexpr int columns = 2 * code_dim + 1;    ///< sums of a latent channel: dW_in, dW_out, db_out
+constexpr int chunk = 128;                 ///< rows whose r and g lie in shared memory
+constexpr int columns = 2 * code_dim + 1;  ///< sums of a latent channel: dW_in, dW_out, db_out
 constexpr int64_t max_runs = 32;
 int64_t runs_of(int64_t rows) {
   const int64_t chunks = ceil_div(rows, int64_t{chunk});
@@ -255,7 +255,8 @@ __global__ void __launch_bounds__(threads) rvq_in_bias_kernel(RvqBackward a, Rvq
 }
 
 template <int J>
-void chain(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask& mask, const Weights& weights, float* de) {
+void chain(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask& mask, const Weights& weights,
+           float* de) {
   const int groups = groups_for(n.rows);
   launch(ctx,
          {.name = "rvq_chain_factorised",
@@ -272,16 +273,23 @@ int64_t rvq_backward_factorised_size(const RvqSizes& n) {
          runs_of(n.rows) * n.stages * columns * n.latent;
 }
 
-void rvq_backward_factorised(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask& mask, float* scratch) {
+void rvq_backward_factorised(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask& mask,
+                             float* scratch) {
   float* padded = aligned_scratch(scratch);
   float* de = padded + padded_weights_size(n);
   float* partial = de + n.rows * n.stages * code_dim;
   const Weights weights = pad_weights(ctx, a.projections, n, padded);
   const int64_t L = group_latent(n.latent), runs = runs_of(n.rows);
   switch (L / group_threads) {
-    case 1: chain<1>(ctx, a, n, mask, weights, de); break;
-    case 2: chain<2>(ctx, a, n, mask, weights, de); break;
-    default: chain<4>(ctx, a, n, mask, weights, de); break;
+    case 1:
+      chain<1>(ctx, a, n, mask, weights, de);
+      break;
+    case 2:
+      chain<2>(ctx, a, n, mask, weights, de);
+      break;
+    default:
+      chain<4>(ctx, a, n, mask, weights, de);
+      break;
   }
   if (a.din_weight || a.dout_weight || a.dout_bias) {
     launch(ctx,
@@ -294,8 +302,8 @@ void rvq_backward_factorised(Context& ctx, const RvqBackward& a, const RvqSizes&
            rvq_factorised_add_kernel, a, n, runs, partial);
   }
   if (a.din_bias)
-    launch(ctx, {.name = "rvq_in_bias", .grid = static_cast<unsigned>(n.stages), .block = threads}, rvq_in_bias_kernel, a,
-           n, de);
+    launch(ctx, {.name = "rvq_in_bias", .grid = static_cast<unsigned>(n.stages), .block = threads}, rvq_in_bias_kernel,
+           a, n, de);
 }
 
 }  // namespace nacre::cuda

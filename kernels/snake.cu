@@ -2,9 +2,9 @@
 
 #include "snake.cuh"
 
-// Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal in
-// registers. P elements per access: 1 fits any shape and is the kernel to read first; a 16-byte pack is what runs where
-// channels and addresses allow. Bound by memory in both directions.
+// Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal
+// in registers. P elements per access: 1 fits any shape and is the kernel to read first; a 16-byte pack is what runs
+// where channels and addresses allow. Bound by memory in both directions.
 namespace nacre::cuda {
 namespace {
 
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
     Pack<T> v[batch]{};
 #pragma unroll
     for (int k = 0; k < batch; ++k)
-      if (first + k * m.row_step < t.rows) v[k] = load<T, P>(f.x.data + (first + k * m.row_step) * t.channels + m.channel);
+      if (first + k * m.row_step < t.rows)
+        v[k] = load<T, P>(f.x.data + (first + k * m.row_step) * t.channels + m.channel);
 #pragma unroll
     for (int k = 0; k < batch; ++k) {
       if (first + k * m.row_step >= t.rows) break;
@@ -91,7 +92,8 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
   }
 }
 
-/// dx, and per block the sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x): partial [row blocks][2][channels].
+/// dx, and per block the sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x): partial [row
+/// blocks][2][channels].
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
   NACRE_SHARED(float, sums, 2 * threads * P);
@@ -169,7 +171,8 @@ struct Parameters {
 };
 
 /// Adds the blocks' sums in double, in an order fixed by their number, and turns them into the parameters' gradients.
-__global__ void __launch_bounds__(32 * lanes) snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
+__global__ void __launch_bounds__(32 * lanes)
+    snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
   NACRE_SHARED(double, sums, 2 * lanes * 32);
   const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
   const int64_t c = int64_t{blockIdx.x} * 32 + column;
@@ -201,7 +204,10 @@ __global__ void __launch_bounds__(32 * lanes) snake_parameters_kernel(Parameters
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
   const Tiling t = tiling(g.x.shape, P);
-  launch(ctx, {.name = P == 1 ? "snake_backward" : "snake_backward_packs", .grid = {t.row_blocks, t.column_blocks, 1}, .block = threads},
+  launch(ctx,
+         {.name = P == 1 ? "snake_backward" : "snake_backward_packs",
+          .grid = {t.row_blocks, t.column_blocks, 1},
+          .block = threads},
          snake_backward_kernel<T, P>, g, t, sums ? g.scratch.data : nullptr);
   if (sums)
     snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, g.scratch.data);
@@ -212,14 +218,16 @@ void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
 void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const float> beta, bool log_scale,
                                View<float> dalpha, View<float> dbeta, int64_t parts, const float* partial) {
   const int64_t channels = alpha.shape.channels;
-  launch(ctx, {.name = "snake_parameters", .grid = blocks_for(channels, 32), .block = 32 * lanes}, snake_parameters_kernel,
-         Parameters{alpha.data, beta.data, dalpha.data, dbeta.data, channels, log_scale}, parts, partial);
+  launch(ctx, {.name = "snake_parameters", .grid = blocks_for(channels, 32), .block = 32 * lanes},
+         snake_parameters_kernel, Parameters{alpha.data, beta.data, dalpha.data, dbeta.data, channels, log_scale},
+         parts, partial);
 }
 
 Shape snake_backward_scratch(Shape x) {
   if (x.elements() == 0) return {.channels = 0};
   // float packs are the narrowest: fewest rows at once, most blocks.
-  const unsigned most = std::max({tiling(x, 1).row_blocks, tiling(x, pack_of<float>(x)).row_blocks, tiling(x, pack_of<bf16>(x)).row_blocks});
+  const unsigned most = std::max(
+      {tiling(x, 1).row_blocks, tiling(x, pack_of<float>(x)).row_blocks, tiling(x, pack_of<bf16>(x)).row_blocks});
   return {.batch = most, .width = 2, .channels = x.channels};
 }
 
@@ -231,7 +239,8 @@ void snake_forward(Context& ctx, const SnakeForward<T>& f) {
   // Four rows per thread keep enough bytes on their way.
   const dim3 grid(blocks_for(t.rows, int64_t{t.rows_at_once} * 4), t.column_blocks, 1);
   if (packs)
-    launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>, f, t);
+    launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,
+           f, t);
   else
     launch(ctx, {.name = "snake_forward", .grid = grid, .block = threads}, snake_forward_kernel<T, 1>, f, t);
 }

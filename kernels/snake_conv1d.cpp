@@ -6,8 +6,8 @@
 // fused kernel takes.
 namespace nacre {
 namespace cuda {
-// The fused kernels. Each returns false, having done nothing, for what no such kernel takes; scratch is what they need for
-// shapes that one may take.
+// The fused kernels. Each returns false, having done nothing, for what no such kernel takes; scratch is what they need
+// for shapes that one may take.
 template <class T>
 int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T>
@@ -67,7 +67,8 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const char* const op = "snake_conv1d_forward";
   check_parameters(op, a);
   expect_scratch(op, a.scratch, snake_conv1d_forward_scratch<T>(ctx, a.x.shape, a.weight.shape, a.geometry));
-  const Shape y{a.x.shape.batch, conv1d_length(a.x.shape.time, a.weight.shape.time, a.geometry), 1, a.weight.shape.batch};
+  const Shape y{a.x.shape.batch, conv1d_length(a.x.shape.time, a.weight.shape.time, a.geometry), 1,
+                a.weight.shape.batch};
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "y", a.y, y);
   expect_shape_or_empty(op, "bias", a.bias, {.channels = y.channels});
@@ -90,9 +91,11 @@ template <class T>
 Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
   if (x.batch == 0) return floats(0);
-  const int64_t composed = floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements());
+  const int64_t composed =
+      floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements());
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return floats(std::max(composed, cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g)));
+    if (on_cuda(ctx))
+      return floats(std::max(composed, cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g)));
   return floats(composed);
 }
 template <class T>
@@ -132,7 +135,8 @@ Shape snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, 
   if (x.batch == 0) return floats(0);
   const int64_t composed = floats_of<T>(x.elements()) + inner;
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return floats(std::max(composed, cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g)));
+    if (on_cuda(ctx))
+      return floats(std::max(composed, cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g)));
   return floats(composed);
 }
 template <class T>

@@ -97,17 +97,21 @@ template <class T>
 bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const Shape x = a.x.shape, y = a.y.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data)) return false;
+  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
+    return false;
   const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
   if (!fits<T>(s) || !worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, s)) return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
   if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Lies::along>(ctx, "snake_conv1d_forward_bf16", s, a.x.data, a.weight.data, input, output);
+    launch_product<Product::bf16, Lies::along>(ctx, "snake_conv1d_forward_bf16", s, a.x.data, a.weight.data, input,
+                                               output);
   else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Lies::along>(ctx, "snake_conv1d_forward_tf32", s, a.x.data, a.weight.data, input, output);
+    launch_product<Product::tf32, Lies::along>(ctx, "snake_conv1d_forward_tf32", s, a.x.data, a.weight.data, input,
+                                               output);
   else
-    launch_product<Product::fma, Lies::along>(ctx, "snake_conv1d_forward_fma", s, a.x.data, a.weight.data, input, output);
+    launch_product<Product::fma, Lies::along>(ctx, "snake_conv1d_forward_fma", s, a.x.data, a.weight.data, input,
+                                              output);
   return true;
 }
 
@@ -124,13 +128,17 @@ bool input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   output.log_scale = a.log_scale, output.add_dx = a.add_dx;
   const PlainInput<T> input;
   if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Lies::across>(ctx, "snake_conv1d_input_gradient_bf16", s, a.dy.data, a.weight.data, input, output);
+    launch_product<Product::bf16, Lies::across>(ctx, "snake_conv1d_input_gradient_bf16", s, a.dy.data, a.weight.data,
+                                                input, output);
   else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Lies::across>(ctx, "snake_conv1d_input_gradient_tf32", s, a.dy.data, a.weight.data, input, output);
+    launch_product<Product::tf32, Lies::across>(ctx, "snake_conv1d_input_gradient_tf32", s, a.dy.data, a.weight.data,
+                                                input, output);
   else
-    launch_product<Product::fma, Lies::across>(ctx, "snake_conv1d_input_gradient_fma", s, a.dy.data, a.weight.data, input, output);
+    launch_product<Product::fma, Lies::across>(ctx, "snake_conv1d_input_gradient_fma", s, a.dy.data, a.weight.data,
+                                               input, output);
   if (sums)
-    snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, slope_parts(s, x.channels), a.scratch.data);
+    snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, slope_parts(s, x.channels),
+                              a.scratch.data);
   return true;
 }
 
@@ -141,7 +149,8 @@ template <class T>
 int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   int64_t floats = snake_conv1d_ends_input_gradient_scratch<T>(x, weight, dy, g);
   if (tile::suits<T>(g, x.channels, dy.channels))
-    floats = std::max(floats, tile::slope_parts(tile::input_gradient_product(x, weight, dy, g), x.channels) * 2 * x.channels);
+    floats = std::max(floats,
+                      tile::slope_parts(tile::input_gradient_product(x, weight, dy, g), x.channels) * 2 * x.channels);
   return floats;
 }
 template <class T>

@@ -4,9 +4,9 @@
 #include "conv1d_tile_weights.cuh"
 #include "snake_conv1d.cuh"
 
-// The weight gradient from x alone. Layers of several taps run a block for all taps, which activates a row of x once per
-// 64 or 128 outputs; pointwise and strided layers see each element of x in one or two windows, and the tiled product
-// activates what it loads. Snake is about 12 operations per element, against 64 taps or more of the product.
+// The weight gradient from x alone. Layers of several taps run a block for all taps, which activates a row of x once
+// per 64 or 128 outputs; pointwise and strided layers see each element of x in one or two windows, and the tiled
+// product activates what it loads. Snake is about 12 operations per element, against 64 taps or more of the product.
 namespace nacre::cuda {
 namespace tile {
 namespace {
@@ -21,7 +21,8 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   const Shape x = a.x.shape, y = a.dy.shape;
   const Conv1dGeometry& g = a.geometry;
   if (!suits_weights<T>(g, x.channels, y.channels)) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data)) return false;
+  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
+    return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const auto finish = [&](int64_t parts) {
     if (parts > 1) add_parts(ctx, a.scratch.data, parts, a.dweight.elements(), a.dweight.data);
@@ -32,11 +33,14 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
     const Taps s = taps_of(x, a.dweight.shape, y, g);
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
-      launch_taps_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input, to);
+      launch_taps_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input,
+                                         to);
     else if (ctx.precision() == Precision::tf32)
-      launch_taps_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_taps_tf32", s, a.dy.data, a.x.data, input, to);
+      launch_taps_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_taps_tf32", s, a.dy.data, a.x.data, input,
+                                         to);
     else
-      launch_taps_product<Product::fma>(ctx, "snake_conv1d_weight_gradient_taps_fma", s, a.dy.data, a.x.data, input, to);
+      launch_taps_product<Product::fma>(ctx, "snake_conv1d_weight_gradient_taps_fma", s, a.dy.data, a.x.data, input,
+                                        to);
     return finish(s.parts);
   }
   if (!worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
@@ -48,9 +52,11 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   else if (ctx.precision() == Precision::tf32)
     launch_weight_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_tf32", s, a.dy.data, a.x.data, input, to);
   else if (s.out > 64)  // blocks of 128 by 128 and Snake's parameters need more registers than there are
-    launch_weight_blocks<128, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
+    launch_weight_blocks<128, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input,
+                                                to);
   else
-    launch_weight_blocks<64, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
+    launch_weight_blocks<64, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input,
+                                               to);
   return finish(s.parts);
 }
 

@@ -18,11 +18,11 @@ struct ScaleView {
   float* spectra;  ///< overwritten by up to two gradients, halved for the inverse transform
   float* slopes;   ///< [rows][bands], of the bands; only for the simple kernels
   float floor;
-  bool stft, mel;              ///< terms with a weight
-  bool logs[2];                ///< whether their logarithms have one
-  bool gradient[2];            ///< wanted
-  const float* weights;        ///< [4]: of one |difference|: magnitude, log magnitude, mel magnitude, mel log
-  float* partials;             ///< [4][parts]: sums of |difference|, as doubles
+  bool stft, mel;        ///< terms with a weight
+  bool logs[2];          ///< whether their logarithms have one
+  bool gradient[2];      ///< wanted
+  const float* weights;  ///< [4]: of one |difference|: magnitude, log magnitude, mel magnitude, mel log
+  float* partials;       ///< [4][parts]: sums of |difference|, as doubles
   int64_t parts;
 };
 
@@ -48,8 +48,10 @@ __device__ __forceinline__ Complex load_complex(const float* spectrum, int64_t c
   return {v.x, v.y};
 }
 __device__ __forceinline__ float magnitude(Complex x) { return sqrtf(x.re * x.re + x.im * x.im); }
-/// slope X / |X|, and 0 where |X| is; halved but for the first and the last bin, which the inverse transform counts once.
-__device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Complex x, float m, float slope, bool inside) {
+/// slope X / |X|, and 0 where |X| is; halved but for the first and the last bin, which the inverse transform counts
+/// once.
+__device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Complex x, float m, float slope,
+                                               bool inside) {
   float r = m == 0.0f ? 0.0f : slope / m;
   r = inside ? 0.5f * r : r;
   reinterpret_cast<float2*>(spectrum)[cell] = make_float2(x.re * r, x.im * r);
@@ -57,7 +59,8 @@ __device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Co
 
 /// The four sums of a block, as its partials.
 template <int threads>
-__device__ __forceinline__ void put_sums(const ScaleView& s, int term, double linear, double logarithmic, double* buffer) {
+__device__ __forceinline__ void put_sums(const ScaleView& s, int term, double linear, double logarithmic,
+                                         double* buffer) {
   const double a = block_sum<threads>(linear, buffer), b = block_sum<threads>(logarithmic, buffer);
   if (threadIdx.x == 0) {
     put_partial(s.partials, term * s.parts + blockIdx.x, a);
@@ -66,8 +69,8 @@ __device__ __forceinline__ void put_sums(const ScaleView& s, int term, double li
 }
 
 /// One band of one frame, whose magnitudes are given; its slope.
-__device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate, const float* target, float linear,
-                                                 float logarithmic) {
+__device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
+                                                 const float* target, float linear, float logarithmic) {
   float a = 0, b = 0;
   const int32_t end = __ldg(s.by_band.first + band + 1);
 #pragma unroll 4

@@ -10,8 +10,8 @@ constexpr int block_elements = 4096;  // of frames
 
 template <int P>
 __global__ void __launch_bounds__(threads, 4)
-    frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows, int frames_per_block,
-                  bool aligned) {
+    frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
+                  int frames_per_block, bool aligned) {
   const float* const signal = blockIdx.z == 0 ? first : second;
   const int packs = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block, left = g.frames - frame0;
   const int here = (left < frames_per_block ? left : frames_per_block) * packs;
@@ -45,8 +45,10 @@ __global__ void __launch_bounds__(threads, 4)
 
 /// Adds to sum what the counted frames of an item have at position at (at .. at + P - 1), which may lie in the padding.
 template <int P, int at_once = 4>
-__device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int at, float (&sum)[P]) {
-  const unsigned q = static_cast<unsigned>(at + g.window / 2), window = static_cast<unsigned>(g.window), hop = static_cast<unsigned>(g.hop);
+__device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int at,
+                                             float (&sum)[P]) {
+  const unsigned q = static_cast<unsigned>(at + g.window / 2), window = static_cast<unsigned>(g.window),
+                 hop = static_cast<unsigned>(g.hop);
   const unsigned last = q / hop;  // the last frame that starts before
   const int high = static_cast<int>(last) < counted_frames ? static_cast<int>(last) + 1 : counted_frames;
   const int low = q < window ? 0 : static_cast<int>((q - window) / hop) + 1;
@@ -64,9 +66,10 @@ __device__ __forceinline__ void add_position(const Framing& g, const float* rows
   }
 }
 
-/// The positions of the padding that show sample t: -t, t - period, -t - period ... on the left, 2 (time - 1) - t and so
-/// on at the right. At the ends two of these are one.
-__device__ __forceinline__ float add_reflections(const Framing& g, const float* rows, int counted_frames, int t, float value) {
+/// The positions of the padding that show sample t: -t, t - period, -t - period ... on the left, 2 (time - 1) - t and
+/// so on at the right. At the ends two of these are one.
+__device__ __forceinline__ float add_reflections(const Framing& g, const float* rows, int counted_frames, int t,
+                                                 float value) {
   const int pad = g.window / 2, period = g.time == 1 ? 1 : 2 * (g.time - 1);
   const bool first = t == 0, last = 2 * t == period;
   const auto add = [&](int at) {
@@ -89,7 +92,8 @@ __device__ __forceinline__ float add_reflections(const Framing& g, const float* 
 
 /// One sample, by the rules of the edges too.
 template <int at_once>
-__device__ __forceinline__ void add_sample(const Framing& g, const Counted& c, const float* rows, int t, bool edge, bool add, float* dx) {
+__device__ __forceinline__ void add_sample(const Framing& g, const Counted& c, const float* rows, int t, bool edge,
+                                           bool add, float* dx) {
   if (t >= c.samples) {
     if (!add) *dx = 0;
     return;
@@ -101,7 +105,8 @@ __device__ __forceinline__ void add_sample(const Framing& g, const Counted& c, c
 }
 
 template <int P>
-__global__ void __launch_bounds__(threads) overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
+__global__ void __launch_bounds__(threads)
+    overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
   const Overlap o = blockIdx.z == 0 ? first : second;
   const int t = static_cast<int>(grid_thread()) * P, pad = g.window / 2;
   if (t >= g.time) return;
@@ -131,16 +136,20 @@ unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 
 
 }  // namespace
 
-void make_frames(Context& ctx, const Framing& g, const float* first, const float* second, const int32_t* lengths, float* rows) {
+void make_frames(Context& ctx, const Framing& g, const float* first, const float* second, const int32_t* lengths,
+                 float* rows) {
   const int each = g.window < block_elements ? block_elements / g.window : 1;
   const bool packs = g.window % 4 == 0;
   const bool aligned = g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first) && aligned16(second);
-  launch(ctx, {.name = "spectral_frames", .grid = {blocks_for(g.frames, each), items(g), second ? 2u : 1u}, .block = threads},
-         packs ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, each, aligned);
+  launch(
+      ctx,
+      {.name = "spectral_frames", .grid = {blocks_for(g.frames, each), items(g), second ? 2u : 1u}, .block = threads},
+      packs ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, each, aligned);
 }
 
 void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {
-  const bool packs = g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first.dx) && aligned16(second.dx);
+  const bool packs =
+      g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first.dx) && aligned16(second.dx);
   launch(ctx,
          {.name = packs ? "overlap_add_packs" : "overlap_add",
           .grid = {blocks_for(g.time, threads * (packs ? 4 : 1)), items(g), second.dx ? 2u : 1u},

@@ -52,7 +52,8 @@ __device__ __forceinline__ float sample(const Framing& g, const Counted& c, cons
 
 /// rows [signals][batch][frames][window] <- hann x the frames of one or two signals (the second may be null); samples
 /// behind an item's length and frames that do not count are zero.
-void make_frames(Context&, const Framing&, const float* first, const float* second, const int32_t* lengths, float* rows);
+void make_frames(Context&, const Framing&, const float* first, const float* second, const int32_t* lengths,
+                 float* rows);
 
 /// dx [batch][time] = or += hann x rows [batch][frames][window], added up where they came from, for one or two signals.
 struct Overlap {

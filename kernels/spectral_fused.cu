@@ -1,8 +1,8 @@
 #include "spectral_fused.cuh"
 
-// One kernel per scale for windows of a power of two: a block takes as many frames as make 1024 complex points per signal
-// (at least one frame), transforms both signals in registers and shared memory, compares them, and transforms the
-// gradients back. It reads the signals and writes the gradient's frames: for 72 x 16896 samples, hop = window / 4,
+// One kernel per scale for windows of a power of two: a block takes as many frames as make 1024 complex points per
+// signal (at least one frame), transforms both signals in registers and shared memory, compares them, and transforms
+// the gradients back. It reads the signals and writes the gradient's frames: for 72 x 16896 samples, hop = window / 4,
 // 10 + 20 MB instead of the 230 MB around cuFFT. Then arithmetic bounds it: about 1500 instructions per thread, that is
 // 32 us of all issue slots for a window of 2048, less for shorter ones.
 //
@@ -57,11 +57,14 @@ __device__ __forceinline__ void radix_2(Complex& a, Complex& b) {
   const Complex sum{a.re + b.re, a.im + b.im};
   b = {a.re - b.re, a.im - b.im}, a = sum;
 }
-__device__ __forceinline__ Complex turned(Complex v, float2 w) { return {w.x * v.re - w.y * v.im, w.x * v.im + w.y * v.re}; }
+__device__ __forceinline__ Complex turned(Complex v, float2 w) {
+  return {w.x * v.re - w.y * v.im, w.x * v.im + w.y * v.re};
+}
 
 /// Stockham's stages from stride S on, of one or two signals, from the points i + k M / 4 to the same.
 template <int M, int S>
-__device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Points<M>& points, const float* twiddles, int i) {
+__device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Points<M>& points, const float* twiddles,
+                                       int i) {
   constexpr int B = M / 4;
   if constexpr (M / S == 2) {
 #pragma unroll
@@ -94,14 +97,17 @@ __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Point
   }
 }
 
-/// X[k], X[M - k] from Z[k], Z[M - k], and Z from D for the adjoint: as split_pair and merge_pair of frame_transform.cpp.
+/// X[k], X[M - k] from Z[k], Z[M - k], and Z from D for the adjoint: as split_pair and merge_pair of
+/// frame_transform.cpp.
 __device__ __forceinline__ void split(Complex& a, Complex& b, float c, float s) {
-  const float er = 0.5f * (a.re + b.re), ei = 0.5f * (a.im - b.im), pr = 0.5f * (a.im + b.im), pi = 0.5f * (b.re - a.re);
+  const float er = 0.5f * (a.re + b.re), ei = 0.5f * (a.im - b.im), pr = 0.5f * (a.im + b.im),
+              pi = 0.5f * (b.re - a.re);
   const float tr = c * pr + s * pi, ti = c * pi - s * pr;
   a = {er + tr, ei + ti}, b = {er - tr, ti - ei};
 }
 __device__ __forceinline__ void merge(Complex& a, Complex& b, float c, float s) {
-  const float er = 0.5f * (a.re + b.re), ei = 0.5f * (a.im - b.im), pr = 0.5f * (a.re - b.re), pi = 0.5f * (a.im + b.im);
+  const float er = 0.5f * (a.re + b.re), ei = 0.5f * (a.im - b.im), pr = 0.5f * (a.re - b.re),
+              pi = 0.5f * (a.im + b.im);
   const float tr = c * pr - s * pi, ti = s * pr + c * pi;
   a = {er - ti, ei + tr}, b = {er + ti, tr - ei};
 }
@@ -113,7 +119,8 @@ __device__ __forceinline__ int own_bin(int i, int j) {
   return j == 0 ? i : j == 1 ? M - i : j == 2 ? i + M / 4 : j == 3 ? M - i - M / 4 : M / 2;
 }
 template <int M>
-__device__ __forceinline__ void to_bins(const Points<M>& points, int signal, const FusedTables& t, int i, Complex (&x)[own_bins]) {
+__device__ __forceinline__ void to_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
+                                        Complex (&x)[own_bins]) {
 #pragma unroll
   for (int j = 0; j < 4; j += 2) {
     const int k = own_bin<M>(i, j);
@@ -130,8 +137,9 @@ __device__ __forceinline__ void to_bins(const Points<M>& points, int signal, con
 }
 /// Puts the gradient slope X / |X| where the adjoint begins, real and imaginary part exchanged.
 template <int M>
-__device__ __forceinline__ void from_bins(const Points<M>& points, int signal, const FusedTables& t, int i, const Complex (&x)[own_bins],
-                                          const float (&m)[own_bins], const float (&slope)[own_bins]) {
+__device__ __forceinline__ void from_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
+                                          const Complex (&x)[own_bins], const float (&m)[own_bins],
+                                          const float (&slope)[own_bins]) {
   Complex d[own_bins];
 #pragma unroll
   for (int j = 0; j < own_bins; ++j) {
@@ -154,8 +162,8 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
 
 template <int M>
 __global__ void __launch_bounds__(Shape2<M>::threads)
-    spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target, const int32_t* lengths,
-                          float* rows, bool aligned) {
+    spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
+                          const int32_t* lengths, float* rows, bool aligned) {
   using S = Shape2<M>;
   constexpr int B = S::lanes, bins = M + 1;
   NACRE_SHARED(double, buffer, 4 * (S::threads / 32));
@@ -237,7 +245,8 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
     __syncthreads();
     if (s.gradient[1]) {
 #pragma unroll
-      for (int j = 0; j < own_bins; ++j) slope[j] = j < own ? bin_slope(s, own_bin<M>(i, j), slopes + frame * bands) : 0.0f;
+      for (int j = 0; j < own_bins; ++j)
+        slope[j] = j < own ? bin_slope(s, own_bin<M>(i, j), slopes + frame * bands) : 0.0f;
       from_bins<M>(points, s.gradient[0] ? 1 : 0, t, i, x, m, slope);
     }
   }
@@ -271,15 +280,24 @@ size_t shared_for(const ScaleView& s) {
 template <class F>
 auto with_points(const ScaleView& s, F f) -> decltype(f.template operator()<16>()) {
   switch (s.bins - 1) {
-    case 16: return f.template operator()<16>();
-    case 32: return f.template operator()<32>();
-    case 64: return f.template operator()<64>();
-    case 128: return f.template operator()<128>();
-    case 256: return f.template operator()<256>();
-    case 512: return f.template operator()<512>();
-    case 1024: return f.template operator()<1024>();
-    case 2048: return f.template operator()<2048>();
-    default: return {};
+    case 16:
+      return f.template operator()<16>();
+    case 32:
+      return f.template operator()<32>();
+    case 64:
+      return f.template operator()<64>();
+    case 128:
+      return f.template operator()<128>();
+    case 256:
+      return f.template operator()<256>();
+    case 512:
+      return f.template operator()<512>();
+    case 1024:
+      return f.template operator()<1024>();
+    case 2048:
+      return f.template operator()<2048>();
+    default:
+      return {};
   }
 }
 
@@ -290,8 +308,8 @@ int64_t spectral_fused_parts(const ScaleView& s) {
     return shared_for<M>(s) <= (96 << 10) ? blocks_for(s.rows, Shape2<M>::frames) : 0;
   });
 }
-void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const FusedTables& t, const float* estimate, const float* target,
-                    const int32_t* lengths, float* rows) {
+void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const FusedTables& t, const float* estimate,
+                    const float* target, const int32_t* lengths, float* rows) {
   const auto even = [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 8 == 0; };
   const bool aligned = g.hop % 2 == 0 && g.time % 2 == 0 && even(estimate) && even(target);
   with_points(s, [&]<int M>() -> bool {

@@ -12,7 +12,7 @@ struct FusedTables {
 /// Blocks (and partial sums) of the fused kernel; 0 where there is none for the window.
 int64_t spectral_fused_parts(const ScaleView&);
 /// rows [gradients][rows][window] <- the frames of the wanted gradients, not windowed; losses into the partial sums.
-void spectral_fused(Context&, const ScaleView&, const Framing&, const FusedTables&, const float* estimate, const float* target,
-                    const int32_t* lengths, float* rows);
+void spectral_fused(Context&, const ScaleView&, const Framing&, const FusedTables&, const float* estimate,
+                    const float* target, const int32_t* lengths, float* rows);
 
 }  // namespace nacre::cuda

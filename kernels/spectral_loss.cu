@@ -21,7 +21,8 @@ constexpr int threads = 256;
 constexpr int cells_per_thread = 8;
 constexpr int64_t block_cells = int64_t{threads} * cells_per_thread;
 
-// ---- the simple rung: one kernel over bands, one over bins -------------------------------------------------------------------
+// ---- the simple rung: one kernel over bands, one over bins
+// -------------------------------------------------------------------
 
 /// The mel bands of every frame: losses, and the slope of each band.
 __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
@@ -83,7 +84,8 @@ void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
     launch(ctx, {.name = "spectral_cells", .grid = cells, .block = threads}, spectral_cells_kernel, s);
 }
 
-// ---- weights and sums ---------------------------------------------------------------------------------------------------------
+// ---- weights and sums
+// ---------------------------------------------------------------------------------------------------------
 
 /// What the small kernels need to know of a scale.
 struct Terms {
@@ -101,7 +103,8 @@ struct Results {
 };
 
 /// One block per scale: how many frames count decides the weights.
-__global__ void __launch_bounds__(threads) spectral_weights_kernel(const Terms* all, const int32_t* lengths, Results r) {
+__global__ void __launch_bounds__(threads)
+    spectral_weights_kernel(const Terms* all, const int32_t* lengths, Results r) {
   NACRE_SHARED(int64_t, buffer, threads / 32);
   const Terms& t = all[blockIdx.x];
   int64_t rows = 0;
@@ -130,10 +133,12 @@ __global__ void spectral_losses_kernel(Results r, int scales, float* losses) {
   losses[threadIdx.x] = static_cast<float>(loss);
 }
 
-// ---- plans --------------------------------------------------------------------------------------------------------------------
+// ---- plans
+// --------------------------------------------------------------------------------------------------------------------
 
 struct Sparse {
-  Sparse(Context& ctx, const SparseRows& a) : first(table(ctx, a.first)), column(table(ctx, a.column)), weight(table(ctx, a.weight)) {}
+  Sparse(Context& ctx, const SparseRows& a)
+      : first(table(ctx, a.first)), column(table(ctx, a.column)), weight(table(ctx, a.weight)) {}
   DeviceRows view() const { return {pointer<int32_t>(first), pointer<int32_t>(column), pointer<float>(weight)}; }
   Memory first, column, weight;
 };
@@ -158,7 +163,8 @@ struct Scale {
     by_rows = !fused && spectral_rows_fit(view);
     if (by_rows) stft_parts = mel_parts = spectral_rows_parts(view);
     if (!fused && !by_rows)
-      stft_parts = blocks_for(view.rows * view.bins, block_cells), mel_parts = blocks_for(view.rows * view.bands, block_cells);
+      stft_parts = blocks_for(view.rows * view.bins, block_cells),
+      mel_parts = blocks_for(view.rows * view.bands, block_cells);
     if (!fused) both.emplace(ctx, s.config.window, 2 * view.rows), one.emplace(ctx, s.config.window, view.rows);
     view.parts = std::max(stft_parts, mel_parts);
   }
@@ -169,7 +175,7 @@ struct Scale {
   std::optional<Fft> both, one;  ///< of 2 rows and of one times rows; not for the fused kernel
   Framing frame{};
   ScaleView view{};
-  bool fused = false, by_rows = false;     ///< which rung
+  bool fused = false, by_rows = false;    ///< which rung
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
@@ -228,8 +234,8 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   const unsigned scales = static_cast<unsigned>(d.scales.size());
   const int32_t* const lengths = a.lengths.data;
   float* const rows = pointer<float>(d.rows);
-  launch(ctx, {.name = "spectral_weights", .grid = scales, .block = threads}, spectral_weights_kernel, pointer<Terms>(d.terms), lengths,
-         d.result);
+  launch(ctx, {.name = "spectral_weights", .grid = scales, .block = threads}, spectral_weights_kernel,
+         pointer<Terms>(d.terms), lengths, d.result);
   const View<float> gradients[2] = {a.dstft, a.dmel};
   bool written[2] = {false, false};
   for (Scale& s : d.scales) {
@@ -261,9 +267,10 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   }
   for (int i = 0; i < 2; ++i)
     if (gradients[i] && !written[i]) ctx.zero(gradients[i]);
-  launch(ctx, {.name = "spectral_sums", .grid = {scales, 4, 1}, .block = threads}, spectral_sums_kernel, pointer<Terms>(d.terms),
-         d.result);
-  launch(ctx, {.name = "spectral_losses", .block = 32}, spectral_losses_kernel, d.result, static_cast<int>(scales), a.losses.data);
+  launch(ctx, {.name = "spectral_sums", .grid = {scales, 4, 1}, .block = threads}, spectral_sums_kernel,
+         pointer<Terms>(d.terms), d.result);
+  launch(ctx, {.name = "spectral_losses", .block = 32}, spectral_losses_kernel, d.result, static_cast<int>(scales),
+         a.losses.data);
 }
 
 }  // namespace nacre::cuda

@@ -99,7 +99,8 @@ bool spectral_rows_fit(const ScaleView& s) { return s.bins <= many * cells_per_t
 int64_t spectral_rows_parts(const ScaleView& s) { return blocks_for(s.rows, rows_for(s)); }
 void spectral_rows(Context& ctx, const ScaleView& s) {
   const int64_t threads = threads_for(s);
-  const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins), static_cast<int>(threads % s.bins)};
+  const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins),
+                   static_cast<int>(threads % s.bins)};
   launch(ctx,
          {.name = threads == few ? "spectral_rows" : "spectral_rows_long",
           .grid = blocks_for(s.rows, shape.rows),

@@ -22,9 +22,10 @@ struct Device : Cache {
 };
 Device& device(const StftPlan& plan) { return static_cast<Device&>(*plan.impl().on_device); }
 
-/// The inverse transform counts bins 1 .. N / 2 - 1 twice, with their mirror images. The imaginary parts of the two others
-/// do nothing.
-__global__ void __launch_bounds__(threads) halve_spectrum_kernel(const float* from, float* to, int64_t cells, int64_t bins) {
+/// The inverse transform counts bins 1 .. N / 2 - 1 twice, with their mirror images. The imaginary parts of the two
+/// others do nothing.
+__global__ void __launch_bounds__(threads)
+    halve_spectrum_kernel(const float* from, float* to, int64_t cells, int64_t bins) {
   const int64_t i = grid_thread();
   if (i >= cells) return;
   const int64_t k = i % bins;

@@ -52,13 +52,13 @@ __global__ void __launch_bounds__(tile_threads, 2)
   if (half != nullptr) half[row] = half_distance(best);
 }
 
-/// The rung for many rows of few channels: a thread keeps four rows in registers and walks all codes, which every thread
-/// reads from the same place in shared memory; no sums across threads. Per code and row D fused multiply-adds and 1.3
-/// instructions for the least of four. For 1M rows, 1024 codes, D = 8: 10 G instructions per lane, 0.35 ms.
+/// The rung for many rows of few channels: a thread keeps four rows in registers and walks all codes, which every
+/// thread reads from the same place in shared memory; no sums across threads. Per code and row D fused multiply-adds
+/// and 1.3 instructions for the least of four. For 1M rows, 1024 codes, D = 8: 10 G instructions per lane, 0.35 ms.
 template <int D>
 __global__ void __launch_bounds__(threads)
-    vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric, int32_t* out,
-                           float* half) {
+    vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
+                           int32_t* out, float* half) {
   constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;
   NACRE_SHARED(float, codes, (D + 1) * chunk);
   const int64_t first = int64_t{blockIdx.x} * (R * threads) + threadIdx.x;
@@ -212,9 +212,8 @@ __global__ void __launch_bounds__(threads)
 }
 
 /// A warp per stage and code; it walks the codes of all rows and adds the rows that chose its own.
-__global__ void __launch_bounds__(threads)
-    vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim, RowMask mask, const int32_t* by_stage,
-                  const int32_t* bad) {
+__global__ void __launch_bounds__(threads) vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim,
+                                                         RowMask mask, const int32_t* by_stage, const int32_t* bad) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
   if (k >= codes || *bad != 0) return;
@@ -282,20 +281,22 @@ __global__ void __launch_bounds__(wide)
   }
 }
 
-__global__ void __launch_bounds__(threads)
-    vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* order, const float* size) {
+__global__ void __launch_bounds__(threads) vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes,
+                                                                  const int32_t* order, const float* size) {
   const Philox noise{a.seed, 1};
   for (int64_t i = grid_thread(); i < codes * dim; i += grid_threads()) {
     const int64_t k = i / dim;
     const float from = a.x.data[order[k % rows] * dim + i % dim];
     a.codebook.data[i] =
-        k < rows ? from
-                 : from + static_cast<float>(static_cast<double>(*size) * (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
+        k < rows
+            ? from
+            : from + static_cast<float>(static_cast<double>(*size) * (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
   }
 }
 
 /// The half distance lacks |x|^2 / 2.
-__global__ void __launch_bounds__(threads) vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* far) {
+__global__ void __launch_bounds__(threads)
+    vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* far) {
   for (int64_t r = grid_thread(); r < rows; r += grid_threads()) {
     float energy = 0;
     for (int64_t d = 0; d < dim; ++d) energy = add_square(energy, x[r * dim + d]);
@@ -360,7 +361,9 @@ __global__ void __launch_bounds__(wide)
 
 }  // namespace
 
-Shape vq_nearest_scratch(Shape, Shape codebook) { return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels)}; }
+Shape vq_nearest_scratch(Shape, Shape codebook) {
+  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels)};
+}
 
 void vq_nearest(Context& ctx, const VqNearest& a) {
   const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels, rows = a.x.shape.rows();
@@ -374,7 +377,8 @@ void vq_gather(Context& ctx, const VqGather& a) {
   const int64_t rows = a.codes.shape.rows(), codes = a.codebook.shape.time, dim = a.codebook.shape.channels;
   constexpr int pack = pack_size<float>;
   if (dim % pack == 0 && aligned16(a.codebook.data) && aligned16(a.y.data))
-    launch(ctx, {.name = "vq_gather_packs", .grid = blocks_for(rows * (dim / pack), threads, 1 << 16), .block = threads},
+    launch(ctx,
+           {.name = "vq_gather_packs", .grid = blocks_for(rows * (dim / pack), threads, 1 << 16), .block = threads},
            vq_gather_kernel<pack>, a, rows, dim, codes);
   else
     launch(ctx, {.name = "vq_gather", .grid = blocks_for(rows * dim, threads, 1 << 16), .block = threads},
@@ -392,12 +396,14 @@ void vq_ema(Context& ctx, const VqEma& a) {
   launch(ctx, {.name = "vq_finite", .grid = blocks_for(rows * dim, threads * 8), .block = threads}, vq_finite_kernel,
          a.x.data, rows, dim, mask, bad);
   sort_codes_by_stage(ctx, a.codes.data, rows, stages, codes, mask, by_stage);
-  launch(ctx, {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
+  launch(ctx,
+         {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
          vq_ema_kernel, a, rows, codes, dim, mask, by_stage, bad);
 }
 
 Shape vq_kmeans_scratch(Shape x, Shape codebook) {
-  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
+  return {.channels =
+              scratch_slack + prepared_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
 }
 
 void vq_kmeans(Context& ctx, const VqKmeans& a) {

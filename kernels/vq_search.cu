@@ -11,7 +11,7 @@ constexpr int edge = 32;  ///< codes and channels of a tile
 /// Bytes: the codebooks once (cosine: twice, the second time from the cache), the prepared ones once.
 __global__ void __launch_bounds__(threads)
     vq_prepare_kernel(const float* codebooks, int64_t codes, int64_t dim, bool cosine, float* prepared) {
-  NACRE_SHARED(float, tile, edge * (edge + 1));
+  NACRE_SHARED(float, tile, edge*(edge + 1));
   NACRE_SHARED(float, scales, edge);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t padded = padded_codes(codes), first = int64_t{blockIdx.x} * edge;
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(threads)
           sum = walk == 0 ? add_square(sum, v) : __fmaf_rn(v, v, sum);
         }
       if (walk == 1)
-        for (int d = warp; d < width; d += threads / 32) out[(d0 + d) * padded + first + lane] = tile[lane * (edge + 1) + d];
+        for (int d = warp; d < width; d += threads / 32)
+          out[(d0 + d) * padded + first + lane] = tile[lane * (edge + 1) + d];
       __syncthreads();
     }
     if (warp == 0) {
@@ -60,8 +61,8 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
-void prepare_codebooks(Context& ctx, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric metric,
-                       float* prepared) {
+void prepare_codebooks(Context& ctx, const float* codebooks, int64_t stages, int64_t codes, int64_t dim,
+                       VqMetric metric, float* prepared) {
   launch(ctx,
          {.name = "vq_prepare",
           .grid = {static_cast<unsigned>(padded_codes(codes) / edge), static_cast<unsigned>(stages), 1},

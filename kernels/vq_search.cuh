@@ -16,7 +16,9 @@ __host__ __device__ inline int64_t padded_codes(int64_t codes) { return ceil_div
 __host__ __device__ inline int64_t prepared_size(int64_t codes, int64_t dim) { return padded_codes(codes) * (dim + 1); }
 
 /// Scratch begins here, for 16-byte accesses; it may take three floats, `scratch_slack` counts four.
-inline float* aligned_scratch(float* p) { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 15) / 16 * 16); }
+inline float* aligned_scratch(float* p) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 15) / 16 * 16);
+}
 inline constexpr int64_t scratch_slack = 4;
 
 /// Prepares `stages` codebooks of [codes][dim], one after the other.
@@ -200,8 +202,8 @@ struct RowMask {
   }
 };
 
-/// Calls add(row) for every row whose code is `code`, in row order, all lanes of the warp together. `codes` are the codes
-/// of one stage, one per row, negative where a row does not count.
+/// Calls add(row) for every row whose code is `code`, in row order, all lanes of the warp together. `codes` are the
+/// codes of one stage, one per row, negative where a row does not count.
 template <class Add>
 __device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_t rows, int32_t code, Add&& add) {
   constexpr int ahead = 4;  // loads on their way together

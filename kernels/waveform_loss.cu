@@ -26,7 +26,8 @@ __device__ __forceinline__ double mean_weight(const WaveformLoss& a, int64_t fra
   return count > 0 ? 1 / static_cast<double>(count) : 0;
 }
 
-/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, aligned or not: the order of the sum does not depend on addresses.
+/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, aligned or not: the order of the sum does not depend on
+/// addresses.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss a, int64_t frame, int64_t parts) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -79,16 +80,17 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_sum_kernel(Waveform
 
 }  // namespace
 
-Shape waveform_loss_scratch(Shape s) {
-  return {.channels = 2 * s.batch * sum_parts(s.time * s.width * s.channels)};
-}
+Shape waveform_loss_scratch(Shape s) { return {.channels = 2 * s.batch * sum_parts(s.time * s.width * s.channels)}; }
 
 void waveform_loss(Context& ctx, const WaveformLoss& a) {
   const Shape s = a.estimate.shape;
   const int64_t frame = s.width * s.channels, per_item = s.time * frame, parts = sum_parts(per_item);
   const bool aligned = per_item % pack_size<float> == 0 && aligned16(a.estimate.data) && aligned16(a.target.data) &&
                        aligned16(a.gradient.data);
-  launch(ctx, {.name = aligned ? "waveform_loss_packs" : "waveform_loss", .grid = blocks_for(s.batch * parts, 1), .block = sum_threads},
+  launch(ctx,
+         {.name = aligned ? "waveform_loss_packs" : "waveform_loss",
+          .grid = blocks_for(s.batch * parts, 1),
+          .block = sum_threads},
          aligned ? waveform_loss_kernel<true> : waveform_loss_kernel<false>, a, frame, parts);
   launch(ctx, {.name = "waveform_loss_sum", .block = sum_threads}, waveform_loss_sum_kernel, a, frame, s.batch * parts);
 }

@@ -28,9 +28,7 @@ __device__ __forceinline__ double row_dot(const float* a, const float* b, int64_
 }
 
 /// 1 / |v|, or 0 for a row without a direction.
-__device__ __forceinline__ double inverse_norm(double square) {
-  return square < 0x1p-126 ? 0.0 : 1.0 / sqrt(square);
-}
+__device__ __forceinline__ double inverse_norm(double square) { return square < 0x1p-126 ? 0.0 : 1.0 / sqrt(square); }
 
 /// w = factor v, by the whole block.
 template <class T>

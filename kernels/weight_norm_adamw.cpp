@@ -26,13 +26,12 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   expect_shape_or_empty(op, "ema", a.adamw.ema, shape);
   expect_shape(op, "scalars", a.adamw.scalars, Shape{});
   if (a.directions < 0 || a.gains < 0 || a.directions + a.gains > shape.elements()) [[unlikely]]
-    throw_usage(op, std::to_string(a.directions) + " directions and " + std::to_string(a.gains) + " gains in a block of " +
-                        std::to_string(shape.elements()));
+    throw_usage(op, std::to_string(a.directions) + " directions and " + std::to_string(a.gains) +
+                        " gains in a block of " + std::to_string(shape.elements()));
   expect_shape(op, "rows", a.rows, a.rows.shape);
   expect_shape(op, "dw", a.dw, weights);
   expect_shape(op, "w", a.w, weights);
-  expect_scratch(op, a.adamw.scratch,
-                 weight_norm_adamw_scratch(ctx, shape, a.directions, a.gains, a.rows.elements()));
+  expect_scratch(op, a.adamw.scratch, weight_norm_adamw_scratch(ctx, shape, a.directions, a.gains, a.rows.elements()));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::weight_norm_adamw(ctx, a);
   // The gradients' block is the caller's own; const only says that adamw does not change it.

@@ -1,12 +1,12 @@
 #include "nacre/ops/weight_norm_adamw.h"
 
 #include "adamw.cuh"
-#include "sums.cuh"
+#include "partials.cuh"
 #include "weight_norm.cuh"
 
-// Four launches: what each row and each block of the rest adds to the squared norm; their sum and the step; the update of
-// the rows, which leaves the new weight; the update of the rest. With |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2) the gradient of
-// a direction is never written. A row stays in registers between its update and its new norm.
+// Four launches: what each row and each block of the rest adds to the squared norm; their sum and the step; the update
+// of the rows, which leaves the new weight; the update of the rest. With |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2) the
+// gradient of a direction is never written. A row stays in registers between its update and its new norm.
 namespace nacre::cuda {
 namespace {
 
@@ -52,9 +52,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows_kernel(WeightNormAdamW<
 
 __global__ void __launch_bounds__(sum_threads) norm_rest_kernel(const float* grad, int64_t n, float* partials) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
-  const int64_t begin = int64_t{blockIdx.x} * sum_block_elements;
-  const int64_t end = begin + sum_block_elements < n ? begin + sum_block_elements : n;
-  const double sum = block_sum_of_squares(grad, begin, end, buffer);
+  const double sum = sum_of_squares_part(grad, n, buffer);
   if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
 }
 
@@ -160,10 +158,11 @@ __global__ void __launch_bounds__(row_threads)
   const AdamWStep step = *shared_step;
   if (step.apply == 0) return;  // the same for the whole block
   const WeightRow row = a.rows.data[blockIdx.x];
-  const bool packs = row_packs(row.length, a.adamw.value.data + row.offset) && row_packs(row.length, a.dw.data + row.offset) &&
-                     row_packs(row.length, a.adamw.m.data + row.offset) &&
-                     row_packs(row.length, a.adamw.v.data + row.offset) && row_packs(row.length, a.w.data + row.offset) &&
-                     (!with_ema || row_packs(row.length, a.adamw.ema.data + row.offset));
+  const bool packs =
+      row_packs(row.length, a.adamw.value.data + row.offset) && row_packs(row.length, a.dw.data + row.offset) &&
+      row_packs(row.length, a.adamw.m.data + row.offset) && row_packs(row.length, a.adamw.v.data + row.offset) &&
+      row_packs(row.length, a.w.data + row.offset) &&
+      (!with_ema || row_packs(row.length, a.adamw.ema.data + row.offset));
   if (packs)
     update_row<true, with_ema>(a, row, sums[blockIdx.x], step, buffer, gain);
   else
@@ -186,7 +185,7 @@ __global__ void __launch_bounds__(256) update_rest_kernel(AdamW a, int64_t first
 
 Shape weight_norm_adamw_scratch(Shape value, int64_t directions, int64_t gains, int64_t rows) {
   const int64_t rest = value.elements() - directions - gains;
-  return {.channels = adamw_step_floats + 4 * rows + 2 * (rows + ceil_div(rest, sum_block_elements))};
+  return {.channels = adamw_step_floats + 4 * rows + 2 * (rows + sum_parts(rest))};
 }
 
 template <class T>
@@ -195,14 +194,15 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   auto* const step = reinterpret_cast<AdamWStep*>(a.adamw.scratch.data);
   auto* const sums = reinterpret_cast<RowSums*>(a.adamw.scratch.data + adamw_step_floats);
   float* const partials = a.adamw.scratch.data + adamw_step_floats + 4 * rows;
-  const auto rest_blocks = static_cast<unsigned>(ceil_div(rest, sum_block_elements));
+  const auto rest_blocks = static_cast<unsigned>(sum_parts(rest));
   launch(ctx, {.name = "weight_norm_adamw_norm_rows", .grid = static_cast<unsigned>(rows), .block = row_threads},
          norm_rows_kernel<T>, a, sums, partials);
   launch(ctx, {.name = "weight_norm_adamw_norm_rest", .grid = rest_blocks, .block = sum_threads}, norm_rest_kernel,
          a.adamw.grad.data + first, rest, partials + 2 * rows);
-  launch(ctx, {.name = "weight_norm_adamw_begin", .block = sum_threads}, begin_kernel, partials, rows + rest_blocks,
-         AdamWHyper{a.adamw.beta1, a.adamw.beta2, a.adamw.eps, a.adamw.weight_decay, a.adamw.max_norm, a.adamw.ema_decay},
-         a.adamw.scalars.data, step);
+  launch(
+      ctx, {.name = "weight_norm_adamw_begin", .block = sum_threads}, begin_kernel, partials, rows + rest_blocks,
+      AdamWHyper{a.adamw.beta1, a.adamw.beta2, a.adamw.eps, a.adamw.weight_decay, a.adamw.max_norm, a.adamw.ema_decay},
+      a.adamw.scalars.data, step);
   launch(ctx, {.name = "weight_norm_adamw_rows", .grid = static_cast<unsigned>(rows), .block = row_threads},
          a.adamw.ema ? update_rows_kernel<true, T> : update_rows_kernel<false, T>, a, sums, step);
   launch(ctx, {.name = "weight_norm_adamw_rest", .grid = blocks_for(rest, 256), .block = 256},

@@ -87,8 +87,7 @@ Decoder<T>::Decoder(Parameters& p, const CodecConfig& c)
   for (const int64_t rate : c.decoder_rates) {
     const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
     blocks_.push_back({Activation<T>(p, name + "0", channels, c.activation),
-                       ConvTranspose1d<T>(p, name + "1", channels, channels / 2, 2 * rate, rate, half(rate),
-                                          rate % 2),
+                       ConvTranspose1d<T>(p, name + "1", channels, channels / 2, 2 * rate, rate, half(rate), rate % 2),
                        units<T>(p, c, name, 2, channels / 2)});
     channels /= 2;
   }

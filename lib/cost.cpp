@@ -46,7 +46,8 @@ class Counter {
   }
   void encoder(double samples) {
     double time = samples, channels = static_cast<double>(config_.encoder_dim);
-    convolution("encoder.block.0", time, 1, time, channels, static_cast<double>(config_.kernel_size), false, false, false);
+    convolution("encoder.block.0", time, 1, time, channels, static_cast<double>(config_.kernel_size), false, false,
+                false);
     size_t index = 1;
     for (const int64_t rate : config_.encoder_rates) {
       const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
@@ -99,7 +100,7 @@ class Counter {
       // the two losses.
       const double frame = 4 * batch_ * frames * window;
       CostRow r{.name = "loss.window." + std::to_string(loss.windows[i])};
-        r.forward.floats = 2 * 2.5 * window * log2_window * frames * batch_ + 40 * batch_ * frames * window;
+      r.forward.floats = 2 * 2.5 * window * log2_window * frames * batch_ + 40 * batch_ * frames * window;
       r.forward.bytes = 8 * batch_ * samples + 8 * frame;
       r.backward.floats = 2 * 2.5 * window * log2_window * frames * batch_ + 10 * batch_ * frames * window;
       r.backward.bytes = 8 * frame + 8 * batch_ * samples;

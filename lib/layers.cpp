@@ -181,8 +181,7 @@ Flow<T> ActivatedConv1d<T>::plan(Plan& p, Flow<T> x, Flow<T> residual) {
   p.next_step();
   const Shape w = conv_.weight_->shape;
   const Conv1dGeometry& g = conv_.geometry_;
-  const Shape y{
-      .batch = x.shape.batch, .time = conv1d_length(x.shape.time, w.time, g), .channels = conv_.out_};
+  const Shape y{.batch = x.shape.batch, .time = conv1d_length(x.shape.time, w.time, g), .channels = conv_.out_};
   conv_.x_ = p.reads(x, Phase::backward);
   conv_.y_ = p.makes<T>(y);
   conv_.residual_ = residual.id >= 0 ? p.passes(residual, conv_.y_.flow) : Read<T>{};

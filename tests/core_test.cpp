@@ -24,7 +24,8 @@ TEST_CASE("a context says what it cannot do", "[core]") {
     CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains("no CUDA back end"));
   } else if (std::string why; !cuda_available(&why)) {
     // A build for CUDA runs anywhere, and says in one line what is missing.
-    CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains(why) && Catch::Contains("use --device cpu"));
+    CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}),
+                      Catch::Contains(why) && Catch::Contains("use --device cpu"));
     CHECK(why.find('\n') == std::string::npos);
   } else {
     CHECK_THROWS_WITH(Context({.device = {Device::cuda, 4321}}), Catch::Contains("cuda:4321"));
@@ -50,7 +51,8 @@ TEST_CASE("copies, zeros and uploads, in order", "[core]") {
   const Device device = GENERATE(from_range(nacre::test::devices()));
   Context ctx({.device = device});
   Memory memory(ctx, 48);
-  const View<float> a(reinterpret_cast<float*>(memory.data()), {.channels = 4}), b(a.data + 4, a.shape), c(b.data + 4, a.shape);
+  const View<float> a(reinterpret_cast<float*>(memory.data()), {.channels = 4}), b(a.data + 4, a.shape),
+      c(b.data + 4, a.shape);
   const std::vector<float> first{1, 2, 3, 4}, second{5, 6, 7, 8};
   std::vector<float> back(4);
   ctx.write<float>(first, a);

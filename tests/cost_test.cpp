@@ -27,7 +27,8 @@ TEST_CASE("the cost of DAC at 44.1 kHz is what its description says", "[cost]") 
   const double seconds = batch * samples / 44100;
   CHECK(total(rows, "decoder.").forward.products / 2e9 / seconds == Approx(69.3).epsilon(0.01));
   CHECK(total(rows, "encoder.").forward.products / 2e9 / seconds == Approx(30.5).epsilon(0.02));
-  CHECK(total(rows, "encoder.").backward.products == Approx(2 * total(rows, "encoder.").forward.products).epsilon(0.02));
+  CHECK(total(rows, "encoder.").backward.products ==
+        Approx(2 * total(rows, "encoder.").forward.products).epsilon(0.02));
 }
 
 TEST_CASE("every convolution of a model has its row", "[cost]") {
@@ -39,7 +40,8 @@ TEST_CASE("every convolution of a model has its row", "[cost]") {
     for (const std::string& name : p.names) {
       const size_t end = name.rfind(".weight_v");
       if (end == std::string::npos || name.rfind("quantizer", 0) == 0) continue;
-      const auto row = std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == name.substr(0, end); });
+      const auto row =
+          std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == name.substr(0, end); });
       INFO(name);
       REQUIRE(row != rows.end());
       CHECK(row->forward.products > 0);

@@ -47,8 +47,7 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   const Shape flat{.channels = l.elements()}, weights{.channels = l.directions};
   Case c(std::string("weight_norm_adamw, ") + s.why, device, flat);
   std::vector<bool> padding(static_cast<size_t>(l.directions), true);
-  for (const WeightRow& row : l.rows)
-    std::fill_n(padding.begin() + row.offset, row.length, false);
+  for (const WeightRow& row : l.rows) std::fill_n(padding.begin() + row.offset, row.length, false);
   const auto without_padding = [&](std::vector<float> v) {
     for (size_t i = 0; i < padding.size(); ++i)
       if (padding[i]) v[i] = 0;
@@ -90,7 +89,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   std::vector<double> gradient(static_cast<size_t>(l.elements()), 0), size(gradient.size(), 0);
   for (const WeightRow& row : l.rows) {
     std::vector<double> one_v, one_dw;
-    for (int64_t i = 0; i < row.length; ++i) one_v.push_back(value[row.offset + i]), one_dw.push_back(dw[row.offset + i]);
+    for (int64_t i = 0; i < row.length; ++i)
+      one_v.push_back(value[row.offset + i]), one_dw.push_back(dw[row.offset + i]);
     const double g = value[l.directions + row.gain], norm = reference::norm(one_v);
     const auto exact = reference::weight_norm_gradient(one_v, g, one_dw);
     gradient[static_cast<size_t>(l.directions + row.gain)] = exact.dg;
@@ -133,7 +133,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
                unbias = 1 - std::pow(0.95, 5);
   const auto gradient_error = [&](int64_t i) { return 24 * ulp * clip * size[static_cast<size_t>(i)]; };
   const auto m_allowed = [&](int64_t i) {
-    return 5 * ulp * (0.8 * std::fabs(m[i]) + 0.2 * clip * size[static_cast<size_t>(i)]) + 0.2 * gradient_error(i) + 1e-38;
+    return 5 * ulp * (0.8 * std::fabs(m[i]) + 0.2 * clip * size[static_cast<size_t>(i)]) + 0.2 * gradient_error(i) +
+           1e-38;
   };
   const auto v_allowed = [&](int64_t i) {
     const double g = clip * size[static_cast<size_t>(i)];
@@ -145,12 +146,18 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
     return ulp * std::fabs(e.value) + 16 * ulp * (step + 0.001 * std::fabs(value[i])) + rate * m_allowed(i) / root +
            step * v_allowed(i) / (e.v + 1e-30) + 1e-37;
   };
-  c.expect<float>(value, [&](int64_t i) { return exact[static_cast<size_t>(i)].value; }, value_allowed);
-  c.expect<float>(m, [&](int64_t i) { return exact[static_cast<size_t>(i)].m; }, m_allowed);
-  c.expect<float>(v, [&](int64_t i) { return exact[static_cast<size_t>(i)].v; }, v_allowed);
+  c.expect<float>(
+      value, [&](int64_t i) { return exact[static_cast<size_t>(i)].value; }, value_allowed);
+  c.expect<float>(
+      m, [&](int64_t i) { return exact[static_cast<size_t>(i)].m; }, m_allowed);
+  c.expect<float>(
+      v, [&](int64_t i) { return exact[static_cast<size_t>(i)].v; }, v_allowed);
   if (with_ema)
     c.expect<float>(
-        ema, [&](int64_t i) { return ema[i] + (1.0 - static_cast<double>(0.999f)) * (exact[static_cast<size_t>(i)].value - ema[i]); },
+        ema,
+        [&](int64_t i) {
+          return ema[i] + (1.0 - static_cast<double>(0.999f)) * (exact[static_cast<size_t>(i)].value - ema[i]);
+        },
         [&](int64_t i) { return 0.0011 * value_allowed(i) + 4 * ulp * (std::fabs(ema[i]) + 0.01); });
   else
     c.expect_equal(ema, ema.before());
@@ -192,7 +199,8 @@ TEST_CASE("weight_norm_adamw leaves all as it was when a gradient is not finite"
       (in_weight ? bad_dw[3] : bad_grad[18]) = in_weight ? NAN : INFINITY;
       auto &value = c.values<float>("value", flat, ones), &m = c.values<float>("m", flat, ones),
            &v = c.values<float>("v", flat, ones), &grad = c.values<float>("grad", flat, bad_grad);
-      auto &dw = c.values<float>("dw", {.channels = 16}, bad_dw), &w = c.values<float>("w", {.channels = 16}, std::vector<float>(16, 0.25f));
+      auto &dw = c.values<float>("dw", {.channels = 16}, bad_dw),
+           &w = c.values<float>("w", {.channels = 16}, std::vector<float>(16, 0.25f));
       Memory rows(c.ctx, sizeof(WeightRow)), scalars(c.ctx, sizeof(AdamWScalars));
       const View<WeightRow> rows_view(reinterpret_cast<WeightRow*>(rows.data()), {.channels = 1});
       const View<AdamWScalars> scalars_view(reinterpret_cast<AdamWScalars*>(scalars.data()), {});

@@ -78,8 +78,8 @@ class Context {
     to_device(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
   }
   float read(View<const float> scalar);
-  /// As write, without waiting for what runs: by way of pinned memory and a second stream. What is queued later sees the
-  /// new values, what was queued before the old ones. The first call for a destination allocates.
+  /// As write, without waiting for what runs: by way of pinned memory and a second stream. What is queued later sees
+  /// the new values, what was queued before the old ones. The first call for a destination allocates.
   template <class T>
   void upload(std::type_identity_t<std::span<const T>> from, View<T> to) {
     upload(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));

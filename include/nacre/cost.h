@@ -14,7 +14,7 @@ namespace nacre {
 /// Ceilings of a device, in operations and bytes per second.
 struct DeviceCeilings {
   std::string name, source;
-  double copy = 0;              ///< bytes read and written per second by a copy
+  double copy = 0;  ///< bytes read and written per second by a copy
   double fp32 = 0, tf32 = 0, bf16 = 0;
 };
 /// h200, h100, a100, rtx4090. Throws Error(usage) listing the names.

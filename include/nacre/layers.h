@@ -67,8 +67,8 @@ class Conv1d {
   View<float> forward_scratch_, backward_scratch_;
 };
 
-/// activation -> convolution -> + residual. On CUDA, Snake is part of the convolution (snake_conv1d.h): what it makes of
-/// x lies in no memory between the passes. Elsewhere they are two steps.
+/// activation -> convolution -> + residual. On CUDA, Snake is part of the convolution (snake_conv1d.h): what it makes
+/// of x lies in no memory between the passes. Elsewhere they are two steps.
 template <class T>
 class ActivatedConv1d {
  public:

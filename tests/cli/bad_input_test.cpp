@@ -130,7 +130,7 @@ TEST_CASE("usage errors exit with 2", "[cli]") {
     CHECK(o.code == 2);
     CHECK(o.lines() == 1);
   }
-  CHECK(run(folder, {"encode", in, "-o", folder / "x", "-m", model, "--device", "cuda"}).code == 6);
+  CHECK(run(folder, {"encode", in, "-o", folder / "x", "-m", model, "--device", "cuda:99"}).code == 6);
   for (const char* verb : {"train", "encode", "decode", "eval", "info", "export"}) {
     const Outcome o = run(folder, {verb, "--help"});
     CHECK(o.code == 0);

@@ -243,5 +243,25 @@ refused_data() {
 refused_data only_bad "no usable audio"
 refused_data none "no audio files"
 
+# ---- on a CUDA device, real or emulated, where there is one --------------------------------------------------------------
+tiny --checkpoint_dir run_cuda --max_steps 4 --device cuda
+if [ "$code" = 6 ]; then
+  expect_text "use --device cpu" "--device cuda without one"
+  [ "$(wc -l <err)" = 1 ] || fail "--device cuda without one: not one clear line"
+else
+  expect_code 0 "--device cuda"
+  tiny --checkpoint_dir run_cuda --max_steps 6 --device cuda --precision tf32
+  expect_code 0 "--device cuda, resumed"
+  expect_text "resumed from" "--device cuda, resumed"
+  [ -f run_cuda/step-00000006/model.safetensors ] || fail "--device cuda: no checkpoint"
+  for device in cuda cpu; do
+    "$nacre" encode data/2.wav -m run_cuda -o codes_$device/ --device $device >out 2>err || fail "encode --device $device"
+    "$nacre" decode codes_$device/2.nacre -m run_cuda -o speech_$device/ --device $device >out 2>err ||
+      fail "decode --device $device"
+  done
+  [ "$(ls -l codes_cuda/2.nacre | awk '{print $5}')" = "$(ls -l codes_cpu/2.nacre | awk '{print $5}')" ] ||
+    fail "streams of both devices differ in size"
+fi
+
 [ $failures = 0 ] && echo "all is well" || echo "$failures failures"
 [ $failures = 0 ]

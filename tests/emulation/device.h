@@ -25,8 +25,8 @@
 #define __syncthreads() ::nacre::emulation::barrier(__FILE__, __LINE__)
 
 #define NACRE_SHARED(T, name, count) \
-  T* const name =                    \
-      static_cast<T*>(::nacre::emulation::shared_array(__FILE__, __LINE__, sizeof(T) * (count), alignof(T) < 16 ? 16 : alignof(T)))
+  T* const name = static_cast<T*>(   \
+      ::nacre::emulation::shared_array(__FILE__, __LINE__, sizeof(T) * (count), alignof(T) < 16 ? 16 : alignof(T)))
 #define NACRE_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::nacre::emulation::dynamic_shared())
 
 namespace nacre::emulation {
@@ -92,15 +92,17 @@ T atomic(T* at, F&& next) {
 
 }  // namespace nacre::emulation
 
-// ---- warps --------------------------------------------------------------------------------------------------------------
+// ---- warps
+// --------------------------------------------------------------------------------------------------------------
 inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::Place p = {}) {
   ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);
 }
 template <class T>
 T __shfl_sync(uint32_t mask, T v, int source, int width = 32, ::nacre::emulation::Place p = {}) {
   const unsigned l = ::nacre::emulation::lane();
-  return ::nacre::emulation::exchange("__shfl_sync", mask, v,
-                                      (l & ~static_cast<unsigned>(width - 1)) | (static_cast<unsigned>(source) & static_cast<unsigned>(width - 1)), p);
+  return ::nacre::emulation::exchange(
+      "__shfl_sync", mask, v,
+      (l & ~static_cast<unsigned>(width - 1)) | (static_cast<unsigned>(source) & static_cast<unsigned>(width - 1)), p);
 }
 template <class T>
 T __shfl_xor_sync(uint32_t mask, T v, int lanes, int width = 32, ::nacre::emulation::Place p = {}) {
@@ -143,7 +145,8 @@ inline bool __all_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place 
   return ::nacre::emulation::vote(mask, predicate, p) == mask;
 }
 
-// ---- atomics ------------------------------------------------------------------------------------------------------------
+// ---- atomics
+// ------------------------------------------------------------------------------------------------------------
 template <class T>
 T atomicAdd(T* at, std::type_identity_t<T> v) {
   return ::nacre::emulation::atomic(at, [v](T x) { return static_cast<T>(x + v); });
@@ -165,7 +168,8 @@ T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) 
   return ::nacre::emulation::atomic(at, [=](T x) { return x == expected ? v : x; });
 }
 
-// ---- arithmetic ---------------------------------------------------------------------------------------------------------
+// ---- arithmetic
+// ---------------------------------------------------------------------------------------------------------
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
@@ -218,7 +222,8 @@ inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// ---- wrappers of PTX: what kernels/device.cuh defines with one instruction each ------------------------------------------
+// ---- wrappers of PTX: what kernels/device.cuh defines with one instruction each
+// ------------------------------------------
 namespace nacre::cuda {
 
 template <int bytes>
@@ -250,8 +255,7 @@ void load_matrix(void* const (&arguments)[32], uint32_t);
 
 }  // namespace emulated
 
-inline void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                             emulation::Place p = {}) {
+inline void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Place p = {}) {
   emulated::Mma mine{d, a, b};
   emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_bf16, false, p.file, p.line);
 }

@@ -1,5 +1,5 @@
-// Kernels that are wrong on purpose, one per kind of mistake, and one that is right. The emulator must report each, with
-// the right words, at every block size in use; see tests/CMakeLists.txt for the words.
+// Kernels that are wrong on purpose, one per kind of mistake, and one that is right. The emulator must report each,
+// with the right words, at every block size in use; see tests/CMakeLists.txt for the words.
 //
 //   nacre_emulation_faults KIND THREADS
 #include <cstdio>
@@ -139,7 +139,8 @@ int run(const std::string& kind, unsigned threads) {
                            {"one_address", one_address_kernel<false>, 2}};
   for (const Entry& e : entries) {
     if (kind != e.kind) continue;
-    launch(ctx, {.name = e.kind, .grid = e.blocks, .block = threads}, e.kernel, static_cast<const float*>(x.data), y.data);
+    launch(ctx, {.name = e.kind, .grid = e.blocks, .block = threads}, e.kernel, static_cast<const float*>(x.data),
+           y.data);
     std::vector<float> found(threads);
     ctx.read<float>(y, found);
     for (size_t i = 0; i < found.size(); ++i)

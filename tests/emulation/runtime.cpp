@@ -1,5 +1,5 @@
-// kernels/runtime.h on the CPU: kernels run by the scheduler, at once and in stream order. What a device would do behind
-// the host's back is done as late as the contract allows, so that a missing wait shows.
+// kernels/runtime.h on the CPU: kernels run by the scheduler, at once and in stream order. What a device would do
+// behind the host's back is done as late as the contract allows, so that a missing wait shows.
 //
 //   NACRE_EMULATION=rotate                   another order of threads and blocks at every launch: the default
 //   NACRE_EMULATION=forward|reverse|random   always this one
@@ -35,7 +35,8 @@ namespace {
 using emulation::Fault;
 using emulation::Order;
 
-// ---- device memory --------------------------------------------------------------------------------------------------------
+// ---- device memory
+// --------------------------------------------------------------------------------------------------------
 
 struct Block {
   size_t bytes;
@@ -87,7 +88,8 @@ void expect_device(const char* what, const void* at, size_t bytes) {
   if (bytes > 0 && !on_device(at, bytes)) throw Fault(std::string(what) + ": not device memory, or beyond its buffer");
 }
 
-// ---- orders -----------------------------------------------------------------------------------------------------------------
+// ---- orders
+// -----------------------------------------------------------------------------------------------------------------
 
 struct Mode {
   bool all = false;
@@ -137,7 +139,8 @@ void run(const Launch& how, const emulation::Kernel& kernel, uint64_t number) {
         if (!first.empty()) restore(before);
         emulation::run_grid(kernel, how.grid, how.block, how.shared_bytes, o);
         std::vector<std::byte> after = snapshot();
-        if (first.empty()) first = std::move(after);
+        if (first.empty())
+          first = std::move(after);
         else if (after != first)
           throw Fault(std::string("kernel ") + how.name +
                       ": other bits in another order of threads and blocks: a race, or a sum whose order is not fixed");
@@ -151,7 +154,8 @@ void run(const Launch& how, const emulation::Kernel& kernel, uint64_t number) {
 
 }  // namespace
 
-// ---- Runtime ----------------------------------------------------------------------------------------------------------------
+// ---- Runtime
+// ----------------------------------------------------------------------------------------------------------------
 
 struct Runtime::Impl {
   struct Count {
@@ -302,7 +306,8 @@ void device_release(void* p) noexcept {
   if (b.kind == Block::heap) std::free(p);
 }
 
-// ---- Fft: in double, by the definition's own recursion -----------------------------------------------------------------------
+// ---- Fft: in double, by the definition's own recursion
+// -----------------------------------------------------------------------
 
 struct Fft::Impl {
   Impl(int64_t n, int64_t b) : length(n), batch(b), roots(static_cast<size_t>(n)), work(2 * static_cast<size_t>(n)) {

@@ -271,7 +271,8 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, size_t dynamic_shared_
   if (self != nullptr) throw Fault(name + " is launched from a kernel");
   s.count = size.x * size.y * size.z;
   if (s.count == 0 || s.count > most_threads || s.count % 32 != 0)
-    throw Fault(name + ": a block of " + std::to_string(s.count) + " threads; expected whole warps, up to 1024 threads");
+    throw Fault(name + ": a block of " + std::to_string(s.count) +
+                " threads; expected whole warps, up to 1024 threads");
   if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
     throw Fault(name + ": a grid of " + text(grid) + "; y and z may be 65535 at most");
   if (dynamic_shared_bytes > most_shared)
@@ -370,7 +371,8 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
 void* dynamic_shared() { return scheduler().shared; }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || (bytes_from > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0))
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
+      (bytes_from > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0))
     fail("cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it");
   shadow_write(to, bytes);
   if (bytes_from > 0) shadow_read(from, bytes_from);

@@ -38,7 +38,8 @@ inline unsigned edge_blocks = 0;
 
 void run_grid(const Kernel&, dim3 grid, dim3 block, size_t dynamic_shared_bytes, Order);
 
-// ---- what a thread sees of itself and asks for ------------------------------------------------------------------------
+// ---- what a thread sees of itself and asks for
+// ------------------------------------------------------------------------
 
 /// A cp.async that was issued and not yet waited for.
 struct PendingCopy {
@@ -95,7 +96,8 @@ void copy_wait(unsigned groups_left);
 [[noreturn]] void fail(const std::string& what);
 std::string place(const Thread&);
 
-// ---- shadow.cpp: accesses, where sources are instrumented --------------------------------------------------------------
+// ---- shadow.cpp: accesses, where sources are instrumented
+// --------------------------------------------------------------
 
 /// True where this build watches every access of a kernel.
 extern const bool watches_accesses;

@@ -1,8 +1,9 @@
-// The shadow of memory: who touched every two bytes last, in which launch, block and between which barriers. The kernels
-// are compiled with -fsanitize=thread, which calls __tsan_* at each access; those functions are ours (ThreadSanitizer's
-// own runtime misses planted races between blocks at some block sizes, and knows nothing of barriers). Two accesses
-// conflict when at least one writes, they come from different threads, not both are atomic, and no barrier lies between:
-// between blocks never one, within a block __syncthreads, within a warp also __syncwarp. Shuffles order nothing.
+// The shadow of memory: who touched every two bytes last, in which launch, block and between which barriers. The
+// kernels are compiled with -fsanitize=thread, which calls __tsan_* at each access; those functions are ours
+// (ThreadSanitizer's own runtime misses planted races between blocks at some block sizes, and knows nothing of
+// barriers). Two accesses conflict when at least one writes, they come from different threads, not both are atomic, and
+// no barrier lies between: between blocks never one, within a block __syncthreads, within a warp also __syncwarp.
+// Shuffles order nothing.
 //
 // Compiled without NACRE_WATCH all of this is empty.
 #include "emulation/shadow.h"
@@ -83,7 +84,8 @@ void report(const void* at, bool shared, const char* did, const char* before, co
   reporting = true;
   char text[160];
   const bool other_block = t.several_blocks || t.block != block.serial;
-  std::snprintf(text, sizeof(text), "has a race on %s memory: it %s what %s%s %s before, with no barrier between (offset %zu)",
+  std::snprintf(text, sizeof(text),
+                "has a race on %s memory: it %s what %s%s %s before, with no barrier between (offset %zu)",
                 shared ? "shared" : "device", did, other_block ? "a thread of another block" : "thread ",
                 other_block ? "" : std::to_string(t.thread).c_str(), before,
                 shared ? static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin)
@@ -142,7 +144,8 @@ void touch(const void* address, size_t bytes, bool writes) {
       if (shared) c.pending = false;
     }
     if (shared && c.array_of != launch_number) fail("touches shared memory that belongs to no array (beyond its end)");
-    if (!shared && !c.allocated) fail("touches device memory that belongs to no buffer (beyond its end, or before its start)");
+    if (!shared && !c.allocated)
+      fail("touches device memory that belongs to no buffer (beyond its end, or before its start)");
     if (c.pending) fail("touches bytes of a cp.async that it has not waited for");
     if (conflicts(c.write, in_atomic)) report(at, shared, writes ? "writes" : "reads", "wrote", c.write);
     if (writes && conflicts(c.read, in_atomic)) report(at, shared, "writes", "read", c.read);
@@ -172,7 +175,8 @@ void shadow_read(const void* at, size_t bytes) { touch(at, bytes, false); }
 void shadow_pending(void* at, size_t bytes, bool pending) {
   const auto* p = static_cast<const std::byte*>(at);
   if (p < shared_begin || p >= shared_begin + shared_bytes) return;
-  for (size_t i = 0; i < bytes / grain; ++i) shared_cells[static_cast<size_t>(p - shared_begin) / grain + i].pending = pending;
+  for (size_t i = 0; i < bytes / grain; ++i)
+    shared_cells[static_cast<size_t>(p - shared_begin) / grain + i].pending = pending;
 }
 AtomicSection::AtomicSection() { in_atomic = true; }
 AtomicSection::~AtomicSection() { in_atomic = false; }
@@ -188,7 +192,8 @@ void* watched_allocate(size_t bytes) {
 }
 void watched_release(void* p, size_t bytes) {
   mark(static_cast<std::byte*>(p), bytes, false);
-  const auto begin = (reinterpret_cast<uintptr_t>(p) + 4095) / 4096 * 4096, end = (reinterpret_cast<uintptr_t>(p) + bytes) / 4096 * 4096;
+  const auto begin = (reinterpret_cast<uintptr_t>(p) + 4095) / 4096 * 4096,
+             end = (reinterpret_cast<uintptr_t>(p) + bytes) / 4096 * 4096;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
@@ -198,12 +203,12 @@ void watched_release(void* p, size_t bytes) {
 
 #if defined(NACRE_WATCH)
 extern "C" {
-#define NACRE_ACCESS(bytes)                                                                         \
-  void __tsan_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }                     \
-  void __tsan_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); }                   \
-  void __tsan_unaligned_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }           \
-  void __tsan_unaligned_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); }         \
-  void __tsan_volatile_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }            \
+#define NACRE_ACCESS(bytes)                                                                 \
+  void __tsan_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }             \
+  void __tsan_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); }           \
+  void __tsan_unaligned_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }   \
+  void __tsan_unaligned_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); } \
+  void __tsan_volatile_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }    \
   void __tsan_volatile_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); }
 NACRE_ACCESS(1)
 NACRE_ACCESS(2)

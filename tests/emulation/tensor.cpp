@@ -59,7 +59,8 @@ void load_matrix(void* const (&arguments)[32], uint32_t) {
     uint16_t rows[8][8];
     for (int row = 0; row < 8; ++row) {
       const void* from = static_cast<LoadMatrix*>(arguments[m * 8 + row])->row;
-      if (reinterpret_cast<uintptr_t>(from) % 16 != 0) emulation::fail("ldmatrix from a row that is not 16-byte aligned");
+      if (reinterpret_cast<uintptr_t>(from) % 16 != 0)
+        emulation::fail("ldmatrix from a row that is not 16-byte aligned");
       emulation::shadow_read(from, 16);
       std::memcpy(rows[row], from, 16);
     }

@@ -1,0 +1,66 @@
+// Tensors of more than 2^31 elements. The emulator runs the first and the last blocks of the true grid on memory that
+// nobody has: pages that are not touched cost nothing.
+#if defined(NACRE_EMULATED)
+#include <cmath>
+
+#include "emulation/scheduler.h"
+#include "harness.h"
+#include "nacre/ops/add.h"
+#include "nacre/ops/snake.h"
+#include "nacre/ops/tanh.h"
+
+using namespace nacre;
+
+namespace {
+
+struct Edges {
+  explicit Edges(unsigned n) { emulation::edge_blocks = n; }
+  ~Edges() { emulation::edge_blocks = 0; }
+};
+
+constexpr int64_t channels = 96, rows = (int64_t{1} << 31) / channels + 1000;
+const Shape large{.time = rows, .channels = channels};
+
+template <class T>
+struct Large {
+  explicit Large(Context& ctx) : memory(ctx, static_cast<size_t>(large.elements()) * sizeof(T)) {}
+  operator View<T>() const { return {reinterpret_cast<T*>(memory.data()), large}; }
+  operator View<const T>() const { return {reinterpret_cast<const T*>(memory.data()), large}; }
+  View<T> row(int64_t r) const { return {reinterpret_cast<T*>(memory.data()) + r * channels, {.channels = channels}}; }
+  Memory memory;
+};
+
+}  // namespace
+
+TEST_CASE("more than 2^31 elements: the first and the last rows come out right", "[large]") {
+  for (const Device device : test::devices()) {
+    if (device.kind == Device::cpu) continue;
+    Context ctx({.device = device});
+    const Large<bf16> x(ctx), y(ctx);
+    Memory alphas(ctx, channels * sizeof(float));
+    const View<float> alpha(reinterpret_cast<float*>(alphas.data()), {.channels = channels});
+    ctx.write<float>(std::vector<float>(channels, 1.5f), alpha);
+    std::vector<bf16> in(channels), out(channels);
+    for (size_t i = 0; i < in.size(); ++i) in[i] = to_bf16(0.01f * static_cast<float>(i) - 0.4f);
+    for (const int64_t r : {int64_t{0}, rows - 1}) ctx.write<bf16>(in, x.row(r));
+    const Edges edges(4);
+    const auto expect = [&](const char* what, const auto& value) {
+      for (const int64_t r : {int64_t{0}, rows - 1}) {
+        ctx.read<bf16>(y.row(r), out);
+        INFO(what << ", row " << r);
+        for (size_t i = 0; i < in.size(); ++i) {
+          const double wanted = value(static_cast<double>(to_float(in[i])));
+          REQUIRE(std::fabs(to_float(out[i]) - wanted) <= 1.01 * test::bf16_ulp * std::fabs(wanted) + 1e-6);
+        }
+        ctx.zero(y.row(r));
+      }
+    };
+    snake_forward<bf16>(ctx, {.x = x, .alpha = alpha, .y = y});
+    expect("snake", [](double v) { return v + std::pow(std::sin(1.5 * v), 2) / 1.5; });
+    tanh_forward<bf16>(ctx, {.x = x, .y = y});
+    expect("tanh", [](double v) { return std::tanh(v); });
+    add<bf16>(ctx, {.a = x, .b = x, .y = y});
+    expect("add", [](double v) { return 2 * v; });
+  }
+}
+#endif
