@@ -21,6 +21,7 @@ Command add_report(CLI::App& app);
 /// --device, --precision and --threads, the same everywhere.
 struct DeviceOptions {
   std::string device = "auto", precision = "fp32";
+  bool stores_bf16 = false;  ///< of the verb: whether it can keep activations in bf16
   int threads = 0;
   void add_to(CLI::App& app);
   /// "auto" takes CUDA where this build and this machine have it; a CUDA build that falls back to the CPU says on stderr

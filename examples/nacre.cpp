@@ -12,7 +12,7 @@ namespace nacre::program {
 void DeviceOptions::add_to(CLI::App& app) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--precision", precision,
-                 "of CUDA's products: fp32, or tf32 (tensor cores, 10 bits of mantissa in, float out)")
+                 "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits in training")
       ->capture_default_str();
   app.add_option("-t,--threads", threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
 }
@@ -21,8 +21,10 @@ ContextOptions DeviceOptions::context() const {
   ContextOptions options{.threads = threads};
   if (precision == "tf32")
     options.precision = Precision::tf32;
-  else if (precision != "fp32")
-    throw Error(ErrorKind::usage, "--precision " + precision + ": expected fp32 or tf32");
+  else if (precision == "bf16" && !stores_bf16)
+    throw Error(ErrorKind::usage, "--precision bf16: is for training; here it is fp32 or tf32");
+  else if (precision != "fp32" && precision != "bf16")
+    throw Error(ErrorKind::usage, "--precision " + precision + ": expected fp32, tf32 or bf16");
   if (device == "cpu") return options;
   if (device == "auto") {
     std::string why;

@@ -54,6 +54,7 @@ int train(const Options& o) {
   t.data_dir = o.data_dir;
   t.run = std::filesystem::path(o.checkpoint_dir) / o.experiment_name;
   t.context = o.device.context();
+  t.storage = o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32;
   t.resume = o.resume;
   t.init = o.init;
   t.allow_change = o.allow_change;
@@ -99,6 +100,7 @@ Command add_train(CLI::App& app) {
   app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
   app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
   app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");
+  o->device.stores_bf16 = true;
   o->device.add_to(app);
   return [o] { return train(*o); };
 }

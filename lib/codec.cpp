@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "nacre/ops/convert.h"
+
 namespace nacre {
 namespace {
 
@@ -160,10 +162,23 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 
 RvqProjections Quantizer::projections() const {
   if (!factorised()) return {};
-  return {.in_weight = in_weight_->value<float>(),
+  const auto weight = [](const Weight& w, View<float> converted) {
+    return converted ? View<const float>(converted) : w.value<float>();
+  };
+  return {.in_weight = weight(*in_weight_, in_weight32_),
           .in_bias = in_bias_->value,
-          .out_weight = out_weight_->value<float>(),
+          .out_weight = weight(*out_weight_, out_weight32_),
           .out_bias = out_bias_->value};
+}
+void Quantizer::plan_projections(Plan& p) {
+  if (!factorised() || in_weight_->value32) return;
+  in_weight32_ = p.keeps<float>(in_weight_->shape);
+  out_weight32_ = p.keeps<float>(out_weight_->shape);
+}
+void Quantizer::refresh_projections(Context& c) {
+  if (!in_weight32_) return;
+  convert<bf16, float>(c, {.x = in_weight_->value<bf16>(), .y = in_weight32_});
+  convert<bf16, float>(c, {.x = out_weight_->value<bf16>(), .y = out_weight32_});
 }
 
 Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
@@ -174,6 +189,7 @@ Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
   z_ = p.reads(z, Phase::backward);
   y_ = p.makes<float>(s);
   codes_ = p.keeps<int32_t>({.batch = s.batch, .time = s.time, .channels = stages});
+  plan_projections(p);
   forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised()), Phase::forward);
   if (p.training()) {
     losses_ = p.keeps<float>({.channels = 2});
@@ -187,6 +203,7 @@ Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
 }
 
 void Quantizer::forward(Context& c) {
+  refresh_projections(c);
   rvq_forward(c, {.z = z_.value,
                   .codebooks = codebooks_->value,
                   .projections = projections(),

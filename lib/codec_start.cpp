@@ -107,6 +107,8 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed) {
   const View<float> projected = floats(low_memory, low), rows_chosen = floats(rows_memory, low);
   const View<float> scratch = floats(scratch_memory, {.channels = most});
   const View<int32_t> codes(reinterpret_cast<int32_t*>(codes_memory.data()), {.time = rows});
+  refresh_projections(ctx);
+  const RvqProjections weights = projections();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
   const std::vector<float> ones(static_cast<size_t>(k), 1.0f);
@@ -115,7 +117,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed) {
     View<const float> x = residual;
     if (factorised()) {
       conv1d_forward(ctx, {.x = residual,
-                           .weight = View<const float>(in_weight_->value32.data + stage * d * latent, in_shape),
+                           .weight = View<const float>(weights.in_weight.data + stage * d * latent, in_shape),
                            .bias = View<const float>(in_bias_->value.data + stage * d, {.channels = d}),
                            .y = projected,
                            .scratch = scratch});
@@ -134,7 +136,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed) {
     if (factorised()) {
       vq_gather(ctx, {.codebook = centres, .codes = codes, .y = rows_chosen});
       conv1d_forward(ctx, {.x = rows_chosen,
-                           .weight = View<const float>(out_weight_->value32.data + stage * d * latent, out_shape),
+                           .weight = View<const float>(weights.out_weight.data + stage * d * latent, out_shape),
                            .bias = View<const float>(out_bias_->value.data + stage * latent, {.channels = latent}),
                            .y = chosen,
                            .scratch = scratch});

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "nacre/ops/add.h"
+#include "nacre/ops/convert.h"
 #include "nacre/ops/elu.h"
 #include "nacre/ops/leaky_relu.h"
 #include "nacre/ops/snake.h"
@@ -302,6 +303,25 @@ void ConvTranspose1d<T>::backward(Context& c) {
                         .geometry = geometry_});
 }
 
+// ---- Cast
+// -----------------------------------------------------------------------------------------------------
+
+template <class From, class To>
+Flow<To> Cast<From, To>::plan(Plan& p, Flow<From> x) {
+  p.next_step();
+  x_ = p.reads(x, Phase::forward);
+  y_ = p.makes<To>(x.shape, Phase::forward, needs_gradient_);
+  return y_.flow;
+}
+template <class From, class To>
+void Cast<From, To>::forward(Context& c) {
+  convert<From, To>(c, {.x = x_.value, .y = y_.value});
+}
+template <class From, class To>
+void Cast<From, To>::backward(Context& c) {
+  if (needs_gradient_ && x_.grad) convert<To, From>(c, {.x = y_.grad, .y = x_.grad, .add = x_.add});
+}
+
 // ---- ResidualUnit
 // --------------------------------------------------------------------------------------------------------
 
@@ -335,6 +355,8 @@ template class ActivatedConv1d<float>;
 template class ActivatedConv1d<bf16>;
 template class ConvTranspose1d<float>;
 template class ConvTranspose1d<bf16>;
+template class Cast<float, bf16>;
+template class Cast<bf16, float>;
 template class ResidualUnit<float>;
 template class ResidualUnit<bf16>;
 static_assert(Layer<ResidualUnit<float>, float> && Layer<ConvTranspose1d<bf16>, bf16>);

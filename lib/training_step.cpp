@@ -21,18 +21,53 @@ void OptimizerConfig::check() const {
   need(ema_decay >= 0 && ema_decay < 1, "ema_decay", ema_decay, "0 (none) to below 1");
 }
 
+namespace {
+
+/// Encoder or decoder behind floats on both ends, whatever it stores inside.
+struct Side {
+  virtual ~Side() = default;
+  virtual Flow<float> plan(Plan&, Flow<float>) = 0;
+  virtual void forward(Context&) = 0;
+  virtual void backward(Context&) = 0;
+};
+template <class Net>
+struct FloatSide final : Side {
+  FloatSide(Parameters& p, const CodecConfig& c) : net(p, c) {}
+  Flow<float> plan(Plan& p, Flow<float> x) override { return net.plan(p, x); }
+  void forward(Context& c) override { net.forward(c); }
+  void backward(Context& c) override { net.backward(c); }
+  Net net;
+};
+template <class Net>
+struct Bf16Side final : Side {
+  Bf16Side(Parameters& p, const CodecConfig& c, bool first) : in(!first), net(p, c) {}
+  Flow<float> plan(Plan& p, Flow<float> x) override { return out.plan(p, net.plan(p, in.plan(p, x))); }
+  void forward(Context& c) override { in.forward(c), net.forward(c), out.forward(c); }
+  void backward(Context& c) override { out.backward(c), net.backward(c), in.backward(c); }
+  Cast<float, bf16> in;
+  Net net;
+  Cast<bf16, float> out;
+};
+template <template <class> class Net>
+std::unique_ptr<Side> side(Storage storage, Parameters& p, const CodecConfig& c, bool first) {
+  if (storage == Storage::bfloat16) return std::make_unique<Bf16Side<Net<bf16>>>(p, c, first);
+  return std::make_unique<FloatSide<Net<float>>>(p, c);
+}
+
+}  // namespace
+
 struct TrainingStep::Impl {
   Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& opt,
-       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value)
+       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage)
       : ctx(c),
         config(codec),
         optimizer(opt),
         seed(seed_value),
         batch(batch_size),
         samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
-        encoder(parameters, codec),
+        encoder(side<Encoder>(storage, parameters, codec, true)),
         quantizer(parameters, codec),
-        decoder(parameters, codec),
+        decoder(side<Decoder>(storage, parameters, codec, false)),
         loss(loss_config, codec.sample_rate),
         plan(c, Purpose::training) {
     optimizer.check();
@@ -41,7 +76,7 @@ struct TrainingStep::Impl {
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
     quantizer.set_weights(static_cast<float>(loss_config.vq), 1.0f);
-    parameters.allocate(ctx, true);
+    parameters.allocate(ctx, true, storage);
     const int64_t n = parameters.trained_elements();
     const bool averaging = optimizer.ema_decay > 0;
     moments_memory = Memory(ctx, static_cast<size_t>(n) * (averaging ? 3 : 2) * sizeof(float));
@@ -61,9 +96,9 @@ struct TrainingStep::Impl {
       const Made<float> source = p.source<float>({.batch = batch, .time = samples});
       audio = source.value;
       lengths = p.keeps<int32_t>({.channels = batch});
-      const Flow<float> z = encoder.plan(p, source.flow);
+      const Flow<float> z = encoder->plan(p, source.flow);
       latent = p.training() ? View<const float>(p.result(z)) : View<const float>{};
-      loss.plan(p, decoder.plan(p, quantizer.plan(p, z)), audio, lengths);
+      loss.plan(p, decoder->plan(p, quantizer.plan(p, z)), audio, lengths);
     });
     set_learning_rate(optimizer.learning_rate);
     captures = ctx.device().kind == Device::cuda;
@@ -76,17 +111,17 @@ struct TrainingStep::Impl {
     ctx.upload<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
   }
   void forward() {
-    encoder.forward(ctx);
+    encoder->forward(ctx);
     quantizer.forward(ctx);
-    decoder.forward(ctx);
+    decoder->forward(ctx);
   }
   void backward(bool update_codebooks) {
     parameters.clear_gradients(ctx);
     loss.backward(ctx);
-    decoder.backward(ctx);
+    decoder->backward(ctx);
     quantizer.backward(ctx);
     if (update_codebooks) quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed);
-    encoder.backward(ctx);
+    encoder->backward(ctx);
   }
   void step() {
     forward();
@@ -112,9 +147,9 @@ struct TrainingStep::Impl {
   uint64_t seed;
   int64_t batch, samples;
   Parameters parameters;
-  Encoder<float> encoder;
+  std::unique_ptr<Side> encoder;
   Quantizer quantizer;
-  Decoder<float> decoder;
+  std::unique_ptr<Side> decoder;
   ReconstructionLoss loss;
   Plan plan;
   Memory moments_memory, scalars_memory, adamw_scratch_memory;
@@ -131,8 +166,9 @@ struct TrainingStep::Impl {
 };
 
 TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
-                           const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed)
-    : impl_(std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed)) {}
+                           const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed,
+                           Storage storage)
+    : impl_(std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage)) {}
 TrainingStep::~TrainingStep() = default;
 
 int64_t TrainingStep::samples() const noexcept { return impl_->samples; }
@@ -164,7 +200,7 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
   while (static_cast<int64_t>(all.size()) < rows * d) {
     next_batch();
-    s.encoder.forward(s.ctx);
+    s.encoder->forward(s.ctx);
     s.ctx.read<float>(s.latent, batch);
     s.ctx.read<int32_t>(s.quantizer.frames(), valid);
     const size_t before = all.size();

@@ -81,6 +81,8 @@ class Quantizer {
 
  private:
   RvqProjections projections() const;
+  void plan_projections(Plan&);
+  void refresh_projections(Context&);
   bool factorised() const { return config_.quantizer == QuantizerKind::factorised; }
   CodecConfig config_;
   Parameter* codebooks_ = nullptr;
@@ -95,6 +97,7 @@ class Quantizer {
   Made<float> y_;
   View<int32_t> codes_, stages_, frames_;
   View<const int32_t> decode_codes_;
+  View<float> in_weight32_, out_weight32_;  ///< of a model that stores weights in bf16
   View<float> quantised_, losses_, forward_scratch_, backward_scratch_, update_scratch_;
 };
 

@@ -104,6 +104,22 @@ class ConvTranspose1d {
   View<float> forward_scratch_, backward_scratch_;
 };
 
+/// Joins layers of different storage.
+template <class From, class To>
+class Cast {
+ public:
+  /// needs_gradient: false where x is the model's input.
+  explicit Cast(bool needs_gradient = true) : needs_gradient_(needs_gradient) {}
+  Flow<To> plan(Plan&, Flow<From> x);
+  void forward(Context&);
+  void backward(Context&);
+
+ private:
+  bool needs_gradient_;
+  Read<From> x_;
+  Made<To> y_;
+};
+
 /// activation -> conv k, dilation d -> activation -> conv 1 -> + x      (DAC's residual unit)
 template <class T>
 class ResidualUnit {

@@ -33,8 +33,10 @@ struct StepMetrics {
 
 class TrainingStep {
  public:
+  /// storage: of activations, their gradients and the effective weights between the waveform and the latent. Parameters,
+  /// sums, losses, quantizer and optimizer are floats in any case.
   TrainingStep(Context&, const CodecConfig&, const LossConfig&, const OptimizerConfig&, int64_t batch, int64_t samples,
-               uint64_t seed);
+               uint64_t seed, Storage storage = Storage::float32);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;

@@ -63,7 +63,7 @@ Run::Run(const TrainerOptions& options)
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(options.data_dir, dataset_options(options)),
       step_(ctx_, config_.codec, config_.loss, config_.optimizer, config_.training.batch_size,
-            config_.training.segment_length, config_.training.seed),
+            config_.training.segment_length, config_.training.seed, options.storage),
       judged_(ctx_, config_.codec),
       sampler_(data_, step_.samples(), config_.training.batch_size, config_.training.seed),
       steps_per_epoch_(sampler_.steps_per_epoch()),

@@ -22,6 +22,7 @@ struct TrainerOptions {
   std::string data_dir;
   std::filesystem::path run;
   ContextOptions context;
+  Storage storage = Storage::float32;  ///< of activations and effective weights in training
   std::string resume = "auto";    ///< "auto", "never", or a checkpoint's folder
   std::string init;               ///< weights to begin with: a safetensors file or a checkpoint's folder
   bool allow_change = false;      ///< resume although configuration or data changed
