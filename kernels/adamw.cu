@@ -1,25 +1,11 @@
 #include "nacre/ops/adamw.h"
 
 #include "adamw.cuh"
-#include "partials.cuh"
 
 // Three launches, none of which the host waits for: partial sums of squares, one block that adds them and prepares the
 // step, the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
 namespace nacre::cuda {
 namespace {
-
-__global__ void __launch_bounds__(sum_threads) adamw_norm_kernel(const float* grad, int64_t n, float* partials) {
-  NACRE_SHARED(double, buffer, sum_threads / 32);
-  const double sum = sum_of_squares_part(grad, n, buffer);
-  if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
-}
-
-__global__ void __launch_bounds__(sum_threads)
-    adamw_begin_kernel(const float* partials, int64_t count, AdamWHyper hyper, AdamWScalars* scalars, AdamWStep* step) {
-  NACRE_SHARED(double, buffer, sum_threads / 32);
-  const double square = sum_partials(partials, count, buffer);
-  if (threadIdx.x == 0) adamw_begin(square, hyper, scalars, step);
-}
 
 template <bool packs, bool with_ema>
 __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWStep* shared_step) {

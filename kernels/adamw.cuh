@@ -2,6 +2,7 @@
 // The update of one parameter, shared by adamw.cu and weight_norm_adamw.cu.
 #include "device.cuh"
 #include "nacre/ops/adamw.h"
+#include "partials.cuh"
 
 namespace nacre::cuda {
 
@@ -50,6 +51,20 @@ __device__ __forceinline__ float adamw_update(float value, float grad, float& m,
   m = s.beta1 * m + (1.0f - s.beta1) * g;
   v = s.beta2 * v + (1.0f - s.beta2) * (g * g);
   return value - (s.decay * value + s.rate * (m / (sqrtf(v * s.root_scale) + s.eps)));
+}
+
+/// One partial of the squared norm per block.
+static __global__ void __launch_bounds__(sum_threads) adamw_norm_kernel(const float* grad, int64_t n, float* partials) {
+  NACRE_SHARED(double, buffer, sum_threads / 32);
+  const double sum = sum_of_squares_part(grad, n, buffer);
+  if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
+}
+/// Adds them, in one block, and begins the step.
+static __global__ void __launch_bounds__(sum_threads)
+    adamw_begin_kernel(const float* partials, int64_t count, AdamWHyper hyper, AdamWScalars* scalars, AdamWStep* step) {
+  NACRE_SHARED(double, buffer, sum_threads / 32);
+  const double square = sum_partials(partials, count, buffer);
+  if (threadIdx.x == 0) adamw_begin(square, hyper, scalars, step);
 }
 
 }  // namespace nacre::cuda

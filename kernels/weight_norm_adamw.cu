@@ -1,7 +1,6 @@
 #include "nacre/ops/weight_norm_adamw.h"
 
 #include "adamw.cuh"
-#include "partials.cuh"
 #include "weight_norm.cuh"
 
 // Four launches: what each row and each block of the rest adds to the squared norm; their sum and the step; the update
@@ -48,19 +47,6 @@ __global__ void __launch_bounds__(row_threads) norm_rows_kernel(WeightNormAdamW<
   sums[blockIdx.x] = {inverse, dg};
   // Rounding may leave less than nothing of a row whose dw is parallel to v; a NaN must stay one.
   put_partial(partials, blockIdx.x, inverse == 0 ? 0.0 : factor * factor * (across < 0 ? 0.0 : across) + dg * dg);
-}
-
-__global__ void __launch_bounds__(sum_threads) norm_rest_kernel(const float* grad, int64_t n, float* partials) {
-  NACRE_SHARED(double, buffer, sum_threads / 32);
-  const double sum = sum_of_squares_part(grad, n, buffer);
-  if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
-}
-
-__global__ void __launch_bounds__(sum_threads)
-    begin_kernel(const float* partials, int64_t count, AdamWHyper hyper, AdamWScalars* scalars, AdamWStep* step) {
-  NACRE_SHARED(double, buffer, sum_threads / 32);
-  const double square = sum_partials(partials, count, buffer);
-  if (threadIdx.x == 0) adamw_begin(square, hyper, scalars, step);
 }
 
 constexpr int kept_packs = 7;  // per thread: rows to 7168 weights are read once. DAC's longest has 7 x 1024
@@ -197,10 +183,10 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   const auto rest_blocks = static_cast<unsigned>(sum_parts(rest));
   launch(ctx, {.name = "weight_norm_adamw_norm_rows", .grid = static_cast<unsigned>(rows), .block = row_threads},
          norm_rows_kernel<T>, a, sums, partials);
-  launch(ctx, {.name = "weight_norm_adamw_norm_rest", .grid = rest_blocks, .block = sum_threads}, norm_rest_kernel,
+  launch(ctx, {.name = "weight_norm_adamw_norm_rest", .grid = rest_blocks, .block = sum_threads}, adamw_norm_kernel,
          a.adamw.grad.data + first, rest, partials + 2 * rows);
   launch(
-      ctx, {.name = "weight_norm_adamw_begin", .block = sum_threads}, begin_kernel, partials, rows + rest_blocks,
+      ctx, {.name = "weight_norm_adamw_begin", .block = sum_threads}, adamw_begin_kernel, partials, rows + rest_blocks,
       AdamWHyper{a.adamw.beta1, a.adamw.beta2, a.adamw.eps, a.adamw.weight_decay, a.adamw.max_norm, a.adamw.ema_decay},
       a.adamw.scalars.data, step);
   launch(ctx, {.name = "weight_norm_adamw_rows", .grid = static_cast<unsigned>(rows), .block = row_threads},
