@@ -277,13 +277,5 @@ inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulation::Plac
   emulated::LoadMatrix mine{r, row, 4, true};
   emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
 }
-inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, emulation::Place p = {}) {
-  emulated::LoadMatrix mine{r, row, 2, false};
-  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
-}
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, emulation::Place p = {}) {
-  emulated::LoadMatrix mine{r, row, 2, true};
-  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
-}
 
 }  // namespace nacre::cuda
