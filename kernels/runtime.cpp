@@ -270,6 +270,35 @@ const char* Runtime::description() const { return impl_->description.c_str(); }
 int Runtime::multiprocessors() const { return impl_->multiprocessors; }
 void* Runtime::stream() const { return impl_->stream; }
 
+// ---- Event
+// ------------------------------------------------------------------------------------------------------------------
+
+struct Event::Impl {
+  cudaEvent_t event = nullptr;
+  Impl() { check(cudaEventCreate(&event), "event"); }
+  ~Impl() { (void)cudaEventDestroy(event); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+};
+Event::Event() : impl_(std::make_unique<Impl>()) {}
+Event::~Event() = default;
+Event::Event(Event&&) noexcept = default;
+Event& Event::operator=(Event&&) noexcept = default;
+void Event::record(Context& ctx) {
+  runtime(ctx).impl().refuse_in_capture("an event");
+  check(cudaEventRecord(impl_->event, static_cast<cudaStream_t>(runtime(ctx).stream())), "event");
+}
+double Event::seconds_since(const Event& start) const {
+  float milliseconds = 0;
+  check(cudaEventSynchronize(start.impl_->event), "event");
+  check(cudaEventSynchronize(impl_->event), "event");
+  check(cudaEventElapsedTime(&milliseconds, start.impl_->event, impl_->event), "event");
+  return 1e-3 * static_cast<double>(milliseconds);
+}
+
+// ---- devices and memory
+// -----------------------------------------------------------------------------------------------------
+
 int device_count(std::string* why) {
   int driver = 0, devices = 0, built_with = CUDART_VERSION;
   const auto say = [&](const std::string& text) {

@@ -73,6 +73,23 @@ class Runtime {
   std::unique_ptr<Impl> impl_;
 };
 
+/// A moment in the stream, for timings.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(Event&&) noexcept;
+  Event& operator=(Event&&) noexcept;
+  /// Marks the end of what was queued so far. Not in a capture.
+  void record(Context&);
+  /// Between two recorded moments; waits for both.
+  double seconds_since(const Event& start) const;
+  struct Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
 /// Zeroed; null when there is not enough.
 void* device_allocate(int index, size_t bytes);
 void device_release(void*) noexcept;
