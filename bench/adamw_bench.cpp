@@ -6,13 +6,18 @@ namespace nacre::bench {
 namespace {
 
 const Cases cases([](Suite& suite) {
-  for (int64_t n : {int64_t{1} << 16, int64_t{8'000'000}})  // in the second-level cache; a small codec
+  // In the second-level cache; a small codec. On CUDA: DAC's generator, its discriminators.
+  for (const int64_t whole :
+       suite.cuda() ? std::vector<int64_t>{76'700'000, 42'500'000} : std::vector<int64_t>{int64_t{1} << 16, 8'000'000})
     for (bool with_ema : {false, true}) {
+      const int64_t n = suite.least(whole, 3001);
       const Shape s{.channels = n};
       suite.add(
           {.name = std::string("adamw/") + (with_ema ? "ema/" : "") + std::to_string(n),
            .bytes = (with_ema ? 40 : 32) * n,
-           .flops = (with_ema ? 19 : 16) * n},
+           .flops = (with_ema ? 19 : 16) * n,
+           .parameters =
+               {{"op", "adamw"}, {"direction", "step"}, {"type", "fp32"}, {"elements", n}, {"ema", int64_t{with_ema}}}},
           [=](Data& data) -> Run {
             const View<float> value = data.random(s), grad = data.random(s), m = data.random(s);
             const View<float> v = data.random(s, 0, 1), ema = with_ema ? data.random(s) : View<float>();

@@ -6,7 +6,8 @@ namespace nacre::bench {
 namespace {
 
 const Cases cases([](Suite& suite) {
-  const Shape s{.batch = 16, .time = 16000};
+  const Shape s = suite.cuda() ? Shape{.batch = suite.least(72, 2), .time = suite.least(16896, 300)}
+                               : Shape{.batch = suite.least(16, 2), .time = suite.least(16000, 300)};
   constexpr int count = 3;
   suite.add(
       {.name = "balancer/3/" + label(s), .bytes = (8 * count + 4) * s.elements(), .flops = 4 * count * s.elements()},

@@ -72,7 +72,12 @@ NACRE_FMA_LOOP(fma_avx2, 8)
 
 }  // namespace
 
+double Ceilings::peak(std::string_view arithmetic) const { return arithmetic == "fp32" ? flops_all : 0; }
+std::vector<std::pair<std::string, double>> Ceilings::named() const {
+  return {{"fma_GFLOP/s one thread", flops_one * 1e-9}, {"fma_GFLOP/s all threads", flops_all * 1e-9}};
+}
 double Ceilings::copy(int64_t bytes) const {
+  if (copies.empty()) return 0;
   const Copy* nearest = &copies.front();
   const auto distance = [&](const Copy& c) {
     return std::fabs(std::log(static_cast<double>(c.bytes) / static_cast<double>(std::max<int64_t>(bytes, 1))));
@@ -84,6 +89,7 @@ double Ceilings::copy(int64_t bytes) const {
 
 Ceilings measure_ceilings(Context& ctx) {
   Ceilings ceilings;
+  if (ctx.device().kind != Device::cpu) return ceilings;
   // Per thread, read + written: from the first-level cache to memory.
   constexpr int64_t footprints[] = {32 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20, 512 << 20};
   const int64_t threads = ctx.threads();

@@ -1,5 +1,8 @@
 #pragma once
 // What this machine reaches with these threads: the yardsticks of every case.
+#include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nacre/context.h"
@@ -17,6 +20,10 @@ struct Ceilings {
 
   /// Of the measured footprint nearest to `bytes`.
   double copy(int64_t bytes) const;
+  /// Operations per second of "fp32", "tf32" or "bf16"; 0: not measured.
+  double peak(std::string_view arithmetic) const;
+  /// All but the copies, in GFLOP/s, as a run's header shows them.
+  std::vector<std::pair<std::string, double>> named() const;
 };
 
 /// Takes about two seconds.

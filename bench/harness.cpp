@@ -2,14 +2,15 @@
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <memory>
 
 #include "ceilings.h"
 #include "nacre/random.h"
+#include "timing.h"
 
 namespace nacre::bench {
 namespace {
@@ -25,80 +26,251 @@ std::string number(double x) {
   return text;
 }
 
-// The one place that takes times. Rates come from the fastest iteration, as the ceilings do; the column Time is the
-// mean. On CUDA a pair of events will stand around each run.
-void time_case(benchmark::State& state, Context& ctx, const Ceilings& ceilings, const Suite::Entry& entry) {
-  Data data(ctx);
-  const Run run = entry.setup(data);
-  run(ctx);
-  ctx.synchronize();
-  double seconds = HUGE_VAL;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    run(ctx);
-    ctx.synchronize();
-    seconds = std::min(seconds, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  const double bytes = static_cast<double>(entry.info.bytes), flops = static_cast<double>(entry.info.flops);
-  const double copy = ceilings.copy(entry.info.bytes), fma = ceilings.flops_all;
-  state.counters["GB/s"] = bytes / seconds * 1e-9;
-  state.counters["GFLOP/s"] = flops / seconds * 1e-9;
-  state.counters["copy%"] = 100 * bytes / seconds / copy;
-  state.counters["fma%"] = 100 * flops / seconds / fma;
-  state.counters["floor%"] = 100 * std::max(bytes / copy, flops / fma) / seconds;
-}
-
-void describe(Context& ctx, const Ceilings& ceilings) {
-  benchmark::AddCustomContext("device", str(ctx.device()));
-  benchmark::AddCustomContext("threads", std::to_string(ctx.threads()));
-  benchmark::AddCustomContext("instruction_set", ctx.instruction_set());
-  for (size_t i = 0; i < ceilings.copies.size(); ++i)
-    benchmark::AddCustomContext(
-        "copy_GB/s " + std::to_string(i + 1) + " of " + std::to_string(ceilings.copies[i].bytes >> 10) + " KiB",
-        number(ceilings.copies[i].bytes_per_second * 1e-9));
-  benchmark::AddCustomContext("fma_GFLOP/s one thread", number(ceilings.flops_one * 1e-9));
-  benchmark::AddCustomContext("fma_GFLOP/s all threads", number(ceilings.flops_all * 1e-9));
-}
-
-/// Takes "--threads N" or "--threads=N" out of the arguments.
-int take_threads(std::vector<char*>& args) {
+struct Options {
+  Device device{};
   int threads = 0;
-  for (size_t i = 1; i < args.size();) {
-    const bool joined = std::strncmp(args[i], "--threads=", 10) == 0;
-    const bool split = std::strcmp(args[i], "--threads") == 0 && i + 1 < args.size();
-    if (!joined && !split) {
-      ++i;
+  bool small = false;
+  double seconds = 0;  // 0: the default of timing.h
+  std::string cases;
+};
+
+/// Contexts by precision: cases say which they need.
+struct Contexts {
+  explicit Contexts(const Options& o) : options(o) {}
+  Context& get(const std::string& arithmetic) {
+    const Precision p = arithmetic == "tf32" ? Precision::tf32 : Precision::fp32;
+    auto& made = contexts[p == Precision::tf32];
+    if (!made) made = std::make_unique<Context>(ContextOptions{options.device, options.threads, p});
+    return *made;
+  }
+  Options options;
+  std::unique_ptr<Context> contexts[2];
+};
+
+void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceilings, const Suite::Entry& entry) {
+  const CaseInfo& info = entry.info;
+  if (!info.skipped.empty()) {
+    state.SkipWithError(info.skipped.c_str());
+    return;
+  }
+  try {
+    Context& ctx = contexts.get(info.arithmetic);
+    Data data(ctx);
+    const Run run = entry.setup(data);
+    const bool timed = !contexts.options.small;
+    const Timing t = measure(ctx, run, {.eager = info.eager, .timed = timed, .seconds = contexts.options.seconds});
+    for (auto _ : state) state.SetIterationTime(t.warm.median);
+    auto& c = state.counters;
+    if (t.launches >= 0) c["launches"] = static_cast<double>(t.launches);
+    for (const auto& [name, value] : data.figures) c[name] = value;
+    if (!timed) return;
+    // On a device what counts is the case that finds nothing in its cache; on the CPU the fastest of many.
+    const bool cold = t.cold.runs > 0;
+    const double seconds = cold ? t.cold.median : t.warm.best;
+    c["warm_us"] = 1e6 * t.warm.median, c["best_us"] = 1e6 * t.warm.best;
+    const Sample& spread = cold ? t.cold : t.warm;
+    if (cold) c["cold_us"] = 1e6 * t.cold.median;
+    c["p10_us"] = 1e6 * spread.p10, c["p90_us"] = 1e6 * spread.p90;
+    c["runs"] = static_cast<double>(spread.runs);
+    if (info.audio_seconds > 0) c["x_realtime"] = info.audio_seconds / seconds;
+    const double bytes = static_cast<double>(info.bytes), flops = static_cast<double>(info.flops);
+    const double copy = ceilings.copy(info.bytes), peak = ceilings.peak(info.arithmetic);
+    c["GB/s"] = bytes / seconds * 1e-9;
+    c["GFLOP/s"] = flops / seconds * 1e-9;
+    c["copy%"] = 100 * bytes / seconds / copy;
+    if (peak > 0) {
+      c["peak%"] = 100 * flops / seconds / peak;
+      c["floor%"] = 100 * std::max(bytes / copy, flops / peak) / seconds;
+    }
+  } catch (const Error& error) {
+    state.SkipWithError(error.what());
+  }
+}
+
+/// One line per case; Google Benchmark's own table shows neither spread nor what is missing.
+class Table : public benchmark::BenchmarkReporter {
+ public:
+  explicit Table(bool timed) : timed_(timed) {}
+  bool ReportContext(const Context& context) override {
+    (void)context;
+    for (const auto& [name, value] : settings()) std::printf("# %s: %s\n", name.c_str(), value.c_str());
+    if (timed_)
+      std::printf("%-64s %10s %10s %7s %5s %8s %9s %6s %6s %6s %8s\n", "case", "cold us", "warm us", "spread", "runs",
+                  "GB/s", "GFLOP/s", "copy%", "peak%", "floor%", "launches");
+    return true;
+  }
+  void ReportRuns(const std::vector<Run>& runs) override {
+    for (const Run& run : runs) {
+      const std::string name = run.run_name.function_name;
+      if (run.error_occurred) {
+        std::printf("%-64s %s\n", name.c_str(), run.error_message.c_str());
+        failed = true;
+        continue;
+      }
+      if (run.run_type == Run::RT_Aggregate) continue;
+      const auto& c = run.counters;
+      const auto show = [&](const char* counter, const char* format, int width) {
+        const auto at = c.find(counter);
+        if (at == c.end())
+          std::printf(" %*s", width, "-");
+        else
+          std::printf(format, at->second.value);
+      };
+      std::printf("%-64s", name.c_str());
+      if (timed_) {
+        show("cold_us", " %10.2f", 10), show("warm_us", " %10.2f", 10);
+        const double low = c.at("p10_us").value, high = c.at("p90_us").value;
+        std::printf(" %6.1f%%", 100 * (high - low) / (high + low));
+        show("runs", " %5.0f", 5), show("GB/s", " %8.1f", 8), show("GFLOP/s", " %9.1f", 9);
+        show("copy%", " %6.1f", 6), show("peak%", " %6.1f", 6), show("floor%", " %6.1f", 6);
+        show("launches", " %8.0f", 8);
+      } else {
+        show("launches", " %.0f launches", 8);
+      }
+      for (const auto& [key, value] : c)
+        if (std::find(std::begin(columns), std::end(columns), key) == std::end(columns))
+          std::printf("  %s %.4g", key.c_str(), value.value);
+      std::printf("\n");
+    }
+    std::fflush(stdout);
+  }
+  bool failed = false;
+  static std::vector<std::pair<std::string, std::string>>& settings() {
+    static std::vector<std::pair<std::string, std::string>> all;
+    return all;
+  }
+
+ private:
+  static constexpr const char* columns[] = {"cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs",
+                                            "GB/s",    "GFLOP/s", "copy%",   "peak%",  "floor%", "launches"};
+  bool timed_;
+};
+
+void setting(const std::string& name, const std::string& value) {
+  Table::settings().emplace_back(name, value);
+  benchmark::AddCustomContext(name, value);
+}
+
+void describe(Context& ctx, const Ceilings& ceilings, const Options& options) {
+  setting("device", str(ctx.device()));
+  setting("description", ctx.instruction_set());
+  if (ctx.device().kind == Device::cpu) setting("threads", std::to_string(ctx.threads()));
+  setting("small", options.small ? "true" : "false");
+  if (options.small) return;
+  for (size_t i = 0; i < ceilings.copies.size(); ++i)
+    setting("copy_GB/s " + std::to_string(i + 1) + " of " + std::to_string(ceilings.copies[i].bytes >> 10) + " KiB",
+            number(ceilings.copies[i].bytes_per_second * 1e-9));
+  for (const auto& [name, value] : ceilings.named()) setting(name, number(value));
+}
+
+[[noreturn]] void usage(const std::string& what) { throw Error(ErrorKind::usage, what + "; see bench/harness.h"); }
+
+/// Takes our flags out of the arguments: "--threads N" or "--threads=N".
+Options take_options(std::vector<char*>& args) {
+  Options o;
+  std::vector<char*> rest{args.front()};
+  for (size_t i = 1; i < args.size(); ++i) {
+    const std::string arg = args[i];
+    const size_t equals = arg.find('=');
+    const std::string name = arg.substr(0, equals);
+    if (name == "--small") {
+      o.small = true;
       continue;
     }
-    threads = std::atoi(joined ? args[i] + 10 : args[i + 1]);
-    args.erase(args.begin() + static_cast<long>(i), args.begin() + static_cast<long>(i) + (joined ? 1 : 2));
+    if (name != "--threads" && name != "--device" && name != "--cases" && name != "--seconds") {
+      rest.push_back(args[i]);
+      continue;
+    }
+    if (equals == std::string::npos && i + 1 == args.size()) usage(name + " expects a value");
+    const std::string value = equals != std::string::npos ? arg.substr(equals + 1) : args[++i];
+    if (name == "--cases") {
+      o.cases = value;
+    } else if (name == "--device") {
+      char* end = nullptr;
+      const bool cuda = value.rfind("cuda", 0) == 0;
+      if (cuda && value.size() > 5 && value[4] == ':')
+        o.device.index = static_cast<int>(std::strtol(value.c_str() + 5, &end, 10));
+      if ((value != "cpu" && value != "cuda" && end == nullptr) || (end != nullptr && *end != 0))
+        usage("--device is \"" + value + "\"; expected cpu, cuda or cuda:N");
+      o.device.kind = cuda ? Device::cuda : Device::cpu;
+    } else {
+      char* end = nullptr;
+      const double n = std::strtod(value.c_str(), &end);
+      if (end == value.c_str() || *end != 0 || !(n > 0))
+        usage(name + " is \"" + value + "\"; expected a positive number");
+      if (name == "--threads")
+        o.threads = static_cast<int>(n);
+      else
+        o.seconds = n;
+    }
   }
-  return threads;
+  args = rest;
+  return o;
+}
+
+/// Names and words here hold nothing that JSON would escape.
+void write_cases(const Suite& suite, const Options& options) {
+  std::ofstream out(options.cases);
+  out << "{\"program\":\"nacre_bench\",\"device\":\"" << str(options.device)
+      << "\",\"small\":" << (options.small ? "true" : "false") << ",\"cases\":[";
+  const char* between = "\n";
+  for (const Suite::Entry& e : suite.entries) {
+    out << between << "{\"name\":\"" << e.info.name << "\",\"bytes\":" << e.info.bytes << ",\"flops\":" << e.info.flops
+        << ",\"arithmetic\":\"" << e.info.arithmetic << "\",\"parameters\":{";
+    const char* comma = "";
+    for (const Parameter& p : e.info.parameters) {
+      out << comma << '"' << p.name << "\":";
+      if (const int64_t* n = std::get_if<int64_t>(&p.value))
+        out << *n;
+      else
+        out << '"' << std::get<std::string>(p.value) << '"';
+      comma = ",";
+    }
+    out << "}}";
+    between = ",\n";
+  }
+  out << "\n]}\n";
+  out.close();
+  if (!out) throw Error(ErrorKind::io, "cannot write " + options.cases);
 }
 
 int bench_main(int argc, char** argv) {
-  // Ours first, so that the same flag given by the user wins.
-  static char tabular[] = "--benchmark_counters_tabular=true", quick[] = "--benchmark_min_time=0.2";
   std::vector<char*> args(argv, argv + argc);
-  args.insert(args.begin() + 1, {tabular, quick});
-  Context ctx({.threads = take_threads(args)});
-  bool list = false;
-  for (const char* arg : args) list = list || std::strncmp(arg, "--benchmark_list_tests", 22) == 0;
+  const Options options = take_options(args);
+  bool list = false, format = false;
+  for (const char* arg : args) {
+    list = list || std::strncmp(arg, "--benchmark_list_tests", 22) == 0;
+    format = format || std::strncmp(arg, "--benchmark_format", 18) == 0;
+  }
   int count = static_cast<int>(args.size());
   args.push_back(nullptr);
   benchmark::Initialize(&count, args.data());
   if (benchmark::ReportUnrecognizedArguments(count, args.data())) return 2;
 
-  const Ceilings ceilings = list ? Ceilings{} : measure_ceilings(ctx);
-  if (!list) describe(ctx, ceilings);
-  Suite suite;
+  Suite suite(options.device.kind == Device::cuda, options.small);
   for (const auto define : definitions()) define(suite);
+  if (!options.cases.empty()) {
+    write_cases(suite, options);
+    return 0;
+  }
+  Contexts contexts(options);
+  Ceilings ceilings;
+  if (!list) {
+    Context& ctx = contexts.get("fp32");
+    if (!options.small) ceilings = measure_ceilings(ctx);
+    describe(ctx, ceilings, options);
+  }
   for (const Suite::Entry& entry : suite.entries)
     benchmark::RegisterBenchmark(entry.info.name.c_str(),
-                                 [&](benchmark::State& state) { time_case(state, ctx, ceilings, entry); })
-        ->UseRealTime()
+                                 [&](benchmark::State& state) { run_case(state, contexts, ceilings, entry); })
+        ->Iterations(1)  // one call of run_case makes all runs
+        ->UseManualTime()
         ->Unit(benchmark::kMicrosecond);
-  benchmark::RunSpecifiedBenchmarks();
+  Table table(!options.small);
+  if (format || list)
+    benchmark::RunSpecifiedBenchmarks();
+  else
+    benchmark::RunSpecifiedBenchmarks(&table);
   benchmark::Shutdown();
   return 0;
 }
@@ -106,24 +278,41 @@ int bench_main(int argc, char** argv) {
 }  // namespace
 
 template <class T>
+void Data::fill(View<T> v, std::vector<T> values) {
+  const int64_t all = v.elements(), n = std::min<int64_t>(all, static_cast<int64_t>(values.size()));
+  const auto part = [&](int64_t from, int64_t count) { return View<T>(v.data + from, {.channels = count}); };
+  if (n == 0) return;
+  ctx.write<T>(std::span<const T>(values.data(), static_cast<size_t>(n)), part(0, n));
+  for (int64_t done = n; done < all;) {
+    const int64_t next = std::min(done, all - done);
+    ctx.copy<T>(part(0, next), part(done, next));
+    done += next;
+  }
+  ctx.synchronize();
+}
+namespace {
+constexpr int64_t drawn_at_most = 3 << 20;  // a multiple of four, and of no power of two that caches know
+}
+
+template <class T>
 View<T> Data::random(Shape s, double low, double high) {
   const View<T> v = zeros<T>(s);
   const Philox draw{.seed = 1, .stream = drawn_++};
-  std::vector<T> host(static_cast<size_t>(s.elements()));
+  std::vector<T> host(static_cast<size_t>(std::min(s.elements(), drawn_at_most)));
   for (size_t i = 0; i < host.size(); i += 4) {
     const auto bits = draw(i / 4);
     for (size_t k = 0; k < 4 && i + k < host.size(); ++k)
       host[i + k] = store<T>(static_cast<float>(low + (high - low) * (bits[k] >> 8) * 0x1p-24));
   }
-  ctx.write<T>(host, v);
+  fill(v, std::move(host));
   return v;
 }
 View<int32_t> Data::indices(Shape s, int32_t n) {
   const View<int32_t> v = zeros<int32_t>(s);
   const Philox draw{.seed = 1, .stream = drawn_++};
-  std::vector<int32_t> host(static_cast<size_t>(s.elements()));
+  std::vector<int32_t> host(static_cast<size_t>(std::min(s.elements(), drawn_at_most)));
   for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<int32_t>(draw.below(i, static_cast<uint64_t>(n)));
-  ctx.write<int32_t>(host, v);
+  fill(v, std::move(host));
   return v;
 }
 template View<float> Data::random<float>(Shape, double, double);
@@ -132,11 +321,20 @@ template View<bf16> Data::random<bf16>(Shape, double, double);
 void Suite::add(CaseInfo info, std::function<Run(Data&)> setup) {
   entries.push_back({std::move(info), std::move(setup)});
 }
+std::vector<Shape> Suite::shapes(std::vector<Shape> cpu, std::vector<Shape> cuda) const {
+  std::vector<Shape> fitted;
+  for (const Shape& s : cuda_ && !cuda.empty() ? cuda : cpu) fitted.push_back(fit(s));
+  return fitted;
+}
 Cases::Cases(void (*define)(Suite&)) { definitions().push_back(define); }
 
 std::string label(Shape s) {
   return std::to_string(s.batch) + "x" + std::to_string(s.time) + "x" +
          (s.width != 1 ? std::to_string(s.width) + "x" : "") + std::to_string(s.channels);
+}
+std::vector<Parameter> tensor_parameters(const char* op, const char* direction, const std::string& type, Shape s) {
+  return {{"op", op},         {"direction", direction}, {"type", type},
+          {"batch", s.batch}, {"time", s.time},         {"channels", s.channels}};
 }
 
 }  // namespace nacre::bench

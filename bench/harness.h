@@ -2,7 +2,7 @@
 // What the bench of an op needs. The harness owns the data, the timing and the ceilings; an op's file gives cases:
 //
 //   static const Cases cases([](Suite& suite) {
-//     for (Shape s : {Shape{.batch = 16, .time = 4000, .channels = 128}})
+//     for (Shape s : suite.shapes({{.batch = 16, .time = 4000, .channels = 128}}))
 //       suite.add({.name = "tanh_forward/" + label(s), .bytes = 8 * s.elements(), .flops = 12 * s.elements()},
 //                 [=](Data& data) -> Run {
 //                   const View<float> x = data.random(s), y = data.random(s);
@@ -10,14 +10,17 @@
 //                 });
 //   });
 //
-// Each line shows GB/s and GFLOP/s, both as percent of what this machine reached in this process with these threads
-// (copy of the same footprint, fused multiply-adds in registers), and floor%: the roofline's time
-// max(bytes / copy, flops / fma) as percent of the measured time, so that 100 is as fast as it can be.
+// What the columns mean, how runs are made and which are counted: docs/performance.md.
 //
 //   ./nacre_bench --threads 2 --benchmark_filter=snake --benchmark_out=snake.json
+//   ./nacre_bench --device cuda --cases cases.json       writes what there is, for bench/peers, and ends
+//   ./nacre_bench --device cuda --small                  every case once on small shapes, no times: for tools that
+//   check
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "nacre/context.h"
@@ -43,20 +46,48 @@ class Data {
     memory_.emplace_back(ctx, static_cast<size_t>(s.elements()) * sizeof(T));
     return {reinterpret_cast<T*>(memory_.back().data()), s};
   }
+  /// One more figure of the case, shown behind the others.
+  void figure(const std::string& name, double value) { figures[name] = value; }
+  std::map<std::string, double> figures;
 
  private:
+  /// `values` once or over and over.
+  template <class T>
+  void fill(View<T>, std::vector<T> values);
   std::vector<Memory> memory_;
   uint64_t drawn_ = 0;
 };
 
+/// What somebody else needs to run the same: "time", 16896.
+struct Parameter {
+  std::string name;
+  std::variant<int64_t, std::string> value;
+};
+
 struct CaseInfo {
-  std::string name;   ///< op_direction[/variant]/label(shape)
-  int64_t bytes = 0;  ///< that must be read or written, each once
-  int64_t flops = 0;  ///< that the formula needs; a fused multiply-add is two
+  std::string name;                 ///< op_direction[/variant]/label(shape)
+  int64_t bytes = 0;                ///< that must be read or written, each once
+  int64_t flops = 0;                ///< that the formula needs; a fused multiply-add is two
+  std::string arithmetic = "fp32";  ///< whose peak counts: fp32, tf32 (also what the context is made with) or bf16
+  std::vector<Parameter> parameters{};
+  double audio_seconds = 0;  ///< what one run works off; 0: not shown
+  bool eager = false;        ///< cannot be captured: it waits, reads back, or replays a graph of its own
+  /// Not empty: why this case cannot run here. It is listed, with this line, and not run.
+  std::string skipped{};
 };
 
 class Suite {
  public:
+  Suite(bool cuda, bool small) : cuda_(cuda), small_(small) {}
+  /// Whether cases are for a CUDA device (PERFORMANCE's shapes) or for the CPU.
+  bool cuda() const { return cuda_; }
+  bool small() const { return small_; }
+  /// n, or with --small at most `small`.
+  int64_t least(int64_t n, int64_t small) const { return small_ && small < n ? small : n; }
+  /// With --small: at most 2 x 70 x 40.
+  Shape fit(Shape s) const { return {least(s.batch, 2), least(s.time, 70), s.width, least(s.channels, 40)}; }
+  /// The CPU's shapes, or CUDA's, each fitted.
+  std::vector<Shape> shapes(std::vector<Shape> cpu, std::vector<Shape> cuda = {}) const;
   /// `setup` makes the data and returns what to time; it is called only when the case is selected.
   void add(CaseInfo, std::function<Run(Data&)> setup);
   struct Entry {
@@ -64,6 +95,9 @@ class Suite {
     std::function<Run(Data&)> setup;
   };
   std::vector<Entry> entries;
+
+ private:
+  bool cuda_, small_;
 };
 
 /// A static object of this type is all that an op's bench needs to be found.
@@ -74,5 +108,12 @@ class Cases {
 
 /// "16x4000x128": batch, time, channels; width only where it is not 1.
 std::string label(Shape);
+/// {op, direction, type, batch, time, channels}: the parameters of whatever takes one tensor.
+std::vector<Parameter> tensor_parameters(const char* op, const char* direction, const std::string& type, Shape);
+/// "fp32" or "bf16".
+template <class T>
+std::string type_name() {
+  return sizeof(T) == 2 ? "bf16" : "fp32";
+}
 
 }  // namespace nacre::bench

@@ -11,11 +11,20 @@ struct Size {
 };
 
 const Cases cases([](Suite& suite) {
-  for (Size n : {Size{{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},    // a second of 16 kHz speech, 16 times
-                 Size{{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},      // streaming
-                 Size{{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},   // factorised
-                 Size{{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}})  // DAC at 44.1 kHz
-  {
+  std::vector<Size> sizes{
+      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},    // a second of 16 kHz speech, 16 times
+      {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},      // streaming
+      {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},   // factorised
+      {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};  // DAC at 44.1 kHz
+  if (suite.cuda())
+    sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz as it was trained
+             {{.batch = 16, .time = 33, .channels = 1024}, 9, 1024, 8},
+             {{.batch = 16, .time = 50, .channels = 1024}, 12, 1024, 8},  // and at 16 kHz
+             {{.batch = 16, .time = 400, .channels = 128}, 12, 1024, 0},  // speech-16k
+             {{.batch = 1, .time = 1, .channels = 1024}, 9, 1024, 8}};    // streaming
+  for (Size n : sizes) {
+    n.z = suite.fit(n.z), n.stages = suite.least(n.stages, 3), n.codes = suite.least(n.codes, 40);
+    n.z.time = suite.least(n.z.time, 12);
     const bool factorised = n.dim > 0;
     const int64_t dim = factorised ? n.dim : n.z.channels, rows = n.z.rows();
     const Shape books{.batch = n.stages, .time = n.codes, .channels = dim};
@@ -25,6 +34,11 @@ const Cases cases([](Suite& suite) {
     const int64_t projected = factorised ? 4 * rows * in.elements() : 0;
     const std::string name =
         label(n.z) + "/" + std::to_string(n.stages) + "x" + std::to_string(n.codes) + "x" + std::to_string(dim);
+    const auto parameters = [=](const char* direction) -> std::vector<Parameter> {
+      return {{"op", "rvq"},        {"direction", direction}, {"type", "fp32"},
+              {"batch", n.z.batch}, {"time", n.z.time},       {"channels", n.z.channels},
+              {"stages", n.stages}, {"codes", n.codes},       {"dim", n.dim}};
+    };
     struct Views {
       RvqProjections p{};
       View<float> z, codebooks, y, quantised, losses;
@@ -45,7 +59,8 @@ const Cases cases([](Suite& suite) {
     };
     suite.add({.name = "rvq_forward/" + name,
                .bytes = 4 * (2 * n.z.elements() + books.elements() + weights + rows * n.stages * (1 + dim)),
-               .flops = 2 * rows * books.elements() + projected},
+               .flops = 2 * rows * books.elements() + projected,
+               .parameters = parameters("forward")},
               [=](Data& data) -> Run {
                 const Views v = make(data);
                 const View<float> scratch = data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised));
@@ -62,7 +77,8 @@ const Cases cases([](Suite& suite) {
               });
     suite.add({.name = "rvq_backward/" + name,
                .bytes = 4 * (2 * n.z.elements() + 2 * weights + rows * n.stages * (1 + dim)),
-               .flops = 3 * projected + 3 * rows * n.stages * dim},
+               .flops = 3 * projected + 3 * rows * n.stages * dim,
+               .parameters = parameters("backward")},
               [=](Data& data) -> Run {
                 const Views v = make(data);
                 RvqBackward a{.z = v.z,

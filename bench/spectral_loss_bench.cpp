@@ -1,6 +1,7 @@
 #include "nacre/ops/spectral_loss.h"
 
 #include <cmath>
+#include <memory>
 
 #include "harness.h"
 
@@ -19,42 +20,80 @@ int64_t flops(const SpectralConfig& c, Shape s, bool gradients) {
   return static_cast<int64_t>(sum);
 }
 
+struct Losses {
+  const char* name;
+  SpectralConfig config;
+};
+void add_losses(Suite& suite, const Losses& l, Shape s) {
+  std::string windows, mels, stft;
+  for (const SpectralScale& scale : l.config.scales) {
+    const char* comma = windows.empty() ? "" : ",";
+    windows += comma + std::to_string(scale.window), mels += comma + std::to_string(scale.mels);
+    stft += comma + std::to_string(scale.magnitude != 0);
+  }
+  for (const bool gradients : {true, false})
+    suite.add({.name = std::string("spectral_loss") + (gradients ? "/" : "_only/") + l.name + "/" + label(s),
+               .bytes = (gradients ? 16 : 8) * s.elements(),
+               .flops = flops(l.config, s, gradients),
+               .parameters = {{"op", "spectral_loss"},
+                              {"direction", gradients ? "loss_and_gradient" : "loss"},
+                              {"type", "fp32"},
+                              {"batch", s.batch},
+                              {"time", s.time},
+                              {"rate", l.config.sample_rate},
+                              {"windows", windows},
+                              {"mels", mels},
+                              {"stft", stft}}},
+              [=, c = l.config](Data& data) -> Run {
+                const auto plan = std::make_shared<SpectralPlan>(data.ctx, s, c);
+                const View<float> x = data.random(s), y = data.random(s), losses = data.random({.batch = 2});
+                const View<float> dstft = gradients ? data.random(s) : View<float>{};
+                const View<float> dmel = gradients ? data.random(s) : View<float>{};
+                return [=](Context& ctx) {
+                  spectral_loss(
+                      ctx, {.plan = *plan, .estimate = x, .target = y, .losses = losses, .dstft = dstft, .dmel = dmel});
+                };
+              });
+}
+
 const Cases cases([](Suite& suite) {
-  SpectralConfig trainer{.sample_rate = 16000};  // three windows, both terms
+  Losses trainer{"three", {.sample_rate = 16000}};  // three windows, both terms
   for (const int64_t n : {64, 256, 1024})
-    trainer.scales.push_back({.window = n,
-                              .hop = n / 4,
-                              .mels = n == 64    ? 10
-                                      : n == 256 ? 40
-                                                 : 80,
-                              .magnitude = 1,
-                              .log_magnitude = 1,
-                              .mel_magnitude = 1,
-                              .mel_log = 1});
-  SpectralConfig dac{.sample_rate = 16000};  // seven mel windows
-  for (int64_t n = 32; n <= 2048; n *= 2)
-    dac.scales.push_back({.window = n, .hop = n / 4, .mels = 5 * n / 32, .mel_log = 1});
-  const struct {
-    const char* name;
-    SpectralConfig config;
-  } configs[] = {{"three", trainer}, {"dac", dac}};
-  for (const auto& config : configs)
-    for (const Shape s : {Shape{.batch = 8, .time = 4000}, Shape{.batch = 8, .time = 16000}})
-      for (const bool gradients : {true, false})
-        suite.add({.name = std::string("spectral_loss") + (gradients ? "/" : "_only/") + config.name + "/" + label(s),
-                   .bytes = (gradients ? 16 : 8) * s.elements(),
-                   .flops = flops(config.config, s, gradients)},
-                  [=, c = config.config](Data& data) -> Run {
-                    const auto plan = std::make_shared<SpectralPlan>(data.ctx, s, c);
-                    const View<float> x = data.random(s), y = data.random(s), losses = data.random({.batch = 2});
-                    const View<float> dstft = gradients ? data.random(s) : View<float>{};
-                    const View<float> dmel = gradients ? data.random(s) : View<float>{};
-                    return [=](Context& ctx) {
-                      spectral_loss(
-                          ctx,
-                          {.plan = *plan, .estimate = x, .target = y, .losses = losses, .dstft = dstft, .dmel = dmel});
-                    };
-                  });
+    trainer.config.scales.push_back({.window = n,
+                                     .hop = n / 4,
+                                     .mels = n == 64    ? 10
+                                             : n == 256 ? 40
+                                                        : 80,
+                                     .magnitude = 1,
+                                     .log_magnitude = 1,
+                                     .mel_magnitude = 1,
+                                     .mel_log = 1});
+  // DAC's nine: a mel term at each of seven windows, and magnitudes at two of them.
+  Losses dac{"dac", {.sample_rate = suite.cuda() ? 44100 : 16000}};
+  for (int64_t n = 32; n <= 2048; n *= 2) {
+    const bool stft = n == 512 || n == 2048;
+    dac.config.scales.push_back({.window = n,
+                                 .hop = n / 4,
+                                 .mels = 5 * n / 32,
+                                 .magnitude = stft ? 1.0f : 0.0f,
+                                 .log_magnitude = stft ? 1.0f : 0.0f,
+                                 .mel_log = 1});
+  }
+  if (suite.small()) {
+    trainer.config.scales.pop_back();
+    dac.config.scales.resize(3);
+  }
+  if (suite.cuda()) {
+    for (const int64_t batch : {72, 16})
+      add_losses(suite, dac, {.batch = suite.least(batch, 2), .time = suite.least(16896, 300)});
+    dac.config.sample_rate = 16000;
+    add_losses(suite, {"dac16k", dac.config}, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
+    add_losses(suite, trainer, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
+  } else {
+    for (const int64_t time : {4000, 16000})
+      for (const Losses& l : {trainer, dac})
+        add_losses(suite, l, {.batch = suite.least(8, 2), .time = suite.least(time, 300)});
+  }
 });
 
 }  // namespace

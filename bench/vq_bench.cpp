@@ -9,12 +9,22 @@ const Cases cases([](Suite& suite) {
   struct Size {
     int64_t rows, codes, dim;
   };
-  for (Size n : {Size{400, 1024, 64}, Size{4000, 1024, 64}, Size{4000, 1024, 8}}) {
+  std::vector<Size> sizes{{400, 1024, 64}, {4000, 1024, 64}, {4000, 1024, 8}};
+  if (suite.cuda())
+    sizes = {{1 << 20, 1024, 8}, {1 << 20, 1024, 16}, {1 << 20, 1024, 64}, {1 << 20, 1024, 128}, {2376, 1024, 8}};
+  for (Size n : sizes) {
+    n.rows = suite.least(n.rows, 70), n.codes = suite.least(n.codes, 40);
     const Shape x{.time = n.rows, .channels = n.dim}, book{.time = n.codes, .channels = n.dim};
     const std::string name = label(x) + "/" + std::to_string(n.codes);
     suite.add({.name = "vq_nearest/" + name,
                .bytes = 4 * (x.elements() + book.elements() + n.rows),
-               .flops = 2 * n.rows * n.codes * n.dim},
+               .flops = 2 * n.rows * n.codes * n.dim,
+               .parameters = {{"op", "vq_nearest"},
+                              {"direction", "forward"},
+                              {"type", "fp32"},
+                              {"rows", n.rows},
+                              {"codes", n.codes},
+                              {"dim", n.dim}}},
               [=](Data& data) -> Run {
                 const View<float> rows = data.random(x), codebook = data.random(book);
                 const View<float> scratch = data.random(vq_nearest_scratch(data.ctx, x, book));
@@ -23,9 +33,16 @@ const Cases cases([](Suite& suite) {
                   vq_nearest(ctx, {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch});
                 };
               });
+    if (suite.cuda() && n.dim != 128) continue;  // codes in the latent
     suite.add({.name = "vq_ema/" + name,
                .bytes = 4 * (x.elements() + 4 * book.elements() + n.rows),
-               .flops = x.elements() + 4 * book.elements()},
+               .flops = x.elements() + 4 * book.elements(),
+               .parameters = {{"op", "vq_ema"},
+                              {"direction", "step"},
+                              {"type", "fp32"},
+                              {"rows", n.rows},
+                              {"codes", n.codes},
+                              {"dim", n.dim}}},
               [=](Data& data) -> Run {
                 const View<float> rows = data.random(x), codebook = data.random(book), sums = data.random(book),
                                   counts = data.random({.channels = n.codes}, 1, 2);
@@ -43,10 +60,11 @@ const Cases cases([](Suite& suite) {
                 };
               });
   }
-  const Shape x{.time = 20000, .channels = 64}, book{.time = 1024, .channels = 64};
-  suite.add({.name = "vq_kmeans/one iteration/" + label(x) + "/1024",
+  const Shape x{.time = suite.least(20000, 100), .channels = 64}, book{.time = suite.least(1024, 20), .channels = 64};
+  suite.add({.name = "vq_kmeans/one iteration/" + label(x) + "/" + std::to_string(book.time),
              .bytes = 4 * (x.elements() + book.elements()),
-             .flops = 2 * x.time * book.elements()},
+             .flops = 2 * x.time * book.elements(),
+             .eager = true},
             [=](Data& data) -> Run {
               const View<float> rows = data.random(x), codebook = data.random(book),
                                 scratch = data.random(vq_kmeans_scratch(data.ctx, x, book));
