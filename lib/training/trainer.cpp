@@ -147,7 +147,7 @@ std::optional<Checkpoint> Run::find_checkpoint() {
 }
 
 void Run::resume(const Checkpoint& from) {
-  const RunIdentity now = identity_of(config_, data_.fingerprint(), ctx_);
+  const RunIdentity now = identity_of(config_, data_.fingerprint(), ctx_, options_.storage);
   const RunIdentity then = identity_from_manifest(from.manifest);
   if (const std::vector<std::string> changed = what_forbids_resume(then, now); !changed.empty()) {
     std::string list;
@@ -283,7 +283,7 @@ void Run::save(const std::string& why) {
   if (done_ == saved_at_) return;
   last_save_ = Clock::now();
   try {
-    const RunIdentity identity = identity_of(config_, data_.fingerprint(), ctx_);
+    const RunIdentity identity = identity_of(config_, data_.fingerprint(), ctx_, options_.storage);
     const CheckpointStore::Saved s =
         store_.save(done_, content_of(step_, ctx_, identity, done_, epoch_of(done_), snr_));
     saved_at_ = done_;

@@ -30,11 +30,12 @@ struct Tensors {
 };
 
 constexpr const char* averaged = "adamw.ema";
+const char* name_of(Storage s) { return s == Storage::bfloat16 ? "bf16" : "fp32"; }
 
 }  // namespace
 
-RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx) {
-  return {config, data, ctx.threads(), ctx.instruction_set(), library_versions()};
+RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx, Storage storage) {
+  return {config, data, ctx.threads(), ctx.instruction_set(), library_versions(), storage};
 }
 
 RunIdentity identity_from_manifest(const std::string& manifest) {
@@ -46,6 +47,7 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
     r.threads = m.at("threads").get<int>();
     r.instruction_set = m.at("instruction_set").get<std::string>();
     r.libraries = m.at("libraries").get<std::string>();
+    if (m.value("storage", "fp32") == "bf16") r.storage = Storage::bfloat16;
     return r;
   } catch (const json::exception& e) {
     throw Error(ErrorKind::input, std::string("manifest.json: not the manifest of a training run: ") + e.what());
@@ -59,6 +61,9 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
   for (const std::string& d : differences(then.config, now.config))
     if (!harmless.contains(d.substr(0, d.find(':')))) found.push_back(d);
   if (then.data != now.data) found.push_back("data: the list of audio files changed");
+  if (then.storage != now.storage)
+    found.push_back(std::string("activations: stored in ") + name_of(then.storage) + ", now " + name_of(now.storage) +
+                    " (--precision)");
   return found;
 }
 
@@ -111,6 +116,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
                    {"threads", identity.threads},
                    {"instruction_set", identity.instruction_set},
                    {"libraries", identity.libraries},
+                   {"storage", name_of(identity.storage)},
                    {"nacre", "0.1.0"},
                    {"epoch", epoch},
                    {"sampler", {{"step", at}, {"seed", identity.config.training.seed}}},

@@ -15,8 +15,9 @@ struct RunIdentity {
   uint64_t data = 0;  ///< fingerprint of the file list
   int threads = 0;
   std::string instruction_set, libraries;
+  Storage storage = Storage::float32;
 };
-RunIdentity identity_of(const RunConfig&, uint64_t data, const Context&);
+RunIdentity identity_of(const RunConfig&, uint64_t data, const Context&, Storage);
 RunIdentity identity_from_manifest(const std::string& manifest);
 /// Sentences; empty when the run may simply go on. How long it runs, how it is judged and saved may change.
 std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now);

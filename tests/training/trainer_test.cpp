@@ -203,6 +203,22 @@ TEST_CASE("trainer: a start with another number of threads says that bits may di
   CHECK(contains(text, "may differ"));
 }
 
+TEST_CASE("trainer: a start with another storage of activations is refused by name") {
+  const TemporaryFolder folder;
+  write_sounds(folder);
+  Trainer t(folder, "run", tiny());
+  t.options.storage = Storage::bfloat16;
+  t.run_to(2);
+  CHECK_FALSE(contains(t.run_to(3).text, "activations: stored"));
+  t.options.storage = Storage::float32;
+  t.options.config.training.max_steps = 4;
+  std::string text;
+  CHECK(t.error_of_run(text) == ErrorKind::usage);
+  CHECK(contains(text, "activations: stored in bf16, now fp32"));
+  t.options.allow_change = true;
+  CHECK(contains(t.run_to(4).text, "activations: stored in bf16, now fp32"));
+}
+
 TEST_CASE("trainer: what a killed run wrote after its last checkpoint is dropped from the log") {
   const TemporaryFolder folder;
   write_sounds(folder);
