@@ -18,26 +18,6 @@ constexpr bool emulated = true;
 constexpr bool emulated = false;
 #endif
 
-/// Best seconds of one `step`: graphs of `steps` of them, a measured one always queued behind one that still runs, so
-/// that no launch by the host is in it.
-double best_time(Context& ctx, int steps, int measurements, const std::function<void()>& step) {
-  step();  // loads what is loaded at the first use, which a capture may not
-  ctx.synchronize();
-  Graph graph = ctx.capture([&] {
-    for (int i = 0; i < steps; ++i) step();
-  });
-  cuda::Event start, end;
-  double best = HUGE_VAL;
-  for (int i = 0; i < measurements; ++i) {
-    graph.replay();
-    start.record(ctx);
-    graph.replay();
-    end.record(ctx);
-    best = std::min(best, end.seconds_since(start) / steps);
-  }
-  return best;
-}
-
 /// Best seconds of one `step` that finds 256 MiB of something else in the cache: as cold cases are timed.
 double best_cold_time(Context& ctx, View<float> flush, int measurements, const std::function<void()>& step) {
   step();
@@ -142,6 +122,24 @@ void measure_products(Context& ctx, Ceilings& c, std::byte* from, std::byte* to)
 }
 
 }  // namespace
+
+double best_time(Context& ctx, int steps, int measurements, const std::function<void()>& step) {
+  step();  // loads what is loaded at the first use, which a capture may not
+  ctx.synchronize();
+  Graph graph = ctx.capture([&] {
+    for (int i = 0; i < steps; ++i) step();
+  });
+  cuda::Event start, end;
+  double best = HUGE_VAL;
+  for (int i = 0; i < measurements; ++i) {
+    graph.replay();
+    start.record(ctx);
+    graph.replay();
+    end.record(ctx);
+    best = std::min(best, end.seconds_since(start) / steps);
+  }
+  return best;
+}
 
 void measure_cuda_ceilings(Context& ctx, Ceilings& c) {
   constexpr size_t bytes = emulated ? 64 << 10 : 1 << 30;

@@ -1,10 +1,15 @@
 #pragma once
 // The kernels behind the ceilings of a CUDA device (ceilings.cu), and what measures with them (ceilings_cuda.cpp).
+#include <functional>
+
 #include "ceilings.h"
 
 namespace nacre::bench {
 
 void measure_cuda_ceilings(Context&, Ceilings&);
+/// Best seconds of one `step`: graphs of `steps` of them, a measured one always queued behind one that still runs, so
+/// that no launch by the host is in it.
+double best_time(Context&, int steps, int measurements, const std::function<void()>& step);
 
 namespace kernels {
 
