@@ -89,12 +89,9 @@ double Ceilings::peak(std::string_view arithmetic) const {
 std::vector<std::pair<std::string, double>> Ceilings::named() const {
   if (bf16_mma == 0)
     return {{"fma_GFLOP/s one thread", flops_one * 1e-9}, {"fma_GFLOP/s all threads", flops_all * 1e-9}};
-  return {{"GFLOP/s fma fp32", flops_all * 1e-9},
-          {"GFLOP/s cuBLAS tf32", tf32_product * 1e-9},
-          {"GFLOP/s cuBLAS bf16", bf16_product * 1e-9},
-          {"GFLOP/s mma.sync tf32", tf32_mma * 1e-9},
-          {"GFLOP/s mma.sync bf16", bf16_mma * 1e-9},
-          {"G/s special functions", special * 1e-9},
+  return {{"GFLOP/s fma fp32", flops_all * 1e-9},       {"GFLOP/s cuBLAS tf32", tf32_product * 1e-9},
+          {"GFLOP/s cuBLAS bf16", bf16_product * 1e-9}, {"GFLOP/s mma.sync tf32", tf32_mma * 1e-9},
+          {"GFLOP/s mma.sync bf16", bf16_mma * 1e-9},   {"G/s special functions", special * 1e-9},
           {"us per launch in a graph", launch * 1e6}};
 }
 double Ceilings::copy(int64_t bytes) const {

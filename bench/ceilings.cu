@@ -3,8 +3,8 @@
 #include "device.cuh"
 #include "nacre/random.h"
 
-// Loops that keep one unit of a multiprocessor busy and nothing else. Their numbers never settle: values that repeat, or
-// zeros, switch fewer transistors and let the clock run higher than it does on data.
+// Loops that keep one unit of a multiprocessor busy and nothing else. Their numbers never settle: values that repeat,
+// or zeros, switch fewer transistors and let the clock run higher than it does on data.
 namespace nacre::bench::kernels {
 namespace {
 

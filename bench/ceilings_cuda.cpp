@@ -49,10 +49,10 @@ void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte*
     const int steps = emulated ? 2 : static_cast<int>(std::clamp<int64_t>(4096 * mib / footprint / rounds, 2, 16));
     double best = HUGE_VAL;
     for (const unsigned blocks : {resident, kernels::copy_blocks(bytes)})
-      best = std::min(
-          best, best_time(ctx, steps, 5, [&] { kernels::copy(ctx, from, to, bytes, blocks, rounds); }) / rounds);
-    best = std::min(best, best_time(ctx, steps * rounds, 5,
-                                    [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
+      best = std::min(best,
+                      best_time(ctx, steps, 5, [&] { kernels::copy(ctx, from, to, bytes, blocks, rounds); }) / rounds);
+    best = std::min(
+        best, best_time(ctx, steps * rounds, 5, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
     c.copies.push_back({footprint, static_cast<double>(footprint) / best});
   }
   const Memory flush_memory(ctx, static_cast<size_t>(emulated ? 4096 : 256 * mib));
@@ -65,10 +65,9 @@ void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte*
     const int64_t bytes = footprint / 2;
     double best = HUGE_VAL;
     for (const unsigned blocks : {resident, kernels::copy_blocks(bytes)})
-      best = std::min(best,
-                      best_cold_time(ctx, flush, 7, [&] { kernels::copy(ctx, from, to, bytes, blocks, 1); }));
-    best = std::min(best, best_cold_time(ctx, flush, 7,
-                                         [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
+      best = std::min(best, best_cold_time(ctx, flush, 7, [&] { kernels::copy(ctx, from, to, bytes, blocks, 1); }));
+    best = std::min(
+        best, best_cold_time(ctx, flush, 7, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
     c.cold_copies.push_back({footprint, static_cast<double>(footprint) / best});
   }
 }

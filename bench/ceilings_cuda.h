@@ -23,8 +23,8 @@ void random(Context&, T* out, int64_t n);
 /// One block of one warp that does nothing.
 void nothing(Context&);
 
-// Arithmetic on registers. `numbers` are `number_count` random ones to begin with, `out` takes a float per thread so that
-// nothing is dropped. Each returns how many operations it queued.
+// Arithmetic on registers. `numbers` are `number_count` random ones to begin with, `out` takes a float per thread so
+// that nothing is dropped. Each returns how many operations it queued.
 inline constexpr int64_t number_count = 4096;
 inline constexpr int arithmetic_threads = 256;
 double multiply_add(Context&, const float* numbers, float* out, unsigned blocks, int rounds);

@@ -1,6 +1,6 @@
-// Other libraries on the shapes of conv1d_bench.cpp, beside its cases: NAME/cudnn_nhwc, NAME/cudnn_nchw, NAME/gemm. Each is
-// compared with ours once before it is timed, so that a wrong layout shows as a line and not as a wrong figure. Theirs
-// leave out the bias and its gradient, which ours have.
+// Other libraries on the shapes of conv1d_bench.cpp, beside its cases: NAME/cudnn_nhwc, NAME/cudnn_nchw, NAME/gemm.
+// Each is compared with ours once before it is timed, so that a wrong layout shows as a line and not as a wrong figure.
+// Theirs leave out the bias and its gradient, which ours have.
 #include <cmath>
 #include <cstdio>
 
@@ -32,7 +32,10 @@ template <class T>
 Tensors<T> tensors(Data& data, Conv1dDirection direction, const Layer& l) {
   Context& ctx = data.ctx;
   const Conv1dGeometry g = l.g;
-  Tensors<T> t{.x = data.random<T>(l.x()), .weight = data.random<T>(l.weight()), .y = data.random<T>(l.y()), .ours = {},
+  Tensors<T> t{.x = data.random<T>(l.x()),
+               .weight = data.random<T>(l.weight()),
+               .y = data.random<T>(l.y()),
+               .ours = {},
                .ours_weight = {}};
   if (direction == Conv1dDirection::forward) {
     t.ours = data.zeros<T>(l.y());
@@ -45,14 +48,13 @@ Tensors<T> tensors(Data& data, Conv1dDirection direction, const Layer& l) {
   } else {
     t.ours_weight = data.zeros(l.weight());
     const View<float> scratch = data.zeros(conv1d_weight_gradient_scratch<T>(ctx, l.x(), l.weight(), l.y(), g));
-    conv1d_weight_gradient<T>(
-        ctx, {.x = t.x, .dy = t.y, .dweight = t.ours_weight, .scratch = scratch, .geometry = g});
+    conv1d_weight_gradient<T>(ctx, {.x = t.x, .dy = t.y, .dweight = t.ours_weight, .scratch = scratch, .geometry = g});
   }
   return t;
 }
 
-/// Throws where two results differ by more than roundings can: of factors (10 bits of mantissa) or results (8 bits) twice
-/// over, of fast algorithms in fp32, and of sums that go another way.
+/// Throws where two results differ by more than roundings can: of factors (10 bits of mantissa) or results (8 bits)
+/// twice over, of fast algorithms in fp32, and of sums that go another way.
 void expect_same(const char* library, double difference, const std::string& arithmetic, const Layer& l,
                  Conv1dDirection direction) {
   const double rounding = arithmetic == "bf16" ? 0x1p-7 : arithmetic == "tf32" ? 0x1p-9 : 0x1p-14;
@@ -61,11 +63,13 @@ void expect_same(const char* library, double difference, const std::string& arit
   const double most = rounding + 4 * std::sqrt(terms) * 0x1p-24;
   if (difference <= most) return;
   char text[160];
-  std::snprintf(text, sizeof(text), "%s computes something else: it differs from ours by %.3g of the whole, expected at most %.3g",
-                library, difference, most);
+  std::snprintf(text, sizeof(text),
+                "%s computes something else: it differs from ours by %.3g of the whole, expected at most %.3g", library,
+                difference, most);
   throw Error(ErrorKind::device, text);
 }
 
+#if defined(NACRE_BENCH_CUDNN)
 template <class T>
 Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::string& arithmetic, bool channels_last) {
   Context& ctx = data.ctx;
@@ -112,13 +116,15 @@ Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::stri
   return [convolution](Context&) { convolution->run(); };
 }
 
-/// The convolution as one matrix product over memory that was unfolded before: what it would take if unfolding were free,
-/// though the product then reads `taps` (by stride) times as much.
+#endif
+
+#if defined(NACRE_BENCH_CUBLAS)
+/// The convolution as one matrix product over memory that was unfolded before: what it would take if unfolding were
+/// free, though the product then reads `taps` (by stride) times as much.
 template <class T>
 Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::string& arithmetic) {
   Context& ctx = data.ctx;
-  if (l.g.stride > 1 && l.g.dilation > 1)
-    throw Error(ErrorKind::usage, "gemm: no product was written for stride together with dilation");
+  if (l.g.stride > 1 && l.g.dilation > 1) throw Skip("gemm: no product was written for stride together with dilation");
   const Tensors<T> t = tensors<T>(data, direction, l);
   const bool is_bf16 = sizeof(T) == 2;
   Cublas::Product product{.arithmetic = {}, .m = 0, .n = 0, .k = 0, .a = nullptr, .b = nullptr, .c = nullptr};
@@ -127,8 +133,8 @@ Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::strin
   // Where the result's pieces begin and how long they are: of an input gradient each item has rows ahead of time 0.
   int64_t first = 0, pitch = 0, pieces = 1, length = 0;
   if (direction == Conv1dDirection::input_gradient) {
-    // With s + left = u stride + r, 0 <= r < stride: dx[s] takes taps r + j stride from dy[u - j], and with stride 1 taps
-    // j from dy[u - j dilation].
+    // With s + left = u stride + r, 0 <= r < stride: dx[s] takes taps r + j stride from dy[u - j], and with stride 1
+    // taps j from dy[u - j dilation].
     const int64_t rows = (l.time + l.g.left + l.g.stride - 1) / l.g.stride,
                   terms = (l.taps + l.g.stride - 1) / l.g.stride;
     const Unfold u{l.batch, l.y().time, l.out, rows, terms, 1, -l.g.dilation, 0};
@@ -175,6 +181,7 @@ Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::strin
   data.figure("difference", difference);
   return run;
 }
+#endif
 
 template <class T>
 void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic, bool channels_first) {
@@ -187,10 +194,14 @@ void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic, bool
                       .arithmetic = arithmetic,
                       .parameters = {{"op", "baseline"}, {"library", baseline}, {"of", ours}}};
     };
+#if defined(NACRE_BENCH_CUDNN)
     suite.add(info("cudnn_nhwc"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, true); });
     if (channels_first)
       suite.add(info("cudnn_nchw"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, false); });
+#endif
+#if defined(NACRE_BENCH_CUBLAS)
     suite.add(info("gemm"), [=](Data& data) { return gemm<T>(data, direction, l, arithmetic); });
+#endif
   }
 }
 

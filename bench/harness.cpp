@@ -64,7 +64,7 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     const Timing t = measure(ctx, run, {.eager = info.eager, .timed = timed, .seconds = contexts.options.seconds});
     for (auto _ : state) state.SetIterationTime(t.warm.median);
     auto& c = state.counters;
-    if (t.launches >= 0) c["launches"] = static_cast<double>(t.launches);
+    if (t.launches > 0) c["launches"] = static_cast<double>(t.launches);
     for (const auto& [name, value] : data.figures) c[name] = value;
     if (!timed) return;
     // On a device what counts is the case that finds nothing in its cache; on the CPU the fastest of many.
@@ -86,6 +86,8 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
       c["peak%"] = 100 * flops / seconds / peak;
       c["floor%"] = 100 * std::max(bytes / copy, flops / peak) / seconds;
     }
+  } catch (const Skip& why) {
+    state.SkipWithError((skipped + why.what()).c_str());
   } catch (const Error& error) {
     state.SkipWithError(error.what());
   }

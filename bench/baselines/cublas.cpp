@@ -54,8 +54,8 @@ Cublas::Cublas(Context& ctx) : impl_(std::make_unique<Impl>()) {
   check(f.create(&i.handle), "cublasCreate");
   int version = 0;
   check(f.version(i.handle, &version), "cublasGetVersion");
-  i.version = std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-              std::to_string(version % 100);
+  i.version =
+      std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
   check(f.set_stream(i.handle, static_cast<cudaStream_t>(cuda::runtime(ctx).stream())), "cublasSetStream");
   // After the stream, which takes the workspace back.
   i.workspace = Memory(ctx, workspace_bytes);
@@ -67,8 +67,8 @@ const std::string& Cublas::version() const { return impl_->version; }
 void Cublas::multiply(const Product& p) {
   for (const int64_t extent : {p.m, p.n, p.k})
     if (extent < 1 || extent > std::numeric_limits<int>::max())
-      throw Error(ErrorKind::usage, "cuBLAS: a product of " + std::to_string(p.m) + " x " + std::to_string(p.n) + " x " +
-                                        std::to_string(p.k) + "; expected extents of 1 to 2^31 - 1");
+      throw Error(ErrorKind::usage, "cuBLAS: a product of " + std::to_string(p.m) + " x " + std::to_string(p.n) +
+                                        " x " + std::to_string(p.k) + "; expected extents of 1 to 2^31 - 1");
   const bool bf16_in = p.arithmetic == "bf16";
   const cudaDataType in = bf16_in ? CUDA_R_16BF : CUDA_R_32F, out = p.c_is_bf16 ? CUDA_R_16BF : CUDA_R_32F;
   const cublasComputeType_t compute = p.arithmetic == "tf32" ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
@@ -76,8 +76,8 @@ void Cublas::multiply(const Product& p) {
   const float one = 1, zero = 0;
   // cuBLAS goes by columns and so sees every matrix transposed: it makes c^T = op(b)^T op(a)^T.
   check(functions().gemm(impl_->handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                         p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, p.b, in, p.b_transposed ? k : n, p.a,
-                         in, p.a_transposed ? m : k, &zero, p.c, out, n, compute, CUBLAS_GEMM_DEFAULT),
+                         p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, p.b, in, p.b_transposed ? k : n,
+                         p.a, in, p.a_transposed ? m : k, &zero, p.c, out, n, compute, CUBLAS_GEMM_DEFAULT),
         "cublasGemmEx");
 }
 

@@ -11,7 +11,7 @@ namespace nacre::bench {
 /// One handle with a workspace of its own, on the context's stream, so that its products can be captured.
 class Cublas {
  public:
-  /// Throws Error(device) with one line where the library or the device is missing.
+  /// Throws Skip where the library is missing.
   explicit Cublas(Context&);
   ~Cublas();
   Cublas(const Cublas&) = delete;

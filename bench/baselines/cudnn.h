@@ -1,5 +1,5 @@
 #pragma once
-// Convolutions by cuDNN's graph API, one operation each. Time is the width of an image of height 1, as frameworks put it.
+// Convolutions by cuDNN's graph API, one operation each. Time is the width of an image of height 1, as in frameworks.
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,9 +12,9 @@ enum class Conv1dDirection : uint8_t { forward, input_gradient, weight_gradient 
 
 class CudnnConv1d {
  public:
-  /// x, weight and y lie on the device: channels last as nacre's, else [batch, channels, time] and [out, in, taps]. What
-  /// the direction computes is written, without bias, the rest is read. "fp32" takes floats and no tensor cores, "tf32"
-  /// floats, "bf16" bf16 for all three, with sums in float.
+  /// x, weight and y lie on the device: channels last as nacre's, else [batch, channels, time] and [out, in, taps].
+  /// What the direction computes is written, without bias, the rest is read. "fp32" takes floats and no tensor cores,
+  /// "tf32" floats, "bf16" bf16 for all three, with sums in float.
   struct Problem {
     Conv1dDirection direction;
     std::string_view arithmetic;
@@ -23,8 +23,8 @@ class CudnnConv1d {
     Conv1dGeometry geometry;
     void *x, *weight, *y;
   };
-  /// Measures what cuDNN's heuristics propose and keeps the fastest. Throws Error(device) with one line where library or
-  /// device are missing or nothing takes the problem.
+  /// Measures what cuDNN's heuristics propose and keeps the fastest. Throws Skip where the library is missing or has
+  /// nothing for the problem.
   CudnnConv1d(Context&, const Problem&);
   ~CudnnConv1d();
   CudnnConv1d(const CudnnConv1d&) = delete;

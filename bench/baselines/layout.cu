@@ -43,9 +43,8 @@ __global__ void __launch_bounds__(threads)
 
 /// partial [blocks][2]: the sums of (a - b)^2 and of b^2.
 template <class A, class B>
-__global__ void __launch_bounds__(threads)
-    difference_kernel(const A* a, int64_t a_pitch, const B* b, int64_t b_pitch, int64_t batch, int64_t n,
-                      double* partial) {
+__global__ void __launch_bounds__(threads) difference_kernel(const A* a, int64_t a_pitch, const B* b, int64_t b_pitch,
+                                                             int64_t batch, int64_t n, double* partial) {
   NACRE_SHARED(double, buffer, threads / 32);
   double difference = 0, size = 0;
   for (int64_t i = cuda::grid_thread(); i < batch * n; i += cuda::grid_threads()) {

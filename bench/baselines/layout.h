@@ -8,7 +8,7 @@ namespace nacre::bench {
 template <class T>
 void transpose(Context&, const T* from, T* to, int64_t batch, int64_t rows, int64_t columns);
 
-/// to [batch, rows, terms, channels] = from[b, row step + term jump + first, c] of [batch, time, channels]; zero outside.
+/// to [batch, rows, terms, channels] = from[b, row step + term jump + first, c] of [batch, time, channels]; else zero.
 struct Unfold {
   int64_t batch, time, channels;
   int64_t rows, terms, step, jump, first;
@@ -24,6 +24,7 @@ void phases(Context&, const T* weight, T* to, int64_t out, int64_t taps, int64_t
 
 /// sqrt(sum (a - b)^2 / sum b^2) over `batch` pieces of n elements, which begin a_pitch and b_pitch apart. Waits.
 template <class A, class B>
-double relative_difference(Context&, const A* a, int64_t a_pitch, const B* b, int64_t b_pitch, int64_t batch, int64_t n);
+double relative_difference(Context&, const A* a, int64_t a_pitch, const B* b, int64_t b_pitch, int64_t batch,
+                           int64_t n);
 
 }  // namespace nacre::bench

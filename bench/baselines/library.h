@@ -5,24 +5,24 @@
 #include <string>
 #include <vector>
 
-#include "nacre/error.h"
+#include "harness.h"
 
 namespace nacre::bench {
 
 class Library {
  public:
-  /// `what` is its name for people. Looks where the loader looks, then where the toolkit of the build lies.
+  /// `what` is its name for people. Looks where the loader looks, then where the build's toolkit lies. Throws Skip.
   Library(const char* what, const std::vector<std::string>& names) : what_(what) {
     for (const std::string& folder : {std::string(), std::string(NACRE_CUDA_LIBRARIES "/")})
       for (const std::string& name : names)
         if (handle_ == nullptr) handle_ = dlopen((folder + name).c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle_ == nullptr)
-      throw Error(ErrorKind::device, what_ + ": " + names.front() + " is missing; put its folder into LD_LIBRARY_PATH");
+      throw Skip(what_ + ": " + names.front() + " is missing; put its folder into LD_LIBRARY_PATH");
   }
   template <class F>
   F* function(const char* name) const {
     void* f = dlsym(handle_, name);
-    if (f == nullptr) throw Error(ErrorKind::device, what_ + ": the library found here has no " + name);
+    if (f == nullptr) throw Skip(what_ + ": the library found here has no " + name);
     return reinterpret_cast<F*>(f);
   }
 
