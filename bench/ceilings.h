@@ -19,7 +19,7 @@ struct Ceilings {
   double flops_all = 0;      ///< fp32, every thread; fused multiply-adds in registers
 
   // Of a CUDA device only.
-  std::vector<Copy> cold_copies;  ///< single copies that find nothing in the cache, timed as cold cases are
+  std::vector<Copy> cold_copies;              ///< one copy each with nothing in the cache, timed as cold cases are
   double tf32_product = 0, bf16_product = 0;  ///< products of large random matrices by cuBLAS; 0 without it
   double tf32_mma = 0, bf16_mma = 0;          ///< mma.sync on registers
   double special = 0;                         ///< results per second of the special function units (__sinf)

@@ -71,7 +71,8 @@ void expect_same(const char* library, double difference, const std::string& arit
 
 #if defined(NACRE_BENCH_CUDNN)
 template <class T>
-Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::string& arithmetic, bool channels_last) {
+Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::string& arithmetic, bool channels_last,
+          bool first_plan) {
   Context& ctx = data.ctx;
   const Tensors<T> t = tensors<T>(data, direction, l);
   // Weights [out, taps, in] are to [out, in, taps] as [batch, time, channels] to [batch, channels, time].
@@ -96,7 +97,8 @@ Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::stri
                                                                              .geometry = l.g,
                                                                              .x = x.data,
                                                                              .weight = weight.data,
-                                                                             .y = y.data});
+                                                                             .y = y.data,
+                                                                             .first_plan = first_plan});
   convolution->run();
   View<T> theirs = direction == Conv1dDirection::forward          ? y
                    : direction == Conv1dDirection::input_gradient ? x
@@ -185,6 +187,7 @@ Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::strin
 
 template <class T>
 void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic, bool channels_first) {
+  [[maybe_unused]] const bool small = suite.small();
   for (const Conv1dDirection direction : directions) {
     const std::string ours = l.case_name(std::string("conv1d_") + name_of(direction), arithmetic);
     const auto info = [&](const char* baseline) {
@@ -195,9 +198,9 @@ void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic, bool
                       .parameters = {{"op", "baseline"}, {"library", baseline}, {"of", ours}}};
     };
 #if defined(NACRE_BENCH_CUDNN)
-    suite.add(info("cudnn_nhwc"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, true); });
+    suite.add(info("cudnn_nhwc"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, true, small); });
     if (channels_first)
-      suite.add(info("cudnn_nchw"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, false); });
+      suite.add(info("cudnn_nchw"), [=](Data& data) { return cudnn<T>(data, direction, l, arithmetic, false, small); });
 #endif
 #if defined(NACRE_BENCH_CUBLAS)
     suite.add(info("gemm"), [=](Data& data) { return gemm<T>(data, direction, l, arithmetic); });

@@ -297,6 +297,11 @@ CudnnConv1d::CudnnConv1d(Context& ctx, const Problem& p) : impl_(std::make_uniqu
     try {
       // One look first: what cuDNN falls back to may be slower by orders of magnitude.
       i.run(plan);
+      if (p.first_plan) {
+        ctx.synchronize();
+        i.best = &plan;
+        break;
+      }
       cuda::Event start, end;
       start.record(ctx);
       i.run(plan);

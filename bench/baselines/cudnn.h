@@ -22,6 +22,7 @@ class CudnnConv1d {
     Shape x_shape, weight_shape, y_shape;  ///< as nacre's, whatever the layout
     Conv1dGeometry geometry;
     void *x, *weight, *y;
+    bool first_plan = false;  ///< take the first that runs and measure nothing
   };
   /// Measures what cuDNN's heuristics propose and keeps the fastest. Throws Skip where the library is missing or has
   /// nothing for the problem.
