@@ -5,6 +5,9 @@
 #include <cstring>
 
 #include "host.h"
+#if defined(NACRE_WITH_CUDA)
+#include "ceilings_cuda.h"
+#endif
 
 namespace nacre::bench {
 namespace {
@@ -70,11 +73,26 @@ NACRE_FMA_LOOP(fma_avx2, 8)
   return 2.0 * 12 * lanes * static_cast<double>(rounds) * threads / seconds;
 }
 
+/// Where less data was slower, a core was busy elsewhere.
+void never_slower_on_less(std::vector<Ceilings::Copy>& copies) {
+  for (size_t i = copies.size() - 1; i > 0; --i)
+    copies[i - 1].bytes_per_second = std::max(copies[i - 1].bytes_per_second, copies[i].bytes_per_second);
+}
+
 }  // namespace
 
-double Ceilings::peak(std::string_view arithmetic) const { return arithmetic == "fp32" ? flops_all : 0; }
+double Ceilings::peak(std::string_view arithmetic) const {
+  if (arithmetic == "tf32") return std::max(tf32_product, tf32_mma);
+  if (arithmetic == "bf16") return std::max(bf16_product, bf16_mma);
+  return arithmetic == "fp32" ? flops_all : 0;
+}
 std::vector<std::pair<std::string, double>> Ceilings::named() const {
-  return {{"fma_GFLOP/s one thread", flops_one * 1e-9}, {"fma_GFLOP/s all threads", flops_all * 1e-9}};
+  if (bf16_mma == 0)
+    return {{"fma_GFLOP/s one thread", flops_one * 1e-9}, {"fma_GFLOP/s all threads", flops_all * 1e-9}};
+  return {{"GFLOP/s fma fp32", flops_all * 1e-9},       {"GFLOP/s cuBLAS tf32", tf32_product * 1e-9},
+          {"GFLOP/s cuBLAS bf16", bf16_product * 1e-9}, {"GFLOP/s mma.sync tf32", tf32_mma * 1e-9},
+          {"GFLOP/s mma.sync bf16", bf16_mma * 1e-9},   {"G/s special functions", special * 1e-9},
+          {"us per launch in a graph", launch * 1e6}};
 }
 double Ceilings::copy(int64_t bytes) const {
   if (copies.empty()) return 0;
@@ -87,9 +105,30 @@ double Ceilings::copy(int64_t bytes) const {
   return nearest->bytes_per_second;
 }
 
+double Ceilings::cold_copy(int64_t bytes) const {
+  if (cold_copies.empty()) return copy(bytes);
+  const auto seconds = [](const Copy& c) { return static_cast<double>(c.bytes) / c.bytes_per_second; };
+  const double wanted = static_cast<double>(std::max<int64_t>(bytes, 1));
+  // Less than the least takes the same time: that of a launch and of one way to memory.
+  if (bytes <= cold_copies.front().bytes) return wanted / seconds(cold_copies.front());
+  for (size_t i = 1; i < cold_copies.size(); ++i) {
+    const Copy &below = cold_copies[i - 1], &above = cold_copies[i];
+    if (bytes > above.bytes) continue;
+    const double part = static_cast<double>(bytes - below.bytes) / static_cast<double>(above.bytes - below.bytes);
+    return wanted / (seconds(below) + part * (seconds(above) - seconds(below)));
+  }
+  return cold_copies.back().bytes_per_second;
+}
+
 Ceilings measure_ceilings(Context& ctx) {
   Ceilings ceilings;
-  if (ctx.device().kind != Device::cpu) return ceilings;
+#if defined(NACRE_WITH_CUDA)
+  if (ctx.device().kind == Device::cuda) {
+    measure_cuda_ceilings(ctx, ceilings);
+    never_slower_on_less(ceilings.copies);
+    return ceilings;
+  }
+#endif
   // Per thread, read + written: from the first-level cache to memory.
   constexpr int64_t footprints[] = {32 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20, 512 << 20};
   const int64_t threads = ctx.threads();
@@ -110,10 +149,7 @@ Ceilings measure_ceilings(Context& ctx) {
     const double libc = copy_with([](const float* f, float* t, int64_t k) { std::memcpy(t, f, size_t(k) * 4); });
     ceilings.copies.push_back({footprint * threads, static_cast<double>(footprint * threads) / std::min(loop, libc)});
   }
-  // Less data is never slower; where it was, a core was busy elsewhere.
-  for (size_t i = ceilings.copies.size() - 1; i > 0; --i)
-    ceilings.copies[i - 1].bytes_per_second =
-        std::max(ceilings.copies[i - 1].bytes_per_second, ceilings.copies[i].bytes_per_second);
+  never_slower_on_less(ceilings.copies);
   ceilings.flops_one = measure_flops(ctx, 1);
   ceilings.flops_all = threads == 1 ? ceilings.flops_one : measure_flops(ctx, ctx.threads());
   return ceilings;

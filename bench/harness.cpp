@@ -22,7 +22,7 @@ std::vector<void (*)(Suite&)>& definitions() {
 
 std::string number(double x) {
   char text[32];
-  std::snprintf(text, sizeof(text), "%.1f", x);
+  std::snprintf(text, sizeof(text), std::abs(x) < 100 ? "%.3g" : "%.1f", x);
   return text;
 }
 
@@ -64,7 +64,7 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     const Timing t = measure(ctx, run, {.eager = info.eager, .timed = timed, .seconds = contexts.options.seconds});
     for (auto _ : state) state.SetIterationTime(t.warm.median);
     auto& c = state.counters;
-    if (t.launches >= 0) c["launches"] = static_cast<double>(t.launches);
+    if (t.launches > 0) c["launches"] = static_cast<double>(t.launches);
     for (const auto& [name, value] : data.figures) c[name] = value;
     if (!timed) return;
     // On a device what counts is the case that finds nothing in its cache; on the CPU the fastest of many.
@@ -77,7 +77,8 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     c["runs"] = static_cast<double>(spread.runs);
     if (info.audio_seconds > 0) c["x_realtime"] = info.audio_seconds / seconds;
     const double bytes = static_cast<double>(info.bytes), flops = static_cast<double>(info.flops);
-    const double copy = ceilings.copy(info.bytes), peak = ceilings.peak(info.arithmetic);
+    const double copy = cold ? ceilings.cold_copy(info.bytes) : ceilings.copy(info.bytes);
+    const double peak = ceilings.peak(info.arithmetic);
     c["GB/s"] = bytes / seconds * 1e-9;
     c["GFLOP/s"] = flops / seconds * 1e-9;
     c["copy%"] = 100 * bytes / seconds / copy;
@@ -85,6 +86,8 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
       c["peak%"] = 100 * flops / seconds / peak;
       c["floor%"] = 100 * std::max(bytes / copy, flops / peak) / seconds;
     }
+  } catch (const Skip& why) {
+    state.SkipWithError((skipped + why.what()).c_str());
   } catch (const Error& error) {
     state.SkipWithError(error.what());
   }
@@ -160,10 +163,15 @@ void describe(Context& ctx, const Ceilings& ceilings, const Options& options) {
   if (ctx.device().kind == Device::cpu) setting("threads", std::to_string(ctx.threads()));
   setting("small", options.small ? "true" : "false");
   if (options.small) return;
-  for (size_t i = 0; i < ceilings.copies.size(); ++i)
-    setting("copy_GB/s " + std::to_string(i + 1) + " of " + std::to_string(ceilings.copies[i].bytes >> 10) + " KiB",
-            number(ceilings.copies[i].bytes_per_second * 1e-9));
+  const auto list_copies = [](const std::string& kind, const std::vector<Ceilings::Copy>& copies) {
+    for (size_t i = 0; i < copies.size(); ++i)
+      setting(kind + std::to_string(i + 1) + " of " + std::to_string(copies[i].bytes >> 10) + " KiB",
+              number(copies[i].bytes_per_second * 1e-9));
+  };
+  list_copies("copy_GB/s ", ceilings.copies);
+  list_copies("cold_copy_GB/s ", ceilings.cold_copies);
   for (const auto& [name, value] : ceilings.named()) setting(name, number(value));
+  if (!ceilings.cublas.empty()) setting("cuBLAS", ceilings.cublas);
 }
 
 [[noreturn]] void usage(const std::string& what) { throw Error(ErrorKind::usage, what + "; see bench/harness.h"); }

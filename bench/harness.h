@@ -100,6 +100,12 @@ class Suite {
   bool cuda_, small_;
 };
 
+/// What a setup throws where its case cannot run (a library that is missing): shown with its line, and no failure.
+class Skip : public Error {
+ public:
+  explicit Skip(const std::string& why) : Error(ErrorKind::device, why) {}
+};
+
 /// A static object of this type is all that an op's bench needs to be found.
 class Cases {
  public:

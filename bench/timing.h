@@ -15,7 +15,7 @@ struct Sample {
 };
 struct Timing {
   Sample warm, cold;      ///< cold only on CUDA
-  int64_t launches = -1;  ///< kernels (and transforms) of one run; only on CUDA
+  int64_t launches = -1;  ///< kernels (and transforms) of one run; only on CUDA; 0 where another library launches
 };
 struct TimingOptions {
   bool eager = false;  ///< never captured
