@@ -17,13 +17,11 @@ the fastest of all that ran, whatever its arithmetic.
 Exit codes: 0 done, 2 usage, 3 bad input, 4 reading or writing failed.
 """
 import argparse
-import glob
 import json
 import math
 import os
 import re
 import sys
-import tempfile
 
 FIGURES = ("cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs", "launches", "GB/s", "GFLOP/s", "copy%", "peak%", "floor%")
 COUNTS = ("launches",)  # not of time: these stay where times are left out
@@ -121,7 +119,7 @@ class Found:
             raise Bad(f"{folder}: no such folder", 4)
         paths = {name: os.path.join(folder, name + ".json") for name in ("suite", "cases", "bench")}
         there = [name for name in paths if os.path.isfile(paths[name])]
-        peers = sorted(glob.glob(os.path.join(folder, "peers-*.json")))
+        peers = sorted(os.path.join(folder, f) for f in os.listdir(folder) if re.fullmatch(r"peers-.*\.json", f))
         if not there and not peers:
             raise Bad(f"{folder}: has none of suite.json, cases.json, bench.json, peers-*.json")
         self.folder_commit = None
@@ -422,11 +420,9 @@ def page(result):
 
 def write(path, text):
     try:
-        fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
-        with os.fdopen(fd, "w", encoding="utf-8") as f:
+        with open(path + ".part", "w", encoding="utf-8") as f:
             f.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(path + ".part", path)
     except OSError as e:
         raise Bad(f"{path}: {e.strerror}", 4)
 

@@ -236,6 +236,7 @@ last_files() { # folder, steps: what a run ends with
 # steps, and as many runs of one step each, which resume one another, must leave the same files.
 capture_train() { # precision
   local steps=6 step one two
+  [ "$S_SMALL" = 0 ] || steps=4
   train "$S_WORK/replayed-$1" "$1" $steps || return
   for ((step = 1; step <= steps; ++step)); do train "$S_WORK/eager-$1" "$1" $step || return; done
   while read -r one && read -r two <&3; do
@@ -285,7 +286,7 @@ rerun_decode() { # precision, number
 }
 part_reruns() {
   local runs=20 i precision what verb count different hashes bad=() text='' all_failed=() total=0
-  [ "$S_SMALL" = 0 ] || runs=3
+  [ "$S_SMALL" = 0 ] || runs=2
   make_data
   : >"$S_WORK/hashes"
   for verb in train encode decode; do
