@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Packs what scripts/gpu_suite.sh needs on a machine that has a GPU, its driver and the CUDA libraries, but neither this
+# repository nor what nacre is linked with: the programs, stripped; the shared libraries beside them, but for those of the
+# system and of CUDA; scripts, peers, golden data of the tests, and the commit.
+#
+#   scripts/gpu_pack.sh [--build DIR] [--out FILE.tar.xz] [--limit BYTES]
+#
+#   --build DIR      the build to pack (default build/cuda)
+#   --out FILE       where to (default build/nacre-gpu.tar.xz)
+#   --limit BYTES    no larger than this (default 62914560, that is 60 MiB)
+#
+# There: tar xf nacre-gpu.tar.xz && nacre-gpu/scripts/gpu_suite.sh. Libraries are found by LD_LIBRARY_PATH, which the suite sets
+# for nacre's programs alone; programs keep the paths they were linked with, so that nothing has to rewrite them.
+#
+# Exit codes: 0 done, 2 usage, 3 the packed file is larger than allowed, 4 reading or writing failed.
+set -euo pipefail
+self=$(readlink -f "${BASH_SOURCE[0]}")
+root=$(dirname "$(dirname "$self")")
+build=$root/build/cuda out=$root/build/nacre-gpu.tar.xz limit=62914560
+
+fail() { # exit code, words
+  echo "gpu_pack: ${*:2}" >&2
+  exit "$1"
+}
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help)
+      sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$self"
+      exit 0
+      ;;
+    --build | --out | --limit) ;;
+    --build=* | --out=* | --limit=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    *) fail 2 "$1: no such option; see --help" ;;
+  esac
+  if [ $# -lt 2 ] || [ -z "$2" ]; then fail 2 "$1: expected a value"; fi
+  case "$1" in
+    --build) build=$2 ;;
+    --out)
+      [[ $2 == *.tar.xz ]] || fail 2 "--out $2: expected a name that ends in .tar.xz"
+      out=$2
+      ;;
+    --limit)
+      [[ $2 =~ ^[1-9][0-9]{0,11}$ ]] || fail 2 "--limit $2: expected a number of bytes"
+      limit=$2
+      ;;
+  esac
+  shift 2
+done
+programs=(nacre bench/nacre_bench tests/nacre_tests)
+for p in "${programs[@]}"; do
+  [ -x "$build/$p" ] || fail 4 "$build has no $p; build nacre_program, nacre_bench and nacre_tests first"
+done
+for tool in tar xz; do command -v $tool >/dev/null || fail 4 "$tool is not here"; done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tree=$work/nacre-gpu
+packed=$tree/build/cuda
+mkdir -p "$packed/bench" "$packed/tests" "$packed/lib/fallback" "$tree/scripts" "$tree/bench" "$tree/tests"
+
+is_elf() { [ "$(head -c 4 "$1" | tail -c 3)" = ELF ]; }
+for p in "${programs[@]}"; do
+  cp "$build/$p" "$packed/$p"
+  if is_elf "$packed/$p" && command -v strip >/dev/null; then strip "$packed/$p"; fi
+done
+# What ldd finds, whole, but for the system's own and CUDA's. The C++ library goes apart: the suite takes it only where
+# the machine's own is missing or older than the one nacre was built with.
+for p in "${programs[@]}"; do
+  if is_elf "$build/$p"; then ldd "$build/$p"; fi
+done | sed -n 's/^[[:space:]]*\([^ ]*\) => \(not found\|\/[^ ]*\).*/\1 \2/p' | sort -u >"$work/libraries"
+missing=$(sed -n 's/ not found$//p' "$work/libraries" | tr '\n' ' ')
+[ -z "$missing" ] || fail 4 "libraries that this machine lacks itself: $missing"
+while read -r name path; do
+  case "$name" in
+    libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libresolv.so* | libutil.so* | libmvec.so* | ld-linux*) continue ;;
+    libcuda.so* | libcudart.so* | libcufft* | libcublas* | libcudnn* | libnv* | libcurand* | libcusolver* | libcusparse*) continue ;;
+    libstdc++.so* | libgcc_s.so*) to=$packed/lib/fallback ;;
+    *) to=$packed/lib ;;
+  esac
+  cp -L "$path" "$to/$name"
+  if command -v strip >/dev/null; then strip --strip-unneeded "$to/$name" 2>/dev/null || true; fi
+done <"$work/libraries"
+# Whether the device of this build is an emulated one is all that the suite asks of it.
+grep '^NACRE_CUDA:' "$build/CMakeCache.txt" >"$packed/CMakeCache.txt" 2>/dev/null || true
+
+cp "$root"/scripts/gpu_suite.sh "$root"/scripts/gpu_report.py "$tree/scripts/"
+cp -r "$root/bench/peers" "$tree/bench/"
+cp -r "$root/tests/golden" "$tree/tests/"
+find "$tree" -name __pycache__ -prune -exec rm -rf {} +
+cp "$root/LICENSE" "$tree/"
+if [ -f "$root/COMMIT" ]; then
+  cp "$root/COMMIT" "$tree/"
+elif commit=$(git -C "$root" rev-parse HEAD 2>/dev/null); then
+  [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || commit+=+changes
+  echo "$commit" >"$tree/COMMIT"
+else
+  echo unknown >"$tree/COMMIT"
+fi
+
+# The programs hold the same kernels: behind each other, within one dictionary, these cost their size once.
+if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} \
+  nacre-gpu/{COMMIT,LICENSE,scripts,bench} nacre-gpu/tests | xz -T1 --lzma2=preset=6,dict=128MiB >"$work/packed"; then
+  fail 4 "packing failed"
+fi
+size=$(stat -c %s "$work/packed")
+[ "$size" -le "$limit" ] || fail 3 "the packed file has $size bytes, at most $limit are allowed: $out is not written"
+mkdir -p "$(dirname "$out")" 2>/dev/null || fail 4 "$out: its folder cannot be made"
+if ! cp "$work/packed" "$out.part" 2>/dev/null || ! mv "$out.part" "$out"; then fail 4 "$out: cannot be written"; fi
+echo "gpu_pack: $out: $size bytes of $limit, commit $(cat "$tree/COMMIT"), libraries $(cd "$packed/lib" && find . -type f | sed 's/^\.\///' | sort | tr '\n' ' ')"
