@@ -79,8 +79,8 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const We
       const float gradient = sums.inverse == 0 ? 0.0f : of_dw * d.v[k] - of_v * x.v[k];
       x.v[k] = adamw_update(x.v[k], gradient, mi.v[k], vi.v[k], step);
       if (with_ema) e.v[k] += step.ema_rate * (x.v[k] - e.v[k]);
-      square += x.v[k] * x.v[k];
     }
+    square = packs ? add_products(square, x, x) : __fmaf_rn(x.v[0], x.v[0], square);
     if constexpr (packs) {
       store_pack(value + i, x), store_pack(m + i, mi), store_pack(v + i, vi);
       if (with_ema) store_pack(ema + i, e);

@@ -1,5 +1,7 @@
 #include "nacre/ops/weight_norm_adamw.h"
 
+#include <cstring>
+
 #include "harness.h"
 #include "reference/adamw.h"
 #include "reference/weight_norm.h"
@@ -177,6 +179,15 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
     }
     CHECK(worst <= 8 * ulp + storage);
   }
+  // Bit for bit what weight_norm makes of these directions: a run that is resumed begins with that.
+  auto& again = c.output<T>("w again", weights);
+  weight_norm_forward<T>(c.ctx, {.v = View<const float>(value.data(), weights),
+                                 .g = View<const float>(value.data() + l.directions, {.channels = l.gains}),
+                                 .rows = rows_view,
+                                 .w = again});
+  const std::vector<T> wanted = again.read();
+  for (const WeightRow& row : l.rows)
+    CHECK(std::memcmp(found.data() + row.offset, wanted.data() + row.offset, static_cast<size_t>(row.length) * sizeof(T)) == 0);
 }
 
 }  // namespace
