@@ -249,14 +249,16 @@ def compare(nacre, peers, kind):
 
 
 def make_result(found):
+    if not found.gpus:
+        found.see_gpu(found.suite.get("gpu"), "suite.json")
     if len(found.gpus) > 1:
         (a, b) = list(found.gpus.values())[:2]
         raise Bad(f"results of two devices: {a[0]} in {a[1]}, {b[0]} in {b[1]}")
     timings = not (found.small or found.emulated)
-    if found.gpus:
+    if found.emulated:
+        slug, gpu = "emulated", "Emulated on the CPU"
+    elif found.gpus:
         slug, (gpu, _) = list(found.gpus.items())[0]
-    elif found.emulated:
-        slug, gpu = "emulated", "emulated on the CPU"
     else:
         slug, gpu = "unknown-gpu", None
     why = None

@@ -22,7 +22,8 @@
 #   --small          small shapes, few tests, few reruns: proves that the suite works. Its report has no times
 #   --jobs N         processes beside each other where nothing is timed (default: half of the cores, at most 8)
 #   --limit SECONDS  a part that takes longer is stopped (default: each has a limit of its own)
-#   --budget SECONDS no part is begun, or goes on, once so much time is spent
+#   --budget SECONDS for the whole call: a part is begun only while half of its limit is left, and stopped in time. Another
+#                    call with --resume goes on
 #
 # A part that fails does not stop the rest. DIR gets PART.log of each, suite.json, cases.json, bench.json, peers-eager.json,
 # peers-compiled.json, and what scripts/gpu_report.py makes of them. The PyTorch used is that of $PYTHON (default python3).
@@ -153,8 +154,10 @@ find_sanitizer() {
 sanitize() { # tool, what runs under it
   ours "$S_SANITIZER" --tool "$1" --error-exitcode 99 --print-limit 20 "${@:2}"
 }
-sanitized_bench() { # tool
-  sanitize "$1" "$S_BUILD/bench/nacre_bench" --device "$S_DEVICE" --small
+sanitized_bench() { # tool, for the log
+  local some=()
+  [ "$S_EMULATED" = 0 ] || some=(--benchmark_filter='^(convert|adamw)') # all of them take minutes there
+  sanitize "$1" "$S_BUILD/bench/nacre_bench" --device "$S_DEVICE" --small "${some[@]}"
 }
 sanitized_test() { # tool, name
   NACRE_TEST_DEVICES=cuda sanitize "$1" "$S_BUILD/tests/nacre_tests" "$(named "$2")" -w NoTests
@@ -171,7 +174,7 @@ part_sanitizer() {
   local tool name
   [ "$S_SMALL" = 0 ] || sanitized_tests=("convert" "adamw")
   for tool in memcheck racecheck initcheck synccheck; do
-    queue sanitized_bench "$tool"
+    queue sanitized_bench "$tool" "nacre_bench --small"
     for name in "${sanitized_tests[@]}"; do queue sanitized_test "$tool" "$name"; done
   done
   work_off 150
@@ -234,7 +237,7 @@ last_files() { # folder, steps: what a run ends with
 # ---- capture ----------------------------------------------------------------------------------------------------------------
 # The first step of a process runs kernel by kernel, the second is captured, all others replay it. So one run of several
 # steps, and as many runs of one step each, which resume one another, must leave the same files.
-capture_train() { # precision
+capture_train() { # precision, for the log
   local steps=6 step one two
   [ "$S_SMALL" = 0 ] || steps=4
   train "$S_WORK/replayed-$1" "$1" $steps || return
@@ -253,7 +256,7 @@ part_capture() {
   [ "$S_SMALL" = 0 ] || names=("a graph holds what a stream can do, and nothing else")
   make_data
   for name in "${names[@]}"; do queue one_test "$name"; done
-  for precision in fp32 tf32 bf16; do queue capture_train $precision; done
+  for precision in fp32 tf32 bf16; do queue capture_train $precision "nacre train"; done
   work_off 80
   facts "\"checks\": $jobs_queued, \"passed\": $passed, \"failed\": $(json_list "${failed[@]}")"
   why "$passed of $jobs_queued comparisons of captured with eager steps are equal"
@@ -542,8 +545,11 @@ if [ "$(cat "$out/state/key" 2>/dev/null)" != "$key" ]; then
   rm -f "$out"/state/* "$out"/{suite,cases,bench,peers-eager,peers-compiled}.json
   printf '%s\n' "$key" >"$out/state/key"
 fi
-driver=
-if command -v nvidia-smi >/dev/null; then
+driver='' gpu=''
+if [ $emulated = 0 ] && command -v nvidia-smi >/dev/null; then
+  # For a report without benches, which name the device themselves; of several GPUs this cannot say which it was.
+  gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | sort -u)
+  [ "$(wc -l <<<"$gpu")" = 1 ] || gpu=''
   driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
 fi
 write_suite() {
@@ -553,7 +559,7 @@ write_suite() {
       "$(json "$device")"
     printf ' "small": %s,\n "emulated": %s,\n' "$([ $small = 1 ] && echo true || echo false)" \
       "$([ $emulated = 1 ] && echo true || echo false)"
-    printf ' "driver": %s,\n "host": {"system": %s, "cpu": %s, "cores": %d},\n "build_seconds": %d,\n "parts": [' "$(json "$driver")" \
+    printf ' "gpu": %s,\n "driver": %s,\n "host": {"system": %s, "cpu": %s, "cores": %d},\n "build_seconds": %d,\n "parts": [' "$(json "$gpu")" "$(json "$driver")" \
       "$(json "$(uname -srm)")" "$(json "$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)")" "$(nproc)" \
       "$build_seconds"
     for part in "${all_parts[@]}"; do
@@ -590,11 +596,13 @@ for part in "${parts[@]}"; do
   limit=${limit_all:-${limits[$part]}}
   if [ -n "$budget" ]; then
     left=$((budget - SECONDS))
-    if [ $left -lt 20 ]; then
-      # What an earlier call found stays.
-      [ -f "$out/state/$part" ] || outcome "$part" skipped 0 0 "the budget of $budget s is spent"
-      [ "${summary[-1]:-}" != "" ] && [[ ${summary[-1]} == "$part "* ]] ||
-        summary+=("$(printf '%-15s %-17s %5s    %s' "$part" skipped "" "the budget is spent; $out has an earlier result")")
+    if [ $left -lt $((limit / 2)) ]; then
+      if [ -f "$out/state/$part" ]; then # what an earlier call found stays
+        summary+=("$(printf '%-15s %-17s %5s    %s' "$part" skipped "" "too little of the budget is left; $out has an earlier outcome")")
+        echo "   skipped: too little of the budget is left"
+      else
+        outcome "$part" skipped 0 0 "too little of the budget of $budget s is left"
+      fi
       continue
     fi
     [ "$limit" -le $((left - 10)) ] || limit=$((left - 10))

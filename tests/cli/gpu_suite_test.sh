@@ -3,7 +3,7 @@
 # the purpose. $1 is the source tree; $2, if given, the test program, which must have the tests that the suite asks for.
 set -u
 root=$(readlink -f "$1")
-tests_program=${2:-}
+tests_program=${2:+$(readlink -f "$2")}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -24,7 +24,7 @@ expect_line() { grep -qE -- "$2" "$1" || fail "$1 has no line like '$2'"; }
 refused() { # exit code, program, options: one line, which names the program
   run "${@:2}"
   expect_code "$1" "${*:2}"
-  [ ! -s out ] && [ "$(wc -l <err)" = 1 ] && grep -q "^gpu_" err || fail "${*:2}: not one clear line"
+  if [ -s out ] || [ "$(wc -l <err)" != 1 ] || ! grep -q "^gpu_" err; then fail "${*:2}: not one clear line"; fi
 }
 
 # ---- a tree with programs that pretend -----------------------------------------------------------------------------------
@@ -166,6 +166,10 @@ expect_code 1 "a part that hangs"
 expect_line out "^bench +FAILED \(exit 124\) .*stopped after its limit of 1 s"
 [ $SECONDS -lt 15 ] || fail "a part that hangs takes $SECONDS s"
 
+run $suite --out hurried --part bench --budget 60
+expect_code 0 "a small budget"
+expect_line out "^bench +skipped +0 s  too little of the budget of 60 s is left"
+
 # ---- packing -------------------------------------------------------------------------------------------------------------
 refused 2 tree/scripts/gpu_pack.sh --out some.zip
 refused 2 tree/scripts/gpu_pack.sh --limit many
@@ -180,7 +184,8 @@ expect_code 0 "packing"
 mv script tree/build/cuda/nacre
 run tree/scripts/gpu_pack.sh --out packed.tar.xz
 expect_code 0 "packing"
-mkdir unpacked && tar -C unpacked -xf packed.tar.xz || fail "what was packed cannot be unpacked"
+mkdir unpacked
+tar -C unpacked -xf packed.tar.xz || fail "what was packed cannot be unpacked"
 run unpacked/nacre-gpu/scripts/gpu_suite.sh --small --part bench
 expect_code 0 "a packed suite"
 expect_line unpacked/nacre-gpu/bench/results/work/nvidia-pretender-1.md "^\| commit \| 0123456789abcdef \|"
