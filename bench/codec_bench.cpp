@@ -58,12 +58,12 @@ void add_step(Suite& suite, const std::string& name, const std::string& type, in
        .parameters = parameters("step", type, name, batch, samples, captured),
        .audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(m.config.sample_rate),
        .eager = true},  // the step holds its own graph
-      [=, losses = losses(suite)](Data& data) -> Run {
+      [=, losses = losses(suite), rows = suite.least(2000, 60)](Data& data) -> Run {
         const Storage storage = type == "bf16" ? Storage::bfloat16 : Storage::float32;
         auto step =
             std::make_shared<TrainingStep>(data.ctx, m.config, losses, OptimizerConfig{}, batch, samples, 1, storage);
         const std::vector<int32_t> lengths(static_cast<size_t>(batch), static_cast<int32_t>(samples));
-        step->start_codebooks([&] { step->load(noise(batch * samples), lengths); }, 2000);
+        step->start_codebooks([&] { step->load(noise(batch * samples), lengths); }, rows);
         step->set_capture(captured);
         step->run(), step->run();  // the second is the one that is captured
         data.figure("MiB", mib(step->planned_bytes()));
