@@ -46,7 +46,7 @@ double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 void add_step(Suite& suite, const std::string& name, const std::string& type, int64_t batch, int64_t samples,
               bool captured) {
   const Model m = model(suite, name);
-  batch = suite.least(batch, 2), samples = suite.least(samples, 400);
+  batch = suite.least(batch, 2), samples = suite.least(samples, 160);
   const int64_t frames = batch * samples / m.config.hop();
   // Backward costs two products for each of forward's.
   const int64_t flops = 3 * 2 * (m.config.encoder_macs(frames) + m.config.decoder_macs(frames));
