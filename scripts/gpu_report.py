@@ -6,8 +6,8 @@
   --out DIR   where both files go (default bench/results)
   --add       on top of the result that DIR has of this GPU: what the WORKDIRs lack stays (say, peers-compiled later)
 
-Read from each WORKDIR, as far as it is there: suite.json (commit, device, outcome of every part), cases.json, bench.json and
-peers-*.json. Of several folders the last one wins, figure by figure for peers. Bench results are taken whole, of one commit. A
+Read from each WORKDIR, as far as it is there: suite.json (commit, device, outcome of every part), cases.json, bench.json,
+baselines.json (cuDNN and cuBLAS, which count among the peers) and peers-*.json. Of several folders the last one wins, figure by figure for peers. Bench results are taken whole, of one commit. A
 JSON file that a killed program left half written counts as far as it goes, and the result says so.
 
 A figure that nobody measured is "-". So are all times where shapes were small or the device was emulated. A ratio is the best
@@ -29,6 +29,10 @@ COUNTS = ("launches",)  # not of time: these stay where times are left out
 STANDARD = ("family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations", "real_time",
             "cpu_time", "items_per_second", "bytes_per_second")
 PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs")
+# Cases of nacre_bench that time another library on the shape of the case whose name stands before theirs.
+BASELINE = re.compile(r"(.+)/(cudnn_nhwc|cudnn_nchw|gemm)")
+BASELINE_NOTES = {"cudnn_nhwc": "without the bias", "cudnn_nchw": "without the bias",
+                  "gemm": "memory unfolded before, which is not timed; without the bias"}
 
 
 class Bad(Exception):
@@ -117,18 +121,20 @@ class Found:
     def add_folder(self, folder):
         if not os.path.isdir(folder):
             raise Bad(f"{folder}: no such folder", 4)
-        paths = {name: os.path.join(folder, name + ".json") for name in ("suite", "cases", "bench")}
+        paths = {name: os.path.join(folder, name + ".json") for name in ("suite", "cases", "bench", "baselines")}
         there = [name for name in paths if os.path.isfile(paths[name])]
         peers = sorted(os.path.join(folder, f) for f in os.listdir(folder) if re.fullmatch(r"peers-.*\.json", f))
         if not there and not peers:
-            raise Bad(f"{folder}: has none of suite.json, cases.json, bench.json, peers-*.json")
+            raise Bad(f"{folder}: has none of suite.json, cases.json, bench.json, baselines.json, peers-*.json")
         self.folder_commit = None
         if "suite" in there:
             self.add_suite(paths["suite"])
         if "cases" in there:
             self.add_cases(paths["cases"])
         if "bench" in there:
-            self.add_bench(paths["bench"])
+            self.add_bench(paths["bench"], True)
+        if "baselines" in there:
+            self.add_bench(paths["baselines"], False)
         for path in peers:
             self.add_peers(path)
 
@@ -151,6 +157,8 @@ class Found:
         self.small |= found.get("small") is True
         cases = {}
         for case in found["cases"]:
+            if BASELINE.fullmatch(named(case, path)):
+                continue
             cases[named(case, path)] = {k: case[k] for k in ("bytes", "flops", "arithmetic", "parameters") if k in case}
         # Names of a list without results, beside another folder's bench, add nothing: peers find their case by name.
         self.cases.update(cases)
@@ -159,26 +167,32 @@ class Found:
         if name:
             self.gpus[re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")] = (name, path)
 
-    def add_bench(self, path):
+    def add_bench(self, path, ours):
         found = read(path, "benchmarks", self.notes)
         context = found.get("context")
         if not isinstance(context, dict):
             raise Bad(f'{path}: has no "context"')
         commit = context.setdefault("commit", self.folder_commit)
         before = self.bench_context.get("commit")
-        if self.has_bench and commit != before:
+        if ours and self.has_bench and commit != before:
             raise Bad(f"{path}: bench results of commit {commit}, after those of {before}: give folders of one commit")
         description = str(context.get("description", ""))
         self.emulated |= "emulated" in description
         self.small |= context.get("small") in (True, "true", "1", 1)
         self.see_gpu(description.split(",")[0].strip(), path)
-        self.has_bench = True
-        self.bench_context.update(context)
+        if ours:
+            self.has_bench = True
+            self.bench_context.update(context)
         for result in found["benchmarks"]:
             if result.get("run_type", "iteration") != "iteration":
                 continue
             name = bench_name(named(result, path))
-            if result.get("error_occurred"):
+            baseline = BASELINE.fullmatch(name)
+            if baseline:
+                of, library = baseline.groups()
+                error = result.get("error_message", "failed") if result.get("error_occurred") else None
+                self.add_peer(of, library, {**result, "error": error, "note": BASELINE_NOTES[library]})
+            elif result.get("error_occurred"):
                 self.bench[name] = {"error": one_line(result.get("error_message", "failed"))}
             else:
                 self.bench[name] = {k: figure(result.get(k)) for k in FIGURES}
@@ -198,16 +212,20 @@ class Found:
             name, peer = named(result, path), result.get("peer")
             if not isinstance(peer, str) or not peer:
                 raise Bad(f"{path}: a result of {name} names no peer")
-            kept = {k: figure(result.get(k)) for k in PEER_FIGURES}
-            if result.get("note"):
-                kept["note"] = one_line(result["note"])
-            measured = kept["cold_us"] or kept["warm_us"]
-            if not measured:
-                kept = {"error": one_line(result.get("error") or "no figure")}
-            mine = self.peers.setdefault(name, {})
-            # A failure says less than a figure.
-            if measured or peer not in mine or "error" in mine[peer]:
-                mine[peer] = kept
+            self.add_peer(name, peer, result)
+
+    def add_peer(self, name, peer, result):
+        kept = {k: figure(result.get(k)) for k in PEER_FIGURES}
+        for k in ("arithmetic", "note"):
+            if result.get(k):
+                kept[k] = one_line(result[k])
+        measured = kept["cold_us"] or kept["warm_us"]
+        if not measured:
+            kept = {"error": one_line(result.get("error") or "no figure")}
+        mine = self.peers.setdefault(name, {})
+        # A failure says less than a figure.
+        if measured or peer not in mine or "error" in mine[peer]:
+            mine[peer] = kept
 
     def add_result(self, path):
         """An earlier result, below everything of the folders."""
@@ -274,7 +292,7 @@ def make_result(found):
         nacre, peers = dict(found.bench.get(name, {})), {p: dict(r) for p, r in found.peers.get(name, {}).items()}
         if not timings:
             nacre = {k: (v if k in COUNTS or k == "error" else None) for k, v in nacre.items()}
-            peers = {p: {k: (v if k in ("note", "error") else None) for k, v in r.items()} for p, r in peers.items()}
+            peers = {p: {k: (v if k in ("note", "arithmetic", "error") else None) for k, v in r.items()} for p, r in peers.items()}
         cold, warm = compare(nacre, peers, "cold_us"), compare(nacre, peers, "warm_us")
         parameters = facts.get("parameters") if isinstance(facts.get("parameters"), dict) else {}
         cases.append({
@@ -336,10 +354,11 @@ def case_row(case):
 
 def peer_row(case, peer):
     if "error" in peer:
-        return [cell(case["name"]), cell(peer["peer"]), "-", "-", "-", "-", "-", cell("failed: " + peer["error"])]
+        error = peer["error"] if peer["error"].startswith("skipped") else "failed: " + peer["error"]
+        return [cell(case["name"]), cell(peer["peer"]), "-", "-", "-", "-", "-", cell(error)]
     ratios = [times(peer[k] / case["nacre"][k] if peer.get(k) and case["nacre"].get(k) else None) for k in ("cold_us", "warm_us")]
     return [cell(case["name"]), cell(peer["peer"]), us(peer.get("cold_us")), us(peer.get("warm_us")), spread(peer), *ratios,
-            cell(peer.get("note") or "")]
+            cell(", ".join(peer[k] for k in ("arithmetic", "note") if peer.get(k)))]
 
 
 def best_ratio(case):

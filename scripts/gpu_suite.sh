@@ -3,7 +3,7 @@
 # Needs an NVIDIA driver and the CUDA libraries; python3 for the report, PyTorch for the peers, compute-sanitizer for its part.
 #
 #   scripts/gpu_suite.sh [--part NAME]... [--build DIR] [--out DIR] [--device cuda:N] [--resume]
-#                        [--small] [--jobs N] [--limit SECONDS] [--budget SECONDS]
+#                        [--small] [--jobs N] [--seconds S] [--limit SECONDS] [--budget SECONDS]
 #
 #   tests            every test on the device, each in a process of its own; with NACRE_TEST_MODEL and NACRE_TEST_AUDIO set,
 #                    also that a trained model's codes are those of the CPU
@@ -11,6 +11,7 @@
 #   capture          captured steps against steps that run kernel by kernel, in the tests and in nacre train
 #   reruns           twenty runs of training, encoding and decoding must end in the same bytes, in every precision
 #   bench            nacre_bench on the device
+#   baselines        cuDNN and cuBLAS on the shapes of the convolutions, where this build and machine have them
 #   peers            the same cases in PyTorch, eager
 #   peers-compiled   the same compiled; goes on where an earlier one stopped. Not among the parts of a plain call
 #
@@ -21,21 +22,25 @@
 #   --resume         leave out parts that DIR already has as ok, of this commit, build and device
 #   --small          small shapes, few tests, few reruns: proves that the suite works. Its report has no times
 #   --jobs N         processes beside each other where nothing is timed (default: half of the cores, at most 8)
+#   --seconds S      of each case of bench and baselines, warm and cold each (default 0.1; at least 50 runs of most)
 #   --limit SECONDS  a part that takes longer is stopped (default: each has a limit of its own)
 #   --budget SECONDS for the whole call: a part is begun only while half of its limit is left, and stopped in time. Another
 #                    call with --resume goes on
 #
-# A part that fails does not stop the rest. DIR gets PART.log of each, suite.json, cases.json, bench.json, peers-eager.json,
-# peers-compiled.json, and what scripts/gpu_report.py makes of them. The PyTorch used is that of $PYTHON (default python3).
+# A part that fails does not stop the rest. DIR gets PART.log of each, suite.json, cases.json, bench.json, baselines.json,
+# peers-eager.json, peers-compiled.json, and what scripts/gpu_report.py makes of them, <gpu>.json and <gpu>.md; these two go to bench/results
+# itself where DIR is the default and shapes are not small. Compiled peers of a later call into another folder are added by
+# scripts/gpu_report.py --add. The PyTorch used is that of $PYTHON (default python3).
 #
 # Exit codes: 0 every part is ok or was skipped, 1 some part failed, 2 usage, 4 no build, 6 no device, 130 and 143 signals.
 set -u
 export LC_ALL=C
 self=$(readlink -f "${BASH_SOURCE[0]}")
 root=$(dirname "$(dirname "$self")")
-all_parts=(tests sanitizer capture reruns bench peers peers-compiled)
+all_parts=(tests sanitizer capture reruns bench baselines peers peers-compiled)
 # Seconds after which a part is stopped, so that one that hangs does not take the machine.
-declare -A limits=([tests]=240 [sanitizer]=200 [capture]=90 [reruns]=150 [bench]=240 [peers]=180 [peers-compiled]=480)
+declare -A limits=([tests]=240 [sanitizer]=200 [capture]=90 [reruns]=150 [bench]=300 [baselines]=240 [peers]=240
+  [peers-compiled]=480)
 
 usage_error() {
   echo "gpu_suite: $*" >&2
@@ -43,7 +48,7 @@ usage_error() {
 }
 
 # ---- inside a part: the script runs itself as `gpu_suite.sh __part NAME`, under `timeout`, with these set ------------------
-# S_BUILD S_OUT S_DEVICE S_SMALL S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT
+# S_BUILD S_OUT S_DEVICE S_SMALL S_SECONDS S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT
 
 # What the build needs and the machine lacks lies beside it in a packed tree; nothing else shall see those libraries.
 ours() { env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
@@ -126,11 +131,14 @@ part_tests() {
   [ ${#names[@]} -gt 0 ] || { why "nacre_tests lists no tests"; return 1; }
   local name
   for name in "${names[@]}"; do queue one_test "$name"; done
-  work_off 120
+  work_off 150
   facts "\"cases\": ${#names[@]}, \"passed\": $passed, \"failed\": $(json_list "${failed[@]}")"
   why "$passed of ${#names[@]} tests passed"
   [ ${#failed[@]} = 0 ]
 }
+
+# Cases of nacre_bench that time another library.
+baselines='/(cudnn_nhwc|cudnn_nchw|gemm)'
 
 # ---- sanitizer --------------------------------------------------------------------------------------------------------------
 # Beside the small benches, which launch every op: tests with odd shapes, and a whole captured step.
@@ -155,7 +163,7 @@ sanitize() { # tool, what runs under it
   ours "$S_SANITIZER" --tool "$1" --error-exitcode 99 --print-limit 20 "${@:2}"
 }
 sanitized_bench() { # tool, for the log
-  local some=()
+  local some=("--benchmark_filter=-$baselines")
   [ "$S_EMULATED" = 0 ] || some=(--benchmark_filter='^(convert|adamw)') # all of them take minutes there
   sanitize "$1" "$S_BUILD/bench/nacre_bench" --device "$S_DEVICE" --small "${some[@]}"
 }
@@ -323,28 +331,30 @@ part_reruns() {
 }
 
 # ---- bench, peers ---------------------------------------------------------------------------------------------------------
-small_flag() { [ "$S_SMALL" = 0 ] || echo --small; }
-make_cases() {
-  # shellcheck disable=SC2046
-  bench --device "$S_DEVICE" $(small_flag) --cases "$S_OUT/cases.json"
-}
+bench_size() { if [ "$S_SMALL" = 1 ]; then echo --small; else echo "--seconds=$S_SECONDS"; fi; }
+make_cases() { bench --device "$S_DEVICE" "$(bench_size)" --cases "$S_OUT/cases.json"; }
 gpu_state() { # what may explain a figure: clocks, temperature, somebody else's load
   command -v nvidia-smi >/dev/null &&
     nvidia-smi --query-gpu=name,pstate,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu,memory.used \
       --format=csv,noheader 2>/dev/null
 }
-part_bench() {
+measure() { # file, filter
   local before after code failed
   make_cases || { why "nacre_bench --cases failed"; return 1; }
   mapfile -t before < <(gpu_state)
-  # shellcheck disable=SC2046
-  bench --device "$S_DEVICE" $(small_flag) --benchmark_out="$S_OUT/bench.json" --benchmark_out_format=json
+  bench --device "$S_DEVICE" "$(bench_size)" --benchmark_filter="$2" --benchmark_out="$1" --benchmark_out_format=json
   code=$?
   mapfile -t after < <(gpu_state)
   facts "\"gpu_before\": $(json_list "${before[@]}"), \"gpu_after\": $(json_list "${after[@]}")"
-  failed=$(grep -c '"error_occurred": true' "$S_OUT/bench.json")
-  why "$(($(grep -c '"run_type": "iteration"' "$S_OUT/bench.json") - failed)) cases measured, $failed not: see bench.log"
+  failed=$(grep -c '"error_occurred": true' "$1")
+  why "$(($(grep -c '"run_type": "iteration"' "$1") - failed)) cases measured, $failed not"
   return $code
+}
+part_bench() { measure "$S_OUT/bench.json" "-$baselines"; }
+part_baselines() {
+  make_cases || { why "nacre_bench --cases failed"; return 1; }
+  grep -qE "\"name\":\"[^\"]*$baselines\"" "$S_OUT/cases.json" || skip "this build has neither cuDNN nor cuBLAS"
+  measure "$S_OUT/baselines.json" "$baselines"
 }
 peers() { # set, flags...
   local python=${PYTHON:-python3} code
@@ -386,7 +396,7 @@ case "${1:-}" in
 esac
 
 # ---- options ----------------------------------------------------------------------------------------------------------------
-wanted=() build='' out=${OUT:-$root/bench/results/work} device=cuda resume=0 small=0 jobs='' limit_all='' budget=''
+wanted=() build='' out=${OUT:-$root/bench/results/work} device=cuda resume=0 small=0 jobs='' seconds=0.1 limit_all='' budget=''
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help)
@@ -395,8 +405,8 @@ while [ $# -gt 0 ]; do
       ;;
     --resume) resume=1 && shift && continue ;;
     --small) small=1 && shift && continue ;;
-    --part | --build | --out | --device | --jobs | --limit | --budget) ;;
-    --part=* | --build=* | --out=* | --device=* | --jobs=* | --limit=* | --budget=*)
+    --part | --build | --out | --device | --jobs | --seconds | --limit | --budget) ;;
+    --part=* | --build=* | --out=* | --device=* | --jobs=* | --seconds=* | --limit=* | --budget=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
     *) usage_error "$1: no such option; see --help" ;;
@@ -416,6 +426,10 @@ while [ $# -gt 0 ]; do
     --jobs)
       [[ $2 =~ ^[1-9][0-9]{0,2}$ ]] || usage_error "--jobs $2: expected a number from 1 to 999"
       jobs=$2
+      ;;
+    --seconds)
+      [[ $2 =~ ^[0-9]{0,4}(\.[0-9]{1,6})?$ && $2 =~ [1-9] ]] || usage_error "--seconds $2: expected a time above 0"
+      seconds=$2
       ;;
     --limit)
       [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || usage_error "--limit $2: expected seconds"
@@ -491,6 +505,20 @@ if [ -d "$build/lib" ]; then
   # The C++ library of the machine that packed, only where this machine's is missing or older.
   ours "$build/nacre" --version >/dev/null 2>&1 || S_LIBRARIES=$build/lib:$build/lib/fallback
 fi
+# CUDA's libraries, where the system does not find them by itself: of the toolkit, or of a PyTorch that brought its own. Behind
+# everything else.
+known=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null)
+for library in libcufft libcublas libcudnn; do
+  [[ ":$known:${LD_LIBRARY_PATH:-}" != *"$library.so."* ]] || continue
+  for place in "${CUDA_HOME:-/usr/local/cuda}"/{lib64,targets/*/lib} \
+    "$("${PYTHON:-python3}" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)"/nvidia/*/lib; do
+    for found in "$place/$library".so.*; do
+      [ -e "$found" ] || continue
+      [[ ":$S_LIBRARIES:" == *":$place:"* ]] || S_LIBRARIES+=${S_LIBRARIES:+:}$place
+      break 2
+    done
+  done
+done
 if ! text=$(nacre --version 2>&1); then
   echo "gpu_suite: $build/nacre does not start: $(head -n 1 <<<"$text")" >&2
   exit 4
@@ -542,7 +570,7 @@ fi
 # Results of another commit, build, device or size are not mixed with these.
 key="$commit $device $small $(cksum <"$build/bench/nacre_bench")"
 if [ "$(cat "$out/state/key" 2>/dev/null)" != "$key" ]; then
-  rm -f "$out"/state/* "$out"/{suite,cases,bench,peers-eager,peers-compiled}.json
+  rm -f "$out"/state/* "$out"/{suite,cases,bench,baselines,peers-eager,peers-compiled}.json
   printf '%s\n' "$key" >"$out/state/key"
 fi
 driver='' gpu=''
@@ -574,7 +602,7 @@ write_suite() {
 }
 
 # ---- the parts --------------------------------------------------------------------------------------------------------------
-export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech
+export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_SECONDS=$seconds S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech
 unset OUT # a program's own variable, were it one
 summary=() any_failed=0
 outcome() { # part, word, exit code, seconds, why, facts
@@ -634,7 +662,10 @@ echo "== report"
 write_suite
 report=0
 if command -v python3 >/dev/null; then
-  python3 "$root/scripts/gpu_report.py" --out "$out" "$out" || report=1
+  # A run in earnest, in the usual place, makes the result that is kept.
+  to=$out
+  [ "$out" != "$root/bench/results/work" ] || [ $small = 1 ] || to=$root/bench/results
+  python3 "$root/scripts/gpu_report.py" --out "$to" "$out" || report=1
 else
   echo "   skipped: python3 is not here; run scripts/gpu_report.py on $out elsewhere"
 fi

@@ -108,9 +108,9 @@ suite=tree/scripts/gpu_suite.sh
 
 # ---- the suite's options -------------------------------------------------------------------------------------------------
 refused 2 $suite --part nonsense
-expect_text "expected one of tests sanitizer capture reruns bench peers peers-compiled" "--part nonsense"
+expect_text "expected one of tests sanitizer capture reruns bench baselines peers peers-compiled" "--part nonsense"
 for bad in --part --frobnicate extra "--device cpu" "--device cuda:" "--device cuda:x" "--jobs 0" "--jobs two" "--budget -1" \
-  "--limit 1.5" "--build nowhere" "--build tools"; do
+  "--limit 1.5" "--seconds 0" "--seconds ." "--seconds x" "--build nowhere" "--build tools"; do
   # shellcheck disable=SC2086
   refused 2 $suite $bad
 done
@@ -127,6 +127,7 @@ for word in --part --build --out --device --resume --small --jobs --limit --budg
 run $suite --out whole --small --jobs 4
 expect_code 0 "a whole run"
 for part in tests sanitizer capture reruns bench; do expect_line out "^$part +ok +[0-9]+ s "; done
+expect_line out "^baselines +skipped .*neither cuDNN nor cuBLAS"
 expect_line out "^peers +skipped .*no-such-python is not here"
 grep -q "^peers-compiled" out && fail "peers-compiled is among the parts of a plain call"
 expect_text "5 of 5 tests passed" "a whole run"
@@ -188,7 +189,13 @@ mkdir unpacked
 tar -C unpacked -xf packed.tar.xz || fail "what was packed cannot be unpacked"
 run unpacked/nacre-gpu/scripts/gpu_suite.sh --small --part bench
 expect_code 0 "a packed suite"
+[ -f unpacked/nacre-gpu/bench/results/work/bench.json ] || fail "a packed suite leaves no bench.json"
+[ ! -e unpacked/nacre-gpu/bench/results/nvidia-pretender-1.md ] || fail "a small run made the result that is kept"
 expect_line unpacked/nacre-gpu/bench/results/work/nvidia-pretender-1.md "^\| commit \| 0123456789abcdef \|"
+
+run unpacked/nacre-gpu/scripts/gpu_suite.sh --part bench
+expect_code 0 "a packed suite"
+expect_line unpacked/nacre-gpu/bench/results/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 
 # ---- reports -------------------------------------------------------------------------------------------------------------
 report=(python3 -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
@@ -224,6 +231,11 @@ cat >first/peers-eager.json <<'JSON'
  {"name": "conv1d/c", "peer": "eager", "cold_us": 40},
  {"name": "codec/e", "peer": "eager", "warm_us": 5000}]}
 JSON
+cat >first/baselines.json <<'JSON'
+{"context": {"description": "NVIDIA H200, compute capability 9.0", "small": "false", "copy_GB/s 1 of 8 KiB": "1.0"}, "benchmarks": [
+ {"name": "conv1d/d/cudnn_nhwc/iterations:1/manual_time", "run_type": "iteration", "cold_us": 70, "warm_us": 65},
+ {"name": "conv1d/d/gemm/iterations:1/manual_time", "run_type": "iteration", "error_occurred": true, "error_message": "skipped: no cuBLAS"}]}
+JSON
 # Killed in the middle of its second result.
 printf '%s' '{"context": {"torch": "2.11", "device": "NVIDIA H200"}, "peers": [
  {"name": "snake/a", "peer": "compile", "cold_us": 90, "warm_us": 60}, {"name": "snake/b", "pe' >second/peers-compiled.json
@@ -237,7 +249,10 @@ page=results/nvidia-h200.md
 row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 1 | jit | 120.2 | 1.20 | eager | 100.0 | 1.25 |"
 row $page "| snake/b | 50.0 | - | - | - | - | - | - | - | - | - | - | - | - |"
 row $page "| conv1d/c | - | - | - | - | - | - | - | eager | 40.0 | - | - | - | - |"
-row $page "| conv1d/d | - | - | - | - | - | - | - | - | - | - | - | - | - |"
+row $page "| conv1d/d | - | - | - | - | - | - | - | cudnn_nhwc | 70.0 | - | cudnn_nhwc | 65.0 | - |"
+row $page "| conv1d/d | cudnn_nhwc | 70.0 | 65.0 | - | - | - | without the bias |"
+row $page "| conv1d/d | gemm | - | - | - | - | - | skipped: no cuBLAS |"
+grep -q "^| conv1d/d/" $page && fail "another library's case stands among ours"
 row $page "| codec/e | - | 2000 | - | - | - | - | - | - | - | - | eager | 5000 | 2.50 |"
 row $page "| snake/a | jit | 120.2 | 300.0 | - | 1.20 | 3.75 | scripted |"
 row $page "| snake/a | odd | - | - | - | - | - | failed: out of memory |"
