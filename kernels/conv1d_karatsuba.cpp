@@ -70,8 +70,8 @@ struct ProductPlan {
       : tiles(of_x, of_y, dilation, left, padding), in(of_x.channels), out(of_y.channels) {
     const int64_t rows = out <= 32 ? 12 : 6;
     x = {rows, in}, y = {rows, out};
-    // As many as stay in half of a second-level cache, and for two and four threads alike.
-    const int64_t groups = (tiles.count + rows - 1) / rows, most = std::max<int64_t>(1024 / (in + out), 4);
+    // As many as the weights are worth reading for, and for two and four threads alike.
+    const int64_t groups = (tiles.count + rows - 1) / rows, most = std::max<int64_t>(512 / (in + out), 4);
     const int64_t wanted = ((groups + most - 1) / most + 3) / 4 * 4;
     block = (groups + wanted - 1) / wanted;
     blocks = (groups + block - 1) / block;
