@@ -230,11 +230,6 @@ struct Pieces {
 
 int64_t padded_size(Shape x, const onednn::Problem& p) { return x.batch * p.time * x.channels; }
 
-/// An input gradient by karatsuba::product, which writes no padding.
-bool turned(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  return g.padding == Padding::zero && karatsuba::takes(dy, dx, weight, g);
-}
-
 template <class T>
 struct ForwardPieces {
   ForwardPieces(Pieces& all, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, const onednn::Problem& p) {
@@ -302,8 +297,8 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
   if (direct::takes_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
-  if (is_float<T> && karatsuba::takes(x, y, weight, g))
-    return {1, 1, 1, karatsuba::product_scratch(ctx, x, y, g.dilation)};
+  if (is_float<T> && karatsuba::takes(x, weight, y, g))
+    return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
   int64_t most = 0;
   onednn::Problem p = problem(onednn::Direction::forward, x, weight, y, g);
   for (const bool sum : {false, true})
@@ -335,18 +330,9 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
     return direct::forward(ctx, a, a.scratch.data);
   }
   if constexpr (is_float<T>)
-    if (karatsuba::takes(a.x.shape, y, a.weight.shape, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::product_scratch(ctx, a.x.shape, y, g.dilation)});
-      return karatsuba::product(ctx,
-                                {.x = a.x,
-                                 .weight = a.weight,
-                                 .bias = a.bias,
-                                 .add = a.residual,
-                                 .y = a.y,
-                                 .dilation = g.dilation,
-                                 .left = g.left,
-                                 .padding = g.padding},
-                                a.scratch.data);
+    if (karatsuba::takes(a.x.shape, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::forward_scratch(ctx, a.x.shape, a.weight.shape, y, g)});
+      return karatsuba::forward(ctx, a, a.scratch.data);
     }
 
   onednn::Problem p = problem(onednn::Direction::forward, a.x.shape, a.weight.shape, y, g);
@@ -388,8 +374,8 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
-  if (is_float<T> && turned(dx, weight, dy, g))
-    return {1, 1, 1, karatsuba::product_scratch(ctx, dy, dx, g.dilation)};
+  if (is_float<T> && karatsuba::takes_input_gradient(dx, weight, dy, g))
+    return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
   const InputGradientPlan plan(dx, weight, dy, g);
   Pieces all;
   InputGradientPieces<T>(all, dx, weight, dy, plan);
@@ -411,18 +397,9 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
   if (x.batch == 0) return;
   if constexpr (is_float<T>)
-    if (turned(x, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::product_scratch(ctx, y, x, g.dilation)});
-      return karatsuba::product(ctx,
-                                {.x = a.dy,
-                                 .weight = a.weight,
-                                 .bias = a.bias,
-                                 .add = a.add_dx ? View<const float>(a.dx) : View<const float>{},
-                                 .y = a.dx,
-                                 .dilation = g.dilation,
-                                 .left = (a.weight.shape.time - 1) * g.dilation - g.left,
-                                 .turned = true},
-                                a.scratch.data);
+    if (karatsuba::takes_input_gradient(x, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::input_gradient_scratch(ctx, x, a.weight.shape, y, g)});
+      return karatsuba::input_gradient(ctx, a, a.scratch.data);
     }
 
   const InputGradientPlan plan(x, a.weight.shape, y, g);
@@ -479,9 +456,9 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
-  if (is_float<T> && karatsuba::takes(x, dy, weight, g))
+  if (is_float<T> && karatsuba::takes(x, weight, dy, g))
     return {1, 1, 1,
-            std::max({karatsuba::weight_gradient_scratch(ctx, x, dy, g.dilation), ColumnSums(x).scratch(),
+            std::max({karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), ColumnSums(x).scratch(),
                       ColumnSums(dy).scratch()})};
   if (direct::takes_weight_gradient(x, weight, dy, g))
     return {1, 1, 1,
@@ -510,11 +487,11 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
   if (x.batch == 0) return;
   if constexpr (is_float<T>)
-    if (karatsuba::takes(x, y, a.dweight.shape, g)) {
+    if (karatsuba::takes(x, a.dweight.shape, y, g)) {
       expect_scratch(op, a.scratch,
                      {1, 1, 1,
-                      std::max({karatsuba::weight_gradient_scratch(ctx, x, y, g.dilation), ColumnSums(x).scratch(),
-                                ColumnSums(y).scratch()})});
+                      std::max({karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g),
+                                ColumnSums(x).scratch(), ColumnSums(y).scratch()})});
       karatsuba::weight_gradient(ctx, a, a.scratch.data);
       if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
       if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);

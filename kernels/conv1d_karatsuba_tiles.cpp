@@ -22,9 +22,9 @@ NACRE_INLINE const typename Vector<lanes>::Type& at(const float* p) {
 // One level, n outputs of n taps from 2 n - 1 inputs, h = n / 2. X(s) are the 2 h - 1 inputs from s on:
 //   first half of y  = (X(0) - X(h)) * w0 + X(h) * (w0 + w1)
 //   second half of y = X(h) * (w0 + w1) + (X(2h) - X(h)) * w1
-template <int lanes, int n, int p>
+template <int lanes, int n, int p, int drop>
 NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, int64_t step) {
-  if constexpr (p == products && n == 1) {
+  if constexpr (p == drop && n == 1) {
   } else if constexpr (n == 1) {
     at<lanes>(to + p * step) = x[0];
   } else {
@@ -32,27 +32,35 @@ NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, 
     typename Vector<lanes>::Type d[size];
 #pragma GCC unroll 8
     for (int i = 0; i < size; ++i) d[i] = x[i] - x[i + h];
-    split_level<lanes, h, 3 * p>(d, to, step);
-    split_level<lanes, h, 3 * p + 1>(x + h, to, step);
+    split_level<lanes, h, 3 * p, drop>(d, to, step);
+    split_level<lanes, h, 3 * p + 1, drop>(x + h, to, step);
 #pragma GCC unroll 8
     for (int i = 0; i < size; ++i) d[i] = x[i + 2 * h] - x[i + h];
-    split_level<lanes, h, 3 * p + 2>(d, to, step);
+    split_level<lanes, h, 3 * p + 2, drop>(d, to, step);
   }
 }
-template <int lanes>
-NACRE_INLINE void split_body(const float* const* rows, int64_t n, float* to, int64_t step) {
-  for (int64_t i = 0; i < n; i += lanes) {
-    typename Vector<lanes>::Type x[rows_in + 1];
+/// Seven taps leave out what meets the eighth.
+template <int n>
+inline constexpr int taps_of = n == 8 ? 7 : n;
+template <int n>
+inline constexpr int rows_of = n + taps_of<n> - 1;
+template <int n>
+inline constexpr int dropped = n == 8 ? 26 : -1;
+
+template <int lanes, int n>
+NACRE_INLINE void split_body(const float* const* rows, int64_t size, float* to, int64_t step) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type x[2 * n - 1];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows_in; ++r) x[r] = at<lanes>(rows[r] + i);
-    x[rows_in] = x[0];  // meets the tap that is zero
-    split_level<lanes, rows_out, 0>(x, to + i, step);
+    for (int r = 0; r < rows_of<n>; ++r) x[r] = at<lanes>(rows[r] + i);
+    if constexpr (rows_of<n> < 2 * n - 1) x[2 * n - 2] = x[0];
+    split_level<lanes, n, 0, dropped<n>>(x, to + i, step);
   }
 }
 
-template <int lanes, int n, int p>
+template <int lanes, int n, int p, int drop>
 NACRE_INLINE void spread_level(const typename Vector<lanes>::Type* y, float* to, int64_t step) {
-  if constexpr (p == products && n == 1) {
+  if constexpr (p == drop && n == 1) {
   } else if constexpr (n == 1) {
     at<lanes>(to + p * step) = y[0];
   } else {
@@ -60,62 +68,62 @@ NACRE_INLINE void spread_level(const typename Vector<lanes>::Type* y, float* to,
     typename Vector<lanes>::Type sum[h];
 #pragma GCC unroll 8
     for (int i = 0; i < h; ++i) sum[i] = y[i] + y[i + h];
-    spread_level<lanes, h, 3 * p>(y, to, step);
-    spread_level<lanes, h, 3 * p + 1>(sum, to, step);
-    spread_level<lanes, h, 3 * p + 2>(y + h, to, step);
+    spread_level<lanes, h, 3 * p, drop>(y, to, step);
+    spread_level<lanes, h, 3 * p + 1, drop>(sum, to, step);
+    spread_level<lanes, h, 3 * p + 2, drop>(y + h, to, step);
   }
 }
-template <int lanes>
-NACRE_INLINE void spread_body(const float* const* rows, int64_t n, float* to, int64_t step) {
-  for (int64_t i = 0; i < n; i += lanes) {
-    typename Vector<lanes>::Type y[rows_out] = {};
+template <int lanes, int n>
+NACRE_INLINE void spread_body(const float* const* rows, int64_t size, float* to, int64_t step) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n] = {};
 #pragma GCC unroll 8
-    for (int r = 0; r < rows_out - 1; ++r) y[r] = at<lanes>(rows[r] + i);
-    if (rows[rows_out - 1] != nullptr) y[rows_out - 1] = at<lanes>(rows[rows_out - 1] + i);
-    spread_level<lanes, rows_out, 0>(y, to + i, step);
+    for (int r = 0; r < n - 1; ++r) y[r] = at<lanes>(rows[r] + i);
+    if (rows[n - 1] != nullptr) y[n - 1] = at<lanes>(rows[n - 1] + i);
+    spread_level<lanes, n, 0, dropped<n>>(y, to + i, step);
   }
 }
 
-template <int lanes, int n, int p>
+template <int lanes, int n, int p, int drop>
 NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<lanes>::Type* y) {
-  if constexpr (n == 1 && p == products) {
+  if constexpr (n == 1 && p == drop) {
     y[0] = typename Vector<lanes>::Type{};
   } else if constexpr (n == 1) {
     y[0] = at<lanes>(from + p * step);
   } else {
     constexpr int h = n / 2;
     typename Vector<lanes>::Type both[h];
-    gather_level<lanes, h, 3 * p>(from, step, y);
-    gather_level<lanes, h, 3 * p + 1>(from, step, both);
-    gather_level<lanes, h, 3 * p + 2>(from, step, y + h);
+    gather_level<lanes, h, 3 * p, drop>(from, step, y);
+    gather_level<lanes, h, 3 * p + 1, drop>(from, step, both);
+    gather_level<lanes, h, 3 * p + 2, drop>(from, step, y + h);
 #pragma GCC unroll 8
     for (int i = 0; i < h; ++i) y[i] += both[i], y[i + h] += both[i];
   }
 }
-template <int lanes>
-NACRE_INLINE void gather_body(const float* from, int64_t step, int64_t n, const float* bias, const float* const* add,
+template <int lanes, int n>
+NACRE_INLINE void gather_body(const float* from, int64_t step, int64_t size, const float* bias, const float* const* add,
                               float* const* to) {
-  for (int64_t i = 0; i < n; i += lanes) {
-    typename Vector<lanes>::Type y[rows_out], offset = {};
-    gather_level<lanes, rows_out, 0>(from + i, step, y);
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n], offset = {};
+    gather_level<lanes, n, 0, dropped<n>>(from + i, step, y);
     if (bias != nullptr) offset = at<lanes>(bias + i);
 #pragma GCC unroll 8
-    for (int r = 0; r < rows_out; ++r) {
+    for (int r = 0; r < n; ++r) {
       if (to[r] == nullptr) continue;
       y[r] += offset;
       at<lanes>(to[r] + i) = add != nullptr ? y[r] + at<lanes>(add[r] + i) : y[r];
     }
   }
 }
-template <int lanes>
-NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t n,
+template <int lanes, int n>
+NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,
                                    float* to, int64_t tap_step) {
-  for (int64_t i = 0; i < n; i += lanes) {
-    typename Vector<lanes>::Type y[rows_out];
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n];
     for (int64_t part = 0; part < parts; ++part) {
-      gather_level<lanes, rows_out, 0>(from + part * part_step + i, step, y);
+      gather_level<lanes, n, 0, dropped<n>>(from + part * part_step + i, step, y);
 #pragma GCC unroll 8
-      for (int k = 0; k < taps; ++k) at<lanes>(to + k * tap_step + i) += y[k];
+      for (int k = 0; k < taps_of<n>; ++k) at<lanes>(to + k * tap_step + i) += y[k];
     }
   }
 }
@@ -215,35 +223,41 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
     for (int i = 0; i < 16; ++i) to[j * to_step + i] = from[i * from_step + j];
 }
 
-#define NACRE_LOOPS(set, target, lanes)                                                                             \
-  target void split_##set(const float* const* rows, int64_t n, float* to, int64_t step) {                           \
-    split_body<lanes>(rows, n, to, step);                                                                           \
-  }                                                                                                                 \
-  target void spread_##set(const float* const* rows, int64_t n, float* to, int64_t step) {                          \
-    spread_body<lanes>(rows, n, to, step);                                                                          \
-  }                                                                                                                 \
-  target void gather_##set(const float* from, int64_t step, int64_t n, const float* bias, const float* const* add,  \
-                           float* const* to) {                                                                      \
-    gather_body<lanes>(from, step, n, bias, add, to);                                                               \
-  }                                                                                                                 \
-  target void gather_taps_##set(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t n,       \
-                                float* to, int64_t tap_step) {                                                      \
-    gather_taps_body<lanes>(from, step, parts, part_step, n, to, tap_step);                                         \
-  }                                                                                                                 \
-  target void multiply_##set(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,         \
-                             int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,        \
-                             int64_t groups) {                                                                      \
-    multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);             \
-  }                                                                                                                 \
-  target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,            \
-                           int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {     \
-    multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);                 \
-  }                                                                                                                 \
-  target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {                   \
-    transpose_body(from, from_step, to, to_step);                                                                   \
-  }                                                                                                                 \
-  constexpr Loops set{split_##set,    spread_##set, gather_##set,   gather_taps_##set,                              \
-                      multiply_##set, across_##set, transpose_##set};
+#define NACRE_SCHEME(set, target, lanes, n)                                                                           \
+  target void split_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                    \
+    split_body<lanes, n>(rows, size, to, step);                                                                       \
+  }                                                                                                                   \
+  target void spread_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                   \
+    spread_body<lanes, n>(rows, size, to, step);                                                                      \
+  }                                                                                                                   \
+  target void gather_##n##_##set(const float* from, int64_t step, int64_t size, const float* bias,                    \
+                                 const float* const* add, float* const* to) {                                         \
+    gather_body<lanes, n>(from, step, size, bias, add, to);                                                           \
+  }                                                                                                                   \
+  target void taps_##n##_##set(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,       \
+                               float* to, int64_t tap_step) {                                                         \
+    gather_taps_body<lanes, n>(from, step, parts, part_step, size, to, tap_step);                                     \
+  }                                                                                                                   \
+  constexpr Scheme scheme_##n##_##set{rows_of<n>,         n,                                                          \
+                                      taps_of<n>,         n == 8 ? 26 : 3,                                            \
+                                      split_##n##_##set,  spread_##n##_##set,                                         \
+                                      gather_##n##_##set, taps_##n##_##set};
+#define NACRE_LOOPS(set, target, lanes)                                                                               \
+  NACRE_SCHEME(set, target, lanes, 8)                                                                                 \
+  NACRE_SCHEME(set, target, lanes, 2)                                                                                 \
+  target void multiply_##set(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,           \
+                             int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,          \
+                             int64_t groups) {                                                                        \
+    multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);               \
+  }                                                                                                                   \
+  target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,              \
+                           int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {       \
+    multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);                   \
+  }                                                                                                                   \
+  target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {                     \
+    transpose_body(from, from_step, to, to_step);                                                                     \
+  }                                                                                                                   \
+  constexpr Matrices matrices_##set{multiply_##set, across_##set, transpose_##set};
 
 NACRE_LOOPS(baseline, , 4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
@@ -251,21 +265,29 @@ NACRE_LOOPS(avx2, __attribute__((target("arch=x86-64-v3"))), 8)
 NACRE_LOOPS(avx512, __attribute__((target("arch=x86-64-v4"))), 16)
 #endif
 
-const Loops& pick() {
+enum class Set { baseline, avx2, avx512 };
+Set found() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512cd"))
-    return avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2;
+    return Set::avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Set::avx2;
 #endif
-  return baseline;
+  return Set::baseline;
+}
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+#define NACRE_PICK(name) (set() == Set::avx512 ? name##_avx512 : set() == Set::avx2 ? name##_avx2 : name##_baseline)
+#else
+#define NACRE_PICK(name) name##_baseline
+#endif
+Set set() {
+  static const Set picked = found();
+  return picked;
 }
 
 }  // namespace
 
-const Loops& loops() {
-  static const Loops& picked = pick();
-  return picked;
-}
+const Scheme& scheme(int rows_out) { return rows_out == 8 ? NACRE_PICK(scheme_8) : NACRE_PICK(scheme_2); }
+const Matrices& matrices() { return NACRE_PICK(matrices); }
 
 }  // namespace nacre::karatsuba

@@ -4,23 +4,30 @@
 
 namespace nacre::karatsuba {
 
-// Seven taps are eight, the last of which is zero: its product, the 27th, is left out.
-inline constexpr int taps = 7, rows_in = 14, rows_out = 8, products = 26;
+inline constexpr int most_rows_in = 14, most_rows_out = 8;
 inline constexpr int64_t panel = 64;  // columns of a right factor that lie together
 inline constexpr int64_t depth_of_group = 8;
 
-struct Loops {
-  /// to[p step + i] = factor p of 14 rows of x, at rows[r][i], i < n.
+/// How `rows_out` rows of y come from `rows_in` rows of x and `taps` taps: a product of sums of rows with sums of taps
+/// each, then sums of products.
+struct Scheme {
+  int rows_in, rows_out, taps, products;
+  /// to[p step + i] = factor p of rows of x, at rows[r][i], i < n.
   void (*split)(const float* const* rows, int64_t n, float* to, int64_t step);
-  /// The same of 8 rows of dy, or of 7 taps where the last pointer is null.
+  /// The same of rows of dy, or of taps.
   void (*spread)(const float* const* rows, int64_t n, float* to, int64_t step);
   /// to[r][i] = sum of the products from[p step + i] that make row r, + bias[i] + add[r][i] where these are there.
   /// Rows whose pointer is null are not written.
   void (*gather)(const float* from, int64_t step, int64_t n, const float* bias, const float* const* add,
                  float* const* to);
-  /// to[k tap_step + i] += the same of 7 taps, from sums of `parts` parts.
+  /// to[k tap_step + i] += the same of taps, from sums of `parts` parts.
   void (*gather_taps)(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t n, float* to,
                       int64_t tap_step);
+};
+/// For 8 rows of 7 taps (the eighth is zero, and its product is left out), or for 2 rows of 2.
+const Scheme& scheme(int rows_out);
+
+struct Matrices {
   /// For each of `groups` groups of 6 or 12 rows, which follow each other a_group and c_group apart:
   /// c[m c_row + j] = sum over k of a[m a_row + k] b[k width + j]; k < depth, j < width <= panel.
   void (*multiply)(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
@@ -31,6 +38,6 @@ struct Loops {
   /// to[j to_step + i] = from[i from_step + j], 16 by 16.
   void (*transpose)(const float* from, int64_t from_step, float* to, int64_t to_step);
 };
-const Loops& loops();
+const Matrices& matrices();
 
 }  // namespace nacre::karatsuba
