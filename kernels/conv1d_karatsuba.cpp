@@ -247,9 +247,9 @@ struct GradientPlan {
 
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
+// Measured (docs/decisions.md): narrow rows are not worth their sums and differences.
 bool worth(const Problem& p, const Scheme& s) {
-  if (p.x.width % 16 != 0 || p.y.width % 16 != 0 || std::min(p.x.width, p.y.width) < 32) return false;
-  if (std::max(p.x.width, p.y.width) > widest) return false;
+  if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
   const Tiles tiles(p, s);
   return tiles.use() >= 0.75 && tiles.count >= 48;
 }

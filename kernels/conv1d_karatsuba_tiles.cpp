@@ -130,7 +130,7 @@ NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t part
 
 template <int lanes, int R, int V>
 NACRE_INLINE void tile(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth, float* c,
-                       int64_t c_row) {
+                       int64_t c_row, const float* bias = nullptr, const float* add = nullptr) {
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
   const float* third[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};  // few pointers for many rows
@@ -147,10 +147,45 @@ NACRE_INLINE void tile(const float* a, int64_t a_row, const float* b, int64_t wi
 #pragma GCC unroll 4
     for (int i = 0; i < (R + 2) / 3; ++i) ++third[i];
   }
+  if (bias != nullptr)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) sum[i][n] += at<lanes>(bias + n * lanes);
+  if (add != nullptr)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) sum[i][n] += at<lanes>(add + i * c_row + n * lanes);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
     for (int n = 0; n < V; ++n) at<lanes>(c + i * c_row + n * lanes) = sum[i][n];
+}
+template <int lanes, int R, int V>
+NACRE_INLINE void strip_all(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,
+                            const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {
+  const auto next = [&](int64_t n) { a += n * a_row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row; };
+  for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, a_row, b, width, depth, c, c_row, bias, add);
+  for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, a_row, b, width, depth, c, c_row, bias, add);
+  if (rows > 0) tile<lanes, 1, V>(a, a_row, b, width, depth, c, c_row, bias, add);
+}
+template <int lanes>
+NACRE_INLINE void multiply_all_body(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,
+                                    const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {
+  const auto of = [](const float* p, int64_t j) { return p == nullptr ? nullptr : p + j; };
+  int64_t j = 0;
+  if constexpr (lanes == 16) {
+    for (; j + 64 <= width; j += 64)
+      strip_all<16, 6, 4>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+    for (; j + 32 <= width; j += 32)
+      strip_all<16, 12, 2>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+    for (; j < width; j += 16)
+      strip_all<16, 12, 1>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+  } else {
+    for (; j < width; j += 2 * lanes)
+      strip_all<lanes, 6, 2>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+  }
 }
 template <int lanes, int R, int V>
 NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
@@ -250,6 +285,10 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
                              int64_t groups) {                                                                        \
     multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);               \
   }                                                                                                                   \
+  target void all_##set(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,                  \
+                        const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {                 \
+    multiply_all_body<lanes>(a, a_row, b, width, depth, bias, add, c, c_row, rows);                                   \
+  }                                                                                                                   \
   target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,              \
                            int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {       \
     multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);                   \
@@ -257,7 +296,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
   target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {                     \
     transpose_body(from, from_step, to, to_step);                                                                     \
   }                                                                                                                   \
-  constexpr Matrices matrices_##set{multiply_##set, across_##set, transpose_##set};
+  constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
 
 NACRE_LOOPS(baseline, , 4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)

@@ -32,6 +32,10 @@ struct Matrices {
   /// c[m c_row + j] = sum over k of a[m a_row + k] b[k width + j]; k < depth, j < width <= panel.
   void (*multiply)(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
                    float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups);
+  /// c[m c_row + j] = sum over k of a[m a_row + k] b[k width + j] + bias[j] + add[m c_row + j], the last two where
+  /// these are there; k < depth, j < width <= panel, m < rows. c may be add.
+  void (*multiply_all)(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth, const float* bias,
+                       const float* add, float* c, int64_t c_row, int64_t rows);
   /// c[m c_row + j] = (or += with `add`) sum over groups and k < depth_of_group of a[k a_row + m] b[k width + j].
   void (*multiply_across)(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b, int64_t width,
                           int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add);
