@@ -5,6 +5,8 @@
 #include <type_traits>
 
 #include "conv1d_direct.h"
+#include "conv1d_karatsuba.h"
+#include "conv1d_pointwise.h"
 #include "host.h"
 #include "onednn.h"
 
@@ -296,6 +298,9 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
   if (direct::takes_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
+  if (is_float<T> && pointwise::takes(x, weight, y, g)) return {1, 1, 1, pointwise::scratch(weight)};
+  if (is_float<T> && karatsuba::takes(x, weight, y, g))
+    return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
   int64_t most = 0;
   onednn::Problem p = problem(onednn::Direction::forward, x, weight, y, g);
   for (const bool sum : {false, true})
@@ -325,6 +330,16 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (direct::takes_forward(a.x.shape, a.weight.shape, g)) {
     expect_scratch(op, a.scratch, {1, 1, 1, direct::forward_scratch(ctx, a.x.shape, a.weight.shape, g)});
     return direct::forward(ctx, a, a.scratch.data);
+  }
+  if constexpr (is_float<T>) {
+    if (pointwise::takes(a.x.shape, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::scratch(a.weight.shape)});
+      return pointwise::forward(ctx, a, a.scratch.data);
+    }
+    if (karatsuba::takes(a.x.shape, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::forward_scratch(ctx, a.x.shape, a.weight.shape, y, g)});
+      return karatsuba::forward(ctx, a, a.scratch.data);
+    }
   }
 
   onednn::Problem p = problem(onednn::Direction::forward, a.x.shape, a.weight.shape, y, g);
@@ -366,6 +381,9 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
+  if (is_float<T> && pointwise::takes(dx, weight, dy, g)) return {1, 1, 1, pointwise::scratch(weight)};
+  if (is_float<T> && karatsuba::takes_input_gradient(dx, weight, dy, g))
+    return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
   const InputGradientPlan plan(dx, weight, dy, g);
   Pieces all;
   InputGradientPieces<T>(all, dx, weight, dy, plan);
@@ -386,6 +404,16 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
   if (x.batch == 0) return;
+  if constexpr (is_float<T>) {
+    if (pointwise::takes(x, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::scratch(a.weight.shape)});
+      return pointwise::input_gradient(ctx, a, a.scratch.data);
+    }
+    if (karatsuba::takes_input_gradient(x, a.weight.shape, y, g)) {
+      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::input_gradient_scratch(ctx, x, a.weight.shape, y, g)});
+      return karatsuba::input_gradient(ctx, a, a.scratch.data);
+    }
+  }
 
   const InputGradientPlan plan(x, a.weight.shape, y, g);
   onednn::Convolution& convolution = onednn::convolution(ctx, plan.p);
@@ -441,6 +469,9 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
+  const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
+  if (is_float<T> && karatsuba::takes(x, weight, dy, g))
+    return {1, 1, 1, std::max(karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), sums)};
   if (direct::takes_weight_gradient(x, weight, dy, g))
     return {1, 1, 1,
             std::max({direct::weight_gradient_scratch(ctx, x, weight, dy, g), ColumnSums(x).scratch(),
@@ -467,6 +498,17 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
   if (x.batch == 0) return;
+  if constexpr (is_float<T>) {
+    const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(y).scratch());
+    if (karatsuba::takes(x, a.dweight.shape, y, g)) {
+      const int64_t needed = karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g);
+      expect_scratch(op, a.scratch, {1, 1, 1, std::max(needed, sums)});
+      karatsuba::weight_gradient(ctx, a, a.scratch.data);
+      if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
+      if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
+      return;
+    }
+  }
   if (direct::takes_weight_gradient(x, a.dweight.shape, y, g)) {
     expect_scratch(op, a.scratch,
                    {1, 1, 1,

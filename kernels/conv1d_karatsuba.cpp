@@ -1,0 +1,341 @@
+#include "conv1d_karatsuba.h"
+
+#include <cstring>
+
+#include "conv1d_karatsuba_tiles.h"
+#include "host.h"
+
+namespace nacre::karatsuba {
+namespace {
+
+constexpr int64_t slice = 64;  // outputs of a weight gradient that one task takes
+
+/// A row of zeros as wide as any that is looked at.
+constexpr int64_t widest = 8192;
+alignas(64) const float zero_row[widest] = {};
+
+/// One side of the convolution as rows; those of a strided one are a stride of samples each. Row 0 begins at `offset`
+/// of an item, so that the first and the last row may hang over its ends.
+struct Side {
+  int64_t item, rows, width, offset = 0;
+  bool whole(int64_t row) const {
+    const int64_t at = row * width + offset;
+    return at >= 0 && at + width <= item;
+  }
+  /// The part of a row that is there.
+  struct Part {
+    int64_t at, skip, size;  // in the item, in the row, floats
+  };
+  Part part(int64_t row) const {
+    const int64_t at = row * width + offset, begin = std::max<int64_t>(at, 0), end = std::min(at + width, item);
+    return {begin, begin - at, std::max<int64_t>(end - begin, 0)};
+  }
+};
+
+/// y row t = sum over k of x row (t + k dilation - left) times tap k.
+struct Problem {
+  Side x, y;
+  int64_t batch, dilation = 1, left = 0;
+  Padding padding = Padding::zero;
+  bool turned = false;  // the weight is [in][taps][out], its last tap comes first
+
+  static Problem forward(Shape x, Shape y, const Conv1dGeometry& g) {
+    Problem p{.x = side(x), .y = side(y), .batch = x.batch};
+    if (g.stride == 1)
+      p.dilation = g.dilation, p.left = g.left, p.padding = g.padding;
+    else
+      p.x = strides(x, y.time + 1, g);
+    return p;
+  }
+  static Problem input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+    Problem p{.x = side(dy), .y = side(dx), .batch = dx.batch, .turned = true};
+    if (g.stride == 1)
+      p.dilation = g.dilation, p.left = (weight.time - 1) * g.dilation - g.left;
+    else
+      p.y = strides(dx, (dx.time + g.left + g.stride - 1) / g.stride, g), p.left = 1;
+    return p;
+  }
+
+ private:
+  static Side side(Shape s) { return {.item = s.time * s.channels, .rows = s.time, .width = s.channels}; }
+  static Side strides(Shape s, int64_t rows, const Conv1dGeometry& g) {
+    return {.item = s.time * s.channels,
+            .rows = rows,
+            .width = g.stride * s.channels,
+            .offset = -g.left * s.channels};
+  }
+};
+
+/// Tiles of outputs `dilation` rows apart: first those of one phase, then the next phase's, then the next item's.
+struct Tiles {
+  Problem p;
+  int64_t rows_in, rows_out, phases, per_phase, count;
+
+  Tiles(const Problem& problem, const Scheme& s) : p(problem), rows_in(s.rows_in), rows_out(s.rows_out) {
+    phases = std::min(p.dilation, p.y.rows);
+    per_phase = ((p.y.rows + p.dilation - 1) / p.dilation + rows_out - 1) / rows_out;
+    count = p.batch * phases * per_phase;
+  }
+  /// Share of the outputs computed that exist.
+  double use() const { return static_cast<double>(p.batch * p.y.rows) / static_cast<double>(count * rows_out); }
+  int64_t item(int64_t tile) const { return tile / (phases * per_phase); }
+  int64_t first(int64_t tile) const {
+    return tile / per_phase % phases + tile % per_phase * rows_out * p.dilation;
+  }
+  /// The rows of x under a tile; zeros where there are none. `room` takes rows that hang over an end.
+  void inputs(int64_t tile, const float* x, float* room, const float** rows) const {
+    if (tile >= count) return void(std::fill(rows, rows + rows_in, zero_row));
+    const float* const of_item = x + item(tile) * p.x.item;
+    int64_t at = first(tile) - p.left;
+    for (int64_t r = 0; r < rows_in; ++r, at += p.dilation) {
+      int64_t s = at;
+      if (p.padding == Padding::reflect) s = s < 0 ? -s : s >= p.x.rows ? 2 * (p.x.rows - 1) - s : s;
+      rows[r] = zero_row;
+      if (s < 0 || s >= p.x.rows) continue;
+      if (p.x.whole(s)) {
+        rows[r] = of_item + s * p.x.width + p.x.offset;
+        continue;
+      }
+      const Side::Part part = p.x.part(s);
+      float* const copy = room + r * p.x.width;
+      std::memset(copy, 0, static_cast<size_t>(p.x.width) * sizeof(float));
+      std::memcpy(copy + part.skip, of_item + part.at, static_cast<size_t>(part.size) * sizeof(float));
+      rows[r] = copy;
+    }
+  }
+  /// Row r of y of a tile, or -1.
+  int64_t output(int64_t tile, int64_t r) const {
+    const int64_t t = first(tile) + r * p.dilation;
+    return tile < count && t < p.y.rows ? t : -1;
+  }
+};
+
+/// Factors and products of a group of tiles lie together, [product][tile][channels]: 26 streams are written or read at
+/// a time, which must not meet in one set of the first-level cache, nor lie in more pages than it can keep.
+struct Groups {
+  int64_t products, tiles, channels;
+  int64_t of_product() const { return tiles * channels + 16; }
+  int64_t step() const { return products * of_product(); }
+};
+/// Where product p of a whole weight begins: likewise.
+int64_t apart(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
+
+struct ProductPlan {
+  const Scheme& scheme;
+  Tiles tiles;
+  int64_t in, out, block, blocks;  // groups of a block
+  Groups x, y;
+  ProductPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
+    const int64_t rows = out <= 32 ? 12 : 6;
+    x = {s.products, rows, in}, y = {s.products, rows, out};
+    // As many as the weights are worth reading for, and for two and four threads alike.
+    const int64_t groups = (tiles.count + rows - 1) / rows, most = std::max<int64_t>(512 / (in + out), 4);
+    const int64_t wanted = ((groups + most - 1) / most + 3) / 4 * 4;
+    block = (groups + wanted - 1) / wanted;
+    blocks = (groups + block - 1) / block;
+  }
+  int64_t weights() const { return scheme.products * apart(in * out); }
+  int64_t rooms() const { return scheme.rows_in * in + scheme.rows_out * out; }
+  int64_t slot() const { return block * (x.step() + y.step()) + rooms(); }
+  /// With room for a bias as wide as a row.
+  int64_t scratch(const Context& ctx) const { return weights() + out + ctx.threads() * slot(); }
+};
+
+/// Factors of the weight, [product][panel of outputs][in][outputs of the panel], for outputs [begin, begin + 16).
+void spread_weight(const Scheme& scheme, bool turned, const float* weight, int64_t in, int64_t out, int64_t begin,
+                   float* to) {
+  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = apart(in * out);
+  const int taps = scheme.taps;
+  float* const of_column = to + column * in + (begin - column);
+  const float* rows[most_rows_out] = {};
+  if (turned) {
+    for (int64_t i = 0; i < in; ++i) {
+      for (int k = 0; k < taps; ++k) rows[k] = weight + (i * taps + taps - 1 - k) * out + begin;
+      scheme.spread(rows, 16, of_column + i * width, step);
+    }
+    return;
+  }
+  alignas(64) float square[most_rows_out][16][16];
+  for (int64_t i = 0; i < in; i += 16) {
+    for (int k = 0; k < taps; ++k)
+      matrices().transpose(weight + (begin * taps + k) * in + i, taps * in, square[k][0], 16);
+    for (int64_t j = 0; j < 16; ++j) {
+      for (int k = 0; k < taps; ++k) rows[k] = square[k][j];
+      scheme.spread(rows, 16, of_column + (i + j) * width, step);
+    }
+  }
+}
+
+/// y = x * weight + bias + add; a bias narrower than a row of y is that of each of its samples.
+void product(Context& ctx, const Problem& problem, const Scheme& scheme, const float* x, const float* weight,
+             View<const float> bias, const float* add, float* y, float* scratch) {
+  const ProductPlan plan(problem, scheme);
+  const Tiles& tiles = plan.tiles;
+  const Matrices& matrix = matrices();
+  const int64_t in = plan.in, out = plan.out;
+  parallel_parts(ctx, out / 16, [&](int64_t o) {
+    spread_weight(scheme, problem.turned, weight, in, out, o * 16, scratch);
+  });
+  float* const wide_bias = scratch + plan.weights();
+  if (bias)
+    for (int64_t j = 0; j < out; ++j) wide_bias[j] = bias[j % bias.elements()];
+  float* const slots = wide_bias + out;
+  parallel_parts(ctx, plan.blocks, [&](int64_t block) {
+    const int64_t rows = plan.x.tiles, begin = block * plan.block * rows;
+    const int64_t groups = std::min(plan.block, (tiles.count - begin + rows - 1) / rows);
+    float* const factors = slots + omp_get_thread_num() * plan.slot();
+    float* const sums = factors + plan.block * plan.x.step();
+    float* const room_in = sums + plan.block * plan.y.step();
+    float* const room_out = room_in + scheme.rows_in * in;
+    for (int64_t t = 0; t < groups * rows; ++t) {
+      const float* from[most_rows_in];
+      tiles.inputs(begin + t, x, room_in, from);
+      scheme.split(from, in, factors + t / rows * plan.x.step() + t % rows * in, plan.x.of_product());
+    }
+    for (int p = 0; p < scheme.products; ++p)
+      for (int64_t j = 0; j < out; j += panel)
+        matrix.multiply(factors + p * plan.x.of_product(), in, plan.x.step(), scratch + p * apart(in * out) + j * in,
+                        std::min(panel, out - j), in, sums + p * plan.y.of_product() + j, out, plan.y.step(), rows,
+                        groups);
+    for (int64_t t = 0; t < std::min(groups * rows, tiles.count - begin); ++t) {
+      const int64_t base = tiles.item(begin + t) * problem.y.item;
+      float* to[most_rows_out] = {};
+      const float* added[most_rows_out];
+      bool hangs = false;
+      for (int64_t r = 0; r < scheme.rows_out; ++r) {
+        const int64_t row = tiles.output(begin + t, r);
+        if (row < 0) continue;
+        const int64_t at = base + row * out + problem.y.offset;
+        if (problem.y.whole(row)) {
+          to[r] = y + at, added[r] = add + at;
+          continue;
+        }
+        hangs = true;
+        to[r] = room_out + r * out, added[r] = to[r];
+        const Side::Part part = problem.y.part(row);
+        if (add != nullptr)
+          std::memcpy(to[r] + part.skip, add + base + part.at, static_cast<size_t>(part.size) * sizeof(float));
+      }
+      scheme.gather(sums + t / rows * plan.y.step() + t % rows * out, plan.y.of_product(), out,
+                    bias ? wide_bias : nullptr, add != nullptr ? added : nullptr, to);
+      if (!hangs) continue;
+      for (int64_t r = 0; r < scheme.rows_out; ++r) {
+        const int64_t row = tiles.output(begin + t, r);
+        if (row < 0 || problem.y.whole(row)) continue;
+        const Side::Part part = problem.y.part(row);
+        std::memcpy(y + base + part.at, to[r] + part.skip, static_cast<size_t>(part.size) * sizeof(float));
+      }
+    }
+  });
+}
+
+struct GradientPlan {
+  const Scheme& scheme;
+  Tiles tiles;
+  int64_t in, out, block, parts, slices;
+  Groups x, y;
+  GradientPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
+    x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, slice};
+    block = in <= 64 ? 6 : 3;
+    if (s.products <= 3) block = in <= 512 ? 12 : 6;
+    slices = (out + slice - 1) / slice;
+    parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / slices, 1), 16);
+  }
+  int64_t sums() const { return scheme.products * apart(in * out); }
+  int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
+};
+
+const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
+
+// Measured (docs/decisions.md): narrow rows are not worth their sums and differences.
+bool worth(const Problem& p, const Scheme& s) {
+  if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
+  const Tiles tiles(p, s);
+  return tiles.use() >= 0.75 && tiles.count >= 48;
+}
+/// Seven taps of stride 1, or two strides.
+bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  if (g.groups != 1 || x.channels % 16 != 0 || y.channels % 16 != 0) return false;
+  if (g.stride == 1) return weight.time == 7;
+  return g.dilation == 1 && weight.time == 2 * g.stride && g.padding == Padding::zero;
+}
+
+}  // namespace
+
+bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight));
+}
+int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return ProductPlan(Problem::forward(x, y, g), scheme_of(weight)).scratch(ctx);
+}
+void forward(Context& ctx, const Conv1dForward<float>& a, float* scratch) {
+  product(ctx, Problem::forward(a.x.shape, a.y.shape, a.geometry), scheme_of(a.weight.shape), a.x.data, a.weight.data,
+          a.bias, a.residual.data, a.y.data, scratch);
+}
+
+bool takes_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return g.padding == Padding::zero && fits(dx, weight, dy, g) &&
+         worth(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight));
+}
+int64_t input_gradient_scratch(const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return ProductPlan(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight)).scratch(ctx);
+}
+void input_gradient(Context& ctx, const Conv1dInputGradient<float>& a, float* scratch) {
+  product(ctx, Problem::input_gradient(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry), scheme_of(a.weight.shape),
+          a.dy.data, a.weight.data, a.bias, a.add_dx ? a.dx.data : nullptr, a.dx.data, scratch);
+}
+
+int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  const GradientPlan plan(Problem::forward(x, dy, g), scheme_of(weight));
+  return plan.parts * plan.sums() + ctx.threads() * plan.slot();
+}
+
+void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* scratch) {
+  const Scheme& scheme = scheme_of(a.dweight.shape);
+  const GradientPlan plan(Problem::forward(a.x.shape, a.dy.shape, a.geometry), scheme);
+  const Tiles& tiles = plan.tiles;
+  const int64_t in = plan.in, out = plan.out, parts = plan.parts;
+  float* const slots = scratch + parts * plan.sums();
+  // sums: [part][product][out][in]
+  parallel_parts(ctx, parts * plan.slices, [&](int64_t task) {
+    const int64_t part = task / plan.slices, from = task % plan.slices * slice, outs = std::min(slice, out - from);
+    const int64_t end = tiles.count * (part + 1) / parts, most = plan.block * depth_of_group;
+    float* const xs = slots + omp_get_thread_num() * plan.slot();
+    float* const dys = xs + plan.block * plan.x.step();
+    float* const room = dys + plan.block * plan.y.step();
+    float* const sums = scratch + part * plan.sums() + from * in;
+    bool add = false;
+    for (int64_t begin = tiles.count * part / parts; begin < end; begin += most, add = true) {
+      const int64_t n = std::min(most, end - begin), groups = (n + depth_of_group - 1) / depth_of_group;
+      for (int64_t t = 0; t < groups * depth_of_group; ++t) {
+        const int64_t group = t / depth_of_group, row = t % depth_of_group;
+        const float* rows[most_rows_in];
+        tiles.inputs(begin + t, a.x.data, room, rows);
+        for (int64_t j = 0; j < in; j += panel) {
+          const int64_t width = std::min(panel, in - j);
+          scheme.split(rows, width, xs + group * plan.x.step() + j * depth_of_group + row * width,
+                       plan.x.of_product());
+          for (int r = 0; r < scheme.rows_in; ++r) rows[r] += width;
+        }
+        const float* const dy = a.dy.data + tiles.item(begin + t) * plan.tiles.p.y.item + from;
+        for (int64_t r = 0; r < scheme.rows_out; ++r) {
+          const int64_t at = t < n ? tiles.output(begin + t, r) : -1;
+          rows[r] = at < 0 ? zero_row : dy + at * out;
+        }
+        scheme.spread(rows, outs, dys + group * plan.y.step() + row * slice, plan.y.of_product());
+      }
+      for (int p = 0; p < scheme.products; ++p)
+        for (int64_t j = 0; j < in; j += panel)
+          matrices().multiply_across(dys + p * plan.y.of_product(), slice, plan.y.step(), outs,
+                                     xs + p * plan.x.of_product() + j * depth_of_group, std::min(panel, in - j),
+                                     plan.x.step(), groups, sums + p * apart(in * out) + j, in, add);
+    }
+  });
+  parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o)
+      scheme.gather_taps(scratch + o * in, apart(in * out), parts, plan.sums(), in,
+                         a.dweight.data + o * scheme.taps * in, in);
+  });
+}
+
+}  // namespace nacre::karatsuba
