@@ -29,6 +29,10 @@ COUNTS = ("launches",)  # not of time: these stay where times are left out
 STANDARD = ("family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations", "real_time",
             "cpu_time", "items_per_second", "bytes_per_second")
 PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs")
+# What Google Benchmark says of the machine: its names and its load are nobody's business here, the rest is the host's.
+STANDARD_CONTEXT = ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "load_avg",
+                    "library_version", "library_build_type", "json_schema_version")
+SHOWN_CONTEXT = ("device", "description", "commit", "small")  # rows of their own, or said in words
 # Cases of nacre_bench that time another library on the shape of the case whose name stands before theirs.
 BASELINE = re.compile(r"(.+)/(cudnn_nhwc|cudnn_nchw|gemm)")
 BASELINE_NOTES = {"cudnn_nhwc": "without the bias", "cudnn_nchw": "without the bias",
@@ -182,7 +186,7 @@ class Found:
         self.see_gpu(description.split(",")[0].strip(), path)
         if ours:
             self.has_bench = True
-            self.bench_context.update(context)
+            self.bench_context.update({k: v for k, v in context.items() if k not in STANDARD_CONTEXT})
         for result in found["benchmarks"]:
             if result.get("run_type", "iteration") != "iteration":
                 continue
@@ -239,7 +243,7 @@ class Found:
         old = {case["name"]: case for case in result["cases"] if isinstance(case.get("name"), str)}
         if not self.has_bench:
             self.has_bench = True
-            self.bench_context = result.get("context", {})
+            self.bench_context = {**result.get("context", {}), **result.get("ceilings", {})}
             self.bench = {name: case["nacre"] for name, case in old.items() if case.get("nacre")}
             facts = ("bytes", "flops", "arithmetic", "parameters")
             self.cases = {name: {k: case[k] for k in facts if k in case} for name, case in old.items()}
@@ -305,13 +309,14 @@ def make_result(found):
     if found.bench_context.get("commit") and suite_commit and not suite_commit.startswith(found.bench_context["commit"].split("+")[0]):
         notes.append(f"the bench was built at {found.bench_context['commit']}, the suite ran at {suite_commit}")
     parts = list(found.parts.values())
-    ceilings = {k: v for k, v in found.bench_context.items() if re.search(r"[GT](B|FLOP)/s", k)}
+    ceilings = {k: v for k, v in found.bench_context.items() if re.search(r"/s\b|^us ", k)}
+    context = {k: v for k, v in found.bench_context.items() if k not in ceilings}
     if not timings:
         parts = [{k: v for k, v in p.items() if k != "seconds"} for p in parts]
         ceilings = {}
     return slug, {
         "device": gpu, "commit": commit, "timings": timings, "why_no_timings": why, "ceilings": ceilings,
-        "context": {k: v for k, v in found.bench_context.items() if timings or k not in ceilings and "/s" not in k},
+        "context": context,
         "peer_context": found.peer_context, "suite": found.suite, "parts": parts, "notes": notes, "cases": cases}
 
 
@@ -388,6 +393,7 @@ def page(result):
     for key in ("torch", "cuda", "cudnn"):
         rows.append([{"torch": "peers' PyTorch", "cuda": "peers' CUDA", "cudnn": "peers' cuDNN"}[key],
                      cell(result["peer_context"].get(key) or "-")])
+    rows += [[cell(k), cell(v)] for k, v in context.items() if k not in SHOWN_CONTEXT]
     rows += [[cell(k), cell(v)] for k, v in result["ceilings"].items()]
     lines += table(["", ""], rows)
     lines += [f"- {one_line(n)}" for n in result["notes"]] + ([""] if result["notes"] else [])

@@ -19,7 +19,7 @@
 #   --build DIR      the build to take (default build/cuda; where that is missing, it is built by the preset cuda)
 #   --out DIR        logs, figures and the report (default: $OUT if it is set, else bench/results/work)
 #   --device cuda:N  which GPU (default cuda)
-#   --resume         leave out parts that DIR already has as ok, of this commit, build and device
+#   --resume         leave out parts that DIR already has as ok, of this commit, build and device; peers measure what is missing
 #   --small          small shapes, few tests, few reruns: proves that the suite works. Its report has no times
 #   --jobs N         processes beside each other where nothing is timed (default: half of the cores, at most 8)
 #   --seconds S      of each case of bench and baselines, warm and cold each (default 0.1; at least 50 runs of most)
@@ -39,7 +39,7 @@ self=$(readlink -f "${BASH_SOURCE[0]}")
 root=$(dirname "$(dirname "$self")")
 all_parts=(tests sanitizer capture reruns bench baselines peers peers-compiled)
 # Seconds after which a part is stopped, so that one that hangs does not take the machine.
-declare -A limits=([tests]=240 [sanitizer]=200 [capture]=90 [reruns]=150 [bench]=300 [baselines]=240 [peers]=240
+declare -A limits=([tests]=240 [sanitizer]=200 [capture]=150 [reruns]=150 [bench]=300 [baselines]=240 [peers]=240
   [peers-compiled]=480)
 
 usage_error() {
@@ -48,7 +48,7 @@ usage_error() {
 }
 
 # ---- inside a part: the script runs itself as `gpu_suite.sh __part NAME`, under `timeout`, with these set ------------------
-# S_BUILD S_OUT S_DEVICE S_SMALL S_SECONDS S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT
+# S_BUILD S_OUT S_DEVICE S_SMALL S_RESUME S_SECONDS S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT
 
 # What the build needs and the machine lacks lies beside it in a packed tree; nothing else shall see those libraries.
 ours() { env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
@@ -265,7 +265,7 @@ part_capture() {
   make_data
   for name in "${names[@]}"; do queue one_test "$name"; done
   for precision in fp32 tf32 bf16; do queue capture_train $precision "nacre train"; done
-  work_off 80
+  work_off 140
   facts "\"checks\": $jobs_queued, \"passed\": $passed, \"failed\": $(json_list "${failed[@]}")"
   why "$passed of $jobs_queued comparisons of captured with eager steps are equal"
   [ ${#failed[@]} = 0 ]
@@ -370,8 +370,14 @@ peers() { # set, flags...
   why "$(grep -o '"peer":' "$S_OUT/peers-$1.json" | wc -l) results"
   return $code
 }
-part_peers() { peers eager; }
-part_peers-compiled() { peers compiled --resume --budget $((S_LIMIT > 120 ? S_LIMIT - 60 : S_LIMIT / 2)); }
+# They stop by themselves before their limit, and go on in another call.
+peers_budget() { echo $((S_LIMIT > 120 ? S_LIMIT - 60 : S_LIMIT / 2)); }
+part_peers() {
+  local go_on=(--resume)
+  [ "$S_RESUME" = 1 ] || { go_on=() && rm -f "$S_OUT/peers-eager.json"; }
+  peers eager "${go_on[@]}" --budget "$(peers_budget)"
+}
+part_peers-compiled() { peers compiled --resume --budget "$(peers_budget)"; }
 
 case "${1:-}" in
   __part)
@@ -602,7 +608,7 @@ write_suite() {
 }
 
 # ---- the parts --------------------------------------------------------------------------------------------------------------
-export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_SECONDS=$seconds S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech
+export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_RESUME=$resume S_SECONDS=$seconds S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech
 unset OUT # a program's own variable, were it one
 summary=() any_failed=0
 outcome() { # part, word, exit code, seconds, why, facts
@@ -616,7 +622,7 @@ outcome() { # part, word, exit code, seconds, why, facts
 }
 for part in "${parts[@]}"; do
   echo "== $part"
-  if [ $resume = 1 ] && grep -q '"outcome": "ok"' "$out/state/$part" 2>/dev/null && [ "$part" != peers-compiled ]; then
+  if [ $resume = 1 ] && grep -q '"outcome": "ok"' "$out/state/$part" 2>/dev/null && [[ $part != peers* ]]; then
     summary+=("$(printf '%-15s %-17s %5s    %s' "$part" ok "" "from an earlier call")")
     echo "   ok in an earlier call"
     continue

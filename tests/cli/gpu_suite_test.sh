@@ -99,7 +99,29 @@ while [[ $1 == --* ]]; do shift 2; done
 [ "$tool" != "${PRETEND_ERROR:-}" ] || { echo "========= ERROR SUMMARY: 1 error"; exit 99; }
 exec "$@"
 SH
-chmod +x tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
+# PyTorch, pretended: a python that has it, and a program that measures one case more at every call.
+cat >tools/pretended-python <<'SH'
+#!/usr/bin/env bash
+case "$1" in -c) exit 0 ;; */op_peers.py) shift ;; *) exit 9 ;; esac
+set_=eager resume=0 budget=0
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --cases) [ -s "$2" ] || exit 8 ;;
+    --out) out=$2 ;;
+    --set) set_=$2 ;;
+    --resume) resume=1 ;;
+    --budget) budget=$2 ;;
+  esac
+  shift
+done
+[ "$budget" -gt 0 ] || exit 7
+more=
+[ $resume = 0 ] || [ ! -f "$out" ] || more=', {"name": "snake_forward/bf16/2x3x4", "peer": "more", "cold_us": 5, "warm_us": 4}'
+printf '{"context": {"torch": "0", "device": "NVIDIA Pretender 1"}, "peers": [{"name": "snake_forward/bf16/2x3x4", "peer": "%s", "cold_us": 25, "warm_us": 30}%s]}' \
+  "$set_" "$more" >"$out"
+SH
+touch tree/bench/peers/op_peers.py
+chmod +x tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
 export PRETEND_COUNT=$work/count PYTHON=no-such-python
 export PATH=$work/tools:$PATH
 unset OUT
@@ -148,6 +170,20 @@ expect_code 0 "--part bench"
 [ "$(wc -l <count)" = 2 ] || fail "without --resume nothing is measured"
 expect_line whole/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 grep -q "^| tests |" whole/nvidia-pretender-1.md && fail "results of --small and of a real run are mixed"
+
+# Peers: those of a plain call, and the compiled ones, which go on in another call.
+export PYTHON=pretended-python
+run $suite --out peers --part bench --part peers
+expect_code 0 "peers"
+expect_line out "^peers +ok +[0-9]+ s  1 results"
+expect_line peers/nvidia-pretender-1.md '\| eager \| 25\.0 \| 2\.00 \| eager \| 30\.0 \| 4\.00 \|$'
+run $suite --out peers --part peers-compiled
+expect_line out "^peers-compiled +ok +[0-9]+ s  1 results"
+run $suite --out peers --part peers-compiled --resume
+expect_line out "^peers-compiled +ok +[0-9]+ s  2 results"
+expect_line peers/nvidia-pretender-1.md '\| more \| 5\.00 \| 0\.40 \| more \| 4\.00 \| 0\.53 \|$'
+expect_line peers/nvidia-pretender-1.md '^\| peers \| ok \|'
+export PYTHON=no-such-python
 
 # ---- parts that fail -----------------------------------------------------------------------------------------------------
 PRETEND_FAULT=1 PRETEND_ERROR=racecheck PRETEND_RACE=1 run $suite --out faulty --small --jobs 4 --part bench --part reruns --part sanitizer --part tests
@@ -215,7 +251,8 @@ cat >first/cases.json <<'JSON'
  {"name": "codec/e", "bytes": 0, "flops": 9, "arithmetic": "bf16", "parameters": {"op": "codec"}}]}
 JSON
 cat >first/bench.json <<'JSON'
-{"context": {"description": "NVIDIA H200, compute capability 9.0", "small": "false", "copy_GB/s 1 of 8 KiB": "4300.0"},
+{"context": {"description": "NVIDIA H200, compute capability 9.0", "small": "false", "host_name": "somebodys",
+  "copy_GB/s 1 of 8 KiB": "4300.0", "us per launch in a graph": "1.5", "cuBLAS": "13.1"},
  "benchmarks": [
  {"name": "snake/a/iterations:1/manual_time", "run_type": "iteration", "real_time": 1, "cold_us": 100, "warm_us": 80, "p10_us": 99,
   "p90_us": 103, "runs": 50, "launches": 1, "copy%": 91.4, "peak%": 12, "floor%": 91.4},
@@ -264,6 +301,9 @@ row $page "| commit | abc |"
 row $page "| driver | 999.1 |"
 row $page "| peers' PyTorch | 2.11 |"
 row $page "| copy_GB/s 1 of 8 KiB | 4300.0 |"
+row $page "| us per launch in a graph | 1.5 |"
+row $page "| cuBLAS | 13.1 |"
+grep -q somebodys results/* && fail "a result names the machine"
 row $page "| snake | 2 | 2 | 91 to 91 | 1 of 1 | 1.20 | 1.20 |"
 row $page "| conv1d | 2 | 0 | - | - | - | - |"
 
