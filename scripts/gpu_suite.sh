@@ -573,10 +573,18 @@ elif text=$(git -C "$root" rev-parse HEAD 2>/dev/null); then
   commit=$text
   [ -z "$(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null)" ] || commit+=+changes
 fi
-# Results of another commit, build, device or size are not mixed with these.
+# Results of another commit, build, device or size are not mixed with these: they move aside.
 key="$commit $device $small $(cksum <"$build/bench/nacre_bench")"
 if [ "$(cat "$out/state/key" 2>/dev/null)" != "$key" ]; then
-  rm -f "$out"/state/* "$out"/{suite,cases,bench,baselines,peers-eager,peers-compiled}.json
+  if [ -f "$out/suite.json" ]; then
+    rm -rf "$out/earlier"
+    mkdir "$out/earlier"
+    for file in "$out"/{suite,cases,bench,baselines,peers-eager,peers-compiled}.json "$out"/*.log; do
+      [ ! -f "$file" ] || mv "$file" "$out/earlier/"
+    done
+    echo "results of another commit, build, device or size move to $out/earlier"
+  fi
+  rm -f "$out"/state/*
   printf '%s\n' "$key" >"$out/state/key"
 fi
 driver='' gpu=''

@@ -169,6 +169,7 @@ run $suite --out whole --part bench
 expect_code 0 "--part bench"
 [ "$(wc -l <count)" = 2 ] || fail "without --resume nothing is measured"
 expect_line whole/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
+grep -q '"small": true' whole/earlier/suite.json || fail "the results of --small are lost"
 grep -q "^| tests |" whole/nvidia-pretender-1.md && fail "results of --small and of a real run are mixed"
 
 # Peers: those of a plain call, and the compiled ones, which go on in another call.
