@@ -324,6 +324,37 @@ TEST_CASE("conv1d with fewer products gives the same bits on any number of threa
   }
 }
 
+TEST_CASE("conv1d with fewer products errs by what is near alone", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    if (s.taps != 7) continue;
+    INFO(s.why);
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    const reference::Conv1d ref = reference_of(s);
+    Case c(std::string("conv1d loud, ") + s.why, Device{}, xs);
+    auto &noise = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1);
+    // One row is ten thousand times as loud as the others; far from it nothing of that is seen.
+    std::vector<double> values = doubles(noise);
+    const int64_t loud = s.time / 2, terms = s.taps * s.in;
+    for (int64_t i = 0; i < xs.elements(); ++i)
+      if (i / s.in % s.time == loud) values[static_cast<size_t>(i)] *= 1e4;
+    auto& x = c.values<float>("x with a loud row", xs, std::vector<float>(values.begin(), values.end()));
+    auto& y = c.output("y", ys);
+    conv1d_forward(c.ctx, {.x = x,
+                           .weight = w,
+                           .y = y,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                           .geometry = s.g});
+    const auto y_ref = ref.forward(doubles(x), doubles(w));
+    const auto allowed = [&](int64_t i) {
+      const int64_t first = i / s.out % ys.time - s.g.left, last = first + 6 * s.g.dilation, reach = 14 * s.g.dilation;
+      const double size = loud >= first - reach && loud <= last + reach ? 1e4 : 1;
+      return 4 * std::sqrt(static_cast<double>(terms)) * ulp * static_cast<double>(terms) * size;
+    };
+    c.expect<float>(
+        y, [&](int64_t i) { return at(y_ref, i); }, allowed);
+  }
+}
+
 TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
   for (const Device device : devices())
     for (const Sample& s : samples()) exact<bf16>(device, s, 2);
