@@ -59,10 +59,7 @@ struct Problem {
  private:
   static Side side(Shape s) { return {.item = s.time * s.channels, .rows = s.time, .width = s.channels}; }
   static Side strides(Shape s, int64_t rows, const Conv1dGeometry& g) {
-    return {.item = s.time * s.channels,
-            .rows = rows,
-            .width = g.stride * s.channels,
-            .offset = -g.left * s.channels};
+    return {.item = s.time * s.channels, .rows = rows, .width = g.stride * s.channels, .offset = -g.left * s.channels};
   }
 };
 
@@ -79,9 +76,7 @@ struct Tiles {
   /// Share of the outputs computed that exist.
   double use() const { return static_cast<double>(p.batch * p.y.rows) / static_cast<double>(count * rows_out); }
   int64_t item(int64_t tile) const { return tile / (phases * per_phase); }
-  int64_t first(int64_t tile) const {
-    return tile / per_phase % phases + tile % per_phase * rows_out * p.dilation;
-  }
+  int64_t first(int64_t tile) const { return tile / per_phase % phases + tile % per_phase * rows_out * p.dilation; }
   /// The rows of x under a tile; zeros where there are none. `room` takes rows that hang over an end.
   void inputs(int64_t tile, const float* x, float* room, const float** rows) const {
     if (tile >= count) return void(std::fill(rows, rows + rows_in, zero_row));
@@ -173,9 +168,8 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const f
   const Tiles& tiles = plan.tiles;
   const Matrices& matrix = matrices();
   const int64_t in = plan.in, out = plan.out;
-  parallel_parts(ctx, out / 16, [&](int64_t o) {
-    spread_weight(scheme, problem.turned, weight, in, out, o * 16, scratch);
-  });
+  parallel_parts(ctx, out / 16,
+                 [&](int64_t o) { spread_weight(scheme, problem.turned, weight, in, out, o * 16, scratch); });
   float* const wide_bias = scratch + plan.weights();
   if (bias)
     for (int64_t j = 0; j < out; ++j) wide_bias[j] = bias[j % bias.elements()];
@@ -313,8 +307,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
         tiles.inputs(begin + t, a.x.data, room, rows);
         for (int64_t j = 0; j < in; j += panel) {
           const int64_t width = std::min(panel, in - j);
-          scheme.split(rows, width, xs + group * plan.x.step() + j * depth_of_group + row * width,
-                       plan.x.of_product());
+          scheme.split(rows, width, xs + group * plan.x.step() + j * depth_of_group + row * width, plan.x.of_product());
           for (int r = 0; r < scheme.rows_in; ++r) rows[r] += width;
         }
         const float* const dy = a.dy.data + tiles.item(begin + t) * plan.tiles.p.y.item + from;

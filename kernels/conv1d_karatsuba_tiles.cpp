@@ -165,7 +165,9 @@ NACRE_INLINE void tile(const float* a, int64_t a_row, const float* b, int64_t wi
 template <int lanes, int R, int V>
 NACRE_INLINE void strip_all(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,
                             const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {
-  const auto next = [&](int64_t n) { a += n * a_row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row; };
+  const auto next = [&](int64_t n) {
+    a += n * a_row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
+  };
   for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, a_row, b, width, depth, c, c_row, bias, add);
   for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, a_row, b, width, depth, c, c_row, bias, add);
   if (rows > 0) tile<lanes, 1, V>(a, a_row, b, width, depth, c, c_row, bias, add);
@@ -258,44 +260,43 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
     for (int i = 0; i < 16; ++i) to[j * to_step + i] = from[i * from_step + j];
 }
 
-#define NACRE_SCHEME(set, target, lanes, n)                                                                           \
-  target void split_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                    \
-    split_body<lanes, n>(rows, size, to, step);                                                                       \
-  }                                                                                                                   \
-  target void spread_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                   \
-    spread_body<lanes, n>(rows, size, to, step);                                                                      \
-  }                                                                                                                   \
-  target void gather_##n##_##set(const float* from, int64_t step, int64_t size, const float* bias,                    \
-                                 const float* const* add, float* const* to) {                                         \
-    gather_body<lanes, n>(from, step, size, bias, add, to);                                                           \
-  }                                                                                                                   \
-  target void taps_##n##_##set(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,       \
-                               float* to, int64_t tap_step) {                                                         \
-    gather_taps_body<lanes, n>(from, step, parts, part_step, size, to, tap_step);                                     \
-  }                                                                                                                   \
-  constexpr Scheme scheme_##n##_##set{rows_of<n>,         n,                                                          \
-                                      taps_of<n>,         n == 8 ? 26 : 3,                                            \
-                                      split_##n##_##set,  spread_##n##_##set,                                         \
-                                      gather_##n##_##set, taps_##n##_##set};
-#define NACRE_LOOPS(set, target, lanes)                                                                               \
-  NACRE_SCHEME(set, target, lanes, 8)                                                                                 \
-  NACRE_SCHEME(set, target, lanes, 2)                                                                                 \
-  target void multiply_##set(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,           \
-                             int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,          \
-                             int64_t groups) {                                                                        \
-    multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);               \
-  }                                                                                                                   \
-  target void all_##set(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,                  \
-                        const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {                 \
-    multiply_all_body<lanes>(a, a_row, b, width, depth, bias, add, c, c_row, rows);                                   \
-  }                                                                                                                   \
-  target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,              \
-                           int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {       \
-    multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);                   \
-  }                                                                                                                   \
-  target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {                     \
-    transpose_body(from, from_step, to, to_step);                                                                     \
-  }                                                                                                                   \
+#define NACRE_SCHEME(set, target, lanes, n)                                                                       \
+  target void split_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                \
+    split_body<lanes, n>(rows, size, to, step);                                                                   \
+  }                                                                                                               \
+  target void spread_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {               \
+    spread_body<lanes, n>(rows, size, to, step);                                                                  \
+  }                                                                                                               \
+  target void gather_##n##_##set(const float* from, int64_t step, int64_t size, const float* bias,                \
+                                 const float* const* add, float* const* to) {                                     \
+    gather_body<lanes, n>(from, step, size, bias, add, to);                                                       \
+  }                                                                                                               \
+  target void taps_##n##_##set(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,   \
+                               float* to, int64_t tap_step) {                                                     \
+    gather_taps_body<lanes, n>(from, step, parts, part_step, size, to, tap_step);                                 \
+  }                                                                                                               \
+  constexpr Scheme scheme_##n##_##set{                                                                            \
+      rows_of<n>,      n, taps_of<n>, n == 8 ? 26 : 3, split_##n##_##set, spread_##n##_##set, gather_##n##_##set, \
+      taps_##n##_##set};
+#define NACRE_LOOPS(set, target, lanes)                                                                         \
+  NACRE_SCHEME(set, target, lanes, 8)                                                                           \
+  NACRE_SCHEME(set, target, lanes, 2)                                                                           \
+  target void multiply_##set(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,     \
+                             int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,    \
+                             int64_t groups) {                                                                  \
+    multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);         \
+  }                                                                                                             \
+  target void all_##set(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,            \
+                        const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {           \
+    multiply_all_body<lanes>(a, a_row, b, width, depth, bias, add, c, c_row, rows);                             \
+  }                                                                                                             \
+  target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,        \
+                           int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) { \
+    multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);             \
+  }                                                                                                             \
+  target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
+    transpose_body(from, from_step, to, to_step);                                                               \
+  }                                                                                                             \
   constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
 
 NACRE_LOOPS(baseline, , 4)

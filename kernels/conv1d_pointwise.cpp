@@ -30,13 +30,14 @@ void product(Context& ctx, const float* x, int64_t rows, int64_t in, int64_t out
       }
     }
   });
-  parallel_ranges(ctx, (rows + block - 1) / block, 1 + (1 << 16) / (block * in * out), [&](int64_t first, int64_t last) {
-    for (int64_t r = first * block; r < std::min(last * block, rows); r += block)
-      for (int64_t j = 0; j < out; j += panel)
-        matrix.multiply_all(x + r * in, in, scratch + j * in, std::min(panel, out - j), in,
-                            bias != nullptr ? bias + j : nullptr, add != nullptr ? add + r * out + j : nullptr,
-                            y + r * out + j, out, std::min(block, rows - r));
-  });
+  parallel_ranges(
+      ctx, (rows + block - 1) / block, 1 + (1 << 16) / (block * in * out), [&](int64_t first, int64_t last) {
+        for (int64_t r = first * block; r < std::min(last * block, rows); r += block)
+          for (int64_t j = 0; j < out; j += panel)
+            matrix.multiply_all(x + r * in, in, scratch + j * in, std::min(panel, out - j), in,
+                                bias != nullptr ? bias + j : nullptr, add != nullptr ? add + r * out + j : nullptr,
+                                y + r * out + j, out, std::min(block, rows - r));
+      });
 }
 
 }  // namespace

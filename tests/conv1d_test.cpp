@@ -1,5 +1,7 @@
 #include "nacre/ops/conv1d.h"
 
+#include "conv1d_karatsuba.h"
+#include "conv1d_pointwise.h"
 #include "harness.h"
 #include "reference/conv1d.h"
 
@@ -245,6 +247,114 @@ TEST_CASE("conv1d is exact on integers", "[conv1d]") {
         if (threads == 1 || device.kind == Device::cpu) exact<float>(device, s, threads);
 }
 
+namespace {
+
+/// What the CPU computes with fewer products than the formula has, and matrix products of its own: as many tiles as
+/// these ask for, that end everywhere within a tile, and whose rows hang over both ends.
+const std::vector<Sample>& fewer_products() {
+  static const std::vector<Sample> all{
+      {"seven taps", 2, 203, 32, 32, 7, same(7)},
+      {"seven taps, dilation 3", 2, 203, 48, 64, 7, same(7, 3)},
+      {"seven taps, dilation 9", 2, 400, 32, 80, 7, same(7, 9)},
+      {"seven taps, causal", 1, 390, 32, 48, 7, {.left = 6}},
+      {"seven taps, no padding", 3, 140, 64, 32, 7, {}},
+      {"seven taps, padding wider than the kernel", 1, 380, 32, 32, 7, {.left = 9, .right = 8}},
+      {"seven taps, more outputs than a task takes", 1, 400, 32, 144, 7, same(7)},
+      {"seven taps, more inputs than a panel has", 1, 400, 96, 32, 7, same(7)},
+      {"seven taps, several parts of the weight gradient", 3, 2741, 32, 32, 7, same(7)},
+      {"two strides of 2", 2, 200, 32, 64, 4, strided(2)},
+      {"two strides of 5", 2, 260, 16, 64, 10, strided(5)},
+      {"two strides of 8", 1, 800, 16, 80, 16, strided(8)},
+      {"two strides of 4, causal", 2, 240, 32, 64, 8, {.stride = 4, .left = 4}},
+      {"two strides of 4, samples over", 1, 403, 16, 64, 8, {.stride = 4, .left = 2, .right = 2}},
+      {"one tap, odd rows", 1, 131, 48, 80, 1, {}},
+      {"one tap, several items", 5, 39, 16, 96, 1, {}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    CHECK((s.taps == 1 ? pointwise::takes(xs, ws, ys, s.g) : karatsuba::takes(xs, ws, ys, s.g)));
+    if (s.taps != 1) CHECK(karatsuba::takes_input_gradient(xs, ws, ys, s.g));
+    for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
+  }
+  Sample s{"seven taps, reflected", 2, 205, 32, 96, 7, {.dilation = 3, .left = 9, .right = 9}};
+  s.g.padding = Padding::reflect;
+  CHECK(karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+  exact<float>(Device{}, s, 2);
+}
+
+TEST_CASE("conv1d with fewer products gives the same bits on any number of threads", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    INFO(s.why);
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    std::vector<std::vector<float>> found;
+    for (const int threads : {1, 2, 3, 5}) {
+      Case c(std::string("conv1d threads, ") + s.why, Device{}, xs, threads);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs), &dw = c.zeros("dweight", ws);
+      conv1d_forward(c.ctx, {.x = x,
+                             .weight = w,
+                             .y = y,
+                             .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                             .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy,
+                                    .weight = w,
+                                    .dx = dx,
+                                    .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                    .geometry = s.g});
+      if (s.taps != 1)
+        conv1d_weight_gradient(c.ctx, {.x = x,
+                                       .dy = dy,
+                                       .dweight = dw,
+                                       .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                       .geometry = s.g});
+      std::vector<float> all = y.read();
+      for (const Buffer<float>* b : {&dx, &dw}) {
+        const std::vector<float> more = b->read();
+        all.insert(all.end(), more.begin(), more.end());
+      }
+      found.push_back(std::move(all));
+    }
+    for (const auto& other : found) CHECK(other == found.front());
+  }
+}
+
+TEST_CASE("conv1d with fewer products errs by what is near alone", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    if (s.taps != 7) continue;
+    INFO(s.why);
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    const reference::Conv1d ref = reference_of(s);
+    Case c(std::string("conv1d loud, ") + s.why, Device{}, xs);
+    auto &noise = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1);
+    // One row is ten thousand times as loud as the others; far from it nothing of that is seen.
+    std::vector<double> values = doubles(noise);
+    const int64_t loud = s.time / 2, terms = s.taps * s.in;
+    for (int64_t i = 0; i < xs.elements(); ++i)
+      if (i / s.in % s.time == loud) values[static_cast<size_t>(i)] *= 1e4;
+    auto& x = c.values<float>("x with a loud row", xs, std::vector<float>(values.begin(), values.end()));
+    auto& y = c.output("y", ys);
+    conv1d_forward(c.ctx, {.x = x,
+                           .weight = w,
+                           .y = y,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                           .geometry = s.g});
+    const auto y_ref = ref.forward(doubles(x), doubles(w));
+    const auto allowed = [&](int64_t i) {
+      const int64_t first = i / s.out % ys.time - s.g.left, last = first + 6 * s.g.dilation, reach = 14 * s.g.dilation;
+      const double size = loud >= first - reach && loud <= last + reach ? 1e4 : 1;
+      return 4 * std::sqrt(static_cast<double>(terms)) * ulp * static_cast<double>(terms) * size;
+    };
+    c.expect<float>(
+        y, [&](int64_t i) { return at(y_ref, i); }, allowed);
+  }
+}
+
 TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
   for (const Device device : devices())
     for (const Sample& s : samples()) exact<bf16>(device, s, 2);
@@ -371,8 +481,10 @@ TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
 }
 
 TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
-  for (const Device device : devices())
-    for (const Sample& s : samples()) {
+  for (const Device device : devices()) {
+    std::vector<Sample> all = samples();
+    if (device.kind == Device::cpu) all.insert(all.end(), fewer_products().begin(), fewer_products().end());
+    for (const Sample& s : all) {
       INFO(s.why);
       const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
       const reference::Conv1d ref = reference_of(s);
@@ -428,6 +540,7 @@ TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
       planted[static_cast<size_t>(where)] = y_expected(where) + 10 * y_allowed(where);
       CHECK(worst_ratio(planted, y_expected, y_allowed) > 9);
     }
+  }
 }
 
 TEST_CASE("conv1d's reference gradients are those of its reference forward", "[conv1d]") {
