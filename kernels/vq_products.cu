@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(prepare_threads)
     const int i = static_cast<int>(threadIdx.x);
     const float n = norms[base + i];
     const bool there = n < no_code().h;
-    // i is the code; as a place, its norm belongs to lane i / 16, tile i % 16 / 2.
-    group[group_codes * depth + i % 16 / 4 * 16 + i / 16 * 4 + i % 4] = there ? n : absent;
+    float* place = group + group_codes * depth + i % 16 / 2 * 16 + i / 16 * 4 + i % 2;
+    place[0] = place[2] = there ? n : absent;
     if (there) {
       float square = 0, rest = 0;
       for (int d = 0; d < dim; ++d) {
@@ -129,11 +129,13 @@ struct Least {
 
 template <int K>
 __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_products_kernel(Products p) {
-  constexpr int depth = 8 * K, M = Plan<K>::tiles, group_floats = group_codes * (depth + 1);
+  constexpr int depth = 8 * K, M = Plan<K>::tiles, group_floats = static_cast<int>(group_size(depth));
   constexpr int stage_floats = Plan<K>::groups * group_floats;
   constexpr bool packed = K > 2;
+  constexpr int T = K == 8 ? 1 : 2;  // tiles of eight codes at once: registers for 64 channels leave one
   NACRE_DYNAMIC_SHARED(float, stages);
   NACRE_SHARED(float, windows, Plan<K>::rows);
+  NACRE_SHARED(float, rests, Plan<K>::rows);
   NACRE_SHARED(float, scales, Plan<K>::rows);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32, quarter = lane % 4;
   const int warp_row = warp * (M * 16);
@@ -145,18 +147,24 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
     const int here = groups - begin < Plan<K>::groups ? groups - begin : Plan<K>::groups;
     const float* from = p.products + int64_t{begin} * group_floats;
     float* to = stages + stage % 2 * stage_floats;
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) * 4; i < here * group_floats; i += Plan<K>::threads * 4)
       cp_async<16>(to + i, from + i, 16);
   };
   fetch(0);
   cp_async_commit();
 
+#pragma unroll 1
   for (int i = lane; i < M * 16; i += 32) {
     const int64_t row = first + i;
-    scales[warp_row + i] = p.cosine && row < p.rows ? inverse_norm(p.x + row * p.dim, p.dim) : 1.0f;
+    float square = 0;  // as inverse_norm, in fewer registers
+#pragma unroll 4
+    for (int d = 0; d < (p.cosine && row < p.rows ? p.dim : 0); ++d) square = add_square(square, p.x[row * p.dim + d]);
+    scales[warp_row + i] = p.cosine ? inverse_norm_of_square(square) : 1.0f;
   }
   __syncwarp();
   float far = 0, off = 0, norm = 0;
+#pragma unroll 1
   for (int g = lane; g < groups; g += 32) {
     const Pack<float> bounds = load_pack(p.products + int64_t{groups} * group_floats + g * 4);
     far = fmaxf(far, bounds.v[0]), off = fmaxf(off, bounds.v[1]), norm = fmaxf(norm, bounds.v[2]);
@@ -192,8 +200,12 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         square += __shfl_xor_sync(full_warp, square, lanes);
         rest += __shfl_xor_sync(full_warp, rest, lanes);
       }
-      if (quarter == 0) windows[warp_row + i] = window(square, rest, far, off, norm, depth);
+      if (quarter == 0) windows[warp_row + i] = square, rests[warp_row + i] = rest;
     }
+  __syncwarp();
+#pragma unroll 1
+  for (int i = warp_row + lane; i < warp_row + M * 16; i += 32)
+    windows[i] = window(windows[i], rests[i], far, off, norm, depth);
 
   Least least[M][2];
 #pragma unroll
@@ -207,8 +219,9 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
-    const int begin = stage * Plan<K>::groups,
-              end = begin + Plan<K>::groups < groups ? begin + Plan<K>::groups : groups;
+    const int begin = stage * Plan<K>::groups;
+    // A warp without rows has nothing to score.
+    const int end = first >= p.rows ? begin : (begin + Plan<K>::groups < groups ? begin + Plan<K>::groups : groups);
     const float* group = stages + stage % 2 * stage_floats;
 #pragma unroll 1
     for (int g = begin; g < end; ++g, group += group_floats) {
@@ -217,35 +230,39 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
       for (int m = 0; m < M; ++m)
 #pragma unroll
         for (int h = 0; h < 2; ++h) one[m][h] = two[m][h] = no_code().h;
-#pragma unroll(K > 4 ? 1 : 4)
-      for (int pair = 0; pair < 4; ++pair) {
-        const Pack<float> norms = load_pack(group + group_codes * depth + pair * 16 + quarter * 4);
-        float s[2][M][4];
+#pragma unroll(K > 4 ? 1 : (K > 2 ? 4 : 2))
+      for (int turn = 0; turn < 8 / T; ++turn) {
+        float from[T][4];
+#pragma unroll
+        for (int t = 0; t < T; ++t) {
+          const Pack<float> norms = load_pack(group + group_codes * depth + (turn * T + t) * 16 + quarter * 4);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) from[t][j] = norms.v[j];
+        }
+        float s[T][M][4];
         if constexpr (K == 1) {
-          const Pack<float> b = load_pack(group + (pair * 32 + lane) * 4);
+          const Pack<float> b = load_pack(group + (turn * 32 + lane) * 4);
 #pragma unroll
-          for (int t = 0; t < 2; ++t) {
+          for (int t = 0; t < T; ++t) {
             const uint32_t codes[2] = {__float_as_uint(b.v[2 * t]), __float_as_uint(b.v[2 * t + 1])};
-            const float from[4] = {norms.v[2 * t], norms.v[2 * t + 1], norms.v[2 * t], norms.v[2 * t + 1]};
 #pragma unroll
-            for (int m = 0; m < M; ++m) mma_tf32_16x8x8(s[t][m], a[m][0], codes, from);
+            for (int m = 0; m < M; ++m) mma_tf32_16x8x8(s[t][m], a[m][0], codes, from[t]);
           }
         } else {
 #pragma unroll
           for (int k = 0; k < K; k += 2) {
-            Pack<float> b[2];
+            Pack<float> b[T];
 #pragma unroll
-            for (int t = 0; t < 2; ++t) b[t] = load_pack(group + (((pair * 2 + t) * K + k) / 2 * 32 + lane) * 4);
+            for (int t = 0; t < T; ++t) b[t] = load_pack(group + (((turn * T + t) * K + k) / 2 * 32 + lane) * 4);
 #pragma unroll
             for (int j = 0; j < 2; ++j)
 #pragma unroll
-              for (int t = 0; t < 2; ++t) {
+              for (int t = 0; t < T; ++t) {
                 const uint32_t codes[2] = {__float_as_uint(b[t].v[2 * j]), __float_as_uint(b[t].v[2 * j + 1])};
-                const float from[4] = {norms.v[2 * t], norms.v[2 * t + 1], norms.v[2 * t], norms.v[2 * t + 1]};
 #pragma unroll
                 for (int m = 0; m < M; ++m) {
                   if (k + j == 0)
-                    mma_tf32_16x8x8(s[t][m], a[m][0], codes, from);
+                    mma_tf32_16x8x8(s[t][m], a[m][0], codes, from[t]);
                   else
                     mma_tf32_16x8x8(s[t][m], a[m][k + j], codes);
                 }
@@ -253,21 +270,21 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
           }
         }
 #pragma unroll
-        for (int t = 0; t < 2; ++t)
+        for (int t = 0; t < T; ++t)
 #pragma unroll
           for (int m = 0; m < M; ++m)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
               float u = s[t][m][2 * h], v = s[t][m][2 * h + 1];
               if constexpr (packed) {
-                const uint32_t index = static_cast<uint32_t>(pair * 4 + t * 2);
+                const uint32_t index = static_cast<uint32_t>((turn * T + t) * 2);
                 u = __uint_as_float((__float_as_uint(u) & ~15u) | index);
                 v = __uint_as_float((__float_as_uint(v) & ~15u) | (index + 1));
                 const float low = fminf(u, v);
                 two[m][h] = fminf(fminf(two[m][h], fmaxf(u, v)), fmaxf(one[m][h], low));
                 one[m][h] = fminf(one[m][h], low);
               } else {
-                one[m][h] = fminf(one[m][h], fminf(u, v));
+                one[m][h] = turn + t == 0 ? fminf(u, v) : fminf(one[m][h], fminf(u, v));
               }
             }
       }
@@ -337,7 +354,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
           const float* from = p.prepared + k;
           Pack<float> sum = load_pack(from + int64_t{p.dim} * p.padded);
           const float* x = p.x + row * p.dim;
-#pragma unroll
+#pragma unroll 2
           for (int d = 0; d < depth; d += 4) {
             const Pack<float> v = p.packs ? load_pack(x + d) : load_some(x + d, p.dim - d);
 #pragma unroll

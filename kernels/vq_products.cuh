@@ -14,8 +14,8 @@ __host__ __device__ inline int64_t products_depth(int64_t dim) {
   while (depth < dim) depth *= 2;
   return depth;
 }
-/// Floats of a group of codes: fragments of tf32, half norms.
-__host__ __device__ inline int64_t group_size(int64_t depth) { return group_codes * (depth + 1); }
+/// Floats of a group of codes: fragments of tf32, half norms twice.
+__host__ __device__ constexpr int64_t group_size(int64_t depth) { return group_codes * (depth + 2); }
 /// Floats of a codebook ready for products: its groups, then four bounds for each. 0 where there is no such rung.
 inline int64_t products_size(int64_t codes, int64_t dim) {
   if (dim > max_products_dim) return 0;
