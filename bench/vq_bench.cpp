@@ -16,23 +16,27 @@ const Cases cases([](Suite& suite) {
     n.rows = suite.least(n.rows, 70), n.codes = suite.least(n.codes, 40);
     const Shape x{.time = n.rows, .channels = n.dim}, book{.time = n.codes, .channels = n.dim};
     const std::string name = label(x) + "/" + std::to_string(n.codes);
-    suite.add({.name = "vq_nearest/" + name,
-               .bytes = 4 * (x.elements() + book.elements() + n.rows),
-               .flops = 2 * n.rows * n.codes * n.dim,
-               .parameters = {{"op", "vq_nearest"},
-                              {"direction", "forward"},
-                              {"type", "fp32"},
-                              {"rows", n.rows},
-                              {"codes", n.codes},
-                              {"dim", n.dim}}},
-              [=](Data& data) -> Run {
-                const View<float> rows = data.random(x), codebook = data.random(book);
-                const View<float> scratch = data.random(vq_nearest_scratch(data.ctx, x, book));
-                const View<int32_t> codes = data.indices({.time = n.rows}, 1);
-                return [=](Context& ctx) {
-                  vq_nearest(ctx, {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch});
-                };
-              });
+    // The rung below the shipped one, where that is tensor cores.
+    const bool ladder = suite.cuda() && n.rows >= 32768;
+    for (VqRung rung : ladder ? std::vector{VqRung::by_shape, VqRung::sums} : std::vector{VqRung::by_shape})
+      suite.add({.name = (rung == VqRung::sums ? "vq_nearest/by sums/" : "vq_nearest/") + name,
+                 .bytes = 4 * (x.elements() + book.elements() + n.rows),
+                 .flops = 2 * n.rows * n.codes * n.dim,
+                 .parameters = {{"op", "vq_nearest"},
+                                {"direction", "forward"},
+                                {"type", "fp32"},
+                                {"rows", n.rows},
+                                {"codes", n.codes},
+                                {"dim", n.dim}}},
+                [=](Data& data) -> Run {
+                  const View<float> rows = data.random(x), codebook = data.random(book);
+                  const View<float> scratch = data.random(vq_nearest_scratch(data.ctx, x, book));
+                  const View<int32_t> codes = data.indices({.time = n.rows}, 1);
+                  return [=](Context& ctx) {
+                    vq_nearest(ctx,
+                               {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch, .rung = rung});
+                  };
+                });
     if (suite.cuda() && n.dim != 128) continue;  // codes in the latent
     suite.add({.name = "vq_ema/" + name,
                .bytes = 4 * (x.elements() + 4 * book.elements() + n.rows),

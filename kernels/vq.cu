@@ -1,7 +1,7 @@
 #include "nacre/ops/vq.h"
 
 #include "nacre/random.h"
-#include "vq_search.cuh"
+#include "vq_products.cuh"
 
 namespace nacre::cuda {
 namespace {
@@ -135,10 +135,16 @@ void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepa
 }
 
 constexpr int64_t many_rows = 32768;  ///< below, blocks of 1024 rows would leave multiprocessors idle
+constexpr int64_t many_codes = 256;   ///< below, rows pass through memory in about the time of their sums
 
 /// All rungs do the same operations in the same order per row and code: which one runs cannot change a bit.
 void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
-             VqMetric metric, int32_t* out, float* half) {
+             VqMetric metric, VqRung rung, float* products, int32_t* out, float* half) {
+  const bool pays = rung == VqRung::by_shape && rows >= many_rows && codes >= many_codes;
+  if (dim <= max_products_dim && (pays || rung == VqRung::products)) {
+    nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half);
+    return nearest_of_marked(ctx, x, rows, dim, prepared, codes, metric, out, half);
+  }
   const bool rows_fit = rows >= many_rows && aligned16(x);
   if (rows_fit && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half);
   if (rows_fit && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half);
@@ -362,7 +368,8 @@ __global__ void __launch_bounds__(wide)
 }  // namespace
 
 Shape vq_nearest_scratch(Shape, Shape codebook) {
-  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels)};
+  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
+                      products_size(codebook.time, codebook.channels)};
 }
 
 void vq_nearest(Context& ctx, const VqNearest& a) {
@@ -370,7 +377,17 @@ void vq_nearest(Context& ctx, const VqNearest& a) {
   if (rows == 0) return;
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
-  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.codes.data, nullptr);
+  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.rung, prepared + prepared_size(codes, dim),
+          a.codes.data, nullptr);
+}
+
+/// For tests: the codes of tensor cores alone, -1 where they leave a row to the sums.
+void vq_nearest_products_alone(Context& ctx, const VqNearest& a) {
+  const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels;
+  float* prepared = aligned_scratch(a.scratch.data);
+  prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
+  nearest_by_products(ctx, a.x.data, a.x.shape.rows(), dim, prepared, codes, a.metric,
+                      prepared + prepared_size(codes, dim), a.codes.data, nullptr);
 }
 
 void vq_gather(Context& ctx, const VqGather& a) {
@@ -402,21 +419,22 @@ void vq_ema(Context& ctx, const VqEma& a) {
 }
 
 Shape vq_kmeans_scratch(Shape x, Shape codebook) {
-  return {.channels =
-              scratch_slack + prepared_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
+  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
+                      products_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
 }
 
 void vq_kmeans(Context& ctx, const VqKmeans& a) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   float* prepared = aligned_scratch(a.scratch.data);
-  float* far = prepared + prepared_size(codes, dim);
+  float* products = prepared + prepared_size(codes, dim);
+  float* far = products + products_size(codes, dim);
   float* size = far + rows;
   int32_t* chosen = reinterpret_cast<int32_t*>(size + 1);
   int32_t* order = chosen + rows;
   int32_t* counts = order + rows;
   const auto assign = [&] {
     prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, prepared);
-    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, chosen, far);
+    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqRung::by_shape, products, chosen, far);
   };
   const auto means = [&](float* codebook, float* float_counts) {
     launch(ctx, {.name = "vq_kmeans_mean", .grid = blocks_for(codes, warps), .block = threads}, vq_kmeans_mean_kernel,

@@ -55,8 +55,8 @@ need() {  # need COLUMN WORDS PATTERN...: some instantiation of each kernel must
 }
 need 2 "16-byte loads" snake_forward_kernel snake_backward_kernel elementwise_kernel adamw_update_kernel \
   weight_norm_forward_kernel update_rows_kernel
-need 4 "mma.sync" shifted_product_kernel weight_product_kernel
-need 5 "cp.async" shifted_product_kernel weight_product_kernel
+need 4 "mma.sync" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
+need 5 "cp.async" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
 need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
 [ $bad -eq 0 ] || exit 1
 echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where docs/kernels.txt says why"

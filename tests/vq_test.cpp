@@ -7,6 +7,9 @@
 #include "reference/vq.h"
 #if defined(NACRE_EMULATED)
 #include "runtime.h"
+namespace nacre::cuda {
+void vq_nearest_products_alone(Context&, const VqNearest&);
+}
 #endif
 
 using namespace nacre;
@@ -102,7 +105,8 @@ TEST_CASE("vq_nearest finds the nearest code", "[vq]") {
 TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "[vq]") {
   for (VqMetric metric : {VqMetric::euclidean, VqMetric::cosine})
     // Few rows, one tile, one more; many rows of few channels; more channels than a tile takes.
-    for (Size s : {Size{3, 8, 130}, {16, 20, 1025}, {17, 33, 129}, {32768, 4, 3}, {32773, 8, 5}, {32769, 16, 2}, {2, 1540, 3}}) {
+    for (Size s :
+         {Size{3, 8, 130}, {16, 20, 1025}, {17, 33, 129}, {32768, 4, 3}, {32773, 8, 5}, {32769, 16, 2}, {2, 1540, 3}}) {
       std::vector<int32_t> first;
       for (Device device : devices()) {
         const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};
@@ -130,6 +134,147 @@ TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "
       }
     }
 }
+
+namespace {
+
+// Rows and codes that make it hard to tell the nearest code from approximate scores.
+enum class Kind { random, integers, near_ties, duplicates, huge, small, mixed, broken, outlier, last_ };
+
+struct Rows {
+  std::vector<float> x, book;
+};
+Rows rows_of(Kind kind, Size s, uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::uniform_int_distribution<int> integer(-2, 1), any(0, 1 << 20);
+  Rows r{std::vector<float>(static_cast<size_t>(s.rows * s.dim)),
+         std::vector<float>(static_cast<size_t>(s.codes * s.dim))};
+  for (auto* v : {&r.x, &r.book})
+    for (float& f : *v) f = kind == Kind::integers ? static_cast<float>(integer(rng)) : uniform(rng);
+  const auto code = [&](int64_t k) { return r.book.data() + k * s.dim; };
+  for (int64_t k = 4; k < s.codes; ++k)
+    for (int64_t d = 0; d < s.dim; ++d) {
+      // Four clusters whose members differ in their last bits, next to each other and far apart.
+      if (kind == Kind::near_ties) code(k)[d] = code(k % 4)[d] * (1 + 0x1p-22f * static_cast<float>(any(rng) % 9 - 4));
+      if (kind == Kind::duplicates && k % 3 != 0) code(k)[d] = code(any(rng) % k)[d];
+    }
+  const float scales[] = {1e-30f, 1e-12f, 1e-3f, 1.0f, 1e5f, 3e18f, 1e25f};
+  const auto scale = [&] {
+    return kind == Kind::huge    ? 1.5e18f
+           : kind == Kind::small ? 1e-21f
+           : kind == Kind::mixed ? scales[any(rng) % 7]
+                                 : 1.0f;
+  };
+  for (int64_t i = 0; i < s.rows; ++i) {
+    const float by = scale();
+    const int64_t like = any(rng) % s.codes;
+    for (int64_t d = 0; d < s.dim; ++d) {
+      float& v = r.x[static_cast<size_t>(i * s.dim + d)];
+      if (kind == Kind::near_ties && i % 2 == 0)
+        v = code(like)[d] * (1 + 0x1p-20f * static_cast<float>(any(rng) % 3 - 1));
+      v *= by;
+    }
+  }
+  for (int64_t k = 0; k < s.codes; ++k) {
+    const float by = kind == Kind::outlier && k == s.codes / 2 ? 1e4f : scale();
+    for (int64_t d = 0; d < s.dim; ++d) code(k)[d] *= by;
+  }
+  const float bad[] = {std::nanf(""), INFINITY, -INFINITY, 3e38f, -0.0f, 1e-42f};
+  if (kind == Kind::broken)
+    for (auto* v : {&r.x, &r.book})
+      for (size_t i = 0; i < v->size(); i += static_cast<size_t>(s.dim) * 3 + 1) (*v)[i] = bad[any(rng) % 6];
+  return r;
+}
+
+// The same codes by sums and by products.
+void rungs_case(Device device, Kind kind, Size s, VqMetric metric) {
+  const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};
+  Case c("vq_nearest rungs", device, shape);
+  const Rows r = rows_of(kind, s, 17 * static_cast<uint64_t>(s.rows) + static_cast<uint64_t>(s.dim));
+  auto &x = c.values("x", shape, r.x), &book = c.values("codebook", books, r.book);
+  auto &sums = c.output<int32_t>("by sums", {1, s.rows, 1, 1}),
+       &products = c.output<int32_t>("by products", {1, s.rows, 1, 1});
+  VqNearest a{.x = x,
+              .codebook = book,
+              .codes = sums,
+              .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
+              .metric = metric,
+              .rung = VqRung::sums};
+  vq_nearest(c.ctx, a);
+#if defined(NACRE_EMULATED)
+  if (device.kind == Device::cuda) CHECK(cuda::runtime(c.ctx).launches("vq_nearest_products") == 0);
+#endif
+  a.codes = products, a.rung = VqRung::products;
+  vq_nearest(c.ctx, a);
+#if defined(NACRE_EMULATED)
+  if (device.kind == Device::cuda)
+    CHECK(cuda::runtime(c.ctx).launches("vq_nearest_products") == (s.dim <= 128 ? 1 : 0));
+#endif
+  INFO("kind " << static_cast<int>(kind) << ": " << s.rows << " rows, " << s.dim << " channels, " << s.codes
+               << " codes");
+  c.expect_equal<int32_t>(products, sums.read());
+}
+
+}  // namespace
+
+TEST_CASE("vq_nearest finds the same codes by sums and by products", "[vq]") {
+  for (Device device : devices()) {
+    const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
+    int turn = 0;
+    for (int64_t dim : {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 130})
+      rungs_case(device, Kind::random, {35, dim, 70}, metrics[turn++ % 2]);
+    for (Kind kind = Kind::random; kind != Kind::last_; kind = static_cast<Kind>(static_cast<int>(kind) + 1))
+      for (Size s : {Size{150, 8, 200}, {70, 16, 130}, {40, 6, 129}, {32, 32, 130}, {32, 128, 128}})
+        for (VqMetric metric : metrics) rungs_case(device, kind, s, metric);
+    // Tails of blocks of rows, of groups and of stages of codes.
+    for (Size s : {Size{1, 8, 1},
+                   {512, 8, 63},
+                   {513, 8, 65},
+                   {383, 16, 257},
+                   {385, 14, 255},
+                   {257, 24, 129},
+                   {256, 64, 128},
+                   {20, 8, 1025},
+                   {20, 8, 1100},
+                   {17, 16, 1000},
+                   {9, 64, 513},
+                   {9, 90, 200}})
+      rungs_case(device, Kind::random, s, VqMetric::euclidean);
+  }
+}
+
+#if defined(NACRE_EMULATED)
+TEST_CASE("vq_nearest leaves few rows to sums", "[vq]") {
+  for (Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (Size s : {Size{500, 8, 512}, {380, 16, 256}, {250, 32, 256}, {250, 64, 256}, {250, 128, 256}}) {
+      const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};
+      Case c("vq_nearest products", device, shape);
+      auto &x = c.random("x", shape, -1, 1), &book = c.random("codebook", books, -1, 1);
+      auto &sums = c.output<int32_t>("by sums", {1, s.rows, 1, 1}),
+           &products = c.output<int32_t>("by products", {1, s.rows, 1, 1});
+      VqNearest a{.x = x,
+                  .codebook = book,
+                  .codes = sums,
+                  .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
+                  .rung = VqRung::sums};
+      vq_nearest(c.ctx, a);
+      a.codes = products;
+      cuda::vq_nearest_products_alone(c.ctx, a);
+      const std::vector<int32_t> exact = sums.read(), found = products.read();
+      int64_t left = 0, wrong = 0;
+      for (size_t i = 0; i < found.size(); ++i) {
+        left += found[i] == -1;
+        wrong += found[i] != -1 && found[i] != exact[i];
+      }
+      INFO(s.dim << " channels: " << left << " of " << s.rows << " rows left");
+      CHECK(wrong == 0);
+      // At 128 channels two of a lane's codes lie within the bound of each other for one row in a hundred.
+      CHECK(left * 20 <= s.rows);
+    }
+  }
+}
+#endif
 
 TEST_CASE("vq_nearest is exact on integers and gives ties to the lower index", "[vq]") {
   for (Device device : devices()) {

@@ -267,6 +267,11 @@ inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_
   emulated::Mma mine{d, a, b};
   emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_tf32, false, p.file, p.line);
 }
+inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                            emulation::Place p = {}) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  mma_tf32_16x8x8(d, a, b, p);
+}
 /// cvt.rna: to nearest, ties away from zero, 10 bits of mantissa.
 inline uint32_t to_tf32(float x) {
   const uint32_t u = __float_as_uint(x);

@@ -16,9 +16,15 @@
 //   NaN         a row with NaN gets code 0, and so does one whose every h_k overflows; a code with NaN is never chosen
 //   aliasing    none
 //   devices     CUDA always fuses: its codes are those of a CPU that has fused multiply-adds
-//   cost        2 rows codes dim flops; the codebook is packed on each call, 4 codes dim bytes
+//   cost        2 rows codes dim flops; the codebook is packed on each call, 4 codes dim bytes. CUDA, from 32768 rows and
+//               256 codes on, to 128 channels: on tensor cores, except for rows with several codes at nearly the same
+//               distance, whose share is searched a second time
 namespace nacre {
 enum class VqMetric : uint8_t { euclidean, cosine };
+
+/// How CUDA searches: as the shape asks for; by sums in float; or by products on tensor cores that leave few codes to
+/// compare (to 128 channels, by sums beyond). For tests and benches: the codes are the same.
+enum class VqRung : uint8_t { by_shape, sums, products };
 
 struct VqNearest {
   View<const float> x;         ///< [batch, time, 1, dim]: every row is looked up
@@ -26,6 +32,7 @@ struct VqNearest {
   View<int32_t> codes;         ///< [batch, time, 1, 1] =
   View<float> scratch{};
   VqMetric metric = VqMetric::euclidean;
+  VqRung rung = VqRung::by_shape;
 };
 Shape vq_nearest_scratch(Context&, Shape x, Shape codebook);
 void vq_nearest(Context&, const VqNearest&);
