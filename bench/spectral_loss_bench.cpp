@@ -89,6 +89,13 @@ const Cases cases([](Suite& suite) {
     dac.config.sample_rate = 16000;
     add_losses(suite, {"dac16k", dac.config}, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
     add_losses(suite, trainer, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
+    // Windows that are no powers of two: around cuFFT.
+    Losses around{"around_cufft", {.sample_rate = 16000}};
+    for (const int64_t n : {96, 384, 1536})
+      if (!suite.small() || n < 1000)
+        around.config.scales.push_back(
+            {.window = n, .hop = n / 4, .mels = 10, .magnitude = 1, .log_magnitude = 1, .mel_log = 1});
+    add_losses(suite, around, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
   } else {
     for (const int64_t time : {4000, 16000})
       for (const Losses& l : {trainer, dac})
