@@ -303,27 +303,22 @@ NACRE_LOOPS(baseline, , 4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
 NACRE_LOOPS(avx2, __attribute__((target("arch=x86-64-v3"))), 8)
 NACRE_LOOPS(avx512, __attribute__((target("arch=x86-64-v4"))), 16)
-#endif
 
 enum class Set { baseline, avx2, avx512 };
 Set found() {
-#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512cd"))
     return Set::avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Set::avx2;
-#endif
-  return Set::baseline;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Set::avx2 : Set::baseline;
 }
-#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
-#define NACRE_PICK(name) (set() == Set::avx512 ? name##_avx512 : set() == Set::avx2 ? name##_avx2 : name##_baseline)
-#else
-#define NACRE_PICK(name) name##_baseline
-#endif
 Set set() {
   static const Set picked = found();
   return picked;
 }
+#define NACRE_PICK(name) (set() == Set::avx512 ? name##_avx512 : set() == Set::avx2 ? name##_avx2 : name##_baseline)
+#else
+#define NACRE_PICK(name) name##_baseline
+#endif
 
 }  // namespace
 
