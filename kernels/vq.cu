@@ -381,13 +381,14 @@ void vq_nearest(Context& ctx, const VqNearest& a) {
           a.codes.data, nullptr);
 }
 
-/// For tests: the codes of tensor cores alone, -1 where they leave a row to the sums.
-void vq_nearest_products_alone(Context& ctx, const VqNearest& a) {
+/// For tests: the codes of tensor cores alone, -1 where they leave a row to the sums, and half distances where asked
+/// for.
+void vq_nearest_products_alone(Context& ctx, const VqNearest& a, float* half) {
   const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels;
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
   nearest_by_products(ctx, a.x.data, a.x.shape.rows(), dim, prepared, codes, a.metric,
-                      prepared + prepared_size(codes, dim), a.codes.data, nullptr);
+                      prepared + prepared_size(codes, dim), a.codes.data, half);
 }
 
 void vq_gather(Context& ctx, const VqGather& a) {
