@@ -55,7 +55,7 @@ void add_step(Suite& suite, const std::string& name, const std::string& type, in
       {.name = "codec_step/" + name + "/" + type + "/" + std::to_string(batch) + "x" + std::to_string(samples) + how,
        .flops = flops,
        .arithmetic = type,
-       .parameters = parameters("step", type, name, batch, samples, captured),
+       .parameters = parameters("step", type, suite.small() ? "small" : name, batch, samples, captured),
        .audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(m.config.sample_rate),
        .eager = true},  // the step holds its own graph
       [=, losses = losses(suite), rows = suite.least(2000, 60)](Data& data) -> Run {
@@ -93,7 +93,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
     suite.add({.name = "codec_encode" + shape + (suite.cuda() ? "/" + type : ""),
                .flops = 2 * batch * config.encoder_macs(frames),
                .arithmetic = type,
-               .parameters = parameters("encode", type, name, batch, samples, suite.cuda()),
+               .parameters = parameters("encode", type, suite.small() ? "small" : name, batch, samples, suite.cuda()),
                .audio_seconds = audio_seconds},
               [=](Data& data) -> Run {
                 const auto codec = setup(data);
@@ -104,7 +104,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
     suite.add({.name = "codec_decode" + shape + (suite.cuda() ? "/" + type : ""),
                .flops = 2 * batch * config.decoder_macs(frames),
                .arithmetic = type,
-               .parameters = parameters("decode", type, name, batch, samples, suite.cuda()),
+               .parameters = parameters("decode", type, suite.small() ? "small" : name, batch, samples, suite.cuda()),
                .audio_seconds = audio_seconds},
               [=](Data& data) -> Run {
                 const auto codec = setup(data);

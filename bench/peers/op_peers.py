@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Measures PyTorch on the cases of nacre_bench.
+
+  nacre_bench --device cuda --cases cases.json
+  python3 bench/peers/op_peers.py --cases cases.json --out peers-eager.json [--device cuda|cuda:N|cpu] [--filter REGEX]
+                                  [--set eager|compiled] [--seconds S] [--budget SECONDS] [--resume]
+
+Shapes come from the list alone. What the peers are is in ops.py and ops_models.py, how they are timed in timing.py.
+
+  --set      eager (default), or compiled: torch.compile, which takes minutes
+  --seconds  per kind of sample, about (default 0.1)
+  --budget   no peer is begun after so many seconds
+  --resume   leave out what the file has, of this PyTorch; failures of it as well
+
+The file is written whole after every peer. A peer that fails, or whose result is not the reference's, leaves its error in
+one line. Exit codes: 0 done, 1 no peer gave a figure, 2 usage, 3 the budget was spent, 4 a file cannot be read or written,
+6 no such device, 77 no PyTorch.
+"""
+import argparse
+import gc
+import json
+import os
+import re
+import sys
+import time
+
+try:
+    import torch
+except ImportError as e:
+    print(f"op_peers: PyTorch is not here ({e})", file=sys.stderr)
+    sys.exit(77)
+
+import ops
+import ops_models  # noqa: F401  registers its peers
+import timing
+
+
+class Stop(Exception):
+    def __init__(self, what, code):
+        super().__init__(what)
+        self.code = code
+
+
+def one_line(error):
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def read_json(path, what):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as e:
+        raise Stop(f"{path}: {e.strerror}", 4) from None
+    except ValueError as e:
+        raise Stop(f"{path}: not {what}: {e}", 4) from None
+
+
+def write(path, content):
+    """Whole or not at all."""
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=0)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise Stop(f"{path}: {e.strerror}", 4) from None
+
+
+def context_of(device, which):
+    cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "threads": None if cuda else torch.get_num_threads(),
+        "sets": [which],
+    }
+
+
+def tensors_of(output):
+    if torch.is_tensor(output):
+        return [output]
+    return [t for o in output if o is not None for t in tensors_of(o)]
+
+
+def check(peer, output, reference):
+    found = tensors_of(peer.canonical(output))
+    if len(found) != len(reference):
+        raise ValueError(f"gives {len(found)} tensors, the reference {len(reference)}")
+    tolerance = ops.TOLERANCE[peer.arithmetic]
+    for a, b in zip(found, reference):
+        if a.shape != b.shape:
+            raise ValueError(f"gives {tuple(a.shape)}, the reference {tuple(b.shape)}")
+        size = b.float().pow(2).mean().sqrt().item()
+        worst = (a.float() - b.float()).abs().max().item()
+        if not worst <= tolerance * size:
+            raise ValueError(f"differs from the reference by {worst:.3g} where its values are about {size:.3g}")
+
+
+def measure(peer, reference, device, seconds):
+    with peer.settings.applied():
+        run = timing.Captured(peer.make) if peer.captured and device.type == "cuda" else peer.make()
+        output = run()
+        timing.synchronize(device)
+        if reference is not None:
+            check(peer, output, reference)
+        del output
+        return timing.measure(run, device, seconds)
+
+
+def clean(device):
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+
+
+def options_from(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def fail(message):
+        raise Stop(f"{message}; see --help", 2)
+
+    parser.error = fail
+    parser.add_argument("--cases", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--filter", default="")
+    parser.add_argument("--set", default="eager", choices=["eager", "compiled"])
+    parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--budget", type=float, default=float("inf"))
+    parser.add_argument("--resume", action="store_true")
+    o = parser.parse_args(arguments)
+    try:
+        o.filter = re.compile(o.filter)
+    except re.error as e:
+        fail(f"--filter: {e}")
+    if not o.seconds > 0 or not o.budget > 0:
+        fail("--seconds and --budget expect positive numbers")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", o.device):
+        fail(f'--device is "{o.device}"; expected cpu, cuda or cuda:N')
+    return o
+
+
+def main(arguments):
+    begun = time.monotonic()
+    o = options_from(arguments)
+    device = torch.device(o.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise Stop(f"device {o.device}: PyTorch finds no such GPU", 6)
+        torch.cuda.set_device(device)
+    listed = read_json(o.cases, "a list of cases")
+    if not isinstance(listed, dict) or not isinstance(listed.get("cases"), list):
+        raise Stop(f'{o.cases}: not a list of cases of nacre_bench --cases: it has no "cases"', 4)
+    content = {"context": context_of(device, o.set), "peers": []}
+    if o.resume and os.path.exists(o.out):
+        before = read_json(o.out, "a file of peers")
+        same = all(before.get("context", {}).get(k) == content["context"][k] for k in ("torch", "device"))
+        content["peers"] = before.get("peers", []) if same else []
+    have = {(p.get("name"), p.get("peer")) for p in content["peers"]}
+
+    todo, without = [], 0
+    for listed_case in listed["cases"]:
+        name, parameters = listed_case.get("name", ""), listed_case.get("parameters", {})
+        if not o.filter.search(name):
+            continue
+        case = ops.Case(name, parameters, device)
+        try:
+            found = ops.peers_of(case)
+        except (ValueError, KeyError) as e:
+            print(f"{name}: no peers: {one_line(e)}")
+            without += 1
+            continue
+        peers = [p for p in found.peers if p.compiled == (o.set == "compiled")]
+        without += not peers
+        peers = [p for p in peers if (name, p.name) not in have]
+        if peers:
+            todo.append((case, found, peers))
+    left = sum(len(peers) for _, _, peers in todo)
+    print(f"{left} peers of {len(todo)} cases; {len(have)} measured before; {without} cases have none in this set", flush=True)
+
+    figures = 0
+    for case, found, peers in todo:
+        reference = failed = None
+        for peer in peers:
+            if time.monotonic() - begun > o.budget:
+                print(f"op_peers: the budget of {o.budget:g} s is spent; {left} peers are left, --resume goes on")
+                write(o.out, content)
+                return 3
+            result = {"name": case.name, "peer": peer.name, "arithmetic": peer.arithmetic}
+            if peer.note:
+                result["note"] = peer.note
+            try:
+                if found.reference is not None and reference is None and failed is None:
+                    try:
+                        with timing.Settings(tf32=False).applied():
+                            reference = [t.detach() for t in tensors_of(found.reference())]
+                    except torch.OutOfMemoryError as e:
+                        failed = e
+                        result["note"] = "; ".join(filter(None, [peer.note, "no room for a reference"]))
+                result.update(measure(peer, reference, device, o.seconds))
+                figures += 1
+                print(f"{case.name}  {peer.name}  {result.get('cold_us', result['warm_us']):.1f} us", flush=True)
+            except Exception as e:  # whatever a peer does, the others are wanted
+                result["error"] = one_line(e)
+                print(f"{case.name}  {peer.name}  {result['error']}", flush=True)
+            try:
+                clean(device)
+            except RuntimeError as e:
+                content["peers"].append(result)
+                write(o.out, content)
+                raise Stop(f"the device is lost after {case.name} {peer.name}: {one_line(e)}", 1) from None
+            content["peers"].append(result)
+            left -= 1
+            write(o.out, content)
+        del reference
+    write(o.out, content)
+    return 0 if figures or have or not todo else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Stop as stop:
+        print(f"op_peers: {stop}", file=sys.stderr)
+        sys.exit(stop.code)

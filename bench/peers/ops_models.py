@@ -1,0 +1,282 @@
+"""Peers of the larger cases: nearest code, residual quantizer, transforms and spectral losses, whole codecs.
+
+Registered in ops.REGISTRY by being imported. What a peer's name says is in ops.py; besides
+
+  cdist            torch.cdist and argmin, the rows cut so that a gigabyte holds the distances
+  addmm[_tf32]     |c|^2 - 2 x c by addmm, then argmin, cut likewise
+  apart            the losses as codec recipes write them: a transform per term and signal
+  *_two_d          every convolution as a two-dimensional one, channels last
+  *_keep_type      under autocast Snake stays in 16 bits; as published its float alpha makes all behind it float
+"""
+import dataclasses
+import functools
+
+import torch
+import torch.nn.functional as F
+
+import models
+from ops import Peer, Peers, compiled, op, simple
+from timing import Settings
+
+FAST = Settings(benchmark=True, tf32=True)
+DISTANCES = 1 << 28  # floats at a time
+
+# ---- codes
+
+
+def in_pieces(search, x, codes):
+    rows = max(1, DISTANCES // codes)
+    return torch.cat([search(x[i : i + rows]) for i in range(0, x.shape[0], rows)])
+
+
+@op("vq_nearest")
+def vq_nearest(case):
+    def data():
+        return case.random((case.rows, case.dim), (case.codes, case.dim))
+
+    def by_cdist():
+        x, book = data()
+        return lambda: in_pieces(lambda part: torch.cdist(part, book).argmin(1), x, case.codes)
+
+    def scores(part, book, half):
+        return torch.addmm(half, part, book.t(), alpha=-1.0).argmin(1)
+
+    def by_addmm(wrap=lambda f: f):
+        (x, book), search = data(), wrap(scores)
+        half = 0.5 * (book * book).sum(1)
+        return lambda: in_pieces(lambda part: search(part, book, half), x, case.codes)
+
+    # Ties and rounding may give another code: what counts is how near it is, which `distance` compares.
+    def distance(codes):
+        x, book = data()
+        return ((x - book[codes]) ** 2).sum(1)
+
+    def reference():
+        x, book = data()
+        return torch.cat([torch.cdist(p.double(), book.double()).amin(1) ** 2 for p in x.split(1 << 14)]).float()
+
+    exact = Settings(tf32=False)
+    found = [
+        Peer("eager", by_addmm, settings=exact, canonical=distance, note="addmm and argmin"),
+        Peer("cdist", by_cdist, settings=exact, canonical=distance),
+        Peer("addmm_captured", by_addmm, settings=exact, captured=True, canonical=distance),
+        Peer("addmm_tf32_captured", by_addmm, "tf32", FAST, captured=True, canonical=distance,
+             note="codes are not exact"),
+        Peer("compile", lambda: by_addmm(compiled), settings=exact, captured=True, compiled=True, canonical=distance),
+    ]  # fmt: skip
+    return Peers(found, reference)
+
+
+@op("rvq")
+def rvq(case):
+    def quantizer():
+        if case.dim:
+            q = models.FactorisedQuantizer(case.stages, case.codes, case.dim, case.channels)
+        else:
+            q = models.EmaQuantizer(case.stages, case.codes, case.channels)
+            q.start_anywhere()
+        return q.to(case.device)
+
+    def make(wrap=lambda f: f):
+        q = quantizer().eval()  # the codebooks' update is an op of its own in nacre
+        z = case.random((case.batch, case.channels, case.time))
+        if case.direction == "forward":
+            run = wrap(lambda z: q(z))
+
+            def forward():
+                with torch.no_grad():
+                    return run(z)
+
+            return forward
+        dy = case.random((case.batch, case.channels, case.time), low=-0.5)
+        z.requires_grad_()
+        given = [z, *q.parameters()]
+        y, loss = wrap(lambda z: q(z))(z)
+        return lambda: torch.autograd.grad([y, loss], given, [dy, None], retain_graph=True, allow_unused=True)
+
+    note = "a stage at a time, as DAC's loop" + ("; backward alone" if case.direction == "backward" else "")
+    found = [Peer("eager", make, note=note), Peer("eager_captured", make, captured=True, note=note)]
+    found.append(Peer("compile", lambda: make(compiled), captured=True, compiled=True, note=note))
+    return Peers(found)
+
+
+# ---- transforms and losses
+
+
+@op("stft")
+def stft(case):
+    window = torch.hann_window(case.window, device=case.device)
+
+    def transform(x):
+        return torch.view_as_real(torch.stft(x, case.window, case.hop, window=window, return_complex=True))
+
+    def signal():
+        return case.random((case.batch, case.time))
+
+    if case.direction == "forward":
+        return simple(transform, lambda: (signal(),), lambda: transform(signal()), compiles=False)
+
+    def adjoint():
+        x = signal().requires_grad_()
+        y = transform(x)
+        dy = case.random(tuple(y.shape))
+        return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+
+    note = "backward alone"
+    return Peers([Peer("eager", adjoint, note=note), Peer("eager_captured", adjoint, captured=True, note=note)])
+
+
+class Apart(models.Spectral):
+    """A transform per term and signal."""
+
+    def forward(self, y, x):
+        stft = mel = 0
+        for n, bands, with_stft in self.scales:
+            if with_stft:
+                a, b = self.magnitudes(n, y, x[:0]), self.magnitudes(n, x, x[:0])
+                log = (a.clamp_min(1e-5).log10() - b.clamp_min(1e-5).log10()).abs().mean()
+                stft = stft + (a - b).abs().mean() + log
+            if bands:
+                bank = getattr(self, f"bank{n}")
+                a, b = ((bank @ self.magnitudes(n, s, s[:0])).clamp_min(1e-5).log10() for s in (y, x))
+                mel = mel + (a - b).abs().mean()
+        return stft / self.count[0], mel / self.count[1]
+
+
+@op("spectral_loss")
+def spectral_loss(case):
+    def make(kind, wrap=lambda f: f):
+        windows, mels, stft = case.numbers("windows"), case.numbers("mels"), case.numbers("stft")
+        losses = wrap(kind(case.rate, windows, mels, [bool(s) for s in stft]).to(case.device))
+        y, x = case.random((case.batch, case.time), (case.batch, case.time))
+        if case.direction == "loss":
+            return lambda: losses(y, x)
+        y.requires_grad_()
+
+        def run():  # a gradient for each of the two, as the balancer wants them
+            parts = [p for p in losses(y, x) if torch.is_tensor(p)]
+            return [torch.autograd.grad(p, y, retain_graph=True)[0] for p in parts]
+
+        return run
+
+    one, note = models.Spectral, "one transform per window for both signals and terms"
+    found = [
+        Peer("eager", lambda: make(one), note=note),
+        Peer("eager_captured", lambda: make(one), captured=True, note=note),
+        Peer("apart", lambda: make(Apart), note="a transform per term and signal"),
+        Peer("apart_captured", lambda: make(Apart), captured=True, note="a transform per term and signal"),
+        Peer("compile", lambda: make(one, compiled), compiled=True, captured=True, note=note),
+    ]
+    return Peers(found)
+
+
+@op("waveform_loss")
+def waveform_loss(case):
+    distance = {"l1": F.l1_loss, "l2": F.mse_loss}[case.direction]
+
+    def make(wrap=lambda f: f):
+        y, x = case.random((case.batch, case.time), (case.batch, case.time))
+        y.requires_grad_()
+        loss = wrap(distance)
+
+        def run():
+            value = loss(y, x)
+            return value, torch.autograd.grad(value, y)[0]
+
+        return run
+
+    found = [Peer("eager", make), Peer("eager_captured", make, captured=True)]
+    found.append(Peer("compile", lambda: make(compiled), captured=True, compiled=True))
+    return Peers(found)
+
+
+# ---- whole codecs
+
+
+def codec_of(case, style):
+    codec = models.Codec(models.CONFIGS[case.config], style).to(case.device)
+    if isinstance(codec.quantizer, models.EmaQuantizer):
+        codec.quantizer.start_anywhere()
+    return codec
+
+
+def step_maker(case, style, autocast=None, wrap=None):
+    def make():
+        codec = codec_of(case, style).train()
+        spectral = models.Spectral(codec.config.sample_rate).to(case.device)
+        adamw = {"fused": True}
+        if case.cuda:
+            adamw["capturable"] = True
+        step = models.Step(codec, spectral, autocast=autocast, **adamw)
+        if wrap is not None:
+            step.encode, step.decode, step.losses = wrap(step.encode), wrap(step.decode), wrap(step.losses)
+        x = case.random((case.batch, 1, case.samples))
+        return lambda: step.run(x)
+
+    return make
+
+
+def inference_maker(case, style, dtype=torch.float32, wrap=None):
+    def make():
+        codec = codec_of(case, style).eval().fold()
+        if dtype != torch.float32:
+            codec.encoder.to(dtype), codec.decoder.to(dtype)
+        encode, decode = codec.encoder, codec.decoder
+        if wrap is not None:
+            encode, decode = wrap(encode), wrap(decode)
+        config = codec.config
+        frames = case.samples // config.hop
+        x = case.random((case.batch, 1, case.samples), dtype=dtype)
+        draw = torch.Generator(case.device).manual_seed(1)
+        codes = torch.randint(config.codebook_size, (case.batch, frames, config.n_codebooks), generator=draw,
+                              device=case.device)  # fmt: skip
+
+        def run():
+            with torch.no_grad():
+                if case.direction == "encode":
+                    return codec.quantizer.encode(encode(x).float())
+                return decode(codec.quantizer.decode(codes).to(dtype))
+
+        return run
+
+    return make
+
+
+@op("codec")
+def codec(case):
+    if case.config not in models.CONFIGS:  # those of --small have no name
+        return Peers([])
+    one_d, two_d = models.Style(), models.Style(two_d=True)
+    exact = case.type == "fp32"
+    found = []
+
+    def add(name, make, settings, arithmetic, **rest):
+        found.append(Peer(name, make, arithmetic, settings, **rest))
+
+    arithmetic = "bf16" if case.type == "bf16" else "fp32" if exact else "tf32"
+    chosen = Settings(benchmark=True, tf32=not exact)
+    if case.direction == "step":
+        cast = torch.bfloat16 if case.type == "bf16" else None
+        add("eager", step_maker(case, one_d, cast), Settings(tf32=False) if exact else Settings(), arithmetic,
+            note="under autocast" if cast else "")  # fmt: skip
+        add("cudnn_benchmark", step_maker(case, one_d, cast), chosen, arithmetic)
+        add("cudnn_benchmark_captured", step_maker(case, one_d, cast), chosen, arithmetic, captured=True)
+        styles = [("_two_d", two_d)]
+        if cast:
+            kept = dataclasses.replace(one_d, keep_type=True)
+            styles += [("_keep_type", kept), ("_two_d_keep_type", dataclasses.replace(kept, two_d=True))]
+        for name, style in styles:
+            add("cudnn_benchmark" + name + "_captured", step_maker(case, style, cast), chosen, arithmetic, captured=True)
+            add("compile" + name, step_maker(case, style, cast, compiled), chosen, arithmetic, captured=True, compiled=True)
+        add("compile", step_maker(case, one_d, cast, compiled), chosen, arithmetic, captured=True, compiled=True)
+        return Peers(found)
+    for name, make in (("", functools.partial(inference_maker, case, one_d)),
+                       ("_two_d", functools.partial(inference_maker, case, two_d))):  # fmt: skip
+        if not name:
+            add("eager", make(), Settings(tf32=False) if exact else Settings(tf32=True), arithmetic)
+        add("cudnn_benchmark" + name + "_captured", make(), chosen, arithmetic, captured=True)
+        add("compile" + name, make(wrap=compiled), chosen, arithmetic, captured=True, compiled=True)
+        if not exact:
+            add("bf16" + name + "_captured", make(torch.bfloat16), chosen, "bf16", captured=True,
+                note="16-bit storage, which nacre's inference does not have")  # fmt: skip
+    return Peers(found)

@@ -1,0 +1,120 @@
+"""How the peers are timed: as bench/timing.h times nacre.
+
+CUDA   Warm: runs one behind the other, as many between two events as make 100 microseconds; median over the samples.
+       Cold: 256 MiB are written before every run, more than the second-level cache holds; two events stand around each.
+       Runs are queued without waiting, so a host that cannot keep up is part of the time: that is what a program sees.
+       A captured peer is replayed as a CUDA graph, as nacre's own cases are.
+CPU    one run after the other, each by the clock: median and best.
+
+At least 50 samples of each kind (20 cold ones) and at most 200; from 50 ms a run on, what fits into the time, but five.
+"""
+import contextlib
+import dataclasses
+import time
+import warnings
+
+import torch
+
+DEPTH = 32  # runs that are queued before anybody waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """cudnn.benchmark, and TF32 in convolutions and matrix products: None leaves PyTorch's defaults, on and off."""
+
+    benchmark: bool = False
+    tf32: bool | None = None
+
+    @contextlib.contextmanager
+    def applied(self):
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer names for the same switches
+            cudnn.benchmark = self.benchmark
+            cudnn.allow_tf32 = True if self.tf32 is None else self.tf32
+            matmul.allow_tf32 = bool(self.tf32)
+            try:
+                yield
+            finally:
+                cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = False, True, False
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Captured:
+    """What `make` returns, as a CUDA graph. Everything, a forward pass before it included, happens on one stream."""
+
+    def __init__(self, make):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run = make()
+            for _ in range(3):  # libraries choose and allocate, compilers compile
+                self.output = run()
+            self.output = None
+            stream.synchronize()
+            self.run, self.graph = run, torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=stream):
+                self.output = run()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def __call__(self):
+        self.graph.replay()
+        return self.output
+
+
+def at(ordered, part):
+    return ordered[int(part * (len(ordered) - 1) + 0.5)]
+
+
+def count(one, seconds, least):
+    return max(5, min(200, max(int(seconds / max(one, 1e-9)), least if one < 0.05 else 0)))
+
+
+def cpu(run, seconds):
+    def once():
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    run()
+    times = sorted(once() for _ in range(count(once(), seconds, 50)))
+    return {"warm_us": 1e6 * at(times, 0.5), "best_us": 1e6 * times[0], "p10_us": 1e6 * at(times, 0.1),
+            "p90_us": 1e6 * at(times, 0.9), "runs": len(times)}  # fmt: skip
+
+
+def cuda(run, seconds, device):
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(DEPTH)]
+
+    def take(n, repeats, before=None):
+        times = []
+        while len(times) < n:
+            some = events[: n - len(times)]
+            for start, end in some:
+                if before is not None:
+                    before()
+                start.record()
+                for _ in range(repeats):
+                    run()
+                end.record()
+            some[-1][1].synchronize()
+            times += [start.elapsed_time(end) * 1e-3 / repeats for start, end in some]
+        return sorted(times)
+
+    take(2, 1)
+    one = at(take(3, 1), 0.5)
+    repeats = max(1, min(100, int(1e-4 / max(one, 1e-7))))
+    warm = take(count(one * repeats, seconds, 50), repeats)
+    flush = torch.empty(64 << 20, device=device)
+    cold = take(count(one, seconds, 20), 1, lambda: flush.fill_(1.0))
+    return {"warm_us": 1e6 * at(warm, 0.5), "best_us": 1e6 * warm[0], "cold_us": 1e6 * at(cold, 0.5),
+            "p10_us": 1e6 * at(cold, 0.1), "p90_us": 1e6 * at(cold, 0.9), "runs": len(cold),
+            "warm_samples": len(warm), "runs_per_sample": repeats}  # fmt: skip
+
+
+def measure(run, device, seconds):
+    """Times in microseconds; p10, p90 and runs are those of the cold runs on CUDA, of the warm ones on the CPU."""
+    return cuda(run, seconds, device) if device.type == "cuda" else cpu(run, seconds)
