@@ -1,7 +1,6 @@
 #include "nacre/context.h"
 
 #include <sched.h>
-#include <sys/mman.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -157,22 +156,6 @@ bool built_with_cuda() noexcept { return with_cuda; }
 cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
 #endif
 
-namespace {
-/// Large blocks ask for large pages: a step walks through hundreds of MiB.
-std::byte* host_allocate(size_t bytes) {
-  constexpr size_t page = size_t{2} << 20;
-#if defined(__linux__)
-  if (bytes >= 2 * page) {
-    const size_t rounded = (bytes + page - 1) / page * page;
-    void* const data = std::aligned_alloc(page, rounded);
-    if (data != nullptr) madvise(data, rounded, MADV_HUGEPAGE);  // advice: where it is not taken, nothing changes
-    return static_cast<std::byte*>(data);
-  }
-#endif
-  return static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
-}
-}  // namespace
-
 Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()) {
   if (bytes == 0) return;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -181,7 +164,7 @@ Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()
     data_ = static_cast<std::byte*>(cuda::device_allocate(device_.index, bytes));
   else
 #endif
-    data_ = host_allocate(rounded);
+    data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (data_ == nullptr)
     throw Error(ErrorKind::memory, "memory: could not allocate " + std::to_string(rounded >> 20) + " MiB on " +
                                        str(device_) + "; lower batch_size or segment_length");
