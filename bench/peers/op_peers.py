@@ -3,16 +3,18 @@
 
   nacre_bench --device cuda --cases cases.json
   python3 bench/peers/op_peers.py --cases cases.json --out peers-eager.json [--device cuda|cuda:N|cpu] [--filter REGEX]
-                                  [--set eager|compiled] [--seconds S] [--budget SECONDS] [--resume]
+                                  [--set eager|compiled] [--seconds S] [--budget SECONDS] [--limit SECONDS] [--resume]
 
 Shapes come from the list alone. What the peers are is in ops.py and ops_models.py, how they are timed in timing.py.
 
   --set      eager (default), or compiled: torch.compile, which takes minutes
   --seconds  per kind of sample, about (default 0.1)
   --budget   no peer is begun after so many seconds
+  --limit    a peer that takes longer, its compilation included, has failed (default 240)
   --resume   leave out what the file has, of this PyTorch; failures of it as well
 
-The file is written whole after every peer. A peer that fails, or whose result is not the reference's, leaves its error in
+The file is written whole after every peer. A peer that cannot be captured as a graph is measured without, and its note
+says so. A peer that fails, or whose result is not the reference's, leaves its error in
 one line. Exit codes: 0 done, 1 no peer gave a figure, 2 usage, 3 the budget was spent, 4 a file cannot be read or written,
 6 no such device, 77 no PyTorch.
 """
@@ -21,6 +23,7 @@ import gc
 import json
 import os
 import re
+import signal
 import sys
 import time
 
@@ -39,6 +42,14 @@ class Stop(Exception):
     def __init__(self, what, code):
         super().__init__(what)
         self.code = code
+
+
+class TookTooLong(BaseException):
+    """No Exception: autotuners catch those and go on."""
+
+
+def ring(*_):
+    raise TookTooLong
 
 
 def one_line(error):
@@ -88,11 +99,10 @@ def tensors_of(output):
     return [t for o in output if o is not None for t in tensors_of(o)]
 
 
-def check(peer, output, reference):
+def check(peer, output, reference, tolerance):
     found = tensors_of(peer.canonical(output))
     if len(found) != len(reference):
         raise ValueError(f"gives {len(found)} tensors, the reference {len(reference)}")
-    tolerance = ops.TOLERANCE[peer.arithmetic]
     for a, b in zip(found, reference):
         if a.shape != b.shape:
             raise ValueError(f"gives {tuple(a.shape)}, the reference {tuple(b.shape)}")
@@ -102,22 +112,41 @@ def check(peer, output, reference):
             raise ValueError(f"differs from the reference by {worst:.3g} where its values are about {size:.3g}")
 
 
-def measure(peer, reference, device, seconds):
+def prepared(peer, result):
+    if not peer.captured:
+        return peer.make()
+    try:
+        return timing.Captured(peer.make)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as e:  # out of capture it may run all the same
+        why = one_line(e)
+    torch.cuda.synchronize()
+    result["note"] = "; ".join(filter(None, [ops.uncaptured(peer.note), f"not captured: {why}"]))
+    return peer.make()
+
+
+def measure(peer, reference, tolerance, device, seconds, result):
+    if peer.compiled:
+        torch._dynamo.reset()  # what was compiled before counts towards its limits
     with peer.settings.applied():
-        run = timing.Captured(peer.make) if peer.captured and device.type == "cuda" else peer.make()
+        run = prepared(peer, result)
         output = run()
         timing.synchronize(device)
         if reference is not None:
-            check(peer, output, reference)
+            check(peer, output, reference, tolerance)
         del output
         return timing.measure(run, device, seconds)
 
 
-def clean(device):
-    gc.collect()
+def clean(device, thorough):
+    """What large peers leave; after every small one it would take longer than they do."""
+    if thorough:
+        gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
+        if thorough:
+            torch.cuda.empty_cache()
 
 
 def options_from(arguments):
@@ -134,14 +163,15 @@ def options_from(arguments):
     parser.add_argument("--set", default="eager", choices=["eager", "compiled"])
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--budget", type=float, default=float("inf"))
+    parser.add_argument("--limit", type=float, default=240)
     parser.add_argument("--resume", action="store_true")
     o = parser.parse_args(arguments)
     try:
         o.filter = re.compile(o.filter)
     except re.error as e:
         fail(f"--filter: {e}")
-    if not o.seconds > 0 or not o.budget > 0:
-        fail("--seconds and --budget expect positive numbers")
+    if not o.seconds > 0 or not o.budget > 0 or not o.limit > 0:
+        fail("--seconds, --budget and --limit expect positive numbers")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", o.device):
         fail(f'--device is "{o.device}"; expected cpu, cuda or cuda:N')
     return o
@@ -154,6 +184,7 @@ def main(arguments):
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise Stop(f"device {o.device}: PyTorch finds no such GPU", 6)
+        device = torch.device("cuda", device.index or 0)  # set_device wants an index
         torch.cuda.set_device(device)
     listed = read_json(o.cases, "a list of cases")
     if not isinstance(listed, dict) or not isinstance(listed.get("cases"), list):
@@ -186,6 +217,7 @@ def main(arguments):
     print(f"{left} peers of {len(todo)} cases; {len(have)} measured before; {without} cases have none in this set", flush=True)
 
     figures = 0
+    signal.signal(signal.SIGALRM, ring)
     for case, found, peers in todo:
         reference = failed = None
         for peer in peers:
@@ -197,6 +229,7 @@ def main(arguments):
             if peer.note:
                 result["note"] = peer.note
             try:
+                signal.setitimer(signal.ITIMER_REAL, o.limit)
                 if found.reference is not None and reference is None and failed is None:
                     try:
                         with timing.Settings(tf32=False).applied():
@@ -204,14 +237,19 @@ def main(arguments):
                     except torch.OutOfMemoryError as e:
                         failed = e
                         result["note"] = "; ".join(filter(None, [peer.note, "no room for a reference"]))
-                result.update(measure(peer, reference, device, o.seconds))
+                tolerance = max(found.tolerance[t] for t in (peer.arithmetic, case.type))
+                result.update(measure(peer, reference, tolerance, device, o.seconds, result))
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 figures += 1
                 print(f"{case.name}  {peer.name}  {result.get('cold_us', result['warm_us']):.1f} us", flush=True)
-            except Exception as e:  # whatever a peer does, the others are wanted
-                result["error"] = one_line(e)
+            except (Exception, TookTooLong) as e:  # whatever a peer does, the others are wanted
+                took = isinstance(e, TookTooLong)
+                result["error"] = f"took longer than {o.limit:g} s" if took else one_line(e)
                 print(f"{case.name}  {peer.name}  {result['error']}", flush=True)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             try:
-                clean(device)
+                clean(device, "error" in result or peer.compiled or case.op == "codec")
             except RuntimeError as e:
                 content["peers"].append(result)
                 write(o.out, content)

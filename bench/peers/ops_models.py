@@ -5,6 +5,7 @@ Registered in ops.REGISTRY by being imported. What a peer's name says is in ops.
   cdist            torch.cdist and argmin, the rows cut so that a gigabyte holds the distances
   addmm[_tf32]     |c|^2 - 2 x c by addmm, then argmin, cut likewise
   apart            the losses as codec recipes write them: a transform per term and signal
+  torchaudio       the same with torchaudio's mel spectrograms, where it is there
   *_two_d          every convolution as a two-dimensional one, channels last
   *_keep_type      under autocast Snake stays in 16 bits; as published its float alpha makes all behind it float
 """
@@ -75,6 +76,9 @@ def rvq(case):
         else:
             q = models.EmaQuantizer(case.stages, case.codes, case.channels)
             q.start_anywhere()
+        for module in q.modules():  # nacre's op takes weights, not directions and gains
+            if torch.nn.utils.parametrize.is_parametrized(module):
+                torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
         return q.to(case.device)
 
     def make(wrap=lambda f: f):
@@ -98,6 +102,19 @@ def rvq(case):
     found = [Peer("eager", make, note=note), Peer("eager_captured", make, captured=True, note=note)]
     found.append(Peer("compile", lambda: make(compiled), captured=True, compiled=True, note=note))
     return Peers(found)
+
+
+@op("vq_ema")
+def vq_ema(case):
+    def make():
+        quantizer = models.EmaQuantizer(1, case.codes, case.dim)
+        quantizer.start_anywhere()
+        quantizer.to(case.device)
+        x = case.random((case.rows, case.dim))
+        index = (case.random((case.rows,), low=0.0) * case.codes).long().clamp_max(case.codes - 1)
+        return lambda: quantizer.update(0, x, index)
+
+    return Peers([Peer("eager", make), Peer("eager_captured", make, captured=True)])
 
 
 # ---- transforms and losses
@@ -143,6 +160,35 @@ class Apart(models.Spectral):
         return stft / self.count[0], mel / self.count[1]
 
 
+class Torchaudio(Apart):
+    """The mel terms by torchaudio."""
+
+    def __init__(self, rate, windows, mels, stft):
+        from torchaudio.transforms import MelSpectrogram
+
+        super().__init__(rate, windows, [0] * len(mels), stft)
+        how = {"power": 1.0, "norm": "slaney", "mel_scale": "slaney"}
+        scales = [(n, m) for n, m in zip(windows, mels) if m]
+        self.bands = torch.nn.ModuleList(MelSpectrogram(rate, n_fft=n, hop_length=n // 4, n_mels=m, **how) for n, m in scales)
+
+    def forward(self, y, x):
+        stft, mel = super().forward(y, x)[0], 0
+        for transform in self.bands:
+            mel = mel + (transform(y).clamp_min(1e-5).log10() - transform(x).clamp_min(1e-5).log10()).abs().mean()
+        return stft, mel / max(1, len(self.bands))
+
+
+@functools.cache
+def has_torchaudio():
+    try:
+        import torchaudio.transforms  # noqa: F401
+
+        return True
+    except Exception as error:  # one that is broken is as good as none
+        print(f"torchaudio is left out: {' '.join(str(error).split())[:200]}", flush=True)
+        return False
+
+
 @op("spectral_loss")
 def spectral_loss(case):
     def make(kind, wrap=lambda f: f):
@@ -167,7 +213,14 @@ def spectral_loss(case):
         Peer("apart_captured", lambda: make(Apart), captured=True, note="a transform per term and signal"),
         Peer("compile", lambda: make(one, compiled), compiled=True, captured=True, note=note),
     ]
-    return Peers(found)
+    if has_torchaudio():
+        found.append(Peer("torchaudio_captured", lambda: make(Torchaudio), captured=True))
+    if case.direction != "loss":
+        return Peers(found)  # gradients of logarithms jump where both signals are alike
+    losses = lambda output: [torch.as_tensor(v, dtype=torch.float32, device=case.device).reshape(()) for v in output]
+    for p in found:
+        p.canonical = losses
+    return Peers(found, lambda: losses(make(one)()))
 
 
 @op("waveform_loss")
@@ -203,14 +256,17 @@ def codec_of(case, style):
 def step_maker(case, style, autocast=None, wrap=None):
     def make():
         codec = codec_of(case, style).train()
-        spectral = models.Spectral(codec.config.sample_rate).to(case.device)
+        samples = -(-case.samples // codec.config.hop) * codec.config.hop  # as the trainer rounds
+        # A window reflects what lies beyond the ends, so it needs that much audio; only --small has less.
+        windows = [(n, m) for n, m in ((64, 10), (256, 40), (1024, 80)) if n // 2 < samples]
+        spectral = models.Spectral(codec.config.sample_rate, *zip(*windows)).to(case.device)
         adamw = {"fused": True}
         if case.cuda:
             adamw["capturable"] = True
         step = models.Step(codec, spectral, autocast=autocast, **adamw)
         if wrap is not None:
             step.encode, step.decode, step.losses = wrap(step.encode), wrap(step.decode), wrap(step.losses)
-        x = case.random((case.batch, 1, case.samples))
+        x = case.random((case.batch, 1, samples))
         return lambda: step.run(x)
 
     return make
@@ -225,8 +281,8 @@ def inference_maker(case, style, dtype=torch.float32, wrap=None):
         if wrap is not None:
             encode, decode = wrap(encode), wrap(decode)
         config = codec.config
-        frames = case.samples // config.hop
-        x = case.random((case.batch, 1, case.samples), dtype=dtype)
+        frames = -(-case.samples // config.hop)  # whole ones; only --small has less
+        x = case.random((case.batch, 1, frames * config.hop), dtype=dtype)
         draw = torch.Generator(case.device).manual_seed(1)
         codes = torch.randint(config.codebook_size, (case.batch, frames, config.n_codebooks), generator=draw,
                               device=case.device)  # fmt: skip
