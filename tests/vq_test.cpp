@@ -619,7 +619,7 @@ TEST_CASE("vq ops name what does not fit", "[vq]") {
   auto &x = c.random("x", {2, 3, 1, 4}, -1, 1), &book = c.random("codebook", {1, 8, 1, 5}, -1, 1),
        &good = c.random("good", {1, 8, 1, 4}, -1, 1);
   auto &codes = c.zeros<int32_t>("codes", {2, 3, 1, 1}), &step = c.zeros<int32_t>("step", {});
-  const View<float> scratch = c.scratch({1, 1, 1, 1000});
+  const View<float> scratch = c.scratch({1, 1, 1, 4000});
   CHECK_THROWS_WITH(vq_nearest(c.ctx, {.x = x, .codebook = book, .codes = codes, .scratch = scratch}),
                     Catch::Contains("vq_nearest: codebook is [1, 8, 1, 5], expected [1, 8, 1, 4]"));
   CHECK_THROWS_WITH(vq_nearest(c.ctx, {.x = x, .codebook = good, .codes = codes}),
