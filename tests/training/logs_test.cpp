@@ -207,7 +207,7 @@ TEST_CASE("the progress line", "[training][logs]") {
   CHECK(plain.find_first_of("\r\033") == std::string::npos);
   CHECK(plain.starts_with("train  50 %  5/10 steps  "));
   CHECK_THAT(plain, Catch::Contains(" left  loss 1.5\na warning\ntrain  100 %  10/10 steps  ") &&
-                        Catch::EndsWith("loss 1.25\n") && Catch::Contains("steps/s  in 0."));
+                        Catch::EndsWith("loss 1.25\n") && Catch::Contains("steps/s  in "));
   ::setenv("NO_COLOR", "1", 1);
   const std::string drawn = run(true);
   CHECK_THAT(drawn, Catch::StartsWith("train  [########--------]  50 %") &&
