@@ -298,7 +298,7 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
   if (direct::takes_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
-  if (is_float<T> && pointwise::takes(x, weight, y, g)) return {1, 1, 1, pointwise::scratch(weight)};
+  if (is_float<T> && pointwise::takes(x, weight, y, g)) return {1, 1, 1, pointwise::forward_scratch(ctx, weight)};
   if (is_float<T> && karatsuba::takes(x, weight, y, g))
     return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
   int64_t most = 0;
@@ -333,7 +333,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   }
   if constexpr (is_float<T>) {
     if (pointwise::takes(a.x.shape, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::scratch(a.weight.shape)});
+      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::forward_scratch(ctx, a.weight.shape)});
       return pointwise::forward(ctx, a, a.scratch.data);
     }
     if (karatsuba::takes(a.x.shape, a.weight.shape, y, g)) {
@@ -381,7 +381,8 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
-  if (is_float<T> && pointwise::takes(dx, weight, dy, g)) return {1, 1, 1, pointwise::scratch(weight)};
+  if (is_float<T> && pointwise::takes(dx, weight, dy, g))
+    return {1, 1, 1, pointwise::input_gradient_scratch(ctx, weight)};
   if (is_float<T> && karatsuba::takes_input_gradient(dx, weight, dy, g))
     return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
   const InputGradientPlan plan(dx, weight, dy, g);
@@ -406,7 +407,7 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (x.batch == 0) return;
   if constexpr (is_float<T>) {
     if (pointwise::takes(x, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::scratch(a.weight.shape)});
+      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::input_gradient_scratch(ctx, a.weight.shape)});
       return pointwise::input_gradient(ctx, a, a.scratch.data);
     }
     if (karatsuba::takes_input_gradient(x, a.weight.shape, y, g)) {

@@ -5,17 +5,24 @@
 // a block of tiles are matrix products that stay in the second-level cache. Blocks and parts are cut by shape alone, so
 // that bits do not depend on the number of threads.
 #include "nacre/ops/conv1d.h"
+#include "snake_rows.h"
 
 namespace nacre::karatsuba {
 
 bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
-int64_t forward_scratch(const Context&, Shape x, Shape weight, Shape y, const Conv1dGeometry&);
-void forward(Context&, const Conv1dForward<float>& a, float* scratch);
+/// With `snake`, x of the convolution is Snake of a.x, made for the rows of a block when the block needs them. Padding
+/// must be zero then.
+int64_t forward_scratch(const Context&, Shape x, Shape weight, Shape y, const Conv1dGeometry&, bool snake = false);
+void forward(Context&, const Conv1dForward<float>& a, float* scratch, const SnakeRows* snake = nullptr);
 
 bool takes_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
-int64_t input_gradient_scratch(const Context&, Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
-void input_gradient(Context&, const Conv1dInputGradient<float>& a, float* scratch);
+int64_t input_gradient_scratch(const Context&, Shape dx, Shape weight, Shape dy, const Conv1dGeometry&,
+                               bool slope = false);
+/// How many partials `slope` receives.
+int64_t slope_parts(Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
+/// With `slope`, a.dx is what Snake's slope is multiplied with, block by block: only its shape is looked at.
+void input_gradient(Context&, const Conv1dInputGradient<float>& a, float* scratch, const SnakeSlope* slope = nullptr);
 
 int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 /// a.dweight += ...; biases are not looked at.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "elementwise.h"
+#include "snake_rows.h"
 #include "vector_math.h"
 
 // Channels are innermost, so the parameters are vectors as the data are. Rows are narrow in the outer blocks of a codec
@@ -142,6 +143,17 @@ BackwardLoop<T> pick(bool dx, bool add_dx, bool sums) {
   return sums ? static_cast<BackwardLoop<T>>(write_sums_loop) : static_cast<BackwardLoop<T>>(write_loop);
 }
 
+/// Sums over folded rows, added up per channel.
+NACRE_CLONES void unfold(const float* sums, int64_t channels, int64_t fold, int64_t n, float* partial) {
+  for (int64_t first = 0; first < n; first += widest) {
+    const int64_t size = std::min(widest, n - first);
+    double total[widest] = {};
+    for (int64_t row = 0; row < fold; ++row)
+      for (int64_t c = 0; c < size; ++c) total[c] += static_cast<double>(sums[row * channels + first + c]);
+    for (int64_t c = 0; c < size; ++c) partial[first + c] = static_cast<float>(total[c]);
+  }
+}
+
 /// One part: its rows, and what they add to the sums, [2][channels] at `partial`.
 template <class T>
 void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, BackwardLoop<T> loop, float* partial) {
@@ -158,40 +170,71 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
     });
     if (partial == nullptr) continue;
     const int64_t first = tile * widest, n = std::min(widest, l.channels - first);
-    for (int64_t c = 0; c < n; ++c) {
-      double total_a = 0, total_b = 0;
-      for (int64_t row = 0; row < l.fold; ++row) {
-        total_a += static_cast<double>(sum_a[row * l.channels + c]);
-        total_b += static_cast<double>(sum_b[row * l.channels + c]);
-      }
-      partial[first + c] = static_cast<float>(total_a);
-      partial[l.channels + first + c] = static_cast<float>(total_b);
-    }
-  }
-}
-
-template <class T>
-void add_parameter_gradients(const SnakeBackward<T>& a, const Layout& l) {
-  for (int64_t c = 0; c < l.channels; ++c) {
-    double sum_a = 0, sum_b = 0;
-    for (int64_t part = 0; part < l.parts; ++part) {
-      const float* partial = a.scratch.data + part * 2 * l.channels;
-      sum_a += static_cast<double>(partial[c]);
-      sum_b += static_cast<double>(partial[l.channels + c]);
-    }
-    const Channel p = channel(a.alpha.data, a.beta.data, c, a.log_scale);
-    const double gain = static_cast<double>(p.gain);
-    double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
-    if (a.log_scale) {
-      da *= static_cast<double>(p.a);
-      db *= static_cast<double>(a.beta ? vec::exp(a.beta[c]) : p.a);
-    }
-    if (a.dalpha) a.dalpha[c] += static_cast<float>(a.beta ? da : da + db);
-    if (a.dbeta) a.dbeta[c] += static_cast<float>(db);
+    unfold(sum_a, l.channels, l.fold, n, partial + first);
+    unfold(sum_b, l.channels, l.fold, n, partial + l.channels + first);
   }
 }
 
 }  // namespace
+
+int64_t SnakeRows::table(int64_t channels) { return 3 * Layout({.channels = channels}).stride(); }
+
+SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room)
+    : channels_(alpha.elements()), fold_(Layout(alpha.shape).fold), table_(room) {
+  float *const a = room, *const gain = a + stride(), *const slope = gain + stride();
+  for (int64_t i = 0; i < stride(); ++i) {
+    if (i >= channels_) {
+      a[i] = a[i - channels_], gain[i] = gain[i - channels_], slope[i] = slope[i - channels_];
+    } else {
+      const Channel p = channel(alpha.data, beta.data, i, log_scale);
+      a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
+    }
+  }
+}
+
+void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const float *const a = table_, *const gain = a + stride();
+  forward_loop(x, y, a, gain, groups, stride(), stride());
+  if (rest > 0) forward_loop(x + whole, y + whole, a, gain, 1, stride(), rest);
+}
+
+void SnakeRows::backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const {
+  if (dx == nullptr && sums == nullptr) return;
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const float *const a = table_, *const slope = a + 2 * stride();
+  float* const sums_b = sums == nullptr ? nullptr : sums + stride();
+  const BackwardLoop<float> loop = pick<float>(dx != nullptr, add, sums != nullptr);
+  loop(x, dy, dx, a, slope, sums, sums_b, groups, stride(), stride());
+  if (rest > 0)
+    loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, a, slope, sums, sums_b, 1, stride(), rest);
+}
+void SnakeRows::clear(float* sums) const { std::fill(sums, sums + 2 * stride(), 0.0f); }
+void SnakeRows::add_up(const float* sums, float* partial) const {
+  unfold(sums, channels_, fold_, channels_, partial);
+  unfold(sums + stride(), channels_, fold_, channels_, partial + channels_);
+}
+
+void add_snake_parameter_gradients(const SnakeParameterGradients& g, const float* partials, int64_t parts) {
+  const int64_t channels = g.alpha.elements();
+  for (int64_t c = 0; c < channels; ++c) {
+    double sum_a = 0, sum_b = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const float* partial = partials + part * 2 * channels;
+      sum_a += static_cast<double>(partial[c]);
+      sum_b += static_cast<double>(partial[channels + c]);
+    }
+    const Channel p = channel(g.alpha.data, g.beta.data, c, g.log_scale);
+    const double gain = static_cast<double>(p.gain);
+    double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
+    if (g.log_scale) {
+      da *= static_cast<double>(p.a);
+      db *= static_cast<double>(g.beta ? vec::exp(g.beta[c]) : p.a);
+    }
+    if (g.dalpha) g.dalpha[c] += static_cast<float>(g.beta ? da : da + db);
+    if (g.dbeta) g.dbeta[c] += static_cast<float>(db);
+  }
+}
 
 Shape snake_backward_scratch(Context& ctx, Shape x, bool) {
   if constexpr (with_cuda)
@@ -243,7 +286,10 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
   parallel_parts(ctx, l.parts, [&](int64_t part) {
     backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);
   });
-  if (sums) add_parameter_gradients(a, l);
+  if (sums)
+    add_snake_parameter_gradients(
+        {.alpha = a.alpha, .beta = a.beta, .dalpha = a.dalpha, .dbeta = a.dbeta, .log_scale = a.log_scale},
+        a.scratch.data, l.parts);
 }
 
 template void snake_forward<float>(Context&, const SnakeForward<float>&);

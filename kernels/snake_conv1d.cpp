@@ -1,9 +1,11 @@
 #include "nacre/ops/snake_conv1d.h"
 
+#include "conv1d_karatsuba.h"
+#include "conv1d_pointwise.h"
 #include "host.h"
+#include "snake_rows.h"
 
-// The two ops one after the other, by way of scratch: what the CPU does with every layer, and CUDA with those that no
-// fused kernel takes.
+// Fused kernels where there are some; otherwise the two ops one after the other, by way of scratch.
 namespace nacre {
 namespace cuda {
 // The fused kernels. Each returns false, having done nothing, for what no such kernel takes; scratch is what they need
@@ -20,6 +22,64 @@ template <class T>
 bool snake_conv1d_weight_gradient(Context&, const SnakeConv1dWeightGradient<T>&);
 }  // namespace cuda
 namespace {
+
+/// The fused loops of the CPU, which take float alone. Scratch begins with the table of Snake's parameters.
+enum class Fused : uint8_t { no, pointwise, karatsuba };
+template <class T>
+Fused fused(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+  if (!std::is_same_v<T, float> || on_cuda(ctx) || g.padding != Padding::zero) return Fused::no;
+  const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+  if (pointwise::takes(x, weight, y, g)) return Fused::pointwise;
+  return karatsuba::takes(x, weight, y, g) ? Fused::karatsuba : Fused::no;
+}
+template <class T>
+Fused fused_input_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+  const Fused f = fused<T>(ctx, x, weight, g);
+  const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+  return f == Fused::karatsuba && !karatsuba::takes_input_gradient(x, weight, y, g) ? Fused::no : f;
+}
+
+int64_t fused_forward_scratch(const Context& ctx, Fused f, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return SnakeRows::table(x.channels) + (f == Fused::pointwise
+                                             ? pointwise::forward_scratch(ctx, weight, true)
+                                             : karatsuba::forward_scratch(ctx, x, weight, y, g, true));
+}
+void fused_forward(Context& ctx, Fused f, const SnakeConv1dForward<float>& a) {
+  const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
+  float* const rest = a.scratch.data + SnakeRows::table(snake.channels());
+  const Conv1dForward<float> conv{
+      .x = a.x, .weight = a.weight, .bias = a.bias, .residual = a.residual, .y = a.y, .geometry = a.geometry};
+  f == Fused::pointwise ? pointwise::forward(ctx, conv, rest, &snake) : karatsuba::forward(ctx, conv, rest, &snake);
+}
+
+int64_t slope_parts(Fused f, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return f == Fused::pointwise ? pointwise::slope_parts(x) : karatsuba::slope_parts(x, weight, dy, g);
+}
+int64_t fused_input_gradient_scratch(const Context& ctx, Fused f, Shape x, Shape weight, Shape dy,
+                                     const Conv1dGeometry& g) {
+  return SnakeRows::table(x.channels) + slope_parts(f, x, weight, dy, g) * 2 * x.channels +
+         (f == Fused::pointwise ? pointwise::input_gradient_scratch(ctx, weight, true)
+                                : karatsuba::input_gradient_scratch(ctx, x, weight, dy, g, true));
+}
+void fused_input_gradient(Context& ctx, Fused f, const SnakeConv1dInputGradient<float>& a) {
+  const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
+  const int64_t parts = slope_parts(f, a.x.shape, a.weight.shape, a.dy.shape, a.geometry);
+  float* const partials = a.scratch.data + SnakeRows::table(snake.channels());
+  float* const rest = partials + parts * 2 * snake.channels();
+  const SnakeSlope slope{.rows = snake,
+                         .x = a.x.data,
+                         .dx = a.dx.data,
+                         .add = a.add_dx,
+                         .partials = a.dalpha || a.dbeta ? partials : nullptr};
+  const Conv1dInputGradient<float> conv{
+      .dy = a.dy, .weight = a.weight, .dx = {nullptr, a.x.shape}, .geometry = a.geometry};
+  f == Fused::pointwise ? pointwise::input_gradient(ctx, conv, rest, &slope)
+                        : karatsuba::input_gradient(ctx, conv, rest, &slope);
+  if (slope.partials == nullptr) return;
+  add_snake_parameter_gradients(
+      {.alpha = a.alpha, .beta = a.beta, .dalpha = a.dalpha, .dbeta = a.dbeta, .log_scale = a.log_scale}, partials,
+      parts);
+}
 
 /// Floats that hold n elements of T, in whole cache lines.
 template <class T>
@@ -57,8 +117,17 @@ void check_parameters(const char* op, const T& a) {
 }  // namespace
 
 template <class T>
+bool snake_conv1d_fuses(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+  return on_cuda(ctx) || fused_input_gradient<T>(ctx, x, weight, g) != Fused::no;
+}
+
+template <class T>
 Shape snake_conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();
+  const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();  // checks the shapes
+  if (const Fused f = fused<T>(ctx, x, weight, g); f != Fused::no) {
+    const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+    return floats(fused_forward_scratch(ctx, f, x, weight, y, g));
+  }
   if (x.batch == 0) return floats(0);
   return floats(floats_of<T>(x.elements()) + inner);
 }
@@ -76,6 +145,9 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if (a.x.shape.batch == 0) return;
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_forward(ctx, a)) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (const Fused f = fused<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
+      return fused_forward(ctx, f, a);
   const Halves<T> half(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, half.tensor);
   conv1d_forward<T>(ctx, {.x = half.tensor,
@@ -90,6 +162,8 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
 template <class T>
 Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
+  if (const Fused f = fused_input_gradient<T>(ctx, x, weight, g); f != Fused::no)
+    return floats(fused_input_gradient_scratch(ctx, f, x, weight, dy, g));
   if (x.batch == 0) return floats(0);
   const int64_t composed =
       floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements());
@@ -114,6 +188,9 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
   if (a.x.shape.batch == 0 || (!a.dx && !a.dalpha && !a.dbeta)) return;
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_input_gradient(ctx, a)) return;
+  if constexpr (std::is_same_v<T, float>)
+    if (const Fused f = fused_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
+      return fused_input_gradient(ctx, f, a);
   const Halves<T> half(a.scratch, a.x.shape);
   conv1d_input_gradient<T>(
       ctx, {.dy = a.dy, .weight = a.weight, .dx = half.tensor, .scratch = half.rest, .geometry = a.geometry});
@@ -162,6 +239,7 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
 }
 
 #define NACRE_INSTANTIATE(T)                                                                                    \
+  template bool snake_conv1d_fuses<T>(Context&, Shape, Shape, const Conv1dGeometry&);                           \
   template Shape snake_conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
   template Shape snake_conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
   template Shape snake_conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \

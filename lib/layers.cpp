@@ -139,7 +139,11 @@ Flow<T> Conv1d<T>::plan(Plan& p, Flow<T> x, Flow<T> residual) {
 
 template <class T>
 void Conv1d<T>::forward(Context& c) {
-  conv1d_forward<T>(c, {.x = x_.value,
+  forward_of(c, x_.value);
+}
+template <class T>
+void Conv1d<T>::forward_of(Context& c, View<const T> x) {
+  conv1d_forward<T>(c, {.x = x,
                         .weight = weight_->value<T>(),
                         .bias = bias_->value,
                         .residual = residual_.value,
@@ -150,13 +154,8 @@ void Conv1d<T>::forward(Context& c) {
 
 template <class T>
 void Conv1d<T>::backward(Context& c) {
-  if (residual_.grad) accumulate<T>(c, {.x = y_.grad, .y = residual_.grad, .add = residual_.add});
-  conv1d_weight_gradient<T>(c, {.x = x_.value,
-                                .dy = y_.grad,
-                                .dweight = weight_->grad,
-                                .dbias = bias_->grad,
-                                .scratch = backward_scratch_,
-                                .geometry = geometry_});
+  backward_of_residual(c);
+  backward_of_weight(c, x_.value);
   if (x_.grad)
     conv1d_input_gradient<T>(c, {.dy = y_.grad,
                                  .weight = weight_->value<T>(),
@@ -164,6 +163,19 @@ void Conv1d<T>::backward(Context& c) {
                                  .scratch = backward_scratch_,
                                  .geometry = geometry_,
                                  .add_dx = x_.add});
+}
+template <class T>
+void Conv1d<T>::backward_of_residual(Context& c) {
+  if (residual_.grad) accumulate<T>(c, {.x = y_.grad, .y = residual_.grad, .add = residual_.add});
+}
+template <class T>
+void Conv1d<T>::backward_of_weight(Context& c, View<const T> x) {
+  conv1d_weight_gradient<T>(c, {.x = x,
+                                .dy = y_.grad,
+                                .dweight = weight_->grad,
+                                .dbias = bias_->grad,
+                                .scratch = backward_scratch_,
+                                .geometry = geometry_});
 }
 
 // ---- ActivatedConv1d
@@ -177,19 +189,24 @@ ActivatedConv1d<T>::ActivatedConv1d(Parameters& parameters, const std::string& a
 template <class T>
 Flow<T> ActivatedConv1d<T>::plan(Plan& p, Flow<T> x, Flow<T> residual) {
   Context& c = p.context();
-  fused_ = activation_.alpha_ != nullptr && c.device().kind == Device::cuda;
-  if (!fused_) return conv_.plan(p, activation_.plan(p, x), residual);
-  p.next_step();
   const Shape w = conv_.weight_->shape;
   const Conv1dGeometry& g = conv_.geometry_;
+  fused_ = activation_.alpha_ != nullptr && snake_conv1d_fuses<T>(c, x.shape, w, g);
+  keeps_ = fused_ && p.training() && c.device().kind == Device::cpu;
+  if (!fused_) return conv_.plan(p, activation_.plan(p, x), residual);
+  p.next_step();
   const Shape y{.batch = x.shape.batch, .time = conv1d_length(x.shape.time, w.time, g), .channels = conv_.out_};
   conv_.x_ = p.reads(x, Phase::backward);
   conv_.y_ = p.makes<T>(y);
   conv_.residual_ = residual.id >= 0 ? p.passes(residual, conv_.y_.flow) : Read<T>{};
-  conv_.forward_scratch_ = p.scratch(snake_conv1d_forward_scratch<T>(c, x.shape, w, g), Phase::forward);
+  if (keeps_) activated_ = p.kept<T>(x.shape);
+  conv_.forward_scratch_ = p.scratch(
+      keeps_ ? conv1d_forward_scratch<T>(c, x.shape, w, g) : snake_conv1d_forward_scratch<T>(c, x.shape, w, g),
+      Phase::forward);
   if (p.training())
     conv_.backward_scratch_ = p.scratch(larger(snake_conv1d_input_gradient_scratch<T>(c, x.shape, w, y, g),
-                                               snake_conv1d_weight_gradient_scratch<T>(c, x.shape, w, y, g)),
+                                               keeps_ ? conv1d_weight_gradient_scratch<T>(c, x.shape, w, y, g)
+                                                      : snake_conv1d_weight_gradient_scratch<T>(c, x.shape, w, y, g)),
                                         Phase::backward);
   return conv_.y_.flow;
 }
@@ -201,9 +218,18 @@ void ActivatedConv1d<T>::forward(Context& c) {
     return conv_.forward(c);
   }
   const Parameter* const beta = activation_.beta_;
+  const View<const float> b = beta != nullptr ? View<const float>(beta->value) : View<const float>{};
+  if (keeps_) {
+    snake_forward<T>(c, {.x = conv_.x_.value,
+                         .alpha = activation_.alpha_->value,
+                         .beta = b,
+                         .y = activated_,
+                         .log_scale = beta != nullptr});
+    return conv_.forward_of(c, activated_);
+  }
   snake_conv1d_forward<T>(c, {.x = conv_.x_.value,
                               .alpha = activation_.alpha_->value,
-                              .beta = beta != nullptr ? View<const float>(beta->value) : View<const float>{},
+                              .beta = b,
                               .weight = conv_.weight_->template value<T>(),
                               .bias = conv_.bias_->value,
                               .residual = conv_.residual_.value,
@@ -221,17 +247,19 @@ void ActivatedConv1d<T>::backward(Context& c) {
   }
   const Parameter* const beta = activation_.beta_;
   const View<const float> b = beta != nullptr ? View<const float>(beta->value) : View<const float>{};
-  if (conv_.residual_.grad)
-    accumulate<T>(c, {.x = conv_.y_.grad, .y = conv_.residual_.grad, .add = conv_.residual_.add});
-  snake_conv1d_weight_gradient<T>(c, {.x = conv_.x_.value,
-                                      .alpha = activation_.alpha_->value,
-                                      .beta = b,
-                                      .dy = conv_.y_.grad,
-                                      .dweight = conv_.weight_->grad,
-                                      .dbias = conv_.bias_->grad,
-                                      .scratch = conv_.backward_scratch_,
-                                      .geometry = conv_.geometry_,
-                                      .log_scale = beta != nullptr});
+  conv_.backward_of_residual(c);
+  if (keeps_)
+    conv_.backward_of_weight(c, activated_);
+  else
+    snake_conv1d_weight_gradient<T>(c, {.x = conv_.x_.value,
+                                        .alpha = activation_.alpha_->value,
+                                        .beta = b,
+                                        .dy = conv_.y_.grad,
+                                        .dweight = conv_.weight_->grad,
+                                        .dbias = conv_.bias_->grad,
+                                        .scratch = conv_.backward_scratch_,
+                                        .geometry = conv_.geometry_,
+                                        .log_scale = beta != nullptr});
   snake_conv1d_input_gradient<T>(c, {.x = conv_.x_.value,
                                      .alpha = activation_.alpha_->value,
                                      .beta = b,

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "nacre/ops/snake.h"
 #include "reference/conv1d.h"
 #include "reference/snake.h"
 #if defined(NACRE_WITH_CUDA)
@@ -59,6 +60,24 @@ const std::vector<Sample>& samples() {
       {"groups", 2, 30, 32, 64, 5, {.groups = 4, .left = 2, .right = 2}},
       {"reflected edges", 2, 30, 16, 16, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
       {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
+  };
+  return all;
+}
+
+/// What the CPU fuses that is too large for the emulator: blocks that end within an item, that have whole items, and
+/// rows that hang over the ends.
+const std::vector<Sample>& samples_of_cpu() {
+  static const std::vector<Sample> all{
+      {"fewer products, blocks end within an item", 1, 1600, 32, 32, 7, same(7)},
+      {"fewer products, dilation 3", 2, 501, 64, 32, 7, same(7, 3)},
+      {"fewer products, dilation 9: blocks of whole sheets", 3, 430, 64, 64, 7, same(7, 9)},
+      {"fewer products, several items in a block", 30, 32, 32, 48, 7, same(7)},
+      {"fewer products, causal", 2, 400, 32, 32, 7, {.dilation = 3, .left = 18}},
+      {"fewer products, 128 channels", 2, 300, 128, 128, 7, same(7)},
+      {"two strides of 4", 3, 500, 32, 64, 8, strided(4)},
+      {"two strides of 5", 2, 605, 64, 128, 10, strided(5)},
+      {"one tap, rows for several parts", 2, 900, 64, 96, 1, {}},
+      {"one tap, 128 channels, a last row alone", 1, 1537, 128, 64, 1, {}},
   };
   return all;
 }
@@ -306,6 +325,65 @@ TEST_CASE("snake_conv1d", "[snake_conv1d]") {
     for (const Sample& s : samples()) {
       sample_case<float>(device, s, k % 2 == 1, k % 3 == 0);
       ++k;
+    }
+  }
+}
+TEST_CASE("snake_conv1d fused on the CPU", "[snake_conv1d]") {
+  int k = 0;
+  for (const Sample& s : samples_of_cpu()) {
+    INFO(s.why);
+    Context ctx;
+    CHECK(snake_conv1d_fuses(ctx, {s.batch, s.time, 1, s.in}, {s.out, s.taps, 1, s.in}, s.g));
+    exact<float>(Device{}, Precision::fp32, s);
+    sample_case<float>(Device{}, s, k % 2 == 1, k % 3 == 0);
+    ++k;
+  }
+}
+TEST_CASE("snake_conv1d fused is its two ops, bit for bit, for any number of threads", "[snake_conv1d]") {
+  for (const Sample& s : samples_of_cpu()) {
+    INFO(s.why);
+    const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in};
+    const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
+    std::vector<float> y, dx, dalpha;
+    for (const int threads : {1, 2, 3}) {
+      Case c(std::string("snake_conv1d threads, ") + s.why, Device{}, xs, threads);
+      auto &x = c.random("x", xs, -4, 4), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &alpha = c.random("alpha", per_channel, 0.2, 3), &u = c.output("u", xs), &g = c.output("g", xs);
+      auto &y_two = c.output("y of two", ys), &y_one = c.output("y", ys);
+      auto &dx_two = c.output("dx of two", xs), &dx_one = c.output("dx", xs), &da = c.zeros("dalpha", per_channel);
+      snake_forward(c.ctx, {.x = x, .alpha = alpha, .y = u});
+      conv1d_forward(c.ctx, {.x = u,
+                             .weight = w,
+                             .y = y_two,
+                             .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                             .geometry = s.g});
+      snake_conv1d_forward(c.ctx, {.x = x,
+                                   .alpha = alpha,
+                                   .weight = w,
+                                   .y = y_one,
+                                   .scratch = c.scratch(snake_conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                                   .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy,
+                                    .weight = w,
+                                    .dx = g,
+                                    .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                    .geometry = s.g});
+      snake_backward(c.ctx, {.x = x, .alpha = alpha, .dy = g, .dx = dx_two});
+      snake_conv1d_input_gradient(c.ctx,
+                                  {.x = x,
+                                   .alpha = alpha,
+                                   .dy = dy,
+                                   .weight = w,
+                                   .dx = dx_one,
+                                   .dalpha = da,
+                                   .scratch = c.scratch(snake_conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                   .geometry = s.g});
+      c.expect_equal<float>(y_one, y_two.read());
+      c.expect_equal<float>(dx_one, dx_two.read());
+      if (threads == 1)
+        y = y_one.read(), dx = dx_one.read(), dalpha = da.read();
+      else
+        CHECK((y == y_one.read() && dx == dx_one.read() && dalpha == da.read()));
     }
   }
 }

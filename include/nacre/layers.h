@@ -58,6 +58,10 @@ class Conv1d {
 
  private:
   friend class ActivatedConv1d<T>;
+  void forward_of(Context&, View<const T> x);
+  void backward_of_residual(Context&);
+  void backward_of_weight(Context&, View<const T> x);
+
   Conv1dGeometry geometry_;
   int64_t out_;
   Weight* weight_;
@@ -67,8 +71,9 @@ class Conv1d {
   View<float> forward_scratch_, backward_scratch_;
 };
 
-/// activation -> convolution -> + residual. On CUDA, Snake is part of the convolution (snake_conv1d.h): what it makes
-/// of x lies in no memory between the passes. Elsewhere they are two steps.
+/// activation -> convolution -> + residual. Where snake_conv1d_fuses() says so, Snake is part of the convolution, and
+/// of its input gradient. What Snake makes of x then lies in no memory between the passes; but on the CPU the weight
+/// gradient finds it there, since making it again takes longer than reading it. Elsewhere they are two steps.
 template <class T>
 class ActivatedConv1d {
  public:
@@ -81,7 +86,8 @@ class ActivatedConv1d {
  private:
   Activation<T> activation_;
   Conv1d<T> conv_;
-  bool fused_ = false;
+  View<T> activated_;  ///< kept for the weight gradient, or empty
+  bool fused_ = false, keeps_ = false;
 };
 
 /// Weight-normalised transposed convolution: <name>.weight_v [in, out, taps], one gain per input channel.

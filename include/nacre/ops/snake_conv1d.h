@@ -13,15 +13,17 @@
 //   keeps      x and weight; nothing else
 //   writes     y is =; dx is = unless add_dx, and an empty one is skipped; dweight, dbias, dalpha and dbeta are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
-//   order      as in snake.h and conv1d.h; fused kernels on CUDA add in an order fixed by the shape, floats within a block,
+//   order      as in snake.h and conv1d.h; fused kernels add in an order fixed by the shape, floats within a block,
 //              doubles over blocks
 //   accuracy   of conv1d.h, with the u and g above off as snake.h says; in bf16 each of the two may be rounded once. On
 //              CUDA with Precision::tf32 both factors of a product may be rounded to 10 bits
-//   cost       the convolution's operations, and those of Snake once per element and direction. The CPU, and CUDA for
-//              what no fused kernel takes, also write and read u or g in scratch, which always has room for that. Fused
-//              on CUDA, where channels fill 16-byte packs and groups is 1: x, y and dy are read once and nothing else is
-//              written; not the forward to more than 256 channels on tensor cores, nor the input gradient through
-//              reflected padding, nor, on tensor cores, the weight gradient of wide strided layers
+//   cost       the convolution's operations, and those of Snake once per element and direction. Fused, x, y and dy are
+//              read once and nothing else is written; what is not fused also writes and reads u or g in scratch, which
+//              always has room for that. On CUDA fused are layers whose channels fill 16-byte packs and of one group;
+//              not the forward to more than 256 channels on tensor cores, nor the input gradient through reflected
+//              padding, nor, on tensor cores, the weight gradient of wide strided layers. On the CPU, in float: forward
+//              and input gradient of one tap, of seven taps of stride 1 and of kernels of two strides, without
+//              reflected padding; never the weight gradient, for which it pays to keep u
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 template <class T>
@@ -62,6 +64,9 @@ struct SnakeConv1dWeightGradient {
   Conv1dGeometry geometry{};
   bool log_scale = false;
 };
+/// Whether forward and input gradient are fused: always true on CUDA, whose few exceptions keep their scratch.
+template <class T = float>
+bool snake_conv1d_fuses(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 /// What .scratch must hold. These also make the library primitives for the shape, so that the op itself makes none.
 template <class T = float>
 Shape snake_conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
