@@ -2,9 +2,11 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <boost/context/detail/fcontext.hpp>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -30,6 +32,8 @@ using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
 constexpr size_t stack_bytes = 256 << 10, page = 4096;
+// Stacks begin at different lines of the caches: at equal ones, all threads of a block would fight for the same few.
+constexpr size_t stack_stagger = 17 * 64, staggered_stacks = 64;
 constexpr unsigned most_threads = 1024;
 // What a block may have on sm_80 and later, what it may have without asking, and the gap that overruns fall into.
 constexpr size_t most_shared = 163 << 10, most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
@@ -63,6 +67,7 @@ struct Scheduler {
   std::vector<Thread> threads;
   Kernel kernel{};
   unsigned count = 0, waiting = 0;
+  uint32_t at_warp[most_threads / 32] = {};  // of each warp, the lanes that wait in a warp operation
   std::string fault;
   fcontext_t main_context = nullptr;
   void* main_fake_stack = nullptr;
@@ -109,6 +114,7 @@ struct Permutation {
   bool reverse = false;
   uint64_t operator()(uint64_t i) const {
     if (reverse) return n - 1 - i;
+    if (n <= 0xffffffffu) return (a * i + b) % n;
     return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * i + b) % n);
   }
 };
@@ -116,6 +122,8 @@ struct Permutation {
 std::string text(dim3 d) {
   return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
 }
+/// Of literals, which are mostly the same ones.
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 const char* file_name(const char* path) {
   const char* slash = std::strrchr(path, '/');
   return slash != nullptr ? slash + 1 : path;
@@ -154,7 +162,10 @@ std::string ranges(const std::vector<unsigned>& threads) {
 /// From the scheduler into a thread, until it waits or ends.
 void Scheduler::resume(Thread& t) {
   self = &t;
-  if (t.context == nullptr) t.context = make_fcontext(t.stack + stack_bytes, stack_bytes - page, fiber);
+  if (t.context == nullptr) {
+    const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;
+    t.context = make_fcontext(t.stack + room, room - page, fiber);
+  }
 #if NACRE_ASAN
   __sanitizer_start_switch_fiber(&main_fake_stack, t.stack + page, stack_bytes - page);
 #endif
@@ -210,7 +221,7 @@ std::string Scheduler::stuck() const {
 
 void Scheduler::release_barrier() {
   for (unsigned i = 1; i < count; ++i)
-    if (threads[i].line != threads[0].line || std::strcmp(threads[i].file, threads[0].file) != 0) {
+    if (threads[i].line != threads[0].line || !same_text(threads[i].file, threads[0].file)) {
       fault = "divergent barrier: " + stuck();
       return;
     }
@@ -225,6 +236,7 @@ void Scheduler::run_block(Order order, uint64_t turn) {
   std::memset(shared, 0xff, dynamic_bytes);
   for (const SharedArray& a : arrays) std::memset(shared + a.offset, 0xff, a.bytes);
   waiting = 0;
+  std::fill(std::begin(at_warp), std::end(at_warp), 0u);
   for (unsigned i = 0; i < count; ++i) {
     Thread& t = threads[i];
     t.index = dim3(i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y));
@@ -329,18 +341,20 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
          std::to_string(lane) + " (" + file_name(file) + ":" + std::to_string(line) + ")");
   }
   t.mask = mask, t.argument = argument, t.operation = operation, t.file = file, t.line = line;
+  uint32_t& at_warp = s.at_warp[t.linear / 32];
   void* arguments[32];
-  bool all = true;
+  bool all = (mask & ~(at_warp | 1u << lane)) == 0;  // else there is no need to look at what the others wait for
   for (unsigned i = 0; i < 32 && all; ++i) {
     arguments[i] = nullptr;
     if ((mask >> i & 1) == 0) continue;
     const Thread& other = s.threads[first + i];
     all = i == lane || (other.state == Thread::at_warp && other.mask == mask && other.line == line &&
-                        std::strcmp(other.operation, operation) == 0 && std::strcmp(other.file, file) == 0);
+                        same_text(other.operation, operation) && same_text(other.file, file));
     arguments[i] = other.argument;
   }
   if (!all) {
     t.state = Thread::at_warp;
+    at_warp |= 1u << lane;
     s.leave();
     return;
   }
@@ -350,6 +364,7 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
       if (i != lane) other.state = Thread::ready;
       if (orders_memory) ++other.warp_epoch;
     }
+  at_warp &= ~mask;
   if (resolve != nullptr) resolve(arguments, mask);
 }
 
