@@ -113,18 +113,51 @@ const Mode& mode() {
 }
 constexpr size_t compare_to = size_t{64} << 20;  // bytes of device memory that are copied to compare orders
 
-std::vector<std::byte> snapshot() {
-  std::vector<std::byte> all;
-  for (const auto& [p, b] : blocks()) all.insert(all.end(), p, p + b.bytes);
-  return all;
-}
-void restore(const std::vector<std::byte>& all) {
-  size_t at = 0;
-  for (const auto& [p, b] : blocks()) {
-    std::memcpy(p, all.data() + at, b.bytes);
-    at += b.bytes;
+/// Device memory before a launch, and after its first order where that changed it: what the other orders must leave.
+/// One of them, used again, so that launches do not map and clear its pages anew.
+class Orders {
+ public:
+  void begin() {
+    before_.clear(), after_.clear(), changed_.clear();
+    for (const auto& [p, b] : blocks()) before_.insert(before_.end(), p, p + b.bytes);
   }
-}
+  void note_first() {
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      const bool changed = std::memcmp(p, before, bytes) != 0;
+      changed_.push_back(changed);
+      if (changed) after_.insert(after_.end(), p, p + bytes);
+    });
+  }
+  /// As before the launch. What has not changed need not be put back.
+  void restore() {
+    size_t i = 0;
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      if (changed_[i++]) std::memcpy(p, before, bytes);
+    });
+  }
+  bool as_first() {
+    size_t i = 0, at = 0;
+    bool same = true;
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      const bool changed = changed_[i++];
+      same = same && std::memcmp(p, changed ? after_.data() + at : before, bytes) == 0;
+      if (changed) at += bytes;
+    });
+    return same;
+  }
+
+ private:
+  template <class F>
+  void each(F f) {
+    size_t at = 0;
+    for (const auto& [p, b] : blocks()) {
+      f(p, b.bytes, before_.data() + at);
+      at += b.bytes;
+    }
+  }
+  std::vector<std::byte> before_, after_;
+  std::vector<bool> changed_;
+};
 
 void run(const Launch& how, const emulation::Kernel& kernel, uint64_t number) {
   const Mode& m = mode();
@@ -133,18 +166,19 @@ void run(const Launch& how, const emulation::Kernel& kernel, uint64_t number) {
     size_t bytes = 0;
     for (const auto& [p, b] : blocks()) bytes += b.bytes;
     if (bytes <= compare_to) {
-      const std::vector<std::byte> before = snapshot();
-      std::vector<std::byte> first;
+      static Orders* const orders = new Orders;
+      orders->begin();
+      bool first = true;
       for (const Order o : {Order{Order::random, seed}, Order{Order::random, seed + 1}, Order{Order::reverse, 0},
                             Order{Order::forward, 0}}) {
-        if (!first.empty()) restore(before);
+        if (!first) orders->restore();
         emulation::run_grid(kernel, how.grid, how.block, how.shared_bytes, o);
-        std::vector<std::byte> after = snapshot();
-        if (first.empty())
-          first = std::move(after);
-        else if (after != first)
+        if (first)
+          orders->note_first();
+        else if (!orders->as_first())
           throw Fault(std::string("kernel ") + how.name +
                       ": other bits in another order of threads and blocks: a race, or a sum whose order is not fixed");
+        first = false;
       }
       return;
     }
