@@ -10,14 +10,11 @@ namespace {
 float from_bf16(uint32_t bits) { return __uint_as_float(bits << 16); }
 
 template <int depth>
-void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const float (&b)[8][depth]) {
-  float d[16][8];
+void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const float (&b)[depth][8]) {
+  float d[16][8] = {};
   for (int row = 0; row < 16; ++row)
-    for (int column = 0; column < 8; ++column) {
-      float s = 0;
-      for (int k = 0; k < depth; ++k) s += a[row][k] * b[column][k];
-      d[row][column] = s;
-    }
+    for (int k = 0; k < depth; ++k)
+      for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
   for (int lane = 0; lane < 32; ++lane) {
     float* mine = static_cast<Mma*>(arguments[lane])->d;
     const int row = lane / 4, column = lane % 4 * 2;
@@ -28,7 +25,7 @@ void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const f
 }  // namespace
 
 void mma_bf16(void* const (&arguments)[32], uint32_t) {
-  float a[16][16], b[8][16];
+  float a[16][16], b[16][8];
   for (int lane = 0; lane < 32; ++lane) {
     const auto* m = static_cast<Mma*>(arguments[lane]);
     const int group = lane / 4, pair = lane % 4 * 2;
@@ -36,7 +33,7 @@ void mma_bf16(void* const (&arguments)[32], uint32_t) {
       for (int half = 0; half < 2; ++half)
         a[group + i % 2 * 8][pair + i / 2 * 8 + half] = from_bf16(m->a[i] >> (16 * half) & 0xffffu);
     for (int i = 0; i < 2; ++i)
-      for (int half = 0; half < 2; ++half) b[group][pair + i * 8 + half] = from_bf16(m->b[i] >> (16 * half) & 0xffffu);
+      for (int half = 0; half < 2; ++half) b[pair + i * 8 + half][group] = from_bf16(m->b[i] >> (16 * half) & 0xffffu);
   }
   multiply(arguments, a, b);
 }
@@ -48,7 +45,7 @@ void mma_tf32(void* const (&arguments)[32], uint32_t) {
     const auto* m = static_cast<Mma*>(arguments[lane]);
     const int group = lane / 4, k = lane % 4;
     for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][k + i / 2 * 4] = value(m->a[i]);
-    for (int i = 0; i < 2; ++i) b[group][k + i * 4] = value(m->b[i]);
+    for (int i = 0; i < 2; ++i) b[k + i * 4][group] = value(m->b[i]);
   }
   multiply(arguments, a, b);
 }
