@@ -123,7 +123,10 @@ uint32_t launch_number = 0;
 uint64_t launch_first = 0;  // the first moment of the running launch
 bool in_atomic = false, reporting = false;
 
-[[gnu::noinline]] void report(const void* at, bool shared, const char* did, const char* before, const Touch& t) {
+// Out of the way of the accesses that are right.
+[[noreturn, gnu::cold, gnu::noinline]] void fail_at_access(const char* what) { fail(what); }
+[[noreturn, gnu::cold, gnu::noinline]] void report(const void* at, bool shared, const char* did, const char* before,
+                                                   const Touch& t) {
   reporting = true;
   char text[160];
   const bool other_block = t.is(several_blocks) || t.block() != static_cast<uint32_t>(block.serial);
@@ -180,7 +183,7 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
     if (!again) {
       write = c.write, read = c.read;
       if (write.when >= oldest) {
-        if (write.is(pending_copy)) fail("touches bytes of a cp.async that it has not waited for");
+        if (write.is(pending_copy)) fail_at_access("touches bytes of a cp.async that it has not waited for");
         if (conflicts(write, now)) report(at, shared, writes ? "writes" : "reads", "wrote", write);
       }
       if (writes && read.when >= oldest && conflicts(read, now)) report(at, shared, "writes", "read", read);
@@ -201,12 +204,12 @@ inline void touch(const void* address, size_t bytes) {
     const size_t first = in_shared / grain;
     for (size_t i = 0; i < count; ++i)
       if (shared_array_of[first + i] != launch_number)
-        fail("touches shared memory that belongs to no array (beyond its end)");
+        fail_at_access("touches shared memory that belongs to no array (beyond its end)");
     touch_cells<writes>(shared_cells + first, count, block.serial << 32, true, at);
   } else if (in_arena < arena.bytes) {
     for (size_t i = 0; i < count; ++i)
       if (arena.allocated[in_arena / grain + i] == 0)
-        fail("touches device memory that belongs to no buffer (beyond its end, or before its start)");
+        fail_at_access("touches device memory that belongs to no buffer (beyond its end, or before its start)");
     for (size_t done = 0; done < count;) {
       const size_t first = in_arena / grain + done, in_page = first % (page / grain);
       const size_t here = std::min(count - done, page / grain - in_page);
