@@ -235,7 +235,7 @@ struct ProductPlan {
   /// Of a thread: factors, rows that hang over an end, what Snake made of x, g and the sums of Snake's parameters.
   int64_t slot(bool snake, int64_t slope_channels) const {
     return factors() + rooms() + (snake ? rounded(tiles.most_read(block)) : 0) +
-           (slope_channels > 0 ? rounded(tiles.most_written(block)) + SnakeRows::table(slope_channels) : 0);
+           (slope_channels > 0 ? rounded(tiles.most_written(block)) + SnakeRows::sums(slope_channels) : 0);
   }
   /// With room for a bias as wide as a row.
   int64_t scratch(const Context& ctx, bool snake, int64_t slope_channels) const {

@@ -27,7 +27,7 @@ struct Factors {
 };
 /// Floats of a thread's block.
 int64_t slot_of(int64_t in, int64_t out, bool snake, bool slope) {
-  return (snake ? block * in : 0) + (slope ? block * out + SnakeRows::table(out) : 0);
+  return (snake ? block * in : 0) + (slope ? block * out + SnakeRows::sums(out) : 0);
 }
 
 /// y = x * weight + bias + add

@@ -59,19 +59,25 @@ Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale
   return {a, 1.0f / (b + snake_eps)};
 }
 
+/// What the loops need of channels [first, first + n), repeated where n is more than there are.
+void fill(const float* alpha, const float* beta, bool log_scale, int64_t channels, int64_t first, int64_t n, float* a,
+          float* gain, float* slope) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (i >= channels) {
+      a[i] = a[i - channels], gain[i] = gain[i - channels], slope[i] = slope[i - channels];
+    } else {
+      const Channel p = channel(alpha, beta, first + i, log_scale);
+      a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
+    }
+  }
+}
+
 /// The parameters of one tile, repeated over its folded rows.
 struct Parameters {
   alignas(64) float a[widest], gain[widest], slope[widest];
-  void fill(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
-    const int64_t first = tile * widest, n = std::min(widest, l.stride() - first);
-    for (int64_t i = 0; i < n; ++i) {
-      if (i >= l.channels) {
-        a[i] = a[i - l.channels], gain[i] = gain[i - l.channels], slope[i] = slope[i - l.channels];
-      } else {
-        const Channel p = channel(alpha, beta, first + i, log_scale);
-        a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
-      }
-    }
+  void fill_tile(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
+    const int64_t first = tile * widest;
+    fill(alpha, beta, log_scale, l.channels, first, std::min(widest, l.stride() - first), a, gain, slope);
   }
 };
 
@@ -161,7 +167,7 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
   alignas(64) float sum_a[widest], sum_b[widest];
   const int64_t begin = part * l.groups_per_part, end = std::min(begin + l.groups_per_part, l.groups);
   for (int64_t tile = 0; tile < l.tiles(); ++tile) {
-    p.fill(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+    p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
     std::fill(sum_a, sum_a + widest, 0.0f);
     std::fill(sum_b, sum_b + widest, 0.0f);
     l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
@@ -178,18 +184,11 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
 }  // namespace
 
 int64_t SnakeRows::table(int64_t channels) { return 3 * Layout({.channels = channels}).stride(); }
+int64_t SnakeRows::sums(int64_t channels) { return 2 * Layout({.channels = channels}).stride(); }
 
 SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room)
     : channels_(alpha.elements()), fold_(Layout(alpha.shape).fold), table_(room) {
-  float *const a = room, *const gain = a + stride(), *const slope = gain + stride();
-  for (int64_t i = 0; i < stride(); ++i) {
-    if (i >= channels_) {
-      a[i] = a[i - channels_], gain[i] = gain[i - channels_], slope[i] = slope[i - channels_];
-    } else {
-      const Channel p = channel(alpha.data, beta.data, i, log_scale);
-      a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
-    }
-  }
+  fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), room, room + stride(), room + 2 * stride());
 }
 
 void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
@@ -209,7 +208,7 @@ void SnakeRows::backward(const float* x, const float* dy, float* dx, bool add, i
   if (rest > 0)
     loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, a, slope, sums, sums_b, 1, stride(), rest);
 }
-void SnakeRows::clear(float* sums) const { std::fill(sums, sums + 2 * stride(), 0.0f); }
+void SnakeRows::clear(float* sums) const { std::fill_n(sums, 2 * stride(), 0.0f); }
 void SnakeRows::add_up(const float* sums, float* partial) const {
   unfold(sums, channels_, fold_, channels_, partial);
   unfold(sums + stride(), channels_, fold_, channels_, partial + channels_);
@@ -257,7 +256,7 @@ void snake_forward(Context& ctx, const SnakeForward<T>& a) {
   parallel_ranges(ctx, l.groups, 8192 / l.stride(), [&](int64_t begin, int64_t end) {
     Parameters p;
     for (int64_t tile = 0; tile < l.tiles(); ++tile) {
-      p.fill(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+      p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
       l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
         forward_loop(a.x.data + offset, a.y.data + offset, p.a, p.gain, groups, l.stride(), n);
       });

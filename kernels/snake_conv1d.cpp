@@ -23,26 +23,30 @@ bool snake_conv1d_weight_gradient(Context&, const SnakeConv1dWeightGradient<T>&)
 }  // namespace cuda
 namespace {
 
+Shape output(Shape x, Shape weight, const Conv1dGeometry& g) {
+  return {x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+}
+
 /// The fused loops of the CPU, which take float alone. Scratch begins with the table of Snake's parameters.
 enum class Fused : uint8_t { no, pointwise, karatsuba };
 template <class T>
 Fused fused(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   if (!std::is_same_v<T, float> || on_cuda(ctx) || g.padding != Padding::zero) return Fused::no;
-  const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+  const Shape y = output(x, weight, g);
   if (pointwise::takes(x, weight, y, g)) return Fused::pointwise;
   return karatsuba::takes(x, weight, y, g) ? Fused::karatsuba : Fused::no;
 }
 template <class T>
 Fused fused_input_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Fused f = fused<T>(ctx, x, weight, g);
-  const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
-  return f == Fused::karatsuba && !karatsuba::takes_input_gradient(x, weight, y, g) ? Fused::no : f;
+  const bool takes = f != Fused::karatsuba || karatsuba::takes_input_gradient(x, weight, output(x, weight, g), g);
+  return takes ? f : Fused::no;
 }
 
-int64_t fused_forward_scratch(const Context& ctx, Fused f, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return SnakeRows::table(x.channels) + (f == Fused::pointwise
-                                             ? pointwise::forward_scratch(ctx, weight, true)
-                                             : karatsuba::forward_scratch(ctx, x, weight, y, g, true));
+int64_t fused_forward_scratch(const Context& ctx, Fused f, Shape x, Shape weight, const Conv1dGeometry& g) {
+  return SnakeRows::table(x.channels) +
+         (f == Fused::pointwise ? pointwise::forward_scratch(ctx, weight, true)
+                                : karatsuba::forward_scratch(ctx, x, weight, output(x, weight, g), g, true));
 }
 void fused_forward(Context& ctx, Fused f, const SnakeConv1dForward<float>& a) {
   const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
@@ -124,10 +128,8 @@ bool snake_conv1d_fuses(Context& ctx, Shape x, Shape weight, const Conv1dGeometr
 template <class T>
 Shape snake_conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();  // checks the shapes
-  if (const Fused f = fused<T>(ctx, x, weight, g); f != Fused::no) {
-    const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
-    return floats(fused_forward_scratch(ctx, f, x, weight, y, g));
-  }
+  if (const Fused f = fused<T>(ctx, x, weight, g); f != Fused::no)
+    return floats(fused_forward_scratch(ctx, f, x, weight, g));
   if (x.batch == 0) return floats(0);
   return floats(floats_of<T>(x.elements()) + inner);
 }
@@ -136,8 +138,7 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const char* const op = "snake_conv1d_forward";
   check_parameters(op, a);
   expect_scratch(op, a.scratch, snake_conv1d_forward_scratch<T>(ctx, a.x.shape, a.weight.shape, a.geometry));
-  const Shape y{a.x.shape.batch, conv1d_length(a.x.shape.time, a.weight.shape.time, a.geometry), 1,
-                a.weight.shape.batch};
+  const Shape y = output(a.x.shape, a.weight.shape, a.geometry);
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "y", a.y, y);
   expect_shape_or_empty(op, "bias", a.bias, {.channels = y.channels});

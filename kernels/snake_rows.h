@@ -7,8 +7,9 @@ namespace nacre {
 
 class SnakeRows {
  public:
-  /// Floats of `room`.
+  /// Floats of `room`, and of `sums`.
   static int64_t table(int64_t channels);
+  static int64_t sums(int64_t channels);
   /// Writes to `room` what the loops need of every channel, repeated over as many rows as they take as one.
   SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room);
 
@@ -16,7 +17,7 @@ class SnakeRows {
   /// y = snake(x); y may be x.
   void forward(const float* x, float* y, int64_t rows) const;
   /// dx = (+= with `add`) dy snake'(x), unless it is null. sums += what dalpha and dbeta are made of, unless it is
-  /// null: table(channels) floats that clear() began.
+  /// null: sums(channels) floats that clear() began.
   void backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const;
   void clear(float* sums) const;
   /// partial = the sums per channel, [2][channels].
