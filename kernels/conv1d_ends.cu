@@ -149,13 +149,13 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
 #pragma unroll
   for (int i = 0; i < P; ++i) sums[0][i] = sums[1][i] = 0;
   if (strip < c.strips) {
-    float w[taps][P], bias[P], a[P], slope[P];
+    float w[taps][P], bias[P], frequency[P], slope[P];
     load_weight(e.weight, channel, w);
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       if constexpr (snake) {
         const SnakeChannel p = snake_channel(e.snake.alpha, e.snake.beta, channel + i, e.snake.log_scale);
-        a[i] = p.a, slope[i] = 2.0f * p.a * p.gain;
+        frequency[i] = p.frequency, slope[i] = 2.0f * p.a * p.gain;
       } else {
         bias[i] = e.bias == nullptr ? 0.0f : e.bias[channel + i];
       }
@@ -195,11 +195,11 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
           }
 #pragma unroll
           for (int i = 0; i < P; ++i) {
-            const vec::SinCos s = vec::sin_cos_unsigned(a[i] * x.v[i]);
-            const float product = s.sin * s.cos;
-            sums[0][i] += v.v[i] * x.v[i] * product;
+            const vec::SinCos s = vec::sin_cos_pi_unsigned(frequency[i], x.v[i]);
+            const float by_phase = v.v[i] * (s.sin * s.cos);
+            sums[0][i] += by_phase * x.v[i];
             sums[1][i] += v.v[i] * (s.sin * s.sin);
-            v.v[i] += v.v[i] * (slope[i] * product);
+            v.v[i] += slope[i] * by_phase;
           }
         }
 #pragma unroll
@@ -241,13 +241,13 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
   const int column = static_cast<int>(threadIdx.x) % c.columns, strip = static_cast<int>(threadIdx.x) / c.columns;
   const int channel = column * P;
   if (strip < c.strips) {
-    float w[taps][P], a[P], gain[P];
+    float w[taps][P], frequency[P], gain[P];
     load_weight(e.weight, channel, w);
     if constexpr (snake) {
 #pragma unroll
       for (int i = 0; i < P; ++i) {
         const SnakeChannel p = snake_channel(e.snake.alpha, e.snake.beta, channel + i, e.snake.log_scale);
-        a[i] = p.a, gain[i] = p.gain;
+        frequency[i] = p.frequency, gain[i] = p.gain;
       }
     }
     const T* const from = e.wide + item * c.wide_time * c.channels + channel;
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
         unpack(raw[j], v);
 #pragma unroll
         for (int i = 0; i < P; ++i) {
-          if constexpr (snake) v.v[i] += vec::sin_squared(a[i] * v.v[i]) * gain[i];
+          if constexpr (snake) v.v[i] += vec::sin_squared_pi(frequency[i], v.v[i]) * gain[i];
 #pragma unroll
           for (int k = 0; k < taps; ++k) sums[(j + halo - k) % taps] += w[k][i] * v.v[i];
         }
@@ -329,12 +329,12 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c
 #pragma unroll
     for (int i = 0; i < P; ++i) low[k][i] = high[k][i] = 0;
   if (strip < c.strips) {
-    float a[P], gain[P];
+    float frequency[P], gain[P];
     if constexpr (snake) {
 #pragma unroll
       for (int i = 0; i < P; ++i) {
         const SnakeChannel p = snake_channel(e.snake.alpha, e.snake.beta, channel + i, e.snake.log_scale);
-        a[i] = p.a, gain[i] = p.gain;
+        frequency[i] = p.frequency, gain[i] = p.gain;
       }
     }
     const int64_t row = first + strip * long_strip;
@@ -352,7 +352,7 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c
         unpack(turn + j < rows ? load_raw<aligned>(from + int64_t{turn + j} * c.channels) : make_uint4(0, 0, 0, 0), v);
 #pragma unroll
         for (int i = 0; i < P; ++i) {
-          if constexpr (snake) v.v[i] += vec::sin_squared(a[i] * v.v[i]) * gain[i];
+          if constexpr (snake) v.v[i] += vec::sin_squared_pi(frequency[i], v.v[i]) * gain[i];
 #pragma unroll
           for (int k = 0; k < 4; ++k) low[k][i] += v.v[i] * window[(j + k) % taps];
 #pragma unroll

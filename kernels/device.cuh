@@ -125,7 +125,13 @@ __device__ __forceinline__ void unpack(const uint4& raw, Pack<bf16>& p) {
 }
 /// Two floats, each rounded to nearest even, in one word.
 __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  unsigned word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#else
   return static_cast<unsigned>(to_bf16(low).bits) | static_cast<unsigned>(to_bf16(high).bits) << 16;
+#endif
 }
 __device__ __forceinline__ uint4 packed(const Pack<float>& p) {
   return make_uint4(__float_as_uint(p.v[0]), __float_as_uint(p.v[1]), __float_as_uint(p.v[2]), __float_as_uint(p.v[3]));

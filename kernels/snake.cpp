@@ -49,86 +49,86 @@ struct Layout {
   }
 };
 
-/// a and 1 / (b + eps) of one channel.
+/// Of one channel: a, a / pi and 1 / (b + eps).
 struct Channel {
-  float a, gain;
+  float a, frequency, gain;
 };
 Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale) {
   const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
   const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
-  return {a, 1.0f / (b + snake_eps)};
+  return {a, vec::frequency_of(a), 1.0f / (b + snake_eps)};
 }
 
 /// What the loops need of channels [first, first + n), repeated where n is more than there are.
-void fill(const float* alpha, const float* beta, bool log_scale, int64_t channels, int64_t first, int64_t n, float* a,
-          float* gain, float* slope) {
+void fill(const float* alpha, const float* beta, bool log_scale, int64_t channels, int64_t first, int64_t n,
+          float* frequency, float* gain, float* slope) {
   for (int64_t i = 0; i < n; ++i) {
     if (i >= channels) {
-      a[i] = a[i - channels], gain[i] = gain[i - channels], slope[i] = slope[i - channels];
+      frequency[i] = frequency[i - channels], gain[i] = gain[i - channels], slope[i] = slope[i - channels];
     } else {
       const Channel p = channel(alpha, beta, first + i, log_scale);
-      a[i] = p.a, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
+      frequency[i] = p.frequency, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
     }
   }
 }
 
 /// The parameters of one tile, repeated over its folded rows.
 struct Parameters {
-  alignas(64) float a[widest], gain[widest], slope[widest];
+  alignas(64) float frequency[widest], gain[widest], slope[widest];
   void fill_tile(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
     const int64_t first = tile * widest;
-    fill(alpha, beta, log_scale, l.channels, first, std::min(widest, l.stride() - first), a, gain, slope);
+    fill(alpha, beta, log_scale, l.channels, first, std::min(widest, l.stride() - first), frequency, gain, slope);
   }
 };
 
 template <class T>
-NACRE_INLINE void forward(const T* x, T* y, const float* a, const float* gain, int64_t groups, int64_t stride,
+NACRE_INLINE void forward(const T* x, T* y, const float* frequency, const float* gain, int64_t groups, int64_t stride,
                           int64_t n) {
   for (int64_t g = 0; g < groups; ++g, x += stride, y += stride) {
     NACRE_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
       const float v = to_float(x[i]);
-      y[i] = store<T>(v + vec::sin_squared(a[i] * v) * gain[i]);
+      y[i] = store<T>(v + vec::sin_squared_pi(frequency[i], v) * gain[i]);
     }
   }
 }
-NACRE_CLONES void forward_loop(const float* x, float* y, const float* a, const float* gain, int64_t groups,
+NACRE_CLONES void forward_loop(const float* x, float* y, const float* frequency, const float* gain, int64_t groups,
                                int64_t stride, int64_t n) {
-  forward(x, y, a, gain, groups, stride, n);
+  forward(x, y, frequency, gain, groups, stride, n);
 }
-NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* a, const float* gain, int64_t groups,
+NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* frequency, const float* gain, int64_t groups,
                                int64_t stride, int64_t n) {
-  forward(x, y, a, gain, groups, stride, n);
+  forward(x, y, frequency, gain, groups, stride, n);
 }
 
 enum Dx { skip, write, add };
 
 /// sum_a += dy x sin(2 a x) / 2, sum_b += dy sin^2(a x).
 template <Dx mode, bool sums, class T>
-NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* a, const float* slope, float* sum_a,
+NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequency, const float* slope, float* sum_a,
                            float* sum_b, int64_t groups, int64_t stride, int64_t n) {
   for (int64_t g = 0; g < groups; ++g, x += stride, dy += stride) {
     NACRE_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
       const float v = to_float(x[i]), d = to_float(dy[i]);
-      const vec::SinCos t = vec::sin_cos_unsigned(a[i] * v);
-      const float product = t.sin * t.cos;
+      const vec::SinCos t = vec::sin_cos_pi_unsigned(frequency[i], v);
+      const float by_phase = d * (t.sin * t.cos);
       if constexpr (sums) {
-        sum_a[i] += d * v * product;
+        sum_a[i] += by_phase * v;
         sum_b[i] += d * (t.sin * t.sin);
       }
       if constexpr (mode != skip) {
-        const float slope_of_x = d + d * (slope[i] * product);
+        const float slope_of_x = d + slope[i] * by_phase;
         dx[i] = store<T>(mode == add ? to_float(dx[i]) + slope_of_x : slope_of_x);
       }
     }
     if constexpr (mode != skip) dx += stride;
   }
 }
-#define NACRE_BACKWARD_LOOP(name, mode, sums, T)                                                           \
-  NACRE_CLONES void name(const T* x, const T* dy, T* dx, const float* a, const float* slope, float* sum_a, \
-                         float* sum_b, int64_t groups, int64_t stride, int64_t n) {                        \
-    backward<mode, sums>(x, dy, dx, a, slope, sum_a, sum_b, groups, stride, n);                            \
+#define NACRE_BACKWARD_LOOP(name, mode, sums, T)                                                                   \
+  NACRE_CLONES void name(const T* x, const T* dy, T* dx, const float* frequency, const float* slope, float* sum_a, \
+                         float* sum_b, int64_t groups, int64_t stride, int64_t n) {                                \
+    backward<mode, sums>(x, dy, dx, frequency, slope, sum_a, sum_b, groups, stride, n);                            \
   }
 #define NACRE_BACKWARD_LOOPS(T)                        \
   NACRE_BACKWARD_LOOP(write_loop, write, false, T)     \
@@ -171,8 +171,8 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
     std::fill(sum_a, sum_a + widest, 0.0f);
     std::fill(sum_b, sum_b + widest, 0.0f);
     l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
-      loop(a.x.data + offset, a.dy.data + offset, a.dx ? a.dx.data + offset : nullptr, p.a, p.slope, sum_a, sum_b,
-           groups, l.stride(), n);
+      loop(a.x.data + offset, a.dy.data + offset, a.dx ? a.dx.data + offset : nullptr, p.frequency, p.slope, sum_a,
+           sum_b, groups, l.stride(), n);
     });
     if (partial == nullptr) continue;
     const int64_t first = tile * widest, n = std::min(widest, l.channels - first);
@@ -193,20 +193,21 @@ SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_s
 
 void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
   const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
-  const float *const a = table_, *const gain = a + stride();
-  forward_loop(x, y, a, gain, groups, stride(), stride());
-  if (rest > 0) forward_loop(x + whole, y + whole, a, gain, 1, stride(), rest);
+  const float *const frequency = table_, *const gain = frequency + stride();
+  forward_loop(x, y, frequency, gain, groups, stride(), stride());
+  if (rest > 0) forward_loop(x + whole, y + whole, frequency, gain, 1, stride(), rest);
 }
 
 void SnakeRows::backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const {
   if (dx == nullptr && sums == nullptr) return;
   const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
-  const float *const a = table_, *const slope = a + 2 * stride();
+  const float *const frequency = table_, *const slope = frequency + 2 * stride();
   float* const sums_b = sums == nullptr ? nullptr : sums + stride();
   const BackwardLoop<float> loop = pick<float>(dx != nullptr, add, sums != nullptr);
-  loop(x, dy, dx, a, slope, sums, sums_b, groups, stride(), stride());
+  loop(x, dy, dx, frequency, slope, sums, sums_b, groups, stride(), stride());
   if (rest > 0)
-    loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, a, slope, sums, sums_b, 1, stride(), rest);
+    loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, frequency, slope, sums, sums_b, 1, stride(),
+         rest);
 }
 void SnakeRows::clear(float* sums) const { std::fill_n(sums, 2 * stride(), 0.0f); }
 void SnakeRows::add_up(const float* sums, float* partial) const {
@@ -258,7 +259,7 @@ void snake_forward(Context& ctx, const SnakeForward<T>& a) {
     for (int64_t tile = 0; tile < l.tiles(); ++tile) {
       p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
       l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
-        forward_loop(a.x.data + offset, a.y.data + offset, p.a, p.gain, groups, l.stride(), n);
+        forward_loop(a.x.data + offset, a.y.data + offset, p.frequency, p.gain, groups, l.stride(), n);
       });
     }
   });

@@ -1,5 +1,7 @@
 #include "nacre/ops/snake.h"
 
+#include <type_traits>
+
 #include "snake.cuh"
 
 // Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal
@@ -9,7 +11,11 @@ namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
-constexpr int64_t rows_per_thread = 32;  // of the backward: bounds the float sums
+// A thread's rows pay for its channels' parameters, some 30 instructions per channel: as many as leave two blocks to
+// each of 132 multiprocessors. The cut depends on the shape alone, so that sums are the same on every device.
+constexpr int64_t most_rows = 32, wanted_blocks = 264;
+constexpr int64_t fewest_rows_forward = 4;   // one batch: enough bytes on their way
+constexpr int64_t fewest_rows_backward = 8;  // below, partial sums would be as many bytes as the data
 
 /// How a [rows, channels] matrix is cut: a block has `columns` threads side by side, each P channels wide, and
 /// `rows_at_once` rows; grid.x runs over rows, grid.y over columns.
@@ -18,13 +24,15 @@ struct Tiling {
   int columns, rows_at_once;
   unsigned row_blocks, column_blocks;
 };
-Tiling tiling(Shape s, int pack) {
+Tiling tiling(Shape s, int pack, int64_t fewest_rows) {
   Tiling t{s.rows(), s.channels, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
-  t.row_blocks = blocks_for(t.rows, t.rows_at_once * rows_per_thread);
   t.column_blocks = blocks_for(columns, t.columns);
+  int64_t rows = most_rows;
+  while (rows > fewest_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < wanted_blocks) rows /= 2;
+  t.row_blocks = blocks_for(t.rows, t.rows_at_once * rows);
   return t;
 }
 /// The scratch's shape may not depend on addresses: the cut of the backward is that of the widest pack, or of none.
@@ -64,77 +72,95 @@ __device__ __forceinline__ void save(T* p, const Pack<T>& v) {
     store_pack(p, v);
 }
 
+/// y of `batch` rows, `step` elements apart. All are loaded before any is stored: y may be x, so that the compiler may
+/// not do that by itself.
+template <int batch, class T, int P>
+__device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, const float (&frequency)[P],
+                                             const float (&gain)[P]) {
+  Pack<T> v[batch];
+#pragma unroll
+  for (int k = 0; k < batch; ++k) v[k] = load<T, P>(x + k * step);
+#pragma unroll
+  for (int k = 0; k < batch; ++k) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) v[k].v[i] += vec::sin_squared_pi(frequency[i], v[k].v[i]) * gain[i];
+    save<T, P>(y + k * step, v[k]);
+  }
+}
+
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
   const Mine m = mine<P>(t);
   if (!m.active) return;
-  float a[P], gain[P];
+  float frequency[P], gain[P];
 #pragma unroll
   for (int i = 0; i < P; ++i) {
     const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
-    a[i] = c.a, gain[i] = c.gain;
+    frequency[i] = c.frequency, gain[i] = c.gain;
   }
-  // A batch is loaded before any of it is stored: y may be x, so the compiler may not do that by itself.
   constexpr int batch = 4;
-  for (int64_t first = m.row; first < t.rows; first += batch * m.row_step) {
-    Pack<T> v[batch]{};
+  const int64_t step = m.row_step * t.channels;
+  int64_t row = m.row, at = m.row * t.channels + m.channel;
+  for (; row + (batch - 1) * m.row_step < t.rows; row += batch * m.row_step, at += batch * step)
+    forward_rows<batch>(f.x.data + at, f.y.data + at, step, frequency, gain);
+  for (; row < t.rows; row += m.row_step, at += step)
+    forward_rows<1>(f.x.data + at, f.y.data + at, step, frequency, gain);
+}
+
+/// What a thread keeps for its channels: sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x).
+template <int P>
+struct Slopes {
+  float frequency[P], slope[P], sum_a[P], sum_b[P];
+};
+template <int batch, bool add, class T, int P>
+__device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, int64_t step, Slopes<P>& s) {
+  Pack<T> xs[batch], g[batch], before[batch];
 #pragma unroll
-    for (int k = 0; k < batch; ++k)
-      if (first + k * m.row_step < t.rows)
-        v[k] = load<T, P>(f.x.data + (first + k * m.row_step) * t.channels + m.channel);
+  for (int k = 0; k < batch; ++k) {
+    xs[k] = load<T, P>(x + k * step);
+    g[k] = load<T, P>(dy + k * step);
+    if constexpr (add) before[k] = load<T, P>(dx + k * step);
+  }
 #pragma unroll
-    for (int k = 0; k < batch; ++k) {
-      if (first + k * m.row_step >= t.rows) break;
+  for (int k = 0; k < batch; ++k) {
 #pragma unroll
-      for (int i = 0; i < P; ++i) v[k].v[i] += vec::sin_squared(a[i] * v[k].v[i]) * gain[i];
-      save<T, P>(f.y.data + (first + k * m.row_step) * t.channels + m.channel, v[k]);
+    for (int i = 0; i < P; ++i) {
+      const float v = xs[k].v[i], d = g[k].v[i];
+      const vec::SinCos t = vec::sin_cos_pi_unsigned(s.frequency[i], v);
+      const float by_phase = d * (t.sin * t.cos);
+      s.sum_a[i] += by_phase * v;
+      s.sum_b[i] += d * (t.sin * t.sin);
+      g[k].v[i] = d + s.slope[i] * by_phase;
+      if constexpr (add) g[k].v[i] += before[k].v[i];
     }
+    if (dx != nullptr) save<T, P>(dx + k * step, g[k]);
   }
 }
 
 /// dx, and per block the sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x): partial [row
 /// blocks][2][channels].
-template <class T, int P>
+template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
   NACRE_SHARED(float, sums, 2 * threads * P);
   const Mine m = mine<P>(t);
-  float sum_a[P], sum_b[P];
+  Slopes<P> s;
 #pragma unroll
-  for (int i = 0; i < P; ++i) sum_a[i] = sum_b[i] = 0;
+  for (int i = 0; i < P; ++i) s.sum_a[i] = s.sum_b[i] = 0;
   if (m.active) {
-    float a[P], slope[P];
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
-      a[i] = c.a, slope[i] = 2.0f * c.a * c.gain;
+      s.frequency[i] = c.frequency, s.slope[i] = 2.0f * c.a * c.gain;
     }
     constexpr int batch = 2;
-    for (int64_t first = m.row; first < t.rows; first += batch * m.row_step) {
-      Pack<T> x[batch]{}, dy[batch]{}, dx[batch]{};
-#pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (first + k * m.row_step >= t.rows) break;
-        const int64_t at = (first + k * m.row_step) * t.channels + m.channel;
-        x[k] = load<T, P>(g.x.data + at);
-        dy[k] = load<T, P>(g.dy.data + at);
-        if (g.dx && g.add_dx) dx[k] = load<T, P>(g.dx.data + at);
-      }
-#pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (first + k * m.row_step >= t.rows) break;
-#pragma unroll
-        for (int i = 0; i < P; ++i) {
-          const float v = x[k].v[i], d = dy[k].v[i];
-          const vec::SinCos s = vec::sin_cos_unsigned(a[i] * v);
-          const float product = s.sin * s.cos;
-          sum_a[i] += d * v * product;
-          sum_b[i] += d * (s.sin * s.sin);
-          const float slope_of_x = d + d * (slope[i] * product);
-          dx[k].v[i] = g.add_dx ? dx[k].v[i] + slope_of_x : slope_of_x;
-        }
-        if (g.dx) save<T, P>(g.dx.data + (first + k * m.row_step) * t.channels + m.channel, dx[k]);
-      }
-    }
+    const int64_t step = m.row_step * t.channels;
+    int64_t row = m.row, at = m.row * t.channels + m.channel;
+    const auto rows = [&](auto count) {
+      backward_rows<count.value, add>(g.x.data + at, g.dy.data + at, g.dx ? g.dx.data + at : nullptr, step, s);
+      row += count.value * m.row_step, at += count.value * step;
+    };
+    while (row + (batch - 1) * m.row_step < t.rows) rows(std::integral_constant<int, batch>{});
+    while (row < t.rows) rows(std::integral_constant<int, 1>{});
   }
   if (partial == nullptr) return;
   const int width = t.columns * P, column = static_cast<int>(threadIdx.x) % t.columns,
@@ -142,8 +168,8 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
   if (m.active) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      sums[row * width + column * P + i] = sum_a[i];
-      sums[(t.rows_at_once + row) * width + column * P + i] = sum_b[i];
+      sums[row * width + column * P + i] = s.sum_a[i];
+      sums[(t.rows_at_once + row) * width + column * P + i] = s.sum_b[i];
     }
   }
   __syncthreads();
@@ -203,12 +229,15 @@ __global__ void __launch_bounds__(32 * lanes)
 
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
-  const Tiling t = tiling(g.x.shape, P);
-  launch(ctx,
-         {.name = P == 1 ? "snake_backward" : "snake_backward_packs",
-          .grid = {t.row_blocks, t.column_blocks, 1},
-          .block = threads},
-         snake_backward_kernel<T, P>, g, t, sums ? g.scratch.data : nullptr);
+  const Tiling t = tiling(g.x.shape, P, fewest_rows_backward);
+  const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
+                      .grid = {t.row_blocks, t.column_blocks, 1},
+                      .block = threads};
+  float* const partial = sums ? g.scratch.data : nullptr;
+  if (g.dx && g.add_dx)
+    launch(ctx, config, snake_backward_kernel<T, P, true>, g, t, partial);
+  else
+    launch(ctx, config, snake_backward_kernel<T, P, false>, g, t, partial);
   if (sums)
     snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, g.scratch.data);
 }
@@ -225,9 +254,9 @@ void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const
 
 Shape snake_backward_scratch(Shape x) {
   if (x.elements() == 0) return {.channels = 0};
-  // float packs are the narrowest: fewest rows at once, most blocks.
-  const unsigned most = std::max(
-      {tiling(x, 1).row_blocks, tiling(x, pack_of<float>(x)).row_blocks, tiling(x, pack_of<bf16>(x)).row_blocks});
+  unsigned most = 0;
+  for (const int pack : {1, pack_of<float>(x), pack_of<bf16>(x)})
+    most = std::max(most, tiling(x, pack, fewest_rows_backward).row_blocks);
   return {.batch = most, .width = 2, .channels = x.channels};
 }
 
@@ -235,9 +264,8 @@ template <class T>
 void snake_forward(Context& ctx, const SnakeForward<T>& f) {
   if (f.x.elements() == 0) return;
   const bool packs = pack_of<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
-  const Tiling t = tiling(f.x.shape, packs ? pack_size<T> : 1);
-  // Four rows per thread keep enough bytes on their way.
-  const dim3 grid(blocks_for(t.rows, int64_t{t.rows_at_once} * 4), t.column_blocks, 1);
+  const Tiling t = tiling(f.x.shape, packs ? pack_size<T> : 1, fewest_rows_forward);
+  const dim3 grid(t.row_blocks, t.column_blocks, 1);
   if (packs)
     launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,
            f, t);

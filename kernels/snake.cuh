@@ -6,15 +6,15 @@
 
 namespace nacre::cuda {
 
-/// a and 1 / (b + eps) of one channel.
+/// Of one channel: a, a / pi and 1 / (b + eps).
 struct SnakeChannel {
-  float a, gain;
+  float a, frequency, gain;
 };
 __device__ __forceinline__ SnakeChannel snake_channel(const float* alpha, const float* beta, int64_t c,
                                                       bool log_scale) {
   const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
   const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
-  return {a, 1.0f / (b + snake_eps)};
+  return {a, vec::frequency_of(a), 1.0f / (b + snake_eps)};
 }
 
 /// dalpha and dbeta += from partial [parts][2][channels]: sums of g x sin(2 a x) / 2 and of g sin^2(a x), which are

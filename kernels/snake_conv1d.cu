@@ -27,14 +27,14 @@ struct SlopeOutput {
   int channels = 0, columns = 0;
   bool log_scale = false, add_dx = false;
   struct Column {
-    float a[pack], slope[pack], sum_a[pack], sum_b[pack];
+    float frequency[pack], slope[pack], sum_a[pack], sum_b[pack];
   };
   __device__ __forceinline__ Column column(int n) const {
     Column c;
 #pragma unroll
     for (int i = 0; i < pack; ++i) {
       const SnakeChannel p = snake_channel(alpha, beta, n % channels + i, log_scale);
-      c.a[i] = p.a, c.slope[i] = 2.0f * p.a * p.gain;
+      c.frequency[i] = p.frequency, c.slope[i] = 2.0f * p.a * p.gain;
       c.sum_a[i] = c.sum_b[i] = 0;
     }
     return c;
@@ -50,11 +50,11 @@ struct SlopeOutput {
     }
 #pragma unroll
     for (int i = 0; i < pack; ++i) {
-      const vec::SinCos s = vec::sin_cos_unsigned(c.a[i] * xs.v[i]);
-      const float product = s.sin * s.cos;
-      c.sum_a[i] += g.v[i] * xs.v[i] * product;
+      const vec::SinCos s = vec::sin_cos_pi_unsigned(c.frequency[i], xs.v[i]);
+      const float by_phase = g.v[i] * (s.sin * s.cos);
+      c.sum_a[i] += by_phase * xs.v[i];
       c.sum_b[i] += g.v[i] * (s.sin * s.sin);
-      g.v[i] = before.v[i] + (g.v[i] + g.v[i] * (c.slope[i] * product));
+      g.v[i] = before.v[i] + (g.v[i] + c.slope[i] * by_phase);
     }
     if (dx != nullptr) store_pack(dx + at, g);
   }

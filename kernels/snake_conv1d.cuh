@@ -11,20 +11,20 @@ struct SnakeInput {
   const float *alpha, *beta;
   bool log_scale;
   struct Column {
-    float a[pack_size<T>], gain[pack_size<T>];
+    float frequency[pack_size<T>], gain[pack_size<T>];
   };
   __device__ __forceinline__ Column column(int64_t c) const {
     Column out;
 #pragma unroll
     for (int i = 0; i < pack_size<T>; ++i) {
       const SnakeChannel p = snake_channel(alpha, beta, c + i, log_scale);
-      out.a[i] = p.a, out.gain[i] = p.gain;
+      out.frequency[i] = p.frequency, out.gain[i] = p.gain;
     }
     return out;
   }
   __device__ __forceinline__ void apply(const Column& c, Pack<T>& v) const {
 #pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += vec::sin_squared(c.a[i] * v.v[i]) * c.gain[i];
+    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += vec::sin_squared_pi(c.frequency[i], v.v[i]) * c.gain[i];
   }
 };
 

@@ -3,42 +3,45 @@
 // Bounds are in units in the last place of the exact result, measured and asserted over all regimes by
 // tests/vector_math_test.cpp, on every instruction set the machine has. Polynomials are minimax (Remez) for the
 // interval stated, each coefficient rounded to float before the next was fitted. NaN gives NaN everywhere.
+#include <cmath>
 #include <cstdint>
 
 #include "inline.h"
 
 namespace nacre::vec {
+
+/// NaN stays NaN.
+NACRE_INLINE float at_most(float x, float bound) { return x > bound ? bound : x; }
+NACRE_INLINE float at_least(float x, float bound) { return x < bound ? bound : x; }
+
 namespace detail {
 
 /// Adding and subtracting it rounds to the nearest integer; the low bits of the sum hold that integer.
 inline constexpr float rounder = 0x1.8p23f;
 
-/// t - k pi in [-pi/2, pi/2], up to the rounding of k. Two short constants make k * constant exact for |t| < 2.5e4
-/// also without fused multiply-adds. Far beyond, where a float no longer knows its phase, the result is only clamped.
-struct HalfTurn {
-  float r;
-  uint32_t k;
-};
-NACRE_INLINE HalfTurn half_turn(float t) {
-  const float shifted = t * 0.318309886f + rounder;
-  const float k = shifted - rounder;
-  float r = ((t - k * 3.140625f) - k * 0x1.fb4p-11f) - k * 0x1.4442d2p-23f;
-  r = r > 1.62f ? 1.62f : r;
-  r = r < -1.62f ? -1.62f : r;
-  return {r, __builtin_bit_cast(uint32_t, shifted)};
+/// frequency * x less the nearest integer: in [-1/2, 1/2] while the product stays below 2^22. Far beyond, where a float
+/// no longer knows its phase, it may be more. The product is written twice, so that each sum may be one fused
+/// multiply-add and the phase is not rounded.
+NACRE_INLINE float phase(float frequency, float x) {
+  const float k = (frequency * x + rounder) - rounder;
+  return frequency * x - k;
 }
-/// On [-1.62, 1.62]: relative error 2^-26.8, and 5.9e-10.
-NACRE_INLINE float sin_reduced(float r) {
-  const float u = r * r;
-  const float p = ((2.5976924e-06f * u - 0.000198061927f) * u + 0.00833302457f) * u - 0.166666582f;
-  return r + (r * u) * p;
+/// sin(pi r) for |r| <= 1/2, u = r^2: relative error 2^-25.
+NACRE_INLINE float sin_pi_reduced(float r, float u) {
+  return r * ((((0.0798270851f * u - 0.599434376f) * u + 2.5502696f) * u - 5.16772079f) * u + 3.14159274f);
 }
-NACRE_INLINE float cos_reduced(float r) {
-  const float u = r * r;
-  const float p = ((-2.61113684e-07f * u + 2.47652933e-05f) * u - 0.00138885085f) * u + 0.041666653f;
-  return (1.0f - 0.5f * u) + (u * u) * p;
+/// cos(pi r): error 5.4e-8.
+NACRE_INLINE float cos_pi_reduced(float u) {
+  return (((0.22000809f * u - 1.33206248f) * u + 4.05844736f) * u - 4.93479538f) * u + 1.0f;
 }
-NACRE_INLINE float flip(float x, uint32_t sign) { return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) ^ sign); }
+/// sin^2(pi r): relative error 2^-24.9.
+NACRE_INLINE float sin_squared_pi_reduced(float u) {
+  const float p = ((-3.25524116f * u + 12.9865704f) * u - 30.0874939f) * u + 42.7259369f;
+  return u * ((p * u - 32.4696312f) * u + 9.86960411f);
+}
+NACRE_INLINE float flip(float x, uint32_t sign) {
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) ^ sign);
+}
 /// 2^n for -126 <= n <= 127.
 NACRE_INLINE float power_of_two(int32_t n) { return __builtin_bit_cast(float, static_cast<uint32_t>(n + 127) << 23); }
 
@@ -88,25 +91,25 @@ NACRE_INLINE float logarithm_or_special(float x, float value) {
 
 }  // namespace detail
 
-/// sin^2(t): within 5 ulp for |t| < 1.6, within 3e-7 for |t| <= 1e4; in [0, 1] for any finite t.
-NACRE_INLINE float sin_squared(float t) {
-  const float s = detail::sin_reduced(detail::half_turn(t).r);
-  return s * s;
+/// a / pi, the frequency of sin^2(a x), within 0.5001 ulp. The functions below take it, so that to find the phase is
+/// two fused multiply-adds and a subtraction.
+NACRE_INLINE float frequency_of(float a) { return fmaf(a, 0x1.45f306p-2f, a * 0x1.b9391p-27f); }
+
+/// sin^2(pi frequency x): within 5 ulp for |frequency x| < 1/2, within 3e-7 up to 3200, plus what rounding the product
+/// to a float costs where there are no fused multiply-adds; in [0, 1] for any finite x.
+NACRE_INLINE float sin_squared_pi(float frequency, float x) {
+  const float r = detail::phase(frequency, x);
+  return detail::sin_squared_pi_reduced(at_most(r * r, 0.25f));
 }
 
 struct SinCos {
   float sin, cos;
 };
-/// Both up to one common sign: sin^2, cos^2 and sin cos = sin(2t) / 2 are right.
-NACRE_INLINE SinCos sin_cos_unsigned(float t) {
-  const detail::HalfTurn h = detail::half_turn(t);
-  return {detail::sin_reduced(h.r), detail::cos_reduced(h.r)};
-}
-/// Within 1.5e-7 for |t| <= 1e4; for any finite t both are at most 1 in size.
-NACRE_INLINE SinCos sin_cos(float t) {
-  const detail::HalfTurn h = detail::half_turn(t);
-  const uint32_t sign = h.k << 31;
-  return {detail::flip(detail::sin_reduced(h.r), sign), detail::flip(detail::cos_reduced(h.r), sign)};
+/// sin and cos of pi frequency x up to one common sign, so that sin^2, cos^2 and sin cos = sin(2 pi frequency x) / 2
+/// are right: within 1.8e-7 where sin_squared_pi is within 3e-7, at most 1 in size for any finite x.
+NACRE_INLINE SinCos sin_cos_pi_unsigned(float frequency, float x) {
+  const float r = at_least(at_most(detail::phase(frequency, x), 0.5f), -0.5f), u = r * r;
+  return {detail::sin_pi_reduced(r, u), detail::cos_pi_reduced(u)};
 }
 
 /// Within 2 ulp, denormal results included; overflows to infinity and underflows to 0 where expf does.
