@@ -14,7 +14,7 @@ const Cases cases([](Suite& suite) {
       const Shape s{.channels = n};
       suite.add(
           {.name = std::string("adamw/") + (with_ema ? "ema/" : "") + std::to_string(n),
-           .bytes = (with_ema ? 40 : 32) * n,
+           .bytes = (with_ema ? 36 : 28) * n,
            .flops = (with_ema ? 19 : 16) * n,
            .parameters =
                {{"op", "adamw"}, {"direction", "step"}, {"type", "fp32"}, {"elements", n}, {"ema", int64_t{with_ema}}}},
@@ -26,8 +26,14 @@ const Cases cases([](Suite& suite) {
             data.ctx.write<AdamWScalars>(std::span<const AdamWScalars>(&start, 1), scalars);
             const View<float> scratch = data.random(adamw_scratch(data.ctx, s));
             return [=](Context& ctx) {
-              adamw(ctx,
-                    {.value = value, .grad = grad, .m = m, .v = v, .ema = ema, .scalars = scalars, .scratch = scratch});
+              adamw(ctx, {.value = value,
+                          .grad = grad,
+                          .m = m,
+                          .v = v,
+                          .ema = ema,
+                          .scalars = scalars,
+                          .scratch = scratch,
+                          .max_norm = 1});
             };
           });
     }

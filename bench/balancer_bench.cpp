@@ -9,22 +9,29 @@ const Cases cases([](Suite& suite) {
   const Shape s = suite.cuda() ? Shape{.batch = suite.least(72, 2), .time = suite.least(16896, 300)}
                                : Shape{.batch = suite.least(16, 2), .time = suite.least(16000, 300)};
   constexpr int count = 3;
-  suite.add(
-      {.name = "balancer/3/" + label(s), .bytes = (8 * count + 4) * s.elements(), .flops = 4 * count * s.elements()},
-      [=](Data& data) -> Run {
-        const View<float> a = data.random(s), b = data.random(s), c = data.random(s), gradient = data.random(s);
-        const View<float> state = data.zeros({.channels = 2 * count}), shares = data.random({.channels = count});
-        const View<float> scratch = data.random(balancer_scratch(data.ctx, s, count));
-        return [=](Context& ctx) {
-          balancer(ctx, {.gradients = {a, b, c},
-                         .weights = {1, 1, 1},
-                         .count = count,
-                         .state = state,
-                         .shares = shares,
-                         .gradient = gradient,
-                         .scratch = scratch});
-        };
-      });
+  suite.add({.name = "balancer/3/" + label(s),
+             .bytes = (4 * count + 4) * s.elements(),
+             .flops = 4 * count * s.elements(),
+             .parameters = {{"op", "balancer"},
+                            {"direction", "step"},
+                            {"type", "fp32"},
+                            {"batch", s.batch},
+                            {"time", s.time},
+                            {"count", int64_t{count}}}},
+            [=](Data& data) -> Run {
+              const View<float> a = data.random(s), b = data.random(s), c = data.random(s), gradient = data.random(s);
+              const View<float> state = data.zeros({.channels = 2 * count}), shares = data.random({.channels = count});
+              const View<float> scratch = data.random(balancer_scratch(data.ctx, s, count));
+              return [=](Context& ctx) {
+                balancer(ctx, {.gradients = {a, b, c},
+                               .weights = {1, 1, 1},
+                               .count = count,
+                               .state = state,
+                               .shares = shares,
+                               .gradient = gradient,
+                               .scratch = scratch});
+              };
+            });
 });
 
 }  // namespace

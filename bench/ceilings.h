@@ -11,20 +11,21 @@ namespace nacre::bench {
 
 struct Ceilings {
   struct Copy {
-    int64_t bytes;  ///< read + written, all threads together
-    double bytes_per_second;
+    int64_t bytes;               ///< read + written, all threads together
+    double bytes_per_second;     ///< the better one of
+    double own = 0, vendor = 0;  ///< our loop's, and memcpy's
   };
   std::vector<Copy> copies;  ///< ascending footprints, from the first-level cache to memory
   double flops_one = 0;      ///< fp32, one thread, per second
   double flops_all = 0;      ///< fp32, every thread; fused multiply-adds in registers
 
   // Of a CUDA device only.
-  std::vector<Copy> cold_copies;              ///< one copy each with nothing in the cache, timed as cold cases are
-  double tf32_product = 0, bf16_product = 0;  ///< products of large random matrices by cuBLAS; 0 without it
-  double tf32_mma = 0, bf16_mma = 0;          ///< mma.sync on registers
-  double special = 0;                         ///< results per second of the special function units (__sinf)
-  double launch = 0;                          ///< seconds that one more kernel costs within a captured graph
-  std::string cublas;                         ///< its version, or one line that says why there is none
+  std::vector<Copy> cold_copies;  ///< one copy each with nothing in the cache, timed as cold cases are
+  double fp32_product = 0, tf32_product = 0, bf16_product = 0;  ///< of large random matrices by cuBLAS; 0 without it
+  double tf32_mma = 0, bf16_mma = 0;                            ///< mma.sync on registers
+  double special = 0;  ///< results per second of the special function units (__sinf)
+  double launch = 0;   ///< seconds that one more kernel costs within a captured graph
+  std::string cublas;  ///< its version, or one line that says why there is none
 
   /// Of the measured footprint nearest to `bytes`.
   double copy(int64_t bytes) const;

@@ -35,6 +35,11 @@ double best_cold_time(Context& ctx, View<float> flush, int measurements, const s
   return best;
 }
 
+Ceilings::Copy faster_of(int64_t footprint, double own, double vendor) {
+  const double bytes = static_cast<double>(footprint);
+  return {footprint, bytes / std::min(own, vendor), bytes / own, bytes / vendor};
+}
+
 void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte* to) {
   cuda::Runtime& runtime = cuda::runtime(ctx);
   const unsigned resident = static_cast<unsigned>(runtime.multiprocessors()) * 8;
@@ -47,13 +52,13 @@ void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte*
     const bool cached = footprint <= 48 * mib;
     const int rounds = emulated ? 2 : cached ? static_cast<int>(2048 * mib / footprint) : 1;
     const int steps = emulated ? 2 : static_cast<int>(std::clamp<int64_t>(4096 * mib / footprint / rounds, 2, 16));
-    double best = HUGE_VAL;
+    double own = HUGE_VAL;
     for (const unsigned blocks : {resident, kernels::copy_blocks(bytes)})
-      best = std::min(best,
-                      best_time(ctx, steps, 5, [&] { kernels::copy(ctx, from, to, bytes, blocks, rounds); }) / rounds);
-    best = std::min(
-        best, best_time(ctx, steps * rounds, 5, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
-    c.copies.push_back({footprint, static_cast<double>(footprint) / best});
+      own = std::min(own,
+                     best_time(ctx, steps, 5, [&] { kernels::copy(ctx, from, to, bytes, blocks, rounds); }) / rounds);
+    const double vendor =
+        best_time(ctx, steps * rounds, 5, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); });
+    c.copies.push_back(faster_of(footprint, own, vendor));
   }
   const Memory flush_memory(ctx, static_cast<size_t>(emulated ? 4096 : 256 * mib));
   const View<float> flush(reinterpret_cast<float*>(flush_memory.data()),
@@ -63,12 +68,12 @@ void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte*
                : std::vector<int64_t>{1 * mib, 4 * mib, 16 * mib, 64 * mib, 256 * mib, 1024 * mib, 2048 * mib};
   for (const int64_t footprint : cold) {
     const int64_t bytes = footprint / 2;
-    double best = HUGE_VAL;
+    double own = HUGE_VAL;
     for (const unsigned blocks : {resident, kernels::copy_blocks(bytes)})
-      best = std::min(best, best_cold_time(ctx, flush, 7, [&] { kernels::copy(ctx, from, to, bytes, blocks, 1); }));
-    best = std::min(
-        best, best_cold_time(ctx, flush, 7, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); }));
-    c.cold_copies.push_back({footprint, static_cast<double>(footprint) / best});
+      own = std::min(own, best_cold_time(ctx, flush, 7, [&] { kernels::copy(ctx, from, to, bytes, blocks, 1); }));
+    const double vendor =
+        best_cold_time(ctx, flush, 7, [&] { runtime.copy_on_device(to, from, static_cast<size_t>(bytes)); });
+    c.cold_copies.push_back(faster_of(footprint, own, vendor));
   }
 }
 
@@ -110,6 +115,7 @@ void measure_products(Context& ctx, Ceilings& c, std::byte* from, std::byte* to)
     kernels::random(ctx, reinterpret_cast<bf16*>(from), 2 * n * n);
     c.bf16_product = rate("bf16", 2);
     kernels::random(ctx, reinterpret_cast<float*>(from), 2 * n * n);
+    c.fp32_product = rate("fp32", 4);
     c.tf32_product = rate("tf32", 4);
   } catch (const Error& e) {
     c.cublas = e.what();

@@ -56,7 +56,9 @@ const Cases cases([](Suite& suite) {
     }
   for (const Layer& l : {unit(72, 2112, 256, 7), unit(72, 16896, 64, 7), down(72, 8448, 128, 256, 4)})
     add_layer<float>(suite, fit(suite, l), "fp32");
-  add_layer<bf16>(suite, fit(suite, unit(16, 2112, 62, 7)), "bf16");  // the first rung
+  for (const char* arithmetic : {"tf32", "fp32"})
+    add_layer<float>(suite, fit(suite, unit(16, 2112, 62, 7)), arithmetic);
+  add_layer<bf16>(suite, fit(suite, unit(16, 2112, 62, 7)), "bf16");  // the first rung, as the two before
 });
 
 }  // namespace

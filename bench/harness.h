@@ -69,6 +69,7 @@ struct CaseInfo {
   int64_t bytes = 0;                ///< that must be read or written, each once
   int64_t flops = 0;                ///< that the formula needs; a fused multiply-add is two
   std::string arithmetic = "fp32";  ///< whose peak counts: fp32, tf32 (also what the context is made with) or bf16
+  std::string peak{};               ///< whose peak counts instead: an op may take tf32 products and be exact
   std::vector<Parameter> parameters{};
   double audio_seconds = 0;  ///< what one run works off; 0: not shown
   bool eager = false;        ///< cannot be captured: it waits, reads back, or replays a graph of its own

@@ -101,13 +101,19 @@ inline std::vector<Layer> cpu_layers() {
 }
 /// DAC at 44.1 kHz, crops of 16896 samples, batch 72 as it was trained and 16.
 inline std::vector<Layer> cuda_wide_layers() {
-  return {unit(72, 2112, 256, 7),    unit(72, 2112, 256, 7, 3), unit(72, 2112, 256, 7, 9), unit(72, 2112, 384, 7),
-          unit(72, 2112, 384, 7, 3), unit(72, 2112, 384, 7, 9), unit(72, 264, 512, 7),     unit(72, 264, 768, 7),
-          unit(16, 2112, 256, 7),    unit(16, 2112, 384, 7),    unit(16, 264, 512, 7),     unit(16, 264, 768, 7)};
+  std::vector<Layer> all;
+  for (const int64_t dilation : {1, 3, 9})
+    for (const int64_t batch : {72, 16})
+      all.insert(all.end(), {unit(batch, 2112, 256, 7, dilation), unit(batch, 2112, 384, 7, dilation),
+                             unit(batch, 264, 512, 7, dilation), unit(batch, 264, 768, 7, dilation)});
+  return all;
 }
 inline std::vector<Layer> cuda_narrow_layers() {
-  return {unit(72, 8448, 128, 7), unit(72, 8448, 128, 7, 9), unit(72, 8448, 192, 7), unit(72, 8448, 192, 7, 9),
-          unit(72, 16896, 64, 7), unit(72, 16896, 64, 7, 9), unit(72, 16896, 96, 7), unit(72, 16896, 96, 7, 9)};
+  std::vector<Layer> all;
+  for (const int64_t dilation : {1, 3, 9})
+    all.insert(all.end(), {unit(72, 8448, 128, 7, dilation), unit(72, 8448, 192, 7, dilation),
+                           unit(72, 16896, 64, 7, dilation), unit(72, 16896, 96, 7, dilation)});
+  return all;
 }
 inline std::vector<Layer> cuda_strided_layers() {
   return {down(72, 16896, 64, 128, 2), down(72, 8448, 128, 256, 4), down(72, 2112, 256, 512, 8),

@@ -1,5 +1,7 @@
 #include "nacre/ops/rvq.h"
 
+#include <algorithm>
+
 #include "harness.h"
 
 namespace nacre::bench {
@@ -26,18 +28,22 @@ const Cases cases([](Suite& suite) {
     n.z = suite.fit(n.z), n.stages = suite.least(n.stages, 3), n.codes = suite.least(n.codes, 40);
     n.z.time = suite.least(n.z.time, 12);
     const bool factorised = n.dim > 0;
+    const VqMetric metric = factorised ? VqMetric::cosine : VqMetric::euclidean;  // as the configurations have it
     const int64_t dim = factorised ? n.dim : n.z.channels, rows = n.z.rows();
     const Shape books{.batch = n.stages, .time = n.codes, .channels = dim};
     const Shape in{.batch = n.stages, .time = dim, .channels = n.z.channels},
         out{.batch = n.stages, .time = n.z.channels, .channels = dim};
+    const int64_t chosen = std::min(books.elements(), rows * n.stages * dim);  // of the codebooks, if all codes differ
     const int64_t weights = factorised ? 2 * in.elements() : 0;
     const int64_t projected = factorised ? 4 * rows * in.elements() : 0;
     const std::string name =
         label(n.z) + "/" + std::to_string(n.stages) + "x" + std::to_string(n.codes) + "x" + std::to_string(dim);
     const auto parameters = [=](const char* direction) -> std::vector<Parameter> {
-      return {{"op", "rvq"},        {"direction", direction}, {"type", "fp32"},
-              {"batch", n.z.batch}, {"time", n.z.time},       {"channels", n.z.channels},
-              {"stages", n.stages}, {"codes", n.codes},       {"dim", n.dim}};
+      return {{"op", "rvq"},        {"direction", direction},
+              {"type", "fp32"},     {"batch", n.z.batch},
+              {"time", n.z.time},   {"channels", n.z.channels},
+              {"stages", n.stages}, {"codes", n.codes},
+              {"dim", n.dim},       {"metric", factorised ? "cosine" : "euclidean"}};
     };
     struct Views {
       RvqProjections p{};
@@ -72,27 +78,43 @@ const Cases cases([](Suite& suite) {
                                     .codes = v.codes,
                                     .quantised = v.quantised,
                                     .losses = v.losses,
-                                    .scratch = scratch});
+                                    .scratch = scratch,
+                                    .metric = metric});
                 };
               });
-    suite.add({.name = "rvq_backward/" + name,
-               .bytes = 4 * (2 * n.z.elements() + 2 * weights + rows * n.stages * (1 + dim)),
-               .flops = 3 * projected + 3 * rows * n.stages * dim,
-               .parameters = parameters("backward")},
-              [=](Data& data) -> Run {
-                const Views v = make(data);
-                RvqBackward a{.z = v.z,
-                              .codebooks = v.codebooks,
-                              .projections = v.p,
-                              .codes = v.codes,
-                              .quantised = v.quantised,
-                              .dy = v.y,
-                              .dz = data.random(n.z),
-                              .scratch = data.random(rvq_backward_scratch(data.ctx, n.z, books, factorised))};
-                if (factorised)
-                  a.din_weight = data.random(in), a.dout_weight = data.random(out), a.dcodebooks = data.random(books);
-                return [=](Context& ctx) { rvq_backward(ctx, a); };
-              });
+    suite.add(
+        {.name = "rvq_backward/" + name,
+         // Gradients of parameters are +=. Latent codes have none.
+         .bytes = 4 * (3 * n.z.elements() + (factorised ? 3 : 1) * (weights + chosen) + rows * n.stages * (1 + dim)),
+         .flops = 3 * projected + 3 * rows * n.stages * dim,
+         .parameters = parameters("backward")},
+        [=](Data& data) -> Run {
+          const Views v = make(data);
+          RvqBackward a{.z = v.z,
+                        .codebooks = v.codebooks,
+                        .projections = v.p,
+                        .codes = v.codes,
+                        .quantised = v.quantised,
+                        .dy = v.y,
+                        .dz = data.random(n.z),
+                        .scratch = data.random(rvq_backward_scratch(data.ctx, n.z, books, factorised))};
+          if (factorised)
+            a.din_weight = data.random(in), a.dout_weight = data.random(out), a.dcodebooks = data.random(books);
+          return [=](Context& ctx) { rvq_backward(ctx, a); };
+        });
+    suite.add(
+        {.name = "rvq_decode/" + name,
+         .bytes = 4 * (n.z.elements() + chosen + weights / 2 + rows * n.stages),
+         .flops = projected / 2 + rows * n.stages * n.z.channels,
+         .parameters = parameters("decode")},
+        [=](Data& data) -> Run {
+          const Views v = make(data);
+          const View<float> scratch = data.random(rvq_decode_scratch(data.ctx, v.codes.shape, n.z, books, factorised));
+          return [=](Context& ctx) {
+            rvq_decode(ctx,
+                       {.codes = v.codes, .codebooks = v.codebooks, .projections = v.p, .y = v.y, .scratch = scratch});
+          };
+        });
   }
 });
 

@@ -8,6 +8,31 @@ namespace {
 
 constexpr int64_t snake_flops = 18, slope_flops = 32;  // as snake's bench counts them
 
+/// The same by two ops, what the fused one saves: Snake's result is written and read again.
+template <class T>
+void add_unfused(Suite& suite, const Layer& l, const std::string& arithmetic) {
+  const Shape x = l.x(), w = l.weight(), y = l.y(), per_channel{.channels = l.in};
+  const Conv1dGeometry g = l.g;
+  constexpr int64_t size = sizeof(T);
+  suite.add(
+      {.name = l.case_name("snake_conv1d_forward", arithmetic) + "/unfused",
+       .bytes = l.bytes(size, size),
+       .flops = l.flops(),
+       .arithmetic = arithmetic,
+       .parameters = {{"op", "baseline"},
+                      {"library", "unfused"},
+                      {"of", l.case_name("snake_conv1d_forward", arithmetic)}}},
+      [=](Data& data) -> Run {
+        const View<T> xs = data.random<T>(x), u = data.random<T>(x), ws = data.random<T>(w), ys = data.random<T>(y);
+        const View<float> alpha = data.random(per_channel, 0.5, 4), bias = data.random({.channels = y.channels});
+        const View<float> scratch = data.random(conv1d_forward_scratch<T>(data.ctx, x, w, g));
+        return [=](Context& ctx) {
+          snake_forward<T>(ctx, {.x = xs, .alpha = alpha, .y = u});
+          conv1d_forward<T>(ctx, {.x = u, .weight = ws, .bias = bias, .y = ys, .scratch = scratch, .geometry = g});
+        };
+      });
+}
+
 template <class T>
 void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic) {
   const Shape x = l.x(), w = l.weight(), y = l.y(), per_channel{.channels = l.in};
@@ -68,7 +93,10 @@ const Cases cases([](Suite& suite) {
                             unit(8, 200, 128, 7, 9),
                             {"last_k7", 4, 8000, 16, 1, 7, same(7)},
                             {"last_k7", 4, 8000, 96, 1, 7, same(7)}};
-    for (const Layer& l : layers) add_layer<float>(suite, fit(suite, l), "fp32");
+    for (const Layer& l : layers) {
+      add_layer<float>(suite, fit(suite, l), "fp32");
+      add_unfused<float>(suite, fit(suite, l), "fp32");
+    }
     return;
   }
   std::vector<Layer> layers = cuda_narrow_layers();
@@ -78,8 +106,12 @@ const Cases cases([](Suite& suite) {
                                unit(72, 16896, 96, 1),
                                unit(72, 8448, 128, 1),
                                unit(72, 2112, 256, 1),
-                               {"last_k7", 72, 16896, 96, 1, 7, same(7)}});
-  for (const Layer& l : layers) add_layer<bf16>(suite, fit(suite, l), "bf16");
+                               {"last_k7", 72, 16896, 96, 1, 7, same(7)},
+                               unit(16, 2112, 62, 7)});  // the first rung
+  for (const Layer& l : layers) {
+    add_layer<bf16>(suite, fit(suite, l), "bf16");
+    add_unfused<bf16>(suite, fit(suite, l), "bf16");
+  }
   for (const Layer& l : {unit(72, 16896, 64, 7), unit(72, 8448, 128, 7)})
     add_layer<float>(suite, fit(suite, l), "tf32");
 });

@@ -66,7 +66,6 @@ const Cases cases([](Suite& suite) {
                                                         : 80,
                                      .magnitude = 1,
                                      .log_magnitude = 1,
-                                     .mel_magnitude = 1,
                                      .mel_log = 1});
   // DAC's nine: a mel term at each of seven windows, and magnitudes at two of them.
   Losses dac{"dac", {.sample_rate = suite.cuda() ? 44100 : 16000}};

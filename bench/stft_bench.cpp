@@ -18,7 +18,8 @@ const Cases cases([](Suite& suite) {
     const auto info = [&](const char* direction) {
       return CaseInfo{.name = std::string("stft_") + direction + "/" + std::to_string(n) + "/" + label(s),
                       .bytes = 4 * (s.elements() + values),
-                      .flops = static_cast<int64_t>(2.5 * std::log2(static_cast<double>(n))) * n * frames,
+                      .flops = static_cast<int64_t>(2.5 * static_cast<double>(n) * std::log2(static_cast<double>(n)) *
+                                                    static_cast<double>(frames)),
                       .parameters = {{"op", "stft"},
                                      {"direction", direction},
                                      {"type", "fp32"},

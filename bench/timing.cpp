@@ -17,7 +17,7 @@ Sample sample(std::vector<double> seconds) {
   const auto at = [&](double part) {
     return seconds[static_cast<size_t>(part * static_cast<double>(seconds.size() - 1) + 0.5)];
   };
-  return {seconds.front(), at(0.5), at(0.1), at(0.9), static_cast<int>(seconds.size())};
+  return {seconds.front(), at(0.5), at(0.1), at(0.9), at(0.99), static_cast<int>(seconds.size())};
 }
 
 int runs_for(double one, double budget) {
@@ -34,7 +34,9 @@ Timing measure_cpu(Context& ctx, const Run& run, double budget) {
   };
   std::vector<double> seconds(static_cast<size_t>(runs_for(once(), budget)));
   for (double& s : seconds) s = once();
-  return {.warm = sample(seconds), .cold = {}};
+  Timing timing;
+  timing.warm = sample(seconds);
+  return timing;
 }
 
 #if defined(NACRE_WITH_CUDA)
@@ -44,11 +46,16 @@ Timing measure_cuda(Context& ctx, const Run& run, const TimingOptions& options, 
   run(ctx);
   ctx.synchronize();
   timing.launches = cuda::runtime(ctx).launches() - before;
-  std::function<void()> once = [&] { run(ctx); };
-  if (!options.eager) {
-    auto graph = std::make_shared<Graph>(ctx.capture([&] { run(ctx); }));
-    once = [graph] { graph->replay(); };
-  }
+  timing.peak_bytes = memory_use(ctx.device()).peak;
+  // `repeats` runs; one graph of all of them, so that short ones do not wait for the host or for a graph's own start.
+  const auto several = [&](int repeats) -> std::function<void()> {
+    const auto all = [&ctx, &run, repeats] {
+      for (int k = 0; k < repeats; ++k) run(ctx);
+    };
+    if (options.eager) return all;
+    return [graph = std::make_shared<Graph>(ctx.capture(all))] { graph->replay(); };
+  };
+  const std::function<void()> once = several(1);
   if (!options.timed) {
     once();
     ctx.synchronize();
@@ -56,15 +63,16 @@ Timing measure_cuda(Context& ctx, const Run& run, const TimingOptions& options, 
   }
   constexpr int depth = 32;  // runs that are queued before anybody waits
   std::vector<cuda::Event> start(depth), end(depth);
-  // n samples, each of `repeats` runs; `before_each` is queued ahead of the first event.
-  const auto take = [&](int n, int repeats, const std::function<void()>& before_each) {
+  // n samples of `step`, which is `repeats` runs; `before_each` is queued ahead of the first event.
+  const auto take = [&](int n, const std::function<void()>& step, int repeats,
+                        const std::function<void()>& before_each) {
     std::vector<double> seconds;
     while (static_cast<int>(seconds.size()) < n) {
       const int some = std::min(depth, n - static_cast<int>(seconds.size()));
       for (int i = 0; i < some; ++i) {
         if (before_each) before_each();
         start[static_cast<size_t>(i)].record(ctx);
-        for (int k = 0; k < repeats; ++k) once();
+        step();
         end[static_cast<size_t>(i)].record(ctx);
       }
       for (int i = 0; i < some; ++i)
@@ -72,12 +80,12 @@ Timing measure_cuda(Context& ctx, const Run& run, const TimingOptions& options, 
     }
     return seconds;
   };
-  const double one = sample(take(3, 1, {})).median;
+  const double one = sample(take(3, once, 1, {})).median;
   const int repeats = static_cast<int>(std::clamp(1e-4 / std::max(one, 1e-7), 1.0, 100.0));
-  timing.warm = sample(take(runs_for(one * repeats, budget), repeats, {}));
+  timing.warm = sample(take(runs_for(one * repeats, budget), several(repeats), repeats, {}));
   Memory flush(ctx, size_t{256} << 20);
   const View<float> all(reinterpret_cast<float*>(flush.data()), {.channels = int64_t{64} << 20});
-  timing.cold = sample(take(runs_for(one, budget), 1, [&] { ctx.zero(all); }));
+  timing.cold = sample(take(runs_for(one, budget), once, 1, [&] { ctx.zero(all); }));
   return timing;
 }
 #endif
@@ -91,8 +99,10 @@ Timing measure(Context& ctx, const Run& run, const TimingOptions& options) {
 #endif
   run(ctx);
   ctx.synchronize();
-  if (!options.timed) return {};
-  return measure_cpu(ctx, run, budget);
+  Timing timing;
+  if (options.timed) timing = measure_cpu(ctx, run, budget);
+  timing.peak_bytes = memory_use(ctx.device()).peak;
+  return timing;
 }
 
 }  // namespace nacre::bench

@@ -1,5 +1,7 @@
 #include "nacre/ops/vq.h"
 
+#include <algorithm>
+
 #include "harness.h"
 
 namespace nacre::bench {
@@ -22,6 +24,7 @@ const Cases cases([](Suite& suite) {
       suite.add({.name = (rung == VqRung::sums ? "vq_nearest/by sums/" : "vq_nearest/") + name,
                  .bytes = 4 * (x.elements() + book.elements() + n.rows),
                  .flops = 2 * n.rows * n.codes * n.dim,
+                 .peak = ladder && rung == VqRung::by_shape ? "tf32" : "",
                  .parameters = {{"op", "vq_nearest"},
                                 {"direction", "forward"},
                                 {"type", "fp32"},
@@ -38,6 +41,19 @@ const Cases cases([](Suite& suite) {
                   };
                 });
     if (suite.cuda() && n.dim != 128) continue;  // codes in the latent
+    suite.add({.name = "vq_gather/" + name,
+               .bytes = 4 * (x.elements() + std::min(x.elements(), book.elements()) + n.rows),
+               .parameters = {{"op", "vq_gather"},
+                              {"direction", "forward"},
+                              {"type", "fp32"},
+                              {"rows", n.rows},
+                              {"codes", n.codes},
+                              {"dim", n.dim}}},
+              [=](Data& data) -> Run {
+                const View<float> rows = data.random(x), codebook = data.random(book);
+                const View<int32_t> codes = data.indices({.time = n.rows}, static_cast<int32_t>(n.codes));
+                return [=](Context& ctx) { vq_gather(ctx, {.codebook = codebook, .codes = codes, .y = rows}); };
+              });
     suite.add({.name = "vq_ema/" + name,
                .bytes = 4 * (x.elements() + 4 * book.elements() + n.rows),
                .flops = x.elements() + 4 * book.elements(),

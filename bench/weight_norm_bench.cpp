@@ -11,19 +11,24 @@ const Cases cases([](Suite& suite) {
   for (const WeightRows& w : weight_rows(suite)) {
     const int64_t elements = w.elements();
     const Shape flat{.channels = elements}, gains{.channels = w.gains()};
-    const auto info = [&](const char* direction, int64_t bytes, int64_t flops) {
+    const auto info = [&](const char* direction, const std::string& type, int64_t bytes, int64_t flops) {
       return CaseInfo{
-          .name = std::string("weight_norm_") + direction + "/fp32/" + w.name + "/" + std::to_string(elements),
+          .name = std::string("weight_norm_") + direction + "/" + type + "/" + w.name + "/" + std::to_string(elements),
           .bytes = bytes * elements,
           .flops = flops * elements,
-          .parameters = {{"op", "weight_norm"}, {"direction", direction}, {"type", "fp32"}, {"layers", w.text()}}};
+          .parameters = {{"op", "weight_norm"}, {"direction", direction}, {"type", type}, {"layers", w.text()}}};
     };
-    suite.add(info("forward", 8, 3), [=](Data& data) -> Run {
-      const View<float> v = data.random(flat), g = data.random(gains), out = data.random(flat);
-      const View<const WeightRow> r = w.place(data);
-      return [=](Context& ctx) { weight_norm_forward(ctx, {.v = v, .g = g, .rows = r, .w = out}); };
-    });
-    suite.add(info("backward", 16, 8), [=](Data& data) -> Run {
+    const auto forward = [&]<class T>(T) {
+      suite.add(info("forward", type_name<T>(), 4 + static_cast<int64_t>(sizeof(T)), 3), [=](Data& data) -> Run {
+        const View<float> v = data.random(flat), g = data.random(gains);
+        const View<T> out = data.random<T>(flat);
+        const View<const WeightRow> r = w.place(data);
+        return [=](Context& ctx) { weight_norm_forward<T>(ctx, {.v = v, .g = g, .rows = r, .w = out}); };
+      });
+    };
+    forward(float{});
+    if (suite.cuda()) forward(bf16{});
+    suite.add(info("backward", "fp32", 16, 8), [=](Data& data) -> Run {
       const View<float> v = data.random(flat), g = data.random(gains), dw = data.random(flat, -1e-6, 1e-6);
       const View<float> dv = data.random(flat), dg = data.random(gains);
       const View<const WeightRow> r = w.place(data);

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "harness.h"
+#include "nacre/codec.h"
 #include "nacre/ops/weight_norm.h"
 
 namespace nacre::bench {
@@ -49,15 +50,39 @@ struct WeightRows {
   }
 };
 
-/// A small model that a CPU trains; DAC's generator, 76.7 million weights; its discriminators', 42.5 million (five
-/// periods, fifteen bands).
+/// The weights of a configuration's generator, as the model declares them.
+inline WeightRows weight_rows_of(const std::string& name) {
+  WeightRows w{name, {}};
+  const CodecConfig config = CodecConfig::named(name);
+  nacre::Parameters parameters;  // never allocated
+  const Encoder<float> encoder(parameters, config);
+  const Quantizer quantizer(parameters, config);
+  const Decoder<float> decoder(parameters, config);
+  for (const nacre::Parameter& p : parameters.all())
+    if (p.names.front().ends_with(".weight_v")) {
+      const int64_t rows = p.stored.front() * static_cast<int64_t>(p.names.size());
+      w.layers.push_back({rows, p.shape.elements() / rows});
+    }
+  return w;
+}
+/// DAC's discriminators, 42.5 million weights: five periods, and five bands at each of three windows.
+inline WeightRows discriminator_rows() {
+  WeightRows w{"discriminators", {}};
+  for (int period = 0; period < 5; ++period)
+    w.layers.insert(w.layers.end(), {{32, 5}, {128, 160}, {512, 640}, {1024, 2560}, {1024, 5120}, {1, 3072}});
+  for (int window = 0; window < 3; ++window) {
+    for (int band = 0; band < 5; ++band)
+      w.layers.insert(w.layers.end(), {{32, 54}, {32, 864}, {32, 864}, {32, 864}, {32, 288}});
+    w.layers.push_back({1, 288});
+  }
+  return w;
+}
+
+/// What a CPU trains; on CUDA DAC's generator and its discriminators.
 inline std::vector<WeightRows> weight_rows(const Suite& suite) {
-  const WeightRows small{"small", {{96, 448}, {192, 896}, {384, 1792}}};
-  if (!suite.cuda() || suite.small()) return {suite.small() ? WeightRows{"tiny", {{6, 44}, {3, 129}}} : small};
-  return {
-      {"dac", {{3072, 7168}, {7168, 5376}, {3072, 3584}, {1536, 1792}, {1536, 768}}},
-      {"discriminators",
-       {{160, 5}, {640, 160}, {2560, 640}, {5120, 2560}, {5120, 5120}, {5, 3072}, {480, 54}, {1440, 864}, {480, 288}}}};
+  if (suite.small()) return {{"tiny", {{6, 44}, {3, 129}}}};
+  if (!suite.cuda()) return {weight_rows_of("speech-16k-small")};
+  return {weight_rows_of("dac-44k"), discriminator_rows()};
 }
 
 }  // namespace nacre::bench

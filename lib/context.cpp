@@ -2,6 +2,9 @@
 
 #include <sched.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -156,6 +159,27 @@ bool built_with_cuda() noexcept { return with_cuda; }
 cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
 #endif
 
+namespace {
+
+struct Counter {
+  std::atomic<size_t> now{0}, peak{0};
+  void take(size_t bytes) {
+    const size_t held = now += bytes;
+    size_t most = peak;
+    while (held > most && !peak.compare_exchange_weak(most, held)) {
+    }
+  }
+};
+/// Of the CPU, and of as many CUDA devices as a machine has; more than that share the last.
+Counter& counter(Device d) {
+  static std::array<Counter, 17> all;
+  return d.kind == Device::cpu ? all[0] : all[static_cast<size_t>(std::min(d.index, 15)) + 1];
+}
+
+}  // namespace
+MemoryUse memory_use(Device d) noexcept { return {counter(d).now, counter(d).peak}; }
+void reset_memory_peak(Device d) noexcept { counter(d).peak = counter(d).now.load(); }
+
 Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()) {
   if (bytes == 0) return;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -169,6 +193,7 @@ Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()
     throw Error(ErrorKind::memory, "memory: could not allocate " + std::to_string(rounded >> 20) + " MiB on " +
                                        str(device_) + "; lower batch_size or segment_length");
   if (device_.kind == Device::cpu) std::memset(data_, 0, rounded);
+  counter(device_).take(bytes);
 }
 Memory::Memory(Memory&& o) noexcept
     : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)), device_(o.device_) {}
@@ -183,6 +208,7 @@ Memory& Memory::operator=(Memory&& o) noexcept {
 }
 Memory::~Memory() { release(); }
 void Memory::release() noexcept {
+  if (data_ != nullptr) counter(device_).now -= bytes_;
 #if defined(NACRE_WITH_CUDA)
   if (device_.kind == Device::cuda) return cuda::device_release(data_);
 #endif

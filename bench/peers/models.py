@@ -367,7 +367,10 @@ class Balancer:
 
 
 class Step:
-    """Forward, losses, balancer, backward, clip, AdamW, codebook update. Parts may be exchanged for compiled ones."""
+    """Forward, losses, balancer, backward, clip, AdamW, averaged weights, codebook update.
+
+    Parts may be exchanged for compiled ones.
+    """
 
     def __init__(self, codec, spectral, lr=3e-4, autocast=None, **adamw):
         self.codec, self.autocast = codec, autocast
@@ -377,6 +380,7 @@ class Step:
         self.device = self.parameters[0].device
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.5, 0.9), weight_decay=0.01, **adamw)
         self.balancer = Balancer(3, self.device)
+        self.averages = [p.detach().clone() for p in self.parameters]
 
     def mixed(self):
         if self.autocast is None:
@@ -396,6 +400,7 @@ class Step:
         torch.autograd.backward([y, vq_loss], [gradient, None])
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 0.01)
         return sum(p.detach() for p in parts) + vq_loss.detach()
 
 

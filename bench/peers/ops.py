@@ -44,7 +44,6 @@ class Peer:
     compiled: bool = False  # belongs to the set `compiled`
     note: str = ""
     canonical: Callable = lambda output: output  # to the reference's layout
-    same: str = ""  # two cases whose peers have the same word here need one measurement
 
 
 @dataclasses.dataclass
@@ -358,6 +357,16 @@ def convolution_peers(case, make):
     return found
 
 
+def compiled_convolutions(case, make):
+    """The compiler has convolution kernels of its own, and picks among them and cuDNN's."""
+    settings = Settings(benchmark=True, tf32=case.type != "fp32")
+    return [
+        Peer(name, lambda layout=layout: compiled(make(layout)), case.type, settings, captured=True, compiled=True,
+             canonical=Convolution(case, layout).canonical)
+        for name, layout in (("compile", "1d"), ("compile_channels_last", "h1"))
+    ]  # fmt: skip
+
+
 def float_reference(case, make):
     """The result in floats from the case's own data, rounded to its storage type as the peers' are."""
     return lambda: make("1d", torch.float32)()
@@ -370,7 +379,7 @@ def conv1d(case):
         data = c.data(case.storage)
         return c.runs(*[t.to(dtype or case.storage) for t in data])[case.direction]
 
-    found = convolution_peers(case, make)
+    found = convolution_peers(case, make) + compiled_convolutions(case, make)
     if case.type == "bf16" and case.direction == "forward" and not case.get("transposed", 0):
 
         def autocast():
@@ -473,10 +482,8 @@ def weight_norm(case):
         return lambda: torch.autograd.grad(made, given, dws, retain_graph=True)
 
     note = "torch._weight_norm, a layer at a time"
-    found = [Peer("eager", make, note=note), Peer("eager_captured", make, captured=True, note=note)]
-    if case.direction == "forward":
-        found.append(Peer("compile", lambda: make(compiled), captured=True, compiled=True))
-    return Peers(found)
+    return Peers([Peer("eager", make, note=note), Peer("eager_captured", make, captured=True, note=note),
+                  Peer("compile", lambda: make(compiled), captured=True, compiled=True)])  # fmt: skip
 
 
 def optimizer(parameters, kind, device):
@@ -495,23 +502,36 @@ def adamw_peers(make):
     return found
 
 
+class Averages:
+    """Exponential moving averages of parameters, as trainers keep them."""
+
+    def __init__(self, parameters, wanted, decay=0.99):
+        self.parameters, self.rate = [p.detach() for p in parameters] if wanted else [], 1 - decay
+        self.averages = [p.clone() for p in self.parameters]
+
+    def update(self):
+        if self.averages:
+            torch._foreach_lerp_(self.averages, self.parameters, self.rate)
+
+
 @op("adamw")
 def adamw(case):
     def make(kind, clip=False):
         value, grad = case.random((case.elements,), (case.elements,))
         value.requires_grad_().grad = grad
-        step = optimizer([value], kind, case.device)
+        step, averages = optimizer([value], kind, case.device), Averages([value], case.get("ema"))
 
         def run():
             if clip:
                 torch.nn.utils.clip_grad_norm_([value], 1.0)
             step.step()
+            averages.update()
 
         return run
 
     found = adamw_peers(make)
     for p in found:
-        p.note = "no norm of the gradient" + (", no averaged weights" if case.get("ema") else "")
+        p.note = "no norm of the gradient"
     found.append(Peer("adamw_fused_clip", lambda: make("fused", True), captured=True, note="clip_grad_norm_ before"))
     return Peers(found)
 
@@ -521,7 +541,7 @@ def weight_norm_adamw(case):
     def make(kind):
         vs, gs, dws = directions(case)
         given = [t.requires_grad_() for t in vs + gs]
-        step = optimizer(given, kind, case.device)
+        step, averages = optimizer(given, kind, case.device), Averages(given, case.get("ema"))
         plain = [(v.detach(), g.detach()) for v, g in zip(vs, gs)]
         norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the first weights, in every run
 
@@ -532,6 +552,7 @@ def weight_norm_adamw(case):
                 parameter.grad = gradient
             torch.nn.utils.clip_grad_norm_(given, 1.0)
             step.step()
+            averages.update()
             with torch.no_grad():
                 return weights(vs, gs, case.storage)
 

@@ -92,6 +92,16 @@ def rvq(case):
                     return run(z)
 
             return forward
+        if case.direction == "decode":
+            q.eval()
+            codes = (case.random((case.batch, case.time, case.stages), low=0.0) * case.codes).long()
+            codes, run = codes.clamp_max(case.codes - 1), wrap(q.decode)
+
+            def decode():
+                with torch.no_grad():
+                    return run(codes)
+
+            return decode
         dy = case.random((case.batch, case.channels, case.time), low=-0.5)
         z.requires_grad_()
         given = [z, *q.parameters()]
@@ -115,6 +125,15 @@ def vq_ema(case):
         return lambda: quantizer.update(0, x, index)
 
     return Peers([Peer("eager", make), Peer("eager_captured", make, captured=True)])
+
+
+@op("vq_gather")
+def vq_gather(case):
+    def data():
+        book = case.random((case.codes, case.dim))
+        return book, (case.random((case.rows,), low=0.0) * case.codes).long().clamp_max(case.codes - 1)
+
+    return simple(lambda book, codes: F.embedding(codes, book), data, lambda: (lambda b, c: b[c])(*data()))
 
 
 # ---- transforms and losses
@@ -221,6 +240,24 @@ def spectral_loss(case):
     for p in found:
         p.canonical = losses
     return Peers(found, lambda: losses(make(one)()))
+
+
+@op("balancer")
+def balancer(case):
+    def make(wrap=lambda f: f):
+        given = case.random(*[(case.batch, case.time)] * case.count)
+        means = torch.ones(case.count, device=case.device)
+
+        def balanced(given):
+            norms = torch.stack([g.norm() for g in given])
+            means.mul_(0.999).add_(norms, alpha=1e-3)
+            return sum(g * s for g, s in zip(given, (1 / (means + 1e-12) / len(given)).unbind()))
+
+        run = wrap(balanced)
+        return lambda: run(given)
+
+    return Peers([Peer("eager", make), Peer("eager_captured", make, captured=True),
+                  Peer("compile", lambda: make(compiled), captured=True, compiled=True)])  # fmt: skip
 
 
 @op("waveform_loss")

@@ -1,12 +1,13 @@
 """How the peers are timed: as bench/timing.h times nacre.
 
-CUDA   Warm: runs one behind the other, as many between two events as make 100 microseconds; median over the samples.
+CUDA   Warm: runs one behind the other, as many between two events as make 100 microseconds; median over the samples. A
+       captured peer has them in one graph.
        Cold: 256 MiB are written before every run, more than the second-level cache holds; two events stand around each.
        Runs are queued without waiting, so a host that cannot keep up is part of the time: that is what a program sees.
        A captured peer is replayed as a CUDA graph, as nacre's own cases are.
 CPU    one run after the other, each by the clock: median and best.
 
-At least 50 samples of each kind (20 cold ones) and at most 200; from 50 ms a run on, what fits into the time, but five.
+At least 50 samples of each kind and at most 200; from 50 ms a run on, what fits into the time, but five.
 """
 import contextlib
 import dataclasses
@@ -59,7 +60,18 @@ class Captured:
             self.run, self.graph = run, torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=stream):
                 self.output = run()
+        self.stream = stream
         torch.cuda.current_stream().wait_stream(stream)
+
+    def several(self, repeats):
+        """As many runs in one graph."""
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream), torch.cuda.graph(graph, stream=self.stream):
+            for _ in range(repeats):
+                self.output = self.run()
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return graph.replay
 
     def __call__(self):
         self.graph.replay()
@@ -70,8 +82,8 @@ def at(ordered, part):
     return ordered[int(part * (len(ordered) - 1) + 0.5)]
 
 
-def count(one, seconds, least):
-    return max(5, min(200, max(int(seconds / max(one, 1e-9)), least if one < 0.05 else 0)))
+def count(one, seconds):
+    return max(5, min(200, max(int(seconds / max(one, 1e-9)), 50 if one < 0.05 else 0)))
 
 
 def cpu(run, seconds):
@@ -81,7 +93,7 @@ def cpu(run, seconds):
         return time.perf_counter() - start
 
     run()
-    times = sorted(once() for _ in range(count(once(), seconds, 50)))
+    times = sorted(once() for _ in range(count(once(), seconds)))
     return {"warm_us": 1e6 * at(times, 0.5), "best_us": 1e6 * times[0], "p10_us": 1e6 * at(times, 0.1),
             "p90_us": 1e6 * at(times, 0.9), "runs": len(times)}  # fmt: skip
 
@@ -89,7 +101,8 @@ def cpu(run, seconds):
 def cuda(run, seconds, device):
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(DEPTH)]
 
-    def take(n, repeats, before=None):
+    def take(n, step, repeats, before=None):
+        """n samples of `step`, which is `repeats` runs."""
         times = []
         while len(times) < n:
             some = events[: n - len(times)]
@@ -97,19 +110,23 @@ def cuda(run, seconds, device):
                 if before is not None:
                     before()
                 start.record()
-                for _ in range(repeats):
-                    run()
+                step()
                 end.record()
             some[-1][1].synchronize()
             times += [start.elapsed_time(end) * 1e-3 / repeats for start, end in some]
         return sorted(times)
 
-    take(2, 1)
-    one = at(take(3, 1), 0.5)
+    def one_by_one(repeats):
+        for _ in range(repeats):
+            run()
+
+    take(2, run, 1)
+    one = at(take(3, run, 1), 0.5)
     repeats = max(1, min(100, int(1e-4 / max(one, 1e-7))))
-    warm = take(count(one * repeats, seconds, 50), repeats)
+    several = run.several(repeats) if isinstance(run, Captured) else lambda: one_by_one(repeats)
+    warm = take(count(one * repeats, seconds), several, repeats)
     flush = torch.empty(64 << 20, device=device)
-    cold = take(count(one, seconds, 20), 1, lambda: flush.fill_(1.0))
+    cold = take(count(one, seconds), run, 1, lambda: flush.fill_(1.0))
     return {"warm_us": 1e6 * at(warm, 0.5), "best_us": 1e6 * warm[0], "cold_us": 1e6 * at(cold, 0.5),
             "p10_us": 1e6 * at(cold, 0.1), "p90_us": 1e6 * at(cold, 0.9), "runs": len(cold),
             "warm_samples": len(warm), "runs_per_sample": repeats}  # fmt: skip

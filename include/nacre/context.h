@@ -129,4 +129,11 @@ class Memory {
   Device device_{};
 };
 
+/// Bytes that all Memory of a device holds, and what it held at most since the last reset.
+struct MemoryUse {
+  size_t now = 0, peak = 0;
+};
+MemoryUse memory_use(Device) noexcept;
+void reset_memory_peak(Device) noexcept;
+
 }  // namespace nacre
