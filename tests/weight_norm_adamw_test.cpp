@@ -93,15 +93,15 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
     std::vector<double> one_v, one_dw;
     for (int64_t i = 0; i < row.length; ++i)
       one_v.push_back(value[row.offset + i]), one_dw.push_back(dw[row.offset + i]);
-    const double g = value[l.directions + row.gain], norm = reference::norm(one_v);
+    const double g = value[l.directions + row.gain], norm = reference::norm(one_v), norm_dw = reference::norm(one_dw);
     const auto exact = reference::weight_norm_gradient(one_v, g, one_dw);
     gradient[static_cast<size_t>(l.directions + row.gain)] = exact.dg;
-    size[static_cast<size_t>(l.directions + row.gain)] = reference::norm(one_dw);
+    size[static_cast<size_t>(l.directions + row.gain)] = norm_dw;
     for (int64_t i = 0; i < row.length; ++i) {
       const auto k = static_cast<size_t>(i);
       gradient[static_cast<size_t>(row.offset + i)] = exact.dv[k];
       size[static_cast<size_t>(row.offset + i)] =
-          g / norm * (std::fabs(one_dw[k]) + reference::norm(one_dw) * std::fabs(one_v[k]) / norm);
+          g / norm * (std::fabs(one_dw[k]) + norm_dw * std::fabs(one_v[k]) / norm);
     }
   }
   for (int64_t i = l.directions + l.gains; i < l.elements(); ++i)
@@ -187,7 +187,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
                                  .w = again});
   const std::vector<T> wanted = again.read();
   for (const WeightRow& row : l.rows)
-    CHECK(std::memcmp(found.data() + row.offset, wanted.data() + row.offset, static_cast<size_t>(row.length) * sizeof(T)) == 0);
+    CHECK(std::memcmp(found.data() + row.offset, wanted.data() + row.offset,
+                      static_cast<size_t>(row.length) * sizeof(T)) == 0);
 }
 
 }  // namespace

@@ -103,17 +103,16 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
         for (const WeightRow& row : layout.rows) {
           const auto one_v = part(v, row), one_dw = part(dw, row), one_w = reference::weight_norm(one_v, g[row.gain]);
           const auto gradient = reference::weight_norm_gradient(one_v, g[row.gain], one_dw);
-          const double norm = reference::norm(one_v);
+          const double norm = reference::norm(one_v), norm_dw = reference::norm(one_dw);
           dg_ref[static_cast<size_t>(row.gain)] = dg[row.gain] + gradient.dg;
-          dg_size[static_cast<size_t>(row.gain)] = std::fabs(dg[row.gain]) + reference::norm(one_dw);
+          dg_size[static_cast<size_t>(row.gain)] = std::fabs(dg[row.gain]) + norm_dw;
           for (int64_t i = 0; i < row.length; ++i) {
             const auto at = static_cast<size_t>(row.offset + i), k = static_cast<size_t>(i);
             w_ref[at] = one_w[k];
             dv_ref[at] += gradient.dv[k];
             // The projection is off by a few ulp of |dw|, and its share of dv is |v_i| / |v|.
-            dv_size[at] =
-                std::fabs(dv[row.offset + i]) +
-                g[row.gain] / norm * (std::fabs(one_dw[k]) + reference::norm(one_dw) * std::fabs(one_v[k]) / norm);
+            dv_size[at] = std::fabs(dv[row.offset + i]) +
+                          g[row.gain] / norm * (std::fabs(one_dw[k]) + norm_dw * std::fabs(one_v[k]) / norm);
           }
         }
         // The norm: 64 partial sums of at most 1024 squares each, half of whose error the root takes away; then the
