@@ -496,9 +496,11 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   expect_shape(op, "dweight", a.dweight, a.dweight.shape);
   expect_shape_or_empty(op, "dbias", a.dbias, {1, 1, 1, y.channels});
   expect_shape_or_empty(op, "dbias_of_x", a.dbias_of_x, {1, 1, 1, x.channels});
+  const bool empty = y.elements() == 0;
+  if (!a.add_dweight && (empty || !on_cuda(ctx))) ctx.zero(a.dweight);  // the loops of the CPU add
+  if (empty) return;
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
-  if (x.batch == 0) return;
   if constexpr (is_float<T>) {
     const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(y).scratch());
     if (karatsuba::takes(x, a.dweight.shape, y, g)) {

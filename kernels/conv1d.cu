@@ -154,20 +154,20 @@ __global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x,
   }
 }
 
-/// to[i] += the parts' sums, added in double in their order.
+/// to[i] = (or += with `add`) the parts' sums, added in double in their order.
 __global__ void __launch_bounds__(threads)
-    conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
+    conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
   for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
     double sum = 0;
 #pragma unroll 4
     for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
-    to[i] += static_cast<float>(sum);
+    to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
   }
 }
 constexpr int lanes = threads / 32;
 /// The same for many parts of few elements: eight threads share an element.
 __global__ void __launch_bounds__(threads)
-    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to) {
+    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
   NACRE_SHARED(double, sums, threads);
   const int lane = static_cast<int>(threadIdx.x) / 32;
   const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(threads)
   __syncthreads();
   if (lane != 0 || i >= n) return;
   for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
-  to[i] += static_cast<float>(sum);
+  to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
 }
 
 // ---- parts: by shape alone
@@ -211,13 +211,13 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
 
 }  // namespace
 
-void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to) {
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to, bool add) {
   if (parts >= 32)
     launch(ctx, {.name = "conv1d_add_many_parts", .grid = blocks_for(n, 32), .block = threads},
-           conv1d_add_many_parts_kernel, partial, parts, n, to);
+           conv1d_add_many_parts_kernel, partial, parts, n, to, add);
   else
     launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-           partial, parts, n, to);
+           partial, parts, n, to, add);
 }
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
@@ -234,7 +234,7 @@ void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
     column_sums<pack_size<T>>(ctx, x, partial);
   else
     column_sums<1>(ctx, x, partial);
-  add_parts(ctx, partial, sum_parts(x.shape), x.shape.channels, to);
+  add_parts(ctx, partial, sum_parts(x.shape), x.shape.channels, to, true);
 }
 
 template void add_column_sums<float>(Context&, View<const float>, float*, float*);
@@ -292,9 +292,9 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (parts == 0) {
     parts = weight_parts(a.dy.shape.rows(), weights);
     weight_gradient_parts(ctx, a, s, parts);
-    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
   } else if (parts > 1) {  // one part has gone to dweight itself
-    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data);
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
   }
   if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
   if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);

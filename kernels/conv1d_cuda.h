@@ -21,8 +21,8 @@ int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeom
 
 namespace nacre::cuda {
 
-/// Second stages: to[i] += the sum of `parts` parts of n floats each, added in double in their order.
-void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* to);
+/// Second stages: to[i] = (or += with `add`) the sum of `parts` parts of n floats each, added in double in their order.
+void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* to, bool add);
 /// to[c] += the sums of x's columns, by way of `partial`.
 template <class T>
 void add_column_sums(Context&, View<const T> x, float* to, float* partial);

@@ -381,6 +381,7 @@ struct WeightTotals {
   int channels;
   Weight<T> where;  ///< strides only
   float *dweight, *wide_sum, *narrow_sum;
+  bool add = true;  ///< to dweight; the sums are always added
 };
 constexpr int lanes = 16;
 
@@ -405,7 +406,8 @@ __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
   float* const to = item < taken  ? e.dweight + e.where.index(channel, slot)
                     : item < last ? e.wide_sum + channel
                                   : e.narrow_sum;
-  *to += static_cast<float>(sum);
+  const float before = item < taken && !e.add ? 0.0f : *to;
+  *to = before + static_cast<float>(sum);
 }
 
 // ---- launches
@@ -515,7 +517,7 @@ bool conv1d_ends_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a)
   if (conv1d_ends_weight_gradient_scratch<T>(x, a.dweight.shape, y, g) == 0) return false;
   Weights<T> e{};
   WeightTotals<T> totals{};
-  e.partial = a.scratch.data, totals.dweight = a.dweight.data;
+  e.partial = a.scratch.data, totals.dweight = a.dweight.data, totals.add = a.add_dweight;
   if (x.channels == 1) {
     e.wide = a.dy.data, e.narrow = a.x.data;
     totals.where = weight_of_first<T>(nullptr, false);
@@ -582,6 +584,7 @@ bool snake_conv1d_ends_weight_gradient(Context& ctx, const SnakeConv1dWeightGrad
   Weights<T> e{.wide = a.x.data, .narrow = a.dy.data, .snake = {a.alpha.data, a.beta.data, a.log_scale}};
   WeightTotals<T> totals{};
   e.partial = a.scratch.data, totals.dweight = a.dweight.data, totals.narrow_sum = a.dbias.data;
+  totals.add = a.add_dweight;
   totals.where = weight_of_last<T>(nullptr, x.channels, true);
   weights<T, true>(ctx, "snake_conv1d_ends_weights", x.batch, e,
                    weights_cut<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true), totals);

@@ -15,6 +15,7 @@ struct Taps {
   int64_t items, time, length, left, virtual_rows, in, out, parts;
   int taps = 0, dilation = 0;
   bool reflect = false;
+  bool add = true;  // where there is one part: += instead of =
 };
 inline constexpr int taps_rows = 64, taps_channels = 32, most_taps = 7;
 
@@ -35,7 +36,7 @@ struct TapsLayout {
   }
 };
 
-/// to: dweight itself when there is one part (+=), else partial sums [parts][out][taps][in]. Input as in
+/// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][taps][in]. Input as in
 /// conv1d_tile.cuh.
 template <int BM, Product P, class Input>
 __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
   for (int r = lane / 8; r < 64 && first_out + half * 64 + r < s.out; r += 4) {
     Pack<float> v = load_pack(result + r * L::out_stride + lane % 8 * 4);
     float* const at = part + (first_out + half * 64 + r) * weights;
-    if (s.parts == 1) {
+    if (s.parts == 1 && s.add) {
       const Pack<float> old = load_pack(at);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v.v[i] += old.v[i];

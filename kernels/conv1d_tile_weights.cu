@@ -25,7 +25,8 @@ int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     return 0;
   const PlainInput<T> input;
   if (suits_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
-    const Taps s = taps_of(x, weight, y, a.geometry);
+    Taps s = taps_of(x, weight, y, a.geometry);
+    s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
       launch_taps_product<Product::bf16>(ctx, "conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input, to);
@@ -36,7 +37,7 @@ int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     return s.parts;
   }
   Windows s = windows(x, weight, y, a.geometry);
-  s.parts = weight_parts(s);
+  s.parts = weight_parts(s), s.add = a.add_dweight;
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);

@@ -12,6 +12,7 @@ struct Windows {
   int64_t out, weights;              // weights = taps in
   int64_t parts;
   bool reflect;
+  bool add = true;  // where there is one part: += instead of =
 };
 
 inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
@@ -37,7 +38,7 @@ struct WeightLayout {
   static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
 };
 
-/// to: dweight itself when there is one part (+=), else partial sums [parts][out][weights]. Input is as for
+/// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][weights]. Input is as for
 /// shifted_product_kernel, column(c) with c the channel of x.
 template <int BM, int BN, Product P, class Input>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   for (int r = thread / out_packs; r < BM && first_out + r < s.out; r += out_at_once) {
     Pack<float> v = load_pack(result + r * L::out_stride + out_column);
     float* const at = part + (first_out + r) * s.weights;
-    if (s.parts == 1) {
+    if (s.parts == 1 && s.add) {
       const Pack<float> before = load_pack(at);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v.v[i] += before.v[i];

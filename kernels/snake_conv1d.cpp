@@ -226,7 +226,10 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   expect_shape(op, "dy", a.dy, a.dy.shape);
   expect_shape(op, "dweight", a.dweight, a.dweight.shape);
   expect_shape_or_empty(op, "dbias", a.dbias, {.channels = a.dweight.shape.batch});
-  if (a.x.shape.batch == 0) return;
+  if (a.x.shape.batch == 0) {
+    if (!a.add_dweight) ctx.zero(a.dweight);
+    return;
+  }
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_weight_gradient(ctx, a)) return;
   const Halves<T> half(a.scratch, a.x.shape);
@@ -236,7 +239,8 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
                                   .dweight = a.dweight,
                                   .dbias = a.dbias,
                                   .scratch = half.rest,
-                                  .geometry = a.geometry});
+                                  .geometry = a.geometry,
+                                  .add_dweight = a.add_dweight});
 }
 
 #define NACRE_INSTANTIATE(T)                                                                                    \

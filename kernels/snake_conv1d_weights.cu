@@ -25,12 +25,13 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
     return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const auto finish = [&](int64_t parts) {
-    if (parts > 1) add_parts(ctx, a.scratch.data, parts, a.dweight.elements(), a.dweight.data);
+    if (parts > 1) add_parts(ctx, a.scratch.data, parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
     if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
     return true;
   };
   if (suits_taps<T>(g, x.channels, y.channels, a.dweight.shape.time)) {
-    const Taps s = taps_of(x, a.dweight.shape, y, g);
+    Taps s = taps_of(x, a.dweight.shape, y, g);
+    s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
       launch_taps_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input,
@@ -45,7 +46,7 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   }
   if (!worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
   Windows s = windows(x, a.dweight.shape, y, g);
-  s.parts = weight_parts(s);
+  s.parts = weight_parts(s), s.add = a.add_dweight;
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);

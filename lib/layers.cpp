@@ -175,7 +175,8 @@ void Conv1d<T>::backward_of_weight(Context& c, View<const T> x) {
                                 .dweight = weight_->grad,
                                 .dbias = bias_->grad,
                                 .scratch = backward_scratch_,
-                                .geometry = geometry_});
+                                .geometry = geometry_,
+                                .add_dweight = weight_->adds()});
 }
 
 // ---- ActivatedConv1d
@@ -259,7 +260,8 @@ void ActivatedConv1d<T>::backward(Context& c) {
                                         .dbias = conv_.bias_->grad,
                                         .scratch = conv_.backward_scratch_,
                                         .geometry = conv_.geometry_,
-                                        .log_scale = beta != nullptr});
+                                        .log_scale = beta != nullptr,
+                                        .add_dweight = conv_.weight_->adds()});
   snake_conv1d_input_gradient<T>(c, {.x = conv_.x_.value,
                                      .alpha = activation_.alpha_->value,
                                      .beta = b,
@@ -321,7 +323,8 @@ void ConvTranspose1d<T>::backward(Context& c) {
                                 .dweight = weight_->grad,
                                 .dbias_of_x = bias_->grad,
                                 .scratch = backward_scratch_,
-                                .geometry = geometry_});
+                                .geometry = geometry_,
+                                .add_dweight = weight_->adds()});
   if (!x_.grad) return;
   conv1d_forward<T>(c, {.x = y_.grad,
                         .weight = weight_->value<T>(),

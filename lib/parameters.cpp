@@ -173,11 +173,20 @@ void Parameters::refresh(Context& ctx) {
     weight_norm_forward<bf16>(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights16_});
 }
 void Parameters::clear_gradients(Context& ctx) {
-  ctx.zero(gradients_);
-  ctx.zero(weight_grads_);
+  const int64_t normed = directions_.elements() + gains_.elements();
+  ctx.zero(View<float>(gradients_.data + normed, {.channels = gradients_.elements() - normed}));
+  for (Weight& w : weights_) w.written = false;
+}
+/// A layer that took no part in the step has no gradient.
+void Parameters::zero_unwritten(Context& ctx) {
+  for (Weight& w : weights_)
+    if (!w.written) ctx.zero(w.grad);
 }
 void Parameters::finish_gradients(Context& ctx) {
   if (rows_.elements() == 0) return;
+  zero_unwritten(ctx);
+  ctx.zero(direction_grads_);
+  ctx.zero(gain_grads_);
   weight_norm_backward(
       ctx,
       {.v = directions_, .g = gains_, .rows = rows_, .dw = weight_grads_, .dv = direction_grads_, .dg = gain_grads_});
@@ -187,6 +196,7 @@ Shape Parameters::update_scratch(Context& ctx) const {
   return weight_norm_adamw_scratch(ctx, values_.shape, directions_.elements(), gains_.elements(), rows_.elements());
 }
 void Parameters::update(Context& ctx, const AdamW& a) {
+  zero_unwritten(ctx);
   const auto run = [&]<class T>(View<T> w) {
     weight_norm_adamw<T>(ctx, {.adamw = a,
                                .directions = directions_.elements(),

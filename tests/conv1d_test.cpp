@@ -174,7 +174,7 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
   auto &dx = c.output<T>("dx", xs), &dx_bias = c.output<T>("dx with bias", xs);
   auto &dx_add = c.integers<T>("dx added to", xs, -3, 3), &dx_both = c.integers<T>("dx with bias added to", xs, -3, 3);
   auto &dw = c.integers("dweight", ws, -3, 3), &db = c.integers("dbias", {.channels = s.out}, -3, 3),
-       &db_x = c.integers("dbias_of_x", {.channels = s.in}, -3, 3);
+       &db_x = c.integers("dbias_of_x", {.channels = s.in}, -3, 3), &dw_only = c.output("dweight =", ws);
   const AllocationCounter allocations;
   conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .y = y, .scratch = forward, .geometry = s.g});
   conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .bias = bias, .y = y_bias, .scratch = forward, .geometry = s.g});
@@ -192,12 +192,14 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
       c.ctx, {.dy = dy, .weight = w, .bias = bias_x, .dx = dx_both, .scratch = input, .geometry = s.g, .add_dx = true});
   conv1d_weight_gradient<T>(
       c.ctx, {.x = x, .dy = dy, .dweight = dw, .dbias = db, .dbias_of_x = db_x, .scratch = weight, .geometry = s.g});
+  conv1d_weight_gradient<T>(
+      c.ctx, {.x = x, .dy = dy, .dweight = dw_only, .scratch = weight, .geometry = s.g, .add_dweight = false});
   CHECK(allocations.count() == 0);
   if (!product.empty() && device.kind == Device::cuda) {
     CHECK(launches(c.ctx, "conv1d_forward_" + product) == 4);
     CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 4);
     const bool taps = s.g.stride == 1 && s.taps > 1;
-    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 1);
+    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 2);
     CHECK(launches(c.ctx, "conv1d_forward") == 0);
     CHECK(launches(c.ctx, "conv1d_input_gradient") == (s.g.padding == Padding::zero ? 0 : 4));
     CHECK(launches(c.ctx, "conv1d_weight_gradient") == 0);
@@ -221,6 +223,8 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
       dx_both, [&](int64_t i) { return stored<T>(at(dx_ref, i) + bias_x[i % s.in] + dx_both[i]); }, nothing);
   c.expect<float>(
       dw, [&](int64_t i) { return at(dw_ref, i) + dw[i]; }, nothing);
+  c.expect<float>(
+      dw_only, [&](int64_t i) { return at(dw_ref, i); }, nothing);
   std::vector<double> sums(static_cast<size_t>(s.out)), sums_x(static_cast<size_t>(s.in));
   for (int64_t i = 0; i < dy.size(); ++i) sums[static_cast<size_t>(i % s.out)] += dy[i];
   for (int64_t i = 0; i < x.size(); ++i) sums_x[static_cast<size_t>(i % s.in)] += x[i];
@@ -590,6 +594,12 @@ TEST_CASE("conv1d takes a scratch larger than asked for, a shape never asked abo
     conv1d_weight_gradient<float>(
         c.ctx, {.x = {nullptr, {0, 20, 1, 16}}, .dy = {nullptr, {0, 20, 1, 16}}, .dweight = dw, .geometry = g});
     c.expect_equal(dw, dw.before());
+    conv1d_weight_gradient<float>(c.ctx, {.x = {nullptr, {0, 20, 1, 16}},
+                                          .dy = {nullptr, {0, 20, 1, 16}},
+                                          .dweight = dw,
+                                          .geometry = g,
+                                          .add_dweight = false});
+    c.expect_equal(dw, std::vector<float>(static_cast<size_t>(w.size())));
     CHECK(conv1d_forward_scratch(c.ctx, {0, 20, 1, 16}, w.shape(), g).elements() == 0);
   }
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nacre/context.h"
@@ -41,7 +42,16 @@ struct Weight {
   Shape shape{};
   View<float> value32{};
   View<bf16> value16{};
-  View<float> grad{};  ///< gradient of w, which becomes those of v and g once per step
+  View<float> grad{};    ///< gradient of w, which becomes those of v and g once per step
+  bool written = false;  ///< grad, since clear_gradients(), which leaves old values in it
+
+  /// For ops that write or add: whether this use of grad is to be added to others.
+  bool adds() { return std::exchange(written, true); }
+  /// For ops that only add: grad, zeroed at its first use.
+  View<float> added_to(Context& ctx) {
+    if (!adds()) ctx.zero(grad);
+    return grad;
+  }
   template <class T>
   View<const T> value() const {
     if constexpr (std::is_same_v<T, float>)
@@ -77,13 +87,14 @@ class Parameters {
 
   /// Effective weights from v and g. Once after each change of parameters.
   void refresh(Context&);
-  /// Clears all gradients; runs at the start of a step.
+  /// Clears all gradients; runs at the start of a step. Those of effective weights are only marked: what is written
+  /// first replaces them (Weight), which saves clearing them and reading them back.
   void clear_gradients(Context&);
   /// Gradients of effective weights become those of v and g. Once per step, after backward.
   void finish_gradients(Context&);
 
-  /// The end of a step in one op (weight_norm_adamw.h): what finish_gradients, adamw over all trained values and refresh
-  /// do one after the other. value and grad must be values() and gradients(), scratch update_scratch().
+  /// The end of a step in one op (weight_norm_adamw.h): what finish_gradients, adamw over all trained values and
+  /// refresh do one after the other. value and grad must be values() and gradients(), scratch update_scratch().
   void update(Context&, const AdamW&);
   Shape update_scratch(Context&) const;
 
@@ -119,6 +130,7 @@ class Parameters {
     size_t piece;
   };
   Place find(const std::string& name);
+  void zero_unwritten(Context&);
   std::deque<Parameter> parameters_;
   std::deque<Weight> weights_;
   std::vector<WeightRow> rows_host_;

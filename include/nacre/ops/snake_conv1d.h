@@ -58,11 +58,12 @@ struct SnakeConv1dWeightGradient {
   View<const float> alpha;
   View<const float> beta{};
   View<const T> dy;
-  View<float> dweight;  ///< +=
+  View<float> dweight;  ///< += with add_dweight, else =
   View<float> dbias{};  ///< +=
   View<float> scratch{};
   Conv1dGeometry geometry{};
   bool log_scale = false;
+  bool add_dweight = true;
 };
 /// Whether forward and input gradient are fused: always true on CUDA, whose few exceptions keep their scratch.
 template <class T = float>
