@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(row_threads) norm_rows_kernel(WeightNormAdamW<
   put_partial(partials, blockIdx.x, inverse == 0 ? 0.0 : factor * factor * (across < 0 ? 0.0 : across) + dg * dg);
 }
 
-constexpr int kept_packs = 7;  // per thread: rows to 7168 weights are read once. DAC's longest has 7 x 1024
+constexpr int kept_packs = 7;  // per thread: rows to 7168 weights are read once; longer ones find theirs in L2
 
 /// Packs: the row may be read four floats at a time.
 template <bool packs, bool with_ema, class T>
