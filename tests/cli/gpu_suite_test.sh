@@ -8,6 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 failures=0
+python=$(python3 -c 'import sys; print(sys.executable)') # itself: what stands before it may take a while at every start
 fail() {
   echo "FAILED: $1"
   [ -s out ] && sed 's/^/  out| /' out | tail -n 15
@@ -138,7 +139,7 @@ SH
 # PyTorch, pretended: a python that has it, and a program that measures one case more at every call.
 cat >tools/pretended-python <<'SH'
 #!/usr/bin/env bash
-case "$1" in -c) exit 0 ;; */op_peers.py) shift ;; *) exec python3 "$@" ;; esac
+case "$1" in -c) exit 0 ;; */op_peers.py) shift ;; *) exec "$REAL_PYTHON" -I -S "$@" ;; esac
 set_=eager resume=0 budget=0
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -157,10 +158,10 @@ printf '{"context": {"torch": "0", "device": "NVIDIA Pretender 1"}, "peers": [{"
   "$set_" "$more" >"$out"
 exit "${PRETEND_PEERS:-0}"
 SH
-printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 1\nexec python3 "$@"\n' >tools/plain-python # without PyTorch
+printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 1\nexec "$REAL_PYTHON" -I -S "$@"\n' >tools/plain-python # without PyTorch
 touch tree/bench/peers/op_peers.py
 chmod +x tools/stuck tools/plain-python tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
-export PRETEND_COUNT=$work/count PYTHON=plain-python
+export REAL_PYTHON=$python PRETEND_COUNT=$work/count PYTHON=plain-python
 export PATH=$work/tools:$PATH
 unset OUT
 : >count
@@ -288,18 +289,18 @@ expect_code 3 "a small budget"
 expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
 
 # A kernel that takes the device with it, a crash, a hang: each costs its own case.
-PRETEND_BREAK=1 run $suite --out broken --part bench --limit 9
+PRETEND_BREAK=1 run $suite --out broken --part bench --limit 6
 expect_code 1 "cases that break the bench"
 expect_line out "^bench +FAILED \(exit 1\) +[0-9]+ s  2 cases measured, 3 failed"
 python3 -c 'import json; json.load(open("broken/bench.json")); json.load(open("broken/suite.json"))' 2>err || fail "bench.json is broken"
 expect_line broken/nvidia-pretender-1.md '^\| last \| 12\.5 \| 7\.50 \|'
 expect_line broken/nvidia-pretender-1.md '^- broken/1: FAILED CUDA: an illegal memory access$'
 expect_line broken/nvidia-pretender-1.md '^- broken/2: FAILED nacre_bench ended by signal SEGV$'
-expect_line broken/nvidia-pretender-1.md '^- hung: FAILED ran past 3 s$'
+expect_line broken/nvidia-pretender-1.md '^- hung: FAILED ran past 2 s$'
 expect_line broken/nvidia-pretender-1.md '^- bench: FAILED broken/2$'
 
 # Without Python; with programs of another commit; with a part that must run and cannot.
-PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 6
+PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 3
 expect_code 1 "without Python"
 expect_line out "^WARNING: the programs were built from ba9876543210, this is 0123456789abcdef$"
 expect_line plain/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.5 \| - \| - \| - \| - \| - \| 2 \|  \|$'
@@ -346,7 +347,7 @@ expect_code 0 "a packed suite"
 expect_line unpacked/nacre-gpu/bench/results/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 
 # ---- reports -------------------------------------------------------------------------------------------------------------
-report=(python3 -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
+report=("$python" -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
 mkdir -p first second
 cat >first/suite.json <<'JSON'
 {"suite": 1, "commit": "abc", "made": "2030-01-01T00:00:00Z", "driver": "999.1", "small": false, "emulated": false,
