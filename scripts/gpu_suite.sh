@@ -46,7 +46,7 @@ root=$(dirname "$(dirname "$self")")
 all_parts=(tests sanitizer capture reruns bench baselines peers peers-all peers-compiled)
 by_wish=(peers-all peers-compiled) # not in a plain call
 # How what is left of the budget is divided among the parts to come.
-declare -A shares=([tests]=90 [sanitizer]=50 [capture]=30 [reruns]=40 [bench]=150 [baselines]=40 [peers]=60
+declare -A shares=([tests]=90 [sanitizer]=40 [capture]=25 [reruns]=35 [bench]=160 [baselines]=60 [peers]=60
   [peers-all]=200 [peers-compiled]=200)
 
 usage_error() {
@@ -77,7 +77,7 @@ run_tests() { NACRE_TEST_DEVICES=cuda ours "$S_BUILD/tests/nacre_tests" "$@"; }
 json() { # a string, quoted
   local s=${1//\\/\\\\}
   s=${s//\"/\\\"}
-  printf '"%s"' "$(tr '\000-\037\177' ' ' <<<"$s" | sed 's/ $//')"
+  printf '"%s"' "${s//[[:cntrl:]]/ }"
 }
 json_list() {
   local s first=1
@@ -646,10 +646,12 @@ fi
 # CUDA's libraries, where the system does not find them by itself: of the toolkit, or of a PyTorch that brought its own. Behind
 # everything else.
 known=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null)
+packages=''
 for library in libcufft libcublas libcudnn; do
   [[ ":$known:${LD_LIBRARY_PATH:-}" != *"$library.so."* ]] || continue
+  [ -n "$packages" ] || packages=$("$S_PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null) || packages=none
   for place in "${CUDA_HOME:-/usr/local/cuda}"/{lib64,targets/*/lib} \
-    "$("$S_PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)"/nvidia/*/lib; do
+    "$packages"/nvidia/*/lib; do
     for found in "$place/$library".so.*; do
       [ -e "$found" ] || continue
       [[ ":$S_LIBRARIES:" == *":$place:"* ]] || S_LIBRARIES+=${S_LIBRARIES:+:}$place
