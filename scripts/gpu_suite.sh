@@ -38,7 +38,7 @@
 # a plainer pair of files is written, without peers.
 #
 # Exit codes: 0 every part is ok or cannot run here, 1 some part failed, 2 usage, 3 none failed but some part is incomplete,
-# 4 no build, 6 no device, 130 and 143 signals.
+# 4 no build, 6 no device, 129, 130 and 143 signals.
 set -u
 export LC_ALL=C
 self=$(readlink -f "${BASH_SOURCE[0]}")
@@ -143,7 +143,7 @@ show_outcomes() { # seconds per job
   done < <(printf '%s\n' "${lines[@]}")
 }
 one_job() { # number, seconds
-  local words start code=0 job='' name
+  local words start code=0 job='' name tries ended=0
   # The job is a group of processes of its own, which `timeout` ends as a whole, at the job's limit or when it is told to.
   trap 'stopping=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null' TERM
   mapfile -d '' -t words <"$S_WORK/job-$1"
@@ -158,13 +158,23 @@ one_job() { # number, seconds
       code=$?
       kill -0 "$job" 2>/dev/null || break # else a signal ended the waiting alone
     done
+    ended=$stopping
+    # `timeout` waits for the one process it began; others of the group may not heed its signal.
+    for ((tries = 0; tries < 10; ++tries)); do
+      kill -0 -- "-$job" 2>/dev/null || break
+      sleep 0.1
+    done
+    ! kill -KILL -- "-$job" 2>/dev/null || echo "$name left processes, which were killed"
     [ $code != 0 ] || [ -z "${S_DONE:-}" ] || printf '%s\n' "$name" >>"$S_DONE"
-    [ $code = 0 ] || [ $stopping = 0 ] || code=stopped
+    [ $code = 0 ] || [ $ended = 0 ] || code=stopped
   fi
   printf '%s %s %s %s\n' $code $(($(now_ms) - start)) "$1" "$name" >>"$S_WORK/outcomes"
 }
 conclude() { # how a part of jobs ends, after its line
-  [ $unfinished = 0 ] || why "$(cat "$S_WORK/why"); $unfinished stopped or not begun"
+  if [ $unfinished != 0 ]; then
+    why "$(cat "$S_WORK/why"); $unfinished stopped or not begun"
+    touch "$S_WORK/unfinished"
+  fi
   [ ${#failed[@]} = 0 ] || return 1
   [ $unfinished = 0 ] || return 3
 }
@@ -386,6 +396,7 @@ part_reruns() {
     text+="${text:+, }$(json "$what"): {\"runs\": $count, \"different\": $different, \"sha256\": $(json "${hashes[0]:-}")}"
   done
   facts "\"groups\": {$text}, \"failed\": $(json_list "${all_failed[@]}")"
+  [ $stopping = 0 ] || touch "$S_WORK/unfinished"
   if [ ${#bad[@]} = 0 ] && [ ${#all_failed[@]} = 0 ] && [ $stopping = 1 ]; then
     why "$(wc -l <"$S_WORK/hashes") runs: the same bytes within each group; the rest stopped or not begun"
     return 3
@@ -409,7 +420,7 @@ gpu_state() { # what may explain a figure: clocks, temperature, somebody else's 
 # process goes on behind its case. Each leaves a file, whole but for its end, and they become one.
 measure() { # bench or baselines, filter
   local out=$S_OUT/$1.json pieces=$S_OUT/state/$1-pieces begun=$S_OUT/state/$1-pieces/begun
-  local before after code=0 n last bad left limit=$((S_LIMIT / 3 < 60 ? S_LIMIT / 3 : 60))
+  local before after code=0 n last bad left all limit=$((S_LIMIT / 2 < 60 ? S_LIMIT / 2 : 60))
   make_cases || { why "nacre_bench --cases failed"; return 1; }
   [ "$S_RESUME" = 1 ] || rm -rf "$pieces"
   mkdir -p "$pieces" && touch "$begun"
@@ -444,11 +455,16 @@ measure() { # bench or baselines, filter
   )"
   bad=$(bad_cases "$out" | wc -l)
   why "$(($(grep -c '"run_type": "iteration"' "$out") - $(grep -c '"error_occurred": true' "$out"))) cases measured, $bad failed"
+  if [ $stopping = 1 ]; then
+    touch "$S_WORK/unfinished"
+    all=$(grep -o '"name":"[^"]*"' "$S_OUT/cases.json" | if [[ $2 == -* ]]; then grep -vcE "${2#-}\""; else grep -cE "$2\""; fi)
+    why "$(cat "$S_WORK/why"), $((all - $(wc -l <"$begun"))) not begun"
+  fi
   [ "$bad" = 0 ] || return 1
   [ $stopping = 0 ] || return 3
   return $code
 }
-recorded() { grep -qF "\"name\": \"$2/" "$1" || grep -qF "\"name\": \"$2\"" "$1"; } # file, case
+recorded() { grep -qF "\"name\": \"$2/iterations:" "$1" || grep -qF "\"name\": \"$2\"" "$1"; } # file, case
 broken() { # case, exit code, limit: a result in Google Benchmark's words
   local what="nacre_bench ended with exit code $2"
   [ "$2" != 124 ] || what="ran past $3 s"
@@ -693,13 +709,14 @@ out=$(readlink -f "$out")
 work=$(mktemp -d) || exit 4
 child=''
 leave() {
-  trap - EXIT INT TERM
+  trap - EXIT HUP INT TERM
   # `timeout` hands the signal to the part and all that it began, and ends what does not heed it.
-  [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null; wait "$child" 2>/dev/null; }
+  [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null; wait "$child" 2>/dev/null; kill -KILL -- "-$child" 2>/dev/null; }
   rm -rf "$work"
   exit "$1"
 }
 trap 'leave $?' EXIT
+trap 'leave 129' HUP
 trap 'echo "gpu_suite: interrupted" >&2; leave 130' INT
 trap 'echo "gpu_suite: terminated" >&2; leave 143' TERM
 
@@ -767,7 +784,10 @@ summary=() any_failed=0 incomplete=() not_run=()
 outcome() { # part, word, exit code, seconds, why, facts
   local word=$2
   case $2 in
-    FAILED) word="FAILED (exit $3)" any_failed=1 ;;
+    FAILED)
+      word="FAILED (exit $3)" any_failed=1
+      [ ! -e "$S_WORK/unfinished" ] || incomplete+=("$1")
+      ;;
     incomplete) incomplete+=("$1") ;;
     skipped) word="not run" && not_run+=("$1") ;;
   esac
@@ -819,6 +839,7 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
   child=$!
   wait "$child"
   code=$?
+  kill -KILL -- "-$child" 2>/dev/null # whatever has not heeded the signal at its limit
   child=''
   took=$((SECONDS - start))
   text=$(cat "$S_WORK/why" 2>/dev/null)

@@ -216,6 +216,7 @@ def main(arguments):
         peers = [p for p in peers if (name, p.name) not in have]
         if peers:
             todo.append((case, found, peers))
+    todo.sort(key=lambda entry: entry[0].op == "codec")  # whole models last: one takes as long as many ops
     left = sum(len(peers) for _, _, peers in todo)
     print(f"{left} peers of {len(todo)} cases; {len(have)} measured before; {without} cases have none in this set", flush=True)
 

@@ -127,7 +127,7 @@ echo "no such test: $wanted"
 exit 2
 SH
 mkdir tools
-printf '#!/usr/bin/env bash\nfor ((i = 0; i < 60; ++i)); do sleep 0.5; done\n' >tools/stuck
+printf '#!/usr/bin/env bash\ntrap "" TERM\nfor ((i = 0; i < 60; ++i)); do sleep 0.5; done\n' >tools/stuck
 cat >tools/compute-sanitizer <<'SH'
 #!/usr/bin/env bash
 [ "$1" = --tool ] || exit 1
@@ -253,7 +253,7 @@ gone() { # what
   fail "$1: a process of a test is left"
 }
 export PRETEND_STUCK=$work/tools/stuck
-run $suite --out stuck --small --jobs 4 --part tests --limit 2
+run $suite --out stuck --small --jobs 4 --part tests --limit 4
 expect_code 1 "a test that is stuck"
 expect_line out "^tests +FAILED \(exit 1\) +[0-9]+ s  5 of 6 tests passed$"
 expect_line stuck/tests.log "^exit 124 .* a stuck one$"
@@ -272,7 +272,8 @@ unset PRETEND_STUCK
 # What a part has done when its time is over stays, and --resume goes on there.
 PRETEND_SLOW=1 run $suite --out slow --part bench --limit 2
 expect_code 3 "a part at its limit"
-expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed"
+expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed, 0 not begun"
+expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit 2 --resume"
 expect_line slow/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 expect_line slow/nvidia-pretender-1.md '^\| bench \| incomplete \|'
 grep -qx slow slow/state/bench-pieces/begun && fail "a case that was stopped counts as done"
@@ -289,7 +290,7 @@ expect_code 3 "a small budget"
 expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
 
 # A kernel that takes the device with it, a crash, a hang: each costs its own case.
-PRETEND_BREAK=hang run $suite --out broken --part bench --limit 6
+PRETEND_BREAK=hang run $suite --out broken --part bench --limit 5
 expect_code 1 "cases that break the bench"
 expect_line out "^bench +FAILED \(exit 1\) +[0-9]+ s  2 cases measured, 3 failed"
 python3 -c 'import json; json.load(open("broken/bench.json")); json.load(open("broken/suite.json"))' 2>err || fail "bench.json is broken"
@@ -300,7 +301,7 @@ expect_line broken/nvidia-pretender-1.md '^- hung: FAILED ran past 2 s$'
 expect_line broken/nvidia-pretender-1.md '^- bench: FAILED broken/2$'
 
 # Without Python; with programs of another commit; with a part that must run and cannot.
-PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 3
+PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 4
 expect_code 1 "without Python"
 expect_line out "^WARNING: the programs were built from ba9876543210, this is 0123456789abcdef$"
 expect_line plain/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.5 \| - \| - \| - \| - \| - \| 2 \|  \|$'
