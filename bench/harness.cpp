@@ -359,7 +359,7 @@ int bench_main(int argc, char** argv) {
     ::alarm(0);
   }
   const std::set<std::string> before = begun_before(options.progress);
-  if (!before.empty()) std::erase_if(suite.entries, [&](const Suite::Entry& e) { return before.contains(e.info.name); });
+  std::erase_if(suite.entries, [&](const Suite::Entry& e) { return before.contains(e.info.name); });
   for (const Suite::Entry& entry : suite.entries)
     benchmark::RegisterBenchmark(entry.info.name.c_str(),
                                  [&](benchmark::State& state) { run_case(state, contexts, ceilings, entry); })

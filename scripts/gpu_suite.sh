@@ -109,7 +109,10 @@ queue() {
 work_off() { # seconds per job, at most half of the part's: one job alone shall not be able to end it
   local next=1 seconds=$(($1 < S_LIMIT / 2 ? $1 : S_LIMIT / 2))
   [ $seconds -gt 0 ] || seconds=1
-  passed=0 failed=() unfinished=0 shown=0
+  # Where little of the budget was left a job that ran past its limit may have been well: it is told, and no failure.
+  hurried=0
+  [ $seconds -ge "$1" ] || [ $seconds -ge "$S_PATIENCE" ] || hurried=1
+  passed=0 failed=() slow=() unfinished=0 shown=0
   : >"$S_WORK/outcomes"
   while :; do
     while [ $stopping = 0 ] && [ $next -le "$jobs_queued" ] && [ "$(jobs -pr | wc -l)" -lt "$S_JOBS" ]; do
@@ -123,7 +126,7 @@ work_off() { # seconds per job, at most half of the part's: one job alone shall 
   done
   show_outcomes $seconds
   unfinished=$((jobs_queued - passed - ${#failed[@]}))
-  [ $stopping = 1 ] || [ $unfinished = 0 ] || failed+=("$unfinished jobs left no outcome")
+  [ $stopping = 1 ] || [ $unfinished = ${#slow[@]} ] || failed+=("$((unfinished - ${#slow[@]})) jobs left no outcome")
 }
 show_outcomes() { # seconds per job
   local code ms number name lines
@@ -134,6 +137,10 @@ show_outcomes() { # seconds per job
     case $code in
       0) passed=$((passed + 1)) && printf 'ok      ' ;;
       stopped) printf 'stopped ' ;;
+      124)
+        if [ $hurried = 1 ]; then slow+=("$name"); else failed+=("$name"); fi
+        printf 'exit 124'
+        ;;
       *) failed+=("$name") && printf 'exit %-3s' "$code" ;;
     esac
     printf '%6d.%d s  %s\n' $((ms / 1000)) $((ms % 1000 / 100)) "$name"
@@ -172,7 +179,7 @@ one_job() { # number, seconds
 }
 conclude() { # how a part of jobs ends, after its line
   if [ $unfinished != 0 ]; then
-    why "$(cat "$S_WORK/why"); $unfinished stopped or not begun"
+    why "$(cat "$S_WORK/why"); $unfinished stopped or not begun${slow[0]:+, of these too slow for this budget: $(printf '%s; ' "${slow[@]:0:3}")}"
     touch "$S_WORK/unfinished"
   fi
   [ ${#failed[@]} = 0 ] || return 1
@@ -369,7 +376,7 @@ rerun_decode() { # precision, number
   keep_hash "decode $1" "$to"/*.wav
 }
 part_reruns() {
-  local runs=20 i precision what verb count different hashes bad=() text='' all_failed=() total=0
+  local late=0 runs=20 i precision what verb count different hashes bad=() text='' all_failed=() total=0
   [ "$S_SMALL" = 0 ] || runs=2
   make_data
   : >"$S_WORK/hashes"
@@ -383,6 +390,7 @@ part_reruns() {
     work_off 60
     all_failed+=("${failed[@]/#/$verb }")
     total=$((total + jobs_queued))
+    [ $stopping = 0 ] && [ ${#slow[@]} = 0 ] || late=1
     # Without a first run of training there is nothing to encode with; without codes, nothing to decode.
     [ ${#failed[@]} = 0 ] && [ $unfinished = 0 ] || break
   done
@@ -391,13 +399,13 @@ part_reruns() {
     count=$(grep -c "^$what " "$S_WORK/hashes")
     different=${#hashes[@]}
     echo "$what: $count runs, $different different: ${hashes[*]:0:4}"
-    # What was stopped is missing; runs that are there must be equal all the same.
-    if [ "$different" -gt 1 ] || { [ $stopping = 0 ] && [ "$count" != "$runs" ]; }; then bad+=("$what"); fi
+    # What was stopped, or took too long for this budget, is missing; runs that are there must be equal all the same.
+    if [ "$different" -gt 1 ] || { [ $late = 0 ] && [ "$count" != "$runs" ]; }; then bad+=("$what"); fi
     text+="${text:+, }$(json "$what"): {\"runs\": $count, \"different\": $different, \"sha256\": $(json "${hashes[0]:-}")}"
   done
   facts "\"groups\": {$text}, \"failed\": $(json_list "${all_failed[@]}")"
-  [ $stopping = 0 ] || touch "$S_WORK/unfinished"
-  if [ ${#bad[@]} = 0 ] && [ ${#all_failed[@]} = 0 ] && [ $stopping = 1 ]; then
+  [ $late = 0 ] || touch "$S_WORK/unfinished"
+  if [ ${#bad[@]} = 0 ] && [ ${#all_failed[@]} = 0 ] && [ $late = 1 ]; then
     why "$(wc -l <"$S_WORK/hashes") runs: the same bytes within each group; the rest stopped or not begun"
     return 3
   elif [ ${#bad[@]} = 0 ] && [ ${#all_failed[@]} = 0 ]; then
@@ -420,7 +428,7 @@ gpu_state() { # what may explain a figure: clocks, temperature, somebody else's 
 # process goes on behind its case. Each leaves a file, whole but for its end, and they become one.
 measure() { # bench or baselines, filter
   local out=$S_OUT/$1.json pieces=$S_OUT/state/$1-pieces begun=$S_OUT/state/$1-pieces/begun
-  local before after code=0 n last bad left all limit=$((S_LIMIT / 2 < 60 ? S_LIMIT / 2 : 60))
+  local before after code=0 n last bad failed left all limit=$((S_LIMIT / 2 < 60 ? S_LIMIT / 2 : 60))
   make_cases || { why "nacre_bench --cases failed"; return 1; }
   [ "$S_RESUME" = 1 ] || rm -rf "$pieces"
   mkdir -p "$pieces" && touch "$begun"
@@ -453,14 +461,14 @@ measure() { # bench or baselines, filter
     mapfile -t bad < <(bad_cases "$out")
     json_list "${bad[@]}"
   )"
-  bad=$(bad_cases "$out" | wc -l)
-  why "$(($(grep -c '"run_type": "iteration"' "$out") - $(grep -c '"error_occurred": true' "$out"))) cases measured, $bad failed"
+  failed=$(bad_cases "$out" | wc -l)
+  why "$(($(grep -c '"run_type": "iteration"' "$out") - $(grep -c '"error_occurred": true' "$out"))) cases measured, $failed failed"
   if [ $stopping = 1 ]; then
     touch "$S_WORK/unfinished"
     all=$(grep -o '"name":"[^"]*"' "$S_OUT/cases.json" | if [[ $2 == -* ]]; then grep -vcE "${2#-}\""; else grep -cE "$2\""; fi)
     why "$(cat "$S_WORK/why"), $((all - $(wc -l <"$begun"))) not begun"
   fi
-  [ "$bad" = 0 ] || return 1
+  [ "$failed" = 0 ] || return 1
   [ $stopping = 0 ] || return 3
   return $code
 }
@@ -778,7 +786,7 @@ write_suite() {
 }
 
 # ---- the parts --------------------------------------------------------------------------------------------------------------
-export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_RESUME=$resume S_SECONDS=$seconds S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech S_PYTHON
+export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_RESUME=$resume S_SECONDS=$seconds S_JOBS=$jobs S_EMULATED=$emulated S_DATA=$work/speech S_PYTHON S_PATIENCE=${S_PATIENCE:-45}
 unset OUT # a program's own variable, were it one
 summary=() any_failed=0 incomplete=() not_run=()
 outcome() { # part, word, exit code, seconds, why, facts
@@ -798,15 +806,26 @@ outcome() { # part, word, exit code, seconds, why, facts
   write_suite
 }
 weight() { # of a part. Those that run beside each other take longer where there are few cores
+  local thirds=$((24 / jobs))
+  thirds=$((thirds < 3 ? 3 : thirds > 9 ? 9 : thirds))
   case $1 in
-    tests | sanitizer | capture | reruns) echo $((shares[$1] * (jobs < 3 ? 3 : jobs < 8 ? 24 / jobs : 3) / 3)) ;;
+    tests | sanitizer | capture | reruns) echo $((shares[$1] * thirds / 3)) ;;
     *) echo "${shares[$1]}" ;;
   esac
 }
 done_before() { [ $resume = 1 ] && grep -q '"outcome": "ok"' "$out/state/$1" 2>/dev/null && [[ $1 != peers* ]]; }
+cannot_run() { # as far as that can be seen at once
+  case $1 in
+    sanitizer) ! find_sanitizer >/dev/null ;;
+    peers*) ! "$S_PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' 2>/dev/null ;;
+    *) false ;;
+  esac
+}
+no_share=' '
+for part in "${parts[@]}"; do ! cannot_run "$part" || no_share+="$part "; done
 parts_limit() { # of the part $1, where $@ are still to come: its share of what is left, less what ending and the report take
   local part all=0 left=$((begun + budget - 14 - SECONDS))
-  for part in "$@"; do done_before "$part" || all=$((all + $(weight "$part"))); done
+  for part in "$@"; do done_before "$part" || [[ $no_share == *" $part "* && $part != "$1" ]] || all=$((all + $(weight "$part"))); done
   echo $((left * $(weight "$1") / all))
 }
 for ((i = 0; i < ${#parts[@]}; ++i)); do
@@ -863,7 +882,7 @@ done
 
 # What scripts/gpu_report.py would write needs Python. Without it: the facts as they lie here in one file, and their tables.
 plain_report() { # folder
-  local name slug file array comma=''
+  local name slug file
   name=$(sed -n 's/^ *"description": "\([^",]*\).*/\1/p' "$out/bench.json" 2>/dev/null | head -n 1)
   [ -n "$name" ] || name=$gpu
   slug=$(tr '[:upper:]' '[:lower:]' <<<"${name:-unknown GPU}" | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-*//; s/-*$//')

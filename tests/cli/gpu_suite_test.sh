@@ -253,7 +253,10 @@ gone() { # what
   fail "$1: a process of a test is left"
 }
 export PRETEND_STUCK=$work/tools/stuck
-run $suite --out stuck --small --jobs 4 --part tests --limit 4
+run $suite --out stuck --small --jobs 4 --part tests --limit 2
+expect_code 3 "a test that is stuck, in a hurry"
+expect_line out "^tests +incomplete +[0-9]+ s  5 of 6 tests passed; 1 stopped or not begun"
+S_PATIENCE=1 run $suite --out stuck --small --jobs 4 --part tests --limit 4
 expect_code 1 "a test that is stuck"
 expect_line out "^tests +FAILED \(exit 1\) +[0-9]+ s  5 of 6 tests passed$"
 expect_line stuck/tests.log "^exit 124 .* a stuck one$"
