@@ -1,15 +1,20 @@
 #include "harness.h"
 
 #include <benchmark/benchmark.h>
+#include <dlfcn.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <set>
 
 #include "ceilings.h"
 #include "nacre/random.h"
+#include "nacre/version.h"
 #include "timing.h"
 
 namespace nacre::bench {
@@ -34,8 +39,51 @@ struct Options {
   int threads = 0;
   bool small = false;
   double seconds = 0;  // 0: the default of timing.h
-  std::string cases;
+  std::string cases, progress;
+  unsigned limit = 0;  // seconds; 0: none
 };
+
+/// What is being done, for the handler of the alarm that ends it.
+char doing[256];
+void took_too_long(int) {
+  const auto say = [](const char* text) { (void)!::write(STDERR_FILENO, text, std::strlen(text)); };
+  say("nacre_bench: "), say(doing), say(": ran past its limit\n");
+  ::_exit(124);
+}
+/// Whoever hangs in a kernel or a driver can only be ended from outside of the thread that waits.
+void begin(const std::string& what, unsigned limit) {
+  std::snprintf(doing, sizeof(doing), "%s", what.c_str());
+  ::alarm(limit);
+}
+
+/// After an error that no later call recovers from (an illegal address, say) every other case would fail with it.
+std::string lost_after;
+void see_if_lost(Context& ctx, const std::string& name) {
+  try {
+    ctx.synchronize();
+  } catch (const Error& error) {
+    lost_after = name + ": " + error.what();
+  }
+}
+/// The results until here are in the file of --benchmark_out, which is flushed after each, without its end.
+[[noreturn]] void end_lost() {
+  std::fflush(nullptr);
+  std::fprintf(stderr, "nacre_bench: the device is lost after %s\n", lost_after.c_str());
+  ::_exit(static_cast<int>(ErrorKind::device));
+}
+
+/// The file of --progress gets the name of each case before the case runs.
+void note_progress(const std::string& path, const std::string& name) {
+  std::ofstream out(path, std::ios::app);
+  out << name << std::endl;
+  if (!out) throw Error(ErrorKind::io, "cannot write " + path);
+}
+std::set<std::string> begun_before(const std::string& path) {
+  std::set<std::string> names;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) names.insert(line);
+  return names;
+}
 
 /// Contexts by precision: cases say which they need.
 struct Contexts {
@@ -52,10 +100,13 @@ struct Contexts {
 
 void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceilings, const Suite::Entry& entry) {
   const CaseInfo& info = entry.info;
+  if (!lost_after.empty()) end_lost();
+  if (!contexts.options.progress.empty()) note_progress(contexts.options.progress, info.name);
   if (!info.skipped.empty()) {
     state.SkipWithError((skipped + info.skipped).c_str());
     return;
   }
+  begin(info.name, contexts.options.limit);
   try {
     Context& ctx = contexts.get(info.arithmetic);
     Data data(ctx);
@@ -102,7 +153,9 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     state.SkipWithError((skipped + why.what()).c_str());
   } catch (const Error& error) {
     state.SkipWithError(error.what());
+    see_if_lost(contexts.get(info.arithmetic), info.name);
   }
+  ::alarm(0);
 }
 
 /// One line per case; Google Benchmark's own table shows neither spread nor what is missing.
@@ -172,9 +225,35 @@ void setting(const std::string& name, const std::string& value) {
   benchmark::AddCustomContext(name, value);
 }
 
+#if defined(NACRE_CUDA_LIBRARIES)
+/// Of libraries that cases load when they need them: what they say themselves, where they are here.
+void describe_libraries() {
+  const auto find = [](std::initializer_list<const char*> names, const char* function) {
+    void* found = nullptr;
+    for (const char* name : names)
+      if (void* library = found == nullptr ? dlopen(name, RTLD_NOW | RTLD_LOCAL) : nullptr)
+        found = dlsym(library, function);
+    return found;
+  };
+  const auto dotted = [](int v, int major, int minor) {
+    return std::to_string(v / major) + "." + std::to_string(v % major / minor) + "." + std::to_string(v % minor);
+  };
+  int v = 0;
+  if (void* f = find({"libcufft.so.12", "libcufft.so.11"}, "cufftGetVersion"))
+    if (reinterpret_cast<int (*)(int*)>(f)(&v) == 0) setting("cuFFT", dotted(v, 1000, 100));
+  if (void* f = find({"libcudnn.so.9"}, "cudnnGetVersion"))
+    setting("cuDNN", dotted(static_cast<int>(reinterpret_cast<size_t (*)()>(f)()), 10000, 100));
+}
+#endif
+
 void describe(Context& ctx, const Ceilings& ceilings, const Options& options) {
   setting("device", str(ctx.device()));
   setting("description", ctx.instruction_set());
+  setting("commit", commit());
+  setting("compiler", compiler());
+#if defined(NACRE_CUDA_LIBRARIES)
+  describe_libraries();
+#endif
   if (ctx.device().kind == Device::cpu) setting("threads", std::to_string(ctx.threads()));
   setting("small", options.small ? "true" : "false");
   if (options.small) return;
@@ -203,7 +282,8 @@ Options take_options(std::vector<char*>& args) {
       o.small = true;
       continue;
     }
-    if (name != "--threads" && name != "--device" && name != "--cases" && name != "--seconds") {
+    if (name != "--threads" && name != "--device" && name != "--cases" && name != "--seconds" && name != "--progress" &&
+        name != "--limit") {
       rest.push_back(args[i]);
       continue;
     }
@@ -211,6 +291,8 @@ Options take_options(std::vector<char*>& args) {
     const std::string value = equals != std::string::npos ? arg.substr(equals + 1) : args[++i];
     if (name == "--cases") {
       o.cases = value;
+    } else if (name == "--progress") {
+      o.progress = value;
     } else if (name == "--device") {
       char* end = nullptr;
       const bool cuda = value.rfind("cuda", 0) == 0;
@@ -226,6 +308,8 @@ Options take_options(std::vector<char*>& args) {
         usage(name + " is \"" + value + "\"; expected a positive number");
       if (name == "--threads")
         o.threads = static_cast<int>(n);
+      else if (name == "--limit")
+        o.limit = static_cast<unsigned>(std::clamp(n, 1.0, 1e6));
       else
         o.seconds = n;
     }
@@ -285,11 +369,16 @@ int bench_main(int argc, char** argv) {
 #endif
   Contexts contexts(options);
   Ceilings ceilings;
+  if (options.limit > 0) std::signal(SIGALRM, took_too_long);
   if (!list) {
+    begin("ceilings", options.limit > 0 ? std::max(options.limit, 60U) : 0);
     Context& ctx = contexts.get("fp32");
     if (!options.small) ceilings = measure_ceilings(ctx);
     describe(ctx, ceilings, options);
+    ::alarm(0);
   }
+  const std::set<std::string> before = begun_before(options.progress);
+  std::erase_if(suite.entries, [&](const Suite::Entry& e) { return before.contains(e.info.name); });
   for (const Suite::Entry& entry : suite.entries)
     benchmark::RegisterBenchmark(entry.info.name.c_str(),
                                  [&](benchmark::State& state) { run_case(state, contexts, ceilings, entry); })
@@ -301,6 +390,7 @@ int bench_main(int argc, char** argv) {
     benchmark::RunSpecifiedBenchmarks();
   else
     benchmark::RunSpecifiedBenchmarks(&table);
+  if (!lost_after.empty()) end_lost();
   benchmark::Shutdown();
   return table.failed ? 1 : 0;
 }

@@ -16,6 +16,12 @@
 //   ./nacre_bench --device cuda --cases cases.json       writes what there is, for bench/peers, and ends
 //   ./nacre_bench --device cuda --small                  every case once on small shapes, no times: for tools that
 //   check
+//   ./nacre_bench --device cuda --progress done --limit 60 --benchmark_out=cuda.json
+//
+// With --progress the name of each case goes into that file before the case runs, and cases that it names are left out: what
+// a process that was killed did not reach is done by another one, called alike. --limit ends the program where a case takes
+// longer, in seconds. The file of --benchmark_out has each result as soon as it is there, but its end only at the end.
+// Exit codes: 0 done, 1 a case failed, 2 usage, 4 cannot write, 6 the device failed or was lost, 124 a case ran past --limit.
 #include <cstdint>
 #include <functional>
 #include <map>

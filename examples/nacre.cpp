@@ -6,6 +6,7 @@
 #include <new>
 
 #include "commands.h"
+#include "nacre/version.h"
 
 namespace nacre::program {
 
@@ -55,7 +56,8 @@ int main(int argc, char** argv) {
   using namespace nacre::program;
   CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "nacre " NACRE_VERSION);
+  app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
+                                        nacre::compiler());
   app.footer("nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
              "7 training diverged, 130/143 signals.");
   struct Verb {

@@ -3,20 +3,22 @@
 # repository nor what nacre is linked with: the programs, stripped; the shared libraries beside them, but for those of the
 # system and of CUDA; scripts, peers, golden data of the tests, and the commit.
 #
-#   scripts/gpu_pack.sh [--build DIR] [--out FILE.tar.xz] [--limit BYTES]
+#   scripts/gpu_pack.sh [--build DIR] [--out FILE.tar.xz] [--limit BYTES] [--stale]
 #
 #   --build DIR      the build to pack (default build/cuda)
 #   --out FILE       where to (default build/nacre-gpu.tar.xz)
 #   --limit BYTES    no larger than this (default 62914560, that is 60 MiB)
+#   --stale          pack programs that were not built from what is checked out here, too
 #
 # There: tar xf nacre-gpu.tar.xz && nacre-gpu/scripts/gpu_suite.sh. Libraries are found by LD_LIBRARY_PATH, which the suite sets
 # for nacre's programs alone; programs keep the paths they were linked with, so that nothing has to rewrite them.
 #
-# Exit codes: 0 done, 2 usage, 3 the packed file is larger than allowed, 4 reading or writing failed.
+# Exit codes: 0 done, 2 usage, 3 the packed file is larger than allowed, 4 reading or writing failed, 5 the programs were
+# built from another commit.
 set -euo pipefail
 self=$(readlink -f "${BASH_SOURCE[0]}")
 root=$(dirname "$(dirname "$self")")
-build=$root/build/cuda out=$root/build/nacre-gpu.tar.xz limit=62914560
+build=$root/build/cuda out=$root/build/nacre-gpu.tar.xz limit=62914560 stale=0
 
 fail() { # exit code, words
   echo "gpu_pack: ${*:2}" >&2
@@ -28,6 +30,7 @@ while [ $# -gt 0 ]; do
       sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$self"
       exit 0
       ;;
+    --stale) stale=1 && shift && continue ;;
     --build | --out | --limit) ;;
     --build=* | --out=* | --limit=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     *) fail 2 "$1: no such option; see --help" ;;
@@ -49,6 +52,23 @@ done
 programs=(nacre bench/nacre_bench tests/nacre_tests)
 for p in "${programs[@]}"; do
   [ -x "$build/$p" ] || fail 4 "$build has no $p; build nacre_program, nacre_bench and nacre_tests first"
+done
+# Every program has the commit it was built from in it, shortened, with "-dirty" behind it for changes.
+if [ -f "$root/COMMIT" ]; then
+  commit=$(head -n 1 "$root/COMMIT")
+elif commit=$(git -C "$root" rev-parse HEAD 2>/dev/null); then
+  [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || commit+=+changes
+else
+  commit=unknown
+fi
+for p in "${programs[@]}"; do
+  built=$(grep -aom1 'nacre-commit:[0-9a-z-]*' "$build/$p" | head -n 1) || built=nacre-commit:unknown
+  built=${built#nacre-commit:} wish=${commit%+changes}
+  clean=${built%-dirty}
+  wish=${wish:0:${#clean}}
+  [[ $commit != *+changes ]] || wish+=-dirty
+  [ "$commit" = unknown ] || [ "$built" = "$wish" ] || [ $stale = 1 ] ||
+    fail 5 "$p was built from $built, this is $commit: build again, or say --stale"
 done
 for tool in tar xz; do command -v $tool >/dev/null || fail 4 "$tool is not here"; done
 
@@ -88,14 +108,7 @@ cp -r "$root/bench/peers" "$tree/bench/"
 cp -r "$root/tests/golden" "$tree/tests/"
 find "$tree" -name __pycache__ -prune -exec rm -rf {} +
 cp "$root/LICENSE" "$tree/"
-if [ -f "$root/COMMIT" ]; then
-  cp "$root/COMMIT" "$tree/"
-elif commit=$(git -C "$root" rev-parse HEAD 2>/dev/null); then
-  [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] || commit+=+changes
-  echo "$commit" >"$tree/COMMIT"
-else
-  echo unknown >"$tree/COMMIT"
-fi
+echo "$commit" >"$tree/COMMIT"
 
 # The programs hold the same kernels: behind each other, within one dictionary, these cost their size once.
 if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} \

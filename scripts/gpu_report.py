@@ -149,8 +149,8 @@ class Found:
         self.emulated |= suite.get("emulated") is True
         for part in suite.pop("parts"):
             name, outcome = part.get("part"), part.get("outcome")
-            if not isinstance(name, str) or outcome not in ("ok", "FAILED", "skipped"):
-                raise Bad(f"{path}: a part has no name, or an outcome other than ok, FAILED and skipped")
+            if not isinstance(name, str) or outcome not in ("ok", "FAILED", "incomplete", "skipped"):
+                raise Bad(f"{path}: a part has no name, or an outcome other than ok, FAILED, incomplete and skipped")
             # "Skipped" says less than an earlier folder's outcome.
             if outcome != "skipped" or name not in self.parts:
                 self.parts[name] = {**part, "commit": suite.get("commit")}
@@ -306,7 +306,7 @@ def make_result(found):
     commit = found.bench_context.get("commit") or found.suite.get("commit")
     notes = list(dict.fromkeys(found.notes))
     suite_commit = found.suite.get("commit")
-    if found.bench_context.get("commit") and suite_commit and not suite_commit.startswith(found.bench_context["commit"].split("+")[0]):
+    if found.bench_context.get("commit") and suite_commit and not suite_commit.startswith(re.split(r"\+|-dirty", found.bench_context["commit"])[0]):
         notes.append(f"the bench was built at {found.bench_context['commit']}, the suite ran at {suite_commit}")
     parts = list(found.parts.values())
     ceilings = {k: v for k, v in found.bench_context.items() if re.search(r"/s\b|^us ", k)}
@@ -390,6 +390,8 @@ def page(result):
     if host:
         rows.append(["host", cell(f"{host.get('cores', '-')} cores, {host.get('cpu') or '-'}, {host.get('system') or '-'}")])
     rows.append(["made", cell(suite.get("made") or "-")])
+    if suite.get("warning"):
+        rows.append(["WARNING", cell(suite["warning"])])
     for key in ("torch", "cuda", "cudnn"):
         rows.append([{"torch": "peers' PyTorch", "cuda": "peers' CUDA", "cudnn": "peers' cuDNN"}[key],
                      cell(result["peer_context"].get(key) or "-")])
@@ -402,7 +404,7 @@ def page(result):
         lines += ["## Parts", ""]
         rows = []
         for p in result["parts"]:
-            outcome = p["outcome"] + (f" (exit {p.get('exit')})" if p["outcome"] == "FAILED" else "")
+            outcome = {"skipped": "not run"}.get(p["outcome"], p["outcome"]) + (f" (exit {p.get('exit')})" if p["outcome"] == "FAILED" else "")
             seconds = "-" if p.get("seconds") is None else f"{p['seconds']}"
             rows.append([cell(p["part"]), outcome, seconds, cell(p.get("why") or "")])
         lines += table(["part", "outcome", "s", ""], rows)

@@ -4,8 +4,8 @@
 #   asan       the CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
 #   emulated   the CUDA kernels emulated, every access watched for races, every launch in four orders of threads
 #   cpu        optimised, and a consumer of the installed package
-#   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; where
-#              there is no nvcc, one line says so
+#   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; the
+#              bench and the tests likewise; where there is no nvcc, one line says so
 #
 #   scripts/test.sh [asan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
@@ -40,6 +40,13 @@ check_cuda() {
     return 1
   fi
   scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a
+  # What scripts/gpu_suite.sh takes to a machine with a GPU must link and start, too; their kernels are no ops' kernels.
+  if ! cmake --build --preset cuda --target nacre_bench nacre_tests > build/cuda/suite.log 2>&1; then
+    grep -E -A5 'error|FAILED' build/cuda/suite.log | head -40
+    return 1
+  fi
+  build/cuda/bench/nacre_bench --device cuda --cases build/cuda/cases.json
+  build/cuda/tests/nacre_tests --list-test-names-only > build/cuda/tests.txt || [ -s build/cuda/tests.txt ]  # its code counts them
   # Where there is no driver, a build for CUDA must start all the same, and say in one line what is missing.
   build/cuda/nacre_minimal >/dev/null
   build/cuda/nacre info speech-16k-small --memory --device auto >/dev/null

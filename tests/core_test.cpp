@@ -1,9 +1,17 @@
 // Views, storage types, random numbers, contexts: what everything else stands on.
 #include "harness.h"
 #include "nacre/random.h"
+#include "nacre/version.h"
 
 using namespace nacre;
 using namespace nacre::test;
+
+TEST_CASE("a build knows its commit and its compilers", "[core]") {
+  const std::string made_of = commit();
+  const bool shortened = made_of.size() >= 12 && made_of.find_first_not_of("0123456789abcdef") >= 12;
+  CHECK((made_of == "unknown" || shortened));
+  CHECK(std::string(compiler()).find(' ') != std::string::npos);
+}
 
 TEST_CASE("bf16 rounds to nearest even and keeps NaN", "[core]") {
   CHECK(to_float(to_bf16(1.0f)) == 1.0f);

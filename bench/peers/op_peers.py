@@ -3,11 +3,12 @@
 
   nacre_bench --device cuda --cases cases.json
   python3 bench/peers/op_peers.py --cases cases.json --out peers-eager.json [--device cuda|cuda:N|cpu] [--filter REGEX]
-                                  [--set eager|compiled] [--seconds S] [--budget SECONDS] [--limit SECONDS] [--resume]
+                                  [--peers REGEX] [--set eager|compiled] [--seconds S] [--budget SECONDS] [--limit SECONDS] [--resume]
 
 Shapes come from the list alone. What the peers are is in ops.py and ops_models.py, how they are timed in timing.py.
 
   --set      eager (default), or compiled: torch.compile, which takes minutes
+  --peers    only those whose whole name is like this
   --seconds  per kind of sample, about (default 0.1)
   --budget   no peer is begun after so many seconds
   --limit    a peer that takes longer, its compilation included, has failed (default 240)
@@ -169,6 +170,7 @@ def options_from(arguments):
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--filter", default="")
+    parser.add_argument("--peers", default=".*")
     parser.add_argument("--set", default="eager", choices=["eager", "compiled"])
     parser.add_argument("--seconds", type=float, default=0.1)
     parser.add_argument("--budget", type=float, default=float("inf"))
@@ -177,8 +179,9 @@ def options_from(arguments):
     o = parser.parse_args(arguments)
     try:
         o.filter = re.compile(o.filter)
+        o.peers = re.compile(o.peers)
     except re.error as e:
-        fail(f"--filter: {e}")
+        fail(f"--filter or --peers: {e}")
     if not o.seconds > 0 or not o.budget > 0 or not o.limit > 0:
         fail("--seconds, --budget and --limit expect positive numbers")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", o.device):
@@ -217,11 +220,12 @@ def main(arguments):
             print(f"{name}: no peers: {one_line(e)}")
             without += 1
             continue
-        peers = [p for p in found.peers if p.compiled == (o.set == "compiled")]
+        peers = [p for p in found.peers if p.compiled == (o.set == "compiled") and o.peers.fullmatch(p.name)]
         without += not peers
         peers = [p for p in peers if (name, p.name) not in have]
         if peers:
             todo.append((case, found, peers))
+    todo.sort(key=lambda entry: entry[0].op == "codec")  # whole models last: one takes as long as many ops
     left = sum(len(peers) for _, _, peers in todo)
     print(f"{left} peers of {len(todo)} cases; {len(have)} measured before; {without} cases have none in this set", flush=True)
 

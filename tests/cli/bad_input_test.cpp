@@ -137,7 +137,10 @@ TEST_CASE("usage errors exit with 2", "[cli]") {
     CHECK(o.err.empty());
     CHECK(o.out.find("--") != std::string::npos);
   }
-  CHECK(run(folder, {"--version"}).code == 0);
+  const Outcome version = run(folder, {"--version"});
+  CHECK(version.code == 0);
+  CHECK(version.out.rfind("nacre ", 0) == 0);
+  CHECK(version.out.find("\ncommit ") != std::string::npos);  // scripts/gpu_suite.sh asks
 }
 
 TEST_CASE("unknown configuration keys are named", "[cli]") {

@@ -8,6 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 failures=0
+python=$(python3 -c 'import sys; print(sys.executable)') # itself: what stands before it may take a while at every start
 fail() {
   echo "FAILED: $1"
   [ -s out ] && sed 's/^/  out| /' out | tail -n 15
@@ -46,7 +47,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 case "$verb" in
-  --version) echo "nacre, pretended" ;;
+  --version) printf 'nacre 0.1.0\ncommit %s\nbuilt by Pretender 1\n' "${PRETEND_COMMIT:-0123456789ab}" ;; # nacre-commit:0123456789ab
   info) [ -z "${PRETEND_NO_DEVICE:-}" ] || { echo "nacre: device cuda: no NVIDIA driver was found" >&2; exit 6; } ;;
   train)
     at=$(printf '%s/step-%08d' "$run" "$steps")
@@ -59,38 +60,74 @@ esac
 SH
 cat >tree/build/cuda/bench/nacre_bench <<'SH'
 #!/usr/bin/env bash
-small=false
-for arg in "$@"; do
-  case "$arg" in
+# nacre-commit:0123456789ab
+small=false progress=/dev/null limit=99
+while [ $# -gt 0 ]; do
+  case "$1" in
     --small) small=true ;;
-    --benchmark_out=*) out=${arg#*=} ;;
-    *.json) [[ $arg == *cases.json ]] && cases=$arg ;;
+    --benchmark_out=*) out=${1#*=} ;;
+    --cases) cases=$2 ;;
+    --progress) progress=$2 ;;
+    --limit) limit=$2 ;;
   esac
+  shift
 done
 if [ -n "${cases:-}" ]; then
   printf '{"program":"nacre_bench","device":"cuda","small":%s,"cases":[{"name":"snake_forward/bf16/2x3x4","bytes":96,"flops":240,"arithmetic":"bf16","parameters":{"op":"snake"}}]}' $small >"$cases"
   exit
 fi
-[ -z "${PRETEND_HANG:-}" ] || sleep 30
 [ -n "${out:-}" ] || exit 0
 echo measured >>"$PRETEND_COUNT"
-printf '{"context":{"description":"NVIDIA Pretender 1, compute capability 9.0","small":"%s"},"benchmarks":[\n{"name":"snake_forward/bf16/2x3x4/iterations:1/manual_time",\n"run_type": "iteration","real_time":7.5,"cold_us":12.5,"warm_us":7.5,"launches":2}]}' $small >"$out"
+{
+  printf '{\n  "context": {\n    "host_name": "somebodys",\n    "description": "NVIDIA Pretender 1, compute capability 9.0",\n'
+  printf '    "copy_GB/s 1": "4300",\n    "small": "%s"\n  },\n  "benchmarks": [\n' $small
+} >"$out"
+comma=''
+begin() { # name: begins it, unless it was begun before
+  ! grep -qxF "$1" "$progress" || return 1
+  echo "$1" >>"$progress"
+  [ -z "$comma" ] || printf ',\n' >>"$out"
+  comma=,
+}
+result() { # name, more
+  printf '    {\n      "name": "%s/iterations:1/manual_time",\n      "run_name": "%s",\n      "run_type": "iteration",\n%s      "launches": 2\n    }' "$1" "$1" "$2" >>"$out"
+}
+times='      "real_time": 7.5,
+      "cold_us": 12.5,
+      "warm_us": 7.5,
+'
+begin snake_forward/bf16/2x3x4 && result snake_forward/bf16/2x3x4 "$times"
+[ -z "${PRETEND_SLOW:-}" ] || { begin slow && sleep 30; }
+if [ -n "${PRETEND_BREAK:-}" ]; then
+  begin broken/1 && { result broken/1 '      "error_occurred": true,
+      "error_message": "CUDA: an illegal memory access",
+'; echo "nacre_bench: the device is lost" >&2; exit 6; }
+  begin broken/2 && kill -SEGV $$
+  [ "$PRETEND_BREAK" != hang ] || ! begin hung || { sleep "$limit"; exit 124; }
+  begin last && result last "$times"
+fi
+printf '\n  ]\n}\n' >>"$out"
 SH
 cat >tree/build/cuda/tests/nacre_tests <<'SH'
 #!/usr/bin/env bash
-names=("convert" "adamw" "names, [odd] ones \\ too" "a graph holds what a stream can do, and nothing else" "what is captured" ${PRETEND_FAULT:+"a fault"})
+# nacre-commit:0123456789ab
+names=("convert" "adamw" "names, [odd] ones \\ too" "a graph holds what a stream can do, and nothing else" "what is captured" ${PRETEND_FAULT:+"a fault"} ${PRETEND_STUCK:+"a stuck one"})
 if [ "$1" = --list-test-names-only ]; then
   printf '%s\n' "${names[@]}"
   exit ${#names[@]}
 fi
 [ "$NACRE_TEST_DEVICES" = cuda ] || exit 3
+[ -z "${PRETEND_RAN:-}" ] || echo "$1" >>"$PRETEND_RAN"
 wanted=$(sed 's/\\\(.\)/\1/g' <<<"$1")
 [ "$wanted" != "a fault" ] || { echo "a fault was found"; exit 1; }
+# With a child, as compute-sanitizer has one, and a name by which it can be found.
+[ "$wanted" != "a stuck one" ] || { "$PRETEND_STUCK" & wait; }
 for name in "${names[@]}"; do [ "$name" != "$wanted" ] || exit 0; done
 echo "no such test: $wanted"
 exit 2
 SH
 mkdir tools
+printf '#!/usr/bin/env bash\ntrap "" TERM\nfor ((i = 0; i < 60; ++i)); do sleep 0.5; done\n' >tools/stuck
 cat >tools/compute-sanitizer <<'SH'
 #!/usr/bin/env bash
 [ "$1" = --tool ] || exit 1
@@ -102,7 +139,7 @@ SH
 # PyTorch, pretended: a python that has it, and a program that measures one case more at every call.
 cat >tools/pretended-python <<'SH'
 #!/usr/bin/env bash
-case "$1" in -c) exit 0 ;; */op_peers.py) shift ;; *) exit 9 ;; esac
+case "$1" in -c) exit 0 ;; */op_peers.py) shift ;; *) exec "$REAL_PYTHON" -I -S "$@" ;; esac
 set_=eager resume=0 budget=0
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -119,10 +156,12 @@ more=
 [ $resume = 0 ] || [ ! -f "$out" ] || more=', {"name": "snake_forward/bf16/2x3x4", "peer": "more", "cold_us": 5, "warm_us": 4}'
 printf '{"context": {"torch": "0", "device": "NVIDIA Pretender 1"}, "peers": [{"name": "snake_forward/bf16/2x3x4", "peer": "%s", "cold_us": 25, "warm_us": 30}%s]}' \
   "$set_" "$more" >"$out"
+exit "${PRETEND_PEERS:-0}"
 SH
+printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 1\nexec "$REAL_PYTHON" -I -S "$@"\n' >tools/plain-python # without PyTorch
 touch tree/bench/peers/op_peers.py
-chmod +x tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
-export PRETEND_COUNT=$work/count PYTHON=no-such-python
+chmod +x tools/stuck tools/plain-python tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
+export REAL_PYTHON=$python PRETEND_COUNT=$work/count PYTHON=plain-python
 export PATH=$work/tools:$PATH
 unset OUT
 : >count
@@ -130,9 +169,9 @@ suite=tree/scripts/gpu_suite.sh
 
 # ---- the suite's options -------------------------------------------------------------------------------------------------
 refused 2 $suite --part nonsense
-expect_text "expected one of tests sanitizer capture reruns bench baselines peers peers-compiled" "--part nonsense"
+expect_text "expected one of tests sanitizer capture reruns bench baselines peers peers-all peers-compiled" "--part nonsense"
 for bad in --part --frobnicate extra "--device cpu" "--device cuda:" "--device cuda:x" "--jobs 0" "--jobs two" "--budget -1" \
-  "--limit 1.5" "--seconds 0" "--seconds ." "--seconds x" "--build nowhere" "--build tools"; do
+  "--limit 1.5" "--budget some" "--require nonsense" "--part tests --require bench" "--seconds 0" "--seconds ." "--seconds x" "--build nowhere" "--build tools"; do
   # shellcheck disable=SC2086
   refused 2 $suite $bad
 done
@@ -143,14 +182,15 @@ echo occupied >file
 refused 4 $suite --out file/below
 run $suite --help
 expect_code 0 --help
-for word in --part --build --out --device --resume --small --jobs --limit --budget "Exit codes"; do expect_text "$word" --help; done
+for word in --part --build --out --device --resume --small --jobs --limit --budget --require "Exit codes"; do expect_text "$word" --help; done
 
 # ---- a run of everything -------------------------------------------------------------------------------------------------
 run $suite --out whole --small --jobs 4
 expect_code 0 "a whole run"
 for part in tests sanitizer capture reruns bench; do expect_line out "^$part +ok +[0-9]+ s "; done
-expect_line out "^baselines +skipped .*neither cuDNN nor cuBLAS"
-expect_line out "^peers +skipped .*no-such-python is not here"
+expect_line out "^baselines +not run .*neither cuDNN nor cuBLAS"
+expect_line out "^peers +not run .*plain-python has no PyTorch"
+expect_line out "^not run: baselines peers "
 grep -q "^peers-compiled" out && fail "peers-compiled is among the parts of a plain call"
 expect_text "5 of 5 tests passed" "a whole run"
 expect_text "12 of 12 runs under memcheck, racecheck, initcheck and synccheck are clean" "a whole run"
@@ -184,7 +224,11 @@ run $suite --out peers --part peers-compiled --resume
 expect_line out "^peers-compiled +ok +[0-9]+ s  2 results"
 expect_line peers/nvidia-pretender-1.md '\| more \| 5\.00 \| 0\.40 \| more \| 4\.00 \| 0\.53 \|$'
 expect_line peers/nvidia-pretender-1.md '^\| peers \| ok \|'
-export PYTHON=no-such-python
+PRETEND_PEERS=3 run $suite --out peers --part peers-all --part peers
+expect_code 3 "a budget that was spent"
+expect_line out "^peers-all +incomplete +[0-9]+ s  2 results"
+expect_line out "^incomplete: peers peers-all; to go on: .*gpu_suite.sh --out peers --part peers-all --part peers --resume"
+export PYTHON=plain-python
 
 # ---- parts that fail -----------------------------------------------------------------------------------------------------
 PRETEND_FAULT=1 PRETEND_ERROR=racecheck PRETEND_RACE=1 run $suite --out faulty --small --jobs 4 --part bench --part reruns --part sanitizer --part tests
@@ -198,15 +242,81 @@ expect_line faulty/tests.log "^a fault was found"
 expect_line faulty/nvidia-pretender-1.md "^\| tests \| FAILED \(exit 1\) \|"
 expect_line faulty/nvidia-pretender-1.md "^- tests: FAILED a fault$"
 expect_line faulty/nvidia-pretender-1.md "^- sanitizer: FAILED racecheck adamw$"
-SECONDS=0
-PRETEND_HANG=1 run $suite --out hanging --part bench --limit 1
-expect_code 1 "a part that hangs"
-expect_line out "^bench +FAILED \(exit 124\) .*stopped after its limit of 1 s"
-[ $SECONDS -lt 15 ] || fail "a part that hangs takes $SECONDS s"
 
-run $suite --out hurried --part bench --budget 60
-expect_code 0 "a small budget"
-expect_line out "^bench +skipped +0 s  too little of the budget of 60 s is left"
+# A job past its limit ends with all that it began; so does a part at its limit, and the suite when it is told to.
+gone() { # what
+  local i
+  for ((i = 0; i < 20; ++i)); do
+    pgrep -f "^bash $work/tools/stuck" >pids || pgrep -f "$work/tools/stuck" >pids || return 0
+    sleep 0.1
+  done
+  fail "$1: a process of a test is left"
+}
+export PRETEND_STUCK=$work/tools/stuck
+run $suite --out stuck --small --jobs 4 --part tests --limit 2
+expect_code 3 "a test that is stuck, in a hurry"
+expect_line out "^tests +incomplete +[0-9]+ s  5 of 6 tests passed; 1 stopped or not begun"
+S_PATIENCE=1 run $suite --out stuck --small --jobs 4 --part tests --limit 4
+expect_code 1 "a test that is stuck"
+expect_line out "^tests +FAILED \(exit 1\) +[0-9]+ s  5 of 6 tests passed$"
+expect_line stuck/tests.log "^exit 124 .* a stuck one$"
+expect_line stuck/unknown-gpu.md "^- tests: FAILED a stuck one$"
+gone "a job's limit"
+$suite --out ended --small --jobs 4 --part tests >out 2>err </dev/null &
+for ((i = 0; i < 50; ++i)); do ! grep -q . ended/tests.log 2>/dev/null || break; sleep 0.1; done
+expect_line ended/tests.log "^ok " # told when it ends, not at the end of all
+kill -TERM $!
+wait $!
+code=$?
+expect_code 143 "a suite that is ended"
+gone "a suite that is ended"
+unset PRETEND_STUCK
+
+# What a part has done when its time is over stays, and --resume goes on there.
+PRETEND_SLOW=1 run $suite --out slow --part bench --limit 2
+expect_code 3 "a part at its limit"
+expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed, 0 not begun"
+expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit 2 --resume"
+expect_line slow/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
+expect_line slow/nvidia-pretender-1.md '^\| bench \| incomplete \|'
+grep -qx slow slow/state/bench-pieces/begun && fail "a case that was stopped counts as done"
+run $suite --out slow --part bench --resume
+expect_code 0 "a part that goes on"
+expect_line out "^bench +ok +[0-9]+ s  1 cases measured, 0 failed"
+: >ran
+PRETEND_RAN=$work/ran run $suite --out stuck --small --part tests --resume
+expect_code 0 "tests that go on"
+expect_line out "^tests +ok +[0-9]+ s  5 of 5 tests passed"
+[ ! -s ran ] || fail "--resume runs tests that passed: $(head -n 2 ran)"
+run $suite --out hurried --part bench --budget 5
+expect_code 3 "a small budget"
+expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
+
+# A kernel that takes the device with it, a crash, a hang: each costs its own case.
+PRETEND_BREAK=hang run $suite --out broken --part bench --limit 5
+expect_code 1 "cases that break the bench"
+expect_line out "^bench +FAILED \(exit 1\) +[0-9]+ s  2 cases measured, 3 failed"
+python3 -c 'import json; json.load(open("broken/bench.json")); json.load(open("broken/suite.json"))' 2>err || fail "bench.json is broken"
+expect_line broken/nvidia-pretender-1.md '^\| last \| 12\.5 \| 7\.50 \|'
+expect_line broken/nvidia-pretender-1.md '^- broken/1: FAILED CUDA: an illegal memory access$'
+expect_line broken/nvidia-pretender-1.md '^- broken/2: FAILED nacre_bench ended by signal SEGV$'
+expect_line broken/nvidia-pretender-1.md '^- hung: FAILED ran past 2 s$'
+expect_line broken/nvidia-pretender-1.md '^- bench: FAILED broken/2$'
+
+# Without Python; with programs of another commit; with a part that must run and cannot.
+PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 4
+expect_code 1 "without Python"
+expect_line out "^WARNING: the programs were built from ba9876543210, this is 0123456789abcdef$"
+expect_line plain/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.5 \| - \| - \| - \| - \| - \| 2 \|  \|$'
+expect_line plain/nvidia-pretender-1.md '^\| broken/1 \| - .*\| FAILED CUDA: an illegal memory access \|$'
+expect_line plain/nvidia-pretender-1.md '^\| bench \| FAILED \(exit 1\) \| [0-9]+ \| 2 cases measured, 2 failed \|$'
+expect_line plain/nvidia-pretender-1.md '^\| built from \| ba9876543210 \|$'
+python3 -c 'import json; r = json.load(open("plain/nvidia-pretender-1.json")); assert len(r["bench"]["benchmarks"]) == 4 and r["suite"]["parts"]' 2>err ||
+  fail "the plain report is no JSON"
+grep -q somebodys plain/nvidia-pretender-1.* && fail "a plain result names the machine"
+PYTHON=no-such-python run $suite --out required --part peers --require peers
+expect_code 1 "--require"
+expect_line out "^peers +FAILED \(exit 77\) .*required, and not run: no-such-python is not here"
 
 # ---- packing -------------------------------------------------------------------------------------------------------------
 refused 2 tree/scripts/gpu_pack.sh --out some.zip
@@ -216,9 +326,13 @@ refused 4 tree/scripts/gpu_pack.sh --build nowhere
 refused 3 tree/scripts/gpu_pack.sh --out packed.tar.xz --limit 1000
 expect_text "at most 1000 are allowed" "--limit 1000"
 [ ! -e packed.tar.xz ] || fail "a file that is too large was written"
+sed -i s/nacre-commit:0/nacre-commit:f/ tree/build/cuda/tests/nacre_tests
+refused 5 tree/scripts/gpu_pack.sh --out packed.tar.xz
+expect_text "nacre_tests was built from f123456789ab, this is 0123456789abcdef" "a program of another commit"
 cp "$(type -P true)" elf && cp tree/build/cuda/nacre script && mv elf tree/build/cuda/nacre
-run tree/scripts/gpu_pack.sh --out packed.tar.xz # with one program that has libraries
+run tree/scripts/gpu_pack.sh --out packed.tar.xz --stale # with one program that has libraries
 expect_code 0 "packing"
+sed -i s/nacre-commit:f/nacre-commit:0/ tree/build/cuda/tests/nacre_tests
 mv script tree/build/cuda/nacre
 run tree/scripts/gpu_pack.sh --out packed.tar.xz
 expect_code 0 "packing"
@@ -235,7 +349,7 @@ expect_code 0 "a packed suite"
 expect_line unpacked/nacre-gpu/bench/results/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 
 # ---- reports -------------------------------------------------------------------------------------------------------------
-report=(python3 -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
+report=("$python" -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
 mkdir -p first second
 cat >first/suite.json <<'JSON'
 {"suite": 1, "commit": "abc", "made": "2030-01-01T00:00:00Z", "driver": "999.1", "small": false, "emulated": false,
