@@ -19,9 +19,7 @@ void add_unfused(Suite& suite, const Layer& l, const std::string& arithmetic) {
        .bytes = l.bytes(size, size),
        .flops = l.flops(),
        .arithmetic = arithmetic,
-       .parameters = {{"op", "baseline"},
-                      {"library", "unfused"},
-                      {"of", l.case_name("snake_conv1d_forward", arithmetic)}}},
+       .parameters = {{"op", "snake_then_conv1d"}}},
       [=](Data& data) -> Run {
         const View<T> xs = data.random<T>(x), u = data.random<T>(x), ws = data.random<T>(w), ys = data.random<T>(y);
         const View<float> alpha = data.random(per_channel, 0.5, 4), bias = data.random({.channels = y.channels});

@@ -23,12 +23,13 @@ import os
 import re
 import sys
 
-FIGURES = ("cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs", "launches", "GB/s", "GFLOP/s", "copy%", "peak%", "floor%")
+FIGURES = ("cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs", "launches", "GB/s", "GFLOP/s", "copy%", "peak%", "floor%",
+           "p99_us", "warm_p10_us", "warm_p90_us", "warm_runs", "warm_copy%", "warm_floor%", "peak_MiB")
 COUNTS = ("launches",)  # not of time: these stay where times are left out
 # What Google Benchmark says of a result beside its counters, which are everything else.
 STANDARD = ("family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations", "real_time",
             "cpu_time", "items_per_second", "bytes_per_second")
-PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs")
+PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs", "peak_MiB")
 # What Google Benchmark says of the machine: its names and its load are nobody's business here, the rest is the host's.
 STANDARD_CONTEXT = ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "load_avg",
                     "library_version", "library_build_type", "json_schema_version")
@@ -261,9 +262,13 @@ def one_line(x):
 
 
 # ---- the result ------------------------------------------------------------------------------------------------------------
+# Shown, but no rival: nobody can run a product without unfolding first, and those codes are not exact.
+NOT_COMPARED = ("gemm", "addmm_tf32_captured")
+
+
 def compare(nacre, peers, kind):
     """The fastest peer, cold or warm, and its time over nacre's; None where no peer has such a time."""
-    times = [(p[kind], peer) for peer, p in peers.items() if p.get(kind)]
+    times = [(p[kind], peer) for peer, p in peers.items() if p.get(kind) and peer not in NOT_COMPARED]
     if not times:
         return None
     best, who = min(times)
@@ -348,10 +353,18 @@ def spread(r):
     return f"{us(r['p10_us'])} to {us(r['p90_us'])}" if r.get("p10_us") and r.get("p90_us") else "-"
 
 
+def of_gemm(case):
+    """How fast, as a percentage of the product alone."""
+    gemm = next((p.get("cold_us") for p in case["peers"] if p["peer"] == "gemm"), None)
+    ours = case["nacre"].get("cold_us")
+    return percent(100 * gemm / ours if gemm and ours else None)
+
+
 def case_row(case):
     n, launches = case["nacre"], case["nacre"].get("launches")
     row = [cell(case["name"]), us(n.get("cold_us")), us(n.get("warm_us")), spread(n), percent(n.get("copy%")),
-           percent(n.get("peak%")), percent(n.get("floor%")), "-" if launches is None else f"{launches:g}"]
+           percent(n.get("peak%")), percent(n.get("floor%")), percent(n.get("warm_floor%")), of_gemm(case),
+           "-" if launches is None else f"{launches:g}", percent(n.get("peak_MiB"))]
     for best in (case["best_cold_peer"], case["best_warm_peer"]):
         row += [cell(best["peer"]), us(best["us"]), times(best["ratio"])] if best else ["-", "-", "-"]
     return row
@@ -360,10 +373,10 @@ def case_row(case):
 def peer_row(case, peer):
     if "error" in peer:
         error = peer["error"] if peer["error"].startswith("skipped") else "failed: " + peer["error"]
-        return [cell(case["name"]), cell(peer["peer"]), "-", "-", "-", "-", "-", cell(error)]
+        return [cell(case["name"]), cell(peer["peer"]), "-", "-", "-", "-", "-", "-", cell(error)]
     ratios = [times(peer[k] / case["nacre"][k] if peer.get(k) and case["nacre"].get(k) else None) for k in ("cold_us", "warm_us")]
     return [cell(case["name"]), cell(peer["peer"]), us(peer.get("cold_us")), us(peer.get("warm_us")), spread(peer), *ratios,
-            cell(", ".join(peer[k] for k in ("arithmetic", "note") if peer.get(k)))]
+            percent(peer.get("peak_MiB")), cell(", ".join(peer[k] for k in ("arithmetic", "note") if peer.get(k)))]
 
 
 def best_ratio(case):
@@ -380,7 +393,7 @@ def page(result):
         lines += ["Times are in microseconds: cold with the caches flushed before each run, warm run after run; the spread is from "
                   "the 10th to the 90th percentile. Percentages are of the copy and arithmetic rates measured in the same process; "
                   "floor is the larger of both least times over the measured one. The best peer is the fastest of all listed "
-                  "below, whatever its arithmetic; a ratio is its time over nacre's: above 1, nacre is faster. \"-\" was not "
+                  "below, whatever its arithmetic, but for gemm, whose unfolding is not timed, and products whose codes are not exact; a ratio is its time over nacre's: above 1, nacre is faster. \"-\" was not "
                   "measured.", ""]
     else:
         lines += [f"No times: {result['why_no_timings']}. What follows shows that the suite ran, not how fast.", ""]
@@ -433,7 +446,7 @@ def page(result):
     for op in ops:
         of = [c for c in result["cases"] if c["op"] == op]
         lines += [f"## {op}", ""]
-        lines += table(["case", "cold", "warm", "spread", "% copy", "% peak", "% floor", "launches", "best peer, cold", "us", "ratio",
+        lines += table(["case", "cold", "warm", "spread", "% copy", "% peak", "% floor", "% floor, warm", "% gemm", "launches", "MiB", "best peer, cold", "us", "ratio",
                         "best peer, warm", "us", "ratio"], [case_row(c) for c in of])
         lines += [f"- {c['name']}: " + ", ".join(f"{k} {v:.4g}" for k, v in c["nacre"]["more"].items())
                   for c in of if c["nacre"].get("more")]
@@ -442,7 +455,7 @@ def page(result):
         lines += [""] if lines[-1] else []
         peers = [peer_row(c, p) for c in of for p in c["peers"]]
         if peers:
-            lines += ["All peers:", ""] + table(["case", "peer", "cold", "warm", "spread", "ratio, cold", "ratio, warm", ""],
+            lines += ["All peers:", ""] + table(["case", "peer", "cold", "warm", "spread", "ratio, cold", "ratio, warm", "MiB", ""],
                                                  peers)
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -197,7 +197,7 @@ expect_text "12 of 12 runs under memcheck, racecheck, initcheck and synccheck ar
 expect_text "4 of 4 comparisons" "a whole run"
 expect_text "14 runs in 7 groups" "a whole run"
 expect_line whole/nvidia-pretender-1.md "^No times: shapes were shrunk by --small"
-expect_line whole/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| - \| - \| - \| - \| - \| - \| 2 \| - '
+expect_line whole/nvidia-pretender-1.md '^\| snake_forward/bf16/2x3x4 \| - \| - \| - \| - \| - \| - \| - \| - \| 2 \| - '
 grep -q "12\.5\|7\.5" whole/nvidia-pretender-1.* && fail "a small run's report has times"
 [ "$(wc -l <count)" = 1 ] || fail "the bench was not run once"
 
@@ -370,7 +370,7 @@ cat >first/bench.json <<'JSON'
   "copy_GB/s 1 of 8 KiB": "4300.0", "us per launch in a graph": "1.5", "cuBLAS": "13.1"},
  "benchmarks": [
  {"name": "snake/a/iterations:1/manual_time", "run_type": "iteration", "real_time": 1, "cold_us": 100, "warm_us": 80, "p10_us": 99,
-  "p90_us": 103, "runs": 50, "launches": 1, "copy%": 91.4, "peak%": 12, "floor%": 91.4},
+  "p90_us": 103, "runs": 50, "launches": 1, "copy%": 91.4, "peak%": 12, "floor%": 91.4, "warm_floor%": 88, "peak_MiB": 34},
  {"name": "snake/b/iterations:1/manual_time", "run_type": "iteration", "cold_us": 50, "warm_us": NaN, "launches": 0},
  {"name": "conv1d/c/iterations:1/manual_time", "run_type": "iteration", "error_occurred": true, "error_message": "CUDA: broke"},
  {"name": "codec/e/iterations:1/manual_time", "run_type": "iteration", "warm_us": 2000, "x_realtime": 35.5}]}
@@ -378,7 +378,7 @@ JSON
 cat >first/peers-eager.json <<'JSON'
 {"context": {"torch": "2.11", "device": "NVIDIA H200", "cuda": "13.0", "cudnn": 91000}, "peers": [
  {"name": "snake/a", "peer": "eager", "cold_us": 250, "warm_us": 100},
- {"name": "snake/a", "peer": "jit", "cold_us": 120.25, "warm_us": 300, "note": "scripted"},
+ {"name": "snake/a", "peer": "jit", "cold_us": 120.25, "warm_us": 300, "peak_MiB": 56, "note": "scripted"},
  {"name": "snake/a", "peer": "odd", "error": "out of\nmemory"},
  {"name": "conv1d/c", "peer": "eager", "cold_us": 40},
  {"name": "codec/e", "peer": "eager", "warm_us": 5000}]}
@@ -386,6 +386,7 @@ JSON
 cat >first/baselines.json <<'JSON'
 {"context": {"description": "NVIDIA H200, compute capability 9.0", "small": "false", "copy_GB/s 1 of 8 KiB": "1.0"}, "benchmarks": [
  {"name": "conv1d/d/cudnn_nhwc/iterations:1/manual_time", "run_type": "iteration", "cold_us": 70, "warm_us": 65},
+ {"name": "snake/a/gemm/iterations:1/manual_time", "run_type": "iteration", "cold_us": 50, "warm_us": 40},
  {"name": "conv1d/d/gemm/iterations:1/manual_time", "run_type": "iteration", "error_occurred": true, "error_message": "skipped: no cuBLAS"}]}
 JSON
 # Killed in the middle of its second result.
@@ -398,16 +399,16 @@ row() { # file, pattern of a row: its cells must be these
 run "${report[@]}" --out results first
 expect_code 0 "a report"
 page=results/nvidia-h200.md
-row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 1 | jit | 120.2 | 1.20 | eager | 100.0 | 1.25 |"
-row $page "| snake/b | 50.0 | - | - | - | - | - | - | - | - | - | - | - | - |"
-row $page "| conv1d/c | - | - | - | - | - | - | - | eager | 40.0 | - | - | - | - |"
-row $page "| conv1d/d | - | - | - | - | - | - | - | cudnn_nhwc | 70.0 | - | cudnn_nhwc | 65.0 | - |"
-row $page "| conv1d/d | cudnn_nhwc | 70.0 | 65.0 | - | - | - | without the bias |"
-row $page "| conv1d/d | gemm | - | - | - | - | - | skipped: no cuBLAS |"
+row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 88 | 50 | 1 | 34 | jit | 120.2 | 1.20 | eager | 100.0 | 1.25 |"
+row $page "| snake/b | 50.0 | - | - | - | - | - | - | - | - | - | - | - | - | - | - | - |"
+row $page "| conv1d/c | - | - | - | - | - | - | - | - | - | - | eager | 40.0 | - | - | - | - |"
+row $page "| conv1d/d | - | - | - | - | - | - | - | - | - | - | cudnn_nhwc | 70.0 | - | cudnn_nhwc | 65.0 | - |"
+row $page "| conv1d/d | cudnn_nhwc | 70.0 | 65.0 | - | - | - | - | without the bias |"
+row $page "| conv1d/d | gemm | - | - | - | - | - | - | skipped: no cuBLAS |"
 grep -q "^| conv1d/d/" $page && fail "another library's case stands among ours"
-row $page "| codec/e | - | 2000 | - | - | - | - | - | - | - | - | eager | 5000 | 2.50 |"
-row $page "| snake/a | jit | 120.2 | 300.0 | - | 1.20 | 3.75 | scripted |"
-row $page "| snake/a | odd | - | - | - | - | - | failed: out of memory |"
+row $page "| codec/e | - | 2000 | - | - | - | - | - | - | - | - | - | - | - | eager | 5000 | 2.50 |"
+row $page "| snake/a | jit | 120.2 | 300.0 | - | 1.20 | 3.75 | 56 | scripted |"
+row $page "| snake/a | odd | - | - | - | - | - | - | failed: out of memory |"
 row $page "- conv1d/c: FAILED CUDA: broke"
 row $page "- codec/e: x_realtime 35.5"
 row $page "| tests | FAILED (exit 1) | 5 | 1 of 2 |"
@@ -426,10 +427,10 @@ row $page "| conv1d | 2 | 0 | - | - | - | - |"
 cp $page before.md
 run "${report[@]}" --out results --add second
 expect_code 0 --add
-row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 1 | compile | 90.0 | 0.90 | compile | 60.0 | 0.75 |"
+row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 88 | 50 | 1 | 34 | compile | 90.0 | 0.90 | compile | 60.0 | 0.75 |"
 row $page "- peers-compiled.json ends in the middle: 1 results of it count"
 row $page "| snake | 2 | 2 | 91 to 91 | 0 of 1 | 0.90 | 0.90 |"
-for line in "| commit | abc |" "| tests | FAILED (exit 1) | 5 | 1 of 2 |" "| codec/e | eager | - | 5000 | - | - | 2.50 |  |"; do row $page "$line"; done
+for line in "| commit | abc |" "| tests | FAILED (exit 1) | 5 | 1 of 2 |" "| codec/e | eager | - | 5000 | - | - | 2.50 | - |  |"; do row $page "$line"; done
 run "${report[@]}" --out together first second
 expect_code 0 "two folders"
 cmp -s together/nvidia-h200.md $page || fail "two folders at once and one after the other differ: $(diff together/nvidia-h200.md $page | head -n 4)"
