@@ -44,8 +44,7 @@ bool WindowSchedule::last(int64_t total, Window& out) {
 }
 
 int64_t WindowSchedule::needed_from() const {
-  // The signal has at least one frame more than the newest window reached, so the last window starts at least one
-  // later.
+  // The signal has at least one frame more than the newest window reached, so the last window starts at least one later.
   return index_ == 0 ? 0 : (index_ - 1) * step_ + 1;
 }
 

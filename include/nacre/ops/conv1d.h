@@ -12,24 +12,23 @@
 //
 // Samples outside x are zero, or reflected about the first and the last sample (Padding::reflect; left, right < time).
 //   keeps      x and weight; nothing else
-//   writes     y is =; dx is = unless add_dx; dweight, dbias and dbias_of_x are +=
+//   writes     y is =; dx is = unless add_dx; dweight is += unless add_dweight is off; dbias and
+//              dbias_of_x are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
 //   order      two runs with the same number of threads agree bit for bit. On the CPU the sums over channels and taps
-//              are oneDNN's, and so are weight gradients of groups, short items and wide pointwise layers, whose bits
-//              may depend on the number of threads; all other sums are cut by shape alone, also those of 1 and 7 taps
-//              and of kernels of two strides with channels that are multiples of 16. On CUDA all sums are cut by shape
-//              and alignment alone: one chain of additions per element of y and dx, and per part of dweight, whose
-//              parts are added in double
-//   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float. On the CPU,
-//   kernels of
+//              are oneDNN's, and so are weight gradients of groups, short items and wide pointwise layers, whose bits may
+//              depend on the number of threads; all other sums are cut by shape alone, also those of 1 and 7 taps and of
+//              kernels of two strides with channels that are multiples of 16. On CUDA all sums are cut by shape
+//              and alignment alone: one chain of additions per element of y and dx, and per part of dweight, whose parts
+//              are added in double
+//   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float. On the CPU, kernels of
 //              7 taps (stride 1) and of two strides multiply sums of neighbouring rows by sums of taps: there a sample
 //              counts for every output within 14 rows (times the dilation), or within 3 strides, and a tap for every
 //              other. On CUDA under Precision::tf32, where tensor cores take the problem, 2^-10 + 2^-22 more: factors
 //              are rounded to 10 bits
 //   finite     data only: padding and the taps that a kernel lacks to a whole number of strides are multiplied as zeros
 //              on CUDA; on the CPU rows meet their neighbours, as above
-//   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions.md. On CUDA groups,
-//   stride
+//   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions.md. On CUDA groups, stride
 //              together with dilation, and channels that do not fill 16 bytes take a plain kernel
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {

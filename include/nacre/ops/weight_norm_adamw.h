@@ -6,8 +6,7 @@
 //
 //   is         weight_norm_backward, adamw, weight_norm_forward, one after the other, where the gradients of directions
 //              and gains start as zero
-//   block      value, m, v, ema and grad are flat: `directions` elements, then `gains` elements, then the rest. Rows
-//   lie
+//   block      value, m, v, ema and grad are flat: `directions` elements, then `gains` elements, then the rest. Rows lie
 //              within the directions; what no row covers there is padding and must be zero
 //   reads      dw for the rows, grad for the rest alone
 //   writes     value, m, v, ema and scalars as adamw does; w (rounded once from float when T is bf16). grad of
@@ -17,8 +16,7 @@
 //   order      fixed by the shape; the norm is summed in double
 //   accuracy   that of the three ops; the norm within 2 u
 //   cost       CUDA: 8 bytes per weight for the rows' norms, then 32 (28 when w is bf16, 8 more with ema), where the
-//   three
-//              ops move 60. The CPU runs the three ops
+//              three ops move 60. The CPU runs the three ops
 namespace nacre {
 template <class T>
 struct WeightNormAdamW {
