@@ -3,9 +3,9 @@
 // verified before anything is resumed from them. One run at a time writes to a folder; anybody may read meanwhile.
 //
 //   RUN/run.lock                         who is writing; the lock itself is the kernel's and dies with the process
-//   RUN/step-00000080/manifest.json      what the caller says about the run, size and CRC-32C of every file, its own
-//   CRC RUN/step-00000080/model.safetensors, ... RUN/damaged-step-00000060/           what was found damaged and set
-//   aside
+//   RUN/step-00000080/manifest.json      what the caller says about the run, size and CRC-32C of every file, its own CRC
+//   RUN/step-00000080/model.safetensors, ...
+//   RUN/damaged-step-00000060/           what was found damaged and set aside
 #include <cstdint>
 #include <filesystem>
 #include <functional>
