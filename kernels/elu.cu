@@ -9,7 +9,7 @@ namespace {
 struct Forward {
   float alpha;
   __device__ float operator()(float x, float, float) const {
-    return x > 0 ? x : alpha * vec::exp_minus_one(x > 0 ? 0.0f : x);
+    return vec::at_least(x, 0.0f) + alpha * vec::exp_minus_one(vec::at_most(x, 0.0f));  // no branch: one term is 0
   }
 };
 /// b is dy, a is y.

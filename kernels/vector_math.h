@@ -39,6 +39,18 @@ NACRE_INLINE float sin_squared_pi_reduced(float u) {
   const float p = ((-3.25524116f * u + 12.9865704f) * u - 30.0874939f) * u + 42.7259369f;
   return u * ((p * u - 32.4696312f) * u + 9.86960411f);
 }
+/// a / b for b in [1, 2], within 0.6 ulp unless the quotient is denormal. On a device an ordinary division has a branch
+/// for other b.
+NACRE_INLINE float quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  const float q = a * inverse;
+  return fmaf(fmaf(-q, b, a), inverse, q);
+#else
+  return a / b;
+#endif
+}
 NACRE_INLINE float flip(float x, uint32_t sign) {
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) ^ sign);
 }
@@ -134,7 +146,7 @@ NACRE_INLINE float exp_minus_one(float x) {
 NACRE_INLINE float tanh(float x) {
   const uint32_t sign = __builtin_bit_cast(uint32_t, x) & 0x80000000u;
   const float e = exp_minus_one(-2.0f * detail::flip(x, sign));
-  return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, e / (e + 2.0f)) & 0x7fffffffu) | sign);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, detail::quotient(e, e + 2.0f)) & 0x7fffffffu) | sign);
 }
 
 /// Within 2 ulp; log(0) is -infinity, negative numbers give NaN.
