@@ -17,22 +17,23 @@ constexpr int64_t most_rows = 32, wanted_blocks = 264;
 constexpr int64_t fewest_rows_forward = 4;   // one batch: enough bytes on their way
 constexpr int64_t fewest_rows_backward = 8;  // below, partial sums would be as many bytes as the data
 
-/// How a [rows, channels] matrix is cut: a block has `columns` threads side by side, each P channels wide, and
-/// `rows_at_once` rows; grid.x runs over rows, grid.y over columns.
+/// How a [rows, channels] matrix is cut: a block has `columns` threads side by side, each P channels wide, and takes
+/// `rows_at_once` of its `block_rows` rows at once; grid.x runs over rows, grid.y over columns.
 struct Tiling {
-  int64_t rows, channels;
+  int64_t rows, channels, block_rows;
   int columns, rows_at_once;
   unsigned row_blocks, column_blocks;
 };
 Tiling tiling(Shape s, int pack, int64_t fewest_rows) {
-  Tiling t{s.rows(), s.channels, 0, 0, 0, 0};
+  Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
   t.column_blocks = blocks_for(columns, t.columns);
   int64_t rows = most_rows;
   while (rows > fewest_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < wanted_blocks) rows /= 2;
-  t.row_blocks = blocks_for(t.rows, t.rows_at_once * rows);
+  t.block_rows = t.rows_at_once * rows;
+  t.row_blocks = blocks_for(t.rows, t.block_rows);
   return t;
 }
 /// The scratch's shape may not depend on addresses: the cut of the backward is that of the widest pack, or of none.
@@ -41,20 +42,19 @@ int pack_of(Shape s) {
   return s.channels % pack_size<T> == 0 ? pack_size<T> : 1;
 }
 
-/// What this thread works on; `active` is false for threads beyond the last whole row or column.
+/// What this thread works on: rows from `row` to `end`, `rows_at_once` apart. Beyond the last whole row or column it has
+/// no place.
 struct Mine {
-  int64_t channel, row, row_step;
-  bool active;
+  int64_t channel, row, end;
+  bool placed;
 };
 template <int P>
 __device__ __forceinline__ Mine mine(const Tiling& t) {
   const int column = static_cast<int>(threadIdx.x) % t.columns, row = static_cast<int>(threadIdx.x) / t.columns;
-  Mine m;
-  m.channel = (int64_t{blockIdx.y} * t.columns + column) * P;
-  m.row = int64_t{blockIdx.x} * t.rows_at_once + row;
-  m.row_step = int64_t{gridDim.x} * t.rows_at_once;
-  m.active = row < t.rows_at_once && m.channel < t.channels;
-  return m;
+  const int64_t first = int64_t{blockIdx.x} * t.block_rows, end = first + t.block_rows;
+  const int64_t channel = (int64_t{blockIdx.y} * t.columns + column) * P;
+  const bool placed = row < t.rows_at_once && channel < t.channels;
+  return {channel, first + row, !placed ? 0 : end < t.rows ? end : t.rows, placed};
 }
 
 template <class T, int P>
@@ -91,7 +91,7 @@ __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, con
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
   const Mine m = mine<P>(t);
-  if (!m.active) return;
+  if (m.row >= m.end) return;
   float frequency[P], gain[P];
 #pragma unroll
   for (int i = 0; i < P; ++i) {
@@ -99,11 +99,11 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
     frequency[i] = c.frequency, gain[i] = c.gain;
   }
   constexpr int batch = 4;
-  const int64_t step = m.row_step * t.channels;
+  const int64_t step = t.rows_at_once * t.channels;
   int64_t row = m.row, at = m.row * t.channels + m.channel;
-  for (; row + (batch - 1) * m.row_step < t.rows; row += batch * m.row_step, at += batch * step)
+  for (; row + (batch - 1) * t.rows_at_once < m.end; row += batch * t.rows_at_once, at += batch * step)
     forward_rows<batch>(f.x.data + at, f.y.data + at, step, frequency, gain);
-  for (; row < t.rows; row += m.row_step, at += step)
+  for (; row < m.end; row += t.rows_at_once, at += step)
     forward_rows<1>(f.x.data + at, f.y.data + at, step, frequency, gain);
 }
 
@@ -146,26 +146,26 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
   Slopes<P> s;
 #pragma unroll
   for (int i = 0; i < P; ++i) s.sum_a[i] = s.sum_b[i] = 0;
-  if (m.active) {
+  if (m.row < m.end) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
       s.frequency[i] = c.frequency, s.slope[i] = 2.0f * c.a * c.gain;
     }
     constexpr int batch = 2;
-    const int64_t step = m.row_step * t.channels;
+    const int64_t step = t.rows_at_once * t.channels;
     int64_t row = m.row, at = m.row * t.channels + m.channel;
     const auto rows = [&](auto count) {
       backward_rows<count.value, add>(g.x.data + at, g.dy.data + at, g.dx ? g.dx.data + at : nullptr, step, s);
-      row += count.value * m.row_step, at += count.value * step;
+      row += count.value * t.rows_at_once, at += count.value * step;
     };
-    while (row + (batch - 1) * m.row_step < t.rows) rows(std::integral_constant<int, batch>{});
-    while (row < t.rows) rows(std::integral_constant<int, 1>{});
+    while (row + (batch - 1) * t.rows_at_once < m.end) rows(std::integral_constant<int, batch>{});
+    while (row < m.end) rows(std::integral_constant<int, 1>{});
   }
   if (partial == nullptr) return;
   const int width = t.columns * P, column = static_cast<int>(threadIdx.x) % t.columns,
             row = static_cast<int>(threadIdx.x) / t.columns;
-  if (m.active) {
+  if (m.placed) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       sums[row * width + column * P + i] = s.sum_a[i];

@@ -17,6 +17,12 @@ struct Sample {
   int64_t rest;
   int64_t align = 16;  // rows start on multiples of this many floats
 };
+/// A block takes eight of so many.
+std::vector<int64_t> many_rows() {
+  std::vector<int64_t> lengths(8 * 264 + 3, 4);
+  for (const size_t i : {0, 7, 8, 100, 101, 8 * 264, 8 * 264 + 2}) lengths[i] = 1000;
+  return lengths;
+}
 const Sample samples[] = {
     {"one weight, nothing else", {1}, 0},
     {"the first layer of a codec: rows of seven", std::vector<int64_t>(16, 7), 40},
@@ -26,6 +32,8 @@ const Sample samples[] = {
     {"a row that just fits the registers, and one that does not", {7168, 7172, 9000}, 3},
     {"odd rows that just fit the registers, and longer", {1791, 1793, 4001}, 1},
     {"several blocks of the rest", {12, 12}, 70001},
+    {"the longest row that is short, and the next", {896, 897, 900, 892}, 7},
+    {"so many rows that several are a block's, long ones among them", many_rows(), 9},
 };
 
 struct Layout {

@@ -13,6 +13,12 @@ struct Sample {
   std::vector<int64_t> lengths;
   int64_t gap = 0;  // elements between rows that belong to nobody
 };
+/// On CUDA a block takes eight of so many.
+std::vector<int64_t> many_rows() {
+  std::vector<int64_t> lengths(8 * 264 + 3, 4);
+  for (const size_t i : {0, 7, 8, 100, 101, 8 * 264, 8 * 264 + 2}) lengths[i] = 1000;
+  return lengths;
+}
 const std::vector<Sample>& samples() {
   static const std::vector<Sample> all{
       {"one row of one weight: w = g times a sign", {1}},
@@ -36,6 +42,8 @@ const std::vector<Sample>& samples() {
       {"one row more than a part", std::vector<int64_t>(9, 10)},
       {"many short rows", std::vector<int64_t>(257, 3)},
       {"few long rows", std::vector<int64_t>(3, 5000)},
+      {"the longest that is short, and the next", {896, 897, 900, 892}},
+      {"so many rows that several are a block's, long ones among them", many_rows()},
   };
   return all;
 }
