@@ -75,12 +75,13 @@ __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
   if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
-/// The element of `a` where sample `part` of a row begins; -1 for zeros.
+/// The byte of `a` where sample `part` of a row begins; -1 for zeros.
+template <class T>
 __device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, int part) {
   int64_t sample = p.row * s.samples + part - s.lead;
   if (p.item >= s.items) return -1;
   if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
-  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels;
+  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
 /// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of a row,
@@ -147,9 +148,11 @@ struct FmaEngine {
       for (int j = 0; j < 8; ++j) sum[i][j] = 0;
   }
   /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
-  template <Lies A, Lies B>
+  /// meanwhile() is what else the thread has to do, and is called once.
+  template <Lies A, Lies B, class Meanwhile>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int here = depth) {
+                                           int lane, int here, Meanwhile&& meanwhile) {
+    meanwhile();
     const int ty = lane / 4, tx = lane % 4;
     if constexpr (A == Lies::along && B == Lies::along) {
       a += ty * a_pitch, b += tx * b_pitch;
@@ -236,9 +239,10 @@ struct MmaEngine {
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
-  template <Lies A, Lies B>
+  /// meanwhile() comes between the first products and the next, whose operands are on their way: nothing waits for it.
+  template <Lies A, Lies B, class Meanwhile>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int = 0) {
+                                           int lane, int, Meanwhile&& meanwhile) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t left[4][4], right[across][2];
@@ -269,6 +273,7 @@ struct MmaEngine {
         }
         right[j][0] = two[0], right[j][1] = two[1], right[j + 1][0] = two[2], right[j + 1][1] = two[3];
       }
+      if (step == 1) meanwhile();
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -379,37 +384,50 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const Place first(s, first_row);
   for (int r = thread; r < a_rows; r += threads) {
     const Place place(first, s, r);
-    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample(s, place, part);
+    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample<T>(s, place, part);
   }
   __syncthreads();
 
-  // A thread copies the same 16-byte column of every row it takes.
+  // A thread copies the same 16-byte column of every row it takes: of x, one channel of one sample per chunk.
   const int a_column = thread % packs * pack, a_row = thread / packs;
-  const auto copy_a = [&](int chunk, int slot) {
-    const int c = chunk * depth + a_column;
+  int next_part = a_column / channels, next_channel = a_column - next_part * channels;
+  const auto copy_a = [&](int slot) {
+    constexpr int batch = 4;
     unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
-    const int part = c / channels, channel = c - part * channels;
-    const bool exists = c < s.depth;
-    for (int r = a_row; r < a_rows; r += rows_at_once, to += rows_at_once * pitch) {
-      const int64_t from = exists ? table[r * s.samples + part] : -1;
-      cp_async<16>(to, from >= 0 ? a + from + channel : a, from >= 0 ? 16 : 0);
+    const bool exists = next_part < s.samples;
+    const int64_t* const begins = table + (exists ? next_part : 0);
+    const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + next_channel);
+#pragma unroll 1
+    for (int r = a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
+      int64_t begin[batch];
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        begin[i] = -1;
+        if (r + i * rows_at_once < a_rows) begin[i] = begins[(r + i * rows_at_once) * s.samples];
+      }
+#pragma unroll
+      for (int i = 0; i < batch; ++i)
+        if (r + i * rows_at_once < a_rows)
+          cp_async_or_zeros(to + i * rows_at_once * pitch, from + begin[i], exists && begin[i] >= 0);
     }
+    for (next_channel += depth; next_channel >= channels && next_part < s.samples; ++next_part)
+      next_channel -= channels;
   };
   constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
   static_assert(threads % w_packs == 0 && L::w_rows % w_at_once == 0);
   const int w_column = thread % w_packs * pack, w_row = thread / w_packs;
+  const T* const w_first = w + (B == Lies::along ? first_column + w_row : w_row) * s.w_row;
   const auto copy_w = [&](int chunk, int u, int slot) {
     unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+    const int c = chunk * depth, n = first_column;
+    const int64_t in_row =
+        B == Lies::along ? u * s.w_tap + (c + w_column) : (s.taps - 1 - u) * s.w_tap + (n + w_column);
+    const bool exists = (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < s.w_row;
+    const int left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
+    const T* from = w_first + ((B == Lies::along ? 0 : c * s.w_row) + in_row);
 #pragma unroll
-    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch) {
-      const int r = w_row + i * w_at_once;
-      const int n = first_column + (B == Lies::along ? r : w_column),
-                c = chunk * depth + (B == Lies::along ? w_column : r);
-      const int64_t in_row = B == Lies::along ? u * s.w_tap + c : (s.taps - 1 - u) * s.w_tap + n;
-      const bool there = n < s.columns && c < s.depth && in_row < s.w_row;
-      const T* const from = w + (B == Lies::along ? n : c) * s.w_row + in_row;
-      cp_async<16>(to, there ? from : w, there ? 16 : 0);
-    }
+    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch, from += w_at_once * s.w_row)
+      cp_async_or_zeros(to, from, exists && i * w_at_once < left);
   };
   // The thread that copied a pack may change it before the others see it.
   const auto change_a = [&](int chunk, int slot) {
@@ -443,34 +461,31 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
   // The step whose tiles are fetched next, and the one that is multiplied.
   int next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
-  const auto fetch = [&]() {
-    if (next_chunk < chunks) {
-      if (next_tap == 0) copy_a(next_chunk, next_a);
-      copy_w(next_chunk, next_tap, next_w);
-      if (++next_w == stages) next_w = 0;
-      if (++next_tap == s.taps) {
-        next_tap = 0, ++next_chunk;
-        if (++next_a == a_tiles) next_a = 0;
-      }
-    }
+  const auto fetch = [&]() {  // behind the last step: zeros for the weights, so that no branch parts the products
+    if (next_tap == 0 && next_chunk < chunks) copy_a(next_a);
+    copy_w(next_chunk, next_tap, next_w);
     cp_async_commit();
+    if (++next_w == stages) next_w = 0;
+    if (++next_tap == s.taps) {
+      next_tap = 0, ++next_chunk;
+      if (++next_a == a_tiles) next_a = 0;
+    }
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  for (int step = 1 - stages; step < steps; ++step) {  // the first steps only fetch
-    if (step >= 0) {
-      cp_async_wait<stages - 2>();
-      if constexpr (Input::active || P == Product::tf32)
-        if (tap == 0) change_a(chunk, now_a);
-      if constexpr (P == Product::tf32) change_w(now_w);
-      __syncthreads();  // this step's tiles are complete, and the last step's are free
-    }
-    fetch();
-    if (step < 0) continue;
+#pragma unroll 1
+  for (int step = 1 - stages; step < 0; ++step) fetch();
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<stages - 2>();
+    if constexpr (Input::active || P == Product::tf32)
+      if (tap == 0) change_a(chunk, now_a);
+    if constexpr (P == Product::tf32) change_w(now_w);
+    __syncthreads();  // this step's tiles are complete, and the last step's are free
     const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth));
+    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth),
+                                           fetch);
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;

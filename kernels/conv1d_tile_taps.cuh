@@ -29,8 +29,9 @@ struct TapsLayout {
   static __host__ __device__ int halo(const Taps& s) { return (s.taps - 1) * s.dilation; }
   static __host__ __device__ int tile_bytes(const Taps& s) { return (taps_rows + halo(s)) * x_pitch; }
   static int threads(const Taps& s) { return 32 * s.taps * (BM / 64); }
+  static constexpr int table_bytes = 2 * 2 * taps_rows * static_cast<int>(sizeof(int64_t));
   static size_t shared_bytes(const Taps& s) {
-    const int loop = stages * (dy_bytes + x_bytes) + 2 * tile_bytes(s), out = threads(s) / 32 * out_bytes;
+    const int loop = stages * (dy_bytes + x_bytes) + 2 * tile_bytes(s) + table_bytes, out = threads(s) / 32 * out_bytes;
     return static_cast<size_t>(loop > out ? loop : out);
   }
 };
@@ -74,24 +75,34 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     if constexpr (P == Product::tf32) round_pack(v);
     return v;
   };
-  int64_t next_item = begin / s.virtual_rows, next_row = begin - next_item * s.virtual_rows;
-  const auto fetch = [&](int64_t first, int slot) {
-    for (int p = thread; p < taps_rows * dy_packs; p += threads) {
-      const int r = p / dy_packs, column = p % dy_packs;
-      int64_t item = next_item, row = next_row + r;
-      while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
-      const int64_t o = first_out + column * pack;
-      const bool there = first + r < end && row < s.length && o < s.out;
-      cp_async<16>(dy_shared + slot * L::dy_bytes + r * L::dy_pitch + column * 16,
-                   there ? dy + (item * s.length + row) * s.out + o : dy, there ? 16 : 0);
-    }
-    for (int p = thread; p < taps_rows * x_packs; p += threads) {
-      const int64_t row = x_exists ? row_of_x(next_item, next_row, p / x_packs + halo) : -1;
-      cp_async<16>(x_shared + slot * L::x_bytes + p * 16, row >= 0 ? x + row * s.in + channel_of_x : x,
-                   row >= 0 ? 16 : 0);
-    }
-    next_row += taps_rows;
-    while (next_row >= s.virtual_rows) next_row -= s.virtual_rows, ++next_item;
+  // Where the next turn's rows of dy and x lie, in bytes, or -1 for zeros: found by one thread per row a turn ahead, so
+  // that all that copy a pack of it only add their column.
+  int64_t* const table = reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes);  // [2][dy, x][taps_rows]
+  int64_t own_item = begin / s.virtual_rows, own_row = begin - own_item * s.virtual_rows + thread, own = begin + thread;
+  const int64_t first_item = own_item, first_row = own_row - thread;
+  const auto locate = [&](int slot) {
+    if (thread >= taps_rows) return;
+    for (; own_row >= s.virtual_rows; ++own_item) own_row -= s.virtual_rows;
+    int64_t* const to = table + slot * 2 * taps_rows + thread;
+    const int64_t x_row = row_of_x(own_item, own_row, halo), size = sizeof(T);
+    to[0] = own < end && own_row < s.length ? (own_item * s.length + own_row) * s.out * size : -1;
+    to[taps_rows] = x_row >= 0 ? x_row * s.in * size : -1;
+    own += taps_rows, own_row += taps_rows;
+  };
+  const int dy_column = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
+            x_row = thread / x_packs, x_at_once = threads / x_packs;
+  const int64_t first_of_dy = first_out + dy_column * pack;
+  const bool dy_exists = first_of_dy < s.out;
+  const auto fetch = [&](int located, int slot) {
+    const int64_t *const rows_of_dy = table + located * 2 * taps_rows, *const rows_of_x = rows_of_dy + taps_rows;
+    unsigned char* to = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_column * 16;
+    for (int r = dy_row; r < taps_rows; r += dy_at_once, to += dy_at_once * L::dy_pitch)
+      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(dy + first_of_dy) + rows_of_dy[r],
+                        dy_exists && rows_of_dy[r] >= 0);
+    to = x_shared + slot * L::x_bytes + thread * 16;
+    for (int r = x_row; r < taps_rows; r += x_at_once, to += threads * 16)
+      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(x + channel_of_x) + rows_of_x[r],
+                        x_exists && rows_of_x[r] >= 0);
   };
   // The thread that copied packs changes them; x's go below the last rows of the tile before.
   const auto arrive = [&](int slot, int now) {
@@ -106,18 +117,22 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     }
     unsigned char* const here = tiles + now * tile_bytes;
     const unsigned char* const before = tiles + (1 - now) * tile_bytes;
-    for (int p = thread; p < taps_rows * x_packs; p += threads) {
-      const Pack<T> v = changed(load_pack(reinterpret_cast<const T*>(x_shared + slot * L::x_bytes + p * 16)));
-      store_pack(reinterpret_cast<T*>(here + (halo + p / x_packs) * L::x_pitch + x_column * 16), v);
+    unsigned char* to = here + x_column * 16;
+    const unsigned char *from = x_shared + slot * L::x_bytes + thread * 16, *last = before + x_column * 16;
+    for (int r = x_row; r < taps_rows; r += x_at_once, from += threads * 16) {
+      uint4* const at = reinterpret_cast<uint4*>(to + (halo + r) * L::x_pitch);
+      if constexpr (Input::active || P == Product::tf32)
+        *at = packed(changed(load_pack(reinterpret_cast<const T*>(from))));
+      else
+        *at = *reinterpret_cast<const uint4*>(from);
     }
-    for (int p = thread; p < halo * x_packs; p += threads) {
-      const int at = p / x_packs * L::x_pitch + x_column * 16;
-      *reinterpret_cast<uint4*>(here + at) = *reinterpret_cast<const uint4*>(before + taps_rows * L::x_pitch + at);
-    }
+    for (int r = x_row; r < halo; r += x_at_once)
+      *reinterpret_cast<uint4*>(to + r * L::x_pitch) =
+          *reinterpret_cast<const uint4*>(last + (taps_rows + r) * L::x_pitch);
   };
   // What the first tile finds as the end of the one before.
   for (int p = thread; p < halo * x_packs; p += threads) {
-    const int64_t row = x_exists ? row_of_x(next_item, next_row, p / x_packs) : -1;
+    const int64_t row = x_exists ? row_of_x(first_item, first_row, p / x_packs) : -1;
     Pack<T> v;
 #pragma unroll
     for (int i = 0; i < pack; ++i) v.v[i] = 0;
@@ -128,27 +143,28 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
 
   Engine sums;
   sums.clear();
-  int64_t next = begin;
   int next_slot = 0, slot = 0, now = 0;
-  for (int64_t row = begin - (L::stages - 1) * taps_rows; row < end; row += taps_rows) {  // the first turns only fetch
-    if (row >= begin) {
+  const int turns = static_cast<int>((end - begin + taps_rows - 1) / taps_rows);
+  for (int turn = 1 - L::stages; turn < turns; ++turn) {  // the first turns only fetch
+    const int next = turn + L::stages - 1;
+    if (next < turns) locate(next % 2);
+    if (turn >= 0) {
       cp_async_wait<L::stages - 2>();
       arrive(slot, now);
-      __syncthreads();  // this turn's tiles are complete, and the last turn's are free
     }
-    if (next < end) {
-      fetch(next, next_slot);
-      next += taps_rows;
+    __syncthreads();  // this turn's tiles and the next one's rows are complete, and the last turn's are free
+    if (next < turns) {
+      fetch(next % 2, next_slot);
       if (++next_slot == L::stages) next_slot = 0;
     }
     cp_async_commit();
-    if (row < begin) continue;
+    if (turn < 0) continue;
     const unsigned char* const left = dy_shared + slot * L::dy_bytes + half * 64 * static_cast<int>(sizeof(T));
     const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
       sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch,
-                                                         L::x_pitch, lane);
+                                                         L::x_pitch, lane, Engine::depth, [] {});
     if (++slot == L::stages) slot = 0;
     now = 1 - now;
   }
