@@ -9,7 +9,8 @@ namespace {
 struct Forward {
   float alpha;
   __device__ float operator()(float x, float, float) const {
-    return x > 0 ? x : alpha * vec::exp_minus_one(x > 0 ? 0.0f : x);
+    // A sum, of which one part is zero: a choice would become a branch around the exponential, per element.
+    return (x > 0 ? x : 0.0f) + alpha * vec::exp_minus_one(x > 0 ? 0.0f : x);
   }
 };
 /// b is dy, a is y.
