@@ -11,7 +11,9 @@
 //                           kernel of 2 s has two; the weights are the same memory
 //   input gradient          taps are taken backwards and the weights are read across; with stride s a row of the result
 //                           is s samples wide, which makes it the upsampled signal as it lies in memory
-// Items of a batch are laid below each other with `halo` rows between, so that a tile may span several short items.
+// Items of a batch are laid below each other, so that a tile may span several. In shared memory each has its halo below
+// it; among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in
+// one item: [16 | 72][16896 / 2^n][C] fills 132 multiprocessors in whole rounds, which a few rows more would not.
 //
 // Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32 or
 // 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and
@@ -45,8 +47,9 @@ struct Shifted {
   int64_t time, lead, channels;
   int64_t out_item, out_pitch, out_offset, out_begin, out_end;
   int64_t w_row, w_tap;
-  int64_t items, rows, virtual_rows;  // virtual_rows = rows + (taps - 1) tap_rows
+  int64_t items, rows, virtual_rows;  // of the result; of an item among them, its halo with it unless there is a gap
   int samples, taps, tap_rows, depth, columns;
+  int gap;  // rows of halo between items that are rows of x alone
   bool reflect;
 };
 
@@ -59,7 +62,7 @@ __device__ __forceinline__ int clamp_to(int64_t v, int most) {
   return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most);
 }
 
-/// A row counted over all items. Found by division once, then by counting.
+/// A row counted over all items. Found by division once, then by counting: rows of the result, or of x with the gaps.
 struct Place {
   int64_t item, row;
   __device__ __forceinline__ Place(const Shifted& s, int64_t v)
@@ -345,7 +348,10 @@ struct Layout {
   static constexpr int w_rows = B == Lies::along ? BN : depth;
   static constexpr int w_bytes = w_pitch * w_rows;
   static constexpr int out_stride = BN + 4;  // floats
-  static __host__ __device__ int a_rows(const Shifted& s) { return BM + (s.taps - 1) * s.tap_rows; }
+  static __host__ __device__ int a_rows(const Shifted& s) {
+    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(int64_t{BM - 64}, s.virtual_rows);
+    return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
+  }
   /// x's tiles that are in use or on their way while `stages` steps are.
   static __host__ __device__ int a_tiles(const Shifted& s) {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
@@ -383,7 +389,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const int first_column = static_cast<int>(blockIdx.y) * BN;
   const Place first(s, first_row);
   for (int r = thread; r < a_rows; r += threads) {
-    const Place place(first, s, r);
+    const Place place(first, s, r, s.gap);
     for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample<T>(s, place, part);
   }
   __syncthreads();
@@ -472,6 +478,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     }
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
+  const int first_of_warp = warp_row + static_cast<int>(Place(first, s, warp_row).item - first.item) * s.gap;
 #pragma unroll 1
   for (int step = 1 - stages; step < 0; ++step) fetch();
   for (int step = 0; step < steps; ++step) {
@@ -480,7 +487,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       if (tap == 0) change_a(chunk, now_a);
     if constexpr (P == Product::tf32) change_w(now_w);
     __syncthreads();  // this step's tiles are complete, and the last step's are free
-    const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
+    const unsigned char* const left = a_shared + now_a * a_bytes + (first_of_warp + tap * s.tap_rows) * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
@@ -585,6 +592,13 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
+/// Lays the items below each other. With a gap where rows are whole warps', unless items are short and halos long.
+inline void lay_items(Shifted& s, int64_t items, int64_t rows) {
+  const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
+  s.items = items, s.rows = rows;
+  s.gap = rows % 64 == 0 && halo <= rows && halo < 4096 ? static_cast<int>(halo) : 0;
+  s.virtual_rows = rows + halo - s.gap;
+}
 /// The forward as a product.
 inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Shifted s{};
@@ -593,7 +607,7 @@ inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeome
   s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
   s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
-  s.items = x.batch, s.rows = y.time, s.virtual_rows = y.time + int64_t{s.taps - 1} * s.tap_rows;
+  lay_items(s, x.batch, y.time);
   s.reflect = g.padding == Padding::reflect;
   return s;
 }
@@ -612,8 +626,7 @@ inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
   s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
-  s.items = x.batch, s.rows = ceil_div(g.left + x.time, g.stride) - first;
-  s.virtual_rows = s.rows + int64_t{s.taps - 1} * s.tap_rows;
+  lay_items(s, x.batch, ceil_div(g.left + x.time, g.stride) - first);
   return s;
 }
 
