@@ -67,8 +67,9 @@ struct Place {
   int64_t item, row;
   __device__ __forceinline__ Place(const Shifted& s, int64_t v)
       : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
-  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further) : item(p.item), row(p.row + further) {
-    while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
+  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further, int gap = 0)
+      : item(p.item), row(p.row + further) {
+    while (row >= s.virtual_rows + gap) row -= s.virtual_rows + gap, ++item;
   }
 };
 __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
@@ -425,10 +426,10 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const T* const w_first = w + (B == Lies::along ? first_column + w_row : w_row) * s.w_row;
   const auto copy_w = [&](int chunk, int u, int slot) {
     unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
-    const int c = chunk * depth, n = first_column;
-    const int64_t in_row =
-        B == Lies::along ? u * s.w_tap + (c + w_column) : (s.taps - 1 - u) * s.w_tap + (n + w_column);
-    const bool exists = (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < s.w_row;
+    const int c = chunk * depth, n = first_column, w_tap = static_cast<int>(s.w_tap);
+    const int in_row = B == Lies::along ? u * w_tap + (c + w_column) : (s.taps - 1 - u) * w_tap + (n + w_column);
+    const bool exists =
+        (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < static_cast<int>(s.w_row);
     const int left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
     const T* from = w_first + ((B == Lies::along ? 0 : c * s.w_row) + in_row);
 #pragma unroll
@@ -567,10 +568,26 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
+/// How many parts a sum over rows is cut into, at most `most`: as many as one round of 132 multiprocessors takes, if no
+/// tenth of them is idle then; or the fewest that leave no tenth idle in the last round; or else the best. `tiles`
+/// blocks per part, `at_once` blocks per multiprocessor.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once, round = std::min(slots / tiles, most);
+  if (round * tiles * 10 >= slots * 9) return round;
+  int64_t best = 1;
+  double most_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
+    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
 /// Whether the halo fits beside the weights.
 template <class T>
 bool fits(const Shifted& s) {
-  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 &&
+  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
          Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
 }
 /// Queues the product.

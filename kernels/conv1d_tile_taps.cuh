@@ -5,8 +5,10 @@
 // the last `halo` of the tile before are copied to the front of the next one. Items of a batch lie below each other
 // with their padding, `virtual_rows` each.
 //
-// 64 rows of dy and x for 128 outputs of bf16 are 20 KB, for 64 * 128 * 32 taps products: with seven taps 23 bytes per
-// clock of tensor cores at full rate, where tiles of 128 by 128 weights ask the L2 cache for 64.
+// 64 rows of dy and x for 64 outputs of bf16 are 12 KB, for 64 * 64 * 32 taps products: with seven taps 27 bytes per
+// clock of tensor cores at full rate, where tiles of 128 by 128 weights ask the L2 cache for 64. Blocks of 128 outputs
+// ask for 23, but then there is one per multiprocessor, whose warps fetch together and multiply together; of two, one
+// multiplies while the other fetches. And 192 outputs are three blocks of 64.
 #include "conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
@@ -16,19 +18,20 @@ struct Taps {
   int taps = 0, dilation = 0;
   bool reflect = false;
 };
-inline constexpr int taps_rows = 64, taps_channels = 32, most_taps = 7;
+inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7;
+inline constexpr int taps_blocks_at_once = 2;  // on a multiprocessor
 
-template <int BM, class T>
+template <class T>
 struct TapsLayout {
   static constexpr int stages = sizeof(T) == 4 ? 2 : 3;
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
-  static constexpr int dy_pitch = BM * static_cast<int>(sizeof(T)) + spare, dy_bytes = taps_rows * dy_pitch;
+  static constexpr int dy_pitch = taps_outputs * static_cast<int>(sizeof(T)) + spare, dy_bytes = taps_rows * dy_pitch;
   static constexpr int x_row = taps_channels * static_cast<int>(sizeof(T)), x_pitch = x_row + spare;
   static constexpr int x_bytes = taps_rows * x_row;                                      // as it arrives
   static constexpr int out_stride = taps_channels + 4, out_bytes = 64 * out_stride * 4;  // of a warp
   static __host__ __device__ int halo(const Taps& s) { return (s.taps - 1) * s.dilation; }
   static __host__ __device__ int tile_bytes(const Taps& s) { return (taps_rows + halo(s)) * x_pitch; }
-  static int threads(const Taps& s) { return 32 * s.taps * (BM / 64); }
+  static int threads(const Taps& s) { return 32 * s.taps; }
   static constexpr int table_bytes = 2 * 2 * taps_rows * static_cast<int>(sizeof(int64_t));
   static size_t shared_bytes(const Taps& s) {
     const int loop = stages * (dy_bytes + x_bytes) + 2 * tile_bytes(s) + table_bytes, out = threads(s) / 32 * out_bytes;
@@ -38,19 +41,19 @@ struct TapsLayout {
 
 /// to: dweight itself when there is one part (+=), else partial sums [parts][out][taps][in]. Input as in
 /// conv1d_tile.cuh.
-template <int BM, Product P, class Input>
-__global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
+template <Product P, class Input>
+__global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
                         Input input, float* to) {
   using Engine = typename EngineOf<P>::type;
   using T = typename Engine::T;
-  using L = TapsLayout<BM, T>;
-  constexpr int pack = pack_size<T>, dy_packs = BM / pack, x_packs = taps_channels / pack;
+  using L = TapsLayout<T>;
+  constexpr int pack = pack_size<T>, dy_packs = taps_outputs / pack, x_packs = taps_channels / pack;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), lane = thread % 32,
-            warp = thread / 32;
-  const int half = warp / s.taps, tap = warp - half * s.taps, halo = L::halo(s), tile_bytes = L::tile_bytes(s);
-  const int64_t first_channel = int64_t{blockIdx.x} * taps_channels, first_out = int64_t{blockIdx.y} * BM;
+            tap = thread / 32;
+  const int halo = L::halo(s), tile_bytes = L::tile_bytes(s);
+  const int64_t first_channel = int64_t{blockIdx.x} * taps_channels, first_out = int64_t{blockIdx.y} * taps_outputs;
   const int64_t rows = s.items * s.virtual_rows, begin = rows * blockIdx.z / s.parts,
                 end = rows * (int64_t{blockIdx.z} + 1) / s.parts;
   unsigned char* const dy_shared = shared;
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
     }
     cp_async_commit();
     if (turn < 0) continue;
-    const unsigned char* const left = dy_shared + slot * L::dy_bytes + half * 64 * static_cast<int>(sizeof(T));
+    const unsigned char* const left = dy_shared + slot * L::dy_bytes;
     const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
@@ -171,16 +174,16 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
 
   cp_async_wait<0>();
   __syncthreads();
-  float* const result = reinterpret_cast<float*>(shared + warp * L::out_bytes);
+  float* const result = reinterpret_cast<float*>(shared + tap * L::out_bytes);
   sums.template save<Lies::across, Lies::across>(result, L::out_stride, lane);
   __syncwarp();
   const int64_t channel = first_channel + lane % 8 * 4;
   if (channel >= s.in) return;
   const int64_t weights = s.taps * s.in;
   float* const part = to + (s.parts > 1 ? int64_t{blockIdx.z} * s.out * weights : 0) + tap * s.in + channel;
-  for (int r = lane / 8; r < 64 && first_out + half * 64 + r < s.out; r += 4) {
+  for (int r = lane / 8; r < 64 && first_out + r < s.out; r += 4) {
     Pack<float> v = load_pack(result + r * L::out_stride + lane % 8 * 4);
-    float* const at = part + (first_out + half * 64 + r) * weights;
+    float* const at = part + (first_out + r) * weights;
     if (s.parts == 1) {
       const Pack<float> old = load_pack(at);
 #pragma unroll
@@ -190,43 +193,33 @@ __global__ void __launch_bounds__(32 * most_taps * (BM / 64), 128 / BM)
   }
 }
 
-inline int taps_block(const Taps& s) { return s.out > 64 ? 128 : 64; }
 template <class T>
 bool suits_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) {
   return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= taps_rows &&
          in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
-/// Parts: two blocks of 64 outputs, or one of 128, to each of 132 multiprocessors; none below 512 rows, and at most
-/// 2^24 floats of partial sums.
+/// No part is below 512 rows, and there are at most 2^24 floats of partial sums.
 inline Taps taps_of(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Taps s{x.batch, x.time, y.time, g.left, x.time + g.left + g.right, x.channels, y.channels, 1};
   s.taps = static_cast<int>(weight.time), s.dilation = static_cast<int>(g.dilation);
   s.reflect = g.padding == Padding::reflect;
-  const int block = taps_block(s);
-  const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, block);
-  s.parts = std::clamp<int64_t>(
-      std::min({132 * (128 / block) / tiles, s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements()}),
-      1, 1024);
+  const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, taps_outputs);
+  const int64_t most = std::min(s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements());
+  s.parts = even_parts(tiles, taps_blocks_at_once, std::clamp<int64_t>(most, 1, 1024));
   return s;
 }
 
-template <int BM, Product P, class T, class Input>
-void launch_taps_blocks(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
-                        float* to) {
-  using L = TapsLayout<BM, T>;
-  launch(ctx,
-         {.name = name,
-          .grid = {blocks_for(s.in, taps_channels), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
-          .block = static_cast<unsigned>(L::threads(s)),
-          .shared_bytes = L::shared_bytes(s)},
-         taps_product_kernel<BM, P, Input>, s, dy, x, input, to);
-}
 /// Queues the product. `to` as for the kernel.
 template <Product P, class T, class Input>
 void launch_taps_product(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
                          float* to) {
-  if (taps_block(s) == 128) return launch_taps_blocks<128, P>(ctx, name, s, dy, x, input, to);
-  return launch_taps_blocks<64, P>(ctx, name, s, dy, x, input, to);
+  using L = TapsLayout<T>;
+  launch(ctx,
+         {.name = name,
+          .grid = {blocks_for(s.in, taps_channels), blocks_for(s.out, taps_outputs), static_cast<unsigned>(s.parts)},
+          .block = static_cast<unsigned>(L::threads(s)),
+          .shared_bytes = L::shared_bytes(s)},
+         taps_product_kernel<P, Input>, s, dy, x, input, to);
 }
 
 }  // namespace nacre::cuda::tile
