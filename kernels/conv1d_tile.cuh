@@ -11,7 +11,9 @@
 //                           kernel of 2 s has two; the weights are the same memory
 //   input gradient          taps are taken backwards and the weights are read across; with stride s a row of the result
 //                           is s samples wide, which makes it the upsampled signal as it lies in memory
-// Items of a batch are laid below each other with `halo` rows between, so that a tile may span several short items.
+// Items of a batch are laid below each other, so that a tile may span several. In shared memory each has its halo below
+// it; among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in
+// one item: [16 | 72][16896 / 2^n][C] fills 132 multiprocessors in whole rounds, which a few rows more would not.
 //
 // Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32 or
 // 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and
@@ -45,8 +47,9 @@ struct Shifted {
   int64_t time, lead, channels;
   int64_t out_item, out_pitch, out_offset, out_begin, out_end;
   int64_t w_row, w_tap;
-  int64_t items, rows, virtual_rows;  // virtual_rows = rows + (taps - 1) tap_rows
+  int64_t items, rows, virtual_rows;  // of the result; of an item among them, its halo with it unless there is a gap
   int samples, taps, tap_rows, depth, columns;
+  int gap;  // rows of halo between items that are rows of x alone
   bool reflect;
 };
 
@@ -59,13 +62,14 @@ __device__ __forceinline__ int clamp_to(int64_t v, int most) {
   return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most);
 }
 
-/// A row counted over all items. Found by division once, then by counting.
+/// A row counted over all items. Found by division once, then by counting: rows of the result, or of x with the gaps.
 struct Place {
   int64_t item, row;
   __device__ __forceinline__ Place(const Shifted& s, int64_t v)
       : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
-  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further) : item(p.item), row(p.row + further) {
-    while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
+  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further, int gap = 0)
+      : item(p.item), row(p.row + further) {
+    while (row >= s.virtual_rows + gap) row -= s.virtual_rows + gap, ++item;
   }
 };
 __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
@@ -75,12 +79,13 @@ __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
   if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
-/// The element of `a` where sample `part` of a row begins; -1 for zeros.
+/// The byte of `a` where sample `part` of a row begins; -1 for zeros.
+template <class T>
 __device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, int part) {
   int64_t sample = p.row * s.samples + part - s.lead;
   if (p.item >= s.items) return -1;
   if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
-  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels;
+  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
 /// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of a row,
@@ -147,9 +152,11 @@ struct FmaEngine {
       for (int j = 0; j < 8; ++j) sum[i][j] = 0;
   }
   /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
-  template <Lies A, Lies B>
+  /// meanwhile() is what else the thread has to do, and is called once.
+  template <Lies A, Lies B, class Meanwhile>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int here = depth) {
+                                           int lane, int here, Meanwhile&& meanwhile) {
+    meanwhile();
     const int ty = lane / 4, tx = lane % 4;
     if constexpr (A == Lies::along && B == Lies::along) {
       a += ty * a_pitch, b += tx * b_pitch;
@@ -236,9 +243,10 @@ struct MmaEngine {
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
-  template <Lies A, Lies B>
+  /// meanwhile() comes between the first products and the next, whose operands are on their way: nothing waits for it.
+  template <Lies A, Lies B, class Meanwhile>
   __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int = 0) {
+                                           int lane, int, Meanwhile&& meanwhile) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       uint32_t left[4][4], right[across][2];
@@ -269,6 +277,7 @@ struct MmaEngine {
         }
         right[j][0] = two[0], right[j][1] = two[1], right[j + 1][0] = two[2], right[j + 1][1] = two[3];
       }
+      if (step == 1) meanwhile();
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -340,7 +349,10 @@ struct Layout {
   static constexpr int w_rows = B == Lies::along ? BN : depth;
   static constexpr int w_bytes = w_pitch * w_rows;
   static constexpr int out_stride = BN + 4;  // floats
-  static __host__ __device__ int a_rows(const Shifted& s) { return BM + (s.taps - 1) * s.tap_rows; }
+  static __host__ __device__ int a_rows(const Shifted& s) {
+    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(int64_t{BM - 64}, s.virtual_rows);
+    return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
+  }
   /// x's tiles that are in use or on their way while `stages` steps are.
   static __host__ __device__ int a_tiles(const Shifted& s) {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
@@ -378,38 +390,51 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const int first_column = static_cast<int>(blockIdx.y) * BN;
   const Place first(s, first_row);
   for (int r = thread; r < a_rows; r += threads) {
-    const Place place(first, s, r);
-    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample(s, place, part);
+    const Place place(first, s, r, s.gap);
+    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample<T>(s, place, part);
   }
   __syncthreads();
 
-  // A thread copies the same 16-byte column of every row it takes.
+  // A thread copies the same 16-byte column of every row it takes: of x, one channel of one sample per chunk.
   const int a_column = thread % packs * pack, a_row = thread / packs;
-  const auto copy_a = [&](int chunk, int slot) {
-    const int c = chunk * depth + a_column;
+  int next_part = a_column / channels, next_channel = a_column - next_part * channels;
+  const auto copy_a = [&](int slot) {
+    constexpr int batch = 4;
     unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
-    const int part = c / channels, channel = c - part * channels;
-    const bool exists = c < s.depth;
-    for (int r = a_row; r < a_rows; r += rows_at_once, to += rows_at_once * pitch) {
-      const int64_t from = exists ? table[r * s.samples + part] : -1;
-      cp_async<16>(to, from >= 0 ? a + from + channel : a, from >= 0 ? 16 : 0);
+    const bool exists = next_part < s.samples;
+    const int64_t* const begins = table + (exists ? next_part : 0);
+    const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + next_channel);
+#pragma unroll 1
+    for (int r = a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
+      int64_t begin[batch];
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        begin[i] = -1;
+        if (r + i * rows_at_once < a_rows) begin[i] = begins[(r + i * rows_at_once) * s.samples];
+      }
+#pragma unroll
+      for (int i = 0; i < batch; ++i)
+        if (r + i * rows_at_once < a_rows)
+          cp_async_or_zeros(to + i * rows_at_once * pitch, from + begin[i], exists && begin[i] >= 0);
     }
+    for (next_channel += depth; next_channel >= channels && next_part < s.samples; ++next_part)
+      next_channel -= channels;
   };
   constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
   static_assert(threads % w_packs == 0 && L::w_rows % w_at_once == 0);
   const int w_column = thread % w_packs * pack, w_row = thread / w_packs;
+  const T* const w_first = w + (B == Lies::along ? first_column + w_row : w_row) * s.w_row;
   const auto copy_w = [&](int chunk, int u, int slot) {
     unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+    const int c = chunk * depth, n = first_column, w_tap = static_cast<int>(s.w_tap);
+    const int in_row = B == Lies::along ? u * w_tap + (c + w_column) : (s.taps - 1 - u) * w_tap + (n + w_column);
+    const bool exists =
+        (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < static_cast<int>(s.w_row);
+    const int left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
+    const T* from = w_first + ((B == Lies::along ? 0 : c * s.w_row) + in_row);
 #pragma unroll
-    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch) {
-      const int r = w_row + i * w_at_once;
-      const int n = first_column + (B == Lies::along ? r : w_column),
-                c = chunk * depth + (B == Lies::along ? w_column : r);
-      const int64_t in_row = B == Lies::along ? u * s.w_tap + c : (s.taps - 1 - u) * s.w_tap + n;
-      const bool there = n < s.columns && c < s.depth && in_row < s.w_row;
-      const T* const from = w + (B == Lies::along ? n : c) * s.w_row + in_row;
-      cp_async<16>(to, there ? from : w, there ? 16 : 0);
-    }
+    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch, from += w_at_once * s.w_row)
+      cp_async_or_zeros(to, from, exists && i * w_at_once < left);
   };
   // The thread that copied a pack may change it before the others see it.
   const auto change_a = [&](int chunk, int slot) {
@@ -443,34 +468,32 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
   // The step whose tiles are fetched next, and the one that is multiplied.
   int next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
-  const auto fetch = [&]() {
-    if (next_chunk < chunks) {
-      if (next_tap == 0) copy_a(next_chunk, next_a);
-      copy_w(next_chunk, next_tap, next_w);
-      if (++next_w == stages) next_w = 0;
-      if (++next_tap == s.taps) {
-        next_tap = 0, ++next_chunk;
-        if (++next_a == a_tiles) next_a = 0;
-      }
-    }
+  const auto fetch = [&]() {  // behind the last step: zeros for the weights, so that no branch parts the products
+    if (next_tap == 0 && next_chunk < chunks) copy_a(next_a);
+    copy_w(next_chunk, next_tap, next_w);
     cp_async_commit();
+    if (++next_w == stages) next_w = 0;
+    if (++next_tap == s.taps) {
+      next_tap = 0, ++next_chunk;
+      if (++next_a == a_tiles) next_a = 0;
+    }
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  for (int step = 1 - stages; step < steps; ++step) {  // the first steps only fetch
-    if (step >= 0) {
-      cp_async_wait<stages - 2>();
-      if constexpr (Input::active || P == Product::tf32)
-        if (tap == 0) change_a(chunk, now_a);
-      if constexpr (P == Product::tf32) change_w(now_w);
-      __syncthreads();  // this step's tiles are complete, and the last step's are free
-    }
-    fetch();
-    if (step < 0) continue;
-    const unsigned char* const left = a_shared + now_a * a_bytes + (warp_row + tap * s.tap_rows) * pitch;
+  const int first_of_warp = warp_row + static_cast<int>(Place(first, s, warp_row).item - first.item) * s.gap;
+#pragma unroll 1
+  for (int step = 1 - stages; step < 0; ++step) fetch();
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<stages - 2>();
+    if constexpr (Input::active || P == Product::tf32)
+      if (tap == 0) change_a(chunk, now_a);
+    if constexpr (P == Product::tf32) change_w(now_w);
+    __syncthreads();  // this step's tiles are complete, and the last step's are free
+    const unsigned char* const left = a_shared + now_a * a_bytes + (first_of_warp + tap * s.tap_rows) * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth));
+    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth),
+                                           fetch);
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;
@@ -545,10 +568,26 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
+/// How many parts a sum over rows is cut into, at most `most`: as many as one round of 132 multiprocessors takes, if no
+/// tenth of them is idle then; or the fewest that leave no tenth idle in the last round; or else the best. `tiles`
+/// blocks per part, `at_once` blocks per multiprocessor.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once, round = std::min(slots / tiles, most);
+  if (round * tiles * 10 >= slots * 9) return round;
+  int64_t best = 1;
+  double most_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
+    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
 /// Whether the halo fits beside the weights.
 template <class T>
 bool fits(const Shifted& s) {
-  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 &&
+  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
          Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
 }
 /// Queues the product.
@@ -570,6 +609,13 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
+/// Lays the items below each other. With a gap where rows are whole warps', unless items are short and halos long.
+inline void lay_items(Shifted& s, int64_t items, int64_t rows) {
+  const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
+  s.items = items, s.rows = rows;
+  s.gap = rows % 64 == 0 && halo <= rows && halo < 4096 ? static_cast<int>(halo) : 0;
+  s.virtual_rows = rows + halo - s.gap;
+}
 /// The forward as a product.
 inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Shifted s{};
@@ -578,7 +624,7 @@ inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeome
   s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
   s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
-  s.items = x.batch, s.rows = y.time, s.virtual_rows = y.time + int64_t{s.taps - 1} * s.tap_rows;
+  lay_items(s, x.batch, y.time);
   s.reflect = g.padding == Padding::reflect;
   return s;
 }
@@ -597,8 +643,7 @@ inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
   s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
-  s.items = x.batch, s.rows = ceil_div(g.left + x.time, g.stride) - first;
-  s.virtual_rows = s.rows + int64_t{s.taps - 1} * s.tap_rows;
+  lay_items(s, x.batch, ceil_div(g.left + x.time, g.stride) - first);
   return s;
 }
 

@@ -73,8 +73,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
 #pragma unroll
     for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch, next_dy += a_at_once * s.out) {
-      const bool there = a_there && next_row + a_row + i * a_at_once < rows;
-      cp_async<16>(to_a, there ? next_dy : dy, there ? 16 : 0);
+      cp_async_or_zeros(to_a, next_dy, a_there && next_row + a_row + i * a_at_once < rows);
     }
     unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
     const T* item = next_item;
@@ -83,14 +82,9 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
       while (t >= length) t -= length, item += s.item;
       int64_t from = t * s.step + ahead;
-      bool there = b_there && next_row + b_row + i * b_at_once < rows;
-      if (from < 0 || from >= s.item) {
-        if (s.reflect)
-          from = 2 * (from < 0 ? channel : s.item - s.in + channel) - from;
-        else
-          there = false;
-      }
-      cp_async<16>(to_b, there ? item + from : x, there ? 16 : 0);
+      const bool inside = static_cast<uint64_t>(from) < static_cast<uint64_t>(s.item);
+      if (s.reflect && !inside) from = 2 * (from < 0 ? channel : s.item - s.in + channel) - from;
+      cp_async_or_zeros(to_b, item + from, b_there && (inside || s.reflect) && next_row + b_row + i * b_at_once < rows);
     }
     next_t += depth;
     while (next_t >= length) next_t -= length, next_item += s.item;
@@ -135,7 +129,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       sums.template multiply<Lies::across, Lies::across>(
           a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
           b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
-          min(depth, rows - row));
+          min(depth, rows - row), [] {});
     if (++slot == stages) slot = 0;
   }
 
@@ -165,20 +159,6 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 inline Blocking weight_blocking(const Windows& s) {
   if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
   return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
-}
-/// How many parts: the fewest, at most `most`, that leave no tenth of 132 multiprocessors idle in the last round, or
-/// else the best. `tiles` blocks per part, `at_once` blocks per multiprocessor.
-inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
-  const int64_t slots = 132 * at_once;
-  int64_t best = 1;
-  double most_used = 0;
-  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
-    const int64_t blocks = tiles * parts;
-    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
-    if (used > most_used + 1e-9) most_used = used, best = parts;
-    if (used >= 0.9) break;
-  }
-  return best;
 }
 /// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
 inline int64_t weight_parts(const Windows& s) {

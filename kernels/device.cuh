@@ -35,6 +35,16 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, int b
                  : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// 16 bytes, or zeros where there is nothing to copy; then `global` is not looked at. A size that is chosen by a
+/// predicate in PTX is a predicate in SASS; one that arrives in a register costs six instructions.
+__device__ __forceinline__ void cp_async_or_zeros(void* shared, const void* global, bool there) {
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile(
+      "{\n.reg .pred p;\n.reg .b32 size;\nsetp.ne.b32 p, %2, 0;\nselp.b32 size, 16, 0, p;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, size;\n}" ::"r"(to),
+      "l"(global), "r"(static_cast<int>(there))
+      : "memory");
+}
 /// All but the newest `groups_left` groups of this thread have arrived; others see them after a barrier.
 template <int groups_left>
 __device__ __forceinline__ void cp_async_wait() {

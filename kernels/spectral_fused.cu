@@ -3,8 +3,9 @@
 // One kernel per scale for windows of a power of two: a block takes as many frames as make 1024 complex points per
 // signal (at least one frame), transforms both signals in registers and shared memory, compares them, and transforms
 // the gradients back. It reads the signals and writes the gradient's frames: for 72 x 16896 samples, hop = window / 4,
-// 10 + 20 MB instead of the 230 MB around cuFFT. Then arithmetic bounds it: about 1500 instructions per thread, that is
-// 32 us of all issue slots for a window of 2048, less for shorter ones.
+// 10 + 20 MB instead of the 230 MB around cuFFT. Then arithmetic bounds it: about 2900 instructions per thread with
+// both losses and both gradients (SASS, sm_90a), that is 61 us of all issue slots for a window of 2048, less for
+// shorter ones.
 //
 // A frame of N samples is M = N / 2 complex points, samples 2 m and 2 m + 1 being point m (stages and their order are
 // those of frame_transform.cpp). M / 4 threads work on a frame; between stages thread i has the points i + k M / 4 of

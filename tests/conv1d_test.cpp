@@ -409,10 +409,10 @@ TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplie
 namespace {
 
 template <class T>
-void wide(Device device, int64_t out, Precision precision, const std::string& product) {
-  INFO(product << ", " << out);
-  const int64_t taps = out == 128 ? 2 : 1;
-  const Sample s{"", 3, 11300, 8, out, taps, {.left = taps - 1}};  // 133 tiles of 256 rows
+void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out, Precision precision,
+          const std::string& product) {
+  INFO(product << ", " << out << ", " << items << " items");
+  const Sample s{"", items, time, 8, out, taps, {.left = taps - 1}};
   const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
   const reference::Conv1d ref = reference_of(s);
   Case c("conv1d wide", device, xs, 2, precision);
@@ -428,7 +428,7 @@ void wide(Device device, int64_t out, Precision precision, const std::string& pr
   if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_forward_" + product) == 1);
   if (out == 64) return;
   // The same sizes the other way: a transposed convolution's forward.
-  const Sample across{"", 3, 11300, out, 8, taps, {.left = taps - 1}};
+  const Sample across{"", items, time, out, 8, taps, {.left = taps - 1}};
   const Shape wa = weight_shape(across);
   auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
   conv1d_input_gradient<T>(c.ctx, {.dy = x,
@@ -446,11 +446,21 @@ void wide(Device device, int64_t out, Precision precision, const std::string& pr
 
 TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d]") {
   for (const Device device : devices())
-    for (const int64_t out : {64, 96, 128}) {  // as many as fill a device, so that tiles are not made smaller
-      if (out != 96) wide<float>(device, out, Precision::fp32, "fma");
-      if (out != 64 && device.kind == Device::cuda) wide<float>(device, out, Precision::tf32, "tf32");
-      wide<bf16>(device, out, Precision::fp32, "bf16");
+    for (const int64_t out : {64, 96, 128}) {   // as many as fill a device, so that tiles are not made smaller
+      const int64_t taps = out == 128 ? 2 : 1;  // 133 tiles of 256 rows
+      if (out != 96) wide<float>(device, 3, 11300, taps, out, Precision::fp32, "fma");
+      if (out != 64 && device.kind == Device::cuda) wide<float>(device, 3, 11300, taps, out, Precision::tf32, "tf32");
+      wide<bf16>(device, 3, 11300, taps, out, Precision::fp32, "bf16");
     }
+}
+
+TEST_CASE("conv1d is exact on integers where warps end with their items and tiles do not", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    wide<float>(device, 178, 192, 3, 64, Precision::fp32, "fma");
+    for (const int64_t out : {64, 96, 128}) wide<bf16>(device, 178, 192, 3, out, Precision::fp32, "bf16");
+    wide<float>(device, 530, 64, 5, 128, Precision::tf32, "tf32");
+  }
 }
 
 TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {

@@ -235,6 +235,9 @@ inline void cp_async(void* shared, const void* global, int bytes_from_global) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16);
   emulation::copy_async(shared, global, bytes, static_cast<unsigned>(bytes_from_global));
 }
+inline void cp_async_or_zeros(void* shared, const void* global, bool there) {
+  cp_async<16>(shared, global, there ? 16 : 0);
+}
 inline void cp_async_commit() { emulation::copy_commit(); }
 template <int groups_left>
 inline void cp_async_wait() {
