@@ -49,7 +49,8 @@ struct Shifted {
   int64_t w_row, w_tap;
   int64_t items, rows, virtual_rows;  // of the result; of an item among them, its halo with it unless there is a gap
   int samples, taps, tap_rows, depth, columns;
-  int gap;  // rows of halo between items that are rows of x alone
+  int gap;          // rows of halo between items that are rows of x alone
+  int input_bytes;  // of shared memory for the input policy's channels
   bool reflect;
 };
 
@@ -88,8 +89,8 @@ __device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, i
   return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
-/// x as it is. A policy that changes it has `active` true; column(c) is called by a thread once per 128 bytes of a row,
-/// for the pack that begins at channel c of x, and apply for each such pack. Padding too: the function must map 0 to 0.
+/// x as it is. A policy that changes it has `active` true, Parameters that channel(c) makes for one channel of x, and
+/// apply, which changes a pack by its Column of them. Padding too: the function must map 0 to 0.
 template <class T>
 struct PlainInput {
   static constexpr bool active = false;
@@ -366,7 +367,7 @@ struct Layout {
   static size_t shared_bytes(const Shifted& s) {
     const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes,
                  out = BM * out_stride * 4;
-    return table_bytes(s) + (loop > out ? loop : out);
+    return s.input_bytes + table_bytes(s) + (loop > out ? loop : out);
   }
 };
 
@@ -382,8 +383,8 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int a_rows = L::a_rows(s), a_tiles = L::a_tiles(s), a_bytes = a_rows * pitch;
-  int64_t* const table = reinterpret_cast<int64_t*>(shared);
-  unsigned char* const a_shared = shared + L::table_bytes(s);
+  int64_t* const table = reinterpret_cast<int64_t*>(shared + s.input_bytes);
+  unsigned char* const a_shared = shared + s.input_bytes + L::table_bytes(s);
   unsigned char* const w_shared = a_shared + a_tiles * a_bytes;
   const int64_t first_row = int64_t{blockIdx.x} * BM;
   const int channels = static_cast<int>(s.channels);
@@ -392,6 +393,10 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   for (int r = thread; r < a_rows; r += threads) {
     const Place place(first, s, r, s.gap);
     for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample<T>(s, place, part);
+  }
+  if constexpr (Input::active) {
+    auto* const parameters = reinterpret_cast<typename Input::Parameters*>(shared);
+    for (int c = thread; c < channels; c += threads) parameters[c] = input.channel(c);
   }
   __syncthreads();
 
@@ -436,19 +441,33 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch, from += w_at_once * s.w_row)
       cp_async_or_zeros(to, from, exists && i * w_at_once < left);
   };
-  // The thread that copied a pack may change it before the others see it.
-  const auto change_a = [&](int chunk, int slot) {
-    const int c = chunk * depth + a_column;
-    if (c >= s.depth) return;
-    const auto column = input.column(c % channels);
-    unsigned char* at = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
-    for (int r = a_row; r < a_rows; r += rows_at_once, at += rows_at_once * pitch) {
+  // The thread that copied a pack may change it before the others see it. Of the next tile to change, packs `begin` to
+  // `end` of the thread's own:
+  constexpr bool changes = Input::active || P == Product::tf32;
+  const int a_per_thread = (a_rows - a_row + rows_at_once - 1) / rows_at_once;
+  int change_chunk = 0, change_slot = 0, change_channel = a_column % channels;
+  const auto change_a = [&](int begin, int end) {
+    if (change_chunk * depth + a_column >= s.depth) return;
+    typename Input::Column column;
+    if constexpr (Input::active) {
+      const auto* const parameters = reinterpret_cast<const typename Input::Parameters*>(shared) + change_channel;
+      column = *reinterpret_cast<const typename Input::Column*>(parameters);
+    }
+    if (end > a_per_thread) end = a_per_thread;
+    unsigned char* at = a_shared + change_slot * a_bytes + (a_row + begin * rows_at_once) * pitch + thread % packs * 16;
+#pragma unroll 1
+    for (int i = begin; i < end; ++i, at += rows_at_once * pitch) {
       T* const p = reinterpret_cast<T*>(at);
       Pack<T> v = load_pack(p);
       if constexpr (Input::active) input.apply(column, v);
       if constexpr (P == Product::tf32) round_pack(v);
       store_pack(p, v);
     }
+  };
+  const auto changed = [&] {
+    ++change_chunk;
+    if (++change_slot == a_tiles) change_slot = 0;
+    for (change_channel += depth; change_channel >= channels;) change_channel -= channels;
   };
   const auto change_w = [&](int slot) {
     unsigned char* at = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
@@ -466,38 +485,51 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   Engine sums;
   sums.clear();
   const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
-  // The step whose tiles are fetched next, and the one that is multiplied.
-  int next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
-  const auto fetch = [&]() {  // behind the last step: zeros for the weights, so that no branch parts the products
-    if (next_tap == 0 && next_chunk < chunks) copy_a(next_a);
+  // Of three taps and more x's next tile is fetched at the first tap, has arrived at the third, and is changed from there
+  // on: half of the warps before a step's products and half behind them, so that tensor cores have work all the time.
+  constexpr bool halves = threads > 128;
+  const bool ahead = changes && s.taps >= stages, before = !halves || warp < threads / 64;
+  const int change_steps = s.taps - (stages - 1),
+            share = ahead ? ceil_div(ceil_div(a_rows, rows_at_once), change_steps) : 0;
+  // What is fetched next, and the step that is multiplied.
+  int next_x = 0, next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
+  // Behind the last step the weights are zeros, so that no branch parts the products.
+  const auto fetch = [&](bool x_too) {
+    if (x_too && next_x < chunks) {
+      copy_a(next_a), ++next_x;
+      if (++next_a == a_tiles) next_a = 0;
+    }
     copy_w(next_chunk, next_tap, next_w);
     cp_async_commit();
     if (++next_w == stages) next_w = 0;
-    if (++next_tap == s.taps) {
-      next_tap = 0, ++next_chunk;
-      if (++next_a == a_tiles) next_a = 0;
-    }
+    if (++next_tap == s.taps) next_tap = 0, ++next_chunk;
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
   const int first_of_warp = warp_row + static_cast<int>(Place(first, s, warp_row).item - first.item) * s.gap;
 #pragma unroll 1
-  for (int step = 1 - stages; step < 0; ++step) fetch();
+  for (int step = 1 - stages; step < 0; ++step) fetch(ahead ? step == 1 - stages : next_tap == 0);
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<stages - 2>();
-    if constexpr (Input::active || P == Product::tf32)
-      if (tap == 0) change_a(chunk, now_a);
+    if constexpr (changes)
+      if (ahead ? step == 0 : tap == 0) change_a(0, a_per_thread), changed();
     if constexpr (P == Product::tf32) change_w(now_w);
     __syncthreads();  // this step's tiles are complete, and the last step's are free
+    const int begin = (tap - (stages - 1)) * share;
+    if constexpr (changes)
+      if (before && ahead && begin >= 0) change_a(begin, begin + share);
     const unsigned char* const left = a_shared + now_a * a_bytes + (first_of_warp + tap * s.tap_rows) * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
     sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth),
-                                           fetch);
+                                           [&] { fetch(ahead ? tap == 0 : next_tap == 0); });
+    if constexpr (changes && halves)
+      if (!before && ahead && begin >= 0) change_a(begin, begin + share);
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;
       if (++now_a == a_tiles) now_a = 0;
+      if (ahead) changed();
     }
   }
 
@@ -506,7 +538,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   __syncthreads();
   float* const result = reinterpret_cast<float*>(a_shared);
   sums.template save<Lies::along, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  Row* const out_rows = reinterpret_cast<Row*>(shared);
+  Row* const out_rows = reinterpret_cast<Row*>(table);
   for (int r = thread; r < BM; r += threads) out_rows[r] = out_row(s, Place(first, s, r));
   __syncthreads();
   constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;

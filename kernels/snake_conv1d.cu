@@ -11,7 +11,8 @@
 //                    operations per element and column of tiles, against 2 taps columns of the product
 //   input gradient   g is neither written nor read: two of five passes over tensors like x are left out
 //
-// Many columns of tiles activate the same x again and again: there, on tensor cores, Snake on its own is quicker.
+// Many columns of tiles activate the same x again and again. Of three taps and more that is work for issue slots which
+// tensor cores leave free; of fewer taps it comes before the products, and there Snake on its own is quicker.
 namespace nacre::cuda {
 namespace tile {
 namespace {
@@ -91,7 +92,7 @@ inline int64_t slope_parts(const Shifted& s, int64_t channels) {
 }
 
 /// Whether activating x once per column of tiles is the quicker way.
-bool worth_it(bool tensor_cores, const Shifted& s) { return !tensor_cores || s.columns <= 256; }
+bool worth_it(bool tensor_cores, const Shifted& s) { return !tensor_cores || s.columns <= 256 || s.taps >= stages; }
 
 template <class T>
 bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
@@ -99,7 +100,8 @@ bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
     return false;
-  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
+  Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
+  s.input_bytes = static_cast<int>(x.channels * sizeof(typename SnakeInput<T>::Parameters));
   if (!fits<T>(s) || !worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, s)) return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};

@@ -10,21 +10,25 @@ struct SnakeInput {
   static constexpr bool active = true;
   const float *alpha, *beta;
   bool log_scale;
-  struct Column {
-    float frequency[pack_size<T>], gain[pack_size<T>];
+  struct Parameters {
+    float frequency, gain;
   };
+  struct alignas(16) Column {
+    Parameters of[pack_size<T>];
+  };
+  __device__ __forceinline__ Parameters channel(int64_t c) const {
+    const SnakeChannel p = snake_channel(alpha, beta, c, log_scale);
+    return {p.frequency, p.gain};
+  }
   __device__ __forceinline__ Column column(int64_t c) const {
     Column out;
 #pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) {
-      const SnakeChannel p = snake_channel(alpha, beta, c + i, log_scale);
-      out.frequency[i] = p.frequency, out.gain[i] = p.gain;
-    }
+    for (int i = 0; i < pack_size<T>; ++i) out.of[i] = channel(c + i);
     return out;
   }
   __device__ __forceinline__ void apply(const Column& c, Pack<T>& v) const {
 #pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += vec::sin_squared_pi(c.frequency[i], v.v[i]) * c.gain[i];
+    for (int i = 0; i < pack_size<T>; ++i) v.v[i] += vec::sin_squared_pi(c.of[i].frequency, v.v[i]) * c.of[i].gain;
   }
 };
 

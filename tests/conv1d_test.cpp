@@ -458,7 +458,7 @@ TEST_CASE("conv1d is exact on integers where warps end with their items and tile
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     wide<float>(device, 178, 192, 3, 64, Precision::fp32, "fma");
-    for (const int64_t out : {64, 96, 128}) wide<bf16>(device, 178, 192, 3, out, Precision::fp32, "bf16");
+    for (const int64_t out : {64, 128}) wide<bf16>(device, 178, 192, 3, out, Precision::fp32, "bf16");
     wide<float>(device, 530, 64, 5, 128, Precision::tf32, "tf32");
   }
 }

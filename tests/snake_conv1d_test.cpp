@@ -593,6 +593,60 @@ TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d]") {
     const Sample wide{"many columns of tiles: composed forward", 1, 20, 16, 264, 1, {}};
     launches_of<bf16>(Precision::fp32, wide,
                       {"snake_forward_packs", "snake_conv1d_input_gradient_bf16", "snake_forward_packs"});
+    launches_of<bf16>(
+        Precision::fp32, Sample{"as many, but three taps", 1, 20, 16, 264, 3, same(3)},
+        {"snake_conv1d_forward_bf16", "snake_conv1d_input_gradient_bf16", "snake_conv1d_weight_gradient_taps_bf16"});
+  }
+}
+
+namespace {
+
+/// The fused forward must give the bits of snake_forward and conv1d_forward, which run the same products on an input
+/// that nothing changes under way.
+template <class T>
+void as_composed(Precision precision, const Sample& s) {
+  INFO(s.why);
+  const Shape xs{s.batch, s.time, 1, s.in}, ws{s.out, s.taps, 1, s.in};
+  const Shape ys{s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}, per_channel{.channels = s.in};
+  Case c("snake_conv1d", {Device::cuda}, xs, 2, precision);
+  auto &x = c.random<T>("x", xs, -1, 1), &w = c.random<T>("weight", ws, -1, 1);
+  auto &alpha = c.random("alpha", per_channel, 1, 2), &beta = c.random("beta", per_channel, 1, 2);
+  auto &active = c.output<T>("active", xs), &composed = c.output<T>("composed", ys), &fused = c.output<T>("fused", ys);
+  snake_forward<T>(c.ctx, {.x = x, .alpha = alpha, .beta = beta, .y = active});
+  conv1d_forward<T>(c.ctx, {.x = active,
+                            .weight = w,
+                            .y = composed,
+                            .scratch = c.scratch(conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                            .geometry = s.g});
+  snake_conv1d_forward<T>(c.ctx, {.x = x,
+                                  .alpha = alpha,
+                                  .beta = beta,
+                                  .weight = w,
+                                  .y = fused,
+                                  .scratch = c.scratch(snake_conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                                  .geometry = s.g});
+  CHECK(std::memcmp(fused.read().data(), composed.read().data(), static_cast<size_t>(ys.elements()) * sizeof(T)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    // Taps that leave few or many steps to change the next channels in, one to four turns of channels, every tile.
+    for (const Sample& s : {Sample{"one turn of channels", 2, 150, 40, 128, 7, same(7)},
+                            Sample{"two turns, one step to change in", 2, 150, 72, 128, 3, same(3)},
+                            Sample{"three turns, dilated", 1, 150, 136, 96, 7, same(7, 9)},
+                            Sample{"four turns, a step with nothing left to change", 2, 90, 200, 64, 8, same(8)},
+                            Sample{"two turns of two samples", 2, 150, 48, 64, 6, strided(2)},
+                            Sample{"two taps of channels", 2, 150, 72, 64, 4, strided(2)},
+                            Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 4, same(4, 2)},
+                            Sample{"tiles of 256 by 128", 530, 64, 72, 128, 3, same(3)}}) {
+      as_composed<bf16>(Precision::fp32, s);
+      if (s.time * s.batch > 10000) continue;
+      as_composed<float>(Precision::fp32, s);
+      as_composed<float>(Precision::tf32, s);
+    }
   }
 }
 #endif
