@@ -257,10 +257,14 @@ void describe(Context& ctx, const Ceilings& ceilings, const Options& options) {
   if (ctx.device().kind == Device::cpu) setting("threads", std::to_string(ctx.threads()));
   setting("small", options.small ? "true" : "false");
   if (options.small) return;
-  const auto list_copies = [](const std::string& kind, const std::vector<Ceilings::Copy>& copies) {
-    for (size_t i = 0; i < copies.size(); ++i)
-      setting(kind + std::to_string(i + 1) + " of " + std::to_string(copies[i].bytes >> 10) + " KiB",
-              number(copies[i].bytes_per_second * 1e-9));
+  const std::string vendor = ctx.device().kind == Device::cpu ? "memcpy" : "cudaMemcpyAsync";
+  const auto list_copies = [&](const std::string& kind, const std::vector<Ceilings::Copy>& copies) {
+    for (size_t i = 0; i < copies.size(); ++i) {
+      const std::string name = kind + std::to_string(i + 1) + " of " + std::to_string(copies[i].bytes >> 10) + " KiB";
+      setting(name, number(copies[i].bytes_per_second * 1e-9));
+      setting(name + ", our loop", number(copies[i].own * 1e-9));
+      setting(name + ", " + vendor, number(copies[i].vendor * 1e-9));
+    }
   };
   list_copies("copy_GB/s ", ceilings.copies);
   list_copies("cold_copy_GB/s ", ceilings.cold_copies);

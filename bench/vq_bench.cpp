@@ -18,6 +18,10 @@ const Cases cases([](Suite& suite) {
     n.rows = suite.least(n.rows, 70), n.codes = suite.least(n.codes, 40);
     const Shape x{.time = n.rows, .channels = n.dim}, book{.time = n.codes, .channels = n.dim};
     const std::string name = label(x) + "/" + std::to_string(n.codes);
+    const auto parameters = [n](const char* op, const char* direction) {
+      return std::vector<Parameter>{{"op", op},       {"direction", direction}, {"type", "fp32"},
+                                    {"rows", n.rows}, {"codes", n.codes},       {"dim", n.dim}};
+    };
     // The rung below the shipped one, where that is tensor cores.
     const bool ladder = suite.cuda() && n.rows >= 32768;
     for (VqRung rung : ladder ? std::vector{VqRung::by_shape, VqRung::sums} : std::vector{VqRung::by_shape})
@@ -25,12 +29,7 @@ const Cases cases([](Suite& suite) {
                  .bytes = 4 * (x.elements() + book.elements() + n.rows),
                  .flops = 2 * n.rows * n.codes * n.dim,
                  .peak = ladder && rung == VqRung::by_shape ? "tf32" : "",
-                 .parameters = {{"op", "vq_nearest"},
-                                {"direction", "forward"},
-                                {"type", "fp32"},
-                                {"rows", n.rows},
-                                {"codes", n.codes},
-                                {"dim", n.dim}}},
+                 .parameters = parameters("vq_nearest", "forward")},
                 [=](Data& data) -> Run {
                   const View<float> rows = data.random(x), codebook = data.random(book);
                   const View<float> scratch = data.random(vq_nearest_scratch(data.ctx, x, book));
@@ -43,12 +42,7 @@ const Cases cases([](Suite& suite) {
     if (suite.cuda() && n.dim != 128) continue;  // codes in the latent
     suite.add({.name = "vq_gather/" + name,
                .bytes = 4 * (x.elements() + std::min(x.elements(), book.elements()) + n.rows),
-               .parameters = {{"op", "vq_gather"},
-                              {"direction", "forward"},
-                              {"type", "fp32"},
-                              {"rows", n.rows},
-                              {"codes", n.codes},
-                              {"dim", n.dim}}},
+               .parameters = parameters("vq_gather", "forward")},
               [=](Data& data) -> Run {
                 const View<float> rows = data.random(x), codebook = data.random(book);
                 const View<int32_t> codes = data.indices({.time = n.rows}, static_cast<int32_t>(n.codes));
@@ -57,12 +51,7 @@ const Cases cases([](Suite& suite) {
     suite.add({.name = "vq_ema/" + name,
                .bytes = 4 * (x.elements() + 4 * book.elements() + n.rows),
                .flops = x.elements() + 4 * book.elements(),
-               .parameters = {{"op", "vq_ema"},
-                              {"direction", "step"},
-                              {"type", "fp32"},
-                              {"rows", n.rows},
-                              {"codes", n.codes},
-                              {"dim", n.dim}}},
+               .parameters = parameters("vq_ema", "step")},
               [=](Data& data) -> Run {
                 const View<float> rows = data.random(x), codebook = data.random(book), sums = data.random(book),
                                   counts = data.random({.channels = n.codes}, 1, 2);

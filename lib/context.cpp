@@ -184,7 +184,7 @@ void reset_memory_peak(Device d) noexcept { counter(d).peak = counter(d).now.loa
 namespace {
 
 /// Large blocks lie in huge pages where the system has them for the asking: activations walk through many megabytes,
-/// and a page table of 4 KiB pages costs several percent of a pass, more on virtual machines.
+/// and pages of 4 KiB made decoding 8 % and a training step 3 % slower (docs/decisions.md).
 void* allocate_on_host(size_t bytes) {
   constexpr size_t huge = size_t{2} << 20;
   const auto rounded_to = [bytes](size_t unit) { return (bytes + unit - 1) / unit * unit; };

@@ -55,6 +55,22 @@ TEST_CASE("copies check their sizes", "[core]") {
   CHECK(back == four);
 }
 
+TEST_CASE("memory in use is counted, and what it was at most since the count was reset", "[core]") {
+  const Device device = GENERATE(from_range(nacre::test::devices()));
+  Context ctx({.device = device});
+  reset_memory_peak(device);
+  const MemoryUse before = memory_use(device);
+  CHECK(before.peak == before.now);
+  {
+    const Memory small(ctx, 1000), large(ctx, size_t{5} << 20);  // from either way of allocating on the host
+    CHECK(memory_use(device).now == before.now + small.size() + large.size());
+  }
+  CHECK(memory_use(device).now == before.now);
+  CHECK(memory_use(device).peak == before.now + 1000 + (size_t{5} << 20));
+  reset_memory_peak(device);
+  CHECK(memory_use(device).peak == before.now);
+}
+
 TEST_CASE("copies, zeros and uploads, in order", "[core]") {
   const Device device = GENERATE(from_range(nacre::test::devices()));
   Context ctx({.device = device});

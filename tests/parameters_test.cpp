@@ -155,6 +155,71 @@ TEST_CASE("parameters: a latent narrower than the encoder, as in the 16 kbit/s m
   CHECK(model.p.effective_elements() == 64189873);
 }
 
+TEST_CASE("parameters: what a step did not use has no gradient, whatever the step before left there") {
+  const Device device = GENERATE(from_range(test::devices()));
+  const bool in_one_op = GENERATE(false, true);  // the end of a step: op by op, or fused
+  INFO(str(device) << (in_one_op ? ", fused" : ", op by op"));
+  Context ctx({.device = device, .threads = 2});
+  Parameters p;
+  Weight &used = p.add_weight({"used"}, {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}),
+         &idle = p.add_weight({"idle"}, {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3});
+  p.allocate(ctx, true);
+  const auto fill = [&](View<float> v, float first) {
+    std::vector<float> values(static_cast<size_t>(v.elements()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = first + 0.01f * static_cast<float>(i % 17);
+    ctx.write<float>(values, v);
+  };
+  fill(p.values(), 0.5f);
+  p.refresh(ctx);
+  const auto read = [&](View<const float> v) {
+    std::vector<float> values(static_cast<size_t>(v.elements()));
+    ctx.read<float>(v, values);
+    return values;
+  };
+  // The step before: both took part. Then one in which `used` alone did.
+  p.clear_gradients(ctx);
+  CHECK_FALSE(used.adds());
+  CHECK(used.adds());
+  CHECK_FALSE(idle.adds());
+  fill(used.grad, 1), fill(idle.grad, 2);
+  p.clear_gradients(ctx);
+  CHECK_FALSE(used.adds());
+  fill(used.grad, 3);
+
+  const std::vector<float> before_v = read(idle.v->value), before_g = read(idle.g->value),
+                           before_used = read(used.v->value);
+  if (in_one_op) {
+    const Shape all = p.values().shape, scratch = p.update_scratch(ctx);
+    const auto bytes = [](Shape s) { return static_cast<size_t>(s.elements()) * sizeof(float); };
+    const Memory m(ctx, bytes(all)), v(ctx, bytes(all)), scratch_memory(ctx, bytes(scratch)),
+        scalars(ctx, sizeof(AdamWScalars));
+    const auto floats = [](const Memory& of, Shape s) { return View<float>(reinterpret_cast<float*>(of.data()), s); };
+    const View<AdamWScalars> one(reinterpret_cast<AdamWScalars*>(scalars.data()), {});
+    const AdamWScalars rate{.lr = 0.01f};
+    ctx.write<AdamWScalars>(std::span(&rate, 1), one);
+    ctx.zero(floats(m, all)), ctx.zero(floats(v, all));
+    p.update(ctx, {.value = p.values(),
+                   .grad = p.gradients(),
+                   .m = floats(m, all),
+                   .v = floats(v, all),
+                   .scalars = one,
+                   .scratch = floats(scratch_memory, scratch),
+                   .weight_decay = 0});
+  } else {
+    p.finish_gradients(ctx);
+    for (const float g : read(idle.v->grad)) CHECK(g == 0);
+    for (const float g : read(idle.g->grad)) CHECK(g == 0);
+    const std::vector<float> found = read(used.g->grad);
+    CHECK(std::all_of(found.begin(), found.end(), [](float g) { return g != 0; }));
+  }
+  for (const float g : read(idle.grad)) CHECK(g == 0);
+  if (in_one_op) {
+    CHECK(same_bits(read(idle.v->value), before_v));
+    CHECK(same_bits(read(idle.g->value), before_g));
+    CHECK_FALSE(same_bits(read(used.v->value), before_used));
+  }
+}
+
 TEST_CASE("parameters: saved and loaded, bit for bit") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));

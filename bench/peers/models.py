@@ -366,6 +366,18 @@ class Balancer:
         return sum(g * s for g, s in zip(each, scale))
 
 
+class Averages:
+    """Exponential moving averages of parameters, as trainers keep them."""
+
+    def __init__(self, parameters, decay=0.99):
+        self.parameters, self.rate = [p.detach() for p in parameters], 1 - decay
+        self.averages = [p.clone() for p in self.parameters]
+
+    def update(self):
+        if self.averages:
+            torch._foreach_lerp_(self.averages, self.parameters, self.rate)
+
+
 class Step:
     """Forward, losses, balancer, backward, clip, AdamW, averaged weights, codebook update.
 
@@ -380,7 +392,7 @@ class Step:
         self.device = self.parameters[0].device
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.5, 0.9), weight_decay=0.01, **adamw)
         self.balancer = Balancer(3, self.device)
-        self.averages = [p.detach().clone() for p in self.parameters]
+        self.averages = Averages(self.parameters)
 
     def mixed(self):
         if self.autocast is None:
@@ -400,7 +412,7 @@ class Step:
         torch.autograd.backward([y, vq_loss], [gradient, None])
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 0.01)
+        self.averages.update()
         return sum(p.detach() for p in parts) + vq_loss.detach()
 
 

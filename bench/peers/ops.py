@@ -502,24 +502,12 @@ def adamw_peers(make):
     return found
 
 
-class Averages:
-    """Exponential moving averages of parameters, as trainers keep them."""
-
-    def __init__(self, parameters, wanted, decay=0.99):
-        self.parameters, self.rate = [p.detach() for p in parameters] if wanted else [], 1 - decay
-        self.averages = [p.clone() for p in self.parameters]
-
-    def update(self):
-        if self.averages:
-            torch._foreach_lerp_(self.averages, self.parameters, self.rate)
-
-
 @op("adamw")
 def adamw(case):
     def make(kind, clip=False):
         value, grad = case.random((case.elements,), (case.elements,))
         value.requires_grad_().grad = grad
-        step, averages = optimizer([value], kind, case.device), Averages([value], case.get("ema"))
+        step, averages = optimizer([value], kind, case.device), models.Averages([value] if case.get("ema") else [])
 
         def run():
             if clip:
@@ -541,7 +529,7 @@ def weight_norm_adamw(case):
     def make(kind):
         vs, gs, dws = directions(case)
         given = [t.requires_grad_() for t in vs + gs]
-        step, averages = optimizer(given, kind, case.device), Averages(given, case.get("ema"))
+        step, averages = optimizer(given, kind, case.device), models.Averages(given if case.get("ema") else [])
         plain = [(v.detach(), g.detach()) for v, g in zip(vs, gs)]
         norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the first weights, in every run
 
