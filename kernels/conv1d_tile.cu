@@ -10,7 +10,7 @@ bool forward(Context& ctx, const Conv1dForward<T>& a) {
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
     return false;
-  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
+  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
   if (!fits<T>(s)) return false;
   const Plain<T> p{s, a.x.data, a.weight.data, {a.y.data, a.bias.data, a.residual.data, s.columns}};
   if constexpr (sizeof(T) == 2)
@@ -29,7 +29,7 @@ bool input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const Shape x = a.dx.shape, y = a.dy.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
-  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry);
+  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
   if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
   const Plain<T> p{s,
                    a.dy.data,

@@ -12,31 +12,22 @@
 //   input gradient          taps are taken backwards and the weights are read across; with stride s a row of the result
 //                           is s samples wide, which makes it the upsampled signal as it lies in memory
 // Items of a batch are laid below each other, so that a tile may span several. In shared memory each has its halo below
-// it; among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in
-// one item: [16 | 72][16896 / 2^n][C] fills 132 multiprocessors in whole rounds, which a few rows more would not.
+// it. Among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in one
+// item: [16 | 72][16896 / 2^n][C] fills 132 multiprocessors in whole rounds, which a few rows more would not. Nor where
+// that saves a round, on tensor cores, whose lanes find their rows one by one.
 //
-// Three products (Engine): float fused multiply-adds, and the tensor cores on tf32 or bf16. A warp makes 64 x 32 or
-// 64 x 64. What is done to x as it arrives, and to the result as it leaves, are policies: see PlainInput and
-// PlainOutput.
+// A warp's products are an engine's (conv1d_engines.cuh). What is done to x as it arrives, and to the result as it leaves,
+// are policies: see PlainInput and PlainOutput.
 //
 // Seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async for 4.2 million operations, 3 TB/s of L2 at 600
 // TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read
 // once per column of tiles, the result written once.
-#include "device.cuh"
+#include "conv1d_engines.cuh"
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::cuda::tile {
 
-inline constexpr int step_bytes = 128;             // of the reduced dimension
-inline constexpr int stages = 3;                   // of weights in flight or in use
-inline constexpr int pitch = step_bytes + 16;      // of a row of them: eight rows lie in different banks
 inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
-inline constexpr int packs = step_bytes / 16;
-
-enum class Product : uint8_t { fma, tf32, bf16 };
-/// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x),
-/// or with the reduced dimension going down.
-enum class Lies : uint8_t { along, across };
 
 /// The product. Row r of item b of `a` is the samples r samples - lead and on, `samples` of them, of `channels` each:
 /// depth = samples channels. What lies outside [0, time) is zero, or its reflection. Result row r, column n is
@@ -133,209 +124,6 @@ struct PlainOutput {
   __device__ __forceinline__ void finish(const Column&, int, float*) const {}
 };
 
-// ---- engines: 64 rows per warp, one step of 128 bytes
-// -----------------------------------------------------------------
-
-__device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
-__device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
-__device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
-
-/// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
-struct FmaEngine {
-  using T = float;
-  static constexpr int depth = 32;
-  float sum[8][8];
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum[i][j] = 0;
-  }
-  /// a: the warp's first row (along) or column (across); b likewise. The first `here` of the depth are not zero.
-  /// meanwhile() is what else the thread has to do, and is called once.
-  template <Lies A, Lies B, class Meanwhile>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int here, Meanwhile&& meanwhile) {
-    meanwhile();
-    const int ty = lane / 4, tx = lane % 4;
-    if constexpr (A == Lies::along && B == Lies::along) {
-      a += ty * a_pitch, b += tx * b_pitch;
-#pragma unroll 1
-      for (int k = 0; k < here; k += 4) {
-        float4 row[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const float4 w = load4(b + 4 * j * b_pitch + k * 4);
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            sum[i][j] += row[i].x * w.x;
-            sum[i][j] += row[i].y * w.y;
-            sum[i][j] += row[i].z * w.z;
-            sum[i][j] += row[i].w * w.w;
-          }
-        }
-      }
-    } else if constexpr (A == Lies::along) {
-      a += ty * a_pitch, b += tx * 16;
-#pragma unroll 2
-      for (int k = 0; k < here; k += 2) {  // pairs: four rows more would not fit the registers
-        float2 row[8];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float4 low = load4(b + (k + e) * b_pitch), high = load4(b + (k + e) * b_pitch + 64);
-#pragma unroll
-          for (int i = 0; i < 8; ++i) add(sum[i], e == 0 ? row[i].x : row[i].y, low, high);
-        }
-      }
-    } else {
-      static_assert(B == Lies::across);
-#pragma unroll 2
-      for (int k = 0; k < here; ++k) {
-        const float4 top = load4(a + k * a_pitch + ty * 16), bottom = load4(a + k * a_pitch + 128 + ty * 16);
-        const float4 low = load4(b + k * b_pitch + tx * 16), high = load4(b + k * b_pitch + 64 + tx * 16);
-        add(sum[0], top.x, low, high), add(sum[1], top.y, low, high);
-        add(sum[2], top.z, low, high), add(sum[3], top.w, low, high);
-        add(sum[4], bottom.x, low, high), add(sum[5], bottom.y, low, high);
-        add(sum[6], bottom.z, low, high), add(sum[7], bottom.w, low, high);
-      }
-    }
-  }
-  /// The warp's sums to shared memory, as rows of `stride` floats.
-  template <Lies A, Lies B>
-  __device__ __forceinline__ void save(float* to, int stride, int lane) const {
-    const int ty = lane / 4, tx = lane % 4;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int row = A == Lies::along ? ty + 8 * i : i / 4 * 32 + ty * 4 + i % 4;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int column = B == Lies::along ? tx + 4 * j : j / 4 * 16 + tx * 4 + j % 4;
-        to[row * stride + column] = sum[i][j];
-      }
-    }
-  }
-  static __device__ __forceinline__ void add(float (&to)[8], float x, const float4& low, const float4& high) {
-    to[0] += x * low.x, to[1] += x * low.y, to[2] += x * low.z, to[3] += x * low.w;
-    to[4] += x * high.x, to[5] += x * high.y, to[6] += x * high.z, to[7] += x * high.w;
-  }
-};
-
-/// Tensor cores: products of 16 x 8, four down and N / 8 across. A step of 32 bytes is one instruction's depth, 8 of
-/// tf32 or 16 of bf16. Per such step a warp reads (64 + N) 32 bytes of shared memory for 64 N products of that depth:
-/// 32 columns take 1.5 times the bytes of 64, and more than an H200's tensor cores leave time for at full rate.
-template <class T_, int N>
-struct MmaEngine {
-  using T = T_;
-  static constexpr int across = N / 8;
-  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
-  static constexpr bool tf32 = sizeof(T) == 4;
-  float sum[4][across][4];
-
-  __device__ __forceinline__ void clear() {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < across; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
-  }
-  /// meanwhile() comes between the first products and the next, whose operands are on their way: nothing waits for it.
-  template <Lies A, Lies B, class Meanwhile>
-  __device__ __forceinline__ void multiply(const unsigned char* a, int a_pitch, const unsigned char* b, int b_pitch,
-                                           int lane, int, Meanwhile&& meanwhile) {
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      uint32_t left[4][4], right[across][2];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if constexpr (A == Lies::along) {
-          ldmatrix_x4(left[i], a + (16 * i + lane % 16) * a_pitch + step * 32 + lane / 16 * 16);
-        } else if constexpr (tf32) {
-          const unsigned char* const p = a + (step * 8 + lane % 4) * a_pitch + (16 * i + lane / 4) * 4;
-          left[i][0] = __float_as_uint(word(p)), left[i][1] = __float_as_uint(word(p + 32));
-          left[i][2] = __float_as_uint(word(p + 4 * a_pitch)), left[i][3] = __float_as_uint(word(p + 4 * a_pitch + 32));
-        } else {
-          ldmatrix_x4_trans(left[i],
-                            a + (step * 16 + lane % 8 + lane / 16 * 8) * a_pitch + (16 * i + lane / 8 % 2 * 8) * 2);
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < across; j += 2) {
-        uint32_t two[4];
-        if constexpr (B == Lies::along) {
-          ldmatrix_x4(two, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
-        } else if constexpr (tf32) {
-          const unsigned char* const p = b + (step * 8 + lane % 4) * b_pitch + (8 * j + lane / 4) * 4;
-          two[0] = __float_as_uint(word(p)), two[1] = __float_as_uint(word(p + 4 * b_pitch));
-          two[2] = __float_as_uint(word(p + 32)), two[3] = __float_as_uint(word(p + 4 * b_pitch + 32));
-        } else {
-          ldmatrix_x4_trans(two, b + (step * 16 + lane % 16) * b_pitch + (8 * j + lane / 16 * 8) * 2);
-        }
-        right[j][0] = two[0], right[j][1] = two[1], right[j + 1][0] = two[2], right[j + 1][1] = two[3];
-      }
-      if (step == 1) meanwhile();
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < across; ++j) {
-          if constexpr (tf32)
-            mma_tf32_16x8x8(sum[i][j], left[i], right[j]);
-          else
-            mma_bf16_16x8x16(sum[i][j], left[i], right[j]);
-        }
-    }
-  }
-  template <Lies, Lies>
-  __device__ __forceinline__ void save(float* to, int stride, int lane) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < across; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; e += 2)
-          *reinterpret_cast<float2*>(to + (16 * i + lane / 4 + e / 2 * 8) * stride + 8 * j + lane % 4 * 2) =
-              make_float2(sum[i][j][e], sum[i][j][e + 1]);
-  }
-};
-
-template <Product, int N = 32>
-struct EngineOf {
-  static_assert(N == 32);
-  using type = FmaEngine;
-};
-template <int N>
-struct EngineOf<Product::tf32, N> {
-  using type = MmaEngine<float, N>;
-};
-template <int N>
-struct EngineOf<Product::bf16, N> {
-  using type = MmaEngine<bf16, N>;
-};
-/// Columns per warp: as many as there are registers for, if enough warps are left.
-constexpr int warp_columns(Product p, int rows, int columns) {
-  return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
-}
-constexpr int block_threads(Product p, int rows, int columns) {
-  return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32;
-}
-/// Blocks that should fit a multiprocessor's shared memory and, at 128 to 250 registers a thread, its registers.
-constexpr int blocks_at_once(Product p, int rows, int columns) {
-  const int threads = block_threads(p, rows, columns);
-  if (warp_columns(p, rows, columns) == 64) return threads > 128 ? 1 : 2;
-  return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
-}
-
-/// Rounds a pack that has arrived to what the tensor core takes.
-__device__ __forceinline__ void round_pack(Pack<float>& p) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) p.v[i] = __uint_as_float(to_tf32(p.v[i]));
-}
-
 // ---- the kernel of the forward and the input gradient
 // -----------------------------------------------------------------
 
@@ -351,7 +139,9 @@ struct Layout {
   static constexpr int w_bytes = w_pitch * w_rows;
   static constexpr int out_stride = BN + 4;  // floats
   static __host__ __device__ int a_rows(const Shifted& s) {
-    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(int64_t{BM - 64}, s.virtual_rows);
+    // Items begin at multiples of 64 rows, or anywhere.
+    const int64_t before = s.virtual_rows % 64 == 0 ? 64 : 1;
+    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - before, s.virtual_rows);
     return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
   }
   /// x's tiles that are in use or on their way while `stages` steps are.
@@ -359,14 +149,13 @@ struct Layout {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
     return tiles < chunks ? tiles : chunks;
   }
-  /// Of the table that says where rows begin: of x at first, of the result at last.
-  static __host__ __device__ int table_bytes(const Shifted& s) {
-    const int in = ceil_div(a_rows(s) * s.samples, 2) * 16, out = BM * static_cast<int>(sizeof(Row));
-    return in > out ? in : out;
-  }
+  /// Of the table that says where rows of x begin.
+  static __host__ __device__ int table_bytes(const Shifted& s) { return ceil_div(a_rows(s) * s.samples, 2) * 16; }
+  /// At last: the result, and where its rows begin.
+  static constexpr int out_bytes = BM * out_stride * 4;
   static size_t shared_bytes(const Shifted& s) {
     const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes,
-                 out = BM * out_stride * 4;
+                 out = out_bytes + BM * sizeof(Row);
     return s.input_bytes + table_bytes(s) + (loop > out ? loop : out);
   }
 };
@@ -505,7 +294,11 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     if (++next_tap == s.taps) next_tap = 0, ++next_chunk;
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  const int first_of_warp = warp_row + static_cast<int>(Place(first, s, warp_row).item - first.item) * s.gap;
+  const auto begins = [&](int r) {
+    r += warp_row;
+    return (r + static_cast<int>(Place(first, s, r).item - first.item) * s.gap) * pitch;
+  };
+  const typename Engine::Rows rows = Engine::rows(begins, lane);
 #pragma unroll 1
   for (int step = 1 - stages; step < 0; ++step) fetch(ahead ? step == 1 - stages : next_tap == 0);
   for (int step = 0; step < steps; ++step) {
@@ -517,11 +310,12 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     const int begin = (tap - (stages - 1)) * share;
     if constexpr (changes)
       if (before && ahead && begin >= 0) change_a(begin, begin + share);
-    const unsigned char* const left = a_shared + now_a * a_bytes + (first_of_warp + tap * s.tap_rows) * pitch;
+    const unsigned char* const left = a_shared + now_a * a_bytes + tap * s.tap_rows * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, pitch, right, L::w_pitch, lane, min(depth, s.depth - chunk * depth),
+    sums.template multiply<Lies::along, B>(left, rows, pitch, right, L::w_pitch, lane,
+                                           min(depth, s.depth - chunk * depth),
                                            [&] { fetch(ahead ? tap == 0 : next_tap == 0); });
     if constexpr (changes && halves)
       if (!before && ahead && begin >= 0) change_a(begin, begin + share);
@@ -538,7 +332,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   __syncthreads();
   float* const result = reinterpret_cast<float*>(a_shared);
   sums.template save<Lies::along, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  Row* const out_rows = reinterpret_cast<Row*>(table);
+  Row* const out_rows = reinterpret_cast<Row*>(a_shared + L::out_bytes);
   for (int r = thread; r < BM; r += threads) out_rows[r] = out_row(s, Place(first, s, r));
   __syncthreads();
   constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;
@@ -641,27 +435,46 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
-/// Lays the items below each other. With a gap where rows are whole warps', unless items are short and halos long.
-inline void lay_items(Shifted& s, int64_t items, int64_t rows) {
+/// Rounds of blocks of 256 x 128 on 132 multiprocessors; 0 for other blocks.
+inline int64_t rounds(const Shifted& s) {
+  const Blocking b = blocking(s);
+  if (b.rows != 256 || b.columns != 128) return 0;
+  return ceil_div<int64_t>(ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128), 132);
+}
+/// Lays the items below each other. With a gap where rows are whole warps', unless items are short and halos long; and
+/// on tensor cores where that makes less rounds.
+inline void lay_items(Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
   const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
+  const bool may = halo > 0 && halo <= rows && halo < 4096;
+  const auto lay = [&](int64_t gap) { s.gap = static_cast<int>(gap), s.virtual_rows = rows + halo - gap; };
   s.items = items, s.rows = rows;
-  s.gap = rows % 64 == 0 && halo <= rows && halo < 4096 ? static_cast<int>(halo) : 0;
-  s.virtual_rows = rows + halo - s.gap;
+  lay(may && rows % 64 == 0 ? halo : 0);
+  if (!tensor_cores || !may || s.gap > 0) return;
+  const int64_t without = rounds(s);
+  lay(halo);
+  if (const int64_t with = rounds(s); with == 0 || with >= without) lay(0);
+}
+/// Whether a product in this context is the tensor cores'.
+template <class T>
+bool on_tensor_cores(const Context& ctx) {
+  return sizeof(T) == 2 || ctx.precision() == Precision::tf32;
 }
 /// The forward as a product.
-inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool tensor_cores,
+                               int input_bytes = 0) {
   Shifted s{};
+  s.input_bytes = input_bytes;
   s.time = x.time, s.lead = g.left, s.channels = x.channels, s.samples = static_cast<int>(g.stride);
   s.out_pitch = y.channels, s.out_item = y.time * y.channels, s.out_end = s.out_item;
   s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
   s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
-  lay_items(s, x.batch, y.time);
+  lay_items(s, x.batch, y.time, tensor_cores);
   s.reflect = g.padding == Padding::reflect;
   return s;
 }
 /// The input gradient as a product of dy; with reflected padding only for samples [left + 1, time - 1 - right).
-inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool tensor_cores) {
   Shifted s{};
   s.time = y.time, s.channels = y.channels, s.samples = 1;
   s.out_pitch = g.stride * x.channels, s.out_item = x.time * x.channels;
@@ -675,7 +488,7 @@ inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
   s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
-  lay_items(s, x.batch, ceil_div(g.left + x.time, g.stride) - first);
+  lay_items(s, x.batch, ceil_div(g.left + x.time, g.stride) - first, tensor_cores);
   return s;
 }
 

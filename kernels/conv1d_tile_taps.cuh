@@ -167,8 +167,8 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
-      sums.template multiply<Lies::across, Lies::across>(left + r * L::dy_pitch, L::dy_pitch, right + r * L::x_pitch,
-                                                         L::x_pitch, lane, Engine::depth, [] {});
+      sums.template multiply<Lies::across, Lies::across>(
+          left + r * L::dy_pitch, {}, L::dy_pitch, right + r * L::x_pitch, L::x_pitch, lane, Engine::depth, [] {});
     if (++slot == L::stages) slot = 0;
     now = 1 - now;
   }

@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     cp_async_commit();
     if (row >= 0)
       sums.template multiply<Lies::across, Lies::across>(
-          a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), L::a_pitch,
+          a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), {}, L::a_pitch,
           b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
           min(depth, rows - row), [] {});
     if (++slot == stages) slot = 0;

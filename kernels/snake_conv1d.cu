@@ -91,8 +91,11 @@ inline int64_t slope_parts(const Shifted& s, int64_t channels) {
   return ceil_div(s.items * s.virtual_rows, int64_t{blocking(s).rows}) * (s.columns / channels);
 }
 
-/// Whether activating x once per column of tiles is the quicker way.
-bool worth_it(bool tensor_cores, const Shifted& s) { return !tensor_cores || s.columns <= 256 || s.taps >= stages; }
+/// Whether activating x once per column of tiles is the quicker way. Its parameters may leave no room for the halo
+/// between items, and cost a round of blocks.
+bool worth_it(bool tensor_cores, const Shifted& s, const Shifted& plain) {
+  return !tensor_cores || (rounds(s) <= rounds(plain) && (s.columns <= 256 || s.taps >= stages));
+}
 
 template <class T>
 bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
@@ -100,9 +103,11 @@ bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
     return false;
-  Shifted s = forward_product(x, a.weight.shape, y, a.geometry);
-  s.input_bytes = static_cast<int>(x.channels * sizeof(typename SnakeInput<T>::Parameters));
-  if (!fits<T>(s) || !worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, s)) return false;
+  const bool tensor_cores = on_tensor_cores<T>(ctx);
+  const auto parameters = static_cast<int>(x.channels * sizeof(typename SnakeInput<T>::Parameters));
+  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry, tensor_cores, parameters),
+                plain = forward_product(x, a.weight.shape, y, a.geometry, tensor_cores);
+  if (!fits<T>(s) || !worth_it(tensor_cores, s, plain)) return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
   if constexpr (sizeof(T) == 2)
@@ -122,7 +127,7 @@ bool input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   const Shape x = a.x.shape, y = a.dy.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels) || a.geometry.padding == Padding::reflect) return false;
   if (!aligned16(a.x.data) || !aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
-  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry);
+  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
   if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
   const bool sums = a.dalpha || a.dbeta;
   SlopeOutput<T> output{a.dx.data, a.x.data, a.alpha.data, a.beta.data, sums ? a.scratch.data : nullptr};
@@ -151,8 +156,8 @@ template <class T>
 int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   int64_t floats = snake_conv1d_ends_input_gradient_scratch<T>(x, weight, dy, g);
   if (tile::suits<T>(g, x.channels, dy.channels))
-    floats = std::max(floats,
-                      tile::slope_parts(tile::input_gradient_product(x, weight, dy, g), x.channels) * 2 * x.channels);
+    floats = std::max(
+        floats, tile::slope_parts(tile::input_gradient_product(x, weight, dy, g, false), x.channels) * 2 * x.channels);
   return floats;
 }
 template <class T>

@@ -463,6 +463,14 @@ TEST_CASE("conv1d is exact on integers where warps end with their items and tile
   }
 }
 
+TEST_CASE("conv1d is exact on integers where rows of the halo would cost a round of blocks", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    wide<bf16>(device, 129, 260, 3, 128, Precision::fp32, "bf16");   // 132 blocks instead of 133
+    wide<float>(device, 336, 100, 3, 128, Precision::tf32, "tf32");  // and several items in a tile
+  }
+}
+
 TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;

@@ -640,8 +640,8 @@ TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[
                             Sample{"four turns, a step with nothing left to change", 2, 90, 200, 64, 8, same(8)},
                             Sample{"two turns of two samples", 2, 150, 48, 64, 6, strided(2)},
                             Sample{"two taps of channels", 2, 150, 72, 64, 4, strided(2)},
-                            Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 4, same(4, 2)},
-                            Sample{"tiles of 256 by 128", 530, 64, 72, 128, 3, same(3)}}) {
+                            Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 3, same(3, 2)},
+                            Sample{"tiles of 256 by 128, several items in one", 129, 260, 72, 128, 3, same(3)}}) {
       as_composed<bf16>(Precision::fp32, s);
       if (s.time * s.batch > 10000) continue;
       as_composed<float>(Precision::fp32, s);
