@@ -134,15 +134,17 @@ struct MmaEngine {
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
-  /// Each lane knows where the four rows begin that it reads, so that they may lie anywhere.
+  /// Of 64 columns each lane knows where the four rows begin that it reads, so that they may lie anywhere. Of 32, where
+  /// registers are short (two blocks per multiprocessor), they lie one below the other.
+  static constexpr int places = N == 64 ? 4 : 1;
   struct Rows {
-    int at[4];
+    int at[places];
   };
   template <class At>
   static __device__ __forceinline__ Rows rows(const At& at, int lane) {
     Rows r;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) r.at[i] = at(16 * i + lane % 16) + lane / 16 * 16;
+    for (int i = 0; i < places; ++i) r.at[i] = at(16 * i + lane % 16) + lane / 16 * 16;
     return r;
   }
   /// meanwhile() comes between the first products and the next, whose operands are on their way: nothing waits for it.
@@ -155,7 +157,8 @@ struct MmaEngine {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if constexpr (A == Lies::along) {
-          ldmatrix_x4(left[i], a + rows.at[i] + step * 32);
+          const int at = places == 4 ? rows.at[i % places] : rows.at[0] + 16 * i * a_pitch;
+          ldmatrix_x4(left[i], a + at + step * 32);
         } else if constexpr (tf32) {
           const unsigned char* const p = a + (step * 8 + lane % 4) * a_pitch + (16 * i + lane / 4) * 4;
           left[i][0] = __float_as_uint(word(p)), left[i][1] = __float_as_uint(word(p + 32));

@@ -435,7 +435,7 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
-/// Rounds of blocks of 256 x 128 on 132 multiprocessors; 0 for other blocks.
+/// Rounds on 132 multiprocessors of blocks of 256 x 128, whose lanes find their rows one by one; 0 for other blocks.
 inline int64_t rounds(const Shifted& s) {
   const Blocking b = blocking(s);
   if (b.rows != 256 || b.columns != 128) return 0;
