@@ -1,8 +1,8 @@
 #pragma once
 // The fast rung of factorised codes of 8 channels (DAC): how rows and latent channels lie on threads.
 //
-// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels, tid + 256 j, of each
-// of its rows, and a stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then
+// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels of each of its rows, and a
+// stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then
 // over the 8 warps of the group by way of shared memory; what is known for all of a row (e, the chosen code, de) every
 // warp works out for itself, so that a stage needs no barrier but those before these sums.
 #include "rvq.cuh"
