@@ -274,12 +274,14 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   Engine sums;
   sums.clear();
   const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
-  // Of three taps and more x's next tile is fetched at the first tap, has arrived at the third, and is changed from there
-  // on: half of the warps before a step's products and half behind them, so that tensor cores have work all the time.
+  // The next tile of x is changed beside this one's products: by half of the warps before a step's products and by the
+  // other half behind them, so that tensor cores have work all the time. Of three taps and more it is fetched at the
+  // first, has arrived at the third, and is changed from there on; of fewer it is fetched as the weights are, arrives a
+  // step later and is changed in that one. Rounding alone does not make up for that haste.
   constexpr bool halves = threads > 128;
-  const bool ahead = changes && s.taps >= stages, before = !halves || warp < threads / 64;
-  const int change_steps = s.taps - (stages - 1),
-            share = ahead ? ceil_div(ceil_div(a_rows, rows_at_once), change_steps) : 0;
+  const bool early = changes && s.taps >= stages, ahead = Input::active || early,
+             before = !halves || warp < threads / 64;
+  const int change_tap = min(stages, s.taps) - 1, share = ceil_div(ceil_div(a_rows, rows_at_once), s.taps - change_tap);
   // What is fetched next, and the step that is multiplied.
   int next_x = 0, next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
   // Behind the last step the weights are zeros, so that no branch parts the products.
@@ -300,14 +302,17 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   };
   const typename Engine::Rows rows = Engine::rows(begins, lane);
 #pragma unroll 1
-  for (int step = 1 - stages; step < 0; ++step) fetch(ahead ? step == 1 - stages : next_tap == 0);
+  for (int step = 1 - stages; step < 0; ++step) fetch(early ? step == 1 - stages : next_tap == 0);
   for (int step = 0; step < steps; ++step) {
-    cp_async_wait<stages - 2>();
+    if (ahead && !early)
+      cp_async_wait<0>();
+    else
+      cp_async_wait<stages - 2>();
     if constexpr (changes)
       if (ahead ? step == 0 : tap == 0) change_a(0, a_per_thread), changed();
     if constexpr (P == Product::tf32) change_w(now_w);
     __syncthreads();  // this step's tiles are complete, and the last step's are free
-    const int begin = (tap - (stages - 1)) * share;
+    const int begin = (tap - change_tap) * share;
     if constexpr (changes)
       if (before && ahead && begin >= 0) change_a(begin, begin + share);
     const unsigned char* const left = a_shared + now_a * a_bytes + tap * s.tap_rows * pitch;
@@ -316,7 +321,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
     sums.template multiply<Lies::along, B>(left, rows, pitch, right, L::w_pitch, lane,
                                            min(depth, s.depth - chunk * depth),
-                                           [&] { fetch(ahead ? tap == 0 : next_tap == 0); });
+                                           [&] { fetch(early ? tap == 0 : next_tap == 0); });
     if constexpr (changes && halves)
       if (!before && ahead && begin >= 0) change_a(begin, begin + share);
     if (++now_w == stages) now_w = 0;

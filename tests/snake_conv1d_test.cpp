@@ -634,14 +634,17 @@ TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     // Taps that leave few or many steps to change the next channels in, one to four turns of channels, every tile.
-    for (const Sample& s : {Sample{"one turn of channels", 2, 150, 40, 128, 7, same(7)},
-                            Sample{"two turns, one step to change in", 2, 150, 72, 128, 3, same(3)},
-                            Sample{"three turns, dilated", 1, 150, 136, 96, 7, same(7, 9)},
-                            Sample{"four turns, a step with nothing left to change", 2, 90, 200, 64, 8, same(8)},
-                            Sample{"two turns of two samples", 2, 150, 48, 64, 6, strided(2)},
-                            Sample{"two taps of channels", 2, 150, 72, 64, 4, strided(2)},
-                            Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 3, same(3, 2)},
-                            Sample{"tiles of 256 by 128, several items in one", 129, 260, 72, 128, 3, same(3)}}) {
+    for (const Sample& s :
+         {Sample{"one turn of channels", 2, 150, 40, 128, 7, same(7)},
+          Sample{"two turns, one step to change in", 2, 150, 72, 128, 3, same(3)},
+          Sample{"three turns, dilated", 1, 150, 136, 96, 7, same(7, 9)},
+          Sample{"four turns, a step with nothing left to change", 2, 90, 200, 64, 8, same(8)},
+          Sample{"two turns of two samples", 2, 150, 48, 64, 6, strided(2)},
+          Sample{"two taps of channels", 2, 150, 72, 64, 4, strided(2)},
+          Sample{"one tap, one turn", 2, 150, 64, 64, 1, {}}, Sample{"one tap, four turns", 2, 150, 200, 128, 1, {}},
+          Sample{"one tap, tiles of 256 by 128", 3, 11300, 136, 128, 1, {}},
+          Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 3, same(3, 2)},
+          Sample{"tiles of 256 by 128, several items in one", 129, 260, 72, 128, 3, same(3)}}) {
       as_composed<bf16>(Precision::fp32, s);
       if (s.time * s.batch > 10000) continue;
       as_composed<float>(Precision::fp32, s);
