@@ -7,6 +7,15 @@ namespace nacre::cuda::tile {
 
 template <class T>
 bool forward(Context&, const Conv1dForward<T>&);
+/// How the forward is cut, for tests: rows and columns of a block, how many blocks, and the rows of halo between two
+/// items that are not among the result's. With `input_bytes` of shared memory for what is done to x on the way.
+struct Cut {
+  bool fits;
+  int rows, columns, gap;
+  int64_t blocks;
+};
+template <class T>
+Cut forward_cut(const Context&, Shape x, Shape weight, const Conv1dGeometry&, int input_bytes = 0);
 /// With reflected padding only samples [left + 1, time - 1 - right): the others also receive what was reflected.
 template <class T>
 bool input_gradient(Context&, const Conv1dInputGradient<T>&);

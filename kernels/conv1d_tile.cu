@@ -21,6 +21,16 @@ bool forward(Context& ctx, const Conv1dForward<T>& a) {
     forward_fma(ctx, p);
   return true;
 }
+template <class T>
+Cut forward_cut(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, int input_bytes) {
+  const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
+  const Shifted s = forward_product(x, weight, y, g, on_tensor_cores<T>(ctx), input_bytes);
+  const int64_t rows = s.items * s.virtual_rows;
+  return {fits<T>(s), s.block.rows, s.block.columns, s.gap,
+          ceil_div<int64_t>(rows, s.block.rows) * ceil_div(s.columns, s.block.columns)};
+}
+template Cut forward_cut<float>(const Context&, Shape, Shape, const Conv1dGeometry&, int);
+template Cut forward_cut<bf16>(const Context&, Shape, Shape, const Conv1dGeometry&, int);
 template bool forward<float>(Context&, const Conv1dForward<float>&);
 template bool forward<bf16>(Context&, const Conv1dForward<bf16>&);
 

@@ -29,6 +29,12 @@ namespace nacre::cuda::tile {
 
 inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
 
+/// Rows by columns of a block.
+struct Blocking {
+  int rows, columns;
+  bool operator==(const Blocking&) const = default;
+};
+
 /// The product. Row r of item b of `a` is the samples r samples - lead and on, `samples` of them, of `channels` each:
 /// depth = samples channels. What lies outside [0, time) is zero, or its reflection. Result row r, column n is
 ///   sum over taps u, columns c of a[r + u tap_rows][c] w[...]   with w's element (Lies::along) n w_row + u w_tap + c,
@@ -42,6 +48,7 @@ struct Shifted {
   int samples, taps, tap_rows, depth, columns;
   int gap;          // rows of halo between items that are rows of x alone
   int input_bytes;  // of shared memory for the input policy's channels
+  Blocking block;
   bool reflect;
 };
 
@@ -140,11 +147,12 @@ struct Layout {
   static constexpr int out_stride = BN + 4;  // floats
   static __host__ __device__ int a_rows(const Shifted& s) {
     // Items begin at multiples of 64 rows, or anywhere.
-    const int64_t before = s.virtual_rows % 64 == 0 ? 64 : 1;
-    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - before, s.virtual_rows);
+    const int64_t item_alignment = s.virtual_rows % 64 == 0 ? 64 : 1;
+    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - item_alignment, s.virtual_rows);
     return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
   }
-  /// x's tiles that are in use or on their way while `stages` steps are.
+  /// x's tiles that are in use or on their way while `stages` steps are. Of three taps and more they are two, the one
+  /// that is multiplied and the next, which may then be fetched as early as the last one is free.
   static __host__ __device__ int a_tiles(const Shifted& s) {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
     return tiles < chunks ? tiles : chunks;
@@ -196,7 +204,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     constexpr int batch = 4;
     unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
     const bool exists = next_part < s.samples;
-    const int64_t* const begins = table + (exists ? next_part : 0);
+    const int64_t* const samples = table + (exists ? next_part : 0);
     const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + next_channel);
 #pragma unroll 1
     for (int r = a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
@@ -204,15 +212,15 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 #pragma unroll
       for (int i = 0; i < batch; ++i) {
         begin[i] = -1;
-        if (r + i * rows_at_once < a_rows) begin[i] = begins[(r + i * rows_at_once) * s.samples];
+        if (r + i * rows_at_once < a_rows) begin[i] = samples[(r + i * rows_at_once) * s.samples];
       }
 #pragma unroll
       for (int i = 0; i < batch; ++i)
         if (r + i * rows_at_once < a_rows)
           cp_async_or_zeros(to + i * rows_at_once * pitch, from + begin[i], exists && begin[i] >= 0);
     }
-    for (next_channel += depth; next_channel >= channels && next_part < s.samples; ++next_part)
-      next_channel -= channels;
+    next_channel += depth;
+    while (next_channel >= channels && next_part < s.samples) next_channel -= channels, ++next_part;
   };
   constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
   static_assert(threads % w_packs == 0 && L::w_rows % w_at_once == 0);
@@ -224,11 +232,11 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     const int in_row = B == Lies::along ? u * w_tap + (c + w_column) : (s.taps - 1 - u) * w_tap + (n + w_column);
     const bool exists =
         (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < static_cast<int>(s.w_row);
-    const int left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
+    const int rows_left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
     const T* from = w_first + ((B == Lies::along ? 0 : c * s.w_row) + in_row);
 #pragma unroll
     for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch, from += w_at_once * s.w_row)
-      cp_async_or_zeros(to, from, exists && i * w_at_once < left);
+      cp_async_or_zeros(to, from, exists && i * w_at_once < rows_left);
   };
   // The thread that copied a pack may change it before the others see it. Of the next tile to change, packs `begin` to
   // `end` of the thread's own:
@@ -253,10 +261,11 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       store_pack(p, v);
     }
   };
-  const auto changed = [&] {
+  const auto next_change = [&] {
     ++change_chunk;
     if (++change_slot == a_tiles) change_slot = 0;
-    for (change_channel += depth; change_channel >= channels;) change_channel -= channels;
+    change_channel += depth;
+    while (change_channel >= channels) change_channel -= channels;
   };
   const auto change_w = [&](int slot) {
     unsigned char* at = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
@@ -279,8 +288,8 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   // first, has arrived at the third, and is changed from there on; of fewer it is fetched as the weights are, arrives a
   // step later and is changed in that one. Rounding alone does not make up for that haste.
   constexpr bool halves = threads > 128;
-  const bool early = changes && s.taps >= stages, ahead = Input::active || early,
-             before = !halves || warp < threads / 64;
+  const bool spread = changes && s.taps >= stages, ahead = Input::active || spread,
+             changes_first = !halves || warp < threads / 64;
   const int change_tap = min(stages, s.taps) - 1, share = ceil_div(ceil_div(a_rows, rows_at_once), s.taps - change_tap);
   // What is fetched next, and the step that is multiplied.
   int next_x = 0, next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
@@ -296,39 +305,39 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     if (++next_tap == s.taps) next_tap = 0, ++next_chunk;
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  const auto begins = [&](int r) {
+  const auto row_offset = [&](int r) {
     r += warp_row;
     return (r + static_cast<int>(Place(first, s, r).item - first.item) * s.gap) * pitch;
   };
-  const typename Engine::Rows rows = Engine::rows(begins, lane);
+  const typename Engine::Rows rows = Engine::rows(row_offset, lane);
 #pragma unroll 1
-  for (int step = 1 - stages; step < 0; ++step) fetch(early ? step == 1 - stages : next_tap == 0);
+  for (int step = 1 - stages; step < 0; ++step) fetch(spread ? step == 1 - stages : next_tap == 0);
   for (int step = 0; step < steps; ++step) {
-    if (ahead && !early)
+    if (ahead && !spread)
       cp_async_wait<0>();
     else
       cp_async_wait<stages - 2>();
     if constexpr (changes)
-      if (ahead ? step == 0 : tap == 0) change_a(0, a_per_thread), changed();
+      if (ahead ? step == 0 : tap == 0) change_a(0, a_per_thread), next_change();
     if constexpr (P == Product::tf32) change_w(now_w);
     __syncthreads();  // this step's tiles are complete, and the last step's are free
-    const int begin = (tap - change_tap) * share;
+    const int slice = (tap - change_tap) * share;
     if constexpr (changes)
-      if (before && ahead && begin >= 0) change_a(begin, begin + share);
+      if (changes_first && ahead && slice >= 0) change_a(slice, slice + share);
     const unsigned char* const left = a_shared + now_a * a_bytes + tap * s.tap_rows * pitch;
     const unsigned char* const right =
         w_shared + now_w * L::w_bytes +
         (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
     sums.template multiply<Lies::along, B>(left, rows, pitch, right, L::w_pitch, lane,
                                            min(depth, s.depth - chunk * depth),
-                                           [&] { fetch(early ? tap == 0 : next_tap == 0); });
+                                           [&] { fetch(spread ? tap == 0 : next_tap == 0); });
     if constexpr (changes && halves)
-      if (!before && ahead && begin >= 0) change_a(begin, begin + share);
+      if (!changes_first && ahead && slice >= 0) change_a(slice, slice + share);
     if (++now_w == stages) now_w = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;
       if (++now_a == a_tiles) now_a = 0;
-      if (ahead) changed();
+      if (ahead) next_change();
     }
   }
 
@@ -363,14 +372,10 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 // ---- what runs
 // ----------------------------------------------------------------------------------------------------------
 
-/// Rows by columns of a block.
-struct Blocking {
-  int rows, columns;
-};
 /// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch
 /// the weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are
 /// made smaller when there are too few for 132 multiprocessors or the halo is long.
-inline Blocking blocking(const Shifted& s) {
+inline Blocking choose_blocks(const Shifted& s) {
   int best = 128;
   int64_t least = INT64_MAX;
   for (const int n : {128, 96, 64, 32}) {
@@ -399,9 +404,9 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
-/// How many parts a sum over rows is cut into, at most `most`: as many as one round of 132 multiprocessors takes, if no
-/// tenth of them is idle then; or the fewest that leave no tenth idle in the last round; or else the best. `tiles`
-/// blocks per part, `at_once` blocks per multiprocessor.
+/// How many parts a sum over rows is cut into, at most `most`: as many as one round of 132 multiprocessors takes, if
+/// that keeps nine tenths of them busy; or the fewest whose rounds together do; or else the best. `tiles` blocks per
+/// part, `at_once` blocks per multiprocessor.
 inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   const int64_t slots = 132 * at_once, round = std::min(slots / tiles, most);
   if (round * tiles * 10 >= slots * 9) return round;
@@ -416,16 +421,19 @@ inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   return best;
 }
 /// Whether the halo fits beside the weights.
+inline bool halo_fits(const Shifted& s) {
+  return Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
+}
 template <class T>
 bool fits(const Shifted& s) {
   return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
+         halo_fits(s);
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
 void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
                     const Output& output) {
-  const Blocking b = blocking(s);
+  const Blocking b = s.block;
   if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 64) return launch_blocks<256, 64, P, B>(ctx, name, s, a, w, input, output);
@@ -440,24 +448,28 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
-/// Rounds on 132 multiprocessors of blocks of 256 x 128, whose lanes find their rows one by one; 0 for other blocks.
+/// Rounds on 132 multiprocessors of blocks of 256 x 128; 0 for other blocks, of which several are there at once.
 inline int64_t rounds(const Shifted& s) {
-  const Blocking b = blocking(s);
-  if (b.rows != 256 || b.columns != 128) return 0;
+  if (s.block != Blocking{256, 128}) return 0;
   return ceil_div<int64_t>(ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128), 132);
 }
-/// Lays the items below each other. With a gap where rows are whole warps', unless items are short and halos long; and
-/// on tensor cores where that makes less rounds.
+/// Lays the items below each other and chooses the blocks. With a gap between items where rows are whole warps', unless
+/// it takes so much shared memory that blocks become smaller; and of other rows on tensor cores, where that saves a
+/// round (of 256 x 128: of 128 x 128 two share a multiprocessor, and the gap would leave room for one).
 inline void lay_items(Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
   const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
-  const bool may = halo > 0 && halo <= rows && halo < 4096;
-  const auto lay = [&](int64_t gap) { s.gap = static_cast<int>(gap), s.virtual_rows = rows + halo - gap; };
   s.items = items, s.rows = rows;
-  lay(may && rows % 64 == 0 ? halo : 0);
-  if (!tensor_cores || !may || s.gap > 0) return;
-  const int64_t without = rounds(s);
-  lay(halo);
-  if (const int64_t with = rounds(s); with == 0 || with >= without) lay(0);
+  const auto laid = [&](int64_t gap) {
+    Shifted l = s;
+    l.gap = static_cast<int>(gap), l.virtual_rows = rows + halo - gap;
+    l.block = choose_blocks(l);
+    return l;
+  };
+  s = laid(0);
+  if (halo == 0 || halo > rows || halo >= 4096) return;
+  const Shifted with = laid(halo);
+  if (with.block != s.block || !halo_fits(with)) return;
+  if (rows % 64 == 0 || (tensor_cores && rounds(with) < rounds(s))) s = with;
 }
 /// Whether a product in this context is the tensor cores'.
 template <class T>

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   const int64_t first_item = own_item, first_row = own_row - thread;
   const auto locate = [&](int slot) {
     if (thread >= taps_rows) return;
-    for (; own_row >= s.virtual_rows; ++own_item) own_row -= s.virtual_rows;
+    while (own_row >= s.virtual_rows) own_row -= s.virtual_rows, ++own_item;
     int64_t* const to = table + slot * 2 * taps_rows + thread;
     const int64_t x_row = row_of_x(own_item, own_row, halo), size = sizeof(T);
     to[0] = own < end && own_row < s.length ? (own_item * s.length + own_row) * s.out * size : -1;

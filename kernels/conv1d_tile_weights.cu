@@ -3,7 +3,7 @@
 #include "conv1d_cuda.h"
 #include "conv1d_tile_taps.cuh"
 
-// Who runs: several taps at stride 1 share what they read of x (conv1d_tile_taps.cuh, 6 bytes of L2 per thousand bf16
+// Who runs: several taps at stride 1 share what they read of x (conv1d_tile_taps.cuh, 7 bytes of L2 per thousand bf16
 // operations); the rest, pointwise and strided, are plain products of windows (12 to 23).
 namespace nacre::cuda::tile {
 

@@ -12,7 +12,7 @@
 //   input gradient   g is neither written nor read: two of five passes over tensors like x are left out
 //
 // Many columns of tiles activate the same x again and again. Of three taps and more that is work for issue slots which
-// tensor cores leave free; of fewer taps it comes before the products, and there Snake on its own is quicker.
+// tensor cores leave free; of fewer it is more than they leave, and there Snake on its own is quicker.
 namespace nacre::cuda {
 namespace tile {
 namespace {
@@ -88,13 +88,14 @@ struct SlopeOutput {
 
 /// Rows of tiles times samples per row: the parts of the sums for alpha and beta.
 inline int64_t slope_parts(const Shifted& s, int64_t channels) {
-  return ceil_div(s.items * s.virtual_rows, int64_t{blocking(s).rows}) * (s.columns / channels);
+  return ceil_div(s.items * s.virtual_rows, int64_t{s.block.rows}) * (s.columns / channels);
 }
 
 /// Whether activating x once per column of tiles is the quicker way. Its parameters may leave no room for the halo
-/// between items, and cost a round of blocks.
+/// between items, or for tiles as large, and so cost a round of blocks.
 bool worth_it(bool tensor_cores, const Shifted& s, const Shifted& plain) {
-  return !tensor_cores || (rounds(s) <= rounds(plain) && (s.columns <= 256 || s.taps >= stages));
+  if (!tensor_cores) return true;
+  return s.block == plain.block && rounds(s) <= rounds(plain) && (s.columns <= 256 || s.taps >= stages);
 }
 
 template <class T>

@@ -5,7 +5,7 @@
 #include "snake_conv1d.cuh"
 
 // The weight gradient from x alone. Layers of several taps run a block for all taps, which activates a row of x once
-// per 64 or 128 outputs; pointwise and strided layers see each element of x in one or two windows, and the tiled
+// per 64 outputs; pointwise and strided layers see each element of x in one or two windows, and the tiled
 // product activates what it loads. Snake is about 12 operations per element, against 64 taps or more of the product.
 namespace nacre::cuda {
 namespace tile {

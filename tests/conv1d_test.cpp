@@ -1,5 +1,6 @@
 #include "nacre/ops/conv1d.h"
 
+#include "conv1d_cuda.h"
 #include "conv1d_karatsuba.h"
 #include "conv1d_pointwise.h"
 #include "harness.h"
@@ -459,9 +460,43 @@ TEST_CASE("conv1d is exact on integers where warps end with their items and tile
     if (device.kind != Device::cuda) continue;
     wide<float>(device, 178, 192, 3, 64, Precision::fp32, "fma");
     for (const int64_t out : {64, 128}) wide<bf16>(device, 178, 192, 3, out, Precision::fp32, "bf16");
+    for (const int64_t out : {96, 128}) wide<bf16>(device, 88, 192, 3, out, Precision::fp32, "bf16");
     wide<float>(device, 530, 64, 5, 128, Precision::tf32, "tf32");
   }
 }
+
+#if defined(NACRE_WITH_CUDA)
+TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Context ctx({.device = device});
+    const auto cut = [&](int64_t items, int64_t time, int64_t channels, int64_t taps, int64_t dilation, int bytes = 0) {
+      const int64_t halo = (taps - 1) * dilation;
+      return cuda::tile::forward_cut<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
+                                           {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2}, bytes);
+    };
+    struct Expected {
+      cuda::tile::Cut found;
+      int rows, gap;
+      int64_t blocks;
+    };
+    for (const Expected& e : {Expected{cut(72, 2112, 256, 7, 9), 256, 54, 1188},  // whole warps' rows
+                              Expected{cut(72, 264, 768, 7, 9), 256, 54, 450},    // a round less
+                              Expected{cut(72, 264, 768, 7, 1), 256, 0, 456},     // four rounds, as without
+                              Expected{cut(72, 264, 768, 7, 9, 6144), 256, 0, 540},
+                              Expected{cut(72, 320, 768, 7, 9, 6144), 256, 0, 636},  // the gap would halve the tiles
+                              Expected{cut(8, 24000, 256, 3, 32), 256, 0, 1504},
+                              Expected{cut(8, 24000, 256, 3, 64), 128, 0, 3016},  // and here leave none
+                              Expected{cut(16, 264, 768, 7, 9), 128, 0, 240}}) {
+      CHECK(e.found.fits);
+      CHECK(e.found.rows == e.rows);
+      CHECK(e.found.columns == 128);
+      CHECK(e.found.gap == e.gap);
+      CHECK(e.found.blocks == e.blocks);
+    }
+  }
+}
+#endif
 
 TEST_CASE("conv1d is exact on integers where rows of the halo would cost a round of blocks", "[conv1d]") {
   for (const Device device : devices()) {

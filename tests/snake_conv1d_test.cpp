@@ -63,6 +63,8 @@ const std::vector<Sample>& samples() {
       {"rate change by 4", 2, 64, 32, 64, 8, strided(4)},
       {"odd rate change by 5", 2, 60, 64, 72, 10, strided(5)},
       {"rate change by 3, sides of different width", 3, 32, 7, 9, 6, {.stride = 3, .left = 1, .right = 2}},
+      {"rate change by 2, whole warps", 2, 256, 16, 32, 4, strided(2)},
+      {"reflected edges, whole warps", 2, 64, 16, 16, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
       {"groups", 2, 30, 32, 64, 5, {.groups = 4, .left = 2, .right = 2}},
       {"reflected edges", 2, 30, 16, 16, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
       {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
@@ -433,6 +435,11 @@ TEST_CASE("snake_conv1d in bf16", "[snake_conv1d]") {
     }
   }
 }
+TEST_CASE("snake_conv1d where the gradient's rows for the halo would cost a round of blocks", "[snake_conv1d]") {
+  for (const Device device : devices())
+    if (device.kind == Device::cuda)
+      sample_case<bf16>(device, {"132 blocks instead of 133", 129, 260, 128, 8, 3, same(3)}, true, false);
+}
 
 namespace {
 
@@ -640,9 +647,10 @@ TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[
           Sample{"three turns, dilated", 1, 150, 136, 96, 7, same(7, 9)},
           Sample{"four turns, a step with nothing left to change", 2, 90, 200, 64, 8, same(8)},
           Sample{"two turns of two samples", 2, 150, 48, 64, 6, strided(2)},
+          Sample{"whole warps", 3, 192, 72, 64, 7, same(7, 3)},
           Sample{"two taps of channels", 2, 150, 72, 64, 4, strided(2)},
           Sample{"one tap, one turn", 2, 150, 64, 64, 1, {}}, Sample{"one tap, four turns", 2, 150, 200, 128, 1, {}},
-          Sample{"one tap, tiles of 256 by 128", 3, 11300, 136, 128, 1, {}},
+          Sample{"one tap, tiles of 256 by 128", 3, 11300, 72, 128, 1, {}},
           Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 3, same(3, 2)},
           Sample{"tiles of 256 by 128, several items in one", 129, 260, 72, 128, 3, same(3)}}) {
       as_composed<bf16>(Precision::fp32, s);
