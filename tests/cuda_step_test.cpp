@@ -1,7 +1,9 @@
 // The whole training step on both back ends: how far CUDA may be from the CPU is measured by what rounding does to the
 // CPU alone.
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "harness.h"
@@ -96,25 +98,147 @@ std::vector<Device> cuda_devices() {
 
 constexpr QuantizerKind kinds[] = {QuantizerKind::ema, QuantizerKind::factorised};
 
+/// What every device is given at a step.
+struct Batch {
+  std::vector<float> audio;
+  std::vector<int32_t> lengths{samples, samples - 37, samples};
+  explicit Batch(int i) : audio(static_cast<size_t>(batch * samples)) {
+    std::mt19937_64 rng(17 + static_cast<uint64_t>(i));
+    std::normal_distribution<double> noise(0, 0.1);
+    for (size_t k = 0; k < audio.size(); ++k)
+      audio[k] =
+          static_cast<float>(0.5 * std::sin(0.07 * static_cast<double>(k % samples) * (1 + 0.2 * i)) + noise(rng));
+  }
+};
+
+/// What a step says of itself, and what the parameters it leaves behind say of the same batch.
+struct Outcome {
+  static constexpr size_t figures = 9, forward = 4;  ///< the first ones need no gradient
+  static constexpr std::array<const char*, figures> names{"waveform",   "stft",          "mel",
+                                                          "commitment", "gradient norm", "waveform after",
+                                                          "stft after", "mel after",     "commitment after"};
+  std::array<double, figures> values{};
+  std::array<std::vector<int32_t>, 2> codes;  ///< before and after
+};
+
+/// Everything a step depends on, by name.
+struct State {
+  struct Tensor {
+    std::string block, name;  ///< block: "" for the parameter itself, else what TrainingStep::state() calls it
+    std::vector<int64_t> shape;
+    std::vector<float> values;
+  };
+  std::vector<Tensor> tensors;
+  AdamWScalars scalars;
+};
+
+/// A training step that can be put where another one stands.
+class Follower {
+ public:
+  Follower(QuantizerKind kind, Device device)
+      : ctx_({.device = device, .threads = 2}),
+        step_(ctx_, tiny(kind), losses(), {.learning_rate = 1e-3}, batch, samples, 3) {}
+
+  State state() {
+    State s;
+    const auto add = [&](const std::string& block) {
+      return [&s, block](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+        s.tensors.push_back({block, name, shape, {v.begin(), v.end()}});
+      };
+    };
+    step_.parameters().each_tensor(ctx_, add(""));
+    for (const TrainingStep::StateTensor& t : step_.state())
+      if (t.values.elements() == step_.parameters().trained_elements()) {
+        step_.parameters().each_tensor(ctx_, t.values, add(t.name));
+      } else {
+        std::vector<float> v(static_cast<size_t>(t.values.elements()));
+        ctx_.read<float>(t.values, v);
+        s.tensors.push_back({t.name, "", {}, std::move(v)});
+      }
+    s.scalars = step_.scalars();
+    return s;
+  }
+
+  void restore(const State& s) {
+    std::map<std::string, View<float>> blocks;
+    for (const TrainingStep::StateTensor& t : step_.state()) blocks.emplace(t.name, t.values);
+    for (const State::Tensor& t : s.tensors) {
+      if (t.block.empty()) {
+        REQUIRE(step_.parameters().set_tensor(ctx_, t.name, t.shape, t.values));
+      } else if (t.name.empty()) {
+        ctx_.write<float>(t.values, blocks.at(t.block));
+      } else {
+        step_.parameters().set_tensor(ctx_, t.name, t.shape, t.values, blocks.at(t.block));
+      }
+    }
+    step_.set_scalars(s.scalars);
+    step_.parameters().refresh(ctx_);
+  }
+
+  Outcome step(const Batch& b) {
+    Outcome o;
+    step_.load(b.audio, b.lengths);
+    step_.run();
+    const StepMetrics now = step_.metrics();
+    o.codes[0] = codes();
+    step_.measure();
+    const StepMetrics after = step_.metrics();
+    o.codes[1] = codes();
+    o.values = {now.waveform,   now.stft,   now.mel,   now.commitment,  now.gradient_norm,
+                after.waveform, after.stft, after.mel, after.commitment};
+    return o;
+  }
+
+ private:
+  std::vector<int32_t> codes() {
+    const View<const int32_t> c = step_.codes();
+    std::vector<int32_t> v(static_cast<size_t>(c.elements()));
+    ctx_.read<int32_t>(c, v);
+    return v;
+  }
+  Context ctx_;
+  TrainingStep step_;
+};
+
 }  // namespace
 
-TEST_CASE("twenty steps on CUDA stay as near to the CPU's as rounding lets the CPU stay to itself", "[step]") {
+TEST_CASE("twenty steps on CUDA are the CPU's, each from where the CPU stands", "[step]") {
+  // Left alone, two runs part at the first frame that lies between two codes, however right both are. So each step starts
+  // from the CPU's state, and only rounding is left: twenty layers of sums of up to a hundred products, 1e-5 at most in
+  // what needs no gradient. Gradients of L1 and of logarithms jump where a bin is right or silent, so that now and then a
+  // step differs a thousand times as much as most do; of what depends on gradients the median is held to 1e-5. (A
+  // learning rate wrong by a thousandth is 4e-5.)
   for (const Device device : cuda_devices())
     for (const QuantizerKind kind : kinds) {
       CAPTURE(static_cast<int>(kind));
-      const std::vector<double> exact = train(kind, {}, Precision::fp32, {}, 20),
-                                found = train(kind, device, Precision::fp32, {}, 20);
-      const std::vector<double> ulps = spread(kind, exact, 2 * test::ulp);
-      CHECK(std::fabs(found[0] - exact[0]) <= 1e-6 * exact[0]);
-      // A running maximum: where a moved start crosses the CPU's path by chance, the spread of that step says nothing.
-      double most = 1e-6 * exact[0];
-      for (size_t i = 1; i < exact.size(); ++i) {
-        most = std::max(most, ulps[i]);
-        INFO("step " << i + 1 << ": " << found[i] << ", on the CPU " << exact[i] << ", eight moved starts within "
-                     << most);
-        CHECK(std::fabs(found[i] - exact[i]) <= 3 * most);
+      Follower cpu(kind, {}), cuda(kind, device);
+      constexpr int steps = 20;
+      double first = 0, last = 0;
+      std::array<std::vector<double>, Outcome::figures> distances;
+      for (int i = 0; i < steps; ++i) {
+        const State state = cpu.state();
+        const Batch b(i);
+        const Outcome exact = cpu.step(b);
+        (i == 0 ? first : last) = exact.values[0];
+        cuda.restore(state);
+        const Outcome found = cuda.step(b);
+        for (size_t k = 0; k < Outcome::figures && found.codes == exact.codes; ++k) {
+          const double distance = std::fabs(found.values[k] - exact.values[k]) / std::fabs(exact.values[k]);
+          INFO("step " << i + 1 << ", " << Outcome::names[k] << ": " << found.values[k] << ", on the CPU "
+                       << exact.values[k]);
+          CHECK(distance <= (k < Outcome::forward ? 1e-5 : 5e-2));
+          distances[k].push_back(distance);
+        }
       }
-      CHECK(found.back() < found.front());
+      // Of 14400 codes, rounding takes one in 10^6 past a margin.
+      CHECK(distances[0].size() >= steps - 1);
+      for (size_t k = Outcome::forward; k < Outcome::figures; ++k) {
+        std::vector<double>& d = distances[k];
+        std::sort(d.begin(), d.end());
+        INFO(Outcome::names[k] << " differs by " << d.front() << " to " << d.back());
+        CHECK(d[d.size() / 2] <= 1e-5);
+      }
+      CHECK(last < first);
     }
 }
 
