@@ -455,7 +455,7 @@ TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d]") {
     }
 }
 
-TEST_CASE("conv1d is exact on integers where warps end with their items and tiles do not", "[conv1d]") {
+TEST_CASE("conv1d is exact on integers in wide tiles whose warps end with their items", "[conv1d]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     wide<float>(device, 178, 192, 3, 64, Precision::fp32, "fma");
