@@ -449,9 +449,9 @@ TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d]") {
   for (const Device device : devices())
     for (const int64_t out : {64, 96, 128}) {   // as many as fill a device, so that tiles are not made smaller
       const int64_t taps = out == 128 ? 2 : 1;  // 133 tiles of 256 rows
-      if (out != 96) wide<float>(device, 3, 11300, taps, out, Precision::fp32, "fma");
+      if (out == 128) wide<float>(device, 3, 11300, taps, out, Precision::fp32, "fma");
       if (out != 64 && device.kind == Device::cuda) wide<float>(device, 3, 11300, taps, out, Precision::tf32, "tf32");
-      wide<bf16>(device, 3, 11300, taps, out, Precision::fp32, "bf16");
+      if (out != 96) wide<bf16>(device, 3, 11300, taps, out, Precision::fp32, "bf16");
     }
 }
 
