@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(32 * balancer_max)
   for (int k = 0; k < a.count; ++k) factors[k] = found[k];
 }
 
-/// Thread by thread all gradients are read before the sum is written: it may be one of them.
+/// Thread by thread all gradients are read before the sum is written: it may be one of them. The same bits at any address:
+/// what is fused is said, not left to the compiler.
 template <bool aligned>
 __global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, const float* factors) {
   constexpr int P = pack_size<float>;
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, co
     const float* const g = a.gradients[k].data + at;
     const Pack<float> v = whole ? load_pack(g) : load_some(g, some);
 #pragma unroll
-    for (int i = 0; i < P; ++i) sum.v[i] += factor * v.v[i];
+    for (int i = 0; i < P; ++i) sum.v[i] = fmaf(factor, v.v[i], sum.v[i]);
   }
   if (whole)
     store_pack(a.gradient.data + at, sum);

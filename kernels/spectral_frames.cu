@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(threads, 4)
 }
 
 /// Adds to sum what the counted frames of an item have at position at (at .. at + P - 1), which may lie in the padding.
+/// Packs and single samples have the same bits: what is fused is said, not left to the compiler.
 template <int P, int at_once = 4>
 __device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int at,
                                              float (&sum)[P]) {
@@ -57,11 +58,11 @@ __device__ __forceinline__ void add_position(const Framing& g, const float* rows
     const int n = static_cast<int>(q) - f * g.hop;
     const float* const row = rows + int64_t{f} * g.window + n;
     if constexpr (P == 1) {
-      sum[0] += g.hann[n] * *row;
+      sum[0] = fmaf(g.hann[n], *row, sum[0]);
     } else {
       const Pack<float> h = load_pack(g.hann + n), v = load_pack(row);
 #pragma unroll
-      for (int k = 0; k < P; ++k) sum[k] += h.v[k] * v.v[k];
+      for (int k = 0; k < P; ++k) sum[k] = fmaf(h.v[k], v.v[k], sum[k]);
     }
   }
 }
