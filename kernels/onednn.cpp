@@ -60,6 +60,27 @@ dnnl::primitive_attr attributes() {
   return attr;
 }
 
+// Version 3 makes a primitive's descriptor from its arguments, version 2 from a descriptor of the operation.
+template <class Primitive, class... Rest>
+typename Primitive::primitive_desc describe(const dnnl::engine& engine, const dnnl::primitive_attr& attr,
+                                            const Rest&... rest) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {engine, rest..., attr};
+#else
+  return {typename Primitive::desc(rest...), attr, engine};
+#endif
+}
+template <class Primitive, class... Rest>
+typename Primitive::primitive_desc describe_backward(const dnnl::engine& engine, const dnnl::primitive_attr& attr,
+                                                     const dnnl::convolution_forward::primitive_desc& forward,
+                                                     const Rest&... rest) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {engine, rest..., forward, attr};
+#else
+  return {typename Primitive::desc(rest...), attr, engine, forward};
+#endif
+}
+
 }  // namespace
 
 // One primitive, the reorder of its weights, and memory objects whose addresses are set on each run.
@@ -87,11 +108,10 @@ class Convolution {
       attr.set_post_ops(post);
     }
     using Forward = dnnl::convolution_forward;
-    const Forward::desc forward =
-        p.bias
-            ? Forward::desc(dnnl::prop_kind::forward_training, direct, x, any, bias, y, stride, dilation, left, right)
-            : Forward::desc(dnnl::prop_kind::forward_training, direct, x, any, y, stride, dilation, left, right);
-    const Forward::primitive_desc hint(forward, attr, engine);
+    const auto kind = dnnl::prop_kind::forward_training;
+    const Forward::primitive_desc hint =
+        p.bias ? describe<Forward>(engine, attr, kind, direct, x, any, bias, y, stride, dilation, left, right)
+               : describe<Forward>(engine, attr, kind, direct, x, any, y, stride, dilation, left, right);
     Desc inner, pad;
     switch (p.direction) {
       case Direction::forward: {
@@ -106,8 +126,8 @@ class Convolution {
       }
       case Direction::input_gradient: {
         using Backward = dnnl::convolution_backward_data;
-        const Backward::desc desc(direct, x, any, y, stride, dilation, left, right);
-        const Backward::primitive_desc found(desc, attr, engine, hint);
+        const auto found =
+            describe_backward<Backward>(engine, attr, hint, direct, x, any, y, stride, dilation, left, right);
         inner = found.weights_desc();
         pad = found.scratchpad_desc();
         name_ = found.impl_info_str();
@@ -118,8 +138,8 @@ class Convolution {
       }
       case Direction::weight_gradient: {
         using Backward = dnnl::convolution_backward_weights;
-        const Backward::desc desc(direct, x, any, y, stride, dilation, left, right);
-        const Backward::primitive_desc found(desc, attr, engine, hint);
+        const auto found =
+            describe_backward<Backward>(engine, attr, hint, direct, x, any, y, stride, dilation, left, right);
         inner = found.diff_weights_desc();
         pad = found.scratchpad_desc();
         name_ = found.impl_info_str();

@@ -25,7 +25,7 @@ run() {
   ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 LSAN_OPTIONS=suppressions=$PWD/cmake/lsan.supp:print_suppressions=0 \
     UBSAN_OPTIONS=print_stacktrace=1 ctest --preset "$1" --parallel 2
 }
-configure() { cmake --preset "$@" "${launcher[@]}" >/dev/null; }
+configure() { cmake --preset "$@" -DNACRE_WERROR=ON "${launcher[@]}" >/dev/null; }
 
 check_cuda() {
   if [ -z "$nvcc" ]; then

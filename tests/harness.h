@@ -3,7 +3,6 @@
 // seed, and a comparison with a double-precision reference whose allowance is derived beside its use.
 //
 //   NACRE_TEST_SEED=7 ./nacre_tests     repeats a failure
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
 #include <deque>
@@ -14,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "catch.h"
 #include "nacre/context.h"
 
 namespace nacre::test {

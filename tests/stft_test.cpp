@@ -138,7 +138,7 @@ TEST_CASE("stft: the reference's transform is the definition, and its adjoint th
   }
 }
 
-TEST_CASE("stft: the same bits for every number of threads; silence stays exactly zero") {
+TEST_CASE("stft: the same bits for every number of threads, and silence stays exactly zero") {
   for (const Device device : devices()) {
     std::vector<float> spectra[3], gradients[3];
     const Shape s{.batch = 3, .time = 1500};

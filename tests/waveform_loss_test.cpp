@@ -160,7 +160,7 @@ TEST_CASE("waveform_loss does not allocate and does not depend on threads", "[wa
   }
 }
 
-TEST_CASE("waveform_loss: the same bits at any address; L1 gradients are those of the CPU", "[waveform_loss]") {
+TEST_CASE("waveform_loss: the same bits at any address, and L1 gradients are those of the CPU", "[waveform_loss]") {
   for (Device device : devices())
     for (int64_t time : {4, 4095, 4096, 4100, 9000}) {
       const Shape s{2, time, 1, 1};

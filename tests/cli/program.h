@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "catch2/catch.hpp"
+#include "catch.h"
 #include "file_tools.h"
 #include "nacre/codec.h"
 #include "nacre/training/audio.h"

@@ -2,7 +2,6 @@
 // Folders and files for the tests of nacre::training.
 #include <unistd.h>
 
-#include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "catch.h"
 #include "nacre/training/audio.h"
 
 namespace nacre::test {

@@ -2,11 +2,11 @@
 // wrong. The program's side (signals, exit codes) is in tests/cli/train_test.sh.
 #include "nacre/training/trainer.h"
 
-#include <catch2/catch.hpp>
 #include <climits>
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "catch.h"
 #include "faults.h"
 #include "files.h"
 #include "nacre/random.h"
