@@ -146,28 +146,29 @@ struct Tiles {
     }
     /// The rows of x under the tile; zeros where there are none. `room` takes rows that hang over an end.
     void inputs(const float* x, float* room, const float** rows) const {
-      const Problem& p = t_.p;
+      const Problem& problem = t_.p;
       if (!there()) return void(std::fill(rows, rows + t_.rows_in, zero_row));
-      const int64_t base = item_ * p.x.item + shift_;
-      int64_t at = row_ - p.left;
-      const int64_t last = at + (t_.rows_in - 1) * p.dilation;
-      if (at >= 0 && last < p.x.rows && p.x.whole(at) && p.x.whole(last)) {
-        const float* from = x + (base + at * p.x.width + p.x.offset);
-        for (int64_t r = 0; r < t_.rows_in; ++r, from += p.dilation * p.x.width) rows[r] = from;
+      const int64_t base = item_ * problem.x.item + shift_;
+      int64_t at = row_ - problem.left;
+      const int64_t last = at + (t_.rows_in - 1) * problem.dilation;
+      if (at >= 0 && last < problem.x.rows && problem.x.whole(at) && problem.x.whole(last)) {
+        const float* from = x + (base + at * problem.x.width + problem.x.offset);
+        for (int64_t r = 0; r < t_.rows_in; ++r, from += problem.dilation * problem.x.width) rows[r] = from;
         return;
       }
-      for (int64_t r = 0; r < t_.rows_in; ++r, at += p.dilation) {
+      for (int64_t r = 0; r < t_.rows_in; ++r, at += problem.dilation) {
         int64_t s = at;
-        if (p.padding == Padding::reflect) s = s < 0 ? -s : s >= p.x.rows ? 2 * (p.x.rows - 1) - s : s;
+        if (problem.padding == Padding::reflect)
+          s = s < 0 ? -s : s >= problem.x.rows ? 2 * (problem.x.rows - 1) - s : s;
         rows[r] = zero_row;
-        if (s < 0 || s >= p.x.rows) continue;
-        if (p.x.whole(s)) {
-          rows[r] = x + (base + s * p.x.width + p.x.offset);
+        if (s < 0 || s >= problem.x.rows) continue;
+        if (problem.x.whole(s)) {
+          rows[r] = x + (base + s * problem.x.width + problem.x.offset);
           continue;
         }
-        const Side::Part part = p.x.part(s);
-        float* const copy = room + r * p.x.width;
-        std::memset(copy, 0, static_cast<size_t>(p.x.width) * sizeof(float));
+        const Side::Part part = problem.x.part(s);
+        float* const copy = room + r * problem.x.width;
+        std::memset(copy, 0, static_cast<size_t>(problem.x.width) * sizeof(float));
         std::memcpy(copy + part.skip, x + (base + part.at), static_cast<size_t>(part.size) * sizeof(float));
         rows[r] = copy;
       }

@@ -243,7 +243,7 @@ void check_gradients(const Tiny& tiny, int differences) {
     for (const auto& [name, g] : exact) {
       REQUIRE(found.at(name).size() == g.size());
       const double allowance = allowed.at(name)[0];
-      const auto expected = [&](int64_t i) { return g[static_cast<size_t>(i)]; };
+      const auto expected = [&exact_g = g](int64_t i) { return exact_g[static_cast<size_t>(i)]; };
       const auto same = [&](int64_t) { return allowance; };
       const double worst = test::worst_ratio(found.at(name), expected, same);
       INFO(name << ": worst error is " << worst << " of the allowance " << allowance << ", largest gradient "

@@ -43,14 +43,13 @@ struct Conv1d {
   auto row_of(V& v, int64_t begin) const {
     return (void)v.at(size_t(begin + in / groups - 1)), &v.at(size_t(begin));
   }
-  __attribute__((no_sanitize_address, no_sanitize_undefined)) static double dot(const double* a, const double* b,
-                                                                                int64_t n) {
+  __attribute__((no_sanitize("address", "undefined"))) static double dot(const double* a, const double* b, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
     return sum;
   }
-  __attribute__((no_sanitize_address, no_sanitize_undefined)) static void add(double* to, double scale,
-                                                                              const double* from, int64_t n) {
+  __attribute__((no_sanitize("address", "undefined"))) static void add(double* to, double scale, const double* from,
+                                                                       int64_t n) {
     for (int64_t i = 0; i < n; ++i) to[i] += scale * from[i];
   }
 
