@@ -42,7 +42,7 @@ Ceilings::Copy faster_of(int64_t footprint, double own, double vendor) {
 
 void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte* to) {
   cuda::Runtime& runtime = cuda::runtime(ctx);
-  const unsigned resident = static_cast<unsigned>(runtime.multiprocessors()) * 8;
+  const unsigned resident = static_cast<unsigned>(runtime.limits().multiprocessors) * 8;
   // The smaller two stay in the second-level cache. There many rounds go into one launch, whose own cost is not theirs.
   constexpr int64_t mib = 1 << 20;
   const std::vector<int64_t> footprints =
@@ -78,7 +78,7 @@ void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte*
 }
 
 void measure_arithmetic(Context& ctx, Ceilings& c, const float* numbers, float* out, unsigned most_blocks) {
-  const unsigned all = static_cast<unsigned>(cuda::runtime(ctx).multiprocessors());
+  const unsigned all = static_cast<unsigned>(cuda::limits(ctx).multiprocessors);
   const auto rate = [&](auto* kernel, unsigned per_multiprocessor, int rounds) {
     const unsigned blocks = std::min(most_blocks, all * per_multiprocessor);
     double operations = 0;

@@ -92,7 +92,7 @@ struct Runtime::Impl {
   int index = 0;
   cudaStream_t stream = nullptr, upload_stream = nullptr;
   std::string description;
-  int multiprocessors = 0;
+  DeviceLimits limits;
   std::vector<Count> counts;
   std::vector<Count>* recording = nullptr;
   std::vector<const void*> raised;  // kernels whose limit of dynamic shared memory was raised
@@ -160,7 +160,13 @@ Runtime::Runtime(int index) : impl_(std::make_unique<Impl>()) {
   r.description = std::string(p.name) + ", compute capability " + std::to_string(p.major) + "." +
                   std::to_string(p.minor) + ", driver for CUDA " + version(driver) + ", CUDA runtime " +
                   version(runtime_version);
-  r.multiprocessors = p.multiProcessorCount;
+  r.limits = {.major = p.major,
+              .minor = p.minor,
+              .multiprocessors = p.multiProcessorCount,
+              .shared_per_block = p.sharedMemPerBlockOptin,
+              .shared_per_multiprocessor = p.sharedMemPerMultiprocessor,
+              .registers_per_block = p.regsPerBlock,
+              .threads_per_multiprocessor = p.maxThreadsPerMultiProcessor};
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
   r.counts.reserve(256);
@@ -267,7 +273,7 @@ int64_t Runtime::launches(std::string_view name) const {
   return n;
 }
 const char* Runtime::description() const { return impl_->description.c_str(); }
-int Runtime::multiprocessors() const { return impl_->multiprocessors; }
+const DeviceLimits& Runtime::limits() const { return impl_->limits; }
 void* Runtime::stream() const { return impl_->stream; }
 
 // ---- Event

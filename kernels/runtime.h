@@ -34,6 +34,16 @@ struct KernelCall {
   std::shared_ptr<const void> (*copy)(const void* tuple);  ///< for a graph, which outlives the call
 };
 
+/// What a device offers to kernels. Tiles, parts of sums and grids are chosen by it; no kernel file knows a device's numbers.
+struct DeviceLimits {
+  int major = 0, minor = 0;  ///< compute capability
+  int multiprocessors = 0;
+  size_t shared_per_block = 0;           ///< bytes, static and dynamic together, once a kernel has asked for it
+  size_t shared_per_multiprocessor = 0;  ///< bytes; each block on it takes 1 KiB more than it asked for
+  int registers_per_block = 0;           ///< of 32 bits; as many as a multiprocessor has
+  int threads_per_multiprocessor = 0;
+};
+
 /// One device with one stream. Errors of the driver are Error(device), with the name of the last launch.
 class Runtime {
  public:
@@ -62,7 +72,7 @@ class Runtime {
   int64_t launches(std::string_view name = {}) const;
   /// "NVIDIA H200, compute capability 9.0, driver 13.0, runtime 13.0".
   const char* description() const;
-  int multiprocessors() const;
+  const DeviceLimits& limits() const;
   /// cudaStream_t, for the libraries.
   void* stream() const;
 
@@ -115,6 +125,8 @@ class Fft {
 };
 
 Runtime& runtime(Context&);
+/// Of a CUDA context's device.
+const DeviceLimits& limits(const Context&);
 
 /// The only way a kernel is launched:
 ///   launch(ctx, {.name = "snake_forward", .grid = blocks, .block = 256}, snake_forward_kernel<T>, a, rows);

@@ -158,6 +158,7 @@ bool cuda_available([[maybe_unused]] std::string* why) {
 bool built_with_cuda() noexcept { return with_cuda; }
 #if defined(NACRE_WITH_CUDA)
 cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
+const cuda::DeviceLimits& cuda::limits(const Context& ctx) { return ctx.impl().cuda->limits(); }
 #endif
 
 namespace {

@@ -97,6 +97,7 @@ class Context {
 
   struct Impl;
   Impl& impl() noexcept { return *impl_; }
+  const Impl& impl() const noexcept { return *impl_; }
 
  private:
   static size_t bytes_of(int64_t view, size_t span, size_t size);

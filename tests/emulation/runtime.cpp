@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "context_impl.h"
+#include "emulation/devices.h"
 #include "emulation/scheduler.h"
 #include "emulation/shadow.h"
 #include "host.h"
@@ -301,7 +302,7 @@ int64_t Runtime::launches(std::string_view name) const {
   return n;
 }
 const char* Runtime::description() const { return "emulated on the CPU"; }
-int Runtime::multiprocessors() const { return 4; }
+const DeviceLimits& Runtime::limits() const { return emulation::device().limits; }
 void* Runtime::stream() const { return nullptr; }
 
 // Kernels run when they are launched, so the clock of the host is the device's.
