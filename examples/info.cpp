@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::vector<std::string> inputs;
-  bool configs = false, memory = false;
+  bool configs = false, memory = false, devices = false;
   std::string cost;  // a device's name
   DeviceOptions device;
 };
@@ -45,10 +45,12 @@ void print_memory(Context& ctx, const training::RunConfig& c) {
   {
     Codec codec(ctx, c.codec);
     codec.reserve_inference(1, frames * c.codec.hop());
-    std::printf("  inference, windows of %.2f s: %s; nothing shared: %s\n", static_cast<double>(frames) / c.codec.frame_rate(),
-                mebibytes(codec.reserved_bytes()).c_str(), mebibytes(codec.unshared_bytes()).c_str());
+    std::printf("  inference, windows of %.2f s: %s; nothing shared: %s\n",
+                static_cast<double>(frames) / c.codec.frame_rate(), mebibytes(codec.reserved_bytes()).c_str(),
+                mebibytes(codec.unshared_bytes()).c_str());
   }
-  TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length, c.training.seed);
+  TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length,
+                    c.training.seed);
   std::printf("  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
               static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
               mebibytes(step.unshared_bytes()).c_str());
@@ -62,7 +64,8 @@ void print_cost(const Options& o, const training::RunConfig& c) {
   std::printf("  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
               d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
               d.bf16 / 1e12);
-  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward", "backward");
+  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
+              "backward");
   std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
@@ -86,9 +89,9 @@ void print_cost(const Options& o, const training::RunConfig& c) {
 }
 
 void about_config(const Options& o, const std::string& name, const training::RunConfig& c) {
-  std::printf("%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", name.c_str(), words(c.codec).c_str(),
-              static_cast<long long>(c.training.batch_size), static_cast<long long>(c.training.segment_length),
-              c.optimizer.learning_rate);
+  std::printf("%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", name.c_str(),
+              words(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
+              static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
   if (!o.cost.empty()) print_cost(o, c);
   if (!o.memory) return;
   Context ctx(o.device.context());
@@ -137,11 +140,12 @@ void about_stream(const std::string& name) {
   const training::StreamFacts s = training::check_stream(name);
   const double seconds = static_cast<double>(s.samples) / s.header.original_rate;
   std::printf("%s: .nacre stream, verified\n", name.c_str());
-  std::printf("  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(), s.header.original_rate,
-              s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
-  std::printf("  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(),
-              s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop, s.header.codebooks,
-              s.header.codebook_size, static_cast<double>(s.header.gain));
+  std::printf("  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(),
+              s.header.original_rate, s.header.channels, s.header.channels == 1 ? "" : "s",
+              static_cast<unsigned long long>(s.samples));
+  std::printf("  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n",
+              hex(s.header.model).c_str(), s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop,
+              s.header.codebooks, s.header.codebook_size, static_cast<double>(s.header.gain));
   std::printf("  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
               fixed(seconds > 0 ? 8e-3 * static_cast<double>(s.bytes) / seconds : 0, 2).c_str(),
               fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
@@ -172,7 +176,8 @@ void about(const Options& o, const std::string& name) {
     return about_config(o, name, training::RunConfig::named(name));
   if (fs::is_directory(name)) return about_folder(o, name);
   if (!fs::exists(name))
-    throw Error(ErrorKind::io, name + ": no such file, folder or ready configuration (nacre info --configs lists those)");
+    throw Error(ErrorKind::io,
+                name + ": no such file, folder or ready configuration (nacre info --configs lists those)");
   // By content where it can be told, so that a wrong ending does not mislead.
   char head[9] = {};
   std::ifstream(name, std::ios::binary).read(head, 9);
@@ -183,8 +188,44 @@ void about(const Options& o, const std::string& name) {
   about_audio(name);
 }
 
+/// What is there to run on, and which ops will.
+void print_devices() {
+  const CudaInventory found = cuda_inventory();
+  const Context cpu;
+  std::printf("cpu: %d threads, %s\n  all ops run here\n", cpu.threads(), cpu.instruction_set());
+  if (!found.missing.empty()) std::printf("cuda: none: %s\n", found.missing.c_str());
+  if (!found.runtime.empty())
+    std::printf("cuda: built with CUDA %s; driver for CUDA %s\n", found.runtime.c_str(),
+                found.driver.empty() ? "none" : found.driver.c_str());
+  std::string without;  // ops, as they stand in NACRE_OPS
+  for (const CudaInventory::Library& l : found.libraries) {
+    const std::string use = l.used_by.empty() ? "for benches alone" : "for " + l.used_by;
+    std::printf("  %s, %s: %s\n", l.name.c_str(), use.c_str(),
+                l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
+    if (!l.missing.empty() && !l.used_by.empty())
+      without += (without.empty() ? "" : ", ") + l.used_by + " (no " + l.name + ")";
+  }
+  for (size_t i = 0; i < found.cards.size(); ++i) {
+    const CudaInventory::Card& c = found.cards[i];
+    std::printf(
+        "cuda:%zu: %s, compute capability %s, %d multiprocessors, %.1f of %.1f GiB free, %zu KiB of shared memory per "
+        "block\n",
+        i, c.name.c_str(), c.capability.c_str(), c.multiprocessors, static_cast<double>(c.free) / (1 << 30),
+        static_cast<double>(c.memory) / (1 << 30), c.shared_per_block >> 10);
+    if (!c.unusable.empty())
+      std::printf("  no op runs here: it %s\n", c.unusable.c_str());
+    else if (!without.empty())
+      std::printf("  ops run here, but for: %s\n", without.c_str());
+    else
+      std::printf("  all ops run here\n");
+  }
+  std::printf("ops: %s\n", NACRE_OP_NAMES);
+}
+
 int info(const Options& o) {
-  if (!o.configs && o.inputs.empty()) throw Error(ErrorKind::usage, "info: expected a file, or --configs");
+  if (!o.configs && !o.devices && o.inputs.empty())
+    throw Error(ErrorKind::usage, "info: expected a file, --configs or --devices");
+  if (o.devices) print_devices();
   if (o.configs)
     for (const std::string& name : CodecConfig::names()) about_config(o, name, training::RunConfig::named(name));
   int code = 0;
@@ -205,10 +246,14 @@ int info(const Options& o) {
 Command add_info(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("inputs", o->inputs,
-                 "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre streams, audio files");
+                 "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre "
+                 "streams, audio files");
   app.add_flag("--configs", o->configs, "list the ready configurations");
+  app.add_flag("--devices", o->devices,
+               "list what there is to run on: cards, driver, CUDA's libraries, and which ops will run where");
   app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");
-  app.add_option("--cost", o->cost, "of models and configurations: operations, bytes and the least time of each layer of a training "
+  app.add_option("--cost", o->cost,
+                 "of models and configurations: operations, bytes and the least time of each layer of a training "
                  "step on a device (h200, h100, a100, rtx4090), in --precision fp32, tf32 or bf16");
   o->device.add_to(app);
   app.footer("Streams and checkpoints are read to the end and verified.");

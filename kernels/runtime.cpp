@@ -1,10 +1,11 @@
-// kernels/runtime.h on CUDA. cudart is linked statically and finds the driver by itself, cuFFT is loaded at its first
-// use: a program built so starts on any machine.
+// kernels/runtime.h on CUDA's runtime library, which is linked statically and finds the driver by itself: a program built
+// so starts on any machine. The emulated build has functions of the same names (tests/emulation/cuda_runtime.h), so that
+// this file is run by tests without a GPU.
 #include "runtime.h"
 
+#if !defined(NACRE_EMULATED)
 #include <cuda_runtime.h>
-#include <cufft.h>
-#include <dlfcn.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -12,7 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "context_impl.h"
 #include "host.h"
 
 namespace nacre::cuda {
@@ -20,55 +20,58 @@ namespace {
 
 [[noreturn]] void throw_device(const std::string& what) { throw Error(ErrorKind::device, what); }
 
+std::string words(cudaError_t e) { return std::string(cudaGetErrorString(e)) + " (" + cudaGetErrorName(e) + ")"; }
+
 void check(cudaError_t e, const char* what) {
   if (e == cudaSuccess) [[likely]]
     return;
-  (void)cudaGetLastError();  // not sticky: the next call shall not report it again
-  throw_device(std::string("CUDA: ") + what + ": " + cudaGetErrorString(e) + " (" + cudaGetErrorName(e) + ")");
+  (void)cudaGetLastError();  // else the next call would report it again
+  throw_device(std::string("CUDA: ") + what + ": " + words(e));
+}
+
+/// Errors after which a device does nothing for this process any more.
+bool ends_the_device(cudaError_t e) {
+  switch (e) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// The current device is a thread's own, and whoever calls may have one of their own.
+void make_current(int index) {
+  int now = -1;
+  if (cudaGetDevice(&now) == cudaSuccess && now == index) return;
+  check(cudaSetDevice(index), "cudaSetDevice");
 }
 
 std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
 
-/// A library that is looked for when it is needed first, under the names of the CUDA versions we know.
-class Library {
- public:
-  explicit Library(std::vector<const char*> names) {
-    for (const char* name : names)
-      if (handle_ == nullptr) handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (handle_ == nullptr)
-      throw_device(std::string("CUDA: ") + names.front() +
-                   " is missing; install the CUDA libraries (cuFFT), or put their folder into LD_LIBRARY_PATH");
-  }
-  template <class F>
-  F* function(const char* name) const {
-    void* f = dlsym(handle_, name);
-    if (f == nullptr) throw_device(std::string("CUDA: the cuFFT found here has no ") + name);
-    return reinterpret_cast<F*>(f);
-  }
+std::string text(dim3 d) { return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z); }
 
- private:
-  void* handle_ = nullptr;
-};
+std::string capability(const cudaDeviceProp& p) { return std::to_string(p.major) + "." + std::to_string(p.minor); }
 
-struct CuFft {
-  Library library{{"libcufft.so.12", "libcufft.so.11", "libcufft.so"}};
-  decltype(&cufftCreate) create = library.function<decltype(cufftCreate)>("cufftCreate");
-  decltype(&cufftSetAutoAllocation) set_auto =
-      library.function<decltype(cufftSetAutoAllocation)>("cufftSetAutoAllocation");
-  decltype(&cufftMakePlanMany64) make = library.function<decltype(cufftMakePlanMany64)>("cufftMakePlanMany64");
-  decltype(&cufftSetWorkArea) set_work = library.function<decltype(cufftSetWorkArea)>("cufftSetWorkArea");
-  decltype(&cufftSetStream) set_stream = library.function<decltype(cufftSetStream)>("cufftSetStream");
-  decltype(&cufftExecR2C) forward = library.function<decltype(cufftExecR2C)>("cufftExecR2C");
-  decltype(&cufftExecC2R) inverse = library.function<decltype(cufftExecC2R)>("cufftExecC2R");
-  decltype(&cufftDestroy) destroy = library.function<decltype(cufftDestroy)>("cufftDestroy");
-};
-const CuFft& cufft() {
-  static const CuFft f;
-  return f;
-}
-void check(cufftResult r, const char* what) {
-  if (r != CUFFT_SUCCESS) [[unlikely]]
-    throw_device(std::string("cuFFT: ") + what + " failed with code " + std::to_string(r));
+/// Why the kernels do not run on a device, in words that follow its name; empty if they do.
+std::string unusable(const cudaDeviceProp& p, int driver) {
+  if (p.major < 8) return "has compute capability " + capability(p) + "; expected 8.0 or newer";
+  // The library holds machine code for 8.x and 9.0. For others the driver compiles PTX, which it reads up to its own
+  // version: any driver of a major version serves a runtime, but not its PTX.
+  if ((p.major > 9 || (p.major == 9 && p.minor > 0)) && driver / 10 < CUDART_VERSION / 10)
+    return "has compute capability " + capability(p) +
+           ", for which the driver compiles the kernels: expected a driver for CUDA " + version(CUDART_VERSION) +
+           " or newer, this one is for " + version(driver);
+  return "";
 }
 
 }  // namespace
@@ -88,6 +91,23 @@ struct Runtime::Impl {
     size_t bytes = 0;
     cudaEvent_t arrived = nullptr, taken = nullptr;
   };
+  struct Asked {
+    const void* kernel;
+    size_t bytes;
+  };
+  /// What was queued since the device was last known to be well, the newest behind; the oldest are forgotten.
+  struct Suspects {
+    static constexpr size_t most = 8;
+    const char* names[most] = {};
+    size_t count = 0;
+    void add(const char* name) { names[count++ % most] = name; }
+    std::string words() const {
+      std::string out = count > most ? "... " : "";
+      for (size_t i = count > most ? count - most : 0; i < count; ++i)
+        out += std::string(out.empty() || out.ends_with(' ') ? "" : ", ") + names[i % most];
+      return out;
+    }
+  };
 
   int index = 0;
   cudaStream_t stream = nullptr, upload_stream = nullptr;
@@ -95,10 +115,25 @@ struct Runtime::Impl {
   DeviceLimits limits;
   std::vector<Count> counts;
   std::vector<Count>* recording = nullptr;
-  std::vector<const void*> raised;  // kernels whose limit of dynamic shared memory was raised
+  std::vector<Asked> asked;  // dynamic shared memory, by kernel
   std::map<void*, Upload> uploads;
-  const char* last = "nothing";
+  Suspects suspects;
+  std::string broken;  // what every call says after a kernel failed
 
+  ~Impl() {
+    if (stream == nullptr) return;
+    (void)cudaSetDevice(index);
+    (void)cudaStreamSynchronize(stream);
+    for (auto& [to, upload] : uploads) release(upload);
+    if (upload_stream != nullptr) (void)cudaStreamDestroy(upload_stream);
+    (void)cudaStreamDestroy(stream);
+  }
+  /// At the beginning of everything.
+  void enter() const {
+    if (!broken.empty()) [[unlikely]]
+      throw_device(broken);
+    make_current(index);
+  }
   void count(std::vector<Count>& where, const char* name, int64_t n) {
     for (Count& c : where)
       if (c.name == name || std::strcmp(c.name, name) == 0) {
@@ -108,25 +143,51 @@ struct Runtime::Impl {
     where.push_back({name, n});
   }
   void count(const char* name) {
-    last = name;
+    if (recording == nullptr) suspects.add(name);
     count(recording != nullptr ? *recording : counts, name, 1);
   }
   void refuse_in_capture(const char* what) const {
     if (recording != nullptr)
       throw Error(ErrorKind::usage, std::string("capture: the step calls ") + what + ", which a graph cannot hold");
   }
-  /// As check, with the last kernel launched: errors of kernels show at the next call that waits.
-  void expect(cudaError_t e, const char* what) const {
-    if (e != cudaSuccess) [[unlikely]]
-      check(e, (std::string(what) + " (last launched: " + last + ")").c_str());
+  /// Any call may return the error of a kernel that was launched long before.
+  void expect(cudaError_t e, const char* what) {
+    if (e == cudaSuccess) [[likely]]
+      return;
+    (void)cudaGetLastError();
+    if (!ends_the_device(e)) throw_device(std::string("CUDA: ") + what + ": " + words(e));
+    broken = "CUDA: " + words(e) + ", seen by " + what +
+             "; the kernel that failed is one of those launched before: " + suspects.words();
+    if (suspects.count > 1) broken += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
+    throw_device(broken);
+  }
+  /// Waits for the stream: all that was launched is known to be well.
+  void wait(const char* what) {
+    expect(cudaStreamSynchronize(stream), what);
+    suspects.count = 0;
+  }
+  /// Dynamic shared memory beside a kernel's arrays beyond 48 KiB has to be asked for, and no more than is there.
+  void ask_for_shared(const Launch& how, const void* kernel) {
+    if (how.shared_bytes == 0) return;
+    auto known = std::find_if(asked.begin(), asked.end(), [&](const Asked& a) { return a.kernel == kernel; });
+    if (known == asked.end()) known = asked.insert(asked.end(), {kernel, 0});
+    if (known->bytes >= how.shared_bytes) return;
+    const cudaError_t e =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
+    if (e != cudaSuccess)
+      expect(e, (std::string(how.name) + ": " + std::to_string(how.shared_bytes) +
+                 " bytes of dynamic shared memory, where a block has " + std::to_string(limits.shared_per_block) +
+                 " in all")
+                    .c_str());
+    known->bytes = how.shared_bytes;
   }
   void make_upload(Upload& u, size_t bytes) {
     if (u.bytes >= bytes) return;
     release(u);
-    check(cudaMallocHost(&u.pinned, bytes), "pinned memory for uploads");
-    check(cudaMalloc(&u.device, bytes), "device memory for uploads");
-    check(cudaEventCreateWithFlags(&u.arrived, cudaEventDisableTiming), "event");
-    check(cudaEventCreateWithFlags(&u.taken, cudaEventDisableTiming), "event");
+    expect(cudaMallocHost(&u.pinned, bytes), "upload: pinned memory");
+    expect(cudaMalloc(&u.device, bytes), "upload: device memory");
+    expect(cudaEventCreateWithFlags(&u.arrived, cudaEventDisableTiming), "upload: event");
+    expect(cudaEventCreateWithFlags(&u.taken, cudaEventDisableTiming), "upload: event");
     u.bytes = bytes;
   }
   static void release(Upload& u) noexcept {
@@ -138,7 +199,7 @@ struct Runtime::Impl {
   }
 };
 
-Runtime::Runtime(int index) : impl_(std::make_unique<Impl>()) {
+Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   std::string why;
   const int devices = device_count(&why), wanted = index;
   const std::string name = wanted == 0 ? "cuda" : "cuda:" + std::to_string(wanted);
@@ -151,15 +212,13 @@ Runtime::Runtime(int index) : impl_(std::make_unique<Impl>()) {
   check(cudaSetDevice(wanted), "cudaSetDevice");
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, wanted), "cudaGetDeviceProperties");
-  if (p.major < 8)
-    throw_device("device " + name + ": " + p.name + " has compute capability " + std::to_string(p.major) + "." +
-                 std::to_string(p.minor) + "; expected 8.0 or newer");
   int driver = 0, runtime_version = 0;
   (void)cudaDriverGetVersion(&driver);
   (void)cudaRuntimeGetVersion(&runtime_version);
-  r.description = std::string(p.name) + ", compute capability " + std::to_string(p.major) + "." +
-                  std::to_string(p.minor) + ", driver for CUDA " + version(driver) + ", CUDA runtime " +
-                  version(runtime_version);
+  if (const std::string reason = unusable(p, driver); !reason.empty())
+    throw_device("device " + name + ": " + p.name + " " + reason);
+  r.description = std::string(p.name) + ", compute capability " + capability(p) + ", driver for CUDA " +
+                  version(driver) + ", CUDA runtime " + version(runtime_version);
   r.limits = {.major = p.major,
               .minor = p.minor,
               .multiprocessors = p.multiProcessorCount,
@@ -170,61 +229,64 @@ Runtime::Runtime(int index) : impl_(std::make_unique<Impl>()) {
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
   r.counts.reserve(256);
-  r.raised.reserve(64);
+  r.asked.reserve(256);
 }
-
-Runtime::~Runtime() {
-  Impl& r = *impl_;
-  if (r.stream == nullptr) return;
-  (void)cudaStreamSynchronize(r.stream);
-  for (auto& [to, upload] : r.uploads) Impl::release(upload);
-  (void)cudaStreamDestroy(r.upload_stream);
-  (void)cudaStreamDestroy(r.stream);
-}
+Runtime::~Runtime() = default;
 
 void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
-  if (how.shared_bytes > (48 << 10) && std::find(r.raised.begin(), r.raised.end(), call.function) == r.raised.end()) {
-    r.expect(cudaFuncSetAttribute(call.function, cudaFuncAttributeMaxDynamicSharedMemorySize, 163 << 10), how.name);
-    r.raised.push_back(call.function);
-  }
+  r.enter();
+  r.ask_for_shared(how, call.function);
+  const cudaError_t e =
+      cudaLaunchKernel(call.function, how.grid, how.block, call.arguments, how.shared_bytes, r.stream);
+  if (e != cudaSuccess) [[unlikely]]
+    r.expect(e, (std::string(how.name) + " (grid " + text(how.grid) + ", block " + text(how.block) + ", " +
+                 std::to_string(how.shared_bytes) + " bytes of shared memory)")
+                    .c_str());
   r.count(how.name);
-  r.expect(cudaLaunchKernel(call.function, how.grid, how.block, call.arguments, how.shared_bytes, r.stream), how.name);
 }
 
 void Runtime::zero(void* to, size_t bytes) {
-  if (bytes > 0) impl_->expect(cudaMemsetAsync(to, 0, bytes, impl_->stream), "zero");
+  Impl& r = *impl_;
+  r.enter();
+  if (bytes > 0) r.expect(cudaMemsetAsync(to, 0, bytes, r.stream), "zero");
 }
 void Runtime::copy_on_device(void* to, const void* from, size_t bytes) {
-  if (bytes > 0) impl_->expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, impl_->stream), "copy");
+  Impl& r = *impl_;
+  r.enter();
+  if (bytes > 0) r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, r.stream), "copy");
 }
 void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
   r.refuse_in_capture("write");
+  r.enter();
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, r.stream), "write");
-  r.expect(cudaStreamSynchronize(r.stream), "write");  // `from` may be anything, pinned memory of the caller's too
+  r.wait("write");  // `from` may be anything, pinned memory of the caller's too
 }
 void Runtime::copy_to_host(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
   r.refuse_in_capture("read");
+  r.enter();
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, r.stream), "read");
-  r.expect(cudaStreamSynchronize(r.stream), "read");
+  r.wait("read");
 }
 void Runtime::synchronize() {
   impl_->refuse_in_capture("synchronize");
-  impl_->expect(cudaStreamSynchronize(impl_->stream), "synchronize");
+  impl_->enter();
+  impl_->wait("synchronize");
 }
 
 void Runtime::upload(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
   r.refuse_in_capture("upload");
+  r.enter();
   if (bytes == 0) return;
   Impl::Upload& u = r.uploads[to];
   const bool first = u.bytes < bytes;
-  if (first) r.expect(cudaStreamSynchronize(r.stream), "upload");
+  if (first) r.wait("upload");
   r.make_upload(u, bytes);
   // The last batch has left the pinned memory once it arrived, and the device's copy of it once it was taken.
   if (!first) r.expect(cudaEventSynchronize(u.arrived), "upload");
@@ -237,9 +299,34 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
   r.expect(cudaEventRecord(u.taken, r.stream), "upload");
 }
 
+void* Runtime::allocate(size_t bytes) {
+  Impl& r = *impl_;
+  r.refuse_in_capture("for memory");
+  r.enter();
+  void* p = nullptr;
+  const cudaError_t e = cudaMalloc(&p, bytes);
+  if (e == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    return nullptr;
+  }
+  r.expect(e, "allocation");
+  r.expect(cudaMemsetAsync(p, 0, bytes, r.stream), "allocation");
+  r.wait("allocation");  // other streams and contexts may use it at once
+  return p;
+}
+void device_release(void* p) noexcept {
+  if (p == nullptr) return;
+  // In a capture of this thread it would end the capture; what it frees cannot be the graph's, which owns no memory.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  (void)cudaThreadExchangeStreamCaptureMode(&mode);
+  (void)cudaFree(p);
+  (void)cudaThreadExchangeStreamCaptureMode(&mode);
+}
+
 std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
+  r.enter();
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
   r.recording = recorded.get();
@@ -250,6 +337,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     r.recording = nullptr;
     (void)cudaStreamEndCapture(r.stream, &graph);
     if (graph != nullptr) (void)cudaGraphDestroy(graph);
+    (void)cudaGetLastError();  // that of an invalidated capture
     throw;
   }
   r.recording = nullptr;
@@ -259,10 +347,12 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
   (void)cudaGraphDestroy(graph);
   r.expect(e, "capture");
   const std::shared_ptr<CUgraphExec_st> exec(made, [](cudaGraphExec_t g) { (void)cudaGraphExecDestroy(g); });
-  return [&r, exec, recorded] {
-    for (const Impl::Count& c : *recorded) r.count(r.counts, c.name, c.launches);
-    r.last = "a captured step";
-    r.expect(cudaGraphLaunch(exec.get(), r.stream), "replay");
+  return [kept = impl_, exec, recorded] {
+    kept->refuse_in_capture("replay");
+    kept->enter();
+    for (const Impl::Count& c : *recorded) kept->count(kept->counts, c.name, c.launches);
+    kept->suspects.add("a captured step");
+    kept->expect(cudaGraphLaunch(exec.get(), kept->stream), "replay");
   };
 }
 
@@ -275,14 +365,19 @@ int64_t Runtime::launches(std::string_view name) const {
 const char* Runtime::description() const { return impl_->description.c_str(); }
 const DeviceLimits& Runtime::limits() const { return impl_->limits; }
 void* Runtime::stream() const { return impl_->stream; }
+void Runtime::enter() const { impl_->enter(); }
+void Runtime::count(const char* name) { impl_->count(name); }
+void Runtime::refuse_in_capture(const char* what) const { impl_->refuse_in_capture(what); }
 
 // ---- Event
 // ------------------------------------------------------------------------------------------------------------------
 
 struct Event::Impl {
   cudaEvent_t event = nullptr;
-  Impl() { check(cudaEventCreate(&event), "event"); }
-  ~Impl() { (void)cudaEventDestroy(event); }
+  ~Impl() {
+    if (event != nullptr) (void)cudaEventDestroy(event);
+  }
+  Impl() = default;
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 };
@@ -291,10 +386,15 @@ Event::~Event() = default;
 Event::Event(Event&&) noexcept = default;
 Event& Event::operator=(Event&&) noexcept = default;
 void Event::record(Context& ctx) {
-  runtime(ctx).impl().refuse_in_capture("an event");
-  check(cudaEventRecord(impl_->event, static_cast<cudaStream_t>(runtime(ctx).stream())), "event");
+  Runtime& r = runtime(ctx);
+  r.refuse_in_capture("an event");
+  r.enter();
+  if (impl_->event == nullptr) check(cudaEventCreate(&impl_->event), "event");  // of the device that is current now
+  check(cudaEventRecord(impl_->event, static_cast<cudaStream_t>(r.stream())), "event");
 }
 double Event::seconds_since(const Event& start) const {
+  if (impl_->event == nullptr || start.impl_->event == nullptr)
+    throw Error(ErrorKind::usage, "event: seconds_since before both were recorded");
   float milliseconds = 0;
   check(cudaEventSynchronize(start.impl_->event), "event");
   check(cudaEventSynchronize(impl_->event), "event");
@@ -302,7 +402,7 @@ double Event::seconds_since(const Event& start) const {
   return 1e-3 * static_cast<double>(milliseconds);
 }
 
-// ---- devices and memory
+// ---- devices
 // -----------------------------------------------------------------------------------------------------
 
 int device_count(std::string* why) {
@@ -326,68 +426,34 @@ int device_count(std::string* why) {
   return devices;
 }
 
-void* device_allocate(int index, size_t bytes) {
-  void* p = nullptr;
-  if (cudaSetDevice(index) != cudaSuccess || cudaMalloc(&p, bytes) != cudaSuccess) {
-    (void)cudaGetLastError();
-    return nullptr;
+CudaInventory inventory() {
+  CudaInventory found;
+  const int devices = device_count(&found.missing);
+  int driver = 0, runtime_version = 0;
+  (void)cudaDriverGetVersion(&driver);
+  (void)cudaRuntimeGetVersion(&runtime_version);
+  if (driver > 0) found.driver = version(driver);
+  found.runtime = version(runtime_version);
+  for (int i = 0; i < devices; ++i) {
+    CudaInventory::Card card;
+    cudaDeviceProp p{};
+    if (const cudaError_t e = cudaGetDeviceProperties(&p, i); e != cudaSuccess) {
+      (void)cudaGetLastError();
+      card.unusable = "does not answer: " + words(e);
+    } else {
+      card.name = p.name;
+      card.capability = capability(p);
+      card.multiprocessors = p.multiProcessorCount;
+      card.memory = p.totalGlobalMem;
+      card.shared_per_block = p.sharedMemPerBlockOptin;
+      card.unusable = unusable(p, driver);
+      size_t all = 0;
+      if (cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&card.free, &all) != cudaSuccess) (void)cudaGetLastError();
+    }
+    found.cards.push_back(std::move(card));
   }
-  // Streams of ours do not wait for the default stream: the zeros must be there before anybody uses the block.
-  if (cudaMemset(p, 0, bytes) != cudaSuccess || cudaStreamSynchronize(nullptr) != cudaSuccess) {
-    (void)cudaGetLastError();
-    (void)cudaFree(p);
-    return nullptr;
-  }
-  return p;
-}
-void device_release(void* p) noexcept {
-  if (p != nullptr) (void)cudaFree(p);  // waits for what still uses it
-}
-
-// ---- Fft
-// --------------------------------------------------------------------------------------------------------------------
-
-struct Fft::Impl {
-  cufftHandle forward = -1, inverse = -1;
-  Memory work;
-  ~Impl() {
-    if (forward != -1) (void)cufft().destroy(forward);
-    if (inverse != -1) (void)cufft().destroy(inverse);
-  }
-};
-
-Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_unique<Impl>()) {
-  Runtime& r = runtime(ctx);
-  r.impl().refuse_in_capture("a transform's constructor");
-  const CuFft& f = cufft();
-  size_t most = 0;
-  const auto plan = [&](cufftHandle& handle, cufftType type) {
-    size_t bytes = 0;
-    long long int n = length;
-    check(f.create(&handle), "cufftCreate");
-    check(f.set_auto(handle, 0), "cufftSetAutoAllocation");
-    check(f.make(handle, 1, &n, nullptr, 1, 0, nullptr, 1, 0, type, batch, &bytes), "cufftMakePlanMany64");
-    check(f.set_stream(handle, static_cast<cudaStream_t>(r.stream())), "cufftSetStream");
-    most = std::max(most, bytes);
-  };
-  plan(impl_->forward, CUFFT_R2C);
-  plan(impl_->inverse, CUFFT_C2R);
-  impl_->work = Memory(ctx, most);
-  check(f.set_work(impl_->forward, impl_->work.data()), "cufftSetWorkArea");
-  check(f.set_work(impl_->inverse, impl_->work.data()), "cufftSetWorkArea");
-}
-Fft::Fft(Fft&&) noexcept = default;
-Fft& Fft::operator=(Fft&&) noexcept = default;
-Fft::~Fft() = default;
-
-void Fft::forward(Context& ctx, const float* real, float* spectrum) {
-  runtime(ctx).impl().count("cufft");
-  check(cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
-        "cufftExecR2C");
-}
-void Fft::inverse(Context& ctx, float* spectrum, float* real) {
-  runtime(ctx).impl().count("cufft");
-  check(cufft().inverse(impl_->inverse, reinterpret_cast<cufftComplex*>(spectrum), real), "cufftExecC2R");
+  found.libraries = library_inventory();
+  return found;
 }
 
 }  // namespace nacre::cuda

@@ -1,18 +1,21 @@
 #pragma once
-// All that the CUDA side asks of its host: memory, a stream, launches, graphs, transforms. Two implementations: CUDA's
-// (runtime.cpp), and the emulator's, which the tests bring (tests/emulation/runtime.cpp). Op files never see which.
+// All that the CUDA side asks of its host: memory, a stream, launches, graphs, transforms. runtime.cpp stands on CUDA's
+// runtime library, or on the emulator's of the same names (tests/emulation/cuda_runtime.h); transforms are cuFFT's
+// (cufft.cpp) or the emulator's. Op files never see which.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "nacre/context.h"
 
 #if defined(NACRE_EMULATED)
-#include "emulation/types.h"
+#include "emulation/cuda_runtime.h"
 #else
 #include <vector_types.h>
 #endif
@@ -28,10 +31,7 @@ struct Launch {
 /// A kernel and its arguments with the types taken off.
 struct KernelCall {
   const void* function;
-  void** arguments;                ///< one pointer per parameter: CUDA's way
-  void (*run)(const void* tuple);  ///< one thread of it: the emulator's way
-  const void* tuple;
-  std::shared_ptr<const void> (*copy)(const void* tuple);  ///< for a graph, which outlives the call
+  void** arguments;  ///< one pointer per parameter
 };
 
 /// What a device offers to kernels. Tiles, parts of sums and grids are chosen by it; no kernel file knows a device's numbers.
@@ -44,7 +44,9 @@ struct DeviceLimits {
   int threads_per_multiprocessor = 0;
 };
 
-/// One device with one stream. Errors of the driver are Error(device), with the name of the last launch.
+/// One device with one stream. Every member may be called from any thread, by one thread at a time, and makes its device
+/// the thread's current one. Errors of CUDA are Error(device) with the name of what was launched. A kernel that fails takes
+/// its device's state with it: from then on every member throws the same words.
 class Runtime {
  public:
   /// Throws Error(device) that says which of driver, device and library is missing.
@@ -62,11 +64,14 @@ class Runtime {
   /// Waits for everything queued before. Not in a capture.
   void copy_to_host(void* to, const void* from, size_t bytes);
   void synchronize();
-  /// Records what `step` queues and returns what runs it again.
+  /// Records what `step` queues and returns what runs it again, also when the Runtime is gone.
   std::function<void()> capture(const std::function<void()>& step);
   /// copy_to_device by way of pinned memory and a second stream, while the first one works. What is queued after it
-  /// sees the new bytes, what was queued before it the old ones. The first call for a destination allocates.
+  /// sees the new bytes, what was queued before it the old ones. The first call for a destination allocates. Not in a
+  /// capture.
   void upload(void* to, const void* from, size_t bytes);
+  /// Zeroed; null when there is not enough. Not in a capture.
+  void* allocate(size_t bytes);
 
   /// How often a kernel of this name (or, empty, any kernel) was launched; a replayed graph counts each of its kernels.
   int64_t launches(std::string_view name = {}) const;
@@ -75,12 +80,17 @@ class Runtime {
   const DeviceLimits& limits() const;
   /// cudaStream_t, for the libraries.
   void* stream() const;
+  /// Makes the device current, or throws what broke it: before a library is called.
+  void enter() const;
+  /// Work that a library queues on stream(), under this name.
+  void count(const char* name);
+  /// Throws Error(usage) "capture: the step calls WHAT, ..." inside a capture.
+  void refuse_in_capture(const char* what) const;
 
   struct Impl;
-  Impl& impl() { return *impl_; }
 
  private:
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;  // graphs share it
 };
 
 /// A moment in the stream, for timings.
@@ -100,13 +110,17 @@ class Event {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Zeroed; null when there is not enough.
-void* device_allocate(int index, size_t bytes);
+/// Of any device. Waits for what still uses the memory.
 void device_release(void*) noexcept;
-/// Devices that can be used now; 0 without driver. `why`, if given, says what is missing.
+/// Devices that the driver finds; 0 without driver. `why`, if given, says what is missing.
 int device_count(std::string* why = nullptr);
+/// What nacre::cuda_inventory() tells.
+CudaInventory inventory();
+/// The libraries' part of it (cufft.cpp).
+std::vector<CudaInventory::Library> library_inventory();
 
-/// Batched transforms of real signals by cuFFT, without normalisation. Plans and work area belong to it.
+/// Batched transforms of real signals by cuFFT, without normalisation. Plans and work area belong to it. Its constructor is
+/// not for a capture.
 class Fft {
  public:
   /// real [batch, length] <-> spectrum [batch, length / 2 + 1, 2]
@@ -121,7 +135,7 @@ class Fft {
   struct Impl;
 
  private:
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 Runtime& runtime(Context&);
@@ -133,20 +147,17 @@ const DeviceLimits& limits(const Context&);
 template <class... P, class... A>
 void launch(Context& ctx, const Launch& how, void (*kernel)(P...), A&&... arguments) {
   static_assert(sizeof...(P) == sizeof...(A), "one argument per parameter of the kernel");
-  using Bound = std::tuple<void (*)(P...), P...>;
-  const Bound bound(kernel, static_cast<P>(std::forward<A>(arguments))...);
-  const auto run = [](const void* tuple) {
-    std::apply([](auto* k, const auto&... a) { k(a...); }, *static_cast<const Bound*>(tuple));
-  };
-  const auto copy = [](const void* tuple) -> std::shared_ptr<const void> {
-    return std::make_shared<Bound>(*static_cast<const Bound*>(tuple));
-  };
+  static_assert((std::is_trivially_copyable_v<P> && ...), "parameters travel as bytes");
+  std::tuple<P...> values(static_cast<P>(std::forward<A>(arguments))...);
   std::apply(
-      [&](auto*, const auto&... a) {
-        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&a))..., nullptr};
-        runtime(ctx).launch(how, {reinterpret_cast<const void*>(kernel), pointers, run, &bound, copy});
+      [&](auto&... value) {
+        void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
+#if defined(NACRE_EMULATED)
+        emulation::announce(how.name, emulation::signature<P...>);
+#endif
+        runtime(ctx).launch(how, {reinterpret_cast<const void*>(kernel), pointers});
       },
-      bound);
+      values);
 }
 
 }  // namespace nacre::cuda

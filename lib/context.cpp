@@ -30,6 +30,7 @@ class Runtime {
   void upload(void*, const void*, size_t) {}
   void synchronize() {}
   std::function<void()> capture(const std::function<void()>&) { return {}; }
+  void* allocate(size_t) { return nullptr; }
   const char* description() const { return ""; }
 };
 }  // namespace cuda
@@ -156,6 +157,15 @@ bool cuda_available([[maybe_unused]] std::string* why) {
 #endif
 }
 bool built_with_cuda() noexcept { return with_cuda; }
+CudaInventory cuda_inventory() {
+#if defined(NACRE_WITH_CUDA)
+  return cuda::inventory();
+#else
+  CudaInventory none;
+  none.missing = no_cuda;
+  return none;
+#endif
+}
 #if defined(NACRE_WITH_CUDA)
 cuda::Runtime& cuda::runtime(Context& ctx) { return *ctx.impl().cuda; }
 const cuda::DeviceLimits& cuda::limits(const Context& ctx) { return ctx.impl().cuda->limits(); }
@@ -202,7 +212,7 @@ Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
 #if defined(NACRE_WITH_CUDA)
   if (device_.kind == Device::cuda)
-    data_ = static_cast<std::byte*>(cuda::device_allocate(device_.index, bytes));
+    data_ = static_cast<std::byte*>(cuda::runtime(ctx).allocate(bytes));
   else
 #endif
     data_ = static_cast<std::byte*>(allocate_on_host(bytes));

@@ -7,8 +7,8 @@ build=(g++ make ninja-build cmake pkg-config libdnnl-dev ocl-icd-opencl-dev libs
        libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;
-  test) packages=("${build[@]}" python3) ;;
-  all) packages=("${build[@]}" python3 espeak-ng sox) ;;
+  test) packages=("${build[@]}" python3 xz-utils) ;;  # gpu_pack.sh packs by xz
+  all) packages=("${build[@]}" python3 xz-utils espeak-ng sox) ;;
   *) echo "usage: $0 [build|test|all]" >&2; exit 2 ;;
 esac
 missing=()

@@ -39,7 +39,7 @@ check_cuda() {
     grep -E -A5 'error|FAILED' build/cuda/build.log | head -40
     return 1
   fi
-  scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a
+  scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a build/emulated/launches
   # What scripts/gpu_suite.sh takes to a machine with a GPU must link and start, too; their kernels are no ops' kernels.
   if ! cmake --build --preset cuda --target nacre_bench nacre_tests > build/cuda/suite.log 2>&1; then
     grep -E -A5 'error|FAILED' build/cuda/suite.log | head -40
@@ -67,5 +67,6 @@ for preset in "${presets[@]}"; do
   fi
   configure "$preset"
   cmake --build --preset "$preset" -- --quiet
+  rm -rf "build/$preset/launches"
   run "$preset"
 done

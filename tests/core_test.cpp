@@ -105,7 +105,13 @@ TEST_CASE("a graph holds what a stream can do, and nothing else", "[core]") {
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.write<float>(some, a); }), Catch::Contains("the step calls write"));
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.read<float>(a, back); }), Catch::Contains("the step calls read"));
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.synchronize(); }), Catch::Contains("the step calls synchronize"));
-  Graph graph = ctx.capture([&] { ctx.copy<float>(a, b); });
+  CHECK_THROWS_WITH(ctx.capture([&] { ctx.upload<float>(some, a); }), Catch::Contains("the step calls upload"));
+  CHECK_THROWS_WITH(ctx.capture([&] { Memory more(ctx, 16); }), Catch::Contains("the step calls for memory"));
+  Memory released(ctx, 32);
+  Graph graph = ctx.capture([&] {
+    ctx.copy<float>(a, b);
+    released = Memory();  // what a graph does not use may go meanwhile
+  });
   ctx.write<float>(some, a);
   ctx.read<float>(b, back);
   CHECK(back == std::vector<float>(4, 0.0f));  // recorded, not run

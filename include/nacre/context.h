@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "nacre/error.h"
 #include "nacre/view.h"
@@ -23,7 +24,7 @@ std::string str(Device);
 /// "[batch, time, width, channels]".
 std::string str(Shape);
 
-/// A step that can be run again: on CUDA a captured graph, on the CPU the closure itself.
+/// A step that can be run again: on CUDA a captured graph, which may outlive its context, on the CPU the closure itself.
 class Graph {
  public:
   explicit Graph(std::function<void()> run) : run_(std::move(run)) {}
@@ -48,6 +49,30 @@ bool cuda_available(std::string* why = nullptr);
 /// Whether this build has a CUDA back end at all.
 bool built_with_cuda() noexcept;
 
+/// What this machine has for the CUDA back end. Never throws for what is missing: it says so.
+struct CudaInventory {
+  struct Card {
+    std::string name, capability;  ///< "NVIDIA H200", "9.0"
+    int multiprocessors = 0;
+    size_t memory = 0, free = 0;  ///< bytes; free is 0 where the card could not be asked
+    size_t shared_per_block = 0;  ///< bytes, the most that a block can ask for
+    std::string unusable;         ///< why a Context cannot be made on it; empty if it can
+  };
+  struct Library {
+    std::string name, version;  ///< "cuFFT", "12.0.0"; empty if it is missing
+    std::string missing;        ///< what the loader says
+    std::string used_by;        ///< ops that cannot run without it; empty: benches alone
+  };
+  std::string missing;          ///< why there is no card at all; else empty
+  std::string driver, runtime;  ///< CUDA versions, "13.0"; driver is empty without one
+  std::vector<Card> cards;      ///< cards[i] is cuda:i
+  std::vector<Library> libraries;
+};
+CudaInventory cuda_inventory();
+
+/// May be used from any thread, by one at a time. A call on a CUDA context leaves its device the thread's current one, as
+/// cudaSetDevice does. A kernel that fails (Error(device), exit code 6) ends the device for this process: every later call
+/// throws the same words.
 class Context {
  public:
   /// Throws Error(device) when this build or this machine cannot serve the device.

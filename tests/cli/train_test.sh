@@ -267,7 +267,24 @@ else
   done
   [ "$(ls -l codes_cuda/2.nacre | awk '{print $5}')" = "$(ls -l codes_cpu/2.nacre | awk '{print $5}')" ] ||
     fail "streams of both devices differ in size"
+  # A kernel that fails ends the run: in words of its own, not as a lack of memory, and what was saved stays.
+  export NACRE_EMULATION_BREAK=balancer_norms
+  tiny --checkpoint_dir run_broken --max_steps 4 --device cuda
+  unset NACRE_EMULATION_BREAK
+  if [ "$code" != 0 ]; then # a real device does not break on demand
+    expect_code 6 "a kernel that fails"
+    expect_text "an illegal memory access was encountered" "a kernel that fails"
+    expect_text "balancer_norms" "a kernel that fails"
+    grep -q "batch_size" out err && fail "a kernel that fails is told as a lack of memory"
+  fi
 fi
+
+# ---- what there is to run on ---------------------------------------------------------------------------------------------
+run "$nacre" info --devices
+expect_code 0 "info --devices"
+grep -q "^cpu: [0-9]* threads, " out || fail "info --devices names no CPU"
+grep -q "^cuda" out || fail "info --devices does not speak of CUDA"
+grep -q "^ops: add, .*rvq$" out || fail "info --devices names no ops"
 
 [ $failures = 0 ] && echo "all is well" || echo "$failures failures"
 [ $failures = 0 ]

@@ -22,6 +22,7 @@
 #define blockDim (::nacre::emulation::block.size)
 #define gridDim (::nacre::emulation::block.grid)
 
+#define __trap() ::nacre::emulation::trap()
 #define __syncthreads() ::nacre::emulation::barrier(__FILE__, __LINE__)
 
 #define NACRE_SHARED(T, name, count) \

@@ -8,6 +8,7 @@ namespace nacre::emulation {
 struct EmulatedDevice {
   const char* name;
   cuda::DeviceLimits limits;
+  size_t memory;  ///< bytes
 };
 /// Throws Error(device) for a name that nobody has.
 const EmulatedDevice& device();

@@ -1,5 +1,6 @@
-// Kernels that are wrong on purpose, one per kind of mistake, and one that is right. The emulator must report each,
-// with the right words, at every block size in use; see tests/CMakeLists.txt for the words.
+// Kernels that are wrong on purpose, one per kind of mistake, and one that is right; host_faults.cpp has what is wrong
+// around them. The emulator must report each, with the right words, at every block size in use; see tests/CMakeLists.txt
+// for the words.
 //
 //   nacre_emulation_faults KIND THREADS
 #include <cstdio>
@@ -72,6 +73,28 @@ __global__ void copy_without_barrier_kernel(const float* x, float* y) {
   y[threadIdx.x] = shared[4 * ((threadIdx.x + 1) % blockDim.x)];
 }
 
+/// Nothing is read from the source of an ignored copy, but its address must be one that could be read from.
+template <int bytes_off>
+__global__ void ignored_source_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 4096);
+  cp_async<16>(shared + 4 * threadIdx.x, reinterpret_cast<const char*>(x) + bytes_off, 0);
+  cp_async_commit();
+  cp_async_wait<0>();
+  y[threadIdx.x] = x[threadIdx.x] + shared[4 * threadIdx.x];
+}
+/// 32 KiB of its own, beside what the launch asks for.
+__global__ void large_array_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, own, 8192);
+  NACRE_DYNAMIC_SHARED(float, shared);
+  own[threadIdx.x] = x[threadIdx.x];
+  shared[threadIdx.x] = own[threadIdx.x];
+  y[threadIdx.x] = shared[threadIdx.x];
+}
+__global__ void trap_kernel(const float* x, float* y) {
+  if (threadIdx.x == 7) __trap();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+
 __global__ void unwritten_kernel(const float* x, float* y) {
   if (threadIdx.x + 1 < blockDim.x) y[threadIdx.x] = x[threadIdx.x];
 }
@@ -121,7 +144,9 @@ int run(const std::string& kind, unsigned threads) {
     const char* kind;
     Kernel kernel;
     unsigned blocks = 1;
+    size_t shared_bytes = 0;
   };
+  const size_t most = limits(ctx).shared_per_block;
   const Entry entries[] = {{"right", neighbour_kernel<true>},
                            {"atomics", one_address_kernel<true>, 2},
                            {"missing_barrier", neighbour_kernel<false>},
@@ -136,11 +161,19 @@ int run(const std::string& kind, unsigned threads) {
                            {"unset_shared", unset_shared_kernel},
                            {"shared_overrun", shared_overrun_kernel},
                            {"device_overrun", device_overrun_kernel},
-                           {"one_address", one_address_kernel<false>, 2}};
+                           {"one_address", one_address_kernel<false>, 2},
+                           {"ignored_source", ignored_source_kernel<-16>},
+                           {"ignored_odd_source", ignored_source_kernel<-1>},
+                           {"shared_at_the_limit", large_array_kernel, 1, most - 32768},
+                           {"shared_beyond_the_limit", large_array_kernel, 1, most - 32768 + 16},
+                           {"shared_far_beyond", large_array_kernel, 1, most + 16},
+                           {"grid_too_deep", neighbour_kernel<true>, 70000},
+                           {"trap", trap_kernel}};
   for (const Entry& e : entries) {
     if (kind != e.kind) continue;
-    launch(ctx, {.name = e.kind, .grid = e.blocks, .block = threads}, e.kernel, static_cast<const float*>(x.data),
-           y.data);
+    const dim3 grid = kind == "grid_too_deep" ? dim3(1, e.blocks) : dim3(e.blocks);
+    launch(ctx, {.name = e.kind, .grid = grid, .block = threads, .shared_bytes = e.shared_bytes}, e.kernel,
+           static_cast<const float*>(x.data), y.data);
     std::vector<float> found(threads);
     ctx.read<float>(y, found);
     for (size_t i = 0; i < found.size(); ++i)

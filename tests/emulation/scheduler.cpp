@@ -35,8 +35,8 @@ constexpr size_t stack_bytes = 256 << 10, page = 4096;
 // Stacks begin at different lines of the caches: at equal ones, all threads of a block would fight for the same few.
 constexpr size_t stack_stagger = 17 * 64, staggered_stacks = 64;
 constexpr unsigned most_threads = 1024;
-// What a block may have on sm_80 and later, what it may have without asking, and the gap that overruns fall into.
-constexpr size_t most_shared = 163 << 10, most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
+// Static arrays of a kernel, on any device; the gap that overruns fall into; more than any device has.
+constexpr size_t most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
 
 #if NACRE_ASAN
 void hide(const void* p, size_t n) { __asan_poison_memory_region(p, n); }
@@ -74,7 +74,8 @@ struct Scheduler {
   const void* main_stack = nullptr;
   size_t main_stack_bytes = 0;
   std::byte* shared = nullptr;
-  size_t shared_used = 0, dynamic_bytes = 0, static_bytes = 0;
+  size_t shared_used = 0, dynamic_bytes = 0, static_bytes = 0, static_allowed = 0;
+  bool trapped = false;
   struct SharedArray {
     const char* file;
     int line;
@@ -277,7 +278,12 @@ void fail(const std::string& what) {
 }
 std::string place(const Thread& t) { return "thread " + text(t.index) + " of block " + text(block.index); }
 
-void run_grid(const Kernel& kernel, dim3 grid, dim3 size, size_t dynamic_shared_bytes, Order order) {
+void trap() {
+  scheduler().trapped = true;
+  fail("traps");
+}
+
+void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& memory, unsigned edges, Order order) {
   Scheduler& s = scheduler();
   const std::string name = std::string("kernel ") + kernel.name;
   if (self != nullptr) throw Fault(name + " is launched from a kernel");
@@ -285,22 +291,18 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, size_t dynamic_shared_
   if (s.count == 0 || s.count > most_threads || s.count % 32 != 0)
     throw Fault(name + ": a block of " + std::to_string(s.count) +
                 " threads; expected whole warps, up to 1024 threads");
-  if (grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
-    throw Fault(name + ": a grid of " + text(grid) + "; y and z may be 65535 at most");
-  if (dynamic_shared_bytes > most_shared)
-    throw Fault(name + ": " + std::to_string(dynamic_shared_bytes) + " bytes of shared memory, " +
-                std::to_string(most_shared) + " at most");
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   s.kernel = kernel;
-  s.start_shared(dynamic_shared_bytes);
+  s.start_shared(memory.dynamic);
+  s.static_allowed = std::min(most_static_shared, memory.allowed);
   block.size = size;
   block.grid = grid;
-  shadow_launch(s.shared, shared_space);
-  shadow_shared(s.shared, dynamic_shared_bytes);
+  shadow_launch(s.shared, shared_space, memory.device);
+  shadow_shared(s.shared, memory.dynamic);
   const Permutation at(blocks, order);
   for (uint64_t i = 0; i < blocks; ++i) {
     const uint64_t b = at(i);
-    if (edge_blocks != 0 && b >= edge_blocks && b + edge_blocks < blocks) continue;
+    if (edges != 0 && b >= edges && b + edges < blocks) continue;
     block.index = dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                        static_cast<unsigned>(b / grid.x / grid.y));
     s.run_block(order, b);
@@ -315,9 +317,11 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, size_t dynamic_shared_
       show(t.stack + page, stack_bytes - page);
     }
     show(s.shared, shared_space);
+    if (std::exchange(s.trapped, false)) throw Trap(what);
     throw Fault(what);
   }
   show(s.shared, shared_space);
+  *memory.arrays = s.static_bytes;
 }
 
 void barrier(const char* file, int line) {
@@ -375,8 +379,10 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
   const size_t offset = (s.shared_used + alignment - 1) / alignment * alignment;
   s.shared_used = offset + bytes + shared_gap;
   s.static_bytes += bytes;
-  if (s.static_bytes > most_static_shared || s.static_bytes + s.dynamic_bytes > most_shared)
-    fail("asks for " + std::to_string(s.static_bytes) + " bytes of static shared memory, 49152 at most");
+  if (s.static_bytes > s.static_allowed)
+    fail("has " + std::to_string(s.static_bytes) + " bytes of static shared memory, where " +
+         std::to_string(s.static_allowed) + " are left beside " + std::to_string(s.dynamic_bytes) +
+         " of dynamic: raise its limit, or take less");
   s.arrays.push_back({file, line, offset, bytes});
   show(s.shared + offset, bytes);
   shadow_shared(s.shared + offset, bytes);
@@ -386,9 +392,10 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
 void* dynamic_shared() { return scheduler().shared; }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
-      (bytes_from > 0 && reinterpret_cast<uintptr_t>(from) % bytes != 0))
-    fail("cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it");
+  // PTX asks this of the source even where nothing is read from it.
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    fail("issues a cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it" +
+         (bytes_from == 0 ? " (its source is ignored)" : ""));
   shadow_write(to, bytes);
   if (bytes_from > 0) shadow_read(from, bytes_from);
   std::memset(to, 0xff, bytes);  // NaN until it was waited for

@@ -20,6 +20,11 @@ struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A kernel gave up by __trap(): no fault of the emulation, but what breaks a device.
+struct Trap : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// In which order the threads of a block, and the blocks of a grid, get their turns.
 struct Order {
   enum Kind : uint8_t { forward, reverse, random } kind = forward;
@@ -33,10 +38,18 @@ struct Kernel {
   const void* arguments;
 };
 
-/// Only this many blocks at each end of the grid run, 0: all. For shapes that are too large to run whole.
+/// Only this many blocks at each end of the grid run, 0: all. For shapes that are too large to run whole. What a launch
+/// finds here counts for it.
 inline unsigned edge_blocks = 0;
 
-void run_grid(const Kernel&, dim3 grid, dim3 block, size_t dynamic_shared_bytes, Order);
+/// Of a block, in bytes, on a device. A kernel's arrays become known while it runs.
+struct SharedMemory {
+  size_t dynamic;  ///< of this launch
+  size_t allowed;  ///< left for the kernel's arrays
+  size_t* arrays;  ///< set to what they take
+  int device;
+};
+void run_grid(const Kernel&, dim3 grid, dim3 block, const SharedMemory&, unsigned edge_blocks, Order);
 
 // ---- what a thread sees of itself and asks for
 // ------------------------------------------------------------------------
@@ -92,8 +105,9 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from)
 void copy_commit();
 void copy_wait(unsigned groups_left);
 
-/// Ends the kernel with a Fault; called from a fiber.
+/// Ends the kernel with a Fault, or with a Trap; called from a fiber.
 [[noreturn]] void fail(const std::string& what);
+[[noreturn]] void trap();
 std::string place(const Thread&);
 
 // ---- shadow.cpp: accesses, where sources are instrumented
@@ -101,8 +115,8 @@ std::string place(const Thread&);
 
 /// True where this build watches every access of a kernel.
 extern const bool watches_accesses;
-/// A launch begins; shared memory lies at [shared, shared + bytes).
-void shadow_launch(std::byte* shared, size_t bytes);
+/// A launch begins on a device; shared memory lies at [shared, shared + bytes).
+void shadow_launch(std::byte* shared, size_t bytes, int device);
 /// An array of shared memory of the running kernel.
 void shadow_shared(const void* at, size_t bytes);
 void shadow_write(void* at, size_t bytes);

@@ -23,14 +23,14 @@ namespace nacre::emulation {
 #if !defined(NACRE_WATCH)
 
 const bool watches_accesses = false;
-void shadow_launch(std::byte*, size_t) {}
+void shadow_launch(std::byte*, size_t, int) {}
 void shadow_shared(const void*, size_t) {}
 void shadow_write(void*, size_t) {}
 void shadow_read(const void*, size_t) {}
 void shadow_pending(void*, size_t, bool) {}
 AtomicSection::AtomicSection() {}
 AtomicSection::~AtomicSection() {}
-void* watched_allocate(size_t) { return nullptr; }
+void* watched_allocate(size_t, int) { return nullptr; }
 void watched_release(void*, size_t) {}
 
 #else
@@ -83,7 +83,7 @@ struct Arena {
     size_t buffers;  ///< that have a part of it
   };
   std::byte* memory = nullptr;
-  uint8_t* allocated = nullptr;  ///< of every two bytes, whether they belong to a buffer
+  uint8_t* allocated = nullptr;  ///< of every two bytes, the device + 1 whose buffer they belong to, or 0
   Page* pages = nullptr;
   Cell* cells = nullptr;
   Cell** spare = nullptr;
@@ -97,9 +97,10 @@ struct Arena {
     spare = reinterpret_cast<Cell**>(map_memory(arena_bytes / page * sizeof(Cell*)));
     bytes = arena_bytes;
   }
-  void mark(const std::byte* p, size_t size, bool live) {
+  void mark(const std::byte* p, size_t size, int owner) {  // device + 1, or 0: free
+    const bool live = owner != 0;
     const size_t at = static_cast<size_t>(p - memory);
-    std::memset(allocated + at / grain, live ? 1 : 0, (size + grain - 1) / grain);
+    std::memset(allocated + at / grain, owner, (size + grain - 1) / grain);
     for (size_t i = at / page; i * page < at + size; ++i) {
       Page& its = pages[i];
       if (live && its.buffers++ == 0) {
@@ -120,6 +121,7 @@ size_t shared_bytes = 0;
 Cell* shared_cells = nullptr;
 uint32_t* shared_array_of = nullptr;  // the launch whose array these two bytes belong to
 uint32_t launch_number = 0;
+uint8_t launch_owner = 1;   // of the memory that the running kernel may touch: its device + 1
 uint64_t launch_first = 0;  // the first moment of the running launch
 bool in_atomic = false, reporting = false;
 
@@ -208,8 +210,10 @@ inline void touch(const void* address, size_t bytes) {
     touch_cells<writes>(shared_cells + first, count, block.serial << 32, true, at);
   } else if (in_arena < arena.bytes) {
     for (size_t i = 0; i < count; ++i)
-      if (arena.allocated[in_arena / grain + i] == 0)
-        fail_at_access("touches device memory that belongs to no buffer (beyond its end, or before its start)");
+      if (const uint8_t owner = arena.allocated[in_arena / grain + i]; owner != launch_owner)
+        fail_at_access(owner == 0
+                           ? "touches device memory that belongs to no buffer (beyond its end, or before its start)"
+                           : "touches memory of another device");
     for (size_t done = 0; done < count;) {
       const size_t first = in_arena / grain + done, in_page = first % (page / grain);
       const size_t here = std::min(count - done, page / grain - in_page);
@@ -221,7 +225,8 @@ inline void touch(const void* address, size_t bytes) {
 
 }  // namespace
 
-void shadow_launch(std::byte* shared, size_t bytes) {
+void shadow_launch(std::byte* shared, size_t bytes, int device) {
+  launch_owner = static_cast<uint8_t>(device + 1);
   if (shared_cells == nullptr) {
     shared_cells = map_cells(bytes);
     shared_array_of = reinterpret_cast<uint32_t*>(map_memory(bytes / grain * sizeof(uint32_t)));
@@ -248,18 +253,18 @@ void shadow_pending(void* at, size_t bytes, bool pending) {
 AtomicSection::AtomicSection() { in_atomic = true; }
 AtomicSection::~AtomicSection() { in_atomic = false; }
 
-void* watched_allocate(size_t bytes) {
+void* watched_allocate(size_t bytes, int device) {
   Arena& a = arena;
   if (a.bytes == 0) a.map();
   const size_t rounded = (bytes + guard - 1) / guard * guard;
   if (a.used + rounded + guard > arena_bytes) return nullptr;
   std::byte* p = a.memory + a.used;
   a.used += rounded + guard;
-  a.mark(p, bytes, true);
+  a.mark(p, bytes, device + 1);
   return p;
 }
 void watched_release(void* p, size_t bytes) {
-  arena.mark(static_cast<std::byte*>(p), bytes, false);
+  arena.mark(static_cast<std::byte*>(p), bytes, 0);
   const auto begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page,
              end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);

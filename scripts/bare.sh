@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs a command in a fresh clone of what is committed here, on a minimal Debian that has nothing but what the project's own
+# scripts install: a hidden install step shows. Needs root, and debootstrap (installed if missing).
+#
+#   scripts/bare.sh ROOT COMMAND      e.g. scripts/bare.sh /var/tmp/bare 'scripts/quickstart.sh'
+#
+# ROOT is made the first time and used again after that, with the packages that earlier commands installed: remove it to begin
+# anew. The clone is ROOT/root/clone. Package sources, keys and proxies are this machine's. The exit code is COMMAND's; 2 is
+# usage, 4 that the root could not be made.
+set -euo pipefail
+fail() {
+  echo "bare: ${*:2}" >&2
+  exit "$1"
+}
+[ $# -eq 2 ] || fail 2 "expected ROOT and COMMAND; see the head of $0"
+[ "$(id -u)" -eq 0 ] || fail 2 "needs root, for chroot"
+root=$1 command=$2
+from=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
+[ -z "$(git -C "$from" status --porcelain --untracked-files=no)" ] || echo "bare: changes that are not committed are left out" >&2
+if ! command -v debootstrap >/dev/null; then
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null || fail 4 "debootstrap cannot be installed"
+fi
+if [ ! -e "$root/etc/debian_version" ]; then
+  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' | head -n 1)
+  [ -n "$mirror" ] || mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
+  # shellcheck disable=SC1091
+  debootstrap --variant=minbase "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root" ${mirror:+"$mirror"} >/dev/null ||
+    fail 4 "$root: debootstrap failed"
+fi
+# The sources of packages are this machine's.
+: >"$root/etc/apt/sources.list"
+for d in sources.list.d keyrings auth.conf.d trusted.gpg.d; do
+  [ -d "/etc/apt/$d" ] || continue
+  mkdir -p "$root/etc/apt/$d"
+  cp -a "/etc/apt/$d/." "$root/etc/apt/$d/"
+done
+grep -lZ '^ *Acquire' /etc/apt/apt.conf.d/* 2>/dev/null | xargs -0 -r cp -t "$root/etc/apt/apt.conf.d/" # proxies; no hooks
+[ ! -s /etc/apt/sources.list ] || cp /etc/apt/sources.list "$root/etc/apt/sources.list"
+[ ! -d /usr/share/keyrings ] || { mkdir -p "$root/usr/share/keyrings" && cp -a /usr/share/keyrings/. "$root/usr/share/keyrings/"; }
+mkdir -p "$root/etc/ssl/certs" && cp -a /etc/ssl/certs/. "$root/etc/ssl/certs/"
+cp /etc/resolv.conf /etc/hosts "$root/etc/"
+rm -rf "$root/root/clone"
+git clone -q "$from" "$root/root/clone"
+mounted=()
+trap 'for d in "${mounted[@]}"; do umount "$root/$d"; done' EXIT
+for d in proc sys dev; do
+  mount --bind "/$d" "$root/$d"
+  mounted=("$d" "${mounted[@]}")
+done
+mapfile -t proxies < <(env | grep -i '^[a-z]*_proxy=' || true)
+env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "${proxies[@]}" chroot "$root" bash -c "cd /root/clone && $command"
