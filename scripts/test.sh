@@ -41,7 +41,7 @@ check_cuda() {
   fi
   scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a build/emulated/launches
   # What scripts/gpu_suite.sh takes to a machine with a GPU must link and start, too; their kernels are no ops' kernels.
-  if ! cmake --build --preset cuda --target nacre_bench nacre_tests > build/cuda/suite.log 2>&1; then
+  if ! cmake --build --preset cuda --target nacre_bench nacre_probes nacre_tests > build/cuda/suite.log 2>&1; then
     grep -E -A5 'error|FAILED' build/cuda/suite.log | head -40
     return 1
   fi
@@ -57,6 +57,14 @@ check_cuda() {
     return 1
   fi
   tail -1 build/cuda/start.log
+  build/cuda/bench/nacre_probes --list >/dev/null
+  code=0
+  build/cuda/bench/nacre_probes --small > build/cuda/probes.log 2>&1 || code=$?
+  if [ $code -ne 0 ] && { [ $code -ne 6 ] || [ "$(wc -l < build/cuda/probes.log)" -ne 1 ]; }; then
+    echo "nacre_probes exits with $code and says:"; cat build/cuda/probes.log
+    return 1
+  fi
+  tail -1 build/cuda/probes.log
 }
 
 for preset in "${presets[@]}"; do
