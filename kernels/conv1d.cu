@@ -7,7 +7,7 @@
 
 // The first rung, for every geometry, and the table that decides who runs. A thread computes one element and walks the
 // sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
-// runs depends on the shape and the alignment of the data alone.
+// runs depends on the shape, the alignment of the data and the limits of the device alone.
 //
 //   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
 //   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or
@@ -183,14 +183,16 @@ __global__ void __launch_bounds__(threads)
   to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
 }
 
-// ---- parts: by shape alone
+// ---- parts: by shape and device
 // --------------------------------------------------------------------------------------------
 
 constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum may fill
 int64_t weight_parts(int64_t rows, int64_t weights) {
   return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
 }
-int64_t sum_parts(Shape s) { return std::clamp<int64_t>(s.rows() / 512, 1, 528); }
+int64_t sum_parts(const Context& ctx, Shape s) {
+  return std::clamp<int64_t>(s.rows() / 512, 1, 2 * two_blocks_each(limits(ctx)));
+}
 
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
@@ -221,7 +223,7 @@ void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, flo
 }
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
-  const Cut c = cut<P>(x.shape, sum_parts(x.shape));
+  const Cut c = cut<P>(x.shape, sum_parts(ctx, x.shape));
   launch(ctx,
          {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
           .grid = {blocks_for(c.channels, int64_t{c.across} * P), static_cast<unsigned>(c.parts), 1},
@@ -234,12 +236,12 @@ void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
     column_sums<pack_size<T>>(ctx, x, partial);
   else
     column_sums<1>(ctx, x, partial);
-  add_parts(ctx, partial, sum_parts(x.shape), x.shape.channels, to, true);
+  add_parts(ctx, partial, sum_parts(ctx, x.shape), x.shape.channels, to, true);
 }
 
 template void add_column_sums<float>(Context&, View<const float>, float*, float*);
 template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
-int64_t column_sums_scratch(Shape x) { return sum_parts(x) * x.channels; }
+int64_t column_sums_scratch(const Context& ctx, Shape x) { return sum_parts(ctx, x) * x.channels; }
 
 template <class T>
 Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
@@ -250,13 +252,13 @@ Shape conv1d_input_gradient_scratch(Context&, Shape, Shape, Shape, const Conv1dG
   return {0, 0, 0, 0};
 }
 template <class T>
-Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   if (x.batch == 0) return {0, 0, 0, 0};
   const int64_t weights = weight.elements();
   return {1, 1, 1,
-          std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(x, weight, dy, g),
-                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(x),
-                    column_sums_scratch(dy)})};
+          std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g),
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, x),
+                    column_sums_scratch(ctx, dy)})};
 }
 
 template <class T>

@@ -24,7 +24,7 @@ template <class T>
 int64_t weight_gradient(Context&, const Conv1dWeightGradient<T>&);
 /// Floats that weight_gradient needs, were it to take the shape.
 template <class T>
-int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
+int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
 }  // namespace nacre::cuda::tile
 
@@ -36,6 +36,6 @@ void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* 
 template <class T>
 void add_column_sums(Context&, View<const T> x, float* to, float* partial);
 /// Floats of `partial`.
-int64_t column_sums_scratch(Shape x);
+int64_t column_sums_scratch(const Context&, Shape x);
 
 }  // namespace nacre::cuda

@@ -10,8 +10,8 @@ bool forward(Context& ctx, const Conv1dForward<T>& a) {
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
     return false;
-  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
-  if (!fits<T>(s)) return false;
+  const Shifted s = forward_product<T>(limits(ctx), x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
+  if (!fits(limits(ctx), s)) return false;
   const Plain<T> p{s, a.x.data, a.weight.data, {a.y.data, a.bias.data, a.residual.data, s.columns}};
   if constexpr (sizeof(T) == 2)
     forward_bf16(ctx, p);
@@ -24,9 +24,9 @@ bool forward(Context& ctx, const Conv1dForward<T>& a) {
 template <class T>
 Cut forward_cut(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, int input_bytes) {
   const Shape y{x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
-  const Shifted s = forward_product(x, weight, y, g, on_tensor_cores<T>(ctx), input_bytes);
+  const Shifted s = forward_product<T>(limits(ctx), x, weight, y, g, on_tensor_cores<T>(ctx), input_bytes);
   const int64_t rows = s.items * s.virtual_rows;
-  return {fits<T>(s), s.block.rows, s.block.columns, s.gap,
+  return {fits(limits(ctx), s), s.block.rows, s.block.columns, s.gap,
           ceil_div<int64_t>(rows, s.block.rows) * ceil_div(s.columns, s.block.columns)};
 }
 template Cut forward_cut<float>(const Context&, Shape, Shape, const Conv1dGeometry&, int);
@@ -39,8 +39,8 @@ bool input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const Shape x = a.dx.shape, y = a.dy.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels)) return false;
   if (!aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
-  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
-  if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
+  const Shifted s = input_gradient_product<T>(limits(ctx), x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
+  if (!fits(limits(ctx), s) || s.out_begin >= s.out_end) return false;
   const Plain<T> p{s,
                    a.dy.data,
                    a.weight.data,

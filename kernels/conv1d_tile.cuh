@@ -13,8 +13,8 @@
 //                           is s samples wide, which makes it the upsampled signal as it lies in memory
 // Items of a batch are laid below each other, so that a tile may span several. In shared memory each has its halo below
 // it. Among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in one
-// item: [16 | 72][16896 / 2^n][C] fills 132 multiprocessors in whole rounds, which a few rows more would not. Nor where
-// that saves a round, on tensor cores, whose lanes find their rows one by one.
+// item: [16 | 72][16896 / 2^n][C] fills an H200's 132 multiprocessors in whole rounds, which a few rows more would not.
+// Nor where that saves a round, on tensor cores, whose lanes find their rows one by one.
 //
 // A warp's products are an engine's (conv1d_engines.cuh). What is done to x as it arrives, and to the result as it leaves,
 // are policies: see PlainInput and PlainOutput.
@@ -22,12 +22,12 @@
 // Seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async for 4.2 million operations, 3 TB/s of L2 at 600
 // TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read
 // once per column of tiles, the result written once.
+#include <initializer_list>
+
 #include "conv1d_engines.cuh"
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::cuda::tile {
-
-inline constexpr size_t shared_limit = 163 << 10;  // of a block on sm_80
 
 /// Rows by columns of a block.
 struct Blocking {
@@ -46,8 +46,9 @@ struct Shifted {
   int64_t w_row, w_tap;
   int64_t items, rows, virtual_rows;  // of the result; of an item among them, its halo with it unless there is a gap
   int samples, taps, tap_rows, depth, columns;
-  int gap;          // rows of halo between items that are rows of x alone
-  int input_bytes;  // of shared memory for the input policy's channels
+  int gap;            // rows of halo between items that are rows of x alone
+  int input_bytes;    // of shared memory for the input policy's channels
+  int element_bytes;  // of x and w
   Blocking block;
   bool reflect;
 };
@@ -78,13 +79,13 @@ __device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
   if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
-/// The byte of `a` where sample `part` of a row begins; -1 for zeros.
+/// The byte of `a` where sample `part` of a row begins; zeros_here for zeros.
 template <class T>
 __device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, int part) {
   int64_t sample = p.row * s.samples + part - s.lead;
-  if (p.item >= s.items) return -1;
+  if (p.item >= s.items) return zeros_here;
   if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
-  return sample < 0 || sample >= s.time ? -1 : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
+  return sample < 0 || sample >= s.time ? zeros_here : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
 /// x as it is. A policy that changes it has `active` true, Parameters that channel(c) makes for one channel of x, and
@@ -211,7 +212,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       int64_t begin[batch];
 #pragma unroll
       for (int i = 0; i < batch; ++i) {
-        begin[i] = -1;
+        begin[i] = zeros_here;
         if (r + i * rows_at_once < a_rows) begin[i] = samples[(r + i * rows_at_once) * s.samples];
       }
 #pragma unroll
@@ -372,24 +373,53 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 // ---- what runs
 // ----------------------------------------------------------------------------------------------------------
 
+/// Shared memory that is enough for such a block, whichever product on the elements of s it makes and however w lies.
+inline size_t shared_bytes(const Shifted& s, Blocking b) {
+  const auto most = [&]<int BM, int BN, Product P>() {
+    return std::max(Layout<BM, BN, P, Lies::along>::shared_bytes(s), Layout<BM, BN, P, Lies::across>::shared_bytes(s));
+  };
+  const auto bytes = [&]<int BM, int BN>() {
+    return s.element_bytes == 2 ? most.template operator()<BM, BN, Product::bf16>()
+                                : most.template operator()<BM, BN, Product::fma>();
+  };
+  if (b.rows == 64) return bytes.template operator()<64, 64>();
+  if (b.rows == 128 && b.columns == 64) return bytes.template operator()<128, 64>();
+  if (b.rows == 128)
+    return b.columns == 96 ? bytes.template operator()<128, 96>() : bytes.template operator()<128, 128>();
+  if (b.columns == 32) return bytes.template operator()<256, 32>();
+  return b.columns == 64 ? bytes.template operator()<256, 64>() : bytes.template operator()<256, 128>();
+}
+inline bool block_fits(const DeviceLimits& d, const Shifted& s, Blocking b) {
+  return shared_bytes(s, b) <= d.shared_per_block;
+}
+
 /// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch
 /// the weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are
-/// made smaller when there are too few for 132 multiprocessors or the halo is long.
-inline Blocking choose_blocks(const Shifted& s) {
-  int best = 128;
-  int64_t least = INT64_MAX;
-  for (const int n : {128, 96, 64, 32}) {
-    const int64_t cost = ceil_div(s.columns, n) * int64_t{n + 32};
-    if (cost < least) least = cost, best = n;
-  }
-  const auto blocks = [&](int64_t rows) {
-    return ceil_div(s.items * s.virtual_rows, rows) * ceil_div(s.columns, best);
+/// made smaller when there are too few for all multiprocessors, or when tile and halo are more than a block's shared
+/// memory. Of those that then fit, 128 rows are better than 64: half the halo, and warps enough for a multiprocessor
+/// that holds one block. The smallest is returned even if it does not fit.
+inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
+  const auto columns = [&](int n) { return ceil_div(s.columns, n); };
+  const auto narrowest = [&](std::initializer_list<int> widths, const auto& fits) {
+    int best = 0;
+    int64_t least = INT64_MAX;
+    for (const int n : widths) {
+      const int64_t cost = columns(n) * int64_t{n + 32};
+      if (cost < least && fits(n)) least = cost, best = n;
+    }
+    return best;
   };
-  const size_t shared = best == 128 ? Layout<256, 128, Product::fma, Lies::along>::shared_bytes(s)
-                                    : Layout<256, 64, Product::fma, Lies::along>::shared_bytes(s);
-  if (best != 96 && blocks(256) >= 132 && shared <= shared_limit) return {256, best};
-  if (blocks(128) < 132 || best < 96) return {64, 64};
-  return {128, best};
+  const int best = narrowest({128, 96, 64, 32}, [](int) { return true; });
+  const int64_t rows = s.items * s.virtual_rows;
+  const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
+  const bool tall = best != 96 && busy(256, best);
+  if (tall && block_fits(d, s, {256, best})) return {256, best};
+  if (best >= 96 && busy(128, best) && block_fits(d, s, {128, best})) return {128, best};
+  if (tall || (best >= 96 && busy(128, best))) {  // it is room that lacks
+    const int narrow = narrowest({64, 96}, [&](int n) { return block_fits(d, s, {128, n}); });
+    if (narrow != 0) return {128, narrow};
+  }
+  return {64, 64};
 }
 
 template <int BM, int BN, Product P, Lies B, class T, class Input, class Output>
@@ -404,11 +434,11 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
-/// How many parts a sum over rows is cut into, at most `most`: as many as one round of 132 multiprocessors takes, if
+/// How many parts a sum over rows is cut into, at most `most`: as many as one round of all multiprocessors takes, if
 /// that keeps nine tenths of them busy; or the fewest whose rounds together do; or else the best. `tiles` blocks per
 /// part, `at_once` blocks per multiprocessor.
-inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
-  const int64_t slots = 132 * at_once, round = std::min(slots / tiles, most);
+inline int64_t even_parts(const DeviceLimits& d, int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = d.multiprocessors * at_once, round = std::min(slots / tiles, most);
   if (round * tiles * 10 >= slots * 9) return round;
   int64_t best = 1;
   double most_used = 0;
@@ -420,14 +450,10 @@ inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   }
   return best;
 }
-/// Whether the halo fits beside the weights.
-inline bool halo_fits(const Shifted& s) {
-  return Layout<128, 128, Product::fma, Lies::along>::shared_bytes(s) <= shared_limit;
-}
-template <class T>
-bool fits(const Shifted& s) {
+/// Whether the kernel counts far enough, and the device has room for the blocks that were chosen.
+inline bool fits(const DeviceLimits& d, const Shifted& s) {
   return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         halo_fits(s);
+         block_fits(d, s, s.block);
 }
 /// Queues the product.
 template <Product P, Lies B, class T, class Input, class Output>
@@ -436,6 +462,7 @@ void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a
   const Blocking b = s.block;
   if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);
+  if (b == Blocking{128, 64}) return launch_blocks<128, 64, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 64) return launch_blocks<256, 64, P, B>(ctx, name, s, a, w, input, output);
   if (b.columns == 32) return launch_blocks<256, 32, P, B>(ctx, name, s, a, w, input, output);
   if (b.rows == 256) return launch_blocks<256, 128, P, B>(ctx, name, s, a, w, input, output);
@@ -448,28 +475,29 @@ bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
-/// Rounds on 132 multiprocessors of blocks of 256 x 128; 0 for other blocks, of which several are there at once.
-inline int64_t rounds(const Shifted& s) {
+/// Rounds on all multiprocessors of blocks of 256 x 128; 0 for other blocks, of which several are there at once.
+inline int64_t rounds(const DeviceLimits& d, const Shifted& s) {
   if (s.block != Blocking{256, 128}) return 0;
-  return ceil_div<int64_t>(ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128), 132);
+  const int64_t blocks = ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128);
+  return ceil_div<int64_t>(blocks, d.multiprocessors);
 }
 /// Lays the items below each other and chooses the blocks. With a gap between items where rows are whole warps', unless
 /// it takes so much shared memory that blocks become smaller; and of other rows on tensor cores, where that saves a
 /// round (of 256 x 128: of 128 x 128 two share a multiprocessor, and the gap would leave room for one).
-inline void lay_items(Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
+inline void lay_items(const DeviceLimits& d, Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
   const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
   s.items = items, s.rows = rows;
   const auto laid = [&](int64_t gap) {
     Shifted l = s;
     l.gap = static_cast<int>(gap), l.virtual_rows = rows + halo - gap;
-    l.block = choose_blocks(l);
+    l.block = choose_blocks(d, l);
     return l;
   };
   s = laid(0);
   if (halo == 0 || halo > rows || halo >= 4096) return;
   const Shifted with = laid(halo);
-  if (with.block != s.block || !halo_fits(with)) return;
-  if (rows % 64 == 0 || (tensor_cores && rounds(with) < rounds(s))) s = with;
+  if (with.block != s.block || !block_fits(d, with, with.block)) return;
+  if (rows % 64 == 0 || (tensor_cores && rounds(d, with) < rounds(d, s))) s = with;
 }
 /// Whether a product in this context is the tensor cores'.
 template <class T>
@@ -477,22 +505,27 @@ bool on_tensor_cores(const Context& ctx) {
   return sizeof(T) == 2 || ctx.precision() == Precision::tf32;
 }
 /// The forward as a product.
-inline Shifted forward_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool tensor_cores,
-                               int input_bytes = 0) {
+template <class T>
+Shifted forward_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
+                        bool tensor_cores, int input_bytes = 0) {
   Shifted s{};
+  s.element_bytes = sizeof(T);
   s.input_bytes = input_bytes;
   s.time = x.time, s.lead = g.left, s.channels = x.channels, s.samples = static_cast<int>(g.stride);
   s.out_pitch = y.channels, s.out_item = y.time * y.channels, s.out_end = s.out_item;
   s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
   s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
-  lay_items(s, x.batch, y.time, tensor_cores);
+  lay_items(d, s, x.batch, y.time, tensor_cores);
   s.reflect = g.padding == Padding::reflect;
   return s;
 }
 /// The input gradient as a product of dy; with reflected padding only for samples [left + 1, time - 1 - right).
-inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool tensor_cores) {
+template <class T>
+Shifted input_gradient_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
+                               bool tensor_cores) {
   Shifted s{};
+  s.element_bytes = sizeof(T);
   s.time = y.time, s.channels = y.channels, s.samples = 1;
   s.out_pitch = g.stride * x.channels, s.out_item = x.time * x.channels;
   const bool reflect = g.padding == Padding::reflect;
@@ -505,7 +538,7 @@ inline Shifted input_gradient_product(Shape x, Shape weight, Shape y, const Conv
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
   s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
-  lay_items(s, x.batch, ceil_div(g.left + x.time, g.stride) - first, tensor_cores);
+  lay_items(d, s, x.batch, ceil_div(g.left + x.time, g.stride) - first, tensor_cores);
   return s;
 }
 

@@ -19,8 +19,8 @@ struct Taps {
   bool reflect = false;
   bool add = true;  // where there is one part: += instead of =
 };
-inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7;
-inline constexpr int taps_blocks_at_once = 2;  // on a multiprocessor
+inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7, longest_halo = taps_rows;
+inline constexpr int taps_blocks_at_once = 2;  // on a multiprocessor, where its shared memory holds them
 
 template <class T>
 struct TapsLayout {
@@ -38,6 +38,8 @@ struct TapsLayout {
     const int loop = stages * (dy_bytes + x_bytes) + 2 * tile_bytes(s) + table_bytes, out = threads(s) / 32 * out_bytes;
     return static_cast<size_t>(loop > out ? loop : out);
   }
+  static_assert(stages * (dy_bytes + x_bytes) + 2 * (taps_rows + longest_halo) * x_pitch + table_bytes <=
+                int{least_shared_per_block});
 };
 
 /// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][taps][in]. Input as in
@@ -61,7 +63,7 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   unsigned char* const x_shared = dy_shared + L::stages * L::dy_bytes;
   unsigned char* const tiles = x_shared + L::stages * L::x_bytes;
 
-  // Where row `further` below (item, row) lies in x: the sample's row, or -1 for zeros.
+  // Where row `further` below (item, row) lies in x: the sample's row, or -1 where x is zero.
   const auto row_of_x = [&](int64_t item, int64_t row, int further) -> int64_t {
     row += further;
     while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     if constexpr (P == Product::tf32) round_pack(v);
     return v;
   };
-  // Where the next turn's rows of dy and x lie, in bytes, or -1 for zeros: found by one thread per row a turn ahead, so
+  // Where the next turn's rows of dy and x lie, in bytes, or zeros_here: found by one thread per row a turn ahead, so
   // that all that copy a pack of it only add their column.
   int64_t* const table = reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes);  // [2][dy, x][taps_rows]
   int64_t own_item = begin / s.virtual_rows, own_row = begin - own_item * s.virtual_rows + thread, own = begin + thread;
@@ -89,8 +91,8 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     while (own_row >= s.virtual_rows) own_row -= s.virtual_rows, ++own_item;
     int64_t* const to = table + slot * 2 * taps_rows + thread;
     const int64_t x_row = row_of_x(own_item, own_row, halo), size = sizeof(T);
-    to[0] = own < end && own_row < s.length ? (own_item * s.length + own_row) * s.out * size : -1;
-    to[taps_rows] = x_row >= 0 ? x_row * s.in * size : -1;
+    to[0] = own < end && own_row < s.length ? (own_item * s.length + own_row) * s.out * size : zeros_here;
+    to[taps_rows] = x_row >= 0 ? x_row * s.in * size : zeros_here;
     own += taps_rows, own_row += taps_rows;
   };
   const int dy_column = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
@@ -196,17 +198,19 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
 
 template <class T>
 bool suits_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) {
-  return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= taps_rows &&
+  return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= longest_halo &&
          in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
 /// No part is below 512 rows, and there are at most 2^24 floats of partial sums.
-inline Taps taps_of(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+template <class T>
+Taps taps_of(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Taps s{x.batch, x.time, y.time, g.left, x.time + g.left + g.right, x.channels, y.channels, 1};
   s.taps = static_cast<int>(weight.time), s.dilation = static_cast<int>(g.dilation);
   s.reflect = g.padding == Padding::reflect;
   const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, taps_outputs);
   const int64_t most = std::min(s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements());
-  s.parts = even_parts(tiles, taps_blocks_at_once, std::clamp<int64_t>(most, 1, 1024));
+  const int at_once = blocks_that_share(d, TapsLayout<T>::shared_bytes(s), taps_blocks_at_once);
+  s.parts = even_parts(d, tiles, at_once, std::clamp<int64_t>(most, 1, 1024));
   return s;
 }
 

@@ -8,14 +8,16 @@
 namespace nacre::cuda::tile {
 
 template <class T>
-int64_t weight_gradient_scratch(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (!suits_weights<T>(g, x.channels, y.channels)) return 0;
-  const int64_t parts = suits_taps<T>(g, x.channels, y.channels, weight.time) ? taps_of(x, weight, y, g).parts
-                                                                              : weight_parts(windows(x, weight, y, g));
+  const DeviceLimits& d = limits(ctx);
+  const int64_t parts = suits_taps<T>(g, x.channels, y.channels, weight.time)
+                            ? taps_of<T>(d, x, weight, y, g).parts
+                            : weight_parts(d, windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
-template int64_t weight_gradient_scratch<float>(Shape, Shape, Shape, const Conv1dGeometry&);
-template int64_t weight_gradient_scratch<bf16>(Shape, Shape, Shape, const Conv1dGeometry&);
+template int64_t weight_gradient_scratch<float>(const Context&, Shape, Shape, Shape, const Conv1dGeometry&);
+template int64_t weight_gradient_scratch<bf16>(const Context&, Shape, Shape, Shape, const Conv1dGeometry&);
 
 template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
@@ -25,7 +27,7 @@ int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     return 0;
   const PlainInput<T> input;
   if (suits_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
-    Taps s = taps_of(x, weight, y, a.geometry);
+    Taps s = taps_of<T>(limits(ctx), x, weight, y, a.geometry);
     s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
@@ -37,7 +39,7 @@ int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     return s.parts;
   }
   Windows s = windows(x, weight, y, a.geometry);
-  s.parts = weight_parts(s), s.add = a.add_dweight;
+  s.parts = weight_parts(limits(ctx), s), s.add = a.add_dweight;
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);

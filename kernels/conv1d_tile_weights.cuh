@@ -1,7 +1,7 @@
 #pragma once
 // The weight gradient as a product: dweight [out][taps in] = dy' x', where row r of x' is the window of x that row r of
 // dy saw. Both operands lie with the reduced rows going down, so tiles are copied as they are. A block makes BM outputs
-// by BN weights over one part of the rows; parts are fixed by the shape, leave partial sums, and are added in order.
+// by BN weights over one part of the rows; parts are fixed by shape and device, leave partial sums, and are added in order.
 #include "conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
@@ -155,17 +155,34 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   }
 }
 
-/// Outputs by weights of a block.
-inline Blocking weight_blocking(const Windows& s) {
+/// Of such a block; the same for all products.
+inline size_t weight_shared_bytes(Blocking b) {
+  if (b.rows == 256) return WeightLayout<256, 128, Product::fma>::shared_bytes;
+  if (b.rows == 128)
+    return b.columns == 128 ? WeightLayout<128, 128, Product::fma>::shared_bytes
+                            : WeightLayout<128, 64, Product::fma>::shared_bytes;
+  return b.columns == 128 ? WeightLayout<64, 128, Product::fma>::shared_bytes
+                          : WeightLayout<64, 64, Product::fma>::shared_bytes;
+}
+static_assert(WeightLayout<256, 128, Product::fma>::shared_bytes ==
+              WeightLayout<256, 128, Product::bf16>::shared_bytes);
+static_assert(WeightLayout<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
+static_assert(WeightLayout<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
+
+/// Outputs by weights of a block: the largest that is not mostly empty and that the device has room for.
+inline Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
+  const auto has_room = [&](Blocking b) { return weight_shared_bytes(b) <= d.shared_per_block; };
   if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
-  return {s.out >= 256 ? 256 : (s.out > 64 ? 128 : 64), 128};
+  if (s.out <= 64) return {64, 128};
+  if (s.out >= 256 && has_room({256, 128})) return {256, 128};
+  return {128, has_room({128, 128}) ? 128 : 64};
 }
 /// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
-inline int64_t weight_parts(const Windows& s) {
-  const Blocking b = weight_blocking(s);
+inline int64_t weight_parts(const DeviceLimits& d, const Windows& s) {
+  const Blocking b = weight_blocking(d, s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  const int64_t parts =
-      even_parts(tiles, b.rows == 256 ? 1 : 2, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
+  const int at_once = blocks_that_share(d, weight_shared_bytes(b), b.rows == 256 ? 1 : 2);
+  const int64_t parts = even_parts(d, tiles, at_once, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
   return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
 }
 
@@ -184,7 +201,7 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
 template <Product P, class T, class Input>
 void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x,
                            const Input& input, float* to) {
-  const Blocking b = weight_blocking(s);
+  const Blocking b = weight_blocking(limits(ctx), s);
   if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);

@@ -35,8 +35,10 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, int b
                  : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// 16 bytes, or zeros where there is nothing to copy; then `global` is not looked at. A size that is chosen by a
-/// predicate in PTX is a predicate in SASS; one that arrives in a register costs six instructions.
+/// 16 bytes, or zeros where there is nothing to copy; then nothing is read at `global`. Invariant: `global` is a multiple
+/// of 16 in either case, as PTX asks of the address even of a copy without a source; it may then lie outside of any
+/// buffer. Offsets that mean "zeros" are therefore zeros_here, not -1. A size that is chosen by a predicate in PTX is a
+/// predicate in SASS; one that arrives in a register costs six instructions.
 __device__ __forceinline__ void cp_async_or_zeros(void* shared, const void* global, bool there) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile(
@@ -102,6 +104,9 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* 
 namespace nacre::cuda {
 
 inline constexpr uint32_t full_warp = 0xffffffffu;
+
+/// An offset in bytes for cp_async_or_zeros where there is nothing to copy: below zero, and as aligned as the others.
+inline constexpr int64_t zeros_here = -16;
 
 template <class T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
@@ -210,6 +215,21 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
 
 // ---- grids
 // ----------------------------------------------------------------------------------------------------------------
+
+/// Of every device from compute capability 8.0 on. What needs no more, static and dynamic together, runs on all of them;
+/// what may need more is chosen by DeviceLimits::shared_per_block.
+inline constexpr size_t least_shared_per_block = 99 << 10;
+
+/// As many blocks as give two to every multiprocessor: one computes while the other waits for memory. Work whose blocks
+/// get cheaper the more of it they take is cut into no fewer.
+inline int64_t two_blocks_each(const DeviceLimits& d) { return int64_t{2} * d.multiprocessors; }
+/// How many blocks with so much shared memory (static and dynamic) a multiprocessor holds at once, 1 to `most`: as many
+/// as the kernel's launch bounds leave registers for.
+inline int blocks_that_share(const DeviceLimits& d, size_t shared_bytes, int most) {
+  const size_t reserved = 1 << 10;  // by the driver, per block
+  const auto fit = static_cast<int>(d.shared_per_multiprocessor / (shared_bytes + reserved));
+  return std::clamp(fit, 1, most);
+}
 
 /// Blocks for n pieces of work of `each`, at most `most` (kernels then take several turns).
 inline unsigned blocks_for(int64_t n, int64_t each, int64_t most = 0x7fffffff) {

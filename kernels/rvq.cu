@@ -59,10 +59,12 @@ __global__ void __launch_bounds__(threads)
 // ---- forward, latent codes
 // ------------------------------------------------------------------------------------------------------
 
-constexpr int64_t max_tile_latent = 1024;  ///< residuals and y of 16 rows fit shared memory
+constexpr int64_t max_tile_latent = 1024;
 
-/// A block takes 16 rows through all stages, residuals and y in shared memory; two barriers a stage. For 2376 rows, 8
+/// A block takes 16 rows through all stages, residuals in shared memory, and y too where it holds both, else where y goes
+/// in the end; two barriers a stage. Both ways make the same sums. For 2376 rows, 8
 /// stages of 1024 codes of 128 channels: 5 GFLOP, 0.1 ms; 149 blocks read 0.6 GB of codes from L2, 0.11 ms.
+template <bool keeps_y>
 __global__ void __launch_bounds__(tile_threads, 2)
     rvq_latent_tile_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* losses) {
   NACRE_DYNAMIC_SHARED(float, residual);
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   const int64_t first = int64_t{blockIdx.x} * tile_rows, padded = padded_codes(n.codes);
-  float* sums = residual + tile_floats(latent);  // losses, then y [tile_rows][latent]
+  float* sums = residual + tile_floats(latent);  // losses, then (keeps_y) y [tile_rows][latent]
   // What a row needs between searches lies in shared memory: the search takes the registers.
 #pragma unroll 1
   for (int i = 0; i < 2; ++i) {
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
       const bool used = s < limits[r];
       if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(k);
       const float* code = a.codebooks.data + (s * n.codes + k) * latent;
-      float *x = residual + r, *y = sums + tile_rows + r * latent, loss = 0;
+      float *x = residual + r, *y = keeps_y ? sums + tile_rows + r * latent : a.y.data + row * latent, loss = 0;
 #pragma unroll 2
       for (int c = lane; c < latent; c += 32) {
         const float q = code[c], before = x[c * tile_pitch], after = before - q;
@@ -121,12 +123,29 @@ __global__ void __launch_bounds__(tile_threads, 2)
     const int r = warp * 2 + i;
     if (first + r >= n.rows) continue;
     if (lane == 0 && losses != nullptr) losses[first + r] = sums[r];
-    for (int c = lane; c < latent; c += 32) a.y.data[(first + r) * latent + c] = sums[tile_rows + r * latent + c];
+    if constexpr (keeps_y)
+      for (int c = lane; c < latent; c += 32) a.y.data[(first + r) * latent + c] = sums[tile_rows + r * latent + c];
   }
 }
 
+size_t latent_tile_bytes(int64_t latent, bool keeps_y) {
+  return static_cast<size_t>(tile_floats(latent) + tile_rows * (keeps_y ? latent + 1 : 1)) * sizeof(float);
+}
+constexpr size_t latent_tile_static_bytes = (candidate_words + 2 * tile_rows) * 4;
+static_assert((tile_floats(max_tile_latent) + tile_rows) * 4 + latent_tile_static_bytes <= least_shared_per_block);
+
 bool fits_tile(const RvqSizes& n, VqMetric metric) {
   return !n.factorised && n.latent <= max_tile_latent && metric == VqMetric::euclidean;
+}
+void latent_tile(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask, const float* prepared,
+                 float* losses) {
+  const bool keeps_y = latent_tile_bytes(n.latent, true) + latent_tile_static_bytes <= limits(ctx).shared_per_block;
+  launch(ctx,
+         {.name = keeps_y ? "rvq_forward_latent" : "rvq_forward_latent_long",
+          .grid = blocks_for(n.rows, tile_rows),
+          .block = tile_threads,
+          .shared_bytes = latent_tile_bytes(n.latent, keeps_y)},
+         keeps_y ? rvq_latent_tile_kernel<true> : rvq_latent_tile_kernel<false>, a, n, mask, prepared, losses);
 }
 
 /// One block: the rows' losses in double. The two losses differ in what they are differentiated by, not in value.
@@ -185,12 +204,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
     if (fits_groups(n))
       rvq_forward_factorised(ctx, a, n, mask, prepared, residuals, losses);
     else if (fits_tile(n, a.metric))
-      launch(ctx,
-             {.name = "rvq_forward_latent",
-              .grid = blocks_for(n.rows, tile_rows),
-              .block = tile_threads,
-              .shared_bytes = static_cast<size_t>(tile_floats(n.latent) + tile_rows * (n.latent + 1)) * sizeof(float)},
-             rvq_latent_tile_kernel, a, n, mask, prepared, losses);
+      latent_tile(ctx, a, n, mask, prepared, losses);
     else
       launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a,
              n, mask, prepared, residuals, projected, losses);

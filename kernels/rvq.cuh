@@ -28,8 +28,8 @@ __device__ __forceinline__ float loss_slope(const RowMask& mask, int64_t dim, fl
   return static_cast<float>(slope * static_cast<double>(weight));
 }
 
-/// Fast rungs of the forward. Which rung runs depends on latent, dim and codes alone, never on rows: codes of a row
-/// must not depend on its neighbours.
+/// Fast rungs of the forward. Which rung runs depends on latent, dim, codes and the device alone, never on rows:
+/// codes of a row must not depend on its neighbours.
 void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
                             float* padded_weights, float* losses);
 int64_t rvq_backward_factorised_size(const RvqSizes&);

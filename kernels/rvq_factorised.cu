@@ -1,5 +1,5 @@
 // rvq_forward for factorised codes of 8 channels: all stages of 9 or 18 rows in one block, two barriers a stage.
-// For 2376 rows, latent 1024, 9 stages of 1024 codes: 132 blocks, each reads 96 KB of weights and codes a stage (114 MB
+// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200: 132 blocks, each reads 96 KB of weights and codes a stage (114 MB
 // of L2 reads in all, 20 us), and issues about 2080 instructions per thread and stage (SASS, sm_90a), 864 of them the
 // multiply-adds of the formula: 4.7 us a stage, 43 us in all; with the waits for L2 and barriers about 55 (thought).
 #include "rvq_factorised.cuh"
@@ -16,7 +16,9 @@ struct Place {
   static constexpr int y = group_rows * J * group_threads, sums = 2 * y, candidates = sums + group_warps * row_values,
                        own = candidates + group_warps * group_rows * 2, size = own + group_warps * 2 * row_values;
 };
-static_assert(max_groups * Place<4>::size * sizeof(float) <= 163 * 1024);
+template <int J>
+inline constexpr size_t group_bytes = Place<J>::size * sizeof(float);
+static_assert(group_bytes<4> <= least_shared_per_block);
 
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
@@ -207,12 +209,12 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 template <int J>
 void forward(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask, const float* prepared,
              const Weights& weights, float* losses) {
-  const int groups = groups_for(n.rows);
+  const int groups = groups_for(limits(ctx), n.rows, group_bytes<J>);
   launch(ctx,
          {.name = "rvq_forward_factorised",
           .grid = blocks_for(n.rows, groups * group_rows),
           .block = static_cast<unsigned>(groups * group_threads),
-          .shared_bytes = static_cast<size_t>(groups * Place<J>::size) * sizeof(float)},
+          .shared_bytes = groups * group_bytes<J>},
          rvq_factorised_kernel<J>, a, n, mask, prepared, weights, losses);
 }
 

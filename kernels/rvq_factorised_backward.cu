@@ -15,7 +15,9 @@ struct Place {
   static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy, own = sums + 2 * group_warps * row_values,
                        size = own + group_warps * row_values;
 };
-static_assert(max_groups * Place<4>::size * sizeof(float) <= 163 * 1024);
+template <int J>
+inline constexpr size_t group_bytes = Place<J>::size * sizeof(float);
+static_assert(group_bytes<4> <= least_shared_per_block);
 
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
@@ -126,6 +128,7 @@ int64_t runs_of(int64_t rows) {
   return chunks < max_runs ? chunks : max_runs;
 }
 constexpr int sums_floats = 2 * chunk * 32 + 2 * chunk * code_dim + warps * columns * 32 + chunk;
+static_assert(sums_floats * sizeof(float) <= least_shared_per_block);
 
 /// A block: 32 channels (a lane each) and a run of rows, chunk by chunk; a warp takes every eighth row of a chunk.
 /// partial [runs][stages][17][latent].
@@ -257,12 +260,12 @@ __global__ void __launch_bounds__(threads) rvq_in_bias_kernel(RvqBackward a, Rvq
 template <int J>
 void chain(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask& mask, const Weights& weights,
            float* de) {
-  const int groups = groups_for(n.rows);
+  const int groups = groups_for(limits(ctx), n.rows, group_bytes<J>);
   launch(ctx,
          {.name = "rvq_chain_factorised",
           .grid = blocks_for(n.rows, groups * group_rows),
           .block = static_cast<unsigned>(groups * group_threads),
-          .shared_bytes = static_cast<size_t>(groups * Place<J>::size) * sizeof(float)},
+          .shared_bytes = groups * group_bytes<J>},
          rvq_factorised_chain_kernel<J>, a, n, mask, weights, de);
 }
 

@@ -11,7 +11,7 @@
 // (and one channel wide at its ends): as many rows as fit `widest` are taken as one, with the parameters repeated.
 namespace nacre {
 namespace cuda {
-Shape snake_backward_scratch(Shape x);
+Shape snake_backward_scratch(const Context&, Shape x);
 template <class T>
 void snake_forward(Context&, const SnakeForward<T>&);
 template <class T>
@@ -238,7 +238,7 @@ void add_snake_parameter_gradients(const SnakeParameterGradients& g, const float
 
 Shape snake_backward_scratch(Context& ctx, Shape x, bool) {
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return cuda::snake_backward_scratch(x);
+    if (on_cuda(ctx)) return cuda::snake_backward_scratch(ctx, x);
   const Layout l(x);
   return {.batch = l.parts, .width = 2, .channels = l.channels};
 }

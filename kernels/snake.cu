@@ -12,8 +12,8 @@ namespace {
 
 constexpr int threads = 256;
 // A thread's rows pay for its channels' parameters, some 30 instructions per channel: as many as leave two blocks to
-// each of 132 multiprocessors. The cut depends on the shape alone, so that sums are the same on every device.
-constexpr int64_t most_rows = 32, wanted_blocks = 264;
+// each multiprocessor. So the order of sums depends on shape and device.
+constexpr int64_t most_rows = 32;
 constexpr int64_t fewest_rows_forward = 4;   // one batch: enough bytes on their way
 constexpr int64_t fewest_rows_backward = 8;  // below, partial sums would be as many bytes as the data
 
@@ -24,7 +24,8 @@ struct Tiling {
   int columns, rows_at_once;
   unsigned row_blocks, column_blocks;
 };
-Tiling tiling(Shape s, int pack, int64_t fewest_rows) {
+Tiling tiling(const Context& ctx, Shape s, int pack, int64_t fewest_rows) {
+  const int64_t wanted_blocks = two_blocks_each(limits(ctx));
   Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
   t.columns = static_cast<int>(columns < threads ? columns : threads);
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(32 * lanes)
 
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
-  const Tiling t = tiling(g.x.shape, P, fewest_rows_backward);
+  const Tiling t = tiling(ctx, g.x.shape, P, fewest_rows_backward);
   const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
                       .grid = {t.row_blocks, t.column_blocks, 1},
                       .block = threads};
@@ -252,11 +253,11 @@ void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const
          parts, partial);
 }
 
-Shape snake_backward_scratch(Shape x) {
+Shape snake_backward_scratch(const Context& ctx, Shape x) {
   if (x.elements() == 0) return {.channels = 0};
   unsigned most = 0;
   for (const int pack : {1, pack_of<float>(x), pack_of<bf16>(x)})
-    most = std::max(most, tiling(x, pack, fewest_rows_backward).row_blocks);
+    most = std::max(most, tiling(ctx, x, pack, fewest_rows_backward).row_blocks);
   return {.batch = most, .width = 2, .channels = x.channels};
 }
 
@@ -264,7 +265,7 @@ template <class T>
 void snake_forward(Context& ctx, const SnakeForward<T>& f) {
   if (f.x.elements() == 0) return;
   const bool packs = pack_of<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
-  const Tiling t = tiling(f.x.shape, packs ? pack_size<T> : 1, fewest_rows_forward);
+  const Tiling t = tiling(ctx, f.x.shape, packs ? pack_size<T> : 1, fewest_rows_forward);
   const dim3 grid(t.row_blocks, t.column_blocks, 1);
   if (packs)
     launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,

@@ -93,9 +93,9 @@ inline int64_t slope_parts(const Shifted& s, int64_t channels) {
 
 /// Whether activating x once per column of tiles is the quicker way. Its parameters may leave no room for the halo
 /// between items, or for tiles as large, and so cost a round of blocks.
-bool worth_it(bool tensor_cores, const Shifted& s, const Shifted& plain) {
+bool worth_it(const DeviceLimits& d, bool tensor_cores, const Shifted& s, const Shifted& plain) {
   if (!tensor_cores) return true;
-  return s.block == plain.block && rounds(s) <= rounds(plain) && (s.columns <= 256 || s.taps >= stages);
+  return s.block == plain.block && rounds(d, s) <= rounds(d, plain) && (s.columns <= 256 || s.taps >= stages);
 }
 
 template <class T>
@@ -106,9 +106,10 @@ bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
     return false;
   const bool tensor_cores = on_tensor_cores<T>(ctx);
   const auto parameters = static_cast<int>(x.channels * sizeof(typename SnakeInput<T>::Parameters));
-  const Shifted s = forward_product(x, a.weight.shape, y, a.geometry, tensor_cores, parameters),
-                plain = forward_product(x, a.weight.shape, y, a.geometry, tensor_cores);
-  if (!fits<T>(s) || !worth_it(tensor_cores, s, plain)) return false;
+  const DeviceLimits& d = limits(ctx);
+  const Shifted s = forward_product<T>(d, x, a.weight.shape, y, a.geometry, tensor_cores, parameters),
+                plain = forward_product<T>(d, x, a.weight.shape, y, a.geometry, tensor_cores);
+  if (!fits(d, s) || !worth_it(d, tensor_cores, s, plain)) return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
   if constexpr (sizeof(T) == 2)
@@ -128,8 +129,8 @@ bool input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   const Shape x = a.x.shape, y = a.dy.shape;
   if (!suits<T>(a.geometry, x.channels, y.channels) || a.geometry.padding == Padding::reflect) return false;
   if (!aligned16(a.x.data) || !aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
-  const Shifted s = input_gradient_product(x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
-  if (!fits<T>(s) || s.out_begin >= s.out_end) return false;
+  const Shifted s = input_gradient_product<T>(limits(ctx), x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
+  if (!fits(limits(ctx), s) || s.out_begin >= s.out_end) return false;
   const bool sums = a.dalpha || a.dbeta;
   SlopeOutput<T> output{a.dx.data, a.x.data, a.alpha.data, a.beta.data, sums ? a.scratch.data : nullptr};
   output.channels = static_cast<int>(x.channels), output.columns = s.columns;
@@ -154,11 +155,12 @@ bool input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
 }  // namespace tile
 
 template <class T>
-int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+int64_t snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   int64_t floats = snake_conv1d_ends_input_gradient_scratch<T>(x, weight, dy, g);
   if (tile::suits<T>(g, x.channels, dy.channels))
     floats = std::max(
-        floats, tile::slope_parts(tile::input_gradient_product(x, weight, dy, g, false), x.channels) * 2 * x.channels);
+        floats, tile::slope_parts(tile::input_gradient_product<T>(limits(ctx), x, weight, dy, g, false), x.channels) *
+                    2 * x.channels);
   return floats;
 }
 template <class T>

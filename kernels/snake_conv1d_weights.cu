@@ -30,7 +30,7 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
     return true;
   };
   if (suits_taps<T>(g, x.channels, y.channels, a.dweight.shape.time)) {
-    Taps s = taps_of(x, a.dweight.shape, y, g);
+    Taps s = taps_of<T>(limits(ctx), x, a.dweight.shape, y, g);
     s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
@@ -46,7 +46,7 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   }
   if (!worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
   Windows s = windows(x, a.dweight.shape, y, g);
-  s.parts = weight_parts(s), s.add = a.add_dweight;
+  s.parts = weight_parts(limits(ctx), s), s.add = a.add_dweight;
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
   if constexpr (sizeof(T) == 2)
     launch_weight_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
@@ -65,11 +65,11 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
 }  // namespace tile
 
 template <class T>
-int64_t snake_conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+int64_t snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const bool taps = tile::suits_taps<T>(g, x.channels, dy.channels, weight.time);
-  return std::max({conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(dy),
-                   taps ? tile::taps_of(x, weight, dy, g).parts * weight.elements()
-                        : tile::weight_gradient_scratch<T>(x, weight, dy, g)});
+  return std::max({conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, dy),
+                   taps ? tile::taps_of<T>(limits(ctx), x, weight, dy, g).parts * weight.elements()
+                        : tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g)});
 }
 template <class T>
 bool snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {

@@ -107,7 +107,7 @@ __device__ __forceinline__ void put_four(const ScaleView& s, const double (&valu
 }
 
 /// The fast rung around cuFFT (spectral_rows.cu): for scales whose frames fit into a block.
-bool spectral_rows_fit(const ScaleView&);
+bool spectral_rows_fit(const DeviceLimits&, const ScaleView&);
 int64_t spectral_rows_parts(const ScaleView&);
 void spectral_rows(Context&, const ScaleView&);
 

@@ -304,9 +304,10 @@ auto with_points(const ScaleView& s, F f) -> decltype(f.template operator()<16>(
 
 }  // namespace
 
-int64_t spectral_fused_parts(const ScaleView& s) {
+int64_t spectral_fused_parts(const DeviceLimits& d, const ScaleView& s) {
   return with_points(s, [&]<int M>() -> int64_t {
-    return shared_for<M>(s) <= (96 << 10) ? blocks_for(s.rows, Shape2<M>::frames) : 0;
+    const size_t buffer = 4 * (Shape2<M>::threads / 32) * sizeof(double);
+    return shared_for<M>(s) + buffer <= d.shared_per_block ? blocks_for(s.rows, Shape2<M>::frames) : 0;
   });
 }
 void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const FusedTables& t, const float* estimate,

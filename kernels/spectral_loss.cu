@@ -158,9 +158,9 @@ struct Scale {
     view.floor = p.config.floor;
     view.stft = s.stft(), view.mel = s.mel();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
-    stft_parts = mel_parts = spectral_fused_parts(view);
+    stft_parts = mel_parts = spectral_fused_parts(limits(ctx), view);
     fused = stft_parts > 0;
-    by_rows = !fused && spectral_rows_fit(view);
+    by_rows = !fused && spectral_rows_fit(limits(ctx), view);
     if (by_rows) stft_parts = mel_parts = spectral_rows_parts(view);
     if (!fused && !by_rows)
       stft_parts = blocks_for(view.rows * view.bins, block_cells),

@@ -95,7 +95,10 @@ size_t shared_for(const ScaleView& s) {
 
 }  // namespace
 
-bool spectral_rows_fit(const ScaleView& s) { return s.bins <= many * cells_per_thread && shared_for(s) <= (96 << 10); }
+bool spectral_rows_fit(const DeviceLimits& d, const ScaleView& s) {
+  const size_t buffer = 4 * (many / 32) * sizeof(double);
+  return s.bins <= many * cells_per_thread && shared_for(s) + buffer <= d.shared_per_block;
+}
 int64_t spectral_rows_parts(const ScaleView& s) { return blocks_for(s.rows, rows_for(s)); }
 void spectral_rows(Context& ctx, const ScaleView& s) {
   const int64_t threads = threads_for(s);

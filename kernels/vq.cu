@@ -23,9 +23,9 @@ __global__ void __launch_bounds__(threads)
   if (half != nullptr) half[row] = best.h;
 }
 
-constexpr int64_t max_tile_dim = 1536;  ///< its rows fit shared memory
+constexpr int64_t max_tile_dim = 1536;
 
-/// The rung for any number of channels: 16 rows a block. For 1M rows and 1024 codes of 128 channels: 268 GFLOP, and
+/// The rung for as many channels as shared memory holds of 16 rows, those of a block. For 1M rows and 1024 codes of 128 channels: 268 GFLOP, and
 /// 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
 __global__ void __launch_bounds__(tile_threads, 2)
     vq_nearest_tile_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
@@ -134,6 +134,11 @@ void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepa
          vq_nearest_rows_kernel<D>, x, rows, prepared, static_cast<int>(padded_codes(codes)), metric, out, half);
 }
 
+size_t tile_bytes(int64_t dim) { return static_cast<size_t>(tile_floats(dim)) * sizeof(float); }
+bool tile_fits(const DeviceLimits& d, int64_t dim) {
+  return dim <= max_tile_dim && tile_bytes(dim) + candidate_words * sizeof(uint32_t) <= d.shared_per_block;
+}
+
 constexpr int64_t many_rows = 32768;  ///< below, blocks of 1024 rows would leave multiprocessors idle
 constexpr int64_t many_codes = 256;   ///< below, rows pass through memory in about the time of their sums
 
@@ -149,12 +154,12 @@ void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const floa
   if (rows_fit && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half);
   if (rows_fit && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half);
   if (rows_fit && dim == 16) return nearest_rows<16>(ctx, x, rows, prepared, codes, metric, out, half);
-  if (dim <= max_tile_dim)
+  if (tile_fits(limits(ctx), dim))
     launch(ctx,
            {.name = "vq_nearest_tile",
             .grid = blocks_for(rows, tile_rows),
             .block = tile_threads,
-            .shared_bytes = static_cast<size_t>(tile_floats(dim)) * sizeof(float)},
+            .shared_bytes = tile_bytes(dim)},
            vq_nearest_tile_kernel, x, rows, static_cast<int>(dim), prepared, static_cast<int>(padded_codes(codes)),
            metric, out, half);
   else

@@ -451,11 +451,13 @@ __global__ void __launch_bounds__(tile_threads, 2)
 
 template <int K>
 void launch_products(Context& ctx, const Products& p) {
+  constexpr size_t shared_bytes = static_cast<size_t>(2 * Plan<K>::groups * group_size(8 * K)) * sizeof(float);
+  static_assert(shared_bytes + 3 * Plan<K>::rows * sizeof(float) <= least_shared_per_block);
   launch(ctx,
          {.name = "vq_nearest_products",
           .grid = blocks_for(p.rows, Plan<K>::rows),
           .block = Plan<K>::threads,
-          .shared_bytes = static_cast<size_t>(2 * Plan<K>::groups * group_size(8 * K)) * sizeof(float)},
+          .shared_bytes = shared_bytes},
          vq_nearest_products_kernel<K>, p);
 }
 
@@ -487,6 +489,8 @@ void nearest_by_products(Context& ctx, const float* x, int64_t rows, int64_t dim
 
 void nearest_of_marked(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
                        VqMetric metric, int32_t* out, float* half) {
+  constexpr int static_words = candidate_words + rest_span + 4 * tile_warps;
+  static_assert((tile_floats(max_products_dim) + static_words) * sizeof(float) <= least_shared_per_block);
   launch(ctx,
          {.name = "vq_nearest_rest",
           .grid = blocks_for(rows, rest_span),

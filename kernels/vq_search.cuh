@@ -100,7 +100,7 @@ inline constexpr int tile_rows = 16, tile_threads = 256, tile_warps = tile_threa
 inline constexpr int tile_pitch = 20;  ///< of a channel: four banks apart, so that columns are written four at a time
 inline constexpr int tile_turn = tile_threads * 4;  ///< codes at once
 /// Floats of shared memory: rows as [channels, padded to fours][tile_pitch], and [tile_rows][tile_warps] candidates.
-__host__ __device__ inline int64_t tile_floats(int64_t dim) { return ceil_div(dim, int64_t{4}) * 4 * tile_pitch; }
+__host__ __device__ constexpr int64_t tile_floats(int64_t dim) { return ceil_div(dim, int64_t{4}) * 4 * tile_pitch; }
 inline constexpr int candidate_words = tile_rows * tile_warps * 2;
 
 /// A block scores its 16 rows, four adjacent codes per thread and turn: 64 sums in registers, codes from L2 (16 bytes

@@ -48,13 +48,13 @@ __global__ void __launch_bounds__(row_threads) weight_norm_backward_kernel(Weigh
 template <class T>
 void weight_norm_forward(Context& ctx, const WeightNormForward<T>& a) {
   const int64_t rows = a.rows.elements();
-  const int per_block = rows_per_block(rows);
+  const int per_block = rows_per_block(ctx, rows);
   launch(ctx, {.name = "weight_norm_forward", .grid = blocks_for(rows, per_block), .block = row_threads},
          weight_norm_forward_kernel<T>, a, per_block);
 }
 void weight_norm_backward(Context& ctx, const WeightNormBackward& a) {
   const int64_t rows = a.rows.elements();
-  const int per_block = rows_per_block(rows);
+  const int per_block = rows_per_block(ctx, rows);
   launch(ctx, {.name = "weight_norm_backward", .grid = blocks_for(rows, per_block), .block = row_threads},
          weight_norm_backward_kernel, a, per_block);
 }

@@ -43,8 +43,8 @@ struct RowTeam {
 };
 
 /// Rows of a block: as many as it has warps, fewer where that would leave multiprocessors idle.
-inline int rows_per_block(int64_t rows) {
-  return static_cast<int>(std::clamp<int64_t>(rows / 264, 1, row_threads / 32));
+inline int rows_per_block(const Context& ctx, int64_t rows) {
+  return static_cast<int>(std::clamp<int64_t>(rows / two_blocks_each(limits(ctx)), 1, row_threads / 32));
 }
 /// Calls work(team, index, row) for this block's long rows, by the whole block.
 template <class F>

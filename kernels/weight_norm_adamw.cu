@@ -195,7 +195,7 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   auto* const sums = reinterpret_cast<RowSums*>(a.adamw.scratch.data + adamw_step_floats);
   float* const partials = a.adamw.scratch.data + adamw_step_floats + 4 * rows;
   const auto rest_blocks = static_cast<unsigned>(sum_parts(rest));
-  const int per_block = rows_per_block(rows);
+  const int per_block = rows_per_block(ctx, rows);
   const unsigned row_blocks = blocks_for(rows, per_block);
   launch(ctx, {.name = "weight_norm_adamw_norm_rows", .grid = row_blocks, .block = row_threads}, norm_rows_kernel<T>, a,
          per_block, sums, partials);

@@ -398,7 +398,7 @@ const std::vector<Sample>& tiles() {
 
 }  // namespace
 
-TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplies", "[conv1d]") {
+TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplies", "[conv1d][a100][rtx3090]") {
   for (const Device device : devices())
     for (const Sample& s : tiles()) {
       exact<float>(device, s, 2, Precision::fp32, "fma");
@@ -445,7 +445,7 @@ void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out,
 
 }  // namespace
 
-TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d]") {
+TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]") {
   for (const Device device : devices())
     for (const int64_t out : {64, 96, 128}) {   // as many as fill a device, so that tiles are not made smaller
       const int64_t taps = out == 128 ? 2 : 1;  // 133 tiles of 256 rows
@@ -466,7 +466,7 @@ TEST_CASE("conv1d is exact on integers in wide tiles whose warps end with their 
 }
 
 #if defined(NACRE_WITH_CUDA)
-TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it", "[conv1d]") {
+TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it", "[conv1d][a100][rtx3090][rtx4090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     const Context ctx({.device = device});
@@ -475,25 +475,65 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
       return cuda::tile::forward_cut<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
                                            {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2}, bytes);
     };
+    const cuda::tile::Cut found[] = {
+        cut(72, 2112, 256, 7, 9),       // whole warps' rows
+        cut(72, 264, 768, 7, 9),        // 132 multiprocessors save a round by the gap, 108 do not
+        cut(72, 264, 768, 7, 1),        // the halo costs no round
+        cut(72, 264, 768, 7, 9, 6144),  // with Snake's parameters 163 KiB have no room for the gap
+        cut(72, 320, 768, 7, 9, 6144),  // where it would halve the tiles
+        cut(8, 24000, 256, 3, 32),      //
+        cut(8, 24000, 256, 3, 64),      // and here leave none
+        cut(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
+    };
     struct Expected {
-      cuda::tile::Cut found;
-      int rows, gap;
+      int rows, columns, gap;
       int64_t blocks;
     };
-    for (const Expected& e : {Expected{cut(72, 2112, 256, 7, 9), 256, 54, 1188},  // whole warps' rows
-                              Expected{cut(72, 264, 768, 7, 9), 256, 54, 450},    // a round less
-                              Expected{cut(72, 264, 768, 7, 1), 256, 0, 456},     // four rounds, as without
-                              Expected{cut(72, 264, 768, 7, 9, 6144), 256, 0, 540},
-                              Expected{cut(72, 320, 768, 7, 9, 6144), 256, 0, 636},  // the gap would halve the tiles
-                              Expected{cut(8, 24000, 256, 3, 32), 256, 0, 1504},
-                              Expected{cut(8, 24000, 256, 3, 64), 128, 0, 3016},  // and here leave none
-                              Expected{cut(16, 264, 768, 7, 9), 128, 0, 240}}) {
-      CHECK(e.found.fits);
-      CHECK(e.found.rows == e.rows);
-      CHECK(e.found.columns == 128);
-      CHECK(e.found.gap == e.gap);
-      CHECK(e.found.blocks == e.blocks);
+    const Expected h200[] = {{256, 128, 54, 1188}, {256, 128, 54, 450}, {256, 128, 0, 456},   {256, 128, 54, 450},
+                             {256, 128, 54, 540},  {256, 128, 64, 1500}, {256, 128, 128, 1500}, {128, 128, 0, 240}};
+    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540},  {256, 128, 0, 456},  {256, 128, 0, 540},
+                             {256, 128, 0, 636},   {256, 128, 0, 1504}, {128, 128, 0, 3016}, {256, 128, 0, 120}};
+    const Expected of_99_kib[] = {{128, 64, 54, 4752}, {128, 96, 0, 1432}, {128, 128, 0, 912},  {128, 64, 0, 2148},
+                                  {128, 64, 0, 2532},  {128, 64, 0, 6016}, {64, 64, 128, 12000}, {128, 96, 0, 320}};
+    const cuda::DeviceLimits& d = cuda::limits(ctx);
+    const size_t kib = d.shared_per_block >> 10;
+    const Expected* const expected = kib == 227 && d.multiprocessors == 132   ? h200
+                                     : kib == 163 && d.multiprocessors == 108 ? a100
+                                     : kib == 99 && d.multiprocessors <= 128  ? of_99_kib
+                                                                              : nullptr;
+    for (size_t i = 0; i < std::size(found); ++i) {
+      INFO("case " << i);
+      CHECK(found[i].fits);
+      if (expected == nullptr) continue;  // a device that nobody has worked out
+      CHECK(found[i].rows == expected[i].rows);
+      CHECK(found[i].columns == expected[i].columns);
+      CHECK(found[i].gap == expected[i].gap);
+      CHECK(found[i].blocks == expected[i].blocks);
     }
+  }
+}
+
+TEST_CASE("conv1d has tiles for every layer of the codecs on every device", "[conv1d][a100][rtx3090][rtx4090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Context ctx({.device = device});
+    for (const int64_t channels : {16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536})
+      for (const int64_t items : {1, 16, 72})
+        for (const int bytes : {0, static_cast<int>(8 * channels)}) {  // with Snake's parameters
+          INFO(channels << " channels, " << items << " items");
+          for (const int64_t dilation : {1, 3, 9}) {
+            const Conv1dGeometry g{.dilation = dilation, .left = 3 * dilation, .right = 3 * dilation};
+            const Shape x{items, 1024, 1, channels}, weight{channels, 7, 1, channels};
+            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+          }
+          for (const int64_t stride : {2, 4, 5, 8}) {
+            const Conv1dGeometry g{.stride = stride, .left = stride / 2, .right = stride - stride / 2};
+            const Shape x{items, 1024 * stride, 1, channels}, weight{2 * channels, 2 * stride, 1, channels};
+            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+          }
+        }
   }
 }
 #endif

@@ -426,7 +426,7 @@ TEST_CASE("snake_conv1d on tensor cores in tf32", "[snake_conv1d]") {
     }
   }
 }
-TEST_CASE("snake_conv1d in bf16", "[snake_conv1d]") {
+TEST_CASE("snake_conv1d in bf16", "[snake_conv1d][a100][rtx3090]") {
   for (const Device device : devices()) {
     int k = 1;
     for (const Sample& s : samples()) {
@@ -564,7 +564,7 @@ void launches_of(Precision precision, const Sample& s, const Launches& names) {
 
 }  // namespace
 
-TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d]") {
+TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d][a100][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     const Launches ends{"snake_conv1d_ends_contract", "snake_conv1d_ends_expand", "snake_conv1d_ends_weights"};
@@ -637,7 +637,7 @@ void as_composed(Precision precision, const Sample& s) {
 
 }  // namespace
 
-TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d]") {
+TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d][a100][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     // Taps that leave few or many steps to change the next channels in, one to four turns of channels, every tile.

@@ -150,7 +150,7 @@ TEST_CASE("the reference of snake agrees with finite differences", "[snake]") {
   }
 }
 
-TEST_CASE("snake", "[snake]") {
+TEST_CASE("snake", "[snake][a100][rtx3090][rtx4090]") {
   for (Device device : devices())
     for (Shape s : shapes) {
       snake_case<float>(device, s, false, false);

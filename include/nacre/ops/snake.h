@@ -12,7 +12,8 @@
 //   keeps      x: y alone is not enough, the inverse has no closed form
 //   writes     dx is = unless add_dx; dalpha and dbeta always +=; an empty output is skipped
 //   aliasing   y may be x when nobody needs the gradient; dx may be dy
-//   order      sums run over blocks of rows fixed by the shape, in float within a block and in double over blocks
+//   order      sums run over blocks of rows fixed by the shape (on CUDA and the device), in float within a block and in
+//              double over blocks
 //   accuracy   for |a x| <= 1e4, with u = 2^-24: y within 12 u (|x| (1 + a/b) + 1/b); dx within
 //              u |dy| (16 (1 + a/b) + 8 |a x| a/b), the latter from the rounding of the phase; dalpha and dbeta within
 //              64 u of the sizes of their terms on top of such errors in each. Beyond 1e4 the phase fades, but y stays

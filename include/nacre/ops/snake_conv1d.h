@@ -13,8 +13,8 @@
 //   keeps      x and weight; nothing else
 //   writes     y is =; dx is = unless add_dx, and an empty one is skipped; dweight, dbias, dalpha and dbeta are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
-//   order      as in snake.h and conv1d.h; fused kernels add in an order fixed by the shape, floats within a block,
-//              doubles over blocks
+//   order      as in snake.h and conv1d.h; fused kernels add in an order fixed by the shape (on CUDA and the device),
+//              floats within a block, doubles over blocks
 //   accuracy   of conv1d.h, with the u and g above off as snake.h says; in bf16 each of the two may be rounded once. On
 //              CUDA with Precision::tf32 both factors of a product may be rounded to 10 bits
 //   cost       the convolution's operations, and those of Snake once per element and direction. Fused, x, y and dy are
