@@ -73,6 +73,12 @@ const Cases cases([](Suite& suite) {
   suite.add({.name = "vq_kmeans/one iteration/" + label(x) + "/" + std::to_string(book.time),
              .bytes = 4 * (x.elements() + book.elements()),
              .flops = 2 * x.time * book.elements(),
+             .parameters = {{"op", "vq_kmeans"},
+                            {"direction", "step"},
+                            {"type", "fp32"},
+                            {"rows", x.time},
+                            {"codes", book.time},
+                            {"dim", x.channels}},
              .eager = true},
             [=](Data& data) -> Run {
               const View<float> rows = data.random(x), codebook = data.random(book),

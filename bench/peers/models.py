@@ -207,6 +207,13 @@ class EmaQuantizer(nn.Module):
         else:
             n = torch.bincount(index, minlength=k).float()
         m = torch.zeros_like(self.embed[s]).index_add_(0, index, r)
+        self.average(s, r, n, m)
+        return n, m
+
+    @torch.no_grad()
+    def average(self, s, r, n, m):
+        """From counts and sums of this step."""
+        k = self.embed.shape[1]
         self.counts[s].mul_(self.decay).add_(n, alpha=1 - self.decay)
         self.sums[s].mul_(self.decay).add_(m, alpha=1 - self.decay)
         dead = self.counts[s] < self.dead

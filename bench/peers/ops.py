@@ -15,7 +15,7 @@ because PyTorch's convolutions use that unless told otherwise.
                              which would copy the inputs into its graph at every run
 
 Where a float result exists (`reference`) every peer of the case is compared with it once, over all outputs: the largest
-difference must be within `tolerance` times the root mean square of the reference.
+difference must be within `tolerance` times the root mean square of the reference. What differs is an error, and is not timed.
 """
 import dataclasses
 import functools
@@ -30,8 +30,12 @@ from timing import Settings
 
 # Of rounded factors and results, and of sums in any order; Snake's phases in 16 bits are worse. The looser of the two
 # counts: that of the peer's arithmetic, that of the case's storage.
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 8e-2}
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 8e-2, "fp16": 1e-2}
 SNAKE_TOLERANCE = {**TOLERANCE, "bf16": 0.25}
+
+
+class Skipped(Exception):
+    """A peer that this machine lacks something for: no failure, and no figure."""
 
 
 @dataclasses.dataclass
@@ -51,6 +55,7 @@ class Peers:
     peers: list
     reference: Callable[[], Any] | None = None
     tolerance: dict = dataclasses.field(default_factory=lambda: TOLERANCE)
+    mean: bool = False  # tolerances are of the root mean square of all differences; a single one may be ten times as large
 
 
 class Case:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 import models
+import ops_codecs
+import ops_codes
 from ops import Peer, Peers, compiled, op, simple
 from timing import Settings
 
@@ -65,7 +67,7 @@ def vq_nearest(case):
              note="codes are not exact"),
         Peer("compile", lambda: by_addmm(compiled), settings=exact, captured=True, compiled=True, canonical=distance),
     ]  # fmt: skip
-    return Peers(found, reference)
+    return Peers(found + ops_codes.nearest_peers(case, data, distance), reference)
 
 
 @op("rvq")
@@ -117,14 +119,16 @@ def rvq(case):
 @op("vq_ema")
 def vq_ema(case):
     def make():
-        quantizer = models.EmaQuantizer(1, case.codes, case.dim)
-        quantizer.start_anywhere()
-        quantizer.to(case.device)
-        x = case.random((case.rows, case.dim))
-        index = (case.random((case.rows,), low=0.0) * case.codes).long().clamp_max(case.codes - 1)
+        quantizer, x, index = ops_codes.averaged(case)
         return lambda: quantizer.update(0, x, index)
 
-    return Peers([Peer("eager", make), Peer("eager_captured", make, captured=True)])
+    def reference():  # of this step: averages differ from run to run
+        _, x, index = ops_codes.averaged(case)
+        sums = torch.zeros((case.codes, case.dim), dtype=torch.float64, device=case.device).index_add_(0, index, x.double())
+        return torch.bincount(index, minlength=case.codes).float(), sums.float()
+
+    found = [Peer("eager", make), Peer("eager_captured", make, captured=True), *ops_codes.average_peers(case)]
+    return Peers(found, reference)
 
 
 @op("vq_gather")
@@ -283,16 +287,9 @@ def waveform_loss(case):
 # ---- whole codecs
 
 
-def codec_of(case, style):
-    codec = models.Codec(models.CONFIGS[case.config], style).to(case.device)
-    if isinstance(codec.quantizer, models.EmaQuantizer):
-        codec.quantizer.start_anywhere()
-    return codec
-
-
 def step_maker(case, style, autocast=None, wrap=None):
     def make():
-        codec = codec_of(case, style).train()
+        codec = ops_codecs.codec_of(case, style).train()
         samples = -(-case.samples // codec.config.hop) * codec.config.hop  # as the trainer rounds
         # A window reflects what lies beyond the ends, so it needs that much audio; only --small has less.
         windows = [(n, m) for n, m in ((64, 10), (256, 40), (1024, 80)) if n // 2 < samples]
@@ -305,32 +302,6 @@ def step_maker(case, style, autocast=None, wrap=None):
             step.encode, step.decode, step.losses = wrap(step.encode), wrap(step.decode), wrap(step.losses)
         x = case.random((case.batch, 1, samples))
         return lambda: step.run(x)
-
-    return make
-
-
-def inference_maker(case, style, dtype=torch.float32, wrap=None):
-    def make():
-        codec = codec_of(case, style).eval().fold()
-        if dtype != torch.float32:
-            codec.encoder.to(dtype), codec.decoder.to(dtype)
-        encode, decode = codec.encoder, codec.decoder
-        if wrap is not None:
-            encode, decode = wrap(encode), wrap(decode)
-        config = codec.config
-        frames = -(-case.samples // config.hop)  # whole ones; only --small has less
-        x = case.random((case.batch, 1, frames * config.hop), dtype=dtype)
-        draw = torch.Generator(case.device).manual_seed(1)
-        codes = torch.randint(config.codebook_size, (case.batch, frames, config.n_codebooks), generator=draw,
-                              device=case.device)  # fmt: skip
-
-        def run():
-            with torch.no_grad():
-                if case.direction == "encode":
-                    return codec.quantizer.encode(encode(x).float())
-                return decode(codec.quantizer.decode(codes).to(dtype))
-
-        return run
 
     return make
 
@@ -363,13 +334,4 @@ def codec(case):
             add("compile" + name, step_maker(case, style, cast, compiled), chosen, arithmetic, captured=True, compiled=True)
         add("compile", step_maker(case, one_d, cast, compiled), chosen, arithmetic, captured=True, compiled=True)
         return Peers(found)
-    for name, make in (("", functools.partial(inference_maker, case, one_d)),
-                       ("_two_d", functools.partial(inference_maker, case, two_d))):  # fmt: skip
-        if not name:
-            add("eager", make(), Settings(tf32=False) if exact else Settings(tf32=True), arithmetic)
-        add("cudnn_benchmark" + name + "_captured", make(), chosen, arithmetic, captured=True)
-        add("compile" + name, make(wrap=compiled), chosen, arithmetic, captured=True, compiled=True)
-        if not exact:
-            add("bf16" + name + "_captured", make(torch.bfloat16), chosen, "bf16", captured=True,
-                note="16-bit storage, which nacre's inference does not have")  # fmt: skip
-    return Peers(found)
+    return ops_codecs.inference_peers(case)
