@@ -411,9 +411,10 @@ namespace {
 
 template <class T>
 void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out, Precision precision,
-          const std::string& product) {
+          const std::string& product, int64_t dilation = 1) {
   INFO(product << ", " << out << ", " << items << " items");
-  const Sample s{"", items, time, 8, out, taps, {.left = taps - 1}};
+  const Conv1dGeometry g{.dilation = dilation, .left = (taps - 1) * dilation};
+  const Sample s{"", items, time, 8, out, taps, g};
   const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
   const reference::Conv1d ref = reference_of(s);
   Case c("conv1d wide", device, xs, 2, precision);
@@ -429,7 +430,7 @@ void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out,
   if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_forward_" + product) == 1);
   if (out == 64) return;
   // The same sizes the other way: a transposed convolution's forward.
-  const Sample across{"", items, time, out, 8, taps, {.left = taps - 1}};
+  const Sample across{"", items, time, out, 8, taps, g};
   const Shape wa = weight_shape(across);
   auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
   conv1d_input_gradient<T>(c.ctx, {.dy = x,
@@ -453,6 +454,15 @@ TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]"
       if (out != 64 && device.kind == Device::cuda) wide<float>(device, 3, 11300, taps, out, Precision::tf32, "tf32");
       if (out != 96) wide<bf16>(device, 3, 11300, taps, out, Precision::fp32, "bf16");
     }
+}
+
+TEST_CASE("conv1d is exact on integers in wide tiles with a halo longer than they", "[conv1d][a100][rtx3090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;  // 128 x 64 in 99 KiB of shared memory, 128 x 128 in more
+    wide<float>(device, 5, 2000, 2, 128, Precision::fp32, "fma", 200);
+    wide<float>(device, 5, 2000, 2, 128, Precision::tf32, "tf32", 200);
+    wide<bf16>(device, 5, 2000, 2, 128, Precision::fp32, "bf16", 200);
+  }
 }
 
 TEST_CASE("conv1d is exact on integers in wide tiles whose warps end with their items", "[conv1d]") {
@@ -484,17 +494,21 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
         cut(8, 24000, 256, 3, 32),      //
         cut(8, 24000, 256, 3, 64),      // and here leave none
         cut(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
+        cuda::tile::forward_cut<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
     };
     struct Expected {
       int rows, columns, gap;
       int64_t blocks;
     };
-    const Expected h200[] = {{256, 128, 54, 1188}, {256, 128, 54, 450}, {256, 128, 0, 456},   {256, 128, 54, 450},
-                             {256, 128, 54, 540},  {256, 128, 64, 1500}, {256, 128, 128, 1500}, {128, 128, 0, 240}};
-    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540},  {256, 128, 0, 456},  {256, 128, 0, 540},
-                             {256, 128, 0, 636},   {256, 128, 0, 1504}, {128, 128, 0, 3016}, {256, 128, 0, 120}};
-    const Expected of_99_kib[] = {{128, 64, 54, 4752}, {128, 96, 0, 1432}, {128, 128, 0, 912},  {128, 64, 0, 2148},
-                                  {128, 64, 0, 2532},  {128, 64, 0, 6016}, {64, 64, 128, 12000}, {128, 96, 0, 320}};
+    const Expected h200[] = {{256, 128, 54, 1188},  {256, 128, 54, 450}, {256, 128, 0, 456},
+                             {256, 128, 54, 450},   {256, 128, 54, 540}, {256, 128, 64, 1500},
+                             {256, 128, 128, 1500}, {128, 128, 0, 240},  {128, 128, 0, 141}};
+    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540}, {256, 128, 0, 456},
+                             {256, 128, 0, 540},   {256, 128, 0, 636}, {256, 128, 0, 1504},
+                             {128, 128, 0, 3016},  {256, 128, 0, 120}, {128, 128, 0, 141}};
+    const Expected of_99_kib[] = {{128, 64, 54, 4752},  {128, 96, 0, 1432}, {128, 128, 0, 912},
+                                  {128, 64, 0, 2148},   {128, 64, 0, 2532}, {128, 64, 0, 6016},
+                                  {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
     const cuda::DeviceLimits& d = cuda::limits(ctx);
     const size_t kib = d.shared_per_block >> 10;
     const Expected* const expected = kib == 227 && d.multiprocessors == 132   ? h200

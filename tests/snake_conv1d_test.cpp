@@ -440,6 +440,11 @@ TEST_CASE("snake_conv1d in wide tiles where rows for the halo would cost a round
     if (device.kind == Device::cuda)
       sample_case<bf16>(device, {"132 blocks instead of 133", 129, 260, 128, 8, 3, same(3)}, true, false);
 }
+TEST_CASE("snake_conv1d in wide tiles with a halo longer than they", "[snake_conv1d][a100][rtx3090]") {
+  for (const Device device : devices())
+    if (device.kind == Device::cuda)  // 128 x 64 in 99 KiB of shared memory, 128 x 128 in more
+      sample_case<bf16>(device, {"two taps, far apart", 5, 2000, 128, 8, 2, same(2, 200)}, true, false);
+}
 
 namespace {
 
@@ -637,7 +642,7 @@ void as_composed(Precision precision, const Sample& s) {
 
 }  // namespace
 
-TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d][a100][rtx3090]") {
+TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     // Taps that leave few or many steps to change the next channels in, one to four turns of channels, every tile.
@@ -663,6 +668,12 @@ TEST_CASE("snake_conv1d's forward in wide tiles gives the bits of its two halves
                               Sample{"tiles of 256 by 64, halves of warps apart", 3, 11300, 72, 64, 3, same(3, 2)},
                               Sample{"tiles of 256 by 128, several items in one", 129, 260, 72, 128, 3, same(3)}})
         as_composed<bf16>(Precision::fp32, s);
+}
+TEST_CASE("snake_conv1d's forward in wide tiles with a long halo gives the bits of its two halves",
+          "[snake_conv1d][rtx3090]") {
+  for (const Device device : devices())
+    if (device.kind == Device::cuda)
+      as_composed<bf16>(Precision::fp32, {"128 x 64 in 99 KiB of shared memory", 5, 2000, 8, 128, 2, same(2, 200)});
 }
 #endif
 

@@ -180,7 +180,7 @@ TEST_CASE("training is a function of seed and batches: bit for bit", "[step]") {
   }
 }
 
-TEST_CASE("a captured step, replayed, does what running it does", "[step][a100][rtx3090]") {
+TEST_CASE("a captured step, replayed, does what running it does", "[step][rtx3090]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   for (const QuantizerKind kind : kinds) {

@@ -218,7 +218,7 @@ void rungs_case(Device device, Kind kind, Size s, VqMetric metric) {
 
 }  // namespace
 
-TEST_CASE("vq_nearest finds the same codes by sums and by products", "[vq][a100][rtx3090]") {
+TEST_CASE("vq_nearest finds the same codes by sums and by products", "[vq][rtx3090]") {
   for (Device device : devices()) {
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
     int turn = 0;
