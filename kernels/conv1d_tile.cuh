@@ -400,7 +400,7 @@ inline bool block_fits(const DeviceLimits& d, const Shifted& s, Blocking b) {
 /// that holds one block. The smallest is returned even if it does not fit.
 inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   const auto columns = [&](int n) { return ceil_div(s.columns, n); };
-  const auto narrowest = [&](std::initializer_list<int> widths, const auto& fits) {
+  const auto least_waste = [&](std::initializer_list<int> widths, const auto& fits) {
     int best = 0;
     int64_t least = INT64_MAX;
     for (const int n : widths) {
@@ -409,14 +409,14 @@ inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
     }
     return best;
   };
-  const int best = narrowest({128, 96, 64, 32}, [](int) { return true; });
+  const int best = least_waste({128, 96, 64, 32}, [](int) { return true; });
   const int64_t rows = s.items * s.virtual_rows;
   const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
   const bool tall = best != 96 && busy(256, best);
   if (tall && block_fits(d, s, {256, best})) return {256, best};
   if (best >= 96 && busy(128, best) && block_fits(d, s, {128, best})) return {128, best};
   if (tall || (best >= 96 && busy(128, best))) {  // it is room that lacks
-    const int narrow = narrowest({64, 96}, [&](int n) { return block_fits(d, s, {128, n}); });
+    const int narrow = least_waste({64, 96}, [&](int n) { return block_fits(d, s, {128, n}); });
     if (narrow != 0) return {128, narrow};
   }
   return {64, 64};

@@ -1,7 +1,8 @@
 #pragma once
 // The weight gradient as a product: dweight [out][taps in] = dy' x', where row r of x' is the window of x that row r of
 // dy saw. Both operands lie with the reduced rows going down, so tiles are copied as they are. A block makes BM outputs
-// by BN weights over one part of the rows; parts are fixed by shape and device, leave partial sums, and are added in order.
+// by BN weights over one part of the rows; parts are fixed by shape and device, leave partial sums, and are added in
+// order.
 #include "conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {

@@ -216,8 +216,8 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
 // ---- grids
 // ----------------------------------------------------------------------------------------------------------------
 
-/// Of every device from compute capability 8.0 on. What needs no more, static and dynamic together, runs on all of them;
-/// what may need more is chosen by DeviceLimits::shared_per_block.
+/// Bytes that every device from compute capability 8.0 on has. What needs no more, static and dynamic together, runs on
+/// all of them; what may need more is chosen by DeviceLimits::shared_per_block.
 inline constexpr size_t least_shared_per_block = 99 << 10;
 
 /// As many blocks as give two to every multiprocessor: one computes while the other waits for memory. Work whose blocks

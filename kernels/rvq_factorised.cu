@@ -1,7 +1,8 @@
 // rvq_forward for factorised codes of 8 channels: all stages of 9 or 18 rows in one block, two barriers a stage.
-// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200: 132 blocks, each reads 96 KB of weights and codes a stage (114 MB
-// of L2 reads in all, 20 us), and issues about 2080 instructions per thread and stage (SASS, sm_90a), 864 of them the
-// multiply-adds of the formula: 4.7 us a stage, 43 us in all; with the waits for L2 and barriers about 55 (thought).
+// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200: 132 blocks, each reads 96 KB of weights and codes a
+// stage (114 MB of L2 reads in all, 20 us), and issues about 2080 instructions per thread and stage (SASS, sm_90a), 864
+// of them the multiply-adds of the formula: 4.7 us a stage, 43 us in all; with the waits for L2 and barriers about 55
+// (thought).
 #include "rvq_factorised.cuh"
 
 namespace nacre::cuda {

@@ -17,8 +17,8 @@ inline constexpr int value_turns = (row_values + 31) / 32;  ///< of a warp that 
 inline constexpr int64_t max_group_latent = 4 * group_threads;
 
 inline bool fits_groups(const RvqSizes& n) { return n.factorised && n.dim == code_dim && n.latent <= max_group_latent; }
-/// Groups of a block, each with `group_bytes` of shared memory: as many as there is room for. Few rows: one, so that more
-/// multiprocessors share them; DAC's 2376 rows are 132 blocks of 18, an H200's multiprocessors.
+/// Groups of a block, each with `group_bytes` of shared memory: as many as there is room for. Few rows: one, so that
+/// more multiprocessors share them; DAC's 2376 rows are 132 blocks of 18, an H200's multiprocessors.
 inline int groups_for(const DeviceLimits& d, int64_t rows, size_t group_bytes) {
   const int64_t wanted = ceil_div(rows, int64_t{group_rows} * d.multiprocessors);
   const auto room = static_cast<int64_t>(d.shared_per_block / group_bytes);

@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int64_t max_tile_dim = 1536;
 
-/// The rung for as many channels as shared memory holds of 16 rows, those of a block. For 1M rows and 1024 codes of 128 channels: 268 GFLOP, and
-/// 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
+/// The rung for as many channels as shared memory holds of 16 rows, those of a block. For 1M rows and 1024 codes of 128
+/// channels: 268 GFLOP, and 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
 __global__ void __launch_bounds__(tile_threads, 2)
     vq_nearest_tile_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half) {

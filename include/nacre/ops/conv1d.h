@@ -19,8 +19,8 @@
 //              are oneDNN's, and so are weight gradients of groups, short items and wide pointwise layers, whose bits may
 //              depend on the number of threads; all other sums are cut by shape alone, also those of 1 and 7 taps and of
 //              kernels of two strides with channels that are multiples of 16. On CUDA all sums are cut by shape,
-//              alignment and device alone: one chain of additions per element of y and dx, and per part of dweight, whose parts
-//              are added in double
+//              alignment and device alone: one chain of additions per element of y and dx, and per part of dweight, whose
+//              parts are added in double
 //   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float. On the CPU, kernels of
 //              7 taps (stride 1) and of two strides multiply sums of neighbouring rows by sums of taps: there a sample
 //              counts for every output within 14 rows (times the dilation), or within 3 strides, and a tap for every

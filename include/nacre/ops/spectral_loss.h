@@ -21,9 +21,9 @@
 //   keeps      nothing
 //   writes     losses, dstft and dmel are =; an empty gradient is skipped, with its transform
 //   aliasing   none; lengths and losses may have any shape of that many elements
-//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA of as many as window and device decide),
-//              blocks in double, in a fixed order; frames of a sample in ascending order, scales in order. Reflections
-//              are added last (on CUDA last of each scale). Bits do not depend on threads or addresses
+//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA of as many as window and device
+//              decide), blocks in double, in a fixed order; frames of a sample in ascending order, scales in order.
+//              Reflections are added last (on CUDA last of each scale). Bits do not depend on threads or addresses
 //   accuracy   losses as the float transform has them: (1 + log2 window) 2^-23 |h x|_2 over max(M, floor) in the logs.
 //              A gradient's sign may be the other one where M and N are nearer than that
 //   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0. On
