@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Packs what scripts/gpu_suite.sh needs on a machine that has a GPU, its driver and the CUDA libraries, but neither this
 # repository nor what nacre is linked with: the programs, stripped; the shared libraries beside them, but for those of the
-# system and of CUDA; scripts, peers, golden data of the tests, and the commit.
+# system and of CUDA; the speech of the quickstart as FLAC; scripts, peers, goals, golden data of the tests, and the commit.
+# It prints the two calls to make there; docs/gpu.md says what comes of them.
 #
-#   scripts/gpu_pack.sh [--build DIR] [--out FILE.tar.xz] [--limit BYTES] [--stale]
+#   scripts/gpu_pack.sh [--build DIR] [--speech DIR|--no-speech] [--out FILE.tar.xz] [--limit BYTES] [--stale]
 #
 #   --build DIR      the build to pack (default build/cuda)
+#   --speech DIR     audio to train on there (default: quickstart/data, or where that is missing, made by
+#                    scripts/make_speech.sh, which needs espeak-ng and sox)
+#   --no-speech      none: the part mission cannot run there
 #   --out FILE       where to (default build/nacre-gpu.tar.xz)
 #   --limit BYTES    no larger than this (default 62914560, that is 60 MiB)
 #   --stale          pack programs that were not built from what is checked out here, too
 #
-# There: tar xf nacre-gpu.tar.xz && nacre-gpu/scripts/gpu_suite.sh. Libraries are found by LD_LIBRARY_PATH, which the suite sets
+# Libraries are found by LD_LIBRARY_PATH, which the suite sets
 # for nacre's programs alone; programs keep the paths they were linked with, so that nothing has to rewrite them.
 #
 # Exit codes: 0 done, 2 usage, 3 the packed file is larger than allowed, 4 reading or writing failed, 5 the programs were
@@ -19,6 +23,7 @@ set -euo pipefail
 self=$(readlink -f "${BASH_SOURCE[0]}")
 root=$(dirname "$(dirname "$self")")
 build=$root/build/cuda out=$root/build/nacre-gpu.tar.xz limit=62914560 stale=0
+speech=''
 
 fail() { # exit code, words
   echo "gpu_pack: ${*:2}" >&2
@@ -31,13 +36,18 @@ while [ $# -gt 0 ]; do
       exit 0
       ;;
     --stale) stale=1 && shift && continue ;;
-    --build | --out | --limit) ;;
-    --build=* | --out=* | --limit=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    --no-speech) speech=none && shift && continue ;;
+    --build | --out | --limit | --speech) ;;
+    --build=* | --out=* | --limit=* | --speech=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     *) fail 2 "$1: no such option; see --help" ;;
   esac
   if [ $# -lt 2 ] || [ -z "$2" ]; then fail 2 "$1: expected a value"; fi
   case "$1" in
     --build) build=$2 ;;
+    --speech)
+      [ -d "$2" ] || fail 2 "--speech $2: no such folder"
+      speech=$2
+      ;;
     --out)
       [[ $2 == *.tar.xz ]] || fail 2 "--out $2: expected a name that ends in .tar.xz"
       out=$2
@@ -49,9 +59,9 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
-programs=(nacre bench/nacre_bench tests/nacre_tests)
+programs=(nacre bench/nacre_bench tests/nacre_tests bench/nacre_probes)
 for p in "${programs[@]}"; do
-  [ -x "$build/$p" ] || fail 4 "$build has no $p; build nacre_program, nacre_bench and nacre_tests first"
+  [ -x "$build/$p" ] || fail 4 "$build has no $p; build nacre_program, nacre_bench, nacre_tests and nacre_probes first"
 done
 # Every program has the commit it was built from in it, shortened, with "-dirty" behind it for changes.
 if [ -f "$root/COMMIT" ]; then
@@ -63,6 +73,7 @@ else
 fi
 for p in "${programs[@]}"; do
   built=$(grep -aom1 'nacre-commit:[0-9a-z-]*' "$build/$p" | head -n 1) || built=nacre-commit:unknown
+  [ "$p$built" != bench/nacre_probesnacre-commit:unknown ] || continue # it may be linked without the library
   built=${built#nacre-commit:} wish=${commit%+changes}
   clean=${built%-dirty}
   wish=${wish:0:${#clean}}
@@ -71,6 +82,20 @@ for p in "${programs[@]}"; do
     fail 5 "$p was built from $built, this is $commit: build again, or say --stale"
 done
 for tool in tar xz; do command -v $tool >/dev/null || fail 4 "$tool is not here"; done
+if [ -z "$speech" ]; then
+  speech=$root/quickstart/data
+  if [ ! -d "$speech" ]; then
+    for tool in espeak-ng sox; do
+      command -v $tool >/dev/null ||
+        fail 4 "no speech: neither quickstart/data nor $tool is here; install it, name a folder by --speech, or say --no-speech"
+    done
+    speech=$root/build/speech
+    if [ ! -d "$speech" ]; then
+      echo "gpu_pack: making ten minutes of speech in build/speech"
+      "$root/scripts/make_speech.sh" "$speech" >/dev/null || fail 4 "scripts/make_speech.sh failed"
+    fi
+  fi
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -103,16 +128,43 @@ done <"$work/libraries"
 # Whether the device of this build is an emulated one is all that the suite asks of it.
 grep '^NACRE_CUDA:' "$build/CMakeCache.txt" >"$packed/CMakeCache.txt" 2>/dev/null || true
 
-cp "$root"/scripts/gpu_suite.sh "$root"/scripts/gpu_report.py "$tree/scripts/"
+cp -r "$root"/scripts/gpu_suite.sh "$root"/scripts/gpu_report.py "$root"/scripts/gpu "$tree/scripts/"
 cp -r "$root/bench/peers" "$tree/bench/"
+[ ! -f "$root/bench/goals.json" ] || cp "$root/bench/goals.json" "$tree/bench/"
 cp -r "$root/tests/golden" "$tree/tests/"
 find "$tree" -name __pycache__ -prune -exec rm -rf {} +
 cp "$root/LICENSE" "$tree/"
 echo "$commit" >"$tree/COMMIT"
+# WAV becomes FLAC, without loss and half the size; what is compressed already stays as it is.
+as_flac() { # from, to
+  if command -v sox >/dev/null; then
+    sox -D "$1" "$2" 2>"$work/said"
+  elif command -v flac >/dev/null; then
+    flac --silent --best -o "$2" "$1" 2>"$work/said"
+  else
+    fail 4 "$1: neither sox nor flac is here to make FLAC of it"
+  fi || fail 4 "$1: $(head -n 1 "$work/said")"
+}
+sounds=0
+if [ "$speech" != none ]; then
+  while IFS= read -r -d '' name; do
+    to=$tree/speech/${name#./}
+    mkdir -p "${to%/*}"
+    case "$name" in
+      *.wav) as_flac "$speech/$name" "${to%.wav}.flac" ;;
+      *) cp "$speech/$name" "$to" ;;
+    esac
+    sounds=$((sounds + 1))
+  done < <(cd "$speech" && find . -type f \( -name '*.wav' -o -name '*.flac' -o -name '*.ogg' -o -name '*.opus' -o -name '*.mp3' \) \
+    -print0 | sort -z)
+  [ $sounds -gt 0 ] || fail 4 "--speech $speech: holds no audio"
+fi
 
+contents=(nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} nacre-gpu/{COMMIT,LICENSE,scripts,bench,tests})
+[ $sounds = 0 ] || contents+=(nacre-gpu/speech)
 # The programs hold the same kernels: behind each other, within one dictionary, these cost their size once.
-if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} \
-  nacre-gpu/{COMMIT,LICENSE,scripts,bench} nacre-gpu/tests | xz -T1 --lzma2=preset=6,dict=128MiB >"$work/packed"; then
+if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - "${contents[@]}" |
+  xz -T1 --lzma2=preset=6,dict=128MiB >"$work/packed"; then
   fail 4 "packing failed"
 fi
 size=$(stat -c %s "$work/packed")
@@ -120,3 +172,15 @@ size=$(stat -c %s "$work/packed")
 mkdir -p "$(dirname "$out")" 2>/dev/null || fail 4 "$out: its folder cannot be made"
 if ! cp "$work/packed" "$out.part" 2>/dev/null || ! mv "$out.part" "$out"; then fail 4 "$out: cannot be written"; fi
 echo "gpu_pack: $out: $size bytes of $limit, commit $(cat "$tree/COMMIT"), libraries $(cd "$packed/lib" && find . -type f | sed 's/^\.\///' | sort | tr '\n' ' ')"
+[ $sounds = 0 ] ||
+  echo "gpu_pack: speech: $sounds files, $(find "$tree/speech" -type f -printf '%s\n' | awk '{ n += $1 } END { print n }') bytes"
+name=$(basename "$out")
+unpack="{ tar xf $name || python3 -m tarfile -e $name .; }"
+cat <<END
+On the machine with the card, where $name lies, with OUT an empty folder of which at most six files, none above 15 MiB, are
+to be brought back (docs/gpu.md):
+  $unpack && nacre-gpu/scripts/gpu_suite.sh --plan first --bring "\$OUT"
+  { [ -d nacre-gpu ] || $unpack; } && nacre-gpu/scripts/gpu_suite.sh --plan second --bring "\$OUT"
+The first takes at most 420 s there, the second at most 200 s. Then, here, on what came back:
+  scripts/gpu_report.py first.tar.gz second.tar.gz
+END

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Merges what scripts/gpu_suite.sh left in one or more folders into <gpu>.json and <gpu>.md (say nvidia-h200.md).
+"""Merges what calls of scripts/gpu_suite.sh left into one folder per GPU (say nvidia-h200), to be committed.
 
-  scripts/gpu_report.py [--out DIR] [--add] WORKDIR...
+  scripts/gpu_report.py [--out DIR] [--add] WORKDIR|ARCHIVE...
 
-  --out DIR   where both files go (default bench/results)
-  --add       on top of the result that DIR has of this GPU: what the WORKDIRs lack stays (say, peers-compiled later)
+  --out DIR   where that folder goes (default bench/results)
+  --add       on top of the result that DIR has of this GPU: what the calls lack stays (say, peers-compiled later)
 
-Read from each WORKDIR, as far as it is there: suite.json (commit, device, outcome of every part), cases.json, bench.json,
-baselines.json (cuDNN and cuBLAS, which count among the peers) and peers-*.json. Of several folders the last one wins, figure by figure for peers. Bench results are taken whole, of one commit. A
+The folder gets report.md, suite.json (outcome of every part), bench.json, peers.json, probes.json and mission.json, each with
+commit, device, driver, versions, clocks and ceilings. The page sets goal (bench/goals.json), floor, best peer and ours beside
+each other, and says "not measured" where nothing was.
+
+Read from each WORKDIR, or from the .tar.gz that --bring made of one, as far as it is there: suite.json, cases.json,
+headline.json and bench.json, baselines.json (cuDNN and cuBLAS, which count among the peers), peers-*.json, probes.json,
+mission.json. Of several calls the last one wins, figure by figure for peers. Bench results are taken of one commit alone. A
 JSON file that a killed program left half written counts as far as it goes, and the result says so.
 
 A figure that nobody measured is "-". So are all times where shapes were small or the device was emulated. A ratio is the best
@@ -22,6 +27,12 @@ import math
 import os
 import re
 import sys
+import tarfile
+import tempfile
+
+sys.dont_write_bytecode = True  # nothing of a run stays in the tree
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu"))
+from page import best_ratio, one_line, page  # noqa: E402
 
 FIGURES = ("cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs", "launches", "GB/s", "GFLOP/s", "copy%", "peak%", "floor%",
            "p99_us", "warm_p10_us", "warm_p90_us", "warm_runs", "warm_copy%", "warm_floor%", "peak_MiB")
@@ -33,7 +44,7 @@ PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs", "peak_MiB")
 # What Google Benchmark says of the machine: its names and its load are nobody's business here, the rest is the host's.
 STANDARD_CONTEXT = ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "load_avg",
                     "library_version", "library_build_type", "json_schema_version")
-SHOWN_CONTEXT = ("device", "description", "commit", "small")  # rows of their own, or said in words
+KINDS = ("suite", "cases", "headline", "bench", "baselines", "probes", "mission")  # files of a folder
 # Cases of nacre_bench that time another library on the shape of the case whose name stands before theirs.
 BASELINE = re.compile(r"(.+)/(cudnn_nhwc|cudnn_nchw|gemm)")
 BASELINE_NOTES = {"cudnn_nhwc": "without the bias", "cudnn_nchw": "without the bias",
@@ -121,27 +132,39 @@ class Found:
     def __init__(self):
         self.suite, self.bench_context, self.peer_context = {}, {}, {}
         self.parts, self.cases, self.bench, self.peers = {}, {}, {}, {}
+        self.probes, self.mission = None, None
         self.notes, self.gpus, self.has_bench, self.small, self.emulated = [], {}, False, False, False
 
     def add_folder(self, folder):
         if not os.path.isdir(folder):
             raise Bad(f"{folder}: no such folder", 4)
-        paths = {name: os.path.join(folder, name + ".json") for name in ("suite", "cases", "bench", "baselines")}
+        paths = {name: os.path.join(folder, name + ".json") for name in KINDS}
         there = [name for name in paths if os.path.isfile(paths[name])]
         peers = sorted(os.path.join(folder, f) for f in os.listdir(folder) if re.fullmatch(r"peers-.*\.json", f))
         if not there and not peers:
-            raise Bad(f"{folder}: has none of suite.json, cases.json, bench.json, baselines.json, peers-*.json")
+            raise Bad(f"{folder}: has none of {', '.join(n + '.json' for n in KINDS)}, peers-*.json")
         self.folder_commit = None
         if "suite" in there:
             self.add_suite(paths["suite"])
         if "cases" in there:
             self.add_cases(paths["cases"])
-        if "bench" in there:
-            self.add_bench(paths["bench"], True)
+        for name in ("headline", "bench"):
+            if name in there:
+                self.add_bench(paths[name], True)
         if "baselines" in there:
             self.add_bench(paths["baselines"], False)
         for path in peers:
             self.add_peers(path)
+        if "probes" in there:
+            self.probes = self.facts(paths["probes"], "probes")
+        if "mission" in there:
+            self.mission = self.facts(paths["mission"], "runs")
+
+    def facts(self, path, array):
+        found = read(path, array, self.notes)
+        self.small |= found.get("small") is True
+        self.emulated |= found.get("emulated") is True
+        return {k: v for k, v in found.items() if k not in ("small", "emulated")}
 
     def add_suite(self, path):
         suite = read(path, "parts", self.notes)
@@ -232,11 +255,13 @@ class Found:
         if measured or peer not in mine or "error" in mine[peer]:
             mine[peer] = kept
 
-    def add_result(self, path):
+    def add_result(self, folder):
         """An earlier result, below everything of the folders."""
-        result = read(path, "cases", self.notes)
+        result = read_result(folder, self.notes)
         if result.get("timings") is not True:
-            raise Bad(f"{path}: has no times; make the result anew, without --add")
+            raise Bad(f"{folder}: has no times; make the result anew, without --add")
+        self.probes = self.probes or result.get("probes")
+        self.mission = self.mission or result.get("mission")
         for part in result.get("parts", []):
             self.parts.setdefault(part.get("part"), part)
         self.suite = {**result.get("suite", {}), **self.suite}
@@ -255,10 +280,6 @@ class Found:
                 if which not in mine or ("error" in mine[which] and "error" not in kept):
                     mine[which] = kept
         self.notes = result.get("notes", []) + [n for n in self.notes if n not in result.get("notes", [])]
-
-
-def one_line(x):
-    return re.sub(r"\s+", " ", str(x)).strip()[:300]
 
 
 # ---- the result ------------------------------------------------------------------------------------------------------------
@@ -322,142 +343,75 @@ def make_result(found):
     return slug, {
         "device": gpu, "commit": commit, "timings": timings, "why_no_timings": why, "ceilings": ceilings,
         "context": context,
-        "peer_context": found.peer_context, "suite": found.suite, "parts": parts, "notes": notes, "cases": cases}
+        "peer_context": found.peer_context, "suite": found.suite, "parts": parts, "notes": notes, "cases": cases,
+        "probes": facts_shown(found.probes, timings, "probes", ("probe", "outcome", "answered", "asks")),
+        "mission": facts_shown(found.mission, timings, "runs", ("precision", "ended", "exit"))}
 
 
-# ---- the page --------------------------------------------------------------------------------------------------------------
-def us(x):
-    if x is None:
-        return "-"
-    return f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 1000 else f"{x:.0f}"
+def facts_shown(facts, timings, array, without_times):
+    """Of small shapes and emulated devices only that they ran."""
+    if facts is None or timings:
+        return facts
+    return {**facts, array: [{k: e[k] for k in without_times if k in e} for e in facts[array]]}
 
 
-def percent(x):
-    return "-" if x is None else f"{x:.0f}"
+# ---- its files ---------------------------------------------------------------------------------------------------------------
+def files_of(result):
+    suite = result["suite"]
+    versions = {"compiler": suite.get("compiler"), "cuda": suite.get("cuda"),
+                **{k: result["context"][k] for k in ("cuFFT", "cuBLAS", "cuDNN") if k in result["context"]},
+                **{"peers " + k: v for k, v in result["peer_context"].items() if k in ("torch", "cuda", "cudnn")}}
+    head = {"device": result["device"], "commit": result["commit"], "driver": suite.get("driver"),
+            "versions": {k: v for k, v in versions.items() if v}, "clocks": suite.get("clocks"), "timings": result["timings"],
+            "why_no_timings": result["why_no_timings"], "ceilings": result["ceilings"]}
+    files = {"suite.json": {k: result[k] for k in ("context", "peer_context", "suite", "parts", "notes")}}
+    if result["cases"]:
+        files["bench.json"] = {"cases": [{k: v for k, v in c.items() if k != "peers"} for c in result["cases"]]}
+    if any(c["peers"] for c in result["cases"]):
+        files["peers.json"] = {"cases": [{"name": c["name"], "peers": c["peers"]} for c in result["cases"] if c["peers"]]}
+    for kind in ("probes", "mission"):
+        if result[kind]:
+            files[kind + ".json"] = result[kind]
+    return {name: {**head, **content, "commit": content.get("commit", head["commit"])} for name, content in files.items()}
 
 
-def cell(x):
-    return one_line(x).replace("|", "\\|")
+def read_result(folder, notes):
+    """What files_of gave, as one."""
+    result = read(os.path.join(folder, "suite.json"), "parts", notes)
+    for kind, array in (("bench", "cases"), ("peers", "cases"), ("probes", "probes"), ("mission", "runs")):
+        path = os.path.join(folder, kind + ".json")
+        if not os.path.isfile(path):
+            continue
+        found = read(path, array, notes)
+        if kind == "bench":
+            result["cases"] = found["cases"]
+        elif kind == "peers":
+            peers = {c.get("name"): c.get("peers", []) for c in found["cases"]}
+            result["cases"] = [{**c, "peers": peers.get(c.get("name"), [])} for c in result.get("cases", [])]
+        else:
+            head = ("device", "driver", "versions", "clocks", "timings", "why_no_timings", "ceilings")
+            result[kind] = {k: v for k, v in found.items() if k not in head}
+    result.setdefault("cases", [])
+    return result
 
 
-def table(head, rows):
-    return ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"] + \
-           ["| " + " | ".join(row) + " |" for row in rows] + [""]
+def read_goals():
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "bench", "goals.json")
+    return read(path, "goals", []) if os.path.isfile(path) else None
 
 
-def times(x):
-    return "-" if x is None else f"{x:.2f}"
-
-
-def spread(r):
-    return f"{us(r['p10_us'])} to {us(r['p90_us'])}" if r.get("p10_us") and r.get("p90_us") else "-"
-
-
-def of_gemm(case):
-    """How fast, as a percentage of the product alone."""
-    gemm = next((p.get("cold_us") for p in case["peers"] if p["peer"] == "gemm"), None)
-    ours = case["nacre"].get("cold_us")
-    return percent(100 * gemm / ours if gemm and ours else None)
-
-
-def case_row(case):
-    n, launches = case["nacre"], case["nacre"].get("launches")
-    row = [cell(case["name"]), us(n.get("cold_us")), us(n.get("warm_us")), spread(n), percent(n.get("copy%")),
-           percent(n.get("peak%")), percent(n.get("floor%")), percent(n.get("warm_floor%")), of_gemm(case),
-           "-" if launches is None else f"{launches:g}", percent(n.get("peak_MiB"))]
-    for best in (case["best_cold_peer"], case["best_warm_peer"]):
-        row += [cell(best["peer"]), us(best["us"]), times(best["ratio"])] if best else ["-", "-", "-"]
-    return row
-
-
-def peer_row(case, peer):
-    if "error" in peer:
-        error = peer["error"] if peer["error"].startswith("skipped") else "failed: " + peer["error"]
-        return [cell(case["name"]), cell(peer["peer"]), "-", "-", "-", "-", "-", "-", cell(error)]
-    ratios = [times(peer[k] / case["nacre"][k] if peer.get(k) and case["nacre"].get(k) else None) for k in ("cold_us", "warm_us")]
-    return [cell(case["name"]), cell(peer["peer"]), us(peer.get("cold_us")), us(peer.get("warm_us")), spread(peer), *ratios,
-            percent(peer.get("peak_MiB")), cell(", ".join(peer[k] for k in ("arithmetic", "note") if peer.get(k)))]
-
-
-def best_ratio(case):
-    for best in (case["best_cold_peer"], case["best_warm_peer"]):
-        if best and best["ratio"]:
-            return best["ratio"]
-    return None
-
-
-def page(result):
-    suite, context = result["suite"], result["context"]
-    lines = [f"# {result['device'] or 'GPU of unknown name'}", ""]
-    if result["timings"]:
-        lines += ["Times are in microseconds: cold with the caches flushed before each run, warm run after run; the spread is from "
-                  "the 10th to the 90th percentile. Percentages are of the copy and arithmetic rates measured in the same process; "
-                  "floor is the larger of both least times over the measured one. The best peer is the fastest of all listed "
-                  "below, whatever its arithmetic, but for gemm, whose unfolding is not timed, and products whose codes are not exact; a ratio is its time over nacre's: above 1, nacre is faster. \"-\" was not "
-                  "measured.", ""]
-    else:
-        lines += [f"No times: {result['why_no_timings']}. What follows shows that the suite ran, not how fast.", ""]
-    rows = [["commit", cell(result["commit"] or "-")], ["description", cell(context.get("description") or "-")],
-            ["driver", cell(suite.get("driver") or "-")]]
-    host = suite.get("host") if isinstance(suite.get("host"), dict) else {}
-    if host:
-        rows.append(["host", cell(f"{host.get('cores', '-')} cores, {host.get('cpu') or '-'}, {host.get('system') or '-'}")])
-    rows.append(["made", cell(suite.get("made") or "-")])
-    if suite.get("warning"):
-        rows.append(["WARNING", cell(suite["warning"])])
-    for key in ("torch", "cuda", "cudnn"):
-        rows.append([{"torch": "peers' PyTorch", "cuda": "peers' CUDA", "cudnn": "peers' cuDNN"}[key],
-                     cell(result["peer_context"].get(key) or "-")])
-    rows += [[cell(k), cell(v)] for k, v in context.items() if k not in SHOWN_CONTEXT]
-    rows += [[cell(k), cell(v)] for k, v in result["ceilings"].items()]
-    lines += table(["", ""], rows)
-    lines += [f"- {one_line(n)}" for n in result["notes"]] + ([""] if result["notes"] else [])
-
-    if result["parts"]:
-        lines += ["## Parts", ""]
-        rows = []
-        for p in result["parts"]:
-            outcome = {"skipped": "not run"}.get(p["outcome"], p["outcome"]) + (f" (exit {p.get('exit')})" if p["outcome"] == "FAILED" else "")
-            seconds = "-" if p.get("seconds") is None else f"{p['seconds']}"
-            rows.append([cell(p["part"]), outcome, seconds, cell(p.get("why") or "")])
-        lines += table(["part", "outcome", "s", ""], rows)
-        for p in result["parts"]:
-            for name in p.get("failed") or []:
-                lines.append(f"- {p['part']}: FAILED {one_line(name)}")
-        lines += [""] if lines[-1] else []
-
-    ops = list(dict.fromkeys(c["op"] for c in result["cases"]))
-    if ops:
-        lines += ["## Ops", ""]
-        rows = []
-        for op in ops:
-            of = [c for c in result["cases"] if c["op"] == op]
-            ratios = [best_ratio(c) for c in of if best_ratio(c)]
-            floors = [c["nacre"]["floor%"] for c in of if c["nacre"].get("floor%")]
-            rows.append([
-                cell(op), str(len(of)), str(len([c for c in of if c["nacre"].get("cold_us") or c["nacre"].get("warm_us")])),
-                f"{percent(min(floors))} to {percent(max(floors))}" if floors else "-",
-                f"{len([r for r in ratios if r >= 1])} of {len(ratios)}" if ratios else "-",
-                f"{min(ratios):.2f}" if ratios else "-",
-                f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}" if ratios else "-"])
-        lines += table(["op", "cases", "measured", "% of floor", "not slower than the best peer", "worst ratio", "mean ratio"], rows)
-        if result["timings"]:
-            lines += ["Ratios are to the best peer, cold, or warm where one of the two has no cold time; the mean is geometric.", ""]
-    for op in ops:
-        of = [c for c in result["cases"] if c["op"] == op]
-        lines += [f"## {op}", ""]
-        lines += table(["case", "cold", "warm", "spread", "% copy", "% peak", "% floor", "% floor, warm", "% gemm", "launches", "MiB", "best peer, cold", "us", "ratio",
-                        "best peer, warm", "us", "ratio"], [case_row(c) for c in of])
-        lines += [f"- {c['name']}: " + ", ".join(f"{k} {v:.4g}" for k, v in c["nacre"]["more"].items())
-                  for c in of if c["nacre"].get("more")]
-        lines += [f"- {c['name']}: " + ("" if c["nacre"]["error"].startswith("skipped") else "FAILED ") + c["nacre"]["error"]
-                  for c in of if c["nacre"].get("error")]
-        lines += [""] if lines[-1] else []
-        peers = [peer_row(c, p) for c in of for p in c["peers"]]
-        if peers:
-            lines += ["All peers:", ""] + table(["case", "peer", "cold", "warm", "spread", "ratio, cold", "ratio, warm", "MiB", ""],
-                                                 peers)
-    return "\n".join(lines).rstrip("\n") + "\n"
+def unpacked(path, to):
+    """The folder of an archive that --bring made: only the files that are read here."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = os.path.basename(member.name)
+                if member.isfile() and os.path.dirname(member.name) in ("", ".") and name.endswith(".json"):
+                    with open(os.path.join(to, name), "wb") as file:
+                        file.write(archive.extractfile(member).read())
+    except (OSError, tarfile.TarError, EOFError) as e:
+        raise Bad(f"{path}: not an archive of --bring: {one_line(e)}")
+    return to
 
 
 def write(path, text):
@@ -473,32 +427,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS)
     parser.add_argument("--out", default=os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "bench", "results"))
     parser.add_argument("--add", action="store_true")
-    parser.add_argument("folders", nargs="*", metavar="WORKDIR")
+    parser.add_argument("folders", nargs="*", metavar="WORKDIR|ARCHIVE")
     parser.error = lambda message: (_ for _ in ()).throw(Bad(message + "; see --help", 2))
     o = parser.parse_args()
     if not o.folders:
         raise Bad("expected a folder of results; see --help", 2)
     found = Found()
-    for folder in o.folders:
-        found.add_folder(folder)
+    with tempfile.TemporaryDirectory() as work:
+        for i, folder in enumerate(o.folders):
+            if os.path.isfile(folder):
+                os.mkdir(os.path.join(work, str(i)))
+                folder = unpacked(folder, os.path.join(work, str(i)))
+            found.add_folder(folder)
     slug, result = make_result(found)
-    path = os.path.join(o.out, slug + ".json")
-    if o.add and not os.path.isfile(path):
-        raise Bad(f"--add: {path} is not there", 4)
+    folder = os.path.join(o.out, slug)
+    if o.add and not os.path.isfile(os.path.join(folder, "suite.json")):
+        raise Bad(f"--add: {folder} has no suite.json", 4)
     if o.add:
         if not result["timings"]:
             raise Bad(f"--add: {result['why_no_timings']}: nothing of that goes into a result with times")
-        found.add_result(path)
+        found.add_result(folder)
         slug, result = make_result(found)
     try:
-        os.makedirs(o.out, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
     except OSError as e:
-        raise Bad(f"{o.out}: {e.strerror}", 4)
-    write(path, json.dumps(result, indent=1) + "\n")
-    write(os.path.join(o.out, slug + ".md"), page(result))
+        raise Bad(f"{folder}: {e.strerror}", 4)
+    for name, content in files_of(result).items():
+        write(os.path.join(folder, name), json.dumps(content, indent=1) + "\n")
+    write(os.path.join(folder, "report.md"), page(result, read_goals()))
     with_time = sum(1 for c in result["cases"] if c["nacre"].get("cold_us") or c["nacre"].get("warm_us"))
     with_peer = sum(1 for c in result["cases"] if best_ratio(c))
-    print(f"gpu_report: {os.path.join(o.out, slug + '.md')}: {len(result['cases'])} cases, {with_time} with times, "
+    print(f"gpu_report: {os.path.join(folder, 'report.md')}: {len(result['cases'])} cases, {with_time} with times, "
           f"{with_peer} beside a peer" + ("" if result["timings"] else f"; no times: {result['why_no_timings']}"))
 
 

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# What scripts/gpu_suite.sh leaves: its folder, suite.json, the archive to bring back, and a plain report without Python.
+
+facts_of_calls=(suite cases probes mission headline bench baselines peers-eager peers-compiled peers-jax)
+open_folder() { # what results depend on
+  local file
+  if ! mkdir -p "$out/state" 2>/dev/null || [ ! -w "$out" ]; then
+    echo "gpu_suite: --out $out: cannot be written" >&2
+    exit 4
+  fi
+  out=$(readlink -f "$out")
+  [ -n "$bring" ] || return 0
+  if ! mkdir -p "$bring" 2>/dev/null || [ ! -w "$bring" ]; then
+    echo "gpu_suite: --bring $bring: cannot be written" >&2
+    exit 4
+  fi
+  bring=$(readlink -f "$bring")
+}
+# Results of another commit, build, device or size are not mixed with these: they move aside.
+begin_results() { # what they depend on
+  local file
+  if [ "$(cat "$out/state/key" 2>/dev/null)" != "$1" ]; then
+    if [ -f "$out/suite.json" ]; then
+      rm -rf "$out/earlier"
+      mkdir "$out/earlier"
+      for file in "${facts_of_calls[@]/%/.json}" "$out"/mission-*; do
+        file=$out/${file##*/}
+        [ ! -f "$file" ] || mv "$file" "$out/earlier/"
+      done
+      for file in "$out"/*.log; do [ ! -f "$file" ] || mv "$file" "$out/earlier/"; done
+      echo "results of another commit, build, device or size move to $out/earlier"
+    fi
+    rm -rf "$out/state"
+    mkdir -p "$out/state"
+    printf '%s\n' "$1" >"$out/state/key"
+  fi
+}
+write_suite() {
+  local part first=1
+  {
+    printf '{"suite": 1,\n "built": %s,\n "compiler": %s,\n "warning": %s,\n' "$(json "$built")" "$(json "$compiler")" \
+      "$(json "$stale")"
+    printf ' "commit": %s,\n "made": %s,\n "device": %s,\n "plan": %s,\n' "$(json "$commit")" \
+      "$(json "$(date -u +%Y-%m-%dT%H:%M:%SZ)")" "$(json "$device")" "$(json "$plan")"
+    printf ' "small": %s,\n "emulated": %s,\n' "$(yes_or_no "$small")" "$(yes_or_no "$S_EMULATED")"
+    printf ' "gpu": %s,\n "driver": %s,\n "cuda": %s,\n "clocks": %s,\n' "$(json "$gpu")" "$(json "$driver")" \
+      "$(json "$cuda_version")" "$(json "$clocks")"
+    printf ' "devices": %s,\n' "$(json_list "${devices[@]}")"
+    printf ' "host": {"system": %s, "cpu": %s, "cores": %d},\n "build_seconds": %d,\n "parts": [' "$(json "$(uname -srm)")" \
+      "$(json "$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)")" "$(nproc)" "$build_seconds"
+    for part in "${all_parts[@]}"; do
+      [ -f "$out/state/$part" ] || continue
+      [ $first = 1 ] || printf ','
+      first=0
+      printf '\n  '
+      cat "$out/state/$part"
+    done
+    printf ']}\n'
+  } >"$out/suite.json.part" && mv "$out/suite.json.part" "$out/suite.json"
+}
+
+# ---- what is brought back -----------------------------------------------------------------------------------------------------
+# Few files, none of them large: models in pieces, and one archive of all else, whole at any time.
+piece=$((15 << 20))
+bring_back() {
+  local name=${plan:-suite} model
+  [ -n "$bring" ] || return 0
+  for model in "$out"/mission-*.safetensors; do
+    [ -f "$model" ] || continue
+    cmp -s "$model" <(cat "$bring/${model##*/}".0? 2>/dev/null) && continue
+    rm -f "$bring/${model##*/}".0?
+    split -b $piece -d "$model" "$bring/${model##*/}."
+  done
+  if ! tar -C "$out" --exclude=./earlier --exclude='./mission-*.safetensors' -czf "$bring/$name.tar.gz.part" . 2>/dev/null ||
+    ! mv "$bring/$name.tar.gz.part" "$bring/$name.tar.gz"; then
+    echo "   WARNING: $bring/$name.tar.gz could not be written"
+  fi
+}
+
+# What scripts/gpu_report.py would write needs Python. Without it: the facts as they lie here in one file, and their tables.
+# ---- a report without Python ----------------------------------------------------------------------------------------------
+# The facts as they lie here in one file, and their tables.
+plain_report() { # folder
+  local name slug file
+  name=$(sed -n 's/^ *"description": "\([^",]*\).*/\1/p' "$out/bench.json" "$out/headline.json" 2>/dev/null | head -n 1)
+  [ -n "$name" ] || name=$gpu
+  slug=$(tr '[:upper:]' '[:lower:]' <<<"${name:-unknown GPU}" | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-*//; s/-*$//')
+  [ "$S_EMULATED" = 0 ] || slug=emulated name="Emulated on the CPU"
+  set -- "$1/$slug"
+  mkdir -p "$1" || return
+  {
+    printf '{"plain": 1,\n"device": %s,\n"commit": %s,\n"timings": %s' "$(json "$name")" "$(json "$commit")" \
+      "$([ $small = 0 ] && echo true || echo false)"
+    for file in "${facts_of_calls[@]}"; do
+      [ -s "$out/$file.json" ] || continue
+      printf ',\n"%s": ' "$file"
+      grep -vE '^ *"(host_name|executable|load_avg)":' "$out/$file.json"
+    done
+    echo "}"
+  } >"$1/plain.json.part" && mv "$1/plain.json.part" "$1/plain.json" || return
+  {
+    printf '# %s\n\nWritten without Python: scripts/gpu_report.py makes the whole page, with peers, of the same folder.\n' "${name:-GPU of unknown name}"
+    printf 'Times are in microseconds.\n\n| | |\n|---|---|\n| commit | %s |\n| built from | %s |\n| compiler | %s |\n| driver | %s |\n' \
+      "$commit" "$built" "$compiler" "${driver:--}"
+    [ ! -f "$out/bench.json" ] || sed -n '/"benchmarks": \[/q; s/^    "\([^"]*\)": "\(.*\)",\{0,1\}$/| \1 | \2 |/p' "$out/bench.json" |
+      grep -vE '^\| (host_name|executable|date|commit|compiler) '
+    printf '\n## Parts\n\n| part | outcome | s | |\n|---|---|---|---|\n'
+    for file in "${all_parts[@]}"; do
+      [ ! -f "$out/state/$file" ] ||
+        sed 's/^{"part": "\([^"]*\)", "outcome": "\([^"]*\)", "exit": \([0-9]*\), "seconds": \([0-9]*\), "why": "\(\([^"\\]\|\\.\)*\)".*/| \1 | \2 (exit \3) | \4 | \5 |\n/' \
+          "$out/state/$file"
+    done
+    for file in headline bench baselines; do
+      [ -f "$out/$file.json" ] || continue
+      printf '\n## %s\n\n| case | cold | warm | p10 | p90 | %% copy | %% peak | %% floor | launches | |\n|---|---|---|---|---|---|---|---|---|---|\n' $file
+      awk -v timed=$((1 - small)) 'function show(key) { return key in v && (timed || key == "launches") ? sprintf("%.4g", v[key]) : "-" }
+        /^    \{/ { delete v; name = error = "" }
+        /^ *"[^"]*": / { key = $1; gsub(/[":]/, "", key); value = $0; sub(/^ *"[^"]*": /, "", value); sub(/,$/, "", value); gsub(/"/, "", value)
+          if (key == "name") { name = value; sub(/\/iterations:.*/, "", name) }
+          else if (key == "error_message") error = value ~ /^skipped/ ? value : "FAILED " value
+          else v[key] = value }
+        /^    \}/ && name != "" { printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", name, show("cold_us"), show("warm_us"),
+          show("p10_us"), show("p90_us"), show("copy%"), show("peak%"), show("floor%"), show("launches"), error; name = "" }' "$out/$file.json"
+    done
+  } >"$1/report.md.part" && mv "$1/report.md.part" "$1/report.md" || return
+  page=$1/report.md
+  echo "   $1/report.md: plain, since $S_PYTHON is not here; run scripts/gpu_report.py on $out where there is one"
+}
