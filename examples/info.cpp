@@ -195,8 +195,8 @@ void print_devices() {
   std::printf("cpu: %d threads, %s\n  all ops run here\n", cpu.threads(), cpu.instruction_set());
   if (!found.missing.empty()) std::printf("cuda: none: %s\n", found.missing.c_str());
   if (!found.runtime.empty())
-    std::printf("cuda: built with CUDA %s; driver for CUDA %s\n", found.runtime.c_str(),
-                found.driver.empty() ? "none" : found.driver.c_str());
+    std::printf("cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
+                found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
   std::string without;  // ops, as they stand in NACRE_OPS
   for (const CudaInventory::Library& l : found.libraries) {
     const std::string use = l.used_by.empty() ? "for benches alone" : "for " + l.used_by;
@@ -207,11 +207,13 @@ void print_devices() {
   }
   for (size_t i = 0; i < found.cards.size(); ++i) {
     const CudaInventory::Card& c = found.cards[i];
-    std::printf(
-        "cuda:%zu: %s, compute capability %s, %d multiprocessors, %.1f of %.1f GiB free, %zu KiB of shared memory per "
-        "block\n",
-        i, c.name.c_str(), c.capability.c_str(), c.multiprocessors, static_cast<double>(c.free) / (1 << 30),
-        static_cast<double>(c.memory) / (1 << 30), c.shared_per_block >> 10);
+    const auto gibibytes = [](size_t bytes) { return fixed(static_cast<double>(bytes) / (1 << 30), 1) + " GiB"; };
+    if (!c.name.empty())
+      std::printf("cuda:%zu: %s, compute capability %s, %d multiprocessors, %s%s, %zu KiB of shared memory per block\n",
+                  i, c.name.c_str(), c.capability.c_str(), c.multiprocessors, gibibytes(c.memory).c_str(),
+                  c.free > 0 ? (" (" + gibibytes(c.free) + " free)").c_str() : "", c.shared_per_block >> 10);
+    else
+      std::printf("cuda:%zu:\n", i);
     if (!c.unusable.empty())
       std::printf("  no op runs here: it %s\n", c.unusable.c_str());
     else if (!without.empty())

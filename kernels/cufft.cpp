@@ -65,15 +65,19 @@ const CuFft& cufft() {
   static const CuFft f;
   return f;
 }
-void check(cufftResult r, const char* what) {
-  if (r != CUFFT_SUCCESS) [[unlikely]]
-    throw_device(std::string("cuFFT: ") + what + " failed with code " + std::to_string(r));
+void check(Runtime& runtime, cufftResult r, const char* what) {
+  if (r == CUFFT_SUCCESS) [[likely]]
+    return;
+  const bool memory = r == CUFFT_ALLOC_FAILED;
+  runtime.library_failed(std::string("cuFFT: ") + what + " failed with code " + std::to_string(r) +
+                             (memory ? " (out of memory); lower batch_size or segment_length" : ""),
+                         memory);
 }
 
-/// Versions as each library tells them: as one number, or by parts through a function of this shape.
+/// "12.0.0", by a function that tells MAJOR_VERSION (0), MINOR_VERSION (1) and PATCH_LEVEL (2).
 std::string by_parts(int (*part)(int, int*)) {
   std::string out;
-  for (int which = 0; which < 3; ++which) {  // MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL
+  for (int which = 0; which < 3; ++which) {
     int value = 0;
     if (part(which, &value) != 0) return "of an unknown version";
     out += (out.empty() ? "" : ".") + std::to_string(value);
@@ -102,7 +106,9 @@ std::vector<CudaInventory::Library> library_inventory() {
 struct Fft::Impl {
   cufftHandle forward = -1, inverse = -1;
   Memory work;
+  int device = 0;
   ~Impl() {
+    const OnDevice here(device);
     if (forward != -1) (void)cufft().destroy(forward);
     if (inverse != -1) (void)cufft().destroy(inverse);
   }
@@ -113,21 +119,22 @@ Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<I
   r.refuse_in_capture("a transform's constructor");
   r.enter();
   const CuFft& f = cufft();
+  impl_->device = ctx.device().index;
   size_t most = 0;
   const auto plan = [&](cufftHandle& handle, cufftType type) {
     size_t bytes = 0;
     long long int n = length;
-    check(f.create(&handle), "cufftCreate");
-    check(f.set_auto(handle, 0), "cufftSetAutoAllocation");
-    check(f.make(handle, 1, &n, nullptr, 1, 0, nullptr, 1, 0, type, batch, &bytes), "cufftMakePlanMany64");
-    check(f.set_stream(handle, static_cast<cudaStream_t>(r.stream())), "cufftSetStream");
+    check(r, f.create(&handle), "cufftCreate");
+    check(r, f.set_auto(handle, 0), "cufftSetAutoAllocation");
+    check(r, f.make(handle, 1, &n, nullptr, 1, 0, nullptr, 1, 0, type, batch, &bytes), "cufftMakePlanMany64");
+    check(r, f.set_stream(handle, static_cast<cudaStream_t>(r.stream())), "cufftSetStream");
     most = std::max(most, bytes);
   };
   plan(impl_->forward, CUFFT_R2C);
   plan(impl_->inverse, CUFFT_C2R);
   impl_->work = Memory(ctx, most);
-  check(f.set_work(impl_->forward, impl_->work.data()), "cufftSetWorkArea");
-  check(f.set_work(impl_->inverse, impl_->work.data()), "cufftSetWorkArea");
+  check(r, f.set_work(impl_->forward, impl_->work.data()), "cufftSetWorkArea");
+  check(r, f.set_work(impl_->inverse, impl_->work.data()), "cufftSetWorkArea");
 }
 Fft::Fft(Fft&&) noexcept = default;
 Fft& Fft::operator=(Fft&&) noexcept = default;
@@ -136,13 +143,14 @@ Fft::~Fft() = default;
 void Fft::forward(Context& ctx, const float* real, float* spectrum) {
   runtime(ctx).enter();
   runtime(ctx).count("cufft");
-  check(cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
+  check(runtime(ctx),
+        cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
         "cufftExecR2C");
 }
 void Fft::inverse(Context& ctx, float* spectrum, float* real) {
   runtime(ctx).enter();
   runtime(ctx).count("cufft");
-  check(cufft().inverse(impl_->inverse, reinterpret_cast<cufftComplex*>(spectrum), real), "cufftExecC2R");
+  check(runtime(ctx), cufft().inverse(impl_->inverse, reinterpret_cast<cufftComplex*>(spectrum), real), "cufftExecC2R");
 }
 
 }  // namespace nacre::cuda

@@ -8,8 +8,10 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -29,31 +31,64 @@ void check(cudaError_t e, const char* what) {
   throw_device(std::string("CUDA: ") + what + ": " + words(e));
 }
 
-/// Errors after which a device does nothing for this process any more.
+/// Errors after which a device does nothing for this process any more. By number, where older toolkits lack the name.
 bool ends_the_device(cudaError_t e) {
-  switch (e) {
-    case cudaErrorECCUncorrectable:
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorAssert:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorUnknown:
+  switch (static_cast<int>(e)) {
+    case 214:  // cudaErrorECCUncorrectable
+    case 220:  // cudaErrorNvlinkUncorrectable
+    case 226:  // cudaErrorContained
+    case 700:  // cudaErrorIllegalAddress
+    case 702:  // cudaErrorLaunchTimeout
+    case 710:  // cudaErrorAssert
+    case 714:  // cudaErrorHardwareStackError
+    case 715:  // cudaErrorIllegalInstruction
+    case 716:  // cudaErrorMisalignedAddress
+    case 717:  // cudaErrorInvalidAddressSpace
+    case 718:  // cudaErrorInvalidPc
+    case 719:  // cudaErrorLaunchFailure
+    case 721:  // cudaErrorTensorMemoryLeak
+    case 810:  // cudaErrorMpsClientTerminated
+    case 911:  // cudaErrorExternalDevice
+    case 999:  // cudaErrorUnknown
       return true;
     default:
       return false;
   }
 }
 
-/// The current device is a thread's own, and whoever calls may have one of their own.
-void make_current(int index) {
+/// Dynamic shared memory that was asked for, by kernel.
+struct Asked {
+  const void* kernel;
+  size_t bytes;
+};
+size_t& asked_for(std::vector<Asked>& all, const void* kernel) {
+  for (Asked& a : all)
+    if (a.kernel == kernel) return a.bytes;
+  return all.emplace_back(Asked{kernel, 0}).bytes;
+}
+constexpr size_t many_kernels = 1024;  // reserved, so that a launch does not allocate
+
+/// What all contexts on a device share, for as long as the process lives.
+struct DeviceState {
+  std::atomic<bool> is_broken{false};
+  std::mutex mutex;
+  std::string broken;        // what every call says after a kernel failed
+  std::vector<Asked> asked;  // it only grows
+};
+DeviceState& device_state(int index) {
+  static std::mutex mutex;
+  static auto* const states = new std::map<int, DeviceState>;
+  const std::lock_guard lock(mutex);
+  DeviceState& state = (*states)[index];
+  state.asked.reserve(many_kernels);
+  return state;
+}
+
+/// The current device is a thread's own, and whoever calls may have set another.
+cudaError_t make_current(int index) {
   int now = -1;
-  if (cudaGetDevice(&now) == cudaSuccess && now == index) return;
-  check(cudaSetDevice(index), "cudaSetDevice");
+  if (cudaGetDevice(&now) == cudaSuccess && now == index) return cudaSuccess;
+  return cudaSetDevice(index);
 }
 
 std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
@@ -91,10 +126,6 @@ struct Runtime::Impl {
     size_t bytes = 0;
     cudaEvent_t arrived = nullptr, taken = nullptr;
   };
-  struct Asked {
-    const void* kernel;
-    size_t bytes;
-  };
   /// What was queued since the device was last known to be well, the newest behind; the oldest are forgotten.
   struct Suspects {
     static constexpr size_t most = 8;
@@ -115,24 +146,24 @@ struct Runtime::Impl {
   DeviceLimits limits;
   std::vector<Count> counts;
   std::vector<Count>* recording = nullptr;
-  std::vector<Asked> asked;  // dynamic shared memory, by kernel
-  std::map<void*, Upload> uploads;
+  std::vector<Asked> asked;         // what the device's state has at least, without its lock
+  std::map<void*, Upload> uploads;  // by destination, until the Runtime ends
   Suspects suspects;
-  std::string broken;  // what every call says after a kernel failed
+  DeviceState* device = nullptr;
 
   ~Impl() {
     if (stream == nullptr) return;
-    (void)cudaSetDevice(index);
+    const OnDevice here(index);
     (void)cudaStreamSynchronize(stream);
     for (auto& [to, upload] : uploads) release(upload);
     if (upload_stream != nullptr) (void)cudaStreamDestroy(upload_stream);
     (void)cudaStreamDestroy(stream);
   }
   /// At the beginning of everything.
-  void enter() const {
-    if (!broken.empty()) [[unlikely]]
-      throw_device(broken);
-    make_current(index);
+  void enter() {
+    if (device->is_broken.load(std::memory_order_acquire)) [[unlikely]]
+      throw_device(device->broken);
+    expect(make_current(index), "cudaSetDevice");
   }
   void count(std::vector<Count>& where, const char* name, int64_t n) {
     for (Count& c : where)
@@ -155,11 +186,19 @@ struct Runtime::Impl {
     if (e == cudaSuccess) [[likely]]
       return;
     (void)cudaGetLastError();
-    if (!ends_the_device(e)) throw_device(std::string("CUDA: ") + what + ": " + words(e));
-    broken = "CUDA: " + words(e) + ", seen by " + what +
-             "; the kernel that failed is one of those launched before: " + suspects.words();
-    if (suspects.count > 1) broken += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
-    throw_device(broken);
+    const std::string text = std::string("CUDA: ") + what + ": " + words(e);
+    if (e == cudaErrorMemoryAllocation) throw Error(ErrorKind::memory, text + "; lower batch_size or segment_length");
+    if (!ends_the_device(e)) throw_device(text);
+    const std::lock_guard lock(device->mutex);
+    if (device->broken.empty()) {
+      device->broken = "CUDA: " + words(e) + ", seen by " + what;
+      if (suspects.count > 0)
+        device->broken +=
+            "; the kernel that failed is one of those launched before by this context: " + suspects.words();
+      if (suspects.count > 1) device->broken += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
+      device->is_broken.store(true, std::memory_order_release);
+    }
+    throw_device(device->broken);
   }
   /// Waits for the stream: all that was launched is known to be well.
   void wait(const char* what) {
@@ -169,17 +208,24 @@ struct Runtime::Impl {
   /// Dynamic shared memory beside a kernel's arrays beyond 48 KiB has to be asked for, and no more than is there.
   void ask_for_shared(const Launch& how, const void* kernel) {
     if (how.shared_bytes == 0) return;
-    auto known = std::find_if(asked.begin(), asked.end(), [&](const Asked& a) { return a.kernel == kernel; });
-    if (known == asked.end()) known = asked.insert(asked.end(), {kernel, 0});
-    if (known->bytes >= how.shared_bytes) return;
-    const cudaError_t e =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
-    if (e != cudaSuccess)
-      expect(e, (std::string(how.name) + ": " + std::to_string(how.shared_bytes) +
-                 " bytes of dynamic shared memory, where a block has " + std::to_string(limits.shared_per_block) +
-                 " in all")
-                    .c_str());
-    known->bytes = how.shared_bytes;
+    size_t& known = asked_for(asked, kernel);
+    if (known >= how.shared_bytes) return;
+    // The limit is the kernel's on this device, whoever launches it.
+    const std::lock_guard lock(device->mutex);
+    size_t& bytes = asked_for(device->asked, kernel);
+    if (bytes < how.shared_bytes) {
+      const cudaError_t e =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
+      if (e == cudaErrorInvalidValue) {
+        (void)cudaGetLastError();
+        throw_device(std::string("CUDA: ") + how.name + ": " + std::to_string(how.shared_bytes) +
+                     " bytes of dynamic shared memory, where a block has " + std::to_string(limits.shared_per_block) +
+                     " in all");
+      }
+      if (e != cudaSuccess) return;  // the launch will say so
+      bytes = how.shared_bytes;
+    }
+    known = bytes;
   }
   void make_upload(Upload& u, size_t bytes) {
     if (u.bytes >= bytes) return;
@@ -209,7 +255,8 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
                  "; expected cuda:0 to cuda:" + std::to_string(devices - 1));
   Impl& r = *impl_;
   r.index = wanted;
-  check(cudaSetDevice(wanted), "cudaSetDevice");
+  r.device = &device_state(wanted);
+  r.enter();
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, wanted), "cudaGetDeviceProperties");
   int driver = 0, runtime_version = 0;
@@ -229,7 +276,7 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
   r.counts.reserve(256);
-  r.asked.reserve(256);
+  r.asked.reserve(many_kernels);
 }
 Runtime::~Runtime() = default;
 
@@ -301,7 +348,7 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
 
 void* Runtime::allocate(size_t bytes) {
   Impl& r = *impl_;
-  r.refuse_in_capture("for memory");
+  r.refuse_in_capture("Memory's constructor");
   r.enter();
   void* p = nullptr;
   const cudaError_t e = cudaMalloc(&p, bytes);
@@ -310,16 +357,28 @@ void* Runtime::allocate(size_t bytes) {
     return nullptr;
   }
   r.expect(e, "allocation");
-  r.expect(cudaMemsetAsync(p, 0, bytes, r.stream), "allocation");
-  r.wait("allocation");  // other streams and contexts may use it at once
+  try {
+    r.expect(cudaMemsetAsync(p, 0, bytes, r.stream), "allocation");
+    r.wait("allocation");  // other streams and contexts may use it at once
+  } catch (...) {
+    device_release(p, r.index);
+    throw;
+  }
   return p;
 }
-void device_release(void* p) noexcept {
+void device_release(void* p, int index) noexcept {
   if (p == nullptr) return;
-  // In a capture of this thread it would end the capture; what it frees cannot be the graph's, which owns no memory.
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-  (void)cudaThreadExchangeStreamCaptureMode(&mode);
+  const OnDevice here(index);
   (void)cudaFree(p);
+}
+OnDevice::OnDevice(int index) noexcept : mode_(cudaStreamCaptureModeRelaxed) {
+  if (make_current(index) != cudaSuccess) (void)cudaGetLastError();
+  auto mode = static_cast<cudaStreamCaptureMode>(mode_);
+  (void)cudaThreadExchangeStreamCaptureMode(&mode);
+  mode_ = mode;
+}
+OnDevice::~OnDevice() {
+  auto mode = static_cast<cudaStreamCaptureMode>(mode_);
   (void)cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
@@ -335,18 +394,23 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     step();
   } catch (...) {
     r.recording = nullptr;
+    (void)make_current(r.index);
     (void)cudaStreamEndCapture(r.stream, &graph);
     if (graph != nullptr) (void)cudaGraphDestroy(graph);
     (void)cudaGetLastError();  // that of an invalidated capture
     throw;
   }
   r.recording = nullptr;
+  r.enter();  // the step may have used another device
   r.expect(cudaStreamEndCapture(r.stream, &graph), "capture");
   cudaGraphExec_t made = nullptr;
   const cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
   (void)cudaGraphDestroy(graph);
   r.expect(e, "capture");
-  const std::shared_ptr<CUgraphExec_st> exec(made, [](cudaGraphExec_t g) { (void)cudaGraphExecDestroy(g); });
+  const std::shared_ptr<CUgraphExec_st> exec(made, [index = r.index](cudaGraphExec_t g) {
+    const OnDevice here(index);
+    (void)cudaGraphExecDestroy(g);
+  });
   return [kept = impl_, exec, recorded] {
     kept->refuse_in_capture("replay");
     kept->enter();
@@ -365,7 +429,12 @@ int64_t Runtime::launches(std::string_view name) const {
 const char* Runtime::description() const { return impl_->description.c_str(); }
 const DeviceLimits& Runtime::limits() const { return impl_->limits; }
 void* Runtime::stream() const { return impl_->stream; }
-void Runtime::enter() const { impl_->enter(); }
+void Runtime::enter() { impl_->enter(); }
+void Runtime::library_failed(const std::string& what, bool memory) {
+  // Libraries report the error of a kernel before them as their own.
+  if (impl_->recording == nullptr) impl_->expect(cudaStreamSynchronize(impl_->stream), what.c_str());
+  throw Error(memory ? ErrorKind::memory : ErrorKind::device, what);
+}
 void Runtime::count(const char* name) { impl_->count(name); }
 void Runtime::refuse_in_capture(const char* what) const { impl_->refuse_in_capture(what); }
 
@@ -374,8 +443,11 @@ void Runtime::refuse_in_capture(const char* what) const { impl_->refuse_in_captu
 
 struct Event::Impl {
   cudaEvent_t event = nullptr;
+  std::shared_ptr<Runtime::Impl> runtime;  // whose stream it was recorded in
   ~Impl() {
-    if (event != nullptr) (void)cudaEventDestroy(event);
+    if (event == nullptr) return;
+    const OnDevice here(runtime->index);
+    (void)cudaEventDestroy(event);
   }
   Impl() = default;
   Impl(const Impl&) = delete;
@@ -386,19 +458,23 @@ Event::~Event() = default;
 Event::Event(Event&&) noexcept = default;
 Event& Event::operator=(Event&&) noexcept = default;
 void Event::record(Context& ctx) {
-  Runtime& r = runtime(ctx);
-  r.refuse_in_capture("an event");
-  r.enter();
-  if (impl_->event == nullptr) check(cudaEventCreate(&impl_->event), "event");  // of the device that is current now
-  check(cudaEventRecord(impl_->event, static_cast<cudaStream_t>(r.stream())), "event");
+  const std::shared_ptr<Runtime::Impl>& r = nacre::cuda::runtime(ctx).impl_;
+  r->refuse_in_capture("an event");
+  r->enter();
+  if (impl_->runtime != r) impl_ = std::make_unique<Impl>();  // an event is its device's
+  impl_->runtime = r;
+  if (impl_->event == nullptr) r->expect(cudaEventCreate(&impl_->event), "event");
+  r->expect(cudaEventRecord(impl_->event, r->stream), "event");
 }
 double Event::seconds_since(const Event& start) const {
   if (impl_->event == nullptr || start.impl_->event == nullptr)
     throw Error(ErrorKind::usage, "event: seconds_since before both were recorded");
+  Runtime::Impl& r = *impl_->runtime;
+  r.enter();
   float milliseconds = 0;
-  check(cudaEventSynchronize(start.impl_->event), "event");
-  check(cudaEventSynchronize(impl_->event), "event");
-  check(cudaEventElapsedTime(&milliseconds, start.impl_->event, impl_->event), "event");
+  r.expect(cudaEventSynchronize(start.impl_->event), "event");
+  r.expect(cudaEventSynchronize(impl_->event), "event");
+  r.expect(cudaEventElapsedTime(&milliseconds, start.impl_->event, impl_->event), "event");
   return 1e-3 * static_cast<double>(milliseconds);
 }
 
@@ -434,6 +510,8 @@ CudaInventory inventory() {
   (void)cudaRuntimeGetVersion(&runtime_version);
   if (driver > 0) found.driver = version(driver);
   found.runtime = version(runtime_version);
+  int current = 0;
+  (void)cudaGetDevice(&current);
   for (int i = 0; i < devices; ++i) {
     CudaInventory::Card card;
     cudaDeviceProp p{};
@@ -448,10 +526,11 @@ CudaInventory inventory() {
       card.shared_per_block = p.sharedMemPerBlockOptin;
       card.unusable = unusable(p, driver);
       size_t all = 0;
-      if (cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&card.free, &all) != cudaSuccess) (void)cudaGetLastError();
+      if (cudaSetDevice(i) != cudaSuccess || cudaMemGetInfo(&card.free, &all) != cudaSuccess) (void)cudaGetLastError();
     }
     found.cards.push_back(std::move(card));
   }
+  if (devices > 0 && cudaSetDevice(current) != cudaSuccess) (void)cudaGetLastError();
   found.libraries = library_inventory();
   return found;
 }

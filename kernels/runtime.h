@@ -44,9 +44,10 @@ struct DeviceLimits {
   int threads_per_multiprocessor = 0;
 };
 
-/// One device with one stream. Every member may be called from any thread, by one thread at a time, and makes its device
-/// the thread's current one. Errors of CUDA are Error(device) with the name of what was launched. A kernel that fails takes
-/// its device's state with it: from then on every member throws the same words.
+/// One device with one stream. Members may be called from any thread, by one thread at a time; those that call CUDA make
+/// the device the thread's current one. Errors of CUDA are Error(device) with the name of what was launched, a lack of
+/// memory is Error(memory). After a kernel failed its device cannot be used by this process: every member of every Runtime
+/// on it throws the same words.
 class Runtime {
  public:
   /// Throws Error(device) that says which of driver, device and library is missing.
@@ -75,21 +76,24 @@ class Runtime {
 
   /// How often a kernel of this name (or, empty, any kernel) was launched; a replayed graph counts each of its kernels.
   int64_t launches(std::string_view name = {}) const;
-  /// "NVIDIA H200, compute capability 9.0, driver 13.0, runtime 13.0".
+  /// "NVIDIA H200, compute capability 9.0, driver for CUDA 13.0, CUDA runtime 13.0".
   const char* description() const;
   const DeviceLimits& limits() const;
   /// cudaStream_t, for the libraries.
   void* stream() const;
   /// Makes the device current, or throws what broke it: before a library is called.
-  void enter() const;
+  void enter();
   /// Work that a library queues on stream(), under this name.
   void count(const char* name);
+  /// Throws what broke the device, if a kernel did; else `what`, for a library's call that failed.
+  [[noreturn]] void library_failed(const std::string& what, bool memory);
   /// Throws Error(usage) "capture: the step calls WHAT, ..." inside a capture.
   void refuse_in_capture(const char* what) const;
 
   struct Impl;
 
  private:
+  friend class Event;
   std::shared_ptr<Impl> impl_;  // graphs share it
 };
 
@@ -110,8 +114,20 @@ class Event {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Of any device. Waits for what still uses the memory.
-void device_release(void*) noexcept;
+/// Frees memory of the device after the work that uses it. CUDA forbids that in a capture; the caller keeps what a graph
+/// uses.
+void device_release(void*, int index) noexcept;
+/// For destructors: a device is current, and a capture of this thread is not invalidated by what they free.
+class OnDevice {
+ public:
+  explicit OnDevice(int index) noexcept;
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int mode_;  // the thread's
+};
 /// Devices that the driver finds; 0 without driver. `why`, if given, says what is missing.
 int device_count(std::string* why = nullptr);
 /// What nacre::cuda_inventory() tells.

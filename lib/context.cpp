@@ -237,7 +237,7 @@ Memory::~Memory() { release(); }
 void Memory::release() noexcept {
   if (data_ != nullptr) counter(device_).now -= bytes_;
 #if defined(NACRE_WITH_CUDA)
-  if (device_.kind == Device::cuda) return cuda::device_release(data_);
+  if (device_.kind == Device::cuda) return cuda::device_release(data_, device_.index);
 #endif
   std::free(data_);
 }

@@ -14,6 +14,8 @@ fail() {
 }
 [ $# -eq 2 ] || fail 2 "expected ROOT and COMMAND; see the head of $0"
 [ "$(id -u)" -eq 0 ] || fail 2 "needs root, for chroot"
+# What is mounted below ROOT is seen by this process and its children alone, and ends with them: ROOT can be removed.
+[ -n "${BARE_NAMESPACE:-}" ] || BARE_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 root=$1 command=$2
 from=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
 [ -z "$(git -C "$from" status --porcelain --untracked-files=no)" ] || echo "bare: changes that are not committed are left out" >&2
@@ -21,11 +23,13 @@ if ! command -v debootstrap >/dev/null; then
   apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null || fail 4 "debootstrap cannot be installed"
 fi
 if [ ! -e "$root/etc/debian_version" ]; then
-  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' | head -n 1)
-  [ -n "$mirror" ] || mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1)
+  mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' | head -n 1) || true
+  [ -n "$mirror" ] || mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1) || true
   # shellcheck disable=SC1091
-  debootstrap --variant=minbase "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root" ${mirror:+"$mirror"} >/dev/null ||
-    fail 4 "$root: debootstrap failed"
+  rm -rf "$root.part"
+  debootstrap --variant=minbase "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root.part" ${mirror:+"$mirror"} >/dev/null ||
+    fail 4 "$root.part: debootstrap failed"
+  mv "$root.part" "$root"
 fi
 # The sources of packages are this machine's.
 : >"$root/etc/apt/sources.list"
@@ -41,11 +45,6 @@ mkdir -p "$root/etc/ssl/certs" && cp -a /etc/ssl/certs/. "$root/etc/ssl/certs/"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
 rm -rf "$root/root/clone"
 git clone -q "$from" "$root/root/clone"
-mounted=()
-trap 'for d in "${mounted[@]}"; do umount "$root/$d"; done' EXIT
-for d in proc sys dev; do
-  mount --bind "/$d" "$root/$d"
-  mounted=("$d" "${mounted[@]}")
-done
+for d in proc sys dev; do mount --rbind "/$d" "$root/$d"; done
 mapfile -t proxies < <(env | grep -i '^[a-z]*_proxy=' || true)
 env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "${proxies[@]}" chroot "$root" bash -c "cd /root/clone && $command"

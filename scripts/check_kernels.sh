@@ -65,26 +65,34 @@ need 4 "mma.sync" shifted_product_kernel weight_product_kernel vq_nearest_produc
 need 5 "cp.async" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
 need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
 
-# Launches: a multiprocessor has 65536 registers, which are given to a warp in portions of 256.
+# Launches: a multiprocessor has 65536 registers, which are given to a warp in portions of 256. Names are compared as c++filt
+# prints them, so that both compilers' agree.
 launched=
 if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   cat "$launches"/* | awk '$3 > most[$1 " " $2] { most[$1 " " $2] = $3 } END { for (k in most) print k, most[k] }' > "$log.launches"
   while read -r program; do
-    nm --defined-only "$program" | sed 's/^0*//' | awk -v p="$program" '
-      NR == FNR { symbol[$1] = $3; next } $1 == p { print ($2 in symbol ? symbol[$2] : "?"), $3 }' - "$log.launches"
+    if [ ! -e "$program" ]; then
+      say "$launches tells of $program, which is gone: run the emulated tests again"
+    elif [ -n "$(find "$launches" ! -newer "$program" -type f -exec grep -lF "$program " {} +)" ]; then
+      say "$program is newer than what $launches tells of it: run the emulated tests again"
+    else
+      nm --defined-only "$program" | sed 's/^0*//' | awk -v p="$program" '
+        NR == FNR { symbol[$1] = $3; next } $1 == p && $2 in symbol { print symbol[$2], $3 }' - "$log.launches"
+    fi
   done < <(cut -d' ' -f1 "$log.launches" | sort -u) > "$log.threads"
   paste -d' ' <(cut -d' ' -f1 "$log.threads" | c++filt -p | sed 's/ /_/g') <(cut -d' ' -f2 "$log.threads") > "$log.named"
   awk 'FILENAME == ARGV[1] { bound[$1] = $6; next }
        FILENAME == ARGV[2] { if ($2 > threads[$1]) threads[$1] = $2; next }
-       $1 in threads { ++seen; t = threads[$1]; r = int(($4 + 7) / 8) * 8
-         if (t * r > 65536) print $1 " for " $3 " is launched with " t " threads of " $4 " registers, more than 65536 in all"
-         if ($2 in bound && t > bound[$2]) print $1 " is launched with " t " threads, its launch bounds are " bound[$2] }
-       END { print "seen", seen + 0 }' "$log.ptx" "$log.named" "$log.kernels" > "$log.launched"
-  while read -r line; do say "$line"; done < <(grep -v '^seen ' "$log.launched")
-  seen=$(sed -n 's/^seen //p' "$log.launched")
-  # Two architectures each. Were names to differ between compilers, nothing would be seen.
-  [ "$seen" -ge $((kernels / 2)) ] || say "only $seen of $kernels kernels were found among the launches of the tests"
-  launched=", $seen of them launched by tests within their registers and bounds"
+       { all[$1] = 1 }
+       $1 in threads { seen[$1] = 1; t = threads[$1]; r = int(($4 + 7) / 8) * 8
+         if (t * r > 65536) print "say", $1 " for " $3 " is launched with " t " threads of " $4 " registers, more than 65536 in all"
+         if ($2 in bound && t > bound[$2]) print "say", $1 " is launched with " t " threads, its launch bounds are " bound[$2] }
+       END { for (k in seen) ++n; for (k in all) { ++m; if (!(k in seen)) print "unseen", k }
+             print "count", n + 0, m }' "$log.ptx" "$log.named" "$log.kernels" > "$log.launched"
+  while read -r line; do say "$line"; done < <(sed -n 's/^say //p' "$log.launched")
+  read -r seen all < <(sed -n 's/^count //p' "$log.launched")
+  [ "$seen" -gt 0 ] || say "no kernel was found among the launches of the tests"
+  launched=", $seen of $all launched by tests within their registers and bounds"
 fi
 [ $bad -eq 0 ] || exit 1
 echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where docs/kernels.txt says why$launched"

@@ -106,7 +106,7 @@ TEST_CASE("a graph holds what a stream can do, and nothing else", "[core]") {
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.read<float>(a, back); }), Catch::Contains("the step calls read"));
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.synchronize(); }), Catch::Contains("the step calls synchronize"));
   CHECK_THROWS_WITH(ctx.capture([&] { ctx.upload<float>(some, a); }), Catch::Contains("the step calls upload"));
-  CHECK_THROWS_WITH(ctx.capture([&] { Memory more(ctx, 16); }), Catch::Contains("the step calls for memory"));
+  CHECK_THROWS_WITH(ctx.capture([&] { Memory more(ctx, 16); }), Catch::Contains("the step calls Memory's constructor"));
   Memory released(ctx, 32);
   Graph graph = ctx.capture([&] {
     ctx.copy<float>(a, b);

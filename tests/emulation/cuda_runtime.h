@@ -5,7 +5,8 @@
 //
 // Work is done as late as CUDA allows: a launch, a copy or a transform only queues, and a queue runs when somebody waits
 // for it. Every second time somebody waits, all other queues run first, as far as they can. Both are orders that a device
-// may choose, so a wait that is missing shows: as old bytes, or as bytes that came too early.
+// may choose, so a missing wait is seen: as old bytes, or as bytes that came too early. What the emulator finds wrong in a
+// kernel is printed on stderr, breaks the device, and ends the process with another code than 0.
 //
 //   NACRE_EMULATION_BREAK=NAME     the first kernel launched under this name accesses an illegal address instead of running
 //   NACRE_EMULATION_LAUNCHES=DIR   a file per process: offset of each kernel in the program, most threads it was launched with
@@ -26,17 +27,8 @@ enum cudaError_t : int {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
-  cudaErrorECCUncorrectable = 214,
-  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorIllegalAddress = 700,
-  cudaErrorLaunchTimeout = 702,
-  cudaErrorAssert = 710,
-  cudaErrorHardwareStackError = 714,
-  cudaErrorIllegalInstruction = 715,
-  cudaErrorMisalignedAddress = 716,
-  cudaErrorInvalidAddressSpace = 717,
-  cudaErrorInvalidPc = 718,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
@@ -129,7 +121,5 @@ void announce(const char* name, const Signature&);
 
 /// Work of a library in stream order.
 cudaError_t enqueue(cudaStream_t, std::function<void()>);
-/// Takes a broken device's error away, which no real device allows: for tests that go on.
-void mend_devices();
 
 }  // namespace nacre::emulation

@@ -1,4 +1,4 @@
-// Kernels that are wrong on purpose, one per kind of mistake, and one that is right; host_faults.cpp has what is wrong
+// Kernels that are wrong on purpose, one per kind of mistake, and one that is right; host_faults.cu has what is wrong
 // around them. The emulator must report each, with the right words, at every block size in use; see tests/CMakeLists.txt
 // for the words.
 //

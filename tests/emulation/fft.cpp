@@ -2,7 +2,8 @@
 #include <cmath>
 #include <complex>
 #include <cstring>
-#include <utility>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "emulation/cuda_runtime.h"
@@ -17,26 +18,6 @@ std::vector<CudaInventory::Library> library_inventory() {
   return {{"cuFFT", "emulated", "", "stft, and spectral_loss with windows that are no power of two"}};
 }
 
-namespace {
-
-/// A transform reads and writes both arrays of its plan.
-void queue(Context& ctx, int64_t batch, int64_t length, const float* real, const float* spectrum,
-           std::function<void()> f) {
-  runtime(ctx).enter();
-  runtime(ctx).count("cufft");
-  const auto stream = static_cast<cudaStream_t>(runtime(ctx).stream());
-  const auto lies = [=](const float* at, int64_t floats) {
-    return emulation::device_of(at, static_cast<size_t>(batch * floats) * sizeof(float)).has_value();
-  };
-  (void)emulation::enqueue(stream, [=, f = std::move(f)] {
-    if (!lies(real, length) || !lies(spectrum, 2 * (length / 2 + 1)))
-      throw emulation::Fault("cufft: not device memory, or beyond its buffer");
-    f();
-  });
-}
-
-}  // namespace
-
 struct Fft::Impl {
   Impl(int64_t n, int64_t b) : length(n), batch(b), roots(static_cast<size_t>(n)), work(2 * static_cast<size_t>(n)) {
     for (int64_t i = 0; i < n; ++i) {
@@ -47,6 +28,7 @@ struct Fft::Impl {
   using Complex = std::complex<double>;
   int64_t length, batch;
   std::vector<Complex> roots, work;
+  Memory area;
 
   /// out = DFT of in[0], in[stride], ...; splits by the smallest prime factor.
   void transform(const Complex* in, Complex* out, int64_t n, int64_t stride) {
@@ -100,20 +82,41 @@ struct Fft::Impl {
     std::memset(spectrum, 0xff, static_cast<size_t>(2 * batch * bins) * sizeof(float));  // cuFFT overwrites it, too
   }
 };
-Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<Impl>(length, batch)) {
+Fft::Fft(Context& ctx, int64_t length, int64_t batch) {
   runtime(ctx).refuse_in_capture("a transform's constructor");
+  const ForeignAllocations emulator;
+  impl_ = std::make_shared<Impl>(length, batch);
+  impl_->area = Memory(ctx, static_cast<size_t>(batch * (length / 2 + 1)) * 2 * sizeof(float));  // as cuFFT may take
 }
 Fft::Fft(Fft&&) noexcept = default;
 Fft& Fft::operator=(Fft&&) noexcept = default;
 Fft::~Fft() = default;
 
-void Fft::forward(Context& ctx, const float* real, float* spectrum) {
+namespace {
+
+/// Both arrays must lie in buffers of the stream's device, and the plan must live when the transform runs.
+void queue(Context& ctx, const std::shared_ptr<Fft::Impl>& plan, const float* real, float* spectrum, bool forward) {
   const ForeignAllocations emulator;
-  queue(ctx, impl_->batch, impl_->length, real, spectrum, [f = impl_, real, spectrum] { f->forward(real, spectrum); });
+  runtime(ctx).enter();
+  runtime(ctx).count("cufft");
+  const cudaError_t e = emulation::enqueue(
+      static_cast<cudaStream_t>(runtime(ctx).stream()),
+      [=, weak = std::weak_ptr<Fft::Impl>(plan), device = ctx.device().index] {
+        const std::shared_ptr<Fft::Impl> f = weak.lock();
+        if (f == nullptr) throw emulation::Fault("cufft: the plan is gone");
+        const auto lies = [&](const float* at, int64_t floats) {
+          return emulation::device_of(at, static_cast<size_t>(f->batch * floats) * sizeof(float)) == device;
+        };
+        if (!lies(real, f->length) || !lies(spectrum, 2 * (f->length / 2 + 1)))
+          throw emulation::Fault("cufft: not memory of its device, or beyond its buffer");
+        forward ? f->forward(real, spectrum) : f->inverse(spectrum, const_cast<float*>(real));
+      });
+  if (e != cudaSuccess) runtime(ctx).library_failed("cufft: " + std::string(cudaGetErrorString(e)), false);
 }
-void Fft::inverse(Context& ctx, float* spectrum, float* real) {
-  const ForeignAllocations emulator;
-  queue(ctx, impl_->batch, impl_->length, real, spectrum, [f = impl_, real, spectrum] { f->inverse(spectrum, real); });
-}
+
+}  // namespace
+
+void Fft::forward(Context& ctx, const float* real, float* spectrum) { queue(ctx, impl_, real, spectrum, true); }
+void Fft::inverse(Context& ctx, float* spectrum, float* real) { queue(ctx, impl_, real, spectrum, false); }
 
 }  // namespace nacre::cuda

@@ -1,13 +1,16 @@
 // What host code can do wrong around kernels, done on purpose, and what is right: the emulated devices must tell them
-// apart. Each prints what was seen; see tests/CMakeLists.txt for the words.
+// apart. What is right ends with 0; what is wrong ends with 1 and prints what was seen; see tests/CMakeLists.txt.
 //
 //   nacre_host_faults KIND
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -59,16 +62,30 @@ void uploads(Missing missing) {
   expect(cudaStreamSynchronize(stream), "wait");
   int wrong = 0;
   for (int i = 0; i < batches; ++i) wrong += found[static_cast<size_t>(i)] != i;
-  std::printf(wrong == 0 ? "no fault\n" : "%d of %d batches are not those that were sent\n", wrong, batches);
+  if (wrong > 0)
+    throw std::runtime_error(std::to_string(wrong) + " of " + std::to_string(batches) +
+                             " batches are not those that were sent");
 }
 
+/// 32 floats that a kernel reads, and 32 that it writes.
 struct Pair {
   Context ctx;
   Memory memory;
   explicit Pair(int device) : ctx({.device = {Device::cuda, device}}), memory(ctx, 64 * sizeof(float)) {}
   const float* x() const { return reinterpret_cast<const float*>(memory.data()); }
   float* y() const { return reinterpret_cast<float*>(memory.data()) + 32; }
+  View<float> all() const { return {reinterpret_cast<float*>(memory.data()), {.channels = 64}}; }
 };
+std::vector<float> half(float value) {
+  std::vector<float> v(64);
+  std::fill_n(v.begin(), 32, value);
+  return v;
+}
+void expect_copied(Context& ctx, View<const float> all, float value) {
+  std::vector<float> found(64);
+  ctx.read<float>(all, found);
+  if (found != std::vector<float>(64, value)) throw std::runtime_error("the kernel's output is not its input");
+}
 std::string said(const std::function<void()>& f) {
   try {
     f();
@@ -87,46 +104,88 @@ void sticky() {
   launch(p.ctx, {.name = "failing", .block = 32}, trap_kernel, p.x(), p.y());
   launch(p.ctx, {.name = "behind", .block = 32}, copy_kernel, p.x(), p.y());
   const std::string first = said([&] { p.ctx.read<float>(all, back); });
-  const std::string later[] = {said([&] { p.ctx.read<float>(all, back); }), said([&] { Memory more(p.ctx, 16); }),
+  Pair other(1);  // its device is well; its thread comes from there
+  other.ctx.synchronize();
+  Event event;
+  const std::string later[] = {said([&] { p.ctx.read<float>(all, back); }),
+                               said([&] { Memory more(p.ctx, 16); }),
                                said([&] { p.ctx.synchronize(); }),
                                said([&] { launch(p.ctx, {.name = "later", .block = 32}, copy_kernel, p.x(), p.y()); }),
-                               said([&] { (void)p.ctx.capture([] {}); })};
+                               said([&] { (void)p.ctx.capture([] {}); }),
+                               said([&] { p.ctx.upload<float>(back, p.all()); }),
+                               said([&] { event.record(p.ctx); }),
+                               said([&] { Fft transform(p.ctx, 8, 1); }),
+                               said([&] { Pair again(0); })};
   for (const std::string& l : later)
-    if (l != first) return (void)std::printf("first: %s, then: %s\n", first.c_str(), l.c_str());
-  std::printf("%s\n", first.c_str());
+    if (l != first) throw std::runtime_error("first: " + first + ", then: " + l);
+  other.ctx.synchronize();
+  throw std::runtime_error(first);
+}
+/// Events are often the first to see that a kernel failed.
+void seen_by_an_event() {
+  Pair p(0);
+  Event begin, end;
+  begin.record(p.ctx);
+  launch(p.ctx, {.name = "failing", .block = 32}, trap_kernel, p.x(), p.y());
+  end.record(p.ctx);
+  throw std::runtime_error(said([&] { (void)end.seconds_since(begin); }));
 }
 
 void two_devices() {
   Pair a(0), b(1);
-  const std::vector<float> ones(64, 1.0f), twos(64, 2.0f);
-  std::vector<float> one(64), two(64);
-  const auto all = [](const Pair& p) {
-    return View<float>(reinterpret_cast<float*>(p.memory.data()), {.channels = 64});
-  };
-  a.ctx.write<float>(ones, all(a));
-  b.ctx.upload<float>(twos, all(b));
+  a.ctx.write<float>(half(1), a.all());
+  b.ctx.upload<float>(half(2), b.all());
   Graph graph = b.ctx.capture([&] { launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, b.x(), b.y()); });
+  std::exception_ptr failed;
   std::thread([&] {  // whose current device is the first one
-    graph.replay();
-    launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, b.x(), b.y());
-    b.ctx.read<float>(all(b), two);
+    try {
+      graph.replay();
+      expect_copied(b.ctx, b.all(), 2);
+      b.ctx.write<float>(half(3), b.all());
+      launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, b.x(), b.y());
+      expect_copied(b.ctx, b.all(), 3);
+    } catch (...) {
+      failed = std::current_exception();
+    }
   })
       .join();
+  if (failed) std::rethrow_exception(failed);
   launch(a.ctx, {.name = "copy", .block = 32}, copy_kernel, a.x(), a.y());
-  a.ctx.read<float>(all(a), one);
-  std::printf(one == ones && two == twos ? "no fault\n" : "wrong values\n");
+  expect_copied(a.ctx, a.all(), 1);
 }
 void graph_outlives_context() {
-  Memory kept;
+  Context later({.device = {Device::cuda, 0}});
+  const Memory kept(later, 64 * sizeof(float));
+  float* const at = reinterpret_cast<float*>(kept.data());
+  const View<float> all(at, {.channels = 64});
+  later.write<float>(half(4), all);
   std::optional<Graph> graph;
   {
     Context ctx({.device = {Device::cuda, 0}});
-    kept = Memory(ctx, 64 * sizeof(float));
-    float* const at = reinterpret_cast<float*>(kept.data());
     graph = ctx.capture([&] { launch(ctx, {.name = "copy", .block = 32}, copy_kernel, at, at + 32); });
   }
   graph->replay();
-  std::printf("no fault\n");
+  graph.reset();  // with the stream it ran in, whose work is then done
+  expect_copied(later, all, 4);
+}
+__global__ void dynamic_kernel(float* y, unsigned last) {
+  NACRE_DYNAMIC_SHARED(float, shared);
+  if (threadIdx.x == 0) shared[last] = static_cast<float>(last);
+  __syncthreads();
+  y[threadIdx.x] = shared[last];
+}
+/// What a kernel may take is the kernel's, not the context's: a smaller launch elsewhere must not take it away.
+void two_contexts_one_kernel() {
+  Pair a(0), b(0);
+  const auto run = [](Pair& p, unsigned kib) {
+    launch(p.ctx, {.name = "dynamic", .block = 32, .shared_bytes = size_t{kib} << 10}, dynamic_kernel, p.y(),
+           kib * 256 - 1);
+    p.ctx.synchronize();
+  };
+  run(a, 90);
+  run(b, 50);
+  run(a, 90);
+  run(b, 60);
 }
 void stream_of_another_device() {
   cudaStream_t stream = nullptr;
@@ -143,7 +202,6 @@ void memory_of_another_device() {
   Pair a(0), b(1);
   launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, a.x(), b.y());
   b.ctx.synchronize();
-  std::printf("no fault\n");
 }
 /// A call that CUDA forbids in a capture, and what becomes of the capture.
 void in_capture(const std::function<cudaError_t(cudaStream_t)>& call) {
@@ -152,7 +210,8 @@ void in_capture(const std::function<cudaError_t(cudaStream_t)>& call) {
   expect(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   expect(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
   const cudaError_t first = call(stream), then = cudaStreamEndCapture(stream, &graph);
-  std::printf("%s, then %s\n", cudaGetErrorName(first), cudaGetErrorName(then));
+  if (first == cudaSuccess && then == cudaSuccess) return;
+  throw std::runtime_error(std::string(cudaGetErrorName(first)) + ", then " + cudaGetErrorName(then));
 }
 
 int run(const std::string& kind) {
@@ -162,6 +221,8 @@ int run(const std::string& kind) {
       {"upload_without_arrival", [] { uploads(Missing::arrival); }},
       {"upload_without_taking", [] { uploads(Missing::taking); }},
       {"sticky", sticky},
+      {"seen_by_an_event", seen_by_an_event},
+      {"two_contexts_one_kernel", two_contexts_one_kernel},
       {"two_devices", two_devices},
       {"graph_outlives_context", graph_outlives_context},
       {"stream_of_another_device", stream_of_another_device},

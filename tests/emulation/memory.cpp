@@ -102,6 +102,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* all) {
 cudaError_t cudaMalloc(void** to, size_t bytes) {
   const Api api;
   if (const cudaError_t e = api.unsafe_in_capture(); e != cudaSuccess) return e;
+  if (const cudaError_t e = api.broken(api.device()); e != cudaSuccess) return e;
   Buffer b{bytes, Buffer::heap, api.device()};
   if (used(b.device) + bytes > device().memory) return api.fails(cudaErrorMemoryAllocation);
   std::byte* const p = allocate(b);
@@ -129,6 +130,7 @@ cudaError_t cudaFree(void* p) {
 cudaError_t cudaMallocHost(void** to, size_t bytes) {
   const Api api;
   if (const cudaError_t e = api.unsafe_in_capture(); e != cudaSuccess) return e;
+  if (const cudaError_t e = api.broken(api.device()); e != cudaSuccess) return e;
   *to = std::malloc(bytes);
   if (*to == nullptr) return api.fails(cudaErrorMemoryAllocation);
   pinned_buffers()[static_cast<std::byte*>(*to)] = bytes;

@@ -78,7 +78,7 @@ std::recursive_mutex& mutex() {
 }
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
-thread_local CUstream_st* capturing = nullptr;
+thread_local std::vector<CUstream_st*> capturing;  // not in relaxed mode
 thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeThreadLocal;
 thread_local const char* announced_name = nullptr;
 thread_local const Signature* announced = nullptr;
@@ -131,9 +131,15 @@ bool step(CUstream_st& s) {
   } catch (const Trap& t) {
     std::fprintf(stderr, "emulated device: %s\n", t.what());
     break_device(s.device, cudaErrorLaunchFailure);
-  } catch (...) {
-    drop(s.device);
-    throw;
+  } catch (const std::exception& fault) {
+    // Functions of C throw nothing. Whoever waits gets an error, and where nobody does the process fails all the same.
+    std::fprintf(stderr, "emulated device: %s\n", fault.what());
+    break_device(s.device, cudaErrorLaunchFailure);
+    static const int registered = std::atexit([] {
+      std::fflush(nullptr);
+      _exit(70);
+    });
+    (void)registered;
   }
   return true;
 }
@@ -264,9 +270,8 @@ cudaError_t Api::fails(cudaError_t e) const {
   return e;
 }
 cudaError_t Api::unsafe_in_capture() const {
-  if (const cudaError_t e = broken(device()); e != cudaSuccess) return e;
-  if (capturing == nullptr || thread_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
-  capturing->invalidated = true;
+  if (capturing.empty() || thread_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+  for (CUstream_st* s : capturing) s->invalidated = true;
   return fails(cudaErrorStreamCaptureUnsupported);
 }
 
@@ -284,11 +289,6 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
     const Open memory(-1);
     work();
   });
-}
-void mend_devices() {
-  const Api api;
-  for (cudaError_t& e : state().broken) e = cudaSuccess;
-  last_error = cudaSuccess;
 }
 
 }  // namespace nacre::emulation
@@ -312,6 +312,7 @@ const ErrorText& error_text(cudaError_t e) {
       {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
       {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
       {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+      {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
       {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
       {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
       {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
@@ -540,13 +541,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
   if (stream->capture) return api.fails(cudaErrorStreamCaptureUnsupported);
   stream->capture = std::make_unique<CUgraph_st>();
   stream->invalidated = false;
-  if (mode != cudaStreamCaptureModeRelaxed) capturing = stream;
+  if (mode != cudaStreamCaptureModeRelaxed) capturing.push_back(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Api api;
   if (!stream->capture) return api.fails(cudaErrorInvalidValue);
-  if (capturing == stream) capturing = nullptr;
+  std::erase(capturing, stream);
   std::unique_ptr<CUgraph_st> made = std::move(stream->capture);
   *graph = nullptr;
   if (const cudaError_t e = api.broken(stream->device); e != cudaSuccess) return e;

@@ -22,7 +22,7 @@ class Api {
   cudaError_t broken(int device) const;
   /// Remembers the error for cudaGetLastError.
   cudaError_t fails(cudaError_t) const;
-  /// Of the current device: broken, or the thread is in a capture that such a call invalidates.
+  /// Success, or the error of a call that the captures of this thread forbid; it invalidates them.
   cudaError_t unsafe_in_capture() const;
 
  private:
