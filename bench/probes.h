@@ -21,6 +21,7 @@ inline constexpr bool emulated = false;
 struct Options {
   int index = 0;       ///< of the device
   bool small = false;  ///< sizes that take moments, for tests
+  double seconds = 0;  ///< after which the probe is killed; 0: never
 };
 
 struct Result {
@@ -39,6 +40,8 @@ struct Result {
   Result& figure(const std::string& name, const std::string& text);
 };
 Result skip(const std::string& why);
+/// With spaces for line ends and tabs.
+std::string one_line(std::string);
 /// A string as JSON writes it.
 std::string quoted(const std::string&);
 /// printf into a string.
@@ -69,7 +72,8 @@ class Integers {
 };
 
 /// A child process that runs `work` and writes to the pipe it is given; what it wrote, and how it ended. A child that
-/// takes longer than `seconds` (0: may) is killed with all of its own.
+/// takes longer than `seconds` (0: may) is killed with all of its own. One that even that does not end, since it waits within
+/// the driver, is left behind.
 struct Ended {
   std::string wrote;
   bool in_time = true;

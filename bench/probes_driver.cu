@@ -4,10 +4,32 @@
 #include "probes.h"
 
 namespace nacre::probes {
+namespace {
+
+/// Why there is no such device; nothing where there is one. Throws where the driver does not tell.
+std::string no_device(const Options& o) {
+  const std::string name = "device cuda" + (o.index == 0 ? std::string() : ":" + std::to_string(o.index)) + ": ";
+  std::string why;
+  const int devices = cuda::device_count(&why);
+  if (devices > o.index) return {};
+  if (devices > 0)
+    return name + "this machine has " + std::to_string(devices) +
+           "; expected cuda:0 to cuda:" + std::to_string(devices - 1);
+#if !defined(NACRE_EMULATED)
+  int counted = 0;
+  const cudaError_t e = cudaGetDeviceCount(&counted);
+  if (e != cudaSuccess && e != cudaErrorNoDevice && e != cudaErrorInsufficientDriver)
+    throw Error(ErrorKind::device, name + why);
+#endif
+  return name + why;
+}
+
+}  // namespace
 
 #if defined(NACRE_EMULATED)
 
 Result describe(const Options& o) {
+  if (std::string why = no_device(o); !why.empty()) return {Result::failed, std::move(why), {}};
   Context ctx = context(o);
   const cuda::DeviceLimits& l = cuda::limits(ctx);
   Result r;
@@ -75,13 +97,8 @@ struct Stream {
 }  // namespace
 
 Result describe(const Options& o) {
-  std::string why;
+  if (std::string why = no_device(o); !why.empty()) return {Result::failed, std::move(why), {}};
   Result r;
-  if (cuda::device_count(&why) == 0) {
-    r.outcome = Result::failed;
-    r.says = "device cuda" + (o.index == 0 ? std::string() : ":" + std::to_string(o.index)) + ": " + why;
-    return r;
-  }
   Context ctx = context(o);
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, o.index), "cudaGetDeviceProperties");

@@ -66,5 +66,7 @@ expect 2 --device cpu
 expect 2 --device cuda:x
 expect 4 --small --out no/such/folder/found.json mma_fragments
 expect 6 --small --device cuda:99 mma_fragments
-NACRE_EMULATED_DEVICE=nobody expect 6 mma_fragments
+# A device that is there and does not say what it is, asked twice.
+NACRE_EMULATED_DEVICE=nobody expect 1 mma_fragments
+grep -q "^nacre_probes: the device did not answer: NACRE_EMULATED_DEVICE" err || fail "a device without an answer"
 echo "all is well"
