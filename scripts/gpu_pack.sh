@@ -175,12 +175,20 @@ echo "gpu_pack: $out: $size bytes of $limit, commit $(cat "$tree/COMMIT"), libra
 [ $sounds = 0 ] ||
   echo "gpu_pack: speech: $sounds files, $(find "$tree/speech" -type f -printf '%s\n' | awk '{ n += $1 } END { print n }') bytes"
 name=$(basename "$out")
+# Under the root of the source tree it is in a folder that git ignores.
+there=$(readlink -f "$(dirname "$out")") place="where $name lies" go=''
+if [[ $there/ == "$root"/* ]]; then
+  place="in a copy of this tree" go=${there#"$root"} go=${go#/}
+  echo "gpu_pack: ${go:+$go/}$name is ignored by git: where a copy of this tree is sent, name it as what has to travel along"
+  go=${go:+cd $(printf %q "$go") && }
+fi
 unpack="{ tar xf $name || python3 -m tarfile -e $name .; }"
 cat <<END
-On the machine with the card, where $name lies, with OUT an empty folder of which at most six files, none above 15 MiB, are
-to be brought back (docs/gpu.md):
-  $unpack && nacre-gpu/scripts/gpu_suite.sh --plan first --bring "\$OUT"
-  { [ -d nacre-gpu ] || $unpack; } && nacre-gpu/scripts/gpu_suite.sh --plan second --bring "\$OUT"
-The first takes at most 420 s there, the second at most 200 s. Then, here, on what came back:
+On the machine with the card, $place, with OUT the full path of an empty folder that is to be brought back: six files, each
+below 16 MiB, of both calls together (docs/gpu.md):
+  $go$unpack && nacre-gpu/scripts/gpu_suite.sh --plan first --bring "\$OUT"
+  $go{ [ -d nacre-gpu ] || $unpack; } && nacre-gpu/scripts/gpu_suite.sh --plan second --bring "\$OUT"
+The first takes at most 420 s there, the second at most 200 s, unpacking aside: a limit that ends a call from outside should be
+480 s for the first and 260 s for the second. Then, here, on what came back:
   scripts/gpu_report.py first.tar.gz second.tar.gz
 END

@@ -18,8 +18,8 @@
 #   sanitizer        compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over small benches and some tests
 #   capture          captured steps against steps that run kernel by kernel, in the tests and in nacre train
 #   reruns           twenty runs of training, encoding and decoding must end in the same bytes, in every precision
-#   mission          nacre train with the mission's command in bf16 and in fp32, up to 90 s each: SNR, loss and output level
-#                    by epoch, and the best model of both
+#   mission          nacre train with the training command of docs/training.md in bf16 and in fp32, up to 90 s each: SNR, loss
+#                    and output level by epoch, and the best model of each
 #   headline         nacre_bench on 43 cases: snake, convolutions of seven taps, RVQ, spectral losses, optimizer, whole
 #                    steps, decoding
 #   headline-peers   the same cases in PyTorch, eager
@@ -36,8 +36,9 @@
 #   --require NAME   this part has failed if it cannot run here (no compute-sanitizer, no PyTorch); may be repeated
 #   --build DIR      the build to take (default build/cuda; where that is missing, it is built by the preset cuda)
 #   --out DIR        logs, figures and the report (default: $OUT if it is set and --bring is not, else bench/results/work)
-#   --bring DIR      what to bring back from a machine that is given up, six files at most: an archive of all results, packed
-#                    anew as each part ends, the page, and the mission's models in pieces of at most 15 MiB
+#   --bring DIR      what to bring back from a machine that is given up, four files at most: an archive of all results, packed
+#                    anew every 20 s and as each part ends, the page, and of mission the model with the better SNR on
+#                    held-out speech, in pieces below 16 MiB
 #   --speech DIR     the audio that mission trains on (default: speech/ of a packed tree, else quickstart/data)
 #   --device cuda:N  which GPU (default cuda)
 #   --resume         leave out what DIR already has, of this commit, build and device: parts that are ok; of others the tests
@@ -212,14 +213,16 @@ fi
 choose_device "$device"
 find_build
 begun=$SECONDS # a build is not in the budget
-S_BUILD=$build S_PYTHON=${PYTHON:-python3}
+S_BUILD=$build S_PYTHON=${PYTHON:-python3} S_ANSWER=${S_ANSWER:-40} # seconds for the driver to answer
 find_libraries
 find_device "$device"
 open_folder
 work=$(mktemp -d) || exit 4
-child=''
+child='' ticker=''
 leave() {
   trap - EXIT HUP INT TERM
+  trap '' USR1
+  [ -z "$ticker" ] || kill "$ticker" 2>/dev/null
   # `timeout` hands the signal to the part and all that it began, and ends what does not heed it.
   if [ -n "$child" ]; then
     kill -TERM "$child" 2>/dev/null
@@ -268,6 +271,23 @@ weight() { # of a part. Those that run beside each other take longer where there
     *) echo "${shares[$1]}" ;;
   esac
 }
+wait_for_part() { # sets code; the archive is brought meanwhile, so that a cut loses little
+  ticker=''
+  if [ -n "$bring" ]; then
+    while sleep "$S_BRING_EVERY" && kill -USR1 $$; do :; done >/dev/null 2>&1 &
+    ticker=$!
+  fi
+  while :; do
+    wait "$child"
+    code=$?
+    [ $code = $((128 + usr1)) ] || break # else a tick ended the waiting alone
+  done
+  [ -z "$ticker" ] || kill "$ticker" 2>/dev/null
+  [ -z "$ticker" ] || wait "$ticker" 2>/dev/null
+  ticker=''
+}
+usr1=$(kill -l USR1) S_BRING_EVERY=${S_BRING_EVERY:-20}
+trap bring_archive USR1
 done_before() { [ $resume = 1 ] && grep -q '"outcome": "ok"' "$out/state/$1" 2>/dev/null && [[ $1 != *peers* ]]; }
 cannot_run() { # as far as that can be seen at once
   case $1 in
@@ -315,8 +335,7 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
   state_before=$(gpu_state)
   timeout --preserve-status -k 8 "$limit" bash "$self" __part "$part" >"$out/$part.log" 2>&1 </dev/null &
   child=$!
-  wait "$child"
-  code=$?
+  wait_for_part
   kill -KILL -- "-$child" 2>/dev/null # whatever has not heeded the signal at its limit
   child=''
   took=$((SECONDS - start))
@@ -335,9 +354,9 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
       fi
       ;;
     124 | 137 | 143) outcome "$part" FAILED 124 $took "stopped after its limit of $limit s${text:+; $text}" "$found" ;;
-    *) outcome "$part" FAILED $code $took "${text:-see $part.log}" "$found" ;;
+    *) outcome "$part" FAILED "$code" $took "${text:-see $part.log}" "$found" ;;
   esac
-  if [ $code != 0 ] && [ $code != 77 ]; then tail -n 25 "$out/$part.log" | cut -c 1-300 | sed 's/^/   | /'; fi
+  if [ "$code" != 0 ] && [ "$code" != 77 ]; then tail -n 25 "$out/$part.log" | cut -c 1-300 | sed 's/^/   | /'; fi
   rm -rf "$S_WORK"
 done
 

@@ -7,22 +7,26 @@
 #
 # A part returns 0 ok, 3 incomplete, 77 not run, anything else: it failed. At its limit, or when the suite is ended, it gets
 # a SIGTERM, as has every process it started; what it was doing is ended, and it tells what it has.
-stopping=0
+stopping=0 stopped=()
 # `timeout` sends its signal twice, to the part and to its group: a subshell that the part begins in between would be ended by
 # the second, and a list of jobs read from it would be empty. So lists go through a file.
 running_jobs() { # options of jobs; sets running
   jobs -p "$@" >"$S_WORK/running"
   mapfile -t running <"$S_WORK/running"
 }
-stop_jobs() {
+stop_jobs() { # once: a second signal makes nacre train leave without a checkpoint
   local running
+  [ $stopping = 0 ] || return 0
   stopping=1
   running_jobs
+  stopped=("${running[@]}")
   [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null
 }
 
 # What the build needs and the machine lacks lies beside it in a packed tree; nothing else shall see those libraries.
 ours() { env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
+# The same for what runs in the background: $! is then the program itself and not a shell, which a signal would end alone.
+begin() { exec env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
 nacre() { ours "$S_BUILD/nacre" "$@"; }
 bench() { ours "$S_BUILD/bench/nacre_bench" "$@"; }
 run_tests() { NACRE_TEST_DEVICES=cuda ours "$S_BUILD/tests/nacre_tests" "$@"; }
@@ -149,9 +153,16 @@ remember() { # a part whose jobs need no others: what passed is not run again by
   [ "$S_RESUME" = 1 ] || : >"$S_DONE"
   touch "$S_DONE"
 }
+# A driver that hangs must not hold the suite: nvidia-smi is asked no more once it has not answered in time.
+smi() {
+  local code
+  [ "$S_EMULATED" = 0 ] && [ ! -e "$work/smi-hangs" ] && command -v nvidia-smi >/dev/null || return 1
+  timeout -k 2 $((S_ANSWER < 5 ? S_ANSWER : 5)) nvidia-smi "$@" 2>/dev/null
+  code=$?
+  [ $code != 124 ] && [ $code != 137 ] || : >"$work/smi-hangs"
+  return $code
+}
 # What may explain a figure: clocks, temperature, somebody else's load. They are read, never set.
 gpu_state() {
-  [ "$S_EMULATED" = 0 ] && command -v nvidia-smi >/dev/null &&
-    nvidia-smi --query-gpu=name,pstate,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu,memory.used \
-      --format=csv,noheader 2>/dev/null
+  smi --query-gpu=name,pstate,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu,memory.used --format=csv,noheader
 }

@@ -110,8 +110,19 @@ peers() { # set, flags...
   local python=$S_PYTHON code
   [ "$S_EMULATED" = 0 ] || skip "the device is emulated: PyTorch cannot run on it"
   command -v "$python" >/dev/null || skip "$python is not here"
-  "$python" -c 'import torch' 2>/dev/null || skip "$python has no PyTorch"
-  "$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)' || skip "this PyTorch finds no CUDA device"
+  # One process, since importing it takes seconds.
+  "$python" -c 'import sys
+try:
+    import torch
+except Exception as e:
+    print("import torch:", e)
+    sys.exit(78)
+sys.exit(0 if torch.cuda.is_available() else 79)'
+  case $? in
+    0) ;;
+    79) skip "this PyTorch finds no CUDA device" ;;
+    *) skip "$python has no PyTorch" ;;
+  esac
   [ -f "$root/bench/peers/op_peers.py" ] || { why "bench/peers/op_peers.py is missing"; return 1; }
   [ -s "$S_OUT/cases.json" ] || make_cases || { why "nacre_bench --cases failed"; return 1; }
   "$python" "$root/bench/peers/op_peers.py" --cases "$S_OUT/cases.json" --out "$S_OUT/peers-$1.json" --device "$S_DEVICE" \

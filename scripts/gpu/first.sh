@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Parts of scripts/gpu_suite.sh that ask what only a card can say: the probes, and the mission's training run.
+# Parts of scripts/gpu_suite.sh that ask what only a card can say: the probes, and training by the command of docs/training.md.
 
 # ---- probes -------------------------------------------------------------------------------------------------------------------
 # nacre_probes writes a line of JSON about the device and then one as each probe ends. Whatever ends that program, or makes it
@@ -11,7 +11,7 @@ run_probes() { # file, names...; sets code
   local patience=$((S_LIMIT / 2 > 1 ? S_LIMIT / 2 : 1)) # a probe itself gives up after 20 s
   [ "$S_SMALL" = 0 ] || size+=(--small)
   : >"$file"
-  ours "$S_BUILD/bench/nacre_probes" --out "$file" "${size[@]}" "${@:2}" &
+  begin "$S_BUILD/bench/nacre_probes" --out "$file" "${size[@]}" "${@:2}" &
   job=$!
   while kill -0 $job 2>/dev/null && [ $stopping = 0 ]; do
     sleep 0.2 &
@@ -37,7 +37,7 @@ write_probes() { # all whole lines as one object
   } >"$S_OUT/probes.json.part" && mv "$S_OUT/probes.json.part" "$S_OUT/probes.json"
 }
 part_probes() {
-  local names left found code=0 hung=0 n=0 name what bad against text
+  local names left found code=0 hung=0 n=0 name what bad against text mute=0
   [ -x "$S_BUILD/bench/nacre_probes" ] || skip "this build has no nacre_probes"
   mapfile -t names < <(ours "$S_BUILD/bench/nacre_probes" --list)
   [ ${#names[@]} -gt 0 ] || { why "nacre_probes --list names none"; return 1; }
@@ -52,6 +52,10 @@ part_probes() {
     found=$'\n'$(probe_name "$S_OUT/probes.jsonl")$'\n'
     name=''
     for name in "${left[@]}"; do [[ $found == *$'\n'"$name"$'\n'* ]] || break; done
+    if [ $code = 1 ] && [ ! -s "$S_WORK/probes-$n" ]; then # no probe's fault
+      mute=1
+      break
+    fi
     if [[ $found != *$'\n'"$name"$'\n'* ]] && [ $stopping = 0 ]; then # the one that it was in
       what="left no line; nacre_probes ended with exit code $code"
       [ $code -le 128 ] || what="ended nacre_probes by signal $(kill -l $((code - 128)))"
@@ -72,36 +76,49 @@ part_probes() {
   [ ${#against[@]} = 0 ] || text+=" (${against[*]})"
   why "$text, $(probe_outcomes skipped) cannot be asked here, ${#bad[@]} without an answer"
   [ ${#left[@]} = 0 ] || { why "$(cat "$S_WORK/why"), ${#left[@]} stopped or not begun" && touch "$S_WORK/unfinished"; }
+  [ $mute = 0 ] || { why "$(cat "$S_WORK/why"): the device did not answer nacre_probes" && return 1; }
   [ ${#bad[@]} = 0 ] || return 1
   [ ${#left[@]} = 0 ] || return 3
 }
 
-# ---- the mission ----------------------------------------------------------------------------------------------------------------
+# ---- mission -----------------------------------------------------------------------------------------------------------------
 # The command whose result users will compare with theirs, as long as there is time; a signal then ends it after a whole step.
 mission_command=(--batch_size 16 --num_epochs 100 --learning_rate 3e-4 --segment_length 16000 --sample_rate 16000 --use_wandb
   --experiment_name telugu_codec_production)
+# One signal, to nacre alone: a second one makes it leave without a checkpoint. So it is a session of its own, which signals to
+# the part do not reach, and `timeout` does not signal its group.
 mission_run() { # precision, seconds; sets code
-  local job command=("${mission_command[@]}")
+  local job tries command=("${mission_command[@]}")
   [ "$S_SMALL" = 0 ] || command=(--config "$S_DATA/tiny.json" --num_epochs 100 --max_steps 4 --set training.valid_seconds=1)
   echo "== nacre train ${command[*]} --device $S_DEVICE --precision $1, at most $2 s"
-  ours timeout -s TERM -k 15 "$2" "$S_BUILD/nacre" train "${command[@]}" --data_dir "$S_SPEECH" --checkpoint_dir "$S_WORK/$1" \
-    --device "$S_DEVICE" --precision "$1" &
+  begin setsid timeout --foreground -s TERM -k 15 "$2" "$S_BUILD/nacre" train "${command[@]}" --data_dir "$S_SPEECH" \
+    --checkpoint_dir "$S_WORK/$1" --device "$S_DEVICE" --precision "$1" >"$S_OUT/mission-$1.log" 2>&1 &
   job=$!
-  [ $stopping = 0 ] || kill -TERM $job 2>/dev/null
+  [ $stopping = 0 ] || [[ " ${stopped[*]} " == *" $job "* ]] || kill -TERM $job 2>/dev/null
   while :; do
     wait $job
     code=$?
     kill -0 $job 2>/dev/null || break # else a signal ended the waiting alone
+    # The part has 8 s from the signal to its own end.
+    for ((tries = 0; tries < 50; ++tries)); do
+      kill -0 $job 2>/dev/null || break
+      sleep 0.1
+    done
+    kill -KILL -- -$job 2>/dev/null
   done
+  kill -KILL -- -$job 2>/dev/null # what it may have begun itself
+  cat "$S_OUT/mission-$1.log"
 }
+saved_last() { grep -qE 'stopped at step|done:' "$S_OUT/mission-$1.log"; } # precision: it ended with a checkpoint
 mission_result() { # precision, seconds given, seconds taken, exit code: an object; leaves the best model
   local run log model=$S_OUT/mission-$1.safetensors epochs
   log=$(find "$S_WORK/$1" -name log.jsonl 2>/dev/null | head -n 1)
   run=${log%/*}
   [ -z "$run" ] || grep '"valid/snr"' "$log" >"$S_OUT/mission-$1.jsonl"
-  if [ -n "$run" ] && ! nacre export -m "$run" -o "$model" -f -q; then rm -f "$model"; fi
+  if [ -n "$run" ] && ! ours timeout --foreground -k 2 10 "$S_BUILD/nacre" export -m "$run" -o "$model" -f -q; then rm -f "$model"; fi
   printf '{"precision": "%s", "ended": "%s", "exit": %d, "seconds_given": %d, "seconds": %d,\n' "$1" \
-    "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) echo "failed" ;; esac)" "$4" "$2" "$3"
+    "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) echo "failed" ;; esac)$(
+      saved_last "$1" || echo ", no final checkpoint")" "$4" "$2" "$3"
   if [ -s "$model" ]; then
     printf '  "best_model": {"file": "%s", "bytes": %d, "sha256": "%s"},\n' "${model##*/}" "$(stat -c %s "$model")" \
       "$(sha256sum "$model" | cut -d' ' -f1)"
@@ -112,18 +129,20 @@ mission_result() { # precision, seconds given, seconds taken, exit code: an obje
 }
 member() { sed -n "s|.*\"$1\": *\([-+0-9.eE]*\).*|\1|p" "$2"; } # name, file: that figure of every line
 part_mission() {
-  local precision code=0 limit start text='' all='' failed=() late=0 files bytes epochs
+  local precision code=0 limit start text='' all='' failed=() late=0 files bytes epochs runs_left=2
   if [ -z "$S_SPEECH" ] || ! find "$S_SPEECH" -name '*.flac' -o -name '*.wav' 2>/dev/null | grep -q .; then
     skip "no speech: neither speech/ nor quickstart/data is here; name a folder by --speech"
   fi
   [ "$S_SMALL" = 0 ] || make_data
   files=$(find "$S_SPEECH" -type f | wc -l) bytes=$(find "$S_SPEECH" -type f -printf '%s\n' | awk '{ n += $1 } END { print n + 0 }')
-  limit=$(((S_LIMIT - 12) / 2))
-  [ "$S_SMALL" = 1 ] || [ $limit -le 90 ] || limit=90
-  [ $limit -ge 1 ] || limit=1
   rm -f "$S_OUT"/mission-*
   for precision in bf16 fp32; do
     [ $stopping = 0 ] || break
+    # What is left of the part, less what ending, exporting and the part's own end may take.
+    limit=$(((S_LIMIT - 20 - SECONDS) / runs_left - 8))
+    runs_left=$((runs_left - 1))
+    [ "$S_SMALL" = 1 ] || [ $limit -le 90 ] || limit=90
+    [ $limit -ge 1 ] || limit=1
     start=$SECONDS
     mission_run $precision $limit
     [ $stopping = 0 ] || late=1
@@ -131,8 +150,9 @@ part_mission() {
       0 | 124) ;;
       *) [ $stopping = 1 ] || failed+=("$precision: nacre train ended with exit code $code") ;;
     esac
+    mission_result $precision $limit $((SECONDS - start)) $code >"$S_WORK/result" # not in a subshell: a signal would end it
     text+="${text:+,
- }$(mission_result $precision $limit $((SECONDS - start)) $code)"
+ }$(cat "$S_WORK/result")"
     printf '{"commit": %s,\n "small": %s,\n "emulated": %s,\n "command": %s,\n "speech": {"files": %d, "bytes": %d},\n "runs": [%s]}\n' \
       "$(json "$S_COMMIT")" "$(yes_or_no "$S_SMALL")" "$(yes_or_no "$S_EMULATED")" \
       "$(json "nacre train --data_dir DIR --checkpoint_dir DIR ${mission_command[*]} --device cuda --precision $precision")" \
@@ -144,6 +164,7 @@ part_mission() {
       failed+=("$precision: its best model could not be exported")
     fi
     all+="${all:+; }$precision ${epochs:-0} epochs"
+    saved_last $precision || all+=", no final checkpoint"
     [ "${epochs:-0}" = 0 ] || [ "$S_SMALL" = 1 ] ||
       all+=", best SNR $(member valid/snr "$S_OUT/mission-$precision.jsonl" | sort -g | tail -n 1) dB, output std $(
         member valid/output_std "$S_OUT/mission-$precision.jsonl" | tail -n 1)"

@@ -94,11 +94,22 @@ choose_device() { # cuda or cuda:N
     export CUDA_VISIBLE_DEVICES=$((10#$index))
   fi
 }
+# `nacre info`, which starts the driver. Exits with 6 where that does not come back.
+asked_of_driver() { # what it says: out or err; arguments; sets text, code
+  if [ "$1" = err ]; then
+    text=$(ours timeout -k 5 "$S_ANSWER" "$S_BUILD/nacre" info "${@:2}" 2>&1 >/dev/null)
+  else
+    text=$(ours timeout -k 5 "$S_ANSWER" "$S_BUILD/nacre" info "${@:2}" 2>/dev/null)
+  fi
+  code=$?
+  [ $code = 124 ] || [ $code = 137 ] || return 0
+  echo "gpu_suite: nacre info ${*:2} did not end within $S_ANSWER s: the driver does not answer" >&2
+  exit 6
+}
 find_device() { # cuda or cuda:N; sets S_EMULATED, small
   local text code
   # Where CUDA_VISIBLE_DEVICES chose, messages would speak of cuda:0.
-  text=$(nacre info speech-16k-small --memory --device "$S_DEVICE" 2>&1 >/dev/null)
-  code=$?
+  asked_of_driver err speech-16k-small --memory --device "$S_DEVICE"
   if [ $code != 0 ]; then
     text=$(grep -v '^$' <<<"$text" | tail -n 1)
     echo "gpu_suite: --device $1: ${text#nacre: }" >&2
@@ -131,17 +142,20 @@ find_commit() { # sets commit, stale
   [ -z "$stale" ] || echo "WARNING: $stale, this is $commit"
 }
 find_versions() { # sets gpu, driver, cuda_version, clocks, devices
+  local text code
   driver='' gpu='' cuda_version='' clocks=''
-  if [ "$S_EMULATED" = 0 ] && command -v nvidia-smi >/dev/null; then
+  if [ "$S_EMULATED" = 0 ]; then
     # For a report without benches, which name the device themselves; of several GPUs this cannot say which it was.
-    gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | sort -u)
+    gpu=$(smi --query-gpu=name --format=csv,noheader | sort -u)
     [ "$(wc -l <<<"$gpu")" = 1 ] || gpu=''
-    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
-    cuda_version=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p' | head -n 1)
-    clocks=$(nvidia-smi --query-gpu=clocks.max.sm,clocks.max.mem,power.limit --format=csv,noheader 2>/dev/null | head -n 1)
+    driver=$(smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+    cuda_version=$(smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p' | head -n 1)
+    clocks=$(smi --query-gpu=clocks.max.sm,clocks.max.mem,power.limit --format=csv,noheader | head -n 1)
   fi
   [ -n "$driver" ] ||
     driver=$(sed -n 's/^NVRM version:.* \([0-9][0-9]*\.[0-9.]*\) .*/\1/p' /proc/driver/nvidia/version 2>/dev/null)
   # What nacre itself says of the cards, where this version can.
-  mapfile -t devices < <(nacre info --devices 2>/dev/null)
+  asked_of_driver out --devices
+  devices=()
+  [ -z "$text" ] || mapfile -t devices <<<"$text"
 }

@@ -153,7 +153,7 @@ def mission_section(result):
     mission = result.get("mission")
     if not mission:
         return []
-    lines = ["## The mission's training run", "", f"`{one_line(mission.get('command', '-'))}`", ""]
+    lines = ["## Training by the command of docs/training.md", "", f"`{one_line(mission.get('command', '-'))}`", ""]
     for run in mission.get("runs", []):
         best = run.get("best_model") or {}
         lines += [f"### {one_line(run.get('precision', '-'))}", "",

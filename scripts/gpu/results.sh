@@ -60,21 +60,38 @@ write_suite() {
 }
 
 # ---- what is brought back -----------------------------------------------------------------------------------------------------
-# Few files, none of them large: models in pieces, and one archive of all else, whole at any time.
-piece=$((15 << 20))
-bring_back() {
-  local name=${plan:-suite} model
+# Few files, none of 16 MiB: one archive of all but models, whole at any time, and the better model in pieces, of which a model
+# of the preset speech-16k, 33.3 MB, has two.
+piece=16700000
+bring_archive() {
+  local name=${plan:-suite}
   [ -n "$bring" ] || return 0
-  for model in "$out"/mission-*.safetensors; do
-    [ -f "$model" ] || continue
-    cmp -s "$model" <(cat "$bring/${model##*/}".0? 2>/dev/null) && continue
-    rm -f "$bring/${model##*/}".0?
-    split -b $piece -d "$model" "$bring/${model##*/}."
-  done
-  if ! tar -C "$out" --exclude=./earlier --exclude='./mission-*.safetensors' -czf "$bring/$name.tar.gz.part" . 2>/dev/null ||
-    ! mv "$bring/$name.tar.gz.part" "$bring/$name.tar.gz"; then
+  tar -C "$out" --exclude=./earlier --exclude='./mission-*.safetensors' -czf "$bring/$name.tar.gz.part" . 2>/dev/null
+  # 1: a file changed while it was read
+  if [ $? -gt 1 ] || ! mv "$bring/$name.tar.gz.part" "$bring/$name.tar.gz"; then
     echo "   WARNING: $bring/$name.tar.gz could not be written"
   fi
+}
+better_model() { # sets model: by the best SNR on held-out speech of any epoch; bf16 where they are equal
+  local precision snr best=''
+  model=''
+  for precision in bf16 fp32; do
+    [ -f "$out/mission-$precision.safetensors" ] || continue
+    snr=$(member valid/snr "$out/mission-$precision.jsonl" 2>/dev/null | sort -g | tail -n 1)
+    [ -z "$model" ] || awk -v a="$best" -v b="$snr" 'BEGIN { exit !(b != "" && (a == "" || b + 0 > a + 0)) }' || continue
+    model=$out/mission-$precision.safetensors best=$snr
+  done
+}
+bring_back() {
+  local model
+  [ -n "$bring" ] || return 0
+  bring_archive
+  [[ " ${parts[*]} " == *" mission "* ]] || return 0
+  better_model
+  [ -n "$model" ] || return 0
+  cmp -s "$model" <(cat "$bring/${model##*/}".0? 2>/dev/null) && return
+  rm -f "$bring"/mission-*.safetensors.0?
+  split -b $piece -d "$model" "$bring/${model##*/}."
 }
 
 # What scripts/gpu_report.py would write needs Python. Without it: the facts as they lie here in one file, and their tables.

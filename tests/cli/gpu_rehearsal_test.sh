@@ -61,15 +61,18 @@ grep -qE '^sanitizer +(ok|not run) ' out || fail "sanitizer: neither ok nor not 
 outcome peers-best "not run"
 
 # ---- what they leave ---------------------------------------------------------------------------------------------------------
-for file in first.tar.gz first.md second.tar.gz second.md mission-bf16.safetensors.00 mission-fp32.safetensors.00; do
+for file in first.tar.gz first.md second.tar.gz second.md; do
   [ -s home/$file ] || fail "$file is not brought back"
 done
+model=$(cd home && echo mission-*)
+[[ $model =~ ^mission-(bf16|fp32).safetensors.00$ ]] || fail "not one model is brought back: $model"
+[ "$(find home -type f | wc -l)" = 5 ] || fail "what is brought back is $(ls home)"
 python3 - <<'PY' >said 2>&1 || { cat said; fail "the results are not what they should be"; }
 import json
 mission = json.load(open("work/mission.json"))
 assert [r["precision"] for r in mission["runs"]] == ["bf16", "fp32"], mission
 for run in mission["runs"]:
-    assert run["exit"] == 0 and run["epochs"] and run["best_model"]["bytes"] > 0, run
+    assert run["exit"] == 0 and run["ended"] == "all epochs" and run["epochs"] and run["best_model"]["bytes"] > 0, run
     for epoch in run["epochs"]:
         assert all(isinstance(epoch[k], float) for k in ("valid/loss", "valid/snr", "valid/output_std")), epoch
 ours = {b["name"].split("/iterations")[0]: b for b in json.load(open("work/headline.json"))["benchmarks"]}
@@ -81,7 +84,7 @@ parts = {p["part"]: p["outcome"] for p in json.load(open("work/suite.json"))["pa
 assert parts["tests"] == parts["mission"] == parts["headline"] == parts["capture"] == parts["reruns"] == "ok", parts
 PY
 # The model that comes back is one.
-cat home/mission-bf16.safetensors.0? >model.safetensors
+cat home/mission-*.safetensors.0? >model.safetensors
 "$build/nacre" info model.safetensors >out 2>&1 || fail "the model that is brought back cannot be read"
 "$root/scripts/gpu_report.py" --out results home/first.tar.gz home/second.tar.gz >out 2>&1 || fail "the report of both calls"
 for file in report.md suite.json bench.json mission.json; do

@@ -32,7 +32,10 @@ while [ $# -gt 0 ]; do
 done
 case "$verb" in
   --version) printf 'nacre 0.1.0\ncommit %s\nbuilt by Pretender 1\n' "${PRETEND_COMMIT:-0123456789ab}" ;; # nacre-commit:0123456789ab
-  info) [ -z "${PRETEND_NO_DEVICE:-}" ] || { echo "nacre: device cuda: no NVIDIA driver was found" >&2; exit 6; } ;;
+  info)
+    [ -z "${PRETEND_MUTE:-}" ] || exec sleep 30
+    [ -z "${PRETEND_NO_DEVICE:-}" ] || { echo "nacre: device cuda: no NVIDIA driver was found" >&2; exit 6; }
+    ;;
   train)
     [ -z "${PRETEND_DIVERGE:-}" ] || { echo "nacre: training diverged" >&2; exit 7; }
     run+=${name:+/$name} steps=${steps:-4}
@@ -40,9 +43,17 @@ case "$verb" in
     mkdir -p "$at"
     for file in model optimizer; do echo "$precision $steps ${PRETEND_RACE:+$RANDOM$RANDOM}" >"$at/$file.safetensors"; done
     printf '{"step":1,"train/loss":3}\n{"step":2,"epoch":1,"valid/loss":2.5,"valid/snr":1.5,"valid/output_std":0.1}\n' >"$run/log.jsonl"
-    printf '{"step":4,"epoch":2,"valid/loss":2,"valid/snr":3.25,"valid/output_std":0.125,"valid/input_std":0.13}\n' >>"$run/log.jsonl"
-    # Until it is told to stop.
-    [ -z "${PRETEND_LONG:-}" ] || { trap 'exit 143' TERM; sleep 30 & wait; }
+    snr=3.25
+    [ "$precision" != fp32 ] || snr=${PRETEND_FP32:-3.25}
+    printf '{"step":4,"epoch":2,"valid/loss":2,"valid/snr":%s,"valid/output_std":0.125,"valid/input_std":0.13}\n' "$snr" >>"$run/log.jsonl"
+    [ -n "${PRETEND_LONG:-}" ] || { echo "done: $steps steps; saved step-00000004" && exit; }
+    [ "$PRETEND_LONG" = 1 ] || exec "$PRETEND_LONG"
+    # Until it is told to stop, which takes it a while; told twice it leaves at once, as nacre does.
+    told=0
+    trap 'told=$((told + 1)); [ $told = 1 ] || exit 143' TERM
+    for ((i = 0; i < 300 && told == 0; ++i)); do sleep 0.1; done
+    for ((i = 0; i < 5; ++i)); do sleep 0.1; done
+    echo "stopped at step 4; saved step-00000004"
     ;;
   export) head -c "${PRETEND_MODEL:-1000}" /dev/zero >"$to" ;;
   encode) mkdir -p "$to" && echo codes >"$to/0.nacre" ;;
@@ -119,6 +130,7 @@ exit 2
 SH
 cat >tree/build/cuda/bench/nacre_probes <<'SH'
 #!/usr/bin/env bash
+[ "${PRETEND_PROBE:-}" != mute ] || [ "$1" = --list ] || exit 1
 names=(copies ${PRETEND_PROBE:+breaks} ${PRETEND_SKIP:+absent contrary} last)
 wanted=()
 while [ $# -gt 0 ]; do
@@ -136,8 +148,13 @@ for name in "${wanted[@]:-${names[@]}}"; do
   case "$name" in
     breaks)
       printf '{"probe": "bre' >>"$out"
-      [ "$PRETEND_PROBE" != hang ] || sleep 30
+      [ "$PRETEND_PROBE" != hang ] || exec "$PRETEND_STUCK"
       kill -SEGV $$
+      ;;
+    last) # nothing of a probe that was ended goes on beside it
+      what=ok
+      [ -z "${PRETEND_STUCK:-}" ] || ! pgrep -f "$PRETEND_STUCK" >/dev/null || what=failed
+      echo "{\"probe\": \"last\", \"outcome\": \"$what\", \"says\": \"so\"}" >>"$out"
       ;;
     absent) echo '{"probe": "absent", "outcome": "skipped", "says": "no such instruction here"}' >>"$out" ;;
     contrary) echo '{"probe": "contrary", "outcome": "failed", "says": "it is otherwise", "answered": true}' >>"$out" ;;
@@ -158,7 +175,7 @@ SH
 # PyTorch, pretended: a python that has it, and a program that measures one case more at every call.
 cat >tools/pretended-python <<'SH'
 #!/usr/bin/env bash
-case "$1" in -c) exit 0 ;; */op_peers.py | */jax_peers.py) shift ;; *) exec "$REAL_PYTHON" -I -S "$@" ;; esac
+case "$1" in -c) exit "${PRETEND_TORCH:-0}" ;; */op_peers.py | */jax_peers.py) shift ;; *) exec "$REAL_PYTHON" -I -S "$@" ;; esac
 set_=eager resume=0 budget=0
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -177,7 +194,7 @@ printf '{"context": {"torch": "0", "device": "NVIDIA Pretender 1"}, "peers": [{"
   "$set_" "$more" >"$out"
 exit "${PRETEND_PEERS:-0}"
 SH
-printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 1\nexec "$REAL_PYTHON" -I -S "$@"\n' >tools/plain-python # without PyTorch
+printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 78\nexec "$REAL_PYTHON" -I -S "$@"\n' >tools/plain-python # without PyTorch
 touch tree/bench/peers/op_peers.py tree/bench/peers/jax_peers.py
 chmod +x tools/stuck tools/plain-python tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
 export REAL_PYTHON=$python PRETEND_COUNT=$work/count PYTHON=plain-python
@@ -198,6 +215,8 @@ for bad in --plan "--plan first --part tests" "--plan second --require mission" 
 done
 PRETEND_NO_DEVICE=1 refused 6 $suite --part bench --out none
 expect_text "no NVIDIA driver was found" "no device"
+S_ANSWER=1 PRETEND_MUTE=1 refused 6 $suite --part bench --out none
+expect_text "did not end within 1 s: the driver does not answer" "a driver that hangs"
 [ ! -e none ] || fail "no device, and yet a folder"
 echo occupied >file
 refused 4 $suite --out file/below
@@ -245,6 +264,8 @@ run $suite --out peers --part peers-compiled --resume
 expect_line out "^peers-compiled +ok +[0-9]+ s  2 results"
 expect_line peers/nvidia-pretender-1/report.md '\| more \| 5\.00 \| 0\.40 \| more \| 4\.00 \| 0\.53 \|$'
 expect_line peers/nvidia-pretender-1/report.md '^\| peers \| ok \|'
+PRETEND_TORCH=79 run $suite --out no-cuda --part peers
+expect_line out "^peers +not run .*this PyTorch finds no CUDA device"
 PRETEND_PEERS=3 run $suite --out peers --part peers-all --part peers
 expect_code 3 "a budget that was spent"
 expect_line out "^peers-all +incomplete +[0-9]+ s  2 results"
@@ -258,7 +279,7 @@ cat >tree/bench/goals.json <<'JSON'
  {"what": "snake", "case": "snake_forward/bf16/2x3x4", "goal": {"us": 13, "x_eager": 2.5}, "floor_us": 10, "why": "so"},
  {"what": "other", "case": "nobody/has/this", "goal": {"of_floor": 0.5}, "floor_us": 7.5, "why": "so"}]}
 JSON
-PYTHON=pretended-python PRETEND_MODEL=$((16 << 20)) PRETEND_SKIP=1 run $suite --plan first --bring home --out first-plan --speech speech --jobs 4
+PYTHON=pretended-python PRETEND_MODEL=33306000 PRETEND_SKIP=1 run $suite --plan first --bring home --out first-plan --speech speech --jobs 4
 expect_code 0 "--plan first"
 [ "$(grep -oE '^(probes|tests|mission|headline|headline-peers) +ok' out | tr -d '\n ')" = probesoktestsokmissionokheadlineokheadline-peersok ] ||
   fail "--plan first: not its five parts in their order"
@@ -274,16 +295,20 @@ for file in suite probes mission bench peers; do
   "$python" -I -S -c 'import json, sys; r = json.load(open(sys.argv[1])); assert all(k in r for k in ("commit", "device", "driver", "versions", "clocks", "ceilings")) and r["commit"] == "0123456789abcdef"' \
     first-plan/nvidia-pretender-1/$file.json 2>err || fail "$file.json has not what every result must have"
 done
-[ "$(cd home && echo *)" = "first.md first.tar.gz mission-bf16.safetensors.00 mission-bf16.safetensors.01 mission-fp32.safetensors.00 mission-fp32.safetensors.01" ] ||
+[ "$(cd home && echo *)" = "first.md first.tar.gz mission-bf16.safetensors.00 mission-bf16.safetensors.01" ] ||
   fail "what is brought back is $(ls home)"
 [ "$(cat home/mission-bf16.safetensors.0? | sha256sum | cut -d' ' -f1)" = "$(sha256sum <first-plan/mission-bf16.safetensors | cut -d' ' -f1)" ] ||
   fail "the pieces of a model are not the model"
-[ -z "$(find home -size +15728640c)" ] || fail "a piece is larger than 15 MiB"
+[ "$(grep -c '"bytes": 33306000, "sha256"' first-plan/mission.json)" = 2 ] || fail "mission.json has not the lengths of both models"
 PYTHON=pretended-python run $suite --plan second --small --bring home --out second-plan --jobs 4
 expect_code 0 "--plan second"
 [ "$(grep -oE '^(sanitizer|capture|reruns|peers-best) +ok' out | tr -d '\n ')" = sanitizerokcaptureokrerunsokpeers-bestok ] ||
   fail "--plan second: not its four parts in their order"
 [ -s second-plan/peers-jax.json ] || fail "peers-best leaves out XLA"
+[ "$(cd home && echo *)" = "first.md first.tar.gz mission-bf16.safetensors.00 mission-bf16.safetensors.01 second.md second.tar.gz" ] ||
+  fail "what both calls bring back is $(ls home)"
+[ -z "$(find home -size +16777215c)" ] || fail "what is brought back has a file of 16 MiB or more"
+[ "$(cat home/* | wc -c)" -lt $((64 << 20)) ] || fail "what is brought back is 64 MiB or more"
 # Both calls together, from their archives: here as if the second had been in earnest.
 mkdir second && tar -C second -xzf home/second.tar.gz && sed -i 's/"small": *true/"small": false/' second/suite.json second/cases.json
 tar -C second -czf home/second.tar.gz .
@@ -302,20 +327,34 @@ expect_code 1 "a probe that breaks"
 expect_text "3 probes: 2 as assumed, 0 not, 0 cannot be asked here, 1 without an answer" "a probe that breaks"
 expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| ended nacre_probes by signal SEGV \|$'
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
-PRETEND_PROBE=hang run $suite --out probes --part probes --limit 8
+PRETEND_PROBE=mute run $suite --out probes --part probes
+expect_code 1 "a device that does not answer"
+expect_line out '^probes +FAILED .*: the device did not answer nacre_probes$'
+PRETEND_STUCK=$work/tools/stuck PRETEND_PROBE=hang run $suite --out probes --part probes --limit 8
 expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| took more than 4 s \|$'
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
-PRETEND_LONG=1 run $suite --out long --part mission --speech speech --limit 14
+PRETEND_LONG=1 PRETEND_FP32=3.5 run $suite --out long --part mission --speech speech --limit 14 --bring better
 expect_code 0 "training that is told to stop"
+grep -q "no final checkpoint" out && fail "training was told twice to stop"
+[ "$(cd better && echo mission*)" = mission-fp32.safetensors.00 ] || fail "not the better model is brought back: $(ls better)"
 grep -q '"ended": "its time was over", "exit": 124, "seconds_given": 1' long/mission.json || fail "mission.json does not say how it ended"
+PRETEND_LONG=$work/tools/stuck run $suite --out heedless --part mission --speech speech --limit 2
+pgrep -f "$work/tools/stuck" >pids && fail "training that does not heed a signal goes on behind its part"
 PRETEND_DIVERGE=1 run $suite --out diverged --part mission --speech speech
 expect_code 1 "training that diverges"
 expect_text "bf16: nacre train ended with exit code 7" "training that diverges"
+expect_text "bf16 0 epochs, no final checkpoint" "training that diverges"
 run $suite --out silent --part mission
 expect_line out "^mission +not run .*no speech"
 # What was done when a call is cut is in the archive.
-PRETEND_SLOW=1 $suite --plan first --bring cut --out cut-work --speech speech --jobs 4 >out 2>err </dev/null &
+S_BRING_EVERY=1 PRETEND_SLOW=1 $suite --plan first --bring cut --out cut-work --speech speech --jobs 4 >out 2>err </dev/null &
 for ((i = 0; i < 600; ++i)); do ! grep -q '^slow$' cut-work/state/headline-pieces/begun 2>/dev/null || break; sleep 0.1; done
+# Also what the part has done that is being run.
+for ((i = 0; i < 600; ++i)); do
+  ! tar -xzOf cut/first.tar.gz ./state/headline-pieces/begun 2>/dev/null | grep -q '^slow$' || break
+  sleep 0.1
+done
+[ $i -lt 600 ] || fail "nothing is brought back while a part runs"
 kill -TERM $!
 wait $!
 code=$?
@@ -440,8 +479,11 @@ expect_text "holds no audio" "a folder without audio"
 PATH=$work/bare run "$(type -P bash)" tree/scripts/gpu_pack.sh --out packed.tar.xz
 expect_code 4 "neither speech nor espeak-ng"
 expect_text "no speech: neither quickstart/data nor espeak-ng is here" "neither speech nor espeak-ng"
-run tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz
+run tree/scripts/gpu_pack.sh --speech speech
 expect_code 0 "packing"
+expect_text "  cd build && { tar xf nacre-gpu.tar.xz" "packing"
+expect_text "build/nacre-gpu.tar.xz is ignored by git" "packing"
+mv tree/build/nacre-gpu.tar.xz packed.tar.xz
 mkdir unpacked
 tar -C unpacked -xf packed.tar.xz || fail "what was packed cannot be unpacked"
 [ -s unpacked/nacre-gpu/speech/one.flac ] || fail "the speech is not in the archive"
