@@ -38,6 +38,9 @@ case "$verb" in
     ;;
   train)
     [ -z "${PRETEND_DIVERGE:-}" ] || { echo "nacre: training diverged" >&2; exit 7; }
+    # Told once to stop it takes a while; told twice it leaves at once, as nacre does.
+    told=0
+    [ -z "${PRETEND_LONG:-}" ] || trap 'told=$((told + 1)); [ $told = 1 ] || { echo "told twice"; exit 143; }' TERM
     run+=${name:+/$name} steps=${steps:-4}
     at=$(printf '%s/step-%08d' "$run" "$steps")
     mkdir -p "$at"
@@ -48,9 +51,6 @@ case "$verb" in
     printf '{"step":4,"epoch":2,"valid/loss":2,"valid/snr":%s,"valid/output_std":0.125,"valid/input_std":0.13}\n' "$snr" >>"$run/log.jsonl"
     [ -n "${PRETEND_LONG:-}" ] || { echo "done: $steps steps; saved step-00000004" && exit; }
     [ "$PRETEND_LONG" = 1 ] || exec "$PRETEND_LONG"
-    # Until it is told to stop, which takes it a while; told twice it leaves at once, as nacre does.
-    told=0
-    trap 'told=$((told + 1)); [ $told = 1 ] || exit 143' TERM
     for ((i = 0; i < 300 && told == 0; ++i)); do sleep 0.1; done
     for ((i = 0; i < 5; ++i)); do sleep 0.1; done
     echo "stopped at step 4; saved step-00000004"
@@ -162,7 +162,8 @@ for name in "${wanted[@]:-${names[@]}}"; do
   esac
 done
 SH
-mkdir tools
+mkdir tools hanging
+printf '#!/usr/bin/env bash\necho asked >>"$PRETEND_COUNT.smi"\nexec sleep 60\n' >hanging/nvidia-smi
 printf '#!/usr/bin/env bash\ntrap "" TERM\nfor ((i = 0; i < 60; ++i)); do sleep 0.5; done\n' >tools/stuck
 cat >tools/compute-sanitizer <<'SH'
 #!/usr/bin/env bash
@@ -196,7 +197,7 @@ exit "${PRETEND_PEERS:-0}"
 SH
 printf '#!/usr/bin/env bash\n[ "$1" != -c ] || exit 78\nexec "$REAL_PYTHON" -I -S "$@"\n' >tools/plain-python # without PyTorch
 touch tree/bench/peers/op_peers.py tree/bench/peers/jax_peers.py
-chmod +x tools/stuck tools/plain-python tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
+chmod +x hanging/nvidia-smi tools/stuck tools/plain-python tools/pretended-python tree/build/cuda/nacre tree/build/cuda/*/nacre_* tools/compute-sanitizer
 export REAL_PYTHON=$python PRETEND_COUNT=$work/count PYTHON=plain-python
 export PATH=$work/tools:$PATH
 unset OUT
@@ -327,6 +328,9 @@ expect_code 1 "a probe that breaks"
 expect_text "3 probes: 2 as assumed, 0 not, 0 cannot be asked here, 1 without an answer" "a probe that breaks"
 expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| ended nacre_probes by signal SEGV \|$'
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
+PATH=$work/hanging:$PATH run $suite --out hanging-smi --part probes
+expect_code 0 "nvidia-smi that hangs"
+[ "$(wc -l <count.smi)" = 1 ] || fail "nvidia-smi that hangs is asked $(wc -l <count.smi) times"
 PRETEND_PROBE=mute run $suite --out probes --part probes
 expect_code 1 "a device that does not answer"
 expect_line out '^probes +FAILED .*: the device did not answer nacre_probes$'
@@ -335,7 +339,7 @@ expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| took m
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
 PRETEND_LONG=1 PRETEND_FP32=3.5 run $suite --out long --part mission --speech speech --limit 14 --bring better
 expect_code 0 "training that is told to stop"
-grep -q "no final checkpoint" out && fail "training was told twice to stop"
+grep -q "told twice" long/mission-*.log && fail "training was told twice to stop"
 [ "$(cd better && echo mission*)" = mission-fp32.safetensors.00 ] || fail "not the better model is brought back: $(ls better)"
 grep -q '"ended": "its time was over", "exit": 124, "seconds_given": 1' long/mission.json || fail "mission.json does not say how it ended"
 PRETEND_LONG=$work/tools/stuck run $suite --out heedless --part mission --speech speech --limit 2
