@@ -117,7 +117,7 @@ mission_result() { # precision, seconds given, seconds taken, exit code: an obje
   [ -z "$run" ] || grep '"valid/snr"' "$log" >"$S_OUT/mission-$1.jsonl"
   if [ -n "$run" ] && ! ours timeout --foreground -k 2 10 "$S_BUILD/nacre" export -m "$run" -o "$model" -f -q; then rm -f "$model"; fi
   printf '{"precision": "%s", "ended": "%s", "exit": %d, "seconds_given": %d, "seconds": %d,\n' "$1" \
-    "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) echo "failed" ;; esac)$(
+    "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) if [ $stopping = 1 ]; then echo "stopped"; else echo "failed"; fi ;; esac)$(
       saved_last "$1" || echo ", no final checkpoint")" "$4" "$2" "$3"
   if [ -s "$model" ]; then
     printf '  "best_model": {"file": "%s", "bytes": %d, "sha256": "%s"},\n' "${model##*/}" "$(stat -c %s "$model")" \
