@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -67,6 +68,12 @@ size_t& asked_for(std::vector<Asked>& all, const void* kernel) {
   return all.emplace_back(Asked{kernel, 0}).bytes;
 }
 constexpr size_t many_kernels = 1024;  // reserved, so that a launch does not allocate
+
+/// CUDA's own switch: a launch returns when its kernel is done, and with that kernel's error.
+const bool launches_block = [] {
+  const char* text = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return text != nullptr && std::strcmp(text, "1") == 0;
+}();
 
 /// What all contexts on a device share, for as long as the process lives.
 struct DeviceState {
@@ -173,10 +180,7 @@ struct Runtime::Impl {
       }
     where.push_back({name, n});
   }
-  void count(const char* name) {
-    if (recording == nullptr) suspects.add(name);
-    count(recording != nullptr ? *recording : counts, name, 1);
-  }
+  void count(const char* name) { count(recording != nullptr ? *recording : counts, name, 1); }
   void refuse_in_capture(const char* what) const {
     if (recording != nullptr)
       throw Error(ErrorKind::usage, std::string("capture: the step calls ") + what + ", which a graph cannot hold");
@@ -285,6 +289,7 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
   Impl& r = *impl_;
   r.enter();
   r.ask_for_shared(how, call.function);
+  if (r.recording == nullptr) r.suspects.add(how.name);
   const cudaError_t e =
       cudaLaunchKernel(call.function, how.grid, how.block, call.arguments, how.shared_bytes, r.stream);
   if (e != cudaSuccess) [[unlikely]]
@@ -292,6 +297,7 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
                  std::to_string(how.shared_bytes) + " bytes of shared memory)")
                     .c_str());
   r.count(how.name);
+  if (launches_block && r.recording == nullptr) r.suspects.count = 0;
 }
 
 void Runtime::zero(void* to, size_t bytes) {
@@ -435,7 +441,10 @@ void Runtime::library_failed(const std::string& what, bool memory) {
   if (impl_->recording == nullptr) impl_->expect(cudaStreamSynchronize(impl_->stream), what.c_str());
   throw Error(memory ? ErrorKind::memory : ErrorKind::device, what);
 }
-void Runtime::count(const char* name) { impl_->count(name); }
+void Runtime::count(const char* name) {
+  if (impl_->recording == nullptr) impl_->suspects.add(name);
+  impl_->count(name);
+}
 void Runtime::refuse_in_capture(const char* what) const { impl_->refuse_in_capture(what); }
 
 // ---- Event

@@ -268,20 +268,21 @@ else
   [ "$(ls -l codes_cuda/2.nacre | awk '{print $5}')" = "$(ls -l codes_cpu/2.nacre | awk '{print $5}')" ] ||
     fail "streams of both devices differ in size"
   # A kernel that fails ends the run: in words of its own, not as a lack of memory, and what was saved stays.
-  export NACRE_EMULATION_BREAK=balancer_norms
-  tiny --checkpoint_dir run_broken --max_steps 4 --device cuda
-  unset NACRE_EMULATION_BREAK
-  if [ "$code" != 0 ]; then # a real device does not break on demand
+  for blocking in 0 1; do # with 1, each launch is waited for, and the kernel is known
+    export NACRE_EMULATION_BREAK=balancer_norms CUDA_LAUNCH_BLOCKING=$blocking
+    tiny --checkpoint_dir run_broken --max_steps 4 --device cuda
+    unset NACRE_EMULATION_BREAK CUDA_LAUNCH_BLOCKING
+    [ "$code" != 0 ] || continue # a real device does not break on demand
     expect_code 6 "a kernel that fails"
     expect_text "an illegal memory access was encountered" "a kernel that fails"
-    expect_text "balancer_norms" "a kernel that fails"
-    grep -q "batch_size" out err && fail "a kernel that fails is told as a lack of memory"
-  fi
+    expect_text "one of those launched before by this context:" "a kernel that fails"
+    [ $blocking = 0 ] || expect_text "by this context: balancer_norms" "a kernel that fails, blocking"
+    grep -q "batch_size" err && fail "a kernel that fails is told as a lack of memory"
+  done
 fi
 
 # ---- what there is to run on ---------------------------------------------------------------------------------------------
-run "$nacre" info --devices
-expect_code 0 "info --devices"
+"$nacre" info --devices >out 2>err || fail "info --devices"
 grep -q "^cpu: [0-9]* threads, " out || fail "info --devices names no CPU"
 grep -q "^cuda" out || fail "info --devices does not speak of CUDA"
 grep -q "^ops: add, .*rvq$" out || fail "info --devices names no ops"

@@ -528,7 +528,11 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
   queued->edges = edge_blocks;
   queued->device = current_device;
   queued->copy(arguments);
-  return add(api, stream, [queued] { queued->run(); });
+  const cudaError_t e = add(api, stream, [queued] { queued->run(); });
+  static const char* const blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  if (e != cudaSuccess || stream->capture || blocking == nullptr || std::strcmp(blocking, "1") != 0) return e;
+  run_until(*stream);
+  return api.broken(stream->device);
 }
 
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
