@@ -4,8 +4,8 @@
 #
 #   scripts/bare.sh ROOT COMMAND      e.g. scripts/bare.sh /var/tmp/bare 'scripts/quickstart.sh'
 #
-# ROOT is made the first time and used again after that, with the packages that earlier commands installed: remove it to begin
-# anew. The clone is ROOT/root/clone. Package sources, keys and proxies are this machine's. The exit code is COMMAND's; 2 is
+# ROOT is made the first time. Later calls use it again, with the packages that were installed in it: remove it to begin anew.
+# The clone is ROOT/srv/clone. Package sources, keys and proxies are copied from the host. The exit code is COMMAND's; 2 is
 # usage, 4 that the root could not be made.
 set -euo pipefail
 fail() {
@@ -25,13 +25,13 @@ fi
 if [ ! -e "$root/etc/debian_version" ]; then
   mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed -n 's/^deb \(\[[^]]*\] \)\{0,1\}\([^ ]*\) .*/\2/p' | head -n 1) || true
   [ -n "$mirror" ] || mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1) || true
-  # shellcheck disable=SC1091
   rm -rf "$root.part"
+  # shellcheck disable=SC1091
   debootstrap --variant=minbase "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root.part" ${mirror:+"$mirror"} >/dev/null ||
     fail 4 "$root.part: debootstrap failed"
   mv "$root.part" "$root"
 fi
-# The sources of packages are this machine's.
+# Packages come from where the host's come from.
 : >"$root/etc/apt/sources.list"
 for d in sources.list.d keyrings auth.conf.d trusted.gpg.d; do
   [ -d "/etc/apt/$d" ] || continue
@@ -43,8 +43,8 @@ grep -lZ '^ *Acquire' /etc/apt/apt.conf.d/* 2>/dev/null | xargs -0 -r cp -t "$ro
 [ ! -d /usr/share/keyrings ] || { mkdir -p "$root/usr/share/keyrings" && cp -a /usr/share/keyrings/. "$root/usr/share/keyrings/"; }
 mkdir -p "$root/etc/ssl/certs" && cp -a /etc/ssl/certs/. "$root/etc/ssl/certs/"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"
-rm -rf "$root/root/clone"
-git clone -q "$from" "$root/root/clone"
+rm -rf "$root/srv/clone"
+git clone -q "$from" "$root/srv/clone"
 for d in proc sys dev; do mount --rbind "/$d" "$root/$d"; done
 mapfile -t proxies < <(env | grep -i '^[a-z]*_proxy=' || true)
-env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "${proxies[@]}" chroot "$root" bash -c "cd /root/clone && $command"
+env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv "${proxies[@]}" chroot "$root" bash -c "cd /srv/clone && $command"

@@ -65,8 +65,8 @@ need 4 "mma.sync" shifted_product_kernel weight_product_kernel vq_nearest_produc
 need 5 "cp.async" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
 need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
 
-# Launches of nacre_tests: a multiprocessor has 65536 registers, which are given to a warp in portions of 256. Names are compared as c++filt
-# prints them, so that both compilers' agree.
+# Launches of nacre_tests: a multiprocessor has 65536 registers, which are given to a warp in portions of 256. Names are
+# compared as c++filt prints them, so that both compilers' agree.
 launched=
 if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   cat "$launches"/* | grep '/nacre_tests ' | awk '$3 > most[$1 " " $2] { most[$1 " " $2] = $3 } END { for (k in most) print k, most[k] }' > "$log.launches"
@@ -88,12 +88,15 @@ if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
          if (t * r > 65536) print "say", $1 " for " $3 " is launched with " t " threads of " $4 " registers, more than 65536 in all"
          if ($2 in bound && t > bound[$2]) print "say", $1 " is launched with " t " threads, its launch bounds are " bound[$2] }
        END { for (k in threads) if (!(k in seen)) print "say", k " is launched by the tests, and nvcc made no such kernel"
-             for (k in seen) ++n
-             for (k in all) ++m
-             print "count", n + 0, m }' "$log.ptx" "$log.named" "$log.kernels" > "$log.launched"
+             for (k in all) { ++m; base = k; sub(/<.*/, "", base); kernels[base] = 1
+               if (k in seen) { ++n; run[base] = 1 } else print "unseen", k }
+             for (k in kernels) ++of
+             for (k in run) ++ran
+             print "count", n + 0, m, ran + 0, of }' "$log.ptx" "$log.named" "$log.kernels" > "$log.launched"
   while read -r line; do say "$line"; done < <(sed -n 's/^say //p' "$log.launched")
-  read -r seen all < <(sed -n 's/^count //p' "$log.launched")
-  [ "$seen" -eq 0 ] || launched=", $seen of $all launched by tests within their registers and bounds"
+  read -r seen all ran of < <(sed -n 's/^count //p' "$log.launched")
+  # The instantiations that no test launched are the lines "unseen" of $log.launched.
+  [ "$seen" -eq 0 ] || launched="; tests launched $ran of $of kernels, $seen of their $all instantiations, within registers and bounds"
 fi
 [ $bad -eq 0 ] || exit 1
 echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where docs/kernels.txt says why$launched"

@@ -9,7 +9,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -63,7 +62,6 @@ struct CUstream_st {
   std::deque<Entry> queue;
   std::unique_ptr<CUgraph_st> capture;
   bool invalidated = false;
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeThreadLocal;
 };
 
 namespace nacre::emulation {
@@ -185,12 +183,13 @@ class LaunchLog {
     if (folder == nullptr) return;
     mkdir(folder, 0777);
     const std::string name = std::string(folder) + "/" + std::to_string(getpid());
-    file_ = std::fopen(name.c_str(), "w");
+    file_ = std::fopen(name.c_str(), "a");  // another process may have had this number
     if (file_ == nullptr) throw Error(ErrorKind::io, name + ": cannot be written");
   }
   void note(const void* function, unsigned threads) {
+    if (file_ == nullptr) return;
     unsigned& most = most_[function];
-    if (file_ == nullptr || threads <= most) return;
+    if (threads <= most) return;
     most = threads;
     Dl_info program{};
     if (dladdr(function, &program) == 0) throw Fault("launch: a kernel that lies in no program");
@@ -297,8 +296,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 
 cudaError_t cudaGetLastError() {
   const Api api;
-  const cudaError_t e = std::exchange(last_error, state().broken[current_device]);
-  return e;
+  return std::exchange(last_error, state().broken[current_device]);
 }
 namespace {
 struct ErrorText {
