@@ -90,7 +90,7 @@ struct TrainingStep::Impl {
     adamw_scratch_memory = Memory(ctx, static_cast<size_t>(scratch.elements()) * sizeof(float));
     optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
     initialise(ctx, parameters, config, seed);
-    if (average) ctx.copy<float>(parameters.values(), average);
+    reset_average();
     plan.reserve([this](Plan& p) {
       p.next_step();
       const Made<float> source = p.source<float>({.batch = batch, .time = samples});
@@ -106,6 +106,9 @@ struct TrainingStep::Impl {
     host.frames.resize(static_cast<size_t>(batch));
   }
 
+  void reset_average() {
+    if (average) ctx.copy<float>(parameters.values(), average);
+  }
   void set_learning_rate(double lr) {
     const float value = static_cast<float>(lr);
     ctx.upload<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
@@ -215,8 +218,9 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.quantizer.start(s.ctx, latents, s.seed);
-  if (s.average) s.ctx.copy<float>(s.parameters.values(), s.average);
+  s.reset_average();
 }
+void TrainingStep::reset_average() { impl_->reset_average(); }
 
 void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); }
 

@@ -66,6 +66,8 @@ class TrainingStep {
   Parameters& parameters() noexcept;
   /// What evaluation should use: averaged weights where there are some, else the trained ones.
   View<const float> averaged() const noexcept;
+  /// The average starts over from the values as they are: after they were set from outside.
+  void reset_average();
   /// Gradients, without an update: forward and backward only. For tests.
   void gradients();
   View<const int32_t> codes() const noexcept;

@@ -39,6 +39,7 @@ json as_json(const RunConfig& c) {
             {"segment_length", t.segment_length},
             {"max_steps", t.max_steps},
             {"seed", t.seed},
+            {"start", t.start == Start::transform ? "transform" : "random"},
             {"schedule", t.schedule == Schedule::constant ? "constant" : "cosine"},
             {"warmup_steps", t.warmup_steps},
             {"final_rate", t.final_rate},
@@ -129,6 +130,7 @@ RunConfig parse(json c) {
   } else {
     throw Error(ErrorKind::usage, "config: training.seed is " + t["seed"].dump() + ", expected 0 or more");
   }
+  r.training.start = word("training", "start", "transform", "random") ? Start::transform : Start::random;
   r.training.schedule = word("training", "schedule", "constant", "cosine") ? Schedule::constant : Schedule::cosine;
   r.training.warmup_steps = t["warmup_steps"];
   r.training.final_rate = t["final_rate"];

@@ -8,6 +8,7 @@
 #include "nacre/atomic_file.h"
 #include "nacre/random.h"
 #include "nacre/safetensors.h"
+#include "nacre/transform_start.h"
 #include "trainer_run.h"
 #include "trainer_state.h"
 
@@ -98,6 +99,7 @@ void Run::begin() {
   }
 
   const std::optional<Checkpoint> from = find_checkpoint();
+  if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
   bool fresh_codebooks = !from;
   if (from)
     resume(*from);
@@ -176,11 +178,20 @@ bool Run::init() {
       std::to_string(r.missing.size()) + " missing, " + std::to_string(r.surplus.size()) + " not used, " +
       std::to_string(r.misshapen.size()) + " of another shape");
   if (r.matched == 0) throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model");
-  for (const TrainingStep::StateTensor& s : step_.state())
-    if (s.name == "adamw.ema") ctx_.copy<float>(step_.parameters().values(), s.values);
+  step_.reset_average();
   const auto codebook = [](const std::string& name) { return name.find(".codebook.") != std::string::npos; };
   return std::any_of(r.missing.begin(), r.missing.end(), codebook) ||
          std::any_of(r.misshapen.begin(), r.misshapen.end(), codebook);
+}
+
+/// The drawn weights stay where the codec cannot carry a transform.
+void Run::start_as_transform() {
+  const TransformStart start = transform_start_of(config_.codec);
+  if (!start.refused.empty()) return say("start: random weights; a transform codec does not fit: " + start.refused);
+  transform_start(ctx_, step_.parameters(), config_.codec);
+  step_.reset_average();
+  say("start: a lapped transform of " + std::to_string(start.bands) + " bands" +
+      (start.bands < config_.codec.hop() ? ", the lowest of " + std::to_string(config_.codec.hop()) : ""));
 }
 
 /// The codebooks' first rows come from batches before the first step's, which no step sees again.

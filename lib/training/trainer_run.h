@@ -28,6 +28,7 @@ class Run {
   void resume(const Checkpoint&);
   /// True when the codebooks still have to start from data.
   bool init();
+  void start_as_transform();
   void start_codebooks();
   void one_step();
   void skipped_update(const Batch&, int64_t updates);

@@ -11,6 +11,10 @@
 namespace nacre::training {
 
 enum class Schedule : uint8_t { constant, cosine };
+enum class Start : uint8_t {
+  transform,  ///< as a lapped-transform codec (nacre/transform_start.h), where the codec can carry one; else random
+  random
+};
 
 struct TrainingConfig {
   int64_t batch_size = 16;
@@ -18,6 +22,7 @@ struct TrainingConfig {
   int64_t segment_length = 16000;  ///< samples
   int64_t max_steps = 0;           ///< 0: as many as the epochs have
   uint64_t seed = 1;
+  Start start = Start::transform;
   Schedule schedule = Schedule::cosine;
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
