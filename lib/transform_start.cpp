@@ -214,14 +214,14 @@ TransformStart transform_start_of(const CodecConfig& c) {
   for (size_t i = 0; i < c.encoder_rates.size(); ++i, phases *= c.encoder_rates[i - 1], width *= 2)
     if (2 * phases > width)
       s.refused = "encoder layer " + number(static_cast<int64_t>(i)) + " has " + number(width) +
-                  " channels, expected " + number(2 * phases);
+                  " channels, expected " + number(2 * phases) + " or more";
   s.bands = std::min({c.hop(), c.latent(), width / 2, c.decoder_dim / 2});
   width = c.decoder_dim, phases = c.hop();
   for (size_t i = 0; i < c.decoder_rates.size(); ++i) {
     phases /= c.decoder_rates[i], width /= 2;
     if (2 * phases > width)
       s.refused = "decoder layer " + number(static_cast<int64_t>(i) + 1) + " has " + number(width) +
-                  " channels, expected " + number(2 * phases);
+                  " channels, expected " + number(2 * phases) + " or more";
   }
   if (!s.refused.empty()) s.bands = 0;
   return s;
