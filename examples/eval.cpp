@@ -36,6 +36,49 @@ training::RunConfig trained_with(const std::filesystem::path& model, const Codec
   return config;
 }
 
+/// One line of the table; NaN: there is no such figure.
+struct Figures {
+  double seconds = 0, snr = 0, si_sdr = 0, segmental_snr = 0, stoi = 0, estoi = 0, mel = 0, stft = 0;
+  double bitrate = 0, encode_speed = 0, decode_speed = 0;
+};
+
+Figures figures(const training::ClipScore& s, double bitrate) {
+  const double none = std::nan("");
+  return {s.seconds, s.silent ? none : s.snr, s.silent ? none : s.si_sdr, s.segmental_snr, s.stoi, s.estoi, s.mel, s.stft, bitrate,
+          s.seconds / s.encode_seconds, s.seconds / s.decode_seconds};
+}
+Figures figures(const training::Scores& s, double bitrate) {
+  return {s.seconds(), s.snr(), s.si_sdr(), s.segmental_snr(), s.stoi(), s.estoi(), s.mel(), s.stft(), bitrate, s.encode_speed(),
+          s.decode_speed()};
+}
+
+ordered_json json_of(const Figures& f) {
+  // JSON has no NaN; nlohmann's library writes null for it.
+  return {{"seconds", f.seconds},
+          {"snr", f.snr},
+          {"si_sdr", f.si_sdr},
+          {"segmental_snr", f.segmental_snr},
+          {"stoi", f.stoi},
+          {"estoi", f.estoi},
+          {"mel_distance", f.mel},
+          {"stft_distance", f.stft},
+          {"bitrate", f.bitrate},
+          {"encode_speed", f.encode_speed},
+          {"decode_speed", f.decode_speed}};
+}
+
+void print_head() {
+  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI", "ESTOI", "mel",
+              "STFT", "kbit/s", "encode x", "decode x", "file");
+}
+void print(const Figures& f, const std::string& name) {
+  const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
+  std::printf("%9.2f %8s %8s %8s %6s %6s %8.3f %8.3f %8.2f %9.1f %9.1f  %s\n", f.seconds, text(f.snr, 2).c_str(),
+              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(), f.mel,
+              f.stft, f.bitrate / 1000, f.encode_speed, f.decode_speed, name.c_str());
+  std::fflush(stdout);
+}
+
 /// Prints scores as they come.
 class Report {
  public:
@@ -47,33 +90,28 @@ class Report {
     const auto frames = static_cast<uint64_t>((samples + config_.hop() - 1) / config_.hop());
     const uint64_t bytes = training::stream_bytes(
         training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate), 1), frames);
-    const double bitrate = 8 * static_cast<double>(bytes) / s.seconds;
     bits_ += 8 * static_cast<double>(bytes);
+    const Figures row = figures(s, 8 * static_cast<double>(bytes) / s.seconds);
     if (json_) {
-      ordered_json row = figures(s.seconds, s.snr, s.si_sdr, s.mel, s.stft, bitrate, s.seconds / s.encode_seconds,
-                                 s.seconds / s.decode_seconds, s.silent);
-      row["input_mean"] = s.input_mean, row["input_std"] = s.input_std;
-      row["output_mean"] = s.output_mean, row["output_std"] = s.output_std;
       ordered_json named = {{"path", s.name}};
-      named.update(row);
+      named.update(json_of(row));
+      named["input_mean"] = s.input_mean, named["input_std"] = s.input_std;
+      named["output_mean"] = s.output_mean, named["output_std"] = s.output_std;
       files_.push_back(std::move(named));
       return;
     }
-    if (rows_++ == 0)
-      std::printf("%9s %8s %8s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "mel", "STFT", "kbit/s", "encode x",
-                  "decode x", "file");
-    line(s.seconds, s.snr, s.si_sdr, s.mel, s.stft, bitrate, s.seconds / s.encode_seconds, s.seconds / s.decode_seconds,
-         s.silent ? s.name + " (silent: no SNR)" : s.name, s.silent);
+    if (rows_++ == 0) print_head();
+    print(row, s.silent ? s.name + " (silent: no SNR, no STOI)" : s.name);
   }
 
   void finish(const training::Evaluation& e, const std::string& model) {
     if (e.clips().empty()) return;
-    const double bitrate = bits_ / e.seconds();
+    const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
       ordered_json all = {{"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
       all["files"] = files_;
-      all["mean"] = figures(e.seconds(), e.snr(), e.si_sdr(), e.mel(), e.stft(), bitrate, e.encode_speed(), e.decode_speed(), false);
+      all["mean"] = json_of(mean);
       all["mean"]["input_mean"] = e.input_mean(), all["mean"]["input_std"] = e.input_std();
       all["mean"]["output_mean"] = e.output_mean(), all["mean"]["output_std"] = e.output_std();
       all["codebook_usage"] = usage;
@@ -81,8 +119,7 @@ class Report {
       std::printf("%s\n", all.dump(2, ' ', false, ordered_json::error_handler_t::replace).c_str());
       return;
     }
-    line(e.seconds(), e.snr(), e.si_sdr(), e.mel(), e.stft(), bitrate, e.encode_speed(), e.decode_speed(),
-         "mean of " + std::to_string(e.clips().size()), false);
+    print(mean, "mean of " + std::to_string(e.clips().size()));
     double used = 0, perplexed = 0;
     for (size_t i = 0; i < usage.size(); ++i) {
       used += usage[i] / static_cast<double>(usage.size());
@@ -94,25 +131,6 @@ class Report {
   }
 
  private:
-  static ordered_json figures(double seconds, double snr, double si_sdr, double mel, double stft, double bitrate, double encode,
-                              double decode, bool silent) {
-    const ordered_json none = nullptr;
-    return {{"seconds", seconds},
-            {"snr", silent ? none : ordered_json(snr)},
-            {"si_sdr", silent ? none : ordered_json(si_sdr)},
-            {"mel_distance", mel},
-            {"stft_distance", stft},
-            {"bitrate", bitrate},
-            {"encode_speed", encode},
-            {"decode_speed", decode}};
-  }
-  static void line(double seconds, double snr, double si_sdr, double mel, double stft, double bitrate, double encode, double decode,
-                   const std::string& name, bool silent) {
-    std::printf("%9.2f %8s %8s %8.3f %8.3f %8.2f %9.1f %9.1f  %s\n", seconds, silent ? "-" : fixed(snr, 2).c_str(),
-                silent ? "-" : fixed(si_sdr, 2).c_str(), mel, stft, bitrate / 1000, encode, decode, name.c_str());
-    std::fflush(stdout);
-  }
-
   bool json_;
   CodecConfig config_;
   uint64_t identity_;
@@ -189,8 +207,8 @@ Command add_eval(CLI::App& app) {
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);
   app.footer("Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
-             "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over files;\n"
-             "silent files have no SNR.");
+             "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
+             "files that have a value: silent files have no SNR and no STOI, less than 0.42 s of speech has no STOI.");
   return [o] { return eval(*o); };
 }
 

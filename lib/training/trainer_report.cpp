@@ -115,9 +115,10 @@ void Run::report(int64_t epoch) {
       " (waveform " + number(m.waveform, "%.4f") + " [" + per_cent(m.share_waveform) + "], STFT " + number(m.stft) +
       " [" + per_cent(m.share_stft) + "], mel " + number(m.mel) + " [" + per_cent(m.share_mel) + "], VQ " +
       number(m.commitment, "%.4f") + ")");
-  say("  held out: SNR " + number(snr_, "%+.2f") + " dB  SI-SDR " + number(e.si_sdr(), "%+.2f") + " dB  mel " +
-      number(e.mel()) + "  STFT " + number(e.stft()) + "  output mean " + number(e.output_mean(), "%+.4f") + " std " +
-      number(e.output_std()) + " (input " + number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
+  say("  held out: SNR " + number(snr_, "%+.2f") + " dB  SI-SDR " + number(e.si_sdr(), "%+.2f") + " dB  STOI " +
+      (std::isnan(e.stoi()) ? "-" : number(e.stoi())) + "  mel " + number(e.mel()) + "  STFT " + number(e.stft()) +
+      "  output mean " + number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
+      number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
   say("  codebooks: " + per_cent(mean(usage)) + " used" + each(usage, 100) + ", perplexity " +
       number(mean(perplexity), "%.0f") + " of " + std::to_string(config_.codec.codebook_size) + each(perplexity, 1) +
       "  gradient norm " + number(norm) + "  " + number(speed, "%.1f") + " x real time");
@@ -147,6 +148,9 @@ void Run::report(int64_t epoch) {
                                  {"valid/share_mel", m.share_mel},
                                  {"valid/snr", snr_},
                                  {"valid/si_sdr", e.si_sdr()},
+                                 {"valid/segmental_snr", e.segmental_snr()},
+                                 {"valid/stoi", e.stoi()},
+                                 {"valid/estoi", e.estoi()},
                                  {"valid/mel_distance", e.mel()},
                                  {"valid/stft_distance", e.stft()},
                                  {"valid/output_mean", e.output_mean()},

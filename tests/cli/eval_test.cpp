@@ -1,4 +1,5 @@
 // nacre eval and info through the built program: eval prints the trainer's own number, and the bitrate of the real stream.
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
@@ -43,6 +44,15 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   const json all = json::parse(o.out);
   CHECK(all["mean"]["snr"].get<double>() == snr);
   CHECK(all["mean"]["mel_distance"].get<double>() == mel);
+  for (const char* key : {"segmental_snr", "stoi", "estoi"}) {
+    // Means are over the files that have a value: each is a number somewhere between its files'.
+    double least = std::numeric_limits<double>::infinity(), most = -least;
+    for (const json& file : all["files"])
+      if (!file[key].is_null()) least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
+    INFO(key);
+    CHECK(all["mean"][key].get<double>() >= least);
+    CHECK(all["mean"][key].get<double>() <= most);
+  }
   CHECK(all["files"].size() >= 2);
   // Without the cap it hears all that is held out; the same files by name score the same.
   o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--valid_seconds", "0", "--json"});
@@ -80,6 +90,36 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   CHECK(o.lines() == 1);
   CHECK(o.out.find("silent: no SNR") != std::string::npos);
   CHECK(o.out.find("mean of 2") != std::string::npos);
+  const auto words = [&](const std::string& ending) {
+    std::istringstream table(o.out);
+    std::vector<std::string> found;
+    for (std::string line, word; std::getline(table, line);)
+      if (line.find(ending) != std::string::npos)
+        for (std::istringstream row(line); row >> word;) found.push_back(word);
+    return found;
+  };
+  // seconds, SNR, SI-SDR, segmental SNR, STOI, ESTOI, mel, ...
+  const std::vector<std::string> head = words("kbit/s"), silent = words("silent.wav"), mean = words("mean of 2");
+  CHECK(std::find(head.begin(), head.end(), "ESTOI") != head.end());
+  REQUIRE(silent.size() > 6);
+  REQUIRE(mean.size() > 6);
+  for (size_t column = 1; column <= 5; ++column) {
+    CHECK(silent[column] == "-");
+    CHECK(mean[column] != "-");
+  }
+  CHECK(silent[6] != "-");
+
+  // 0.3 s: a segmental SNR and no STOI, in JSON as well.
+  o = run(folder, {"eval", write_voice(folder / "short.wav", 4800), folder / "silent.wav", "-m", model, "--json"});
+  REQUIRE(o.code == 0);
+  const json two = json::parse(o.out);
+  CHECK(two["files"][0]["segmental_snr"].is_number());
+  for (const char* key : {"stoi", "estoi"}) {
+    CHECK(two["files"][0][key].is_null());
+    CHECK(two["mean"][key].is_null());
+  }
+  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"}) CHECK(two["files"][1][key].is_null());
+  CHECK(two["mean"]["segmental_snr"] == two["files"][0]["segmental_snr"]);
 }
 
 TEST_CASE("info says what things are", "[cli]") {

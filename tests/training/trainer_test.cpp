@@ -536,7 +536,7 @@ TEST_CASE("trainer: steps per epoch, and what an evaluation says") {
   CHECK(o.result.step <= 2 * most);
   CHECK(o.result.step >= 2 * (most - 4));  // one of the six files is held out
   for (const char* part : {"epoch 1  step ", "epoch 2  step ", "loss ", "waveform ", "STFT ", "mel ", "VQ ", " %]",
-                           "SNR ", "SI-SDR ", "output mean ", " std ", "(input ", "codebooks: ", " used [",
+                           "SNR ", "SI-SDR ", "STOI ", "output mean ", " std ", "(input ", "codebooks: ", " used [",
                            "perplexity ", "gradient norm ", "x real time", "done: "})
     CHECK(contains(o.text, part));
   for (const nlohmann::json& line : log_lines(t.options.run)) {
@@ -552,6 +552,7 @@ TEST_CASE("trainer: steps per epoch, and what an evaluation says") {
     CHECK(line["valid/share_waveform"].get<double>() + line["valid/share_stft"].get<double>() +
               line["valid/share_mel"].get<double>() ==
           Approx(1.0));
+    for (const char* key : {"valid/segmental_snr", "valid/stoi", "valid/estoi"}) CHECK(line.contains(key));
     CHECK(line["codebook_usage"].size() == 2);
     CHECK(line["codebook_perplexity"].size() == 2);
   }
