@@ -319,6 +319,8 @@ std::string side(const char* name, const ClipScore* score, const std::string& ab
                         : "SNR " + figure_of(score->snr, "%+.1f") + " dB, SI-SDR " + figure_of(score->si_sdr, "%+.1f") +
                               " dB, ") +
          "mel distance " + figure_of(score->mel, "%.2f");
+  else  // a line here, too, so that pictures beside each other are level
+    s += "16-bit samples, " + figure_of(16e-3 * rate, "%g") + " kbit/s";
   return s + "</figcaption>\n<img alt=\"Spectrogram: " + name + ", " + html_text(about) +
          "\" src=\"data:image/png;base64," + base64(png_bytes(picture)) +
          "\">\n<audio controls preload=\"metadata\" src=\"data:audio/wav;base64," + base64(wav_bytes(samples, rate)) +
