@@ -107,10 +107,7 @@ awk -v nominal="$nominal" '
         if (over) { printf "%d files are more than 5 %% above %g kbit/s\n", over, nominal > "/dev/stderr"; exit 1 } }' "$table"
 
 begin "judging and reporting"
-# With Opus beside it, where this nacre knows of it.
-beside=() help=$("$nacre" eval --help)
-[[ $help != *--baseline* ]] || beside=(--baseline opus)
-"$nacre" eval --model "$out/run" "${beside[@]}" "${judged[@]}"
+"$nacre" eval --model "$out/run" --baseline opus "${judged[@]}"
 "$nacre" report --run "$out/run" --data_dir "$out/data" -f -o "$out/report.html"
 printf '   done in %s\n' "$(duration $((SECONDS - stage_from)))"
 
