@@ -76,11 +76,12 @@ std::string comparison_html(const Baseline& codec, const std::vector<Baseline>& 
   const auto cell = [](double x, const char* format) { return "<td>" + figure_of(x, format) + "</td>"; };
   const auto row = [&](const Baseline& b) {
     return "<tr><td>" + html_text(b.name) + "</td>" + cell(b.kilobits(), "%.1f") + cell(b.scores.snr(), "%+.2f") +
-           cell(b.scores.si_sdr(), "%+.2f") + cell(b.scores.mel(), "%.3f") + cell(b.scores.stft(), "%.3f") + "</tr>\n";
+           cell(b.scores.si_sdr(), "%+.2f") + cell(b.scores.stoi(), "%.3f") + cell(b.scores.mel(), "%.3f") +
+           cell(b.scores.stft(), "%.3f") + "</tr>\n";
   };
   std::string s =
       "<p>Means over the same files. kbit/s: what the codes, or Opus's packets, took; no container is counted. ";
-  s += "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better.";
+  s += "SNR, SI-SDR and STOI (intelligibility, at most 1): higher is better. Mel and STFT distance: lower is better.";
   bool opus = false;
   for (const Baseline& b : others) opus = opus || b.name == "Opus";
   if (opus)
@@ -89,7 +90,8 @@ std::string comparison_html(const Baseline& codec, const std::vector<Baseline>& 
         "ear, so that it can sound better than its SNR says: listen to both.";
   s += "</p>\n<div class=\"wide\"><table>\n<thead><tr><th>Codec</th><th>kbit/s</th><th>SNR "
        "<small>dB</small></th><th>SI-SDR "
-       "<small>dB</small></th><th>Mel <small>distance</small></th><th>STFT <small>distance</small></th></tr></thead>\n"
+       "<small>dB</small></th><th>STOI</th><th>Mel <small>distance</small></th><th>STFT "
+       "<small>distance</small></th></tr></thead>\n"
        "<tbody>\n" +
        row(codec);
   for (const Baseline& b : others) s += row(b);

@@ -241,9 +241,10 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
 
 TEST_CASE("a comparison without baselines says why", "[training][report]") {
   Baseline codec{.name = "This codec", .scores = {}, .bits = 32000};
-  codec.scores.add({.name = "a", .seconds = 2, .snr = 5, .si_sdr = 4, .mel = 1, .stft = 2});
+  codec.scores.add({.name = "a", .seconds = 2, .snr = 5, .si_sdr = 4, .mel = 1, .stft = 2, .stoi = 0.75});
   const std::string html = comparison_html(codec, {}, {"Opus is not shown: library <1> cannot write Ogg Opus."});
-  CHECK(html.find("<td>16.0</td><td>+5.00</td><td>+4.00</td><td>1.000</td><td>2.000</td>") != std::string::npos);
+  CHECK(html.find("<td>16.0</td><td>+5.00</td><td>+4.00</td><td>0.750</td><td>1.000</td><td>2.000</td>") !=
+        std::string::npos);
   CHECK(html.find("<li>Opus is not shown: library &lt;1&gt; cannot write Ogg Opus.</li>") != std::string::npos);
   CHECK(html.find("Opus was asked") == std::string::npos);
 }
