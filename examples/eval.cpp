@@ -7,6 +7,7 @@
 
 #include "jobs.h"
 #include "nacre/atomic_file.h"
+#include "nacre/training/baseline.h"
 #include "nacre/training/trainer.h"
 
 namespace nacre::program {
@@ -16,7 +17,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string model;
+  std::string model, baseline;
   bool held_out = false, json = false, quiet = false;
   std::optional<double> valid_fraction, valid_seconds;
   DeviceOptions device;
@@ -36,6 +37,93 @@ training::RunConfig trained_with(const std::filesystem::path& model, const Codec
   return config;
 }
 
+/// One line of the table; NaN: there is no such figure.
+struct Figures {
+  double seconds = 0, snr = 0, si_sdr = 0, segmental_snr = 0, stoi = 0, estoi = 0, mel = 0, stft = 0;
+  double bitrate = 0, encode_speed = 0, decode_speed = 0;
+};
+
+Figures figures(const training::ClipScore& s, double bitrate) {
+  const double none = std::nan("");
+  return {s.seconds, s.silent ? none : s.snr, s.silent ? none : s.si_sdr, s.segmental_snr, s.stoi, s.estoi, s.mel, s.stft, bitrate,
+          s.seconds / s.encode_seconds, s.seconds / s.decode_seconds};
+}
+Figures figures(const training::Scores& s, double bitrate) {
+  return {s.seconds(), s.snr(), s.si_sdr(), s.segmental_snr(), s.stoi(), s.estoi(), s.mel(), s.stft(), bitrate, s.encode_speed(),
+          s.decode_speed()};
+}
+
+ordered_json json_of(const Figures& f) {
+  // JSON has no NaN; nlohmann's library writes null for it.
+  return {{"seconds", f.seconds},
+          {"snr", f.snr},
+          {"si_sdr", f.si_sdr},
+          {"segmental_snr", f.segmental_snr},
+          {"stoi", f.stoi},
+          {"estoi", f.estoi},
+          {"mel_distance", f.mel},
+          {"stft_distance", f.stft},
+          {"bitrate", f.bitrate},
+          {"encode_speed", f.encode_speed},
+          {"decode_speed", f.decode_speed}};
+}
+
+void print_head() {
+  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI", "ESTOI", "mel",
+              "STFT", "kbit/s", "encode x", "decode x", "file");
+}
+void print(const Figures& f, const std::string& name) {
+  const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
+  std::printf("%9.2f %8s %8s %8s %6s %6s %8.3f %8.3f %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
+              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(), f.mel,
+              f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), name.c_str());
+  std::fflush(stdout);
+}
+
+/// The same audio by Opus at the codec's nominal bitrate, scored by the same functions.
+class OpusBaseline {
+ public:
+  OpusBaseline(Context& ctx, const CodecConfig& config) : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
+    if (const std::optional<std::string> reason = training::opus_unavailable())
+      throw Error(ErrorKind::usage, "--baseline opus: " + *reason + "; install a libsndfile with Opus, or leave the option away");
+  }
+
+  void add(const std::string& name, std::span<const float> samples) {
+    const training::OpusCoded coded = training::code_opus(samples, static_cast<int>(rate_), bitrate_);
+    training::ClipScore s = training::score_clip(ctx_, samples, coded.samples, rate_);
+    s.name = name;
+    const double bits = 8 * static_cast<double>(coded.bytes);
+    bits_ += bits;
+    ordered_json row = {{"path", name}};
+    row.update(json_without_speeds(figures(s, bits / s.seconds)));
+    files_.push_back(std::move(row));
+    scores_.add(std::move(s));
+  }
+
+  ordered_json json() const { return {{"codec", "opus"}, {"files", files_}, {"mean", json_without_speeds(mean())}}; }
+  void print_mean() const { print(mean(), "Opus, mean of " + std::to_string(scores_.clips().size())); }
+
+ private:
+  static ordered_json json_without_speeds(const Figures& f) {
+    ordered_json all = json_of(f);
+    all.erase("encode_speed");
+    all.erase("decode_speed");
+    return all;
+  }
+  Figures mean() const {
+    Figures f = figures(scores_, bits_ / scores_.seconds());
+    f.encode_speed = f.decode_speed = std::nan("");
+    return f;
+  }
+
+  Context& ctx_;
+  int64_t rate_;
+  double bitrate_;
+  training::Scores scores_;
+  double bits_ = 0;
+  ordered_json files_ = ordered_json::array();
+};
+
 /// Prints scores as they come.
 class Report {
  public:
@@ -47,42 +135,38 @@ class Report {
     const auto frames = static_cast<uint64_t>((samples + config_.hop() - 1) / config_.hop());
     const uint64_t bytes = training::stream_bytes(
         training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate), 1), frames);
-    const double bitrate = 8 * static_cast<double>(bytes) / s.seconds;
     bits_ += 8 * static_cast<double>(bytes);
+    const Figures row = figures(s, 8 * static_cast<double>(bytes) / s.seconds);
     if (json_) {
-      ordered_json row = figures(s.seconds, s.snr, s.si_sdr, s.mel, s.stft, bitrate, s.seconds / s.encode_seconds,
-                                 s.seconds / s.decode_seconds, s.silent);
-      row["input_mean"] = s.input_mean, row["input_std"] = s.input_std;
-      row["output_mean"] = s.output_mean, row["output_std"] = s.output_std;
       ordered_json named = {{"path", s.name}};
-      named.update(row);
+      named.update(json_of(row));
+      named["input_mean"] = s.input_mean, named["input_std"] = s.input_std;
+      named["output_mean"] = s.output_mean, named["output_std"] = s.output_std;
       files_.push_back(std::move(named));
       return;
     }
-    if (rows_++ == 0)
-      std::printf("%9s %8s %8s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "mel", "STFT", "kbit/s", "encode x",
-                  "decode x", "file");
-    line(s.seconds, s.snr, s.si_sdr, s.mel, s.stft, bitrate, s.seconds / s.encode_seconds, s.seconds / s.decode_seconds,
-         s.silent ? s.name + " (silent: no SNR)" : s.name, s.silent);
+    if (rows_++ == 0) print_head();
+    print(row, s.silent ? s.name + " (silent: no SNR, no STOI)" : s.name);
   }
 
-  void finish(const training::Evaluation& e, const std::string& model) {
+  void finish(const training::Evaluation& e, const std::string& model, const std::optional<OpusBaseline>& baseline) {
     if (e.clips().empty()) return;
-    const double bitrate = bits_ / e.seconds();
+    const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
       ordered_json all = {{"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
       all["files"] = files_;
-      all["mean"] = figures(e.seconds(), e.snr(), e.si_sdr(), e.mel(), e.stft(), bitrate, e.encode_speed(), e.decode_speed(), false);
+      all["mean"] = json_of(mean);
       all["mean"]["input_mean"] = e.input_mean(), all["mean"]["input_std"] = e.input_std();
       all["mean"]["output_mean"] = e.output_mean(), all["mean"]["output_std"] = e.output_std();
       all["codebook_usage"] = usage;
       all["codebook_perplexity"] = perplexity;
+      if (baseline) all["baseline"] = baseline->json();
       std::printf("%s\n", all.dump(2, ' ', false, ordered_json::error_handler_t::replace).c_str());
       return;
     }
-    line(e.seconds(), e.snr(), e.si_sdr(), e.mel(), e.stft(), bitrate, e.encode_speed(), e.decode_speed(),
-         "mean of " + std::to_string(e.clips().size()), false);
+    print(mean, "mean of " + std::to_string(e.clips().size()));
+    if (baseline) baseline->print_mean();
     double used = 0, perplexed = 0;
     for (size_t i = 0; i < usage.size(); ++i) {
       used += usage[i] / static_cast<double>(usage.size());
@@ -94,25 +178,6 @@ class Report {
   }
 
  private:
-  static ordered_json figures(double seconds, double snr, double si_sdr, double mel, double stft, double bitrate, double encode,
-                              double decode, bool silent) {
-    const ordered_json none = nullptr;
-    return {{"seconds", seconds},
-            {"snr", silent ? none : ordered_json(snr)},
-            {"si_sdr", silent ? none : ordered_json(si_sdr)},
-            {"mel_distance", mel},
-            {"stft_distance", stft},
-            {"bitrate", bitrate},
-            {"encode_speed", encode},
-            {"decode_speed", decode}};
-  }
-  static void line(double seconds, double snr, double si_sdr, double mel, double stft, double bitrate, double encode, double decode,
-                   const std::string& name, bool silent) {
-    std::printf("%9.2f %8s %8s %8.3f %8.3f %8.2f %9.1f %9.1f  %s\n", seconds, silent ? "-" : fixed(snr, 2).c_str(),
-                silent ? "-" : fixed(si_sdr, 2).c_str(), mel, stft, bitrate / 1000, encode, decode, name.c_str());
-    std::fflush(stdout);
-  }
-
   bool json_;
   CodecConfig config_;
   uint64_t identity_;
@@ -152,23 +217,29 @@ int eval(const Options& o) {
   }
 
   training::Evaluation evaluation(codec);
+  std::optional<OpusBaseline> baseline;
+  if (!o.baseline.empty()) baseline.emplace(ctx, codec.config());
   Report report(o.json, codec.config(), codec.identity());
   catch_signals();
   const int code = run_jobs(jobs, "eval", o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
     if (hooks.stop->load() != 0) throw training::Stopped{hooks.stop->load()};
     hooks.progress(0, 0);
+    const auto judge = [&](std::span<const float> samples) {
+      if (baseline) baseline->add(job.in, samples);
+      report.add(evaluation.add(job.in, samples));
+    };
     if (data) {
-      report.add(evaluation.add(job.in, *data->load(clips.at(job.in))));
+      judge(*data->load(clips.at(job.in)));
     } else {
       training::Audio audio = training::read_audio(job.in);
       if (audio.channels > 1) audio.samples = training::to_mono(audio.samples, audio.channels);
       if (audio.sample_rate != rate) audio.samples = training::resample(audio.samples, 1, audio.sample_rate, rate);
       training::normalise_peak(audio.samples);
-      report.add(evaluation.add(job.in, audio.samples));
+      judge(audio.samples);
     }
     return std::string();
   });
-  report.finish(evaluation, model.string());
+  report.finish(evaluation, model.string(), baseline);
   return code;
 }
 
@@ -185,12 +256,14 @@ Command add_eval(CLI::App& app) {
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
+      ->check(CLI::IsMember({"opus"}));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);
   app.footer("Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
-             "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over files;\n"
-             "silent files have no SNR.");
+             "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
+             "files that have a value: silent files have no SNR and no STOI, less than 0.42 s of speech has no STOI.");
   return [o] { return eval(*o); };
 }
 

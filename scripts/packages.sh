@@ -1,27 +1,32 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the quickstart need, on Debian and its relatives. Does nothing when all is there.
 #
-#   scripts/packages.sh [build|test|all]     (default: all)
+#   scripts/packages.sh [build|test|real|all]     (default: all; real: what quickstart.sh --real needs)
 set -euo pipefail
 build=(g++ make ninja-build cmake pkg-config libdnnl-dev ocl-icd-opencl-dev libsndfile1-dev libsoxr-dev
        libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;
   test) packages=("${build[@]}" python3 xz-utils) ;;  # gpu_pack.sh packs by xz
+  real) packages=("${build[@]}" ffmpeg) ;;
   all) packages=("${build[@]}" python3 xz-utils espeak-ng sox) ;;
-  *) echo "usage: $0 [build|test|all]" >&2; exit 2 ;;
+  *) echo "usage: $0 [build|test|real|all]" >&2; exit 2 ;;
 esac
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+# Speech is downloaded later, without root: apt must know of it by then.
+lists=known
+[ "${1:-all}" != real ] || [ -n "$(apt-cache show festvox-ru 2>/dev/null)" ] || lists=unknown
+[ ${#missing[@]} -gt 0 ] || [ $lists = unknown ] || exit 0
 command -v apt-get >/dev/null || { echo "$0: no apt-get here; install by hand: ${missing[*]}" >&2; exit 4; }
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null || { echo "$0: neither root nor sudo; install by hand: ${missing[*]}" >&2; exit 4; }
   as_root=(sudo)
 fi
-echo "installing ${missing[*]}"
+[ ${#missing[@]} = 0 ] || echo "installing ${missing[*]}"
 "${as_root[@]}" apt-get update -qq
+[ ${#missing[@]} -gt 0 ] || exit 0
 DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -4,9 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <numbers>
+#include <utility>
 
 #include "nacre/ops/spectral_loss.h"
 #include "nacre/training/audio.h"
+#include "nacre/training/intelligibility.h"
 #include "nacre/windowed.h"
 
 namespace nacre::training {
@@ -45,13 +48,14 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   s.si_sdr = target > 0 ? decibels(target, rest) : -std::numeric_limits<double>::infinity();
 }
 
-template <class F>
-double mean_of(const std::vector<ClipScore>& clips, F&& value, bool skip_silent) {
+enum class Over : uint8_t { all, sounding, scored };  // scored: what is not NaN; elsewhere a NaN is an error to be seen
+
+double mean_of(const std::vector<ClipScore>& clips, double ClipScore::* value, Over over) {
   double sum = 0;
   int64_t n = 0;
   for (const ClipScore& c : clips) {
-    if (skip_silent && c.silent) continue;
-    sum += value(c);
+    if ((over == Over::sounding && c.silent) || (over == Over::scored && std::isnan(c.*value))) continue;
+    sum += c.*value;
     ++n;
   }
   return n > 0 ? sum / static_cast<double>(n) : std::numeric_limits<double>::quiet_NaN();
@@ -96,24 +100,90 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
   return d;
 }
 
-Evaluation::Evaluation(Codec& codec, bool distances)
+double segmental_snr(std::span<const float> decoded, std::span<const float> original, int64_t sample_rate) {
+  constexpr double seconds = 0.03, least = -10, most = 35;
+  const auto length = static_cast<size_t>(std::lround(seconds * static_cast<double>(sample_rate))), hop = length / 4;
+  if (sample_rate < min_sample_rate || decoded.size() != original.size())
+    throw Error(ErrorKind::usage, "segmental_snr: " + std::to_string(decoded.size()) + " and " +
+                                      std::to_string(original.size()) + " samples at " + std::to_string(sample_rate) +
+                                      " Hz, expected as many, at " + std::to_string(min_sample_rate) + " Hz or more");
+  std::vector<double> weights(length);
+  for (size_t n = 0; n < length; ++n) {
+    const double w = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / static_cast<double>(length + 1));
+    weights[n] = w * w;
+  }
+  double sum = 0;
+  int64_t frames = 0;
+  for (size_t first = 0; first + length <= original.size(); first += hop, ++frames) {
+    double signal = 0, noise = 0;
+    for (size_t n = 0; n < length; ++n) {
+      const double x = original[first + n], e = x - static_cast<double>(decoded[first + n]);
+      signal += weights[n] * x * x, noise += weights[n] * e * e;
+    }
+    sum += std::clamp(decibels(signal, noise), least, most);
+  }
+  return frames > 0 ? sum / static_cast<double>(frames) : std::numeric_limits<double>::quiet_NaN();
+}
+
+ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate) {
+  if (decoded.size() != original.size())
+    throw Error(ErrorKind::usage, "score_clip: " + std::to_string(decoded.size()) + " and " +
+                                      std::to_string(original.size()) + " samples, expected as many");
+  ClipScore s;
+  s.seconds = static_cast<double>(original.size()) / static_cast<double>(sample_rate);
+  s.silent = peak_of(original) < silence_peak;
+  if (!original.empty()) score_waveform(original, decoded, s);
+  if (!s.silent) {
+    s.segmental_snr = segmental_snr(decoded, original, sample_rate);
+    const Intelligibility i = intelligibility(ctx, decoded, original, sample_rate);
+    s.stoi = i.stoi, s.estoi = i.estoi;
+  }
+  if (original.size() >= 2) {
+    const SpectralDistance d = spectral_distance(ctx, decoded, original, sample_rate);
+    s.mel = d.mel, s.stft = d.stft;
+  }
+  return s;
+}
+
+const ClipScore& Scores::add(ClipScore s) {
+  clips_.push_back(std::move(s));
+  return clips_.back();
+}
+double Scores::snr() const { return mean_of(clips_, &ClipScore::snr, Over::sounding); }
+double Scores::si_sdr() const { return mean_of(clips_, &ClipScore::si_sdr, Over::sounding); }
+double Scores::segmental_snr() const { return mean_of(clips_, &ClipScore::segmental_snr, Over::scored); }
+double Scores::stoi() const { return mean_of(clips_, &ClipScore::stoi, Over::scored); }
+double Scores::estoi() const { return mean_of(clips_, &ClipScore::estoi, Over::scored); }
+double Scores::mel() const { return mean_of(clips_, &ClipScore::mel, Over::all); }
+double Scores::stft() const { return mean_of(clips_, &ClipScore::stft, Over::all); }
+double Scores::seconds() const {
+  double sum = 0;
+  for (const ClipScore& c : clips_) sum += c.seconds;
+  return sum;
+}
+double Scores::encode_speed() const {
+  double sum = 0;
+  for (const ClipScore& c : clips_) sum += c.encode_seconds;
+  return sum > 0 ? seconds() / sum : 0;
+}
+double Scores::decode_speed() const {
+  double sum = 0;
+  for (const ClipScore& c : clips_) sum += c.decode_seconds;
+  return sum > 0 ? seconds() / sum : 0;
+}
+
+Evaluation::Evaluation(Codec& codec)
     : codec_(codec),
-      distances_(distances),
       counts_(static_cast<size_t>(codec.config().n_codebooks),
               std::vector<int64_t>(static_cast<size_t>(codec.config().codebook_size), 0)) {}
 
 const ClipScore& Evaluation::add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded) {
-  const CodecConfig& config = codec_.config();
-  ClipScore s;
-  s.name = name;
-  s.seconds = static_cast<double>(samples.size()) / static_cast<double>(config.sample_rate);
-  s.silent = peak_of(samples) < silence_peak;
   std::vector<int32_t> codes;
   auto start = Clock::now();
   WindowedEncoder encoder(codec_, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); });
   encoder.push(samples);
   encoder.finish();
-  s.encode_seconds = since(start);
+  const double encode_seconds = since(start);
   for (size_t i = 0; i < codes.size(); ++i)
     ++counts_[i % counts_.size()][static_cast<size_t>(codes[i])];
   std::vector<float> out;
@@ -121,41 +191,19 @@ const ClipScore& Evaluation::add(const std::string& name, std::span<const float>
   WindowedDecoder decoder(codec_, [&](std::span<const float> y) { out.insert(out.end(), y.begin(), y.end()); });
   decoder.push(codes);
   decoder.finish();
-  s.decode_seconds = since(start);
+  const double decode_seconds = since(start);
   out.resize(samples.size());
-  if (!samples.empty()) score_waveform(samples, out, s);
-  if (distances_ && samples.size() >= 2) {
-    const SpectralDistance d = spectral_distance(codec_.context(), out, samples, config.sample_rate);
-    s.mel = d.mel, s.stft = d.stft;
-  }
+  ClipScore s = score_clip(codec_.context(), samples, out, codec_.config().sample_rate);
+  s.name = name;
+  s.encode_seconds = encode_seconds, s.decode_seconds = decode_seconds;
   for (size_t i = 0; i < samples.size(); ++i) {
     const double x = samples[i], y = out[i];
     sums_.n += 1, sums_.x += x, sums_.xx += x * x, sums_.y += y, sums_.yy += y * y;
   }
   if (decoded != nullptr) *decoded = std::move(out);
-  clips_.push_back(std::move(s));
-  return clips_.back();
+  return Scores::add(std::move(s));
 }
 
-double Evaluation::snr() const { return mean_of(clips_, [](const ClipScore& c) { return c.snr; }, true); }
-double Evaluation::si_sdr() const { return mean_of(clips_, [](const ClipScore& c) { return c.si_sdr; }, true); }
-double Evaluation::mel() const { return mean_of(clips_, [](const ClipScore& c) { return c.mel; }, false); }
-double Evaluation::stft() const { return mean_of(clips_, [](const ClipScore& c) { return c.stft; }, false); }
-double Evaluation::seconds() const {
-  double sum = 0;
-  for (const ClipScore& c : clips_) sum += c.seconds;
-  return sum;
-}
-double Evaluation::encode_speed() const {
-  double sum = 0;
-  for (const ClipScore& c : clips_) sum += c.encode_seconds;
-  return sum > 0 ? seconds() / sum : 0;
-}
-double Evaluation::decode_speed() const {
-  double sum = 0;
-  for (const ClipScore& c : clips_) sum += c.decode_seconds;
-  return sum > 0 ? seconds() / sum : 0;
-}
 double Evaluation::input_mean() const { return sums_.n > 0 ? sums_.x / sums_.n : 0; }
 double Evaluation::output_mean() const { return sums_.n > 0 ? sums_.y / sums_.n : 0; }
 double Evaluation::input_std() const {

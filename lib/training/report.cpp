@@ -15,6 +15,7 @@
 #include "nacre/training/image.h"
 #include "nacre/training/progress.h"
 #include "nacre/training/trainer.h"
+#include "report_compare.h"
 #include "report_log.h"
 #include "report_style.h"
 
@@ -22,7 +23,7 @@ namespace nacre::training {
 namespace {
 
 constexpr double longest_example = 8;  // seconds
-constexpr double audio_budget = 9e6;   // bytes of the page for sound, both versions of all examples
+constexpr double audio_budget = 9e6;   // bytes of the page for sound, all versions of all examples
 constexpr size_t rows_in_sight = 60;   // more files are folded away
 
 std::string base64(std::string_view raw) {
@@ -89,6 +90,7 @@ std::vector<size_t> unlike(const std::vector<std::string>& names, size_t count) 
 struct Example {
   size_t score = 0;  ///< index into Evaluation::clips()
   std::vector<float> original, decoded;
+  std::vector<std::vector<float>> others = {};  ///< by the baselines, in their order
 };
 
 /// Everything the page is written from.
@@ -107,7 +109,20 @@ struct Findings {
 
 std::string cell(double x, const char* format) { return "<td>" + figure_of(x, format) + "</td>"; }
 
-std::string summary(const Findings& f, const Evaluation& e) {
+/// A sentence on the same figure of the baselines, or nothing.
+std::string beside(const std::vector<Baseline>& others) {
+  std::string s;
+  for (const Baseline& b : others) {
+    if (!std::isfinite(b.scores.snr())) continue;
+    s += s.empty() ? " On the same audio " : ", and ";
+    s += (b.name == "Opus" ? "Opus, at " + figure_of(b.kilobits(), "%.1f") + " kbit/s, has "
+                           : "this codec had before training ") +
+         figure_of(b.scores.snr(), "%+.1f") + " dB";
+  }
+  return s.empty() ? s : s + ".";
+}
+
+std::string summary(const Findings& f, const Evaluation& e, const std::vector<Baseline>& others) {
   const double rate = f.codec.nominal_bitrate() / 1000, plain = 16 * static_cast<double>(f.codec.sample_rate) / 1000;
   std::string s = "<p>This neural audio codec was trained on " + describe_duration(f.training_seconds) + " of audio (" +
                   std::to_string(f.training_files) + " files) in " + std::to_string(f.log.step) +
@@ -127,8 +142,9 @@ std::string summary(const Findings& f, const Evaluation& e) {
     s += snr > 0 ? "what differs from the original has " +
                        (snr >= 6 ? "1/" + figure_of(std::pow(10, snr / 10), "%.0f")
                                  : figure_of(100 * std::pow(10, -snr / 10), "%.0f") + " percent") +
-                       " of the original's power. Higher is better.</p>\n"
-                 : std::string("at or below 0 dB, silence would be as close to the original as this output.</p>\n");
+                       " of the original's power. Higher is better."
+                 : std::string("at or below 0 dB, silence would be as close to the original as this output.");
+    s += beside(others) + "</p>\n";
   } else {
     s += "No SNR can be given, for there is nothing but silence.</p>\n";
   }
@@ -183,7 +199,7 @@ std::string curves(const Findings& f) {
   };
   std::string s = "<div class=\"charts\">\n";
   s += chart_html({.title = "Likeness to the original",
-                   .note = "SNR on held-out audio, measured at the end of every epoch. It should rise.",
+                   .note = "SNR on held-out audio, before training and at the end of every epoch. It should rise.",
                    .y_name = "SNR, dB",
                    .from_zero = true,
                    .series = {of_valid("held out", "var(--blue)", &ValidLine::snr)}});
@@ -244,10 +260,10 @@ std::string history(const Findings& f) {
       "<th>SI-SDR <small>dB</small></th><th>Output mean</th><th>Output std</th><th>Gradient "
       "norm</th></tr></thead>\n<tbody>\n";
   for (const ValidLine& l : f.log.valid)
-    s += "<tr>" + cell(l.epoch, "%.0f") + cell(l.step, "%.0f") + cell(l.loss, "%.3f") + cell(l.waveform, "%.4f") +
-         cell(l.stft, "%.3f") + cell(l.mel, "%.3f") + cell(l.commitment, "%.4f") + cell(l.snr, "%+.2f") +
-         cell(l.si_sdr, "%+.2f") + cell(l.output_mean, "%+.4f") + cell(l.output_std, "%.3f") +
-         cell(l.gradient_norm, "%.2f") + "</tr>\n";
+    s += "<tr>" + (l.epoch == 0 ? std::string("<td>start</td>") : cell(l.epoch, "%.0f")) + cell(l.step, "%.0f") +
+         cell(l.loss, "%.3f") + cell(l.waveform, "%.4f") + cell(l.stft, "%.3f") + cell(l.mel, "%.3f") +
+         cell(l.commitment, "%.4f") + cell(l.snr, "%+.2f") + cell(l.si_sdr, "%+.2f") + cell(l.output_mean, "%+.4f") +
+         cell(l.output_std, "%.3f") + cell(l.gradient_norm, "%.2f") + "</tr>\n";
   return s + "</tbody></table></div></details>\n";
 }
 
@@ -293,35 +309,45 @@ std::string codebooks(const Findings& f, const Evaluation& e) {
   return s + "</tbody></table></div>\n";
 }
 
-std::string side(const char* name, const std::string& about, std::span<const float> samples, int rate) {
+std::string side(const char* name, const ClipScore* score, const std::string& about, std::span<const float> samples,
+                 int rate) {
   // About 32 ms, whatever the rate: short enough for syllables, long enough for the partials of a voice.
   const Image picture = spectrogram(samples, {.window = rate > 24000 ? 1024 : 512, .width = 560, .height = 200});
-  return "<figure><figcaption><b>" + std::string(name) + "</b></figcaption>\n<img alt=\"Spectrogram: " + name + ", " +
-         html_text(about) + "\" src=\"data:image/png;base64," + base64(png_bytes(picture)) +
+  std::string s = "<figure><figcaption><b>" + std::string(name) + "</b>";
+  if (score != nullptr)
+    s += (score->silent ? ""
+                        : "SNR " + figure_of(score->snr, "%+.1f") + " dB, SI-SDR " + figure_of(score->si_sdr, "%+.1f") +
+                              " dB, ") +
+         "mel distance " + figure_of(score->mel, "%.2f");
+  else  // a line here, too, so that pictures beside each other are level
+    s += "16-bit samples, " + figure_of(16e-3 * rate, "%g") + " kbit/s";
+  return s + "</figcaption>\n<img alt=\"Spectrogram: " + name + ", " + html_text(about) +
+         "\" src=\"data:image/png;base64," + base64(png_bytes(picture)) +
          "\">\n<audio controls preload=\"metadata\" src=\"data:audio/wav;base64," + base64(wav_bytes(samples, rate)) +
          "\"></audio>\n</figure>\n";
 }
 
-std::string listening(const Findings& f, const Evaluation& e) {
+std::string listening(const Findings& f, const Evaluation& e, const std::vector<Baseline>& others) {
   const int rate = static_cast<int>(f.codec.sample_rate);
-  std::string s = "<p>Spectrograms: time to the right, frequency upwards to " +
-                  figure_of(static_cast<double>(rate) / 2000, "%g") +
-                  " kHz, loudness as colour from black (-90 dB) to pale yellow (0 dB).</p>\n";
+  std::string s =
+      "<p>Spectrograms: time to the right, frequency upwards to " + figure_of(static_cast<double>(rate) / 2000, "%g") +
+      " kHz, loudness as colour from black (-90 dB) to pale yellow (0 dB). Figures are of the whole file.</p>\n";
   for (const Example& x : f.examples) {
     const ClipScore& c = e.clips()[x.score];
     const double shown = static_cast<double>(x.original.size()) / rate;
-    s +=
-        "<h3>" + html_text(c.name) + "</h3>\n<p><small>" +
-        (shown < c.seconds ? "the first " + figure_of(shown, "%.1f") + " of " + figure_of(c.seconds, "%.1f") + " s"
-                           : figure_of(c.seconds, "%.1f") + " s") +
-        (c.silent ? "" : ", SNR " + figure_of(c.snr, "%+.1f") + " dB, SI-SDR " + figure_of(c.si_sdr, "%+.1f") + " dB") +
-        ", mel distance " + figure_of(c.mel, "%.2f") + "</small></p>\n<div class=\"pair\">\n" +
-        side("Original", c.name, x.original, rate) + side("Decoded", c.name, x.decoded, rate) + "</div>\n";
+    s += "<h3>" + html_text(c.name) + "</h3>\n<p><small>" +
+         (shown < c.seconds ? "the first " + figure_of(shown, "%.1f") + " of " + figure_of(c.seconds, "%.1f") + " s"
+                            : figure_of(c.seconds, "%.1f") + " s") +
+         (c.silent ? ", silent" : "") + "</small></p>\n<div class=\"pair\">\n" +
+         side("Original", nullptr, c.name, x.original, rate) + side("Decoded", &c, c.name, x.decoded, rate);
+    for (size_t i = 0; i < others.size(); ++i)
+      s += side(others[i].name.c_str(), &others[i].scores.clips()[x.score], c.name, x.others[i], rate);
+    s += "</div>\n";
   }
   return s;
 }
 
-std::string page(const Findings& f, const Evaluation& e) {
+std::string page(const Findings& f, const Evaluation& e, const Baselines& baselines) {
   const std::string title = html_text("Codec trained in " + f.name);
   // The policy makes a browser refuse whatever is not in this file.
   std::string s =
@@ -330,9 +356,14 @@ std::string page(const Findings& f, const Evaluation& e) {
       "img-src data:; media-src data:\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
       title + "</title>\n<style>" + report_style + "</style>\n</head>\n<body>\n<h1>" + title + "</h1>\n";
-  s += summary(f, e);
+  s += summary(f, e, baselines.all());
+  Baseline codec{.name = "This codec", .scores = e};
+  for (const ClipScore& c : e.clips())
+    codec.bits +=
+        code_bits(f.codec, static_cast<size_t>(std::llround(c.seconds * static_cast<double>(f.codec.sample_rate))));
+  s += "<h2>Comparison</h2>\n" + comparison_html(codec, baselines.all(), baselines.notes());
   s += "<h2>Training</h2>\n" + curves(f) + history(f);
-  s += "<h2>Listen and look</h2>\n" + listening(f, e);
+  s += "<h2>Listen and look</h2>\n" + listening(f, e, baselines.all());
   s +=
       std::string("<h2>Scores</h2>\n<p>") +
       (e.seconds() < f.held_out_seconds - 1e-6 ? std::to_string(e.clips().size()) + " of " +
@@ -400,10 +431,12 @@ ReportResult write_report(const ReportOptions& o) {
   std::vector<std::string> names;
   for (const int64_t c : scored) names.push_back(data.clips()[static_cast<size_t>(c)].path);
   const std::vector<size_t> chosen = unlike(names, static_cast<size_t>(std::max<int64_t>(0, o.examples)));
-  // 16-bit samples, two versions, four characters for three bytes.
+  Baselines baselines(ctx, o.run, f.codec);
+  const auto versions = static_cast<double>(2 + baselines.all().size());
+  // 16-bit samples, four characters for three bytes.
   const double seconds =
       std::min(longest_example, audio_budget / (static_cast<double>(std::max<size_t>(1, chosen.size())) *
-                                                static_cast<double>(f.codec.sample_rate) * 2 * 2 * 4 / 3));
+                                                static_cast<double>(f.codec.sample_rate) * versions * 2 * 4 / 3));
   const auto most = static_cast<size_t>(seconds * static_cast<double>(f.codec.sample_rate));
   Evaluation e(codec);
   std::map<size_t, Example> examples;
@@ -411,17 +444,20 @@ ReportResult write_report(const ReportOptions& o) {
     const Dataset::Samples samples = data.load(scored[i]);
     std::vector<float> decoded;
     e.add(names[i], *samples, &decoded);
+    std::vector<std::vector<float>> others = baselines.add(names[i], *samples);
     if (std::find(chosen.begin(), chosen.end(), i) != chosen.end()) {
       decoded.resize(std::min(decoded.size(), most));
+      for (std::vector<float>& other : others) other.resize(decoded.size());
       examples[i] = {.score = i,
                      .original = {samples->begin(), samples->begin() + static_cast<std::ptrdiff_t>(decoded.size())},
-                     .decoded = std::move(decoded)};
+                     .decoded = std::move(decoded),
+                     .others = std::move(others)};
     }
     if (o.progress) o.progress(static_cast<int64_t>(i) + 1, static_cast<int64_t>(scored.size()));
   }
   for (const size_t i : chosen) f.examples.push_back(std::move(examples[i]));
 
-  const std::string html = page(f, e);
+  const std::string html = page(f, e, baselines);
   write_file_atomically(o.output, html);
   return {.output = o.output, .bytes = html.size(), .files = static_cast<int64_t>(scored.size()), .snr = e.snr()};
 }

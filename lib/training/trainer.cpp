@@ -111,7 +111,7 @@ void Run::begin() {
   // What an earlier start of this run wrote after the step we go on from has not happened.
   const LogFailure failed = [this](const std::string& line) { say("warning: " + line); };
   const std::string log = (options_.run / "log.jsonl").string();
-  drop_log_lines_after(log, done_, failed);
+  drop_log_lines_after(log, from ? done_ : -1, failed);
   log_.emplace(log, failed);
   events_.emplace(options_.run.string(), EventOptions{.resume_step = from ? done_ + 1 : 0, .failed = failed});
   if (!from) events_->text("config", 0, "```\n" + config_.to_json() + "\n```");
@@ -123,6 +123,7 @@ void Run::begin() {
       std::to_string(steps_per_epoch_) + " steps per epoch, " + std::to_string(steps_) + " in all; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
+  starts_anew_ = !from && options_.init.empty();
 }
 
 std::optional<Checkpoint> Run::find_checkpoint() {
@@ -308,6 +309,20 @@ void Run::save(const std::string& why) {
   }
 }
 
+/// The model that report(0) has judged: what training makes of it is to be compared with.
+void Run::keep_start() {
+  const fs::path folder = options_.run / "start";
+  try {
+    std::error_code problem;
+    fs::create_directories(folder, problem);  // if not, the file says why
+    remove_leftovers(folder);
+    judged_.save(folder / "model.safetensors");
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::io) throw;
+    say("warning: the model before training was not saved: " + std::string(e.what()) + "; training goes on");
+  }
+}
+
 TrainResult Run::go() {
   begin();
   TrainResult result;
@@ -317,6 +332,10 @@ TrainResult Run::go() {
         " steps are done; raise --num_epochs to go on");
   } else {
     progress_.emplace("train", steps_, "steps", ProgressOptions{.to = options_.progress, .first = done_});
+    if (starts_anew_ && !stopped()) {
+      report(0);
+      keep_start();
+    }
     while (done_ < steps_ && !stopped()) {
       one_step();
       if (done_ % steps_per_epoch_ == 0 || done_ == steps_) {

@@ -66,7 +66,8 @@ void Run::judge(Evaluation& e, int64_t epoch) {
     e.add(path, *samples, &decoded);
     if (i >= shown_examples) continue;
     const std::string name = std::to_string(i) + "/" + path;
-    if (epoch == 1) {
+    // Once: before training where that is judged, else at the end of the first epoch.
+    if (epoch == (options_.init.empty() ? 0 : 1)) {
       events_->audio("original/" + name, 0, *samples, rate);
       events_->image("spectrogram_original/" + name, 0, spectrogram(*samples));
     }
@@ -111,19 +112,21 @@ void Run::report(int64_t epoch) {
   epoch_gradient_norm_ = 0;
   epoch_steps_ = 0;
 
-  say("epoch " + std::to_string(epoch) + "  step " + std::to_string(done_) + "  loss " + number(m.loss()) +
-      " (waveform " + number(m.waveform, "%.4f") + " [" + per_cent(m.share_waveform) + "], STFT " + number(m.stft) +
-      " [" + per_cent(m.share_stft) + "], mel " + number(m.mel) + " [" + per_cent(m.share_mel) + "], VQ " +
-      number(m.commitment, "%.4f") + ")");
-  say("  held out: SNR " + number(snr_, "%+.2f") + " dB  SI-SDR " + number(e.si_sdr(), "%+.2f") + " dB  mel " +
-      number(e.mel()) + "  STFT " + number(e.stft()) + "  output mean " + number(e.output_mean(), "%+.4f") + " std " +
-      number(e.output_std()) + " (input " + number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
+  const bool start = epoch == 0;
+  say((start ? "start" : "epoch " + std::to_string(epoch)) + "  step " + std::to_string(done_) + "  loss " +
+      number(m.loss()) + " (waveform " + number(m.waveform, "%.4f") + " [" + per_cent(m.share_waveform) + "], STFT " +
+      number(m.stft) + " [" + per_cent(m.share_stft) + "], mel " + number(m.mel) + " [" + per_cent(m.share_mel) +
+      "], VQ " + number(m.commitment, "%.4f") + ")");
+  say("  held out: SNR " + number(snr_, "%+.2f") + " dB  SI-SDR " + number(e.si_sdr(), "%+.2f") + " dB  STOI " +
+      (std::isnan(e.stoi()) ? "-" : number(e.stoi())) + "  mel " + number(e.mel()) + "  STFT " + number(e.stft()) +
+      "  output mean " + number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
+      number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
   say("  codebooks: " + per_cent(mean(usage)) + " used" + each(usage, 100) + ", perplexity " +
       number(mean(perplexity), "%.0f") + " of " + std::to_string(config_.codec.codebook_size) + each(perplexity, 1) +
-      "  gradient norm " + number(norm) + "  " + number(speed, "%.1f") + " x real time");
+      (start ? "" : "  gradient norm " + number(norm) + "  " + number(speed, "%.1f") + " x real time"));
   double frames = 0;
   for (const ClipScore& c : e.clips()) frames += c.seconds * config_.codec.frame_rate();
-  for (const std::string& w : warnings({.snr = snr_,
+  const HealthFigures figures{.snr = snr_,
                               .input_mean = e.input_mean(),
                               .input_std = e.input_std(),
                               .output_mean = e.output_mean(),
@@ -132,8 +135,10 @@ void Run::report(int64_t epoch) {
                               .perplexity = perplexity,
                               .codes_seen = static_cast<int64_t>(frames),
                               .codebook_size = config_.codec.codebook_size,
-                              .step = done_}))
-    say("  warning: " + w);
+                              .step = done_};
+  // What warnings look for is what training has to cure: before the first step there is nothing to warn of.
+  if (!start)
+    for (const std::string& w : warnings(figures)) say("  warning: " + w);
 
   nlohmann::ordered_json line = {{"step", done_},
                                  {"epoch", epoch},
@@ -147,15 +152,20 @@ void Run::report(int64_t epoch) {
                                  {"valid/share_mel", m.share_mel},
                                  {"valid/snr", snr_},
                                  {"valid/si_sdr", e.si_sdr()},
+                                 {"valid/segmental_snr", e.segmental_snr()},
+                                 {"valid/stoi", e.stoi()},
+                                 {"valid/estoi", e.estoi()},
                                  {"valid/mel_distance", e.mel()},
                                  {"valid/stft_distance", e.stft()},
                                  {"valid/output_mean", e.output_mean()},
                                  {"valid/output_std", e.output_std()},
                                  {"valid/input_mean", e.input_mean()},
                                  {"valid/input_std", e.input_std()},
-                                 {"valid/grad_norm", norm},
-                                 {"valid/audio_seconds_per_second", speed},
                                  {"trained_seconds", trained_seconds_}};
+  if (!start) {
+    line["valid/grad_norm"] = norm;
+    line["valid/audio_seconds_per_second"] = speed;
+  }
   for (const auto& [key, value] : line.items())
     if (key.rfind("valid/", 0) == 0) events_->scalar(key, done_, value.get<double>());
   for (size_t i = 0; i < usage.size(); ++i) {

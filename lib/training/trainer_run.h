@@ -30,6 +30,7 @@ class Run {
   bool init();
   void start_as_transform();
   void start_codebooks();
+  void keep_start();
   void one_step();
   void skipped_update(const Batch&, int64_t updates);
   void log_step(const StepMetrics&);
@@ -41,7 +42,7 @@ class Run {
     return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
   }
 
-  // trainer_report.cpp
+  // trainer_report.cpp; epoch 0 is before training
   void report(int64_t epoch);
   void judge(Evaluation&, int64_t epoch);
   StepMetrics measure_held_out();
@@ -59,6 +60,7 @@ class Run {
   std::optional<Prefetcher> batches_;
   std::optional<Progress> progress_;
   int64_t steps_per_epoch_, steps_, done_ = 0, saved_at_ = -1;
+  bool starts_anew_ = false;  // neither resumed nor from given weights
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
   double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
   double waited_seconds_ = 0;                       // for batches; part of trained_seconds_

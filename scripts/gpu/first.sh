@@ -114,7 +114,7 @@ mission_result() { # precision, seconds given, seconds taken, exit code: an obje
   local run log model=$S_OUT/mission-$1.safetensors epochs
   log=$(find "$S_WORK/$1" -name log.jsonl 2>/dev/null | head -n 1)
   run=${log%/*}
-  [ -z "$run" ] || grep '"valid/snr"' "$log" >"$S_OUT/mission-$1.jsonl"
+  [ -z "$run" ] || grep '"valid/snr"' "$log" | grep -v '"epoch":0,' >"$S_OUT/mission-$1.jsonl" # epoch 0: before training
   if [ -n "$run" ] && ! ours timeout --foreground -k 2 10 "$S_BUILD/nacre" export -m "$run" -o "$model" -f -q; then rm -f "$model"; fi
   printf '{"precision": "%s", "ended": "%s", "exit": %d, "seconds_given": %d, "seconds": %d,\n' "$1" \
     "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) if [ $stopping = 1 ]; then echo "stopped"; else echo "failed"; fi ;; esac)$(

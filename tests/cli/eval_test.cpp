@@ -1,7 +1,10 @@
 // nacre eval and info through the built program: eval prints the trainer's own number, and the bitrate of the real stream.
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
+#include "nacre/training/baseline.h"
+#include "nacre/training/evaluation.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -43,6 +46,15 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   const json all = json::parse(o.out);
   CHECK(all["mean"]["snr"].get<double>() == snr);
   CHECK(all["mean"]["mel_distance"].get<double>() == mel);
+  for (const char* key : {"segmental_snr", "stoi", "estoi"}) {
+    // Means are over the files that have a value: each is a number somewhere between its files'.
+    double least = std::numeric_limits<double>::infinity(), most = -least;
+    for (const json& file : all["files"])
+      if (!file[key].is_null()) least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
+    INFO(key);
+    CHECK(all["mean"][key].get<double>() >= least);
+    CHECK(all["mean"][key].get<double>() <= most);
+  }
   CHECK(all["files"].size() >= 2);
   // Without the cap it hears all that is held out; the same files by name score the same.
   o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--valid_seconds", "0", "--json"});
@@ -80,6 +92,92 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   CHECK(o.lines() == 1);
   CHECK(o.out.find("silent: no SNR") != std::string::npos);
   CHECK(o.out.find("mean of 2") != std::string::npos);
+  const auto words = [&](const std::string& ending) {
+    std::istringstream table(o.out);
+    std::vector<std::string> found;
+    for (std::string line, word; std::getline(table, line);)
+      if (line.find(ending) != std::string::npos)
+        for (std::istringstream row(line); row >> word;) found.push_back(word);
+    return found;
+  };
+  // seconds, SNR, SI-SDR, segmental SNR, STOI, ESTOI, mel, ...
+  const std::vector<std::string> head = words("kbit/s"), silent = words("silent.wav"), mean = words("mean of 2");
+  CHECK(std::find(head.begin(), head.end(), "ESTOI") != head.end());
+  REQUIRE(silent.size() > 6);
+  REQUIRE(mean.size() > 6);
+  for (size_t column = 1; column <= 5; ++column) {
+    CHECK(silent[column] == "-");
+    CHECK(mean[column] != "-");
+  }
+  CHECK(silent[6] != "-");
+
+  // 0.3 s: a segmental SNR and no STOI, in JSON as well.
+  o = run(folder, {"eval", write_voice(folder / "short.wav", 4800), folder / "silent.wav", "-m", model, "--json"});
+  REQUIRE(o.code == 0);
+  const json two = json::parse(o.out);
+  CHECK(two["files"][0]["segmental_snr"].is_number());
+  for (const char* key : {"stoi", "estoi"}) {
+    CHECK(two["files"][0][key].is_null());
+    CHECK(two["mean"][key].is_null());
+  }
+  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"}) CHECK(two["files"][1][key].is_null());
+  CHECK(two["mean"]["segmental_snr"] == two["files"][0]["segmental_snr"]);
+}
+
+TEST_CASE("eval sets Opus beside the codec", "[cli]") {
+  const Folder folder;
+  const std::string model = tiny_model(folder);
+  const std::string first = write_voice(folder / "a.wav", 37123), second = write_voice(folder / "b.wav", 21000, 22050, 2, 5);
+  training::write_wav(folder / "silent.wav", {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
+  Outcome o = run(folder, {"eval", first, second, folder / "silent.wav", "-m", model, "--json", "--baseline", "opus"});
+  if (training::opus_unavailable()) {
+    CHECK(o.code == 2);
+    CHECK(o.lines() == 1);
+    CHECK(o.err.find("--baseline opus: ") != std::string::npos);
+    CHECK(o.out.empty());
+    return;
+  }
+  INFO(o.err);
+  REQUIRE(o.code == 0);
+  const json all = json::parse(o.out);
+  o = run(folder, {"eval", first, second, folder / "silent.wav", "-m", model, "--json"});
+  const json alone = json::parse(o.out);
+  // It changes nothing else.
+  CHECK_FALSE(alone.contains("baseline"));
+  for (size_t i = 0; i < 3; ++i)
+    for (const char* key : {"path", "snr", "segmental_snr", "stoi", "mel_distance", "bitrate"})
+      CHECK(all["files"][i][key] == alone["files"][i][key]);
+  // What is scored is what the library makes of the same samples.
+  const json& opus = all["baseline"];
+  REQUIRE(opus["files"].size() == 3);
+  training::Audio audio = training::read_audio(first);
+  training::normalise_peak(audio.samples);
+  const training::OpusCoded coded = training::code_opus(audio.samples, 16000, all["nominal_bitrate"]);
+  Context ctx({.device = {}, .threads = 1});
+  const training::ClipScore score = training::score_clip(ctx, audio.samples, coded.samples, 16000);
+  CHECK(opus["codec"] == "opus");
+  CHECK(opus["files"][0]["path"] == first);
+  CHECK(opus["files"][0]["snr"].get<double>() == score.snr);
+  CHECK(opus["files"][0]["stoi"].get<double>() == score.stoi);
+  CHECK(opus["files"][0]["segmental_snr"].get<double>() == score.segmental_snr);
+  CHECK(opus["files"][0]["mel_distance"].get<double>() == score.mel);
+  CHECK(opus["files"][0]["bitrate"].get<double>() == Approx(8.0 * double(coded.bytes) * 16000 / 37123));
+  CHECK(opus["files"][2]["snr"].is_null());
+  // Means: of two files, for the third is silent, and of all bits over all seconds.
+  const auto figure = [&](size_t i, const char* key) { return opus["files"][i][key].get<double>(); };
+  CHECK(opus["mean"]["snr"].get<double>() == Approx((figure(0, "snr") + figure(1, "snr")) / 2));
+  double bits = 0, seconds = 0;
+  for (size_t i = 0; i < 3; ++i) bits += figure(i, "bitrate") * figure(i, "seconds"), seconds += figure(i, "seconds");
+  CHECK(opus["mean"]["bitrate"].get<double>() == Approx(bits / seconds));
+
+  o = run(folder, {"eval", first, second, "-m", model, "--baseline", "opus"});
+  CHECK(o.code == 0);
+  CHECK(o.out.find("Opus, mean of 2") != std::string::npos);
+  CHECK(o.out.find("Opus, mean of 2") > o.out.find("  mean of 2"));
+  // A baseline that nobody has.
+  o = run(folder, {"eval", first, "-m", model, "--baseline", "mp3"});
+  CHECK(o.code == 2);
+  CHECK(o.out.empty());
 }
 
 TEST_CASE("info says what things are", "[cli]") {

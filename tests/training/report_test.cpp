@@ -6,8 +6,10 @@
 #include "files.h"
 #include "harness.h"
 #include "nacre/codec.h"
+#include "nacre/training/baseline.h"
 #include "nacre/training/run_config.h"
 #include "training/chart.h"
+#include "training/report_compare.h"
 #include "training/report_log.h"
 
 using namespace nacre;
@@ -20,6 +22,12 @@ size_t count_of(const std::string& text, const std::string& what) {
   size_t n = 0;
   for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + what.size())) ++n;
   return n;
+}
+
+/// The page without its pictures and sounds, whose base64 may hold any word.
+std::string without_data(std::string html) {
+  for (size_t at; (at = html.find("\"data:")) != std::string::npos;) html.erase(at, html.find('"', at + 1) + 1 - at);
+  return html;
 }
 
 /// A run that never ran: random weights and a log of two epochs.
@@ -134,11 +142,13 @@ TEST_CASE("a report is one page with everything inside", "[training][report]") {
   CHECK(html.find("<script") == std::string::npos);
   CHECK(html.find("http://") == std::string::npos);
   CHECK(html.find("https://") == std::string::npos);
-  CHECK(html.find("nan") == std::string::npos);
-  CHECK(count_of(html, "<img ") == 6);
-  CHECK(count_of(html, "src=\"data:image/png;base64,iVBORw0KGgo") == 6);
-  CHECK(count_of(html, "<audio ") == 6);
-  CHECK(count_of(html, "src=\"data:audio/wav;base64,UklGR") == 6);
+  CHECK(without_data(html).find("nan") == std::string::npos);
+  // Three files: original, decoded, and Opus where there is one.
+  const size_t sounds = opus_unavailable() ? 6 : 9;
+  CHECK(count_of(html, "<img ") == sounds);
+  CHECK(count_of(html, "src=\"data:image/png;base64,iVBORw0KGgo") == sounds);
+  CHECK(count_of(html, "<audio ") == sounds);
+  CHECK(count_of(html, "src=\"data:audio/wav;base64,UklGR") == sounds);
   CHECK(count_of(html, "<svg ") == count_of(html, "</svg>"));
   CHECK(count_of(html, "<tr>") == count_of(html, "</tr>"));
   CHECK(html.find("the first 8.0 of 9.0 s") != std::string::npos);
@@ -153,4 +163,88 @@ TEST_CASE("a report is one page with everything inside", "[training][report]") {
   o.examples = 0;
   CHECK(write_report(o).files == 1);
   CHECK(count_of(read_bytes(o.output.string()), "<audio ") == 0);
+}
+
+TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
+  const TemporaryFolder folder;
+  const RunConfig config = tiny_run(folder);
+  write_sine(folder / "data/a.wav", 20000);
+  write_sine(folder / "data/valid/b.wav", 16000, 500);
+  write_sine(folder / "data/valid/c.wav", 12345, 700);
+  ReportOptions o{
+      .run = folder / "run", .model = {}, .data_dir = folder.path() + "/data", .output = folder / "page.html"};
+  o.context.threads = 1;
+  o.overwrite = true;
+  const std::string start = folder / "run/start/model.safetensors", model = folder / "run/model.safetensors";
+  const auto page = [&] {
+    write_report(o);
+    return read_bytes(o.output.string());
+  };
+  /// The cells of the comparison's row of that name.
+  const auto row = [](const std::string& html, const std::string& name) {
+    const size_t at = html.find("<tr><td>" + name + "</td>");
+    return at == std::string::npos ? std::string()
+                                   : html.substr(at + 13 + name.size(), html.find("</tr>", at) - at - 13 - name.size());
+  };
+  const size_t opus = opus_unavailable() ? 0 : 2;  // sounds of two files
+
+  SECTION("the same weights as the start's have the same figures") {
+    write_bytes(start, read_bytes(model));
+    const std::string html = page();
+    CHECK(count_of(html, "<audio ") == 6 + opus);
+    const std::string figures = row(html, "This codec");
+    CHECK(figures.rfind("<td>16.0</td>", 0) == 0);  // 2 codes of 4 bits, 2000 times a second
+    CHECK(row(html, "Before training") == figures);
+    CHECK(count_of(html, "<b>Before training</b>") == 2);
+    CHECK(html.find("this codec had before training") != std::string::npos);
+    CHECK(html.find("is not shown") == (opus > 0 ? std::string::npos : html.find("Opus is not shown")));
+  }
+  SECTION("other weights have others") {
+    Context ctx({.threads = 1});
+    Codec codec(ctx, config.codec);
+    initialise(ctx, codec.parameters(), codec.config(), 8);
+    codec.save(start);
+    const std::string html = page();
+    CHECK(!row(html, "Before training").empty());
+    CHECK(row(html, "Before training") != row(html, "This codec"));
+  }
+  SECTION("a start that is not there, damaged, or of another shape is named, and the page is made") {
+    CHECK(page().find("the run has no start/model.safetensors") != std::string::npos);
+    write_bytes(start, "damaged");
+    CHECK(page().find("The codec before training is not shown: ") != std::string::npos);
+    Context ctx({.threads = 1});
+    CodecConfig other = config.codec;
+    other.n_codebooks = 3;
+    Codec codec(ctx, other);
+    initialise(ctx, codec.parameters(), codec.config(), 8);
+    codec.save(start);
+    const std::string html = page();
+    CHECK(html.find("has another configuration") != std::string::npos);
+    CHECK(row(html, "Before training").empty());
+    CHECK(count_of(html, "<audio ") == 4 + opus);
+  }
+  if (opus > 0) {
+    SECTION("Opus has its measured bitrate") {
+      const std::string html = page();
+      CHECK(count_of(html, "<b>Opus</b>") == 2);
+      double bits = 0, seconds = 0;
+      for (const char* name : {"data/valid/b.wav", "data/valid/c.wav"}) {
+        std::vector<float> x = read_audio(folder / name).samples;
+        normalise_peak(x);
+        bits += 8 * static_cast<double>(code_opus(x, 16000, 16000).bytes);
+        seconds += static_cast<double>(x.size()) / 16000;
+      }
+      CHECK(row(html, "Opus").rfind("<td>" + figure_of(bits / seconds / 1000, "%.1f") + "</td>", 0) == 0);
+    }
+  }
+}
+
+TEST_CASE("a comparison without baselines says why", "[training][report]") {
+  Baseline codec{.name = "This codec", .scores = {}, .bits = 32000};
+  codec.scores.add({.name = "a", .seconds = 2, .snr = 5, .si_sdr = 4, .mel = 1, .stft = 2, .stoi = 0.75});
+  const std::string html = comparison_html(codec, {}, {"Opus is not shown: library <1> cannot write Ogg Opus."});
+  CHECK(html.find("<td>16.0</td><td>+5.00</td><td>+4.00</td><td>0.750</td><td>1.000</td><td>2.000</td>") !=
+        std::string::npos);
+  CHECK(html.find("<li>Opus is not shown: library &lt;1&gt; cannot write Ogg Opus.</li>") != std::string::npos);
+  CHECK(html.find("Opus was asked") == std::string::npos);
 }

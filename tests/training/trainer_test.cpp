@@ -4,144 +4,14 @@
 
 #include <climits>
 #include <limits>
-#include <nlohmann/json.hpp>
 
-#include "catch.h"
 #include "faults.h"
-#include "files.h"
-#include "nacre/random.h"
 #include "nacre/safetensors.h"
 #include "nacre/training/checkpoint_store.h"
+#include "trainer_runs.h"
 
 using namespace nacre;
-using namespace nacre::training;
 using namespace nacre::test;
-namespace fs = std::filesystem;
-
-namespace {
-
-/// A model of a few hundred weights on a second of sound, so that a run takes a fraction of a second.
-RunConfig tiny(QuantizerKind quantizer = QuantizerKind::ema) {
-  RunConfig c;
-  c.codec.encoder_dim = 4;
-  c.codec.encoder_rates = c.codec.decoder_rates = {2, 2};
-  c.codec.decoder_dim = 16;
-  c.codec.latent_dim = 8;
-  c.codec.quantizer = quantizer;
-  c.codec.n_codebooks = 2;
-  c.codec.codebook_size = 16;
-  c.codec.codebook_dim = 4;
-  c.codec.metric = quantizer == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
-  c.loss.windows = {16, 64};
-  c.loss.mels = {5, 10};
-  c.optimizer.learning_rate = 1e-3;
-  c.training.batch_size = 2;
-  c.training.segment_length = 400;
-  c.training.num_epochs = 3;
-  c.training.codebook_start_rows = 300;
-  c.training.schedule = Schedule::constant;  // so that max_steps may end a run early without changing a step
-  return c;
-}
-
-/// Sines with a little noise, of different lengths; one is shorter than a segment.
-void write_sounds(const TemporaryFolder& folder) {
-  const int64_t lengths[] = {2400, 1600, 3000, 250, 2000, 1200};
-  for (size_t i = 0; i < std::size(lengths); ++i) {
-    std::vector<float> x = sine(lengths[i], 200.0 + 170.0 * static_cast<double>(i), 16000, 0.4);
-    const Philox noise{7, i};
-    for (size_t t = 0; t < x.size(); ++t) x[t] += static_cast<float>(0.05 * (noise.uniform(t) - 0.5));
-    write_wav(folder / ("data/" + std::to_string(i) + ".wav"), {.samples = x, .sample_rate = 16000, .channels = 1});
-  }
-}
-
-struct Outcome {
-  TrainResult result;
-  std::string text;
-};
-
-/// Options of a run in folder/NAME on folder/data, which says nothing on the screen.
-class Trainer {
- public:
-  Trainer(const TemporaryFolder& folder, const std::string& name, const RunConfig& config)
-      : silent_(std::fopen("/dev/null", "w")) {
-    options.config = config;
-    options.data_dir = folder / "data";
-    options.run = folder / name;
-    options.context.threads = 1;
-    options.progress = silent_;
-  }
-  Trainer(const Trainer&) = delete;
-  Trainer& operator=(const Trainer&) = delete;
-  ~Trainer() { std::fclose(silent_); }
-
-  /// What it says until it fails stays in `said`.
-  Outcome run() {
-    char* text = nullptr;
-    size_t bytes = 0;
-    options.out = ::open_memstream(&text, &bytes);
-    const auto close = [&] {
-      std::fclose(options.out);
-      said.assign(text, bytes);
-      std::free(text);
-    };
-    try {
-      const TrainResult r = train(options);
-      close();
-      return {r, said};
-    } catch (...) {
-      close();
-      throw;
-    }
-  }
-  Outcome run_to(int64_t step) {
-    options.config.training.max_steps = step;
-    return run();
-  }
-  ErrorKind error_of_run(std::string& text) {
-    try {
-      run();
-    } catch (const Error& e) {
-      text = e.what();
-      return e.kind();
-    }
-    FAIL("the run did not fail; it said\n" << said);
-    return {};
-  }
-
-  TrainerOptions options;
-  std::string said;
-
- private:
-  std::FILE* silent_;
-};
-
-void check_same_state(const fs::path& a, const fs::path& b) {
-  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
-    INFO(a << " and " << b << ": " << name);
-    const std::string first = read_bytes(a / name), second = read_bytes(b / name);
-    CHECK(first.size() > 1000);
-    CHECK(first == second);
-  }
-}
-
-std::vector<nlohmann::json> log_lines(const fs::path& run) {
-  std::vector<nlohmann::json> lines;
-  std::ifstream in(run / "log.jsonl");
-  for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
-  return lines;
-}
-
-/// step: loss of the training lines.
-std::vector<std::pair<int64_t, double>> logged_losses(const fs::path& run) {
-  std::vector<std::pair<int64_t, double>> losses;
-  for (const nlohmann::json& line : log_lines(run))
-    if (line.contains("loss")) losses.emplace_back(line["step"].get<int64_t>(), line["loss"].get<double>());
-  return losses;
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
-}  // namespace
 
 TEST_CASE("trainer: a run that is stopped and resumed ends with the bits of one that is not") {
   RunConfig config;
@@ -466,10 +336,14 @@ TEST_CASE("trainer: a disk that fails while saving costs a checkpoint, not the r
     for (const auto& entry : fs::directory_iterator(t.options.run)) {
       const std::string name = entry.path().filename();
       INFO(name);
-      CHECK((name == "run.lock" || name == "config.json" || name == "log.jsonl" || name.rfind("step-0", 0) == 0 ||
-             name.rfind("events.out", 0) == 0));
+      CHECK((name == "run.lock" || name == "config.json" || name == "log.jsonl" || name == "start" ||
+             name.rfind("step-0", 0) == 0 || name.rfind("events.out", 0) == 0));
     }
     if (failed) continue;
+    if (const fs::path start = t.options.run / "start"; fs::exists(start)) {
+      for (const auto& entry : fs::directory_iterator(start)) CHECK(entry.path().filename() == "model.safetensors");
+      CHECK((fs::exists(start / "model.safetensors") || contains(t.said, "the model before training was not saved")));
+    }
     const CheckpointSearch found = newest_checkpoint(t.options.run);
     REQUIRE(found.found);
     CHECK(found.damaged.empty());
@@ -536,7 +410,7 @@ TEST_CASE("trainer: steps per epoch, and what an evaluation says") {
   CHECK(o.result.step <= 2 * most);
   CHECK(o.result.step >= 2 * (most - 4));  // one of the six files is held out
   for (const char* part : {"epoch 1  step ", "epoch 2  step ", "loss ", "waveform ", "STFT ", "mel ", "VQ ", " %]",
-                           "SNR ", "SI-SDR ", "output mean ", " std ", "(input ", "codebooks: ", " used [",
+                           "SNR ", "SI-SDR ", "STOI ", "output mean ", " std ", "(input ", "codebooks: ", " used [",
                            "perplexity ", "gradient norm ", "x real time", "done: "})
     CHECK(contains(o.text, part));
   for (const nlohmann::json& line : log_lines(t.options.run)) {
@@ -552,6 +426,7 @@ TEST_CASE("trainer: steps per epoch, and what an evaluation says") {
     CHECK(line["valid/share_waveform"].get<double>() + line["valid/share_stft"].get<double>() +
               line["valid/share_mel"].get<double>() ==
           Approx(1.0));
+    for (const char* key : {"valid/segmental_snr", "valid/stoi", "valid/estoi"}) CHECK(line.contains(key));
     CHECK(line["codebook_usage"].size() == 2);
     CHECK(line["codebook_perplexity"].size() == 2);
   }

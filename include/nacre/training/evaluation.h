@@ -1,13 +1,20 @@
 #pragma once
-// How good a codec is on given audio. The trainer and `nacre eval` both call evaluate_clip, so they print the same numbers.
+// How good a codec is on given audio. The trainer, `nacre eval` and baselines all call score_clip, so they print the same numbers.
 //
 // All at the model's rate, on peak-normalised audio, through the quantizer with hard codes; no gain or lag is fitted.
 //   SNR      10 log10(sum x^2 / sum (x - y)^2)
 //   SI-SDR   Le Roux et al. 2019 (arXiv 1811.02508), means removed
+//   seg SNR  segmental SNR as Hansen and Pellom (ICSLP 1998) measure it: frames of 30 ms, round(0.03 rate) = L samples, hop
+//            floor(L / 4), every frame that lies whole in the clip, weighted by 1/2 - 1/2 cos(2 pi (n + 1) / (L + 1)); the
+//            mean of the frames' SNR (Quackenbush et al. 1988, equation 2.12) in dB, each clamped to -10 .. 35
+//            (Papamichalis 1987). A frame without error counts 35, else a frame of zeros -10: silent frames are kept
+//   STOI, ESTOI   intelligibility.h
 //   mel      DAC's multi-scale mel distance (arXiv 2306.06546): windows 32 .. 2048, 5 .. 320 bands, sum over scales
 //   STFT     DAC's multi-scale STFT distance: windows 2048 and 512
-// Means over files; silent files are left out of SNR and SI-SDR.
+// Means over the files that have a value: silent files have no SNR of any kind and no STOI, files with less than 0.42 s of
+// speech no STOI, files of less than 30 ms no segmental SNR.
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,25 +28,44 @@ struct ClipScore {
   double seconds = 0;
   bool silent = false;
   double snr = 0, si_sdr = 0, mel = 0, stft = 0;
+  /// NaN where there is none.
+  double segmental_snr = std::numeric_limits<double>::quiet_NaN();
+  double stoi = std::numeric_limits<double>::quiet_NaN(), estoi = std::numeric_limits<double>::quiet_NaN();
   double input_mean = 0, input_std = 0, output_mean = 0, output_std = 0;
   double encode_seconds = 0, decode_seconds = 0;  ///< of wall time
 };
 
-class Evaluation {
- public:
-  explicit Evaluation(Codec&, bool distances = true);
-  /// Encodes, decodes and scores one clip (mono, model rate, normalised). Returns the score; `decoded`, if given, gets the audio.
-  const ClipScore& add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded = nullptr);
+/// Scores decoded audio, whoever decoded it; the name and the times are the caller's. Throws Error(usage) when the lengths
+/// differ.
+ClipScore score_clip(Context&, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate);
 
+/// Scores of files, and their means: NaN where no file has a value.
+class Scores {
+ public:
   const std::vector<ClipScore>& clips() const { return clips_; }
-  /// Mean over files; NaN when nothing could be scored.
+  const ClipScore& add(ClipScore);
   double snr() const;
   double si_sdr() const;
+  double segmental_snr() const;
+  double stoi() const;
+  double estoi() const;
   double mel() const;
   double stft() const;
   double seconds() const;
   double encode_speed() const;  ///< x real time
   double decode_speed() const;
+
+ private:
+  std::vector<ClipScore> clips_;
+};
+
+/// A codec's scores.
+class Evaluation : public Scores {
+ public:
+  explicit Evaluation(Codec&);
+  /// Encodes, decodes and scores one clip (mono, model rate, normalised). Returns the score; `decoded`, if given, gets the audio.
+  const ClipScore& add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded = nullptr);
+
   /// Over all samples of all clips.
   double input_mean() const, input_std() const, output_mean() const, output_std() const;
   /// Per codebook: part of the codes that occur, and exp of the entropy of their use.
@@ -48,8 +74,6 @@ class Evaluation {
 
  private:
   Codec& codec_;
-  bool distances_;
-  std::vector<ClipScore> clips_;
   std::vector<std::vector<int64_t>> counts_;  // [codebook][code]
   struct Sums {
     double n = 0, x = 0, xx = 0, y = 0, yy = 0;
@@ -61,5 +85,8 @@ struct SpectralDistance {
   double mel = 0, stft = 0;
 };
 SpectralDistance spectral_distance(Context&, std::span<const float> decoded, std::span<const float> original, int64_t sample_rate);
+
+/// In dB; see above. NaN for clips shorter than a frame.
+double segmental_snr(std::span<const float> decoded, std::span<const float> original, int64_t sample_rate);
 
 }  // namespace nacre::training

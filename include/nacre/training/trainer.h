@@ -2,6 +2,8 @@
 // The training loop: data in, checkpoints and logs out. What `nacre train` is a command line for.
 //
 //   RUN/config.json           the resolved configuration
+//   RUN/start/                model.safetensors before the first step, as the first evaluation judged it; not where a run was
+//                             given weights
 //   RUN/step-00000080/        checkpoints: model.safetensors, optimizer.safetensors, manifest.json
 //   RUN/log.jsonl, RUN/events.out.tfevents.*
 #include <atomic>

@@ -1,0 +1,164 @@
+#include "nacre/training/baseline.h"
+
+#include <sndfile.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "nacre/error.h"
+#include "nacre/training/audio.h"
+
+namespace nacre::training {
+namespace {
+
+constexpr int opus_rates[] = {8000, 12000, 16000, 24000, 48000};
+constexpr int64_t packets_per_second = 50;
+
+struct CloseSound {
+  void operator()(SNDFILE* f) const { sf_close(f); }
+};
+using Sound = std::unique_ptr<SNDFILE, CloseSound>;
+
+/// A file in memory, for libsndfile.
+struct MemoryFile {
+  std::string bytes = {};
+  size_t at = 0;
+};
+
+sf_count_t length_of(void* user) { return static_cast<sf_count_t>(static_cast<MemoryFile*>(user)->bytes.size()); }
+sf_count_t position_of(void* user) { return static_cast<sf_count_t>(static_cast<MemoryFile*>(user)->at); }
+sf_count_t seek_in(sf_count_t offset, int whence, void* user) {
+  auto& f = *static_cast<MemoryFile*>(user);
+  const sf_count_t from = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? position_of(user) : length_of(user);
+  if (from + offset < 0) return -1;
+  f.at = static_cast<size_t>(from + offset);
+  return position_of(user);
+}
+sf_count_t read_from(void* to, sf_count_t count, void* user) {
+  auto& f = *static_cast<MemoryFile*>(user);
+  if (f.at >= f.bytes.size()) return 0;
+  const size_t n = std::min(static_cast<size_t>(count), f.bytes.size() - f.at);
+  std::memcpy(to, f.bytes.data() + f.at, n);
+  f.at += n;
+  return static_cast<sf_count_t>(n);
+}
+sf_count_t write_to(const void* from, sf_count_t count, void* user) {
+  auto& f = *static_cast<MemoryFile*>(user);
+  const auto n = static_cast<size_t>(count);
+  if (f.bytes.size() < f.at + n) f.bytes.resize(f.at + n);
+  std::memcpy(f.bytes.data() + f.at, from, n);
+  f.at += n;
+  return count;
+}
+
+Sound open_memory(MemoryFile& file, int mode, SF_INFO& info) {
+  SF_VIRTUAL_IO io{
+      .get_filelen = length_of, .seek = seek_in, .read = read_from, .write = write_to, .tell = position_of};
+  Sound sound(sf_open_virtual(&io, mode, &info, &file));
+  if (!sound) throw Error(ErrorKind::usage, std::string("Opus: ") + sf_strerror(nullptr));
+  return sound;
+}
+
+SF_INFO opus_info(int rate) {
+  SF_INFO info{};
+  info.samplerate = rate;
+  info.channels = 1;
+  info.format = SF_FORMAT_OGG | SF_FORMAT_OPUS;
+  return info;
+}
+
+int opus_rate(int sample_rate) {
+  for (const int rate : opus_rates)
+    if (rate >= sample_rate) return rate;
+  return opus_rates[std::size(opus_rates) - 1];
+}
+
+/// Bytes of an Ogg file's packets after the first two (identification and comment). Pages as in RFC 3533, section 6.
+int64_t packet_bytes(const std::string& ogg) {
+  constexpr size_t header = 27, segment_count = 26;
+  int64_t packets = 0, bytes = 0;
+  for (size_t page = 0; page + header <= ogg.size();) {
+    const size_t segments = static_cast<unsigned char>(ogg[page + segment_count]);
+    if (ogg.compare(page, 4, "OggS") != 0 || page + header + segments > ogg.size())
+      throw Error(ErrorKind::usage, "Opus: libsndfile wrote no Ogg page at byte " + std::to_string(page));
+    size_t body = 0;
+    for (size_t i = 0; i < segments; ++i) {
+      const auto size = static_cast<unsigned char>(ogg[page + header + i]);
+      body += size;
+      if (packets >= 2) bytes += size;
+      if (size < 255) ++packets;  // a segment of 255 bytes goes on in the next one
+    }
+    page += header + segments + body;
+  }
+  return bytes;
+}
+
+/// At a rate that Opus knows.
+OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
+  MemoryFile file;
+  {
+    SF_INFO info = opus_info(rate);
+    const Sound sound = open_memory(file, SFM_WRITE, info);
+    // libsndfile's ogg_opus.c: level 0 is 256 kbit/s per channel, level 1 is 6 kbit/s, linear in between.
+    double level = 1 - (std::clamp(bitrate, min_opus_bitrate, max_opus_bitrate) - min_opus_bitrate) /
+                           (max_opus_bitrate - min_opus_bitrate);
+    if (sf_command(sound.get(), SFC_SET_COMPRESSION_LEVEL, &level, sizeof level) != SF_TRUE)
+      throw Error(ErrorKind::usage, "Opus: libsndfile does not take a bitrate of " + std::to_string(bitrate));
+    // The encoder's delay is 6.5 ms (RFC 7845's pre-skip). Where the delayed end needs one packet more, libsndfile 1.2 feeds
+    // the last samples again; zeros up to the end of that packet keep them out, and add no packet.
+    const int64_t packet = rate / packets_per_second, delay = rate * 13 / 2000;
+    const auto n = static_cast<int64_t>(mono.size());
+    const int64_t padded = (n + delay + packet - 1) / packet * packet - delay;
+    std::vector<float> samples(mono.begin(), mono.end());
+    samples.resize(static_cast<size_t>(padded));
+    if (sf_write_float(sound.get(), samples.data(), padded) != padded)
+      throw Error(ErrorKind::usage, std::string("Opus: ") + sf_strerror(sound.get()));
+  }
+  OpusCoded coded{.samples = std::vector<float>(mono.size()), .bytes = packet_bytes(file.bytes)};
+  file.at = 0;
+  SF_INFO info{};
+  const Sound sound = open_memory(file, SFM_READ, info);
+  const auto n = static_cast<sf_count_t>(mono.size());
+  if (info.samplerate != rate || sf_read_float(sound.get(), coded.samples.data(), n) != n)
+    throw Error(ErrorKind::usage,
+                "Opus: libsndfile does not read back what it wrote at " + std::to_string(rate) + " Hz");
+  return coded;
+}
+
+}  // namespace
+
+std::optional<std::string> opus_unavailable() {
+  const SF_INFO info = opus_info(48000);
+  MemoryFile file;
+  if (sf_format_check(&info) == SF_TRUE) {
+    SF_INFO opened = info;
+    try {
+      open_memory(file, SFM_WRITE, opened);
+      return {};
+    } catch (const Error&) {  // known by name, but compiled without it
+    }
+  }
+  char version[128] = "";
+  sf_command(nullptr, SFC_GET_LIB_VERSION, version, sizeof version);
+  return std::string(version) + " cannot write Ogg Opus";
+}
+
+OpusCoded code_opus(std::span<const float> mono, int sample_rate, double bitrate) {
+  if (const std::optional<std::string> reason = opus_unavailable()) throw Error(ErrorKind::usage, "Opus: " + *reason);
+  if (sample_rate < min_sample_rate || sample_rate > max_sample_rate)
+    throw Error(ErrorKind::usage, "Opus: sample rate " + std::to_string(sample_rate) + ", expected " +
+                                      std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+  if (!std::isfinite(bitrate)) throw Error(ErrorKind::usage, "Opus: the bitrate is not a finite number");
+  if (mono.empty()) return {};
+  const int rate = opus_rate(sample_rate);
+  if (rate == sample_rate) return code_at(mono, rate, bitrate);
+  OpusCoded coded = code_at(resample(mono, 1, sample_rate, rate), rate, bitrate);
+  coded.samples = resample(coded.samples, 1, rate, sample_rate);
+  coded.samples.resize(mono.size());  // two roundings of the length may differ by a sample
+  return coded;
+}
+
+}  // namespace nacre::training

@@ -1,0 +1,131 @@
+// Opus as a baseline: what comes back is as long as what went in and aligned with it, and bits buy quality.
+#include "nacre/training/baseline.h"
+
+#include <limits>
+#include <random>
+
+#include "files.h"
+#include "harness.h"
+
+using namespace nacre;
+using namespace nacre::test;
+using namespace nacre::training;
+
+namespace {
+
+/// A voice of a kind: the partials of a pitch that wanders, weaker the higher, with a syllable's rise and fall, and breath.
+std::vector<float> voice(int rate, double seconds) {
+  std::mt19937_64 rng(seed());
+  std::normal_distribution<double> breath(0, 0.003);
+  std::vector<float> x(static_cast<size_t>(seconds * rate));
+  double phase = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double t = static_cast<double>(i) / rate;
+    phase += 2 * M_PI * (300 + 35 * std::sin(2.1 * t) + 12 * std::sin(9 * t)) / rate;
+    double sum = 0;
+    for (int k = 1; k <= 20; ++k) sum += std::sin(k * phase + k * k) / k;
+    x[i] = static_cast<float>(0.2 * (0.55 + 0.45 * std::sin(2 * M_PI * 3 * t)) * sum + breath(rng));
+  }
+  return x;
+}
+
+double snr(const std::vector<float>& x, const std::vector<float>& y) {
+  double signal = 0, noise = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double a = x[i], b = y[i];
+    signal += a * a, noise += (a - b) * (a - b);
+  }
+  return 10 * std::log10(signal / noise);
+}
+
+/// Samples by which y comes later than x, by the largest correlation.
+int64_t lag(const std::vector<float>& x, const std::vector<float>& y, int64_t most) {
+  const auto n = static_cast<int64_t>(x.size());
+  double best = -std::numeric_limits<double>::infinity();
+  int64_t at = 0;
+  for (int64_t shift = -most; shift <= most; ++shift) {
+    double sum = 0;
+    for (int64_t i = std::max<int64_t>(0, -shift); i < std::min(n, n - shift); ++i)
+      sum += double(x[static_cast<size_t>(i)]) * double(y[static_cast<size_t>(i + shift)]);
+    if (sum > best) best = sum, at = shift;
+  }
+  return at;
+}
+
+bool available() {
+  const std::optional<std::string> reason = opus_unavailable();
+  if (!reason) return true;
+  CHECK(!reason->empty());
+  CHECK_THROWS_AS(code_opus(std::vector<float>(100), 16000, 16000), Error);
+  WARN("not tested: " + *reason);
+  return false;
+}
+
+}  // namespace
+
+TEST_CASE("Opus gives audio back in its place", "[training][baseline]") {
+  if (!available()) return;
+  // All rates that Opus knows, and some that are resampled.
+  for (const int rate : {8000, 12000, 16000, 24000, 48000, 11025, 22050, 44100}) {
+    INFO(rate << " Hz");
+    const std::vector<float> x = voice(rate, 1.5);
+    // Enough for the transform coder at every rate: the linear predictor, which Opus takes for less, resamples to 16 kHz and
+    // moves the sound by a part of a sample.
+    const OpusCoded coded = code_opus(x, rate, 64000);
+    REQUIRE(coded.samples.size() == x.size());
+    // 20 ms are more than the encoder's delay of 6.5 ms, and more than a period of the voice.
+    CHECK(lag(x, coded.samples, rate / 50) == 0);
+    CHECK(snr(x, coded.samples) > 0);  // silence would have 0 dB
+  }
+}
+
+TEST_CASE("Opus gives back any number of samples", "[training][baseline]") {
+  if (!available()) return;
+  // Around a packet of 20 ms, and around one less the delay of 6.5 ms.
+  for (const size_t n : {1u, 2u, 8u, 215u, 216u, 217u, 319u, 320u, 321u, 536u, 537u, 16000u, 16001u}) {
+    INFO(n << " samples");
+    std::vector<float> x = voice(16000, 2);
+    x.resize(n);
+    const OpusCoded coded = code_opus(x, 16000, 24000);
+    CHECK(coded.samples.size() == n);
+    CHECK(coded.bytes > 0);
+    for (const float v : coded.samples) CHECK(std::isfinite(v));
+    CHECK(code_opus(x, 22050, 24000).samples.size() == n);
+  }
+  CHECK(code_opus({}, 16000, 24000).samples.empty());
+  CHECK(code_opus({}, 16000, 24000).bytes == 0);
+}
+
+TEST_CASE("Opus keeps near the bitrate it is asked for, and more bits buy quality", "[training][baseline]") {
+  if (!available()) return;
+  const double seconds = 4;
+  const std::vector<float> x = voice(16000, seconds);
+  double last_rate = 0, last_snr = -std::numeric_limits<double>::infinity();
+  for (const double bitrate : {12000.0, 24000.0, 48000.0, 96000.0}) {
+    INFO(bitrate << " bit/s");
+    const OpusCoded coded = code_opus(x, 16000, bitrate);
+    const double rate = 8 * static_cast<double>(coded.bytes) / seconds;
+    // The rate is variable, and meant on average over all kinds of sound: a factor of two either way. A setting that did
+    // not arrive, or upside down, would be the same for all four or fall.
+    CHECK(rate > bitrate / 2);
+    CHECK(rate < bitrate * 2);
+    CHECK(rate > last_rate);
+    const double now = snr(x, coded.samples);
+    CHECK(now > last_snr);
+    last_rate = rate, last_snr = now;
+    const OpusCoded again = code_opus(x, 16000, bitrate);
+    CHECK(again.samples == coded.samples);
+    CHECK(again.bytes == coded.bytes);
+  }
+  // Beyond the ends of the range, the ends.
+  CHECK(code_opus(x, 16000, 100).bytes == code_opus(x, 16000, min_opus_bitrate).bytes);
+  CHECK(code_opus(x, 16000, 1e9).bytes == code_opus(x, 16000, max_opus_bitrate).bytes);
+}
+
+TEST_CASE("Opus refuses what it cannot mean", "[training][baseline]") {
+  if (!available()) return;
+  const std::vector<float> x(100);
+  CHECK_THROWS_AS(code_opus(x, 0, 16000), Error);
+  CHECK_THROWS_AS(code_opus(x, max_sample_rate + 1, 16000), Error);
+  CHECK_THROWS_AS(code_opus(x, 16000, std::nan("")), Error);
+}

@@ -1,0 +1,73 @@
+// What a run is before its first step: judged once, and kept, so that training can be compared with it.
+#include "nacre/codec.h"
+#include "trainer_runs.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+TEST_CASE("trainer: the start of a run is judged once, and kept") {
+  const TemporaryFolder folder;
+  write_sounds(folder);
+  const auto starts = [](const fs::path& run) {
+    std::vector<nlohmann::json> lines;
+    for (const nlohmann::json& line : log_lines(run))
+      if (line.contains("valid/loss") && line["epoch"] == 0) lines.push_back(line);
+    return lines;
+  };
+  RunConfig config = tiny();
+  config.training.num_epochs = 1;
+  config.optimizer.ema_decay = 0.9;
+  Trainer t(folder, "run", config);
+  const Outcome first = t.run_to(2);
+  CHECK(contains(first.text, "\nstart  step 0  loss "));
+  REQUIRE(starts(t.options.run).size() == 1);
+  const nlohmann::json line = starts(t.options.run)[0];
+  CHECK(line["step"] == 0);
+  CHECK(line["valid/loss"].is_number());
+  CHECK(line["trained_seconds"] == 0);
+  CHECK(!line.contains("valid/grad_norm"));
+  CHECK(log_lines(t.options.run)[0] == line);
+
+  // What is kept is what was judged, and not what training made of it.
+  const std::string kept = read_bytes(t.options.run / "start/model.safetensors");
+  Context ctx({.device = {}, .threads = 1});
+  Codec codec = Codec::load(ctx, find_model(t.options.run / "start"));
+  const Dataset data(t.options.data_dir, dataset_options(config));
+  Evaluation e(codec);
+  for (const int64_t clip : judged_clips(data, config.training.valid_seconds)) e.add("", *data.load(clip));
+  CHECK(e.snr() == line["valid/snr"].get<double>());
+  CHECK(e.mel() == line["valid/mel_distance"].get<double>());
+  CHECK(kept != read_bytes(first.result.checkpoint / "model.safetensors"));
+  CHECK(find_model(t.options.run).parent_path() == first.result.checkpoint);
+
+  SECTION("a run that goes on does not repeat it") {
+    const Outcome rest = t.run_to(0);
+    CHECK(contains(rest.text, "epoch 1  step "));
+    CHECK(!contains(rest.text, "start  step 0"));
+    CHECK(starts(t.options.run).size() == 1);
+    CHECK(read_bytes(t.options.run / "start/model.safetensors") == kept);
+  }
+  SECTION("a run that lost its checkpoints begins anew, and has it once") {
+    fs::remove_all(first.result.checkpoint);
+    write_bytes(t.options.run / "start/model.safetensors", "cut off");
+    CHECK(contains(t.run_to(2).text, "start  step 0"));
+    CHECK(starts(t.options.run).size() == 1);
+    CHECK(read_bytes(t.options.run / "start/model.safetensors") == kept);
+  }
+  SECTION("a run with given weights has none") {
+    Trainer next(folder, "next", config);
+    next.options.init = t.options.run;
+    CHECK(!contains(next.run_to(2).text, "start  step 0"));
+    CHECK(starts(next.options.run).empty());
+    CHECK(!fs::exists(next.options.run / "start"));
+  }
+  SECTION("a run that is stopped before its first step has none, and never gets one") {
+    Trainer stopped(folder, "stopped", config);
+    const std::atomic<int> term{15};
+    stopped.options.stop = &term;
+    CHECK(stopped.run_to(2).result.step == 0);
+    stopped.options.stop = nullptr;
+    CHECK(stopped.run_to(2).result.step == 2);
+    CHECK(starts(stopped.options.run).empty());
+  }
+}
