@@ -19,6 +19,7 @@ struct Options {
   std::string model;
   bool held_out = false, json = false, quiet = false;
   std::optional<double> valid_fraction, valid_seconds;
+  std::optional<int64_t> beam;
   DeviceOptions device;
 };
 
@@ -125,6 +126,7 @@ int eval(const Options& o) {
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = Codec::load(ctx, model);
+  if (o.beam) codec.set_beam(*o.beam);
   const int rate = static_cast<int>(codec.config().sample_rate);
 
   training::FileJobs jobs;
@@ -185,6 +187,7 @@ Command add_eval(CLI::App& app) {
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--beam", o->beam, beam_help);
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);

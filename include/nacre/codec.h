@@ -77,6 +77,8 @@ class Quantizer {
   View<float> losses() const { return losses_; }    ///< [2]: commitment, codebook
   View<int32_t> stages() const { return stages_; }  ///< [batch], input: codebooks per item (training)
   View<int32_t> frames() const { return frames_; }  ///< [batch], input: valid frames per item (training)
+  /// In place of the configuration's, from the next plan on.
+  void set_beam(int64_t beam) { config_.beam = beam; }
   void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
 
  private:
@@ -122,6 +124,9 @@ class Codec {
   Context& context() const noexcept;
   const CodecConfig& config() const noexcept;
   Parameters& parameters() noexcept;
+  /// Code sequences that encode() keeps per frame, in place of the configuration's; decoding does not know of it. What
+  /// was planned for encoding is dropped. A beam that the configuration cannot have throws Error(usage).
+  void set_beam(int64_t beam);
   /// First 8 bytes of a hash over all tensors: which model made a stream.
   uint64_t identity() const;
 
