@@ -10,14 +10,16 @@ namespace {
 struct Size {
   Shape z;
   int64_t stages, codes, dim;  // dim 0: latent codes
+  std::vector<int64_t> beams{1};
 };
 
 const Cases cases([](Suite& suite) {
   std::vector<Size> sizes{
-      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},    // a second of 16 kHz speech, 16 times
-      {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},      // streaming
-      {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},   // factorised
-      {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};  // DAC at 44.1 kHz
+      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},                 // a second of 16 kHz speech, 16 times
+      {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},                   // streaming
+      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // the transform codec
+      {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},                // factorised
+      {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};               // DAC at 44.1 kHz
   if (suite.cuda())
     sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz as it was trained
              {{.batch = 16, .time = 33, .channels = 1024}, 9, 1024, 8},
@@ -63,25 +65,31 @@ const Cases cases([](Suite& suite) {
                .out_bias = data.random({.batch = n.stages, .channels = n.z.channels})};
       return v;
     };
-    suite.add({.name = "rvq_forward/" + name,
-               .bytes = 4 * (2 * n.z.elements() + books.elements() + weights + rows * n.stages * (1 + dim)),
-               .flops = 2 * rows * books.elements() + projected,
-               .parameters = parameters("forward")},
-              [=](Data& data) -> Run {
-                const Views v = make(data);
-                const View<float> scratch = data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised));
-                return [=](Context& ctx) {
-                  rvq_forward(ctx, {.z = v.z,
-                                    .codebooks = v.codebooks,
-                                    .projections = v.p,
-                                    .y = v.y,
-                                    .codes = v.codes,
-                                    .quantised = v.quantised,
-                                    .losses = v.losses,
-                                    .scratch = scratch,
-                                    .metric = metric});
-                };
-              });
+    for (const int64_t beam : n.beams) {
+      const int64_t searched = 1 + (n.stages - 1) * beam;  // codebooks per row
+      std::vector<Parameter> with_beam = parameters("forward");
+      with_beam.push_back({"beam", beam});
+      suite.add({.name = "rvq_forward/" + name + (beam > 1 ? "/beam:" + std::to_string(beam) : ""),
+                 .bytes = 4 * (2 * n.z.elements() + books.elements() + weights + rows * n.stages * (1 + dim)),
+                 .flops = 2 * rows * searched * n.codes * dim + projected,
+                 .parameters = with_beam},
+                [=](Data& data) -> Run {
+                  const Views v = make(data);
+                  const View<float> scratch = data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised, beam));
+                  return [=](Context& ctx) {
+                    rvq_forward(ctx, {.z = v.z,
+                                      .codebooks = v.codebooks,
+                                      .projections = v.p,
+                                      .y = v.y,
+                                      .codes = v.codes,
+                                      .quantised = v.quantised,
+                                      .losses = v.losses,
+                                      .scratch = scratch,
+                                      .metric = metric,
+                                      .beam = beam});
+                  };
+                });
+    }
     suite.add(
         {.name = "rvq_backward/" + name,
          // Gradients of parameters are +=. Latent codes have none.

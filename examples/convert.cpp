@@ -1,6 +1,7 @@
 // nacre encode, nacre decode, nacre export
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "jobs.h"
 #include "nacre/safetensors.h"
@@ -18,6 +19,7 @@ struct Options {
   std::vector<std::string> inputs;
   std::string output, model;
   bool force = false, quiet = false, as_float = false, model_rate = false;
+  std::optional<int64_t> beam;
   DeviceOptions device;
 
   void add_to(CLI::App& app) {
@@ -37,6 +39,7 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
   if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
   Context ctx(o.device.context());
   Codec codec = Codec::load(ctx, training::find_model(o.model));
+  if (o.beam) codec.set_beam(*o.beam);
   training::FileCodec files(codec);
   catch_signals();
   return run_jobs(jobs, label, o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
@@ -99,6 +102,7 @@ int export_model(const Options& o) {
 Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
+  app.add_option("--beam", o->beam, beam_help);
   app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
   return [o] { return encode(*o); };
 }

@@ -20,6 +20,7 @@ struct Options {
   std::string model, baseline;
   bool held_out = false, json = false, quiet = false;
   std::optional<double> valid_fraction, valid_seconds;
+  std::optional<int64_t> beam;
   DeviceOptions device;
 };
 
@@ -190,6 +191,7 @@ int eval(const Options& o) {
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = Codec::load(ctx, model);
+  if (o.beam) codec.set_beam(*o.beam);
   const int rate = static_cast<int>(codec.config().sample_rate);
 
   training::FileJobs jobs;
@@ -258,6 +260,7 @@ Command add_eval(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
       ->check(CLI::IsMember({"opus"}));
+  app.add_option("--beam", o->beam, beam_help);
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);

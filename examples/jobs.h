@@ -17,6 +17,8 @@ const std::atomic<int>& caught_signal();
 int run_jobs(const training::FileJobs&, const char* label, bool quiet,
              const std::function<std::string(const training::FileJob&, const training::FileHooks&)>& one);
 
+inline constexpr const char* beam_help = "code sequences kept per frame while encoding, 1 to 64, in place of the model's";
+
 /// "12.3": with so many digits behind the point.
 std::string fixed(double x, int digits);
 std::string hex(uint64_t);

@@ -1,5 +1,8 @@
 #include "nacre/ops/rvq.h"
 
+#include <limits>
+
+#include "rvq_beam.h"
 #include "vq_search.h"
 
 namespace nacre {
@@ -7,7 +10,7 @@ namespace cuda {
 void rvq_forward(Context&, const RvqForward&);
 void rvq_backward(Context&, const RvqBackward&);
 void rvq_decode(Context&, const RvqDecode&);
-Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised);
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam);
 Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised);
 }  // namespace cuda
 
@@ -143,14 +146,40 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 // ---- forward
 // -----------------------------------------------------------------------------------------------------------
 
-Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
+namespace {
+
+// Tiles of rows are cut into as many parts as threads can take, each with its own room for a beam.
+int64_t forward_parts(const Context& ctx, int64_t rows) {
+  return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
+}
+rvq_beam::Sizes beam_sizes(const Sizes& n, int64_t beam) {
+  return {.stages = n.stages, .codes = n.codes, .dim = n.dim, .beam = beam};
+}
+
+void check_beam(const RvqForward& a, const Sizes& n) {
+  if (a.beam == 1) return;
+  if (a.beam < 1 || a.beam > max_rvq_beam) [[unlikely]]
+    throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 to " + std::to_string(max_rvq_beam));
+  if (n.factorised || a.metric != VqMetric::euclidean) [[unlikely]]
+    throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 with " +
+                                   (n.factorised ? "projections" : "the cosine metric") +
+                                   ": a beam needs euclidean codes of the latent itself");
+  if (n.codes > std::numeric_limits<int32_t>::max() / a.beam) [[unlikely]]
+    throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
+                                   ", expected less than 2^31");
+}
+
+}  // namespace
+
+Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(z, codebooks, factorised);
+    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
   const Sizes n = sizes_of(z, codebooks, factorised);
-  // Packed codebooks, the search's rows, one loss per row, the residual; then e, its groups, q, and the transposed
-  // out_weight.
+  // Packed codebooks, the search's rows, one loss per row, the residual; then the beams; or e, its groups, q, and the
+  // transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
   int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + rows + rows * n.latent;
+  if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam));
   if (factorised) size += 2 * rows * n.dim + rows * n.latent + n.stages * n.latent * n.dim;
   return {.channels = size};
 }
@@ -165,7 +194,8 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   expect_elements_or_empty("rvq_forward", "frames", a.frames, z.batch);
   expect_shape_or_empty("rvq_forward", "quantised", a.quantised, {n.stages, n.rows, 1, n.dim});
   expect_elements_or_empty("rvq_forward", "losses", a.losses, 2);
-  expect_scratch("rvq_forward", a.scratch, rvq_forward_scratch(ctx, z, a.codebooks.shape, n.factorised));
+  check_beam(a, n);
+  expect_scratch("rvq_forward", a.scratch, rvq_forward_scratch(ctx, z, a.codebooks.shape, n.factorised, a.beam));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward(ctx, a);
 
@@ -183,6 +213,13 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
   const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time};
+  const rvq_beam::Sizes beam = beam_sizes(n, a.beam);
+  const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
+    int64_t used[rvq_beam::max_rows];
+    for (int64_t r = 0; r < count; ++r) used[r] = a.stages ? a.stages[(first + r) / z.time] : n.stages;
+    rvq_beam::search(a.z.data + first * n.dim, count, beam, a.codebooks.data, packed, used, slot,
+                     a.codes.data + first * n.stages);
+  };
   // One tile of rows goes through all stages while its residual is in cache.
   const auto quantise = [&](int64_t first, int64_t count) {
     const int64_t groups = round_up(count, group);
@@ -201,7 +238,8 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       }
       if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
       int32_t* codes = a.codes.data + first * n.stages + i;
-      nearest(e, count, n.dim, packed + i * book, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
+      if (a.beam == 1)
+        nearest(e, count, n.dim, packed + i * book, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
       for (int64_t r = 0; n.factorised && r < groups; r += group) {
         float* four = grouped + (first + r) * n.dim;
         gather_codes(a.codebooks.data + i * n.codes * n.dim, codes + r * n.stages, std::min(group, count - r), n, four);
@@ -222,9 +260,13 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       }
     }
   };
-  parallel_ranges(ctx, round_up(n.rows, tile) / tile, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin * tile, last = std::min(end * tile, n.rows); r < last; r += max_rows)
-      quantise(r, std::min(max_rows, last - r));
+  float* slots = residual + padded * n.latent;  // instead of `projected`: no projections with a beam
+  const int64_t tiles = padded / tile, parts = forward_parts(ctx, n.rows);
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    const int64_t begin = tiles * part / parts * tile, last = std::min(tiles * (part + 1) / parts * tile, n.rows);
+    for (int64_t r = begin; a.beam > 1 && r < last; r += rvq_beam::max_rows)
+      search_beam(r, std::min(rvq_beam::max_rows, last - r), slots + part * rvq_beam::slot_size(beam));
+    for (int64_t r = begin; r < last; r += max_rows) quantise(r, std::min(max_rows, last - r));
   });
   if (!a.losses) return;
   double sum = 0;

@@ -46,14 +46,10 @@ NACRE_SEARCH(search_16, __attribute__((target("arch=x86-64-v4"))), 16)
 #endif
 #undef NACRE_SEARCH
 
-// The same choice as Context::instruction_set().
 Search pick() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return search_16;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return search_8;
+  if (vector_width() == 16) return search_16;
+  if (vector_width() == 8) return search_8;
 #endif
   return search_4;
 }
@@ -76,6 +72,17 @@ NACRE_CLONES void add_row(const float* __restrict x, int64_t n, double* __restri
 }
 
 }  // namespace
+
+int vector_width() {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return 16;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 8;
+#endif
+  return 4;
+}
 
 void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, int64_t codes, int64_t dim,
                     VqMetric metric, float* packed) {

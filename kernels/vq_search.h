@@ -20,6 +20,9 @@ inline int64_t packed_size(int64_t codes, int64_t dim) { return round_up(codes, 
 /// Floats that nearest() wants for `rows` rows.
 inline int64_t buffer_size(int64_t rows, int64_t dim) { return round_up(rows, tile) * dim; }
 
+/// Floats of the vectors that the search runs on: 16, 8 or 4, as Context::instruction_set() has it.
+int vector_width();
+
 /// Packs `stages` codebooks of [codes][dim], one after the other.
 void pack_codebooks(const Context&, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric,
                     float* packed);

@@ -190,7 +190,7 @@ Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
   y_ = p.makes<float>(s);
   codes_ = p.keeps<int32_t>({.batch = s.batch, .time = s.time, .channels = stages});
   plan_projections(p);
-  forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised()), Phase::forward);
+  forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised(), config_.beam), Phase::forward);
   if (p.training()) {
     losses_ = p.keeps<float>({.channels = 2});
     stages_ = p.keeps<int32_t>({.channels = s.batch});
@@ -214,7 +214,8 @@ void Quantizer::forward(Context& c) {
                   .quantised = quantised_,
                   .losses = losses_,
                   .scratch = forward_scratch_,
-                  .metric = config_.metric});
+                  .metric = config_.metric,
+                  .beam = config_.beam});
 }
 
 void Quantizer::backward(Context& c) {

@@ -4,6 +4,8 @@
 #include <bit>
 #include <nlohmann/json.hpp>
 
+#include "nacre/ops/rvq.h"
+
 namespace nacre {
 namespace {
 
@@ -63,7 +65,8 @@ json as_json(const CodecConfig& c) {
           {"metric", metric_name(c.metric)},
           {"quantizer_dropout", c.quantizer_dropout},
           {"ema_decay", c.ema_decay},
-          {"dead_below", c.dead_below}};
+          {"dead_below", c.dead_below},
+          {"beam", c.beam}};
 }
 
 void read(const json& value, int64_t& to) {
@@ -173,6 +176,9 @@ void CodecConfig::check() const {
     refuse("quantizer_dropout", std::to_string(quantizer_dropout), "0 to 1");
   if (!(ema_decay >= 0 && ema_decay < 1)) refuse("ema_decay", std::to_string(ema_decay), "0 to below 1");
   if (!(dead_below >= 0 && dead_below < 1e6)) refuse("dead_below", std::to_string(dead_below), "0 or more");
+  in_range("beam", beam, 1, max_rvq_beam);
+  if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
+    refuse("beam", std::to_string(beam), "1, unless quantizer is \"ema\" and metric is \"euclidean\"");
 }
 
 std::string CodecConfig::to_json() const { return as_json(*this).dump(2); }
@@ -225,6 +231,8 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
         read(value, c.ema_decay);
       else if (key == "dead_below")
         read(value, c.dead_below);
+      else if (key == "beam")
+        read(value, c.beam);
       else
         throw Error(ErrorKind::usage, "codec." + key + " is no known key");
     } catch (const std::invalid_argument& e) {

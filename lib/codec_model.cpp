@@ -43,6 +43,14 @@ Codec::~Codec() = default;
 Context& Codec::context() const noexcept { return *impl_->ctx; }
 const CodecConfig& Codec::config() const noexcept { return impl_->config; }
 Parameters& Codec::parameters() noexcept { return impl_->parameters; }
+void Codec::set_beam(int64_t beam) {
+  CodecConfig changed = impl_->config;
+  changed.beam = beam;
+  changed.check();
+  impl_->config = std::move(changed);
+  impl_->quantizer.set_beam(beam);
+  impl_->encode_plan.reset();
+}
 size_t Codec::reserved_bytes() const {
   return (impl_->encode_plan ? impl_->encode_plan->bytes() : 0) +
          (impl_->decode_plan ? impl_->decode_plan->bytes() : 0);

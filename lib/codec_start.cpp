@@ -1,9 +1,8 @@
-// How a model begins: drawn parameters, and codebooks that start from data.
+// How a model begins: drawn parameters.
 #include <algorithm>
 #include <cmath>
 
 #include "nacre/codec.h"
-#include "nacre/ops/conv1d.h"
 #include "nacre/random.h"
 
 namespace nacre {
@@ -88,66 +87,6 @@ void initialise(Context& ctx, Parameters& parameters, const CodecConfig& config,
     }
   }
   parameters.refresh(ctx);
-}
-
-void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed) {
-  const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
-                k = config_.codebook_size;
-  const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
-  const Shape in_shape{.batch = d, .channels = latent}, out_shape{.batch = latent, .channels = d};
-  int64_t most = std::max(vq_kmeans_scratch(ctx, low, book).elements(), vq_nearest_scratch(ctx, low, book).elements());
-  if (factorised())
-    most = std::max({most, conv1d_forward_scratch(ctx, whole, in_shape, {}).elements(),
-                     conv1d_forward_scratch(ctx, low, out_shape, {}).elements()});
-  const auto block = [&](int64_t n) { return Memory(ctx, static_cast<size_t>(n) * sizeof(float)); };
-  Memory residual_memory = block(rows * latent), chosen_memory = block(rows * latent), low_memory = block(rows * d),
-         rows_memory = block(rows * d), codes_memory = block(rows), scratch_memory = block(most);
-  const auto floats = [](const Memory& m, Shape s) { return View<float>(reinterpret_cast<float*>(m.data()), s); };
-  const View<float> residual = floats(residual_memory, whole), chosen = floats(chosen_memory, whole);
-  const View<float> projected = floats(low_memory, low), rows_chosen = floats(rows_memory, low);
-  const View<float> scratch = floats(scratch_memory, {.channels = most});
-  const View<int32_t> codes(reinterpret_cast<int32_t*>(codes_memory.data()), {.time = rows});
-  refresh_projections(ctx);
-  const RvqProjections weights = projections();
-  ctx.copy<float>(latents, residual);
-  std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
-  const std::vector<float> ones(static_cast<size_t>(k), 1.0f);
-  for (int64_t stage = 0; stage < config_.n_codebooks; ++stage) {
-    const View<float> centres(codebooks_->value.data + stage * k * d, book);
-    View<const float> x = residual;
-    if (factorised()) {
-      conv1d_forward(ctx, {.x = residual,
-                           .weight = View<const float>(weights.in_weight.data + stage * d * latent, in_shape),
-                           .bias = View<const float>(in_bias_->value.data + stage * d, {.channels = d}),
-                           .y = projected,
-                           .scratch = scratch});
-      x = projected;
-    }
-    vq_kmeans(ctx, {.x = x,
-                    .codebook = centres,
-                    .scratch = scratch,
-                    .seed = seed + static_cast<uint64_t>(stage) * 0x9E3779B97F4A7C15ull});
-    if (!factorised()) {
-      // Every code starts as if one batch had chosen it once: those that no batch chooses fade and are replaced.
-      ctx.write<float>(ones, View<float>(counts_->value.data + stage * k, {.channels = k}));
-      ctx.copy<float>(centres, View<float>(sums_->value.data + stage * k * d, book));
-    }
-    vq_nearest(ctx, {.x = x, .codebook = centres, .codes = codes, .scratch = scratch, .metric = config_.metric});
-    if (factorised()) {
-      vq_gather(ctx, {.codebook = centres, .codes = codes, .y = rows_chosen});
-      conv1d_forward(ctx, {.x = rows_chosen,
-                           .weight = View<const float>(weights.out_weight.data + stage * d * latent, out_shape),
-                           .bias = View<const float>(out_bias_->value.data + stage * latent, {.channels = latent}),
-                           .y = chosen,
-                           .scratch = scratch});
-    } else {
-      vq_gather(ctx, {.codebook = centres, .codes = codes, .y = chosen});
-    }
-    ctx.read<float>(residual, host_residual);
-    ctx.read<float>(chosen, host_chosen);
-    for (size_t i = 0; i < host_residual.size(); ++i) host_residual[i] -= host_chosen[i];
-    ctx.write<float>(host_residual, residual);
-  }
 }
 
 }  // namespace nacre

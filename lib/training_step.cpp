@@ -196,7 +196,8 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
 }
 
-void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows) {
+void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows,
+                                   const StartProgress& progress) {
   Impl& s = *impl_;
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
   std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
@@ -217,7 +218,7 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   Memory memory(s.ctx, all.size() * sizeof(float));
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
-  s.quantizer.start(s.ctx, latents, s.seed);
+  s.quantizer.start(s.ctx, latents, s.seed, progress);
   s.reset_average();
 }
 void TrainingStep::reset_average() { impl_->reset_average(); }

@@ -156,6 +156,11 @@ TEST_CASE("codec configurations: what is wrong is named") {
            Wrong{R"({"quantizer_dropout": "half"})", "codec.quantizer_dropout"},
            Wrong{R"({"ema_decay": 1})", "codec.ema_decay"},
            Wrong{R"({"dead_below": -0.1})", "codec.dead_below"},
+           Wrong{R"({"beam": 0})", "codec.beam"},
+           Wrong{R"({"beam": "4"})", "codec.beam"},
+           Wrong{R"({"beam": 65, "quantizer": "ema", "metric": "euclidean"})", "codec.beam"},
+           Wrong{R"({"beam": 2, "quantizer": "factorised", "metric": "euclidean"})", "codec.beam"},
+           Wrong{R"({"beam": 2, "quantizer": "ema", "metric": "cosine"})", "codec.beam"},
            Wrong{R"([])", "codec config"},
            Wrong{R"({"sample_rate": 16000)", "codec config"},
            Wrong{R"()", "codec config"},
@@ -165,6 +170,7 @@ TEST_CASE("codec configurations: what is wrong is named") {
     CHECK(what.find(w.named) != std::string::npos);
   }
   CHECK(refusal("{}") == "accepted");
+  CHECK(refusal(R"({"beam": 64, "quantizer": "ema", "metric": "euclidean"})") == "accepted");
 }
 
 TEST_CASE("codec configurations: there and back again") {
@@ -179,6 +185,7 @@ TEST_CASE("codec configurations: there and back again") {
     CHECK(again.quantizer == c.quantizer);
     CHECK(again.activation == c.activation);
     CHECK(again.metric == c.metric);
+    CHECK(again.beam == c.beam);
     CHECK(again.nominal_bitrate() == c.nominal_bitrate());
   }
   try {
@@ -193,7 +200,11 @@ TEST_CASE("codec configurations: there and back again") {
   CHECK(CodecConfig::named("dac-44k").nominal_bitrate() == Approx(7751.95).epsilon(1e-6));
   CHECK(CodecConfig::named("speech-16k").nominal_bitrate() == 48000);
   CHECK(CodecConfig::named("speech-16k-small").nominal_bitrate() == 32000);
-  CodecConfig c;
+  // Files from before there was a beam.
+  CHECK(CodecConfig::from_json("{}").beam == 1);
+  CodecConfig c = CodecConfig::named("speech-16k");
+  c.beam = 16;
+  CHECK(CodecConfig::from_json(c.to_json()).beam == 16);
   c.codebook_size = 1025;
   CHECK(c.code_bits() == 11);
 }

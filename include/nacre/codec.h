@@ -56,6 +56,9 @@ class Decoder {
   std::vector<Activation<T>> tanh_;       // one, or none
 };
 
+/// Told how much of a start is done: at first, and after each of its parts.
+using StartProgress = std::function<void(int64_t done, int64_t total)>;
+
 /// Residual vector quantizer of either kind, with straight-through gradient and codebook training.
 class Quantizer {
  public:
@@ -66,9 +69,9 @@ class Quantizer {
   /// Exponential-moving-average update of the codebooks from this step's frames (nothing to do for factorised codes).
   /// `step` is a device scalar that feeds the choice of replacements for dead codes.
   void update(Context&, View<const int32_t> step, uint64_t seed);
-  /// Codebooks from data: k-means over the rows of `latents`, stage by stage. Runs once, before the first step;
-  /// allocates.
-  void start(Context&, View<const float> latents, uint64_t seed);
+  /// Codebooks from data: k-means over the rows of `latents`, stage by stage; then, where the search has a beam, a few
+  /// passes over all stages at once with it. Runs once, before the first step; allocates.
+  void start(Context&, View<const float> latents, uint64_t seed, const StartProgress& = {});
   /// Codes of frames [batch, frames, 1, stages] back to the latent.
   Flow<float> plan_decode(Plan&, View<const int32_t> codes);
   void decode(Context&);
@@ -77,9 +80,13 @@ class Quantizer {
   View<float> losses() const { return losses_; }    ///< [2]: commitment, codebook
   View<int32_t> stages() const { return stages_; }  ///< [batch], input: codebooks per item (training)
   View<int32_t> frames() const { return frames_; }  ///< [batch], input: valid frames per item (training)
+  /// In place of the configuration's, from the next plan on.
+  void set_beam(int64_t beam) { config_.beam = beam; }
   void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
 
  private:
+  void cluster(Context&, View<const float> latents, uint64_t seed, const std::function<void(int64_t)>& done);
+  void fit_to_beam(Context&, View<const float> latents, uint64_t seed);
   RvqProjections projections() const;
   void plan_projections(Plan&);
   void refresh_projections(Context&);
@@ -122,6 +129,9 @@ class Codec {
   Context& context() const noexcept;
   const CodecConfig& config() const noexcept;
   Parameters& parameters() noexcept;
+  /// Code sequences that encode() keeps per frame, in place of the configuration's; decoding does not know of it. What
+  /// was planned for encoding is dropped. A beam that the configuration cannot have throws Error(usage).
+  void set_beam(int64_t beam);
   /// First 8 bytes of a hash over all tensors: which model made a stream.
   uint64_t identity() const;
 

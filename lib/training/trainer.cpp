@@ -199,12 +199,18 @@ void Run::start_as_transform() {
 void Run::start_codebooks() {
   int64_t extra = 0;
   Batch batch;
+  std::optional<Progress> progress;
   step_.start_codebooks(
       [&] {
         fill_batch(data_, sampler_, -(++extra), batch);
         step_.load(batch.samples, valid_samples(batch));
       },
-      config_.training.codebook_start_rows);
+      config_.training.codebook_start_rows,
+      [&](int64_t done, int64_t total) {
+        if (!progress) progress.emplace("codebooks", total, "passes", ProgressOptions{.to = options_.progress});
+        progress->update(done);
+        if (done == total) progress->finish();
+      });
 }
 
 /// DAC's quantizer dropout: the first part of the batch trains with a random number of codebooks.

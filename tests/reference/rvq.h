@@ -1,7 +1,9 @@
 #pragma once
 // Double-precision reference of residual vector quantisation with the codes given: forward, losses, gradients.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 namespace nacre::test {
@@ -143,6 +145,49 @@ struct RvqReference {
       }
       for (int64_t l = 0; l < latent; ++l) dz[size_t(row * latent + l)] = back[size_t(l)];
     }
+  }
+};
+
+/// The M-algorithm of one row z in double, in the order of nacre/ops/rvq.h: codebooks [stages][codes][dim]; only the best
+/// hypothesis goes on after `used` stages. `last_first` turns the rule for ties round: for tests that must notice it.
+struct BeamReference {
+  const std::vector<double>& codebooks;
+  int64_t stages, codes, dim, beam;
+  bool last_first = false;
+
+  std::vector<int32_t> search(std::vector<double> z, int64_t used) const {
+    struct Hypothesis {
+      std::vector<double> residual;
+      std::vector<int32_t> chosen;
+    };
+    std::vector<Hypothesis> kept{{std::move(z), {}}};
+    for (int64_t s = 0; s < stages; ++s) {
+      std::vector<double> energy;  // of candidate hypothesis * codes + code
+      for (const Hypothesis& h : kept)
+        for (int64_t k = 0; k < codes; ++k) energy.push_back(half_energy(h.residual, code(s, k)));
+      std::vector<size_t> order(energy.size());
+      std::iota(order.begin(), order.end(), size_t{0});
+      if (last_first) std::reverse(order.begin(), order.end());
+      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return energy[a] < energy[b]; });
+      order.resize(std::min(order.size(), s + 1 == used ? size_t{1} : size_t(beam)));
+      std::vector<Hypothesis> next;
+      for (const size_t at : order) {
+        Hypothesis h = kept[at / size_t(codes)];
+        const int64_t k = int64_t(at) % codes;
+        for (size_t d = 0; d < h.residual.size(); ++d) h.residual[d] -= code(s, k)[d];
+        h.chosen.push_back(static_cast<int32_t>(k));
+        next.push_back(std::move(h));
+      }
+      kept = std::move(next);
+    }
+    return kept.front().chosen;
+  }
+
+  const double* code(int64_t stage, int64_t k) const { return codebooks.data() + (stage * codes + k) * dim; }
+  static double half_energy(const std::vector<double>& r, const double* code) {
+    double sum = 0;
+    for (size_t d = 0; d < r.size(); ++d) sum += (r[d] - code[d]) * (r[d] - code[d]) / 2;
+    return sum;
   }
 };
 

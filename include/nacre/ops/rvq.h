@@ -38,7 +38,26 @@
 //   accuracy    codes: see vq.h, with the residual that the stages before left; every other result within the rounding
 //               of its own terms: no path passes through more than 2 stages (latent + dim + 6) + rows of them
 //   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward
+//
+// beam > 1: the M-algorithm (Anderson and Mohan, IEEE Trans. Communications 32(2), 1984) in place of the nearest code of
+// each stage. A hypothesis is a sequence of codes; a row begins with the empty one. After every stage the `beam` best of
+// (hypotheses x codes) stay; at the end the best one's codes are taken. y, quantised, losses and gradients follow from
+// the codes as above, and decoding does not know of it. 1 is the nearest code, bit for bit.
+//   score       h_k + e in float, least first: h_k as in vq.h, of the hypothesis' residual r; e = |r|^2 / 2, squares
+//               added in channel order from 0, fused where h_k is. r = z - q_0 - q_1 - ..., rounded after each
+//   ties        the lower hypothesis of the stage before, counted from the best; then the lower code
+//   stages      item b keeps only its best hypothesis after stages[b] stages, and goes on from it with the beam: what y
+//               has is the best of those stages, and the codes of later stages still follow from it
+//   accuracy    a candidate that is left out for a worse one is better by at most the rounding of the two scores,
+//               (2 dim + 4) 2^-24 of the sum of |terms| of h_k and e each. e is summed anew from every residual: small
+//               residuals have small errors, and no error passes on but the residual's own 2^-24 per stage and channel
+//   optimum     the best of all sequences where beam >= codes^(stages - 1); else not monotone in beam for a single row
+//   NaN         a code whose score is NaN or not below +inf is not taken; a row without any takes code 0 of the best
+//               hypothesis, which is every stage of a row with NaN or whose energy overflows
+//   cost        2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA rows stages beam
 namespace nacre {
+inline constexpr int64_t max_rvq_beam =
+    64;  ///< bounds what a row's search holds on the CPU's stack and in CUDA's shared memory
 struct RvqProjections {
   View<const float> in_weight{};   ///< [stages, dim, 1, latent]
   View<const float> in_bias{};     ///< [stages, 1, 1, dim]
@@ -58,6 +77,7 @@ struct RvqForward {
   View<float> losses{};  ///< [2] = commitment, codebook
   View<float> scratch{};
   VqMetric metric = VqMetric::euclidean;
+  int64_t beam = 1;  ///< sequences kept per row, 1 to max_rvq_beam; more than 1 only for latent codes and euclidean
 };
 struct RvqBackward {
   View<const float> z;  ///< factorised only
@@ -82,7 +102,7 @@ struct RvqDecode {
   View<float> y;
   View<float> scratch{};
 };
-Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised);
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam = 1);
 Shape rvq_backward_scratch(Context&, Shape z, Shape codebooks, bool factorised);
 Shape rvq_decode_scratch(Context&, Shape codes, Shape y, Shape codebooks, bool factorised);
 void rvq_forward(Context&, const RvqForward&);
