@@ -97,8 +97,9 @@ convert() { # way, files' root, folder: the file names, relative to the root, ar
     case $way in
       copy) cp "$root/$file" "$name" || fail 4 "$name: cannot be written" ;;
       g722) inputs+=(-f g722 -i "$root/$file") outputs+=(-map "$n" -c:a pcm_s16le "${name%.*}.wav"); n=$((n + 1)) ;;
-      # These lack the mark of the stream's end, by which cut-off files are told: decoded, they are whole files.
-      ogg) inputs+=(-i "$root/$file") outputs+=(-map "$n:a" -c:a flac -sample_fmt s16 "${name%.*}.flac"); n=$((n + 1)) ;;
+      # These lack the mark of the stream's end, by which cut-off files are told: decoded, they are whole files. Their two
+      # channels hold one voice.
+      ogg) inputs+=(-i "$root/$file") outputs+=(-map "$n:a" -ac 1 -c:a flac -sample_fmt s16 "${name%.*}.flac"); n=$((n + 1)) ;;
     esac
     [ $n -lt 40 ] || run
   done
