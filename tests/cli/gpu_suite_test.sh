@@ -45,7 +45,8 @@ case "$verb" in
     at=$(printf '%s/step-%08d' "$run" "$steps")
     mkdir -p "$at"
     for file in model optimizer; do echo "$precision $steps ${PRETEND_RACE:+$RANDOM$RANDOM}" >"$at/$file.safetensors"; done
-    printf '{"step":1,"train/loss":3}\n{"step":2,"epoch":1,"valid/loss":2.5,"valid/snr":1.5,"valid/output_std":0.1}\n' >"$run/log.jsonl"
+    printf '{"step":0,"epoch":0,"valid/loss":3,"valid/snr":9,"valid/output_std":0.2}\n' >"$run/log.jsonl" # before training
+    printf '{"step":1,"train/loss":3}\n{"step":2,"epoch":1,"valid/loss":2.5,"valid/snr":1.5,"valid/output_std":0.1}\n' >>"$run/log.jsonl"
     snr=3.25
     [ "$precision" != fp32 ] || snr=${PRETEND_FP32:-3.25}
     printf '{"step":4,"epoch":2,"valid/loss":2,"valid/snr":%s,"valid/output_std":0.125,"valid/input_std":0.13}\n' "$snr" >>"$run/log.jsonl"
