@@ -1,16 +1,14 @@
-// Codebooks that start from data: k-means stage by stage, then fitted to the search that will use them.
+// Codebooks that start from data: k-means, stage by stage.
 #include <algorithm>
 
 #include "nacre/codec.h"
 #include "nacre/ops/conv1d.h"
-#include "nacre/ops/rvq.h"
 #include "nacre/ops/vq.h"
 
 namespace nacre {
 namespace {
 
 constexpr int kmeans_iterations = 10;
-constexpr int beam_passes = 5;
 
 /// Memory of one kind for the length of a start.
 template <class T>
@@ -28,17 +26,7 @@ class Block {
 }  // namespace
 
 void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) {
-  const int64_t passes = !factorised() && config_.beam > 1 ? beam_passes : 0;
-  const int64_t total = config_.n_codebooks + passes;
-  const auto done = [&](int64_t n) {
-    if (progress) progress(n, total);
-  };
-  done(0);
-  cluster(ctx, latents, seed, done);
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    fit_to_beam(ctx, latents, seed + static_cast<uint64_t>(pass));
-    done(config_.n_codebooks + pass + 1);
-  }
+  cluster(ctx, latents, seed, progress);
   if (factorised()) return;
   // Every code starts as if one batch had chosen it once: those that no batch chooses fade and are replaced.
   ctx.write<float>(std::vector<float>(static_cast<size_t>(counts_->value.elements()), 1.0f), counts_->value);
@@ -46,8 +34,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
 }
 
 /// k-means over the rows of each stage: what the nearest codes of the stages before leave over.
-void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed,
-                        const std::function<void(int64_t)>& done) {
+void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) {
   const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
                 k = config_.codebook_size;
   const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
@@ -63,6 +50,7 @@ void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed,
   const RvqProjections weights = projections();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
+  if (progress) progress(0, config_.n_codebooks);
   for (int64_t stage = 0; stage < config_.n_codebooks; ++stage) {
     const View<float> centres(codebooks_->value.data + stage * k * d, book);
     View<const float> x = residual;
@@ -94,41 +82,8 @@ void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed,
     ctx.read<float>(chosen, host_chosen);
     for (size_t i = 0; i < host_residual.size(); ++i) host_residual[i] -= host_chosen[i];
     ctx.write<float>(host_residual, residual);
-    done(stage + 1);
+    if (progress) progress(stage + 1, config_.n_codebooks);
   }
-}
-
-/// One pass of Lloyd's algorithm over all stages at once: rows choose their codes by the beam, and every code becomes
-/// the mean of what its stage saw of the rows that chose it. k-means knows only residuals of the nearest codes, which
-/// a beam often passes over. A code that no row chooses becomes a row of its stage.
-void Quantizer::fit_to_beam(Context& ctx, View<const float> latents, uint64_t seed) {
-  const int64_t rows = latents.shape.rows(), latent = config_.latent(), stages = config_.n_codebooks;
-  const Shape z{.time = rows, .channels = latent}, seen{.batch = stages, .time = rows, .channels = latent};
-  const Shape search = rvq_forward_scratch(ctx, z, codebooks_->shape, false, config_.beam),
-              means = vq_ema_scratch(ctx, seen, codebooks_->shape);
-  const Block<float> y(ctx, z), quantised(ctx, seen), losses(ctx, {.channels = 2}), search_scratch(ctx, search),
-      means_scratch(ctx, means);
-  const Block<int32_t> codes(ctx, {.time = rows, .channels = stages}), step(ctx, {});
-  ctx.zero(View<int32_t>(step));
-  rvq_forward(ctx, {.z = View<const float>(latents.data, z),
-                    .codebooks = codebooks_->value,
-                    .y = y,
-                    .codes = codes,
-                    .quantised = quantised,
-                    .losses = losses,
-                    .scratch = search_scratch,
-                    .metric = config_.metric,
-                    .beam = config_.beam});
-  vq_ema(ctx, {.x = quantised,
-               .codes = codes,
-               .codebooks = codebooks_->value,
-               .counts = counts_->value,
-               .sums = sums_->value,
-               .step = step,
-               .scratch = means_scratch,
-               .decay = 0,
-               .dead_below = 0.5f,
-               .seed = seed});
 }
 
 }  // namespace nacre

@@ -190,7 +190,10 @@ Flow<float> Quantizer::plan(Plan& p, Flow<float> z) {
   y_ = p.makes<float>(s);
   codes_ = p.keeps<int32_t>({.batch = s.batch, .time = s.time, .channels = stages});
   plan_projections(p);
-  forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised(), config_.beam), Phase::forward);
+  // The codebooks' averages are those of nearest codes: under a beam a stage's code is no longer the mean of what the
+  // stage sees, for later stages make up for it.
+  beam_ = p.training() ? 1 : config_.beam;
+  forward_scratch_ = p.scratch(rvq_forward_scratch(c, s, books, factorised(), beam_), Phase::forward);
   if (p.training()) {
     losses_ = p.keeps<float>({.channels = 2});
     stages_ = p.keeps<int32_t>({.channels = s.batch});
@@ -215,7 +218,7 @@ void Quantizer::forward(Context& c) {
                   .losses = losses_,
                   .scratch = forward_scratch_,
                   .metric = config_.metric,
-                  .beam = config_.beam});
+                  .beam = beam_});
 }
 
 void Quantizer::backward(Context& c) {

@@ -257,20 +257,20 @@ CodecConfig CodecConfig::named(const std::string& name) {
     }
     c.quantizer_dropout = 0.5;
   } else if (name == "speech-16k") {
-    // Short frames and many codes, because waveforms are to be matched (SNR), not only spectra: 12 x 10 bits at 400
-    // frames per second, 48 kbit/s, three bits per sample.
+    // Short frames and many codes, because waveforms are to be matched (SNR), not only spectra: 16 x 10 bits at 400
+    // frames per second, 64 kbit/s, four bits per sample.
     c.encoder_dim = 32, c.decoder_dim = 512;
     c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
-    c.latent_dim = 128;
+    c.latent_dim = 64;
     c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
-    c.n_codebooks = 12;
+    c.n_codebooks = 16, c.beam = 8;
   } else if (name == "speech-16k-small") {
     // Trains on two cores in minutes: 1.5 M parameters, 8 x 10 bits at 400 frames per second: 32 kbit/s.
     c.encoder_dim = 16, c.decoder_dim = 256;
     c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
     c.latent_dim = 64;
     c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
-    c.n_codebooks = 8;
+    c.n_codebooks = 8, c.beam = 8;
   } else {
     std::string known;
     for (const std::string& n : names()) known += (known.empty() ? "" : ", ") + n;

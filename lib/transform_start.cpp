@@ -196,8 +196,8 @@ void open_unit(Model& m, const std::string& unit, OddTerm term, double gain, dou
     narrow.at(1, c, 0) = -sign * term.c * gain;
     m.bias(unit + ".block.3")[i] = 0;
   }
-  m.set_weight(unit + ".block.1", wide, 0);
-  m.set_weight(unit + ".block.3", narrow, 0);
+  m.set_weight(unit + ".block.1", wide, direction_length);
+  m.set_weight(unit + ".block.3", narrow, direction_length);
 }
 
 }  // namespace

@@ -69,8 +69,8 @@ class Quantizer {
   /// Exponential-moving-average update of the codebooks from this step's frames (nothing to do for factorised codes).
   /// `step` is a device scalar that feeds the choice of replacements for dead codes.
   void update(Context&, View<const int32_t> step, uint64_t seed);
-  /// Codebooks from data: k-means over the rows of `latents`, stage by stage; then, where the search has a beam, a few
-  /// passes over all stages at once with it. Runs once, before the first step; allocates.
+  /// Codebooks from data: k-means over the rows of `latents`, stage by stage. Runs once, before the first step;
+  /// allocates.
   void start(Context&, View<const float> latents, uint64_t seed, const StartProgress& = {});
   /// Codes of frames [batch, frames, 1, stages] back to the latent.
   Flow<float> plan_decode(Plan&, View<const int32_t> codes);
@@ -85,8 +85,7 @@ class Quantizer {
   void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
 
  private:
-  void cluster(Context&, View<const float> latents, uint64_t seed, const std::function<void(int64_t)>& done);
-  void fit_to_beam(Context&, View<const float> latents, uint64_t seed);
+  void cluster(Context&, View<const float> latents, uint64_t seed, const StartProgress&);
   RvqProjections projections() const;
   void plan_projections(Plan&);
   void refresh_projections(Context&);
@@ -100,6 +99,7 @@ class Quantizer {
   Parameter* in_bias_ = nullptr;
   Parameter* out_bias_ = nullptr;
   float commitment_ = 1.0f, codebook_ = 1.0f;
+  int64_t beam_ = 1;
   Read<float> z_;
   Made<float> y_;
   View<int32_t> codes_, stages_, frames_;

@@ -34,7 +34,7 @@ struct CodecConfig {
   double quantizer_dropout = 0;  ///< part of the batch that is trained with a random number of codebooks
   double ema_decay = 0.99;
   double dead_below = 0.03;  ///< a code used less often per batch than this (moving average) is replaced
-  int64_t beam = 1;          ///< code sequences kept per frame while encoding; ema with the euclidean metric only
+  int64_t beam = 1;          ///< code sequences kept per frame in encoding, not in training; ema and euclidean only
 
   int64_t hop() const;
   int64_t latent() const;

@@ -211,8 +211,9 @@ RunConfig RunConfig::named(const std::string& name) {
   if (name == "speech-16k-small") {
     c.training.batch_size = 8;
     c.training.segment_length = 4000;
-    c.optimizer.learning_rate = 1e-3;
   }
+  // Codes of high rates are learned from many frames: 1024 centres of 60 frames each.
+  if (name.rfind("speech-", 0) == 0) c.training.codebook_start_rows = 60000;
   if (name.rfind("dac-", 0) == 0) {
     c.loss.windows = {32, 64, 128, 256, 512, 1024, 2048};
     c.loss.mels = {5, 10, 20, 40, 80, 160, 320};
