@@ -16,6 +16,7 @@ namespace {
 using namespace vq_search;
 using vq_search::tile;  // hypotheses of one register tile
 constexpr float largest = std::numeric_limits<float>::max();
+constexpr int64_t cached_floats = 4096;  // half of a small first-level cache
 constexpr int64_t max_columns = max_rows * max_rvq_beam;
 
 using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, const float*, const float*, float*,
@@ -131,6 +132,7 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
             const int64_t* used, float* slot, int32_t* codes) {
   static const Scores scores_of = pick();
   const int64_t blocks = round_up(n.codes, lanes) / lanes;
+  const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
   float *here = slot, *next = slot + max_rows * n.beam * n.dim;
   int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
   float energy[max_columns], worst[max_columns], scores[tile * lanes];
@@ -157,21 +159,26 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
     std::fill(worst, worst + tiles * tile, largest);
     for (int64_t r = 0; r < rows; ++r) kept[r].count = 0;
 
-    for (int64_t b = 0; b < blocks; ++b)
-      for (int64_t t = 0; t < tiles; ++t) {
-        if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
-                       worst + t * tile, scores, passed))
-          continue;
-        for (int64_t c = 0; c < tile; ++c)
-          for (uint32_t bits = passed[c]; bits != 0; bits &= bits - 1) {
-            const int64_t lane = std::countr_zero(bits), row = (t * tile + c) / width,
-                          hypothesis = t * tile + c - row * width;
+    // As many blocks of codes as stay in the first-level cache pass all tiles.
+    for (int64_t begin = 0; begin < blocks; begin += chunk)
+      for (int64_t t = 0; t < tiles; ++t)
+        for (int64_t b = begin; b < std::min(begin + chunk, blocks); ++b) {
+          if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
+                         worst + t * tile, scores, passed))
+            continue;
+          for (int64_t c = 0; c < tile; ++c) {
+            if (passed[c] == 0) continue;
+            const int64_t row = (t * tile + c) / width, first = (t * tile + c - row * width) * n.codes + b * lanes;
             Kept& k = kept[row];
-            if (k.insert(key_of(scores[c * lanes + lane], hypothesis * n.codes + b * lanes + lane), n.beam) &&
-                k.count == n.beam)
+            bool taken = false;
+            for (uint32_t bits = passed[c]; bits != 0; bits &= bits - 1) {
+              const int64_t lane = std::countr_zero(bits);
+              if (k.insert(key_of(scores[c * lanes + lane], first + lane), n.beam)) taken = true;
+            }
+            if (taken && k.count == n.beam)
               std::fill(worst + row * width, worst + (row + 1) * width, score_of(k.keys[size_t(n.beam - 1)]));
           }
-      }
+        }
 
     const int64_t next_width = std::min(n.beam, width * n.codes);
     for (int64_t r = 0; r < rows; ++r) {
