@@ -29,6 +29,8 @@ const Size sizes[] = {
     {1, 5, 40, 1030, 3, 16},  // more codes than CUDA scores at once
     {1, 3, 520, 4, 3, 64},    // residuals that do not fit shared memory
     {1, 3, 1030, 5, 2, 4},    // wider than the greedy search's tiles
+    {1, 4, 1, 1030, 3, 16},   // nine distances: more ties than CUDA holds at once, of one row
+    {1, 9, 1, 1030, 3, 2},    // and of eight
 };
 
 enum Masks { none, some };
