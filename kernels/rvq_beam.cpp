@@ -14,7 +14,6 @@ namespace nacre::rvq_beam {
 namespace {
 
 using namespace vq_search;
-using vq_search::tile;  // hypotheses of one register tile
 constexpr float largest = std::numeric_limits<float>::max();
 constexpr int64_t cached_floats = 1 << 16;  // a quarter of a small second-level cache
 constexpr int64_t max_columns = max_rows * max_rvq_beam;
