@@ -8,7 +8,9 @@ constexpr int threads = 256, warps = threads / 32;
 // ---- forward, first rung
 // --------------------------------------------------------------------------------------------------------
 
-/// A warp takes one row through all stages; the residual and e lie in scratch.
+/// A warp takes one row through all stages; the residual and e lie in scratch. `searches`: for the nearest codes; else
+/// the codes are there.
+template <bool searches>
 __global__ void __launch_bounds__(threads)
     rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals,
                        float* projected, float* losses) {
@@ -31,9 +33,14 @@ __global__ void __launch_bounds__(threads)
       }
     }
     __syncwarp();
-    const Best best = warp_nearest(e, n.dim, prepared + i * prepared_size(n.codes, n.dim), n.codes, a.metric);
-    if (lane == 0) a.codes.data[row * n.stages + i] = best.k;
-    const float* code = a.codebooks.data + (i * n.codes + best.k) * n.dim;
+    int32_t k;
+    if constexpr (searches) {
+      k = warp_nearest(e, n.dim, prepared + i * prepared_size(n.codes, n.dim), n.codes, a.metric).k;
+      if (lane == 0) a.codes.data[row * n.stages + i] = k;
+    } else {
+      k = a.codes.data[row * n.stages + i];
+    }
+    const float* code = a.codebooks.data + (i * n.codes + k) * n.dim;
     const bool used = mask.used(row, i);
     float distance = 0;
     for (int64_t d = lane; d < n.dim; d += 32) {
@@ -181,7 +188,7 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
 
 }  // namespace
 
-Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised) {
+Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
   // Prepared codebooks, a loss per row; then padded weights, or for the first rung the residual, and e.
   int64_t size = scratch_slack + n.stages * prepared_size(n.codes, n.dim) + n.rows;
@@ -189,6 +196,7 @@ Shape rvq_forward_scratch(Shape z, Shape codebooks, bool factorised) {
     size += padded_weights_size(n);
   else
     size += n.rows * n.latent + (factorised ? n.rows * n.dim : 0);
+  if (beam > 1) size += rvq_beam_size(ctx, n, beam);
   return {.channels = size};
 }
 
@@ -201,13 +209,17 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   float* losses = fits_groups(n) ? residuals + padded_weights_size(n) : projected + (n.factorised ? n.rows * n.dim : 0);
   if (n.rows > 0) {
     prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
-    if (fits_groups(n))
+    if (a.beam > 1) {
+      rvq_beam_codes(ctx, a, n, prepared, losses + n.rows);
+      launch(ctx, {.name = "rvq_forward_given", .grid = blocks_for(n.rows, warps), .block = threads},
+             rvq_forward_kernel<false>, a, n, mask, prepared, residuals, projected, losses);
+    } else if (fits_groups(n))
       rvq_forward_factorised(ctx, a, n, mask, prepared, residuals, losses);
     else if (fits_tile(n, a.metric))
       latent_tile(ctx, a, n, mask, prepared, losses);
     else
-      launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_forward_kernel, a,
-             n, mask, prepared, residuals, projected, losses);
+      launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads},
+             rvq_forward_kernel<true>, a, n, mask, prepared, residuals, projected, losses);
   }
   if (a.losses)
     launch(ctx, {.name = "rvq_losses", .block = 1024}, rvq_losses_kernel, losses, n.rows, n.dim, mask, a.losses.data);

@@ -32,6 +32,9 @@ __device__ __forceinline__ float loss_slope(const RowMask& mask, int64_t dim, fl
 /// codes of a row must not depend on its neighbours.
 void rvq_forward_factorised(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
                             float* padded_weights, float* losses);
+/// Codes of latent codes by a beam, into a.codes; the rest of the forward follows from them.
+int64_t rvq_beam_size(const Context&, const RvqSizes&, int64_t beam);
+void rvq_beam_codes(Context&, const RvqForward&, const RvqSizes&, const float* prepared, float* scratch);
 int64_t rvq_backward_factorised_size(const RvqSizes&);
 void rvq_backward_factorised(Context&, const RvqBackward&, const RvqSizes&, const RowMask&, float* scratch);
 

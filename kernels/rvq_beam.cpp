@@ -14,8 +14,8 @@ namespace nacre::rvq_beam {
 namespace {
 
 using namespace vq_search;
-using vq_search::tile;  // hypotheses of one register tile
 constexpr float largest = std::numeric_limits<float>::max();
+constexpr int64_t cached_floats = 1 << 16;  // a quarter of a small second-level cache
 constexpr int64_t max_columns = max_rows * max_rvq_beam;
 
 using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, const float*, const float*, float*,
@@ -103,17 +103,16 @@ struct Kept {
   std::array<uint64_t, max_rvq_beam> keys;
   int64_t count = 0;
 
-  // Returns whether the candidate is among the best `beam`.
-  bool insert(uint64_t key, int64_t beam) {
+  // Keeps the candidate if it is among the best `beam`.
+  void insert(uint64_t key, int64_t beam) {
     if (count == beam) {
-      if (key >= keys[size_t(count - 1)]) return false;
+      if (key >= keys[size_t(count - 1)]) return;
     } else {
       ++count;
     }
     size_t at = size_t(count - 1);
     for (; at > 0 && key < keys[at - 1]; --at) keys[at] = keys[at - 1];
     keys[at] = key;
-    return true;
   }
 };
 
@@ -131,14 +130,16 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
             const int64_t* used, float* slot, int32_t* codes) {
   static const Scores scores_of = pick();
   const int64_t blocks = round_up(n.codes, lanes) / lanes;
+  const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
   float *here = slot, *next = slot + max_rows * n.beam * n.dim;
   int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
-  float energy[max_columns], worst[max_columns], scores[tile * lanes];
+  float energy[max_columns], worst[tile], row_worst[max_rows], scores[tile * lanes];
   uint32_t passed[tile];
   Kept kept[max_rows];
   int64_t width = 1;  // columns of a row
   int64_t live[max_rows];
 
+  // Column hypothesis * rows + row: the best hypotheses come first, and set the bar for the others.
   for (int64_t r = 0; r < rows; ++r) {
     live[r] = 1;
     for (int64_t d = 0; d < n.dim; ++d) column(here, r, n.dim)[d * tile] = z[r * n.dim + d];
@@ -151,27 +152,31 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
       for (int64_t d = 0; d < n.dim; ++d) column(here, c, n.dim)[d * tile] = 0;
     for (int64_t t = 0; t < tiles; ++t) half_energies(here + t * tile * n.dim, n.dim, energy + t * tile);
     // Columns without a hypothesis are infinitely far.
-    for (int64_t r = 0; r < rows; ++r)
-      std::fill(energy + r * width + live[r], energy + (r + 1) * width, std::numeric_limits<float>::infinity());
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = live[r]; j < width; ++j) energy[j * rows + r] = std::numeric_limits<float>::infinity();
+      kept[r].count = 0;
+    }
     std::fill(energy + columns, energy + tiles * tile, std::numeric_limits<float>::infinity());
-    std::fill(worst, worst + tiles * tile, largest);
-    for (int64_t r = 0; r < rows; ++r) kept[r].count = 0;
+    std::fill(row_worst, row_worst + max_rows, largest);
 
-    for (int64_t b = 0; b < blocks; ++b)
-      for (int64_t t = 0; t < tiles; ++t) {
-        if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
-                       worst + t * tile, scores, passed))
-          continue;
-        for (int64_t c = 0; c < tile; ++c)
-          for (uint32_t bits = passed[c]; bits != 0; bits &= bits - 1) {
-            const int64_t lane = std::countr_zero(bits), row = (t * tile + c) / width,
-                          hypothesis = t * tile + c - row * width;
+    for (int64_t begin = 0; begin < blocks; begin += chunk)
+      for (int64_t t = 0; t < tiles; ++t)
+        for (int64_t b = begin; b < std::min(begin + chunk, blocks); ++b) {
+          for (int64_t c = 0; rows != tile && c < tile; ++c) worst[c] = row_worst[(t * tile + c) % rows];
+          if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
+                         rows == tile ? row_worst : worst, scores, passed))
+            continue;
+          for (int64_t c = 0; c < tile; ++c) {
+            if (passed[c] == 0) continue;
+            const int64_t hypothesis = (t * tile + c) / rows, row = t * tile + c - hypothesis * rows;
             Kept& k = kept[row];
-            if (k.insert(key_of(scores[c * lanes + lane], hypothesis * n.codes + b * lanes + lane), n.beam) &&
-                k.count == n.beam)
-              std::fill(worst + row * width, worst + (row + 1) * width, score_of(k.keys[size_t(n.beam - 1)]));
+            for (uint32_t bits = passed[c]; bits != 0; bits &= bits - 1) {
+              const int64_t lane = std::countr_zero(bits);
+              k.insert(key_of(scores[c * lanes + lane], hypothesis * n.codes + b * lanes + lane), n.beam);
+            }
+            if (k.count == n.beam) row_worst[row] = score_of(k.keys[size_t(n.beam - 1)]);
           }
-      }
+        }
 
     const int64_t next_width = std::min(n.beam, width * n.codes);
     for (int64_t r = 0; r < rows; ++r) {
@@ -181,13 +186,13 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
       for (int64_t j = 0; j < live[r]; ++j) {
         const int64_t id = id_of(k.keys[size_t(j)]), code = id % n.codes;
         paths[(r * n.stages + s) * n.beam + j] = static_cast<int32_t>(id);
-        const float* from = column(here, r * width + id / n.codes, n.dim);
+        const float* from = column(here, id / n.codes * rows + r, n.dim);
         const float* q = codebooks + (s * n.codes + code) * n.dim;
-        float* to = column(next, r * next_width + j, n.dim);
+        float* to = column(next, j * rows + r, n.dim);
         for (int64_t d = 0; d < n.dim; ++d) to[d * tile] = from[d * tile] - q[d];
       }
       for (int64_t j = live[r]; j < next_width; ++j)
-        for (int64_t d = 0; d < n.dim; ++d) column(next, r * next_width + j, n.dim)[d * tile] = 0;
+        for (int64_t d = 0; d < n.dim; ++d) column(next, j * rows + r, n.dim)[d * tile] = 0;
     }
     std::swap(here, next);
     width = next_width;

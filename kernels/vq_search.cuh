@@ -103,47 +103,51 @@ inline constexpr int tile_turn = tile_threads * 4;  ///< codes at once
 __host__ __device__ constexpr int64_t tile_floats(int64_t dim) { return ceil_div(dim, int64_t{4}) * 4 * tile_pitch; }
 inline constexpr int candidate_words = tile_rows * tile_warps * 2;
 
-/// A block scores its 16 rows, four adjacent codes per thread and turn: 64 sums in registers, codes from L2 (16 bytes
-/// per lane, four channels ahead), rows from shared memory, the same for all lanes. Channels beyond dim must be zero.
-/// Between: candidates of all warps; the block meets before and after.
+/// h[r][t] = half distance of row r to code k + t, for the 16 rows of a tile and the four codes of this thread: 64 sums in
+/// registers, codes from L2 (16 bytes per lane, four channels ahead), rows from shared memory, the same for all lanes.
+/// Channels beyond dim must be zero.
+__device__ __forceinline__ void tile_scores(const float* x, int dim, const float* prepared, int padded, int k,
+                                            float (&h)[tile_rows][4]) {
+  const Pack<float> norms = load_pack(prepared + int64_t{dim} * padded + k);
+#pragma unroll
+  for (int r = 0; r < tile_rows; ++r)
+#pragma unroll
+    for (int t = 0; t < 4; ++t) h[r][t] = norms.v[t];
+  const float* from = prepared + k;
+  Pack<float> code[4], next[4];
+#pragma unroll
+  for (int u = 0; u < 4; ++u) {
+    code[u] = next[u] = Pack<float>{};
+    if (u < dim) code[u] = load_pack(from + int64_t{u} * padded);
+  }
+#pragma unroll 1
+  for (int d = 0; d < dim; d += 4) {
+    from += int64_t{4} * padded;
+#pragma unroll
+    for (int u = 0; u < 4; ++u) next[u] = d + 4 + u < dim ? load_pack(from + int64_t{u} * padded) : Pack<float>{};
+#pragma unroll
+    for (int u = 0; u < 4; ++u)
+#pragma unroll
+      for (int r = 0; r < tile_rows; r += 4) {
+        const Pack<float> rows = load_pack(x + (d + u) * tile_pitch + r);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+          for (int t = 0; t < 4; ++t) h[r + j][t] = __fmaf_rn(-rows.v[j], code[u].v[t], h[r + j][t]);
+      }
+#pragma unroll
+    for (int u = 0; u < 4; ++u) code[u] = next[u];
+  }
+}
+/// A block scores its 16 rows, four adjacent codes per thread and turn. Between: candidates of all warps; the block meets
+/// before and after.
 __device__ __forceinline__ void tile_search(const float* x, int dim, const float* prepared, int padded,
                                             uint32_t* candidates) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int turn = 0; turn < padded; turn += tile_turn) {
     const int k = turn + static_cast<int>(threadIdx.x) * 4;
     float h[tile_rows][4];
-    if (k < padded) {
-      const Pack<float> norms = load_pack(prepared + int64_t{dim} * padded + k);
-#pragma unroll
-      for (int r = 0; r < tile_rows; ++r)
-#pragma unroll
-        for (int t = 0; t < 4; ++t) h[r][t] = norms.v[t];
-      const float* from = prepared + k;
-      Pack<float> code[4], next[4];
-#pragma unroll
-      for (int u = 0; u < 4; ++u) {
-        code[u] = next[u] = Pack<float>{};
-        if (u < dim) code[u] = load_pack(from + int64_t{u} * padded);
-      }
-#pragma unroll 1
-      for (int d = 0; d < dim; d += 4) {
-        from += int64_t{4} * padded;
-#pragma unroll
-        for (int u = 0; u < 4; ++u) next[u] = d + 4 + u < dim ? load_pack(from + int64_t{u} * padded) : Pack<float>{};
-#pragma unroll
-        for (int u = 0; u < 4; ++u)
-#pragma unroll
-          for (int r = 0; r < tile_rows; r += 4) {
-            const Pack<float> rows = load_pack(x + (d + u) * tile_pitch + r);
-#pragma unroll
-            for (int j = 0; j < 4; ++j)
-#pragma unroll
-              for (int t = 0; t < 4; ++t) h[r + j][t] = __fmaf_rn(-rows.v[j], code[u].v[t], h[r + j][t]);
-          }
-#pragma unroll
-        for (int u = 0; u < 4; ++u) code[u] = next[u];
-      }
-    }
+    if (k < padded) tile_scores(x, dim, prepared, padded, k, h);
 #pragma unroll
     for (int r = 0; r < tile_rows; ++r) {
       Best best = no_code();

@@ -2,6 +2,9 @@
 #include "harness.h"
 #include "nacre/ops/rvq.h"
 #include "reference/rvq.h"
+#if defined(NACRE_EMULATED)
+#include "runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -24,8 +27,10 @@ const Size sizes[] = {
     {1, 4, 7, 9, 6, 17},      // one hypothesis more than CUDA scores at once
     {1, 3, 3, 40, 3, 64},     // the most
     {1, 5, 40, 1030, 3, 16},  // more codes than CUDA scores at once
-    {1, 3, 300, 4, 3, 64},    // residuals that do not fit shared memory
+    {1, 3, 520, 4, 3, 64},    // residuals that do not fit shared memory
     {1, 3, 1030, 5, 2, 4},    // wider than the greedy search's tiles
+    {1, 4, 1, 1030, 3, 16},   // nine distances: more ties than CUDA holds at once, of one row
+    {1, 9, 1, 1030, 3, 2},    // and of eight
 };
 
 enum Masks { none, some };
@@ -152,6 +157,26 @@ TEST_CASE("rvq_forward keeps the hypotheses that its reference keeps", "[rvq]") 
     for (Size n : sizes)
       for (Masks masks : {none, some}) grid_case(device, n, masks);
 }
+
+#if defined(NACRE_EMULATED)
+TEST_CASE("a beam takes the rung that shape and device allow", "[rvq][a100][rtx3090]") {
+  const Device device{Device::cuda};
+  if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;
+  const auto launches = [&](Size n, const char* name) {
+    Problem p(device, n, true);
+    rvq_forward(p.c.ctx, p.arguments());
+    return cuda::runtime(p.c.ctx).launches(name);
+  };
+  CHECK(launches({1, 3, 20, 5, 2, 1}, "rvq_forward_latent") == 1);
+  CHECK(launches({1, 3, 20, 5, 2, 4}, "rvq_beam") == 1);
+  CHECK(launches({1, 3, 20, 5, 2, 4}, "rvq_forward_given") == 1);
+  CHECK(launches({1, 1, 1400, 5, 2, 4}, "rvq_beam") == 0);
+  CHECK(launches({1, 1, 1400, 5, 2, 4}, "rvq_beam_long") == 1);
+  // 99 KiB hold the residuals of two stages up to 556 channels.
+  const bool room = cuda::limits(Context({.device = device})).shared_per_block > 99 << 10;
+  CHECK(launches({1, 1, 560, 5, 2, 16}, room ? "rvq_beam" : "rvq_beam_long") == 1);
+}
+#endif
 
 TEST_CASE("the cases of the beam tell its rules apart", "[rvq]") {
   int fewer = 0, ties = 0, stages = 0;

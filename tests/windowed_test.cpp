@@ -141,6 +141,27 @@ TEST_CASE("pieces of any size give the same bits", "[windowed]") {
   }
 }
 
+TEST_CASE("a beam is set between encodings", "[windowed]") {
+  Context ctx;
+  CodecConfig config = tiny({2, 4});
+  config.quantizer = QuantizerKind::ema, config.metric = VqMetric::euclidean;
+  Codec codec = made(ctx, config);
+  const std::vector<float> x = noise(7001, 1);
+  const std::vector<int32_t> nearest = encoded(codec, x, x.size(), 0);
+  codec.set_beam(8);
+  CHECK(codec.config().beam == 8);
+  const std::vector<int32_t> best = encoded(codec, x, x.size(), 0);
+  CHECK(best.size() == nearest.size());
+  CHECK(best != nearest);
+  CHECK(encoded(codec, x, 997, 0) == best);
+  codec.set_beam(1);
+  CHECK(encoded(codec, x, x.size(), 0) == nearest);
+  CHECK_THROWS_WITH(codec.set_beam(65), Catch::Contains("codec.beam"));
+  CHECK(codec.config().beam == 1);
+  Codec factorised = made(ctx, tiny({2, 4}));
+  CHECK_THROWS_WITH(factorised.set_beam(2), Catch::Contains("codec.beam"));
+}
+
 TEST_CASE("windows give what one pass gives", "[windowed]") {
   Context ctx;
   int64_t codes_seen = 0, codes_differ = 0;

@@ -115,6 +115,9 @@ TEST_CASE("usage errors exit with 2", "[cli]") {
            {"encode", in, "-o", "", "-m", model},
            {"encode", in, "-o", folder / "x", "-m", model, "--device", "abacus"},
            {"encode", in, "-o", folder / "x", "-m", model, "-t", "-1"},
+           {"encode", in, "-o", folder / "x", "-m", model, "--beam", "0"},
+           {"encode", in, "-o", folder / "x", "-m", model, "--beam", "2"},  // factorised codes
+           {"eval", in, "-m", model, "--beam", "65"},
            {"encode", "-", "-", "-o", folder / "x", "-m", model},
            {"decode", "-m", model},
            {"eval", in},

@@ -204,6 +204,38 @@ TEST_CASE("an exported model is the same model", "[cli]") {
 }
 
 #if !defined(__SANITIZE_ADDRESS__)  // which keeps freed blocks back, so that its peak says nothing
+TEST_CASE("a beam changes the stream of encode, and neither its size nor who decodes it", "[cli]") {
+  const Folder folder;
+  CodecConfig config = tiny_config();
+  config.quantizer = QuantizerKind::ema, config.metric = VqMetric::euclidean, config.n_codebooks = 6;
+  const std::string model = tiny_model(folder, "one.safetensors", 1, config);
+  config.beam = 8;
+  const std::string wide = tiny_model(folder, "eight.safetensors", 1, config),
+                    in = write_voice(folder / "in.wav", 20000);
+  const auto encoded = [&](const std::string& with, const std::vector<std::string>& options) {
+    std::vector<std::string> all{"encode", in, "-o", folder / "s.nacre", "-m", with, "-f", "-q"};
+    all.insert(all.end(), options.begin(), options.end());
+    const Outcome o = run(folder, all);
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    return slurp(folder / "s.nacre");
+  };
+  const std::string one = encoded(model, {}), eight = encoded(model, {"--beam", "8"});
+  CHECK(one != eight);
+  CHECK(one.size() == eight.size());
+  CHECK(encoded(model, {"--beam", "1"}) == one);
+  CHECK(encoded(wide, {}) == eight);
+  CHECK(encoded(wide, {"--beam", "1"}) == one);
+  // The weights are the same model.
+  spill(folder / "eight.nacre", eight);
+  CHECK(run(folder, {"decode", folder / "eight.nacre", "-o", folder / "out.wav", "-m", model}).code == 0);
+  const auto judged = [&](const std::string& beam) {
+    return run(folder, {"eval", in, "-m", model, "--json", "--beam", beam}).out;
+  };
+  const auto snr = [](const std::string& report) { return report.substr(report.find("\"snr\""), 30); };
+  CHECK(snr(judged("1")) != snr(judged("8")));
+}
+
 TEST_CASE("memory does not grow with the length", "[cli]") {
   const Folder folder(true);  // a folder in memory would count
   const std::string model = tiny_model(folder);

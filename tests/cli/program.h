@@ -90,9 +90,10 @@ inline CodecConfig tiny_config() {
 }
 
 /// A model that was never trained, saved as `name` in the folder; its path.
-inline std::string tiny_model(const Folder& folder, const std::string& name = "model.safetensors", uint64_t seed = 1) {
+inline std::string tiny_model(const Folder& folder, const std::string& name = "model.safetensors", uint64_t seed = 1,
+                              const CodecConfig& config = tiny_config()) {
   Context ctx({.device = {}, .threads = 1});
-  Codec codec(ctx, tiny_config());
+  Codec codec(ctx, config);
   initialise(ctx, codec.parameters(), codec.config(), seed);
   codec.save(folder / name);
   return folder / name;

@@ -54,10 +54,10 @@
 //   optimum     the best of all sequences where beam >= codes^(stages - 1); else not monotone in beam for a single row
 //   NaN         a code whose score is NaN or not below +inf is not taken; a row without any takes code 0 of the best
 //               hypothesis, which is every stage of a row with NaN or whose energy overflows
-//   cost        2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA rows stages beam
+//   cost        2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA 2 rows stages beam codes dim
 namespace nacre {
-inline constexpr int64_t max_rvq_beam =
-    64;  ///< bounds what a row's search holds on the CPU's stack and in CUDA's shared memory
+/// Bounds what a row's search holds on the CPU's stack and in CUDA's shared memory.
+inline constexpr int64_t max_rvq_beam = 64;
 struct RvqProjections {
   View<const float> in_weight{};   ///< [stages, dim, 1, latent]
   View<const float> in_bias{};     ///< [stages, 1, 1, dim]
