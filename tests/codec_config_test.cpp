@@ -198,7 +198,7 @@ TEST_CASE("codec configurations: there and back again") {
   CHECK(CodecConfig::named("dac-16k").nominal_bitrate() == 6000);
   CHECK(CodecConfig::named("dac-24k").nominal_bitrate() == 24000);
   CHECK(CodecConfig::named("dac-44k").nominal_bitrate() == Approx(7751.95).epsilon(1e-6));
-  CHECK(CodecConfig::named("speech-16k").nominal_bitrate() == 48000);
+  CHECK(CodecConfig::named("speech-16k").nominal_bitrate() == 64000);
   CHECK(CodecConfig::named("speech-16k-small").nominal_bitrate() == 32000);
   // Files from before there was a beam.
   CHECK(CodecConfig::from_json("{}").beam == 1);

@@ -49,10 +49,10 @@ class Config:
         return self.latent_dim or self.encoder_dim << len(self.encoder_rates)
 
 
-SPEECH = Config(encoder_dim=32, decoder_dim=512, encoder_rates=(2, 4, 5), latent_dim=128, quantizer="ema")
+SPEECH = Config(encoder_dim=32, decoder_dim=512, encoder_rates=(2, 4, 5), latent_dim=64, n_codebooks=16, quantizer="ema")
 CONFIGS = {  # lib/codec_config.cpp has the same
     "speech-16k": SPEECH,
-    "speech-16k-small": dataclasses.replace(SPEECH, encoder_dim=16, decoder_dim=256, latent_dim=64, n_codebooks=8),
+    "speech-16k-small": dataclasses.replace(SPEECH, encoder_dim=16, decoder_dim=256, n_codebooks=8),
     "dac-16k": Config(),
     "dac-24k": Config(sample_rate=24000, n_codebooks=32),
     "dac-44k": Config(sample_rate=44100, n_codebooks=9, encoder_rates=(2, 4, 8, 8)),
