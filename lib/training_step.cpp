@@ -196,9 +196,16 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
 }
 
-void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows,
+void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t batches,
                                    const StartProgress& progress) {
   Impl& s = *impl_;
+  if (s.config.quantizer == QuantizerKind::factorised) batches = 0;
+  // k-means takes most of the time: a stage of it counts as much as `weight` batches.
+  const int64_t weight = batches > 0 ? std::max<int64_t>(1, batches / (2 * s.config.n_codebooks)) : 1;
+  const int64_t clustered = weight * s.config.n_codebooks;
+  const auto done = [&](int64_t n) {
+    if (progress) progress(n, clustered + batches);
+  };
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
   std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
@@ -218,7 +225,19 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   Memory memory(s.ctx, all.size() * sizeof(float));
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
-  s.quantizer.start(s.ctx, latents, s.seed, progress);
+  s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(weight * stage); });
+  for (int64_t i = 0; i < batches; ++i) {
+    next_batch();
+    s.encoder->forward(s.ctx);
+    s.quantizer.forward(s.ctx);
+    // The step's number draws the replacements of dead codes; those of the start come before the first.
+    const auto number = static_cast<int32_t>(i - batches);
+    s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), View<int32_t>(&s.scalars.data->step, {}));
+    s.quantizer.update(s.ctx, View<const int32_t>(&s.scalars.data->step, {}), s.seed);
+    done(clustered + i + 1);
+  }
+  const int32_t none = 0;
+  s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), View<int32_t>(&s.scalars.data->step, {}));
   s.reset_average();
 }
 void TrainingStep::reset_average() { impl_->reset_average(); }

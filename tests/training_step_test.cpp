@@ -180,6 +180,40 @@ TEST_CASE("training is a function of seed and batches: bit for bit", "[step]") {
   }
 }
 
+TEST_CASE("codebooks learn from batches before the first step, and nothing else changes", "[step]") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Setup setup(QuantizerKind::ema);
+  setup.codec.dead_below = 0;
+  const auto start = [&](Run& run, int64_t batches) {
+    std::vector<int64_t> told;
+    int64_t all = 0;
+    run.step.start_codebooks([&] { run.next(); }, 40, batches,
+                             [&](int64_t done, int64_t total) {
+                               told.push_back(done);
+                               all = total;
+                             });
+    CHECK(told.front() == 0);
+    CHECK(std::is_sorted(told.begin(), told.end()));
+    CHECK(told.back() == all);
+    CHECK(run.step.scalars().step == 0);
+    // Another random sequence, so that every run is judged by the same batches.
+    run.rng.seed(99);
+    double loss = 0;
+    for (int i = 0; i < 20; ++i)
+      run.next(), run.step.measure(), loss += static_cast<double>(run.step.metrics().commitment);
+    return loss;
+  };
+  Run few(setup, device), many(setup, device), again(setup, device);
+  const double before = start(few, 0), after = start(many, 60);
+  // Three codebooks of twelve codes, clustered from forty rows, know little of other rows.
+  CHECK(after < 0.95 * before);
+  for (const char* part : {"encoder", "decoder"})
+    CHECK(same_bits(few.everything(few.step.parameters(), part), many.everything(many.step.parameters(), part)));
+  start(again, 60);
+  CHECK(same_bits(many.state(), again.state()));
+}
+
 TEST_CASE("a captured step, replayed, does what running it does", "[step][rtx3090]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));

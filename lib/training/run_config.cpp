@@ -46,7 +46,8 @@ json as_json(const RunConfig& c) {
             {"valid_fraction", t.valid_fraction},
             {"valid_seconds", t.valid_seconds},
             {"checkpoint_minutes", t.checkpoint_minutes},
-            {"codebook_start_rows", t.codebook_start_rows}}}};
+            {"codebook_start_rows", t.codebook_start_rows},
+            {"codebook_start_batches", t.codebook_start_batches}}}};
 }
 
 /// With a latent width that still follows from the other keys, where nobody chose one: later keys may change those.
@@ -138,6 +139,7 @@ RunConfig parse(json c) {
   r.training.valid_seconds = t["valid_seconds"];
   r.training.checkpoint_minutes = t["checkpoint_minutes"];
   r.training.codebook_start_rows = t["codebook_start_rows"];
+  r.training.codebook_start_batches = t["codebook_start_batches"];
   r.check();
   return r;
 }
@@ -168,6 +170,8 @@ void RunConfig::check() const {
   need(t.checkpoint_minutes > 0, "checkpoint_minutes", t.checkpoint_minutes, "above 0");
   need(t.codebook_start_rows >= 0 && t.codebook_start_rows <= 10000000, "codebook_start_rows", d(t.codebook_start_rows),
        "0 (codebooks start from random numbers) to 10000000");
+  need(t.codebook_start_batches >= 0 && t.codebook_start_batches <= 1000000, "codebook_start_batches",
+       d(t.codebook_start_batches), "0 to 1000000");
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +
@@ -212,8 +216,11 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.batch_size = 8;
     c.training.segment_length = 4000;
   }
-  // Codes of high rates are learned from many frames: 1024 centres of 60 frames each.
-  if (name.rfind("speech-", 0) == 0) c.training.codebook_start_rows = 60000;
+  // Codes are as good as the frames they have seen are many. Without backward passes these cost little.
+  if (name.rfind("speech-", 0) == 0) {
+    c.training.codebook_start_rows = 60000;
+    c.training.codebook_start_batches = 400;
+  }
   if (name.rfind("dac-", 0) == 0) {
     c.loss.windows = {32, 64, 128, 256, 512, 1024, 2048};
     c.loss.mels = {5, 10, 20, 40, 80, 160, 320};
