@@ -203,28 +203,28 @@ void open_unit(Model& m, const std::string& unit, OddTerm term, double gain, dou
 }  // namespace
 
 TransformStart transform_start_of(const CodecConfig& c) {
-  TransformStart s;
-  const auto number = [](int64_t n) { return std::to_string(n); };
+  const auto refused = [](std::string why) { return TransformStart{.bands = 0, .refused = std::move(why)}; };
+  const auto narrow = [&](const char* half_of, int64_t layer, int64_t width, int64_t phases) {
+    return refused(std::string(half_of) + " layer " + std::to_string(layer) + " has " + std::to_string(width) +
+                   " channels, expected " + std::to_string(2 * phases) + " or more");
+  };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
-  if (half(e) * d != half(d) * e) {
-    s.refused = "the strides beside the latent, " + number(e) + " and " + number(d) + ", cut different windows";
-    return s;
+  if (half(e) * d != half(d) * e)
+    return refused("the strides beside the latent, " + std::to_string(e) + " and " + std::to_string(d) +
+                   ", cut different windows");
+  // Layers that deal out samples must carry all of them; the transform's may leave out bands.
+  int64_t phases = 1, width = c.encoder_dim, layer = 0;
+  for (const int64_t rate : c.encoder_rates) {
+    if (2 * phases > width) return narrow("encoder", layer, width, phases);
+    phases *= rate, width *= 2, ++layer;
   }
-  int64_t phases = 1, width = c.encoder_dim;
-  for (size_t i = 0; i < c.encoder_rates.size(); ++i, phases *= c.encoder_rates[i - 1], width *= 2)
-    if (2 * phases > width)
-      s.refused = "encoder layer " + number(static_cast<int64_t>(i)) + " has " + number(width) +
-                  " channels, expected " + number(2 * phases) + " or more";
-  s.bands = std::min({c.hop(), c.latent(), width / 2, c.decoder_dim / 2});
-  width = c.decoder_dim, phases = c.hop();
-  for (size_t i = 0; i < c.decoder_rates.size(); ++i) {
-    phases /= c.decoder_rates[i], width /= 2;
-    if (2 * phases > width)
-      s.refused = "decoder layer " + number(static_cast<int64_t>(i) + 1) + " has " + number(width) +
-                  " channels, expected " + number(2 * phases) + " or more";
+  const int64_t bands = std::min({c.hop(), c.latent(), width / 2, c.decoder_dim / 2});
+  width = c.decoder_dim, layer = 0;
+  for (const int64_t rate : c.decoder_rates) {
+    phases /= rate, width /= 2, ++layer;
+    if (2 * phases > width) return narrow("decoder", layer, width, phases);
   }
-  if (!s.refused.empty()) s.bands = 0;
-  return s;
+  return {.bands = bands, .refused = ""};
 }
 
 TransformStart transform_start(Context& ctx, Parameters& parameters, const CodecConfig& c) {
