@@ -196,10 +196,11 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
 }
 
-void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t batches,
+void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
                                    const StartProgress& progress) {
   Impl& s = *impl_;
-  if (s.config.quantizer == QuantizerKind::factorised) batches = 0;
+  const int64_t per_batch = s.latent.shape.rows();
+  const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
   // k-means takes most of the time: a stage of it counts as much as `weight` batches.
   const int64_t weight = batches > 0 ? std::max<int64_t>(1, batches / (2 * s.config.n_codebooks)) : 1;
   const int64_t clustered = weight * s.config.n_codebooks;

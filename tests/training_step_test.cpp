@@ -185,7 +185,7 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
   CAPTURE(str(device));
   Setup setup(QuantizerKind::ema);
   setup.codec.dead_below = 0;
-  const auto start = [&](Run& run, int64_t batches) {
+  const auto start = [&](Run& run, int64_t rows) {
     std::vector<int64_t> told;
     int64_t all = 0;
     run.step.start_codebooks([&] { run.next(); }, 40, batches,
@@ -205,12 +205,12 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
     return loss;
   };
   Run few(setup, device), many(setup, device), again(setup, device);
-  const double before = start(few, 0), after = start(many, 60);
+  const double before = start(few, 0), after = start(many, 3600);
   // Three codebooks of twelve codes, clustered from forty rows, know little of other rows.
   CHECK(after < 0.95 * before);
   for (const char* part : {"encoder", "decoder"})
     CHECK(same_bits(few.everything(few.step.parameters(), part), many.everything(many.step.parameters(), part)));
-  start(again, 60);
+  start(again, 3600);
   CHECK(same_bits(many.state(), again.state()));
 }
 

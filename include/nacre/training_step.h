@@ -49,8 +49,9 @@ class TrainingStep {
   /// all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
   /// Codebooks that start from data: k-means over the latents of this batch and the ones loaded through `next_batch`,
-  /// about `rows` frames; then moving averages over `batches` further ones. Runs once, eagerly, before the first step.
-  void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t batches = 0,
+  /// about `rows` frames; then moving averages over `average_rows` further ones, batch by batch. Runs once, eagerly,
+  /// before the first step.
+  void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows = 0,
                        const StartProgress& = {});
   void set_learning_rate(double);
   /// The whole step. On CUDA the first runs kernel by kernel, the second is captured as a graph, and all others replay it:

@@ -47,7 +47,7 @@ json as_json(const RunConfig& c) {
             {"valid_seconds", t.valid_seconds},
             {"checkpoint_minutes", t.checkpoint_minutes},
             {"codebook_start_rows", t.codebook_start_rows},
-            {"codebook_start_batches", t.codebook_start_batches}}}};
+            {"codebook_average_rows", t.codebook_average_rows}}}};
 }
 
 /// With a latent width that still follows from the other keys, where nobody chose one: later keys may change those.
@@ -139,7 +139,7 @@ RunConfig parse(json c) {
   r.training.valid_seconds = t["valid_seconds"];
   r.training.checkpoint_minutes = t["checkpoint_minutes"];
   r.training.codebook_start_rows = t["codebook_start_rows"];
-  r.training.codebook_start_batches = t["codebook_start_batches"];
+  r.training.codebook_average_rows = t["codebook_average_rows"];
   r.check();
   return r;
 }
@@ -170,8 +170,8 @@ void RunConfig::check() const {
   need(t.checkpoint_minutes > 0, "checkpoint_minutes", t.checkpoint_minutes, "above 0");
   need(t.codebook_start_rows >= 0 && t.codebook_start_rows <= 10000000, "codebook_start_rows", d(t.codebook_start_rows),
        "0 (codebooks start from random numbers) to 10000000");
-  need(t.codebook_start_batches >= 0 && t.codebook_start_batches <= 1000000, "codebook_start_batches",
-       d(t.codebook_start_batches), "0 to 1000000");
+  need(t.codebook_average_rows >= 0 && t.codebook_average_rows <= 1000000000, "codebook_average_rows",
+       d(t.codebook_average_rows), "0 to 1000000000");
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +
@@ -219,7 +219,7 @@ RunConfig RunConfig::named(const std::string& name) {
   // Codes are as good as the frames they have seen are many. Without backward passes these cost little.
   if (name.rfind("speech-", 0) == 0) {
     c.training.codebook_start_rows = 60000;
-    c.training.codebook_start_batches = 400;
+    c.training.codebook_average_rows = 320000;
   }
   if (name.rfind("dac-", 0) == 0) {
     c.loss.windows = {32, 64, 128, 256, 512, 1024, 2048};

@@ -205,7 +205,7 @@ void Run::start_codebooks() {
         fill_batch(data_, sampler_, -(++extra), batch);
         step_.load(batch.samples, valid_samples(batch));
       },
-      config_.training.codebook_start_rows, config_.training.codebook_start_batches,
+      config_.training.codebook_start_rows, config_.training.codebook_average_rows,
       [&](int64_t done, int64_t total) {
         if (!progress) progress.emplace("codebooks", total, "passes", ProgressOptions{.to = options_.progress});
         progress->update(done);

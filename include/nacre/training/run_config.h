@@ -30,7 +30,7 @@ struct TrainingConfig {
   double valid_seconds = 60;     ///< held-out audio that each epoch is judged on, at most
   double checkpoint_minutes = 10;
   int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from; 0: random ones
-  int64_t codebook_start_batches = 0;   ///< whose frames then move them, before the first step; ema only
+  int64_t codebook_average_rows = 0;    ///< frames that then move them as in training; ema only
 };
 
 struct RunConfig {
