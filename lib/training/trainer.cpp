@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "nacre/atomic_file.h"
 #include "nacre/random.h"
@@ -40,6 +40,9 @@ DatasetOptions dataset_options(const TrainerOptions& o) {
   d.progress = scan_progress(o.progress);
   return d;
 }
+
+/// Thrown through the start of the codebooks, which takes minutes on a large model.
+struct StoppedAtStart {};
 
 /// A checkpoint's folder, or a run's: its newest then.
 Checkpoint checkpoint_at(const fs::path& path) {
@@ -202,11 +205,13 @@ void Run::start_codebooks() {
   std::optional<Progress> progress;
   step_.start_codebooks(
       [&] {
+        if (stopped()) throw StoppedAtStart{};
         fill_batch(data_, sampler_, -(++extra), batch);
         step_.load(batch.samples, valid_samples(batch));
       },
       config_.training.codebook_start_rows, config_.training.codebook_average_rows,
       [&](int64_t done, int64_t total) {
+        if (stopped()) throw StoppedAtStart{};
         if (!progress) progress.emplace("codebooks", total, "passes", ProgressOptions{.to = options_.progress});
         progress->update(done);
         if (done == total) progress->finish();
@@ -265,10 +270,9 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
     std::string files;
     for (const Crop& c : batch.crops)
       files += " " + data_.clips()[static_cast<size_t>(c.clip)].path + "@" + std::to_string(c.offset);
-    say("warning: step " + std::to_string(done_) +
-        ": the gradient is not finite; " +
-        (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") +
-        " left out. The" + (updates == 1 ? "" : " last") + " batch was:" + files);
+    say("warning: step " + std::to_string(done_) + ": the gradient is not finite; " +
+        (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") + " left out. The" +
+        (updates == 1 ? "" : " last") + " batch was:" + files);
   }
   if (skipped_in_a_row_ >= skipped_before_stop)
     throw Error(ErrorKind::diverged,
@@ -330,8 +334,15 @@ void Run::keep_start() {
 }
 
 TrainResult Run::go() {
-  begin();
   TrainResult result;
+  try {
+    begin();
+  } catch (const StoppedAtStart&) {
+    say("stopped before the first step; nothing is saved yet, the same command begins anew");
+    result.steps = steps_;
+    result.signal = options_.stop->load();
+    return result;
+  }
   result.steps = steps_;
   if (done_ >= steps_) {
     say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(steps_) +

@@ -61,13 +61,19 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
     CHECK(starts(next.options.run).empty());
     CHECK(!fs::exists(next.options.run / "start"));
   }
-  SECTION("a run that is stopped before its first step has none, and never gets one") {
+  SECTION("a run that is stopped while its codebooks start leaves no checkpoint, and begins anew") {
     Trainer stopped(folder, "stopped", config);
     const std::atomic<int> term{15};
     stopped.options.stop = &term;
-    CHECK(stopped.run_to(2).result.step == 0);
+    const Outcome none = stopped.run_to(2);
+    CHECK(contains(none.text, "stopped before the first step"));
+    CHECK(none.result.signal == 15);
+    CHECK(!none.result.finished);
+    CHECK(none.result.checkpoint.empty());
+    CHECK(list_checkpoints(stopped.options.run).empty());
     stopped.options.stop = nullptr;
     CHECK(stopped.run_to(2).result.step == 2);
-    CHECK(starts(stopped.options.run).empty());
+    CHECK(starts(stopped.options.run).size() == 1);
+    CHECK(read_bytes(stopped.options.run / "start/model.safetensors") == kept);
   }
 }
