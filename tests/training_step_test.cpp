@@ -188,7 +188,7 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
   const auto start = [&](Run& run, int64_t rows) {
     std::vector<int64_t> told;
     int64_t all = 0;
-    run.step.start_codebooks([&] { run.next(); }, 40, batches,
+    run.step.start_codebooks([&] { run.next(); }, 40, rows,
                              [&](int64_t done, int64_t total) {
                                told.push_back(done);
                                all = total;
