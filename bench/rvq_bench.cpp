@@ -17,14 +17,14 @@ const Cases cases([](Suite& suite) {
   std::vector<Size> sizes{
       {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},                 // a second of 16 kHz speech, 16 times
       {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},                   // streaming
-      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // the transform codec
+      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // 40 bands alone
       {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},                // factorised
       {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};               // DAC at 44.1 kHz
   if (suite.cuda())
     sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz as it was trained
              {{.batch = 16, .time = 33, .channels = 1024}, 9, 1024, 8},
              {{.batch = 16, .time = 50, .channels = 1024}, 12, 1024, 8},  // and at 16 kHz
-             {{.batch = 16, .time = 400, .channels = 128}, 12, 1024, 0},  // speech-16k
+             {{.batch = 16, .time = 400, .channels = 64}, 16, 1024, 0, {1, 8, 16}},  // speech-16k
              {{.batch = 1, .time = 1, .channels = 1024}, 9, 1024, 8}};    // streaming
   for (Size n : sizes) {
     n.z = suite.fit(n.z), n.stages = suite.least(n.stages, 3), n.codes = suite.least(n.codes, 40);

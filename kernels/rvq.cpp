@@ -156,10 +156,13 @@ rvq_beam::Sizes beam_sizes(const Sizes& n, int64_t beam) {
   return {.stages = n.stages, .codes = n.codes, .dim = n.dim, .beam = beam};
 }
 
+void check_beam_range(int64_t beam) {
+  if (beam < 1 || beam > max_rvq_beam) [[unlikely]]
+    throw_usage("rvq_forward", "beam is " + std::to_string(beam) + ", expected 1 to " + std::to_string(max_rvq_beam));
+}
 void check_beam(const RvqForward& a, const Sizes& n) {
+  check_beam_range(a.beam);
   if (a.beam == 1) return;
-  if (a.beam < 1 || a.beam > max_rvq_beam) [[unlikely]]
-    throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 to " + std::to_string(max_rvq_beam));
   if (n.factorised || a.metric != VqMetric::euclidean) [[unlikely]]
     throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 with " +
                                    (n.factorised ? "projections" : "the cosine metric") +
@@ -172,6 +175,7 @@ void check_beam(const RvqForward& a, const Sizes& n) {
 }  // namespace
 
 Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
+  check_beam_range(beam);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
   const Sizes n = sizes_of(z, codebooks, factorised);

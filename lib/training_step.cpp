@@ -201,12 +201,13 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   Impl& s = *impl_;
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
-  // k-means takes most of the time: a stage of it counts as much as `weight` batches.
+  // k-means gets a third of the bar: a stage of it counts as much as `weight` batches.
   const int64_t weight = batches > 0 ? std::max<int64_t>(1, batches / (2 * s.config.n_codebooks)) : 1;
   const int64_t clustered = weight * s.config.n_codebooks;
   const auto done = [&](int64_t n) {
     if (progress) progress(n, clustered + batches);
   };
+  done(0);
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
   std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));

@@ -113,7 +113,8 @@ class Model {
     }
     return w;
   }
-  /// Rows of zeros keep their direction and get gain 0. length 0: of a direction's own row.
+  /// Rows of zeros keep their direction and get gain 0. `direction`: length of the directions; 0: a row's own norm or,
+  /// of a row of zeros, the length it had.
   void set_weight(const std::string& layer, const Taps& w, double direction) {
     Tensor &v = tensors_.at(layer + ".weight_v"), &g = tensors_.at(layer + ".weight_g");
     const size_t length = w.values.size() / static_cast<size_t>(w.first);
@@ -210,8 +211,8 @@ TransformStart transform_start_of(const CodecConfig& c) {
   };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
   if (half(e) * d != half(d) * e)
-    return refused("the strides beside the latent, " + std::to_string(e) + " and " + std::to_string(d) +
-                   ", cut different windows");
+    return refused("the strides beside the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
+                   " (decoder), expected equal or both even: their padding places the transform's windows");
   // Layers that deal out samples must carry all of them; the transform's may leave out bands.
   int64_t phases = 1, width = c.encoder_dim, layer = 0;
   for (const int64_t rate : c.encoder_rates) {

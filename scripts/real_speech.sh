@@ -5,7 +5,7 @@
 #
 #   scripts/real_speech.sh [--debs FOLDER] DIR     --debs: keep the packages in FOLDER, and take those that are there
 #
-#   DIR/train/SET/, DIR/valid/SET/    the audio, as nacre train expects it; files under 8 KiB (about a second) are left out
+#   DIR/train/SET/, DIR/valid/SET/    the audio, as nacre train expects it; files under 8 KiB (a second of G.722, a quarter of WAV) are left out
 #   DIR/licences/PACKAGE.txt          each package's copyright file, and PACKAGES.txt, which version was taken
 #
 # The speaker of the English prompts also reads the Spanish ones: English is an unseen language, Malayalam has unseen voices too.
@@ -75,7 +75,7 @@ fetch() { # package: sets deb to its file
   if [ -z "$found" ]; then
     echo "downloading $1"
     rm -rf "$work/download" && mkdir "$work/download"
-    # What was cut off never lies among the packages.
+    # A download that was cut off is never moved to the packages.
     if ! (cd "$work/download" && apt-get download "$1" >log 2>&1 </dev/null) ||
       ! found=$(find "$work/download" -name "$1_*.deb" | grep .) || ! mv "$found" "$debs/"; then
       fail 4 "package $1 cannot be downloaded ($(grep '^E:' "$work/download/log" | head -n 1 | sed 's/^E: *//')); apt-get update," \

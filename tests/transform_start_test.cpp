@@ -14,6 +14,12 @@ using namespace nacre;
 
 namespace {
 
+#if defined(NACRE_EMULATED)
+constexpr bool emulated = true;
+#else
+constexpr bool emulated = false;
+#endif
+
 /// Encoder and decoder joined, `frames` frames of one item.
 struct Joined {
   Context ctx;
@@ -88,36 +94,54 @@ CodecConfig small(ActivationKind activation, std::vector<int64_t> rates, bool ta
   return c;
 }
 
+/// Strides that do not mirror each other, but place the transform's window alike; and convolutions of one tap.
+CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> decoder) {
+  CodecConfig c = small(ActivationKind::snake, std::move(encoder), false);
+  c.decoder_dim = 16 << decoder.size(), c.decoder_rates = std::move(decoder);
+  c.kernel_size = 1;
+  return c;
+}
+
 }  // namespace
 
 TEST_CASE("without a quantizer and before any step, every ready configuration gives back its input", "[start]") {
-  for (const std::string& name : CodecConfig::names())
-    for (const Device device : test::devices()) {
+  for (const std::string& name : CodecConfig::names()) {
+    // An emulator takes minutes and gigabytes for the wide models: those run on the CPU, and on a real device.
+    const bool wide = name.rfind("dac-", 0) == 0;
+    std::vector<Device> devices{{Device::cpu, 0}};
+    for (const Device device : test::devices())
+      if (device.kind != Device::cpu && !(emulated && wide)) devices.push_back(device);
+    for (const Device device : devices) {
       const CodecConfig c = CodecConfig::named(name);
       CAPTURE(name, str(device));
       const TransformStart start = transform_start_of(c);
       REQUIRE(start.refused.empty());
       CHECK(start.bands == c.hop());
-      // Emulated kernels take seconds per frame of the wide models: as few as have one whole window inside.
-      const int64_t frames = std::max<int64_t>(5, 960 / c.hop());
+      const int64_t frames = std::max<int64_t>(5, 960 / c.hop());  // two at each end are left out
       Joined model(device, c, frames);
       const std::vector<float> x = voice(frames * c.hop(), 0.4);
       CHECK(error_db(x, model.run(x), c.hop()) > -10);  // random weights do not
       transform_start(model.ctx, model.parameters, c);
       CHECK(error_db(x, model.run(x), c.hop()) < -30);
     }
+  }
 }
 
 TEST_CASE("the transform start stands for each activation, odd strides and a plain end", "[start]") {
   struct Variant {
     CodecConfig config;
-    double error;  // dB. Pairs are exact with Snake and leaky ReLU; tanh at the end is undone only by Snakes
+    // dB. With Snake and leaky ReLU only rounding is left: a dozen layers add errors of some 16 u = 2^-20 of the signal
+    // each, or -110 dB together. ELU loses u/4 of u per activation, at most 1/256 of 1/64 times the largest coefficient,
+    // four times; tanh less. The tanh at the end leaves -35 dB over speech, and this voice is louder than speech.
+    double error;
   };
   const Variant variants[] = {
       {small(ActivationKind::snake, {2, 3}, false), -100},
       {small(ActivationKind::snake_beta, {3, 2, 2}, false), -100},
       {small(ActivationKind::leaky_relu, {3}, false), -100},
       {small(ActivationKind::snake, {2, 5}, true), -30},
+      {other_strides({2, 4}, {2, 4}), -100},
+      {other_strides({8}, {4, 2}), -100},
       {small(ActivationKind::snake_beta, {4}, true), -30},
       {small(ActivationKind::elu, {2, 2}, false), -30},
       {small(ActivationKind::tanh, {2, 2}, false), -30},
@@ -134,7 +158,11 @@ TEST_CASE("the transform start stands for each activation, odd strides and a pla
 }
 
 TEST_CASE("one, two and more residual units undo the tanh", "[start]") {
-  double before = -20;  // what tanh alone does to such a signal is worse
+  // What the tanh does where nothing undoes it.
+  const std::vector<float> voiced = voice(960, 0.4);
+  std::vector<float> bent(voiced.size());
+  for (size_t i = 0; i < bent.size(); ++i) bent[i] = std::tanh(voiced[i]);
+  double before = error_db(voiced, bent, 4);
   for (const std::vector<int64_t>& dilations : {std::vector<int64_t>{1}, {1, 3}, {1, 3, 9}, {1, 2, 4, 8}}) {
     CodecConfig c = small(ActivationKind::snake, {4}, true);
     c.dilations = dilations;
@@ -144,8 +172,11 @@ TEST_CASE("one, two and more residual units undo the tanh", "[start]") {
     const double error = error_db(x, model.run(x), c.hop());
     CAPTURE(dilations, error, before);
     CHECK(error < -30);
-    CHECK(error < before + 1e-6);
-    before = dilations.size() < 3 ? error : before;
+    if (dilations.size() <= 3)
+      CHECK(error < before);
+    else
+      CHECK(error == Approx(before).margin(0.01));  // a fourth unit stays closed: rounding alone differs
+    before = error;
   }
 }
 
@@ -172,7 +203,8 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   CHECK_THROWS_AS(transform_start(ctx, none, c), Error);
   c = small(ActivationKind::snake, {4, 5}, false);
   c.decoder_rates = {4, 5};
-  CHECK(transform_start_of(c).refused == "the strides beside the latent, 5 and 4, cut different windows");
+  CHECK(transform_start_of(c).refused == "the strides beside the latent are 5 (encoder) and 4 (decoder), expected equal or both even: "
+        "their padding places the transform's windows");
   c.decoder_rates = {5, 2, 2};
   c.decoder_dim = 8;
   CHECK(transform_start_of(c).refused == "decoder layer 1 has 4 channels, expected 8 or more");
@@ -189,7 +221,10 @@ TEST_CASE("the transform start is the same on every device, and changes neither 
   };
   const CodecConfig c = CodecConfig::named("speech-16k-small");
   Tensors first;
-  for (const Device device : test::devices()) {
+  std::vector<Device> devices{{Device::cpu, 0}};
+  for (const Device device : test::devices())
+    if (device.kind != Device::cpu) devices.push_back(device);
+  for (const Device device : devices) {
     Joined model(device, c, 1);
     const Tensors drawn = tensors(model.ctx, model.parameters);
     transform_start(model.ctx, model.parameters, c);

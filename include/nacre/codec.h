@@ -56,7 +56,7 @@ class Decoder {
   std::vector<Activation<T>> tanh_;       // one, or none
 };
 
-/// Told how much of a start is done: at first, and after each of its parts.
+/// Called with 0 first, then after each part that is done.
 using StartProgress = std::function<void(int64_t done, int64_t total)>;
 
 /// Residual vector quantizer of either kind, with straight-through gradient and codebook training.

@@ -48,9 +48,9 @@ class TrainingStep {
   /// Puts a batch on the device: [batch * samples()] samples, valid samples per item, codebooks used per item (empty:
   /// all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
-  /// Codebooks that start from data: k-means over the latents of this batch and the ones loaded through `next_batch`,
-  /// about `rows` frames; then moving averages over `average_rows` further ones, batch by batch. Runs once, eagerly,
-  /// before the first step.
+  /// Codebooks that start from data: k-means over the latents of batches that `next_batch` loads, until there are `rows`
+  /// frames; then moving averages over about `average_rows` further ones (padding of short clips included), batch by
+  /// batch. Runs once, eagerly, before the first step.
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows = 0,
                        const StartProgress& = {});
   void set_learning_rate(double);

@@ -116,7 +116,7 @@ std::string beside(const std::vector<Baseline>& others) {
     if (!std::isfinite(b.scores.snr())) continue;
     s += s.empty() ? " On the same audio " : ", and ";
     s += (b.name == "Opus" ? "Opus, at " + figure_of(b.kilobits(), "%.1f") + " kbit/s, has "
-                           : "this codec had before training ") +
+                           : "the codec before training has ") +
          figure_of(b.scores.snr(), "%+.1f") + " dB";
   }
   return s.empty() ? s : s + ".";

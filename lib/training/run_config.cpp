@@ -172,6 +172,8 @@ void RunConfig::check() const {
        "0 (codebooks start from random numbers) to 10000000");
   need(t.codebook_average_rows >= 0 && t.codebook_average_rows <= 1000000000, "codebook_average_rows",
        d(t.codebook_average_rows), "0 to 1000000000");
+  need(t.codebook_average_rows == 0 || t.codebook_start_rows > 0, "codebook_average_rows", d(t.codebook_average_rows),
+       "0 where codebook_start_rows is 0");
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +
@@ -217,9 +219,9 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.segment_length = 4000;
   }
   if (name.rfind("speech-", 0) == 0) {
-    // Faster, and latents outgrow the codebooks that follow them (docs/decisions.md).
+    // At higher rates latents outgrow the codebooks that follow them (docs/decisions.md).
     c.optimizer.learning_rate = 1e-4;
-    // Codes are as good as the frames they have seen are many. Without backward passes these cost little.
+    // Codebooks get better with the number of frames they see; without backward passes frames cost little.
     c.training.codebook_start_rows = 60000;
     c.training.codebook_average_rows = 320000;
   }

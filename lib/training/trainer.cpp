@@ -127,6 +127,11 @@ void Run::begin() {
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
   starts_anew_ = !from && options_.init.empty();
+  if (starts_anew_ && stopped()) throw StoppedAtStart{};
+  if (!starts_anew_ && done_ == 0) {  // another run's, whose checkpoints are gone
+    std::error_code none;
+    fs::remove_all(options_.run / "start", none);
+  }
 }
 
 std::optional<Checkpoint> Run::find_checkpoint() {
@@ -212,7 +217,7 @@ void Run::start_codebooks() {
       config_.training.codebook_start_rows, config_.training.codebook_average_rows,
       [&](int64_t done, int64_t total) {
         if (stopped()) throw StoppedAtStart{};
-        if (!progress) progress.emplace("codebooks", total, "passes", ProgressOptions{.to = options_.progress});
+        if (!progress) progress.emplace("codebooks", total, "parts", ProgressOptions{.to = options_.progress});
         progress->update(done);
         if (done == total) progress->finish();
       });

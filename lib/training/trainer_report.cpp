@@ -136,7 +136,7 @@ void Run::report(int64_t epoch) {
                               .codes_seen = static_cast<int64_t>(frames),
                               .codebook_size = config_.codec.codebook_size,
                               .step = done_};
-  // What warnings look for is what training has to cure: before the first step there is nothing to warn of.
+  // A start may look unhealthy: training is to cure it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);
 

@@ -56,7 +56,10 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
 
 std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now) {
   static const std::set<std::string> harmless{"training.num_epochs", "training.max_steps", "training.valid_seconds",
-                                              "training.checkpoint_minutes"};
+                                              "training.checkpoint_minutes",
+                                              // What a run begins with, and how it encodes, no later step depends on.
+                                              "training.start", "training.codebook_start_rows",
+                                              "training.codebook_average_rows", "codec.beam"};
   std::vector<std::string> found;
   for (const std::string& d : differences(then.config, now.config))
     if (!harmless.contains(d.substr(0, d.find(':')))) found.push_back(d);

@@ -49,7 +49,8 @@ JSON
 # Emulated tensor cores are the slowest of all, and bf16 takes them as tf32 does.
 precisions() { if [ "$S_EMULATED" = 1 ]; then echo fp32 bf16; else echo fp32 tf32 bf16; fi; }
 train() { # folder, precision, steps
-  local size=(--config speech-16k-small --batch_size 4 --segment_length 4000 --set training.codebook_start_rows=4000)
+  local size=(--config speech-16k-small --batch_size 4 --segment_length 4000 --set training.codebook_start_rows=4000
+    --set training.codebook_average_rows=0)
   [ "$S_SMALL" = 0 ] || size=(--config "$S_DATA/tiny.json")
   nacre train "${size[@]}" -t 2 --device "$S_DEVICE" --precision "$2" --data_dir "$S_DATA/data" --checkpoint_dir "$1" \
     --seed 7 --num_epochs 1000 --set 'training.schedule="constant"' --max_steps "$3"

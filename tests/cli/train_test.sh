@@ -126,7 +126,7 @@ start() { # a run in the background
 stops=0
 for ((round = 0; round < 8; ++round)); do
   start --checkpoint_dir split --num_epochs 5
-  wait_for out "model:\|is finished" || break
+  wait_for out "^  codebooks: \|resumed from\|is finished" || break
   pause 400
   signal=$([ $((round % 2)) = 0 ] && echo TERM || echo INT)
   kill -$signal $pid 2>/dev/null
@@ -135,8 +135,6 @@ for ((round = 0; round < 8; ++round)); do
   [ $code = 0 ] && break
   stops=$((stops + 1))
   expect_code "$([ $signal = TERM ] && echo 143 || echo 130)" "SIG$signal"
-  # While the codebooks start there is nothing to save yet.
-  grep -q "stopped before the first step" out && continue
   expect_text "stopped at step" "SIG$signal"
   expect_text "; saved split/step-" "SIG$signal"
 done
@@ -149,7 +147,7 @@ same_end whole split "$last"
 for ((round = 0; round < 10; ++round)); do
   rm -rf twice
   start --checkpoint_dir twice --segment_length 60000 --batch_size 16
-  wait_for out "model:" || break
+  wait_for out "^  codebooks: " || break
   sleep 0.$((3 + round % 5))
   kill -INT $pid
   sleep 0.05
@@ -164,7 +162,7 @@ grep -q "stopped at" out && fail "a second signal does not leave at once"
 # ---- kill -9, most of the time in the middle of a save -------------------------------------------------------------------
 for ((round = 0; round < 12; ++round)); do
   start --checkpoint_dir killed --num_epochs 5 --set training.checkpoint_minutes=1e-9
-  wait_for out "model:\|is finished" || break
+  wait_for out "^  codebooks: \|resumed from\|is finished" || break
   pause 300
   kill -KILL $pid 2>/dev/null
   wait $pid 2>/dev/null

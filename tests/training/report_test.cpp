@@ -196,7 +196,7 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
     CHECK(figures.rfind("<td>16.0</td>", 0) == 0);  // 2 codes of 4 bits, 2000 times a second
     CHECK(row(html, "Before training") == figures);
     CHECK(count_of(html, "<b>Before training</b>") == 2);
-    CHECK(html.find("this codec had before training") != std::string::npos);
+    CHECK(html.find("the codec before training has") != std::string::npos);
     CHECK(html.find("is not shown") == (opus > 0 ? std::string::npos : html.find("Opus is not shown")));
   }
   SECTION("other weights have others") {
