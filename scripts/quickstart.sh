@@ -12,8 +12,8 @@ set -euo pipefail
 
 # What is trained, by kind of speech. Synthetic: what two cores train in five to six minutes (0.2 s a step, and an evaluation
 # every 291).
-synthetic_config=speech-16k-small synthetic_steps=1400
-real_config=speech-16k-small real_steps=1400
+synthetic_config=speech-16k-small synthetic_steps=600
+real_config=speech-16k-small real_steps=600
 real_judged=30 # held-out files that are encoded, decoded and scored at the end, spread over all of them
 
 speech=synthetic keep=no

@@ -220,7 +220,7 @@ RunConfig RunConfig::named(const std::string& name) {
   }
   if (name.rfind("speech-", 0) == 0) {
     // At higher rates latents outgrow the codebooks that follow them (docs/decisions.md).
-    c.optimizer.learning_rate = 1e-4;
+    c.optimizer.learning_rate = 3e-5;
     // Codebooks get better with the number of frames they see; without backward passes frames cost little.
     c.training.codebook_start_rows = 60000;
     c.training.codebook_average_rows = 320000;
