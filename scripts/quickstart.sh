@@ -10,8 +10,7 @@
 #   --keep    go on with the run that is there, if there is one
 set -euo pipefail
 
-# What is trained, by kind of speech. Synthetic: what two cores train in five to six minutes (0.2 s a step, and an evaluation
-# every 291).
+# What is trained, by kind of speech: the codebooks' start takes about as long as these steps.
 synthetic_config=speech-16k-small synthetic_steps=600
 real_config=speech-16k-small real_steps=600
 real_judged=30 # held-out files that are encoded, decoded and scored at the end, spread over all of them
