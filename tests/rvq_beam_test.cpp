@@ -31,6 +31,8 @@ const Size sizes[] = {
     {1, 3, 1030, 5, 2, 4},    // wider than the greedy search's tiles
     {1, 4, 1, 1030, 3, 16},   // nine distances: more ties than CUDA holds at once, of one row
     {1, 9, 1, 1030, 3, 2},    // and of eight
+    {1, 2, 1, 1030, 3, 40},   // and in a second pass of hypotheses
+    {1, 3, 300, 300, 2, 3},   // a codebook that the CPU searches in two pieces
 };
 
 enum Masks { none, some };
@@ -159,6 +161,15 @@ TEST_CASE("rvq_forward keeps the hypotheses that its reference keeps", "[rvq]") 
 }
 
 #if defined(NACRE_EMULATED)
+TEST_CASE("a beam's blocks take more rows than one turn of all blocks", "[rvq][rtx3090]") {
+  for (Device device : devices()) {
+    if (device.kind == Device::cpu) continue;
+    // A block of sixteen hypotheses takes one row at a time, and two blocks per multiprocessor run.
+    const int64_t blocks = 2 * cuda::limits(Context({.device = device})).multiprocessors;
+    grid_case(device, {1, blocks + 3, 1, 5, 2, 16}, none);
+  }
+}
+
 TEST_CASE("a beam takes the rung that shape and device allow", "[rvq][a100][rtx3090]") {
   const Device device{Device::cuda};
   if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;

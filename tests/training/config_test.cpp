@@ -54,6 +54,8 @@ TEST_CASE("run configurations: one assignment at a time") {
   CHECK(c.loss.mel == 3);
   c.set("loss.balanced=false");
   CHECK(!c.loss.balanced);
+  c.set("training.start=random");
+  CHECK(c.training.start == Start::random);
   c.set("loss.mel_scale=htk");
   CHECK(c.loss.mel_scale == MelScale::htk);
   c.set("codec.activation=snake_beta");
@@ -80,6 +82,9 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"loss.mel=much", "loss.mel"},
                          Wrong{"loss.mel=", "loss.mel"},
                          Wrong{"loss.mel=-1", "loss.mel"},
+                         Wrong{"training.start=wavelet", "\"transform\" or \"random\""},
+                         Wrong{"training.codebook_average_rows=-1", "training.codebook_average_rows"},
+                         Wrong{"training.codebook_start_rows=0", "training.codebook_average_rows"},
                          Wrong{"loss.windows=64", "loss.windows"},
                          Wrong{"loss.windows=[64]", "loss.mels"},
                          Wrong{"loss.windows=[64, 256.5, 1024]", "loss.windows"},

@@ -1,5 +1,6 @@
 // What a run is before its first step: judged once, and kept, so that training can be compared with it.
 #include "nacre/codec.h"
+#include "nacre/training/checkpoint_store.h"
 #include "trainer_runs.h"
 
 using namespace nacre;
@@ -60,6 +61,16 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
     CHECK(!contains(next.run_to(2).text, "start  step 0"));
     CHECK(starts(next.options.run).empty());
     CHECK(!fs::exists(next.options.run / "start"));
+  }
+  SECTION("a codec that is too narrow for a transform starts from random weights, and says so") {
+    CHECK(contains(first.text, "start: a lapped transform of "));
+    RunConfig narrow = config;
+    narrow.codec.encoder_dim = 1;
+    CHECK(contains(Trainer(folder, "narrow", narrow).run_to(1).text,
+                   "start: random weights; a transform codec does not fit: "));
+    RunConfig random = config;
+    random.training.start = Start::random;
+    CHECK(!contains(Trainer(folder, "random", random).run_to(1).text, "start: "));
   }
   SECTION("a run that is stopped while its codebooks start leaves no checkpoint, and begins anew") {
     Trainer stopped(folder, "stopped", config);
