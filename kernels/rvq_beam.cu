@@ -51,7 +51,8 @@ struct State {
 };
 
 /// A warp bounds its row: at least `beam` candidates, kept ones included, are no worse, and few more. Sixty-four sets of
-/// candidates have a least score each; the beam-th of these is a bound, for so many sets have a candidate up to it.
+/// candidates have a least score each; the beam-th of these is a bound, for so many sets have a candidate up to it. With
+/// fewer filled sets than `beam` (few codes, or the first stage of a wide beam) every candidate passes.
 __device__ __forceinline__ void bound_row(State& b, int turns, const Layout& l, int pass) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32;
   const int begin = row * l.beam - pass * columns < 0 ? 0 : row * l.beam - pass * columns;
@@ -135,7 +136,7 @@ __device__ __forceinline__ void search_pass(State& b, int& turns, const Layout& 
     __syncthreads();
     if (warp < l.rows) bound_row(b, turns, l, pass);
     __syncthreads();
-    // Almost always once. Where more candidates pass than there is room for, their bound is halved into a range that has
+    // Once, where at least `beam` sets are filled. Where more candidates pass than there is room for, their bound is halved into a range that has
     // at least `beam` and fits: as no two keys are equal, there is one.
 #pragma unroll 1
     while (true) {

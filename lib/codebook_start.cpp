@@ -1,4 +1,4 @@
-// Codebooks that start from data: k-means, stage by stage.
+// Codebooks that start from data: k-means over what the nearest codes of the stages before leave over.
 #include <algorithm>
 
 #include "nacre/codec.h"
@@ -26,15 +26,6 @@ class Block {
 }  // namespace
 
 void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) {
-  cluster(ctx, latents, seed, progress);
-  if (factorised()) return;
-  // Every code starts as if one batch had chosen it once: those that no batch chooses fade and are replaced.
-  ctx.write<float>(std::vector<float>(static_cast<size_t>(counts_->value.elements()), 1.0f), counts_->value);
-  ctx.copy<float>(codebooks_->value, sums_->value);
-}
-
-/// k-means over the rows of each stage: what the nearest codes of the stages before leave over.
-void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) {
   const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
                 k = config_.codebook_size;
   const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
@@ -84,6 +75,10 @@ void Quantizer::cluster(Context& ctx, View<const float> latents, uint64_t seed, 
     ctx.write<float>(host_residual, residual);
     if (progress) progress(stage + 1, config_.n_codebooks);
   }
+  if (factorised()) return;
+  // Every code starts as if one batch had chosen it once: those that no batch chooses fade and are replaced.
+  ctx.write<float>(std::vector<float>(static_cast<size_t>(counts_->value.elements()), 1.0f), counts_->value);
+  ctx.copy<float>(codebooks_->value, sums_->value);
 }
 
 }  // namespace nacre

@@ -129,7 +129,6 @@ class Model {
   }
   std::vector<float>& bias(const std::string& layer) { return tensors_.at(layer + ".bias").values; }
   std::vector<float>& tensor(const std::string& name) { return tensors_.at(name).values; }
-  int64_t first(const std::string& layer) const { return tensors_.at(layer + ".weight_v").shape[0]; }
   void write() {
     for (const auto& [name, t] : tensors_) parameters_.set_tensor(ctx_, name, t.shape, t.values);
     parameters_.refresh(ctx_);

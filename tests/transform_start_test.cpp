@@ -203,7 +203,8 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   CHECK_THROWS_AS(transform_start(ctx, none, c), Error);
   c = small(ActivationKind::snake, {4, 5}, false);
   c.decoder_rates = {4, 5};
-  CHECK(transform_start_of(c).refused == "the strides beside the latent are 5 (encoder) and 4 (decoder), expected equal or both even: "
+  CHECK(transform_start_of(c).refused ==
+        "the strides beside the latent are 5 (encoder) and 4 (decoder), expected equal or both even: "
         "their padding places the transform's windows");
   c.decoder_rates = {5, 2, 2};
   c.decoder_dim = 8;

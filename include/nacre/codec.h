@@ -85,7 +85,6 @@ class Quantizer {
   void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
 
  private:
-  void cluster(Context&, View<const float> latents, uint64_t seed, const StartProgress&);
   RvqProjections projections() const;
   void plan_projections(Plan&);
   void refresh_projections(Context&);

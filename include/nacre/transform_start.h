@@ -6,7 +6,7 @@
 //               next layer takes half of their difference: what arrives is u, as long as both have the same alpha, which
 //               they have at the start. Leaky ReLU leaves (1 + slope) / 2 of it, which the next layer divides by.
 //   encoder     strided convolutions deal out samples to channels (polyphase), and the last one applies the modulated
-//               lapped transform (Malvar 1990, "Lapped transforms for efficient transform/subband coding", equation 12):
+//               lapped transform (Malvar 1990, "Lapped transforms for efficient transform/subband coding"):
 //                 B[k, m] = sqrt(2 / n) sin(pi (m + 1/2) / 2n) cos(pi/n (m + 1/2 + n/2) (k + 1/2)),  n = hop bands,
 //                 2n samples. A strided layer with 2 rate taps on n / rate phases sees exactly these.
 //   decoder     the adjoint, layer by layer. The transform is orthonormal, so this is its inverse.

@@ -128,7 +128,7 @@ void Run::begin() {
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
   starts_anew_ = !from && options_.init.empty();
   if (starts_anew_ && stopped()) throw StoppedAtStart{};
-  if (!starts_anew_ && done_ == 0) {  // another run's, whose checkpoints are gone
+  if (!from && !starts_anew_) {  // from given weights, where a run whose checkpoints are gone may have left its start
     std::error_code none;
     fs::remove_all(options_.run / "start", none);
   }

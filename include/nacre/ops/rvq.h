@@ -54,7 +54,8 @@
 //   optimum     the best of all sequences where beam >= codes^(stages - 1); else not monotone in beam for a single row
 //   NaN         a code whose score is NaN or not below +inf is not taken; a row without any takes code 0 of the best
 //               hypothesis, which is every stage of a row with NaN or whose energy overflows
-//   cost        2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA 2 rows stages beam codes dim
+//   cost        at most 2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA 2 rows stages w codes dim, where w is
+//               16 / floor(16 / beam) for beams up to 16, and beam rounded up to a multiple of 16 beyond
 namespace nacre {
 /// Bounds what a row's search holds on the CPU's stack and in CUDA's shared memory.
 inline constexpr int64_t max_rvq_beam = 64;
