@@ -17,17 +17,24 @@ constexpr double direction_length = 16;
 /// ELU and tanh are linear for small signals only.
 constexpr double small_gain = 1.0 / 64;
 
-/// u + c (2u - sin(2 a u) / a): a step towards atanh(u).
+/// c (2u - sin(2 a u) / a): part of a step from u towards atanh(u).
 struct OddTerm {
   double c, a;
 };
-/// One, two or three such steps, one per residual unit. c is given: a step's two terms, about 2 c u each, nearly cancel
-/// where c is large, and the noise of training does not. a then has the least error of tanh(steps(u)) - u over
-/// amplitudes distributed as in speech (a mixture of Laplacians of scale 0.05, 0.12 and 0.3): -31.4, -34.0, -35.1 dB.
-std::vector<OddTerm> towards_atanh(int64_t steps) {
-  if (steps == 1) return {{0.42, 0.9901}};
-  if (steps == 2) return {{0.3, 0.8086}, {0.3, 0.7189}};
-  return {{0.2, 0.8066}, {0.2, 0.7431}, {0.2, 0.6823}};
+using OddStep = std::vector<OddTerm>;
+/// One, two or three steps, one per residual unit, of one term each or of two. |c| is at most 0.6 / steps: a term is the
+/// difference of parts of about 2 c u, and what training adds to either is not divided by it. Within that, c and a have
+/// the least error of tanh(steps(u)) - u over amplitudes distributed as in speech (a mixture of Laplacians of scale 0.05,
+/// 0.12 and 0.3): -31.8, -34.8, -41.8 dB with one term, -38.1, -47.0, -55.6 dB with two (tests/golden/fit_atanh.py).
+std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
+  if (!two_terms) {
+    if (steps == 1) return {{{0.6, 0.8194}}};
+    if (steps == 2) return {{{0.3, 1.7613}}, {{-0.0599, 2.8058}}};
+    return {{{0.2, 1.5323}}, {{-0.072, 2.6366}}, {{0.2, 1.3878}}};
+  }
+  if (steps == 1) return {{{0.6, 1.3825}, {-0.1594, 2.5463}}};
+  if (steps == 2) return {{{0.3, 0.9291}, {0.3, 0.9291}}, {{-0.1492, 1.7718}, {0.3, 0.9347}}};
+  return {{{-0.0884, 2.9634}, {0.2, 1.5236}}, {{0.2, 1.3814}, {0.2, 1.3796}}, {{-0.1746, 1.2291}, {0.2, 0.6532}}};
 }
 
 int64_t half(int64_t stride) { return (stride + 1) / 2; }  // padding of strided layers
@@ -176,13 +183,14 @@ void close_unit(Model& m, const std::string& unit) {
   m.set_weight(unit + ".block.3", w, 0);
 }
 
-/// x -> x + c (2x - sin(2 a x) / a) on the pair (0, 1), which is `gain` times x: Snake of (a x - pi/4) / a and of
-/// (-a x - pi/4) / a differ by just that.
-void open_unit(Model& m, const std::string& unit, OddTerm term, double gain, double left, bool log_scale) {
+/// x -> x + the step's terms on the pair (0, 1), which is `gain` times x. A term takes a pair of the unit's inner
+/// channels: Snake of (a x - pi/4) / a and of (-a x - pi/4) / a differ by 2x - sin(2 a x) / a.
+void open_unit(Model& m, const std::string& unit, const OddStep& step, double gain, double left, bool log_scale) {
   Taps wide = m.weight(unit + ".block.1"), narrow = m.weight(unit + ".block.3");
   std::fill(narrow.values.begin(), narrow.values.end(), 0.0);
-  for (int64_t c = 0; c < 2; ++c) {
-    const double sign = c == 0 ? 1 : -1;
+  for (int64_t c = 0; c < 2 * static_cast<int64_t>(step.size()); ++c) {
+    const OddTerm& term = step[static_cast<size_t>(c / 2)];
+    const double sign = c % 2 == 0 ? 1 : -1;
     for (int64_t s = 0; s < wide.second; ++s)
       for (int64_t t = 0; t < wide.taps; ++t) wide.at(c, s, t) = 0;
     wide.at(c, 0, wide.taps / 2) = sign / (2 * gain * left);
@@ -194,8 +202,8 @@ void open_unit(Model& m, const std::string& unit, OddTerm term, double gain, dou
     if (log_scale) m.tensor(unit + ".block.2.beta")[i] = static_cast<float>(alpha);
     narrow.at(0, c, 0) = sign * term.c * gain;
     narrow.at(1, c, 0) = -sign * term.c * gain;
-    m.bias(unit + ".block.3")[i] = 0;
   }
+  m.bias(unit + ".block.3")[0] = m.bias(unit + ".block.3")[1] = 0;
   m.set_weight(unit + ".block.1", wide, direction_length);
   m.set_weight(unit + ".block.3", narrow, direction_length);
 }
@@ -267,10 +275,11 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
     set_columns(m, block + "1", paired(synthesis[static_cast<size_t>(layers - 1 - i)], 1 / left));
     for (int64_t u = 0; u < units; ++u) close_unit(m, at(block, 2 + u));
   }
+  const int64_t width = c.decoder_dim >> layers;
   if (c.output_tanh && ends_in_snake(c)) {
     int64_t unit = 2;
-    for (const OddTerm& term : towards_atanh(units))
-      open_unit(m, at(at(decoder, layers) + ".block.", unit++), term, gain, left,
+    for (const OddStep& step : towards_atanh(units, width >= 4))
+      open_unit(m, at(at(decoder, layers) + ".block.", unit++), step, gain, left,
                 c.activation == ActivationKind::snake_beta);
   }
   const std::string last = at(decoder, layers + 2);

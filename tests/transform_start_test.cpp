@@ -122,7 +122,8 @@ TEST_CASE("without a quantizer and before any step, every ready configuration gi
       const std::vector<float> x = voice(frames * c.hop(), 0.4);
       CHECK(error_db(x, model.run(x), c.hop()) > -10);  // random weights do not
       transform_start(model.ctx, model.parameters, c);
-      CHECK(error_db(x, model.run(x), c.hop()) < -30);
+      // The tanh at the end leaves -55.6 dB over speech; this voice is louder.
+      CHECK(error_db(x, model.run(x), c.hop()) < -52);
     }
   }
 }
@@ -132,17 +133,17 @@ TEST_CASE("the transform start stands for each activation, odd strides and a pla
     CodecConfig config;
     // dB. With Snake and leaky ReLU only rounding is left: a dozen layers add errors of some 16 u = 2^-20 of the signal
     // each, or -110 dB together. ELU loses u/4 of u per activation, at most 1/256 of 1/64 times the largest coefficient,
-    // four times; tanh less. The tanh at the end leaves -35 dB over speech, and this voice is louder than speech.
+    // four times; tanh less. The tanh at the end leaves -55.6 dB over speech, and this voice is louder than speech.
     double error;
   };
   const Variant variants[] = {
       {small(ActivationKind::snake, {2, 3}, false), -100},
       {small(ActivationKind::snake_beta, {3, 2, 2}, false), -100},
       {small(ActivationKind::leaky_relu, {3}, false), -100},
-      {small(ActivationKind::snake, {2, 5}, true), -30},
+      {small(ActivationKind::snake, {2, 5}, true), -52},
       {other_strides({2, 4}, {2, 4}), -100},
       {other_strides({8}, {4, 2}), -100},
-      {small(ActivationKind::snake_beta, {4}, true), -30},
+      {small(ActivationKind::snake_beta, {4}, true), -52},
       {small(ActivationKind::elu, {2, 2}, false), -30},
       {small(ActivationKind::tanh, {2, 2}, false), -30},
   };
@@ -158,25 +159,28 @@ TEST_CASE("the transform start stands for each activation, odd strides and a pla
 }
 
 TEST_CASE("one, two and more residual units undo the tanh", "[start]") {
-  // What the tanh does where nothing undoes it.
-  const std::vector<float> voiced = voice(960, 0.4);
-  std::vector<float> bent(voiced.size());
-  for (size_t i = 0; i < bent.size(); ++i) bent[i] = std::tanh(voiced[i]);
-  double before = error_db(voiced, bent, 4);
-  for (const std::vector<int64_t>& dilations : {std::vector<int64_t>{1}, {1, 3}, {1, 3, 9}, {1, 2, 4, 8}}) {
-    CodecConfig c = small(ActivationKind::snake, {4}, true);
-    c.dilations = dilations;
-    Joined model({Device::cpu, 0}, c, 240);
-    transform_start(model.ctx, model.parameters, c);
-    const std::vector<float> x = voice(240 * c.hop(), 0.4);
-    const double error = error_db(x, model.run(x), c.hop());
-    CAPTURE(dilations, error, before);
-    CHECK(error < -30);
-    if (dilations.size() <= 3)
-      CHECK(error < before);
-    else
-      CHECK(error == Approx(before).margin(0.01));  // a fourth unit stays closed: rounding alone differs
-    before = error;
+  // Over speech the fitted steps leave -31.8, -34.8 and -41.8 dB where a layer has two channels, else -38.1, -47.0 and
+  // -55.6 dB; this voice is louder, by at most 3 dB in the error. A fourth unit stays closed.
+  const double narrow[] = {-31.8, -34.8, -41.8, -41.8}, wide[] = {-38.1, -47.0, -55.6, -55.6};
+  const std::vector<int64_t> dilations[] = {{1}, {1, 3}, {1, 3, 9}, {1, 2, 4, 8}};
+  for (const bool two_channels : {true, false}) {
+    double before = 0;
+    for (size_t i = 0; i < std::size(dilations); ++i) {
+      CodecConfig c = small(ActivationKind::snake, {two_channels ? 2 : 4}, true);
+      if (two_channels) c.decoder_dim = 4;
+      c.dilations = dilations[i];
+      Joined model({Device::cpu, 0}, c, 240);
+      transform_start(model.ctx, model.parameters, c);
+      const std::vector<float> x = voice(240 * c.hop(), 0.4);
+      const double error = error_db(x, model.run(x), c.hop());
+      CAPTURE(c.dilations, two_channels, error, before);
+      CHECK(error < (two_channels ? narrow : wide)[i] + 3);
+      if (i < 3)
+        CHECK(error < before);
+      else
+        CHECK(error == Approx(before).margin(0.01));  // rounding alone differs
+      before = error;
+    }
   }
 }
 
