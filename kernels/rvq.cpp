@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "rvq_beam.h"
+#include "sums.h"
 #include "vq_search.h"
 
 namespace nacre {
@@ -60,6 +61,21 @@ NACRE_CLONES void add_scaled(float* __restrict a, const float* __restrict b, flo
 NACRE_CLONES void add_scaled_difference(float* __restrict out, const float* __restrict a, const float* __restrict b,
                                         float scale, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] += scale * (a[i] - b[i]);
+}
+/// error.error and gradient.error of the error chosen - quantised, in channel order of the vector's lanes.
+struct ErrorSums {
+  double squares = 0, products = 0;
+};
+NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float* __restrict chosen,
+                                  const float* __restrict gradient, int64_t n) {
+  double squares = 0, products = 0;
+#pragma omp simd reduction(+ : squares, products)
+  for (int64_t i = 0; i < n; ++i) {
+    const double error = static_cast<double>(chosen[i] - quantised[i]);
+    squares += error * error;
+    products += error * static_cast<double>(gradient[i]);
+  }
+  return {squares, products};
 }
 NACRE_CLONES float squared_difference(const float* __restrict a, const float* __restrict b, int64_t n) {
   float sum = 0;
@@ -132,6 +148,8 @@ void gather_codes(const float* codebook, const int32_t* codes, int64_t count, co
   }
 }
 
+constexpr int64_t error_part = 256;  ///< rows
+int64_t error_parts(int64_t rows) { return (rows + error_part - 1) / error_part; }
 int64_t gradient_parts(int64_t rows) { return std::clamp<int64_t>(rows / 64, 1, max_parts); }
 // One stage of a partial: in_weight and out_weight as [dim][latent], then in_bias, then out_bias.
 int64_t group_size(const Sizes& n) { return 4 * group * n.latent + 2 * group * n.dim; }
@@ -286,15 +304,45 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
 Shape rvq_backward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_backward_scratch(z, codebooks, factorised);
-  if (!factorised) return {.channels = 0};
   const Sizes n = sizes_of(z, codebooks, factorised);
+  if (!factorised) return {.channels = partial_floats(2 * error_parts(n.rows))};
   const int64_t parts = gradient_parts(n.rows);
   return {.channels = n.stages * n.latent * n.dim + parts * (n.stages * partial_size(n) + group_size(n))};
 }
 
 namespace {
 
+const float* chosen_row(const RvqBackward& a, const Sizes& n, int64_t row, int64_t stage) {
+  return a.codebooks.data + (stage * n.codes + clamp_code(a.codes[row * n.stages + stage], n.codes)) * n.dim;
+}
+const float* quantised_row(const RvqBackward& a, const Sizes& n, int64_t row, int64_t stage) {
+  return a.quantised.data + (stage * n.rows + row) * n.dim;
+}
+
+/// b of the contract. The last stage used leaves z - y.
+float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask) {
+  const int64_t parts = error_parts(n.rows);
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    ErrorSums sums;
+    const int64_t end = std::min((part + 1) * error_part, n.rows);
+    for (int64_t row = part * error_part; row < end; ++row) {
+      const int64_t last = mask.stages_used(row, n.stages) - 1;
+      if (last < 0 || !mask.valid(row)) continue;
+      const ErrorSums of_row =
+          error_sums(quantised_row(a, n, row, last), chosen_row(a, n, row, last), a.dy.data + row * n.latent, n.dim);
+      sums.squares += of_row.squares;
+      sums.products += of_row.products;
+    }
+    put_partial(a.scratch.data, part, sums.squares);
+    put_partial(a.scratch.data, parts + part, sums.products);
+  });
+  const double squares = add_partials(a.scratch.data, parts);
+  const double products = add_partials(a.scratch.data + partial_floats(parts), parts);
+  return squares == 0 ? 0.0f : static_cast<float>(products / squares);
+}
+
 void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
+  const float factor = a.orthogonal ? error_factor(ctx, a, n, mask) : 0.0f;
   parallel_ranges(ctx, n.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* dy = a.dy.data + row * n.latent;
@@ -303,13 +351,12 @@ void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, c
         add_to(dz, dy, n.latent);
       else
         std::copy(dy, dy + n.latent, dz);
-      if (scale == 0 || !mask.valid(row)) continue;
-      for (int64_t i = 0; i < n.stages; ++i)
-        if (mask.used(row, i))
-          add_scaled_difference(
-              dz, a.quantised.data + (i * n.rows + row) * n.dim,
-              a.codebooks.data + (i * n.codes + clamp_code(a.codes[row * n.stages + i], n.codes)) * n.dim, scale,
-              n.dim);
+      if (!mask.valid(row)) continue;
+      const int64_t used = mask.stages_used(row, n.stages);
+      if (factor != 0 && used > 0)
+        add_scaled_difference(dz, quantised_row(a, n, row, used - 1), chosen_row(a, n, row, used - 1), factor, n.dim);
+      for (int64_t i = 0; scale != 0 && i < used; ++i)
+        add_scaled_difference(dz, quantised_row(a, n, row, i), chosen_row(a, n, row, i), scale, n.dim);
     }
   });
 }
@@ -423,6 +470,8 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
   expect_shape_or_empty("rvq_backward", "dout_bias", a.dout_bias, {n.stages, 1, 1, n.latent});
   if (!n.factorised && (a.din_weight || a.din_bias || a.dout_weight || a.dout_bias)) [[unlikely]]
     throw_usage("rvq_backward", "gradients of projections are asked for, expected none without projections");
+  if (n.factorised && a.orthogonal) [[unlikely]]
+    throw_usage("rvq_backward", "orthogonal is true, expected false with projections: it needs codes of the latent");
   expect_scratch("rvq_backward", a.scratch, rvq_backward_scratch(ctx, z, a.codebooks.shape, n.factorised));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_backward(ctx, a);

@@ -1,3 +1,4 @@
+#include "partials.cuh"
 #include "rvq_factorised.cuh"
 
 namespace nacre::cuda {
@@ -8,15 +9,55 @@ constexpr int threads = 256, warps = threads / 32;
 // ---- latent codes
 // -------------------------------------------------------------------------------------------------------------
 
-/// A thread per element.
-__global__ void __launch_bounds__(threads) rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask) {
+static_assert(threads == sum_threads);
+
+/// z - y of one channel after `used` stages, at least 1.
+__device__ __forceinline__ float left_over(const RvqBackward& a, const RvqSizes& n, int64_t row, int64_t c,
+                                           int64_t used) {
+  const int64_t s = used - 1, k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
+  return a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
+}
+
+/// A block per part of the elements: sums of e.e and of dy.e, of e = y - z; the second kind lies behind `parts` of the
+/// first.
+__global__ void __launch_bounds__(threads)
+    rvq_error_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, float* sums) {
+  NACRE_SHARED(double, buffer, threads / 32);
+  const int64_t elements = n.rows * n.latent, begin = int64_t{blockIdx.x} * sum_part;
+  const int64_t end = begin + sum_part < elements ? begin + sum_part : elements;
+  double squares = 0, products = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
+    const int64_t row = i / n.latent, used = mask.stages_used(row, n.stages);
+    if (used == 0 || !mask.valid(row)) continue;
+    const double error = -static_cast<double>(left_over(a, n, row, i % n.latent, used));
+    squares += error * error;
+    products += error * static_cast<double>(a.dy.data[i]);
+  }
+  squares = block_sum<threads>(squares, buffer);
+  products = block_sum<threads>(products, buffer);
+  if (threadIdx.x != 0) return;
+  put_partial(sums, blockIdx.x, squares);
+  put_partial(sums, parts + blockIdx.x, products);
+}
+
+/// A thread per element. Every block adds the parts of the error's sums for itself, so blocks are few.
+constexpr int64_t most_blocks = 1024;
+__global__ void __launch_bounds__(threads)
+    rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, const float* sums) {
   const float scale = loss_slope(mask, n.dim, a.commitment_weight);
+  float factor = 0;
+  if (a.orthogonal) {
+    NACRE_SHARED(double, buffer, threads / 32);
+    const double squares = sum_partials(sums, parts, buffer), products = sum_partials(sums + 2 * parts, parts, buffer);
+    factor = squares == 0 ? 0.0f : static_cast<float>(products / squares);
+  }
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
     const int64_t row = i / n.latent, c = i % n.latent;
     float dz = a.add_dz ? a.dz.data[i] + a.dy.data[i] : a.dy.data[i];
-    if (scale != 0 && mask.valid(row))
-      for (int64_t s = 0; s < n.stages; ++s) {
-        if (!mask.used(row, s)) continue;
+    const int64_t used = mask.valid(row) ? mask.stages_used(row, n.stages) : 0;
+    if (factor != 0 && used > 0) dz = __fmaf_rn(factor, left_over(a, n, row, c, used), dz);
+    if (scale != 0)
+      for (int64_t s = 0; s < used; ++s) {
         const int64_t k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
         const float difference =
             a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
@@ -155,7 +196,7 @@ __global__ void __launch_bounds__(threads)
 Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
   const int64_t by_stage = n.rows * n.stages;
-  if (!factorised) return {.channels = by_stage};
+  if (!factorised) return {.channels = by_stage + 4 * sum_parts(n.rows * n.latent)};
   if (fits_groups(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};
   return {.channels = by_stage + n.rows * (n.stages * (n.dim + 2 * n.latent) + n.latent)};
 }
@@ -182,9 +223,16 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
               .block = threads},
              rvq_parameters_kernel, a, n, de, residuals, dq);
   } else if (a.dz) {
+    const int64_t parts = sum_parts(n.rows * n.latent);
+    float* sums = a.scratch.data + rows;
+    if (a.orthogonal)
+      launch(ctx, {.name = "rvq_error_sums", .grid = static_cast<unsigned>(parts), .block = threads},
+             rvq_error_sums_kernel, a, n, mask, parts, sums);
     launch(ctx,
-           {.name = "rvq_latent_backward", .grid = blocks_for(n.rows * n.latent, threads, 1 << 16), .block = threads},
-           rvq_latent_backward_kernel, a, n, mask);
+           {.name = "rvq_latent_backward",
+            .grid = blocks_for(n.rows * n.latent, threads, a.orthogonal ? most_blocks : 1 << 16),
+            .block = threads},
+           rvq_latent_backward_kernel, a, n, mask, parts, static_cast<const float*>(sums));
   }
   if (!a.dcodebooks) return;
   sort_codes_by_stage(ctx, a.codes.data, n.rows, n.stages, n.codes, mask, by_stage);

@@ -188,6 +188,11 @@ struct RowMask {
   }
   __device__ bool valid(int64_t row) const { return frames == nullptr || row % time < valid_frames(row / time); }
   __device__ bool used(int64_t row, int64_t stage) const { return stages == nullptr || stage < stages[row / time]; }
+  __device__ int64_t stages_used(int64_t row, int64_t most) const {
+    if (stages == nullptr) return most;
+    const int64_t n = stages[row / time];
+    return n < 0 ? 0 : (n < most ? n : most);
+  }
   /// All lanes of the warp ask together.
   __device__ int64_t valid_rows() const {
     if (frames == nullptr) return batch * time;

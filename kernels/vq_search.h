@@ -62,6 +62,9 @@ struct RowMask {
   int64_t valid_frames(int64_t item) const { return frames ? std::clamp<int64_t>(frames[item], 0, time) : time; }
   bool valid(int64_t row) const { return row % time < valid_frames(row / time); }
   bool used(int64_t row, int64_t stage) const { return !stages || stage < stages[row / time]; }
+  int64_t stages_used(int64_t row, int64_t most) const {
+    return stages ? std::clamp<int64_t>(stages[row / time], 0, most) : most;
+  }
   int64_t valid_rows(int64_t batch) const {
     int64_t n = 0;
     for (int64_t b = 0; b < batch; ++b) n += valid_frames(b);

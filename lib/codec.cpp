@@ -239,10 +239,11 @@ void Quantizer::backward(Context& c) {
                    .scratch = backward_scratch_,
                    .commitment_weight = commitment_,
                    .codebook_weight = codebook_,
+                   .orthogonal = orthogonal_,
                    .add_dz = z_.add});
 }
 
-void Quantizer::update(Context& c, View<const int32_t> step, uint64_t seed) {
+void Quantizer::update(Context& c, View<const int32_t> step, uint64_t seed, double decay) {
   if (factorised()) return;
   vq_ema(c, {.x = quantised_,
              .codes = codes_,
@@ -253,7 +254,7 @@ void Quantizer::update(Context& c, View<const int32_t> step, uint64_t seed) {
              .sums = sums_->value,
              .step = step,
              .scratch = update_scratch_,
-             .decay = static_cast<float>(config_.ema_decay),
+             .decay = static_cast<float>(decay),
              .dead_below = static_cast<float>(config_.dead_below),
              .seed = seed});
 }

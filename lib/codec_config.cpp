@@ -65,6 +65,7 @@ json as_json(const CodecConfig& c) {
           {"metric", metric_name(c.metric)},
           {"quantizer_dropout", c.quantizer_dropout},
           {"ema_decay", c.ema_decay},
+          {"ema_rows", c.ema_rows},
           {"dead_below", c.dead_below},
           {"beam", c.beam}};
 }
@@ -97,6 +98,10 @@ void read(const json& value, std::vector<int64_t>& to) {
 }  // namespace
 
 int64_t CodecConfig::hop() const { return product(encoder_rates); }
+double CodecConfig::ema_decay_of(int64_t rows) const {
+  if (ema_rows == 0) return ema_decay;
+  return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
+}
 int64_t CodecConfig::latent() const { return latent_dim > 0 ? latent_dim : encoder_dim << encoder_rates.size(); }
 int64_t CodecConfig::code_bits() const {
   return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(codebook_size - 1)));
@@ -175,6 +180,7 @@ void CodecConfig::check() const {
   if (!(quantizer_dropout >= 0 && quantizer_dropout <= 1))
     refuse("quantizer_dropout", std::to_string(quantizer_dropout), "0 to 1");
   if (!(ema_decay >= 0 && ema_decay < 1)) refuse("ema_decay", std::to_string(ema_decay), "0 to below 1");
+  in_range("ema_rows", ema_rows, 0, 1000000000);
   if (!(dead_below >= 0 && dead_below < 1e6)) refuse("dead_below", std::to_string(dead_below), "0 or more");
   in_range("beam", beam, 1, max_rvq_beam);
   if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
@@ -229,6 +235,8 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
         read(value, c.quantizer_dropout);
       else if (key == "ema_decay")
         read(value, c.ema_decay);
+      else if (key == "ema_rows")
+        read(value, c.ema_rows);
       else if (key == "dead_below")
         read(value, c.dead_below);
       else if (key == "beam")
@@ -264,6 +272,7 @@ CodecConfig CodecConfig::named(const std::string& name) {
     c.latent_dim = 64;
     c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
     c.n_codebooks = 16, c.beam = 8;
+    c.ema_rows = 320000;
   } else if (name == "speech-16k-small") {
     // Trains on two cores in minutes: 1.29 M parameters, 8 x 10 bits at 400 frames per second: 32 kbit/s.
     c.encoder_dim = 16, c.decoder_dim = 256;
@@ -271,6 +280,7 @@ CodecConfig CodecConfig::named(const std::string& name) {
     c.latent_dim = 64;
     c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
     c.n_codebooks = 8, c.beam = 8;
+    c.ema_rows = 320000;
   } else {
     std::string known;
     for (const std::string& n : names()) known += (known.empty() ? "" : ", ") + n;

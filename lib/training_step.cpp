@@ -76,6 +76,7 @@ struct TrainingStep::Impl {
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
     quantizer.set_weights(static_cast<float>(loss_config.vq), 1.0f);
+    quantizer.set_orthogonal(loss_config.orthogonal);
     parameters.allocate(ctx, true, storage);
     const int64_t n = parameters.trained_elements();
     const bool averaging = optimizer.ema_decay > 0;
@@ -118,12 +119,15 @@ struct TrainingStep::Impl {
     quantizer.forward(ctx);
     decoder->forward(ctx);
   }
+  void update_averages(double decay) {
+    quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed, decay);
+  }
   void backward(bool update_codebooks) {
     parameters.clear_gradients(ctx);
     loss.backward(ctx);
     decoder->backward(ctx);
     quantizer.backward(ctx);
-    if (update_codebooks) quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed);
+    if (update_codebooks) update_averages(config.ema_decay_of(latent.shape.rows()));
     encoder->backward(ctx);
   }
   void step() {
@@ -228,6 +232,8 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(weight * stage); });
+  // First averages forget what k-means left, then they span all that they have seen, as far as in training.
+  const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
     next_batch();
     s.encoder->forward(s.ctx);
@@ -235,7 +241,7 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
     // The step's number draws the replacements of dead codes; those of the start come before the first.
     const auto number = static_cast<int32_t>(i - batches);
     s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), View<int32_t>(&s.scalars.data->step, {}));
-    s.quantizer.update(s.ctx, View<const int32_t>(&s.scalars.data->step, {}), s.seed);
+    s.update_averages(std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
     done(clustered + i + 1);
   }
   const int32_t none = 0;

@@ -155,6 +155,7 @@ TEST_CASE("codec configurations: what is wrong is named") {
            Wrong{R"({"quantizer_dropout": 1.5})", "codec.quantizer_dropout"},
            Wrong{R"({"quantizer_dropout": "half"})", "codec.quantizer_dropout"},
            Wrong{R"({"ema_decay": 1})", "codec.ema_decay"},
+           Wrong{R"({"ema_rows": -1})", "codec.ema_rows"},
            Wrong{R"({"dead_below": -0.1})", "codec.dead_below"},
            Wrong{R"({"beam": 0})", "codec.beam"},
            Wrong{R"({"beam": "4"})", "codec.beam"},
@@ -207,4 +208,15 @@ TEST_CASE("codec configurations: there and back again") {
   CHECK(CodecConfig::from_json(c.to_json()).beam == 16);
   c.codebook_size = 1025;
   CHECK(c.code_bits() == 11);
+}
+
+TEST_CASE("averages of codebooks span their frames, however few a step has", "[config]") {
+  CodecConfig c;
+  c.ema_decay = 0.98;
+  CHECK(c.ema_decay_of(1) == 0.98);
+  c.ema_rows = 1000;
+  CHECK(c.ema_decay_of(20) == 0.98);
+  CHECK(c.ema_decay_of(5) == Approx(0.995));
+  CHECK(c.ema_decay_of(5000) == 0.98);
+  CHECK(CodecConfig::from_json(c.to_json()).ema_rows == 1000);
 }

@@ -268,6 +268,53 @@ void backward_case(Device device, Size n, Masks masks) {
   check_sum(added, r.dz, size.dz);
 }
 
+/// Only dz differs from backward_case. The size of its terms: those of dz without it, and what errors of e and of b do to
+/// the product b e.
+void orthogonal_case(Device device, Size n, Masks masks) {
+  Problem p(device, n, masks);
+  rvq_forward(p.c.ctx, p.arguments());
+  auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
+  RvqBackward a{.codebooks = p.codebooks,
+                .codes = p.codes,
+                .quantised = p.quantised,
+                .dy = dy,
+                .dz = dz,
+                .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, false)),
+                .commitment_weight = 0.8f,
+                .orthogonal = true};
+  if (masks != none) a.stages = p.stages, a.frames = p.frames;
+  rvq_backward(p.c.ctx, a);
+
+  RvqReference r = p.reference();
+  r.dy = doubles(dy);
+  r.commitment_weight = a.commitment_weight;
+  RvqReference sizes_of = r;
+  r.orthogonal = true;
+  r.backward();
+  sizes_of.absolute();
+  sizes_of.backward();
+  const RvqReference::Vector e = r.error(), e_size = sizes_of.error();
+  double squares = 0, b_size = 0;
+  const double b = RvqReference::factor_of(r.dy, e);
+  for (size_t i = 0; i < e.size(); ++i) squares += e[i] * e[i];
+  for (size_t i = 0; i < e.size() && squares > 0; ++i)
+    b_size += (std::fabs(r.dy[i]) + 2 * std::fabs(b * e[i])) * std::fabs(e_size[i]) / squares;
+  RvqReference::Vector size = sizes_of.dz;
+  for (size_t i = 0; i < size.size(); ++i) size[i] += std::fabs(b * e_size[i]) + std::fabs(e[i]) * b_size;
+  check(p, dz, r.dz, size);
+
+  auto& added = p.c.random("dz +=", p.zs, -1, 1);
+  RvqBackward more = a;
+  more.dz = added, more.add_dz = true;
+  rvq_backward(p.c.ctx, more);
+  RvqReference::Vector sum = r.dz;
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] += static_cast<double>(added[int64_t(i)]);
+    size[i] += std::fabs(static_cast<double>(added[int64_t(i)]));
+  }
+  check(p, added, sum, size);
+}
+
 }  // namespace
 
 TEST_CASE("rvq_forward follows its double reference, and is its stages one by one", "[rvq]") {
@@ -280,6 +327,55 @@ TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
   for (Device device : devices())
     for (Size n : sizes)
       for (Masks masks : {none, some}) backward_case(device, n, masks);
+}
+
+TEST_CASE("rvq_backward without the quantisation error follows its double reference", "[rvq]") {
+  std::vector<Size> latent{{1, 600, 9, 0, 30, 2},
+                           {3, 700, 3, 0, 20, 3}};  // several parts of the sums, on either device
+  for (Size n : sizes)
+    if (n.dim == 0) latent.push_back(n);
+  for (Device device : devices()) {
+    for (Size n : latent)
+      for (Masks masks : {none, some}) orthogonal_case(device, n, masks);
+    orthogonal_case(device, {2, 9, 8, 0, 16, 3}, nothing_valid);
+  }
+}
+
+TEST_CASE("without the quantisation error nothing of the gradient points along it", "[rvq]") {
+  for (Device device : devices())
+    for (Masks masks : {none, some}) {
+      Problem p(device, {4, 150, 16, 0, 64, 4}, masks);
+      p.stages.write({1, 4, 2, 3});
+      rvq_forward(p.c.ctx, p.arguments());
+      const RvqReference r = [&] {
+        RvqReference of = p.reference();
+        of.forward();
+        return of;
+      }();
+      const RvqReference::Vector e = r.error();
+      // A squared error's gradient, weighted by channel, and noise: so that a good part of it lies along e.
+      std::vector<float> gradient = p.c.random("noise", p.zs, -0.05, 0.05).before();
+      for (size_t i = 0; i < e.size(); ++i) gradient[i] += static_cast<float>(e[i] * (1 + double(i % 16) / 8));
+      auto &dy = p.c.values("dy", p.zs, gradient), &dz = p.c.output("dz", p.zs);
+      RvqBackward a{.codebooks = p.codebooks,
+                    .codes = p.codes,
+                    .quantised = p.quantised,
+                    .dy = dy,
+                    .dz = dz,
+                    .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, false)),
+                    .commitment_weight = 0,
+                    .orthogonal = true};
+      if (masks != none) a.stages = p.stages, a.frames = p.frames;
+      rvq_backward(p.c.ctx, a);
+      const double before = RvqReference::factor_of(doubles(dy), e);
+      CHECK(before > 0.5);
+      RvqReference::Vector left;
+      for (float v : dz.read()) left.push_back(static_cast<double>(v));
+      CHECK(std::fabs(RvqReference::factor_of(left, e)) < 1e-5 * before);
+      a.orthogonal = false;
+      rvq_backward(p.c.ctx, a);
+      p.c.expect_equal<float>(dz, gradient);
+    }
 }
 
 TEST_CASE("rvq follows its double reference where shared memory is short", "[rvq][a100][rtx3090]") {
@@ -379,7 +475,7 @@ TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
 
 TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {
   for (Device device : devices())
-    for (Size n : {Size{3, 71, 24, 0, 40, 4}, Size{3, 71, 24, 8, 40, 4}}) {
+    for (Size n : {Size{3, 171, 24, 0, 40, 4}, Size{3, 71, 24, 8, 40, 4}}) {
       std::vector<int32_t> codes;
       std::vector<std::vector<float>> first;
       for (int threads : {1, 2, 3}) {
@@ -398,7 +494,8 @@ TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {
                              .dy = dy,
                              .dz = dz,
                              .dcodebooks = dcodebooks,
-                             .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, p.factorised))};
+                             .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, p.factorised)),
+                             .orthogonal = !p.factorised};
         if (p.factorised) backward.din_weight = din_weight, backward.dout_weight = dout_weight;
         const RvqDecode decode{
             .codes = p.codes,
@@ -476,6 +573,16 @@ TEST_CASE("rvq ops name what does not fit", "[rvq]") {
                                            .dy = p.y,
                                            .dz = p.y}),
                     Catch::Contains("rvq_backward: quantised"));
+  CHECK_THROWS_WITH(rvq_backward(p.c.ctx, {.z = p.z,
+                                           .codebooks = p.codebooks,
+                                           .projections = p.projections(),
+                                           .codes = p.codes,
+                                           .quantised = p.quantised,
+                                           .dy = p.z,
+                                           .dz = p.y,
+                                           .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, true)),
+                                           .orthogonal = true}),
+                    Catch::Contains("rvq_backward: orthogonal is true, expected false with projections"));
   CHECK_THROWS_WITH(rvq_decode(p.c.ctx, {.codes = View<const int32_t>(p.codes.data(), {1, 3, 1, 2}),
                                          .codebooks = p.codebooks,
                                          .projections = p.projections(),

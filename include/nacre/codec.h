@@ -68,7 +68,7 @@ class Quantizer {
   void backward(Context&);
   /// Exponential-moving-average update of the codebooks from this step's frames (nothing to do for factorised codes).
   /// `step` is a device scalar that feeds the choice of replacements for dead codes.
-  void update(Context&, View<const int32_t> step, uint64_t seed);
+  void update(Context&, View<const int32_t> step, uint64_t seed, double decay);
   /// Codebooks from data: k-means over the rows of `latents`, stage by stage. Runs once, before the first step;
   /// allocates.
   void start(Context&, View<const float> latents, uint64_t seed, const StartProgress& = {});
@@ -83,6 +83,8 @@ class Quantizer {
   /// In place of the configuration's, from the next plan on.
   void set_beam(int64_t beam) { config_.beam = beam; }
   void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
+  /// Whether the quantisation error is kept out of the latent's gradient (RvqBackward); factorised codes: without effect.
+  void set_orthogonal(bool orthogonal) { orthogonal_ = orthogonal && !factorised(); }
 
  private:
   RvqProjections projections() const;
@@ -98,6 +100,7 @@ class Quantizer {
   Parameter* in_bias_ = nullptr;
   Parameter* out_bias_ = nullptr;
   float commitment_ = 1.0f, codebook_ = 1.0f;
+  bool orthogonal_ = false;
   int64_t beam_ = 1;
   Read<float> z_;
   Made<float> y_;

@@ -32,14 +32,17 @@ struct CodecConfig {
   int64_t codebook_dim = 8;  ///< factorised only
   VqMetric metric = VqMetric::cosine;
   double quantizer_dropout = 0;  ///< part of the batch that is trained with a random number of codebooks
-  double ema_decay = 0.99;
-  double dead_below = 0.03;  ///< a code used less often per batch than this (moving average) is replaced
-  int64_t beam = 1;          ///< code sequences kept per frame in encoding, not in training; ema and euclidean only
+  double ema_decay = 0.99;       ///< of the codebooks' moving averages, per step; ema only, as the next two
+  int64_t ema_rows = 0;          ///< frames that the averages span at least: steps of few frames decay more slowly
+  double dead_below = 0.03;      ///< a code used less often per batch than this (moving average) is replaced
+  int64_t beam = 1;              ///< code sequences kept per frame in encoding, not in training; ema and euclidean only
 
   int64_t hop() const;
   int64_t latent() const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
+  /// Per step of so many frames: ema_decay or, where that is higher, what makes the averages span ema_rows.
+  double ema_decay_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
   /// Codes times bits per second, in bit/s.
   double nominal_bitrate() const {

@@ -14,8 +14,10 @@ namespace nacre {
 struct LossConfig {
   double waveform = 1, stft = 1, mel = 1;  ///< weights; with `balanced` they are shares of the gradient at the waveform
   double vq = 1;                           ///< commitment weight at the latent, outside the balancer
-  bool balanced = true;                    ///< EnCodec's balancer; false: plain weighted sum
-  double balancer_decay = 0.999;           ///< of the moving averages of gradient norms
+  /// The quantisation error takes no part in the encoder's gradient (rvq.h); codes of the latent only.
+  bool orthogonal = false;
+  bool balanced = true;                         ///< EnCodec's balancer; false: plain weighted sum
+  double balancer_decay = 0.999;                ///< of the moving averages of gradient norms
   std::vector<int64_t> windows{64, 256, 1024};  ///< samples; hop = window / 4
   std::vector<int64_t> mels{10, 40, 80};        ///< bands per window; 0: no mel term at this window
   MelScale mel_scale = MelScale::slaney;

@@ -20,6 +20,7 @@ json as_json(const RunConfig& c) {
             {"stft", l.stft},
             {"mel", l.mel},
             {"vq", l.vq},
+            {"orthogonal", l.orthogonal},
             {"balanced", l.balanced},
             {"balancer_decay", l.balancer_decay},
             {"windows", l.windows},
@@ -100,8 +101,8 @@ RunConfig parse(json c) {
   const auto word = [&](const char* section, const char* key, const std::string& a, const std::string& b) {
     const std::string found = c[section][key].get<std::string>();
     if (found != a && found != b)
-      throw Error(ErrorKind::usage,
-                  std::string("config: ") + section + "." + key + " is \"" + found + "\", expected \"" + a + "\" or \"" + b + "\"");
+      throw Error(ErrorKind::usage, std::string("config: ") + section + "." + key + " is \"" + found +
+                                        "\", expected \"" + a + "\" or \"" + b + "\"");
     return found == a;
   };
   r.codec = CodecConfig::from_json(c["codec"].dump());
@@ -110,6 +111,7 @@ RunConfig parse(json c) {
   r.loss.stft = l["stft"];
   r.loss.mel = l["mel"];
   r.loss.vq = l["vq"];
+  r.loss.orthogonal = l["orthogonal"];
   r.loss.balanced = l["balanced"];
   r.loss.balancer_decay = l["balancer_decay"];
   r.loss.windows = l["windows"].get<std::vector<int64_t>>();
@@ -219,8 +221,9 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.segment_length = 4000;
   }
   if (name.rfind("speech-", 0) == 0) {
-    // At higher rates latents outgrow the codebooks that follow them (docs/decisions.md).
-    c.optimizer.learning_rate = 3e-5;
+    // A filter bank is moved by few and noisy gradients; docs/decisions.md has the measurements.
+    c.optimizer.learning_rate = 1e-4;
+    c.loss.orthogonal = true;
     // Codebooks get better with the number of frames they see; without backward passes frames cost little.
     c.training.codebook_start_rows = 60000;
     c.training.codebook_average_rows = 320000;
@@ -250,7 +253,8 @@ std::vector<std::string> differences(const RunConfig& before, const RunConfig& a
   std::vector<std::string> found;
   for (const auto& [section, keys] : a.items())
     for (const auto& [key, value] : keys.items())
-      if (b[section][key] != value) found.push_back(section + "." + key + ": " + value.dump() + " -> " + b[section][key].dump());
+      if (b[section][key] != value)
+        found.push_back(section + "." + key + ": " + value.dump() + " -> " + b[section][key].dump());
   return found;
 }
 

@@ -28,6 +28,7 @@ class CodecReference {
   SpectralConfig spectral;
   double waveform_weight = 1, stft_weight = 1, mel_weight = 1, vq_weight = 1, codebook_weight = 1;
   std::map<std::string, Values> parameters, gradients;  ///< as files hold them
+  bool orthogonal = false;
   int64_t batch = 1, samples = 1;
   Values audio;
   std::vector<int32_t> lengths, stages, codes;  ///< codes [batch][frames][stages], given
@@ -287,6 +288,7 @@ class CodecReference {
     q.rows = batch * z->time, q.stages = config.n_codebooks, q.codes = config.codebook_size;
     q.dim = config.code_dim(), q.latent = z->channels;
     q.commitment_weight = vq_weight, q.codebook_weight = q.factorised ? codebook_weight : 0;
+    q.orthogonal = orthogonal && !q.factorised;
     q.z = z->value;
     q.codebooks = stacked(q.factorised ? ".codebook.weight" : ".codebook.embed");
     if (q.factorised) {

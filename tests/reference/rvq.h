@@ -13,7 +13,7 @@ namespace nacre::test {
 struct RvqReference {
   using Vector = std::vector<double>;
   int64_t rows = 1, stages = 1, codes = 1, dim = 1, latent = 1;
-  bool factorised = false;
+  bool factorised = false, orthogonal = false;
   double sign = -1, commitment_weight = 1, codebook_weight = 1;
   Vector z, codebooks, in_weight, in_bias, out_weight, out_bias, dy;
   std::vector<int64_t> chosen;    // [rows][stages]
@@ -100,6 +100,20 @@ struct RvqReference {
     return sum;
   }
 
+  /// y - z of the stages used, [rows][latent]; zeros where it takes no part.
+  Vector error() const {
+    Vector out(size_t(rows * latent), 0.0);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t l = 0; l < latent && valid[size_t(row)] && used[size_t(row)] > 0; ++l)
+        out[size_t(row * latent + l)] = -residuals[size_t((used[size_t(row)] * rows + row) * latent + l)];
+    return out;
+  }
+  /// Part of dy along the error, per error.
+  static double factor_of(const Vector& gradient, const Vector& error) {
+    const double squares = std::inner_product(error.begin(), error.end(), error.begin(), 0.0);
+    return squares == 0 ? 0 : std::inner_product(gradient.begin(), gradient.end(), error.begin(), 0.0) / squares;
+  }
+
   void backward() {
     forward();
     dz.assign(z.size(), 0);
@@ -145,6 +159,10 @@ struct RvqReference {
       }
       for (int64_t l = 0; l < latent; ++l) dz[size_t(row * latent + l)] = back[size_t(l)];
     }
+    if (!orthogonal) return;
+    const Vector e_y = error();
+    const double factor = factor_of(dy, e_y);
+    for (size_t i = 0; i < dz.size(); ++i) dz[i] -= factor * e_y[i];
   }
 };
 
