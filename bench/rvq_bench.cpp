@@ -90,26 +90,34 @@ const Cases cases([](Suite& suite) {
                   };
                 });
     }
-    suite.add(
-        {.name = "rvq_backward/" + name,
-         // Gradients of parameters are +=. Latent codes have none.
-         .bytes = 4 * (3 * n.z.elements() + (factorised ? 3 : 1) * (weights + chosen) + rows * n.stages * (1 + dim)),
-         .flops = 3 * projected + 3 * rows * n.stages * dim,
-         .parameters = parameters("backward")},
-        [=](Data& data) -> Run {
-          const Views v = make(data);
-          RvqBackward a{.z = v.z,
-                        .codebooks = v.codebooks,
-                        .projections = v.p,
-                        .codes = v.codes,
-                        .quantised = v.quantised,
-                        .dy = v.y,
-                        .dz = data.random(n.z),
-                        .scratch = data.random(rvq_backward_scratch(data.ctx, n.z, books, factorised))};
-          if (factorised)
-            a.din_weight = data.random(in), a.dout_weight = data.random(out), a.dcodebooks = data.random(books);
-          return [=](Context& ctx) { rvq_backward(ctx, a); };
-        });
+    for (const bool orthogonal : {false, true}) {
+      if (orthogonal && factorised) continue;
+      std::vector<Parameter> of_case = parameters("backward");
+      if (orthogonal) of_case.push_back({"orthogonal", int64_t{1}});
+      suite.add(
+          {.name = "rvq_backward/" + name + (orthogonal ? "/orthogonal" : ""),
+           // Gradients of parameters are +=. Latent codes have none. The sums of the error's factor read dy and the last
+           // stage once more.
+           .bytes = 4 * (3 * n.z.elements() + (factorised ? 3 : 1) * (weights + chosen) + rows * n.stages * (1 + dim) +
+                         (orthogonal ? 3 * n.z.elements() : 0)),
+           .flops = 3 * projected + 3 * rows * n.stages * dim + (orthogonal ? 7 * rows * dim : 0),
+           .parameters = of_case},
+          [=](Data& data) -> Run {
+            const Views v = make(data);
+            RvqBackward a{.z = v.z,
+                          .codebooks = v.codebooks,
+                          .projections = v.p,
+                          .codes = v.codes,
+                          .quantised = v.quantised,
+                          .dy = v.y,
+                          .dz = data.random(n.z),
+                          .scratch = data.random(rvq_backward_scratch(data.ctx, n.z, books, factorised)),
+                          .orthogonal = orthogonal};
+            if (factorised)
+              a.din_weight = data.random(in), a.dout_weight = data.random(out), a.dcodebooks = data.random(books);
+            return [=](Context& ctx) { rvq_backward(ctx, a); };
+          });
+    }
     suite.add(
         {.name = "rvq_decode/" + name,
          .bytes = 4 * (n.z.elements() + chosen + weights / 2 + rows * n.stages),

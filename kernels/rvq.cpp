@@ -338,7 +338,8 @@ float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, con
   });
   const double squares = add_partials(a.scratch.data, parts);
   const double products = add_partials(a.scratch.data + partial_floats(parts), parts);
-  return squares == 0 ? 0.0f : static_cast<float>(products / squares);
+  const double b = products / squares;
+  return squares == 0 || std::abs(b) > double{std::numeric_limits<float>::max()} ? 0.0f : static_cast<float>(b);
 }
 
 void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {

@@ -42,6 +42,7 @@ __global__ void __launch_bounds__(threads)
 
 /// A thread per element. Every block adds the parts of the error's sums for itself, so blocks are few.
 constexpr int64_t most_blocks = 1024;
+constexpr double max_float = 0x1.fffffep127;
 __global__ void __launch_bounds__(threads)
     rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, const float* sums) {
   const float scale = loss_slope(mask, n.dim, a.commitment_weight);
@@ -49,7 +50,8 @@ __global__ void __launch_bounds__(threads)
   if (a.orthogonal) {
     NACRE_SHARED(double, buffer, threads / 32);
     const double squares = sum_partials(sums, parts, buffer), products = sum_partials(sums + 2 * parts, parts, buffer);
-    factor = squares == 0 ? 0.0f : static_cast<float>(products / squares);
+    const double b = products / squares;
+    factor = squares == 0 || fabs(b) > max_float ? 0.0f : static_cast<float>(b);
   }
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
     const int64_t row = i / n.latent, c = i % n.latent;

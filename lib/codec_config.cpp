@@ -180,7 +180,7 @@ void CodecConfig::check() const {
   if (!(quantizer_dropout >= 0 && quantizer_dropout <= 1))
     refuse("quantizer_dropout", std::to_string(quantizer_dropout), "0 to 1");
   if (!(ema_decay >= 0 && ema_decay < 1)) refuse("ema_decay", std::to_string(ema_decay), "0 to below 1");
-  in_range("ema_rows", ema_rows, 0, 1000000000);
+  in_range("ema_rows", ema_rows, 0, 10000000);
   if (!(dead_below >= 0 && dead_below < 1e6)) refuse("dead_below", std::to_string(dead_below), "0 or more");
   in_range("beam", beam, 1, max_rvq_beam);
   if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))

@@ -232,7 +232,7 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(weight * stage); });
-  // First averages forget what k-means left, then they span all that they have seen, as far as in training.
+  // The averages span half of the batches seen, so that what k-means left is forgotten first; at most as in training.
   const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
     next_batch();

@@ -156,6 +156,7 @@ TEST_CASE("codec configurations: what is wrong is named") {
            Wrong{R"({"quantizer_dropout": "half"})", "codec.quantizer_dropout"},
            Wrong{R"({"ema_decay": 1})", "codec.ema_decay"},
            Wrong{R"({"ema_rows": -1})", "codec.ema_rows"},
+           Wrong{R"({"ema_rows": 10000001})", "codec.ema_rows"},
            Wrong{R"({"dead_below": -0.1})", "codec.dead_below"},
            Wrong{R"({"beam": 0})", "codec.beam"},
            Wrong{R"({"beam": "4"})", "codec.beam"},

@@ -28,6 +28,7 @@ struct Setup {
     codec.metric = kind == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
     codec.dead_below = 0.5;  // so that dead codes are replaced within a few steps
     loss.windows = {16, 64}, loss.mels = {3, 8};
+    loss.orthogonal = true;
     optimizer.learning_rate = 1e-3;
     optimizer.ema_decay = 0.9;
   }
@@ -217,6 +218,19 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
   CHECK(after < before);
   start(again, 3600);
   CHECK(same_bits(many.state(), again.state()));
+
+  // Averages that span more frames give other codebooks, in the start and in a step.
+  setup.codec.ema_decay = 0.9;
+  Setup spanning = setup;
+  spanning.codec.ema_rows = 3600;
+  REQUIRE(spanning.codec.ema_decay_of(setup.batch * setup.samples / setup.codec.hop()) > 0.95);
+  Run quick(setup, device), slow(spanning, device);
+  CHECK(start(quick, 3600) < before);
+  CHECK(start(slow, 3600) < before);
+  CHECK(!same_bits(quick.state(), slow.state()));
+  Run quick_step(setup, device), slow_step(spanning, device);
+  for (Run* run : {&quick_step, &slow_step}) run->next(), run->step.run();
+  CHECK(!same_bits(quick_step.state(), slow_step.state()));
 }
 
 TEST_CASE("a captured step, replayed, does what running it does", "[step][rtx3090]") {

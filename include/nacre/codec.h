@@ -67,7 +67,7 @@ class Quantizer {
   void forward(Context&);
   void backward(Context&);
   /// Exponential-moving-average update of the codebooks from this step's frames (nothing to do for factorised codes).
-  /// `step` is a device scalar that feeds the choice of replacements for dead codes.
+  /// `step` is a device scalar that feeds the choice of replacements for dead codes, `decay` that of the averages.
   void update(Context&, View<const int32_t> step, uint64_t seed, double decay);
   /// Codebooks from data: k-means over the rows of `latents`, stage by stage. Runs once, before the first step;
   /// allocates.

@@ -41,7 +41,7 @@ struct CodecConfig {
   int64_t latent() const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
-  /// Per step of so many frames: ema_decay or, where that is higher, what makes the averages span ema_rows.
+  /// Decay for a step of `rows` frames, padding included: the higher of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
   /// Codes times bits per second, in bit/s.

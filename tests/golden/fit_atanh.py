@@ -4,7 +4,7 @@
 One to three steps u -> u + sum over one or two terms of c (2u - sin(2 a u) / a), with |c| at most 0.6 / steps: the noise of
 training moves c and a, and large terms that cancel would make much of it. c and a are fitted so that tanh of the last step is
 near u, over amplitudes distributed as a mixture of Laplacians (speech scaled to a peak of 0.95). Prints the error over the
-signal in dB, and by how much the slope at 0 is off.
+signal in dB.
 """
 import numpy as np
 from scipy.optimize import minimize

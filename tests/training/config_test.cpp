@@ -54,6 +54,9 @@ TEST_CASE("run configurations: one assignment at a time") {
   CHECK(c.loss.mel == 3);
   c.set("loss.balanced=false");
   CHECK(!c.loss.balanced);
+  CHECK(c.loss.orthogonal);
+  c.set("loss.orthogonal=false");
+  CHECK(!c.loss.orthogonal);
   c.set("training.start=random");
   CHECK(c.training.start == Start::random);
   c.set("loss.mel_scale=htk");
@@ -84,6 +87,7 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"loss.mel=-1", "loss.mel"},
                          Wrong{"training.start=wavelet", "\"transform\" or \"random\""},
                          Wrong{"training.codebook_average_rows=-1", "training.codebook_average_rows"},
+                         Wrong{"loss.orthogonal=1", "loss.orthogonal"},
                          Wrong{"training.codebook_start_rows=0", "training.codebook_average_rows"},
                          Wrong{"loss.windows=64", "loss.windows"},
                          Wrong{"loss.windows=[64]", "loss.mels"},

@@ -27,20 +27,20 @@
 //                 both           dE[c] += codebook_weight m_i v 2 (E[c] - e) / n, where dcodebooks is given
 //               Nothing flows through the normalisation of the cosine metric
 //   orthogonal  latent codes only. dy loses its part along the quantisation error e = y - z of the stages used, one
-//               factor for the whole batch:
-//                 dz = dy - b e + commitment term,   b = sum dy.e / sum e.e over valid frames;   b = 0 where e = 0
-//               Codes that are means of what chose them have e uncorrelated with y, so E[e.z] = -E[e.e] < 0. Most losses
-//               pull y back along e. Passed straight through, that pull makes z louder for ever: it is taken for a
-//               fault of z, though it is the quantizer's. With a squared error b e is the whole gradient
+//               factor for the whole batch; a row without a stage takes no part:
+//                 dz = dy - b e + commitment term,   b = sum dy.e / sum e.e over valid frames; 0 where e = 0 or where b
+//               is beyond a float. Codes that are means of what chose them have e uncorrelated with y, so
+//               E[e.z] = -E[e.e] < 0, and most losses pull y back along e. Passed straight through, that makes z grow
+//               without limit: the encoder is charged for the quantizer's error. Any row that is not finite makes all dz NaN
 //   keeps       codes, quantised, and (factorised) z: residuals are built up again from the last to the first
 //   writes      y, codes, quantised, losses are =; dz is = unless add_dz; the rest is +=; an empty output is skipped
 //   aliasing    none
 //   decode      the same sums in the same order as the forward: equal to its y bit for bit, where all stages are used.
 //               A code outside [0, codes) counts as the nearest inside
-//   order       fixed by the shape: losses per row in float, then over rows in double; the sums of b in double, part of
-//               the rows by part; parameter gradients in at most 8 runs of rows, each in row order, then run by run.
-//               CUDA, for codes of 8 channels and a latent of at most 1024: at most 32 runs of chunks of 128 rows, in a
-//               chunk every eighth row, then the eight sums; other shapes as on the CPU
+//   order       fixed by the shape: losses per row in float, then over rows in double; b in double, per part (256 rows;
+//               CUDA 4096 elements), then the parts; parameter gradients in at most 8 runs of rows, each in row order,
+//               then run by run. CUDA, for codes of 8 channels and a latent of at most 1024: at most 32 runs of chunks of
+//               128 rows, in a chunk every eighth row, then the eight sums; other shapes as on the CPU
 //   accuracy    codes: see vq.h, with the residual that the stages before left; every other result within the rounding
 //               of its own terms: no path passes through more than 2 stages (latent + dim + 6) + rows of them
 //   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward
