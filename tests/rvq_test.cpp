@@ -274,7 +274,8 @@ void orthogonal_case(Device device, Size n, Masks masks) {
   Problem p(device, n, masks);
   rvq_forward(p.c.ctx, p.arguments());
   auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
-  RvqBackward a{.codebooks = p.codebooks,
+  RvqBackward a{.z = p.z,
+                .codebooks = p.codebooks,
                 .codes = p.codes,
                 .quantised = p.quantised,
                 .dy = dy,
@@ -349,7 +350,8 @@ TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn,
     auto &quantised = c.random("quantised", zs, -1, 1), &code = c.random("code", {1, 1, 1, 2}, -0.5, 0.5),
          &long_dy = c.random("dy", zs, -1, 1), &long_dz = c.output("dz", zs);
     auto& zeros = c.integers<int32_t>("codes", {1, zs.time, 1, 1}, 0, 0);
-    rvq_backward(c.ctx, {.codebooks = code,
+    rvq_backward(c.ctx, {.z = quantised,
+                         .codebooks = code,
                          .codes = zeros,
                          .quantised = quantised,
                          .dy = long_dy,
@@ -370,7 +372,8 @@ TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn,
     p.z.write({1e-39f, 0.0f}), p.codebooks.write({0.0f, 0.0f});
     rvq_forward(p.c.ctx, p.arguments());
     auto &dy = p.c.values("dy", p.zs, {1.0f, 1.0f}), &dz = p.c.output("dz", p.zs);
-    rvq_backward(p.c.ctx, {.codebooks = p.codebooks,
+    rvq_backward(p.c.ctx, {.z = p.z,
+                           .codebooks = p.codebooks,
                            .codes = p.codes,
                            .quantised = p.quantised,
                            .dy = dy,
@@ -398,7 +401,8 @@ TEST_CASE("without the quantisation error nothing of the gradient points along i
       std::vector<float> gradient = p.c.random("noise", p.zs, -0.05, 0.05).before();
       for (size_t i = 0; i < e.size(); ++i) gradient[i] += static_cast<float>(e[i] * (1 + double(i % 16) / 8));
       auto &dy = p.c.values("dy", p.zs, gradient), &dz = p.c.output("dz", p.zs);
-      RvqBackward a{.codebooks = p.codebooks,
+      RvqBackward a{.z = p.z,
+                    .codebooks = p.codebooks,
                     .codes = p.codes,
                     .quantised = p.quantised,
                     .dy = dy,
