@@ -62,7 +62,7 @@ NACRE_CLONES void add_scaled_difference(float* __restrict out, const float* __re
                                         float scale, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] += scale * (a[i] - b[i]);
 }
-/// error.error and gradient.error of the error chosen - quantised, in channel order of the vector's lanes.
+/// error.error and gradient.error, where the error is chosen - quantised.
 struct ErrorSums {
   double squares = 0, products = 0;
 };
