@@ -112,6 +112,20 @@ struct Problem {
     if (masks != none) a.stages = stages, a.frames = frames;
     return a;
   }
+  /// Latent codes, without the quantisation error.
+  RvqBackward orthogonal_arguments(View<const float> dy, View<float> dz, float commitment_weight) {
+    RvqBackward a{.z = z,
+                  .codebooks = codebooks,
+                  .codes = codes,
+                  .quantised = quantised,
+                  .dy = dy,
+                  .dz = dz,
+                  .scratch = c.scratch(rvq_backward_scratch(c.ctx, zs, books, false)),
+                  .commitment_weight = commitment_weight,
+                  .orthogonal = true};
+    if (masks != none) a.stages = stages, a.frames = frames;
+    return a;
+  }
   RvqReference reference() {
     RvqReference r;
     r.rows = rows, r.stages = n.stages, r.codes = n.codes, r.dim = dim, r.latent = n.latent, r.factorised = factorised;
@@ -274,16 +288,7 @@ void orthogonal_case(Device device, Size n, Masks masks) {
   Problem p(device, n, masks);
   rvq_forward(p.c.ctx, p.arguments());
   auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
-  RvqBackward a{.z = p.z,
-                .codebooks = p.codebooks,
-                .codes = p.codes,
-                .quantised = p.quantised,
-                .dy = dy,
-                .dz = dz,
-                .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, false)),
-                .commitment_weight = 0.8f,
-                .orthogonal = true};
-  if (masks != none) a.stages = p.stages, a.frames = p.frames;
+  RvqBackward a = p.orthogonal_arguments(dy, dz, 0.8f);
   rvq_backward(p.c.ctx, a);
 
   RvqReference r = p.reference();
@@ -372,15 +377,7 @@ TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn,
     p.z.write({1e-39f, 0.0f}), p.codebooks.write({0.0f, 0.0f});
     rvq_forward(p.c.ctx, p.arguments());
     auto &dy = p.c.values("dy", p.zs, {1.0f, 1.0f}), &dz = p.c.output("dz", p.zs);
-    rvq_backward(p.c.ctx, {.z = p.z,
-                           .codebooks = p.codebooks,
-                           .codes = p.codes,
-                           .quantised = p.quantised,
-                           .dy = dy,
-                           .dz = dz,
-                           .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, false)),
-                           .commitment_weight = 0,
-                           .orthogonal = true});
+    rvq_backward(p.c.ctx, p.orthogonal_arguments(dy, dz, 0));
     p.c.expect_equal<float>(dz, {1.0f, 1.0f});
   }
 }
@@ -401,21 +398,15 @@ TEST_CASE("without the quantisation error nothing of the gradient points along i
       std::vector<float> gradient = p.c.random("noise", p.zs, -0.05, 0.05).before();
       for (size_t i = 0; i < e.size(); ++i) gradient[i] += static_cast<float>(e[i] * (1 + double(i % 16) / 8));
       auto &dy = p.c.values("dy", p.zs, gradient), &dz = p.c.output("dz", p.zs);
-      RvqBackward a{.z = p.z,
-                    .codebooks = p.codebooks,
-                    .codes = p.codes,
-                    .quantised = p.quantised,
-                    .dy = dy,
-                    .dz = dz,
-                    .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, false)),
-                    .commitment_weight = 0,
-                    .orthogonal = true};
-      if (masks != none) a.stages = p.stages, a.frames = p.frames;
+      RvqBackward a = p.orthogonal_arguments(dy, dz, 0);
       rvq_backward(p.c.ctx, a);
       const double before = RvqReference::factor_of(doubles(dy), e);
       CHECK(before > 0.5);
       RvqReference::Vector left;
       for (float v : dz.read()) left.push_back(static_cast<double>(v));
+      double squares = 0, taking_part = 0;
+      for (const double x : e) squares += x * x, taking_part += x != 0;
+      REQUIRE(squares > 0.1 * 0.1 * taking_part);
       // Two roundings of 2^-24 in b and in each dz, and e's own: four residuals, each rounded to 2^-24 of at most |z| = 1,
       // beside an error of root mean square above 0.1.
       CHECK(std::fabs(RvqReference::factor_of(left, e)) < (4 + 4 / 0.1) * ulp * before);
