@@ -64,11 +64,10 @@ NACRE_FMA_LOOP(fma_avx2, 8)
   constexpr int64_t rounds = 1 << 18;
   static std::atomic<float> sink;  // what keeps the loops from being dropped
   const double seconds = best_time(0.15, [&] {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int p = 0; p < threads; ++p) {
+    parallel_parts(ctx, threads, [&](int64_t part) {
       const float result = loop(rounds, 0.999f, 0.5f);
-      if (p == 0) sink = result;
-    }
+      if (part == 0) sink = result;
+    });
   });
   return 2.0 * 12 * lanes * static_cast<double>(rounds) * threads / seconds;
 }

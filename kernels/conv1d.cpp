@@ -7,8 +7,8 @@
 #include "conv1d_direct.h"
 #include "conv1d_karatsuba.h"
 #include "conv1d_pointwise.h"
+#include "conv1d_windows.h"
 #include "host.h"
-#include "onednn.h"
 
 namespace nacre {
 namespace cuda {
@@ -108,20 +108,6 @@ void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool 
   for (int64_t i = 0; i < n; ++i)
     to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
 }
-NACRE_CLONES void add_bias_row(const float* __restrict bias, float* __restrict to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += bias[i];
-}
-
-/// to[o][u] = from[o][taps - 1 - u], each of `width` floats.
-template <class T>
-void flip_taps(Context& ctx, const T* from, float* to, int64_t outs, int64_t taps, int64_t width) {
-  parallel_ranges(ctx, outs, grain / (taps * width) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; ++o)
-      for (int64_t u = 0; u < taps; ++u)
-        widen_part(from + (o * taps + taps - 1 - u) * width, to + (o * taps + u) * width, width);
-  });
-}
-
 // ---- sums of columns
 // ---------------------------------------------------------------------------------------------------
 
@@ -196,27 +182,11 @@ Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g)
   return {x.batch, length, 1, weight.batch};
 }
 
-// ---- what happens around the primitive
+// ---- what happens around the windows
 // ---------------------------------------------------------------------------------
 
 template <class T>
 constexpr bool is_float = std::is_same_v<T, float>;
-
-onednn::Problem problem(onednn::Direction direction, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  const bool written = g.padding == Padding::reflect;  // the padding is in the data
-  return {.direction = direction,
-          .batch = x.batch,
-          .time = written ? g.left + x.time + g.right : x.time,
-          .length = y.time,
-          .in = x.channels,
-          .out = y.channels,
-          .taps = weight.time,
-          .stride = g.stride,
-          .dilation = g.dilation,
-          .groups = g.groups,
-          .left = written ? 0 : g.left,
-          .right = written ? 0 : g.right};
-}
 
 /// Takes pieces of scratch in turn; first only to count them.
 struct Pieces {
@@ -229,59 +199,113 @@ struct Pieces {
   }
 };
 
-int64_t padded_size(Shape x, const onednn::Problem& p) { return x.batch * p.time * x.channels; }
+/// Reflected padding is written into the data.
+bool written(const Conv1dGeometry& g) { return g.padding == Padding::reflect; }
+int64_t rows_of(Shape x, const Conv1dGeometry& g) { return written(g) ? g.left + x.time + g.right : x.time; }
+
+windows::Problem forward_problem(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return {.batch = x.batch,
+          .time = rows_of(x, g),
+          .length = y.time,
+          .in = x.channels,
+          .out = y.channels,
+          .taps = weight.time,
+          .stride = g.stride,
+          .dilation = g.dilation,
+          .groups = g.groups,
+          .left = written(g) ? 0 : g.left};
+}
 
 template <class T>
 struct ForwardPieces {
-  ForwardPieces(Pieces& all, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, const onednn::Problem& p) {
-    if (!is_float<T> || g.padding == Padding::reflect) xs = all.take(padded_size(x, p));
+  ForwardPieces(Pieces& all, const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
+                const windows::Problem& p) {
+    if (!is_float<T> || written(g)) xs = all.take(x.batch * p.time * x.channels);
     if (!is_float<T>) weights = all.take(weight.elements()), ys = all.take(y.elements());
+    inner = all.take(windows::scratch(ctx, p));
   }
-  float *xs = nullptr, *weights = nullptr, *ys = nullptr;
+  float *xs = nullptr, *weights = nullptr, *ys = nullptr, *inner = nullptr;
 };
-/// A strided kernel of whole strides is a dense one on the view [time / stride, stride * channels] of x; the weight is
-/// the same memory. `rows` and `left` say where x lies in the padded gradient that the primitive writes.
+
+/// A strided kernel is a dense one on the view [time / stride, stride * channels] of x. The weight is the same memory if
+/// the kernel has whole strides and no dilation; else it is spread out, with zeros between and behind the taps.
 struct InputGradientPlan {
-  InputGradientPlan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-    p = problem(onednn::Direction::input_gradient, x, weight, y, g);
-    rows = p.time;
-    left = g.padding == Padding::reflect ? g.left : 0;
-    dense = g.stride > 1 && g.dilation == 1 && g.groups == 1 && weight.time % g.stride == 0;
-    if (!dense) return;
-    const int64_t taps = weight.time / g.stride, blocks = (g.left + x.time + g.right + g.stride - 1) / g.stride;
-    p = {.direction = onednn::Direction::forward,
-         .transposed = true,
-         .batch = x.batch,
-         .time = y.time,
-         .length = blocks,
-         .in = y.channels,
-         .out = x.channels * g.stride,
-         .taps = taps,
-         .left = taps - 1,
-         .right = blocks - y.time};
-    rows = blocks * g.stride;
+  InputGradientPlan(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+    p = {.batch = dx.batch,
+         .time = dy.time,
+         .length = rows_of(dx, g),
+         .in = dy.channels,
+         .out = dx.channels,
+         .taps = weight.time,
+         .dilation = g.dilation,
+         .groups = g.groups,
+         .left = (weight.time - 1) * g.dilation - (written(g) ? 0 : g.left),
+         .turned = true};
+    rows = p.length;
+    left = written(g) ? g.left : 0;
+    if (g.stride == 1) return;
+    spread = g.dilation > 1 || weight.time % g.stride != 0;
+    p.taps = ((weight.time - 1) * g.dilation + g.stride) / g.stride;
+    p.length = (g.left + dx.time + g.right + g.stride - 1) / g.stride;
+    p.out = dx.channels * g.stride;
+    p.dilation = 1;
+    p.left = p.taps - 1;
+    p.samples = g.stride;
+    rows = p.length * g.stride;
     left = g.left;
   }
-  onednn::Problem p;
-  int64_t rows = 0, left = 0;
-  bool dense = false;
+  int64_t weights() const { return p.in * p.taps * p.out / p.groups; }
+  windows::Problem p;
+  int64_t rows = 0, left = 0;  ///< of the gradient that is computed; its row that is the first of dx
+  bool spread = false;
 };
 template <class T>
 struct InputGradientPieces {
-  InputGradientPieces(Pieces& all, Shape dx, Shape weight, Shape dy, const InputGradientPlan& plan) {
-    dxs = all.take(dx.batch * plan.rows * dx.channels);
-    if (!is_float<T> || plan.dense) weights = all.take(weight.elements());
+  InputGradientPieces(Pieces& all, const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g,
+                      const InputGradientPlan& plan) {
+    in_place = is_float<T> && !written(g) && g.stride == 1;
+    if (!in_place) dxs = all.take(dx.batch * plan.rows * dx.channels);
+    if (!is_float<T> || plan.spread) weights = all.take(plan.spread ? plan.weights() : weight.elements());
     if (!is_float<T>) dys = all.take(dy.elements());
+    inner = all.take(windows::scratch(ctx, plan.p));
   }
-  float *dxs = nullptr, *weights = nullptr, *dys = nullptr;
+  bool in_place;
+  float *dxs = nullptr, *weights = nullptr, *dys = nullptr, *inner = nullptr;
 };
+/// to[o][u] = from[o][k] where sample u of the window is under tap k, else zero.
+template <class T>
+void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, int64_t samples, float* to) {
+  const int64_t taps = weight.time, width = weight.channels;
+  parallel_ranges(ctx, weight.batch, grain / (samples * width) + 1, [&](int64_t begin, int64_t end) {
+    std::fill(to + begin * samples * width, to + end * samples * width, 0.0f);
+    for (int64_t o = begin; o < end; ++o)
+      for (int64_t k = 0; k < taps; ++k)
+        widen_part(from + (o * taps + k) * width, to + (o * samples + k * dilation) * width, width);
+  });
+}
+
+/// One group after the other where there are more, each on tensors of its own.
 template <class T>
 struct WeightGradientPieces {
-  WeightGradientPieces(Pieces& all, Shape x, Shape dy, const Conv1dGeometry& g, const onednn::Problem& p) {
-    if (!is_float<T> || g.padding == Padding::reflect) xs = all.take(padded_size(x, p));
-    if (!is_float<T>) dys = all.take(dy.elements());
+  WeightGradientPieces(Pieces& all, const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g)
+      : of_x{x.batch, x.time, 1, x.channels / g.groups},
+        of_dy{dy.batch, dy.time, 1, dy.channels / g.groups},
+        of_weight{weight.batch / g.groups, weight.time, 1, weight.channels},
+        geometry(g) {
+    geometry.groups = 1;
+    int64_t most = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
+    if (g.groups > 1) {
+      if (!is_float<T>) all_x = all.take(x.elements()), all_dy = all.take(dy.elements());
+      xs = all.take(of_x.elements()), dys = all.take(of_dy.elements());
+      most = std::max(most, direct::weight_gradient_scratch(ctx, of_x, of_weight, of_dy, geometry));
+    } else {
+      most = std::max(most, direct::weight_gradient_scratch(ctx, x, weight, dy, g));
+    }
+    inner = all.take(most);
   }
-  float *xs = nullptr, *dys = nullptr;
+  Shape of_x, of_dy, of_weight;
+  Conv1dGeometry geometry;
+  float *all_x = nullptr, *all_dy = nullptr, *xs = nullptr, *dys = nullptr, *inner = nullptr;
 };
 
 }  // namespace
@@ -301,16 +325,8 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
   if (is_float<T> && pointwise::takes(x, weight, y, g)) return {1, 1, 1, pointwise::forward_scratch(ctx, weight)};
   if (is_float<T> && karatsuba::takes(x, weight, y, g))
     return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
-  int64_t most = 0;
-  onednn::Problem p = problem(onednn::Direction::forward, x, weight, y, g);
-  for (const bool sum : {false, true})
-    for (const bool bias : {false, true}) {
-      p.sum = sum, p.bias = bias;
-      most = std::max(most, onednn::scratch_size(onednn::convolution(ctx, p)));
-    }
   Pieces all;
-  ForwardPieces<T>(all, x, weight, y, g, p);
-  all.take(most);
+  ForwardPieces<T>(all, ctx, x, weight, y, g, forward_problem(x, weight, y, g));
   return {1, 1, 1, all.used};
 }
 
@@ -342,32 +358,28 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
     }
   }
 
-  onednn::Problem p = problem(onednn::Direction::forward, a.x.shape, a.weight.shape, y, g);
-  p.sum = static_cast<bool>(a.residual), p.bias = static_cast<bool>(a.bias);
-  onednn::Convolution& convolution = onednn::convolution(ctx, p);
+  const windows::Problem p = forward_problem(a.x.shape, a.weight.shape, y, g);
   Pieces all{.data = a.scratch.data};
-  const ForwardPieces<T> pieces(all, a.x.shape, a.weight.shape, y, g, p);
-  float* const inner = all.take(onednn::scratch_size(convolution));
+  const ForwardPieces<T> pieces(all, ctx, a.x.shape, a.weight.shape, y, g, p);
   expect_scratch(op, a.scratch, {1, 1, 1, all.used});
 
-  onednn::Arguments run{.bias = a.bias.data, .scratch = inner};
+  windows::Arguments run{.bias = a.bias.data, .add = static_cast<bool>(a.residual), .scratch = pieces.inner};
   if (pieces.xs != nullptr) {
-    const bool written = g.padding == Padding::reflect;
-    pad_rows(ctx, a.x, written ? g.left : 0, written ? g.right : 0, g.padding, pieces.xs);
-    run.from = pieces.xs;
+    pad_rows(ctx, a.x, written(g) ? g.left : 0, written(g) ? g.right : 0, g.padding, pieces.xs);
+    run.x = pieces.xs;
   }
   if constexpr (is_float<T>) {
-    if (run.from == nullptr) run.from = a.x.data;
+    if (run.x == nullptr) run.x = a.x.data;
     run.weight = a.weight.data;
     if (a.residual && a.residual.data != a.y.data) widen(ctx, a.residual.data, a.y.data, y.elements());
-    run.to = a.y.data;
-    onednn::run(ctx, convolution, run);
+    run.y = a.y.data;
+    windows::run(ctx, p, run);
   } else {
     widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
     if (a.residual) widen(ctx, a.residual.data, pieces.ys, y.elements());
     run.weight = pieces.weights;
-    run.to = pieces.ys;
-    onednn::run(ctx, convolution, run);
+    run.y = pieces.ys;
+    windows::run(ctx, p, run);
     parallel_ranges(ctx, y.elements(), grain,
                     [&](int64_t begin, int64_t end) { narrow_part(pieces.ys + begin, a.y.data + begin, end - begin); });
   }
@@ -387,8 +399,7 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
     return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
   const InputGradientPlan plan(dx, weight, dy, g);
   Pieces all;
-  InputGradientPieces<T>(all, dx, weight, dy, plan);
-  all.take(onednn::scratch_size(onednn::convolution(ctx, plan.p)));
+  InputGradientPieces<T>(all, ctx, dx, weight, dy, g, plan);
   return {1, 1, 1, all.used};
 }
 
@@ -417,46 +428,35 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   }
 
   const InputGradientPlan plan(x, a.weight.shape, y, g);
-  onednn::Convolution& convolution = onednn::convolution(ctx, plan.p);
   Pieces all{.data = a.scratch.data};
-  const InputGradientPieces<T> pieces(all, x, a.weight.shape, y, plan);
-  float* const inner = all.take(onednn::scratch_size(convolution));
+  const InputGradientPieces<T> pieces(all, ctx, x, a.weight.shape, y, g, plan);
   expect_scratch(op, a.scratch, {1, 1, 1, all.used});
 
-  const bool reflect = g.padding == Padding::reflect;
-  onednn::Arguments run{.to = pieces.dxs, .scratch = inner};
-  bool in_place = false;
+  windows::Arguments run{.y = pieces.dxs, .scratch = pieces.inner};
   if constexpr (is_float<T>) {
-    in_place = !reflect && !plan.dense && !a.add_dx;
-    if (in_place) run.to = a.dx.data;
-    run.from = a.dy.data;
+    run.x = a.dy.data;
     run.weight = a.weight.data;
+    if (pieces.in_place) run.y = a.dx.data, run.bias = a.bias.data, run.add = a.add_dx;
   } else {
     widen(ctx, a.dy.data, pieces.dys, y.elements());
-    run.from = pieces.dys;
-    if (!plan.dense) widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    run.x = pieces.dys;
+    if (!plan.spread) widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
     run.weight = pieces.weights;
   }
-  if (plan.dense) {
-    flip_taps(ctx, a.weight.data, pieces.weights, a.weight.shape.batch, plan.p.taps, plan.p.out);
+  if (plan.spread) {
+    spread_taps(ctx, a.weight.data, a.weight.shape, g.dilation, plan.p.taps * g.stride, pieces.weights);
     run.weight = pieces.weights;
   }
-  onednn::run(ctx, convolution, run);
-  if (in_place && !a.bias) return;
+  windows::run(ctx, plan.p, run);
+  if (pieces.in_place) return;
 
   const int64_t channels = x.channels;
   parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       T* const to = a.dx.data + r * channels;
-      if constexpr (is_float<T>) {
-        if (in_place) {
-          add_bias_row(a.bias.data, to, channels);
-          continue;
-        }
-      }
       float* const padded = pieces.dxs + r / x.time * plan.rows * channels;
       const int64_t s = r % x.time;
-      if (reflect) fold_row(padded, s, g.left, g.right, x.time, channels);
+      if (written(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
       finish_row(padded + (plan.left + s) * channels, a.bias.data, to, channels, a.add_dx);
     }
   });
@@ -473,15 +473,8 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
   const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
   if (is_float<T> && karatsuba::takes(x, weight, dy, g))
     return {1, 1, 1, std::max(karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), sums)};
-  if (direct::takes_weight_gradient(x, weight, dy, g))
-    return {1, 1, 1,
-            std::max({direct::weight_gradient_scratch(ctx, x, weight, dy, g), ColumnSums(x).scratch(),
-                      ColumnSums(dy).scratch()})};
-  const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, weight, dy, g);
   Pieces all;
-  WeightGradientPieces<T>(all, x, dy, g, p);
-  all.take(
-      std::max({onednn::scratch_size(onednn::convolution(ctx, p)), ColumnSums(x).scratch(), ColumnSums(dy).scratch()}));
+  WeightGradientPieces<T>(all, ctx, x, weight, dy, g);
   return {1, 1, 1, all.used};
 }
 
@@ -512,41 +505,35 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
       return;
     }
   }
-  if (direct::takes_weight_gradient(x, a.dweight.shape, y, g)) {
-    expect_scratch(op, a.scratch,
-                   {1, 1, 1,
-                    std::max({direct::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g), ColumnSums(x).scratch(),
-                              ColumnSums(y).scratch()})});
-    direct::weight_gradient(ctx, a, a.scratch.data);
-    if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
-    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
-    return;
-  }
-
-  const onednn::Problem p = problem(onednn::Direction::weight_gradient, x, a.dweight.shape, y, g);
-  onednn::Convolution& convolution = onednn::convolution(ctx, p);
   Pieces all{.data = a.scratch.data};
-  const WeightGradientPieces<T> pieces(all, x, y, g, p);
-  float* const inner =
-      all.take(std::max({onednn::scratch_size(convolution), ColumnSums(x).scratch(), ColumnSums(y).scratch()}));
+  const WeightGradientPieces<T> pieces(all, ctx, x, a.dweight.shape, y, g);
   expect_scratch(op, a.scratch, {1, 1, 1, all.used});
-
-  onednn::Arguments run{.to = a.dweight.data, .scratch = inner};
-  if (pieces.xs != nullptr) {
-    const bool written = g.padding == Padding::reflect;
-    pad_rows(ctx, a.x, written ? g.left : 0, written ? g.right : 0, g.padding, pieces.xs);
-    run.from = pieces.xs;
-  }
-  if constexpr (is_float<T>) {
-    if (run.from == nullptr) run.from = a.x.data;
-    run.dy = a.dy.data;
+  if (g.groups == 1) {
+    direct::weight_gradient(ctx, a, pieces.inner);
   } else {
-    widen(ctx, a.dy.data, pieces.dys, y.elements());
-    run.dy = pieces.dys;
+    const float *from_x, *from_dy;
+    if constexpr (is_float<T>) {
+      from_x = a.x.data, from_dy = a.dy.data;
+    } else {
+      widen(ctx, a.x.data, pieces.all_x, x.elements());
+      widen(ctx, a.dy.data, pieces.all_dy, y.elements());
+      from_x = pieces.all_x, from_dy = pieces.all_dy;
+    }
+    const int64_t in = pieces.of_x.channels, out = pieces.of_dy.channels;
+    for (int64_t group = 0; group < g.groups; ++group) {
+      windows::take_columns(ctx, from_x, x.rows(), x.channels, group * in, in, pieces.xs);
+      windows::take_columns(ctx, from_dy, y.rows(), y.channels, group * out, out, pieces.dys);
+      direct::weight_gradient<float>(
+          ctx,
+          {.x = {pieces.xs, pieces.of_x},
+           .dy = {pieces.dys, pieces.of_dy},
+           .dweight = {a.dweight.data + group * pieces.of_weight.elements(), pieces.of_weight},
+           .geometry = pieces.geometry},
+          pieces.inner);
+    }
   }
-  onednn::run(ctx, convolution, run);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, inner);
-  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, inner);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, pieces.inner);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, pieces.inner);
 }
 
 #define NACRE_INSTANTIATE(T)                                                                              \

@@ -258,13 +258,13 @@ template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scratch) {
   const Work w(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   float* const slots = scratch + w.parts * w.sums();
-  parallel_parts(ctx, w.parts * w.blocks * w.groups, [&](int64_t task) {
+  parallel_parts(ctx, w.parts * w.blocks * w.groups, [&](int64_t task, int slot) {
     const int64_t part = task / (w.blocks * w.groups), block = task / w.groups % w.blocks, group = task % w.groups;
     const int64_t vectors = w.wide / 16;
     // Pairs of vectors stay together.
     const auto cut = [&](int64_t b) { return b == w.blocks ? w.wide : vectors * b / w.blocks / 2 * 32; };
     add_part(w, a, part, cut(block), cut(block + 1), w.taps * group / w.groups, w.taps * (group + 1) / w.groups,
-             scratch + part * w.sums(), slots + omp_get_thread_num() * w.slot);
+             scratch + part * w.sums(), slots + slot * w.slot);
   });
   if (w.along_window) {
     for (int64_t o = 0; o < w.out; ++o)
@@ -306,9 +306,9 @@ void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
     weight = scratch;
   }
   const WindowDots dots = window_dots();
-  parallel_parts(ctx, chunks.count, [&](int64_t c) {
+  parallel_parts(ctx, chunks.count, [&](int64_t c, int slot) {
     const int64_t rows = chunks.rows(c), first = (chunks.item(c) * chunks.length + chunks.begin(c)) * out;
-    const float* const x = chunks.window(a.x.data, c, slots + omp_get_thread_num() * chunks.window_floats());
+    const float* const x = chunks.window(a.x.data, c, slots + slot * chunks.window_floats());
     for (int64_t o = 0; o < out; ++o) {
       float y[most_rows];
       dots(x, g.stride * channels, taps, g.dilation * channels, width, weight + o * q, rows, y);

@@ -293,10 +293,10 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
     for (int64_t j = 0; j < out; ++j) wide_bias[j] = f.bias[j % f.bias.elements()];
   float* const slots = wide_bias + out;
   const int64_t slot = plan.slot(f.snake != nullptr, f.slope != nullptr ? f.slope->rows.channels() : 0);
-  parallel_parts(ctx, plan.blocks, [&](int64_t block) {
+  parallel_parts(ctx, plan.blocks, [&](int64_t block, int thread) {
     const int64_t begin = block * plan.block, end = std::min(begin + plan.block, tiles.count);
     const int64_t groups = (end - begin + rows - 1) / rows;
-    float* const factors = slots + omp_get_thread_num() * slot;
+    float* const factors = slots + thread * slot;
     float* const sums = factors + plan.block / rows * plan.x.step();
     float* const room_in = factors + plan.factors();
     float* const room_out = room_in + scheme.rows_in * in;
@@ -453,10 +453,10 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const int64_t in = plan.in, out = plan.out, parts = plan.parts;
   float* const slots = scratch + parts * plan.sums();
   // sums: [part][product][out][in]
-  parallel_parts(ctx, parts * plan.slices, [&](int64_t task) {
+  parallel_parts(ctx, parts * plan.slices, [&](int64_t task, int thread) {
     const int64_t part = task / plan.slices, from = task % plan.slices * slice, outs = std::min(slice, out - from);
     const int64_t end = tiles.count * (part + 1) / parts, most = plan.block * depth_of_group;
-    float* const xs = slots + omp_get_thread_num() * plan.slot();
+    float* const xs = slots + thread * plan.slot();
     float* const dys = xs + plan.block * plan.x.step();
     float* const room = dys + plan.block * plan.y.step();
     float* const sums = scratch + part * plan.sums() + from * in;

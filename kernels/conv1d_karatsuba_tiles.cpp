@@ -129,23 +129,27 @@ NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t part
 }
 
 template <int lanes, int R, int V>
-NACRE_INLINE void tile(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth, float* c,
-                       int64_t c_row, const float* bias = nullptr, const float* add = nullptr) {
+NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t depth, float* c, int64_t c_row,
+                       const float* bias = nullptr, const float* add = nullptr) {
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
-  const float* third[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};  // few pointers for many rows
-  for (int64_t k = 0; k < depth; ++k, b += width) {
-    Vec x[V];
+  const int64_t a_row = of.row;
+  for (int64_t t = 0; t < of.taps; ++t) {
+    const float* const a = of.a + t * of.tap;
+    const float* third[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};  // few pointers for many rows
+    for (int64_t k = 0; k < depth; ++k, b += width) {
+      Vec x[V];
 #pragma GCC unroll 4
-    for (int n = 0; n < V; ++n) x[n] = at<lanes>(b + n * lanes);
+      for (int n = 0; n < V; ++n) x[n] = at<lanes>(b + n * lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const float s = third[i / 3][i % 3 * a_row];
+      for (int i = 0; i < R; ++i) {
+        const float s = third[i / 3][i % 3 * a_row];
 #pragma GCC unroll 4
-      for (int n = 0; n < V; ++n) sum[i][n] += x[n] * s;
+        for (int n = 0; n < V; ++n) sum[i][n] += x[n] * s;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < (R + 2) / 3; ++i) ++third[i];
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < (R + 2) / 3; ++i) ++third[i];
   }
   if (bias != nullptr)
 #pragma GCC unroll 16
@@ -163,30 +167,30 @@ NACRE_INLINE void tile(const float* a, int64_t a_row, const float* b, int64_t wi
     for (int n = 0; n < V; ++n) at<lanes>(c + i * c_row + n * lanes) = sum[i][n];
 }
 template <int lanes, int R, int V>
-NACRE_INLINE void strip_all(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,
-                            const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {
+NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t depth, const float* bias, const float* add,
+                            float* c, int64_t c_row, int64_t rows) {
   const auto next = [&](int64_t n) {
-    a += n * a_row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
+    a.a += n * a.row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
   };
-  for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, a_row, b, width, depth, c, c_row, bias, add);
-  for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, a_row, b, width, depth, c, c_row, bias, add);
-  if (rows > 0) tile<lanes, 1, V>(a, a_row, b, width, depth, c, c_row, bias, add);
+  for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, b, width, depth, c, c_row, bias, add);
+  for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, b, width, depth, c, c_row, bias, add);
+  if (rows > 0) tile<lanes, 1, V>(a, b, width, depth, c, c_row, bias, add);
 }
 template <int lanes>
-NACRE_INLINE void multiply_all_body(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,
-                                    const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {
+NACRE_INLINE void multiply_all_body(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,
+                                    const float* add, float* c, int64_t c_row, int64_t rows) {
   const auto of = [](const float* p, int64_t j) { return p == nullptr ? nullptr : p + j; };
   int64_t j = 0;
   if constexpr (lanes == 16) {
     for (; j + 64 <= width; j += 64)
-      strip_all<16, 6, 4>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+      strip_all<16, 6, 4>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
     for (; j + 32 <= width; j += 32)
-      strip_all<16, 12, 2>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+      strip_all<16, 12, 2>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
     for (; j < width; j += 16)
-      strip_all<16, 12, 1>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+      strip_all<16, 12, 1>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
   } else {
     for (; j < width; j += 2 * lanes)
-      strip_all<lanes, 6, 2>(a, a_row, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+      strip_all<lanes, 6, 2>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
   }
 }
 template <int lanes, int R, int V>
@@ -194,7 +198,7 @@ NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const fl
                         float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups) {
   for (int64_t g = 0; g < groups; ++g, a += a_group, c += c_group)
     for (int64_t m = 0; m < rows_of_group; m += R)
-      tile<lanes, R, V>(a + m * a_row, a_row, b, width, depth, c + m * c_row, c_row);
+      tile<lanes, R, V>({.a = a + m * a_row, .row = a_row}, b, width, depth, c + m * c_row, c_row);
 }
 template <int lanes>
 NACRE_INLINE void multiply_body(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
@@ -286,9 +290,9 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
                              int64_t groups) {                                                                  \
     multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);         \
   }                                                                                                             \
-  target void all_##set(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth,            \
-                        const float* bias, const float* add, float* c, int64_t c_row, int64_t rows) {           \
-    multiply_all_body<lanes>(a, a_row, b, width, depth, bias, add, c, c_row, rows);                             \
+  target void all_##set(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,      \
+                        const float* add, float* c, int64_t c_row, int64_t rows) {                              \
+    multiply_all_body<lanes>(a, b, width, depth, bias, add, c, c_row, rows);                                    \
   }                                                                                                             \
   target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,        \
                            int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) { \

@@ -27,14 +27,20 @@ struct Scheme {
 /// For 8 rows of 7 taps (the eighth is zero, and its product is left out), or for 2 rows of 2.
 const Scheme& scheme(int rows_out);
 
+/// Rows of a left factor: element (m, t, k) is a[m row + t tap + k].
+struct Windows {
+  const float* a;
+  int64_t row, taps = 1, tap = 0;
+};
+
 struct Matrices {
   /// For each of `groups` groups of 6 or 12 rows, which follow each other a_group and c_group apart:
   /// c[m c_row + j] = sum over k of a[m a_row + k] b[k width + j]; k < depth, j < width <= panel.
   void (*multiply)(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
                    float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups);
-  /// c[m c_row + j] = sum over k of a[m a_row + k] b[k width + j] + bias[j] + add[m c_row + j], the last two where
-  /// these are there; k < depth, j < width <= panel, m < rows. c may be add.
-  void (*multiply_all)(const float* a, int64_t a_row, const float* b, int64_t width, int64_t depth, const float* bias,
+  /// c[m c_row + j] = sum over t and k of a(m, t, k) b[(t depth + k) width + j] + bias[j] + add[m c_row + j], the last
+  /// two where these are there; k < depth, j < width <= panel, m < rows. c may be add.
+  void (*multiply_all)(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,
                        const float* add, float* c, int64_t c_row, int64_t rows);
   /// c[m c_row + j] = (or += with `add`) sum over groups and k < depth_of_group of a[k a_row + m] b[k width + j].
   void (*multiply_across)(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b, int64_t width,

@@ -49,8 +49,8 @@ void product(Context& ctx, const Factors& f, float* scratch) {
   });
   const int64_t slot = slot_of(in, out, f.snake != nullptr, f.slope != nullptr);
   const int64_t unit = f.slope != nullptr ? block * blocks_of_part : block, units = (f.rows + unit - 1) / unit;
-  parallel_ranges(ctx, units, 1 + (1 << 16) / (unit * in * out), [&](int64_t first, int64_t last) {
-    float* const local = scratch + in * out + omp_get_thread_num() * slot;
+  parallel_ranges(ctx, units, 1 + (1 << 16) / (unit * in * out), [&](int64_t first, int64_t last, int thread) {
+    float* const local = scratch + in * out + thread * slot;
     float* const partials = f.slope != nullptr && f.slope->partials != nullptr ? local + block * out : nullptr;
     for (int64_t u = first; u < last; ++u) {
       if (partials != nullptr) f.slope->rows.clear(partials);
@@ -61,7 +61,7 @@ void product(Context& ctx, const Factors& f, float* scratch) {
         if (f.snake != nullptr) f.snake->forward(x, local, rows), x = local;
         float* const y = f.slope != nullptr ? local : f.y + r * out;
         for (int64_t j = 0; j < out; j += panel)
-          matrix.multiply_all(x, in, scratch + j * in, std::min(panel, out - j), in,
+          matrix.multiply_all({.a = x, .row = in}, scratch + j * in, std::min(panel, out - j), in,
                               f.bias != nullptr ? f.bias + j : nullptr,
                               f.add != nullptr ? f.add + r * out + j : nullptr, y + j, out, rows);
         if (f.slope != nullptr)

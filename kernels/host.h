@@ -1,16 +1,15 @@
 #pragma once
 // What every CPU kernel file needs: checks whose text is built only when thrown, parallel loops with fixed parts,
 // clones of a loop for the instruction sets we dispatch to, and the mark for code of other libraries that allocates.
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <string>
+#include <type_traits>
 
 #include "nacre/context.h"
 
-/// Compiles a loop once per instruction set; the loader picks. Only plain functions (no templates, no lambdas inside an
-/// OpenMP region: the outlined body would lose the target), so loops live in functions that parallel_* call.
+/// Compiles a loop once per instruction set; the loader picks. Only plain functions (no templates, no lambdas: their
+/// bodies would lose the target), so loops live in functions that parallel_* call.
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
 #define NACRE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -52,35 +51,45 @@ void expect_scratch(const char* op, const View<T>& v, Shape expected) {
     throw_shape(op, "scratch", v.shape, expected);
 }
 
-/// Splits [0, n) into at most `threads` contiguous ranges of at least `grain` and runs f(begin, end) on each, in
-/// parallel. For loops whose results do not depend on where the cuts are.
+/// Runs body(closure, part, slot) for every part in [0, parts) on the context's threads; see ThreadPool.
+void run_parts(const Context& ctx, int64_t parts, void (*body)(void* closure, int64_t part, int slot), void* closure);
+
+/// Runs f(part) or f(part, slot) for every part in [0, parts), in parallel. For reductions: the number of parts comes
+/// from the shape alone (never from the number of threads), each part writes its own partial, and the caller adds them
+/// in order. `slot` is in [0, ctx.threads()) and belongs to one running part at a time: it picks a thread's scratch.
+template <class F>
+void parallel_parts(const Context& ctx, int64_t parts, F&& f) {
+  using Closure = std::remove_reference_t<F>;
+  run_parts(
+      ctx, parts,
+      [](void* closure, int64_t part, int slot) {
+        if constexpr (std::is_invocable_v<Closure&, int64_t, int>)
+          (*static_cast<Closure*>(closure))(part, slot);
+        else
+          (*static_cast<Closure*>(closure))(part);
+      },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+/// Splits [0, n) into contiguous ranges of at least `grain` and runs f(begin, end) or f(begin, end, slot) on each, in
+/// parallel. For loops whose results do not depend on where the cuts are. There are more ranges than threads where the
+/// grain allows it: a thread that the system stops then holds up one range, and the others take what it has left.
 template <class F>
 void parallel_ranges(const Context& ctx, int64_t n, int64_t grain, F&& f) {
   if (n <= 0) return;
-  const int64_t parts = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, ctx.threads());
-  if (parts == 1) {
-    f(int64_t{0}, n);
-    return;
-  }
-#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1)
-  for (int64_t p = 0; p < parts; ++p) f(n * p / parts, n * (p + 1) / parts);
+  const int64_t threads = ctx.threads(), most = n / std::max<int64_t>(grain, 1);
+  const int64_t ranges = threads == 1 ? 1 : std::clamp<int64_t>(most, 1, 4 * threads);
+  parallel_parts(ctx, ranges, [&](int64_t range, [[maybe_unused]] int slot) {
+    const int64_t begin = n * range / ranges, end = n * (range + 1) / ranges;
+    if constexpr (std::is_invocable_v<F&, int64_t, int64_t, int>)
+      f(begin, end, slot);
+    else
+      f(begin, end);
+  });
 }
 
-/// Runs f(part) for every part in [0, parts), in parallel. For reductions: the number of parts comes from the shape
-/// alone (never from the number of threads), each part writes its own partial, and the caller adds them in order.
-template <class F>
-void parallel_parts(const Context& ctx, int64_t parts, F&& f) {
-  const int threads = static_cast<int>(std::min<int64_t>(ctx.threads(), parts));
-  if (threads <= 1) {
-    for (int64_t p = 0; p < parts; ++p) f(p);
-    return;
-  }
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-  for (int64_t p = 0; p < parts; ++p) f(p);
-}
-
-/// Code between construction and destruction calls a library that allocates inside (oneDNN makes 5 to 10 small
-/// allocations per execute even with a user scratchpad). The allocation counter of the tests leaves it out.
+/// Code between construction and destruction is not ours (a library, an emulated device) and allocates inside. The
+/// allocation counter of the tests leaves it out.
 struct ForeignAllocations {
   ForeignAllocations() { depth().fetch_add(1, std::memory_order_relaxed); }
   ~ForeignAllocations() { depth().fetch_sub(1, std::memory_order_relaxed); }

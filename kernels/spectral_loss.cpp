@@ -1,7 +1,5 @@
 #include "nacre/ops/spectral_loss.h"
 
-#include <omp.h>
-
 #include <cmath>
 #include <utility>
 
@@ -12,7 +10,7 @@
 
 namespace nacre {
 namespace cuda {
-std::unique_ptr<Cache> plan(Context&, const SpectralPlan::Impl&);
+std::unique_ptr<DevicePlan> plan(Context&, const SpectralPlan::Impl&);
 void spectral_loss(Context&, const SpectralLoss&);
 }
 
@@ -241,10 +239,10 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
                        static_cast<float>(share[2]), static_cast<float>(share[3] * log10_e)},
                       {static_cast<bool>(gradients[0]), static_cast<bool>(gradients[1])}};
     const int64_t parts = (rows + L - 1) / L;
-    parallel_parts(ctx, parts, [&](int64_t part) {
+    parallel_parts(ctx, parts, [&](int64_t part, int slot) {
       double* sums = p.partials.data() + part * 4;
       std::fill_n(sums, 4, 0.0);
-      block.run(part, p.areas + (ctx.threads() == 1 ? 0 : omp_get_thread_num()) * p.area, sums);
+      block.run(part, p.areas + slot * p.area, sums);
     });
     for (int64_t part = 0; part < parts; ++part)
       for (size_t i = 0; i < 4; ++i) losses[i / 2] += share[i] * p.partials[static_cast<size_t>(part) * 4 + i];

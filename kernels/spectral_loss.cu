@@ -179,7 +179,7 @@ struct Scale {
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
-struct Device : Cache {
+struct Device : DevicePlan {
   Device(Context& ctx, const SpectralPlan::Impl& p) {
     int64_t frame_floats = 0, spectrum_floats = 0, slope_floats = 0, parts = 0;
     for (const SpectralPlan::Impl::Scale& s : p.scales) {
@@ -227,7 +227,7 @@ struct Device : Cache {
 
 }  // namespace
 
-std::unique_ptr<Cache> plan(Context& ctx, const SpectralPlan::Impl& p) { return std::make_unique<Device>(ctx, p); }
+std::unique_ptr<DevicePlan> plan(Context& ctx, const SpectralPlan::Impl& p) { return std::make_unique<Device>(ctx, p); }
 
 void spectral_loss(Context& ctx, const SpectralLoss& a) {
   Device& d = static_cast<Device&>(*a.plan.impl().on_device);

@@ -4,7 +4,6 @@
 #include <memory>
 #include <vector>
 
-#include "context_impl.h"
 #include "frame_transform.h"
 #include "framing.h"
 #include "mel.h"
@@ -15,6 +14,11 @@ namespace nacre {
 
 inline constexpr int64_t longest_signal = int64_t{1} << 28;  ///< on CUDA
 
+/// Base of what the CUDA twin of a plan keeps.
+struct DevicePlan {
+  virtual ~DevicePlan() = default;
+};
+
 struct StftPlan::Impl {
   Shape signal;
   StftGeometry geometry;
@@ -23,7 +27,7 @@ struct StftPlan::Impl {
   int64_t frames = 0, threads = 1, area = 0;
   std::vector<int64_t> first;  ///< rows of every item in `rows`
   Memory rows, sums, areas;    ///< [batch frames][window], padded signals, [threads][area]
-  std::unique_ptr<Cache> on_device;
+  std::unique_ptr<DevicePlan> on_device;
 
   Impl(Context&, Shape, StftGeometry);
   float* rows_data() const { return reinterpret_cast<float*>(rows.data()); }
@@ -50,7 +54,7 @@ struct SpectralPlan::Impl {
   Memory memory;
   // All in `memory`: both padded signals, the padded gradients, the gradients of all frames, the areas of the threads.
   float *estimate = nullptr, *target = nullptr, *sums[2] = {}, *frames[2] = {}, *areas = nullptr;
-  std::unique_ptr<Cache> on_device;
+  std::unique_ptr<DevicePlan> on_device;
 
   Impl(Context&, Shape, SpectralConfig);
 };

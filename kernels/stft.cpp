@@ -1,7 +1,5 @@
 #include "nacre/ops/stft.h"
 
-#include <omp.h>
-
 #include <utility>
 #include <vector>
 
@@ -10,7 +8,7 @@
 
 namespace nacre {
 namespace cuda {
-std::unique_ptr<Cache> plan(Context&, const StftPlan::Impl&);
+std::unique_ptr<DevicePlan> plan(Context&, const StftPlan::Impl&);
 void stft_forward(Context&, const StftForward&);
 void stft_adjoint(Context&, const StftAdjoint&);
 }  // namespace cuda
@@ -63,8 +61,7 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometr
 
 namespace {
 
-float* own_area(const StftPlan::Impl& p, const Context& ctx) {
-  const int64_t slot = ctx.threads() == 1 ? 0 : omp_get_thread_num();
+float* own_area(const StftPlan::Impl& p, int slot) {
   return reinterpret_cast<float*>(p.areas.data()) + slot * p.area;
 }
 
@@ -95,8 +92,8 @@ void stft_forward(Context& ctx, const StftForward& a) {
     if (on_cuda(ctx)) return cuda::stft_forward(ctx, a);
   pad_signals(ctx, p.padded, a.x.data, {}, p.sums_data());
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins();
-  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part) {
-    float *work = own_area(p, ctx), *re = work + p.transform.work(), *im = re + bins * L;
+  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
+    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     const float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);
@@ -116,8 +113,8 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::stft_adjoint(ctx, a);
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins(), N = p.geometry.window;
-  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part) {
-    float *work = own_area(p, ctx), *re = work + p.transform.work(), *im = re + bins * L;
+  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
+    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);

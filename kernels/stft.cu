@@ -9,7 +9,7 @@ namespace {
 
 constexpr int threads = 256;
 
-struct Device : Cache {
+struct Device : DevicePlan {
   Device(Context& ctx, const StftPlan::Impl& p)
       : window(table(ctx, p.transform.hann())),
         rows(ctx, static_cast<size_t>(p.signal.batch * p.frames * p.geometry.window) * sizeof(float)),
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
-std::unique_ptr<Cache> plan(Context& ctx, const StftPlan::Impl& p) { return std::make_unique<Device>(ctx, p); }
+std::unique_ptr<DevicePlan> plan(Context& ctx, const StftPlan::Impl& p) { return std::make_unique<Device>(ctx, p); }
 
 void stft_forward(Context& ctx, const StftForward& a) {
   Device& d = device(a.plan);

@@ -9,7 +9,7 @@ namespace nacre {
 
 struct Codec::Impl {
   Impl(Context& c, CodecConfig cfg)
-      : ctx(&c),
+      : ctx(c.share()),
         config(std::move(cfg)),
         encoder(parameters, config),
         quantizer(parameters, config),
@@ -19,7 +19,7 @@ struct Codec::Impl {
     parameters.allocate(c, false);
   }
 
-  Context* ctx;
+  Context ctx;
   CodecConfig config;
   Parameters parameters;
   Encoder<float> encoder;
@@ -40,7 +40,7 @@ Codec::Codec(Codec&&) noexcept = default;
 Codec& Codec::operator=(Codec&&) noexcept = default;
 Codec::~Codec() = default;
 
-Context& Codec::context() const noexcept { return *impl_->ctx; }
+Context& Codec::context() const noexcept { return impl_->ctx; }
 const CodecConfig& Codec::config() const noexcept { return impl_->config; }
 Parameters& Codec::parameters() noexcept { return impl_->parameters; }
 void Codec::set_beam(int64_t beam) {
@@ -71,7 +71,7 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
   const Shape codes{.batch = batch, .time = frames, .channels = m.config.n_codebooks};
   if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio)) {
     m.encode_plan.reset();
-    auto plan = std::make_unique<Plan>(*m.ctx, Purpose::inference);
+    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
       p.next_step();
       const Made<float> source = p.source<float>(audio);
@@ -82,7 +82,7 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
   }
   if (use != Use::encode && !(m.decode_plan && m.codes_in.shape == codes)) {
     m.decode_plan.reset();
-    auto plan = std::make_unique<Plan>(*m.ctx, Purpose::inference);
+    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
       p.next_step();
       m.codes_in = p.keeps<int32_t>(codes);
@@ -99,10 +99,10 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
   if (codes.shape != m.quantizer.codes().shape)
     throw Error(ErrorKind::usage,
                 "encode: codes is " + str(codes.shape) + ", expected " + str(m.quantizer.codes().shape));
-  m.ctx->copy<float>(audio, m.audio_in);
-  m.encoder.forward(*m.ctx);
-  m.quantizer.forward(*m.ctx);
-  m.ctx->copy<int32_t>(m.quantizer.codes(), codes);
+  m.ctx.copy<float>(audio, m.audio_in);
+  m.encoder.forward(m.ctx);
+  m.quantizer.forward(m.ctx);
+  m.ctx.copy<int32_t>(m.quantizer.codes(), codes);
 }
 
 void Codec::decode(View<const int32_t> codes, View<float> audio) {
@@ -111,10 +111,10 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
     throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
-  m.ctx->copy<int32_t>(codes, m.codes_in);
-  m.decode_quantizer.decode(*m.ctx);
-  m.decoder.forward(*m.ctx);
-  m.ctx->copy<float>(m.audio_out, audio);
+  m.ctx.copy<int32_t>(codes, m.codes_in);
+  m.decode_quantizer.decode(m.ctx);
+  m.decoder.forward(m.ctx);
+  m.ctx.copy<float>(m.audio_out, audio);
 }
 
 // ---- files
@@ -138,10 +138,10 @@ Gathered gather(Context& ctx, const Parameters& parameters) {
 
 }  // namespace
 
-uint64_t Codec::identity() const { return weights_identity(gather(*impl_->ctx, impl_->parameters).tensors); }
+uint64_t Codec::identity() const { return weights_identity(gather(impl_->ctx, impl_->parameters).tensors); }
 
 void Codec::save(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) const {
-  const Gathered g = gather(*impl_->ctx, impl_->parameters);
+  const Gathered g = gather(impl_->ctx, impl_->parameters);
   std::map<std::string, std::string> all = metadata;
   all[config_metadata_key] = impl_->config.to_json();
   write_safetensors(path, g.tensors, all);

@@ -1,6 +1,5 @@
 #include "nacre/context.h"
 
-#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -40,13 +39,6 @@ namespace {
 constexpr const char* no_cuda = "this build has no CUDA back end (configure with NACRE_CUDA=on)";
 constexpr size_t alignment = 256;  // what the plan packs to; a multiple of a cache line and of any vector
 
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return 1;
-}
-
 }  // namespace
 
 std::string str(Device d) {
@@ -68,12 +60,16 @@ void throw_usage(const char* op, const std::string& what) {
   throw Error(ErrorKind::usage, std::string(op) + ": " + what);
 }
 
+void run_parts(const Context& ctx, int64_t parts, void (*body)(void*, int64_t, int), void* closure) {
+  ctx.impl().pool->run(parts, body, closure);
+}
+
 std::atomic<int>& ForeignAllocations::depth() {
   static std::atomic<int> depth{0};
   return depth;
 }
 
-Context::Context(ContextOptions options) : impl_(std::make_unique<Impl>()) {
+Context::Context(ContextOptions options) : impl_(std::make_shared<Impl>()) {
   if (options.threads < 0)
     throw Error(ErrorKind::usage, "threads: " + std::to_string(options.threads) + " is negative");
   impl_->device = options.device;
@@ -86,7 +82,10 @@ Context::Context(ContextOptions options) : impl_(std::make_unique<Impl>()) {
                          (options.precision == Precision::tf32 ? ", products in tf32" : ", products in fp32");
   }
   impl_->threads = options.threads > 0 ? options.threads : usable_cores();
+  impl_->pool = std::make_unique<ThreadPool>(impl_->threads);
 }
+Context::Context(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+Context Context::share() const { return Context(impl_); }
 Context::Context(Context&&) noexcept = default;
 Context& Context::operator=(Context&&) noexcept = default;
 Context::~Context() = default;

@@ -59,7 +59,7 @@ std::unique_ptr<Side> side(Storage storage, Parameters& p, const CodecConfig& c,
 struct TrainingStep::Impl {
   Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& opt,
        int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage)
-      : ctx(c),
+      : ctx(c.share()),
         config(codec),
         optimizer(opt),
         seed(seed_value),
@@ -69,7 +69,7 @@ struct TrainingStep::Impl {
         quantizer(parameters, codec),
         decoder(side<Decoder>(storage, parameters, codec, false)),
         loss(loss_config, codec.sample_rate),
-        plan(c, Purpose::training) {
+        plan(ctx, Purpose::training) {
     optimizer.check();
     if (batch < 1) throw Error(ErrorKind::usage, "batch_size is " + std::to_string(batch) + ", expected at least 1");
     if (wanted_samples < codec.hop())
@@ -148,7 +148,7 @@ struct TrainingStep::Impl {
                             .ema_decay = static_cast<float>(optimizer.ema_decay)});
   }
 
-  Context& ctx;
+  Context ctx;
   CodecConfig config;
   OptimizerConfig optimizer;
   uint64_t seed;

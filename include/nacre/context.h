@@ -1,5 +1,5 @@
 #pragma once
-// Context: one device, its threads or stream, and every cache of a library underneath (oneDNN primitives, FFT plans).
+// Context: one device and its threads or stream.
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -40,7 +40,7 @@ enum class Precision : uint8_t { fp32, tf32 };
 
 struct ContextOptions {
   Device device{};
-  int threads = 0;  ///< CPU threads; 0 takes every core this process may run on
+  int threads = 0;  ///< CPU threads; 0 takes as many as usable_cores() says
   Precision precision = Precision::fp32;
 };
 
@@ -70,9 +70,19 @@ struct CudaInventory {
 };
 CudaInventory cuda_inventory();
 
-/// May be used from any thread, by one at a time. A call on a CUDA context leaves its device the thread's current one, as
-/// cudaSetDevice does. A kernel that fails (Error(device), exit code 6) ends the device for this process: every later call
-/// throws the same words.
+/// CPU cores that this process may keep busy: those of its affinity, or fewer where a CPU quota (cgroups 1 and 2) allows
+/// less; at least 1.
+int usable_cores();
+
+/// A handle: moving it moves nothing underneath, and what was made with it (Codec, TrainingStep) holds a handle of its
+/// own, so that it may be moved or destroyed before they are.
+///
+/// Threads. A CPU context may be used by any number of threads at once, each with its own codec or buffers: loops of one
+/// caller run on the context's threads, those of a second one meanwhile on its own thread. Results are the same bits in
+/// every case, also inside a caller's parallel region (OpenMP, a pool) and in a process that was forked off. A CUDA context
+/// may be used from any thread, by one at a time, and not in a forked process (CUDA's rule): Error(usage) says so.
+/// A call on a CUDA context leaves its device the thread's current one, as cudaSetDevice does. A kernel that fails
+/// (Error(device), exit code 6) ends the device for this process: every later call throws the same words.
 class Context {
  public:
   /// Throws Error(device) when this build or this machine cannot serve the device.
@@ -80,6 +90,8 @@ class Context {
   Context(Context&&) noexcept;
   Context& operator=(Context&&) noexcept;
   ~Context();
+  /// Another handle on the same device, threads and stream.
+  Context share() const;
 
   Device device() const noexcept;
   int threads() const noexcept;
@@ -125,13 +137,14 @@ class Context {
   const Impl& impl() const noexcept { return *impl_; }
 
  private:
+  explicit Context(std::shared_ptr<Impl>) noexcept;
   static size_t bytes_of(int64_t view, size_t span, size_t size);
   void to_host(void* to, const void* from, size_t bytes);
   void to_device(void* to, const void* from, size_t bytes);
   void on_device(void* to, const void* from, size_t bytes);
   void upload(void* to, const void* from, size_t bytes);
   void clear(void* data, size_t bytes);
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 /// An owned block on the context's device, aligned to 256 bytes, zero-filled. Throws Error(memory) with the size

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the build in $1 to a fresh place and builds the consumer against it, by CMake and by pkg-config, with an
-# environment that knows nothing of the source tree. The compiler is the build's: another one may bring another OpenMP.
+# environment that knows nothing of the source tree.
 set -euo pipefail
 build=$(cd "$1" && pwd)
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,0 +1,275 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nacre/context.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace nacre {
+namespace {
+
+std::atomic<uint32_t>& generation() {
+  static std::atomic<uint32_t> count{0};
+  return count;
+}
+void count_a_fork() { generation().fetch_add(1, std::memory_order_relaxed); }
+
+/// Rounding and the treatment of denormals: a part must not depend on who runs it.
+uint32_t float_mode() {
+#if defined(__x86_64__)
+  return _mm_getcsr();
+#else
+  return 0;
+#endif
+}
+void set_float_mode([[maybe_unused]] uint32_t mode) {
+#if defined(__x86_64__)
+  _mm_setcsr(mode);
+#endif
+}
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// A pause takes 10 to 140 cycles: 10 to 50 microseconds in all. The gaps between the jobs of a step are shorter, so that
+/// an idle machine's threads rarely sleep; beside other processes what is lost is small against a turn of the scheduler.
+constexpr int spins = 1000;
+constexpr size_t stack_bytes = size_t{1} << 20;
+
+}  // namespace
+
+uint32_t fork_generation() noexcept {
+  static const int registered = pthread_atfork(nullptr, nullptr, count_a_fork);
+  (void)registered;
+  return generation().load(std::memory_order_relaxed);
+}
+
+// What one process shares with its threads. A child that was forked off has the memory and not the threads; it leaves the
+// object as it is, for it may have been copied in any state, and makes another.
+struct ThreadPool::Crew {
+  explicit Crew(int n) : threads(n), shares(static_cast<size_t>(n)), spin(n <= usable_cores() ? spins : 0) {
+    workers.reserve(static_cast<size_t>(n - 1));  // they keep their addresses, and a job allocates nothing
+  }
+
+  const int threads;
+  const uint32_t born = fork_generation();
+  std::atomic<bool> busy{false};
+
+  // The job. Written while nobody is inside.
+  Body body = nullptr;
+  void* closure = nullptr;
+  uint32_t mode = 0;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
+  /// The parts of one slot. Its thread takes them from the front; who has none left takes from the others.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Share> shares;
+
+  // The gate: number of the job << 32 | open | how many workers are inside. A worker enters the open gate of a job once;
+  // the caller closes it when no part is left, so that who comes late finds nothing to touch.
+  static constexpr uint64_t open = uint64_t{1} << 31, inside = open - 1;
+  alignas(64) std::atomic<uint64_t> gate{0};
+  alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number: what workers sleep on
+  alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate: the caller's
+  std::atomic<bool> stop{false};
+  const int spin;
+
+  struct Worker {
+    Crew* crew;
+    int slot;
+    pthread_t thread;
+  };
+  bool started = false;
+  std::vector<Worker> workers;
+
+  void start() {
+    if (started) return;
+    started = true;
+    sigset_t all, before;
+    sigfillset(&all);  // signals are for the program's own threads
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0) return;
+    pthread_attr_setstacksize(&attributes, stack_bytes);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int slot = 1; slot < threads; ++slot) {
+      workers.push_back({this, slot, {}});
+      if (pthread_create(&workers.back().thread, &attributes, main, &workers.back()) == 0) continue;
+      workers.pop_back();  // with fewer threads all works, slower
+      break;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_attr_destroy(&attributes);
+  }
+  void end() {
+    stop.store(true, std::memory_order_release);
+    call.fetch_add(1, std::memory_order_release);
+    call.notify_all();
+    for (const Worker& w : workers) pthread_join(w.thread, nullptr);
+  }
+
+  static void* main(void* argument) {
+    const auto& self = *static_cast<Worker*>(argument);
+    Crew& crew = *self.crew;
+    for (uint32_t seen = 0;;) {
+      for (int i = 0; i < crew.spin && crew.call.load(std::memory_order_acquire) == seen; ++i) relax();
+      crew.call.wait(seen, std::memory_order_acquire);
+      if (crew.stop.load(std::memory_order_acquire)) return nullptr;
+      seen = crew.call.load(std::memory_order_acquire);
+      uint64_t now = crew.gate.load(std::memory_order_acquire);
+      while ((now & open) != 0 && static_cast<uint32_t>(now >> 32) == seen)
+        if (crew.gate.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+          crew.work(self.slot);
+          const uint64_t before = crew.gate.fetch_sub(1, std::memory_order_acq_rel);
+          if ((before & open) == 0 && (before & inside) == 1) {
+            crew.left.fetch_add(1, std::memory_order_release);
+            crew.left.notify_one();
+          }
+          break;
+        }
+    }
+  }
+
+  void work(int slot) {
+    set_float_mode(mode);
+    const auto n = static_cast<int>(shares.size());
+    for (int k = 0; k < n; ++k) {
+      Share& share = shares[static_cast<size_t>((slot + k) % n)];
+      for (;;) {
+        if (share.next.load(std::memory_order_relaxed) >= share.end) break;
+        const int64_t part = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (part >= share.end || failed.load(std::memory_order_relaxed)) break;
+        try {
+          body(closure, part, slot);
+        } catch (...) {
+          if (!failed.exchange(true)) error = std::current_exception();
+        }
+      }
+    }
+  }
+
+  void run(int64_t parts, Body to_run, void* with) {
+    start();
+    body = to_run, closure = with, mode = float_mode(), failed = false, error = nullptr;
+    const auto n = static_cast<int64_t>(shares.size());
+    for (int64_t i = 0; i < n; ++i) {
+      shares[static_cast<size_t>(i)].next.store(parts * i / n, std::memory_order_relaxed);
+      shares[static_cast<size_t>(i)].end = parts * (i + 1) / n;
+    }
+    const uint32_t number = call.load(std::memory_order_relaxed) + 1, leavings = left.load(std::memory_order_relaxed);
+    gate.store(uint64_t{number} << 32 | open, std::memory_order_release);
+    call.store(number, std::memory_order_release);
+    call.notify_all();
+    work(0);
+    if ((gate.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
+      for (int i = 0; i < spin && left.load(std::memory_order_acquire) == leavings; ++i) relax();
+      left.wait(leavings, std::memory_order_acquire);
+    }
+    if (failed) std::rethrow_exception(std::exchange(error, nullptr));
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(std::max(threads, 1)), crew_(new Crew(threads_)) {}
+ThreadPool::~ThreadPool() {
+  Crew* const crew = crew_.load();
+  if (crew->born != fork_generation()) return;  // a parent's: its threads are not here
+  crew->end();
+  delete crew;
+}
+
+ThreadPool::Crew& ThreadPool::crew() {
+  Crew* found = crew_.load(std::memory_order_acquire);
+  if (found->born == fork_generation()) return *found;
+  auto fresh = std::make_unique<Crew>(threads_);
+  if (crew_.compare_exchange_strong(found, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
+  return *found;
+}
+
+void ThreadPool::run(int64_t parts, Body body, void* closure) {
+  if (threads_ > 1 && parts > 1) {
+    Crew& workers = crew();
+    if (!workers.busy.exchange(true, std::memory_order_acquire)) {
+      struct Release {
+        std::atomic<bool>& busy;
+        ~Release() { busy.store(false, std::memory_order_release); }
+      } const release{workers.busy};
+      return workers.run(parts, body, closure);
+    }
+  }
+  for (int64_t part = 0; part < parts; ++part) body(closure, part, 0);
+}
+
+namespace {
+
+/// Cores that a group's quota is worth; infinite without one.
+double quota_of(const std::string& folder) {
+  constexpr double none = std::numeric_limits<double>::infinity();
+  double quota = 0, period = 0;
+  if (std::ifstream file(folder + "/cpu.max"); file) {  // version 2: "max 100000" or "50000 100000"
+    if (!(file >> quota >> period)) return none;
+  } else if (std::ifstream wanted(folder + "/cpu.cfs_quota_us"), of(folder + "/cpu.cfs_period_us"); wanted && of) {
+    if (!(wanted >> quota && of >> period)) return none;  // version 1: -1 is no quota
+  }
+  return quota > 0 && period > 0 ? quota / period : none;
+}
+
+/// The least of the quotas of this process's group and those above it. A container often shows its own group as the root.
+double quota() {
+  double least = std::numeric_limits<double>::infinity();
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {  // "0::/a/b", or "4:cpu,cpuacct:/a/b"
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::vector<std::string> roots;
+    if (controllers == ",,") roots = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+    if (controllers.find(",cpu,") != std::string::npos)
+      roots = {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"};
+    for (const std::string& root : roots) {
+      std::string path = line.substr(second + 1);
+      for (;;) {
+        least = std::min(least, quota_of(root + path));
+        if (path.empty() || path == "/") break;
+        path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+      }
+    }
+  }
+  return least;
+}
+
+}  // namespace
+
+int usable_cores() {
+  int cores = 1;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) cores = std::max(1, CPU_COUNT(&set));
+  const double allowed = quota();
+  return allowed < cores ? std::max(1, static_cast<int>(std::ceil(allowed))) : cores;
+}
+
+}  // namespace nacre
