@@ -4,6 +4,7 @@
 #include <string>
 #include <type_traits>
 
+#include "conv1d_blocks.h"
 #include "conv1d_direct.h"
 #include "conv1d_karatsuba.h"
 #include "conv1d_pointwise.h"
@@ -471,8 +472,10 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
   const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
-  if (is_float<T> && karatsuba::takes(x, weight, dy, g))
+  if (is_float<T> && karatsuba::takes_weight_gradient(x, weight, dy, g))
     return {1, 1, 1, std::max(karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), sums)};
+  if (is_float<T> && blocks::takes(x, weight, dy, g))
+    return {1, 1, 1, std::max(blocks::weight_gradient_scratch(ctx, x, weight, dy), sums)};
   Pieces all;
   WeightGradientPieces<T>(all, ctx, x, weight, dy, g);
   return {1, 1, 1, all.used};
@@ -496,10 +499,13 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
   if constexpr (is_float<T>) {
     const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(y).scratch());
-    if (karatsuba::takes(x, a.dweight.shape, y, g)) {
-      const int64_t needed = karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g);
+    const bool fewer_products = karatsuba::takes_weight_gradient(x, a.dweight.shape, y, g);
+    if (fewer_products || blocks::takes(x, a.dweight.shape, y, g)) {
+      const int64_t needed = fewer_products ? karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g)
+                                            : blocks::weight_gradient_scratch(ctx, x, a.dweight.shape, y);
       expect_scratch(op, a.scratch, {1, 1, 1, std::max(needed, sums)});
-      karatsuba::weight_gradient(ctx, a, a.scratch.data);
+      fewer_products ? karatsuba::weight_gradient(ctx, a, a.scratch.data)
+                     : blocks::weight_gradient(ctx, a, a.scratch.data);
       if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
       if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
       return;

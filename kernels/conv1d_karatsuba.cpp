@@ -390,11 +390,12 @@ struct GradientPlan {
 
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
-// Measured (docs/decisions.md): narrow rows are not worth their sums and differences.
-bool worth(const Problem& p, const Scheme& s) {
+// Measured (docs/decisions.md): narrow rows are not worth their sums and differences, nor are few tiles the factors of a
+// wide weight, which are 26 or 3 times as many floats as one of its taps.
+bool worth(const Problem& p, const Scheme& s, bool factors_of_weight) {
   if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
   const Tiles tiles(p, s);
-  return tiles.use() >= 0.75 && tiles.count >= 48;
+  return tiles.use() >= 0.75 && tiles.count >= 48 + (factors_of_weight ? p.x.width * p.y.width / 3072 : 0);
 }
 /// Seven taps of stride 1, or two strides.
 bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
@@ -406,7 +407,7 @@ bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
 }  // namespace
 
 bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight));
+  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), true);
 }
 int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool snake) {
   return ProductPlan(Problem::forward(x, y, g), scheme_of(weight), false).scratch(ctx, snake, 0);
@@ -420,7 +421,7 @@ void forward(Context& ctx, const Conv1dForward<float>& a, float* scratch, const 
 
 bool takes_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
   return g.padding == Padding::zero && fits(dx, weight, dy, g) &&
-         worth(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight));
+         worth(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), true);
 }
 int64_t input_gradient_scratch(const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g,
                                bool slope) {
@@ -441,6 +442,9 @@ void input_gradient(Context& ctx, const Conv1dInputGradient<float>& a, float* sc
           scratch);
 }
 
+bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), false);
+}
 int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const GradientPlan plan(Problem::forward(x, dy, g), scheme_of(weight));
   return plan.parts * plan.sums() + ctx.threads() * plan.slot();

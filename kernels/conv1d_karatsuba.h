@@ -9,6 +9,7 @@
 
 namespace nacre::karatsuba {
 
+/// Forward.
 bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
 /// With `snake`, x of the convolution is Snake of a.x, made for the rows of a block when the block needs them. Padding
@@ -24,6 +25,7 @@ int64_t slope_parts(Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
 /// With `slope`, a.dx is what Snake's slope is multiplied with, block by block: only its shape is looked at.
 void input_gradient(Context&, const Conv1dInputGradient<float>& a, float* scratch, const SnakeSlope* slope = nullptr);
 
+bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 /// a.dweight += ...; biases are not looked at.
 void weight_gradient(Context&, const Conv1dWeightGradient<float>& a, float* scratch);

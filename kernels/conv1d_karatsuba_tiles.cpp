@@ -1,5 +1,7 @@
 #include "conv1d_karatsuba_tiles.h"
 
+#include <utility>
+
 #include "inline.h"
 
 // As in conv1d_tiles.cpp: tiles have the size of the register file, bodies are inlined into one function per set.
@@ -259,9 +261,41 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
   }
 }
 
+/// The mask that takes, of two rows h apart, the columns whose bit h is 0 (`high` = 0) or 1 from both.
+template <int lanes>
+struct Mask {
+  typedef int Type __attribute__((vector_size(4 * lanes)));
+};
+template <int lanes, int h, int high, int... j>
+NACRE_INLINE void half_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
+  to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
+}
+/// Off-diagonal blocks of h by h change places, for h = lanes / 2, ..., 1.
+template <int lanes, int h>
+NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
+  typename Mask<lanes>::Type low, high;
+  half_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
+  half_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    if ((i & h) != 0) continue;
+    const auto a = rows[i], b = rows[i + h];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + h] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (h > 1) exchange<lanes, h / 2>(rows);
+}
+template <int lanes>
 NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
-  for (int j = 0; j < 16; ++j)
-    for (int i = 0; i < 16; ++i) to[j * to_step + i] = from[i * from_step + j];
+  for (int i = 0; i < 16; i += lanes)
+    for (int j = 0; j < 16; j += lanes) {
+      typename Vector<lanes>::Type rows[lanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) rows[r] = at<lanes>(from + (i + r) * from_step + j);
+      exchange<lanes, lanes / 2>(rows);
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) at<lanes>(to + (j + r) * to_step + i) = rows[r];
+    }
 }
 
 #define NACRE_SCHEME(set, target, lanes, n)                                                                       \
@@ -299,7 +333,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
     multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);             \
   }                                                                                                             \
   target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
-    transpose_body(from, from_step, to, to_step);                                                               \
+    transpose_body<lanes>(from, from_step, to, to_step);                                                               \
   }                                                                                                             \
   constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
 
