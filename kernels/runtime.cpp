@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "host.h"
+#include "thread_pool.h"
 
 namespace nacre::cuda {
 namespace {
@@ -157,9 +158,11 @@ struct Runtime::Impl {
   std::map<void*, Upload> uploads;  // by destination, until the Runtime ends
   Suspects suspects;
   DeviceState* device = nullptr;
+  std::recursive_mutex one_caller;  // held in every call that queues; a capture's steps call again
+  const uint32_t born = fork_generation();
 
   ~Impl() {
-    if (stream == nullptr) return;
+    if (stream == nullptr || born != fork_generation()) return;
     const OnDevice here(index);
     (void)cudaStreamSynchronize(stream);
     for (auto& [to, upload] : uploads) release(upload);
@@ -168,6 +171,10 @@ struct Runtime::Impl {
   }
   /// At the beginning of everything.
   void enter() {
+    if (born != fork_generation()) [[unlikely]]
+      throw Error(ErrorKind::usage,
+                  "CUDA: this process was forked off the one that made the context, where CUDA does not work; expected a "
+                  "fork before the first context, or a new program (exec)");
     if (device->is_broken.load(std::memory_order_acquire)) [[unlikely]]
       throw_device(device->broken);
     expect(make_current(index), "cudaSetDevice");
@@ -287,6 +294,7 @@ Runtime::~Runtime() = default;
 void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.enter();
   r.ask_for_shared(how, call.function);
   if (r.recording == nullptr) r.suspects.add(how.name);
@@ -302,16 +310,19 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
 
 void Runtime::zero(void* to, size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.enter();
   if (bytes > 0) r.expect(cudaMemsetAsync(to, 0, bytes, r.stream), "zero");
 }
 void Runtime::copy_on_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.enter();
   if (bytes > 0) r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, r.stream), "copy");
 }
 void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.refuse_in_capture("write");
   r.enter();
   if (bytes == 0) return;
@@ -320,6 +331,7 @@ void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
 }
 void Runtime::copy_to_host(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.refuse_in_capture("read");
   r.enter();
   if (bytes == 0) return;
@@ -327,6 +339,7 @@ void Runtime::copy_to_host(void* to, const void* from, size_t bytes) {
   r.wait("read");
 }
 void Runtime::synchronize() {
+  const std::lock_guard alone(impl_->one_caller);
   impl_->refuse_in_capture("synchronize");
   impl_->enter();
   impl_->wait("synchronize");
@@ -334,6 +347,7 @@ void Runtime::synchronize() {
 
 void Runtime::upload(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.refuse_in_capture("upload");
   r.enter();
   if (bytes == 0) return;
@@ -354,6 +368,7 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
 
 void* Runtime::allocate(size_t bytes) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   r.refuse_in_capture("Memory's constructor");
   r.enter();
   void* p = nullptr;
@@ -390,6 +405,7 @@ OnDevice::~OnDevice() {
 
 std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
+  const std::lock_guard alone(r.one_caller);
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
   r.enter();
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
@@ -418,6 +434,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     (void)cudaGraphExecDestroy(g);
   });
   return [kept = impl_, exec, recorded] {
+    const std::lock_guard alone(kept->one_caller);
     kept->refuse_in_capture("replay");
     kept->enter();
     for (const Impl::Count& c : *recorded) kept->count(kept->counts, c.name, c.launches);
@@ -442,10 +459,14 @@ void Runtime::library_failed(const std::string& what, bool memory) {
   throw Error(memory ? ErrorKind::memory : ErrorKind::device, what);
 }
 void Runtime::count(const char* name) {
+  const std::lock_guard alone(impl_->one_caller);
   if (impl_->recording == nullptr) impl_->suspects.add(name);
   impl_->count(name);
 }
-void Runtime::refuse_in_capture(const char* what) const { impl_->refuse_in_capture(what); }
+void Runtime::refuse_in_capture(const char* what) const {
+  const std::lock_guard alone(impl_->one_caller);
+  impl_->refuse_in_capture(what);
+}
 
 // ---- Event
 // ------------------------------------------------------------------------------------------------------------------
@@ -468,6 +489,7 @@ Event::Event(Event&&) noexcept = default;
 Event& Event::operator=(Event&&) noexcept = default;
 void Event::record(Context& ctx) {
   const std::shared_ptr<Runtime::Impl>& r = nacre::cuda::runtime(ctx).impl_;
+  const std::lock_guard alone(r->one_caller);
   r->refuse_in_capture("an event");
   r->enter();
   if (impl_->runtime != r) impl_ = std::make_unique<Impl>();  // an event is its device's

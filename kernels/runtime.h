@@ -44,8 +44,8 @@ struct DeviceLimits {
   int threads_per_multiprocessor = 0;
 };
 
-/// One device with one stream. Members may be called from any thread, by one thread at a time; those that call CUDA make
-/// the device the thread's current one. Errors of CUDA are Error(device) with the name of what was launched, a lack of
+/// One device with one stream. Members may be called from any thread; while one thread is inside, others wait. Those that
+/// call CUDA make the device the thread's current one, and throw Error(usage) in a process that was forked off. Errors of CUDA are Error(device) with the name of what was launched, a lack of
 /// memory is Error(memory). After a kernel failed its device cannot be used by this process: every member of every Runtime
 /// on it throws the same words.
 class Runtime {

@@ -1,7 +1,10 @@
 // The Codec that owns parameters: inference plans, files.
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 
+#include "callers.h"
 #include "nacre/codec.h"
 #include "nacre/safetensors.h"
 
@@ -19,8 +22,11 @@ struct Codec::Impl {
     parameters.allocate(c, false);
   }
 
+  void reserve(int64_t batch, int64_t samples, Use);
+
   Context ctx;
   CodecConfig config;
+  std::atomic<bool> in_use{false};
   Parameters parameters;
   Encoder<float> encoder;
   Quantizer quantizer, decode_quantizer;
@@ -32,13 +38,25 @@ struct Codec::Impl {
 };
 
 Codec::Codec(Context& ctx, CodecConfig config) {
-  config.check();
-  impl_ = std::make_unique<Impl>(ctx, std::move(config));
+  impl_ = within_memory("Codec", [&] {
+    config.check();
+    return std::make_unique<Impl>(ctx, std::move(config));
+  });
 }
 Codec::Codec(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Codec::Codec(Codec&&) noexcept = default;
 Codec& Codec::operator=(Codec&&) noexcept = default;
 Codec::~Codec() = default;
+
+namespace {
+
+template <class T>
+void expect_data(const char* call, const char* argument, const View<T>& v) {
+  if (v.data == nullptr)
+    throw Error(ErrorKind::usage, std::string(call) + ": " + argument + " is " + str(v.shape) + " and has no data");
+}
+
+}  // namespace
 
 Context& Codec::context() const noexcept { return impl_->ctx; }
 const CodecConfig& Codec::config() const noexcept { return impl_->config; }
@@ -61,7 +79,11 @@ size_t Codec::unshared_bytes() const {
 }
 
 void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
-  Impl& m = *impl_;
+  const InUse alone(impl_->in_use, "reserve_inference", "codec");
+  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use); });
+}
+void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
+  Impl& m = *this;
   if (batch < 1 || samples < 1 || samples % m.config.hop() != 0)
     throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
                                       " samples, expected at least one and a multiple of the hop, " +
@@ -94,11 +116,15 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
 
 void Codec::encode(View<const float> audio, View<int32_t> codes) {
   Impl& m = *impl_;
+  const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
     throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
   if (codes.shape != m.quantizer.codes().shape)
     throw Error(ErrorKind::usage,
                 "encode: codes is " + str(codes.shape) + ", expected " + str(m.quantizer.codes().shape));
+  expect_data("encode", "audio", audio);
+  expect_data("encode", "codes", codes);
+  if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
   m.ctx.copy<float>(audio, m.audio_in);
   m.encoder.forward(m.ctx);
   m.quantizer.forward(m.ctx);
@@ -107,10 +133,15 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
 
 void Codec::decode(View<const int32_t> codes, View<float> audio) {
   Impl& m = *impl_;
+  const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
     throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
+  expect_data("decode", "codes", codes);
+  expect_data("decode", "audio", audio);
+  if (m.ctx.device().kind == Device::cpu)
+    expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
   m.ctx.copy<int32_t>(codes, m.codes_in);
   m.decode_quantizer.decode(m.ctx);
   m.decoder.forward(m.ctx);
@@ -138,13 +169,17 @@ Gathered gather(Context& ctx, const Parameters& parameters) {
 
 }  // namespace
 
-uint64_t Codec::identity() const { return weights_identity(gather(impl_->ctx, impl_->parameters).tensors); }
+uint64_t Codec::identity() const {
+  return within_memory("identity", [&] { return weights_identity(gather(impl_->ctx, impl_->parameters).tensors); });
+}
 
 void Codec::save(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) const {
-  const Gathered g = gather(impl_->ctx, impl_->parameters);
-  std::map<std::string, std::string> all = metadata;
-  all[config_metadata_key] = impl_->config.to_json();
-  write_safetensors(path, g.tensors, all);
+  within_memory("save", [&] {
+    const Gathered g = gather(impl_->ctx, impl_->parameters);
+    std::map<std::string, std::string> all = metadata;
+    all[config_metadata_key] = impl_->config.to_json();
+    write_safetensors(path, g.tensors, all);
+  });
 }
 
 LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::filesystem::path& path, bool strict) {
@@ -188,7 +223,9 @@ LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::file
   return report;
 }
 
-Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
+namespace {
+
+Codec load_codec(Context& ctx, const std::filesystem::path& path) {
   CodecConfig config;
   {
     const Safetensors file = Safetensors::read(path);
@@ -205,6 +242,12 @@ Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
   Codec codec(ctx, std::move(config));
   load_parameters(ctx, codec.parameters(), path, true);
   return codec;
+}
+
+}  // namespace
+
+Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
+  return within_memory("load", [&] { return load_codec(ctx, path); });
 }
 
 }  // namespace nacre

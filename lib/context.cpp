@@ -69,7 +69,7 @@ std::atomic<int>& ForeignAllocations::depth() {
   return depth;
 }
 
-Context::Context(ContextOptions options) : impl_(std::make_shared<Impl>()) {
+Context::Context(ContextOptions options) try : impl_(std::make_shared<Impl>()) {
   if (options.threads < 0)
     throw Error(ErrorKind::usage, "threads: " + std::to_string(options.threads) + " is negative");
   impl_->device = options.device;
@@ -83,6 +83,8 @@ Context::Context(ContextOptions options) : impl_(std::make_shared<Impl>()) {
   }
   impl_->threads = options.threads > 0 ? options.threads : usable_cores();
   impl_->pool = std::make_unique<ThreadPool>(impl_->threads);
+} catch (const std::bad_alloc&) {
+  throw Error(ErrorKind::memory, "context: out of memory");
 }
 Context::Context(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Context Context::share() const { return Context(impl_); }
@@ -126,19 +128,33 @@ size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
                 "copy: the view holds " + std::to_string(view) + " elements, the host array " + std::to_string(span));
   return span * size;
 }
+namespace {
+
+void expect_both(const void* to, const void* from, size_t bytes) {
+  if (bytes > 0 && (to == nullptr || from == nullptr)) [[unlikely]]
+    throw Error(ErrorKind::usage, std::string("copy: ") + (to == nullptr ? "the destination" : "the source") + " of " +
+                                      std::to_string(bytes) + " bytes has no data");
+}
+
+}  // namespace
+
 void Context::to_host(void* to, const void* from, size_t bytes) {
+  expect_both(to, from, bytes);
   if (on_cuda(*this)) return impl_->cuda->copy_to_host(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 void Context::to_device(void* to, const void* from, size_t bytes) {
+  expect_both(to, from, bytes);
   if (on_cuda(*this)) return impl_->cuda->copy_to_device(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 void Context::on_device(void* to, const void* from, size_t bytes) {
+  expect_both(to, from, bytes);
   if (on_cuda(*this)) return impl_->cuda->copy_on_device(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 void Context::upload(void* to, const void* from, size_t bytes) {
+  expect_both(to, from, bytes);
   if (on_cuda(*this)) return impl_->cuda->upload(to, from, bytes);
   if (bytes > 0) std::memcpy(to, from, bytes);
 }

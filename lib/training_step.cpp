@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <optional>
+
+#include "callers.h"
 
 namespace nacre {
 
@@ -149,6 +152,7 @@ struct TrainingStep::Impl {
   }
 
   Context ctx;
+  std::atomic<bool> in_use{false};
   CodecConfig config;
   OptimizerConfig optimizer;
   uint64_t seed;
@@ -175,7 +179,9 @@ struct TrainingStep::Impl {
 TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
                            const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed,
                            Storage storage)
-    : impl_(std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage)) {}
+    : impl_(within_memory("TrainingStep", [&] {
+        return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage);
+      })) {}
 TrainingStep::~TrainingStep() = default;
 
 int64_t TrainingStep::samples() const noexcept { return impl_->samples; }
@@ -189,9 +195,23 @@ View<const float> TrainingStep::averaged() const noexcept {
   return impl_->average ? View<const float>(impl_->average) : View<const float>(impl_->parameters.values());
 }
 
+namespace {
+
+void expect_range(const char* argument, std::span<const int32_t> values, int64_t most) {
+  for (size_t i = 0; i < values.size(); ++i)
+    if (values[i] < 0 || values[i] > most)
+      throw Error(ErrorKind::usage, "load: " + std::string(argument) + "[" + std::to_string(i) + "] is " +
+                                        std::to_string(values[i]) + ", expected 0 to " + std::to_string(most));
+}
+
+}  // namespace
+
 void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> lengths,
                         std::span<const int32_t> stages) {
   Impl& s = *impl_;
+  const InUse alone(s.in_use, "load", "training step");
+  expect_range("lengths", lengths, s.samples);
+  expect_range("stages", stages, s.config.n_codebooks);
   s.ctx.upload<float>(audio, s.audio);
   s.ctx.upload<int32_t>(lengths, s.lengths);
   const auto hop = static_cast<int32_t>(s.config.hop());
@@ -254,6 +274,7 @@ void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); 
 
 void TrainingStep::run() {
   Impl& s = *impl_;
+  const InUse alone(s.in_use, "run", "training step");
   if (s.graph) return s.graph->replay();
   if (s.captures && s.ran) {
     s.graph.emplace(s.ctx.capture([&s] { s.step(); }));
@@ -268,6 +289,7 @@ void TrainingStep::set_capture(bool capture) {
 }
 
 void TrainingStep::gradients() {
+  const InUse alone(impl_->in_use, "gradients", "training step");
   impl_->forward();
   impl_->backward(false);
   impl_->parameters.finish_gradients(impl_->ctx);
@@ -275,6 +297,7 @@ void TrainingStep::gradients() {
 
 void TrainingStep::measure() {
   Impl& s = *impl_;
+  const InUse alone(s.in_use, "measure", "training step");
   // The balancer's averages belong to training; measuring must not move them.
   std::array<float, 6> before{};
   s.ctx.read<float>(s.loss.balancer_state(), std::span<float>(before));

@@ -1,6 +1,9 @@
 #include "nacre/windowed.h"
 
 #include <algorithm>
+#include <string>
+
+#include "callers.h"
 
 namespace nacre {
 
@@ -48,13 +51,33 @@ int64_t WindowSchedule::needed_from() const {
   return index_ == 0 ? 0 : (index_ - 1) * step_ + 1;
 }
 
+namespace {
+
+void expect_unfinished(const char* call, bool finished) {
+  if (finished)
+    throw Error(ErrorKind::usage, std::string(call) + ": the signal has ended by finish; expected a new object for another");
+}
+template <class Sink>
+Sink expect_sink(const char* object, Sink sink) {
+  if (!sink) throw Error(ErrorKind::usage, std::string(object) + ": the sink is empty, expected a function");
+  return sink;
+}
+int64_t window_or_default(const char* object, int64_t frames, const CodecConfig& config) {
+  if (frames < 0)
+    throw Error(ErrorKind::usage, std::string(object) + ": window of " + std::to_string(frames) +
+                                      " frames, expected a positive number, or 0 for the default");
+  return frames > 0 ? frames : default_window_frames(config);
+}
+
+}  // namespace
+
 // ---- WindowedEncoder
 // -----------------------------------------------------------------------------------------------------
 
 WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
-      sink_(std::move(sink)),
-      window_(window_frames > 0 ? window_frames : default_window_frames(codec.config())),
+      sink_(expect_sink("WindowedEncoder", std::move(sink))),
+      window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
       context_(codec.config().encoder_context()),
       schedule_(window_, context_) {}
 
@@ -75,6 +98,11 @@ void WindowedEncoder::run(const WindowSchedule::Window& w) {
 }
 
 void WindowedEncoder::push(std::span<const float> samples) {
+  expect_unfinished("push", finished_);
+  expect_finite("push", samples);
+  within_memory("push", [&] { take(samples); });
+}
+void WindowedEncoder::take(std::span<const float> samples) {
   const int64_t hop = codec_.config().hop();
   const auto piece = static_cast<size_t>(window_ * hop);  // a large push must not make a large buffer
   for (size_t at = 0; at < samples.size(); at += piece) {
@@ -95,13 +123,18 @@ void WindowedEncoder::push(std::span<const float> samples) {
 }
 
 int64_t WindowedEncoder::finish() {
+  expect_unfinished("finish", finished_);
+  finished_ = true;
+  within_memory("finish", [&] { end(); });
+  return samples_;
+}
+void WindowedEncoder::end() {
   const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
   if (frames <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
   WindowSchedule::Window w;
   while (schedule_.next(frames, w)) run(w);
   if (schedule_.last(frames, w)) run(w);
-  return samples_;
 }
 
 // ---- WindowedDecoder
@@ -109,8 +142,8 @@ int64_t WindowedEncoder::finish() {
 
 WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
-      sink_(std::move(sink)),
-      window_(window_frames > 0 ? window_frames : default_window_frames(codec.config())),
+      sink_(expect_sink("WindowedDecoder", std::move(sink))),
+      window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
       context_(codec.config().decoder_context()),
       schedule_(window_, context_) {}
 
@@ -133,10 +166,16 @@ void WindowedDecoder::run(const WindowSchedule::Window& w) {
 }
 
 void WindowedDecoder::push(std::span<const int32_t> codes) {
+  expect_unfinished("push", finished_);
   const int64_t stages = codec_.config().n_codebooks;
   if (static_cast<int64_t>(codes.size()) % stages != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
                                       " codes are no whole number of frames of " + std::to_string(stages));
+  expect_codes("push", codes, codec_.config());
+  within_memory("push", [&] { take(codes); });
+}
+void WindowedDecoder::take(std::span<const int32_t> codes) {
+  const int64_t stages = codec_.config().n_codebooks;
   const auto piece = static_cast<size_t>(window_ * stages);
   for (size_t at = 0; at < codes.size(); at += piece) {
     const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
@@ -155,6 +194,11 @@ void WindowedDecoder::push(std::span<const int32_t> codes) {
 }
 
 void WindowedDecoder::finish() {
+  expect_unfinished("finish", finished_);
+  finished_ = true;
+  within_memory("finish", [&] { end(); });
+}
+void WindowedDecoder::end() {
   if (frames_ <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_);
   WindowSchedule::Window w;
   while (schedule_.next(frames_, w)) run(w);

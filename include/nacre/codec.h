@@ -115,7 +115,8 @@ class Quantizer {
 /// one, codebooks standard normal.
 void initialise(Context&, Parameters&, const CodecConfig&, uint64_t seed);
 
-/// A model for inference: parameters, and one planned encoder and decoder per window shape.
+/// A model for inference: parameters, and one planned encoder and decoder per window shape. One call at a time: a second
+/// thread that calls meanwhile gets Error(usage). Codecs of several threads may share a Context (see there).
 class Codec {
  public:
   /// Parameters are allocated and zero; initialise() or load() fills them.
@@ -141,9 +142,11 @@ class Codec {
   /// direction is dropped, unless it is the same shape. Planning only what is used halves its time and memory.
   enum class Use : uint8_t { encode, decode, both };
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both);
-  /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, n_codebooks]. The shape must be reserved.
+  /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, n_codebooks]. The shape must be reserved. Samples
+  /// that are not finite, or an argument without data, throw Error(usage); on CUDA the values are not looked at.
   void encode(View<const float> audio, View<int32_t> codes);
-  /// codes -> audio of the same shapes.
+  /// codes -> audio of the same shapes. Codes outside of [0, codebook_size) throw Error(usage); on CUDA they are not
+  /// looked at, and the nearest that exist are taken.
   void decode(View<const int32_t> codes, View<float> audio);
   /// Bytes of the plan's block.
   size_t reserved_bytes() const;

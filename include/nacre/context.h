@@ -79,8 +79,10 @@ int usable_cores();
 ///
 /// Threads. A CPU context may be used by any number of threads at once, each with its own codec or buffers: loops of one
 /// caller run on the context's threads, those of a second one meanwhile on its own thread. Results are the same bits in
-/// every case, also inside a caller's parallel region (OpenMP, a pool) and in a process that was forked off. A CUDA context
-/// may be used from any thread, by one at a time, and not in a forked process (CUDA's rule): Error(usage) says so.
+/// every case, also inside a caller's parallel region (OpenMP, a pool) and in a process that was forked off. A CUDA
+/// context queues the work of all threads in one stream, each thread's in its order; a capture takes what the capturing
+/// thread queues, and others wait. In a forked process CUDA does not work: Error(usage) says so.
+///
 /// A call on a CUDA context leaves its device the thread's current one, as cudaSetDevice does. A kernel that fails
 /// (Error(device), exit code 6) ends the device for this process: every later call throws the same words.
 class Context {

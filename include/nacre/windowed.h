@@ -16,7 +16,7 @@ int64_t default_window_frames(const CodecConfig&);
 
 /// The window for a signal of `total` frames: `window`, or where the signal is shorter the longest of its halves,
 /// quarters, ... that fits and still holds four contexts; below that the whole signal. A few lengths serve all files:
-/// each new length costs the making of every layer's primitives.
+/// each new one is planned anew.
 int64_t fitting_window(int64_t window, int64_t context, int64_t total);
 
 /// Which frames of which window are kept. Pure arithmetic; shared by both directions.
@@ -39,7 +39,8 @@ class WindowSchedule {
   int64_t window_, context_, step_, index_ = 0, done_ = 0;
 };
 
-/// Samples in, codes out.
+/// Samples in, codes out. The codec must stay where it is. Calls that cannot be taken throw Error(usage) and change
+/// nothing: samples that are not finite, a push or a second finish after finish.
 class WindowedEncoder {
  public:
   /// Gets consecutive frames of codes [1, frames, 1, n_codebooks].
@@ -51,6 +52,8 @@ class WindowedEncoder {
   int64_t finish();
 
  private:
+  void take(std::span<const float> samples);
+  void end();
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
@@ -58,9 +61,10 @@ class WindowedEncoder {
   WindowSchedule schedule_;
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
+  bool finished_ = false;
 };
 
-/// Codes in, samples out.
+/// Codes in, samples out. As above; codes outside of [0, codebook_size) throw Error(usage).
 class WindowedDecoder {
  public:
   /// Gets consecutive samples at the model's rate.
@@ -71,6 +75,8 @@ class WindowedDecoder {
   void finish();
 
  private:
+  void take(std::span<const int32_t> codes);
+  void end();
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
@@ -78,6 +84,7 @@ class WindowedDecoder {
   WindowSchedule schedule_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;
+  bool finished_ = false;
 };
 
 }  // namespace nacre

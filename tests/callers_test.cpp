@@ -1,0 +1,500 @@
+// What surrounds a call: other threads, parallel regions, forks, moves, exhausted memory, wrong arguments. A program of its
+// own, so that ThreadSanitizer can watch it without the rest.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "catch.h"
+#include "nacre/codec.h"
+#include "nacre/training_step.h"
+#include "nacre/windowed.h"
+#include "thread_pool.h"
+
+namespace {
+
+/// How many allocations of this thread succeed before one fails; negative: all.
+thread_local int64_t allocations_left = -1;
+
+bool allocation_fails() { return allocations_left >= 0 && allocations_left-- == 0; }
+
+}  // namespace
+
+// Never inlined: gcc at -O1 sees free() beside operator new and reports a mismatched pair.
+#define NACRE_NOINLINE __attribute__((noinline))
+NACRE_NOINLINE void* operator new(size_t n) {
+  if (allocation_fails()) throw std::bad_alloc();
+  if (void* p = std::malloc(n == 0 ? 1 : n)) return p;
+  throw std::bad_alloc();
+}
+NACRE_NOINLINE void* operator new(size_t n, std::align_val_t a) {
+  if (allocation_fails()) throw std::bad_alloc();
+  const auto align = static_cast<size_t>(a);
+  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
+  throw std::bad_alloc();
+}
+NACRE_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
+NACRE_NOINLINE void operator delete(void* p, size_t) noexcept { std::free(p); }
+NACRE_NOINLINE void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+NACRE_NOINLINE void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+using namespace nacre;
+
+namespace {
+
+/// Layers of all kinds, small: seven taps, strides, few outputs, wide pointwise ones, a beam.
+CodecConfig small() {
+  CodecConfig c = CodecConfig::named("speech-16k-small");
+  c.n_codebooks = 3, c.codebook_size = 64, c.beam = 4;
+  return c;
+}
+
+std::vector<float> tone(int64_t samples, double step) {
+  std::vector<float> x(static_cast<size_t>(samples));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(0.5 * std::sin(step * static_cast<double>(i)));
+  return x;
+}
+
+struct Result {
+  std::vector<int32_t> codes;
+  std::vector<float> audio;
+  bool operator==(const Result&) const = default;
+};
+
+/// Codes of a signal and what they decode to.
+Result coded(Codec& codec, int64_t frames, double step) {
+  const int64_t hop = codec.config().hop(), books = codec.config().n_codebooks;
+  const std::vector<float> x = tone(frames * hop, step);
+  Result r{std::vector<int32_t>(static_cast<size_t>(frames * books)), std::vector<float>(x.size())};
+  codec.reserve_inference(1, frames * hop);
+  codec.encode({x.data(), {.time = frames * hop}}, {r.codes.data(), {.time = frames, .channels = books}});
+  codec.decode({r.codes.data(), {.time = frames, .channels = books}}, {r.audio.data(), {.time = frames * hop}});
+  return r;
+}
+Codec made(Context& ctx, uint64_t seed = 1) {
+  Codec codec(ctx, small());
+  initialise(ctx, codec.parameters(), codec.config(), seed);
+  return codec;
+}
+Result alone(int64_t frames, double step, int threads = 1) {
+  Context ctx({.threads = threads});
+  Codec codec = made(ctx);
+  return coded(codec, frames, step);
+}
+
+constexpr int64_t frames = 60;
+constexpr int many = 6;
+
+int64_t frames_of(int i) { return frames + 20 * i; }
+double step_of(int i) { return 0.01 * (i + 1); }
+
+std::vector<Result> one_by_one() {
+  std::vector<Result> all;
+  for (int i = 0; i < many; ++i) all.push_back(alone(frames_of(i), step_of(i)));
+  return all;
+}
+
+/// The text of the Error that f throws, after its kind's exit code: "2 encode: ...". Anything else fails the test.
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return std::to_string(e.exit_code()) + " " + e.what();
+  }
+  return "nothing thrown";
+}
+bool begins(const std::string& text, const std::string& with) { return text.compare(0, with.size(), with) == 0; }
+
+}  // namespace
+
+// ---- the pool
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a job runs every part once, in slots that nobody else has meanwhile") {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (const int64_t parts : {int64_t{0}, int64_t{1}, int64_t{2}, int64_t{7}, int64_t{1000}}) {
+      struct Job {
+        std::vector<std::atomic<int>> runs, inside;
+        std::atomic<int> wrong{0};
+      } job{std::vector<std::atomic<int>>(static_cast<size_t>(parts)),
+            std::vector<std::atomic<int>>(static_cast<size_t>(threads)), 0};
+      pool.run(
+          parts,
+          [](void* closure, int64_t part, int slot) {
+            Job& j = *static_cast<Job*>(closure);
+            if (j.inside[static_cast<size_t>(slot)].fetch_add(1) != 0) ++j.wrong;
+            ++j.runs[static_cast<size_t>(part)];
+            j.inside[static_cast<size_t>(slot)].fetch_sub(1);
+          },
+          &job);
+      for (const auto& n : job.runs) CHECK(n == 1);
+      CHECK(job.wrong == 0);
+    }
+  }
+}
+
+TEST_CASE("what a part throws comes out of the job, and the next job runs") {
+  ThreadPool pool(3);
+  for (int round = 0; round < 20; ++round) {
+    CHECK_THROWS_AS(pool.run(
+                        50,
+                        [](void*, int64_t part, int) {
+                          if (part == 31) throw std::out_of_range("part 31");
+                        },
+                        nullptr),
+                    std::out_of_range);
+    std::atomic<int64_t> sum{0};
+    pool.run(
+        50, [](void* closure, int64_t part, int) { *static_cast<std::atomic<int64_t>*>(closure) += part; }, &sum);
+    CHECK(sum == 49 * 50 / 2);
+  }
+}
+
+TEST_CASE("a part may start a job, and threads may start jobs at once") {
+  struct Nest {
+    ThreadPool pool{4};
+    std::atomic<int64_t> sum{0};
+    static void inner(void* closure, int64_t part, int) { static_cast<Nest*>(closure)->sum += part; }
+    static void outer(void* closure, int64_t, int) { static_cast<Nest*>(closure)->pool.run(10, inner, closure); }
+  } nest;
+  nest.pool.run(20, Nest::outer, &nest);
+  CHECK(nest.sum == 20 * 45);
+  nest.sum = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&nest] {
+      for (int round = 0; round < 50; ++round) nest.pool.run(10, Nest::inner, &nest);
+    });
+  for (std::thread& t : threads) t.join();
+  CHECK(nest.sum == 4 * 50 * 45);
+}
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+TEST_CASE("every part has the caller's rounding and treatment of denormals") {
+  ThreadPool pool(4);
+  const unsigned before = _mm_getcsr();
+  for (const unsigned mode : {before, before | 0x8040u, before}) {  // flush to zero, denormals are zero
+    _mm_setcsr(mode);
+    struct Job {
+      unsigned mode;
+      std::atomic<int> others{0};
+    } job{mode & ~0x3fu, 0};  // without the flags of what has happened
+    pool.run(
+        400,
+        [](void* closure, int64_t, int) {
+          Job& j = *static_cast<Job*>(closure);
+          if ((_mm_getcsr() & ~0x3fu) != j.mode) ++j.others;
+        },
+        &job);
+    CHECK(job.others == 0);
+  }
+  _mm_setcsr(before);
+}
+#endif
+
+// ---- threads
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("codes and audio have the same bits with any number of threads") {
+  const Result one = alone(200, 0.013, 1);
+  for (const int threads : {2, 3, 8}) CHECK(alone(200, 0.013, threads) == one);
+}
+
+TEST_CASE("a training step has the same bits with any number of threads") {
+  const auto trained = [](int threads) {
+    Context ctx({.threads = threads});
+    LossConfig loss;
+    loss.windows = {32, 256}, loss.mels = {5, 40};
+    TrainingStep step(ctx, small(), loss, {}, 3, 2400, 7);
+    initialise(ctx, step.parameters(), small(), 1);
+    const std::vector<float> audio = tone(3 * step.samples(), 0.02);
+    const std::vector<int32_t> lengths{2400, 1200, 2000};
+    step.load(audio, lengths);
+    step.run();
+    step.run();
+    const View<const float> values = step.parameters().values();
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const std::vector<float> one = trained(1);
+  for (const int threads : {2, 5}) CHECK(trained(threads) == one);
+}
+
+TEST_CASE("threads with a context each get the codes of one thread alone") {
+  const std::vector<Result> expected = one_by_one();
+  std::vector<Result> found(expected.size());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < many; ++i)
+    threads.emplace_back([&, i] { found[static_cast<size_t>(i)] = alone(frames_of(i), step_of(i), 1 + i % 3); });
+  for (std::thread& t : threads) t.join();
+  CHECK(found == expected);
+}
+
+TEST_CASE("threads with a codec each may share one context") {
+  const std::vector<Result> expected = one_by_one();
+  for (const int context_threads : {1, 3}) {
+    Context ctx({.threads = context_threads});
+    std::vector<Result> found(expected.size());
+    std::vector<std::thread> threads;
+    for (int i = 0; i < many; ++i)
+      threads.emplace_back([&, i] {
+        Codec codec = made(ctx);
+        found[static_cast<size_t>(i)] = coded(codec, frames_of(i), step_of(i));
+      });
+    for (std::thread& t : threads) t.join();
+    CHECK(found == expected);
+  }
+}
+
+TEST_CASE("one codec in two threads is refused, and goes on") {
+  Context ctx({.threads = 2});
+  Codec codec = made(ctx);
+  const Result expected = coded(codec, frames, 0.02);
+  // Threads collide by chance: some calls throw, and those that do not are right.
+  std::atomic<int> wrong{0}, done{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([&] {
+      const std::vector<float> x = tone(frames * codec.config().hop(), 0.02);
+      std::vector<int32_t> codes(expected.codes.size());
+      for (int round = 0; round < 10; ++round) {
+        const std::string error = error_of([&] {
+          codec.encode({x.data(), {.time = static_cast<int64_t>(x.size())}},
+                       {codes.data(), {.time = frames, .channels = codec.config().n_codebooks}});
+        });
+        if (error == "nothing thrown")
+          ++done, wrong += codes != expected.codes;
+        else
+          wrong += !begins(error, "2 encode: another call uses this codec; expected one at a time");
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  CHECK(wrong == 0);
+  CHECK(done > 0);
+  CHECK(coded(codec, frames, 0.02) == expected);
+}
+
+#if defined(_OPENMP)
+TEST_CASE("a caller's parallel loop gets the codes of a serial one") {
+  const std::vector<Result> expected = one_by_one();
+  for (const int threads : {2, 8}) {
+    std::vector<Result> found(expected.size());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int i = 0; i < many; ++i) found[static_cast<size_t>(i)] = alone(frames_of(i), step_of(i));
+    CHECK(found == expected);
+  }
+}
+#endif
+
+// ---- moves, forks
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a context that a codec was made with may be moved, and may go first") {
+  struct Model {
+    Context ctx;
+    Codec codec;
+    explicit Model(uint64_t seed) : ctx({.threads = 2}), codec(made(ctx, seed)) {}
+  };
+  std::vector<Result> before, after;
+  std::vector<Model> pool;
+  for (uint64_t i = 0; i < 4; ++i) {
+    Model m(i + 1);
+    before.push_back(coded(m.codec, frames, 0.03));
+    pool.push_back(std::move(m));  // the vector grows: earlier ones move again
+  }
+  for (Model& m : pool) after.push_back(coded(m.codec, frames, 0.03));
+  CHECK(before == after);
+
+  auto ctx = std::make_unique<Context>(ContextOptions{.threads = 2});
+  Codec codec = made(*ctx);
+  ctx.reset();
+  CHECK(coded(codec, frames, 0.03) == before[0]);
+}
+
+TEST_CASE("a process that was forked off works") {
+  Context ctx({.threads = 3});
+  Codec codec = made(ctx);
+  const Result expected = coded(codec, frames, 0.04);
+  // Once with the threads at rest, once while they work for another thread.
+  for (const bool busy : {false, true}) {
+    std::atomic<bool> stop{false};
+    std::thread other;
+    if (busy)
+      other = std::thread([&] {
+        Codec mine = made(ctx);
+        while (!stop) (void)coded(mine, frames, 0.05);
+      });
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      alarm(300);  // a child that hangs ends
+      int code = 1;
+      try {
+        if (coded(codec, frames, 0.04) == expected) code = 0;
+        Codec fresh = made(ctx);
+        if (coded(fresh, frames, 0.04) != expected) code = 2;
+      } catch (...) {
+        code = 3;
+      }
+      _exit(code);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 0);
+    stop = true;
+    if (busy) other.join();
+    CHECK(coded(codec, frames, 0.04) == expected);
+  }
+}
+
+// ---- wrong calls
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("wrong calls throw Error(usage), and the object goes on") {
+  Context ctx({.threads = 2});
+  Codec codec = made(ctx);
+  const Result expected = coded(codec, frames, 0.02);
+  const int64_t hop = codec.config().hop(), books = codec.config().n_codebooks, samples = frames * hop;
+  std::vector<float> x = tone(samples, 0.02);
+  std::vector<int32_t> codes = expected.codes;
+  const View<float> audio(x.data(), {.time = samples});
+  const View<int32_t> view(codes.data(), {.time = frames, .channels = books});
+  const View<float> no_audio(nullptr, {.time = samples});
+  const View<int32_t> no_codes(nullptr, {.time = frames, .channels = books});
+
+  CHECK(begins(error_of([&] { codec.encode(no_audio, view); }), "2 encode: audio is ["));
+  CHECK(begins(error_of([&] { codec.encode(audio, no_codes); }), "2 encode: codes is ["));
+  CHECK(begins(error_of([&] { codec.decode(no_codes, audio); }), "2 decode: codes is ["));
+  CHECK(begins(error_of([&] { codec.decode(view, no_audio); }), "2 decode: audio is ["));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    x[17] = bad;
+    CHECK(begins(error_of([&] { codec.encode(audio, view); }), "2 encode: sample 17 is "));
+  }
+  x = tone(samples, 0.02);
+  for (const int32_t bad : {-1, static_cast<int32_t>(codec.config().codebook_size), std::numeric_limits<int32_t>::min()}) {
+    codes[5] = bad;
+    CHECK(begins(error_of([&] { codec.decode(view, audio); }), "2 decode: code 5 is " + std::to_string(bad)));
+  }
+  codes = expected.codes;
+  CHECK(begins(error_of([&] { codec.reserve_inference(1, hop + 1); }), "2 reserve_inference: "));
+  CHECK(begins(error_of([&] { codec.reserve_inference(-1, hop); }), "2 reserve_inference: "));
+  std::vector<float> few(3);
+  CHECK(begins(error_of([&] { ctx.read<float>(View<const float>(nullptr, {.time = 3}), few); }), "2 copy: the source"));
+  CHECK(begins(error_of([&] { ctx.write<float>(few, View<float>(nullptr, {.time = 3})); }), "2 copy: the destination"));
+  CHECK(begins(error_of([&] { Context bad({.threads = -1}); }), "2 threads: -1"));
+  CHECK(coded(codec, frames, 0.02) == expected);
+}
+
+TEST_CASE("windowed coders refuse what comes after the end, and what no model takes") {
+  Context ctx({.threads = 2});
+  Codec codec = made(ctx);
+  const std::vector<float> x = tone(30000, 0.02);
+  const auto encoded = [&](bool wrong_calls) {
+    std::vector<int32_t> all;
+    WindowedEncoder e(codec, [&](View<const int32_t> c) { all.insert(all.end(), c.begin(), c.end()); });
+    const auto wrong = [&](const std::function<void()>& call, const char* with) {
+      if (wrong_calls) CHECK(begins(error_of(call), with));
+    };
+    const std::vector<float> nan(10, std::numeric_limits<float>::quiet_NaN());
+    e.push(std::span(x).first(20000));
+    wrong([&] { e.push(nan); }, "2 push: sample 0 is ");
+    e.push(std::span(x).subspan(20000));
+    CHECK(e.finish() == 30000);
+    wrong([&] { e.push(x); }, "2 push: the signal has ended");
+    wrong([&] { e.finish(); }, "2 finish: the signal has ended");
+    return all;
+  };
+  const std::vector<int32_t> codes = encoded(false);
+  CHECK(encoded(true) == codes);
+  const auto decoded = [&](bool wrong_calls) {
+    std::vector<float> all;
+    WindowedDecoder d(codec, [&](std::span<const float> s) { all.insert(all.end(), s.begin(), s.end()); });
+    const auto wrong = [&](const std::function<void()>& call, const char* with) {
+      if (wrong_calls) CHECK(begins(error_of(call), with));
+    };
+    d.push(std::span(codes).first(30));
+    const std::vector<int32_t> high(3, 64), low(3, -1);
+    wrong([&] { d.push(high); }, "2 push: code 0 is 64, expected 0 to 63");
+    wrong([&] { d.push(low); }, "2 push: code 0 is -1");
+    wrong([&] { d.push(std::span(codes).first(4)); }, "2 decoder: 4 codes are no whole number of frames");
+    d.push(std::span(codes).subspan(30));
+    d.finish();
+    wrong([&] { d.push(codes); }, "2 push: the signal has ended");
+    wrong([&] { d.finish(); }, "2 finish: the signal has ended");
+    return all;
+  };
+  CHECK(decoded(true) == decoded(false));
+  CHECK(begins(error_of([&] { WindowedEncoder(codec, nullptr); }), "2 WindowedEncoder: the sink is empty"));
+  CHECK(begins(error_of([&] { WindowedDecoder(codec, nullptr); }), "2 WindowedDecoder: the sink is empty"));
+  CHECK(begins(error_of([&] { WindowedEncoder(codec, [](View<const int32_t>) {}, -5); }), "2 WindowedEncoder: window of -5"));
+}
+
+TEST_CASE("a training step refuses lengths and stages that its batch cannot have") {
+  Context ctx({.threads = 1});
+  TrainingStep step(ctx, small(), {}, {}, 2, 2400, 7);
+  const std::vector<float> audio = tone(2 * step.samples(), 0.02);
+  using Ints = std::vector<int32_t>;
+  CHECK(begins(error_of([&] { step.load(audio, Ints{2400, 2401}); }), "2 load: lengths[1] is 2401, expected 0 to 2400"));
+  CHECK(begins(error_of([&] { step.load(audio, Ints{-1, 2400}); }), "2 load: lengths[0] is -1"));
+  CHECK(begins(error_of([&] { step.load(audio, Ints{2400, 2400}, Ints{1, 4}); }), "2 load: stages[1] is 4, expected 0 to 3"));
+  CHECK(begins(error_of([&] { step.load(audio, Ints{2400}); }), "2 copy: "));
+  step.load(audio, Ints{2400, 2400});
+  step.run();
+  CHECK(std::isfinite(step.metrics().loss()));
+}
+
+// ---- memory
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("whichever allocation fails, the error is that of memory") {
+  const Result expected = alone(frames, 0.02);
+  Context ctx({.threads = 1});
+  int64_t failures = 0;
+  for (int64_t n = 0;; n += 1 + n / 40) {  // every one at first, then fewer
+    std::string error;
+    std::optional<Result> found;
+    const std::vector<float> x = tone(frames * small().hop(), 0.02);
+    Result r{std::vector<int32_t>(expected.codes.size()), std::vector<float>(x.size())};
+    CodecConfig config = small();
+    const auto length = static_cast<int64_t>(x.size());
+    allocations_left = n;
+    try {
+      Codec codec(ctx, std::move(config));
+      codec.reserve_inference(1, length);
+      allocations_left = -1;
+      initialise(ctx, codec.parameters(), codec.config(), 1);
+      codec.encode({x.data(), {.time = length}}, {r.codes.data(), {.time = frames, .channels = 3}});
+      codec.decode({r.codes.data(), {.time = frames, .channels = 3}}, {r.audio.data(), {.time = length}});
+      found = r;
+    } catch (const Error& e) {
+      allocations_left = -1;
+      error = std::to_string(e.exit_code());
+    }
+    allocations_left = -1;
+    if (found) {
+      CHECK(*found == expected);
+      break;
+    }
+    CHECK(error == "5");
+    ++failures;
+  }
+  CHECK(failures > 40);
+}
+
+TEST_CASE("usable cores are at least one") { CHECK(usable_cores() >= 1); }
