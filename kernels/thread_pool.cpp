@@ -5,7 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
@@ -53,9 +53,22 @@ void relax() {
 #endif
 }
 
-/// A pause takes 10 to 140 cycles: 10 to 50 microseconds in all. The gaps between the jobs of a step are shorter, so that
-/// an idle machine's threads rarely sleep; beside other processes what is lost is small against a turn of the scheduler.
-constexpr int spins = 1000;
+/// How long a thread looks for news before it sleeps. The gaps between the jobs of a step are shorter, so that an idle
+/// machine's threads rarely sleep. Beside other processes a sleeper waits for a turn of the scheduler, some milliseconds,
+/// before it works again: against that the time is small, and less of it was slower (docs/performance.md).
+constexpr std::chrono::microseconds patience{500};
+
+/// Whether `news()` came in time. The clock is read once in 64 looks.
+template <class F>
+bool spin(bool patient, F&& news) {
+  if (!patient) return news();
+  for (const auto end = std::chrono::steady_clock::now() + patience;;) {
+    for (int i = 0; i < 64; ++i, relax())
+      if (news()) return true;
+    if (std::chrono::steady_clock::now() > end) return false;
+  }
+}
+
 constexpr size_t stack_bytes = size_t{1} << 20;
 
 }  // namespace
@@ -69,7 +82,7 @@ uint32_t fork_generation() noexcept {
 // What one process shares with its threads. A child that was forked off has the memory and not the threads; it leaves the
 // object as it is, for it may have been copied in any state, and makes another.
 struct ThreadPool::Crew {
-  explicit Crew(int n) : threads(n), shares(static_cast<size_t>(n)), spin(n <= usable_cores() ? spins : 0) {
+  explicit Crew(int n) : threads(n), shares(static_cast<size_t>(n)), patient(n <= usable_cores()) {
     workers.reserve(static_cast<size_t>(n - 1));  // they keep their addresses, and a job allocates nothing
   }
 
@@ -97,7 +110,7 @@ struct ThreadPool::Crew {
   alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number: what workers sleep on
   alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate: the caller's
   std::atomic<bool> stop{false};
-  const int spin;
+  const bool patient;  ///< as many cores as threads: who waits keeps nobody from working
 
   struct Worker {
     Crew* crew;
@@ -136,8 +149,8 @@ struct ThreadPool::Crew {
     const auto& self = *static_cast<Worker*>(argument);
     Crew& crew = *self.crew;
     for (uint32_t seen = 0;;) {
-      for (int i = 0; i < crew.spin && crew.call.load(std::memory_order_acquire) == seen; ++i) relax();
-      crew.call.wait(seen, std::memory_order_acquire);
+      if (!spin(crew.patient, [&] { return crew.call.load(std::memory_order_acquire) != seen; }))
+        crew.call.wait(seen, std::memory_order_acquire);
       if (crew.stop.load(std::memory_order_acquire)) return nullptr;
       seen = crew.call.load(std::memory_order_acquire);
       uint64_t now = crew.gate.load(std::memory_order_acquire);
@@ -186,8 +199,8 @@ struct ThreadPool::Crew {
     call.notify_all();
     work(0);
     if ((gate.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
-      for (int i = 0; i < spin && left.load(std::memory_order_acquire) == leavings; ++i) relax();
-      left.wait(leavings, std::memory_order_acquire);
+      if (!spin(patient, [&] { return left.load(std::memory_order_acquire) != leavings; }))
+        left.wait(leavings, std::memory_order_acquire);
     }
     if (failed) std::rethrow_exception(std::exchange(error, nullptr));
   }

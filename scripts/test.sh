@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test, four times over:
+# Installs what is missing, builds, and runs every test, five times over:
 #
 #   asan       the CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
+#   tsan       what surrounds a call (threads, forks, a shared context), under ThreadSanitizer
 #   emulated   the CUDA kernels emulated, every access watched for races, every launch in four orders of threads
 #   cpu        optimised, and a consumer of the installed package
 #   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; the
 #              bench and the tests likewise; where there is no nvcc, one line says so
 #
-#   scripts/test.sh [asan|emulated|cpu|cuda]...     default: all
+#   scripts/test.sh [asan|tsan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/packages.sh test
 presets=("$@")
-[ $# -gt 0 ] || presets=(asan emulated cuda cpu)
+[ $# -gt 0 ] || presets=(asan tsan emulated cuda cpu)
 launcher=()
 if command -v ccache >/dev/null; then
   launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
