@@ -4,6 +4,7 @@
 // 130 and 143 stopped by a signal.
 #include <cstdio>
 #include <new>
+#include <system_error>
 
 #include "commands.h"
 #include "nacre/version.h"
@@ -92,6 +93,9 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "nacre: out of memory\n");
     return 5;
+  } catch (const std::system_error& e) {
+    std::fprintf(stderr, "nacre: %s\n", e.what());
+    return e.code() == std::errc::resource_unavailable_try_again || e.code() == std::errc::not_enough_memory ? 5 : 4;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "nacre: %s\n", e.what());
     return 4;

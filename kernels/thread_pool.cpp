@@ -238,7 +238,7 @@ void ThreadPool::run(int64_t parts, Body body, void* closure) {
 
 namespace {
 
-/// Cores that a group's quota is worth; infinite without one.
+/// Of one group.
 double quota_of(const std::string& folder) {
   constexpr double none = std::numeric_limits<double>::infinity();
   double quota = 0, period = 0;
@@ -250,38 +250,37 @@ double quota_of(const std::string& folder) {
   return quota > 0 && period > 0 ? quota / period : none;
 }
 
-/// The least of the quotas of this process's group and those above it. A container often shows its own group as the root.
-double quota() {
+}  // namespace
+
+double cpu_quota(const std::string& groups, const std::string& root) {
   double least = std::numeric_limits<double>::infinity();
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // "0::/a/b", or "4:cpu,cpuacct:/a/b"
+  std::istringstream lines(groups);
+  for (std::string line; std::getline(lines, line);) {  // "0::/a/b", or "4:cpu,cpuacct:/a/b"
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    std::vector<std::string> roots;
-    if (controllers == ",,") roots = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
-    if (controllers.find(",cpu,") != std::string::npos)
-      roots = {"/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"};
-    for (const std::string& root : roots) {
-      std::string path = line.substr(second + 1);
-      for (;;) {
-        least = std::min(least, quota_of(root + path));
-        if (path.empty() || path == "/") break;
-        path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+    std::vector<std::string> mounts;
+    if (controllers == ",,") mounts = {"", "/unified"};
+    if (controllers.find(",cpu,") != std::string::npos) mounts = {"/cpu", "/cpu,cpuacct"};
+    for (const std::string& mount : mounts)
+      // Up to the mount itself, which is what a container often sees of its own group.
+      for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+        if (path == "/") path.clear();
+        least = std::min(least, quota_of(root + mount + path));
+        if (path.empty() || path[0] != '/') break;
       }
-    }
   }
   return least;
 }
-
-}  // namespace
 
 int usable_cores() {
   int cores = 1;
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) == 0) cores = std::max(1, CPU_COUNT(&set));
-  const double allowed = quota();
+  std::ostringstream groups;
+  if (std::ifstream file("/proc/self/cgroup"); file) groups << file.rdbuf();
+  const double allowed = cpu_quota(groups.str(), "/sys/fs/cgroup");
   return allowed < cores ? std::max(1, static_cast<int>(std::ceil(allowed))) : cores;
 }
 

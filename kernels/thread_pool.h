@@ -3,6 +3,7 @@
 // Threads are started by the first job, wait for the next one by a short spin, then sleep.
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 namespace nacre {
 
@@ -32,5 +33,9 @@ class ThreadPool {
 
 /// Counts the forks between the first process and this one: what has another count belongs to a parent.
 uint32_t fork_generation() noexcept;
+
+/// Cores that the CPU quotas of a process are worth, the least of its own group's and of all above it; infinite without
+/// one. `groups` is what /proc/self/cgroup says, `root` where cgroups are mounted.
+double cpu_quota(const std::string& groups, const std::string& root);
 
 }  // namespace nacre

@@ -24,6 +24,7 @@
 #include "nacre/training_step.h"
 #include "nacre/windowed.h"
 #include "thread_pool.h"
+#include "training/files.h"
 
 namespace {
 
@@ -497,4 +498,33 @@ TEST_CASE("whichever allocation fails, the error is that of memory") {
   CHECK(failures > 40);
 }
 
-TEST_CASE("usable cores are at least one") { CHECK(usable_cores() >= 1); }
+// ---- cores
+// ---------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("a quota is the least of a group's and of those above it") {
+  const test::TemporaryFolder folder;
+  const std::string& root = folder.path();
+  const auto write = [&](const std::string& path, const std::string& text) { test::write_bytes(folder / path, text); };
+  constexpr double none = std::numeric_limits<double>::infinity();
+  CHECK(cpu_quota("", root) == none);
+  CHECK(cpu_quota("0::/\n", root) == none);
+  CHECK(cpu_quota("nonsense\n0:\n", root) == none);
+  write("a/b/cpu.max", "max 100000\n");
+  write("a/cpu.max", "50000 100000\n");
+  CHECK(cpu_quota("0::/a/b\n", root) == 0.5);
+  CHECK(cpu_quota("0::/a/b/not_there\n", root) == 0.5);
+  CHECK(cpu_quota("0::/b\n", root) == none);
+  write("cpu.max", "300000 100000\n");  // as a container sees it
+  CHECK(cpu_quota("0::/\n", root) == 3);
+  CHECK(cpu_quota("0::/a/b\n", root) == 0.5);
+  write("cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n");
+  write("cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
+  write("cpu,cpuacct/free/cpu.cfs_quota_us", "-1\n");
+  write("cpu,cpuacct/free/cpu.cfs_period_us", "100000\n");
+  CHECK(cpu_quota("4:cpu,cpuacct:/job/step\n3:memory:/job\n", root) == 1.5);
+  CHECK(cpu_quota("4:cpu,cpuacct:/free\n", root) == none);
+  CHECK(cpu_quota("4:cpuset:/job\n", root) == none);
+  write("bad/cpu.max", "lots\n");
+  CHECK(cpu_quota("0::/bad\n", root) == 3);
+  CHECK(usable_cores() >= 1);
+}

@@ -1,6 +1,5 @@
 #include "nacre/training/dataset.h"
 
-#include <sched.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -11,9 +10,11 @@
 #include <exception>
 #include <list>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "folder_scan.h"
+#include "nacre/context.h"
 #include "nacre/training/audio.h"
 
 namespace nacre::training {
@@ -40,12 +41,6 @@ class Hash {
   void byte(unsigned char c) { state_ = (state_ ^ c) * 0x100000001B3ull; }
   uint64_t state_ = 0xCBF29CE484222325ull;
 };
-
-int usable_cores() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 /// Decodes a file to what the model sees, and fills in the clip. Throws Error(input or io) without the path in front.
 std::vector<float> decode(const std::string& path, int rate, int64_t min_samples, Clip& clip) {
@@ -162,7 +157,10 @@ void Dataset::Impl::scan() {
   {
     std::vector<std::jthread> threads;
     const int wanted = options.threads > 0 ? options.threads : usable_cores();
-    for (int t = 1; t < wanted && static_cast<size_t>(t) < n; ++t) threads.emplace_back(work);
+    try {
+      for (int t = 1; t < wanted && static_cast<size_t>(t) < n; ++t) threads.emplace_back(work);
+    } catch (const std::system_error&) {  // no more threads: those there are do the work
+    }
     work();
   }
   if (failure) std::rethrow_exception(failure);

@@ -5,6 +5,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 
 #include "nacre/random.h"
@@ -134,7 +135,13 @@ Prefetcher::Prefetcher(const Dataset& dataset, const CropSampler& sampler, Prefe
   if (options.threads < 1 || options.depth < 1 || options.first_step < 0)
     throw Error(ErrorKind::usage, "prefetch: threads and depth must be at least 1, first_step at least 0");
   impl_ = std::make_unique<Impl>(dataset, sampler, options);
-  for (int t = 0; t < options.threads; ++t) impl_->threads.emplace_back([m = impl_.get()] { m->work(); });
+  try {
+    for (int t = 0; t < options.threads; ++t) impl_->threads.emplace_back([m = impl_.get()] { m->work(); });
+  } catch (const std::system_error& e) {
+    if (impl_->threads.empty())
+      throw Error(ErrorKind::memory, std::string("prefetch: could not start a thread (") + e.what() +
+                                         "); raise the limits of memory and processes (ulimit -v, ulimit -u)");
+  }
 }
 Prefetcher::~Prefetcher() = default;
 

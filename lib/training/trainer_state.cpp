@@ -71,7 +71,6 @@ std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now) {
   const auto add = [&](const std::string& a, const std::string& b, const char* what) {
     if (a != b) s += (s.empty() ? "" : ", ") + std::string(what) + " " + a + " then, " + b + " now";
   };
-  add(std::to_string(then.threads), std::to_string(now.threads), "threads");
   add(then.instruction_set, now.instruction_set, "instruction set");
   add(then.libraries, now.libraries, "library");
   return s;

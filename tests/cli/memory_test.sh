@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The program under every limit of its address space (ulimit -v), from one where it does not start to one where all works:
+# it does its job, or says in one line that memory is missing, exits with 5 and leaves nothing behind. $1 is the program.
+set -u
+nacre=$(readlink -f "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+fail() {
+  echo "FAILED: $1"
+  sed 's/^/  err| /' err | tail -n 5
+  failures=$((failures + 1))
+}
+tiny='{"codec": {"encoder_dim": 16, "encoder_rates": [2, 4], "decoder_dim": 64, "decoder_rates": [4, 2], "latent_dim": 16,
+               "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 64},
+      "loss": {"windows": [32, 256], "mels": [5, 40]},
+      "training": {"segment_length": 4000, "batch_size": 2, "codebook_start_rows": 500, "codebook_average_rows": 0}}'
+echo "$tiny" >tiny.json
+mkdir data
+python3 - <<'END' || exit 1
+import array, math, wave
+for i in 1, 2, 3:
+    with wave.open(f"data/{i}.wav", "wb") as f:
+        f.setnchannels(1), f.setsampwidth(2), f.setframerate(16000)
+        f.writeframes(array.array("h", (int(9000 * math.sin(0.08 * i * t)) for t in range(32000))).tobytes())
+END
+
+# The limit in KiB, then the command. Counts what happened in done and refused.
+try() {
+  local limit=$1 out=$2
+  shift 2
+  rm -rf "$out"
+  (ulimit -v "$limit"; exec "$@") >log 2>err </dev/null
+  code=$?
+  case $code in
+    0) done=$((done + 1)); [ -e "$out" ] || fail "$1 $2 under $limit KiB: no $out" ;;
+    5)
+      refused=$((refused + 1))
+      [[ $(tail -n 1 err) == "nacre: "* ]] || fail "$1 $2 under $limit KiB: exit code 5 without a line of its own"
+      [ "$2" = train ] || [ ! -e "$out" ] || fail "$1 $2 under $limit KiB: left $out"
+      ;;
+    127) grep -q 'shared librar' err || fail "$1 $2 under $limit KiB: exit code 127" ;;  # the loader's, before main
+    *) fail "$1 $2 under $limit KiB: exit code $code, expected 0 or 5" ;;
+  esac
+}
+sweep() { # name, output, command: limits 12 % apart up to 2 GiB
+  local name=$1 limit
+  shift
+  done=0 refused=0
+  for ((limit = 12000; limit < 2000000; limit += limit / 8)); do
+    try $limit "$@"
+    [ $done -lt 3 ] || break  # more memory only helps
+  done
+  [ $done -gt 0 ] && [ $refused -gt 0 ] || fail "$name: done $done times, refused $refused times, expected both"
+}
+"$nacre" train -t 2 --config tiny.json --data_dir data --checkpoint_dir model --max_steps 2 --valid_fraction 0.34 >log 2>err ||
+  { fail "training without a limit"; exit 1; }
+"$nacre" encode -t 2 -q -m model data/1.wav -o one.nacre 2>err || { fail "encoding without a limit"; exit 1; }
+sweep train run "$nacre" train -t 2 --config tiny.json --data_dir data --checkpoint_dir run --max_steps 2 --valid_fraction 0.34
+sweep encode out.nacre "$nacre" encode -t 2 -q -m model data/1.wav -o out.nacre
+sweep decode out.wav "$nacre" decode -t 2 -q -m model one.nacre -o out.wav
+[ $failures = 0 ] && echo "all limits passed"
+exit $((failures > 0))
