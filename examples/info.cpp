@@ -1,4 +1,6 @@
 // nacre info
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -39,9 +41,46 @@ std::string mebibytes(size_t bytes) {
   return std::to_string(bytes) + " bytes (" + fixed(static_cast<double>(bytes) / (1 << 20), 1) + " MiB)";
 }
 
+/// What this process had in memory at the first call: the program and its libraries, before there is a model.
+size_t program_bytes() {
+  static const size_t at_first = [] {
+    size_t total = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> total >> resident;
+    return resident * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  }();
+  return at_first;
+}
+
+/// The most that `nacre encode` or `decode` has in memory: while a model's file is read, or while a window is coded. On a
+/// GPU, what of it lies on the host. Within a few percent of what processes had (docs/performance.md).
+size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
+  constexpr size_t huge_page = size_t{2} << 20;  // large blocks are whole ones: parameters, effective weights, a plan
+  const Device host{};
+  const size_t before = memory_use(host).now;
+  Codec codec(ctx, config);
+  size_t file = 0, widest = 0;
+  codec.parameters().each_tensor(ctx, [&](const std::string&, const std::vector<int64_t>&, std::span<const float> v) {
+    file += v.size_bytes();
+    widest = std::max(widest, v.size_bytes());
+  });
+  // Tensors travel one by one, codebooks all at once; what that took stays with the process.
+  const size_t codebooks = sizeof(float) * static_cast<size_t>(config.n_codebooks * config.codebook_size * config.code_dim());
+  const size_t base = program_bytes() + 2 * widest + std::max(widest, codebooks) + huge_page;
+  const size_t model = memory_use(host).now - before;
+  const int64_t samples = default_window_frames(config) * config.hop();
+  codec.reserve_inference(1, samples, use);
+  const size_t plan = memory_use(host).now - before - model;
+  const size_t buffers = 4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, on its way
+  return base + model + std::max(file, plan + huge_page / 2 + buffers);
+}
+
 /// What the plans take, for inference on one window and for one training step.
 void print_memory(Context& ctx, const training::RunConfig& c) {
   const int64_t frames = default_window_frames(c.codec);
+  const size_t encoding = process_bytes(ctx, c.codec, Codec::Use::encode);
+  const size_t decoding = process_bytes(ctx, c.codec, Codec::Use::decode);
+  std::printf("  the whole process: nacre encode %s; nacre decode %s\n", mebibytes(encoding).c_str(),
+              mebibytes(decoding).c_str());
   {
     Codec codec(ctx, c.codec);
     codec.reserve_inference(1, frames * c.codec.hop());
@@ -225,6 +264,7 @@ void print_devices() {
 }
 
 int info(const Options& o) {
+  (void)program_bytes();
   if (!o.configs && !o.devices && o.inputs.empty())
     throw Error(ErrorKind::usage, "info: expected a file, --configs or --devices");
   if (o.devices) print_devices();

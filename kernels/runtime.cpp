@@ -434,7 +434,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     (void)cudaGraphExecDestroy(g);
   });
   return [kept = impl_, exec, recorded] {
-    const std::lock_guard alone(kept->one_caller);
+    const std::lock_guard in_turn(kept->one_caller);
     kept->refuse_in_capture("replay");
     kept->enter();
     for (const Impl::Count& c : *recorded) kept->count(kept->counts, c.name, c.launches);

@@ -7,6 +7,7 @@
 #include "callers.h"
 #include "nacre/codec.h"
 #include "nacre/safetensors.h"
+#include "weights_identity.h"
 
 namespace nacre {
 
@@ -170,7 +171,14 @@ Gathered gather(Context& ctx, const Parameters& parameters) {
 }  // namespace
 
 uint64_t Codec::identity() const {
-  return within_memory("identity", [&] { return weights_identity(gather(impl_->ctx, impl_->parameters).tensors); });
+  return within_memory("identity", [&] {
+    WeightsIdentity identity;
+    impl_->parameters.each_tensor(
+        impl_->ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {
+          identity.add({name, Dtype::f32, stored, std::as_bytes(v)});
+        });
+    return identity.value();
+  });
 }
 
 void Codec::save(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) const {
@@ -182,8 +190,10 @@ void Codec::save(const std::filesystem::path& path, const std::map<std::string, 
   });
 }
 
-LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::filesystem::path& path, bool strict) {
-  const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
+namespace {
+
+LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& file, const std::filesystem::path& path,
+                     bool strict) {
   LoadReport report;
   std::vector<std::string> wanted;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float>) {
@@ -223,28 +233,30 @@ LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::file
   return report;
 }
 
-namespace {
-
 Codec load_codec(Context& ctx, const std::filesystem::path& path) {
+  const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
+  const auto found = file.metadata().find(config_metadata_key);
+  if (found == file.metadata().end())
+    throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
+                                      "\" in its metadata; it was not written by nacre");
   CodecConfig config;
-  {
-    const Safetensors file = Safetensors::read(path);
-    const auto found = file.metadata().find(config_metadata_key);
-    if (found == file.metadata().end())
-      throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
-                                        "\" in its metadata; it was not written by nacre");
-    try {
-      config = CodecConfig::from_json(found->second);
-    } catch (const Error& e) {
-      throw Error(ErrorKind::input, path.string() + ": " + e.what());
-    }
+  try {
+    config = CodecConfig::from_json(found->second);
+  } catch (const Error& e) {
+    throw Error(ErrorKind::input, path.string() + ": " + e.what());
   }
   Codec codec(ctx, std::move(config));
-  load_parameters(ctx, codec.parameters(), path, true);
+  load_from(ctx, codec.parameters(), file, path, true);
   return codec;
 }
 
 }  // namespace
+
+LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::filesystem::path& path, bool strict) {
+  return within_memory("load_parameters", [&] {
+    return load_from(ctx, parameters, Safetensors::read(path, {.allow_nonfinite = false}), path, strict);
+  });
+}
 
 Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
   return within_memory("load", [&] { return load_codec(ctx, path); });

@@ -9,6 +9,7 @@
 #include "nacre/error.h"
 #include "safetensors_header.h"
 #include "text.h"
+#include "weights_identity.h"
 
 namespace nacre {
 namespace {
@@ -193,20 +194,23 @@ int64_t first_nonfinite(const StoredTensor& t) noexcept {
   return -1;
 }
 
-uint64_t weights_identity(std::span<const StoredTensor> tensors) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  const auto add = [&hash](const void* data, size_t size) {
+void WeightsIdentity::add(const StoredTensor& t) {
+  uint64_t hash = hash_;
+  const auto take = [&hash](const void* data, size_t size) {
     const auto* p = static_cast<const unsigned char*>(data);
     for (size_t i = 0; i < size; ++i) hash = (hash ^ p[i]) * 0x100000001b3u;
   };
-  for (const StoredTensor* t : by_name(tensors)) {
-    std::string head = t->name + '\0' + std::string(str(t->dtype)) + '\0';
-    put_u64(head, t->shape.size());
-    for (int64_t n : t->shape) put_u64(head, static_cast<uint64_t>(n));
-    add(head.data(), head.size());
-    add(t->data.data(), t->data.size());
-  }
-  return hash;
+  std::string head = t.name + '\0' + std::string(str(t.dtype)) + '\0';
+  put_u64(head, t.shape.size());
+  for (int64_t n : t.shape) put_u64(head, static_cast<uint64_t>(n));
+  take(head.data(), head.size());
+  take(t.data.data(), t.data.size());
+  hash_ = hash;
+}
+uint64_t weights_identity(std::span<const StoredTensor> tensors) {
+  WeightsIdentity identity;
+  for (const StoredTensor* t : by_name(tensors)) identity.add(*t);
+  return identity.value();
 }
 
 Safetensors Safetensors::read(const std::filesystem::path& path, SafetensorsOptions options) {
