@@ -145,13 +145,6 @@ struct Work {
 
 }  // namespace
 
-// Measured (docs/decisions.md): short items make short chunks, whose sums are added up too often, and a wide pointwise
-// layer uses what it writes out only once. oneDNN is as fast or faster there.
-bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  if (g.groups != 1) return false;
-  return y.channels < 8 || (weight.time == 1 ? x.channels < wide_row : y.time >= 64);
-}
-
 int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const Work w(x, weight, y, g);
   return w.parts * w.sums() + ctx.threads() * w.slot;

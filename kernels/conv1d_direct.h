@@ -1,13 +1,12 @@
 #pragma once
-// Convolution loops of our own, for what oneDNN does slowly: weight gradients (all of one group), and few output
-// channels. One scheme for all instruction sets: rows are taken in chunks of 128, a chunk that reaches over an edge, is
+// Convolution loops for what matrix products of whole windows do slowly: weight gradients (all of one group), and few
+// output channels. One scheme for all instruction sets: rows are taken in chunks of 128, a chunk that reaches over an edge, is
 // stored as bf16 or does not fill vectors is first written out as float in scratch, and everything else is read where
 // it lies. Sums are cut into parts by shape alone, so that bits do not depend on the number of threads.
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::direct {
 
-bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 /// a.dweight += ...; biases are not looked at.
 template <class T>

@@ -133,7 +133,7 @@ TEST_CASE("a hundred steps leave the heap as it was", "[step]") {
     };
     const auto before = live();
     steps(100);
-    // What oneDNN allocates and frees moves between free lists, some of which count as in use; a leak of 48 bytes a
+    // What is allocated and freed moves between free lists, some of which count as in use; a leak of 48 bytes a
     // step would be more.
     CHECK(static_cast<double>(live()) < static_cast<double>(before) + 4096);
   }

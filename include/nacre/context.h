@@ -98,7 +98,7 @@ class Context {
   Device device() const noexcept;
   int threads() const noexcept;
   Precision precision() const noexcept;
-  /// What decides bits, besides threads: the instruction set the CPU kernels were dispatched to ("avx512", "avx2" or
+  /// What decides bits: the instruction set the CPU kernels were dispatched to ("avx512", "avx2" or
   /// "baseline"), or the CUDA device with its versions and precision.
   const char* instruction_set() const noexcept;
 

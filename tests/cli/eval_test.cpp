@@ -69,6 +69,7 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   CHECK(o.code == 0);
   CHECK(o.out.find("step-00000002: verified") != std::string::npos);
   o = run(folder, {"info", trained, "--memory"});
+  CHECK(o.out.find("the whole process: nacre encode ") != std::string::npos);
   CHECK(o.code == 0);
   CHECK(o.out.find("training step, 2 x 2048") != std::string::npos);
 }

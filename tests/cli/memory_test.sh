@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The program under every limit of its address space (ulimit -v), from one where it does not start to one where all works:
-# it does its job, or says in one line that memory is missing, exits with 5 and leaves nothing behind. $1 is the program.
+# it does its job, or says in one line that memory is missing, exits with 5 and leaves nothing behind. And what info --memory
+# tells. $1 is the program.
 set -u
 nacre=$(readlink -f "$1")
 work=$(mktemp -d)
@@ -60,5 +61,22 @@ sweep() { # name, output, command: limits 12 % apart up to 2 GiB
 sweep train run "$nacre" train -t 2 --config tiny.json --data_dir data --checkpoint_dir run --max_steps 2 --valid_fraction 0.34
 sweep encode out.nacre "$nacre" encode -t 2 -q -m model data/1.wav -o out.nacre
 sweep decode out.wav "$nacre" decode -t 2 -q -m model one.nacre -o out.wav
+
+# What info says of a process is within 20 % of what it has.
+"$nacre" train -t 2 --config speech-16k-small --data_dir data --checkpoint_dir small --max_steps 1 --valid_fraction 0.34 \
+  --batch_size 1 --segment_length 2000 --set training.codebook_start_rows=1100 --set training.codebook_average_rows=0 \
+  >log 2>err || { fail "training speech-16k-small"; exit 1; }
+said=$("$nacre" info speech-16k-small --memory | sed -n 's/.*nacre encode \([0-9]*\) bytes.*nacre decode \([0-9]*\) bytes.*/\1 \2/p')
+had() {
+  python3 -c 'import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)' "$@" 2>err
+}
+compare() { # said, had, what
+  [ -n "$1" ] && [ -n "$2" ] && [ $((10 * $1)) -ge $((8 * $2)) ] && [ $((10 * $1)) -le $((12 * $2)) ] ||
+    fail "$3: info --memory says ${1:-nothing}, it had ${2:-nothing}"
+}
+compare "${said% *}" "$(had "$nacre" encode -t 2 -q -m small data/1.wav -o small.nacre)" encode
+compare "${said#* }" "$(had "$nacre" decode -t 2 -q -m small small.nacre -o small.wav)" decode
 [ $failures = 0 ] && echo "all limits passed"
 exit $((failures > 0))

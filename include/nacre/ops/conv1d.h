@@ -15,10 +15,10 @@
 //   writes     y is =; dx is = unless add_dx; dweight is += unless add_dweight is off; dbias and
 //              dbias_of_x are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
-//   order      two runs with the same number of threads agree bit for bit. On the CPU the sums over channels and taps
-//              are oneDNN's, and so are weight gradients of groups, short items and wide pointwise layers, whose bits may
-//              depend on the number of threads; all other sums are cut by shape alone, also those of 1 and 7 taps and of
-//              kernels of two strides with channels that are multiples of 16. On CUDA all sums are cut by shape,
+//   order      bits depend on shape and device alone, not on the number of threads. On the CPU an element of y and dx is
+//              one chain of additions per slice of 512 terms (taps outermost), and one for all terms of a kernel of 1
+//              tap; fewer than 4 outputs take a chain per lane; 7 taps and two strides as accuracy says, where channels
+//              are multiples of 16; dweight is summed in parts of rows. On CUDA all sums are cut by shape,
 //              alignment and device alone: one chain of additions per element of y and dx, and per part of dweight, whose
 //              parts are added in double
 //   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float. On the CPU, kernels of
@@ -72,7 +72,7 @@ struct Conv1dWeightGradient {
   Conv1dGeometry geometry{};
   bool add_dweight = true;
 };
-/// What .scratch must hold. These also make the library primitives for the shape, so that the op itself makes none.
+/// What .scratch must hold, a function of the shapes and of the context's device and number of threads.
 template <class T = float>
 Shape conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T = float>

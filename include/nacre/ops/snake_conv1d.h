@@ -68,7 +68,7 @@ struct SnakeConv1dWeightGradient {
 /// Whether forward and input gradient are fused: always true on CUDA, whose few exceptions keep their scratch.
 template <class T = float>
 bool snake_conv1d_fuses(Context&, Shape x, Shape weight, const Conv1dGeometry&);
-/// What .scratch must hold. These also make the library primitives for the shape, so that the op itself makes none.
+/// What .scratch must hold, a function of the shapes and of the context's device and number of threads.
 template <class T = float>
 Shape snake_conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T = float>
