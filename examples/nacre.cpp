@@ -16,7 +16,7 @@ void DeviceOptions::add_to(CLI::App& app) {
   app.add_option("--precision", precision,
                  "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits in training")
       ->capture_default_str();
-  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")->check(CLI::Range(0, 1024))->capture_default_str();
 }
 
 ContextOptions DeviceOptions::context() const {
