@@ -228,6 +228,8 @@ void take_columns(Context& ctx, const float* from, int64_t rows, int64_t channel
   });
 }
 
+bool by_slices(const Problem& p) { return Plan(of_group(p)).brief; }
+
 int64_t scratch(const Context& ctx, const Problem& p) {
   if (p.groups == 1) return Plan(p).scratch(ctx);
   const Problem g = of_group(p);

@@ -25,6 +25,8 @@ struct Arguments {
   float* scratch = nullptr;
 };
 
+/// Whether the signal is short and the weight heavy enough to be laid out slice by slice (of one group).
+bool by_slices(const Problem&);
 /// Floats of scratch that run() needs.
 int64_t scratch(const Context&, const Problem&);
 /// Every row of y is summed in an order that the problem fixes: by slices of the depth, in each over taps and channels.

@@ -1,8 +1,10 @@
 #include "nacre/ops/conv1d.h"
 
+#include "conv1d_blocks.h"
 #include "conv1d_cuda.h"
 #include "conv1d_karatsuba.h"
 #include "conv1d_pointwise.h"
+#include "conv1d_windows.h"
 #include "harness.h"
 #include "reference/conv1d.h"
 
@@ -293,8 +295,91 @@ TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
   exact<float>(Device{}, s, 2);
 }
 
-TEST_CASE("conv1d with fewer products gives the same bits on any number of threads", "[conv1d]") {
-  for (const Sample& s : fewer_products()) {
+namespace {
+
+/// Whole windows on the CPU: signals that are short or long, slices of taps and of channels, edges, groups.
+struct Windowed {
+  Sample s;
+  bool by_slices;
+};
+const std::vector<Windowed>& whole_windows() {
+  const auto reflected = [](int64_t edge) {
+    Conv1dGeometry g{.left = edge, .right = edge};
+    g.padding = Padding::reflect;
+    return g;
+  };
+  static const std::vector<Windowed> all{
+      {{"short", 2, 30, 96, 112, 8, {.left = 4, .right = 3}}, true},
+      {{"short, outputs that fill no vector", 1, 50, 128, 100, 6, {.left = 2, .right = 3}}, true},
+      {{"short, several dilated taps in a slice", 3, 40, 80, 128, 9, same(9, 2)}, true},
+      {{"short, dilated taps of more channels than a slice", 1, 45, 528, 64, 3, same(3, 4)}, true},
+      {{"short, 5 taps of stride 3", 2, 91, 112, 128, 5, {.stride = 3, .left = 2, .right = 2}}, true},
+      {{"short, one tap beside padding", 1, 60, 256, 272, 1, {.left = 1, .right = 2}}, true},
+      {{"short, reflected", 2, 33, 96, 112, 8, reflected(4)}, true},
+      {{"short, more padding than taps", 2, 40, 96, 368, 2, {.left = 5, .right = 4}}, true},
+      {{"short, groups", 2, 40, 288, 336, 8, {.groups = 3, .left = 4, .right = 3}}, true},
+      {{"long", 1, 700, 16, 48, 5, same(5)}, false},
+      {{"long, dilated taps of more channels than a slice", 1, 300, 520, 32, 3, same(3, 7)}, false},
+      {{"long, outputs that fill no vector", 2, 210, 24, 20, 5, same(5)}, false},
+      {{"long, samples between the windows", 2, 500, 8, 24, 3, {.stride = 7}}, false},
+      {{"long, dilation and stride", 2, 301, 16, 24, 4, {.stride = 2, .dilation = 3, .left = 4, .right = 5}}, false},
+      {{"long, groups", 2, 190, 48, 96, 3, {.groups = 3, .left = 1, .right = 1}}, false},
+      {{"long, a group per channel", 1, 177, 24, 24, 5, {.groups = 24, .left = 2, .right = 2}}, false},
+      {{"long, groups of stride 2", 2, 164, 32, 16, 4, {.stride = 2, .groups = 4, .left = 1, .right = 1}}, false},
+  };
+  return all;
+}
+
+/// Blocks on the CPU: one tap and many rows in parts, columns of half a width, rows of many short items.
+const std::vector<Sample>& blocks_of_weights() {
+  static const std::vector<Sample> all{
+      {"one tap, half columns", 3, 150, 80, 144, 1, {}},
+      {"one tap, rows in parts", 2, 500, 64, 64, 1, {}},
+      {"one tap, more inputs than a block", 1, 77, 272, 16, 1, {}},
+      {"one tap, strided, beside padding", 2, 61, 64, 48, 1, {.stride = 3, .left = 2, .right = 1}},
+      {"short items", 16, 23, 48, 144, 3, same(3)},
+      {"short items, dilated and causal", 5, 25, 16, 32, 4, {.dilation = 5, .left = 15}},
+      {"short items, strided", 7, 50, 32, 64, 5, {.stride = 2, .left = 2, .right = 2}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
+  for (const auto& [s, by_slices] : whole_windows()) {
+    INFO(s.why);
+    CHECK(windows::by_slices({.batch = s.batch,
+                              .time = s.time,
+                              .length = y_shape(s).time,
+                              .in = s.in,
+                              .out = s.out,
+                              .taps = s.taps,
+                              .stride = s.g.stride,
+                              .dilation = s.g.dilation,
+                              .groups = s.g.groups,
+                              .left = s.g.left}) == by_slices);
+    CHECK(!karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!pointwise::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
+    exact<bf16>(Device{}, s, 2);
+  }
+}
+
+TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
+  for (const Sample& s : blocks_of_weights()) {
+    INFO(s.why);
+    CHECK(blocks::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!karatsuba::takes_weight_gradient(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
+  }
+}
+
+TEST_CASE("conv1d gives the same bits on any number of threads", "[conv1d]") {
+  std::vector<Sample> samples = fewer_products();
+  for (const Windowed& w : whole_windows()) samples.push_back(w.s);
+  for (const Sample& s : blocks_of_weights()) samples.push_back(s);
+  for (const Sample& s : samples) {
     INFO(s.why);
     const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
     std::vector<std::vector<float>> found;
@@ -312,12 +397,11 @@ TEST_CASE("conv1d with fewer products gives the same bits on any number of threa
                                     .dx = dx,
                                     .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
                                     .geometry = s.g});
-      if (s.taps != 1)
-        conv1d_weight_gradient(c.ctx, {.x = x,
-                                       .dy = dy,
-                                       .dweight = dw,
-                                       .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
-                                       .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
       std::vector<float> all = y.read();
       for (const Buffer<float>* b : {&dx, &dw}) {
         const std::vector<float> more = b->read();
