@@ -6,10 +6,8 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <functional>
 #include <limits>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -19,6 +17,7 @@
 #include <omp.h>
 #endif
 
+#include "allocations.h"
 #include "catch.h"
 #include "nacre/codec.h"
 #include "nacre/training_step.h"
@@ -26,34 +25,8 @@
 #include "thread_pool.h"
 #include "training/files.h"
 
-namespace {
-
-/// How many allocations of this thread succeed before one fails; negative: all.
-thread_local int64_t allocations_left = -1;
-
-bool allocation_fails() { return allocations_left >= 0 && allocations_left-- == 0; }
-
-}  // namespace
-
-// Never inlined: gcc at -O1 sees free() beside operator new and reports a mismatched pair.
-#define NACRE_NOINLINE __attribute__((noinline))
-NACRE_NOINLINE void* operator new(size_t n) {
-  if (allocation_fails()) throw std::bad_alloc();
-  if (void* p = std::malloc(n == 0 ? 1 : n)) return p;
-  throw std::bad_alloc();
-}
-NACRE_NOINLINE void* operator new(size_t n, std::align_val_t a) {
-  if (allocation_fails()) throw std::bad_alloc();
-  const auto align = static_cast<size_t>(a);
-  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
-  throw std::bad_alloc();
-}
-NACRE_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, size_t) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
-
 using namespace nacre;
+using test::allocations_left;
 
 namespace {
 

@@ -1,43 +1,10 @@
 #include "harness.h"
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 
-#include "host.h"
-
-namespace {
-std::atomic<int64_t> allocations{0};
-void count_allocation() {
-  if (nacre::ForeignAllocations::depth().load(std::memory_order_relaxed) == 0)
-    allocations.fetch_add(1, std::memory_order_relaxed);
-}
-}  // namespace
-
-// The counting allocator of the whole test program. malloc is used so that AddressSanitizer still sees every block.
-// Never inlined: gcc at -O1 sees free() beside operator new and reports a mismatched pair.
-#define NACRE_NOINLINE __attribute__((noinline))
-NACRE_NOINLINE void* operator new(size_t n) {
-  count_allocation();
-  if (void* p = std::malloc(n == 0 ? 1 : n)) return p;
-  throw std::bad_alloc();
-}
-NACRE_NOINLINE void* operator new(size_t n, std::align_val_t a) {
-  count_allocation();
-  const size_t align = static_cast<size_t>(a);
-  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
-  throw std::bad_alloc();
-}
-NACRE_NOINLINE void* operator new(size_t n, const std::nothrow_t&) noexcept {
-  count_allocation();
-  return std::malloc(n == 0 ? 1 : n);
-}
-NACRE_NOINLINE void operator delete(void* p) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, size_t) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-NACRE_NOINLINE void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+#include "allocations.h"
 
 namespace nacre::test {
 namespace {
