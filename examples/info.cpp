@@ -54,7 +54,7 @@ size_t program_bytes() {
 /// The most that `nacre encode` or `decode` has in memory: while a model's file is read, or while a window is coded. On a
 /// GPU, what of it lies on the host. Within a few percent of what processes had (docs/performance.md).
 size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
-  constexpr size_t huge_page = size_t{2} << 20;  // large blocks are whole ones: parameters, effective weights, a plan
+  constexpr size_t huge_page = size_t{2} << 20;  // large blocks are rounded up: parameters, weights, a plan
   const Device host{};
   const size_t before = memory_use(host).now;
   Codec codec(ctx, config);
@@ -64,13 +64,15 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
     widest = std::max(widest, v.size_bytes());
   });
   // Tensors travel one by one, codebooks all at once; what that took stays with the process.
-  const size_t codebooks = sizeof(float) * static_cast<size_t>(config.n_codebooks * config.codebook_size * config.code_dim());
+  const size_t codebooks =
+      sizeof(float) * static_cast<size_t>(config.n_codebooks * config.codebook_size * config.code_dim());
   const size_t base = program_bytes() + 2 * widest + std::max(widest, codebooks) + huge_page;
   const size_t model = memory_use(host).now - before;
   const int64_t samples = default_window_frames(config) * config.hop();
   codec.reserve_inference(1, samples, use);
   const size_t plan = memory_use(host).now - before - model;
-  const size_t buffers = 4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, on its way
+  const size_t buffers =
+      4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, on its way
   return base + model + std::max(file, plan + huge_page / 2 + buffers);
 }
 

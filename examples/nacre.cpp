@@ -14,9 +14,12 @@ namespace nacre::program {
 void DeviceOptions::add_to(CLI::App& app) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--precision", precision,
-                 "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits in training")
+                 "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits in "
+                 "training")
       ->capture_default_str();
-  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
 }
 
 ContextOptions DeviceOptions::context() const {
@@ -43,7 +46,8 @@ ContextOptions DeviceOptions::context() const {
     const std::string rest = device.substr(4);
     options.device = {Device::cuda, 0};
     if (rest.empty()) return options;
-    if (rest.size() > 1 && rest.size() < 5 && rest[0] == ':' && rest.find_first_not_of("0123456789", 1) == std::string::npos) {
+    if (rest.size() > 1 && rest.size() < 5 && rest[0] == ':' &&
+        rest.find_first_not_of("0123456789", 1) == std::string::npos) {
       options.device.index = std::stoi(rest.substr(1));
       return options;
     }
@@ -59,8 +63,9 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
                                         nacre::compiler());
-  app.footer("nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
-             "7 training diverged, 130/143 signals.");
+  app.footer(
+      "nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
+      "7 training diverged, 130/143 signals.");
   struct Verb {
     CLI::App* app;
     Command run;

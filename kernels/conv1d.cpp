@@ -228,8 +228,8 @@ struct ForwardPieces {
   float *xs = nullptr, *weights = nullptr, *ys = nullptr, *inner = nullptr;
 };
 
-/// A strided kernel is a dense one on the view [time / stride, stride * channels] of x. The weight is the same memory if
-/// the kernel has whole strides and no dilation; else it is spread out, with zeros between and behind the taps.
+/// A strided kernel is a dense one on the view [time / stride, stride * channels] of x. The weight is the same memory
+/// if the kernel has whole strides and no dilation; else it is spread out, with zeros between and behind the taps.
 struct InputGradientPlan {
   InputGradientPlan(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
     p = {.batch = dx.batch,

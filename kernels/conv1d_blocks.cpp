@@ -10,9 +10,9 @@ using karatsuba::depth_of_group;
 using karatsuba::matrices;
 
 // A task owns a block of the weight, one tap of up to 128 outputs and 256 inputs, and sums it over its rows. Chunks of
-// rows are written out first: x in columns of 32 channels, dy in columns of 16, so that tiles of 16 outputs by 32 inputs
-// read 24 KiB of x, which the first-level cache keeps for all outputs, and 12 KiB of dy. Rows where they lie, hundreds of
-// bytes apart, would fall into few sets of that cache.
+// rows are written out first: x in columns of 32 channels, dy in columns of 16, so that tiles of 16 outputs by 32
+// inputs read 24 KiB of x, which the first-level cache keeps for all outputs, and 12 KiB of dy. Rows where they lie,
+// hundreds of bytes apart, would fall into few sets of that cache.
 constexpr int64_t most_rows = 192, most_outs = 128, most_ins = 256, least_ins = 64;
 constexpr int64_t x_column = 32, dy_column = 16;
 constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
@@ -54,8 +54,8 @@ struct Gather {
 
 typedef float Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 
-/// `width` floats of every row, a multiple of 16, to columns of `column`, 16 or more, one behind the other; a column has
-/// its rows together. Rows are read in one go, as the hardware fetches ahead.
+/// `width` floats of every row, a multiple of 16, to columns of `column`, 16 or more, one behind the other; a column
+/// has its rows together. Rows are read in one go, as the hardware fetches ahead.
 NACRE_CLONES void write_columns(const float* const* rows, int64_t n, int64_t width, int64_t column, float* to) {
   const int64_t whole = width / column * column, rest = width - whole;
   for (int64_t r = 0; r < n; ++r) {
@@ -107,8 +107,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
                         .padding = g.padding};
     float* const xs = slots + thread * plan.slot();
     float* const dys = xs + most_rows * plan.ins;
-    float* const sums = (plan.parts == 1 ? a.dweight.data : scratch + part * plan.weights) +
-                        (o0 * plan.taps + k) * x.channels + i0;
+    float* const sums =
+        (plan.parts == 1 ? a.dweight.data : scratch + part * plan.weights) + (o0 * plan.taps + k) * x.channels + i0;
     const int64_t end = plan.rows * (part + 1) / plan.parts;
     bool add = plan.parts == 1;
     int64_t begin = plan.rows * part / plan.parts;

@@ -1,6 +1,6 @@
 #pragma once
-// Weight gradients of float where a block of the weight meets few rows at a time: pointwise layers, which use each row of
-// x for one tap, and short items, whose rows are taken together.
+// Weight gradients of float where a block of the weight meets few rows at a time: pointwise layers, which use each row
+// of x for one tap, and short items, whose rows are taken together.
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::blocks {

@@ -1,8 +1,9 @@
 #pragma once
 // Convolution loops for what matrix products of whole windows do slowly: weight gradients (all of one group), and few
-// output channels. One scheme for all instruction sets: rows are taken in chunks of 128, a chunk that reaches over an edge, is
-// stored as bf16 or does not fill vectors is first written out as float in scratch, and everything else is read where
-// it lies. Sums are cut into parts by shape alone, so that bits do not depend on the number of threads.
+// output channels. One scheme for all instruction sets: rows are taken in chunks of 128 or 256, a chunk that reaches
+// over an edge, is stored as bf16 or does not fill vectors is first written out as float in scratch, and everything
+// else is read where it lies. Sums are cut into parts by shape alone, so that bits do not depend on the number of
+// threads.
 #include "nacre/ops/conv1d.h"
 
 namespace nacre::direct {

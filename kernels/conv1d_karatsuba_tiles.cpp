@@ -169,8 +169,8 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
     for (int n = 0; n < V; ++n) at<lanes>(c + i * c_row + n * lanes) = sum[i][n];
 }
 template <int lanes, int R, int V>
-NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t depth, const float* bias, const float* add,
-                            float* c, int64_t c_row, int64_t rows) {
+NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t depth, const float* bias,
+                            const float* add, float* c, int64_t c_row, int64_t rows) {
   const auto next = [&](int64_t n) {
     a.a += n * a.row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
   };
@@ -333,7 +333,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
     multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);             \
   }                                                                                                             \
   target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
-    transpose_body<lanes>(from, from_step, to, to_step);                                                               \
+    transpose_body<lanes>(from, from_step, to, to_step);                                                        \
   }                                                                                                             \
   constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
 

@@ -11,12 +11,13 @@ namespace {
 using karatsuba::matrices;
 using karatsuba::panel;
 
-constexpr int64_t most_rows = 96;     // of y in a chunk; a multiple of the tiles' rows
-constexpr int64_t most_depth = 512;   // of a slice: with a panel's columns 128 KiB, which stay in the second-level cache
-constexpr int64_t grain = 1 << 14;    // floats worth a thread
+constexpr int64_t most_rows = 96;    // of y in a chunk; a multiple of the tiles' rows
+constexpr int64_t most_depth = 512;  // of a slice: with a panel's columns 128 KiB, which stay in the second-level cache
+constexpr int64_t grain = 1 << 14;   // floats worth a thread
 constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
-constexpr int64_t short_rows = 512, short_floats = 1 << 19;  // of y and of x: what counts as short
-constexpr int64_t heavy = 1 << 16;  // floats of a weight: one that the second-level cache keeps is laid out but once
+// A signal is short with at most so many rows of y and floats of x. Its weight is laid out slice by slice from so many
+// floats on: a lighter one stays in the second-level cache, and is laid out once.
+constexpr int64_t short_rows = 512, short_floats = 1 << 19, heavy = 1 << 16;
 
 int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
 
@@ -25,16 +26,16 @@ struct Slice {
   int64_t tap, taps, channel, depth;
 };
 
-// The weight is laid out as panels of up to 64 outputs, [panel][tap][in][outputs of the panel], because rows of it where
-// they lie, kilobytes apart, would fall into few sets of the caches. Two ways to go about it:
+// The weight is laid out as panels of up to 64 outputs, [panel][tap][in][outputs of the panel], because rows of it
+// where they lie, kilobytes apart, would fall into few sets of the caches. Two ways to go about it:
 //  - long signals: the whole weight first, then one task per chunk of rows, which meets every panel;
 //  - short ones: a task per panel, which lays out one slice at a time in the cache, and meets all rows. The weight is read
 //    from memory once and never written, which is most of the time that such a layer takes.
 struct Plan {
   Problem p;  // of one group
   int64_t wide, width, panels, chunk_rows, per_item, chunks, splits;
-  bool joined;  // dilation 1: the window lies in one piece, and counts as one tap
-  bool brief;   // a short signal
+  bool joined;         // dilation 1: the window lies in one piece, and counts as one tap
+  bool brief;          // a short signal
   int64_t padded = 0;  // rows of an item of x with its zeros: of a short signal
 
   explicit Plan(const Problem& problem) : p(problem), wide(rounded(problem.out)), width(panel) {
@@ -44,7 +45,8 @@ struct Plan {
     padded = (p.length - 1) * p.stride + span();
     brief = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats && depth() * wide >= heavy;
     while (brief && width > 16 && (wide + width - 1) / width < wanted_tasks / 2) width /= 2;
-    if (width < panel && p.batch * p.length > short_rows / 4) brief = false, width = panel;  // narrow ones multiply slower
+    if (width < panel && p.batch * p.length > short_rows / 4)
+      brief = false, width = panel;  // narrow ones multiply slower
     panels = (wide + width - 1) / width;
     per_item = (p.length + most_rows - 1) / most_rows;
     chunk_rows = ((p.length + per_item - 1) / per_item + 5) / 6 * 6;
@@ -137,10 +139,12 @@ struct Rows {
                 int64_t rows, bool first) const {
     const Problem& p = plan.p;
     float* const to = whole() ? a.y + at * p.out + j : local + in_local * plan.wide + j;
-    matrices().multiply_all(
-        {.a = x + s.tap * p.dilation * p.in + s.channel, .row = p.stride * p.in, .taps = s.taps, .tap = p.dilation * p.in},
-        w, width, s.depth, first ? bias + j : nullptr, first && !(whole() && a.add) ? nullptr : to, to,
-        whole() ? p.out : plan.wide, rows);
+    matrices().multiply_all({.a = x + s.tap * p.dilation * p.in + s.channel,
+                             .row = p.stride * p.in,
+                             .taps = s.taps,
+                             .tap = p.dilation * p.in},
+                            w, width, s.depth, first ? bias + j : nullptr, first && !(whole() && a.add) ? nullptr : to,
+                            to, whole() ? p.out : plan.wide, rows);
   }
   void finish(int64_t j, int64_t width, int64_t at, int64_t in_local, int64_t rows) const {
     if (whole()) return;
@@ -233,8 +237,7 @@ bool by_slices(const Problem& p) { return Plan(of_group(p)).brief; }
 int64_t scratch(const Context& ctx, const Problem& p) {
   if (p.groups == 1) return Plan(p).scratch(ctx);
   const Problem g = of_group(p);
-  return rounded(p.batch * p.time * g.in) + rounded(p.batch * p.length * g.out) + rounded(g.out) +
-         Plan(g).scratch(ctx);
+  return rounded(p.batch * p.time * g.in) + rounded(p.batch * p.length * g.out) + rounded(g.out) + Plan(g).scratch(ctx);
 }
 
 void run(Context& ctx, const Problem& p, const Arguments& a) {

@@ -1,6 +1,7 @@
 #pragma once
-// Convolutions of float for every shape, channels last, zero padding: each row of y is a product of the window of x under
-// it with the whole weight. Forward, and the input gradient as a forward convolution of dy with the weight turned round.
+// Convolutions of float for every shape, channels last, zero padding: each row of y is a product of the window of x
+// under it with the whole weight. Forward, and the input gradient as a forward convolution of dy with the weight turned
+// round.
 #include <cstdint>
 
 #include "nacre/context.h"

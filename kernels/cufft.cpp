@@ -116,8 +116,8 @@ struct Fft::Impl {
 
 Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<Impl>()) {
   Runtime& r = runtime(ctx);
+  const auto alone = r.enter();
   r.refuse_in_capture("a transform's constructor");
-  r.enter();
   const CuFft& f = cufft();
   impl_->device = ctx.device().index;
   size_t most = 0;
@@ -141,14 +141,14 @@ Fft& Fft::operator=(Fft&&) noexcept = default;
 Fft::~Fft() = default;
 
 void Fft::forward(Context& ctx, const float* real, float* spectrum) {
-  runtime(ctx).enter();
+  const auto alone = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   check(runtime(ctx),
         cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
         "cufftExecR2C");
 }
 void Fft::inverse(Context& ctx, float* spectrum, float* real) {
-  runtime(ctx).enter();
+  const auto alone = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   check(runtime(ctx), cufft().inverse(impl_->inverse, reinterpret_cast<cufftComplex*>(spectrum), real), "cufftExecC2R");
 }

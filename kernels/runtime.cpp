@@ -158,7 +158,7 @@ struct Runtime::Impl {
   std::map<void*, Upload> uploads;  // by destination, until the Runtime ends
   Suspects suspects;
   DeviceState* device = nullptr;
-  std::recursive_mutex one_caller;  // held in every call that queues; a capture's steps call again
+  std::recursive_mutex one_caller;  // a capture's steps enter again
   const uint32_t born = fork_generation();
 
   ~Impl() {
@@ -169,15 +169,18 @@ struct Runtime::Impl {
     if (upload_stream != nullptr) (void)cudaStreamDestroy(upload_stream);
     (void)cudaStreamDestroy(stream);
   }
-  /// At the beginning of everything.
-  void enter() {
+  /// At the beginning of everything: other threads wait until the result is gone. In a forked child the mutex may have
+  /// been copied as another thread held it.
+  [[nodiscard]] std::unique_lock<std::recursive_mutex> enter() {
     if (born != fork_generation()) [[unlikely]]
       throw Error(ErrorKind::usage,
                   "CUDA: this process was forked off the one that made the context, where CUDA does not work; expected a "
                   "fork before the first context, or a new program (exec)");
     if (device->is_broken.load(std::memory_order_acquire)) [[unlikely]]
       throw_device(device->broken);
+    std::unique_lock lock(one_caller);
     expect(make_current(index), "cudaSetDevice");
+    return lock;
   }
   void count(std::vector<Count>& where, const char* name, int64_t n) {
     for (Count& c : where)
@@ -267,7 +270,7 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   Impl& r = *impl_;
   r.index = wanted;
   r.device = &device_state(wanted);
-  r.enter();
+  const auto alone = r.enter();
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, wanted), "cudaGetDeviceProperties");
   int driver = 0, runtime_version = 0;
@@ -294,8 +297,7 @@ Runtime::~Runtime() = default;
 void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
-  r.enter();
+  const auto alone = r.enter();
   r.ask_for_shared(how, call.function);
   if (r.recording == nullptr) r.suspects.add(how.name);
   const cudaError_t e =
@@ -310,46 +312,40 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
 
 void Runtime::zero(void* to, size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
-  r.enter();
+  const auto alone = r.enter();
   if (bytes > 0) r.expect(cudaMemsetAsync(to, 0, bytes, r.stream), "zero");
 }
 void Runtime::copy_on_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
-  r.enter();
+  const auto alone = r.enter();
   if (bytes > 0) r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, r.stream), "copy");
 }
 void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
+  const auto alone = r.enter();
   r.refuse_in_capture("write");
-  r.enter();
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, r.stream), "write");
   r.wait("write");  // `from` may be anything, pinned memory of the caller's too
 }
 void Runtime::copy_to_host(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
+  const auto alone = r.enter();
   r.refuse_in_capture("read");
-  r.enter();
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, r.stream), "read");
   r.wait("read");
 }
 void Runtime::synchronize() {
-  const std::lock_guard alone(impl_->one_caller);
+  const auto alone = impl_->enter();
   impl_->refuse_in_capture("synchronize");
-  impl_->enter();
   impl_->wait("synchronize");
 }
 
 void Runtime::upload(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
+  const auto alone = r.enter();
   r.refuse_in_capture("upload");
-  r.enter();
   if (bytes == 0) return;
   Impl::Upload& u = r.uploads[to];
   const bool first = u.bytes < bytes;
@@ -368,9 +364,8 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
 
 void* Runtime::allocate(size_t bytes) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
+  const auto alone = r.enter();
   r.refuse_in_capture("Memory's constructor");
-  r.enter();
   void* p = nullptr;
   const cudaError_t e = cudaMalloc(&p, bytes);
   if (e == cudaErrorMemoryAllocation) {
@@ -405,9 +400,8 @@ OnDevice::~OnDevice() {
 
 std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
-  const std::lock_guard alone(r.one_caller);
+  const auto alone = r.enter();
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
-  r.enter();
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
   r.recording = recorded.get();
@@ -423,7 +417,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     throw;
   }
   r.recording = nullptr;
-  r.enter();  // the step may have used another device
+  (void)r.enter();  // the step may have used another device
   r.expect(cudaStreamEndCapture(r.stream, &graph), "capture");
   cudaGraphExec_t made = nullptr;
   const cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
@@ -434,9 +428,8 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     (void)cudaGraphExecDestroy(g);
   });
   return [kept = impl_, exec, recorded] {
-    const std::lock_guard in_turn(kept->one_caller);
+    const auto in_turn = kept->enter();
     kept->refuse_in_capture("replay");
-    kept->enter();
     for (const Impl::Count& c : *recorded) kept->count(kept->counts, c.name, c.launches);
     kept->suspects.add("a captured step");
     kept->expect(cudaGraphLaunch(exec.get(), kept->stream), "replay");
@@ -444,6 +437,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
 }
 
 int64_t Runtime::launches(std::string_view name) const {
+  const std::lock_guard alone(impl_->one_caller);
   int64_t n = 0;
   for (const Impl::Count& c : impl_->counts)
     if (name.empty() || name == c.name) n += c.launches;
@@ -452,19 +446,20 @@ int64_t Runtime::launches(std::string_view name) const {
 const char* Runtime::description() const { return impl_->description.c_str(); }
 const DeviceLimits& Runtime::limits() const { return impl_->limits; }
 void* Runtime::stream() const { return impl_->stream; }
-void Runtime::enter() { impl_->enter(); }
+std::unique_lock<std::recursive_mutex> Runtime::enter() { return impl_->enter(); }
 void Runtime::library_failed(const std::string& what, bool memory) {
+  const auto alone = impl_->enter();
   // Libraries report the error of a kernel before them as their own.
   if (impl_->recording == nullptr) impl_->expect(cudaStreamSynchronize(impl_->stream), what.c_str());
   throw Error(memory ? ErrorKind::memory : ErrorKind::device, what);
 }
 void Runtime::count(const char* name) {
-  const std::lock_guard alone(impl_->one_caller);
+  const auto alone = impl_->enter();
   if (impl_->recording == nullptr) impl_->suspects.add(name);
   impl_->count(name);
 }
 void Runtime::refuse_in_capture(const char* what) const {
-  const std::lock_guard alone(impl_->one_caller);
+  const auto alone = impl_->enter();
   impl_->refuse_in_capture(what);
 }
 
@@ -489,9 +484,8 @@ Event::Event(Event&&) noexcept = default;
 Event& Event::operator=(Event&&) noexcept = default;
 void Event::record(Context& ctx) {
   const std::shared_ptr<Runtime::Impl>& r = nacre::cuda::runtime(ctx).impl_;
-  const std::lock_guard alone(r->one_caller);
+  const auto alone = r->enter();
   r->refuse_in_capture("an event");
-  r->enter();
   if (impl_->runtime != r) impl_ = std::make_unique<Impl>();  // an event is its device's
   impl_->runtime = r;
   if (impl_->event == nullptr) r->expect(cudaEventCreate(&impl_->event), "event");
@@ -501,7 +495,7 @@ double Event::seconds_since(const Event& start) const {
   if (impl_->event == nullptr || start.impl_->event == nullptr)
     throw Error(ErrorKind::usage, "event: seconds_since before both were recorded");
   Runtime::Impl& r = *impl_->runtime;
-  r.enter();
+  const auto alone = r.enter();
   float milliseconds = 0;
   r.expect(cudaEventSynchronize(start.impl_->event), "event");
   r.expect(cudaEventSynchronize(impl_->event), "event");

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
@@ -44,10 +45,10 @@ struct DeviceLimits {
   int threads_per_multiprocessor = 0;
 };
 
-/// One device with one stream. Members may be called from any thread; while one thread is inside, others wait. Those that
-/// call CUDA make the device the thread's current one, and throw Error(usage) in a process that was forked off. Errors of CUDA are Error(device) with the name of what was launched, a lack of
-/// memory is Error(memory). After a kernel failed its device cannot be used by this process: every member of every Runtime
-/// on it throws the same words.
+/// One device with one stream. Members may be called from any thread; while one thread is inside, others wait. They make
+/// the device the thread's current one, and throw Error(usage) in a process that was forked off. Errors of CUDA are
+/// Error(device) with the name of what was launched, a lack of memory is Error(memory). After a kernel failed its device
+/// cannot be used by this process: every member of every Runtime on it throws the same words.
 class Runtime {
  public:
   /// Throws Error(device) that says which of driver, device and library is missing.
@@ -81,8 +82,9 @@ class Runtime {
   const DeviceLimits& limits() const;
   /// cudaStream_t, for the libraries.
   void* stream() const;
-  /// Makes the device current, or throws what broke it: before a library is called.
-  void enter();
+  /// Before a library is called: makes the device current, or throws what broke it. Other threads' calls wait until the
+  /// result is gone.
+  [[nodiscard]] std::unique_lock<std::recursive_mutex> enter();
   /// Work that a library queues on stream(), under this name.
   void count(const char* name);
   /// Throws what broke the device, if a kernel did; else `what`, for a library's call that failed.

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <limits>
@@ -32,16 +31,22 @@ std::atomic<uint32_t>& generation() {
 void count_a_fork() { generation().fetch_add(1, std::memory_order_relaxed); }
 
 /// Rounding and the treatment of denormals: a part must not depend on who runs it.
-uint32_t float_mode() {
+uint64_t float_mode() {
 #if defined(__x86_64__)
   return _mm_getcsr();
+#elif defined(__aarch64__)
+  uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
 #else
   return 0;
 #endif
 }
-void set_float_mode([[maybe_unused]] uint32_t mode) {
+void set_float_mode([[maybe_unused]] uint64_t mode) {
 #if defined(__x86_64__)
-  _mm_setcsr(mode);
+  _mm_setcsr(static_cast<uint32_t>(mode));
+#elif defined(__aarch64__)
+  asm volatile("msr fpcr, %0" : : "r"(mode));
 #endif
 }
 
@@ -93,7 +98,7 @@ struct ThreadPool::Crew {
   // The job. Written while nobody is inside.
   Body body = nullptr;
   void* closure = nullptr;
-  uint32_t mode = 0;
+  uint64_t mode = 0;
   std::atomic<bool> failed{false};
   std::exception_ptr error;
   /// The parts of one slot. Its thread takes them from the front; who has none left takes from the others.
@@ -104,7 +109,7 @@ struct ThreadPool::Crew {
   std::vector<Share> shares;
 
   // The gate: number of the job << 32 | open | how many workers are inside. A worker enters the open gate of a job once;
-  // the caller closes it when no part is left, so that who comes late finds nothing to touch.
+  // the caller closes it when no part is left. A late worker finds it closed and leaves the job alone.
   static constexpr uint64_t open = uint64_t{1} << 31, inside = open - 1;
   alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number: what workers sleep on
@@ -124,7 +129,8 @@ struct ThreadPool::Crew {
     if (started) return;
     started = true;
     sigset_t all, before;
-    sigfillset(&all);  // signals are for the program's own threads
+    sigfillset(&all);  // signals are for the program's own threads, but for those that a thread's own fault sends
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes) != 0) return;
     pthread_attr_setstacksize(&attributes, stack_bytes);
@@ -151,8 +157,8 @@ struct ThreadPool::Crew {
     for (uint32_t seen = 0;;) {
       if (!spin(crew.patient, [&] { return crew.call.load(std::memory_order_acquire) != seen; }))
         crew.call.wait(seen, std::memory_order_acquire);
+      seen = crew.call.load(std::memory_order_acquire);  // before `stop`: the last call comes after it
       if (crew.stop.load(std::memory_order_acquire)) return nullptr;
-      seen = crew.call.load(std::memory_order_acquire);
       uint64_t now = crew.gate.load(std::memory_order_acquire);
       while ((now & open) != 0 && static_cast<uint32_t>(now >> 32) == seen)
         if (crew.gate.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {

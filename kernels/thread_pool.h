@@ -20,8 +20,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   /// Runs every part in [0, parts) once and returns when all are done. May be called from any number of threads, from
-  /// inside a part, and in a process that was forked off: who finds the threads busy runs all parts by itself in slot 0.
-  /// Throws what a part threw; the parts that were not begun by then are left out.
+  /// inside a part, and in a process that was forked off. A caller that finds the threads busy runs all parts itself,
+  /// in slot 0. Throws what a part threw; the parts that were not begun by then are left out.
   void run(int64_t parts, Body body, void* closure);
 
  private:
@@ -31,7 +31,7 @@ class ThreadPool {
   std::atomic<Crew*> crew_;
 };
 
-/// Counts the forks between the first process and this one: what has another count belongs to a parent.
+/// Counts the forks between the first process and this one. An object with another count was made by a parent process.
 uint32_t fork_generation() noexcept;
 
 /// Cores that the CPU quotas of a process are worth, the least of its own group's and of all above it; infinite without

@@ -36,7 +36,8 @@ auto within_memory(const char* call, F&& f) {
   try {
     return f();
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorKind::memory, std::string(call) + ": out of memory; use shorter windows, a smaller batch or model");
+    throw Error(ErrorKind::memory,
+                std::string(call) + ": out of memory; use shorter windows, a smaller batch or model");
   }
 }
 
@@ -51,9 +52,9 @@ inline void expect_codes(const char* call, std::span<const int32_t> codes, const
   const auto bad = std::find_if(codes.begin(), codes.end(),
                                 [&](int32_t c) { return c < 0 || static_cast<int64_t>(c) >= config.codebook_size; });
   if (bad != codes.end())
-    throw Error(ErrorKind::usage,
-                std::string(call) + ": code " + std::to_string(bad - codes.begin()) + " is " + std::to_string(*bad) +
-                    ", expected 0 to " + std::to_string(config.codebook_size - 1));
+    throw Error(ErrorKind::usage, std::string(call) + ": code " + std::to_string(bad - codes.begin()) + " is " +
+                                      std::to_string(*bad) + ", expected 0 to " +
+                                      std::to_string(config.codebook_size - 1));
 }
 
 }  // namespace nacre

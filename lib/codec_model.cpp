@@ -1,7 +1,6 @@
 // The Codec that owns parameters: inference plans, files.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 
 #include "callers.h"
@@ -63,10 +62,13 @@ Context& Codec::context() const noexcept { return impl_->ctx; }
 const CodecConfig& Codec::config() const noexcept { return impl_->config; }
 Parameters& Codec::parameters() noexcept { return impl_->parameters; }
 void Codec::set_beam(int64_t beam) {
-  CodecConfig changed = impl_->config;
-  changed.beam = beam;
-  changed.check();
-  impl_->config = std::move(changed);
+  const InUse alone(impl_->in_use, "set_beam", "codec");
+  within_memory("set_beam", [&] {
+    CodecConfig changed = impl_->config;
+    changed.beam = beam;
+    changed.check();
+    impl_->config = std::move(changed);
+  });
   impl_->quantizer.set_beam(beam);
   impl_->encode_plan.reset();
 }

@@ -61,7 +61,11 @@ void throw_usage(const char* op, const std::string& what) {
 }
 
 void run_parts(const Context& ctx, int64_t parts, void (*body)(void*, int64_t, int), void* closure) {
-  ctx.impl().pool->run(parts, body, closure);
+  try {
+    ctx.impl().pool->run(parts, body, closure);
+  } catch (const std::bad_alloc&) {  // a forked process makes threads anew
+    throw Error(ErrorKind::memory, "threads: out of memory");
+  }
 }
 
 std::atomic<int>& ForeignAllocations::depth() {

@@ -151,6 +151,9 @@ struct TrainingStep::Impl {
                             .ema_decay = static_cast<float>(optimizer.ema_decay)});
   }
 
+  void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
+                       const StartProgress&);
+
   Context ctx;
   std::atomic<bool> in_use{false};
   CodecConfig config;
@@ -222,7 +225,11 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
 
 void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
                                    const StartProgress& progress) {
-  Impl& s = *impl_;
+  within_memory("start_codebooks", [&] { impl_->start_codebooks(next_batch, rows, average_rows, progress); });
+}
+void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
+                                         const StartProgress& progress) {
+  Impl& s = *this;
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
   // k-means gets a third of the bar: a stage of it counts as much as `weight` batches.
@@ -233,16 +240,16 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
   };
   done(0);
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
-  std::vector<float> all, batch(static_cast<size_t>(s.latent.elements()));
+  std::vector<float> all, rows_of_batch(static_cast<size_t>(s.latent.elements()));
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
   while (static_cast<int64_t>(all.size()) < rows * d) {
     next_batch();
     s.encoder->forward(s.ctx);
-    s.ctx.read<float>(s.latent, batch);
+    s.ctx.read<float>(s.latent, rows_of_batch);
     s.ctx.read<int32_t>(s.quantizer.frames(), valid);
     const size_t before = all.size();
     for (int64_t b = 0; b < s.batch; ++b) {
-      const auto from = batch.begin() + b * frames * d;
+      const auto from = rows_of_batch.begin() + b * frames * d;
       all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * d);
     }
     if (all.size() == before) throw Error(ErrorKind::input, "codebook start: a batch holds no audio");

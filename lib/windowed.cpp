@@ -55,7 +55,8 @@ namespace {
 
 void expect_unfinished(const char* call, bool finished) {
   if (finished)
-    throw Error(ErrorKind::usage, std::string(call) + ": the signal has ended by finish; expected a new object for another");
+    throw Error(ErrorKind::usage,
+                std::string(call) + ": the signal has ended by finish; expected a new object for another");
 }
 template <class Sink>
 Sink expect_sink(const char* object, Sink sink) {

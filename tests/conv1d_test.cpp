@@ -560,7 +560,8 @@ TEST_CASE("conv1d is exact on integers in wide tiles whose warps end with their 
 }
 
 #if defined(NACRE_WITH_CUDA)
-TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it", "[conv1d][a100][rtx3090][rtx4090]") {
+TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it",
+          "[conv1d][a100][rtx3090][rtx4090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     const Context ctx({.device = device});

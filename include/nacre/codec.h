@@ -115,8 +115,8 @@ class Quantizer {
 /// one, codebooks standard normal.
 void initialise(Context&, Parameters&, const CodecConfig&, uint64_t seed);
 
-/// A model for inference: parameters, and one planned encoder and decoder per window shape. One call at a time: a second
-/// thread that calls meanwhile gets Error(usage). Codecs of several threads may share a Context (see there).
+/// A model for inference: parameters, and one planned encoder and decoder per window shape. One call at a time: a thread
+/// that plans, encodes or decodes while another does gets Error(usage). Codecs of several threads may share a Context.
 class Codec {
  public:
   /// Parameters are allocated and zero; initialise() or load() fills them.

@@ -12,6 +12,7 @@
 
 #include "container_check.h"
 #include "files.h"
+#include "soxr_memory.h"
 
 namespace nacre::training {
 namespace {
@@ -160,6 +161,7 @@ Resampler::Resampler(int from_rate, int to_rate, int channels) : impl_(std::make
   const soxr_quality_spec_t quality = soxr_quality_spec(SOXR_VHQ, 0);
   const soxr_runtime_spec_t runtime = soxr_runtime_spec(1);
   soxr_error_t error = nullptr;
+  expect_memory_for_soxr("resample", 0);
   impl_->soxr = soxr_create(from_rate, to_rate, static_cast<unsigned>(channels), &error, nullptr, &quality, &runtime);
   if (error != nullptr) throw Error(ErrorKind::memory, std::string("resample: ") + error);
 }
@@ -179,6 +181,7 @@ void Resampler::process(std::span<const float> in, std::vector<float>& out) {
   size_t frames = in.size() / m.channels;
   const float* data = in.data();
   m.buffer.resize(4096 * m.channels);
+  expect_memory_for_soxr("resample", in.size() + m.buffer.size());
   for (size_t used = 1, made = 1; frames > 0 || made > 0;) {
     // A null input would mean the end of the stream.
     static const float nothing = 0;
@@ -196,6 +199,7 @@ void Resampler::finish(std::vector<float>& out) {
   Impl& m = *impl_;
   if (m.soxr == nullptr) return;
   m.buffer.resize(4096 * m.channels);
+  expect_memory_for_soxr("resample", m.buffer.size());
   for (size_t made = 1; made > 0 && m.taken > 0;) {
     if (soxr_error_t e = soxr_process(m.soxr, nullptr, 0, nullptr, m.buffer.data(), 4096, &made))
       throw Error(ErrorKind::memory, std::string("resample: ") + e);

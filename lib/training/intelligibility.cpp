@@ -11,6 +11,7 @@
 
 #include "nacre/ops/stft.h"
 #include "nacre/training/audio.h"
+#include "soxr_memory.h"
 
 namespace nacre::training {
 namespace {
@@ -44,6 +45,7 @@ std::vector<float> at_10_khz(std::span<const float> x, int64_t from) {
   std::vector<float> out(
       static_cast<size_t>(resampled_frames(static_cast<int64_t>(x.size()), static_cast<int>(from), rate)));
   size_t made = 0;
+  expect_memory_for_soxr("intelligibility", x.size() + out.size());
   if (soxr_error_t e = soxr_oneshot(static_cast<double>(from), rate, 1, x.data(), x.size(), nullptr, out.data(),
                                     out.size(), &made, nullptr, &quality, &runtime))
     throw Error(ErrorKind::memory, std::string("intelligibility: ") + e);

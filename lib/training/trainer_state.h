@@ -13,7 +13,7 @@ namespace nacre::training {
 struct RunIdentity {
   RunConfig config;
   uint64_t data = 0;  ///< fingerprint of the file list
-  int threads = 0;
+  int threads = 0;  ///< for the record: no bit depends on it
   std::string instruction_set, libraries;
   Storage storage = Storage::float32;
 };

@@ -83,7 +83,7 @@ inline Outcome run(const Folder& folder, std::vector<std::string> arguments, con
 
 inline CodecConfig tiny_config() {
   CodecConfig c;
-  c.encoder_dim = 4, c.decoder_dim = 8, c.dilations = {1};  // few layers: making their primitives takes longest
+  c.encoder_dim = 4, c.decoder_dim = 8, c.dilations = {1};
   c.encoder_rates = {8}, c.decoder_rates = {8};
   c.n_codebooks = 2, c.codebook_size = 16, c.codebook_dim = 4;
   return c;

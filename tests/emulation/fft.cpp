@@ -97,7 +97,7 @@ namespace {
 /// Both arrays must lie in buffers of the stream's device, and the plan must live when the transform runs.
 void queue(Context& ctx, const std::shared_ptr<Fft::Impl>& plan, const float* real, float* spectrum, bool forward) {
   const ForeignAllocations emulator;
-  runtime(ctx).enter();
+  const auto alone = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   const cudaError_t e = emulation::enqueue(
       static_cast<cudaStream_t>(runtime(ctx).stream()),

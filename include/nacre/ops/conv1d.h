@@ -16,9 +16,9 @@
 //              dbias_of_x are +=
 //   aliasing   y may be residual; otherwise outputs overlap nothing
 //   order      bits depend on shape and device alone, not on the number of threads. On the CPU an element of y and dx is
-//              one chain of additions per slice of 512 terms (taps outermost), and one for all terms of a kernel of 1
-//              tap; fewer than 4 outputs take a chain per lane; 7 taps and two strides as accuracy says, where channels
-//              are multiples of 16; dweight is summed in parts of rows. On CUDA all sums are cut by shape,
+//              one chain of additions per slice of up to 512 terms (taps outermost), and one for all terms of 1 tap
+//              without padding; fewer than 4 outputs take a chain per lane; 7 taps and two strides as accuracy says,
+//              where channels are multiples of 16; dweight is summed in parts of rows. On CUDA all sums are cut by shape,
 //              alignment and device alone: one chain of additions per element of y and dx, and per part of dweight, whose
 //              parts are added in double
 //   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float. On the CPU, kernels of

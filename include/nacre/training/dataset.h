@@ -50,7 +50,7 @@ struct DatasetOptions {
   /// Decoded audio is kept in memory up to this; beyond it, files are decoded again when needed (least recently used
   /// leave first).
   uint64_t cache_bytes = uint64_t{4} << 30;
-  int threads = 0;  ///< for the scan; 0 takes every core this process may run on
+  int threads = 0;  ///< for the scan; 0 takes as many as usable_cores() says
   /// Called from the scan, never twice at the same time: files done, files in all.
   std::function<void(int64_t, int64_t)> progress = {};
 };
