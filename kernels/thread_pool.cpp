@@ -60,7 +60,7 @@ void relax() {
 
 /// How long a thread looks for news before it sleeps. The gaps between the jobs of a step are shorter, so that an idle
 /// machine's threads rarely sleep. Beside other processes a sleeper waits for a turn of the scheduler, some milliseconds,
-/// before it works again: against that the time is small, and less of it was slower (docs/performance.md).
+/// before it works again: against that the time is small, and less of it was slower (docs/decisions.md).
 constexpr std::chrono::microseconds patience{500};
 
 /// Whether `news()` came in time. The clock is read once in 64 looks.
@@ -101,7 +101,7 @@ struct ThreadPool::Crew {
   uint64_t mode = 0;
   std::atomic<bool> failed{false};
   std::exception_ptr error;
-  /// The parts of one slot. Its thread takes them from the front; who has none left takes from the others.
+  /// The parts of one slot. Its thread takes them from the front; a thread that has none left takes from the others.
   struct alignas(64) Share {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
@@ -115,7 +115,7 @@ struct ThreadPool::Crew {
   alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number: what workers sleep on
   alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate: the caller's
   std::atomic<bool> stop{false};
-  const bool patient;  ///< as many cores as threads: who waits keeps nobody from working
+  const bool patient;  ///< as many cores as threads: waiting keeps no other thread from working
 
   struct Worker {
     Crew* crew;
