@@ -61,8 +61,19 @@ void expect_data(const char* call, const char* argument, const View<T>& v) {
 Context& Codec::context() const noexcept { return impl_->ctx; }
 const CodecConfig& Codec::config() const noexcept { return impl_->config; }
 Parameters& Codec::parameters() noexcept { return impl_->parameters; }
+namespace {
+
+/// The inside of a codec, which one that was moved from lacks.
+template <class Impl>
+Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
+  if (!impl) throw Error(ErrorKind::usage, std::string(call) + ": the codec was moved from");
+  return *impl;
+}
+
+}  // namespace
+
 void Codec::set_beam(int64_t beam) {
-  const InUse alone(impl_->in_use, "set_beam", "codec");
+  const InUse alone(inside(impl_, "set_beam").in_use, "set_beam", "codec");
   within_memory("set_beam", [&] {
     CodecConfig changed = impl_->config;
     changed.beam = beam;
@@ -82,7 +93,7 @@ size_t Codec::unshared_bytes() const {
 }
 
 void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
-  const InUse alone(impl_->in_use, "reserve_inference", "codec");
+  const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
   within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use); });
 }
 void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
@@ -118,7 +129,7 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
 }
 
 void Codec::encode(View<const float> audio, View<int32_t> codes) {
-  Impl& m = *impl_;
+  Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
     throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
@@ -135,7 +146,7 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
 }
 
 void Codec::decode(View<const int32_t> codes, View<float> audio) {
-  Impl& m = *impl_;
+  Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
     throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));

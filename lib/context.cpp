@@ -92,8 +92,12 @@ Context::Context(ContextOptions options) try : impl_(std::make_shared<Impl>()) {
 }
 Context::Context(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Context Context::share() const { return Context(impl_); }
-Context::Context(Context&&) noexcept = default;
-Context& Context::operator=(Context&&) noexcept = default;
+// A handle that was moved from goes on as one.
+Context::Context(Context&& o) noexcept : impl_(o.impl_) {}
+Context& Context::operator=(Context&& o) noexcept {
+  impl_ = o.impl_;
+  return *this;
+}
 Context::~Context() = default;
 
 Device Context::device() const noexcept { return impl_->device; }

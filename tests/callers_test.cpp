@@ -349,6 +349,15 @@ TEST_CASE("a context that a codec was made with may be moved, and may go first")
   for (Model& m : pool) after.push_back(coded(m.codec, frames, 0.03));
   CHECK(before == after);
 
+  Context from({.threads = 2}), to = std::move(from);
+  CHECK(from.threads() == 2);
+  CHECK(to.threads() == 2);
+  Codec first = made(to), second = std::move(first);
+  CHECK(error_of([&] { first.reserve_inference(1, 400); }) == "2 reserve_inference: the codec was moved from");
+  CHECK(error_of([&] { first.set_beam(2); }) == "2 set_beam: the codec was moved from");
+  CHECK(error_of([&] { first.encode({}, {}); }) == "2 encode: the codec was moved from");
+  CHECK(error_of([&] { first.decode({}, {}); }) == "2 decode: the codec was moved from");
+
   auto ctx = std::make_unique<Context>(ContextOptions{.threads = 2});
   Codec codec = made(*ctx);
   ctx.reset();
