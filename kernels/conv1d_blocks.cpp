@@ -17,6 +17,7 @@ constexpr int64_t most_rows = 192, most_outs = 128, most_ins = 256, least_ins = 
 constexpr int64_t x_column = 32, dy_column = 16;
 constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
 constexpr int64_t most_sums = 1 << 20;
+constexpr int64_t narrow = 96;  // channels: 192 rows of them fall into enough sets
 
 struct Plan {
   int64_t rows, out_blocks, ins, in_blocks, taps, parts, weights;
@@ -109,7 +110,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
     float* const dys = xs + most_rows * plan.ins;
     float* const sums =
         (plan.parts == 1 ? a.dweight.data : scratch + part * plan.weights) + (o0 * plan.taps + k) * x.channels + i0;
-    const int64_t end = plan.rows * (part + 1) / plan.parts;
+    const int64_t end = plan.rows * (part + 1) / plan.parts, step = plan.taps * x.channels;
     bool add = plan.parts == 1;
     int64_t begin = plan.rows * part / plan.parts;
     for (int64_t left = (end - begin + most_rows - 1) / most_rows, rows; left > 0; --left, begin += rows, add = true) {
@@ -118,13 +119,22 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
       const float* from[most_rows];
       for (int64_t r = 0; r < whole; ++r) from[r] = r < rows ? gather.row(begin + r, i0) : zeros;
       write_columns(from, whole, ins, x_column, xs);
-      for (int64_t r = 0; r < whole; ++r) from[r] = r < rows ? a.dy.data + (begin + r) * y.channels + o0 : zeros;
-      write_columns(from, whole, outs, dy_column, dys);
-      for (int64_t j = 0; j < ins; j += x_column)
-        for (int64_t m = 0; m < outs; m += dy_column)
-          matrices().multiply_across(dys + m * whole, dy_column, dy_column * depth_of_group, dy_column, xs + j * whole,
-                                     std::min(x_column, ins - j), std::min(x_column, ins - j) * depth_of_group, groups,
-                                     sums + m * plan.taps * x.channels + j, plan.taps * x.channels, add);
+      // Narrow rows of dy are read where they lie, but for those of a group that is not full.
+      const float* const dy = a.dy.data + begin * y.channels + o0;
+      const int64_t lying = y.channels <= narrow ? rows / depth_of_group : 0, written = groups - lying;
+      for (int64_t r = lying * depth_of_group; r < whole; ++r) from[r] = r < rows ? dy + r * y.channels : zeros;
+      write_columns(from + lying * depth_of_group, written * depth_of_group, outs, dy_column, dys);
+      const auto& across = matrices().multiply_across;
+      for (int64_t j = 0; j < ins; j += x_column) {
+        const int64_t width = std::min(x_column, ins - j), x_group = width * depth_of_group;
+        float* const to = sums + j;
+        if (lying > 0)
+          across(dy, y.channels, y.channels * depth_of_group, outs, xs + j * whole, width, x_group, lying, to, step,
+                 add);
+        for (int64_t m = 0; m < outs && written > 0; m += dy_column)
+          across(dys + m * written * depth_of_group, dy_column, dy_column * depth_of_group, dy_column,
+                 xs + j * whole + lying * x_group, width, x_group, written, to + m * step, step, add || lying > 0);
+      }
     }
   });
   if (plan.parts == 1) return;
