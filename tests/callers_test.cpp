@@ -409,6 +409,26 @@ TEST_CASE("a process that was forked off works") {
   }
 }
 
+TEST_CASE("a CUDA context says that it does not work in a forked process") {
+  if (!cuda_available()) {
+    SUCCEED("no CUDA device, real or emulated");
+    return;
+  }
+  Context ctx({.device = {.kind = Device::cuda}});
+  ctx.synchronize();
+  const pid_t child = fork();
+  if (child == 0) {
+    const std::string error = error_of([&] { ctx.synchronize(); });
+    _exit(begins(error, "2 CUDA: this process was forked off the one that made the context") ? 0 : 1);
+  }
+  int status = -1;
+  CHECK(child > 0);
+  if (child > 0) CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  ctx.synchronize();
+}
+
 // ---- wrong calls
 // ---------------------------------------------------------------------------------------------------------------
 
