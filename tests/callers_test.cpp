@@ -290,6 +290,28 @@ TEST_CASE("an object that is in use refuses a second call, and no third") {
   CHECK(error_of([&] { InUse third(flag, "encode", "codec"); }) == "nothing thrown");
 }
 
+TEST_CASE("threads with a codec each may share one CUDA context") {
+  if (!cuda_available()) {
+    SUCCEED("no CUDA device, real or emulated");
+    return;
+  }
+  Context ctx({.device = {.kind = Device::cuda}});
+  const auto encoded = [&](int i) {
+    Codec codec = made(ctx);
+    std::vector<int32_t> all;
+    WindowedEncoder e(codec, [&](View<const int32_t> c) { all.insert(all.end(), c.begin(), c.end()); });
+    e.push(tone(20 * codec.config().hop(), step_of(i)));
+    e.finish();
+    return all;
+  };
+  std::vector<std::vector<int32_t>> expected, found(3);
+  for (int i = 0; i < 3; ++i) expected.push_back(encoded(i));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) threads.emplace_back([&, i] { found[static_cast<size_t>(i)] = encoded(i); });
+  for (std::thread& t : threads) t.join();
+  CHECK(found == expected);
+}
+
 TEST_CASE("one codec in two threads is refused, and goes on") {
   Context ctx({.threads = 2});
   Codec codec = made(ctx);
