@@ -10,14 +10,14 @@ using karatsuba::depth_of_group;
 using karatsuba::matrices;
 
 // A task owns a block of the weight, one tap of up to 128 outputs and 256 inputs, and sums it over its rows. Chunks of
-// rows are written out first: x in columns of 32 channels, dy in columns of 16, so that tiles of 16 outputs by 32
-// inputs read 24 KiB of x, which the first-level cache keeps for all outputs, and 12 KiB of dy. Rows where they lie,
+// rows are written out first: x in columns of 64 channels, dy in columns of 16, so that tiles of 16 outputs by 64
+// inputs read 32 KiB of x, which the first-level cache keeps for all outputs, and 8 KiB of dy. Rows where they lie,
 // hundreds of bytes apart, would fall into few sets of that cache.
-constexpr int64_t most_rows = 192, most_outs = 128, most_ins = 256, least_ins = 64;
-constexpr int64_t x_column = 32, dy_column = 16;
+constexpr int64_t most_rows = 128, most_outs = 128, most_ins = 256, least_ins = 64;
+constexpr int64_t x_column = 64, dy_column = 16;
 constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
 constexpr int64_t most_sums = 1 << 20;
-constexpr int64_t narrow = 96;  // channels: 192 rows of them fall into enough sets
+constexpr int64_t narrow = 96;  // channels: 128 rows of them fall into enough sets
 
 struct Plan {
   int64_t rows, out_blocks, ins, in_blocks, taps, parts, weights;
@@ -64,8 +64,8 @@ NACRE_CLONES void write_columns(const float* const* rows, int64_t n, int64_t wid
     for (int64_t j = 0; j < whole; j += column)
       for (int64_t i = 0; i < column; i += 16)
         *reinterpret_cast<Sixteen*>(to + j * n + r * column + i) = *reinterpret_cast<const Sixteen*>(row + j + i);
-    if (rest != 0)
-      *reinterpret_cast<Sixteen*>(to + whole * n + r * rest) = *reinterpret_cast<const Sixteen*>(row + whole);
+    for (int64_t i = 0; i < rest; i += 16)
+      *reinterpret_cast<Sixteen*>(to + whole * n + r * rest + i) = *reinterpret_cast<const Sixteen*>(row + whole + i);
   }
 }
 

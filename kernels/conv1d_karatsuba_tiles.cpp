@@ -252,8 +252,13 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
                                        int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row,
                                        bool add) {
   constexpr int R = lanes == 16 ? 8 : 4;
+  int64_t wide = 0;
+  if constexpr (lanes == 16)  // one broadcast a cycle is all there is: four products for each
+    for (; wide + 64 <= width; wide += 64)
+      for (int64_t m = 0; m < rows; m += 4)
+        tile_across<16, 4, 4>(a + m, a_row, a_group, b + wide, width, b_group, groups, c + m * c_row + wide, c_row, add);
   for (int64_t m = 0; m < rows; m += R) {
-    int64_t j = 0;
+    int64_t j = wide;
     for (; j + 2 * lanes <= width; j += 2 * lanes)
       tile_across<lanes, R, 2>(a + m, a_row, a_group, b + j, width, b_group, groups, c + m * c_row + j, c_row, add);
     if (j < width)
