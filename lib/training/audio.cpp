@@ -22,6 +22,14 @@ struct CloseSound {
 };
 using Sound = std::unique_ptr<SNDFILE, CloseSound>;
 
+/// libsndfile closes a descriptor that it cannot open, whatever it was told: by then it may be another thread's file. It
+/// gets one of its own, which it closes in every case; the caller's is for the caller to close. Null: see sf_strerror().
+Sound open_sound(int fd, int mode, SF_INFO& info, const std::string& name) {
+  const int own = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own < 0) throw_errno(name, "cannot open");
+  return Sound(sf_open_fd(own, mode, &info, SF_TRUE));
+}
+
 [[noreturn]] void bad(const std::string& path, const std::string& reason) {
   throw Error(ErrorKind::input, path + ": " + reason);
 }
@@ -62,7 +70,7 @@ AudioReader::AudioReader(const std::string& path) : impl_(std::make_unique<Impl>
   if (const std::string reason = container_fault(m.fd.get()); !reason.empty()) bad(m.name, reason);
   SF_INFO info{};
   // By descriptor: by name, libsndfile would take some extensions as the format of headerless data.
-  m.sound.reset(sf_open_fd(m.fd.get(), SFM_READ, &info, SF_FALSE));
+  m.sound = open_sound(m.fd.get(), SFM_READ, info, m.name);
   if (!m.sound) bad(m.name, std::string("not readable as audio: ") + sf_strerror(nullptr));
   m.info = {.sample_rate = info.samplerate, .channels = info.channels, .frames = info.frames};
   m.length_is_estimate = (info.format & SF_FORMAT_TYPEMASK) == SF_FORMAT_MPEG;
@@ -264,7 +272,7 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
   info.samplerate = sample_rate;
   info.channels = channels;
   info.format = SF_FORMAT_RF64 | (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
-  impl_->sound.reset(sf_open_fd(impl_->file.fd(), SFM_WRITE, &info, SF_FALSE));
+  impl_->sound = open_sound(impl_->file.fd(), SFM_WRITE, info, path);
   if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
   sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
   // The chunk holds the time of day: the same samples would not give the same bytes.

@@ -1,8 +1,11 @@
 // Audio files: what is written is read back, what is damaged is named, signal functions do what their header says.
 #include "nacre/training/audio.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -242,4 +245,22 @@ TEST_CASE("mono is the mean, the peak is 0.95, silence stays silence", "[trainin
   CHECK(silence == before);
   std::vector<float> none;
   CHECK(normalise_peak(none) == 1.0f);
+}
+
+TEST_CASE("a file that is not audio closes no descriptor of another thread", "[training][audio]") {
+  const TemporaryFolder folder;
+  write_bytes(folder / "text.mp3", std::string(300, 'a'));
+  std::atomic<bool> stop{false};
+  std::atomic<int> lost{0};
+  std::thread other([&] {
+    while (!stop) {
+      const int fd = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      std::this_thread::yield();
+      if (fd >= 0 && ::close(fd) != 0) ++lost;
+    }
+  });
+  for (int i = 0; i < 2000; ++i) CHECK_THROWS_AS(AudioReader(folder / "text.mp3"), Error);
+  stop = true;
+  other.join();
+  CHECK(lost == 0);
 }
