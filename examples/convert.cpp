@@ -18,7 +18,7 @@ constexpr const char* model_help = "a run's folder (its best checkpoint), a chec
 struct Options {
   std::vector<std::string> inputs;
   std::string output, model;
-  bool force = false, quiet = false, as_float = false, model_rate = false;
+  bool force = false, quiet = false, as_float = false, model_rate = false, salvage = false, keep_ending = false;
   std::optional<int64_t> beam;
   DeviceOptions device;
 
@@ -35,7 +35,7 @@ struct Options {
 /// Matches files, loads the model only if there is anything to do, and works through them.
 template <class F>
 int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
-  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, o.force);
+  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
   if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
   Context ctx(o.device.context());
   Codec codec = Codec::load(ctx, training::find_model(o.model));
@@ -61,8 +61,11 @@ std::string seconds_and_speed(const training::FileReport& r) {
 
 int encode(const Options& o) {
   return convert(o, training::FileKind::audio, "encode",
-                 [](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
-                   const training::FileReport r = files.encode(job.in, job.out, hooks);
+                 [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
+                   const training::FileReport r = files.encode(job.in, job.out, hooks, {.salvage = o.salvage});
+                   // Said even when quiet: what was coded is not what the file promises.
+                   for (const std::string& warning : r.warnings)
+                     std::fprintf(stderr, "nacre: warning: %s: %s\n", job.in.c_str(), warning.c_str());
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
                           " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s";
                  });
@@ -103,6 +106,8 @@ Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help);
+  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
+  app.add_flag("--keep-ending,--keep_ending", o->keep_ending, "x.wav becomes x.wav.nacre: x.wav and x.flac stay apart");
   app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
   return [o] { return encode(*o); };
 }

@@ -26,7 +26,7 @@ struct Options {
   std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps, seed;
   std::optional<double> learning_rate, valid_fraction;
   int64_t max_bad = 10;
-  bool allow_change = false, use_wandb = false;
+  bool allow_change = false, use_wandb = false, salvage = false;
   DeviceOptions device;
 };
 
@@ -42,6 +42,7 @@ training::RunConfig resolved(const Options& o) {
   take(o.max_steps, c.training.max_steps);
   if (o.seed) c.training.seed = static_cast<uint64_t>(*o.seed);
   take(o.valid_fraction, c.training.valid_fraction);
+  c.training.salvage = c.training.salvage || o.salvage;
   take(o.learning_rate, c.optimizer.learning_rate);
   take(o.sample_rate, c.codec.sample_rate);
   c.check();
@@ -90,7 +91,8 @@ Command add_train(CLI::App& app) {
   app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")
       ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
-                 "part of the files that is held out, where no folder valid/ says which");
+                 "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
+  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
       ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();

@@ -174,10 +174,10 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   return writer.bytes() + 32 + h.channels * (whole * payload(h.packet_frames) + payload(frames % h.packet_frames));
 }
 
-FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks) {
+FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks, AudioOptions options) {
   const auto start = Clock::now();
   Hooked hooked(hooks);
-  AudioReader reader(audio);
+  AudioReader reader(audio, options);
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
@@ -238,7 +238,8 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
           .bytes = writer.bytes(),
           .channels = channels,
           .sample_rate = rate,
-          .samples = samples};
+          .samples = samples,
+          .warnings = reader.warnings()};
 }
 
 FileReport FileCodec::decode(const std::string& stream, const std::string& audio, const DecodeOptions& options,
@@ -258,7 +259,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
 
   hooked.output_begins();
-  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format);
+  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format, known ? std::optional(end) : std::nullopt);
   Interleaver out(writer, h.channels, h.gain);
   std::vector<Resampler> resamplers;
   std::vector<WindowedDecoder> decoders;

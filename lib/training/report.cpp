@@ -412,10 +412,7 @@ ReportResult write_report(const ReportOptions& o) {
   Codec codec = Codec::load(ctx, model);
   f.codec = codec.config();
   f.parameters = static_cast<double>(codec.parameters().effective_elements());
-  DatasetOptions d;
-  d.sample_rate = static_cast<int>(f.codec.sample_rate);
-  d.min_samples = f.codec.hop();
-  d.valid_fraction = f.config.training.valid_fraction;
+  DatasetOptions d = dataset_options(f.config);
   d.max_bad_fraction = 1;  // training has judged that already
   d.threads = o.context.threads;
   const Dataset data(o.data_dir, d);

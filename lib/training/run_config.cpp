@@ -44,6 +44,8 @@ json as_json(const RunConfig& c) {
             {"schedule", t.schedule == Schedule::constant ? "constant" : "cosine"},
             {"warmup_steps", t.warmup_steps},
             {"final_rate", t.final_rate},
+            {"salvage", t.salvage},
+            {"held_out_folders", t.held_out_folders},
             {"valid_fraction", t.valid_fraction},
             {"valid_seconds", t.valid_seconds},
             {"checkpoint_minutes", t.checkpoint_minutes},
@@ -137,6 +139,8 @@ RunConfig parse(json c) {
   r.training.schedule = word("training", "schedule", "constant", "cosine") ? Schedule::constant : Schedule::cosine;
   r.training.warmup_steps = t["warmup_steps"];
   r.training.final_rate = t["final_rate"];
+  r.training.salvage = t["salvage"];
+  r.training.held_out_folders = t["held_out_folders"];
   r.training.valid_fraction = t["valid_fraction"];
   r.training.valid_seconds = t["valid_seconds"];
   r.training.checkpoint_minutes = t["checkpoint_minutes"];

@@ -90,9 +90,7 @@ void Run::begin() {
   if (!store_.locked())
     say("warning: " + options_.run.string() +
         " is on a file system without locks; nothing stops a second run from writing there");
-  say("data: " + std::to_string(data_.training().size()) + " files, " + describe_duration(data_.training_seconds()) +
-      " to train on; " + std::to_string(data_.held_out().size()) + " files, " +
-      describe_duration(data_.held_out_seconds()) + " held out");
+  say("data: " + describe_parts(data_));
   if (const std::vector<BadFile>& bad = data_.bad(); !bad.empty()) {
     const auto files = static_cast<int64_t>(data_.clips().size() + bad.size());
     const fs::path list = options_.run / "bad_files.txt";
@@ -100,6 +98,10 @@ void Run::begin() {
     say("warning: " + describe_bad(bad, files, bad_files_shown) +
         (bad.size() > bad_files_shown ? "; all of them: " + list.string() : ""));
   }
+  const std::vector<BadFile>& warned = data_.warned();
+  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i) say("warning: " + warned[i].path + ": " + warned[i].reason);
+  if (warned.size() > bad_files_shown)
+    say("warning: and " + std::to_string(warned.size() - bad_files_shown) + " more files are used although something is wrong with them");
 
   const std::optional<Checkpoint> from = find_checkpoint();
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
@@ -239,6 +241,8 @@ void Run::one_step() {
   const auto start = Clock::now();
   const Batch& batch = batches_->next();
   waited_seconds_ += since(start);
+  for (const BadFile& file : batch.lost)
+    if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is trained on in its place");
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
   step_.set_learning_rate(config_.optimizer.learning_rate * schedule_factor(config_.training, done_, steps_));
   step_.run();

@@ -51,6 +51,8 @@ DatasetOptions dataset_options(const RunConfig& c) {
   d.sample_rate = static_cast<int>(c.codec.sample_rate);
   d.min_samples = c.codec.hop();
   d.valid_fraction = c.training.valid_fraction;
+  d.held_out_folders = c.training.held_out_folders;
+  d.salvage = c.training.salvage;
   return d;
 }
 

@@ -2,6 +2,8 @@
 // What a training run holds while it goes. trainer.cpp begins, steps and saves; trainer_report.cpp judges.
 #include <chrono>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "nacre/training/checkpoint_store.h"
 #include "nacre/training/dataset.h"
@@ -60,6 +62,7 @@ class Run {
   std::optional<Prefetcher> batches_;
   std::optional<Progress> progress_;
   int64_t steps_per_epoch_, steps_, done_ = 0, saved_at_ = -1;
+  std::set<std::string> lost_;  // files that can no longer be read and were told of
   bool starts_anew_ = false;  // neither resumed nor from given weights
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
   double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program

@@ -26,7 +26,9 @@ struct TrainingConfig {
   Schedule schedule = Schedule::cosine;
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
-  double valid_fraction = 0.05;  ///< of the files, where no folder valid/ says which are held out
+  bool salvage = false;          ///< take what is whole of damaged files
+  bool held_out_folders = true;  ///< folders named valid, dev, test, ... are held out (nacre/training/dataset.h)
+  double valid_fraction = 0.05;  ///< of the files, where no folder says which are held out
   double valid_seconds = 60;     ///< held-out audio that each epoch is judged on, at most
   double checkpoint_minutes = 10;
   int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from; 0: random ones

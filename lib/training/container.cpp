@@ -1,0 +1,225 @@
+#include "container.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "nacre/error.h"
+
+namespace nacre::training {
+namespace {
+
+class Bytes {
+ public:
+  Bytes(int fd, uint64_t size) : fd_(fd), size_(size) {}
+  uint64_t size() const { return size_; }
+  std::string at(uint64_t offset, size_t n) const {
+    std::string out(n, '\0');
+    size_t have = 0;
+    while (have < n) {
+      const ssize_t got = ::pread(fd_, out.data() + have, n - have, static_cast<off_t>(offset + have));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) break;
+      have += static_cast<size_t>(got);
+    }
+    out.resize(have);
+    return out;
+  }
+
+ private:
+  int fd_;
+  uint64_t size_;
+};
+
+uint64_t number(std::string_view bytes, bool big_endian) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < bytes.size(); ++i)
+    value = value << 8 | static_cast<unsigned char>(bytes[big_endian ? i : bytes.size() - 1 - i]);
+  return value;
+}
+
+std::string number_bytes(uint64_t value, bool big_endian) {
+  std::string bytes(4, '\0');
+  for (size_t i = 0; i < 4; ++i) bytes[big_endian ? 3 - i : i] = static_cast<char>(value >> (8 * i) & 255);
+  return bytes;
+}
+
+std::string truncated(uint64_t promised, uint64_t there) {
+  return "truncated: the header promises " + std::to_string(promised) + " bytes of audio, " + std::to_string(there) +
+         " are there";
+}
+
+void is_cut(Container& c, std::string fault) {
+  c.fault = std::move(fault);
+  c.salvageable = true;
+}
+
+/// Programs that write to a pipe do not know the length and leave one of these.
+bool unknown_length(uint64_t n) { return n >= 0x7FFFF000u; }
+
+struct Chunks {
+  bool big_endian = false, rf64 = false;
+  std::string_view data_name;
+};
+
+/// True if whole chunks fill the file from here to its end: then no audio lies between.
+bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
+  while (at + 8 <= file.size()) {
+    const std::string header = file.at(at, 8);
+    const bool named = std::all_of(header.begin(), header.begin() + 4, [](char c) { return c >= ' ' && c <= '~'; });
+    if (!named) return false;
+    const uint64_t size = number(std::string_view(header).substr(4), big_endian);
+    at += 8 + size + (size & 1);
+  }
+  return at >= file.size() && at <= file.size() + 1;
+}
+
+void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Container& c) {
+  uint64_t long_data = 0;
+  for (uint64_t at = begin + 12; at + 8 <= file.size();) {
+    const std::string header = file.at(at, 8);
+    if (header.size() < 8) break;
+    const uint64_t size = number(std::string_view(header).substr(4), kind.big_endian), start = at + 8;
+    const std::string_view name = std::string_view(header).substr(0, 4);
+    if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false);
+    if (name == kind.data_name) {
+      const uint64_t there = file.size() - start;
+      if (kind.rf64 && size == 0xFFFFFFFFu) {
+        if (long_data > there) is_cut(c, truncated(long_data, there));
+      } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
+        c.fault = "empty: no audio in it";
+      } else if (size == 0) {
+        // The recorder stopped before it filled in the sizes. 0xFFFFFFFF: to the end of the file.
+        c.patches.push_back({begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
+        c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
+        c.warning = "the header promises no audio, " + std::to_string(there) +
+                    " bytes of it are there: whoever wrote the file did not finish it; they are taken";
+      } else if (unknown_length(size)) {
+        if (there == 0) c.fault = "empty: no audio in it";
+      } else if (size > there) {
+        is_cut(c, truncated(size, there));
+      }
+      return;
+    }
+    at = start + size + (size & 1);
+  }
+  c.fault = "truncated: it ends before its audio begins";
+}
+
+/// A page's head, and its size with its segments; size 0 where there is none.
+struct Page {
+  uint64_t size = 0;
+  bool first = false, last = false;  ///< of its logical stream
+  uint32_t serial = 0;
+};
+
+Page page_at(const Bytes& file, uint64_t at) {
+  const std::string head = file.at(at, 27 + 255);
+  if (head.size() < 27 || !head.starts_with("OggS")) return {};
+  const size_t segments = static_cast<unsigned char>(head[26]);
+  if (head.size() < 27 + segments) return {};
+  Page page{.size = 27 + segments,
+            .first = (head[5] & 2) != 0,
+            .last = (head[5] & 4) != 0,
+            .serial = static_cast<uint32_t>(number(std::string_view(head).substr(14, 4), false))};
+  for (size_t i = 0; i < segments; ++i) page.size += static_cast<unsigned char>(head[27 + i]);
+  return page;
+}
+
+/// Links begin where a stream begins behind pages that are no beginnings (RFC 3533: streams that play together begin
+/// together).
+void find_links(const Bytes& file, uint64_t begin, Container& c) {
+  std::vector<Container::Part> links{{begin, file.size()}};
+  bool beginnings = true;
+  for (uint64_t at = begin; at < file.size();) {
+    const Page page = page_at(file, at);
+    if (page.size == 0) return;  // damaged: a decoder will say where
+    if (page.first && !beginnings) {
+      links.back().end = at;
+      links.push_back({at, file.size()});
+    }
+    beginnings = page.first;
+    at += page.size;
+  }
+  c.parts = std::move(links);
+}
+
+void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
+  // The last page starts within 65,307 bytes (header 27, 255 lengths, 255 x 255 bytes) of the end.
+  const uint64_t from = file.size() > begin + 65536 ? file.size() - 65536 : begin;
+  const std::string tail = file.at(from, static_cast<size_t>(file.size() - from));
+  const size_t at = tail.rfind("OggS");
+  const Page last = at == std::string::npos ? Page{} : page_at(file, from + at);
+  if (last.size == 0 || from + at + last.size > file.size()) {
+    is_cut(c, "truncated: its last page is cut");
+  } else if (!last.last) {
+    is_cut(c, "truncated: the last page is not marked as the end of the stream");
+  }
+  // Each link has a serial number of its own: where the first and the last page share one, there is one link.
+  if (last.size == 0 || page_at(file, begin).serial != last.serial) find_links(file, begin, c);
+}
+
+/// Where the file itself begins, behind ID3v2 tags.
+uint64_t behind_tags(const Bytes& file) {
+  uint64_t at = 0;
+  for (;;) {
+    const std::string head = file.at(at, 10);
+    if (head.size() < 10 || !head.starts_with("ID3")) return at;
+    uint64_t size = 0;
+    for (size_t i = 6; i < 10; ++i) {
+      if ((head[i] & 0x80) != 0) return at;
+      size = size << 7 | static_cast<unsigned char>(head[i]);
+    }
+    const bool footer = (head[5] & 0x10) != 0;
+    at += 10 + size + (footer ? 10 : 0);
+  }
+}
+
+/// The four bytes that begin each frame of MPEG audio: no value that is reserved, no AAC (layer 0).
+bool is_mpeg_frame(std::string_view b) {
+  if (b.size() < 4) return false;
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(b[i]); };
+  return byte(0) == 0xFF && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 && (byte(1) >> 1 & 3) != 0 &&
+         (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
+}
+
+}  // namespace
+
+Container inspect_container(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0)
+    throw Error(ErrorKind::io, std::string("cannot ask for the size of an open file: ") + std::strerror(errno));
+  Container c;
+  if (status.st_size == 0) {
+    c.fault = "empty: 0 bytes";
+    return c;
+  }
+  const Bytes file(fd, static_cast<uint64_t>(status.st_size));
+  const uint64_t begin = behind_tags(file);
+  c.parts = {{begin < file.size() ? begin : 0, file.size()}};
+  const std::string head = file.at(begin, 24);
+  const std::string_view magic = std::string_view(head).substr(0, std::min<size_t>(4, head.size()));
+  const std::string_view kind = head.size() >= 12 ? std::string_view(head).substr(8, 4) : std::string_view();
+  if (magic == "OggS") {
+    inspect_ogg(file, begin, c);
+  } else if ((magic == "RIFF" || magic == "RIFX" || magic == "RF64") && (kind == "WAVE" || head.size() < 12)) {
+    inspect_chunks(file, begin, {.big_endian = magic == "RIFX", .rf64 = magic == "RF64", .data_name = "data"}, c);
+  } else if (magic == "FORM" && (kind == "AIFF" || kind == "AIFC")) {
+    inspect_chunks(file, begin, {.big_endian = true, .data_name = "SSND"}, c);
+  } else if ((magic == ".snd" || magic == "dns.") && head.size() >= 12) {
+    const bool big = magic == ".snd";
+    const uint64_t start = begin + number(std::string_view(head).substr(4, 4), big);
+    const uint64_t size = number(std::string_view(head).substr(8, 4), big);
+    const uint64_t there = file.size() > start ? file.size() - start : 0;
+    if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
+  } else {
+    c.mpeg = is_mpeg_frame(head);
+  }
+  return c;
+}
+
+}  // namespace nacre::training
