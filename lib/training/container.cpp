@@ -114,7 +114,6 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
 struct Page {
   uint64_t size = 0;
   bool first = false, last = false;  ///< of its logical stream
-  uint32_t serial = 0;
 };
 
 Page page_at(const Bytes& file, uint64_t at) {
@@ -124,10 +123,19 @@ Page page_at(const Bytes& file, uint64_t at) {
   if (head.size() < 27 + segments) return {};
   Page page{.size = 27 + segments,
             .first = (head[5] & 2) != 0,
-            .last = (head[5] & 4) != 0,
-            .serial = static_cast<uint32_t>(number(std::string_view(head).substr(14, 4), false))};
+            .last = (head[5] & 4) != 0};
   for (size_t i = 0; i < segments; ++i) page.size += static_cast<unsigned char>(head[27 + i]);
   return page;
+}
+
+/// The next page behind what is none, or the end of the file.
+uint64_t next_page(const Bytes& file, uint64_t at) {
+  constexpr size_t block = 65536;
+  for (;; at += block - 3) {
+    const std::string bytes = file.at(at, block);
+    if (const size_t found = bytes.find("OggS"); found != std::string::npos) return at + found;
+    if (bytes.size() < block) return file.size();
+  }
 }
 
 /// Links begin where a stream begins behind pages that are no beginnings (RFC 3533: streams that play together begin
@@ -137,7 +145,13 @@ void find_links(const Bytes& file, uint64_t begin, Container& c) {
   bool beginnings = true;
   for (uint64_t at = begin; at < file.size();) {
     const Page page = page_at(file, at);
-    if (page.size == 0) return;  // damaged: a decoder will say where
+    if (page.size == 0) {  // a tag at the end, or damage
+      const uint64_t next = next_page(file, at + 1);
+      if (next < file.size() && c.fault.empty())
+        is_cut(c, "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are no Ogg");
+      at = next;
+      continue;
+    }
     if (page.first && !beginnings) {
       links.back().end = at;
       links.push_back({at, file.size()});
@@ -159,8 +173,7 @@ void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
   } else if (!last.last) {
     is_cut(c, "truncated: the last page is not marked as the end of the stream");
   }
-  // Each link has a serial number of its own: where the first and the last page share one, there is one link.
-  if (last.size == 0 || page_at(file, begin).serial != last.serial) find_links(file, begin, c);
+  find_links(file, begin, c);
 }
 
 /// Where the file itself begins, behind ID3v2 tags.
