@@ -286,4 +286,23 @@ TEST_CASE("memory does not grow with the length", "[cli]") {
   CHECK(encode[1] - encode[0] < 4096);
   CHECK(decode[1] - decode[0] < 4096);
 }
+
+TEST_CASE("memory does not grow with the number of files, read or refused", "[cli]") {
+  const Folder folder(true);
+  const std::string model = tiny_model(folder);
+  int64_t peak[2];
+  for (const bool many : {false, true}) {
+    const std::string name = many ? "many" : "few";
+    fs::create_directory(folder / name);
+    for (int i = 0; i < (many ? 200 : 20); ++i) write_voice(folder / (name + "/good" + std::to_string(i) + ".wav"), 16000);
+    for (int i = 0; i < (many ? 100 : 10); ++i) spill(folder / (name + "/bad" + std::to_string(i) + ".wav"), std::string(4000, 'a'));
+    const Outcome o = run(folder, {"encode", folder / name, "-o", folder / (name + ".out"), "-m", model, "-q", "-t", "1"});
+    CHECK(o.code == 3);
+    CHECK(o.lines() == (many ? 100 : 10));
+    peak[many] = o.peak_kib;
+  }
+  // Kept by mistake, 180 more files would be 11 MiB of samples; as above.
+  INFO(peak[0] << " " << peak[1] << " KiB");
+  CHECK(peak[1] - peak[0] < 4096);
+}
 #endif
