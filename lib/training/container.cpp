@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <string_view>
 
@@ -42,9 +43,9 @@ uint64_t number(std::string_view bytes, bool big_endian) {
   return value;
 }
 
-std::string number_bytes(uint64_t value, bool big_endian) {
-  std::string bytes(4, '\0');
-  for (size_t i = 0; i < 4; ++i) bytes[big_endian ? 3 - i : i] = static_cast<char>(value >> (8 * i) & 255);
+std::string number_bytes(uint64_t value, bool big_endian, size_t width = 4) {
+  std::string bytes(width, '\0');
+  for (size_t i = 0; i < width; ++i) bytes[big_endian ? width - 1 - i : i] = static_cast<char>(value >> (8 * i) & 255);
   return bytes;
 }
 
@@ -108,6 +109,51 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     at = start + size + (size & 1);
   }
   c.fault = "truncated: it ends before its audio begins";
+}
+
+/// CAF: sizes of 64 bits; -1 is the rest of the file.
+void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
+  for (uint64_t at = begin + 8; at + 12 <= file.size();) {
+    const std::string header = file.at(at, 12);
+    const uint64_t size = number(std::string_view(header).substr(4), true), start = at + 12;
+    if (header.starts_with("data")) {
+      const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // a count of edits is in front
+      if (size != ~uint64_t{0} && size > there) is_cut(c, truncated(size - count, there - count));
+      if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // libsndfile would not open it
+      return;
+    }
+    if (size > file.size()) break;
+    at = start + size;
+  }
+  c.fault = "truncated: it ends before its audio begins";
+}
+
+/// Sony's Wave64: RIFF with names of 16 bytes, and sizes of 64 bits that count the chunk's head of 24.
+void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
+  for (uint64_t at = begin + 40; at + 24 <= file.size();) {
+    const std::string header = file.at(at, 24);
+    const uint64_t size = number(std::string_view(header).substr(16), false), there = file.size() - at;
+    if (header.starts_with("data")) {
+      if (size > there) is_cut(c, truncated(size - 24, there - 24));
+      return;
+    }
+    if (size < 24 || size > there) break;
+    at += (size + 7) / 8 * 8;
+  }
+  c.fault = "truncated: it ends before its audio begins";
+}
+
+/// NIST SPHERE: a head of text, with a line for each property.
+void inspect_sphere(const Bytes& file, uint64_t begin, Container& c) {
+  const std::string head = file.at(begin, 1024);
+  const auto property = [&](const std::string& name) -> uint64_t {
+    const size_t at = head.find("\n" + name + " -i ");
+    return at == std::string::npos ? 0 : std::strtoull(head.c_str() + at + name.size() + 5, nullptr, 10);
+  };
+  const uint64_t start = std::strtoull(head.c_str() + std::min<size_t>(8, head.size()), nullptr, 10);
+  const uint64_t promised = property("sample_count") * property("channel_count") * property("sample_n_bytes");
+  const uint64_t there = file.size() - std::min(file.size(), begin + start);
+  if (promised > there) is_cut(c, truncated(promised, there));
 }
 
 /// A page's head, and its size with its segments; size 0 where there is none.
@@ -229,6 +275,12 @@ Container inspect_container(int fd) {
     const uint64_t size = number(std::string_view(head).substr(8, 4), big);
     const uint64_t there = file.size() > start ? file.size() - start : 0;
     if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
+  } else if (magic == "caff") {
+    inspect_caf(file, begin, c);
+  } else if (magic == "riff" && head.size() >= 16 && number(std::string_view(head).substr(4, 4), true) == 0x2E91CF11u) {
+    inspect_wave64(file, begin, c);
+  } else if (magic == "NIST") {
+    inspect_sphere(file, begin, c);
   } else {
     c.mpeg = is_mpeg_frame(head);
   }

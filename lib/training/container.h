@@ -1,7 +1,7 @@
 #pragma once
 // What a container says of its audio, before a decoder sees it: where in the file it lies, what is missing, which sizes
-// were never filled in. libsndfile shortens in silence what is incomplete here: RIFF, RF64, AIFF and AU data that ends
-// before its declared length, Ogg streams without their end, all links of a chained Ogg but the first.
+// were never filled in. libsndfile shortens in silence what is incomplete here: RIFF, RF64, Wave64, AIFF, AU and SPHERE
+// data that ends before its declared length, Ogg streams without their end, all links of a chained Ogg but the first.
 #include <cstdint>
 #include <string>
 #include <vector>

@@ -81,6 +81,7 @@ class Kitchen {
       encoded("au", au_format);
       encoded("caf", SF_FORMAT_CAF | SF_FORMAT_PCM_16);
       encoded("w64", SF_FORMAT_W64 | SF_FORMAT_PCM_16);
+      encoded("sph", SF_FORMAT_NIST | SF_FORMAT_PCM_16);
       encoded("rf64", SF_FORMAT_RF64 | SF_FORMAT_PCM_16);
       encoded("ulaw", SF_FORMAT_WAV | SF_FORMAT_ULAW);
       encoded("flac", flac_format);

@@ -205,6 +205,10 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
   CHECK(cut(SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
   CHECK(cut(aiff_format, 1001) == 16000 - 501);
   CHECK(cut(au_format, 1001) == 16000 - 501);
+  CHECK(cut(SF_FORMAT_W64 | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
+  CHECK(cut(SF_FORMAT_RF64 | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
+  CHECK(cut(SF_FORMAT_CAF | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
+  CHECK(cut(SF_FORMAT_NIST | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
   cut(flac_format, 5000);
   cut(vorbis_format, 100);
   // Damage in the middle of FLAC: what is in front of it.
