@@ -127,7 +127,7 @@ struct Dataset::Impl {
   void split();
   bool split_by_names();
   MaterialOptions material() const {
-    return {.sample_rate = options.sample_rate, .audio = {.salvage = options.salvage}, .check = options.check};
+    return {.sample_rate = options.sample_rate, .audio = {.salvage = options.salvage}};
   }
   const Clip& at(int64_t clip) const;
   std::string path_of(const Clip& clip) const { return folder + "/" + clip.path; }
@@ -152,13 +152,15 @@ void Dataset::Impl::scan() {
   std::atomic<uint64_t> kept{0};
   std::exception_ptr failure;
   int64_t done = 0;
+  MaterialOptions scanned = material();
+  scanned.check = options.check;
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) {
       const std::string path = folder + "/" + found.files[i];
       try {
         all[i].path = found.files[i];
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
-        auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
+        auto samples = decode(path, scanned, options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
