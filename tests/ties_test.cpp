@@ -26,7 +26,8 @@ void put_vector(float* to, int64_t id, int64_t dim, float last) {
 
 std::vector<float> periodic_book(int64_t codes, int64_t period, int64_t dim) {
   std::vector<float> book(static_cast<size_t>(codes * dim));
-  for (int64_t k = 0; k < codes; ++k) put_vector(book.data() + k * dim, k % period, dim, k / period % 2 == 0 ? 1.0f : -1.0f);
+  for (int64_t k = 0; k < codes; ++k)
+    put_vector(book.data() + k * dim, k % period, dim, k / period % 2 == 0 ? 1.0f : -1.0f);
   return book;
 }
 
@@ -43,12 +44,14 @@ std::vector<float> rows_of(const std::vector<int64_t>& wanted, int64_t dim, int6
   return x;
 }
 
-void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, VqMetric metric, VqRung rung) {
+void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, VqMetric metric,
+                  VqRung rung) {
   REQUIRE(dim >= least_dim);
   const Shape xs{1, rows, 1, dim}, books{1, codes, 1, dim};
   Case c("vq_nearest ties", device, xs, 3);
   const std::vector<int64_t> wanted = ids_of_rows(rows, period);
-  auto &x = c.values("x", xs, rows_of(wanted, dim, dim)), &book = c.values("codebook", books, periodic_book(codes, period, dim));
+  auto &x = c.values("x", xs, rows_of(wanted, dim, dim)),
+       &book = c.values("codebook", books, periodic_book(codes, period, dim));
   auto& found = c.output<int32_t>("codes", {1, rows, 1, 1});
   vq_nearest(c.ctx, {.x = x,
                      .codebook = book,
@@ -61,7 +64,8 @@ void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64
 }
 
 // Around lanes, vectors, blocks of 16 and 64 codes, warps, the 1024 codes of a turn; primes meet all of them.
-const int64_t periods[] = {1, 3, 4, 5, 15, 16, 17, 31, 33, 64, 100, 127, 128, 129, 511, 512, 1000, 1023, 1024, 1025, 2048, 3000};
+const int64_t periods[] = {1,   3,   4,   5,   15,  16,   17,   31,   33,   64,   100,
+                           127, 128, 129, 511, 512, 1000, 1023, 1024, 1025, 2048, 3000};
 
 }  // namespace
 
@@ -71,7 +75,8 @@ TEST_CASE("vq_nearest gives ties to the lowest index in every turn of a search",
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
     // Three turns of 1024 codes and the start of a fourth.
     for (const int64_t period : periods) nearest_case(device, 49, 7, 3100, period, metrics[turn++ % 2], VqRung::sums);
-    for (const int64_t period : {17, 1024}) nearest_case(device, 5, 40, 2100, period, VqMetric::euclidean, VqRung::sums);
+    for (const int64_t period : {17, 1024})
+      nearest_case(device, 5, 40, 2100, period, VqMetric::euclidean, VqRung::sums);
     // A code per lane of a warp.
     for (const int64_t period : {1, 31, 32, 33, 64, 100})
       nearest_case(device, 3, 1600, 130, period, metrics[turn++ % 2], VqRung::sums);
@@ -82,7 +87,8 @@ TEST_CASE("vq_nearest gives ties to the lowest index by products", "[vq][rtx3090
   for (Device device : devices()) {
     int turn = 0;
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
-    for (const int64_t period : periods) nearest_case(device, 50, 8, 3100, period, metrics[turn++ % 2], VqRung::products);
+    for (const int64_t period : periods)
+      nearest_case(device, 50, 8, 3100, period, metrics[turn++ % 2], VqRung::products);
     for (const int64_t dim : {16, 32, 64, 128})  // other numbers of groups on their way at once
       for (const int64_t period : {1, 3, 16, 63, 64, 65, 256, 300})
         nearest_case(device, 20, dim, 600, period, metrics[turn++ % 2], VqRung::products);
@@ -97,8 +103,8 @@ TEST_CASE("vq_nearest gives ties to the lowest index where a thread walks all co
 namespace {
 
 /// The latent's first channels are what is quantised, and nothing is taken off it: every stage sees the same row.
-void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, int64_t codes, std::vector<int64_t> of_stages,
-                     VqMetric metric) {
+void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, int64_t codes,
+                     std::vector<int64_t> of_stages, VqMetric metric) {
   const auto stages = static_cast<int64_t>(of_stages.size());
   const int64_t least = *std::min_element(of_stages.begin(), of_stages.end());
   const Shape zs{1, rows, 1, latent}, books{stages, codes, 1, dim};
@@ -112,25 +118,30 @@ void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, i
   }
   auto &z = c.values("z", zs, rows_of(wanted, dim, latent)), &codebooks = c.values("codebooks", books, book);
   auto& in_weight = c.values("in_weight", {stages, dim, 1, latent}, in);
-  auto &in_bias = c.zeros("in_bias", {stages, 1, 1, dim}), &out_weight = c.zeros("out_weight", {stages, latent, 1, dim}),
+  auto &in_bias = c.zeros("in_bias", {stages, 1, 1, dim}),
+       &out_weight = c.zeros("out_weight", {stages, latent, 1, dim}),
        &out_bias = c.zeros("out_bias", {stages, 1, 1, latent}), &y = c.output("y", zs);
   auto& found = c.output<int32_t>("codes", {1, rows, 1, stages});
-  rvq_forward(c.ctx, {.z = z,
-                      .codebooks = codebooks,
-                      .projections = {.in_weight = in_weight, .in_bias = in_bias, .out_weight = out_weight, .out_bias = out_bias},
-                      .y = y,
-                      .codes = found,
-                      .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, true)),
-                      .metric = metric});
+  rvq_forward(
+      c.ctx,
+      {.z = z,
+       .codebooks = codebooks,
+       .projections = {.in_weight = in_weight, .in_bias = in_bias, .out_weight = out_weight, .out_bias = out_bias},
+       .y = y,
+       .codes = found,
+       .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, true)),
+       .metric = metric});
   std::vector<int32_t> expected;
-  for (const int64_t id : wanted) expected.insert(expected.end(), static_cast<size_t>(stages), static_cast<int32_t>(id));
+  for (const int64_t id : wanted)
+    expected.insert(expected.end(), static_cast<size_t>(stages), static_cast<int32_t>(id));
   INFO(codes << " codes of " << dim << " channels, latent " << latent << ", periods from " << least);
   c.expect_equal<int32_t>(found, expected);
 }
 
 /// Latent codes. The second stage sees what the first leaves, (0, ..., 0, -1); its codes come back with its period, too,
 /// the first of them nearest to that.
-void latent_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, int64_t second, int64_t beam) {
+void latent_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, int64_t second,
+                 int64_t beam) {
   const Shape zs{1, rows, 1, dim}, books{2, codes, 1, dim};
   Case c("rvq latent ties", device, zs, 3);
   const std::vector<int64_t> wanted = ids_of_rows(rows, period);
@@ -139,7 +150,8 @@ void latent_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_
   // Zeros are half a unit nearer than what lies at 32: the least of each period of the second stage's is its first.
   for (int64_t k = 0; k < codes; ++k)
     if (k % second != 0) book[static_cast<size_t>((codes + k) * dim)] = 32;
-  auto &z = c.values("z", zs, rows_of(wanted, dim, dim)), &codebooks = c.values("codebooks", books, book), &y = c.output("y", zs);
+  auto &z = c.values("z", zs, rows_of(wanted, dim, dim)), &codebooks = c.values("codebooks", books, book),
+       &y = c.output("y", zs);
   auto& found = c.output<int32_t>("codes", {1, rows, 1, 2});
   rvq_forward(c.ctx, {.z = z,
                       .codebooks = codebooks,
