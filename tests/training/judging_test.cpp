@@ -197,8 +197,10 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
   const TemporaryFolder folder;
   write_parts(folder);
   RunConfig config = tiny();
-  config.training.num_epochs = 7;
-  config.optimizer.learning_rate = 0.03;  // too high: what the transform start can do is lost again
+  config.training.num_epochs = 5;
+  // Rates that rise to what no training survives: 7 dB after the first epoch, -7 dB at the end, with any seed.
+  config.training.warmup_steps = 80;
+  config.optimizer.learning_rate = 0.3;
   config.optimizer.ema_decay = 0.5;
   config.training.checkpoint_minutes = 1e-9;  // after every step
   Trainer t(folder, "run", config);
@@ -212,7 +214,7 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
     worst = std::min(worst, snr);
   }
   const std::vector<int64_t> kept = list_checkpoints(t.options.run);
-  REQUIRE(best - worst > 1);
+  REQUIRE(best - worst > 5);
   REQUIRE(best_step < end.step - 2);  // not among the last three, which are kept in any case
   CHECK(kept == std::vector<int64_t>{best_step, end.step - 2, end.step - 1, end.step});
   const CheckpointSearch found = best_checkpoint(t.options.run);
