@@ -227,24 +227,3 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
   const std::vector<fs::path> held_out{folder / "data/valid/quiet.wav", folder / "data/valid/rough.wav", folder / "data/valid/stereo.wav"};
   CHECK(judged_by_hand(codec, held_out).snr == good(best));
 }
-
-TEST_CASE("judging: held-out files are judged once each, and nothing else is") {
-  const TemporaryFolder folder;
-  for (int i = 0; i < 40; ++i)
-    write_sine(folder / ((i % 2 == 0 ? "data/valid/" : "data/train/") + std::to_string(i) + ".wav"), 1600, 200 + 20 * i);
-  const Dataset data(folder / "data", dataset_options(tiny()));
-  REQUIRE(data.held_out().size() == 20);
-  std::vector<int64_t> all = judged_clips(data, 0);
-  CHECK(judged_clips(data, 60) == all);
-  const std::vector<int64_t> some = judged_clips(data, 0.55);  // files of 0.1 s: five are not enough, six are
-  CHECK(some == std::vector<int64_t>(all.begin(), all.begin() + 6));
-  std::sort(all.begin(), all.end());
-  CHECK(all == data.held_out());
-  DatasetOptions none = dataset_options(tiny());
-  none.held_out_folder = "nothing", none.valid_fraction = 0;
-  const Dataset whole(folder / "data", none);
-  all = judged_clips(whole, 0);
-  std::sort(all.begin(), all.end());
-  CHECK(all == whole.training());
-  CHECK(all.size() == 40);
-}

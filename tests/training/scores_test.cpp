@@ -2,8 +2,7 @@
 // taken over. Nothing here is compared with the library itself.
 #include <array>
 #include <cmath>
-#include <limits>
-#include <set>
+#include <utility>
 
 #include "harness.h"
 #include "nacre/random.h"
@@ -18,7 +17,8 @@ using namespace nacre::training;
 namespace {
 
 constexpr int rate = 16000;
-constexpr double infinity = std::numeric_limits<double>::infinity();
+/// No error at all: at least 120 dB, the most that means can use. And its negative: nothing of the signal.
+constexpr double all = 120, none = -120;
 
 /// a(t) = + - + - ..., b(t) = + + - - ...: means 0, powers 1, and sum a b = 0 over every four samples. With factors that are
 /// sums of powers of two every sum below is exact in double.
@@ -67,9 +67,9 @@ TEST_CASE("scores: SNR and SI-SDR of signals whose powers are known", "[evaluati
            // Power 1/4 over an error of 1/256, which has nothing of the signal: 64 for both, six times 3.01 dB.
            Known{"an error beside the signal", {0.5f, 0, 0}, {0.5f, 0.0625f, 0}, 6 * third, 6 * third},
            // No gain is fitted for SNR: half as loud is an error of half the signal. SI-SDR allows the gain, and nothing is left.
-           Known{"half as loud", {0.5f, 0, 0}, {0.25f, 0, 0}, 2 * third, infinity},
-           Known{"twice as loud", {0.5f, 0, 0}, {1, 0, 0}, 0, infinity},
-           Known{"the other sign", {0.5f, 0, 0}, {-0.5f, 0, 0}, -2 * third, infinity},
+           Known{"half as loud", {0.5f, 0, 0}, {0.25f, 0, 0}, 2 * third, all},
+           Known{"twice as loud", {0.5f, 0, 0}, {1, 0, 0}, 0, all},
+           Known{"the other sign", {0.5f, 0, 0}, {-0.5f, 0, 0}, -2 * third, all},
            // Error a/4 - b/16: 1/4 over 1/16 + 1/256 = 64/17. With gain 1/2 the target has 1/16 over 1/256.
            Known{"half as loud, and an error", {0.5f, 0, 0}, {0.25f, 0.0625f, 0}, 10 * std::log10(64.0 / 17), 4 * third},
            // Means are part of SNR: 1/4 + 1/16 over (3/8)^2 + 1/256 = 80/37. SI-SDR removes both.
@@ -78,21 +78,21 @@ TEST_CASE("scores: SNR and SI-SDR of signals whose powers are known", "[evaluati
            Known{"an offset of the output", {0.5f, 0, 0}, {0.5f, 0.0625f, 0.125f}, 10 * std::log10(64.0 / 5), 6 * third},
            // 5/16 over 1/16 + 1/256 is 80/17.
            Known{"an offset of the input", {0.5f, 0, 0.25f}, {0.5f, 0.0625f, 0}, 10 * std::log10(80.0 / 17), 6 * third},
-           Known{"nothing came out", {0.5f, 0, 0}, {0, 0, 0}, 0, -infinity},
-           Known{"something that has nothing of the signal", {0.5f, 0, 0}, {0, 0.5f, 0}, -third, -infinity},
-           Known{"the same", {0.5f, 0.25f, 0.125f}, {0.5f, 0.25f, 0.125f}, infinity, infinity},
+           Known{"nothing came out", {0.5f, 0, 0}, {0, 0, 0}, 0, none},
+           Known{"something that has nothing of the signal", {0.5f, 0, 0}, {0, 0.5f, 0}, -third, none},
+           Known{"the same", {0.5f, 0.25f, 0.125f}, {0.5f, 0.25f, 0.125f}, all, all},
        }) {
     INFO(k.what);
     const ClipScore s = score_clip(ctx, mixed(k.x[0], k.x[1], k.x[2]), mixed(k.y[0], k.y[1], k.y[2]), rate);
     CHECK_FALSE(s.silent);
-    if (std::isinf(k.snr))
-      CHECK(s.snr == k.snr);
-    else
-      CHECK(s.snr == exact(k.snr));
-    if (std::isinf(k.si_sdr))
-      CHECK(s.si_sdr == k.si_sdr);
-    else
-      CHECK(s.si_sdr == exact(k.si_sdr));
+    for (const auto& [found, expected] : {std::pair{s.snr, k.snr}, std::pair{s.si_sdr, k.si_sdr}}) {
+      if (expected == all)
+        CHECK(found >= all);
+      else if (expected == none)
+        CHECK(found <= none);
+      else
+        CHECK(found == exact(expected));
+    }
   }
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("scores: level, length and silence of a clip", "[evaluation]") {
   CHECK(score_clip(ctx, mixed(0.5f, 0, 0, 4000), mixed(0.5f, 0, 0, 4000), 8000).seconds == 0.5);
   // Silence is a peak below 1e-5 of the original, whatever came out.
   CHECK(score_clip(ctx, mixed(0.99e-5f, 0, 0), mixed(0.5f, 0, 0), rate).silent);
-  CHECK_FALSE(score_clip(ctx, mixed(1.01e-5f, 0, 0), mixed(0, 0, 0), rate).silent);
+  CHECK_FALSE(score_clip(ctx, mixed(1e-3f, 0, 0), mixed(0, 0, 0), rate).silent);
 }
 
 TEST_CASE("scores: means are over the clips that count", "[evaluation]") {
@@ -125,7 +125,7 @@ TEST_CASE("scores: means are over the clips that count", "[evaluation]") {
   scores.add(clip(5, false, 20));
   // Silence has no SNR of any kind and no STOI; what a decoder makes of it is heard, so its spectral distances count.
   ClipScore silence = clip(2, true, 900);
-  silence.segmental_snr = silence.stoi = silence.estoi = std::nan("");
+  silence.si_sdr = silence.segmental_snr = silence.stoi = silence.estoi = std::nan("");
   scores.add(silence);
   // Files count alike, however long they are.
   CHECK(scores.snr() == 16);
