@@ -69,7 +69,8 @@ struct Alone {
 
 std::vector<std::vector<float>> sorted_rows(const std::vector<float>& v) {
   std::vector<std::vector<float>> rows;
-  for (size_t i = 0; i < v.size(); i += 4) rows.emplace_back(v.begin() + static_cast<std::ptrdiff_t>(i), v.begin() + static_cast<std::ptrdiff_t>(i) + 4);
+  for (size_t i = 0; i < v.size(); i += 4)
+    rows.emplace_back(v.begin() + static_cast<std::ptrdiff_t>(i), v.begin() + static_cast<std::ptrdiff_t>(i) + 4);
   std::sort(rows.begin(), rows.end());
   return rows;
 }
@@ -113,10 +114,11 @@ struct Begun {
   }
   std::vector<float> codebook(int stage) {
     std::vector<float> out;
-    step.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
-      const std::string at = "quantizer.quantizers." + std::to_string(stage) + ".codebook.";
-      if (name == at + "embed" || name == at + "weight") out.assign(v.begin(), v.end());
-    });
+    step.parameters().each_tensor(
+        ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+          const std::string at = "quantizer.quantizers." + std::to_string(stage) + ".codebook.";
+          if (name == at + "embed" || name == at + "weight") out.assign(v.begin(), v.end());
+        });
     return out;
   }
   std::vector<float> read(View<const float> v) {
@@ -144,8 +146,10 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
       // they leave is 1 and -1, the second stage's two codes. The third finds nothing left.
       Alone two(kind, 2, device);
       two.start({9, 0, 0, 0, 7, 0, 0, 0, -9, 0, 0, 0, -7, 0, 0, 0});
-      CHECK((sorted_rows(two.tensor(0, two.codes_name())) == std::vector<std::vector<float>>{{-8, 0, 0, 0}, {8, 0, 0, 0}}));
-      CHECK((sorted_rows(two.tensor(1, two.codes_name())) == std::vector<std::vector<float>>{{-1, 0, 0, 0}, {1, 0, 0, 0}}));
+      CHECK((sorted_rows(two.tensor(0, two.codes_name())) ==
+             std::vector<std::vector<float>>{{-8, 0, 0, 0}, {8, 0, 0, 0}}));
+      CHECK((sorted_rows(two.tensor(1, two.codes_name())) ==
+             std::vector<std::vector<float>>{{-1, 0, 0, 0}, {1, 0, 0, 0}}));
       CHECK((two.tensor(2, two.codes_name()) == std::vector<float>(8, 0.0f)));
 
       // Codes that follow averages begin as if each had been chosen once.
@@ -157,7 +161,7 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
     }
 }
 
-TEST_CASE("codebook start: frames behind the end of a clip are not clustered, and not counted", "[codebook_start]") {
+TEST_CASE("codebook start: frames behind the end of a clip are not clustered, and not counted", "[step]") {
   for (const Device device : test::devices())
     for (const QuantizerKind kind : kinds) {
       INFO(str(device) << ", kind " << static_cast<int>(kind));
@@ -188,7 +192,7 @@ TEST_CASE("codebook start: frames behind the end of a clip are not clustered, an
     }
 }
 
-TEST_CASE("codebook start: the averaged weights begin with the codebooks that were started", "[codebook_start]") {
+TEST_CASE("codebook start: the averaged weights begin with the codebooks that were started", "[step]") {
   for (const Device device : test::devices())
     for (const QuantizerKind kind : kinds) {
       INFO(str(device) << ", kind " << static_cast<int>(kind));

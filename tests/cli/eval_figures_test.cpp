@@ -13,7 +13,8 @@ namespace fs = std::filesystem;
 TEST_CASE("eval figures: JSON has the scores, and the table has JSON's", "[cli]") {
   const Folder folder;
   const std::string model = tiny_model(folder);
-  const std::vector<std::string> inputs{write_voice(folder / "a.wav", 24000, 16000, 1, 5), write_voice(folder / "b.wav", 15000, 16000, 2, 6)};
+  const std::vector<std::string> inputs{write_voice(folder / "a.wav", 24000, 16000, 1, 5),
+                                        write_voice(folder / "b.wav", 15000, 16000, 2, 6)};
   Context ctx({.threads = 1});
   Codec codec = Codec::load(ctx, model);
   training::Evaluation e(codec);
@@ -76,8 +77,14 @@ TEST_CASE("eval figures: JSON has the scores, and the table has JSON's", "[cli]"
   REQUIRE(lines.size() == 5);  // head, two files, mean, a line on all
   const auto check_row = [&](const std::string& line, const json& row, const std::string& name) {
     std::istringstream in(line);
-    for (const auto& [key, places] : std::vector<std::pair<std::string, int>>{
-             {"seconds", 2}, {"snr", 2}, {"si_sdr", 2}, {"segmental_snr", 2}, {"stoi", 3}, {"estoi", 3}, {"mel_distance", 3}, {"stft_distance", 3}}) {
+    for (const auto& [key, places] : std::vector<std::pair<std::string, int>>{{"seconds", 2},
+                                                                              {"snr", 2},
+                                                                              {"si_sdr", 2},
+                                                                              {"segmental_snr", 2},
+                                                                              {"stoi", 3},
+                                                                              {"estoi", 3},
+                                                                              {"mel_distance", 3},
+                                                                              {"stft_distance", 3}}) {
       std::string word;
       in >> word;
       char expected[64];

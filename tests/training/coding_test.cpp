@@ -46,7 +46,8 @@ std::vector<float> interleaved(const std::vector<std::vector<float>>& channels) 
 
 std::vector<float> channel(const Audio& audio, int of) {
   std::vector<float> out;
-  for (size_t t = static_cast<size_t>(of); t < audio.samples.size(); t += static_cast<size_t>(audio.channels)) out.push_back(audio.samples[t]);
+  for (size_t t = static_cast<size_t>(of); t < audio.samples.size(); t += static_cast<size_t>(audio.channels))
+    out.push_back(audio.samples[t]);
   return out;
 }
 
@@ -60,7 +61,8 @@ Coded coded(Codec& codec, const std::vector<float>& x) {
   WindowedEncoder encoder(codec, [&](View<const int32_t> c) { out.codes.insert(out.codes.end(), c.begin(), c.end()); });
   encoder.push(x);
   encoder.finish();
-  WindowedDecoder decoder(codec, [&](std::span<const float> y) { out.samples.insert(out.samples.end(), y.begin(), y.end()); });
+  WindowedDecoder decoder(codec,
+                          [&](std::span<const float> y) { out.samples.insert(out.samples.end(), y.begin(), y.end()); });
   decoder.push(out.codes);
   decoder.finish();
   return out;
@@ -78,7 +80,8 @@ TEST_CASE("coding: every channel of a file is coded from its own samples", "[tra
   for (const auto& [count, frames] : {std::pair<size_t, int64_t>{1, 900}, {2, 1001}, {3, 40000}, {5, 333}}) {
     INFO(count << " channels, " << frames << " frames");
     const std::vector<std::vector<float>> x = channels_of(count, frames, 0.475f);
-    write_wav(folder / "in.wav", {.samples = interleaved(x), .sample_rate = 16000, .channels = static_cast<int>(count)}, WavFormat::float32);
+    write_wav(folder / "in.wav", {.samples = interleaved(x), .sample_rate = 16000, .channels = static_cast<int>(count)},
+              WavFormat::float32);
     files.encode(folder / "in.wav", folder / "in.nacre");
     files.decode(folder / "in.nacre", folder / "out.wav", {.format = WavFormat::float32});
     const Audio out = read_audio(folder / "out.wav");

@@ -62,7 +62,8 @@ TEST_CASE("drawing: seed, step and index each choose the clip anew, and each the
     // And every value is as likely as any other.
     std::map<int64_t, double> counts;
     for (const int64_t v : one) counts[v] += 1;
-    for (int64_t v = 0; v < 16; ++v) CHECK(std::fabs(counts[v] - steps / 16.0) <= 6 * std::sqrt(steps / 16.0 * 15 / 16));
+    for (int64_t v = 0; v < 16; ++v)
+      CHECK(std::fabs(counts[v] - steps / 16.0) <= 6 * std::sqrt(steps / 16.0 * 15 / 16));
   }
   // The clip says nothing about the offset.
   const CropSampler both = alike(16, 115, 100, 1, seed());
@@ -102,14 +103,16 @@ TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[trai
     CHECK(std::fabs(counts[clip] - 4000 * p) <= 6 * std::sqrt(4000 * p * (1 - p)));
 }
 
-TEST_CASE("drawing: a crop has the level that its file gives it, and zeros behind a short clip", "[training][sampler]") {
+TEST_CASE("drawing: a crop has the level that its file gives it, and zeros behind a short clip",
+          "[training][sampler]") {
   const TemporaryFolder folder;
   // Loud for a moment, quiet elsewhere: most crops of 200 samples have peaks far below 0.95.
   std::vector<std::vector<float>> files;
   for (int i = 0; i < 4; ++i) {
     std::vector<float> x = sine(i == 3 ? 120 : 3000, 300 + 100 * i, 16000, 0.05);
     x[static_cast<size_t>(i == 3 ? 50 : 1000 + 300 * i)] = i % 2 == 0 ? 0.8f : -0.4f;
-    write_wav(folder / (std::to_string(i) + ".wav"), {.samples = x, .sample_rate = 16000, .channels = 1}, WavFormat::float32);
+    write_wav(folder / (std::to_string(i) + ".wav"), {.samples = x, .sample_rate = 16000, .channels = 1},
+              WavFormat::float32);
     for (float& v : x) v *= static_cast<float>(0.95 / (i % 2 == 0 ? 0.8 : 0.4));
     files.push_back(x);
   }
@@ -131,7 +134,8 @@ TEST_CASE("drawing: a crop has the level that its file gives it, and zeros behin
       double worst = 0;
       for (int64_t t = 0; t < 200; ++t) {
         const float expected = t < crop.length ? file[static_cast<size_t>(crop.offset + t)] : 0.0f;
-        worst = std::max(worst, static_cast<double>(std::fabs(batch.samples[i * 200 + static_cast<size_t>(t)] - expected)));
+        worst =
+            std::max(worst, static_cast<double>(std::fabs(batch.samples[i * 200 + static_cast<size_t>(t)] - expected)));
       }
       CHECK(worst <= 4 * 0x1p-24);  // two gains below 2.4, each rounded, and products
     }
@@ -146,7 +150,9 @@ TEST_CASE("drawing: the held-out files are those whose paths have the lowest has
   for (char c = 'a'; c <= 't'; ++c) write_sine(folder / (std::string("speaker/") + c + ".wav"), 500 + c, 300);
   std::vector<std::string> by_hash;
   for (const char c : std::string("jbnfrahigldoqtekpcsm")) by_hash.push_back(std::string("speaker/") + c + ".wav");
-  const auto lowest = [&](size_t n) { return std::set<std::string>(by_hash.begin(), by_hash.begin() + static_cast<std::ptrdiff_t>(n)); };
+  const auto lowest = [&](size_t n) {
+    return std::set<std::string>(by_hash.begin(), by_hash.begin() + static_cast<std::ptrdiff_t>(n));
+  };
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.05})) == lowest(1)));
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.2})) == lowest(4)));
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.5})) == lowest(10)));

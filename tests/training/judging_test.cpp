@@ -24,9 +24,13 @@ std::vector<float> noisy_sine(int64_t samples, double frequency, double amplitud
 void write_parts(const TemporaryFolder& folder) {
   for (int i = 0; i < 7; ++i)
     write_wav(folder / ("data/" + std::to_string(i) + ".wav"),
-              {.samples = noisy_sine(1300 + 150 * i, 300 + 90 * i, 0.4, 0.05, static_cast<uint64_t>(i)), .sample_rate = 16000, .channels = 1});
-  write_wav(folder / "data/valid/quiet.wav", {.samples = noisy_sine(900, 150, 0.1, 0.02, 10), .sample_rate = 16000, .channels = 1});
-  write_wav(folder / "data/valid/rough.wav", {.samples = noisy_sine(1501, 700, 0.3, 0.5, 11), .sample_rate = 16000, .channels = 1});
+              {.samples = noisy_sine(1300 + 150 * i, 300 + 90 * i, 0.4, 0.05, static_cast<uint64_t>(i)),
+               .sample_rate = 16000,
+               .channels = 1});
+  write_wav(folder / "data/valid/quiet.wav",
+            {.samples = noisy_sine(900, 150, 0.1, 0.02, 10), .sample_rate = 16000, .channels = 1});
+  write_wav(folder / "data/valid/rough.wav",
+            {.samples = noisy_sine(1501, 700, 0.3, 0.5, 11), .sample_rate = 16000, .channels = 1});
   const std::vector<float> left = noisy_sine(1203, 500, 0.6, 0.1, 12), right = noisy_sine(1203, 2100, 0.3, 0.1, 13);
   std::vector<float> both;
   for (size_t t = 0; t < left.size(); ++t) both.insert(both.end(), {left[t], right[t]});
@@ -39,7 +43,8 @@ std::vector<float> as_the_model_sees(const fs::path& file) {
   std::vector<float> mono;
   for (int64_t t = 0; t < audio.frames(); ++t) {
     double sum = 0;
-    for (int c = 0; c < audio.channels; ++c) sum += static_cast<double>(audio.samples[static_cast<size_t>(t * audio.channels + c)]);
+    for (int c = 0; c < audio.channels; ++c)
+      sum += static_cast<double>(audio.samples[static_cast<size_t>(t * audio.channels + c)]);
     mono.push_back(static_cast<float>(sum / audio.channels));
   }
   float peak = 0;
@@ -49,8 +54,8 @@ std::vector<float> as_the_model_sees(const fs::path& file) {
 }
 
 struct Judged {
-  double snr = 0, si_sdr = 0;              // means over files
-  double x = 0, xx = 0, y = 0, yy = 0;     // means over samples
+  double snr = 0, si_sdr = 0;             // means over files
+  double x = 0, xx = 0, y = 0, yy = 0;    // means over samples
   std::vector<double> usage, perplexity;  // of each codebook
 };
 
@@ -67,7 +72,8 @@ Judged judged_by_hand(Codec& codec, const std::vector<fs::path>& files) {
     encoder.finish();
     for (size_t i = 0; i < codes.size(); ++i) counts[i % books][codes[i]] += 1;
     std::vector<float> y;
-    WindowedDecoder decoder(codec, [&](std::span<const float> piece) { y.insert(y.end(), piece.begin(), piece.end()); });
+    WindowedDecoder decoder(codec,
+                            [&](std::span<const float> piece) { y.insert(y.end(), piece.begin(), piece.end()); });
     decoder.push(codes);
     decoder.finish();
     const auto n = static_cast<double>(x.size());
@@ -120,7 +126,8 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
   config.optimizer.ema_decay = 0.95;
   Trainer t(folder, "run", config);
   const Outcome o = t.run();
-  const std::vector<fs::path> held_out{folder / "data/valid/quiet.wav", folder / "data/valid/rough.wav", folder / "data/valid/stereo.wav"};
+  const std::vector<fs::path> held_out{folder / "data/valid/quiet.wav", folder / "data/valid/rough.wav",
+                                       folder / "data/valid/stereo.wav"};
   const std::vector<nlohmann::json> lines = evaluations(t.options.run);
   REQUIRE(lines.size() == 4);
 
@@ -144,11 +151,12 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
   compare(lines.front(), t.options.run / "start/model.safetensors");
   const double snr = compare(lines.back(), o.result.checkpoint / "model.safetensors");
   CHECK(o.result.snr == lines.back()["valid/snr"].get<double>());
-  CHECK(contains(o.text, "held out: SNR " + [&] {
-    char text[32];
-    std::snprintf(text, sizeof text, "%+.2f dB", snr);
-    return std::string(text);
-  }()));
+  CHECK(contains(
+      o.text, "held out: SNR " + [&] {
+        char text[32];
+        std::snprintf(text, sizeof text, "%+.2f dB", snr);
+        return std::string(text);
+      }()));
   const Checkpoint saved = verify_checkpoint(o.result.checkpoint);
   REQUIRE(saved.metric);
   CHECK(*saved.metric == good(snr));
@@ -224,6 +232,7 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
   CHECK(find_model(t.options.run) == found.found->file("model.safetensors"));
   Context ctx({.device = {}, .threads = 1});
   Codec codec = Codec::load(ctx, find_model(t.options.run));
-  const std::vector<fs::path> held_out{folder / "data/valid/quiet.wav", folder / "data/valid/rough.wav", folder / "data/valid/stereo.wav"};
+  const std::vector<fs::path> held_out{folder / "data/valid/quiet.wav", folder / "data/valid/rough.wav",
+                                       folder / "data/valid/stereo.wav"};
   CHECK(judged_by_hand(codec, held_out).snr == good(best));
 }

@@ -50,7 +50,8 @@ std::vector<Row> table_behind(const std::string& html, const std::string& mark) 
   REQUIRE(!tables.empty());
   const size_t end_of_heads = tables[0].find("</thead>");
   std::vector<std::string> heads;
-  for (const std::string& head : parts(tables[0].substr(tables[0].find("<tr>"), end_of_heads), "th")) heads.push_back(without_tags(head));
+  for (const std::string& head : parts(tables[0].substr(tables[0].find("<tr>"), end_of_heads), "th"))
+    heads.push_back(without_tags(head));
   std::vector<Row> rows;
   for (const std::string& line : parts(tables[0].substr(end_of_heads), "tr")) {
     Row row;
@@ -77,7 +78,8 @@ void write_run_data(const TemporaryFolder& folder) {
     std::vector<float> x = sine(12000 + 3000 * i, 250 + 400 * i, 16000, 0.3);
     const Philox noise{3, static_cast<uint64_t>(i)};
     for (size_t t = 0; t < x.size(); ++t) x[t] += static_cast<float>(0.2 * noise.uniform(t));
-    write_wav(folder / ("data/valid/" + std::to_string(i) + ".wav"), {.samples = x, .sample_rate = 16000, .channels = 1});
+    write_wav(folder / ("data/valid/" + std::to_string(i) + ".wav"),
+              {.samples = x, .sample_rate = 16000, .channels = 1});
   }
 }
 
@@ -115,13 +117,15 @@ TEST_CASE("reported figures: the screen and TensorBoard have the log's") {
     const auto of = [&](const char* key) { return line[key].get<double>(); };
     if (line.contains("loss")) {
       in_events("train/loss", of("loss"));
-      for (const char* key : {"waveform/loss", "stft/loss", "mel/loss", "vq/commitment_loss", "vq/codebook_loss", "other/grad_norm", "other/learning_rate"})
+      for (const char* key : {"waveform/loss", "stft/loss", "mel/loss", "vq/commitment_loss", "vq/codebook_loss",
+                              "other/grad_norm", "other/learning_rate"})
         in_events(key, of(key));
       continue;
     }
     ++evaluations;
-    for (const char* key : {"loss", "waveform", "stft", "mel", "vq", "share_waveform", "share_stft", "share_mel", "snr", "si_sdr", "segmental_snr", "stoi",
-                            "estoi", "mel_distance", "stft_distance", "output_mean", "output_std", "input_mean", "input_std"})
+    for (const char* key : {"loss", "waveform", "stft", "mel", "vq", "share_waveform", "share_stft", "share_mel", "snr",
+                            "si_sdr", "segmental_snr", "stoi", "estoi", "mel_distance", "stft_distance", "output_mean",
+                            "output_std", "input_mean", "input_std"})
       in_events(std::string("valid/") + key, line[std::string("valid/") + key].get<double>());
     std::string used, perplexity;
     for (size_t i = 0; i < 2; ++i) {
@@ -132,14 +136,16 @@ TEST_CASE("reported figures: the screen and TensorBoard have the log's") {
     }
     const auto share = [&](const char* key) { return " [" + text_of(100 * of(key), "%.0f %%") + "]"; };
     for (const std::string& expected :
-         {"  loss " + text_of(of("valid/loss"), "%.3f") + " (waveform " + text_of(of("valid/waveform"), "%.4f") + share("valid/share_waveform") + ", STFT " +
-              text_of(of("valid/stft"), "%.3f") + share("valid/share_stft") + ", mel " + text_of(of("valid/mel"), "%.3f") + share("valid/share_mel") +
+         {"  loss " + text_of(of("valid/loss"), "%.3f") + " (waveform " + text_of(of("valid/waveform"), "%.4f") +
+              share("valid/share_waveform") + ", STFT " + text_of(of("valid/stft"), "%.3f") +
+              share("valid/share_stft") + ", mel " + text_of(of("valid/mel"), "%.3f") + share("valid/share_mel") +
               ", VQ " + text_of(of("valid/vq"), "%.4f") + ")",
-          "held out: SNR " + text_of(of("valid/snr"), "%+.2f") + " dB  SI-SDR " + text_of(of("valid/si_sdr"), "%+.2f") + " dB  STOI " +
-              text_of(of("valid/stoi"), "%.3f") + "  mel " + text_of(of("valid/mel_distance"), "%.3f") + "  STFT " +
-              text_of(of("valid/stft_distance"), "%.3f") + "  output mean " + text_of(of("valid/output_mean"), "%+.4f") + " std " +
-              text_of(of("valid/output_std"), "%.3f") + " (input " + text_of(of("valid/input_mean"), "%+.4f") + ", " +
-              text_of(of("valid/input_std"), "%.3f") + ")",
+          "held out: SNR " + text_of(of("valid/snr"), "%+.2f") + " dB  SI-SDR " + text_of(of("valid/si_sdr"), "%+.2f") +
+              " dB  STOI " + text_of(of("valid/stoi"), "%.3f") + "  mel " + text_of(of("valid/mel_distance"), "%.3f") +
+              "  STFT " + text_of(of("valid/stft_distance"), "%.3f") + "  output mean " +
+              text_of(of("valid/output_mean"), "%+.4f") + " std " + text_of(of("valid/output_std"), "%.3f") +
+              " (input " + text_of(of("valid/input_mean"), "%+.4f") + ", " + text_of(of("valid/input_std"), "%.3f") +
+              ")",
           " used [" + used + "], perplexity ", " of 16 [" + perplexity + "]"}) {
       INFO(expected << "\n" << screen);
       CHECK(contains(screen, expected));
@@ -154,7 +160,8 @@ TEST_CASE("reported figures: the report's tables have the scores, the codebooks 
   const RunConfig config = two_epochs();
   Trainer t(folder, "run", config);
   t.run();
-  ReportOptions o{.run = t.options.run, .model = {}, .data_dir = folder.path() + "/data", .output = folder / "page.html"};
+  ReportOptions o{
+      .run = t.options.run, .model = {}, .data_dir = folder.path() + "/data", .output = folder / "page.html"};
   o.context.threads = 1;
   const ReportResult report = write_report(o);
   const std::string html = read_bytes(o.output.string());

@@ -18,8 +18,9 @@ class RunByHand {
   RunByHand(const RunConfig& c, const std::string& data_dir)
       : config(c),
         ctx({.device = {}, .threads = 1}),
-        data(data_dir,
-             {.sample_rate = static_cast<int>(c.codec.sample_rate), .min_samples = c.codec.hop(), .valid_fraction = c.training.valid_fraction}),
+        data(data_dir, {.sample_rate = static_cast<int>(c.codec.sample_rate),
+                        .min_samples = c.codec.hop(),
+                        .valid_fraction = c.training.valid_fraction}),
         step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length, c.training.seed),
         crops(data, step.samples(), c.training.batch_size, c.training.seed) {}
 
@@ -31,7 +32,8 @@ class RunByHand {
     }
     if (config.training.codebook_start_rows == 0) return;
     int64_t before = 0;
-    step.start_codebooks([&] { load(crops, --before); }, config.training.codebook_start_rows, config.training.codebook_average_rows);
+    step.start_codebooks([&] { load(crops, --before); }, config.training.codebook_start_rows,
+                         config.training.codebook_average_rows);
   }
   /// Crops of one batch, zeros behind those that are shorter than a segment, and how long each is.
   void load(const CropSampler& from, int64_t number, const std::vector<int32_t>& stages = {}) {
@@ -42,7 +44,8 @@ class RunByHand {
       const Crop crop = from.at(number, i);
       const Dataset::Samples clip = data.load(crop.clip);
       const auto first = clip->begin() + crop.offset;
-      lengths.push_back(static_cast<int32_t>(std::min<int64_t>(step.samples(), static_cast<int64_t>(clip->size()) - crop.offset)));
+      lengths.push_back(
+          static_cast<int32_t>(std::min<int64_t>(step.samples(), static_cast<int64_t>(clip->size()) - crop.offset)));
       short_crops += lengths.back() < step.samples();
       audio.insert(audio.end(), first, first + lengths.back());
       audio.resize(samples * static_cast<size_t>(i + 1), 0.0f);
@@ -56,9 +59,8 @@ class RunByHand {
   }
   Weights weights() {
     Weights all;
-    step.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
-      all[name].assign(v.begin(), v.end());
-    });
+    step.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&,
+                                           std::span<const float> v) { all[name].assign(v.begin(), v.end()); });
     return all;
   }
 

@@ -61,7 +61,9 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
   const int64_t steps = 3 * by_hand.crops.steps_per_epoch();
   REQUIRE(steps >= 12);
   REQUIRE(end.step == steps);
-  const auto factor = [&](int64_t s) { return schedule_factor(config.training, s, steps); };  // config_test.cpp has its values
+  const auto factor = [&](int64_t s) {
+    return schedule_factor(config.training, s, steps);
+  };  // config_test.cpp has its values
   if (config.training.schedule == Schedule::cosine) {
     REQUIRE(factor(0) == 1);
     REQUIRE(factor(1) < 0.995);
