@@ -72,8 +72,10 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
   const int64_t short_before = by_hand.short_crops;
   Weights average = by_hand.weights();  // the average begins with what the first step begins with, codebooks included
   std::map<std::string, double> largest;
+  std::vector<StepMetrics> metrics;
   for (int64_t s = 0; s < steps; ++s) {
     by_hand.next(config.optimizer.learning_rate * factor(s));
+    metrics.push_back(by_hand.step.metrics());
     for (auto& [name, values] : by_hand.weights())
       for (size_t i = 0; i < values.size(); ++i) {
         average[name][i] += 0.25f * (values[i] - average[name][i]);
@@ -104,12 +106,34 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
   }
   CHECK(differs);
 
-  // The log says the rate that the step had.
-  for (const nlohmann::json& line : log_lines(t.options.run))
-    if (line.contains("other/learning_rate")) {
-      const double rate = config.optimizer.learning_rate * factor(line["step"].get<int64_t>() - 1);
-      CHECK(line["other/learning_rate"].get<double>() == Approx(rate).epsilon(0x1p-24));  // a float
+  // The log has the rate that the step had, and what it measured; each evaluation the mean norm since the one before.
+  double norms = 0;
+  int64_t seen = 0, logged = 0;
+  for (const nlohmann::json& line : log_lines(t.options.run)) {
+    const auto at = line["step"].get<int64_t>();
+    INFO("step " << at);
+    if (line.contains("valid/grad_norm")) {
+      for (norms = 0, seen = 0; seen < at - logged; ++seen)
+        norms += static_cast<double>(metrics[static_cast<size_t>(logged + seen)].gradient_norm);
+      CHECK(line["valid/grad_norm"].get<double>() == Approx(norms / static_cast<double>(seen)).epsilon(1e-12));
+      logged = at;
     }
+    if (!line.contains("other/learning_rate")) continue;
+    const double rate = config.optimizer.learning_rate * factor(at - 1);
+    CHECK(line["other/learning_rate"].get<double>() == Approx(rate).epsilon(0x1p-24));  // a float
+    const StepMetrics& m = metrics[static_cast<size_t>(at - 1)];
+    for (const auto& [key, value] : std::map<std::string, float>{{"loss", m.loss()},
+                                                                 {"waveform/loss", m.waveform},
+                                                                 {"stft/loss", m.stft},
+                                                                 {"mel/loss", m.mel},
+                                                                 {"vq/commitment_loss", m.commitment},
+                                                                 {"vq/codebook_loss", m.codebook},
+                                                                 {"other/grad_norm", m.gradient_norm}}) {
+      INFO(key);
+      CHECK(line[key].get<float>() == value);
+    }
+  }
+  CHECK(logged == steps);
 }
 
 TEST_CASE("trainer by hand: given weights keep their codebooks") {
