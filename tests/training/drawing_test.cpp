@@ -95,6 +95,10 @@ TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[trai
       CHECK(crop.length == samples);
     }
   }
+  // Of clips of one sample, too, each is drawn: none is missing but with a probability of 8 (7/8)^250, 10^-13.
+  std::set<int64_t> drawn;
+  for (int64_t s = 0; s < 250; ++s) drawn.insert(alike(8, 1, 40, 1, seed()).at(s, 0).clip);
+  CHECK(drawn.size() == 8);
   // Lengths decide how often: the first and the last clip of a list have their share, 1 and 2 of 4.
   const CropSampler sampler({5, 6, 7}, std::vector<int64_t>{1000, 1000, 2000}, 1000, 1, seed());
   std::map<int64_t, double> counts;
