@@ -84,6 +84,7 @@ struct Begun {
   OptimizerConfig optimizer;
   Context ctx;
   TrainingStep step;
+  std::vector<float> loaded = {};
 
   static LossConfig losses() {
     LossConfig l;
@@ -111,6 +112,30 @@ struct Begun {
         audio[at] = static_cast<float>(1.8 * draw.uniform(at) - 0.9);
       }
     step.load(audio, lengths);
+    loaded = audio;
+  }
+  /// What the encoder, planned anew, makes of the first frames of each item that was loaded.
+  std::vector<std::vector<float>> latents(const std::vector<int64_t>& frames) {
+    Encoder<float> encoder(step.parameters(), codec);
+    Plan plan(ctx, Purpose::inference);
+    View<float> audio;
+    View<const float> latent;
+    plan.reserve([&](Plan& p) {
+      p.next_step();
+      const Made<float> source = p.source<float>({.batch = step.batch(), .time = step.samples()});
+      audio = source.value;
+      latent = p.result(encoder.plan(p, source.flow));
+    });
+    ctx.write<float>(loaded, audio);
+    encoder.forward(ctx);
+    const std::vector<float> all = read(latent);
+    std::vector<std::vector<float>> rows;
+    for (size_t i = 0; i < frames.size(); ++i)
+      for (int64_t f = 0; f < frames[i]; ++f) {
+        const auto from = all.begin() + (static_cast<int64_t>(i) * latent.shape.time + f) * codec.latent();
+        rows.emplace_back(from, from + codec.latent());
+      }
+    return rows;
   }
   std::vector<float> codebook(int stage) {
     std::vector<float> out;
@@ -161,35 +186,49 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
     }
 }
 
-TEST_CASE("codebook start: frames behind the end of a clip are not clustered, and not counted", "[step]") {
-  for (const Device device : test::devices())
-    for (const QuantizerKind kind : kinds) {
-      INFO(str(device) << ", kind " << static_cast<int>(kind));
-      // Without biases the encoder makes exactly zero of zeros. Items of 40 frames of which 7, 1 and 10 have audio: by far most
-      // of the padding is out of the encoder's reach, and would be a cluster of its own at zero.
-      Begun b(kind, device);
-      REQUIRE(b.step.samples() / b.codec.hop() == 40);
-      REQUIRE(b.codec.encoder_context() < 20);
-      const std::vector<int32_t> lengths{42, 5, 60};
+TEST_CASE("codebook start: frames of audio are clustered, all of them, and none behind the end of a clip", "[step]") {
+  for (const Device device : test::devices()) {
+    INFO(str(device));
+    // Twelve codes and twelve frames of audio, in items of 40 frames: each code begins as one frame's latent. A frame that
+    // is cut off counts.
+    for (const std::vector<int32_t>& lengths :
+         {std::vector<int32_t>{24, 18, 30}, {1, 2, 60}, {72, 0, 0}, {0, 0, 67}, {6, 60, 6}}) {
+      INFO(lengths[0] << " " << lengths[1] << " " << lengths[2]);
+      Begun b(QuantizerKind::ema, device);
+      REQUIRE(b.step.samples() == 240);
       int64_t batches = 0;
-      // 18 frames of audio a batch: three batches hold 54, two hold 36.
-      b.step.start_codebooks([&] { b.load(lengths, static_cast<uint64_t>(batches++)); }, 54);
-      CHECK(batches == 3);
-      const auto d = static_cast<size_t>(b.codec.code_dim());
+      b.step.start_codebooks([&] { b.load(lengths, static_cast<uint64_t>(batches++)); }, 12);
+      CHECK(batches == 1);
+      std::vector<int64_t> frames;
+      for (const int32_t n : lengths) frames.push_back((n + 5) / 6);
+      std::vector<std::vector<float>> expected = b.latents(frames);
+      REQUIRE(expected.size() == 12);
       const std::vector<float> book = b.codebook(0);
-      double energy = 0, least = 1e30;
-      for (size_t k = 0; k < book.size(); k += d) {
-        double square = 0;
-        for (size_t i = 0; i < d; ++i) square += std::pow(static_cast<double>(book[k + i]), 2);
-        energy += square / 12;
-        least = std::min(least, square);
+      const auto d = static_cast<size_t>(b.codec.latent());
+      for (size_t k = 0; k < 12; ++k) {
+        // Another plan may add in another order: sums of at most 84 products (12 channels, 7 taps), each within 85 x 2^-24,
+        // 5e-6, of its terms. Latents of different frames differ by as much as they are large.
+        const auto same = std::find_if(expected.begin(), expected.end(), [&](const std::vector<float>& row) {
+          double distance = 0, size = 0;
+          for (size_t i = 0; i < d; ++i) {
+            distance += std::pow(static_cast<double>(row[i]) - static_cast<double>(book[k * d + i]), 2);
+            size += std::pow(static_cast<double>(row[i]), 2);
+          }
+          return std::sqrt(distance) <= 1e-5 * std::sqrt(size);
+        });
+        CHECK(same != expected.end());
+        if (same != expected.end()) expected.erase(same);
       }
-      CHECK(energy > 0);
-      CHECK(least > 0);
-      batches = 0;
-      b.step.start_codebooks([&] { b.load(lengths, static_cast<uint64_t>(batches++)); }, 55);
-      CHECK(batches == 4);
     }
+    // Batches are asked for until there are enough frames of audio: 18 a batch.
+    for (const QuantizerKind kind : kinds)
+      for (const auto& [rows, expected] : {std::pair<int64_t, int64_t>{18, 1}, {19, 2}, {54, 3}, {55, 4}}) {
+        Begun b(kind, device);
+        int64_t batches = 0;
+        b.step.start_codebooks([&] { b.load({42, 5, 60}, static_cast<uint64_t>(batches++)); }, rows);
+        CHECK(batches == expected);
+      }
+  }
 }
 
 TEST_CASE("codebook start: the averaged weights begin with the codebooks that were started", "[step]") {
