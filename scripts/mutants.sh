@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Plants faults in nacre one by one and says which of them the tests find: scripts/mutants.txt lists the faults, each with the
+# tests that must fail. Works in a git worktree of its own, with what is committed or changed in tracked files; the tree that
+# it is called from is only read. About an hour on two cores for the whole list.
+#
+#   scripts/mutants.sh [--check] [--only REGEX] [--folder DIR] [--jobs N] [--allow N] [-- CMAKE OPTIONS]
+#
+#   --check         only say whether every fault can still be planted; nothing is built
+#   --only REGEX    the faults whose file, description or tests match (grep -E)
+#   --folder DIR    where the worktree is made, and kept for the next run (default: a temporary folder, removed at the end)
+#   --jobs N        compilers and tests at once (default: all cores)
+#   --allow N       faults of a hundred that may go unseen (default 3)
+#
+# It prints a line for each fault: found (a test fails), SURVIVED (none does), does not apply any more (its text is not in
+# exactly one place of the file), does not build; then how many there were of each.
+# Exit codes: 0 done, 1 more went unseen than allowed, or some could not be planted or built, 2 usage, 3 the list is not what
+# it should be, 4 the tree without faults could not be built or fails its tests.
+set -euo pipefail
+export LC_ALL=C
+self=$(readlink -f "${BASH_SOURCE[0]}")
+root=$(dirname "$(dirname "$self")")
+list=$root/scripts/mutants.txt
+check=0 only='' folder='' jobs=$(nproc) allow=3 seconds=300
+fail() {
+  echo "mutants: ${*:2}" >&2
+  exit "$1"
+}
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$self"; exit 0 ;;
+    --check) check=1 && shift && continue ;;
+    --) shift && break ;;
+    --only=* | --folder=* | --jobs=* | --allow=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    --only | --folder | --jobs | --allow) ;;
+    *) fail 2 "$1: no such option; see --help" ;;
+  esac
+  if [ $# -lt 2 ] || [ -z "$2" ]; then fail 2 "$1: expected a value"; fi
+  case "$1" in
+    --only) only=$2 ;;
+    --folder) folder=$2 ;;
+    --jobs | --allow)
+      [[ $2 =~ ^[0-9]{1,3}$ ]] || fail 2 "$1 $2: expected a number"
+      if [ "$1" = --jobs ]; then jobs=$2; else allow=$2; fi
+      ;;
+  esac
+  shift 2
+done
+
+# ---- the list
+files=() names=() olds=() news=() tests=()
+number=0 part=file
+bad() { fail 3 "$list:$number: $*"; }
+while IFS= read -r line || [ -n "$line" ]; do
+  number=$((number + 1))
+  case "$part $line" in
+    'file ' | 'file #'*) ;;
+    'file '[!-+?]*' '*) file=${line%% *} name=${line#* } part=old ;;
+    'old - '?*) old=${line#- } part=new ;;
+    'new +'*) new=${line#+} new=${new# } part=tests ;;
+    'tests ? '?*)
+      part=file
+      [ "$old" != "$new" ] || bad "the change changes nothing"
+      [ -z "$only" ] || grep -Eq -- "$only" <<<"$file: $name ${line#\? }" || continue
+      files+=("$file") names+=("$name") olds+=("$old") news+=("$new") tests+=("${line#\? }")
+      ;;
+    *) bad "expected $(case $part in
+      file) echo 'a file and a description' ;;
+      old) echo '"- " and text of one line of the file' ;;
+      new) echo '"+ " and what it becomes' ;;
+      tests) echo '"? " and the tests that must fail' ;; esac)" ;;
+  esac
+done < "$list"
+[ $part = file ] || bad "the list ends in the middle of a fault"
+count=${#files[@]}
+[ "$count" -gt 0 ] || fail 2 "--only $only: no fault matches"
+
+# ---- do they apply?
+applies=() lost=0
+say() { printf '%-28s %s: %s\n' "$1" "${files[$2]}" "${names[$2]}"; }
+for ((i = 0; i < count; ++i)); do
+  mapfile -t places < <(grep -oF -e "${olds[i]}" -- "$root/${files[i]}" 2>/dev/null)
+  if [ ${#places[@]} = 1 ]; then
+    applies[i]=1
+  else
+    applies[i]=0 lost=$((lost + 1))
+    say 'does not apply any more' "$i"
+  fi
+done
+if [ $check = 1 ]; then
+  echo "$count faults, $lost of them do not apply any more"
+  [ $lost = 0 ] || exit 1
+  exit 0
+fi
+
+# ---- a tree of its own
+if [ -n "$folder" ]; then
+  mkdir -p "$folder"
+  tree=$(readlink -f "$folder")/tree
+else
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/nacre-mutants-XXXXXX") tree=$folder/tree
+  trap 'git -C "$root" worktree remove --force "$tree" >/dev/null 2>&1 || true; rm -rf "$folder"' EXIT
+fi
+trap 'exit 130' INT
+trap 'exit 143' TERM
+log=$folder/log.txt
+commit=$(git -C "$root" stash create)
+commit=${commit:-$(git -C "$root" rev-parse HEAD)}
+if [ -e "$tree/.git" ]; then
+  git -C "$tree" checkout --quiet --detach --force "$commit"
+else
+  git -C "$root" worktree prune
+  git -C "$root" worktree add --quiet --detach --force "$tree" "$commit"
+fi
+launcher=()
+if command -v ccache >/dev/null; then
+  launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  export CCACHE_BASEDIR=$tree CCACHE_NOHASHDIR=1  # what was compiled in another folder is the same
+fi
+build=$tree/build/cpu
+targets_of() {
+  case "$1" in *cli/*) echo nacre_cli_tests ;; *) echo nacre_tests ;; esac
+}
+make() { cmake --build "$build" --parallel "$jobs" --target "$@" > "$log" 2>&1; }
+run_tests() {
+  ctest --test-dir "$build" --parallel "$jobs" --timeout $seconds --no-tests=error --stop-on-failure --output-on-failure \
+    -R "$1" > "$log" 2>&1
+}
+began=$SECONDS
+cmake -S "$tree" --preset cpu -B "$build" -DNACRE_BENCH=OFF "${launcher[@]}" "$@" > "$log" 2>&1 || { tail -5 "$log" >&2; fail 4 "the tree could not be configured: $log"; }
+mapfile -t needed < <(for t in "${tests[@]}"; do targets_of "$t"; done | sort -u)
+make "${needed[@]}" || { tail -20 "$log" >&2; fail 4 "the tree could not be built"; }
+while IFS= read -r regex; do  # each by itself: one that names no test would go unseen among others
+  run_tests "$regex" || { tail -20 "$log" >&2; fail 4 "without a fault, the tests $regex fail, or there are none"; }
+done < <(printf '%s\n' "${tests[@]}" | sort -u)
+
+# ---- one by one
+found=0 survived=0 unbuilt=0
+for ((i = 0; i < count; ++i)); do
+  [ "${applies[i]}" = 1 ] || continue
+  file=${files[i]}
+  text=$(< "$tree/$file")
+  printf '%s\n' "${text/"${olds[i]}"/"${news[i]}"}" > "$tree/$file"
+  if ! make "$(targets_of "${tests[i]}")"; then
+    unbuilt=$((unbuilt + 1)) result='does not build'
+  elif run_tests "${tests[i]}"; then
+    survived=$((survived + 1)) result=SURVIVED
+  else
+    found=$((found + 1)) result=found
+  fi
+  git -C "$tree" checkout --quiet -- "$file"
+  say "$result" "$i"
+done
+planted=$((found + survived))
+echo "$count faults in $(((SECONDS - began + 59) / 60)) min: $found found, $survived survived, $lost do not apply any more, $unbuilt do not build"
+if [ $((100 * survived)) -gt $((allow * planted)) ] || [ $((lost + unbuilt)) -gt 0 ]; then exit 1; fi
