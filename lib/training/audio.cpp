@@ -12,6 +12,7 @@
 
 #include "container_check.h"
 #include "files.h"
+#include "sniff.h"
 #include "soxr_memory.h"
 
 namespace nacre::training {
@@ -67,6 +68,9 @@ AudioReader::AudioReader(const std::string& path) : impl_(std::make_unique<Impl>
   Impl& m = *impl_;
   m.name = path == "-" ? "standard input" : path;
   m.fd = open_seekable(path);
+  const Thing found = thing_of(head_of(m.fd.get()));
+  if (const std::string reason = mistaken(found, Thing::audio); !reason.empty() && found != Thing::empty)
+    bad(m.name, reason);
   if (const std::string reason = container_fault(m.fd.get()); !reason.empty()) bad(m.name, reason);
   SF_INFO info{};
   // By descriptor: by name, libsndfile would take some extensions as the format of headerless data.

@@ -13,9 +13,11 @@
 #include <system_error>
 #include <thread>
 
+#include "../text.h"
 #include "folder_scan.h"
 #include "nacre/context.h"
 #include "nacre/training/audio.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -72,6 +74,19 @@ std::vector<float> decode(const std::string& path, int rate, int64_t min_samples
   return out;
 }
 
+std::string list_bad(const std::vector<BadFile>& bad, int64_t files, size_t most, const char* first, const char* next) {
+  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
+  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
+  for (size_t i = 0; i < bad.size() && i < most; ++i)
+    text += (i == 0 ? first : next) + printable(bad[i].path) + ": " + printable(bad[i].reason);
+  if (bad.size() > most) text += next + ("and " + std::to_string(bad.size() - most)) + " more";
+  return text;
+}
+/// In one line, as errors are.
+std::string bad_in_one_line(const std::vector<BadFile>& bad, int64_t files) {
+  return list_bad(bad, files, 10, " ", "; ");
+}
+
 bool is_under(const std::string& path, const std::string& entry) {
   return path == entry || (path.size() > entry.size() && path[entry.size()] == '/' && path.starts_with(entry));
 }
@@ -110,7 +125,8 @@ void Dataset::Impl::scan() {
   const int64_t files = static_cast<int64_t>(found.files.size() + bad.size());
   if (found.files.empty() && bad.empty())
     throw Error(ErrorKind::input, folder + ": no audio files in this folder (" + std::to_string(ignored) +
-                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff");
+                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff" +
+                                      about_folder(folder, Thing::audio));
 
   const size_t n = found.files.size();
   std::vector<Clip> all(n);
@@ -170,10 +186,10 @@ void Dataset::Impl::scan() {
   std::sort(bad.begin(), bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
   const int64_t bad_files = static_cast<int64_t>(bad.size());
   if (bad_files == files)
-    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
   if (bad_files > options.max_bad_files &&
       static_cast<double>(bad_files) > options.max_bad_fraction * static_cast<double>(files))
-    throw Error(ErrorKind::input, folder + ": too many bad files: " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": too many bad files: " + bad_in_one_line(bad, files));
 
   for (size_t i = 0; i < n; ++i) {
     if (!reasons[i].empty()) continue;
@@ -303,11 +319,7 @@ Dataset::Samples Dataset::load(int64_t clip) const {
 }
 
 std::string describe_bad(const std::vector<BadFile>& bad, int64_t files, size_t most) {
-  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
-  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
-  for (size_t i = 0; i < bad.size() && i < most; ++i) text += "\n  " + bad[i].path + ": " + bad[i].reason;
-  if (bad.size() > most) text += "\n  and " + std::to_string(bad.size() - most) + " more";
-  return text;
+  return list_bad(bad, files, most, "\n  ", "\n  ");
 }
 
 }  // namespace nacre::training

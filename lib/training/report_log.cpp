@@ -32,6 +32,8 @@ void forget(std::vector<Line>& lines, double from) {
 
 RunLog read_run_log(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
+  if (std::error_code failed; !in && !std::filesystem::is_directory(file.parent_path(), failed))
+    throw Error(ErrorKind::io, file.parent_path().string() + ": no such folder; --run is the folder that nacre train wrote");
   if (!in)
     throw Error(ErrorKind::input, file.string() + ": cannot be opened; --run is the folder that nacre train wrote");
   RunLog log;

@@ -94,12 +94,12 @@ for bad in "--batch_size 0" "--batch_size two" "--batch_size -3" "--num_epochs 0
 done
 refused 2 --checkpoint_dir refused
 refused 2 --data_dir data
-refused 3 --data_dir nowhere --checkpoint_dir refused --config tiny.json
-refused 3 --data_dir data/0.wav --checkpoint_dir refused --config tiny.json
+refused 4 --data_dir nowhere --checkpoint_dir refused --config tiny.json
+refused 4 --data_dir data/0.wav --checkpoint_dir refused --config tiny.json
 refused 4 --data_dir data --checkpoint_dir data/0.wav/run --config tiny.json
-refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --init nowhere.safetensors
+refused 4 --data_dir data --checkpoint_dir refused --config tiny.json --init nowhere.safetensors
 refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --init data/0.wav
-refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --resume nowhere
+refused 4 --data_dir data --checkpoint_dir refused --config tiny.json --resume nowhere
 rm -rf refused
 
 # ---- finished, changed, more epochs --------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ std::vector<int64_t> judged_clips(const Dataset&, double seconds);
 DatasetOptions dataset_options(const RunConfig&);
 
 /// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
-/// newest). Throws Error(input) naming what was looked for.
+/// newest). Throws Error(io) where nothing can be opened, Error(input) saying what is there instead of a model.
 std::filesystem::path find_model(const std::filesystem::path&);
 
 }  // namespace nacre::training
