@@ -29,7 +29,9 @@ std::vector<std::string> warnings(const HealthFigures& f) {
     w.push_back(
         "SNR is negative (" + number(f.snr, "%.1f") +
         " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
-        "the losses pull in different directions (keep loss.balanced on) or the codebooks carry nothing");
+        "the losses pull in different directions (" +
+        (f.balanced ? "lower loss.stft and loss.mel beside loss.waveform" : "set loss.balanced") +
+        ") or the codebooks carry nothing");
   if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
     w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
                 number(f.input_mean, "%+.4f") +
@@ -46,8 +48,11 @@ std::vector<std::string> warnings(const HealthFigures& f) {
     if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
   if (!collapsed.empty())
     w.push_back("codebook collapsed: of codebook " + collapsed +
-                " less than a tenth of the codes is used. Bits are sent that say nothing; start codebooks from data "
-                "(codec.quantizer ema), or train with more frames per batch");
+                " less than a tenth of the codes is used. Bits are sent that say nothing; " +
+                (!f.codebooks_from_data ? "start codebooks from data (training.codebook_start_rows)"
+                 : !f.ema               ? "let codebooks follow averages (codec.quantizer=ema)"
+                                        : "use fewer codes (codec.codebook_size)") +
+                ", or train with more frames per batch (training.batch_size, training.segment_length)");
   return w;
 }
 

@@ -203,6 +203,30 @@ TEST_CASE("warnings: what a newcomer is told about an evaluation") {
   CHECK(warnings(f).empty());
 }
 
+TEST_CASE("warnings: advice is about what the configuration leaves to change") {
+  const auto only = [](const HealthFigures& f) {
+    const std::vector<std::string> w = warnings(f);
+    REQUIRE(w.size() == 1);
+    return w[0];
+  };
+  HealthFigures f;
+  f.snr = -1, f.input_std = f.output_std = 0.1;
+  CHECK_FALSE(holds(only(f), "loss.balanced"));  // it is on
+  CHECK(holds(only(f), "loss.mel"));
+  f.balanced = false;
+  CHECK(holds(only(f), "set loss.balanced"));
+  f = {}, f.snr = 8, f.input_std = f.output_std = 0.1;
+  f.usage = {0.01}, f.codes_seen = 100000, f.codebook_size = 1024;
+  CHECK_FALSE(holds(only(f), "codec.quantizer"));  // it is ema, and starts from data
+  CHECK_FALSE(holds(only(f), "codebook_start_rows"));
+  CHECK(holds(only(f), "codec.codebook_size"));
+  CHECK(holds(only(f), "training.batch_size"));
+  f.codebooks_from_data = false;
+  CHECK(holds(only(f), "training.codebook_start_rows"));
+  f.codebooks_from_data = true, f.ema = false;
+  CHECK(holds(only(f), "codec.quantizer=ema"));
+}
+
 TEST_CASE("run configurations: several assignments are checked together, and the one at fault is named") {
   RunConfig c;
   c.codec.encoder_rates = {2, 4}, c.codec.decoder_rates = {4, 2}, c.codec.decoder_dim = 64;

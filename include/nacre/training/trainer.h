@@ -53,6 +53,8 @@ struct HealthFigures {
   std::vector<double> usage, perplexity;
   int64_t codes_seen = 0, codebook_size = 1;
   int64_t step = 0;
+  /// Of the configuration: advice is about what can still be changed.
+  bool balanced = true, codebooks_from_data = true, ema = true;
 };
 std::vector<std::string> warnings(const HealthFigures&);
 
