@@ -125,6 +125,8 @@ int export_model(const Options& o) {
   const fs::path from = training::find_model(o.model), to = o.output;
   if (o.output == "-") throw Error(ErrorKind::usage, "-o -: the model is a file, expected a name such as model.safetensors");
   if (fs::is_directory(to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as model.safetensors");
+  if (std::error_code failed; to.has_parent_path() && !fs::is_directory(to.parent_path(), failed))
+    throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + to.parent_path().string());
   if (fs::exists(to) && fs::equivalent(from, to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is the model itself");
   if (fs::exists(to) && !o.force) throw Error(ErrorKind::usage, o.output + " exists; -f overwrites it");
   Context ctx;

@@ -193,6 +193,8 @@ class Report {
 int eval(const Options& o) {
   if (o.inputs.empty())
     throw Error(ErrorKind::usage, "eval needs audio to judge: inputs, or --data-dir; nacre eval --help tells more");
+  if (!o.held_out && (o.valid_fraction || o.valid_seconds))
+    throw Error(ErrorKind::usage, std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = load_model(ctx, model, o.config);
@@ -269,7 +271,7 @@ Command add_eval(CLI::App& app) {
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
       ->check(zero_or_more());
   app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
-      ->check(one_of({"opus"}));
+      ->type_name("CODEC")->check(one_of({"opus"}));
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");

@@ -446,6 +446,7 @@ Command add_info(CLI::App& app) {
   app.add_option("--cost", o->cost,
                  "of models and configurations: operations, bytes and the least time of each layer of a training "
                  "step on a device, in --precision fp32, tf32 or bf16")
+      ->type_name("DEVICE")
       ->check(one_of(device_names()));
   add_model_config(app, o->config);
   app.add_flag("--json", o->json, "one JSON object on standard output");

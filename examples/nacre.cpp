@@ -73,6 +73,7 @@ void complain(const std::string& text) { std::fprintf(stderr, "nacre: %s\n", pri
 
 void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
   device_option = app.add_option("--device", device, "auto, cpu, cuda or cuda:N")
+                      ->type_name("DEVICE")
                       ->check(device_name())
                       ->group(group)
                       ->capture_default_str();
@@ -81,6 +82,7 @@ void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
                      stores_bf16
                          ? "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits"
                          : "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in")
+          ->type_name("KIND")
           ->check(stores_bf16 ? one_of({"fp32", "tf32", "bf16"}) : one_of({"fp32", "tf32"}))
           ->group(group)
           ->capture_default_str();
@@ -118,11 +120,10 @@ int run(int argc, char** argv) {
   CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
   app.require_subcommand(1);
   app.get_formatter()->label("SUBCOMMAND", "VERB");
-  app.get_formatter()->label("Subcommands", "Verbs");
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
                                         nacre::compiler());
   app.footer(
-      "nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
+      "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
       "7 training diverged, 130/143 signals.");
   struct Verb {
     CLI::App* app;
@@ -130,7 +131,7 @@ int run(int argc, char** argv) {
   };
   std::vector<Verb> verbs;
   const auto add = [&](const char* name, const char* what, Command (*make)(CLI::App&)) {
-    CLI::App* verb = app.add_subcommand(name, what);
+    CLI::App* verb = app.add_subcommand(name, what)->group("Verbs");
     verbs.push_back({verb, make(*verb)});
   };
   add("train", "train a codec on a folder of audio", add_train);

@@ -1,7 +1,9 @@
 // nacre train
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -55,12 +57,19 @@ training::RunConfig resolved(const Options& o) {
   return c;
 }
 
+/// The run's folder. A name that leads out of the checkpoint folder would put the run where nobody looks for it.
+std::filesystem::path run_of(const Options& o) {
+  const std::filesystem::path name = o.experiment_name, folder = o.checkpoint_dir;
+  if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end())
+    throw Error(ErrorKind::usage, "--experiment-name " + o.experiment_name + ": leads out of the checkpoint folder, of which it is a part");
+  return name.empty() ? folder : folder / name;
+}
+
 int train(const Options& o) {
   training::TrainerOptions t;
   t.config = resolved(o);
   t.data_dir = o.data_dir;
-  t.run = o.experiment_name.empty() ? std::filesystem::path(o.checkpoint_dir)
-                                    : std::filesystem::path(o.checkpoint_dir) / o.experiment_name;
+  t.run = run_of(o);
   t.context = o.device.context();
   t.storage = o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32;
   t.resume = o.resume;

@@ -86,7 +86,7 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
     throw Error(ErrorKind::input, path.string() + ": holds no model.safetensors and no usable checkpoint" + why);
   }
   if (fs::exists(status))
-    throw Error(ErrorKind::io, path.string() + ": is no file that can be read twice, expected a model (safetensors)");
+    throw Error(ErrorKind::io, path.string() + ": is no regular file, expected a model (safetensors)");
   const std::vector<std::string> names = CodecConfig::names();
   const bool is_name = std::find(names.begin(), names.end(), path.string()) != names.end();
   throw Error(ErrorKind::io, path.string() + ": cannot open: " +

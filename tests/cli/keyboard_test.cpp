@@ -112,6 +112,7 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
   told(folder, {"eval", "x", "-m", "m", "--baseline", "opux"}, 2, {"--baseline is 'opux'", "opus"});
   told(folder, {"eval", "x", "-m", "m", "--valid-seconds", "nan"}, 2, {"--valid-seconds is 'nan'", "0 or more"});
   told(folder, {"report", "--run", "r", "--data-dir", "d", "--max-seconds", "0"}, 2, {"--max-seconds is '0'", "above 0"});
+  told(folder, {"eval", "x", "-m", "m", "--valid-fraction", "0.5"}, 2, {"--valid-fraction goes with --held-out"});
   told(folder, {"info", "speech-16k", "--cost", "h20"}, 2, {"--cost is 'h20'", "h200"});
   // Long ones are cut.
   const Outcome o = run(folder, {std::string(100000, 'a')});
@@ -198,6 +199,8 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(good, {"--set", "codec.quantizer=emma"}, 2, {"\"emma\", expected ema or factorised", "did you mean 'ema'?"});
   refused(good, {"--set", "codec.activation=snak"}, 2, {"codec.activation is \"snak\"", "did you mean 'snake'?"});
   refused(good, {"--set", "training.schedule=cosin"}, 2, {"\"cosin\"", "did you mean 'cosine'?"});
+  for (const char* out : {"../x", "a/../../x", "/tmp/x"})
+    refused(good, {"--experiment-name", out}, 2, {"--experiment-name " + std::string(out), "leads out of the checkpoint folder"});
   refused(good, {"--set", "nonsense"}, 2, {"expected section.key=value"});
   refused("speach-16k", {}, 2, {"\"speach-16k\"", "did you mean 'speech-16k'?"});
   spill(folder / "key.json", R"({"codec": {"encoder_dmi": 8}})");
@@ -305,6 +308,7 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
     with_model(config, {"is JSON, expected a model", "--config"});
     with_model(data, {"no usable checkpoint", "holds audio files"});
   }
+  told(folder, {"report", "--run", data, "--data-dir", data, "-o", out}, 3, {"is no run", "log.jsonl"});
   told(folder, {"encode", in, "-o", out, "-m", "speech-16k"}, 4, {"is a configuration's name"});
   told(folder, {"train", "--data_dir", runs, "--checkpoint_dir", folder / "r2", "--config", config}, 3, {"no audio files", "is a run"});
   told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", model}, 2, {"is a model", "expected a configuration"});
