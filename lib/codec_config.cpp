@@ -74,8 +74,11 @@ json as_json(const CodecConfig& c) {
           {"beam", c.beam}};
 }
 
+bool fits_int64(const json& value) {
+  return value.is_number_integer() && (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX);
+}
 void read(const json& value, int64_t& to) {
-  if (!value.is_number_integer()) throw std::invalid_argument("an integer");
+  if (!fits_int64(value)) throw std::invalid_argument("an integer of 64 bits");
   to = value.get<int64_t>();
 }
 void read(const json& value, double& to) {
@@ -102,7 +105,7 @@ void read(const json& value, std::vector<int64_t>& to) {
   if (!value.is_array()) throw std::invalid_argument("a list of integers");
   to.clear();
   for (const json& v : value) {
-    if (!v.is_number_integer()) throw std::invalid_argument("a list of integers");
+    if (!fits_int64(v)) throw std::invalid_argument("a list of integers");
     to.push_back(v.get<int64_t>());
   }
 }

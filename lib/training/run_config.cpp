@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "../spelling.h"
 #include "../text.h"
@@ -67,7 +68,7 @@ json as_written(const RunConfig& c) {
 
 const char* kind(const json& v) {
   if (v.is_boolean()) return "true or false";
-  if (v.is_number_integer()) return "an integer";
+  if (v.is_number_integer()) return "an integer of 64 bits";
   if (v.is_number()) return "a number";
   if (v.is_string()) return "a string";
   if (v.is_array()) return "a list of integers";
@@ -80,11 +81,15 @@ std::string shown(const json& v) {
 }
 /// May `found` stand where `usual` stands?
 bool fits(const json& found, const json& usual) {
-  if (usual.is_number_integer()) return found.is_number_integer();
+  // The seed alone has more than 63 bits; what is larger than an int64_t must not become a negative one.
+  const auto fits_int64 = [](const json& x) {
+    return x.is_number_integer() && (!x.is_number_unsigned() || x.get<uint64_t>() <= INT64_MAX);
+  };
+  if (usual.is_number_unsigned()) return found.is_number_integer();
+  if (usual.is_number_integer()) return fits_int64(found);
   if (usual.is_number()) return found.is_number();
   if (usual.is_array())
-    return found.is_array() &&
-           std::all_of(found.begin(), found.end(), [](const json& x) { return x.is_number_integer(); });
+    return found.is_array() && std::all_of(found.begin(), found.end(), fits_int64);
   return found.type() == usual.type();
 }
 
@@ -140,6 +145,17 @@ std::string reason_of(const json::parse_error& e) {
   if (at == std::string::npos) at = text.find(": ");
   const size_t dash = text.find(" - ", at == std::string::npos ? 0 : at);
   return dash == std::string::npos ? "a syntax error" : text.substr(dash + 3);
+}
+
+/// For the parser: of a key that an object has twice, one value would be lost without a word.
+json::parser_callback_t no_key_twice() {
+  return [keys = std::vector<std::set<std::string>>()](int, json::parse_event_t event, json& parsed) mutable {
+    if (event == json::parse_event_t::object_start) keys.emplace_back();
+    if (event == json::parse_event_t::object_end) keys.pop_back();
+    if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second)
+      throw Error(ErrorKind::usage, "config: key " + in_quotes(parsed.get<std::string>()) + " is there twice");
+    return true;
+  };
 }
 
 RunConfig parse(json c) {
@@ -233,7 +249,7 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
   if (text.size() > (1u << 20)) throw Error(ErrorKind::usage, "config: larger than 1 MiB");
   json given;
   try {
-    given = json::parse(text, nullptr, true, true);
+    given = json::parse(text, no_key_twice(), true, true);
   } catch (const json::parse_error& e) {
     const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts from 1
     throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": not JSON: " + reason_of(e));

@@ -187,6 +187,10 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(good, {"--learning-rate", "nan"}, 2, {"--learning-rate nan: ", "expected a number"});
   refused(good, {"--set", "training.batch_size=1.5"}, 2, {"is 1.5, expected an integer"});
   refused(good, {"--set", "codec.quantizer_dropout=1.5"}, 2, {"codec.quantizer_dropout is 1.5, expected 0 to 1"});
+  refused(good, {"--set", "loss.mel=-1"}, 2, {"loss.mel is -1, expected 0 to 1e6"});
+  refused(good, {"--set", "optimizer.eps=0"}, 2, {"optimizer.eps is 0, expected above 0"});
+  refused(good, {"--set", "training.batch_size=18446744073709551615"}, 2, {"is 18446744073709551615, expected an integer"});
+  refused(good, {"--set", "codec.encoder_dim=18446744073709551615"}, 2, {"is 18446744073709551615, expected an integer"});
   refused(good, {"--set", "codec.beam=1000"}, 2, {"codec.beam is 1000, expected 1 to 64"});
   spill(folder / "zero.json", R"({"training": {"batch_size": 0}})");
   refused(folder / "zero.json", {}, 2, {"zero.json: ", "training.batch_size is 0, expected 1 to 65536"});
@@ -205,6 +209,8 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused("speach-16k", {}, 2, {"\"speach-16k\"", "did you mean 'speech-16k'?"});
   spill(folder / "key.json", R"({"codec": {"encoder_dmi": 8}})");
   refused(folder / "key.json", {}, 2, {"key.json: ", "\"codec.encoder_dmi\"", "did you mean 'codec.encoder_dim'?"});
+  spill(folder / "twice.json", R"({"training": {"max_steps": 1, "max_steps": 2}})");
+  refused(folder / "twice.json", {}, 2, {"twice.json: ", "\"max_steps\" is there twice"});
   // Two settings that only fit each other.
   CHECK(run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "both", "--config", good, "--set",
                      "codec.encoder_rates=[2,4]", "--set", "codec.decoder_rates=[4,2]"})
