@@ -5,10 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "arguments.h"
 #include "jobs.h"
+#include "model.h"
 #include "nacre/atomic_file.h"
 #include "nacre/training/baseline.h"
 #include "nacre/training/trainer.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
@@ -17,7 +20,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string model, baseline;
+  std::string model, baseline, config;
   bool held_out = false, json = false, quiet = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
@@ -77,7 +80,7 @@ void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
   std::printf("%9.2f %8s %8s %8s %6s %6s %8.3f %8.3f %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
               text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(), f.mel,
-              f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), name.c_str());
+              f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), printable(name).c_str());
   std::fflush(stdout);
 }
 
@@ -163,7 +166,7 @@ class Report {
       all["codebook_usage"] = usage;
       all["codebook_perplexity"] = perplexity;
       if (baseline) all["baseline"] = baseline->json();
-      std::printf("%s\n", all.dump(2, ' ', false, ordered_json::error_handler_t::replace).c_str());
+      print_json(all);
       return;
     }
     print(mean, "mean of " + std::to_string(e.clips().size()));
@@ -188,9 +191,13 @@ class Report {
 };
 
 int eval(const Options& o) {
+  if (o.inputs.empty())
+    throw Error(ErrorKind::usage, "eval needs audio to judge: inputs, or --data-dir; nacre eval --help tells more");
+  if (!o.held_out && (o.valid_fraction || o.valid_seconds))
+    throw Error(ErrorKind::usage, std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
-  Codec codec = Codec::load(ctx, model);
+  Codec codec = load_model(ctx, model, o.config);
   if (o.beam) codec.set_beam(*o.beam);
   const int rate = static_cast<int>(codec.config().sample_rate);
 
@@ -198,7 +205,10 @@ int eval(const Options& o) {
   std::optional<training::Dataset> data;
   std::map<std::string, int64_t> clips;
   if (o.held_out) {
-    if (o.inputs.size() != 1 || !std::filesystem::is_directory(o.inputs[0]))
+    std::error_code failed;
+    if (o.inputs.size() == 1 && !std::filesystem::exists(o.inputs[0], failed))
+      throw Error(ErrorKind::io, o.inputs[0] + ": cannot open: no such folder");
+    if (o.inputs.size() != 1 || !std::filesystem::is_directory(o.inputs[0], failed))
       throw Error(ErrorKind::usage, "--held-out: expected one folder, the one that was trained on");
     training::RunConfig config = trained_with(model, codec.config());
     if (o.valid_fraction) config.training.valid_fraction = *o.valid_fraction;
@@ -249,18 +259,20 @@ int eval(const Options& o) {
 
 Command add_eval(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("inputs,--data-dir,--data_dir", o->inputs, "audio files, folders (searched recursively), or - for standard input")->required();
-  app.add_option("-m,--model", o->model, "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file")
-      ->required();
+  app.add_option("inputs,--data-dir,--data_dir", o->inputs,
+                 "audio files, folders (searched recursively), or - for standard input; at least one, either way")
+      ->type_name("PATH");
+  app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
+  add_model_config(app, o->config);
   app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction, "with --held-out: part held out; else as in training")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(part());
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
-      ->check(CLI::NonNegativeNumber);
+      ->check(zero_or_more());
   app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
-      ->check(CLI::IsMember({"opus"}));
-  app.add_option("--beam", o->beam, beam_help);
+      ->type_name("CODEC")->check(one_of({"opus"}));
+  app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdio>
 #include <optional>
 
 #include "callers.h"
@@ -11,9 +12,10 @@ namespace nacre {
 
 void OptimizerConfig::check() const {
   const auto need = [](bool ok, const char* key, double value, const char* expected) {
-    if (!ok)
-      throw Error(ErrorKind::usage,
-                  std::string("optimizer.") + key + " is " + std::to_string(value) + ", expected " + expected);
+    if (ok) return;
+    char found[32];
+    std::snprintf(found, sizeof found, "%.12g", value);
+    throw Error(ErrorKind::usage, std::string("optimizer.") + key + " is " + found + ", expected " + expected);
   };
   need(learning_rate > 0 && learning_rate <= 10, "learning_rate", learning_rate, "above 0, at most 10");
   need(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 to below 1");

@@ -7,11 +7,11 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <string_view>
 
 #include "decoder.h"
 #include "files.h"
 #include "nacre/training/audio.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -35,13 +35,6 @@ Descriptor open_seekable(const std::string& path) {
   Descriptor spool = unnamed_file();
   copy_all(path == "-" ? STDIN_FILENO : fd.get(), spool.get(), path == "-" ? "standard input" : path, "temporary file");
   return spool;
-}
-
-bool is_lfs_pointer(ByteRange& bytes) {
-  constexpr std::string_view beginning = "version https://git-lfs.github.com/spec/";
-  char head[beginning.size()];
-  bytes.seek(0, SEEK_SET);
-  return bytes.read(head, sizeof head) == static_cast<int64_t>(sizeof head) && std::string_view(head, sizeof head) == beginning;
 }
 
 bool ends_as_mp3(const std::string& path) {
@@ -104,7 +97,6 @@ void AudioReader::Impl::open(size_t which) {
     decoder = decoder_of(*bytes);
   } catch (const DecodeFault& fault) {
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
-    if (is_lfs_pointer(*bytes)) bad(name, "a pointer of git-lfs, which stands for audio that was not fetched; git lfs pull fetches it");
     if (which == 0) bad(name, fault.reason);
     bad(name, "its part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " + fault.reason);
   }
@@ -135,6 +127,9 @@ AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(
   m.name = path == "-" ? "standard input" : path;
   m.options = options;
   m.fd = open_seekable(path);
+  const Thing found = thing_of(head_of(m.fd.get()));
+  if (const std::string reason = mistaken(found, Thing::audio); !reason.empty() && found != Thing::empty)
+    bad(m.name, reason);
   m.container = inspect_container(m.fd.get());
   if (const Container& c = m.container; !c.fault.empty()) {
     if (!c.salvageable) bad(m.name, c.fault);

@@ -17,10 +17,12 @@
 #include <system_error>
 #include <thread>
 
+#include "../text.h"
 #include "folder_scan.h"
 #include "nacre/context.h"
 #include "nacre/training/material.h"
 #include "nacre/training/progress.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -97,6 +99,19 @@ NamedFolder named_folder(const std::string& path) {
   return {};
 }
 
+std::string list_bad(const std::vector<BadFile>& bad, int64_t files, size_t most, const char* first, const char* next) {
+  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
+  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
+  for (size_t i = 0; i < bad.size() && i < most; ++i)
+    text += (i == 0 ? first : next) + printable(bad[i].path) + ": " + printable(bad[i].reason);
+  if (bad.size() > most) text += next + ("and " + std::to_string(bad.size() - most)) + " more";
+  return text;
+}
+/// In one line, as errors are.
+std::string bad_in_one_line(const std::vector<BadFile>& bad, int64_t files) {
+  return list_bad(bad, files, 10, " ", "; ");
+}
+
 bool is_under(const std::string& path, const std::string& entry) {
   return path == entry || (path.size() > entry.size() && path[entry.size()] == '/' && path.starts_with(entry));
 }
@@ -142,7 +157,8 @@ void Dataset::Impl::scan() {
   const int64_t files = static_cast<int64_t>(found.files.size() + bad.size());
   if (found.files.empty() && bad.empty())
     throw Error(ErrorKind::input, folder + ": no audio files in this folder (" + std::to_string(ignored) +
-                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff");
+                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff" +
+                                      about_folder(folder, Thing::audio));
 
   const size_t n = found.files.size();
   std::vector<Clip> all(n);
@@ -205,10 +221,10 @@ void Dataset::Impl::scan() {
   std::sort(bad.begin(), bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
   const int64_t bad_files = static_cast<int64_t>(bad.size());
   if (bad_files == files)
-    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
   if (bad_files > options.max_bad_files &&
       static_cast<double>(bad_files) > options.max_bad_fraction * static_cast<double>(files))
-    throw Error(ErrorKind::input, folder + ": too many bad files (--max-bad N skips up to N): " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": too many bad files (--max-bad N skips up to N): " + bad_in_one_line(bad, files));
 
   for (size_t i = 0; i < n; ++i) {
     if (!reasons[i].empty()) continue;
@@ -405,11 +421,7 @@ std::string describe_parts(const Dataset& d) {
 }
 
 std::string describe_bad(const std::vector<BadFile>& bad, int64_t files, size_t most) {
-  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
-  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
-  for (size_t i = 0; i < bad.size() && i < most; ++i) text += "\n  " + bad[i].path + ": " + bad[i].reason;
-  if (bad.size() > most) text += "\n  and " + std::to_string(bad.size() - most) + " more";
-  return text;
+  return list_bad(bad, files, most, "\n  ", "\n  ");
 }
 
 }  // namespace nacre::training

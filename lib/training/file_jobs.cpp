@@ -7,6 +7,7 @@
 
 #include "folder_scan.h"
 #include "nacre/training/codec_files.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -63,7 +64,8 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
       for (const BadFile& bad : scan.bad) found.refused.emplace_back(ErrorKind::input, in + "/" + bad.path + ": " + bad.reason);
       if (scan.files.empty())
         found.refused.emplace_back(ErrorKind::input, in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre streams") +
-                                                         " in this folder");
+                                                         " in this folder" +
+                                                         about_folder(in, kind == FileKind::audio ? Thing::audio : Thing::stream));
       const std::string head = in.ends_with('/') ? in : in + "/";
       for (const std::string& below : scan.files)
         found.jobs.push_back({head + below, many ? last_part(in) + "/" + below : below, true});

@@ -27,7 +27,7 @@ class Scanner {
   Scanner(const std::string& root, bool (*wanted)(const std::string&)) : root_(root), wanted_(wanted) {}
 
   FolderScan run() {
-    if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::input, root_ + ": " + reason);
+    if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::io, root_ + ": " + reason);
     std::sort(out_.files.begin(), out_.files.end());
     std::sort(out_.bad.begin(), out_.bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
     return std::move(out_);

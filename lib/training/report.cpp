@@ -176,7 +176,10 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                               .perplexity = e.perplexity(),
                               .codes_seen = frames,
                               .codebook_size = f.codec.codebook_size,
-                              .step = f.log.step}))
+                              .step = f.log.step,
+                              .balanced = f.config.loss.balanced,
+                              .codebooks_from_data = f.config.training.codebook_start_rows > 0,
+                              .ema = f.config.codec.quantizer == QuantizerKind::ema}))
     notes.push_back("Warning: " + w + ".");
   if (!notes.empty()) {
     s += "<ul class=\"notes\">";

@@ -5,10 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "../spelling.h"
+#include "../text.h"
 #include "nacre/atomic_file.h"
 #include "nacre/random.h"
 #include "nacre/safetensors.h"
 #include "nacre/transform_start.h"
+#include "sniff.h"
 #include "trainer_run.h"
 #include "trainer_state.h"
 
@@ -46,10 +49,15 @@ struct StoppedAtStart {};
 
 /// A checkpoint's folder, or a run's: its newest then.
 Checkpoint checkpoint_at(const fs::path& path) {
-  if (!fs::is_directory(path)) throw Error(ErrorKind::input, "--resume " + path.string() + ": no such folder");
+  if (!fs::is_directory(path))
+    throw Error(ErrorKind::io, "--resume " + path.string() +
+                                   (fs::exists(path) ? ": is a file, expected the folder of a checkpoint or run"
+                                                     : ": no such folder; expected auto, never, or a checkpoint's folder") +
+                                   did_you_mean(path.string(), {"auto", "never"}));
   if (fs::exists(path / "manifest.json")) return verify_checkpoint(path);
   if (const CheckpointSearch search = newest_checkpoint(path); search.found) return *search.found;
-  throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one");
+  throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one" +
+                                    about_folder(path, Thing::weights));
 }
 
 std::vector<int32_t> valid_samples(const Batch& batch) {
@@ -76,7 +84,8 @@ Run::Run(const TrainerOptions& options)
   if (config_.training.max_steps > 0) steps_ = std::min(steps_, config_.training.max_steps);
 }
 
-void Run::say(const std::string& line) {
+void Run::say(const std::string& text) {
+  const std::string line = printable_lines(text);  // names of files are in it
   if (progress_) {
     progress_->message(line, options_.out);
   } else {
@@ -163,11 +172,11 @@ void Run::resume(const Checkpoint& from) {
   const RunIdentity now = identity_of(config_, data_.fingerprint(), ctx_, options_.storage);
   const RunIdentity then = identity_from_manifest(from.manifest);
   if (const std::vector<std::string> changed = what_forbids_resume(then, now); !changed.empty()) {
-    std::string list;
-    for (const std::string& c : changed) list += "\n  " + c;
+    std::string list, line;
+    for (const std::string& c : changed) list += "\n  " + c, line += (line.empty() ? "" : ", ") + c;
     if (!options_.allow_change)
-      throw Error(ErrorKind::usage, "resume: " + from.path.string() + " was made with other settings:" + list +
-                                        "\n  use --allow-change to go on all the same, or another --checkpoint_dir");
+      throw Error(ErrorKind::usage, "resume: " + from.path.string() + " was made with other settings: " + line +
+                                        "; use --allow-change to go on all the same, or another --checkpoint_dir");
     say("warning: resuming with other settings, as asked:" + list);
   }
   if (const std::string bits = what_changes_bits(then, now); !bits.empty())
@@ -278,7 +287,7 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
   if (first) {
     std::string files;
     for (const Crop& c : batch.crops)
-      files += " " + data_.clips()[static_cast<size_t>(c.clip)].path + "@" + std::to_string(c.offset);
+      files += " " + printable(data_.clips()[static_cast<size_t>(c.clip)].path) + "@" + std::to_string(c.offset);
     say("warning: step " + std::to_string(done_) + ": the gradient is not finite; " +
         (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") + " left out. The" +
         (updates == 1 ? "" : " last") + " batch was:" + files);

@@ -137,7 +137,10 @@ void Run::report(int64_t epoch) {
                               .perplexity = perplexity,
                               .codes_seen = static_cast<int64_t>(frames),
                               .codebook_size = config_.codec.codebook_size,
-                              .step = done_};
+                              .step = done_,
+                              .balanced = config_.loss.balanced,
+                              .codebooks_from_data = config_.training.codebook_start_rows > 0,
+                              .ema = config_.codec.quantizer == QuantizerKind::ema};
   // A start may look unhealthy: training is to cure it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);

@@ -143,7 +143,7 @@ TEST_CASE("trainer: going back to an older checkpoint sets the newer ones aside"
     t.options.resume = folder / "data";
     CHECK(t.error_of_run(text) == ErrorKind::input);
     t.options.resume = folder / "nothing";
-    CHECK(t.error_of_run(text) == ErrorKind::input);
+    CHECK(t.error_of_run(text) == ErrorKind::io);
     CHECK(contains(text, "no such folder"));
   }
 }

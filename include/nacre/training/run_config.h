@@ -35,6 +35,15 @@ struct TrainingConfig {
   int64_t codebook_average_rows = 0;    ///< frames that then move them as in training; ema only
 };
 
+/// A value for one key, and where it came from, as messages call it: "--batch-size 0".
+struct Setting {
+  std::string key;    ///< section.key
+  std::string value;  ///< JSON, or a plain word for strings
+  std::string source;
+};
+/// Of "section.key=value", as --set has it. Throws Error(usage).
+Setting setting(const std::string& assignment);
+
 struct RunConfig {
   CodecConfig codec;
   LossConfig loss;
@@ -47,10 +56,14 @@ struct RunConfig {
   /// A JSON object with any of the four sections, on top of what `base` says. Unknown keys throw Error(usage) naming them.
   static RunConfig from_json(const std::string& text, const RunConfig& base);
   static RunConfig from_json(const std::string& text);
-  /// One of CodecConfig::names(), with the training settings that go with it; or a path to a JSON file.
+  /// One of CodecConfig::names(), with the training settings that go with it; or a path to a JSON file. Throws Error(usage)
+  /// for a name that nobody has and for a file that cannot be used (with line and column where it is not JSON), Error(io)
+  /// for one that cannot be opened.
   static RunConfig named(const std::string& name_or_path);
   /// "section.key=value"; value is JSON, or a plain word for strings.
   void set(const std::string& assignment);
+  /// All of them, in order; what they make together is checked at the end. Errors name the source.
+  void set(const std::vector<Setting>&);
 };
 
 /// "loss.mel: 1 -> 2" for every key that differs.

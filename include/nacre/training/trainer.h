@@ -53,6 +53,8 @@ struct HealthFigures {
   std::vector<double> usage, perplexity;
   int64_t codes_seen = 0, codebook_size = 1;
   int64_t step = 0;
+  /// Of the configuration: advice is about what can still be changed.
+  bool balanced = true, codebooks_from_data = true, ema = true;
 };
 std::vector<std::string> warnings(const HealthFigures&);
 
@@ -66,7 +68,7 @@ std::vector<int64_t> judged_clips(const Dataset&, double seconds);
 DatasetOptions dataset_options(const RunConfig&);
 
 /// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
-/// newest). Throws Error(input) naming what was looked for.
+/// newest). Throws Error(io) where nothing can be opened, Error(input) saying what is there instead of a model.
 std::filesystem::path find_model(const std::filesystem::path&);
 
 }  // namespace nacre::training
