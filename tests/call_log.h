@@ -115,8 +115,8 @@ class CallLog {
   }
 };
 
-/// A power cut at any moment leaves what was there before or all of what `target` is now: every file had all of its bytes
-/// when it was synchronised, a folder all of its names; then came the rename; then its folder was synchronised.
+/// A power cut at any moment leaves what was there before or all of what `target` is now: every file had all of its
+/// bytes when it was synchronised, a folder all of its names; then came the rename; then its folder was synchronised.
 inline void expect_durable(const CallLog& log, const std::filesystem::path& target) {
   const size_t none = log.calls().size(), renamed = log.rename_to(target);
   INFO(target);

@@ -9,6 +9,7 @@
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/snake.h"
 #include "nacre/ops/tanh.h"
+#include "nacre/ops/vq.h"
 
 using namespace nacre;
 
@@ -104,6 +105,41 @@ TEST_CASE("more than 2^31 elements: tiles of convolutions find the first and the
     conv1d_input_gradient<bf16>(ctx, {.dy = x, .weight = weight, .dx = y, .geometry = geometry});
     expect("input gradient", 0, first, 2, 0), expect("input gradient", 1, first, 1, -1);
     expect("input gradient", rows - 1, last, 2, 0), expect("input gradient", rows - 2, last, 1, 0);
+  }
+}
+
+TEST_CASE("more than 2^31 elements: a search finds the codes of the first and the last rows", "[large]") {
+  for (const Device device : test::devices()) {
+    if (device.kind == Device::cpu) continue;
+    Context ctx({.device = device});
+    constexpr int64_t dim = 1024, many = (int64_t{1} << 31) / dim + 100;
+    const Shape xs{.time = many, .channels = dim}, books{.time = 3, .channels = dim};
+    Memory x(ctx, static_cast<size_t>(xs.elements()) * sizeof(float)), found(ctx, many * sizeof(int32_t));
+    Memory book(ctx, static_cast<size_t>(books.elements()) * sizeof(float));
+    const View<const float> codebook(reinterpret_cast<float*>(book.data()), books);
+    Memory scratch(ctx, static_cast<size_t>(vq_nearest_scratch(ctx, xs, books).elements()) * sizeof(float));
+    const auto row = [](const Memory& m, int64_t r) {
+      return View<float>(reinterpret_cast<float*>(m.data()) + r * dim, {.channels = dim});
+    };
+    const std::vector<float> ones(dim, 1.0f), twos(dim, 2.0f);  // code 0 is all zeros, as all other rows are
+    ctx.write<float>(ones, row(book, 1)), ctx.write<float>(twos, row(book, 2));
+    ctx.write<float>(ones, row(x, 0)), ctx.write<float>(twos, row(x, many - 1));
+    const View<int32_t> codes(reinterpret_cast<int32_t*>(found.data()), {.time = many});
+    const Edges edges(4);
+    vq_nearest(ctx, {.x = View<const float>(reinterpret_cast<float*>(x.data()), xs),
+                     .codebook = codebook,
+                     .codes = codes,
+                     .scratch = View<float>(reinterpret_cast<float*>(scratch.data()),
+                                            {.channels = static_cast<int64_t>(scratch.size() / sizeof(float))})});
+    const auto code = [&](int64_t r) {
+      int32_t value = -1;
+      ctx.read<int32_t>(View<const int32_t>(codes.data + r, {.channels = 1}), std::span<int32_t>(&value, 1));
+      return value;
+    };
+    CHECK(code(0) == 1);
+    CHECK(code(1) == 0);
+    CHECK(code(many - 2) == 0);
+    CHECK(code(many - 1) == 2);
   }
 }
 #endif

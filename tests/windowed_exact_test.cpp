@@ -1,5 +1,5 @@
-// Windows of a codec whose sums are exact and whose codes and samples depend on the two ends of their receptive field: a
-// frame of context too few changes what comes out, and nothing else does.
+// Windows of a codec whose sums are exact and whose codes and samples depend on the two ends of their receptive
+// field: a frame of context too few changes what comes out, and nothing else does.
 #include <algorithm>
 #include <map>
 #include <random>
@@ -146,7 +146,8 @@ TEST_CASE("windows give, bit for bit, what one window gives, and need all of the
 }
 
 TEST_CASE("what a window lacks of its context is seen in what it keeps", "[windowed]") {
-  // The same, cut by hand: with the context a frame comes out right, with a frame less of it on either side it does not.
+  // The same, cut by hand: with the context a frame comes out right, with a frame less of it on either side it does
+  // not.
   Context ctx({.threads = 2});
   for (const Net& net : nets) {
     Codec codec = looking_both_ways(ctx, net);

@@ -1,3 +1,4 @@
+# shellcheck shell=bash source-path=SCRIPTDIR/..
 # Each public header, included first by a program of an older standard: one message, and the compiler stops.
 source "$SOURCE/tools.sh"
 headers=$(cd "$NACRE/include" && find nacre -name '*.h' | sort)

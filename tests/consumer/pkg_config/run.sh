@@ -1,5 +1,6 @@
-# pkg-config nacre: programs linked as usual and wholly statically, a shared library around the archive; installed to a prefix
-# with a space, to folders below the prefix and to absolute ones.
+# shellcheck shell=bash source-path=SCRIPTDIR/..
+# pkg-config nacre: programs linked as usual and wholly statically, a shared library around the archive; installed to
+# a prefix with a space, to folders below the prefix and to absolute ones.
 source "$SOURCE/tools.sh"
 cp "$SOURCE/noise.h" "$SOURCE/consumer.cpp" "$SOURCE/two_copies/copy.cpp" .
 compile() { # options of pkg-config, what else the compiler gets
@@ -14,7 +15,7 @@ program() { # the folder of nacre.pc
 }
 quietly cmake --install "$BUILD" --prefix "$WORK/a prefix"
 program "$(dirname "$(find "$WORK/a prefix" -name nacre.pc)")"
-[ "$(pkg-config --modversion nacre)" = 0.1.0 ] || fail "another version: $(pkg-config --modversion nacre)"
+[ "$(pkg-config --modversion nacre)" = "$(cached CMAKE_PROJECT_VERSION)" ] || fail "another version: $(pkg-config --modversion nacre)"
 refused 'nacre >= 99' pkg-config --exists --print-errors 'nacre >= 99'
 compile --static "consumer.cpp -o consumer"
 quietly ./consumer

@@ -1,3 +1,4 @@
+# shellcheck shell=bash source-path=SCRIPTDIR/..
 # Several copies of nacre in one program.
 source "$SOURCE/tools.sh"
 cp "$SOURCE/noise.h" "$SOURCE"/two_copies/*.cpp .
