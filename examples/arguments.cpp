@@ -21,7 +21,8 @@ using Words = std::vector<std::string>;
 
 Words verb_names(CLI::App& program) {
   Words names;
-  for (const CLI::App* verb : program.get_subcommands([](CLI::App*) { return true; })) names.push_back(verb->get_name());
+  for (const CLI::App* verb : program.get_subcommands([](CLI::App*) { return true; }))
+    names.push_back(verb->get_name());
   return names;
 }
 
@@ -154,8 +155,10 @@ class Behind {
 
   void value(CLI::Option& option, const std::string& name, const std::string& text) {
     if (text.empty()) refuse(name + " was given an empty value");
-    const bool many = option.get_items_expected_max() > 1 || option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
-    if (!many && !seen_[&option].empty()) refuse(name + " is given twice: " + named(seen_[&option]) + " and " + named(text));
+    const bool many =
+        option.get_items_expected_max() > 1 || option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+    if (!many && !seen_[&option].empty())
+      refuse(name + " is given twice: " + named(seen_[&option]) + " and " + named(text));
     seen_[&option] = text;
     expect_number(option, name, text);
     if (option.get_positional())
@@ -214,10 +217,10 @@ CLI::App& verb_of(CLI::App& program, const std::string& word) {
   for (CLI::App* verb : program.get_subcommands([](CLI::App*) { return true; }))
     if (name.starts_with("--") ? find_long(*verb, name.substr(2)) != nullptr
                                : name.size() > 1 && find_short(*verb, name[1]) != nullptr)
-      refuse(named(name) + " stands before the verb; options come after it: nacre " + verb->get_name() + " " + printable(name) +
-             " ...");
-  refuse(named(name) + " is no option of nacre" +
-         did_you_mean(name, {"--help", "--version"}) + "; nacre --help tells more");
+      refuse(named(name) + " stands before the verb; options come after it: nacre " + verb->get_name() + " " +
+             printable(name) + " ...");
+  refuse(named(name) + " is no option of nacre" + did_you_mean(name, {"--help", "--version"}) +
+         "; nacre --help tells more");
 }
 
 }  // namespace
@@ -295,7 +298,8 @@ CLI::Validator at_least(int64_t low) {
   const std::string what = std::to_string(low) + " or more";
   return CLI::Validator(
       [low, what](std::string& word) {
-        return std::strtoll(word.c_str(), nullptr, 10) >= low ? std::string() : "is " + named(word) + ", expected " + what;
+        return std::strtoll(word.c_str(), nullptr, 10) >= low ? std::string()
+                                                              : "is " + named(word) + ", expected " + what;
       },
       what);
 }

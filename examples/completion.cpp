@@ -54,8 +54,11 @@ std::string bash(const std::vector<VerbRow>& verbs) {
       "  [ \"$prev\" = = ] && prev=${COMP_WORDS[COMP_CWORD - 2]}\n"
       "  [ \"$cur\" = = ] && cur= \n"
       "  case $verb in\n"
-      "    '') words='" + joined(names, " ") + " help --help --version' ;;\n"
-      "    help) words='" + joined(names, " ") + "' ;;\n";
+      "    '') words='" +
+      joined(names, " ") +
+      " help --help --version' ;;\n"
+      "    help) words='" +
+      joined(names, " ") + "' ;;\n";
   for (const VerbRow& v : verbs) {
     s += "    " + v.name + ")\n      case $prev in\n";
     Words options;
@@ -66,23 +69,23 @@ std::string bash(const std::vector<VerbRow>& verbs) {
       options.insert(options.end(), mine.begin(), mine.end());
       if (o.positional) takes_files = o.files, choices = joined(o.choices, " ");
       if (o.flag() || names_of(o).empty()) continue;
-      s += "        " + joined(names_of(o), "|") + ") words='" + joined(o.choices, " ") + "' files=" + (o.files ? "1" : "") +
-           " ;;\n";
+      s += "        " + joined(names_of(o), "|") + ") words='" + joined(o.choices, " ") +
+           "' files=" + (o.files ? "1" : "") + " ;;\n";
     }
-    s += "        *)\n          case $cur in\n            -*) words='" + joined(options, " ") + "' ;;\n            *) words='" +
-         choices + "' files=" + (takes_files ? "1" : "") + " ;;\n          esac ;;\n      esac ;;\n";
+    s += "        *)\n          case $cur in\n            -*) words='" + joined(options, " ") +
+         "' ;;\n            *) words='" + choices + "' files=" + (takes_files ? "1" : "") +
+         " ;;\n          esac ;;\n      esac ;;\n";
   }
-  s +=
-      "  esac\n"
-      "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
-      "  if [ -n \"$files\" ]; then\n"
-      "    local IFS=$'\\n'\n"
-      "    COMPREPLY+=($(compgen -f -- \"$cur\"))\n"
-      "    compopt -o filenames 2>/dev/null\n"
-      "  fi\n"
-      "  return 0\n"
-      "}\n"
-      "complete -F _nacre nacre\n";
+  s += "  esac\n"
+       "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+       "  if [ -n \"$files\" ]; then\n"
+       "    local IFS=$'\\n'\n"
+       "    COMPREPLY+=($(compgen -f -- \"$cur\"))\n"
+       "    compopt -o filenames 2>/dev/null\n"
+       "  fi\n"
+       "  return 0\n"
+       "}\n"
+       "complete -F _nacre nacre\n";
   return s;
 }
 
@@ -90,11 +93,13 @@ std::string zsh(const std::vector<VerbRow>& verbs) {
   // In a specification of _arguments, brackets and colons divide.
   const auto escaped = [](const std::string& text) {
     std::string out;
-    for (const char c : text) out += c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
+    for (const char c : text)
+      out += c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
     return out;
   };
   std::string s =
-      "#compdef nacre\n# zsh completion for nacre, made by `nacre completion zsh`\n_nacre() {\n  local -a verbs\n  verbs=(\n";
+      "#compdef nacre\n# zsh completion for nacre, made by `nacre completion zsh`\n_nacre() {\n  local -a verbs\n  "
+      "verbs=(\n";
   for (const VerbRow& v : verbs) s += "    " + quoted(escaped(v.name) + ":" + v.description) + "\n";
   s += "  )\n  if (( CURRENT == 2 )); then\n    _describe verb verbs\n    return\n  fi\n"
        "  local verb=$words[2]\n  shift words\n  (( CURRENT-- ))\n  case $verb in\n";
@@ -119,9 +124,10 @@ std::string zsh(const std::vector<VerbRow>& verbs) {
     }
     s += "        && return\n      ;;\n";
   }
-  return s + "  esac\n}\n"
-             "# Read by compinit from a folder of fpath, or sourced.\n"
-             "if [ \"$funcstack[1]\" = _nacre ]; then\n  _nacre \"$@\"\nelse\n  compdef _nacre nacre\nfi\n";
+  return s +
+         "  esac\n}\n"
+         "# Read by compinit from a folder of fpath, or sourced.\n"
+         "if [ \"$funcstack[1]\" = _nacre ]; then\n  _nacre \"$@\"\nelse\n  compdef _nacre nacre\nfi\n";
 }
 
 std::string fish(const std::vector<VerbRow>& verbs) {
@@ -159,7 +165,8 @@ Command add_completion(CLI::App& app) {
       ->check(one_of({"bash", "zsh", "fish"}))
       ->required();
   app.footer(
-      "The script goes to standard output. In bash: source <(nacre completion bash). An installed nacre has them in place\n"
+      "The script goes to standard output. In bash: source <(nacre completion bash). An installed nacre has them in "
+      "place\n"
       "(share/bash-completion/completions, share/zsh/site-functions, share/fish/vendor_completions.d).");
   return [shell, &app] {
     const std::vector<VerbRow> verbs = table_of(*app.get_parent());

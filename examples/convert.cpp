@@ -77,8 +77,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
 /// Matches files, loads the model only if there is anything to do, and works through them.
 template <class F>
 int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
-  if (o.json && o.output == "-")
-    throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
+  if (o.json && o.output == "-") throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
   const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
   nlohmann::ordered_json done = nlohmann::ordered_json::array();
   const int code = convert_matched(o, jobs, from, label, done, one);
@@ -117,8 +116,10 @@ int decode(const Options& o) {
                    r = files.decode(job.in, job.out, options, hooks);
                    // Said even when quiet: the sound is not what the model made.
                    if (r.clipped > 0)
-                     std::fprintf(stderr, "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
-                                  printable(job.out).c_str(), static_cast<long long>(r.clipped));
+                     std::fprintf(
+                         stderr,
+                         "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
+                         printable(job.out).c_str(), static_cast<long long>(r.clipped));
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r);
                  });
 }
@@ -126,7 +127,8 @@ int decode(const Options& o) {
 int export_model(const Options& o) {
   namespace fs = std::filesystem;
   const fs::path from = training::find_model(o.model), to = o.output;
-  if (o.output == "-") throw Error(ErrorKind::usage, "-o -: the model is a file, expected a name such as model.safetensors");
+  if (o.output == "-")
+    throw Error(ErrorKind::usage, "-o -: the model is a file, expected a name such as model.safetensors");
   if (fs::is_directory(to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as model.safetensors");
   if (std::error_code failed; to.has_parent_path() && !fs::is_directory(to.parent_path(), failed))
     throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + to.parent_path().string());
@@ -142,8 +144,10 @@ int export_model(const Options& o) {
                 {"values", codec.parameters().effective_elements()},
                 {"bytes", static_cast<uint64_t>(fs::file_size(to))}});
   else if (!o.quiet)
-    std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", printable(from.string()).c_str(), printable(to.string()).c_str(), hex(codec.identity()).c_str(),
-                 static_cast<double>(codec.parameters().effective_elements()) / 1e6, static_cast<uintmax_t>(fs::file_size(to)));
+    std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", printable(from.string()).c_str(),
+                 printable(to.string()).c_str(), hex(codec.identity()).c_str(),
+                 static_cast<double>(codec.parameters().effective_elements()) / 1e6,
+                 static_cast<uintmax_t>(fs::file_size(to)));
   return 0;
 }
 

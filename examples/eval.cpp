@@ -79,8 +79,9 @@ void print_head() {
 void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
   std::printf("%9.2f %8s %8s %8s %6s %6s %8.3f %8.3f %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
-              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(), f.mel,
-              f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), printable(name).c_str());
+              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(),
+              text(f.estoi, 3).c_str(), f.mel, f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(),
+              text(f.decode_speed, 1).c_str(), printable(name).c_str());
   std::fflush(stdout);
 }
 
@@ -194,7 +195,8 @@ int eval(const Options& o) {
   if (o.inputs.empty())
     throw Error(ErrorKind::usage, "eval needs audio to judge: inputs, or --data-dir; nacre eval --help tells more");
   if (!o.held_out && (o.valid_fraction || o.valid_seconds))
-    throw Error(ErrorKind::usage, std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
+    throw Error(ErrorKind::usage,
+                std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = load_model(ctx, model, o.config);
@@ -265,13 +267,16 @@ Command add_eval(CLI::App& app) {
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
   add_model_config(app, o->config);
   app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");
-  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction, "with --held-out: part held out; else as in training")
+  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
+                 "with --held-out: part held out; else as in training")
       ->check(part());
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
       ->check(zero_or_more());
-  app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
-      ->type_name("CODEC")->check(one_of({"opus"}));
+  app.add_option("--baseline", o->baseline,
+                 "opus: also what Opus makes of the same audio at the model's nominal bitrate")
+      ->type_name("CODEC")
+      ->check(one_of({"opus"}));
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");

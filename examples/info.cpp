@@ -129,10 +129,10 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   const Arithmetic a = arithmetic(o.device.precision);
   const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
   say(o, "  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
-              d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
-              d.bf16 / 1e12);
+      d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
+      d.bf16 / 1e12);
   say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
-              "backward");
+      "backward");
   say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
@@ -143,8 +143,8 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   const auto line = [&](const CostRow& r, double f, double b) {
     rows.push_back({{"layer", r.name}, {"forward", of(r.forward, f)}, {"backward", of(r.backward, b)}});
     say(o, "  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(),
-                (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
-                r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
+        (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
+        r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
   };
   const auto add = [](CostRow::Work& to, const CostRow::Work& w) {
     to.products += w.products, to.floats += w.floats, to.bytes += w.bytes;
@@ -157,17 +157,15 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   }
   line(sum, forward, backward);
   say(o, "  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),
-              static_cast<long long>(samples), 1e3 * (forward + backward));
-  out["cost"] = {{"device", d.name}, {"precision", o.device.precision}, {"seconds", forward + backward}, {"layers", rows}};
+      static_cast<long long>(samples), 1e3 * (forward + backward));
+  out["cost"] = {
+      {"device", d.name}, {"precision", o.device.precision}, {"seconds", forward + backward}, {"layers", rows}};
 }
 
 ordered_json json_of(const CodecConfig& c) {
-  return {{"sample_rate", c.sample_rate},
-          {"hop", c.hop()},
-          {"frame_rate", c.frame_rate()},
-          {"n_codebooks", c.n_codebooks},
-          {"codebook_size", c.codebook_size},
-          {"nominal_bitrate", c.nominal_bitrate()}};
+  return {{"sample_rate", c.sample_rate},     {"hop", c.hop()},
+          {"frame_rate", c.frame_rate()},     {"n_codebooks", c.n_codebooks},
+          {"codebook_size", c.codebook_size}, {"nominal_bitrate", c.nominal_bitrate()}};
 }
 
 /// On the CPU, unless it is a device's memory that is asked for.
@@ -323,7 +321,8 @@ void about(const Options& o, const std::string& name, ordered_json& out) {
   if (fs::is_directory(status)) return about_folder(o, name, out);
   if (!fs::exists(status))
     throw Error(ErrorKind::io, name + ": cannot open: " + (failed ? failed.message() : "No such file or directory") +
-                                   "; expected a file, a folder or one of " + listed(ready) + did_you_mean(name, ready));
+                                   "; expected a file, a folder or one of " + listed(ready) +
+                                   did_you_mean(name, ready));
   // By content where it can be told, so that a wrong ending does not mislead.
   using training::Thing;
   const Thing found = training::thing_at(name);
@@ -349,14 +348,14 @@ void about_devices(const Options& o, ordered_json& out) {
   if (!found.missing.empty()) say(o, "cuda: none: %s\n", found.missing.c_str());
   if (!found.runtime.empty())
     say(o, "cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
-                found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
+        found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
   std::string without;  // ops, as they stand in NACRE_OPS
   for (const CudaInventory::Library& l : found.libraries) {
     out["libraries"].push_back(
         {{"name", l.name}, {"version", l.version}, {"used_by", l.used_by}, {"missing", l.missing}});
     const std::string use = l.used_by.empty() ? "for benches alone" : "for " + l.used_by;
     say(o, "  %s, %s: %s\n", l.name.c_str(), use.c_str(),
-                l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
+        l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
     if (!l.missing.empty() && !l.used_by.empty())
       without += (without.empty() ? "" : ", ") + l.used_by + " (no " + l.name + ")";
   }
@@ -371,9 +370,9 @@ void about_devices(const Options& o, ordered_json& out) {
                             {"unusable", c.unusable}});
     const auto gibibytes = [](size_t bytes) { return fixed(static_cast<double>(bytes) / (1 << 30), 1) + " GiB"; };
     if (!c.name.empty())
-      say(o, "cuda:%zu: %s, compute capability %s, %d multiprocessors, %s%s, %zu KiB of shared memory per block\n",
-                  i, c.name.c_str(), c.capability.c_str(), c.multiprocessors, gibibytes(c.memory).c_str(),
-                  c.free > 0 ? (" (" + gibibytes(c.free) + " free)").c_str() : "", c.shared_per_block >> 10);
+      say(o, "cuda:%zu: %s, compute capability %s, %d multiprocessors, %s%s, %zu KiB of shared memory per block\n", i,
+          c.name.c_str(), c.capability.c_str(), c.multiprocessors, gibibytes(c.memory).c_str(),
+          c.free > 0 ? (" (" + gibibytes(c.free) + " free)").c_str() : "", c.shared_per_block >> 10);
     else
       say(o, "cuda:%zu:\n", i);
     if (!c.unusable.empty())

@@ -87,7 +87,8 @@ int run_jobs(const training::FileJobs& files, const char* label, bool quiet,
         .progress =
             [&](double seconds, double total) {
               if (several)
-                progress.update(done, 0, printable(job.in) + (total > 0 ? " " + fixed(100 * seconds / total, 0) + " %" : ""));
+                progress.update(done, 0,
+                                printable(job.in) + (total > 0 ? " " + fixed(100 * seconds / total, 0) + " %" : ""));
               else
                 progress.update(static_cast<int64_t>(seconds), static_cast<int64_t>(total), "");
             },

@@ -59,10 +59,13 @@ std::string page(const CLI::App& program) {
   s += ".SH NAME\nnacre \\- train, run and judge neural audio codecs\n.SH SYNOPSIS\n";
   for (const VerbRow& v : verbs) s += synopsis(v);
   s += ".br\n\\fBnacre help\\fR [\\fIVERB\\fR]\n.br\n\\fBnacre \\-\\-version\\fR\n";
-  s += ".SH DESCRIPTION\nA neural audio codec is an encoder, a residual vector quantizer and a decoder. \\fBnacre\\fR trains one on a "
+  s += ".SH DESCRIPTION\nA neural audio codec is an encoder, a residual vector quantizer and a decoder. \\fBnacre\\fR "
+       "trains one on a "
        "folder of audio, turns audio into \\fI.nacre\\fR streams and back with it, and judges what comes back.\n.PP\n"
-       "Options come after the verb, before or after its other words; \\fB\\-\\-name=value\\fR and \\fB\\-\\-name value\\fR are the "
-       "same, and names may be spelt with \\- or _. After \\fB\\-\\-\\fR nothing is an option. Results and data go to standard output, "
+       "Options come after the verb, before or after its other words; \\fB\\-\\-name=value\\fR and \\fB\\-\\-name "
+       "value\\fR are the "
+       "same, and names may be spelt with \\- or _. After \\fB\\-\\-\\fR nothing is an option. Results and data go to "
+       "standard output, "
        "reports and errors to standard error.\n.SH VERBS\n";
   for (const VerbRow& v : verbs) {
     s += ".SS " + roff(v.name) + "\n" + roff(v.description) + ".\n";
@@ -73,14 +76,15 @@ std::string page(const CLI::App& program) {
   struct Code {
     const char *code, *text;
   };
-  for (const Code& c : {Code{"0", "all done"},
-                        {"2", "usage: an option, a configuration, or an output that exists"},
-                        {"3", "bad input: a file whose content is bad or is something else; or some of several inputs failed"},
-                        {"4", "input/output: what cannot be opened, read or written"},
-                        {"5", "not enough memory"},
-                        {"6", "the device failed, or cannot be had"},
-                        {"7", "training diverged"},
-                        {"129, 130, 143", "stopped by SIGHUP, SIGINT, SIGTERM"}})
+  for (const Code& c :
+       {Code{"0", "all done"},
+        {"2", "usage: an option, a configuration, or an output that exists"},
+        {"3", "bad input: a file whose content is bad or is something else; or some of several inputs failed"},
+        {"4", "input/output: what cannot be opened, read or written"},
+        {"5", "not enough memory"},
+        {"6", "the device failed, or cannot be had"},
+        {"7", "training diverged"},
+        {"129, 130, 143", "stopped by SIGHUP, SIGINT, SIGTERM"}})
     s += std::string(".TP\n.B ") + c.code + "\n" + roff(c.text) + "\n";
   return s;
 }

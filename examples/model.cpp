@@ -16,8 +16,8 @@ Codec load_model(Context& ctx, const std::filesystem::path& path, const std::str
   if (config.empty()) return Codec::load(ctx, path);
   const CodecConfig wanted = training::RunConfig::named(config).codec;
   if (Safetensors::read(path).metadata().contains(config_metadata_key))
-    throw Error(ErrorKind::usage, "--config " + config + ": " + path.string() +
-                                      " holds its own configuration; leave the option away");
+    throw Error(ErrorKind::usage,
+                "--config " + config + ": " + path.string() + " holds its own configuration; leave the option away");
   Codec codec(ctx, wanted);
   load_parameters(ctx, codec.parameters(), path, true);
   return codec;

@@ -8,7 +8,8 @@
 
 namespace nacre::program {
 
-inline constexpr const char* model_help = "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file";
+inline constexpr const char* model_help =
+    "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file";
 
 /// --config of a verb that loads a model.
 CLI::Option* add_model_config(CLI::App& app, std::string& config);

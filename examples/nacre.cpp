@@ -78,18 +78,20 @@ void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
                       ->group(group)
                       ->capture_default_str();
   precision_option =
-      app.add_option("--precision", precision,
-                     stores_bf16
-                         ? "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits"
-                         : "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in")
+      app.add_option(
+             "--precision", precision,
+             stores_bf16
+                 ? "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits"
+                 : "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in")
           ->type_name("KIND")
           ->check(stores_bf16 ? one_of({"fp32", "tf32", "bf16"}) : one_of({"fp32", "tf32"}))
           ->group(group)
           ->capture_default_str();
-  threads_option = app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
-                       ->check(between(0, 1024))
-                       ->group(group)
-                       ->capture_default_str();
+  threads_option =
+      app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
+          ->check(between(0, 1024))
+          ->group(group)
+          ->capture_default_str();
 }
 
 ContextOptions DeviceOptions::context() const {
@@ -123,7 +125,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
                                         nacre::compiler());
   app.footer(
-      "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
+      "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 "
+      "memory, 6 device, "
       "7 training diverged, 130/143 signals.");
   struct Verb {
     CLI::App* app;

@@ -48,7 +48,7 @@ int report(const Options& o) {
     print_json({{"output", r.output.string()}, {"bytes", r.bytes}, {"files", r.files}, {"snr", r.snr}});
   else
     std::printf("%s: %.1f MB, %lld files, mean SNR %+.2f dB\n", printable(r.output.string()).c_str(),
-              static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.snr);
+                static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.snr);
   return 0;
 }
 

@@ -62,7 +62,8 @@ training::RunConfig resolved(const Options& o) {
 std::filesystem::path run_of(const Options& o) {
   const std::filesystem::path name = o.experiment_name, folder = o.checkpoint_dir;
   if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end())
-    throw Error(ErrorKind::usage, "--experiment-name " + o.experiment_name + ": leads out of the checkpoint folder, of which it is a part");
+    throw Error(ErrorKind::usage, "--experiment-name " + o.experiment_name +
+                                      ": leads out of the checkpoint folder, of which it is a part");
   return name.empty() ? folder : folder / name;
 }
 
@@ -87,10 +88,12 @@ int train(const Options& o) {
   const training::TrainResult r = training::train(t);
   if (o.use_wandb)
     std::fprintf(t.out,
-                 "--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n  wandb sync --sync-tensorboard %s\n",
+                 "--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n"
+                 "  wandb sync --sync-tensorboard %s\n",
                  shell_word(t.run.string()).c_str());
   if (o.json) {
-    nlohmann::ordered_json all = {{"run", t.run.string()}, {"step", r.step}, {"steps", r.steps}, {"finished", r.finished}};
+    nlohmann::ordered_json all = {
+        {"run", t.run.string()}, {"step", r.step}, {"steps", r.steps}, {"finished", r.finished}};
     all["signal"] = r.signal != 0 ? nlohmann::ordered_json(r.signal) : nlohmann::ordered_json();
     all["checkpoint"] = r.checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(r.checkpoint.string());
     all["snr"] = r.snr;  // NaN, where nothing was judged, becomes null
@@ -103,7 +106,9 @@ int train(const Options& o) {
 
 Command add_train(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")->type_name("DIR")->required();
+  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")
+      ->type_name("DIR")
+      ->required();
   app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run: checkpoints and logs")
       ->type_name("DIR")
       ->required();
@@ -120,8 +125,7 @@ Command add_train(CLI::App& app) {
   app.add_option("--segment-length,--segment_length", o->segment_length, "samples per segment");
   app.add_option("--sample-rate,--sample_rate", o->sample_rate, "Hz; audio is resampled to it");
   app.add_option("--max-steps,--max_steps", o->max_steps, "stop after this many steps");
-  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")
-      ->check(at_least(0));
+  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")->check(at_least(0));
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
                  "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
   app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");

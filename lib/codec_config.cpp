@@ -115,8 +115,8 @@ void read(const json& value, std::vector<int64_t>& to) {
   const json all = as_json(CodecConfig{});
   for (const auto& [name, value] : all.items()) known.push_back(name);
   const std::string near = did_you_mean(key, known);
-  throw Error(ErrorKind::usage, "codec." + key + " is no known key" +
-                                    (near.empty() ? "; there are " + listed(known, "and") : near));
+  throw Error(ErrorKind::usage,
+              "codec." + key + " is no known key" + (near.empty() ? "; there are " + listed(known, "and") : near));
 }
 
 }  // namespace

@@ -10,8 +10,9 @@ TEST_CASE("text: what reaches a terminal holds no control characters") {
   CHECK(printable("plain é 語 🙂 name.wav") == "plain é 語 🙂 name.wav");
   CHECK(printable("a\x1b[31m\nb\t\x7f") == "a\\x1b[31m\\x0ab\\x09\\x7f");
   CHECK(printable(std::string("zero\0", 5)) == "zero\\x00");
-  CHECK(printable("\xc2\x9b" "31m") == "\\xc2\\x9b31m");  // U+009B begins a control sequence, as ESC [ does
-  CHECK(printable("\xc2\xa0") == "\xc2\xa0");             // U+00A0 is the first beyond
+  CHECK(printable("\xc2\x9b"
+                  "31m") == "\\xc2\\x9b31m");  // U+009B begins a control sequence, as ESC [ does
+  CHECK(printable("\xc2\xa0") == "\xc2\xa0");  // U+00A0 is the first beyond
   // Bytes that are no UTF-8 are escaped, what is valid beside them is kept.
   CHECK(printable("é\xff語\xc3") == "é\\xff語\\xc3");
   CHECK(printable("\xff\xc2\x9b") == "\\xff\\xc2\\x9b");

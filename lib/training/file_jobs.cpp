@@ -63,9 +63,10 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
       const FolderScan scan = scan_folder(in, kind == FileKind::audio ? has_audio_extension : is_stream);
       for (const BadFile& bad : scan.bad) found.refused.emplace_back(ErrorKind::input, in + "/" + bad.path + ": " + bad.reason);
       if (scan.files.empty())
-        found.refused.emplace_back(ErrorKind::input, in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre streams") +
-                                                         " in this folder" +
-                                                         about_folder(in, kind == FileKind::audio ? Thing::audio : Thing::stream));
+        found.refused.emplace_back(ErrorKind::input,
+                                   in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre streams") +
+                                       " in this folder" +
+                                       about_folder(in, kind == FileKind::audio ? Thing::audio : Thing::stream));
       const std::string head = in.ends_with('/') ? in : in + "/";
       for (const std::string& below : scan.files)
         found.jobs.push_back({head + below, many ? last_part(in) + "/" + below : below, true});

@@ -89,10 +89,11 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
     throw Error(ErrorKind::io, path.string() + ": is no regular file, expected a model (safetensors)");
   const std::vector<std::string> names = CodecConfig::names();
   const bool is_name = std::find(names.begin(), names.end(), path.string()) != names.end();
-  throw Error(ErrorKind::io, path.string() + ": cannot open: " +
-                                 (failed ? failed.message() : std::string("No such file or directory")) +
-                                 (is_name ? "; it is a configuration's name, a model of it comes from nacre train"
-                                          : "; a model is a run's folder, a checkpoint's folder or a safetensors file"));
+  throw Error(ErrorKind::io,
+              path.string() +
+                  ": cannot open: " + (failed ? failed.message() : std::string("No such file or directory")) +
+                  (is_name ? "; it is a configuration's name, a model of it comes from nacre train"
+                           : "; a model is a run's folder, a checkpoint's folder or a safetensors file"));
 }
 
 }  // namespace nacre::training

@@ -90,8 +90,7 @@ bool fits(const json& found, const json& usual) {
   if (usual.is_number_unsigned()) return found.is_number_integer();
   if (usual.is_number_integer()) return fits_int64(found);
   if (usual.is_number()) return found.is_number();
-  if (usual.is_array())
-    return found.is_array() && std::all_of(found.begin(), found.end(), fits_int64);
+  if (usual.is_array()) return found.is_array() && std::all_of(found.begin(), found.end(), fits_int64);
   return found.type() == usual.type();
 }
 
@@ -106,8 +105,8 @@ void expect_section(const json& config, const std::string& section) {
   // Somebody may have left the section away.
   for (const auto& [name, keys] : config.items())
     if (keys.contains(section))
-      throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is no section but a key of " + name + ": " + name +
-                                        "." + section);
+      throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is no section but a key of " + name + ": " +
+                                        name + "." + section);
   const std::vector<std::string> sections = names_of(config);
   throw Error(ErrorKind::usage, "config: section " + in_quotes(section) + " is unknown; there are " +
                                     listed(sections, "and") + did_you_mean(section, sections));
@@ -327,7 +326,8 @@ Setting setting(const std::string& assignment) {
     const json known = as_json(RunConfig{});
     for (const auto& [section, keys] : known.items())
       if (keys.contains(key))
-        throw Error(ErrorKind::usage, source + ": expected section.key=value; did you mean '" + section + "." + key + "'?");
+        throw Error(ErrorKind::usage,
+                    source + ": expected section.key=value; did you mean '" + section + "." + key + "'?");
     throw Error(ErrorKind::usage, source + ": expected section.key=value, such as loss.mel=2");
   }
   return {.key = assignment.substr(0, equals),

@@ -31,14 +31,15 @@ constexpr Words words[] = {
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
 bool is_audio(std::string_view head) {
-  for (const std::string_view start : {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "caff", "NIST_1A"})
+  for (const std::string_view start :
+       {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "caff", "NIST_1A"})
     if (head.starts_with(start)) return true;
   // A frame of MPEG audio: eleven bits set, then version, layer and bitrate, none of them a reserved value; not the mark
   // that text in UTF-16 begins with.
   if (head.size() < 3) return false;
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
-  return byte(0) == 0xff && byte(1) != 0xfe && (byte(1) & 0xe0) == 0xe0 && (byte(1) & 0x18) != 0x08 && (byte(1) & 0x06) != 0 &&
-         (byte(2) & 0xf0) != 0xf0;
+  return byte(0) == 0xff && byte(1) != 0xfe && (byte(1) & 0xe0) == 0xe0 && (byte(1) & 0x18) != 0x08 &&
+         (byte(1) & 0x06) != 0 && (byte(2) & 0xf0) != 0xf0;
 }
 
 }  // namespace
@@ -86,7 +87,8 @@ std::string about_folder(const fs::path& folder, Thing expected) {
     return expected == Thing::weights ? "; it is a run of nacre train that has saved nothing yet"
                                       : "; it is a run of nacre train, which --model takes";
   bool audio = false, streams = false, weights = false;
-  for (fs::directory_iterator entry(folder, failed); !failed && entry != fs::directory_iterator(); entry.increment(failed)) {
+  for (fs::directory_iterator entry(folder, failed); !failed && entry != fs::directory_iterator();
+       entry.increment(failed)) {
     const std::string name = entry->path().filename().string();
     audio = audio || has_audio_extension(name);
     streams = streams || name.ends_with(".nacre");

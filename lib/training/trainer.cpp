@@ -50,10 +50,11 @@ struct StoppedAtStart {};
 /// A checkpoint's folder, or a run's: its newest then.
 Checkpoint checkpoint_at(const fs::path& path) {
   if (!fs::is_directory(path))
-    throw Error(ErrorKind::io, "--resume " + path.string() +
-                                   (fs::exists(path) ? ": is a file, expected the folder of a checkpoint or run"
-                                                     : ": no such folder; expected auto, never, or a checkpoint's folder") +
-                                   did_you_mean(path.string(), {"auto", "never"}));
+    throw Error(ErrorKind::io,
+                "--resume " + path.string() +
+                    (fs::exists(path) ? ": is a file, expected the folder of a checkpoint or run"
+                                      : ": no such folder; expected auto, never, or a checkpoint's folder") +
+                    did_you_mean(path.string(), {"auto", "never"}));
   if (fs::exists(path / "manifest.json")) return verify_checkpoint(path);
   if (const CheckpointSearch search = newest_checkpoint(path); search.found) return *search.found;
   throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one" +

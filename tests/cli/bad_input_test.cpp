@@ -97,7 +97,8 @@ TEST_CASE("streams of another model and models that are none are refused", "[cli
   const std::string weights = slurp(model);
   spill(folder / "cut.safetensors", std::string_view(weights).substr(0, weights.size() - 100));
   expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "cut.safetensors"}), 3, "cut.safetensors", out);
-  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "nothing"}), 4, "nothing", out);
+  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "nothing"}), 4, "nothing",
+                 out);
   fs::create_directory(folder / "empty");
   expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "empty"}), 3, "empty", out);
 }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
+#include "cli/shell.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -36,13 +37,6 @@ const char* const small_config =
            "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16},
  "loss": {"windows": [16, 64], "mels": [5, 10]},
  "training": {"segment_length": 400, "batch_size": 2, "codebook_start_rows": 0, "max_steps": 1}})";
-
-/// What `nacre` does with its streams as the shell's words put them.
-int in_shell(const Folder& folder, const std::string& command) {
-  const std::string line = "cd '" + folder.path().string() + "' && { " + command + "; } 2>shell.err";
-  const int status = std::system(("bash -c '" + line + "'").c_str());
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
 
 /// A model file as somebody else's program may have written it: the tensors, without metadata.
 void write_bare(const std::string& from, const std::string& to) {
@@ -111,7 +105,8 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
   with({""}, {"empty"});
   told(folder, {"eval", "x", "-m", "m", "--baseline", "opux"}, 2, {"--baseline is 'opux'", "opus"});
   told(folder, {"eval", "x", "-m", "m", "--valid-seconds", "nan"}, 2, {"--valid-seconds is 'nan'", "0 or more"});
-  told(folder, {"report", "--run", "r", "--data-dir", "d", "--max-seconds", "0"}, 2, {"--max-seconds is '0'", "above 0"});
+  told(folder, {"report", "--run", "r", "--data-dir", "d", "--max-seconds", "0"}, 2,
+       {"--max-seconds is '0'", "above 0"});
   told(folder, {"eval", "x", "-m", "m", "--valid-fraction", "0.5"}, 2, {"--valid-fraction goes with --held-out"});
   told(folder, {"info", "speech-16k", "--cost", "h20"}, 2, {"--cost is 'h20'", "h200"});
   // Long ones are cut.
@@ -124,8 +119,12 @@ TEST_CASE("keyboard: help comes in every way that it is asked for", "[cli]") {
   const Folder folder;
   const std::string train = run(folder, {"train", "--help"}).out;
   CHECK_THAT(train, Catch::Contains("--checkpoint-dir") && Catch::Contains("Usage: nacre train"));
-  for (const Words& words : std::vector<Words>{{"train", "-h"}, {"train", "help"}, {"help", "train"}, {"--help", "train"},
-                                               {"train", "--frobnicate", "-h"}, {"train", "--data-dir", "--help"}}) {
+  for (const Words& words : std::vector<Words>{{"train", "-h"},
+                                               {"train", "help"},
+                                               {"help", "train"},
+                                               {"--help", "train"},
+                                               {"train", "--frobnicate", "-h"},
+                                               {"train", "--data-dir", "--help"}}) {
     const Outcome o = run(folder, words);
     INFO(line_of(words));
     CHECK(o.code == 0);
@@ -150,10 +149,12 @@ TEST_CASE("keyboard: inputs may be called like verbs, options and lists", "[cli]
     INFO(name);
     write_voice(folder / (std::string(name) + ".wav"), 2000);
     fs::rename(folder / (std::string(name) + ".wav"), folder / name);
-    const std::string command = std::string(NACRE_PROGRAM) + " encode -m model.safetensors -t 1 -q -o out.nacre -f -- \"" + name + "\"";
+    const std::string command =
+        std::string(NACRE_PROGRAM) + " encode -m model.safetensors -t 1 -q -o out.nacre -f -- \"" + name + "\"";
     CHECK(in_shell(folder, command) == 0);
     if (name[0] != '-')
-      CHECK(in_shell(folder, std::string(NACRE_PROGRAM) + " encode \"" + name + "\" -m model.safetensors -t 1 -q -o out.nacre -f") == 0);
+      CHECK(in_shell(folder, std::string(NACRE_PROGRAM) + " encode \"" + name +
+                                 "\" -m model.safetensors -t 1 -q -o out.nacre -f") == 0);
   }
 }
 
@@ -161,7 +162,9 @@ TEST_CASE("keyboard: options that would do nothing are not offered", "[cli]") {
   const Folder folder;
   const std::string model = tiny_model(folder);
   for (const char* option : {"--device", "--precision", "--threads"}) {
-    const std::string value = std::string(option) == "--device" ? "cpu" : std::string(option) == "--precision" ? "fp32" : "1";
+    const std::string value = std::string(option) == "--device"      ? "cpu"
+                              : std::string(option) == "--precision" ? "fp32"
+                                                                     : "1";
     told(folder, {"export", "-m", model, "-o", folder / "x.safetensors", option, value}, 2, {"is no option of export"});
     told(folder, {"info", model, option, value}, 2, {option, "--memory"});
   }
@@ -182,20 +185,24 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   const std::string good = folder / "c.json";
   refused(good, {"--batch_size", "0"}, 2, {"--batch-size 0: ", "training.batch_size is 0, expected 1 to 65536"});
   refused(good, {"--set", "training.batch_size=0"}, 2, {"--set training.batch_size=0: ", "is 0, expected 1 to 65536"});
-  refused(good, {"--seed", "3", "--set", "training.max_steps=-7"}, 2, {"--set training.max_steps=-7: ", "is -7, expected 0"});
+  refused(good, {"--seed", "3", "--set", "training.max_steps=-7"}, 2,
+          {"--set training.max_steps=-7: ", "is -7, expected 0"});
   refused(good, {"--segment-length", "3"}, 2, {"--segment-length 3: ", "is 3, expected 4 (one hop"});
   refused(good, {"--learning-rate", "nan"}, 2, {"--learning-rate nan: ", "expected a number"});
   refused(good, {"--set", "training.batch_size=1.5"}, 2, {"is 1.5, expected an integer"});
   refused(good, {"--set", "codec.quantizer_dropout=1.5"}, 2, {"codec.quantizer_dropout is 1.5, expected 0 to 1"});
   refused(good, {"--set", "loss.mel=-1"}, 2, {"loss.mel is -1, expected 0 to 1e6"});
   refused(good, {"--set", "optimizer.eps=0"}, 2, {"optimizer.eps is 0, expected above 0"});
-  refused(good, {"--set", "training.batch_size=18446744073709551615"}, 2, {"is 18446744073709551615, expected an integer"});
-  refused(good, {"--set", "codec.encoder_dim=18446744073709551615"}, 2, {"is 18446744073709551615, expected an integer"});
+  refused(good, {"--set", "training.batch_size=18446744073709551615"}, 2,
+          {"is 18446744073709551615, expected an integer"});
+  refused(good, {"--set", "codec.encoder_dim=18446744073709551615"}, 2,
+          {"is 18446744073709551615, expected an integer"});
   refused(good, {"--set", "codec.beam=1000"}, 2, {"codec.beam is 1000, expected 1 to 64"});
   spill(folder / "zero.json", R"({"training": {"batch_size": 0}})");
   refused(folder / "zero.json", {}, 2, {"zero.json: ", "training.batch_size is 0, expected 1 to 65536"});
   // Names.
-  refused(good, {"--set", "training.batchsize=3"}, 2, {"\"training.batchsize\"", "did you mean 'training.batch_size'?"});
+  refused(good, {"--set", "training.batchsize=3"}, 2,
+          {"\"training.batchsize\"", "did you mean 'training.batch_size'?"});
   refused(good, {"--set", "trainin.batch_size=3"}, 2, {"\"trainin\"", "did you mean 'training'?"});
   refused(good, {"--set", "batch_size=3"}, 2, {"did you mean 'training.batch_size'?"});
   refused(good, {"--set", "codec.mels=[3]"}, 2, {"did you mean 'loss.mels'?"});
@@ -204,7 +211,8 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(good, {"--set", "codec.activation=snak"}, 2, {"codec.activation is \"snak\"", "did you mean 'snake'?"});
   refused(good, {"--set", "training.schedule=cosin"}, 2, {"\"cosin\"", "did you mean 'cosine'?"});
   for (const char* out : {"../x", "a/../../x", "/tmp/x"})
-    refused(good, {"--experiment-name", out}, 2, {"--experiment-name " + std::string(out), "leads out of the checkpoint folder"});
+    refused(good, {"--experiment-name", out}, 2,
+            {"--experiment-name " + std::string(out), "leads out of the checkpoint folder"});
   refused(good, {"--set", "nonsense"}, 2, {"expected section.key=value"});
   refused("speach-16k", {}, 2, {"\"speach-16k\"", "did you mean 'speech-16k'?"});
   spill(folder / "key.json", R"({"codec": {"encoder_dmi": 8}})");
@@ -212,8 +220,8 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   spill(folder / "twice.json", R"({"training": {"max_steps": 1, "max_steps": 2}})");
   refused(folder / "twice.json", {}, 2, {"twice.json: ", "\"max_steps\" is there twice"});
   // Two settings that only fit each other.
-  CHECK(run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "both", "--config", good, "--set",
-                     "codec.encoder_rates=[2,4]", "--set", "codec.decoder_rates=[4,2]"})
+  CHECK(run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "both", "--config", good,
+                     "--set", "codec.encoder_rates=[2,4]", "--set", "codec.decoder_rates=[4,2]"})
             .code == 0);
 }
 
@@ -225,7 +233,7 @@ TEST_CASE("keyboard: a fault in a JSON file has a line and a column", "[cli]") {
   };
   at("{\"codec\": {\"encoder_dim\": 4},\n \"loss\": {\"mel\": 1,\n   }}", "line 3, column 4");
   at("{]", "line 1, column 2");
-  at("{\"é\": }", "line 1, column 7");  // characters, not bytes
+  at("{\"é\": }", "line 1, column 7");                 // characters, not bytes
   at("{\n\n\"a\": 1\n\"b\": 2}", "line 4, column 3");  // the end of what should not be there
   at("{\"a\": 1", "line 1, column 8");
 }
@@ -240,22 +248,23 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
   const std::string stream = folder / "s.nacre", out = folder / "out", data = folder / "data", runs = folder / "run",
                     config = folder / "c.json", long_name(5000, 'x');
   for (const std::string& missing : Words{none, none + ".json", none + "/below", folder / long_name, in + "/below"})
-    for (const Words& words : std::vector<Words>{{"encode", missing, "-o", out, "-m", model},
-                                                 {"encode", in, "-o", out, "-m", missing},
-                                                 {"encode", in, "-o", missing + "/x/out.nacre", "-m", model},
-                                                 {"decode", missing, "-o", out, "-m", model},
-                                                 {"decode", stream, "-o", out, "-m", missing},
-                                                 {"eval", missing, "-m", model},
-                                                 {"eval", in, "-m", missing},
-                                                 {"eval", missing, "--held-out", "-m", model},
-                                                 {"info", missing},
-                                                 {"export", "-m", missing, "-o", out},
-                                                 {"export", "-m", model, "-o", missing + "/x/out.safetensors"},
-                                                 {"report", "--run", missing, "--data-dir", data, "-o", out},
-                                                 {"report", "--run", runs, "--data-dir", data, "-o", missing + "/x/page.html"},
-                                                 {"train", "--data_dir", missing, "--checkpoint_dir", runs, "--config", config},
-                                                 {"encode", in, "-o", out, "-m", model, "--config", missing + "/c"},
-                                                 {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", missing + "/c"}}) {
+    for (const Words& words :
+         std::vector<Words>{{"encode", missing, "-o", out, "-m", model},
+                            {"encode", in, "-o", out, "-m", missing},
+                            {"encode", in, "-o", missing + "/x/out.nacre", "-m", model},
+                            {"decode", missing, "-o", out, "-m", model},
+                            {"decode", stream, "-o", out, "-m", missing},
+                            {"eval", missing, "-m", model},
+                            {"eval", in, "-m", missing},
+                            {"eval", missing, "--held-out", "-m", model},
+                            {"info", missing},
+                            {"export", "-m", missing, "-o", out},
+                            {"export", "-m", model, "-o", missing + "/x/out.safetensors"},
+                            {"report", "--run", missing, "--data-dir", data, "-o", out},
+                            {"report", "--run", runs, "--data-dir", data, "-o", missing + "/x/page.html"},
+                            {"train", "--data_dir", missing, "--checkpoint_dir", runs, "--config", config},
+                            {"encode", in, "-o", out, "-m", model, "--config", missing + "/c"},
+                            {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", missing + "/c"}}) {
       INFO(line_of(words));
       const Outcome o = run(folder, words);
       INFO(o.err);
@@ -264,7 +273,8 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
       CHECK_FALSE(fs::exists(out));
     }
   for (const char* option : {"--init", "--resume"}) {
-    const Outcome o = run(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", config, option, none});
+    const Outcome o =
+        run(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", config, option, none});
     CHECK(o.code == 4);
     CHECK(o.lines() == 1);
   }
@@ -272,7 +282,8 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
   told(folder, {"export", "-m", model, "-o", "-"}, 2, {"-o -", "is a file"});
   told(folder, {"report", "--run", runs, "--data-dir", data, "-o", "-"}, 2, {"-o -", "is a file"});
   told(folder, {"train", "--data_dir", in, "--checkpoint_dir", runs, "--config", config}, 4, {"expected a folder"});
-  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", data}, 4, {"is a folder, expected a JSON file"});
+  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", data}, 4,
+       {"is a folder, expected a JSON file"});
   // One of several: the others are done.
   CHECK(run(folder, {"info", in, none}).code == 3);
 }
@@ -284,7 +295,8 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
   fs::create_directories(folder / "data");
   write_voice(folder / "data/a.wav", 4000);
   spill(folder / "c.json", small_config);
-  const std::string stream = folder / "s.nacre", config = folder / "c.json", runs = folder / "run", data = folder / "data";
+  const std::string stream = folder / "s.nacre", config = folder / "c.json", runs = folder / "run",
+                    data = folder / "data";
   REQUIRE(run(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", config}).code == 0);
   // Names say nothing: the content does.
   fs::copy(stream, folder / "stream.wav");
@@ -297,7 +309,8 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
   told(folder, {"encode", runs, "-o", out, "-m", model}, 3, {"is a run of nacre train", "--model takes"});
   told(folder, {"encode", runs + "/step-00000001", "-o", out, "-m", model}, 3, {"is a checkpoint", "--model takes"});
   told(folder, {"eval", stream, "-m", model}, 3, {"is a .nacre stream", "nacre decode"});
-  told(folder, {"decode", in, "-o", out, "-m", model}, 3, {"is an audio file, expected a .nacre stream", "nacre encode"});
+  told(folder, {"decode", in, "-o", out, "-m", model}, 3,
+       {"is an audio file, expected a .nacre stream", "nacre encode"});
   told(folder, {"decode", model, "-o", out, "-m", model}, 3, {"is a model", "--model takes it"});
   told(folder, {"decode", data, "-o", out, "-m", model}, 3, {"holds audio files", "nacre encode"});
   for (const char* verb : {"encode", "decode", "eval", "export"}) {
@@ -316,9 +329,12 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
   }
   told(folder, {"report", "--run", data, "--data-dir", data, "-o", out}, 3, {"is no run", "log.jsonl"});
   told(folder, {"encode", in, "-o", out, "-m", "speech-16k"}, 4, {"is a configuration's name"});
-  told(folder, {"train", "--data_dir", runs, "--checkpoint_dir", folder / "r2", "--config", config}, 3, {"no audio files", "is a run"});
-  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", model}, 2, {"is a model", "expected a configuration"});
-  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", in}, 2, {"is an audio file"});
+  told(folder, {"train", "--data_dir", runs, "--checkpoint_dir", folder / "r2", "--config", config}, 3,
+       {"no audio files", "is a run"});
+  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", model}, 2,
+       {"is a model", "expected a configuration"});
+  told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", in}, 2,
+       {"is an audio file"});
   // Through a pipe.
   Outcome o = run(folder, {"encode", "-", "-o", out, "-m", model}, stream);
   CHECK(o.code == 3);
@@ -331,7 +347,8 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
 
 TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   const Folder folder;
-  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 8000, 16000, 2), stream = folder / "s.nacre";
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 8000, 16000, 2),
+                    stream = folder / "s.nacre";
   fs::create_directories(folder / "data");
   write_voice(folder / "data/a.wav", 4000);
   spill(folder / "c.json", small_config);
@@ -365,13 +382,15 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   j = object({"export", "-m", model, "-o", folder / "copy.safetensors", "--json"});
   CHECK(j["bytes"] == fs::file_size(folder / "copy.safetensors"));
   const std::string identity = j["identity"];
-  j = object({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config", folder / "c.json", "--json"});
+  j = object({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config", folder / "c.json",
+              "--json"});
   CHECK(j["step"] == 1);
   CHECK(j["finished"] == true);
   CHECK(j["signal"].is_null());
   CHECK(j["checkpoint"] == (folder / "run/step-00000001").string());
   // Every kind of thing that info knows.
-  j = object({"info", "--json", "speech-16k-small", folder / "c.json", model, folder / "run", folder / "run/step-00000001", stream, in});
+  j = object({"info", "--json", "speech-16k-small", folder / "c.json", model, folder / "run",
+              folder / "run/step-00000001", stream, in});
   CHECK(j["failed"] == 0);
   const char* kinds[] = {"configuration", "configuration", "model", "run", "checkpoint", "stream", "audio"};
   REQUIRE(j["inputs"].size() == std::size(kinds));
@@ -404,7 +423,8 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
 
 TEST_CASE("keyboard: --config gives a model file the configuration that it lacks", "[cli]") {
   const Folder folder;
-  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 4000), bare = folder / "bare.safetensors";
+  const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 4000),
+                    bare = folder / "bare.safetensors";
   write_bare(model, bare);
   spill(folder / "c.json", "{\"codec\": " + tiny_config().to_json() + "}");
   const std::string config = folder / "c.json";
@@ -430,7 +450,10 @@ TEST_CASE("keyboard: --config gives a model file the configuration that it lacks
 
 TEST_CASE("keyboard: control characters in names do not reach the terminal", "[cli]") {
   const Folder folder;
-  const std::string name = "a\x1b]0;owned\x07\nb \xc2\x9b" "31mé.wav", shown = "a\\x1b]0;owned\\x07\\x0ab \\xc2\\x9b31mé.wav";
+  const std::string name =
+                        "a\x1b]0;owned\x07\nb \xc2\x9b"
+                        "31mé.wav",
+                    shown = "a\\x1b]0;owned\\x07\\x0ab \\xc2\\x9b31mé.wav";
   const std::string model = tiny_model(folder), in = write_voice(folder / name, 4000);
   fs::create_directory(folder / "data");
   fs::copy(in, folder / "data" / name);
@@ -457,11 +480,12 @@ TEST_CASE("keyboard: control characters in names do not reach the terminal", "[c
   clean({"info", in, "--json"}, 0, "audio");
   clean({"export", "-m", model, "-o", folder / "run\x1b\n/m.safetensors"}, 0, "run\\x1b\\x0a/m.safetensors");
   clean({"encode", in, "-o", folder / "t.nacre", "-m", in}, 3, shown);
-  clean({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run\x1b\n", "--config", folder / "c.json", "--max-bad",
-         "5", "--use_wandb"},
+  clean({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run\x1b\n", "--config",
+         folder / "c.json", "--max-bad", "5", "--use_wandb"},
         0, "bad\\x1b\\x0a.wav");
-  clean({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "r2", "--config", folder / "c.json", "--max-bad", "0"}, 3,
-        "bad\\x1b\\x0a.wav");
+  clean({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "r2", "--config", folder / "c.json",
+         "--max-bad", "0"},
+        3, "bad\\x1b\\x0a.wav");
   clean({"\x1b[2J"}, 2, "'\\x1b[2J' is no verb");
 }
 
@@ -471,7 +495,8 @@ TEST_CASE("keyboard: the command that uploads logs can be pasted", "[cli]") {
   write_voice(folder / "data/a.wav", 4000);
   spill(folder / "c.json", small_config);
   const std::string runs = folder / "it's my run";
-  const Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", runs, "--config", folder / "c.json", "--use_wandb"});
+  const Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", runs, "--config",
+                                 folder / "c.json", "--use_wandb"});
   REQUIRE(o.code == 0);
   const size_t at = o.out.find("wandb sync");
   REQUIRE(at != std::string::npos);
@@ -486,9 +511,10 @@ TEST_CASE("keyboard: output that cannot be written is told, and closed streams d
   const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 4000);
   const std::string nacre = NACRE_PROGRAM;
   if (::access("/dev/full", W_OK) == 0)
-    for (const std::string verb : {"info in.wav", "info in.wav --json", "--help", "--version", "train --help", "man", "completion bash",
-                                   "info --configs", "eval in.wav -m model.safetensors -t 1", "eval in.wav -m model.safetensors -t 1 --json",
-                                   "encode in.wav -m model.safetensors -t 1 -o - -q"}) {
+    for (const std::string verb :
+         {"info in.wav", "info in.wav --json", "--help", "--version", "train --help", "man", "completion bash",
+          "info --configs", "eval in.wav -m model.safetensors -t 1", "eval in.wav -m model.safetensors -t 1 --json",
+          "encode in.wav -m model.safetensors -t 1 -o - -q"}) {
       INFO(verb);
       CHECK(in_shell(folder, nacre + " " + verb + " >/dev/full") == 4);
       CHECK_THAT(slurp(folder / "shell.err"), Catch::Contains("cannot write"));
@@ -503,86 +529,4 @@ TEST_CASE("keyboard: output that cannot be written is told, and closed streams d
   }
   CHECK(in_shell(folder, nacre + " info in.wav >&-") == 4);
   CHECK(in_shell(folder, nacre + " encode - -m model.safetensors -t 1 -f -o out.nacre <&-") == 4);
-}
-
-TEST_CASE("keyboard: completion offers verbs, options and values", "[cli]") {
-  const Folder folder;
-  const std::string nacre = NACRE_PROGRAM;
-  const auto offered = [&](const Words& typed) {
-    std::string words;
-    for (const std::string& w : typed) words += " \"" + w + "\"";
-    spill(folder / "ask.sh", "source <(" + nacre + " completion bash) || exit 9\nCOMP_WORDS=(nacre" + words + ")\nCOMP_CWORD=" +
-                                 std::to_string(typed.size()) + "\n_nacre\nprintf \"%s\\n\" \"${COMPREPLY[@]}\" >got\n");
-    REQUIRE(in_shell(folder, "bash -u ask.sh") == 0);
-    CHECK(slurp(folder / "shell.err").empty());
-    return "\n" + slurp(folder / "got");
-  };
-  const auto has = [](const std::string& list, const std::string& word) { return list.find("\n" + word + "\n") != std::string::npos; };
-  std::string list = offered({""});
-  for (const char* verb : {"train", "encode", "decode", "eval", "report", "info", "export", "completion", "man"}) CHECK(has(list, verb));
-  CHECK(offered({"enc"}) == "\nencode\n");
-  list = offered({"encode", "--"});
-  for (const char* option : {"--model", "--output", "--beam", "--device", "--json", "--help"}) CHECK(has(list, option));
-  CHECK_FALSE(has(list, "--epochs"));
-  CHECK(offered({"encode", "x", "--mod"}) == "\n--model\n");
-  CHECK(has(offered({"encode", "--device", ""}), "cuda"));
-  CHECK(offered({"encode", "--device", "cp"}) == "\ncpu\n");
-  CHECK(offered({"encode", "--device", "=", "cp"}) == "\ncpu\n");
-  CHECK(has(offered({"train", "--config", ""}), "speech-16k-small"));
-  spill(folder / "a file.wav", "");
-  CHECK(has(offered({"encode", "a"}), "a file.wav"));
-  CHECK(has(offered({"train", "--config", "a"}), "a file.wav"));
-  CHECK(offered({"completion", "z"}) == "\nzsh\n");
-  // Every option that --help lists is in every shell's script.
-  for (const char* shell : {"bash", "zsh", "fish"}) {
-    const std::string script = run(folder, {"completion", shell}).out;
-    for (const char* verb : {"train", "encode", "decode", "eval", "report", "info", "export"}) {
-      const std::string help = run(folder, {verb, "--help"}).out;
-      CHECK_THAT(script, Catch::Contains(verb));
-      for (size_t at = help.find("--"); at != std::string::npos; at = help.find("--", at + 2)) {
-        const size_t end = help.find_first_not_of("abcdefghijklmnopqrstuvwxyz-_", at + 2);
-        const std::string option = help.substr(at, end - at);
-        if (option.size() < 4 || option.find('_') != std::string::npos) continue;
-        INFO(shell << " " << verb << " " << option);
-        CHECK_THAT(script, Catch::Contains(shell == std::string("fish") ? "-l " + option.substr(2) : option));
-      }
-    }
-  }
-  for (const char* shell : {"zsh", "fish"})
-    if (in_shell(folder, std::string("command -v ") + shell + " >found") == 0) {
-      spill(folder / "script", run(folder, {"completion", shell}).out);
-      CHECK(in_shell(folder, std::string(shell) + " -n script") == 0);
-    }
-}
-
-TEST_CASE("keyboard: the manual lists every verb and option", "[cli]") {
-  const Folder folder;
-  const Outcome o = run(folder, {"man"});
-  REQUIRE(o.code == 0);
-  CHECK(o.out.find("\n.TH NACRE 1 ") != std::string::npos);
-  for (const char* section : {"NAME", "SYNOPSIS", "DESCRIPTION", "VERBS", "EXIT STATUS"})
-    CHECK_THAT(o.out, Catch::Contains(std::string("\n.SH ") + section + "\n"));
-  std::string plain = o.out;  // "\-" is how roff writes "-"
-  for (size_t at = plain.find("\\-"); at != std::string::npos; at = plain.find("\\-", at)) plain.erase(at, 1);
-  for (const char* verb : {"train", "encode", "decode", "eval", "report", "info", "export", "completion", "man"}) {
-    const size_t begin = plain.find(std::string("\n.SS ") + verb + "\n");
-    REQUIRE(begin != std::string::npos);
-    const std::string part = plain.substr(begin, plain.find("\n.S", begin + 1) - begin);
-    const std::string help = run(folder, {verb, "--help"}).out;
-    for (size_t at = help.find("\n  -"); at != std::string::npos; at = help.find("\n  -", at + 1)) {
-      const std::string names = help.substr(at + 3, help.find_first_of(" \n", at + 3) - at - 3);
-      std::stringstream words(names);
-      for (std::string name; std::getline(words, name, ',');) {
-        INFO(verb << " " << name);
-        if (name.find('_') == std::string::npos) CHECK_THAT(part, Catch::Contains("\\fB" + name + "\\fR"));
-      }
-    }
-  }
-  spill(folder / "nacre.1", o.out);
-  // Where there is a program that judges such pages, it has nothing to say.
-  if (in_shell(folder, "command -v mandoc >found") == 0) CHECK(in_shell(folder, "mandoc -T lint -W error nacre.1 >found") == 0);
-  if (in_shell(folder, "command -v groff >found") == 0) {
-    CHECK(in_shell(folder, "groff -man -Tascii -ww nacre.1 >found") == 0);
-    CHECK(slurp(folder / "shell.err").empty());
-  }
 }

@@ -234,7 +234,9 @@ TEST_CASE("run configurations: several assignments are checked together, and the
   CHECK(c.codec.encoder_rates == std::vector<int64_t>{2, 5});
   const std::string before = c.to_json();
   const std::string what = refusal([&] {
-    c.set({{"training.seed", "3", "--seed 3"}, {"training.batch_size", "0", "--batch-size 0"}, {"loss.mel", "2", "--set loss.mel=2"}});
+    c.set({{"training.seed", "3", "--seed 3"},
+           {"training.batch_size", "0", "--batch-size 0"},
+           {"loss.mel", "2", "--set loss.mel=2"}});
   });
   INFO(what);
   CHECK(what.rfind("--batch-size 0: training.batch_size is 0, expected 1 to 65536", 0) == 0);
