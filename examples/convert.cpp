@@ -38,7 +38,11 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
   const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, o.force);
   if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
   Context ctx(o.device.context());
-  Codec codec = Codec::load(ctx, training::find_model(o.model));
+  const std::filesystem::path model = training::find_model(o.model);
+  if (const std::string warning = training::going_to_be_removed(model);
+      from == training::FileKind::audio && !o.quiet && !warning.empty())
+    std::fprintf(stderr, "nacre: warning: %s\n", warning.c_str());
+  Codec codec = Codec::load(ctx, model);
   if (o.beam) codec.set_beam(*o.beam);
   training::FileCodec files(codec);
   catch_signals();
