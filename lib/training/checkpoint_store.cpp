@@ -292,7 +292,7 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
   folder.commit();
   try {
     impl_->rotate(saved);
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
     saved.warning = e.what();
   }
   return saved;
@@ -308,7 +308,7 @@ CheckpointStore::Saved CheckpointStore::judge(int64_t step, const std::string& m
                         manifest_text(step, caller, metric, impl_->options.higher_is_better, now["files"]));
   try {
     impl_->rotate(saved);
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
     saved.warning = e.what();
   }
   return saved;

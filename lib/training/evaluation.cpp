@@ -28,6 +28,10 @@ double decibels(double signal, double noise) {
 }
 /// So that means stay numbers. NaN stays NaN: a decoder that fails is not passed over.
 double limited(double decibels) { return std::clamp(decibels, -most_decibels, most_decibels); }
+/// Nothing of the original in the output is the worst, whatever else is there.
+double scale_invariant(double target, double rest) {
+  return target == 0 ? -most_decibels : limited(decibels(target, rest));
+}
 /// Nothing is left of a constant once its mean is removed, or only its rounding.
 bool is_constant(double standard_deviation) { return standard_deviation < static_cast<double>(silence_peak); }
 
@@ -54,7 +58,7 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
     const double a = scale * (x[i] - s.input_mean), b = y[i] - s.output_mean;
     target += a * a, rest += (b - a) * (b - a);
   }
-  s.si_sdr = limited(decibels(target, rest));
+  s.si_sdr = scale_invariant(target, rest);
 }
 
 /// Scores a clip, or a piece of one, at once.
@@ -221,7 +225,7 @@ ClipScore PieceScores::total() const {
   s.snr = limited(decibels(power_, noise_));
   if (!is_constant(s.input_std)) {
     const double target = dot * dot / energy;
-    s.si_sdr = limited(decibels(target, output - target));
+    s.si_sdr = scale_invariant(target, output - target);
   }
   if (!s.silent) s.segmental_snr = segmental_.value();
   s.stoi = stoi_.value(), s.estoi = estoi_.value();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -365,16 +366,21 @@ void Run::log_step(const StepMetrics& m) {
 void Run::save(const std::string& why) {
   if (done_ == saved_at_) return;
   last_save_ = Clock::now();
+  const auto failed = [&](const std::string& reason) {
+    say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + reason +
+        "; training goes on");
+  };
   try {
     const CheckpointStore::Saved s = store_.save(done_, content_of(step_, ctx_, identity(), done_, snr_));
     saved_at_ = done_;
     last_checkpoint_ = s.path;
     if (!s.warning.empty()) say("warning: " + s.warning);
   } catch (const Error& e) {
-    // A full disk must not end a run that could go on; a model that is not finite must.
-    if (e.kind() != ErrorKind::io) throw;
-    say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + e.what() +
-        "; training goes on");
+    // A full disk or memory must not end a run that could go on; a model that is not finite must.
+    if (e.kind() != ErrorKind::io && e.kind() != ErrorKind::memory) throw;
+    failed(e.what());
+  } catch (const std::bad_alloc&) {
+    failed("not enough memory");
   }
 }
 
@@ -383,8 +389,7 @@ void Run::judge_checkpoint() {
   try {
     const CheckpointStore::Saved s = store_.judge(done_, manifest_of(step_, identity(), done_, snr_), snr_);
     if (!s.warning.empty()) say("warning: " + s.warning);
-  } catch (const Error& e) {
-    if (e.kind() == ErrorKind::device) throw;
+  } catch (const std::exception& e) {
     say("warning: the scores of checkpoint step " + std::to_string(done_) + " were not saved: " + e.what() +
         "; training goes on");
   }

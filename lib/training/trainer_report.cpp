@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -51,6 +52,7 @@ bool Run::evaluate(int64_t epoch) {
   std::string why;
   try {
     report(epoch);
+    progress_->update(done_);
     return true;
   } catch (const StoppedInEvaluation&) {
     say("a signal stopped the evaluation at step " + std::to_string(done_) + "; it is made when the run goes on");
