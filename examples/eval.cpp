@@ -173,7 +173,9 @@ class Report {
                                       : s.name);
   }
 
-  void finish(const training::Evaluation& e, const std::string& model, const std::optional<OpusBaseline>& baseline) {
+  /// judged_on: "held out" or "training audio", where that is known.
+  void finish(const training::Evaluation& e, const std::string& model, const char* judged_on,
+              const std::optional<OpusBaseline>& baseline) {
     if (e.clips().empty()) return;
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
@@ -185,6 +187,7 @@ class Report {
       all["mean"]["output_mean"] = e.output_mean(), all["mean"]["output_std"] = e.output_std();
       all["codebook_usage"] = usage;
       all["codebook_perplexity"] = perplexity;
+      if (judged_on != nullptr) all["judged_on"] = judged_on;
       if (baseline) all["baseline"] = baseline->json();
       std::printf("%s\n", all.dump(2, ' ', false, ordered_json::error_handler_t::replace).c_str());
       return;
@@ -284,7 +287,10 @@ int eval(const Options& o) {
     if (o.valid_seconds) config.training.valid_seconds = *o.valid_seconds;
     training::DatasetOptions options = training::dataset_options(config);
     options.threads = o.device.threads;
+    if (!o.quiet) options.progress = training::scan_progress(stderr);
     data.emplace(o.inputs[0], options);
+    if (data->held_out().empty())
+      std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n", o.inputs[0].c_str());
     jobs.several = true;
     for (const training::BadFile& bad : data->bad())
       jobs.refused.emplace_back(ErrorKind::input, o.inputs[0] + "/" + bad.path + ": " + bad.reason);
@@ -335,7 +341,7 @@ int eval(const Options& o) {
     }
     return std::string();
   });
-  report.finish(evaluation, model.string(), baseline);
+  report.finish(evaluation, model.string(), !data ? nullptr : data->held_out().empty() ? "training audio" : "held out", baseline);
   return code;
 }
 

@@ -42,24 +42,14 @@ class MayLeave {
   std::atomic<bool>* flag_;
 };
 
-/// The scan of a large folder takes minutes: its progress shows once it has taken a second.
-std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to, const std::atomic<int>* stop) {
-  const auto start = std::chrono::steady_clock::now();
-  return [start, to, stop, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
-    if (is_set(stop)) throw StoppedAtStart{};
-    if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
-    if (!progress)
-      progress = std::make_shared<Progress>("read", files, "files", ProgressOptions{.to = to, .first = done});
-    progress->update(done);
-    if (done == files) progress->finish();
-  };
-}
-
 DatasetOptions dataset_options(const TrainerOptions& o) {
   DatasetOptions d = training::dataset_options(o.config);
   d.max_bad_files = o.max_bad;
   d.threads = o.context.threads;
-  d.progress = scan_progress(o.progress, o.stop);
+  d.progress = [stop = o.stop, show = scan_progress(o.progress)](int64_t done, int64_t files) {
+    if (is_set(stop)) throw StoppedAtStart{};
+    show(done, files);
+  };
   return d;
 }
 
@@ -354,7 +344,9 @@ void Run::log_step(const StepMetrics& m) {
                                  {"vq/codebook_loss", m.codebook},
                                  {"other/grad_norm", m.gradient_norm},
                                  {"other/learning_rate", step_.scalars().lr}};
-  events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
+  if (std::isfinite(m.loss())) events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
+  // Of a step whose gradient is not finite, what is not a number is left out.
+  drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.find('/') != std::string::npos) events_->scalar(key, done_, value.get<double>());
   line["other/skipped"] = m.skipped;
@@ -385,7 +377,8 @@ void Run::save(const std::string& why) {
 }
 
 void Run::judge_checkpoint() {
-  if (done_ != saved_at_ || std::isnan(snr_)) return;
+  // A run may go on from a checkpoint of another one, which is not to be touched.
+  if (done_ != saved_at_ || std::isnan(snr_) || !fs::exists(options_.run / last_checkpoint_.filename())) return;
   try {
     const CheckpointStore::Saved s = store_.judge(done_, manifest_of(step_, identity(), done_, snr_), snr_);
     if (!s.warning.empty()) say("warning: " + s.warning);

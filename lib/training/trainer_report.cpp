@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -39,6 +40,22 @@ std::string each(const std::vector<double>& v, double factor) {
 }
 
 }  // namespace
+
+void drop_missing(nlohmann::ordered_json& line) {
+  for (auto it = line.begin(); it != line.end();)
+    it = it->is_number_float() && !std::isfinite(it->get<double>()) ? line.erase(it) : std::next(it);
+}
+
+std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
+  const auto start = std::chrono::steady_clock::now();
+  return [start, to, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
+    if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
+    if (!progress)
+      progress = std::make_shared<Progress>("read", files, "files", ProgressOptions{.to = to, .first = done});
+    progress->update(done);
+    if (done == files) progress->finish();
+  };
+}
 
 DatasetOptions dataset_options(const RunConfig& c) {
   DatasetOptions d;
@@ -218,9 +235,7 @@ void Run::report(int64_t epoch) {
     line["valid/grad_norm"] = norm;
     line["valid/audio_seconds_per_second"] = speed;
   }
-  // A figure that there is none of is left out.
-  for (auto it = line.begin(); it != line.end();)
-    it = it->is_number_float() && !std::isfinite(it->get<double>()) ? line.erase(it) : std::next(it);
+  drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.rfind("valid/", 0) == 0) events_->scalar(key, done_, value.get<double>());
   for (size_t i = 0; i < usage.size(); ++i) {

@@ -1,6 +1,7 @@
 #pragma once
 // What a training run holds while it goes. trainer.cpp begins, steps and saves; trainer_report.cpp judges.
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "nacre/training/checkpoint_store.h"
@@ -84,6 +85,9 @@ class Run {
   double snr_;  // of an evaluation at this very step, else NaN
   std::filesystem::path last_checkpoint_;
 };
+
+/// Leaves out the figures that there are none of: JSON has no NaN.
+void drop_missing(nlohmann::ordered_json& line);
 
 /// printf's formatting of one number.
 std::string number(double x, const char* format = "%.3f");

@@ -176,6 +176,19 @@ TEST_CASE("eval: every mean is a number or has no key", "[cli]") {
   CHECK(o.out.find("inf") == std::string::npos);
 }
 
+TEST_CASE("eval: scores of training audio are called that", "[cli]") {
+  const Folder folder;
+  for (const char* fraction : {"0", "0.5"}) {
+    REQUIRE(run(folder, train_on(folder, {"--max-steps", "1", "--experiment-name", std::string("x") + fraction, "--valid-fraction", fraction})).code == 0);
+    const Outcome o = run(folder, {"eval", folder / "data", "-m", folder / ("run/x" + std::string(fraction)), "--held-out", "--json"});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    const bool on_training = fraction[1] == 0;
+    CHECK(json::parse(o.out)["judged_on"] == (on_training ? "training audio" : "held out"));
+    CHECK((o.err.find("nothing is held out") != std::string::npos) == on_training);
+  }
+}
+
 TEST_CASE("encode warns where its model is going to be removed", "[cli]") {
   const Folder folder;
   const std::string audio = write_voice(folder / "in.wav", 4000), run_folder = folder / "run";

@@ -165,6 +165,7 @@ TEST_CASE("a clip that has no value of a figure is left out of its mean, and mea
       INFO(level << ", " << n << " samples");
       std::vector<float> constant(n, level), near = constant;
       near[n / 2] += 0.01f;
+      for (size_t i = 0; i < n; i += 3) constant[i] += 2e-7f;  // as a resampler's rounding leaves it
       const ClipScore s = scores.add(score_clip(ctx, constant, near, rate));
       CHECK(!s.silent);
       CHECK(std::isnan(s.si_sdr));

@@ -205,6 +205,7 @@ TEST_CASE("trainer: what is judged is called what it is") {
   CHECK(contains(said, "evaluations listen to the training audio") == (judged_on == "training audio"));
   if (judged_on == "training audio") CHECK(!contains(said, "held out: SNR"));
   for (const auto& line : evaluations(t.options.run)) CHECK(line["judged_on"] == judged_on);
+  CHECK(evaluations(t.options.run).size() == 2);
 }
 
 TEST_CASE("trainer: leaving at once is allowed while nothing would be lost") {

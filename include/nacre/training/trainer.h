@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -65,6 +66,8 @@ std::vector<std::string> warnings(const HealthFigures&);
 /// the steps so far count as `step + shift` of those that are made now (RunSchedule, trainer_state.h).
 double schedule_factor(const TrainingConfig&, int64_t step, int64_t end, int64_t shift = 0);
 
+/// For DatasetOptions::progress: the scan of a large folder takes minutes; its progress shows once it has taken a second.
+std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to);
 /// What the trainer asks of the data.
 DatasetOptions dataset_options(const RunConfig&);
 
