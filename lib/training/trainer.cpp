@@ -358,7 +358,8 @@ void Run::log_step(const StepMetrics& m) {
 void Run::save(const std::string& why) {
   if (done_ == saved_at_) return;
   last_save_ = Clock::now();
-  const auto failed = [&](const std::string& reason) {
+  const auto failed = [&](ErrorKind kind, const std::string& reason) {
+    save_failure_ = kind;
     say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + reason +
         "; training goes on");
   };
@@ -370,9 +371,9 @@ void Run::save(const std::string& why) {
   } catch (const Error& e) {
     // A full disk or memory must not end a run that could go on; a model that is not finite must.
     if (e.kind() != ErrorKind::io && e.kind() != ErrorKind::memory) throw;
-    failed(e.what());
+    failed(e.kind(), e.what());
   } catch (const std::bad_alloc&) {
-    failed("not enough memory");
+    failed(ErrorKind::memory, "not enough memory");
   }
 }
 
@@ -466,7 +467,7 @@ TrainResult Run::go() {
     progress_->finish();
     progress_.reset();
     if (saved_at_ != done_)
-      throw Error(ErrorKind::io,
+      throw Error(save_failure_,
                   "the last checkpoint could not be saved; the newest good one is " + newest_checkpoint_name());
     say(result.signal != 0 ? "stopped at step " + std::to_string(done_) + "; saved " + last_checkpoint_.string() +
                                  "; the same command goes on from there"

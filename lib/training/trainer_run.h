@@ -84,6 +84,7 @@ class Run {
   Clock::time_point last_save_ = Clock::now();
   double snr_;  // of an evaluation at this very step, else NaN
   std::filesystem::path last_checkpoint_;
+  ErrorKind save_failure_ = ErrorKind::io;  // why the last save that failed did so
 };
 
 /// Leaves out the figures that there are none of: JSON has no NaN.
