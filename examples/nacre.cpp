@@ -1,7 +1,7 @@
 // nacre: train, run and judge neural audio codecs.
 //
 // Exit codes: 0 done, 2 usage, 3 bad input, 4 input/output failed, 5 out of memory, 6 device, 7 training diverged,
-// 130 and 143 stopped by a signal.
+// 129, 130 and 143 stopped by a signal.
 #include <cstdio>
 #include <new>
 #include <system_error>
@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
                                         nacre::compiler());
   app.footer(
       "nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
-      "7 training diverged, 130/143 signals.");
+      "7 training diverged, 129/130/143 signals.");
   struct Verb {
     CLI::App* app;
     Command run;

@@ -135,8 +135,9 @@ TEST_CASE("train: --init takes a part of a model only with --init-partial", "[cl
   CHECK(o.code == 0);
 }
 
+#if !defined(__SANITIZE_ADDRESS__)  // which keeps freed blocks back, so that its peak says nothing
 TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
-  const Folder folder;
+  const Folder folder(true);  // a folder in memory would count
   const std::string model = tiny_model(folder);
   // At another rate, so that resampling is part of it. Both are cut into pieces of 20 s and a last one of 30 s.
   const std::string small = write_voice(folder / "small.wav", 50 * 8000, 8000), large = write_voice(folder / "large.wav", 530 * 8000, 8000);
@@ -149,6 +150,7 @@ TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
   INFO(a.peak_kib << " and " << b.peak_kib << " KiB");
   CHECK(b.peak_kib - a.peak_kib < 480 * 16000 * 4 / 2 / 1024);
 }
+#endif
 
 TEST_CASE("eval: every mean is a number or has no key", "[cli]") {
   const Folder folder;
