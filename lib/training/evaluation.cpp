@@ -62,7 +62,8 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
 }
 
 /// Scores a clip, or a piece of one, at once.
-ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate) {
+ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<const float> decoded,
+                      int64_t sample_rate) {
   ClipScore s;
   s.seconds = static_cast<double>(original.size()) / static_cast<double>(sample_rate);
   s.silent = peak_of(original) < silence_peak;
@@ -171,8 +172,8 @@ ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<co
   PieceScores scores(ctx, sample_rate);
   size_t at = 0;
   do {
-    const auto n = static_cast<size_t>(
-        PieceScores::next_piece(static_cast<int64_t>(original.size() - at), sample_rate));
+    const auto n =
+        static_cast<size_t>(PieceScores::next_piece(static_cast<int64_t>(original.size() - at), sample_rate));
     scores.add(original.subspan(at, n), decoded.subspan(at, n));
     at += n;
   } while (at < original.size());
@@ -331,7 +332,8 @@ struct ClipJudge::Impl {
     if (hooks.piece) hooks.piece(x, y);
   }
   void done() const {
-    if (hooks.progress) hooks.progress(static_cast<double>(samples) / static_cast<double>(to.codec_.config().sample_rate));
+    if (hooks.progress)
+      hooks.progress(static_cast<double>(samples) / static_cast<double>(to.codec_.config().sample_rate));
   }
 };
 

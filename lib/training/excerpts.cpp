@@ -92,9 +92,8 @@ std::vector<Excerpt> judged_excerpts(const Dataset& data, double seconds) {
   std::vector<Excerpt> list;
   for (size_t i = 0; i < taken; ++i)
     for (int64_t k = 0; k < parts[i]; ++k)
-      list.push_back(is_excerpted(i)
-                         ? Excerpt{order[i], (2 * k + 1) * samples(i) / (2 * parts[i]) - piece / 2, piece}
-                         : Excerpt{order[i], 0, samples(i)});
+      list.push_back(is_excerpted(i) ? Excerpt{order[i], (2 * k + 1) * samples(i) / (2 * parts[i]) - piece / 2, piece}
+                                     : Excerpt{order[i], 0, samples(i)});
   return list;
 }
 

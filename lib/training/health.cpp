@@ -90,9 +90,11 @@ std::string going_to_be_removed(const std::filesystem::path& model) {
     const auto manifest = nlohmann::json::parse(in, nullptr, false);
     if (steps.empty() || !manifest.is_object()) return "";
     const auto schedule = manifest.find("schedule");
-    if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX)) return "";
+    if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX))
+      return "";
     return folder.string() +
-           " belongs to a run that is not finished, which removes its checkpoints as it goes on; what is encoded with one "
+           " belongs to a run that is not finished, which removes its checkpoints as it goes on; what is encoded with "
+           "one "
            "cannot be decoded by another: keep this model with nacre export -m " +
            folder.string() + " -o model.safetensors";
   } catch (const std::exception&) {  // a warning is not worth a failure

@@ -205,11 +205,13 @@ void Run::resume(const Checkpoint& from) {
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
-  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " + std::to_string(schedule_.end));
+  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " +
+      std::to_string(schedule_.end));
   if (then.schedule.steps_per_epoch != schedule_.steps_per_epoch)
     say("note: an epoch has " + std::to_string(schedule_.steps_per_epoch) + " steps now, it had " +
         std::to_string(then.schedule.steps_per_epoch) + "; the " + std::to_string(done_) + " steps done are " +
-        number(static_cast<double>(done_ + then.schedule.shift) / static_cast<double>(then.schedule.steps_per_epoch), "%.2f") +
+        number(static_cast<double>(done_ + then.schedule.shift) / static_cast<double>(then.schedule.steps_per_epoch),
+               "%.2f") +
         " of " + std::to_string(config_.training.num_epochs) + " epochs");
   if (done_ < schedule_.stop)
     if (const std::string rate = what_changes_rate(then, now, done_); !rate.empty()) say("note: " + rate);
@@ -223,8 +225,8 @@ bool Run::init() {
   const std::string counts = std::to_string(r.matched) + " tensors taken from " + weights.string() + ", " +
                              std::to_string(r.missing.size()) + " missing, " + std::to_string(r.surplus.size()) +
                              " not used, " + std::to_string(r.misshapen.size()) + " of another shape";
-  const std::string names = names_of("missing", r.missing) + names_of("of another shape", r.misshapen) +
-                            names_of("not used", r.surplus);
+  const std::string names =
+      names_of("missing", r.missing) + names_of("of another shape", r.misshapen) + names_of("not used", r.surplus);
   if (r.matched == 0)
     throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model" + names);
   if (!options_.init_partial && (!r.missing.empty() || !r.misshapen.empty()))
@@ -397,8 +399,9 @@ void Run::rescue() {
       say("warning: step " + std::to_string(done_) + " could not be saved: " + std::string(e.what()));
     }
   }
-  say(saved_at_ == done_ ? "an error ends the run; saved " + newest_checkpoint_name() + "; the same command goes on from there"
-                         : "an error ends the run; the newest good checkpoint is " + newest_checkpoint_name());
+  say(saved_at_ == done_
+          ? "an error ends the run; saved " + newest_checkpoint_name() + "; the same command goes on from there"
+          : "an error ends the run; the newest good checkpoint is " + newest_checkpoint_name());
 }
 
 /// The model that report(0) has judged: what training makes of it is to be compared with.
@@ -451,8 +454,8 @@ TrainResult Run::go() {
   }
   result.steps = schedule_.stop;
   if (done_ >= schedule_.stop) {
-    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(schedule_.end) + " steps are done; raise " +
-        (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
+    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(schedule_.end) +
+        " steps are done; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
   } else {
     progress_.emplace("train", schedule_.stop, "steps", ProgressOptions{.to = options_.progress, .first = done_});
     try {
@@ -483,7 +486,9 @@ TrainResult train(const TrainerOptions& options) {
   try {
     return Run(options).go();
   } catch (const StoppedAtStart&) {
-    std::fprintf(options.out, "stopped before the first step, while the data was read; nothing has changed, the same command begins again\n");
+    std::fprintf(
+        options.out,
+        "stopped before the first step, while the data was read; nothing has changed, the same command begins again\n");
     std::fflush(options.out);
     TrainResult result;
     result.signal = options.stop->load();

@@ -83,7 +83,8 @@ bool Run::evaluate(int64_t epoch) {
   epoch_gradient_norm_ = 0;
   epoch_steps_ = 0;
   if (!why.empty())
-    say("warning: the evaluation at step " + std::to_string(done_) + " failed: " + why + "; training goes on without its scores");
+    say("warning: the evaluation at step " + std::to_string(done_) + " failed: " + why +
+        "; training goes on without its scores");
   return false;
 }
 
@@ -186,8 +187,8 @@ void Run::report(int64_t epoch) {
       "], VQ " + number(m.commitment, "%.4f") + ")");
   const char* where = data_.held_out().empty() ? "training audio" : "held out";
   say("  " + std::string(where) + ": SNR " + shown(snr_, "%+.2f") + " dB  SI-SDR " + shown(e.si_sdr(), "%+.2f") +
-      " dB  STOI " + shown(e.stoi()) + "  mel " + shown(e.mel()) + "  STFT " + shown(e.stft()) +
-      "  output mean " + number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
+      " dB  STOI " + shown(e.stoi()) + "  mel " + shown(e.mel()) + "  STFT " + shown(e.stft()) + "  output mean " +
+      number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
       number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
   say("  codebooks: " + per_cent(mean(usage)) + " used" + each(usage, 100) + ", perplexity " +
       number(mean(perplexity), "%.0f") + " of " + std::to_string(config_.codec.codebook_size) + each(perplexity, 1) +

@@ -44,9 +44,7 @@ class Run {
   /// Before an error leaves: saves what has been trained, and says so.
   void rescue();
   bool stopped() const { return options_.stop != nullptr && options_.stop->load() != 0; }
-  RunIdentity identity() const {
-    return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_);
-  }
+  RunIdentity identity() const { return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_); }
   std::string newest_checkpoint_name() const {
     return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
   }

@@ -161,11 +161,12 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
     }
   }
   if (averaging)  // what is not trained has no average: codebooks that follow moving averages of their own
-    parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-      for (const StoredTensor& t : model->list)
-        if (t.name == name) return;
-      model->add(name, shape, v);
-    });
+    parameters.each_tensor(ctx,
+                           [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                             for (const StoredTensor& t : model->list)
+                               if (t.name == name) return;
+                             model->add(name, shape, v);
+                           });
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;

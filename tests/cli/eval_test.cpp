@@ -50,7 +50,8 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
     // Means are over the files that have a value: each is a number somewhere between its files'.
     double least = std::numeric_limits<double>::infinity(), most = -least;
     for (const json& file : all["files"])
-      if (file.contains(key)) least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
+      if (file.contains(key))
+        least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
     INFO(key);
     CHECK(all["mean"][key].get<double>() >= least);
     CHECK(all["mean"][key].get<double>() <= most);
@@ -121,7 +122,8 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
     CHECK_FALSE(two["files"][0].contains(key));
     CHECK_FALSE(two["mean"].contains(key));
   }
-  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"}) CHECK_FALSE(two["files"][1].contains(key));
+  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"})
+    CHECK_FALSE(two["files"][1].contains(key));
   CHECK(two["mean"]["segmental_snr"] == two["files"][0]["segmental_snr"]);
 }
 

@@ -14,14 +14,16 @@ namespace {
 /// A folder of short voices, and what trains on it for as long as it is let.
 std::vector<std::string> train_on(const Folder& folder, const std::vector<std::string>& more = {}) {
   fs::create_directories(folder / "data");
-  for (int i = 0; i < 4; ++i) write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 6000 + 777 * i, 16000, 1, 10 + i);
+  for (int i = 0; i < 4; ++i)
+    write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 6000 + 777 * i, 16000, 1, 10 + i);
   json config;
   config["codec"] = json::parse(tiny_config().to_json());
   config["loss"] = {{"windows", {64, 256}}, {"mels", {8, 16}}};
   config["training"] = {{"batch_size", 2}, {"segment_length", 2048}, {"num_epochs", 100000000}};
   spill(folder / "config.json", config.dump());
-  std::vector<std::string> all{"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run",
-                               "--config", folder / "config.json", "-t", "1"};
+  std::vector<std::string> all{
+      "train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config", folder / "config.json",
+      "-t",    "1"};
   all.insert(all.end(), more.begin(), more.end());
   return all;
 }
@@ -99,8 +101,8 @@ TEST_CASE("train: each signal saves the run and has its exit code", "[cli]") {
     const CheckpointSearch found = newest_checkpoint(folder / "run");
     REQUIRE(found.found);
     CHECK(found.damaged.empty());
-    CHECK(t.said.find("stopped at step " + std::to_string(found.found->step) + "; saved " + found.found->path.string()) !=
-          std::string::npos);
+    CHECK(t.said.find("stopped at step " + std::to_string(found.found->step) + "; saved " +
+                      found.found->path.string()) != std::string::npos);
   }
 }
 
@@ -140,8 +142,10 @@ TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
   const Folder folder(true);  // a folder in memory would count
   const std::string model = tiny_model(folder);
   // At another rate, so that resampling is part of it. Both are cut into pieces of 20 s and a last one of 30 s.
-  const std::string small = write_voice(folder / "small.wav", 50 * 8000, 8000), large = write_voice(folder / "large.wav", 530 * 8000, 8000);
-  const Outcome a = run(folder, {"eval", small, "-m", model, "--json"}), b = run(folder, {"eval", large, "-m", model, "--json"});
+  const std::string small = write_voice(folder / "small.wav", 50 * 8000, 8000),
+                    large = write_voice(folder / "large.wav", 530 * 8000, 8000);
+  const Outcome a = run(folder, {"eval", small, "-m", model, "--json"}),
+                b = run(folder, {"eval", large, "-m", model, "--json"});
   INFO(a.err << b.err);
   REQUIRE(a.code == 0);
   REQUIRE(b.code == 0);
@@ -155,7 +159,8 @@ TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
 TEST_CASE("eval: every mean is a number or has no key", "[cli]") {
   const Folder folder;
   const std::string model = tiny_model(folder);
-  training::write_wav(folder / "constant.wav", {.samples = std::vector<float>(9000, 0.25f), .sample_rate = 16000, .channels = 1});
+  training::write_wav(folder / "constant.wav",
+                      {.samples = std::vector<float>(9000, 0.25f), .sample_rate = 16000, .channels = 1});
   training::write_wav(folder / "one.wav", {.samples = {0.25f}, .sample_rate = 16000, .channels = 1});
   const std::string speech = write_voice(folder / "speech.wav", 16000);
   Outcome o = run(folder, {"eval", folder / "constant.wav", folder / "one.wav", speech, "-m", model, "--json"});
@@ -182,8 +187,11 @@ TEST_CASE("eval: every mean is a number or has no key", "[cli]") {
 TEST_CASE("eval: scores of training audio are called that", "[cli]") {
   const Folder folder;
   for (const char* fraction : {"0", "0.5"}) {
-    REQUIRE(run(folder, train_on(folder, {"--max-steps", "1", "--experiment-name", std::string("x") + fraction, "--valid-fraction", fraction})).code == 0);
-    const Outcome o = run(folder, {"eval", folder / "data", "-m", folder / ("run/x" + std::string(fraction)), "--held-out", "--json"});
+    REQUIRE(run(folder, train_on(folder, {"--max-steps", "1", "--experiment-name", std::string("x") + fraction,
+                                          "--valid-fraction", fraction}))
+                .code == 0);
+    const Outcome o = run(
+        folder, {"eval", folder / "data", "-m", folder / ("run/x" + std::string(fraction)), "--held-out", "--json"});
     INFO(o.err);
     REQUIRE(o.code == 0);
     const bool on_training = fraction[1] == 0;
@@ -222,5 +230,6 @@ TEST_CASE("encode warns where its model is going to be removed", "[cli]") {
   // A run that is finished removes nothing any more.
   const int64_t last = newest_checkpoint(run_folder).found->step;
   REQUIRE(run(folder, train_on(folder, {"--max-steps", std::to_string(last + 2)})).code == 0);
-  CHECK(encode(run_folder + "/" + newest_checkpoint(run_folder).found->path.filename().string()).find("warning") == std::string::npos);
+  CHECK(encode(run_folder + "/" + newest_checkpoint(run_folder).found->path.filename().string()).find("warning") ==
+        std::string::npos);
 }

@@ -15,7 +15,8 @@ namespace {
 constexpr int rate = 1000;  // the least that files may have: minutes are small
 
 /// A folder with `lengths` seconds of sound in valid/ and something to train on.
-Dataset held_out(const TemporaryFolder& folder, const std::vector<double>& lengths, uint64_t cache = uint64_t{1} << 30) {
+Dataset held_out(const TemporaryFolder& folder, const std::vector<double>& lengths,
+                 uint64_t cache = uint64_t{1} << 30) {
   write_sine(folder / "data/train.wav", 5 * rate, 110, rate);
   for (size_t i = 0; i < lengths.size(); ++i)
     write_sine(folder / ("data/valid/" + std::string(1, static_cast<char>('a' + i)) + ".wav"),
@@ -52,7 +53,8 @@ TEST_CASE("excerpts: a long clip is judged by excerpts that are spread over it",
   // More than there is: next to each other, and each sample once at most.
   const std::vector<Excerpt> all = judged_excerpts(one, 1e6);
   CHECK(all.size() == 18);
-  for (size_t i = 0; i < all.size(); ++i) CHECK(all[i] == Excerpt{all[0].clip, static_cast<int64_t>(i) * 10 * rate, 10 * rate});
+  for (size_t i = 0; i < all.size(); ++i)
+    CHECK(all[i] == Excerpt{all[0].clip, static_cast<int64_t>(i) * 10 * rate, 10 * rate});
   // Without a limit it is judged whole.
   CHECK(names(one, 0) == Names{"valid/a.wav"});
 }
@@ -60,7 +62,8 @@ TEST_CASE("excerpts: a long clip is judged by excerpts that are spread over it",
 TEST_CASE("excerpts: every clip is heard before a long one is heard twice", "[training][excerpts]") {
   const TemporaryFolder folder;
   const Dataset data = held_out(folder, {40, 5, 32, 95});
-  CHECK(names(data, 35) == Names{"valid/a.wav @ 15.0 s", "valid/b.wav", "valid/c.wav @ 11.0 s", "valid/d.wav @ 42.5 s"});
+  CHECK(names(data, 35) ==
+        Names{"valid/a.wav @ 15.0 s", "valid/b.wav", "valid/c.wav @ 11.0 s", "valid/d.wav @ 42.5 s"});
   CHECK(names(data, 50) == Names{"valid/a.wav @ 5.0 s", "valid/a.wav @ 25.0 s", "valid/b.wav", "valid/c.wav @ 3.0 s",
                                  "valid/c.wav @ 19.0 s", "valid/d.wav @ 42.5 s"});
   for (const double seconds : {1.0, 35.0, 50.0, 77.0, 100.0, 1000.0}) {
@@ -71,7 +74,8 @@ TEST_CASE("excerpts: every clip is heard before a long one is heard twice", "[tr
     for (size_t i = 0; i < parts.size(); ++i) {
       CHECK(parts[i].offset >= 0);
       CHECK(parts[i].offset + parts[i].samples <= data.clips()[static_cast<size_t>(parts[i].clip)].samples);
-      if (i > 0 && parts[i].clip == parts[i - 1].clip) CHECK(parts[i].offset >= parts[i - 1].offset + parts[i - 1].samples);
+      if (i > 0 && parts[i].clip == parts[i - 1].clip)
+        CHECK(parts[i].offset >= parts[i - 1].offset + parts[i - 1].samples);
     }
   }
 }
@@ -99,7 +103,8 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
       const std::vector<float> expected(from, from + parts[i].samples);
       CHECK((reader.samples(i) == expected));
       std::vector<float> pieces;
-      read_excerpt(streamed, parts[i], [&](std::span<const float> x) { pieces.insert(pieces.end(), x.begin(), x.end()); });
+      read_excerpt(streamed, parts[i],
+                   [&](std::span<const float> x) { pieces.insert(pieces.end(), x.begin(), x.end()); });
       CHECK((pieces == expected));
     }
   CHECK(looks > 0);

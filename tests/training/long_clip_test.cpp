@@ -29,9 +29,11 @@ Pair sound(int64_t seconds, double offset = 0) {
   Pair p;
   for (int64_t i = 0; i < seconds * rate; ++i) {
     const double t = static_cast<double>(i) / rate, turn = 2 * std::numbers::pi;
-    const double v = 0.3 * std::pow(std::sin(turn * 1.1 * t), 2) * (std::sin(turn * 180 * t) + 0.5 * std::sin(turn * 1400 * t));
+    const double v =
+        0.3 * std::pow(std::sin(turn * 1.1 * t), 2) * (std::sin(turn * 180 * t) + 0.5 * std::sin(turn * 1400 * t));
     p.x.push_back(static_cast<float>(v + offset));
-    p.y.push_back(p.x.back() + static_cast<float>((0.01 + 0.001 * t) * (noise.uniform(static_cast<uint64_t>(i)) - 0.5)));
+    p.y.push_back(p.x.back() +
+                  static_cast<float>((0.01 + 0.001 * t) * (noise.uniform(static_cast<uint64_t>(i)) - 0.5)));
   }
   return p;
 }
@@ -47,9 +49,10 @@ CodecConfig tiny_codec() {
 
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
 void check_same(const ClipScore& a, const ClipScore& b) {
-  for (double ClipScore::* figure : {&ClipScore::seconds, &ClipScore::snr, &ClipScore::si_sdr, &ClipScore::mel, &ClipScore::stft,
-                                     &ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi, &ClipScore::input_mean,
-                                     &ClipScore::input_std, &ClipScore::output_mean, &ClipScore::output_std})
+  for (double ClipScore::*figure :
+       {&ClipScore::seconds, &ClipScore::snr, &ClipScore::si_sdr, &ClipScore::mel, &ClipScore::stft,
+        &ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi, &ClipScore::input_mean, &ClipScore::input_std,
+        &ClipScore::output_mean, &ClipScore::output_std})
     CHECK(same(a.*figure, b.*figure));
 }
 
@@ -74,9 +77,10 @@ TEST_CASE("a longer clip has the SNR of the whole, and means of its pieces for t
   const ClipScore parts[] = {score_clip(ctx, p.original(0, 20), p.decoded(0, 20), rate),
                              score_clip(ctx, p.original(20, 40), p.decoded(20, 40), rate),
                              score_clip(ctx, p.original(40, 55), p.decoded(40, 55), rate)};
-  const auto mean = [&](double ClipScore::* v) { return (20 * parts[0].*v + 20 * parts[1].*v + 15 * parts[2].*v) / 55; };
+  const auto mean = [&](double ClipScore::*v) { return (20 * parts[0].*v + 20 * parts[1].*v + 15 * parts[2].*v) / 55; };
   // The same operations on three numbers, in another order: some rounding of doubles.
-  for (double ClipScore::* v : {&ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi, &ClipScore::mel, &ClipScore::stft})
+  for (double ClipScore::*v :
+       {&ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi, &ClipScore::mel, &ClipScore::stft})
     CHECK(s.*v == Approx(mean(v)).epsilon(1e-13));
   CHECK(parts[0].snr > parts[2].snr + 3);  // so that the whole is something else than a mean
   // In two passes, as the definitions stand.
@@ -105,7 +109,8 @@ TEST_CASE("a longer clip has the SNR of the whole, and means of its pieces for t
     const ClipScore t = score_clip(ctx, q.x, q.y, rate);
     CHECK(!t.silent);
     CHECK(t.stoi == Approx((20 * parts[1].stoi + 15 * parts[2].stoi) / 35).epsilon(1e-13));
-    CHECK(t.segmental_snr == Approx((20 * -10 + 20 * parts[1].segmental_snr + 15 * parts[2].segmental_snr) / 55).epsilon(1e-13));
+    CHECK(t.segmental_snr ==
+          Approx((20 * -10 + 20 * parts[1].segmental_snr + 15 * parts[2].segmental_snr) / 55).epsilon(1e-13));
   }
 }
 
@@ -147,7 +152,8 @@ TEST_CASE("a clip that is judged piece by piece scores as one that is given at o
 
     // One that is given up counts nowhere.
     const std::vector<double> before = pieces.perplexity();
-    CHECK_THROWS_AS(pieces.add("b", sound(2).x, nullptr, {.progress = [](double) { throw Error(ErrorKind::io, "stop"); }}), Error);
+    CHECK_THROWS_AS(
+        pieces.add("b", sound(2).x, nullptr, {.progress = [](double) { throw Error(ErrorKind::io, "stop"); }}), Error);
     CHECK(pieces.clips().size() == 1);
     CHECK(pieces.perplexity() == before);
     CHECK(pieces.output_std() == whole.output_std());

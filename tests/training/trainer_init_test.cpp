@@ -18,7 +18,8 @@ std::string renamed(const TemporaryFolder& folder, const fs::path& model, const 
     t.name = rename(t.name);
     if (!t.name.empty()) tensors.push_back(t);
   }
-  std::sort(tensors.begin(), tensors.end(), [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+  std::sort(tensors.begin(), tensors.end(),
+            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
   const std::string path = folder / (name + ".safetensors");
   write_safetensors(fs::path(path), tensors, file.metadata());
   return path;
@@ -37,7 +38,8 @@ TEST_CASE("trainer: weights under other names are refused, with what matches and
   const fs::path model = t.run_to(2).result.checkpoint / "model.safetensors";
   REQUIRE(contains(read_bytes(model), "weight_g"));
   const std::string modern = renamed(folder, model, "modern", [](const std::string& n) {
-    return replaced(replaced(n, "weight_g", "parametrizations.weight.original0"), "weight_v", "parametrizations.weight.original1");
+    return replaced(replaced(n, "weight_g", "parametrizations.weight.original0"), "weight_v",
+                    "parametrizations.weight.original1");
   });
   const std::string plain = renamed(folder, model, "plain", [](const std::string& n) {
     return contains(n, "weight_g") ? std::string() : replaced(n, "weight_v", "weight");
@@ -49,13 +51,14 @@ TEST_CASE("trainer: weights under other names are refused, with what matches and
     std::string text;
     CHECK(next.error_of_run(text) == ErrorKind::input);
     INFO(text);
-    for (const char* part : {" tensors taken from ", " missing, ", " not used, ", "; missing: ", "weight_g", "; not used: ", " more",
-                             "--init-partial"})
+    for (const char* part : {" tensors taken from ", " missing, ", " not used, ", "; missing: ", "weight_g",
+                             "; not used: ", " more", "--init-partial"})
       CHECK(contains(text, part));
     CHECK(std::count(text.begin(), text.end(), '\n') == 0);
     // Up to five names of each.
     const size_t from = text.find("; missing: "), to = text.find(" and ", from);
-    CHECK(std::count(text.begin() + static_cast<std::ptrdiff_t>(from), text.begin() + static_cast<std::ptrdiff_t>(to), ',') == 4);
+    CHECK(std::count(text.begin() + static_cast<std::ptrdiff_t>(from), text.begin() + static_cast<std::ptrdiff_t>(to),
+                     ',') == 4);
     CHECK(!fs::exists(next.options.run / "config.json"));
     CHECK(list_checkpoints(next.options.run).empty());
     next.options.init_partial = true;
@@ -116,11 +119,15 @@ TEST_CASE("codebook start: gathering frames moves the bar") {
   int batches = 0;
   std::vector<std::pair<int64_t, int>> told;  // done, batches so far
   int64_t total = 0;
-  step.start_codebooks([&] { ++batches, step.load(audio, std::vector<int32_t>{400, 400}); }, 1000, 0,
-                       [&](int64_t done, int64_t all) {
-                         told.emplace_back(done, batches);
-                         total = all;
-                       });
+  step.start_codebooks(
+      [&] {
+        ++batches, step.load(audio, std::vector<int32_t>{400, 400});
+      },
+      1000, 0,
+      [&](int64_t done, int64_t all) {
+        told.emplace_back(done, batches);
+        total = all;
+      });
   // 200 frames a batch: 5 batches, and told after each of them.
   CHECK(batches == 5);
   CHECK(total == 5 + config.codec.n_codebooks);

@@ -45,7 +45,8 @@ TEST_CASE("trainer: a checkpoint is there before the evaluation, and gets its sc
 
   Trainer again(folder, "again", config);
   bool epoch = false;
-  run_until_said(again, "epoch 1  step", [&] { epoch = fs::exists(again.options.run / checkpoint_name(end) / "manifest.json"); });
+  run_until_said(again, "epoch 1  step",
+                 [&] { epoch = fs::exists(again.options.run / checkpoint_name(end) / "manifest.json"); });
   CHECK(epoch);
 }
 
@@ -87,7 +88,8 @@ TEST_CASE("trainer: a signal is obeyed wherever it comes, and the run goes on as
     saved = 0;
   }
   SECTION("in the evaluation of an epoch") {
-    t.options.config.training.checkpoint_minutes = 1e-9;  // after each step, so that the last one has a file to wait for
+    t.options.config.training.checkpoint_minutes =
+        1e-9;  // after each step, so that the last one has a file to wait for
     const AfterRename point(checkpoint_name(end.step / 2 - 1), stop);
     r = t.run().result;
     saved = end.step / 2 - 1;
@@ -117,7 +119,8 @@ TEST_CASE("trainer: a signal is obeyed wherever it comes, and the run goes on as
   const auto again = evaluations(t.options.run);
   REQUIRE(again.size() == scores.size());
   for (size_t i = 0; i < scores.size(); ++i)
-    for (const char* key : {"step", "valid/snr", "valid/loss", "valid/mel_distance"}) CHECK(again[i][key] == scores[i][key]);
+    for (const char* key : {"step", "valid/snr", "valid/loss", "valid/mel_distance"})
+      CHECK(again[i][key] == scores[i][key]);
   CHECK(fs::exists(t.options.run / "start/model.safetensors"));
 }
 
@@ -167,7 +170,8 @@ TEST_CASE("trainer: an evaluation that fails costs its scores, not the run") {
     INFO(left << " allocations\n" << t.said);
     CHECK(r.finished);
     check_same_state(end.checkpoint, r.checkpoint);
-    CHECK(contains(t.said, "warning: the evaluation at step " + std::to_string(end.step) + " failed: not enough memory"));
+    CHECK(
+        contains(t.said, "warning: the evaluation at step " + std::to_string(end.step) + " failed: not enough memory"));
     CHECK(contains(t.said, "valid_seconds"));
     CHECK(contains(t.said, "training goes on"));
     CHECK(!verify_checkpoint(r.checkpoint).metric);
@@ -220,14 +224,13 @@ TEST_CASE("trainer: leaving at once is allowed while nothing would be lost") {
   t.options.may_leave = &seen.may_leave;
   t.options.progress = ::fopencookie(&seen, "w",
                                      {.read = nullptr,
-                                      .write =
-                                          [](void* cookie, const char* data, size_t n) -> ssize_t {
-                                            Seen& s = *static_cast<Seen*>(cookie);
-                                            const bool starting = contains(std::string(data, n), "codebooks");
-                                            ++(starting ? s.codebooks : s.training);
-                                            if (s.may_leave != starting) ++s.wrong;
-                                            return static_cast<ssize_t>(n);
-                                          },
+                                      .write = [](void* cookie, const char* data, size_t n) -> ssize_t {
+                                        Seen& s = *static_cast<Seen*>(cookie);
+                                        const bool starting = contains(std::string(data, n), "codebooks");
+                                        ++(starting ? s.codebooks : s.training);
+                                        if (s.may_leave != starting) ++s.wrong;
+                                        return static_cast<ssize_t>(n);
+                                      },
                                       .seek = nullptr,
                                       .close = nullptr});
   t.run_to(2);
@@ -248,7 +251,8 @@ TEST_CASE("trainer: clips in the event files have a stated length") {
   config.training.valid_seconds = 40;
   Trainer t(folder, "run", config);
   t.run_to(1);
-  std::map<std::string, size_t> sounds;  // bytes by tag; a value of a summary: 1 is its tag, 6 its audio, whose 4 is a WAV
+  std::map<std::string, size_t>
+      sounds;  // bytes by tag; a value of a summary: 1 is its tag, 6 its audio, whose 4 is a WAV
   for (const auto& entry : fs::directory_iterator(t.options.run)) {
     if (entry.path().filename().string().rfind("events.out", 0) != 0) continue;
     for (const Fields& event : parse_events(read_bytes(entry.path())).events)

@@ -46,13 +46,12 @@ inline TrainResult run_until_said(Trainer& t, const std::string& text, const std
   } hearer{"\n", "\n" + text, &then};
   t.options.out = ::fopencookie(&hearer, "w",
                                 {.read = nullptr,
-                                 .write =
-                                     [](void* cookie, const char* data, size_t n) -> ssize_t {
-                                       Hearer& h = *static_cast<Hearer*>(cookie);
-                                       h.all.append(data, n);
-                                       if (!h.told && contains(h.all, h.text)) h.told = true, (*h.then)();
-                                       return static_cast<ssize_t>(n);
-                                     },
+                                 .write = [](void* cookie, const char* data, size_t n) -> ssize_t {
+                                   Hearer& h = *static_cast<Hearer*>(cookie);
+                                   h.all.append(data, n);
+                                   if (!h.told && contains(h.all, h.text)) h.told = true, (*h.then)();
+                                   return static_cast<ssize_t>(n);
+                                 },
                                  .seek = nullptr,
                                  .close = nullptr});
   const auto close = [&] {

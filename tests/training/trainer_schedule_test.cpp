@@ -59,8 +59,9 @@ TEST_CASE("trainer: a run that is extended says what its learning rate will do")
   const Outcome o = t.run();
   CHECK(o.result.step == 20);
   // Half of the new schedule: 1e-3 (0.1 + 0.9 / 2); its end is a tenth of the rate.
-  CHECK(contains(o.text, "note: learning rate: 0.00055 at the next step, where it would have been 0.0001; it falls to 0.0001 "
-                         "at step 20, where the schedule ends now (before: at step 10)"));
+  CHECK(contains(o.text,
+                 "note: learning rate: 0.00055 at the next step, where it would have been 0.0001; it falls to 0.0001 "
+                 "at step 20, where the schedule ends now (before: at step 10)"));
   CHECK(rates(t.options.run).at(20) == Approx(1e-3 * cosine(19.0 / 20)).epsilon(1e-6));  // kept as float
 
   // A constant rate stays what it is: nothing to say.
@@ -140,7 +141,9 @@ TEST_CASE("trainer: a checkpoint that does not know its schedule goes on, and sa
   // Then the schedule ended where the run was to stop: at step 10, with a tenth of the rate.
   const Outcome o = t.run_to(0);
   CHECK(o.result.step == 30);
-  CHECK(contains(o.text, "where it would have been 0.0001; it falls to 0.0001 at step 30, where the schedule ends now (before: at step 10)"));
+  CHECK(contains(o.text,
+                 "where it would have been 0.0001; it falls to 0.0001 at step 30, where the schedule ends now (before: "
+                 "at step 10)"));
   Trainer whole(folder, "whole", falling(3));
   check_same_state(whole.run().result.checkpoint, o.result.checkpoint);
 }

@@ -24,7 +24,7 @@ struct TrainingConfig {
   uint64_t seed = 1;
   Start start = Start::transform;
   Schedule schedule = Schedule::cosine;
-  int64_t schedule_steps = 0;    ///< steps that the schedule spans; 0: as many as the epochs have, whatever max_steps is
+  int64_t schedule_steps = 0;  ///< steps that the schedule spans; 0: as many as the epochs have, whatever max_steps is
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
   double valid_fraction = 0.05;  ///< of the files, where no folder valid/ says which are held out
