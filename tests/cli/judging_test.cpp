@@ -106,6 +106,26 @@ TEST_CASE("train: each signal saves the run and has its exit code", "[cli]") {
   }
 }
 
+TEST_CASE("train: a signal before the first step leaves what the same command begins with", "[cli]") {
+  for (const char* said : {"data:", "model:"}) {
+    const Folder folder;
+    {
+      Heard t(folder, train_on(folder));
+      REQUIRE(t.until(said));
+      t.send(SIGTERM);
+      CHECK(t.code() == 143);
+      // Where in the start it came is not known: it left at once, or it stopped in words; a checkpoint is a good one.
+      const std::string err = slurp(folder / "err");
+      INFO(t.said << err);
+      CHECK((t.said.find("stopped ") != std::string::npos || err.find("nacre: stopped before training") == 0 ||
+             err.find("\nnacre: stopped before training") != std::string::npos));
+      CHECK(newest_checkpoint(folder / "run").damaged.empty());
+    }
+    CHECK(run(folder, train_on(folder, {"--max-steps", "3"})).code == 0);
+    CHECK(newest_checkpoint(folder / "run").found->step >= 3);
+  }
+}
+
 TEST_CASE("train: a screen that goes away does not end a run, nor does a hang-up under nohup", "[cli]") {
   const Folder folder;
   {
