@@ -54,7 +54,11 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
                     nlohmann::ordered_json& done, F&& one) {
   if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
   Context ctx(o.device.context());
-  Codec codec = load_model(ctx, training::find_model(o.model), o.config);
+  const std::filesystem::path model = training::find_model(o.model);
+  if (const std::string warning = training::going_to_be_removed(model);
+      jobs_from == training::FileKind::audio && !o.quiet && !warning.empty())
+    std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
+  Codec codec = load_model(ctx, model, o.config);
   if (o.beam) codec.set_beam(*o.beam);
   training::FileCodec files(codec);
   catch_signals();

@@ -1,7 +1,7 @@
 // nacre: train, run and judge neural audio codecs.
 //
 // Exit codes: 0 done, 2 usage, 3 bad input, 4 input/output failed, 5 out of memory, 6 device, 7 training diverged,
-// 130 and 143 stopped by a signal.
+// 129, 130 and 143 stopped by a signal.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -127,7 +127,7 @@ int run(int argc, char** argv) {
   app.footer(
       "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 "
       "memory, 6 device, "
-      "7 training diverged, 130/143 signals.");
+      "7 training diverged, 129/130/143 signals.");
   struct Verb {
     CLI::App* app;
     Command run;

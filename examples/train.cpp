@@ -17,11 +17,30 @@ namespace nacre::program {
 namespace {
 
 std::atomic<int> stop_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free);
+std::atomic<bool> may_leave{false};
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
-/// The first signal asks the trainer to save and stop; the second leaves at once.
+/// The first signal asks the trainer to save and stop; the second leaves at once, and so does the first where there is
+/// nothing to save.
 void on_signal(int signal) {
   if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
+  if (!may_leave.load()) return;
+  constexpr char line[] = "nacre: stopped before training began; nothing was changed, the same command begins again\n";
+  if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // either way
+  _exit(128 + signal);
+}
+
+/// A hang-up that is ignored already (nohup) stays so. A screen that is gone, as a pipe, must not end a run.
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    if (signal == SIGHUP && sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) continue;
+    sigaction(signal, &action, nullptr);
+  }
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
 }
 
 struct Options {
@@ -30,7 +49,7 @@ struct Options {
   std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps, seed;
   std::optional<double> learning_rate, valid_fraction;
   int64_t max_bad = 10;
-  bool allow_change = false, use_wandb = false, json = false, salvage = false;
+  bool init_partial = false, allow_change = false, use_wandb = false, json = false, salvage = false;
   DeviceOptions device;
 };
 
@@ -76,15 +95,14 @@ int train(const Options& o) {
   t.storage = o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32;
   t.resume = o.resume;
   t.init = o.init;
+  t.init_partial = o.init_partial;
   t.allow_change = o.allow_change;
   t.max_bad = o.max_bad;
   t.experiment_name = o.experiment_name;
   t.stop = &stop_signal;
   if (o.json) t.out = stderr;
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  t.may_leave = &may_leave;
+  catch_signals();
   const training::TrainResult r = training::train(t);
   if (o.use_wandb)
     std::fprintf(t.out,
@@ -137,6 +155,8 @@ Command add_train(CLI::App& app) {
       ->capture_default_str();
   app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run")
       ->type_name("MODEL");
+  app.add_flag("--init-partial,--init_partial", o->init_partial,
+               "also with weights of a part of the model; the rest begins as without --init");
   app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
   app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
   app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");

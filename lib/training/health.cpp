@@ -1,7 +1,10 @@
 // Figures turned into advice, and small pure pieces of the trainer.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "nacre/training/checkpoint_store.h"
@@ -56,11 +59,11 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   return w;
 }
 
-double schedule_factor(const TrainingConfig& t, int64_t step, int64_t steps) {
+double schedule_factor(const TrainingConfig& t, int64_t step, int64_t end, int64_t shift) {
   double factor = 1;
   if (step < t.warmup_steps) factor = static_cast<double>(step + 1) / static_cast<double>(t.warmup_steps);
-  if (t.schedule == Schedule::cosine && steps > 0) {
-    const double part = std::clamp(static_cast<double>(step) / static_cast<double>(steps), 0.0, 1.0);
+  if (t.schedule == Schedule::cosine && end + shift > 0) {
+    const double part = std::clamp(static_cast<double>(step + shift) / static_cast<double>(end + shift), 0.0, 1.0);
     factor *= t.final_rate + (1 - t.final_rate) * 0.5 * (1 + std::cos(std::numbers::pi * part));
   }
   return factor;
@@ -94,6 +97,28 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
                   ": cannot open: " + (failed ? failed.message() : std::string("No such file or directory")) +
                   (is_name ? "; it is a configuration's name, a model of it comes from nacre train"
                            : "; a model is a run's folder, a checkpoint's folder or a safetensors file"));
+}
+
+std::string going_to_be_removed(const std::filesystem::path& model) {
+  namespace fs = std::filesystem;
+  try {
+    const fs::path folder = fs::weakly_canonical(model).parent_path(), run = folder.parent_path();
+    if (!folder.filename().string().starts_with("step-") || !fs::exists(run / "run.lock")) return "";
+    const std::vector<int64_t> steps = list_checkpoints(run);
+    std::ifstream in(folder / "manifest.json");
+    const auto manifest = nlohmann::json::parse(in, nullptr, false);
+    if (steps.empty() || !manifest.is_object()) return "";
+    const auto schedule = manifest.find("schedule");
+    if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX))
+      return "";
+    return folder.string() +
+           " belongs to a run that is not finished, which removes its checkpoints as it goes on; what is encoded with "
+           "one "
+           "cannot be decoded by another: keep this model with nacre export -m " +
+           folder.string() + " -o model.safetensors";
+  } catch (const std::exception&) {  // a warning is not worth a failure
+    return "";
+  }
 }
 
 }  // namespace nacre::training

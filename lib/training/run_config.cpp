@@ -50,6 +50,7 @@ json as_json(const RunConfig& c) {
             {"seed", t.seed},
             {"start", t.start == Start::transform ? "transform" : "random"},
             {"schedule", t.schedule == Schedule::constant ? "constant" : "cosine"},
+            {"schedule_steps", t.schedule_steps},
             {"warmup_steps", t.warmup_steps},
             {"final_rate", t.final_rate},
             {"salvage", t.salvage},
@@ -198,6 +199,7 @@ RunConfig parse(json c) {
   }
   r.training.start = word("training", "start", "transform", "random") ? Start::transform : Start::random;
   r.training.schedule = word("training", "schedule", "constant", "cosine") ? Schedule::constant : Schedule::cosine;
+  r.training.schedule_steps = t["schedule_steps"];
   r.training.warmup_steps = t["warmup_steps"];
   r.training.final_rate = t["final_rate"];
   r.training.salvage = t["salvage"];
@@ -228,6 +230,7 @@ void RunConfig::check() const {
   need(t.segment_length >= codec.hop() && t.segment_length <= (int64_t{1} << 30), "segment_length", t.segment_length,
        std::to_string(codec.hop()) + " (one hop of the codec) to " + std::to_string(int64_t{1} << 30));
   need(t.max_steps >= 0, "max_steps", t.max_steps, "0 (no limit) or more");
+  need(t.schedule_steps >= 0, "schedule_steps", t.schedule_steps, "0 (as many as the epochs have) or more");
   need(t.warmup_steps >= 0, "warmup_steps", t.warmup_steps, "0 or more");
   need(t.final_rate >= 0 && t.final_rate <= 1, "final_rate", t.final_rate, "0 to 1");
   need(t.valid_fraction >= 0 && t.valid_fraction < 1, "valid_fraction", t.valid_fraction, "0 to below 1");

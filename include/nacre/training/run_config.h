@@ -20,10 +20,11 @@ struct TrainingConfig {
   int64_t batch_size = 16;
   int64_t num_epochs = 100;
   int64_t segment_length = 16000;  ///< samples
-  int64_t max_steps = 0;           ///< 0: as many as the epochs have
+  int64_t max_steps = 0;           ///< the run stops there; 0: it goes on to the end of its epochs
   uint64_t seed = 1;
   Start start = Start::transform;
   Schedule schedule = Schedule::cosine;
+  int64_t schedule_steps = 0;  ///< steps that the schedule spans; 0: as many as the epochs have, whatever max_steps is
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
   bool salvage = false;          ///< take what is whole of damaged files
