@@ -103,9 +103,7 @@ int encode(const Options& o) {
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
                      training::FileReport& r) {
                    r = files.encode(job.in, job.out, hooks, {.salvage = o.salvage});
-                   // Said even when quiet: what was coded is not what the file promises.
-                   for (const std::string& warning : r.warnings)
-                     std::fprintf(stderr, "nacre: warning: %s: %s\n", printable(job.in).c_str(), printable(warning).c_str());
+                   for (const std::string& warning : r.warnings) warn(job.in, warning);
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
                           " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s";
                  });
@@ -161,7 +159,7 @@ Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
-  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
+  app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--keep-ending,--keep_ending", o->keep_ending, "x.wav becomes x.wav.nacre: x.wav and x.flac stay apart");
   app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
   return [o] { return encode(*o); };

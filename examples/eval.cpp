@@ -24,7 +24,7 @@ using nlohmann::ordered_json;
 struct Options {
   std::vector<std::string> inputs;
   std::string model, baseline, config;
-  bool held_out = false, json = false, quiet = false;
+  bool held_out = false, json = false, quiet = false, salvage = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
   DeviceOptions device;
@@ -216,60 +216,26 @@ class Report {
   ordered_json files_ = ordered_json::array();
 };
 
-using Sink = std::function<void(std::span<const float>)>;
-
-/// A file as the model sees it: mono, at the model's rate, scaled to its peak. Read twice, for the peak comes first; a short
-/// one is kept.
-class NormalisedAudio {
+/// A file as the model sees it; a short one is kept, a longer one is read a second time.
+class JudgedFile {
  public:
-  /// `between` is called often, and may throw.
-  NormalisedAudio(const std::string& path, int rate, std::function<void()> between)
-      : reader_(path), rate_(rate), between_(std::move(between)) {
-    float peak = 0;
-    const auto most = static_cast<size_t>(training::longest_whole_clip * rate);
-    pass(1, [&](std::span<const float> samples) {
-      peak = std::max(peak, training::peak_of(samples));
-      samples_ += samples.size();
-      if (samples_ <= most)
-        kept_.insert(kept_.end(), samples.begin(), samples.end());
-      else
-        kept_ = {};
-    });
-    gain_ = training::peak_gain(peak);
-    for (float& v : kept_) v *= gain_;
-  }
-  double seconds() const { return static_cast<double>(samples_) / rate_; }
-  void read(const Sink& sink) {
-    if (kept_.size() == samples_) return sink(kept_);
-    reader_.rewind();
-    pass(gain_, sink);
+  JudgedFile(const std::string& path, const training::MaterialOptions& options)
+      : reader_(path, options.audio),
+        options_(options),
+        facts_(training::survey(reader_, options, &kept_,
+                                static_cast<int64_t>(training::longest_whole_clip * options.sample_rate))) {}
+  double seconds() const { return static_cast<double>(facts_.samples) / options_.sample_rate; }
+  const std::vector<std::string>& warnings() const { return facts_.warnings; }
+  void read(const training::SampleSink& sink) {
+    if (static_cast<int64_t>(kept_.size()) == facts_.samples) return sink(kept_);
+    training::read_material(reader_, facts_, options_, 0, facts_.samples, sink);
   }
 
  private:
-  void pass(float gain, const Sink& sink) {
-    const int channels = reader_.info().channels;
-    training::Resampler resampler(reader_.info().sample_rate, rate_);
-    std::vector<float> piece, ready;
-    const auto give = [&] {
-      between_();
-      for (float& v : ready) v *= gain;
-      sink(ready);
-      ready.clear();
-    };
-    while (reader_.read(1 << 15, piece) > 0) {
-      resampler.process(channels == 1 ? piece : training::to_mono(piece, channels), ready);
-      give();
-    }
-    resampler.finish(ready);
-    give();
-  }
-
   training::AudioReader reader_;
-  int rate_;
-  std::function<void()> between_;
+  training::MaterialOptions options_;
   std::vector<float> kept_;
-  size_t samples_ = 0;
-  float gain_ = 1;
+  training::Material facts_;
 };
 
 int eval(const Options& o) {
@@ -298,11 +264,13 @@ int eval(const Options& o) {
     if (o.valid_seconds) config.training.valid_seconds = *o.valid_seconds;
     training::DatasetOptions options = training::dataset_options(config);
     options.threads = o.device.threads;
+    options.salvage = options.salvage || o.salvage;
     if (!o.quiet) options.progress = training::scan_progress(stderr);
     data.emplace(o.inputs[0], options);
     if (data->held_out().empty())
       std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n", o.inputs[0].c_str());
     jobs.several = true;
+    for (const training::BadFile& file : data->warned()) warn(o.inputs[0] + "/" + file.path, file.reason);
     for (const training::BadFile& bad : data->bad())
       jobs.refused.emplace_back(ErrorKind::input, o.inputs[0] + "/" + bad.path + ": " + bad.reason);
     for (const training::Excerpt& part : training::judged_excerpts(*data, config.training.valid_seconds)) {
@@ -323,7 +291,7 @@ int eval(const Options& o) {
     const auto stop = [&] {
       if (const int signal = hooks.stop->load(); signal != 0) throw training::Stopped{signal};
     };
-    const auto judge = [&](double seconds, const std::function<void(const Sink&)>& feed) {
+    const auto judge = [&](double seconds, const std::function<void(const training::SampleSink&)>& feed) {
       if (baseline) baseline->begin();
       training::ClipJudge judged(evaluation, job.in,
                                  {.progress =
@@ -345,10 +313,12 @@ int eval(const Options& o) {
     hooks.progress(0, 0);
     if (data) {
       const training::Excerpt& part = parts.at(job.in);
-      judge(static_cast<double>(part.samples) / rate, [&](const Sink& sink) { training::read_excerpt(*data, part, sink); });
+      judge(static_cast<double>(part.samples) / rate,
+            [&](const training::SampleSink& sink) { data->read(part.clip, part.offset, part.samples, sink, stop); });
     } else {
-      NormalisedAudio audio(job.in, rate, stop);
-      judge(audio.seconds(), [&](const Sink& sink) { audio.read(sink); });
+      JudgedFile file(job.in, {.sample_rate = rate, .audio = {.salvage = o.salvage}, .check = stop});
+      for (const std::string& warning : file.warnings()) warn(job.in, warning);
+      judge(file.seconds(), [&](const training::SampleSink& sink) { file.read(sink); });
     }
     return std::string();
   });
@@ -365,6 +335,7 @@ Command add_eval(CLI::App& app) {
       ->type_name("PATH");
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
   add_model_config(app, o->config);
+  app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
                  "with --held-out: part held out; else as in training")

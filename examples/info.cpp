@@ -32,7 +32,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  bool configs = false, memory = false, devices = false, json = false;
+  bool configs = false, memory = false, devices = false, json = false, salvage = false;
   std::string cost;    // a device's name
   std::string config;  // of models that have none in them
   DeviceOptions device;
@@ -269,7 +269,7 @@ void about_stream(const Options& o, const std::string& path, const std::string& 
 }
 
 void about_audio(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {
-  training::AudioReader reader(path);
+  training::AudioReader reader(path, {.salvage = o.salvage});
   std::vector<float> piece;
   float peak = 0;
   double energy = 0;
@@ -279,6 +279,7 @@ void about_audio(const Options& o, const std::string& path, const std::string& n
     for (const float x : piece) energy += static_cast<double>(x) * static_cast<double>(x);
     frames += static_cast<int64_t>(piece.size()) / reader.info().channels;
   }
+  for (const std::string& warning : reader.warnings()) warn(name, warning);
   const auto n = static_cast<double>(frames) * reader.info().channels;
   const double seconds = static_cast<double>(frames) / reader.info().sample_rate, rms = std::sqrt(energy / n);
   say(o, "%s: audio\n  %s, %d Hz, %d channel%s, %lld samples, peak %.4f, RMS %.4f%s\n", printable(name).c_str(),
@@ -448,6 +449,7 @@ Command add_info(CLI::App& app) {
       ->type_name("DEVICE")
       ->check(one_of(device_names()));
   add_model_config(app, o->config);
+  app.add_flag("--salvage", o->salvage, std::string("of audio: ") + salvage_help);
   app.add_flag("--json", o->json, "one JSON object on standard output");
   o->device.stores_bf16 = true;
   o->device.add_to(app, "With --memory or --cost");

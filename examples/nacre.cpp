@@ -70,6 +70,7 @@ std::string config_type() {
   return "FILE:{" + names + "}";
 }
 void complain(const std::string& text) { std::fprintf(stderr, "nacre: %s\n", printable(text).c_str()); }
+void warn(const std::string& path, const std::string& warning) { complain("warning: " + path + ": " + warning); }
 
 void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
   device_option = app.add_option("--device", device, "auto, cpu, cuda or cuda:N")

@@ -146,7 +146,7 @@ Command add_train(CLI::App& app) {
   app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")->check(at_least(0));
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
                  "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
-  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
+  app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
       ->check(at_least(0))
       ->capture_default_str();

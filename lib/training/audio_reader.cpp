@@ -149,6 +149,7 @@ AudioReader& AudioReader::operator=(AudioReader&&) noexcept = default;
 AudioReader::~AudioReader() = default;
 
 const AudioInfo& AudioReader::info() const noexcept { return impl_->info; }
+const std::string& AudioReader::name() const noexcept { return impl_->name; }
 const std::vector<std::string>& AudioReader::warnings() const noexcept { return impl_->warnings; }
 
 /// Through the parts, until there is as much as asked for or nothing left.
@@ -209,11 +210,11 @@ void AudioReader::rewind() {
   m.ended = false;
 }
 
-void AudioReader::seek(int64_t frame, bool trust_header) {
+void AudioReader::seek(int64_t frame) {
   Impl& m = *impl_;
   if (frame < 0) throw Error(ErrorKind::usage, m.name + ": asked for frame " + std::to_string(frame));
   bool lost = false;
-  if (trust_header && m.info.frames_known && frame <= m.info.frames) {
+  if (m.info.frames_known && frame <= m.info.frames) {
     size_t part = 0;
     int64_t before = 0;
     while (part + 1 < m.part_frames.size() && before + m.part_frames[part] <= frame) before += m.part_frames[part++];

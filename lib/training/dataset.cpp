@@ -377,23 +377,21 @@ Dataset::Samples Dataset::load(int64_t clip) const {
   return samples;
 }
 
-void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
+void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& sink, const std::function<void()>& check) const {
   const Impl& m = *impl_;
   const Clip& known = m.at(clip);
-  const auto length = static_cast<int64_t>(to.size());
-  if (offset < 0 || offset + length > known.samples)
-    throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + length) +
-                                      " of " + m.path_of(known) + ", which has " + std::to_string(known.samples));
-  if (in_memory()) {
-    const Samples samples = load(clip);
-    std::copy_n(samples->begin() + offset, length, to.begin());
-    return;
-  }
+  const std::string path = m.path_of(known);
+  if (offset < 0 || n < 0 || n > known.samples - offset)
+    throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + n) + " of " +
+                                      path + ", which has " + std::to_string(known.samples));
+  if (in_memory()) return sink(std::span(*load(clip)).subspan(static_cast<size_t>(offset), static_cast<size_t>(n)));
   Clip now;
-  note_file(m.path_of(known), now);
+  note_file(path, now);
   if (now.bytes != known.bytes || now.modified != known.modified)
-    throw Error(ErrorKind::input, m.path_of(known) + ": changed since training began");
-  read_material(m.path_of(known),
+    throw Error(ErrorKind::input, path + ": changed since training began");
+  MaterialOptions options = m.material();
+  options.check = check;
+  read_material(path,
                 {.frames = known.frames,
                  .sample_rate = known.sample_rate,
                  .channels = known.channels,
@@ -401,7 +399,12 @@ void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
                  .samples = known.samples,
                  .gain = known.gain,
                  .exact_header = known.exact_header},
-                m.material(), offset, to);
+                options, offset, n, sink);
+}
+
+void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
+  auto next = to.begin();
+  read(clip, offset, static_cast<int64_t>(to.size()), [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
 }
 
 std::string describe_parts(const Dataset& d) {

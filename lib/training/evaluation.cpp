@@ -66,7 +66,7 @@ ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<c
                       int64_t sample_rate) {
   ClipScore s;
   s.seconds = static_cast<double>(original.size()) / static_cast<double>(sample_rate);
-  s.silent = peak_of(original) < silence_peak;
+  s.silent = is_silence(original);
   if (!original.empty()) score_waveform(original, decoded, s);
   if (!s.silent) {
     s.segmental_snr = segmental_snr(decoded, original, sample_rate);

@@ -1,19 +1,14 @@
 #include "nacre/training/excerpts.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 
-#include "nacre/training/audio.h"
-
 namespace nacre::training {
 namespace {
 
-constexpr int64_t held_samples = int64_t{1} << 24;  // 64 MiB of what was read from long files
-constexpr int64_t read_frames = 1 << 15;
+constexpr int64_t held_samples = int64_t{1} << 24;  // 64 MiB
 
 const Clip& clip_of(const Dataset& data, const Excerpt& e) { return data.clips()[static_cast<size_t>(e.clip)]; }
 int64_t samples_of(const Dataset& data, double seconds) { return std::llround(seconds * data.sample_rate()); }
@@ -26,39 +21,6 @@ std::vector<int64_t> spread_clips(const Dataset& data) {
   for (size_t first = 0; first < stride; ++first)
     for (size_t i = first; i < n; i += stride) order.push_back(from[i]);
   return order;
-}
-
-/// Mono, resampled and scaled, from the first sample on, until `sink` says that it has enough.
-void stream_clip(const Dataset& data, const Clip& clip, const std::function<bool(std::span<const float>)>& sink) {
-  const std::string path = data.folder() + "/" + clip.path;
-  struct stat status {};
-  if (::stat(path.c_str(), &status) == 0 &&
-      (static_cast<uint64_t>(status.st_size) != clip.bytes ||
-       static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec != clip.modified))
-    throw Error(ErrorKind::input, path + ": changed since training began");
-  AudioReader reader(path);
-  const int channels = reader.info().channels;
-  Resampler resampler(reader.info().sample_rate, data.sample_rate());
-  std::vector<float> piece, ready;
-  const auto give = [&] {
-    for (float& v : ready) v *= clip.gain;
-    const bool more = sink(ready);
-    ready.clear();
-    return more;
-  };
-  while (reader.read(read_frames, piece) > 0) {
-    resampler.process(channels == 1 ? piece : to_mono(piece, channels), ready);
-    if (!give()) return;
-  }
-  resampler.finish(ready);
-  if (give()) throw Error(ErrorKind::input, path + ": changed since training began");  // it is shorter than it was
-}
-
-/// The part of `piece`, whose first sample is number `at` of the clip, that belongs to the excerpt.
-std::span<const float> common(std::span<const float> piece, int64_t at, const Excerpt& e) {
-  const int64_t from = std::clamp<int64_t>(e.offset - at, 0, static_cast<int64_t>(piece.size()));
-  const int64_t to = std::clamp<int64_t>(e.offset + e.samples - at, from, static_cast<int64_t>(piece.size()));
-  return piece.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
 }
 
 bool is_long(const Dataset& data, const Clip& clip) { return clip.samples > samples_of(data, longest_whole_clip); }
@@ -111,68 +73,21 @@ std::string excerpt_name(const Dataset& data, const Excerpt& e) {
   return clip.path + at;
 }
 
-void read_excerpt(const Dataset& data, const Excerpt& e, const std::function<void(std::span<const float>)>& sink) {
-  const Clip& clip = clip_of(data, e);
-  if (data.in_memory() || !is_long(data, clip)) {
-    const Dataset::Samples all = data.load(e.clip);
-    for (int64_t at = 0; at < e.samples; at += read_frames)
-      sink(std::span(*all).subspan(static_cast<size_t>(e.offset + at),
-                                   static_cast<size_t>(std::min(read_frames, e.samples - at))));
-    return;
-  }
-  int64_t at = 0;
-  stream_clip(data, clip, [&](std::span<const float> piece) {
-    if (const auto part = common(piece, at, e); !part.empty()) sink(part);
-    at += static_cast<int64_t>(piece.size());
-    return at < e.offset + e.samples;
-  });
-}
-
 ExcerptReader::ExcerptReader(const Dataset& data, std::vector<Excerpt> excerpts, std::function<void()> between)
     : data_(data), excerpts_(std::move(excerpts)), between_(std::move(between)), held_(excerpts_.size()) {
   int64_t samples = 0;
-  for (const Excerpt& e : excerpts_)
-    if (streamed(e)) samples += e.samples;
-  keeps_all_ = samples <= held_samples;
+  for (const Excerpt& e : excerpts_) samples += e.samples;
+  keeps_all_ = !data_.in_memory() && samples <= held_samples;
 }
-
-bool ExcerptReader::streamed(const Excerpt& e) const { return !data_.in_memory() && is_long(data_, clip_of(data_, e)); }
 
 std::vector<float> ExcerptReader::samples(size_t i) {
   const Excerpt& e = excerpts_.at(i);
-  if (!streamed(e)) {
-    const Dataset::Samples all = data_.load(e.clip);
-    const auto from = all->begin() + e.offset;
-    return {from, from + e.samples};
-  }
-  if (held_[i].empty()) read_from(i);
-  return keeps_all_ ? held_[i] : std::move(held_[i]);
-}
-
-/// Excerpt `first`, and with it later ones of the same clip, as many as may be held.
-void ExcerptReader::read_from(size_t first) {
-  std::vector<size_t> wanted;
-  int64_t samples = 0, end = 0;
-  for (size_t i = first; i < excerpts_.size(); ++i) {
-    const Excerpt& e = excerpts_[i];
-    if (e.clip != excerpts_[first].clip || !held_[i].empty()) continue;
-    if (i > first && samples + e.samples > held_samples) break;
-    wanted.push_back(i);
-    samples += e.samples;
-    end = std::max(end, e.offset + e.samples);
-  }
-  std::vector<std::vector<float>> found(wanted.size());
-  int64_t at = 0;
-  stream_clip(data_, clip_of(data_, excerpts_[first]), [&](std::span<const float> piece) {
-    if (between_) between_();
-    for (size_t k = 0; k < wanted.size(); ++k) {
-      const auto part = common(piece, at, excerpts_[wanted[k]]);
-      found[k].insert(found[k].end(), part.begin(), part.end());
-    }
-    at += static_cast<int64_t>(piece.size());
-    return at < end;
-  });
-  for (size_t k = 0; k < wanted.size(); ++k) held_[wanted[k]] = std::move(found[k]);
+  if (!held_[i].empty()) return held_[i];
+  std::vector<float> samples;
+  samples.reserve(static_cast<size_t>(e.samples));
+  data_.read(e.clip, e.offset, e.samples, [&](std::span<const float> x) { samples.insert(samples.end(), x.begin(), x.end()); }, between_);
+  if (keeps_all_) held_[i] = samples;
+  return samples;
 }
 
 }  // namespace nacre::training

@@ -99,8 +99,7 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
 
 }  // namespace
 
-Material survey(const std::string& path, const MaterialOptions& options, std::vector<float>* samples, int64_t most) {
-  AudioReader reader(path, options.audio);
+Material survey(AudioReader& reader, const MaterialOptions& options, std::vector<float>* samples, int64_t most) {
   Material m{.sample_rate = reader.info().sample_rate, .channels = reader.info().channels};
   if (const int channel = pass(reader, options, m, samples, most); channel >= 0) {
     m.channel = channel;
@@ -116,38 +115,71 @@ Material survey(const std::string& path, const MaterialOptions& options, std::ve
   return m;
 }
 
-void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset, std::span<float> to) {
-  const auto length = static_cast<int64_t>(to.size());
-  if (offset < 0 || offset + length > m.samples)
-    throw Error(ErrorKind::usage, path + ": samples " + std::to_string(offset) + " to " + std::to_string(offset + length) +
+Material survey(const std::string& path, const MaterialOptions& options, std::vector<float>* samples, int64_t most) {
+  AudioReader reader(path, options.audio);
+  return survey(reader, options, samples, most);
+}
+
+void read_material(AudioReader& reader, const Material& m, const MaterialOptions& options, int64_t offset, int64_t n,
+                   const SampleSink& sink) {
+  if (offset < 0 || n < 0 || n > m.samples - offset)
+    throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " + std::to_string(offset + n) +
                                       " were asked for, it has " + std::to_string(m.samples));
   // Resampling by `up` / `down` begins where the input's and the output's grids meet, early enough for its filter to have
   // forgotten that nothing came before.
   const int64_t common = std::gcd(m.sample_rate, options.sample_rate);
   const int64_t down = m.sample_rate / common, up = options.sample_rate / common;
-  const bool same = up == down;
-  const int64_t margin = same ? 0 : resampling_reach(m.sample_rate, options.sample_rate);  // of output
+  const int64_t margin = up == down ? 0 : resampling_reach(m.sample_rate, options.sample_rate);  // of output
   const int64_t group = std::max<int64_t>(0, (offset - margin) / up);
-  const int64_t first_frame = group * down, first_sample = group * up;
+  const int64_t first_frame = group * down;
 
-  AudioReader reader(path, options.audio);
-  reader.seek(first_frame, m.exact_header);
-  Resampler resampler(m.sample_rate, options.sample_rate);
   std::vector<float> piece, out;
-  int64_t frames = first_frame;
-  const int64_t wanted = offset - first_sample + length;
-  const int64_t enough = first_frame + (wanted + 2 * margin) * down / up;  // the resampler holds some back
-  while (static_cast<int64_t>(out.size()) < wanted) {
-    const int64_t n = reader.read(std::clamp<int64_t>(enough - frames, 1024, piece_frames), piece);
-    if (n == 0) break;
-    frames += n;
-    resampler.process(one_channel(piece, m.channels, m.channel), out);
+  int64_t frames = 0, at = group * up;  // of input, where reading is; of output, where out begins
+  const auto read = [&](int64_t wanted) {
+    const int64_t got = reader.read(wanted, piece);
+    frames += got;
+    if (options.check) options.check();
+    return got;
+  };
+  if (m.exact_header) {
+    reader.seek(first_frame);
+    frames = first_frame;
+  } else {
+    // The header's length is not the file's: a seek would land somewhere else.
+    reader.rewind();
+    while (frames < first_frame && read(std::min(piece_frames, first_frame - frames)) > 0) {
+    }
   }
-  if (static_cast<int64_t>(out.size()) < wanted && frames >= m.frames) resampler.finish(out);
-  if (static_cast<int64_t>(out.size()) < wanted)
-    throw Error(ErrorKind::input, path + ": shorter than it was: " + std::to_string(frames) + " of " + std::to_string(m.frames) + " frames are there");
-  for (int64_t i = 0; i < length; ++i)
-    to[static_cast<size_t>(i)] = m.gain * out[static_cast<size_t>(offset - first_sample + i)];
+  Resampler resampler(m.sample_rate, options.sample_rate);
+  const int64_t end = offset + n, enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler holds some back
+  for (bool last = false; at < end && !last;) {
+    last = read(std::clamp<int64_t>(enough - frames, 1024, piece_frames)) == 0;
+    if (last)
+      resampler.finish(out);
+    else
+      resampler.process(one_channel(piece, m.channels, m.channel), out);
+    for (float& v : out) v *= m.gain;
+    const auto size = static_cast<int64_t>(out.size());
+    const int64_t from = std::clamp<int64_t>(offset - at, 0, size), to = std::clamp<int64_t>(end - at, from, size);
+    if (to > from) sink(std::span(out).subspan(static_cast<size_t>(from), static_cast<size_t>(to - from)));
+    at += size;
+    out.clear();
+  }
+  if (at < end)
+    throw Error(ErrorKind::input, reader.name() + ": shorter than it was: " + std::to_string(frames) + " of " +
+                                      std::to_string(m.frames) + " frames are there");
+}
+
+void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset, int64_t n,
+                   const SampleSink& sink) {
+  AudioReader reader(path, options.audio);
+  read_material(reader, m, options, offset, n, sink);
+}
+
+void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset, std::span<float> to) {
+  auto next = to.begin();
+  read_material(path, m, options, offset, static_cast<int64_t>(to.size()),
+                [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
 }
 
 }  // namespace nacre::training

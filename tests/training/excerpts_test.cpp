@@ -102,10 +102,6 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
       const auto from = whole->begin() + parts[i].offset;
       const std::vector<float> expected(from, from + parts[i].samples);
       CHECK((reader.samples(i) == expected));
-      std::vector<float> pieces;
-      read_excerpt(streamed, parts[i],
-                   [&](std::span<const float> x) { pieces.insert(pieces.end(), x.begin(), x.end()); });
-      CHECK((pieces == expected));
     }
   CHECK(looks > 0);
 
@@ -123,6 +119,5 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
     write_sine(path, 50 * rate, 100, rate);
     ExcerptReader late(streamed, parts);
     CHECK_THROWS_AS(late.samples(0), Error);
-    CHECK_THROWS_AS(read_excerpt(streamed, parts[0], [](std::span<const float>) {}), Error);
   }
 }

@@ -65,9 +65,10 @@ class AudioReader {
   int64_t read(int64_t frames, std::vector<float>& to);
   /// Back to the first frame, for a second pass.
   void rewind();
-  /// The next read begins at this frame. Decodes up to there where the format cannot seek or its header has no length, and
-  /// where `trust_header` says that this length is not what decoding finds.
-  void seek(int64_t frame, bool trust_header = true);
+  /// The next read begins at this frame. Decodes up to there where the format cannot seek or its header has no length.
+  void seek(int64_t frame);
+  /// As messages call it.
+  const std::string& name() const noexcept;
   /// What was taken although something is wrong, without the file's name: complete once everything was read.
   const std::vector<std::string>& warnings() const noexcept;
 

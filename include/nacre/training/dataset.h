@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "nacre/error.h"
+#include "nacre/training/material.h"
 
 namespace nacre::training {
 
@@ -102,6 +103,9 @@ class Dataset {
   /// Samples [offset, offset + to.size()) of that. Where all fits in memory, from there; else by decoding about as much,
   /// whether the clip is in the cache or not, so that the samples do not depend on what was used before.
   void read(int64_t clip, int64_t offset, std::span<float> to) const;
+  /// The same piece by piece, in memory that does not depend on n. `check` is called between pieces of what is decoded, and
+  /// may throw.
+  void read(int64_t clip, int64_t offset, int64_t n, const SampleSink&, const std::function<void()>& check = {}) const;
 
  private:
   struct Impl;

@@ -1,6 +1,5 @@
 #pragma once
-// Which parts of the held-out audio an evaluation listens to, and how parts of long files are read in memory that does not
-// grow with a file's length.
+// Which parts of the held-out audio an evaluation listens to.
 //
 // Clips are taken in an order that spreads over the list, until `seconds` of audio are full:
 //   up to 30 s   whole, so the last one may exceed `seconds`
@@ -35,28 +34,22 @@ double total_seconds(const Dataset&, std::span<const Excerpt>);
 /// The path for a whole clip, else "path @ 95.0 s".
 std::string excerpt_name(const Dataset&, const Excerpt&);
 
-/// What Dataset::load() would give, piece by piece, in memory that does not depend on the clip's length. `sink` gets
-/// consecutive samples from `offset` on. Throws what Dataset::load() throws, and what `sink` throws.
-void read_excerpt(const Dataset&, const Excerpt&, const std::function<void(std::span<const float>)>& sink);
-
-/// The samples of a list of excerpts, again and again. Parts of long clips are read from their files in one pass for all of
-/// them, and kept as long as they are few; the rest comes through Dataset::load().
+/// The samples of a list of excerpts, again and again: read from their files (Dataset::read) where the data is not in memory,
+/// and kept from then on if all of them are few.
 class ExcerptReader {
  public:
-  /// `between` is called often while a long file is read, and may throw. The dataset must outlive the reader.
+  /// `between` is called often while a file is read, and may throw. The dataset must outlive the reader.
   ExcerptReader(const Dataset&, std::vector<Excerpt>, std::function<void()> between = {});
   const std::vector<Excerpt>& excerpts() const { return excerpts_; }
-  /// Of excerpt i. Throws as Dataset::load().
+  /// Of excerpt i. Throws as Dataset::read().
   std::vector<float> samples(size_t i);
 
  private:
-  bool streamed(const Excerpt&) const;
-  void read_from(size_t first);
   const Dataset& data_;
   std::vector<Excerpt> excerpts_;
   std::function<void()> between_;
-  std::vector<std::vector<float>> held_;  // of streamed ones
-  bool keeps_all_ = true;
+  std::vector<std::vector<float>> held_;
+  bool keeps_all_ = false;
 };
 
 }  // namespace nacre::training

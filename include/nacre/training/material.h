@@ -37,15 +37,23 @@ struct MaterialOptions {
   std::function<void()> check = {};
 };
 
+using SampleSink = std::function<void(std::span<const float>)>;
+
 /// Reads a file to its end. `samples`, if given, gets all that the model sees, or nothing where that is more than `most`:
 /// without them memory does not depend on the file's length. Throws what AudioReader throws.
 Material survey(const std::string& path, const MaterialOptions&, std::vector<float>* samples = nullptr,
                 int64_t most = std::numeric_limits<int64_t>::max());
+/// The same from the first frame of a reader, for what can be opened only once: standard input.
+Material survey(AudioReader&, const MaterialOptions&, std::vector<float>* samples = nullptr,
+                int64_t most = std::numeric_limits<int64_t>::max());
 
-/// Samples [offset, offset + to.size()) of a surveyed file, at about the cost of decoding as much where the format can seek.
+/// Samples [offset, offset + n) of a surveyed file, piece by piece, in memory that does not depend on n, at about the cost of
+/// decoding as much where the format can seek.
 /// The samples that survey gives, but for what a lossy decoder makes of starting in the middle, and for 1e-4 of full scale
 /// where the resampler's filter has no exact table (a ratio of large integers). Throws Error(input) when the file is
 /// shorter than it was.
+void read_material(AudioReader&, const Material&, const MaterialOptions&, int64_t offset, int64_t n, const SampleSink&);
+void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, int64_t n, const SampleSink&);
 void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, std::span<float> to);
 
 }  // namespace nacre::training
