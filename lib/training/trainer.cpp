@@ -205,8 +205,8 @@ void Run::resume(const Checkpoint& from) {
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
-  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " +
-      std::to_string(schedule_.end));
+  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) +
+      (done_ > schedule_.end ? "" : " of " + std::to_string(schedule_.end)));
   if (then.schedule.steps_per_epoch != schedule_.steps_per_epoch)
     say("note: an epoch has " + std::to_string(schedule_.steps_per_epoch) + " steps now, it had " +
         std::to_string(then.schedule.steps_per_epoch) + "; the " + std::to_string(done_) + " steps done are " +
@@ -454,8 +454,10 @@ TrainResult Run::go() {
   }
   result.steps = schedule_.stop;
   if (done_ >= schedule_.stop) {
-    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(schedule_.end) +
-        " steps are done; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
+    const std::string asked = std::to_string(done_ > schedule_.end ? schedule_.stop : schedule_.end);
+    say("this run is finished: " + std::to_string(done_) +
+        (done_ > schedule_.end ? " steps are done, " + asked + " are asked for" : " of " + asked + " steps are done") +
+        "; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
   } else {
     progress_.emplace("train", schedule_.stop, "steps", ProgressOptions{.to = options_.progress, .first = done_});
     try {
