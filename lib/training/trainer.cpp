@@ -131,7 +131,7 @@ void Run::begin() {
   else if (!options_.init.empty())
     fresh_codebooks = init();
   write_file_atomically(options_.run / "config.json", config_.to_json() + "\n");
-  if (done_ >= schedule_.stop) return;
+  if (done_ >= schedule_.stop && !judges_first_) return;
 
   // A run whose checkpoints are gone may have left its start.
   if (std::error_code none; !from) fs::remove_all(options_.run / "start", none);
@@ -152,7 +152,6 @@ void Run::begin() {
       (schedule_.stop < schedule_.end ? ", of which --max_steps makes " + std::to_string(schedule_.stop) : "") + "; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
-  judges_first_ = from && !from->metric && done_ > 0 && schedule_.ends_epoch(done_);
   if (!from && judges_start_ && stopped()) throw StoppedAtStart{};
 }
 
@@ -202,6 +201,7 @@ void Run::resume(const Checkpoint& from) {
     say("note: " + bits + "; results may differ in the last bits from a run that was never stopped");
   done_ = restore(step_, from);
   saved_at_ = done_;
+  judges_first_ = !from.metric && done_ > 0 && (schedule_.ends_epoch(done_) || done_ == then.schedule.stop);
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
@@ -413,8 +413,10 @@ void Run::keep_start() {
     remove_leftovers(folder);
     judged_.save(folder / "model.safetensors");
   } catch (const Error& e) {
-    if (e.kind() != ErrorKind::io) throw;
+    if (e.kind() == ErrorKind::device) throw;
     say("warning: the model before training was not saved: " + std::string(e.what()) + "; training goes on");
+  } catch (const std::bad_alloc&) {
+    say("warning: the model before training was not saved: not enough memory; training goes on");
   }
 }
 
@@ -424,9 +426,12 @@ void Run::loop(TrainResult& result) {
     if (evaluate(0)) keep_start();
   }
   const auto end_epoch = [&] {
-    if (stopped() || !evaluate(schedule_.epoch_of(done_))) return;
-    result.snr = snr_;
-    judge_checkpoint();
+    if (!stopped() && evaluate(schedule_.epoch_of(done_))) {
+      result.snr = snr_;
+      judge_checkpoint();
+    } else {
+      unjudged_ = stopped();
+    }
   };
   if (judges_first_) end_epoch();
   while (done_ < schedule_.stop && !stopped()) {
@@ -453,7 +458,7 @@ TrainResult Run::go() {
     return result;
   }
   result.steps = schedule_.stop;
-  if (done_ >= schedule_.stop) {
+  if (done_ >= schedule_.stop && !judges_first_) {
     const std::string asked = std::to_string(done_ > schedule_.end ? schedule_.stop : schedule_.end);
     say("this run is finished: " + std::to_string(done_) +
         (done_ > schedule_.end ? " steps are done, " + asked + " are asked for" : " of " + asked + " steps are done") +
@@ -479,7 +484,7 @@ TrainResult Run::go() {
                            : "done: " + std::to_string(done_) + " steps; saved " + last_checkpoint_.string());
   }
   result.step = done_;
-  result.finished = done_ >= schedule_.stop;
+  result.finished = done_ >= schedule_.stop && !unjudged_;
   result.checkpoint = last_checkpoint_;
   return result;
 }

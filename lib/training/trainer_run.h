@@ -73,6 +73,7 @@ class Run {
   int64_t done_ = 0, saved_at_ = -1;
   bool judges_start_ = false;  // the start has not been judged, and neither is it that of given weights
   bool judges_first_ = false;  // the epoch that ends with the checkpoint resumed from has not been judged
+  bool unjudged_ = false;      // a signal came before the last evaluation was made
   bool in_step_ = false;       // the state is between two steps' states
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
   double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
