@@ -142,7 +142,7 @@ void Run::begin() {
   else if (!options_.init.empty())
     fresh_codebooks = init();
   write_file_atomically(options_.run / "config.json", config_.to_json() + "\n");
-  if (done_ >= schedule_.stop) return;
+  if (done_ >= schedule_.stop && !judges_first_) return;
 
   // A run whose checkpoints are gone may have left its start.
   if (std::error_code none; !from) fs::remove_all(options_.run / "start", none);
@@ -163,7 +163,6 @@ void Run::begin() {
       (schedule_.stop < schedule_.end ? ", of which --max_steps makes " + std::to_string(schedule_.stop) : "") + "; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
-  judges_first_ = from && !from->metric && done_ > 0 && schedule_.ends_epoch(done_);
   if (!from && judges_start_ && stopped()) throw StoppedAtStart{};
 }
 
@@ -213,11 +212,12 @@ void Run::resume(const Checkpoint& from) {
     say("note: " + bits + "; results may differ in the last bits from a run that was never stopped");
   done_ = restore(step_, from);
   saved_at_ = done_;
+  judges_first_ = !from.metric && done_ > 0 && (schedule_.ends_epoch(done_) || done_ == then.schedule.stop);
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
-  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " +
-      std::to_string(schedule_.end));
+  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) +
+      (done_ > schedule_.end ? "" : " of " + std::to_string(schedule_.end)));
   if (then.schedule.steps_per_epoch != schedule_.steps_per_epoch)
     say("note: an epoch has " + std::to_string(schedule_.steps_per_epoch) + " steps now, it had " +
         std::to_string(then.schedule.steps_per_epoch) + "; the " + std::to_string(done_) + " steps done are " +
@@ -426,8 +426,10 @@ void Run::keep_start() {
     remove_leftovers(folder);
     judged_.save(folder / "model.safetensors");
   } catch (const Error& e) {
-    if (e.kind() != ErrorKind::io) throw;
+    if (e.kind() == ErrorKind::device) throw;
     say("warning: the model before training was not saved: " + std::string(e.what()) + "; training goes on");
+  } catch (const std::bad_alloc&) {
+    say("warning: the model before training was not saved: not enough memory; training goes on");
   }
 }
 
@@ -437,9 +439,12 @@ void Run::loop(TrainResult& result) {
     if (evaluate(0)) keep_start();
   }
   const auto end_epoch = [&] {
-    if (stopped() || !evaluate(schedule_.epoch_of(done_))) return;
-    result.snr = snr_;
-    judge_checkpoint();
+    if (!stopped() && evaluate(schedule_.epoch_of(done_))) {
+      result.snr = snr_;
+      judge_checkpoint();
+    } else {
+      unjudged_ = stopped();
+    }
   };
   if (judges_first_) end_epoch();
   while (done_ < schedule_.stop && !stopped()) {
@@ -466,9 +471,11 @@ TrainResult Run::go() {
     return result;
   }
   result.steps = schedule_.stop;
-  if (done_ >= schedule_.stop) {
-    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(schedule_.end) +
-        " steps are done; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
+  if (done_ >= schedule_.stop && !judges_first_) {
+    const std::string asked = std::to_string(done_ > schedule_.end ? schedule_.stop : schedule_.end);
+    say("this run is finished: " + std::to_string(done_) +
+        (done_ > schedule_.end ? " steps are done, " + asked + " are asked for" : " of " + asked + " steps are done") +
+        "; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
   } else {
     progress_.emplace("train", schedule_.stop, "steps", ProgressOptions{.to = options_.progress, .first = done_});
     try {
@@ -490,7 +497,7 @@ TrainResult Run::go() {
                            : "done: " + std::to_string(done_) + " steps; saved " + last_checkpoint_.string());
   }
   result.step = done_;
-  result.finished = done_ >= schedule_.stop;
+  result.finished = done_ >= schedule_.stop && !unjudged_;
   result.checkpoint = last_checkpoint_;
   return result;
 }

@@ -75,6 +75,7 @@ class Run {
   int64_t done_ = 0, saved_at_ = -1;
   bool judges_start_ = false;  // the start has not been judged, and neither is it that of given weights
   bool judges_first_ = false;  // the epoch that ends with the checkpoint resumed from has not been judged
+  bool unjudged_ = false;      // a signal came before the last evaluation was made
   bool in_step_ = false;       // the state is between two steps' states
   std::set<std::string> lost_;  // files that can no longer be read and were told of
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;

@@ -94,6 +94,11 @@ TEST_CASE("trainer: a signal is obeyed wherever it comes, and the run goes on as
     r = t.run().result;
     saved = end.step / 2 - 1;
   }
+  SECTION("before the last evaluation, when all steps are done") {
+    const AfterRename point(checkpoint_name(end.step), stop);
+    r = t.run().result;
+    saved = end.step;
+  }
   SECTION("after the evaluation of an epoch") {
     r = run_until_said(t, "epoch 1  step", stop);
     saved = end.step / 2;

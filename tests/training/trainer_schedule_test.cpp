@@ -112,6 +112,18 @@ TEST_CASE("trainer: with other batches a run keeps the part of its epochs that i
   }
 }
 
+TEST_CASE("trainer: fewer epochs than are done") {
+  const TemporaryFolder folder;
+  write_sounds(folder);
+  Trainer t(folder, "run", falling(2));
+  t.run();
+  t.options.config.training.num_epochs = 1;
+  const Outcome o = t.run();
+  CHECK(contains(o.text, "this run is finished: 20 steps are done, 10 are asked for; raise --num_epochs to go on"));
+  CHECK(!contains(o.text, " of 10"));
+  CHECK(list_checkpoints(t.options.run).back() == 20);
+}
+
 TEST_CASE("trainer: a schedule of its own length") {
   const TemporaryFolder folder;
   write_sounds(folder);
