@@ -3,6 +3,7 @@
 // returns the exit code or throws nacre::Error.
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "nacre/context.h"
@@ -17,13 +18,25 @@ Command add_eval(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_export(CLI::App& app);
 Command add_report(CLI::App& app);
+Command add_completion(CLI::App& app);
+Command add_man(CLI::App& app);
+
+/// One object, on standard output; what is not ASCII is escaped, so that a terminal may see it.
+void print_json(const nlohmann::ordered_json&);
+/// What --config takes, for --help and completion.
+std::string config_type();
+
+/// One line on standard error, with control characters escaped.
+void complain(const std::string& text);
 
 /// --device, --precision and --threads, the same everywhere.
 struct DeviceOptions {
   std::string device = "auto", precision = "fp32";
   bool stores_bf16 = false;  ///< of the verb: whether it can keep activations in bf16
   int threads = 0;
-  void add_to(CLI::App& app);
+  CLI::Option *device_option = nullptr, *precision_option = nullptr, *threads_option = nullptr;
+  /// `group`: their heading in --help.
+  void add_to(CLI::App& app, const std::string& group = "Options");
   /// "auto" takes CUDA where this build and this machine have it; a CUDA build that falls back to the CPU says on stderr
   /// why.
   ContextOptions context() const;

@@ -1,11 +1,15 @@
 // nacre encode, nacre decode, nacre export
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "arguments.h"
 #include "jobs.h"
+#include "model.h"
 #include "nacre/safetensors.h"
 #include "nacre/training/trainer.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
@@ -13,32 +17,48 @@ namespace {
 constexpr const char* inputs_help = "files, folders (searched recursively, mirrored into OUT), or - for standard input";
 constexpr const char* output_help =
     "a file, - for standard output, or a folder: if there are several inputs, if it exists, or if it ends in /";
-constexpr const char* model_help = "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file";
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string output, model;
-  bool force = false, quiet = false, as_float = false, model_rate = false;
+  std::string output, model, config;
+  bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false, keep_ending = false;
   std::optional<int64_t> beam;
   DeviceOptions device;
 
   void add_to(CLI::App& app) {
-    app.add_option("inputs", inputs, inputs_help)->required();
-    app.add_option("-o,--output", output, output_help)->required();
-    app.add_option("-m,--model", model, model_help)->required();
+    app.add_option("inputs", inputs, inputs_help)->type_name("PATH")->required();
+    app.add_option("-o,--output", output, output_help)->type_name("PATH")->required();
+    app.add_option("-m,--model", model, model_help)->type_name("MODEL")->required();
+    add_model_config(app, config);
     app.add_flag("-f,--force", force, "overwrite files that exist");
     app.add_flag("-q,--quiet", quiet, "errors only");
+    app.add_flag("--json", json, "one JSON object on standard output, in place of the lines on standard error");
     device.add_to(app);
   }
 };
 
-/// Matches files, loads the model only if there is anything to do, and works through them.
+nlohmann::ordered_json json_of(const training::FileJob& job, const training::FileReport& r) {
+  return {{"input", job.in},
+          {"output", job.out},
+          {"seconds", r.seconds},
+          {"sample_rate", r.sample_rate},
+          {"channels", r.channels},
+          {"samples", r.samples},
+          {"stream_bytes", r.bytes},
+          {"bitrate", r.seconds > 0 ? 8 * static_cast<double>(r.bytes) / r.seconds : 0},
+          {"wall_seconds", r.wall_seconds}};
+}
+
 template <class F>
-int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
-  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, o.force);
+int convert_matched(const Options& o, const training::FileJobs& jobs, training::FileKind jobs_from, const char* label,
+                    nlohmann::ordered_json& done, F&& one) {
   if (jobs.jobs.empty()) return run_jobs(jobs, label, o.quiet, {});
   Context ctx(o.device.context());
-  Codec codec = Codec::load(ctx, training::find_model(o.model));
+  const std::filesystem::path model = training::find_model(o.model);
+  if (const std::string warning = training::going_to_be_removed(model);
+      jobs_from == training::FileKind::audio && !o.quiet && !warning.empty())
+    std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
+  Codec codec = load_model(ctx, model, o.config);
   if (o.beam) codec.set_beam(*o.beam);
   training::FileCodec files(codec);
   catch_signals();
@@ -49,8 +69,27 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
       if (!parent.empty()) std::filesystem::create_directories(parent, failed);
       if (failed) throw Error(ErrorKind::io, parent.string() + ": cannot make the folder: " + failed.message());
     }
-    return one(files, job, hooks);
+    training::FileReport r;
+    const std::string line = one(files, job, hooks, r);
+    if (!o.json) return line;
+    done.push_back(json_of(job, r));
+    if (jobs_from == training::FileKind::stream) done.back()["clipped"] = r.clipped;
+    return std::string();
   });
+}
+
+/// Matches files, loads the model only if there is anything to do, and works through them.
+template <class F>
+int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
+  if (o.json && o.output == "-") throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
+  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
+  nlohmann::ordered_json done = nlohmann::ordered_json::array();
+  const int code = convert_matched(o, jobs, from, label, done, one);
+  if (o.json) {
+    const size_t failed = jobs.jobs.size() + jobs.refused.size() - done.size();
+    print_json({{"files", std::move(done)}, {"failed", failed}});
+  }
+  return code;
 }
 
 std::string seconds_and_speed(const training::FileReport& r) {
@@ -61,8 +100,12 @@ std::string seconds_and_speed(const training::FileReport& r) {
 
 int encode(const Options& o) {
   return convert(o, training::FileKind::audio, "encode",
-                 [](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
-                   const training::FileReport r = files.encode(job.in, job.out, hooks);
+                 [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
+                     training::FileReport& r) {
+                   r = files.encode(job.in, job.out, hooks, {.salvage = o.salvage});
+                   // Said even when quiet: what was coded is not what the file promises.
+                   for (const std::string& warning : r.warnings)
+                     std::fprintf(stderr, "nacre: warning: %s: %s\n", printable(job.in).c_str(), printable(warning).c_str());
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
                           " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s";
                  });
@@ -72,12 +115,15 @@ int decode(const Options& o) {
   const training::DecodeOptions options{
       .format = o.as_float ? training::WavFormat::float32 : training::WavFormat::pcm16, .model_rate = o.model_rate};
   return convert(o, training::FileKind::stream, "decode",
-                 [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks) {
-                   const training::FileReport r = files.decode(job.in, job.out, options, hooks);
+                 [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
+                     training::FileReport& r) {
+                   r = files.decode(job.in, job.out, options, hooks);
                    // Said even when quiet: the sound is not what the model made.
                    if (r.clipped > 0)
-                     std::fprintf(stderr, "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
-                                  job.out.c_str(), static_cast<long long>(r.clipped));
+                     std::fprintf(
+                         stderr,
+                         "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
+                         printable(job.out).c_str(), static_cast<long long>(r.clipped));
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r);
                  });
 }
@@ -85,15 +131,27 @@ int decode(const Options& o) {
 int export_model(const Options& o) {
   namespace fs = std::filesystem;
   const fs::path from = training::find_model(o.model), to = o.output;
+  if (o.output == "-")
+    throw Error(ErrorKind::usage, "-o -: the model is a file, expected a name such as model.safetensors");
   if (fs::is_directory(to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as model.safetensors");
+  if (std::error_code failed; to.has_parent_path() && !fs::is_directory(to.parent_path(), failed))
+    throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + to.parent_path().string());
   if (fs::exists(to) && fs::equivalent(from, to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is the model itself");
   if (fs::exists(to) && !o.force) throw Error(ErrorKind::usage, o.output + " exists; -f overwrites it");
-  Context ctx(o.device.context());
-  Codec codec = Codec::load(ctx, from);
+  Context ctx;
+  Codec codec = load_model(ctx, from, o.config);
   codec.save(to);
-  if (!o.quiet)
-    std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", from.c_str(), to.c_str(), hex(codec.identity()).c_str(),
-                 static_cast<double>(codec.parameters().effective_elements()) / 1e6, static_cast<uintmax_t>(fs::file_size(to)));
+  if (o.json)
+    print_json({{"input", from.string()},
+                {"output", to.string()},
+                {"identity", hex(codec.identity())},
+                {"values", codec.parameters().effective_elements()},
+                {"bytes", static_cast<uint64_t>(fs::file_size(to))}});
+  else if (!o.quiet)
+    std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", printable(from.string()).c_str(),
+                 printable(to.string()).c_str(), hex(codec.identity()).c_str(),
+                 static_cast<double>(codec.parameters().effective_elements()) / 1e6,
+                 static_cast<uintmax_t>(fs::file_size(to)));
   return 0;
 }
 
@@ -102,7 +160,9 @@ int export_model(const Options& o) {
 Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
-  app.add_option("--beam", o->beam, beam_help);
+  app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
+  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
+  app.add_flag("--keep-ending,--keep_ending", o->keep_ending, "x.wav becomes x.wav.nacre: x.wav and x.flac stay apart");
   app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
   return [o] { return encode(*o); };
 }
@@ -118,11 +178,12 @@ Command add_decode(CLI::App& app) {
 
 Command add_export(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("-o,--output", o->output, "the safetensors file to write")->required();
-  app.add_option("-m,--model", o->model, model_help)->required();
+  app.add_option("-o,--output", o->output, "the safetensors file to write")->type_name("FILE")->required();
+  app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
+  add_model_config(app, o->config);
   app.add_flag("-f,--force", o->force, "overwrite a file that exists");
   app.add_flag("-q,--quiet", o->quiet, "errors only");
-  o->device.add_to(app);
+  app.add_flag("--json", o->json, "one JSON object on standard output, in place of the line on standard error");
   app.footer("Just the weights, with the codec's configuration in the metadata: what decoding needs, and nothing of the training.");
   return [o] { return export_model(*o); };
 }

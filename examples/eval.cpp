@@ -1,14 +1,20 @@
 // nacre eval
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "arguments.h"
 #include "jobs.h"
+#include "model.h"
 #include "nacre/atomic_file.h"
+#include "nacre/training/audio.h"
 #include "nacre/training/baseline.h"
 #include "nacre/training/trainer.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
@@ -17,7 +23,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string model, baseline;
+  std::string model, baseline, config;
   bool held_out = false, json = false, quiet = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
@@ -46,7 +52,7 @@ struct Figures {
 
 Figures figures(const training::ClipScore& s, double bitrate) {
   const double none = std::nan("");
-  return {s.seconds, s.silent ? none : s.snr, s.silent ? none : s.si_sdr, s.segmental_snr, s.stoi, s.estoi, s.mel, s.stft, bitrate,
+  return {s.seconds, s.silent ? none : s.snr, s.si_sdr, s.segmental_snr, s.stoi, s.estoi, s.mel, s.stft, bitrate,
           s.seconds / s.encode_seconds, s.seconds / s.decode_seconds};
 }
 Figures figures(const training::Scores& s, double bitrate) {
@@ -54,19 +60,24 @@ Figures figures(const training::Scores& s, double bitrate) {
           s.decode_speed()};
 }
 
+/// A figure that there is none of has no key.
 ordered_json json_of(const Figures& f) {
-  // JSON has no NaN; nlohmann's library writes null for it.
-  return {{"seconds", f.seconds},
-          {"snr", f.snr},
-          {"si_sdr", f.si_sdr},
-          {"segmental_snr", f.segmental_snr},
-          {"stoi", f.stoi},
-          {"estoi", f.estoi},
-          {"mel_distance", f.mel},
-          {"stft_distance", f.stft},
-          {"bitrate", f.bitrate},
-          {"encode_speed", f.encode_speed},
-          {"decode_speed", f.decode_speed}};
+  ordered_json all;
+  const auto put = [&](const char* key, double value) {
+    if (std::isfinite(value)) all[key] = value;
+  };
+  put("seconds", f.seconds);
+  put("snr", f.snr);
+  put("si_sdr", f.si_sdr);
+  put("segmental_snr", f.segmental_snr);
+  put("stoi", f.stoi);
+  put("estoi", f.estoi);
+  put("mel_distance", f.mel);
+  put("stft_distance", f.stft);
+  put("bitrate", f.bitrate);
+  put("encode_speed", f.encode_speed);
+  put("decode_speed", f.decode_speed);
+  return all;
 }
 
 void print_head() {
@@ -75,9 +86,10 @@ void print_head() {
 }
 void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
-  std::printf("%9.2f %8s %8s %8s %6s %6s %8.3f %8.3f %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
-              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(), f.mel,
-              f.stft, f.bitrate / 1000, text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), name.c_str());
+  std::printf("%9.2f %8s %8s %8s %6s %6s %8s %8s %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
+              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(),
+              text(f.mel, 3).c_str(), text(f.stft, 3).c_str(), f.bitrate / 1000, text(f.encode_speed, 1).c_str(),
+              text(f.decode_speed, 1).c_str(), printable(name).c_str());
   std::fflush(stdout);
 }
 
@@ -89,11 +101,22 @@ class OpusBaseline {
       throw Error(ErrorKind::usage, "--baseline opus: " + *reason + "; install a libsndfile with Opus, or leave the option away");
   }
 
-  void add(const std::string& name, std::span<const float> samples) {
+  /// The next piece of a file: long ones are coded, as they are scored, piece by piece.
+  void piece(std::span<const float> samples) {
+    if (!file_) file_.emplace(ctx_, rate_);
     const training::OpusCoded coded = training::code_opus(samples, static_cast<int>(rate_), bitrate_);
-    training::ClipScore s = training::score_clip(ctx_, samples, coded.samples, rate_);
+    file_->add(samples, coded.samples);
+    file_bits_ += 8 * static_cast<double>(coded.bytes);
+  }
+  /// What an earlier file left that could not be read to its end.
+  void begin() {
+    file_.reset();
+    file_bits_ = 0;
+  }
+  void finish(const std::string& name) {
+    training::ClipScore s = file_->total();
     s.name = name;
-    const double bits = 8 * static_cast<double>(coded.bytes);
+    const double bits = file_bits_;
     bits_ += bits;
     ordered_json row = {{"path", name}};
     row.update(json_without_speeds(figures(s, bits / s.seconds)));
@@ -121,7 +144,8 @@ class OpusBaseline {
   int64_t rate_;
   double bitrate_;
   training::Scores scores_;
-  double bits_ = 0;
+  std::optional<training::PieceScores> file_;
+  double bits_ = 0, file_bits_ = 0;
   ordered_json files_ = ordered_json::array();
 };
 
@@ -147,10 +171,14 @@ class Report {
       return;
     }
     if (rows_++ == 0) print_head();
-    print(row, s.silent ? s.name + " (silent: no SNR, no STOI)" : s.name);
+    print(row, s.silent              ? s.name + " (silent: no SNR, no STOI)"
+               : std::isnan(s.si_sdr) ? s.name + " (constant: no SI-SDR)"
+                                      : s.name);
   }
 
-  void finish(const training::Evaluation& e, const std::string& model, const std::optional<OpusBaseline>& baseline) {
+  /// judged_on: "held out" or "training audio", where that is known.
+  void finish(const training::Evaluation& e, const std::string& model, const char* judged_on,
+              const std::optional<OpusBaseline>& baseline) {
     if (e.clips().empty()) return;
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
@@ -162,8 +190,9 @@ class Report {
       all["mean"]["output_mean"] = e.output_mean(), all["mean"]["output_std"] = e.output_std();
       all["codebook_usage"] = usage;
       all["codebook_perplexity"] = perplexity;
+      if (judged_on != nullptr) all["judged_on"] = judged_on;
       if (baseline) all["baseline"] = baseline->json();
-      std::printf("%s\n", all.dump(2, ' ', false, ordered_json::error_handler_t::replace).c_str());
+      print_json(all);
       return;
     }
     print(mean, "mean of " + std::to_string(e.clips().size()));
@@ -187,32 +216,99 @@ class Report {
   ordered_json files_ = ordered_json::array();
 };
 
+using Sink = std::function<void(std::span<const float>)>;
+
+/// A file as the model sees it: mono, at the model's rate, scaled to its peak. Read twice, for the peak comes first; a short
+/// one is kept.
+class NormalisedAudio {
+ public:
+  /// `between` is called often, and may throw.
+  NormalisedAudio(const std::string& path, int rate, std::function<void()> between)
+      : reader_(path), rate_(rate), between_(std::move(between)) {
+    float peak = 0;
+    const auto most = static_cast<size_t>(training::longest_whole_clip * rate);
+    pass(1, [&](std::span<const float> samples) {
+      peak = std::max(peak, training::peak_of(samples));
+      samples_ += samples.size();
+      if (samples_ <= most)
+        kept_.insert(kept_.end(), samples.begin(), samples.end());
+      else
+        kept_ = {};
+    });
+    gain_ = training::peak_gain(peak);
+    for (float& v : kept_) v *= gain_;
+  }
+  double seconds() const { return static_cast<double>(samples_) / rate_; }
+  void read(const Sink& sink) {
+    if (kept_.size() == samples_) return sink(kept_);
+    reader_.rewind();
+    pass(gain_, sink);
+  }
+
+ private:
+  void pass(float gain, const Sink& sink) {
+    const int channels = reader_.info().channels;
+    training::Resampler resampler(reader_.info().sample_rate, rate_);
+    std::vector<float> piece, ready;
+    const auto give = [&] {
+      between_();
+      for (float& v : ready) v *= gain;
+      sink(ready);
+      ready.clear();
+    };
+    while (reader_.read(1 << 15, piece) > 0) {
+      resampler.process(channels == 1 ? piece : training::to_mono(piece, channels), ready);
+      give();
+    }
+    resampler.finish(ready);
+    give();
+  }
+
+  training::AudioReader reader_;
+  int rate_;
+  std::function<void()> between_;
+  std::vector<float> kept_;
+  size_t samples_ = 0;
+  float gain_ = 1;
+};
+
 int eval(const Options& o) {
+  if (o.inputs.empty())
+    throw Error(ErrorKind::usage, "eval needs audio to judge: inputs, or --data-dir; nacre eval --help tells more");
+  if (!o.held_out && (o.valid_fraction || o.valid_seconds))
+    throw Error(ErrorKind::usage,
+                std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
-  Codec codec = Codec::load(ctx, model);
+  Codec codec = load_model(ctx, model, o.config);
   if (o.beam) codec.set_beam(*o.beam);
   const int rate = static_cast<int>(codec.config().sample_rate);
 
   training::FileJobs jobs;
   std::optional<training::Dataset> data;
-  std::map<std::string, int64_t> clips;
+  std::map<std::string, training::Excerpt> parts;
   if (o.held_out) {
-    if (o.inputs.size() != 1 || !std::filesystem::is_directory(o.inputs[0]))
+    std::error_code failed;
+    if (o.inputs.size() == 1 && !std::filesystem::exists(o.inputs[0], failed))
+      throw Error(ErrorKind::io, o.inputs[0] + ": cannot open: no such folder");
+    if (o.inputs.size() != 1 || !std::filesystem::is_directory(o.inputs[0], failed))
       throw Error(ErrorKind::usage, "--held-out: expected one folder, the one that was trained on");
     training::RunConfig config = trained_with(model, codec.config());
     if (o.valid_fraction) config.training.valid_fraction = *o.valid_fraction;
     if (o.valid_seconds) config.training.valid_seconds = *o.valid_seconds;
     training::DatasetOptions options = training::dataset_options(config);
     options.threads = o.device.threads;
+    if (!o.quiet) options.progress = training::scan_progress(stderr);
     data.emplace(o.inputs[0], options);
+    if (data->held_out().empty())
+      std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n", o.inputs[0].c_str());
     jobs.several = true;
     for (const training::BadFile& bad : data->bad())
       jobs.refused.emplace_back(ErrorKind::input, o.inputs[0] + "/" + bad.path + ": " + bad.reason);
-    for (const int64_t clip : training::judged_clips(*data, config.training.valid_seconds)) {
-      const std::string& path = data->clips()[static_cast<size_t>(clip)].path;
-      clips[path] = clip;
-      jobs.jobs.push_back({path, ""});
+    for (const training::Excerpt& part : training::judged_excerpts(*data, config.training.valid_seconds)) {
+      const std::string name = training::excerpt_name(*data, part);
+      parts[name] = part;
+      jobs.jobs.push_back({name, ""});
     }
   } else {
     jobs = training::find_files(o.inputs, training::FileKind::audio);
@@ -224,24 +320,39 @@ int eval(const Options& o) {
   Report report(o.json, codec.config(), codec.identity());
   catch_signals();
   const int code = run_jobs(jobs, "eval", o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
-    if (hooks.stop->load() != 0) throw training::Stopped{hooks.stop->load()};
-    hooks.progress(0, 0);
-    const auto judge = [&](std::span<const float> samples) {
-      if (baseline) baseline->add(job.in, samples);
-      report.add(evaluation.add(job.in, samples));
+    const auto stop = [&] {
+      if (const int signal = hooks.stop->load(); signal != 0) throw training::Stopped{signal};
     };
+    const auto judge = [&](double seconds, const std::function<void(const Sink&)>& feed) {
+      if (baseline) baseline->begin();
+      training::ClipJudge judged(evaluation, job.in,
+                                 {.progress =
+                                      [&](double done) {
+                                        stop();
+                                        hooks.progress(done, seconds);
+                                      },
+                                  .piece =
+                                      [&](std::span<const float> original, std::span<const float>) {
+                                        stop();
+                                        if (baseline) baseline->piece(original);
+                                      }});
+      feed([&](std::span<const float> samples) { judged.push(samples); });
+      const training::ClipScore& score = judged.finish();
+      if (baseline) baseline->finish(job.in);
+      report.add(score);
+    };
+    stop();
+    hooks.progress(0, 0);
     if (data) {
-      judge(*data->load(clips.at(job.in)));
+      const training::Excerpt& part = parts.at(job.in);
+      judge(static_cast<double>(part.samples) / rate, [&](const Sink& sink) { training::read_excerpt(*data, part, sink); });
     } else {
-      training::Audio audio = training::read_audio(job.in);
-      if (audio.channels > 1) audio.samples = training::to_mono(audio.samples, audio.channels);
-      if (audio.sample_rate != rate) audio.samples = training::resample(audio.samples, 1, audio.sample_rate, rate);
-      training::normalise_peak(audio.samples);
-      judge(audio.samples);
+      NormalisedAudio audio(job.in, rate, stop);
+      judge(audio.seconds(), [&](const Sink& sink) { audio.read(sink); });
     }
     return std::string();
   });
-  report.finish(evaluation, model.string(), baseline);
+  report.finish(evaluation, model.string(), !data ? nullptr : data->held_out().empty() ? "training audio" : "held out", baseline);
   return code;
 }
 
@@ -249,24 +360,30 @@ int eval(const Options& o) {
 
 Command add_eval(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("inputs,--data-dir,--data_dir", o->inputs, "audio files, folders (searched recursively), or - for standard input")->required();
-  app.add_option("-m,--model", o->model, "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file")
-      ->required();
+  app.add_option("inputs,--data-dir,--data_dir", o->inputs,
+                 "audio files, folders (searched recursively), or - for standard input; at least one, either way")
+      ->type_name("PATH");
+  app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
+  add_model_config(app, o->config);
   app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");
-  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction, "with --held-out: part held out; else as in training")
-      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
+                 "with --held-out: part held out; else as in training")
+      ->check(part());
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
                  "with --held-out: audio to judge by, 0: all of it; else as in training")
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--baseline", o->baseline, "opus: also what Opus makes of the same audio at the model's nominal bitrate")
-      ->check(CLI::IsMember({"opus"}));
-  app.add_option("--beam", o->beam, beam_help);
+      ->check(zero_or_more());
+  app.add_option("--baseline", o->baseline,
+                 "opus: also what Opus makes of the same audio at the model's nominal bitrate")
+      ->type_name("CODEC")
+      ->check(one_of({"opus"}));
+  app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);
   app.footer("Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
              "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
-             "files that have a value: silent files have no SNR and no STOI, less than 0.42 s of speech has no STOI.");
+             "files that have a value: silent files have no SNR and no STOI, constant ones no SI-SDR, less than 0.42 s\n"
+             "of speech has no STOI. Files of more than 30 s are scored in pieces, in memory that does not grow.");
   return [o] { return eval(*o); };
 }
 

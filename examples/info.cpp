@@ -3,11 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdarg>
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
+#include "arguments.h"
+#include "files.h"
 #include "jobs.h"
+#include "model.h"
 #include "nacre/cost.h"
 #include "nacre/safetensors.h"
 #include "nacre/training/checkpoint_store.h"
@@ -15,18 +20,32 @@
 #include "nacre/training/trainer.h"
 #include "nacre/training_step.h"
 #include "nacre/windowed.h"
+#include "sniff.h"
+#include "spelling.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  bool configs = false, memory = false, devices = false;
-  std::string cost;  // a device's name
+  bool configs = false, memory = false, devices = false, json = false;
+  std::string cost;    // a device's name
+  std::string config;  // of models that have none in them
   DeviceOptions device;
 };
+
+/// Text, unless it is JSON that is asked for: each of the functions below prints, or fills in its part of the object.
+__attribute__((format(printf, 2, 3))) void say(const Options& o, const char* format, ...) {
+  if (o.json) return;
+  va_list values;
+  va_start(values, format);
+  std::vprintf(format, values);
+  va_end(values);
+}
 
 std::string words(const CodecConfig& c) {
   std::string rates;
@@ -77,43 +96,55 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
 }
 
 /// What the plans take, for inference on one window and for one training step.
-void print_memory(Context& ctx, const training::RunConfig& c) {
+void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, ordered_json& out) {
   const int64_t frames = default_window_frames(c.codec);
   const size_t encoding = process_bytes(ctx, c.codec, Codec::Use::encode);
   const size_t decoding = process_bytes(ctx, c.codec, Codec::Use::decode);
-  std::printf("  the whole process: nacre encode %s; nacre decode %s\n", mebibytes(encoding).c_str(),
-              mebibytes(decoding).c_str());
+  say(o, "  the whole process: nacre encode %s; nacre decode %s\n", mebibytes(encoding).c_str(),
+      mebibytes(decoding).c_str());
+  out["memory"] = {{"encode_process", encoding}, {"decode_process", decoding}};
   {
     Codec codec(ctx, c.codec);
     codec.reserve_inference(1, frames * c.codec.hop());
-    std::printf("  inference, windows of %.2f s: %s; nothing shared: %s\n",
-                static_cast<double>(frames) / c.codec.frame_rate(), mebibytes(codec.reserved_bytes()).c_str(),
-                mebibytes(codec.unshared_bytes()).c_str());
+    const double window = static_cast<double>(frames) / c.codec.frame_rate();
+    say(o, "  inference, windows of %.2f s: %s; nothing shared: %s\n", window,
+        mebibytes(codec.reserved_bytes()).c_str(), mebibytes(codec.unshared_bytes()).c_str());
+    out["memory"]["inference"] = {
+        {"window_seconds", window}, {"bytes", codec.reserved_bytes()}, {"unshared_bytes", codec.unshared_bytes()}};
   }
   TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length,
-                    c.training.seed);
-  std::printf("  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
-              static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
-              mebibytes(step.unshared_bytes()).c_str());
+                    c.training.seed, o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32);
+  say(o, "  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
+      static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
+      mebibytes(step.unshared_bytes()).c_str());
+  out["memory"]["training_step"] = {{"batch_size", step.batch()},
+                                    {"samples", step.samples()},
+                                    {"bytes", step.planned_bytes()},
+                                    {"unshared_bytes", step.unshared_bytes()}};
 }
 
 /// FLOP, bytes and the floor of every layer of a training step on a device.
-void print_cost(const Options& o, const training::RunConfig& c) {
+void about_cost(const Options& o, const training::RunConfig& c, ordered_json& out) {
   const DeviceCeilings& d = device_ceilings(o.cost);
   const Arithmetic a = arithmetic(o.device.precision);
   const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
-  std::printf("  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
-              d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
-              d.bf16 / 1e12);
-  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
-              "backward");
-  std::printf("  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
+  say(o, "  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
+      d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
+      d.bf16 / 1e12);
+  say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
+      "backward");
+  say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
-  const auto line = [](const CostRow& r, double f, double b) {
-    std::printf("  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(),
-                (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
-                r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
+  ordered_json rows = ordered_json::array();
+  const auto of = [](const CostRow::Work& w, double seconds) {
+    return ordered_json{{"operations", w.products + w.floats}, {"bytes", w.bytes}, {"seconds", seconds}};
+  };
+  const auto line = [&](const CostRow& r, double f, double b) {
+    rows.push_back({{"layer", r.name}, {"forward", of(r.forward, f)}, {"backward", of(r.backward, b)}});
+    say(o, "  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(),
+        (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
+        r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
   };
   const auto add = [](CostRow::Work& to, const CostRow::Work& w) {
     to.products += w.products, to.floats += w.floats, to.bytes += w.bytes;
@@ -125,75 +156,120 @@ void print_cost(const Options& o, const training::RunConfig& c) {
     add(sum.forward, r.forward), add(sum.backward, r.backward);
   }
   line(sum, forward, backward);
-  std::printf("  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),
-              static_cast<long long>(samples), 1e3 * (forward + backward));
+  say(o, "  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),
+      static_cast<long long>(samples), 1e3 * (forward + backward));
+  out["cost"] = {
+      {"device", d.name}, {"precision", o.device.precision}, {"seconds", forward + backward}, {"layers", rows}};
 }
 
-void about_config(const Options& o, const std::string& name, const training::RunConfig& c) {
-  std::printf("%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", name.c_str(),
-              words(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
-              static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
-  if (!o.cost.empty()) print_cost(o, c);
+ordered_json json_of(const CodecConfig& c) {
+  return {{"sample_rate", c.sample_rate},     {"hop", c.hop()},
+          {"frame_rate", c.frame_rate()},     {"n_codebooks", c.n_codebooks},
+          {"codebook_size", c.codebook_size}, {"nominal_bitrate", c.nominal_bitrate()}};
+}
+
+/// On the CPU, unless it is a device's memory that is asked for.
+ContextOptions context_for(const Options& o) { return o.memory ? o.device.context() : ContextOptions{}; }
+
+void about_config(const Options& o, const std::string& name, const training::RunConfig& c, ordered_json& out) {
+  say(o, "%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", printable(name).c_str(),
+      words(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
+      static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
+  out = {{"name", name}, {"kind", "configuration"}};
+  out.update(json_of(c.codec));
+  out["config"] = ordered_json::parse(c.to_json());
+  if (!o.cost.empty()) about_cost(o, c, out);
   if (!o.memory) return;
   Context ctx(o.device.context());
-  print_memory(ctx, c);
+  about_memory(o, ctx, c, out);
 }
 
-void about_model(const Options& o, const std::string& name, const fs::path& model, training::RunConfig run) {
-  Context ctx(o.device.context());
+void about_model(const Options& o, const std::string& name, const fs::path& model, training::RunConfig run,
+                 ordered_json& out) {
+  Context ctx(context_for(o));
   {
-    Codec codec = Codec::load(ctx, model);
+    Codec codec = load_model(ctx, model, o.config);
     run.codec = codec.config();
-    std::printf("%s: model %s\n  %s\n  %.2f M values in use, identity %s, file %s\n", name.c_str(), model.c_str(),
-                words(run.codec).c_str(), static_cast<double>(codec.parameters().effective_elements()) / 1e6,
-                hex(codec.identity()).c_str(), mebibytes(static_cast<size_t>(fs::file_size(model))).c_str());
+    const int64_t values = codec.parameters().effective_elements();
+    const auto bytes = static_cast<size_t>(fs::file_size(model));
+    say(o, "%s: model %s\n  %s\n  %.2f M values in use, identity %s, file %s\n", printable(name).c_str(),
+        printable(model.string()).c_str(), words(run.codec).c_str(), static_cast<double>(values) / 1e6,
+        hex(codec.identity()).c_str(), mebibytes(bytes).c_str());
+    if (!out.contains("kind")) out = {{"name", name}, {"kind", "model"}};
+    out["model"] = model.string();
+    out.update(json_of(run.codec));
+    out["values"] = values, out["identity"] = hex(codec.identity()), out["bytes"] = bytes;
   }
-  if (!o.cost.empty()) print_cost(o, run);
-  if (o.memory) print_memory(ctx, run);
+  if (!o.cost.empty()) about_cost(o, run, out);
+  if (o.memory) about_memory(o, ctx, run, out);
 }
 
-void about_folder(const Options& o, const std::string& name) {
+void about_folder(const Options& o, const std::string& name, ordered_json& out) {
   const fs::path folder = name;
   training::RunConfig run;
   if (fs::is_regular_file(folder / "config.json")) {
     run = training::RunConfig::named((folder / "config.json").string());
-    std::printf("%s: run\n", name.c_str());
+    say(o, "%s: run\n", printable(name).c_str());
+    out = {{"name", name}, {"kind", "run"}, {"checkpoints", ordered_json::array()}};
   }
   for (const int64_t step : list_checkpoints(folder)) {
     char label[64];
     std::snprintf(label, sizeof label, "step-%08lld", static_cast<long long>(step));
+    ordered_json found = {{"step", step}};
     try {
       const Checkpoint c = verify_checkpoint(folder / label);
-      std::printf("  %s: verified%s\n", label, c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+      say(o, "  %s: verified%s\n", label, c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+      found["snr"] = c.metric ? ordered_json(*c.metric) : ordered_json();
     } catch (const Error& e) {
-      std::printf("  %s: %s\n", label, e.what());
+      say(o, "  %s: %s\n", label, printable(e.what()).c_str());
+      found["damaged"] = e.what();
     }
+    out["checkpoints"].push_back(std::move(found));
   }
+  if (!out.is_null() && !out.contains("kind")) out["name"] = name, out["kind"] = "run";
   if (fs::is_regular_file(folder / "manifest.json")) {
     const Checkpoint c = verify_checkpoint(folder);
-    std::printf("%s: checkpoint of step %lld, verified%s\n", name.c_str(), static_cast<long long>(c.step),
-                c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+    say(o, "%s: checkpoint of step %lld, verified%s\n", printable(name).c_str(), static_cast<long long>(c.step),
+        c.metric ? (", SNR " + fixed(*c.metric, 2) + " dB").c_str() : "");
+    out = {{"name", name}, {"kind", "checkpoint"}, {"step", c.step}};
+    out["snr"] = c.metric ? ordered_json(*c.metric) : ordered_json();
   }
-  about_model(o, name, training::find_model(folder), run);
+  about_model(o, name, training::find_model(folder), run, out);
 }
 
-void about_stream(const std::string& name) {
-  const training::StreamFacts s = training::check_stream(name);
+void about_stream(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {
+  const training::StreamFacts s = training::check_stream(path);
   const double seconds = static_cast<double>(s.samples) / s.header.original_rate;
-  std::printf("%s: .nacre stream, verified\n", name.c_str());
-  std::printf("  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(),
-              s.header.original_rate, s.header.channels, s.header.channels == 1 ? "" : "s",
-              static_cast<unsigned long long>(s.samples));
-  std::printf("  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n",
-              hex(s.header.model).c_str(), s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop,
-              s.header.codebooks, s.header.codebook_size, static_cast<double>(s.header.gain));
-  std::printf("  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
-              fixed(seconds > 0 ? 8e-3 * static_cast<double>(s.bytes) / seconds : 0, 2).c_str(),
-              fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
+  const double bitrate = seconds > 0 ? 8 * static_cast<double>(s.bytes) / seconds : 0;
+  say(o, "%s: .nacre stream, verified\n", printable(name).c_str());
+  say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(),
+      s.header.original_rate, s.header.channels, s.header.channels == 1 ? "" : "s",
+      static_cast<unsigned long long>(s.samples));
+  say(o, "  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(),
+      s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop, s.header.codebooks,
+      s.header.codebook_size, static_cast<double>(s.header.gain));
+  say(o, "  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
+      fixed(bitrate / 1000, 2).c_str(), fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
+  out = {{"name", name},
+         {"kind", "stream"},
+         {"seconds", seconds},
+         {"sample_rate", s.header.original_rate},
+         {"channels", s.header.channels},
+         {"samples", s.samples},
+         {"identity", hex(s.header.model)},
+         {"model_rate", s.header.model_rate},
+         {"frames", s.frames},
+         {"hop", s.header.hop},
+         {"n_codebooks", s.header.codebooks},
+         {"codebook_size", s.header.codebook_size},
+         {"gain", s.header.gain},
+         {"bytes", s.bytes},
+         {"bitrate", bitrate},
+         {"nominal_bitrate", nominal_bits_per_second(s.header)}};
 }
 
-void about_audio(const std::string& name) {
-  training::AudioReader reader(name);
+void about_audio(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {
+  training::AudioReader reader(path);
   std::vector<float> piece;
   float peak = 0;
   double energy = 0;
@@ -204,83 +280,152 @@ void about_audio(const std::string& name) {
     frames += static_cast<int64_t>(piece.size()) / reader.info().channels;
   }
   const auto n = static_cast<double>(frames) * reader.info().channels;
-  std::printf("%s: audio\n  %s, %d Hz, %d channel%s, %lld samples, peak %.4f, RMS %.4f%s\n", name.c_str(),
-              training::describe_duration(static_cast<double>(frames) / reader.info().sample_rate).c_str(),
-              reader.info().sample_rate, reader.info().channels, reader.info().channels == 1 ? "" : "s",
-              static_cast<long long>(frames), static_cast<double>(peak), std::sqrt(energy / n),
-              peak < training::silence_peak ? " (silence)" : "");
+  const double seconds = static_cast<double>(frames) / reader.info().sample_rate, rms = std::sqrt(energy / n);
+  say(o, "%s: audio\n  %s, %d Hz, %d channel%s, %lld samples, peak %.4f, RMS %.4f%s\n", printable(name).c_str(),
+      training::describe_duration(seconds).c_str(), reader.info().sample_rate, reader.info().channels,
+      reader.info().channels == 1 ? "" : "s", static_cast<long long>(frames), static_cast<double>(peak), rms,
+      peak < training::silence_peak ? " (silence)" : "");
+  out = {{"name", name},
+         {"kind", "audio"},
+         {"seconds", seconds},
+         {"sample_rate", reader.info().sample_rate},
+         {"channels", reader.info().channels},
+         {"samples", frames},
+         {"peak", peak},
+         {"rms", rms},
+         {"silent", peak < training::silence_peak}};
 }
 
-void about(const Options& o, const std::string& name) {
+/// Standard input becomes a file without a name, so that what it is can be seen before it is read.
+void about_standard_input(const Options& o, ordered_json& out) {
+  const std::string name = "standard input";
+  const training::Descriptor spool = training::unnamed_file();
+  training::copy_all(STDIN_FILENO, spool.get(), name, "temporary file");
+  if (::lseek(spool.get(), 0, SEEK_SET) != 0 || ::dup2(spool.get(), STDIN_FILENO) < 0)
+    training::throw_errno("temporary file", "cannot rewind");
+  const training::Thing found = training::thing_of(training::head_of(STDIN_FILENO));
+  if (found == training::Thing::stream) return about_stream(o, "-", name, out);
+  if (found == training::Thing::weights || found == training::Thing::json)
+    throw Error(ErrorKind::input, name + ": " + training::mistaken(found, training::Thing::audio) +
+                                      "; nacre info reads audio and streams from standard input, all else by its name");
+  about_audio(o, "-", name, out);
+}
+
+void about(const Options& o, const std::string& name, ordered_json& out) {
+  if (name == "-") return about_standard_input(o, out);
+  std::error_code failed;
+  const fs::file_status status = fs::status(name, failed);
   const std::vector<std::string> ready = CodecConfig::names();
-  if (!fs::exists(name) && std::find(ready.begin(), ready.end(), name) != ready.end())
-    return about_config(o, name, training::RunConfig::named(name));
-  if (fs::is_directory(name)) return about_folder(o, name);
-  if (!fs::exists(name))
-    throw Error(ErrorKind::io,
-                name + ": no such file, folder or ready configuration (nacre info --configs lists those)");
+  if (!fs::exists(status) && std::find(ready.begin(), ready.end(), name) != ready.end())
+    return about_config(o, name, training::RunConfig::named(name), out);
+  if (fs::is_directory(status)) return about_folder(o, name, out);
+  if (!fs::exists(status))
+    throw Error(ErrorKind::io, name + ": cannot open: " + (failed ? failed.message() : "No such file or directory") +
+                                   "; expected a file, a folder or one of " + listed(ready) +
+                                   did_you_mean(name, ready));
   // By content where it can be told, so that a wrong ending does not mislead.
-  char head[9] = {};
-  std::ifstream(name, std::ios::binary).read(head, 9);
-  const std::string start(head, 9);
-  if (start.starts_with("\x89NACRE") || name.ends_with(".nacre")) return about_stream(name);
-  if (start[8] == '{' || name.ends_with(".safetensors")) return about_model(o, name, name, {});
-  if (start[0] == '{' || name.ends_with(".json")) return about_config(o, name, training::RunConfig::named(name));
-  about_audio(name);
+  using training::Thing;
+  const Thing found = training::thing_at(name);
+  if (found == Thing::stream) return about_stream(o, name, name, out);
+  if (found == Thing::weights) return about_model(o, name, name, {}, out);
+  if (found == Thing::json) return about_config(o, name, training::RunConfig::named(name), out);
+  if (found != Thing::audio) {
+    if (name.ends_with(".nacre")) return about_stream(o, name, name, out);
+    if (name.ends_with(".safetensors")) return about_model(o, name, name, {}, out);
+    if (name.ends_with(".json")) return about_config(o, name, training::RunConfig::named(name), out);
+  }
+  about_audio(o, name, name, out);
 }
 
 /// What is there to run on, and which ops will.
-void print_devices() {
+void about_devices(const Options& o, ordered_json& out) {
   const CudaInventory found = cuda_inventory();
   const Context cpu;
-  std::printf("cpu: %d threads, %s\n  all ops run here\n", cpu.threads(), cpu.instruction_set());
-  if (!found.missing.empty()) std::printf("cuda: none: %s\n", found.missing.c_str());
+  out["cpu"] = {{"threads", cpu.threads()}, {"instruction_set", cpu.instruction_set()}};
+  out["cuda"] = {{"runtime", found.runtime}, {"driver", found.driver}, {"missing", found.missing}};
+  out["libraries"] = ordered_json::array(), out["cards"] = ordered_json::array();
+  say(o, "cpu: %d threads, %s\n  all ops run here\n", cpu.threads(), cpu.instruction_set());
+  if (!found.missing.empty()) say(o, "cuda: none: %s\n", found.missing.c_str());
   if (!found.runtime.empty())
-    std::printf("cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
-                found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
+    say(o, "cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
+        found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
   std::string without;  // ops, as they stand in NACRE_OPS
   for (const CudaInventory::Library& l : found.libraries) {
+    out["libraries"].push_back(
+        {{"name", l.name}, {"version", l.version}, {"used_by", l.used_by}, {"missing", l.missing}});
     const std::string use = l.used_by.empty() ? "for benches alone" : "for " + l.used_by;
-    std::printf("  %s, %s: %s\n", l.name.c_str(), use.c_str(),
-                l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
+    say(o, "  %s, %s: %s\n", l.name.c_str(), use.c_str(),
+        l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
     if (!l.missing.empty() && !l.used_by.empty())
       without += (without.empty() ? "" : ", ") + l.used_by + " (no " + l.name + ")";
   }
   for (size_t i = 0; i < found.cards.size(); ++i) {
     const CudaInventory::Card& c = found.cards[i];
+    out["cards"].push_back({{"device", "cuda:" + std::to_string(i)},
+                            {"name", c.name},
+                            {"capability", c.capability},
+                            {"multiprocessors", c.multiprocessors},
+                            {"memory", c.memory},
+                            {"free", c.free},
+                            {"unusable", c.unusable}});
     const auto gibibytes = [](size_t bytes) { return fixed(static_cast<double>(bytes) / (1 << 30), 1) + " GiB"; };
     if (!c.name.empty())
-      std::printf("cuda:%zu: %s, compute capability %s, %d multiprocessors, %s%s, %zu KiB of shared memory per block\n",
-                  i, c.name.c_str(), c.capability.c_str(), c.multiprocessors, gibibytes(c.memory).c_str(),
-                  c.free > 0 ? (" (" + gibibytes(c.free) + " free)").c_str() : "", c.shared_per_block >> 10);
+      say(o, "cuda:%zu: %s, compute capability %s, %d multiprocessors, %s%s, %zu KiB of shared memory per block\n", i,
+          c.name.c_str(), c.capability.c_str(), c.multiprocessors, gibibytes(c.memory).c_str(),
+          c.free > 0 ? (" (" + gibibytes(c.free) + " free)").c_str() : "", c.shared_per_block >> 10);
     else
-      std::printf("cuda:%zu:\n", i);
+      say(o, "cuda:%zu:\n", i);
     if (!c.unusable.empty())
-      std::printf("  no op runs here: it %s\n", c.unusable.c_str());
+      say(o, "  no op runs here: it %s\n", c.unusable.c_str());
     else if (!without.empty())
-      std::printf("  ops run here, but for: %s\n", without.c_str());
+      say(o, "  ops run here, but for: %s\n", without.c_str());
     else
-      std::printf("  all ops run here\n");
+      say(o, "  all ops run here\n");
   }
-  std::printf("ops: %s\n", NACRE_OP_NAMES);
+  say(o, "ops: %s\n", NACRE_OP_NAMES);
+  out["ops"] = NACRE_OP_NAMES;
 }
 
 int info(const Options& o) {
   (void)program_bytes();
   if (!o.configs && !o.devices && o.inputs.empty())
-    throw Error(ErrorKind::usage, "info: expected a file, --configs or --devices");
-  if (o.devices) print_devices();
+    throw Error(ErrorKind::usage, "info: expected a file, a folder, - for standard input, --configs or --devices");
+  const auto only_with = [](const CLI::Option* option, bool useful, const char* with) {
+    if (option->count() > 0 && !useful)
+      throw Error(ErrorKind::usage, option->get_name() + " is of use with " + with + " alone");
+  };
+  only_with(o.device.device_option, o.memory, "--memory");
+  only_with(o.device.threads_option, o.memory, "--memory");
+  only_with(o.device.precision_option, o.memory || !o.cost.empty(), "--memory or --cost");
+  if (std::count(o.inputs.begin(), o.inputs.end(), "-") > 1)
+    throw Error(ErrorKind::usage, "standard input (-) can be given once");
+  ordered_json all = ordered_json::object();
+  if (o.devices) about_devices(o, all["devices"]);
   if (o.configs)
-    for (const std::string& name : CodecConfig::names()) about_config(o, name, training::RunConfig::named(name));
+    for (const std::string& name : CodecConfig::names()) {
+      all["configurations"].push_back({});
+      about_config(o, name, training::RunConfig::named(name), all["configurations"].back());
+    }
   int code = 0;
+  size_t failed = 0;
   for (const std::string& name : o.inputs) {
+    ordered_json one;
     try {
-      about(o, name);
+      about(o, name, one);
+      all["inputs"].push_back(std::move(one));
     } catch (const Error& e) {
       std::fflush(stdout);
-      std::fprintf(stderr, "nacre: %s\n", e.what());
+      complain(e.what());
+      ++failed;
       if (code == 0) code = o.inputs.size() > 1 ? 3 : e.exit_code();
     }
+  }
+  if (o.json) {
+    if (!o.inputs.empty()) {
+      if (!all.contains("inputs")) all["inputs"] = ordered_json::array();
+      all["failed"] = failed;
+    }
+    print_json(all);
   }
   return code;
 }
@@ -291,15 +436,21 @@ Command add_info(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("inputs", o->inputs,
                  "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre "
-                 "streams, audio files");
+                 "streams, audio files; - for audio or a stream on standard input")
+      ->type_name("PATH");
   app.add_flag("--configs", o->configs, "list the ready configurations");
   app.add_flag("--devices", o->devices,
                "list what there is to run on: cards, driver, CUDA's libraries, and which ops will run where");
   app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");
   app.add_option("--cost", o->cost,
                  "of models and configurations: operations, bytes and the least time of each layer of a training "
-                 "step on a device (h200, h100, a100, rtx4090), in --precision fp32, tf32 or bf16");
-  o->device.add_to(app);
+                 "step on a device, in --precision fp32, tf32 or bf16")
+      ->type_name("DEVICE")
+      ->check(one_of(device_names()));
+  add_model_config(app, o->config);
+  app.add_flag("--json", o->json, "one JSON object on standard output");
+  o->device.stores_bf16 = true;
+  o->device.add_to(app, "With --memory or --cost");
   app.footer("Streams and checkpoints are read to the end and verified.");
   return [o] { return info(*o); };
 }

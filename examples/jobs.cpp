@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "nacre/training/progress.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
@@ -32,7 +33,8 @@ class LateProgress {
       shown_.emplace(label_, total > 0 ? total : total_, unit_, training::ProgressOptions{.first = done});
     if (shown_) shown_->update(done, details);
   }
-  void message(const std::string& line) {
+  void message(const std::string& text) {
+    const std::string line = printable(text);  // names of files are in it
     if (shown_)
       shown_->message(line);
     else
@@ -54,7 +56,11 @@ class LateProgress {
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    if (signal == SIGHUP && sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) continue;  // nohup
+    sigaction(signal, &action, nullptr);
+  }
 }
 const std::atomic<int>& caught_signal() { return signal_caught; }
 
@@ -85,7 +91,8 @@ int run_jobs(const training::FileJobs& files, const char* label, bool quiet,
         .progress =
             [&](double seconds, double total) {
               if (several)
-                progress.update(done, 0, job.in + (total > 0 ? " " + fixed(100 * seconds / total, 0) + " %" : ""));
+                progress.update(done, 0,
+                                printable(job.in) + (total > 0 ? " " + fixed(100 * seconds / total, 0) + " %" : ""));
               else
                 progress.update(static_cast<int64_t>(seconds), static_cast<int64_t>(total), "");
             },

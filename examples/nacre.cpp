@@ -1,35 +1,102 @@
 // nacre: train, run and judge neural audio codecs.
 //
 // Exit codes: 0 done, 2 usage, 3 bad input, 4 input/output failed, 5 out of memory, 6 device, 7 training diverged,
-// 130 and 143 stopped by a signal.
+// 129, 130 and 143 stopped by a signal.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <iostream>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "arguments.h"
 #include "commands.h"
+#include "nacre/codec_config.h"
 #include "nacre/version.h"
+#include "text.h"
 
 namespace nacre::program {
+namespace {
 
-void DeviceOptions::add_to(CLI::App& app) {
-  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--precision", precision,
-                 "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits in "
-                 "training")
-      ->capture_default_str();
-  app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+/// "cuda:N", with N of at most three digits; -1: it is not.
+int card_of(const std::string& device) {
+  if (device == "cuda") return 0;
+  if (device.size() < 6 || device.size() > 8 || !device.starts_with("cuda:")) return -1;
+  return device.find_first_not_of("0123456789", 5) == std::string::npos ? std::stoi(device.substr(5)) : -1;
+}
+
+CLI::Validator device_name() {
+  CLI::Validator words = one_of({"auto", "cpu", "cuda", "cuda:N"});
+  const std::string text = words.get_description();
+  return CLI::Validator(
+      [words](std::string& name) {
+        if (card_of(name) >= 0) return std::string();
+        return name == "cuda:N" ? std::string("is 'cuda:N', expected a number for N") : words(name);
+      },
+      text);
+}
+
+/// Standard streams that were closed: the next file opened would take their place, and what is printed would go into it.
+/// Each gets a place that refuses what it is for.
+void open_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      (void)!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);  // the lowest that is free: this one
+}
+
+/// Whether all that was printed has arrived.
+int with_output_written(int code) {
+  std::cout.flush();
+  errno = 0;
+  const bool failed = std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout;
+  if (!failed) return code;
+  complain(std::string("standard output: cannot write") + (errno != 0 ? std::string(": ") + std::strerror(errno) : ""));
+  return code == 0 ? 4 : code;
+}
+
+}  // namespace
+
+void print_json(const nlohmann::ordered_json& object) {
+  std::printf("%s\n", object.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace).c_str());
+}
+std::string config_type() {
+  std::string names;
+  for (const std::string& name : CodecConfig::names()) names += (names.empty() ? "" : ",") + name;
+  return "FILE:{" + names + "}";
+}
+void complain(const std::string& text) { std::fprintf(stderr, "nacre: %s\n", printable(text).c_str()); }
+
+void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
+  device_option = app.add_option("--device", device, "auto, cpu, cuda or cuda:N")
+                      ->type_name("DEVICE")
+                      ->check(device_name())
+                      ->group(group)
+                      ->capture_default_str();
+  precision_option =
+      app.add_option(
+             "--precision", precision,
+             stores_bf16
+                 ? "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits"
+                 : "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in")
+          ->type_name("KIND")
+          ->check(stores_bf16 ? one_of({"fp32", "tf32", "bf16"}) : one_of({"fp32", "tf32"}))
+          ->group(group)
+          ->capture_default_str();
+  threads_option =
+      app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
+          ->check(between(0, 1024))
+          ->group(group)
+          ->capture_default_str();
 }
 
 ContextOptions DeviceOptions::context() const {
   ContextOptions options{.threads = threads};
-  if (precision == "tf32")
-    options.precision = Precision::tf32;
-  else if (precision == "bf16" && !stores_bf16)
-    throw Error(ErrorKind::usage, "--precision bf16: is for training; here it is fp32 or tf32");
-  else if (precision != "fp32" && precision != "bf16")
-    throw Error(ErrorKind::usage, "--precision " + precision + ": expected fp32, tf32 or bf16");
+  if (precision == "tf32") options.precision = Precision::tf32;
   if (device == "cpu") return options;
   if (device == "auto") {
     std::string why;
@@ -42,37 +109,32 @@ ContextOptions DeviceOptions::context() const {
       std::fprintf(stderr, "nacre: running on the CPU: %s\n", why.c_str());
     return options;
   }
-  if (device.rfind("cuda", 0) == 0) {
-    const std::string rest = device.substr(4);
-    options.device = {Device::cuda, 0};
-    if (rest.empty()) return options;
-    if (rest.size() > 1 && rest.size() < 5 && rest[0] == ':' &&
-        rest.find_first_not_of("0123456789", 1) == std::string::npos) {
-      options.device.index = std::stoi(rest.substr(1));
-      return options;
-    }
-  }
-  throw Error(ErrorKind::usage, "--device " + device + ": expected auto, cpu, cuda or cuda:N");
+  options.device = {Device::cuda, card_of(device)};
+  return options;
 }
 
 }  // namespace nacre::program
 
-int main(int argc, char** argv) {
-  using namespace nacre::program;
+namespace nacre::program {
+namespace {
+
+int run(int argc, char** argv) {
   CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
   app.require_subcommand(1);
+  app.get_formatter()->label("SUBCOMMAND", "VERB");
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
                                         nacre::compiler());
   app.footer(
-      "nacre VERB --help tells more.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 memory, 6 device, "
-      "7 training diverged, 130/143 signals.");
+      "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 "
+      "memory, 6 device, "
+      "7 training diverged, 129/130/143 signals.");
   struct Verb {
     CLI::App* app;
     Command run;
   };
   std::vector<Verb> verbs;
   const auto add = [&](const char* name, const char* what, Command (*make)(CLI::App&)) {
-    CLI::App* verb = app.add_subcommand(name, what);
+    CLI::App* verb = app.add_subcommand(name, what)->group("Verbs");
     verbs.push_back({verb, make(*verb)});
   };
   add("train", "train a codec on a folder of audio", add_train);
@@ -82,28 +144,45 @@ int main(int argc, char** argv) {
   add("report", "write a page that shows a run: curves, scores, pictures and sounds", add_report);
   add("info", "what a model, run, stream or audio file is", add_info);
   add("export", "a model's weights as one safetensors file", add_export);
+  add("completion", "a script that completes verbs and options in a shell", add_completion);
+  add("man", "the manual page, for man -l -", add_man);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> words = arranged(app, {argv + std::min(argc, 1), argv + argc});
+    std::reverse(words.begin(), words.end());  // as CLI11 takes them
+    app.parse(std::move(words));
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
-    std::fprintf(stderr, "nacre: %s\n", e.what());
+    complain(reason(e));
     return 2;
   }
+  for (const Verb& v : verbs)
+    if (v.app->parsed()) return v.run();
+  return 2;
+}
+
+int run_and_explain(int argc, char** argv) {
   try {
-    for (const Verb& v : verbs)
-      if (v.app->parsed()) return v.run();
+    return run(argc, argv);
   } catch (const nacre::Error& e) {
-    std::fprintf(stderr, "nacre: %s\n", e.what());
+    complain(e.what());
     return e.exit_code();
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "nacre: out of memory\n");
+    complain("out of memory");
     return 5;
   } catch (const std::system_error& e) {
-    std::fprintf(stderr, "nacre: %s\n", e.what());
+    complain(e.what());
     return e.code() == std::errc::resource_unavailable_try_again || e.code() == std::errc::not_enough_memory ? 5 : 4;
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "nacre: %s\n", e.what());
+    complain(e.what());
     return 4;
   }
-  return 2;
+}
+
+}  // namespace
+}  // namespace nacre::program
+
+int main(int argc, char** argv) {
+  using namespace nacre::program;
+  open_standard_streams();
+  return with_output_written(run_and_explain(argc, argv));
 }

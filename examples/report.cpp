@@ -1,10 +1,14 @@
 // nacre report
+#include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "arguments.h"
 #include "commands.h"
 #include "nacre/training/progress.h"
 #include "nacre/training/report.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
@@ -13,11 +17,19 @@ struct Options {
   std::string run, model, data_dir, output = "report.html";
   double max_seconds = 600;
   int64_t examples = 6;
-  bool force = false;
+  bool force = false, json = false;
   DeviceOptions device;
 };
 
 int report(const Options& o) {
+  // Before minutes of judging: a page that cannot be put there.
+  std::error_code failed;
+  const std::filesystem::path parent = std::filesystem::path(o.output).parent_path();
+  if (!parent.empty() && !std::filesystem::is_directory(parent, failed))
+    throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + parent.string());
+  if (o.output == "-") throw Error(ErrorKind::usage, "-o -: the page is a file, expected a name such as report.html");
+  if (std::filesystem::is_directory(o.output, failed))
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as report.html");
   std::optional<training::Progress> progress;
   const training::ReportResult r = training::write_report({.run = o.run,
                                                            .model = o.model,
@@ -32,8 +44,11 @@ int report(const Options& o) {
                                                              progress->update(done);
                                                            }});
   if (progress) progress->finish();
-  std::printf("%s: %.1f MB, %lld files, mean SNR %+.2f dB\n", r.output.string().c_str(),
-              static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.snr);
+  if (o.json)
+    print_json({{"output", r.output.string()}, {"bytes", r.bytes}, {"files", r.files}, {"snr", r.snr}});
+  else
+    std::printf("%s: %.1f MB, %lld files, mean SNR %+.2f dB\n", printable(r.output.string()).c_str(),
+                static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.snr);
   return 0;
 }
 
@@ -41,18 +56,24 @@ int report(const Options& o) {
 
 Command add_report(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("--run", o->run, "folder of the run: what nacre train wrote")->required();
-  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio that the run was trained on")->required();
+  app.add_option("--run", o->run, "folder of the run: what nacre train wrote")->type_name("DIR")->required();
+  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio that the run was trained on")
+      ->type_name("DIR")
+      ->required();
   app.add_option("--model", o->model,
-                 "what is judged: a run, checkpoint or model file (default: the run's best checkpoint)");
-  app.add_option("-o,--output", o->output, "the page: one HTML file with everything in it")->capture_default_str();
+                 "what is judged: a run, checkpoint or model file (default: the run's best checkpoint)")
+      ->type_name("MODEL");
+  app.add_option("-o,--output", o->output, "the page: one HTML file with everything in it")
+      ->type_name("FILE")
+      ->capture_default_str();
   app.add_flag("-f,--force", o->force, "replace the page if it exists");
   app.add_option("--max-seconds,--max_seconds", o->max_seconds, "held-out audio that is scored, at most")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero())
       ->capture_default_str();
   app.add_option("--examples", o->examples, "clips to look at and to listen to")
-      ->check(CLI::Range(0, 100))
+      ->check(between(0, 100))
       ->capture_default_str();
+  app.add_flag("--json", o->json, "one JSON object on standard output");
   o->device.add_to(app);
   return [o] { return report(*o); };
 }

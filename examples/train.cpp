@@ -1,23 +1,46 @@
 // nacre train
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
-#include <limits>
+#include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "arguments.h"
 #include "commands.h"
 #include "nacre/training/trainer.h"
+#include "text.h"
 
 namespace nacre::program {
 namespace {
 
 std::atomic<int> stop_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free);
+std::atomic<bool> may_leave{false};
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
-/// The first signal asks the trainer to save and stop; the second leaves at once.
+/// The first signal asks the trainer to save and stop; the second leaves at once, and so does the first where there is
+/// nothing to save.
 void on_signal(int signal) {
   if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
+  if (!may_leave.load()) return;
+  constexpr char line[] = "nacre: stopped before training began; nothing was changed, the same command begins again\n";
+  if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // either way
+  _exit(128 + signal);
+}
+
+/// A hang-up that is ignored already (nohup) stays so. A screen that is gone, as a pipe, must not end a run.
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    if (signal == SIGHUP && sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN) continue;
+    sigaction(signal, &action, nullptr);
+  }
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
 }
 
 struct Options {
@@ -26,49 +49,74 @@ struct Options {
   std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps, seed;
   std::optional<double> learning_rate, valid_fraction;
   int64_t max_bad = 10;
-  bool allow_change = false, use_wandb = false;
+  bool init_partial = false, allow_change = false, use_wandb = false, json = false, salvage = false;
   DeviceOptions device;
 };
 
 training::RunConfig resolved(const Options& o) {
   training::RunConfig c = training::RunConfig::named(o.config);
-  for (const std::string& s : o.set) c.set(s);
-  const auto take = [](const auto& given, auto& to) {
-    if (given) to = *given;
+  std::vector<training::Setting> settings;
+  for (const std::string& s : o.set) settings.push_back(training::setting(s));
+  const auto take = [&](const auto& given, const char* option, const char* key) {
+    if (!given) return;
+    const nlohmann::json value = *given;
+    // JSON has neither infinity nor NaN: as a word it is refused by its name.
+    const std::string text = value.dump() == "null" ? std::to_string(*given) : value.dump();
+    settings.push_back({.key = key, .value = text, .source = std::string(option) + " " + text});
   };
-  take(o.batch_size, c.training.batch_size);
-  take(o.num_epochs, c.training.num_epochs);
-  take(o.segment_length, c.training.segment_length);
-  take(o.max_steps, c.training.max_steps);
-  if (o.seed) c.training.seed = static_cast<uint64_t>(*o.seed);
-  take(o.valid_fraction, c.training.valid_fraction);
-  take(o.learning_rate, c.optimizer.learning_rate);
-  take(o.sample_rate, c.codec.sample_rate);
-  c.check();
+  take(o.batch_size, "--batch-size", "training.batch_size");
+  take(o.num_epochs, "--num-epochs", "training.num_epochs");
+  take(o.segment_length, "--segment-length", "training.segment_length");
+  take(o.max_steps, "--max-steps", "training.max_steps");
+  take(o.seed, "--seed", "training.seed");
+  take(o.valid_fraction, "--valid-fraction", "training.valid_fraction");
+  take(o.learning_rate, "--learning-rate", "optimizer.learning_rate");
+  take(o.sample_rate, "--sample-rate", "codec.sample_rate");
+  if (o.salvage) settings.push_back({.key = "training.salvage", .value = "true", .source = "--salvage"});
+  c.set(settings);
   return c;
+}
+
+/// The run's folder. A name that leads out of the checkpoint folder would put the run where nobody looks for it.
+std::filesystem::path run_of(const Options& o) {
+  const std::filesystem::path name = o.experiment_name, folder = o.checkpoint_dir;
+  if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end())
+    throw Error(ErrorKind::usage, "--experiment-name " + o.experiment_name +
+                                      ": leads out of the checkpoint folder, of which it is a part");
+  return name.empty() ? folder : folder / name;
 }
 
 int train(const Options& o) {
   training::TrainerOptions t;
   t.config = resolved(o);
   t.data_dir = o.data_dir;
-  t.run = std::filesystem::path(o.checkpoint_dir) / o.experiment_name;
+  t.run = run_of(o);
   t.context = o.device.context();
   t.storage = o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32;
   t.resume = o.resume;
   t.init = o.init;
+  t.init_partial = o.init_partial;
   t.allow_change = o.allow_change;
   t.max_bad = o.max_bad;
   t.experiment_name = o.experiment_name;
   t.stop = &stop_signal;
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  if (o.json) t.out = stderr;
+  t.may_leave = &may_leave;
+  catch_signals();
   const training::TrainResult r = training::train(t);
   if (o.use_wandb)
-    std::printf("--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n  wandb sync --sync-tensorboard %s\n",
-                t.run.string().c_str());
+    std::fprintf(t.out,
+                 "--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n"
+                 "  wandb sync --sync-tensorboard %s\n",
+                 shell_word(t.run.string()).c_str());
+  if (o.json) {
+    nlohmann::ordered_json all = {
+        {"run", t.run.string()}, {"step", r.step}, {"steps", r.steps}, {"finished", r.finished}};
+    all["signal"] = r.signal != 0 ? nlohmann::ordered_json(r.signal) : nlohmann::ordered_json();
+    all["checkpoint"] = r.checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(r.checkpoint.string());
+    all["snr"] = r.snr;  // NaN, where nothing was judged, becomes null
+    print_json(all);
+  }
   return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
 }
 
@@ -76,30 +124,43 @@ int train(const Options& o) {
 
 Command add_train(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")->required();
-  app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run: checkpoints and logs")->required();
+  app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")
+      ->type_name("DIR")
+      ->required();
+  app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run: checkpoints and logs")
+      ->type_name("DIR")
+      ->required();
   app.add_option("--config", o->config, "a ready configuration (nacre info --configs lists them) or a JSON file")
+      ->type_name(config_type())
       ->capture_default_str();
-  app.add_option("--set", o->set, "section.key=value, on top of the configuration; may be repeated")->take_all();
+  app.add_option("--set", o->set, "section.key=value, on top of the configuration; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->take_all();
   app.add_option("--batch-size,--batch_size", o->batch_size, "segments per step");
   app.add_option("--num-epochs,--num_epochs", o->num_epochs, "passes over the data");
   app.add_option("--learning-rate,--learning_rate", o->learning_rate, "of AdamW");
   app.add_option("--segment-length,--segment_length", o->segment_length, "samples per segment");
   app.add_option("--sample-rate,--sample_rate", o->sample_rate, "Hz; audio is resampled to it");
   app.add_option("--max-steps,--max_steps", o->max_steps, "stop after this many steps");
-  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")
-      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()));
+  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")->check(at_least(0));
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
-                 "part of the files that is held out, where no folder valid/ says which");
+                 "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
+  app.add_flag("--salvage", o->salvage, "take what is whole of files that are cut short or damaged, with a warning each");
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
-      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
+      ->check(at_least(0))
       ->capture_default_str();
   app.add_option("--resume", o->resume, "auto: go on if there is a checkpoint; never; or a checkpoint's folder")
+      ->type_name("DIR:{auto,never}")
       ->capture_default_str();
-  app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run");
+  app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run")
+      ->type_name("MODEL");
+  app.add_flag("--init-partial,--init_partial", o->init_partial,
+               "also with weights of a part of the model; the rest begins as without --init");
   app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
   app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
   app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");
+  app.add_flag("--json", o->json, "one JSON object on standard output at the end; all else goes to standard error");
   o->device.stores_bf16 = true;
   o->device.add_to(app);
   return [o] { return train(*o); };

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "nacre/ops/rvq.h"
+#include "spelling.h"
+#include "text.h"
 
 namespace nacre {
 namespace {
@@ -14,6 +16,8 @@ using nlohmann::json;
 [[noreturn]] void refuse(const std::string& key, const std::string& found, const std::string& expected) {
   throw Error(ErrorKind::usage, "codec." + key + " is " + found + ", expected " + expected);
 }
+/// As short as it can be written: 0.5, not 0.500000.
+std::string text_of(double value) { return json(value).dump(); }
 void in_range(const std::string& key, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
     refuse(key, std::to_string(value), std::to_string(low) + " to " + std::to_string(high));
@@ -70,8 +74,11 @@ json as_json(const CodecConfig& c) {
           {"beam", c.beam}};
 }
 
+bool fits_int64(const json& value) {
+  return value.is_number_integer() && (!value.is_number_unsigned() || value.get<uint64_t>() <= INT64_MAX);
+}
 void read(const json& value, int64_t& to) {
-  if (!value.is_number_integer()) throw std::invalid_argument("an integer");
+  if (!fits_int64(value)) throw std::invalid_argument("an integer of 64 bits");
   to = value.get<int64_t>();
 }
 void read(const json& value, double& to) {
@@ -86,13 +93,30 @@ void read(const json& value, std::string& to) {
   if (!value.is_string()) throw std::invalid_argument("a string");
   to = value.get<std::string>();
 }
+/// One of the words that there are.
+std::string one_of(const std::string& key, const json& value, const std::vector<std::string>& words) {
+  std::string found;
+  read(value, found);
+  if (std::find(words.begin(), words.end(), found) == words.end())
+    refuse(key, in_quotes(found), listed(words) + did_you_mean(found, words));
+  return found;
+}
 void read(const json& value, std::vector<int64_t>& to) {
   if (!value.is_array()) throw std::invalid_argument("a list of integers");
   to.clear();
   for (const json& v : value) {
-    if (!v.is_number_integer()) throw std::invalid_argument("a list of integers");
+    if (!fits_int64(v)) throw std::invalid_argument("a list of integers");
     to.push_back(v.get<int64_t>());
   }
+}
+
+[[noreturn]] void unknown(const std::string& key) {
+  std::vector<std::string> known;
+  const json all = as_json(CodecConfig{});
+  for (const auto& [name, value] : all.items()) known.push_back(name);
+  const std::string near = did_you_mean(key, known);
+  throw Error(ErrorKind::usage,
+              "codec." + key + " is no known key" + (near.empty() ? "; there are " + listed(known, "and") : near));
 }
 
 }  // namespace
@@ -178,10 +202,10 @@ void CodecConfig::check() const {
   in_range("codebook_size", codebook_size, 2, 65536);
   in_range("codebook_dim", codebook_dim, 1, 4096);
   if (!(quantizer_dropout >= 0 && quantizer_dropout <= 1))
-    refuse("quantizer_dropout", std::to_string(quantizer_dropout), "0 to 1");
-  if (!(ema_decay >= 0 && ema_decay < 1)) refuse("ema_decay", std::to_string(ema_decay), "0 to below 1");
+    refuse("quantizer_dropout", text_of(quantizer_dropout), "0 to 1");
+  if (!(ema_decay >= 0 && ema_decay < 1)) refuse("ema_decay", text_of(ema_decay), "0 to below 1");
   in_range("ema_rows", ema_rows, 0, 10000000);
-  if (!(dead_below >= 0 && dead_below < 1e6)) refuse("dead_below", std::to_string(dead_below), "0 or more");
+  if (!(dead_below >= 0 && dead_below < 1e6)) refuse("dead_below", text_of(dead_below), "0 or more");
   in_range("beam", beam, 1, max_rvq_beam);
   if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
     refuse("beam", std::to_string(beam), "1, unless quantizer is \"ema\" and metric is \"euclidean\"");
@@ -196,7 +220,6 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
   CodecConfig c;
   for (const auto& [key, value] : j.items()) {
     try {
-      std::string word;
       if (key == "sample_rate")
         read(value, c.sample_rate);
       else if (key == "encoder_dim")
@@ -214,24 +237,21 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
       else if (key == "dilations")
         read(value, c.dilations);
       else if (key == "activation")
-        read(value, word), c.activation = activation_kind(word);
+        c.activation = activation_kind(one_of(key, value, {"snake", "snake_beta", "elu", "leaky_relu", "tanh"}));
       else if (key == "output_tanh")
         read(value, c.output_tanh);
-      else if (key == "quantizer") {
-        read(value, word);
-        if (word != "ema" && word != "factorised") refuse(key, "\"" + word + "\"", "\"ema\" or \"factorised\"");
-        c.quantizer = word == "ema" ? QuantizerKind::ema : QuantizerKind::factorised;
-      } else if (key == "n_codebooks")
+      else if (key == "quantizer")
+        c.quantizer =
+            one_of(key, value, {"ema", "factorised"}) == "ema" ? QuantizerKind::ema : QuantizerKind::factorised;
+      else if (key == "n_codebooks")
         read(value, c.n_codebooks);
       else if (key == "codebook_size")
         read(value, c.codebook_size);
       else if (key == "codebook_dim")
         read(value, c.codebook_dim);
-      else if (key == "metric") {
-        read(value, word);
-        if (word != "euclidean" && word != "cosine") refuse(key, "\"" + word + "\"", "\"euclidean\" or \"cosine\"");
-        c.metric = word == "euclidean" ? VqMetric::euclidean : VqMetric::cosine;
-      } else if (key == "quantizer_dropout")
+      else if (key == "metric")
+        c.metric = one_of(key, value, {"euclidean", "cosine"}) == "euclidean" ? VqMetric::euclidean : VqMetric::cosine;
+      else if (key == "quantizer_dropout")
         read(value, c.quantizer_dropout);
       else if (key == "ema_decay")
         read(value, c.ema_decay);
@@ -242,7 +262,7 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
       else if (key == "beam")
         read(value, c.beam);
       else
-        throw Error(ErrorKind::usage, "codec." + key + " is no known key");
+        unknown(key);
     } catch (const std::invalid_argument& e) {
       refuse(key, value.dump(), e.what());
     }
@@ -282,9 +302,8 @@ CodecConfig CodecConfig::named(const std::string& name) {
     c.n_codebooks = 8, c.beam = 8;
     c.ema_rows = 320000;
   } else {
-    std::string known;
-    for (const std::string& n : names()) known += (known.empty() ? "" : ", ") + n;
-    throw Error(ErrorKind::usage, "config \"" + name + "\" is neither a file nor one of " + known);
+    throw Error(ErrorKind::usage, "config " + in_quotes(name) + " is neither a file nor one of " + listed(names()) +
+                                      did_you_mean(name, names()));
   }
   return c;
 }

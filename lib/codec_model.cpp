@@ -250,8 +250,10 @@ Codec load_codec(Context& ctx, const std::filesystem::path& path) {
   const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
   const auto found = file.metadata().find(config_metadata_key);
   if (found == file.metadata().end())
-    throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
-                                      "\" in its metadata; it was not written by nacre");
+    throw Error(ErrorKind::input,
+                path.string() + ": has no \"" + config_metadata_key +
+                    "\" in its metadata: it was not written by nacre, and its configuration must be given "
+                    "(--config of the program)");
   CodecConfig config;
   try {
     config = CodecConfig::from_json(found->second);

@@ -1,5 +1,7 @@
 #include "nacre/loss.h"
 
+#include <cstdio>
+
 #include "nacre/ops/waveform_loss.h"
 
 namespace nacre {
@@ -8,14 +10,19 @@ namespace {
 [[noreturn]] void refuse(const std::string& key, const std::string& what) {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
 }
+[[noreturn]] void refuse(const std::string& key, double value, const char* expected) {
+  char found[32];
+  std::snprintf(found, sizeof found, "%.12g", value);
+  throw Error(ErrorKind::usage, "loss." + key + " is " + found + ", expected " + expected);
+}
 
 }  // namespace
 
 void LossConfig::check(int64_t sample_rate) const {
   for (const auto& [key, w] : {std::pair{"waveform", waveform}, {"stft", stft}, {"mel", mel}, {"vq", vq}})
-    if (!(w >= 0 && w <= 1e6)) refuse(key, std::to_string(w) + " is no weight, expected 0 to 1e6");
+    if (!(w >= 0 && w <= 1e6)) refuse(key, w, "0 to 1e6");
   if (waveform + stft + mel <= 0) refuse("waveform", "waveform, stft and mel are all zero; one must be positive");
-  if (!(balancer_decay >= 0 && balancer_decay < 1)) refuse("balancer_decay", "expected 0 to below 1");
+  if (!(balancer_decay >= 0 && balancer_decay < 1)) refuse("balancer_decay", balancer_decay, "0 to below 1");
   if (windows.empty()) refuse("windows", "is empty");
   if (mels.size() != windows.size())
     refuse("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");

@@ -33,13 +33,75 @@ bool is_utf8(std::string_view text) noexcept {
   return true;
 }
 
+namespace {
+
+void append_escaped(std::string& out, char c) {
+  constexpr char digits[] = "0123456789abcdef";
+  const auto u = static_cast<unsigned char>(c);
+  out += "\\x";
+  out += digits[u >> 4];
+  out += digits[u & 15];
+}
+
+/// Bytes of the character at `i` that must not reach a terminal; 0: it may. U+0080 to U+009F are control characters, too.
+size_t unprintable(std::string_view text, size_t i, bool valid) {
+  const auto c = static_cast<unsigned char>(text[i]);
+  if (c < 0x20 || c == 0x7f || (c >= 0x80 && !valid)) return 1;
+  return c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0 ? 2 : 0;
+}
+
+/// The longest part at `i` that is valid UTF-8 and one character, or one byte.
+size_t character(std::string_view text, size_t i) {
+  for (size_t n = 2; n <= 4 && i + n <= text.size(); ++n)
+    if (is_utf8(text.substr(i, n))) return static_cast<unsigned char>(text[i]) < 0x80 ? 1 : n;
+  return 1;
+}
+
+std::string shown(std::string_view text, bool keep_lines) {
+  std::string out;
+  const bool valid = is_utf8(text);
+  for (size_t i = 0; i < text.size();) {
+    const size_t n = valid ? 1 : character(text, i);
+    const size_t bad = keep_lines && text[i] == '\n' ? 0 : unprintable(text, i, valid || n > 1);
+    if (bad == 0) {
+      out += text.substr(i, n);
+      i += n;
+    }
+    for (size_t k = 0; k < bad; ++k) append_escaped(out, text[i++]);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) { return shown(text, false); }
+std::string printable_lines(std::string_view text) { return shown(text, true); }
+
+std::string shell_word(std::string_view text) {
+  constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
+  if (!text.empty() && text.find_first_not_of(plain) == std::string_view::npos) return std::string(text);
+  if (printable(text) == text) {
+    std::string out = "'";
+    for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
+  }
+  const bool valid = is_utf8(text);
+  std::string out = "$'";
+  for (size_t i = 0; i < text.size();) {
+    const size_t bad = unprintable(text, i, valid);
+    for (size_t k = 0; k < bad; ++k) append_escaped(out, text[i++]);
+    if (bad > 0) continue;
+    if (text[i] == '\'' || text[i] == '\\') out += '\\';
+    out += text[i++];
+  }
+  return out + "'";
+}
+
 std::string in_quotes(std::string_view text) {
   constexpr size_t longest = 120;
-  constexpr char digits[] = "0123456789abcdef";
   std::string out = "\"";
   const bool valid = is_utf8(text);
   for (size_t i = 0; i < text.size(); ++i) {
-    const auto c = static_cast<unsigned char>(text[i]);
     if (i == longest / 2 && text.size() > longest) {
       i = text.size() - longest / 2;
       while (i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80) ++i;
@@ -47,21 +109,12 @@ std::string in_quotes(std::string_view text) {
       --i;
       continue;
     }
-    // U+0080 to U+009F are control characters as well.
-    const bool second_control = c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    if (c < 0x20 || c == 0x7f || (c >= 0x80 && !valid) || second_control) {
-      out += "\\x";
-      out += digits[c >> 4];
-      out += digits[c & 15];
-      if (second_control && valid) {
-        const auto d = static_cast<unsigned char>(text[++i]);
-        out += "\\x";
-        out += digits[d >> 4];
-        out += digits[d & 15];
-      }
+    if (const size_t bad = unprintable(text, i, valid); bad > 0) {
+      for (size_t k = 0; k < bad; ++k) append_escaped(out, text[i + k]);
+      i += bad - 1;
     } else {
-      if (c == '"' || c == '\\') out += '\\';
-      out += static_cast<char>(c);
+      if (text[i] == '"' || text[i] == '\\') out += '\\';
+      out += text[i];
     }
   }
   return out + "\"";

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstdio>
 #include <optional>
 
 #include "callers.h"
@@ -11,9 +12,10 @@ namespace nacre {
 
 void OptimizerConfig::check() const {
   const auto need = [](bool ok, const char* key, double value, const char* expected) {
-    if (!ok)
-      throw Error(ErrorKind::usage,
-                  std::string("optimizer.") + key + " is " + std::to_string(value) + ", expected " + expected);
+    if (ok) return;
+    char found[32];
+    std::snprintf(found, sizeof found, "%.12g", value);
+    throw Error(ErrorKind::usage, std::string("optimizer.") + key + " is " + found + ", expected " + expected);
   };
   need(learning_rate > 0 && learning_rate <= 10, "learning_rate", learning_rate, "above 0, at most 10");
   need(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 to below 1");
@@ -232,11 +234,13 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   Impl& s = *this;
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
-  // k-means gets a third of the bar: a stage of it counts as much as `weight` batches.
+  // Gathering frames takes a part of the bar per batch. Short clips give fewer frames; the bar waits for those at its end.
+  const int64_t gathered = (rows + per_batch - 1) / per_batch;
+  // k-means gets a third of the rest: a stage of it counts as much as `weight` batches.
   const int64_t weight = batches > 0 ? std::max<int64_t>(1, batches / (2 * s.config.n_codebooks)) : 1;
   const int64_t clustered = weight * s.config.n_codebooks;
   const auto done = [&](int64_t n) {
-    if (progress) progress(n, clustered + batches);
+    if (progress) progress(n, gathered + clustered + batches);
   };
   done(0);
   const int64_t d = s.config.latent(), frames = s.latent.shape.time;
@@ -253,12 +257,13 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
       all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * d);
     }
     if (all.size() == before) throw Error(ErrorKind::input, "codebook start: a batch holds no audio");
+    done(std::min(static_cast<int64_t>(all.size()) / (d * per_batch), gathered));
   }
   const int64_t n = static_cast<int64_t>(all.size()) / d;
   Memory memory(s.ctx, all.size() * sizeof(float));
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
-  s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(weight * stage); });
+  s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(gathered + weight * stage); });
   // The averages span half of the batches seen, so that what k-means left is forgotten first; at most as in training.
   const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
@@ -269,7 +274,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     const auto number = static_cast<int32_t>(i - batches);
     s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), View<int32_t>(&s.scalars.data->step, {}));
     s.update_averages(std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
-    done(clustered + i + 1);
+    done(gathered + clustered + i + 1);
   }
   const int32_t none = 0;
   s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), View<int32_t>(&s.scalars.data->step, {}));

@@ -3,7 +3,7 @@
 #
 #   scripts/packages.sh [build|test|real|all]     (default: all; real: what quickstart.sh --real needs)
 set -euo pipefail
-build=(g++ make ninja-build cmake pkg-config libsndfile1-dev libsoxr-dev
+build=(g++ make ninja-build cmake pkg-config libsndfile1-dev libmpg123-dev libsoxr-dev
        libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;

@@ -76,7 +76,8 @@ fi
 
 begin "training, $steps steps"
 [ "$keep" = yes ] || rm -rf "$out/run"
-"$nacre" train --config "$config" --data_dir "$out/data" --checkpoint_dir "$out/run" --num_epochs 1000000 --max_steps "$steps"
+"$nacre" train --config "$config" --data_dir "$out/data" --checkpoint_dir "$out/run" --num_epochs 1000000 --max_steps "$steps" \
+  --set training.schedule_steps="$steps"
 
 begin "encoding and decoding held-out speech"
 rm -rf "$out/encoded" "$out/decoded"

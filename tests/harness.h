@@ -39,7 +39,8 @@ class AllocationCounter {
   int64_t start_;
 };
 
-/// A device buffer with a fence of at least one row on both sides, and its host copy.
+/// A device buffer and its host copy. Around it is a fence of at least one row on both sides: NaN, or a negative
+/// integer.
 template <class T>
 class Buffer {
  public:

@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "nacre/cxx20.h"
+
 namespace nacre {
 
 /// Takes bytes, in order. Throws if it cannot.

@@ -3,6 +3,8 @@
 // Arithmetic is always done in float: load, compute, store.
 #include <cstdint>
 
+#include "nacre/cxx20.h"
+
 #if defined(__CUDACC__)
 #define NACRE_HD __host__ __device__
 #else

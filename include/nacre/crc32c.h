@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "nacre/cxx20.h"
+
 namespace nacre {
 
 /// The CRC of `data`; "123456789" gives 0xE3069283 and no data 0. Pass the CRC of what came before as `seed` to go on:

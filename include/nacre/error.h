@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "nacre/cxx20.h"
+
 namespace nacre {
 
 /// The numeric value is the exit code of the command-line program.

@@ -1,5 +1,6 @@
 #pragma once
 // What this build was made of.
+#include "nacre/cxx20.h"
 
 namespace nacre {
 

@@ -71,15 +71,14 @@ Json manifest_of_caller(const std::string& text) {
   return json;
 }
 
-std::string manifest_text(int64_t step, const Json& caller, const CheckpointContent& content, bool higher_is_better,
-                          const std::vector<FileRecord>& records) {
+std::string manifest_text(int64_t step, const Json& caller, std::optional<double> metric, bool higher_is_better,
+                          const Json& files) {
   Json json;
   json["format"] = manifest_format;
   json["step"] = step;
-  if (content.metric && !std::isnan(*content.metric))
-    json["selection"] = {{"metric", *content.metric}, {"better", higher_is_better ? "higher" : "lower"}};
-  json["files"] = Json::object();
-  for (const auto& r : records) json["files"][r.name] = {{"bytes", r.bytes}, {"crc32c", hex8(r.crc)}};
+  if (metric && !std::isnan(*metric))
+    json["selection"] = {{"metric", *metric}, {"better", higher_is_better ? "higher" : "lower"}};
+  json["files"] = files;
   for (const auto& [key, value] : caller.items()) json[key] = value;
   const std::string rest = json.dump(2).substr(2) + "\n";  // without "{\n"
   return std::string(crc_before) + hex8(crc_of(rest)) + std::string(crc_after) + rest;
@@ -256,6 +255,7 @@ CheckpointStore::CheckpointStore(fs::path run, CheckpointStoreOptions options) :
   impl_->options = options;
   impl_->lock = std::make_unique<RunLock>(impl_->run / "run.lock");
   remove_leftovers(impl_->run);
+  for (const int64_t step : list_checkpoints(impl_->run)) remove_leftovers(impl_->run / folder_name(step));
 }
 
 CheckpointStore::~CheckpointStore() = default;
@@ -279,9 +279,12 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
   Saved saved;
   saved.path = impl_->run / folder_name(step);
   AtomicDirectory folder(saved.path);
-  std::vector<FileRecord> records;
-  for (const auto& file : content.files) records.push_back(folder.write(file.name, file.write));
-  const std::string manifest = manifest_text(step, caller, content, impl_->options.higher_is_better, records);
+  Json files = Json::object();
+  for (const auto& file : content.files) {
+    const FileRecord r = folder.write(file.name, file.write);
+    files[r.name] = {{"bytes", r.bytes}, {"crc32c", hex8(r.crc)}};
+  }
+  const std::string manifest = manifest_text(step, caller, content.metric, impl_->options.higher_is_better, files);
   folder.write(std::string(manifest_name),
                [&](const ByteSink& sink) { sink(std::as_bytes(std::span(manifest.data(), manifest.size()))); });
   // What is on the disk is compared with what was meant before it counts, and before an older one goes.
@@ -289,7 +292,23 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
   folder.commit();
   try {
     impl_->rotate(saved);
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {
+    saved.warning = e.what();
+  }
+  return saved;
+}
+
+CheckpointStore::Saved CheckpointStore::judge(int64_t step, const std::string& manifest, std::optional<double> metric) {
+  const Json caller = manifest_of_caller(manifest);
+  Saved saved;
+  saved.path = impl_->run / folder_name(step);
+  const Json now = read_manifest(saved.path);
+  if (!now.contains("files")) damaged(saved.path / manifest_name, "lists no files");
+  write_file_atomically(saved.path / manifest_name,
+                        manifest_text(step, caller, metric, impl_->options.higher_is_better, now["files"]));
+  try {
+    impl_->rotate(saved);
+  } catch (const std::exception& e) {
     saved.warning = e.what();
   }
   return saved;

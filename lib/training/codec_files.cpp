@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
@@ -12,6 +13,7 @@
 
 #include "files.h"
 #include "nacre/windowed.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -56,12 +58,16 @@ class Input {
   }
   const std::string& name() const { return name_; }
   uint64_t bytes() const { return bytes_; }
+  const std::string& head() const { return head_; }
   ByteSource source() {
     return [this](std::span<std::byte> to) -> size_t {
       for (;;) {
         const ssize_t n = ::read(file_ ? file_.get() : STDIN_FILENO, to.data(), to.size());
         if (n >= 0) {
           bytes_ += static_cast<uint64_t>(n);
+          if (head_.size() < sniffed_bytes)
+            head_.append(reinterpret_cast<const char*>(to.data()),
+                         std::min(static_cast<size_t>(n), sniffed_bytes - head_.size()));
           return static_cast<size_t>(n);
         }
         if (errno != EINTR) throw_errno(name_, "cannot read");
@@ -75,7 +81,23 @@ class Input {
   Descriptor file_;
   const Hooked* hooked_;
   uint64_t bytes_ = 0;
+  std::string head_;  // the first bytes
 };
+
+/// The reader of a stream, which says what is there if it is something else.
+StreamReader open_stream(Input& input) {
+  try {
+    return StreamReader(input.source(), input.name());
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::input) throw;
+    std::array<std::byte, sniffed_bytes> more{};
+    while (input.head().size() < sniffed_bytes && input.source()(more) > 0) {
+    }
+    const std::string reason = mistaken(thing_of(input.head()), Thing::stream);
+    if (reason.empty()) throw;
+    throw Error(ErrorKind::input, input.name() + ": " + reason);
+  }
+}
 
 std::string hexadecimal(uint64_t x) {
   char text[17];
@@ -174,10 +196,10 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   return writer.bytes() + 32 + h.channels * (whole * payload(h.packet_frames) + payload(frames % h.packet_frames));
 }
 
-FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks) {
+FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks, AudioOptions options) {
   const auto start = Clock::now();
   Hooked hooked(hooks);
-  AudioReader reader(audio);
+  AudioReader reader(audio, options);
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
@@ -238,7 +260,8 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
           .bytes = writer.bytes(),
           .channels = channels,
           .sample_rate = rate,
-          .samples = samples};
+          .samples = samples,
+          .warnings = reader.warnings()};
 }
 
 FileReport FileCodec::decode(const std::string& stream, const std::string& audio, const DecodeOptions& options,
@@ -246,7 +269,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const auto start = Clock::now();
   Hooked hooked(hooks);
   Input input(stream, &hooked);
-  StreamReader reader(input.source(), input.name());
+  StreamReader reader = open_stream(input);
   const StreamHeader h = reader.header();
   expect_model(h, codec_.config(), identity_, input.name());
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
@@ -258,7 +281,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
 
   hooked.output_begins();
-  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format);
+  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format, known ? std::optional(end) : std::nullopt);
   Interleaver out(writer, h.channels, h.gain);
   std::vector<Resampler> resamplers;
   std::vector<WindowedDecoder> decoders;
@@ -302,7 +325,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
 
 StreamFacts check_stream(const std::string& path) {
   Input input(path, nullptr);
-  StreamReader reader(input.source(), input.name());
+  StreamReader reader = open_stream(input);
   while (reader.next()) {
   }
   return {.header = reader.header(), .frames = reader.frames(), .samples = reader.samples(), .bytes = input.bytes()};

@@ -3,19 +3,26 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <list>
 #include <mutex>
+#include <set>
+#include <string_view>
 #include <system_error>
 #include <thread>
 
+#include "../text.h"
 #include "folder_scan.h"
 #include "nacre/context.h"
-#include "nacre/training/audio.h"
+#include "nacre/training/material.h"
+#include "nacre/training/progress.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
@@ -42,34 +49,67 @@ class Hash {
   uint64_t state_ = 0xCBF29CE484222325ull;
 };
 
-/// Decodes a file to what the model sees, and fills in the clip. Throws Error(input or io) without the path in front.
-std::vector<float> decode(const std::string& path, int rate, int64_t min_samples, Clip& clip) {
+/// What changes when a file does.
+void note_file(const std::string& path, Clip& clip) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) throw Error(ErrorKind::io, path + ": cannot open: " + std::strerror(errno));
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::input, path + ": not a regular file");
   clip.bytes = static_cast<uint64_t>(status.st_size);
   clip.modified = static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec;
-  AudioReader reader(path);
-  clip.sample_rate = reader.info().sample_rate;
-  clip.channels = reader.info().channels;
-  clip.frames = 0;
-  Resampler resampler(clip.sample_rate, rate);
-  std::vector<float> piece, out;
-  while (const int64_t n = reader.read(1 << 15, piece)) {
-    clip.frames += n;
-    resampler.process(clip.channels == 1 ? piece : to_mono(piece, clip.channels), out);
-  }
-  resampler.finish(out);
-  const float peak = peak_of(out);
-  if (peak < silence_peak) throw Error(ErrorKind::input, path + ": silent");
-  if (static_cast<int64_t>(out.size()) < min_samples)
-    throw Error(ErrorKind::input, path + ": too short: " + std::to_string(out.size()) + " samples at " +
-                                      std::to_string(rate) + " Hz, expected at least " + std::to_string(min_samples));
-  clip.gain = peak_gain(peak);
-  for (float& v : out) v *= clip.gain;
-  clip.samples = static_cast<int64_t>(out.size());
+}
+
+/// Decodes a file to what the model sees, or to nothing where that is more than `most` samples, and fills in the clip.
+std::vector<float> decode(const std::string& path, const MaterialOptions& options, int64_t min_samples, int64_t most, Clip& clip,
+                          std::string& warning) {
+  note_file(path, clip);
+  std::vector<float> out;
+  const Material m = survey(path, options, &out, most);
+  clip.sample_rate = m.sample_rate, clip.channels = m.channels, clip.frames = m.frames;
+  clip.samples = m.samples, clip.gain = m.gain, clip.channel = m.channel, clip.exact_header = m.exact_header;
+  for (const std::string& w : m.warnings) warning += (warning.empty() ? "" : "; ") + w;
+  if (m.silent) throw Error(ErrorKind::input, path + ": silent: it stays within 0.0001 (-80 dB) of its mean");
+  if (m.samples < min_samples)
+    throw Error(ErrorKind::input, path + ": too short: " + std::to_string(m.samples) + " samples at " +
+                                      std::to_string(options.sample_rate) + " Hz, expected at least " + std::to_string(min_samples));
   out.shrink_to_fit();
   return out;
+}
+
+constexpr std::array<std::string_view, 9> held_out_names{"valid", "validation", "val", "dev", "eval", "test", "heldout", "held_out", "held-out"};
+
+/// Which of those names a folder has: "Dev-clean" is dev. Empty if none.
+std::string_view held_out_name(std::string folder) {
+  for (char& c : folder)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  for (const std::string_view name : held_out_names)
+    if (folder.starts_with(name) && (folder.size() == name.size() || folder[name.size()] == '-' || folder[name.size()] == '_'))
+      return name;
+  return {};
+}
+
+/// The outermost folder of a path that is named so, with what is above it; empty if none.
+struct NamedFolder {
+  std::string path;
+  bool test = false;
+};
+NamedFolder named_folder(const std::string& path) {
+  for (size_t from = 0, slash = path.find('/'); slash != std::string::npos; from = slash + 1, slash = path.find('/', from))
+    if (const std::string_view name = held_out_name(path.substr(from, slash - from)); !name.empty())
+      return {path.substr(0, slash), name == "test"};
+  return {};
+}
+
+std::string list_bad(const std::vector<BadFile>& bad, int64_t files, size_t most, const char* first, const char* next) {
+  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
+  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
+  for (size_t i = 0; i < bad.size() && i < most; ++i)
+    text += (i == 0 ? first : next) + printable(bad[i].path) + ": " + printable(bad[i].reason);
+  if (bad.size() > most) text += next + ("and " + std::to_string(bad.size() - most)) + " more";
+  return text;
+}
+/// In one line, as errors are.
+std::string bad_in_one_line(const std::vector<BadFile>& bad, int64_t files) {
+  return list_bad(bad, files, 10, " ", "; ");
 }
 
 bool is_under(const std::string& path, const std::string& entry) {
@@ -82,7 +122,8 @@ struct Dataset::Impl {
   std::string folder;
   DatasetOptions options;
   std::vector<Clip> clips = {};
-  std::vector<BadFile> bad = {};
+  std::vector<BadFile> bad = {}, warned = {};
+  std::vector<std::string> held_out_folders = {}, left_out_folders = {};
   std::vector<int64_t> training = {}, held_out = {};
   int64_t ignored = 0;
   uint64_t total_bytes = 0;
@@ -99,6 +140,12 @@ struct Dataset::Impl {
 
   void scan();
   void split();
+  bool split_by_names();
+  MaterialOptions material() const {
+    return {.sample_rate = options.sample_rate, .audio = {.salvage = options.salvage}};
+  }
+  const Clip& at(int64_t clip) const;
+  std::string path_of(const Clip& clip) const { return folder + "/" + clip.path; }
   void keep(int64_t clip, const Samples&);
   double seconds(const std::vector<int64_t>& part) const;
 };
@@ -110,24 +157,28 @@ void Dataset::Impl::scan() {
   const int64_t files = static_cast<int64_t>(found.files.size() + bad.size());
   if (found.files.empty() && bad.empty())
     throw Error(ErrorKind::input, folder + ": no audio files in this folder (" + std::to_string(ignored) +
-                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff");
+                                      " other files); expected .wav, .flac, .ogg, .opus, .mp3 or .aiff" +
+                                      about_folder(folder, Thing::audio));
 
   const size_t n = found.files.size();
   std::vector<Clip> all(n);
   std::vector<Samples> decoded(n);
-  std::vector<std::string> reasons(n);
+  std::vector<std::string> reasons(n), warnings(n);
   std::atomic<size_t> next{0};
   std::atomic<uint64_t> kept{0};
   std::exception_ptr failure;
   int64_t done = 0;
+  MaterialOptions scanned = material();
+  scanned.check = options.check;
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) {
       const std::string path = folder + "/" + found.files[i];
       try {
         all[i].path = found.files[i];
-        auto samples = decode(path, options.sample_rate, options.min_samples, all[i]);
+        const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
+        auto samples = decode(path, scanned, options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
-        if (kept.fetch_add(bytes) + bytes <= options.cache_bytes)
+        if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
       } catch (const Error& e) {
         reasons[i] = e.what();
@@ -170,13 +221,14 @@ void Dataset::Impl::scan() {
   std::sort(bad.begin(), bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
   const int64_t bad_files = static_cast<int64_t>(bad.size());
   if (bad_files == files)
-    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
   if (bad_files > options.max_bad_files &&
       static_cast<double>(bad_files) > options.max_bad_fraction * static_cast<double>(files))
-    throw Error(ErrorKind::input, folder + ": too many bad files: " + describe_bad(bad, files));
+    throw Error(ErrorKind::input, folder + ": too many bad files (--max-bad N skips up to N): " + bad_in_one_line(bad, files));
 
   for (size_t i = 0; i < n; ++i) {
     if (!reasons[i].empty()) continue;
+    if (!warnings[i].empty()) warned.push_back({found.files[i], warnings[i]});
     clips.push_back(std::move(all[i]));
     total_bytes += static_cast<uint64_t>(clips.back().samples) * sizeof(float);
     cache.push_back({});
@@ -196,9 +248,7 @@ void Dataset::Impl::split() {
         throw Error(ErrorKind::usage, folder + ": held-out entry '" + entry + "' names no usable file in this folder");
     }
   } else {
-    bool any = false;
-    for (Clip& c : clips)
-      if (("/" + c.path).find("/" + options.held_out_folder + "/") != std::string::npos) any = c.held_out = true;
+    const bool any = options.held_out_folders && split_by_names();
     if (!any && clips.size() >= 2 && options.valid_fraction > 0) {
       std::vector<std::pair<uint64_t, size_t>> order;
       for (size_t i = 0; i < clips.size(); ++i) {
@@ -213,9 +263,26 @@ void Dataset::Impl::split() {
     }
   }
   for (size_t i = 0; i < clips.size(); ++i)
-    (clips[i].held_out ? held_out : training).push_back(static_cast<int64_t>(i));
+    if (!clips[i].left_out) (clips[i].held_out ? held_out : training).push_back(static_cast<int64_t>(i));
   if (training.empty())
     throw Error(ErrorKind::input, folder + ": every usable file is held out, nothing is left to train on");
+}
+
+/// True if a folder's name says what is held out.
+bool Dataset::Impl::split_by_names() {
+  std::vector<NamedFolder> named;
+  for (const Clip& c : clips) named.push_back(named_folder(c.path));
+  const bool judged = std::any_of(named.begin(), named.end(), [](const NamedFolder& f) { return !f.path.empty() && !f.test; });
+  std::set<std::string> held, left;
+  for (size_t i = 0; i < clips.size(); ++i) {
+    if (named[i].path.empty()) continue;
+    const bool leave = named[i].test && judged;
+    (leave ? clips[i].left_out : clips[i].held_out) = true;
+    (leave ? left : held).insert(named[i].path);
+  }
+  held_out_folders.assign(held.begin(), held.end());
+  left_out_folders.assign(left.begin(), left.end());
+  return !held.empty();
 }
 
 void Dataset::Impl::keep(int64_t clip, const Samples& samples) {
@@ -260,6 +327,9 @@ const std::vector<Clip>& Dataset::clips() const { return impl_->clips; }
 const std::vector<int64_t>& Dataset::training() const { return impl_->training; }
 const std::vector<int64_t>& Dataset::held_out() const { return impl_->held_out; }
 const std::vector<BadFile>& Dataset::bad() const { return impl_->bad; }
+const std::vector<BadFile>& Dataset::warned() const { return impl_->warned; }
+const std::vector<std::string>& Dataset::held_out_folders() const { return impl_->held_out_folders; }
+const std::vector<std::string>& Dataset::left_out_folders() const { return impl_->left_out_folders; }
 int64_t Dataset::ignored_files() const { return impl_->ignored; }
 double Dataset::training_seconds() const { return impl_->seconds(impl_->training); }
 double Dataset::held_out_seconds() const { return impl_->seconds(impl_->held_out); }
@@ -274,15 +344,20 @@ uint64_t Dataset::fingerprint() const {
     hash.number(c.bytes);
     hash.number(static_cast<uint64_t>(c.frames));
     hash.number(static_cast<uint64_t>(c.sample_rate));
-    hash.number(c.held_out ? 1 : 0);
+    hash.number(c.held_out ? 1 : c.left_out ? 2 : 0);
   }
   return hash.value();
 }
 
+const Clip& Dataset::Impl::at(int64_t clip) const {
+  if (clip < 0 || clip >= static_cast<int64_t>(clips.size()))
+    throw Error(ErrorKind::usage, "dataset: clip " + std::to_string(clip) + " of " + std::to_string(clips.size()));
+  return clips[static_cast<size_t>(clip)];
+}
+
 Dataset::Samples Dataset::load(int64_t clip) const {
   Impl& m = *impl_;
-  if (clip < 0 || clip >= static_cast<int64_t>(m.clips.size()))
-    throw Error(ErrorKind::usage, "dataset: clip " + std::to_string(clip) + " of " + std::to_string(m.clips.size()));
+  const Clip& known = m.at(clip);
   {
     const std::lock_guard lock(m.mutex);
     auto& entry = m.cache[static_cast<size_t>(clip)];
@@ -291,23 +366,62 @@ Dataset::Samples Dataset::load(int64_t clip) const {
       return entry.samples;
     }
   }
-  const Clip& known = m.clips[static_cast<size_t>(clip)];
   Clip now;
+  std::string warning;
   auto samples = std::make_shared<const std::vector<float>>(
-      decode(m.folder + "/" + known.path, m.options.sample_rate, m.options.min_samples, now));
+      decode(m.path_of(known), m.material(), m.options.min_samples, std::numeric_limits<int64_t>::max(), now, warning));
   if (now.bytes != known.bytes || now.modified != known.modified || now.samples != known.samples)
-    throw Error(ErrorKind::input, m.folder + "/" + known.path + ": changed since training began");
+    throw Error(ErrorKind::input, m.path_of(known) + ": changed since training began");
   const std::lock_guard lock(m.mutex);
   m.keep(clip, samples);
   return samples;
 }
 
-std::string describe_bad(const std::vector<BadFile>& bad, int64_t files, size_t most) {
-  if (bad.empty()) return "0 of " + std::to_string(files) + " files skipped";
-  std::string text = std::to_string(bad.size()) + " of " + std::to_string(files) + " files skipped:";
-  for (size_t i = 0; i < bad.size() && i < most; ++i) text += "\n  " + bad[i].path + ": " + bad[i].reason;
-  if (bad.size() > most) text += "\n  and " + std::to_string(bad.size() - most) + " more";
+void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
+  const Impl& m = *impl_;
+  const Clip& known = m.at(clip);
+  const auto length = static_cast<int64_t>(to.size());
+  if (offset < 0 || offset + length > known.samples)
+    throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + length) +
+                                      " of " + m.path_of(known) + ", which has " + std::to_string(known.samples));
+  if (in_memory()) {
+    const Samples samples = load(clip);
+    std::copy_n(samples->begin() + offset, length, to.begin());
+    return;
+  }
+  Clip now;
+  note_file(m.path_of(known), now);
+  if (now.bytes != known.bytes || now.modified != known.modified)
+    throw Error(ErrorKind::input, m.path_of(known) + ": changed since training began");
+  read_material(m.path_of(known),
+                {.frames = known.frames,
+                 .sample_rate = known.sample_rate,
+                 .channels = known.channels,
+                 .channel = known.channel,
+                 .samples = known.samples,
+                 .gain = known.gain,
+                 .exact_header = known.exact_header},
+                m.material(), offset, to);
+}
+
+std::string describe_parts(const Dataset& d) {
+  const auto files = [](size_t n) { return std::to_string(n) + (n == 1 ? " file" : " files"); };
+  const auto named = [](const std::vector<std::string>& folders) {
+    std::string text;
+    for (size_t i = 0; i < folders.size() && i < 3; ++i) text += (text.empty() ? "" : ", ") + folders[i] + "/";
+    if (folders.size() > 3) text += " and " + std::to_string(folders.size() - 3) + " more";
+    return text.empty() ? text : " (" + text + ")";
+  };
+  std::string text = files(d.training().size()) + ", " + describe_duration(d.training_seconds()) + " to train on; " +
+                     files(d.held_out().size()) + ", " + describe_duration(d.held_out_seconds()) + " held out" +
+                     named(d.held_out_folders());
+  const size_t left = d.clips().size() - d.training().size() - d.held_out().size();
+  if (left > 0) text += "; " + files(left) + " left out" + named(d.left_out_folders());
   return text;
+}
+
+std::string describe_bad(const std::vector<BadFile>& bad, int64_t files, size_t most) {
+  return list_bad(bad, files, most, "\n  ", "\n  ");
 }
 
 }  // namespace nacre::training

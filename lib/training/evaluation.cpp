@@ -18,10 +18,22 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
+constexpr double none = std::numeric_limits<double>::quiet_NaN();
+constexpr double most_decibels = 120;
+constexpr int64_t longest_piece = 30, cut_piece = 20;  // seconds
+
 double decibels(double signal, double noise) {
   if (noise <= 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(signal / noise);
 }
+/// So that means stay numbers. NaN stays NaN: a decoder that fails is not passed over.
+double limited(double decibels) { return std::clamp(decibels, -most_decibels, most_decibels); }
+/// Nothing of the original in the output is the worst, whatever else is there.
+double scale_invariant(double target, double rest) {
+  return target == 0 ? -most_decibels : limited(decibels(target, rest));
+}
+/// Nothing is left of a constant once its mean is removed, or only its rounding.
+bool is_constant(double standard_deviation) { return standard_deviation < static_cast<double>(silence_peak); }
 
 void score_waveform(std::span<const float> x, std::span<const float> y, ClipScore& s) {
   const auto n = static_cast<double>(x.size());
@@ -33,28 +45,56 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   s.input_mean = sx / n, s.output_mean = sy / n;
   s.input_std = std::sqrt(std::max(0.0, sxx / n - s.input_mean * s.input_mean));
   s.output_std = std::sqrt(std::max(0.0, syy / n - s.output_mean * s.output_mean));
-  s.snr = decibels(sxx, noise);
+  s.snr = limited(decibels(sxx, noise));
   double dot = 0, energy = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double a = x[i] - s.input_mean, b = y[i] - s.output_mean;
     dot += a * b, energy += a * a;
   }
-  const double scale = energy > 0 ? dot / energy : 0;
+  if (is_constant(std::sqrt(energy / n))) return;
+  const double scale = dot / energy;
   double target = 0, rest = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double a = scale * (x[i] - s.input_mean), b = y[i] - s.output_mean;
     target += a * a, rest += (b - a) * (b - a);
   }
-  s.si_sdr = target > 0 ? decibels(target, rest) : -std::numeric_limits<double>::infinity();
+  s.si_sdr = scale_invariant(target, rest);
 }
 
-enum class Over : uint8_t { all, sounding, scored };  // scored: what is not NaN; elsewhere a NaN is an error to be seen
+/// Scores a clip, or a piece of one, at once.
+ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<const float> decoded,
+                      int64_t sample_rate) {
+  ClipScore s;
+  s.seconds = static_cast<double>(original.size()) / static_cast<double>(sample_rate);
+  s.silent = peak_of(original) < silence_peak;
+  if (!original.empty()) score_waveform(original, decoded, s);
+  if (!s.silent) {
+    s.segmental_snr = segmental_snr(decoded, original, sample_rate);
+    const Intelligibility i = intelligibility(ctx, decoded, original, sample_rate);
+    s.stoi = i.stoi, s.estoi = i.estoi;
+  }
+  if (original.size() >= 2) {
+    const SpectralDistance d = spectral_distance(ctx, decoded, original, sample_rate);
+    s.mel = d.mel, s.stft = d.stft;
+  }
+  return s;
+}
+
+/// Moves the first n values out of a buffer.
+std::vector<float> taken(std::vector<float>& from, int64_t n) {
+  std::vector<float> out(from.begin(), from.begin() + n);
+  from.erase(from.begin(), from.begin() + n);
+  return out;
+}
+
+// sounding: a NaN of a clip that is not silent is an error to be seen. scored: what is not NaN.
+enum class Over : uint8_t { sounding, scored };
 
 double mean_of(const std::vector<ClipScore>& clips, double ClipScore::* value, Over over) {
   double sum = 0;
   int64_t n = 0;
   for (const ClipScore& c : clips) {
-    if ((over == Over::sounding && c.silent) || (over == Over::scored && std::isnan(c.*value))) continue;
+    if (over == Over::sounding ? c.silent : std::isnan(c.*value)) continue;
     sum += c.*value;
     ++n;
   }
@@ -129,19 +169,68 @@ ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<co
   if (decoded.size() != original.size())
     throw Error(ErrorKind::usage, "score_clip: " + std::to_string(decoded.size()) + " and " +
                                       std::to_string(original.size()) + " samples, expected as many");
+  PieceScores scores(ctx, sample_rate);
+  size_t at = 0;
+  do {
+    const auto n =
+        static_cast<size_t>(PieceScores::next_piece(static_cast<int64_t>(original.size() - at), sample_rate));
+    scores.add(original.subspan(at, n), decoded.subspan(at, n));
+    at += n;
+  } while (at < original.size());
+  return scores.total();
+}
+
+int64_t PieceScores::next_piece(int64_t samples, int64_t sample_rate) {
+  return samples > longest_piece * sample_rate ? cut_piece * sample_rate : samples;
+}
+
+void PieceScores::Mean::add(double value, double of_seconds) {
+  if (std::isnan(value)) return;
+  sum += of_seconds * value;
+  seconds += of_seconds;
+}
+double PieceScores::Mean::value() const { return seconds > 0 ? sum / seconds : none; }
+
+void PieceScores::add(std::span<const float> original, std::span<const float> decoded) {
+  if (decoded.size() != original.size())
+    throw Error(ErrorKind::usage, "score of a piece: " + std::to_string(decoded.size()) + " and " +
+                                      std::to_string(original.size()) + " samples, expected as many");
+  const ClipScore s = score_whole(ctx_, original, decoded, rate_);
+  if (pieces_++ == 0) {
+    first_ = s;
+    if (!original.empty()) from_x_ = original[0], from_y_ = decoded[0];
+  }
+  for (size_t i = 0; i < original.size(); ++i) {
+    const double x = original[i], y = decoded[i], a = x - from_x_, b = y - from_y_;
+    power_ += x * x, noise_ += (x - y) * (x - y);
+    x_ += a, y_ += b, xx_ += a * a, yy_ += b * b, xy_ += a * b;
+  }
+  n_ += static_cast<double>(original.size());
+  silent_ = silent_ && s.silent;
+  // A silent piece of a clip that is not silent counts as silent frames do.
+  segmental_.add(s.silent ? segmental_snr(decoded, original, rate_) : s.segmental_snr, s.seconds);
+  stoi_.add(s.stoi, s.seconds), estoi_.add(s.estoi, s.seconds);
+  mel_.add(s.mel, s.seconds), stft_.add(s.stft, s.seconds);
+}
+
+ClipScore PieceScores::total() const {
+  if (pieces_ < 2) return first_;
   ClipScore s;
-  s.seconds = static_cast<double>(original.size()) / static_cast<double>(sample_rate);
-  s.silent = peak_of(original) < silence_peak;
-  if (!original.empty()) score_waveform(original, decoded, s);
-  if (!s.silent) {
-    s.segmental_snr = segmental_snr(decoded, original, sample_rate);
-    const Intelligibility i = intelligibility(ctx, decoded, original, sample_rate);
-    s.stoi = i.stoi, s.estoi = i.estoi;
+  s.seconds = n_ / static_cast<double>(rate_);
+  s.silent = silent_;
+  const double mx = x_ / n_, my = y_ / n_;
+  s.input_mean = from_x_ + mx, s.output_mean = from_y_ + my;
+  const double energy = std::max(0.0, xx_ - n_ * mx * mx), output = std::max(0.0, yy_ - n_ * my * my),
+               dot = xy_ - n_ * mx * my;
+  s.input_std = std::sqrt(energy / n_), s.output_std = std::sqrt(output / n_);
+  s.snr = limited(decibels(power_, noise_));
+  if (!is_constant(s.input_std)) {
+    const double target = dot * dot / energy;
+    s.si_sdr = scale_invariant(target, output - target);
   }
-  if (original.size() >= 2) {
-    const SpectralDistance d = spectral_distance(ctx, decoded, original, sample_rate);
-    s.mel = d.mel, s.stft = d.stft;
-  }
+  if (!s.silent) s.segmental_snr = segmental_.value();
+  s.stoi = stoi_.value(), s.estoi = estoi_.value();
+  s.mel = mel_.value(), s.stft = stft_.value();
   return s;
 }
 
@@ -150,12 +239,12 @@ const ClipScore& Scores::add(ClipScore s) {
   return clips_.back();
 }
 double Scores::snr() const { return mean_of(clips_, &ClipScore::snr, Over::sounding); }
-double Scores::si_sdr() const { return mean_of(clips_, &ClipScore::si_sdr, Over::sounding); }
+double Scores::si_sdr() const { return mean_of(clips_, &ClipScore::si_sdr, Over::scored); }
 double Scores::segmental_snr() const { return mean_of(clips_, &ClipScore::segmental_snr, Over::scored); }
 double Scores::stoi() const { return mean_of(clips_, &ClipScore::stoi, Over::scored); }
 double Scores::estoi() const { return mean_of(clips_, &ClipScore::estoi, Over::scored); }
-double Scores::mel() const { return mean_of(clips_, &ClipScore::mel, Over::all); }
-double Scores::stft() const { return mean_of(clips_, &ClipScore::stft, Over::all); }
+double Scores::mel() const { return mean_of(clips_, &ClipScore::mel, Over::scored); }
+double Scores::stft() const { return mean_of(clips_, &ClipScore::stft, Over::scored); }
 double Scores::seconds() const {
   double sum = 0;
   for (const ClipScore& c : clips_) sum += c.seconds;
@@ -177,31 +266,111 @@ Evaluation::Evaluation(Codec& codec)
       counts_(static_cast<size_t>(codec.config().n_codebooks),
               std::vector<int64_t>(static_cast<size_t>(codec.config().codebook_size), 0)) {}
 
-const ClipScore& Evaluation::add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded) {
-  std::vector<int32_t> codes;
-  auto start = Clock::now();
-  WindowedEncoder encoder(codec_, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); });
-  encoder.push(samples);
-  encoder.finish();
-  const double encode_seconds = since(start);
-  for (size_t i = 0; i < codes.size(); ++i)
-    ++counts_[i % counts_.size()][static_cast<size_t>(codes[i])];
-  std::vector<float> out;
-  start = Clock::now();
-  WindowedDecoder decoder(codec_, [&](std::span<const float> y) { out.insert(out.end(), y.begin(), y.end()); });
-  decoder.push(codes);
-  decoder.finish();
-  const double decode_seconds = since(start);
-  out.resize(samples.size());
-  ClipScore s = score_clip(codec_.context(), samples, out, codec_.config().sample_rate);
-  s.name = name;
-  s.encode_seconds = encode_seconds, s.decode_seconds = decode_seconds;
-  for (size_t i = 0; i < samples.size(); ++i) {
-    const double x = samples[i], y = out[i];
-    sums_.n += 1, sums_.x += x, sums_.xx += x * x, sums_.y += y, sums_.yy += y * y;
+const ClipScore& Evaluation::add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded,
+                                 const JudgeHooks& hooks) {
+  JudgeHooks all = hooks;
+  if (decoded != nullptr) {
+    decoded->clear();
+    all.piece = [&](std::span<const float> x, std::span<const float> y) {
+      decoded->insert(decoded->end(), y.begin(), y.end());
+      if (hooks.piece) hooks.piece(x, y);
+    };
   }
-  if (decoded != nullptr) *decoded = std::move(out);
-  return Scores::add(std::move(s));
+  ClipJudge judge(*this, name, std::move(all));
+  judge.push(samples);
+  return judge.finish();
+}
+
+struct ClipJudge::Impl {
+  Evaluation& to;
+  std::string name;
+  JudgeHooks hooks;
+  PieceScores scores;
+  std::vector<std::vector<int64_t>> counts;  // of the evaluation, with this clip
+  Evaluation::Sums sums;
+  std::vector<int32_t> codes = {};
+  std::vector<float> original = {}, decoded = {};  // not yet scored
+  double encode_seconds = 0, decode_seconds = 0;
+  int64_t samples = 0;
+  WindowedEncoder encoder;
+  WindowedDecoder decoder;
+
+  Impl(Evaluation& e, std::string n, JudgeHooks h)
+      : to(e),
+        name(std::move(n)),
+        hooks(std::move(h)),
+        scores(e.codec_.context(), e.codec_.config().sample_rate),
+        counts(e.counts_),
+        sums(e.sums_),
+        encoder(e.codec_, [this](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }),
+        decoder(e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }) {}
+
+  void encode(std::span<const float> x, bool last) {
+    const auto start = Clock::now();
+    if (!x.empty()) encoder.push(x);
+    if (last) encoder.finish();
+    encode_seconds += since(start);
+    original.insert(original.end(), x.begin(), x.end());
+    samples += static_cast<int64_t>(x.size());
+  }
+  void decode(bool last) {
+    for (size_t i = 0; i < codes.size(); ++i) ++counts[i % counts.size()][static_cast<size_t>(codes[i])];
+    const auto start = Clock::now();
+    if (!codes.empty()) decoder.push(codes);
+    if (last) decoder.finish();
+    decode_seconds += since(start);
+    codes.clear();
+    if (last) decoded.resize(original.size());  // without what fills the last frame
+  }
+  void score(int64_t n) {
+    const std::vector<float> x = taken(original, n), y = taken(decoded, n);
+    scores.add(x, y);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double a = x[i], b = y[i];
+      sums.n += 1, sums.x += a, sums.xx += a * a, sums.y += b, sums.yy += b * b;
+    }
+    if (hooks.piece) hooks.piece(x, y);
+  }
+  void done() const {
+    if (hooks.progress)
+      hooks.progress(static_cast<double>(samples) / static_cast<double>(to.codec_.config().sample_rate));
+  }
+};
+
+ClipJudge::ClipJudge(Evaluation& e, std::string name, JudgeHooks hooks)
+    : impl_(std::make_unique<Impl>(e, std::move(name), std::move(hooks))) {}
+ClipJudge::~ClipJudge() = default;
+
+void ClipJudge::push(std::span<const float> samples) {
+  Impl& m = *impl_;
+  const int64_t rate = m.to.codec_.config().sample_rate;
+  for (size_t at = 0; at < samples.size(); at += static_cast<size_t>(rate)) {
+    m.encode(samples.subspan(at, std::min(static_cast<size_t>(rate), samples.size() - at)), false);
+    m.decode(false);
+    // The decoder is behind; the clip is at least as long as what has been pushed.
+    for (;;) {
+      const auto left = static_cast<int64_t>(m.original.size()), n = PieceScores::next_piece(left, rate);
+      if (n == left || n > static_cast<int64_t>(m.decoded.size())) break;
+      m.score(n);
+    }
+    m.done();
+  }
+}
+
+const ClipScore& ClipJudge::finish() {
+  Impl& m = *impl_;
+  const int64_t rate = m.to.codec_.config().sample_rate;
+  m.encode({}, true);
+  m.decode(true);
+  do m.score(PieceScores::next_piece(static_cast<int64_t>(m.original.size()), rate));
+  while (!m.original.empty());
+  m.done();
+  ClipScore s = m.scores.total();
+  s.name = m.name;
+  s.encode_seconds = m.encode_seconds, s.decode_seconds = m.decode_seconds;
+  m.to.counts_ = std::move(m.counts);
+  m.to.sums_ = m.sums;
+  return m.to.Scores::add(std::move(s));
 }
 
 double Evaluation::input_mean() const { return sums_.n > 0 ? sums_.x / sums_.n : 0; }

@@ -11,6 +11,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "../file_calls.h"
+
 namespace nacre::training {
 
 void throw_errno(const std::string& path, const char* what) {
@@ -62,6 +64,28 @@ void copy_all(int from, int to, const std::string& from_name, const std::string&
   }
 }
 
+namespace {
+
+/// Whether the disk has it. A signal may interrupt the wait.
+bool synchronised(int fd) {
+  while (file_calls().fsync(fd) != 0)
+    if (errno != EINTR) return false;
+  return true;
+}
+
+/// The names in the folder of `file` reach the disk, where they can be asked to: not in a folder that may be written and
+/// not read, and not on file systems that know no such thing.
+void synchronise_folder_of(const std::string& file, const std::string& name) {
+  const std::filesystem::path parent = std::filesystem::path(file).parent_path();
+  const Descriptor folder(
+      file_calls().open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+  if (!folder && errno == EACCES) return;
+  if (!folder || (!synchronised(folder.get()) && errno != EINVAL && errno != ENOTSUP))
+    throw_errno(name, "cannot synchronise its folder");
+}
+
+}  // namespace
+
 OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat status {};
   if (path == "-" || (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))) {
@@ -75,8 +99,10 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
   target_ = failed ? path : real.string();
   static std::atomic<unsigned> count{0};
   for (;;) {
-    temporary_ = target_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
-    fd_ = Descriptor(::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    // Not the target's name and more: a name may already be as long as a name can be.
+    const std::filesystem::path name = ".nacre-tmp-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
+    temporary_ = (std::filesystem::path(target_).parent_path() / name).string();
+    fd_ = Descriptor(file_calls().open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (fd_) return;
     if (errno != EEXIST) {
       temporary_.clear();
@@ -86,7 +112,7 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
 }
 
 OutputFile::~OutputFile() {
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) file_calls().unlink(temporary_.c_str());
 }
 
 void OutputFile::commit() {
@@ -101,10 +127,12 @@ void OutputFile::commit() {
     if (place && ::close(place.release()) != 0) throw_errno(path_, "cannot close");
     return;
   }
-  if (::fsync(fd_.get()) != 0) throw_errno(path_, "cannot write");
-  if (::close(fd_.release()) != 0) throw_errno(path_, "cannot close");
-  if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw_errno(path_, "cannot rename into place");
+  if (!synchronised(fd_.get())) throw_errno(path_, "cannot write");
+  // EINTR says nothing about data that the disk has already.
+  if (file_calls().close(fd_.release()) != 0 && errno != EINTR) throw_errno(path_, "cannot close");
+  if (file_calls().rename(temporary_.c_str(), target_.c_str()) != 0) throw_errno(path_, "cannot rename into place");
   temporary_.clear();
+  synchronise_folder_of(target_, path_);
 }
 
 }  // namespace nacre::training

@@ -39,8 +39,8 @@ Descriptor unnamed_file();
 void copy_all(int from, int to, const std::string& from_name, const std::string& to_name);
 
 /// nacre::AtomicFile for writers that seek and for places that are no files. A file under a temporary name beside its
-/// place. commit() syncs, closes, renames; otherwise it is removed. "-" and places that exist but are no regular files
-/// (pipes, /dev/null) get the bytes at commit().
+/// place. commit() syncs, closes, renames, syncs the folder; without it the file is removed. "-" and places that exist but
+/// are no regular files (pipes, /dev/null) get the bytes at commit().
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);

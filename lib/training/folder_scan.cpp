@@ -27,7 +27,7 @@ class Scanner {
   Scanner(const std::string& root, bool (*wanted)(const std::string&)) : root_(root), wanted_(wanted) {}
 
   FolderScan run() {
-    if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::input, root_ + ": " + reason);
+    if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::io, root_ + ": " + reason);
     std::sort(out_.files.begin(), out_.files.end());
     std::sort(out_.bad.begin(), out_.bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
     return std::move(out_);
@@ -61,6 +61,9 @@ class Scanner {
       const bool known = ::stat((root_ + "/" + file).c_str(), &status) == 0;
       if (known && S_ISDIR(status.st_mode)) {
         if (const std::string reason = enter(file + "/"); !reason.empty()) out_.bad.push_back({file, reason});
+      } else if (wanted_(name) && known && !S_ISREG(status.st_mode)) {
+        // Opening a pipe would wait for somebody who writes to it.
+        out_.bad.push_back({file, S_ISFIFO(status.st_mode) ? "a pipe, no file" : "no regular file"});
       } else if (wanted_(name)) {
         out_.files.push_back(file);
       } else {

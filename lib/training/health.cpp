@@ -1,11 +1,15 @@
 // Figures turned into advice, and small pure pieces of the trainer.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "nacre/training/checkpoint_store.h"
 #include "nacre/training/trainer.h"
+#include "sniff.h"
 #include "trainer_run.h"
 
 namespace nacre::training {
@@ -28,7 +32,9 @@ std::vector<std::string> warnings(const HealthFigures& f) {
     w.push_back(
         "SNR is negative (" + number(f.snr, "%.1f") +
         " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
-        "the losses pull in different directions (keep loss.balanced on) or the codebooks carry nothing");
+        "the losses pull in different directions (" +
+        (f.balanced ? "lower loss.stft and loss.mel beside loss.waveform" : "set loss.balanced") +
+        ") or the codebooks carry nothing");
   if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
     w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
                 number(f.input_mean, "%+.4f") +
@@ -45,16 +51,19 @@ std::vector<std::string> warnings(const HealthFigures& f) {
     if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
   if (!collapsed.empty())
     w.push_back("codebook collapsed: of codebook " + collapsed +
-                " less than a tenth of the codes is used. Bits are sent that say nothing; start codebooks from data "
-                "(codec.quantizer ema), or train with more frames per batch");
+                " less than a tenth of the codes is used. Bits are sent that say nothing; " +
+                (!f.codebooks_from_data ? "start codebooks from data (training.codebook_start_rows)"
+                 : !f.ema               ? "let codebooks follow averages (codec.quantizer=ema)"
+                                        : "use fewer codes (codec.codebook_size)") +
+                ", or train with more frames per batch (training.batch_size, training.segment_length)");
   return w;
 }
 
-double schedule_factor(const TrainingConfig& t, int64_t step, int64_t steps) {
+double schedule_factor(const TrainingConfig& t, int64_t step, int64_t end, int64_t shift) {
   double factor = 1;
   if (step < t.warmup_steps) factor = static_cast<double>(step + 1) / static_cast<double>(t.warmup_steps);
-  if (t.schedule == Schedule::cosine && steps > 0) {
-    const double part = std::clamp(static_cast<double>(step) / static_cast<double>(steps), 0.0, 1.0);
+  if (t.schedule == Schedule::cosine && end + shift > 0) {
+    const double part = std::clamp(static_cast<double>(step + shift) / static_cast<double>(end + shift), 0.0, 1.0);
     factor *= t.final_rate + (1 - t.final_rate) * 0.5 * (1 + std::cos(std::numbers::pi * part));
   }
   return factor;
@@ -62,19 +71,54 @@ double schedule_factor(const TrainingConfig& t, int64_t step, int64_t steps) {
 
 std::filesystem::path find_model(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
-  if (fs::is_regular_file(path)) return path;
-  if (fs::is_regular_file(path / "model.safetensors")) return path / "model.safetensors";
-  if (fs::is_directory(path)) {
+  std::error_code failed;
+  const fs::file_status status = fs::status(path, failed);
+  if (fs::is_regular_file(status)) {
+    const std::string reason = mistaken(thing_at(path), Thing::weights);
+    if (!reason.empty()) throw Error(ErrorKind::input, path.string() + ": " + reason);
+    return path;
+  }
+  if (fs::is_directory(status)) {
+    if (fs::is_regular_file(path / "model.safetensors", failed)) return path / "model.safetensors";
     CheckpointSearch best = best_checkpoint(path);
     if (!best.found) best = newest_checkpoint(path);
     if (best.found) return best.found->file("model.safetensors");
     std::string why;
     for (const DamagedCheckpoint& d : best.damaged) why += "; " + d.path.string() + " is damaged: " + d.reason;
+    if (why.empty()) why = about_folder(path, Thing::weights);
     throw Error(ErrorKind::input, path.string() + ": holds no model.safetensors and no usable checkpoint" + why);
   }
-  throw Error(ErrorKind::input,
+  if (fs::exists(status))
+    throw Error(ErrorKind::io, path.string() + ": is no regular file, expected a model (safetensors)");
+  const std::vector<std::string> names = CodecConfig::names();
+  const bool is_name = std::find(names.begin(), names.end(), path.string()) != names.end();
+  throw Error(ErrorKind::io,
               path.string() +
-                  ": no such file or folder; --model takes a run folder, a checkpoint folder or a safetensors file");
+                  ": cannot open: " + (failed ? failed.message() : std::string("No such file or directory")) +
+                  (is_name ? "; it is a configuration's name, a model of it comes from nacre train"
+                           : "; a model is a run's folder, a checkpoint's folder or a safetensors file"));
+}
+
+std::string going_to_be_removed(const std::filesystem::path& model) {
+  namespace fs = std::filesystem;
+  try {
+    const fs::path folder = fs::weakly_canonical(model).parent_path(), run = folder.parent_path();
+    if (!folder.filename().string().starts_with("step-") || !fs::exists(run / "run.lock")) return "";
+    const std::vector<int64_t> steps = list_checkpoints(run);
+    std::ifstream in(folder / "manifest.json");
+    const auto manifest = nlohmann::json::parse(in, nullptr, false);
+    if (steps.empty() || !manifest.is_object()) return "";
+    const auto schedule = manifest.find("schedule");
+    if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX))
+      return "";
+    return folder.string() +
+           " belongs to a run that is not finished, which removes its checkpoints as it goes on; what is encoded with "
+           "one "
+           "cannot be decoded by another: keep this model with nacre export -m " +
+           folder.string() + " -o model.safetensors";
+  } catch (const std::exception&) {  // a warning is not worth a failure
+    return "";
+  }
 }
 
 }  // namespace nacre::training

@@ -176,7 +176,10 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                               .perplexity = e.perplexity(),
                               .codes_seen = frames,
                               .codebook_size = f.codec.codebook_size,
-                              .step = f.log.step}))
+                              .step = f.log.step,
+                              .balanced = f.config.loss.balanced,
+                              .codebooks_from_data = f.config.training.codebook_start_rows > 0,
+                              .ema = f.config.codec.quantizer == QuantizerKind::ema}))
     notes.push_back("Warning: " + w + ".");
   if (!notes.empty()) {
     s += "<ul class=\"notes\">";
@@ -412,10 +415,7 @@ ReportResult write_report(const ReportOptions& o) {
   Codec codec = Codec::load(ctx, model);
   f.codec = codec.config();
   f.parameters = static_cast<double>(codec.parameters().effective_elements());
-  DatasetOptions d;
-  d.sample_rate = static_cast<int>(f.codec.sample_rate);
-  d.min_samples = f.codec.hop();
-  d.valid_fraction = f.config.training.valid_fraction;
+  DatasetOptions d = dataset_options(f.config);
   d.max_bad_fraction = 1;  // training has judged that already
   d.threads = o.context.threads;
   const Dataset data(o.data_dir, d);

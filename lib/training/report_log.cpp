@@ -31,9 +31,16 @@ void forget(std::vector<Line>& lines, double from) {
 }  // namespace
 
 RunLog read_run_log(const std::filesystem::path& file) {
+  namespace fs = std::filesystem;
+  const fs::path run = file.parent_path();
+  const char* const expected = "; --run is the folder that nacre train wrote";
+  std::error_code failed;
+  if (!fs::exists(run, failed)) throw Error(ErrorKind::io, run.string() + ": no such folder" + expected);
+  if (!fs::is_directory(run, failed)) throw Error(ErrorKind::io, run.string() + ": is a file" + expected);
+  if (!fs::exists(file, failed))
+    throw Error(ErrorKind::input, run.string() + ": is no run, it has no " + file.filename().string() + expected);
   std::ifstream in(file, std::ios::binary);
-  if (!in)
-    throw Error(ErrorKind::input, file.string() + ": cannot be opened; --run is the folder that nacre train wrote");
+  if (!in) throw Error(ErrorKind::io, file.string() + ": cannot be opened");
   RunLog log;
   double seconds = 0;  // of the start of the run that is being read
   for (std::string text; std::getline(in, text);) {

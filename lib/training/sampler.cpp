@@ -42,8 +42,8 @@ CropSampler::CropSampler(std::vector<int64_t> clips, std::span<const int64_t> le
   }
 }
 
-Crop CropSampler::at(int64_t step, int64_t index) const {
-  const auto counter = static_cast<uint64_t>(step);
+Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
+  const uint64_t counter = static_cast<uint64_t>(step) ^ static_cast<uint64_t>(attempt) << 48;
   const uint64_t stream = crop_streams + 2 * static_cast<uint64_t>(index);
   const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
   const auto i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
@@ -58,18 +58,39 @@ int64_t CropSampler::steps_per_epoch() const {
   return std::max<int64_t>(1, (ends_.back() + step - 1) / step);
 }
 
+namespace {
+
+/// The first draw whose file can be read.
+Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index, std::span<float> to,
+                    std::vector<BadFile>& lost) {
+  constexpr int64_t attempts = 100;
+  for (int64_t attempt = 0;; ++attempt) {
+    const Crop crop = sampler.at(step, index, attempt);
+    try {
+      dataset.read(crop.clip, crop.offset, to.first(static_cast<size_t>(crop.length)));
+      return crop;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::input && e.kind() != ErrorKind::io) throw;
+      if (attempt + 1 == attempts)
+        throw Error(ErrorKind::io, dataset.folder() + ": " + std::to_string(attempts) +
+                                       " files in a row could not be read any more, the last because of: " + e.what());
+      lost.push_back({dataset.clips()[static_cast<size_t>(crop.clip)].path, e.what()});
+    }
+  }
+}
+
+}  // namespace
+
 void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step, Batch& out) {
   const auto segment = static_cast<size_t>(sampler.segment()), batch = static_cast<size_t>(sampler.batch());
   out.step = step;
   out.samples.resize(batch * segment);
   out.crops.resize(batch);
+  out.lost.clear();
   for (size_t i = 0; i < batch; ++i) {
-    const Crop crop = sampler.at(step, static_cast<int64_t>(i));
-    const Dataset::Samples samples = dataset.load(crop.clip);
-    const auto from = samples->begin() + crop.offset;
-    const auto to = out.samples.begin() + static_cast<std::ptrdiff_t>(i * segment);
-    std::copy(from, from + crop.length, to);
-    std::fill(to + crop.length, to + static_cast<std::ptrdiff_t>(segment), 0.0f);
+    const std::span<float> to = std::span(out.samples).subspan(i * segment, segment);
+    const Crop crop = read_some_crop(dataset, sampler, step, static_cast<int64_t>(i), to, out.lost);
+    std::fill(to.begin() + crop.length, to.end(), 0.0f);
     out.crops[i] = crop;
   }
 }

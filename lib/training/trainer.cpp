@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "../spelling.h"
+#include "../text.h"
 #include "nacre/atomic_file.h"
 #include "nacre/random.h"
 #include "nacre/safetensors.h"
 #include "nacre/transform_start.h"
+#include "sniff.h"
 #include "trainer_run.h"
 #include "trainer_state.h"
 
@@ -21,35 +25,64 @@ constexpr int skipped_before_stop = 20;  // updates in a row that were not finit
 constexpr double saves_apart = 30;       // seconds between checkpoints at the ends of very short epochs
 constexpr size_t bad_files_shown = 20;   // the others are in RUN/bad_files.txt
 
-/// The scan of a large folder takes minutes: its progress shows once it has taken a second.
-std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
-  const auto start = std::chrono::steady_clock::now();
-  return [start, to, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
-    if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
-    if (!progress)
-      progress = std::make_shared<Progress>("read", files, "files", ProgressOptions{.to = to, .first = done});
-    progress->update(done);
-    if (done == files) progress->finish();
-  };
-}
+/// Thrown where a signal comes before the first step: the scan of the data, and the start of the codebooks, take minutes.
+struct StoppedAtStart {};
+
+bool is_set(const std::atomic<int>* stop) { return stop != nullptr && stop->load() != 0; }
+
+/// While it lives, leaving at once loses nothing.
+class MayLeave {
+ public:
+  explicit MayLeave(std::atomic<bool>* flag) : flag_(flag) { set(true); }
+  ~MayLeave() { set(false); }
+  MayLeave(const MayLeave&) = delete;
+  MayLeave& operator=(const MayLeave&) = delete;
+
+ private:
+  void set(bool value) {
+    if (flag_ != nullptr) flag_->store(value);
+  }
+  std::atomic<bool>* flag_;
+};
 
 DatasetOptions dataset_options(const TrainerOptions& o) {
   DatasetOptions d = training::dataset_options(o.config);
   d.max_bad_files = o.max_bad;
   d.threads = o.context.threads;
-  d.progress = scan_progress(o.progress);
+  d.progress = [stop = o.stop, show = scan_progress(o.progress)](int64_t done, int64_t files) {
+    if (is_set(stop)) throw StoppedAtStart{};
+    show(done, files);
+  };
   return d;
 }
 
-/// Thrown through the start of the codebooks, which takes minutes on a large model.
-struct StoppedAtStart {};
+Dataset scanned(const TrainerOptions& o) {
+  const MayLeave now(o.may_leave);
+  return {o.data_dir, dataset_options(o)};
+}
 
 /// A checkpoint's folder, or a run's: its newest then.
 Checkpoint checkpoint_at(const fs::path& path) {
-  if (!fs::is_directory(path)) throw Error(ErrorKind::input, "--resume " + path.string() + ": no such folder");
+  if (!fs::is_directory(path))
+    throw Error(ErrorKind::io,
+                "--resume " + path.string() +
+                    (fs::exists(path) ? ": is a file, expected the folder of a checkpoint or run"
+                                      : ": no such folder; expected auto, never, or a checkpoint's folder") +
+                    did_you_mean(path.string(), {"auto", "never"}));
   if (fs::exists(path / "manifest.json")) return verify_checkpoint(path);
   if (const CheckpointSearch search = newest_checkpoint(path); search.found) return *search.found;
-  throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one");
+  throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one" +
+                                    about_folder(path, Thing::weights));
+}
+
+/// "; missing: a, b and 3 more", up to five names.
+std::string names_of(const char* what, const std::vector<std::string>& names) {
+  constexpr size_t most = 5;
+  if (names.empty()) return "";
+  std::string text;
+  for (size_t i = 0; i < std::min(most, names.size()); ++i) text += (i > 0 ? ", " : "") + names[i];
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return std::string("; ") + what + ": " + text;
 }
 
 std::vector<int32_t> valid_samples(const Batch& batch) {
@@ -65,18 +98,16 @@ Run::Run(const TrainerOptions& options)
       config_((options.config.check(), options.config)),
       ctx_(options.context),
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
-      data_(options.data_dir, dataset_options(options)),
+      data_(scanned(options)),
       step_(ctx_, config_.codec, config_.loss, config_.optimizer, config_.training.batch_size,
             config_.training.segment_length, config_.training.seed, options.storage),
       judged_(ctx_, config_.codec),
       sampler_(data_, step_.samples(), config_.training.batch_size, config_.training.seed),
-      steps_per_epoch_(sampler_.steps_per_epoch()),
-      steps_(config_.training.num_epochs * steps_per_epoch_),
-      snr_(std::nan("")) {
-  if (config_.training.max_steps > 0) steps_ = std::min(steps_, config_.training.max_steps);
-}
+      schedule_(config_.training, sampler_.steps_per_epoch(), 0),
+      snr_(std::nan("")) {}
 
-void Run::say(const std::string& line) {
+void Run::say(const std::string& text) {
+  const std::string line = printable_lines(text);  // names of files are in it
   if (progress_) {
     progress_->message(line, options_.out);
   } else {
@@ -90,9 +121,7 @@ void Run::begin() {
   if (!store_.locked())
     say("warning: " + options_.run.string() +
         " is on a file system without locks; nothing stops a second run from writing there");
-  say("data: " + std::to_string(data_.training().size()) + " files, " + describe_duration(data_.training_seconds()) +
-      " to train on; " + std::to_string(data_.held_out().size()) + " files, " +
-      describe_duration(data_.held_out_seconds()) + " held out");
+  say("data: " + describe_parts(data_) + (data_.held_out().empty() ? ": evaluations listen to the training audio" : ""));
   if (const std::vector<BadFile>& bad = data_.bad(); !bad.empty()) {
     const auto files = static_cast<int64_t>(data_.clips().size() + bad.size());
     const fs::path list = options_.run / "bad_files.txt";
@@ -100,6 +129,10 @@ void Run::begin() {
     say("warning: " + describe_bad(bad, files, bad_files_shown) +
         (bad.size() > bad_files_shown ? "; all of them: " + list.string() : ""));
   }
+  const std::vector<BadFile>& warned = data_.warned();
+  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i) say("warning: " + warned[i].path + ": " + warned[i].reason);
+  if (warned.size() > bad_files_shown)
+    say("warning: and " + std::to_string(warned.size() - bad_files_shown) + " more files are used although something is wrong with them");
 
   const std::optional<Checkpoint> from = find_checkpoint();
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
@@ -109,12 +142,15 @@ void Run::begin() {
   else if (!options_.init.empty())
     fresh_codebooks = init();
   write_file_atomically(options_.run / "config.json", config_.to_json() + "\n");
-  if (done_ >= steps_) return;
+  if (done_ >= schedule_.stop) return;
 
+  // A run whose checkpoints are gone may have left its start.
+  if (std::error_code none; !from) fs::remove_all(options_.run / "start", none);
+  judges_start_ = options_.init.empty() && done_ == 0 && !fs::exists(options_.run / "start" / "model.safetensors");
   // What an earlier start of this run wrote after the step we go on from has not happened.
   const LogFailure failed = [this](const std::string& line) { say("warning: " + line); };
   const std::string log = (options_.run / "log.jsonl").string();
-  drop_log_lines_after(log, from ? done_ : -1, failed);
+  drop_log_lines_after(log, from && !judges_start_ ? done_ : -1, failed);
   log_.emplace(log, failed);
   events_.emplace(options_.run.string(), EventOptions{.resume_step = from ? done_ + 1 : 0, .failed = failed});
   if (!from) events_->text("config", 0, "```\n" + config_.to_json() + "\n```");
@@ -123,15 +159,12 @@ void Run::begin() {
       " M parameters, " + number(config_.codec.nominal_bitrate() / 1000, "%.1f") + " kbit/s, " +
       number(config_.codec.frame_rate(), "%.1f") + " frames/s; " +
       number(static_cast<double>(step_.planned_bytes()) / (1 << 20), "%.0f") + " MiB of activations; " +
-      std::to_string(steps_per_epoch_) + " steps per epoch, " + std::to_string(steps_) + " in all; " +
+      std::to_string(schedule_.steps_per_epoch) + " steps per epoch, " + std::to_string(schedule_.end) + " in all" +
+      (schedule_.stop < schedule_.end ? ", of which --max_steps makes " + std::to_string(schedule_.stop) : "") + "; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
-  starts_anew_ = !from && options_.init.empty();
-  if (starts_anew_ && stopped()) throw StoppedAtStart{};
-  if (!from && !starts_anew_) {  // from given weights, where a run whose checkpoints are gone may have left its start
-    std::error_code none;
-    fs::remove_all(options_.run / "start", none);
-  }
+  judges_first_ = from && !from->metric && done_ > 0 && schedule_.ends_epoch(done_);
+  if (!from && judges_start_ && stopped()) throw StoppedAtStart{};
 }
 
 std::optional<Checkpoint> Run::find_checkpoint() {
@@ -158,14 +191,22 @@ std::optional<Checkpoint> Run::find_checkpoint() {
 }
 
 void Run::resume(const Checkpoint& from) {
-  const RunIdentity now = identity_of(config_, data_.fingerprint(), ctx_, options_.storage);
-  const RunIdentity then = identity_from_manifest(from.manifest);
+  RunIdentity then = identity_from_manifest(from.manifest);
+  const TrainingConfig& before = then.config.training;
+  if (then.schedule.steps_per_epoch == 0) {
+    // Of a run that did not record it: as for the present data. Its schedule ended where it was to stop.
+    const int64_t hop = config_.codec.hop(), segment = (before.segment_length + hop - 1) / hop * hop;
+    then.schedule = RunSchedule(before, CropSampler(data_, segment, before.batch_size, 0).steps_per_epoch(), 0);
+    then.schedule.end = then.schedule.stop;
+  }
+  schedule_ = continued(then.schedule, config_.training, sampler_.steps_per_epoch(), from.step);
+  const RunIdentity now = identity();
   if (const std::vector<std::string> changed = what_forbids_resume(then, now); !changed.empty()) {
-    std::string list;
-    for (const std::string& c : changed) list += "\n  " + c;
+    std::string list, line;
+    for (const std::string& c : changed) list += "\n  " + c, line += (line.empty() ? "" : ", ") + c;
     if (!options_.allow_change)
-      throw Error(ErrorKind::usage, "resume: " + from.path.string() + " was made with other settings:" + list +
-                                        "\n  use --allow-change to go on all the same, or another --checkpoint_dir");
+      throw Error(ErrorKind::usage, "resume: " + from.path.string() + " was made with other settings: " + line +
+                                        "; use --allow-change to go on all the same, or another --checkpoint_dir");
     say("warning: resuming with other settings, as asked:" + list);
   }
   if (const std::string bits = what_changes_bits(then, now); !bits.empty())
@@ -175,7 +216,16 @@ void Run::resume(const Checkpoint& from) {
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
-  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " + std::to_string(steps_));
+  say("resumed from " + from.path.string() + " at step " + std::to_string(done_) + " of " +
+      std::to_string(schedule_.end));
+  if (then.schedule.steps_per_epoch != schedule_.steps_per_epoch)
+    say("note: an epoch has " + std::to_string(schedule_.steps_per_epoch) + " steps now, it had " +
+        std::to_string(then.schedule.steps_per_epoch) + "; the " + std::to_string(done_) + " steps done are " +
+        number(static_cast<double>(done_ + then.schedule.shift) / static_cast<double>(then.schedule.steps_per_epoch),
+               "%.2f") +
+        " of " + std::to_string(config_.training.num_epochs) + " epochs");
+  if (done_ < schedule_.stop)
+    if (const std::string rate = what_changes_rate(then, now, done_); !rate.empty()) say("note: " + rate);
   for (const fs::path& aside : store_.set_aside_after(done_))
     say("note: a newer checkpoint is set aside: " + aside.string());
 }
@@ -183,10 +233,17 @@ void Run::resume(const Checkpoint& from) {
 bool Run::init() {
   const fs::path weights = find_model(options_.init);
   const LoadReport r = load_parameters(ctx_, step_.parameters(), weights, false);
-  say("init: " + std::to_string(r.matched) + " tensors taken from " + weights.string() + ", " +
-      std::to_string(r.missing.size()) + " missing, " + std::to_string(r.surplus.size()) + " not used, " +
-      std::to_string(r.misshapen.size()) + " of another shape");
-  if (r.matched == 0) throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model");
+  const std::string counts = std::to_string(r.matched) + " tensors taken from " + weights.string() + ", " +
+                             std::to_string(r.missing.size()) + " missing, " + std::to_string(r.surplus.size()) +
+                             " not used, " + std::to_string(r.misshapen.size()) + " of another shape";
+  const std::string names =
+      names_of("missing", r.missing) + names_of("of another shape", r.misshapen) + names_of("not used", r.surplus);
+  if (r.matched == 0)
+    throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model" + names);
+  if (!options_.init_partial && (!r.missing.empty() || !r.misshapen.empty()))
+    throw Error(ErrorKind::input, "init: these are not the weights of the whole model: " + counts + names +
+                                      "; --init-partial trains with what there is, and draws the rest");
+  say("init: " + counts + names);
   step_.reset_average();
   const auto codebook = [](const std::string& name) { return name.find(".codebook.") != std::string::npos; };
   return std::any_of(r.missing.begin(), r.missing.end(), codebook) ||
@@ -205,6 +262,7 @@ void Run::start_as_transform() {
 
 /// The codebooks' first rows come from batches before the first step's, which no step sees again.
 void Run::start_codebooks() {
+  const MayLeave now(options_.may_leave);
   int64_t extra = 0;
   Batch batch;
   std::optional<Progress> progress;
@@ -239,14 +297,18 @@ void Run::one_step() {
   const auto start = Clock::now();
   const Batch& batch = batches_->next();
   waited_seconds_ += since(start);
+  for (const BadFile& file : batch.lost)
+    if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is trained on in its place");
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
-  step_.set_learning_rate(config_.optimizer.learning_rate * schedule_factor(config_.training, done_, steps_));
+  step_.set_learning_rate(config_.optimizer.learning_rate * schedule_.factor(config_.training, done_));
+  in_step_ = true;
   step_.run();
   ++done_;
+  in_step_ = false;
   snr_ = std::nan("");
   // Reading back waits for the device: on CUDA only every tenth step is looked at, so that the next batch can be on its
   // way while this step runs.
-  const bool looks = ctx_.device().kind == Device::cpu || done_ % 10 == 0 || done_ == 1 || done_ == steps_;
+  const bool looks = ctx_.device().kind == Device::cpu || done_ % 10 == 0 || done_ == 1 || done_ == schedule_.stop;
   const StepMetrics m = looks ? step_.metrics() : StepMetrics{};
   trained_seconds_ += since(start);
   for (const Crop& c : batch.crops)
@@ -274,7 +336,7 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
   if (first) {
     std::string files;
     for (const Crop& c : batch.crops)
-      files += " " + data_.clips()[static_cast<size_t>(c.clip)].path + "@" + std::to_string(c.offset);
+      files += " " + printable(data_.clips()[static_cast<size_t>(c.clip)].path) + "@" + std::to_string(c.offset);
     say("warning: step " + std::to_string(done_) + ": the gradient is not finite; " +
         (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") + " left out. The" +
         (updates == 1 ? "" : " last") + " batch was:" + files);
@@ -288,7 +350,7 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
 
 void Run::log_step(const StepMetrics& m) {
   nlohmann::ordered_json line = {{"step", done_},
-                                 {"epoch", epoch_of(done_)},
+                                 {"epoch", schedule_.epoch_of(done_)},
                                  {"loss", m.loss()},
                                  {"waveform/loss", m.waveform},
                                  {"stft/loss", m.stft},
@@ -297,7 +359,9 @@ void Run::log_step(const StepMetrics& m) {
                                  {"vq/codebook_loss", m.codebook},
                                  {"other/grad_norm", m.gradient_norm},
                                  {"other/learning_rate", step_.scalars().lr}};
-  events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
+  if (std::isfinite(m.loss())) events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
+  // Of a step whose gradient is not finite, what is not a number is left out.
+  drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.find('/') != std::string::npos) events_->scalar(key, done_, value.get<double>());
   line["other/skipped"] = m.skipped;
@@ -309,19 +373,48 @@ void Run::log_step(const StepMetrics& m) {
 void Run::save(const std::string& why) {
   if (done_ == saved_at_) return;
   last_save_ = Clock::now();
+  const auto failed = [&](ErrorKind kind, const std::string& reason) {
+    save_failure_ = kind;
+    say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + reason +
+        "; training goes on");
+  };
   try {
-    const RunIdentity identity = identity_of(config_, data_.fingerprint(), ctx_, options_.storage);
-    const CheckpointStore::Saved s =
-        store_.save(done_, content_of(step_, ctx_, identity, done_, epoch_of(done_), snr_));
+    const CheckpointStore::Saved s = store_.save(done_, content_of(step_, ctx_, identity(), done_, snr_));
     saved_at_ = done_;
     last_checkpoint_ = s.path;
     if (!s.warning.empty()) say("warning: " + s.warning);
   } catch (const Error& e) {
-    // A full disk must not end a run that could go on; a model that is not finite must.
-    if (e.kind() != ErrorKind::io) throw;
-    say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + e.what() +
+    // A full disk or memory must not end a run that could go on; a model that is not finite must.
+    if (e.kind() != ErrorKind::io && e.kind() != ErrorKind::memory) throw;
+    failed(e.kind(), e.what());
+  } catch (const std::bad_alloc&) {
+    failed(ErrorKind::memory, "not enough memory");
+  }
+}
+
+void Run::judge_checkpoint() {
+  // A run may go on from a checkpoint of another one, which is not to be touched.
+  if (done_ != saved_at_ || std::isnan(snr_) || !fs::exists(options_.run / last_checkpoint_.filename())) return;
+  try {
+    const CheckpointStore::Saved s = store_.judge(done_, manifest_of(step_, identity(), done_, snr_), snr_);
+    if (!s.warning.empty()) say("warning: " + s.warning);
+  } catch (const std::exception& e) {
+    say("warning: the scores of checkpoint step " + std::to_string(done_) + " were not saved: " + e.what() +
         "; training goes on");
   }
+}
+
+void Run::rescue() {
+  if (done_ != saved_at_ && !in_step_) {
+    try {
+      save("before an error");
+    } catch (const std::exception& e) {
+      say("warning: step " + std::to_string(done_) + " could not be saved: " + std::string(e.what()));
+    }
+  }
+  say(saved_at_ == done_
+          ? "an error ends the run; saved " + newest_checkpoint_name() + "; the same command goes on from there"
+          : "an error ends the run; the newest good checkpoint is " + newest_checkpoint_name());
 }
 
 /// The model that report(0) has judged: what training makes of it is to be compared with.
@@ -338,52 +431,82 @@ void Run::keep_start() {
   }
 }
 
+void Run::loop(TrainResult& result) {
+  if (judges_start_ && !stopped()) {
+    save("before the first step");  // clustering codebooks may have taken minutes
+    if (evaluate(0)) keep_start();
+  }
+  const auto end_epoch = [&] {
+    if (stopped() || !evaluate(schedule_.epoch_of(done_))) return;
+    result.snr = snr_;
+    judge_checkpoint();
+  };
+  if (judges_first_) end_epoch();
+  while (done_ < schedule_.stop && !stopped()) {
+    one_step();
+    if (schedule_.ends_epoch(done_) || done_ == schedule_.stop) {
+      // First: whatever happens in the evaluation, the epoch is not lost.
+      if (since(last_save_) >= saves_apart || done_ == schedule_.stop || saved_at_ < 0) save("end of epoch");
+      end_epoch();
+    }
+    if (since(last_save_) >= 60 * config_.training.checkpoint_minutes) save("in mid-epoch");
+  }
+  result.signal = options_.stop != nullptr ? options_.stop->load() : 0;
+  save("stopped");
+}
+
 TrainResult Run::go() {
   TrainResult result;
   try {
     begin();
   } catch (const StoppedAtStart&) {
     say("stopped before the first step; nothing is saved yet, the same command begins anew");
-    result.steps = steps_;
+    result.steps = schedule_.stop;
     result.signal = options_.stop->load();
     return result;
   }
-  result.steps = steps_;
-  if (done_ >= steps_) {
-    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(steps_) +
-        " steps are done; raise --num_epochs to go on");
+  result.steps = schedule_.stop;
+  if (done_ >= schedule_.stop) {
+    say("this run is finished: " + std::to_string(done_) + " of " + std::to_string(schedule_.end) +
+        " steps are done; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
   } else {
-    progress_.emplace("train", steps_, "steps", ProgressOptions{.to = options_.progress, .first = done_});
-    if (starts_anew_ && !stopped()) {
-      report(0);
-      keep_start();
+    progress_.emplace("train", schedule_.stop, "steps", ProgressOptions{.to = options_.progress, .first = done_});
+    try {
+      loop(result);
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::diverged) rescue();  // after divergence there is nothing to be kept
+      throw;
+    } catch (...) {
+      rescue();
+      throw;
     }
-    while (done_ < steps_ && !stopped()) {
-      one_step();
-      if (done_ % steps_per_epoch_ == 0 || done_ == steps_) {
-        report(epoch_of(done_));
-        result.snr = snr_;
-        if (since(last_save_) >= saves_apart || done_ == steps_) save("end of epoch");
-      }
-      if (since(last_save_) >= 60 * config_.training.checkpoint_minutes) save("in mid-epoch");
-    }
-    result.signal = options_.stop != nullptr ? options_.stop->load() : 0;
-    save("stopped");
     progress_->finish();
     progress_.reset();
     if (saved_at_ != done_)
-      throw Error(ErrorKind::io,
+      throw Error(save_failure_,
                   "the last checkpoint could not be saved; the newest good one is " + newest_checkpoint_name());
     say(result.signal != 0 ? "stopped at step " + std::to_string(done_) + "; saved " + last_checkpoint_.string() +
                                  "; the same command goes on from there"
                            : "done: " + std::to_string(done_) + " steps; saved " + last_checkpoint_.string());
   }
   result.step = done_;
-  result.finished = done_ >= steps_;
+  result.finished = done_ >= schedule_.stop;
   result.checkpoint = last_checkpoint_;
   return result;
 }
 
-TrainResult train(const TrainerOptions& options) { return Run(options).go(); }
+TrainResult train(const TrainerOptions& options) {
+  try {
+    return Run(options).go();
+  } catch (const StoppedAtStart&) {
+    std::fprintf(
+        options.out,
+        "stopped before the first step, while the data was read; nothing has changed, the same command begins again\n");
+    std::fflush(options.out);
+    TrainResult result;
+    result.signal = options.stop->load();
+    return result;
+  }
+}
 
 }  // namespace nacre::training

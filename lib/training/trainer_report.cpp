@@ -1,8 +1,11 @@
 // The end of an epoch: held-out audio through the codec, one block of lines, logs, warnings.
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <iterator>
+#include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "nacre/training/image.h"
 #include "trainer_run.h"
@@ -11,10 +14,16 @@ namespace nacre::training {
 namespace {
 
 constexpr size_t shown_examples = 3;     // decoded clips that go into the logs
+constexpr int64_t shown_seconds = 10;    // of each
 constexpr size_t shown_codebooks = 12;   // on the screen; the logs have all of them
 constexpr int64_t measured_batches = 4;  // of held-out crops, for losses and shares
 
 std::string per_cent(double part) { return number(100 * part, "%.0f %%"); }
+
+/// Thrown where a signal comes.
+struct StoppedInEvaluation {};
+
+std::string shown(double x, const char* format = "%.3f") { return std::isnan(x) ? "-" : number(x, format); }
 
 double mean(const std::vector<double>& v) {
   double sum = 0;
@@ -32,18 +41,20 @@ std::string each(const std::vector<double>& v, double factor) {
 
 }  // namespace
 
-std::vector<int64_t> judged_clips(const Dataset& data, double seconds) {
-  const std::vector<int64_t>& from = data.held_out().empty() ? data.training() : data.held_out();
-  // Spread over the list: neighbours are often the same sentence or speaker.
-  const size_t n = from.size(), stride = std::max<size_t>(1, n / 17) | 1;
-  std::vector<int64_t> order;
-  double left = seconds > 0 ? seconds : std::numeric_limits<double>::infinity();
-  for (size_t first = 0; first < stride; ++first)
-    for (size_t i = first; i < n && left > 0; i += stride) {
-      order.push_back(from[i]);
-      left -= static_cast<double>(data.clips()[static_cast<size_t>(from[i])].samples) / data.sample_rate();
-    }
-  return order;
+void drop_missing(nlohmann::ordered_json& line) {
+  for (auto it = line.begin(); it != line.end();)
+    it = it->is_number_float() && !std::isfinite(it->get<double>()) ? line.erase(it) : std::next(it);
+}
+
+std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
+  const auto start = std::chrono::steady_clock::now();
+  return [start, to, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
+    if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
+    if (!progress)
+      progress = std::make_shared<Progress>("read", files, "files", ProgressOptions{.to = to, .first = done});
+    progress->update(done);
+    if (done == files) progress->finish();
+  };
 }
 
 DatasetOptions dataset_options(const RunConfig& c) {
@@ -51,46 +62,105 @@ DatasetOptions dataset_options(const RunConfig& c) {
   d.sample_rate = static_cast<int>(c.codec.sample_rate);
   d.min_samples = c.codec.hop();
   d.valid_fraction = c.training.valid_fraction;
+  d.held_out_folders = c.training.held_out_folders;
+  d.salvage = c.training.salvage;
   return d;
 }
 
-/// Whole clips, with averaged weights where there are some.
+bool Run::evaluate(int64_t epoch) {
+  std::string why;
+  try {
+    report(epoch);
+    progress_->update(done_);
+    return true;
+  } catch (const StoppedInEvaluation&) {
+    say("a signal stopped the evaluation at step " + std::to_string(done_) + "; it is made when the run goes on");
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::device || e.kind() == ErrorKind::diverged) throw;
+    why = e.kind() == ErrorKind::memory ? "not enough memory; a smaller training.valid_seconds needs less" : e.what();
+  } catch (const std::bad_alloc&) {
+    why = "not enough memory; a smaller training.valid_seconds needs less";
+  }
+  snr_ = std::nan("");
+  epoch_gradient_norm_ = 0;
+  epoch_steps_ = 0;
+  if (!why.empty())
+    say("warning: the evaluation at step " + std::to_string(done_) + " failed: " + why +
+        "; training goes on without its scores");
+  return false;
+}
+
+/// Whole clips and excerpts of long ones, with averaged weights where there are some.
 void Run::judge(Evaluation& e, int64_t epoch) {
+  const auto look = [this] {
+    if (stopped()) throw StoppedInEvaluation{};
+  };
   judged_.parameters().assign(ctx_, step_.parameters(), step_.averaged());
   const int rate = static_cast<int>(config_.codec.sample_rate);
-  const std::vector<int64_t> order = judged_clips(data_, config_.training.valid_seconds);
+  if (!judged_parts_) judged_parts_.emplace(data_, judged_excerpts(data_, config_.training.valid_seconds), look);
+  const std::vector<Excerpt>& parts = judged_parts_->excerpts();
+  const double all = total_seconds(data_, parts);
+  const auto begun = Clock::now();
+  double before = 0;
+  const JudgeHooks hooks{.progress = [&](double seconds) {
+    look();
+    const double done = before + seconds;
+    progress_->update(done_, "judging: " + number(done, "%.0f") + " of " + number(all, "%.0f") + " s, " +
+                                 describe_duration(since(begun) * (all - done) / std::max(done, 1e-3)) + " left");
+  }};
   std::vector<float> decoded;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const Dataset::Samples samples = data_.load(order[i]);
-    const std::string& path = data_.clips()[static_cast<size_t>(order[i])].path;
-    e.add(path, *samples, &decoded);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    look();
+    const std::vector<float> samples = judged_parts_->samples(i);
+    const std::string part = excerpt_name(data_, parts[i]);
+    e.add(part, samples, i < shown_examples ? &decoded : nullptr, hooks);
+    before += static_cast<double>(samples.size()) / rate;
     if (i >= shown_examples) continue;
-    const std::string name = std::to_string(i) + "/" + path;
+    const size_t n = std::min(samples.size(), static_cast<size_t>(shown_seconds * rate));
+    const std::span<const float> x = std::span(samples).first(n), y = std::span(decoded).first(n);
+    const std::string name = std::to_string(i) + "/" + part;
     // Once: before training where that is judged, else at the end of the first epoch.
     if (epoch == (options_.init.empty() ? 0 : 1)) {
-      events_->audio("original/" + name, 0, *samples, rate);
-      events_->image("spectrogram_original/" + name, 0, spectrogram(*samples));
+      events_->audio("original/" + name, 0, x, rate);
+      events_->image("spectrogram_original/" + name, 0, spectrogram(x));
     }
-    events_->audio("decoded/" + name, done_, decoded, rate);
-    events_->image("spectrogram_decoded/" + name, done_, spectrogram(decoded));
+    events_->audio("decoded/" + name, done_, y, rate);
+    events_->image("spectrogram_decoded/" + name, done_, spectrogram(y));
   }
 }
 
 /// Losses and gradient shares on held-out crops that are the same each time, with the training weights.
 StepMetrics Run::measure_held_out() {
-  std::vector<int64_t> lengths;
-  const std::vector<int64_t>& held_out = data_.held_out().empty() ? data_.training() : data_.held_out();
-  for (const int64_t c : held_out) lengths.push_back(data_.clips()[static_cast<size_t>(c)].samples);
-  const CropSampler crops(held_out, lengths, step_.samples(), step_.batch(), 0);
-  const int64_t batches = std::min(crops.steps_per_epoch(), measured_batches);
+  const auto look = [this] {
+    if (stopped()) throw StoppedInEvaluation{};
+  };
+  if (!measured_parts_) {
+    std::vector<int64_t> lengths;
+    const std::vector<int64_t>& held_out = data_.held_out().empty() ? data_.training() : data_.held_out();
+    for (const int64_t c : held_out) lengths.push_back(data_.clips()[static_cast<size_t>(c)].samples);
+    const CropSampler crops(held_out, lengths, step_.samples(), step_.batch(), 0);
+    std::vector<Excerpt> parts;
+    for (int64_t b = 0; b < std::min(crops.steps_per_epoch(), measured_batches); ++b)
+      for (int64_t i = 0; i < step_.batch(); ++i) {
+        const Crop crop = crops.at(b, i);
+        parts.push_back({crop.clip, crop.offset, crop.length});
+      }
+    measured_parts_.emplace(data_, std::move(parts), look);
+  }
+  const auto batch = static_cast<size_t>(step_.batch()), segment = static_cast<size_t>(step_.samples()),
+             batches = measured_parts_->excerpts().size() / batch;
   const float part = 1.0f / static_cast<float>(batches);
   StepMetrics sum;
-  for (int64_t b = 0; b < batches; ++b) {
-    Batch batch;
-    fill_batch(data_, crops, b, batch);
+  for (size_t b = 0; b < batches; ++b) {
+    look();
+    std::vector<float> audio(batch * segment, 0.0f);
     std::vector<int32_t> valid;
-    for (const Crop& c : batch.crops) valid.push_back(static_cast<int32_t>(c.length));
-    step_.load(batch.samples, valid);
+    for (size_t i = 0; i < batch; ++i) {
+      const std::vector<float> samples = measured_parts_->samples(b * batch + i);
+      std::copy(samples.begin(), samples.end(), audio.begin() + static_cast<std::ptrdiff_t>(i * segment));
+      valid.push_back(static_cast<int32_t>(samples.size()));
+    }
+    step_.load(audio, valid);
     step_.measure();
     const StepMetrics m = step_.metrics();
     sum.waveform += part * m.waveform, sum.stft += part * m.stft, sum.mel += part * m.mel;
@@ -117,9 +187,10 @@ void Run::report(int64_t epoch) {
       number(m.loss()) + " (waveform " + number(m.waveform, "%.4f") + " [" + per_cent(m.share_waveform) + "], STFT " +
       number(m.stft) + " [" + per_cent(m.share_stft) + "], mel " + number(m.mel) + " [" + per_cent(m.share_mel) +
       "], VQ " + number(m.commitment, "%.4f") + ")");
-  say("  held out: SNR " + number(snr_, "%+.2f") + " dB  SI-SDR " + number(e.si_sdr(), "%+.2f") + " dB  STOI " +
-      (std::isnan(e.stoi()) ? "-" : number(e.stoi())) + "  mel " + number(e.mel()) + "  STFT " + number(e.stft()) +
-      "  output mean " + number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
+  const char* where = data_.held_out().empty() ? "training audio" : "held out";
+  say("  " + std::string(where) + ": SNR " + shown(snr_, "%+.2f") + " dB  SI-SDR " + shown(e.si_sdr(), "%+.2f") +
+      " dB  STOI " + shown(e.stoi()) + "  mel " + shown(e.mel()) + "  STFT " + shown(e.stft()) + "  output mean " +
+      number(e.output_mean(), "%+.4f") + " std " + number(e.output_std()) + " (input " +
       number(e.input_mean(), "%+.4f") + ", " + number(e.input_std()) + ")");
   say("  codebooks: " + per_cent(mean(usage)) + " used" + each(usage, 100) + ", perplexity " +
       number(mean(perplexity), "%.0f") + " of " + std::to_string(config_.codec.codebook_size) + each(perplexity, 1) +
@@ -135,13 +206,17 @@ void Run::report(int64_t epoch) {
                               .perplexity = perplexity,
                               .codes_seen = static_cast<int64_t>(frames),
                               .codebook_size = config_.codec.codebook_size,
-                              .step = done_};
+                              .step = done_,
+                              .balanced = config_.loss.balanced,
+                              .codebooks_from_data = config_.training.codebook_start_rows > 0,
+                              .ema = config_.codec.quantizer == QuantizerKind::ema};
   // A start may look unhealthy: training is to cure it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);
 
   nlohmann::ordered_json line = {{"step", done_},
                                  {"epoch", epoch},
+                                 {"judged_on", where},
                                  {"valid/loss", m.loss()},
                                  {"valid/waveform", m.waveform},
                                  {"valid/stft", m.stft},
@@ -166,6 +241,7 @@ void Run::report(int64_t epoch) {
     line["valid/grad_norm"] = norm;
     line["valid/audio_seconds_per_second"] = speed;
   }
+  drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.rfind("valid/", 0) == 0) events_->scalar(key, done_, value.get<double>());
   for (size_t i = 0; i < usage.size(); ++i) {

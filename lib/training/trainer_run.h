@@ -1,7 +1,10 @@
 #pragma once
 // What a training run holds while it goes. trainer.cpp begins, steps and saves; trainer_report.cpp judges.
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "nacre/training/checkpoint_store.h"
 #include "nacre/training/dataset.h"
@@ -10,6 +13,7 @@
 #include "nacre/training/sampler.h"
 #include "nacre/training/tensorboard.h"
 #include "nacre/training/trainer.h"
+#include "trainer_state.h"
 
 namespace nacre::training {
 
@@ -23,6 +27,7 @@ class Run {
   static double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
   void say(const std::string& line);
+  void loop(TrainResult&);
   void begin();
   std::optional<Checkpoint> find_checkpoint();
   void resume(const Checkpoint&);
@@ -36,13 +41,19 @@ class Run {
   void log_step(const StepMetrics&);
   std::vector<int32_t> drop_codebooks() const;
   void save(const std::string& why);
+  /// After a save and an evaluation at the same step.
+  void judge_checkpoint();
+  /// Before an error leaves: saves what has been trained, and says so.
+  void rescue();
   bool stopped() const { return options_.stop != nullptr && options_.stop->load() != 0; }
-  int64_t epoch_of(int64_t step) const { return (step + steps_per_epoch_ - 1) / steps_per_epoch_; }
+  RunIdentity identity() const { return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_); }
   std::string newest_checkpoint_name() const {
     return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
   }
 
   // trainer_report.cpp; epoch 0 is before training
+  /// False: it failed, or a signal stopped it; which of them has been said, and training can go on.
+  bool evaluate(int64_t epoch);
   void report(int64_t epoch);
   void judge(Evaluation&, int64_t epoch);
   StepMetrics measure_held_out();
@@ -59,8 +70,13 @@ class Run {
   std::optional<EventWriter> events_;
   std::optional<Prefetcher> batches_;
   std::optional<Progress> progress_;
-  int64_t steps_per_epoch_, steps_, done_ = 0, saved_at_ = -1;
-  bool starts_anew_ = false;  // neither resumed nor from given weights
+  std::optional<ExcerptReader> judged_parts_, measured_parts_;
+  RunSchedule schedule_;
+  int64_t done_ = 0, saved_at_ = -1;
+  bool judges_start_ = false;  // the start has not been judged, and neither is it that of given weights
+  bool judges_first_ = false;  // the epoch that ends with the checkpoint resumed from has not been judged
+  bool in_step_ = false;       // the state is between two steps' states
+  std::set<std::string> lost_;  // files that can no longer be read and were told of
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
   double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
   double waited_seconds_ = 0;                       // for batches; part of trained_seconds_
@@ -69,7 +85,11 @@ class Run {
   Clock::time_point last_save_ = Clock::now();
   double snr_;  // of an evaluation at this very step, else NaN
   std::filesystem::path last_checkpoint_;
+  ErrorKind save_failure_ = ErrorKind::io;  // why the last save that failed did so
 };
+
+/// Leaves out the figures that there are none of: JSON has no NaN.
+void drop_missing(nlohmann::ordered_json& line);
 
 /// printf's formatting of one number.
 std::string number(double x, const char* format = "%.3f");

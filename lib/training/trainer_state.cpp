@@ -1,11 +1,13 @@
 #include "trainer_state.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "nacre/safetensors.h"
+#include "trainer_run.h"
 
 namespace nacre::training {
 namespace {
@@ -30,8 +32,41 @@ const char* name_of(Storage s) { return s == Storage::bfloat16 ? "bf16" : "fp32"
 
 }  // namespace
 
-RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx, Storage storage) {
-  return {config, data, ctx.threads(), ctx.instruction_set(), libraries, storage};
+RunSchedule::RunSchedule(const TrainingConfig& t, int64_t steps, int64_t moved)
+    : steps_per_epoch(steps), shift(moved), end(t.num_epochs * steps - moved), stop(end) {
+  if (t.max_steps > 0) stop = std::min(stop, t.max_steps);
+}
+int64_t RunSchedule::factor_end(const TrainingConfig& t) const { return t.schedule_steps > 0 ? t.schedule_steps : end; }
+double RunSchedule::factor(const TrainingConfig& t, int64_t step) const {
+  return t.schedule_steps > 0 ? schedule_factor(t, step, t.schedule_steps) : schedule_factor(t, step, end, shift);
+}
+
+RunSchedule continued(const RunSchedule& then, const TrainingConfig& now, int64_t steps_per_epoch, int64_t step) {
+  if (then.steps_per_epoch == steps_per_epoch) return {now, steps_per_epoch, then.shift};
+  const double epochs = static_cast<double>(step + then.shift) / static_cast<double>(then.steps_per_epoch);
+  return {now, steps_per_epoch, std::llround(epochs * static_cast<double>(steps_per_epoch)) - step};
+}
+
+std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, int64_t step) {
+  const auto rate = [](const RunIdentity& r, int64_t at) {
+    return r.config.optimizer.learning_rate * r.schedule.factor(r.config.training, at);
+  };
+  const double before = rate(then, step), after = rate(now, step);
+  if (std::fabs(before - after) <= 1e-9 * std::max(before, after)) return "";
+  std::string line = "learning rate: " + number(after, "%.3g") + " at the next step, where it would have been " +
+                     number(before, "%.3g");
+  if (now.config.training.schedule == Schedule::constant) return line + "; it stays there";
+  const int64_t end_then = then.schedule.factor_end(then.config.training),
+                end_now = now.schedule.factor_end(now.config.training);
+  line += "; it falls to " + number(rate(now, end_now), "%.3g") + " at step " + std::to_string(end_now);
+  if (then.config.training.schedule == Schedule::cosine && end_then != end_now)
+    line += ", where the schedule ends now (before: at step " + std::to_string(end_then) + ")";
+  return line;
+}
+
+RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx, Storage storage,
+                        const RunSchedule& schedule) {
+  return {config, data, ctx.threads(), ctx.instruction_set(), libraries, storage, schedule};
 }
 
 RunIdentity identity_from_manifest(const std::string& manifest) {
@@ -44,6 +79,10 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
     r.instruction_set = m.at("instruction_set").get<std::string>();
     r.libraries = m.at("libraries").get<std::string>();
     if (m.value("storage", "fp32") == "bf16") r.storage = Storage::bfloat16;
+    r.schedule.steps_per_epoch = 0;
+    if (m.contains("schedule"))
+      r.schedule = RunSchedule(r.config.training, m["schedule"].at("steps_per_epoch").get<int64_t>(),
+                               m["schedule"].at("shift").get<int64_t>());
     return r;
   } catch (const json::exception& e) {
     throw Error(ErrorKind::input, std::string("manifest.json: not the manifest of a training run: ") + e.what());
@@ -51,8 +90,8 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
 }
 
 std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now) {
-  static const std::set<std::string> harmless{"training.num_epochs", "training.max_steps", "training.valid_seconds",
-                                              "training.checkpoint_minutes",
+  static const std::set<std::string> harmless{"training.num_epochs", "training.max_steps", "training.schedule_steps",
+                                              "training.valid_seconds", "training.checkpoint_minutes",
                                               // What a run begins with, and how it encodes, no later step depends on.
                                               "training.start", "training.codebook_start_rows",
                                               "training.codebook_average_rows", "codec.beam"};
@@ -76,8 +115,27 @@ std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now) {
   return s;
 }
 
-CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity& identity, int64_t at, int64_t epoch,
-                             double snr) {
+std::string manifest_of(TrainingStep& step, const RunIdentity& identity, int64_t at, double snr) {
+  const AdamWScalars scalars = step.scalars();
+  json manifest = {{"config", json::parse(identity.config.to_json())},
+                   {"data", identity.data},
+                   {"threads", identity.threads},
+                   {"instruction_set", identity.instruction_set},
+                   {"libraries", identity.libraries},
+                   {"storage", name_of(identity.storage)},
+                   {"nacre", "0.1.0"},
+                   {"epoch", identity.schedule.epoch_of(at)},
+                   {"schedule",
+                    {{"steps_per_epoch", identity.schedule.steps_per_epoch},
+                     {"shift", identity.schedule.shift},
+                     {"stop", identity.schedule.stop}}},
+                   {"sampler", {{"step", at}, {"seed", identity.config.training.seed}}},
+                   {"adamw", {{"lr", scalars.lr}, {"step", scalars.step}, {"skipped", scalars.skipped}}}};
+  if (std::isfinite(snr)) manifest["metrics"] = {{"snr", snr}};
+  return manifest.dump();
+}
+
+CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity& identity, int64_t at, double snr) {
   auto model = std::make_shared<Tensors>();
   auto rest = std::make_shared<Tensors>();
   const Parameters& parameters = step.parameters();
@@ -103,29 +161,18 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
     }
   }
   if (averaging)  // what is not trained has no average: codebooks that follow moving averages of their own
-    parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-      for (const StoredTensor& t : model->list)
-        if (t.name == name) return;
-      model->add(name, shape, v);
-    });
-  const AdamWScalars scalars = step.scalars();
-  json manifest = {{"config", json::parse(identity.config.to_json())},
-                   {"data", identity.data},
-                   {"threads", identity.threads},
-                   {"instruction_set", identity.instruction_set},
-                   {"libraries", identity.libraries},
-                   {"storage", name_of(identity.storage)},
-                   {"nacre", "0.1.0"},
-                   {"epoch", epoch},
-                   {"sampler", {{"step", at}, {"seed", identity.config.training.seed}}},
-                   {"adamw", {{"lr", scalars.lr}, {"step", scalars.step}, {"skipped", scalars.skipped}}}};
-  if (std::isfinite(snr)) manifest["metrics"] = {{"snr", snr}};
+    parameters.each_tensor(ctx,
+                           [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                             for (const StoredTensor& t : model->list)
+                               if (t.name == name) return;
+                             model->add(name, shape, v);
+                           });
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;
   c.files.push_back({"model.safetensors", [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
   c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
-  c.manifest = manifest.dump();
+  c.manifest = manifest_of(step, identity, at, snr);
   if (std::isfinite(snr)) c.metric = snr;
   return c;
 }

@@ -163,12 +163,41 @@ TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]")
   for (const char* name : {"all/in/a.nacre", "all/in/deep/er/b.c.nacre", "all/more/d.nacre", "all/a.nacre"})
     CHECK(fs::exists(folder / name));
 
-  // Two inputs that would become one file.
+  // One file that is named twice is one file.
   o = run(folder,
           {"encode", folder / "in/a.wav", folder / "in/deep/../a.wav", "-o", folder / "twice/", "-m", model, "-q"});
+  CHECK(o.code == 0);
+  CHECK(o.err.empty());
+  CHECK(fs::exists(folder / "twice/a.nacre"));
+
+  // Two that would become one are both refused before anything is coded, unless they keep their endings.
+  training::write_wav(folder / "in/a.flac", training::read_audio(folder / "in/a.wav"));
+  o = run(folder, {"encode", folder / "in", "-o", folder / "alike", "-m", model, "-q"});
+  INFO(o.err);
+  CHECK(o.code == 3);
+  CHECK(o.lines() == 2);
+  CHECK(o.err.find("a.wav: would become") != std::string::npos);
+  CHECK(o.err.find("a.flac: would become") != std::string::npos);
+  CHECK(o.err.find("--keep-ending") != std::string::npos);
+  CHECK_FALSE(fs::exists(folder / "alike/a.nacre"));
+  CHECK(fs::exists(folder / "alike/deep/er/b.c.nacre"));
+  REQUIRE(run(folder, {"encode", folder / "in", "-o", folder / "kept", "-m", model, "-q", "--keep-ending"}).code == 0);
+  CHECK(fs::exists(folder / "kept/a.wav.nacre"));
+  CHECK(fs::exists(folder / "kept/a.flac.nacre"));
+  REQUIRE(run(folder, {"decode", folder / "kept", "-o", folder / "heard", "-m", model, "-q"}).code == 0);
+  CHECK(fs::exists(folder / "heard/a.wav"));
+  CHECK(fs::exists(folder / "heard/a.flac.wav"));
+  fs::remove(folder / "in/a.flac");
+  // A pipe in a folder is named, not waited for; a name as long as names can be is no obstacle.
+  REQUIRE(::mkfifo((folder / "in/p.wav").c_str(), 0600) == 0);
+  const std::string longest(245, 'n');
+  fs::copy(folder / "in/a.wav", folder / ("in/" + longest + ".wav"));
+  o = run(folder, {"encode", folder / "in", "-o", folder / "piped", "-m", model, "-q"});
   CHECK(o.code == 3);
   CHECK(o.lines() == 1);
-  CHECK(fs::exists(folder / "twice/a.nacre"));
+  CHECK(o.err.find("p.wav: a pipe") != std::string::npos);
+  CHECK(fs::exists(folder / ("piped/" + longest + ".nacre")));
+  fs::remove(folder / "in/p.wav");
   CHECK(run(folder, {"encode", folder / "in", "-o", "-", "-m", model}).code == 2);
   CHECK(run(folder, {"encode", folder / "in", "-o", folder / "in/a.wav", "-m", model}).code == 2);
 }
@@ -256,5 +285,24 @@ TEST_CASE("memory does not grow with the length", "[cli]") {
   INFO(encode[0] << " " << encode[1] << " " << decode[0] << " " << decode[1] << " KiB");
   CHECK(encode[1] - encode[0] < 4096);
   CHECK(decode[1] - decode[0] < 4096);
+}
+
+TEST_CASE("memory does not grow with the number of files, read or refused", "[cli]") {
+  const Folder folder(true);
+  const std::string model = tiny_model(folder);
+  int64_t peak[2];
+  for (const bool many : {false, true}) {
+    const std::string name = many ? "many" : "few";
+    fs::create_directory(folder / name);
+    for (int i = 0; i < (many ? 200 : 20); ++i) write_voice(folder / (name + "/good" + std::to_string(i) + ".wav"), 16000);
+    for (int i = 0; i < (many ? 100 : 10); ++i) spill(folder / (name + "/bad" + std::to_string(i) + ".wav"), std::string(4000, 'a'));
+    const Outcome o = run(folder, {"encode", folder / name, "-o", folder / (name + ".out"), "-m", model, "-q", "-t", "1"});
+    CHECK(o.code == 3);
+    CHECK(o.lines() == (many ? 100 : 10));
+    peak[many] = o.peak_kib;
+  }
+  // Kept by mistake, 180 more files would be 11 MiB of samples; as above.
+  INFO(peak[0] << " " << peak[1] << " KiB");
+  CHECK(peak[1] - peak[0] < 4096);
 }
 #endif

@@ -50,7 +50,8 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
     // Means are over the files that have a value: each is a number somewhere between its files'.
     double least = std::numeric_limits<double>::infinity(), most = -least;
     for (const json& file : all["files"])
-      if (!file[key].is_null()) least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
+      if (file.contains(key))
+        least = std::min(least, file[key].get<double>()), most = std::max(most, file[key].get<double>());
     INFO(key);
     CHECK(all["mean"][key].get<double>() >= least);
     CHECK(all["mean"][key].get<double>() <= most);
@@ -118,10 +119,11 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   const json two = json::parse(o.out);
   CHECK(two["files"][0]["segmental_snr"].is_number());
   for (const char* key : {"stoi", "estoi"}) {
-    CHECK(two["files"][0][key].is_null());
-    CHECK(two["mean"][key].is_null());
+    CHECK_FALSE(two["files"][0].contains(key));
+    CHECK_FALSE(two["mean"].contains(key));
   }
-  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"}) CHECK(two["files"][1][key].is_null());
+  for (const char* key : {"snr", "si_sdr", "segmental_snr", "stoi", "estoi"})
+    CHECK_FALSE(two["files"][1].contains(key));
   CHECK(two["mean"]["segmental_snr"] == two["files"][0]["segmental_snr"]);
 }
 
@@ -147,7 +149,7 @@ TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   CHECK_FALSE(alone.contains("baseline"));
   for (size_t i = 0; i < 3; ++i)
     for (const char* key : {"path", "snr", "segmental_snr", "stoi", "mel_distance", "bitrate"})
-      CHECK(all["files"][i][key] == alone["files"][i][key]);
+      CHECK(all["files"][i].value(key, json()) == alone["files"][i].value(key, json()));
   // What is scored is what the library makes of the same samples.
   const json& opus = all["baseline"];
   REQUIRE(opus["files"].size() == 3);
@@ -163,7 +165,7 @@ TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   CHECK(opus["files"][0]["segmental_snr"].get<double>() == score.segmental_snr);
   CHECK(opus["files"][0]["mel_distance"].get<double>() == score.mel);
   CHECK(opus["files"][0]["bitrate"].get<double>() == Approx(8.0 * double(coded.bytes) * 16000 / 37123));
-  CHECK(opus["files"][2]["snr"].is_null());
+  CHECK_FALSE(opus["files"][2].contains("snr"));
   // Means: of two files, for the third is silent, and of all bits over all seconds.
   const auto figure = [&](size_t i, const char* key) { return opus["files"][i][key].get<double>(); };
   CHECK(opus["mean"]["snr"].get<double>() == Approx((figure(0, "snr") + figure(1, "snr")) / 2));

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,7 +38,9 @@ class Running {
     const std::string out = folder / (name_ + ".out"), err = folder / (name_ + ".err");
     // One thread, unless something else is asked for: tests run beside each other.
     const auto has = [&](const char* word) { return std::find(arguments.begin(), arguments.end(), word) != arguments.end(); };
-    if ((has("-m") || has("--model") || has("--data_dir")) && !has("-t")) arguments.insert(arguments.end(), {"-t", "1"});
+    if ((has("-m") || has("--model") || has("--data_dir")) && !has("-t") && !has("--threads") &&
+        arguments.front() != "export")  // which has no use for threads
+      arguments.insert(arguments.end(), {"-t", "1"});
     arguments.insert(arguments.begin(), NACRE_PROGRAM);
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());

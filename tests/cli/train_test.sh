@@ -88,18 +88,21 @@ refused() { # expected code, then options: one line, no more
 for bad in "--batch_size 0" "--batch_size two" "--batch_size -3" "--num_epochs 0" "--learning_rate 0" "--learning_rate nan" \
   "--learning_rate 1e99" "--segment_length 3" "--segment_length 1.5" "--sample_rate 0" "--sample_rate -16000" \
   "--seed -1" "--max_steps -1" "--valid_fraction 1" "--threads -1" "--threads x" "--device tpu" "--frobnicate 1" \
-  "--set nonsense" "--set training.nonsense=1" "--set loss.mel=loud" "--config nowhere.json" "--config data/0.wav" \
+  "--set nonsense" "--set training.nonsense=1" "--set loss.mel=loud" \
   "--set training.batch_size=1.5" "--set codec.encoder_rates=[0]" "--max_bad x"; do
   refused 2 --data_dir data --checkpoint_dir refused --config tiny.json --set training.max_steps=1 $bad
 done
 refused 2 --checkpoint_dir refused
 refused 2 --data_dir data
-refused 3 --data_dir nowhere --checkpoint_dir refused --config tiny.json
-refused 3 --data_dir data/0.wav --checkpoint_dir refused --config tiny.json
+refused 2 --data_dir data --checkpoint_dir refused --config nowhere
+refused 2 --data_dir data --checkpoint_dir refused --config data/0.wav
+refused 4 --data_dir data --checkpoint_dir refused --config nowhere.json
+refused 4 --data_dir nowhere --checkpoint_dir refused --config tiny.json
+refused 4 --data_dir data/0.wav --checkpoint_dir refused --config tiny.json
 refused 4 --data_dir data --checkpoint_dir data/0.wav/run --config tiny.json
-refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --init nowhere.safetensors
+refused 4 --data_dir data --checkpoint_dir refused --config tiny.json --init nowhere.safetensors
 refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --init data/0.wav
-refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --resume nowhere
+refused 4 --data_dir data --checkpoint_dir refused --config tiny.json --resume nowhere
 rm -rf refused
 
 # ---- finished, changed, more epochs --------------------------------------------------------------------------------------

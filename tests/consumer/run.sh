@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Installs the build in $1 to a fresh place and builds the consumer against it, by CMake and by pkg-config, with an
-# environment that knows nothing of the source tree.
+# Somebody else's projects against the build in $1: each case is a folder beside this script and runs in a fresh
+# place. Other arguments: the cases to run, instead of all.
 set -euo pipefail
-build=$(cd "$1" && pwd)
-source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$build/CMakeCache.txt")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cmake --install "$build" --prefix "$work/prefix" >/dev/null
-cp "$source/consumer.cpp" "$source/CMakeLists.txt" "$work/"
-cd "$work"
-bare() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME="$work" "$@"; }
-bare cmake -S . -B cmake-build -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
-bare cmake --build cmake-build >/dev/null
-bare ./cmake-build/consumer
-pc=$(dirname "$(find "$work/prefix" -name nacre.pc)")
-# The prefix was chosen at install, so the file must be told; that is what --define-prefix is for.
-bare sh -c "PKG_CONFIG_PATH='$pc' '$compiler' -std=c++20 consumer.cpp \$(PKG_CONFIG_PATH='$pc' pkg-config --define-prefix --cflags --libs nacre) -o consumer"
-bare ./consumer
+export BUILD SOURCE NACRE WORK COMPILER
+BUILD=$(cd "$1" && pwd)
+SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+NACRE=$(cd "$SOURCE/../.." && pwd)
+COMPILER=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$BUILD/CMakeCache.txt")
+shift
+[ $# -gt 0 ] || set -- cmake cxx17 pkg_config subdirectory two_copies
+failed=()
+for case in "$@"; do
+  WORK=$(mktemp -d)
+  started=$SECONDS
+  if (cd "$WORK" && bash -euo pipefail "$SOURCE/$case/run.sh"); then
+    echo "$case: passed in $((SECONDS - started)) s"
+  else
+    echo "$case: FAILED"
+    failed+=("$case")
+  fi
+  rm -rf "$WORK"
+done
+[ ${#failed[@]} = 0 ]

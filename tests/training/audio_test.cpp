@@ -84,6 +84,34 @@ TEST_CASE("16-bit rounding is to nearest and counts what it clips", "[training][
   CHECK(read_audio(folder / "m.wav").samples == read_audio(folder / "f.wav").samples);
 }
 
+TEST_CASE("a WAV file of known length is one that small readers know", "[training][audio]") {
+  const TemporaryFolder folder;
+  const auto x = noise(2000, 7);
+  const auto number = [](const std::string& bytes, size_t at, size_t n) {
+    uint64_t value = 0;
+    for (size_t i = n; i-- > 0;) value = value << 8 | static_cast<unsigned char>(bytes[at + i]);
+    return value;
+  };
+  for (const int channels : {1, 2}) {
+    write_wav(folder / "a.wav", {.samples = x, .sample_rate = 16000, .channels = channels});
+    // RIFF, a head of 16 bytes with the tag of PCM, and the samples behind 44 bytes: byte for byte the small writer's.
+    CHECK(read_bytes(folder / "a.wav") == wav_bytes(x, 16000, channels));
+    write_wav(folder / "f.wav", {.samples = x, .sample_rate = 16000, .channels = channels}, WavFormat::float32);
+    const std::string f = read_bytes(folder / "f.wav");
+    CHECK(f.substr(0, 4) == "RIFF");
+    CHECK(f.substr(12, 4) == "fmt ");
+    CHECK(number(f, 20, 2) == 3);
+  }
+  // Room for RF64 where the length is not known, or known to need it; read back all the same.
+  for (const std::optional<int64_t> frames : {std::optional<int64_t>(), std::optional<int64_t>(int64_t{1} << 31)}) {
+    WavWriter writer(folder / "b.wav", 16000, 1, WavFormat::pcm16, frames);
+    writer.write(x);
+    writer.commit();
+    CHECK(read_audio(folder / "b.wav").frames() == 2000);
+    CHECK(read_bytes(folder / "b.wav").size() > 44 + 4000);
+  }
+}
+
 TEST_CASE("a WAV file appears whole or not at all", "[training][audio]") {
   const TemporaryFolder folder;
   const auto entries = [&] {

@@ -85,7 +85,7 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"loss.mel=much", "loss.mel"},
                          Wrong{"loss.mel=", "loss.mel"},
                          Wrong{"loss.mel=-1", "loss.mel"},
-                         Wrong{"training.start=wavelet", "\"transform\" or \"random\""},
+                         Wrong{"training.start=wavelet", "\"wavelet\", expected transform or random"},
                          Wrong{"training.codebook_average_rows=-1", "training.codebook_average_rows"},
                          Wrong{"loss.orthogonal=1", "loss.orthogonal"},
                          Wrong{"training.codebook_start_rows=0", "training.codebook_average_rows"},
@@ -145,8 +145,8 @@ TEST_CASE("run configurations: JSON on top of another configuration") {
   for (const Wrong& w :
        {Wrong{R"({"los": {}})", "\"los\""}, Wrong{R"({"los": {"mel": 1}})", "\"los\""},
         Wrong{R"({"loss": 3})", "\"loss\""}, Wrong{R"({"loss": {"mell": 3}})", "loss.mell"},
-        Wrong{R"({"loss": {"mel": "3"}})", "loss.mel"}, Wrong{"[1]", "object"}, Wrong{"{\"loss\"", "byte"},
-        Wrong{"", "byte"}, Wrong{R"({"codec": {"sample_rate": 1}})", "codec.sample_rate"}}) {
+        Wrong{R"({"loss": {"mel": "3"}})", "loss.mel"}, Wrong{"[1]", "object"}, Wrong{"{\"loss\"", "line 1, column 8"},
+        Wrong{"", "line 1, column 1"}, Wrong{R"({"codec": {"sample_rate": 1}})", "codec.sample_rate"}}) {
     const std::string what = refusal([&] { RunConfig::from_json(w.json, base); });
     INFO(w.json << " -> " << what);
     CHECK(holds(what, w.named));
@@ -201,4 +201,44 @@ TEST_CASE("warnings: what a newcomer is told about an evaluation") {
   CHECK(one(f, "not a number"));
   f = good, f.input_std = f.output_std = 0;  // silence, faithfully
   CHECK(warnings(f).empty());
+}
+
+TEST_CASE("warnings: advice is about what the configuration leaves to change") {
+  const auto only = [](const HealthFigures& f) {
+    const std::vector<std::string> w = warnings(f);
+    REQUIRE(w.size() == 1);
+    return w[0];
+  };
+  HealthFigures f;
+  f.snr = -1, f.input_std = f.output_std = 0.1;
+  CHECK_FALSE(holds(only(f), "loss.balanced"));  // it is on
+  CHECK(holds(only(f), "loss.mel"));
+  f.balanced = false;
+  CHECK(holds(only(f), "set loss.balanced"));
+  f = {}, f.snr = 8, f.input_std = f.output_std = 0.1;
+  f.usage = {0.01}, f.codes_seen = 100000, f.codebook_size = 1024;
+  CHECK_FALSE(holds(only(f), "codec.quantizer"));  // it is ema, and starts from data
+  CHECK_FALSE(holds(only(f), "codebook_start_rows"));
+  CHECK(holds(only(f), "codec.codebook_size"));
+  CHECK(holds(only(f), "training.batch_size"));
+  f.codebooks_from_data = false;
+  CHECK(holds(only(f), "training.codebook_start_rows"));
+  f.codebooks_from_data = true, f.ema = false;
+  CHECK(holds(only(f), "codec.quantizer=ema"));
+}
+
+TEST_CASE("run configurations: several assignments are checked together, and the one at fault is named") {
+  RunConfig c;
+  c.codec.encoder_rates = {2, 4}, c.codec.decoder_rates = {4, 2}, c.codec.decoder_dim = 64;
+  c.set({{"codec.encoder_rates", "[2,5]", "first"}, {"codec.decoder_rates", "[5,2]", "second"}});
+  CHECK(c.codec.encoder_rates == std::vector<int64_t>{2, 5});
+  const std::string before = c.to_json();
+  const std::string what = refusal([&] {
+    c.set({{"training.seed", "3", "--seed 3"},
+           {"training.batch_size", "0", "--batch-size 0"},
+           {"loss.mel", "2", "--set loss.mel=2"}});
+  });
+  INFO(what);
+  CHECK(what.rfind("--batch-size 0: training.batch_size is 0, expected 1 to 65536", 0) == 0);
+  CHECK(c.to_json() == before);
 }

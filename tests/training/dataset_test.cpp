@@ -1,14 +1,15 @@
 // The data folder: every bad file named once, parts that do not move, the cache invisible.
 #include "nacre/training/dataset.h"
 
-#include <sndfile.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <set>
 
-#include "files.h"
+#include "encoded.h"
 #include "harness.h"
 
 using namespace nacre;
@@ -33,29 +34,17 @@ std::set<std::string> paths(const Dataset& d, const std::vector<int64_t>& part) 
   return out;
 }
 
-void write_encoded(const std::string& path, int format, int64_t frames) {
-  SF_INFO info{};
-  info.samplerate = 48000;
-  info.channels = 1;
-  info.format = format;
-  SNDFILE* file = sf_open(path.c_str(), SFM_WRITE, &info);
-  REQUIRE(file != nullptr);
-  const auto x = sine(frames, 440, 48000);
-  REQUIRE(sf_writef_float(file, x.data(), frames) == frames);
-  sf_close(file);
-}
-
 }  // namespace
 
 TEST_CASE("every bad file is named once with its reason", "[training][dataset]") {
   const TemporaryFolder folder;
   for (int i = 0; i < 4; ++i) write_sine(folder / ("good/" + std::to_string(i) + ".wav"), 20000 + 1000 * i);
-  write_encoded(folder / "good/a.FLAC", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, 48000);
-  write_encoded(folder / "good/b.ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS, 48000);
-  write_encoded(folder / "good/c.opus", SF_FORMAT_OGG | SF_FORMAT_OPUS, 48000);
-  write_encoded(folder / "good/d.mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III, 48000);
-  write_encoded(folder / "good/e.aiff", SF_FORMAT_AIFF | SF_FORMAT_PCM_24, 48000);
-  write_encoded(folder / "good/f.au", SF_FORMAT_AU | SF_FORMAT_PCM_16, 48000);
+  write_encoded(folder / "good/a.FLAC", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, sine(48000, 440, 48000), 48000);
+  write_encoded(folder / "good/b.ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS, sine(48000, 440, 48000), 48000);
+  write_encoded(folder / "good/c.opus", SF_FORMAT_OGG | SF_FORMAT_OPUS, sine(48000, 440, 48000), 48000);
+  write_encoded(folder / "good/d.mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III, sine(48000, 440, 48000), 48000);
+  write_encoded(folder / "good/e.aiff", SF_FORMAT_AIFF | SF_FORMAT_PCM_24, sine(48000, 440, 48000), 48000);
+  write_encoded(folder / "good/f.au", SF_FORMAT_AU | SF_FORMAT_PCM_16, sine(48000, 440, 48000), 48000);
   const std::string wav = read_bytes(folder / "good/0.wav");
 
   std::map<std::string, std::string> expected;
@@ -88,6 +77,8 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
     b.replace(data + 28, 4, std::string(reinterpret_cast<const char*>(&nan), 4));
     write_bytes(folder / "bad/nan.wav", b);
   }
+  REQUIRE(::mkfifo(bad("bad/pipe.wav", "a pipe").c_str(), 0600) == 0);
+  write_bytes(bad("bad/offset.wav", "silent: it stays within"), wav_bytes(std::vector<float>(20000, -1.0f / 32768), 16000));
   std::filesystem::create_symlink("nowhere", bad("bad/dangling.wav", "No such file"));
   std::filesystem::create_directory(folder / "bad/not_a_file.wav");  // a folder, whatever its name: entered, empty
   if (::geteuid() != 0) {
@@ -135,16 +126,16 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
 
   // The policy: more than max(10 files, 1 %) stops.
   const std::string text = thrown(folder.path(), {.min_samples = 320});
-  CHECK_THAT(text, Catch::Contains("too many bad files") && Catch::Contains(folder.path()));
+  CHECK_THAT(text, Catch::Contains("too many bad files") && Catch::Contains(folder.path()) && Catch::Contains("--max-bad"));
   CHECK(thrown(folder.path(), {.min_samples = 320, .max_bad_fraction = 0.9}).empty());
 }
 
 TEST_CASE("a folder without usable audio says so", "[training][dataset]") {
   const TemporaryFolder folder;
   CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("no audio files") && Catch::Contains(folder.path()));
-  CHECK_THAT(thrown(folder / "none", {}), Catch::Contains("no such folder"));
+  CHECK_THAT(thrown(folder / "none", {}, ErrorKind::io), Catch::Contains("no such folder"));
   write_bytes(folder / "note.txt", "x");
-  CHECK_THAT(thrown(folder / "note.txt", {}), Catch::Contains("expected a folder"));
+  CHECK_THAT(thrown(folder / "note.txt", {}, ErrorKind::io), Catch::Contains("expected a folder"));
   CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("1 other files"));
   write_bytes(folder / "a.wav", "x");
   CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("no usable audio") && Catch::Contains("a.wav: "));
@@ -183,9 +174,91 @@ TEST_CASE("the held-out part", "[training][dataset]") {
   write_sine(folder / "invalid/d.wav", 900);
   const Dataset foldered(folder.path(), {.valid_fraction = 0.1});
   CHECK(paths(foldered, foldered.held_out()) == std::set<std::string>{"valid/x/b.wav", "hindi/valid/c.wav"});
+  CHECK(foldered.held_out_folders() == std::vector<std::string>{"hindi/valid", "valid"});
+  CHECK_THAT(describe_parts(foldered), Catch::Contains("21 files") && Catch::Contains("held out (hindi/valid/, valid/)"));
+  const Dataset everything(folder.path(), {.valid_fraction = 0.1, .held_out_folders = false});
+  CHECK(everything.training().size() + everything.held_out().size() == 23);
+  CHECK(everything.held_out().size() == 2);
+  CHECK(everything.held_out_folders().empty());
   const TemporaryFolder one;
   write_sine(one / "a.wav", 1000);
   CHECK(Dataset(one.path(), {}).held_out().empty());
+}
+
+TEST_CASE("folders with the usual names are held out, and a test's is left alone", "[training][dataset]") {
+  const auto parts = [](const std::vector<std::string>& files) {
+    const TemporaryFolder folder;
+    int64_t n = 1000;
+    for (const std::string& file : files) write_sine(folder / file, n += 100);
+    const Dataset d(folder.path(), {.valid_fraction = 0.2});
+    std::string text;
+    for (const Clip& c : d.clips()) text += c.held_out ? 'h' : c.left_out ? 'l' : 't';
+    CHECK(d.training().size() + d.held_out().size() == static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return c != 'l'; })));
+    return text + " " + describe_parts(d);
+  };
+  // In order of path.
+  for (const char* name : {"val", "VALID", "validation", "dev", "dev-clean", "Dev_other", "eval", "heldout", "held_out", "held-out", "test", "test-clean"}) {
+    INFO(name);
+    const std::string where = std::string(name) + "/";
+    const std::string text = parts({"audio/a.wav", where + "b.wav", "zz/c.wav"});
+    CHECK(text.substr(0, text.find(' ')) == (where < "audio/" ? "htt" : "tht"));
+    CHECK_THAT(text, Catch::Contains("1 file, ") && Catch::Contains("held out (" + where + ")"));
+  }
+  for (const char* name : {"developers", "tests", "evaluate", "values", "train", "contest", "a-test"}) {
+    INFO(name);
+    // None of the names: two files of ten are held out by their hash.
+    std::vector<std::string> files;
+    for (int i = 0; i < 10; ++i) files.push_back(std::string(name) + "/" + std::to_string(i) + ".wav");
+    const std::string text = parts(files);
+    CHECK(std::count(text.begin(), text.begin() + 10, 'h') == 2);
+    CHECK_THAT(text, !Catch::Contains("held out ("));
+  }
+  // A file is no folder.
+  CHECK_THAT(parts({"dev.wav", "x.wav", "y.wav"}), !Catch::Contains("("));
+  // With a folder to judge by, the test's is left out of both; alone, it is what there is to judge by.
+  const std::string both = parts({"dev/a.wav", "test/b.wav", "test/deep/c.wav", "train/d.wav"});
+  CHECK(both.substr(0, 5) == "hllt ");
+  CHECK_THAT(both, Catch::Contains("held out (dev/)") && Catch::Contains("2 files left out (test/)"));
+  CHECK(parts({"test/b.wav", "train/d.wav"}).substr(0, 3) == "ht ");
+  // The outermost name counts.
+  CHECK_THAT(parts({"test/dev/a.wav", "train/d.wav"}), Catch::Contains("held out (test/)"));
+}
+
+TEST_CASE("files that are used in spite of something are named", "[training][dataset]") {
+  const TemporaryFolder folder;
+  write_sine(folder / "a.wav", 4000);
+  std::string unfinished = read_bytes(folder / "a.wav");
+  std::fill_n(unfinished.begin() + static_cast<std::ptrdiff_t>(unfinished.find("data")) + 4, 4, '\0');
+  write_bytes(folder / "b.wav", unfinished);
+  const std::string whole = read_bytes(folder / "a.wav");
+  write_bytes(folder / "c.wav", whole.substr(0, whole.size() - 1000));
+  std::vector<float> opposite;
+  for (const float v : sine(4000, 300, 16000)) opposite.insert(opposite.end(), {v, -v});
+  write_wav(folder / "d.wav", {.samples = opposite, .sample_rate = 16000, .channels = 2});
+  const Dataset strict(folder.path(), {});
+  REQUIRE(strict.bad().size() == 1);
+  CHECK(strict.bad()[0].path == "c.wav");
+  CHECK_THAT(strict.bad()[0].reason, Catch::Contains("--salvage"));
+  REQUIRE(strict.warned().size() == 2);
+  CHECK(strict.warned()[0].path == "b.wav");
+  CHECK_THAT(strict.warned()[0].reason, Catch::Contains("did not finish"));
+  CHECK(strict.warned()[1].path == "d.wav");
+  CHECK_THAT(strict.warned()[1].reason, Catch::Contains("opposite phase"));
+  const Dataset salvaged(folder.path(), {.salvage = true});
+  CHECK(salvaged.bad().empty());
+  CHECK(salvaged.warned().size() == 3);
+  CHECK(salvaged.clips()[2].samples == 3500);
+  CHECK(salvaged.fingerprint() != strict.fingerprint());
+  // Loading and reading parts take what the scan took.
+  for (const uint64_t cache : {uint64_t{0}, uint64_t{1} << 20}) {
+    const Dataset again(folder.path(), {.salvage = true, .cache_bytes = cache});
+    for (int64_t i = 0; i < 4; ++i) {
+      std::vector<float> part(500);
+      again.read(i, 3000, part);
+      CHECK(std::equal(part.begin(), part.end(), salvaged.load(i)->begin() + 3000));
+      CHECK(*again.load(i) == *salvaged.load(i));
+    }
+  }
 }
 
 TEST_CASE("loaded audio is mono, at the model's rate, with its peak at 0.95, cached or not", "[training][dataset]") {

@@ -73,20 +73,40 @@ TEST_CASE("batches are the same for any number of loader threads, from any step"
     }
 }
 
-TEST_CASE("a loader that fails tells the consumer, at the step where it failed", "[training][sampler]") {
+TEST_CASE("a file that cannot be read any more is drawn again", "[training][sampler]") {
   const TemporaryFolder folder;
   for (int i = 0; i < 8; ++i) write_sine(folder / (std::to_string(i) + ".wav"), 2000, 200 + 10 * i);
   const Dataset data(folder.path(), {.valid_fraction = 0, .cache_bytes = 0});
   const CropSampler sampler(data, 500, 1, seed());
   std::filesystem::remove(folder / "5.wav");
-  int64_t failing = 0;
-  while (data.clips()[static_cast<size_t>(sampler.at(failing, 0).clip)].path != "5.wav") ++failing;
+  const auto is_lost = [&](const Crop& crop) { return data.clips()[static_cast<size_t>(crop.clip)].path == "5.wav"; };
+  int64_t failures = 0;
+  std::vector<Crop> drawn;
   for (const int threads : {1, 2, 7}) {
     Prefetcher fetch(data, sampler, {.threads = threads});
-    for (int64_t s = 0; s < failing; ++s) REQUIRE(fetch.next().step == s);
-    CHECK_THROWS_WITH(fetch.next(), Catch::Contains("5.wav"));
-    CHECK_THROWS_WITH(fetch.next(), Catch::Contains("5.wav"));
+    for (int64_t s = 0; s < 100; ++s) {
+      const Batch& b = fetch.next();
+      REQUIRE(b.step == s);
+      REQUIRE_FALSE(is_lost(b.crops[0]));
+      // Draws that met the lost file are told of, each; the first that did not is taken.
+      REQUIRE(b.crops[0] == sampler.at(s, 0, static_cast<int64_t>(b.lost.size())));
+      for (size_t attempt = 0; attempt < b.lost.size(); ++attempt) {
+        REQUIRE(is_lost(sampler.at(s, 0, static_cast<int64_t>(attempt))));
+        REQUIRE(b.lost[attempt].path == "5.wav");
+        REQUIRE_THAT(b.lost[attempt].reason, Catch::Contains("5.wav"));
+      }
+      failures += static_cast<int64_t>(b.lost.size());
+      // Whatever the threads, the same crops.
+      if (threads == 1) drawn.push_back(b.crops[0]);
+      REQUIRE(b.crops[0] == drawn[static_cast<size_t>(s)]);
+    }
   }
+  CHECK(failures > 0);
+  // Where nothing is left to draw, the reader of batches is told, now and later.
+  std::filesystem::remove_all(folder.path());
+  Prefetcher fetch(data, sampler, {});
+  CHECK_THROWS_WITH(fetch.next(), Catch::Contains("files in a row") && Catch::Contains(".wav"));
+  CHECK_THROWS_WITH(fetch.next(), Catch::Contains("files in a row"));
 }
 
 TEST_CASE("a prefetcher can go away at any time", "[training][sampler]") {

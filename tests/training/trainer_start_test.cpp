@@ -35,7 +35,7 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
   Codec codec = Codec::load(ctx, find_model(t.options.run / "start"));
   const Dataset data(t.options.data_dir, dataset_options(config));
   Evaluation e(codec);
-  for (const int64_t clip : judged_clips(data, config.training.valid_seconds)) e.add("", *data.load(clip));
+  for (const Excerpt& part : judged_excerpts(data, config.training.valid_seconds)) e.add("", *data.load(part.clip));
   CHECK(e.snr() == line["valid/snr"].get<double>());
   CHECK(e.mel() == line["valid/mel_distance"].get<double>());
   CHECK(kept != read_bytes(first.result.checkpoint / "model.safetensors"));
@@ -50,6 +50,7 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
   }
   SECTION("a run that lost its checkpoints begins anew, and has it once") {
     fs::remove_all(first.result.checkpoint);
+    fs::remove_all(t.options.run / "step-00000000");
     write_bytes(t.options.run / "start/model.safetensors", "cut off");
     CHECK(contains(t.run_to(2).text, "start  step 0"));
     CHECK(starts(t.options.run).size() == 1);

@@ -45,12 +45,12 @@ TEST_CASE("trainer: a run that is stopped and resumed ends with the bits of one 
     INFO("split at " << split << " of " << end.steps);
     Trainer parts(folder, "split" + std::to_string(i), config);
     CHECK(parts.run_to(split).result.step == split);
-    if (i == 0) {  // a signal before the first step of a start: saved where it was
+    if (i == 0) {  // a signal before the first step of a start: it stays where it was
       const std::atomic<int> term{15};
       parts.options.stop = &term;
       const TrainResult r = parts.run_to(0).result;
       CHECK(r.signal == 15);
-      CHECK(r.step == split);
+      CHECK(list_checkpoints(parts.options.run).back() == split);
       parts.options.stop = nullptr;
     }
     const Outcome rest = parts.run_to(0);
@@ -143,7 +143,7 @@ TEST_CASE("trainer: going back to an older checkpoint sets the newer ones aside"
     t.options.resume = folder / "data";
     CHECK(t.error_of_run(text) == ErrorKind::input);
     t.options.resume = folder / "nothing";
-    CHECK(t.error_of_run(text) == ErrorKind::input);
+    CHECK(t.error_of_run(text) == ErrorKind::io);
     CHECK(contains(text, "no such folder"));
   }
 }
@@ -335,13 +335,24 @@ TEST_CASE("trainer: a disk that fails while saving costs a checkpoint, not the r
     CHECK(happened);
     CHECK(failed == !contains(t.said, "done: 5 steps"));
     if (failed) CHECK(!contains(t.said, "epoch 1"));
+    bool left = false;
     for (const auto& entry : fs::directory_iterator(t.options.run)) {
       const std::string name = entry.path().filename();
+      // The disk may fail while an old checkpoint is removed; the next start does that.
+      if (name.rfind(".nacre-tmp", 0) == 0 && contains(t.said, "could not remove")) {
+        left = true;
+        continue;
+      }
       INFO(name);
       CHECK((name == "run.lock" || name == "config.json" || name == "log.jsonl" || name == "start" ||
              name.rfind("step-0", 0) == 0 || name.rfind("events.out", 0) == 0));
     }
     if (failed) continue;
+    if (left) {
+      CHECK(contains(t.run().text, "this run is finished"));
+      for (const auto& entry : fs::directory_iterator(t.options.run))
+        CHECK(entry.path().filename().string().rfind(".nacre-tmp", 0) != 0);
+    }
     if (const fs::path start = t.options.run / "start"; fs::exists(start)) {
       for (const auto& entry : fs::directory_iterator(start)) CHECK(entry.path().filename() == "model.safetensors");
       CHECK((fs::exists(start / "model.safetensors") || contains(t.said, "the model before training was not saved")));
@@ -428,7 +439,9 @@ TEST_CASE("trainer: steps per epoch, and what an evaluation says") {
     CHECK(line["valid/share_waveform"].get<double>() + line["valid/share_stft"].get<double>() +
               line["valid/share_mel"].get<double>() ==
           Approx(1.0));
-    for (const char* key : {"valid/segmental_snr", "valid/stoi", "valid/estoi"}) CHECK(line.contains(key));
+    CHECK(line.contains("valid/segmental_snr"));
+    for (const char* key : {"valid/stoi", "valid/estoi"}) CHECK_FALSE(line.contains(key));  // 0.2 s have none
+    for (const auto& [key, value] : line.items()) CHECK_FALSE(value.is_null());
     CHECK(line["codebook_usage"].size() == 2);
     CHECK(line["codebook_perplexity"].size() == 2);
   }

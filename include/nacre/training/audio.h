@@ -1,12 +1,15 @@
 #pragma once
-// Audio files in and out. libsndfile does the decoding; what it accepts without a word is checked here: data cut short,
-// no data, samples that are not finite, rates and channel counts that no microphone has. A file that fails a check is
-// an Error(input) whose text names the file and the reason; a file that cannot be opened or written is an Error(io).
+// Audio files in and out. libsndfile does the decoding, and libmpg123 that of MP3; what they accept without a word is
+// checked here: data cut short, no data, samples that are not finite, rates and channel counts that no microphone has. A
+// file that fails a check is an Error(input) whose text names the file and the reason; a file that cannot be opened or
+// written is an Error(io). Nothing is read short in silence: all links of a chained Ogg, all of an MP3 whose index is
+// missing or wrong, or an error.
 //
 // Samples are float, full scale +-1, channels interleaved. Integer formats are scaled; float formats are taken as they
 // are.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,8 +19,11 @@
 namespace nacre::training {
 
 inline constexpr int min_sample_rate = 1000, max_sample_rate = 768000, max_channels = 64;
-/// A signal whose largest magnitude is below this (-100 dB; a third of the smallest 16-bit step) is silence.
+/// A signal whose largest magnitude is below this (-100 dB; a third of the smallest 16-bit step) is not scaled.
 inline constexpr float silence_peak = 1e-5f;
+/// A signal that stays this near to its mean (-80 dB; three 16-bit steps) is silence: there is nothing to train on or to
+/// judge in an offset, or in the noise of a converter.
+inline constexpr float silence_deviation = 1e-4f;
 /// Where the peak of a normalised signal lies.
 inline constexpr float normalised_peak = 0.95f;
 /// A sample beyond this is damage, not audio: it is above the range of 32-bit integers stored as float.
@@ -26,7 +32,14 @@ inline constexpr float largest_sample = 1e10f;
 struct AudioInfo {
   int sample_rate = 0;
   int channels = 0;
-  int64_t frames = 0;  ///< as the header says; MP3 without an index only estimates it
+  int64_t frames = 0;  ///< as the header says; 0 or an estimate unless frames_known
+  /// False for FLAC that was written to a pipe and for MP3 without an index.
+  bool frames_known = true;
+};
+
+struct AudioOptions {
+  /// Take what is whole of a file that is not: cut short, without its end, damaged somewhere. One warning each.
+  bool salvage = false;
 };
 
 struct Audio {
@@ -41,7 +54,7 @@ class AudioReader {
  public:
   /// "-" is standard input. What cannot be rewound (standard input, a pipe) is first copied to an unlinked temporary
   /// file in $TMPDIR or /tmp. Throws Error(io) when it cannot be opened, Error(input) when it is not sound audio.
-  explicit AudioReader(const std::string& path);
+  explicit AudioReader(const std::string& path, AudioOptions = {});
   AudioReader(AudioReader&&) noexcept;
   AudioReader& operator=(AudioReader&&) noexcept;
   ~AudioReader();
@@ -52,20 +65,28 @@ class AudioReader {
   int64_t read(int64_t frames, std::vector<float>& to);
   /// Back to the first frame, for a second pass.
   void rewind();
+  /// The next read begins at this frame. Decodes up to there where the format cannot seek or its header has no length, and
+  /// where `trust_header` says that this length is not what decoding finds.
+  void seek(int64_t frame, bool trust_header = true);
+  /// What was taken although something is wrong, without the file's name: complete once everything was read.
+  const std::vector<std::string>& warnings() const noexcept;
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-/// The whole file.
-Audio read_audio(const std::string& path);
+/// The whole file. `warnings`, if given, gets what AudioReader::warnings() says.
+Audio read_audio(const std::string& path, AudioOptions = {}, std::vector<std::string>* warnings = nullptr);
 
 /// Mean over the channels.
 std::vector<float> to_mono(std::span<const float> interleaved, int channels);
 
 /// Frames that `frames` become: the nearest whole number, at least 1 if there were any.
 int64_t resampled_frames(int64_t frames, int from_rate, int to_rate);
+
+/// Samples of the output, on each side, that one sample of the input reaches.
+int64_t resampling_reach(int from_rate, int to_rate);
 
 /// Resamples a stream (soxr, very high quality, linear phase, no delay). The output does not depend on how the input
 /// was cut into pieces, and has resampled_frames(all input) frames. Equal rates pass through.
@@ -89,6 +110,8 @@ std::vector<float> resample(std::span<const float> interleaved, int channels, in
 
 /// max |x|.
 float peak_of(std::span<const float> x);
+/// True if |x - mean| stays below silence_deviation; also of no samples.
+bool is_silence(std::span<const float> x);
 /// What to multiply a signal of this peak with so that it peaks at 0.95; 1 for silence, which stays as it is.
 float peak_gain(float peak);
 /// x *= peak_gain(peak_of(x)), and returns that gain.
@@ -97,10 +120,15 @@ float normalise_peak(std::span<float> x);
 enum class WavFormat : uint8_t { pcm16, float32 };
 
 /// Writes a WAV file piece by piece under a temporary name; commit() puts it in its place. Without commit() nothing
-/// stays. "-" is standard output (spooled first, so that the header is right). Past 4 GiB the file becomes RF64.
+/// stays. "-" is standard output (spooled first, so that the header is right).
+///
+/// A file of known length below 4 GiB is plain RIFF: 16 bits have the header of 44 bytes that every reader knows. A longer
+/// one is RF64; one of unknown length leaves room to become RF64.
 class WavWriter {
  public:
-  WavWriter(const std::string& path, int sample_rate, int channels = 1, WavFormat = WavFormat::pcm16);
+  /// `frames` is the length if it is known; writing more is an Error(usage).
+  WavWriter(const std::string& path, int sample_rate, int channels = 1, WavFormat = WavFormat::pcm16,
+            std::optional<int64_t> frames = {});
   WavWriter(WavWriter&&) noexcept;
   WavWriter& operator=(WavWriter&&) noexcept;
   ~WavWriter();

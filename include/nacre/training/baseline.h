@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "nacre/cxx20.h"
+
 namespace nacre::training {
 
 /// Bits a second that libsndfile can ask Opus for, per channel.

@@ -87,6 +87,9 @@ class CheckpointStore {
   /// Saves, reads back, and then removes checkpoints that are neither among the last nor the best. `step` must be past
   /// every step already there. If this throws, the checkpoints are what they were before.
   Saved save(int64_t step, const CheckpointContent&);
+  /// What was found out about a checkpoint after it was saved: its manifest, as in CheckpointContent, and its metric. The
+  /// files stay. Then older ones may go. Throws as save(); the checkpoint is what it was then.
+  Saved judge(int64_t step, const std::string& manifest, std::optional<double> metric);
 
   /// The newest checkpoint that verifies, to go on from. Newer ones, all damaged, are set aside under another name, so
   /// that the run can pass them.

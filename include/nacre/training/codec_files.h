@@ -35,6 +35,7 @@ struct FileReport {
   int sample_rate = 0;  ///< of the audio file
   int64_t samples = 0;  ///< per channel
   int64_t clipped = 0;  ///< decode, 16 bits: samples beyond full scale
+  std::vector<std::string> warnings = {};  ///< encode: AudioReader::warnings()
 };
 
 struct DecodeOptions {
@@ -49,7 +50,7 @@ class FileCodec {
 
   /// Scales by the peak over all channels (see peak_gain), resamples, codes channel by channel. A silent file is coded
   /// as it is, with the smallest gain, so that it decodes to silence. Throws what AudioReader throws, and Error(io).
-  FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {});
+  FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {}, AudioOptions = {});
   /// Throws Error(input) for a damaged stream and for one that another model made.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
@@ -84,10 +85,15 @@ struct FileJobs {
   std::vector<Error> refused;  ///< one for each input that cannot be done
   bool several = false;        ///< more than one was asked for: a folder, or several inputs
 };
+struct MatchOptions {
+  bool overwrite = false;
+  bool keep_ending = false;  ///< x.wav becomes x.wav.nacre
+};
 /// Inputs are files, folders, or "-". `output` is a folder if there are several inputs, if it is one already, or if it
 /// ends in '/'; a folder is mirrored there (below its own name if it is one of several inputs). x.wav becomes x.nacre
-/// and the other way round. Throws Error(usage) when the whole request makes no sense.
-FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from, bool overwrite);
+/// and the other way round. Inputs that would become the same file are all refused. Throws Error(usage) when the whole
+/// request makes no sense.
+FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from, MatchOptions = {});
 /// All files of a kind that inputs stand for.
 FileJobs find_files(const std::vector<std::string>& inputs, FileKind);
 

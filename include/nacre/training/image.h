@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "nacre/cxx20.h"
+
 namespace nacre::training {
 
 struct Image {

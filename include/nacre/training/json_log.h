@@ -5,6 +5,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "nacre/cxx20.h"
+
 namespace nacre::training {
 
 /// Gets one line of text the first time a log cannot be written.

@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "nacre/cxx20.h"
+
 namespace nacre::training {
 
 /// "4.2 s", "3 min 20 s", "2 h 05 min", "3 d 4 h"; "?" if not finite.

@@ -30,7 +30,8 @@ struct ReportResult {
   double snr = 0;     ///< mean over them
 };
 
-/// Throws Error(usage) when the output exists and overwrite is not set, Error(input) when the run has no readable log.
+/// Throws Error(usage) when the output exists and overwrite is not set, Error(io) when there is no such run, Error(input)
+/// when the folder has no log of one.
 ReportResult write_report(const ReportOptions&);
 
 }  // namespace nacre::training

@@ -26,7 +26,8 @@ class CropSampler {
   CropSampler(std::vector<int64_t> clips, std::span<const int64_t> lengths, int64_t segment, int64_t batch,
               uint64_t seed);
 
-  Crop at(int64_t step, int64_t index) const;
+  /// Another attempt is another draw, for where the file of the one before cannot be read.
+  Crop at(int64_t step, int64_t index, int64_t attempt = 0) const;
   int64_t segment() const { return segment_; }
   int64_t batch() const { return batch_; }
   /// ceil(samples / (batch x segment)), at least 1.
@@ -42,9 +43,11 @@ struct Batch {
   int64_t step = 0;
   std::vector<float> samples;  ///< [batch, segment]; zero behind a clip that is shorter
   std::vector<Crop> crops;     ///< crops[i].length samples of row i are audio
+  std::vector<BadFile> lost;   ///< that were drawn and could not be read; others stand in
 };
 
-/// Fills one batch: what a prefetched one holds.
+/// Fills one batch: what a prefetched one holds. Where a file cannot be read any more, the crop is drawn again; throws
+/// Error(io) when a hundred draws in a row meet such files.
 void fill_batch(const Dataset&, const CropSampler&, int64_t step, Batch&);
 
 struct PrefetchOptions {
@@ -62,8 +65,7 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The next step's batch, valid until the next call. What failed while it was filled is thrown here, and again at
-  /// each later call.
+  /// The next step's batch, valid until the next call. What fill_batch throws is thrown here, and again at each later call.
   const Batch& next();
 
  private:

@@ -10,11 +10,13 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "nacre/training/dataset.h"
 #include "nacre/training/evaluation.h"
+#include "nacre/training/excerpts.h"
 #include "nacre/training/run_config.h"
 
 namespace nacre::training {
@@ -27,6 +29,7 @@ struct TrainerOptions {
   Storage storage = Storage::float32;  ///< of activations and effective weights in training
   std::string resume = "auto";    ///< "auto", "never", or a checkpoint's folder
   std::string init;               ///< weights to begin with: a safetensors file or a checkpoint's folder
+  bool init_partial = false;      ///< also where they are not those of the whole model
   bool allow_change = false;      ///< resume although configuration or data changed
   int64_t max_bad = 10;           ///< files; more than this and more than 1 % stop the run before it begins
   std::string experiment_name;
@@ -34,6 +37,9 @@ struct TrainerOptions {
   std::FILE* progress = stderr;
   /// Set by a signal handler to the signal's number: the step in hand is finished, the state saved, and train() returns.
   const std::atomic<int>* stop = nullptr;
+  /// Set to true while nothing would be lost by leaving at once, without train() returning: before training begins. A signal
+  /// handler may do that, so that no long file or clustering has to be waited for.
+  std::atomic<bool>* may_leave = nullptr;
 };
 
 struct TrainResult {
@@ -53,20 +59,24 @@ struct HealthFigures {
   std::vector<double> usage, perplexity;
   int64_t codes_seen = 0, codebook_size = 1;
   int64_t step = 0;
+  /// Of the configuration: advice is about what can still be changed.
+  bool balanced = true, codebooks_from_data = true, ema = true;
 };
 std::vector<std::string> warnings(const HealthFigures&);
 
-/// The learning rate of a step (0-based), as a factor of the configured one.
-double schedule_factor(const TrainingConfig&, int64_t step, int64_t steps);
+/// The learning rate of a step (0-based), as a factor of the configured one, where the schedule ends at step `end`. `shift`:
+/// the steps so far count as `step + shift` of those that are made now (RunSchedule, trainer_state.h).
+double schedule_factor(const TrainingConfig&, int64_t step, int64_t end, int64_t shift = 0);
 
-/// The clips that evaluations in training listen to, in that order: spread over the held-out ones (over all where none are), until
-/// `seconds` are full; 0: all of them.
-std::vector<int64_t> judged_clips(const Dataset&, double seconds);
+/// For DatasetOptions::progress: the scan of a large folder takes minutes; its progress shows once it has taken a second.
+std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to);
 /// What the trainer asks of the data.
 DatasetOptions dataset_options(const RunConfig&);
 
 /// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
-/// newest). Throws Error(input) naming what was looked for.
+/// newest). Throws Error(io) where nothing can be opened, Error(input) saying what is there instead of a model.
 std::filesystem::path find_model(const std::filesystem::path&);
+/// A sentence if the model file is part of a checkpoint that its run, which is not finished, is going to remove; else empty.
+std::string going_to_be_removed(const std::filesystem::path& model);
 
 }  // namespace nacre::training

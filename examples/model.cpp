@@ -1,0 +1,26 @@
+#include "model.h"
+
+#include "commands.h"
+#include "nacre/error.h"
+#include "nacre/safetensors.h"
+#include "nacre/training/run_config.h"
+
+namespace nacre::program {
+
+CLI::Option* add_model_config(CLI::App& app, std::string& config) {
+  return app.add_option("--config", config, "of a model file without a configuration in its metadata: the one it has")
+      ->type_name(config_type());
+}
+
+Codec load_model(Context& ctx, const std::filesystem::path& path, const std::string& config) {
+  if (config.empty()) return Codec::load(ctx, path);
+  const CodecConfig wanted = training::RunConfig::named(config).codec;
+  if (Safetensors::read(path).metadata().contains(config_metadata_key))
+    throw Error(ErrorKind::usage,
+                "--config " + config + ": " + path.string() + " holds its own configuration; leave the option away");
+  Codec codec(ctx, wanted);
+  load_parameters(ctx, codec.parameters(), path, true);
+  return codec;
+}
+
+}  // namespace nacre::program

@@ -1,0 +1,3 @@
+#include "noise.h"
+
+int parent() { return code_noise(); }

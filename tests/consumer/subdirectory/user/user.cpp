@@ -1,0 +1,2 @@
+int parent();
+int main() { return parent(); }
