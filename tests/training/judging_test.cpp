@@ -239,3 +239,26 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
                                        folder / "data/valid/stereo.wav"};
   CHECK(judged_by_hand(codec, held_out).snr == good(best));
 }
+
+TEST_CASE("judging: of many short files, those that are judged are spread over the list") {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 40; ++i) {
+    const std::string name = std::string(1, static_cast<char>('a' + i / 10)) + std::to_string(i % 10) + ".wav";
+    write_sine(folder / ("data/valid/" + name), 1600, 200 + 20 * i);
+    write_sine(folder / ("data/train/" + name), 1600, 205 + 20 * i);
+  }
+  const Dataset data(folder / "data", dataset_options(tiny()));
+  const auto judged = [&](double seconds) {
+    std::vector<int64_t> clips;
+    for (const Excerpt& e : judged_excerpts(data, seconds)) clips.push_back(e.clip);
+    return clips;
+  };
+  std::vector<int64_t> all = judged(0);
+  std::sort(all.begin(), all.end());
+  CHECK(all == data.held_out());
+  // Files of 0.1 s: five are not enough for 0.55 s, six are. Neighbours are often the same sentence: none are among them.
+  std::vector<int64_t> some = judged(0.55);
+  REQUIRE(some.size() == 6);
+  std::sort(some.begin(), some.end());
+  for (size_t i = 1; i < some.size(); ++i) CHECK(some[i] - some[i - 1] >= 2);
+}
