@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
@@ -61,7 +62,25 @@ int with_output_written(int code) {
 
 }  // namespace
 
-void print_json(const nlohmann::ordered_json& object) {
+namespace {
+
+/// A key stands for a value: what there is none of has no key.
+nlohmann::ordered_json with_values(const nlohmann::ordered_json& all) {
+  if (!all.is_structured()) return all;
+  nlohmann::ordered_json kept = all.is_array() ? nlohmann::ordered_json::array() : nlohmann::ordered_json::object();
+  for (const auto& [key, value] : all.items()) {
+    if (all.is_array())
+      kept.push_back(with_values(value));
+    else if (!value.is_null() && !(value.is_number_float() && !std::isfinite(value.get<double>())))
+      kept[key] = with_values(value);
+  }
+  return kept;
+}
+
+}  // namespace
+
+void print_json(const nlohmann::ordered_json& all) {
+  const nlohmann::ordered_json object = with_values(all);
   std::printf("%s\n", object.dump(2, ' ', true, nlohmann::ordered_json::error_handler_t::replace).c_str());
 }
 std::string config_type() {

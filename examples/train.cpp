@@ -1,4 +1,5 @@
 // nacre train
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,6 +42,12 @@ void catch_signals() {
   }
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+}
+
+/// A pipe whose reader has left, a terminal that hung up.
+bool nobody_reads(int fd) {
+  pollfd stream{.fd = fd, .events = POLLOUT, .revents = 0};
+  return ::poll(&stream, 1, 0) > 0 && (stream.revents & (POLLERR | POLLHUP)) != 0;
 }
 
 struct Options {
@@ -112,10 +119,12 @@ int train(const Options& o) {
   if (o.json) {
     nlohmann::ordered_json all = {
         {"run", t.run.string()}, {"step", r.step}, {"steps", r.steps}, {"finished", r.finished}};
-    all["signal"] = r.signal != 0 ? nlohmann::ordered_json(r.signal) : nlohmann::ordered_json();
-    all["checkpoint"] = r.checkpoint.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(r.checkpoint.string());
-    all["snr"] = r.snr;  // NaN, where nothing was judged, becomes null
+    if (r.signal != 0) all["signal"] = r.signal;
+    if (!r.checkpoint.empty()) all["checkpoint"] = r.checkpoint.string();
+    all["snr"] = r.snr;
     print_json(all);
+  } else if (nobody_reads(STDOUT_FILENO)) {
+    std::clearerr(stdout);  // the run is what was asked for: a screen that is gone is no failure
   }
   return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
 }

@@ -22,6 +22,13 @@ struct CloseFolder {
   void operator()(DIR* d) const { ::closedir(d); }
 };
 
+/// After a failed look at "NAME/".
+std::string why_no_folder() {
+  return errno == ENOTDIR  ? "is a file, expected a folder of audio files"
+         : errno == ENOENT ? "no such folder"
+                           : std::string("cannot open folder: ") + std::strerror(errno);
+}
+
 class Scanner {
  public:
   Scanner(const std::string& root, bool (*wanted)(const std::string&)) : root_(root), wanted_(wanted) {}
@@ -38,10 +45,7 @@ class Scanner {
   std::string enter(const std::string& below) {
     const std::string path = root_ + "/" + below;
     struct stat status {};
-    if (::stat(path.c_str(), &status) != 0)
-      return errno == ENOTDIR  ? "is a file, expected a folder of audio files"
-             : errno == ENOENT ? "no such folder"
-                               : std::string("cannot open folder: ") + std::strerror(errno);
+    if (::stat(path.c_str(), &status) != 0) return why_no_folder();
     if (!seen_.insert({status.st_dev, status.st_ino}).second) return "";
     const std::unique_ptr<DIR, CloseFolder> dir(::opendir(path.c_str()));
     if (!dir) return std::string("cannot open folder: ") + std::strerror(errno);
@@ -83,6 +87,11 @@ class Scanner {
 
 FolderScan scan_folder(const std::string& folder, bool (*wanted)(const std::string&)) {
   return Scanner(folder, wanted).run();
+}
+
+void expect_folder(const std::string& folder) {
+  struct stat status {};
+  if (::stat((folder + "/").c_str(), &status) != 0) throw Error(ErrorKind::io, folder + ": " + why_no_folder());
 }
 
 bool has_audio_extension(const std::string& path) {

@@ -14,7 +14,10 @@ struct FolderScan {
   int64_t ignored = 0;
 };
 
-/// Throws Error(input) when the folder itself is missing, no folder or unreadable.
+/// Throws Error(io) when the folder itself is missing, no folder or unreadable.
 FolderScan scan_folder(const std::string& folder, bool (*wanted)(const std::string& name) = has_audio_extension);
+
+/// Throws what scan_folder would for the folder itself, before anything is read.
+void expect_folder(const std::string& folder);
 
 }  // namespace nacre::training

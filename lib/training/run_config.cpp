@@ -259,6 +259,9 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
   } catch (const json::parse_error& e) {
     const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts from 1
     throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": not JSON: " + reason_of(e));
+  } catch (const json::out_of_range& e) {
+    const std::string what = e.what();
+    throw Error(ErrorKind::usage, "config: a number is beyond what 64 bits hold" + what.substr(std::min(what.size(), what.rfind(": "))));
   }
   if (!given.is_object()) throw Error(ErrorKind::usage, "config: not a JSON object");
   json merged = as_written(base);

@@ -8,6 +8,7 @@
 
 #include "../spelling.h"
 #include "../text.h"
+#include "folder_scan.h"
 #include "nacre/atomic_file.h"
 #include "nacre/random.h"
 #include "nacre/safetensors.h"
@@ -95,7 +96,7 @@ std::vector<int32_t> valid_samples(const Batch& batch) {
 
 Run::Run(const TrainerOptions& options)
     : options_(options),
-      config_((options.config.check(), options.config)),
+      config_((options.config.check(), expect_folder(options.data_dir), options.config)),  // before there is a folder for the run
       ctx_(options.context),
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(scanned(options)),

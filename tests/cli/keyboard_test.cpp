@@ -386,7 +386,7 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
               "--json"});
   CHECK(j["step"] == 1);
   CHECK(j["finished"] == true);
-  CHECK(j["signal"].is_null());
+  CHECK_FALSE(j.contains("signal"));
   CHECK(j["checkpoint"] == (folder / "run/step-00000001").string());
   // Every kind of thing that info knows.
   j = object({"info", "--json", "speech-16k-small", folder / "c.json", model, folder / "run",
@@ -397,7 +397,7 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   for (size_t i = 0; i < std::size(kinds); ++i) CHECK(j["inputs"][i]["kind"] == kinds[i]);
   CHECK(j["inputs"][0]["nominal_bitrate"] == 32000);
   CHECK(j["inputs"][2]["identity"] == identity);
-  CHECK(j["inputs"][3]["checkpoints"][0]["step"] == 1);
+  CHECK(j["inputs"][3]["checkpoints"].back()["step"] == 1);
   CHECK(j["inputs"][5]["samples"] == 8000);
   CHECK(j["inputs"][5]["identity"] == identity);
   CHECK(j["inputs"][6]["channels"] == 2);

@@ -1,6 +1,8 @@
 // Which parts of held-out audio are judged: a stated rule, and the samples that loading the whole clip would give.
 #include "nacre/training/excerpts.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "files.h"
@@ -101,7 +103,12 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
       const Dataset::Samples whole = cached.load(parts[i].clip);
       const auto from = whole->begin() + parts[i].offset;
       const std::vector<float> expected(from, from + parts[i].samples);
-      CHECK((reader.samples(i) == expected));
+      // Where a file is resampled, its filter begins elsewhere: sums end in other roundings.
+      const std::vector<float> found = reader.samples(i);
+      REQUIRE(found.size() == expected.size());
+      double worst = 0;
+      for (size_t t = 0; t < found.size(); ++t) worst = std::max(worst, std::fabs(double(found[t]) - double(expected[t])));
+      CHECK(worst <= (cached.clips()[static_cast<size_t>(parts[i].clip)].sample_rate == rate ? 0 : 1e-6));
     }
   CHECK(looks > 0);
 

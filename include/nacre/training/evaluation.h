@@ -18,7 +18,7 @@
 // the mean of the pieces that have a value, weighted by their duration. So memory does not grow with a clip's length.
 //
 // Means are over the files that have a value, and NaN where none has one:
-//   silent files have no SNR of any kind and no STOI
+//   silent files (within -80 dB of their mean: audio.h) have no SNR of any kind and no STOI
 //   files that are constant (standard deviation below that of silence, 1e-5) have no SI-SDR
 //   files with less than 0.42 s of speech have no STOI, files of less than 30 ms no segmental SNR
 //   files of one sample have no mel and no STFT distance
