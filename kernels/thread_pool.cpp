@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <exception>
@@ -201,7 +202,8 @@ struct ThreadPool::Crew {
     }
     const uint32_t number = call.load(std::memory_order_relaxed) + 1, leavings = left.load(std::memory_order_relaxed);
     gate.store(uint64_t{number} << 32 | open, std::memory_order_release);
-    call.store(number, std::memory_order_release);
+    // seq_cst: notify_all looks for sleepers, and must not look before the new number can be seen.
+    call.store(number, std::memory_order_seq_cst);
     call.notify_all();
     work(0);
     if ((gate.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
@@ -281,9 +283,18 @@ double cpu_quota(const std::string& groups, const std::string& root) {
 
 int usable_cores() {
   int cores = 1;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) cores = std::max(1, CPU_COUNT(&set));
+  // The kernel refuses a set that is smaller than its own, which may be of thousands.
+  for (int most = 1024; most <= 1 << 20; most *= 2) {
+    const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(most), [](cpu_set_t* s) { CPU_FREE(s); });
+    if (!set) break;
+    const size_t bytes = CPU_ALLOC_SIZE(most);
+    CPU_ZERO_S(bytes, set.get());
+    if (sched_getaffinity(0, bytes, set.get()) == 0) {
+      cores = std::max(1, CPU_COUNT_S(bytes, set.get()));
+      break;
+    }
+    if (errno != EINVAL) break;
+  }
   std::ostringstream groups;
   if (std::ifstream file("/proc/self/cgroup"); file) groups << file.rdbuf();
   const double allowed = cpu_quota(groups.str(), "/sys/fs/cgroup");

@@ -221,6 +221,7 @@ namespace {
 /// and pages of 4 KiB made decoding 8 % and a training step 3 % slower (docs/decisions.md).
 void* allocate_on_host(size_t bytes) {
   constexpr size_t huge = size_t{2} << 20;
+  if (bytes > SIZE_MAX - huge) return nullptr;  // rounded up, it would be next to nothing
   const auto rounded_to = [bytes](size_t unit) { return (bytes + unit - 1) / unit * unit; };
   if (bytes < 2 * huge) return std::aligned_alloc(alignment, rounded_to(alignment));
   void* data = std::aligned_alloc(huge, rounded_to(huge));

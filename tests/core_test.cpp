@@ -55,6 +55,18 @@ TEST_CASE("copies check their sizes", "[core]") {
   CHECK(back == four);
 }
 
+TEST_CASE("more memory than there can be is refused", "[core]") {
+  Context ctx;
+  for (const size_t beyond : {size_t{1}, size_t{4}, size_t{300}, size_t{1} << 20}) {
+    try {
+      Memory memory(ctx, size_t{0} - beyond);
+      FAIL("was given");
+    } catch (const Error& e) {
+      CHECK(e.kind() == ErrorKind::memory);
+    }
+  }
+}
+
 TEST_CASE("memory in use is counted, and what it was at most since the count was reset", "[core]") {
   const Device device = GENERATE(from_range(nacre::test::devices()));
   Context ctx({.device = device});
