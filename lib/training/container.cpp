@@ -67,12 +67,16 @@ struct Chunks {
   std::string_view data_name;
 };
 
+/// A file of zeros behind its head would be walked through in steps of 8 bytes.
+bool is_chunk_name(std::string_view name) {
+  return std::all_of(name.begin(), name.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
 /// True if whole chunks fill the file from here to its end: then no audio lies between.
 bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
   while (at + 8 <= file.size()) {
     const std::string header = file.at(at, 8);
-    const bool named = std::all_of(header.begin(), header.begin() + 4, [](char c) { return c >= ' ' && c <= '~'; });
-    if (!named) return false;
+    if (!is_chunk_name(header.substr(0, 4))) return false;
     const uint64_t size = number(std::string_view(header).substr(4), big_endian);
     at += 8 + size + (size & 1);
   }
@@ -86,6 +90,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     if (header.size() < 8) break;
     const uint64_t size = number(std::string_view(header).substr(4), kind.big_endian), start = at + 8;
     const std::string_view name = std::string_view(header).substr(0, 4);
+    if (!is_chunk_name(name)) break;
     if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false);
     if (name == kind.data_name) {
       const uint64_t there = file.size() - start;
@@ -108,7 +113,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     }
     at = start + size + (size & 1);
   }
-  c.fault = "truncated: it ends before its audio begins";
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
 /// CAF: sizes of 64 bits; -1 is the rest of the file.
@@ -116,6 +121,7 @@ void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
   for (uint64_t at = begin + 8; at + 12 <= file.size();) {
     const std::string header = file.at(at, 12);
     const uint64_t size = number(std::string_view(header).substr(4), true), start = at + 12;
+    if (!is_chunk_name(header.substr(0, 4))) break;
     if (header.starts_with("data")) {
       const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // a count of edits is in front
       if (size != ~uint64_t{0} && size > there) is_cut(c, truncated(size - count, there - count));
@@ -125,7 +131,7 @@ void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
     if (size > file.size()) break;
     at = start + size;
   }
-  c.fault = "truncated: it ends before its audio begins";
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
 /// Sony's Wave64: RIFF with names of 16 bytes, and sizes of 64 bits that count the chunk's head of 24.
@@ -140,7 +146,7 @@ void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
     if (size < 24 || size > there) break;
     at += (size + 7) / 8 * 8;
   }
-  c.fault = "truncated: it ends before its audio begins";
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
 /// NIST SPHERE: a head of text, with a line for each property.

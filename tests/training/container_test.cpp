@@ -223,6 +223,44 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
   CHECK(front.frames > 0);
 }
 
+TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][audio]") {
+  const TemporaryFolder folder;
+  std::mt19937_64 rng(seed());
+  const std::vector<float> x = noise(4000);
+  const auto below = [&](size_t n) { return static_cast<size_t>(rng() % n); };
+  for (const int format : {SF_FORMAT_WAV | SF_FORMAT_PCM_16, aiff_format, au_format, SF_FORMAT_CAF | SF_FORMAT_PCM_16,
+                           SF_FORMAT_W64 | SF_FORMAT_PCM_16, SF_FORMAT_RF64 | SF_FORMAT_PCM_16, SF_FORMAT_NIST | SF_FORMAT_PCM_16,
+                           flac_format, vorbis_format, opus_format, mp3_format}) {
+    write_encoded(folder / "whole", format, x, 48000);
+    const std::string whole = read_bytes(folder / "whole");
+    for (int round = 0; round < 60; ++round) {
+      std::string bytes = whole;
+      for (size_t changes = 1 + below(4); changes-- > 0;) {
+        const size_t head = std::min<size_t>(bytes.size(), 100);  // where formats keep what matters
+        switch (below(5)) {
+          case 0: bytes[below(bytes.size())] = static_cast<char>(rng()); break;
+          case 1: bytes[below(head)] = static_cast<char>(rng()); break;
+          case 2: bytes[below(head)] = rng() % 2 == 0 ? '\xff' : '\0'; break;
+          case 3: bytes.resize(1 + below(bytes.size())); break;
+          case 4: bytes.insert(below(bytes.size()), whole, below(whole.size()), below(400)); break;
+        }
+      }
+      write_bytes(folder / "damaged", bytes);
+      for (const bool salvage : {false, true}) try {
+          AudioReader reader(folder / "damaged", {.salvage = salvage});
+          std::vector<float> piece;
+          // What a few kilobytes can hold at most: a decoder that runs on beyond it does not end.
+          int64_t frames = 0;
+          while (const int64_t n = reader.read(4096, piece)) REQUIRE((frames += n) < int64_t{1} << 24);
+          reader.seek(frames / 2);
+          reader.read(100, piece);
+        } catch (const Error& e) {
+          REQUIRE(e.kind() == ErrorKind::input);
+        }
+    }
+  }
+}
+
 TEST_CASE("what only looks like audio says what it is", "[training][audio]") {
   const TemporaryFolder folder;
   write_bytes(folder / "a.wav", "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 64044\n");
