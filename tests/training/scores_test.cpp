@@ -107,7 +107,9 @@ TEST_CASE("scores: level, length and silence of a clip", "[evaluation]") {
   CHECK(s.output_std == exact(std::sqrt(65.0) / 16));
   CHECK(s.seconds == 0.256);
   CHECK(score_clip(ctx, mixed(0.5f, 0, 0, 4000), mixed(0.5f, 0, 0, 4000), 8000).seconds == 0.5);
-  // Silence is a peak below 1e-5 of the original, whatever came out.
+  // Silence is what stays within 1e-4 of its mean, whatever came out.
+  const std::vector<float> offset(4096, 0.3f);
+  CHECK(score_clip(ctx, offset, std::vector<float>(4096, 0), rate).silent);
   CHECK(score_clip(ctx, mixed(0.99e-5f, 0, 0), mixed(0.5f, 0, 0), rate).silent);
   CHECK_FALSE(score_clip(ctx, mixed(1e-3f, 0, 0), mixed(0, 0, 0), rate).silent);
 }
