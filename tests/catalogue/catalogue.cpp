@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-struct Case {
+struct Row {
   std::string name, recipe, arguments, says;
   int code = 0, line = 0;
   int64_t frames = -1;  ///< that the stream which was made holds; -1: not asked
@@ -34,23 +34,23 @@ std::string trimmed(const std::string& text) {
   return first == std::string::npos ? "" : text.substr(first, last - first + 1);
 }
 
-std::vector<Case> read_cases() {
+std::vector<Row> read_rows() {
   std::ifstream in(NACRE_CATALOGUE);
   REQUIRE(in);
-  std::vector<Case> cases;
+  std::vector<Row> rows;
   std::string line;
   for (int n = 1; std::getline(in, line); ++n) {
     if (trimmed(line).empty() || line[0] == '#') continue;
     const std::vector<std::string> fields = split(line, " ; ");
     INFO("cases.txt, line " << n << ": " << line);
     REQUIRE(fields.size() == 5);
-    Case c{.name = trimmed(fields[0]), .recipe = trimmed(fields[1]), .arguments = trimmed(fields[2]), .says = trimmed(fields[4]), .line = n};
+    Row c{.name = trimmed(fields[0]), .recipe = trimmed(fields[1]), .arguments = trimmed(fields[2]), .says = trimmed(fields[4]), .line = n};
     std::istringstream result(fields[3]);
     result >> c.code >> c.frames;
     if (!result) c.frames = -1;
-    cases.push_back(c);
+    rows.push_back(c);
   }
-  return cases;
+  return rows;
 }
 
 std::string unhex(const std::string& digits) {
@@ -158,7 +158,7 @@ class Kitchen {
   std::map<std::string, std::string> bases_;
 };
 
-std::vector<std::string> arguments_of(const Case& c, const std::string& in, const std::string& out, const std::string& model) {
+std::vector<std::string> arguments_of(const Row& c, const std::string& in, const std::string& out, const std::string& model) {
   std::string text = c.arguments;
   // The usual ways to run a verb, in short.
   for (const auto& [word, whole] : std::map<std::string, std::string>{
@@ -179,9 +179,9 @@ std::vector<std::string> arguments_of(const Case& c, const std::string& in, cons
 
 TEST_CASE("the catalogue of inputs", "[catalogue]") {
   const Kitchen kitchen;
-  const std::vector<Case> cases = read_cases();
-  CHECK(cases.size() >= 120);
-  for (const Case& c : cases) {
+  const std::vector<Row> rows = read_rows();
+  CHECK(rows.size() >= 120);
+  for (const Row& c : rows) {
     const Folder room;
     const std::string in = room / c.name, out = room / "out";
     kitchen.cook(c.recipe, in);

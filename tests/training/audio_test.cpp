@@ -11,7 +11,7 @@
 #include <random>
 #include <thread>
 
-#include "files.h"
+#include "encoded.h"
 #include "harness.h"
 
 using namespace nacre;
@@ -19,14 +19,6 @@ using namespace nacre::test;
 using namespace nacre::training;
 
 namespace {
-
-std::vector<float> noise(size_t n, uint64_t salt, float amplitude = 0.9f) {
-  std::mt19937_64 rng(seed() + salt);
-  std::uniform_real_distribution<float> uniform(-amplitude, amplitude);
-  std::vector<float> x(n);
-  for (float& v : x) v = uniform(rng);
-  return x;
-}
 
 /// What reading the file says, with its kind in front; "" when it reads.
 std::string complaint(const std::string& path) {

@@ -13,15 +13,6 @@ using namespace nacre::training;
 
 namespace {
 
-/// Of which a second fills many pages and frames.
-std::vector<float> noise(size_t n) {
-  std::mt19937_64 rng(seed());
-  std::uniform_real_distribution<float> uniform(-0.5f, 0.5f);
-  std::vector<float> x(n);
-  for (float& v : x) v = uniform(rng);
-  return x;
-}
-
 struct Reading {
   std::string refused;  ///< the error's text
   int64_t frames = 0;

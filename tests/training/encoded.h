@@ -4,13 +4,24 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "catch.h"
 #include "files.h"
+#include "harness.h"
 
 namespace nacre::test {
+
+/// Of which a second fills many pages and frames.
+inline std::vector<float> noise(size_t n, uint64_t salt = 0, float amplitude = 0.9f) {
+  std::mt19937_64 rng(seed() + salt);
+  std::uniform_real_distribution<float> uniform(-amplitude, amplitude);
+  std::vector<float> x(n);
+  for (float& v : x) v = uniform(rng);
+  return x;
+}
 
 inline void write_encoded(const std::string& path, int format, const std::vector<float>& interleaved, int rate, int channels = 1) {
   SF_INFO info{};

@@ -14,14 +14,6 @@ using namespace nacre::training;
 
 namespace {
 
-std::vector<float> noise(size_t n, uint64_t salt, float amplitude = 0.5f) {
-  std::mt19937_64 rng(seed() + salt);
-  std::uniform_real_distribution<float> uniform(-amplitude, amplitude);
-  std::vector<float> x(n);
-  for (float& v : x) v = uniform(rng);
-  return x;
-}
-
 void write_pcm(const std::string& path, const std::vector<float>& x, int rate, int channels = 1) {
   write_wav(path, {.samples = x, .sample_rate = rate, .channels = channels});
 }
