@@ -265,7 +265,8 @@ void Dataset::Impl::split() {
   for (size_t i = 0; i < clips.size(); ++i)
     if (!clips[i].left_out) (clips[i].held_out ? held_out : training).push_back(static_cast<int64_t>(i));
   if (training.empty())
-    throw Error(ErrorKind::input, folder + ": every usable file is held out, nothing is left to train on");
+    throw Error(ErrorKind::input, folder + ": every usable file is held out, nothing is left to train on" +
+                                      (held_out_folders.empty() ? "" : "; --set training.held_out_folders=false trains on all folders"));
 }
 
 /// True if a folder's name says what is held out.

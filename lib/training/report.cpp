@@ -12,6 +12,7 @@
 #include "nacre/training/audio.h"
 #include "nacre/training/dataset.h"
 #include "nacre/training/evaluation.h"
+#include "nacre/training/excerpts.h"
 #include "nacre/training/image.h"
 #include "nacre/training/progress.h"
 #include "nacre/training/trainer.h"
@@ -35,20 +36,6 @@ std::string base64(std::string_view raw) {
     for (size_t k = 0; k < 3; ++k) x = x << 8 | (i + k < raw.size() ? static_cast<unsigned char>(raw[i + k]) : 0u);
     for (size_t k = 0; k < 4; ++k) out += i + k <= raw.size() ? digits[x >> (18 - 6 * k) & 63] : '=';
   }
-  return out;
-}
-
-/// Neighbours in the list are often the same sentence or speaker: strides first, gaps later, until `seconds` are full.
-std::vector<int64_t> spread(const Dataset& data, const std::vector<int64_t>& files, double seconds) {
-  const size_t n = files.size(), stride = std::max<size_t>(1, n / 17) | 1;
-  std::vector<int64_t> out;
-  double left = seconds;
-  for (size_t first = 0; first < stride && left > 0; ++first)
-    for (size_t i = first; i < n && left > 0; i += stride) {
-      out.push_back(files[i]);
-      left -= static_cast<double>(data.clips()[static_cast<size_t>(files[i])].samples) / data.sample_rate();
-    }
-  std::sort(out.begin(), out.end());
   return out;
 }
 
@@ -101,7 +88,7 @@ struct Findings {
   RunLog log;
   double parameters = 0;
   double training_seconds = 0, held_out_seconds = 0;
-  int64_t training_files = 0, held_out_files = 0;
+  int64_t training_files = 0, held_out_files = 0, scored_files = 0;
   bool on_training = false;  ///< nothing was held out
   bool other_data = false;   ///< the folder is not what the model was trained on
   std::vector<Example> examples;
@@ -134,8 +121,7 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                   " times less than plain 16-bit samples, and back. ";
   s += f.on_training ? "Nothing was held out, so the figures here are for audio it was trained on: "
                      : "It was then judged on audio that was kept out of training: ";
-  s += std::to_string(e.clips().size()) + (e.clips().size() == 1 ? " file, " : " files, ") +
-       describe_duration(e.seconds()) + ". ";
+  s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") + describe_duration(e.seconds()) + ". ";
   const double snr = e.snr();
   if (std::isfinite(snr)) {
     s += "There the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";
@@ -369,8 +355,8 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
   s += "<h2>Listen and look</h2>\n" + listening(f, e, baselines.all());
   s +=
       std::string("<h2>Scores</h2>\n<p>") +
-      (e.seconds() < f.held_out_seconds - 1e-6 ? std::to_string(e.clips().size()) + " of " +
-                                                     std::to_string(f.held_out_files) + " files, spread over the list. "
+      (e.seconds() < f.held_out_seconds - 1e-6 ? std::to_string(f.scored_files) + " of " + std::to_string(f.held_out_files) +
+                                                     " files, spread over the list; of long ones, excerpts. "
                                                : "") +
       "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better. Speeds are of this machine while it "
       "made "
@@ -427,9 +413,14 @@ ReportResult write_report(const ReportOptions& o) {
   f.held_out_files = static_cast<int64_t>(files.size());
   if (const std::optional<uint64_t> then = trained_on(model)) f.other_data = *then != data.fingerprint();
 
-  const std::vector<int64_t> scored = spread(data, files, o.max_seconds);
+  std::vector<Excerpt> scored = judged_excerpts(data, o.max_seconds);
+  std::sort(scored.begin(), scored.end(),
+            [](const Excerpt& a, const Excerpt& b) { return std::pair(a.clip, a.offset) < std::pair(b.clip, b.offset); });
+  std::set<int64_t> clips;
+  for (const Excerpt& part : scored) clips.insert(part.clip);
+  f.scored_files = static_cast<int64_t>(clips.size());
   std::vector<std::string> names;
-  for (const int64_t c : scored) names.push_back(data.clips()[static_cast<size_t>(c)].path);
+  for (const Excerpt& part : scored) names.push_back(excerpt_name(data, part));
   const std::vector<size_t> chosen = unlike(names, static_cast<size_t>(std::max<int64_t>(0, o.examples)));
   Baselines baselines(ctx, o.run, f.codec);
   const auto versions = static_cast<double>(2 + baselines.all().size());
@@ -441,15 +432,15 @@ ReportResult write_report(const ReportOptions& o) {
   Evaluation e(codec);
   std::map<size_t, Example> examples;
   for (size_t i = 0; i < scored.size(); ++i) {
-    const Dataset::Samples samples = data.load(scored[i]);
-    std::vector<float> decoded;
-    e.add(names[i], *samples, &decoded);
-    std::vector<std::vector<float>> others = baselines.add(names[i], *samples);
+    std::vector<float> samples(static_cast<size_t>(scored[i].samples)), decoded;
+    data.read(scored[i].clip, scored[i].offset, samples);
+    e.add(names[i], samples, &decoded);
+    std::vector<std::vector<float>> others = baselines.add(names[i], samples);
     if (std::find(chosen.begin(), chosen.end(), i) != chosen.end()) {
       decoded.resize(std::min(decoded.size(), most));
       for (std::vector<float>& other : others) other.resize(decoded.size());
       examples[i] = {.score = i,
-                     .original = {samples->begin(), samples->begin() + static_cast<std::ptrdiff_t>(decoded.size())},
+                     .original = {samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(decoded.size())},
                      .decoded = std::move(decoded),
                      .others = std::move(others)};
     }

@@ -16,7 +16,7 @@ struct ReportOptions {
   std::string data_dir;         ///< the folder the run was trained on
   std::filesystem::path output = "report.html";
   bool overwrite = false;
-  double max_seconds = 600;  ///< held-out audio that is scored, at most; spread over the files
+  double max_seconds = 600;  ///< of held-out audio that is scored, as excerpts.h chooses it; 0: all of it
   int64_t examples = 6;      ///< clips to look at and to listen to
   ContextOptions context = {};
   /// Files scored, files in all.
