@@ -178,13 +178,15 @@ class Report {
 
   /// judged_on: "held out" or "training audio", where that is known.
   void finish(const training::Evaluation& e, const std::string& model, const char* judged_on,
-              const std::optional<OpusBaseline>& baseline) {
-    if (e.clips().empty()) return;
+              const std::optional<OpusBaseline>& baseline, size_t failed) {
+    if (e.clips().empty() && !json_) return;
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
       ordered_json all = {{"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
       all["files"] = files_;
+      all["failed"] = failed;
+      if (e.clips().empty()) return print_json(all);
       all["mean"] = json_of(mean);
       all["mean"]["input_mean"] = e.input_mean(), all["mean"]["input_std"] = e.input_std();
       all["mean"]["output_mean"] = e.output_mean(), all["mean"]["output_std"] = e.output_std();
@@ -267,6 +269,8 @@ int eval(const Options& o) {
     options.salvage = options.salvage || o.salvage;
     if (!o.quiet) options.progress = training::scan_progress(stderr);
     data.emplace(o.inputs[0], options);
+    if (const std::optional<uint64_t> then = training::trained_on(model); then && *then != data->fingerprint())
+      warn(o.inputs[0], "is not what the model was trained on, or was divided otherwise: some of what is judged may be what it was trained on");
     if (data->held_out().empty())
       std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n", o.inputs[0].c_str());
     jobs.several = true;
@@ -322,7 +326,8 @@ int eval(const Options& o) {
     }
     return std::string();
   });
-  report.finish(evaluation, model.string(), !data ? nullptr : data->held_out().empty() ? "training audio" : "held out", baseline);
+  report.finish(evaluation, model.string(), !data ? nullptr : data->held_out().empty() ? "training audio" : "held out", baseline,
+                jobs.jobs.size() + jobs.refused.size() - evaluation.clips().size());
   return code;
 }
 

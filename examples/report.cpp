@@ -6,6 +6,7 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "jobs.h"
 #include "nacre/training/progress.h"
 #include "nacre/training/report.h"
 #include "text.h"
@@ -47,8 +48,9 @@ int report(const Options& o) {
   if (o.json)
     print_json({{"output", r.output.string()}, {"bytes", r.bytes}, {"files", r.files}, {"snr", r.snr}});
   else
-    std::printf("%s: %.1f MB, %lld files, mean SNR %+.2f dB\n", printable(r.output.string()).c_str(),
-                static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.snr);
+    std::printf("%s: %.1f MB, %lld file%s%s\n", printable(r.output.string()).c_str(), static_cast<double>(r.bytes) / 1e6,
+                static_cast<long long>(r.files), r.files == 1 ? "" : "s",
+                std::isfinite(r.snr) ? (", mean SNR " + std::string(r.snr < 0 ? "" : "+") + fixed(r.snr, 2) + " dB").c_str() : "");
   return 0;
 }
 

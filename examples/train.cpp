@@ -26,7 +26,7 @@ static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_alw
 void on_signal(int signal) {
   if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
   if (!may_leave.load()) return;
-  constexpr char line[] = "nacre: stopped before training began; nothing was changed, the same command begins again\n";
+  constexpr char line[] = "nacre: stopped before training began; the same command begins again\n";
   if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // either way
   _exit(128 + signal);
 }
@@ -123,7 +123,7 @@ int train(const Options& o) {
     if (!r.checkpoint.empty()) all["checkpoint"] = r.checkpoint.string();
     all["snr"] = r.snr;
     print_json(all);
-  } else if (nobody_reads(STDOUT_FILENO)) {
+  } else if (std::fflush(stdout); nobody_reads(STDOUT_FILENO)) {
     std::clearerr(stdout);  // the run is what was asked for: a screen that is gone is no failure
   }
   return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
@@ -165,7 +165,7 @@ Command add_train(CLI::App& app) {
   app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run")
       ->type_name("MODEL");
   app.add_flag("--init-partial,--init_partial", o->init_partial,
-               "also with weights of a part of the model; the rest begins as without --init");
+               "also with weights of a part of the model; the rest begins from random weights");
   app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
   app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
   app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");

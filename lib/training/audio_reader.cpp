@@ -105,7 +105,13 @@ void AudioReader::Impl::open(size_t which) {
 /// Opens each part once, so that what cannot be read is known before anything was.
 void AudioReader::Impl::survey() {
   for (size_t p = 0; p < container.parts.size(); ++p) {
-    open(p);
+    try {
+      open(p);
+    } catch (const Error& e) {
+      if (p == 0 || !options.salvage || e.kind() != ErrorKind::input) throw;
+      container.parts.resize(p);  // a part that is cut in its head has no audio
+      break;
+    }
     const AudioInfo& now = decoder->info();
     if (p == 0) {
       info = now;
@@ -119,7 +125,7 @@ void AudioReader::Impl::survey() {
     }
     part_frames.push_back(now.frames);
   }
-  if (container.parts.size() > 1) open(0);
+  if (part != 0 || !decoder) open(0);
 }
 
 AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(std::make_unique<Impl>()) {

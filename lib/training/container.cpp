@@ -10,15 +10,28 @@
 #include <string_view>
 
 #include "nacre/error.h"
+#include "sniff.h"
 
 namespace nacre::training {
 namespace {
 
+/// Reads a file here and there. What is read in small steps comes out of a block.
 class Bytes {
  public:
   Bytes(int fd, uint64_t size) : fd_(fd), size_(size) {}
   uint64_t size() const { return size_; }
   std::string at(uint64_t offset, size_t n) const {
+    if (offset < block_at_ || offset + n > block_at_ + block_.size()) {
+      const bool near = offset >= last_ && offset - last_ < 1024;
+      block_ = read(offset, near ? std::max<size_t>(n, 65536) : n);
+      block_at_ = offset;
+    }
+    last_ = offset;
+    return block_.substr(static_cast<size_t>(offset - block_at_), n);
+  }
+
+ private:
+  std::string read(uint64_t offset, size_t n) const {
     std::string out(n, '\0');
     size_t have = 0;
     while (have < n) {
@@ -31,9 +44,10 @@ class Bytes {
     return out;
   }
 
- private:
   int fd_;
   uint64_t size_;
+  mutable std::string block_;
+  mutable uint64_t block_at_ = 0, last_ = 0;
 };
 
 uint64_t number(std::string_view bytes, bool big_endian) {
@@ -59,8 +73,14 @@ void is_cut(Container& c, std::string fault) {
   c.salvageable = true;
 }
 
-/// Programs that write to a pipe do not know the length and leave one of these.
-bool unknown_length(uint64_t n) { return n >= 0x7FFFF000u; }
+/// Programs that write to a pipe do not know the length and leave one of these: the largest of 32 bits, signed or not, or
+/// little less.
+bool unknown_length(uint64_t n) { return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u; }
+
+void is_unfinished(Container& c, uint64_t there) {
+  c.warning = "the header promises no audio, " + std::to_string(there) +
+              " bytes of it are there: whoever wrote the file did not finish it; they are taken";
+}
 
 struct Chunks {
   bool big_endian = false, rf64 = false;
@@ -84,26 +104,29 @@ bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
 }
 
 void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Container& c) {
-  uint64_t long_data = 0;
+  uint64_t long_data = 0, long_data_at = 0;
   for (uint64_t at = begin + 12; at + 8 <= file.size();) {
     const std::string header = file.at(at, 8);
     if (header.size() < 8) break;
     const uint64_t size = number(std::string_view(header).substr(4), kind.big_endian), start = at + 8;
     const std::string_view name = std::string_view(header).substr(0, 4);
     if (!is_chunk_name(name)) break;
-    if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false);
+    if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false), long_data_at = start + 8;
     if (name == kind.data_name) {
       const uint64_t there = file.size() - start;
       if (kind.rf64 && size == 0xFFFFFFFFu) {
         if (long_data > there) is_cut(c, truncated(long_data, there));
+        if (long_data == 0 && long_data_at > 0 && there > 0 && !only_chunks(file, start, false)) {
+          c.patches.push_back({long_data_at, number_bytes(there, false, 8)});
+          is_unfinished(c, there);
+        }
       } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
         c.fault = "empty: no audio in it";
       } else if (size == 0) {
         // The recorder stopped before it filled in the sizes. 0xFFFFFFFF: to the end of the file.
         c.patches.push_back({begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
         c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
-        c.warning = "the header promises no audio, " + std::to_string(there) +
-                    " bytes of it are there: whoever wrote the file did not finish it; they are taken";
+        is_unfinished(c, there);
       } else if (unknown_length(size)) {
         if (there == 0) c.fault = "empty: no audio in it";
       } else if (size > there) {
@@ -141,6 +164,10 @@ void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
     const uint64_t size = number(std::string_view(header).substr(16), false), there = file.size() - at;
     if (header.starts_with("data")) {
       if (size > there) is_cut(c, truncated(size - 24, there - 24));
+      if (size <= 24 && there > 24) {
+        c.patches.push_back({at + 16, number_bytes(there, false, 8)});
+        is_unfinished(c, there - 24);
+      }
       return;
     }
     if (size < 24 || size > there) break;
@@ -182,8 +209,7 @@ Page page_at(const Bytes& file, uint64_t at) {
 
 /// The next page behind what is none, or the end of the file.
 uint64_t next_page(const Bytes& file, uint64_t at) {
-  constexpr size_t block = 65536;
-  for (;; at += block - 3) {
+  for (size_t block = 256;; at += block - 3, block = std::min<size_t>(2 * block, 65536)) {
     const std::string bytes = file.at(at, block);
     if (const size_t found = bytes.find("OggS"); found != std::string::npos) return at + found;
     if (bytes.size() < block) return file.size();
@@ -244,14 +270,6 @@ uint64_t behind_tags(const Bytes& file) {
   }
 }
 
-/// The four bytes that begin each frame of MPEG audio: no value that is reserved, no AAC (layer 0).
-bool is_mpeg_frame(std::string_view b) {
-  if (b.size() < 4) return false;
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(b[i]); };
-  return byte(0) == 0xFF && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 && (byte(1) >> 1 & 3) != 0 &&
-         (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
-}
-
 }  // namespace
 
 Container inspect_container(int fd) {
@@ -281,14 +299,19 @@ Container inspect_container(int fd) {
     const uint64_t size = number(std::string_view(head).substr(8, 4), big);
     const uint64_t there = file.size() > start ? file.size() - start : 0;
     if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
+    if (size == 0 && there > 0) {
+      c.patches.push_back({begin + 8, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), big)});
+      is_unfinished(c, there);
+    }
   } else if (magic == "caff") {
     inspect_caf(file, begin, c);
   } else if (magic == "riff" && head.size() >= 16 && number(std::string_view(head).substr(4, 4), true) == 0x2E91CF11u) {
     inspect_wave64(file, begin, c);
   } else if (magic == "NIST") {
     inspect_sphere(file, begin, c);
-  } else {
-    c.mpeg = is_mpeg_frame(head);
+  } else if (magic != "fLaC") {
+    // Behind a tag, and behind one whose size is wrong, frames are looked for.
+    c.mpeg = is_mpeg_frame(head) || begin > 0 || head.starts_with("ID3");
   }
   return c;
 }

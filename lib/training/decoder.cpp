@@ -66,13 +66,22 @@ class SoundFile : public Decoder {
     info_.frames = info_.frames_known ? info.frames : 0;
   }
   int64_t read(int64_t frames, float* to) override {
-    if (failed_) throw DecodeFault{sf_error_number(failed_)};
-    const int64_t n = std::max<int64_t>(0, sf_readf_float(sound_.get(), to, frames));
-    failed_ = sf_error(sound_.get());
-    if (failed_ != SF_ERR_NO_ERROR && n == 0) throw DecodeFault{sf_error_number(failed_)};
-    return n;
+    const auto width = static_cast<size_t>(info_.channels);
+    int64_t done = 0;
+    while (done < frames) {
+      if (used_ == block_.size() && !refill()) break;
+      const size_t n = std::min(static_cast<size_t>(frames - done) * width, block_.size() - used_);
+      std::copy_n(block_.begin() + static_cast<std::ptrdiff_t>(used_), n, to + static_cast<size_t>(done) * width);
+      used_ += n;
+      done += static_cast<int64_t>(n / width);
+    }
+    if (done == 0 && failed_ != SF_ERR_NO_ERROR) throw DecodeFault{sf_error_number(failed_)};
+    return done;
   }
   bool seek(int64_t frame) override {
+    failed_ = SF_ERR_NO_ERROR;
+    block_.clear();
+    used_ = 0;
     // libsndfile's first block of Vorbis after a seek lacks what the block in front of it adds: as long as blocks can be.
     const int64_t first = vorbis_ ? std::max<int64_t>(0, frame - 8192) : frame;
     if (sf_seek(sound_.get(), first, SEEK_SET) != first) return false;
@@ -81,7 +90,23 @@ class SoundFile : public Decoder {
   }
 
  private:
+  /// The next block, always of the same frames: what a damaged file gives must not depend on how it is read. A block in
+  /// which an error shows is left out, for libsndfile goes on behind the damage without a word of where it was.
+  bool refill() {
+    constexpr int64_t block_frames = 4096;
+    used_ = 0;
+    block_.clear();
+    if (failed_ != SF_ERR_NO_ERROR) return false;
+    block_.resize(static_cast<size_t>(block_frames * info_.channels));
+    const int64_t n = std::max<int64_t>(0, sf_readf_float(sound_.get(), block_.data(), block_frames));
+    failed_ = sf_error(sound_.get());
+    block_.resize(failed_ == SF_ERR_NO_ERROR ? static_cast<size_t>(n * info_.channels) : 0);
+    return !block_.empty();
+  }
+
   std::unique_ptr<SNDFILE, CloseSound> sound_;
+  std::vector<float> block_;  // decoded, from `used_` on not yet given out
+  size_t used_ = 0;
   bool vorbis_ = false;
   int failed_ = SF_ERR_NO_ERROR;
 };
@@ -139,7 +164,11 @@ class MpegFile : public Decoder {
     if (have == 0 && !fault_.empty()) throw DecodeFault{fault_};
     return static_cast<int64_t>(have / width);
   }
-  bool seek(int64_t frame) override { return mpg123_seek(mpeg_.get(), static_cast<off_t>(frame), SEEK_SET) == frame; }
+  bool seek(int64_t frame) override {
+    ended_ = false;
+    fault_.clear();
+    return mpg123_seek(mpeg_.get(), static_cast<off_t>(frame), SEEK_SET) == frame;
+  }
 
  private:
   /// An index (Xing, Info or VBRI) stands in the first frame, whose other bytes are zero.

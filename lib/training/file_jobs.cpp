@@ -40,6 +40,8 @@ bool is_same_file(const std::string& a, const std::string& b) {
 
 /// The last part of a path, also of "a/b/" and "..".
 std::string last_part(const std::string& path) {
+  const std::string name = fs::path(path).filename().string();
+  if (!name.empty() && name != "." && name != "..") return name;  // a link is called what it is called
   std::error_code failed;
   const fs::path whole = fs::weakly_canonical(path, failed);
   return (failed || whole.filename().empty() ? fs::path(path).filename() : whole.filename()).string();

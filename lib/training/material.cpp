@@ -106,8 +106,8 @@ Material survey(AudioReader& reader, const MaterialOptions& options, std::vector
     reader.rewind();
     pass(reader, options, m, samples, most);
   }
-  m.exact_header = reader.info().frames_known && reader.info().frames == m.frames;
   m.warnings = reader.warnings();
+  m.exact_header = m.warnings.empty() && reader.info().frames_known && reader.info().frames == m.frames;
   if (m.channel >= 0)
     m.warnings.push_back("its channels cancel each other (opposite phase); channel " + std::to_string(m.channel + 1) + " is taken alone");
   if (samples != nullptr)

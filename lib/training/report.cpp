@@ -373,7 +373,8 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
          "</body>\n</html>\n";
 }
 
-/// The data's fingerprint as the checkpoint's manifest has it.
+}  // namespace
+
 std::optional<uint64_t> trained_on(const std::filesystem::path& model) {
   const std::filesystem::path file = model.parent_path() / "manifest.json";
   if (!std::filesystem::is_regular_file(file)) return {};
@@ -383,8 +384,6 @@ std::optional<uint64_t> trained_on(const std::filesystem::path& model) {
   if (!manifest.is_object() || !manifest.contains("data") || !manifest["data"].is_number_unsigned()) return {};
   return manifest["data"].get<uint64_t>();
 }
-
-}  // namespace
 
 ReportResult write_report(const ReportOptions& o) {
   if (!o.overwrite && std::filesystem::exists(o.output))
@@ -450,7 +449,7 @@ ReportResult write_report(const ReportOptions& o) {
 
   const std::string html = page(f, e, baselines);
   write_file_atomically(o.output, html);
-  return {.output = o.output, .bytes = html.size(), .files = static_cast<int64_t>(scored.size()), .snr = e.snr()};
+  return {.output = o.output, .bytes = html.size(), .files = f.scored_files, .snr = e.snr()};
 }
 
 }  // namespace nacre::training

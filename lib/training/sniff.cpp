@@ -30,29 +30,31 @@ constexpr Words words[] = {
 };
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
-bool is_audio(std::string_view head) {
-  for (const std::string_view start :
-       {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "caff", "NIST_1A"})
+bool is_named_audio(std::string_view head) {
+  for (const std::string_view start : {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "dns.", "caff", "NIST_1A"})
     if (head.starts_with(start)) return true;
-  // A frame of MPEG audio: eleven bits set, then version, layer and bitrate, none of them a reserved value; not the mark
-  // that text in UTF-16 begins with.
-  if (head.size() < 3) return false;
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
-  return byte(0) == 0xff && byte(1) != 0xfe && (byte(1) & 0xe0) == 0xe0 && (byte(1) & 0x18) != 0x08 &&
-         (byte(1) & 0x06) != 0 && (byte(2) & 0xf0) != 0xf0;
+  return false;
 }
 
 }  // namespace
 
+bool is_mpeg_frame(std::string_view head) {
+  if (head.size() < 4) return false;
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
+  return byte(0) == 0xFF && byte(1) != 0xFE && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 && (byte(1) >> 1 & 3) != 0 &&
+         (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
+}
+
 Thing thing_of(std::string_view head) {
   if (head.empty()) return Thing::empty;
   if (head.starts_with("\x89NACRE")) return Thing::stream;
+  if (is_named_audio(head)) return Thing::audio;  // in front of weights: the size of an ID3 tag may look like their header
   if (head.size() > 8 && head[8] == '{') {
     uint64_t length = 0;  // of the header
     for (size_t i = 0; i < 8; ++i) length |= uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);
     if (length >= 2 && length < (uint64_t{1} << 32)) return Thing::weights;
   }
-  if (is_audio(head)) return Thing::audio;
+  if (is_mpeg_frame(head)) return Thing::audio;
   if (head.starts_with("version https://git-lfs.github.com/spec/")) return Thing::pointer;
   const size_t at = head.find_first_not_of(" \t\r\n");
   return at != std::string_view::npos && head[at] == '{' ? Thing::json : Thing::unknown;

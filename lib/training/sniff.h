@@ -10,6 +10,9 @@ namespace nacre::training {
 enum class Thing : uint8_t { unknown, empty, stream, weights, audio, json, pointer };
 constexpr size_t sniffed_bytes = 64;
 
+/// The four bytes that begin each frame of MPEG audio: no value that is reserved, no AAC (layer 0), not the mark that text in
+/// UTF-16 begins with.
+bool is_mpeg_frame(std::string_view head);
 /// By the first bytes of a file, as many of sniffed_bytes as it has.
 Thing thing_of(std::string_view head);
 /// unknown, too, for what cannot be opened or is no regular file.

@@ -371,13 +371,13 @@ void Run::log_step(const StepMetrics& m) {
   log_->write(line);
 }
 
-void Run::save(const std::string& why) {
+void Run::save(const std::string& why, bool goes_on) {
   if (done_ == saved_at_) return;
   last_save_ = Clock::now();
   const auto failed = [&](ErrorKind kind, const std::string& reason) {
     save_failure_ = kind;
     say("warning: checkpoint at step " + std::to_string(done_) + " (" + why + ") was not saved: " + reason +
-        "; training goes on");
+        (goes_on ? "; training goes on" : ""));
   };
   try {
     const CheckpointStore::Saved s = store_.save(done_, content_of(step_, ctx_, identity(), done_, snr_));
@@ -408,7 +408,7 @@ void Run::judge_checkpoint() {
 void Run::rescue() {
   if (done_ != saved_at_ && !in_step_) {
     try {
-      save("before an error");
+      save("before an error", false);
     } catch (const std::exception& e) {
       say("warning: step " + std::to_string(done_) + " could not be saved: " + std::string(e.what()));
     }
@@ -458,7 +458,7 @@ void Run::loop(TrainResult& result) {
     if (since(last_save_) >= 60 * config_.training.checkpoint_minutes) save("in mid-epoch");
   }
   result.signal = options_.stop != nullptr ? options_.stop->load() : 0;
-  save("stopped");
+  save("stopped", false);
 }
 
 TrainResult Run::go() {
@@ -509,7 +509,7 @@ TrainResult train(const TrainerOptions& options) {
   } catch (const StoppedAtStart&) {
     std::fprintf(
         options.out,
-        "stopped before the first step, while the data was read; nothing has changed, the same command begins again\n");
+        "stopped before the first step, while the data was read; the same command begins again\n");
     std::fflush(options.out);
     TrainResult result;
     result.signal = options.stop->load();

@@ -40,7 +40,7 @@ class Run {
   void skipped_update(const Batch&, int64_t updates);
   void log_step(const StepMetrics&);
   std::vector<int32_t> drop_codebooks() const;
-  void save(const std::string& why);
+  void save(const std::string& why, bool goes_on = true);
   /// After a save and an evaluation at the same step.
   void judge_checkpoint();
   /// Before an error leaves: saves what has been trained, and says so.

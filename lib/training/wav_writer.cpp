@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "files.h"
 #include "nacre/training/audio.h"
@@ -36,7 +37,7 @@ struct WavWriter::Impl {
   WavFormat format;
   Sound sound = nullptr;
   bool plain = false;  // RIFF, whose sizes have 32 bits
-  int64_t samples = 0, clipped = 0;
+  int64_t samples = 0, most = std::numeric_limits<int64_t>::max(), clipped = 0;
   std::vector<int16_t> buffer = {};
 
   int64_t sample_bytes() const { return format == WavFormat::pcm16 ? 2 : 4; }
@@ -47,6 +48,7 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
     throw Error(ErrorKind::usage, path + ": cannot write " + std::to_string(channels) + " channels at " +
                                       std::to_string(sample_rate) + " Hz");
   impl_ = std::make_unique<Impl>(path, channels, format);
+  if (frames) impl_->most = *frames * channels;
   SF_INFO info{};
   info.samplerate = sample_rate;
   info.channels = channels;
@@ -70,7 +72,7 @@ void WavWriter::write(std::span<const float> x) {
     if (!std::isfinite(v)) throw Error(ErrorKind::usage, m.name + ": asked to write a sample that is not finite");
   const auto n = static_cast<sf_count_t>(x.size());
   m.samples += n;
-  if (m.plain && m.samples > riff_data_bytes / m.sample_bytes())
+  if (m.samples > m.most)
     throw Error(ErrorKind::usage, m.name + ": more audio than the length that was announced");
   sf_count_t written = 0;
   if (m.format == WavFormat::float32) {

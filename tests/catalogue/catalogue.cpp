@@ -145,12 +145,21 @@ class Kitchen {
     if (what == "zeros") return std::string(place(bytes, where), '\0') + bytes;
     if (what == "twice") return bytes + bytes;
     if (what == "tag") return behind_tag(bytes);
+    if (what == "long-tag") return long_tag(place(bytes, where)) + bytes;
+    if (what == "and-part") return bytes + bytes.substr(0, place(bytes, where));
     if (what == "unmeasured") return without_length(bytes);
     if (what == "unfinished") return unfinished(bytes, where);
     if (what == "no-end") return without_last_page(bytes);
     if (what == "no-index") return bytes.substr(second_frame(bytes));
     FAIL("no such step");
     return bytes;
+  }
+
+  /// An ID3v2.4 tag with so many bytes of padding.
+  static std::string long_tag(size_t size) {
+    std::string tag("ID3\4\0\0", 6);
+    for (const int shift : {21, 14, 7, 0}) tag += static_cast<char>(size >> shift & 127);
+    return tag + std::string(size, '\0');
   }
 
   Folder folder_;

@@ -16,7 +16,7 @@ void expect_refusal(const Folder& folder, const Outcome& o, int code, const std:
   CHECK(o.err.find(named) != std::string::npos);
   CHECK_FALSE(fs::exists(out));
   for (const auto& entry : fs::directory_iterator(folder.path()))
-    CHECK(entry.path().filename().string().find("nacre-tmp") == std::string::npos);
+    CHECK(entry.path().filename().string().find(".nacre-") == std::string::npos);
 }
 
 }  // namespace
@@ -171,7 +171,7 @@ TEST_CASE("a signal leaves nothing half-written", "[cli]") {
     bool begun = false;
     for (int i = 0; i < 2000 && !begun; ++i) {
       for (const auto& entry : fs::directory_iterator(folder.path()))
-        begun = begun || entry.path().string().find("nacre-tmp") != std::string::npos;
+        begun = begun || entry.path().string().find(".nacre-") != std::string::npos;
       if (!begun) ::usleep(5000);
     }
     REQUIRE(begun);
@@ -181,6 +181,6 @@ TEST_CASE("a signal leaves nothing half-written", "[cli]") {
     CHECK(o.code == 128 + signal);
     CHECK_FALSE(fs::exists(folder / "out.nacre"));
     for (const auto& entry : fs::directory_iterator(folder.path()))
-      CHECK(entry.path().string().find("nacre-tmp") == std::string::npos);
+      CHECK(entry.path().string().find(".nacre-") == std::string::npos);
   }
 }

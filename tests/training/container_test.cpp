@@ -214,6 +214,55 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
   CHECK(front.frames > 0);
 }
 
+TEST_CASE("a reader that came to the end can go back", "[training][audio]") {
+  const TemporaryFolder folder;
+  const std::vector<float> x = noise(48000);
+  for (const int format : {SF_FORMAT_WAV | SF_FORMAT_PCM_16, aiff_format, flac_format, vorbis_format, opus_format, mp3_format}) {
+    write_encoded(folder / "a", format, x, 48000);
+    const std::vector<float> whole = read_audio(folder / "a").samples;
+    AudioReader reader(folder / "a");
+    std::vector<float> piece;
+    while (reader.read(1000, piece) > 0) {
+    }
+    for (const int64_t at : {40000, 20, 0}) {
+      INFO(format << " at " << at);
+      reader.seek(at);
+      REQUIRE(reader.read(500, piece) == 500);
+      double worst = 0;
+      for (size_t i = 0; i < piece.size(); ++i)
+        worst = std::max(worst, std::fabs(double(piece[i]) - double(whole[static_cast<size_t>(at) + i])));
+      CHECK(worst < 1e-3);  // Opus is near, the others are equal or nearly so
+    }
+    reader.rewind();
+    REQUIRE(reader.read(500, piece) == 500);
+    CHECK(std::equal(piece.begin(), piece.end(), whole.begin()));
+  }
+}
+
+TEST_CASE("what is salvaged of a damaged file is right, and the same however it is read", "[training][audio]") {
+  const TemporaryFolder folder;
+  write_encoded(folder / "whole", flac_format, noise(100000), 16000);
+  const std::vector<float> whole = read_audio(folder / "whole").samples;
+  std::string bytes = read_bytes(folder / "whole");
+  for (const double at : {0.3, 0.55, 0.9}) {
+    std::string damaged = bytes;
+    char& c = damaged[static_cast<size_t>(at * static_cast<double>(bytes.size()))];
+    c = static_cast<char>(c ^ 0x10);
+    write_bytes(folder / "damaged", damaged);
+    std::vector<float> first;
+    for (const int64_t step : {1, 777, 4096, 65536}) {
+      AudioReader reader(folder / "damaged", {.salvage = true});
+      std::vector<float> piece, all;
+      while (reader.read(step, piece) > 0) all.insert(all.end(), piece.begin(), piece.end());
+      REQUIRE(all.size() <= whole.size());
+      CHECK(std::equal(all.begin(), all.end(), whole.begin()));
+      if (step == 1) first = all;
+      CHECK(all == first);
+    }
+    CHECK(first.size() > 0);
+  }
+}
+
 TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][audio]") {
   const TemporaryFolder folder;
   std::mt19937_64 rng(seed());
@@ -265,6 +314,10 @@ TEST_CASE("descriptors do not grow with files read or refused", "[training][audi
   write_bytes(folder / "bad.wav", std::string(300, 'a'));
   write_bytes(folder / "bad.mp3", std::string(300, 'a'));
   write_bytes(folder / "cut.wav", read_bytes(folder / "good.wav").substr(0, 500));
+  if (!std::filesystem::is_directory("/proc/self/fd")) {
+    WARN("open descriptors cannot be counted here");
+    return;
+  }
   const int64_t before = open_descriptors();
   for (int i = 0; i < 100; ++i) {
     CHECK(read_audio(folder / "good.wav").frames() == 400);

@@ -1,5 +1,5 @@
 #pragma once
-// How good a codec is on given audio. The trainer, `nacre eval` and baselines all call score_clip, so they print the same numbers.
+// How good a codec is on given audio. The trainer, `nacre eval` and baselines score by the same functions, so they print the same numbers.
 //
 // All at the model's rate, on peak-normalised audio, through the quantizer with hard codes; no gain or lag is fitted.
 //   SNR      10 log10(sum x^2 / sum (x - y)^2)

@@ -26,7 +26,7 @@ struct Material {
   int64_t samples = 0;  ///< at the model's rate
   float gain = 1;       ///< from the file to what the model sees
   bool silent = false;
-  bool exact_header = false;  ///< the header's length is the file's: a seek may be trusted
+  bool exact_header = false;  ///< the file is whole, and as long as its header says: a seek may be trusted
   std::vector<std::string> warnings = {};
 };
 

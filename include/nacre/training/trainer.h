@@ -6,10 +6,13 @@
 //                             given weights
 //   RUN/step-00000080/        checkpoints: model.safetensors, optimizer.safetensors, manifest.json
 //   RUN/log.jsonl, RUN/events.out.tfevents.*
+//   RUN/run.lock, RUN/bad_files.txt (where more files are bad than the screen is told of)
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <functional>
 #include <string>
 #include <vector>
@@ -47,7 +50,7 @@ struct TrainResult {
   bool finished = false;
   int signal = 0;                 ///< what stopped it early, or 0
   std::filesystem::path checkpoint;
-  double snr = 0;                 ///< of the last evaluation
+  double snr = std::numeric_limits<double>::quiet_NaN();  ///< of the last evaluation; NaN if there was none
 };
 
 /// Runs, or goes on with, a training run. Throws Error; see ErrorKind for what each means.
@@ -72,6 +75,9 @@ double schedule_factor(const TrainingConfig&, int64_t step, int64_t end, int64_t
 std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to);
 /// What the trainer asks of the data.
 DatasetOptions dataset_options(const RunConfig&);
+
+/// The fingerprint of the data that a model was trained on (Dataset::fingerprint), where its checkpoint says so.
+std::optional<uint64_t> trained_on(const std::filesystem::path& model);
 
 /// The weights a path stands for: a safetensors file, a checkpoint's folder, or a run's folder (its best checkpoint, else its
 /// newest). Throws Error(io) where nothing can be opened, Error(input) saying what is there instead of a model.

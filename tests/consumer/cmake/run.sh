@@ -23,6 +23,6 @@ rm -r build
 refused '^ +nacre needs the language CXX, expected project\(NAME LANGUAGES CXX\)$' configure -DLANGUAGE=NONE
 
 # What building needs and is missing: everything in one line.
-refused '^ *nacre: NACRE_TRAINING needs libsndfile, libsoxr, zlib, not found \(on Debian: apt-get install libsndfile1-dev libsoxr-dev zlib1g-dev\)$' \
+refused '^ *nacre: NACRE_TRAINING needs libsndfile, libmpg123, libsoxr, zlib, not found \(on Debian: apt-get install libsndfile1-dev libmpg123-dev libsoxr-dev zlib1g-dev\)$' \
   env PKG_CONFIG_LIBDIR="$WORK" PKG_CONFIG_PATH= cmake -S "$NACRE" -B unbuilt -DCMAKE_CXX_COMPILER="$COMPILER" \
   -DCMAKE_DISABLE_FIND_PACKAGE_ZLIB=ON
