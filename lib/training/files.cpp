@@ -34,7 +34,7 @@ Descriptor::~Descriptor() {
 bool write_all(int fd, const void* data, size_t bytes) noexcept {
   const char* p = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t n = ::write(fd, p, bytes);
+    const ssize_t n = file_calls().write(fd, p, bytes);
     if (n < 0 && errno == EINTR) continue;
     if (n == 0) errno = ENOSPC;
     if (n <= 0) return false;
