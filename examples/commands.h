@@ -31,7 +31,8 @@ void complain(const std::string& text);
 /// That a file is used although something is wrong with it: said even when quiet.
 void warn(const std::string& path, const std::string& warning);
 
-inline constexpr const char* salvage_help = "take what is whole of files that are cut short or damaged, with a warning each";
+inline constexpr const char* salvage_help =
+    "take what is whole of files that are cut short or damaged, with a warning each";
 
 /// --device, --precision and --threads, the same everywhere.
 struct DeviceOptions {

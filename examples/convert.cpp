@@ -21,7 +21,8 @@ constexpr const char* output_help =
 struct Options {
   std::vector<std::string> inputs;
   std::string output, model, config;
-  bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false, keep_ending = false;
+  bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
+       keep_ending = false;
   std::optional<int64_t> beam;
   DeviceOptions device;
 
@@ -82,7 +83,8 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
 template <class F>
 int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
   if (o.json && o.output == "-") throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
-  const training::FileJobs jobs = training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
+  const training::FileJobs jobs =
+      training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
   nlohmann::ordered_json done = nlohmann::ordered_json::array();
   const int code = convert_matched(o, jobs, from, label, done, one);
   if (o.json) {

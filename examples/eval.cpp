@@ -52,8 +52,17 @@ struct Figures {
 
 Figures figures(const training::ClipScore& s, double bitrate) {
   const double none = std::nan("");
-  return {s.seconds, s.silent ? none : s.snr, s.si_sdr, s.segmental_snr, s.stoi, s.estoi, s.mel, s.stft, bitrate,
-          s.seconds / s.encode_seconds, s.seconds / s.decode_seconds};
+  return {s.seconds,
+          s.silent ? none : s.snr,
+          s.si_sdr,
+          s.segmental_snr,
+          s.stoi,
+          s.estoi,
+          s.mel,
+          s.stft,
+          bitrate,
+          s.seconds / s.encode_seconds,
+          s.seconds / s.decode_seconds};
 }
 Figures figures(const training::Scores& s, double bitrate) {
   return {s.seconds(), s.snr(), s.si_sdr(), s.segmental_snr(), s.stoi(), s.estoi(), s.mel(), s.stft(), bitrate, s.encode_speed(),
@@ -87,9 +96,9 @@ void print_head() {
 void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
   std::printf("%9.2f %8s %8s %8s %6s %6s %8s %8s %8.2f %9s %9s  %s\n", f.seconds, text(f.snr, 2).c_str(),
-              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(), text(f.estoi, 3).c_str(),
-              text(f.mel, 3).c_str(), text(f.stft, 3).c_str(), f.bitrate / 1000, text(f.encode_speed, 1).c_str(),
-              text(f.decode_speed, 1).c_str(), printable(name).c_str());
+              text(f.si_sdr, 2).c_str(), text(f.segmental_snr, 2).c_str(), text(f.stoi, 3).c_str(),
+              text(f.estoi, 3).c_str(), text(f.mel, 3).c_str(), text(f.stft, 3).c_str(), f.bitrate / 1000,
+              text(f.encode_speed, 1).c_str(), text(f.decode_speed, 1).c_str(), printable(name).c_str());
   std::fflush(stdout);
 }
 
@@ -171,7 +180,7 @@ class Report {
       return;
     }
     if (rows_++ == 0) print_head();
-    print(row, s.silent              ? s.name + " (silent: no SNR, no STOI)"
+    print(row, s.silent               ? s.name + " (silent: no SNR, no STOI)"
                : std::isnan(s.si_sdr) ? s.name + " (constant: no SI-SDR)"
                                       : s.name);
   }
@@ -270,9 +279,12 @@ int eval(const Options& o) {
     if (!o.quiet) options.progress = training::scan_progress(stderr);
     data.emplace(o.inputs[0], options);
     if (const std::optional<uint64_t> then = training::trained_on(model); then && *then != data->fingerprint())
-      warn(o.inputs[0], "is not what the model was trained on, or was divided otherwise: some of what is judged may be what it was trained on");
+      warn(o.inputs[0],
+           "is not what the model was trained on, or was divided otherwise: some of what is judged may be what it was "
+           "trained on");
     if (data->held_out().empty())
-      std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n", o.inputs[0].c_str());
+      std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n",
+                   o.inputs[0].c_str());
     jobs.several = true;
     for (const training::BadFile& file : data->warned()) warn(o.inputs[0] + "/" + file.path, file.reason);
     for (const training::BadFile& bad : data->bad())
@@ -326,8 +338,11 @@ int eval(const Options& o) {
     }
     return std::string();
   });
-  report.finish(evaluation, model.string(), !data ? nullptr : data->held_out().empty() ? "training audio" : "held out", baseline,
-                jobs.jobs.size() + jobs.refused.size() - evaluation.clips().size());
+  report.finish(evaluation, model.string(),
+                !data                      ? nullptr
+                : data->held_out().empty() ? "training audio"
+                                           : "held out",
+                baseline, jobs.jobs.size() + jobs.refused.size() - evaluation.clips().size());
   return code;
 }
 
@@ -356,10 +371,11 @@ Command add_eval(CLI::App& app) {
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
   o->device.add_to(app);
-  app.footer("Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
-             "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
-             "files that have a value: silent files have no SNR and no STOI, constant ones no SI-SDR, less than 0.42 s\n"
-             "of speech has no STOI. Files of more than 30 s are scored in pieces, in memory that does not grow.");
+  app.footer(
+      "Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
+      "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
+      "files that have a value: silent files have no SNR and no STOI, constant ones no SI-SDR, less than 0.42 s\n"
+      "of speech has no STOI. Files of more than 30 s are scored in pieces, in memory that does not grow.");
   return [o] { return eval(*o); };
 }
 

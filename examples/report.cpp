@@ -48,9 +48,11 @@ int report(const Options& o) {
   if (o.json)
     print_json({{"output", r.output.string()}, {"bytes", r.bytes}, {"files", r.files}, {"snr", r.snr}});
   else
-    std::printf("%s: %.1f MB, %lld file%s%s\n", printable(r.output.string()).c_str(), static_cast<double>(r.bytes) / 1e6,
-                static_cast<long long>(r.files), r.files == 1 ? "" : "s",
-                std::isfinite(r.snr) ? (", mean SNR " + std::string(r.snr < 0 ? "" : "+") + fixed(r.snr, 2) + " dB").c_str() : "");
+    std::printf("%s: %.1f MB, %lld file%s%s\n", printable(r.output.string()).c_str(),
+                static_cast<double>(r.bytes) / 1e6, static_cast<long long>(r.files), r.files == 1 ? "" : "s",
+                std::isfinite(r.snr)
+                    ? (", mean SNR " + std::string(r.snr < 0 ? "" : "+") + fixed(r.snr, 2) + " dB").c_str()
+                    : "");
   return 0;
 }
 

@@ -98,7 +98,8 @@ void AudioReader::Impl::open(size_t which) {
   } catch (const DecodeFault& fault) {
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
     if (which == 0) bad(name, fault.reason);
-    bad(name, "its part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " + fault.reason);
+    bad(name, "its part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " +
+                  fault.reason);
   }
 }
 
@@ -116,9 +117,9 @@ void AudioReader::Impl::survey() {
     if (p == 0) {
       info = now;
     } else if (now.sample_rate != info.sample_rate || now.channels != info.channels) {
-      bad(name, "holds streams one after the other (chained Ogg) that differ: " + std::to_string(info.sample_rate) + " Hz with " +
-                    std::to_string(info.channels) + " channels, then " + std::to_string(now.sample_rate) + " Hz with " +
-                    std::to_string(now.channels) + "; split the file");
+      bad(name, "holds streams one after the other (chained Ogg) that differ: " + std::to_string(info.sample_rate) +
+                    " Hz with " + std::to_string(info.channels) + " channels, then " + std::to_string(now.sample_rate) +
+                    " Hz with " + std::to_string(now.channels) + "; split the file");
     } else {
       info.frames += now.frames;
       info.frames_known = info.frames_known && now.frames_known;
@@ -205,7 +206,8 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
 void AudioReader::Impl::at_end() {
   if (position == 0) bad(name, "empty: no audio in it");
   if (info.frames_known && position < info.frames && warnings.empty())
-    not_whole("truncated: the header promises " + std::to_string(info.frames) + " frames, " + std::to_string(position) + " are there");
+    not_whole("truncated: the header promises " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
+              " are there");
 }
 
 void AudioReader::rewind() {

@@ -124,7 +124,8 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
         c.fault = "empty: no audio in it";
       } else if (size == 0) {
         // The recorder stopped before it filled in the sizes. 0xFFFFFFFF: to the end of the file.
-        c.patches.push_back({begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
+        c.patches.push_back(
+            {begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
         c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
         is_unfinished(c, there);
       } else if (unknown_length(size)) {
@@ -200,9 +201,7 @@ Page page_at(const Bytes& file, uint64_t at) {
   if (head.size() < 27 || !head.starts_with("OggS")) return {};
   const size_t segments = static_cast<unsigned char>(head[26]);
   if (head.size() < 27 + segments) return {};
-  Page page{.size = 27 + segments,
-            .first = (head[5] & 2) != 0,
-            .last = (head[5] & 4) != 0};
+  Page page{.size = 27 + segments, .first = (head[5] & 2) != 0, .last = (head[5] & 4) != 0};
   for (size_t i = 0; i < segments; ++i) page.size += static_cast<unsigned char>(head[27 + i]);
   return page;
 }
@@ -226,7 +225,8 @@ void find_links(const Bytes& file, uint64_t begin, Container& c) {
     if (page.size == 0) {  // a tag at the end, or damage
       const uint64_t next = next_page(file, at + 1);
       if (next < file.size() && c.fault.empty())
-        is_cut(c, "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are no Ogg");
+        is_cut(c,
+               "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are no Ogg");
       at = next;
       continue;
     }

@@ -59,8 +59,8 @@ void note_file(const std::string& path, Clip& clip) {
 }
 
 /// Decodes a file to what the model sees, or to nothing where that is more than `most` samples, and fills in the clip.
-std::vector<float> decode(const std::string& path, const MaterialOptions& options, int64_t min_samples, int64_t most, Clip& clip,
-                          std::string& warning) {
+std::vector<float> decode(const std::string& path, const MaterialOptions& options, int64_t min_samples, int64_t most,
+                          Clip& clip, std::string& warning) {
   note_file(path, clip);
   std::vector<float> out;
   const Material m = survey(path, options, &out, most);
@@ -70,19 +70,22 @@ std::vector<float> decode(const std::string& path, const MaterialOptions& option
   if (m.silent) throw Error(ErrorKind::input, path + ": silent: it stays within 0.0001 (-80 dB) of its mean");
   if (m.samples < min_samples)
     throw Error(ErrorKind::input, path + ": too short: " + std::to_string(m.samples) + " samples at " +
-                                      std::to_string(options.sample_rate) + " Hz, expected at least " + std::to_string(min_samples));
+                                      std::to_string(options.sample_rate) + " Hz, expected at least " +
+                                      std::to_string(min_samples));
   out.shrink_to_fit();
   return out;
 }
 
-constexpr std::array<std::string_view, 9> held_out_names{"valid", "validation", "val", "dev", "eval", "test", "heldout", "held_out", "held-out"};
+constexpr std::array<std::string_view, 9> held_out_names{"valid", "validation", "val",      "dev",     "eval",
+                                                         "test",  "heldout",    "held_out", "held-out"};
 
 /// Which of those names a folder has: "Dev-clean" is dev. Empty if none.
 std::string_view held_out_name(std::string folder) {
   for (char& c : folder)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   for (const std::string_view name : held_out_names)
-    if (folder.starts_with(name) && (folder.size() == name.size() || folder[name.size()] == '-' || folder[name.size()] == '_'))
+    if (folder.starts_with(name) &&
+        (folder.size() == name.size() || folder[name.size()] == '-' || folder[name.size()] == '_'))
       return name;
   return {};
 }
@@ -93,7 +96,8 @@ struct NamedFolder {
   bool test = false;
 };
 NamedFolder named_folder(const std::string& path) {
-  for (size_t from = 0, slash = path.find('/'); slash != std::string::npos; from = slash + 1, slash = path.find('/', from))
+  for (size_t from = 0, slash = path.find('/'); slash != std::string::npos;
+       from = slash + 1, slash = path.find('/', from))
     if (const std::string_view name = held_out_name(path.substr(from, slash - from)); !name.empty())
       return {path.substr(0, slash), name == "test"};
   return {};
@@ -176,7 +180,8 @@ void Dataset::Impl::scan() {
       try {
         all[i].path = found.files[i];
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
-        auto samples = decode(path, scanned, options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
+        auto samples =
+            decode(path, scanned, options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
@@ -224,7 +229,8 @@ void Dataset::Impl::scan() {
     throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
   if (bad_files > options.max_bad_files &&
       static_cast<double>(bad_files) > options.max_bad_fraction * static_cast<double>(files))
-    throw Error(ErrorKind::input, folder + ": too many bad files (--max-bad N skips up to N): " + bad_in_one_line(bad, files));
+    throw Error(ErrorKind::input,
+                folder + ": too many bad files (--max-bad N skips up to N): " + bad_in_one_line(bad, files));
 
   for (size_t i = 0; i < n; ++i) {
     if (!reasons[i].empty()) continue;
@@ -265,15 +271,17 @@ void Dataset::Impl::split() {
   for (size_t i = 0; i < clips.size(); ++i)
     if (!clips[i].left_out) (clips[i].held_out ? held_out : training).push_back(static_cast<int64_t>(i));
   if (training.empty())
-    throw Error(ErrorKind::input, folder + ": every usable file is held out, nothing is left to train on" +
-                                      (held_out_folders.empty() ? "" : "; --set training.held_out_folders=false trains on all folders"));
+    throw Error(ErrorKind::input,
+                folder + ": every usable file is held out, nothing is left to train on" +
+                    (held_out_folders.empty() ? "" : "; --set training.held_out_folders=false trains on all folders"));
 }
 
 /// True if a folder's name says what is held out.
 bool Dataset::Impl::split_by_names() {
   std::vector<NamedFolder> named;
   for (const Clip& c : clips) named.push_back(named_folder(c.path));
-  const bool judged = std::any_of(named.begin(), named.end(), [](const NamedFolder& f) { return !f.path.empty() && !f.test; });
+  const bool judged =
+      std::any_of(named.begin(), named.end(), [](const NamedFolder& f) { return !f.path.empty() && !f.test; });
   std::set<std::string> held, left;
   for (size_t i = 0; i < clips.size(); ++i) {
     if (named[i].path.empty()) continue;
@@ -378,13 +386,14 @@ Dataset::Samples Dataset::load(int64_t clip) const {
   return samples;
 }
 
-void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& sink, const std::function<void()>& check) const {
+void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& sink,
+                   const std::function<void()>& check) const {
   const Impl& m = *impl_;
   const Clip& known = m.at(clip);
   const std::string path = m.path_of(known);
   if (offset < 0 || n < 0 || n > known.samples - offset)
-    throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + n) + " of " +
-                                      path + ", which has " + std::to_string(known.samples));
+    throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + n) +
+                                      " of " + path + ", which has " + std::to_string(known.samples));
   if (in_memory()) return sink(std::span(*load(clip)).subspan(static_cast<size_t>(offset), static_cast<size_t>(n)));
   Clip now;
   note_file(path, now);
@@ -405,7 +414,8 @@ void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& si
 
 void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
   auto next = to.begin();
-  read(clip, offset, static_cast<int64_t>(to.size()), [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
+  read(clip, offset, static_cast<int64_t>(to.size()),
+       [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
 }
 
 std::string describe_parts(const Dataset& d) {

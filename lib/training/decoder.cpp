@@ -51,7 +51,9 @@ class SoundFile : public Decoder {
   explicit SoundFile(ByteRange& bytes) {
     static SF_VIRTUAL_IO calls{
         .get_filelen = [](void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->size(); },
-        .seek = [](sf_count_t offset, int whence, void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->seek(offset, whence); },
+        .seek = [](sf_count_t offset, int whence, void* b) -> sf_count_t {
+          return static_cast<ByteRange*>(b)->seek(offset, whence);
+        },
         .read = [](void* to, sf_count_t n, void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->read(to, n); },
         .write = [](const void*, sf_count_t, void*) -> sf_count_t { return 0; },
         .tell = [](void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->tell(); },
@@ -128,11 +130,15 @@ class MpegFile : public Decoder {
     mpg123_param(mpeg_.get(), MPG123_PREFRAMES, 48, 0);
     mpg123_replace_reader_handle(
         mpeg_.get(),
-        [](void* b, void* to, size_t n) -> ssize_t { return static_cast<ssize_t>(static_cast<ByteRange*>(b)->read(to, static_cast<int64_t>(n))); },
-        [](void* b, off_t offset, int whence) -> off_t { return static_cast<ByteRange*>(b)->seek(offset, whence); }, nullptr);
+        [](void* b, void* to, size_t n) -> ssize_t {
+          return static_cast<ssize_t>(static_cast<ByteRange*>(b)->read(to, static_cast<int64_t>(n)));
+        },
+        [](void* b, off_t offset, int whence) -> off_t { return static_cast<ByteRange*>(b)->seek(offset, whence); },
+        nullptr);
     long rate = 0;
     int channels = 0, encoding = 0;
-    if (mpg123_open_handle(mpeg_.get(), &bytes) != MPG123_OK || mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding) != MPG123_OK)
+    if (mpg123_open_handle(mpeg_.get(), &bytes) != MPG123_OK ||
+        mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding) != MPG123_OK)
       throw DecodeFault{std::string("not readable as audio: ") + mpg123_strerror(mpeg_.get())};
     info_ = {.sample_rate = static_cast<int>(rate), .channels = channels};
     // Without an index in front, libmpg123 takes every frame to be as long as the first.
@@ -155,8 +161,9 @@ class MpegFile : public Decoder {
         int channels = 0, encoding = 0;
         mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding);
         if (rate != info_.sample_rate || channels != info_.channels)
-          fault_ = "changes there to " + std::to_string(rate) + " Hz with " + std::to_string(channels) + " channels, begins with " +
-                   std::to_string(info_.sample_rate) + " Hz and " + std::to_string(info_.channels);
+          fault_ = "changes there to " + std::to_string(rate) + " Hz with " + std::to_string(channels) +
+                   " channels, begins with " + std::to_string(info_.sample_rate) + " Hz and " +
+                   std::to_string(info_.channels);
       } else if (code != MPG123_OK) {
         fault_ = mpg123_strerror(mpeg_.get());
       }
@@ -179,7 +186,8 @@ class MpegFile : public Decoder {
     bytes.seek(first_frame(bytes), SEEK_SET);
     const std::string_view text(head, static_cast<size_t>(bytes.read(head, sizeof head)));
     bytes.seek(before, SEEK_SET);
-    return std::any_of(index_names.begin(), index_names.end(), [&](std::string_view name) { return text.find(name) != std::string_view::npos; });
+    return std::any_of(index_names.begin(), index_names.end(),
+                       [&](std::string_view name) { return text.find(name) != std::string_view::npos; });
   }
   /// Behind zeros, where some writers leave room for tags.
   static int64_t first_frame(ByteRange& bytes) {

@@ -85,7 +85,9 @@ std::vector<float> ExcerptReader::samples(size_t i) {
   if (!held_[i].empty()) return held_[i];
   std::vector<float> samples;
   samples.reserve(static_cast<size_t>(e.samples));
-  data_.read(e.clip, e.offset, e.samples, [&](std::span<const float> x) { samples.insert(samples.end(), x.begin(), x.end()); }, between_);
+  data_.read(
+      e.clip, e.offset, e.samples, [&](std::span<const float> x) { samples.insert(samples.end(), x.begin(), x.end()); },
+      between_);
   if (keeps_all_) held_[i] = samples;
   return samples;
 }

@@ -79,7 +79,8 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
   return found;
 }
 
-FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from, MatchOptions options) {
+FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from,
+                     MatchOptions options) {
   if (output.empty()) throw Error(ErrorKind::usage, "-o: an empty name");
   FileJobs jobs = find_files(inputs, from);
   const Place place = place_of(output);
@@ -112,8 +113,9 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
       jobs.refused.emplace_back(ErrorKind::usage, job.in + ": " + job.out + " exists; -f overwrites it");
     } else if (const std::vector<std::string>& same = taken[job.out]; same.size() > 1) {
       const std::string& other = same[0] == job.in ? same[1] : same[0];
-      jobs.refused.emplace_back(ErrorKind::usage, job.in + ": would become " + job.out + ", as " + other + " would" +
-                                                      (from == FileKind::audio ? "; --keep-ending keeps them apart" : ""));
+      jobs.refused.emplace_back(ErrorKind::usage,
+                                job.in + ": would become " + job.out + ", as " + other + " would" +
+                                    (from == FileKind::audio ? "; --keep-ending keeps them apart" : ""));
     } else {
       good.push_back(std::move(job));
     }

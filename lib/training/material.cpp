@@ -24,7 +24,8 @@ class ChannelPower {
   int instead_of_mean() const {
     if (frames_ == 0) return -1;
     const double channels = std::accumulate(power_.begin(), power_.end(), 0.0) / static_cast<double>(channels_);
-    const double least = static_cast<double>(silence_deviation) * static_cast<double>(silence_deviation) * static_cast<double>(frames_);
+    const double least =
+        static_cast<double>(silence_deviation) * static_cast<double>(silence_deviation) * static_cast<double>(frames_);
     if (channels < least || mean_power_ >= cancelled * channels) return -1;
     return static_cast<int>(std::max_element(power_.begin(), power_.end()) - power_.begin());
   }
@@ -58,7 +59,8 @@ struct Level {
   float peak() const { return std::max(most, -least); }
   bool silent(int64_t samples) const {
     const double mean = samples > 0 ? sum / static_cast<double>(samples) : 0;
-    return std::max(static_cast<double>(most) - mean, mean - static_cast<double>(least)) < static_cast<double>(silence_deviation);
+    return std::max(static_cast<double>(most) - mean, mean - static_cast<double>(least)) <
+           static_cast<double>(silence_deviation);
   }
 };
 
@@ -109,7 +111,8 @@ Material survey(AudioReader& reader, const MaterialOptions& options, std::vector
   m.warnings = reader.warnings();
   m.exact_header = m.warnings.empty() && reader.info().frames_known && reader.info().frames == m.frames;
   if (m.channel >= 0)
-    m.warnings.push_back("its channels cancel each other (opposite phase); channel " + std::to_string(m.channel + 1) + " is taken alone");
+    m.warnings.push_back("its channels cancel each other (opposite phase); channel " + std::to_string(m.channel + 1) +
+                         " is taken alone");
   if (samples != nullptr)
     for (float& v : *samples) v *= m.gain;
   return m;
@@ -123,8 +126,9 @@ Material survey(const std::string& path, const MaterialOptions& options, std::ve
 void read_material(AudioReader& reader, const Material& m, const MaterialOptions& options, int64_t offset, int64_t n,
                    const SampleSink& sink) {
   if (offset < 0 || n < 0 || n > m.samples - offset)
-    throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " + std::to_string(offset + n) +
-                                      " were asked for, it has " + std::to_string(m.samples));
+    throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " +
+                                      std::to_string(offset + n) + " were asked for, it has " +
+                                      std::to_string(m.samples));
   // Resampling by `up` / `down` begins where the input's and the output's grids meet, early enough for its filter to have
   // forgotten that nothing came before.
   const int64_t common = std::gcd(m.sample_rate, options.sample_rate);
@@ -151,7 +155,8 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     }
   }
   Resampler resampler(m.sample_rate, options.sample_rate);
-  const int64_t end = offset + n, enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler holds some back
+  const int64_t end = offset + n,
+                enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler holds some back
   for (bool last = false; at < end && !last;) {
     last = read(std::clamp<int64_t>(enough - frames, 1024, piece_frames)) == 0;
     if (last)
@@ -170,13 +175,14 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
                                       std::to_string(m.frames) + " frames are there");
 }
 
-void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset, int64_t n,
-                   const SampleSink& sink) {
+void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset,
+                   int64_t n, const SampleSink& sink) {
   AudioReader reader(path, options.audio);
   read_material(reader, m, options, offset, n, sink);
 }
 
-void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset, std::span<float> to) {
+void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset,
+                   std::span<float> to) {
   auto next = to.begin();
   read_material(path, m, options, offset, static_cast<int64_t>(to.size()),
                 [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });

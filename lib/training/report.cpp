@@ -121,7 +121,8 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                   " times less than plain 16-bit samples, and back. ";
   s += f.on_training ? "Nothing was held out, so the figures here are for audio it was trained on: "
                      : "It was then judged on audio that was kept out of training: ";
-  s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") + describe_duration(e.seconds()) + ". ";
+  s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") +
+       describe_duration(e.seconds()) + ". ";
   const double snr = e.snr();
   if (std::isfinite(snr)) {
     s += "There the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";
@@ -353,15 +354,15 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
   s += "<h2>Comparison</h2>\n" + comparison_html(codec, baselines.all(), baselines.notes());
   s += "<h2>Training</h2>\n" + curves(f) + history(f);
   s += "<h2>Listen and look</h2>\n" + listening(f, e, baselines.all());
-  s +=
-      std::string("<h2>Scores</h2>\n<p>") +
-      (e.seconds() < f.held_out_seconds - 1e-6 ? std::to_string(f.scored_files) + " of " + std::to_string(f.held_out_files) +
-                                                     " files, spread over the list; of long ones, excerpts. "
-                                               : "") +
-      "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better. Speeds are of this machine while it "
-      "made "
-      "this page; those of short files are pessimistic, for whole windows are computed.</p>\n" +
-      scores(e);
+  s += std::string("<h2>Scores</h2>\n<p>") +
+       (e.seconds() < f.held_out_seconds - 1e-6
+            ? std::to_string(f.scored_files) + " of " + std::to_string(f.held_out_files) +
+                  " files, spread over the list; of long ones, excerpts. "
+            : "") +
+       "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better. Speeds are of this machine while it "
+       "made "
+       "this page; those of short files are pessimistic, for whole windows are computed.</p>\n" +
+       scores(e);
   s += "<h2>Codebooks</h2>\n<p>Over the same audio. Perplexity is the number of codes that, used equally often, would "
        "carry as "
        "much information.</p>\n" +
@@ -413,8 +414,9 @@ ReportResult write_report(const ReportOptions& o) {
   if (const std::optional<uint64_t> then = trained_on(model)) f.other_data = *then != data.fingerprint();
 
   std::vector<Excerpt> scored = judged_excerpts(data, o.max_seconds);
-  std::sort(scored.begin(), scored.end(),
-            [](const Excerpt& a, const Excerpt& b) { return std::pair(a.clip, a.offset) < std::pair(b.clip, b.offset); });
+  std::sort(scored.begin(), scored.end(), [](const Excerpt& a, const Excerpt& b) {
+    return std::pair(a.clip, a.offset) < std::pair(b.clip, b.offset);
+  });
   std::set<int64_t> clips;
   for (const Excerpt& part : scored) clips.insert(part.clip);
   f.scored_files = static_cast<int64_t>(clips.size());

@@ -61,8 +61,8 @@ int64_t CropSampler::steps_per_epoch() const {
 namespace {
 
 /// The first draw whose file can be read.
-Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index, std::span<float> to,
-                    std::vector<BadFile>& lost) {
+Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index,
+                    std::span<float> to, std::vector<BadFile>& lost) {
   constexpr int64_t attempts = 100;
   for (int64_t attempt = 0;; ++attempt) {
     const Crop crop = sampler.at(step, index, attempt);

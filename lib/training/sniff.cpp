@@ -31,7 +31,8 @@ constexpr Words words[] = {
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
 bool is_named_audio(std::string_view head) {
-  for (const std::string_view start : {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "dns.", "caff", "NIST_1A"})
+  for (const std::string_view start :
+       {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "dns.", "caff", "NIST_1A"})
     if (head.starts_with(start)) return true;
   return false;
 }
@@ -41,14 +42,15 @@ bool is_named_audio(std::string_view head) {
 bool is_mpeg_frame(std::string_view head) {
   if (head.size() < 4) return false;
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
-  return byte(0) == 0xFF && byte(1) != 0xFE && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 && (byte(1) >> 1 & 3) != 0 &&
-         (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
+  return byte(0) == 0xFF && byte(1) != 0xFE && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 &&
+         (byte(1) >> 1 & 3) != 0 && (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
 }
 
 Thing thing_of(std::string_view head) {
   if (head.empty()) return Thing::empty;
   if (head.starts_with("\x89NACRE")) return Thing::stream;
-  if (is_named_audio(head)) return Thing::audio;  // in front of weights: the size of an ID3 tag may look like their header
+  if (is_named_audio(head))
+    return Thing::audio;  // in front of weights: the size of an ID3 tag may look like their header
   if (head.size() > 8 && head[8] == '{') {
     uint64_t length = 0;  // of the header
     for (size_t i = 0; i < 8; ++i) length |= uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);

@@ -43,7 +43,8 @@ struct WavWriter::Impl {
   int64_t sample_bytes() const { return format == WavFormat::pcm16 ? 2 : 4; }
 };
 
-WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, WavFormat format, std::optional<int64_t> frames) {
+WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, WavFormat format,
+                     std::optional<int64_t> frames) {
   if (channels < 1 || channels > max_channels || sample_rate < min_sample_rate || sample_rate > max_sample_rate)
     throw Error(ErrorKind::usage, path + ": cannot write " + std::to_string(channels) + " channels at " +
                                       std::to_string(sample_rate) + " Hz");
@@ -53,7 +54,8 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
   info.samplerate = sample_rate;
   info.channels = channels;
   impl_->plain = frames && *frames <= riff_data_bytes / (channels * impl_->sample_bytes());
-  info.format = (impl_->plain ? SF_FORMAT_WAV : SF_FORMAT_RF64) | (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
+  info.format = (impl_->plain ? SF_FORMAT_WAV : SF_FORMAT_RF64) |
+                (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
   impl_->sound = open_to_write(impl_->file.fd(), info, path);
   if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
   if (!impl_->plain) sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
@@ -72,8 +74,7 @@ void WavWriter::write(std::span<const float> x) {
     if (!std::isfinite(v)) throw Error(ErrorKind::usage, m.name + ": asked to write a sample that is not finite");
   const auto n = static_cast<sf_count_t>(x.size());
   m.samples += n;
-  if (m.samples > m.most)
-    throw Error(ErrorKind::usage, m.name + ": more audio than the length that was announced");
+  if (m.samples > m.most) throw Error(ErrorKind::usage, m.name + ": more audio than the length that was announced");
   sf_count_t written = 0;
   if (m.format == WavFormat::float32) {
     written = sf_write_float(m.sound.get(), x.data(), n);

@@ -44,7 +44,11 @@ std::vector<Row> read_rows() {
     const std::vector<std::string> fields = split(line, " ; ");
     INFO("cases.txt, line " << n << ": " << line);
     REQUIRE(fields.size() == 5);
-    Row c{.name = trimmed(fields[0]), .recipe = trimmed(fields[1]), .arguments = trimmed(fields[2]), .says = trimmed(fields[4]), .line = n};
+    Row c{.name = trimmed(fields[0]),
+          .recipe = trimmed(fields[1]),
+          .arguments = trimmed(fields[2]),
+          .says = trimmed(fields[4]),
+          .line = n};
     std::istringstream result(fields[3]);
     result >> c.code >> c.frames;
     if (!result) c.frames = -1;
@@ -55,7 +59,8 @@ std::vector<Row> read_rows() {
 
 std::string unhex(const std::string& digits) {
   std::string bytes;
-  for (size_t i = 0; i + 1 < digits.size(); i += 2) bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  for (size_t i = 0; i + 1 < digits.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
   return bytes;
 }
 
@@ -167,11 +172,13 @@ class Kitchen {
   std::map<std::string, std::string> bases_;
 };
 
-std::vector<std::string> arguments_of(const Row& c, const std::string& in, const std::string& out, const std::string& model) {
+std::vector<std::string> arguments_of(const Row& c, const std::string& in, const std::string& out,
+                                      const std::string& model) {
   std::string text = c.arguments;
   // The usual ways to run a verb, in short.
-  for (const auto& [word, whole] : std::map<std::string, std::string>{
-           {"encode", "encode $in -o $out -m $model -q"}, {"decode", "decode $in -o $out -m $model -q"}, {"eval", "eval $in -m $model -q"}}) {
+  for (const auto& [word, whole] : std::map<std::string, std::string>{{"encode", "encode $in -o $out -m $model -q"},
+                                                                      {"decode", "decode $in -o $out -m $model -q"},
+                                                                      {"eval", "eval $in -m $model -q"}}) {
     if (text == word) text = whole;
     if (text.starts_with(word + " --")) text = whole + text.substr(word.size());
   }
@@ -209,7 +216,8 @@ TEST_CASE("the catalogue of inputs", "[catalogue]") {
     }
     if (c.frames >= 0 && o.code == 0) CHECK(static_cast<int64_t>(training::check_stream(out).samples) == c.frames);
     // Nothing is left but the input, and the output of what succeeded.
-    const bool makes = c.arguments.starts_with("encode") || c.arguments.starts_with("decode") || c.arguments.starts_with("export");
+    const bool makes =
+        c.arguments.starts_with("encode") || c.arguments.starts_with("decode") || c.arguments.starts_with("export");
     CHECK(fs::exists(out) == (c.code == 0 && makes));
     CHECK(room.count() == (had_in ? 1 : 0) + (fs::exists(out) ? 1 : 0));
   }

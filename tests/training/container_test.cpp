@@ -48,7 +48,8 @@ TEST_CASE("FLAC without a length, and behind a tag, is read to its end, twice", 
   const std::vector<float> expected = read_audio(folder / "a.flac").samples;
   REQUIRE(expected.size() == 20000);
   const std::string path = folder / "b.flac";
-  for (const std::string& bytes : {without_length(flac), behind_tag(flac), behind_tag(without_length(flac)), behind_tag(behind_tag(flac))}) {
+  for (const std::string& bytes :
+       {without_length(flac), behind_tag(flac), behind_tag(without_length(flac)), behind_tag(behind_tag(flac))}) {
     write_bytes(path, bytes);
     AudioReader reader(path);
     std::vector<float> piece, all;
@@ -74,7 +75,8 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   const TemporaryFolder folder;
   // Quiet, then loud: frames of the first half are small where the bitrate varies.
   std::vector<float> x = sine(88200, 440, 44100, 0.001), loud = sine(88200, 3000, 44100, 0.5);
-  for (size_t i = 0; i < loud.size(); ++i) loud[i] += 0.2f * static_cast<float>(std::sin(1e-3 * static_cast<double>(i * i % 100000)));
+  for (size_t i = 0; i < loud.size(); ++i)
+    loud[i] += 0.2f * static_cast<float>(std::sin(1e-3 * static_cast<double>(i * i % 100000)));
   x.insert(x.end(), loud.begin(), loud.end());
   const std::string path = folder / "a.mp3";
   write_encoded(path, mp3_format, x, 44100);
@@ -96,7 +98,8 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   CHECK(joined.frames <= 2 * whole + 4 * 1152);
   // Cut: the index tells.
   write_bytes(folder / "d.mp3", mp3.substr(0, mp3.size() / 2));
-  CHECK_THAT(read(folder / "d.mp3").refused, Catch::Contains("truncated: the header promises 176400 frames") && Catch::Contains("--salvage"));
+  CHECK_THAT(read(folder / "d.mp3").refused,
+             Catch::Contains("truncated: the header promises 176400 frames") && Catch::Contains("--salvage"));
   const Reading cut = read(folder / "d.mp3", {.salvage = true});
   CHECK(cut.frames > 0);
   REQUIRE(cut.warnings.size() == 1);
@@ -154,7 +157,8 @@ TEST_CASE("a recorder that died leaves audio", "[training][audio]") {
   struct Kind {
     std::string whole, data_name;
   };
-  for (const Kind& kind : {Kind{read_bytes(folder / "a.wav"), "data"}, Kind{padded, "data"}, Kind{read_bytes(folder / "a.aiff"), "SSND"}}) {
+  for (const Kind& kind : {Kind{read_bytes(folder / "a.wav"), "data"}, Kind{padded, "data"},
+                           Kind{read_bytes(folder / "a.aiff"), "SSND"}}) {
     write_bytes(folder / "b", kind.whole);
     const std::vector<float> expected = read_audio(folder / "b").samples;
     write_bytes(folder / "b", unfinished(kind.whole, kind.data_name));
@@ -217,7 +221,8 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
 TEST_CASE("a reader that came to the end can go back", "[training][audio]") {
   const TemporaryFolder folder;
   const std::vector<float> x = noise(48000);
-  for (const int format : {SF_FORMAT_WAV | SF_FORMAT_PCM_16, aiff_format, flac_format, vorbis_format, opus_format, mp3_format}) {
+  for (const int format :
+       {SF_FORMAT_WAV | SF_FORMAT_PCM_16, aiff_format, flac_format, vorbis_format, opus_format, mp3_format}) {
     write_encoded(folder / "a", format, x, 48000);
     const std::vector<float> whole = read_audio(folder / "a").samples;
     AudioReader reader(folder / "a");
@@ -269,8 +274,8 @@ TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][au
   const std::vector<float> x = noise(4000);
   const auto below = [&](size_t n) { return static_cast<size_t>(rng() % n); };
   for (const int format : {SF_FORMAT_WAV | SF_FORMAT_PCM_16, aiff_format, au_format, SF_FORMAT_CAF | SF_FORMAT_PCM_16,
-                           SF_FORMAT_W64 | SF_FORMAT_PCM_16, SF_FORMAT_RF64 | SF_FORMAT_PCM_16, SF_FORMAT_NIST | SF_FORMAT_PCM_16,
-                           flac_format, vorbis_format, opus_format, mp3_format}) {
+                           SF_FORMAT_W64 | SF_FORMAT_PCM_16, SF_FORMAT_RF64 | SF_FORMAT_PCM_16,
+                           SF_FORMAT_NIST | SF_FORMAT_PCM_16, flac_format, vorbis_format, opus_format, mp3_format}) {
     write_encoded(folder / "whole", format, x, 48000);
     const std::string whole = read_bytes(folder / "whole");
     for (int round = 0; round < 60; ++round) {
@@ -278,11 +283,21 @@ TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][au
       for (size_t changes = 1 + below(4); changes-- > 0;) {
         const size_t head = std::min<size_t>(bytes.size(), 100);  // where formats keep what matters
         switch (below(5)) {
-          case 0: bytes[below(bytes.size())] = static_cast<char>(rng()); break;
-          case 1: bytes[below(head)] = static_cast<char>(rng()); break;
-          case 2: bytes[below(head)] = rng() % 2 == 0 ? '\xff' : '\0'; break;
-          case 3: bytes.resize(1 + below(bytes.size())); break;
-          case 4: bytes.insert(below(bytes.size()), whole, below(whole.size()), below(400)); break;
+          case 0:
+            bytes[below(bytes.size())] = static_cast<char>(rng());
+            break;
+          case 1:
+            bytes[below(head)] = static_cast<char>(rng());
+            break;
+          case 2:
+            bytes[below(head)] = rng() % 2 == 0 ? '\xff' : '\0';
+            break;
+          case 3:
+            bytes.resize(1 + below(bytes.size()));
+            break;
+          case 4:
+            bytes.insert(below(bytes.size()), whole, below(whole.size()), below(400));
+            break;
         }
       }
       write_bytes(folder / "damaged", bytes);
@@ -303,7 +318,8 @@ TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][au
 
 TEST_CASE("what only looks like audio says what it is", "[training][audio]") {
   const TemporaryFolder folder;
-  write_bytes(folder / "a.wav", "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 64044\n");
+  write_bytes(folder / "a.wav",
+              "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 64044\n");
   CHECK_THAT(read(folder / "a.wav").refused, Catch::Contains("git lfs pull"));
 }
 

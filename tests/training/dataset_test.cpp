@@ -78,7 +78,8 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
     write_bytes(folder / "bad/nan.wav", b);
   }
   REQUIRE(::mkfifo(bad("bad/pipe.wav", "a pipe").c_str(), 0600) == 0);
-  write_bytes(bad("bad/offset.wav", "silent: it stays within"), wav_bytes(std::vector<float>(20000, -1.0f / 32768), 16000));
+  write_bytes(bad("bad/offset.wav", "silent: it stays within"),
+              wav_bytes(std::vector<float>(20000, -1.0f / 32768), 16000));
   std::filesystem::create_symlink("nowhere", bad("bad/dangling.wav", "No such file"));
   std::filesystem::create_directory(folder / "bad/not_a_file.wav");  // a folder, whatever its name: entered, empty
   if (::geteuid() != 0) {
@@ -126,7 +127,8 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
 
   // The policy: more than max(10 files, 1 %) stops.
   const std::string text = thrown(folder.path(), {.min_samples = 320});
-  CHECK_THAT(text, Catch::Contains("too many bad files") && Catch::Contains(folder.path()) && Catch::Contains("--max-bad"));
+  CHECK_THAT(text,
+             Catch::Contains("too many bad files") && Catch::Contains(folder.path()) && Catch::Contains("--max-bad"));
   CHECK(thrown(folder.path(), {.min_samples = 320, .max_bad_fraction = 0.9}).empty());
 }
 
@@ -141,7 +143,8 @@ TEST_CASE("a folder without usable audio says so", "[training][dataset]") {
   CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("no usable audio") && Catch::Contains("a.wav: "));
   std::filesystem::remove(folder / "a.wav");
   write_sine(folder / "valid/a.wav", 1000);
-  CHECK_THAT(thrown(folder.path(), {}), Catch::Contains("nothing is left to train on") && Catch::Contains("training.held_out_folders=false"));
+  CHECK_THAT(thrown(folder.path(), {}),
+             Catch::Contains("nothing is left to train on") && Catch::Contains("training.held_out_folders=false"));
   CHECK_THAT(thrown(folder.path(), {.sample_rate = 5}, ErrorKind::usage), Catch::Contains("sample_rate is 5"));
 }
 
@@ -175,7 +178,8 @@ TEST_CASE("the held-out part", "[training][dataset]") {
   const Dataset foldered(folder.path(), {.valid_fraction = 0.1});
   CHECK(paths(foldered, foldered.held_out()) == std::set<std::string>{"valid/x/b.wav", "hindi/valid/c.wav"});
   CHECK(foldered.held_out_folders() == std::vector<std::string>{"hindi/valid", "valid"});
-  CHECK_THAT(describe_parts(foldered), Catch::Contains("21 files") && Catch::Contains("held out (hindi/valid/, valid/)"));
+  CHECK_THAT(describe_parts(foldered),
+             Catch::Contains("21 files") && Catch::Contains("held out (hindi/valid/, valid/)"));
   const Dataset everything(folder.path(), {.valid_fraction = 0.1, .held_out_folders = false});
   CHECK(everything.training().size() + everything.held_out().size() == 23);
   CHECK(everything.held_out().size() == 2);
@@ -193,11 +197,13 @@ TEST_CASE("folders with the usual names are held out, and a test's is left alone
     const Dataset d(folder.path(), {.valid_fraction = 0.2});
     std::string text;
     for (const Clip& c : d.clips()) text += c.held_out ? 'h' : c.left_out ? 'l' : 't';
-    CHECK(d.training().size() + d.held_out().size() == static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return c != 'l'; })));
+    CHECK(d.training().size() + d.held_out().size() ==
+          static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return c != 'l'; })));
     return text + " " + describe_parts(d);
   };
   // In order of path.
-  for (const char* name : {"val", "VALID", "validation", "dev", "dev-clean", "Dev_other", "eval", "heldout", "held_out", "held-out", "test", "test-clean"}) {
+  for (const char* name : {"val", "VALID", "validation", "dev", "dev-clean", "Dev_other", "eval", "heldout", "held_out",
+                           "held-out", "test", "test-clean"}) {
     INFO(name);
     const std::string where = std::string(name) + "/";
     const std::string text = parts({"audio/a.wav", where + "b.wav", "zz/c.wav"});

@@ -23,7 +23,8 @@ inline std::vector<float> noise(size_t n, uint64_t salt = 0, float amplitude = 0
   return x;
 }
 
-inline void write_encoded(const std::string& path, int format, const std::vector<float>& interleaved, int rate, int channels = 1) {
+inline void write_encoded(const std::string& path, int format, const std::vector<float>& interleaved, int rate,
+                          int channels = 1) {
   SF_INFO info{};
   info.samplerate = rate;
   info.channels = channels;
@@ -36,7 +37,8 @@ inline void write_encoded(const std::string& path, int format, const std::vector
 }
 
 inline constexpr int flac_format = SF_FORMAT_FLAC | SF_FORMAT_PCM_16, vorbis_format = SF_FORMAT_OGG | SF_FORMAT_VORBIS,
-                     opus_format = SF_FORMAT_OGG | SF_FORMAT_OPUS, mp3_format = SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III,
+                     opus_format = SF_FORMAT_OGG | SF_FORMAT_OPUS,
+                     mp3_format = SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III,
                      aiff_format = SF_FORMAT_AIFF | SF_FORMAT_PCM_16, au_format = SF_FORMAT_AU | SF_FORMAT_PCM_16;
 
 /// A FLAC file as a writer to a pipe leaves it: its header gives no length (36 bits of STREAMINFO at byte 21).

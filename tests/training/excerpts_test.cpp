@@ -107,7 +107,8 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
       const std::vector<float> found = reader.samples(i);
       REQUIRE(found.size() == expected.size());
       double worst = 0;
-      for (size_t t = 0; t < found.size(); ++t) worst = std::max(worst, std::fabs(double(found[t]) - double(expected[t])));
+      for (size_t t = 0; t < found.size(); ++t)
+        worst = std::max(worst, std::fabs(double(found[t]) - double(expected[t])));
       CHECK(worst <= (cached.clips()[static_cast<size_t>(parts[i].clip)].sample_rate == rate ? 0 : 1e-6));
     }
   CHECK(looks > 0);

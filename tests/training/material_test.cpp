@@ -53,7 +53,8 @@ TEST_CASE("a part of a file is what the whole has there", "[training][audio]") {
         std::vector<float> part(n);
         read_material(path, m, options, offset, part);
         INFO(rate << " Hz, format " << format << ", offset " << offset);
-        CHECK(worst_difference(part, std::span(whole).subspan(static_cast<size_t>(offset))) <= (rate == 16000 ? 0 : 1e-6));
+        CHECK(worst_difference(part, std::span(whole).subspan(static_cast<size_t>(offset))) <=
+              (rate == 16000 ? 0 : 1e-6));
       }
       std::vector<float> beyond(2);
       CHECK_THROWS_AS(read_material(path, m, options, 47999, beyond), Error);
@@ -67,7 +68,8 @@ TEST_CASE("a part of a file is what the whole has there", "[training][audio]") {
   CHECK(worst_difference(part, std::span(whole).subspan(9000)) < 1e-4);
 }
 
-TEST_CASE("a part of a file with a memory, or with a wrong header, is near to what the whole has there", "[training][audio]") {
+TEST_CASE("a part of a file with a memory, or with a wrong header, is near to what the whole has there",
+          "[training][audio]") {
   const TemporaryFolder folder;
   const std::vector<float> x = sine(3 * 48000, 440, 48000);
   const MaterialOptions options{.sample_rate = 16000};
@@ -157,7 +159,8 @@ TEST_CASE("channels that cancel each other are named, and the loudest is taken",
   const auto stereo = [&](float left, float right, float noise_of_right) {
     const std::vector<float> other = noise(x.size(), 4);
     std::vector<float> both;
-    for (size_t i = 0; i < x.size(); ++i) both.insert(both.end(), {left * x[i], right * x[i] + noise_of_right * other[i]});
+    for (size_t i = 0; i < x.size(); ++i)
+      both.insert(both.end(), {left * x[i], right * x[i] + noise_of_right * other[i]});
     write_pcm(folder / "a.wav", both, 16000, 2);
     std::vector<float> seen;
     const Material m = survey(folder / "a.wav", {.sample_rate = 16000}, &seen);
@@ -171,7 +174,8 @@ TEST_CASE("channels that cancel each other are named, and the loudest is taken",
   CHECK(opposite.channel == 1);
   REQUIRE(opposite.warnings.size() == 1);
   CHECK_THAT(opposite.warnings[0], Catch::Contains("opposite phase") && Catch::Contains("channel 2"));
-  CHECK(stereo(1, -1, 0.05f).channel == 1);  // the mean has 0.06 % of the power, the second channel a little more than the first
+  CHECK(stereo(1, -1, 0.05f).channel ==
+        1);  // the mean has 0.06 % of the power, the second channel a little more than the first
   CHECK(stereo(1, -0.5f, 0).channel == -1);  // a quarter of the louder channel is left
   CHECK(stereo(1, 0, 1).channel == -1);      // nothing to do with each other
   CHECK(stereo(1, 0, 0).channel == -1);      // one is silent

@@ -53,7 +53,9 @@ Material survey(AudioReader&, const MaterialOptions&, std::vector<float>* sample
 /// where the resampler's filter has no exact table (a ratio of large integers). Throws Error(input) when the file is
 /// shorter than it was.
 void read_material(AudioReader&, const Material&, const MaterialOptions&, int64_t offset, int64_t n, const SampleSink&);
-void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, int64_t n, const SampleSink&);
-void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, std::span<float> to);
+void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, int64_t n,
+                   const SampleSink&);
+void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset,
+                   std::span<float> to);
 
 }  // namespace nacre::training
