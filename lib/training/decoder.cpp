@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -63,6 +64,7 @@ class SoundFile : public Decoder {
     if (!sound_) throw DecodeFault{std::string("not readable as audio: ") + sf_strerror(nullptr)};
     info_ = {.sample_rate = info.samplerate, .channels = info.channels};
     vorbis_ = (info.format & SF_FORMAT_SUBMASK) == SF_FORMAT_VORBIS;
+    if (vorbis_) last_page_ = last_page_of(bytes);
     // FLAC from a pipe has no length in its header.
     info_.frames_known = info.frames < SF_COUNT_MAX;
     info_.frames = info_.frames_known ? info.frames : 0;
@@ -85,13 +87,33 @@ class SoundFile : public Decoder {
     block_.clear();
     used_ = 0;
     // libsndfile's first block of Vorbis after a seek lacks what the block in front of it adds: as long as blocks can be.
-    const int64_t first = vorbis_ ? std::max<int64_t>(0, frame - 8192) : frame;
+    // Within the last page, which the stream's end cuts short, it counts from a wrong place.
+    const int64_t first = vorbis_ ? std::max<int64_t>(0, std::min(frame - 8192, last_page_ - 1)) : frame;
     if (sf_seek(sound_.get(), first, SEEK_SET) != first) return false;
     std::vector<float> skipped(static_cast<size_t>((frame - first) * info_.channels));
     return sf_readf_float(sound_.get(), skipped.data(), frame - first) == frame - first;
   }
 
  private:
+  /// The frame at which the page before the last ends (RFC 3533: the granule position, behind "OggS" and two bytes). 0 if
+  /// there is none.
+  static int64_t last_page_of(ByteRange& bytes) {
+    const int64_t before = bytes.tell(), size = std::min<int64_t>(bytes.size(), 3 * 65536);  // a page has 65,307 at most
+    std::string tail(static_cast<size_t>(size), '\0');
+    bytes.seek(-size, SEEK_END);
+    tail.resize(static_cast<size_t>(bytes.read(tail.data(), size)));
+    bytes.seek(before, SEEK_SET);
+    int64_t found = 0;
+    for (size_t at = tail.rfind("OggS"); at != std::string::npos && at > 0; at = tail.rfind("OggS", at - 1)) {
+      const size_t earlier = tail.rfind("OggS", at - 1);
+      if (earlier == std::string::npos || earlier + 14 > tail.size()) break;
+      uint64_t granule = 0;
+      for (size_t i = 14; i-- > 6;) granule = granule << 8 | static_cast<unsigned char>(tail[earlier + i]);
+      found = static_cast<int64_t>(granule);
+      if (found >= 0) break;  // -1: no packet ends in that page
+    }
+    return std::max<int64_t>(0, found);
+  }
   /// The next block, always of the same frames: what a damaged file gives must not depend on how it is read. A block in
   /// which an error shows is left out, for libsndfile goes on behind the damage without a word of where it was.
   bool refill() {
@@ -110,6 +132,7 @@ class SoundFile : public Decoder {
   std::vector<float> block_;  // decoded, from `used_` on not yet given out
   size_t used_ = 0;
   bool vorbis_ = false;
+  int64_t last_page_ = 0;  // of Vorbis: the frame with which the last page begins
   int failed_ = SF_ERR_NO_ERROR;
 };
 
