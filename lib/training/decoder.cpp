@@ -49,7 +49,7 @@ struct CloseSound {
 
 class SoundFile : public Decoder {
  public:
-  explicit SoundFile(ByteRange& bytes) {
+  explicit SoundFile(ByteRange& bytes) : bytes_(bytes) {
     static SF_VIRTUAL_IO calls{
         .get_filelen = [](void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->size(); },
         .seek = [](sf_count_t offset, int whence, void* b) -> sf_count_t {
@@ -64,7 +64,6 @@ class SoundFile : public Decoder {
     if (!sound_) throw DecodeFault{std::string("not readable as audio: ") + sf_strerror(nullptr)};
     info_ = {.sample_rate = info.samplerate, .channels = info.channels};
     vorbis_ = (info.format & SF_FORMAT_SUBMASK) == SF_FORMAT_VORBIS;
-    if (vorbis_) last_page_ = last_page_of(bytes);
     // FLAC from a pipe has no length in its header.
     info_.frames_known = info.frames < SF_COUNT_MAX;
     info_.frames = info_.frames_known ? info.frames : 0;
@@ -86,12 +85,16 @@ class SoundFile : public Decoder {
     failed_ = SF_ERR_NO_ERROR;
     block_.clear();
     used_ = 0;
+    if (vorbis_ && last_page_ < 0) last_page_ = last_page_of(bytes_);
     // libsndfile's first block of Vorbis after a seek lacks what the block in front of it adds: as long as blocks can be.
     // Within the last page, which the stream's end cuts short, it counts from a wrong place.
     const int64_t first = vorbis_ ? std::max<int64_t>(0, std::min(frame - 8192, last_page_ - 1)) : frame;
     if (sf_seek(sound_.get(), first, SEEK_SET) != first) return false;
-    std::vector<float> skipped(static_cast<size_t>((frame - first) * info_.channels));
-    return sf_readf_float(sound_.get(), skipped.data(), frame - first) == frame - first;
+    for (int64_t left = frame - first; left > 0; left -= static_cast<int64_t>(used_) / info_.channels) {
+      if (!refill()) return false;
+      used_ = std::min(block_.size(), static_cast<size_t>(left * info_.channels));
+    }
+    return true;
   }
 
  private:
@@ -128,11 +131,12 @@ class SoundFile : public Decoder {
     return !block_.empty();
   }
 
+  ByteRange& bytes_;
   std::unique_ptr<SNDFILE, CloseSound> sound_;
   std::vector<float> block_;  // decoded, from `used_` on not yet given out
   size_t used_ = 0;
   bool vorbis_ = false;
-  int64_t last_page_ = 0;  // of Vorbis: the frame with which the last page begins
+  int64_t last_page_ = -1;  // of Vorbis: the frame with which the last page begins; -1: not yet looked for
   int failed_ = SF_ERR_NO_ERROR;
 };
 

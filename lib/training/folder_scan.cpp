@@ -67,7 +67,7 @@ class Scanner {
         if (const std::string reason = enter(file + "/"); !reason.empty()) out_.bad.push_back({file, reason});
       } else if (wanted_(name) && known && !S_ISREG(status.st_mode)) {
         // Opening a pipe would wait for somebody who writes to it.
-        out_.bad.push_back({file, S_ISFIFO(status.st_mode) ? "a pipe, no file" : "no regular file"});
+        out_.bad.push_back({file, S_ISFIFO(status.st_mode) ? "a pipe, expected a file" : "not a regular file"});
       } else if (wanted_(name)) {
         out_.files.push_back(file);
       } else {
