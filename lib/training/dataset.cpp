@@ -172,8 +172,6 @@ void Dataset::Impl::scan() {
   std::atomic<uint64_t> kept{0};
   std::exception_ptr failure;
   int64_t done = 0;
-  MaterialOptions scanned = material();
-  scanned.check = options.check;
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) {
       const std::string path = folder + "/" + found.files[i];
@@ -181,7 +179,7 @@ void Dataset::Impl::scan() {
         all[i].path = found.files[i];
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
         auto samples =
-            decode(path, scanned, options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
+            decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));

@@ -61,8 +61,6 @@ struct DatasetOptions {
   int threads = 0;  ///< for the scan; 0 takes as many as usable_cores() says
   /// Called from the scan, never twice at the same time: files done, files in all.
   std::function<void(int64_t, int64_t)> progress = {};
-  /// Called by every thread of the scan while it reads; what it throws ends the scan.
-  std::function<void()> check = {};
 };
 
 /// Immutable once made; load() may be called from any number of threads.

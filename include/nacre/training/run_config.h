@@ -30,7 +30,7 @@ struct TrainingConfig {
   bool salvage = false;          ///< take what is whole of damaged files
   bool held_out_folders = true;  ///< folders named valid, dev, test, ... are held out (nacre/training/dataset.h)
   double valid_fraction = 0.05;  ///< of the files, where no folder says which are held out
-  double valid_seconds = 60;     ///< held-out audio that each epoch is judged on, at most
+  double valid_seconds = 60;     ///< of held-out audio, about: what each epoch is judged on
   double checkpoint_minutes = 10;
   int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from; 0: random ones
   int64_t codebook_average_rows = 0;    ///< frames that then move them as in training; ema only
