@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What nvcc made of the kernels: registers, shared memory, spills (from ptxas), and the instructions that some kernels are
-# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in scripts/kernel_limits.txt.
+# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in
+# scripts/kernel_limits.txt.
 # Where tests ran on the emulated device before, also that no kernel was launched with more threads than its registers and
 # its launch bounds allow.
 #

@@ -327,9 +327,10 @@ Result tile_engines(const Options& o) {
   return r;
 }
 
-// The search (kernels/quantizer/vq_products.cu) takes for granted that eight exact products are added to a sum with an error of at
-// most 2^-18 (|c| + sum |a b|), where it reckons with 10 x 2^-23: every addend is cut off no higher than 2^-23 of the
-// largest. The worst is looked for where addends lie around that cut, below a large sum or a large product.
+// The search (kernels/quantizer/vq_products.cu) takes for granted that eight exact products are added to a sum with an
+// error of at most 2^-18 (|c| + sum |a b|), where it reckons with 10 x 2^-23: every addend is cut off no higher than
+// 2^-23 of the largest. The worst is looked for where addends lie around that cut, below a large sum or a large
+// product.
 Result tensor_core_sums(const Options& o) {
   Context ctx = context(o);
   Integers draw(3);

@@ -1,5 +1,5 @@
-// kernels/runtime/runtime.h on CUDA's runtime library, which is linked statically and finds the driver by itself: a program built
-// so starts on any machine. The emulated build has functions of the same names (kernels/runtime/emulated/cuda_runtime.h), so that
+// runtime.h on CUDA's runtime library, which is linked statically and finds the driver by itself: a program built
+// so starts on any machine. The emulated build has functions of the same names (emulated/cuda_runtime.h), so that
 // this file is run by tests without a GPU.
 #include "runtime/runtime.h"
 

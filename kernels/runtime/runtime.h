@@ -1,6 +1,6 @@
 #pragma once
 // All that the CUDA side asks of its host: memory, a stream, launches, graphs, transforms. runtime.cpp stands on CUDA's
-// runtime library, or on the emulator's of the same names (kernels/runtime/emulated/cuda_runtime.h); transforms are cuFFT's
+// runtime library, or on the emulator's of the same names (emulated/cuda_runtime.h); transforms are cuFFT's
 // (cufft.cpp) or the emulator's. Op files never see which.
 #include <cstddef>
 #include <cstdint>

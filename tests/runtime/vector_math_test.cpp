@@ -1,4 +1,4 @@
-// The bounds promised in kernels/runtime/vector_math.h, over random arguments of every regime, against the double library.
+// The bounds promised in runtime/vector_math.h, over random arguments of every regime, against the double library.
 // The compiled loops are vectors of the best instruction set this machine has.
 #include "runtime/vector_math.h"
 #include "runtime/elementwise.h"

@@ -12,7 +12,7 @@ namespace nacre::training {
 
 enum class Schedule : uint8_t { constant, cosine };
 enum class Start : uint8_t {
-  transform,  ///< as a lapped-transform codec (nacre/codec/transform_start.h), where the codec can carry one; else random
+  transform,  ///< as a lapped-transform codec (codec/transform_start.h), where the codec can carry one; else random
   random
 };
 

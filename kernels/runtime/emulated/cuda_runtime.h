@@ -1,5 +1,5 @@
 #pragma once
-// The part of CUDA's runtime library that kernels/runtime/runtime.cpp calls, implemented on the CPU (streams.cpp, memory.cpp), so
+// The part of CUDA's runtime library that runtime.cpp calls, implemented on the CPU (streams.cpp, memory.cpp), so
 // that the same host code runs in both builds. Names, arguments and error codes are CUDA's; what is not modelled is not
 // declared.
 //
