@@ -1,0 +1,217 @@
+#include "nacre/codec/codec.h"
+
+#include <algorithm>
+
+#include "projections.h"
+
+namespace nacre {
+namespace {
+
+std::vector<std::string> stage_names(const std::string& before, int64_t stages, const std::string& after) {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < stages; ++i) names.push_back(before + std::to_string(i) + after);
+  return names;
+}
+
+int64_t half(int64_t stride) { return (stride + 1) / 2; }  // DAC's padding of strided layers, ceil(stride / 2)
+
+void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::string& name, size_t first,
+               int64_t channels) {
+  for (size_t i = 0; i < c.dilations.size(); ++i)
+    layers << ResidualUnit(p, name + std::to_string(first + i), channels, c.kernel_size, c.dilations[i], c.activation);
+}
+
+Conv1dGeometry centred(int64_t taps) { return {.left = (taps - 1) / 2, .right = (taps - 1) / 2}; }
+
+}  // namespace
+
+// ---- Encoder
+
+Encoder::Encoder(Parameters& p, const CodecConfig& c) {
+  const size_t per_block = c.dilations.size();
+  int64_t channels = c.encoder_dim;
+  size_t index = 1;
+  layers_ << Conv1d(p, "encoder.block.0", 1, channels, c.kernel_size, centred(c.kernel_size));
+  for (const int64_t rate : c.encoder_rates) {
+    const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
+    add_units(layers_, p, c, name, 0, channels);
+    layers_ << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
+                               2 * channels, 2 * rate, c.activation,
+                               {.stride = rate, .left = half(rate), .right = half(rate)});
+    channels *= 2;
+  }
+  layers_ << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
+                             channels, c.latent(), 3, c.activation, centred(3));
+}
+
+// ---- Decoder
+
+Decoder::Decoder(Parameters& p, const CodecConfig& c) {
+  int64_t channels = c.decoder_dim;
+  size_t index = 1;
+  layers_ << Conv1d(p, "decoder.model.0", c.latent(), channels, c.kernel_size, centred(c.kernel_size));
+  for (const int64_t rate : c.decoder_rates) {
+    const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
+    layers_ << Activation(p, name + "0", channels, c.activation)
+            << ConvTranspose1d(p, name + "1", channels, channels / 2, 2 * rate, rate, half(rate), rate % 2);
+    channels /= 2;
+    add_units(layers_, p, c, name, 2, channels);
+  }
+  const std::string name = "decoder.model.";
+  layers_ << ActivatedConv1d(p, name + std::to_string(index), name + std::to_string(index + 1), channels, 1,
+                             c.kernel_size, c.activation, centred(c.kernel_size));
+  if (c.output_tanh) layers_ << Activation(p, name + std::to_string(index + 2), 1, ActivationKind::tanh);
+}
+
+// ---- Quantizer
+// -----------------------------------------------------------------------------------------------------------
+
+Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
+  const int64_t n = c.n_codebooks, k = c.codebook_size, d = c.code_dim(), latent = c.latent();
+  const std::string at = "quantizer.quantizers.";
+  const Shape books{.batch = n, .time = k, .channels = d};
+  if (factorised()) {
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books);
+    in_weight_ =
+        &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1}, {.batch = n, .time = d, .channels = latent});
+    out_weight_ =
+        &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1}, {.batch = n, .time = latent, .channels = d});
+    in_bias_ = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d});
+    out_bias_ = &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent});
+  } else {
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, StoredAs::same, false);
+    counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k},
+                           StoredAs::same, false);
+    sums_ = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, StoredAs::same, false);
+  }
+}
+
+namespace {
+
+/// Copies of projections that are stored in bf16 live as long as the plan.
+Projections planned(Plan& p, Projections projections) {
+  if (projections.need_copies()) {
+    projections.in_copy = p.persistent<float>(projections.in_weight->shape);
+    projections.out_copy = p.persistent<float>(projections.out_weight->shape);
+  }
+  return projections;
+}
+
+/// The plan decides = or +=, rvq_backward only adds.
+View<float> cleared(Context& c, const WeightGrad& g) {
+  if (g.grad && !g.add) c.zero(g.grad);
+  return g.grad;
+}
+
+}  // namespace
+
+Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
+  const Step s = p.step("quantizer");
+  Context& context = p.context();
+  const Shape shape = z.shape, books = codebooks_->shape;
+  const int64_t stages = config_.n_codebooks;
+  const bool latent_codes = !factorised();
+  const auto in = s.reads<float>(z, Until::backward);
+  const auto out = s.makes<float>(shape);
+  Quantized q{.flow = out.flow,
+              .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};
+  const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
+  // The codebooks' averages are those of nearest codes: under a beam a stage's code is no longer the mean of what the
+  // stage sees, for later stages make up for it.
+  const int64_t beam = p.training() ? 1 : use.beam > 0 ? use.beam : config_.beam;
+  const View<float> scratch = s.scratch(rvq_forward_scratch(context, shape, books, factorised(), beam), Until::forward);
+  const View<float> quantised =
+      s.saved<float>({.batch = stages, .time = shape.batch * shape.time, .channels = config_.code_dim()});
+  if (p.training()) {
+    q.losses = p.persistent<float>({.channels = 2});
+    q.stages = p.persistent<int32_t>({.channels = shape.batch});
+    q.frames = p.persistent<int32_t>({.channels = shape.batch});
+  }
+  s.forward([=, codebooks = codebooks_, metric = config_.metric](Context& c) {
+    projections.refresh(c);
+    rvq_forward(c, {.z = in.value,
+                    .codebooks = codebooks->value,
+                    .projections = projections.views(),
+                    .stages = q.stages,
+                    .frames = q.frames,
+                    .y = out.value,
+                    .codes = q.codes,
+                    .quantised = quantised,
+                    .losses = q.losses,
+                    .scratch = scratch,
+                    .metric = metric,
+                    .beam = beam});
+  });
+  if (!p.training()) return q;
+
+  const View<float> backward_scratch =
+      s.scratch(rvq_backward_scratch(context, shape, books, factorised()), Until::backward);
+  const View<float> dcodebooks = s.gradient(*codebooks_);
+  const auto weight_grad = [&](const Weight* w) { return w != nullptr ? s.gradient(*w) : WeightGrad{}; };
+  const auto bias_grad = [&](const Parameter* b) { return b != nullptr ? s.gradient(*b) : View<float>{}; };
+  const WeightGrad din = weight_grad(in_weight_), dout = weight_grad(out_weight_);
+  const View<float> din_bias = bias_grad(in_bias_), dout_bias = bias_grad(out_bias_);
+  s.backward([=, codebooks = codebooks_](Context& c) {
+    rvq_backward(c, {.z = in.value,
+                     .codebooks = codebooks->value,
+                     .projections = projections.views(),
+                     .stages = q.stages,
+                     .frames = q.frames,
+                     .codes = q.codes,
+                     .quantised = quantised,
+                     .dy = out.grad,
+                     .dz = in.grad,
+                     .dcodebooks = dcodebooks,
+                     .din_weight = cleared(c, din),
+                     .din_bias = din_bias,
+                     .dout_weight = cleared(c, dout),
+                     .dout_bias = dout_bias,
+                     .scratch = backward_scratch,
+                     .commitment_weight = use.commitment_weight,
+                     .codebook_weight = use.codebook_weight,
+                     .orthogonal = use.orthogonal && latent_codes,
+                     .add_dz = in.add});
+  });
+  if (!latent_codes || !use.step) return q;
+
+  const View<float> update_scratch = s.scratch(vq_ema_scratch(context, quantised.shape, books), Until::backward);
+  q.update = [=, seed = use.seed, step = use.step, codes = q.codes, frames = q.frames, codebooks = codebooks_,
+              counts = counts_, sums = sums_, dead_below = static_cast<float>(config_.dead_below)](Context& c,
+                                                                                                 double decay) {
+    vq_ema(c, {.x = quantised,
+               .codes = codes,
+               .frames = frames,
+               .batch = codes.shape.batch,
+               .codebooks = codebooks->value,
+               .counts = counts->value,
+               .sums = sums->value,
+               .step = step,
+               .scratch = update_scratch,
+               .decay = static_cast<float>(decay),
+               .dead_below = dead_below,
+               .seed = seed});
+  };
+  for (const Parameter* changed : {codebooks_, counts_, sums_}) s.changes(changed->value);
+  s.update([update = q.update, decay = config_.ema_decay_of(shape.rows())](Context& c) { update(c, decay); });
+  return q;
+}
+
+Flow Quantizer::plan_decode(Plan& p, View<const int32_t> codes) const {
+  const Step s = p.step("quantizer");
+  const Shape y{.batch = codes.shape.batch, .time = codes.shape.time, .channels = config_.latent()};
+  const auto out = s.makes<float>(y);
+  const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
+  const View<float> scratch = s.scratch(
+      rvq_decode_scratch(p.context(), codes.shape, y, codebooks_->shape, factorised()), Until::forward);
+  s.forward([=, codebooks = codebooks_](Context& c) {
+    projections.refresh(c);
+    rvq_decode(c, {.codes = codes,
+                   .codebooks = codebooks->value,
+                   .projections = projections.views(),
+                   .y = out.value,
+                   .scratch = scratch});
+  });
+  return out.flow;
+}
+
+}  // namespace nacre

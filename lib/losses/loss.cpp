@@ -1,0 +1,108 @@
+#include "nacre/nn/loss.h"
+
+#include <cstdio>
+#include <memory>
+
+#include "nacre/ops/waveform_loss.h"
+
+namespace nacre {
+namespace {
+
+[[noreturn]] void refuse(const std::string& key, const std::string& what) {
+  throw Error(ErrorKind::usage, "loss." + key + ": " + what);
+}
+[[noreturn]] void refuse(const std::string& key, double value, const char* expected) {
+  char found[32];
+  std::snprintf(found, sizeof found, "%.12g", value);
+  throw Error(ErrorKind::usage, "loss." + key + " is " + found + ", expected " + expected);
+}
+
+}  // namespace
+
+void LossConfig::check(int64_t sample_rate) const {
+  for (const auto& [key, w] : {std::pair{"waveform", waveform}, {"stft", stft}, {"mel", mel}, {"vq", vq}})
+    if (!(w >= 0 && w <= 1e6)) refuse(key, w, "0 to 1e6");
+  if (waveform + stft + mel <= 0) refuse("waveform", "waveform, stft and mel are all zero; one must be positive");
+  if (!(balancer_decay >= 0 && balancer_decay < 1)) refuse("balancer_decay", balancer_decay, "0 to below 1");
+  if (windows.empty()) refuse("windows", "is empty");
+  if (mels.size() != windows.size())
+    refuse("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (windows[i] < 8 || windows[i] > 65536 || windows[i] % 4 != 0)
+      refuse("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
+    if (mels[i] < 0 || mels[i] > windows[i] / 2)
+      refuse("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) + ", expected 0 to " +
+                         std::to_string(windows[i] / 2));
+  }
+  if (sample_rate <= 0) refuse("sample_rate", "must be positive");
+}
+
+SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
+  SpectralConfig c;
+  c.sample_rate = sample_rate;
+  c.mel_scale = mel_scale;
+  int64_t with_mel = 0;
+  for (const int64_t m : mels) with_mel += m > 0;
+  const float each = 1.0f / static_cast<float>(windows.size());
+  const float each_mel = with_mel > 0 ? 1.0f / static_cast<float>(with_mel) : 0.0f;
+  for (size_t i = 0; i < windows.size(); ++i)
+    c.scales.push_back({.window = windows[i],
+                        .hop = windows[i] / 4,
+                        .mels = mels[i],
+                        .magnitude = each,
+                        .log_magnitude = each,
+                        .mel_log = mels[i] > 0 ? each_mel : 0.0f});
+  return c;
+}
+
+ReconstructionLoss::ReconstructionLoss(LossConfig config, int64_t sample_rate)
+    : config_(std::move(config)), sample_rate_(sample_rate) {
+  config_.check(sample_rate);
+}
+
+ReconstructionLoss::Planned ReconstructionLoss::plan(Plan& p, Flow estimate, View<const float> target,
+                                                     View<const int32_t> lengths) const {
+  const Step s = p.step("loss");
+  Context& context = p.context();
+  const Shape shape = estimate.shape;
+  const auto in = s.reads<float>(estimate, Until::backward);
+  if (in.add) throw Error(ErrorKind::usage, "reconstruction loss: must be the last reader of the waveform");
+  const View<float> losses = p.persistent<float>({.channels = 3}), shares = p.persistent<float>({.channels = 3}),
+                    state = p.persistent<float>({.channels = 6});
+  const auto gradient = [&] { return s.scratch(shape, Until::backward); };
+  const View<float> dwaveform = gradient(), dstft = gradient(), dmel = gradient();
+  const View<float> waveform_scratch = s.scratch(waveform_loss_scratch(context, shape), Until::backward);
+  const View<float> balancer_space = s.scratch(balancer_scratch(context, shape, 3), Until::backward);
+  s.changes(state);
+  // Closures are copied; tables of windows and bands are not. They are built when the steps are recorded.
+  std::shared_ptr<const SpectralPlan> spectral;
+  if (p.recording()) spectral = std::make_shared<SpectralPlan>(context, shape, config_.spectral(sample_rate_));
+  s.backward([=, config = config_](Context& c) {
+    waveform_loss(c, {.estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .loss = View<float>(losses.data, {}),
+                      .gradient = dwaveform,
+                      .scratch = waveform_scratch});
+    spectral_loss(c, {.plan = *spectral,
+                      .estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .losses = View<float>(losses.data + 1, {.channels = 2}),
+                      .dstft = dstft,
+                      .dmel = dmel});
+    balancer(c, {.gradients = {dwaveform, dstft, dmel},
+                 .weights = {static_cast<float>(config.waveform), static_cast<float>(config.stft),
+                             static_cast<float>(config.mel)},
+                 .count = 3,
+                 .state = state,
+                 .shares = shares,
+                 .gradient = in.grad,
+                 .scratch = balancer_space,
+                 .decay = static_cast<float>(config.balancer_decay),
+                 .balanced = config.balanced});
+  });
+  return {s.number(), losses, shares, state};
+}
+
+}  // namespace nacre

@@ -1,0 +1,381 @@
+#include "nacre/nn/layers.h"
+
+#include <algorithm>
+
+#include "nacre/ops/add.h"
+#include "nacre/ops/convert.h"
+#include "nacre/ops/elu.h"
+#include "nacre/ops/leaky_relu.h"
+#include "nacre/ops/snake.h"
+#include "nacre/ops/snake_conv1d.h"
+#include "nacre/ops/tanh.h"
+
+namespace nacre {
+namespace {
+
+/// One block that serves two calls of the same step, one after the other.
+Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
+
+View<const float> value_of(const Parameter* p) { return p != nullptr ? View<const float>(p->value) : View<const float>{}; }
+View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
+
+}  // namespace
+
+Flow Chain::plan(Plan& p, Flow x) const {
+  for (const auto& layer : layers_) x = layer(p, x);
+  return x;
+}
+
+ActivationKind activation_kind(const std::string& name) {
+  for (const ActivationKind k : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu,
+                                 ActivationKind::leaky_relu, ActivationKind::tanh})
+    if (str(k) == name) return k;
+  throw Error(ErrorKind::usage,
+              "activation \"" + name + "\" is unknown; choose snake, snake_beta, elu, leaky_relu or tanh");
+}
+std::string str(ActivationKind k) {
+  switch (k) {
+    case ActivationKind::snake:
+      return "snake";
+    case ActivationKind::snake_beta:
+      return "snake_beta";
+    case ActivationKind::elu:
+      return "elu";
+    case ActivationKind::leaky_relu:
+      return "leaky_relu";
+    case ActivationKind::tanh:
+      return "tanh";
+  }
+  return "?";
+}
+
+// ---- Activation
+
+Activation::Activation(Parameters& parameters, const std::string& name, int64_t channels, ActivationKind kind)
+    : name_(name), kind_(kind) {
+  if (kind == ActivationKind::snake || kind == ActivationKind::snake_beta)
+    alpha_ = &parameters.add(name + ".alpha", {1, channels, 1}, {.channels = channels});
+  if (kind == ActivationKind::snake_beta)
+    beta_ = &parameters.add(name + ".beta", {1, channels, 1}, {.channels = channels});
+}
+
+namespace {
+
+template <class T>
+Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha, const Parameter* beta) {
+  const Step s = p.step(name);
+  const bool log_scale = beta != nullptr;
+  const auto in = s.reads<T>(x, Until::backward);
+  const auto out = s.makes<T>(x.shape);
+  const View<float> scratch = s.scratch(snake_backward_scratch(p.context(), x.shape, log_scale), Until::backward);
+  const View<float> dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
+  s.forward([=](Context& c) {
+    snake_forward<T>(
+        c, {.x = in.value, .alpha = alpha->value, .beta = value_of(beta), .y = out.value, .log_scale = log_scale});
+  });
+  s.backward([=](Context& c) {
+    snake_backward<T>(c, {.x = in.value,
+                          .alpha = alpha->value,
+                          .beta = value_of(beta),
+                          .dy = out.grad,
+                          .dx = in.grad,
+                          .dalpha = dalpha,
+                          .dbeta = dbeta,
+                          .scratch = scratch,
+                          .log_scale = log_scale,
+                          .add_dx = in.add});
+  });
+  return out.flow;
+}
+
+/// The others are differentiated from their output.
+template <class T>
+Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind kind) {
+  const Step s = p.step(name);
+  const auto in = s.reads<T>(x);
+  const auto out = s.makes<T>(x.shape, Until::backward);
+  const auto record = [&](auto forward, auto backward) {
+    s.forward([=](Context& c) { forward(c, {.x = in.value, .y = out.value}); });
+    s.backward([=](Context& c) {
+      if (in.grad) backward(c, {.y = out.value, .dy = out.grad, .dx = in.grad, .add_dx = in.add});
+    });
+  };
+  switch (kind) {
+    case ActivationKind::elu:
+      record(elu_forward<T>, elu_backward<T>);
+      break;
+    case ActivationKind::leaky_relu:
+      record(leaky_relu_forward<T>, leaky_relu_backward<T>);
+      break;
+    default:
+      record(tanh_forward<T>, tanh_backward<T>);
+      break;
+  }
+  return out.flow;
+}
+
+}  // namespace
+
+Flow Activation::plan(Plan& p, Flow x) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    return alpha_ != nullptr ? plan_snake<T>(p, name_, x, alpha_, beta_) : plan_elementwise<T>(p, name_, x, kind_);
+  });
+}
+
+// ---- Conv1d
+
+Conv1d::Conv1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
+               Conv1dGeometry geometry)
+    : name_(name),
+      geometry_(geometry),
+      weight_(&parameters.add_weight({name}, {out, in / geometry.groups, taps},
+                                     {.batch = out, .time = taps, .channels = in / geometry.groups})),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out})) {}
+
+Shape Conv1d::output(Shape input) const {
+  return {.batch = input.batch,
+          .time = conv1d_length(input.time, weight_->shape.time, geometry_),
+          .channels = weight_->shape.batch};
+}
+
+Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    const Step s = p.step(name_);
+    Context& context = p.context();
+    const Shape shape = weight_->shape, y = output(x.shape);
+    const auto in = s.reads<T>(x, Until::backward);
+    const auto out = s.makes<T>(y);
+    const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
+    const View<float> scratch = s.scratch(conv1d_forward_scratch<T>(context, x.shape, shape, geometry_), Until::forward);
+    const View<float> backward_scratch =
+        s.scratch(larger(conv1d_input_gradient_scratch<T>(context, x.shape, shape, y, geometry_),
+                         conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry_)),
+                  Until::backward);
+    const WeightGrad dweight = s.gradient(*weight_);
+    const View<float> dbias = s.gradient(*bias_);
+    s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
+      conv1d_forward<T>(c, {.x = in.value,
+                            .weight = weight->value<T>(),
+                            .bias = bias->value,
+                            .residual = skip.value,
+                            .y = out.value,
+                            .scratch = scratch,
+                            .geometry = geometry});
+    });
+    s.backward([=, weight = weight_, geometry = geometry_](Context& c) {
+      if (skip.grad) accumulate<T>(c, {.x = out.grad, .y = skip.grad, .add = skip.add});
+      if (dweight.grad)
+        conv1d_weight_gradient<T>(c, {.x = in.value,
+                                      .dy = out.grad,
+                                      .dweight = dweight.grad,
+                                      .dbias = dbias,
+                                      .scratch = backward_scratch,
+                                      .geometry = geometry,
+                                      .add_dweight = dweight.add});
+      if (in.grad)
+        conv1d_input_gradient<T>(c, {.dy = out.grad,
+                                     .weight = weight->value<T>(),
+                                     .dx = in.grad,
+                                     .scratch = backward_scratch,
+                                     .geometry = geometry,
+                                     .add_dx = in.add});
+    });
+    return out.flow;
+  });
+}
+
+// ---- ActivatedConv1d
+
+ActivatedConv1d::ActivatedConv1d(Parameters& parameters, const std::string& activation_name, const std::string& name,
+                                 int64_t in, int64_t out, int64_t taps, ActivationKind kind, Conv1dGeometry geometry)
+    : activation_(parameters, activation_name, in, kind), conv_(parameters, name, in, out, taps, geometry) {}
+
+namespace {
+
+/// Snake within the convolution. saves: the activated input is written in the forward pass for the weight gradient.
+template <class T>
+Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow x, Flow residual, bool saves) {
+  const Step s = p.step(conv.name());
+  Context& context = p.context();
+  const Weight* const weight = &conv.weight();
+  const Parameter *const bias = &conv.bias(), *const alpha = activation.alpha(), *const beta = activation.beta();
+  const Conv1dGeometry geometry = conv.geometry();
+  const bool log_scale = beta != nullptr;
+  const Shape shape = weight->shape, y = conv.output(x.shape);
+  const auto in = s.reads<T>(x, Until::backward);
+  const auto out = s.makes<T>(y);
+  const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
+  const View<T> activated = saves ? s.saved<T>(x.shape) : View<T>{};
+  const View<float> scratch = s.scratch(saves ? conv1d_forward_scratch<T>(context, x.shape, shape, geometry)
+                                              : snake_conv1d_forward_scratch<T>(context, x.shape, shape, geometry),
+                                        Until::forward);
+  const View<float> backward_scratch =
+      s.scratch(larger(snake_conv1d_input_gradient_scratch<T>(context, x.shape, shape, y, geometry),
+                       saves ? conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry)
+                             : snake_conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry)),
+                Until::backward);
+  const WeightGrad dweight = s.gradient(*weight);
+  const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
+  s.forward([=](Context& c) {
+    if (!saves)
+      return snake_conv1d_forward<T>(c, {.x = in.value,
+                                         .alpha = alpha->value,
+                                         .beta = value_of(beta),
+                                         .weight = weight->value<T>(),
+                                         .bias = bias->value,
+                                         .residual = skip.value,
+                                         .y = out.value,
+                                         .scratch = scratch,
+                                         .geometry = geometry,
+                                         .log_scale = log_scale});
+    snake_forward<T>(
+        c, {.x = in.value, .alpha = alpha->value, .beta = value_of(beta), .y = activated, .log_scale = log_scale});
+    conv1d_forward<T>(c, {.x = activated,
+                          .weight = weight->value<T>(),
+                          .bias = bias->value,
+                          .residual = skip.value,
+                          .y = out.value,
+                          .scratch = scratch,
+                          .geometry = geometry});
+  });
+  s.backward([=](Context& c) {
+    if (skip.grad) accumulate<T>(c, {.x = out.grad, .y = skip.grad, .add = skip.add});
+    if (dweight.grad && saves)
+      conv1d_weight_gradient<T>(c, {.x = activated,
+                                    .dy = out.grad,
+                                    .dweight = dweight.grad,
+                                    .dbias = dbias,
+                                    .scratch = backward_scratch,
+                                    .geometry = geometry,
+                                    .add_dweight = dweight.add});
+    else if (dweight.grad)
+      snake_conv1d_weight_gradient<T>(c, {.x = in.value,
+                                          .alpha = alpha->value,
+                                          .beta = value_of(beta),
+                                          .dy = out.grad,
+                                          .dweight = dweight.grad,
+                                          .dbias = dbias,
+                                          .scratch = backward_scratch,
+                                          .geometry = geometry,
+                                          .log_scale = log_scale,
+                                          .add_dweight = dweight.add});
+    snake_conv1d_input_gradient<T>(c, {.x = in.value,
+                                       .alpha = alpha->value,
+                                       .beta = value_of(beta),
+                                       .dy = out.grad,
+                                       .weight = weight->value<T>(),
+                                       .dx = in.grad,
+                                       .dalpha = dalpha,
+                                       .dbeta = dbeta,
+                                       .scratch = backward_scratch,
+                                       .geometry = geometry,
+                                       .log_scale = log_scale,
+                                       .add_dx = in.add});
+  });
+  return out.flow;
+}
+
+}  // namespace
+
+Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    Context& c = p.context();
+    const bool fuses =
+        activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
+    if (!fuses) return conv_.plan(p, activation_.plan(p, x), residual);
+    return plan_fused<T>(p, activation_, conv_, x, residual, p.training() && c.device().kind == Device::cpu);
+  });
+}
+
+// ---- ConvTranspose1d
+
+ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
+                                 int64_t stride, int64_t padding, int64_t output_padding)
+    : name_(name),
+      geometry_{.stride = stride, .left = padding, .right = padding},
+      output_padding_(output_padding),
+      weight_(&parameters.add_weight({name}, {in, out, taps}, {.batch = in, .time = taps, .channels = out})),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out})) {}
+
+Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    const Step s = p.step(name_);
+    Context& context = p.context();
+    const Shape shape = weight_->shape;
+    const int64_t time = (x.shape.time - 1) * geometry_.stride - 2 * geometry_.left + shape.time + output_padding_;
+    const Shape y{.batch = x.shape.batch, .time = time, .channels = shape.channels};
+    const auto in = s.reads<T>(x, Until::backward);
+    const auto out = s.makes<T>(y);
+    const View<float> scratch =
+        s.scratch(conv1d_input_gradient_scratch<T>(context, y, shape, x.shape, geometry_), Until::forward);
+    const View<float> backward_scratch =
+        s.scratch(larger(conv1d_forward_scratch<T>(context, y, shape, geometry_),
+                         conv1d_weight_gradient_scratch<T>(context, y, shape, x.shape, geometry_)),
+                  Until::backward);
+    const WeightGrad dweight = s.gradient(*weight_);
+    const View<float> dbias = s.gradient(*bias_);
+    s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
+      conv1d_input_gradient<T>(c, {.dy = in.value,
+                                   .weight = weight->value<T>(),
+                                   .bias = bias->value,
+                                   .dx = out.value,
+                                   .scratch = scratch,
+                                   .geometry = geometry});
+    });
+    s.backward([=, weight = weight_, geometry = geometry_](Context& c) {
+      if (dweight.grad)
+        conv1d_weight_gradient<T>(c, {.x = out.grad,
+                                      .dy = in.value,
+                                      .dweight = dweight.grad,
+                                      .dbias_of_x = dbias,
+                                      .scratch = backward_scratch,
+                                      .geometry = geometry,
+                                      .add_dweight = dweight.add});
+      if (in.grad)
+        conv1d_forward<T>(c, {.x = out.grad,
+                              .weight = weight->value<T>(),
+                              .residual = in.add ? View<const T>(in.grad) : View<const T>{},
+                              .y = in.grad,
+                              .scratch = backward_scratch,
+                              .geometry = geometry});
+    });
+    return out.flow;
+  });
+}
+
+// ---- storage
+
+namespace {
+
+template <class From, class To>
+Flow plan_convert(Plan& p, Flow x) {
+  const Step s = p.step("convert");
+  const auto in = s.reads<From>(x);
+  const auto out = s.makes<To>(x.shape);
+  s.forward([=](Context& c) { convert<From, To>(c, {.x = in.value, .y = out.value}); });
+  s.backward([=](Context& c) {
+    if (in.grad) convert<To, From>(c, {.x = out.grad, .y = in.grad, .add = in.add});
+  });
+  return out.flow;
+}
+
+}  // namespace
+
+Flow stored_as(Plan& p, Flow x, Storage storage) {
+  if (x.storage == storage) return x;
+  return storage == Storage::float32 ? plan_convert<bf16, float>(p, x) : plan_convert<float, bf16>(p, x);
+}
+
+// ---- ResidualUnit
+
+ResidualUnit::ResidualUnit(Parameters& parameters, const std::string& name, int64_t channels, int64_t taps,
+                           int64_t dilation, ActivationKind kind)
+    : wide_(parameters, name + ".block.0", name + ".block.1", channels, channels, taps, kind,
+            {.dilation = dilation, .left = (taps - 1) / 2 * dilation, .right = (taps - 1) / 2 * dilation}),
+      narrow_(parameters, name + ".block.2", name + ".block.3", channels, channels, 1, kind) {}
+
+Flow ResidualUnit::plan(Plan& p, Flow x) const { return narrow_.plan(p, wide_.plan(p, x), x); }
+
+static_assert(Layer<Chain> && Layer<ResidualUnit> && Layer<Activation> && Layer<Conv1d> && Layer<ConvTranspose1d>);
+
+}  // namespace nacre
