@@ -1,12 +1,12 @@
-#include "fields.h"
+#include "files/fields.h"
 
 #include <algorithm>
 #include <cstdio>
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "../spelling.h"
-#include "../text.h"
+#include "files/spelling.h"
+#include "files/text.h"
 #include "nacre/error.h"
 
 namespace nacre {

@@ -1,10 +1,10 @@
 #pragma once
-// Visitors of the fields() of configuration structs (nacre/fields.h).
+// Visitors of the fields() of configuration structs (nacre/files/fields.h).
 #include <nlohmann/json_fwd.hpp>
 #include <type_traits>
 #include <variant>
 
-#include "nacre/fields.h"
+#include "nacre/files/fields.h"
 
 namespace nacre {
 

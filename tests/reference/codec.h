@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec_config.h"
+#include "nacre/codec/codec_config.h"
 #include "reference/conv1d.h"
 #include "reference/elu.h"
 #include "reference/leaky_relu.h"

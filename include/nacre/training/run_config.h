@@ -4,15 +4,15 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec_config.h"
-#include "nacre/loss.h"
-#include "nacre/training_step.h"
+#include "nacre/codec/codec_config.h"
+#include "nacre/nn/loss.h"
+#include "nacre/training/training_step.h"
 
 namespace nacre::training {
 
 enum class Schedule : uint8_t { constant, cosine };
 enum class Start : uint8_t {
-  transform,  ///< as a lapped-transform codec (nacre/transform_start.h), where the codec can carry one; else random
+  transform,  ///< as a lapped-transform codec (codec/transform_start.h), where the codec can carry one; else random
   random
 };
 
@@ -53,7 +53,7 @@ void fields(V& v, TrainingConfig& c) {
   v("final_rate", c.final_rate, range(0, 1), "cosine: part of the learning rate that is left at the end");
   v("salvage", c.salvage, flag(), "take what is whole of files that are cut short or damaged");
   v("held_out_folders", c.held_out_folders, flag(),
-    "folders named valid, dev, test, ... are held out (training/dataset.h)");
+    "folders named valid, dev, test, ... are held out (data/dataset.h)");
   v("valid_fraction", c.valid_fraction, range(0, below(1)),
     "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
   v("valid_seconds", c.valid_seconds, at_least(above(0)),

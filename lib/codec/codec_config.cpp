@@ -1,0 +1,173 @@
+#include "nacre/codec/codec_config.h"
+
+#include <algorithm>
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "files/fields.h"
+#include "files/spelling.h"
+#include "files/text.h"
+
+namespace nacre {
+namespace {
+
+int64_t product(const std::vector<int64_t>& v) {
+  int64_t p = 1;
+  for (const int64_t x : v) p *= x;
+  return p;
+}
+
+/// The span of a layer's input that a span of its output depends on.
+struct Span {
+  int64_t low, high;
+  void through_conv(int64_t taps, int64_t stride, int64_t dilation, int64_t left) {
+    low = low * stride - left;
+    high = high * stride - left + dilation * (taps - 1);
+  }
+  void through_transposed(int64_t taps, int64_t stride, int64_t padding) {
+    // output t is fed by input i when 0 <= t + padding - i stride < taps
+    const auto floor_div = [](int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
+    low = floor_div(low + padding - (taps - 1) + stride - 1, stride);
+    high = floor_div(high + padding, stride);
+  }
+  void through_units(const CodecConfig& c) {
+    for (const int64_t d : c.dilations) through_conv(c.kernel_size, 1, d, (c.kernel_size - 1) / 2 * d);
+  }
+};
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+int64_t CodecConfig::hop() const { return product(encoder_rates); }
+double CodecConfig::ema_decay_of(int64_t rows) const {
+  if (ema_rows == 0) return ema_decay;
+  return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
+}
+int64_t CodecConfig::latent() const { return latent_dim > 0 ? latent_dim : encoder_dim << encoder_rates.size(); }
+int64_t CodecConfig::code_bits() const {
+  return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(codebook_size - 1)));
+}
+
+int64_t CodecConfig::encoder_macs(int64_t frames) const {
+  int64_t time = frames * hop(), c = encoder_dim, macs = time * kernel_size * c;
+  for (const int64_t rate : encoder_rates) {
+    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
+    time /= rate;
+    macs += time * 2 * rate * c * 2 * c;
+    c *= 2;
+  }
+  return macs + time * 3 * c * latent();
+}
+int64_t CodecConfig::decoder_macs(int64_t frames) const {
+  int64_t time = frames, c = decoder_dim, macs = time * kernel_size * latent() * c;
+  for (const int64_t rate : decoder_rates) {
+    macs += time * 2 * rate * c * (c / 2);
+    time *= rate;
+    c /= 2;
+    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
+  }
+  return macs + time * kernel_size * c;
+}
+
+int64_t CodecConfig::encoder_context() const {
+  Span s{0, 0};
+  s.through_conv(3, 1, 1, 1);
+  for (size_t i = encoder_rates.size(); i-- > 0;) {
+    const int64_t r = encoder_rates[i];
+    s.through_conv(2 * r, r, 1, ceil_div(r, 2));
+    s.through_units(*this);
+  }
+  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
+  return std::max<int64_t>(1, ceil_div(std::max(-s.low, s.high - (hop() - 1)), hop()));
+}
+int64_t CodecConfig::decoder_context() const {
+  Span s{0, hop() - 1};
+  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
+  for (size_t i = decoder_rates.size(); i-- > 0;) {
+    const int64_t r = decoder_rates[i];
+    s.through_units(*this);
+    s.through_transposed(2 * r, r, ceil_div(r, 2));
+  }
+  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
+  return std::max<int64_t>(1, std::max(-s.low, s.high));
+}
+
+void CodecConfig::check() const {
+  CodecConfig c = *this;
+  check_limits("codec", fields_of(c), shortest);
+  if (product(encoder_rates) != product(decoder_rates))
+    refuse("codec.decoder_rates", "a product of " + std::to_string(product(decoder_rates)),
+           "the product of encoder_rates, " + std::to_string(product(encoder_rates)));
+  if (hop() > 65536) refuse("codec.hop (product of encoder_rates)", std::to_string(hop()), "1 to 65536");
+  if (decoder_dim % (int64_t{1} << decoder_rates.size()) != 0)
+    refuse("codec.decoder_dim", std::to_string(decoder_dim),
+           "a multiple of " + std::to_string(int64_t{1} << decoder_rates.size()));
+  if (latent() > 65536) refuse("codec.latent_dim", std::to_string(latent()), "1 to 65536");
+  if (kernel_size % 2 == 0) refuse("codec.kernel_size", std::to_string(kernel_size), "an odd number");
+  if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
+    refuse("codec.beam", std::to_string(beam), "1, unless quantizer is \"ema\" and metric is \"euclidean\"");
+}
+
+std::string CodecConfig::to_json() const {
+  CodecConfig c = *this;
+  c.latent_dim = latent();
+  return written(fields_of(c)).dump(2);
+}
+
+CodecConfig CodecConfig::from_json(const std::string& text) {
+  if (text.size() > (1u << 20)) throw Error(ErrorKind::usage, "codec config: larger than 1 MiB");
+  const nlohmann::json j = nlohmann::json::parse(text, nullptr, false);
+  if (!j.is_object()) throw Error(ErrorKind::usage, "codec config: not a JSON object");
+  CodecConfig c;
+  const Fields all = fields_of(c);
+  for (const auto& [key, value] : j.items()) {
+    if (const Field* f = find(all, key)) {
+      read(*f, value, "codec.");
+      continue;
+    }
+    const std::string near = did_you_mean(key, keys_of(all));
+    throw Error(ErrorKind::usage, "codec." + key + " is no known key" +
+                                      (near.empty() ? "; there are " + listed(keys_of(all), "and") : near));
+  }
+  c.check();
+  return c;
+}
+
+std::vector<std::string> CodecConfig::names() {
+  return {"speech-16k", "speech-16k-small", "dac-16k", "dac-24k", "dac-44k"};
+}
+
+CodecConfig CodecConfig::named(const std::string& name) {
+  CodecConfig c;
+  if (name == "dac-16k" || name == "dac-24k" || name == "dac-44k") {
+    if (name == "dac-24k") c.sample_rate = 24000, c.n_codebooks = 32;
+    if (name == "dac-44k") {
+      c.sample_rate = 44100, c.n_codebooks = 9;
+      c.encoder_rates = {2, 4, 8, 8}, c.decoder_rates = {8, 8, 4, 2};
+    }
+    c.quantizer_dropout = 0.5;
+  } else if (name == "speech-16k") {
+    // Short frames and many codes, because waveforms are to be matched (SNR), not only spectra: 16 x 10 bits at 400
+    // frames per second, 64 kbit/s, four bits per sample.
+    c.encoder_dim = 32, c.decoder_dim = 512;
+    c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
+    c.latent_dim = 64;
+    c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
+    c.n_codebooks = 16, c.beam = 8;
+    c.ema_rows = 320000;
+  } else if (name == "speech-16k-small") {
+    // Trains on two cores in minutes: 1.29 M parameters, 8 x 10 bits at 400 frames per second: 32 kbit/s.
+    c.encoder_dim = 16, c.decoder_dim = 256;
+    c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
+    c.latent_dim = 64;
+    c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
+    c.n_codebooks = 8, c.beam = 8;
+    c.ema_rows = 320000;
+  } else {
+    throw Error(ErrorKind::usage, "config " + in_quotes(name) + " is neither a file nor one of " + listed(names()) +
+                                      did_you_mean(name, names()));
+  }
+  return c;
+}
+
+}  // namespace nacre
