@@ -54,7 +54,7 @@ void put(const std::map<std::string, Fields>& all, const std::string& section, c
          const json& value) {
   const Fields& keys = section_of(all, section);
   if (const Field* f = find(keys, key)) {
-    // Of words, the codec's own messages have no "config: ".
+    // Messages about the codec's words do not begin with "config: ".
     const bool own = section == "codec" && !f->limits.words.empty() && value.is_string();
     return read(*f, value, (own ? "" : "config: ") + section + ".");
   }
