@@ -6,6 +6,7 @@
 #include <csignal>
 #include <filesystem>
 #include <list>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -130,18 +131,16 @@ int train(const Options& o) {
 }
 
 /// An option for a key, with the key's name and help.
-void add_key(CLI::App& app, std::list<KeyOption>& keys, const std::string& key) {
-  const std::vector<training::KeyRow> rows = training::configuration_keys();
-  const auto row = std::find_if(rows.begin(), rows.end(), [&](const training::KeyRow& r) { return r.name == key; });
-  const std::string name = "--" + key.substr(key.find('.') + 1);
+void add_key(CLI::App& app, std::list<KeyOption>& keys, const training::KeyRow& row) {
+  const std::string name = "--" + row.name.substr(row.name.find('.') + 1);
   std::string option = name;
   std::replace(option.begin(), option.end(), '_', '-');
-  KeyOption& k = keys.emplace_back(KeyOption{option, key, {}, {}});
+  KeyOption& k = keys.emplace_back(KeyOption{option, row.name, {}, {}});
   const std::string names = option == name ? name : option + "," + name;
-  if (row->type == "integer")
-    app.add_option(names, k.integer, row->help);
+  if (row.type == "integer")
+    app.add_option(names, k.integer, row.help);
   else
-    app.add_option(names, k.number, row->help);
+    app.add_option(names, k.number, row.help);
 }
 
 }  // namespace
@@ -161,10 +160,12 @@ Command add_train(CLI::App& app) {
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)
       ->take_all();
+  std::map<std::string, training::KeyRow> rows;
+  for (const training::KeyRow& r : training::configuration_keys()) rows[r.name] = r;
   for (const char* key :
        {"training.batch_size", "training.num_epochs", "optimizer.learning_rate", "training.segment_length",
         "codec.sample_rate", "training.max_steps", "training.seed", "training.valid_fraction"})
-    add_key(app, o->keys, key);
+    add_key(app, o->keys, rows.at(key));
   app.get_option("--seed")->check(at_least(0));
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")

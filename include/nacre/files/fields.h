@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "nacre/cxx20.h"
+
 namespace nacre::field {
 
 /// An end of a range, with the text that messages show.
