@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <optional>
 
+#include "codec/projections.h"
 #include "nacre/codec/codec.h"
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/vq.h"
-#include "projections.h"
 
 namespace nacre {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "projections.h"
+#include "codec/projections.h"
 
 namespace nacre {
 namespace {

@@ -1,40 +1,34 @@
 #include "nacre/nn/loss.h"
 
-#include <cstdio>
 #include <memory>
 
+#include "files/fields.h"
 #include "nacre/ops/waveform_loss.h"
 
 namespace nacre {
 namespace {
 
-[[noreturn]] void refuse(const std::string& key, const std::string& what) {
+[[noreturn]] void refuse_loss(const std::string& key, const std::string& what) {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
-}
-[[noreturn]] void refuse(const std::string& key, double value, const char* expected) {
-  char found[32];
-  std::snprintf(found, sizeof found, "%.12g", value);
-  throw Error(ErrorKind::usage, "loss." + key + " is " + found + ", expected " + expected);
 }
 
 }  // namespace
 
 void LossConfig::check(int64_t sample_rate) const {
-  for (const auto& [key, w] : {std::pair{"waveform", waveform}, {"stft", stft}, {"mel", mel}, {"vq", vq}})
-    if (!(w >= 0 && w <= 1e6)) refuse(key, w, "0 to 1e6");
-  if (waveform + stft + mel <= 0) refuse("waveform", "waveform, stft and mel are all zero; one must be positive");
-  if (!(balancer_decay >= 0 && balancer_decay < 1)) refuse("balancer_decay", balancer_decay, "0 to below 1");
-  if (windows.empty()) refuse("windows", "is empty");
+  LossConfig c = *this;
+  check_limits("loss", fields_of(c), twelve_digits);
+  if (waveform + stft + mel <= 0) refuse_loss("waveform", "waveform, stft and mel are all zero; one must be positive");
+  if (windows.empty()) refuse_loss("windows", "is empty");
   if (mels.size() != windows.size())
-    refuse("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
+    refuse_loss("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
   for (size_t i = 0; i < windows.size(); ++i) {
     if (windows[i] < 8 || windows[i] > 65536 || windows[i] % 4 != 0)
-      refuse("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
+      refuse_loss("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
     if (mels[i] < 0 || mels[i] > windows[i] / 2)
-      refuse("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) + ", expected 0 to " +
-                         std::to_string(windows[i] / 2));
+      refuse_loss("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) +
+                              ", expected 0 to " + std::to_string(windows[i] / 2));
   }
-  if (sample_rate <= 0) refuse("sample_rate", "must be positive");
+  if (sample_rate <= 0) refuse_loss("sample_rate", "must be positive");
 }
 
 SpectralConfig LossConfig::spectral(int64_t sample_rate) const {

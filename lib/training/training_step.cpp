@@ -3,27 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdio>
 #include <optional>
 
 #include "codec/callers.h"
+#include "files/fields.h"
 
 namespace nacre {
 
 void OptimizerConfig::check() const {
-  const auto need = [](bool ok, const char* key, double value, const char* expected) {
-    if (ok) return;
-    char found[32];
-    std::snprintf(found, sizeof found, "%.12g", value);
-    throw Error(ErrorKind::usage, std::string("optimizer.") + key + " is " + found + ", expected " + expected);
-  };
-  need(learning_rate > 0 && learning_rate <= 10, "learning_rate", learning_rate, "above 0, at most 10");
-  need(beta1 >= 0 && beta1 < 1, "beta1", beta1, "0 to below 1");
-  need(beta2 >= 0 && beta2 < 1, "beta2", beta2, "0 to below 1");
-  need(eps > 0 && eps < 1, "eps", eps, "above 0, below 1");
-  need(weight_decay >= 0 && weight_decay < 100, "weight_decay", weight_decay, "0 or more");
-  need(clip >= 0 && clip < 1e9, "clip", clip, "0 (none) or more");
-  need(ema_decay >= 0 && ema_decay < 1, "ema_decay", ema_decay, "0 (none) to below 1");
+  OptimizerConfig c = *this;
+  check_limits("optimizer", fields_of(c), twelve_digits);
 }
 
 struct TrainingStep::Impl {
