@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "host.h"
+#include "runtime/host.h"
 #if defined(NACRE_WITH_CUDA)
 #include "ceilings_cuda.h"
 #endif

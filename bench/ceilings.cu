@@ -1,6 +1,6 @@
 #include "ceilings_cuda.h"
 
-#include "device.cuh"
+#include "runtime/device.cuh"
 #include "nacre/random.h"
 
 // Loops that keep one unit of a multiprocessor busy and nothing else. Their numbers never settle: values that repeat,

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "runtime.h"
+#include "runtime/runtime.h"
 #if defined(NACRE_BENCH_CUBLAS)
 #include "baselines/cublas.h"
 #endif

@@ -4,7 +4,7 @@
 #include <chrono>
 
 #if defined(NACRE_WITH_CUDA)
-#include "runtime.h"
+#include "runtime/runtime.h"
 #endif
 
 namespace nacre::bench {

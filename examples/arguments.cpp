@@ -8,9 +8,9 @@
 #include <filesystem>
 #include <map>
 
+#include "files/spelling.h"
+#include "files/text.h"
 #include "nacre/error.h"
-#include "spelling.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -3,8 +3,8 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "files/text.h"
 #include "option_table.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -5,11 +5,11 @@
 #include <optional>
 
 #include "arguments.h"
+#include "files/text.h"
 #include "jobs.h"
 #include "model.h"
-#include "nacre/safetensors.h"
+#include "nacre/files/safetensors.h"
 #include "nacre/training/trainer.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -8,13 +8,13 @@
 #include <optional>
 
 #include "arguments.h"
+#include "files/text.h"
 #include "jobs.h"
 #include "model.h"
-#include "nacre/atomic_file.h"
-#include "nacre/training/audio.h"
+#include "nacre/data/audio.h"
+#include "nacre/files/atomic_file.h"
 #include "nacre/training/baseline.h"
 #include "nacre/training/trainer.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -10,19 +10,18 @@
 #include <nlohmann/json.hpp>
 
 #include "arguments.h"
-#include "files.h"
+#include "data/sniff.h"
+#include "files/files.h"
+#include "files/spelling.h"
+#include "files/text.h"
 #include "jobs.h"
 #include "model.h"
-#include "nacre/cost.h"
-#include "nacre/safetensors.h"
-#include "nacre/training/checkpoint_store.h"
-#include "nacre/training/progress.h"
+#include "nacre/codec/cost.h"
+#include "nacre/codec/windowed.h"
+#include "nacre/files/checkpoint_store.h"
+#include "nacre/files/safetensors.h"
 #include "nacre/training/trainer.h"
-#include "nacre/training_step.h"
-#include "nacre/windowed.h"
-#include "sniff.h"
-#include "spelling.h"
-#include "text.h"
+#include "nacre/training/training_step.h"
 
 namespace nacre::program {
 namespace {
@@ -242,9 +241,8 @@ void about_stream(const Options& o, const std::string& path, const std::string& 
   const double seconds = static_cast<double>(s.samples) / s.header.original_rate;
   const double bitrate = seconds > 0 ? 8 * static_cast<double>(s.bytes) / seconds : 0;
   say(o, "%s: .nacre stream, verified\n", printable(name).c_str());
-  say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", training::describe_duration(seconds).c_str(),
-      s.header.original_rate, s.header.channels, s.header.channels == 1 ? "" : "s",
-      static_cast<unsigned long long>(s.samples));
+  say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", describe_duration(seconds).c_str(), s.header.original_rate,
+      s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
   say(o, "  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(),
       s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop, s.header.codebooks,
       s.header.codebook_size, static_cast<double>(s.header.gain));
@@ -283,7 +281,7 @@ void about_audio(const Options& o, const std::string& path, const std::string& n
   const auto n = static_cast<double>(frames) * reader.info().channels;
   const double seconds = static_cast<double>(frames) / reader.info().sample_rate, rms = std::sqrt(energy / n);
   say(o, "%s: audio\n  %s, %d Hz, %d channel%s, %lld samples, peak %.4f, RMS %.4f%s\n", printable(name).c_str(),
-      training::describe_duration(seconds).c_str(), reader.info().sample_rate, reader.info().channels,
+      describe_duration(seconds).c_str(), reader.info().sample_rate, reader.info().channels,
       reader.info().channels == 1 ? "" : "s", static_cast<long long>(frames), static_cast<double>(peak), rms,
       peak < training::silence_peak ? " (silence)" : "");
   out = {{"name", name},

@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <optional>
 
-#include "nacre/training/progress.h"
-#include "text.h"
+#include "files/text.h"
+#include "nacre/log/progress.h"
 
 namespace nacre::program {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "commands.h"
-#include "nacre/training/codec_files.h"
+#include "nacre/coding/codec_files.h"
 
 namespace nacre::program {
 

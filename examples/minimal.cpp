@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "nacre/codec.h"
+#include "nacre/codec/codec.h"
 
 int main(int argc, char** argv) try {
   nacre::Context ctx;

@@ -2,7 +2,7 @@
 
 #include "commands.h"
 #include "nacre/error.h"
-#include "nacre/safetensors.h"
+#include "nacre/files/safetensors.h"
 #include "nacre/training/run_config.h"
 
 namespace nacre::program {

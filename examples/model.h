@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-#include "nacre/codec.h"
+#include "nacre/codec/codec.h"
 
 namespace nacre::program {
 

@@ -17,9 +17,9 @@
 
 #include "arguments.h"
 #include "commands.h"
-#include "nacre/codec_config.h"
+#include "files/text.h"
+#include "nacre/codec/codec_config.h"
 #include "nacre/version.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -6,10 +6,10 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "files/text.h"
 #include "jobs.h"
-#include "nacre/training/progress.h"
-#include "nacre/training/report.h"
-#include "text.h"
+#include "nacre/log/progress.h"
+#include "nacre/report/report.h"
 
 namespace nacre::program {
 namespace {

@@ -11,8 +11,8 @@
 
 #include "arguments.h"
 #include "commands.h"
+#include "files/text.h"
 #include "nacre/training/trainer.h"
-#include "text.h"
 
 namespace nacre::program {
 namespace {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What nvcc made of the kernels: registers, shared memory, spills (from ptxas), and the instructions that some kernels are
-# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in docs/kernels.txt.
+# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in
+# scripts/kernel_limits.txt.
 # Where tests ran on the emulated device before, also that no kernel was launched with more threads than its registers and
 # its launch bounds allow.
 #
@@ -11,7 +12,7 @@
 set -euo pipefail
 log=$1 library=$2 launches=${3:-}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-table=docs/kernels.txt  # part of a name, most registers, why; "spills" first: it may
+table=scripts/kernel_limits.txt  # part of a name, most registers, why; "spills" first: it may
 
 # One line per kernel and architecture: name, sm, registers, static shared memory, stack, spilled bytes.
 awk '
@@ -99,4 +100,4 @@ if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   [ "$seen" -eq 0 ] || launched="; tests launched $ran of $of kernels, $seen of their $all instantiations, within registers and bounds"
 fi
 [ $bad -eq 0 ] || exit 1
-echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where docs/kernels.txt says why$launched"
+echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where scripts/kernel_limits.txt says why$launched"

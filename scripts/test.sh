@@ -33,7 +33,7 @@ check_cuda() {
   fi
   configure cuda -DCMAKE_CUDA_COMPILER="$nvcc" -DCMAKE_CUDA_FLAGS=-no-compress  # PTX that can be read in the library
   # From nothing, so that the log has every kernel.
-  rm -f build/cuda/libnacre.a build/cuda/CMakeFiles/nacre_library.dir/kernels/*.cu.o
+  rm -f build/cuda/libnacre.a build/cuda/CMakeFiles/nacre_library.dir/kernels/*/*.cu.o
   if ! cmake --build --preset cuda --target nacre_program nacre_minimal > build/cuda/build.log 2>&1; then
     grep -E -A5 'error|FAILED' build/cuda/build.log | head -40
     return 1

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "host.h"
+#include "runtime/host.h"
 
 namespace nacre::test {
 

@@ -1,11 +1,11 @@
-#include "cublas.h"
+#include "baselines/cublas.h"
 
 #include <cublas_v2.h>
 
 #include <limits>
 
-#include "library.h"
-#include "runtime.h"
+#include "baselines/library.h"
+#include "runtime/runtime.h"
 
 namespace nacre::bench {
 namespace {

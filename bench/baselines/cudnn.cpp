@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "baselines/library.h"
 #include "ceilings_cuda.h"
-#include "library.h"
-#include "runtime.h"
+#include "runtime/runtime.h"
 
 namespace nacre::bench {
 namespace {

@@ -1,9 +1,9 @@
-#include "layout.h"
+#include "baselines/layout.h"
 
 #include <cmath>
 #include <vector>
 
-#include "device.cuh"
+#include "runtime/device.cuh"
 
 namespace nacre::bench {
 namespace {

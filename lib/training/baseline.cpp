@@ -8,8 +8,8 @@
 #include <memory>
 #include <utility>
 
+#include "nacre/data/audio.h"
 #include "nacre/error.h"
-#include "nacre/training/audio.h"
 
 namespace nacre::training {
 namespace {

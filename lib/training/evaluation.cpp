@@ -7,10 +7,10 @@
 #include <numbers>
 #include <utility>
 
+#include "nacre/codec/windowed.h"
+#include "nacre/data/audio.h"
 #include "nacre/ops/spectral_loss.h"
-#include "nacre/training/audio.h"
 #include "nacre/training/intelligibility.h"
-#include "nacre/windowed.h"
 
 namespace nacre::training {
 namespace {

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <numbers>
 
-#include "nacre/training/checkpoint_store.h"
+#include "data/sniff.h"
+#include "nacre/files/checkpoint_store.h"
 #include "nacre/training/trainer.h"
-#include "sniff.h"
-#include "trainer_run.h"
+#include "training/trainer_run.h"
 
 namespace nacre::training {
 

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "data/soxr_memory.h"
+#include "nacre/data/audio.h"
 #include "nacre/ops/stft.h"
-#include "nacre/training/audio.h"
-#include "soxr_memory.h"
 
 namespace nacre::training {
 namespace {

@@ -8,10 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "../spelling.h"
-#include "../text.h"
-#include "nacre/atomic_file.h"
-#include "sniff.h"
+#include "data/sniff.h"
+#include "files/spelling.h"
+#include "files/text.h"
+#include "nacre/files/atomic_file.h"
 
 namespace nacre::training {
 namespace {

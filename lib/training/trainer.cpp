@@ -6,16 +6,16 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "../spelling.h"
-#include "../text.h"
-#include "folder_scan.h"
-#include "nacre/atomic_file.h"
+#include "data/folder_scan.h"
+#include "data/sniff.h"
+#include "files/spelling.h"
+#include "files/text.h"
+#include "nacre/codec/transform_start.h"
+#include "nacre/files/atomic_file.h"
+#include "nacre/files/safetensors.h"
 #include "nacre/random.h"
-#include "nacre/safetensors.h"
-#include "nacre/transform_start.h"
-#include "sniff.h"
-#include "trainer_run.h"
-#include "trainer_state.h"
+#include "training/trainer_run.h"
+#include "training/trainer_state.h"
 
 namespace nacre::training {
 namespace {

@@ -7,8 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "nacre/training/image.h"
-#include "trainer_run.h"
+#include "files/text.h"
+#include "nacre/log/image.h"
+#include "training/trainer_run.h"
 
 namespace nacre::training {
 namespace {

@@ -6,14 +6,14 @@
 #include <set>
 #include <string>
 
-#include "nacre/training/checkpoint_store.h"
-#include "nacre/training/dataset.h"
-#include "nacre/training/json_log.h"
-#include "nacre/training/progress.h"
-#include "nacre/training/sampler.h"
-#include "nacre/training/tensorboard.h"
+#include "nacre/data/dataset.h"
+#include "nacre/data/sampler.h"
+#include "nacre/files/checkpoint_store.h"
+#include "nacre/log/json_log.h"
+#include "nacre/log/progress.h"
+#include "nacre/log/tensorboard.h"
 #include "nacre/training/trainer.h"
-#include "trainer_state.h"
+#include "training/trainer_state.h"
 
 namespace nacre::training {
 

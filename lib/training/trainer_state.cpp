@@ -1,4 +1,4 @@
-#include "trainer_state.h"
+#include "training/trainer_state.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "nacre/safetensors.h"
-#include "trainer_run.h"
+#include "nacre/files/safetensors.h"
+#include "training/trainer_run.h"
 
 namespace nacre::training {
 namespace {

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "nacre/training/checkpoint_store.h"
+#include "nacre/files/checkpoint_store.h"
 #include "nacre/training/run_config.h"
-#include "nacre/training_step.h"
+#include "nacre/training/training_step.h"
 
 namespace nacre::training {
 

@@ -44,7 +44,7 @@ make_build() {
 }
 # Trees without their sources have no such target.
 probes_target=()
-for file in "$root"/bench/probes*; do [ ! -f "$file" ] || probes_target=(nacre_probes); done
+[ ! -d "$root/bench/probes" ] || probes_target=(nacre_probes)
 
 # ---- libraries ----------------------------------------------------------------------------------------------------------------
 find_libraries() { # sets S_LIBRARIES, built, compiler

@@ -5,8 +5,8 @@
 #include <sstream>
 
 #include "cli/program.h"
-#include "nacre/training/codec_files.h"
-#include "training/encoded.h"
+#include "data/encoded.h"
+#include "nacre/coding/codec_files.h"
 
 using namespace nacre;
 using namespace nacre::test;

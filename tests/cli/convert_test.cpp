@@ -3,7 +3,7 @@
 #include <sndfile.h>
 
 #include "cli/program.h"
-#include "nacre/training/codec_files.h"
+#include "nacre/coding/codec_files.h"
 
 using namespace nacre;
 using namespace nacre::test;

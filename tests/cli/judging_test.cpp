@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
-#include "nacre/training/checkpoint_store.h"
+#include "nacre/files/checkpoint_store.h"
 
 using namespace nacre;
 using namespace nacre::test;

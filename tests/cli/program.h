@@ -16,8 +16,8 @@
 
 #include "catch.h"
 #include "file_tools.h"
-#include "nacre/codec.h"
-#include "nacre/training/audio.h"
+#include "nacre/codec/codec.h"
+#include "nacre/data/audio.h"
 
 namespace nacre::test {
 

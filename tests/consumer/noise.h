@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "nacre/codec.h"
+#include "nacre/codec/codec.h"
 
 /// The exit code of such a program; prints the first code and sample.
 inline int code_noise() try {

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "device.cuh"
-#include "emulation/scheduler.h"
+#include "runtime/device.cuh"
+#include "runtime/emulated/scheduler.h"
 
 using namespace nacre;
 using namespace nacre::cuda;

@@ -15,8 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include "device.cuh"
-#include "emulation/scheduler.h"
+#include "runtime/device.cuh"
+#include "runtime/emulated/scheduler.h"
 
 using namespace nacre;
 using namespace nacre::cuda;

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "nacre/error.h"
-#include "nacre/safetensors.h"
+#include "nacre/files/safetensors.h"
 
 using namespace nacre;
 

@@ -3,9 +3,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "nacre/crc32c.h"
 #include "nacre/error.h"
-#include "nacre/stream.h"
+#include "nacre/files/crc32c.h"
+#include "nacre/files/stream.h"
 
 using namespace nacre;
 

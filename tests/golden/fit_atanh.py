@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the constants of towards_atanh() in lib/transform_start.cpp come from. By hand; needs numpy and scipy.
+"""Where the constants of towards_atanh() in lib/codec/transform_start.cpp come from. By hand; needs numpy and scipy.
 
 One to three steps u -> u + sum over one or two terms of c (2u - sin(2 a u) / a), with |c| at most 0.6 / steps: the noise of
 training moves c and a, and large terms that cancel would make much of it. c and a are fitted so that tanh of the last step is

@@ -1,7 +1,7 @@
 #pragma once
 // DAC's encoder, quantizer and decoder in double, as nacre trains them: a composition of reference/layers.h, and the
 // pattern for the next system.
-#include "nacre/codec_config.h"
+#include "nacre/codec/codec_config.h"
 #include "reference/layers.h"
 
 namespace nacre::test {

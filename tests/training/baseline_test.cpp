@@ -4,7 +4,7 @@
 #include <limits>
 #include <random>
 
-#include "files.h"
+#include "data/files.h"
 #include "harness.h"
 
 using namespace nacre;

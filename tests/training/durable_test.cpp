@@ -1,15 +1,15 @@
 // What is written survives a power cut as soon as it counts, and a checkpoint counts when it was read back.
 #include <cmath>
 
-#include "call_log.h"
-#include "faults.h"
+#include "files/call_log.h"
+#include "files/faults.h"
 #include "harness.h"
-#include "nacre/codec.h"
+#include "nacre/codec/codec.h"
+#include "nacre/coding/codec_files.h"
+#include "nacre/data/audio.h"
 #include "nacre/error.h"
-#include "nacre/safetensors.h"
-#include "nacre/training/audio.h"
-#include "nacre/training/checkpoint_store.h"
-#include "nacre/training/codec_files.h"
+#include "nacre/files/checkpoint_store.h"
+#include "nacre/files/safetensors.h"
 
 using namespace nacre;
 using namespace nacre::test;

@@ -6,7 +6,7 @@
 #include <numbers>
 
 #include "harness.h"
-#include "nacre/training/audio.h"
+#include "nacre/data/audio.h"
 #include "nacre/training/intelligibility.h"
 
 using namespace nacre;

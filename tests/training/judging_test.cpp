@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <limits>
 
-#include "nacre/codec.h"
-#include "nacre/training/checkpoint_store.h"
-#include "nacre/windowed.h"
-#include "run_by_hand.h"
+#include "nacre/codec/codec.h"
+#include "nacre/codec/windowed.h"
+#include "nacre/files/checkpoint_store.h"
+#include "training/run_by_hand.h"
 
 using namespace nacre;
 using namespace nacre::test;

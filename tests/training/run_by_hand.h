@@ -3,11 +3,11 @@
 // the trainer gives its steps (crops, lengths, learning rates, codebooks) shows in the weights, bit for bit.
 #include <map>
 
-#include "nacre/safetensors.h"
-#include "nacre/training/sampler.h"
-#include "nacre/training_step.h"
-#include "nacre/transform_start.h"
-#include "trainer_runs.h"
+#include "nacre/codec/transform_start.h"
+#include "nacre/data/sampler.h"
+#include "nacre/files/safetensors.h"
+#include "nacre/training/training_step.h"
+#include "training/trainer_runs.h"
 
 namespace nacre::test {
 

@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "harness.h"
+#include "nacre/codec/windowed.h"
 #include "nacre/random.h"
 #include "nacre/training/evaluation.h"
-#include "nacre/windowed.h"
 #include "reference/spectral.h"
 
 using namespace nacre;

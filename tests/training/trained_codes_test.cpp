@@ -9,8 +9,8 @@
 #include <random>
 
 #include "harness.h"
-#include "nacre/codec.h"
-#include "nacre/training/audio.h"
+#include "nacre/codec/codec.h"
+#include "nacre/data/audio.h"
 
 using namespace nacre;
 

@@ -2,8 +2,8 @@
 // audio, the learning rate, how many codebooks, and what the codebooks start from.
 #include <set>
 
-#include "nacre/training/checkpoint_store.h"
-#include "run_by_hand.h"
+#include "nacre/files/checkpoint_store.h"
+#include "training/run_by_hand.h"
 
 using namespace nacre;
 using namespace nacre::test;

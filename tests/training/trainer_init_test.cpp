@@ -1,8 +1,8 @@
 // Weights to begin with that are not those of the whole model: refused, unless a part is asked for. And what ends a run is
 // preceded by a save.
-#include "nacre/safetensors.h"
-#include "nacre/training/checkpoint_store.h"
-#include "trainer_points.h"
+#include "nacre/files/checkpoint_store.h"
+#include "nacre/files/safetensors.h"
+#include "training/trainer_points.h"
 
 using namespace nacre;
 using namespace nacre::test;

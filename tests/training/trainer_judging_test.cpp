@@ -2,9 +2,9 @@
 #include <map>
 
 #include "allocations.h"
-#include "event_reader.h"
-#include "nacre/training/checkpoint_store.h"
-#include "trainer_points.h"
+#include "log/event_reader.h"
+#include "nacre/files/checkpoint_store.h"
+#include "training/trainer_points.h"
 
 using namespace nacre;
 using namespace nacre::test;

@@ -5,8 +5,8 @@
 #include <functional>
 #include <string>
 
-#include "file_calls.h"
-#include "trainer_runs.h"
+#include "files/file_calls.h"
+#include "training/trainer_runs.h"
 
 namespace nacre::test {
 

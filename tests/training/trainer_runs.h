@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "catch.h"
-#include "files.h"
+#include "data/files.h"
 #include "nacre/random.h"
 #include "nacre/training/trainer.h"
 

@@ -1,8 +1,8 @@
 // The schedule is part of the run: where it stops and how large its steps are do not reshape it.
 #include <cmath>
 
-#include "nacre/training/checkpoint_store.h"
-#include "trainer_points.h"
+#include "nacre/files/checkpoint_store.h"
+#include "training/trainer_points.h"
 
 using namespace nacre;
 using namespace nacre::test;

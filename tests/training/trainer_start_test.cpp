@@ -1,7 +1,7 @@
 // What a run is before its first step: judged once, and kept, so that training can be compared with it.
-#include "nacre/codec.h"
-#include "nacre/training/checkpoint_store.h"
-#include "trainer_runs.h"
+#include "nacre/codec/codec.h"
+#include "nacre/files/checkpoint_store.h"
+#include "training/trainer_runs.h"
 
 using namespace nacre;
 using namespace nacre::test;

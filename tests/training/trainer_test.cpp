@@ -5,10 +5,10 @@
 #include <climits>
 #include <limits>
 
-#include "faults.h"
-#include "nacre/safetensors.h"
-#include "nacre/training/checkpoint_store.h"
-#include "trainer_runs.h"
+#include "files/faults.h"
+#include "nacre/files/checkpoint_store.h"
+#include "nacre/files/safetensors.h"
+#include "training/trainer_runs.h"
 
 using namespace nacre;
 using namespace nacre::test;

@@ -30,7 +30,7 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec.h"
+#include "nacre/codec/codec.h"
 
 namespace nacre::training {
 

@@ -4,15 +4,15 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec_config.h"
-#include "nacre/loss.h"
-#include "nacre/training_step.h"
+#include "nacre/codec/codec_config.h"
+#include "nacre/nn/loss.h"
+#include "nacre/training/training_step.h"
 
 namespace nacre::training {
 
 enum class Schedule : uint8_t { constant, cosine };
 enum class Start : uint8_t {
-  transform,  ///< as a lapped-transform codec (nacre/transform_start.h), where the codec can carry one; else random
+  transform,  ///< as a lapped-transform codec (codec/transform_start.h), where the codec can carry one; else random
   random
 };
 
@@ -28,7 +28,7 @@ struct TrainingConfig {
   int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
   double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
   bool salvage = false;          ///< take what is whole of damaged files
-  bool held_out_folders = true;  ///< folders named valid, dev, test, ... are held out (nacre/training/dataset.h)
+  bool held_out_folders = true;  ///< folders named valid, dev, test, ... are held out (nacre/data/dataset.h)
   double valid_fraction = 0.05;  ///< of the files, where no folder says which are held out
   double valid_seconds = 60;     ///< of held-out audio, about: what each epoch is judged on
   double checkpoint_minutes = 10;

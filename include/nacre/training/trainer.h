@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
-#include "nacre/training/dataset.h"
+#include "nacre/data/dataset.h"
+#include "nacre/data/excerpts.h"
 #include "nacre/training/evaluation.h"
-#include "nacre/training/excerpts.h"
 #include "nacre/training/run_config.h"
 
 namespace nacre::training {

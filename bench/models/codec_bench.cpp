@@ -1,0 +1,159 @@
+// Whole models: a training step, encoding and decoding, on the shapes the trainer and the command line run. The peers
+// are bench/peers/codec_step.py (CPU) and bench/peers/op_peers.py.
+#include <memory>
+
+#include "harness.h"
+#include "nacre/codec/cost.h"
+#include "nacre/training/training_step.h"
+
+namespace nacre::bench {
+namespace {
+
+std::vector<float> noise(int64_t n) {
+  std::vector<float> x(static_cast<size_t>(n));
+  uint32_t state = 1;
+  for (float& v : x) {
+    state = state * 1664525u + 1013904223u;
+    v = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-32f;
+  }
+  return x;
+}
+
+struct Model {
+  std::string name;
+  CodecConfig config;
+};
+/// With --small: a tenth of the widths, two strides.
+Model model(const Suite& suite, const std::string& name) {
+  Model m{name, CodecConfig::named(name)};
+  if (!suite.small()) return m;
+  m.config.encoder_dim = 4, m.config.decoder_dim = 16, m.config.latent_dim = 8;
+  m.config.encoder_rates = {2, 4}, m.config.decoder_rates = {4, 2};
+  m.config.n_codebooks = 2, m.config.codebook_size = 16;
+  return m;
+}
+LossConfig losses(const Suite& suite) {
+  LossConfig c;
+  if (suite.small()) c.windows = {64}, c.mels = {10};
+  return c;
+}
+std::vector<Parameter> parameters(const char* direction, const std::string& type, const std::string& name,
+                                  int64_t batch, int64_t samples, bool captured) {
+  return {{"op", "codec"},      {"direction", direction},       {"type", type}, {"config", name}, {"batch", batch},
+          {"samples", samples}, {"captured", int64_t{captured}}};
+}
+/// What every layer of a step must read and write, each tensor once per layer (nacre/codec/cost.h).
+int64_t step_bytes(const CodecConfig& c, const LossConfig& losses, int64_t batch, int64_t samples,
+                   const std::string& type) {
+  double bytes = 0;
+  for (const CostRow& row : step_cost(c, losses, batch, samples, arithmetic(type)))
+    bytes += row.forward.bytes + row.backward.bytes;
+  return static_cast<int64_t>(bytes);
+}
+
+void add_step(Suite& suite, const std::string& name, const std::string& type, int64_t batch, int64_t samples,
+              bool captured) {
+  const Model m = model(suite, name);
+  batch = suite.least(batch, 2), samples = suite.least(samples, 160);
+  const int64_t frames = batch * samples / m.config.hop();
+  // Backward costs two products for each of forward's.
+  const int64_t flops = 3 * 2 * (m.config.encoder_macs(frames) + m.config.decoder_macs(frames));
+  const std::string how = !suite.cuda() ? "" : captured ? "/captured" : "/eager";
+  suite.add(
+      {.name = "codec_step/" + name + "/" + type + "/" + std::to_string(batch) + "x" + std::to_string(samples) + how,
+       .bytes = step_bytes(m.config, losses(suite), batch, samples, type),
+       .flops = flops,
+       .arithmetic = type,
+       .parameters = parameters("step", type, suite.small() ? "small" : name, batch, samples, captured),
+       .audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(m.config.sample_rate),
+       .eager = true},  // the step holds its own graph
+      [=, losses = losses(suite), rows = suite.least(2000, 60)](Data& data) -> Run {
+        const Storage storage = type == "bf16" ? Storage::bfloat16 : Storage::float32;
+        auto step =
+            std::make_shared<TrainingStep>(data.ctx, m.config, losses, OptimizerConfig{}, batch, samples, 1, storage);
+        const std::vector<int32_t> lengths(static_cast<size_t>(batch), static_cast<int32_t>(samples));
+        step->start_codebooks([&] { step->load(noise(batch * samples), lengths); }, rows);
+        step->set_capture(captured);
+        step->run(), step->run();  // the second is the one that is captured
+        return [=](Context&) { step->run(); };
+      });
+}
+
+void add_codec(Suite& suite, const std::string& name, int64_t batch, double seconds) {
+  const Model m = model(suite, name);
+  batch = suite.least(batch, 2);
+  const CodecConfig& config = m.config;
+  const int64_t wanted = static_cast<int64_t>(seconds * config.frame_rate());
+  const int64_t frames = std::max<int64_t>(1, suite.least(wanted, 20)), samples = frames * config.hop();
+  const std::string shape =
+      "/" + name + "/" + std::to_string(batch) + "x" + (wanted < 1 ? "1frame" : std::to_string(samples));
+  const auto setup = [=](Data& data) {
+    auto codec = std::make_shared<Codec>(data.ctx, m.config);
+    initialise(data.ctx, codec->parameters(), m.config, 1);
+    codec->reserve_inference(batch, samples);
+    return codec;
+  };
+  const double audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(config.sample_rate);
+  const Shape audio{.batch = batch, .time = samples},
+      codes{.batch = batch, .time = frames, .channels = config.n_codebooks};
+  for (const std::string type : {"fp32", "tf32"}) {
+    if (type == "tf32" && !suite.cuda()) continue;
+    suite.add({.name = "codec_encode" + shape + (suite.cuda() ? "/" + type : ""),
+               .flops = 2 * batch * config.encoder_macs(frames),
+               .arithmetic = type,
+               .parameters = parameters("encode", type, suite.small() ? "small" : name, batch, samples, suite.cuda()),
+               .audio_seconds = audio_seconds},
+              [=](Data& data) -> Run {
+                const auto codec = setup(data);
+                const View<float> x = data.random(audio);
+                const View<int32_t> c = data.indices(codes, 2);
+                return [=](Context&) { codec->encode(x, c); };
+              });
+    suite.add({.name = "codec_decode" + shape + (suite.cuda() ? "/" + type : ""),
+               .flops = 2 * batch * config.decoder_macs(frames),
+               .arithmetic = type,
+               .parameters = parameters("decode", type, suite.small() ? "small" : name, batch, samples, suite.cuda()),
+               .audio_seconds = audio_seconds},
+              [=](Data& data) -> Run {
+                const auto codec = setup(data);
+                const View<float> x = data.random(audio);
+                const View<int32_t> c = data.indices(codes, static_cast<int32_t>(config.codebook_size));
+                return [=](Context&) { codec->decode(c, x); };
+              });
+  }
+}
+
+const Cases cases([](Suite& suite) {
+  if (!suite.cuda()) {
+    add_step(suite, "speech-16k-small", "fp32", 8, 4000, false);  // as the quickstart trains
+    add_codec(suite, "speech-16k-small", 1, 2);                   // the command line's window
+    add_codec(suite, "speech-16k-small", 1, 0);
+    add_codec(suite, "speech-16k", 1, 2);
+    add_codec(suite, "speech-16k-small", 16, 2);
+    add_codec(suite, "dac-16k", 1, 1);
+    add_codec(suite, "dac-44k", 1, 1);
+    return;
+  }
+  for (const std::string type : {"bf16", "tf32", "fp32"}) {
+    add_step(suite, "dac-16k", type, 16, 16000, true);
+    add_step(suite, "speech-16k", type, 16, 16000, true);
+    if (type == "tf32") add_step(suite, "dac-44k", type, 16, 16896, true);
+    if (type == "bf16") {
+      add_step(suite, "dac-16k", type, 16, 16000, false);
+      add_step(suite, "speech-16k", type, 16, 16000, false);
+      add_step(suite, "dac-44k", type, 16, 16896, false);
+      add_step(suite, "dac-44k", type, 72, 16896, true);
+      add_step(suite, "dac-44k", type, 16, 16896, true);
+      add_step(suite, "dac-44k", type, 12, 16896, true);
+      add_step(suite, "speech-16k-small", type, 8, 4000, true);
+    }
+  }
+  for (const char* name : {"speech-16k", "dac-16k", "dac-44k"}) {
+    add_codec(suite, name, 1, 10);
+    add_codec(suite, name, 16, 10);
+    add_codec(suite, name, 1, 0);  // latency of one frame
+  }
+});
+
+}  // namespace
+}  // namespace nacre::bench

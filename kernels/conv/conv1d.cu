@@ -1,0 +1,316 @@
+#include "nacre/ops/conv1d.h"
+
+#include "conv/conv1d_cuda.h"
+#include "conv/conv1d_ends.cuh"
+#include "runtime/device.cuh"
+#include "runtime/host.h"
+
+// The first rung, for every geometry, and the table that decides who runs. A thread computes one element and walks the
+// sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
+// runs depends on the shape, the alignment of the data and the limits of the device alone.
+//
+//   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
+//   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or
+//   dilation
+//                             is 1; rows that reflections reach take the first rung, for the input gradient
+//   weight gradient           tiles where the channels fill packs and groups is 1
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+/// Everything a thread needs to know of the shapes.
+struct Sizes {
+  int64_t batch, time, in, length, out, taps, stride, dilation, groups, left, right;
+  bool reflect;
+};
+Sizes sizes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return {x.batch,  x.time,     x.channels, y.time, y.channels, weight.time,
+          g.stride, g.dilation, g.groups,   g.left, g.right,    g.padding == Padding::reflect};
+}
+
+/// The sample of x shown at position `at`, counted from the first sample; -1 for a zero.
+__device__ __forceinline__ int64_t shown(const Sizes& s, int64_t at) {
+  if (at >= 0 && at < s.time) return at;
+  if (!s.reflect) return -1;
+  return at < 0 ? -at : 2 * (s.time - 1) - at;
+}
+
+template <class T>
+__global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T> f, Sizes s) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, elements = s.batch * s.length * s.out;
+  for (int64_t e = grid_thread(); e < elements; e += grid_threads()) {
+    const int64_t o = e % s.out, row = e / s.out, t = row % s.length, b = row / s.length;
+    const int64_t first = o / out * in;
+    float sum = 0;
+    for (int64_t k = 0; k < s.taps; ++k) {
+      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      if (from < 0) continue;
+      const T* const x = f.x.data + (b * s.time + from) * s.in + first;
+      const T* const w = f.weight.data + (o * s.taps + k) * in;
+      for (int64_t i = 0; i < in; ++i) sum += to_float(w[i]) * to_float(x[i]);
+    }
+    if (f.bias) sum += f.bias.data[o];
+    if (f.residual) sum += to_float(f.residual.data[e]);
+    f.y.data[e] = store<T>(sum);
+  }
+}
+
+/// What position `at` of the padded x receives, times the weights of channel i.
+template <class T>
+__device__ float received(const Conv1dInputGradient<T>& g, const Sizes& s, int64_t b, int64_t at, int64_t i) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, group = i / in, first = group * out;
+  float sum = 0;
+  for (int64_t k = 0; k < s.taps; ++k) {
+    const int64_t start = at + s.left - k * s.dilation;
+    if (start < 0 || start % s.stride != 0 || start / s.stride >= s.length) continue;
+    const T* const dy = g.dy.data + (b * s.length + start / s.stride) * s.out + first;
+    const T* const w = g.weight.data + (first * s.taps + k) * in + i - group * in;
+    for (int64_t o = 0; o < out; ++o) sum += to_float(w[o * s.taps * in]) * to_float(dy[o]);
+  }
+  return sum;
+}
+/// Of every item the first `head` and the last `tail` samples.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conv1d_input_gradient_kernel(Conv1dInputGradient<T> g, Sizes s, int64_t head, int64_t tail) {
+  const int64_t rows = head + tail, elements = s.batch * rows * s.in;
+  for (int64_t e = grid_thread(); e < elements; e += grid_threads()) {
+    const int64_t i = e % s.in, row = e / s.in % rows, b = e / s.in / rows;
+    const int64_t at = row < head ? row : s.time - rows + row;
+    float sum = received(g, s, b, at, i);
+    if (s.reflect && at >= 1 && at <= s.left) sum += received(g, s, b, -at, i);
+    const int64_t from_end = s.time - 1 - at;
+    if (s.reflect && from_end >= 1 && from_end <= s.right) sum += received(g, s, b, s.time - 1 + from_end, i);
+    if (g.bias) sum += g.bias.data[i];
+    T* const to = g.dx.data + (b * s.time + at) * s.in + i;
+    *to = store<T>(g.add_dx ? to_float(*to) + sum : sum);
+  }
+}
+
+/// Part blockIdx.y of the rows of dy, for every weight: partial [parts][weights].
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conv1d_weight_gradient_kernel(Conv1dWeightGradient<T> g, Sizes s, float* partial) {
+  const int64_t in = s.in / s.groups, out = s.out / s.groups, weights = s.out * s.taps * in;
+  const int64_t rows = s.batch * s.length, begin = rows * blockIdx.y / gridDim.y,
+                end = rows * (int64_t{blockIdx.y} + 1) / gridDim.y;
+  for (int64_t e = grid_thread(); e < weights; e += grid_threads()) {
+    const int64_t i = e % in, k = e / in % s.taps, o = e / in / s.taps, channel = o / out * in + i;
+    int64_t b = begin / s.length, t = begin - b * s.length;
+    float sum = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      if (from >= 0)
+        sum += to_float(g.dy.data[row * s.out + o]) * to_float(g.x.data[(b * s.time + from) * s.in + channel]);
+      if (++t == s.length) t = 0, ++b;
+    }
+    partial[int64_t{blockIdx.y} * weights + e] = sum;
+  }
+}
+
+/// How a matrix is cut for sums over its rows: `across` threads side by side, P columns each, `down` rows at once.
+struct Cut {
+  int64_t rows, channels, parts;
+  int across, down;
+};
+template <int P>
+Cut cut(Shape s, int64_t parts) {
+  const int64_t packs = ceil_div<int64_t>(s.channels, P);
+  const int across = static_cast<int>(packs < 32 ? packs : 32);
+  return {s.rows(), s.channels, parts, across, threads / across};
+}
+/// Sums of part blockIdx.y of the rows: partial [parts][channels].
+template <class T, int P>
+__global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, Cut cut, float* partial) {
+  NACRE_SHARED(float, sums, threads* P);
+  const int column = static_cast<int>(threadIdx.x) % cut.across, lane = static_cast<int>(threadIdx.x) / cut.across;
+  const int64_t c = (int64_t{blockIdx.x} * cut.across + column) * P, begin = cut.rows * blockIdx.y / cut.parts,
+                end = cut.rows * (int64_t{blockIdx.y} + 1) / cut.parts;
+  float sum[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) sum[i] = 0;
+  if (c < cut.channels && lane < cut.down) {
+#pragma unroll 4
+    for (int64_t row = begin + lane; row < end; row += cut.down) {
+      const T* const at = x + row * cut.channels + c;
+      if constexpr (P == 1) {
+        sum[0] += to_float(*at);
+      } else {
+        const Pack<T> v = load_pack(at);
+#pragma unroll
+        for (int i = 0; i < P; ++i) sum[i] += v.v[i];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < P; ++i) sums[i * threads + static_cast<int>(threadIdx.x)] = sum[i];
+  __syncthreads();
+  if (lane != 0 || c >= cut.channels) return;
+#pragma unroll
+  for (int i = 0; i < P; ++i) {
+    for (int l = 1; l < cut.down; ++l) sum[i] += sums[i * threads + l * cut.across + column];
+    partial[int64_t{blockIdx.y} * cut.channels + c + i] = sum[i];
+  }
+}
+
+/// to[i] = (or += with `add`) the parts' sums, added in double in their order.
+__global__ void __launch_bounds__(threads)
+    conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
+  for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
+    double sum = 0;
+#pragma unroll 4
+    for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
+    to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
+  }
+}
+constexpr int lanes = threads / 32;
+/// The same for many parts of few elements: eight threads share an element.
+__global__ void __launch_bounds__(threads)
+    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
+  NACRE_SHARED(double, sums, threads);
+  const int lane = static_cast<int>(threadIdx.x) / 32;
+  const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
+  double sum = 0;
+  if (i < n) {
+#pragma unroll 4
+    for (int64_t p = lane; p < parts; p += lanes) sum += static_cast<double>(partial[p * n + i]);
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (lane != 0 || i >= n) return;
+  for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
+  to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
+}
+
+// ---- parts: by shape and device
+// --------------------------------------------------------------------------------------------
+
+constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum may fill
+int64_t weight_parts(int64_t rows, int64_t weights) {
+  return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
+}
+int64_t sum_parts(const Context& ctx, Shape s) {
+  return std::clamp<int64_t>(s.rows() / 512, 1, 2 * two_blocks_each(limits(ctx)));
+}
+
+template <class T>
+void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
+  launch(
+      ctx,
+      {.name = "conv1d_input_gradient", .grid = blocks_for(s.batch * (head + tail) * s.in, threads), .block = threads},
+      conv1d_input_gradient_kernel<T>, a, s, head, tail);
+}
+
+template <class T>
+void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const Sizes& s, int64_t parts) {
+  launch(ctx,
+         {.name = "conv1d_weight_gradient",
+          .grid = {blocks_for(a.dweight.elements(), threads), static_cast<unsigned>(parts), 1},
+          .block = threads},
+         conv1d_weight_gradient_kernel<T>, a, s, a.scratch.data);
+}
+
+}  // namespace
+
+void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to, bool add) {
+  if (parts >= 32)
+    launch(ctx, {.name = "conv1d_add_many_parts", .grid = blocks_for(n, 32), .block = threads},
+           conv1d_add_many_parts_kernel, partial, parts, n, to, add);
+  else
+    launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
+           partial, parts, n, to, add);
+}
+template <int P, class T>
+void column_sums(Context& ctx, View<const T> x, float* partial) {
+  const Cut c = cut<P>(x.shape, sum_parts(ctx, x.shape));
+  launch(ctx,
+         {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
+          .grid = {blocks_for(c.channels, int64_t{c.across} * P), static_cast<unsigned>(c.parts), 1},
+          .block = threads},
+         conv1d_column_sums_kernel<T, P>, x.data, c, partial);
+}
+template <class T>
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+  if (x.shape.channels % pack_size<T> == 0 && aligned16(x.data))
+    column_sums<pack_size<T>>(ctx, x, partial);
+  else
+    column_sums<1>(ctx, x, partial);
+  add_parts(ctx, partial, sum_parts(ctx, x.shape), x.shape.channels, to, true);
+}
+
+template void add_column_sums<float>(Context&, View<const float>, float*, float*);
+template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
+int64_t column_sums_scratch(const Context& ctx, Shape x) { return sum_parts(ctx, x) * x.channels; }
+
+template <class T>
+Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
+  return {0, 0, 0, 0};
+}
+template <class T>
+Shape conv1d_input_gradient_scratch(Context&, Shape, Shape, Shape, const Conv1dGeometry&) {
+  return {0, 0, 0, 0};
+}
+template <class T>
+Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  if (x.batch == 0) return {0, 0, 0, 0};
+  const int64_t weights = weight.elements();
+  return {1, 1, 1,
+          std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g),
+                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, x),
+                    column_sums_scratch(ctx, dy)})};
+}
+
+template <class T>
+void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
+  if (a.y.elements() == 0) return;
+  if (conv1d_ends_forward(ctx, a)) return;
+  if (tile::forward(ctx, a)) return;
+  const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
+  launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
+         conv1d_forward_kernel<T>, a, s);
+}
+
+template <class T>
+void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
+  if (a.dx.elements() == 0) return;
+  if (conv1d_ends_input_gradient(ctx, a)) return;
+  const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
+  if (!tile::input_gradient(ctx, a))
+    input_gradient_rows(ctx, a, s, s.time, 0);
+  else if (s.reflect)
+    input_gradient_rows(ctx, a, s, s.left + 1, s.right + 1);
+}
+
+template <class T>
+void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
+  if (a.dy.elements() == 0) return;
+  expect_scratch("conv1d_weight_gradient", a.scratch,
+                 cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  if (conv1d_ends_weight_gradient(ctx, a)) return;
+  const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
+  const int64_t weights = a.dweight.elements();
+  int64_t parts = tile::weight_gradient(ctx, a);
+  if (parts == 0) {
+    parts = weight_parts(a.dy.shape.rows(), weights);
+    weight_gradient_parts(ctx, a, s, parts);
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
+  } else if (parts > 1) {  // one part has gone to dweight itself
+    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
+  }
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+}
+
+#define NACRE_INSTANTIATE(T)                                                                              \
+  template Shape conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
+  template Shape conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
+  template Shape conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template void conv1d_forward<T>(Context&, const Conv1dForward<T>&);                                     \
+  template void conv1d_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                        \
+  template void conv1d_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);
+NACRE_INSTANTIATE(float)
+NACRE_INSTANTIATE(bf16)
+#undef NACRE_INSTANTIATE
+
+}  // namespace nacre::cuda

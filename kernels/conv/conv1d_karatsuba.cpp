@@ -1,0 +1,501 @@
+#include "conv/conv1d_karatsuba.h"
+
+#include <cstring>
+#include <numeric>
+
+#include "conv/conv1d_karatsuba_tiles.h"
+#include "runtime/host.h"
+
+namespace nacre::karatsuba {
+namespace {
+
+constexpr int64_t slice = 64;  // outputs of a weight gradient that one task takes
+
+/// A row of zeros as wide as any that is looked at.
+constexpr int64_t widest = 8192;
+alignas(64) const float zero_row[widest] = {};
+
+int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+/// One side of the convolution as rows; those of a strided one are a stride of samples each. Row 0 begins at `offset`
+/// of an item, so that the first and the last row may hang over its ends.
+struct Side {
+  int64_t item, rows, width, offset = 0;
+  bool whole(int64_t row) const {
+    const int64_t at = row * width + offset;
+    return at >= 0 && at + width <= item;
+  }
+  /// The part of a row that is there.
+  struct Part {
+    int64_t at, skip, size;  // in the item, in the row, floats
+  };
+  Part part(int64_t row) const {
+    const int64_t at = row * width + offset, begin = std::max<int64_t>(at, 0), end = std::min(at + width, item);
+    return {begin, begin - at, std::max<int64_t>(end - begin, 0)};
+  }
+};
+
+/// y row t = sum over k of x row (t + k dilation - left) times tap k.
+struct Problem {
+  Side x, y;
+  int64_t batch, dilation = 1, left = 0;
+  Padding padding = Padding::zero;
+  bool turned = false;  // the weight is [in][taps][out], its last tap comes first
+
+  static Problem forward(Shape x, Shape y, const Conv1dGeometry& g) {
+    Problem p{.x = side(x), .y = side(y), .batch = x.batch};
+    if (g.stride == 1)
+      p.dilation = g.dilation, p.left = g.left, p.padding = g.padding;
+    else
+      p.x = strides(x, y.time + 1, g);
+    return p;
+  }
+  static Problem input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+    Problem p{.x = side(dy), .y = side(dx), .batch = dx.batch, .turned = true};
+    if (g.stride == 1)
+      p.dilation = g.dilation, p.left = (weight.time - 1) * g.dilation - g.left;
+    else
+      p.y = strides(dx, (dx.time + g.left + g.stride - 1) / g.stride, g), p.left = 1;
+    return p;
+  }
+
+ private:
+  static Side side(Shape s) { return {.item = s.time * s.channels, .rows = s.time, .width = s.channels}; }
+  static Side strides(Shape s, int64_t rows, const Conv1dGeometry& g) {
+    return {.item = s.time * s.channels, .rows = rows, .width = g.stride * s.channels, .offset = -g.left * s.channels};
+  }
+};
+
+/// Floats of a tensor.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+/// Tiles of outputs `dilation` rows apart, so that a sheet of `phases` tiles has rows that lie together. Item after
+/// item, sheet after sheet, phase after phase.
+struct Tiles {
+  Problem p;
+  int64_t rows_in, rows_out, taps, phases, sheets, count;  // sheets of an item; tiles in all
+
+  Tiles(const Problem& problem, const Scheme& s)
+      : p(problem), rows_in(s.rows_in), rows_out(s.rows_out), taps(s.taps), phases(std::min(p.dilation, p.y.rows)) {
+    sheets = ((p.y.rows + p.dilation - 1) / p.dilation + rows_out - 1) / rows_out;
+    count = p.batch * sheets * phases;
+  }
+  /// Share of the outputs computed that exist.
+  double use() const { return static_cast<double>(p.batch * p.y.rows) / static_cast<double>(count * rows_out); }
+
+  /// Sheets of one item that consecutive tiles belong to, [begin, end).
+  struct Piece {
+    int64_t item, begin, end;
+  };
+  /// Calls f(piece) for the tiles [begin, end).
+  template <class F>
+  void pieces(int64_t begin, int64_t end, F&& f) const {
+    while (begin < end) {
+      const Piece piece = piece_at(begin, end);
+      f(piece);
+      begin = (piece.item + 1) * sheets * phases;
+    }
+  }
+  Piece piece_at(int64_t begin, int64_t end) const {
+    const int64_t item = begin / (sheets * phases), first = item * sheets;
+    return {item, begin / phases - first, std::min(sheets, (end + phases - 1) / phases - first)};
+  }
+  /// What a piece's tiles read of x.
+  Range read(const Piece& c) const {
+    const int64_t low = c.begin * rows_out * p.dilation - p.left;
+    return part_of(p.x, c.item, low, low + phases + ((c.end - c.begin) * rows_out + taps - 2) * p.dilation);
+  }
+  /// What they write of y, where the piece has whole sheets.
+  Range written(const Piece& c) const {
+    const int64_t sheet = rows_out * p.dilation;
+    return part_of(p.y, c.item, c.begin * sheet, std::min(c.end * sheet, p.y.rows));
+  }
+  /// At most, for n tiles.
+  int64_t most_read(int64_t n) const {
+    const int64_t items = n / (sheets * phases) + 2, rows = (n / phases + 2) * rows_out * p.dilation;
+    return std::min({items * p.x.item, p.batch * p.x.item, (rows + items * (phases + taps * p.dilation)) * p.x.width});
+  }
+  int64_t most_written(int64_t n) const {
+    return std::min(p.batch * p.y.item, (n / phases + 2) * rows_out * p.dilation * p.y.width);
+  }
+
+  /// One tile after the other: divisions would take as long as a tile's sums.
+  class Walk {
+   public:
+    enum class Local : uint8_t { no, read, written };
+    /// From `begin` on. With `local`, the ranges read or written by the pieces up to `end` lie one behind the other.
+    Walk(const Tiles& t, int64_t begin, int64_t end, Local local) : t_(t), end_(end), tile_(begin), local_(local) {
+      item_ = begin / (t.sheets * t.phases);
+      sheet_ = begin / t.phases % t.sheets, phase_ = begin % t.phases;
+      row_ = sheet_ * t.rows_out * t.p.dilation + phase_;
+      enter();
+    }
+    int64_t item() const { return item_; }
+    /// Float i of the tensor is float i + shift() of where it lies.
+    int64_t shift() const { return shift_; }
+    bool there() const { return tile_ < end_; }
+    void next() {
+      ++tile_, ++row_;
+      if (++phase_ < t_.phases) return;
+      phase_ = 0;
+      if (++sheet_ == t_.sheets) sheet_ = 0, ++item_, enter();
+      row_ = sheet_ * t_.rows_out * t_.p.dilation;
+    }
+    /// The rows of x under the tile; zeros where there are none. `room` takes rows that hang over an end.
+    void inputs(const float* x, float* room, const float** rows) const {
+      const Problem& problem = t_.p;
+      if (!there()) return void(std::fill(rows, rows + t_.rows_in, zero_row));
+      const int64_t base = item_ * problem.x.item + shift_;
+      int64_t at = row_ - problem.left;
+      const int64_t last = at + (t_.rows_in - 1) * problem.dilation;
+      if (at >= 0 && last < problem.x.rows && problem.x.whole(at) && problem.x.whole(last)) {
+        const float* from = x + (base + at * problem.x.width + problem.x.offset);
+        for (int64_t r = 0; r < t_.rows_in; ++r, from += problem.dilation * problem.x.width) rows[r] = from;
+        return;
+      }
+      for (int64_t r = 0; r < t_.rows_in; ++r, at += problem.dilation) {
+        int64_t s = at;
+        if (problem.padding == Padding::reflect)
+          s = s < 0 ? -s : s >= problem.x.rows ? 2 * (problem.x.rows - 1) - s : s;
+        rows[r] = zero_row;
+        if (s < 0 || s >= problem.x.rows) continue;
+        if (problem.x.whole(s)) {
+          rows[r] = x + (base + s * problem.x.width + problem.x.offset);
+          continue;
+        }
+        const Side::Part part = problem.x.part(s);
+        float* const copy = room + r * problem.x.width;
+        std::memset(copy, 0, static_cast<size_t>(problem.x.width) * sizeof(float));
+        std::memcpy(copy + part.skip, x + (base + part.at), static_cast<size_t>(part.size) * sizeof(float));
+        rows[r] = copy;
+      }
+    }
+    /// Row r of y of the tile, or -1.
+    int64_t output(int64_t r) const {
+      const int64_t t = row_ + r * t_.p.dilation;
+      return there() && t < t_.p.y.rows ? t : -1;
+    }
+
+   private:
+    void enter() {
+      if (local_ == Local::no || !there()) return;
+      const Piece piece = t_.piece_at(tile_, end_);
+      const Range range = local_ == Local::read ? t_.read(piece) : t_.written(piece);
+      shift_ = filled_ - range.begin;
+      filled_ += range.size();
+    }
+    const Tiles& t_;
+    int64_t end_, tile_, item_ = 0, sheet_ = 0, phase_ = 0, row_ = 0, shift_ = 0, filled_ = 0;
+    Local local_;
+  };
+
+ private:
+  static Range part_of(const Side& side, int64_t item, int64_t low, int64_t high) {
+    const auto clipped = [&](int64_t row) {
+      return item * side.item + std::clamp<int64_t>(row * side.width + side.offset, 0, side.item);
+    };
+    return {clipped(low), clipped(high)};
+  }
+};
+
+/// Factors and products of a group of tiles lie together, [product][tile][channels]: 26 streams are written or read at
+/// a time, which must not meet in one set of the first-level cache, nor lie in more pages than it can keep.
+struct Groups {
+  int64_t products, tiles, channels;
+  int64_t of_product() const { return tiles * channels + 16; }
+  int64_t step() const { return products * of_product(); }
+};
+/// Where product p of a whole weight begins: likewise.
+int64_t apart(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
+
+struct ProductPlan {
+  const Scheme& scheme;
+  Tiles tiles;
+  int64_t in, out, rows, block, blocks;  // rows of a group, tiles of a block
+  Groups x, y;
+  /// With `sheets`, a block has whole ones.
+  ProductPlan(const Problem& p, const Scheme& s, bool sheets)
+      : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width), rows(out <= 32 ? 12 : 6) {
+    x = {s.products, rows, in}, y = {s.products, rows, out};
+    // As many as the weights are worth reading for, and for two and four threads alike.
+    const int64_t groups = (tiles.count + rows - 1) / rows, most = std::max<int64_t>(512 / (in + out), 4);
+    const int64_t wanted = ((groups + most - 1) / most + 3) / 4 * 4;
+    block = (groups + wanted - 1) / wanted * rows;
+    if (sheets) {
+      const int64_t unit = std::lcm(rows, tiles.phases);
+      block = (block + unit - 1) / unit * unit;
+    }
+    blocks = (tiles.count + block - 1) / block;
+  }
+  int64_t weights() const { return scheme.products * apart(in * out); }
+  int64_t factors() const { return block / rows * (x.step() + y.step()); }
+  int64_t rooms() const { return scheme.rows_in * in + scheme.rows_out * out; }
+  /// Of a thread: factors, rows that hang over an end, what Snake made of x, g and the sums of Snake's parameters.
+  int64_t slot(bool snake, int64_t slope_channels) const {
+    return factors() + rooms() + (snake ? rounded(tiles.most_read(block)) : 0) +
+           (slope_channels > 0 ? rounded(tiles.most_written(block)) + SnakeRows::sums(slope_channels) : 0);
+  }
+  /// With room for a bias as wide as a row.
+  int64_t scratch(const Context& ctx, bool snake, int64_t slope_channels) const {
+    return weights() + out + ctx.threads() * slot(snake, slope_channels);
+  }
+};
+
+/// Factors of the weight, [product][panel of outputs][in][outputs of the panel], for outputs [begin, begin + 16).
+void spread_weight(const Scheme& scheme, bool turned, const float* weight, int64_t in, int64_t out, int64_t begin,
+                   float* to) {
+  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = apart(in * out);
+  const int taps = scheme.taps;
+  float* const of_column = to + column * in + (begin - column);
+  const float* rows[most_rows_out] = {};
+  if (turned) {
+    for (int64_t i = 0; i < in; ++i) {
+      for (int k = 0; k < taps; ++k) rows[k] = weight + (i * taps + taps - 1 - k) * out + begin;
+      scheme.spread(rows, 16, of_column + i * width, step);
+    }
+    return;
+  }
+  alignas(64) float square[most_rows_out][16][16];
+  for (int64_t i = 0; i < in; i += 16) {
+    for (int k = 0; k < taps; ++k)
+      matrices().transpose(weight + (begin * taps + k) * in + i, taps * in, square[k][0], 16);
+    for (int64_t j = 0; j < 16; ++j) {
+      for (int k = 0; k < taps; ++k) rows[k] = square[k][j];
+      scheme.spread(rows, 16, of_column + (i + j) * width, step);
+    }
+  }
+}
+
+/// What product() takes.
+struct Factors {
+  const float *x, *weight;
+  View<const float> bias;  ///< narrower than a row of y: that of each of its samples
+  const float* add;
+  float* y;
+  const SnakeRows* snake = nullptr;   ///< applied to x first
+  const SnakeSlope* slope = nullptr;  ///< y is g; nothing is added to it or written
+};
+
+/// y = x * weight + bias + add
+void product(Context& ctx, const Problem& problem, const Scheme& scheme, const Factors& f, float* scratch) {
+  using Walk = Tiles::Walk;
+  const ProductPlan plan(problem, scheme, f.slope != nullptr);
+  const Tiles& tiles = plan.tiles;
+  const Matrices& matrix = matrices();
+  const int64_t in = plan.in, out = plan.out, rows = plan.rows;
+  parallel_parts(ctx, out / 16,
+                 [&](int64_t o) { spread_weight(scheme, problem.turned, f.weight, in, out, o * 16, scratch); });
+  float* const wide_bias = scratch + plan.weights();
+  if (f.bias)
+    for (int64_t j = 0; j < out; ++j) wide_bias[j] = f.bias[j % f.bias.elements()];
+  float* const slots = wide_bias + out;
+  const int64_t slot = plan.slot(f.snake != nullptr, f.slope != nullptr ? f.slope->rows.channels() : 0);
+  parallel_parts(ctx, plan.blocks, [&](int64_t block, int thread) {
+    const int64_t begin = block * plan.block, end = std::min(begin + plan.block, tiles.count);
+    const int64_t groups = (end - begin + rows - 1) / rows;
+    float* const factors = slots + thread * slot;
+    float* const sums = factors + plan.block / rows * plan.x.step();
+    float* const room_in = factors + plan.factors();
+    float* const room_out = room_in + scheme.rows_in * in;
+    float* const local = room_out + scheme.rows_out * out;
+
+    const float* x = f.x;
+    if (f.snake != nullptr) {
+      float* to = local;
+      tiles.pieces(begin, end, [&](const Tiles::Piece& piece) {
+        const Range r = tiles.read(piece);
+        f.snake->forward(f.x + r.begin, to, r.size() / f.snake->channels());
+        to += r.size();
+      });
+      x = local;
+    }
+    Walk from(tiles, begin, end, f.snake != nullptr ? Walk::Local::read : Walk::Local::no);
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t t = 0; t < rows; ++t, from.next()) {
+        const float* inputs[most_rows_in];
+        from.inputs(x, room_in, inputs);
+        scheme.split(inputs, in, factors + g * plan.x.step() + t * in, plan.x.of_product());
+      }
+    for (int p = 0; p < scheme.products; ++p)
+      for (int64_t j = 0; j < out; j += panel)
+        matrix.multiply(factors + p * plan.x.of_product(), in, plan.x.step(), scratch + p * apart(in * out) + j * in,
+                        std::min(panel, out - j), in, sums + p * plan.y.of_product() + j, out, plan.y.step(), rows,
+                        groups);
+
+    float* const y = f.slope != nullptr ? local : f.y;
+    Walk tile(tiles, begin, end, f.slope != nullptr ? Walk::Local::written : Walk::Local::no);
+    for (int64_t t = 0; tile.there(); ++t, tile.next()) {
+      const int64_t base = tile.item() * problem.y.item + tile.shift();
+      float* to[most_rows_out] = {};
+      const float* added[most_rows_out];
+      bool hangs = false;
+      for (int64_t r = 0; r < scheme.rows_out; ++r) {
+        const int64_t row = tile.output(r);
+        if (row < 0) continue;
+        const int64_t at = base + row * out + problem.y.offset;
+        if (problem.y.whole(row)) {
+          to[r] = y + at, added[r] = f.add == nullptr ? nullptr : f.add + at;
+          continue;
+        }
+        hangs = true;
+        to[r] = room_out + r * out, added[r] = to[r];
+        const Side::Part part = problem.y.part(row);
+        if (f.add != nullptr)
+          std::memcpy(to[r] + part.skip, f.add + base + part.at, static_cast<size_t>(part.size) * sizeof(float));
+      }
+      scheme.gather(sums + t / rows * plan.y.step() + t % rows * out, plan.y.of_product(), out,
+                    f.bias ? wide_bias : nullptr, f.add != nullptr ? added : nullptr, to);
+      if (!hangs) continue;
+      for (int64_t r = 0; r < scheme.rows_out; ++r) {
+        const int64_t row = tile.output(r);
+        if (row < 0 || problem.y.whole(row)) continue;
+        const Side::Part part = problem.y.part(row);
+        std::memcpy(y + base + part.at, to[r] + part.skip, static_cast<size_t>(part.size) * sizeof(float));
+      }
+    }
+    if (f.slope == nullptr) return;
+    const SnakeSlope& slope = *f.slope;
+    const int64_t channels = slope.rows.channels();
+    float* const partials = slope.partials == nullptr ? nullptr : local + rounded(tiles.most_written(plan.block));
+    if (partials != nullptr) slope.rows.clear(partials);
+    const float* g = local;
+    tiles.pieces(begin, end, [&](const Tiles::Piece& piece) {
+      const Range r = tiles.written(piece);
+      slope.rows.backward(slope.x + r.begin, g, slope.dx == nullptr ? nullptr : slope.dx + r.begin, slope.add,
+                          r.size() / channels, partials);
+      g += r.size();
+    });
+    if (partials != nullptr) slope.rows.add_up(partials, slope.partials + block * 2 * channels);
+  });
+}
+
+struct GradientPlan {
+  const Scheme& scheme;
+  Tiles tiles;
+  int64_t in, out, block, parts, slices;
+  Groups x, y;
+  GradientPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
+    x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, slice};
+    block = in <= 64 ? 6 : 3;
+    if (s.products <= 3) block = in <= 512 ? 12 : 6;
+    slices = (out + slice - 1) / slice;
+    parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / slices, 1), 16);
+  }
+  int64_t sums() const { return scheme.products * apart(in * out); }
+  int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
+};
+
+const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
+
+// Measured (docs/decisions.md): narrow rows are not worth their sums and differences. With few tiles, the factors of a
+// wide weight (26 or 3 times as many floats as one of its taps) cost more than they save.
+bool worth(const Problem& p, const Scheme& s, bool factors_of_weight) {
+  if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
+  const Tiles tiles(p, s);
+  return tiles.use() >= 0.75 && tiles.count >= 48 + (factors_of_weight ? p.x.width * p.y.width / 3072 : 0);
+}
+/// Seven taps of stride 1, or two strides.
+bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  if (g.groups != 1 || x.channels % 16 != 0 || y.channels % 16 != 0) return false;
+  if (g.stride == 1) return weight.time == 7;
+  return g.dilation == 1 && weight.time == 2 * g.stride && g.padding == Padding::zero;
+}
+
+}  // namespace
+
+bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), true);
+}
+int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool snake) {
+  return ProductPlan(Problem::forward(x, y, g), scheme_of(weight), false).scratch(ctx, snake, 0);
+}
+void forward(Context& ctx, const Conv1dForward<float>& a, float* scratch, const SnakeRows* snake) {
+  product(
+      ctx, Problem::forward(a.x.shape, a.y.shape, a.geometry), scheme_of(a.weight.shape),
+      {.x = a.x.data, .weight = a.weight.data, .bias = a.bias, .add = a.residual.data, .y = a.y.data, .snake = snake},
+      scratch);
+}
+
+bool takes_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return g.padding == Padding::zero && fits(dx, weight, dy, g) &&
+         worth(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), true);
+}
+int64_t input_gradient_scratch(const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g,
+                               bool slope) {
+  return ProductPlan(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), slope)
+      .scratch(ctx, false, slope ? dx.channels : 0);
+}
+int64_t slope_parts(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return ProductPlan(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), true).blocks;
+}
+void input_gradient(Context& ctx, const Conv1dInputGradient<float>& a, float* scratch, const SnakeSlope* slope) {
+  product(ctx, Problem::input_gradient(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry), scheme_of(a.weight.shape),
+          {.x = a.dy.data,
+           .weight = a.weight.data,
+           .bias = a.bias,
+           .add = a.add_dx ? a.dx.data : nullptr,
+           .y = a.dx.data,
+           .slope = slope},
+          scratch);
+}
+
+bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), false);
+}
+int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  const GradientPlan plan(Problem::forward(x, dy, g), scheme_of(weight));
+  return plan.parts * plan.sums() + ctx.threads() * plan.slot();
+}
+
+void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* scratch) {
+  const Scheme& scheme = scheme_of(a.dweight.shape);
+  const GradientPlan plan(Problem::forward(a.x.shape, a.dy.shape, a.geometry), scheme);
+  const Tiles& tiles = plan.tiles;
+  const int64_t in = plan.in, out = plan.out, parts = plan.parts;
+  float* const slots = scratch + parts * plan.sums();
+  // sums: [part][product][out][in]
+  parallel_parts(ctx, parts * plan.slices, [&](int64_t task, int thread) {
+    const int64_t part = task / plan.slices, from = task % plan.slices * slice, outs = std::min(slice, out - from);
+    const int64_t end = tiles.count * (part + 1) / parts, most = plan.block * depth_of_group;
+    float* const xs = slots + thread * plan.slot();
+    float* const dys = xs + plan.block * plan.x.step();
+    float* const room = dys + plan.block * plan.y.step();
+    float* const sums = scratch + part * plan.sums() + from * in;
+    bool add = false;
+    for (int64_t begin = tiles.count * part / parts; begin < end; begin += most, add = true) {
+      const int64_t n = std::min(most, end - begin), groups = (n + depth_of_group - 1) / depth_of_group;
+      Tiles::Walk tile(tiles, begin, begin + n, Tiles::Walk::Local::no);
+      for (int64_t t = 0; t < groups * depth_of_group; ++t, tile.next()) {
+        const int64_t group = t / depth_of_group, row = t % depth_of_group;
+        const float* rows[most_rows_in];
+        tile.inputs(a.x.data, room, rows);
+        for (int64_t j = 0; j < in; j += panel) {
+          const int64_t width = std::min(panel, in - j);
+          scheme.split(rows, width, xs + group * plan.x.step() + j * depth_of_group + row * width, plan.x.of_product());
+          for (int r = 0; r < scheme.rows_in; ++r) rows[r] += width;
+        }
+        const float* const dy = a.dy.data + tile.item() * tiles.p.y.item + from;
+        for (int64_t r = 0; r < scheme.rows_out; ++r) {
+          const int64_t at = tile.output(r);
+          rows[r] = at < 0 ? zero_row : dy + at * out;
+        }
+        scheme.spread(rows, outs, dys + group * plan.y.step() + row * slice, plan.y.of_product());
+      }
+      for (int p = 0; p < scheme.products; ++p)
+        for (int64_t j = 0; j < in; j += panel)
+          matrices().multiply_across(dys + p * plan.y.of_product(), slice, plan.y.step(), outs,
+                                     xs + p * plan.x.of_product() + j * depth_of_group, std::min(panel, in - j),
+                                     plan.x.step(), groups, sums + p * apart(in * out) + j, in, add);
+    }
+  });
+  parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o)
+      scheme.gather_taps(scratch + o * in, apart(in * out), parts, plan.sums(), in,
+                         a.dweight.data + o * scheme.taps * in, in);
+  });
+}
+
+}  // namespace nacre::karatsuba

@@ -1,0 +1,371 @@
+#include "conv/conv1d_karatsuba_tiles.h"
+
+#include <utility>
+
+#include "runtime/inline.h"
+
+// As in conv1d_tiles.cpp: tiles have the size of the register file, bodies are inlined into one function per set.
+namespace nacre::karatsuba {
+namespace {
+
+template <int lanes>
+struct Vector {
+  typedef float Type __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
+};
+template <int lanes>
+NACRE_INLINE typename Vector<lanes>::Type& at(float* p) {
+  return *reinterpret_cast<typename Vector<lanes>::Type*>(p);
+}
+template <int lanes>
+NACRE_INLINE const typename Vector<lanes>::Type& at(const float* p) {
+  return *reinterpret_cast<const typename Vector<lanes>::Type*>(p);
+}
+
+// One level, n outputs of n taps from 2 n - 1 inputs, h = n / 2. X(s) are the 2 h - 1 inputs from s on:
+//   first half of y  = (X(0) - X(h)) * w0 + X(h) * (w0 + w1)
+//   second half of y = X(h) * (w0 + w1) + (X(2h) - X(h)) * w1
+template <int lanes, int n, int p, int drop>
+NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, int64_t step) {
+  if constexpr (p == drop && n == 1) {
+  } else if constexpr (n == 1) {
+    at<lanes>(to + p * step) = x[0];
+  } else {
+    constexpr int h = n / 2, size = 2 * h - 1;
+    typename Vector<lanes>::Type d[size];
+#pragma GCC unroll 8
+    for (int i = 0; i < size; ++i) d[i] = x[i] - x[i + h];
+    split_level<lanes, h, 3 * p, drop>(d, to, step);
+    split_level<lanes, h, 3 * p + 1, drop>(x + h, to, step);
+#pragma GCC unroll 8
+    for (int i = 0; i < size; ++i) d[i] = x[i + 2 * h] - x[i + h];
+    split_level<lanes, h, 3 * p + 2, drop>(d, to, step);
+  }
+}
+/// Seven taps leave out what meets the eighth.
+template <int n>
+inline constexpr int taps_of = n == 8 ? 7 : n;
+template <int n>
+inline constexpr int rows_of = n + taps_of<n> - 1;
+template <int n>
+inline constexpr int dropped = n == 8 ? 26 : -1;
+
+template <int lanes, int n>
+NACRE_INLINE void split_body(const float* const* rows, int64_t size, float* to, int64_t step) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type x[2 * n - 1];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows_of<n>; ++r) x[r] = at<lanes>(rows[r] + i);
+    if constexpr (rows_of<n> < 2 * n - 1) x[2 * n - 2] = x[0];
+    split_level<lanes, n, 0, dropped<n>>(x, to + i, step);
+  }
+}
+
+template <int lanes, int n, int p, int drop>
+NACRE_INLINE void spread_level(const typename Vector<lanes>::Type* y, float* to, int64_t step) {
+  if constexpr (p == drop && n == 1) {
+  } else if constexpr (n == 1) {
+    at<lanes>(to + p * step) = y[0];
+  } else {
+    constexpr int h = n / 2;
+    typename Vector<lanes>::Type sum[h];
+#pragma GCC unroll 8
+    for (int i = 0; i < h; ++i) sum[i] = y[i] + y[i + h];
+    spread_level<lanes, h, 3 * p, drop>(y, to, step);
+    spread_level<lanes, h, 3 * p + 1, drop>(sum, to, step);
+    spread_level<lanes, h, 3 * p + 2, drop>(y + h, to, step);
+  }
+}
+template <int lanes, int n>
+NACRE_INLINE void spread_body(const float* const* rows, int64_t size, float* to, int64_t step) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n] = {};
+#pragma GCC unroll 8
+    for (int r = 0; r < n - 1; ++r) y[r] = at<lanes>(rows[r] + i);
+    if (rows[n - 1] != nullptr) y[n - 1] = at<lanes>(rows[n - 1] + i);
+    spread_level<lanes, n, 0, dropped<n>>(y, to + i, step);
+  }
+}
+
+template <int lanes, int n, int p, int drop>
+NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<lanes>::Type* y) {
+  if constexpr (n == 1 && p == drop) {
+    y[0] = typename Vector<lanes>::Type{};
+  } else if constexpr (n == 1) {
+    y[0] = at<lanes>(from + p * step);
+  } else {
+    constexpr int h = n / 2;
+    typename Vector<lanes>::Type both[h];
+    gather_level<lanes, h, 3 * p, drop>(from, step, y);
+    gather_level<lanes, h, 3 * p + 1, drop>(from, step, both);
+    gather_level<lanes, h, 3 * p + 2, drop>(from, step, y + h);
+#pragma GCC unroll 8
+    for (int i = 0; i < h; ++i) y[i] += both[i], y[i + h] += both[i];
+  }
+}
+template <int lanes, int n>
+NACRE_INLINE void gather_body(const float* from, int64_t step, int64_t size, const float* bias, const float* const* add,
+                              float* const* to) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n], offset = {};
+    gather_level<lanes, n, 0, dropped<n>>(from + i, step, y);
+    if (bias != nullptr) offset = at<lanes>(bias + i);
+#pragma GCC unroll 8
+    for (int r = 0; r < n; ++r) {
+      if (to[r] == nullptr) continue;
+      y[r] += offset;
+      at<lanes>(to[r] + i) = add != nullptr ? y[r] + at<lanes>(add[r] + i) : y[r];
+    }
+  }
+}
+template <int lanes, int n>
+NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,
+                                   float* to, int64_t tap_step) {
+  for (int64_t i = 0; i < size; i += lanes) {
+    typename Vector<lanes>::Type y[n];
+    for (int64_t part = 0; part < parts; ++part) {
+      gather_level<lanes, n, 0, dropped<n>>(from + part * part_step + i, step, y);
+#pragma GCC unroll 8
+      for (int k = 0; k < taps_of<n>; ++k) at<lanes>(to + k * tap_step + i) += y[k];
+    }
+  }
+}
+
+template <int lanes, int R, int V>
+NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t depth, float* c, int64_t c_row,
+                       const float* bias = nullptr, const float* add = nullptr) {
+  using Vec = typename Vector<lanes>::Type;
+  Vec sum[R][V] = {};
+  const int64_t a_row = of.row;
+  for (int64_t t = 0; t < of.taps; ++t) {
+    const float* const a = of.a + t * of.tap;
+    const float* third[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};  // few pointers for many rows
+    for (int64_t k = 0; k < depth; ++k, b += width) {
+      Vec x[V];
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) x[n] = at<lanes>(b + n * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        const float s = third[i / 3][i % 3 * a_row];
+#pragma GCC unroll 4
+        for (int n = 0; n < V; ++n) sum[i][n] += x[n] * s;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < (R + 2) / 3; ++i) ++third[i];
+    }
+  }
+  if (bias != nullptr)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) sum[i][n] += at<lanes>(bias + n * lanes);
+  if (add != nullptr)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) sum[i][n] += at<lanes>(add + i * c_row + n * lanes);
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < V; ++n) at<lanes>(c + i * c_row + n * lanes) = sum[i][n];
+}
+template <int lanes, int R, int V>
+NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t depth, const float* bias,
+                            const float* add, float* c, int64_t c_row, int64_t rows) {
+  const auto next = [&](int64_t n) {
+    a.a += n * a.row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
+  };
+  for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, b, width, depth, c, c_row, bias, add);
+  for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, b, width, depth, c, c_row, bias, add);
+  if (rows > 0) tile<lanes, 1, V>(a, b, width, depth, c, c_row, bias, add);
+}
+template <int lanes>
+NACRE_INLINE void multiply_all_body(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,
+                                    const float* add, float* c, int64_t c_row, int64_t rows) {
+  const auto of = [](const float* p, int64_t j) { return p == nullptr ? nullptr : p + j; };
+  int64_t j = 0;
+  if constexpr (lanes == 16) {
+    for (; j + 64 <= width; j += 64)
+      strip_all<16, 6, 4>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+    for (; j + 32 <= width; j += 32)
+      strip_all<16, 12, 2>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+    for (; j < width; j += 16)
+      strip_all<16, 12, 1>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+  } else {
+    for (; j < width; j += 2 * lanes)
+      strip_all<lanes, 6, 2>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
+  }
+}
+template <int lanes, int R, int V>
+NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
+                        float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups) {
+  for (int64_t g = 0; g < groups; ++g, a += a_group, c += c_group)
+    for (int64_t m = 0; m < rows_of_group; m += R)
+      tile<lanes, R, V>({.a = a + m * a_row, .row = a_row}, b, width, depth, c + m * c_row, c_row);
+}
+template <int lanes>
+NACRE_INLINE void multiply_body(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
+                                int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,
+                                int64_t groups) {
+  int64_t j = 0;
+  if constexpr (lanes == 16) {
+    for (; j + 64 <= width; j += 64)
+      strip<16, 6, 4>(a, a_row, a_group, b + j, width, depth, c + j, c_row, c_group, rows_of_group, groups);
+    for (; j + 32 <= width && rows_of_group == 12; j += 32)
+      strip<16, 12, 2>(a, a_row, a_group, b + j, width, depth, c + j, c_row, c_group, 12, groups);
+    for (; j + 32 <= width; j += 32)
+      strip<16, 6, 2>(a, a_row, a_group, b + j, width, depth, c + j, c_row, c_group, 6, groups);
+    for (; j < width; j += 16)
+      strip<16, 6, 1>(a, a_row, a_group, b + j, width, depth, c + j, c_row, c_group, rows_of_group, groups);
+  } else {
+    for (; j < width; j += 2 * lanes)
+      strip<lanes, 6, 2>(a, a_row, a_group, b + j, width, depth, c + j, c_row, c_group, rows_of_group, groups);
+  }
+}
+
+template <int lanes, int R, int V>
+NACRE_INLINE void tile_across(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
+                              int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {
+  using Vec = typename Vector<lanes>::Type;
+  Vec sum[R][V] = {};
+  for (int64_t g = 0; g < groups; ++g, a += a_group, b += b_group) {
+    const float *row = a, *v = b;
+    for (int64_t k = 0; k < depth_of_group; ++k, row += a_row, v += width) {
+      Vec x[V];
+#pragma GCC unroll 4
+      for (int n = 0; n < V; ++n) x[n] = at<lanes>(v + n * lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int n = 0; n < V; ++n) sum[i][n] += x[n] * row[i];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < V; ++n) {
+      Vec& to = at<lanes>(c + i * c_row + n * lanes);
+      to = add ? to + sum[i][n] : sum[i][n];
+    }
+}
+template <int lanes>
+NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,
+                                       int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row,
+                                       bool add) {
+  constexpr int R = lanes == 16 ? 8 : 4;
+  int64_t wide = 0;
+  if constexpr (lanes == 16)  // four products for each broadcast, which seem to come one a cycle (docs/decisions.md)
+    for (; wide + 64 <= width; wide += 64)
+      for (int64_t m = 0; m < rows; m += 4)
+        tile_across<16, 4, 4>(a + m, a_row, a_group, b + wide, width, b_group, groups, c + m * c_row + wide, c_row, add);
+  for (int64_t m = 0; m < rows; m += R) {
+    int64_t j = wide;
+    for (; j + 2 * lanes <= width; j += 2 * lanes)
+      tile_across<lanes, R, 2>(a + m, a_row, a_group, b + j, width, b_group, groups, c + m * c_row + j, c_row, add);
+    if (j < width)
+      tile_across<lanes, R, 1>(a + m, a_row, a_group, b + j, width, b_group, groups, c + m * c_row + j, c_row, add);
+  }
+}
+
+/// The mask that takes, of two rows h apart, the columns whose bit h is 0 (`high` = 0) or 1 from both.
+template <int lanes>
+struct Mask {
+  typedef int Type __attribute__((vector_size(4 * lanes)));
+};
+template <int lanes, int h, int high, int... j>
+NACRE_INLINE void half_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
+  to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
+}
+/// Off-diagonal blocks of h by h change places, for h = lanes / 2, ..., 1.
+template <int lanes, int h>
+NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
+  typename Mask<lanes>::Type low, high;
+  half_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
+  half_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) {
+    if ((i & h) != 0) continue;
+    const auto a = rows[i], b = rows[i + h];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + h] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (h > 1) exchange<lanes, h / 2>(rows);
+}
+template <int lanes>
+NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
+  for (int i = 0; i < 16; i += lanes)
+    for (int j = 0; j < 16; j += lanes) {
+      typename Vector<lanes>::Type rows[lanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) rows[r] = at<lanes>(from + (i + r) * from_step + j);
+      exchange<lanes, lanes / 2>(rows);
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) at<lanes>(to + (j + r) * to_step + i) = rows[r];
+    }
+}
+
+#define NACRE_SCHEME(set, target, lanes, n)                                                                       \
+  target void split_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                \
+    split_body<lanes, n>(rows, size, to, step);                                                                   \
+  }                                                                                                               \
+  target void spread_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {               \
+    spread_body<lanes, n>(rows, size, to, step);                                                                  \
+  }                                                                                                               \
+  target void gather_##n##_##set(const float* from, int64_t step, int64_t size, const float* bias,                \
+                                 const float* const* add, float* const* to) {                                     \
+    gather_body<lanes, n>(from, step, size, bias, add, to);                                                       \
+  }                                                                                                               \
+  target void taps_##n##_##set(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,   \
+                               float* to, int64_t tap_step) {                                                     \
+    gather_taps_body<lanes, n>(from, step, parts, part_step, size, to, tap_step);                                 \
+  }                                                                                                               \
+  constexpr Scheme scheme_##n##_##set{                                                                            \
+      rows_of<n>,      n, taps_of<n>, n == 8 ? 26 : 3, split_##n##_##set, spread_##n##_##set, gather_##n##_##set, \
+      taps_##n##_##set};
+#define NACRE_LOOPS(set, target, lanes)                                                                         \
+  NACRE_SCHEME(set, target, lanes, 8)                                                                           \
+  NACRE_SCHEME(set, target, lanes, 2)                                                                           \
+  target void multiply_##set(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,     \
+                             int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,    \
+                             int64_t groups) {                                                                  \
+    multiply_body<lanes>(a, a_row, a_group, b, width, depth, c, c_row, c_group, rows_of_group, groups);         \
+  }                                                                                                             \
+  target void all_##set(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,      \
+                        const float* add, float* c, int64_t c_row, int64_t rows) {                              \
+    multiply_all_body<lanes>(a, b, width, depth, bias, add, c, c_row, rows);                                    \
+  }                                                                                                             \
+  target void across_##set(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,        \
+                           int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) { \
+    multiply_across_body<lanes>(a, a_row, a_group, rows, b, width, b_group, groups, c, c_row, add);             \
+  }                                                                                                             \
+  target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
+    transpose_body<lanes>(from, from_step, to, to_step);                                                        \
+  }                                                                                                             \
+  constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
+
+NACRE_LOOPS(baseline, , 4)
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+NACRE_LOOPS(avx2, __attribute__((target("arch=x86-64-v3"))), 8)
+NACRE_LOOPS(avx512, __attribute__((target("arch=x86-64-v4"))), 16)
+
+enum class Set { baseline, avx2, avx512 };
+Set found() {
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512cd"))
+    return Set::avx512;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Set::avx2 : Set::baseline;
+}
+Set set() {
+  static const Set picked = found();
+  return picked;
+}
+#define NACRE_PICK(name) (set() == Set::avx512 ? name##_avx512 : set() == Set::avx2 ? name##_avx2 : name##_baseline)
+#else
+#define NACRE_PICK(name) name##_baseline
+#endif
+
+}  // namespace
+
+const Scheme& scheme(int rows_out) { return rows_out == 8 ? NACRE_PICK(scheme_8) : NACRE_PICK(scheme_2); }
+const Matrices& matrices() { return NACRE_PICK(matrices); }
+
+}  // namespace nacre::karatsuba

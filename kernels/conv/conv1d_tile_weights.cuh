@@ -1,0 +1,218 @@
+#pragma once
+// The weight gradient as a product: dweight [out][taps in] = dy' x', where row r of x' is the window of x that row r of
+// dy saw. Both operands lie with the reduced rows going down, so tiles are copied as they are. A block makes BM outputs
+// by BN weights over one part of the rows; parts are fixed by shape and device, leave partial sums, and are added in
+// order.
+#include "conv/conv1d_tile.cuh"
+
+namespace nacre::cuda::tile {
+
+struct Windows {
+  int64_t rows, length, item, step;  // of dy; of dy per item; elements of x per item; elements from window to window
+  int64_t in, left, dilation;        // in samples
+  int64_t out, weights;              // weights = taps in
+  int64_t parts;
+  bool reflect;
+  bool add = true;  // where there is one part: += instead of =
+};
+
+inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  Windows s{};
+  s.rows = y.rows(), s.length = y.time, s.item = x.time * x.channels, s.step = g.stride * x.channels;
+  s.in = x.channels, s.left = g.left, s.dilation = g.dilation;
+  s.out = y.channels, s.weights = weight.time * x.channels;
+  s.reflect = g.padding == Padding::reflect;
+  return s;
+}
+
+template <int BM, int BN, Product P>
+struct WeightLayout {
+  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  static constexpr int threads = block_threads(P, BM, BN);
+  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
+  static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
+  static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare,
+                       b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
+  static constexpr int a_bytes = depth * a_pitch, b_bytes = depth * b_pitch;
+  static constexpr int out_stride = BN + 4;
+  static constexpr size_t loop_bytes = stages * (a_bytes + b_bytes), out_bytes = BM * out_stride * 4;
+  static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
+};
+
+/// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][weights]. Input is as for
+/// shifted_product_kernel, column(c) with c the channel of x.
+template <int BM, int BN, Product P, class Input>
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
+    weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
+                          Input input, float* to) {
+  constexpr int WN = warp_columns(P, BM, BN);
+  using Engine = typename EngineOf<P, WN>::type;
+  using T = typename Engine::T;
+  using L = WeightLayout<BM, BN, P>;
+  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int64_t first_weight = int64_t{blockIdx.x} * BN, first_out = int64_t{blockIdx.y} * BM;
+  const int64_t begin = s.rows * blockIdx.z / s.parts, end = s.rows * (int64_t{blockIdx.z} + 1) / s.parts;
+  unsigned char* const a_shared = shared;
+  unsigned char* const b_shared = shared + stages * L::a_bytes;
+
+  constexpr int a_packs = BM / pack, a_at_once = threads / a_packs, b_packs = BN / pack, b_at_once = threads / b_packs;
+  const int a_column = thread % a_packs * pack, a_row = thread / a_packs, b_column = thread % b_packs * pack,
+            b_row = thread / b_packs;
+  const bool a_there = first_out + a_column < s.out;
+  // A thread keeps its weights: their tap says how far from the window's begin it reads.
+  const int64_t weight = first_weight + b_column, tap = weight / s.in;
+  const int channel = static_cast<int>(weight - tap * s.in);
+  const bool b_there = weight < s.weights;
+  const int64_t ahead = (tap * s.dilation - s.left) * s.in + channel;
+  const int rows = static_cast<int>(end - begin), length = static_cast<int>(s.length);
+  const T* next_dy = dy + (begin + a_row) * s.out + first_out + a_column;
+  const T* next_item = x + begin / s.length * s.item;
+  int next_t = static_cast<int>(begin % s.length);
+  const auto fetch = [&](int next_row, int slot) {
+    unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+#pragma unroll
+    for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch, next_dy += a_at_once * s.out) {
+      cp_async_or_zeros(to_a, next_dy, a_there && next_row + a_row + i * a_at_once < rows);
+    }
+    unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+    const T* item = next_item;
+    int t = next_t + b_row;
+#pragma unroll
+    for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
+      while (t >= length) t -= length, item += s.item;
+      int64_t from = t * s.step + ahead;
+      const bool inside = static_cast<uint64_t>(from) < static_cast<uint64_t>(s.item);
+      if (s.reflect && !inside) from = 2 * (from < 0 ? channel : s.item - s.in + channel) - from;
+      cp_async_or_zeros(to_b, item + from, b_there && (inside || s.reflect) && next_row + b_row + i * b_at_once < rows);
+    }
+    next_t += depth;
+    while (next_t >= length) next_t -= length, next_item += s.item;
+  };
+  const auto column = input.column(b_there ? channel : 0);
+  const auto change = [&](int slot) {
+    if constexpr (P == Product::tf32) {
+      unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+#pragma unroll
+      for (int i = 0; i < depth / a_at_once; ++i, at += a_at_once * L::a_pitch) {
+        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
+        round_pack(v);
+        store_pack(reinterpret_cast<T*>(at), v);
+      }
+    }
+    if constexpr (P == Product::tf32 || Input::active) {
+      unsigned char* at = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+#pragma unroll
+      for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) {
+        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
+        if constexpr (Input::active) input.apply(column, v);
+        if constexpr (P == Product::tf32) round_pack(v);
+        store_pack(reinterpret_cast<T*>(at), v);
+      }
+    }
+  };
+
+  Engine sums;
+  sums.clear();
+  int slot = 1;  // of this turn; the one before it is free
+  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
+  for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first turns only fetch
+    if (row >= 0) {
+      cp_async_wait<stages - 2>();
+      change(slot);
+      __syncthreads();
+    }
+    const int next_row = row + (stages - 1) * depth;
+    if (next_row < rows) fetch(next_row, slot == 0 ? stages - 1 : slot - 1);
+    cp_async_commit();
+    if (row >= 0)
+      sums.template multiply<Lies::across, Lies::across>(
+          a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), {}, L::a_pitch,
+          b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
+          min(depth, rows - row), [] {});
+    if (++slot == stages) slot = 0;
+  }
+
+  cp_async_wait<0>();
+  __syncthreads();
+  float* const result = reinterpret_cast<float*>(shared);
+  sums.template save<Lies::across, Lies::across>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
+  __syncthreads();
+  constexpr int out_packs = BN / 4, out_at_once = threads / out_packs;
+  const int out_column = thread % out_packs * 4;
+  const int64_t w = first_weight + out_column;
+  if (w >= s.weights) return;
+  float* const part = to + (s.parts > 1 ? int64_t{blockIdx.z} * s.out * s.weights : 0) + w;
+  for (int r = thread / out_packs; r < BM && first_out + r < s.out; r += out_at_once) {
+    Pack<float> v = load_pack(result + r * L::out_stride + out_column);
+    float* const at = part + (first_out + r) * s.weights;
+    if (s.parts == 1 && s.add) {
+      const Pack<float> before = load_pack(at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v.v[i] += before.v[i];
+    }
+    store_pack(at, v);
+  }
+}
+
+/// Of such a block; the same for all products.
+inline size_t weight_shared_bytes(Blocking b) {
+  if (b.rows == 256) return WeightLayout<256, 128, Product::fma>::shared_bytes;
+  if (b.rows == 128)
+    return b.columns == 128 ? WeightLayout<128, 128, Product::fma>::shared_bytes
+                            : WeightLayout<128, 64, Product::fma>::shared_bytes;
+  return b.columns == 128 ? WeightLayout<64, 128, Product::fma>::shared_bytes
+                          : WeightLayout<64, 64, Product::fma>::shared_bytes;
+}
+static_assert(WeightLayout<256, 128, Product::fma>::shared_bytes ==
+              WeightLayout<256, 128, Product::bf16>::shared_bytes);
+static_assert(WeightLayout<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
+static_assert(WeightLayout<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
+
+/// Outputs by weights of a block: the largest that is not mostly empty and that the device has room for.
+inline Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
+  const auto has_room = [&](Blocking b) { return weight_shared_bytes(b) <= d.shared_per_block; };
+  if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
+  if (s.out <= 64) return {64, 128};
+  if (s.out >= 256 && has_room({256, 128})) return {256, 128};
+  return {128, has_room({128, 128}) ? 128 : 64};
+}
+/// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
+inline int64_t weight_parts(const DeviceLimits& d, const Windows& s) {
+  const Blocking b = weight_blocking(d, s);
+  const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
+  const int at_once = blocks_that_share(d, weight_shared_bytes(b), b.rows == 256 ? 1 : 2);
+  const int64_t parts = even_parts(d, tiles, at_once, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
+  return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
+}
+
+template <int BM, int BN, Product P, class T, class Input>
+void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input,
+                          float* to) {
+  using L = WeightLayout<BM, BN, P>;
+  launch(ctx,
+         {.name = name,
+          .grid = {blocks_for(s.weights, BN), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
+          .block = L::threads,
+          .shared_bytes = L::shared_bytes},
+         weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to);
+}
+/// Queues the product; s.parts is set. `to` as for the kernel.
+template <Product P, class T, class Input>
+void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x,
+                           const Input& input, float* to) {
+  const Blocking b = weight_blocking(limits(ctx), s);
+  if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
+  if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
+  if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
+  if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);
+  return launch_weight_blocks<64, 64, P>(ctx, name, s, dy, x, input, to);
+}
+
+template <class T>
+bool suits_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
+  return g.groups == 1 && in % pack_size<T> == 0 && out % pack_size<T> == 0;
+}
+
+}  // namespace nacre::cuda::tile

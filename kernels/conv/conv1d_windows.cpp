@@ -1,0 +1,268 @@
+#include "conv/conv1d_windows.h"
+
+#include <cstring>
+
+#include "conv/conv1d_karatsuba_tiles.h"
+#include "runtime/host.h"
+
+namespace nacre::windows {
+namespace {
+
+using karatsuba::matrices;
+using karatsuba::panel;
+
+constexpr int64_t most_rows = 96;    // of y in a chunk; a multiple of the tiles' rows
+constexpr int64_t most_depth = 512;  // of a slice: with a panel's columns 128 KiB, which stay in the second-level cache
+constexpr int64_t grain = 1 << 14;   // floats worth a thread
+constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
+// A signal is short with at most so many rows of y and floats of x. Its weight is laid out slice by slice from so many
+// floats on: a lighter one stays in the second-level cache, and is laid out once.
+constexpr int64_t short_rows = 512, short_floats = 1 << 19, heavy = 1 << 16;
+
+int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
+
+/// A part of the sum over taps and channels. More than one tap: all channels of each.
+struct Slice {
+  int64_t tap, taps, channel, depth;
+};
+
+// The weight is laid out as panels of up to 64 outputs, [panel][tap][in][outputs of the panel], because rows of it
+// where they lie, kilobytes apart, would fall into few sets of the caches. Two ways to go about it:
+//  - long signals: the whole weight first, then one task per chunk of rows, which meets every panel;
+//  - short ones: a task per panel, which lays out one slice at a time in the cache, and meets all rows. The weight is read
+//    from memory once and never written, which is most of the time that such a layer takes.
+struct Plan {
+  Problem p;  // of one group
+  int64_t wide, width, panels, chunk_rows, per_item, chunks, splits;
+  bool joined;         // dilation 1: the window lies in one piece, and counts as one tap
+  bool brief;          // a short signal
+  int64_t padded = 0;  // rows of an item of x with its zeros: of a short signal
+
+  explicit Plan(const Problem& problem) : p(problem), wide(rounded(problem.out)), width(panel) {
+    if (p.taps == 1 && p.stride == 1 && p.left == 0 && p.length == p.time)  // no edges: all items are one
+      p.time *= p.batch, p.length *= p.batch, p.batch = 1;
+    joined = p.dilation == 1;
+    padded = (p.length - 1) * p.stride + span();
+    brief = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats && depth() * wide >= heavy;
+    while (brief && width > 16 && (wide + width - 1) / width < wanted_tasks / 2) width /= 2;
+    if (width < panel && p.batch * p.length > short_rows / 4)
+      brief = false, width = panel;  // narrow ones multiply slower
+    panels = (wide + width - 1) / width;
+    per_item = (p.length + most_rows - 1) / most_rows;
+    chunk_rows = ((p.length + per_item - 1) / per_item + 5) / 6 * 6;
+    per_item = (p.length + chunk_rows - 1) / chunk_rows;
+    chunks = p.batch * per_item;
+    splits = std::clamp<int64_t>((wanted_tasks + chunks - 1) / chunks, 1, panels);
+  }
+  int64_t span() const { return (p.taps - 1) * p.dilation + 1; }
+  int64_t depth() const { return p.taps * p.in; }
+  int64_t window() const { return rounded(((chunk_rows - 1) * p.stride + span()) * p.in); }
+  /// What all threads share: the bias in whole vectors, and x with its zeros or the weight in panels.
+  int64_t shared() const { return wide + rounded(brief ? p.batch * padded * p.in : depth() * wide); }
+  /// Of a thread: a slice of the weight, or a window with an edge; and rows of y that are no whole vectors.
+  int64_t slot() const {
+    const int64_t rows = brief ? p.batch * p.length : chunk_rows;
+    return (brief ? most_depth * width : window()) + (wide != p.out ? rows * wide : 0);
+  }
+  int64_t scratch(const Context& ctx) const { return shared() + ctx.threads() * slot(); }
+
+  template <class F>
+  void slices(F&& f) const {
+    if (joined) {
+      for (int64_t at = 0; at < depth(); at += most_depth) f(Slice{0, 1, at, std::min(most_depth, depth() - at)});
+    } else if (p.in >= most_depth) {
+      for (int64_t k = 0; k < p.taps; ++k)
+        for (int64_t at = 0; at < p.in; at += most_depth) f(Slice{k, 1, at, std::min(most_depth, p.in - at)});
+    } else {
+      const int64_t together = most_depth / p.in;
+      for (int64_t k = 0; k < p.taps; k += together) f(Slice{k, std::min(together, p.taps - k), 0, p.in});
+    }
+  }
+};
+
+NACRE_CLONES void copy_outputs(const float* __restrict from, int64_t n, float* __restrict to, int64_t width) {
+  for (int64_t o = 0; o < n; ++o) to[o] = from[o];
+  for (int64_t o = n; o < width; ++o) to[o] = 0;
+}
+
+/// Of a panel that begins at output `begin`: to[d][o] for d in [at, at + n), d = tap * in + channel.
+void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width, int64_t at, int64_t n, float* to) {
+  const Problem& p = plan.p;
+  const int64_t outs = std::min(width, p.out - begin), depth = plan.depth();
+  if (p.turned) {
+    int64_t k = at / p.in, i = at % p.in;
+    for (int64_t d = 0; d < n; ++d, to += width) {
+      copy_outputs(weight + (i * p.taps + p.taps - 1 - k) * p.out + begin, outs, to, width);
+      if (++i == p.in) i = 0, ++k;
+    }
+    return;
+  }
+  const float* const from = weight + begin * depth + at;
+  const int64_t whole = n / 16 * 16;
+  for (int64_t o = 0; o < width; o += 16) {
+    const int64_t here = std::min<int64_t>(16, outs - o);
+    int64_t d = 0;
+    if (here == 16)
+      for (; d < whole; d += 16) matrices().transpose(from + o * depth + d, depth, to + d * width + o, width);
+    for (; d < n; ++d)
+      for (int64_t j = 0; j < 16; ++j) to[d * width + o + j] = j < here ? from[(o + j) * depth + d] : 0.0f;
+  }
+}
+
+/// The window under rows [begin, begin + rows) of y: in place, or in `room` with zeros where x ends.
+const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* room) {
+  const int64_t first = begin * p.stride - p.left, samples = (rows - 1) * p.stride + span;
+  if (first >= 0 && first + samples <= p.time) return item + first * p.in;
+  const int64_t from = std::clamp<int64_t>(first, 0, p.time), to = std::clamp<int64_t>(first + samples, from, p.time);
+  float* at = std::fill_n(room, (std::min(from, first + samples) - first) * p.in, 0.0f);
+  at = std::copy(item + from * p.in, item + to * p.in, at);
+  std::fill(at, room + samples * p.in, 0.0f);
+  return room;
+}
+
+NACRE_CLONES void add_or_copy(const float* __restrict from, float* __restrict to, int64_t n, bool add) {
+  if (add)
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+  else
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+
+/// Rows of y, as wide as a panel: straight to where they belong, or by way of `local`, which has whole vectors.
+struct Rows {
+  const Plan& plan;
+  const Arguments& a;
+  const float* bias;
+  float* local;
+  bool whole() const { return plan.wide == plan.p.out; }
+  /// Adds what a slice makes of `rows` windows, from row `at` of y (and row `in_local` of local) on.
+  void multiply(const float* x, const Slice& s, const float* w, int64_t j, int64_t width, int64_t at, int64_t in_local,
+                int64_t rows, bool first) const {
+    const Problem& p = plan.p;
+    float* const to = whole() ? a.y + at * p.out + j : local + in_local * plan.wide + j;
+    matrices().multiply_all({.a = x + s.tap * p.dilation * p.in + s.channel,
+                             .row = p.stride * p.in,
+                             .taps = s.taps,
+                             .tap = p.dilation * p.in},
+                            w, width, s.depth, first ? bias + j : nullptr, first && !(whole() && a.add) ? nullptr : to,
+                            to, whole() ? p.out : plan.wide, rows);
+  }
+  void finish(int64_t j, int64_t width, int64_t at, int64_t in_local, int64_t rows) const {
+    if (whole()) return;
+    for (int64_t r = 0; r < rows; ++r)
+      add_or_copy(local + (in_local + r) * plan.wide + j, a.y + (at + r) * plan.p.out + j,
+                  std::min(width, plan.p.out - j), a.add);
+  }
+};
+
+void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* weights, float* slots) {
+  const Problem& p = plan.p;
+  const int64_t pieces = (plan.depth() + most_depth - 1) / most_depth;
+  parallel_ranges(ctx, plan.panels * pieces, 1 + grain / (most_depth * panel), [&](int64_t from, int64_t to) {
+    for (int64_t task = from; task < to; ++task) {
+      const int64_t j = task / pieces * panel, width = std::min(panel, plan.wide - j), at = task % pieces * most_depth;
+      lay_out(plan, a.weight, j, width, at, std::min(most_depth, plan.depth() - at),
+              weights + j * plan.depth() + at * width);
+    }
+  });
+  parallel_parts(ctx, plan.chunks * plan.splits, [&](int64_t task, int thread) {
+    const int64_t chunk = task / plan.splits, split = task % plan.splits;
+    const int64_t item = chunk / plan.per_item, begin = chunk % plan.per_item * plan.chunk_rows;
+    const int64_t rows = std::min(plan.chunk_rows, p.length - begin), at = item * p.length + begin;
+    float* const room = slots + thread * plan.slot();
+    const float* const x = window(p, a.x + item * p.time * p.in, begin, rows, plan.span(), room);
+    const Rows to{plan, a, bias, room + plan.window()};
+    for (int64_t q = plan.panels * split / plan.splits; q < plan.panels * (split + 1) / plan.splits; ++q) {
+      const int64_t j = q * panel, width = std::min(panel, plan.wide - j);
+      const float* w = weights + j * plan.depth();
+      plan.slices([&](const Slice& s) {
+        to.multiply(x, s, w, j, width, at, 0, rows, s.tap == 0 && s.channel == 0);
+        w += s.taps * s.depth * width;
+      });
+      to.finish(j, width, at, 0, rows);
+    }
+  });
+}
+
+void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs, float* slots) {
+  const Problem& p = plan.p;
+  const bool edges = p.left != 0 || plan.padded > p.time;
+  if (edges)
+    parallel_ranges(ctx, p.batch, 1 + grain / (plan.padded * p.in), [&](int64_t from, int64_t to) {
+      for (int64_t b = from; b < to; ++b) {
+        float* const room = xs + b * plan.padded * p.in;
+        const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), room);
+        if (at != room) std::copy(at, at + plan.padded * p.in, room);
+      }
+    });
+  const float* const x = edges ? xs : a.x;
+  const int64_t item = edges ? plan.padded * p.in : p.time * p.in;
+  parallel_parts(ctx, plan.panels, [&](int64_t q, int thread) {
+    float* const w = slots + thread * plan.slot();
+    const Rows to{plan, a, bias, w + most_depth * plan.width};
+    const int64_t j = q * plan.width, width = std::min(plan.width, plan.wide - j);
+    plan.slices([&](const Slice& s) {
+      lay_out(plan, a.weight, j, width, s.tap * p.in + s.channel, s.taps * s.depth, w);
+      for (int64_t b = 0; b < p.batch; ++b)
+        to.multiply(x + b * item, s, w, j, width, b * p.length, b * p.length, p.length, s.tap == 0 && s.channel == 0);
+    });
+    to.finish(j, width, 0, 0, p.batch * p.length);
+  });
+}
+
+void run_one(Context& ctx, const Plan& plan, const Arguments& a) {
+  float *const bias = a.scratch, *const shared = bias + plan.wide, *const slots = a.scratch + plan.shared();
+  for (int64_t o = 0; o < plan.wide; ++o) bias[o] = a.bias != nullptr && o < plan.p.out ? a.bias[o] : 0.0f;
+  (plan.brief ? run_short : run_long)(ctx, plan, a, bias, shared, slots);
+}
+
+/// A group's own problem, on tensors that hold it alone.
+Problem of_group(const Problem& p) {
+  Problem g = p;
+  g.groups = 1, g.in = p.in / p.groups, g.out = p.out / p.groups;
+  return g;
+}
+
+}  // namespace
+
+void take_columns(Context& ctx, const float* from, int64_t rows, int64_t channels, int64_t first, int64_t n,
+                  float* to) {
+  parallel_ranges(ctx, rows, 1 + grain / n, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      std::memcpy(to + r * n, from + r * channels + first, static_cast<size_t>(n) * sizeof(float));
+  });
+}
+
+bool by_slices(const Problem& p) { return Plan(of_group(p)).brief; }
+
+int64_t scratch(const Context& ctx, const Problem& p) {
+  if (p.groups == 1) return Plan(p).scratch(ctx);
+  const Problem g = of_group(p);
+  return rounded(p.batch * p.time * g.in) + rounded(p.batch * p.length * g.out) + rounded(g.out) + Plan(g).scratch(ctx);
+}
+
+void run(Context& ctx, const Problem& p, const Arguments& a) {
+  if (p.groups == 1) return run_one(ctx, Plan(p), a);
+  const Problem g = of_group(p);
+  const Plan plan(g);
+  const int64_t rows = p.batch * p.length * p.samples, channels = p.out / p.samples, n = channels / p.groups;
+  float* const x = a.scratch;
+  float* const y = x + rounded(p.batch * p.time * g.in);
+  float* const bias = y + rounded(p.batch * p.length * g.out);
+  float* const rest = bias + rounded(g.out);
+  for (int64_t group = 0; group < p.groups; ++group) {
+    take_columns(ctx, a.x, p.batch * p.time, p.in, group * g.in, g.in, x);
+    if (a.bias != nullptr)
+      for (int64_t o = 0; o < g.out; ++o) bias[o] = a.bias[o / n * channels + group * n + o % n];
+    run_one(ctx, plan,
+            {.x = x,
+             .weight = a.weight + group * g.out * g.taps * g.in,
+             .bias = a.bias != nullptr ? bias : nullptr,
+             .y = y,
+             .scratch = rest});
+    parallel_ranges(ctx, rows, 1 + grain / n, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) add_or_copy(y + r * n, a.y + r * channels + group * n, n, a.add);
+    });
+  }
+}
+
+}  // namespace nacre::windows

@@ -1,0 +1,95 @@
+#include "nacre/ops/balancer.h"
+
+#include <cmath>
+
+#include "runtime/elementwise.h"
+#include "runtime/sums.h"
+
+namespace nacre {
+namespace cuda {
+Shape balancer_scratch(Shape gradient, int count);
+void balancer(Context&, const Balancer&);
+}  // namespace cuda
+namespace {
+
+constexpr int64_t block = 1024;  // what is summed before it is stored, so that gradient may be one of the gradients
+
+NACRE_CLONES void add_term(const float* __restrict g, float* __restrict sum, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) sum[i] += factor * g[i];
+}
+
+void add_terms(const Balancer& a, const float* factors, int64_t begin, int64_t end) {
+  float sum[block];
+  for (int64_t at = begin; at < end; at += block) {
+    const int64_t n = std::min(block, end - at);
+    std::fill(sum, sum + n, 0.0f);
+    for (int i = 0; i < a.count; ++i)
+      if (factors[i] != 0) add_term(a.gradients[i].data + at, sum, n, factors[i]);
+    std::copy(sum, sum + n, a.gradient.data + at);
+  }
+}
+
+/// Moves the averages on, and says what each gradient is multiplied with.
+void find_factors(const Balancer& a, const double* norms, float* factors) {
+  double total_weight = 0;
+  for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);
+  for (int i = 0; i < a.count; ++i) {
+    if (!a.balanced) {
+      factors[i] = a.weights[i];
+      continue;
+    }
+    float &sum = a.state[i], &ones = a.state[a.count + i];
+    if (const float norm = static_cast<float>(norms[i]); std::isfinite(norm)) {
+      sum = a.decay * sum + norm;
+      ones = a.decay * ones + 1.0f;
+    }
+    const double mean = ones > 0 ? static_cast<double>(sum) / static_cast<double>(ones) : 0;
+    const double share = total_weight > 0 ? static_cast<double>(a.weights[i]) / total_weight : 0;
+    factors[i] = static_cast<float>(static_cast<double>(a.total_norm) * share / (mean + static_cast<double>(a.eps)));
+  }
+}
+
+void find_shares(const Balancer& a, const double* norms, const float* factors) {
+  double terms[balancer_max], total = 0;
+  for (int i = 0; i < a.count; ++i) {
+    terms[i] = factors[i] != 0 ? std::fabs(static_cast<double>(factors[i])) * norms[i] : 0;
+    total += terms[i];
+  }
+  for (int i = 0; i < a.count; ++i) a.shares[i] = total == 0 ? 0.0f : static_cast<float>(terms[i] / total);
+}
+
+}  // namespace
+
+Shape balancer_scratch(Context& ctx, Shape gradient, int count) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::balancer_scratch(gradient, count);
+  return {.channels = partial_floats(std::max(count, 0) * sum_parts(gradient.elements()))};
+}
+
+void balancer(Context& ctx, const Balancer& a) {
+  if (a.count < 1 || a.count > balancer_max) [[unlikely]]
+    throw_usage("balancer", "count is " + std::to_string(a.count) + ", expected 1 to " + std::to_string(balancer_max));
+  const Shape s = a.gradient.shape;
+  expect_shape("balancer", "gradient", a.gradient, s);
+  for (int i = 0; i < a.count; ++i) expect_shape("balancer", "gradients", a.gradients[i], s);
+  for (int i = 0; i < a.count; ++i)
+    if (!(a.weights[i] >= 0)) [[unlikely]]
+      throw_usage("balancer",
+                  "weights[" + std::to_string(i) + "] is " + std::to_string(a.weights[i]) + ", expected at least 0");
+  if (a.balanced) expect_shape("balancer", "state", a.state, Shape{.channels = 2 * a.count});
+  expect_shape("balancer", "shares", a.shares, Shape{.channels = a.count});
+  expect_scratch("balancer", a.scratch, balancer_scratch(ctx, s, a.count));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::balancer(ctx, a);
+
+  double norms[balancer_max];
+  float factors[balancer_max];
+  const int64_t stride = partial_floats(sum_parts(s.elements()));
+  for (int i = 0; i < a.count; ++i)
+    norms[i] = std::sqrt(sum_of_squares(ctx, a.gradients[i].data, s.elements(), a.scratch.data + i * stride));
+  find_factors(a, norms, factors);
+  find_shares(a, norms, factors);
+  parallel_elements(ctx, s.elements(), [&](int64_t begin, int64_t end) { add_terms(a, factors, begin, end); });
+}
+
+}  // namespace nacre

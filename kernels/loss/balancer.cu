@@ -1,0 +1,126 @@
+#include "nacre/ops/balancer.h"
+
+#include <limits>
+
+#include "runtime/partials.cuh"
+
+// Three launches: sums of squares of 4096 samples of each gradient; one warp per gradient adds them, one thread finds
+// the factors and moves the averages on; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the copy
+// rate for three losses on 72 x 16896 samples.
+namespace nacre::cuda {
+namespace {
+
+template <bool aligned>
+__global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a, int64_t n, int64_t parts) {
+  NACRE_SHARED(double, sums, sum_threads / 32);
+  constexpr int P = pack_size<float>;
+  const float* const g = a.gradients[blockIdx.y].data + blockIdx.x * sum_part;
+  const int64_t left = n - blockIdx.x * sum_part;
+  const int here = static_cast<int>(left < sum_part ? left : sum_part);
+  double sum = 0;
+#pragma unroll
+  for (int turn = 0; turn < sum_part / (P * sum_threads); ++turn) {
+    const int at = (turn * sum_threads + static_cast<int>(threadIdx.x)) * P;
+    const Pack<float> v = aligned && at + P <= here ? load_pack(g + at) : load_some(g + at, here - at);
+#pragma unroll
+    for (int i = 0; i < P; ++i) sum += static_cast<double>(v.v[i]) * static_cast<double>(v.v[i]);
+  }
+  sum = block_sum<sum_threads>(sum, sums);
+  if (threadIdx.x == 0) put_partial(a.scratch.data, int64_t{blockIdx.y} * parts + blockIdx.x, sum);
+}
+
+/// As the CPU's, statement by statement.
+__device__ void find_factors(const Balancer& a, const double* norms, float* factors) {
+  double total_weight = 0;
+  for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);
+  for (int i = 0; i < a.count; ++i) {
+    if (!a.balanced) {
+      factors[i] = a.weights[i];
+      continue;
+    }
+    float &sum = a.state.data[i], &ones = a.state.data[a.count + i];
+    const float norm = static_cast<float>(norms[i]);
+    if (norm <= std::numeric_limits<float>::max()) {  // not NaN, not infinite
+      sum = a.decay * sum + norm;
+      ones = a.decay * ones + 1.0f;
+    }
+    const double mean = ones > 0 ? static_cast<double>(sum) / static_cast<double>(ones) : 0;
+    const double share = total_weight > 0 ? static_cast<double>(a.weights[i]) / total_weight : 0;
+    factors[i] = static_cast<float>(static_cast<double>(a.total_norm) * share / (mean + static_cast<double>(a.eps)));
+  }
+}
+__device__ void find_shares(const Balancer& a, const double* norms, const float* factors) {
+  const auto term = [&](int i) { return factors[i] != 0 ? fabs(static_cast<double>(factors[i])) * norms[i] : 0; };
+  double total = 0;
+  for (int i = 0; i < a.count; ++i) total += term(i);
+  for (int i = 0; i < a.count; ++i) a.shares.data[i] = total == 0 ? 0.0f : static_cast<float>(term(i) / total);
+}
+
+__global__ void __launch_bounds__(32 * balancer_max)
+    balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
+  NACRE_SHARED(double, norms, balancer_max);
+  NACRE_SHARED(float, found, balancer_max);
+  const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const double sum = i < a.count ? add_partials(a.scratch.data + 2 * i * parts, parts, lane, 32) : 0;
+  const double total = warp_sum(sum);
+  if (lane == 0) norms[i] = sqrt(total);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  find_factors(a, norms, found);
+  find_shares(a, norms, found);
+  for (int k = 0; k < a.count; ++k) factors[k] = found[k];
+}
+
+/// Thread by thread all gradients are read before the sum is written: it may be one of them. The same bits at any address:
+/// what is fused is said, not left to the compiler.
+template <bool aligned>
+__global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, const float* factors) {
+  constexpr int P = pack_size<float>;
+  const int64_t at = grid_thread() * P;
+  if (at >= n) return;
+  const bool whole = aligned && at + P <= n;
+  const int some = static_cast<int>(n - at < P ? n - at : P);
+  Pack<float> sum;
+#pragma unroll
+  for (int i = 0; i < P; ++i) sum.v[i] = 0;
+#pragma unroll
+  for (int k = 0; k < balancer_max; ++k) {
+    if (k >= a.count) continue;
+    const float factor = factors[k];
+    if (factor == 0) continue;
+    const float* const g = a.gradients[k].data + at;
+    const Pack<float> v = whole ? load_pack(g) : load_some(g, some);
+#pragma unroll
+    for (int i = 0; i < P; ++i) sum.v[i] = fmaf(factor, v.v[i], sum.v[i]);
+  }
+  if (whole)
+    store_pack(a.gradient.data + at, sum);
+  else
+    store_some(a.gradient.data + at, sum, some);
+}
+
+}  // namespace
+
+/// The partial sums, then the factors.
+Shape balancer_scratch(Shape gradient, int count) {
+  const int64_t losses = count < 0 ? 0 : count;
+  return {.channels = 2 * losses * sum_parts(gradient.elements()) + losses};
+}
+
+void balancer(Context& ctx, const Balancer& a) {
+  const int64_t n = a.gradient.shape.elements(), parts = sum_parts(n);
+  bool aligned = aligned16(a.gradient.data);
+  for (int i = 0; i < a.count; ++i) aligned = aligned && aligned16(a.gradients[static_cast<size_t>(i)].data);
+  float* const factors = a.scratch.data + 2 * a.count * parts;
+  launch(ctx,
+         {.name = "balancer_norms",
+          .grid = {blocks_for(parts, 1), static_cast<unsigned>(a.count), 1},
+          .block = sum_threads},
+         aligned ? balancer_norms_kernel<true> : balancer_norms_kernel<false>, a, n, parts);
+  launch(ctx, {.name = "balancer_factors", .block = 32 * balancer_max}, balancer_factors_kernel, a, parts, factors);
+  launch(ctx,
+         {.name = aligned ? "balancer_packs" : "balancer", .grid = blocks_for(n, 256 * pack_size<float>), .block = 256},
+         aligned ? balancer_kernel<true> : balancer_kernel<false>, a, n, factors);
+}
+
+}  // namespace nacre::cuda

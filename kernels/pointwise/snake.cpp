@@ -1,0 +1,300 @@
+#include "nacre/ops/snake.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "pointwise/snake_rows.h"
+#include "runtime/elementwise.h"
+#include "runtime/vector_math.h"
+
+// Channels are innermost, so the parameters are vectors as the data are. Rows are narrow in the outer blocks of a codec
+// (and one channel wide at its ends): as many rows as fit `widest` are taken as one, with the parameters repeated.
+namespace nacre {
+namespace cuda {
+Shape snake_backward_scratch(const Context&, Shape x);
+template <class T>
+void snake_forward(Context&, const SnakeForward<T>&);
+template <class T>
+void snake_backward(Context&, const SnakeBackward<T>&);
+}  // namespace cuda
+namespace {
+
+constexpr int64_t widest = 512;  // floats; eight such arrays stay in the first-level cache
+
+struct Layout {
+  int64_t channels, rows;
+  int64_t fold;    ///< rows taken as one
+  int64_t groups;  ///< of `fold` rows; the last may have fewer
+  int64_t groups_per_part, parts;
+
+  explicit Layout(Shape s) : channels(std::max<int64_t>(s.channels, 1)), rows(s.rows()) {
+    fold = std::max<int64_t>(widest / channels, 1);
+    const int64_t whole = 16 / std::gcd(channels, int64_t{16});  // rows that fill whole vectors
+    if (fold > whole) fold -= fold % whole;
+    groups = (rows + fold - 1) / fold;
+    groups_per_part = std::clamp<int64_t>(32768 / (fold * channels), 16, 64);
+    parts = (groups + groups_per_part - 1) / groups_per_part;
+  }
+  int64_t stride() const { return fold * channels; }
+  int64_t tiles() const { return (stride() + widest - 1) / widest; }
+
+  /// Calls f(offset, groups, n) for whole groups from `begin` to `end` of one tile, then for the last group if short.
+  template <class F>
+  void rows_of(int64_t begin, int64_t end, int64_t tile, F&& f) const {
+    const int64_t whole = std::min(end, rows / fold), column = tile * widest;
+    const int64_t n = std::min(widest, stride() - column);
+    if (whole > begin) f(begin * stride() + column, whole - begin, n);
+    const int64_t rest = (rows - whole * fold) * channels;
+    if (end > whole && rest > 0) f(whole * stride() + column, int64_t{1}, std::min(n, rest));
+  }
+};
+
+/// Of one channel: a, a / pi and 1 / (b + eps).
+struct Channel {
+  float a, frequency, gain;
+};
+Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale) {
+  const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
+  const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
+  return {a, vec::frequency_of(a), 1.0f / (b + snake_eps)};
+}
+
+/// What the loops need of channels [first, first + n), repeated where n is more than there are.
+void fill(const float* alpha, const float* beta, bool log_scale, int64_t channels, int64_t first, int64_t n,
+          float* frequency, float* gain, float* slope) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (i >= channels) {
+      frequency[i] = frequency[i - channels], gain[i] = gain[i - channels], slope[i] = slope[i - channels];
+    } else {
+      const Channel p = channel(alpha, beta, first + i, log_scale);
+      frequency[i] = p.frequency, gain[i] = p.gain, slope[i] = 2.0f * p.a * p.gain;
+    }
+  }
+}
+
+/// The parameters of one tile, repeated over its folded rows.
+struct Parameters {
+  alignas(64) float frequency[widest], gain[widest], slope[widest];
+  void fill_tile(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
+    const int64_t first = tile * widest;
+    fill(alpha, beta, log_scale, l.channels, first, std::min(widest, l.stride() - first), frequency, gain, slope);
+  }
+};
+
+template <class T>
+NACRE_INLINE void forward(const T* x, T* y, const float* frequency, const float* gain, int64_t groups, int64_t stride,
+                          int64_t n) {
+  for (int64_t g = 0; g < groups; ++g, x += stride, y += stride) {
+    NACRE_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = to_float(x[i]);
+      y[i] = store<T>(v + vec::sin_squared_pi(frequency[i], v) * gain[i]);
+    }
+  }
+}
+NACRE_CLONES void forward_loop(const float* x, float* y, const float* frequency, const float* gain, int64_t groups,
+                               int64_t stride, int64_t n) {
+  forward(x, y, frequency, gain, groups, stride, n);
+}
+NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* frequency, const float* gain, int64_t groups,
+                               int64_t stride, int64_t n) {
+  forward(x, y, frequency, gain, groups, stride, n);
+}
+
+enum Dx { skip, write, add };
+
+/// sum_a += dy x sin(2 a x) / 2, sum_b += dy sin^2(a x).
+template <Dx mode, bool sums, class T>
+NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequency, const float* slope, float* sum_a,
+                           float* sum_b, int64_t groups, int64_t stride, int64_t n) {
+  for (int64_t g = 0; g < groups; ++g, x += stride, dy += stride) {
+    NACRE_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = to_float(x[i]), d = to_float(dy[i]);
+      const vec::SinCos t = vec::sin_cos_pi_unsigned(frequency[i], v);
+      const float by_phase = d * (t.sin * t.cos);
+      if constexpr (sums) {
+        sum_a[i] += by_phase * v;
+        sum_b[i] += d * (t.sin * t.sin);
+      }
+      if constexpr (mode != skip) {
+        const float slope_of_x = d + slope[i] * by_phase;
+        dx[i] = store<T>(mode == add ? to_float(dx[i]) + slope_of_x : slope_of_x);
+      }
+    }
+    if constexpr (mode != skip) dx += stride;
+  }
+}
+#define NACRE_BACKWARD_LOOP(name, mode, sums, T)                                                                   \
+  NACRE_CLONES void name(const T* x, const T* dy, T* dx, const float* frequency, const float* slope, float* sum_a, \
+                         float* sum_b, int64_t groups, int64_t stride, int64_t n) {                                \
+    backward<mode, sums>(x, dy, dx, frequency, slope, sum_a, sum_b, groups, stride, n);                            \
+  }
+#define NACRE_BACKWARD_LOOPS(T)                        \
+  NACRE_BACKWARD_LOOP(write_loop, write, false, T)     \
+  NACRE_BACKWARD_LOOP(add_loop, add, false, T)         \
+  NACRE_BACKWARD_LOOP(sums_loop, skip, true, T)        \
+  NACRE_BACKWARD_LOOP(write_sums_loop, write, true, T) \
+  NACRE_BACKWARD_LOOP(add_sums_loop, add, true, T)
+NACRE_BACKWARD_LOOPS(float)
+NACRE_BACKWARD_LOOPS(bf16)
+
+template <class T>
+using BackwardLoop = void (*)(const T*, const T*, T*, const float*, const float*, float*, float*, int64_t, int64_t,
+                              int64_t);
+template <class T>
+BackwardLoop<T> pick(bool dx, bool add_dx, bool sums) {
+  if (!dx) return static_cast<BackwardLoop<T>>(sums_loop);
+  if (add_dx) return sums ? static_cast<BackwardLoop<T>>(add_sums_loop) : static_cast<BackwardLoop<T>>(add_loop);
+  return sums ? static_cast<BackwardLoop<T>>(write_sums_loop) : static_cast<BackwardLoop<T>>(write_loop);
+}
+
+/// Sums over folded rows, added up per channel.
+NACRE_CLONES void unfold(const float* sums, int64_t channels, int64_t fold, int64_t n, float* partial) {
+  for (int64_t first = 0; first < n; first += widest) {
+    const int64_t size = std::min(widest, n - first);
+    double total[widest] = {};
+    for (int64_t row = 0; row < fold; ++row)
+      for (int64_t c = 0; c < size; ++c) total[c] += static_cast<double>(sums[row * channels + first + c]);
+    for (int64_t c = 0; c < size; ++c) partial[first + c] = static_cast<float>(total[c]);
+  }
+}
+
+/// One part: its rows, and what they add to the sums, [2][channels] at `partial`.
+template <class T>
+void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, BackwardLoop<T> loop, float* partial) {
+  Parameters p;
+  alignas(64) float sum_a[widest], sum_b[widest];
+  const int64_t begin = part * l.groups_per_part, end = std::min(begin + l.groups_per_part, l.groups);
+  for (int64_t tile = 0; tile < l.tiles(); ++tile) {
+    p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+    std::fill(sum_a, sum_a + widest, 0.0f);
+    std::fill(sum_b, sum_b + widest, 0.0f);
+    l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
+      loop(a.x.data + offset, a.dy.data + offset, a.dx ? a.dx.data + offset : nullptr, p.frequency, p.slope, sum_a,
+           sum_b, groups, l.stride(), n);
+    });
+    if (partial == nullptr) continue;
+    const int64_t first = tile * widest, n = std::min(widest, l.channels - first);
+    unfold(sum_a, l.channels, l.fold, n, partial + first);
+    unfold(sum_b, l.channels, l.fold, n, partial + l.channels + first);
+  }
+}
+
+}  // namespace
+
+int64_t SnakeRows::table(int64_t channels) { return 3 * Layout({.channels = channels}).stride(); }
+int64_t SnakeRows::sums(int64_t channels) { return 2 * Layout({.channels = channels}).stride(); }
+
+SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room)
+    : channels_(alpha.elements()), fold_(Layout(alpha.shape).fold), table_(room) {
+  fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), room, room + stride(), room + 2 * stride());
+}
+
+void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const float *const frequency = table_, *const gain = frequency + stride();
+  forward_loop(x, y, frequency, gain, groups, stride(), stride());
+  if (rest > 0) forward_loop(x + whole, y + whole, frequency, gain, 1, stride(), rest);
+}
+
+void SnakeRows::backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const {
+  if (dx == nullptr && sums == nullptr) return;
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const float *const frequency = table_, *const slope = frequency + 2 * stride();
+  float* const sums_b = sums == nullptr ? nullptr : sums + stride();
+  const BackwardLoop<float> loop = pick<float>(dx != nullptr, add, sums != nullptr);
+  loop(x, dy, dx, frequency, slope, sums, sums_b, groups, stride(), stride());
+  if (rest > 0)
+    loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, frequency, slope, sums, sums_b, 1, stride(),
+         rest);
+}
+void SnakeRows::clear(float* sums) const { std::fill_n(sums, 2 * stride(), 0.0f); }
+void SnakeRows::add_up(const float* sums, float* partial) const {
+  unfold(sums, channels_, fold_, channels_, partial);
+  unfold(sums + stride(), channels_, fold_, channels_, partial + channels_);
+}
+
+void add_snake_parameter_gradients(const SnakeParameterGradients& g, const float* partials, int64_t parts) {
+  const int64_t channels = g.alpha.elements();
+  for (int64_t c = 0; c < channels; ++c) {
+    double sum_a = 0, sum_b = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const float* partial = partials + part * 2 * channels;
+      sum_a += static_cast<double>(partial[c]);
+      sum_b += static_cast<double>(partial[channels + c]);
+    }
+    const Channel p = channel(g.alpha.data, g.beta.data, c, g.log_scale);
+    const double gain = static_cast<double>(p.gain);
+    double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
+    if (g.log_scale) {
+      da *= static_cast<double>(p.a);
+      db *= static_cast<double>(g.beta ? vec::exp(g.beta[c]) : p.a);
+    }
+    if (g.dalpha) g.dalpha[c] += static_cast<float>(g.beta ? da : da + db);
+    if (g.dbeta) g.dbeta[c] += static_cast<float>(db);
+  }
+}
+
+Shape snake_backward_scratch(Context& ctx, Shape x, bool) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_backward_scratch(ctx, x);
+  const Layout l(x);
+  return {.batch = l.parts, .width = 2, .channels = l.channels};
+}
+
+template <class T>
+void snake_forward(Context& ctx, const SnakeForward<T>& a) {
+  const Shape per_channel{.channels = a.x.shape.channels};
+  expect_shape("snake_forward", "x", a.x, a.x.shape);
+  expect_shape("snake_forward", "alpha", a.alpha, per_channel);
+  expect_shape_or_empty("snake_forward", "beta", a.beta, per_channel);
+  expect_shape("snake_forward", "y", a.y, a.x.shape);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_forward(ctx, a);
+  if (a.x.elements() == 0) return;
+  const Layout l(a.x.shape);
+  parallel_ranges(ctx, l.groups, 8192 / l.stride(), [&](int64_t begin, int64_t end) {
+    Parameters p;
+    for (int64_t tile = 0; tile < l.tiles(); ++tile) {
+      p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
+      l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
+        forward_loop(a.x.data + offset, a.y.data + offset, p.frequency, p.gain, groups, l.stride(), n);
+      });
+    }
+  });
+}
+
+template <class T>
+void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
+  const Shape per_channel{.channels = a.x.shape.channels};
+  expect_shape("snake_backward", "x", a.x, a.x.shape);
+  expect_shape("snake_backward", "alpha", a.alpha, per_channel);
+  expect_shape_or_empty("snake_backward", "beta", a.beta, per_channel);
+  expect_shape("snake_backward", "dy", a.dy, a.x.shape);
+  expect_shape_or_empty("snake_backward", "dx", a.dx, a.x.shape);
+  expect_shape_or_empty("snake_backward", "dalpha", a.dalpha, per_channel);
+  expect_shape_or_empty("snake_backward", "dbeta", a.dbeta, per_channel);
+  if (a.dbeta && !a.beta) throw_usage("snake_backward", "dbeta is given without beta");
+  const bool sums = a.dalpha || a.dbeta;
+  if (sums) expect_scratch("snake_backward", a.scratch, snake_backward_scratch(ctx, a.x.shape, bool(a.beta)));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
+  if (a.x.elements() == 0 || (!a.dx && !sums)) return;
+  const Layout l(a.x.shape);
+  const BackwardLoop<T> loop = pick<T>(bool(a.dx), a.add_dx, sums);
+  parallel_parts(ctx, l.parts, [&](int64_t part) {
+    backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);
+  });
+  if (sums)
+    add_snake_parameter_gradients(
+        {.alpha = a.alpha, .beta = a.beta, .dalpha = a.dalpha, .dbeta = a.dbeta, .log_scale = a.log_scale},
+        a.scratch.data, l.parts);
+}
+
+template void snake_forward<float>(Context&, const SnakeForward<float>&);
+template void snake_forward<bf16>(Context&, const SnakeForward<bf16>&);
+template void snake_backward<float>(Context&, const SnakeBackward<float>&);
+template void snake_backward<bf16>(Context&, const SnakeBackward<bf16>&);
+
+}  // namespace nacre

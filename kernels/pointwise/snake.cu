@@ -1,0 +1,293 @@
+#include "nacre/ops/snake.h"
+
+#include <type_traits>
+
+#include "pointwise/snake.cuh"
+
+// Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal
+// in registers. P elements per access: 1 fits any shape and is the kernel to read first; a 16-byte pack is what runs
+// where channels and addresses allow. Bound by memory in both directions.
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256;
+// A thread's rows pay for its channels' parameters, some 30 instructions per channel: as many as leave two blocks to
+// each multiprocessor. So the order of sums depends on shape and device.
+constexpr int64_t most_rows = 32;
+constexpr int64_t fewest_rows_forward = 4;   // one batch: enough bytes on their way
+constexpr int64_t fewest_rows_backward = 8;  // below, partial sums would be as many bytes as the data
+
+/// How a [rows, channels] matrix is cut: a block has `columns` threads side by side, each P channels wide, and takes
+/// `rows_at_once` of its `block_rows` rows at once; grid.x runs over rows, grid.y over columns.
+struct Tiling {
+  int64_t rows, channels, block_rows;
+  int columns, rows_at_once;
+  unsigned row_blocks, column_blocks;
+};
+Tiling tiling(const Context& ctx, Shape s, int pack, int64_t fewest_rows) {
+  const int64_t wanted_blocks = two_blocks_each(limits(ctx));
+  Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
+  const int64_t columns = s.channels / pack;
+  t.columns = static_cast<int>(columns < threads ? columns : threads);
+  t.rows_at_once = threads / t.columns;
+  t.column_blocks = blocks_for(columns, t.columns);
+  int64_t rows = most_rows;
+  while (rows > fewest_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < wanted_blocks) rows /= 2;
+  t.block_rows = t.rows_at_once * rows;
+  t.row_blocks = blocks_for(t.rows, t.block_rows);
+  return t;
+}
+/// The scratch's shape may not depend on addresses: the cut of the backward is that of the widest pack, or of none.
+template <class T>
+int pack_of(Shape s) {
+  return s.channels % pack_size<T> == 0 ? pack_size<T> : 1;
+}
+
+/// What this thread works on: rows from `row` to `end`, `rows_at_once` apart. Beyond the last whole row or column it has
+/// no place.
+struct Mine {
+  int64_t channel, row, end;
+  bool placed;
+};
+template <int P>
+__device__ __forceinline__ Mine mine(const Tiling& t) {
+  const int column = static_cast<int>(threadIdx.x) % t.columns, row = static_cast<int>(threadIdx.x) / t.columns;
+  const int64_t first = int64_t{blockIdx.x} * t.block_rows, end = first + t.block_rows;
+  const int64_t channel = (int64_t{blockIdx.y} * t.columns + column) * P;
+  const bool placed = row < t.rows_at_once && channel < t.channels;
+  return {channel, first + row, !placed ? 0 : end < t.rows ? end : t.rows, placed};
+}
+
+template <class T, int P>
+__device__ __forceinline__ Pack<T> load(const T* p) {
+  if constexpr (P == 1)
+    return load_some(p, 1);
+  else
+    return load_pack(p);
+}
+template <class T, int P>
+__device__ __forceinline__ void save(T* p, const Pack<T>& v) {
+  if constexpr (P == 1)
+    store_some(p, v, 1);
+  else
+    store_pack(p, v);
+}
+
+/// y of `batch` rows, `step` elements apart. All are loaded before any is stored: y may be x, so that the compiler may
+/// not do that by itself.
+template <int batch, class T, int P>
+__device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, const float (&frequency)[P],
+                                             const float (&gain)[P]) {
+  Pack<T> v[batch];
+#pragma unroll
+  for (int k = 0; k < batch; ++k) v[k] = load<T, P>(x + k * step);
+#pragma unroll
+  for (int k = 0; k < batch; ++k) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) v[k].v[i] += vec::sin_squared_pi(frequency[i], v[k].v[i]) * gain[i];
+    save<T, P>(y + k * step, v[k]);
+  }
+}
+
+template <class T, int P>
+__global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
+  const Mine m = mine<P>(t);
+  if (m.row >= m.end) return;
+  float frequency[P], gain[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) {
+    const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
+    frequency[i] = c.frequency, gain[i] = c.gain;
+  }
+  constexpr int batch = 4;
+  const int64_t step = t.rows_at_once * t.channels;
+  int64_t row = m.row, at = m.row * t.channels + m.channel;
+  for (; row + (batch - 1) * t.rows_at_once < m.end; row += batch * t.rows_at_once, at += batch * step)
+    forward_rows<batch>(f.x.data + at, f.y.data + at, step, frequency, gain);
+  for (; row < m.end; row += t.rows_at_once, at += step)
+    forward_rows<1>(f.x.data + at, f.y.data + at, step, frequency, gain);
+}
+
+/// What a thread keeps for its channels: sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x).
+template <int P>
+struct Slopes {
+  float frequency[P], slope[P], sum_a[P], sum_b[P];
+};
+template <int batch, bool add, class T, int P>
+__device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, int64_t step, Slopes<P>& s) {
+  Pack<T> xs[batch], g[batch], before[batch];
+#pragma unroll
+  for (int k = 0; k < batch; ++k) {
+    xs[k] = load<T, P>(x + k * step);
+    g[k] = load<T, P>(dy + k * step);
+    if constexpr (add) before[k] = load<T, P>(dx + k * step);
+  }
+#pragma unroll
+  for (int k = 0; k < batch; ++k) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) {
+      const float v = xs[k].v[i], d = g[k].v[i];
+      const vec::SinCos t = vec::sin_cos_pi_unsigned(s.frequency[i], v);
+      const float by_phase = d * (t.sin * t.cos);
+      s.sum_a[i] += by_phase * v;
+      s.sum_b[i] += d * (t.sin * t.sin);
+      g[k].v[i] = d + s.slope[i] * by_phase;
+      if constexpr (add) g[k].v[i] += before[k].v[i];
+    }
+    if (dx != nullptr) save<T, P>(dx + k * step, g[k]);
+  }
+}
+
+/// dx, and per block the sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x): partial [row
+/// blocks][2][channels].
+template <class T, int P, bool add>
+__global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
+  NACRE_SHARED(float, sums, 2 * threads * P);
+  const Mine m = mine<P>(t);
+  Slopes<P> s;
+#pragma unroll
+  for (int i = 0; i < P; ++i) s.sum_a[i] = s.sum_b[i] = 0;
+  if (m.row < m.end) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) {
+      const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
+      s.frequency[i] = c.frequency, s.slope[i] = 2.0f * c.a * c.gain;
+    }
+    constexpr int batch = 2;
+    const int64_t step = t.rows_at_once * t.channels;
+    int64_t row = m.row, at = m.row * t.channels + m.channel;
+    const auto rows = [&](auto count) {
+      backward_rows<count.value, add>(g.x.data + at, g.dy.data + at, g.dx ? g.dx.data + at : nullptr, step, s);
+      row += count.value * t.rows_at_once, at += count.value * step;
+    };
+    while (row + (batch - 1) * t.rows_at_once < m.end) rows(std::integral_constant<int, batch>{});
+    while (row < m.end) rows(std::integral_constant<int, 1>{});
+  }
+  if (partial == nullptr) return;
+  const int width = t.columns * P, column = static_cast<int>(threadIdx.x) % t.columns,
+            row = static_cast<int>(threadIdx.x) / t.columns;
+  if (m.placed) {
+#pragma unroll
+    for (int i = 0; i < P; ++i) {
+      sums[row * width + column * P + i] = s.sum_a[i];
+      sums[(t.rows_at_once + row) * width + column * P + i] = s.sum_b[i];
+    }
+  }
+  __syncthreads();
+  const int64_t first = int64_t{blockIdx.y} * width;
+  for (int c = static_cast<int>(threadIdx.x); c < width && first + c < t.channels; c += threads) {
+    float total_a = 0, total_b = 0;
+    for (int r = 0; r < t.rows_at_once; ++r) {
+      total_a += sums[r * width + c];
+      total_b += sums[(t.rows_at_once + r) * width + c];
+    }
+    float* out = partial + int64_t{blockIdx.x} * 2 * t.channels + first + c;
+    out[0] = total_a;
+    out[t.channels] = total_b;
+  }
+}
+
+constexpr int lanes = 8;  // of a channel, in the second stage
+
+/// What snake_parameters_kernel turns sums into.
+struct Parameters {
+  const float *alpha, *beta;
+  float *dalpha, *dbeta;
+  int64_t channels;
+  bool log_scale;
+};
+
+/// Adds the blocks' sums in double, in an order fixed by their number, and turns them into the parameters' gradients.
+__global__ void __launch_bounds__(32 * lanes)
+    snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
+  NACRE_SHARED(double, sums, 2 * lanes * 32);
+  const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
+  const int64_t c = int64_t{blockIdx.x} * 32 + column;
+  double sum_a = 0, sum_b = 0;
+  if (c < g.channels)
+    for (int64_t p = lane; p < parts; p += lanes) {
+      sum_a += static_cast<double>(partial[p * 2 * g.channels + c]);
+      sum_b += static_cast<double>(partial[(p * 2 + 1) * g.channels + c]);
+    }
+  sums[lane * 32 + column] = sum_a;
+  sums[(lanes + lane) * 32 + column] = sum_b;
+  __syncthreads();
+  if (lane != 0 || c >= g.channels) return;
+  for (int l = 1; l < lanes; ++l) {
+    sum_a += sums[l * 32 + column];
+    sum_b += sums[(lanes + l) * 32 + column];
+  }
+  const SnakeChannel p = snake_channel(g.alpha, g.beta, c, g.log_scale);
+  const double gain = static_cast<double>(p.gain);
+  double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
+  if (g.log_scale) {
+    da *= static_cast<double>(p.a);
+    db *= static_cast<double>(g.beta != nullptr ? vec::exp(g.beta[c]) : p.a);
+  }
+  if (g.dalpha != nullptr) g.dalpha[c] += static_cast<float>(g.beta != nullptr ? da : da + db);
+  if (g.dbeta != nullptr) g.dbeta[c] += static_cast<float>(db);
+}
+
+template <class T, int P>
+void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
+  const Tiling t = tiling(ctx, g.x.shape, P, fewest_rows_backward);
+  const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
+                      .grid = {t.row_blocks, t.column_blocks, 1},
+                      .block = threads};
+  float* const partial = sums ? g.scratch.data : nullptr;
+  if (g.dx && g.add_dx)
+    launch(ctx, config, snake_backward_kernel<T, P, true>, g, t, partial);
+  else
+    launch(ctx, config, snake_backward_kernel<T, P, false>, g, t, partial);
+  if (sums)
+    snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, g.scratch.data);
+}
+
+}  // namespace
+
+void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const float> beta, bool log_scale,
+                               View<float> dalpha, View<float> dbeta, int64_t parts, const float* partial) {
+  const int64_t channels = alpha.shape.channels;
+  launch(ctx, {.name = "snake_parameters", .grid = blocks_for(channels, 32), .block = 32 * lanes},
+         snake_parameters_kernel, Parameters{alpha.data, beta.data, dalpha.data, dbeta.data, channels, log_scale},
+         parts, partial);
+}
+
+Shape snake_backward_scratch(const Context& ctx, Shape x) {
+  if (x.elements() == 0) return {.channels = 0};
+  unsigned most = 0;
+  for (const int pack : {1, pack_of<float>(x), pack_of<bf16>(x)})
+    most = std::max(most, tiling(ctx, x, pack, fewest_rows_backward).row_blocks);
+  return {.batch = most, .width = 2, .channels = x.channels};
+}
+
+template <class T>
+void snake_forward(Context& ctx, const SnakeForward<T>& f) {
+  if (f.x.elements() == 0) return;
+  const bool packs = pack_of<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
+  const Tiling t = tiling(ctx, f.x.shape, packs ? pack_size<T> : 1, fewest_rows_forward);
+  const dim3 grid(t.row_blocks, t.column_blocks, 1);
+  if (packs)
+    launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,
+           f, t);
+  else
+    launch(ctx, {.name = "snake_forward", .grid = grid, .block = threads}, snake_forward_kernel<T, 1>, f, t);
+}
+
+template <class T>
+void snake_backward(Context& ctx, const SnakeBackward<T>& g) {
+  const bool sums = g.dalpha || g.dbeta;
+  if (g.x.elements() == 0 || (!g.dx && !sums)) return;
+  const bool packs = pack_of<T>(g.x.shape) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) && aligned16(g.dx.data);
+  if (packs)
+    backward<T, pack_size<T>>(ctx, g, sums);
+  else
+    backward<T, 1>(ctx, g, sums);
+}
+
+template void snake_forward<float>(Context&, const SnakeForward<float>&);
+template void snake_forward<bf16>(Context&, const SnakeForward<bf16>&);
+template void snake_backward<float>(Context&, const SnakeBackward<float>&);
+template void snake_backward<bf16>(Context&, const SnakeBackward<bf16>&);
+
+}  // namespace nacre::cuda

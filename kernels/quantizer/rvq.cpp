@@ -1,0 +1,543 @@
+#include "nacre/ops/rvq.h"
+
+#include <limits>
+
+#include "quantizer/rvq_beam.h"
+#include "quantizer/vq_search.h"
+#include "runtime/sums.h"
+
+namespace nacre {
+namespace cuda {
+void rvq_forward(Context&, const RvqForward&);
+void rvq_backward(Context&, const RvqBackward&);
+void rvq_decode(Context&, const RvqDecode&);
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam);
+Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised);
+}  // namespace cuda
+
+using namespace vq_search;
+
+namespace {
+
+constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
+constexpr float ones[] = {1, 1, 1, 1};
+constexpr int64_t group = 4;  ///< rows that share each load of a projection; divides the search's tile
+
+struct Sizes {
+  int64_t rows, stages, codes, dim, latent;
+  bool factorised;
+};
+
+Sizes check(const char* op, Shape z, View<const float> codebooks, const RvqProjections& p) {
+  const Shape e = codebooks.shape;
+  const Sizes n{z.rows(), e.batch, e.time, e.channels, z.channels, static_cast<bool>(p.in_weight)};
+  if (e.batch < 1 || e.time < 1 || e.width != 1 || e.channels < 1) [[unlikely]]
+    throw_shape(op, "codebooks", e, {std::max<int64_t>(e.batch, 1), std::max<int64_t>(e.time, 1), 1, n.latent});
+  expect_shape(op, "codebooks", codebooks, {n.stages, n.codes, 1, n.factorised ? n.dim : n.latent});
+  if (!n.factorised) {
+    if (p.in_bias || p.out_weight || p.out_bias) [[unlikely]]
+      throw_usage(op, "projections.in_weight has no data, expected all four projections or none");
+    return n;
+  }
+  expect_shape(op, "projections.in_weight", p.in_weight, {n.stages, n.dim, 1, n.latent});
+  expect_shape(op, "projections.in_bias", p.in_bias, {n.stages, 1, 1, n.dim});
+  expect_shape(op, "projections.out_weight", p.out_weight, {n.stages, n.latent, 1, n.dim});
+  expect_shape(op, "projections.out_bias", p.out_bias, {n.stages, 1, 1, n.latent});
+  return n;
+}
+
+// ---- loops over one row
+// ------------------------------------------------------------------------------------------------
+
+NACRE_CLONES void subtract_from(float* __restrict a, const float* __restrict b, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) a[i] -= b[i];
+}
+NACRE_CLONES void add_to(float* __restrict a, const float* __restrict b, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) a[i] += b[i];
+}
+NACRE_CLONES void add_scaled(float* __restrict a, const float* __restrict b, float scale, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) a[i] += scale * b[i];
+}
+NACRE_CLONES void add_scaled_difference(float* __restrict out, const float* __restrict a, const float* __restrict b,
+                                        float scale, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] += scale * (a[i] - b[i]);
+}
+/// error.error and gradient.error, where the error is chosen - quantised.
+struct ErrorSums {
+  double squares = 0, products = 0;
+};
+NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float* __restrict chosen,
+                                  const float* __restrict gradient, int64_t n) {
+  double squares = 0, products = 0;
+#pragma omp simd reduction(+ : squares, products)
+  for (int64_t i = 0; i < n; ++i) {
+    const double error = static_cast<double>(chosen[i] - quantised[i]);
+    squares += error * error;
+    products += error * static_cast<double>(gradient[i]);
+  }
+  return {squares, products};
+}
+NACRE_CLONES float squared_difference(const float* __restrict a, const float* __restrict b, int64_t n) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+// out += the four rows of w, each with its factor: four rows at once, so that out is loaded and stored once for four.
+NACRE_CLONES void add_rows_4(float* __restrict out, const float* __restrict s, const float* __restrict w, int64_t n) {
+  const float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3];
+  const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;
+  for (int64_t i = 0; i < n; ++i) out[i] = out[i] + s0 * w0[i] + s1 * w1[i] + s2 * w2[i] + s3 * w3[i];
+}
+NACRE_CLONES void dot_4(const float* __restrict x, const float* __restrict w, int64_t n, float* __restrict out) {
+  const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;
+  float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+  for (int64_t i = 0; i < n; ++i) {
+    s0 += x[i] * w0[i];
+    s1 += x[i] * w1[i];
+    s2 += x[i] * w2[i];
+    s3 += x[i] * w3[i];
+  }
+  out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
+}
+// Below, rows come in groups of four, [group][n], so that a weight is loaded once for four of them; factors of a group
+// lie as [dim][group].
+
+// out[r][i] += sum over j of s[j][r] w[j][i], for w [dim][n].
+void add_products(float* out, const float* s, const float* w, int64_t dim, int64_t n) {
+  for (int64_t j = 0; j < dim; j += group)
+    for (int64_t r = 0; r < group; ++r) {
+      if (j + group > dim) {
+        for (int64_t k = j; k < dim; ++k) add_scaled(out + r * n, w + k * n, s[k * group + r], n);
+        continue;
+      }
+      const float four[group] = {s[j * group + r], s[(j + 1) * group + r], s[(j + 2) * group + r],
+                                 s[(j + 3) * group + r]};
+      add_rows_4(out + r * n, four, w + j * n, n);
+    }
+}
+// out[j][r] = sum over i of w[j][i] x[r][i].
+void dots(const float* x, const float* w, int64_t dim, int64_t n, float* out) {
+  for (int64_t j = 0; j < dim; ++j) dot_4(w + j * n, x, n, out + j * group);
+}
+// w[j][i] += sum over r of s[j][r] x[r][i].
+void add_outer(float* w, const float* s, const float* x, int64_t dim, int64_t n) {
+  for (int64_t j = 0; j < dim; ++j) add_rows_4(w + j * n, s + j * group, x, n);
+}
+
+// out_weight [stages][latent][dim] as [stages][dim][latent], so that every loop runs along the latent.
+void transpose_out(const Context& ctx, const float* w, int64_t stages, int64_t latent, int64_t dim, float* to) {
+  parallel_ranges(ctx, stages * latent, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t d = 0; d < dim; ++d) to[(i / latent * dim + d) * latent + i % latent] = w[i * dim + d];
+  });
+}
+
+// q[r] = W_out E[code of row r] + b_out, for the rows' codes as [dim][group].
+void project_out(const float* codes, const float* transposed, const float* bias, const Sizes& n, float* q) {
+  for (int64_t r = 0; r < group; ++r) std::copy(bias, bias + n.latent, q + r * n.latent);
+  add_products(q, codes, transposed, n.dim, n.latent);
+}
+// The chosen rows of one codebook as [dim][group]; rows that are not there have zeros.
+void gather_codes(const float* codebook, const int32_t* codes, int64_t count, const Sizes& n, float* out) {
+  std::fill(out, out + n.dim * group, 0.0f);
+  for (int64_t r = 0; r < count; ++r) {
+    const float* code = codebook + clamp_code(codes[r * n.stages], n.codes) * n.dim;
+    for (int64_t d = 0; d < n.dim; ++d) out[d * group + r] = code[d];
+  }
+}
+
+constexpr int64_t error_part = 256;  ///< rows
+int64_t error_parts(int64_t rows) { return (rows + error_part - 1) / error_part; }
+int64_t gradient_parts(int64_t rows) { return std::clamp<int64_t>(rows / 64, 1, max_parts); }
+// One stage of a partial: in_weight and out_weight as [dim][latent], then in_bias, then out_bias.
+int64_t group_size(const Sizes& n) { return 4 * group * n.latent + 2 * group * n.dim; }
+int64_t partial_size(const Sizes& n) { return 2 * n.dim * n.latent + n.dim + n.latent; }
+
+Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
+  return {z.rows(), codebooks.batch, codebooks.time, codebooks.channels, z.channels, factorised};
+}
+
+}  // namespace
+
+// ---- forward
+// -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Tiles of rows are cut into as many parts as threads can take, each with its own room for a beam.
+int64_t forward_parts(const Context& ctx, int64_t rows) {
+  return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
+}
+rvq_beam::Sizes beam_sizes(const Sizes& n, int64_t beam) {
+  return {.stages = n.stages, .codes = n.codes, .dim = n.dim, .beam = beam};
+}
+
+void check_beam_range(int64_t beam) {
+  if (beam < 1 || beam > max_rvq_beam) [[unlikely]]
+    throw_usage("rvq_forward", "beam is " + std::to_string(beam) + ", expected 1 to " + std::to_string(max_rvq_beam));
+}
+void check_beam(const RvqForward& a, const Sizes& n) {
+  check_beam_range(a.beam);
+  if (a.beam == 1) return;
+  if (n.factorised || a.metric != VqMetric::euclidean) [[unlikely]]
+    throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 with " +
+                                   (n.factorised ? "projections" : "the cosine metric") +
+                                   ": a beam needs euclidean codes of the latent itself");
+  if (n.codes > std::numeric_limits<int32_t>::max() / a.beam) [[unlikely]]
+    throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
+                                   ", expected less than 2^31");
+}
+
+}  // namespace
+
+Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
+  check_beam_range(beam);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
+  const Sizes n = sizes_of(z, codebooks, factorised);
+  // Packed codebooks, the search's rows, one loss per row, the residual; then the beams; or e, its groups, q, and the
+  // transposed out_weight.
+  const int64_t rows = round_up(n.rows, tile);
+  int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + rows + rows * n.latent;
+  if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam));
+  if (factorised) size += 2 * rows * n.dim + rows * n.latent + n.stages * n.latent * n.dim;
+  return {.channels = size};
+}
+
+void rvq_forward(Context& ctx, const RvqForward& a) {
+  const Shape z = a.z.shape;
+  expect_shape("rvq_forward", "z", a.z, {z.batch, z.time, 1, z.channels});
+  const Sizes n = check("rvq_forward", z, a.codebooks, a.projections);
+  expect_shape("rvq_forward", "y", a.y, z);
+  expect_shape("rvq_forward", "codes", a.codes, {z.batch, z.time, 1, n.stages});
+  expect_elements_or_empty("rvq_forward", "stages", a.stages, z.batch);
+  expect_elements_or_empty("rvq_forward", "frames", a.frames, z.batch);
+  expect_shape_or_empty("rvq_forward", "quantised", a.quantised, {n.stages, n.rows, 1, n.dim});
+  expect_elements_or_empty("rvq_forward", "losses", a.losses, 2);
+  check_beam(a, n);
+  expect_scratch("rvq_forward", a.scratch, rvq_forward_scratch(ctx, z, a.codebooks.shape, n.factorised, a.beam));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_forward(ctx, a);
+
+  const int64_t book = packed_size(n.codes, n.dim);
+  float* packed = a.scratch.data;
+  float* buffer = packed + n.stages * book;
+  float* row_losses = buffer + buffer_size(n.rows, n.dim);
+  const int64_t padded = round_up(n.rows, tile);
+  float* residual = row_losses + padded;
+  float* projected = residual + padded * n.latent;
+  float* grouped = projected + (n.factorised ? padded * n.dim : 0);
+  float* product = grouped + (n.factorised ? padded * n.dim : 0);
+  float* transposed = product + (n.factorised ? padded * n.latent : 0);
+  pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
+  if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
+
+  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time};
+  const rvq_beam::Sizes beam = beam_sizes(n, a.beam);
+  const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
+    int64_t used[rvq_beam::max_rows];
+    for (int64_t r = 0; r < count; ++r) used[r] = a.stages ? a.stages[(first + r) / z.time] : n.stages;
+    rvq_beam::search(a.z.data + first * n.dim, count, beam, a.codebooks.data, packed, used, slot,
+                     a.codes.data + first * n.stages);
+  };
+  // One tile of rows goes through all stages while its residual is in cache.
+  const auto quantise = [&](int64_t first, int64_t count) {
+    const int64_t groups = round_up(count, group);
+    std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual + first * n.latent);
+    std::fill(residual + (first + count) * n.latent, residual + (first + groups) * n.latent, 0.0f);
+    if (a.losses) std::fill(row_losses + first, row_losses + first + count, 0.0f);
+    for (int64_t i = 0; i < n.stages; ++i) {
+      float* e = (n.factorised ? projected : residual) + first * n.dim;
+      for (int64_t r = 0; n.factorised && r < groups; r += group) {
+        float* four = grouped + (first + r) * n.dim;
+        const float* bias = a.projections.in_bias.data + i * n.dim;
+        dots(residual + (first + r) * n.latent, a.projections.in_weight.data + i * n.dim * n.latent, n.dim, n.latent,
+             four);
+        for (int64_t j = 0; j < group; ++j)
+          for (int64_t d = 0; d < n.dim; ++d) e[(r + j) * n.dim + d] = four[d * group + j] + bias[d];
+      }
+      if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
+      int32_t* codes = a.codes.data + first * n.stages + i;
+      if (a.beam == 1)
+        nearest(e, count, n.dim, packed + i * book, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
+      for (int64_t r = 0; n.factorised && r < groups; r += group) {
+        float* four = grouped + (first + r) * n.dim;
+        gather_codes(a.codebooks.data + i * n.codes * n.dim, codes + r * n.stages, std::min(group, count - r), n, four);
+        project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
+                    product + (first + r) * n.latent);
+      }
+      for (int64_t r = 0; r < count; ++r) {
+        const int64_t row = first + r;
+        const bool used = mask.used(row, i);
+        const float* code = a.codebooks.data + (i * n.codes + codes[r * n.stages]) * n.dim;
+        if (a.losses && used && mask.valid(row)) row_losses[row] += squared_difference(e + r * n.dim, code, n.dim);
+        const float* q = n.factorised ? product + row * n.latent : code;
+        float* y = a.y.data + row * n.latent;
+        if (i == 0 && used) std::copy(q, q + n.latent, y);
+        if (i == 0 && !used) std::fill(y, y + n.latent, 0.0f);
+        if (i > 0 && used) add_to(y, q, n.latent);
+        subtract_from(residual + row * n.latent, q, n.latent);
+      }
+    }
+  };
+  float* slots = residual + padded * n.latent;  // instead of `projected`: no projections with a beam
+  const int64_t tiles = padded / tile, parts = forward_parts(ctx, n.rows);
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    const int64_t begin = tiles * part / parts * tile, last = std::min(tiles * (part + 1) / parts * tile, n.rows);
+    for (int64_t r = begin; a.beam > 1 && r < last; r += rvq_beam::max_rows)
+      search_beam(r, std::min(rvq_beam::max_rows, last - r), slots + part * rvq_beam::slot_size(beam));
+    for (int64_t r = begin; r < last; r += max_rows) quantise(r, std::min(max_rows, last - r));
+  });
+  if (!a.losses) return;
+  double sum = 0;
+  for (int64_t r = 0; r < n.rows; ++r) sum += static_cast<double>(row_losses[r]);
+  const int64_t elements = mask.valid_rows(z.batch) * n.dim;
+  // The two losses differ in what they are differentiated by, not in value.
+  a.losses[0] = a.losses[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
+}
+
+// ---- backward
+// ----------------------------------------------------------------------------------------------------------
+
+Shape rvq_backward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_backward_scratch(z, codebooks, factorised);
+  const Sizes n = sizes_of(z, codebooks, factorised);
+  if (!factorised) return {.channels = partial_floats(2 * error_parts(n.rows))};
+  const int64_t parts = gradient_parts(n.rows);
+  return {.channels = n.stages * n.latent * n.dim + parts * (n.stages * partial_size(n) + group_size(n))};
+}
+
+namespace {
+
+const float* chosen_row(const RvqBackward& a, const Sizes& n, int64_t row, int64_t stage) {
+  return a.codebooks.data + (stage * n.codes + clamp_code(a.codes[row * n.stages + stage], n.codes)) * n.dim;
+}
+const float* quantised_row(const RvqBackward& a, const Sizes& n, int64_t row, int64_t stage) {
+  return a.quantised.data + (stage * n.rows + row) * n.dim;
+}
+
+/// b of the contract. The last stage used leaves z - y.
+float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask) {
+  const int64_t parts = error_parts(n.rows);
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    ErrorSums sums;
+    const int64_t end = std::min((part + 1) * error_part, n.rows);
+    for (int64_t row = part * error_part; row < end; ++row) {
+      const int64_t last = mask.stages_used(row, n.stages) - 1;
+      if (last < 0 || !mask.valid(row)) continue;
+      const ErrorSums of_row =
+          error_sums(quantised_row(a, n, row, last), chosen_row(a, n, row, last), a.dy.data + row * n.latent, n.dim);
+      sums.squares += of_row.squares;
+      sums.products += of_row.products;
+    }
+    put_partial(a.scratch.data, part, sums.squares);
+    put_partial(a.scratch.data, parts + part, sums.products);
+  });
+  const double squares = add_partials(a.scratch.data, parts);
+  const double products = add_partials(a.scratch.data + partial_floats(parts), parts);
+  const double b = products / squares;
+  return squares == 0 || std::abs(b) > double{std::numeric_limits<float>::max()} ? 0.0f : static_cast<float>(b);
+}
+
+void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
+  const float factor = a.orthogonal ? error_factor(ctx, a, n, mask) : 0.0f;
+  parallel_ranges(ctx, n.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* dy = a.dy.data + row * n.latent;
+      float* dz = a.dz.data + row * n.latent;
+      if (a.add_dz)
+        add_to(dz, dy, n.latent);
+      else
+        std::copy(dy, dy + n.latent, dz);
+      if (!mask.valid(row)) continue;
+      const int64_t used = mask.stages_used(row, n.stages);
+      if (factor != 0 && used > 0)
+        add_scaled_difference(dz, quantised_row(a, n, row, used - 1), chosen_row(a, n, row, used - 1), factor, n.dim);
+      for (int64_t i = 0; scale != 0 && i < used; ++i)
+        add_scaled_difference(dz, quantised_row(a, n, row, i), chosen_row(a, n, row, i), scale, n.dim);
+    }
+  });
+}
+
+// The chain runs back through the stages. Residuals are not kept: from the last one they are built up again by adding
+// what each stage took away.
+void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
+  const RvqProjections& p = a.projections;
+  const int64_t parts = gradient_parts(n.rows), partial = partial_size(n), matrix = n.dim * n.latent;
+  float* transposed = a.scratch.data;
+  float* partials = transposed + n.stages * matrix;
+  float* rows = partials + parts * n.stages * partial;
+  transpose_out(ctx, p.out_weight.data, n.stages, n.latent, n.dim, transposed);
+
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    float* sums = partials + part * n.stages * partial;
+    std::fill(sums, sums + n.stages * partial, 0.0f);
+    float* residual = rows + part * group_size(n);
+    float *q = residual + group * n.latent, *dresidual = q + group * n.latent, *dq = dresidual + group * n.latent;
+    float *de = dq + group * n.latent, *codes = de + group * n.dim;
+    const int64_t last = n.rows * (part + 1) / parts;
+    for (int64_t first = n.rows * part / parts; first < last; first += group) {
+      const int64_t count = std::min(group, last - first);
+      const auto project = [&](int64_t i) {
+        gather_codes(a.codebooks.data + i * n.codes * n.dim, a.codes.data + first * n.stages + i, count, n, codes);
+        project_out(codes, transposed + i * matrix, p.out_bias.data + i * n.latent, n, q);
+      };
+      std::fill(residual, residual + group * n.latent, 0.0f);
+      std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual);
+      for (int64_t i = 0; i < n.stages; ++i) {
+        project(i);
+        subtract_from(residual, q, group * n.latent);
+      }
+      std::fill(dresidual, dresidual + group * n.latent, 0.0f);
+      for (int64_t i = n.stages - 1; i >= 0; --i) {
+        project(i);
+        add_to(residual, q, group * n.latent);
+        for (int64_t r = 0; r < group; ++r) {
+          const bool used = r < count && mask.used(first + r, i);
+          const float *dy = a.dy.data + (first + r) * n.latent, *g = dresidual + r * n.latent;
+          for (int64_t c = 0; c < n.latent; ++c) dq[r * n.latent + c] = used ? dy[c] - g[c] : -g[c];
+        }
+        dots(dq, transposed + i * matrix, n.dim, n.latent, de);
+        for (int64_t r = 0; r < count; ++r)
+          if (mask.used(first + r, i) && mask.valid(first + r))
+            for (int64_t d = 0; d < n.dim; ++d)
+              de[d * group + r] += scale * (a.quantised[(i * n.rows + first + r) * n.dim + d] - codes[d * group + r]);
+        float* sum = sums + i * partial;
+        add_outer(sum, de, residual, n.dim, n.latent);
+        add_outer(sum + matrix, codes, dq, n.dim, n.latent);
+        for (int64_t d = 0; d < n.dim; ++d)
+          for (int64_t r = 0; r < count; ++r) sum[2 * matrix + d] += de[d * group + r];
+        add_rows_4(sum + 2 * matrix + n.dim, ones, dq, n.latent);
+        add_products(dresidual, de, p.in_weight.data + i * matrix, n.dim, n.latent);
+      }
+      if (!a.dz) continue;
+      float* dz = a.dz.data + first * n.latent;
+      if (a.add_dz)
+        add_to(dz, dresidual, count * n.latent);
+      else
+        std::copy(dresidual, dresidual + count * n.latent, dz);
+    }
+  });
+
+  parallel_ranges(ctx, n.stages, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* total = partials + i * partial;
+      for (int64_t part = 1; part < parts; ++part) add_to(total, total + part * n.stages * partial, partial);
+      if (a.din_weight) add_to(a.din_weight.data + i * matrix, total, matrix);
+      if (a.dout_weight)
+        for (int64_t c = 0; c < n.latent; ++c)
+          for (int64_t d = 0; d < n.dim; ++d)
+            a.dout_weight[i * matrix + c * n.dim + d] += total[matrix + d * n.latent + c];
+      if (a.din_bias) add_to(a.din_bias.data + i * n.dim, total + 2 * matrix, n.dim);
+      if (a.dout_bias) add_to(a.dout_bias.data + i * n.latent, total + 2 * matrix + n.dim, n.latent);
+    }
+  });
+}
+
+// Each part owns some codes of one stage and adds their rows in order.
+void codebook_gradient(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
+  constexpr int64_t slices = 4;
+  parallel_parts(ctx, n.stages * slices, [&](int64_t part) {
+    const int64_t i = part / slices, low = n.codes * (part % slices) / slices,
+                  high = n.codes * (part % slices + 1) / slices;
+    for (int64_t row = 0; row < n.rows; ++row) {
+      const int64_t k = clamp_code(a.codes[row * n.stages + i], n.codes);
+      if (k < low || k >= high || !mask.used(row, i) || !mask.valid(row)) continue;
+      add_scaled_difference(a.dcodebooks.data + (i * n.codes + k) * n.dim, a.codebooks.data + (i * n.codes + k) * n.dim,
+                            a.quantised.data + (i * n.rows + row) * n.dim, scale, n.dim);
+    }
+  });
+}
+
+}  // namespace
+
+void rvq_backward(Context& ctx, const RvqBackward& a) {
+  const Shape z = a.dy.shape;
+  expect_shape("rvq_backward", "dy", a.dy, {z.batch, z.time, 1, z.channels});
+  const Sizes n = check("rvq_backward", z, a.codebooks, a.projections);
+  if (n.factorised) expect_shape("rvq_backward", "z", a.z, z);
+  expect_elements("rvq_backward", "codes", a.codes, n.rows * n.stages);
+  expect_elements_or_empty("rvq_backward", "stages", a.stages, z.batch);
+  expect_elements_or_empty("rvq_backward", "frames", a.frames, z.batch);
+  expect_shape("rvq_backward", "quantised", a.quantised, {n.stages, n.rows, 1, n.dim});
+  expect_shape_or_empty("rvq_backward", "dz", a.dz, z);
+  expect_shape_or_empty("rvq_backward", "dcodebooks", a.dcodebooks, a.codebooks.shape);
+  expect_shape_or_empty("rvq_backward", "din_weight", a.din_weight, {n.stages, n.dim, 1, n.latent});
+  expect_shape_or_empty("rvq_backward", "din_bias", a.din_bias, {n.stages, 1, 1, n.dim});
+  expect_shape_or_empty("rvq_backward", "dout_weight", a.dout_weight, {n.stages, n.latent, 1, n.dim});
+  expect_shape_or_empty("rvq_backward", "dout_bias", a.dout_bias, {n.stages, 1, 1, n.latent});
+  if (!n.factorised && (a.din_weight || a.din_bias || a.dout_weight || a.dout_bias)) [[unlikely]]
+    throw_usage("rvq_backward", "gradients of projections are asked for, expected none without projections");
+  if (n.factorised && a.orthogonal) [[unlikely]]
+    throw_usage("rvq_backward", "orthogonal is true, expected false with projections: it needs codes of the latent");
+  expect_scratch("rvq_backward", a.scratch, rvq_backward_scratch(ctx, z, a.codebooks.shape, n.factorised));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_backward(ctx, a);
+
+  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time};
+  const int64_t elements = mask.valid_rows(z.batch) * n.dim;
+  const double slope = elements > 0 ? 2.0 / static_cast<double>(elements) : 0.0;
+  const float scale = static_cast<float>(slope * static_cast<double>(a.commitment_weight));
+  if (n.factorised)
+    factorised_backward(ctx, a, n, mask, scale);
+  else if (a.dz)
+    latent_backward(ctx, a, n, mask, scale);
+  if (a.dcodebooks)
+    codebook_gradient(ctx, a, n, mask, static_cast<float>(slope * static_cast<double>(a.codebook_weight)));
+}
+
+// ---- decode
+// ------------------------------------------------------------------------------------------------------------
+
+Shape rvq_decode_scratch(Context& ctx, Shape codes, Shape y, Shape codebooks, bool factorised) {
+  if (!factorised || on_cuda(ctx)) return {.channels = 0};
+  return {.channels = codebooks.batch * codebooks.channels * y.channels +
+                      round_up(codes.rows(), group) * (y.channels + codebooks.channels)};
+}
+
+void rvq_decode(Context& ctx, const RvqDecode& a) {
+  const Shape y = a.y.shape;
+  const int64_t stages = a.codes.shape.channels;
+  expect_shape("rvq_decode", "y", a.y, {y.batch, y.time, 1, y.channels});
+  const Sizes n = check("rvq_decode", y, a.codebooks, a.projections);
+  if (stages < 1 || stages > n.stages) [[unlikely]]
+    throw_shape("rvq_decode", "codes", a.codes.shape, {y.batch, y.time, 1, n.stages});
+  expect_shape("rvq_decode", "codes", a.codes, {y.batch, y.time, 1, stages});
+  expect_scratch("rvq_decode", a.scratch, rvq_decode_scratch(ctx, a.codes.shape, y, a.codebooks.shape, n.factorised));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::rvq_decode(ctx, a);
+
+  float* transposed = a.scratch.data;
+  float* product = transposed + n.stages * n.dim * n.latent;
+  if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);
+  float* grouped = product + round_up(n.rows, group) * n.latent;
+  Sizes chosen = n;
+  chosen.stages = stages;  // the codes' own stride
+  parallel_ranges(ctx, round_up(n.rows, group) / group, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * group; first < end * group; first += group)
+      for (int64_t i = 0; i < stages; ++i) {
+        const int64_t count = std::min(group, n.rows - first);
+        const float* codebook = a.codebooks.data + i * n.codes * n.dim;
+        float* q = product + first * n.latent;
+        if (n.factorised) {
+          float* four = grouped + first * n.dim;
+          gather_codes(codebook, a.codes.data + first * stages + i, count, chosen, four);
+          project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n, q);
+        }
+        for (int64_t r = 0; r < count; ++r) {
+          const int32_t code = a.codes[(first + r) * stages + i];
+          const float* from = n.factorised ? q + r * n.latent : codebook + clamp_code(code, n.codes) * n.dim;
+          float* to = a.y.data + (first + r) * n.latent;
+          if (i == 0)
+            std::copy(from, from + n.latent, to);
+          else
+            add_to(to, from, n.latent);
+        }
+      }
+  });
+}
+
+}  // namespace nacre

@@ -1,0 +1,248 @@
+#include "runtime/partials.cuh"
+#include "quantizer/rvq_factorised.cuh"
+
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256, warps = threads / 32;
+
+// ---- latent codes
+// -------------------------------------------------------------------------------------------------------------
+
+static_assert(threads == sum_threads);
+
+/// z - y of one channel after `used` stages, at least 1.
+__device__ __forceinline__ float left_over(const RvqBackward& a, const RvqSizes& n, int64_t row, int64_t c,
+                                           int64_t used) {
+  const int64_t s = used - 1, k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
+  return a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
+}
+
+/// A block per part of the elements: sums of e.e and of dy.e, of e = y - z; the second kind lies behind `parts` of the
+/// first.
+__global__ void __launch_bounds__(threads)
+    rvq_error_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, float* sums) {
+  NACRE_SHARED(double, buffer, threads / 32);
+  const int64_t elements = n.rows * n.latent, begin = int64_t{blockIdx.x} * sum_part;
+  const int64_t end = begin + sum_part < elements ? begin + sum_part : elements;
+  double squares = 0, products = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
+    const int64_t row = i / n.latent, used = mask.stages_used(row, n.stages);
+    if (used == 0 || !mask.valid(row)) continue;
+    const double error = -static_cast<double>(left_over(a, n, row, i % n.latent, used));
+    squares += error * error;
+    products += error * static_cast<double>(a.dy.data[i]);
+  }
+  squares = block_sum<threads>(squares, buffer);
+  products = block_sum<threads>(products, buffer);
+  if (threadIdx.x != 0) return;
+  put_partial(sums, blockIdx.x, squares);
+  put_partial(sums, parts + blockIdx.x, products);
+}
+
+/// A thread per element. Every block adds the parts of the error's sums for itself, so blocks are few.
+constexpr int64_t most_blocks = 1024;
+constexpr double max_float = 0x1.fffffep127;
+__global__ void __launch_bounds__(threads)
+    rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, const float* sums) {
+  const float scale = loss_slope(mask, n.dim, a.commitment_weight);
+  float factor = 0;
+  if (a.orthogonal) {
+    NACRE_SHARED(double, buffer, threads / 32);
+    const double squares = sum_partials(sums, parts, buffer), products = sum_partials(sums + 2 * parts, parts, buffer);
+    const double b = products / squares;
+    factor = squares == 0 || fabs(b) > max_float ? 0.0f : static_cast<float>(b);
+  }
+  for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
+    const int64_t row = i / n.latent, c = i % n.latent;
+    float dz = a.add_dz ? a.dz.data[i] + a.dy.data[i] : a.dy.data[i];
+    const int64_t used = mask.valid(row) ? mask.stages_used(row, n.stages) : 0;
+    if (factor != 0 && used > 0) dz = __fmaf_rn(factor, left_over(a, n, row, c, used), dz);
+    if (scale != 0)
+      for (int64_t s = 0; s < used; ++s) {
+        const int64_t k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
+        const float difference =
+            a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
+        dz = __fmaf_rn(scale, difference, dz);
+      }
+    a.dz.data[i] = dz;
+  }
+}
+
+// ---- codebooks
+// ----------------------------------------------------------------------------------------------------------------
+
+constexpr int chunk = 128;  ///< channels of a warp at a time: four per lane
+
+/// A warp per stage and code: it adds its rows in their order.
+__global__ void __launch_bounds__(threads)
+    rvq_codebook_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, const int32_t* by_stage) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
+  if (k >= n.codes) return;
+  const float scale = loss_slope(mask, n.dim, a.codebook_weight);
+  const float* code = a.codebooks.data + (s * n.codes + k) * n.dim;
+  float* out = a.dcodebooks.data + (s * n.codes + k) * n.dim;
+  for (int64_t d0 = 0; d0 < n.dim; d0 += chunk) {
+    float c[4], sum[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t d = d0 + lane + 32 * j;
+      c[j] = d < n.dim ? code[d] : 0.0f;
+      sum[j] = d < n.dim ? out[d] : 0.0f;
+    }
+    const int64_t found = for_rows_of_code(by_stage + s * n.rows, n.rows, static_cast<int32_t>(k), [&](int64_t row) {
+      const float* q = a.quantised.data + (s * n.rows + row) * n.dim + d0 + lane;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (d0 + lane + 32 * j < n.dim) sum[j] = __fmaf_rn(scale, c[j] - q[32 * j], sum[j]);
+    });
+    if (found == 0) return;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (d0 + lane + 32 * j < n.dim) out[d0 + lane + 32 * j] = sum[j];
+  }
+}
+
+// ---- factorised codes, first rung
+// ------------------------------------------------------------------------------------------------
+
+/// A warp takes one row back through all stages, and leaves de [stages][rows][dim], and r and dq [stages][rows][latent]
+/// for the gradients of the parameters. `gradient` is g, [rows][latent].
+__global__ void __launch_bounds__(threads)
+    rvq_chain_kernel(RvqBackward a, RvqSizes n, RowMask mask, float* de, float* residuals, float* dq, float* gradient) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
+  if (row >= n.rows) return;
+  const float scale = loss_slope(mask, n.dim, a.commitment_weight);
+  const auto code_of = [&](int64_t i) {
+    return a.codebooks.data + (i * n.codes + clamp_code(a.codes.data[row * n.stages + i], n.codes)) * n.dim;
+  };
+  float* g = gradient + row * n.latent;
+  for (int64_t c = lane; c < n.latent; c += 32) {
+    float r = a.z.data[row * n.latent + c];
+    for (int64_t i = 0; i < n.stages; ++i) {
+      residuals[(i * n.rows + row) * n.latent + c] = r;
+      r -= project_out(code_of(i), a.projections.out_weight.data + (i * n.latent + c) * n.dim,
+                       a.projections.out_bias.data[i * n.latent + c], n.dim);
+    }
+    g[c] = 0;
+  }
+  for (int64_t i = n.stages - 1; i >= 0; --i) {
+    const bool used = mask.used(row, i), counted = used && mask.valid(row);
+    const float* code = code_of(i);
+    float* mine = dq + (i * n.rows + row) * n.latent;
+    float* e = de + (i * n.rows + row) * n.dim;
+    for (int64_t c = lane; c < n.latent; c += 32) mine[c] = used ? a.dy.data[row * n.latent + c] - g[c] : -g[c];
+    for (int64_t d = 0; d < n.dim; ++d) {
+      float sum = 0;
+      for (int64_t c = lane; c < n.latent; c += 32)
+        sum = __fmaf_rn(mine[c], a.projections.out_weight.data[(i * n.latent + c) * n.dim + d], sum);
+      sum = warp_sum(sum);
+      if (counted) sum = __fmaf_rn(scale, a.quantised.data[(i * n.rows + row) * n.dim + d] - code[d], sum);
+      if (lane == 0) e[d] = sum;
+    }
+    __syncwarp();
+    for (int64_t c = lane; c < n.latent; c += 32) {
+      float sum = g[c];
+      for (int64_t d = 0; d < n.dim; ++d)
+        sum = __fmaf_rn(e[d], a.projections.in_weight.data[(i * n.dim + d) * n.latent + c], sum);
+      g[c] = sum;
+    }
+  }
+  if (!a.dz) return;
+  float* dz = a.dz.data + row * n.latent;
+  for (int64_t c = lane; c < n.latent; c += 32) dz[c] = a.add_dz ? dz[c] + g[c] : g[c];
+}
+
+constexpr int64_t max_runs = 8;
+
+/// The sum over all rows of term(row): runs of rows one after the other.
+template <class Term>
+__device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
+  const int64_t runs = rows / 64 < 1 ? 1 : (rows / 64 < max_runs ? rows / 64 : max_runs);
+  float total = 0;
+  for (int64_t run = 0; run < runs; ++run) {
+    float sum = 0;
+    for (int64_t row = rows * run / runs; row < rows * (run + 1) / runs; ++row) sum = term(row, sum);
+    total += sum;
+  }
+  return total;
+}
+
+/// A thread per stage, channel of code and channel of latent (x): its element of both weights' gradients, and of a bias
+/// where it is the first of its row or column.
+__global__ void __launch_bounds__(threads)
+    rvq_parameters_kernel(RvqBackward a, RvqSizes n, const float* de, const float* residuals, const float* dq) {
+  const int64_t c = grid_thread(), d = blockIdx.y, i = blockIdx.z;
+  if (c >= n.latent) return;
+  const float* e = de + i * n.rows * n.dim + d;
+  const float *r = residuals + i * n.rows * n.latent + c, *q = dq + i * n.rows * n.latent + c;
+  if (a.din_weight)
+    a.din_weight.data[(i * n.dim + d) * n.latent + c] +=
+        sum_of_runs(n.rows, [&](int64_t row, float sum) { return __fmaf_rn(e[row * n.dim], r[row * n.latent], sum); });
+  if (a.dout_weight)
+    a.dout_weight.data[(i * n.latent + c) * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) {
+      const int64_t k = clamp_code(a.codes.data[row * n.stages + i], n.codes);
+      return __fmaf_rn(a.codebooks.data[(i * n.codes + k) * n.dim + d], q[row * n.latent], sum);
+    });
+  if (a.din_bias && c == 0)
+    a.din_bias.data[i * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + e[row * n.dim]; });
+  if (a.dout_bias && d == 0)
+    a.dout_bias.data[i * n.latent + c] +=
+        sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + q[row * n.latent]; });
+}
+
+}  // namespace
+
+Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
+  const RvqSizes n = rvq_sizes(z, codebooks, factorised);
+  const int64_t by_stage = n.rows * n.stages;
+  if (!factorised) return {.channels = by_stage + 4 * sum_parts(n.rows * n.latent)};
+  if (fits_groups(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};
+  return {.channels = by_stage + n.rows * (n.stages * (n.dim + 2 * n.latent) + n.latent)};
+}
+
+void rvq_backward(Context& ctx, const RvqBackward& a) {
+  const RvqSizes n = rvq_sizes(a.dy.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
+  if (n.rows == 0) return;
+  const RowMask mask{a.frames.data, a.stages.data, a.dy.shape.time, a.dy.shape.batch};
+  const int64_t rows = n.rows * n.stages;
+  int32_t* by_stage = reinterpret_cast<int32_t*>(a.scratch.data);
+  if (fits_groups(n)) {
+    rvq_backward_factorised(ctx, a, n, mask, a.scratch.data + rows);
+  } else if (n.factorised) {
+    float* de = a.scratch.data + rows;
+    float* residuals = de + rows * n.dim;
+    float* dq = residuals + rows * n.latent;
+    float* g = dq + rows * n.latent;
+    launch(ctx, {.name = "rvq_chain", .grid = blocks_for(n.rows, warps), .block = threads}, rvq_chain_kernel, a, n,
+           mask, de, residuals, dq, g);
+    if (a.din_weight || a.din_bias || a.dout_weight || a.dout_bias)
+      launch(ctx,
+             {.name = "rvq_parameters",
+              .grid = {blocks_for(n.latent, threads), static_cast<unsigned>(n.dim), static_cast<unsigned>(n.stages)},
+              .block = threads},
+             rvq_parameters_kernel, a, n, de, residuals, dq);
+  } else if (a.dz) {
+    const int64_t parts = sum_parts(n.rows * n.latent);
+    float* sums = a.scratch.data + rows;
+    if (a.orthogonal)
+      launch(ctx, {.name = "rvq_error_sums", .grid = static_cast<unsigned>(parts), .block = threads},
+             rvq_error_sums_kernel, a, n, mask, parts, sums);
+    launch(ctx,
+           {.name = "rvq_latent_backward",
+            .grid = blocks_for(n.rows * n.latent, threads, a.orthogonal ? most_blocks : 1 << 16),
+            .block = threads},
+           rvq_latent_backward_kernel, a, n, mask, parts, static_cast<const float*>(sums));
+  }
+  if (!a.dcodebooks) return;
+  sort_codes_by_stage(ctx, a.codes.data, n.rows, n.stages, n.codes, mask, by_stage);
+  launch(ctx,
+         {.name = "rvq_codebook_backward",
+          .grid = {blocks_for(n.codes, warps), static_cast<unsigned>(n.stages), 1},
+          .block = threads},
+         rvq_codebook_backward_kernel, a, n, mask, by_stage);
+}
+
+}  // namespace nacre::cuda

@@ -1,0 +1,208 @@
+#include "quantizer/rvq_beam.h"
+
+#include <array>
+#include <bit>
+#include <limits>
+
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+#include <immintrin.h>
+#endif
+
+#include "nacre/ops/rvq.h"
+
+namespace nacre::rvq_beam {
+namespace {
+
+using namespace vq_search;
+constexpr float largest = std::numeric_limits<float>::max();
+constexpr int64_t cached_floats = 1 << 16;  // a quarter of a small second-level cache
+constexpr int64_t max_columns = max_rows * max_rvq_beam;
+
+using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, const float*, const float*, float*,
+                            uint32_t*);
+
+// One block of sixteen codes against twelve hypotheses, as vq_search.cpp spells it: the half distances are its own, bit
+// for bit. To each the hypothesis' half energy is added. scores is [tile][lanes]; bit t of passed[r] is set where score
+// t of hypothesis r is at most worst[r]. Returns whether any is.
+#define NACRE_SCORES(name, target, width, lanes_of)                                                                  \
+  target uint32_t name(const float* __restrict x, const float* __restrict codes, const float* __restrict half_norms, \
+                       int64_t dim, const float* __restrict energy, const float* __restrict worst,                   \
+                       float* __restrict scores, uint32_t* __restrict passed) {                                      \
+    typedef float Floats __attribute__((vector_size(width * 4), aligned(4), may_alias));                             \
+    uint32_t any = 0;                                                                                                \
+    for (int64_t r = 0; r < tile; ++r) passed[r] = 0;                                                                \
+    for (int64_t t = 0; t < lanes; t += width) {                                                                     \
+      const Floats start = *reinterpret_cast<const Floats*>(half_norms + t);                                         \
+      Floats h[tile];                                                                                                \
+      _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) h[r] = start;                                          \
+      for (int64_t d = 0; d < dim; ++d) {                                                                            \
+        const Floats c = *reinterpret_cast<const Floats*>(codes + d * lanes + t);                                    \
+        _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) h[r] -= x[d * tile + r] * c;                         \
+      }                                                                                                              \
+      _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) {                                                      \
+        const Floats score = h[r] + energy[r];                                                                       \
+        *reinterpret_cast<Floats*>(scores + r * lanes + t) = score;                                                  \
+        const uint32_t here = lanes_of(score, worst[r]);                                                             \
+        passed[r] |= here << t;                                                                                      \
+        any |= here;                                                                                                 \
+      }                                                                                                              \
+    }                                                                                                                \
+    return any;                                                                                                      \
+  }
+
+typedef float Floats4 __attribute__((vector_size(16)));
+inline uint32_t at_most_4(Floats4 score, float worst) {
+  uint32_t bits = 0;
+  for (int j = 0; j < 4; ++j) bits |= static_cast<uint32_t>(score[j] <= worst) << j;
+  return bits;
+}
+NACRE_SCORES(scores_4, , 4, at_most_4)
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+// As macros: a vector argument has another calling convention outside of the function's own target.
+#define NACRE_AT_MOST_8(score, worst) \
+  static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)(score), _mm256_set1_ps(worst), _CMP_LE_OQ)))
+#define NACRE_AT_MOST_16(score, worst) \
+  static_cast<uint32_t>(_mm512_cmp_ps_mask((__m512)(score), _mm512_set1_ps(worst), _CMP_LE_OQ))
+NACRE_SCORES(scores_8, __attribute__((target("arch=x86-64-v3"))), 8, NACRE_AT_MOST_8)
+NACRE_SCORES(scores_16, __attribute__((target("arch=x86-64-v4"))), 16, NACRE_AT_MOST_16)
+#undef NACRE_AT_MOST_8
+#undef NACRE_AT_MOST_16
+#endif
+#undef NACRE_SCORES
+
+Scores pick() {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+  if (vector_width() == 16) return scores_16;
+  if (vector_width() == 8) return scores_8;
+#endif
+  return scores_4;
+}
+
+// out[r] = half the energy of hypothesis r of a tile [dim][tile].
+NACRE_CLONES void half_energies(const float* __restrict x, int64_t dim, float* __restrict out) {
+  float sum[tile] = {};
+  for (int64_t d = 0; d < dim; ++d)
+    for (int64_t r = 0; r < tile; ++r) sum[r] += x[d * tile + r] * x[d * tile + r];
+  for (int64_t r = 0; r < tile; ++r) out[r] = 0.5f * sum[r];
+}
+
+// The order of candidates as one number: the score, whose bits are made to order as unsigned, then hypothesis and code.
+uint64_t key_of(float score, int64_t id) {
+  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 is no less than +0
+  const uint32_t order = bits ^ ((bits & 0x80000000u) != 0 ? 0xffffffffu : 0x80000000u);
+  return uint64_t{order} << 32 | static_cast<uint64_t>(id);
+}
+float score_of(uint64_t key) {
+  const auto order = static_cast<uint32_t>(key >> 32);
+  return std::bit_cast<float>(order ^ ((order & 0x80000000u) != 0 ? 0x80000000u : 0xffffffffu));
+}
+int64_t id_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
+
+// What one row keeps, best first.
+struct Kept {
+  std::array<uint64_t, max_rvq_beam> keys;
+  int64_t count = 0;
+
+  // Keeps the candidate if it is among the best `beam`.
+  void insert(uint64_t key, int64_t beam) {
+    if (count == beam) {
+      if (key >= keys[size_t(count - 1)]) return;
+    } else {
+      ++count;
+    }
+    size_t at = size_t(count - 1);
+    for (; at > 0 && key < keys[at - 1]; --at) keys[at] = keys[at - 1];
+    keys[at] = key;
+  }
+};
+
+// Where column c of tiles [tile index][dim][tile] begins.
+float* column(float* tiles, int64_t c, int64_t dim) { return tiles + c / tile * tile * dim + c % tile; }
+
+}  // namespace
+
+int64_t slot_size(const Sizes& n) {
+  // Residuals of this stage and of the next, then the paths: a hypothesis and a code for each row, stage and hypothesis.
+  return max_rows * n.beam * (2 * n.dim + n.stages);
+}
+
+void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks, const float* packed,
+            const int64_t* used, float* slot, int32_t* codes) {
+  static const Scores scores_of = pick();
+  const int64_t blocks = round_up(n.codes, lanes) / lanes;
+  const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
+  float *here = slot, *next = slot + max_rows * n.beam * n.dim;
+  int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
+  float energy[max_columns], worst[tile], row_worst[max_rows], scores[tile * lanes];
+  uint32_t passed[tile];
+  Kept kept[max_rows];
+  int64_t width = 1;  // columns of a row
+  int64_t live[max_rows];
+
+  // Column hypothesis * rows + row: the best hypotheses come first, and set the bar for the others.
+  for (int64_t r = 0; r < rows; ++r) {
+    live[r] = 1;
+    for (int64_t d = 0; d < n.dim; ++d) column(here, r, n.dim)[d * tile] = z[r * n.dim + d];
+  }
+  for (int64_t s = 0; s < n.stages; ++s) {
+    const float* book = packed + s * packed_size(n.codes, n.dim);
+    const float* norms = book + blocks * lanes * n.dim;
+    const int64_t columns = rows * width, tiles = round_up(columns, tile) / tile;
+    for (int64_t c = columns; c < tiles * tile; ++c)
+      for (int64_t d = 0; d < n.dim; ++d) column(here, c, n.dim)[d * tile] = 0;
+    for (int64_t t = 0; t < tiles; ++t) half_energies(here + t * tile * n.dim, n.dim, energy + t * tile);
+    // Columns without a hypothesis are infinitely far.
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = live[r]; j < width; ++j) energy[j * rows + r] = std::numeric_limits<float>::infinity();
+      kept[r].count = 0;
+    }
+    std::fill(energy + columns, energy + tiles * tile, std::numeric_limits<float>::infinity());
+    std::fill(row_worst, row_worst + max_rows, largest);
+
+    for (int64_t begin = 0; begin < blocks; begin += chunk)
+      for (int64_t t = 0; t < tiles; ++t)
+        for (int64_t b = begin; b < std::min(begin + chunk, blocks); ++b) {
+          for (int64_t c = 0; rows != tile && c < tile; ++c) worst[c] = row_worst[(t * tile + c) % rows];
+          if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
+                         rows == tile ? row_worst : worst, scores, passed))
+            continue;
+          for (int64_t c = 0; c < tile; ++c) {
+            if (passed[c] == 0) continue;
+            const int64_t hypothesis = (t * tile + c) / rows, row = t * tile + c - hypothesis * rows;
+            Kept& k = kept[row];
+            for (uint32_t bits = passed[c]; bits != 0; bits &= bits - 1) {
+              const int64_t lane = std::countr_zero(bits);
+              k.insert(key_of(scores[c * lanes + lane], hypothesis * n.codes + b * lanes + lane), n.beam);
+            }
+            if (k.count == n.beam) row_worst[row] = score_of(k.keys[size_t(n.beam - 1)]);
+          }
+        }
+
+    const int64_t next_width = std::min(n.beam, width * n.codes);
+    for (int64_t r = 0; r < rows; ++r) {
+      Kept& k = kept[r];
+      if (k.count == 0) k.keys[0] = 0, k.count = 1;  // NaN or overflow: code 0 of the first hypothesis
+      live[r] = s + 1 == used[r] ? 1 : k.count;
+      for (int64_t j = 0; j < live[r]; ++j) {
+        const int64_t id = id_of(k.keys[size_t(j)]), code = id % n.codes;
+        paths[(r * n.stages + s) * n.beam + j] = static_cast<int32_t>(id);
+        const float* from = column(here, id / n.codes * rows + r, n.dim);
+        const float* q = codebooks + (s * n.codes + code) * n.dim;
+        float* to = column(next, j * rows + r, n.dim);
+        for (int64_t d = 0; d < n.dim; ++d) to[d * tile] = from[d * tile] - q[d];
+      }
+      for (int64_t j = live[r]; j < next_width; ++j)
+        for (int64_t d = 0; d < n.dim; ++d) column(next, j * rows + r, n.dim)[d * tile] = 0;
+    }
+    std::swap(here, next);
+    width = next_width;
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = n.stages - 1, j = 0; s >= 0; --s) {
+      const int64_t id = paths[(r * n.stages + s) * n.beam + j];
+      codes[r * n.stages + s] = static_cast<int32_t>(id % n.codes);
+      j = id / n.codes;
+    }
+}
+
+}  // namespace nacre::rvq_beam

@@ -1,0 +1,260 @@
+// rvq_forward for factorised codes of 8 channels: all stages of 9 or 18 rows in one block, two barriers a stage.
+// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200: 132 blocks, each reads 96 KB of weights and codes a
+// stage (114 MB of L2 reads in all, 20 us), and issues about 2080 instructions per thread and stage (SASS, sm_90a), 864
+// of them the multiply-adds of the formula: 4.7 us a stage, 43 us in all; with the waits for L2 and barriers about 55
+// (thought).
+#include "quantizer/rvq_factorised.cuh"
+
+namespace nacre::cuda {
+namespace {
+
+constexpr int code_turn = group_threads * 4;  ///< codes that a group scores at once
+
+/// Shared memory of one group, in floats: residuals and y (a warp touches its own channels only), sums of the warps,
+/// candidates (two words each), and per warp e, and the rows to compare, later the chosen codes.
+template <int J>
+struct Place {
+  static constexpr int y = group_rows * J * group_threads, sums = 2 * y, candidates = sums + group_warps * row_values,
+                       own = candidates + group_warps * group_rows * 2, size = own + group_warps * 2 * row_values;
+};
+template <int J>
+inline constexpr size_t group_bytes = Place<J>::size * sizeof(float);
+static_assert(group_bytes<4> <= least_shared_per_block);
+
+template <int J>
+__global__ void __launch_bounds__(group_threads* max_groups, 1)
+    rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,
+                          float* losses) {
+  NACRE_DYNAMIC_SHARED(float, shared);
+  using P = Place<J>;
+  constexpr int L = J * group_threads;
+  const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
+  const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
+  // A warp's channels are 32 J in a row, so that only its own lanes read what a lane changes of the residual.
+  const int warps_first = warp * 32 * J, own = warps_first + lane;
+  float* mine = shared + group * P::size;
+  float *r = mine + own, *y = r + P::y, *sums = mine + P::sums;
+  uint32_t* candidates = reinterpret_cast<uint32_t*>(mine + P::candidates);
+  float* e = mine + P::own + warp * 2 * row_values;
+  float *x = e + row_values, *chosen = x;
+  const int64_t first = (int64_t{blockIdx.x} * (blockDim.x / group_threads) + group) * group_rows;
+  const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);
+  const int padded = static_cast<int>(padded_codes(n.codes));
+
+  for (int row = 0; row < group_rows; ++row)
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      const int c = own + j * 32;
+      r[row * L + j * 32] = row < count && c < latent ? a.z.data[(first + row) * latent + c] : 0.0f;
+    }
+  // Lane `row` of every warp knows its row's item.
+  int limit = stages;
+  bool counted = false;
+  float loss = 0;
+  if (lane < count) {
+    if (mask.stages != nullptr) limit = mask.stages[(first + lane) / mask.time];
+    counted = mask.valid(first + lane);
+  }
+#pragma unroll 1
+  for (int i = 0; i < stages; ++i) {
+    {  // sums over the latent of e: a lane takes two of its dimensions and 4 J channels of the warp, eight lanes all
+      const int pair = lane / 8, channel = warps_first + lane % 8 * 4;
+      Pack<float> w[J][2];
+      const float* in = weights.in + ((i * code_dim + 2 * pair) * L + channel);
+#pragma unroll
+      for (int j = 0; j < J; ++j)
+#pragma unroll
+        for (int d = 0; d < 2; ++d) w[j][d] = load_pack(in + d * L + j * 32);
+      __syncwarp();
+#pragma unroll 2
+      for (int row = 0; row < group_rows; ++row) {
+        float v[2] = {};
+#pragma unroll
+        for (int j = 0; j < J; ++j) {
+          const Pack<float> theirs = load_pack(mine + row * L + channel + j * 32);
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+#pragma unroll
+            for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(theirs.v[e], w[j][d].v[e], v[d]);
+        }
+        const bool second = (lane & 4) != 0;
+        float sum = (second ? v[1] : v[0]) + __shfl_xor_sync(full_warp, second ? v[0] : v[1], 4);
+        sum += __shfl_xor_sync(full_warp, sum, 2);
+        sum += __shfl_xor_sync(full_warp, sum, 1);
+        if (lane % 4 == 0) sums[warp * row_values + row * code_dim + lane / 4] = sum;
+      }
+    }
+    float codes[code_dim][4], norms[4];
+    const auto load_codes = [&](int k) {
+      const float* from = prepared + (int64_t{i} * (code_dim + 1) * padded + k);
+#pragma unroll
+      for (int d = 0; d < code_dim; ++d, from += padded) {
+        const Pack<float> v = load_pack(from);
+#pragma unroll
+        for (int t = 0; t < 4; ++t) codes[d][t] = v.v[t];
+      }
+      const Pack<float> v = load_pack(from);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) norms[t] = v.v[t];
+    };
+    if (tid * 4 < padded) load_codes(tid * 4);  // on their way while the group meets
+    const float bias = weights.in_bias[i * code_dim + lane % code_dim];
+    __syncthreads();
+#pragma unroll
+    for (int turn = 0; turn < value_turns; ++turn) {
+      const int v = lane + turn * 32;
+      if (v >= row_values) continue;
+      float sum = sums[v];
+#pragma unroll
+      for (int s = 1; s < group_warps; ++s) sum += sums[s * row_values + v];
+      sum += bias;
+      e[v] = sum;
+      if (warp == 1 && a.quantised && v / code_dim < count) a.quantised.data[(i * n.rows + first) * code_dim + v] = sum;
+    }
+    __syncwarp();
+    float scale = 1;
+    if (a.metric == VqMetric::cosine && lane < group_rows) scale = inverse_norm(e + lane * code_dim, code_dim);
+#pragma unroll
+    for (int turn = 0; turn < value_turns; ++turn) {
+      const int v = lane + turn * 32;
+      const float s = __shfl_sync(full_warp, scale, (v < row_values ? v : 0) / code_dim);
+      if (v < row_values) x[v] = __fmul_rn(e[v], s);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int turn = 0; turn < padded; turn += code_turn) {
+      const int k = turn + tid * 4;
+      if (turn > 0 && k < padded) load_codes(k);
+#pragma unroll 1
+      for (int row = 0; row < group_rows; ++row) {
+        Best best = no_code();
+        if (k < padded) {
+          float v[code_dim], h[4];
+          load_8(x + row * code_dim, v);
+#pragma unroll
+          for (int t = 0; t < 4; ++t) {
+            h[t] = norms[t];
+#pragma unroll
+            for (int d = 0; d < code_dim; ++d) h[t] = __fmaf_rn(-v[d], codes[d][t], h[t]);
+            if (h[t] < best.h) best.h = h[t], best.k = k + t;
+          }
+        }
+        const OrderedBest warps_best = warp_ordered_best(best);
+        uint32_t* slot = candidates + (row * group_warps + warp) * 2;
+        // Codes of a later turn have higher indices: they must be nearer.
+        if (lane == 0 && (turn == 0 || warps_best.h < slot[0])) slot[0] = warps_best.h, slot[1] = warps_best.k;
+      }
+    }
+    float w[J][code_dim], offset[J];
+    const float* out = weights.out + (i * L + own) * code_dim;
+    const float* out_bias = weights.out_bias + (i * L + own);
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      load_8(out + j * 32 * code_dim, w[j]);
+      offset[j] = out_bias[j * 32];
+    }
+    __syncthreads();
+    // Eight lanes per row look through the warps' candidates, four rows at once.
+    int32_t my_code = 0;
+#pragma unroll
+    for (int turn = 0; turn < value_turns; ++turn) {
+      const int v = lane + turn * 32, slot = v < row_values ? v : 0;
+      OrderedBest best{candidates[2 * slot], candidates[2 * slot + 1]};
+#pragma unroll
+      for (int lanes = 4; lanes > 0; lanes /= 2) {
+        const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
+        if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
+      }
+      const int from = lane - turn * 4;  // the row that this lane wants, of these four
+      const uint32_t k = __shfl_sync(full_warp, best.k, from >= 0 && from < 4 ? from * 8 : 0);
+      if (from >= 0 && from < 4) my_code = static_cast<int32_t>(k);
+      if (v < row_values) chosen[v] = a.codebooks.data[(i * n.codes + best.k) * code_dim + v % code_dim];
+    }
+    if (warp == 0 && lane < count) a.codes.data[(first + lane) * stages + i] = my_code;
+    __syncwarp();
+    if (warp == 2 && counted && i < limit) {
+      float distance = 0;
+#pragma unroll
+      for (int d = 0; d < code_dim; ++d) {
+        const float difference = e[lane * code_dim + d] - chosen[lane * code_dim + d];
+        distance = __fmaf_rn(difference, difference, distance);
+      }
+      loss += distance;
+    }
+#pragma unroll 1
+    for (int row = 0; row < group_rows; ++row) {
+      const bool used = i < __shfl_sync(full_warp, limit, row);
+      float code[code_dim];
+      load_8(chosen + row * code_dim, code);
+#pragma unroll
+      for (int j = 0; j < J; ++j) {
+        const int at = row * L + j * 32;
+        const float q = project_out_8(code, w[j], offset[j]);
+        r[at] -= q;
+        if (i == 0)
+          y[at] = used ? q : 0.0f;
+        else if (used)
+          y[at] += q;
+      }
+    }
+  }
+  if (warp == 2 && losses != nullptr && lane < count) losses[first + lane] = loss;
+  for (int row = 0; row < count; ++row)
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      const int c = own + j * 32;
+      if (c < latent) a.y.data[(first + row) * latent + c] = y[row * L + j * 32];
+    }
+}
+
+template <int J>
+void forward(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask, const float* prepared,
+             const Weights& weights, float* losses) {
+  const int groups = groups_for(limits(ctx), n.rows, group_bytes<J>);
+  launch(ctx,
+         {.name = "rvq_forward_factorised",
+          .grid = blocks_for(n.rows, groups * group_rows),
+          .block = static_cast<unsigned>(groups * group_threads),
+          .shared_bytes = groups * group_bytes<J>},
+         rvq_factorised_kernel<J>, a, n, mask, prepared, weights, losses);
+}
+
+}  // namespace
+
+/// A thread per element of the padded weights: [stages][8][L], [stages][L][8], [stages][L].
+__global__ void __launch_bounds__(256) rvq_pad_kernel(RvqProjections p, int stages, int latent, int L, float* to) {
+  const int64_t matrix = int64_t{stages} * code_dim * L;
+  for (int64_t i = grid_thread(); i < matrix; i += grid_threads()) {
+    const int in_channel = static_cast<int>(i % L), out_channel = static_cast<int>(i / code_dim % L);
+    const int64_t in_row = i / L, stage = i / (int64_t{code_dim} * L);
+    to[i] = in_channel < latent ? p.in_weight.data[in_row * latent + in_channel] : 0.0f;
+    to[matrix + i] =
+        out_channel < latent ? p.out_weight.data[(stage * latent + out_channel) * code_dim + i % code_dim] : 0.0f;
+    if (i % code_dim == 0)
+      to[2 * matrix + i / code_dim] = out_channel < latent ? p.out_bias.data[stage * latent + out_channel] : 0.0f;
+  }
+}
+
+Weights pad_weights(Context& ctx, const RvqProjections& p, const RvqSizes& n, float* to) {
+  const int64_t L = group_latent(n.latent), matrix = n.stages * code_dim * L;
+  if (n.latent == L && aligned16(p.in_weight.data) && aligned16(p.out_weight.data))
+    return {p.in_weight.data, p.in_bias.data, p.out_weight.data, p.out_bias.data};
+  launch(ctx, {.name = "rvq_pad", .grid = blocks_for(matrix, 256), .block = 256}, rvq_pad_kernel, p,
+         static_cast<int>(n.stages), static_cast<int>(n.latent), static_cast<int>(L), to);
+  return {to, p.in_bias.data, to + matrix, to + 2 * matrix};
+}
+
+void rvq_forward_factorised(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask,
+                            const float* prepared, float* padded_weights, float* losses) {
+  const Weights weights = pad_weights(ctx, a.projections, n, padded_weights);
+  switch (group_latent(n.latent) / group_threads) {
+    case 1:
+      return forward<1>(ctx, a, n, mask, prepared, weights, losses);
+    case 2:
+      return forward<2>(ctx, a, n, mask, prepared, weights, losses);
+    default:
+      return forward<4>(ctx, a, n, mask, prepared, weights, losses);
+  }
+}
+
+}  // namespace nacre::cuda

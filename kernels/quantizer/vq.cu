@@ -1,0 +1,464 @@
+#include "nacre/ops/vq.h"
+
+#include "nacre/random.h"
+#include "quantizer/vq_products.cuh"
+
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256, warps = threads / 32;
+
+// ---- nearest code
+// -------------------------------------------------------------------------------------------------------------
+
+/// The first rung: a warp per row. `half`, where given, becomes the half distance of each row to its code.
+__global__ void __launch_bounds__(threads)
+    vq_nearest_kernel(const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes, VqMetric metric,
+                      int32_t* out, float* half) {
+  const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
+  if (row >= rows) return;
+  const Best best = warp_nearest(x + row * dim, dim, prepared, codes, metric);
+  if (threadIdx.x % 32 != 0) return;
+  out[row] = best.k;
+  if (half != nullptr) half[row] = best.h;
+}
+
+constexpr int64_t max_tile_dim = 1536;
+
+/// The rung for as many channels as shared memory holds of 16 rows, those of a block. For 1M rows and 1024 codes of 128
+/// channels: 268 GFLOP, and 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
+__global__ void __launch_bounds__(tile_threads, 2)
+    vq_nearest_tile_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
+                           int32_t* out, float* half) {
+  NACRE_DYNAMIC_SHARED(float, tile);
+  NACRE_SHARED(uint32_t, candidates, candidate_words);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t first = int64_t{blockIdx.x} * tile_rows;
+  for (int i = 0; i < 2; ++i) {
+    const int r = warp * 2 + i;
+    const bool there = first + r < rows;
+    const float* row = x + (first + r) * dim;
+    const float scale = there && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
+    for (int d = lane; d < (dim + 3) / 4 * 4; d += 32)
+      tile[d * tile_pitch + r] = there && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
+  }
+  __syncthreads();
+  tile_search(tile, dim, prepared, padded, candidates);
+  __syncthreads();
+  const OrderedBest best = tile_results(candidates);
+  const int64_t row = first + warp * 2 + lane / 8;
+  if (lane % 8 != 0 || lane >= 16 || row >= rows) return;
+  out[row] = static_cast<int32_t>(best.k);
+  if (half != nullptr) half[row] = half_distance(best);
+}
+
+/// The rung for many rows of few channels: a thread keeps four rows in registers and walks all codes, which every
+/// thread reads from the same place in shared memory; no sums across threads. Per code and row D fused multiply-adds
+/// and 1.3 instructions for the least of four. For 1M rows, 1024 codes, D = 8: 10 G instructions per lane, 0.35 ms.
+template <int D>
+__global__ void __launch_bounds__(threads)
+    vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
+                           int32_t* out, float* half) {
+  constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;
+  NACRE_SHARED(float, codes, (D + 1) * chunk);
+  const int64_t first = int64_t{blockIdx.x} * (R * threads) + threadIdx.x;
+  float v[R][D];
+  Best best[R];
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int64_t row = first + r * threads;
+#pragma unroll
+    for (int d = 0; d < D; d += 4) {
+      const Pack<float> p = row < rows ? load_pack(x + row * D + d) : Pack<float>{};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) v[r][d + j] = p.v[j];
+    }
+    if (metric == VqMetric::cosine) {
+      float sum = 0;
+#pragma unroll
+      for (int d = 0; d < D; ++d) sum = add_square(sum, v[r][d]);
+      const float scale = inverse_norm_of_square(sum);
+#pragma unroll
+      for (int d = 0; d < D; ++d) v[r][d] = __fmul_rn(v[r][d], scale);
+    }
+    best[r] = no_code();
+  }
+  for (int begin = 0; begin < padded; begin += chunk) {
+    const int here = padded - begin < chunk ? padded - begin : chunk, packs = here / 4;
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < (D + 1) * packs; i += threads) {
+      const int d = i / packs, k = i % packs * 4;
+      store_pack(codes + d * chunk + k, load_pack(prepared + int64_t{d} * padded + begin + k));
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int k = 0; k < here; k += 4) {
+      float h[R][4];
+      const Pack<float> norms = load_pack(static_cast<const float*>(codes) + D * chunk + k);
+#pragma unroll
+      for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int t = 0; t < 4; ++t) h[r][t] = norms.v[t];
+#pragma unroll
+      for (int d = 0; d < D; ++d) {
+        const Pack<float> c = load_pack(static_cast<const float*>(codes) + d * chunk + k);
+#pragma unroll
+        for (int r = 0; r < R; ++r)
+#pragma unroll
+          for (int t = 0; t < 4; ++t) h[r][t] = __fmaf_rn(-v[r][d], c.v[t], h[r][t]);
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        // fminf leaves NaN out; which of the four it was is asked for only where one is better.
+        const float least = fminf(fminf(h[r][0], h[r][1]), fminf(h[r][2], h[r][3]));
+        if (least < best[r].h) {
+          best[r].h = least;
+          best[r].k = begin + k + (h[r][0] == least ? 0 : (h[r][1] == least ? 1 : (h[r][2] == least ? 2 : 3)));
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const int64_t row = first + r * threads;
+    if (row >= rows) continue;
+    out[row] = best[r].k;
+    if (half != nullptr) half[row] = best[r].h;
+  }
+}
+
+template <int D>
+void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepared, int64_t codes, VqMetric metric,
+                  int32_t* out, float* half) {
+  launch(ctx, {.name = "vq_nearest_rows", .grid = blocks_for(rows, 4 * threads), .block = threads},
+         vq_nearest_rows_kernel<D>, x, rows, prepared, static_cast<int>(padded_codes(codes)), metric, out, half);
+}
+
+size_t tile_bytes(int64_t dim) { return static_cast<size_t>(tile_floats(dim)) * sizeof(float); }
+bool tile_fits(const DeviceLimits& d, int64_t dim) {
+  return dim <= max_tile_dim && tile_bytes(dim) + candidate_words * sizeof(uint32_t) <= d.shared_per_block;
+}
+
+constexpr int64_t many_rows = 32768;  ///< below, blocks of 1024 rows would leave multiprocessors idle
+constexpr int64_t many_codes = 256;   ///< below, rows pass through memory in about the time of their sums
+
+/// All rungs do the same operations in the same order per row and code: which one runs cannot change a bit.
+void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
+             VqMetric metric, VqRung rung, float* products, int32_t* out, float* half) {
+  const bool pays = rung == VqRung::by_shape && rows >= many_rows && codes >= many_codes;
+  if (dim <= max_products_dim && (pays || rung == VqRung::products)) {
+    nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half);
+    return nearest_of_marked(ctx, x, rows, dim, prepared, codes, metric, out, half);
+  }
+  const bool rows_fit = rows >= many_rows && aligned16(x);
+  if (rows_fit && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half);
+  if (rows_fit && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half);
+  if (rows_fit && dim == 16) return nearest_rows<16>(ctx, x, rows, prepared, codes, metric, out, half);
+  if (tile_fits(limits(ctx), dim))
+    launch(ctx,
+           {.name = "vq_nearest_tile",
+            .grid = blocks_for(rows, tile_rows),
+            .block = tile_threads,
+            .shared_bytes = tile_bytes(dim)},
+           vq_nearest_tile_kernel, x, rows, static_cast<int>(dim), prepared, static_cast<int>(padded_codes(codes)),
+           metric, out, half);
+  else
+    launch(ctx, {.name = "vq_nearest", .grid = blocks_for(rows, warps), .block = threads}, vq_nearest_kernel, x, rows,
+           dim, prepared, codes, metric, out, half);
+}
+
+// ---- gather
+// -------------------------------------------------------------------------------------------------------------------
+
+template <int P>
+__global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t rows, int64_t dim, int64_t codes) {
+  const int64_t packs = dim / P;
+  for (int64_t i = grid_thread(); i < rows * packs; i += grid_threads()) {
+    const int64_t row = i / packs, d = i % packs * P;
+    const float* from = g.codebook.data + clamp_code(g.codes.data[row], codes) * dim + d;
+    float* to = g.y.data + row * dim + d;
+    if constexpr (P == 1) {
+      *to = g.add_y ? *to + *from : *from;
+    } else {
+      Pack<float> v = load_pack(from);
+      if (g.add_y) {
+        const Pack<float> y = load_pack(static_cast<const float*>(to));
+#pragma unroll
+        for (int j = 0; j < P; ++j) v.v[j] = y.v[j] + v.v[j];
+      }
+      store_pack(to, v);
+    }
+  }
+}
+
+// ---- sums of the rows of each code
+// ----------------------------------------------------------------------------------------
+
+constexpr int chunk = 128;  ///< channels of a warp that adds rows: four per lane
+
+/// sum[j] = sum of channel d0 + lane + 32 j over the rows of `code`, in double and in row order. Returns how many.
+__device__ __forceinline__ int64_t sum_rows(const float* x, int64_t rows, int64_t dim, int64_t d0, const int32_t* codes,
+                                            int32_t code, double (&sum)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) sum[j] = 0;
+  return for_rows_of_code(codes, rows, code, [&](int64_t row) {
+    const float* from = x + row * dim + d0 + lane;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (d0 + lane + 32 * j < dim) sum[j] += static_cast<double>(from[32 * j]);
+  });
+}
+
+// ---- exponential moving averages
+// ------------------------------------------------------------------------------------------------
+
+/// bad becomes 1 where a valid row of the first stage is not finite.
+__global__ void __launch_bounds__(threads)
+    vq_finite_kernel(const float* x, int64_t rows, int64_t dim, RowMask mask, int32_t* bad) {
+  bool found = false;
+  for (int64_t i = grid_thread(); i < rows * dim; i += grid_threads())
+    if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u && mask.valid(i / dim)) found = true;
+  if (found) atomicOr(bad, 1);
+}
+
+/// A warp per stage and code; it walks the codes of all rows and adds the rows that chose its own.
+__global__ void __launch_bounds__(threads) vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim,
+                                                         RowMask mask, const int32_t* by_stage, const int32_t* bad) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
+  if (k >= codes || *bad != 0) return;
+  const int64_t valid = mask.valid_rows();
+  if (valid == 0) return;
+  const float* x = a.x.data + s * rows * dim;
+  float* code = a.codebooks.data + (s * codes + k) * dim;
+  float* sums = a.sums.data + (s * codes + k) * dim;
+  const float old = a.counts.data[s * codes + k], rest = 1 - a.decay;
+  __syncwarp();
+  for (int64_t d0 = 0; d0 < dim; d0 += chunk) {
+    double sum[4];
+    const int64_t n = sum_rows(x, rows, dim, d0, by_stage + s * rows, static_cast<int32_t>(k), sum);
+    // Each product is rounded by itself, as on the CPU: which codes are dead must not depend on the device.
+    float count = __fadd_rn(__fmul_rn(a.decay, old), __fmul_rn(rest, static_cast<float>(n)));
+    const float scale = 1 / (count + a.eps);
+    const bool dead = count < a.dead_below;
+    const float* row = nullptr;
+    if (dead) {
+      const Philox draw{a.seed, static_cast<uint64_t>(s)};
+      const uint64_t counter =
+          static_cast<uint64_t>(a.step.data[0]) * static_cast<uint64_t>(codes) + static_cast<uint64_t>(k);
+      row = x + mask.row_of_valid(static_cast<int64_t>(draw.below(counter, static_cast<uint64_t>(valid)))) * dim;
+      count = 1;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t d = d0 + lane + 32 * j;
+      if (d >= dim) continue;
+      const float blended = __fadd_rn(__fmul_rn(a.decay, sums[d]), __fmul_rn(rest, static_cast<float>(sum[j])));
+      sums[d] = dead ? row[d] : blended;
+      code[d] = dead ? row[d] : __fmul_rn(blended, scale);
+    }
+    if (lane == 0) a.counts.data[s * codes + k] = count;
+  }
+}
+
+// ---- k-means
+// --------------------------------------------------------------------------------------------------------------
+
+constexpr int wide = 1024;
+constexpr float jitter = 1e-3f;
+
+/// One block: the rows' order of the start, and the size of the jitter.
+__global__ void __launch_bounds__(wide)
+    vq_kmeans_draw_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, int32_t* order, float* size) {
+  NACRE_SHARED(double, buffer, wide / 32);
+  for (int64_t r = threadIdx.x; r < rows; r += wide) order[r] = static_cast<int32_t>(r);
+  double energy = 0;
+  if (codes > rows)
+    for (int64_t i = threadIdx.x; i < rows * dim; i += wide) {
+      const double v = static_cast<double>(a.x.data[i]);
+      energy += v * v;
+    }
+  energy = block_sum<wide>(energy, buffer);
+  if (threadIdx.x != 0) return;
+  *size = static_cast<float>(static_cast<double>(jitter) * sqrt(energy / static_cast<double>(rows * dim)));
+  const Philox draw{a.seed, 0};
+  for (int64_t k = 0; k < (rows < codes ? rows : codes); ++k) {
+    const int64_t other =
+        k + static_cast<int64_t>(draw.below(static_cast<uint64_t>(k), static_cast<uint64_t>(rows - k)));
+    const int32_t mine = order[k];
+    order[k] = order[other];
+    order[other] = mine;
+  }
+}
+
+__global__ void __launch_bounds__(threads) vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes,
+                                                                  const int32_t* order, const float* size) {
+  const Philox noise{a.seed, 1};
+  for (int64_t i = grid_thread(); i < codes * dim; i += grid_threads()) {
+    const int64_t k = i / dim;
+    const float from = a.x.data[order[k % rows] * dim + i % dim];
+    a.codebook.data[i] =
+        k < rows
+            ? from
+            : from + static_cast<float>(static_cast<double>(*size) * (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
+  }
+}
+
+/// The half distance lacks |x|^2 / 2.
+__global__ void __launch_bounds__(threads)
+    vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* far) {
+  for (int64_t r = grid_thread(); r < rows; r += grid_threads()) {
+    float energy = 0;
+    for (int64_t d = 0; d < dim; ++d) energy = add_square(energy, x[r * dim + d]);
+    far[r] = __fadd_rn(far[r], 0.5f * energy);
+  }
+}
+
+/// A warp per code: its mean, and how many rows it has. `codebook` may be null.
+__global__ void __launch_bounds__(threads)
+    vq_kmeans_mean_kernel(const float* x, int64_t rows, int64_t dim, int64_t codes, const int32_t* chosen,
+                          float* codebook, int32_t* counts, float* float_counts) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
+  if (k >= codes) return;
+  int64_t n = 0;
+  if (codebook == nullptr) n = for_rows_of_code(chosen, rows, static_cast<int32_t>(k), [](int64_t) {});
+  for (int64_t d0 = 0; codebook != nullptr && d0 < dim; d0 += chunk) {
+    double sum[4];
+    n = sum_rows(x, rows, dim, d0, chosen, static_cast<int32_t>(k), sum);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t d = d0 + lane + 32 * j;
+      if (d < dim && n > 0) codebook[k * dim + d] = static_cast<float>(sum[j]) / static_cast<float>(n);
+    }
+  }
+  if (lane != 0) return;
+  if (counts != nullptr) counts[k] = static_cast<int32_t>(n);
+  if (float_counts != nullptr) float_counts[k] = static_cast<float>(n);
+}
+
+/// One block: each empty code in turn takes the row that is farthest from its centre, the first of several.
+__global__ void __launch_bounds__(wide)
+    vq_kmeans_empty_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* counts, float* far) {
+  NACRE_SHARED(float, values, wide / 32);
+  NACRE_SHARED(int32_t, places, wide / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  for (int64_t k = 0; k < codes; ++k) {
+    if (counts[k] > 0) continue;
+    float most = far[0];
+    int32_t place = 0;
+    for (int64_t r = threadIdx.x; r < rows; r += wide)
+      if (far[r] > most) most = far[r], place = static_cast<int32_t>(r);
+    const auto take = [&](float v, int32_t at) {
+      if (v > most || (v == most && at < place)) most = v, place = at;
+    };
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      const float v = __shfl_xor_sync(full_warp, most, lanes);
+      const int32_t at = __shfl_xor_sync(full_warp, place, lanes);
+      take(v, at);
+    }
+    if (lane == 0) values[warp] = most, places[warp] = place;
+    __syncthreads();
+    most = values[0], place = places[0];
+    for (int w = 1; w < wide / 32; ++w) take(values[w], places[w]);
+    __syncthreads();
+    if (!(most > 0)) break;
+    if (threadIdx.x == 0) far[place] = 0;
+    for (int64_t d = threadIdx.x; d < dim; d += wide) a.codebook.data[k * dim + d] = a.x.data[place * dim + d];
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
+Shape vq_nearest_scratch(Shape, Shape codebook) {
+  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
+                      products_size(codebook.time, codebook.channels)};
+}
+
+void vq_nearest(Context& ctx, const VqNearest& a) {
+  const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels, rows = a.x.shape.rows();
+  if (rows == 0) return;
+  float* prepared = aligned_scratch(a.scratch.data);
+  prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
+  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.rung, prepared + prepared_size(codes, dim),
+          a.codes.data, nullptr);
+}
+
+/// For tests: the codes of tensor cores alone, -1 where they leave a row to the sums, and half distances where asked
+/// for.
+void vq_nearest_products_alone(Context& ctx, const VqNearest& a, float* half) {
+  const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels;
+  float* prepared = aligned_scratch(a.scratch.data);
+  prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
+  nearest_by_products(ctx, a.x.data, a.x.shape.rows(), dim, prepared, codes, a.metric,
+                      prepared + prepared_size(codes, dim), a.codes.data, half);
+}
+
+void vq_gather(Context& ctx, const VqGather& a) {
+  const int64_t rows = a.codes.shape.rows(), codes = a.codebook.shape.time, dim = a.codebook.shape.channels;
+  constexpr int pack = pack_size<float>;
+  if (dim % pack == 0 && aligned16(a.codebook.data) && aligned16(a.y.data))
+    launch(ctx,
+           {.name = "vq_gather_packs", .grid = blocks_for(rows * (dim / pack), threads, 1 << 16), .block = threads},
+           vq_gather_kernel<pack>, a, rows, dim, codes);
+  else
+    launch(ctx, {.name = "vq_gather", .grid = blocks_for(rows * dim, threads, 1 << 16), .block = threads},
+           vq_gather_kernel<1>, a, rows, dim, codes);
+}
+
+void vq_ema(Context& ctx, const VqEma& a) {
+  const int64_t stages = a.codebooks.shape.batch, codes = a.codebooks.shape.time, dim = a.codebooks.shape.channels;
+  const int64_t rows = a.x.shape.time;
+  if (rows == 0) return;
+  const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
+  int32_t* bad = reinterpret_cast<int32_t*>(a.scratch.data);
+  int32_t* by_stage = bad + 1;
+  runtime(ctx).zero(bad, sizeof *bad);
+  launch(ctx, {.name = "vq_finite", .grid = blocks_for(rows * dim, threads * 8), .block = threads}, vq_finite_kernel,
+         a.x.data, rows, dim, mask, bad);
+  sort_codes_by_stage(ctx, a.codes.data, rows, stages, codes, mask, by_stage);
+  launch(ctx,
+         {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
+         vq_ema_kernel, a, rows, codes, dim, mask, by_stage, bad);
+}
+
+Shape vq_kmeans_scratch(Shape x, Shape codebook) {
+  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
+                      products_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
+}
+
+void vq_kmeans(Context& ctx, const VqKmeans& a) {
+  const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
+  float* prepared = aligned_scratch(a.scratch.data);
+  float* products = prepared + prepared_size(codes, dim);
+  float* far = products + products_size(codes, dim);
+  float* size = far + rows;
+  int32_t* chosen = reinterpret_cast<int32_t*>(size + 1);
+  int32_t* order = chosen + rows;
+  int32_t* counts = order + rows;
+  const auto assign = [&] {
+    prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, prepared);
+    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqRung::by_shape, products, chosen, far);
+  };
+  const auto means = [&](float* codebook, float* float_counts) {
+    launch(ctx, {.name = "vq_kmeans_mean", .grid = blocks_for(codes, warps), .block = threads}, vq_kmeans_mean_kernel,
+           a.x.data, rows, dim, codes, chosen, codebook, counts, float_counts);
+  };
+  launch(ctx, {.name = "vq_kmeans_draw", .block = wide}, vq_kmeans_draw_kernel, a, rows, dim, codes, order, size);
+  launch(ctx, {.name = "vq_kmeans_start", .grid = blocks_for(codes * dim, threads), .block = threads},
+         vq_kmeans_start_kernel, a, rows, dim, codes, order, size);
+  for (int i = 0; i < a.iterations; ++i) {
+    assign();
+    launch(ctx, {.name = "vq_kmeans_distance", .grid = blocks_for(rows, threads), .block = threads},
+           vq_kmeans_distance_kernel, a.x.data, rows, dim, far);
+    means(a.codebook.data, nullptr);
+    launch(ctx, {.name = "vq_kmeans_empty", .block = wide}, vq_kmeans_empty_kernel, a, rows, dim, codes, counts, far);
+  }
+  if (!a.counts) return;
+  assign();
+  means(nullptr, a.counts.data);
+}
+
+}  // namespace nacre::cuda

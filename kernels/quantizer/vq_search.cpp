@@ -1,0 +1,160 @@
+#include "quantizer/vq_search.h"
+
+#include <cmath>
+#include <limits>
+
+namespace nacre::vq_search {
+namespace {
+
+constexpr float tiny_norm = 1e-12f;
+
+using Search = void (*)(const float*, const float*, const float*, int64_t, int64_t, float*, int32_t*);
+
+// One block of sixteen codes against twelve rows: x is [dim][tile], codes [dim][lanes]. The vectors are spelled out
+// because gcc 12 turns the plain loop into four-wide vectors along the rows, at a tenth of the speed; one function per
+// instruction set because it would split these vectors before it clones. All do the same operations in the same order
+// per row and code.
+#define NACRE_SEARCH(name, target, width)                                                                        \
+  target void name(const float* __restrict x, const float* __restrict codes, const float* __restrict half_norms, \
+                   int64_t dim, int64_t base, float* __restrict best, int32_t* __restrict index) {               \
+    typedef float Floats __attribute__((vector_size(width * 4), aligned(4), may_alias));                         \
+    typedef int32_t Ints __attribute__((vector_size(width * 4), aligned(4), may_alias));                         \
+    for (int64_t t = 0; t < lanes; t += width) {                                                                 \
+      const Floats start = *reinterpret_cast<const Floats*>(half_norms + t);                                     \
+      Floats h[tile];                                                                                            \
+      _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) h[r] = start;                                      \
+      for (int64_t d = 0; d < dim; ++d) {                                                                        \
+        const Floats c = *reinterpret_cast<const Floats*>(codes + d * lanes + t);                                \
+        _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) h[r] -= x[d * tile + r] * c;                     \
+      }                                                                                                          \
+      Ints k;                                                                                                    \
+      for (int j = 0; j < width; ++j) k[j] = static_cast<int32_t>(base + t + j);                                 \
+      _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) {                                                  \
+        Floats* b = reinterpret_cast<Floats*>(best + r * lanes + t);                                             \
+        Ints* i = reinterpret_cast<Ints*>(index + r * lanes + t);                                                \
+        const Ints less = h[r] < *b;                                                                             \
+        *b = less ? h[r] : *b;                                                                                   \
+        *i = less ? k : *i;                                                                                      \
+      }                                                                                                          \
+    }                                                                                                            \
+  }
+
+NACRE_SEARCH(search_4, , 4)
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+NACRE_SEARCH(search_8, __attribute__((target("arch=x86-64-v3"))), 8)
+NACRE_SEARCH(search_16, __attribute__((target("arch=x86-64-v4"))), 16)
+#endif
+#undef NACRE_SEARCH
+
+Search pick() {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+  if (vector_width() == 16) return search_16;
+  if (vector_width() == 8) return search_8;
+#endif
+  return search_4;
+}
+
+float inverse_norm(const float* x, int64_t dim) {
+  float sum = 0;
+  for (int64_t d = 0; d < dim; ++d) sum += x[d] * x[d];
+  return 1.0f / std::max(std::sqrt(sum), tiny_norm);
+}
+
+NACRE_CLONES void half_norms_of(const float* __restrict block, int64_t dim, float* __restrict out) {
+  float sum[lanes] = {};
+  for (int64_t d = 0; d < dim; ++d)
+    for (int64_t t = 0; t < lanes; ++t) sum[t] += block[d * lanes + t] * block[d * lanes + t];
+  for (int64_t t = 0; t < lanes; ++t) out[t] = 0.5f * sum[t];
+}
+
+NACRE_CLONES void add_row(const float* __restrict x, int64_t n, double* __restrict sum) {
+  for (int64_t d = 0; d < n; ++d) sum[d] += static_cast<double>(x[d]);
+}
+
+}  // namespace
+
+int vector_width() {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return 16;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 8;
+#endif
+  return 4;
+}
+
+void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, int64_t codes, int64_t dim,
+                    VqMetric metric, float* packed) {
+  const int64_t blocks = round_up(codes, lanes) / lanes;
+  parallel_ranges(ctx, stages * blocks, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t stage = i / blocks, block = i % blocks;
+      float* book = packed + stage * packed_size(codes, dim);
+      float* to = book + block * lanes * dim;
+      float* norms = book + blocks * lanes * dim + block * lanes;
+      const int64_t here = std::min(lanes, codes - block * lanes);
+      for (int64_t t = 0; t < here; ++t) {
+        const float* from = codebooks + (stage * codes + block * lanes + t) * dim;
+        const float scale = metric == VqMetric::cosine ? inverse_norm(from, dim) : 1.0f;
+        for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = from[d] * scale;
+      }
+      for (int64_t t = here; t < lanes; ++t)
+        for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = 0;
+      half_norms_of(to, dim, norms);
+      // A code that is not there is infinitely far: never chosen.
+      for (int64_t t = here; t < lanes; ++t) norms[t] = std::numeric_limits<float>::infinity();
+    }
+  });
+}
+
+void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric metric,
+             float* buffer, int32_t* out, int64_t stride, float* half) {
+  static const Search search = pick();
+  const int64_t blocks = round_up(codes, lanes) / lanes, tiles = round_up(rows, tile) / tile;
+  const float* norms = packed + blocks * lanes * dim;
+  float best[max_rows * lanes];
+  int32_t index[max_rows * lanes];
+  std::fill(best, best + tiles * tile * lanes, std::numeric_limits<float>::infinity());
+  std::fill(index, index + tiles * tile * lanes, 0);
+
+  for (int64_t r = 0; r < tiles * tile; ++r) {
+    float* to = buffer + r / tile * tile * dim + r % tile;
+    if (r >= rows) {
+      for (int64_t d = 0; d < dim; ++d) to[d * tile] = 0;
+      continue;
+    }
+    const float* from = x + r * dim;
+    const float scale = metric == VqMetric::cosine ? inverse_norm(from, dim) : 1.0f;
+    for (int64_t d = 0; d < dim; ++d) to[d * tile] = from[d] * scale;
+  }
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t t = 0; t < tiles; ++t)
+      search(buffer + t * tile * dim, packed + b * lanes * dim, norms + b * lanes, dim, b * lanes,
+             best + t * tile * lanes, index + t * tile * lanes);
+
+  for (int64_t r = 0; r < rows; ++r) {
+    float low = best[r * lanes];
+    int32_t code = index[r * lanes];
+    for (int64_t t = 1; t < lanes; ++t) {
+      const float h = best[r * lanes + t];
+      const int32_t k = index[r * lanes + t];
+      if (h < low || (h == low && k < code)) low = h, code = k;
+    }
+    out[r * stride] = code;
+    if (half != nullptr) half[r] = low;
+  }
+}
+
+void sum_rows(const float* x, int64_t dim, const int32_t* list, int64_t n, float* out) {
+  constexpr int64_t chunk = 128;
+  double sum[chunk];
+  for (int64_t d = 0; d < dim; d += chunk) {
+    const int64_t width = std::min(chunk, dim - d);
+    std::fill(sum, sum + width, 0.0);
+    for (int64_t i = 0; i < n; ++i) add_row(x + list[i] * dim + d, width, sum);
+    for (int64_t j = 0; j < width; ++j) out[d + j] = static_cast<float>(sum[j]);
+  }
+}
+
+}  // namespace nacre::vq_search

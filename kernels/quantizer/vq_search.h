@@ -1,0 +1,95 @@
+#pragma once
+// Nearest code, shared by vq_nearest, vq_kmeans and rvq_forward: one function, so that training and encoding agree bit
+// for bit.
+//
+// Half distances h_k = |c_k|^2 / 2 - x.c_k are compared, in float:
+//   h starts as |c_k|^2 / 2 (squares added in channel order, from 0), then loses x_d c_kd for d = 0, 1, ...: one fused
+//   multiply-add each where the instruction set has it. A code wins only if its h is below that of every lower index.
+#include "nacre/ops/vq.h"
+#include "runtime/host.h"
+
+namespace nacre::vq_search {
+
+inline constexpr int64_t lanes = 16;     ///< codes side by side in a packed block
+inline constexpr int64_t tile = 12;      ///< rows of one register tile: twelve accumulators fit sixteen registers
+inline constexpr int64_t max_rows = 48;  ///< rows of one call of nearest(): they stay in the first-level cache
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+/// Floats of a packed codebook: blocks of [dim][lanes], then the half norms.
+inline int64_t packed_size(int64_t codes, int64_t dim) { return round_up(codes, lanes) * (dim + 1); }
+/// Floats that nearest() wants for `rows` rows.
+inline int64_t buffer_size(int64_t rows, int64_t dim) { return round_up(rows, tile) * dim; }
+
+/// Floats of the vectors that the search runs on: 16, 8 or 4, as Context::instruction_set() has it.
+int vector_width();
+
+/// Packs `stages` codebooks of [codes][dim], one after the other.
+void pack_codebooks(const Context&, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric,
+                    float* packed);
+
+/// For each of `rows` <= max_rows rows of x: out[row * stride] = index of the nearest code, 0 for a row with NaN.
+/// `half`, where given, becomes the half distance of each row to its code.
+void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric, float* buffer,
+             int32_t* out, int64_t stride, float* half = nullptr);
+
+/// out = sum of the listed rows of x, added in double in the order of the list.
+void sum_rows(const float* x, int64_t dim, const int32_t* list, int64_t n, float* out);
+
+/// Codes come from files and streams too; one that does not exist must not read past the codebook.
+inline int64_t clamp_code(int32_t code, int64_t codes) { return std::clamp<int64_t>(code, 0, codes - 1); }
+
+/// Sorts rows by code, keeping their order: first[k]..first[k + 1] is where the rows of code k lie in `order`.
+/// Rows for which valid(row) is false are left out. `first` holds count + 1 elements.
+template <class Valid>
+void sort_by_code(const int32_t* codes, int64_t stride, int64_t rows, int64_t count, int32_t* first, int32_t* order,
+                  Valid&& valid) {
+  std::fill(first, first + count + 1, 0);
+  for (int64_t r = 0; r < rows; ++r)
+    if (valid(r)) ++first[clamp_code(codes[r * stride], count) + 1];
+  for (int64_t k = 0; k < count; ++k) first[k + 1] += first[k];
+  // first[k] walks to the end of its run, which is where the next one starts: shifted back below.
+  for (int64_t r = 0; r < rows; ++r)
+    if (valid(r)) order[first[clamp_code(codes[r * stride], count)]++] = static_cast<int32_t>(r);
+  for (int64_t k = count; k > 0; --k) first[k] = first[k - 1];
+  first[0] = 0;
+}
+
+/// Which rows and stages count: `frames` valid ones per item, `stages` used per item; empty views leave nothing out.
+struct RowMask {
+  View<const int32_t> frames{}, stages{};
+  int64_t time = 1;
+
+  int64_t valid_frames(int64_t item) const { return frames ? std::clamp<int64_t>(frames[item], 0, time) : time; }
+  bool valid(int64_t row) const { return row % time < valid_frames(row / time); }
+  bool used(int64_t row, int64_t stage) const { return !stages || stage < stages[row / time]; }
+  int64_t stages_used(int64_t row, int64_t most) const {
+    return stages ? std::clamp<int64_t>(stages[row / time], 0, most) : most;
+  }
+  int64_t valid_rows(int64_t batch) const {
+    int64_t n = 0;
+    for (int64_t b = 0; b < batch; ++b) n += valid_frames(b);
+    return n;
+  }
+  /// The row of the n-th valid frame.
+  int64_t row_of_valid(int64_t n, int64_t batch) const {
+    for (int64_t b = 0; b < batch; ++b) {
+      if (n < valid_frames(b)) return b * time + n;
+      n -= valid_frames(b);
+    }
+    return 0;
+  }
+};
+
+/// Checks that a view is there and holds n elements, in whatever shape.
+template <class T>
+void expect_elements(const char* op, const char* argument, const View<T>& v, int64_t n) {
+  if (!v || v.elements() != n) [[unlikely]]
+    throw_usage(op, std::string(argument) + (v ? " is " + str(v.shape) : " has no data") + ", expected " +
+                        std::to_string(n) + " elements");
+}
+template <class T>
+void expect_elements_or_empty(const char* op, const char* argument, const View<T>& v, int64_t n) {
+  if (v) expect_elements(op, argument, v, n);
+}
+
+}  // namespace nacre::vq_search

@@ -1,0 +1,294 @@
+#pragma once
+// CUDA's device functions for the emulated build: the subset that kernels/ uses, with its meaning, and Faults where a
+// device would be undefined.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "runtime/emulated/scheduler.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __restrict__ __restrict
+
+#define threadIdx (::nacre::emulation::self->index)
+#define blockIdx (::nacre::emulation::block.index)
+#define blockDim (::nacre::emulation::block.size)
+#define gridDim (::nacre::emulation::block.grid)
+
+#define __trap() ::nacre::emulation::trap()
+#define __syncthreads() ::nacre::emulation::barrier(__FILE__, __LINE__)
+
+#define NACRE_SHARED(T, name, count) \
+  T* const name = static_cast<T*>(   \
+      ::nacre::emulation::shared_array(__FILE__, __LINE__, sizeof(T) * (count), alignof(T) < 16 ? 16 : alignof(T)))
+#define NACRE_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::nacre::emulation::dynamic_shared())
+
+namespace nacre::emulation {
+
+/// Where a warp operation was called: the caller's line, without a macro.
+struct Place {
+  const char* file;
+  int line;
+  Place(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
+};
+
+template <class T>
+struct Exchange {
+  T value;
+  unsigned source;
+  T result;
+};
+/// Every lane reads the value of the lane it names.
+template <class T>
+T exchange(const char* operation, uint32_t mask, T value, unsigned source, Place p) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  Exchange<T> mine{value, source, value};
+  warp_operation(
+      operation, mask, &mine,
+      [](void* const(&arguments)[32], uint32_t lanes) {
+        for (unsigned i = 0; i < 32; ++i) {
+          if ((lanes >> i & 1) == 0) continue;
+          auto* e = static_cast<Exchange<T>*>(arguments[i]);
+          if ((lanes >> e->source & 1) == 0) fail("reads a lane that the mask of its shuffle leaves out");
+          e->result = static_cast<Exchange<T>*>(arguments[e->source])->value;
+        }
+      },
+      false, p.file, p.line);
+  return mine.result;
+}
+inline unsigned lane() { return self->linear % 32; }
+
+inline uint32_t vote(uint32_t mask, bool predicate, Place p) {
+  struct Vote {
+    bool predicate;
+    uint32_t result;
+  } mine{predicate, 0};
+  warp_operation(
+      "a vote", mask, &mine,
+      [](void* const(&arguments)[32], uint32_t lanes) {
+        uint32_t ballot = 0;
+        for (unsigned i = 0; i < 32; ++i)
+          if ((lanes >> i & 1) && static_cast<Vote*>(arguments[i])->predicate) ballot |= 1u << i;
+        for (unsigned i = 0; i < 32; ++i)
+          if (lanes >> i & 1) static_cast<Vote*>(arguments[i])->result = ballot;
+      },
+      false, p.file, p.line);
+  return mine.result;
+}
+
+template <class T, class F>
+T atomic(T* at, F&& next) {
+  AtomicSection section;
+  const T before = *at;
+  *at = next(before);
+  return before;
+}
+
+}  // namespace nacre::emulation
+
+// ---- warps
+// --------------------------------------------------------------------------------------------------------------
+inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::Place p = {}) {
+  ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);
+}
+template <class T>
+T __shfl_sync(uint32_t mask, T v, int source, int width = 32, ::nacre::emulation::Place p = {}) {
+  const unsigned l = ::nacre::emulation::lane();
+  return ::nacre::emulation::exchange(
+      "__shfl_sync", mask, v,
+      (l & ~static_cast<unsigned>(width - 1)) | (static_cast<unsigned>(source) & static_cast<unsigned>(width - 1)), p);
+}
+template <class T>
+T __shfl_xor_sync(uint32_t mask, T v, int lanes, int width = 32, ::nacre::emulation::Place p = {}) {
+  const unsigned l = ::nacre::emulation::lane(), source = l ^ static_cast<unsigned>(lanes);
+  return ::nacre::emulation::exchange("__shfl_xor_sync", mask, v, source / width == l / width ? source : l, p);
+}
+template <class T>
+T __shfl_down_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::Place p = {}) {
+  const unsigned l = ::nacre::emulation::lane(), w = static_cast<unsigned>(width);
+  return ::nacre::emulation::exchange("__shfl_down_sync", mask, v, l % w + delta < w ? l + delta : l, p);
+}
+template <class T>
+T __shfl_up_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::Place p = {}) {
+  const unsigned l = ::nacre::emulation::lane(), w = static_cast<unsigned>(width);
+  return ::nacre::emulation::exchange("__shfl_up_sync", mask, v, l % w >= delta ? l - delta : l, p);
+}
+inline uint32_t __ballot_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+  return ::nacre::emulation::vote(mask, predicate, p);
+}
+inline unsigned __reduce_min_sync(uint32_t mask, unsigned v, ::nacre::emulation::Place p = {}) {
+  struct Least {
+    unsigned value, result;
+  } mine{v, v};
+  ::nacre::emulation::warp_operation(
+      "__reduce_min_sync", mask, &mine,
+      [](void* const(&arguments)[32], uint32_t lanes) {
+        unsigned least = 0xffffffffu;
+        for (unsigned i = 0; i < 32; ++i)
+          if (lanes >> i & 1) least = std::min(least, static_cast<Least*>(arguments[i])->value);
+        for (unsigned i = 0; i < 32; ++i)
+          if (lanes >> i & 1) static_cast<Least*>(arguments[i])->result = least;
+      },
+      false, p.file, p.line);
+  return mine.result;
+}
+inline bool __any_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+  return ::nacre::emulation::vote(mask, predicate, p) != 0;
+}
+inline bool __all_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+  return ::nacre::emulation::vote(mask, predicate, p) == mask;
+}
+
+// ---- atomics
+// ------------------------------------------------------------------------------------------------------------
+template <class T>
+T atomicAdd(T* at, std::type_identity_t<T> v) {
+  return ::nacre::emulation::atomic(at, [v](T x) { return static_cast<T>(x + v); });
+}
+template <class T>
+T atomicMax(T* at, std::type_identity_t<T> v) {
+  return ::nacre::emulation::atomic(at, [v](T x) { return x < v ? v : x; });
+}
+template <class T>
+T atomicMin(T* at, std::type_identity_t<T> v) {
+  return ::nacre::emulation::atomic(at, [v](T x) { return v < x ? v : x; });
+}
+template <class T>
+T atomicOr(T* at, std::type_identity_t<T> v) {
+  return ::nacre::emulation::atomic(at, [v](T x) { return static_cast<T>(x | v); });
+}
+template <class T>
+T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
+  return ::nacre::emulation::atomic(at, [=](T x) { return x == expected ? v : x; });
+}
+
+// ---- arithmetic
+// ---------------------------------------------------------------------------------------------------------
+inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+// Rounded on their own: an empty asm keeps the compiler from fusing them with what follows.
+inline float __fmul_rn(float a, float b) {
+  float p = a * b;
+  asm("" : "+x"(p));
+  return p;
+}
+inline float __fadd_rn(float a, float b) {
+  float s = a + b;
+  asm("" : "+x"(s));
+  return s;
+}
+inline double __dmul_rn(double a, double b) {
+  double p = a * b;
+  asm("" : "+x"(p));
+  return p;
+}
+inline double __dadd_rn(double a, double b) {
+  double s = a + b;
+  asm("" : "+x"(s));
+  return s;
+}
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __sinf(float x) { return std::sin(x); }
+inline float __cosf(float x) { return std::cos(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __logf(float x) { return std::log(x); }
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
+  return *p;
+}
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// ---- wrappers of PTX: what kernels/runtime/device.cuh defines with one instruction each
+// ------------------------------------------
+namespace nacre::cuda {
+
+template <int bytes>
+inline void cp_async(void* shared, const void* global, int bytes_from_global) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+  emulation::copy_async(shared, global, bytes, static_cast<unsigned>(bytes_from_global));
+}
+inline void cp_async_or_zeros(void* shared, const void* global, bool there) {
+  cp_async<16>(shared, global, there ? 16 : 0);
+}
+inline void cp_async_commit() { emulation::copy_commit(); }
+template <int groups_left>
+inline void cp_async_wait() {
+  emulation::copy_wait(groups_left);
+}
+
+namespace emulated {
+
+struct Mma {
+  float* d;
+  const uint32_t *a, *b;
+};
+struct LoadMatrix {
+  uint32_t* to;
+  const void* row;
+  int matrices;
+  bool transposed;
+};
+void mma_bf16(void* const (&arguments)[32], uint32_t);
+void mma_tf32(void* const (&arguments)[32], uint32_t);
+void load_matrix(void* const (&arguments)[32], uint32_t);
+
+}  // namespace emulated
+
+inline void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Place p = {}) {
+  emulated::Mma mine{d, a, b};
+  emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_bf16, false, p.file, p.line);
+}
+inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Place p = {}) {
+  emulated::Mma mine{d, a, b};
+  emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_tf32, false, p.file, p.line);
+}
+inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                            emulation::Place p = {}) {
+  for (int i = 0; i < 4; ++i) d[i] = c[i];
+  mma_tf32_16x8x8(d, a, b, p);
+}
+/// cvt.rna: to nearest, ties away from zero, 10 bits of mantissa.
+inline uint32_t to_tf32(float x) {
+  const uint32_t u = __float_as_uint(x);
+  if ((u & 0x7f800000u) == 0x7f800000u) return u;
+  return (u + 0x1000u) & ~0x1fffu;
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, emulation::Place p = {}) {
+  emulated::LoadMatrix mine{r, row, 4, false};
+  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
+}
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulation::Place p = {}) {
+  emulated::LoadMatrix mine{r, row, 4, true};
+  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
+}
+
+}  // namespace nacre::cuda

@@ -1,0 +1,117 @@
+#include "runtime/emulated/orders.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/emulated/memory.h"
+
+namespace nacre::emulation {
+namespace {
+
+struct Mode {
+  bool all = false;
+  std::optional<Order::Kind> fixed;
+  uint64_t seed = 1;
+};
+const Mode& mode() {
+  static const Mode m = [] {
+    Mode read;
+    if (const char* seed = std::getenv("NACRE_EMULATION_SEED")) read.seed = std::strtoull(seed, nullptr, 10);
+    const char* text = std::getenv("NACRE_EMULATION");
+    const std::string word = text != nullptr ? text : "";
+    if (word == "all") read.all = true;
+    if (word == "forward") read.fixed = Order::forward;
+    if (word == "reverse") read.fixed = Order::reverse;
+    if (word == "random") read.fixed = Order::random;
+    return read;
+  }();
+  return m;
+}
+constexpr size_t compare_to = size_t{64} << 20;  // bytes of device memory that are copied to compare orders
+
+/// Device memory before a launch, and after its first order where that changed it: what the other orders must leave.
+/// One of them, used again, so that launches do not map and clear its pages anew.
+class Orders {
+ public:
+  void begin(int device) {
+    device_ = device;
+    before_.clear(), after_.clear(), changed_.clear();
+    for (const auto& [p, b] : buffers())
+      if (b.device == device) before_.insert(before_.end(), p, p + b.bytes);
+  }
+  void note_first() {
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      const bool changed = std::memcmp(p, before, bytes) != 0;
+      changed_.push_back(changed);
+      if (changed) after_.insert(after_.end(), p, p + bytes);
+    });
+  }
+  /// As before the launch. What has not changed need not be put back.
+  void restore() {
+    size_t i = 0;
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      if (changed_[i++]) std::memcpy(p, before, bytes);
+    });
+  }
+  bool as_first() {
+    size_t i = 0, at = 0;
+    bool same = true;
+    each([&](std::byte* p, size_t bytes, const std::byte* before) {
+      const bool changed = changed_[i++];
+      same = same && std::memcmp(p, changed ? after_.data() + at : before, bytes) == 0;
+      if (changed) at += bytes;
+    });
+    return same;
+  }
+
+ private:
+  template <class F>
+  void each(F f) {
+    size_t at = 0;
+    for (const auto& [p, b] : buffers()) {
+      if (b.device != device_) continue;
+      f(p, b.bytes, before_.data() + at);
+      at += b.bytes;
+    }
+  }
+  int device_ = 0;
+  std::vector<std::byte> before_, after_;
+  std::vector<bool> changed_;
+};
+
+}  // namespace
+
+void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& shared, unsigned edges,
+                   uint64_t number) {
+  const Mode& m = mode();
+  const uint64_t seed = m.seed * 1000003 + number;
+  if (m.all) {
+    size_t bytes = 0;
+    for (const auto& [p, b] : buffers())
+      if (b.device == shared.device) bytes += b.bytes;
+    if (bytes <= compare_to) {
+      static Orders* const orders = new Orders;
+      orders->begin(shared.device);
+      bool first = true;
+      for (const Order o : {Order{Order::random, seed}, Order{Order::random, seed + 1}, Order{Order::reverse, 0},
+                            Order{Order::forward, 0}}) {
+        if (!first) orders->restore();
+        run_grid(kernel, grid, size, shared, edges, o);
+        if (first)
+          orders->note_first();
+        else if (!orders->as_first())
+          throw Fault(std::string("kernel ") + kernel.name +
+                      ": other bits in another order of threads and blocks: a race, or a sum whose order is not fixed");
+        first = false;
+      }
+      return;
+    }
+  }
+  Order order{m.fixed.value_or(static_cast<Order::Kind>(number % 3)), seed};
+  run_grid(kernel, grid, size, shared, edges, order);
+}
+
+}  // namespace nacre::emulation

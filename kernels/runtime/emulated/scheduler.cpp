@@ -1,0 +1,424 @@
+#include "runtime/emulated/scheduler.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <boost/context/detail/fcontext.hpp>
+#include <cstdio>
+#include <cstring>
+#include <iterator>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define NACRE_ASAN 1
+#else
+#define NACRE_ASAN 0
+#endif
+
+namespace nacre::emulation {
+
+Thread* self = nullptr;
+Block block;
+
+namespace {
+
+using boost::context::detail::fcontext_t;
+using boost::context::detail::jump_fcontext;
+using boost::context::detail::make_fcontext;
+using boost::context::detail::transfer_t;
+
+constexpr size_t stack_bytes = 256 << 10, page = 4096;
+// Stacks begin at different lines of the caches: at equal ones, all threads of a block would fight for the same few.
+constexpr size_t stack_stagger = 17 * 64, staggered_stacks = 64;
+constexpr unsigned most_threads = 1024;
+// Static arrays of a kernel, on any device; the gap that overruns fall into; more than any device has.
+constexpr size_t most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
+
+#if NACRE_ASAN
+void hide(const void* p, size_t n) { __asan_poison_memory_region(p, n); }
+void show(const void* p, size_t n) { __asan_unpoison_memory_region(p, n); }
+#else
+void hide(const void*, size_t) {}
+void show(const void*, size_t) {}
+#endif
+
+std::byte* map_memory(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<std::byte*>(p);
+}
+
+struct Scheduler {
+  Scheduler() {
+    std::byte* stacks = map_memory(stack_bytes * most_threads);
+    threads.resize(most_threads);
+    for (unsigned i = 0; i < most_threads; ++i) {
+      threads[i].linear = i;
+      threads[i].stack = stacks + i * stack_bytes;
+      mprotect(threads[i].stack, page, PROT_NONE);  // a stack that overflows stops here
+    }
+    shared = map_memory(shared_space);
+  }
+
+  std::vector<Thread> threads;
+  Kernel kernel{};
+  unsigned count = 0, waiting = 0;
+  uint32_t at_warp[most_threads / 32] = {};  // of each warp, the lanes that wait in a warp operation
+  std::string fault;
+  fcontext_t main_context = nullptr;
+  void* main_fake_stack = nullptr;
+  const void* main_stack = nullptr;
+  size_t main_stack_bytes = 0;
+  std::byte* shared = nullptr;
+  size_t shared_used = 0, dynamic_bytes = 0, static_bytes = 0, static_allowed = 0;
+  bool trapped = false;
+  struct SharedArray {
+    const char* file;
+    int line;
+    size_t offset, bytes;
+  };
+  std::vector<SharedArray> arrays;  // of the running kernel
+
+  void start_shared(size_t dynamic);
+  void run_block(Order, uint64_t turn);
+  void resume(Thread&);
+  void leave();
+  void release_barrier();
+  std::string stuck() const;
+};
+Scheduler& scheduler() {
+  static Scheduler* const s = new Scheduler;  // lives as long as the process: kernels may run until its end
+  return *s;
+}
+
+/// i -> (a i + b) mod n with a coprime to n: an order that needs no memory.
+struct Permutation {
+  uint64_t n, a = 1, b = 0;
+  Permutation(uint64_t size, Order order) : n(size) {
+    if (order.kind != Order::random || n < 2) {
+      reverse = order.kind == Order::reverse;
+      return;
+    }
+    uint64_t x = order.seed * 0x9E3779B97F4A7C15ull + 0x632BE59BD9B4E019ull;
+    const auto next = [&] {
+      x ^= x >> 27, x *= 0x94D049BB133111EBull, x ^= x >> 31;
+      return x;
+    };
+    b = next() % n;
+    do a = 1 + next() % (n - 1);
+    while (std::gcd(a, n) != 1);
+  }
+  bool reverse = false;
+  uint64_t operator()(uint64_t i) const {
+    if (reverse) return n - 1 - i;
+    if (n <= 0xffffffffu) return (a * i + b) % n;
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * i + b) % n);
+  }
+};
+
+std::string text(dim3 d) {
+  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
+}
+/// Of literals, which are mostly the same ones.
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+const char* file_name(const char* path) {
+  const char* slash = std::strrchr(path, '/');
+  return slash != nullptr ? slash + 1 : path;
+}
+
+void fiber(transfer_t from) {
+  Scheduler& s = scheduler();
+  s.main_context = from.fctx;
+#if NACRE_ASAN
+  __sanitizer_finish_switch_fiber(nullptr, &s.main_stack, &s.main_stack_bytes);
+#endif
+  for (;;) {
+    s.kernel.run(s.kernel.arguments);
+    if (!self->copies.empty()) fail("returns with cp.async copies that were never waited for");
+    self->state = Thread::done;
+    s.leave();
+  }
+}
+
+/// "threads 0 to 31, 64".
+std::string ranges(const std::vector<unsigned>& threads) {
+  std::string out = threads.size() == 1 ? "thread " : "threads ";
+  int listed = 0;
+  for (size_t i = 0; i < threads.size();) {
+    size_t j = i;
+    while (j + 1 < threads.size() && threads[j + 1] == threads[j] + 1) ++j;
+    if (i > 0) out += ", ";
+    if (++listed > 8) return out + "...";
+    out += std::to_string(threads[i]);
+    if (j > i) out += " to " + std::to_string(threads[j]);
+    i = j + 1;
+  }
+  return out;
+}
+
+/// From the scheduler into a thread, until it waits or ends.
+void Scheduler::resume(Thread& t) {
+  self = &t;
+  if (t.context == nullptr) {
+    const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;
+    t.context = make_fcontext(t.stack + room, room - page, fiber);
+  }
+#if NACRE_ASAN
+  __sanitizer_start_switch_fiber(&main_fake_stack, t.stack + page, stack_bytes - page);
+#endif
+  const transfer_t back = jump_fcontext(t.context, nullptr);
+#if NACRE_ASAN
+  __sanitizer_finish_switch_fiber(main_fake_stack, nullptr, nullptr);
+#endif
+  t.context = back.fctx;
+  self = nullptr;
+}
+
+/// From a thread back to the scheduler; returns when the thread gets its next turn.
+void Scheduler::leave() {
+  [[maybe_unused]] Thread& t = *self;
+#if NACRE_ASAN
+  __sanitizer_start_switch_fiber(&t.fake_stack, main_stack, main_stack_bytes);
+#endif
+  const transfer_t back = jump_fcontext(main_context, nullptr);
+  main_context = back.fctx;
+#if NACRE_ASAN
+  __sanitizer_finish_switch_fiber(t.fake_stack, &main_stack, &main_stack_bytes);
+#endif
+}
+
+void Scheduler::start_shared(size_t dynamic) {
+  show(shared, shared_space);
+  arrays.clear();
+  dynamic_bytes = dynamic;
+  static_bytes = 0;
+  shared_used = (dynamic + shared_gap - 1) / shared_gap * shared_gap + shared_gap;
+  hide(shared + dynamic, shared_space - dynamic);
+}
+
+std::string Scheduler::stuck() const {
+  std::map<std::string, std::vector<unsigned>> groups;
+  for (unsigned i = 0; i < count; ++i) {
+    const Thread& t = threads[i];
+    std::string what = "returned";
+    if (t.state == Thread::at_barrier)
+      what = std::string("waiting at the barrier of ") + file_name(t.file) + ":" + std::to_string(t.line);
+    if (t.state == Thread::at_warp) {
+      char mask[16];
+      std::snprintf(mask, sizeof(mask), "%08x", t.mask);
+      what = std::string("waiting in ") + t.operation + " of " + file_name(t.file) + ":" + std::to_string(t.line) +
+             " with mask 0x" + mask;
+    }
+    groups[what].push_back(i);
+  }
+  std::string out;
+  for (const auto& [what, who] : groups) out += (out.empty() ? "" : "; ") + what + ": " + ranges(who);
+  return out;
+}
+
+void Scheduler::release_barrier() {
+  for (unsigned i = 1; i < count; ++i)
+    if (threads[i].line != threads[0].line || !same_text(threads[i].file, threads[0].file)) {
+      fault = "divergent barrier: " + stuck();
+      return;
+    }
+  for (unsigned i = 0; i < count; ++i) threads[i].state = Thread::ready;
+  waiting = 0;
+  ++block.epoch;
+}
+
+void Scheduler::run_block(Order order, uint64_t turn) {
+  ++block.serial;
+  block.epoch = 0;
+  std::memset(shared, 0xff, dynamic_bytes);
+  for (const SharedArray& a : arrays) std::memset(shared + a.offset, 0xff, a.bytes);
+  waiting = 0;
+  std::fill(std::begin(at_warp), std::end(at_warp), 0u);
+  for (unsigned i = 0; i < count; ++i) {
+    Thread& t = threads[i];
+    t.index = dim3(i % block.size.x, i / block.size.x % block.size.y, i / (block.size.x * block.size.y));
+    t.state = Thread::ready;
+    t.warp_epoch = 0;
+    t.copy_group = 0;
+    t.copies.clear();
+  }
+  const Permutation at(count, {order.kind, order.seed + turn});
+  for (unsigned left = count; left > 0;) {
+    bool progress = false;
+    for (unsigned i = 0; i < count; ++i) {
+      Thread& t = threads[at(i)];
+      if (t.state != Thread::ready) continue;
+      progress = true;
+      resume(t);
+      if (!fault.empty()) return;
+      if (t.state == Thread::done) --left;
+      if (t.state == Thread::at_barrier && waiting == count) release_barrier();
+      if (!fault.empty()) return;
+    }
+    if (!progress && left > 0) {
+      fault = waiting > 0 ? "barrier reached by " + std::to_string(waiting) + " of " + std::to_string(count) +
+                                " threads: " + stuck()
+                          : "deadlock: " + stuck();
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+void fail(const std::string& what) {
+  Scheduler& s = scheduler();
+  s.fault = place(*self) + " " + what;
+  s.leave();
+  __builtin_unreachable();
+}
+std::string place(const Thread& t) { return "thread " + text(t.index) + " of block " + text(block.index); }
+
+void trap() {
+  scheduler().trapped = true;
+  fail("traps");
+}
+
+void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& memory, unsigned edges, Order order) {
+  Scheduler& s = scheduler();
+  const std::string name = std::string("kernel ") + kernel.name;
+  if (self != nullptr) throw Fault(name + " is launched from a kernel");
+  s.count = size.x * size.y * size.z;
+  if (s.count == 0 || s.count > most_threads || s.count % 32 != 0)
+    throw Fault(name + ": a block of " + std::to_string(s.count) +
+                " threads; expected whole warps, up to 1024 threads");
+  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+  s.kernel = kernel;
+  s.start_shared(memory.dynamic);
+  s.static_allowed = std::min(most_static_shared, memory.allowed);
+  block.size = size;
+  block.grid = grid;
+  shadow_launch(s.shared, shared_space, memory.device);
+  shadow_shared(s.shared, memory.dynamic);
+  const Permutation at(blocks, order);
+  for (uint64_t i = 0; i < blocks; ++i) {
+    const uint64_t b = at(i);
+    if (edges != 0 && b >= edges && b + edges < blocks) continue;
+    block.index = dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
+                       static_cast<unsigned>(b / grid.x / grid.y));
+    s.run_block(order, b);
+    if (s.fault.empty()) continue;
+    const std::string what = name + ", block " + text(block.index) + " of " + text(size) + " threads: " + s.fault;
+    s.fault.clear();
+    self = nullptr;
+    for (Thread& t : s.threads) {  // half-run threads are dropped with their stacks
+      t.context = nullptr;
+      t.state = Thread::done;
+      t.copies.clear();
+      show(t.stack + page, stack_bytes - page);
+    }
+    show(s.shared, shared_space);
+    if (std::exchange(s.trapped, false)) throw Trap(what);
+    throw Fault(what);
+  }
+  show(s.shared, shared_space);
+  *memory.arrays = s.static_bytes;
+}
+
+void barrier(const char* file, int line) {
+  Scheduler& s = scheduler();
+  Thread& t = *self;
+  t.file = file, t.line = line;
+  t.state = Thread::at_barrier;
+  ++s.waiting;
+  s.leave();
+}
+
+void warp_operation(const char* operation, uint32_t mask, void* argument, Resolve resolve, bool orders_memory,
+                    const char* file, int line) {
+  Scheduler& s = scheduler();
+  Thread& t = *self;
+  const unsigned lane = t.linear % 32, first = t.linear - lane;
+  if ((mask >> lane & 1) == 0) {
+    char hex[16];
+    std::snprintf(hex, sizeof(hex), "%08x", mask);
+    fail(std::string("calls ") + operation + " with mask 0x" + hex + ", which leaves out its own lane " +
+         std::to_string(lane) + " (" + file_name(file) + ":" + std::to_string(line) + ")");
+  }
+  t.mask = mask, t.argument = argument, t.operation = operation, t.file = file, t.line = line;
+  uint32_t& at_warp = s.at_warp[t.linear / 32];
+  void* arguments[32];
+  bool all = (mask & ~(at_warp | 1u << lane)) == 0;  // else there is no need to look at what the others wait for
+  for (unsigned i = 0; i < 32 && all; ++i) {
+    arguments[i] = nullptr;
+    if ((mask >> i & 1) == 0) continue;
+    const Thread& other = s.threads[first + i];
+    all = i == lane || (other.state == Thread::at_warp && other.mask == mask && other.line == line &&
+                        same_text(other.operation, operation) && same_text(other.file, file));
+    arguments[i] = other.argument;
+  }
+  if (!all) {
+    t.state = Thread::at_warp;
+    at_warp |= 1u << lane;
+    s.leave();
+    return;
+  }
+  for (unsigned i = 0; i < 32; ++i)
+    if (mask >> i & 1) {
+      Thread& other = s.threads[first + i];
+      if (i != lane) other.state = Thread::ready;
+      if (orders_memory) ++other.warp_epoch;
+    }
+  at_warp &= ~mask;
+  if (resolve != nullptr) resolve(arguments, mask);
+}
+
+void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
+  Scheduler& s = scheduler();
+  for (const auto& a : s.arrays)
+    if (a.line == line && a.file == file) return s.shared + a.offset;
+  const size_t offset = (s.shared_used + alignment - 1) / alignment * alignment;
+  s.shared_used = offset + bytes + shared_gap;
+  s.static_bytes += bytes;
+  if (s.static_bytes > s.static_allowed)
+    fail("has " + std::to_string(s.static_bytes) + " bytes of static shared memory, where " +
+         std::to_string(s.static_allowed) + " are left beside " + std::to_string(s.dynamic_bytes) +
+         " of dynamic: raise its limit, or take less");
+  s.arrays.push_back({file, line, offset, bytes});
+  show(s.shared + offset, bytes);
+  shadow_shared(s.shared + offset, bytes);
+  std::memset(s.shared + offset, 0xff, bytes);
+  return s.shared + offset;
+}
+void* dynamic_shared() { return scheduler().shared; }
+
+void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
+  // PTX asks this of the source even where nothing is read from it.
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    fail("issues a cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it" +
+         (bytes_from == 0 ? " (its source is ignored)" : ""));
+  shadow_write(to, bytes);
+  if (bytes_from > 0) shadow_read(from, bytes_from);
+  std::memset(to, 0xff, bytes);  // NaN until it was waited for
+  shadow_pending(to, bytes, true);
+  hide(to, bytes);
+  self->copies.push_back({to, from, bytes, bytes_from, self->copy_group});
+}
+void copy_commit() { ++self->copy_group; }
+void copy_wait(unsigned groups_left) {
+  Thread& t = *self;
+  size_t kept = 0;
+  for (const PendingCopy& c : t.copies) {
+    if (c.group + groups_left >= t.copy_group) {
+      t.copies[kept++] = c;
+      continue;
+    }
+    show(c.to, c.bytes);
+    shadow_pending(c.to, c.bytes, false);
+    shadow_write(c.to, c.bytes);
+    std::memcpy(c.to, c.from, c.bytes_from);
+    std::memset(static_cast<std::byte*>(c.to) + c.bytes_from, 0, c.bytes - c.bytes_from);
+  }
+  t.copies.resize(kept);
+}
+
+}  // namespace nacre::emulation

@@ -1,0 +1,300 @@
+// The shadow of memory: who touched every two bytes last, in which launch, block and between which barriers. The
+// kernels are compiled with -fsanitize=thread, which calls __tsan_* at each access; those functions are ours
+// (ThreadSanitizer's own runtime misses planted races between blocks at some block sizes, and knows nothing of
+// barriers). Two accesses conflict when at least one writes, they come from different threads, not both are atomic, and
+// no barrier lies between: between blocks never one, within a block __syncthreads, within a warp also __syncwarp.
+// Shuffles order nothing.
+//
+// Compiled without NACRE_WATCH all of this is empty.
+#include "runtime/emulated/shadow.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "runtime/emulated/scheduler.h"
+
+namespace nacre::emulation {
+
+#if !defined(NACRE_WATCH)
+
+const bool watches_accesses = false;
+void shadow_launch(std::byte*, size_t, int) {}
+void shadow_shared(const void*, size_t) {}
+void shadow_write(void*, size_t) {}
+void shadow_read(const void*, size_t) {}
+void shadow_pending(void*, size_t, bool) {}
+AtomicSection::AtomicSection() {}
+AtomicSection::~AtomicSection() {}
+void* watched_allocate(size_t, int) { return nullptr; }
+void watched_release(void*, size_t) {}
+
+#else
+
+const bool watches_accesses = true;
+
+namespace {
+
+/// Who, and when, in two words, which are read and written whole: most of the time of the tests is spent here.
+struct Touch {
+  uint64_t when = 0;  ///< the block's serial number << 32 | epoch; a process that runs 2^32 blocks would take hours
+  uint64_t who = 0;   ///< the thread's warp_epoch << 32 | thread << 16 | how
+  uint32_t block() const { return static_cast<uint32_t>(when >> 32); }
+  uint32_t thread() const { return static_cast<uint16_t>(who >> 16); }
+  uint32_t warp_epoch() const { return static_cast<uint32_t>(who >> 32); }
+  bool is(uint64_t how) const { return (who & how) != 0; }
+};
+// How:
+constexpr uint64_t atomically = 1;
+constexpr uint64_t several_threads = 2;  // in this epoch, not all of one thread
+constexpr uint64_t several_warps = 4;
+constexpr uint64_t several_blocks = 8;
+constexpr uint64_t pending_copy = 16;  // of writes: a cp.async that nobody has waited for
+struct alignas(32) Cell {
+  Touch write, read;
+};
+constexpr size_t grain = 2;
+constexpr size_t arena_bytes = size_t{6} << 30;
+constexpr size_t guard = 256, page = 4096;
+constexpr size_t huge_page = size_t{2} << 20;
+
+std::byte* map_memory(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<std::byte*>(p);
+}
+/// Of [0, bytes) of memory, sixteen bytes of cells for each: in large pages, where there are any.
+Cell* map_cells(size_t bytes) {
+  const size_t all = bytes / grain * sizeof(Cell) + huge_page;
+  const auto at = (reinterpret_cast<uintptr_t>(map_memory(all)) + huge_page - 1) / huge_page * huge_page;
+  madvise(reinterpret_cast<void*>(at), all - huge_page, MADV_HUGEPAGE);
+  return reinterpret_cast<Cell*>(at);
+}
+
+/// Device memory. Its addresses are never used again, so that those of the dead stay recognisable; the cells of dead
+/// pages are, as what they say is older than any launch to come. Mapped when first used.
+struct Arena {
+  struct Page {
+    Cell* cells;
+    size_t buffers;  ///< that have a part of it
+  };
+  std::byte* memory = nullptr;
+  uint8_t* allocated = nullptr;  ///< of every two bytes, the device + 1 whose buffer they belong to, or 0
+  Page* pages = nullptr;
+  Cell* cells = nullptr;
+  Cell** spare = nullptr;
+  size_t bytes = 0, used = guard, cells_used = 0, spares = 0;
+
+  void map() {
+    memory = map_memory(arena_bytes);
+    allocated = reinterpret_cast<uint8_t*>(map_memory(arena_bytes / grain));
+    pages = reinterpret_cast<Page*>(map_memory(arena_bytes / page * sizeof(Page)));
+    cells = map_cells(arena_bytes);
+    spare = reinterpret_cast<Cell**>(map_memory(arena_bytes / page * sizeof(Cell*)));
+    bytes = arena_bytes;
+  }
+  void mark(const std::byte* p, size_t size, int owner) {  // device + 1, or 0: free
+    const bool live = owner != 0;
+    const size_t at = static_cast<size_t>(p - memory);
+    std::memset(allocated + at / grain, owner, (size + grain - 1) / grain);
+    for (size_t i = at / page; i * page < at + size; ++i) {
+      Page& its = pages[i];
+      if (live && its.buffers++ == 0) {
+        if (spares > 0)
+          its.cells = spare[--spares];
+        else
+          its.cells = cells + cells_used, cells_used += page / grain;
+      } else if (!live && --its.buffers == 0) {
+        spare[spares++] = its.cells;
+      }
+    }
+  }
+};
+Arena arena;
+
+std::byte* shared_begin = nullptr;
+size_t shared_bytes = 0;
+Cell* shared_cells = nullptr;
+uint32_t* shared_array_of = nullptr;  // the launch whose array these two bytes belong to
+uint32_t launch_number = 0;
+uint8_t launch_owner = 1;   // of the memory that the running kernel may touch: its device + 1
+uint64_t launch_first = 0;  // the first moment of the running launch
+bool in_atomic = false, reporting = false;
+
+// Out of the way of the accesses that are right.
+[[noreturn, gnu::cold, gnu::noinline]] void fail_at_access(const char* what) { fail(what); }
+[[noreturn, gnu::cold, gnu::noinline]] void report(const void* at, bool shared, const char* did, const char* before,
+                                                   const Touch& t) {
+  reporting = true;
+  char text[160];
+  const bool other_block = t.is(several_blocks) || t.block() != static_cast<uint32_t>(block.serial);
+  std::snprintf(text, sizeof(text),
+                "has a race on %s memory: it %s what %s%s %s before, with no barrier between (offset %zu)",
+                shared ? "shared" : "device", did, other_block ? "a thread of another block" : "thread ",
+                other_block ? "" : std::to_string(t.thread()).c_str(), before,
+                shared ? static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin)
+                       : static_cast<size_t>(static_cast<const std::byte*>(at) - arena.memory));
+  reporting = false;
+  fail(text);
+}
+
+/// Whether what `now` does conflicts with t, which somebody did.
+inline bool conflicts(Touch t, Touch now) {
+  if ((t.who & now.who & atomically) != 0) return false;
+  if (t.is(several_blocks) || t.block() != now.block()) return true;
+  if (t.when != now.when) return false;
+  if (t.thread() == now.thread() && !t.is(several_threads)) return false;
+  if (t.is(several_warps) || t.thread() / 32 != now.thread() / 32) return true;
+  return t.warp_epoch() >= now.warp_epoch();
+}
+
+/// What stands for t, which somebody did, and `now` together.
+inline Touch together(Touch t, Touch now) {
+  if (t.is(several_blocks) || t.block() != now.block()) now.who |= several_blocks;
+  // Touches of this warp alone, before its last __syncwarp, are behind us: this one stands for all of them.
+  const bool same_warp = t.thread() / 32 == now.thread() / 32;
+  const bool past = !t.is(several_warps) && same_warp && t.warp_epoch() < now.warp_epoch();
+  if (t.when == now.when && !past) {
+    if (t.is(several_threads) || t.thread() != now.thread()) {
+      now.who |= several_threads;
+      if (t.warp_epoch() > now.warp_epoch()) now.who = t.who >> 32 << 32 | (now.who & 0xffffffffu);
+    }
+    if (t.is(several_warps) || !same_warp) now.who |= several_warps;
+    if (!t.is(atomically)) now.who &= ~atomically;
+  }
+  return now;
+}
+
+/// The cells of one access. Touches before `oldest` are nobody's.
+template <bool writes>
+inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared, const void* at) {
+  const Thread& me = *self;
+  const Touch now{block.serial << 32 | block.epoch,
+                  uint64_t{me.warp_epoch} << 32 | me.linear << 16 | (in_atomic ? atomically : 0)};
+  Touch write, read, after;
+  for (size_t i = 0; i < count; ++i) {
+    Cell& c = cells[i];
+    Touch& noted = writes ? c.write : c.read;
+    // Nearly always what is touched together was touched together.
+    const bool again = i > 0 && ((c.write.when ^ write.when) | (c.write.who ^ write.who) | (c.read.when ^ read.when) |
+                                 (c.read.who ^ read.who)) == 0;
+    if (!again) {
+      write = c.write, read = c.read;
+      if (write.when >= oldest) {
+        if (write.is(pending_copy)) fail_at_access("touches bytes of a cp.async that it has not waited for");
+        if (conflicts(write, now)) report(at, shared, writes ? "writes" : "reads", "wrote", write);
+      }
+      if (writes && read.when >= oldest && conflicts(read, now)) report(at, shared, "writes", "read", read);
+      after = noted.when >= oldest ? together(noted, now) : now;
+    }
+    noted = after;
+  }
+}
+
+template <bool writes>
+inline void touch(const void* address, size_t bytes) {
+  if (self == nullptr || reporting) return;
+  const auto* at = static_cast<const std::byte*>(address);
+  const size_t count = (bytes + grain - 1) / grain;
+  // Unsigned: what lies before the beginning is far beyond the end.
+  const size_t in_shared = static_cast<size_t>(at - shared_begin), in_arena = static_cast<size_t>(at - arena.memory);
+  if (in_shared < shared_bytes) {
+    const size_t first = in_shared / grain;
+    for (size_t i = 0; i < count; ++i)
+      if (shared_array_of[first + i] != launch_number)
+        fail_at_access("touches shared memory that belongs to no array (beyond its end)");
+    touch_cells<writes>(shared_cells + first, count, block.serial << 32, true, at);
+  } else if (in_arena < arena.bytes) {
+    for (size_t i = 0; i < count; ++i)
+      if (const uint8_t owner = arena.allocated[in_arena / grain + i]; owner != launch_owner)
+        fail_at_access(owner == 0
+                           ? "touches device memory that belongs to no buffer (beyond its end, or before its start)"
+                           : "touches memory of another device");
+    for (size_t done = 0; done < count;) {
+      const size_t first = in_arena / grain + done, in_page = first % (page / grain);
+      const size_t here = std::min(count - done, page / grain - in_page);
+      touch_cells<writes>(arena.pages[first / (page / grain)].cells + in_page, here, launch_first, false, at);
+      done += here;
+    }
+  }  // else the thread's own stack, or a constant
+}
+
+}  // namespace
+
+void shadow_launch(std::byte* shared, size_t bytes, int device) {
+  launch_owner = static_cast<uint8_t>(device + 1);
+  if (shared_cells == nullptr) {
+    shared_cells = map_cells(bytes);
+    shared_array_of = reinterpret_cast<uint32_t*>(map_memory(bytes / grain * sizeof(uint32_t)));
+  }
+  shared_begin = shared, shared_bytes = bytes;
+  ++launch_number;
+  launch_first = (block.serial + 1) << 32;
+}
+void shadow_shared(const void* at, size_t bytes) {
+  const size_t first = static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin) / grain;
+  for (size_t i = 0; i < (bytes + grain - 1) / grain; ++i) shared_array_of[first + i] = launch_number;
+}
+void shadow_write(void* at, size_t bytes) { touch<true>(at, bytes); }
+void shadow_read(const void* at, size_t bytes) { touch<false>(at, bytes); }
+void shadow_pending(void* at, size_t bytes, bool pending) {
+  const auto* p = static_cast<const std::byte*>(at);
+  if (p < shared_begin || p >= shared_begin + shared_bytes) return;
+  for (size_t i = 0; i < bytes / grain; ++i) {
+    // Written by this very copy: the touch is there.
+    Touch& t = shared_cells[static_cast<size_t>(p - shared_begin) / grain + i].write;
+    t.who = pending ? t.who | pending_copy : t.who & ~pending_copy;
+  }
+}
+AtomicSection::AtomicSection() { in_atomic = true; }
+AtomicSection::~AtomicSection() { in_atomic = false; }
+
+void* watched_allocate(size_t bytes, int device) {
+  Arena& a = arena;
+  if (a.bytes == 0) a.map();
+  const size_t rounded = (bytes + guard - 1) / guard * guard;
+  if (a.used + rounded + guard > arena_bytes) return nullptr;
+  std::byte* p = a.memory + a.used;
+  a.used += rounded + guard;
+  a.mark(p, bytes, device + 1);
+  return p;
+}
+void watched_release(void* p, size_t bytes) {
+  arena.mark(static_cast<std::byte*>(p), bytes, 0);
+  const auto begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page,
+             end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+#endif
+
+}  // namespace nacre::emulation
+
+#if defined(NACRE_WATCH)
+extern "C" {
+// Each with its own copy of touch(), whose loops are then of a known length.
+#define NACRE_ACCESS(bytes)                                                                \
+  void __tsan_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }           \
+  void __tsan_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }           \
+  void __tsan_unaligned_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); } \
+  void __tsan_unaligned_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); } \
+  void __tsan_volatile_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }  \
+  void __tsan_volatile_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }
+NACRE_ACCESS(1)
+NACRE_ACCESS(2)
+NACRE_ACCESS(4)
+NACRE_ACCESS(8)
+NACRE_ACCESS(16)
+void __tsan_read_range(void* p, unsigned long n) { nacre::emulation::shadow_read(p, n); }
+void __tsan_write_range(void* p, unsigned long n) { nacre::emulation::shadow_write(p, n); }
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+}
+#endif

@@ -1,0 +1,39 @@
+#include "runtime/sums.h"
+
+#include <numeric>
+
+#include "runtime/elementwise.h"
+
+namespace nacre {
+namespace {
+
+NACRE_CLONES void add_squares(const float* __restrict x, double* __restrict lanes, int64_t vectors) {
+  double sum[16];
+  for (int k = 0; k < 16; ++k) sum[k] = lanes[k];
+  for (int64_t i = 0; i < vectors; ++i)
+    for (int k = 0; k < 16; ++k) {
+      const double v = static_cast<double>(x[16 * i + k]);
+      sum[k] += v * v;
+    }
+  for (int k = 0; k < 16; ++k) lanes[k] = sum[k];
+}
+
+}  // namespace
+
+double sum_of_squares_part(const float* x, int64_t n) {
+  double lanes[16] = {};
+  add_squares(x, lanes, n / 16);
+  for (int64_t i = n / 16 * 16; i < n; ++i) lanes[i % 16] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return std::accumulate(lanes, lanes + 16, 0.0);
+}
+
+double sum_of_squares(Context& ctx, const float* x, int64_t n, float* scratch) {
+  const int64_t parts = sum_parts(n);
+  parallel_parts(ctx, parts, [&](int64_t part) {
+    const int64_t begin = part * sum_part;
+    put_partial(scratch, part, sum_of_squares_part(x + begin, std::min(sum_part, n - begin)));
+  });
+  return add_partials(scratch, parts);
+}
+
+}  // namespace nacre

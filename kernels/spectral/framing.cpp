@@ -1,0 +1,81 @@
+#include "spectral/framing.h"
+
+#include <cstring>
+
+#include "runtime/host.h"
+
+namespace nacre {
+namespace {
+
+NACRE_CLONES void add_to(float* __restrict to, const float* __restrict from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+}  // namespace
+
+int64_t reflected(int64_t i, int64_t time) {
+  if (time == 1) return 0;
+  const int64_t period = 2 * (time - 1);
+  i %= period;
+  if (i < 0) i += period;
+  return i < time ? i : period - i;
+}
+
+int64_t valid_samples(View<const int32_t> lengths, int64_t b, int64_t time) {
+  return lengths ? std::clamp<int64_t>(lengths[b], 0, time) : time;
+}
+
+void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, View<const int32_t> lengths, float* to) {
+  parallel_ranges(ctx, s.batch, 1 + 65536 / (s.stride() + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t valid = valid_samples(lengths, b, s.time);
+      const float* from = x + b * s.time;
+      float* row = to + b * s.stride() + s.pad;
+      std::memcpy(row, from, static_cast<size_t>(valid) * sizeof(float));
+      std::memset(row + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
+      const bool reflect = s.padding == StftPadding::reflect;
+      for (int64_t i = 1; i <= s.pad; ++i) row[-i] = reflect ? row[reflected(-i, s.time)] : 0.0f;
+      for (int64_t i = 0; i < s.pad; ++i) row[s.time + i] = reflect ? row[reflected(s.time + i, s.time)] : 0.0f;
+    }
+  });
+}
+
+void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames, const int64_t* first, int64_t window,
+                 int64_t hop, float* sum) {
+  constexpr int64_t chunk = 4096;
+  const int64_t chunks = (s.stride() + chunk - 1) / chunk, start = s.pad - window / 2;
+  parallel_ranges(ctx, s.batch * chunks, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, s.stride());
+      const int64_t rows = first[b + 1] - first[b], before = from - start - window;
+      for (int64_t f = before < 0 ? 0 : before / hop + 1; f < rows && start + f * hop < to; ++f) {
+        const int64_t at = start + f * hop, low = std::max(at, from), high = std::min(at + window, to);
+        add_to(sum + b * s.stride() + low, frames + (first[b] + f) * window + (low - at), high - low);
+      }
+    }
+  });
+}
+
+void fold_padding(const Context& ctx, const PaddedSignals& s, const float* sum, View<const int32_t> lengths, float* dx,
+                  bool add) {
+  parallel_ranges(ctx, s.batch, 1 + 65536 / (s.stride() + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t valid = valid_samples(lengths, b, s.time);
+      const float* row = sum + b * s.stride() + s.pad;
+      float* to = dx + b * s.time;
+      if (add) {
+        add_to(to, row, valid);
+      } else {
+        std::memcpy(to, row, static_cast<size_t>(valid) * sizeof(float));
+        std::memset(to + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
+      }
+      if (s.padding == StftPadding::zero) continue;
+      for (int64_t i = 1; i <= s.pad; ++i)
+        if (const int64_t t = reflected(-i, s.time); t < valid) to[t] += row[-i];
+      for (int64_t i = 0; i < s.pad; ++i)
+        if (const int64_t t = reflected(s.time + i, s.time); t < valid) to[t] += row[s.time + i];
+    }
+  });
+}
+
+}  // namespace nacre

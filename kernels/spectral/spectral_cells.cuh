@@ -1,0 +1,114 @@
+#pragma once
+// What spectral_loss's kernels share: a scale as they see it, and the comparison of one cell.
+#include "nacre/ops/spectral_loss.h"
+#include "runtime/partials.cuh"
+#include "runtime/vector_math.h"
+
+namespace nacre::cuda {
+
+/// The non-zeros of a sparse matrix, row after row.
+struct DeviceRows {
+  const int32_t *first, *column;
+  const float* weight;
+};
+/// One scale. Spectra are [2][rows][bins][2]: the estimate, then the target.
+struct ScaleView {
+  int64_t rows, bins, bands;
+  DeviceRows by_band, by_bin;
+  float* spectra;  ///< overwritten by up to two gradients, halved for the inverse transform
+  float* slopes;   ///< [rows][bands], of the bands; only for the simple kernels
+  float floor;
+  bool stft, mel;        ///< terms with a weight
+  bool logs[2];          ///< whether their logarithms have one
+  bool gradient[2];      ///< wanted
+  const float* weights;  ///< [4]: of one |difference|: magnitude, log magnitude, mel magnitude, mel log
+  float* partials;       ///< [4][parts]: sums of |difference|, as doubles
+  int64_t parts;
+};
+
+struct Compared {
+  float difference, log_difference, slope;
+};
+/// |m - n|, |log10 max(m, floor) - log10 max(n, floor)| and the slope of their weighted sum in m.
+__device__ __forceinline__ Compared compare(float m, float n, float linear, float logarithmic, float floor, bool logs) {
+  const float d = m - n, cm = m < floor ? floor : m, cn = n < floor ? floor : n;
+  Compared c;
+  c.difference = fabsf(d);
+  c.log_difference = logs ? fabsf(vec::log10(cm) - vec::log10(cn)) : 0.0f;
+  c.slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
+  const float log_slope = cm > cn ? logarithmic : cm < cn ? -logarithmic : 0.0f;
+  c.slope += (m < floor ? 0.0f : log_slope) / cm;
+  return c;
+}
+struct Complex {
+  float re, im;
+};
+__device__ __forceinline__ Complex load_complex(const float* spectrum, int64_t cell) {
+  const float2 v = reinterpret_cast<const float2*>(spectrum)[cell];
+  return {v.x, v.y};
+}
+__device__ __forceinline__ float magnitude(Complex x) { return sqrtf(x.re * x.re + x.im * x.im); }
+/// slope X / |X|, and 0 where |X| is; halved but for the first and the last bin, which the inverse transform counts
+/// once.
+__device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Complex x, float m, float slope,
+                                               bool inside) {
+  float r = m == 0.0f ? 0.0f : slope / m;
+  r = inside ? 0.5f * r : r;
+  reinterpret_cast<float2*>(spectrum)[cell] = make_float2(x.re * r, x.im * r);
+}
+
+/// The four sums of a block, as its partials.
+template <int threads>
+__device__ __forceinline__ void put_sums(const ScaleView& s, int term, double linear, double logarithmic,
+                                         double* buffer) {
+  const double a = block_sum<threads>(linear, buffer), b = block_sum<threads>(logarithmic, buffer);
+  if (threadIdx.x == 0) {
+    put_partial(s.partials, term * s.parts + blockIdx.x, a);
+    put_partial(s.partials, (term + 1) * s.parts + blockIdx.x, b);
+  }
+}
+
+/// One band of one frame, whose magnitudes are given; its slope.
+__device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
+                                                 const float* target, float linear, float logarithmic) {
+  float a = 0, b = 0;
+  const int32_t end = __ldg(s.by_band.first + band + 1);
+#pragma unroll 4
+  for (int32_t k = __ldg(s.by_band.first + band); k < end; ++k) {
+    const float w = __ldg(s.by_band.weight + k);
+    const int32_t at = __ldg(s.by_band.column + k);
+    a += w * estimate[at], b += w * target[at];
+  }
+  return compare(a, b, linear, logarithmic, s.floor, s.logs[1]);
+}
+/// The slope of a magnitude from those of its bands.
+__device__ __forceinline__ float bin_slope(const ScaleView& s, int bin, const float* slopes) {
+  float slope = 0;
+  const int32_t end = __ldg(s.by_bin.first + bin + 1);
+#pragma unroll 1
+  for (int32_t k = __ldg(s.by_bin.first + bin); k < end; ++k)  // two at most
+    slope += __ldg(s.by_bin.weight + k) * slopes[__ldg(s.by_bin.column + k)];
+  return slope;
+}
+/// The sums of four values over the block, by the threads 0 .. 3.
+template <int threads>
+__device__ __forceinline__ void put_four(const ScaleView& s, const double (&value)[4], double* buffer) {
+  constexpr int warps = threads / 32;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const double sum = warp_sum(value[i]);
+    if (threadIdx.x % 32 == 0) buffer[i * warps + threadIdx.x / 32] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x >= 4) return;
+  double total = 0;
+  for (int w = 0; w < warps; ++w) total += buffer[threadIdx.x * warps + w];
+  put_partial(s.partials, threadIdx.x * s.parts + blockIdx.x, total);
+}
+
+/// The fast rung around cuFFT (spectral_rows.cu): for scales whose frames fit into a block.
+bool spectral_rows_fit(const DeviceLimits&, const ScaleView&);
+int64_t spectral_rows_parts(const ScaleView&);
+void spectral_rows(Context&, const ScaleView&);
+
+}  // namespace nacre::cuda

@@ -1,0 +1,161 @@
+#include "spectral/spectral_frames.cuh"
+
+// Both directions are gathers: an element of a frame finds its sample, a sample adds its frames in ascending order and
+// then those that cover its reflections. P = 4 where everything is a multiple of 4, so that a pack lies in one frame.
+namespace nacre::cuda {
+namespace {
+
+constexpr int threads = 256;
+constexpr int block_elements = 4096;  // of frames
+
+template <int P>
+__global__ void __launch_bounds__(threads, 4)
+    frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
+                  int frames_per_block, bool aligned) {
+  const float* const signal = blockIdx.z == 0 ? first : second;
+  const int packs = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block, left = g.frames - frame0;
+  const int here = (left < frames_per_block ? left : frames_per_block) * packs;
+  for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
+    const Counted c = counted(g, lengths, b);
+    const float* const x = signal + b * g.time;
+    float* const to = rows + ((int64_t{blockIdx.z} * g.batch + b) * g.frames + frame0) * g.window;
+    for (int i = static_cast<int>(threadIdx.x); i < here; i += threads) {
+      const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs)), n = (i - f * packs) * P;
+      const int at = (frame0 + f) * g.hop - g.window / 2 + n;
+      float v[P];
+      if (frame0 + f >= c.frames) {
+#pragma unroll
+        for (int k = 0; k < P; ++k) v[k] = 0;
+      } else if (P > 1 && aligned && at >= 0 && at + P <= c.samples) {
+        const Pack<float> p = load_pack(x + at), h = load_pack(g.hann + n);
+#pragma unroll
+        for (int k = 0; k < P; ++k) v[k] = p.v[k] * h.v[k];
+      } else {
+#pragma unroll
+        for (int k = 0; k < P; ++k) v[k] = sample(g, c, x, at + k) * g.hann[n + k];
+      }
+      float* const out = to + int64_t{i} * P;
+      if constexpr (P == 1)
+        *out = v[0];
+      else
+        store_pack(out, Pack<float>{v[0], v[1], v[2], v[3]});
+    }
+  }
+}
+
+/// Adds to sum what the counted frames of an item have at position at (at .. at + P - 1), which may lie in the padding.
+/// Packs and single samples have the same bits: what is fused is said, not left to the compiler.
+template <int P, int at_once = 4>
+__device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int at,
+                                             float (&sum)[P]) {
+  const unsigned q = static_cast<unsigned>(at + g.window / 2), window = static_cast<unsigned>(g.window),
+                 hop = static_cast<unsigned>(g.hop);
+  const unsigned last = q / hop;  // the last frame that starts before
+  const int high = static_cast<int>(last) < counted_frames ? static_cast<int>(last) + 1 : counted_frames;
+  const int low = q < window ? 0 : static_cast<int>((q - window) / hop) + 1;
+#pragma unroll at_once
+  for (int f = low; f < high; ++f) {
+    const int n = static_cast<int>(q) - f * g.hop;
+    const float* const row = rows + int64_t{f} * g.window + n;
+    if constexpr (P == 1) {
+      sum[0] = fmaf(g.hann[n], *row, sum[0]);
+    } else {
+      const Pack<float> h = load_pack(g.hann + n), v = load_pack(row);
+#pragma unroll
+      for (int k = 0; k < P; ++k) sum[k] = fmaf(h.v[k], v.v[k], sum[k]);
+    }
+  }
+}
+
+/// The positions of the padding that show sample t: -t, t - period, -t - period ... on the left, 2 (time - 1) - t and
+/// so on at the right. At the ends two of these are one.
+__device__ __forceinline__ float add_reflections(const Framing& g, const float* rows, int counted_frames, int t,
+                                                 float value) {
+  const int pad = g.window / 2, period = g.time == 1 ? 1 : 2 * (g.time - 1);
+  const bool first = t == 0, last = 2 * t == period;
+  const auto add = [&](int at) {
+    float sum[1] = {0};
+    add_position<1, 1>(g, rows, counted_frames, at, sum);
+    value += sum[0];
+  };
+#pragma unroll 1
+  for (int base = 0; base <= pad + t; base += period) {
+    if (!first && base + t <= pad) add(-t - base);
+    if (!last && base + period - t <= pad) add(t - base - period);
+  }
+#pragma unroll 1
+  for (int base = period; base - t < g.time + pad; base += period) {
+    if (!first && !last) add(base - t);
+    if (base + t < g.time + pad) add(base + t);
+  }
+  return value;
+}
+
+/// One sample, by the rules of the edges too.
+template <int at_once>
+__device__ __forceinline__ void add_sample(const Framing& g, const Counted& c, const float* rows, int t, bool edge,
+                                           bool add, float* dx) {
+  if (t >= c.samples) {
+    if (!add) *dx = 0;
+    return;
+  }
+  float v[1] = {0};
+  add_position<1, at_once>(g, rows, c.frames, t, v);
+  if (add) v[0] += *dx;
+  *dx = edge ? add_reflections(g, rows, c.frames, t, v[0]) : v[0];
+}
+
+template <int P>
+__global__ void __launch_bounds__(threads)
+    overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
+  const Overlap o = blockIdx.z == 0 ? first : second;
+  const int t = static_cast<int>(grid_thread()) * P, pad = g.window / 2;
+  if (t >= g.time) return;
+  const bool edge = g.reflect && (t <= pad || t + P + pad >= g.time);
+  for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
+    const Counted c = counted(g, lengths, b);
+    const float* const rows = o.rows + b * g.frames * g.window;
+    float* const dx = o.dx + b * g.time + t;
+    if (P == 1 || edge || t + P > c.samples) {
+#pragma unroll 1
+      for (int k = 0; k < P; ++k) add_sample<P == 1 ? 4 : 1>(g, c, rows, t + k, edge, o.add, dx + k);
+    } else if constexpr (P > 1) {
+      float v[P] = {0, 0, 0, 0};
+      add_position<P>(g, rows, c.frames, t, v);
+      Pack<float> sum{v[0], v[1], v[2], v[3]};
+      if (o.add) {
+        const Pack<float> before = load_pack(dx);
+#pragma unroll
+        for (int k = 0; k < P; ++k) sum.v[k] += before.v[k];
+      }
+      store_pack(dx, sum);
+    }
+  }
+}
+
+unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 ? g.batch : 65535); }
+
+}  // namespace
+
+void make_frames(Context& ctx, const Framing& g, const float* first, const float* second, const int32_t* lengths,
+                 float* rows) {
+  const int each = g.window < block_elements ? block_elements / g.window : 1;
+  const bool packs = g.window % 4 == 0;
+  const bool aligned = g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first) && aligned16(second);
+  launch(
+      ctx,
+      {.name = "spectral_frames", .grid = {blocks_for(g.frames, each), items(g), second ? 2u : 1u}, .block = threads},
+      packs ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, each, aligned);
+}
+
+void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {
+  const bool packs =
+      g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first.dx) && aligned16(second.dx);
+  launch(ctx,
+         {.name = packs ? "overlap_add_packs" : "overlap_add",
+          .grid = {blocks_for(g.time, threads * (packs ? 4 : 1)), items(g), second.dx ? 2u : 1u},
+          .block = threads},
+         packs ? overlap_add_kernel<4> : overlap_add_kernel<1>, g, first, second, lengths);
+}
+
+}  // namespace nacre::cuda

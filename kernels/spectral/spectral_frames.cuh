@@ -1,0 +1,79 @@
+#pragma once
+// Frames of signals and their adjoint on the device, for stft.cu and spectral_loss.cu.
+#include <vector>
+
+#include "runtime/device.cuh"
+#include "spectral/spectral_plans.h"
+
+namespace nacre::cuda {
+
+/// Positions in an item and its frames are counted in 32 bits (the plans see to that), everything else in 64.
+struct Framing {
+  int64_t batch;
+  int time, window, hop, frames;  ///< frames of one item
+  bool reflect;
+  const float* hann;  ///< [window]
+};
+inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
+  const int64_t hop = g.hop < longest_signal ? g.hop : longest_signal;  // more than the signal: one frame in any case
+  return {signal.batch,
+          static_cast<int>(signal.time),
+          static_cast<int>(g.window),
+          static_cast<int>(hop),
+          static_cast<int>(1 + signal.time / g.hop),
+          g.padding == StftPadding::reflect,
+          hann};
+}
+
+/// Valid samples and counted frames of item b; all without lengths.
+struct Counted {
+  int samples, frames;
+};
+__device__ __forceinline__ Counted counted(const Framing& g, const int32_t* lengths, int64_t b) {
+  if (lengths == nullptr) return {g.time, g.frames};
+  const int n = lengths[b], valid = n < 0 ? 0 : n < g.time ? n : g.time;
+  return {valid, valid == g.time ? g.frames : (valid + g.hop - 1) / g.hop};
+}
+
+/// As nacre::reflected. One bounce is what happens; more need a signal shorter than half the window.
+__device__ __forceinline__ int reflected(int i, int time) {
+  if (i < 0) i = -i;
+  if (i < time) return i;
+  if (time == 1) return 0;
+  const int period = 2 * (time - 1);
+  if (i >= period) i %= period;
+  return i < time ? i : period - i;
+}
+/// Sample t of an item, which may lie in the padding.
+__device__ __forceinline__ float sample(const Framing& g, const Counted& c, const float* x, int t) {
+  if (g.reflect) t = reflected(t, g.time);
+  return t >= 0 && t < c.samples ? x[t] : 0.0f;
+}
+
+/// rows [signals][batch][frames][window] <- hann x the frames of one or two signals (the second may be null); samples
+/// behind an item's length and frames that do not count are zero.
+void make_frames(Context&, const Framing&, const float* first, const float* second, const int32_t* lengths,
+                 float* rows);
+
+/// dx [batch][time] = or += hann x rows [batch][frames][window], added up where they came from, for one or two signals.
+struct Overlap {
+  const float* rows;
+  float* dx;
+  bool add;
+};
+void add_frames(Context&, const Framing&, const Overlap& first, const Overlap& second, const int32_t* lengths);
+
+template <class T>
+T* pointer(const Memory& m) {
+  return reinterpret_cast<T*>(m.data());
+}
+/// A table on the device.
+template <class T>
+Memory table(Context& ctx, const std::vector<T>& content) {
+  Memory m(ctx, content.size() * sizeof(T));
+  if (!content.empty())
+    ctx.write<T>(content, View<T>(pointer<T>(m), {.channels = static_cast<int64_t>(content.size())}));
+  return m;
+}
+
+}  // namespace nacre::cuda

@@ -1,0 +1,260 @@
+#include "nacre/ops/spectral_loss.h"
+
+#include <cmath>
+#include <utility>
+
+#include "runtime/elementwise.h"
+#include "runtime/host.h"
+#include "runtime/vector_math.h"
+#include "spectral/spectral_plans.h"
+
+namespace nacre {
+namespace cuda {
+std::unique_ptr<DevicePlan> plan(Context&, const SpectralPlan::Impl&);
+void spectral_loss(Context&, const SpectralLoss&);
+}
+
+namespace {
+
+constexpr int64_t L = frame_lanes;
+
+NACRE_CLONES void magnitudes(const float* __restrict re, const float* __restrict im, float* __restrict m, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) m[i] = std::sqrt(re[i] * re[i] + im[i] * im[i]);
+}
+
+// a <- slope of linear |m - n| + logarithmic |log10 max(m, floor) - log10 max(n, floor)| in m, and the two sums of
+// absolute differences. Unused lanes hold zeros in m and n and add nothing.
+NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, float* __restrict a, int64_t rows,
+                          float linear, float logarithmic, float floor, double* __restrict sums) {
+  constexpr int64_t block = 16;  // rows added in float before the sum goes on in double
+  for (int64_t r0 = 0; r0 < rows; r0 += block) {
+    float difference[L] = {}, log_difference[L] = {};
+    for (int64_t r = r0; r < std::min(r0 + block, rows); ++r)
+      for (int64_t j = 0; j < L; ++j) {
+        const float x = m[r * L + j], y = n[r * L + j], d = x - y;
+        const float cx = x < floor ? floor : x, cy = y < floor ? floor : y;
+        difference[j] += std::fabs(d);
+        log_difference[j] += std::fabs(vec::log10(cx) - vec::log10(cy));
+        const float slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
+        const float log_slope = cx > cy ? logarithmic : cx < cy ? -logarithmic : 0.0f;
+        a[r * L + j] = slope + (x < floor ? 0.0f : log_slope) / cx;
+      }
+    for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
+    for (int64_t j = 0; j < L; ++j) sums[1] += static_cast<double>(log_difference[j]);
+  }
+}
+
+// d <- a X / |X|, and 0 where |X| is.
+NACRE_CLONES void along(const float* __restrict a, const float* __restrict m, const float* __restrict re,
+                        const float* __restrict im, float* __restrict dre, float* __restrict dim, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float r = m[i] == 0.0f ? 0.0f : a[i] / m[i];
+    dre[i] = re[i] * r, dim[i] = im[i] * r;
+  }
+}
+
+}  // namespace
+
+static void check_config(const SpectralConfig& c, Shape s) {
+  const char* op = "spectral_loss";
+  if (s.batch < 1 || s.time < 1 || s.width != 1 || s.channels != 1)
+    throw_usage(op, "signal is " + str(s) + ", expected [batch, time, 1, 1]");
+  if (!(c.floor >= 1e-30f) || !(c.floor <= 1e30f))
+    throw_usage(op, "floor is " + std::to_string(c.floor) + ", expected a positive number, for example 1e-5");
+  for (const SpectralScale& scale : c.scales)
+    if (scale.hop < 1 || scale.mels < 0)
+      throw_usage(op, "hop is " + std::to_string(scale.hop) + " and mels is " + std::to_string(scale.mels) +
+                          ", expected hop >= 1 and mels >= 0");
+}
+
+SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), config(std::move(c)) {
+  check_config(config, s);
+  padded = {.batch = s.batch, .time = s.time, .pad = 0, .padding = config.padding};
+  int64_t frame_samples = 0;
+  for (const SpectralScale& scale : config.scales) {
+    Scale made{scale, FrameTransform("spectral_loss", scale.window), {}, 1 + s.time / scale.hop};
+    if (scale.mels > 0)
+      made.bank = MelBank(mel_filter_bank(config.sample_rate, scale.window, scale.mels, config.fmin, config.fmax,
+                                          config.mel_scale, config.area_normalised));
+    padded.pad = std::max(padded.pad, scale.window / 2);
+    bins = std::max(bins, made.transform.bins()), bands = std::max(bands, scale.mels);
+    work = std::max(work, made.transform.work());
+    rows = std::max(rows, s.batch * made.frames);
+    frame_samples = std::max(frame_samples, s.batch * made.frames * scale.window);
+    scales.push_back(std::move(made));
+  }
+  threads = ctx.threads();
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) {
+      if (s.time > longest_signal)
+        throw_usage("spectral_loss", "time is " + std::to_string(s.time) + ", expected at most 2^28 on CUDA");
+      on_device = cuda::plan(ctx, *this);
+      return;
+    }
+  parts = (rows + L - 1) / L;
+  first.resize(static_cast<size_t>(s.batch + 1));
+  partials.resize(static_cast<size_t>(parts * 4));
+  area = work + 7 * bins * L + 3 * bands * L;
+
+  const auto rounded = [](int64_t n) { return (n + 63) / 64 * 64; };
+  area = rounded(area);
+  const int64_t sizes[] = {padded.elements(), padded.elements(), padded.elements(), padded.elements(),
+                           frame_samples,     frame_samples,     threads * area};
+  int64_t total = 0;
+  for (const int64_t size : sizes) total += rounded(size);
+  memory = Memory(ctx, static_cast<size_t>(total) * sizeof(float));
+  float* next = reinterpret_cast<float*>(memory.data());
+  const int64_t* size = sizes;
+  for (float** p : {&estimate, &target, &sums[0], &sums[1], &frames[0], &frames[1], &areas})
+    *p = next, next += rounded(*size++);
+}
+
+SpectralPlan::SpectralPlan(Context& ctx, Shape signal, SpectralConfig config)
+    : impl_(std::make_unique<Impl>(ctx, signal, std::move(config))) {}
+SpectralPlan::SpectralPlan(SpectralPlan&&) noexcept = default;
+SpectralPlan& SpectralPlan::operator=(SpectralPlan&&) noexcept = default;
+SpectralPlan::~SpectralPlan() = default;
+Shape SpectralPlan::signal() const noexcept { return impl_->signal; }
+const SpectralConfig& SpectralPlan::config() const noexcept { return impl_->config; }
+
+namespace {
+
+/// One block of sixteen counted frames of one scale.
+struct Block {
+  const SpectralPlan::Impl& plan;
+  const SpectralPlan::Impl::Scale& scale;
+  int64_t rows;      // counted frames of the scale
+  float weights[4];  // of one |difference| in the sums: magnitude, log magnitude, mel magnitude, mel log
+  const bool gradient[2];
+
+  void frame_pointers(int64_t part, const float** estimate, const float** target) const {
+    const PaddedSignals& s = plan.padded;
+    int64_t row = part * L;
+    int64_t b = std::upper_bound(plan.first.begin(), plan.first.end(), row) - plan.first.begin() - 1;
+    for (int64_t j = 0; j < L; ++j, ++row) {
+      if (row >= rows) {
+        estimate[j] = target[j] = nullptr;
+        continue;
+      }
+      while (row >= plan.first[static_cast<size_t>(b + 1)]) ++b;
+      const int64_t f = row - plan.first[static_cast<size_t>(b)];
+      const int64_t at = b * s.stride() + s.pad - scale.config.window / 2 + f * scale.config.hop;
+      estimate[j] = plan.estimate + at, target[j] = plan.target + at;
+    }
+  }
+
+  void run(int64_t part, float* area, double* sums) const {
+    const int64_t bins = scale.transform.bins(), n = bins * L, bands = scale.config.mels;
+    const float floor = plan.config.floor;
+    const auto take = [&area](int64_t size) { return std::exchange(area, area + size); };
+    float *work = take(plan.work), *re = take(n), *im = take(n), *dre = take(n), *dim = take(n);
+    float *m = take(n), *target_m = take(n), *a = take(n);
+    const float *estimate[L], *target[L];
+    frame_pointers(part, estimate, target);
+    scale.transform.forward(target, dre, dim, work);
+    magnitudes(dre, dim, target_m, n);
+    scale.transform.forward(estimate, re, im, work);
+    magnitudes(re, im, m, n);
+
+    const auto to_frames = [&](int which) {
+      along(a, m, re, im, dre, dim, n);
+      float* frames[L];
+      for (int64_t j = 0; j < L; ++j) {
+        const int64_t row = part * L + j;
+        frames[j] = row < rows ? plan.frames[which] + row * scale.config.window : nullptr;
+      }
+      scale.transform.adjoint(dre, dim, frames, work);
+    };
+    if (scale.stft()) {
+      compare(m, target_m, a, bins, weights[0], weights[1], floor, sums);
+      if (gradient[0]) to_frames(0);
+    }
+    if (scale.mel()) {
+      float *mel = take(bands * L), *target_mel = take(bands * L), *dmel = take(bands * L);
+      multiply_lanes(scale.bank.by_band, m, mel);
+      multiply_lanes(scale.bank.by_band, target_m, target_mel);
+      compare(mel, target_mel, dmel, bands, weights[2], weights[3], floor, sums + 2);
+      if (gradient[1]) {
+        multiply_lanes(scale.bank.by_bin, dmel, a);
+        to_frames(1);
+      }
+    }
+  }
+};
+
+// Counted frames: with fewer valid samples than there are, those centred before the end of them.
+int64_t counted_frames(const SpectralPlan::Impl::Scale& scale, int64_t valid, int64_t time) {
+  return valid == time ? scale.frames : (valid + scale.config.hop - 1) / scale.config.hop;
+}
+
+}  // namespace
+
+void spectral_loss(Context& ctx, const SpectralLoss& a) {
+  const char* op = "spectral_loss";
+  SpectralPlan::Impl& p = a.plan.impl();
+  expect_shape(op, "estimate", a.estimate, p.signal);
+  expect_shape(op, "target", a.target, p.signal);
+  if (a.lengths && a.lengths.elements() != p.signal.batch)
+    throw_shape(op, "lengths", a.lengths.shape, {.batch = p.signal.batch});
+  if (!a.losses || a.losses.elements() != 2) throw_shape(op, "losses", a.losses.shape, {.batch = 2});
+  expect_shape_or_empty(op, "dstft", a.dstft, p.signal);
+  expect_shape_or_empty(op, "dmel", a.dmel, p.signal);
+  if (on_cuda(ctx) != static_cast<bool>(p.on_device))
+    throw_usage(op, "plan was made for another device than " + str(ctx.device()));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::spectral_loss(ctx, a);
+  if (ctx.threads() > p.threads)
+    throw_usage(op, "plan was made for " + std::to_string(p.threads) + " threads, the context has " +
+                        std::to_string(ctx.threads()));
+
+  const PaddedSignals& s = p.padded;
+  const View<float> gradients[2] = {a.dstft, a.dmel};
+  pad_signals(ctx, s, a.estimate.data, a.lengths, p.estimate);
+  pad_signals(ctx, s, a.target.data, a.lengths, p.target);
+  for (int i = 0; i < 2; ++i)
+    if (gradients[i]) ctx.zero(View<float>(p.sums[i], {.channels = s.elements()}));
+
+  double losses[2] = {0, 0};
+  for (const SpectralPlan::Impl::Scale& scale : p.scales) {
+    int64_t rows = 0;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      p.first[static_cast<size_t>(b)] = rows;
+      rows += counted_frames(scale, valid_samples(a.lengths, b, s.time), s.time);
+    }
+    p.first[static_cast<size_t>(s.batch)] = rows;
+    if (rows == 0 || !(scale.stft() || scale.mel())) continue;
+
+    const double cells = static_cast<double>(rows * scale.transform.bins());
+    const double mel_cells = static_cast<double>(rows * std::max<int64_t>(scale.config.mels, 1));
+    const double power = static_cast<double>(p.config.log_power);
+    const double share[4] = {static_cast<double>(scale.config.magnitude) / cells,
+                             static_cast<double>(scale.config.log_magnitude) * power / cells,
+                             static_cast<double>(scale.config.mel_magnitude) / mel_cells,
+                             static_cast<double>(scale.config.mel_log) / mel_cells};
+    const double log10_e = 0.43429448190325182765;
+    const Block block{p,
+                      scale,
+                      rows,
+                      {static_cast<float>(share[0]), static_cast<float>(share[1] * log10_e),
+                       static_cast<float>(share[2]), static_cast<float>(share[3] * log10_e)},
+                      {static_cast<bool>(gradients[0]), static_cast<bool>(gradients[1])}};
+    const int64_t parts = (rows + L - 1) / L;
+    parallel_parts(ctx, parts, [&](int64_t part, int slot) {
+      double* sums = p.partials.data() + part * 4;
+      std::fill_n(sums, 4, 0.0);
+      block.run(part, p.areas + slot * p.area, sums);
+    });
+    for (int64_t part = 0; part < parts; ++part)
+      for (size_t i = 0; i < 4; ++i) losses[i / 2] += share[i] * p.partials[static_cast<size_t>(part) * 4 + i];
+    const bool present[2] = {scale.stft(), scale.mel()};
+    for (int i = 0; i < 2; ++i)
+      if (gradients[i] && present[i])
+        overlap_add(ctx, s, p.frames[i], p.first.data(), scale.config.window, scale.config.hop, p.sums[i]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    if (gradients[i]) fold_padding(ctx, s, p.sums[i], a.lengths, gradients[i].data, false);
+    a.losses[i] = static_cast<float>(losses[i]);
+  }
+}
+
+}  // namespace nacre

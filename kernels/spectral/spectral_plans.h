@@ -1,0 +1,62 @@
+#pragma once
+// The inside of StftPlan and SpectralPlan, for their CPU and CUDA files. A plan of a CUDA context has everything that is
+// on the device in `on_device`, and no work areas for threads.
+#include <memory>
+#include <vector>
+
+#include "nacre/ops/spectral_loss.h"
+#include "nacre/ops/stft.h"
+#include "spectral/frame_transform.h"
+#include "spectral/framing.h"
+#include "spectral/mel.h"
+
+namespace nacre {
+
+inline constexpr int64_t longest_signal = int64_t{1} << 28;  ///< on CUDA
+
+/// Base of what the CUDA twin of a plan keeps.
+struct DevicePlan {
+  virtual ~DevicePlan() = default;
+};
+
+struct StftPlan::Impl {
+  Shape signal;
+  StftGeometry geometry;
+  FrameTransform transform;
+  PaddedSignals padded;
+  int64_t frames = 0, threads = 1, area = 0;
+  std::vector<int64_t> first;  ///< rows of every item in `rows`
+  Memory rows, sums, areas;    ///< [batch frames][window], padded signals, [threads][area]
+  std::unique_ptr<DevicePlan> on_device;
+
+  Impl(Context&, Shape, StftGeometry);
+  float* rows_data() const { return reinterpret_cast<float*>(rows.data()); }
+  float* sums_data() const { return reinterpret_cast<float*>(sums.data()); }
+  Shape spectrum() const { return {signal.batch, frames, transform.bins(), 2}; }
+};
+
+struct SpectralPlan::Impl {
+  struct Scale {
+    SpectralScale config;
+    FrameTransform transform;
+    MelBank bank;
+    int64_t frames;
+    bool stft() const { return config.magnitude != 0 || config.log_magnitude != 0; }
+    bool mel() const { return config.mels > 0 && (config.mel_magnitude != 0 || config.mel_log != 0); }
+  };
+  Shape signal;
+  SpectralConfig config;
+  std::vector<Scale> scales;
+  PaddedSignals padded;
+  int64_t threads = 1, bins = 0, bands = 0, work = 0, area = 0, rows = 0, parts = 0;
+  std::vector<int64_t> first;    ///< [batch + 1]: rows of every item at the scale being done
+  std::vector<double> partials;  ///< [parts][4]
+  Memory memory;
+  // All in `memory`: both padded signals, the padded gradients, the gradients of all frames, the areas of the threads.
+  float *estimate = nullptr, *target = nullptr, *sums[2] = {}, *frames[2] = {}, *areas = nullptr;
+  std::unique_ptr<DevicePlan> on_device;
+
+  Impl(Context&, Shape, SpectralConfig);
+};
+
+}  // namespace nacre

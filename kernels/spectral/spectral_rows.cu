@@ -1,0 +1,115 @@
+#include "spectral/spectral_cells.cuh"
+
+// Everything between the two transforms in one kernel: a block takes whole frames, its threads keep the estimate's bins
+// in registers and put the magnitudes of both signals into shared memory, where the bands find them. Reads each
+// spectrum once and writes each gradient once, over the spectra: 16 bytes per bin, and 8 per wanted gradient. About 90
+// operations per bin with both logarithms: below the memory's time.
+namespace nacre::cuda {
+namespace {
+
+constexpr int cells_per_thread = 8;
+
+/// How a block of `threads` threads is filled with frames, and the steps of its threads from cell to cell.
+struct Rows {
+  int rows;                ///< per block
+  int row_step, bin_step;  ///< of `threads` cells
+};
+
+template <int threads>
+__global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
+  NACRE_SHARED(double, buffer, 4 * (threads / 32));
+  NACRE_DYNAMIC_SHARED(float, magnitudes);  // the estimate's, the target's, the slopes of the bands
+  const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
+  const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
+  const int64_t row0 = int64_t{blockIdx.x} * shape.rows, left = s.rows - row0, cells_of_all = s.rows * s.bins;
+  const int here = static_cast<int>(left < shape.rows ? left : shape.rows), cells = here * bins;
+  float* const estimate = s.spectra + 2 * row0 * s.bins;
+  const float* const target = estimate + 2 * cells_of_all;
+  float* const target_magnitudes = magnitudes + shape.rows * bins;
+  float* const slopes = target_magnitudes + shape.rows * bins;
+
+  Complex x[cells_per_thread];
+  float m[cells_per_thread];
+  float linear = 0, logarithmic = 0;
+  double sums[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int j = 0; j < cells_per_thread; ++j) {
+    const int cell = tid + j * threads;
+    x[j] = cell < cells ? load_complex(estimate, cell) : Complex{0, 0};
+  }
+  const int first_row = tid / bins, first_bin = tid - first_row * bins;
+  int bin = first_bin;
+#pragma unroll
+  for (int j = 0; j < cells_per_thread; ++j) {
+    const int cell = tid + j * threads;
+    if (cell < cells) {
+      m[j] = magnitude(x[j]);
+      const float n = magnitude(load_complex(target, cell));
+      if (s.mel) magnitudes[cell] = m[j], target_magnitudes[cell] = n;
+      if (s.stft) {
+        const Compared c = compare(m[j], n, w0, w1, s.floor, s.logs[0]);
+        linear += c.difference, logarithmic += c.log_difference;
+        if (s.gradient[0]) store_gradient(estimate, cell, x[j], m[j], c.slope, bin > 0 && bin < bins - 1);
+      }
+    }
+    bin += shape.bin_step;
+    bin = bin >= bins ? bin - bins : bin;
+  }
+  sums[0] = static_cast<double>(linear), sums[1] = static_cast<double>(logarithmic);
+  if (s.mel) {
+    __syncthreads();
+    float band_linear = 0, band_logarithmic = 0;
+    for (int i = tid; i < here * bands; i += threads) {
+      const int row = i / bands, band = i - row * bands;
+      const Compared c = compare_band(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
+      band_linear += c.difference, band_logarithmic += c.log_difference;
+      slopes[i] = c.slope;
+    }
+    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
+    __syncthreads();
+    if (s.gradient[1]) {
+      float* const to = s.gradient[0] ? estimate + 2 * cells_of_all : estimate;
+      int row = first_row;
+      bin = first_bin;
+#pragma unroll
+      for (int j = 0; j < cells_per_thread; ++j) {
+        const int cell = tid + j * threads;
+        if (cell < cells) {
+          const float slope = bin_slope(s, bin, slopes + row * bands);
+          store_gradient(to, cell, x[j], m[j], slope, bin > 0 && bin < bins - 1);
+        }
+        row += shape.row_step, bin += shape.bin_step;
+        if (bin >= bins) bin -= bins, ++row;
+      }
+    }
+  }
+  put_four<threads>(s, sums, buffer);
+}
+
+constexpr int64_t few = 256, many = 512;
+int64_t threads_for(const ScaleView& s) { return s.bins <= few * cells_per_thread ? few : many; }
+int64_t rows_for(const ScaleView& s) { return threads_for(s) * cells_per_thread / s.bins; }
+size_t shared_for(const ScaleView& s) {
+  return s.mel ? static_cast<size_t>(rows_for(s) * (2 * s.bins + s.bands)) * sizeof(float) : 0;
+}
+
+}  // namespace
+
+bool spectral_rows_fit(const DeviceLimits& d, const ScaleView& s) {
+  const size_t buffer = 4 * (many / 32) * sizeof(double);
+  return s.bins <= many * cells_per_thread && shared_for(s) + buffer <= d.shared_per_block;
+}
+int64_t spectral_rows_parts(const ScaleView& s) { return blocks_for(s.rows, rows_for(s)); }
+void spectral_rows(Context& ctx, const ScaleView& s) {
+  const int64_t threads = threads_for(s);
+  const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins),
+                   static_cast<int>(threads % s.bins)};
+  launch(ctx,
+         {.name = threads == few ? "spectral_rows" : "spectral_rows_long",
+          .grid = blocks_for(s.rows, shape.rows),
+          .block = static_cast<unsigned>(threads),
+          .shared_bytes = shared_for(s)},
+         threads == few ? spectral_rows_kernel<few> : spectral_rows_kernel<many>, s, shape);
+}
+
+}  // namespace nacre::cuda

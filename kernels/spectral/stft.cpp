@@ -1,0 +1,131 @@
+#include "nacre/ops/stft.h"
+
+#include <utility>
+#include <vector>
+
+#include "runtime/host.h"
+#include "spectral/spectral_plans.h"
+
+namespace nacre {
+namespace cuda {
+std::unique_ptr<DevicePlan> plan(Context&, const StftPlan::Impl&);
+void stft_forward(Context&, const StftForward&);
+void stft_adjoint(Context&, const StftAdjoint&);
+}  // namespace cuda
+
+namespace {
+
+constexpr int64_t L = frame_lanes;
+
+void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
+  if (time < 1 || g.hop < 1)
+    throw_usage(op,
+                "time is " + std::to_string(time) + " and hop is " + std::to_string(g.hop) + ", both must be positive");
+}
+
+// re, im [bins][lane] <-> row [bins][2] of one frame.
+void take_lane(const float* re, const float* im, int64_t bins, float* row) {
+  for (int64_t k = 0; k < bins; ++k) row[2 * k] = re[k * L], row[2 * k + 1] = im[k * L];
+}
+void put_lane(const float* row, int64_t bins, float* re, float* im) {
+  for (int64_t k = 0; k < bins; ++k) re[k * L] = row[2 * k], im[k * L] = row[2 * k + 1];
+}
+
+}  // namespace
+
+int64_t stft_frames(int64_t time, const StftGeometry& g) {
+  check_geometry("stft_frames", time, g);
+  return 1 + time / g.hop;
+}
+
+StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometry(g), transform("stft", g.window) {
+  check_geometry("stft", s.time, g);
+  if (s.batch < 1 || s.width != 1 || s.channels != 1)
+    throw_usage("stft", "signal is " + str(s) + ", expected [batch, time, 1, 1]");
+  padded = {.batch = s.batch, .time = s.time, .pad = g.window / 2, .padding = g.padding};
+  frames = stft_frames(s.time, g);
+  threads = ctx.threads();
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) {
+      if (s.time > longest_signal)
+        throw_usage("stft", "time is " + std::to_string(s.time) + ", expected at most 2^28 on CUDA");
+      on_device = cuda::plan(ctx, *this);
+      return;
+    }
+  area = (transform.work() + 2 * transform.bins() * L + 63) / 64 * 64;
+  for (int64_t b = 0; b <= s.batch; ++b) first.push_back(b * frames);
+  rows = Memory(ctx, static_cast<size_t>(s.batch * frames * g.window) * sizeof(float));
+  sums = Memory(ctx, static_cast<size_t>(padded.elements()) * sizeof(float));
+  areas = Memory(ctx, static_cast<size_t>(threads * area) * sizeof(float));
+}
+
+namespace {
+
+float* own_area(const StftPlan::Impl& p, int slot) {
+  return reinterpret_cast<float*>(p.areas.data()) + slot * p.area;
+}
+
+}  // namespace
+
+StftPlan::StftPlan(Context& ctx, Shape signal, StftGeometry g) : impl_(std::make_unique<Impl>(ctx, signal, g)) {}
+StftPlan::StftPlan(StftPlan&&) noexcept = default;
+StftPlan& StftPlan::operator=(StftPlan&&) noexcept = default;
+StftPlan::~StftPlan() = default;
+Shape StftPlan::signal() const noexcept { return impl_->signal; }
+Shape StftPlan::spectrum() const noexcept { return impl_->spectrum(); }
+StftGeometry StftPlan::geometry() const noexcept { return impl_->geometry; }
+
+static void check(const char* op, const Context& ctx, const StftPlan& plan) {
+  if (on_cuda(ctx) != static_cast<bool>(plan.impl().on_device))
+    throw_usage(op, "plan was made for another device than " + str(ctx.device()));
+  if (!on_cuda(ctx) && ctx.threads() > plan.impl().threads)
+    throw_usage(op, "plan was made for " + std::to_string(plan.impl().threads) + " threads, the context has " +
+                        std::to_string(ctx.threads()));
+}
+
+void stft_forward(Context& ctx, const StftForward& a) {
+  const StftPlan::Impl& p = a.plan.impl();
+  expect_shape("stft_forward", "x", a.x, p.signal);
+  expect_shape("stft_forward", "spectrum", a.spectrum, p.spectrum());
+  check("stft_forward", ctx, a.plan);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::stft_forward(ctx, a);
+  pad_signals(ctx, p.padded, a.x.data, {}, p.sums_data());
+  const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins();
+  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
+    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
+    const float* frames[L];
+    for (int64_t j = 0; j < L; ++j) {
+      const int64_t row = std::min(part * L + j, rows - 1);
+      frames[j] = p.sums_data() + row / p.frames * p.padded.stride() + row % p.frames * p.geometry.hop;
+    }
+    p.transform.forward(frames, re, im, work);
+    for (int64_t j = 0; j < std::min(L, rows - part * L); ++j)
+      take_lane(re + j, im + j, bins, a.spectrum.data + (part * L + j) * 2 * bins);
+  });
+}
+
+void stft_adjoint(Context& ctx, const StftAdjoint& a) {
+  const StftPlan::Impl& p = a.plan.impl();
+  expect_shape("stft_adjoint", "dspectrum", a.dspectrum, p.spectrum());
+  expect_shape("stft_adjoint", "dx", a.dx, p.signal);
+  check("stft_adjoint", ctx, a.plan);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::stft_adjoint(ctx, a);
+  const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins(), N = p.geometry.window;
+  parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
+    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
+    float* frames[L];
+    for (int64_t j = 0; j < L; ++j) {
+      const int64_t row = std::min(part * L + j, rows - 1);
+      put_lane(a.dspectrum.data + row * 2 * bins, bins, re + j, im + j);
+      frames[j] = part * L + j < rows ? p.rows_data() + row * N : nullptr;
+    }
+    p.transform.adjoint(re, im, frames, work);
+  });
+  ctx.zero(View<float>(p.sums_data(), {.channels = p.padded.elements()}));
+  overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.sums_data());
+  fold_padding(ctx, p.padded, p.sums_data(), {}, a.dx.data, a.add_dx);
+}
+
+}  // namespace nacre

@@ -1,0 +1,60 @@
+#pragma once
+// What public calls look after for their callers: an object used by two threads at once, values that no model can take,
+// allocations that fail.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <new>
+#include <span>
+#include <string>
+
+#include "nacre/codec/codec_config.h"
+#include "nacre/error.h"
+
+namespace nacre {
+
+/// Throws Error(usage) where another thread is inside a call of the same object.
+class InUse {
+ public:
+  InUse(std::atomic<bool>& flag, const char* call, const char* object) : flag_(flag) {
+    if (flag_.exchange(true, std::memory_order_acquire))
+      throw Error(ErrorKind::usage, std::string(call) + ": another call uses this " + object +
+                                        "; expected one at a time, or one " + object +
+                                        " per thread (they may share a Context)");
+  }
+  ~InUse() { flag_.store(false, std::memory_order_release); }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  std::atomic<bool>& flag_;
+};
+
+/// f(), whose failed allocations become Error(memory).
+template <class F>
+auto within_memory(const char* call, F&& f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::memory,
+                std::string(call) + ": out of memory; use shorter windows, a smaller batch or model");
+  }
+}
+
+inline void expect_finite(const char* call, std::span<const float> samples) {
+  const auto bad = std::find_if(samples.begin(), samples.end(), [](float s) { return !std::isfinite(s); });
+  if (bad != samples.end())
+    throw Error(ErrorKind::usage, std::string(call) + ": sample " + std::to_string(bad - samples.begin()) + " is " +
+                                      std::to_string(*bad) + ", expected finite values");
+}
+
+inline void expect_codes(const char* call, std::span<const int32_t> codes, const CodecConfig& config) {
+  const auto bad = std::find_if(codes.begin(), codes.end(),
+                                [&](int32_t c) { return c < 0 || static_cast<int64_t>(c) >= config.codebook_size; });
+  if (bad != codes.end())
+    throw Error(ErrorKind::usage, std::string(call) + ": code " + std::to_string(bad - codes.begin()) + " is " +
+                                      std::to_string(*bad) + ", expected 0 to " +
+                                      std::to_string(config.codebook_size - 1));
+}
+
+}  // namespace nacre

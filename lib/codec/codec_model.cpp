@@ -1,0 +1,280 @@
+// The Codec that owns parameters: inference plans, files.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "codec/callers.h"
+#include "files/weights_identity.h"
+#include "nacre/codec/codec.h"
+#include "nacre/files/safetensors.h"
+
+namespace nacre {
+
+struct Codec::Impl {
+  Impl(Context& c, CodecConfig cfg)
+      : ctx(c.share()),
+        config(std::move(cfg)),
+        encoder(parameters, config),
+        quantizer(parameters, config),
+        decode_quantizer(parameters, config),
+        decoder(parameters, config) {
+    config.check();
+    parameters.allocate(c, false);
+  }
+
+  void reserve(int64_t batch, int64_t samples, Use);
+
+  Context ctx;
+  CodecConfig config;
+  std::atomic<bool> in_use{false};
+  Parameters parameters;
+  Encoder<float> encoder;
+  Quantizer quantizer, decode_quantizer;
+  Decoder<float> decoder;
+  std::unique_ptr<Plan> encode_plan, decode_plan;
+  View<float> audio_in;
+  View<int32_t> codes_in;
+  View<const float> audio_out;
+};
+
+Codec::Codec(Context& ctx, CodecConfig config) {
+  impl_ = within_memory("Codec", [&] {
+    config.check();
+    return std::make_unique<Impl>(ctx, std::move(config));
+  });
+}
+Codec::Codec(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Codec::Codec(Codec&&) noexcept = default;
+Codec& Codec::operator=(Codec&&) noexcept = default;
+Codec::~Codec() = default;
+
+namespace {
+
+template <class T>
+void expect_data(const char* call, const char* argument, const View<T>& v) {
+  if (v.data == nullptr)
+    throw Error(ErrorKind::usage, std::string(call) + ": " + argument + " is " + str(v.shape) + " and has no data");
+}
+
+}  // namespace
+
+Context& Codec::context() const noexcept { return impl_->ctx; }
+const CodecConfig& Codec::config() const noexcept { return impl_->config; }
+Parameters& Codec::parameters() noexcept { return impl_->parameters; }
+namespace {
+
+/// The inside of a codec, which one that was moved from lacks.
+template <class Impl>
+Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
+  if (!impl) throw Error(ErrorKind::usage, std::string(call) + ": the codec was moved from");
+  return *impl;
+}
+
+}  // namespace
+
+void Codec::set_beam(int64_t beam) {
+  const InUse alone(inside(impl_, "set_beam").in_use, "set_beam", "codec");
+  within_memory("set_beam", [&] {
+    CodecConfig changed = impl_->config;
+    changed.beam = beam;
+    changed.check();
+    impl_->config = std::move(changed);
+  });
+  impl_->quantizer.set_beam(beam);
+  impl_->encode_plan.reset();
+}
+size_t Codec::reserved_bytes() const {
+  return (impl_->encode_plan ? impl_->encode_plan->bytes() : 0) +
+         (impl_->decode_plan ? impl_->decode_plan->bytes() : 0);
+}
+size_t Codec::unshared_bytes() const {
+  return (impl_->encode_plan ? impl_->encode_plan->unshared_bytes() : 0) +
+         (impl_->decode_plan ? impl_->decode_plan->unshared_bytes() : 0);
+}
+
+void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
+  const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
+  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use); });
+}
+void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
+  Impl& m = *this;
+  if (batch < 1 || samples < 1 || samples % m.config.hop() != 0)
+    throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
+                                      " samples, expected at least one and a multiple of the hop, " +
+                                      std::to_string(m.config.hop()));
+  const int64_t frames = samples / m.config.hop();
+  const Shape audio{.batch = batch, .time = samples};
+  const Shape codes{.batch = batch, .time = frames, .channels = m.config.n_codebooks};
+  if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio)) {
+    m.encode_plan.reset();
+    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
+    plan->reserve([&](Plan& p) {
+      p.next_step();
+      const Made<float> source = p.source<float>(audio);
+      m.audio_in = source.value;
+      m.quantizer.plan(p, m.encoder.plan(p, source.flow));
+    });
+    m.encode_plan = std::move(plan);
+  }
+  if (use != Use::encode && !(m.decode_plan && m.codes_in.shape == codes)) {
+    m.decode_plan.reset();
+    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
+    plan->reserve([&](Plan& p) {
+      p.next_step();
+      m.codes_in = p.keeps<int32_t>(codes);
+      m.audio_out = p.result(m.decoder.plan(p, m.decode_quantizer.plan_decode(p, m.codes_in)));
+    });
+    m.decode_plan = std::move(plan);
+  }
+}
+
+void Codec::encode(View<const float> audio, View<int32_t> codes) {
+  Impl& m = inside(impl_, "encode");
+  const InUse alone(m.in_use, "encode", "codec");
+  if (!m.encode_plan || audio.shape != m.audio_in.shape)
+    throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
+  if (codes.shape != m.quantizer.codes().shape)
+    throw Error(ErrorKind::usage,
+                "encode: codes is " + str(codes.shape) + ", expected " + str(m.quantizer.codes().shape));
+  expect_data("encode", "audio", audio);
+  expect_data("encode", "codes", codes);
+  if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
+  m.ctx.copy<float>(audio, m.audio_in);
+  m.encoder.forward(m.ctx);
+  m.quantizer.forward(m.ctx);
+  m.ctx.copy<int32_t>(m.quantizer.codes(), codes);
+}
+
+void Codec::decode(View<const int32_t> codes, View<float> audio) {
+  Impl& m = inside(impl_, "decode");
+  const InUse alone(m.in_use, "decode", "codec");
+  if (!m.decode_plan || codes.shape != m.codes_in.shape)
+    throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));
+  if (audio.shape != m.audio_out.shape)
+    throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
+  expect_data("decode", "codes", codes);
+  expect_data("decode", "audio", audio);
+  if (m.ctx.device().kind == Device::cpu)
+    expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
+  m.ctx.copy<int32_t>(codes, m.codes_in);
+  m.decode_quantizer.decode(m.ctx);
+  m.decoder.forward(m.ctx);
+  m.ctx.copy<float>(m.audio_out, audio);
+}
+
+// ---- files
+// ---------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct Gathered {
+  std::vector<std::vector<float>> values;
+  std::vector<StoredTensor> tensors;
+};
+Gathered gather(Context& ctx, const Parameters& parameters) {
+  Gathered g;
+  parameters.each_tensor(
+      ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {
+        g.values.emplace_back(v.begin(), v.end());
+        g.tensors.push_back({name, Dtype::f32, stored, std::as_bytes(std::span<const float>(g.values.back()))});
+      });
+  return g;
+}
+
+}  // namespace
+
+uint64_t Codec::identity() const {
+  return within_memory("identity", [&] {
+    WeightsIdentity identity;
+    impl_->parameters.each_tensor(
+        impl_->ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {
+          identity.add({name, Dtype::f32, stored, std::as_bytes(v)});
+        });
+    return identity.value();
+  });
+}
+
+void Codec::save(const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) const {
+  within_memory("save", [&] {
+    const Gathered g = gather(impl_->ctx, impl_->parameters);
+    std::map<std::string, std::string> all = metadata;
+    all[config_metadata_key] = impl_->config.to_json();
+    write_safetensors(path, g.tensors, all);
+  });
+}
+
+namespace {
+
+LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& file, const std::filesystem::path& path,
+                     bool strict) {
+  LoadReport report;
+  std::vector<std::string> wanted;
+  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float>) {
+    wanted.push_back(name);
+    const StoredTensor* t = file.find(name);
+    if (t == nullptr)
+      report.missing.push_back(name);
+    else if (t->shape != stored) {
+      report.misshapen.push_back(str(*t) + " " + name);
+    }
+  });
+  for (const StoredTensor& t : file.tensors())
+    if (!std::binary_search(wanted.begin(), wanted.end(), t.name)) report.surplus.push_back(t.name);
+  if (strict && (!report.missing.empty() || !report.surplus.empty() || !report.misshapen.empty())) {
+    std::string what = path.string() + ": does not fit the model;";
+    const auto list = [&](const char* kind, const std::vector<std::string>& names) {
+      if (names.empty()) return;
+      what += std::string(" ") + kind + " (" + std::to_string(names.size()) + "):";
+      for (const std::string& n : names) what += " " + n;
+      what += ";";
+    };
+    list("missing", report.missing);
+    list("surplus", report.surplus);
+    list("misshapen", report.misshapen);
+    what.pop_back();
+    throw Error(ErrorKind::input, what);
+  }
+  for (const StoredTensor& t : file.tensors()) {
+    const bool fits =
+        std::binary_search(wanted.begin(), wanted.end(), t.name) &&
+        std::find(report.misshapen.begin(), report.misshapen.end(), str(t) + " " + t.name) == report.misshapen.end();
+    if (!fits) continue;
+    parameters.set_tensor(ctx, t.name, t.shape, to_floats(t));
+    ++report.matched;
+  }
+  parameters.refresh(ctx);
+  return report;
+}
+
+Codec load_codec(Context& ctx, const std::filesystem::path& path) {
+  const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
+  const auto found = file.metadata().find(config_metadata_key);
+  if (found == file.metadata().end())
+    throw Error(ErrorKind::input,
+                path.string() + ": has no \"" + config_metadata_key +
+                    "\" in its metadata: it was not written by nacre, and its configuration must be given "
+                    "(--config of the program)");
+  CodecConfig config;
+  try {
+    config = CodecConfig::from_json(found->second);
+  } catch (const Error& e) {
+    throw Error(ErrorKind::input, path.string() + ": " + e.what());
+  }
+  Codec codec(ctx, std::move(config));
+  load_from(ctx, codec.parameters(), file, path, true);
+  return codec;
+}
+
+}  // namespace
+
+LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::filesystem::path& path, bool strict) {
+  return within_memory("load_parameters", [&] {
+    return load_from(ctx, parameters, Safetensors::read(path, {.allow_nonfinite = false}), path, strict);
+  });
+}
+
+Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
+  return within_memory("load", [&] { return load_codec(ctx, path); });
+}
+
+}  // namespace nacre

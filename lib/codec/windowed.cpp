@@ -1,0 +1,209 @@
+#include "nacre/codec/windowed.h"
+
+#include <algorithm>
+#include <string>
+
+#include "codec/callers.h"
+
+namespace nacre {
+
+int64_t default_window_frames(const CodecConfig& c) {
+  const int64_t context = std::max(c.encoder_context(), c.decoder_context());
+  const auto two_seconds = static_cast<int64_t>(2.0 * c.frame_rate());
+  return std::max(two_seconds, 4 * 2 * context);
+}
+
+int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
+  while (window > total && window / 2 >= 4 * context && window > 1) window /= 2;
+  // A schedule needs room between its contexts, also where one window holds everything.
+  return window > total ? std::max(total, 2 * context + 1) : window;
+}
+
+// ---- WindowSchedule
+// ------------------------------------------------------------------------------------------------------
+
+WindowSchedule::WindowSchedule(int64_t window, int64_t context)
+    : window_(window), context_(context), step_(window - 2 * context) {
+  if (context < 0 || step_ < 1)
+    throw Error(ErrorKind::usage, "window of " + std::to_string(window) +
+                                      " frames, expected more than twice the context of " + std::to_string(context));
+}
+
+bool WindowSchedule::next(int64_t available, Window& out) {
+  const int64_t start = index_ * step_;
+  if (start + window_ >= available) return false;  // strictly more: else this could be the last one
+  ++index_;
+  out = {start, window_, done_, start + window_ - context_ - done_};
+  done_ += out.kept;
+  return true;
+}
+
+bool WindowSchedule::last(int64_t total, Window& out) {
+  if (done_ >= total) return false;
+  const int64_t start = std::max<int64_t>(0, total - window_);
+  out = {start, total - start, done_, total - done_};
+  done_ = total;
+  return true;
+}
+
+int64_t WindowSchedule::needed_from() const {
+  // The signal has at least one frame more than the newest window reached, so the last window starts at least one later.
+  return index_ == 0 ? 0 : (index_ - 1) * step_ + 1;
+}
+
+namespace {
+
+void expect_unfinished(const char* call, bool finished) {
+  if (finished)
+    throw Error(ErrorKind::usage,
+                std::string(call) + ": the signal has ended by finish; expected a new object for another");
+}
+template <class Sink>
+Sink expect_sink(const char* object, Sink sink) {
+  if (!sink) throw Error(ErrorKind::usage, std::string(object) + ": the sink is empty, expected a function");
+  return sink;
+}
+int64_t window_or_default(const char* object, int64_t frames, const CodecConfig& config) {
+  if (frames < 0)
+    throw Error(ErrorKind::usage, std::string(object) + ": window of " + std::to_string(frames) +
+                                      " frames, expected a positive number, or 0 for the default");
+  return frames > 0 ? frames : default_window_frames(config);
+}
+
+}  // namespace
+
+// ---- WindowedEncoder
+// -----------------------------------------------------------------------------------------------------
+
+WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
+    : codec_(codec),
+      sink_(expect_sink("WindowedEncoder", std::move(sink))),
+      window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
+      context_(codec.config().encoder_context()),
+      schedule_(window_, context_) {}
+
+void WindowedEncoder::run(const WindowSchedule::Window& w) {
+  const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode);
+  Context& ctx = codec_.context();
+  Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
+  Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));
+  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages});
+  ctx.write<float>(
+      std::span<const float>(buffer_.data() + (w.start * hop - buffer_start_), static_cast<size_t>(w.frames * hop)), x);
+  codec_.encode(x, c);
+  std::vector<int32_t> host(static_cast<size_t>(w.frames * stages));
+  ctx.read<int32_t>(c, host);
+  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages, {.time = w.kept, .channels = stages}));
+}
+
+void WindowedEncoder::push(std::span<const float> samples) {
+  expect_unfinished("push", finished_);
+  expect_finite("push", samples);
+  within_memory("push", [&] { take(samples); });
+}
+void WindowedEncoder::take(std::span<const float> samples) {
+  const int64_t hop = codec_.config().hop();
+  const auto piece = static_cast<size_t>(window_ * hop);  // a large push must not make a large buffer
+  for (size_t at = 0; at < samples.size(); at += piece) {
+    const std::span<const float> part = samples.subspan(at, std::min(piece, samples.size() - at));
+    buffer_.insert(buffer_.end(), part.begin(), part.end());
+    samples_ += static_cast<int64_t>(part.size());
+    // A frame counts as there when its samples are, and one more sample shows that the signal goes on.
+    WindowSchedule::Window w;
+    while (schedule_.next((samples_ + hop - 1) / hop, w)) {
+      run(w);
+      const int64_t drop = schedule_.needed_from() * hop - buffer_start_;
+      if (drop > 0) {
+        buffer_.erase(buffer_.begin(), buffer_.begin() + drop);
+        buffer_start_ += drop;
+      }
+    }
+  }
+}
+
+int64_t WindowedEncoder::finish() {
+  expect_unfinished("finish", finished_);
+  finished_ = true;
+  within_memory("finish", [&] { end(); });
+  return samples_;
+}
+void WindowedEncoder::end() {
+  const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
+  buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
+  if (frames <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
+  WindowSchedule::Window w;
+  while (schedule_.next(frames, w)) run(w);
+  if (schedule_.last(frames, w)) run(w);
+}
+
+// ---- WindowedDecoder
+// -----------------------------------------------------------------------------------------------------
+
+WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
+    : codec_(codec),
+      sink_(expect_sink("WindowedDecoder", std::move(sink))),
+      window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
+      context_(codec.config().decoder_context()),
+      schedule_(window_, context_) {}
+
+void WindowedDecoder::run(const WindowSchedule::Window& w) {
+  const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::decode);
+  Context& ctx = codec_.context();
+  Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
+  Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));
+  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages});
+  ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages,
+                                              static_cast<size_t>(w.frames * stages)),
+                     c);
+  codec_.decode(c, x);
+  std::vector<float> host(static_cast<size_t>(w.frames * hop));
+  ctx.read<float>(x, host);
+  sink_(std::span<const float>(host).subspan(static_cast<size_t>((w.keep - w.start) * hop),
+                                             static_cast<size_t>(w.kept * hop)));
+}
+
+void WindowedDecoder::push(std::span<const int32_t> codes) {
+  expect_unfinished("push", finished_);
+  const int64_t stages = codec_.config().n_codebooks;
+  if (static_cast<int64_t>(codes.size()) % stages != 0)
+    throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
+                                      " codes are no whole number of frames of " + std::to_string(stages));
+  expect_codes("push", codes, codec_.config());
+  within_memory("push", [&] { take(codes); });
+}
+void WindowedDecoder::take(std::span<const int32_t> codes) {
+  const int64_t stages = codec_.config().n_codebooks;
+  const auto piece = static_cast<size_t>(window_ * stages);
+  for (size_t at = 0; at < codes.size(); at += piece) {
+    const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
+    buffer_.insert(buffer_.end(), part.begin(), part.end());
+    frames_ += static_cast<int64_t>(part.size()) / stages;
+    WindowSchedule::Window w;
+    while (schedule_.next(frames_, w)) {
+      run(w);
+      const int64_t drop = schedule_.needed_from() - buffer_start_;
+      if (drop > 0) {
+        buffer_.erase(buffer_.begin(), buffer_.begin() + drop * stages);
+        buffer_start_ += drop;
+      }
+    }
+  }
+}
+
+void WindowedDecoder::finish() {
+  expect_unfinished("finish", finished_);
+  finished_ = true;
+  within_memory("finish", [&] { end(); });
+}
+void WindowedDecoder::end() {
+  if (frames_ <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_);
+  WindowSchedule::Window w;
+  while (schedule_.next(frames_, w)) run(w);
+  if (schedule_.last(frames_, w)) run(w);
+}
+
+}  // namespace nacre

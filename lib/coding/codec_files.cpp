@@ -1,0 +1,334 @@
+#include "nacre/coding/codec_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+#include "data/sniff.h"
+#include "files/files.h"
+#include "nacre/codec/windowed.h"
+
+namespace nacre::training {
+namespace {
+
+constexpr int64_t piece_frames = 1 << 14;
+/// The smallest gain a stream can hold: with it, whatever a model makes of silence is far below one 16-bit step.
+constexpr float silent_gain = 0x1p-40f;
+
+using Clock = std::chrono::steady_clock;
+
+class Hooked {
+ public:
+  explicit Hooked(const FileHooks& hooks) : hooks_(hooks) {}
+  ~Hooked() {
+    if (hooks_.unfinished != nullptr) hooks_.unfinished->store(false);
+  }
+  void output_begins() {
+    if (hooks_.unfinished != nullptr) hooks_.unfinished->store(true);
+  }
+  void check() const {
+    if (hooks_.stop != nullptr && hooks_.stop->load() != 0) throw Stopped{hooks_.stop->load()};
+  }
+  void at(double seconds, double total) const {
+    check();
+    if (hooks_.progress) hooks_.progress(seconds, total);
+  }
+
+ private:
+  const FileHooks& hooks_;
+};
+
+/// Bytes of a file or of standard input.
+class Input {
+ public:
+  Input(const std::string& path, const Hooked* hooked) : name_(path == "-" ? "standard input" : path), hooked_(hooked) {
+    if (path == "-") return;
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
+    if (S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a .nacre stream");
+    file_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file_) throw_errno(path, "cannot open");
+  }
+  const std::string& name() const { return name_; }
+  uint64_t bytes() const { return bytes_; }
+  const std::string& head() const { return head_; }
+  ByteSource source() {
+    return [this](std::span<std::byte> to) -> size_t {
+      for (;;) {
+        const ssize_t n = ::read(file_ ? file_.get() : STDIN_FILENO, to.data(), to.size());
+        if (n >= 0) {
+          bytes_ += static_cast<uint64_t>(n);
+          if (head_.size() < sniffed_bytes)
+            head_.append(reinterpret_cast<const char*>(to.data()),
+                         std::min(static_cast<size_t>(n), sniffed_bytes - head_.size()));
+          return static_cast<size_t>(n);
+        }
+        if (errno != EINTR) throw_errno(name_, "cannot read");
+        if (hooked_ != nullptr) hooked_->check();
+      }
+    };
+  }
+
+ private:
+  std::string name_;
+  Descriptor file_;
+  const Hooked* hooked_;
+  uint64_t bytes_ = 0;
+  std::string head_;  // the first bytes
+};
+
+/// The reader of a stream, which says what is there if it is something else.
+StreamReader open_stream(Input& input) {
+  try {
+    return StreamReader(input.source(), input.name());
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::input) throw;
+    std::array<std::byte, sniffed_bytes> more{};
+    while (input.head().size() < sniffed_bytes && input.source()(more) > 0) {
+    }
+    const std::string reason = mistaken(thing_of(input.head()), Thing::stream);
+    if (reason.empty()) throw;
+    throw Error(ErrorKind::input, input.name() + ": " + reason);
+  }
+}
+
+std::string hexadecimal(uint64_t x) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(x));
+  return text;
+}
+
+/// Throws unless the model made these codes.
+void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity, const std::string& name) {
+  if (h.model != identity)
+    throw Error(ErrorKind::input, name + ": was made by model " + hexadecimal(h.model) + ", this is model " +
+                                      hexadecimal(identity) + "; decode it with the model that made it");
+  const auto same = [&](const char* what, uint64_t found, int64_t expected) {
+    if (found != static_cast<uint64_t>(expected))
+      throw Error(ErrorKind::input, name + ": " + what + " is " + std::to_string(found) + ", the model's is " +
+                                        std::to_string(expected));
+  };
+  same("the model's sample rate", h.model_rate, c.sample_rate);
+  same("the hop", h.hop, c.hop());
+  same("the number of codebooks", h.codebooks, c.n_codebooks);
+  same("the codebook size", h.codebook_size, c.codebook_size);
+  for (const uint32_t rate : {h.model_rate, h.original_rate})
+    if (rate < static_cast<uint32_t>(min_sample_rate) || rate > static_cast<uint32_t>(max_sample_rate))
+      throw Error(ErrorKind::input, name + ": a sample rate of " + std::to_string(rate) + ", expected " +
+                                        std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+}
+
+std::vector<float> channel_of(std::span<const float> interleaved, size_t channels, size_t channel, float gain) {
+  std::vector<float> out(interleaved.size() / channels);
+  for (size_t t = 0; t < out.size(); ++t) out[t] = gain * interleaved[t * channels + channel];
+  return out;
+}
+
+/// Puts channels that arrive one after the other side by side, scales them, and writes exactly as many samples as
+/// asked for.
+class Interleaver {
+ public:
+  Interleaver(WavWriter& to, size_t channels, float gain) : to_(to), waiting_(channels), gain_(gain) {}
+  std::vector<float>& channel(size_t c) { return waiting_[c]; }
+  /// Writes what all channels have, but `keep_back` samples, and not past `end`.
+  void write(int64_t keep_back, int64_t end) {
+    size_t ready = waiting_[0].size();
+    for (const auto& w : waiting_) ready = std::min(ready, w.size());
+    const int64_t n = std::min(static_cast<int64_t>(ready) - keep_back, end - written_);
+    if (n <= 0) return;
+    piece_.resize(static_cast<size_t>(n) * waiting_.size());
+    for (size_t c = 0; c < waiting_.size(); ++c) {
+      for (size_t t = 0; t < static_cast<size_t>(n); ++t) piece_[t * waiting_.size() + c] = gain_ * waiting_[c][t];
+      waiting_[c].erase(waiting_[c].begin(), waiting_[c].begin() + n);
+    }
+    to_.write(piece_);
+    written_ += n;
+  }
+  /// The end: what lacks is silence.
+  void finish(int64_t end) {
+    for (auto& w : waiting_) {
+      const auto lacking = static_cast<size_t>(std::max<int64_t>(0, end - written_));
+      if (w.size() < lacking) w.resize(lacking, 0.0f);
+    }
+    write(0, end);
+  }
+  int64_t written() const { return written_; }
+
+ private:
+  WavWriter& to_;
+  std::vector<std::vector<float>> waiting_;
+  std::vector<float> piece_;
+  float gain_;
+  int64_t written_ = 0;
+};
+
+}  // namespace
+
+FileCodec::FileCodec(Codec& codec) : codec_(codec), identity_(codec.identity()) {}
+
+StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_rate, int channels) {
+  return {.model = identity,
+          .model_rate = static_cast<uint32_t>(c.sample_rate),
+          .original_rate = static_cast<uint32_t>(sample_rate),
+          .channels = static_cast<uint32_t>(channels),
+          .gain = 1,
+          .samples = StreamHeader::unknown,
+          .hop = static_cast<uint32_t>(c.hop()),
+          .codebooks = static_cast<uint32_t>(c.n_codebooks),
+          .codebook_size = static_cast<uint32_t>(c.codebook_size),
+          .packet_frames = 0};
+}
+
+uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
+  const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // it settles the frames per packet
+  const StreamHeader& h = writer.header();
+  const auto payload = [&](uint64_t n) {
+    return n == 0 ? 0 : 16 + (n * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
+  };
+  const uint64_t whole = frames / h.packet_frames;
+  return writer.bytes() + 32 + h.channels * (whole * payload(h.packet_frames) + payload(frames % h.packet_frames));
+}
+
+FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks, AudioOptions options) {
+  const auto start = Clock::now();
+  Hooked hooked(hooks);
+  AudioReader reader(audio, options);
+  const int rate = reader.info().sample_rate, channels = reader.info().channels;
+  const int model_rate = static_cast<int>(codec_.config().sample_rate);
+  const auto width = static_cast<size_t>(channels);
+  float peak = 0;
+  int64_t samples = 0;
+  std::vector<float> piece;
+  while (reader.read(piece_frames, piece) > 0) {
+    hooked.check();
+    peak = std::max(peak, peak_of(piece));
+    samples += static_cast<int64_t>(piece.size() / width);
+  }
+  reader.rewind();
+  const double total = static_cast<double>(samples) / rate;
+  const float scale = peak_gain(peak);
+  StreamHeader header = stream_header(codec_.config(), identity_, rate, channels);
+  header.gain = peak < silence_peak ? silent_gain : 1 / scale;
+  header.samples = static_cast<uint64_t>(samples);
+
+  hooked.output_begins();
+  OutputFile file(stream);
+  StreamWriter writer(header, [&](std::span<const std::byte> bytes) {
+    if (!write_all(file.fd(), bytes.data(), bytes.size())) throw_errno(stream, "cannot write");
+  });
+  std::vector<WindowedEncoder> encoders;
+  std::vector<Resampler> resamplers;
+  for (uint32_t c = 0; c < header.channels; ++c) {
+    encoders.emplace_back(codec_, [&writer, c](View<const int32_t> codes) {
+      writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
+    });
+    resamplers.emplace_back(rate, model_rate);
+  }
+  std::vector<float> ready;
+  int64_t done = 0;
+  while (reader.read(piece_frames, piece) > 0) {
+    for (size_t c = 0; c < width; ++c) {
+      ready.clear();
+      resamplers[c].process(channel_of(piece, width, c, scale), ready);
+      encoders[c].push(ready);
+      hooked.check();
+    }
+    done += static_cast<int64_t>(piece.size() / width);
+    hooked.at(static_cast<double>(done) / rate, total);
+  }
+  if (done != samples)
+    throw Error(ErrorKind::input, audio + ": changed while it was read: " + std::to_string(samples) + " frames, then " +
+                                      std::to_string(done));
+  for (size_t c = 0; c < width; ++c) {
+    ready.clear();
+    resamplers[c].finish(ready);
+    encoders[c].push(ready);
+    encoders[c].finish();
+    hooked.check();
+  }
+  writer.finish(static_cast<uint64_t>(samples));
+  file.commit();
+  return {.seconds = total,
+          .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+          .bytes = writer.bytes(),
+          .channels = channels,
+          .sample_rate = rate,
+          .samples = samples,
+          .warnings = reader.warnings()};
+}
+
+FileReport FileCodec::decode(const std::string& stream, const std::string& audio, const DecodeOptions& options,
+                             const FileHooks& hooks) {
+  const auto start = Clock::now();
+  Hooked hooked(hooks);
+  Input input(stream, &hooked);
+  StreamReader reader = open_stream(input);
+  const StreamHeader h = reader.header();
+  expect_model(h, codec_.config(), identity_, input.name());
+  const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
+  const int rate = options.model_rate ? model_rate : original;
+  const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
+  const bool known = h.samples != StreamHeader::unknown;
+  const int64_t end = known ? wanted(h.samples) : INT64_MAX;
+  // Where only the end of the stream tells the length, as much is kept back as the frames may be too long.
+  const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
+
+  hooked.output_begins();
+  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format, known ? std::optional(end) : std::nullopt);
+  Interleaver out(writer, h.channels, h.gain);
+  std::vector<Resampler> resamplers;
+  std::vector<WindowedDecoder> decoders;
+  resamplers.reserve(h.channels);  // the decoders below hold on to them
+  for (uint32_t c = 0; c < h.channels; ++c) {
+    Resampler& resampler = resamplers.emplace_back(model_rate, rate);
+    decoders.emplace_back(codec_, [&out, &resampler, c](std::span<const float> samples) {
+      resampler.process(samples, out.channel(c));
+    });
+  }
+  uint64_t frames = 0;
+  while (const std::optional<StreamPacket> packet = reader.next()) {
+    decoders[packet->channel].push(packet->codes);
+    if (packet->channel + 1 != h.channels) {
+      hooked.check();
+      continue;
+    }
+    frames = packet->first_frame + packet->frames;
+    out.write(keep_back, end);
+    hooked.at(static_cast<double>(frames) * h.hop / model_rate, known ? static_cast<double>(h.samples) / original : 0);
+  }
+  for (size_t c = 0; c < decoders.size(); ++c) {
+    decoders[c].finish();
+    resamplers[c].finish(out.channel(c));
+    hooked.check();
+  }
+  const int64_t length = wanted(reader.samples());
+  if (out.written() > length)
+    throw Error(ErrorKind::input, input.name() + ": holds more frames than its length of " +
+                                      std::to_string(reader.samples()) + " samples has room for");
+  out.finish(length);
+  const int64_t clipped = writer.commit();
+  return {.seconds = static_cast<double>(length) / rate,
+          .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+          .bytes = input.bytes(),
+          .channels = static_cast<int>(h.channels),
+          .sample_rate = rate,
+          .samples = length,
+          .clipped = clipped};
+}
+
+StreamFacts check_stream(const std::string& path) {
+  Input input(path, nullptr);
+  StreamReader reader = open_stream(input);
+  while (reader.next()) {
+  }
+  return {.header = reader.header(), .frames = reader.frames(), .samples = reader.samples(), .bytes = input.bytes()};
+}
+
+}  // namespace nacre::training

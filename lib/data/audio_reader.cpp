@@ -1,0 +1,253 @@
+#include <fcntl.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+#include "data/decoder.h"
+#include "data/sniff.h"
+#include "files/files.h"
+#include "nacre/data/audio.h"
+
+namespace nacre::training {
+namespace {
+
+[[noreturn]] void bad(const std::string& path, const std::string& reason) {
+  throw Error(ErrorKind::input, path + ": " + reason);
+}
+
+Descriptor open_seekable(const std::string& path) {
+  Descriptor fd;
+  if (path != "-") {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
+    if (S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected an audio file");
+    fd = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) throw_errno(path, "cannot open");
+    if (S_ISREG(status.st_mode)) return fd;
+    if (!S_ISFIFO(status.st_mode) && !S_ISSOCK(status.st_mode))
+      throw Error(ErrorKind::io, path + ": is a device, expected an audio file");
+  }
+  Descriptor spool = unnamed_file();
+  copy_all(path == "-" ? STDIN_FILENO : fd.get(), spool.get(), path == "-" ? "standard input" : path, "temporary file");
+  return spool;
+}
+
+bool ends_as_mp3(const std::string& path) {
+  return path.size() > 4 && ::strcasecmp(path.c_str() + path.size() - 4, ".mp3") == 0;
+}
+
+}  // namespace
+
+struct AudioReader::Impl {
+  std::string name;
+  AudioOptions options;
+  Descriptor fd;
+  Container container;
+  AudioInfo info;
+  std::vector<int64_t> part_frames;  // as their headers say
+  std::vector<std::string> warnings;
+
+  size_t part = 0;
+  std::unique_ptr<ByteRange> bytes;  // the decoder reads from it
+  std::unique_ptr<Decoder> decoder;
+  int64_t position = 0;
+  bool ended = false;
+
+  void open(size_t which);
+  std::unique_ptr<Decoder> decoder_of(ByteRange&) const;
+  void survey();
+  int64_t decode(int64_t frames, float* to);
+  void at_end();
+  void warn(const std::string& text) {
+    if (std::find(warnings.begin(), warnings.end(), text) == warnings.end()) warnings.push_back(text);
+  }
+  /// Throws, or leaves a warning where whole parts of broken files are asked for.
+  void not_whole(const std::string& reason) {
+    if (!options.salvage) bad(name, reason + "; --salvage takes what is there");
+    warn(reason + "; what is there is taken");
+  }
+};
+
+std::unique_ptr<Decoder> AudioReader::Impl::decoder_of(ByteRange& from) const {
+  if (container.mpeg) return open_with_libmpg123(from);
+  try {
+    return open_with_libsndfile(from);
+  } catch (const DecodeFault& fault) {
+    // Frames of MP3 may begin behind anything; a player looks for them where the name says so.
+    if (!ends_as_mp3(name)) throw;
+    from.seek(0, SEEK_SET);
+    try {
+      return open_with_libmpg123(from);
+    } catch (const DecodeFault&) {
+      throw fault;
+    }
+  }
+}
+
+void AudioReader::Impl::open(size_t which) {
+  decoder.reset();
+  bytes = std::make_unique<ByteRange>(fd.get(), container.parts[which], container.patches);
+  part = which;
+  try {
+    decoder = decoder_of(*bytes);
+  } catch (const DecodeFault& fault) {
+    if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
+    if (which == 0) bad(name, fault.reason);
+    bad(name, "its part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " +
+                  fault.reason);
+  }
+}
+
+/// Opens each part once, so that what cannot be read is known before anything was.
+void AudioReader::Impl::survey() {
+  for (size_t p = 0; p < container.parts.size(); ++p) {
+    try {
+      open(p);
+    } catch (const Error& e) {
+      if (p == 0 || !options.salvage || e.kind() != ErrorKind::input) throw;
+      container.parts.resize(p);  // a part that is cut in its head has no audio
+      break;
+    }
+    const AudioInfo& now = decoder->info();
+    if (p == 0) {
+      info = now;
+    } else if (now.sample_rate != info.sample_rate || now.channels != info.channels) {
+      bad(name, "holds streams one after the other (chained Ogg) that differ: " + std::to_string(info.sample_rate) +
+                    " Hz with " + std::to_string(info.channels) + " channels, then " + std::to_string(now.sample_rate) +
+                    " Hz with " + std::to_string(now.channels) + "; split the file");
+    } else {
+      info.frames += now.frames;
+      info.frames_known = info.frames_known && now.frames_known;
+    }
+    part_frames.push_back(now.frames);
+  }
+  if (part != 0 || !decoder) open(0);
+}
+
+AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(std::make_unique<Impl>()) {
+  Impl& m = *impl_;
+  m.name = path == "-" ? "standard input" : path;
+  m.options = options;
+  m.fd = open_seekable(path);
+  const Thing found = thing_of(head_of(m.fd.get()));
+  if (const std::string reason = mistaken(found, Thing::audio); !reason.empty() && found != Thing::empty)
+    bad(m.name, reason);
+  m.container = inspect_container(m.fd.get());
+  if (const Container& c = m.container; !c.fault.empty()) {
+    if (!c.salvageable) bad(m.name, c.fault);
+    m.not_whole(c.fault);
+  }
+  if (!m.container.warning.empty()) m.warn(m.container.warning);
+  m.survey();
+  if (m.info.sample_rate < min_sample_rate || m.info.sample_rate > max_sample_rate)
+    bad(m.name, "sample rate " + std::to_string(m.info.sample_rate) + ", expected " + std::to_string(min_sample_rate) +
+                    " to " + std::to_string(max_sample_rate));
+  if (m.info.channels < 1 || m.info.channels > max_channels)
+    bad(m.name, std::to_string(m.info.channels) + " channels, expected 1 to " + std::to_string(max_channels));
+  if (m.info.frames_known && m.info.frames <= 0) bad(m.name, "empty: no audio in it");
+}
+AudioReader::AudioReader(AudioReader&&) noexcept = default;
+AudioReader& AudioReader::operator=(AudioReader&&) noexcept = default;
+AudioReader::~AudioReader() = default;
+
+const AudioInfo& AudioReader::info() const noexcept { return impl_->info; }
+const std::string& AudioReader::name() const noexcept { return impl_->name; }
+const std::vector<std::string>& AudioReader::warnings() const noexcept { return impl_->warnings; }
+
+/// Through the parts, until there is as much as asked for or nothing left.
+int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
+  int64_t n = 0;
+  while (n < frames && !ended) {
+    int64_t got = 0;
+    try {
+      got = decoder->read(frames - n, to + n * info.channels);
+    } catch (const DecodeFault& fault) {
+      if (bytes->error() == 0) {
+        const std::string where = "damaged after frame " + std::to_string(position + n) + ": " + fault.reason;
+        if (!options.salvage) bad(name, where + "; --salvage takes what is in front of it");
+        warn(where + "; the rest is left out");
+        ended = true;
+      }
+    }
+    if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
+    n += got;
+    if (got == 0 && !ended) {
+      if (part + 1 < container.parts.size())
+        open(part + 1);
+      else
+        ended = true;
+    }
+  }
+  return n;
+}
+
+int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
+  Impl& m = *impl_;
+  to.resize(static_cast<size_t>(frames * m.info.channels));
+  const int64_t n = m.decode(frames, to.data());
+  to.resize(static_cast<size_t>(n * m.info.channels));
+  for (size_t i = 0; i < to.size(); ++i)
+    if (!(std::fabs(to[i]) <= largest_sample)) {
+      const int64_t frame = m.position + static_cast<int64_t>(i) / m.info.channels;
+      bad(m.name, (std::isfinite(to[i]) ? "sample out of any range (" + std::to_string(to[i]) + ")"
+                                        : std::string("sample that is not a finite number")) +
+                      " at frame " + std::to_string(frame));
+    }
+  m.position += n;
+  if (n < frames) m.at_end();
+  return n;
+}
+
+void AudioReader::Impl::at_end() {
+  if (position == 0) bad(name, "empty: no audio in it");
+  if (info.frames_known && position < info.frames && warnings.empty())
+    not_whole("truncated: the header promises " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
+              " are there");
+}
+
+void AudioReader::rewind() {
+  Impl& m = *impl_;
+  // Some formats cannot seek back to where they began; opening them again always works.
+  m.open(0);
+  m.position = 0;
+  m.ended = false;
+}
+
+void AudioReader::seek(int64_t frame) {
+  Impl& m = *impl_;
+  if (frame < 0) throw Error(ErrorKind::usage, m.name + ": asked for frame " + std::to_string(frame));
+  bool lost = false;
+  if (m.info.frames_known && frame <= m.info.frames) {
+    size_t part = 0;
+    int64_t before = 0;
+    while (part + 1 < m.part_frames.size() && before + m.part_frames[part] <= frame) before += m.part_frames[part++];
+    if (m.part != part) m.open(part);
+    if (m.decoder->seek(frame - before)) {
+      m.position = frame;
+      m.ended = false;
+      return;
+    }
+    lost = true;
+  }
+  if (lost || frame < m.position) rewind();
+  std::vector<float> skipped;
+  while (m.position < frame && read(std::min<int64_t>(frame - m.position, 1 << 15), skipped) > 0) {
+  }
+}
+
+Audio read_audio(const std::string& path, AudioOptions options, std::vector<std::string>* warnings) {
+  AudioReader reader(path, options);
+  Audio audio{.samples = {}, .sample_rate = reader.info().sample_rate, .channels = reader.info().channels};
+  // The header is not believed for the size of the allocation.
+  std::vector<float> piece;
+  while (reader.read(1 << 16, piece) > 0) audio.samples.insert(audio.samples.end(), piece.begin(), piece.end());
+  if (warnings != nullptr) *warnings = reader.warnings();
+  return audio;
+}
+
+}  // namespace nacre::training

@@ -1,0 +1,319 @@
+#include "data/container.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "data/sniff.h"
+#include "nacre/error.h"
+
+namespace nacre::training {
+namespace {
+
+/// Reads a file here and there. What is read in small steps comes out of a block.
+class Bytes {
+ public:
+  Bytes(int fd, uint64_t size) : fd_(fd), size_(size) {}
+  uint64_t size() const { return size_; }
+  std::string at(uint64_t offset, size_t n) const {
+    if (offset < block_at_ || offset + n > block_at_ + block_.size()) {
+      const bool near = offset >= last_ && offset - last_ < 1024;
+      block_ = read(offset, near ? std::max<size_t>(n, 65536) : n);
+      block_at_ = offset;
+    }
+    last_ = offset;
+    return block_.substr(static_cast<size_t>(offset - block_at_), n);
+  }
+
+ private:
+  std::string read(uint64_t offset, size_t n) const {
+    std::string out(n, '\0');
+    size_t have = 0;
+    while (have < n) {
+      const ssize_t got = ::pread(fd_, out.data() + have, n - have, static_cast<off_t>(offset + have));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) break;
+      have += static_cast<size_t>(got);
+    }
+    out.resize(have);
+    return out;
+  }
+
+  int fd_;
+  uint64_t size_;
+  mutable std::string block_;
+  mutable uint64_t block_at_ = 0, last_ = 0;
+};
+
+uint64_t number(std::string_view bytes, bool big_endian) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < bytes.size(); ++i)
+    value = value << 8 | static_cast<unsigned char>(bytes[big_endian ? i : bytes.size() - 1 - i]);
+  return value;
+}
+
+std::string number_bytes(uint64_t value, bool big_endian, size_t width = 4) {
+  std::string bytes(width, '\0');
+  for (size_t i = 0; i < width; ++i) bytes[big_endian ? width - 1 - i : i] = static_cast<char>(value >> (8 * i) & 255);
+  return bytes;
+}
+
+std::string truncated(uint64_t promised, uint64_t there) {
+  return "truncated: the header promises " + std::to_string(promised) + " bytes of audio, " + std::to_string(there) +
+         " are there";
+}
+
+void is_cut(Container& c, std::string fault) {
+  c.fault = std::move(fault);
+  c.salvageable = true;
+}
+
+/// Programs that write to a pipe do not know the length and leave one of these: the largest of 32 bits, signed or not, or
+/// little less.
+bool unknown_length(uint64_t n) { return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u; }
+
+void is_unfinished(Container& c, uint64_t there) {
+  c.warning = "the header promises no audio, " + std::to_string(there) +
+              " bytes of it are there: whoever wrote the file did not finish it; they are taken";
+}
+
+struct Chunks {
+  bool big_endian = false, rf64 = false;
+  std::string_view data_name;
+};
+
+/// A file of zeros behind its head would be walked through in steps of 8 bytes.
+bool is_chunk_name(std::string_view name) {
+  return std::all_of(name.begin(), name.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+/// True if whole chunks fill the file from here to its end: then no audio lies between.
+bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
+  while (at + 8 <= file.size()) {
+    const std::string header = file.at(at, 8);
+    if (!is_chunk_name(header.substr(0, 4))) return false;
+    const uint64_t size = number(std::string_view(header).substr(4), big_endian);
+    at += 8 + size + (size & 1);
+  }
+  return at >= file.size() && at <= file.size() + 1;
+}
+
+void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Container& c) {
+  uint64_t long_data = 0, long_data_at = 0;
+  for (uint64_t at = begin + 12; at + 8 <= file.size();) {
+    const std::string header = file.at(at, 8);
+    if (header.size() < 8) break;
+    const uint64_t size = number(std::string_view(header).substr(4), kind.big_endian), start = at + 8;
+    const std::string_view name = std::string_view(header).substr(0, 4);
+    if (!is_chunk_name(name)) break;
+    if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false), long_data_at = start + 8;
+    if (name == kind.data_name) {
+      const uint64_t there = file.size() - start;
+      if (kind.rf64 && size == 0xFFFFFFFFu) {
+        if (long_data > there) is_cut(c, truncated(long_data, there));
+        if (long_data == 0 && long_data_at > 0 && there > 0 && !only_chunks(file, start, false)) {
+          c.patches.push_back({long_data_at, number_bytes(there, false, 8)});
+          is_unfinished(c, there);
+        }
+      } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
+        c.fault = "empty: no audio in it";
+      } else if (size == 0) {
+        // The recorder stopped before it filled in the sizes. 0xFFFFFFFF: to the end of the file.
+        c.patches.push_back(
+            {begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
+        c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
+        is_unfinished(c, there);
+      } else if (unknown_length(size)) {
+        if (there == 0) c.fault = "empty: no audio in it";
+      } else if (size > there) {
+        is_cut(c, truncated(size, there));
+      }
+      return;
+    }
+    at = start + size + (size & 1);
+  }
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
+}
+
+/// CAF: sizes of 64 bits; -1 is the rest of the file.
+void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
+  for (uint64_t at = begin + 8; at + 12 <= file.size();) {
+    const std::string header = file.at(at, 12);
+    const uint64_t size = number(std::string_view(header).substr(4), true), start = at + 12;
+    if (!is_chunk_name(header.substr(0, 4))) break;
+    if (header.starts_with("data")) {
+      const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // a count of edits is in front
+      if (size != ~uint64_t{0} && size > there) is_cut(c, truncated(size - count, there - count));
+      if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // libsndfile would not open it
+      return;
+    }
+    if (size > file.size()) break;
+    at = start + size;
+  }
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
+}
+
+/// Sony's Wave64: RIFF with names of 16 bytes, and sizes of 64 bits that count the chunk's head of 24.
+void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
+  for (uint64_t at = begin + 40; at + 24 <= file.size();) {
+    const std::string header = file.at(at, 24);
+    const uint64_t size = number(std::string_view(header).substr(16), false), there = file.size() - at;
+    if (header.starts_with("data")) {
+      if (size > there) is_cut(c, truncated(size - 24, there - 24));
+      if (size <= 24 && there > 24) {
+        c.patches.push_back({at + 16, number_bytes(there, false, 8)});
+        is_unfinished(c, there - 24);
+      }
+      return;
+    }
+    if (size < 24 || size > there) break;
+    at += (size + 7) / 8 * 8;
+  }
+  c.fault = "truncated: it ends, or is damaged, before its audio begins";
+}
+
+/// NIST SPHERE: a head of text, with a line for each property.
+void inspect_sphere(const Bytes& file, uint64_t begin, Container& c) {
+  const std::string head = file.at(begin, 1024);
+  const auto property = [&](const std::string& name) -> uint64_t {
+    const size_t at = head.find("\n" + name + " -i ");
+    return at == std::string::npos ? 0 : std::strtoull(head.c_str() + at + name.size() + 5, nullptr, 10);
+  };
+  const uint64_t start = std::strtoull(head.c_str() + std::min<size_t>(8, head.size()), nullptr, 10);
+  const uint64_t promised = property("sample_count") * property("channel_count") * property("sample_n_bytes");
+  const uint64_t there = file.size() - std::min(file.size(), begin + start);
+  if (promised > there) is_cut(c, truncated(promised, there));
+}
+
+/// A page's head, and its size with its segments; size 0 where there is none.
+struct Page {
+  uint64_t size = 0;
+  bool first = false, last = false;  ///< of its logical stream
+};
+
+Page page_at(const Bytes& file, uint64_t at) {
+  const std::string head = file.at(at, 27 + 255);
+  if (head.size() < 27 || !head.starts_with("OggS")) return {};
+  const size_t segments = static_cast<unsigned char>(head[26]);
+  if (head.size() < 27 + segments) return {};
+  Page page{.size = 27 + segments, .first = (head[5] & 2) != 0, .last = (head[5] & 4) != 0};
+  for (size_t i = 0; i < segments; ++i) page.size += static_cast<unsigned char>(head[27 + i]);
+  return page;
+}
+
+/// The next page behind what is none, or the end of the file.
+uint64_t next_page(const Bytes& file, uint64_t at) {
+  for (size_t block = 256;; at += block - 3, block = std::min<size_t>(2 * block, 65536)) {
+    const std::string bytes = file.at(at, block);
+    if (const size_t found = bytes.find("OggS"); found != std::string::npos) return at + found;
+    if (bytes.size() < block) return file.size();
+  }
+}
+
+/// Links begin where a stream begins behind pages that are no beginnings (RFC 3533: streams that play together begin
+/// together).
+void find_links(const Bytes& file, uint64_t begin, Container& c) {
+  std::vector<Container::Part> links{{begin, file.size()}};
+  bool beginnings = true;
+  for (uint64_t at = begin; at < file.size();) {
+    const Page page = page_at(file, at);
+    if (page.size == 0) {  // a tag at the end, or damage
+      const uint64_t next = next_page(file, at + 1);
+      if (next < file.size() && c.fault.empty())
+        is_cut(c,
+               "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are no Ogg");
+      at = next;
+      continue;
+    }
+    if (page.first && !beginnings) {
+      links.back().end = at;
+      links.push_back({at, file.size()});
+    }
+    beginnings = page.first;
+    at += page.size;
+  }
+  c.parts = std::move(links);
+}
+
+void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
+  // The last page starts within 65,307 bytes (header 27, 255 lengths, 255 x 255 bytes) of the end.
+  const uint64_t from = file.size() > begin + 65536 ? file.size() - 65536 : begin;
+  const std::string tail = file.at(from, static_cast<size_t>(file.size() - from));
+  const size_t at = tail.rfind("OggS");
+  const Page last = at == std::string::npos ? Page{} : page_at(file, from + at);
+  if (last.size == 0 || from + at + last.size > file.size()) {
+    is_cut(c, "truncated: its last page is cut");
+  } else if (!last.last) {
+    is_cut(c, "truncated: the last page is not marked as the end of the stream");
+  }
+  find_links(file, begin, c);
+}
+
+/// Where the file itself begins, behind ID3v2 tags.
+uint64_t behind_tags(const Bytes& file) {
+  uint64_t at = 0;
+  for (;;) {
+    const std::string head = file.at(at, 10);
+    if (head.size() < 10 || !head.starts_with("ID3")) return at;
+    uint64_t size = 0;
+    for (size_t i = 6; i < 10; ++i) {
+      if ((head[i] & 0x80) != 0) return at;
+      size = size << 7 | static_cast<unsigned char>(head[i]);
+    }
+    const bool footer = (head[5] & 0x10) != 0;
+    at += 10 + size + (footer ? 10 : 0);
+  }
+}
+
+}  // namespace
+
+Container inspect_container(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0)
+    throw Error(ErrorKind::io, std::string("cannot ask for the size of an open file: ") + std::strerror(errno));
+  Container c;
+  if (status.st_size == 0) {
+    c.fault = "empty: 0 bytes";
+    return c;
+  }
+  const Bytes file(fd, static_cast<uint64_t>(status.st_size));
+  const uint64_t begin = behind_tags(file);
+  c.parts = {{begin < file.size() ? begin : 0, file.size()}};
+  const std::string head = file.at(begin, 24);
+  const std::string_view magic = std::string_view(head).substr(0, std::min<size_t>(4, head.size()));
+  const std::string_view kind = head.size() >= 12 ? std::string_view(head).substr(8, 4) : std::string_view();
+  if (magic == "OggS") {
+    inspect_ogg(file, begin, c);
+  } else if ((magic == "RIFF" || magic == "RIFX" || magic == "RF64") && (kind == "WAVE" || head.size() < 12)) {
+    inspect_chunks(file, begin, {.big_endian = magic == "RIFX", .rf64 = magic == "RF64", .data_name = "data"}, c);
+  } else if (magic == "FORM" && (kind == "AIFF" || kind == "AIFC")) {
+    inspect_chunks(file, begin, {.big_endian = true, .data_name = "SSND"}, c);
+  } else if ((magic == ".snd" || magic == "dns.") && head.size() >= 12) {
+    const bool big = magic == ".snd";
+    const uint64_t start = begin + number(std::string_view(head).substr(4, 4), big);
+    const uint64_t size = number(std::string_view(head).substr(8, 4), big);
+    const uint64_t there = file.size() > start ? file.size() - start : 0;
+    if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
+    if (size == 0 && there > 0) {
+      c.patches.push_back({begin + 8, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), big)});
+      is_unfinished(c, there);
+    }
+  } else if (magic == "caff") {
+    inspect_caf(file, begin, c);
+  } else if (magic == "riff" && head.size() >= 16 && number(std::string_view(head).substr(4, 4), true) == 0x2E91CF11u) {
+    inspect_wave64(file, begin, c);
+  } else if (magic == "NIST") {
+    inspect_sphere(file, begin, c);
+  } else if (magic != "fLaC") {
+    // Behind a tag, and behind one whose size is wrong, frames are looked for.
+    c.mpeg = is_mpeg_frame(head) || begin > 0 || head.starts_with("ID3");
+  }
+  return c;
+}
+
+}  // namespace nacre::training

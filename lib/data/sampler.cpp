@@ -1,0 +1,185 @@
+#include "nacre/data/sampler.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "nacre/random.h"
+
+namespace nacre::training {
+namespace {
+
+/// Streams of the sampler: two per index in the batch, above this.
+constexpr uint64_t crop_streams = uint64_t{0x63726F70} << 32;
+
+std::vector<int64_t> lengths_of(const Dataset& dataset) {
+  std::vector<int64_t> lengths;
+  for (const int64_t i : dataset.training()) lengths.push_back(dataset.clips()[static_cast<size_t>(i)].samples);
+  return lengths;
+}
+
+}  // namespace
+
+CropSampler::CropSampler(const Dataset& dataset, int64_t segment, int64_t batch, uint64_t seed)
+    : CropSampler(dataset.training(), lengths_of(dataset), segment, batch, seed) {}
+
+CropSampler::CropSampler(std::vector<int64_t> clips, std::span<const int64_t> lengths, int64_t segment, int64_t batch,
+                         uint64_t seed)
+    : clips_(std::move(clips)), segment_(segment), batch_(batch), seed_(seed) {
+  if (segment < 1) throw Error(ErrorKind::usage, "sampler: segment is " + std::to_string(segment) + ", expected >= 1");
+  if (batch < 1) throw Error(ErrorKind::usage, "sampler: batch is " + std::to_string(batch) + ", expected >= 1");
+  if (clips_.empty() || clips_.size() != lengths.size())
+    throw Error(ErrorKind::usage, "sampler: " + std::to_string(clips_.size()) + " clips with " +
+                                      std::to_string(lengths.size()) + " lengths");
+  int64_t total = 0;
+  for (const int64_t n : lengths) {
+    if (n < 1) throw Error(ErrorKind::usage, "sampler: a clip without samples");
+    ends_.push_back(total += n);
+  }
+}
+
+Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
+  const uint64_t counter = static_cast<uint64_t>(step) ^ static_cast<uint64_t>(attempt) << 48;
+  const uint64_t stream = crop_streams + 2 * static_cast<uint64_t>(index);
+  const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
+  const auto i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
+  const int64_t length = ends_[i] - (i == 0 ? 0 : ends_[i - 1]);
+  if (length <= segment_) return {clips_[i], 0, length};
+  const uint64_t starts = static_cast<uint64_t>(length - segment_ + 1);
+  return {clips_[i], static_cast<int64_t>(Philox{seed_, stream + 1}.below(counter, starts)), segment_};
+}
+
+int64_t CropSampler::steps_per_epoch() const {
+  const int64_t step = segment_ * batch_;
+  return std::max<int64_t>(1, (ends_.back() + step - 1) / step);
+}
+
+namespace {
+
+/// The first draw whose file can be read.
+Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index,
+                    std::span<float> to, std::vector<BadFile>& lost) {
+  constexpr int64_t attempts = 100;
+  for (int64_t attempt = 0;; ++attempt) {
+    const Crop crop = sampler.at(step, index, attempt);
+    try {
+      dataset.read(crop.clip, crop.offset, to.first(static_cast<size_t>(crop.length)));
+      return crop;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::input && e.kind() != ErrorKind::io) throw;
+      if (attempt + 1 == attempts)
+        throw Error(ErrorKind::io, dataset.folder() + ": " + std::to_string(attempts) +
+                                       " files in a row could not be read any more, the last because of: " + e.what());
+      lost.push_back({dataset.clips()[static_cast<size_t>(crop.clip)].path, e.what()});
+    }
+  }
+}
+
+}  // namespace
+
+void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step, Batch& out) {
+  const auto segment = static_cast<size_t>(sampler.segment()), batch = static_cast<size_t>(sampler.batch());
+  out.step = step;
+  out.samples.resize(batch * segment);
+  out.crops.resize(batch);
+  out.lost.clear();
+  for (size_t i = 0; i < batch; ++i) {
+    const std::span<float> to = std::span(out.samples).subspan(i * segment, segment);
+    const Crop crop = read_some_crop(dataset, sampler, step, static_cast<int64_t>(i), to, out.lost);
+    std::fill(to.begin() + crop.length, to.end(), 0.0f);
+    out.crops[i] = crop;
+  }
+}
+
+struct Prefetcher::Impl {
+  enum class State : uint8_t { empty, filling, ready };
+  struct Slot {
+    State state = State::empty;
+    Batch batch = {};
+    std::exception_ptr failure = {};
+  };
+
+  const Dataset& dataset;
+  const CropSampler& sampler;
+  std::mutex mutex = {};
+  std::condition_variable room = {}, ready = {};
+  std::vector<Slot> slots;   // step s lives in slot s % size
+  int64_t to_fill, to_give;  // next step for a thread, next step for the consumer
+  bool holding = false;      // the consumer still reads the slot of to_give - 1
+  bool stopping = false;
+  std::vector<std::jthread> threads = {};
+
+  Impl(const Dataset& d, const CropSampler& s, const PrefetchOptions& o)
+      : dataset(d), sampler(s), slots(static_cast<size_t>(o.depth) + 1), to_fill(o.first_step), to_give(o.first_step) {}
+  ~Impl() {
+    {
+      const std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    room.notify_all();
+  }
+
+  Slot& slot(int64_t step) { return slots[static_cast<size_t>(step) % slots.size()]; }
+
+  void work() {
+    std::unique_lock lock(mutex);
+    for (;;) {
+      room.wait(lock, [&] { return stopping || slot(to_fill).state == State::empty; });
+      if (stopping) return;
+      const int64_t step = to_fill++;
+      Slot& mine = slot(step);
+      mine.state = State::filling;
+      lock.unlock();
+      std::exception_ptr failure;
+      try {
+        fill_batch(dataset, sampler, step, mine.batch);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      lock.lock();
+      mine.failure = failure;
+      mine.state = State::ready;
+      // Steps behind a failure are never asked for.
+      if (failure) stopping = true;
+      ready.notify_one();
+      room.notify_one();
+      if (failure) room.notify_all();
+    }
+  }
+};
+
+Prefetcher::Prefetcher(const Dataset& dataset, const CropSampler& sampler, PrefetchOptions options) {
+  if (options.threads < 1 || options.depth < 1 || options.first_step < 0)
+    throw Error(ErrorKind::usage, "prefetch: threads and depth must be at least 1, first_step at least 0");
+  impl_ = std::make_unique<Impl>(dataset, sampler, options);
+  try {
+    for (int t = 0; t < options.threads; ++t) impl_->threads.emplace_back([m = impl_.get()] { m->work(); });
+  } catch (const std::system_error& e) {
+    if (impl_->threads.empty())
+      throw Error(ErrorKind::memory, std::string("prefetch: could not start a thread (") + e.what() +
+                                         "); raise the limits of memory and processes (ulimit -v, ulimit -u)");
+  }
+}
+Prefetcher::~Prefetcher() = default;
+
+const Batch& Prefetcher::next() {
+  Impl& m = *impl_;
+  std::unique_lock lock(m.mutex);
+  if (m.holding) {
+    m.slot(m.to_give - 1).state = Impl::State::empty;
+    m.holding = false;
+    m.room.notify_one();
+  }
+  Impl::Slot& slot = m.slot(m.to_give);
+  m.ready.wait(lock, [&] { return slot.state == Impl::State::ready; });
+  if (slot.failure) std::rethrow_exception(slot.failure);
+  ++m.to_give;
+  m.holding = true;
+  return slot.batch;
+}
+
+}  // namespace nacre::training

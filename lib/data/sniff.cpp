@@ -1,0 +1,107 @@
+#include "data/sniff.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "data/folder_scan.h"
+#include "files/files.h"
+
+namespace nacre::training {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What it is, and what takes it.
+struct Words {
+  const char *what, *expected, *taken;
+};
+constexpr Words words[] = {
+    {"", "", ""},
+    {"is empty", "", ""},
+    {"is a .nacre stream", "a .nacre stream", "nacre decode reads it"},
+    {"is a model (safetensors)", "a model (safetensors)", "--model takes it"},
+    {"is an audio file", "audio", "nacre encode and nacre eval read it"},
+    {"is JSON", "a configuration (JSON)", "--config takes a configuration"},
+    {"is a pointer of git-lfs", "", "git lfs pull fetches what it stands for"},
+};
+const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
+
+bool is_named_audio(std::string_view head) {
+  for (const std::string_view start :
+       {"RIFF", "RIFX", "RF64", "riff", "fLaC", "OggS", "FORM", "ID3", ".snd", "dns.", "caff", "NIST_1A"})
+    if (head.starts_with(start)) return true;
+  return false;
+}
+
+}  // namespace
+
+bool is_mpeg_frame(std::string_view head) {
+  if (head.size() < 4) return false;
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
+  return byte(0) == 0xFF && byte(1) != 0xFE && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 &&
+         (byte(1) >> 1 & 3) != 0 && (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
+}
+
+Thing thing_of(std::string_view head) {
+  if (head.empty()) return Thing::empty;
+  if (head.starts_with("\x89NACRE")) return Thing::stream;
+  if (is_named_audio(head))
+    return Thing::audio;  // in front of weights: the size of an ID3 tag may look like their header
+  if (head.size() > 8 && head[8] == '{') {
+    uint64_t length = 0;  // of the header
+    for (size_t i = 0; i < 8; ++i) length |= uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);
+    if (length >= 2 && length < (uint64_t{1} << 32)) return Thing::weights;
+  }
+  if (is_mpeg_frame(head)) return Thing::audio;
+  if (head.starts_with("version https://git-lfs.github.com/spec/")) return Thing::pointer;
+  const size_t at = head.find_first_not_of(" \t\r\n");
+  return at != std::string_view::npos && head[at] == '{' ? Thing::json : Thing::unknown;
+}
+
+std::string head_of(int fd) {
+  std::array<char, sniffed_bytes> bytes{};
+  ssize_t n = 0;
+  do n = ::pread(fd, bytes.data(), bytes.size(), 0);
+  while (n < 0 && errno == EINTR);
+  return {bytes.data(), n > 0 ? static_cast<size_t>(n) : 0};
+}
+
+Thing thing_at(const fs::path& path) {
+  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status {};
+  if (!fd || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return Thing::unknown;
+  return thing_of(head_of(fd.get()));
+}
+
+std::string mistaken(Thing found, Thing expected) {
+  if (found == Thing::unknown || found == expected) return "";
+  const std::string text = std::string(of(found).what) + ", expected " + of(expected).expected;
+  return *of(found).taken != '\0' ? text + "; " + of(found).taken : text;
+}
+
+std::string about_folder(const fs::path& folder, Thing expected) {
+  std::error_code failed;
+  if (fs::is_regular_file(folder / "manifest.json", failed))
+    return expected == Thing::weights ? "" : "; it is a checkpoint of nacre train, which --model takes";
+  if (fs::is_regular_file(folder / "config.json", failed) && fs::exists(folder / "run.lock", failed))
+    return expected == Thing::weights ? "; it is a run of nacre train that has saved nothing yet"
+                                      : "; it is a run of nacre train, which --model takes";
+  bool audio = false, streams = false, weights = false;
+  for (fs::directory_iterator entry(folder, failed); !failed && entry != fs::directory_iterator();
+       entry.increment(failed)) {
+    const std::string name = entry->path().filename().string();
+    audio = audio || has_audio_extension(name);
+    streams = streams || name.ends_with(".nacre");
+    weights = weights || name.ends_with(".safetensors");
+  }
+  if (weights) return expected == Thing::weights ? "; name the safetensors file that is meant" : "";
+  if (audio && expected != Thing::audio) return "; it holds audio files, which nacre encode and nacre eval read";
+  if (streams && expected != Thing::stream) return "; it holds .nacre streams, which nacre decode reads";
+  return "";
+}
+
+}  // namespace nacre::training

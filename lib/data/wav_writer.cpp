@@ -1,0 +1,128 @@
+#include <fcntl.h>
+#include <sndfile.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "files/files.h"
+#include "nacre/data/audio.h"
+
+namespace nacre::training {
+namespace {
+
+struct CloseSound {
+  void operator()(SNDFILE* f) const { sf_close(f); }
+};
+using Sound = std::unique_ptr<SNDFILE, CloseSound>;
+
+/// libsndfile closes a descriptor that it cannot open, whatever it was told: by then it may be another thread's file. It
+/// gets one of its own, which it closes in every case; the caller's is for the caller to close. Null: see sf_strerror().
+Sound open_to_write(int fd, SF_INFO& info, const std::string& name) {
+  const int own = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (own < 0) throw_errno(name, "cannot open");
+  return Sound(sf_open_fd(own, SFM_WRITE, &info, SF_TRUE));
+}
+
+/// Of samples that a RIFF file's 32-bit sizes have room for, with its chunks' heads.
+constexpr int64_t riff_data_bytes = 0xFFFFFFFFll - 1024;
+
+}  // namespace
+
+struct WavWriter::Impl {
+  Impl(const std::string& path, int c, WavFormat f) : name(path), file(path), channels(c), format(f) {}
+  std::string name;
+  OutputFile file;
+  int channels;
+  WavFormat format;
+  Sound sound = nullptr;
+  bool plain = false;  // RIFF, whose sizes have 32 bits
+  int64_t samples = 0, most = std::numeric_limits<int64_t>::max(), clipped = 0;
+  std::vector<int16_t> buffer = {};
+
+  int64_t sample_bytes() const { return format == WavFormat::pcm16 ? 2 : 4; }
+};
+
+WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, WavFormat format,
+                     std::optional<int64_t> frames) {
+  if (channels < 1 || channels > max_channels || sample_rate < min_sample_rate || sample_rate > max_sample_rate)
+    throw Error(ErrorKind::usage, path + ": cannot write " + std::to_string(channels) + " channels at " +
+                                      std::to_string(sample_rate) + " Hz");
+  impl_ = std::make_unique<Impl>(path, channels, format);
+  if (frames) impl_->most = *frames * channels;
+  SF_INFO info{};
+  info.samplerate = sample_rate;
+  info.channels = channels;
+  impl_->plain = frames && *frames <= riff_data_bytes / (channels * impl_->sample_bytes());
+  info.format = (impl_->plain ? SF_FORMAT_WAV : SF_FORMAT_RF64) |
+                (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
+  impl_->sound = open_to_write(impl_->file.fd(), info, path);
+  if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
+  if (!impl_->plain) sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
+  // The chunk holds the time of day: the same samples would not give the same bytes.
+  sf_command(impl_->sound.get(), SFC_SET_ADD_PEAK_CHUNK, nullptr, SF_FALSE);
+}
+WavWriter::WavWriter(WavWriter&&) noexcept = default;
+WavWriter& WavWriter::operator=(WavWriter&&) noexcept = default;
+WavWriter::~WavWriter() = default;
+
+void WavWriter::write(std::span<const float> x) {
+  Impl& m = *impl_;
+  if (x.size() % static_cast<size_t>(m.channels) != 0)
+    throw Error(ErrorKind::usage, m.name + ": the samples hold part of a frame");
+  for (const float v : x)
+    if (!std::isfinite(v)) throw Error(ErrorKind::usage, m.name + ": asked to write a sample that is not finite");
+  const auto n = static_cast<sf_count_t>(x.size());
+  m.samples += n;
+  if (m.samples > m.most) throw Error(ErrorKind::usage, m.name + ": more audio than the length that was announced");
+  sf_count_t written = 0;
+  if (m.format == WavFormat::float32) {
+    written = sf_write_float(m.sound.get(), x.data(), n);
+  } else {
+    m.buffer.resize(x.size());
+    std::transform(x.begin(), x.end(), m.buffer.begin(), [&](float v) { return to_pcm16(v, m.clipped); });
+    written = sf_write_short(m.sound.get(), m.buffer.data(), n);
+  }
+  if (written != n) throw Error(ErrorKind::io, m.name + ": cannot write: " + sf_strerror(m.sound.get()));
+}
+
+int64_t WavWriter::commit() {
+  Impl& m = *impl_;
+  const int error = sf_close(m.sound.release());
+  if (error != SF_ERR_NO_ERROR) throw Error(ErrorKind::io, m.name + ": cannot write: " + sf_error_number(error));
+  m.file.commit();
+  return m.clipped;
+}
+
+int64_t write_wav(const std::string& path, const Audio& audio, WavFormat format) {
+  WavWriter writer(path, audio.sample_rate, audio.channels, format, audio.frames());
+  writer.write(audio.samples);
+  return writer.commit();
+}
+
+std::string wav_bytes(std::span<const float> x, int sample_rate, int channels) {
+  std::string out;
+  const auto number = [&](uint64_t value, int bytes) {
+    for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i) & 255));
+  };
+  const uint64_t data = 2 * x.size(), frame = 2 * static_cast<uint64_t>(channels);
+  if (data > 0xFFFFFF00u) throw Error(ErrorKind::usage, "wav_bytes: too long for a WAV in memory");
+  out.reserve(44 + data);
+  out += "RIFF";
+  number(36 + data, 4);
+  out += "WAVEfmt ";
+  number(16, 4);
+  number(1, 2);
+  number(static_cast<uint64_t>(channels), 2);
+  number(static_cast<uint64_t>(sample_rate), 4);
+  number(static_cast<uint64_t>(sample_rate) * frame, 4);
+  number(frame, 2);
+  number(16, 2);
+  out += "data";
+  number(data, 4);
+  int64_t clipped = 0;
+  for (const float v : x) number(static_cast<uint16_t>(to_pcm16(std::isfinite(v) ? v : 0.0f, clipped)), 2);
+  return out;
+}
+
+}  // namespace nacre::training

@@ -1,0 +1,311 @@
+#include "nacre/files/atomic_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <system_error>
+#include <utility>
+
+#include "files/file_calls.h"
+#include "nacre/error.h"
+#include "nacre/files/crc32c.h"
+
+namespace nacre {
+
+namespace fs = std::filesystem;
+
+FileCalls& file_calls() noexcept {
+  static FileCalls calls{
+      .open = [](const char* path, int flags, mode_t mode) { return ::open(path, flags, mode); },
+      .read = ::read,
+      .write = ::write,
+      .fsync = ::fsync,
+      .close = ::close,
+      .rename = [](const char* from, const char* to) { return std::rename(from, to); },
+      .mkdir = ::mkdir,
+      .unlink = ::unlink,
+      .rmdir = ::rmdir,
+  };
+  return calls;
+}
+
+namespace {
+
+constexpr std::string_view temporary_prefix = ".nacre-tmp-";
+constexpr size_t buffer_bytes = size_t{1} << 18;
+
+[[noreturn]] void fail(const fs::path& path, const char* action, int number) {
+  const std::string reason = std::error_code(number, std::generic_category()).message();
+  throw Error(ErrorKind::io, path.string() + ": could not " + action + ": " + reason);
+}
+
+/// Repeats a call that a signal interrupted.
+template <class F>
+auto retried(F&& call) {
+  while (true) {
+    const auto result = call();
+    if (result >= 0 || errno != EINTR) return result;
+  }
+}
+
+/// A file descriptor that is closed, at the latest, on the way out.
+class Descriptor {
+ public:
+  Descriptor(fs::path path, int flags, const char* action) : path_(std::move(path)) {
+    fd_ = retried([&] { return file_calls().open(path_.c_str(), flags | O_CLOEXEC, 0666); });
+    if (fd_ < 0) fail(path_, action, errno);
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) file_calls().close(fd_);
+  }
+  Descriptor(Descriptor&& o) noexcept : path_(std::move(o.path_)), fd_(std::exchange(o.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  int get() const { return fd_; }
+  void write(std::span<const std::byte> data) {
+    while (!data.empty()) {
+      const ssize_t n = retried([&] { return file_calls().write(fd_, data.data(), data.size()); });
+      if (n < 0) fail(path_, "write", errno);
+      if (n == 0) fail(path_, "write", ENOSPC);
+      data = data.subspan(static_cast<size_t>(n));
+    }
+  }
+  void sync() {
+    if (retried([&] { return file_calls().fsync(fd_); }) < 0) fail(path_, "synchronise to the disk", errno);
+  }
+  void close() {
+    // The descriptor is gone even where close fails; EINTR says nothing about data that fsync has already accepted.
+    if (file_calls().close(std::exchange(fd_, -1)) < 0 && errno != EINTR) fail(path_, "close", errno);
+  }
+
+ private:
+  fs::path path_;
+  int fd_ = -1;
+};
+
+fs::path parent_of(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  return parent.empty() ? fs::path(".") : parent;
+}
+
+void sync_folder(const fs::path& folder) {
+  Descriptor d(folder, O_RDONLY | O_DIRECTORY, "open the folder");
+  d.sync();
+  d.close();
+}
+
+void rename_to(const fs::path& from, const fs::path& to) {
+  if (file_calls().rename(from.c_str(), to.c_str()) < 0) fail(to, "rename the temporary file to this name", errno);
+}
+
+fs::path next_temporary(const fs::path& target) {
+  static std::atomic<uint64_t> counter{0};
+  return parent_of(target) / (std::string(temporary_prefix) + std::to_string(::getpid()) + "-" +
+                              std::to_string(counter.fetch_add(1, std::memory_order_relaxed)));
+}
+
+/// A buffered file that keeps count of its size and CRC.
+class Output {
+ public:
+  explicit Output(const fs::path& path)
+      : buffer_(with_capacity(buffer_bytes)), file_(path, O_WRONLY | O_CREAT | O_EXCL, "create") {}
+  void write(std::span<const std::byte> data) {
+    record_.bytes += data.size();
+    record_.crc = crc32c(data, record_.crc);
+    if (buffer_.size() + data.size() > buffer_bytes) flush();
+    if (data.size() >= buffer_bytes)
+      file_.write(data);
+    else
+      buffer_.insert(buffer_.end(), data.begin(), data.end());
+  }
+  FileRecord finish() {
+    flush();
+    file_.sync();
+    file_.close();
+    return record_;
+  }
+
+ private:
+  void flush() {
+    file_.write(buffer_);
+    buffer_.clear();
+  }
+  static std::vector<std::byte> with_capacity(size_t bytes) {
+    std::vector<std::byte> empty;
+    empty.reserve(bytes);
+    return empty;
+  }
+  std::vector<std::byte> buffer_;  // made before the file: if there is no memory for it, no file is left behind
+  Descriptor file_;
+  FileRecord record_;
+};
+
+/// Opens `path`, which must be a regular file; never waits for a pipe's other end.
+Descriptor open_for_reading(const fs::path& path, uint64_t& size) {
+  Descriptor file(path, O_RDONLY | O_NONBLOCK, "open");
+  struct stat status {};
+  if (::fstat(file.get(), &status) < 0) fail(path, "look at", errno);
+  if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::input, path.string() + ": is not a regular file");
+  size = static_cast<uint64_t>(status.st_size);
+  return file;
+}
+
+size_t read_some(const fs::path& path, Descriptor& file, std::span<std::byte> into) {
+  const ssize_t n = retried([&] { return file_calls().read(file.get(), into.data(), into.size()); });
+  if (n < 0) fail(path, "read", errno);
+  return static_cast<size_t>(n);
+}
+
+[[noreturn]] void fail_changed(const fs::path& path) {
+  throw Error(ErrorKind::io, path.string() + ": its length changed while it was being read");
+}
+
+}  // namespace
+
+struct AtomicFile::Impl {
+  fs::path target, temporary;
+  std::unique_ptr<Output> output;
+};
+
+AtomicFile::AtomicFile(fs::path target) : impl_(std::make_unique<Impl>()) {
+  std::error_code ignored;
+  const auto status = fs::status(target, ignored);
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    throw Error(ErrorKind::usage, target.string() + ": exists and is not a regular file");
+  impl_->target = std::move(target);
+  impl_->temporary = next_temporary(impl_->target);
+  impl_->output = std::make_unique<Output>(impl_->temporary);
+}
+
+AtomicFile::~AtomicFile() {
+  if (impl_->temporary.empty()) return;
+  impl_->output.reset();
+  file_calls().unlink(impl_->temporary.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> data) { impl_->output->write(data); }
+
+FileRecord AtomicFile::commit() {
+  FileRecord record = impl_->output->finish();
+  rename_to(impl_->temporary, impl_->target);
+  impl_->temporary.clear();
+  sync_folder(parent_of(impl_->target));
+  record.name = impl_->target.filename().string();
+  return record;
+}
+
+struct AtomicDirectory::Impl {
+  fs::path target, temporary;
+  std::vector<fs::path> files;
+};
+
+AtomicDirectory::AtomicDirectory(fs::path target) : impl_(std::make_unique<Impl>()) {
+  std::error_code ignored;
+  if (fs::exists(fs::symlink_status(target, ignored)))
+    throw Error(ErrorKind::usage, target.string() + ": already exists");
+  impl_->target = std::move(target);
+  impl_->temporary = next_temporary(impl_->target);
+  if (file_calls().mkdir(impl_->temporary.c_str(), 0777) < 0) {
+    const int number = errno;
+    const fs::path temporary = std::exchange(impl_->temporary, {});
+    fail(temporary, "create the folder", number);
+  }
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  if (impl_->temporary.empty()) return;
+  for (const auto& file : impl_->files) file_calls().unlink(file.c_str());
+  file_calls().rmdir(impl_->temporary.c_str());
+}
+
+const fs::path& AtomicDirectory::temporary() const { return impl_->temporary; }
+
+FileRecord AtomicDirectory::write(const std::string& name, const std::function<void(const ByteSink&)>& content) {
+  if (name.empty() || name.find('/') != std::string::npos || name == "." || name == ".." ||
+      name.find('\0') != std::string::npos)
+    throw Error(ErrorKind::usage, "\"" + name + "\" is not a plain file name");
+  impl_->files.push_back(impl_->temporary / name);
+  Output output(impl_->files.back());
+  content([&](std::span<const std::byte> data) { output.write(data); });
+  FileRecord record = output.finish();
+  record.name = name;
+  return record;
+}
+
+void AtomicDirectory::commit() {
+  sync_folder(impl_->temporary);
+  rename_to(impl_->temporary, impl_->target);
+  impl_->temporary.clear();
+  sync_folder(parent_of(impl_->target));
+}
+
+void remove_folder_atomically(const fs::path& folder) {
+  const fs::path temporary = next_temporary(folder);
+  if (file_calls().rename(folder.c_str(), temporary.c_str()) < 0) fail(folder, "remove", errno);
+  std::error_code problem;
+  fs::directory_iterator files(temporary, problem);
+  for (; !problem && files != fs::directory_iterator(); files.increment(problem))
+    if (file_calls().unlink(files->path().c_str()) < 0) fail(files->path(), "remove", errno);
+  if (problem) fail(temporary, "list", problem.value());
+  if (file_calls().rmdir(temporary.c_str()) < 0) fail(temporary, "remove", errno);
+}
+
+void write_file_atomically(const fs::path& target, std::string_view text) {
+  AtomicFile file(target);
+  file.write(text);
+  file.commit();
+}
+
+std::vector<std::byte> read_file(const fs::path& path, uint64_t max_bytes) {
+  uint64_t size = 0;
+  Descriptor file = open_for_reading(path, size);
+  if (size > max_bytes)
+    throw Error(ErrorKind::input, path.string() + ": has " + std::to_string(size) + " bytes, expected at most " +
+                                      std::to_string(max_bytes));
+  std::vector<std::byte> content;
+  try {
+    content.resize(static_cast<size_t>(size));
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorKind::memory, path.string() + ": not enough memory for " + std::to_string(size) + " bytes");
+  }
+  for (size_t done = 0; done < content.size();) {
+    const size_t n = read_some(path, file, std::span(content).subspan(done));
+    if (n == 0) fail_changed(path);
+    done += n;
+  }
+  std::byte more{};
+  if (read_some(path, file, {&more, 1}) != 0) fail_changed(path);
+  return content;
+}
+
+FileRecord measure_file(const fs::path& path) {
+  uint64_t size = 0;
+  Descriptor file = open_for_reading(path, size);
+  FileRecord record{.name = path.filename().string()};
+  std::vector<std::byte> buffer(buffer_bytes);
+  while (const size_t n = read_some(path, file, buffer)) {
+    record.bytes += n;
+    record.crc = crc32c(std::span(buffer).first(n), record.crc);
+  }
+  return record;
+}
+
+int remove_leftovers(const fs::path& folder) {
+  int removed = 0;
+  try {
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.path().filename().string().starts_with(temporary_prefix)) found.push_back(entry.path());
+    for (const auto& path : found) removed += fs::remove_all(path) > 0;
+  } catch (const fs::filesystem_error& e) {
+    throw Error(ErrorKind::io, folder.string() + ": could not remove what an earlier run left: " + e.code().message());
+  }
+  return removed;
+}
+
+}  // namespace nacre

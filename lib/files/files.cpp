@@ -1,0 +1,138 @@
+#include "files/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <vector>
+
+#include "files/file_calls.h"
+
+namespace nacre::training {
+
+void throw_errno(const std::string& path, const char* what) {
+  const int error = errno;
+  throw Error(ErrorKind::io, path + ": " + what + ": " + std::strerror(error));
+}
+
+Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
+  if (this != &other) {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = other.release();
+  }
+  return *this;
+}
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool write_all(int fd, const void* data, size_t bytes) noexcept {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = file_calls().write(fd, p, bytes);
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = ENOSPC;
+    if (n <= 0) return false;
+    p += n;
+    bytes -= static_cast<size_t>(n);
+  }
+  return true;
+}
+
+Descriptor unnamed_file() {
+  const char* folder = std::getenv("TMPDIR");
+  std::string name = std::string(folder != nullptr && *folder != '\0' ? folder : "/tmp") + "/nacre-XXXXXX";
+  Descriptor fd(::mkostemp(name.data(), O_CLOEXEC));
+  if (!fd) throw_errno(name, "cannot make a temporary file");
+  ::unlink(name.c_str());
+  return fd;
+}
+
+void copy_all(int from, int to, const std::string& from_name, const std::string& to_name) {
+  std::vector<char> buffer(1 << 18);
+  for (;;) {
+    const ssize_t n = ::read(from, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_errno(from_name, "cannot read");
+    if (n == 0) return;
+    if (!write_all(to, buffer.data(), static_cast<size_t>(n))) throw_errno(to_name, "cannot write");
+  }
+}
+
+namespace {
+
+/// Whether the disk has it. A signal may interrupt the wait.
+bool synchronised(int fd) {
+  while (file_calls().fsync(fd) != 0)
+    if (errno != EINTR) return false;
+  return true;
+}
+
+/// The names in the folder of `file` reach the disk, where they can be asked to: not in a folder that may be written and
+/// not read, and not on file systems that know no such thing.
+void synchronise_folder_of(const std::string& file, const std::string& name) {
+  const std::filesystem::path parent = std::filesystem::path(file).parent_path();
+  const Descriptor folder(
+      file_calls().open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+  if (!folder && errno == EACCES) return;
+  if (!folder || (!synchronised(folder.get()) && errno != EINVAL && errno != ENOTSUP))
+    throw_errno(name, "cannot synchronise its folder");
+}
+
+}  // namespace
+
+OutputFile::OutputFile(const std::string& path) : path_(path) {
+  struct stat status {};
+  if (path == "-" || (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))) {
+    if (path != "-" && S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a file");
+    fd_ = unnamed_file();
+    return;
+  }
+  // A link keeps pointing at the file that it names.
+  std::error_code failed;
+  const std::filesystem::path real = std::filesystem::weakly_canonical(path, failed);
+  target_ = failed ? path : real.string();
+  static std::atomic<unsigned> count{0};
+  for (;;) {
+    // Not the target's name and more: a name may already be as long as a name can be.
+    const std::filesystem::path name = ".nacre-out-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
+    temporary_ = (std::filesystem::path(target_).parent_path() / name).string();
+    fd_ = Descriptor(file_calls().open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    if (fd_) return;
+    if (errno != EEXIST) {
+      temporary_.clear();
+      throw_errno(path_, "cannot create");
+    }
+  }
+}
+
+OutputFile::~OutputFile() {
+  if (!temporary_.empty()) file_calls().unlink(temporary_.c_str());
+}
+
+void OutputFile::commit() {
+  if (temporary_.empty()) {
+    Descriptor place;
+    if (path_ != "-") {
+      place = Descriptor(::open(path_.c_str(), O_WRONLY | O_CLOEXEC));
+      if (!place) throw_errno(path_, "cannot open");
+    }
+    if (::lseek(fd_.get(), 0, SEEK_SET) != 0) throw_errno(path_, "cannot rewind the temporary file");
+    copy_all(fd_.get(), path_ == "-" ? STDOUT_FILENO : place.get(), "temporary file", path_);
+    if (place && ::close(place.release()) != 0) throw_errno(path_, "cannot close");
+    return;
+  }
+  if (!synchronised(fd_.get())) throw_errno(path_, "cannot write");
+  // EINTR says nothing about data that the disk has already.
+  if (file_calls().close(fd_.release()) != 0 && errno != EINTR) throw_errno(path_, "cannot close");
+  if (file_calls().rename(temporary_.c_str(), target_.c_str()) != 0) throw_errno(path_, "cannot rename into place");
+  temporary_.clear();
+  synchronise_folder_of(target_, path_);
+}
+
+}  // namespace nacre::training

@@ -1,0 +1,61 @@
+#include "files/run_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+#include <system_error>
+
+#include "files/text.h"
+#include "nacre/error.h"
+
+namespace nacre {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& file, const char* action, int number) {
+  throw Error(ErrorKind::io, file.string() + ": could not " + action + ": " +
+                                 std::error_code(number, std::generic_category()).message());
+}
+
+std::string holder(int fd) {
+  std::array<char, 256> text{};
+  const ssize_t n = ::pread(fd, text.data(), text.size(), 0);
+  std::string who(text.data(), n > 0 ? static_cast<size_t>(n) : 0);
+  while (!who.empty() && who.back() == '\n') who.pop_back();
+  return who.empty() ? "which does not say who it is" : in_quotes(who);
+}
+
+}  // namespace
+
+RunLock::RunLock(const std::filesystem::path& file) {
+  fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (fd_ < 0) fail(file, "open", errno);
+  int result = 0;
+  do result = ::flock(fd_, LOCK_EX | LOCK_NB);
+  while (result < 0 && errno == EINTR);
+  if (result < 0) {
+    const int number = errno;
+    if (number == EWOULDBLOCK) {
+      const std::string who = holder(fd_);
+      ::close(fd_);
+      throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder, " + who +
+                                        "; stop it or choose another folder");
+    }
+    if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // no locks on this file system
+    ::close(fd_);
+    fail(file, "lock", number);
+  }
+  held_ = true;
+  std::array<char, 128> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  const std::string text = "pid " + std::to_string(::getpid()) + " on " + host.data() + "\n";
+  // What it says only serves the message above, so a full disk does not matter here.
+  if (::ftruncate(fd_, 0) == 0) (void)!::pwrite(fd_, text.data(), text.size(), 0);
+}
+
+RunLock::~RunLock() { ::close(fd_); }
+
+}  // namespace nacre

@@ -1,0 +1,37 @@
+#pragma once
+// The JSON of a safetensors header, and nothing beyond: {"name": {"dtype": .., "shape": [..], "data_offsets": [..]}}
+// and
+// "__metadata__" with strings. Nesting is fixed, so there is no recursion; duplicates are refused at every level.
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nacre/files/safetensors.h"
+
+namespace nacre {
+
+struct SafetensorsEntry {
+  std::string name;
+  Dtype dtype = Dtype::f32;
+  std::vector<int64_t> shape;
+  uint64_t begin = 0, end = 0;
+};
+
+struct SafetensorsHeader {
+  std::vector<SafetensorsEntry> entries;  ///< in order of name
+  std::map<std::string, std::string> metadata;
+};
+
+inline constexpr uint64_t max_safetensors_header = 100'000'000;
+inline constexpr size_t max_safetensors_rank = 8;
+inline constexpr uint64_t max_safetensors_elements = uint64_t{1} << 40;
+
+/// `file` names the file in messages; `json` starts at byte 8 of it.
+SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& file);
+/// False if we do not read a type of this name.
+bool dtype_from(std::string_view name, Dtype&) noexcept;
+
+}  // namespace nacre

@@ -1,0 +1,302 @@
+#include "nacre/files/stream.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "nacre/error.h"
+#include "nacre/files/crc32c.h"
+
+namespace nacre {
+namespace {
+
+constexpr unsigned char magic[8] = {0x89, 'N', 'A', 'C', 'R', 'E', '\r', '\n'};
+constexpr uint32_t version = 1;
+constexpr size_t header_bytes = 60, packet_head_bytes = 12, crc_bytes = 4, closing_bytes = 28;
+constexpr std::byte data_kind{'P'}, closing_kind{'E'};
+constexpr uint32_t max_rate = 1u << 20, max_hop = 1u << 20, max_packet_frames = 65536;
+constexpr uint64_t max_payload = uint64_t{1} << 20, max_samples = uint64_t{1} << 40;
+
+template <class T>
+void put(std::vector<std::byte>& out, T value) {
+  for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<std::byte>(value >> (8 * i) & 0xff));
+}
+template <class T>
+T get(std::span<const std::byte> data, size_t at) {
+  T value = 0;
+  for (size_t i = 0; i < sizeof(T); ++i)
+    value = static_cast<T>(value | static_cast<T>(std::to_integer<T>(data[at + i]) << (8 * i)));
+  return value;
+}
+
+uint64_t payload_bytes(const StreamHeader& h, uint64_t frames) {
+  return (frames * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
+}
+
+/// What is wrong with a header, or nothing. Every product below is of bounded factors.
+std::string problem(const StreamHeader& h) {
+  const auto outside = [](const char* name, uint64_t found, uint64_t low, uint64_t high) {
+    return std::string(name) + " is " + std::to_string(found) + ", expected " + std::to_string(low) + " to " +
+           std::to_string(high);
+  };
+  const auto bad = [](uint64_t v, uint64_t low, uint64_t high) { return v < low || v > high; };
+  if (bad(h.model_rate, 1, max_rate)) return outside("the model's sample rate", h.model_rate, 1, max_rate);
+  if (bad(h.original_rate, 1, max_rate)) return outside("the original sample rate", h.original_rate, 1, max_rate);
+  if (bad(h.channels, 1, 64)) return outside("the number of channels", h.channels, 1, 64);
+  if (bad(h.codebooks, 1, 256)) return outside("the number of codebooks", h.codebooks, 1, 256);
+  if (bad(h.codebook_size, 2, 65536)) return outside("the codebook size", h.codebook_size, 2, 65536);
+  if (bad(h.hop, 1, max_hop)) return outside("the hop", h.hop, 1, max_hop);
+  if (bad(h.packet_frames, 1, max_packet_frames))
+    return outside("the number of frames per packet", h.packet_frames, 1, max_packet_frames);
+  if (payload_bytes(h, h.packet_frames) > max_payload)
+    return outside("the size of a packet", payload_bytes(h, h.packet_frames), 1, max_payload);
+  if (h.samples != StreamHeader::unknown && h.samples > max_samples)
+    return outside("the number of samples", h.samples, 0, max_samples);
+  if (!(h.gain >= 0x1p-40f && h.gain <= 0x1p40f)) return "the gain is not between 2^-40 and 2^40";
+  return {};
+}
+
+/// The frames must hold the samples, and not much more than them: up to four hops of padding, two samples of rounding
+/// in the resampler.
+std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
+  if (samples > max_samples) return "there are " + std::to_string(samples) + " samples";
+  if (h.samples != StreamHeader::unknown && h.samples != samples)
+    return "the header has " + std::to_string(h.samples) + " samples, the end " + std::to_string(samples);
+  const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
+  const long double held = static_cast<long double>(frames) * h.hop;
+  if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
+    return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not fit to " +
+           std::to_string(samples) + " samples";
+  return {};
+}
+
+uint32_t about_a_second(const StreamHeader& h) {
+  if (h.hop == 0 || h.codebooks == 0) return 1;
+  const uint64_t bits = uint64_t{h.codebooks} * static_cast<uint64_t>(code_bits(h));
+  const uint64_t most = std::min<uint64_t>(max_packet_frames, max_payload * 8 / std::max<uint64_t>(bits, 1));
+  return static_cast<uint32_t>(
+      std::clamp<uint64_t>((uint64_t{h.model_rate} + h.hop / 2) / h.hop, 1, std::max<uint64_t>(most, 1)));
+}
+
+}  // namespace
+
+int code_bits(const StreamHeader& h) noexcept { return h.codebook_size < 2 ? 0 : std::bit_width(h.codebook_size - 1); }
+
+double nominal_bits_per_second(const StreamHeader& h) noexcept {
+  return static_cast<double>(h.channels) * h.codebooks * code_bits(h) * h.model_rate / h.hop;
+}
+
+StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
+  if (header_.packet_frames == 0) header_.packet_frames = about_a_second(header_);
+  if (const std::string what = problem(header_); !what.empty()) throw Error(ErrorKind::usage, "stream: " + what);
+  waiting_.resize(header_.channels);
+  for (unsigned char c : magic) buffer_.push_back(static_cast<std::byte>(c));
+  put(buffer_, static_cast<uint16_t>(version));
+  put(buffer_, uint16_t{0});
+  put(buffer_, header_.model_rate);
+  put(buffer_, header_.original_rate);
+  put(buffer_, static_cast<uint16_t>(header_.channels));
+  put(buffer_, static_cast<uint16_t>(header_.codebooks));
+  put(buffer_, header_.hop);
+  put(buffer_, header_.codebook_size);
+  put(buffer_, header_.packet_frames);
+  put(buffer_, std::bit_cast<uint32_t>(header_.gain));
+  put(buffer_, header_.model);
+  put(buffer_, header_.samples);
+  seed_ = crc32c(buffer_);
+  put(buffer_, seed_);
+  emit(buffer_);
+}
+
+void StreamWriter::emit(std::span<const std::byte> data) {
+  sink_(data);
+  bytes_ += data.size();
+}
+
+void StreamWriter::packet(uint32_t channel, size_t frames) {
+  if (packets_ == ~uint32_t{0}) throw Error(ErrorKind::usage, "stream: too many packets");
+  auto& codes = waiting_[channel];
+  const size_t count = frames * header_.codebooks;
+  buffer_.clear();
+  buffer_.push_back(data_kind);
+  put(buffer_, uint8_t{0});
+  put(buffer_, static_cast<uint16_t>(channel));
+  put(buffer_, packets_);
+  put(buffer_, static_cast<uint32_t>(frames));
+  const int bits = code_bits(header_);
+  uint32_t pending = 0;
+  int filled = 0;
+  for (size_t i = 0; i < count; ++i) {
+    pending |= static_cast<uint32_t>(codes[i]) << filled;  // at most 7 + 16 bits
+    for (filled += bits; filled >= 8; filled -= 8, pending >>= 8)
+      buffer_.push_back(static_cast<std::byte>(pending & 0xff));
+  }
+  if (filled > 0) buffer_.push_back(static_cast<std::byte>(pending));
+  put(buffer_, crc32c(buffer_, seed_));
+  codes.erase(codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(count));
+  ++packets_;
+  emit(buffer_);
+}
+
+void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
+  if (finished_) throw Error(ErrorKind::usage, "stream: written to after its end");
+  if (channel >= header_.channels)
+    throw Error(ErrorKind::usage,
+                "stream: channel " + std::to_string(channel) + " of " + std::to_string(header_.channels));
+  if (codes.size() % header_.codebooks != 0)
+    throw Error(ErrorKind::usage, "stream: " + std::to_string(codes.size()) + " codes are not whole frames of " +
+                                      std::to_string(header_.codebooks));
+  for (int32_t c : codes)
+    if (c < 0 || static_cast<uint32_t>(c) >= header_.codebook_size)
+      throw Error(ErrorKind::usage,
+                  "stream: code " + std::to_string(c) + " in a codebook of " + std::to_string(header_.codebook_size));
+  const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
+  // A long piece goes in by packets, so that what waits stays small where the channels keep pace.
+  while (!codes.empty()) {
+    const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[channel].size() % whole, 1));
+    waiting_[channel].insert(waiting_[channel].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
+    codes = codes.subspan(take);
+    while (std::all_of(waiting_.begin(), waiting_.end(), [&](const auto& w) { return w.size() >= whole; })) {
+      for (uint32_t c = 0; c < header_.channels; ++c) packet(c, header_.packet_frames);
+      frames_ += header_.packet_frames;
+    }
+  }
+}
+
+void StreamWriter::finish(uint64_t samples) {
+  if (finished_) throw Error(ErrorKind::usage, "stream: ended twice");
+  const size_t rest = waiting_[0].size() / header_.codebooks;
+  for (const auto& w : waiting_)
+    if (w.size() != waiting_[0].size()) throw Error(ErrorKind::usage, "stream: the channels differ in length");
+  if (const std::string what = length_problem(header_, frames_ + rest, samples); !what.empty())
+    throw Error(ErrorKind::usage, "stream: " + what);
+  if (rest > 0)
+    for (uint32_t c = 0; c < header_.channels; ++c) packet(c, rest);
+  frames_ += rest;
+  buffer_.clear();
+  buffer_.push_back(closing_kind);
+  buffer_.resize(4);
+  put(buffer_, packets_);
+  put(buffer_, uint32_t{0});
+  put(buffer_, frames_);
+  put(buffer_, samples);
+  put(buffer_, crc32c(buffer_, seed_));
+  emit(buffer_);
+  finished_ = true;
+}
+
+StreamReader::StreamReader(ByteSource source, std::string name) : source_(std::move(source)), name_(std::move(name)) {
+  buffer_.resize(header_bytes);
+  read(std::span(buffer_).first(8));
+  for (size_t i = 0; i < 8; ++i)
+    if (std::to_integer<unsigned char>(buffer_[i]) != magic[i]) {
+      at_ = 0;
+      fail("is not a .nacre stream");
+    }
+  read(std::span(buffer_).subspan(8, 2));
+  if (const auto found = get<uint16_t>(buffer_, 8); found != version)
+    fail("has version " + std::to_string(found) + ", this program reads version " + std::to_string(version));
+  read(std::span(buffer_).subspan(10));
+  const std::span<const std::byte> h = buffer_;
+  seed_ = crc32c(h.first(header_bytes - crc_bytes));
+  if (get<uint32_t>(h, 56) != seed_) fail("the CRC of the header does not match");
+  if (get<uint16_t>(h, 10) != 0) fail("has flags that this program does not know");
+  header_.model_rate = get<uint32_t>(h, 12);
+  header_.original_rate = get<uint32_t>(h, 16);
+  header_.channels = get<uint16_t>(h, 20);
+  header_.codebooks = get<uint16_t>(h, 22);
+  header_.hop = get<uint32_t>(h, 24);
+  header_.codebook_size = get<uint32_t>(h, 28);
+  header_.packet_frames = get<uint32_t>(h, 32);
+  header_.gain = std::bit_cast<float>(get<uint32_t>(h, 36));
+  header_.model = get<uint64_t>(h, 40);
+  header_.samples = get<uint64_t>(h, 48);
+  if (const std::string what = problem(header_); !what.empty()) fail(what);
+}
+
+void StreamReader::fail(const std::string& what) const {
+  throw Error(ErrorKind::input, name_ + ": byte " + std::to_string(at_) + ": " + what);
+}
+
+void StreamReader::read(std::span<std::byte> into) {
+  while (!into.empty()) {
+    const size_t n = std::min(source_(into), into.size());
+    if (n == 0) fail("the stream is cut off");
+    at_ += n;
+    into = into.subspan(n);
+  }
+}
+
+std::optional<StreamPacket> StreamReader::next() {
+  if (state_ == State::finished) return {};
+  if (state_ == State::failed) fail("reading has failed before");
+  state_ = State::failed;  // until this packet is known to be good
+  buffer_.resize(packet_head_bytes);
+  read(buffer_);
+  const auto kind = buffer_[0];
+  if ((kind != data_kind && kind != closing_kind) || buffer_[1] != std::byte{0}) fail("this is not a packet");
+  if (get<uint32_t>(buffer_, 4) != packets_)
+    fail("packet " + std::to_string(get<uint32_t>(buffer_, 4)) + " where " + std::to_string(packets_) +
+         " was expected");
+  if (kind == closing_kind) {
+    close(buffer_);
+    return {};
+  }
+  const uint32_t channel = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
+  if (channel != packets_ % header_.channels) fail("a packet of channel " + std::to_string(channel) + " out of turn");
+  if (frames == 0 || frames > header_.packet_frames) fail("a packet of " + std::to_string(frames) + " frames");
+  if (channel > 0 ? frames != stretch_frames_ : packets_ > 0 && stretch_frames_ != header_.packet_frames)
+    fail("a packet of " + std::to_string(frames) + " frames after one of " + std::to_string(stretch_frames_));
+  if (packets_ == ~uint32_t{0}) fail("there are too many packets");
+
+  const size_t payload = static_cast<size_t>(payload_bytes(header_, frames));
+  buffer_.resize(packet_head_bytes + payload + crc_bytes);
+  read(std::span(buffer_).subspan(packet_head_bytes));
+  const auto covered = std::span<const std::byte>(buffer_).first(packet_head_bytes + payload);
+  if (get<uint32_t>(buffer_, covered.size()) != crc32c(covered, seed_))
+    fail("the CRC of packet " + std::to_string(packets_) + " does not match");
+
+  const int bits = code_bits(header_);
+  const uint32_t mask = (1u << bits) - 1;
+  codes_.resize(size_t{frames} * header_.codebooks);
+  uint32_t pending = 0;
+  int filled = 0;
+  size_t at = packet_head_bytes;
+  for (auto& code : codes_) {
+    for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(buffer_[at++]) << filled;
+    const uint32_t value = pending & mask;
+    if (value >= header_.codebook_size)
+      fail("code " + std::to_string(value) + " in a codebook of " + std::to_string(header_.codebook_size));
+    code = static_cast<int32_t>(value);
+    pending >>= bits;
+    filled -= bits;
+  }
+  if (pending != 0) fail("the padding of packet " + std::to_string(packets_) + " is not zero");
+
+  StreamPacket packet{.channel = channel, .first_frame = frames_, .frames = frames, .codes = codes_};
+  stretch_frames_ = frames;
+  ++packets_;
+  if (channel + 1 == header_.channels) frames_ += frames;
+  state_ = State::open;
+  return packet;
+}
+
+void StreamReader::close(std::span<const std::byte> head) {
+  std::array<std::byte, closing_bytes + crc_bytes> all{};
+  std::copy(head.begin(), head.end(), all.begin());
+  read(std::span(all).subspan(head.size()));
+  const auto covered = std::span<const std::byte>(all).first(closing_bytes);
+  if (get<uint32_t>(all, closing_bytes) != crc32c(covered, seed_)) fail("the CRC of the closing packet does not match");
+  if (get<uint16_t>(all, 2) != 0 || get<uint32_t>(all, 8) != 0) fail("the closing packet is malformed");
+  if (packets_ % header_.channels != 0) fail("the stream ends before the packets of every channel");
+  if (get<uint64_t>(all, 12) != frames_)
+    fail("has " + std::to_string(frames_) + " frames, the end says " + std::to_string(get<uint64_t>(all, 12)));
+  samples_ = get<uint64_t>(all, 20);
+  if (const std::string what = length_problem(header_, frames_, samples_); !what.empty()) fail(what);
+  std::byte more{};
+  if (source_({&more, 1}) != 0) fail("something follows the end of the stream");
+  state_ = State::finished;
+}
+
+}  // namespace nacre

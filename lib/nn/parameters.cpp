@@ -1,0 +1,270 @@
+#include "nacre/nn/parameters.h"
+
+#include <algorithm>
+#include <map>
+
+namespace nacre {
+namespace {
+
+constexpr int64_t pad_elements = 16;  // each tensor starts on a 64-byte line
+int64_t padded(int64_t n) { return (n + pad_elements - 1) / pad_elements * pad_elements; }
+
+int64_t product(const std::vector<int64_t>& v) {
+  int64_t p = 1;
+  for (const int64_t x : v) p *= x;
+  return p;
+}
+std::string text(const std::vector<int64_t>& v) {
+  std::string s = "[";
+  for (size_t i = 0; i < v.size(); ++i) s += (i > 0 ? ", " : "") + std::to_string(v[i]);
+  return s + "]";
+}
+template <class T>
+View<T> view_of(const Memory& m, int64_t elements) {
+  return elements == 0 ? View<T>(nullptr, {.channels = 0})
+                       : View<T>(reinterpret_cast<T*>(m.data()), {.channels = elements});
+}
+
+}  // namespace
+
+int64_t Parameter::piece_elements() const { return product(stored); }
+
+std::vector<float> Parameter::to_file(std::span<const float> whole, size_t piece) const {
+  const auto n = static_cast<size_t>(piece_elements());
+  const std::span<const float> mine = whole.subspan(piece * n, n);
+  std::vector<float> out(mine.begin(), mine.end());
+  if (stored_as == StoredAs::convolution) {
+    const int64_t first = stored[0], in = stored[1], taps = stored[2];
+    for (int64_t o = 0; o < first; ++o)
+      for (int64_t k = 0; k < taps; ++k)
+        for (int64_t i = 0; i < in; ++i)
+          out[static_cast<size_t>((o * in + i) * taps + k)] = mine[static_cast<size_t>((o * taps + k) * in + i)];
+  }
+  return out;
+}
+void Parameter::from_file(std::span<const float> values, size_t piece, std::span<float> whole) const {
+  const auto n = static_cast<size_t>(piece_elements());
+  const std::span<float> mine = whole.subspan(piece * n, n);
+  if (stored_as == StoredAs::convolution) {
+    const int64_t first = stored[0], in = stored[1], taps = stored[2];
+    for (int64_t o = 0; o < first; ++o)
+      for (int64_t k = 0; k < taps; ++k)
+        for (int64_t i = 0; i < in; ++i)
+          mine[static_cast<size_t>((o * taps + k) * in + i)] = values[static_cast<size_t>((o * in + i) * taps + k)];
+  } else {
+    std::copy(values.begin(), values.end(), mine.begin());
+  }
+}
+
+Parameters::Place Parameters::find(const std::string& name) {
+  for (Parameter& p : parameters_)
+    for (size_t i = 0; i < p.names.size(); ++i)
+      if (p.names[i] == name) return {&p, i};
+  return {nullptr, 0};
+}
+
+Parameter& Parameters::add(std::string name, std::vector<int64_t> stored, Shape shape, StoredAs as, bool trained) {
+  return add_stack({std::move(name)}, std::move(stored), shape, as, trained);
+}
+
+Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, StoredAs as,
+                                 bool trained) {
+  if (names.empty() || product(stored) * static_cast<int64_t>(names.size()) != whole.elements())
+    throw Error(ErrorKind::usage, "parameter " + (names.empty() ? "?" : names[0]) + ": pieces of " + text(stored) +
+                                      " do not make " + str(whole));
+  if (const Place known = find(names[0]); known.parameter != nullptr) {
+    if (known.parameter->names != names || known.parameter->stored != stored || known.parameter->shape != whole)
+      throw Error(ErrorKind::usage, "parameter " + names[0] + ": registered as " + text(known.parameter->stored) +
+                                        ", now asked for as " + text(stored));
+    return *known.parameter;
+  }
+  if (allocated_) throw Error(ErrorKind::usage, "parameter " + names[0] + ": added after allocate()");
+  parameters_.push_back({std::move(names), std::move(stored), as, whole, trained, {}, {}});
+  return parameters_.back();
+}
+
+Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, StoredAs as) {
+  std::vector<std::string> v_names, g_names;
+  for (const std::string& n : names) {
+    v_names.push_back(n + ".weight_v");
+    g_names.push_back(n + ".weight_g");
+  }
+  const int64_t rows = stored.at(0) * static_cast<int64_t>(names.size());
+  std::vector<int64_t> g_stored(stored.size(), 1);
+  g_stored[0] = stored[0];
+  Parameter& v = add_stack(std::move(v_names), std::move(stored), whole, as);
+  Parameter& g = add_stack(std::move(g_names), std::move(g_stored), {.channels = rows});
+  for (Weight& w : weights_)
+    if (w.v == &v) return w;
+  weights_.push_back({&v, &g, whole, {}, {}, {}});
+  return weights_.back();
+}
+
+void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
+  if (allocated_) throw Error(ErrorKind::usage, "parameters: allocated twice");
+  // Directions first, then gains, then the rest: the weight norm and the optimizer see one flat block each.
+  std::map<const Parameter*, int64_t> offsets;
+  int64_t directions = 0;
+  for (const Weight& w : weights_) {
+    offsets[w.v] = directions;
+    directions += padded(w.v->shape.elements());
+  }
+  int64_t gains = 0;
+  for (const Weight& w : weights_) {
+    offsets[w.g] = directions + gains;
+    gains += padded(w.g->shape.elements());
+  }
+  int64_t trained = directions + gains, buffers = 0;
+  for (const Parameter& p : parameters_) {
+    if (offsets.contains(&p)) continue;
+    int64_t& end = p.trained ? trained : buffers;
+    offsets[&p] = end;
+    end += padded(p.shape.elements());
+  }
+  const auto floats = [](int64_t n) { return static_cast<size_t>(n) * sizeof(float); };
+  values_memory_ = Memory(ctx, floats(trained));
+  buffers_memory_ = Memory(ctx, floats(buffers));
+  values_ = view_of<float>(values_memory_, trained);
+  buffers_ = view_of<float>(buffers_memory_, buffers);
+  if (storage == Storage::float32) {
+    weights_memory_ = Memory(ctx, floats(directions));
+    weights32_ = view_of<float>(weights_memory_, directions);
+  } else {
+    weights_memory_ = Memory(ctx, static_cast<size_t>(directions) * sizeof(bf16));
+    weights16_ = view_of<bf16>(weights_memory_, directions);
+  }
+  if (with_gradients) {
+    gradients_memory_ = Memory(ctx, floats(trained));
+    weight_grads_memory_ = Memory(ctx, floats(directions));
+    gradients_ = view_of<float>(gradients_memory_, trained);
+    weight_grads_ = view_of<float>(weight_grads_memory_, directions);
+  }
+  for (Parameter& p : parameters_) {
+    const int64_t at = offsets[&p];
+    p.value = View<float>((p.trained ? values_ : buffers_).data + at, p.shape);
+    if (p.trained && with_gradients) p.grad = View<float>(gradients_.data + at, p.shape);
+  }
+  for (Weight& w : weights_) {
+    const int64_t at = offsets[w.v], rows = w.g->shape.elements(), length = w.shape.elements() / rows;
+    if (weights32_) w.value32 = View<float>(weights32_.data + at, w.shape);
+    if (weights16_) w.value16 = View<bf16>(weights16_.data + at, w.shape);
+    if (with_gradients) w.grad = View<float>(weight_grads_.data + at, w.shape);
+    for (int64_t r = 0; r < rows; ++r) rows_host_.push_back({at + r * length, length, offsets[w.g] - directions + r});
+  }
+  directions_ = View<float>(values_.data, {.channels = directions});
+  gains_ = View<float>(values_.data + directions, {.channels = gains});
+  if (with_gradients) {
+    direction_grads_ = View<float>(gradients_.data, {.channels = directions});
+    gain_grads_ = View<float>(gradients_.data + directions, {.channels = gains});
+  }
+  rows_memory_ = Memory(ctx, rows_host_.size() * sizeof(WeightRow));
+  const auto rows = view_of<WeightRow>(rows_memory_, static_cast<int64_t>(rows_host_.size()));
+  ctx.write<WeightRow>(rows_host_, rows);
+  rows_ = rows;
+  allocated_ = true;
+  with_gradients_ = with_gradients;
+}
+
+void Parameters::refresh(Context& ctx) {
+  if (rows_.elements() == 0) return;
+  if (weights32_)
+    weight_norm_forward(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights32_});
+  else
+    weight_norm_forward<bf16>(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights16_});
+}
+void Parameters::clear_gradients(Context& ctx) {
+  const int64_t normed = directions_.elements() + gains_.elements();
+  ctx.zero(View<float>(gradients_.data + normed, {.channels = gradients_.elements() - normed}));
+  for (Weight& w : weights_) w.written = false;
+}
+/// A layer that took no part in the step has no gradient.
+void Parameters::zero_unwritten(Context& ctx) {
+  for (Weight& w : weights_)
+    if (!w.written) ctx.zero(w.grad);
+}
+void Parameters::finish_gradients(Context& ctx) {
+  if (rows_.elements() == 0) return;
+  zero_unwritten(ctx);
+  ctx.zero(direction_grads_);
+  ctx.zero(gain_grads_);
+  weight_norm_backward(
+      ctx,
+      {.v = directions_, .g = gains_, .rows = rows_, .dw = weight_grads_, .dv = direction_grads_, .dg = gain_grads_});
+}
+
+Shape Parameters::update_scratch(Context& ctx) const {
+  return weight_norm_adamw_scratch(ctx, values_.shape, directions_.elements(), gains_.elements(), rows_.elements());
+}
+void Parameters::update(Context& ctx, const AdamW& a) {
+  zero_unwritten(ctx);
+  const auto run = [&]<class T>(View<T> w) {
+    weight_norm_adamw<T>(ctx, {.adamw = a,
+                               .directions = directions_.elements(),
+                               .gains = gains_.elements(),
+                               .rows = rows_,
+                               .dw = weight_grads_,
+                               .w = w});
+  };
+  if (weights16_)
+    run(weights16_);
+  else
+    run(weights32_);
+}
+
+void Parameters::assign(Context& ctx, const Parameters& other, View<const float> values) {
+  bool same = parameters_.size() == other.parameters_.size();
+  for (size_t i = 0; same && i < parameters_.size(); ++i)
+    same = parameters_[i].names == other.parameters_[i].names && parameters_[i].shape == other.parameters_[i].shape;
+  if (!same) throw Error(ErrorKind::usage, "parameters: assigned from another model");
+  ctx.copy<float>(values ? values : View<const float>(other.values_), values_);
+  ctx.copy<float>(other.buffers_, buffers_);
+  refresh(ctx);
+}
+
+int64_t Parameters::effective_elements() const {
+  int64_t n = 0;
+  for (const Parameter& p : parameters_) {
+    const bool gain = std::any_of(weights_.begin(), weights_.end(), [&](const Weight& w) { return w.g == &p; });
+    if (p.trained && !gain) n += p.shape.elements();
+  }
+  return n;
+}
+
+using TensorVisitor = std::function<void(const std::string&, const std::vector<int64_t>&, std::span<const float>)>;
+
+void Parameters::each_tensor(Context& ctx, const TensorVisitor& f) const { each_tensor(ctx, {}, f); }
+
+void Parameters::each_tensor(Context& ctx, View<const float> block, const TensorVisitor& f) const {
+  std::map<std::string, std::pair<const Parameter*, size_t>> sorted;
+  for (const Parameter& p : parameters_) {
+    if (block && !p.trained) continue;
+    for (size_t i = 0; i < p.names.size(); ++i) sorted[p.names[i]] = {&p, i};
+  }
+  std::vector<float> whole;
+  for (const auto& [name, place] : sorted) {
+    const Parameter& p = *place.first;
+    View<const float> from = p.value;
+    if (block) from = View<const float>(block.data + (p.value.data - values_.data), p.shape);
+    whole.resize(static_cast<size_t>(p.shape.elements()));
+    ctx.read<float>(from, whole);
+    f(name, p.stored, p.to_file(whole, place.second));
+  }
+}
+
+bool Parameters::set_tensor(Context& ctx, const std::string& name, const std::vector<int64_t>& stored,
+                            std::span<const float> values, View<float> block) {
+  const Place place = find(name);
+  if (place.parameter == nullptr || (block && !place.parameter->trained)) return false;
+  Parameter& p = *place.parameter;
+  if (stored != p.stored || static_cast<int64_t>(values.size()) != p.piece_elements())
+    throw Error(ErrorKind::input, name + " is " + text(stored) + ", the model expects " + text(p.stored));
+  View<float> to = p.value;
+  if (block) to = View<float>(block.data + (p.value.data - values_.data), p.shape);
+  std::vector<float> whole(static_cast<size_t>(p.shape.elements()));
+  ctx.read<float>(to, whole);
+  p.from_file(values, place.piece, whole);
+  ctx.write<float>(whole, to);
+  return true;
+}
+
+}  // namespace nacre

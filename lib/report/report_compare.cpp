@@ -1,0 +1,107 @@
+#include "report/report_compare.h"
+
+#include <utility>
+
+#include "nacre/error.h"
+#include "nacre/training/baseline.h"
+#include "report/chart.h"
+
+namespace nacre::training {
+
+double code_bits(const CodecConfig& c, size_t samples) {
+  const auto hop = static_cast<size_t>(c.hop());
+  return static_cast<double>((samples + hop - 1) / hop) * static_cast<double>(c.n_codebooks * c.code_bits());
+}
+
+Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const CodecConfig& config)
+    : ctx_(ctx), config_(config) {
+  const std::filesystem::path start = run / "start" / "model.safetensors";
+  if (!std::filesystem::exists(start)) {
+    notes_.push_back(
+        "The codec before training is not shown: the run has no start/model.safetensors (a run that began from "
+        "given weights keeps none).");
+  } else {
+    try {
+      start_.emplace(Codec::load(ctx, start));
+      if (start_->config().to_json() != config.to_json()) {
+        notes_.push_back(
+            "The codec before training is not shown: the run's start/model.safetensors has another "
+            "configuration than the codec that is judged.");
+        start_.reset();
+      }
+    } catch (const Error& e) {
+      notes_.push_back("The codec before training is not shown: " + std::string(e.what()) + ".");
+    }
+  }
+  if (start_) {
+    judged_.emplace(*start_);
+    all_.push_back({.name = "Before training"});
+  }
+  if (const std::optional<std::string> reason = opus_unavailable()) {
+    notes_.push_back("Opus is not shown: " + *reason + ".");
+  } else {
+    opus_ = true;
+    all_.push_back({.name = "Opus"});
+    const double wanted = config.nominal_bitrate();
+    if (wanted < min_opus_bitrate || wanted > max_opus_bitrate)
+      notes_.push_back("Opus was asked for " +
+                       figure_of((wanted < min_opus_bitrate ? min_opus_bitrate : max_opus_bitrate) / 1000, "%g") +
+                       " kbit/s, the " + (wanted < min_opus_bitrate ? "least" : "most") +
+                       " that it can be asked for here.");
+  }
+}
+
+std::vector<std::vector<float>> Baselines::add(const std::string& name, std::span<const float> samples) {
+  std::vector<std::vector<float>> decoded;
+  if (judged_) {
+    std::vector<float>& audio = decoded.emplace_back();
+    Baseline& b = all_[0];
+    b.scores.add(judged_->add(name, samples, &audio));
+    b.bits += code_bits(config_, samples.size());
+  }
+  if (opus_) {
+    OpusCoded coded = code_opus(samples, static_cast<int>(config_.sample_rate), config_.nominal_bitrate());
+    Baseline& b = all_.back();
+    ClipScore score = score_clip(ctx_, samples, coded.samples, config_.sample_rate);
+    score.name = name;
+    b.scores.add(std::move(score));
+    b.bits += 8 * static_cast<double>(coded.bytes);
+    decoded.push_back(std::move(coded.samples));
+  }
+  return decoded;
+}
+
+std::string comparison_html(const Baseline& codec, const std::vector<Baseline>& others,
+                            const std::vector<std::string>& notes) {
+  const auto cell = [](double x, const char* format) { return "<td>" + figure_of(x, format) + "</td>"; };
+  const auto row = [&](const Baseline& b) {
+    return "<tr><td>" + html_text(b.name) + "</td>" + cell(b.kilobits(), "%.1f") + cell(b.scores.snr(), "%+.2f") +
+           cell(b.scores.si_sdr(), "%+.2f") + cell(b.scores.stoi(), "%.3f") + cell(b.scores.mel(), "%.3f") +
+           cell(b.scores.stft(), "%.3f") + "</tr>\n";
+  };
+  std::string s =
+      "<p>Means over the same files. kbit/s: what the codes, or Opus's packets, took; no container is counted. ";
+  s += "SNR, SI-SDR and STOI (intelligibility, at most 1): higher is better. Mel and STFT distance: lower is better.";
+  bool opus = false;
+  for (const Baseline& b : others) opus = opus || b.name == "Opus";
+  if (opus)
+    s +=
+        " Opus was asked for this codec's nominal bitrate, and may vary it with the sound. It shapes its noise for the "
+        "ear, so that it can sound better than its SNR says: listen to both.";
+  s += "</p>\n<div class=\"wide\"><table>\n<thead><tr><th>Codec</th><th>kbit/s</th><th>SNR "
+       "<small>dB</small></th><th>SI-SDR "
+       "<small>dB</small></th><th>STOI</th><th>Mel <small>distance</small></th><th>STFT "
+       "<small>distance</small></th></tr></thead>\n"
+       "<tbody>\n" +
+       row(codec);
+  for (const Baseline& b : others) s += row(b);
+  s += "</tbody></table></div>\n";
+  if (!notes.empty()) {
+    s += "<ul class=\"notes\">";
+    for (const std::string& n : notes) s += "<li>" + html_text(n) + "</li>";
+    s += "</ul>\n";
+  }
+  return s;
+}
+
+}  // namespace nacre::training

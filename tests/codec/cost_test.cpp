@@ -1,0 +1,59 @@
+#include "nacre/codec/cost.h"
+
+#include "harness.h"
+#include "nacre/codec/codec.h"
+
+using namespace nacre;
+
+namespace {
+
+CostRow total(const std::vector<CostRow>& rows, const std::string& prefix) {
+  CostRow sum{.name = prefix};
+  for (const CostRow& r : rows) {
+    if (r.name.rfind(prefix, 0) != 0) continue;
+    sum.forward.products += r.forward.products, sum.backward.products += r.backward.products;
+    sum.forward.bytes += r.forward.bytes, sum.backward.bytes += r.backward.bytes;
+  }
+  return sum;
+}
+
+}  // namespace
+
+TEST_CASE("the cost of DAC at 44.1 kHz is what its description says", "[cost]") {
+  const CodecConfig c = CodecConfig::named("dac-44k");
+  const double samples = 44032, batch = 1;  // 86 frames of 512
+  const auto rows = step_cost(c, {}, 1, 44032, Arithmetic::bf16);
+  // Published: 69.3 and 30.5 GMAC for each second of decoding and encoding.
+  const double seconds = batch * samples / 44100;
+  CHECK(total(rows, "decoder.").forward.products / 2e9 / seconds == Approx(69.3).epsilon(0.01));
+  CHECK(total(rows, "encoder.").forward.products / 2e9 / seconds == Approx(30.5).epsilon(0.02));
+  CHECK(total(rows, "encoder.").backward.products ==
+        Approx(2 * total(rows, "encoder.").forward.products).epsilon(0.02));
+}
+
+TEST_CASE("every convolution of a model has its row", "[cost]") {
+  const CodecConfig c = CodecConfig::named("speech-16k");
+  Context ctx({.threads = 1});
+  Codec codec(ctx, c);
+  const auto rows = step_cost(c, {}, 2, 16000, Arithmetic::fp32);
+  for (const Parameter& p : codec.parameters().all())
+    for (const std::string& name : p.names) {
+      const size_t end = name.rfind(".weight_v");
+      if (end == std::string::npos || name.rfind("quantizer", 0) == 0) continue;
+      const auto row =
+          std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == name.substr(0, end); });
+      INFO(name);
+      REQUIRE(row != rows.end());
+      CHECK(row->forward.products > 0);
+    }
+}
+
+TEST_CASE("a floor is bound by memory or by arithmetic", "[cost]") {
+  const DeviceCeilings& d = device_ceilings("h200");
+  CHECK(floor_seconds({.bytes = 4.3e12}, d, Arithmetic::fp32) == Approx(1));
+  CHECK(floor_seconds({.products = 790e12, .floats = 30e12, .bytes = 2e12}, d, Arithmetic::bf16) == Approx(1));
+  CHECK(floor_seconds({.floats = 60e12}, d, Arithmetic::bf16) == Approx(1));
+  CHECK(floor_seconds({.products = 30e12, .floats = 30e12}, d, Arithmetic::fp32) == Approx(1));
+  CHECK_THROWS_WITH(device_ceilings("h300"), Catch::Contains("h200, h100"));
+  CHECK_THROWS_WITH(arithmetic("int8"), Catch::Contains("fp32, tf32 or bf16"));
+}

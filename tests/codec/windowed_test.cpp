@@ -1,0 +1,220 @@
+// Audio in windows: the schedule keeps every frame once and only where its receptive field is whole; pieces of any size
+// give the same bits; and the result is that of one pass over the whole signal.
+#include "nacre/codec/windowed.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "harness.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+CodecConfig tiny(std::vector<int64_t> rates) {
+  CodecConfig c;
+  c.encoder_dim = 4, c.decoder_dim = 4 << rates.size();
+  c.encoder_rates = rates;
+  std::reverse(rates.begin(), rates.end());
+  c.decoder_rates = rates;
+  c.n_codebooks = 3, c.codebook_size = 16, c.codebook_dim = 4;
+  return c;
+}
+
+Codec made(Context& ctx, const CodecConfig& config) {
+  Codec codec(ctx, config);
+  initialise(ctx, codec.parameters(), config, 3);
+  codec.parameters().refresh(ctx);
+  return codec;
+}
+
+std::vector<float> noise(int64_t n, uint64_t salt) {
+  std::mt19937_64 random(seed() + salt);
+  std::uniform_real_distribution<float> uniform(-0.9f, 0.9f);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = uniform(random);
+  return x;
+}
+
+std::vector<int32_t> encoded(Codec& codec, std::span<const float> x, size_t piece, int64_t window) {
+  std::vector<int32_t> codes;
+  WindowedEncoder encoder(codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
+  for (size_t at = 0; at < x.size(); at += piece) encoder.push(x.subspan(at, std::min(piece, x.size() - at)));
+  CHECK(encoder.finish() == static_cast<int64_t>(x.size()));
+  return codes;
+}
+
+std::vector<float> decoded(Codec& codec, std::span<const int32_t> codes, size_t frames, int64_t window) {
+  std::vector<float> y;
+  WindowedDecoder decoder(codec, [&](std::span<const float> s) { y.insert(y.end(), s.begin(), s.end()); }, window);
+  const size_t piece = frames * static_cast<size_t>(codec.config().n_codebooks);
+  for (size_t at = 0; at < codes.size(); at += piece) decoder.push(codes.subspan(at, std::min(piece, codes.size() - at)));
+  decoder.finish();
+  return y;
+}
+
+template <class T>
+struct OnDevice {
+  OnDevice(Context& ctx, Shape s)
+      : memory(ctx, static_cast<size_t>(s.elements()) * sizeof(T)), view(reinterpret_cast<T*>(memory.data()), s) {}
+  Memory memory;
+  View<T> view;
+};
+
+/// One pass over everything.
+std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
+  const int64_t hop = codec.config().hop(), frames = (static_cast<int64_t>(x.size()) + hop - 1) / hop;
+  x.resize(static_cast<size_t>(frames * hop), 0.0f);
+  std::vector<int32_t> codes(static_cast<size_t>(frames * codec.config().n_codebooks));
+  codec.reserve_inference(1, frames * hop);
+  OnDevice<float> audio(codec.context(), {.time = frames * hop});
+  OnDevice<int32_t> found(codec.context(), {.time = frames, .channels = codec.config().n_codebooks});
+  codec.context().write<float>(x, audio.view);
+  codec.encode(audio.view, found.view);
+  codec.context().read<int32_t>(found.view, codes);
+  return codes;
+}
+std::vector<float> decoded_whole(Codec& codec, const std::vector<int32_t>& codes) {
+  const int64_t stages = codec.config().n_codebooks, frames = static_cast<int64_t>(codes.size()) / stages;
+  std::vector<float> y(static_cast<size_t>(frames * codec.config().hop()));
+  codec.reserve_inference(1, frames * codec.config().hop());
+  OnDevice<int32_t> given(codec.context(), {.time = frames, .channels = stages});
+  OnDevice<float> audio(codec.context(), {.time = frames * codec.config().hop()});
+  codec.context().write<int32_t>(codes, given.view);
+  codec.decode(given.view, audio.view);
+  codec.context().read<float>(audio.view, y);
+  return y;
+}
+
+}  // namespace
+
+TEST_CASE("a window schedule keeps every frame once, with its context", "[windowed]") {
+  for (const int64_t context : {0, 1, 3, 10})
+    for (const int64_t window : {2 * context + 1, 2 * context + 2, 3 * context + 5, 50 + 2 * context})
+      for (int64_t total = 0; total < 5 * window + 3; total += 1 + total / 40)
+        for (const int64_t piece : {int64_t{1}, int64_t{7}, total + 1}) {
+          WindowSchedule schedule(window, context);
+          int64_t done = 0, forgotten = 0;
+          bool fine = true;
+          const auto look = [&](const WindowSchedule::Window& w, int64_t there) {
+            fine = fine && w.keep == done && w.kept > 0 && w.frames <= window && w.start >= forgotten && w.start >= 0 &&
+                   w.start + w.frames <= there;
+            // Whole context, or the true edge.
+            fine = fine && (w.start == 0 || w.keep - w.start >= context);
+            fine = fine && (w.start + w.frames == total || w.start + w.frames - (w.keep + w.kept) >= context);
+            done = w.keep + w.kept;
+          };
+          WindowSchedule::Window w;
+          for (int64_t there = 0; there < total;) {
+            there = std::min(total, there + piece);
+            while (schedule.next(there, w)) {
+              look(w, there);
+              forgotten = std::max(forgotten, schedule.needed_from());
+            }
+          }
+          if (schedule.last(total, w)) look(w, total);
+          INFO("window " << window << ", context " << context << ", " << total << " frames in pieces of " << piece);
+          CHECK(fine);
+          CHECK(done == total);
+        }
+  CHECK_THROWS_AS(WindowSchedule(6, 3), Error);
+  CHECK_THROWS_AS(WindowSchedule(6, -1), Error);
+}
+
+TEST_CASE("pieces of any size give the same bits", "[windowed]") {
+  Context ctx;
+  Codec codec = made(ctx, tiny({2, 4}));
+  const std::vector<float> x = noise(70001, 1);  // more than two default windows
+  const std::vector<int32_t> codes = encoded(codec, x, x.size(), 0);
+  REQUIRE(codes.size() == 3 * ((70001 + 7) / 8));
+  for (const size_t piece : {1, 997, 16000}) {
+    INFO(piece);
+    CHECK(encoded(codec, x, piece, 0) == codes);
+  }
+  const std::vector<float> y = decoded(codec, codes, codes.size(), 0);
+  REQUIRE(y.size() == 8 * codes.size() / 3);
+  for (const size_t frames : {1, 13, 1000, 5000}) {
+    INFO(frames);
+    CHECK(decoded(codec, codes, frames, 0) == y);
+  }
+}
+
+TEST_CASE("a beam is set between encodings", "[windowed]") {
+  Context ctx;
+  CodecConfig config = tiny({2, 4});
+  config.quantizer = QuantizerKind::ema, config.metric = VqMetric::euclidean;
+  Codec codec = made(ctx, config);
+  const std::vector<float> x = noise(7001, 1);
+  const std::vector<int32_t> nearest = encoded(codec, x, x.size(), 0);
+  codec.set_beam(8);
+  CHECK(codec.config().beam == 8);
+  const std::vector<int32_t> best = encoded(codec, x, x.size(), 0);
+  CHECK(best.size() == nearest.size());
+  CHECK(best != nearest);
+  CHECK(encoded(codec, x, 997, 0) == best);
+  codec.set_beam(1);
+  CHECK(encoded(codec, x, x.size(), 0) == nearest);
+  CHECK_THROWS_WITH(codec.set_beam(65), Catch::Contains("codec.beam"));
+  CHECK(codec.config().beam == 1);
+  Codec factorised = made(ctx, tiny({2, 4}));
+  CHECK_THROWS_WITH(factorised.set_beam(2), Catch::Contains("codec.beam"));
+}
+
+TEST_CASE("windows give what one pass gives", "[windowed]") {
+  Context ctx;
+  int64_t codes_seen = 0, codes_differ = 0;
+  // Odd strides, too: their transposed convolutions have output padding.
+  for (const std::vector<int64_t>& rates : {std::vector<int64_t>{2, 4}, std::vector<int64_t>{3, 5}}) {
+    Codec codec = made(ctx, tiny(rates));
+    const int64_t hop = codec.config().hop();
+    const int64_t context = std::max(codec.config().encoder_context(), codec.config().decoder_context());
+    for (const int64_t window : {2 * context + 1, 5 * context}) {
+      const int64_t step = window - 2 * context;
+      for (const int64_t frames : {int64_t{1}, window - 1, window, window + 1, window + step, window + 3 * step - 1, window + 3 * step + 1})
+        for (const int64_t extra : {-hop + 1, int64_t{0}}) {
+          const std::vector<float> x = noise(frames * hop + extra, 2);
+          INFO("hop " << hop << ", window " << window << ", context " << context << ", " << x.size() << " samples");
+          const std::vector<int32_t> codes = encoded_whole(codec, x), windowed = encoded(codec, x, 997, window);
+          REQUIRE(windowed.size() == codes.size());
+          // Only the first code of a frame is compared where one differs: the later ones follow from it.
+          for (size_t f = 0; f < codes.size(); f += 3) {
+            codes_seen += 3;
+            for (size_t i = f; i < f + 3; ++i)
+              if (codes[i] != windowed[i]) {
+                ++codes_differ;
+                break;
+              }
+          }
+          const std::vector<float> y = decoded_whole(codec, codes), z = decoded(codec, codes, 100, window);
+          REQUIRE(y.size() == z.size());
+          float peak = 0, worst = 0;
+          for (size_t i = 0; i < y.size(); ++i) peak = std::max(peak, std::fabs(y[i])), worst = std::max(worst, std::fabs(y[i] - z[i]));
+          CHECK(peak > 0);
+          CHECK(worst <= 1e-5f * peak);
+        }
+    }
+  }
+  // Sums of another length round differently in the last bit, which decides between two codes that are equally near:
+  // expected about once in 10^5 codes.
+  INFO(codes_differ << " of " << codes_seen);
+  CHECK(codes_seen > 10000);
+  CHECK(codes_differ <= 3 + codes_seen / 10000);
+}
+
+TEST_CASE("short signals and wrong calls", "[windowed]") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device});
+  Codec codec = made(ctx, tiny({2, 4}));
+  CHECK(encoded(codec, {}, 1, 0).empty());
+  for (const int64_t n : {1, 7, 8, 9}) {
+    const std::vector<float> x = noise(n, 4);
+    CHECK(encoded(codec, x, 1, 0) == encoded_whole(codec, x));
+  }
+  CHECK(decoded(codec, {}, 1, 0).empty());
+  WindowedDecoder decoder(codec, [](std::span<const float>) {});
+  const std::vector<int32_t> odd(4, 0);
+  CHECK_THROWS_AS(decoder.push(odd), Error);
+}

@@ -1,0 +1,149 @@
+// What FileCodec makes of a file, against the codec itself: each channel from its own samples, at the model's rate, with one
+// gain for all, and put back where it came from.
+#include "nacre/coding/codec_files.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/files.h"
+#include "harness.h"
+#include "nacre/codec/windowed.h"
+#include "nacre/random.h"
+
+using namespace nacre;
+using namespace nacre::test;
+using namespace nacre::training;
+
+namespace {
+
+CodecConfig small() {
+  CodecConfig c;
+  c.encoder_dim = 4, c.decoder_dim = 8, c.dilations = {1};
+  c.encoder_rates = {8}, c.decoder_rates = {8};
+  c.n_codebooks = 2, c.codebook_size = 16, c.codebook_dim = 4;
+  return c;
+}
+
+/// Channels of different sounds, all below the peak of the first, which is `peak` at one sample.
+std::vector<std::vector<float>> channels_of(size_t channels, int64_t frames, float peak) {
+  std::vector<std::vector<float>> all;
+  for (size_t c = 0; c < channels; ++c) {
+    const Philox draw{31, c};
+    std::vector<float> x = sine(frames, 200 + 370 * static_cast<double>(c), 16000, 0.2 / static_cast<double>(c + 1));
+    for (size_t t = 0; t < x.size(); ++t) x[t] += static_cast<float>(0.05 * (draw.uniform(t) - 0.5));
+    all.push_back(x);
+  }
+  all[0][static_cast<size_t>(frames / 2)] = peak;
+  return all;
+}
+
+std::vector<float> interleaved(const std::vector<std::vector<float>>& channels) {
+  std::vector<float> out;
+  for (size_t t = 0; t < channels[0].size(); ++t)
+    for (const std::vector<float>& c : channels) out.push_back(c[t]);
+  return out;
+}
+
+std::vector<float> channel(const Audio& audio, int of) {
+  std::vector<float> out;
+  for (size_t t = static_cast<size_t>(of); t < audio.samples.size(); t += static_cast<size_t>(audio.channels))
+    out.push_back(audio.samples[t]);
+  return out;
+}
+
+/// Codes of one channel, and the audio that they give: a whole number of frames.
+struct Coded {
+  std::vector<int32_t> codes;
+  std::vector<float> samples;
+};
+Coded coded(Codec& codec, const std::vector<float>& x) {
+  Coded out;
+  WindowedEncoder encoder(codec, [&](View<const int32_t> c) { out.codes.insert(out.codes.end(), c.begin(), c.end()); });
+  encoder.push(x);
+  encoder.finish();
+  WindowedDecoder decoder(codec,
+                          [&](std::span<const float> y) { out.samples.insert(out.samples.end(), y.begin(), y.end()); });
+  decoder.push(out.codes);
+  decoder.finish();
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("coding: every channel of a file is coded from its own samples", "[training][codec_files]") {
+  Context ctx({.threads = 1});
+  Codec codec(ctx, small());
+  initialise(ctx, codec.parameters(), codec.config(), 1);
+  FileCodec files(codec);
+  const TemporaryFolder folder;
+  // 40000 frames are more than one piece of a file and more than one packet of a stream.
+  for (const auto& [count, frames] : {std::pair<size_t, int64_t>{1, 900}, {2, 1001}, {3, 40000}, {5, 333}}) {
+    INFO(count << " channels, " << frames << " frames");
+    const std::vector<std::vector<float>> x = channels_of(count, frames, 0.475f);
+    write_wav(folder / "in.wav", {.samples = interleaved(x), .sample_rate = 16000, .channels = static_cast<int>(count)},
+              WavFormat::float32);
+    files.encode(folder / "in.wav", folder / "in.nacre");
+    files.decode(folder / "in.nacre", folder / "out.wav", {.format = WavFormat::float32});
+    const Audio out = read_audio(folder / "out.wav");
+    REQUIRE(out.channels == static_cast<int>(count));
+    REQUIRE(out.frames() == frames);
+
+    std::ifstream stream(folder / "in.nacre", std::ios::binary);
+    StreamReader reader(
+        [&](std::span<std::byte> to) {
+          stream.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
+          return static_cast<size_t>(stream.gcount());
+        },
+        "in.nacre");
+    std::vector<std::vector<int32_t>> codes(count);
+    while (const std::optional<StreamPacket> packet = reader.next())
+      codes[packet->channel].insert(codes[packet->channel].end(), packet->codes.begin(), packet->codes.end());
+
+    // The largest sample of all channels becomes 0.95: twice itself, exactly.
+    CHECK(reader.header().gain == 0.5f);
+    for (size_t c = 0; c < count; ++c) {
+      INFO("channel " << c);
+      std::vector<float> loud = x[c];
+      for (float& v : loud) v *= 2;
+      Coded expected = coded(codec, loud);
+      CHECK((codes[c] == expected.codes));
+      expected.samples.resize(x[c].size());
+      for (float& v : expected.samples) v *= 0.5f;
+      CHECK((channel(out, static_cast<int>(c)) == expected.samples));
+      for (size_t other = 0; other < c; ++other) CHECK((codes[c] != codes[other]));
+    }
+  }
+}
+
+TEST_CASE("coding: channels of another rate are resampled one by one, there and back", "[training][codec_files]") {
+  Context ctx({.threads = 1});
+  Codec codec(ctx, small());
+  initialise(ctx, codec.parameters(), codec.config(), 1);
+  FileCodec files(codec);
+  const TemporaryFolder folder;
+  for (const int rate : {8000, 44100}) {
+    INFO(rate << " Hz");
+    const std::vector<std::vector<float>> x = channels_of(2, 5000, 0.475f);
+    write_wav(folder / "in.wav", {.samples = interleaved(x), .sample_rate = rate, .channels = 2}, WavFormat::float32);
+    files.encode(folder / "in.wav", folder / "in.nacre");
+    files.decode(folder / "in.nacre", folder / "out.wav", {.format = WavFormat::float32});
+    files.decode(folder / "in.nacre", folder / "low.wav", {.format = WavFormat::float32, .model_rate = true});
+    const Audio out = read_audio(folder / "out.wav"), low = read_audio(folder / "low.wav");
+    REQUIRE(out.sample_rate == rate);
+    REQUIRE(low.sample_rate == 16000);
+    for (int c = 0; c < 2; ++c) {
+      INFO("channel " << c);
+      std::vector<float> loud = x[static_cast<size_t>(c)];
+      for (float& v : loud) v *= 2;
+      const std::vector<float> in = resample(loud, 1, rate, 16000);
+      std::vector<float> at_model = coded(codec, in).samples, back = resample(at_model, 1, 16000, rate);
+      REQUIRE(back.size() >= 5000);
+      at_model.resize(in.size()), back.resize(5000);
+      for (std::vector<float>* v : {&at_model, &back})
+        for (float& y : *v) y *= 0.5f;
+      CHECK((channel(low, c) == at_model));
+      CHECK((channel(out, c) == back));
+      CHECK((channel(out, 0) != channel(out, 1)));
+    }
+  }
+}

@@ -1,0 +1,71 @@
+// How text from elsewhere is shown, and which name a misspelt one stands for.
+#include "files/text.h"
+
+#include <cmath>
+
+#include "catch.h"
+#include "files/spelling.h"
+
+using namespace nacre;
+
+TEST_CASE("text: what reaches a terminal holds no control characters") {
+  CHECK(printable("plain é 語 🙂 name.wav") == "plain é 語 🙂 name.wav");
+  CHECK(printable("a\x1b[31m\nb\t\x7f") == "a\\x1b[31m\\x0ab\\x09\\x7f");
+  CHECK(printable(std::string("zero\0", 5)) == "zero\\x00");
+  CHECK(printable("\xc2\x9b"
+                  "31m") == "\\xc2\\x9b31m");  // U+009B begins a control sequence, as ESC [ does
+  CHECK(printable("\xc2\xa0") == "\xc2\xa0");  // U+00A0 is the first beyond
+  // Bytes that are no UTF-8 are escaped, what is valid beside them is kept.
+  CHECK(printable("é\xff語\xc3") == "é\\xff語\\xc3");
+  CHECK(printable("\xff\xc2\x9b") == "\\xff\\xc2\\x9b");
+  CHECK(printable("\xed\xa0\x80") == "\\xed\\xa0\\x80");  // a surrogate
+  CHECK(printable("") == "");
+  CHECK(printable_lines("a\n  b\x1b\r\n") == "a\n  b\\x1b\\x0d\n");
+  // For every byte alone: itself, or an escape of four characters.
+  for (int c = 0; c < 256; ++c) {
+    const std::string one(1, static_cast<char>(c));
+    INFO("byte " << c);
+    CHECK(printable(one).size() == (c >= 0x20 && c < 0x7f ? 1 : 4));
+  }
+}
+
+TEST_CASE("text: a word of a command line is quoted where a shell would take it apart") {
+  CHECK(shell_word("runs/a-1_b.2") == "runs/a-1_b.2");
+  CHECK(shell_word("my run") == "'my run'");
+  CHECK(shell_word("it's") == "'it'\\''s'");
+  CHECK(shell_word("$(rm -rf x)") == "'$(rm -rf x)'");
+  CHECK(shell_word("") == "''");
+  CHECK(shell_word("~") == "'~'");
+  CHECK(shell_word("é") == "'é'");
+  CHECK(shell_word("a\nb'\\\x1b") == "$'a\\x0ab\\'\\\\\\x1b'");
+}
+
+TEST_CASE("spelling: the nearest name, and none where nothing is near") {
+  const std::vector<std::string> verbs{"train", "encode", "decode", "eval", "report", "info", "export"};
+  CHECK(nearest("encod", verbs) == "encode");
+  CHECK(nearest("ecnode", verbs) == "encode");
+  CHECK(nearest("ENCODE", verbs) == "encode");
+  CHECK(nearest("trian", verbs) == "train");
+  CHECK(nearest("ex", verbs) == "export");
+  CHECK(nearest("e", verbs).empty());  // three begin so
+  CHECK(nearest("sing", verbs).empty());
+  CHECK(nearest("", verbs).empty());
+  CHECK(nearest(std::string(100000, 'a'), verbs).empty());
+  CHECK(nearest("--modle", {"--model", "--model-rate"}) == "--model");
+  CHECK(nearest("--batchsize", {"--batch-size"}) == "--batch-size");
+  CHECK(nearest("--batch", {"--batch-size", "--seed"}) == "--batch-size");
+  CHECK(did_you_mean("sing", verbs).empty());
+  CHECK(did_you_mean("infos", verbs) == "; did you mean 'info'?");
+  CHECK(listed({"a"}) == "a");
+  CHECK(listed({"a", "b"}) == "a or b");
+  CHECK(listed({"a", "b", "c"}, "and") == "a, b and c");
+}
+
+TEST_CASE("text: durations in words") {
+  CHECK(describe_duration(0.04) == "0.0 s");
+  CHECK(describe_duration(9.96) == "10 s");
+  CHECK(describe_duration(200) == "3 min 20 s");
+  CHECK(describe_duration(7500) == "2 h 05 min");
+  CHECK(describe_duration(276000) == "3 d 4 h");
+  CHECK(describe_duration(std::nan("")) == "?");
+}

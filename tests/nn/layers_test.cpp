@@ -1,0 +1,152 @@
+// Layers in bf16: the same networks with activations and weights of 8 bits, beside their float selves.
+#include "nacre/nn/layers.h"
+
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "harness.h"
+#include "nacre/codec/codec.h"
+
+using namespace nacre;
+
+namespace {
+
+CodecConfig tiny(ActivationKind activation) {
+  CodecConfig c;
+  c.encoder_dim = 6, c.encoder_rates = {2, 3};
+  c.decoder_dim = 24, c.decoder_rates = {3, 2};
+  c.latent_dim = 10, c.dilations = {1, 3};
+  c.activation = activation;
+  c.quantizer = QuantizerKind::ema, c.n_codebooks = 1, c.codebook_size = 4;
+  return c;
+}
+
+template <class T>
+T stored(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return to_float(to_bf16(x));  // both begin with the same numbers
+  else
+    return to_bf16(x);
+}
+float as_float(float x) { return x; }
+float as_float(bf16 x) { return to_float(x); }
+
+struct Result {
+  std::vector<double> y, dx;
+  std::map<std::string, std::vector<double>> gradients;
+};
+
+/// Forward and backward of a network behind a convolution of one tap, whose gradients show what reaches the input.
+template <class T, class Net>
+Result run(Device device, const std::function<Net(Parameters&)>& make, const CodecConfig& c, Shape input, int64_t inner) {
+  Context ctx({.device = device, .threads = 2});
+  Parameters p;
+  Conv1d<T> first(p, "first", input.channels, inner, 1);
+  Net net = make(p);
+  p.allocate(ctx, true, std::is_same_v<T, float> ? Storage::float32 : Storage::bfloat16);
+  initialise(ctx, p, c, 4);
+  Plan plan(ctx, Purpose::training);
+  Made<T> source;
+  Read<T> end;
+  plan.reserve([&](Plan& w) {
+    w.next_step();
+    source = w.source<T>(input);
+    const Flow<T> y = net.plan(w, first.plan(w, source.flow));
+    w.next_step();
+    end = w.reads(y, Phase::backward);
+  });
+  std::mt19937_64 rng(test::seed());
+  std::uniform_real_distribution<float> draw(-1, 1);
+  std::vector<T> x(static_cast<size_t>(input.elements()));
+  for (T& v : x) v = stored<T>(draw(rng));
+  ctx.write<T>(x, source.value);
+  p.refresh(ctx);
+  first.forward(ctx), net.forward(ctx);
+  std::vector<T> y(static_cast<size_t>(end.value.elements())), dy(y.size());
+  ctx.read<T>(end.value, y);
+  Result r;
+  for (const T v : y) r.y.push_back(static_cast<double>(as_float(v)));
+  for (T& v : dy) v = stored<T>(draw(rng));
+  ctx.write<T>(dy, end.grad);
+  p.clear_gradients(ctx);
+  net.backward(ctx), first.backward(ctx);
+  p.finish_gradients(ctx);
+  p.each_tensor(ctx, p.gradients(),
+                [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+                  r.gradients[name].assign(v.begin(), v.end());
+                });
+  return r;
+}
+
+double relative(const std::vector<double>& found, const std::vector<double>& wanted) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) error += std::pow(found[i] - wanted[i], 2), size += wanted[i] * wanted[i];
+  return std::sqrt(error / size);
+}
+
+/// Every activation and every gradient of one is rounded to bf16, and so is every weight: `roundings` of them one after
+/// the other, each at most one bf16_ulp of its value, with random signs. They add like a random walk; sums of such
+/// terms have the error of their terms; three standard deviations, and a third of an ulp is one of a uniform error's
+/// (1/sqrt(3), rounded).
+template <template <class> class Net>
+void compare(const std::function<Net<float>(Parameters&)>& make32, const std::function<Net<bf16>(Parameters&)>& make16,
+             const CodecConfig& c, Shape input, int64_t inner, int roundings) {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  const Result exact = run<float, Net<float>>(device, make32, c, input, inner),
+               found = run<bf16, Net<bf16>>(device, make16, c, input, inner);
+  REQUIRE(found.y.size() == exact.y.size());
+  const double forward = 3 * test::bf16_ulp / std::sqrt(3.0) * std::sqrt(roundings);
+  const double error = relative(found.y, exact.y);
+  INFO("output: " << error << " of " << forward);
+  CHECK(error <= forward);
+  CHECK(error > 0);                                  // it was bf16
+  const double backward = forward * std::sqrt(3.0);  // forward's roundings, those of gradients, those of weights again
+  CHECK(backward < 0.3);                             // a wrong tap or a lost path would show
+  for (const auto& [name, g] : exact.gradients) {
+    if (name.find(".codebook.") != std::string::npos || g.size() < 4) continue;  // a single sum may cancel
+    const double off = relative(found.gradients.at(name), g);
+    INFO(name << ": " << off << " of " << backward);
+    CHECK(off <= backward);
+    std::vector<double> planted = g;
+    for (double& v : planted) v *= 1 + 10 * backward;
+    CHECK(relative(planted, g) > backward);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a residual unit in bf16") {
+  const CodecConfig c = tiny(ActivationKind::snake);
+  for (const int64_t dilation : {int64_t{1}, int64_t{9}}) {
+    CAPTURE(dilation);
+    compare<ResidualUnit>(
+        [&](Parameters& p) { return ResidualUnit<float>(p, "unit", 12, 7, dilation, ActivationKind::snake); },
+        [&](Parameters& p) { return ResidualUnit<bf16>(p, "unit", 12, 7, dilation, ActivationKind::snake); }, c,
+        {.batch = 2, .time = 50, .channels = 3}, 12, 8);
+  }
+}
+TEST_CASE("an encoder and a decoder in bf16") {
+  for (const ActivationKind activation : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu}) {
+    CAPTURE(str(activation));
+    const CodecConfig c = tiny(activation);
+    // Four units of four layers, four strided or outer convolutions with activations, weights of each.
+    compare<Encoder>([&](Parameters& p) { return Encoder<float>(p, c); },
+                     [&](Parameters& p) { return Encoder<bf16>(p, c); }, c, {.batch = 2, .time = 96, .channels = 2}, 1,
+                     30);
+    compare<Decoder>([&](Parameters& p) { return Decoder<float>(p, c); },
+                     [&](Parameters& p) { return Decoder<bf16>(p, c); }, c, {.batch = 2, .time = 16, .channels = 5},
+                     c.latent(), 30);
+  }
+}
+TEST_CASE("activations by name") {
+  for (const char* name : {"snake", "snake_beta", "elu", "leaky_relu", "tanh"})
+    CHECK(str(activation_kind(name)) == name);
+  try {
+    activation_kind("relu");
+    FAIL_CHECK("relu is none");
+  } catch (const Error& e) {
+    CHECK(std::string(e.what()).find("snake_beta") != std::string::npos);
+  }
+}

@@ -1,0 +1,402 @@
+// Parameters by DAC's names: lists, totals, files, sharing.
+#include "nacre/nn/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "file_tools.h"
+#include "harness.h"
+#include "nacre/codec/codec.h"
+#include "nacre/files/safetensors.h"
+
+using namespace nacre;
+
+namespace {
+
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+/// What the published checkpoints hold, from their description: a second spelling of the model's structure.
+Shapes published(const std::vector<int64_t>& strides, int64_t latent, int64_t stages) {
+  Shapes s;
+  const auto conv = [&](const std::string& name, int64_t out, int64_t in, int64_t taps) {
+    s[name + ".weight_v"] = {out, in, taps};
+    s[name + ".weight_g"] = {out, 1, 1};
+    s[name + ".bias"] = {out};
+  };
+  const auto unit = [&](const std::string& name, int64_t c) {
+    s[name + ".block.0.alpha"] = {1, c, 1};
+    conv(name + ".block.1", c, c, 7);
+    s[name + ".block.2.alpha"] = {1, c, 1};
+    conv(name + ".block.3", c, c, 1);
+  };
+  conv("encoder.block.0", 64, 1, 7);
+  for (int64_t i = 0; i < 4; ++i) {
+    const std::string name = "encoder.block." + std::to_string(i + 1) + ".block.";
+    const int64_t c = 64 << i;
+    for (int64_t u = 0; u < 3; ++u) unit(name + std::to_string(u), c);
+    s[name + "3.alpha"] = {1, c, 1};
+    conv(name + "4", 2 * c, c, 2 * strides[static_cast<size_t>(i)]);
+  }
+  s["encoder.block.5.alpha"] = {1, 1024, 1};
+  conv("encoder.block.6", latent, 1024, 3);
+  for (int64_t i = 0; i < stages; ++i) {
+    const std::string name = "quantizer.quantizers." + std::to_string(i);
+    conv(name + ".in_proj", 8, latent, 1);
+    conv(name + ".out_proj", latent, 8, 1);
+    s[name + ".codebook.weight"] = {1024, 8};
+  }
+  conv("decoder.model.0", 1536, latent, 7);
+  for (int64_t i = 0; i < 4; ++i) {
+    const std::string name = "decoder.model." + std::to_string(i + 1) + ".block.";
+    const int64_t in = 1536 >> i, out = in / 2;
+    s[name + "0.alpha"] = {1, in, 1};
+    s[name + "1.weight_v"] = {in, out, 2 * strides[static_cast<size_t>(3 - i)]};
+    s[name + "1.weight_g"] = {in, 1, 1};
+    s[name + "1.bias"] = {out};
+    for (int64_t u = 2; u < 5; ++u) unit(name + std::to_string(u), out);
+  }
+  s["decoder.model.5.alpha"] = {1, 96, 1};
+  conv("decoder.model.6", 1, 96, 7);
+  return s;
+}
+
+/// Registered, never allocated: 300 MB for a list of names would be a waste.
+struct Registered {
+  explicit Registered(const CodecConfig& c) : encoder(p, c), quantizer(p, c), decoder(p, c) {}
+  Parameters p;
+  Encoder<float> encoder;
+  Quantizer quantizer;
+  Decoder<float> decoder;
+  Shapes shapes() const {
+    Shapes s;
+    for (const Parameter& x : p.all())
+      for (const std::string& n : x.names) s[n] = x.stored;
+    return s;
+  }
+};
+
+CodecConfig small(QuantizerKind kind = QuantizerKind::factorised) {
+  CodecConfig c;
+  c.encoder_dim = 4, c.encoder_rates = {2, 3};
+  c.decoder_dim = 16, c.decoder_rates = {3, 2};
+  c.latent_dim = 6, c.dilations = {1, 3};
+  c.quantizer = kind, c.n_codebooks = 3, c.codebook_size = 16, c.codebook_dim = 4;
+  return c;
+}
+
+std::vector<float> everything(Context& ctx, const Parameters& p) {
+  std::vector<float> all;
+  p.each_tensor(ctx, [&](const std::string&, const std::vector<int64_t>&, std::span<const float> v) {
+    all.insert(all.end(), v.begin(), v.end());
+  });
+  return all;
+}
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+template <class F>
+std::string error_of(F&& f, ErrorKind kind = ErrorKind::input) {
+  try {
+    f();
+  } catch (const Error& e) {
+    CHECK(e.kind() == kind);
+    return e.what();
+  }
+  FAIL_CHECK("no error");
+  return {};
+}
+
+void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
+             const std::function<void(std::vector<StoredTensor>&, std::vector<std::vector<float>>&)>& change) {
+  const Safetensors file = Safetensors::read(from);
+  std::vector<StoredTensor> tensors(file.tensors().begin(), file.tensors().end());
+  std::vector<std::vector<float>> held;
+  held.reserve(16);
+  change(tensors, held);
+  write_safetensors(to, tensors, file.metadata());
+}
+
+}  // namespace
+
+TEST_CASE("parameters: the names, shapes and totals of the published DAC checkpoints") {
+  struct Published {
+    const char* name;
+    std::vector<int64_t> strides;
+    int64_t stages, tensors, effective;
+  };
+  for (const Published& d :
+       {Published{"dac-16k", {2, 4, 5, 8}, 12, 322, 74141697}, Published{"dac-24k", {2, 4, 5, 8}, 32, 462, 74653857},
+        Published{"dac-44k", {2, 4, 8, 8}, 9, 301, 76620777}}) {
+    CAPTURE(d.name);
+    const Registered model(CodecConfig::named(d.name));
+    const Shapes found = model.shapes(), wanted = published(d.strides, 1024, d.stages);
+    CHECK(static_cast<int64_t>(found.size()) == d.tensors);
+    for (const auto& [name, shape] : wanted) {
+      INFO(name);
+      REQUIRE(found.count(name) == 1);
+      CHECK(found.at(name) == shape);
+    }
+    for (const auto& [name, shape] : found) {
+      INFO(name);
+      CHECK(wanted.count(name) == 1);
+    }
+    CHECK(model.p.effective_elements() == d.effective);
+  }
+}
+
+TEST_CASE("parameters: a latent narrower than the encoder, as in the 16 kbit/s model") {
+  CodecConfig c = CodecConfig::named("dac-44k");
+  c.latent_dim = 128, c.n_codebooks = 18;
+  const Registered model(c);
+  CHECK(model.shapes() == published({2, 4, 8, 8}, 128, 18));
+  CHECK(model.p.effective_elements() == 64189873);
+}
+
+TEST_CASE("parameters: what a step did not use has no gradient, whatever the step before left there") {
+  const Device device = GENERATE(from_range(test::devices()));
+  const bool in_one_op = GENERATE(false, true);  // the end of a step: op by op, or fused
+  INFO(str(device) << (in_one_op ? ", fused" : ", op by op"));
+  Context ctx({.device = device, .threads = 2});
+  Parameters p;
+  Weight &used = p.add_weight({"used"}, {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}),
+         &idle = p.add_weight({"idle"}, {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3});
+  p.allocate(ctx, true);
+  const auto fill = [&](View<float> v, float first) {
+    std::vector<float> values(static_cast<size_t>(v.elements()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = first + 0.01f * static_cast<float>(i % 17);
+    ctx.write<float>(values, v);
+  };
+  fill(p.values(), 0.5f);
+  p.refresh(ctx);
+  const auto read = [&](View<const float> v) {
+    std::vector<float> values(static_cast<size_t>(v.elements()));
+    ctx.read<float>(v, values);
+    return values;
+  };
+  // The step before: both took part. Then one in which `used` alone did.
+  p.clear_gradients(ctx);
+  CHECK_FALSE(used.adds());
+  CHECK(used.adds());
+  CHECK_FALSE(idle.adds());
+  fill(used.grad, 1), fill(idle.grad, 2);
+  p.clear_gradients(ctx);
+  CHECK_FALSE(used.adds());
+  fill(used.grad, 3);
+
+  const std::vector<float> before_v = read(idle.v->value), before_g = read(idle.g->value),
+                           before_used = read(used.v->value);
+  if (in_one_op) {
+    const Shape all = p.values().shape, scratch = p.update_scratch(ctx);
+    const auto bytes = [](Shape s) { return static_cast<size_t>(s.elements()) * sizeof(float); };
+    const Memory m(ctx, bytes(all)), v(ctx, bytes(all)), scratch_memory(ctx, bytes(scratch)),
+        scalars(ctx, sizeof(AdamWScalars));
+    const auto floats = [](const Memory& of, Shape s) { return View<float>(reinterpret_cast<float*>(of.data()), s); };
+    const View<AdamWScalars> one(reinterpret_cast<AdamWScalars*>(scalars.data()), {});
+    const AdamWScalars rate{.lr = 0.01f};
+    ctx.write<AdamWScalars>(std::span(&rate, 1), one);
+    ctx.zero(floats(m, all)), ctx.zero(floats(v, all));
+    p.update(ctx, {.value = p.values(),
+                   .grad = p.gradients(),
+                   .m = floats(m, all),
+                   .v = floats(v, all),
+                   .scalars = one,
+                   .scratch = floats(scratch_memory, scratch),
+                   .weight_decay = 0});
+  } else {
+    p.finish_gradients(ctx);
+    for (const float g : read(idle.v->grad)) CHECK(g == 0);
+    for (const float g : read(idle.g->grad)) CHECK(g == 0);
+    const std::vector<float> found = read(used.g->grad);
+    CHECK(std::all_of(found.begin(), found.end(), [](float g) { return g != 0; }));
+  }
+  for (const float g : read(idle.grad)) CHECK(g == 0);
+  if (in_one_op) {
+    CHECK(same_bits(read(idle.v->value), before_v));
+    CHECK(same_bits(read(idle.g->value), before_g));
+    CHECK_FALSE(same_bits(read(used.v->value), before_used));
+  }
+}
+
+TEST_CASE("parameters: saved and loaded, bit for bit") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  const test::Folder folder;
+  for (const QuantizerKind kind : {QuantizerKind::factorised, QuantizerKind::ema}) {
+    Context ctx({.device = device, .threads = 1});
+    Codec codec(ctx, small(kind));
+    initialise(ctx, codec.parameters(), codec.config(), 5);
+    codec.save(folder / "model.safetensors", {{"note", "kept"}});
+    Codec loaded = Codec::load(ctx, folder / "model.safetensors");
+    CHECK(same_bits(everything(ctx, codec.parameters()), everything(ctx, loaded.parameters())));
+    CHECK(loaded.identity() == codec.identity());
+    CHECK(loaded.config().to_json() == codec.config().to_json());
+    CHECK(Safetensors::read(folder / "model.safetensors").metadata().at("note") == "kept");
+
+    // The same weights sound the same: what is stored as [out, in, taps] lies the same way in memory again.
+    const int64_t samples = 20 * codec.config().hop();
+    std::vector<float> audio(static_cast<size_t>(samples));
+    for (size_t i = 0; i < audio.size(); ++i) audio[i] = 0.3f * std::sin(0.1f * static_cast<float>(i * i % 97));
+    const auto through = [&](Codec& c) {
+      c.reserve_inference(1, samples);
+      const std::vector<int32_t> codes(20 * 3);
+      std::vector<float> out(audio.size());
+      const Shape wave{.time = samples}, frames{.time = 20, .channels = 3};
+      Memory wave_memory(ctx, out.size() * sizeof(float)), frames_memory(ctx, codes.size() * sizeof(int32_t));
+      const View<float> x(reinterpret_cast<float*>(wave_memory.data()), wave);
+      const View<int32_t> f(reinterpret_cast<int32_t*>(frames_memory.data()), frames);
+      ctx.write<float>(audio, x);
+      c.encode(x, f);
+      c.decode(f, x);
+      ctx.read<float>(x, out);
+      return out;
+    };
+    const std::vector<float> first = through(codec);
+    CHECK(same_bits(first, through(loaded)));
+    CHECK(std::count(first.begin(), first.end(), first[0]) < 10);  // it says something
+    // One bit of one weight is another model.
+    std::vector<float> g(4);
+    ctx.read<float>(loaded.parameters().all()[1].value, g);
+    g[0] = std::nextafter(g[0], 2.0f);
+    ctx.write<float>(g, loaded.parameters().all()[1].value);
+    CHECK(loaded.identity() != codec.identity());
+  }
+}
+
+TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
+  const test::Folder folder;
+  Context ctx({.threads = 1});
+  Codec codec(ctx, small());
+  initialise(ctx, codec.parameters(), codec.config(), 5);
+  codec.save(folder / "model.safetensors");
+  rewrite(folder / "model.safetensors", folder / "wrong.safetensors", [](auto& tensors, auto& held) {
+    std::erase_if(tensors, [](const StoredTensor& t) {
+      return t.name == "encoder.block.0.bias" || t.name == "quantizer.quantizers.1.codebook.weight";
+    });
+    for (StoredTensor& t : tensors)
+      if (t.name == "decoder.model.0.weight_v") std::swap(t.shape[0], t.shape[2]);
+    held.push_back({1, 2});
+    tensors.push_back({"encoder.extra", Dtype::f32, {2}, std::as_bytes(std::span<const float>(held.back()))});
+  });
+  const std::vector<float> before = everything(ctx, codec.parameters());
+  const std::string what =
+      error_of([&] { load_parameters(ctx, codec.parameters(), folder / "wrong.safetensors", true); });
+  INFO(what);
+  for (const char* part :
+       {"wrong.safetensors", "missing (2)", "encoder.block.0.bias", "quantizer.quantizers.1.codebook.weight",
+        "surplus (1)", "encoder.extra", "misshapen (1)", "decoder.model.0.weight_v"})
+    CHECK(what.find(part) != std::string::npos);
+  CHECK(same_bits(before, everything(ctx, codec.parameters())));
+
+  // Not strict: what fits is taken, the rest is reported.
+  const LoadReport report = load_parameters(ctx, codec.parameters(), folder / "wrong.safetensors", false);
+  CHECK(report.missing.size() == 2);
+  CHECK(report.surplus == std::vector<std::string>{"encoder.extra"});
+  CHECK(report.misshapen.size() == 1);
+  CHECK(same_bits(before, everything(ctx, codec.parameters())));
+
+  // A file that is no model of ours says so.
+  {
+    const Safetensors file = Safetensors::read(folder / "model.safetensors");
+    write_safetensors(folder / "other.safetensors",
+                      std::vector<StoredTensor>(file.tensors().begin(), file.tensors().end()), {{"format", "pt"}});
+  }
+  CHECK(error_of([&] { Codec::load(ctx, folder / "other.safetensors"); }).find("nacre.codec") != std::string::npos);
+}
+
+TEST_CASE("parameters: a second model of the same names shares them") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  Parameters p;
+  const CodecConfig c = small(QuantizerKind::ema);
+  Encoder<float> first(p, c);
+  Quantizer quantizer(p, c);
+  const size_t count = p.all().size();
+  Encoder<float> second(p, c);
+  CHECK(p.all().size() == count);
+  p.allocate(ctx, true);
+  Encoder<float> third(p, c);  // still: nothing new is asked for
+  CHECK(p.all().size() == count);
+  CHECK_THROWS_AS(Decoder<float>(p, c), Error);
+  CHECK_THROWS_AS(p.allocate(ctx, true), Error);
+  CodecConfig wider = c;
+  wider.encoder_dim = 5;
+  CHECK(error_of([&] { Encoder<float>(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
+
+  // Both instances compute the same.
+  initialise(ctx, p, c, 3);
+  std::vector<float> out[2];
+  for (Encoder<float>* e : {&first, &second}) {
+    Plan plan(ctx, Purpose::inference);
+    View<const float> result;
+    View<float> audio;
+    plan.reserve([&](Plan& w) {
+      w.next_step();
+      const Made<float> source = w.source<float>({.batch = 2, .time = 36});
+      audio = source.value;
+      result = w.result(e->plan(w, source.flow));
+    });
+    std::vector<float> x(72);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) / 7;
+    ctx.write<float>(x, audio);
+    e->forward(ctx);
+    std::vector<float>& y = out[e == &second];
+    y.resize(static_cast<size_t>(result.elements()));
+    ctx.read<float>(result, y);
+  }
+  CHECK(same_bits(out[0], out[1]));
+}
+
+TEST_CASE("parameters: assigned from another model, with averaged weights in place of its own") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  const CodecConfig c = small(QuantizerKind::ema);
+  Codec from(ctx, c), to(ctx, c);
+  initialise(ctx, from.parameters(), c, 1);
+  initialise(ctx, to.parameters(), c, 2);
+  CHECK(!same_bits(everything(ctx, from.parameters()), everything(ctx, to.parameters())));
+  to.parameters().assign(ctx, from.parameters());
+  CHECK(same_bits(everything(ctx, from.parameters()), everything(ctx, to.parameters())));
+  CHECK(to.identity() == from.identity());
+
+  const std::vector<float> quarters(static_cast<size_t>(from.parameters().trained_elements()), 0.25f);
+  Memory averaged(ctx, quarters.size() * sizeof(float));
+  const View<float> average(reinterpret_cast<float*>(averaged.data()), from.parameters().values().shape);
+  ctx.write<float>(quarters, average);
+  to.parameters().assign(ctx, from.parameters(), average);
+  to.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+    if (name.find(".codebook.") == std::string::npos)
+      CHECK(std::all_of(v.begin(), v.end(), [](float x) { return x == 0.25f; }));
+  });
+  CodecConfig other = c;
+  other.n_codebooks = 2;
+  Codec fewer(ctx, other);
+  CHECK_THROWS_AS(fewer.parameters().assign(ctx, from.parameters()), Error);
+}
+
+TEST_CASE("parameters: what begins random is a function of the seed and the name alone") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  Codec a(ctx, small()), b(ctx, small());
+  initialise(ctx, a.parameters(), a.config(), 9);
+  initialise(ctx, b.parameters(), b.config(), 9);
+  CHECK(same_bits(everything(ctx, a.parameters()), everything(ctx, b.parameters())));
+  CodecConfig more = small();
+  more.n_codebooks = 5;
+  Codec c(ctx, more);
+  initialise(ctx, c.parameters(), more, 9);
+  std::map<std::string, std::vector<float>> known;
+  a.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+    known[name].assign(v.begin(), v.end());
+  });
+  c.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+    if (known.count(name)) CHECK(same_bits(known[name], {v.begin(), v.end()}));
+  });
+  initialise(ctx, b.parameters(), b.config(), 10);
+  CHECK(!same_bits(everything(ctx, a.parameters()), everything(ctx, b.parameters())));
+}

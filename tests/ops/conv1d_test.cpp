@@ -1,0 +1,834 @@
+#include "nacre/ops/conv1d.h"
+
+#include "conv/conv1d_blocks.h"
+#include "conv/conv1d_cuda.h"
+#include "conv/conv1d_karatsuba.h"
+#include "conv/conv1d_pointwise.h"
+#include "conv/conv1d_windows.h"
+#include "harness.h"
+#include "reference/conv1d.h"
+
+#if defined(NACRE_WITH_CUDA)
+#include "runtime/runtime.h"
+#endif
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+struct Sample {
+  const char* why;
+  int64_t batch, time, in, out, taps;
+  Conv1dGeometry g;
+};
+
+Conv1dGeometry same(int64_t taps, int64_t dilation = 1) {
+  return {.dilation = dilation, .left = (taps - 1) / 2 * dilation, .right = taps / 2 * dilation};
+}
+/// The rate changes of the codec: kernel 2 s, padding ceil(s / 2).
+Conv1dGeometry strided(int64_t s) { return {.stride = s, .left = (s + 1) / 2, .right = (s + 1) / 2}; }
+
+const std::vector<Sample>& samples() {
+  static const std::vector<Sample> all{
+      {"the smallest", 1, 1, 1, 1, 1, {}},
+      {"one row, one tap: a product", 3, 1, 24, 40, 1, {}},
+      {"a pointwise layer, odd everything", 2, 37, 19, 23, 1, {}},
+      {"first layer of a codec", 2, 203, 1, 16, 7, same(7)},
+      {"last layer of a codec", 2, 203, 16, 1, 7, same(7)},
+      {"one channel both ways", 1, 50, 1, 1, 7, same(7)},
+      {"first layer, more rows than a block takes", 2, 701, 1, 96, 7, same(7)},
+      {"last layer, more rows than a block takes", 2, 701, 96, 1, 7, same(7)},
+      {"first layer, causal, width that fills no pack of bf16", 1, 90, 1, 12, 7, {.left = 6}},
+      {"last layer, no padding", 2, 60, 32, 1, 7, {}},
+      {"first layer, padding wider than the kernel", 1, 12, 1, 16, 7, {.left = 9, .right = 8}},
+      {"last layer, padding wider than the kernel", 1, 12, 16, 1, 7, {.left = 9, .right = 8}},
+      {"first layer, reflected edges", 2, 50, 1, 24, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
+      {"last layer, reflected edges", 2, 50, 24, 1, 7, {.left = 4, .right = 2, .padding = Padding::reflect}},
+      {"first layer, wider than a block of threads", 1, 30, 1, 1040, 7, same(7)},
+      {"last layer, as wide as a block of threads", 1, 30, 512, 1, 7, same(7)},
+      {"last layer of one sample", 3, 1, 64, 1, 7, same(7)},
+      {"residual unit, dilation 1", 2, 61, 16, 16, 7, same(7)},
+      {"residual unit, dilation 3", 2, 61, 32, 32, 7, same(7, 3)},
+      {"residual unit, dilation 9: edges reach over the middle", 2, 61, 32, 32, 7, same(7, 9)},
+      {"dilation 9 on fewer samples than one kernel spans", 2, 11, 16, 16, 7, same(7, 9)},
+      {"fewer samples than taps", 1, 3, 16, 32, 7, same(7)},
+      {"causal: all padding left", 2, 40, 16, 24, 7, {.left = 6}},
+      {"causal, dilated", 2, 40, 16, 24, 3, {.dilation = 4, .left = 8}},
+      {"padding only on the right", 1, 33, 8, 8, 4, {.right = 3}},
+      {"no padding", 2, 64, 12, 20, 5, {}},
+      {"padding wider than the kernel", 1, 9, 16, 16, 3, {.left = 7, .right = 5}},
+      {"rate change by 2", 2, 64, 16, 32, 4, strided(2)},
+      {"rate change by 4", 2, 64, 32, 64, 8, strided(4)},
+      {"odd rate change by 5", 2, 60, 64, 128, 10, strided(5)},
+      {"rate change by 8", 1, 96, 32, 48, 16, strided(8)},
+      {"rate change by 5 with a sample over, as output padding makes it", 2, 44, 24, 16, 10, strided(5)},
+      {"rate change by 2, odd length", 1, 35, 16, 16, 4, strided(2)},
+      {"rate change by 3, sides of different width", 3, 32, 7, 9, 6, {.stride = 3, .left = 1, .right = 2}},
+      {"rate change, causal", 2, 40, 16, 32, 8, {.stride = 4, .left = 4}},
+      {"rate change of narrow channels", 1, 50, 1, 3, 10, strided(5)},
+      {"stride wider than the kernel: some samples meet nothing",
+       2,
+       41,
+       16,
+       16,
+       3,
+       {.stride = 5, .left = 1, .right = 1}},
+      {"stride and dilation together", 2, 50, 8, 16, 3, {.stride = 2, .dilation = 3, .left = 3, .right = 3}},
+      {"kernel of three strides", 2, 40, 16, 16, 6, {.stride = 2, .left = 2, .right = 2}},
+      {"one output row from a strided kernel", 2, 10, 16, 16, 10, {.stride = 5}},
+      {"groups", 2, 30, 32, 64, 5, {.groups = 4, .left = 2, .right = 2}},
+      {"groups of odd width with stride", 2, 30, 9, 15, 4, {.stride = 2, .groups = 3, .left = 1, .right = 1}},
+      {"one channel per group", 2, 30, 16, 16, 7, {.groups = 16, .left = 3, .right = 3}},
+      {"reflected edges", 2, 30, 16, 16, 7, {.left = 3, .right = 3, .padding = Padding::reflect}},
+      {"reflected edges of different width, as wide as can be",
+       2,
+       8,
+       5,
+       6,
+       7,
+       {.left = 7, .right = 4, .padding = Padding::reflect}},
+      {"reflected edges with stride and dilation",
+       1,
+       33,
+       4,
+       8,
+       4,
+       {.stride = 2, .dilation = 2, .left = 5, .right = 6, .padding = Padding::reflect}},
+      {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
+      {"long and narrow", 1, 1031, 3, 2, 5, same(5)},
+      {"an even kernel", 2, 31, 16, 17, 2, {.left = 1}},
+  };
+  return all;
+}
+
+Shape x_shape(const Sample& s) { return {s.batch, s.time, 1, s.in}; }
+Shape weight_shape(const Sample& s) { return {s.out, s.taps, 1, s.in / s.g.groups}; }
+Shape y_shape(const Sample& s) { return {s.batch, conv1d_length(s.time, s.taps, s.g), 1, s.out}; }
+reference::Conv1d reference_of(const Sample& s) {
+  return {s.batch,
+          s.time,
+          s.in,
+          s.out,
+          s.taps,
+          s.g.stride,
+          s.g.dilation,
+          s.g.groups,
+          s.g.left,
+          s.g.right,
+          s.g.padding == Padding::reflect};
+}
+template <class T>
+std::vector<double> doubles(const Buffer<T>& b) {
+  std::vector<double> v(static_cast<size_t>(b.size()));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = b[static_cast<int64_t>(i)];
+  return v;
+}
+std::vector<double> doubles(const std::vector<float>& from) { return {from.begin(), from.end()}; }
+std::vector<double> absolute(std::vector<double> v) {
+  for (double& x : v) x = std::fabs(x);
+  return v;
+}
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+double at(const std::vector<double>& v, int64_t i) { return v[static_cast<size_t>(i)]; }
+/// What storing in T leaves of an exact value.
+template <class T>
+double stored(double x) {
+  return static_cast<double>(to_float(store<T>(static_cast<float>(x))));
+}
+double nothing(int64_t) { return 0; }
+
+/// All three directions on small integers, which float holds exactly in any order of summation: equality is demanded,
+/// whatever the number of threads.
+/// How often a kernel ran; 0 without CUDA.
+int64_t launches(Context& ctx, const std::string& name) {
+#if defined(NACRE_WITH_CUDA)
+  if (ctx.device().kind == Device::cuda) return cuda::runtime(ctx).launches(name);
+#endif
+  static_cast<void>(ctx), static_cast<void>(name);
+  return 0;
+}
+
+/// `product`, if given, is the kind of tile that must have run on CUDA in every direction.
+template <class T>
+void exact(Device device, const Sample& s, int threads, Precision precision = Precision::fp32,
+           const std::string& product = {}) {
+  INFO(s.why);
+  const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+  const reference::Conv1d ref = reference_of(s);
+  Case c(std::string("conv1d exact, ") + s.why, device, xs, threads, precision);
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3),
+       &dy = c.integers<T>("dy", ys, -3, 3);
+  auto &bias = c.integers("bias", {.channels = s.out}, -3, 3), &bias_x = c.integers("bias", {.channels = s.in}, -3, 3);
+  auto& residual = c.integers<T>("residual", ys, -3, 3);
+  const auto y_ref = ref.forward(doubles(x), doubles(w)), dx_ref = ref.input_gradient(doubles(dy), doubles(w)),
+             dw_ref = ref.weight_gradient(doubles(x), doubles(dy));
+
+  const View<float> forward = c.scratch(conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                    input = c.scratch(conv1d_input_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
+                    weight = c.scratch(conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g));
+  auto &y = c.output<T>("y", ys), &y_bias = c.output<T>("y with bias", ys),
+       &y_both = c.output<T>("y with bias and residual", ys);
+  auto& y_place = c.values<T>("y over residual", ys, residual.before());
+  auto &dx = c.output<T>("dx", xs), &dx_bias = c.output<T>("dx with bias", xs);
+  auto &dx_add = c.integers<T>("dx added to", xs, -3, 3), &dx_both = c.integers<T>("dx with bias added to", xs, -3, 3);
+  auto &dw = c.integers("dweight", ws, -3, 3), &db = c.integers("dbias", {.channels = s.out}, -3, 3),
+       &db_x = c.integers("dbias_of_x", {.channels = s.in}, -3, 3), &dw_only = c.output("dweight =", ws);
+  const AllocationCounter allocations;
+  conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .y = y, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .bias = bias, .y = y_bias, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(
+      c.ctx,
+      {.x = x, .weight = w, .bias = bias, .residual = residual, .y = y_both, .scratch = forward, .geometry = s.g});
+  conv1d_forward<T>(c.ctx,
+                    {.x = x, .weight = w, .residual = y_place, .y = y_place, .scratch = forward, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx, {.dy = dy, .weight = w, .dx = dx, .scratch = input, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx,
+                           {.dy = dy, .weight = w, .bias = bias_x, .dx = dx_bias, .scratch = input, .geometry = s.g});
+  conv1d_input_gradient<T>(c.ctx,
+                           {.dy = dy, .weight = w, .dx = dx_add, .scratch = input, .geometry = s.g, .add_dx = true});
+  conv1d_input_gradient<T>(
+      c.ctx, {.dy = dy, .weight = w, .bias = bias_x, .dx = dx_both, .scratch = input, .geometry = s.g, .add_dx = true});
+  conv1d_weight_gradient<T>(
+      c.ctx, {.x = x, .dy = dy, .dweight = dw, .dbias = db, .dbias_of_x = db_x, .scratch = weight, .geometry = s.g});
+  conv1d_weight_gradient<T>(
+      c.ctx, {.x = x, .dy = dy, .dweight = dw_only, .scratch = weight, .geometry = s.g, .add_dweight = false});
+  CHECK(allocations.count() == 0);
+  if (!product.empty() && device.kind == Device::cuda) {
+    CHECK(launches(c.ctx, "conv1d_forward_" + product) == 4);
+    CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 4);
+    const bool taps = s.g.stride == 1 && s.taps > 1;
+    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 2);
+    CHECK(launches(c.ctx, "conv1d_forward") == 0);
+    CHECK(launches(c.ctx, "conv1d_input_gradient") == (s.g.padding == Padding::zero ? 0 : 4));
+    CHECK(launches(c.ctx, "conv1d_weight_gradient") == 0);
+  }
+
+  c.expect<T>(
+      y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
+  c.expect<T>(
+      y_bias, [&](int64_t i) { return stored<T>(at(y_ref, i) + bias[i % s.out]); }, nothing);
+  c.expect<T>(
+      y_both, [&](int64_t i) { return stored<T>(at(y_ref, i) + bias[i % s.out] + residual[i]); }, nothing);
+  c.expect<T>(
+      y_place, [&](int64_t i) { return stored<T>(at(y_ref, i) + residual[i]); }, nothing);
+  c.expect<T>(
+      dx, [&](int64_t i) { return stored<T>(at(dx_ref, i)); }, nothing);
+  c.expect<T>(
+      dx_bias, [&](int64_t i) { return stored<T>(at(dx_ref, i) + bias_x[i % s.in]); }, nothing);
+  c.expect<T>(
+      dx_add, [&](int64_t i) { return stored<T>(at(dx_ref, i) + dx_add[i]); }, nothing);
+  c.expect<T>(
+      dx_both, [&](int64_t i) { return stored<T>(at(dx_ref, i) + bias_x[i % s.in] + dx_both[i]); }, nothing);
+  c.expect<float>(
+      dw, [&](int64_t i) { return at(dw_ref, i) + dw[i]; }, nothing);
+  c.expect<float>(
+      dw_only, [&](int64_t i) { return at(dw_ref, i); }, nothing);
+  std::vector<double> sums(static_cast<size_t>(s.out)), sums_x(static_cast<size_t>(s.in));
+  for (int64_t i = 0; i < dy.size(); ++i) sums[static_cast<size_t>(i % s.out)] += dy[i];
+  for (int64_t i = 0; i < x.size(); ++i) sums_x[static_cast<size_t>(i % s.in)] += x[i];
+  c.expect<float>(
+      db, [&](int64_t i) { return at(sums, i) + db[i]; }, nothing);
+  c.expect<float>(
+      db_x, [&](int64_t i) { return at(sums_x, i) + db_x[i]; }, nothing);
+
+  if constexpr (std::is_same_v<T, float>) {  // <Ax, dy> = <x, A'dy> = <weight, dweight>, exactly
+    std::vector<double> dw_own = doubles(dw.read());
+    for (size_t i = 0; i < dw_own.size(); ++i) dw_own[i] -= dw[static_cast<int64_t>(i)];
+    const double forward_way = dot(doubles(y.read()), doubles(dy));
+    CHECK(forward_way == dot(doubles(x), doubles(dx.read())));
+    CHECK(forward_way == dot(doubles(w), dw_own));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples())
+      for (const int threads : {1, 2, 3})
+        if (threads == 1 || device.kind == Device::cpu) exact<float>(device, s, threads);
+}
+
+namespace {
+
+/// What the CPU computes with fewer products than the formula has, and matrix products of its own: as many tiles as
+/// these ask for, that end everywhere within a tile, and whose rows hang over both ends.
+const std::vector<Sample>& fewer_products() {
+  static const std::vector<Sample> all{
+      {"seven taps", 2, 203, 32, 32, 7, same(7)},
+      {"seven taps, dilation 3", 2, 203, 48, 64, 7, same(7, 3)},
+      {"seven taps, dilation 9", 2, 400, 32, 80, 7, same(7, 9)},
+      {"seven taps, causal", 1, 390, 32, 48, 7, {.left = 6}},
+      {"seven taps, no padding", 3, 140, 64, 32, 7, {}},
+      {"seven taps, padding wider than the kernel", 1, 380, 32, 32, 7, {.left = 9, .right = 8}},
+      {"seven taps, more outputs than a task takes", 1, 400, 32, 144, 7, same(7)},
+      {"seven taps, more inputs than a panel has", 1, 400, 96, 32, 7, same(7)},
+      {"seven taps, several parts of the weight gradient", 3, 2741, 32, 32, 7, same(7)},
+      {"two strides of 2", 2, 200, 32, 64, 4, strided(2)},
+      {"two strides of 5", 2, 260, 16, 64, 10, strided(5)},
+      {"two strides of 8", 1, 832, 16, 80, 16, strided(8)},
+      {"two strides of 4, causal", 2, 240, 32, 64, 8, {.stride = 4, .left = 4}},
+      {"two strides of 4, samples over", 1, 403, 16, 64, 8, {.stride = 4, .left = 2, .right = 2}},
+      {"one tap, odd rows", 1, 131, 48, 80, 1, {}},
+      {"one tap, several items", 5, 39, 16, 96, 1, {}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    CHECK((s.taps == 1 ? pointwise::takes(xs, ws, ys, s.g) : karatsuba::takes(xs, ws, ys, s.g)));
+    if (s.taps != 1) CHECK(karatsuba::takes_input_gradient(xs, ws, ys, s.g));
+    for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
+  }
+  Sample s{"seven taps, reflected", 2, 205, 32, 96, 7, {.dilation = 3, .left = 9, .right = 9}};
+  s.g.padding = Padding::reflect;
+  CHECK(karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+  exact<float>(Device{}, s, 2);
+}
+
+namespace {
+
+/// Whole windows on the CPU: signals that are short or long, slices of taps and of channels, edges, groups.
+struct Windowed {
+  Sample s;
+  bool by_slices;
+};
+const std::vector<Windowed>& whole_windows() {
+  const auto reflected = [](int64_t edge) {
+    Conv1dGeometry g{.left = edge, .right = edge};
+    g.padding = Padding::reflect;
+    return g;
+  };
+  static const std::vector<Windowed> all{
+      {{"short", 2, 30, 96, 112, 8, {.left = 4, .right = 3}}, true},
+      {{"short, outputs that fill no vector", 1, 50, 128, 100, 6, {.left = 2, .right = 3}}, true},
+      {{"short, several dilated taps in a slice", 3, 40, 80, 128, 9, same(9, 2)}, true},
+      {{"short, dilated taps of more channels than a slice", 1, 45, 528, 64, 3, same(3, 4)}, true},
+      {{"short, 5 taps of stride 3", 2, 91, 112, 128, 5, {.stride = 3, .left = 2, .right = 2}}, true},
+      {{"short, one tap beside padding", 1, 60, 256, 272, 1, {.left = 1, .right = 2}}, true},
+      {{"short, reflected", 2, 33, 96, 112, 8, reflected(4)}, true},
+      {{"short, more padding than taps", 2, 40, 96, 368, 2, {.left = 5, .right = 4}}, true},
+      {{"short, groups", 2, 40, 288, 336, 8, {.groups = 3, .left = 4, .right = 3}}, true},
+      {{"long", 1, 700, 16, 48, 5, same(5)}, false},
+      {{"long, dilated taps of more channels than a slice", 1, 300, 520, 32, 3, same(3, 7)}, false},
+      {{"long, outputs that fill no vector", 2, 210, 24, 20, 5, same(5)}, false},
+      {{"long, samples between the windows", 2, 500, 8, 24, 3, {.stride = 7}}, false},
+      {{"long, dilation and stride", 2, 301, 16, 24, 4, {.stride = 2, .dilation = 3, .left = 4, .right = 5}}, false},
+      {{"long, groups", 2, 190, 48, 96, 3, {.groups = 3, .left = 1, .right = 1}}, false},
+      {{"long, a group per channel", 1, 177, 24, 24, 5, {.groups = 24, .left = 2, .right = 2}}, false},
+      {{"long, groups of stride 2", 2, 164, 32, 16, 4, {.stride = 2, .groups = 4, .left = 1, .right = 1}}, false},
+  };
+  return all;
+}
+
+/// Blocks on the CPU: one tap and many rows in parts, columns of half a width, rows of many short items.
+const std::vector<Sample>& blocks_of_weights() {
+  static const std::vector<Sample> all{
+      {"one tap, half columns", 3, 150, 80, 144, 1, {}},
+      {"one tap, rows in parts", 2, 500, 64, 64, 1, {}},
+      {"one tap, more inputs than a block", 1, 77, 272, 16, 1, {}},
+      {"one tap, strided, beside padding", 2, 61, 64, 48, 1, {.stride = 3, .left = 2, .right = 1}},
+      {"short items", 16, 23, 48, 144, 3, same(3)},
+      {"short items, dilated and causal", 5, 25, 16, 32, 4, {.dilation = 5, .left = 15}},
+      {"short items, strided", 7, 50, 32, 64, 5, {.stride = 2, .left = 2, .right = 2}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
+  for (const auto& [s, by_slices] : whole_windows()) {
+    INFO(s.why);
+    CHECK(windows::by_slices({.batch = s.batch,
+                              .time = s.time,
+                              .length = y_shape(s).time,
+                              .in = s.in,
+                              .out = s.out,
+                              .taps = s.taps,
+                              .stride = s.g.stride,
+                              .dilation = s.g.dilation,
+                              .groups = s.g.groups,
+                              .left = s.g.left}) == by_slices);
+    CHECK(!karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!pointwise::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
+    exact<bf16>(Device{}, s, 2);
+  }
+}
+
+TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
+  for (const Sample& s : blocks_of_weights()) {
+    INFO(s.why);
+    CHECK(blocks::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!karatsuba::takes_weight_gradient(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
+  }
+}
+
+TEST_CASE("conv1d gives the same bits on any number of threads", "[conv1d]") {
+  std::vector<Sample> samples = fewer_products();
+  for (const Windowed& w : whole_windows()) samples.push_back(w.s);
+  for (const Sample& s : blocks_of_weights()) samples.push_back(s);
+  for (const Sample& s : samples) {
+    INFO(s.why);
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    std::vector<std::vector<float>> found;
+    for (const int threads : {1, 2, 3, 5}) {
+      Case c(std::string("conv1d threads, ") + s.why, Device{}, xs, threads);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs), &dw = c.zeros("dweight", ws);
+      conv1d_forward(c.ctx, {.x = x,
+                             .weight = w,
+                             .y = y,
+                             .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                             .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy,
+                                    .weight = w,
+                                    .dx = dx,
+                                    .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                    .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
+      std::vector<float> all = y.read();
+      for (const Buffer<float>* b : {&dx, &dw}) {
+        const std::vector<float> more = b->read();
+        all.insert(all.end(), more.begin(), more.end());
+      }
+      found.push_back(std::move(all));
+    }
+    for (const auto& other : found) CHECK(other == found.front());
+  }
+}
+
+TEST_CASE("conv1d with fewer products errs by what is near alone", "[conv1d]") {
+  for (const Sample& s : fewer_products()) {
+    if (s.taps != 7) continue;
+    INFO(s.why);
+    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+    const reference::Conv1d ref = reference_of(s);
+    Case c(std::string("conv1d loud, ") + s.why, Device{}, xs);
+    auto &noise = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1);
+    // One row is ten thousand times as loud as the others; far from it nothing of that is seen.
+    std::vector<double> values = doubles(noise);
+    const int64_t loud = s.time / 2, terms = s.taps * s.in;
+    for (int64_t i = 0; i < xs.elements(); ++i)
+      if (i / s.in % s.time == loud) values[static_cast<size_t>(i)] *= 1e4;
+    auto& x = c.values<float>("x with a loud row", xs, std::vector<float>(values.begin(), values.end()));
+    auto& y = c.output("y", ys);
+    conv1d_forward(c.ctx, {.x = x,
+                           .weight = w,
+                           .y = y,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                           .geometry = s.g});
+    const auto y_ref = ref.forward(doubles(x), doubles(w));
+    const auto allowed = [&](int64_t i) {
+      const int64_t first = i / s.out % ys.time - s.g.left, last = first + 6 * s.g.dilation, reach = 14 * s.g.dilation;
+      const double size = loud >= first - reach && loud <= last + reach ? 1e4 : 1;
+      return 4 * std::sqrt(static_cast<double>(terms)) * ulp * static_cast<double>(terms) * size;
+    };
+    c.expect<float>(
+        y, [&](int64_t i) { return at(y_ref, i); }, allowed);
+  }
+}
+
+TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
+  for (const Device device : devices())
+    for (const Sample& s : samples()) exact<bf16>(device, s, 2);
+}
+
+namespace {
+
+/// Around the edges of the tiles of the CUDA kernels: 64 or 128 rows by 32 to 128 outputs, 32 floats or 64 bf16 deep.
+/// Channels are multiples of 8, so that 16-byte packs fit both types.
+const std::vector<Sample>& tiles() {
+  static const std::vector<Sample> all{
+      {"a row less than a tile", 1, 127, 32, 32, 3, same(3)},
+      {"a tile's rows", 1, 128, 32, 32, 1, {}},
+      {"a row more than a tile, an output more than a warp's", 1, 129, 24, 40, 3, same(3)},
+      {"a little more than one step deep", 1, 65, 40, 72, 3, same(3)},
+      {"a little less than two steps deep, dilated", 1, 70, 56, 64, 7, same(7, 3)},
+      {"two steps of bf16, dilation 9", 1, 75, 72, 96, 7, same(7, 9)},
+      {"many items shorter than the halo", 30, 5, 8, 16, 7, same(7, 3)},
+      {"items of one sample", 70, 1, 16, 32, 1, {}},
+      {"rate change by 2", 3, 131, 16, 32, 4, strided(2)},
+      {"rate change by 4, the last window cut", 2, 131, 8, 64, 8, strided(4)},
+      {"rate change by 5", 2, 133, 16, 24, 10, strided(5)},
+      {"rate change by 8", 2, 129, 8, 16, 16, strided(8)},
+      {"a kernel that is no whole number of strides", 2, 61, 16, 16, 5, {.stride = 3, .left = 2, .right = 2}},
+      {"stride wider than the kernel", 2, 61, 16, 16, 3, {.stride = 4, .left = 1, .right = 1}},
+      {"windows that do not begin at a stride", 2, 61, 16, 16, 8, {.stride = 4, .left = 7, .right = 6}},
+      {"reflected", 2, 40, 16, 32, 7, {.dilation = 3, .left = 9, .right = 9, .padding = Padding::reflect}},
+      {"reflected, strided", 2, 40, 16, 32, 8, {.stride = 4, .left = 6, .right = 5, .padding = Padding::reflect}},
+      {"parts of the weight gradient", 1, 1100, 8, 8, 3, same(3)},
+      {"parts of the weight gradient of windows", 1, 1100, 8, 72, 1, {}},
+      {"tall tiles of the weight gradient", 1, 70, 16, 256, 1, {}},
+      {"wide tiles of the weight gradient", 1, 70, 72, 128, 1, {}},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplies", "[conv1d][a100][rtx3090]") {
+  for (const Device device : devices())
+    for (const Sample& s : tiles()) {
+      exact<float>(device, s, 2, Precision::fp32, "fma");
+      if (device.kind == Device::cuda) exact<float>(device, s, 2, Precision::tf32, "tf32");
+      exact<bf16>(device, s, 2, Precision::fp32, "bf16");
+    }
+}
+
+namespace {
+
+template <class T>
+void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out, Precision precision,
+          const std::string& product, int64_t dilation = 1) {
+  INFO(product << ", " << out << ", " << items << " items");
+  const Conv1dGeometry g{.dilation = dilation, .left = (taps - 1) * dilation};
+  const Sample s{"", items, time, 8, out, taps, g};
+  const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+  const reference::Conv1d ref = reference_of(s);
+  Case c("conv1d wide", device, xs, 2, precision);
+  auto &x = c.integers<T>("x", xs, -3, 3), &w = c.integers<T>("weight", ws, -3, 3), &y = c.output<T>("y", ys);
+  conv1d_forward<T>(c.ctx, {.x = x,
+                            .weight = w,
+                            .y = y,
+                            .scratch = c.scratch(conv1d_forward_scratch<T>(c.ctx, xs, ws, s.g)),
+                            .geometry = s.g});
+  const auto y_ref = ref.forward(doubles(x), doubles(w));
+  c.expect<T>(
+      y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
+  if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_forward_" + product) == 1);
+  if (out == 64) return;
+  // The same sizes the other way: a transposed convolution's forward.
+  const Sample across{"", items, time, out, 8, taps, g};
+  const Shape wa = weight_shape(across);
+  auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
+  conv1d_input_gradient<T>(c.ctx, {.dy = x,
+                                   .weight = w2,
+                                   .dx = dx,
+                                   .scratch = c.scratch(conv1d_input_gradient_scratch<T>(c.ctx, ys, wa, xs, across.g)),
+                                   .geometry = across.g});
+  const auto dx_ref = reference_of(across).input_gradient(doubles(x), doubles(w2));
+  c.expect<T>(
+      dx, [&](int64_t i) { return stored<T>(at(dx_ref, i)); }, nothing);
+  if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 1);
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]") {
+  for (const Device device : devices())
+    for (const int64_t out : {64, 96, 128}) {   // as many as fill a device, so that tiles are not made smaller
+      const int64_t taps = out == 128 ? 2 : 1;  // 133 tiles of 256 rows
+      if (out == 128) wide<float>(device, 3, 11300, taps, out, Precision::fp32, "fma");
+      if (out != 64 && device.kind == Device::cuda) wide<float>(device, 3, 11300, taps, out, Precision::tf32, "tf32");
+      if (out != 96) wide<bf16>(device, 3, 11300, taps, out, Precision::fp32, "bf16");
+    }
+}
+
+TEST_CASE("conv1d is exact on integers in wide tiles with a halo longer than they", "[conv1d][a100][rtx3090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;  // 128 x 64 in 99 KiB of shared memory, 128 x 128 in more
+    wide<float>(device, 5, 2000, 2, 128, Precision::fp32, "fma", 200);
+    wide<float>(device, 5, 2000, 2, 128, Precision::tf32, "tf32", 200);
+    wide<bf16>(device, 5, 2000, 2, 128, Precision::fp32, "bf16", 200);
+  }
+}
+
+TEST_CASE("conv1d is exact on integers in wide tiles whose warps end with their items", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    wide<float>(device, 178, 192, 3, 64, Precision::fp32, "fma");
+    for (const int64_t out : {64, 128}) wide<bf16>(device, 178, 192, 3, out, Precision::fp32, "bf16");
+    for (const int64_t out : {96, 128}) wide<bf16>(device, 88, 192, 3, out, Precision::fp32, "bf16");
+    wide<float>(device, 530, 64, 5, 128, Precision::tf32, "tf32");
+  }
+}
+
+#if defined(NACRE_WITH_CUDA)
+TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no smaller blocks for it",
+          "[conv1d][a100][rtx3090][rtx4090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Context ctx({.device = device});
+    const auto cut = [&](int64_t items, int64_t time, int64_t channels, int64_t taps, int64_t dilation, int bytes = 0) {
+      const int64_t halo = (taps - 1) * dilation;
+      return cuda::tile::forward_cut<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
+                                           {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2}, bytes);
+    };
+    const cuda::tile::Cut found[] = {
+        cut(72, 2112, 256, 7, 9),       // whole warps' rows
+        cut(72, 264, 768, 7, 9),        // 132 multiprocessors save a round by the gap, 108 do not
+        cut(72, 264, 768, 7, 1),        // the halo costs no round
+        cut(72, 264, 768, 7, 9, 6144),  // with Snake's parameters 163 KiB have no room for the gap
+        cut(72, 320, 768, 7, 9, 6144),  // where it would halve the tiles
+        cut(8, 24000, 256, 3, 32),      //
+        cut(8, 24000, 256, 3, 64),      // and here leave none
+        cut(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
+        cuda::tile::forward_cut<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
+    };
+    struct Expected {
+      int rows, columns, gap;
+      int64_t blocks;
+    };
+    const Expected h200[] = {{256, 128, 54, 1188},  {256, 128, 54, 450}, {256, 128, 0, 456},
+                             {256, 128, 54, 450},   {256, 128, 54, 540}, {256, 128, 64, 1500},
+                             {256, 128, 128, 1500}, {128, 128, 0, 240},  {128, 128, 0, 141}};
+    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540}, {256, 128, 0, 456},
+                             {256, 128, 0, 540},   {256, 128, 0, 636}, {256, 128, 0, 1504},
+                             {128, 128, 0, 3016},  {256, 128, 0, 120}, {128, 128, 0, 141}};
+    const Expected of_99_kib[] = {{128, 64, 54, 4752},  {128, 96, 0, 1432}, {128, 128, 0, 912},
+                                  {128, 64, 0, 2148},   {128, 64, 0, 2532}, {128, 64, 0, 6016},
+                                  {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
+    const cuda::DeviceLimits& d = cuda::limits(ctx);
+    const size_t kib = d.shared_per_block >> 10;
+    const Expected* const expected = kib == 227 && d.multiprocessors == 132   ? h200
+                                     : kib == 163 && d.multiprocessors == 108 ? a100
+                                     : kib == 99 && d.multiprocessors <= 128  ? of_99_kib
+                                                                              : nullptr;
+    for (size_t i = 0; i < std::size(found); ++i) {
+      INFO("case " << i);
+      CHECK(found[i].fits);
+      if (expected == nullptr) continue;  // a device that nobody has worked out
+      CHECK(found[i].rows == expected[i].rows);
+      CHECK(found[i].columns == expected[i].columns);
+      CHECK(found[i].gap == expected[i].gap);
+      CHECK(found[i].blocks == expected[i].blocks);
+    }
+  }
+}
+
+TEST_CASE("conv1d has tiles for every layer of the codecs on every device", "[conv1d][a100][rtx3090][rtx4090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    const Context ctx({.device = device});
+    for (const int64_t channels : {16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536})
+      for (const int64_t items : {1, 16, 72})
+        for (const int bytes : {0, static_cast<int>(8 * channels)}) {  // with Snake's parameters
+          INFO(channels << " channels, " << items << " items");
+          for (const int64_t dilation : {1, 3, 9}) {
+            const Conv1dGeometry g{.dilation = dilation, .left = 3 * dilation, .right = 3 * dilation};
+            const Shape x{items, 1024, 1, channels}, weight{channels, 7, 1, channels};
+            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+          }
+          for (const int64_t stride : {2, 4, 5, 8}) {
+            const Conv1dGeometry g{.stride = stride, .left = stride / 2, .right = stride - stride / 2};
+            const Shape x{items, 1024 * stride, 1, channels}, weight{2 * channels, 2 * stride, 1, channels};
+            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+          }
+        }
+  }
+}
+#endif
+
+TEST_CASE("conv1d is exact on integers where rows of the halo would cost a round of blocks", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    wide<bf16>(device, 129, 260, 3, 128, Precision::fp32, "bf16");   // 132 blocks instead of 133
+    wide<float>(device, 336, 100, 3, 128, Precision::tf32, "tf32");  // and several items in a tile
+  }
+}
+
+TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const Sample& s : {Sample{"", 2, 100, 64, 32, 7, same(7, 3)}, Sample{"", 2, 64, 16, 64, 8, strided(4)}}) {
+      const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+      const reference::Conv1d ref = reference_of(s);
+      Case c("conv1d tf32", device, xs, 2, Precision::tf32);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs), &dw = c.zeros("dweight", ws);
+      conv1d_forward(c.ctx, {.x = x, .weight = w, .y = y, .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy, .weight = w, .dx = dx, .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
+      // Each factor is off by at most 2^-11 of itself, so a product by 2^-10 + 2^-22; then the sum in float.
+      const auto check = [&](const Buffer<float>& found, const std::vector<double>& exact,
+                             const std::vector<double>& magnitudes, int64_t terms) {
+        const double relative = 0x1p-10 + 0x1p-22 + 4 * std::sqrt(static_cast<double>(terms)) * ulp;
+        c.expect<float>(
+            found, [&](int64_t i) { return at(exact, i); }, [&](int64_t i) { return relative * at(magnitudes, i); });
+      };
+      const auto xa = absolute(doubles(x)), wa = absolute(doubles(w)), dya = absolute(doubles(dy));
+      check(y, ref.forward(doubles(x), doubles(w)), ref.forward(xa, wa), s.taps * s.in);
+      check(dx, ref.input_gradient(doubles(dy), doubles(w)), ref.input_gradient(dya, wa), s.taps * s.out);
+      check(dw, ref.weight_gradient(doubles(x), doubles(dy)), ref.weight_gradient(xa, dya), ys.rows());
+    }
+  }
+}
+
+TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
+  for (const Device device : devices()) {
+    std::vector<Sample> all = samples();
+    if (device.kind == Device::cpu) all.insert(all.end(), fewer_products().begin(), fewer_products().end());
+    for (const Sample& s : all) {
+      INFO(s.why);
+      const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+      const reference::Conv1d ref = reference_of(s);
+      Case c(std::string("conv1d random, ") + s.why, device, xs);
+      auto &x = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1), &dy = c.random("dy", ys, -1, 1);
+      auto &bias = c.random("bias", {.channels = s.out}, -1, 1), &residual = c.random("residual", ys, -1, 1);
+      auto &y = c.output("y", ys), &dx = c.output("dx", xs);
+      auto &dw = c.random("dweight", ws, -1, 1), &db = c.random("dbias", {.channels = s.out}, -1, 1);
+      conv1d_forward(c.ctx, {.x = x,
+                             .weight = w,
+                             .bias = bias,
+                             .residual = residual,
+                             .y = y,
+                             .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                             .geometry = s.g});
+      conv1d_input_gradient(c.ctx, {.dy = dy,
+                                    .weight = w,
+                                    .dx = dx,
+                                    .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                    .geometry = s.g});
+      conv1d_weight_gradient(c.ctx, {.x = x,
+                                     .dy = dy,
+                                     .dweight = dw,
+                                     .dbias = db,
+                                     .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
+                                     .geometry = s.g});
+
+      // A float sum of n terms in any order is off by at most about n / 2 ulp of the sum of magnitudes; the rounding of
+      // real data is random, so sqrt(n) is what one sees, and 4 sqrt(n) is never passed.
+      const auto allowed = [](const std::vector<double>& magnitudes, int64_t terms, double extra) {
+        return [=](int64_t i) { return 4 * std::sqrt(static_cast<double>(terms)) * ulp * (at(magnitudes, i) + extra); };
+      };
+      const auto xa = absolute(doubles(x)), wa = absolute(doubles(w)), dya = absolute(doubles(dy));
+      const auto y_ref = ref.forward(doubles(x), doubles(w)), dx_ref = ref.input_gradient(doubles(dy), doubles(w)),
+                 dw_ref = ref.weight_gradient(doubles(x), doubles(dy));
+      const auto y_expected = [&](int64_t i) { return at(y_ref, i) + bias[i % s.out] + residual[i]; };
+      const auto y_allowed = allowed(ref.forward(xa, wa), s.taps * s.in / s.g.groups + 2, 2);
+      c.expect<float>(y, y_expected, y_allowed);
+      const auto dx_allowed = allowed(ref.input_gradient(dya, wa), s.taps * s.out / s.g.groups + 1, 0);
+      c.expect<float>(
+          dx, [&](int64_t i) { return at(dx_ref, i); }, dx_allowed);
+      const auto dw_allowed = allowed(ref.weight_gradient(xa, dya), ys.rows() + 1, 1);
+      c.expect<float>(
+          dw, [&](int64_t i) { return at(dw_ref, i) + dw[i]; }, dw_allowed);
+      std::vector<double> sums(static_cast<size_t>(s.out)), size(sums.size(), 1.0);
+      for (int64_t i = 0; i < dy.size(); ++i)
+        sums[static_cast<size_t>(i % s.out)] += dy[i], size[static_cast<size_t>(i % s.out)] += std::fabs(dy[i]);
+      c.expect<float>(
+          db, [&](int64_t i) { return at(sums, i) + db[i]; }, allowed(size, ys.rows(), 0));
+
+      auto planted = doubles(y.read());
+      const int64_t where = y.size() / 2;
+      planted[static_cast<size_t>(where)] = y_expected(where) + 10 * y_allowed(where);
+      CHECK(worst_ratio(planted, y_expected, y_allowed) > 9);
+    }
+  }
+}
+
+TEST_CASE("conv1d's reference gradients are those of its reference forward", "[conv1d]") {
+  std::mt19937_64 rng(seed());
+  std::uniform_real_distribution<double> draw(-1, 1);
+  const auto noise = [&](int64_t n) {
+    std::vector<double> v(static_cast<size_t>(n));
+    for (double& x : v) x = draw(rng);
+    return v;
+  };
+  for (const Sample& s : samples()) {
+    const reference::Conv1d ref = reference_of(s);
+    const auto x = noise(s.batch * s.time * s.in), w = noise(weight_shape(s).elements()),
+               dy = noise(y_shape(s).elements());
+    const auto direction_x = noise(static_cast<int64_t>(x.size())), direction_w = noise(static_cast<int64_t>(w.size()));
+    const auto loss = [&](double hx, double hw) {
+      auto xs = x, ws = w;
+      for (size_t i = 0; i < xs.size(); ++i) xs[i] += hx * direction_x[i];
+      for (size_t i = 0; i < ws.size(); ++i) ws[i] += hw * direction_w[i];
+      return dot(ref.forward(xs, ws), dy);
+    };
+    const double h = 1e-3;  // the loss is linear in each, so only rounding remains
+    CHECK((loss(h, 0) - loss(-h, 0)) / (2 * h) ==
+          Approx(dot(ref.input_gradient(dy, w), direction_x)).epsilon(1e-8).margin(1e-8));
+    CHECK((loss(0, h) - loss(0, -h)) / (2 * h) ==
+          Approx(dot(ref.weight_gradient(x, dy), direction_w)).epsilon(1e-8).margin(1e-8));
+  }
+}
+
+TEST_CASE("conv1d takes a scratch larger than asked for, a shape never asked about, and no batch at all", "[conv1d]") {
+  for (const Device device : devices()) {
+    const Conv1dGeometry g = same(7);
+    Case c("conv1d", device, {2, 20, 1, 16});
+    auto &x = c.integers("x", {2, 20, 1, 16}, -3, 3), &w = c.integers("weight", {16, 7, 1, 16}, -3, 3);
+    auto &y = c.output("y", {2, 20, 1, 16}), &y2 = c.output("y2", {2, 20, 1, 16});
+    const View<float> much = c.scratch({.channels = 1 << 20});
+    conv1d_forward(c.ctx, {.x = x, .weight = w, .y = y, .scratch = much, .geometry = g});
+    conv1d_forward(c.ctx, {.x = x,
+                           .weight = w,
+                           .y = y2,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, x.shape(), w.shape(), g)),
+                           .geometry = g});
+    c.expect_equal(y, y2.read());
+    conv1d_forward<float>(c.ctx,
+                          {.x = {nullptr, {0, 20, 1, 16}}, .weight = w, .y = {nullptr, {0, 20, 1, 16}}, .geometry = g});
+    auto& dw = c.integers("dweight", w.shape(), -3, 3);
+    conv1d_weight_gradient<float>(
+        c.ctx, {.x = {nullptr, {0, 20, 1, 16}}, .dy = {nullptr, {0, 20, 1, 16}}, .dweight = dw, .geometry = g});
+    c.expect_equal(dw, dw.before());
+    conv1d_weight_gradient<float>(c.ctx, {.x = {nullptr, {0, 20, 1, 16}},
+                                          .dy = {nullptr, {0, 20, 1, 16}},
+                                          .dweight = dw,
+                                          .geometry = g,
+                                          .add_dweight = false});
+    c.expect_equal(dw, std::vector<float>(static_cast<size_t>(w.size())));
+    CHECK(conv1d_forward_scratch(c.ctx, {0, 20, 1, 16}, w.shape(), g).elements() == 0);
+  }
+}
+
+TEST_CASE("conv1d says what does not fit", "[conv1d]") {
+  Context ctx;
+  std::vector<float> data(4096);
+  const auto view = [&](Shape s) { return View<float>(data.data(), s); };
+  const View<float> scratch(data.data(), {.channels = 4096});
+  const Shape x{1, 8, 1, 4}, w{4, 3, 1, 4};
+  using Catch::Contains;
+  CHECK_THROWS_WITH(conv1d_forward<float>(
+                        ctx, {.x = view(x), .weight = view({4, 3, 1, 5}), .y = view({1, 6, 1, 4}), .scratch = scratch}),
+                    Contains("conv1d_forward: weight is [4, 3, 1, 5], expected [4, 3, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x), .weight = view(w), .y = view(x), .scratch = scratch}),
+                    Contains("conv1d_forward: y is [1, 8, 1, 4], expected [1, 6, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x), .weight = view(w), .y = view({1, 6, 1, 4})}),
+                    Contains("conv1d_forward: scratch"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(ctx, {.x = view(x),
+                                                .weight = view(w),
+                                                .bias = view({.channels = 3}),
+                                                .y = view({1, 6, 1, 4}),
+                                                .scratch = scratch}),
+                    Contains("conv1d_forward: bias is [1, 1, 1, 3]"));
+  CHECK_THROWS_WITH(conv1d_forward<float>(
+                        ctx, {.x = view({1, 2, 1, 4}), .weight = view(w), .y = view({1, 1, 1, 4}), .scratch = scratch}),
+                    Contains("x has 2 samples, too few for 3 taps"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.stride = 0}), Contains("geometry has stride 0"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.groups = 3}), Contains("a multiple of 3"));
+  CHECK_THROWS_WITH(conv1d_forward_scratch(ctx, x, w, {.left = 8, .padding = Padding::reflect}),
+                    Contains("reflect padding of 8"));
+  CHECK_THROWS_WITH(conv1d_input_gradient_scratch(ctx, x, w, {1, 7, 1, 4}, {}),
+                    Contains("conv1d_input_gradient_scratch: dy is [1, 7, 1, 4]"));
+  CHECK_THROWS_WITH(conv1d_weight_gradient<float>(
+                        ctx, {.x = view(x), .dy = view({1, 5, 1, 4}), .dweight = view(w), .scratch = scratch}),
+                    Contains("conv1d_weight_gradient: dy is [1, 5, 1, 4], expected [1, 6, 1, 4]"));
+  CHECK_THROWS_AS(conv1d_forward<float>(
+                      ctx, {.x = view({1, 8, 2, 4}), .weight = view(w), .y = view({1, 6, 1, 4}), .scratch = scratch}),
+                  Error);
+}

@@ -1,0 +1,630 @@
+#include "nacre/ops/rvq.h"
+
+#include "harness.h"
+#include "reference/rvq.h"
+#if defined(NACRE_EMULATED)
+#include "runtime/runtime.h"
+#endif
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+struct Size {
+  int64_t batch, frames, latent, dim, codes, stages;  // dim 0: latent codes
+};
+const Size sizes[] = {
+    {1, 1, 1, 0, 1, 1},       // the smallest
+    {1, 1, 1, 1, 1, 1},       // the smallest with projections
+    {1, 1, 64, 0, 128, 8},    // one frame: the streaming case
+    {1, 1, 64, 8, 128, 8},    // the same with projections
+    {2, 25, 64, 0, 64, 8},    // a codec's own size
+    {2, 25, 64, 8, 64, 9},    // DAC's stages on a small latent
+    {1, 12, 16, 0, 16, 2},    // one tile of rows exactly
+    {1, 13, 17, 0, 17, 3},    // one more of everything
+    {3, 11, 15, 3, 15, 2},    // one less of everything
+    {1, 48, 8, 0, 33, 2},     // one call's rows exactly
+    {1, 49, 8, 4, 33, 2},     // one more
+    {5, 3, 7, 5, 9, 4},       // all odd
+    {16, 1, 24, 0, 10, 3},    // a batch of single frames
+    {16, 1, 24, 6, 10, 3},    // the same with projections
+    {1, 301, 2, 0, 5, 2},     // long and narrow: sums over many rows
+    {1, 301, 2, 1, 5, 2},     // the same with projections, one channel of code
+    {1, 3, 300, 0, 4, 2},     // short and wide
+    {1, 3, 257, 9, 4, 3},     // short, wide and odd with projections
+    {2, 70, 12, 8, 20, 2},    // three partial sums
+    {1, 7, 3, 20, 6, 2},      // a code wider than the latent
+    {2, 9, 5, 0, 3, 12},      // many stages, few codes
+    {2, 5, 6, 4, 7, 12},      // the same with projections
+    {4, 20, 32, 0, 1024, 2},  // many codes
+    {1, 17, 30, 0, 1030, 2},  // one more row, and more codes, than CUDA scores at once
+    {1, 19, 256, 8, 1030, 2},  // the same with projections: a channel per thread
+    {1, 10, 300, 8, 20, 2},   // a group of CUDA's and a row; weights padded to 512 channels
+    {1, 3, 1024, 8, 5, 2},    // DAC's latent
+    {1, 3, 1030, 8, 5, 2},    // wider than CUDA's groups
+    {1, 1200, 5, 8, 4, 2},    // two groups a block, ten chunks of the gradients' rows
+};
+
+std::vector<double> doubles(const Buffer<float>& b) {
+  std::vector<double> out;
+  for (int64_t i = 0; i < b.size(); ++i) out.push_back(b[i]);
+  return out;
+}
+
+enum Masks { none, some, nothing_valid };
+
+// One problem: inputs, and everything the forward writes.
+struct Problem {
+  Size n;
+  Case c;
+  bool factorised;
+  int64_t rows, dim;
+  Shape zs, books;
+  Buffer<float>&z, &codebooks, &in_weight, &in_bias, &out_weight, &out_bias;
+  Buffer<int32_t>&stages, &frames;
+  Buffer<float>& y;
+  Buffer<int32_t>& codes;
+  Buffer<float>&quantised, &losses;
+  Masks masks;
+
+  Problem(Device device, Size s, Masks m, int threads = 2, double level = 1)
+      : n(s),
+        c(s.dim > 0 ? "rvq factorised" : "rvq latent", device, {s.batch, s.frames, 1, s.latent}, threads),
+        factorised(s.dim > 0),
+        rows(s.batch * s.frames),
+        dim(s.dim > 0 ? s.dim : s.latent),
+        zs{s.batch, s.frames, 1, s.latent},
+        books{s.stages, s.codes, 1, dim},
+        z(c.random("z", zs, -level, level)),
+        codebooks(c.random("codebooks", books, -0.7, 0.7)),
+        in_weight(c.random("in_weight", {s.stages, dim, 1, s.latent}, -1, 1)),
+        in_bias(c.random("in_bias", {s.stages, 1, 1, dim}, -0.1, 0.1)),
+        out_weight(c.random("out_weight", {s.stages, s.latent, 1, dim}, -0.3, 0.3)),
+        out_bias(c.random("out_bias", {s.stages, 1, 1, s.latent}, -0.1, 0.1)),
+        stages(c.integers<int32_t>("stages", {1, 1, 1, s.batch}, 0, static_cast<int>(s.stages))),
+        frames(c.integers<int32_t>("frames", {1, 1, 1, s.batch}, m == nothing_valid ? 0 : 1,
+                                   m == nothing_valid ? 0 : static_cast<int>(s.frames))),
+        y(c.output("y", zs)),
+        codes(c.output<int32_t>("codes", {s.batch, s.frames, 1, s.stages})),
+        quantised(c.output("quantised", {s.stages, rows, 1, dim})),
+        losses(c.output("losses", {1, 1, 1, 2})),
+        masks(m) {
+    // Small steps for weights that the chain passes through once per stage, so that nothing explodes.
+    const double scale = 1 / std::sqrt(static_cast<double>(s.latent));
+    std::vector<float> w = in_weight.before();
+    for (float& v : w) v *= static_cast<float>(scale);
+    in_weight.write(w);
+  }
+  RvqProjections projections() const {
+    if (!factorised) return {};
+    return {.in_weight = in_weight, .in_bias = in_bias, .out_weight = out_weight, .out_bias = out_bias};
+  }
+  RvqForward arguments() {
+    RvqForward a{.z = z,
+                 .codebooks = codebooks,
+                 .projections = projections(),
+                 .y = y,
+                 .codes = codes,
+                 .quantised = quantised,
+                 .losses = losses,
+                 .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, factorised))};
+    if (masks != none) a.stages = stages, a.frames = frames;
+    return a;
+  }
+  /// Latent codes, without the quantisation error.
+  RvqBackward orthogonal_arguments(View<const float> dy, View<float> dz, float commitment_weight) {
+    RvqBackward a{.z = z,
+                  .codebooks = codebooks,
+                  .codes = codes,
+                  .quantised = quantised,
+                  .dy = dy,
+                  .dz = dz,
+                  .scratch = c.scratch(rvq_backward_scratch(c.ctx, zs, books, false)),
+                  .commitment_weight = commitment_weight,
+                  .orthogonal = true};
+    if (masks != none) a.stages = stages, a.frames = frames;
+    return a;
+  }
+  RvqReference reference() {
+    RvqReference r;
+    r.rows = rows, r.stages = n.stages, r.codes = n.codes, r.dim = dim, r.latent = n.latent, r.factorised = factorised;
+    r.z = doubles(z), r.codebooks = doubles(codebooks);
+    if (factorised) {
+      r.in_weight = doubles(in_weight), r.in_bias = doubles(in_bias);
+      r.out_weight = doubles(out_weight), r.out_bias = doubles(out_bias);
+    }
+    for (int32_t k : codes.read()) r.chosen.push_back(k);
+    for (int64_t row = 0; row < rows; ++row) {
+      r.used.push_back(masks == none ? n.stages : static_cast<int64_t>(stages[row / n.frames]));
+      r.valid.push_back(masks == none || row % n.frames < static_cast<int64_t>(frames[row / n.frames]));
+    }
+    r.dy.assign(z.before().size(), 0.0);
+    return r;
+  }
+  // No path from an input to a result passes through more roundings than this: per stage two projections and a few
+  // sums; then the sum over rows and elements.
+  double roundings() const {
+    return static_cast<double>(2 * n.stages * (n.latent + dim + 6) + rows + n.stages * dim + 8);
+  }
+};
+
+double check(Problem& p, Buffer<float>& found, const RvqReference::Vector& wanted, const RvqReference::Vector& size) {
+  const auto expected = [&](int64_t i) { return wanted[static_cast<size_t>(i)]; };
+  const auto allowance = [&](int64_t i) { return p.roundings() * ulp * size[static_cast<size_t>(i)] + 1e-37; };
+  const double worst = p.c.expect<float>(found, expected, allowance);
+  std::vector<double> planted;
+  for (float v : found.read()) planted.push_back(v);
+  const size_t where = static_cast<size_t>(std::max_element(size.begin(), size.end()) - size.begin());
+  planted[where] += 10 * allowance(static_cast<int64_t>(where));
+  CHECK(worst_ratio(planted, expected, allowance) > 1);
+  return worst;
+}
+
+void forward_case(Device device, Size n, Masks masks) {
+  Problem p(device, n, masks);
+  rvq_forward(p.c.ctx, p.arguments());
+  RvqReference r = p.reference(), size = r;
+  r.forward();
+  size.absolute();
+  size.forward();
+  check(p, p.quantised, r.e, size.e);
+  check(p, p.y, r.y, size.y);
+  const double loss = r.elements() > 0 ? r.commitment : 0, loss_size = r.elements() > 0 ? size.commitment : 0;
+  check(p, p.losses, {loss, loss}, {loss_size, loss_size});
+
+  // Stage by stage, bit for bit: what was quantised gives the codes; residuals and sums are those of plain floats.
+  const std::vector<float> e = p.quantised.read(), y = p.y.read();
+  const std::vector<int32_t> codes = p.codes.read();
+  std::vector<float> sum(y.size());
+  for (int64_t i = 0; i < n.stages; ++i) {
+    const Shape xs{1, p.rows, 1, p.dim}, book{1, n.codes, 1, p.dim};
+    const View<const float> x(p.quantised.data() + i * p.rows * p.dim, xs),
+        codebook(p.codebooks.data() + i * n.codes * p.dim, book);
+    auto& stage = p.c.output<int32_t>("stage codes", {1, p.rows, 1, 1});
+    auto& q = p.c.output("stage rows", xs);
+    vq_nearest(
+        p.c.ctx,
+        {.x = x, .codebook = codebook, .codes = stage, .scratch = p.c.scratch(vq_nearest_scratch(p.c.ctx, xs, book))});
+    vq_gather(p.c.ctx, {.codebook = codebook, .codes = stage, .y = q});
+    std::vector<int32_t> column;
+    for (int64_t row = 0; row < p.rows; ++row) column.push_back(codes[static_cast<size_t>(row * n.stages + i)]);
+    p.c.expect_equal<int32_t>(stage, column);
+    if (p.factorised) continue;
+    const std::vector<float> rows = q.read();
+    size_t wrong = 0;
+    for (size_t j = 0; j < rows.size(); ++j) {
+      const size_t at = static_cast<size_t>(i) * rows.size() + j;
+      if (i + 1 < n.stages && e[at + rows.size()] != e[at] - rows[j]) ++wrong;
+      if (i < r.used[j / static_cast<size_t>(p.dim)]) sum[j] = i == 0 ? rows[j] : sum[j] + rows[j];
+    }
+    CHECK(wrong == 0);
+  }
+  if (!p.factorised) p.c.expect_equal<float>(p.y, sum);
+
+  // Decoding gives the same bits, where no item left stages out.
+  auto& decoded = p.c.output("decoded", p.zs);
+  rvq_decode(p.c.ctx,
+             {.codes = p.codes,
+              .codebooks = p.codebooks,
+              .projections = p.projections(),
+              .y = decoded,
+              .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, p.codes.shape(), p.zs, p.books, p.factorised))});
+  if (masks == none) p.c.expect_equal<float>(decoded, y);
+
+  // Encoding, without what training keeps: the same codes.
+  RvqForward encode = p.arguments();
+  auto& encoded = p.c.output<int32_t>("encoded", p.codes.shape());
+  encode.codes = encoded, encode.quantised = {}, encode.losses = {};
+  rvq_forward(p.c.ctx, encode);
+  p.c.expect_equal<int32_t>(encoded, codes);
+  p.c.expect_equal<float>(p.y, y);
+}
+
+struct Gradients {
+  Buffer<float>&dz, &dcodebooks, &din_weight, &din_bias, &dout_weight, &dout_bias;
+};
+
+void backward_case(Device device, Size n, Masks masks) {
+  Problem p(device, n, masks);
+  rvq_forward(p.c.ctx, p.arguments());
+  auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
+  // += : these start with something in them, which is taken off again below.
+  auto &dcodebooks = p.c.random("dcodebooks", p.books, -0.1, 0.1),
+       &din_weight = p.c.random("din_weight", p.in_weight.shape(), -0.1, 0.1),
+       &din_bias = p.c.random("din_bias", p.in_bias.shape(), -0.1, 0.1),
+       &dout_weight = p.c.random("dout_weight", p.out_weight.shape(), -0.1, 0.1),
+       &dout_bias = p.c.random("dout_bias", p.out_bias.shape(), -0.1, 0.1);
+  RvqBackward a{.z = p.z,
+                .codebooks = p.codebooks,
+                .projections = p.projections(),
+                .codes = p.codes,
+                .quantised = p.quantised,
+                .dy = dy,
+                .dz = dz,
+                .dcodebooks = dcodebooks,
+                .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, p.factorised)),
+                .commitment_weight = 0.8f,
+                .codebook_weight = 1.3f};
+  if (p.factorised)
+    a.din_weight = din_weight, a.din_bias = din_bias, a.dout_weight = dout_weight, a.dout_bias = dout_bias;
+  if (masks != none) a.stages = p.stages, a.frames = p.frames;
+  rvq_backward(p.c.ctx, a);
+
+  RvqReference r = p.reference(), size;
+  r.dy = doubles(dy);
+  r.commitment_weight = a.commitment_weight, r.codebook_weight = a.codebook_weight;
+  size = r;
+  r.backward();
+  size.absolute();
+  size.backward();
+  const auto with_start = [](const Buffer<float>& b, RvqReference::Vector v, bool absolute) {
+    for (size_t i = 0; i < v.size(); ++i) v[i] += absolute ? std::fabs(b[int64_t(i)]) : b[int64_t(i)];
+    return v;
+  };
+  const auto check_sum = [&](Buffer<float>& b, const RvqReference::Vector& v, const RvqReference::Vector& s) {
+    check(p, b, with_start(b, v, false), with_start(b, s, true));
+  };
+  check(p, dz, r.dz, size.dz);
+  check_sum(dcodebooks, r.dcodebooks, size.dcodebooks);
+  if (p.factorised) {
+    check_sum(din_weight, r.din_weight, size.din_weight);
+    check_sum(din_bias, r.din_bias, size.din_bias);
+    check_sum(dout_weight, r.dout_weight, size.dout_weight);
+    check_sum(dout_bias, r.dout_bias, size.dout_bias);
+  }
+
+  auto& added = p.c.random("dz +=", p.zs, -1, 1);
+  RvqBackward more = a;
+  more.dz = added, more.add_dz = true, more.dcodebooks = {};
+  more.din_weight = more.din_bias = more.dout_weight = more.dout_bias = {};
+  rvq_backward(p.c.ctx, more);
+  check_sum(added, r.dz, size.dz);
+}
+
+/// Only dz differs from backward_case. The size of its terms: those of dz without it, and what errors of e and of b do to
+/// the product b e.
+void orthogonal_case(Device device, Size n, Masks masks) {
+  Problem p(device, n, masks);
+  rvq_forward(p.c.ctx, p.arguments());
+  auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
+  RvqBackward a = p.orthogonal_arguments(dy, dz, 0.8f);
+  rvq_backward(p.c.ctx, a);
+
+  RvqReference r = p.reference();
+  r.dy = doubles(dy);
+  r.commitment_weight = a.commitment_weight;
+  RvqReference sizes_of = r;
+  r.orthogonal = true;
+  r.backward();
+  sizes_of.absolute();
+  sizes_of.backward();
+  const RvqReference::Vector e = r.error(), e_size = sizes_of.error();
+  double squares = 0, b_size = 0;
+  const double b = RvqReference::factor_of(r.dy, e);
+  for (size_t i = 0; i < e.size(); ++i) squares += e[i] * e[i];
+  for (size_t i = 0; i < e.size() && squares > 0; ++i)
+    b_size += (std::fabs(r.dy[i]) + 2 * std::fabs(b * e[i])) * std::fabs(e_size[i]) / squares;
+  RvqReference::Vector size = sizes_of.dz;
+  for (size_t i = 0; i < size.size(); ++i) size[i] += std::fabs(b * e_size[i]) + std::fabs(e[i]) * b_size;
+  check(p, dz, r.dz, size);
+
+  auto& added = p.c.random("dz +=", p.zs, -1, 1);
+  RvqBackward more = a;
+  more.dz = added, more.add_dz = true;
+  rvq_backward(p.c.ctx, more);
+  RvqReference::Vector sum = r.dz;
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] += static_cast<double>(added[int64_t(i)]);
+    size[i] += std::fabs(static_cast<double>(added[int64_t(i)]));
+  }
+  check(p, added, sum, size);
+}
+
+}  // namespace
+
+TEST_CASE("rvq_forward follows its double reference, and is its stages one by one", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : sizes)
+      for (Masks masks : {none, some}) forward_case(device, n, masks);
+}
+
+TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : sizes)
+      for (Masks masks : {none, some}) backward_case(device, n, masks);
+}
+
+TEST_CASE("rvq_backward without the quantisation error follows its double reference", "[rvq]") {
+  std::vector<Size> latent{{1, 600, 9, 0, 30, 2},
+                           {3, 700, 3, 0, 20, 3}};  // several parts of the sums, on either device
+  for (Size n : sizes)
+    if (n.dim == 0) latent.push_back(n);
+  for (Device device : devices()) {
+    for (Size n : latent)
+      for (Masks masks : {none, some}) orthogonal_case(device, n, masks);
+    orthogonal_case(device, {2, 9, 8, 0, 16, 3}, nothing_valid);
+  }
+}
+
+TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn, and errors near zero", "[rvq]") {
+  for (Device device : devices()) {
+    // More elements than 1024 blocks have threads; what a forward would leave, made up.
+    const Shape zs{1, 132000, 1, 2};
+    Case c("rvq latent, many rows", device, zs);
+    auto &quantised = c.random("quantised", zs, -1, 1), &code = c.random("code", {1, 1, 1, 2}, -0.5, 0.5),
+         &long_dy = c.random("dy", zs, -1, 1), &long_dz = c.output("dz", zs);
+    auto& zeros = c.integers<int32_t>("codes", {1, zs.time, 1, 1}, 0, 0);
+    rvq_backward(c.ctx, {.z = quantised,
+                         .codebooks = code,
+                         .codes = zeros,
+                         .quantised = quantised,
+                         .dy = long_dy,
+                         .dz = long_dz,
+                         .scratch = c.scratch(rvq_backward_scratch(c.ctx, zs, code.shape(), false)),
+                         .commitment_weight = 0,
+                         .orthogonal = true});
+    RvqReference::Vector e = doubles(quantised);
+    for (size_t i = 0; i < e.size(); ++i) e[i] = static_cast<double>(code[int64_t(i % 2)]) - e[i];
+    const double b = RvqReference::factor_of(doubles(long_dy), e);
+    const auto expected = [&](int64_t i) { return static_cast<double>(long_dy[i]) - b * e[size_t(i)]; };
+    // One rounding each of e, of b, of their product where it is not fused, and of dz.
+    const auto allowed = [&](int64_t i) { return 4 * ulp * (std::fabs(long_dy[i]) + std::fabs(b * e[size_t(i)])); };
+    c.expect<float>(long_dz, expected, allowed);
+
+    // b = 1e39 is beyond a float, while b e is no larger than dy.
+    Problem p(device, {1, 1, 2, 0, 1, 1}, none);
+    p.z.write({1e-39f, 0.0f}), p.codebooks.write({0.0f, 0.0f});
+    rvq_forward(p.c.ctx, p.arguments());
+    auto &dy = p.c.values("dy", p.zs, {1.0f, 1.0f}), &dz = p.c.output("dz", p.zs);
+    rvq_backward(p.c.ctx, p.orthogonal_arguments(dy, dz, 0));
+    p.c.expect_equal<float>(dz, {1.0f, 1.0f});
+  }
+}
+
+TEST_CASE("without the quantisation error nothing of the gradient points along it", "[rvq]") {
+  for (Device device : devices())
+    for (Masks masks : {none, some}) {
+      Problem p(device, {4, 150, 16, 0, 64, 4}, masks);
+      p.stages.write({1, 4, 2, 3});
+      rvq_forward(p.c.ctx, p.arguments());
+      const RvqReference r = [&] {
+        RvqReference of = p.reference();
+        of.forward();
+        return of;
+      }();
+      const RvqReference::Vector e = r.error();
+      // A squared error's gradient, weighted by channel, and noise: so that a good part of it lies along e.
+      std::vector<float> gradient = p.c.random("noise", p.zs, -0.05, 0.05).before();
+      for (size_t i = 0; i < e.size(); ++i) gradient[i] += static_cast<float>(e[i] * (1 + double(i % 16) / 8));
+      auto &dy = p.c.values("dy", p.zs, gradient), &dz = p.c.output("dz", p.zs);
+      RvqBackward a = p.orthogonal_arguments(dy, dz, 0);
+      rvq_backward(p.c.ctx, a);
+      const double before = RvqReference::factor_of(doubles(dy), e);
+      CHECK(before > 0.5);
+      RvqReference::Vector left;
+      for (float v : dz.read()) left.push_back(static_cast<double>(v));
+      double squares = 0, taking_part = 0;
+      for (const double x : e) squares += x * x, taking_part += x != 0;
+      REQUIRE(squares > 0.1 * 0.1 * taking_part);
+      // Two roundings of 2^-24 in b and in each dz, and e's own: four residuals, each rounded to 2^-24 of at most |z| = 1,
+      // beside an error of root mean square above 0.1.
+      CHECK(std::fabs(RvqReference::factor_of(left, e)) < (4 + 4 / 0.1) * ulp * before);
+      a.orthogonal = false;
+      rvq_backward(p.c.ctx, a);
+      p.c.expect_equal<float>(dz, gradient);
+    }
+}
+
+TEST_CASE("rvq follows its double reference where shared memory is short", "[rvq][a100][rtx3090]") {
+  // 99 KiB hold the residuals of 16 rows, but not their y; and one group of rows, where more rows than one group for each
+  // multiprocessor ask for two.
+  for (Device device : devices())
+    for (const Size n : {Size{1, 17, 1000, 0, 20, 2}, Size{1, 1200, 520, 8, 4, 1}}) {
+      forward_case(device, n, none);
+      backward_case(device, n, none);
+    }
+}
+
+#if defined(NACRE_EMULATED)
+TEST_CASE("rvq takes the rung that shape and device allow", "[rvq][a100][rtx3090][rtx4090]") {
+  const Device device{Device::cuda};
+  if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;
+  const auto launches = [&](Size n, const char* name) {
+    Problem p(device, n, none);
+    rvq_forward(p.c.ctx, p.arguments());
+    return cuda::runtime(p.c.ctx).launches(name);
+  };
+  CHECK(launches({1, 3, 20, 8, 5, 2}, "rvq_forward_factorised") == 1);
+  CHECK(launches({1, 3, 20, 7, 5, 2}, "rvq_forward") == 1);
+  CHECK(launches({1, 3, 20, 0, 5, 2}, "rvq_forward_latent") == 1);
+  CHECK(launches({1, 3, 1030, 0, 5, 2}, "rvq_forward") == 1);
+  const bool room = cuda::limits(Context({.device = device})).shared_per_block > 99 << 10;
+  CHECK(launches({1, 3, 1000, 0, 5, 2}, room ? "rvq_forward_latent" : "rvq_forward_latent_long") == 1);
+}
+#endif
+
+TEST_CASE("the reference of rvq_backward is the slope of its objective", "[rvq]") {
+  for (Size n : {Size{2, 3, 5, 0, 7, 3}, Size{2, 3, 5, 2, 7, 3}})
+    for (Masks masks : {none, some}) {
+      Problem p(devices().front(), n, masks);
+      auto& dy = p.c.random("dy", p.zs, -1, 1);
+      rvq_forward(p.c.ctx, p.arguments());
+      RvqReference r = p.reference();
+      r.dy = doubles(dy);
+      r.commitment_weight = 0.8, r.codebook_weight = 1.3;
+      r.freeze();
+      r.backward();
+      const RvqReference at = r;
+      const auto slopes = [&](RvqReference::Vector RvqReference::*input, const RvqReference::Vector& gradient) {
+        double worst = 0;
+        for (size_t i = 0; i < gradient.size(); ++i) {
+          const double step = 1e-5;
+          RvqReference up = at, down = at;
+          (up.*input)[i] += step;
+          (down.*input)[i] -= step;
+          worst = std::max(worst, std::fabs((up.objective() - down.objective()) / (2 * step) - gradient[i]));
+        }
+        // The objective is a polynomial of size one: the step costs step^2, rounding 1e-16 / step.
+        CHECK(worst < 1e-8);
+      };
+      slopes(&RvqReference::z, at.dz);
+      slopes(&RvqReference::codebooks, at.dcodebooks);
+      slopes(&RvqReference::in_weight, at.din_weight);
+      slopes(&RvqReference::in_bias, at.din_bias);
+      slopes(&RvqReference::out_weight, at.dout_weight);
+      slopes(&RvqReference::out_bias, at.dout_bias);
+    }
+}
+
+TEST_CASE("rvq without a valid frame, and on silence", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : {Size{2, 9, 8, 0, 16, 3}, Size{2, 9, 8, 4, 16, 3}}) {
+      forward_case(device, n, nothing_valid);
+      backward_case(device, n, nothing_valid);
+      Problem p(device, n, none, 2, 0);  // every frame the same zeros
+      rvq_forward(p.c.ctx, p.arguments());
+      const std::vector<int32_t> codes = p.codes.read();
+      for (size_t i = 0; i < codes.size(); ++i) CHECK(codes[i] == codes[i % static_cast<size_t>(n.stages)]);
+      for (float v : p.y.read()) CHECK(std::isfinite(v));
+      for (float v : p.losses.read()) CHECK(std::isfinite(v));
+    }
+}
+
+TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : {Size{1, 51, 40, 0, 64, 3}, Size{1, 51, 40, 8, 64, 3}, Size{1, 51, 37, 5, 64, 3}}) {
+      Problem p(device, n, none);
+      rvq_forward(p.c.ctx, p.arguments());
+      const std::vector<float> all = p.y.read();
+      const std::vector<int32_t> codes = p.codes.read();
+      RvqForward a = p.arguments();
+      for (int64_t t = 0; t < n.frames; ++t) {
+        auto& y = p.c.output("one frame", {1, 1, 1, n.latent});
+        auto& one = p.c.output<int32_t>("one frame's codes", {1, 1, 1, n.stages});
+        a.z = View<const float>(p.z.data() + t * n.latent, y.shape());
+        a.y = y, a.codes = one, a.quantised = {}, a.losses = {};
+        rvq_forward(p.c.ctx, a);
+        p.c.expect_equal<float>(y, {all.begin() + t * n.latent, all.begin() + (t + 1) * n.latent});
+        p.c.expect_equal<int32_t>(one, {codes.begin() + t * n.stages, codes.begin() + (t + 1) * n.stages});
+      }
+    }
+}
+
+TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : {Size{3, 171, 24, 0, 40, 4}, Size{3, 71, 24, 8, 40, 4}}) {
+      std::vector<int32_t> codes;
+      std::vector<std::vector<float>> first;
+      for (int threads : {1, 2, 3}) {
+        Problem p(device, n, some, threads);
+        auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs), &decoded = p.c.output("y", p.zs);
+        auto &dcodebooks = p.c.zeros("dcodebooks", p.books), &din_weight = p.c.zeros("din", p.in_weight.shape()),
+             &dout_weight = p.c.zeros("dout", p.out_weight.shape());
+        const RvqForward forward = p.arguments();
+        RvqBackward backward{.z = p.z,
+                             .codebooks = p.codebooks,
+                             .projections = p.projections(),
+                             .stages = p.stages,
+                             .frames = p.frames,
+                             .codes = p.codes,
+                             .quantised = p.quantised,
+                             .dy = dy,
+                             .dz = dz,
+                             .dcodebooks = dcodebooks,
+                             .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, p.factorised)),
+                             .orthogonal = !p.factorised};
+        if (p.factorised) backward.din_weight = din_weight, backward.dout_weight = dout_weight;
+        const RvqDecode decode{
+            .codes = p.codes,
+            .codebooks = p.codebooks,
+            .projections = p.projections(),
+            .y = decoded,
+            .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, p.codes.shape(), p.zs, p.books, p.factorised))};
+        rvq_forward(p.c.ctx, forward);  // the thread pool starts
+        AllocationCounter counter;
+        rvq_forward(p.c.ctx, forward);
+        rvq_backward(p.c.ctx, backward);
+        rvq_decode(p.c.ctx, decode);
+        CHECK(counter.count() == 0);
+        const std::vector<Buffer<float>*> outputs{&p.y,     &p.quantised, &p.losses,   &dz,
+                                                  &decoded, &dcodebooks,  &din_weight, &dout_weight};
+        if (threads == 1) {
+          codes = p.codes.read();
+          for (auto* b : outputs) first.push_back(b->read());
+        }
+        p.c.expect_equal<int32_t>(p.codes, codes);
+        for (size_t i = 0; i < outputs.size(); ++i) p.c.expect_equal<float>(*outputs[i], first[i]);
+      }
+    }
+}
+
+TEST_CASE("rvq_decode takes the first stages only", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : {Size{2, 9, 8, 0, 16, 5}, Size{2, 9, 8, 4, 16, 5}}) {
+      Problem p(device, n, some);
+      p.stages.write({2, 2});
+      rvq_forward(p.c.ctx, p.arguments());
+      std::vector<int32_t> two;
+      const std::vector<int32_t> all = p.codes.read();
+      for (size_t i = 0; i < all.size(); ++i)
+        if (i % 5 < 2) two.push_back(all[i]);
+      auto& codes = p.c.values<int32_t>("two", {2, 9, 1, 2}, two);
+      auto& y = p.c.output("decoded", p.zs);
+      RvqDecode a{.codes = codes,
+                  .codebooks = p.codebooks,
+                  .projections = p.projections(),
+                  .y = y,
+                  .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, codes.shape(), p.zs, p.books, p.factorised))};
+      rvq_decode(p.c.ctx, a);
+      p.c.expect_equal<float>(y, p.y.read());
+      // Codes that do not exist become the nearest that does, and nothing outside is read.
+      codes.write(std::vector<int32_t>(36, 1 << 30));
+      rvq_decode(p.c.ctx, a);
+      codes.write(std::vector<int32_t>(36, 15));
+      const std::vector<float> last = y.read();
+      rvq_decode(p.c.ctx, a);
+      p.c.expect_equal<float>(y, last);
+    }
+}
+
+TEST_CASE("rvq ops name what does not fit", "[rvq]") {
+  Problem p(devices().front(), {2, 3, 8, 4, 16, 2}, none);
+  RvqForward a = p.arguments();
+  a.projections.in_bias = {};
+  CHECK_THROWS_WITH(rvq_forward(p.c.ctx, a), Catch::Contains("rvq_forward: projections.in_bias"));
+  a = p.arguments();
+  a.projections = {};
+  CHECK_THROWS_WITH(rvq_forward(p.c.ctx, a),
+                    Catch::Contains("rvq_forward: codebooks is [2, 16, 1, 4], expected [2, 16, 1, 8]"));
+  a = p.arguments();
+  a.stages = p.codes;
+  CHECK_THROWS_WITH(rvq_forward(p.c.ctx, a), Catch::Contains("rvq_forward: stages is [2, 3, 1, 2], expected 2 elem"));
+  a = p.arguments();
+  a.scratch = {};
+  CHECK_THROWS_WITH(rvq_forward(p.c.ctx, a), Catch::Contains("rvq_forward: scratch"));
+  CHECK_THROWS_WITH(rvq_backward(p.c.ctx, {.z = p.z,
+                                           .codebooks = p.codebooks,
+                                           .projections = p.projections(),
+                                           .codes = p.codes,
+                                           .quantised = p.z,
+                                           .dy = p.y,
+                                           .dz = p.y}),
+                    Catch::Contains("rvq_backward: quantised"));
+  CHECK_THROWS_WITH(rvq_backward(p.c.ctx, {.z = p.z,
+                                           .codebooks = p.codebooks,
+                                           .projections = p.projections(),
+                                           .codes = p.codes,
+                                           .quantised = p.quantised,
+                                           .dy = p.z,
+                                           .dz = p.y,
+                                           .scratch = p.c.scratch(rvq_backward_scratch(p.c.ctx, p.zs, p.books, true)),
+                                           .orthogonal = true}),
+                    Catch::Contains("rvq_backward: orthogonal is true, expected false with projections"));
+  CHECK_THROWS_WITH(rvq_decode(p.c.ctx, {.codes = View<const int32_t>(p.codes.data(), {1, 3, 1, 2}),
+                                         .codebooks = p.codebooks,
+                                         .projections = p.projections(),
+                                         .y = p.y,
+                                         .scratch = p.c.scratch({1, 1, 1, 4000})}),
+                    Catch::Contains("rvq_decode: codes is [1, 3, 1, 2], expected [2, 3, 1, 2]"));
+}
