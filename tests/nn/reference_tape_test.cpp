@@ -1,7 +1,9 @@
-// The references of whole models (reference/tape.h, reference/layers.h): their gradients against finite differences, and
+// The references of whole models (reference/tape.h and what is built on it): their gradients against finite differences, and
 // the rules by which gradients add up, stop and are frozen against models that say the same in another way.
 #include "gradient_check.h"
 #include "reference/layers.h"
+#include "reference/losses.h"
+#include "reference/quantizer.h"
 
 namespace nacre::test {
 namespace {

@@ -1,8 +1,10 @@
 #pragma once
-// DAC's encoder, quantizer and decoder in double, as nacre trains them: a composition of reference/layers.h, and the
-// pattern for the next system.
+// DAC's encoder, quantizer and decoder in double, as nacre trains them: a composition of layers, and the pattern for
+// the next system.
 #include "nacre/codec/codec_config.h"
 #include "reference/layers.h"
+#include "reference/losses.h"
+#include "reference/quantizer.h"
 
 namespace nacre::test {
 

@@ -1,9 +1,10 @@
 #pragma once
-// Reverse-mode differentiation in double: the ground of the references of whole models. Layers (reference/layers.h) append
-// what they compute to a tape, each with its own backward pass; the tape runs the backward passes in reverse.
+// Reverse-mode differentiation in double: the ground of the references of whole models. Layers and losses
+// (reference/layers.h, losses.h, quantizer.h) append what they compute to a tape, each with its own backward pass; the tape
+// runs the backward passes in reverse.
 //
 //   Tape tape;
-//   tape.parameters["decoder.weight"] = ...;     // by the library's checkpoint names
+//   tape.parameters["decoder.weight_v"] = ...;   // and weight_g, bias: by the library's checkpoint names
 //   const Layer decoder = conv1d("decoder", 7, {.left = 3, .right = 3});
 //   const Model model = [&](Tape& t) { return mean(t, decoder(t, t.constant(shape, audio))); };
 //   tape.run(model);                             // the loss
