@@ -31,7 +31,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  bool configs = false, memory = false, devices = false, json = false, salvage = false;
+  bool configs = false, keys = false, memory = false, devices = false, json = false, salvage = false;
   std::string cost;    // a device's name
   std::string config;  // of models that have none in them
   DeviceOptions device;
@@ -385,10 +385,34 @@ void about_devices(const Options& o, ordered_json& out) {
   out["ops"] = NACRE_OP_NAMES;
 }
 
+/// Every key that a configuration can have.
+void about_keys(const Options& o, ordered_json& out) {
+  std::vector<training::KeyRow> rows = training::configuration_keys();
+  for (const training::KeyRow& r : rows)
+    out.push_back({{"name", r.name},
+                   {"type", r.type},
+                   {"default", ordered_json::parse(r.default_value)},
+                   {"range", r.range},
+                   {"help", r.help}});
+  rows.insert(rows.begin(), {"key", "type", "default", "range", "meaning"});
+  size_t name = 0, type = 0, value = 0, range = 0;
+  for (const training::KeyRow& r : rows) {
+    name = std::max(name, r.name.size()), type = std::max(type, r.type.size());
+    value = std::max(value, r.default_value.size()), range = std::max(range, r.range.size());
+  }
+  const auto cell = [](const std::string& text, size_t width) {
+    return text + std::string(width + 2 - text.size(), ' ');
+  };
+  for (const training::KeyRow& r : rows)
+    say(o, "%s%s%s%s%s\n", cell(r.name, name).c_str(), cell(r.type, type).c_str(), cell(r.default_value, value).c_str(),
+        cell(r.range, range).c_str(), r.help.c_str());
+}
+
 int info(const Options& o) {
   (void)program_bytes();
-  if (!o.configs && !o.devices && o.inputs.empty())
-    throw Error(ErrorKind::usage, "info: expected a file, a folder, - for standard input, --configs or --devices");
+  if (!o.configs && !o.keys && !o.devices && o.inputs.empty())
+    throw Error(ErrorKind::usage,
+                "info: expected a file, a folder, - for standard input, --configs, --keys or --devices");
   const auto only_with = [](const CLI::Option* option, bool useful, const char* with) {
     if (option->count() > 0 && !useful)
       throw Error(ErrorKind::usage, option->get_name() + " is of use with " + with + " alone");
@@ -405,6 +429,7 @@ int info(const Options& o) {
       all["configurations"].push_back({});
       about_config(o, name, training::RunConfig::named(name), all["configurations"].back());
     }
+  if (o.keys) about_keys(o, all["keys"]);
   int code = 0;
   size_t failed = 0;
   for (const std::string& name : o.inputs) {
@@ -438,6 +463,8 @@ Command add_info(CLI::App& app) {
                  "streams, audio files; - for audio or a stream on standard input")
       ->type_name("PATH");
   app.add_flag("--configs", o->configs, "list the ready configurations");
+  app.add_flag("--keys", o->keys,
+               "list every key of a configuration: its type, range, meaning, and default where a JSON file has none");
   app.add_flag("--devices", o->devices,
                "list what there is to run on: cards, driver, CUDA's libraries, and which ops will run where");
   app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");

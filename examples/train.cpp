@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <list>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -50,11 +52,17 @@ bool nobody_reads(int fd) {
   return ::poll(&stream, 1, 0) > 0 && (stream.revents & (POLLERR | POLLHUP)) != 0;
 }
 
+/// A key with an option of its own; --set takes all.
+struct KeyOption {
+  std::string option, key;
+  std::optional<int64_t> integer;
+  std::optional<double> number;
+};
+
 struct Options {
   std::string data_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
   std::vector<std::string> set;
-  std::optional<int64_t> batch_size, num_epochs, segment_length, sample_rate, max_steps, seed;
-  std::optional<double> learning_rate, valid_fraction;
+  std::list<KeyOption> keys;  // CLI11 holds addresses of the values
   int64_t max_bad = 10;
   bool init_partial = false, allow_change = false, use_wandb = false, json = false, salvage = false;
   DeviceOptions device;
@@ -64,21 +72,14 @@ training::RunConfig resolved(const Options& o) {
   training::RunConfig c = training::RunConfig::named(o.config);
   std::vector<training::Setting> settings;
   for (const std::string& s : o.set) settings.push_back(training::setting(s));
-  const auto take = [&](const auto& given, const char* option, const char* key) {
+  const auto take = [&](const auto& given, const KeyOption& k) {
     if (!given) return;
     const nlohmann::json value = *given;
     // JSON has neither infinity nor NaN: as a word it is refused by its name.
     const std::string text = value.dump() == "null" ? std::to_string(*given) : value.dump();
-    settings.push_back({.key = key, .value = text, .source = std::string(option) + " " + text});
+    settings.push_back({.key = k.key, .value = text, .source = k.option + " " + text});
   };
-  take(o.batch_size, "--batch-size", "training.batch_size");
-  take(o.num_epochs, "--num-epochs", "training.num_epochs");
-  take(o.segment_length, "--segment-length", "training.segment_length");
-  take(o.max_steps, "--max-steps", "training.max_steps");
-  take(o.seed, "--seed", "training.seed");
-  take(o.valid_fraction, "--valid-fraction", "training.valid_fraction");
-  take(o.learning_rate, "--learning-rate", "optimizer.learning_rate");
-  take(o.sample_rate, "--sample-rate", "codec.sample_rate");
+  for (const KeyOption& k : o.keys) take(k.integer, k), take(k.number, k);
   if (o.salvage) settings.push_back({.key = "training.salvage", .value = "true", .source = "--salvage"});
   c.set(settings);
   return c;
@@ -129,6 +130,19 @@ int train(const Options& o) {
   return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
 }
 
+/// An option for a key, with the key's name and help.
+void add_key(CLI::App& app, std::list<KeyOption>& keys, const training::KeyRow& row) {
+  const std::string name = "--" + row.name.substr(row.name.find('.') + 1);
+  std::string option = name;
+  std::replace(option.begin(), option.end(), '_', '-');
+  KeyOption& k = keys.emplace_back(KeyOption{option, row.name, {}, {}});
+  const std::string names = option == name ? name : option + "," + name;
+  if (row.type == "integer")
+    app.add_option(names, k.integer, row.help);
+  else
+    app.add_option(names, k.number, row.help);
+}
+
 }  // namespace
 
 Command add_train(CLI::App& app) {
@@ -146,15 +160,13 @@ Command add_train(CLI::App& app) {
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)
       ->take_all();
-  app.add_option("--batch-size,--batch_size", o->batch_size, "segments per step");
-  app.add_option("--num-epochs,--num_epochs", o->num_epochs, "passes over the data");
-  app.add_option("--learning-rate,--learning_rate", o->learning_rate, "of AdamW");
-  app.add_option("--segment-length,--segment_length", o->segment_length, "samples per segment");
-  app.add_option("--sample-rate,--sample_rate", o->sample_rate, "Hz; audio is resampled to it");
-  app.add_option("--max-steps,--max_steps", o->max_steps, "stop after this many steps");
-  app.add_option("--seed", o->seed, "of weights, crops and everything else that is drawn")->check(at_least(0));
-  app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
-                 "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
+  std::map<std::string, training::KeyRow> rows;
+  for (const training::KeyRow& r : training::configuration_keys()) rows[r.name] = r;
+  for (const char* key :
+       {"training.batch_size", "training.num_epochs", "optimizer.learning_rate", "training.segment_length",
+        "codec.sample_rate", "training.max_steps", "training.seed", "training.valid_fraction"})
+    add_key(app, o->keys, rows.at(key));
+  app.get_option("--seed")->check(at_least(0));
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
       ->check(at_least(0))

@@ -1,39 +1,34 @@
 #include "nacre/nn/loss.h"
 
-#include <cstdio>
+#include <memory>
 
+#include "files/fields.h"
 #include "nacre/ops/waveform_loss.h"
 
 namespace nacre {
 namespace {
 
-[[noreturn]] void refuse(const std::string& key, const std::string& what) {
+[[noreturn]] void refuse_loss(const std::string& key, const std::string& what) {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
-}
-[[noreturn]] void refuse(const std::string& key, double value, const char* expected) {
-  char found[32];
-  std::snprintf(found, sizeof found, "%.12g", value);
-  throw Error(ErrorKind::usage, "loss." + key + " is " + found + ", expected " + expected);
 }
 
 }  // namespace
 
 void LossConfig::check(int64_t sample_rate) const {
-  for (const auto& [key, w] : {std::pair{"waveform", waveform}, {"stft", stft}, {"mel", mel}, {"vq", vq}})
-    if (!(w >= 0 && w <= 1e6)) refuse(key, w, "0 to 1e6");
-  if (waveform + stft + mel <= 0) refuse("waveform", "waveform, stft and mel are all zero; one must be positive");
-  if (!(balancer_decay >= 0 && balancer_decay < 1)) refuse("balancer_decay", balancer_decay, "0 to below 1");
-  if (windows.empty()) refuse("windows", "is empty");
+  LossConfig c = *this;
+  check_limits("loss", fields_of(c), twelve_digits);
+  if (waveform + stft + mel <= 0) refuse_loss("waveform", "waveform, stft and mel are all zero; one must be positive");
+  if (windows.empty()) refuse_loss("windows", "is empty");
   if (mels.size() != windows.size())
-    refuse("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
+    refuse_loss("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
   for (size_t i = 0; i < windows.size(); ++i) {
     if (windows[i] < 8 || windows[i] > 65536 || windows[i] % 4 != 0)
-      refuse("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
+      refuse_loss("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
     if (mels[i] < 0 || mels[i] > windows[i] / 2)
-      refuse("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) + ", expected 0 to " +
-                         std::to_string(windows[i] / 2));
+      refuse_loss("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) +
+                              ", expected 0 to " + std::to_string(windows[i] / 2));
   }
-  if (sample_rate <= 0) refuse("sample_rate", "must be positive");
+  if (sample_rate <= 0) refuse_loss("sample_rate", "must be positive");
 }
 
 SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
@@ -59,49 +54,49 @@ ReconstructionLoss::ReconstructionLoss(LossConfig config, int64_t sample_rate)
   config_.check(sample_rate);
 }
 
-void ReconstructionLoss::plan(Plan& p, Flow<float> estimate, View<const float> target, View<const int32_t> lengths) {
-  p.next_step();
-  Context& c = p.context();
-  const Shape s = estimate.shape;
-  if (!spectral_ || spectral_->signal() != s) spectral_.emplace(c, s, config_.spectral(sample_rate_));
-  estimate_ = p.reads(estimate, Phase::backward);
-  if (estimate_.add) throw Error(ErrorKind::usage, "reconstruction loss: must be the last reader of the waveform");
-  target_ = target;
-  lengths_ = lengths;
-  losses_ = p.keeps<float>({.channels = 3});
-  shares_ = p.keeps<float>({.channels = 3});
-  state_ = p.keeps<float>({.channels = 6});
-  dwaveform_ = p.scratch(s, Phase::backward);
-  dstft_ = p.scratch(s, Phase::backward);
-  dmel_ = p.scratch(s, Phase::backward);
-  waveform_scratch_ = p.scratch(waveform_loss_scratch(c, s), Phase::backward);
-  balancer_scratch_ = p.scratch(balancer_scratch(c, s, 3), Phase::backward);
-}
-
-void ReconstructionLoss::backward(Context& c) {
-  waveform_loss(c, {.estimate = estimate_.value,
-                    .target = target_,
-                    .lengths = lengths_,
-                    .loss = View<float>(losses_.data, {}),
-                    .gradient = dwaveform_,
-                    .scratch = waveform_scratch_});
-  spectral_loss(c, {.plan = *spectral_,
-                    .estimate = estimate_.value,
-                    .target = target_,
-                    .lengths = lengths_,
-                    .losses = View<float>(losses_.data + 1, {.channels = 2}),
-                    .dstft = dstft_,
-                    .dmel = dmel_});
-  balancer(c, {.gradients = {dwaveform_, dstft_, dmel_},
-               .weights = {static_cast<float>(config_.waveform), static_cast<float>(config_.stft),
-                           static_cast<float>(config_.mel)},
-               .count = 3,
-               .state = state_,
-               .shares = shares_,
-               .gradient = estimate_.grad,
-               .scratch = balancer_scratch_,
-               .decay = static_cast<float>(config_.balancer_decay),
-               .balanced = config_.balanced});
+ReconstructionLoss::Planned ReconstructionLoss::plan(Plan& p, Flow estimate, View<const float> target,
+                                                     View<const int32_t> lengths) const {
+  const Step s = p.step("loss");
+  Context& context = p.context();
+  const Shape shape = estimate.shape;
+  const auto in = s.reads<float>(estimate, Until::backward);
+  if (in.add) throw Error(ErrorKind::usage, "reconstruction loss: must be the last reader of the waveform");
+  const View<float> losses = p.persistent<float>({.channels = 3}), shares = p.persistent<float>({.channels = 3}),
+                    state = p.persistent<float>({.channels = 6});
+  const auto gradient = [&] { return s.scratch(shape, Until::backward); };
+  const View<float> dwaveform = gradient(), dstft = gradient(), dmel = gradient();
+  const View<float> waveform_scratch = s.scratch(waveform_loss_scratch(context, shape), Until::backward);
+  const View<float> balancer_space = s.scratch(balancer_scratch(context, shape, 3), Until::backward);
+  s.changes(state);
+  // Closures are copied; tables of windows and bands are not. They are built when the steps are recorded.
+  std::shared_ptr<const SpectralPlan> spectral;
+  if (p.recording()) spectral = std::make_shared<SpectralPlan>(context, shape, config_.spectral(sample_rate_));
+  s.backward([=, config = config_](Context& c) {
+    waveform_loss(c, {.estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .loss = View<float>(losses.data, {}),
+                      .gradient = dwaveform,
+                      .scratch = waveform_scratch});
+    spectral_loss(c, {.plan = *spectral,
+                      .estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .losses = View<float>(losses.data + 1, {.channels = 2}),
+                      .dstft = dstft,
+                      .dmel = dmel});
+    balancer(c, {.gradients = {dwaveform, dstft, dmel},
+                 .weights = {static_cast<float>(config.waveform), static_cast<float>(config.stft),
+                             static_cast<float>(config.mel)},
+                 .count = 3,
+                 .state = state,
+                 .shares = shares,
+                 .gradient = in.grad,
+                 .scratch = balancer_space,
+                 .decay = static_cast<float>(config.balancer_decay),
+                 .balanced = config.balanced});
+  });
+  return {s.number(), losses, shares, state};
 }
 
 }  // namespace nacre

@@ -5,10 +5,12 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "data/sniff.h"
+#include "files/fields.h"
 #include "files/spelling.h"
 #include "files/text.h"
 #include "nacre/files/atomic_file.h"
@@ -18,116 +20,50 @@ namespace {
 
 using nlohmann::json;
 
-json as_json(const RunConfig& c) {
-  const LossConfig& l = c.loss;
-  const OptimizerConfig& o = c.optimizer;
-  const TrainingConfig& t = c.training;
-  return {{"codec", json::parse(c.codec.to_json())},
-          {"loss",
-           {{"waveform", l.waveform},
-            {"stft", l.stft},
-            {"mel", l.mel},
-            {"vq", l.vq},
-            {"orthogonal", l.orthogonal},
-            {"balanced", l.balanced},
-            {"balancer_decay", l.balancer_decay},
-            {"windows", l.windows},
-            {"mels", l.mels},
-            {"mel_scale", l.mel_scale == MelScale::slaney ? "slaney" : "htk"}}},
-          {"optimizer",
-           {{"learning_rate", o.learning_rate},
-            {"beta1", o.beta1},
-            {"beta2", o.beta2},
-            {"eps", o.eps},
-            {"weight_decay", o.weight_decay},
-            {"clip", o.clip},
-            {"ema_decay", o.ema_decay}}},
-          {"training",
-           {{"batch_size", t.batch_size},
-            {"num_epochs", t.num_epochs},
-            {"segment_length", t.segment_length},
-            {"max_steps", t.max_steps},
-            {"seed", t.seed},
-            {"start", t.start == Start::transform ? "transform" : "random"},
-            {"schedule", t.schedule == Schedule::constant ? "constant" : "cosine"},
-            {"schedule_steps", t.schedule_steps},
-            {"warmup_steps", t.warmup_steps},
-            {"final_rate", t.final_rate},
-            {"salvage", t.salvage},
-            {"held_out_folders", t.held_out_folders},
-            {"valid_fraction", t.valid_fraction},
-            {"valid_seconds", t.valid_seconds},
-            {"checkpoint_minutes", t.checkpoint_minutes},
-            {"codebook_start_rows", t.codebook_start_rows},
-            {"codebook_average_rows", t.codebook_average_rows}}}};
+/// By name, sorted.
+std::map<std::string, Fields> sections_of(RunConfig& c) {
+  return {{"codec", fields_of(c.codec)},
+          {"loss", fields_of(c.loss)},
+          {"optimizer", fields_of(c.optimizer)},
+          {"training", fields_of(c.training)}};
 }
 
-/// With a latent width that still follows from the other keys, where nobody chose one: later keys may change those.
-json as_written(const RunConfig& c) {
-  json j = as_json(c);
-  j["codec"]["latent_dim"] = c.codec.latent_dim;
+json as_json(RunConfig c) {
+  c.codec.latent_dim = c.codec.latent();
+  json j;
+  for (const auto& [section, keys] : sections_of(c)) j[section] = written(keys);
   return j;
 }
 
-const char* kind(const json& v) {
-  if (v.is_boolean()) return "true or false";
-  if (v.is_number_integer()) return "an integer of 64 bits";
-  if (v.is_number()) return "a number";
-  if (v.is_string()) return "a string";
-  if (v.is_array()) return "a list of integers";
-  return "an object";
-}
-/// As messages show it: short, whatever is in it.
-std::string shown(const json& v) {
-  const std::string text = v.dump(-1, ' ', false, json::error_handler_t::replace);
-  return text.size() <= 120 ? text : text.substr(0, 60) + "...";
-}
-/// May `found` stand where `usual` stands?
-bool fits(const json& found, const json& usual) {
-  // The seed alone has more than 63 bits; what is larger than an int64_t must not become a negative one.
-  const auto fits_int64 = [](const json& x) {
-    return x.is_number_integer() && (!x.is_number_unsigned() || x.get<uint64_t>() <= INT64_MAX);
-  };
-  if (usual.is_number_unsigned()) return found.is_number_integer();
-  if (usual.is_number_integer()) return fits_int64(found);
-  if (usual.is_number()) return found.is_number();
-  if (usual.is_array()) return found.is_array() && std::all_of(found.begin(), found.end(), fits_int64);
-  return found.type() == usual.type();
-}
-
-std::vector<std::string> names_of(const json& object) {
+/// Throws Error(usage), unless there is such a section.
+const Fields& section_of(const std::map<std::string, Fields>& all, const std::string& section) {
+  if (const auto found = all.find(section); found != all.end()) return found->second;
   std::vector<std::string> names;
-  for (const auto& [name, value] : object.items()) names.push_back(name);
-  return names;
-}
-
-void expect_section(const json& config, const std::string& section) {
-  if (config.contains(section)) return;
-  // Somebody may have left the section away.
-  for (const auto& [name, keys] : config.items())
-    if (keys.contains(section))
+  for (const auto& [name, keys] : all) {
+    // Perhaps the section was left out.
+    if (find(keys, section) != nullptr)
       throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is no section but a key of " + name + ": " +
                                         name + "." + section);
-  const std::vector<std::string> sections = names_of(config);
+    names.push_back(name);
+  }
   throw Error(ErrorKind::usage, "config: section " + in_quotes(section) + " is unknown; there are " +
-                                    listed(sections, "and") + did_you_mean(section, sections));
+                                    listed(names, "and") + did_you_mean(section, names));
 }
 
-void put(json& config, const std::string& section, const std::string& key, const json& value) {
-  expect_section(config, section);
-  json& keys = config[section];
-  if (!keys.contains(key)) {
-    const std::string what = "config: key " + in_quotes(section + "." + key) + " is unknown";
-    if (const std::string near = nearest(key, names_of(keys)); !near.empty())
-      throw Error(ErrorKind::usage, what + "; did you mean '" + section + "." + near + "'?");
-    for (const auto& [other, its_keys] : config.items())
-      if (its_keys.contains(key)) throw Error(ErrorKind::usage, what + "; did you mean '" + other + "." + key + "'?");
-    throw Error(ErrorKind::usage, what + "; there are " + listed(names_of(keys), "and"));
+void put(const std::map<std::string, Fields>& all, const std::string& section, const std::string& key,
+         const json& value) {
+  const Fields& keys = section_of(all, section);
+  if (const Field* f = find(keys, key)) {
+    // Messages about the codec's words do not begin with "config: ".
+    const bool own = section == "codec" && !f->limits.words.empty() && value.is_string();
+    return read(*f, value, (own ? "" : "config: ") + section + ".");
   }
-  if (!fits(value, keys[key]))
-    throw Error(ErrorKind::usage,
-                "config: " + section + "." + key + " is " + shown(value) + ", expected " + kind(keys[key]));
-  keys[key] = value;
+  const std::string what = "config: key " + in_quotes(section + "." + key) + " is unknown";
+  if (const std::string near = nearest(key, keys_of(keys)); !near.empty())
+    throw Error(ErrorKind::usage, what + "; did you mean '" + section + "." + near + "'?");
+  for (const auto& [other, its_keys] : all)
+    if (find(its_keys, key)) throw Error(ErrorKind::usage, what + "; did you mean '" + other + "." + key + "'?");
+  throw Error(ErrorKind::usage, what + "; there are " + listed(keys_of(keys), "and"));
 }
 
 /// Line and column of a byte, both from 1, columns in characters.
@@ -160,88 +96,21 @@ json::parser_callback_t no_key_twice() {
   };
 }
 
-RunConfig parse(json c) {
-  RunConfig r;
-  const auto word = [&](const char* section, const char* key, const std::string& a, const std::string& b) {
-    const std::string found = c[section][key].get<std::string>();
-    if (found != a && found != b)
-      throw Error(ErrorKind::usage, std::string("config: ") + section + "." + key + " is " + in_quotes(found) +
-                                        ", expected " + a + " or " + b + did_you_mean(found, {a, b}));
-    return found == a;
-  };
-  r.codec = CodecConfig::from_json(c["codec"].dump());
-  const json &l = c["loss"], &o = c["optimizer"], &t = c["training"];
-  r.loss.waveform = l["waveform"];
-  r.loss.stft = l["stft"];
-  r.loss.mel = l["mel"];
-  r.loss.vq = l["vq"];
-  r.loss.orthogonal = l["orthogonal"];
-  r.loss.balanced = l["balanced"];
-  r.loss.balancer_decay = l["balancer_decay"];
-  r.loss.windows = l["windows"].get<std::vector<int64_t>>();
-  r.loss.mels = l["mels"].get<std::vector<int64_t>>();
-  r.loss.mel_scale = word("loss", "mel_scale", "slaney", "htk") ? MelScale::slaney : MelScale::htk;
-  r.optimizer.learning_rate = o["learning_rate"];
-  r.optimizer.beta1 = o["beta1"];
-  r.optimizer.beta2 = o["beta2"];
-  r.optimizer.eps = o["eps"];
-  r.optimizer.weight_decay = o["weight_decay"];
-  r.optimizer.clip = o["clip"];
-  r.optimizer.ema_decay = o["ema_decay"];
-  r.training.batch_size = t["batch_size"];
-  r.training.num_epochs = t["num_epochs"];
-  r.training.segment_length = t["segment_length"];
-  r.training.max_steps = t["max_steps"];
-  if (t["seed"].is_number_unsigned()) {
-    r.training.seed = t["seed"];
-  } else {
-    throw Error(ErrorKind::usage, "config: training.seed is " + t["seed"].dump() + ", expected 0 or more");
-  }
-  r.training.start = word("training", "start", "transform", "random") ? Start::transform : Start::random;
-  r.training.schedule = word("training", "schedule", "constant", "cosine") ? Schedule::constant : Schedule::cosine;
-  r.training.schedule_steps = t["schedule_steps"];
-  r.training.warmup_steps = t["warmup_steps"];
-  r.training.final_rate = t["final_rate"];
-  r.training.salvage = t["salvage"];
-  r.training.held_out_folders = t["held_out_folders"];
-  r.training.valid_fraction = t["valid_fraction"];
-  r.training.valid_seconds = t["valid_seconds"];
-  r.training.checkpoint_minutes = t["checkpoint_minutes"];
-  r.training.codebook_start_rows = t["codebook_start_rows"];
-  r.training.codebook_average_rows = t["codebook_average_rows"];
-  r.check();
-  return r;
-}
-
 }  // namespace
 
 void RunConfig::check() const {
   codec.check();
   loss.check(codec.sample_rate);
   optimizer.check();
-  const auto need = [](bool ok, const char* key, const auto& value, const std::string& expected) {
-    if (!ok)
-      throw Error(ErrorKind::usage,
-                  std::string("training.") + key + " is " + json(value).dump() + ", expected " + expected);
-  };
-  const TrainingConfig& t = training;
-  need(t.batch_size >= 1 && t.batch_size <= 65536, "batch_size", t.batch_size, "1 to 65536");
-  need(t.num_epochs >= 1 && t.num_epochs <= 100000000, "num_epochs", t.num_epochs, "1 to 100000000");
-  need(t.segment_length >= codec.hop() && t.segment_length <= (int64_t{1} << 30), "segment_length", t.segment_length,
-       std::to_string(codec.hop()) + " (one hop of the codec) to " + std::to_string(int64_t{1} << 30));
-  need(t.max_steps >= 0, "max_steps", t.max_steps, "0 (no limit) or more");
-  need(t.schedule_steps >= 0, "schedule_steps", t.schedule_steps, "0 (as many as the epochs have) or more");
-  need(t.warmup_steps >= 0, "warmup_steps", t.warmup_steps, "0 or more");
-  need(t.final_rate >= 0 && t.final_rate <= 1, "final_rate", t.final_rate, "0 to 1");
-  need(t.valid_fraction >= 0 && t.valid_fraction < 1, "valid_fraction", t.valid_fraction, "0 to below 1");
-  need(t.valid_seconds > 0, "valid_seconds", t.valid_seconds, "above 0");
-  need(t.checkpoint_minutes > 0, "checkpoint_minutes", t.checkpoint_minutes, "above 0");
-  need(t.codebook_start_rows >= 0 && t.codebook_start_rows <= 10000000, "codebook_start_rows", t.codebook_start_rows,
-       "0 (codebooks start from random numbers) to 10000000");
-  need(t.codebook_average_rows >= 0 && t.codebook_average_rows <= 1000000000, "codebook_average_rows",
-       t.codebook_average_rows, "0 to 1000000000");
-  need(t.codebook_average_rows == 0 || t.codebook_start_rows > 0, "codebook_average_rows", t.codebook_average_rows,
-       "0 where codebook_start_rows is 0");
+  TrainingConfig t = training;
+  check_limits("training", fields_of(t), shortest);
+  constexpr int64_t longest_segment = int64_t{1} << 30;
+  if (t.segment_length < codec.hop() || t.segment_length > longest_segment)
+    refuse("training.segment_length", std::to_string(t.segment_length),
+           std::to_string(codec.hop()) + " (one hop of the codec) to " + std::to_string(longest_segment));
+  if (t.codebook_average_rows > 0 && t.codebook_start_rows == 0)
+    refuse("training.codebook_average_rows", std::to_string(t.codebook_average_rows),
+           "0 where codebook_start_rows is 0");
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +
@@ -264,13 +133,15 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
     throw Error(ErrorKind::usage, "config: a number is beyond what 64 bits hold" + what.substr(std::min(what.size(), what.rfind(": "))));
   }
   if (!given.is_object()) throw Error(ErrorKind::usage, "config: not a JSON object");
-  json merged = as_written(base);
+  RunConfig c = base;
+  const std::map<std::string, Fields> all = sections_of(c);
   for (const auto& [section, keys] : given.items()) {
-    expect_section(merged, section);
+    section_of(all, section);
     if (!keys.is_object()) throw Error(ErrorKind::usage, "config: section " + in_quotes(section) + " is not an object");
-    for (const auto& [key, value] : keys.items()) put(merged, section, key, value);
+    for (const auto& [key, value] : keys.items()) put(all, section, key, value);
   }
-  return parse(merged);
+  c.check();
+  return c;
 }
 RunConfig RunConfig::from_json(const std::string& text) { return from_json(text, RunConfig{}); }
 
@@ -307,7 +178,8 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.segment_length = 4000;
   }
   if (name.rfind("speech-", 0) == 0) {
-    // Small batches give noisy gradients, which disturb the filter bank at higher rates (docs/decisions.md).
+    // Small batches give noisy gradients, which disturb the filter bank at higher rates
+    // (docs/decisions/learning-rate.md).
     c.optimizer.learning_rate = 1e-4;
     c.loss.orthogonal = true;
     // Codebooks get better with the number of frames they see; without backward passes frames cost little.
@@ -329,9 +201,9 @@ Setting setting(const std::string& assignment) {
   if (dot == std::string::npos || dot > equals) {
     // A key that has one section alone tells which.
     const std::string key = assignment.substr(0, equals);
-    const json known = as_json(RunConfig{});
-    for (const auto& [section, keys] : known.items())
-      if (keys.contains(key))
+    RunConfig c;
+    for (const auto& [section, keys] : sections_of(c))
+      if (find(keys, key))
         throw Error(ErrorKind::usage,
                     source + ": expected section.key=value; did you mean '" + section + "." + key + "'?");
     throw Error(ErrorKind::usage, source + ": expected section.key=value, such as loss.mel=2");
@@ -344,19 +216,20 @@ Setting setting(const std::string& assignment) {
 void RunConfig::set(const std::string& assignment) { set(std::vector<Setting>{setting(assignment)}); }
 
 void RunConfig::set(const std::vector<Setting>& settings) {
-  json merged = as_written(*this);
+  RunConfig c = *this;
+  const std::map<std::string, Fields> all = sections_of(c);
   for (const Setting& s : settings) {
     json value = json::parse(s.value, nullptr, false);
     if (value.is_discarded()) value = s.value;
     const size_t dot = s.key.find('.');
     try {
-      put(merged, s.key.substr(0, dot), s.key.substr(dot + 1), value);
+      put(all, s.key.substr(0, dot), s.key.substr(dot + 1), value);
     } catch (const Error& e) {
       throw Error(e.kind(), s.source + ": " + e.what());
     }
   }
   try {
-    *this = parse(merged);
+    c.check();
   } catch (const Error& e) {
     // Whose key the message names; a key that is part of a longer one is not named.
     const std::string what = e.what();
@@ -370,6 +243,15 @@ void RunConfig::set(const std::vector<Setting>& settings) {
     if (culprit != settings.rend()) throw Error(e.kind(), culprit->source + ": " + what);
     throw Error(e.kind(), settings.size() == 1 ? settings[0].source + ": " + what : what);
   }
+  *this = std::move(c);
+}
+
+std::vector<KeyRow> configuration_keys() {
+  RunConfig c;
+  std::vector<KeyRow> rows;
+  for (const auto& [section, keys] : sections_of(c))
+    for (const Field& f : keys) rows.push_back({section + "." + f.key, f.type(), written(f).dump(), f.range(), f.help});
+  return rows;
 }
 
 std::vector<std::string> differences(const RunConfig& before, const RunConfig& after) {

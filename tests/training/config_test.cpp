@@ -1,6 +1,7 @@
 // Run configurations: names, files, single assignments; the schedule; what a newcomer is told.
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "file_tools.h"
 #include "harness.h"
@@ -151,6 +152,47 @@ TEST_CASE("run configurations: JSON on top of another configuration") {
     INFO(w.json << " -> " << what);
     CHECK(holds(what, w.named));
   }
+}
+
+TEST_CASE("run configurations: the list of keys is that of a written configuration, and its ranges those of messages",
+          "[config]") {
+  const auto json_of = [](const RunConfig& c) { return nlohmann::json::parse(c.to_json()); };
+  nlohmann::json listed;
+  for (const KeyRow& r : configuration_keys()) {
+    INFO(r.name);
+    CHECK_FALSE(r.help.empty());
+    const size_t dot = r.name.find('.');
+    listed[r.name.substr(0, dot)][r.name.substr(dot + 1)] = nlohmann::json::parse(r.default_value);
+    // The default is accepted; a number below all ranges, a word that does not exist and the wrong type are refused.
+    RunConfig c;
+    c.set(r.name + "=" + r.default_value);
+    CHECK(differences(c, RunConfig{}).empty());
+    const std::string wrong = r.type == "word" ? "zzz" : r.type == "list of integers" ? "[-1,-1,-1]" : "-1";
+    const std::string what = refusal([&] { c.set(r.name + "=" + wrong); });
+    CHECK(holds(what, r.name));
+    if (r.type == "word" || r.type == "boolean") CHECK(holds(what, ", expected " + r.range));
+    if (r.type == "integer" && r.name != "training.segment_length") CHECK(holds(what, " is -1, expected " + r.range));
+    if (r.type == "number") CHECK(holds(what, ", expected " + r.range));
+  }
+  nlohmann::json written = json_of(RunConfig{});
+  written["codec"]["latent_dim"] = 0;  // follows from other keys; written as what follows
+  CHECK(listed == written);
+}
+
+TEST_CASE("run configurations: ranges that depend on other keys hold at their ends", "[config]") {
+  const auto said = [](const std::string& key, const std::string& value, const std::string& mels = "[0]") {
+    RunConfig c = RunConfig::named("speech-16k-small");  // a hop of 40
+    return refusal([&] { c.set({{"loss.windows", "[64]", "a"}, {"loss.mels", mels, "b"}, {key, value, "c"}}); });
+  };
+  CHECK(said("training.segment_length", "40") == "accepted");
+  CHECK(holds(said("training.segment_length", "39"), "39, expected 40 (one hop of the codec) to 1073741824"));
+  CHECK(said("training.segment_length", "1073741824") == "accepted");
+  CHECK(holds(said("training.segment_length", "1073741825"), "1073741825, expected 40 (one hop of the codec)"));
+  for (const char* good : {"[8]", "[12]"}) CHECK(said("loss.windows", good) == "accepted");
+  for (const char* bad : {"[4]", "[10]", "[65540]"})
+    CHECK(holds(said("loss.windows", bad), "is not a multiple of 4 between 8 and 65536"));
+  CHECK(said("loss.mels", "[32]") == "accepted");
+  CHECK(holds(said("loss.mels", "[33]"), "33 bands at window 64, expected 0 to 32"));
 }
 
 TEST_CASE("the learning rate's schedule") {

@@ -4,8 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "nacre/files/fields.h"
 #include "nacre/nn/layers.h"
-#include "nacre/ops/vq.h"
+#include "nacre/ops/rvq.h"
 
 namespace nacre {
 
@@ -16,11 +17,11 @@ enum class QuantizerKind : uint8_t {
 
 struct CodecConfig {
   int64_t sample_rate = 16000;
-  int64_t encoder_dim = 64;  ///< width of the first encoder layer; doubles at every stride
+  int64_t encoder_dim = 64;
   std::vector<int64_t> encoder_rates{2, 4, 5, 8};
-  int64_t decoder_dim = 1536;  ///< width of the first decoder layer; halves at every stride
+  int64_t decoder_dim = 1536;
   std::vector<int64_t> decoder_rates{8, 5, 4, 2};
-  int64_t latent_dim = 0;  ///< 0: encoder_dim * 2^(number of strides)
+  int64_t latent_dim = 0;
   int64_t kernel_size = 7;
   std::vector<int64_t> dilations{1, 3, 9};
   ActivationKind activation = ActivationKind::snake;
@@ -29,13 +30,13 @@ struct CodecConfig {
   QuantizerKind quantizer = QuantizerKind::factorised;
   int64_t n_codebooks = 12;
   int64_t codebook_size = 1024;
-  int64_t codebook_dim = 8;  ///< factorised only
+  int64_t codebook_dim = 8;
   VqMetric metric = VqMetric::cosine;
-  double quantizer_dropout = 0;  ///< part of the batch that is trained with a random number of codebooks
-  double ema_decay = 0.99;       ///< of the codebooks' moving averages, per step; ema only, as the next two
-  int64_t ema_rows = 0;          ///< frames that the averages span at least: steps of few frames decay more slowly
-  double dead_below = 0.03;      ///< a code used less often per batch than this (moving average) is replaced
-  int64_t beam = 1;              ///< code sequences kept per frame in encoding, not in training; ema and euclidean only
+  double quantizer_dropout = 0;
+  double ema_decay = 0.99;
+  int64_t ema_rows = 0;
+  double dead_below = 0.03;
+  int64_t beam = 1;
 
   int64_t hop() const;
   int64_t latent() const;
@@ -66,5 +67,39 @@ struct CodecConfig {
   static CodecConfig named(const std::string& name);
   static std::vector<std::string> names();
 };
+
+template <class V>
+void fields(V& v, CodecConfig& c) {
+  using namespace field;
+  v("sample_rate", c.sample_rate, range(1000, 768000), "Hz; audio is resampled to it");
+  v("encoder_dim", c.encoder_dim, range(1, 4096), "width of the first encoder layer; doubles at every stride");
+  v("encoder_rates", c.encoder_rates, list(range(2, 64), 1, 8, "strides"),
+    "strides of the encoder; their product is the hop, samples per frame");
+  v("decoder_dim", c.decoder_dim, range(1, 16384), "width of the first decoder layer; halves at every stride");
+  v("decoder_rates", c.decoder_rates, list(range(2, 64), 1, 8, "strides"),
+    "strides of the decoder, with the same product");
+  v("latent_dim", c.latent_dim, range(0, 65536), "channels of the latent; 0: encoder_dim * 2^(number of strides)");
+  v("kernel_size", c.kernel_size, range(1, 63),
+    "taps, odd, of the first encoder layer, the first and last decoder layer and the residual units");
+  v("dilations", c.dilations, list(range(1, 1024), 1, 8), "dilations of the residual units at every stride");
+  v("activation", c.activation, words({"snake", "snake_beta", "elu", "leaky_relu", "tanh"}),
+    "nonlinearity between layers");
+  v("output_tanh", c.output_tanh, flag(), "the decoder ends in a tanh");
+  v("quantizer", c.quantizer, words({"ema", "factorised"}),
+    "ema: codes of the latent, moved by averages; factorised: codes of a projection, trained by gradient");
+  v("n_codebooks", c.n_codebooks, range(1, 64), "stages of the residual quantizer");
+  v("codebook_size", c.codebook_size, range(2, 65536), "codes per codebook");
+  v("codebook_dim", c.codebook_dim, range(1, 4096), "channels of a code; factorised only");
+  v("metric", c.metric, words({"euclidean", "cosine"}), "distance by which the nearest code is chosen");
+  v("quantizer_dropout", c.quantizer_dropout, range(0, 1),
+    "part of the batch that is trained with a random number of codebooks");
+  v("ema_decay", c.ema_decay, range(0, below(1)), "decay per step of the codebooks' moving averages; ema only");
+  v("ema_rows", c.ema_rows, range(0, 10000000),
+    "frames that the averages span at least: steps of few frames decay more slowly; ema only");
+  v("dead_below", c.dead_below, at_least(0, below(1e6)),
+    "a code used less often per batch than this (moving average) is replaced; ema only");
+  v("beam", c.beam, range(1, max_rvq_beam),
+    "code sequences kept per frame in encoding, not in training; above 1 for ema and euclidean only");
+}
 
 }  // namespace nacre

@@ -1,10 +1,9 @@
 #pragma once
 // The reconstruction loss at the waveform: L1, multi-resolution STFT, multi-scale mel, and how their gradients are put
 // together.
-#include <memory>
-#include <optional>
 #include <vector>
 
+#include "nacre/files/fields.h"
 #include "nacre/nn/plan.h"
 #include "nacre/ops/balancer.h"
 #include "nacre/ops/spectral_loss.h"
@@ -12,14 +11,13 @@
 namespace nacre {
 
 struct LossConfig {
-  double waveform = 1, stft = 1, mel = 1;  ///< weights; with `balanced` they are shares of the gradient at the waveform
-  double vq = 1;                           ///< commitment weight at the latent, outside the balancer
-  /// The quantisation error takes no part in the encoder's gradient (rvq.h); codes of the latent only.
+  double waveform = 1, stft = 1, mel = 1;
+  double vq = 1;
   bool orthogonal = false;
-  bool balanced = true;                         ///< EnCodec's balancer; false: plain weighted sum
-  double balancer_decay = 0.999;                ///< of the moving averages of gradient norms
-  std::vector<int64_t> windows{64, 256, 1024};  ///< samples; hop = window / 4
-  std::vector<int64_t> mels{10, 40, 80};        ///< bands per window; 0: no mel term at this window
+  bool balanced = true;
+  double balancer_decay = 0.999;
+  std::vector<int64_t> windows{64, 256, 1024};
+  std::vector<int64_t> mels{10, 40, 80};
   MelScale mel_scale = MelScale::slaney;
 
   /// Throws Error(usage) naming the key.
@@ -28,25 +26,40 @@ struct LossConfig {
   SpectralConfig spectral(int64_t sample_rate) const;
 };
 
-/// Values and gradient are computed together, in backward.
+template <class V>
+void fields(V& v, LossConfig& c) {
+  using namespace field;
+  v("waveform", c.waveform, range(0, 1e6),
+    "weight of the waveform's L1 distance; with loss.balanced, as the next two, a share of the gradient at the "
+    "waveform");
+  v("stft", c.stft, range(0, 1e6), "weight of the distance of STFT magnitudes and their logarithms");
+  v("mel", c.mel, range(0, 1e6), "weight of the distance of logarithmic mel spectra");
+  v("vq", c.vq, range(0, 1e6), "weight of the commitment term at the latent, outside the balancer");
+  v("orthogonal", c.orthogonal, flag(),
+    "the quantisation error takes no part in the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
+  v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
+  v("balancer_decay", c.balancer_decay, range(0, below(1)), "decay of the moving averages of gradient norms");
+  v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
+  v("mels", c.mels, described("one per window, each 0 to half of it"), "mel bands per window; 0: no mel term there");
+  v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
+}
+
+/// The three terms in one step. Values and gradients are computed together in the backward pass.
 class ReconstructionLoss {
  public:
+  struct Planned {
+    int step = 0;
+    View<const float> values{};        ///< [3]: waveform L1, STFT, mel, unweighted
+    View<const float> shares{};        ///< [3]: of the gradient, as applied
+    View<float> balancer_state{};      ///< [6]: part of a checkpoint
+  };
   ReconstructionLoss(LossConfig, int64_t sample_rate);
-  void plan(Plan&, Flow<float> estimate, View<const float> target, View<const int32_t> lengths);
-  void backward(Context&);
-
-  View<const float> values() const { return losses_; }   ///< [3]: waveform L1, STFT, mel, unweighted
-  View<const float> shares() const { return shares_; }   ///< [3]: of the gradient, as applied
-  View<float> balancer_state() const { return state_; }  ///< part of a checkpoint
+  /// Must be the last reader of the waveform.
+  Planned plan(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths) const;
 
  private:
   LossConfig config_;
   int64_t sample_rate_;
-  std::optional<SpectralPlan> spectral_;
-  Read<float> estimate_;
-  View<const float> target_;
-  View<const int32_t> lengths_;
-  View<float> losses_, shares_, state_, dwaveform_, dstft_, dmel_, waveform_scratch_, balancer_scratch_;
 };
 
 }  // namespace nacre

@@ -19,22 +19,51 @@ enum class Start : uint8_t {
 struct TrainingConfig {
   int64_t batch_size = 16;
   int64_t num_epochs = 100;
-  int64_t segment_length = 16000;  ///< samples
-  int64_t max_steps = 0;           ///< the run stops there; 0: it goes on to the end of its epochs
+  int64_t segment_length = 16000;
+  int64_t max_steps = 0;
   uint64_t seed = 1;
   Start start = Start::transform;
   Schedule schedule = Schedule::cosine;
-  int64_t schedule_steps = 0;  ///< steps that the schedule spans; 0: as many as the epochs have, whatever max_steps is
-  int64_t warmup_steps = 0;      ///< the learning rate rises linearly over these
-  double final_rate = 0.01;      ///< cosine: part of the learning rate that is left at the end
-  bool salvage = false;          ///< take what is whole of damaged files
-  bool held_out_folders = true;  ///< folders named valid, dev, test, ... are held out (nacre/data/dataset.h)
-  double valid_fraction = 0.05;  ///< of the files, where no folder says which are held out
-  double valid_seconds = 60;     ///< of held-out audio, about: what each epoch is judged on
+  int64_t schedule_steps = 0;
+  int64_t warmup_steps = 0;
+  double final_rate = 0.01;
+  bool salvage = false;
+  bool held_out_folders = true;
+  double valid_fraction = 0.05;
+  double valid_seconds = 60;
   double checkpoint_minutes = 10;
-  int64_t codebook_start_rows = 20000;  ///< frames that the first codebooks are clustered from; 0: random ones
-  int64_t codebook_average_rows = 0;    ///< frames that then move them as in training; ema only
+  int64_t codebook_start_rows = 20000;
+  int64_t codebook_average_rows = 0;
 };
+
+template <class V>
+void fields(V& v, TrainingConfig& c) {
+  using namespace field;
+  v("batch_size", c.batch_size, range(1, 65536), "segments per step");
+  v("num_epochs", c.num_epochs, range(1, 100000000), "passes over the data");
+  v("segment_length", c.segment_length, described("one hop of the codec to 1073741824"), "samples per segment");
+  v("max_steps", c.max_steps, at_least(0).zero("no limit"), "stop after this many steps");
+  v("seed", c.seed, at_least(0), "of weights, crops and everything else that is drawn");
+  v("start", c.start, words({"transform", "random"}),
+    "weights before the first step; transform: a lapped-transform codec, where the codec can carry one");
+  v("schedule", c.schedule, words({"constant", "cosine"}), "course of the learning rate");
+  v("schedule_steps", c.schedule_steps, at_least(0).zero("as many as the epochs have"),
+    "steps that the schedule spans, whatever max_steps is");
+  v("warmup_steps", c.warmup_steps, at_least(0), "the learning rate rises linearly over these");
+  v("final_rate", c.final_rate, range(0, 1), "cosine: part of the learning rate that is left at the end");
+  v("salvage", c.salvage, flag(), "take what is whole of files that are cut short or damaged");
+  v("held_out_folders", c.held_out_folders, flag(),
+    "folders named valid, dev, test, ... are held out (data/dataset.h)");
+  v("valid_fraction", c.valid_fraction, range(0, below(1)),
+    "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
+  v("valid_seconds", c.valid_seconds, at_least(above(0)),
+    "approximate length of the held-out audio that each epoch is judged on");
+  v("checkpoint_minutes", c.checkpoint_minutes, at_least(above(0)), "time between checkpoints within an epoch");
+  v("codebook_start_rows", c.codebook_start_rows, range(0, 10000000).zero("codebooks start from random numbers"),
+    "frames that the first codebooks are clustered from");
+  v("codebook_average_rows", c.codebook_average_rows, range(0, 1000000000),
+    "further frames that then move them by averages, as in training; ema only");
+}
 
 /// A value for one key, and where it came from, as messages call it: "--batch-size 0".
 struct Setting {
@@ -66,6 +95,16 @@ struct RunConfig {
   /// All of them, in order; what they make together is checked at the end. Errors name the source.
   void set(const std::vector<Setting>&);
 };
+
+/// One key, as `nacre info --keys` lists it.
+struct KeyRow {
+  std::string name;           ///< section.key
+  std::string type;           ///< integer, number, boolean, word, list of integers
+  std::string default_value;  ///< of RunConfig{}, in JSON
+  std::string range, help;
+};
+/// Every key, section by section.
+std::vector<KeyRow> configuration_keys();
 
 /// "loss.mel: 1 -> 2" for every key that differs.
 std::vector<std::string> differences(const RunConfig& before, const RunConfig& after);

@@ -2,12 +2,14 @@
 // One training step of a codec: forward, losses, hand-derived backward, clip, AdamW, codebook update. All memory is
 // planned in the constructor; run() allocates nothing, waits for nothing, and can be captured.
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "nacre/codec/codec.h"
+#include "nacre/files/fields.h"
 #include "nacre/nn/loss.h"
 #include "nacre/ops/adamw.h"
 
@@ -16,10 +18,24 @@ namespace nacre {
 struct OptimizerConfig {
   double learning_rate = 3e-4;
   double beta1 = 0.5, beta2 = 0.9, eps = 1e-8, weight_decay = 0.01;
-  double clip = 1.0;       ///< global gradient norm; 0: no clip
-  double ema_decay = 0.99;  ///< averaged weights, which evaluation and the saved model use; 0: none
-  void check() const;      ///< throws Error(usage) naming the key
+  double clip = 1.0;
+  double ema_decay = 0.99;
+  void check() const;  ///< throws Error(usage) naming the key
 };
+
+template <class V>
+void fields(V& v, OptimizerConfig& c) {
+  using namespace field;
+  v("learning_rate", c.learning_rate, range(above(0), 10), "learning rate of AdamW");
+  v("beta1", c.beta1, range(0, below(1)), "decay per step of the gradient's average");
+  v("beta2", c.beta2, range(0, below(1)), "decay per step of the squared gradient's average");
+  v("eps", c.eps, range(above(0), below(1)), "added to the root of the squared gradient's average");
+  v("weight_decay", c.weight_decay, at_least(0, below(100)),
+    "decoupled: a step scales weights by 1 - rate * weight_decay");
+  v("clip", c.clip, at_least(0, below(1e9)).zero("none"), "gradients are scaled down to this global norm");
+  v("ema_decay", c.ema_decay, range(0, below(1)).zero("none"),
+    "decay per step of the averaged weights, which evaluation and the saved model use");
+}
 
 /// What one step measured; read back on demand.
 struct StepMetrics {
@@ -57,6 +73,9 @@ class TrainingStep {
   /// The whole step. On CUDA the first runs kernel by kernel, the second is captured as a graph, and all others replay it:
   /// the same bits with one launch.
   void run();
+  /// As run(), but on the CPU `give_up` is asked before every layer's pass, so that a long step can be stopped in between.
+  /// False if it was given up: then the state is that before the step. On CUDA it is asked once, before the step.
+  bool run(const std::function<bool()>& give_up);
   /// false: always kernel by kernel; true (the default on CUDA): the next step is captured anew.
   void set_capture(bool);
   /// Forward and losses only: nothing is trained, no state changes.

@@ -1,0 +1,207 @@
+// The text of a written configuration, byte by byte: checkpoints, streams and runs are compared by it.
+#include "harness.h"
+#include "nacre/training/run_config.h"
+
+using namespace nacre;
+using namespace nacre::training;
+
+namespace {
+
+const char* const speech_text = R"({
+  "codec": {
+    "activation": "snake",
+    "beam": 8,
+    "codebook_dim": 8,
+    "codebook_size": 1024,
+    "dead_below": 0.03,
+    "decoder_dim": 256,
+    "decoder_rates": [
+      5,
+      4,
+      2
+    ],
+    "dilations": [
+      1,
+      3,
+      9
+    ],
+    "ema_decay": 0.99,
+    "ema_rows": 320000,
+    "encoder_dim": 16,
+    "encoder_rates": [
+      2,
+      4,
+      5
+    ],
+    "kernel_size": 7,
+    "latent_dim": 64,
+    "metric": "euclidean",
+    "n_codebooks": 8,
+    "output_tanh": true,
+    "quantizer": "ema",
+    "quantizer_dropout": 0.0,
+    "sample_rate": 16000
+  },
+  "loss": {
+    "balanced": true,
+    "balancer_decay": 0.999,
+    "mel": 1.0,
+    "mel_scale": "slaney",
+    "mels": [
+      10,
+      40,
+      80
+    ],
+    "orthogonal": true,
+    "stft": 1.0,
+    "vq": 1.0,
+    "waveform": 1.0,
+    "windows": [
+      64,
+      256,
+      1024
+    ]
+  },
+  "optimizer": {
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "clip": 1.0,
+    "ema_decay": 0.99,
+    "eps": 1e-08,
+    "learning_rate": 0.0001,
+    "weight_decay": 0.01
+  },
+  "training": {
+    "batch_size": 8,
+    "checkpoint_minutes": 10.0,
+    "codebook_average_rows": 320000,
+    "codebook_start_rows": 60000,
+    "final_rate": 0.01,
+    "held_out_folders": true,
+    "max_steps": 0,
+    "num_epochs": 100,
+    "salvage": false,
+    "schedule": "cosine",
+    "schedule_steps": 0,
+    "seed": 1,
+    "segment_length": 4000,
+    "start": "transform",
+    "valid_fraction": 0.05,
+    "valid_seconds": 60.0,
+    "warmup_steps": 0
+  }
+})";
+
+const char* const dac_text = R"({
+  "codec": {
+    "activation": "snake",
+    "beam": 1,
+    "codebook_dim": 8,
+    "codebook_size": 1024,
+    "dead_below": 0.03,
+    "decoder_dim": 1536,
+    "decoder_rates": [
+      8,
+      8,
+      4,
+      2
+    ],
+    "dilations": [
+      1,
+      3,
+      9
+    ],
+    "ema_decay": 0.99,
+    "ema_rows": 0,
+    "encoder_dim": 64,
+    "encoder_rates": [
+      2,
+      4,
+      8,
+      8
+    ],
+    "kernel_size": 7,
+    "latent_dim": 1024,
+    "metric": "cosine",
+    "n_codebooks": 9,
+    "output_tanh": true,
+    "quantizer": "factorised",
+    "quantizer_dropout": 0.5,
+    "sample_rate": 44100
+  },
+  "loss": {
+    "balanced": true,
+    "balancer_decay": 0.999,
+    "mel": 1.0,
+    "mel_scale": "slaney",
+    "mels": [
+      5,
+      10,
+      20,
+      40,
+      80,
+      160,
+      320
+    ],
+    "orthogonal": false,
+    "stft": 1.0,
+    "vq": 1.0,
+    "waveform": 1.0,
+    "windows": [
+      32,
+      64,
+      128,
+      256,
+      512,
+      1024,
+      2048
+    ]
+  },
+  "optimizer": {
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "clip": 1.0,
+    "ema_decay": 0.99,
+    "eps": 1e-08,
+    "learning_rate": 0.0003,
+    "weight_decay": 0.01
+  },
+  "training": {
+    "batch_size": 16,
+    "checkpoint_minutes": 10.0,
+    "codebook_average_rows": 0,
+    "codebook_start_rows": 20000,
+    "final_rate": 0.01,
+    "held_out_folders": true,
+    "max_steps": 0,
+    "num_epochs": 100,
+    "salvage": false,
+    "schedule": "cosine",
+    "schedule_steps": 0,
+    "seed": 1,
+    "segment_length": 16000,
+    "start": "transform",
+    "valid_fraction": 0.05,
+    "valid_seconds": 60.0,
+    "warmup_steps": 0
+  }
+})";
+
+}  // namespace
+
+TEST_CASE("run configurations: the text of a written one stays the same", "[config]") {
+  CHECK(RunConfig::named("speech-16k-small").to_json() == speech_text);
+  CHECK(RunConfig::named("dac-44k").to_json() == dac_text);
+}
+
+TEST_CASE("codec configurations: the text of a written one is that of the run's section", "[config]") {
+  for (const auto& [name, text] : {std::pair{"speech-16k-small", speech_text}, {"dac-44k", dac_text}}) {
+    // The section, two spaces to the left.
+    const std::string run = text, begin = "  \"codec\": ";
+    const size_t from = run.find(begin) + begin.size();
+    std::string section = run.substr(from, run.find("\n  }", from) + 4 - from);
+    for (size_t at = section.find("\n  "); at != std::string::npos; at = section.find("\n  ", at + 1))
+      section.erase(at + 1, 2);
+    CHECK(CodecConfig::named(name).to_json() == section);
+  }
+}
