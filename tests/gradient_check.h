@@ -2,16 +2,35 @@
 // A model's gradients, as a tape has them (reference/tape.h), against the library's and against finite differences:
 //
 //   Tape tape;
-//   tape.parameters = tensors_of(ctx, parameters, parameters.values());
+//   tape.parameters = values_of(ctx, parameters);
 //   const Comparison comparison(tape, model);
-//   comparison.check(tensors_of(ctx, parameters, parameters.gradients()));
+//   comparison.check(gradients_of(ctx, parameters));  // behind the library's backward pass
 //   check_differences(tape, model, rng, 40);
 #include <optional>
+#include <span>
 
 #include "harness.h"
+#include "nacre/nn/parameters.h"
 #include "reference/tape.h"
 
 namespace nacre::test {
+
+/// The library's parameters, and their gradients, as files hold them.
+inline Tensors values_of(Context& ctx, const Parameters& p) {
+  Tensors found;
+  p.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+    found[name].assign(v.begin(), v.end());
+  });
+  return found;
+}
+inline Tensors gradients_of(Context& ctx, const Parameters& p) {
+  Tensors found;
+  p.each_tensor(ctx, p.gradients(),
+                [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+                  found[name].assign(v.begin(), v.end());
+                });
+  return found;
+}
 
 inline double largest(const Values& v) {
   double most = 0;

@@ -346,7 +346,7 @@ PRETEND_PROBE=mute run $suite --out probes --part probes
 expect_code 1 "a device that does not answer"
 expect_line out '^probes +FAILED .*: the device did not answer nacre_probes$'
 export PRETEND_STUCK=$work/tools/stuck PRETEND_PROBE=hang
-with_limits "8 40 200" '^\| last \| ok \|' probes/unknown-gpu/report.md --out probes --part probes
+with_limits "8 20 60" '^\| last \| ok \|' probes/unknown-gpu/report.md --out probes --part probes
 unset PRETEND_STUCK PRETEND_PROBE
 expect_line probes/unknown-gpu/report.md "^\| breaks \| no answer \| - \| took more than $((limit / 2)) s \|$"
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'

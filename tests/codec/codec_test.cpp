@@ -12,7 +12,6 @@
 using namespace nacre;
 using test::CodecReference;
 using test::Tape;
-using test::Tensors;
 using test::Values;
 
 namespace {
@@ -113,17 +112,9 @@ struct Pair {
           x = draw(-0.9, 0.9);
       }
       step.parameters().set_tensor(ctx, name, t.shape, t.values);
-      tape.parameters[name].assign(t.values.begin(), t.values.end());
     }
     step.parameters().refresh(ctx);
-  }
-  Tensors library_gradients() {
-    Tensors found;
-    step.parameters().each_tensor(ctx, step.parameters().gradients(),
-                                  [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
-                                    found[name].assign(v.begin(), v.end());
-                                  });
-    return found;
+    tape.parameters = test::values_of(ctx, step.parameters());
   }
 };
 
@@ -157,7 +148,7 @@ void check_gradients(const Tiny& tiny, int differences) {
     blunt = comparison.blunt();
     if (!blunt.empty()) continue;
 
-    comparison.check(pair.library_gradients());
+    comparison.check(test::gradients_of(pair.ctx, pair.step.parameters()));
     const StepMetrics m = pair.step.metrics();
     const auto near = [](float found, const test::Node* loss) {
       // Of values around one, through thirty layers and logarithms.
