@@ -19,7 +19,7 @@ struct Paint {
   uint64_t seed = 7;
   double gloss = 0.5, price = 1;
   bool matt = false;
-  std::vector<int64_t> sizes{1, 2}, marks;
+  std::vector<int64_t> sizes{1, 2}, marks{};
   Colour colour = Colour::green;
 };
 template <class V>
