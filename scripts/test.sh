@@ -8,6 +8,8 @@
 #   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; the
 #              bench and the tests likewise; where there is no nvcc, one line says so
 #
+# Behind each lane come its slowest tests, at the end what each lane took.
+#
 #   scripts/test.sh [asan|tsan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,8 +24,28 @@ nvcc=$(command -v nvcc || true)
 [ -n "$nvcc" ] || [ ! -x /usr/local/cuda/bin/nvcc ] || nvcc=/usr/local/cuda/bin/nvcc
 
 run() {
-  ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 ctest --preset "$1" --parallel 2
+  local code=0 results=$PWD/build/$1/tests.xml
+  rm -f "$results"
+  ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    ctest --preset "$1" --parallel 2 --output-junit "$results" || code=$?
+  [ ! -f "$results" ] || slowest "$results"
+  return $code
 }
+slowest() { # the ten tests that took longest, from ctest's report in JUnit's format
+  echo "slowest tests:"
+  LC_ALL=C awk '/^[ \t]*<testcase / && match($0, / name="[^"]*"/) {
+    name = substr($0, RSTART + 7, RLENGTH - 8)
+    gsub(/&quot;/, "\"", name); gsub(/&apos;/, "\047", name); gsub(/&lt;/, "<", name); gsub(/&gt;/, ">", name); gsub(/&amp;/, "\\&", name)
+    if (match($0, / time="[0-9.eE+-]*"/)) printf "%8.1f s  %s\n", substr($0, RSTART + 7, RLENGTH - 8), name
+  }' "$1" | LC_ALL=C sort -rn | awk 'NR <= 10'
+}
+# What each lane took, also when one fails.
+lane='' took=()
+summary() {
+  [ -z "$lane" ] || took+=("lane $lane: failed after $((SECONDS - began)) s")
+  [ ${#took[@]} -eq 0 ] || printf '%s\n' "${took[@]}"
+}
+trap summary EXIT
 configure() { cmake --preset "$@" -DNACRE_WERROR=ON "${launcher[@]}" >/dev/null; }
 
 check_cuda() {
@@ -66,14 +88,17 @@ check_cuda() {
   tail -1 build/cuda/probes.log
 }
 
-for preset in "${presets[@]}"; do
-  echo "== $preset"
-  if [ "$preset" = cuda ]; then
+for lane in "${presets[@]}"; do
+  echo "== $lane"
+  began=$SECONDS
+  if [ "$lane" = cuda ]; then
     check_cuda
-    continue
+  else
+    configure "$lane"
+    cmake --build --preset "$lane" -- --quiet
+    rm -rf "build/$lane/launches"
+    run "$lane"
   fi
-  configure "$preset"
-  cmake --build --preset "$preset" -- --quiet
-  rm -rf "build/$preset/launches"
-  run "$preset"
+  took+=("lane $lane: $((SECONDS - began)) s")
 done
+lane=''

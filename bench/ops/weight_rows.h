@@ -55,9 +55,9 @@ inline WeightRows weight_rows_of(const std::string& name) {
   WeightRows w{name, {}};
   const CodecConfig config = CodecConfig::named(name);
   nacre::Parameters parameters;  // never allocated
-  const Encoder<float> encoder(parameters, config);
+  const Encoder encoder(parameters, config);
   const Quantizer quantizer(parameters, config);
-  const Decoder<float> decoder(parameters, config);
+  const Decoder decoder(parameters, config);
   for (const nacre::Parameter& p : parameters.all())
     if (p.names.front().ends_with(".weight_v")) {
       const int64_t rows = p.stored.front() * static_cast<int64_t>(p.names.size());

@@ -1,5 +1,6 @@
 #pragma once
 // View<T>: the only tensor there is. Dense, typed, never owning, passed by value, also as a kernel argument.
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -16,6 +17,23 @@ struct Shape {
   /// Number of channel vectors: elements / channels.
   NACRE_HD constexpr int64_t rows() const { return batch * time * width; }
 };
+
+/// How the elements of an activation or of an effective weight are stored. Arithmetic is in float in either case.
+enum class Storage : uint8_t { float32, bfloat16 };
+inline constexpr size_t bytes_per_element(Storage s) { return s == Storage::float32 ? sizeof(float) : sizeof(bf16); }
+template <class T>
+requires(std::is_same_v<T, float> || std::is_same_v<T, bf16>) inline constexpr Storage storage_of =
+    std::is_same_v<T, bf16> ? Storage::bfloat16 : Storage::float32;
+template <class T>
+struct Type {
+  using type = T;
+};
+/// Calls f(Type<float>{}) or f(Type<bf16>{}): the place where a storage becomes a template argument.
+template <class F>
+decltype(auto) visit(Storage s, F&& f) {
+  if (s == Storage::bfloat16) return f(Type<bf16>{});
+  return f(Type<float>{});
+}
 
 template <class T>
 struct View {

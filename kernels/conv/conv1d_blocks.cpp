@@ -77,8 +77,8 @@ NACRE_CLONES void add_parts(const float* __restrict from, int64_t parts, int64_t
 
 }  // namespace
 
-// Measured (docs/decisions.md): elsewhere short items make short chunks, whose sums are added up too often, and a wide
-// pointwise layer uses what is written out only once.
+// Measured (docs/decisions/conv1d-cpu-loops-by-shape.md): elsewhere short items make short chunks, whose sums are
+// added up too often, and a wide pointwise layer uses what is written out only once.
 bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   return g.groups == 1 && x.channels % 16 == 0 && y.channels % 16 == 0 &&
          (weight.time == 1 ? x.channels >= 64 : y.time < 64);

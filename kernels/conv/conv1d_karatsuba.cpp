@@ -390,8 +390,9 @@ struct GradientPlan {
 
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
-// Measured (docs/decisions.md): narrow rows are not worth their sums and differences. With few tiles, the factors of a
-// wide weight (26 or 3 times as many floats as one of its taps) cost more than they save.
+// Measured (docs/decisions/conv1d-fewer-products.md, conv1d-cpu-loops-by-shape.md): narrow rows are not worth their
+// sums and differences. With few tiles, the factors of a wide weight (26 or 3 times as many floats as one of its taps)
+// cost more than they save.
 bool worth(const Problem& p, const Scheme& s, bool factors_of_weight) {
   if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
   const Tiles tiles(p, s);

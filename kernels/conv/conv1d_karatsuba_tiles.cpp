@@ -253,7 +253,9 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
                                        bool add) {
   constexpr int R = lanes == 16 ? 8 : 4;
   int64_t wide = 0;
-  if constexpr (lanes == 16)  // four products for each broadcast, which seem to come one a cycle (docs/decisions.md)
+  // Four products for each broadcast: one broadcast seems to issue per cycle
+  // (docs/decisions/conv1d-weight-gradient-tiles.md).
+  if constexpr (lanes == 16)
     for (; wide + 64 <= width; wide += 64)
       for (int64_t m = 0; m < rows; m += 4)
         tile_across<16, 4, 4>(a + m, a_row, a_group, b + wide, width, b_group, groups, c + m * c_row + wide, c_row, add);

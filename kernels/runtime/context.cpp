@@ -218,7 +218,7 @@ void reset_memory_peak(Device d) noexcept { counter(d).peak = counter(d).now.loa
 namespace {
 
 /// Large blocks lie in huge pages where the system has them for the asking: activations walk through many megabytes,
-/// and pages of 4 KiB made decoding 8 % and a training step 3 % slower (docs/decisions.md).
+/// and pages of 4 KiB made decoding 8 % and a training step 3 % slower (docs/decisions/huge-pages.md).
 void* allocate_on_host(size_t bytes) {
   constexpr size_t huge = size_t{2} << 20;
   if (bytes > SIZE_MAX - huge) return nullptr;  // rounded up, it would be next to nothing

@@ -61,7 +61,7 @@ void relax() {
 
 /// How long a thread looks for news before it sleeps. The gaps between the jobs of a step are shorter, so that an idle
 /// machine's threads rarely sleep. Beside other processes a sleeper waits for a turn of the scheduler, some milliseconds,
-/// before it works again: against that the time is small, and less of it was slower (docs/decisions.md).
+/// before it works again: against that the time is small, and less of it was slower (docs/decisions/cpu-threads.md).
 constexpr std::chrono::microseconds patience{500};
 
 /// Whether `news()` came in time. The clock is read once in 64 looks.

@@ -1,6 +1,8 @@
 // Codebooks that start from data: k-means over what the nearest codes of the stages before leave over.
 #include <algorithm>
+#include <optional>
 
+#include "codec/projections.h"
 #include "nacre/codec/codec.h"
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/vq.h"
@@ -25,7 +27,7 @@ class Block {
 
 }  // namespace
 
-void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) {
+void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) const {
   const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
                 k = config_.codebook_size;
   const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
@@ -37,8 +39,14 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
   const Block<float> residual(ctx, whole), chosen(ctx, whole), projected(ctx, low), rows_chosen(ctx, low),
       scratch(ctx, {.channels = most});
   const Block<int32_t> codes(ctx, {.time = rows});
-  refresh_projections(ctx);
-  const RvqProjections weights = projections();
+  Projections projections{in_weight_, out_weight_, in_bias_, out_bias_};
+  std::optional<Block<float>> in_copy, out_copy;
+  if (projections.need_copies()) {
+    projections.in_copy = in_copy.emplace(ctx, in_weight_->shape);
+    projections.out_copy = out_copy.emplace(ctx, out_weight_->shape);
+  }
+  projections.refresh(ctx);
+  const RvqProjections weights = projections.views();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
   if (progress) progress(0, config_.n_codebooks);

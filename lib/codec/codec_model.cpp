@@ -11,36 +11,37 @@
 namespace nacre {
 
 struct Codec::Impl {
-  Impl(Context& c, CodecConfig cfg)
+  Impl(Context& c, CodecConfig cfg, Storage stored)
       : ctx(c.share()),
         config(std::move(cfg)),
+        storage(stored),
         encoder(parameters, config),
         quantizer(parameters, config),
-        decode_quantizer(parameters, config),
         decoder(parameters, config) {
     config.check();
-    parameters.allocate(c, false);
+    parameters.allocate(c, false, storage);
   }
 
   void reserve(int64_t batch, int64_t samples, Use);
 
   Context ctx;
   CodecConfig config;
+  Storage storage;
   std::atomic<bool> in_use{false};
   Parameters parameters;
-  Encoder<float> encoder;
-  Quantizer quantizer, decode_quantizer;
-  Decoder<float> decoder;
+  Encoder encoder;
+  Quantizer quantizer;
+  Decoder decoder;
   std::unique_ptr<Plan> encode_plan, decode_plan;
   View<float> audio_in;
-  View<int32_t> codes_in;
+  View<int32_t> codes_in, codes_out;
   View<const float> audio_out;
 };
 
-Codec::Codec(Context& ctx, CodecConfig config) {
+Codec::Codec(Context& ctx, CodecConfig config, Storage storage) {
   impl_ = within_memory("Codec", [&] {
     config.check();
-    return std::make_unique<Impl>(ctx, std::move(config));
+    return std::make_unique<Impl>(ctx, std::move(config), storage);
   });
 }
 Codec::Codec(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -80,7 +81,6 @@ void Codec::set_beam(int64_t beam) {
     changed.check();
     impl_->config = std::move(changed);
   });
-  impl_->quantizer.set_beam(beam);
   impl_->encode_plan.reset();
 }
 size_t Codec::reserved_bytes() const {
@@ -109,10 +109,10 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     m.encode_plan.reset();
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
-      p.next_step();
-      const Made<float> source = p.source<float>(audio);
+      const Output<float> source = p.source<float>(audio);
       m.audio_in = source.value;
-      m.quantizer.plan(p, m.encoder.plan(p, source.flow));
+      const Flow latent = stored_as(p, m.encoder.plan(p, stored_as(p, source.flow, m.storage)), Storage::float32);
+      m.codes_out = m.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
     });
     m.encode_plan = std::move(plan);
   }
@@ -120,9 +120,9 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     m.decode_plan.reset();
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
-      p.next_step();
-      m.codes_in = p.keeps<int32_t>(codes);
-      m.audio_out = p.result(m.decoder.plan(p, m.decode_quantizer.plan_decode(p, m.codes_in)));
+      m.codes_in = p.persistent<int32_t>(codes);
+      const Flow latent = stored_as(p, m.quantizer.plan_decode(p, m.codes_in), m.storage);
+      m.audio_out = p.result<float>(stored_as(p, m.decoder.plan(p, latent), Storage::float32));
     });
     m.decode_plan = std::move(plan);
   }
@@ -133,16 +133,14 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
     throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
-  if (codes.shape != m.quantizer.codes().shape)
-    throw Error(ErrorKind::usage,
-                "encode: codes is " + str(codes.shape) + ", expected " + str(m.quantizer.codes().shape));
+  if (codes.shape != m.codes_out.shape)
+    throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
   m.ctx.copy<float>(audio, m.audio_in);
-  m.encoder.forward(m.ctx);
-  m.quantizer.forward(m.ctx);
-  m.ctx.copy<int32_t>(m.quantizer.codes(), codes);
+  m.encode_plan->run();
+  m.ctx.copy<int32_t>(m.codes_out, codes);
 }
 
 void Codec::decode(View<const int32_t> codes, View<float> audio) {
@@ -157,8 +155,7 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
   if (m.ctx.device().kind == Device::cpu)
     expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
   m.ctx.copy<int32_t>(codes, m.codes_in);
-  m.decode_quantizer.decode(m.ctx);
-  m.decoder.forward(m.ctx);
+  m.decode_plan->run();
   m.ctx.copy<float>(m.audio_out, audio);
 }
 
@@ -246,7 +243,7 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& fi
   return report;
 }
 
-Codec load_codec(Context& ctx, const std::filesystem::path& path) {
+Codec load_codec(Context& ctx, const std::filesystem::path& path, Storage storage) {
   const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
   const auto found = file.metadata().find(config_metadata_key);
   if (found == file.metadata().end())
@@ -260,7 +257,7 @@ Codec load_codec(Context& ctx, const std::filesystem::path& path) {
   } catch (const Error& e) {
     throw Error(ErrorKind::input, path.string() + ": " + e.what());
   }
-  Codec codec(ctx, std::move(config));
+  Codec codec(ctx, std::move(config), storage);
   load_from(ctx, codec.parameters(), file, path, true);
   return codec;
 }
@@ -273,8 +270,8 @@ LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::file
   });
 }
 
-Codec Codec::load(Context& ctx, const std::filesystem::path& path) {
-  return within_memory("load", [&] { return load_codec(ctx, path); });
+Codec Codec::load(Context& ctx, const std::filesystem::path& path, Storage storage) {
+  return within_memory("load", [&] { return load_codec(ctx, path, storage); });
 }
 
 }  // namespace nacre

@@ -1,5 +1,7 @@
 #include "nacre/nn/loss.h"
 
+#include <memory>
+
 #include "files/fields.h"
 #include "nacre/ops/waveform_loss.h"
 
@@ -52,49 +54,49 @@ ReconstructionLoss::ReconstructionLoss(LossConfig config, int64_t sample_rate)
   config_.check(sample_rate);
 }
 
-void ReconstructionLoss::plan(Plan& p, Flow<float> estimate, View<const float> target, View<const int32_t> lengths) {
-  p.next_step();
-  Context& c = p.context();
-  const Shape s = estimate.shape;
-  if (!spectral_ || spectral_->signal() != s) spectral_.emplace(c, s, config_.spectral(sample_rate_));
-  estimate_ = p.reads(estimate, Phase::backward);
-  if (estimate_.add) throw Error(ErrorKind::usage, "reconstruction loss: must be the last reader of the waveform");
-  target_ = target;
-  lengths_ = lengths;
-  losses_ = p.keeps<float>({.channels = 3});
-  shares_ = p.keeps<float>({.channels = 3});
-  state_ = p.keeps<float>({.channels = 6});
-  dwaveform_ = p.scratch(s, Phase::backward);
-  dstft_ = p.scratch(s, Phase::backward);
-  dmel_ = p.scratch(s, Phase::backward);
-  waveform_scratch_ = p.scratch(waveform_loss_scratch(c, s), Phase::backward);
-  balancer_scratch_ = p.scratch(balancer_scratch(c, s, 3), Phase::backward);
-}
-
-void ReconstructionLoss::backward(Context& c) {
-  waveform_loss(c, {.estimate = estimate_.value,
-                    .target = target_,
-                    .lengths = lengths_,
-                    .loss = View<float>(losses_.data, {}),
-                    .gradient = dwaveform_,
-                    .scratch = waveform_scratch_});
-  spectral_loss(c, {.plan = *spectral_,
-                    .estimate = estimate_.value,
-                    .target = target_,
-                    .lengths = lengths_,
-                    .losses = View<float>(losses_.data + 1, {.channels = 2}),
-                    .dstft = dstft_,
-                    .dmel = dmel_});
-  balancer(c, {.gradients = {dwaveform_, dstft_, dmel_},
-               .weights = {static_cast<float>(config_.waveform), static_cast<float>(config_.stft),
-                           static_cast<float>(config_.mel)},
-               .count = 3,
-               .state = state_,
-               .shares = shares_,
-               .gradient = estimate_.grad,
-               .scratch = balancer_scratch_,
-               .decay = static_cast<float>(config_.balancer_decay),
-               .balanced = config_.balanced});
+ReconstructionLoss::Planned ReconstructionLoss::plan(Plan& p, Flow estimate, View<const float> target,
+                                                     View<const int32_t> lengths) const {
+  const Step s = p.step("loss");
+  Context& context = p.context();
+  const Shape shape = estimate.shape;
+  const auto in = s.reads<float>(estimate, Until::backward);
+  if (in.add) throw Error(ErrorKind::usage, "reconstruction loss: must be the last reader of the waveform");
+  const View<float> losses = p.persistent<float>({.channels = 3}), shares = p.persistent<float>({.channels = 3}),
+                    state = p.persistent<float>({.channels = 6});
+  const auto gradient = [&] { return s.scratch(shape, Until::backward); };
+  const View<float> dwaveform = gradient(), dstft = gradient(), dmel = gradient();
+  const View<float> waveform_scratch = s.scratch(waveform_loss_scratch(context, shape), Until::backward);
+  const View<float> balancer_space = s.scratch(balancer_scratch(context, shape, 3), Until::backward);
+  s.changes(state);
+  // Closures are copied; tables of windows and bands are not. They are built when the steps are recorded.
+  std::shared_ptr<const SpectralPlan> spectral;
+  if (p.recording()) spectral = std::make_shared<SpectralPlan>(context, shape, config_.spectral(sample_rate_));
+  s.backward([=, config = config_](Context& c) {
+    waveform_loss(c, {.estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .loss = View<float>(losses.data, {}),
+                      .gradient = dwaveform,
+                      .scratch = waveform_scratch});
+    spectral_loss(c, {.plan = *spectral,
+                      .estimate = in.value,
+                      .target = target,
+                      .lengths = lengths,
+                      .losses = View<float>(losses.data + 1, {.channels = 2}),
+                      .dstft = dstft,
+                      .dmel = dmel});
+    balancer(c, {.gradients = {dwaveform, dstft, dmel},
+                 .weights = {static_cast<float>(config.waveform), static_cast<float>(config.stft),
+                             static_cast<float>(config.mel)},
+                 .count = 3,
+                 .state = state,
+                 .shares = shares,
+                 .gradient = in.grad,
+                 .scratch = balancer_space,
+                 .decay = static_cast<float>(config.balancer_decay),
+                 .balanced = config.balanced});
+  });
+  return {s.number(), losses, shares, state};
 }
 
 }  // namespace nacre

@@ -79,7 +79,7 @@ Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int
     return *known.parameter;
   }
   if (allocated_) throw Error(ErrorKind::usage, "parameter " + names[0] + ": added after allocate()");
-  parameters_.push_back({std::move(names), std::move(stored), as, whole, trained, {}, {}});
+  parameters_.push_back({this, std::move(names), std::move(stored), as, whole, trained, {}, {}});
   return parameters_.back();
 }
 
@@ -172,19 +172,19 @@ void Parameters::refresh(Context& ctx) {
   else
     weight_norm_forward<bf16>(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights16_});
 }
-void Parameters::clear_gradients(Context& ctx) {
+void Parameters::clear_gradients(Plan& p) const {
+  const Step s = p.step("clear gradients");
   const int64_t normed = directions_.elements() + gains_.elements();
-  ctx.zero(View<float>(gradients_.data + normed, {.channels = gradients_.elements() - normed}));
-  for (Weight& w : weights_) w.written = false;
-}
-/// A layer that took no part in the step has no gradient.
-void Parameters::zero_unwritten(Context& ctx) {
-  for (Weight& w : weights_)
-    if (!w.written) ctx.zero(w.grad);
+  std::vector<View<float>> cleared{{gradients_.data + normed, {.channels = gradients_.elements() - normed}}};
+  // A weight that no step trains has no gradient.
+  for (const Weight& w : weights_)
+    if (!p.trains(w)) cleared.push_back(w.grad);
+  s.backward([cleared = std::move(cleared)](Context& c) {
+    for (const View<float>& v : cleared) c.zero(v);
+  });
 }
 void Parameters::finish_gradients(Context& ctx) {
   if (rows_.elements() == 0) return;
-  zero_unwritten(ctx);
   ctx.zero(direction_grads_);
   ctx.zero(gain_grads_);
   weight_norm_backward(
@@ -196,7 +196,6 @@ Shape Parameters::update_scratch(Context& ctx) const {
   return weight_norm_adamw_scratch(ctx, values_.shape, directions_.elements(), gains_.elements(), rows_.elements());
 }
 void Parameters::update(Context& ctx, const AdamW& a) {
-  zero_unwritten(ctx);
   const auto run = [&]<class T>(View<T> w) {
     weight_norm_adamw<T>(ctx, {.adamw = a,
                                .directions = directions_.elements(),

@@ -1,8 +1,10 @@
 #include "nacre/nn/plan.h"
 
 #include <algorithm>
-#include <string>
-#include <vector>
+#include <map>
+#include <utility>
+
+#include "nacre/nn/parameters.h"
 
 namespace nacre {
 namespace {
@@ -13,114 +15,254 @@ size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alig
 }  // namespace
 
 struct Plan::Impl {
-  enum class Walk { none, first, second };
-  /// A moment in a step. Forward of step s is at s, its backward at 2 steps - 1 - s; unknown until the first walk is
-  /// over.
+  enum class Walk : uint8_t { none, first, second };
   struct Moment {
     int step = 0;
-    Phase phase = Phase::forward;
+    Until pass = Until::forward;
   };
+  /// A piece of the block. It is alive from the first to the last of its moments, or always.
   struct Block {
     size_t bytes = 0, offset = 0;
-    std::vector<Moment> moments;  // alive from the first to the last of these
+    std::vector<Moment> moments{};
     bool always = false;
+    bool needed = true;  // false: working memory of a backward pass that never runs
     int begin = 0, end = 0;
   };
   struct Reading {
     int step = 0;
     int passes_to = -1;
-    bool aliased = false;
+    bool writes = false;  // a gradient
+    bool add = false;
+    bool aliased = false;  // the gradient is that of the activation it passes to
   };
   struct Activation {
-    Shape shape;
+    Shape shape{};
+    Storage storage = Storage::float32;
     size_t bytes = 0;
-    int made = 0;
-    bool differentiable = true;
+    int made = -1;  // step; -1: a source
+    int walk = 0;
+    bool differentiable = false;
     int value = -1, grad = -1;  // blocks
-    std::vector<Reading> readings;
+    std::vector<Reading> readings{};
     size_t next_reading = 0;  // second walk
   };
+  /// A step and the two moments of its life on one axis of time. Forward moments are given out when steps are made,
+  /// backward moments in reverse when their walk ends: those of an inner walk lie before what the outer walk does next.
+  struct StepRecord {
+    std::string name;
+    int walk = 0;
+    int forward = 0, backward = 0;
+    std::vector<int> inputs{}, outputs{};  // activations
+    bool trains = false;
+    bool active = false;  // a gradient reaches it
+  };
+  struct WeightUse {
+    int step = 0;
+    const Weight* weight = nullptr;
+    bool writes = false, add = false;
+  };
+  enum class Kind : uint8_t { forward, backward, update, then };
+  struct Op {
+    std::function<void(Context&)> run;
+    int step = 0;  // -1: of no step
+    int walk = 0;
+    Kind kind = Kind::forward;
+  };
+  /// What waits for the end of a walk.
+  struct Open {
+    int number = 0;
+    std::vector<int> steps{};
+    std::vector<Op> later{}, last{};
+  };
 
-  explicit Impl(Context& c, Purpose p) : ctx(c), purpose(p) {}
+  Impl(Context& c, Purpose p) : ctx(c), purpose(p) {}
 
   Context& ctx;
   Purpose purpose;
   Walk walk = Walk::none;
-  int step = -1, steps = 0;
+  int clock = 0, walks = 0;
+  std::vector<StepRecord> steps;
+  std::vector<std::string> names;
+  int newest = -1;    // step
+  int unsettled = -1; // step whose outputs do not know yet whether they have gradients
+  std::vector<Open> open;
+  std::vector<const Parameters*> frozen;
   std::vector<Activation> activations;
   std::vector<Block> blocks;
-  size_t next_activation = 0;
-  std::vector<int> calls;  // block of the n-th scratch, kept or permanent call
+  std::vector<WeightUse> uses;
+  size_t next_activation = 0, next_use = 0;
+  std::vector<int> calls;  // block of the n-th call for scratch, saved, carried or persistent memory
   size_t next_call = 0;
-  Memory memory;
+  std::vector<Op> program;
+  std::vector<View<std::byte>> carried;
+  std::vector<View<float>> changed;
+  Memory memory, undo;
   size_t total = 0, live = 0, unshared = 0;
 
   bool training() const { return purpose == Purpose::training; }
-  int time(Moment m) const { return m.phase == Phase::forward ? m.step : 2 * steps - 1 - m.step; }
+  template <class T>
+  static auto& nth(T& v, int i) {
+    return v[static_cast<size_t>(i)];
+  }
+  std::string name(int step) const { return step < 0 ? "the beginning" : "\"" + nth(steps, step).name + "\""; }
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw Error(ErrorKind::usage, "plan: at step " + std::to_string(newest) + ", " + name(newest) + ": " + what);
+  }
+  [[noreturn]] void walks_differ() const { refuse("the second walk differs from the first"); }
+  /// A pass that never runs needs nothing beyond the forward pass.
+  int time(Moment m) const {
+    const StepRecord& s = nth(steps, m.step);
+    return m.pass == Until::forward || !s.active ? s.forward : s.backward;
+  }
   std::byte* address(int block) {
-    if (walk != Walk::second || block < 0) return nullptr;
-    return memory.data() + blocks[static_cast<size_t>(block)].offset;
+    if (walk != Walk::second || block < 0 || !nth(blocks, block).needed) return nullptr;
+    return memory.data() + nth(blocks, block).offset;
   }
   int add_block(size_t bytes, std::vector<Moment> moments, bool always = false) {
-    blocks.push_back({rounded(bytes), 0, std::move(moments), always, 0, 0});
+    blocks.push_back({.bytes = rounded(bytes), .moments = std::move(moments), .always = always});
     return static_cast<int>(blocks.size()) - 1;
   }
-  [[noreturn]] void walks_differ() const {
-    throw Error(ErrorKind::usage, "plan: the second walk differs from the first at step " + std::to_string(step));
-  }
   Activation& at(int id) {
-    if (id < 0 || static_cast<size_t>(id) >= activations.size())
-      throw Error(ErrorKind::usage, "plan: step " + std::to_string(step) + " reads an activation that no step made");
-    return activations[static_cast<size_t>(id)];
+    if (id < 0 || static_cast<size_t>(id) >= activations.size()) refuse("reads an activation that no step made");
+    return nth(activations, id);
   }
-  /// Which block of the n-th call of this kind; made in the first walk.
+  void expect_walking(const char* call) const {
+    if (walk == Walk::none || open.empty()) throw Error(ErrorKind::usage, std::string("plan: ") + call + " is called outside of a walk");
+  }
+  void expect_newest(int step) const {
+    expect_walking("a step");
+    if (step != newest) refuse("step " + name(step) + " is described after a newer one was made");
+  }
+  /// Block of the n-th call of this kind; made in the first walk.
   std::byte* call(size_t bytes, std::vector<Moment> moments, bool always) {
     if (bytes == 0) return nullptr;
     if (walk == Walk::first) {
       calls.push_back(add_block(bytes, std::move(moments), always));
       return nullptr;
     }
-    if (next_call >= calls.size() || blocks[static_cast<size_t>(calls[next_call])].bytes != rounded(bytes))
-      walks_differ();
+    if (next_call >= calls.size() || nth(blocks, calls[next_call]).bytes != rounded(bytes)) walks_differ();
     return address(calls[next_call++]);
   }
-  void lay_out();
+  bool is_frozen(const Parameters* p) const { return std::find(frozen.begin(), frozen.end(), p) != frozen.end(); }
+  bool differentiable(const StepRecord& s) const {
+    return training() && (s.trains || std::any_of(s.inputs.begin(), s.inputs.end(),
+                                                  [&](int id) { return nth(activations, id).differentiable; }));
+  }
+  /// Once a step is complete: its outputs have gradients if one of its inputs has, or if it trains something.
+  void settle() {
+    if (walk == Walk::first && unsettled >= 0) {
+      const StepRecord& s = nth(steps, unsettled);
+      for (const int id : s.outputs) nth(activations, id).differentiable = differentiable(s);
+    }
+    unsettled = -1;
+  }
+  void begin_walk() {
+    settle();
+    open.push_back({.number = walks++});
+  }
+  void end_walk();
+  void find_active();
+  void order_writers();
   void share_gradients();
+  void lay_out();
   void pack();
+  void keep_state(bool restore);
 };
 
-/// Gradients: who overwrites, who adds, and which pass through without a copy.
-void Plan::Impl::share_gradients() {
+/// The backward passes get their moments (first walk) or their places in the program (second walk), in reverse order.
+void Plan::Impl::end_walk() {
+  settle();
+  Open w = std::move(open.back());
+  open.pop_back();
+  if (walk == Walk::first) {
+    for (size_t i = w.steps.size(); i-- > 0;) nth(steps, w.steps[i]).backward = clock++;
+    ++clock;  // then()
+    return;
+  }
+  for (size_t end = w.later.size(); end > 0;) {
+    size_t begin = end;
+    while (begin > 0 && w.later[begin - 1].step == w.later[end - 1].step) --begin;
+    for (size_t i = begin; i < end; ++i) program.push_back(std::move(w.later[i]));
+    end = begin;
+  }
+  for (Op& op : w.last) program.push_back(std::move(op));
+}
+
+/// Gradients come from steps without outputs (losses) and reach a step if an active step reads one of its outputs.
+void Plan::Impl::find_active() {
   if (!training()) return;
-  // Later activations first: y's gradient block exists before x asks to share it.
+  std::vector<char> wanted(activations.size(), 0);
+  for (size_t s = steps.size(); s-- > 0;) {
+    StepRecord& step = steps[s];
+    if (step.outputs.empty())
+      step.active = step.inputs.empty() || differentiable(step);
+    else
+      step.active = std::any_of(step.outputs.begin(), step.outputs.end(), [&](int id) { return nth(wanted, id) != 0; });
+    if (!step.active) continue;
+    for (const int id : step.inputs) {
+      Activation& x = nth(activations, id);
+      if (!x.differentiable) continue;
+      nth(wanted, id) = 1;
+      for (Reading& r : x.readings)
+        if (r.step == static_cast<int>(s)) r.writes = true;
+    }
+  }
+}
+
+/// The last reader in forward order runs first in backward order.
+void Plan::Impl::order_writers() {
+  for (Activation& x : activations) {
+    bool later = false;
+    for (size_t i = x.readings.size(); i-- > 0;)
+      if (x.readings[i].writes) x.readings[i].add = std::exchange(later, true);
+  }
+  std::map<std::pair<int, const Weight*>, bool> later;
+  for (size_t i = uses.size(); i-- > 0;) {
+    WeightUse& u = uses[i];
+    const StepRecord& s = nth(steps, u.step);
+    u.writes = s.active;
+    if (u.writes) u.add = std::exchange(later[{s.walk, u.weight}], true);
+  }
+}
+
+/// Blocks for gradients, and which of them are one because they pass through unchanged.
+void Plan::Impl::share_gradients() {
+  // Later activations first: y's gradient has its block before x asks to share it.
   for (size_t i = activations.size(); i-- > 0;) {
     Activation& x = activations[i];
-    if (!x.differentiable || x.readings.empty()) continue;
-    Reading& last = x.readings.back();
-    const bool alone = x.readings.size() < 2 || x.readings[x.readings.size() - 2].step != last.step;
-    if (last.passes_to >= 0 && alone) {
-      const Activation& y = activations[static_cast<size_t>(last.passes_to)];
+    std::vector<Reading*> writers;
+    for (Reading& r : x.readings)
+      if (r.writes) writers.push_back(&r);
+    if (writers.empty()) continue;
+    Reading& last = *writers.back();
+    const bool alone = writers.size() < 2 || writers[writers.size() - 2]->step != last.step;
+    if (last.passes_to >= 0 && alone && x.made >= 0) {
+      const Activation& y = nth(activations, last.passes_to);
       if (y.made == last.step && y.grad >= 0 && y.bytes == x.bytes) {
         last.aliased = true;
         x.grad = y.grad;
       }
     }
-    if (x.grad < 0) x.grad = add_block(x.bytes, {});
-    Block& block = blocks[static_cast<size_t>(x.grad)];
-    block.moments.push_back({last.step, Phase::backward});
-    block.moments.push_back({x.made, Phase::backward});
+    if (x.grad < 0) x.grad = add_block(x.bytes, {}, x.made < 0);
+    Block& block = nth(blocks, x.grad);
+    block.moments.push_back({last.step, Until::backward});
+    if (x.made >= 0) block.moments.push_back({x.made, Until::backward});
   }
 }
 
 void Plan::Impl::lay_out() {
-  steps = step + 1;
+  find_active();
+  order_writers();
   share_gradients();
-  const int last_moment = training() ? 2 * steps - 1 : steps - 1;
   for (Block& b : blocks) {
     if (b.always || b.moments.empty()) {
-      b.begin = 0, b.end = std::max(last_moment, 0);
+      b.begin = 0, b.end = clock;
       continue;
     }
+    const bool for_backward = std::all_of(b.moments.begin(), b.moments.end(),
+                                          [](const Moment& m) { return m.pass == Until::backward; });
+    b.needed = !for_backward || std::any_of(b.moments.begin(), b.moments.end(),
+                                            [&](const Moment& m) { return nth(steps, m.step).active; });
     b.begin = b.end = time(b.moments.front());
     for (const Moment& m : b.moments) {
       b.begin = std::min(b.begin, time(m));
@@ -132,8 +274,9 @@ void Plan::Impl::lay_out() {
 
 /// Largest first, each at the lowest offset that is free during its whole life.
 void Plan::Impl::pack() {
-  std::vector<size_t> order(blocks.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::vector<size_t> order;
+  for (size_t i = 0; i < blocks.size(); ++i)
+    if (blocks[i].needed) order.push_back(i);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return blocks[a].bytes > blocks[b].bytes; });
   std::vector<const Block*> placed, near;
   total = live = unshared = 0;
@@ -153,11 +296,24 @@ void Plan::Impl::pack() {
     unshared += b.bytes;
     placed.push_back(&b);
   }
-  for (const Block& moment : blocks) {  // the live sum can only rise where some block begins
+  for (const Block* moment : placed) {  // the live sum can only rise where some block begins
     size_t sum = 0;
-    for (const Block& b : blocks)
-      if (b.begin <= moment.begin && moment.begin <= b.end) sum += b.bytes;
+    for (const Block* b : placed)
+      if (b->begin <= moment->begin && moment->begin <= b->end) sum += b->bytes;
     live = std::max(live, sum);
+  }
+}
+
+/// What steps change before the run is over goes to a second place, and back when the run is given up.
+void Plan::Impl::keep_state(bool restore) {
+  auto* at = reinterpret_cast<float*>(undo.data());
+  for (const View<float>& v : changed) {
+    const View<float> copy(at, v.shape);
+    if (restore)
+      ctx.copy<float>(copy, v);
+    else
+      ctx.copy<float>(v, copy);
+    at += v.elements();
   }
 }
 
@@ -168,92 +324,305 @@ Plan::~Plan() = default;
 
 void Plan::reserve(const std::function<void(Plan&)>& walk) {
   impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
-  impl_->walk = Impl::Walk::first;
+  Impl& p = *impl_;
+  p.walk = Impl::Walk::first;
+  p.begin_walk();
   walk(*this);
-  impl_->lay_out();
-  impl_->memory = Memory(impl_->ctx, impl_->total);
-  impl_->walk = Impl::Walk::second;
-  impl_->step = -1;
+  p.end_walk();
+  p.lay_out();
+  p.memory = Memory(p.ctx, p.total);
+  p.walk = Impl::Walk::second;
+  p.newest = -1, p.walks = 0;
+  p.begin_walk();
   walk(*this);
-  if (impl_->step + 1 != impl_->steps || impl_->next_activation != impl_->activations.size() ||
-      impl_->next_call != impl_->calls.size())
-    impl_->walks_differ();
+  if (p.newest + 1 != static_cast<int>(p.steps.size()) || p.next_activation != p.activations.size() ||
+      p.next_call != p.calls.size() || p.next_use != p.uses.size())
+    p.walks_differ();
+  p.end_walk();
+  p.walk = Impl::Walk::none;
+  int64_t elements = 0;
+  for (const View<float>& v : p.changed) elements += v.elements();
+  p.undo = Memory(p.ctx, static_cast<size_t>(elements) * sizeof(float));
+}
+
+void Plan::run() {
+  Impl& p = *impl_;
+  for (const Impl::Op& op : p.program) op.run(p.ctx);
+}
+bool Plan::run(const std::function<bool()>& give_up) {
+  Impl& p = *impl_;
+  p.keep_state(false);
+  bool final = false;
+  for (const Impl::Op& op : p.program) {
+    if (!final && give_up()) {
+      p.keep_state(true);
+      return false;
+    }
+    op.run(p.ctx);
+    final = final || op.kind == Impl::Kind::then;
+  }
+  return true;
+}
+void Plan::run_until(int step, Until pass) {
+  Impl& p = *impl_;
+  const Impl::Kind last = pass == Until::forward ? Impl::Kind::forward : Impl::Kind::backward;
+  size_t end = p.program.size();
+  while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
+  if (end == 0)
+    throw Error(ErrorKind::usage, "plan: step " + std::to_string(step) + " has no such pass to run until");
+  p.keep_state(false);
+  for (size_t i = 0; i < end; ++i) {
+    const Impl::Op& op = p.program[i];
+    if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
+  }
+  p.keep_state(true);
+}
+void Plan::run_gradients() {
+  Impl& p = *impl_;
+  p.keep_state(false);
+  for (const Impl::Op& op : p.program)
+    if (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward) op.run(p.ctx);
+  p.keep_state(true);
+}
+void Plan::reset() {
+  for (const View<std::byte>& v : impl_->carried) impl_->ctx.zero(v);
 }
 
 Context& Plan::context() const noexcept { return impl_->ctx; }
 bool Plan::training() const noexcept { return impl_->training(); }
+bool Plan::recording() const noexcept { return impl_->walk == Impl::Walk::second; }
 size_t Plan::bytes() const noexcept { return impl_->total; }
 size_t Plan::peak_live_bytes() const noexcept { return impl_->live; }
 size_t Plan::unshared_bytes() const noexcept { return impl_->unshared; }
-void Plan::next_step() { ++impl_->step; }
+const std::vector<std::string>& Plan::steps() const noexcept { return impl_->names; }
 
-Plan::Raw Plan::make(Shape shape, size_t size, Phase kept_until, bool differentiable) {
+Step Plan::step(std::string name) {
   Impl& p = *impl_;
-  const size_t bytes = static_cast<size_t>(shape.elements()) * size;
+  p.expect_walking("step()");
+  p.settle();
+  ++p.newest;
   if (p.walk == Impl::Walk::first) {
-    Impl::Activation a;
-    a.shape = shape;
-    a.bytes = bytes;
-    a.made = p.step;
-    a.differentiable = differentiable;
-    std::vector<Impl::Moment> moments{{p.step, Phase::forward}};
-    if (p.training() && kept_until == Phase::backward) moments.push_back({p.step, Phase::backward});
-    a.value = p.add_block(bytes, std::move(moments));
-    p.activations.push_back(std::move(a));
-    return {nullptr, nullptr, static_cast<int>(p.activations.size()) - 1, false};
+    p.steps.push_back({.name = name, .walk = p.open.back().number, .forward = p.clock++});
+    p.names.push_back(std::move(name));
+  } else if (p.newest >= static_cast<int>(p.steps.size()) || Impl::nth(p.steps, p.newest).name != name ||
+             Impl::nth(p.steps, p.newest).walk != p.open.back().number) {
+    p.walks_differ();
+  }
+  p.open.back().steps.push_back(p.newest);
+  p.unsettled = p.newest;
+  return {*this, p.newest};
+}
+int Plan::last_step() const noexcept { return impl_->newest; }
+
+void Plan::inner(const std::function<void(Plan&)>& walk) {
+  impl_->expect_walking("inner()");
+  impl_->begin_walk();
+  walk(*this);
+  impl_->end_walk();
+}
+
+Frozen Plan::freeze(const Parameters& parameters) {
+  Impl* const p = impl_.get();
+  p->frozen.push_back(&parameters);
+  return Frozen([p, which = &parameters] {
+    p->frozen.erase(std::find(p->frozen.rbegin(), p->frozen.rend(), which).base() - 1);
+  });
+}
+
+bool Plan::trains(const Weight& w) const {
+  const Impl& p = *impl_;
+  p.expect_walking("trains()");
+  return std::any_of(p.uses.begin(), p.uses.end(), [&](const Impl::WeightUse& u) {
+    return u.writes && u.weight == &w && Impl::nth(p.steps, u.step).walk == p.open.back().number;
+  });
+}
+
+void Plan::then(std::function<void(Context&)> run) {
+  Impl& p = *impl_;
+  p.expect_walking("then()");
+  if (p.walk == Impl::Walk::second && p.training())
+    p.open.back().last.push_back({std::move(run), -1, p.open.back().number, Impl::Kind::then});
+}
+
+Step::Raw Plan::root(Shape shape, Storage storage, bool with_gradient) {
+  Impl& p = *impl_;
+  p.expect_walking("source()");
+  p.settle();
+  const size_t bytes = static_cast<size_t>(shape.elements()) * bytes_per_element(storage);
+  if (p.walk == Impl::Walk::first) {
+    p.activations.push_back({.shape = shape,
+                             .storage = storage,
+                             .bytes = bytes,
+                             .walk = p.open.back().number,
+                             .differentiable = with_gradient && p.training(),
+                             .value = p.add_block(bytes, {}, true)});
+    return {.id = static_cast<int>(p.activations.size()) - 1};
   }
   if (p.next_activation >= p.activations.size()) p.walks_differ();
   const int id = static_cast<int>(p.next_activation++);
   const Impl::Activation& a = p.at(id);
-  if (a.made != p.step || a.bytes != bytes) p.walks_differ();
-  return {p.address(a.value), p.address(a.grad), id, false};
+  if (a.made >= 0 || a.bytes != bytes) p.walks_differ();
+  return {.value = p.address(a.value), .grad = p.address(a.grad), .id = id};
 }
 
-Plan::Raw Plan::root(Shape shape, size_t size) {
-  const Raw r = make(shape, size, Phase::forward, false);
-  if (impl_->walk == Impl::Walk::first)
-    impl_->blocks[static_cast<size_t>(impl_->activations.back().value)].always = true;
-  return r;
-}
-
-Plan::Raw Plan::read(int id, Phase kept_until, int passes_to) {
+Flow Plan::detach(Flow x) {
   Impl& p = *impl_;
-  Impl::Activation& a = p.at(id);
+  p.expect_walking("detach()");
+  p.settle();
+  const Impl::Activation& from = p.at(x.id);
   if (p.walk == Impl::Walk::first) {
-    auto& moments = p.blocks[static_cast<size_t>(a.value)].moments;
-    moments.push_back({p.step, Phase::forward});
-    if (p.training() && kept_until == Phase::backward) moments.push_back({p.step, Phase::backward});
-    if (p.training()) a.readings.push_back({p.step, passes_to, false});
-    return {nullptr, nullptr, id, false};
+    p.activations.push_back({.shape = from.shape,
+                             .storage = from.storage,
+                             .bytes = from.bytes,
+                             .made = from.made,
+                             .walk = p.open.back().number,
+                             .value = from.value});
+    return {static_cast<int>(p.activations.size()) - 1, x.shape, x.storage};
   }
-  Raw r{p.address(a.value), nullptr, id, false};
-  if (!p.training()) return r;
-  if (a.next_reading >= a.readings.size() || a.readings[a.next_reading].step != p.step) p.walks_differ();
-  const Impl::Reading& reading = a.readings[a.next_reading++];
-  if (reading.aliased || !a.differentiable) return r;
-  r.grad = p.address(a.grad);
-  r.add = a.next_reading < a.readings.size();
-  return r;
+  if (p.next_activation >= p.activations.size() || Impl::nth(p.activations, static_cast<int>(p.next_activation)).value != from.value)
+    p.walks_differ();
+  return {static_cast<int>(p.next_activation++), x.shape, x.storage};
 }
 
-std::byte* Plan::finish(int id) {
+std::byte* Plan::finish(Flow x, Storage as) {
   Impl& p = *impl_;
-  Impl::Activation& a = p.at(id);
-  if (p.walk == Impl::Walk::first) p.blocks[static_cast<size_t>(a.value)].always = true;
+  Impl::Activation& a = p.at(x.id);
+  if (a.storage != as) p.refuse("the result is read in another storage than it has");
+  if (p.walk == Impl::Walk::first) Impl::nth(p.blocks, a.value).always = true;
   return p.address(a.value);
 }
-
-std::byte* Plan::temporary(Shape shape, size_t size, Phase phase) {
-  if (phase == Phase::backward && !impl_->training()) return nullptr;
-  return impl_->call(static_cast<size_t>(shape.elements()) * size, {{impl_->step, phase}}, false);
-}
-std::byte* Plan::kept_block(Shape shape, size_t size) {
-  if (!impl_->training()) return nullptr;
-  return impl_->call(static_cast<size_t>(shape.elements()) * size,
-                     {{impl_->step, Phase::forward}, {impl_->step, Phase::backward}}, false);
-}
 std::byte* Plan::permanent(Shape shape, size_t size) {
+  impl_->expect_walking("persistent()");
   return impl_->call(static_cast<size_t>(shape.elements()) * size, {}, true);
+}
+
+// ---- Step
+
+Step::Raw Step::make(Shape shape, Storage storage, Until until, int shares) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  const size_t bytes = static_cast<size_t>(shape.elements()) * bytes_per_element(storage);
+  if (p.walk == Plan::Impl::Walk::first) {
+    Plan::Impl::Activation a{.shape = shape,
+                             .storage = storage,
+                             .bytes = bytes,
+                             .made = number_,
+                             .walk = p.open.back().number,
+                             .value = shares >= 0 ? p.at(shares).value : p.add_block(bytes, {})};
+    auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
+    moments.push_back({number_, Until::forward});
+    if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
+    p.activations.push_back(std::move(a));
+    const int id = static_cast<int>(p.activations.size()) - 1;
+    p.steps.back().outputs.push_back(id);
+    return {.id = id};
+  }
+  if (p.next_activation >= p.activations.size()) p.walks_differ();
+  const int id = static_cast<int>(p.next_activation++);
+  const Plan::Impl::Activation& a = p.at(id);
+  if (a.made != number_ || a.bytes != bytes) p.walks_differ();
+  return {.value = p.address(a.value), .grad = p.address(a.grad), .id = id};
+}
+
+Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  Plan::Impl::Activation& a = p.at(x.id);
+  if (a.storage != as)
+    p.refuse(std::string("reads ") + (as == Storage::float32 ? "float" : "bf16") + ", the activation is stored in " +
+             (a.storage == Storage::float32 ? "float" : "bf16"));
+  if (p.walk == Plan::Impl::Walk::first) {
+    if (a.differentiable && a.walk != p.open.back().number)
+      p.refuse("reads an activation of another walk, whose gradient cannot cross; use detach()");
+    auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
+    moments.push_back({number_, Until::forward});
+    if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
+    a.readings.push_back({.step = number_, .passes_to = passes_to});
+    auto& inputs = p.steps.back().inputs;
+    if (std::find(inputs.begin(), inputs.end(), x.id) == inputs.end()) inputs.push_back(x.id);
+    return {.id = x.id};
+  }
+  if (a.next_reading >= a.readings.size() || a.readings[a.next_reading].step != number_) p.walks_differ();
+  const Plan::Impl::Reading& r = a.readings[a.next_reading++];
+  Raw raw{.value = p.address(a.value), .id = x.id};
+  if (!r.writes || r.aliased) return raw;
+  raw.grad = p.address(a.grad);
+  raw.add = r.add;
+  return raw;
+}
+
+std::byte* Step::temporary(Shape shape, size_t size, Until pass) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (pass == Until::backward && !p.training()) return nullptr;
+  return p.call(static_cast<size_t>(shape.elements()) * size, {{number_, pass}}, false);
+}
+std::byte* Step::save(Shape shape, size_t size) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (!p.training()) return nullptr;
+  return p.call(static_cast<size_t>(shape.elements()) * size, {{number_, Until::forward}, {number_, Until::backward}},
+                false);
+}
+std::byte* Step::state(Shape shape, size_t size) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  const size_t bytes = static_cast<size_t>(shape.elements()) * size;
+  std::byte* const at = p.call(bytes, {}, true);
+  if (at != nullptr) p.carried.push_back({at, {.channels = static_cast<int64_t>(bytes)}});
+  return at;
+}
+
+WeightGrad Step::gradient(const Weight& w) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  const Parameters& owner = *w.v->owner;
+  if (!p.training() || p.is_frozen(&owner)) return {};
+  if (!owner.allocated()) p.refuse("the parameters are planned for training before they are allocated");
+  if (!owner.with_gradients()) return {};
+  if (p.walk == Plan::Impl::Walk::first) {
+    p.steps.back().trains = true;
+    p.uses.push_back({.step = number_, .weight = &w});
+    return {};
+  }
+  if (p.next_use >= p.uses.size() || p.uses[p.next_use].step != number_ || p.uses[p.next_use].weight != &w)
+    p.walks_differ();
+  const Plan::Impl::WeightUse& use = p.uses[p.next_use++];
+  return use.writes ? WeightGrad{w.grad, use.add} : WeightGrad{};
+}
+View<float> Step::gradient(const Parameter& parameter) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (!p.training() || !parameter.trained || p.is_frozen(parameter.owner)) return {};
+  if (!parameter.owner->allocated()) p.refuse("the parameters are planned for training before they are allocated");
+  if (!parameter.owner->with_gradients()) return {};
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().trains = true;
+  return parameter.grad;
+}
+
+void Step::changes(View<float> v) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::second && p.training()) p.changed.push_back(v);
+}
+
+void Step::forward(std::function<void(Context&)> run) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::second)
+    p.program.push_back({std::move(run), number_, p.open.back().number, Plan::Impl::Kind::forward});
+}
+void Step::backward(std::function<void(Context&)> run) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::second && Plan::Impl::nth(p.steps, number_).active)
+    p.open.back().later.push_back({std::move(run), number_, p.open.back().number, Plan::Impl::Kind::backward});
+}
+void Step::update(std::function<void(Context&)> run) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::second && p.training())
+    p.open.back().later.push_back({std::move(run), number_, p.open.back().number, Plan::Impl::Kind::update});
 }
 
 }  // namespace nacre

@@ -178,7 +178,8 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.segment_length = 4000;
   }
   if (name.rfind("speech-", 0) == 0) {
-    // Small batches give noisy gradients, which disturb the filter bank at higher rates (docs/decisions.md).
+    // Small batches give noisy gradients, which disturb the filter bank at higher rates
+    // (docs/decisions/learning-rate.md).
     c.optimizer.learning_rate = 1e-4;
     c.loss.orthogonal = true;
     // Codebooks get better with the number of frames they see; without backward passes frames cost little.

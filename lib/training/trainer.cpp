@@ -294,7 +294,8 @@ std::vector<int32_t> Run::drop_codebooks() const {
   return stages;
 }
 
-void Run::one_step() {
+/// False: a signal stopped it, and the state is that before the step.
+bool Run::one_step() {
   const auto start = Clock::now();
   const Batch& batch = batches_->next();
   waited_seconds_ += since(start);
@@ -303,9 +304,10 @@ void Run::one_step() {
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
   step_.set_learning_rate(config_.optimizer.learning_rate * schedule_.factor(config_.training, done_));
   in_step_ = true;
-  step_.run();
-  ++done_;
+  const bool whole = step_.run([this] { return stopped(); });
   in_step_ = false;
+  if (!whole) return false;
+  ++done_;
   snr_ = std::nan("");
   // Reading back waits for the device: on CUDA only every tenth step is looked at, so that the next batch can be on its
   // way while this step runs.
@@ -315,7 +317,7 @@ void Run::one_step() {
   for (const Crop& c : batch.crops)
     trained_audio_ += static_cast<double>(c.length) / static_cast<double>(config_.codec.sample_rate);
   ++unseen_steps_;
-  if (!looks) return;
+  if (!looks) return true;
   const int64_t skipped = m.skipped - skipped_seen_, seen = std::exchange(unseen_steps_, 0);
   if (skipped > 0) {
     skipped_seen_ = m.skipped;
@@ -329,6 +331,7 @@ void Run::one_step() {
   progress_->update(
       done_, "loss " + number(m.loss()) + "  " + number(trained_audio_ / trained_seconds_, "%.1f") + " x real time");
   if (done_ % 10 == 0 || done_ == 1) log_step(m);
+  return true;
 }
 
 void Run::skipped_update(const Batch& batch, int64_t updates) {
@@ -449,7 +452,7 @@ void Run::loop(TrainResult& result) {
   };
   if (judges_first_) end_epoch();
   while (done_ < schedule_.stop && !stopped()) {
-    one_step();
+    if (!one_step()) break;
     if (schedule_.ends_epoch(done_) || done_ == schedule_.stop) {
       // First: whatever happens in the evaluation, the epoch is not lost.
       if (since(last_save_) >= saves_apart || done_ == schedule_.stop || saved_at_ < 0) save("end of epoch");

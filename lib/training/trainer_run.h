@@ -36,7 +36,7 @@ class Run {
   void start_as_transform();
   void start_codebooks();
   void keep_start();
-  void one_step();
+  bool one_step();
   void skipped_update(const Batch&, int64_t updates);
   void log_step(const StepMetrics&);
   std::vector<int32_t> drop_codebooks() const;

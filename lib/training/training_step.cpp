@@ -15,41 +15,6 @@ void OptimizerConfig::check() const {
   check_limits("optimizer", fields_of(c), twelve_digits);
 }
 
-namespace {
-
-/// Encoder or decoder behind floats on both ends, whatever it stores inside.
-struct Side {
-  virtual ~Side() = default;
-  virtual Flow<float> plan(Plan&, Flow<float>) = 0;
-  virtual void forward(Context&) = 0;
-  virtual void backward(Context&) = 0;
-};
-template <class Net>
-struct FloatSide final : Side {
-  FloatSide(Parameters& p, const CodecConfig& c) : net(p, c) {}
-  Flow<float> plan(Plan& p, Flow<float> x) override { return net.plan(p, x); }
-  void forward(Context& c) override { net.forward(c); }
-  void backward(Context& c) override { net.backward(c); }
-  Net net;
-};
-template <class Net>
-struct Bf16Side final : Side {
-  Bf16Side(Parameters& p, const CodecConfig& c, bool first) : in(!first), net(p, c) {}
-  Flow<float> plan(Plan& p, Flow<float> x) override { return out.plan(p, net.plan(p, in.plan(p, x))); }
-  void forward(Context& c) override { in.forward(c), net.forward(c), out.forward(c); }
-  void backward(Context& c) override { out.backward(c), net.backward(c), in.backward(c); }
-  Cast<float, bf16> in;
-  Net net;
-  Cast<bf16, float> out;
-};
-template <template <class> class Net>
-std::unique_ptr<Side> side(Storage storage, Parameters& p, const CodecConfig& c, bool first) {
-  if (storage == Storage::bfloat16) return std::make_unique<Bf16Side<Net<bf16>>>(p, c, first);
-  return std::make_unique<FloatSide<Net<float>>>(p, c);
-}
-
-}  // namespace
-
 struct TrainingStep::Impl {
   Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& opt,
        int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage)
@@ -59,9 +24,9 @@ struct TrainingStep::Impl {
         seed(seed_value),
         batch(batch_size),
         samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
-        encoder(side<Encoder>(storage, parameters, codec, true)),
+        encoder(parameters, codec),
         quantizer(parameters, codec),
-        decoder(side<Decoder>(storage, parameters, codec, false)),
+        decoder(parameters, codec),
         loss(loss_config, codec.sample_rate),
         plan(ctx, Purpose::training) {
     optimizer.check();
@@ -69,8 +34,6 @@ struct TrainingStep::Impl {
     if (wanted_samples < codec.hop())
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
-    quantizer.set_weights(static_cast<float>(loss_config.vq), 1.0f);
-    quantizer.set_orthogonal(loss_config.orthogonal);
     parameters.allocate(ctx, true, storage);
     const int64_t n = parameters.trained_elements();
     const bool averaging = optimizer.ema_decay > 0;
@@ -86,15 +49,7 @@ struct TrainingStep::Impl {
     optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
     initialise(ctx, parameters, config, seed);
     reset_average();
-    plan.reserve([this](Plan& p) {
-      p.next_step();
-      const Made<float> source = p.source<float>({.batch = batch, .time = samples});
-      audio = source.value;
-      lengths = p.keeps<int32_t>({.channels = batch});
-      const Flow<float> z = encoder->plan(p, source.flow);
-      latent = p.training() ? View<const float>(p.result(z)) : View<const float>{};
-      loss.plan(p, decoder->plan(p, quantizer.plan(p, z)), audio, lengths);
-    });
+    plan.reserve([&](Plan& p) { walk(p, loss_config, storage); });
     set_learning_rate(optimizer.learning_rate);
     captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
@@ -108,38 +63,38 @@ struct TrainingStep::Impl {
     const float value = static_cast<float>(lr);
     ctx.upload<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
   }
-  void forward() {
-    encoder->forward(ctx);
-    quantizer.forward(ctx);
-    decoder->forward(ctx);
+  void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
+    const Output<float> source = p.source<float>({.batch = batch, .time = samples});
+    audio = source.value;
+    lengths = p.persistent<int32_t>({.channels = batch});
+    const Flow z = stored_as(p, encoder.plan(p, stored_as(p, source.flow, storage)), Storage::float32);
+    latent = p.result<float>(z);
+    after_encoder = p.last_step();
+    quantized = quantizer.plan(p, z,
+                               {.commitment_weight = static_cast<float>(loss_config.vq),
+                                .orthogonal = loss_config.orthogonal,
+                                .step = View<const int32_t>(&scalars.data->step, {}),
+                                .seed = seed});
+    after_quantizer = p.last_step();
+    const Flow estimate = stored_as(p, decoder.plan(p, stored_as(p, quantized.flow, storage)), Storage::float32);
+    losses = loss.plan(p, estimate, audio, lengths);
+    parameters.clear_gradients(p);
+    p.then([this](Context& c) { update(c); });
   }
-  void update_averages(double decay) {
-    quantizer.update(ctx, View<const int32_t>(&scalars.data->step, {}), seed, decay);
-  }
-  void backward(bool update_codebooks) {
-    parameters.clear_gradients(ctx);
-    loss.backward(ctx);
-    decoder->backward(ctx);
-    quantizer.backward(ctx);
-    if (update_codebooks) update_averages(config.ema_decay_of(latent.shape.rows()));
-    encoder->backward(ctx);
-  }
-  void step() {
-    forward();
-    backward(true);
-    parameters.update(ctx, {.value = parameters.values(),
-                            .grad = parameters.gradients(),
-                            .m = m,
-                            .v = v,
-                            .ema = average,
-                            .scalars = scalars,
-                            .scratch = optimizer_scratch,
-                            .beta1 = static_cast<float>(optimizer.beta1),
-                            .beta2 = static_cast<float>(optimizer.beta2),
-                            .eps = static_cast<float>(optimizer.eps),
-                            .weight_decay = static_cast<float>(optimizer.weight_decay),
-                            .max_norm = static_cast<float>(optimizer.clip),
-                            .ema_decay = static_cast<float>(optimizer.ema_decay)});
+  void update(Context& c) {
+    parameters.update(c, {.value = parameters.values(),
+                          .grad = parameters.gradients(),
+                          .m = m,
+                          .v = v,
+                          .ema = average,
+                          .scalars = scalars,
+                          .scratch = optimizer_scratch,
+                          .beta1 = static_cast<float>(optimizer.beta1),
+                          .beta2 = static_cast<float>(optimizer.beta2),
+                          .eps = static_cast<float>(optimizer.eps),
+                          .weight_decay = static_cast<float>(optimizer.weight_decay),
+                          .max_norm = static_cast<float>(optimizer.clip),
+                          .ema_decay = static_cast<float>(optimizer.ema_decay)});
   }
 
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
@@ -152,11 +107,14 @@ struct TrainingStep::Impl {
   uint64_t seed;
   int64_t batch, samples;
   Parameters parameters;
-  std::unique_ptr<Side> encoder;
+  Encoder encoder;
   Quantizer quantizer;
-  std::unique_ptr<Side> decoder;
+  Decoder decoder;
   ReconstructionLoss loss;
   Plan plan;
+  Quantized quantized;
+  ReconstructionLoss::Planned losses;
+  int after_encoder = 0, after_quantizer = 0;  // steps of the plan
   Memory moments_memory, scalars_memory, adamw_scratch_memory;
   View<float> m, v, average, optimizer_scratch;
   View<AdamWScalars> scalars;
@@ -182,7 +140,7 @@ int64_t TrainingStep::samples() const noexcept { return impl_->samples; }
 int64_t TrainingStep::batch() const noexcept { return impl_->batch; }
 Context& TrainingStep::context() noexcept { return impl_->ctx; }
 Parameters& TrainingStep::parameters() noexcept { return impl_->parameters; }
-View<const int32_t> TrainingStep::codes() const noexcept { return impl_->quantizer.codes(); }
+View<const int32_t> TrainingStep::codes() const noexcept { return impl_->quantized.codes; }
 size_t TrainingStep::planned_bytes() const noexcept { return impl_->plan.bytes(); }
 size_t TrainingStep::unshared_bytes() const noexcept { return impl_->plan.unshared_bytes(); }
 View<const float> TrainingStep::averaged() const noexcept {
@@ -210,8 +168,8 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   s.ctx.upload<int32_t>(lengths, s.lengths);
   const auto hop = static_cast<int32_t>(s.config.hop());
   for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;
-  s.ctx.upload<int32_t>(s.host.frames, s.quantizer.frames());
-  s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantizer.stages());
+  s.ctx.upload<int32_t>(s.host.frames, s.quantized.frames);
+  s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantized.stages);
 }
 
 void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
@@ -237,9 +195,9 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
   while (static_cast<int64_t>(all.size()) < rows * d) {
     next_batch();
-    s.encoder->forward(s.ctx);
+    s.plan.run_until(s.after_encoder, Until::forward);
     s.ctx.read<float>(s.latent, rows_of_batch);
-    s.ctx.read<int32_t>(s.quantizer.frames(), valid);
+    s.ctx.read<int32_t>(s.quantized.frames, valid);
     const size_t before = all.size();
     for (int64_t b = 0; b < s.batch; ++b) {
       const auto from = rows_of_batch.begin() + b * frames * d;
@@ -257,12 +215,11 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
     next_batch();
-    s.encoder->forward(s.ctx);
-    s.quantizer.forward(s.ctx);
+    s.plan.run_until(s.after_quantizer, Until::forward);
     // The step's number draws the replacements of dead codes; those of the start come before the first.
     const auto number = static_cast<int32_t>(i - batches);
     s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), View<int32_t>(&s.scalars.data->step, {}));
-    s.update_averages(std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
+    s.quantized.update(s.ctx, std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
     done(gathered + clustered + i + 1);
   }
   const int32_t none = 0;
@@ -278,11 +235,21 @@ void TrainingStep::run() {
   const InUse alone(s.in_use, "run", "training step");
   if (s.graph) return s.graph->replay();
   if (s.captures && s.ran) {
-    s.graph.emplace(s.ctx.capture([&s] { s.step(); }));
+    s.graph.emplace(s.ctx.capture([&s] { s.plan.run(); }));
     return s.graph->replay();
   }
-  s.step();
+  s.plan.run();
   s.ran = true;
+}
+bool TrainingStep::run(const std::function<bool()>& give_up) {
+  Impl& s = *impl_;
+  if (s.ctx.device().kind == Device::cuda) {
+    if (give_up()) return false;
+    run();
+    return true;
+  }
+  const InUse alone(s.in_use, "run", "training step");
+  return s.plan.run(give_up);
 }
 void TrainingStep::set_capture(bool capture) {
   impl_->captures = capture;
@@ -291,29 +258,23 @@ void TrainingStep::set_capture(bool capture) {
 
 void TrainingStep::gradients() {
   const InUse alone(impl_->in_use, "gradients", "training step");
-  impl_->forward();
-  impl_->backward(false);
+  impl_->plan.run_gradients();
   impl_->parameters.finish_gradients(impl_->ctx);
 }
 
 void TrainingStep::measure() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "measure", "training step");
-  // The balancer's averages belong to training; measuring must not move them.
-  std::array<float, 6> before{};
-  s.ctx.read<float>(s.loss.balancer_state(), std::span<float>(before));
-  s.forward();
-  s.loss.backward(s.ctx);
-  s.ctx.write<float>(std::span<const float>(before), s.loss.balancer_state());
+  s.plan.run_until(s.losses.step, Until::backward);
 }
 
 StepMetrics TrainingStep::metrics() {
   Impl& s = *impl_;
   std::array<float, 3> losses{}, shares{};
   std::array<float, 2> vq{};
-  s.ctx.read<float>(s.loss.values(), std::span<float>(losses));
-  s.ctx.read<float>(s.loss.shares(), std::span<float>(shares));
-  s.ctx.read<float>(s.quantizer.losses(), std::span<float>(vq));
+  s.ctx.read<float>(s.losses.values, std::span<float>(losses));
+  s.ctx.read<float>(s.losses.shares, std::span<float>(shares));
+  s.ctx.read<float>(s.quantized.losses, std::span<float>(vq));
   const AdamWScalars a = scalars();
   return {losses[0], losses[1], losses[2], vq[0], vq[1], shares[0], shares[1], shares[2], a.norm, a.step, a.skipped};
 }
@@ -329,7 +290,7 @@ void TrainingStep::set_scalars(const AdamWScalars& a) {
 
 std::vector<TrainingStep::StateTensor> TrainingStep::state() {
   Impl& s = *impl_;
-  std::vector<StateTensor> all{{"adamw.m", s.m}, {"adamw.v", s.v}, {"balancer", s.loss.balancer_state()}};
+  std::vector<StateTensor> all{{"adamw.m", s.m}, {"adamw.v", s.v}, {"balancer", s.losses.balancer_state}};
   if (s.average) all.push_back({"adamw.ema", s.average});
   return all;
 }

@@ -100,7 +100,7 @@ times='      "real_time": 7.5,
       "warm_us": 7.5,
 '
 begin snake_forward/bf16/2x3x4 && result snake_forward/bf16/2x3x4 "$times"
-[ -z "${PRETEND_SLOW:-}" ] || { begin slow && sleep 30; }
+[ -z "${PRETEND_SLOW:-}" ] || { begin slow && sleep 300; }
 if [ -n "${PRETEND_BREAK:-}" ]; then
   begin broken/1 && { result broken/1 '      "error_occurred": true,
       "error_message": "CUDA: an illegal memory access",
@@ -165,7 +165,7 @@ done
 SH
 mkdir tools hanging
 printf '#!/usr/bin/env bash\necho asked >>"$PRETEND_COUNT.smi"\nexec sleep 60\n' >hanging/nvidia-smi
-printf '#!/usr/bin/env bash\ntrap "" TERM\nfor ((i = 0; i < 60; ++i)); do sleep 0.5; done\n' >tools/stuck
+printf '#!/usr/bin/env bash\ntrap "" TERM\nfor ((i = 0; i < 600; ++i)); do sleep 0.5; done\n' >tools/stuck
 cat >tools/compute-sanitizer <<'SH'
 #!/usr/bin/env bash
 [ "$1" = --tool ] || exit 1
@@ -204,6 +204,16 @@ export PATH=$work/tools:$PATH
 unset OUT
 : >count
 suite=tree/scripts/gpu_suite.sh
+# How much a part gets done before its limit depends on how busy the machine is: where a limit was too short for what is
+# expected, a longer one follows. All stay below the 30 s and more that programs which hang would take.
+with_limits() { # limits; pattern, file; the suite's options
+  local limits=$1 pattern=$2 file=$3
+  shift 3
+  for limit in $limits; do
+    run $suite "$@" --limit "$limit"
+    ! grep -qE -- "$pattern" "$file" 2>/dev/null || return 0
+  done
+}
 
 # ---- the suite's options -------------------------------------------------------------------------------------------------
 refused 2 $suite --part nonsense
@@ -335,14 +345,18 @@ expect_code 0 "nvidia-smi that hangs"
 PRETEND_PROBE=mute run $suite --out probes --part probes
 expect_code 1 "a device that does not answer"
 expect_line out '^probes +FAILED .*: the device did not answer nacre_probes$'
-PRETEND_STUCK=$work/tools/stuck PRETEND_PROBE=hang run $suite --out probes --part probes --limit 8
-expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| took more than 4 s \|$'
+export PRETEND_STUCK=$work/tools/stuck PRETEND_PROBE=hang
+with_limits "8 40 200" '^\| last \| ok \|' probes/unknown-gpu/report.md --out probes --part probes
+unset PRETEND_STUCK PRETEND_PROBE
+expect_line probes/unknown-gpu/report.md "^\| breaks \| no answer \| - \| took more than $((limit / 2)) s \|$"
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
-PRETEND_LONG=1 PRETEND_FP32=3.5 run $suite --out long --part mission --speech speech --limit 14 --bring better
+export PRETEND_LONG=1 PRETEND_FP32=3.5
+with_limits "14 44 80" "^mission +ok " out --out long --part mission --speech speech --bring better
+unset PRETEND_LONG PRETEND_FP32
 expect_code 0 "training that is told to stop"
 grep -q "told twice" long/mission-*.log && fail "training was told twice to stop"
 [ "$(cd better && echo mission*)" = mission-fp32.safetensors.00 ] || fail "not the better model is brought back: $(ls better)"
-grep -q '"ended": "its time was over", "exit": 124, "seconds_given": 1' long/mission.json || fail "mission.json does not say how it ended"
+grep -q '"ended": "its time was over", "exit": 124, "seconds_given": [0-9]*' long/mission.json || fail "mission.json does not say how it ended"
 PRETEND_LONG=$work/tools/stuck run $suite --out heedless --part mission --speech speech --limit 2
 pgrep -f "$work/tools/stuck" >pids && fail "training that does not heed a signal goes on behind its part"
 PRETEND_DIVERGE=1 run $suite --out diverged --part mission --speech speech
@@ -353,13 +367,13 @@ run $suite --out silent --part mission
 expect_line out "^mission +not run .*no speech"
 # What was done when a call is cut is in the archive.
 S_BRING_EVERY=1 PRETEND_SLOW=1 $suite --plan first --bring cut --out cut-work --speech speech --jobs 4 >out 2>err </dev/null &
-for ((i = 0; i < 600; ++i)); do ! grep -q '^slow$' cut-work/state/headline-pieces/begun 2>/dev/null || break; sleep 0.1; done
+for ((i = 0; i < 3000; ++i)); do ! grep -q '^slow$' cut-work/state/headline-pieces/begun 2>/dev/null || break; sleep 0.1; done
 # Also what the part has done that is being run.
-for ((i = 0; i < 600; ++i)); do
+for ((i = 0; i < 3000; ++i)); do
   ! tar -xzOf cut/first.tar.gz ./state/headline-pieces/begun 2>/dev/null | grep -q '^slow$' || break
   sleep 0.1
 done
-[ $i -lt 600 ] || fail "nothing is brought back while a part runs"
+[ $i -lt 3000 ] || fail "nothing is brought back while a part runs"
 kill -TERM $!
 wait $!
 code=$?
@@ -384,24 +398,26 @@ expect_line faulty/nvidia-pretender-1/report.md "^- sanitizer: FAILED racecheck 
 # A job past its limit ends with all that it began; so does a part at its limit, and the suite when it is told to.
 gone() { # what
   local i
-  for ((i = 0; i < 100; ++i)); do
+  for ((i = 0; i < 3000; ++i)); do
     pgrep -f "^bash $work/tools/stuck" >pids || pgrep -f "$work/tools/stuck" >pids || return 0
     sleep 0.1
   done
   fail "$1: a process of a test is left"
 }
 export PRETEND_STUCK=$work/tools/stuck
-run $suite --out stuck --small --jobs 4 --part tests --limit 2
+with_limits "2 8 32" "5 of 6 tests passed" out --out stuck --small --jobs 4 --part tests
 expect_code 3 "a test that is stuck, in a hurry"
 expect_line out "^tests +incomplete +[0-9]+ s  5 of 6 tests passed; 1 stopped or not begun"
-S_PATIENCE=1 run $suite --out stuck --small --jobs 4 --part tests --limit 4
+export S_PATIENCE=1
+with_limits "4 16 64" "5 of 6 tests passed" out --out stuck --small --jobs 4 --part tests
+unset S_PATIENCE
 expect_code 1 "a test that is stuck"
 expect_line out "^tests +FAILED \(exit 1\) +[0-9]+ s  5 of 6 tests passed$"
 expect_line stuck/tests.log "^exit 124 .* a stuck one$"
 expect_line stuck/unknown-gpu/report.md "^- tests: FAILED a stuck one$"
 gone "a job's limit"
 $suite --out ended --small --jobs 4 --part tests >out 2>err </dev/null &
-for ((i = 0; i < 50; ++i)); do ! grep -q . ended/tests.log 2>/dev/null || break; sleep 0.1; done
+for ((i = 0; i < 3000; ++i)); do ! grep -q "^ok " ended/tests.log 2>/dev/null || break; sleep 0.1; done
 expect_line ended/tests.log "^ok " # told when it ends, not at the end of all
 kill -TERM $!
 wait $!
@@ -411,10 +427,12 @@ gone "a suite that is ended"
 unset PRETEND_STUCK
 
 # What a part has done when its time is over stays, and --resume goes on there.
-PRETEND_SLOW=1 run $suite --out slow --part bench --limit 2
+export PRETEND_SLOW=1
+with_limits "2 10 60" "^bench +incomplete .* 1 cases measured" out --out slow --part bench
+unset PRETEND_SLOW
 expect_code 3 "a part at its limit"
 expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed, 0 not begun"
-expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit 2 --resume"
+expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit $limit --resume"
 expect_line slow/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 expect_line slow/nvidia-pretender-1/report.md '^\| bench \| incomplete \|'
 grep -qx slow slow/state/bench-pieces/begun && fail "a case that was stopped counts as done"
@@ -431,18 +449,20 @@ expect_code 3 "a small budget"
 expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
 
 # A kernel that takes the device with it, a crash, a hang: each costs its own case.
-PRETEND_BREAK=hang run $suite --out broken --part bench --limit 5
+export PRETEND_BREAK=hang
+with_limits "5 20 80" "2 cases measured, 3 failed" out --out broken --part bench
+unset PRETEND_BREAK
 expect_code 1 "cases that break the bench"
 expect_line out "^bench +FAILED \(exit 1\) +[0-9]+ s  2 cases measured, 3 failed"
 python3 -c 'import json; json.load(open("broken/bench.json")); json.load(open("broken/suite.json"))' 2>err || fail "bench.json is broken"
 expect_line broken/nvidia-pretender-1/report.md '^\| last \| 12\.5 \| 7\.50 \|'
 expect_line broken/nvidia-pretender-1/report.md '^- broken/1: FAILED CUDA: an illegal memory access$'
 expect_line broken/nvidia-pretender-1/report.md '^- broken/2: FAILED nacre_bench ended by signal SEGV$'
-expect_line broken/nvidia-pretender-1/report.md '^- hung: FAILED ran past 2 s$'
+expect_line broken/nvidia-pretender-1/report.md "^- hung: FAILED ran past $((limit / 2)) s$"
 expect_line broken/nvidia-pretender-1/report.md '^- bench: FAILED broken/2$'
 
 # Without Python; with programs of another commit; with a part that must run and cannot.
-PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 4
+PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 200
 expect_code 1 "without Python"
 expect_line out "^WARNING: the programs were built from ba9876543210, this is 0123456789abcdef$"
 expect_line plain/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.5 \| - \| - \| - \| - \| - \| 2 \|  \|$'

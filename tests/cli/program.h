@@ -60,6 +60,11 @@ class Running {
     }
   }
   pid_t pid() const { return pid_; }
+  /// Whether it has ended; wait() says how.
+  bool ended() const {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
+  }
   Outcome wait() {
     int status = 0;
     struct rusage usage {};

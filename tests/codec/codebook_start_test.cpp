@@ -116,18 +116,17 @@ struct Begun {
   }
   /// What the encoder, planned anew, makes of the first frames of each item that was loaded.
   std::vector<std::vector<float>> latents(const std::vector<int64_t>& frames) {
-    Encoder<float> encoder(step.parameters(), codec);
+    const Encoder encoder(step.parameters(), codec);
     Plan plan(ctx, Purpose::inference);
     View<float> audio;
     View<const float> latent;
     plan.reserve([&](Plan& p) {
-      p.next_step();
-      const Made<float> source = p.source<float>({.batch = step.batch(), .time = step.samples()});
+      const Output<float> source = p.source<float>({.batch = step.batch(), .time = step.samples()});
       audio = source.value;
-      latent = p.result(encoder.plan(p, source.flow));
+      latent = p.result<float>(encoder.plan(p, source.flow));
     });
     ctx.write<float>(loaded, audio);
-    encoder.forward(ctx);
+    plan.run();
     const std::vector<float> all = read(latent);
     std::vector<std::vector<float>> rows;
     for (size_t i = 0; i < frames.size(); ++i)

@@ -49,10 +49,9 @@ struct Probe {
   Probe(const CodecConfig& c, Shape shape) : net(p, c), plan(ctx, Purpose::inference) {
     open_up(ctx, p, c);
     plan.reserve([&](Plan& w) {
-      w.next_step();
-      const Made<float> source = w.source<float>(shape);
+      const Output<float> source = w.source<float>(shape);
       input = source.value;
-      output = w.result(net.plan(w, source.flow));
+      output = w.result<float>(net.plan(w, source.flow));
     });
   }
   std::pair<int64_t, int64_t> reach(int64_t at) {
@@ -60,7 +59,7 @@ struct Probe {
     const int64_t c = input.shape.channels;
     std::fill(x.begin() + at * c, x.begin() + (at + 1) * c, 0.5f);
     ctx.write<float>(x, input);
-    net.forward(ctx);
+    plan.run();
     ctx.read<float>(output, y);
     int64_t first = -1, last = -1;
     for (size_t i = 0; i < y.size(); ++i)
@@ -101,7 +100,7 @@ TEST_CASE("a codec's contexts are the receptive fields, exactly") {
     CAPTURE(r.encoder_rates, r.decoder_rates, r.dilations, r.kernel_size, hop, back, ahead);
 
     const int64_t middle = std::max(back, ahead) + 2, frames = 2 * middle + 1;
-    Probe<Encoder<float>> encoder(c, {.time = frames * hop});
+    Probe<Encoder> encoder(c, {.time = frames * hop});
     int64_t farthest = 0;
     for (int64_t s = middle * hop; s < (middle + 1) * hop; ++s) {
       const auto [first, last] = encoder.reach(s);
@@ -110,7 +109,7 @@ TEST_CASE("a codec's contexts are the receptive fields, exactly") {
     }
     CHECK(std::max<int64_t>(farthest, 1) == back);
 
-    Probe<Decoder<float>> decoder(c, {.time = frames});
+    Probe<Decoder> decoder(c, {.time = frames});
     REQUIRE(decoder.output.shape.time == frames * hop);
     const auto [first, last] = decoder.reach(middle);
     REQUIRE(first >= 0);

@@ -3,17 +3,17 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
 
-#include "harness.h"
+#include "gradient_check.h"
 #include "nacre/training/training_step.h"
 #include "reference/codec.h"
 #include "reference/vq.h"
 
 using namespace nacre;
-using nacre::test::CodecReference;
-using Values = CodecReference::Values;
-using Tensors = std::map<std::string, Values>;
+using test::CodecReference;
+using test::Tape;
+using test::Tensors;
+using test::Values;
 
 namespace {
 
@@ -60,6 +60,7 @@ struct Pair {
   Tiny tiny;
   Context ctx;
   TrainingStep step;
+  Tape tape;
   CodecReference reference;
   std::mt19937_64 rng;
 
@@ -84,7 +85,6 @@ struct Pair {
     step.gradients();
     r.codes.resize(static_cast<size_t>(step.codes().elements()));
     ctx.read<int32_t>(step.codes(), r.codes);
-    r.freeze();
   }
 
   /// A fresh model has biases of zero, gains equal to norms and all alphas one: places where mistakes hide.
@@ -113,7 +113,7 @@ struct Pair {
           x = draw(-0.9, 0.9);
       }
       step.parameters().set_tensor(ctx, name, t.shape, t.values);
-      reference.parameters[name].assign(t.values.begin(), t.values.end());
+      tape.parameters[name].assign(t.values.begin(), t.values.end());
     }
     step.parameters().refresh(ctx);
   }
@@ -127,91 +127,9 @@ struct Pair {
   }
 };
 
-double largest(const Values& v) {
-  double most = 0;
-  for (const double x : v) most = std::max(most, std::fabs(x));
-  return most;
-}
-
-/// Per tensor, what rounding may do to its gradient. A layer's sums have a few dozen terms whose rounding errors have
-/// random signs: a result is off by about an ulp of its own size and of its tensor's. The reference runs with such
-/// errors everywhere, four times; an element may be off by four times the most that anything in its tensor then moved.
-Tensors allowances(CodecReference& r, const Tensors& exact) {
-  Tensors allowed;
-  r.noise = test::ulp;
-  for (int draw = 0; draw < 4; ++draw) {
-    r.run(true);
-    for (const auto& [name, g] : exact) {
-      Values& a = allowed[name];
-      a.resize(1);
-      for (size_t i = 0; i < g.size(); ++i) a[0] = std::max(a[0], 4 * std::fabs(r.gradients.at(name)[i] - g[i]));
-    }
-  }
-  r.noise = 0;
-  return allowed;
-}
-
-/// Central differences, or nothing where a kink (|a - b| at 0, the floor of a logarithm) lies within the steps: two
-/// step widths disagree there.
-std::optional<double> slope(const std::function<double(double)>& f, double scale) {
-  const double h = 1e-6, near = (f(h) - f(-h)) / (2 * h), far = (f(2 * h) - f(-2 * h)) / (4 * h);
-  if (std::fabs(near - far) > 1e-5 * (std::fabs(near) + scale)) return std::nullopt;
-  return near;
-}
-
-void check_differences(CodecReference& r, const Tensors& exact, std::mt19937_64& rng, int wanted) {
-  std::vector<std::string> names;
-  for (const auto& [name, g] : exact) names.push_back(name);
-  // Every kind of parameter, in turn: shuffled names, grouped by the part after the last point and the network.
-  std::map<std::string, std::vector<std::string>> kinds;
-  for (const std::string& n : names) kinds[n.substr(0, n.find('.')) + n.substr(n.rfind('.'))].push_back(n);
-  double scale = 0;
-  for (const auto& [name, g] : exact) scale = std::max(scale, largest(g));
-  scale *= 0.05;
-  int checked = 0, redrawn = 0;
-  while (checked < wanted) {
-    for (const auto& [kind, members] : kinds) {
-      const std::string& name = members[rng() % members.size()];
-      Values& p = r.parameters.at(name);
-      const size_t i = rng() % p.size();
-      const double before = p[i];
-      const auto found = slope([&](double h) { return p[i] = before + h, r.run(false); }, scale);
-      p[i] = before;
-      if (!found) {
-        REQUIRE(++redrawn < 2 * wanted);
-        continue;
-      }
-      ++checked;
-      INFO(name << "[" << i << "]: " << *found << ", by differentiation " << exact.at(name)[i]);
-      CHECK(std::fabs(*found - exact.at(name)[i]) <= 1e-5 * (std::fabs(*found) + scale));
-    }
-  }
-  const Tensors at = r.parameters;
-  for (int direction = 0, tries = 0; direction < 3; ++tries) {
-    REQUIRE(tries < 20);
-    std::normal_distribution<double> draw(0, 0.01);
-    Tensors d;
-    double wanted_slope = 0;
-    for (const auto& [name, g] : exact)
-      for (const double x : g) d[name].push_back(draw(rng)), wanted_slope += d[name].back() * x;
-    const auto found = slope(
-        [&](double h) {
-          for (const auto& [name, v] : d)
-            for (size_t i = 0; i < v.size(); ++i) r.parameters.at(name)[i] = at.at(name)[i] + h * v[i];
-          return r.run(false);
-        },
-        scale);
-    r.parameters = at;
-    if (!found) continue;
-    ++direction;
-    INFO("direction over all parameters: " << *found << ", by differentiation " << wanted_slope);
-    CHECK(std::fabs(*found - wanted_slope) <= 1e-5 * (std::fabs(*found) + scale));
-  }
-}
-
 void check_codes(const CodecReference& r) {
   // Each given code is the nearest, up to the rounding of a float encoder.
-  const auto& q = r.quantizer;
+  const auto& q = *r.quantised.stages;
   for (int64_t row = 0; row < q.rows; ++row)
     for (int64_t i = 0; i < q.stages; ++i) {
       const Values book(q.codebooks.begin() + i * q.codes * q.dim, q.codebooks.begin() + (i + 1) * q.codes * q.dim);
@@ -232,49 +150,31 @@ void check_gradients(const Tiny& tiny, int differences) {
     REQUIRE(seed < test::seed() + 20);
     Pair pair(tiny, seed, device);
     CodecReference& r = pair.reference;
-    r.run(true);
-    const Tensors exact = r.gradients;
-    const auto losses = r.losses;
+    Tape& tape = pair.tape;
+    const test::Model model = std::ref(r);
+    const test::Comparison comparison(tape, model);
     check_codes(r);
-    const Tensors allowed = allowances(r, exact);
-    blunt.clear();
-    for (const auto& [name, g] : exact)
-      if (!(allowed.at(name)[0] <= 1e-2 * largest(g)))
-        blunt += " " + name + " " + std::to_string(allowed.at(name)[0] / largest(g));
+    blunt = comparison.blunt();
     if (!blunt.empty()) continue;
 
-    const Tensors found = pair.library_gradients();
-    REQUIRE(found.size() == exact.size());
-    for (const auto& [name, g] : exact) {
-      REQUIRE(found.at(name).size() == g.size());
-      const double allowance = allowed.at(name)[0];
-      const auto expected = [&exact_g = g](int64_t i) { return exact_g[static_cast<size_t>(i)]; };
-      const auto same = [&](int64_t) { return allowance; };
-      const double worst = test::worst_ratio(found.at(name), expected, same);
-      INFO(name << ": worst error is " << worst << " of the allowance " << allowance << ", largest gradient "
-                << largest(g));
-      CHECK(worst <= 1);
-      Values planted = found.at(name);
-      planted[planted.size() / 2] += 10 * std::max(allowance, 1e-30);  // zero where no item uses a codebook
-      CHECK(test::worst_ratio(planted, expected, same) > 1);
-    }
+    comparison.check(pair.library_gradients());
     const StepMetrics m = pair.step.metrics();
-    const double within = 1e-4;  // of values around one, through thirty layers and logarithms
-    CHECK(static_cast<double>(m.waveform) == Approx(losses.waveform).epsilon(within));
-    CHECK(static_cast<double>(m.stft) == Approx(losses.stft).epsilon(within));
-    CHECK(static_cast<double>(m.mel) == Approx(losses.mel).epsilon(within));
-    CHECK(static_cast<double>(m.commitment) == Approx(losses.commitment).epsilon(within));
-    CHECK(static_cast<double>(m.codebook) == Approx(losses.codebook).epsilon(within));
+    const auto near = [](float found, const test::Node* loss) {
+      // Of values around one, through thirty layers and logarithms.
+      CHECK(static_cast<double>(found) == Approx(loss->value[0]).epsilon(1e-4));
+    };
+    near(m.waveform, r.waveform), near(m.stft, r.spectra.stft), near(m.mel, r.spectra.mel);
+    near(m.commitment, r.quantised.commitment), near(m.codebook, r.quantised.codebook);
     // What is taken from the latent's gradient is no part of the loss that differences are taken of.
     const bool in_loss = !tiny.orthogonal || tiny.quantizer == QuantizerKind::factorised;
-    if (in_loss) check_differences(r, exact, pair.rng, differences);
+    if (in_loss) test::check_differences(tape, model, pair.rng, differences);
     if (!tiny.orthogonal) return;
     r.orthogonal = false;
-    r.run(true);
+    tape.run(model), tape.backward();
     bool differs = false;
-    for (const auto& [name, g] : exact)
+    for (const auto& [name, g] : comparison.exact)
       for (size_t i = 0; i < g.size(); ++i)
-        differs = differs || std::fabs(r.gradients.at(name)[i] - g[i]) > 10 * allowed.at(name)[0];
+        differs = differs || std::fabs(tape.gradients.at(name)[i] - g[i]) > 10 * comparison.allowed.at(name);
     CHECK(differs == !in_loss);
     return;
   }

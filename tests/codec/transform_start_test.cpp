@@ -25,8 +25,8 @@ struct Joined {
   Context ctx;
   CodecConfig config;
   Parameters parameters;
-  Encoder<float> encoder;
-  Decoder<float> decoder;
+  Encoder encoder;
+  Decoder decoder;
   Plan plan;
   View<float> in;
   View<const float> out;
@@ -40,17 +40,15 @@ struct Joined {
     parameters.allocate(ctx, false);
     initialise(ctx, parameters, c, 5);
     plan.reserve([&](Plan& p) {
-      p.next_step();
-      const Made<float> source = p.source<float>({.time = frames * c.hop()});
+      const Output<float> source = p.source<float>({.time = frames * c.hop()});
       in = source.value;
-      out = p.result(decoder.plan(p, encoder.plan(p, source.flow)));
+      out = p.result<float>(decoder.plan(p, encoder.plan(p, source.flow)));
     });
   }
   std::vector<float> run(const std::vector<float>& x) {
     std::vector<float> y(x.size());
     ctx.write<float>(x, in);
-    encoder.forward(ctx);
-    decoder.forward(ctx);
+    plan.run();
     ctx.read<float>(out, y);
     return y;
   }

@@ -37,24 +37,31 @@ struct Result {
   std::map<std::string, std::vector<double>> gradients;
 };
 
+using Make = std::function<std::function<Flow(Plan&, Flow)>(Parameters&)>;
+
 /// Forward and backward of a network behind a convolution of one tap, whose gradients show what reaches the input.
-template <class T, class Net>
-Result run(Device device, const std::function<Net(Parameters&)>& make, const CodecConfig& c, Shape input, int64_t inner) {
+template <class T>
+Result run(Device device, const Make& make, const CodecConfig& c, Shape input, int64_t inner) {
   Context ctx({.device = device, .threads = 2});
   Parameters p;
-  Conv1d<T> first(p, "first", input.channels, inner, 1);
-  Net net = make(p);
-  p.allocate(ctx, true, std::is_same_v<T, float> ? Storage::float32 : Storage::bfloat16);
+  const Conv1d first(p, "first", input.channels, inner, 1);
+  const auto net = make(p);
+  p.allocate(ctx, true, storage_of<T>);
   initialise(ctx, p, c, 4);
   Plan plan(ctx, Purpose::training);
-  Made<T> source;
-  Read<T> end;
+  Output<T> source;
+  Input<T> end;
+  int last = 0;
+  std::vector<T> dy;
   plan.reserve([&](Plan& w) {
-    w.next_step();
     source = w.source<T>(input);
-    const Flow<T> y = net.plan(w, first.plan(w, source.flow));
-    w.next_step();
-    end = w.reads(y, Phase::backward);
+    const Flow y = net(w, first.plan(w, source.flow));
+    const Step s = w.step("end");
+    last = s.number();
+    end = s.reads<T>(y, Until::backward);
+    s.forward([](Context&) {});
+    s.backward([&dy, end](Context& on) { on.write<T>(dy, end.grad); });
+    p.clear_gradients(w);
   });
   std::mt19937_64 rng(test::seed());
   std::uniform_real_distribution<float> draw(-1, 1);
@@ -62,15 +69,14 @@ Result run(Device device, const std::function<Net(Parameters&)>& make, const Cod
   for (T& v : x) v = stored<T>(draw(rng));
   ctx.write<T>(x, source.value);
   p.refresh(ctx);
-  first.forward(ctx), net.forward(ctx);
-  std::vector<T> y(static_cast<size_t>(end.value.elements())), dy(y.size());
+  plan.run_until(last, Until::forward);
+  std::vector<T> y(static_cast<size_t>(end.value.elements()));
+  dy.resize(y.size());
   ctx.read<T>(end.value, y);
   Result r;
   for (const T v : y) r.y.push_back(static_cast<double>(as_float(v)));
   for (T& v : dy) v = stored<T>(draw(rng));
-  ctx.write<T>(dy, end.grad);
-  p.clear_gradients(ctx);
-  net.backward(ctx), first.backward(ctx);
+  plan.run();
   p.finish_gradients(ctx);
   p.each_tensor(ctx, p.gradients(),
                 [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
@@ -89,13 +95,10 @@ double relative(const std::vector<double>& found, const std::vector<double>& wan
 /// the other, each at most one bf16_ulp of its value, with random signs. They add like a random walk; sums of such
 /// terms have the error of their terms; three standard deviations, and a third of an ulp is one of a uniform error's
 /// (1/sqrt(3), rounded).
-template <template <class> class Net>
-void compare(const std::function<Net<float>(Parameters&)>& make32, const std::function<Net<bf16>(Parameters&)>& make16,
-             const CodecConfig& c, Shape input, int64_t inner, int roundings) {
+void compare(const Make& make, const CodecConfig& c, Shape input, int64_t inner, int roundings) {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
-  const Result exact = run<float, Net<float>>(device, make32, c, input, inner),
-               found = run<bf16, Net<bf16>>(device, make16, c, input, inner);
+  const Result exact = run<float>(device, make, c, input, inner), found = run<bf16>(device, make, c, input, inner);
   REQUIRE(found.y.size() == exact.y.size());
   const double forward = 3 * test::bf16_ulp / std::sqrt(3.0) * std::sqrt(roundings);
   const double error = relative(found.y, exact.y);
@@ -115,16 +118,21 @@ void compare(const std::function<Net<float>(Parameters&)>& make32, const std::fu
   }
 }
 
+template <class Net, class... A>
+Make made(A... arguments) {
+  return [=](Parameters& p) -> std::function<Flow(Plan&, Flow)> {
+    return [net = Net(p, arguments...)](Plan& w, Flow x) { return net.plan(w, x); };
+  };
+}
+
 }  // namespace
 
 TEST_CASE("a residual unit in bf16") {
   const CodecConfig c = tiny(ActivationKind::snake);
   for (const int64_t dilation : {int64_t{1}, int64_t{9}}) {
     CAPTURE(dilation);
-    compare<ResidualUnit>(
-        [&](Parameters& p) { return ResidualUnit<float>(p, "unit", 12, 7, dilation, ActivationKind::snake); },
-        [&](Parameters& p) { return ResidualUnit<bf16>(p, "unit", 12, 7, dilation, ActivationKind::snake); }, c,
-        {.batch = 2, .time = 50, .channels = 3}, 12, 8);
+    compare(made<ResidualUnit>("unit", 12, 7, dilation, ActivationKind::snake), c,
+            {.batch = 2, .time = 50, .channels = 3}, 12, 8);
   }
 }
 TEST_CASE("an encoder and a decoder in bf16") {
@@ -132,12 +140,8 @@ TEST_CASE("an encoder and a decoder in bf16") {
     CAPTURE(str(activation));
     const CodecConfig c = tiny(activation);
     // Four units of four layers, four strided or outer convolutions with activations, weights of each.
-    compare<Encoder>([&](Parameters& p) { return Encoder<float>(p, c); },
-                     [&](Parameters& p) { return Encoder<bf16>(p, c); }, c, {.batch = 2, .time = 96, .channels = 2}, 1,
-                     30);
-    compare<Decoder>([&](Parameters& p) { return Decoder<float>(p, c); },
-                     [&](Parameters& p) { return Decoder<bf16>(p, c); }, c, {.batch = 2, .time = 16, .channels = 5},
-                     c.latent(), 30);
+    compare(made<Encoder>(c), c, {.batch = 2, .time = 96, .channels = 2}, 1, 30);
+    compare(made<Decoder>(c), c, {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
   }
 }
 TEST_CASE("activations by name") {

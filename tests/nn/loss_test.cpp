@@ -66,19 +66,19 @@ TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") 
     Context ctx({.device = device, .threads = 2});
     LossConfig config;
     config.windows = {16, 64}, config.mels = {3, 8};
-    ReconstructionLoss loss(config, 8000);
+    const ReconstructionLoss loss(config, 8000);
+    ReconstructionLoss::Planned planned;
     const Shape shape{.batch = 2, .time = 300};
     const std::vector<int32_t> valid{300, 170};
     View<float> estimate, target;
     View<int32_t> lengths;
     Plan plan(ctx, Purpose::training);
     plan.reserve([&](Plan& p) {
-      p.next_step();
       target = p.source<float>(shape).value;
-      lengths = p.keeps<int32_t>({.channels = 2});
-      const Made<float> made = p.makes<float>(shape);
-      estimate = made.value;
-      loss.plan(p, made.flow, target, lengths);
+      lengths = p.persistent<int32_t>({.channels = 2});
+      const Output<float> source = p.source<float>(shape, true);
+      estimate = source.value;
+      planned = loss.plan(p, source.flow, target, lengths);
     });
     std::vector<float> x(600), y(600);
     const Philox draw{6, 1};
@@ -91,9 +91,9 @@ TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") 
     ctx.write<float>(x, target);
     ctx.write<float>(y, estimate);
     ctx.write<int32_t>(valid, lengths);
-    loss.backward(ctx);
+    plan.run();
     std::vector<float> values(3);
-    ctx.read<float>(loss.values(), values);
+    ctx.read<float>(planned.values, values);
     // Differences are rounded to floats, and the mean is one: two units.
     CHECK(std::fabs(static_cast<double>(values[0]) - distance / 470) <= 2 * ulp * distance / 470);
     SpectralConfig by_hand{.sample_rate = 8000, .scales = {scale(16, 3, 0.5f, 0.5f), scale(64, 8, 0.5f, 0.5f)}};

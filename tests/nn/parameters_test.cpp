@@ -66,9 +66,9 @@ Shapes published(const std::vector<int64_t>& strides, int64_t latent, int64_t st
 struct Registered {
   explicit Registered(const CodecConfig& c) : encoder(p, c), quantizer(p, c), decoder(p, c) {}
   Parameters p;
-  Encoder<float> encoder;
+  Encoder encoder;
   Quantizer quantizer;
-  Decoder<float> decoder;
+  Decoder decoder;
   Shapes shapes() const {
     Shapes s;
     for (const Parameter& x : p.all())
@@ -176,15 +176,17 @@ TEST_CASE("parameters: what a step did not use has no gradient, whatever the ste
     ctx.read<float>(v, values);
     return values;
   };
-  // The step before: both took part. Then one in which `used` alone did.
-  p.clear_gradients(ctx);
-  CHECK_FALSE(used.adds());
-  CHECK(used.adds());
-  CHECK_FALSE(idle.adds());
+  // The step before left a gradient in both. Then one in which `used` alone takes part.
+  Plan plan(ctx, Purpose::training);
+  plan.reserve([&](Plan& w) {
+    const Step s = w.step("uses one weight");
+    const WeightGrad dw = s.gradient(used);
+    CHECK_FALSE(dw.add);
+    s.backward([&fill, dw](Context&) { fill(dw.grad, 3); });
+    p.clear_gradients(w);
+  });
   fill(used.grad, 1), fill(idle.grad, 2);
-  p.clear_gradients(ctx);
-  CHECK_FALSE(used.adds());
-  fill(used.grad, 3);
+  plan.run();
 
   const std::vector<float> before_v = read(idle.v->value), before_g = read(idle.g->value),
                            before_used = read(used.v->value);
@@ -312,37 +314,36 @@ TEST_CASE("parameters: a second model of the same names shares them") {
   Context ctx({.device = device, .threads = 1});
   Parameters p;
   const CodecConfig c = small(QuantizerKind::ema);
-  Encoder<float> first(p, c);
+  Encoder first(p, c);
   Quantizer quantizer(p, c);
   const size_t count = p.all().size();
-  Encoder<float> second(p, c);
+  Encoder second(p, c);
   CHECK(p.all().size() == count);
   p.allocate(ctx, true);
-  Encoder<float> third(p, c);  // still: nothing new is asked for
+  Encoder third(p, c);  // still: nothing new is asked for
   CHECK(p.all().size() == count);
-  CHECK_THROWS_AS(Decoder<float>(p, c), Error);
+  CHECK_THROWS_AS(Decoder(p, c), Error);
   CHECK_THROWS_AS(p.allocate(ctx, true), Error);
   CodecConfig wider = c;
   wider.encoder_dim = 5;
-  CHECK(error_of([&] { Encoder<float>(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
+  CHECK(error_of([&] { Encoder(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
 
   // Both instances compute the same.
   initialise(ctx, p, c, 3);
   std::vector<float> out[2];
-  for (Encoder<float>* e : {&first, &second}) {
+  for (Encoder* e : {&first, &second}) {
     Plan plan(ctx, Purpose::inference);
     View<const float> result;
     View<float> audio;
     plan.reserve([&](Plan& w) {
-      w.next_step();
-      const Made<float> source = w.source<float>({.batch = 2, .time = 36});
+      const Output<float> source = w.source<float>({.batch = 2, .time = 36});
       audio = source.value;
-      result = w.result(e->plan(w, source.flow));
+      result = w.result<float>(e->plan(w, source.flow));
     });
     std::vector<float> x(72);
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) / 7;
     ctx.write<float>(x, audio);
-    e->forward(ctx);
+    plan.run();
     std::vector<float>& y = out[e == &second];
     y.resize(static_cast<size_t>(result.elements()));
     ctx.read<float>(result, y);

@@ -1,31 +1,57 @@
-// The plan: no two live blocks overlap, = and += go to the right readers, gradients pass through residual connections.
+// The plan: no two live blocks overlap, = and += go to the right writers, gradients pass through residual connections and
+// stop where they should, and the program runs in the order that the walks describe.
+#include "nacre/nn/plan.h"
+
 #include <map>
 
 #include "harness.h"
-#include "nacre/nn/plan.h"
+#include "nacre/nn/parameters.h"
 
 using namespace nacre;
 using namespace nacre::test;
 
 namespace {
 
-/// y = f(x): reads in backward, scratch in both phases.
+/// y = f(x): reads in backward, scratch in both passes.
 struct Unary {
-  Read<float> x;
-  Made<float> y;
+  Input<float> x;
+  Output<float> y;
   View<float> forward_scratch, backward_scratch;
-  Flow<float> plan(Plan& p, Flow<float> in, int64_t channels) {
-    p.next_step();
-    x = p.reads(in, Phase::backward);
-    y = p.makes<float>({.time = 3, .channels = channels});
-    forward_scratch = p.scratch({.channels = 100}, Phase::forward);
-    backward_scratch = p.scratch({.channels = 200}, Phase::backward);
+  Flow plan(Plan& p, Flow in, int64_t channels) {
+    const Step s = p.step("unary");
+    x = s.reads<float>(in, Until::backward);
+    y = s.makes<float>({.time = 3, .channels = channels});
+    forward_scratch = s.scratch({.channels = 100}, Until::forward);
+    backward_scratch = s.scratch({.channels = 200}, Until::backward);
     return y.flow;
   }
 };
+/// Where a gradient comes from.
+void end(Plan& p, Flow x) { p.step("end").reads<float>(x); }
+
 bool overlap(const View<const float>& a, const View<const float>& b) {
   return a && b && a.data < b.data + b.elements() && b.data < a.data + a.elements();
 }
+std::string refusal(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::usage);
+    return e.what();
+  }
+  return "nothing was refused";
+}
+/// A source whose gradient is wanted, so that what follows has gradients.
+Flow variable(Plan& p, int64_t channels = 8) { return p.source<float>({.time = 3, .channels = channels}, true).flow; }
+
+/// Parameters of two weights, on the CPU.
+struct Weights {
+  Parameters parameters;
+  Weight &a = parameters.add_weight({"a"}, {2, 3, 1}, {.batch = 2, .channels = 3}),
+         &b = parameters.add_weight({"b"}, {2, 3, 1}, {.batch = 2, .channels = 3});
+  Parameter& bias = parameters.add("bias", {4}, {.channels = 4});
+  explicit Weights(Context& c) { parameters.allocate(c, true); }
+};
 
 }  // namespace
 
@@ -33,30 +59,26 @@ TEST_CASE("plan: a chain keeps what backward needs, and nothing else", "[plan]")
   Context ctx;
   std::vector<Unary> chain(6);
   Plan plan(ctx, Purpose::training);
-  View<float> audio;
   plan.reserve([&](Plan& p) {
-    p.next_step();
-    const auto source = p.source<float>({.time = 3, .channels = 64});
-    audio = source.value;
-    Flow<float> x = source.flow;
+    Flow x = variable(p, 64);
     for (Unary& u : chain) x = u.plan(p, x, 64);
+    end(p, x);
   });
-  CHECK_FALSE(chain[0].x.grad);  // a source needs no gradient
   for (size_t i = 0; i < chain.size(); ++i) {
     for (size_t j = i + 1; j < chain.size(); ++j)
       CHECK_FALSE(overlap(chain[i].x.value, chain[j].x.value));  // all are read in backward, so all live together
     CHECK_FALSE(overlap(chain[i].x.value, chain[i].y.value));
     CHECK_FALSE(overlap(chain[i].x.value, chain[i].forward_scratch));
-    if (i > 0) {
-      CHECK(chain[i].x.grad);
-      CHECK_FALSE(chain[i].x.add);
-      CHECK_FALSE(overlap(chain[i].x.grad, chain[i].y.grad));
-      CHECK_FALSE(overlap(chain[i].x.grad, chain[i].backward_scratch));
-      CHECK_FALSE(overlap(chain[i].x.grad, chain[i].x.value));
-    }
+    CHECK(chain[i].x.grad);
+    CHECK_FALSE(chain[i].x.add);
+    CHECK_FALSE(overlap(chain[i].x.grad, chain[i].y.grad));
+    CHECK_FALSE(overlap(chain[i].x.grad, chain[i].backward_scratch));
+    CHECK_FALSE(overlap(chain[i].x.grad, chain[i].x.value));
   }
   CHECK(plan.bytes() == plan.peak_live_bytes());  // a chain packs perfectly
   CHECK(plan.bytes() < plan.unshared_bytes());
+  CHECK(plan.steps().size() == 7);
+  CHECK(plan.steps().back() == "end");
 }
 
 TEST_CASE("plan: inference keeps two activations of a chain", "[plan]") {
@@ -64,8 +86,7 @@ TEST_CASE("plan: inference keeps two activations of a chain", "[plan]") {
   std::vector<Unary> chain(10);
   Plan plan(ctx, Purpose::inference);
   plan.reserve([&](Plan& p) {
-    p.next_step();
-    Flow<float> x = p.source<float>({.time = 3, .channels = 64}).flow;
+    Flow x = variable(p, 64);
     for (Unary& u : chain) x = u.plan(p, x, 64);
   });
   const size_t activation = 3 * 64 * sizeof(float), source = activation, scratch = 512;
@@ -77,38 +98,39 @@ TEST_CASE("plan: inference keeps two activations of a chain", "[plan]") {
 TEST_CASE("plan: the last reader overwrites, the others add", "[plan]") {
   Context ctx;
   Plan plan(ctx, Purpose::training);
-  Unary maker, first, second, third;
+  Unary maker, first, second, third, unused;
   plan.reserve([&](Plan& p) {
-    p.next_step();
-    const Flow<float> a = maker.plan(p, p.source<float>({.time = 3, .channels = 8}).flow, 8);
-    first.plan(p, a, 8);
-    second.plan(p, a, 8);
-    third.plan(p, a, 8);
+    const Flow a = maker.plan(p, variable(p), 8);
+    const Flow x = first.plan(p, a, 8), y = second.plan(p, a, 8), z = third.plan(p, a, 8);
+    unused.plan(p, a, 8);  // no gradient reaches it
+    for (const Flow f : {x, y, z}) end(p, f);
   });
   CHECK(first.x.add);
   CHECK(second.x.add);
   CHECK_FALSE(third.x.add);
   CHECK(first.x.grad.data == third.x.grad.data);
   CHECK(first.x.grad.data == maker.y.grad.data);
+  CHECK_FALSE(unused.x.grad);
+  CHECK_FALSE(unused.y.grad);
+  CHECK_FALSE(unused.backward_scratch);
 }
 
 TEST_CASE("plan: a residual connection shares one gradient block", "[plan]") {
   Context ctx;
   Plan plan(ctx, Purpose::training);
-  struct Join {
-    Read<float> branch, x;
-    Made<float> y;
+  struct {
+    Input<float> branch, x;
+    Output<float> y;
   } join;
   Unary maker, branch, last;
   plan.reserve([&](Plan& p) {
-    p.next_step();
-    const Flow<float> x = maker.plan(p, p.source<float>({.time = 3, .channels = 8}).flow, 8);
-    const Flow<float> h = branch.plan(p, x, 8);
-    p.next_step();
-    join.branch = p.reads(h, Phase::backward);
-    join.y = p.makes<float>(x.shape);
-    join.x = p.passes(x, join.y.flow);
-    last.plan(p, join.y.flow, 8);
+    const Flow x = maker.plan(p, variable(p), 8);
+    const Flow h = branch.plan(p, x, 8);
+    const Step s = p.step("join");
+    join.branch = s.reads<float>(h, Until::backward);
+    join.y = s.makes<float>(x.shape);
+    join.x = s.passes<float>(x, join.y.flow);
+    end(p, last.plan(p, join.y.flow, 8));
   });
   CHECK_FALSE(join.x.grad);                      // nothing to do in backward
   CHECK(maker.y.grad.data == join.y.grad.data);  // one block
@@ -120,84 +142,353 @@ TEST_CASE("plan: a residual whose input is read later is added, not shared", "[p
   Context ctx;
   Plan plan(ctx, Purpose::training);
   Unary maker, later;
-  Read<float> skip;
-  Made<float> y;
+  Input<float> skip;
   plan.reserve([&](Plan& p) {
-    p.next_step();
-    const Flow<float> x = maker.plan(p, p.source<float>({.time = 3, .channels = 8}).flow, 8);
-    p.next_step();
-    y = p.makes<float>(x.shape);
-    skip = p.passes(x, y.flow);
-    p.next_step();
-    p.reads(y.flow, Phase::backward);
-    later.plan(p, x, 8);
+    const Flow x = maker.plan(p, variable(p), 8);
+    const Step s = p.step("skip");
+    const Output<float> y = s.makes<float>(x.shape);
+    skip = s.passes<float>(x, y.flow);
+    end(p, y.flow);
+    end(p, later.plan(p, x, 8));
   });
   CHECK(skip.grad);
   CHECK(skip.add);
   CHECK_FALSE(later.x.add);
 }
 
-TEST_CASE("plan: random models never overlap what is alive together", "[plan]") {
-  // Each activation is filled with its own number when it is made and checked whenever it is read, forward and
-  // backward.
+TEST_CASE("plan: gradients go where something is trained, and nowhere else", "[plan]") {
   Context ctx;
-  std::mt19937_64 rng(seed());
-  for (int round = 0; round < 50; ++round) {
-    const int steps = 3 + static_cast<int>(rng() % 20);
-    std::vector<std::vector<int>> inputs(static_cast<size_t>(steps));
-    std::vector<int64_t> sizes(static_cast<size_t>(steps));
-    for (int s = 0; s < steps; ++s) {
-      sizes[static_cast<size_t>(s)] = 1 + static_cast<int64_t>(rng() % 300);
-      for (int i = 0; i < 1 + static_cast<int>(rng() % 3); ++i)
-        if (s > 0) inputs[static_cast<size_t>(s)].push_back(static_cast<int>(rng() % static_cast<uint64_t>(s)));
+  Weights w(ctx), frozen(ctx);
+  Plan plan(ctx, Purpose::training);
+  Unary before, behind, aside;
+  WeightGrad first, second, third, of_frozen;
+  View<float> bias, frozen_bias;
+  Output<float> fixed;
+  Input<float> trained_input, frozen_input, detached;
+  bool trains_a = false, trains_b = true, trains_frozen = true;
+  plan.reserve([&](Plan& p) {
+    fixed = p.source<float>({.time = 3, .channels = 8});
+    Flow x = before.plan(p, fixed.flow, 8);  // nothing trained so far: no gradient
+    Step s = p.step("a");
+    trained_input = s.reads<float>(x);
+    first = s.gradient(w.a);
+    bias = s.gradient(w.bias);
+    x = s.makes<float>(x.shape).flow;
+    {
+      const Frozen guard = p.freeze(frozen.parameters);
+      s = p.step("frozen");
+      frozen_input = s.reads<float>(x);
+      of_frozen = s.gradient(frozen.a);
+      frozen_bias = s.gradient(frozen.bias);
+      x = s.makes<float>(x.shape).flow;
     }
-    std::vector<Made<float>> made(static_cast<size_t>(steps));
-    std::vector<std::vector<Read<float>>> reads(static_cast<size_t>(steps));
-    std::vector<View<float>> scratch(static_cast<size_t>(steps));
-    Plan plan(ctx, Purpose::training);
-    plan.reserve([&](Plan& p) {
-      for (size_t s = 0; s < made.size(); ++s) {
-        p.next_step();
-        reads[s].clear();
-        for (const int i : inputs[s]) reads[s].push_back(p.reads(made[static_cast<size_t>(i)].flow, Phase::backward));
-        made[s] = p.makes<float>({.channels = sizes[s]});
-        scratch[s] = p.scratch({.channels = 1 + sizes[s] / 2}, Phase::forward);
-      }
-    });
-    int wrong = 0;
-    const auto all_are = [](View<const float> v, float x) {
-      return std::all_of(v.begin(), v.end(), [&](float y) { return y == x; });
-    };
-    for (size_t s = 0; s < made.size(); ++s) {
-      for (size_t i = 0; i < inputs[s].size(); ++i)
-        wrong += !all_are(reads[s][i].value, static_cast<float>(inputs[s][i]));
-      std::fill(made[s].value.begin(), made[s].value.end(), static_cast<float>(s));
-      std::fill(scratch[s].begin(), scratch[s].end(), -1.0f);
-    }
-    // Backward: gradients count readers, by = and += as told.
-    std::map<size_t, int> readers;
-    for (size_t s = made.size(); s-- > 0;) {
-      for (const int i : inputs[s])
-        wrong += !all_are(reads[s][0].value, static_cast<float>(inputs[s][0])) && i == inputs[s][0];
-      if (readers[s] > 0) wrong += !all_are(made[s].grad, static_cast<float>(readers[s]));
-      for (size_t i = inputs[s].size(); i-- > 0;) {  // the mirror image of the forward order
-        const Read<float>& r = reads[s][i];
-        for (float& g : r.grad) g = (r.add ? g : 0.0f) + 1.0f;
-        ++readers[static_cast<size_t>(inputs[s][i])];
-      }
-    }
-    CHECK(wrong == 0);
-    CHECK(plan.bytes() >= plan.peak_live_bytes());
-  }
+    s = p.step("a again");
+    s.reads<float>(x);
+    second = s.gradient(w.a);
+    x = s.makes<float>(x.shape).flow;
+    s = p.step("reads a detached value");
+    detached = s.reads<float>(p.detach(x));
+    s.makes<float>(x.shape);
+    third = s.gradient(w.b);  // its output has no reader
+    end(p, behind.plan(p, x, 8));
+    trains_a = p.trains(w.a), trains_b = p.trains(w.b), trains_frozen = p.trains(frozen.a);
+  });
+  CHECK_FALSE(before.y.grad);
+  CHECK_FALSE(trained_input.grad);
+  CHECK(frozen_input.grad);
+  CHECK(behind.x.grad);
+  CHECK_FALSE(detached.grad);
+  CHECK(detached.value.data == behind.x.value.data);
+  CHECK(first.grad.data == w.a.grad.data);
+  CHECK(first.add);
+  CHECK(second.grad.data == w.a.grad.data);
+  CHECK_FALSE(second.add);
+  CHECK_FALSE(third.grad);
+  CHECK_FALSE(of_frozen.grad);
+  CHECK_FALSE(frozen_bias);
+  CHECK(bias.data == w.bias.grad.data);
+  CHECK(trains_a);
+  CHECK_FALSE(trains_b);
+  CHECK_FALSE(trains_frozen);
 }
 
-TEST_CASE("plan: walks that differ are refused", "[plan]") {
+TEST_CASE("plan: a fork is one value and a gradient per branch", "[plan]") {
   Context ctx;
   Plan plan(ctx, Purpose::training);
+  Unary maker, left, right;
+  Output<float> branch[2];
+  Input<float> joined;
+  plan.reserve([&](Plan& p) {
+    const Flow x = maker.plan(p, variable(p), 8);
+    const Step s = p.step("fork");
+    joined = s.reads<float>(x);
+    for (Output<float>& b : branch) b = s.shares<float>(x);
+    end(p, left.plan(p, branch[0].flow, 8));
+    end(p, right.plan(p, branch[1].flow, 8));
+  });
+  for (const Output<float>& b : branch) CHECK(b.value.data == maker.y.value.data);
+  CHECK(left.x.value.data == maker.y.value.data);
+  CHECK(left.x.grad.data == branch[0].grad.data);
+  CHECK(right.x.grad.data == branch[1].grad.data);
+  CHECK_FALSE(left.x.add);
+  CHECK_FALSE(right.x.add);
+  for (const View<const float>& a : {branch[0].grad, branch[1].grad}) CHECK_FALSE(overlap(a, joined.grad));
+  CHECK_FALSE(overlap(branch[0].grad, branch[1].grad));
+}
+
+namespace {
+
+/// A random program whose steps write their own number and check what they read. Walks may contain inner walks, which read
+/// activations of the outer walks detached.
+struct RandomProgram {
+  std::mt19937_64 rng;
+  int wrong = 0, ran = 0;
+  int number = 0;
+  std::vector<std::string> order;  // of passes, as they should run
+
+  static bool all_are(View<const float> v, float x) {
+    return std::all_of(v.begin(), v.end(), [&](float y) { return y == x; });
+  }
+  struct Made {
+    Flow flow;
+    int step;
+  };
+
+  void walk(Plan& p, std::vector<Made> outer, int depth) {
+    std::vector<Made> mine;
+    std::vector<std::string> backward;
+    const int steps = 2 + static_cast<int>(rng() % 12);
+    for (int i = 0; i < steps; ++i) {
+      if (depth < 2 && rng() % 5 == 0) {
+        std::vector<Made> all = outer;
+        for (const Made& m : mine) all.push_back(m);
+        p.inner([&](Plan& q) { walk(q, all, depth + 1); });
+      }
+      const int id = number++;
+      std::vector<std::pair<int, Flow>> inputs;
+      for (uint64_t n = rng() % 3; n > 0 && !mine.empty(); --n) {
+        const Made& m = mine[rng() % mine.size()];
+        inputs.emplace_back(m.step, m.flow);
+      }
+      for (uint64_t n = rng() % 3; n > 0 && !outer.empty(); --n) {
+        const Made& m = outer[rng() % outer.size()];
+        inputs.emplace_back(m.step, p.detach(m.flow));
+      }
+      if (inputs.empty()) inputs.emplace_back(-1, p.source<float>({.channels = 5}, true).flow);
+      const Step s = p.step("step " + std::to_string(id));
+      std::vector<Input<float>> in;
+      for (const auto& [from, flow] : inputs) in.push_back(s.reads<float>(flow, Until::backward));
+      const int64_t size = 1 + static_cast<int64_t>(rng() % 300);
+      const View<float> scratch = s.scratch({.channels = 1 + size / 2}, Until::forward),
+                        backward_scratch = s.scratch({.channels = 1 + size / 3}, Until::backward),
+                        saved = s.saved<float>({.channels = 1 + size / 4});
+      const bool loss = i + 1 == steps || rng() % 4 == 0;
+      Output<float> out;
+      if (!loss) {
+        out = s.makes<float>({.channels = size}, Until::backward);
+        mine.push_back({out.flow, id});
+      }
+      const auto inputs_hold = [this, in, inputs] {
+        for (size_t k = 0; k < in.size(); ++k)
+          if (inputs[k].first >= 0) wrong += !all_are(in[k].value, static_cast<float>(inputs[k].first));
+      };
+      s.forward([this, inputs_hold, out, scratch, saved, id](Context&) {
+        inputs_hold();
+        std::fill(out.value.begin(), out.value.end(), static_cast<float>(id));
+        std::fill(scratch.begin(), scratch.end(), -1.0f);
+        std::fill(saved.begin(), saved.end(), 1000.0f + static_cast<float>(id));
+        order.push_back("forward " + std::to_string(id));
+      });
+      // Gradients count paths to losses, by = and += as told: what arrives is passed on.
+      s.backward([this, inputs_hold, in, out, backward_scratch, saved, id, loss](Context&) {
+        inputs_hold();
+        wrong += !all_are(saved, 1000.0f + static_cast<float>(id));
+        if (!loss) wrong += !all_are(out.value, static_cast<float>(id));
+        const float paths = loss ? 1.0f : out.grad.data[0];
+        if (!loss) wrong += !all_are(out.grad, paths);
+        std::fill(backward_scratch.begin(), backward_scratch.end(), -2.0f);
+        for (size_t k = in.size(); k-- > 0;)  // the mirror image of the forward order
+          for (float& g : in[k].grad) g = (in[k].add ? g : 0.0f) + paths;
+        order.push_back("backward " + std::to_string(id));
+        ++ran;
+      });
+    }
+    p.then([this, depth](Context&) { order.push_back("then " + std::to_string(depth)); });
+  }
+};
+
+}  // namespace
+
+TEST_CASE("plan: random programs never overwrite what is alive", "[plan]") {
+  Context ctx;
+  int backward_passes = 0, inner_walks = 0;
+  for (uint64_t round = 0; round < 60; ++round) {
+    CAPTURE(round);
+    RandomProgram program;
+    Plan plan(ctx, Purpose::training);
+    plan.reserve([&](Plan& p) {
+      program.rng.seed(seed() + round);
+      program.number = 0;
+      program.walk(p, {}, 0);
+    });
+    plan.run();
+    CHECK(program.wrong == 0);
+    CHECK(plan.bytes() >= plan.peak_live_bytes());
+    backward_passes += program.ran;
+    // A walk's backward passes run in reverse, and an inner walk is over before the outer one goes on.
+    std::vector<int> forwards;
+    for (const std::string& pass : program.order) {
+      const int id = std::stoi(pass.substr(pass.find(' ') + 1));
+      if (pass[0] == 'f') {
+        forwards.push_back(id);
+      } else if (pass[0] == 'b') {
+        while (!forwards.empty() && forwards.back() > id) forwards.pop_back();  // those had no gradient
+        REQUIRE(!forwards.empty());
+        CHECK(forwards.back() == id);
+        forwards.pop_back();
+      } else if (id > 0) {
+        ++inner_walks;
+      }
+    }
+    CHECK(program.order.back() == "then 0");
+    // Run again: the same, for nothing of a run is left over.
+    const std::vector<std::string> first = std::exchange(program.order, {});
+    plan.run();
+    CHECK(program.wrong == 0);
+    CHECK(program.order == first);
+  }
+  CHECK(backward_passes > 500);
+  CHECK(inner_walks > 60);
+}
+
+TEST_CASE("plan: an inner walk's memory is free afterwards", "[plan]") {
+  Context ctx;
+  Plan plan(ctx, Purpose::training);
+  Unary generator, critic, later;
+  plan.reserve([&](Plan& p) {
+    const Flow fake = generator.plan(p, variable(p, 64), 64);
+    p.inner([&](Plan& d) {
+      const Flow x = d.source<float>({.channels = 1}, true).flow;
+      const Step s = d.step("critic");
+      critic.x = s.reads<float>(d.detach(fake), Until::backward);
+      s.reads<float>(x);
+      critic.y = s.makes<float>({.channels = 5000}, Until::backward);
+      end(d, critic.y.flow);
+    });
+    end(p, later.plan(p, fake, 5000 / 3));
+  });
+  CHECK(critic.x.value.data == later.x.value.data);  // what the generator made is alive during both
+  CHECK_FALSE(critic.x.grad);
+  CHECK(later.x.grad);
+  CHECK_FALSE(overlap(critic.y.value, generator.y.value));
+  CHECK(overlap(critic.y.value, later.y.value));
+}
+
+TEST_CASE("plan: what steps carry lasts from run to run until it is reset", "[plan]") {
+  Context ctx;
+  Plan plan(ctx, Purpose::inference);
+  std::vector<float> seen;
+  plan.reserve([&](Plan& p) {
+    const Step s = p.step("counter");
+    const View<float> count = s.carries<float>({.channels = 3});
+    const View<float> scratch = s.scratch({.channels = 100}, Until::forward);
+    s.forward([&seen, count, scratch](Context&) {
+      std::fill(scratch.begin(), scratch.end(), 7.0f);
+      seen.push_back(count[2]);
+      for (float& v : count) v += 1;
+    });
+    const Step other = p.step("other");
+    const View<float> more = other.scratch({.channels = 500}, Until::forward);
+    other.forward([more](Context&) { std::fill(more.begin(), more.end(), 9.0f); });
+  });
+  for (int i = 0; i < 3; ++i) plan.run();
+  plan.reset();
+  for (int i = 0; i < 2; ++i) plan.run();
+  CHECK(seen == std::vector<float>{0, 1, 2, 0, 1});
+}
+
+TEST_CASE("plan: a run that is given up leaves no trace, unless weights have moved", "[plan]") {
+  Context ctx;
+  std::vector<float> averages{1, 2, 3}, weight{5};
+  const View<float> state(averages.data(), {.channels = 3});
+  Plan plan(ctx, Purpose::training);
+  int passes = 0, asked = 0, last = -1;
+  plan.reserve([&](Plan& p) {
+    const Flow x = p.source<float>({.channels = 2}, true).flow;
+    const Step moving = p.step("moving averages");
+    moving.reads<float>(x);
+    const Flow y = moving.makes<float>({.channels = 2}).flow;
+    moving.changes(state);
+    moving.forward([&](Context&) { ++passes; });
+    moving.backward([&](Context&) { ++passes, averages[0] += 10; });
+    moving.update([&](Context&) { ++passes, averages[2] *= 2; });
+    const Step loss = p.step("loss");
+    last = loss.number();
+    loss.reads<float>(y);
+    loss.forward([&](Context&) { ++passes; });
+    loss.backward([&](Context&) { ++passes; });
+    p.then([&](Context&) { ++passes, weight[0] = 6; });
+    p.then([&](Context&) { ++passes; });
+  });
+  for (int after = 0; after < 6; ++after) {
+    CAPTURE(after);
+    passes = asked = 0;
+    CHECK_FALSE(plan.run([&] { return asked++ == after; }));
+    CHECK(passes == after);
+    CHECK(averages == std::vector<float>{1, 2, 3});
+    CHECK(weight[0] == 5);
+  }
+  asked = passes = 0;
+  CHECK(plan.run([&] { return asked++ >= 6; }));  // the first update of weights has run by then
+  CHECK(asked == 6);
+  CHECK(passes == 7);
+  CHECK(averages == std::vector<float>{11, 2, 6});
+  CHECK(weight[0] == 6);
+
+  // Parts of a program update nothing.
+  passes = 0;
+  plan.run_until(last, Until::forward);
+  CHECK(passes == 2);
+  plan.run_until(last, Until::backward);
+  CHECK(passes == 5);
+  plan.run_gradients();
+  CHECK(passes == 9);
+  CHECK(averages == std::vector<float>{11, 2, 6});
+  CHECK(refusal([&] { plan.run_until(7, Until::forward); }).find("no such pass") != std::string::npos);
+}
+
+TEST_CASE("plan: wrong walks are refused by the name of the step", "[plan]") {
+  Context ctx;
+  const auto refused = [&](const std::function<void(Plan&)>& walk) {
+    return refusal([&] { Plan(ctx, Purpose::training).reserve(walk); });
+  };
   int walks = 0;
-  CHECK_THROWS_WITH(plan.reserve([&](Plan& p) {
-    p.next_step();
-    p.makes<float>({.channels = ++walks * 1000});
-  }),
-                    Catch::Contains("second walk differs"));
+  CHECK_THAT(refused([&](Plan& p) { p.step("grows").makes<float>({.channels = ++walks * 1000}); }),
+             Catch::Contains("\"grows\"") && Catch::Contains("second walk differs"));
+  walks = 0;
+  CHECK_THAT(refused([&](Plan& p) { p.step(++walks == 1 ? "one" : "two"); }), Catch::Contains("second walk differs"));
+  walks = 0;
+  CHECK_THAT(refused([&](Plan& p) {
+               if (p.step("only"), ++walks == 1) p.step("gone");
+             }),
+             Catch::Contains("second walk differs"));
+  CHECK_THAT(refused([&](Plan& p) {
+               const Flow x = p.source<bf16>({.channels = 4}).flow;
+               p.step("halves").reads<float>(x);
+             }),
+             Catch::Contains("\"halves\"") && Catch::Contains("reads float") && Catch::Contains("bf16"));
+  CHECK_THAT(refused([&](Plan& p) { p.step("blind").reads<float>({}); }), Catch::Contains("no step made"));
+  CHECK_THAT(refused([&](Plan& p) {
+               const Flow x = variable(p);
+               p.inner([&](Plan& d) { d.step("critic").reads<float>(x); });
+             }),
+             Catch::Contains("\"critic\"") && Catch::Contains("detach"));
+  CHECK_THAT(refused([&](Plan& p) {
+               const Step old = p.step("old");
+               p.step("new");
+               old.makes<float>({.channels = 1});
+             }),
+             Catch::Contains("\"old\"") && Catch::Contains("after a newer one"));
+  Plan plan(ctx, Purpose::training);
+  CHECK_THAT(refusal([&] { plan.step("nowhere"); }), Catch::Contains("outside of a walk"));
 }

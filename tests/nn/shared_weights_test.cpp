@@ -23,72 +23,75 @@ CodecConfig tiny() {
 
 using Values = std::map<std::string, std::vector<float>>;
 
-/// Two layers of the same parameters, each behind a convolution of its own.
-template <class T, class Layer>
+/// What one use of the shared layer is given and what it gives back.
+struct Place {
+  View<int32_t> stages{}, frames{};  ///< of a quantizer
+};
+using Net = std::function<Flow(Plan&, Flow, Place&)>;
+using Make = std::function<Net(Parameters&)>;
+
+/// One layer in two places of a plan, each behind a convolution of its own. The uses named in `of` get a gradient, each
+/// its own or zeros; the others are computed and no gradient reaches them.
+template <class T>
 struct Twice {
   struct Use {
-    Conv1d<T> before;
-    Layer layer;
-    Made<T> source{};
-    Read<T> end{};
-    std::vector<T> x{}, dy{};
+    Place place{};
+    Output<T> source{};
+    std::vector<T> dy{};
   };
   Context ctx;
   Parameters parameters;
-  std::vector<Use> uses;
-  Plan plan;
+  std::vector<Conv1d> before;
+  Net layer;
+  std::vector<Use> uses{2};
 
-  Twice(Device device, const std::function<Layer(Parameters&)>& make)
-      : ctx({.device = device, .threads = 2}), plan(ctx, Purpose::training) {
-    for (const char* name : {"before.0", "before.1"})
-      uses.push_back({Conv1d<T>(parameters, name, 3, inner, 1), make(parameters)});
-    parameters.allocate(ctx, true, std::is_same_v<T, float> ? Storage::float32 : Storage::bfloat16);
+  Twice(Device device, const Make& make) : ctx({.device = device, .threads = 2}) {
+    for (const char* name : {"before.0", "before.1"}) before.emplace_back(parameters, name, 3, inner, 1);
+    layer = make(parameters);
+    parameters.allocate(ctx, true, storage_of<T>);
     initialise(ctx, parameters, tiny(), 5);
     parameters.refresh(ctx);
-    int64_t time = 20;
-    plan.reserve([&](Plan& p) {
-      time = 20;
-      for (Use& u : uses) {
-        p.next_step();
-        u.source = p.source<T>({.batch = 2, .time = time, .channels = 3});
-        const Flow<T> y = u.layer.plan(p, u.before.plan(p, u.source.flow));
-        p.next_step();
-        u.end = p.reads(y, Phase::backward);
-        time += 7;  // the uses need not be alike
-      }
-    });
-    std::mt19937_64 rng(seed());
-    const auto fill = [&](std::vector<T>& v, int64_t n) {
+  }
+
+  Values gradients(const std::vector<size_t>& of, size_t from_zeros = 9) {
+    Plan plan(ctx, Purpose::training);
+    const auto drawn = [](int64_t n, uint64_t which) {
+      std::mt19937_64 rng(seed() + which);
       std::uniform_real_distribution<float> draw(-1, 1);
+      std::vector<T> v;
       for (int64_t i = 0; i < n; ++i) {
         if constexpr (std::is_same_v<T, float>)
           v.push_back(draw(rng));
         else
           v.push_back(to_bf16(draw(rng)));
       }
+      return v;
     };
-    for (Use& u : uses) fill(u.x, u.source.value.elements()), fill(u.dy, u.end.value.elements());
-  }
-
-  /// Gradients of a step in which the uses named in `of` run backward, each from its own gradient or from zeros.
-  Values gradients(const std::vector<size_t>& of, size_t from_zeros = 9) {
-    for (Use& u : uses) {
-      if constexpr (requires { u.layer.stages(); }) {
-        const auto n = static_cast<size_t>(u.layer.stages().elements());
-        ctx.write<int32_t>(std::vector<int32_t>(n, 2), u.layer.stages());
-        ctx.write<int32_t>(std::vector<int32_t>(n, 15), u.layer.frames());
-        u.layer.set_weights(0, 0);  // what comes from zeros is then zero
+    plan.reserve([&](Plan& p) {
+      int64_t time = 20;
+      for (size_t i = 0; i < uses.size(); ++i) {
+        Use& u = uses[i];
+        u.source = p.source<T>({.batch = 2, .time = time, .channels = 3});
+        const Flow y = layer(p, before[i].plan(p, u.source.flow), u.place);
+        time += 7;  // the uses need not be alike
+        if (std::find(of.begin(), of.end(), i) == of.end()) continue;
+        const Step s = p.step("end");
+        const Input<T> end = s.reads<T>(y);
+        const auto n = static_cast<size_t>(y.shape.elements());
+        u.dy = i == from_zeros ? std::vector<T>(n) : drawn(static_cast<int64_t>(n), 20 + i);
+        s.backward([&u, end](Context& c) { c.write<T>(u.dy, end.grad); });
       }
-      ctx.write<T>(u.x, u.source.value);
-      u.before.forward(ctx), u.layer.forward(ctx);
-    }
-    parameters.clear_gradients(ctx);
-    for (size_t i = uses.size(); i-- > 0;) {
-      if (std::find(of.begin(), of.end(), i) == of.end()) continue;
+      parameters.clear_gradients(p);
+    });
+    for (size_t i = 0; i < uses.size(); ++i) {
       Use& u = uses[i];
-      ctx.write<T>(i == from_zeros ? std::vector<T>(u.dy.size()) : u.dy, u.end.grad);
-      u.layer.backward(ctx), u.before.backward(ctx);
+      ctx.write<T>(drawn(u.source.value.elements(), i), u.source.value);
+      if (u.place.stages) {
+        ctx.write<int32_t>(std::vector<int32_t>(2, 2), u.place.stages);
+        ctx.write<int32_t>(std::vector<int32_t>(2, 15), u.place.frames);
+      }
     }
+    plan.run();
     parameters.finish_gradients(ctx);
     Values found;
     parameters.each_tensor(ctx, parameters.gradients(),
@@ -100,11 +103,11 @@ struct Twice {
 };
 
 /// One use adds zeros to what the other made, before it and behind it: nothing is rounded, nothing may change.
-template <class T, class Layer>
-void sums_up(const char* what, const std::function<Layer(Parameters&)>& make) {
+template <class T>
+void sums_up(const char* what, const Make& make) {
   for (const Device device : devices()) {
     CAPTURE(what, str(device));
-    Twice<T, Layer> twice(device, make);
+    Twice<T> twice(device, make);
     const Values first = twice.gradients({0}), second = twice.gradients({1});
     const Values of_first = twice.gradients({0, 1}, 1), of_second = twice.gradients({0, 1}, 0);
     REQUIRE(!first.empty());
@@ -121,33 +124,38 @@ void sums_up(const char* what, const std::function<Layer(Parameters&)>& make) {
   }
 }
 
+template <class L, class... A>
+Make made(A... arguments) {
+  return [=](Parameters& p) -> Net {
+    return [layer = L(p, arguments...)](Plan& w, Flow x, Place&) { return layer.plan(w, x); };
+  };
+}
+
 }  // namespace
 
 TEST_CASE("gradients of a weight that a plan uses twice add up", "[layers]") {
-  sums_up<float, Conv1d<float>>(
-      "convolution", [](Parameters& p) { return Conv1d<float>(p, "shared", inner, 6, 3, {.left = 1, .right = 1}); });
-  sums_up<float, ConvTranspose1d<float>>(
-      "transposed", [](Parameters& p) { return ConvTranspose1d<float>(p, "shared", inner, 6, 4, 2, 1, 0); });
+  const Conv1dGeometry same3{.left = 1, .right = 1}, same7{.left = 3, .right = 3};
+  sums_up<float>("convolution", made<Conv1d>("shared", inner, 6, 3, same3));
+  sums_up<float>("transposed", made<ConvTranspose1d>("shared", inner, 6, 4, 2, 1, 0));
   for (const ActivationKind kind : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu})
-    sums_up<float, ActivatedConv1d<float>>("activated", [kind](Parameters& p) {
-      return ActivatedConv1d<float>(p, "shared.0", "shared.1", inner, 16, 7, kind, {.left = 3, .right = 3});
-    });
-  sums_up<float, ResidualUnit<float>>("residual unit", [](Parameters& p) {
-    return ResidualUnit<float>(p, "shared", inner, 7, 3, ActivationKind::snake);
-  });
+    sums_up<float>("activated", made<ActivatedConv1d>("shared.0", "shared.1", inner, 16, 7, kind, same7));
+  sums_up<float>("residual unit", made<ResidualUnit>("shared", inner, 7, 3, ActivationKind::snake));
 }
 
 TEST_CASE("gradients in bf16 of a weight that a plan uses twice add up", "[layers]") {
-  sums_up<bf16, Conv1d<bf16>>(
-      "convolution", [](Parameters& p) { return Conv1d<bf16>(p, "shared", inner, 8, 3, {.left = 1, .right = 1}); });
-  sums_up<bf16, ConvTranspose1d<bf16>>(
-      "transposed", [](Parameters& p) { return ConvTranspose1d<bf16>(p, "shared", inner, 8, 4, 2, 1, 0); });
-  sums_up<bf16, ActivatedConv1d<bf16>>("activated", [](Parameters& p) {
-    return ActivatedConv1d<bf16>(p, "shared.0", "shared.1", inner, 16, 7, ActivationKind::snake,
-                                 {.left = 3, .right = 3});
-  });
+  const Conv1dGeometry same3{.left = 1, .right = 1}, same7{.left = 3, .right = 3};
+  sums_up<bf16>("convolution", made<Conv1d>("shared", inner, 8, 3, same3));
+  sums_up<bf16>("transposed", made<ConvTranspose1d>("shared", inner, 8, 4, 2, 1, 0));
+  sums_up<bf16>("activated", made<ActivatedConv1d>("shared.0", "shared.1", inner, 16, 7, ActivationKind::snake, same7));
 }
 
 TEST_CASE("gradients of a quantizer that a plan uses twice add up", "[layers]") {
-  sums_up<float, Quantizer>("quantizer", [](Parameters& p) { return Quantizer(p, tiny()); });
+  sums_up<float>("quantizer", [](Parameters& p) -> Net {
+    return [quantizer = Quantizer(p, tiny())](Plan& w, Flow x, Place& place) {
+      // Without losses of its own: what comes from zeros is then zero.
+      const Quantized q = quantizer.plan(w, x, {.commitment_weight = 0, .codebook_weight = 0});
+      place = {q.stages, q.frames};
+      return q.flow;
+    };
+  });
 }

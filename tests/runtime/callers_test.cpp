@@ -278,7 +278,7 @@ TEST_CASE("a process that was forked off works") {
     }
     const pid_t child = fork();
     if (child == 0) {
-      alarm(900);  // a child that hangs ends, as late as the test itself
+      alarm(1800);  // a child that hangs ends, as late as the test itself
       int code = 1;
       try {
         if (coded(codec, frames, 0.04) == expected) code = 0;

@@ -45,7 +45,7 @@ Codes encode(Device device, const std::string& model, std::span<const float> aud
     config = Codec::load(cpu, model).config();
   }
   Parameters p;
-  Encoder<float> encoder(p, config);
+  const Encoder encoder(p, config);
   Quantizer quantizer(p, config);
   p.allocate(ctx, false);
   load_parameters(ctx, p, model, false);
@@ -68,16 +68,15 @@ Codes encode(Device device, const std::string& model, std::span<const float> aud
   }
   p.refresh(ctx);
   Plan plan(ctx, Purpose::inference);
-  Made<float> source;
+  Output<float> source;
   View<const float> z;
   const int64_t frames = static_cast<int64_t>(audio.size()) / config.hop();
   plan.reserve([&](Plan& w) {
-    w.next_step();
     source = w.source<float>({.time = frames * config.hop()});
-    z = w.result(encoder.plan(w, source.flow));
+    z = w.result<float>(encoder.plan(w, source.flow));
   });
   ctx.write<float>(audio.first(static_cast<size_t>(frames * config.hop())), source.value);
-  encoder.forward(ctx);
+  plan.run();
 
   // The quantizer by hand, because here the residuals are wanted, too.
   Codes found{.stages = config.n_codebooks, .rows = frames, .dim = config.code_dim(), .codes = config.codebook_size};

@@ -16,98 +16,74 @@ namespace nacre {
 
 /// conv k7 -> blocks of (residual units, activation, strided conv) -> activation -> conv k3.  [B, T, 1, 1] -> [B, T /
 /// hop, 1, latent]
-template <class T>
 class Encoder {
  public:
   Encoder(Parameters&, const CodecConfig&);
-  Flow<T> plan(Plan&, Flow<T> audio);
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan& p, Flow audio) const { return layers_.plan(p, audio); }
 
  private:
-  struct Block {
-    std::vector<ResidualUnit<T>> units;
-    ActivatedConv1d<T> down;
-  };
-  Conv1d<T> first_;
-  std::vector<Block> blocks_;
-  std::vector<ActivatedConv1d<T>> last_;  // one, made after the blocks
+  Chain layers_;
 };
 
 /// conv k7 -> blocks of (activation, transposed conv, residual units) -> activation -> conv k7 -> tanh.  The encoder's
 /// mirror image.
-template <class T>
 class Decoder {
  public:
   Decoder(Parameters&, const CodecConfig&);
-  Flow<T> plan(Plan&, Flow<T> latent);
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan& p, Flow latent) const { return layers_.plan(p, latent); }
 
  private:
-  struct Block {
-    Activation<T> activation;
-    ConvTranspose1d<T> up;
-    std::vector<ResidualUnit<T>> units;
-  };
-  Conv1d<T> first_;
-  std::vector<Block> blocks_;
-  std::vector<ActivatedConv1d<T>> last_;  // one, made after the blocks
-  std::vector<Activation<T>> tanh_;       // one, or none
+  Chain layers_;
 };
 
 /// Called with 0 first, then after each part that is done.
 using StartProgress = std::function<void(int64_t done, int64_t total)>;
 
-/// Residual vector quantizer of either kind, with straight-through gradient and codebook training.
+/// How a quantizer is planned. The defaults are those of inference.
+struct QuantizerUse {
+  int64_t beam = 0;  ///< code sequences kept per frame, 0: the configuration's; training takes the nearest codes
+  float commitment_weight = 1;
+  float codebook_weight = 1;  ///< of codebooks that get gradients
+  /// The quantisation error is kept out of the latent's gradient (RvqBackward); without effect on factorised codes.
+  bool orthogonal = false;
+  /// A device scalar that feeds the choice of replacements for dead codes. Where it is given, the codebooks follow their
+  /// moving averages in every run (nothing to do for factorised codes).
+  View<const int32_t> step{};
+  uint64_t seed = 0;
+};
+/// What a quantizer is in one place of a plan. The views are empty where nothing is trained, except the codes.
+struct Quantized {
+  Flow flow{};              ///< the quantised latent; its gradient passes straight through
+  View<int32_t> codes{};    ///< [batch, frames, 1, stages]
+  View<float> losses{};     ///< [2]: commitment, codebook
+  View<int32_t> stages{};   ///< [batch], input: codebooks per item
+  View<int32_t> frames{};   ///< [batch], input: valid frames per item
+  /// Moving-average update of the codebooks from the frames of the last run, by another decay than training's: for the
+  /// start of training. Empty for factorised codes.
+  std::function<void(Context&, double decay)> update{};
+};
+
+/// Residual vector quantizer of either kind, with straight-through gradient and codebook training. It works on floats.
 class Quantizer {
  public:
   Quantizer(Parameters&, const CodecConfig&);
-  Flow<float> plan(Plan&, Flow<float> latent);
-  void forward(Context&);
-  void backward(Context&);
-  /// Exponential-moving-average update of the codebooks from this step's frames (nothing to do for factorised codes).
-  /// `step` is a device scalar that feeds the choice of replacements for dead codes, `decay` that of the averages.
-  void update(Context&, View<const int32_t> step, uint64_t seed, double decay);
+  Quantized plan(Plan&, Flow latent, const QuantizerUse& = {}) const;
+  /// Codes [batch, frames, 1, stages] back to the latent.
+  Flow plan_decode(Plan&, View<const int32_t> codes) const;
   /// Codebooks from data: k-means over the rows of `latents`, stage by stage. Runs once, before the first step;
   /// allocates.
-  void start(Context&, View<const float> latents, uint64_t seed, const StartProgress& = {});
-  /// Codes of frames [batch, frames, 1, stages] back to the latent.
-  Flow<float> plan_decode(Plan&, View<const int32_t> codes);
-  void decode(Context&);
-
-  View<int32_t> codes() const { return codes_; }
-  View<float> losses() const { return losses_; }    ///< [2]: commitment, codebook
-  View<int32_t> stages() const { return stages_; }  ///< [batch], input: codebooks per item (training)
-  View<int32_t> frames() const { return frames_; }  ///< [batch], input: valid frames per item (training)
-  /// In place of the configuration's, from the next plan on.
-  void set_beam(int64_t beam) { config_.beam = beam; }
-  void set_weights(float commitment, float codebook) { commitment_ = commitment, codebook_ = codebook; }
-  /// Whether the quantisation error is kept out of the latent's gradient (RvqBackward); factorised codes: without effect.
-  void set_orthogonal(bool orthogonal) { orthogonal_ = orthogonal && !factorised(); }
+  void start(Context&, View<const float> latents, uint64_t seed, const StartProgress& = {}) const;
 
  private:
-  RvqProjections projections() const;
-  void plan_projections(Plan&);
-  void refresh_projections(Context&);
   bool factorised() const { return config_.quantizer == QuantizerKind::factorised; }
   CodecConfig config_;
-  Parameter* codebooks_ = nullptr;
-  Parameter* counts_ = nullptr;
-  Parameter* sums_ = nullptr;
-  Weight* in_weight_ = nullptr;
-  Weight* out_weight_ = nullptr;
-  Parameter* in_bias_ = nullptr;
-  Parameter* out_bias_ = nullptr;
-  float commitment_ = 1.0f, codebook_ = 1.0f;
-  bool orthogonal_ = false;
-  int64_t beam_ = 1;
-  Read<float> z_;
-  Made<float> y_;
-  View<int32_t> codes_, stages_, frames_;
-  View<const int32_t> decode_codes_;
-  View<float> in_weight32_, out_weight32_;  ///< of a model that stores weights in bf16
-  View<float> quantised_, losses_, forward_scratch_, backward_scratch_, update_scratch_;
+  const Parameter* codebooks_ = nullptr;
+  const Parameter* counts_ = nullptr;
+  const Parameter* sums_ = nullptr;
+  const Weight* in_weight_ = nullptr;
+  const Weight* out_weight_ = nullptr;
+  const Parameter* in_bias_ = nullptr;
+  const Parameter* out_bias_ = nullptr;
 };
 
 /// Draws every parameter of the model, a pure function of (seed, name): convolutions uniform in +-1/sqrt(fan in), as
@@ -119,11 +95,12 @@ void initialise(Context&, Parameters&, const CodecConfig&, uint64_t seed);
 /// that plans, encodes or decodes while another does gets Error(usage). Codecs of several threads may share a Context.
 class Codec {
  public:
-  /// Parameters are allocated and zero; initialise() or load() fills them.
-  Codec(Context&, CodecConfig);
+  /// Parameters are allocated and zero; initialise() or load() fills them. storage: of activations and effective weights
+  /// between the waveform and the latent, as in TrainingStep; the quantizer works on floats in either case.
+  Codec(Context&, CodecConfig, Storage storage = Storage::float32);
   /// Loads model.safetensors whose metadata holds the config. Throws Error(input) listing every missing, surplus or
   /// misshapen tensor.
-  static Codec load(Context&, const std::filesystem::path& safetensors);
+  static Codec load(Context&, const std::filesystem::path& safetensors, Storage storage = Storage::float32);
   void save(const std::filesystem::path& safetensors, const std::map<std::string, std::string>& metadata = {}) const;
   Codec(Codec&&) noexcept;
   Codec& operator=(Codec&&) noexcept;

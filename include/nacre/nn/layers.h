@@ -1,8 +1,9 @@
 #pragma once
-// Layers: plain classes with plan, forward and backward (the Layer concept), composed as members. T is the storage type
-// of activations. A layer remembers its views at planning time, so forward and backward take only a Context.
+// Layers: const descriptions that record their steps in a plan. A layer holds parameters and sizes, never an address, so
+// one object may stand in any number of places and plans. It must not outlive its Parameters; a plan may outlive the layer.
+// Every layer works on activations of either storage, whichever its input has.
 #include <concepts>
-#include <memory>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,11 +13,23 @@
 
 namespace nacre {
 
-template <class L, class T>
-concept Layer = requires(L layer, Plan& plan, Context& ctx, Flow<T> x) {
-  { layer.plan(plan, x) } -> std::same_as<Flow<T>>;
-  layer.forward(ctx);
-  layer.backward(ctx);
+template <class L>
+concept Layer = requires(const L layer, Plan& plan, Flow x) {
+  { layer.plan(plan, x) } -> std::same_as<Flow>;
+};
+
+/// Layers one after the other.
+class Chain {
+ public:
+  template <Layer L>
+  Chain& operator<<(L layer) {
+    layers_.push_back([layer = std::move(layer)](Plan& p, Flow x) { return layer.plan(p, x); });
+    return *this;
+  }
+  Flow plan(Plan&, Flow) const;
+
+ private:
+  std::vector<std::function<Flow(Plan&, Flow)>> layers_;
 };
 
 enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh };
@@ -24,119 +37,82 @@ enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh }
 ActivationKind activation_kind(const std::string& name);
 std::string str(ActivationKind);
 
-template <class T>
-class ActivatedConv1d;
-
 /// One elementwise nonlinearity. Snake registers <name>.alpha (1, C, 1), initialised to one.
-template <class T>
 class Activation {
  public:
   Activation(Parameters&, const std::string& name, int64_t channels, ActivationKind);
-  Flow<T> plan(Plan&, Flow<T> x);
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan&, Flow x) const;
+
+  const Parameter* alpha() const noexcept { return alpha_; }  ///< of Snake, else null
+  const Parameter* beta() const noexcept { return beta_; }    ///< of snake_beta, else null
 
  private:
-  friend class ActivatedConv1d<T>;
+  std::string name_;
   ActivationKind kind_;
-  Parameter* alpha_ = nullptr;
-  Parameter* beta_ = nullptr;
-  Read<T> x_;
-  Made<T> y_;
-  View<float> scratch_;
+  const Parameter* alpha_ = nullptr;
+  const Parameter* beta_ = nullptr;
 };
 
 /// Weight-normalised convolution: <name>.weight_v [out, in / groups, taps], <name>.weight_g, <name>.bias.
-template <class T>
 class Conv1d {
  public:
   Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {});
   /// y = conv(x) + residual; residual may be absent.
-  Flow<T> plan(Plan&, Flow<T> x, Flow<T> residual = {});
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan&, Flow x, Flow residual = {}) const;
+
+  const std::string& name() const noexcept { return name_; }
+  const Weight& weight() const noexcept { return *weight_; }
+  const Parameter& bias() const noexcept { return *bias_; }
+  const Conv1dGeometry& geometry() const noexcept { return geometry_; }
+  Shape output(Shape input) const;
 
  private:
-  friend class ActivatedConv1d<T>;
-  void forward_of(Context&, View<const T> x);
-  void backward_of_residual(Context&);
-  void backward_of_weight(Context&, View<const T> x);
-
+  std::string name_;
   Conv1dGeometry geometry_;
-  int64_t out_;
-  Weight* weight_;
-  Parameter* bias_;
-  Read<T> x_, residual_;
-  Made<T> y_;
-  View<float> forward_scratch_, backward_scratch_;
+  const Weight* weight_;
+  const Parameter* bias_;
 };
 
-/// activation -> convolution -> + residual. Where snake_conv1d_fuses() says so, Snake is part of the convolution, and
-/// of its input gradient. What Snake makes of x then lies in no memory between the passes; but on the CPU the weight
-/// gradient finds it there, since making it again takes longer than reading it. Elsewhere they are two steps.
-template <class T>
+/// activation -> convolution -> + residual. Where snake_conv1d_fuses() says so, Snake is part of the convolution and of its
+/// input gradient. The activated input is then stored nowhere between the passes, except on the CPU: there the weight
+/// gradient reads what the forward pass saved, since computing it again takes longer. Elsewhere they are two steps.
 class ActivatedConv1d {
  public:
   ActivatedConv1d(Parameters&, const std::string& activation_name, const std::string& name, int64_t in, int64_t out,
                   int64_t taps, ActivationKind, Conv1dGeometry = {});
-  Flow<T> plan(Plan&, Flow<T> x, Flow<T> residual = {});
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan&, Flow x, Flow residual = {}) const;
 
  private:
-  Activation<T> activation_;
-  Conv1d<T> conv_;
-  View<T> activated_;  ///< kept for the weight gradient, or empty
-  bool fused_ = false, keeps_ = false;
+  Activation activation_;
+  Conv1d conv_;
 };
 
 /// Weight-normalised transposed convolution: <name>.weight_v [in, out, taps], one gain per input channel.
-template <class T>
 class ConvTranspose1d {
  public:
   ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride,
                   int64_t padding, int64_t output_padding);
-  Flow<T> plan(Plan&, Flow<T> x);
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan&, Flow x) const;
 
  private:
+  std::string name_;
   Conv1dGeometry geometry_;  // of the convolution whose input gradient this is
-  int64_t out_, taps_, output_padding_;
-  Weight* weight_;
-  Parameter* bias_;
-  Read<T> x_;
-  Made<T> y_;
-  View<float> forward_scratch_, backward_scratch_;
+  int64_t output_padding_;
+  const Weight* weight_;
+  const Parameter* bias_;
 };
 
-/// Joins layers of different storage.
-template <class From, class To>
-class Cast {
- public:
-  /// needs_gradient: false where x is the model's input.
-  explicit Cast(bool needs_gradient = true) : needs_gradient_(needs_gradient) {}
-  Flow<To> plan(Plan&, Flow<From> x);
-  void forward(Context&);
-  void backward(Context&);
-
- private:
-  bool needs_gradient_;
-  Read<From> x_;
-  Made<To> y_;
-};
+/// The same values in another storage; x itself where it has that storage.
+Flow stored_as(Plan&, Flow x, Storage);
 
 /// activation -> conv k, dilation d -> activation -> conv 1 -> + x      (DAC's residual unit)
-template <class T>
 class ResidualUnit {
  public:
   ResidualUnit(Parameters&, const std::string& name, int64_t channels, int64_t taps, int64_t dilation, ActivationKind);
-  Flow<T> plan(Plan&, Flow<T> x);
-  void forward(Context&);
-  void backward(Context&);
+  Flow plan(Plan&, Flow x) const;
 
  private:
-  ActivatedConv1d<T> wide_, narrow_;
+  ActivatedConv1d wide_, narrow_;
 };
 
 }  // namespace nacre

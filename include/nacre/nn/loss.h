@@ -1,8 +1,6 @@
 #pragma once
 // The reconstruction loss at the waveform: L1, multi-resolution STFT, multi-scale mel, and how their gradients are put
 // together.
-#include <memory>
-#include <optional>
 #include <vector>
 
 #include "nacre/files/fields.h"
@@ -46,25 +44,22 @@ void fields(V& v, LossConfig& c) {
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
 }
 
-/// Values and gradient are computed together, in backward.
+/// The three terms in one step. Values and gradients are computed together in the backward pass.
 class ReconstructionLoss {
  public:
+  struct Planned {
+    int step = 0;
+    View<const float> values{};        ///< [3]: waveform L1, STFT, mel, unweighted
+    View<const float> shares{};        ///< [3]: of the gradient, as applied
+    View<float> balancer_state{};      ///< [6]: part of a checkpoint
+  };
   ReconstructionLoss(LossConfig, int64_t sample_rate);
-  void plan(Plan&, Flow<float> estimate, View<const float> target, View<const int32_t> lengths);
-  void backward(Context&);
-
-  View<const float> values() const { return losses_; }   ///< [3]: waveform L1, STFT, mel, unweighted
-  View<const float> shares() const { return shares_; }   ///< [3]: of the gradient, as applied
-  View<float> balancer_state() const { return state_; }  ///< part of a checkpoint
+  /// Must be the last reader of the waveform.
+  Planned plan(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths) const;
 
  private:
   LossConfig config_;
   int64_t sample_rate_;
-  std::optional<SpectralPlan> spectral_;
-  Read<float> estimate_;
-  View<const float> target_;
-  View<const int32_t> lengths_;
-  View<float> losses_, shares_, state_, dwaveform_, dstft_, dmel_, waveform_scratch_, balancer_scratch_;
 };
 
 }  // namespace nacre

@@ -6,11 +6,11 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "nacre/context.h"
 #include "nacre/ops/weight_norm_adamw.h"
+#include "nacre/nn/plan.h"
 
 namespace nacre {
 
@@ -20,7 +20,10 @@ enum class StoredAs : uint8_t {
   convolution  ///< file [first, in, taps], memory [first, taps, in]: channels last
 };
 
+class Parameters;
+
 struct Parameter {
+  const Parameters* owner = nullptr;
   std::vector<std::string>
       names;                    ///< in the file; more than one: pieces along the first axis (codebooks of all stages)
   std::vector<int64_t> stored;  ///< shape of one piece in the file
@@ -42,16 +45,8 @@ struct Weight {
   Shape shape{};
   View<float> value32{};
   View<bf16> value16{};
-  View<float> grad{};    ///< gradient of w, which becomes those of v and g once per step
-  bool written = false;  ///< grad, since clear_gradients(), which leaves old values in it
+  View<float> grad{};  ///< gradient of w, which becomes those of v and g once per step
 
-  /// For ops that write or add: whether this use of grad is to be added to others.
-  bool adds() { return std::exchange(written, true); }
-  /// For ops that only add: grad, zeroed at its first use.
-  View<float> added_to(Context& ctx) {
-    if (!adds()) ctx.zero(grad);
-    return grad;
-  }
   template <class T>
   View<const T> value() const {
     if constexpr (std::is_same_v<T, float>)
@@ -60,8 +55,6 @@ struct Weight {
       return value16;
   }
 };
-
-enum class Storage : uint8_t { float32, bfloat16 };
 
 class Parameters {
  public:
@@ -87,9 +80,10 @@ class Parameters {
 
   /// Effective weights from v and g. Once after each change of parameters.
   void refresh(Context&);
-  /// Clears all gradients; runs at the start of a step. Those of effective weights are only marked: what is written
-  /// first replaces them (Weight), which saves clearing them and reading them back.
-  void clear_gradients(Context&);
+  /// Records the step whose backward pass clears the gradients that steps only add to. It must be the last step of its
+  /// walk, so that it is the first to run backward. Gradients of effective weights are not cleared: the first step that
+  /// trains a weight overwrites its gradient, which saves clearing it and reading it back.
+  void clear_gradients(Plan&) const;
   /// Gradients of effective weights become those of v and g. Once per step, after backward.
   void finish_gradients(Context&);
 
@@ -130,7 +124,6 @@ class Parameters {
     size_t piece;
   };
   Place find(const std::string& name);
-  void zero_unwritten(Context&);
   std::deque<Parameter> parameters_;
   std::deque<Weight> weights_;
   std::vector<WeightRow> rows_host_;

@@ -1,37 +1,157 @@
 #pragma once
-// Plan: where every activation, gradient and scratch block of a model lives. The model is walked twice: the first walk
-// records who writes and who reads each activation, lifetimes are packed into one block, and the second walk hands out
-// addresses. After that a step takes only a Context: every address is fixed.
+// Plan: the program of a model, and where its memory is. The model is walked twice. The first walk records who writes and
+// who reads each activation; lifetimes are then packed into one block. The second walk hands out addresses and records the
+// steps. After that running is a loop over the steps: nothing is allocated, every address is fixed, and the whole run can
+// be captured as one graph.
+//
+// A *step* is one call of an op with its adjoint. A *walk* is a sequence of steps whose backward passes run in reverse
+// order when the walk ends. The program of a walk is: all forward passes, all backward passes in reverse, then what was
+// registered with then(). An inner walk (a discriminator that is trained on what the generator just made) runs completely
+// before the outer walk goes on.
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "nacre/context.h"
 
 namespace nacre {
 
-enum class Phase : uint8_t { forward, backward };
-enum class Purpose : uint8_t { inference, training };
+class Parameters;
+struct Parameter;
+struct Weight;
 
-/// An activation that has a lifetime, and in the second walk an address.
-template <class T>
+enum class Purpose : uint8_t { inference, training };
+/// How long a step needs something: while its forward pass runs, or until its backward pass has run.
+enum class Until : uint8_t { forward, backward };
+
+/// An activation: a name for a value that has a lifetime, and in the second walk an address.
 struct Flow {
   int id = -1;
   Shape shape{};
+  Storage storage = Storage::float32;
+  explicit operator bool() const noexcept { return id >= 0; }
 };
-/// What a layer that reads an activation gets. `grad` is empty where nobody needs it; `add` tells = from +=.
+/// What a step gets for an activation that it reads. `grad` is empty where no gradient is needed. The first writer of a
+/// gradient in backward order overwrites it (add is false), all others add.
 template <class T>
-struct Read {
+struct Input {
   View<const T> value{};
   View<T> grad{};
   bool add = false;
 };
-/// What a layer that writes an activation gets. `grad` holds the whole gradient when backward reaches this layer.
+/// What a step gets for an activation that it writes. `grad` is complete when this step's backward pass runs.
 template <class T>
-struct Made {
+struct Output {
   View<T> value{};
   View<const T> grad{};
-  Flow<T> flow{};
+  Flow flow{};
+};
+/// Where a step puts the gradient of an effective weight; empty where the weight is frozen or nothing is trained. As for
+/// activations, the first writer in backward order overwrites.
+struct WeightGrad {
+  View<float> grad{};
+  bool add = false;
+};
+
+class Plan;
+
+/// One op call and its adjoint, while it is being described. Only the newest step of a plan can be described further.
+/// Views are null in the first walk. The closures are recorded in the second walk and must not allocate when they run.
+class Step {
+ public:
+  /// This step reads x; until = backward: its backward pass reads the value again.
+  template <class T>
+  Input<T> reads(Flow x, Until until = Until::forward) const {
+    const Raw r = read(x, storage_of<T>, until, -1);
+    return {View<const T>(typed<T>(r.value, x.shape)), typed<T>(r.grad, x.shape), r.add};
+  }
+  /// This step reads x in its forward pass to make y = x + ...: the gradient of y passes to x unchanged. Where x and y can
+  /// share one block of gradients, `grad` is empty and there is nothing to do; otherwise the step copies or adds.
+  template <class T>
+  Input<T> passes(Flow x, Flow y) const {
+    const Raw r = read(x, storage_of<T>, Until::forward, y.id);
+    return {View<const T>(typed<T>(r.value, x.shape)), typed<T>(r.grad, x.shape), r.add};
+  }
+  /// This step writes an activation; until = backward: its backward pass reads the value again. The activation has a
+  /// gradient where a later step needs one and where this step can use it: it reads an activation with a gradient, or
+  /// trains parameters.
+  template <class T>
+  Output<T> makes(Shape shape, Until until = Until::forward) const {
+    const Raw r = make(shape, storage_of<T>, until, -1);
+    return {typed<T>(r.value, shape), View<const T>(typed<T>(r.grad, shape)), {r.id, shape, storage_of<T>}};
+  }
+  /// The value of x under a second name with a gradient of its own. A fork is made of these: its backward pass joins the
+  /// gradients of the branches.
+  template <class T>
+  Output<T> shares(Flow x) const {
+    const Raw r = make(x.shape, storage_of<T>, Until::forward, x.id);
+    return {typed<T>(r.value, x.shape), View<const T>(typed<T>(r.grad, x.shape)), {r.id, x.shape, storage_of<T>}};
+  }
+  /// Written in this step's forward pass, read in its backward pass. Empty where nothing is trained.
+  template <class T>
+  View<T> saved(Shape shape) const {
+    return typed<T>(save(shape, sizeof(T)), shape);
+  }
+  /// Working memory during that pass of this step only.
+  template <class T = float>
+  View<T> scratch(Shape shape, Until used_in) const {
+    return typed<T>(temporary(shape, sizeof(T), used_in), shape);
+  }
+  /// Kept from one run to the next, zero at first and after Plan::reset(): the state of a stream.
+  template <class T>
+  View<T> carries(Shape shape) const {
+    return typed<T>(state(shape, sizeof(T)), shape);
+  }
+  WeightGrad gradient(const Weight&) const;
+  /// Of a parameter that is not a weight; ops add to it. Empty where it is frozen or nothing is trained.
+  View<float> gradient(const Parameter&) const;
+  /// This step changes memory that outlives the run before the run is over (codebooks, moving averages). A run that is
+  /// given up puts it back.
+  void changes(View<float>) const;
+
+  void forward(std::function<void(Context&)>) const;
+  /// Not recorded where no gradient reaches this step.
+  void backward(std::function<void(Context&)>) const;
+  /// Training of this step's own state from what its passes left; runs right after the backward pass. Recorded in plans
+  /// for training only.
+  void update(std::function<void(Context&)>) const;
+  /// Names the step in Plan::run_until().
+  int number() const noexcept { return number_; }
+
+ private:
+  friend class Plan;
+  struct Raw {
+    std::byte* value = nullptr;
+    std::byte* grad = nullptr;
+    int id = -1;
+    bool add = false;
+  };
+  Step(Plan& plan, int number) : plan_(&plan), number_(number) {}
+  template <class T>
+  static View<T> typed(std::byte* p, Shape shape) {
+    return p == nullptr ? View<T>(nullptr, shape) : View<T>(reinterpret_cast<T*>(p), shape);
+  }
+  Raw make(Shape, Storage, Until, int shares) const;
+  Raw read(Flow, Storage, Until, int passes_to) const;
+  std::byte* save(Shape, size_t size) const;
+  std::byte* temporary(Shape, size_t size, Until) const;
+  std::byte* state(Shape, size_t size) const;
+  Plan* plan_;
+  int number_;
+};
+
+/// Ends the freezing of parameters; see Plan::freeze().
+class [[nodiscard]] Frozen {
+ public:
+  explicit Frozen(std::function<void()> thaw) : thaw_(std::move(thaw)) {}
+  Frozen(const Frozen&) = delete;
+  Frozen& operator=(const Frozen&) = delete;
+  ~Frozen() { thaw_(); }
+
+ private:
+  std::function<void()> thaw_;
 };
 
 class Plan {
@@ -41,86 +161,73 @@ class Plan {
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
 
-  /// Walks twice, allocates in between. The walk must make the same calls both times.
+  /// Walks twice and allocates in between. The walk must make the same calls both times.
   /// Throws Error(usage) naming the step when it does not, Error(memory) when the block cannot be had.
   void reserve(const std::function<void(Plan&)>& walk);
 
+  /// The whole program, in order. Allocates nothing.
+  void run();
+  /// As run(), but asks `give_up` before every pass until the first then() has run: from there on the run is completed.
+  /// False if it was given up; what the steps had changed (Step::changes) is then as before the run.
+  bool run(const std::function<bool()>& give_up);
+  /// The outermost walk up to that pass of that step, without any update.
+  void run_until(int step, Until);
+  /// All forward and backward passes, without any update.
+  void run_gradients();
+  /// Zeroes what steps carry from one run to the next.
+  void reset();
+
   Context& context() const noexcept;
   bool training() const noexcept;
+  /// The second walk: addresses are known and closures are recorded. What is large is built only then.
+  bool recording() const noexcept;
   /// Bytes of the block, and of the live data at the worst moment: equal when the packing is perfect.
   size_t bytes() const noexcept;
   size_t peak_live_bytes() const noexcept;
   /// Bytes if nothing shared memory: what the plan saves is the difference.
   size_t unshared_bytes() const noexcept;
+  /// Names of the steps in the order of their forward passes.
+  const std::vector<std::string>& steps() const noexcept;
 
-  // ---- called by layers while they are walked ----
+  // ---- called by what is walked ----
 
-  /// A new step of the forward pass; its backward is the mirror image.
-  void next_step();
-  /// This step writes an activation. kept_until = backward: this step's backward reads the value again.
+  /// A new step. The name is that of the layer in checkpoints, or what the step does.
+  Step step(std::string name);
+  /// Number of the newest step.
+  int last_step() const noexcept;
+  /// Memory that is filled from outside, as an activation: the audio a model reads. with_gradient: its gradient can be read
+  /// after the run.
   template <class T>
-  Made<T> makes(Shape shape, Phase kept_until = Phase::forward, bool differentiable = true) {
-    const Raw r = make(shape, sizeof(T), kept_until, differentiable);
-    return {typed<T>(r.value, shape), View<const T>(typed<T>(r.grad, shape)), {r.id, shape}};
+  Output<T> source(Shape shape, bool with_gradient = false) {
+    const Step::Raw r = root(shape, storage_of<T>, with_gradient);
+    return {Step::typed<T>(r.value, shape), View<const T>(Step::typed<T>(r.grad, shape)), {r.id, shape, storage_of<T>}};
   }
-  /// This step reads it; kept_until = backward: in its backward, too. The last reader in forward order runs first in
-  /// backward and overwrites the gradient, all others add.
+  /// The same value, through which no gradient passes.
+  Flow detach(Flow x);
+  /// The value stays readable after the run.
   template <class T>
-  Read<T> reads(Flow<T> x, Phase kept_until) {
-    const Raw r = read(x.id, kept_until, -1);
-    return {View<const T>(typed<T>(r.value, x.shape)), typed<T>(r.grad, x.shape), r.add};
+  View<const T> result(Flow x) {
+    return View<const T>(Step::typed<T>(finish(x, storage_of<T>), x.shape));
   }
-  /// This step reads x in forward to make y = x + ...: the gradient of y passes to x unchanged. Where x and y can share
-  /// one block, `grad` comes back empty and there is nothing to do in backward; else the layer copies or adds.
+  /// Memory that lives as long as the plan: inputs, results, counters. Zero at first.
   template <class T>
-  Read<T> passes(Flow<T> x, Flow<T> y) {
-    const Raw r = read(x.id, Phase::forward, y.id);
-    return {View<const T>(typed<T>(r.value, x.shape)), typed<T>(r.grad, x.shape), r.add};
+  View<T> persistent(Shape shape) {
+    return Step::typed<T>(permanent(shape, sizeof(T)), shape);
   }
-  /// The value stays readable after the last step.
-  template <class T>
-  View<const T> result(Flow<T> x) {
-    return View<const T>(typed<T>(finish(x.id), x.shape));
-  }
-  /// Alive during that phase of this step only.
-  template <class T = float>
-  View<T> scratch(Shape shape, Phase used_in) {
-    return typed<T>(temporary(shape, sizeof(T), used_in), shape);
-  }
-  /// Written in this step's forward, read in its backward.
-  template <class T>
-  View<T> kept(Shape shape) {
-    return typed<T>(kept_block(shape, sizeof(T)), shape);
-  }
-  /// Alive as long as the plan: inputs, results, counters.
-  template <class T>
-  View<T> keeps(Shape shape) {
-    return typed<T>(permanent(shape, sizeof(T)), shape);
-  }
-  /// keeps(), as the source of a flow that needs no gradient: the audio a model reads.
-  template <class T>
-  Made<T> source(Shape shape) {
-    const Raw r = root(shape, sizeof(T));
-    return {typed<T>(r.value, shape), {}, {r.id, shape}};
-  }
+  /// A walk of its own: its backward passes and what it registers with then() run before the outer walk goes on, and its
+  /// activations share memory with what comes later. A gradient cannot leave it: it reads detached activations.
+  void inner(const std::function<void(Plan&)>& walk);
+  /// Until the result is destroyed, steps get no gradients of these parameters; gradients of activations are unaffected.
+  Frozen freeze(const Parameters&);
+  /// Whether a backward pass of the present walk writes this weight's gradient. Known in the second walk.
+  bool trains(const Weight&) const;
+  /// After the backward passes of the present walk: updates of weights. Recorded in plans for training only.
+  void then(std::function<void(Context&)>);
 
  private:
-  struct Raw {
-    std::byte* value = nullptr;
-    std::byte* grad = nullptr;
-    int id = -1;
-    bool add = false;
-  };
-  template <class T>
-  static View<T> typed(std::byte* p, Shape shape) {
-    return p == nullptr ? View<T>(nullptr, shape) : View<T>(reinterpret_cast<T*>(p), shape);
-  }
-  Raw make(Shape, size_t size, Phase kept_until, bool differentiable);
-  Raw root(Shape, size_t size);
-  Raw read(int id, Phase kept_until, int passes_to);
-  std::byte* finish(int id);
-  std::byte* temporary(Shape, size_t size, Phase);
-  std::byte* kept_block(Shape, size_t size);
+  friend class Step;
+  Step::Raw root(Shape, Storage, bool with_gradient);
+  std::byte* finish(Flow, Storage);
   std::byte* permanent(Shape, size_t size);
   struct Impl;
   std::unique_ptr<Impl> impl_;

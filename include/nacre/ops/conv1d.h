@@ -28,8 +28,8 @@
 //              are rounded to 10 bits
 //   finite     data only: padding and the taps that a kernel lacks to a whole number of strides are multiplied as zeros
 //              on CUDA; on the CPU rows meet their neighbours, as above
-//   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions.md. On CUDA groups, stride
-//              together with dilation, and channels that do not fill 16 bytes take a plain kernel
+//   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions/README.md. On CUDA
+//              groups, stride together with dilation, and channels that do not fill 16 bytes take a plain kernel
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 enum class Padding : uint8_t { zero, reflect };

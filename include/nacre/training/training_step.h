@@ -2,6 +2,7 @@
 // One training step of a codec: forward, losses, hand-derived backward, clip, AdamW, codebook update. All memory is
 // planned in the constructor; run() allocates nothing, waits for nothing, and can be captured.
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -72,6 +73,9 @@ class TrainingStep {
   /// The whole step. On CUDA the first runs kernel by kernel, the second is captured as a graph, and all others replay it:
   /// the same bits with one launch.
   void run();
+  /// As run(), but on the CPU `give_up` is asked before every layer's pass, so that a long step can be stopped in between.
+  /// False if it was given up: then the state is that before the step. On CUDA it is asked once, before the step.
+  bool run(const std::function<bool()>& give_up);
   /// false: always kernel by kernel; true (the default on CUDA): the next step is captured anew.
   void set_capture(bool);
   /// Forward and losses only: nothing is trained, no state changes.

@@ -1,0 +1,215 @@
+#pragma once
+// Layers in double, on a tape. Each calls the reference of its op for the values and for the gradients; names and layouts of
+// parameters are those of checkpoints. A new layer is made like `conv1d`, a new network like those of reference/codec.h.
+#include "nacre/ops/conv1d.h"
+#include "reference/conv1d.h"
+#include "reference/elu.h"
+#include "reference/leaky_relu.h"
+#include "reference/snake.h"
+#include "reference/tanh.h"
+#include "reference/tape.h"
+#include "reference/weight_norm.h"
+
+namespace nacre::test {
+
+// --- Joining layers
+
+/// Layers one after the other.
+struct Chain {
+  std::vector<Layer> layers;
+
+  Chain& operator<<(Layer layer) { return layers.push_back(std::move(layer)), *this; }
+  Node* operator()(Tape& t, Node* x) const {
+    for (const Layer& layer : layers) x = layer(t, x);
+    return x;
+  }
+};
+
+/// sum_i factor_i x_i of values of one shape.
+inline Node* sum(Tape& t, const std::vector<std::pair<double, Node*>>& terms) {
+  Values v(terms.at(0).second->value.size());
+  std::vector<Node*> inputs;
+  for (const auto& [factor, x] : terms) {
+    inputs.push_back(x);
+    for (size_t i = 0; i < v.size(); ++i) v[i] += factor * x->value.at(i);
+  }
+  Node* y = t.make(inputs[0]->shape, std::move(v), inputs);
+  t.back(y, [&t, terms, y] {
+    for (const auto& [factor, x] : terms) t.pass(x, y->gradient, factor);
+  });
+  return y;
+}
+
+/// layer(x) + x.
+inline Layer residual(Layer layer) {
+  return [layer = std::move(layer)](Tape& t, Node* x) { return sum(t, {{1, layer(t, x)}, {1, x}}); };
+}
+
+// --- Activations
+
+/// y = f(x) elementwise; slope(x, y) is its derivative.
+inline Node* pointwise(Tape& t, Node* x, const std::function<double(double)>& f,
+                       const std::function<double(double, double)>& slope) {
+  Values v;
+  for (const double value : x->value) v.push_back(f(value));
+  Node* y = t.make(x->shape, std::move(v), {x});
+  t.back(y, [&t, x, y, slope] {
+    Values dx = y->gradient;
+    for (size_t i = 0; i < dx.size(); ++i) dx[i] *= slope(x->value[i], y->value[i]);
+    t.add(x, std::move(dx));
+  });
+  return y;
+}
+inline Node* elu(Tape& t, Node* x) {
+  return pointwise(
+      t, x, [](double v) { return nacre::reference::elu_value(v, 1); },
+      [](double, double y) { return nacre::reference::elu_slope(y, 1); });
+}
+inline Node* tanh(Tape& t, Node* x) {
+  return pointwise(
+      t, x, [](double v) { return nacre::reference::tanh_value(v); },
+      [](double, double y) { return nacre::reference::tanh_slope(y); });
+}
+inline Layer leaky_relu(double negative_slope) {
+  return [=](Tape& t, Node* x) {
+    return pointwise(
+        t, x, [=](double v) { return nacre::reference::leaky_relu_value(v, negative_slope); },
+        [=](double, double y) { return nacre::reference::leaky_relu_slope(y, negative_slope); });
+  };
+}
+/// <name>.alpha, one per channel; with_beta: <name>.beta as well, and both are logarithms.
+inline Layer snake(std::string name, bool with_beta) {
+  return [=](Tape& t, Node* x) {
+    Node *alpha = t.parameter(name + ".alpha"), *beta = with_beta ? t.parameter(name + ".beta") : nullptr;
+    const auto at = [=](size_t i) {
+      const size_t c = i % alpha->value.size();
+      return nacre::reference::SnakeParameters{alpha->value[c], with_beta ? beta->value[c] : 0, with_beta, with_beta};
+    };
+    Values v;
+    for (size_t i = 0; i < x->value.size(); ++i) v.push_back(nacre::reference::snake(x->value[i], at(i)));
+    Node* y = t.make(x->shape, std::move(v), {x, alpha, beta});
+    t.back(y, [=, &t] {
+      Values dx = y->gradient, dalpha(alpha->value.size()), dbeta(dalpha.size());
+      for (size_t i = 0; i < dx.size(); ++i) {
+        const auto slopes = nacre::reference::snake_slopes(x->value[i], at(i));
+        dalpha[i % dalpha.size()] += dx[i] * slopes.alpha, dbeta[i % dbeta.size()] += dx[i] * slopes.beta;
+        dx[i] *= slopes.x;
+      }
+      t.add(x, std::move(dx)), t.add(alpha, std::move(dalpha)), t.add(beta, std::move(dbeta));
+    });
+    return y;
+  };
+}
+
+// --- Convolutions
+
+/// Whether a layer's weight is <name>.weight, or made of <name>.weight_v and one gain <name>.weight_g per row.
+enum class WeightForm : uint8_t { plain, normalised };
+
+inline Node* weight(Tape& t, const std::string& name, WeightForm form) {
+  if (form == WeightForm::plain) return t.parameter(name + ".weight");
+  Node *v = t.parameter(name + ".weight_v"), *g = t.parameter(name + ".weight_g");
+  const size_t rows = g->value.size(), length = v->value.size() / rows;
+  const auto row = [length](const Values& all, size_t r) {
+    return Values(all.begin() + static_cast<long>(r * length), all.begin() + static_cast<long>((r + 1) * length));
+  };
+  Values effective;
+  for (size_t r = 0; r < rows; ++r) {
+    const Values one = nacre::reference::weight_norm(row(v->value, r), g->value[r]);
+    effective.insert(effective.end(), one.begin(), one.end());
+  }
+  Node* w = t.make(v->shape, std::move(effective), {v, g});
+  t.back(w, [=, &t] {
+    Values dv, dg;
+    for (size_t r = 0; r < rows; ++r) {
+      const auto d = nacre::reference::weight_norm_gradient(row(v->value, r), g->value[r], row(w->gradient, r));
+      dv.insert(dv.end(), d.dv.begin(), d.dv.end());
+      dg.push_back(d.dg);
+    }
+    t.add(v, std::move(dv)), t.add(g, std::move(dg));
+  });
+  return w;
+}
+
+/// [rows][a][b] as [rows][b][a]: files hold taps innermost, the reference of the op has channels there.
+inline Values swapped(const Values& v, int64_t a, int64_t b) {
+  Values out(v.size());
+  const size_t na = static_cast<size_t>(a), nb = static_cast<size_t>(b);
+  for (size_t i = 0; i < v.size(); ++i) {
+    const size_t row = i / (na * nb), at = i % (na * nb);
+    out[row * na * nb + at % nb * na + at / nb] = v[i];
+  }
+  return out;
+}
+/// A bias of one value per channel is added to v where there is one.
+inline void add_bias(Values& v, const Node* bias) {
+  for (size_t i = 0; bias != nullptr && i < v.size(); ++i) v[i] += bias->value[i % bias->value.size()];
+}
+inline void add_bias_gradient(Tape& t, Node* bias, const Values& dy) {
+  if (bias == nullptr) return;
+  Values sums(bias->value.size());
+  for (size_t i = 0; i < dy.size(); ++i) sums[i % sums.size()] += dy[i];
+  t.add(bias, std::move(sums));
+}
+inline Node* bias_of(Tape& t, const std::string& name) {
+  return t.parameters.count(name + ".bias") > 0 ? t.parameter(name + ".bias") : nullptr;
+}
+
+inline ::reference::Conv1d op_of(Shape x, int64_t out, int64_t taps, const Conv1dGeometry& g) {
+  return {x.batch,
+          x.time,
+          x.channels,
+          out,
+          taps,
+          g.stride,
+          g.dilation,
+          g.groups,
+          g.left,
+          g.right,
+          g.padding == Padding::reflect};
+}
+/// Weight [out][in / groups][taps]; <name>.bias where there is one.
+inline Layer conv1d(std::string name, int64_t taps, Conv1dGeometry g = {}, WeightForm form = WeightForm::normalised) {
+  return [=](Tape& t, Node* x) {
+    Node *w = weight(t, name, form), *bias = bias_of(t, name);
+    const int64_t inner = x->shape.channels / g.groups;
+    const int64_t out = static_cast<int64_t>(w->value.size()) / (taps * inner);
+    const ::reference::Conv1d c = op_of(x->shape, out, taps, g);
+    const Values taps_first = swapped(w->value, inner, taps);
+    Values v = c.forward(x->value, taps_first);
+    add_bias(v, bias);
+    Node* y = t.make({.batch = c.batch, .time = c.length(), .channels = out}, std::move(v), {x, w, bias});
+    t.back(y, [=, &t] {
+      t.add(w, swapped(c.weight_gradient(x->value, y->gradient), taps, inner));
+      add_bias_gradient(t, bias, y->gradient);
+      t.add(x, c.input_gradient(y->gradient, taps_first));
+    });
+    return y;
+  };
+}
+
+/// The input gradient of the convolution from y to x with geometry g. Weight [in][out / groups][taps].
+inline Layer conv_transpose1d(std::string name, int64_t taps, Conv1dGeometry g, int64_t output_padding = 0,
+                              WeightForm form = WeightForm::normalised) {
+  return [=](Tape& t, Node* x) {
+    Node *w = weight(t, name, form), *bias = bias_of(t, name);
+    const int64_t in = x->shape.channels, inner = static_cast<int64_t>(w->value.size()) / (taps * in);
+    const int64_t time =
+        (x->shape.time - 1) * g.stride + g.dilation * (taps - 1) + 1 - g.left - g.right + output_padding;
+    const Shape shape{.batch = x->shape.batch, .time = time, .channels = inner * g.groups};
+    const ::reference::Conv1d c = op_of(shape, in, taps, g);
+    if (c.length() != x->shape.time) throw std::logic_error(name + ": not the mirror image of a convolution");
+    const Values taps_first = swapped(w->value, inner, taps);
+    Values v = c.input_gradient(x->value, taps_first);
+    add_bias(v, bias);
+    Node* y = t.make(shape, std::move(v), {x, w, bias});
+    t.back(y, [=, &t] {
+      t.add(w, swapped(c.weight_gradient(y->gradient, x->value), taps, inner));
+      add_bias_gradient(t, bias, y->gradient);
+      t.add(x, c.forward(y->gradient, taps_first));
+    });
+    return y;
+  };
+}
+
+}  // namespace nacre::test
