@@ -174,6 +174,7 @@ void Parameters::refresh(Context& ctx) {
 }
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
+  if (!p.recording()) return;  // a survey's parameters have no memory
   const int64_t normed = directions_.elements() + gains_.elements();
   std::vector<View<float>> cleared{{gradients_.data + normed, {.channels = gradients_.elements() - normed}}};
   // A weight that no step trains has no gradient.
