@@ -34,7 +34,6 @@ constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 // ---- conversions, padding, rows
-// ------------------------------------------------------------------------------------------------------
 
 void to_float_part(const float* from, float* to, int64_t n) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
@@ -110,7 +109,6 @@ void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool 
     to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
 }
 // ---- sums of columns
-// ---------------------------------------------------------------------------------------------------
 
 // Per part, rows are added four at a time into one accumulator row; parts are added in order. Narrow rows are joined,
 // so that they fill vectors: rows_at_once rows are `width` columns.
@@ -156,7 +154,6 @@ void add_column_sums(Context& ctx, View<const T> x, View<float> sums, float* scr
 }
 
 // ---- checks
-// ------------------------------------------------------------------------------------------------------------
 
 Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g) {
   if (g.stride < 1 || g.dilation < 1 || g.groups < 1 || g.left < 0 || g.right < 0) [[unlikely]]
@@ -185,7 +182,6 @@ Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g)
 }
 
 // ---- scratch and problems of conv1d_windows.h
-// ---------------------------------------------------------------------------------
 
 template <class T>
 constexpr bool is_float = std::is_same_v<T, float>;

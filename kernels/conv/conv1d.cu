@@ -187,7 +187,6 @@ __global__ void __launch_bounds__(threads)
 }
 
 // ---- number of parts of a sum, by shape and device
-// --------------------------------------------------------------------------------------------
 
 constexpr int64_t scratch_floats = int64_t{1} << 24;  // limit of the partial sums
 int64_t weight_parts(int64_t rows, int64_t weights) {

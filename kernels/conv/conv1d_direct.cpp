@@ -280,7 +280,6 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scra
 }
 
 // ---- forward to few outputs
-// --------------------------------------------------------------------------------------------
 
 bool supports_forward(Shape, Shape weight, const Conv1dGeometry& g) { return g.groups == 1 && weight.batch < 4; }
 

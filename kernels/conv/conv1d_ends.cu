@@ -133,7 +133,6 @@ __device__ __forceinline__ void add_strips(const StripPlan& c, const float (&sum
 }
 
 // ---- expand
-// -------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Expand {
@@ -226,7 +225,6 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
 }
 
 // ---- contract
-// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Contract {
@@ -308,7 +306,6 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
 }
 
 // ---- weights
-// ------------------------------------------------------------------------------------------------------------
 
 constexpr int slots = taps + 1;  // values per channel: the taps, then the sum of the wide side
 
@@ -424,7 +421,6 @@ __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
 }
 
 // ---- launches
-// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 Weight<T> weight_of_first(const T* w, bool mirrored) {
@@ -552,7 +548,6 @@ bool conv1d_ends_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a)
 }
 
 // ---- with Snake in front
-// -------------------------------------------------------------------------------------------------------
 
 namespace {
 template <class T>

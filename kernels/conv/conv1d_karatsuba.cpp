@@ -249,8 +249,8 @@ struct ProductPlan {
   }
 };
 
-/// Computes the factors of the weight, [product][panel of outputs][in][outputs of the panel], for outputs [begin, begin
-/// + 16).
+/// Computes the factors of the weight for 16 outputs from `begin` on: [product][panel of outputs][in][outputs of the
+/// panel].
 void spread_weight(const Scheme& scheme, bool adjoint, const float* weight, int64_t in, int64_t out, int64_t begin,
                    float* to) {
   const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = product_offset(in * out);

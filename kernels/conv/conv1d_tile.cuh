@@ -145,7 +145,6 @@ struct PlainOutput {
 };
 
 // ---- the kernel of the forward and the input gradient
-// -----------------------------------------------------------------
 
 template <int BM, int BN, Product P, Major B>
 struct Layout {
@@ -405,7 +404,6 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 }
 
 // ---- choice of blocks, launches
-// ----------------------------------------------------------------------------------------------------------
 
 /// Shared memory that suffices for a block of this size with any product on elements of this size and any layout of w.
 inline size_t shared_bytes(const Shifted& s, Blocking b) {

@@ -30,7 +30,7 @@ struct Slice {
 // kilobytes apart and would map to few sets of the caches. There are two schedules:
 //  - long signals: the whole weight is copied first; then each task multiplies one chunk of rows by every panel.
 //  - short signals with a heavy weight: each task copies one panel, slice by slice, and multiplies all rows by it. The
-//    weight is read from memory once and never written to it. Reading it is most of the time that such a layer takes.
+//    weight is read from memory once, which is most of the time that such a layer takes, and its panels stay in cache.
 struct Plan {
   Problem p;  // of one group
   int64_t padded_out, width, panels, chunk_rows, per_item, chunks, splits;

@@ -118,7 +118,6 @@ __host__ __device__ constexpr T ceil_div(T a, T b) {
 }
 
 // ---- 16-byte packs
-// ------------------------------------------------------------------------------------------------------
 
 /// Elements of T in 16 bytes: 4 floats, 8 bf16.
 template <class T>
@@ -193,7 +192,6 @@ bool aligned16(const T* p) {
 }
 
 // ---- sums in a fixed order
-// ------------------------------------------------------------------------------------------------
 
 /// Sum over the warp, the same bits in every lane. All 32 lanes take part.
 template <class T>
@@ -220,7 +218,6 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
 }
 
 // ---- grids
-// ----------------------------------------------------------------------------------------------------------------
 
 /// Shared memory per block, in bytes, that every device from compute capability 8.0 on has. A kernel that needs no
 /// more, static and dynamic together, runs on all of them. One that may need more is chosen by

@@ -121,7 +121,6 @@ std::string unusable(const cudaDeviceProp& p, int driver) {
 }  // namespace
 
 // ---- Runtime
-// ----------------------------------------------------------------------------------------------------------------
 
 struct Runtime::Impl {
   struct Count {
@@ -465,7 +464,6 @@ void Runtime::refuse_in_capture(const char* what) const {
 }
 
 // ---- Event
-// ------------------------------------------------------------------------------------------------------------------
 
 struct Event::Impl {
   cudaEvent_t event = nullptr;
@@ -505,7 +503,6 @@ double Event::seconds_since(const Event& start) const {
 }
 
 // ---- devices
-// -----------------------------------------------------------------------------------------------------
 
 int device_count(std::string* why) {
   int driver = 0, devices = 0, built_with = CUDART_VERSION;

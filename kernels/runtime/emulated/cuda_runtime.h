@@ -9,7 +9,7 @@
 // kernel are printed on stderr, break the device, and make the exit code of the process non-zero.
 //
 //   NACRE_EMULATION_BREAK=NAME     the first kernel launched under this name does not run and fails: illegal address
-//   NACRE_EMULATION_LAUNCHES=DIR   writes a file per process: each kernel's offset in the program, most threads per block
+//   NACRE_EMULATION_LAUNCHES=DIR   writes a file per process: offset of each kernel in the program, most threads
 #include <cstddef>
 #include <cstdint>
 #include <functional>

@@ -94,7 +94,6 @@ T atomic(T* at, F&& next) {
 }  // namespace nacre::emulation
 
 // ---- warps
-// --------------------------------------------------------------------------------------------------------------
 inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::CallSite p = {}) {
   ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);
 }
@@ -147,7 +146,6 @@ inline bool __all_sync(uint32_t mask, bool predicate, ::nacre::emulation::CallSi
 }
 
 // ---- atomics
-// ------------------------------------------------------------------------------------------------------------
 template <class T>
 T atomicAdd(T* at, std::type_identity_t<T> v) {
   return ::nacre::emulation::atomic(at, [v](T x) { return static_cast<T>(x + v); });
@@ -170,7 +168,6 @@ T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) 
 }
 
 // ---- arithmetic
-// ---------------------------------------------------------------------------------------------------------
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
@@ -228,7 +225,6 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // ---- the functions that kernels/runtime/device.cuh defines as one PTX instruction each
-// ------------------------------------------
 namespace nacre::cuda {
 
 template <int bytes>

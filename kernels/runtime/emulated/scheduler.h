@@ -52,7 +52,6 @@ struct SharedMemory {
 void run_grid(const Kernel&, dim3 grid, dim3 block, const SharedMemory&, unsigned edge_blocks, Order);
 
 // ---- called by the threads of a kernel
-// ------------------------------------------------------------------------
 
 /// A cp.async that was issued and not yet waited for.
 struct PendingCopy {
@@ -111,7 +110,6 @@ void copy_wait(unsigned groups_left);
 std::string place(const Thread&);
 
 // ---- shadow.cpp: called at each access, where sources are instrumented
-// --------------------------------------------------------------
 
 /// True where this build watches every access of a kernel.
 extern const bool watches_accesses;

@@ -293,7 +293,6 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 }  // namespace nacre::emulation
 
 // ---- devices and errors
-// --------------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetLastError() {
   const Api api;
@@ -358,7 +357,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int index) {
 }
 
 // ---- copies
-// --------------------------------------------------------------------------------------------------------------
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   const Api api;
@@ -406,7 +404,6 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 }
 
 // ---- streams and events
-// --------------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   const Api api;
@@ -493,7 +490,6 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 }
 
 // ---- launches and graphs
-// -------------------------------------------------------------------------------------------------
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int value) {
   const Api api;
