@@ -212,7 +212,7 @@ struct Groups {
   int64_t step() const { return products * of_product(); }
 };
 /// Floats from product to product of a whole weight, padded for the same reason.
-int64_t product_offset(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
+int64_t product_stride(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
 
 struct ProductPlan {
   const Scheme& scheme;
@@ -225,8 +225,8 @@ struct ProductPlan {
     x = {s.products, rows, in}, y = {s.products, rows, out};
     // Blocks large enough that reading the weights pays. Their number is a multiple of four, for two and four threads
     // alike.
-    const int64_t groups = (tiles.count + rows - 1) / rows, max_rows = std::max<int64_t>(512 / (in + out), 4);
-    const int64_t wanted_blocks = ((groups + max_rows - 1) / max_rows + 3) / 4 * 4;
+    const int64_t groups = (tiles.count + rows - 1) / rows, max_groups = std::max<int64_t>(512 / (in + out), 4);
+    const int64_t wanted_blocks = ((groups + max_groups - 1) / max_groups + 3) / 4 * 4;
     block = (groups + wanted_blocks - 1) / wanted_blocks * rows;
     if (sheets) {
       const int64_t unit = std::lcm(rows, tiles.phases);
@@ -234,7 +234,7 @@ struct ProductPlan {
     }
     blocks = (tiles.count + block - 1) / block;
   }
-  int64_t weights() const { return scheme.products * product_offset(in * out); }
+  int64_t weights() const { return scheme.products * product_stride(in * out); }
   int64_t factors() const { return block / rows * (x.step() + y.step()); }
   int64_t edge_floats() const { return scheme.rows_in * in + scheme.rows_out * out; }
   /// Floats per thread: factors, rows that cross an item's end, Snake's output, and g with the sums for Snake's
@@ -253,7 +253,7 @@ struct ProductPlan {
 /// panel].
 void spread_weight(const Scheme& scheme, bool adjoint, const float* weight, int64_t in, int64_t out, int64_t begin,
                    float* to) {
-  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = product_offset(in * out);
+  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = product_stride(in * out);
   const int taps = scheme.taps;
   float* const of_column = to + column * in + (begin - column);
   const float* rows[most_rows_out] = {};
@@ -328,7 +328,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
     for (int p = 0; p < scheme.products; ++p)
       for (int64_t j = 0; j < out; j += panel)
         matrix.multiply(factors + p * plan.x.of_product(), in, plan.x.step(),
-                        scratch + p * product_offset(in * out) + j * in, std::min(panel, out - j), in,
+                        scratch + p * product_stride(in * out) + j * in, std::min(panel, out - j), in,
                         sums + p * plan.y.of_product() + j, out, plan.y.step(), rows, groups);
 
     float* const y = f.slope != nullptr ? local : f.y;
@@ -390,7 +390,7 @@ struct GradientPlan {
     output_slices = (out + outputs_per_task - 1) / outputs_per_task;
     parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / output_slices, 1), 16);
   }
-  int64_t sums() const { return scheme.products * product_offset(in * out); }
+  int64_t sums() const { return scheme.products * product_stride(in * out); }
   int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
 };
 
@@ -497,12 +497,12 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
         for (int64_t j = 0; j < in; j += panel)
           matrices().multiply_across(dys + p * plan.y.of_product(), outputs_per_task, plan.y.step(), outs,
                                      xs + p * plan.x.of_product() + j * depth_of_group, std::min(panel, in - j),
-                                     plan.x.step(), groups, sums + p * product_offset(in * out) + j, in, add);
+                                     plan.x.step(), groups, sums + p * product_stride(in * out) + j, in, add);
     }
   });
   parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o)
-      scheme.gather_taps(scratch + o * in, product_offset(in * out), parts, plan.sums(), in,
+      scheme.gather_taps(scratch + o * in, product_stride(in * out), parts, plan.sums(), in,
                          a.dweight.data + o * scheme.taps * in, in);
   });
 }

@@ -115,8 +115,7 @@ struct ThreadPool::Crew {
   static constexpr uint64_t open = uint64_t{1} << 31, inside = open - 1;
   alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number; workers sleep on it
-  alignas(64) std::atomic<uint32_t> left{
-      0};  ///< changes when the last worker leaves a closed gate; the caller sleeps on it
+  alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate; wakes the caller
   std::atomic<bool> stop{false};
   const bool patient;  ///< there is a core per thread, so spinning takes time from no other thread
 
