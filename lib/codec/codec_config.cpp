@@ -19,18 +19,16 @@ int64_t product(const std::vector<int64_t>& v) {
 }
 
 /// An encoder or decoder as the CPU plans it, without memory.
+template <class Net>
 struct Surveyed {
   Context ctx{{.threads = 1}};
   Plan plan{ctx, Purpose::inference};
   Flow x{}, y{};
 
-  template <class Net>
-  static Surveyed of(const CodecConfig& c, Shape input) {
+  Surveyed(const CodecConfig& c, Shape input) {
     Parameters parameters;
     const Net net(parameters, c);
-    Surveyed s;
-    s.plan.survey([&](Plan& p) { s.y = net.plan(p, s.x = p.source<float>(input).flow); });
-    return s;
+    plan.survey([&](Plan& p) { y = net.plan(p, x = p.source<float>(input).flow); });
   }
   int64_t multiply_adds() const {
     double operations = 0;
@@ -53,19 +51,19 @@ int64_t CodecConfig::code_bits() const {
 }
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
-  return Surveyed::of<Encoder>(*this, {.time = frames * hop()}).multiply_adds();
+  return Surveyed<Encoder>(*this, {.time = frames * hop()}).multiply_adds();
 }
 int64_t CodecConfig::decoder_macs(int64_t frames) const {
-  return Surveyed::of<Decoder>(*this, {.time = frames, .channels = latent()}).multiply_adds();
+  return Surveyed<Decoder>(*this, {.time = frames, .channels = latent()}).multiply_adds();
 }
 
 int64_t CodecConfig::encoder_context() const {
-  const auto s = Surveyed::of<Encoder>(*this, {.time = hop()});
+  const Surveyed<Encoder> s(*this, {.time = hop()});
   const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
   return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }
 int64_t CodecConfig::decoder_context() const {
-  const auto s = Surveyed::of<Decoder>(*this, {.channels = latent()});
+  const Surveyed<Decoder> s(*this, {.channels = latent()});
   const Span frames = s.plan.reach(s.y, {0, hop() - 1}, s.x);
   return std::max<int64_t>(1, std::max(-frames.first, frames.last));
 }
