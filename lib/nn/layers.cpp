@@ -243,7 +243,8 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
-  s.costs(costs += activation_costs<T>(x.shape));
+  costs += activation_costs<T>(x.shape);
+  s.costs(costs);
   s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
     if (!saves)

@@ -1,0 +1,185 @@
+#pragma once
+// What a plan records of its walks: steps, activations, blocks, and the program.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "nacre/nn/parameters.h"
+#include "nacre/nn/plan.h"
+
+namespace nacre {
+
+struct Plan::Impl {
+  enum class Walk : uint8_t { none, first, second };
+  struct Moment {
+    int step = 0;
+    Until pass = Until::forward;
+  };
+  /// A piece of the block. It is alive from the first to the last of its moments, or always.
+  struct Block {
+    size_t bytes = 0, offset = 0;
+    std::vector<Moment> moments{};
+    bool always = false;
+    bool needed = true;  // false: working memory of a backward pass that never runs
+    int begin = 0, end = 0;
+  };
+  struct Reading {
+    int step = 0;
+    int passes_to = -1;
+    bool writes = false;  // a gradient
+    bool add = false;
+    bool aliased = false;  // the gradient is that of the activation it passes to
+  };
+  struct Activation {
+    Shape shape{};
+    Storage storage = Storage::float32;
+    size_t bytes = 0;
+    int made = -1;  // step; -1: a source
+    int walk = 0;
+    bool differentiable = false;
+    int value = -1, grad = -1;  // blocks
+    std::vector<Reading> readings{};
+    size_t next_reading = 0;  // second walk
+  };
+  /// A step and the two moments of its life on one axis of time. Forward moments are given out when steps are made,
+  /// backward moments in reverse when their walk ends: those of an inner walk lie before what the outer walk does next.
+  struct StepRecord {
+    std::string name;
+    int walk = 0;
+    int forward = 0, backward = 0;
+    std::vector<int> inputs{}, outputs{};  // activations
+    bool trains = false;
+    bool active = false;  // a gradient reaches it
+    Costs for_reader{};
+    std::map<int, Footprint> reaches{};  // by block of the input's value
+  };
+  struct Counted {
+    int step = 0;
+    std::string row{};
+    Costs costs{};
+  };
+  struct WeightUse {
+    int step = 0;
+    const Weight* weight = nullptr;
+    bool writes = false, add = false;
+  };
+  enum class Kind : uint8_t { forward, backward, update, then };
+  struct Op {
+    std::function<void(Context&)> run;
+    int step = 0;  // -1: of no step
+    int walk = 0;
+    Kind kind = Kind::forward;
+  };
+  /// What waits for the end of a walk.
+  struct Open {
+    int number = 0;
+    std::vector<int> steps{};
+    std::vector<Op> later{}, last{};
+  };
+
+  Impl(Context& c, Purpose p) : ctx(c), purpose(p) {}
+
+  Context& ctx;
+  Purpose purpose;
+  Walk walk = Walk::none;
+  bool surveys = false;  // no second walk will follow
+  int clock = 0, walks = 0;
+  std::vector<StepRecord> steps;
+  std::vector<std::string> names;
+  std::vector<Counted> counted;
+  std::vector<CostRow> rows;
+  int newest = -1;     // step
+  int unsettled = -1;  // step whose outputs do not know yet whether they have gradients
+  std::vector<Open> open;
+  std::vector<const Parameters*> frozen;
+  std::vector<Activation> activations;
+  std::vector<Block> blocks;
+  std::vector<WeightUse> uses;
+  size_t next_activation = 0, next_use = 0;
+  std::vector<int> calls;  // block of the n-th call for scratch, saved, carried or persistent memory
+  size_t next_call = 0;
+  std::vector<Op> program;
+  std::vector<View<std::byte>> carried;
+  std::vector<View<float>> changed;
+  Memory memory, undo;
+  size_t total = 0, live = 0, unshared = 0;
+
+  static constexpr size_t alignment = 256;
+  static size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+  bool training() const { return purpose == Purpose::training; }
+  template <class T>
+  static auto& nth(T& v, int i) {
+    return v[static_cast<size_t>(i)];
+  }
+  std::string name(int step) const { return step < 0 ? "the beginning" : "\"" + nth(steps, step).name + "\""; }
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw Error(ErrorKind::usage, "plan: at step " + std::to_string(newest) + ", " + name(newest) + ": " + what);
+  }
+  [[noreturn]] void walks_differ() const { refuse("the second walk differs from the first"); }
+  /// A pass that never runs needs nothing beyond the forward pass.
+  int time(Moment m) const {
+    const StepRecord& s = nth(steps, m.step);
+    return m.pass == Until::forward || !s.active ? s.forward : s.backward;
+  }
+  std::byte* address(int block) {
+    if (walk != Walk::second || block < 0 || !nth(blocks, block).needed) return nullptr;
+    return memory.data() + nth(blocks, block).offset;
+  }
+  int add_block(size_t bytes, std::vector<Moment> moments, bool always = false) {
+    blocks.push_back({.bytes = rounded(bytes), .moments = std::move(moments), .always = always});
+    return static_cast<int>(blocks.size()) - 1;
+  }
+  Activation& at(int id) {
+    if (id < 0 || static_cast<size_t>(id) >= activations.size()) refuse("reads an activation that no step made");
+    return nth(activations, id);
+  }
+  void expect_walking(const char* call) const {
+    if (walk == Walk::none || open.empty())
+      throw Error(ErrorKind::usage, std::string("plan: ") + call + " is called outside of a walk");
+  }
+  void expect_newest(int step) const {
+    expect_walking("a step");
+    if (step != newest) refuse("step " + name(step) + " is described after a newer one was made");
+  }
+  /// Block of the n-th call of this kind; made in the first walk.
+  std::byte* call(size_t bytes, std::vector<Moment> moments, bool always) {
+    if (bytes == 0) return nullptr;
+    if (walk == Walk::first) {
+      calls.push_back(add_block(bytes, std::move(moments), always));
+      return nullptr;
+    }
+    if (next_call >= calls.size() || nth(blocks, calls[next_call]).bytes != rounded(bytes)) walks_differ();
+    return address(calls[next_call++]);
+  }
+  bool trainable(const Parameters& p) const {
+    if (!training() || std::find(frozen.begin(), frozen.end(), &p) != frozen.end()) return false;
+    if (!p.allocated() && !surveys) refuse("the parameters are planned for training before they are allocated");
+    return !p.allocated() || p.with_gradients();
+  }
+  bool reads_differentiable(const StepRecord& s) const {
+    return std::any_of(s.inputs.begin(), s.inputs.end(), [&](int id) { return nth(activations, id).differentiable; });
+  }
+  bool differentiable(const StepRecord& s) const { return training() && (s.trains || reads_differentiable(s)); }
+  /// Once a step is complete: its outputs have gradients if one of its inputs has, or if it trains something.
+  void settle() {
+    if (walk == Walk::first && unsettled >= 0) {
+      const StepRecord& s = nth(steps, unsettled);
+      for (const int id : s.outputs) nth(activations, id).differentiable = differentiable(s);
+    }
+    unsettled = -1;
+  }
+  void begin_walk() {
+    settle();
+    open.push_back({.number = walks++});
+  }
+  void end_walk();
+  void find_active();
+  void order_writers();
+  void share_gradients();
+  void count();
+  void lay_out();
+  void pack();
+  void keep_state(bool restore);
+};
+
+}  // namespace nacre

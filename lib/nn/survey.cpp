@@ -1,0 +1,88 @@
+// What a plan knows beside its program: what the steps cost, and how far they reach.
+#include "nn/plan_impl.h"
+
+namespace nacre {
+namespace {
+
+int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+}  // namespace
+
+Work& Work::operator+=(const Work& w) noexcept {
+  products += w.products, floats += w.floats, bytes += w.bytes;
+  return *this;
+}
+Costs& Costs::operator+=(const Costs& c) noexcept {
+  forward += c.forward, input_gradient += c.input_gradient, weight_gradient += c.weight_gradient;
+  return *this;
+}
+Span Footprint::of(Span output) const noexcept {
+  const int64_t length = dilation * (count - 1);
+  if (!transposed) return {output.first * stride - left, output.last * stride - left + length};
+  return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
+}
+
+void Plan::Impl::count() {
+  for (const auto& [step, row, costs] : counted) {
+    const StepRecord& s = nth(steps, step);
+    rows.push_back({.name = row, .forward = costs.forward});
+    if (s.active && reads_differentiable(s)) rows.back().backward += costs.input_gradient;
+    if (s.active && s.trains) rows.back().backward += costs.weight_gradient;
+  }
+}
+
+const std::vector<CostRow>& Plan::costs() const noexcept { return impl_->rows; }
+
+Span Plan::reach(Flow to, Span span, Flow from) const {
+  const Impl& p = *impl_;
+  const auto value_of = [&](int id) { return Impl::nth(p.activations, id).value; };  // one value may have many names
+  std::map<int, Span> spans;
+  const auto join = [&](int value, Span more) {
+    const auto [at, is_new] = spans.try_emplace(value, more);
+    if (!is_new) at->second = {std::min(at->second.first, more.first), std::max(at->second.last, more.last)};
+  };
+  join(value_of(to.id), span);
+  for (size_t i = p.steps.size(); i-- > 0;) {
+    const Impl::StepRecord& s = p.steps[i];
+    for (const int out : s.outputs) {
+      const auto known = spans.find(value_of(out));
+      if (known == spans.end()) continue;
+      const Span of_output = known->second;
+      for (const int in : s.inputs) {
+        const auto reach = s.reaches.find(value_of(in));
+        join(value_of(in), reach == s.reaches.end() ? of_output : reach->second.of(of_output));
+      }
+    }
+  }
+  const auto found = spans.find(value_of(from.id));
+  if (found == spans.end())
+    throw Error(ErrorKind::usage, "plan: an activation does not depend on the one it is to reach");
+  return found->second;
+}
+
+// ---- Step
+
+void Step::costs(Costs c, std::string row) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk != Plan::Impl::Walk::first) return;
+  if (row.empty()) {
+    row = p.steps.back().name;
+    for (const int id : p.steps.back().inputs)
+      if (const int maker = Plan::Impl::nth(p.activations, id).made; maker >= 0)
+        c += std::exchange(Plan::Impl::nth(p.steps, maker).for_reader, {});
+  }
+  p.counted.push_back({number_, std::move(row), c});
+}
+void Step::costs_reader(const Costs& c) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().for_reader += c;
+}
+void Step::reaches(Flow x, const Footprint& r) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().reaches[p.at(x.id).value] = r;
+}
+
+}  // namespace nacre
