@@ -47,7 +47,7 @@ struct TrainingStep::Impl {
     const Shape scratch = parameters.update_scratch(ctx);
     adamw_scratch_memory = Memory(ctx, static_cast<size_t>(scratch.elements()) * sizeof(float));
     optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
-    initialise(ctx, parameters, config, seed);
+    parameters.initialise(ctx, seed);
     reset_average();
     plan.reserve([&](Plan& p) { walk(p, loss_config, storage); });
     set_learning_rate(optimizer.learning_rate);
