@@ -53,21 +53,22 @@ def read_tree(root):
     }
 
 
-def arrows(tree):
-    """(file, line number, the text of the include, the file it names or None) of every include with quotes."""
-    for file, lines in tree.items():
-        for number, line in enumerate(lines, 1):
+def arrows(tree, files):
+    """(file, line number, the text of the include, the file it names or None) of every include with quotes in `files`."""
+    for file in files:
+        for number, line in enumerate(tree[file], 1):
             match = INCLUDE.match(line)
             if match:
                 places = [f"{top}/{match[1]}" for top in ROOTS]
                 yield file, number, match[1], next((place for place in places if place in tree), None)
 
 
-def check(tree):
-    """Room -> rooms that it includes, and a line of text for everything that is wrong."""
-    graph = {room_of(file): set() for file in tree}
+def check(tree, files=None):
+    """Room -> rooms that it includes, and a line of text for everything that is wrong, of `files` or of all."""
+    files = tree if files is None else files
+    graph = {room_of(file): set() for file in files}
     problems = [f"{room}: has no floor; expected a place in FLOORS" for room in sorted(graph) if room not in FLOOR]
-    for file, number, text, target in arrows(tree):
+    for file, number, text, target in arrows(tree, files):
         here = f'{file}:{number}: includes "{text}"'
         if target is None:
             problems.append(f"{here}, which no file is called; expected a path below {', '.join(ROOTS)}")
@@ -95,7 +96,7 @@ def self_test(tree):
             if other == room or FLOOR[other] < FLOOR[room]:
                 continue
             text = header.split("/", 1)[1]
-            _, problems = check({**tree, source: [*tree[source], f'#include "{text}"']})
+            _, problems = check({**tree, source: [*tree[source], f'#include "{text}"']}, [source])
             planted += 1
             if len(problems) != 1 or not problems[0].startswith(f"{source}:{len(tree[source]) + 1}: "):
                 missed.append(f'an include of "{text}" in {source} gives {problems}, expected one problem in its line')

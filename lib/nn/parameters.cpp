@@ -235,14 +235,17 @@ void Parameters::refresh(Context& ctx) {
 }
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
-  const int64_t normed = directions_.elements() + gains_.elements();
-  std::vector<View<float>> cleared{{gradients_.data + normed, {.channels = gradients_.elements() - normed}}};
+  std::vector<View<float>> cleared{step_gradients()[1]};
   // A weight that no step trains has no gradient.
   for (const Weight& w : weights_)
     if (!p.trains(w)) cleared.push_back(w.grad);
   s.backward([cleared = std::move(cleared)](Context& c) {
     for (const View<float>& v : cleared) c.zero(v);
   });
+}
+std::array<View<float>, 2> Parameters::step_gradients() const noexcept {
+  const int64_t normed = directions_.elements() + gains_.elements();
+  return {weight_grads_, View<float>(gradients_.data + normed, {.channels = gradients_.elements() - normed})};
 }
 void Parameters::finish_gradients(Context& ctx) {
   if (rows_.elements() == 0) return;

@@ -140,11 +140,11 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   auto rest = std::make_shared<Tensors>();
   const Parameters& parameters = step.parameters();
   bool averaging = false;
-  for (const TrainingStep::StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+  for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
     (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
   });
-  for (const TrainingStep::StateTensor& s : step.state()) {
+  for (const StateTensor& s : step.state()) {
     if (s.values.elements() == parameters.trained_elements()) {
       const bool is_model = s.name == averaged;
       parameters.each_tensor(ctx, s.values,
@@ -183,7 +183,7 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
   const Safetensors rest = Safetensors::read(checkpoint.file("optimizer.safetensors"), {.allow_nonfinite = false});
   const Safetensors model = Safetensors::read(checkpoint.file("model.safetensors"), {.allow_nonfinite = false});
   bool averaging = false;
-  for (const TrainingStep::StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+  for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
   std::vector<std::pair<std::string, std::vector<int64_t>>> names;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
     names.emplace_back(name, shape);
@@ -195,7 +195,7 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     const bool raw_apart = rest.find("value." + name) != nullptr;
     set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
   }
-  for (const TrainingStep::StateTensor& s : step.state()) {
+  for (const StateTensor& s : step.state()) {
     if (s.values.elements() != parameters.trained_elements()) {
       const std::vector<float> v = to_floats(rest.at(s.name));
       ctx.write<float>(v, s.values);

@@ -6,21 +6,14 @@
 #include <optional>
 
 #include "codec/callers.h"
-#include "files/fields.h"
 
 namespace nacre {
 
-void OptimizerConfig::check() const {
-  OptimizerConfig c = *this;
-  check_limits("optimizer", fields_of(c), twelve_digits);
-}
-
 struct TrainingStep::Impl {
-  Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& opt,
-       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage)
+  Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& optimizer_config,
+       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage, Communicator* communicator)
       : ctx(c.share()),
         config(codec),
-        optimizer(opt),
         seed(seed_value),
         batch(batch_size),
         samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
@@ -29,40 +22,20 @@ struct TrainingStep::Impl {
         decoder(parameters, codec),
         loss(loss_config, codec.sample_rate),
         plan(ctx, Purpose::training) {
-    optimizer.check();
+    optimizer_config.check();
     if (batch < 1) throw Error(ErrorKind::usage, "batch_size is " + std::to_string(batch) + ", expected at least 1");
     if (wanted_samples < codec.hop())
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
     parameters.allocate(ctx, true, storage);
-    const int64_t n = parameters.trained_elements();
-    const bool averaging = optimizer.ema_decay > 0;
-    moments_memory = Memory(ctx, static_cast<size_t>(n) * (averaging ? 3 : 2) * sizeof(float));
-    auto* at = reinterpret_cast<float*>(moments_memory.data());
-    m = View<float>(at, {.channels = n});
-    v = View<float>(at + n, {.channels = n});
-    if (averaging) average = View<float>(at + 2 * n, {.channels = n});
-    scalars_memory = Memory(ctx, sizeof(AdamWScalars));
-    scalars = View<AdamWScalars>(reinterpret_cast<AdamWScalars*>(scalars_memory.data()), {});
-    const Shape scratch = parameters.update_scratch(ctx);
-    adamw_scratch_memory = Memory(ctx, static_cast<size_t>(scratch.elements()) * sizeof(float));
-    optimizer_scratch = View<float>(reinterpret_cast<float*>(adamw_scratch_memory.data()), scratch);
     parameters.initialise(ctx, seed);
-    reset_average();
+    optimizer.emplace(ctx, parameters, optimizer_config, "adamw", communicator);
     plan.reserve([&](Plan& p) { walk(p, loss_config, storage); });
-    set_learning_rate(optimizer.learning_rate);
     captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
     host.frames.resize(static_cast<size_t>(batch));
   }
 
-  void reset_average() {
-    if (average) ctx.copy<float>(parameters.values(), average);
-  }
-  void set_learning_rate(double lr) {
-    const float value = static_cast<float>(lr);
-    ctx.upload<float>(std::span<const float>(&value, 1), View<float>(&scalars.data->lr, {}));
-  }
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
@@ -73,28 +46,12 @@ struct TrainingStep::Impl {
     quantized = quantizer.plan(p, z,
                                {.commitment_weight = static_cast<float>(loss_config.vq),
                                 .orthogonal = loss_config.orthogonal,
-                                .step = View<const int32_t>(&scalars.data->step, {}),
+                                .step = optimizer->step(),
                                 .seed = seed});
     after_quantizer = p.last_step();
     const Flow estimate = stored_as(p, decoder.plan(p, stored_as(p, quantized.flow, storage)), Storage::float32);
     losses = loss.plan(p, estimate, audio, lengths);
-    parameters.clear_gradients(p);
-    p.then([this](Context& c) { update(c); });
-  }
-  void update(Context& c) {
-    parameters.update(c, {.value = parameters.values(),
-                          .grad = parameters.gradients(),
-                          .m = m,
-                          .v = v,
-                          .ema = average,
-                          .scalars = scalars,
-                          .scratch = optimizer_scratch,
-                          .beta1 = static_cast<float>(optimizer.beta1),
-                          .beta2 = static_cast<float>(optimizer.beta2),
-                          .eps = static_cast<float>(optimizer.eps),
-                          .weight_decay = static_cast<float>(optimizer.weight_decay),
-                          .max_norm = static_cast<float>(optimizer.clip),
-                          .ema_decay = static_cast<float>(optimizer.ema_decay)});
+    optimizer->plan(p);
   }
 
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
@@ -103,7 +60,6 @@ struct TrainingStep::Impl {
   Context ctx;
   std::atomic<bool> in_use{false};
   CodecConfig config;
-  OptimizerConfig optimizer;
   uint64_t seed;
   int64_t batch, samples;
   Parameters parameters;
@@ -115,9 +71,7 @@ struct TrainingStep::Impl {
   Quantized quantized;
   ReconstructionLoss::Planned losses;
   int after_encoder = 0, after_quantizer = 0;  // steps of the plan
-  Memory moments_memory, scalars_memory, adamw_scratch_memory;
-  View<float> m, v, average, optimizer_scratch;
-  View<AdamWScalars> scalars;
+  std::optional<Optimizer> optimizer;          // once the parameters have their values
   View<float> audio;
   View<const float> latent;
   View<int32_t> lengths;
@@ -130,9 +84,9 @@ struct TrainingStep::Impl {
 
 TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
                            const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed,
-                           Storage storage)
+                           Storage storage, Communicator* communicator)
     : impl_(within_memory("TrainingStep", [&] {
-        return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage);
+        return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage, communicator);
       })) {}
 TrainingStep::~TrainingStep() = default;
 
@@ -143,9 +97,7 @@ Parameters& TrainingStep::parameters() noexcept { return impl_->parameters; }
 View<const int32_t> TrainingStep::codes() const noexcept { return impl_->quantized.codes; }
 size_t TrainingStep::planned_bytes() const noexcept { return impl_->plan.bytes(); }
 size_t TrainingStep::unshared_bytes() const noexcept { return impl_->plan.unshared_bytes(); }
-View<const float> TrainingStep::averaged() const noexcept {
-  return impl_->average ? View<const float>(impl_->average) : View<const float>(impl_->parameters.values());
-}
+View<const float> TrainingStep::averaged() const noexcept { return impl_->optimizer->averaged(); }
 
 namespace {
 
@@ -218,17 +170,17 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     s.plan.run_until(s.after_quantizer, Until::forward);
     // The step's number draws the replacements of dead codes; those of the start come before the first.
     const auto number = static_cast<int32_t>(i - batches);
-    s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), View<int32_t>(&s.scalars.data->step, {}));
+    s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), s.optimizer->step());
     s.quantized.update(s.ctx, std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
     done(gathered + clustered + i + 1);
   }
   const int32_t none = 0;
-  s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), View<int32_t>(&s.scalars.data->step, {}));
-  s.reset_average();
+  s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), s.optimizer->step());
+  s.optimizer->reset_average();
 }
-void TrainingStep::reset_average() { impl_->reset_average(); }
+void TrainingStep::reset_average() { impl_->optimizer->reset_average(); }
 
-void TrainingStep::set_learning_rate(double lr) { impl_->set_learning_rate(lr); }
+void TrainingStep::set_learning_rate(double lr) { impl_->optimizer->set_learning_rate(lr); }
 
 void TrainingStep::run() {
   Impl& s = *impl_;
@@ -279,19 +231,12 @@ StepMetrics TrainingStep::metrics() {
   return {losses[0], losses[1], losses[2], vq[0], vq[1], shares[0], shares[1], shares[2], a.norm, a.step, a.skipped};
 }
 
-AdamWScalars TrainingStep::scalars() {
-  AdamWScalars a;
-  impl_->ctx.read<AdamWScalars>(impl_->scalars, std::span<AdamWScalars>(&a, 1));
-  return a;
-}
-void TrainingStep::set_scalars(const AdamWScalars& a) {
-  impl_->ctx.write<AdamWScalars>(std::span<const AdamWScalars>(&a, 1), impl_->scalars);
-}
+AdamWScalars TrainingStep::scalars() { return impl_->optimizer->scalars(); }
+void TrainingStep::set_scalars(const AdamWScalars& a) { impl_->optimizer->set_scalars(a); }
 
-std::vector<TrainingStep::StateTensor> TrainingStep::state() {
-  Impl& s = *impl_;
-  std::vector<StateTensor> all{{"adamw.m", s.m}, {"adamw.v", s.v}, {"balancer", s.losses.balancer_state}};
-  if (s.average) all.push_back({"adamw.ema", s.average});
+std::vector<StateTensor> TrainingStep::state() {
+  std::vector<StateTensor> all = impl_->optimizer->state();
+  all.push_back({"balancer", impl_->losses.balancer_state});
   return all;
 }
 

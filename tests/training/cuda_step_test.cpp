@@ -147,7 +147,7 @@ class Follower {
       };
     };
     step_.parameters().each_tensor(ctx_, add(""));
-    for (const TrainingStep::StateTensor& t : step_.state())
+    for (const StateTensor& t : step_.state())
       if (t.values.elements() == step_.parameters().trained_elements()) {
         step_.parameters().each_tensor(ctx_, t.values, add(t.name));
       } else {
@@ -161,7 +161,7 @@ class Follower {
 
   void restore(const State& s) {
     std::map<std::string, View<float>> blocks;
-    for (const TrainingStep::StateTensor& t : step_.state()) blocks.emplace(t.name, t.values);
+    for (const StateTensor& t : step_.state()) blocks.emplace(t.name, t.values);
     for (const State::Tensor& t : s.tensors) {
       if (t.block.empty()) {
         REQUIRE(step_.parameters().set_tensor(ctx_, t.name, t.shape, t.values));

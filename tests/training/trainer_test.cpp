@@ -220,7 +220,7 @@ TEST_CASE("trainer: a batch that is not finite changes nothing and is counted") 
       std::map<std::string, std::vector<float>> all;
       step.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&,
                                              std::span<const float> v) { all[name].assign(v.begin(), v.end()); });
-      for (const TrainingStep::StateTensor& s : step.state()) {
+      for (const StateTensor& s : step.state()) {
         all[s.name].resize(static_cast<size_t>(s.values.elements()));
         ctx.read<float>(s.values, all[s.name]);
       }

@@ -1,5 +1,6 @@
 #pragma once
 // Parameters: every trained number of a model in a few flat blocks, found by the names that PyTorch checkpoints use.
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -120,6 +121,10 @@ class Parameters {
   /// Takes over every value of a model with the same parameters; `values` replaces its trained ones where given
   /// (averaged weights). Then refresh() has been called.
   void assign(Context&, const Parameters& other, View<const float> values = {});
+
+  /// The two blocks that hold a step's gradients when its backward passes are over: those of effective weights and those of
+  /// all other parameters.
+  std::array<View<float>, 2> step_gradients() const noexcept;
 
   View<float> values() const noexcept { return values_; }
   View<float> gradients() const noexcept { return gradients_; }

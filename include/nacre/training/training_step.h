@@ -9,33 +9,10 @@
 #include <vector>
 
 #include "nacre/codec/codec.h"
-#include "nacre/files/fields.h"
 #include "nacre/nn/loss.h"
-#include "nacre/ops/adamw.h"
+#include "nacre/training/optimizer.h"
 
 namespace nacre {
-
-struct OptimizerConfig {
-  double learning_rate = 3e-4;
-  double beta1 = 0.5, beta2 = 0.9, eps = 1e-8, weight_decay = 0.01;
-  double clip = 1.0;
-  double ema_decay = 0.99;
-  void check() const;  ///< throws Error(usage) naming the key
-};
-
-template <class V>
-void fields(V& v, OptimizerConfig& c) {
-  using namespace field;
-  v("learning_rate", c.learning_rate, range(above(0), 10), "learning rate of AdamW");
-  v("beta1", c.beta1, range(0, below(1)), "decay per step of the gradient's average");
-  v("beta2", c.beta2, range(0, below(1)), "decay per step of the squared gradient's average");
-  v("eps", c.eps, range(above(0), below(1)), "added to the root of the squared gradient's average");
-  v("weight_decay", c.weight_decay, at_least(0, below(100)),
-    "decoupled: a step scales weights by 1 - rate * weight_decay");
-  v("clip", c.clip, at_least(0, below(1e9)).zero("none"), "gradients are scaled down to this global norm");
-  v("ema_decay", c.ema_decay, range(0, below(1)).zero("none"),
-    "decay per step of the averaged weights, which evaluation and the saved model use");
-}
 
 /// What one step measured; read back on demand.
 struct StepMetrics {
@@ -50,9 +27,9 @@ struct StepMetrics {
 class TrainingStep {
  public:
   /// storage: of activations, their gradients and the effective weights between the waveform and the latent. Parameters,
-  /// sums, losses, quantizer and optimizer are floats in any case.
+  /// sums, losses, quantizer and optimizer are floats in any case. communicator: see Optimizer.
   TrainingStep(Context&, const CodecConfig&, const LossConfig&, const OptimizerConfig&, int64_t batch, int64_t samples,
-               uint64_t seed, Storage storage = Storage::float32);
+               uint64_t seed, Storage storage = Storage::float32, Communicator* communicator = nullptr);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
@@ -93,11 +70,7 @@ class TrainingStep {
   void gradients();
   View<const int32_t> codes() const noexcept;
 
-  /// The rest of the state, by name: moments, averages, balancer, counters. Same names when restoring.
-  struct StateTensor {
-    std::string name;
-    View<float> values;
-  };
+  /// The rest of the state, by name: that of the optimizer, and of the balancer. Same names when restoring.
   std::vector<StateTensor> state();
   AdamWScalars scalars();
   void set_scalars(const AdamWScalars&);
