@@ -136,7 +136,7 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
   ordered_json rows = ordered_json::array();
-  const auto of = [](const CostRow::Work& w, double seconds) {
+  const auto of = [](const Work& w, double seconds) {
     return ordered_json{{"operations", w.products + w.floats}, {"bytes", w.bytes}, {"seconds", seconds}};
   };
   const auto line = [&](const CostRow& r, double f, double b) {
@@ -145,14 +145,11 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
         (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
         r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
   };
-  const auto add = [](CostRow::Work& to, const CostRow::Work& w) {
-    to.products += w.products, to.floats += w.floats, to.bytes += w.bytes;
-  };
   for (const CostRow& r : step_cost(c.codec, c.loss, batch, samples, a)) {
     const double f = floor_seconds(r.forward, d, a), b = floor_seconds(r.backward, d, a);
     line(r, f, b);
     forward += f, backward += b;
-    add(sum.forward, r.forward), add(sum.backward, r.backward);
+    sum.forward += r.forward, sum.backward += r.backward;
   }
   line(sum, forward, backward);
   say(o, "  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),

@@ -22,13 +22,13 @@ const Cases cases([](Suite& suite) {
       return std::vector<Parameter>{{"op", op},       {"direction", direction}, {"type", "fp32"},
                                     {"rows", n.rows}, {"codes", n.codes},       {"dim", n.dim}};
     };
-    // The rung below the shipped one, where that is tensor cores.
+    // Where the shape chooses tensor cores, the sums in float as well.
     const bool ladder = suite.cuda() && n.rows >= 32768;
-    for (VqRung rung : ladder ? std::vector{VqRung::by_shape, VqRung::sums} : std::vector{VqRung::by_shape})
-      suite.add({.name = (rung == VqRung::sums ? "vq_nearest/by sums/" : "vq_nearest/") + name,
+    for (VqMethod method : ladder ? std::vector{VqMethod::by_shape, VqMethod::sums} : std::vector{VqMethod::by_shape})
+      suite.add({.name = (method == VqMethod::sums ? "vq_nearest/by sums/" : "vq_nearest/") + name,
                  .bytes = 4 * (x.elements() + book.elements() + n.rows),
                  .flops = 2 * n.rows * n.codes * n.dim,
-                 .peak = ladder && rung == VqRung::by_shape ? "tf32" : "",
+                 .peak = ladder && method == VqMethod::by_shape ? "tf32" : "",
                  .parameters = parameters("vq_nearest", "forward")},
                 [=](Data& data) -> Run {
                   const View<float> rows = data.random(x), codebook = data.random(book);
@@ -36,7 +36,7 @@ const Cases cases([](Suite& suite) {
                   const View<int32_t> codes = data.indices({.time = n.rows}, 1);
                   return [=](Context& ctx) {
                     vq_nearest(ctx,
-                               {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch, .rung = rung});
+                               {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch, .method = method});
                   };
                 });
     if (suite.cuda() && n.dim != 128) continue;  // codes in the latent

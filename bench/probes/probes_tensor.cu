@@ -1,6 +1,7 @@
 // Probes of what the kernels use on every device: tensor-core fragments, ldmatrix, the engines of the convolutions, the
 // sums of tensor cores, and asynchronous copies whose source is ignored. Expectations are made here on the host, from
-// the PTX manual ("Matrix Fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix", "cp.async") and not from the emulator.
+// the PTX manual ("Matrix Fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix", "cp.async") and not from the
+// emulator.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -126,12 +127,12 @@ __global__ void ldmatrix_kernel(uint32_t* out) {
 // ---- engines
 // ----------------------------------------------------------------------------------------------------------
 
-using cuda::tile::Lies;
+using cuda::tile::Major;
 constexpr int tile_bytes = 64 * cuda::tile::pitch;  // 64 rows of a step; 32 rows of 272 bytes are fewer
 static_assert(32 * 272 <= tile_bytes && 64 * 144 <= tile_bytes);
 
 /// One warp: 64 x N of one step from tiles of tile_bytes that lie in global memory as they shall lie in shared.
-template <class T, int N, Lies A, Lies B>
+template <class T, int N, Major A, Major B>
 __global__ void engine_kernel(const uint4* a, const uint4* b, int a_pitch, int b_pitch, float* out) {
   NACRE_SHARED(unsigned char, left, tile_bytes);
   NACRE_SHARED(unsigned char, right, tile_bytes);
@@ -142,26 +143,26 @@ __global__ void engine_kernel(const uint4* a, const uint4* b, int a_pitch, int b
   using Engine = cuda::tile::MmaEngine<T, N>;
   Engine engine;
   engine.clear();
-  const auto rows = Engine::rows([&](int r) { return A == Lies::along ? r * a_pitch : 0; }, lane);
+  const auto rows = Engine::rows([&](int r) { return A == Major::k ? r * a_pitch : 0; }, lane);
   engine.template multiply<A, B>(left, rows, a_pitch, right, b_pitch, lane, Engine::depth, [] {});
   engine.template save<A, B>(out, N, lane);
 }
 
 /// Wrong numbers of 64 x N.
-template <class T, int N, Lies A, Lies B>
+template <class T, int N, Major A, Major B>
 int64_t wrong_of_engine(Context& ctx, Integers& draw) {
   constexpr size_t depth = 128 / sizeof(T);
-  const auto lay = [](Lies lies, const std::vector<int>& v, size_t rows, size_t pitch) {
+  const auto lay = [](Major major, const std::vector<int>& v, size_t rows, size_t pitch) {
     std::vector<unsigned char> tile(tile_bytes);
     for (size_t r = 0; r < rows; ++r)
       for (size_t k = 0; k < depth; ++k) {
         const T x = store<T>(static_cast<float>(v[r * depth + k]));
-        std::memcpy(&tile[lies == Lies::along ? r * pitch + k * sizeof(T) : k * pitch + r * sizeof(T)], &x, sizeof(T));
+        std::memcpy(&tile[major == Major::k ? r * pitch + k * sizeof(T) : k * pitch + r * sizeof(T)], &x, sizeof(T));
       }
     return tile;
   };
-  const auto pitch_of = [](Lies lies, size_t rows) {
-    return lies == Lies::along ? size_t{cuda::tile::pitch} : rows * sizeof(T) + 16;
+  const auto pitch_of = [](Major major, size_t rows) {
+    return major == Major::k ? size_t{cuda::tile::pitch} : rows * sizeof(T) + 16;
   };
   const std::vector<int> a = integers(draw, 64 * depth, 8), b = integers(draw, N * depth, 8);
   const size_t a_pitch = pitch_of(A, 64), b_pitch = pitch_of(B, N);
@@ -309,18 +310,18 @@ Result tile_engines(const Options& o) {
     all += wrong;
   };
   // Forward: weights and x lie along; input gradients: weights across; weight gradients: both across.
-  add("tf32_32_along_along", wrong_of_engine<float, 32, Lies::along, Lies::along>(ctx, draw));
-  add("tf32_64_along_along", wrong_of_engine<float, 64, Lies::along, Lies::along>(ctx, draw));
-  add("tf32_32_along_across", wrong_of_engine<float, 32, Lies::along, Lies::across>(ctx, draw));
-  add("tf32_64_along_across", wrong_of_engine<float, 64, Lies::along, Lies::across>(ctx, draw));
-  add("tf32_32_across_across", wrong_of_engine<float, 32, Lies::across, Lies::across>(ctx, draw));
-  add("tf32_64_across_across", wrong_of_engine<float, 64, Lies::across, Lies::across>(ctx, draw));
-  add("bf16_32_along_along", wrong_of_engine<bf16, 32, Lies::along, Lies::along>(ctx, draw));
-  add("bf16_64_along_along", wrong_of_engine<bf16, 64, Lies::along, Lies::along>(ctx, draw));
-  add("bf16_32_along_across", wrong_of_engine<bf16, 32, Lies::along, Lies::across>(ctx, draw));
-  add("bf16_64_along_across", wrong_of_engine<bf16, 64, Lies::along, Lies::across>(ctx, draw));
-  add("bf16_32_across_across", wrong_of_engine<bf16, 32, Lies::across, Lies::across>(ctx, draw));
-  add("bf16_64_across_across", wrong_of_engine<bf16, 64, Lies::across, Lies::across>(ctx, draw));
+  add("tf32_32_along_along", wrong_of_engine<float, 32, Major::k, Major::k>(ctx, draw));
+  add("tf32_64_along_along", wrong_of_engine<float, 64, Major::k, Major::k>(ctx, draw));
+  add("tf32_32_along_across", wrong_of_engine<float, 32, Major::k, Major::mn>(ctx, draw));
+  add("tf32_64_along_across", wrong_of_engine<float, 64, Major::k, Major::mn>(ctx, draw));
+  add("tf32_32_across_across", wrong_of_engine<float, 32, Major::mn, Major::mn>(ctx, draw));
+  add("tf32_64_across_across", wrong_of_engine<float, 64, Major::mn, Major::mn>(ctx, draw));
+  add("bf16_32_along_along", wrong_of_engine<bf16, 32, Major::k, Major::k>(ctx, draw));
+  add("bf16_64_along_along", wrong_of_engine<bf16, 64, Major::k, Major::k>(ctx, draw));
+  add("bf16_32_along_across", wrong_of_engine<bf16, 32, Major::k, Major::mn>(ctx, draw));
+  add("bf16_64_along_across", wrong_of_engine<bf16, 64, Major::k, Major::mn>(ctx, draw));
+  add("bf16_32_across_across", wrong_of_engine<bf16, 32, Major::mn, Major::mn>(ctx, draw));
+  add("bf16_64_across_across", wrong_of_engine<bf16, 64, Major::mn, Major::mn>(ctx, draw));
   r.outcome = all == 0 ? Result::ok : Result::failed;
   r.says = text("twelve tiles of 64 x 32 and 64 x 64; %lld numbers differ from the scalar product",
                 static_cast<long long>(all));
@@ -406,8 +407,8 @@ Result ignored_sources(const Options& o) {
              "; other addresses are left to a real device";
     return r.figure("asked", int64_t{2});
   }
-  // A trap takes the context: one process runs what is left, up to the first that does. What has been found must be told
-  // before this process itself is killed.
+  // A trap takes the context: one process runs what is left, up to the first that does. What has been found must be
+  // told before this process itself is killed.
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   const double asking = o.seconds > 0 ? o.seconds - 4 : 16;

@@ -29,53 +29,52 @@ void conv1d_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
 
 namespace {
 
-constexpr int64_t grain = 1 << 14;  // floats worth a thread
+constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
 
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// ---- plain passes
-// ------------------------------------------------------------------------------------------------------
+// ---- conversions, padding, rows
 
-void widen_part(const float* from, float* to, int64_t n) {
+void to_float_part(const float* from, float* to, int64_t n) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
 }
-NACRE_CLONES void widen_part(const bf16* __restrict from, float* __restrict to, int64_t n) {
+NACRE_CLONES void to_float_part(const bf16* __restrict from, float* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = std::bit_cast<float>(uint32_t{from[i].bits} << 16);
 }
 template <class T>
-void widen(Context& ctx, const T* from, float* to, int64_t n) {
+void convert_to_float(Context& ctx, const T* from, float* to, int64_t n) {
   parallel_ranges(ctx, n, grain,
-                  [&](int64_t begin, int64_t end) { widen_part(from + begin, to + begin, end - begin); });
+                  [&](int64_t begin, int64_t end) { to_float_part(from + begin, to + begin, end - begin); });
 }
-void narrow_part(const float* from, bf16* to, int64_t n) {
+void to_bf16_part(const float* from, bf16* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = to_bf16(from[i]);
 }
 
-/// The sample of x that padded position `at` (counted from the first sample) shows; -1 for a zero.
-int64_t shown(int64_t at, int64_t time, Padding padding) {
+/// The sample of x at position `at` of the padded signal, counted from the first sample; -1 for a zero.
+int64_t source_sample(int64_t at, int64_t time, Padding padding) {
   if (at >= 0 && at < time) return at;
   if (padding == Padding::zero) return -1;
   return at < 0 ? -at : 2 * (time - 1) - at;
 }
 
-/// x with its padding written out, as float.
+/// Writes x with its padding, converted to float.
 template <class T>
 void pad_rows(Context& ctx, View<const T> x, int64_t left, int64_t right, Padding padding, float* to) {
   const int64_t time = x.shape.time, channels = x.shape.channels, rows = left + time + right;
   parallel_ranges(ctx, x.shape.batch * rows, grain / channels + 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end;) {
       const int64_t b = r / rows, at = r % rows - left;
-      if (at >= 0 && at < time) {  // the middle in one go
+      if (at >= 0 && at < time) {  // a run of samples that are not padding
         const int64_t n = std::min(time - at, end - r);
-        widen_part(x.data + (b * time + at) * channels, to + r * channels, n * channels);
+        to_float_part(x.data + (b * time + at) * channels, to + r * channels, n * channels);
         r += n;
         continue;
       }
-      const int64_t source = shown(at, time, padding);
+      const int64_t source = source_sample(at, time, padding);
       if (source < 0)
         std::memset(to + r * channels, 0, static_cast<size_t>(channels) * sizeof(float));
       else
-        widen_part(x.data + (b * time + source) * channels, to + r * channels, channels);
+        to_float_part(x.data + (b * time + source) * channels, to + r * channels, channels);
       ++r;
     }
   });
@@ -85,8 +84,8 @@ NACRE_CLONES void add_row(const float* __restrict from, float* __restrict to, in
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
-/// One row of dx from the padded gradient: what every position that shows sample s received, folded in place into
-/// row `left + s` of `padded`.
+/// Adjoint of reflected padding for one sample: adds the gradients of the positions that reflect sample s to its own
+/// row, left + s, of `padded`.
 void fold_row(float* padded, int64_t s, int64_t left, int64_t right, int64_t time, int64_t channels) {
   float* to = padded + (left + s) * channels;
   if (s >= 1 && s <= left) add_row(padded + (left - s) * channels, to, channels);
@@ -110,20 +109,19 @@ void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool 
     to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
 }
 // ---- sums of columns
-// ---------------------------------------------------------------------------------------------------
 
-// Rows are added four at a time into one accumulator row, per part; parts are added in order. Narrow rows are taken
-// several at once, so that a vector is filled: `wide` columns, a multiple of the channels.
+// Per part, rows are added four at a time into one accumulator row; parts are added in order. Narrow rows are joined,
+// so that they fill vectors: rows_at_once rows are `width` columns.
 struct ColumnSums {
-  int64_t channels = 0, together = 1, wide = 0, steps = 0, rest = 0, parts = 1;
+  int64_t channels = 0, rows_at_once = 1, width = 0, groups_of_rows = 0, rest = 0, parts = 1;
   explicit ColumnSums(Shape s) : channels(s.channels) {
-    together = channels > 0 && channels < 64 ? 64 / channels : 1;
-    wide = together * channels;
-    steps = s.rows() / together;
-    rest = s.rows() % together;
-    parts = std::clamp<int64_t>(steps / 64, 1, 64);
+    rows_at_once = channels > 0 && channels < 64 ? 64 / channels : 1;
+    width = rows_at_once * channels;
+    groups_of_rows = s.rows() / rows_at_once;
+    rest = s.rows() % rows_at_once;
+    parts = std::clamp<int64_t>(groups_of_rows / 64, 1, 64);
   }
-  int64_t scratch() const { return parts * rounded(wide); }
+  int64_t scratch() const { return parts * rounded(width); }
 };
 
 NACRE_CLONES void sum_rows(const float* __restrict from, int64_t rows, int64_t n, float* __restrict to) {
@@ -143,19 +141,19 @@ void sum_rows(const bf16* from, int64_t rows, int64_t n, float* to) {
 template <class T>
 void add_column_sums(Context& ctx, View<const T> x, View<float> sums, float* scratch) {
   const ColumnSums plan(x.shape);
-  const int64_t pitch = rounded(plan.wide);
+  const int64_t pitch = rounded(plan.width);
   parallel_parts(ctx, plan.parts, [&](int64_t p) {
-    const int64_t begin = plan.steps * p / plan.parts, end = plan.steps * (p + 1) / plan.parts;
-    sum_rows(x.data + begin * plan.wide, end - begin, plan.wide, scratch + p * pitch);
+    const int64_t begin = plan.groups_of_rows * p / plan.parts, end = plan.groups_of_rows * (p + 1) / plan.parts;
+    sum_rows(x.data + begin * plan.width, end - begin, plan.width, scratch + p * pitch);
   });
   for (int64_t p = 0; p < plan.parts; ++p)
-    for (int64_t k = 0; k < plan.together; ++k)
+    for (int64_t k = 0; k < plan.rows_at_once; ++k)
       for (int64_t c = 0; c < plan.channels; ++c) sums.data[c] += scratch[p * pitch + k * plan.channels + c];
-  for (int64_t i = plan.steps * plan.wide; i < x.elements(); ++i) sums.data[i % plan.channels] += to_float(x.data[i]);
+  for (int64_t i = plan.groups_of_rows * plan.width; i < x.elements(); ++i)
+    sums.data[i % plan.channels] += to_float(x.data[i]);
 }
 
 // ---- checks
-// ------------------------------------------------------------------------------------------------------------
 
 Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g) {
   if (g.stride < 1 || g.dilation < 1 || g.groups < 1 || g.left < 0 || g.right < 0) [[unlikely]]
@@ -165,10 +163,10 @@ Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g)
   if (x.width != 1 || x.batch < 0 || x.time < 1 || x.channels < 1 || x.channels % g.groups != 0) [[unlikely]]
     throw_usage(op, "x is " + str(x) + ", expected [batch, time, 1, channels], channels a multiple of " +
                         std::to_string(g.groups));
-  const Shape wanted{weight.batch, weight.time, 1, x.channels / g.groups};
-  if (weight != wanted || weight.batch < 1 || weight.time < 1) [[unlikely]]
+  const Shape expected{weight.batch, weight.time, 1, x.channels / g.groups};
+  if (weight != expected || weight.batch < 1 || weight.time < 1) [[unlikely]]
     throw_shape(op, "weight", weight,
-                {std::max<int64_t>(weight.batch, 1), std::max<int64_t>(weight.time, 1), 1, wanted.channels});
+                {std::max<int64_t>(weight.batch, 1), std::max<int64_t>(weight.time, 1), 1, expected.channels});
   if (weight.batch % g.groups != 0) [[unlikely]]
     throw_usage(op, "weight has " + std::to_string(weight.batch) + " outputs, not a multiple of " +
                         std::to_string(g.groups) + " groups");
@@ -183,14 +181,13 @@ Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g)
   return {x.batch, length, 1, weight.batch};
 }
 
-// ---- what happens around the windows
-// ---------------------------------------------------------------------------------
+// ---- scratch and problems of conv1d_windows.h
 
 template <class T>
 constexpr bool is_float = std::is_same_v<T, float>;
 
-/// Takes pieces of scratch in turn; first only to count them.
-struct Pieces {
+/// Hands out pieces of scratch in order. Without data it only counts the floats.
+struct ScratchAllocator {
   float* data = nullptr;
   int64_t used = 0;
   float* take(int64_t floats) {
@@ -200,9 +197,9 @@ struct Pieces {
   }
 };
 
-/// Reflected padding is written into the data.
-bool written(const Conv1dGeometry& g) { return g.padding == Padding::reflect; }
-int64_t rows_of(Shape x, const Conv1dGeometry& g) { return written(g) ? g.left + x.time + g.right : x.time; }
+/// Whether x is copied with its padding: reflected padding must be in memory, zero padding is handled by the loops.
+bool padding_in_memory(const Conv1dGeometry& g) { return g.padding == Padding::reflect; }
+int64_t rows_of(Shape x, const Conv1dGeometry& g) { return padding_in_memory(g) ? g.left + x.time + g.right : x.time; }
 
 windows::Problem forward_problem(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   return {.batch = x.batch,
@@ -214,22 +211,23 @@ windows::Problem forward_problem(Shape x, Shape weight, Shape y, const Conv1dGeo
           .stride = g.stride,
           .dilation = g.dilation,
           .groups = g.groups,
-          .left = written(g) ? 0 : g.left};
+          .left = padding_in_memory(g) ? 0 : g.left};
 }
 
 template <class T>
 struct ForwardPieces {
-  ForwardPieces(Pieces& all, const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
-                const windows::Problem& p) {
-    if (!is_float<T> || written(g)) xs = all.take(x.batch * p.time * x.channels);
-    if (!is_float<T>) weights = all.take(weight.elements()), ys = all.take(y.elements());
-    inner = all.take(windows::scratch(ctx, p));
+  ForwardPieces(ScratchAllocator& allocator, const Context& ctx, Shape x, Shape weight, Shape y,
+                const Conv1dGeometry& g, const windows::Problem& p) {
+    if (!is_float<T> || padding_in_memory(g)) xs = allocator.take(x.batch * p.time * x.channels);
+    if (!is_float<T>) weights = allocator.take(weight.elements()), ys = allocator.take(y.elements());
+    inner = allocator.take(windows::scratch(ctx, p));
   }
   float *xs = nullptr, *weights = nullptr, *ys = nullptr, *inner = nullptr;
 };
 
-/// A strided kernel is a dense one on the view [time / stride, stride * channels] of x. The weight is the same memory
-/// if the kernel has whole strides and no dilation; else it is spread out, with zeros between and behind the taps.
+/// The input gradient as a convolution of dy. With stride s, a strided kernel is a dense one on the view
+/// [time / s, s * channels] of x. Its weight is the same memory if the kernel's length is a multiple of the stride and
+/// there is no dilation; else the weight is copied with zeros between and after the taps (`spread`).
 struct InputGradientPlan {
   InputGradientPlan(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
     p = {.batch = dx.batch,
@@ -240,10 +238,10 @@ struct InputGradientPlan {
          .taps = weight.time,
          .dilation = g.dilation,
          .groups = g.groups,
-         .left = (weight.time - 1) * g.dilation - (written(g) ? 0 : g.left),
-         .turned = true};
+         .left = (weight.time - 1) * g.dilation - (padding_in_memory(g) ? 0 : g.left),
+         .adjoint = true};
     rows = p.length;
-    left = written(g) ? g.left : 0;
+    left = padding_in_memory(g) ? g.left : 0;
     if (g.stride == 1) return;
     spread = g.dilation > 1 || weight.time % g.stride != 0;
     p.taps = ((weight.time - 1) * g.dilation + g.stride) / g.stride;
@@ -257,23 +255,23 @@ struct InputGradientPlan {
   }
   int64_t weights() const { return p.in * p.taps * p.out / p.groups; }
   windows::Problem p;
-  int64_t rows = 0, left = 0;  ///< of the gradient that is computed; its row that is the first of dx
+  int64_t rows = 0, left = 0;  ///< rows of the computed gradient per item; which of them is the first row of dx
   bool spread = false;
 };
 template <class T>
 struct InputGradientPieces {
-  InputGradientPieces(Pieces& all, const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g,
-                      const InputGradientPlan& plan) {
-    in_place = is_float<T> && !written(g) && g.stride == 1;
-    if (!in_place) dxs = all.take(dx.batch * plan.rows * dx.channels);
-    if (!is_float<T> || plan.spread) weights = all.take(plan.spread ? plan.weights() : weight.elements());
-    if (!is_float<T>) dys = all.take(dy.elements());
-    inner = all.take(windows::scratch(ctx, plan.p));
+  InputGradientPieces(ScratchAllocator& allocator, const Context& ctx, Shape dx, Shape weight, Shape dy,
+                      const Conv1dGeometry& g, const InputGradientPlan& plan) {
+    in_place = is_float<T> && !padding_in_memory(g) && g.stride == 1;
+    if (!in_place) dxs = allocator.take(dx.batch * plan.rows * dx.channels);
+    if (!is_float<T> || plan.spread) weights = allocator.take(plan.spread ? plan.weights() : weight.elements());
+    if (!is_float<T>) dys = allocator.take(dy.elements());
+    inner = allocator.take(windows::scratch(ctx, plan.p));
   }
   bool in_place;
   float *dxs = nullptr, *weights = nullptr, *dys = nullptr, *inner = nullptr;
 };
-/// to[o][u] = from[o][k] where sample u of the window is under tap k, else zero.
+/// to[o][u] = from[o][k] where tap k reads sample u of the window, else zero.
 template <class T>
 void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, int64_t samples, float* to) {
   const int64_t taps = weight.time, width = weight.channels;
@@ -281,14 +279,15 @@ void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, in
     std::fill(to + begin * samples * width, to + end * samples * width, 0.0f);
     for (int64_t o = begin; o < end; ++o)
       for (int64_t k = 0; k < taps; ++k)
-        widen_part(from + (o * taps + k) * width, to + (o * samples + k * dilation) * width, width);
+        to_float_part(from + (o * taps + k) * width, to + (o * samples + k * dilation) * width, width);
   });
 }
 
-/// One group after the other where there are more, each on tensors of its own.
+/// Several groups are computed one after the other, each on copies of its channels.
 template <class T>
 struct WeightGradientPieces {
-  WeightGradientPieces(Pieces& all, const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g)
+  WeightGradientPieces(ScratchAllocator& allocator, const Context& ctx, Shape x, Shape weight, Shape dy,
+                       const Conv1dGeometry& g)
       : of_x{x.batch, x.time, 1, x.channels / g.groups},
         of_dy{dy.batch, dy.time, 1, dy.channels / g.groups},
         of_weight{weight.batch / g.groups, weight.time, 1, weight.channels},
@@ -296,13 +295,13 @@ struct WeightGradientPieces {
     geometry.groups = 1;
     int64_t most = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
     if (g.groups > 1) {
-      if (!is_float<T>) all_x = all.take(x.elements()), all_dy = all.take(dy.elements());
-      xs = all.take(of_x.elements()), dys = all.take(of_dy.elements());
+      if (!is_float<T>) all_x = allocator.take(x.elements()), all_dy = allocator.take(dy.elements());
+      xs = allocator.take(of_x.elements()), dys = allocator.take(of_dy.elements());
       most = std::max(most, direct::weight_gradient_scratch(ctx, of_x, of_weight, of_dy, geometry));
     } else {
       most = std::max(most, direct::weight_gradient_scratch(ctx, x, weight, dy, g));
     }
-    inner = all.take(most);
+    inner = allocator.take(most);
   }
   Shape of_x, of_dy, of_weight;
   Conv1dGeometry geometry;
@@ -322,13 +321,13 @@ Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGe
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
-  if (direct::takes_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
-  if (is_float<T> && pointwise::takes(x, weight, y, g)) return {1, 1, 1, pointwise::forward_scratch(ctx, weight)};
-  if (is_float<T> && karatsuba::takes(x, weight, y, g))
+  if (direct::supports_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
+  if (is_float<T> && pointwise::supports(x, weight, y, g)) return {1, 1, 1, pointwise::forward_scratch(ctx, weight)};
+  if (is_float<T> && karatsuba::supports(x, weight, y, g))
     return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
-  Pieces all;
-  ForwardPieces<T>(all, ctx, x, weight, y, g, forward_problem(x, weight, y, g));
-  return {1, 1, 1, all.used};
+  ScratchAllocator allocator;
+  ForwardPieces<T>(allocator, ctx, x, weight, y, g, forward_problem(x, weight, y, g));
+  return {1, 1, 1, allocator.used};
 }
 
 template <class T>
@@ -344,45 +343,46 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward(ctx, a);
   if (y.batch == 0) return;
-  if (direct::takes_forward(a.x.shape, a.weight.shape, g)) {
+  if (direct::supports_forward(a.x.shape, a.weight.shape, g)) {
     expect_scratch(op, a.scratch, {1, 1, 1, direct::forward_scratch(ctx, a.x.shape, a.weight.shape, g)});
     return direct::forward(ctx, a, a.scratch.data);
   }
   if constexpr (is_float<T>) {
-    if (pointwise::takes(a.x.shape, a.weight.shape, y, g)) {
+    if (pointwise::supports(a.x.shape, a.weight.shape, y, g)) {
       expect_scratch(op, a.scratch, {1, 1, 1, pointwise::forward_scratch(ctx, a.weight.shape)});
       return pointwise::forward(ctx, a, a.scratch.data);
     }
-    if (karatsuba::takes(a.x.shape, a.weight.shape, y, g)) {
+    if (karatsuba::supports(a.x.shape, a.weight.shape, y, g)) {
       expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::forward_scratch(ctx, a.x.shape, a.weight.shape, y, g)});
       return karatsuba::forward(ctx, a, a.scratch.data);
     }
   }
 
   const windows::Problem p = forward_problem(a.x.shape, a.weight.shape, y, g);
-  Pieces all{.data = a.scratch.data};
-  const ForwardPieces<T> pieces(all, ctx, a.x.shape, a.weight.shape, y, g, p);
-  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+  ScratchAllocator allocator{.data = a.scratch.data};
+  const ForwardPieces<T> pieces(allocator, ctx, a.x.shape, a.weight.shape, y, g, p);
+  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
 
   windows::Arguments run{.bias = a.bias.data, .add = static_cast<bool>(a.residual), .scratch = pieces.inner};
   if (pieces.xs != nullptr) {
-    pad_rows(ctx, a.x, written(g) ? g.left : 0, written(g) ? g.right : 0, g.padding, pieces.xs);
+    pad_rows(ctx, a.x, padding_in_memory(g) ? g.left : 0, padding_in_memory(g) ? g.right : 0, g.padding, pieces.xs);
     run.x = pieces.xs;
   }
   if constexpr (is_float<T>) {
     if (run.x == nullptr) run.x = a.x.data;
     run.weight = a.weight.data;
-    if (a.residual && a.residual.data != a.y.data) widen(ctx, a.residual.data, a.y.data, y.elements());
+    if (a.residual && a.residual.data != a.y.data) convert_to_float(ctx, a.residual.data, a.y.data, y.elements());
     run.y = a.y.data;
     windows::run(ctx, p, run);
   } else {
-    widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
-    if (a.residual) widen(ctx, a.residual.data, pieces.ys, y.elements());
+    convert_to_float(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    if (a.residual) convert_to_float(ctx, a.residual.data, pieces.ys, y.elements());
     run.weight = pieces.weights;
     run.y = pieces.ys;
     windows::run(ctx, p, run);
-    parallel_ranges(ctx, y.elements(), grain,
-                    [&](int64_t begin, int64_t end) { narrow_part(pieces.ys + begin, a.y.data + begin, end - begin); });
+    parallel_ranges(ctx, y.elements(), grain, [&](int64_t begin, int64_t end) {
+      to_bf16_part(pieces.ys + begin, a.y.data + begin, end - begin);
+    });
   }
 }
 
@@ -394,14 +394,14 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
-  if (is_float<T> && pointwise::takes(dx, weight, dy, g))
+  if (is_float<T> && pointwise::supports(dx, weight, dy, g))
     return {1, 1, 1, pointwise::input_gradient_scratch(ctx, weight)};
-  if (is_float<T> && karatsuba::takes_input_gradient(dx, weight, dy, g))
+  if (is_float<T> && karatsuba::supports_input_gradient(dx, weight, dy, g))
     return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
   const InputGradientPlan plan(dx, weight, dy, g);
-  Pieces all;
-  InputGradientPieces<T>(all, ctx, dx, weight, dy, g, plan);
-  return {1, 1, 1, all.used};
+  ScratchAllocator allocator;
+  InputGradientPieces<T>(allocator, ctx, dx, weight, dy, g, plan);
+  return {1, 1, 1, allocator.used};
 }
 
 template <class T>
@@ -418,20 +418,20 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
   if (x.batch == 0) return;
   if constexpr (is_float<T>) {
-    if (pointwise::takes(x, a.weight.shape, y, g)) {
+    if (pointwise::supports(x, a.weight.shape, y, g)) {
       expect_scratch(op, a.scratch, {1, 1, 1, pointwise::input_gradient_scratch(ctx, a.weight.shape)});
       return pointwise::input_gradient(ctx, a, a.scratch.data);
     }
-    if (karatsuba::takes_input_gradient(x, a.weight.shape, y, g)) {
+    if (karatsuba::supports_input_gradient(x, a.weight.shape, y, g)) {
       expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::input_gradient_scratch(ctx, x, a.weight.shape, y, g)});
       return karatsuba::input_gradient(ctx, a, a.scratch.data);
     }
   }
 
   const InputGradientPlan plan(x, a.weight.shape, y, g);
-  Pieces all{.data = a.scratch.data};
-  const InputGradientPieces<T> pieces(all, ctx, x, a.weight.shape, y, g, plan);
-  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+  ScratchAllocator allocator{.data = a.scratch.data};
+  const InputGradientPieces<T> pieces(allocator, ctx, x, a.weight.shape, y, g, plan);
+  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
 
   windows::Arguments run{.y = pieces.dxs, .scratch = pieces.inner};
   if constexpr (is_float<T>) {
@@ -439,9 +439,9 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
     run.weight = a.weight.data;
     if (pieces.in_place) run.y = a.dx.data, run.bias = a.bias.data, run.add = a.add_dx;
   } else {
-    widen(ctx, a.dy.data, pieces.dys, y.elements());
+    convert_to_float(ctx, a.dy.data, pieces.dys, y.elements());
     run.x = pieces.dys;
-    if (!plan.spread) widen(ctx, a.weight.data, pieces.weights, a.weight.elements());
+    if (!plan.spread) convert_to_float(ctx, a.weight.data, pieces.weights, a.weight.elements());
     run.weight = pieces.weights;
   }
   if (plan.spread) {
@@ -457,7 +457,7 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
       T* const to = a.dx.data + r * channels;
       float* const padded = pieces.dxs + r / x.time * plan.rows * channels;
       const int64_t s = r % x.time;
-      if (written(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
+      if (padding_in_memory(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
       finish_row(padded + (plan.left + s) * channels, a.bias.data, to, channels, a.add_dx);
     }
   });
@@ -472,13 +472,13 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
   const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
-  if (is_float<T> && karatsuba::takes_weight_gradient(x, weight, dy, g))
+  if (is_float<T> && karatsuba::supports_weight_gradient(x, weight, dy, g))
     return {1, 1, 1, std::max(karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), sums)};
-  if (is_float<T> && blocks::takes(x, weight, dy, g))
+  if (is_float<T> && blocks::supports(x, weight, dy, g))
     return {1, 1, 1, std::max(blocks::weight_gradient_scratch(ctx, x, weight, dy), sums)};
-  Pieces all;
-  WeightGradientPieces<T>(all, ctx, x, weight, dy, g);
-  return {1, 1, 1, all.used};
+  ScratchAllocator allocator;
+  WeightGradientPieces<T>(allocator, ctx, x, weight, dy, g);
+  return {1, 1, 1, allocator.used};
 }
 
 template <class T>
@@ -499,21 +499,21 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
   if constexpr (is_float<T>) {
     const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(y).scratch());
-    const bool fewer_products = karatsuba::takes_weight_gradient(x, a.dweight.shape, y, g);
-    if (fewer_products || blocks::takes(x, a.dweight.shape, y, g)) {
-      const int64_t needed = fewer_products ? karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g)
-                                            : blocks::weight_gradient_scratch(ctx, x, a.dweight.shape, y);
+    const bool use_karatsuba = karatsuba::supports_weight_gradient(x, a.dweight.shape, y, g);
+    if (use_karatsuba || blocks::supports(x, a.dweight.shape, y, g)) {
+      const int64_t needed = use_karatsuba ? karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g)
+                                           : blocks::weight_gradient_scratch(ctx, x, a.dweight.shape, y);
       expect_scratch(op, a.scratch, {1, 1, 1, std::max(needed, sums)});
-      fewer_products ? karatsuba::weight_gradient(ctx, a, a.scratch.data)
-                     : blocks::weight_gradient(ctx, a, a.scratch.data);
+      use_karatsuba ? karatsuba::weight_gradient(ctx, a, a.scratch.data)
+                    : blocks::weight_gradient(ctx, a, a.scratch.data);
       if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
       if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
       return;
     }
   }
-  Pieces all{.data = a.scratch.data};
-  const WeightGradientPieces<T> pieces(all, ctx, x, a.dweight.shape, y, g);
-  expect_scratch(op, a.scratch, {1, 1, 1, all.used});
+  ScratchAllocator allocator{.data = a.scratch.data};
+  const WeightGradientPieces<T> pieces(allocator, ctx, x, a.dweight.shape, y, g);
+  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
   if (g.groups == 1) {
     direct::weight_gradient(ctx, a, pieces.inner);
   } else {
@@ -521,8 +521,8 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if constexpr (is_float<T>) {
       from_x = a.x.data, from_dy = a.dy.data;
     } else {
-      widen(ctx, a.x.data, pieces.all_x, x.elements());
-      widen(ctx, a.dy.data, pieces.all_dy, y.elements());
+      convert_to_float(ctx, a.x.data, pieces.all_x, x.elements());
+      convert_to_float(ctx, a.dy.data, pieces.all_dy, y.elements());
       from_x = pieces.all_x, from_dy = pieces.all_dy;
     }
     const int64_t in = pieces.of_x.channels, out = pieces.of_dy.channels;

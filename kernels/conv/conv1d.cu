@@ -5,21 +5,22 @@
 #include "runtime/device.cuh"
 #include "runtime/host.h"
 
-// The first rung, for every geometry, and the table that decides who runs. A thread computes one element and walks the
-// sum in the order of memory; the tiles of conv1d_tile.cuh are the rung above it. Nothing is measured at run time: what
-// runs depends on the shape, the alignment of the data and the limits of the device alone.
+// The choice of a kernel, and the plain kernels for every geometry: a thread computes one element and runs through the
+// sum in the order of memory. The choice depends on the shape, the alignment of the data and the limits of the device;
+// nothing is measured at run time.
 //
-//   one channel on one side   seven taps at stride 1: kernels of their own (conv1d_ends.cu), whatever the precision
-//   forward, input gradient   tiles where the channels of x and y fill 16-byte packs, groups is 1 and stride or
-//   dilation
-//                             is 1; rows that reflections reach take the first rung, for the input gradient
-//   weight gradient           tiles where the channels fill packs and groups is 1
+//   one channel on one side   seven taps at stride 1: conv1d_ends.cu, at any precision
+//   forward, input gradient   conv1d_tile.cuh where the channels of x and y fill 16-byte packs, groups is 1, and stride
+//                             or dilation is 1. With reflected padding, the samples of the input gradient that receive
+//                             reflections are computed by the plain kernel
+//   weight gradient           conv1d_tile_taps.cuh or conv1d_tile_weights.cuh where channels fill packs and groups is 1
+//   everything else           the plain kernels
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
 
-/// Everything a thread needs to know of the shapes.
+/// The sizes that the plain kernels use.
 struct Sizes {
   int64_t batch, time, in, length, out, taps, stride, dilation, groups, left, right;
   bool reflect;
@@ -29,8 +30,8 @@ Sizes sizes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
           g.stride, g.dilation, g.groups,   g.left, g.right,    g.padding == Padding::reflect};
 }
 
-/// The sample of x shown at position `at`, counted from the first sample; -1 for a zero.
-__device__ __forceinline__ int64_t shown(const Sizes& s, int64_t at) {
+/// The sample of x at position `at` of the padded signal, counted from the first sample; -1 for a zero.
+__device__ __forceinline__ int64_t source_sample(const Sizes& s, int64_t at) {
   if (at >= 0 && at < s.time) return at;
   if (!s.reflect) return -1;
   return at < 0 ? -at : 2 * (s.time - 1) - at;
@@ -44,7 +45,7 @@ __global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T
     const int64_t first = o / out * in;
     float sum = 0;
     for (int64_t k = 0; k < s.taps; ++k) {
-      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      const int64_t from = source_sample(s, t * s.stride + k * s.dilation - s.left);
       if (from < 0) continue;
       const T* const x = f.x.data + (b * s.time + from) * s.in + first;
       const T* const w = f.weight.data + (o * s.taps + k) * in;
@@ -56,9 +57,9 @@ __global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T
   }
 }
 
-/// What position `at` of the padded x receives, times the weights of channel i.
+/// The gradient at position `at` of the padded x, channel i.
 template <class T>
-__device__ float received(const Conv1dInputGradient<T>& g, const Sizes& s, int64_t b, int64_t at, int64_t i) {
+__device__ float gradient_at(const Conv1dInputGradient<T>& g, const Sizes& s, int64_t b, int64_t at, int64_t i) {
   const int64_t in = s.in / s.groups, out = s.out / s.groups, group = i / in, first = group * out;
   float sum = 0;
   for (int64_t k = 0; k < s.taps; ++k) {
@@ -70,7 +71,7 @@ __device__ float received(const Conv1dInputGradient<T>& g, const Sizes& s, int64
   }
   return sum;
 }
-/// Of every item the first `head` and the last `tail` samples.
+/// Computes the first `head` and the last `tail` samples of every item.
 template <class T>
 __global__ void __launch_bounds__(threads)
     conv1d_input_gradient_kernel(Conv1dInputGradient<T> g, Sizes s, int64_t head, int64_t tail) {
@@ -78,17 +79,17 @@ __global__ void __launch_bounds__(threads)
   for (int64_t e = grid_thread(); e < elements; e += grid_threads()) {
     const int64_t i = e % s.in, row = e / s.in % rows, b = e / s.in / rows;
     const int64_t at = row < head ? row : s.time - rows + row;
-    float sum = received(g, s, b, at, i);
-    if (s.reflect && at >= 1 && at <= s.left) sum += received(g, s, b, -at, i);
+    float sum = gradient_at(g, s, b, at, i);
+    if (s.reflect && at >= 1 && at <= s.left) sum += gradient_at(g, s, b, -at, i);
     const int64_t from_end = s.time - 1 - at;
-    if (s.reflect && from_end >= 1 && from_end <= s.right) sum += received(g, s, b, s.time - 1 + from_end, i);
+    if (s.reflect && from_end >= 1 && from_end <= s.right) sum += gradient_at(g, s, b, s.time - 1 + from_end, i);
     if (g.bias) sum += g.bias.data[i];
     T* const to = g.dx.data + (b * s.time + at) * s.in + i;
     *to = store<T>(g.add_dx ? to_float(*to) + sum : sum);
   }
 }
 
-/// Part blockIdx.y of the rows of dy, for every weight: partial [parts][weights].
+/// Sums part blockIdx.y of the rows of dy for every weight: partial [parts][weights].
 template <class T>
 __global__ void __launch_bounds__(threads)
     conv1d_weight_gradient_kernel(Conv1dWeightGradient<T> g, Sizes s, float* partial) {
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(threads)
     int64_t b = begin / s.length, t = begin - b * s.length;
     float sum = 0;
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t from = shown(s, t * s.stride + k * s.dilation - s.left);
+      const int64_t from = source_sample(s, t * s.stride + k * s.dilation - s.left);
       if (from >= 0)
         sum += to_float(g.dy.data[row * s.out + o]) * to_float(g.x.data[(b * s.time + from) * s.in + channel]);
       if (++t == s.length) t = 0, ++b;
@@ -109,31 +110,33 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// How a matrix is cut for sums over its rows: `across` threads side by side, P columns each, `down` rows at once.
-struct Cut {
+/// How the sums over a matrix's rows are divided: `threads_across` threads side by side with P columns each, and
+/// `rows_at_once` such rows of threads in a block.
+struct ColumnSumPlan {
   int64_t rows, channels, parts;
-  int across, down;
+  int threads_across, rows_at_once;
 };
 template <int P>
-Cut cut(Shape s, int64_t parts) {
+ColumnSumPlan column_sum_plan(Shape s, int64_t parts) {
   const int64_t packs = ceil_div<int64_t>(s.channels, P);
-  const int across = static_cast<int>(packs < 32 ? packs : 32);
-  return {s.rows(), s.channels, parts, across, threads / across};
+  const int threads_across = static_cast<int>(packs < 32 ? packs : 32);
+  return {s.rows(), s.channels, parts, threads_across, threads / threads_across};
 }
-/// Sums of part blockIdx.y of the rows: partial [parts][channels].
+/// Column sums of part blockIdx.y of the rows: partial [parts][channels].
 template <class T, int P>
-__global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, Cut cut, float* partial) {
+__global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, ColumnSumPlan plan, float* partial) {
   NACRE_SHARED(float, sums, threads* P);
-  const int column = static_cast<int>(threadIdx.x) % cut.across, lane = static_cast<int>(threadIdx.x) / cut.across;
-  const int64_t c = (int64_t{blockIdx.x} * cut.across + column) * P, begin = cut.rows * blockIdx.y / cut.parts,
-                end = cut.rows * (int64_t{blockIdx.y} + 1) / cut.parts;
+  const int column = static_cast<int>(threadIdx.x) % plan.threads_across,
+            thread_row = static_cast<int>(threadIdx.x) / plan.threads_across;
+  const int64_t c = (int64_t{blockIdx.x} * plan.threads_across + column) * P,
+                begin = plan.rows * blockIdx.y / plan.parts, end = plan.rows * (int64_t{blockIdx.y} + 1) / plan.parts;
   float sum[P];
 #pragma unroll
   for (int i = 0; i < P; ++i) sum[i] = 0;
-  if (c < cut.channels && lane < cut.down) {
+  if (c < plan.channels && thread_row < plan.rows_at_once) {
 #pragma unroll 4
-    for (int64_t row = begin + lane; row < end; row += cut.down) {
-      const T* const at = x + row * cut.channels + c;
+    for (int64_t row = begin + thread_row; row < end; row += plan.rows_at_once) {
+      const T* const at = x + row * plan.channels + c;
       if constexpr (P == 1) {
         sum[0] += to_float(*at);
       } else {
@@ -146,15 +149,15 @@ __global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x,
 #pragma unroll
   for (int i = 0; i < P; ++i) sums[i * threads + static_cast<int>(threadIdx.x)] = sum[i];
   __syncthreads();
-  if (lane != 0 || c >= cut.channels) return;
+  if (thread_row != 0 || c >= plan.channels) return;
 #pragma unroll
   for (int i = 0; i < P; ++i) {
-    for (int l = 1; l < cut.down; ++l) sum[i] += sums[i * threads + l * cut.across + column];
-    partial[int64_t{blockIdx.y} * cut.channels + c + i] = sum[i];
+    for (int l = 1; l < plan.rows_at_once; ++l) sum[i] += sums[i * threads + l * plan.threads_across + column];
+    partial[int64_t{blockIdx.y} * plan.channels + c + i] = sum[i];
   }
 }
 
-/// to[i] = (or += with `add`) the parts' sums, added in double in their order.
+/// to[i] = (or += with `add`) the sum of the parts, in double, in their order.
 __global__ void __launch_bounds__(threads)
     conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
   for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
@@ -164,29 +167,28 @@ __global__ void __launch_bounds__(threads)
     to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
   }
 }
-constexpr int lanes = threads / 32;
-/// The same for many parts of few elements: eight threads share an element.
+constexpr int warps = threads / 32;
+/// The same for many parts of few elements: one thread of each of the block's eight warps adds a share of the parts.
 __global__ void __launch_bounds__(threads)
     conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
   NACRE_SHARED(double, sums, threads);
-  const int lane = static_cast<int>(threadIdx.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
   double sum = 0;
   if (i < n) {
 #pragma unroll 4
-    for (int64_t p = lane; p < parts; p += lanes) sum += static_cast<double>(partial[p * n + i]);
+    for (int64_t p = warp; p < parts; p += warps) sum += static_cast<double>(partial[p * n + i]);
   }
   sums[threadIdx.x] = sum;
   __syncthreads();
-  if (lane != 0 || i >= n) return;
-  for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
+  if (warp != 0 || i >= n) return;
+  for (int l = 1; l < warps; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
   to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
 }
 
-// ---- parts: by shape and device
-// --------------------------------------------------------------------------------------------
+// ---- number of parts of a sum, by shape and device
 
-constexpr int64_t scratch_floats = int64_t{1} << 24;  // what the parts of a sum may fill
+constexpr int64_t scratch_floats = int64_t{1} << 24;  // limit of the partial sums
 int64_t weight_parts(int64_t rows, int64_t weights) {
   return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
 }
@@ -223,10 +225,10 @@ void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, flo
 }
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
-  const Cut c = cut<P>(x.shape, sum_parts(ctx, x.shape));
+  const ColumnSumPlan c = column_sum_plan<P>(x.shape, sum_parts(ctx, x.shape));
   launch(ctx,
          {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
-          .grid = {blocks_for(c.channels, int64_t{c.across} * P), static_cast<unsigned>(c.parts), 1},
+          .grid = {blocks_for(c.channels, int64_t{c.threads_across} * P), static_cast<unsigned>(c.parts), 1},
           .block = threads},
          conv1d_column_sums_kernel<T, P>, x.data, c, partial);
 }
@@ -295,7 +297,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     parts = weight_parts(a.dy.shape.rows(), weights);
     weight_gradient_parts(ctx, a, s, parts);
     add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
-  } else if (parts > 1) {  // one part has gone to dweight itself
+  } else if (parts > 1) {  // one part was written to dweight itself
     add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
   }
   if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);

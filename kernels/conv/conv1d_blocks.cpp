@@ -9,39 +9,39 @@ namespace {
 using karatsuba::depth_of_group;
 using karatsuba::matrices;
 
-// A task owns a block of the weight, one tap of up to 128 outputs and 256 inputs, and sums it over its rows. Chunks of
-// rows are written out first: x in columns of 64 channels, dy in columns of 16, so that tiles of 16 outputs by 64
-// inputs read 32 KiB of x, which the first-level cache keeps for all outputs, and 8 KiB of dy. Rows where they lie,
-// hundreds of bytes apart, would fall into few sets of that cache.
-constexpr int64_t most_rows = 128, most_outs = 128, most_ins = 256, least_ins = 64;
+// A task computes a block of the weight, one tap of up to 128 outputs and 256 inputs, summed over its rows. It first
+// copies chunks of rows: x in columns of 64 channels, dy in columns of 16. So tiles of 16 outputs by 64 inputs read 32
+// KiB of x, which stay in the first-level cache for all outputs, and 8 KiB of dy. Read in place, rows that are hundreds
+// of bytes apart would map to few sets of that cache.
+constexpr int64_t max_rows = 128, max_outs = 128, max_ins = 256, min_ins = 64;
 constexpr int64_t x_column = 64, dy_column = 16;
-constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
-constexpr int64_t most_sums = 1 << 20;
-constexpr int64_t narrow = 96;  // channels: 128 rows of them fall into enough sets
+constexpr int64_t wanted_tasks = 16;  // for any number of threads, so that bits do not depend on it
+constexpr int64_t max_sums = 1 << 20;
+constexpr int64_t narrow_channels = 96;  // channels: 128 such rows map to enough sets of the cache
 
 struct Plan {
   int64_t rows, out_blocks, ins, in_blocks, taps, parts, weights;
 
   Plan(Shape x, Shape weight, Shape y)
       : rows(y.rows()),
-        out_blocks((y.channels + most_outs - 1) / most_outs),
-        ins(most_ins),
+        out_blocks((y.channels + max_outs - 1) / max_outs),
+        ins(max_ins),
         taps(weight.time),
         weights(weight.elements()) {
     in_blocks = (x.channels + ins - 1) / ins;
-    const int64_t most = std::min((rows + most_rows - 1) / most_rows, most_sums / weights);
+    const int64_t most = std::min((rows + max_rows - 1) / max_rows, max_sums / weights);
     parts = std::clamp<int64_t>(std::min(wanted_tasks / blocks(), most), 1, wanted_tasks);
-    // Smaller blocks write out more for what they multiply.
-    while (ins > least_ins && blocks() * parts < wanted_tasks / 2) ins /= 2, in_blocks = (x.channels + ins - 1) / ins;
+    // Smaller blocks copy more per product, so they are used only where there are too few tasks.
+    while (ins > min_ins && blocks() * parts < wanted_tasks / 2) ins /= 2, in_blocks = (x.channels + ins - 1) / ins;
   }
   int64_t blocks() const { return out_blocks * taps * in_blocks; }
-  int64_t slot() const { return most_rows * (ins + most_outs); }
+  int64_t slot() const { return max_rows * (ins + max_outs); }
   int64_t sums() const { return parts == 1 ? 0 : parts * weights; }
 };
 
-constexpr float zeros[std::max(most_ins, most_outs)] = {};
+constexpr float zeros[std::max(max_ins, max_outs)] = {};
 
-/// Where row `r` of y, counted over all items, has its sample of x under tap k, from channel `first` on.
+/// Finds the sample of x, from channel `first` on, that tap k multiplies for row r of y, counted over all items.
 struct Gather {
   const float* x;
   int64_t time, channels, length, stride, shift;  // shift: k dilation - left
@@ -55,8 +55,8 @@ struct Gather {
 
 typedef float Sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 
-/// `width` floats of every row, a multiple of 16, to columns of `column`, 16 or more, one behind the other; a column
-/// has its rows together. Rows are read in one go, as the hardware fetches ahead.
+/// Copies `width` floats of every row (a multiple of 16) into columns of `column` floats (16 or more), one after the
+/// other. A column is contiguous over its rows. Each row is read from begin to end, for the hardware's prefetcher.
 NACRE_CLONES void write_columns(const float* const* rows, int64_t n, int64_t width, int64_t column, float* to) {
   const int64_t whole = width / column * column, rest = width - whole;
   for (int64_t r = 0; r < n; ++r) {
@@ -77,9 +77,9 @@ NACRE_CLONES void add_parts(const float* __restrict from, int64_t parts, int64_t
 
 }  // namespace
 
-// Measured (docs/decisions/conv1d-cpu-loops-by-shape.md): elsewhere short items make short chunks, whose sums are
-// added up too often, and a wide pointwise layer uses what is written out only once.
-bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+// Measured (docs/decisions/conv1d-cpu-loops-by-shape.md): in the other loops short items make short chunks, whose sums
+// are added up too often, and a wide pointwise layer uses the data that it copies only once.
+bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   return g.groups == 1 && x.channels % 16 == 0 && y.channels % 16 == 0 &&
          (weight.time == 1 ? x.channels >= 64 : y.time < 64);
 }
@@ -98,7 +98,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
     const int64_t part = task % plan.parts, block = task / plan.parts;
     const int64_t i0 = block % plan.in_blocks * plan.ins, ins = std::min(plan.ins, x.channels - i0);
     const int64_t k = block / plan.in_blocks % plan.taps;
-    const int64_t o0 = block / plan.in_blocks / plan.taps * most_outs, outs = std::min(most_outs, y.channels - o0);
+    const int64_t o0 = block / plan.in_blocks / plan.taps * max_outs, outs = std::min(max_outs, y.channels - o0);
     const Gather gather{.x = a.x.data,
                         .time = x.time,
                         .channels = x.channels,
@@ -107,33 +107,36 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
                         .shift = k * g.dilation - g.left,
                         .padding = g.padding};
     float* const xs = slots + thread * plan.slot();
-    float* const dys = xs + most_rows * plan.ins;
+    float* const dys = xs + max_rows * plan.ins;
     float* const sums =
         (plan.parts == 1 ? a.dweight.data : scratch + part * plan.weights) + (o0 * plan.taps + k) * x.channels + i0;
     const int64_t end = plan.rows * (part + 1) / plan.parts, step = plan.taps * x.channels;
     bool add = plan.parts == 1;
     int64_t begin = plan.rows * part / plan.parts;
-    for (int64_t left = (end - begin + most_rows - 1) / most_rows, rows; left > 0; --left, begin += rows, add = true) {
+    for (int64_t left = (end - begin + max_rows - 1) / max_rows, rows; left > 0; --left, begin += rows, add = true) {
       rows = (end - begin + left - 1) / left;
-      const int64_t groups = (rows + depth_of_group - 1) / depth_of_group, whole = groups * depth_of_group;
-      const float* from[most_rows];
-      for (int64_t r = 0; r < whole; ++r) from[r] = r < rows ? gather.row(begin + r, i0) : zeros;
-      write_columns(from, whole, ins, x_column, xs);
-      // Narrow rows of dy are read where they lie, but for those of a group that is not full.
+      const int64_t groups = (rows + depth_of_group - 1) / depth_of_group, padded_rows = groups * depth_of_group;
+      const float* from[max_rows];
+      for (int64_t r = 0; r < padded_rows; ++r) from[r] = r < rows ? gather.row(begin + r, i0) : zeros;
+      write_columns(from, padded_rows, ins, x_column, xs);
+      // Narrow rows of dy are read in place, except for those of an incomplete last group.
       const float* const dy = a.dy.data + begin * y.channels + o0;
-      const int64_t lying = y.channels <= narrow ? rows / depth_of_group : 0, written = groups - lying;
-      for (int64_t r = lying * depth_of_group; r < whole; ++r) from[r] = r < rows ? dy + r * y.channels : zeros;
-      write_columns(from + lying * depth_of_group, written * depth_of_group, outs, dy_column, dys);
-      const auto& across = matrices().multiply_across;
+      const int64_t in_place_groups = y.channels <= narrow_channels ? rows / depth_of_group : 0,
+                    copied_groups = groups - in_place_groups;
+      for (int64_t r = in_place_groups * depth_of_group; r < padded_rows; ++r)
+        from[r] = r < rows ? dy + r * y.channels : zeros;
+      write_columns(from + in_place_groups * depth_of_group, copied_groups * depth_of_group, outs, dy_column, dys);
+      const auto& multiply_across = matrices().multiply_across;
       for (int64_t j = 0; j < ins; j += x_column) {
         const int64_t width = std::min(x_column, ins - j), x_group = width * depth_of_group;
         float* const to = sums + j;
-        if (lying > 0)
-          across(dy, y.channels, y.channels * depth_of_group, outs, xs + j * whole, width, x_group, lying, to, step,
-                 add);
-        for (int64_t m = 0; m < outs && written > 0; m += dy_column)
-          across(dys + m * written * depth_of_group, dy_column, dy_column * depth_of_group, dy_column,
-                 xs + j * whole + lying * x_group, width, x_group, written, to + m * step, step, add || lying > 0);
+        if (in_place_groups > 0)
+          multiply_across(dy, y.channels, y.channels * depth_of_group, outs, xs + j * padded_rows, width, x_group,
+                          in_place_groups, to, step, add);
+        for (int64_t m = 0; m < outs && copied_groups > 0; m += dy_column)
+          multiply_across(dys + m * copied_groups * depth_of_group, dy_column, dy_column * depth_of_group, dy_column,
+                          xs + j * padded_rows + in_place_groups * x_group, width, x_group, copied_groups,
+                          to + m * step, step, add || in_place_groups > 0);
       }
     }
   });

@@ -8,36 +8,39 @@
 namespace nacre::direct {
 namespace {
 
-constexpr int64_t most_rows = 256;  // of y in a chunk
+constexpr int64_t max_rows = 256;  // of y in a chunk
 
 int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
 
-void widen(const float* from, float* to, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float)); }
-NACRE_CLONES void widen(const bf16* __restrict from, float* __restrict to, int64_t n) {
+void to_float_row(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+NACRE_CLONES void to_float_row(const bf16* __restrict from, float* __restrict to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = std::bit_cast<float>(uint32_t{from[i].bits} << 16);
 }
 
-/// The sample that is seen at position `at`; -1 for a zero.
-int64_t shown(int64_t at, int64_t time, Padding padding) {
+/// The sample at position `at` of the padded signal; -1 for a zero.
+int64_t source_sample(int64_t at, int64_t time, Padding padding) {
   if (at >= 0 && at < time) return at;
   if (padding == Padding::zero) return -1;
   return at < 0 ? -at : 2 * (time - 1) - at;
 }
 
-/// Rows [begin, begin + rows) of one item of x, as if its padding were there.
+/// Copies rows [begin, begin + rows) of one padded item of x.
 template <class T>
-void write_out(const T* item, int64_t time, int64_t channels, Padding padding, int64_t begin, int64_t rows, float* to) {
+void copy_padded(const T* item, int64_t time, int64_t channels, Padding padding, int64_t begin, int64_t rows,
+                 float* to) {
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t s = shown(begin + r, time, padding);
+    const int64_t s = source_sample(begin + r, time, padding);
     if (s < 0)
       std::memset(to + r * channels, 0, static_cast<size_t>(channels) * sizeof(float));
     else
-      widen(item + s * channels, to + r * channels, channels);
+      to_float_row(item + s * channels, to + r * channels, channels);
   }
 }
 
-/// Rows of 64 channels and more are 256 bytes apart or more, so that a column of 128 of them falls into few sets of the
-/// first-level cache; such data is written out in columns of 8 (x) or 32 (dy) channels, each contiguous in time.
+/// Rows of 64 channels or more are at least 256 bytes apart, so the same channel of 128 rows maps to few sets of the
+/// first-level cache. Such data is copied into columns of 8 (x) or 32 (dy) channels, each contiguous in time.
 constexpr int64_t wide_row = 64, x_column = 8, dy_column = 32;
 
 NACRE_CLONES void spread_8(const float* __restrict from, int64_t n, int64_t step, float* __restrict to) {
@@ -57,10 +60,10 @@ void spread_row(const bf16* from, int64_t n, int64_t column, int64_t step, float
   for (int64_t i = 0; i < n; ++i) to[i / column * step + i % column] = to_float(from[i]);
 }
 
-/// How the rows of y fall into chunks, and where the rows of x are that a chunk looks at.
+/// How the rows of y are divided into chunks, and which rows of x a chunk reads.
 struct Chunks {
   Shape x;
-  int64_t length, stride, left, span;  // span: from the first to the last sample under one output, plus 1
+  int64_t length, stride, left, span;  // span: samples from the first to the last that one output reads
   Padding padding;
   int64_t per_item, chunk_rows, count;
 
@@ -68,7 +71,7 @@ struct Chunks {
       : x(of_x), length(y.time), stride(g.stride), left(g.left), span((taps - 1) * g.dilation + 1), padding(g.padding) {
     const bool both_narrow = x.channels <= 16 && y.channels <= 16;
     const bool columns = x.channels >= wide_row && y.channels >= wide_row;
-    const int64_t most = both_narrow || columns ? most_rows : most_rows / 2;
+    const int64_t most = both_narrow || columns ? max_rows : max_rows / 2;
     per_item = (length + most - 1) / most;
     chunk_rows = (length + per_item - 1) / per_item;
     per_item = (length + chunk_rows - 1) / chunk_rows;
@@ -78,57 +81,59 @@ struct Chunks {
   int64_t begin(int64_t c) const { return c % per_item * chunk_rows; }
   int64_t rows(int64_t c) const { return std::min(chunk_rows, length - begin(c)); }
   int64_t window_floats() const { return ((chunk_rows - 1) * stride + span) * rounded(x.channels); }
-  /// The first sample under the chunk's first row; from `room` where it had to be written out.
+  /// The samples that the chunk reads: in place, or copied to `buffer` where they include padding or are bf16.
   template <class T>
-  const float* window(const T* data, int64_t c, float* room) const {
+  const float* window(const T* data, int64_t c, float* buffer) const {
     const T* const of_item = data + item(c) * x.time * x.channels;
     const int64_t first = begin(c) * stride - left;
     if constexpr (std::is_same_v<T, float>) {
       if (first >= 0 && first + samples(c) <= x.time) return of_item + first * x.channels;
     }
-    write_out(of_item, x.time, x.channels, padding, first, samples(c), room);
-    return room;
+    copy_padded(of_item, x.time, x.channels, padding, first, samples(c), buffer);
+    return buffer;
   }
   int64_t samples(int64_t c) const { return (rows(c) - 1) * stride + span; }
-  /// The same in columns.
+  /// The same samples, copied into columns.
   template <class T>
-  void window_columns(const T* data, int64_t c, float* room) const {
+  void window_columns(const T* data, int64_t c, float* buffer) const {
     const T* const of_item = data + item(c) * x.time * x.channels;
     const int64_t first = begin(c) * stride - left, n = samples(c);
     for (int64_t r = 0; r < n; ++r) {
-      const int64_t s = shown(first + r, x.time, padding);
+      const int64_t s = source_sample(first + r, x.time, padding);
       if (s >= 0) {
-        spread_row(of_item + s * x.channels, x.channels, x_column, n * x_column, room + r * x_column);
+        spread_row(of_item + s * x.channels, x.channels, x_column, n * x_column, buffer + r * x_column);
         continue;
       }
       for (int64_t i = 0; i < x.channels; i += x_column)
-        std::memset(room + i * n + r * x_column, 0, x_column * sizeof(float));
+        std::memset(buffer + i * n + r * x_column, 0, x_column * sizeof(float));
     }
   }
 };
 
-/// A pointwise layer has no edges, so that its items are one long one.
-bool flat(int64_t taps, const Conv1dGeometry& g) { return taps == 1 && g.stride == 1 && g.left == 0 && g.right == 0; }
+/// A pointwise layer has no padding, so its items can be joined into one.
+bool is_flat(int64_t taps, const Conv1dGeometry& g) {
+  return taps == 1 && g.stride == 1 && g.left == 0 && g.right == 0;
+}
 Shape joined(Shape s) { return {1, s.rows(), 1, s.channels}; }
 
-/// The work of a weight gradient. Vectors run along the outputs, or along the window of x where outputs are few.
+/// How a weight gradient is divided. Vectors run along the outputs, or along the window of x if outputs are few.
 struct Work {
   Chunks chunks;
   int64_t in, out, taps, dilation;
   bool along_window, x_columns, dy_columns;
-  int64_t q, wide, tall;  // q: weights per output. A part's sums are [q] by columns of 32 outputs, or [out][wide]
+  int64_t q, wide, tall;  // q: weights per output. The sums of a part are [q] by columns of 32 outputs, or [out][wide]
   int64_t parts, blocks, groups;  // of rows; of vectors across; of taps
   int64_t vector_floats, slot;    // scratch of one thread
 
   Work(Shape x, Shape weight, Shape y, const Conv1dGeometry& g)
-      : chunks(flat(weight.time, g) ? joined(x) : x, flat(weight.time, g) ? joined(y) : y, weight.time, g),
+      : chunks(is_flat(weight.time, g) ? joined(x) : x, is_flat(weight.time, g) ? joined(y) : y, weight.time, g),
         in(x.channels),
         out(y.channels),
         taps(weight.time),
         dilation(g.dilation) {
     q = taps * in;
     along_window = out < 8;
-    if (dilation == 1 && (along_window || in < 16)) in = q, taps = 1;  // the window lies in one piece
+    if (dilation == 1 && (along_window || in < 16)) in = q, taps = 1;  // the window is contiguous
     x_columns = !along_window && in >= wide_row && taps > 1;
     dy_columns = out >= wide_row || out % 16 != 0;
     wide = rounded(along_window ? q : out);
@@ -137,7 +142,7 @@ struct Work {
     const int64_t splits = along_window ? 1 : (16 + parts - 1) / parts;
     blocks = std::clamp<int64_t>(wide / 32, 1, splits);
     groups = std::clamp<int64_t>(splits / blocks, 1, taps);
-    vector_floats = chunks.chunk_rows * (wide + 16);  // half a column may be empty
+    vector_floats = chunks.chunk_rows * (wide + 16);  // the last column of dy may be half empty
     slot = chunks.window_floats() + vector_floats;
   }
   int64_t sums() const { return wide * tall; }
@@ -152,10 +157,10 @@ int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape
 
 namespace {
 
-/// One part's share: chunks of the part, vectors [from, to) across, taps [first, last).
+/// Sums the chunks of one part for vector elements [from, to) and taps [first, last).
 template <class T>
 void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int64_t from, int64_t to, int64_t first,
-              int64_t last, float* sums, float* room) {
+              int64_t last, float* sums, float* buffer) {
   const OuterProducts add = outer_products();
   const Chunks& chunks = w.chunks;
   if (w.along_window)
@@ -166,34 +171,34 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
       std::memset(sums + j * w.q + first * w.in * width, 0,
                   static_cast<size_t>((last - first) * w.in * width) * sizeof(float));
     }
-  float* const packed = room + chunks.window_floats();
+  float* const packed = buffer + chunks.window_floats();
   const int64_t x_step = chunks.stride * chunks.x.channels, channels = chunks.x.channels;
   for (int64_t c = chunks.count * part / w.parts; c < chunks.count * (part + 1) / w.parts; ++c) {
     const int64_t rows = chunks.rows(c);
-    const float* x = room;
+    const float* x = buffer;
     if (w.x_columns)
-      chunks.window_columns(a.x.data, c, room);
+      chunks.window_columns(a.x.data, c, buffer);
     else
-      x = chunks.window(a.x.data, c, room);
+      x = chunks.window(a.x.data, c, buffer);
     const T* const dy = a.dy.data + (chunks.item(c) * chunks.length + chunks.begin(c)) * w.out;
     if (w.along_window) {
       const float* v = x;
       int64_t v_step = x_step;
-      if (w.taps > 1 || w.wide != w.q) {  // side by side, so that vectors are full
+      if (w.taps > 1 || w.wide != w.q) {  // copied next to each other, so that vectors are full
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t k = 0; k < w.taps; ++k)
-            widen(x + r * x_step + k * w.dilation * channels, packed + r * w.wide + k * w.in, w.in);
+            to_float_row(x + r * x_step + k * w.dilation * channels, packed + r * w.wide + k * w.in, w.in);
           for (int64_t j = w.q; j < w.wide; ++j) packed[r * w.wide + j] = 0;
         }
         v = packed, v_step = w.wide;
       }
       const float* b;
-      float narrow[most_rows * 8];
+      float dy_floats[max_rows * 8];
       if constexpr (std::is_same_v<T, float>) {
         b = dy;
       } else {
-        widen(dy, narrow, rows * w.out);
-        b = narrow;
+        to_float_row(dy, dy_floats, rows * w.out);
+        b = dy_floats;
       }
       add(b, w.out, w.out, v, v_step, w.wide, rows, sums, w.wide);
       continue;
@@ -228,7 +233,7 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
   }
 }
 
-/// dweight[o][j] += the parts' sums[j][o], for 16 outputs from `o` on, through a square that stays in cache.
+/// dweight[o][j] += the parts' sums[j][o] for 16 outputs, transposed by way of a 16 by 16 square that stays in cache.
 NACRE_CLONES void add_transposed(const float* __restrict sums, int64_t parts, int64_t part_step, int64_t wide,
                                  int64_t q, int64_t outs, float* __restrict dweight) {
   for (int64_t j0 = 0; j0 < q; j0 += 16) {
@@ -254,10 +259,10 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scra
   parallel_parts(ctx, w.parts * w.blocks * w.groups, [&](int64_t task, int slot) {
     const int64_t part = task / (w.blocks * w.groups), block = task / w.groups % w.blocks, group = task % w.groups;
     const int64_t vectors = w.wide / 16;
-    // Pairs of vectors stay together.
-    const auto cut = [&](int64_t b) { return b == w.blocks ? w.wide : vectors * b / w.blocks / 2 * 32; };
-    add_part(w, a, part, cut(block), cut(block + 1), w.taps * group / w.groups, w.taps * (group + 1) / w.groups,
-             scratch + part * w.sums(), slots + slot * w.slot);
+    // Block boundaries fall on multiples of two vectors.
+    const auto block_begin = [&](int64_t b) { return b == w.blocks ? w.wide : vectors * b / w.blocks / 2 * 32; };
+    add_part(w, a, part, block_begin(block), block_begin(block + 1), w.taps * group / w.groups,
+             w.taps * (group + 1) / w.groups, scratch + part * w.sums(), slots + slot * w.slot);
   });
   if (w.along_window) {
     for (int64_t o = 0; o < w.out; ++o)
@@ -275,9 +280,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scra
 }
 
 // ---- forward to few outputs
-// --------------------------------------------------------------------------------------------
 
-bool takes_forward(Shape, Shape weight, const Conv1dGeometry& g) { return g.groups == 1 && weight.batch < 4; }
+bool supports_forward(Shape, Shape weight, const Conv1dGeometry& g) { return g.groups == 1 && weight.batch < 4; }
 
 int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Chunks chunks(x, {x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch}, weight.time, g);
@@ -295,7 +299,7 @@ void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
   if constexpr (std::is_same_v<T, float>) {
     weight = a.weight.data;
   } else {
-    widen(a.weight.data, scratch, a.weight.elements());
+    to_float_row(a.weight.data, scratch, a.weight.elements());
     weight = scratch;
   }
   const WindowDots dots = window_dots();
@@ -303,7 +307,7 @@ void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
     const int64_t rows = chunks.rows(c), first = (chunks.item(c) * chunks.length + chunks.begin(c)) * out;
     const float* const x = chunks.window(a.x.data, c, slots + slot * chunks.window_floats());
     for (int64_t o = 0; o < out; ++o) {
-      float y[most_rows];
+      float y[max_rows];
       dots(x, g.stride * channels, taps, g.dilation * channels, width, weight + o * q, rows, y);
       const float bias = a.bias ? a.bias[o] : 0.0f;
       for (int64_t r = 0; r < rows; ++r) {

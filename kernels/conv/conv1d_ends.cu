@@ -2,72 +2,79 @@
 
 #include "pointwise/snake.cuh"
 
-// One side is wide (C channels, read or written once), the other narrow (one channel). A thread owns one 16-byte pack
-// of channels with its seven taps in registers and walks down a strip of rows; strips lie side by side in a block.
-// Three kernels serve both layers in all directions, since the weight is reached by strides and its taps may be
-// mirrored:
-//   expand    wide   = sum_k w(c, k) narrow[r + shift + k]        the narrow window slides through registers
+// The first and the last layer of a codec. One side is wide (C channels), the other narrow (one channel). A thread
+// holds the seven taps of one 16-byte pack of channels in registers and walks down a strip of rows. A block has several
+// strips side by side. Three kernels serve both layers in all directions, because the weight is addressed by strides
+// and its taps may be mirrored:
+//   expand    wide   = sum_k w(c, k) narrow[r + shift + k]        a window of the narrow side slides through registers
 //   contract  narrow = sum_{k, c} w(c, k) wide[r + shift + k, c]  seven sums slide; columns are added in shared memory
-//   weights   w(c, k) += sum_r wide[r, c] narrow[r + shift + k]   seven sums per channel; blocks are added in a second
-//   stage
-// 14 operations per element of the wide side against its 2 or 4 bytes, which pass once: bound by memory. Counted in
-// SASS (sm_90a, bf16) an element takes 11.5 (expand, contract, weights), with Snake on top 29 in the forward, 38 in the
-// input gradient, 23 in the weight gradient: 0.8, 2.1, 1.4 and 1.7 times the issue slots of the time that its bytes
-// take.
+//   weights   w(c, k) += sum_r wide[r, c] narrow[r + shift + k]   seven sums per channel; a second kernel adds blocks
+//
+// Each element of the wide side moves once, 2 or 4 bytes for 14 operations, so memory bounds these kernels. Counted in
+// SASS (sm_90a, bf16), an element takes 11.5 instructions in expand, contract and weights; with Snake 29 in the
+// forward, 38 in the input gradient and 23 in the weight gradient. That is 0.8, 2.1, 1.4 and 1.7 times the issue slots
+// available while the element's bytes are transferred.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 128, taps = 7, halo = taps - 1;
-constexpr int most_strips = 32;
-// Rows of a strip: whole turns of the window, and odd, so that the strips of a warp begin in different banks.
+constexpr int max_strips = 32;
+// Rows of a strip: a multiple of the window, whose positions are unrolled, and odd, so that the strips of a warp begin
+// in different banks.
 constexpr int short_strip = 3 * taps, long_strip = 5 * taps;
 
-/// How one problem is cut: blocks take strips * strip rows of one batch item (less the halo when they contract).
-struct Cut {
+/// How a problem is divided: a block has `strips` strips of rows of one batch item, which has `tiles` blocks.
+/// `columns`: packs of channels, one per thread of a strip. In contract the strips of neighbouring blocks overlap by
+/// the halo.
+struct StripPlan {
   int64_t wide_time, narrow_time, tiles, shift;
   int channels, columns, strips;
-  bool reflect;  ///< what lies beyond the side that is read by window
+  bool reflect;  ///< padding of the side that is read through a window: reflected, else zero
 };
+/// Channels of the wide side; 0 for layers that these kernels do not support.
 template <class T>
 int64_t wide_channels(Shape x, Shape weight, const Conv1dGeometry& g) {
-  const bool first = x.channels == 1, plain = g.stride == 1 && g.dilation == 1 && g.groups == 1 && weight.time == taps;
-  const int64_t channels = first ? weight.batch : x.channels;
-  const bool ends = first != (weight.batch == 1);
-  return plain && ends && channels % pack_size<T> == 0 && channels / pack_size<T> <= threads ? channels : 0;
+  const bool first_layer = x.channels == 1,
+             plain_geometry = g.stride == 1 && g.dilation == 1 && g.groups == 1 && weight.time == taps;
+  const int64_t channels = first_layer ? weight.batch : x.channels;
+  const bool one_narrow_side = first_layer != (weight.batch == 1);
+  return plain_geometry && one_narrow_side && channels % pack_size<T> == 0 && channels / pack_size<T> <= threads
+             ? channels
+             : 0;
 }
 template <class T>
-Cut cut(int64_t wide_time, int64_t narrow_time, int64_t channels, int64_t rows, int strip, int lost, int64_t shift,
-        bool reflect) {
-  Cut c{wide_time, narrow_time, 0, shift, static_cast<int>(channels), static_cast<int>(channels) / pack_size<T>,
-        0,         reflect};
-  c.strips = threads / c.columns < most_strips ? threads / c.columns : most_strips;
-  c.tiles = ceil_div<int64_t>(rows, c.strips * strip - lost);
+StripPlan strip_plan(int64_t wide_time, int64_t narrow_time, int64_t channels, int64_t rows, int strip, int overlap,
+                     int64_t shift, bool reflect) {
+  StripPlan c{wide_time, narrow_time, 0, shift, static_cast<int>(channels), static_cast<int>(channels) / pack_size<T>,
+              0,         reflect};
+  c.strips = threads / c.columns < max_strips ? threads / c.columns : max_strips;
+  c.tiles = ceil_div<int64_t>(rows, c.strips * strip - overlap);
   return c;
 }
 
-/// The sample that position `at` shows; -1 for a zero.
-__device__ __forceinline__ int64_t shown(int64_t at, int64_t time, bool reflect) {
+/// The sample at position `at` of the padded signal; -1 for a zero.
+__device__ __forceinline__ int64_t source_sample(int64_t at, int64_t time, bool reflect) {
   if (at >= 0 && at < time) return at;
   if (!reflect) return -1;
   const int64_t mirrored = at < 0 ? -at : 2 * (time - 1) - at;
-  return mirrored >= 0 && mirrored < time ? mirrored : -1;  // -1: rows that nobody looks at
+  return mirrored >= 0 && mirrored < time ? mirrored : -1;  // -1: beyond the padding, for sums that are not stored
 }
 template <bool aligned, class T>
-__device__ __forceinline__ uint4 load_raw(const T* p) {
+__device__ __forceinline__ uint4 load_raw_pack(const T* p) {
   if constexpr (aligned)
     return *reinterpret_cast<const uint4*>(p);
   else
     return packed(load_some(p, pack_size<T>));
 }
 template <bool aligned, class T>
-__device__ __forceinline__ void save(T* p, const Pack<T>& v) {
+__device__ __forceinline__ void save_pack(T* p, const Pack<T>& v) {
   if constexpr (aligned)
     store_pack(p, v);
   else
     store_some(p, v, pack_size<T>);
 }
 
-/// The weight as w(channel, k).
+/// Access to the weight as w(channel, k).
 template <class T>
 struct Weight {
   const T* data;
@@ -90,11 +97,13 @@ struct SnakeParameters {
   bool log_scale;
 };
 
-/// The window's samples of a block, which begins with row `first`: narrow[i] is what row first + shift + i shows.
+/// Loads the narrow side's samples for a block that begins at row `first_row`: narrow[i] is the padded signal at
+/// first_row + shift + i.
 template <class T>
-__device__ __forceinline__ void load_narrow(const T* from, const Cut& c, int64_t first, int count, float* narrow) {
+__device__ __forceinline__ void load_narrow(const T* from, const StripPlan& c, int64_t first_row, int count,
+                                            float* narrow) {
   for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
-    const int64_t at = shown(first + c.shift + i, c.narrow_time, c.reflect);
+    const int64_t at = source_sample(first_row + c.shift + i, c.narrow_time, c.reflect);
     narrow[i] = at < 0 ? 0.0f : to_float(from[at]);
   }
 }
@@ -102,7 +111,7 @@ __device__ __forceinline__ void load_narrow(const T* from, const Cut& c, int64_t
 /// Adds `sums` over the strips, in double, for `slots` values per channel: out[slot * pitch + channel].
 /// `buffer`: slots * threads * P floats.
 template <class T, int slots>
-__device__ __forceinline__ void add_strips(const Cut& c, const float (&sums)[slots][pack_size<T>], float* buffer,
+__device__ __forceinline__ void add_strips(const StripPlan& c, const float (&sums)[slots][pack_size<T>], float* buffer,
                                            float* out, int64_t pitch) {
   constexpr int P = pack_size<T>;
   const int column = static_cast<int>(threadIdx.x) % c.columns, strip = static_cast<int>(threadIdx.x) / c.columns;
@@ -124,25 +133,24 @@ __device__ __forceinline__ void add_strips(const Cut& c, const float (&sums)[slo
 }
 
 // ---- expand
-// -------------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Expand {
   const T* narrow;
   Weight<T> weight;
   const float* bias = nullptr;
-  const T* add = nullptr;  ///< may be `wide`
+  const T* add = nullptr;  ///< added to the result; may be equal to `wide`
   T* wide = nullptr;
-  const T* x = nullptr;  ///< behind Snake: wide is the gradient g at its output times its slope at x
+  const T* x = nullptr;  ///< with Snake: the gradient g at Snake's output is multiplied by Snake's slope at x
   SnakeParameters snake = {};
   float* partial = nullptr;  ///< [blocks][2][channels] of sums for alpha and beta; may be null
 };
 template <class T, bool snake, bool aligned>
-__global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) {
+__global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
-  NACRE_SHARED(float, narrow, most_strips* short_strip + halo);
-  const int64_t item = blockIdx.x / c.tiles, first = (blockIdx.x - item * c.tiles) * c.strips * short_strip;
-  load_narrow(e.narrow + item * c.narrow_time, c, first, c.strips * short_strip + halo, narrow);
+  NACRE_SHARED(float, narrow, max_strips* short_strip + halo);
+  const int64_t item = blockIdx.x / c.tiles, first_row = (blockIdx.x - item * c.tiles) * c.strips * short_strip;
+  load_narrow(e.narrow + item * c.narrow_time, c, first_row, c.strips * short_strip + halo, narrow);
   __syncthreads();
   const int column = static_cast<int>(threadIdx.x) % c.columns, strip = static_cast<int>(threadIdx.x) / c.columns;
   const int channel = column * P;
@@ -162,23 +170,23 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
       }
     }
     const float* const from = narrow + strip * short_strip;
-    const int64_t row = first + strip * short_strip, base = (item * c.wide_time + row) * c.channels + channel;
+    const int64_t row = first_row + strip * short_strip, base = (item * c.wide_time + row) * c.channels + channel;
     const int rows = c.wide_time - row < short_strip ? static_cast<int>(c.wide_time - row) : short_strip;
     float window[taps];
 #pragma unroll
     for (int j = 0; j < halo; ++j) window[j] = from[j];
-    for (int turn = 0; turn < rows; turn += taps) {
+    for (int strip_row = 0; strip_row < rows; strip_row += taps) {
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
-        const int64_t at = base + int64_t{turn + j} * c.channels;
-        const bool inside = turn + j < rows;
-        window[(j + halo) % taps] = from[turn + j + halo];
-        Pack<T> v, before;
+        const int64_t at = base + int64_t{strip_row + j} * c.channels;
+        const bool inside = strip_row + j < rows;
+        window[(j + halo) % taps] = from[strip_row + j + halo];
+        Pack<T> v, previous;
         if (inside && e.add != nullptr) {
-          unpack(load_raw<aligned>(e.add + at), before);
+          unpack(load_raw_pack<aligned>(e.add + at), previous);
         } else {
 #pragma unroll
-          for (int i = 0; i < P; ++i) before.v[i] = 0;
+          for (int i = 0; i < P; ++i) previous.v[i] = 0;
         }
 #pragma unroll
         for (int i = 0; i < P; ++i) {
@@ -189,7 +197,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
         if constexpr (snake) {
           Pack<T> x;
           if (inside) {
-            unpack(load_raw<aligned>(e.x + at), x);
+            unpack(load_raw_pack<aligned>(e.x + at), x);
           } else {
 #pragma unroll
             for (int i = 0; i < P; ++i) x.v[i] = v.v[i] = 0;
@@ -204,8 +212,8 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
           }
         }
 #pragma unroll
-        for (int i = 0; i < P; ++i) v.v[i] += before.v[i];
-        if (inside && e.wide != nullptr) save<aligned>(e.wide + at, v);
+        for (int i = 0; i < P; ++i) v.v[i] += previous.v[i];
+        if (inside && e.wide != nullptr) save_pack<aligned>(e.wide + at, v);
       }
     }
   }
@@ -217,28 +225,27 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, Cut c) 
 }
 
 // ---- contract
-// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Contract {
   const T* wide;
   Weight<T> weight;
   const float* bias = nullptr;
-  const T* add = nullptr;  ///< may be `narrow`
+  const T* add = nullptr;  ///< added to the result; may be equal to `narrow`
   T* narrow = nullptr;
-  SnakeParameters snake = {};  ///< on wide
+  SnakeParameters snake = {};  ///< Snake is applied to wide
 };
-constexpr int sums_of_strip = short_strip + halo;                 // rows that one strip has a part in
-constexpr int contract_floats = most_strips * sums_of_strip * 5;  // most of strips * sums_of_strip * (columns | 1)
+constexpr int sums_of_strip = short_strip + halo;                // result rows to which one strip contributes
+constexpr int contract_floats = max_strips * sums_of_strip * 5;  // at most strips * sums_of_strip * (columns | 1)
 
-/// Rows of this block begin at `first` + shift of the wide side and at `first` of the narrow one. A strip gives what
-/// its own rows add to each sum, also to the six that its neighbour below finishes.
+/// A block begins at row `first_row` of the narrow side, which is first_row + shift of the wide side. A strip computes
+/// the contributions of its rows to every sum, including those to the six sums that the next strip completes.
 template <class T, bool snake, bool aligned>
-__global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut c) {
+__global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
   NACRE_SHARED(float, parts, contract_floats);
   const int pitch = c.columns | 1, count = c.strips * short_strip - halo;
-  const int64_t item = blockIdx.x / c.tiles, first = (blockIdx.x - item * c.tiles) * count;
+  const int64_t item = blockIdx.x / c.tiles, first_row = (blockIdx.x - item * c.tiles) * count;
   const int column = static_cast<int>(threadIdx.x) % c.columns, strip = static_cast<int>(threadIdx.x) / c.columns;
   const int channel = column * P;
   if (strip < c.strips) {
@@ -252,17 +259,17 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
       }
     }
     const T* const from = e.wide + item * c.wide_time * c.channels + channel;
-    const int64_t row = first + c.shift + strip * short_strip;
+    const int64_t row = first_row + c.shift + strip * short_strip;
     float* to = parts + strip * sums_of_strip * pitch + column;
     float sums[taps];
 #pragma unroll
     for (int k = 0; k < taps; ++k) sums[k] = 0;
-    for (int turn = 0; turn < short_strip; turn += taps) {
+    for (int strip_row = 0; strip_row < short_strip; strip_row += taps) {
       uint4 raw[taps];
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
-        const int64_t at = shown(row + turn + j, c.wide_time, c.reflect);
-        raw[j] = at < 0 ? make_uint4(0, 0, 0, 0) : load_raw<aligned>(from + at * c.channels);
+        const int64_t at = source_sample(row + strip_row + j, c.wide_time, c.reflect);
+        raw[j] = at < 0 ? make_uint4(0, 0, 0, 0) : load_raw_pack<aligned>(from + at * c.channels);
       }
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
@@ -274,7 +281,7 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
 #pragma unroll
           for (int k = 0; k < taps; ++k) sums[(j + halo - k) % taps] += w[k][i] * v.v[i];
         }
-        to[(turn + j) * pitch] = sums[j];
+        to[(strip_row + j) * pitch] = sums[j];
         sums[j] = 0;
       }
     }
@@ -283,48 +290,47 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Cut
   }
   __syncthreads();
   const float bias = e.bias == nullptr ? 0.0f : e.bias[0];
-  for (int t = static_cast<int>(threadIdx.x); t < count && first + t < c.narrow_time; t += threads) {
-    const int strip_of = (t + halo) / short_strip, in_strip = (t + halo) - strip_of * short_strip;
-    const float* p = parts + (strip_of * sums_of_strip + in_strip) * pitch;
+  for (int t = static_cast<int>(threadIdx.x); t < count && first_row + t < c.narrow_time; t += threads) {
+    const int strip_index = (t + halo) / short_strip, in_strip = (t + halo) - strip_index * short_strip;
+    const float* p = parts + (strip_index * sums_of_strip + in_strip) * pitch;
     float sum = 0;
     for (int k = 0; k < c.columns; ++k) sum += p[k];
-    if (in_strip < halo && strip_of > 0) {
-      p = parts + ((strip_of - 1) * sums_of_strip + short_strip + in_strip) * pitch;
+    if (in_strip < halo && strip_index > 0) {
+      p = parts + ((strip_index - 1) * sums_of_strip + short_strip + in_strip) * pitch;
       for (int k = 0; k < c.columns; ++k) sum += p[k];
     }
-    const int64_t at = item * c.narrow_time + first + t;
+    const int64_t at = item * c.narrow_time + first_row + t;
     sum += bias;
     e.narrow[at] = store<T>(e.add == nullptr ? sum : sum + to_float(e.add[at]));
   }
 }
 
 // ---- weights
-// ------------------------------------------------------------------------------------------------------------
 
-constexpr int slots = taps + 1;  // the last: sums of the wide side
+constexpr int slots = taps + 1;  // values per channel: the taps, then the sum of the wide side
 
 template <class T>
 struct Weights {
   const T *wide, *narrow;
-  SnakeParameters snake = {};  ///< on wide
+  SnakeParameters snake = {};  ///< Snake is applied to wide
   float* partial = nullptr;    ///< [blocks][slots channels + 1]
   bool narrow_sum = false;
 };
 inline int64_t partial_size(int64_t channels) { return slots * channels + 1; }
 
 template <class T, bool snake, bool aligned>
-__global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c) {
+__global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
   NACRE_SHARED(float, buffer, 4 * threads * P);
-  NACRE_SHARED(float, narrow, most_strips* long_strip + halo);
+  NACRE_SHARED(float, narrow, max_strips* long_strip + halo);
   const int rows_of_block = c.strips * long_strip;
-  const int64_t item = blockIdx.x / c.tiles, first = (blockIdx.x - item * c.tiles) * rows_of_block;
+  const int64_t item = blockIdx.x / c.tiles, first_row = (blockIdx.x - item * c.tiles) * rows_of_block;
   const T* const narrow_from = e.narrow + item * c.narrow_time;
-  load_narrow(narrow_from, c, first, rows_of_block + halo, narrow);
+  load_narrow(narrow_from, c, first_row, rows_of_block + halo, narrow);
   __syncthreads();
   const int column = static_cast<int>(threadIdx.x) % c.columns, strip = static_cast<int>(threadIdx.x) / c.columns;
   const int channel = column * P;
-  float low[4][P], high[4][P];  // taps 0 to 3; taps 4 to 6 and the sums of the wide side
+  float low[4][P], high[4][P];  // sums of taps 0 to 3; of taps 4 to 6 and of the wide side
 #pragma unroll
   for (int k = 0; k < 4; ++k)
 #pragma unroll
@@ -338,19 +344,21 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c
         frequency[i] = p.frequency, gain[i] = p.gain;
       }
     }
-    const int64_t row = first + strip * long_strip;
+    const int64_t row = first_row + strip * long_strip;
     const T* const from = e.wide + (item * c.wide_time + row) * c.channels + channel;
     const int rows = c.wide_time - row < long_strip ? static_cast<int>(c.wide_time - row) : long_strip;
-    const float* const beside = narrow + strip * long_strip;
+    const float* const strip_narrow = narrow + strip * long_strip;
     float window[taps];
 #pragma unroll
-    for (int j = 0; j < halo; ++j) window[j] = beside[j];
-    for (int turn = 0; turn < rows; turn += taps) {
+    for (int j = 0; j < halo; ++j) window[j] = strip_narrow[j];
+    for (int strip_row = 0; strip_row < rows; strip_row += taps) {
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
-        window[(j + halo) % taps] = beside[turn + j + halo];
+        window[(j + halo) % taps] = strip_narrow[strip_row + j + halo];
         Pack<T> v;
-        unpack(turn + j < rows ? load_raw<aligned>(from + int64_t{turn + j} * c.channels) : make_uint4(0, 0, 0, 0), v);
+        unpack(strip_row + j < rows ? load_raw_pack<aligned>(from + int64_t{strip_row + j} * c.channels)
+                                    : make_uint4(0, 0, 0, 0),
+               v);
 #pragma unroll
         for (int i = 0; i < P; ++i) {
           if constexpr (snake) v.v[i] += vec::sin_squared_pi(frequency[i], v.v[i]) * gain[i];
@@ -368,8 +376,8 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Cut c
   add_strips<T, 4>(c, high, buffer, out + 4 * c.channels, c.channels);
   if (!e.narrow_sum) return;
   float sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < rows_of_block && first + i < c.narrow_time; i += threads)
-    sum += to_float(narrow_from[first + i]);
+  for (int i = static_cast<int>(threadIdx.x); i < rows_of_block && first_row + i < c.narrow_time; i += threads)
+    sum += to_float(narrow_from[first_row + i]);
   __syncthreads();
   sum = block_sum<threads>(sum, buffer);
   if (threadIdx.x == 0) out[slots * c.channels] = sum;
@@ -380,39 +388,39 @@ struct WeightTotals {
   const float* partial;
   int64_t parts;
   int channels;
-  Weight<T> where;  ///< strides only
+  Weight<T> where;  ///< the layout of dweight; its data is not used
   float *dweight, *wide_sum, *narrow_sum;
-  bool add = true;  ///< to dweight; the sums are always added
+  bool add = true;  ///< dweight += instead of =; the other two are always added to
 };
 constexpr int lanes = 16;
 
-/// Adds the blocks' parts in double, in an order fixed by their number.
+/// Adds the blocks' partial sums in double, in an order fixed by the number of blocks.
 template <class T>
 __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
   NACRE_SHARED(double, sums, lanes * 32);
   const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
-  const int item = static_cast<int>(blockIdx.x) * 32 + column, taken = taps * e.channels, last = slots * e.channels;
-  const bool wanted =
-      item < taken || (item < last && e.wide_sum != nullptr) || (item == last && e.narrow_sum != nullptr);
+  const int item = static_cast<int>(blockIdx.x) * 32 + column, weight_values = taps * e.channels,
+            last = slots * e.channels;
+  const bool exists =
+      item < weight_values || (item < last && e.wide_sum != nullptr) || (item == last && e.narrow_sum != nullptr);
   double sum = 0;
-  if (wanted) {
+  if (exists) {
 #pragma unroll 4
     for (int64_t p = lane; p < e.parts; p += lanes) sum += static_cast<double>(e.partial[p * (last + 1) + item]);
   }
   sums[lane * 32 + column] = sum;
   __syncthreads();
-  if (lane != 0 || !wanted) return;
+  if (lane != 0 || !exists) return;
   for (int l = 1; l < lanes; ++l) sum += sums[l * 32 + column];
   const int slot = item / e.channels, channel = item - slot * e.channels;
-  float* const to = item < taken  ? e.dweight + e.where.index(channel, slot)
-                    : item < last ? e.wide_sum + channel
-                                  : e.narrow_sum;
-  const float before = item < taken && !e.add ? 0.0f : *to;
-  *to = before + static_cast<float>(sum);
+  float* const to = item < weight_values ? e.dweight + e.where.index(channel, slot)
+                    : item < last        ? e.wide_sum + channel
+                                         : e.narrow_sum;
+  const float previous = item < weight_values && !e.add ? 0.0f : *to;
+  *to = previous + static_cast<float>(sum);
 }
 
 // ---- launches
-// -----------------------------------------------------------------------------------------------------------
 
 template <class T>
 Weight<T> weight_of_first(const T* w, bool mirrored) {
@@ -422,21 +430,21 @@ template <class T>
 Weight<T> weight_of_last(const T* w, int64_t channels, bool mirrored) {
   return {w, 1, channels, mirrored};
 }
-unsigned grid_of(int64_t batch, const Cut& c) { return static_cast<unsigned>(batch * c.tiles); }
+unsigned grid_of(int64_t batch, const StripPlan& c) { return static_cast<unsigned>(batch * c.tiles); }
 
 template <class T, bool snake>
-void expand(Context& ctx, const char* name, int64_t batch, const Expand<T>& e, const Cut& c) {
+void expand(Context& ctx, const char* name, int64_t batch, const Expand<T>& e, const StripPlan& c) {
   const bool aligned = aligned16(e.wide) && aligned16(e.add) && aligned16(e.x);
   launch(ctx, {.name = name, .grid = grid_of(batch, c), .block = threads},
          aligned ? expand_kernel<T, snake, true> : expand_kernel<T, snake, false>, e, c);
 }
 template <class T, bool snake>
-void contract(Context& ctx, const char* name, int64_t batch, const Contract<T>& e, const Cut& c) {
+void contract(Context& ctx, const char* name, int64_t batch, const Contract<T>& e, const StripPlan& c) {
   launch(ctx, {.name = name, .grid = grid_of(batch, c), .block = threads},
          aligned16(e.wide) ? contract_kernel<T, snake, true> : contract_kernel<T, snake, false>, e, c);
 }
 template <class T, bool snake>
-void weights(Context& ctx, const char* name, int64_t batch, Weights<T> e, const Cut& c, WeightTotals<T> totals) {
+void weights(Context& ctx, const char* name, int64_t batch, Weights<T> e, const StripPlan& c, WeightTotals<T> totals) {
   totals.partial = e.partial, totals.parts = batch * c.tiles, totals.channels = c.channels;
   e.narrow_sum = totals.narrow_sum != nullptr;
   launch(ctx, {.name = name, .grid = grid_of(batch, c), .block = threads},
@@ -445,23 +453,26 @@ void weights(Context& ctx, const char* name, int64_t batch, Weights<T> e, const 
          totals_kernel<T>, totals);
 }
 
-/// Cuts of the three kernels, with one rule for both layers: `mirrored` walks the taps backwards.
+// The plans of the three kernels, for both layers. `mirrored`: taps run backwards.
 int64_t shift_of(const Conv1dGeometry& g, bool mirrored) { return mirrored ? g.left - halo : -g.left; }
 
 template <class T>
-Cut expand_cut(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g, bool mirrored) {
-  return cut<T>(wide_time, narrow_time, channels, wide_time, short_strip, 0, shift_of(g, mirrored),
-                g.padding == Padding::reflect);
+StripPlan expand_plan(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g,
+                      bool mirrored) {
+  return strip_plan<T>(wide_time, narrow_time, channels, wide_time, short_strip, 0, shift_of(g, mirrored),
+                       g.padding == Padding::reflect);
 }
 template <class T>
-Cut contract_cut(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g, bool mirrored) {
-  return cut<T>(wide_time, narrow_time, channels, narrow_time, short_strip, halo, shift_of(g, mirrored),
-                g.padding == Padding::reflect);
+StripPlan contract_plan(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g,
+                        bool mirrored) {
+  return strip_plan<T>(wide_time, narrow_time, channels, narrow_time, short_strip, halo, shift_of(g, mirrored),
+                       g.padding == Padding::reflect);
 }
 template <class T>
-Cut weights_cut(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g, bool mirrored) {
-  return cut<T>(wide_time, narrow_time, channels, std::max(wide_time, narrow_time), long_strip, 0,
-                shift_of(g, mirrored), g.padding == Padding::reflect);
+StripPlan weights_plan(int64_t wide_time, int64_t narrow_time, int64_t channels, const Conv1dGeometry& g,
+                       bool mirrored) {
+  return strip_plan<T>(wide_time, narrow_time, channels, std::max(wide_time, narrow_time), long_strip, 0,
+                       shift_of(g, mirrored), g.padding == Padding::reflect);
 }
 
 }  // namespace
@@ -475,11 +486,11 @@ bool conv1d_ends_forward(Context& ctx, const Conv1dForward<T>& a) {
   if (x.channels == 1) {
     Expand<T> e{.narrow = a.x.data, .weight = weight_of_first(a.weight.data, false)};
     e.bias = a.bias.data, e.add = a.residual.data, e.wide = a.y.data;
-    expand<T, false>(ctx, "conv1d_ends_expand", x.batch, e, expand_cut<T>(y.time, x.time, channels, g, false));
+    expand<T, false>(ctx, "conv1d_ends_expand", x.batch, e, expand_plan<T>(y.time, x.time, channels, g, false));
   } else {
     Contract<T> e{.wide = a.x.data, .weight = weight_of_last(a.weight.data, channels, false)};
     e.bias = a.bias.data, e.add = a.residual.data, e.narrow = a.y.data;
-    contract<T, false>(ctx, "conv1d_ends_contract", x.batch, e, contract_cut<T>(x.time, y.time, channels, g, false));
+    contract<T, false>(ctx, "conv1d_ends_contract", x.batch, e, contract_plan<T>(x.time, y.time, channels, g, false));
   }
   return true;
 }
@@ -490,15 +501,15 @@ bool conv1d_ends_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const Conv1dGeometry& g = a.geometry;
   const int64_t channels = wide_channels<T>(x, a.weight.shape, g);
   if (channels == 0 || g.padding == Padding::reflect) return false;
-  const T* const before = a.add_dx ? a.dx.data : nullptr;
+  const T* const previous = a.add_dx ? a.dx.data : nullptr;
   if (x.channels == 1) {
     Contract<T> e{.wide = a.dy.data, .weight = weight_of_first(a.weight.data, true)};
-    e.bias = a.bias.data, e.add = before, e.narrow = a.dx.data;
-    contract<T, false>(ctx, "conv1d_ends_contract", x.batch, e, contract_cut<T>(y.time, x.time, channels, g, true));
+    e.bias = a.bias.data, e.add = previous, e.narrow = a.dx.data;
+    contract<T, false>(ctx, "conv1d_ends_contract", x.batch, e, contract_plan<T>(y.time, x.time, channels, g, true));
   } else {
     Expand<T> e{.narrow = a.dy.data, .weight = weight_of_last(a.weight.data, channels, true)};
-    e.bias = a.bias.data, e.add = before, e.wide = a.dx.data;
-    expand<T, false>(ctx, "conv1d_ends_expand", x.batch, e, expand_cut<T>(x.time, y.time, channels, g, true));
+    e.bias = a.bias.data, e.add = previous, e.wide = a.dx.data;
+    expand<T, false>(ctx, "conv1d_ends_expand", x.batch, e, expand_plan<T>(x.time, y.time, channels, g, true));
   }
   return true;
 }
@@ -506,9 +517,10 @@ bool conv1d_ends_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
 template <class T>
 int64_t conv1d_ends_weight_gradient_scratch(Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const int64_t channels = wide_channels<T>(x, weight, g);
-  const bool first = x.channels == 1;
-  if (channels == 0 || (!first && g.padding == Padding::reflect)) return 0;
-  const Cut c = weights_cut<T>(first ? dy.time : x.time, first ? x.time : dy.time, channels, g, !first);
+  const bool first_layer = x.channels == 1;
+  if (channels == 0 || (!first_layer && g.padding == Padding::reflect)) return 0;
+  const StripPlan c =
+      weights_plan<T>(first_layer ? dy.time : x.time, first_layer ? x.time : dy.time, channels, g, !first_layer);
   return x.batch * c.tiles * partial_size(channels);
 }
 template <class T>
@@ -523,24 +535,23 @@ bool conv1d_ends_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a)
     e.wide = a.dy.data, e.narrow = a.x.data;
     totals.where = weight_of_first<T>(nullptr, false);
     totals.wide_sum = a.dbias.data, totals.narrow_sum = a.dbias_of_x.data;
-    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(y.time, x.time, y.channels, g, false),
+    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_plan<T>(y.time, x.time, y.channels, g, false),
                       totals);
   } else {
     e.wide = a.x.data, e.narrow = a.dy.data;
     totals.where = weight_of_last<T>(nullptr, x.channels, true);
     totals.wide_sum = a.dbias_of_x.data, totals.narrow_sum = a.dbias.data;
-    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_cut<T>(x.time, y.time, x.channels, g, true),
+    weights<T, false>(ctx, "conv1d_ends_weights", x.batch, e, weights_plan<T>(x.time, y.time, x.channels, g, true),
                       totals);
   }
   return true;
 }
 
-// ---- behind Snake
-// -------------------------------------------------------------------------------------------------------
+// ---- with Snake in front
 
 namespace {
 template <class T>
-bool takes_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
+bool supports_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
   return x.channels > 1 && wide_channels<T>(x, weight, g) != 0 && g.padding == Padding::zero;
 }
 }  // namespace
@@ -548,26 +559,26 @@ bool takes_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
 template <class T>
 bool snake_conv1d_ends_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   const Shape x = a.x.shape;
-  if (!takes_snake<T>(x, a.weight.shape, a.geometry)) return false;
+  if (!supports_snake<T>(x, a.weight.shape, a.geometry)) return false;
   Contract<T> e{.wide = a.x.data, .weight = weight_of_last(a.weight.data, x.channels, false)};
   e.bias = a.bias.data, e.add = a.residual.data, e.narrow = a.y.data;
   e.snake = {a.alpha.data, a.beta.data, a.log_scale};
   contract<T, true>(ctx, "snake_conv1d_ends_contract", x.batch, e,
-                    contract_cut<T>(x.time, a.y.shape.time, x.channels, a.geometry, false));
+                    contract_plan<T>(x.time, a.y.shape.time, x.channels, a.geometry, false));
   return true;
 }
 
 template <class T>
 int64_t snake_conv1d_ends_input_gradient_scratch(Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  if (!takes_snake<T>(x, weight, g)) return 0;
-  return x.batch * expand_cut<T>(x.time, dy.time, x.channels, g, true).tiles * 2 * x.channels;
+  if (!supports_snake<T>(x, weight, g)) return 0;
+  return x.batch * expand_plan<T>(x.time, dy.time, x.channels, g, true).tiles * 2 * x.channels;
 }
 template <class T>
 bool snake_conv1d_ends_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   const Shape x = a.x.shape;
-  if (!takes_snake<T>(x, a.weight.shape, a.geometry)) return false;
+  if (!supports_snake<T>(x, a.weight.shape, a.geometry)) return false;
   const bool sums = a.dalpha || a.dbeta;
-  const Cut c = expand_cut<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true);
+  const StripPlan c = expand_plan<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true);
   Expand<T> e{.narrow = a.dy.data, .weight = weight_of_last(a.weight.data, x.channels, true)};
   e.add = a.add_dx ? a.dx.data : nullptr, e.wide = a.dx.data, e.x = a.x.data;
   e.snake = {a.alpha.data, a.beta.data, a.log_scale};
@@ -581,14 +592,14 @@ bool snake_conv1d_ends_input_gradient(Context& ctx, const SnakeConv1dInputGradie
 template <class T>
 bool snake_conv1d_ends_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape;
-  if (!takes_snake<T>(x, a.dweight.shape, a.geometry)) return false;
+  if (!supports_snake<T>(x, a.dweight.shape, a.geometry)) return false;
   Weights<T> e{.wide = a.x.data, .narrow = a.dy.data, .snake = {a.alpha.data, a.beta.data, a.log_scale}};
   WeightTotals<T> totals{};
   e.partial = a.scratch.data, totals.dweight = a.dweight.data, totals.narrow_sum = a.dbias.data;
   totals.add = a.add_dweight;
   totals.where = weight_of_last<T>(nullptr, x.channels, true);
   weights<T, true>(ctx, "snake_conv1d_ends_weights", x.batch, e,
-                   weights_cut<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true), totals);
+                   weights_plan<T>(x.time, a.dy.shape.time, x.channels, a.geometry, true), totals);
   return true;
 }
 

@@ -1,26 +1,29 @@
 #pragma once
-// What multiplies in the tiled convolutions: float fused multiply-adds, or the tensor cores on tf32 or bf16. A warp makes
-// 64 rows by 32 or 64 columns of a result from tiles in shared memory, one step of 128 bytes of the reduced dimension at
-// a time.
+// The products of the tiled convolutions: float fused multiply-adds, or tensor cores on tf32 or bf16. A warp computes
+// 64 rows by 32 or 64 columns of a result from tiles in shared memory. One step covers 128 bytes of the reduced
+// dimension k.
+//
+// GEMM notation: the left operand a is m x k, the right operand b is n x k, the result is m x n.
 #include "runtime/device.cuh"
 
 namespace nacre::cuda::tile {
 
-inline constexpr int step_bytes = 128;         // of the reduced dimension
-inline constexpr int stages = 3;               // of weights in flight or in use
-inline constexpr int pitch = step_bytes + 16;  // of a row of them: eight rows lie in different banks
-inline constexpr int packs = step_bytes / 16;
+inline constexpr int step_bytes = 128;  // bytes of k per step
+inline constexpr int stages = 3;        // buffers for tiles of weights: one in use, the others being filled
+inline constexpr int pitch =
+    step_bytes + 16;  // bytes from row to row of a K-major tile: eight rows hit different banks
+inline constexpr int packs_per_step = step_bytes / 16;
 
 enum class Product : uint8_t { fma, tf32, bf16 };
-/// How an operand's tile lies in shared memory: rows of the reduced dimension (as weights do for the forward, and x),
-/// or with the reduced dimension going down.
-enum class Lies : uint8_t { along, across };
+/// Which dimension of an operand's tile is contiguous in shared memory: the reduced one (K-major: x, and the weights of
+/// the forward), or m or n (MN-major).
+enum class Major : uint8_t { k, mn };
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
-__device__ __forceinline__ float word(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
+__device__ __forceinline__ float load1(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
 
-/// Float fused multiply-adds: 8 x 8 per thread, lanes 8 down and 4 across.
+/// Float fused multiply-adds: 8 x 8 results per thread, 8 x 4 lanes.
 struct FmaEngine {
   using T = float;
   static constexpr int depth = 32;
@@ -32,27 +35,29 @@ struct FmaEngine {
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[i][j] = 0;
   }
-  /// Where the warp's rows of a tile begin that lies along: at(r) bytes behind the tile. Here they lie one below the other.
+  /// Where the warp's rows of a K-major tile of a begin: row_offset(r) is in bytes from the start of the tile. This
+  /// engine needs rows at a fixed pitch, so the first offset is enough.
   struct Rows {
     int first;
   };
-  template <class At>
-  static __device__ __forceinline__ Rows rows(const At& at, int) {
-    return {at(0)};
+  template <class Offset>
+  static __device__ __forceinline__ Rows rows(const Offset& row_offset, int) {
+    return {row_offset(0)};
   }
-  /// a: the tile and its rows (along), or the warp's first column (across); b: the warp's first row or column. The first
-  /// `here` of the depth are not zero. meanwhile() is what else the thread has to do, and is called once.
-  template <Lies A, Lies B, class Meanwhile>
+  /// Adds one step's products. a: the start of the tile, with `rows` (K-major), or the warp's first column (MN-major).
+  /// b: the warp's first row or column. Only the first `valid_depth` elements of k may be non-zero. prefetch() starts
+  /// the copies of a later step and is called exactly once.
+  template <Major A, Major B, class Prefetch>
   __device__ __forceinline__ void multiply(const unsigned char* a, const Rows& rows, int a_pitch,
-                                           const unsigned char* b, int b_pitch, int lane, int here,
-                                           Meanwhile&& meanwhile) {
-    meanwhile();
+                                           const unsigned char* b, int b_pitch, int lane, int valid_depth,
+                                           Prefetch&& prefetch) {
+    prefetch();
     const int ty = lane / 4, tx = lane % 4;
-    if constexpr (A == Lies::along) a += rows.first;
-    if constexpr (A == Lies::along && B == Lies::along) {
+    if constexpr (A == Major::k) a += rows.first;
+    if constexpr (A == Major::k && B == Major::k) {
       a += ty * a_pitch, b += tx * b_pitch;
 #pragma unroll 1
-      for (int k = 0; k < here; k += 4) {
+      for (int k = 0; k < valid_depth; k += 4) {
         float4 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load4(a + 8 * i * a_pitch + k * 4);
@@ -68,10 +73,11 @@ struct FmaEngine {
           }
         }
       }
-    } else if constexpr (A == Lies::along) {
+    } else if constexpr (A == Major::k) {
       a += ty * a_pitch, b += tx * 16;
 #pragma unroll 2
-      for (int k = 0; k < here; k += 2) {  // pairs: four rows more would not fit the registers
+      for (int k = 0; k < valid_depth;
+           k += 2) {  // pairs: with four elements of k the rows would not fit into registers
         float2 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
@@ -83,9 +89,9 @@ struct FmaEngine {
         }
       }
     } else {
-      static_assert(B == Lies::across);
+      static_assert(B == Major::mn);
 #pragma unroll 2
-      for (int k = 0; k < here; ++k) {
+      for (int k = 0; k < valid_depth; ++k) {
         const float4 top = load4(a + k * a_pitch + ty * 16), bottom = load4(a + k * a_pitch + 128 + ty * 16);
         const float4 low = load4(b + k * b_pitch + tx * 16), high = load4(b + k * b_pitch + 64 + tx * 16);
         add(sum[0], top.x, low, high), add(sum[1], top.y, low, high);
@@ -95,16 +101,16 @@ struct FmaEngine {
       }
     }
   }
-  /// The warp's sums to shared memory, as rows of `stride` floats.
-  template <Lies A, Lies B>
+  /// Writes the warp's sums to shared memory, `stride` floats from row to row.
+  template <Major A, Major B>
   __device__ __forceinline__ void save(float* to, int stride, int lane) const {
     const int ty = lane / 4, tx = lane % 4;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int row = A == Lies::along ? ty + 8 * i : i / 4 * 32 + ty * 4 + i % 4;
+      const int row = A == Major::k ? ty + 8 * i : i / 4 * 32 + ty * 4 + i % 4;
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const int column = B == Lies::along ? tx + 4 * j : j / 4 * 16 + tx * 4 + j % 4;
+        const int column = B == Major::k ? tx + 4 * j : j / 4 * 16 + tx * 4 + j % 4;
         to[row * stride + column] = sum[i][j];
       }
     }
@@ -115,78 +121,81 @@ struct FmaEngine {
   }
 };
 
-/// Tensor cores: products of 16 x 8, four down and N / 8 across. A step of 32 bytes is one instruction's depth, 8 of
-/// tf32 or 16 of bf16. Per such step a warp reads (64 + N) 32 bytes of shared memory for 64 N products of that depth:
-/// 32 columns take 1.5 times the bytes of 64, and more than an H200's tensor cores leave time for at full rate.
+/// Tensor cores: a warp computes 64 x N as 4 by N / 8 instructions of 16 x 8. An instruction covers 32 bytes of k: 8
+/// elements of tf32 or 16 of bf16. For each 32 bytes of k a warp reads (64 + N) * 32 bytes of shared memory and makes
+/// 64 N products of that depth. So 32 columns read 1.5 times the bytes per product of 64 columns, which is more than
+/// shared memory delivers at the full rate of an H200's tensor cores.
 template <class T_, int N>
 struct MmaEngine {
   using T = T_;
-  static constexpr int across = N / 8;
+  static constexpr int n_tiles = N / 8;
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
   static constexpr bool tf32 = sizeof(T) == 4;
-  float sum[4][across][4];
+  float sum[4][n_tiles][4];
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < across; ++j)
+      for (int j = 0; j < n_tiles; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
-  /// Of 64 columns each lane knows where the four rows begin that it reads, so that they may lie anywhere. Of 32, where
-  /// registers are short (two blocks per multiprocessor), they lie one below the other.
-  static constexpr int places = N == 64 ? 4 : 1;
+  /// With 64 columns each lane holds the offsets of the four rows that it reads, so rows may lie anywhere. With 32
+  /// columns registers are short (two blocks per multiprocessor), and rows must lie at a fixed pitch.
+  static constexpr int row_offsets = N == 64 ? 4 : 1;
   struct Rows {
-    int at[places];
+    int offset[row_offsets];
   };
-  template <class At>
-  static __device__ __forceinline__ Rows rows(const At& at, int lane) {
+  template <class Offset>
+  static __device__ __forceinline__ Rows rows(const Offset& row_offset, int lane) {
     Rows r;
 #pragma unroll
-    for (int i = 0; i < places; ++i) r.at[i] = at(16 * i + lane % 16) + lane / 16 * 16;
+    for (int i = 0; i < row_offsets; ++i) r.offset[i] = row_offset(16 * i + lane % 16) + lane / 16 * 16;
     return r;
   }
-  /// meanwhile() comes between the first products and the next, whose operands are on their way: nothing waits for it.
-  template <Lies A, Lies B, class Meanwhile>
+  /// prefetch() runs after the first quarter's products were issued and the second quarter's operands were requested:
+  /// its instructions fill the time that the tensor cores need.
+  template <Major A, Major B, class Prefetch>
   __device__ __forceinline__ void multiply(const unsigned char* a, const Rows& rows, int a_pitch,
-                                           const unsigned char* b, int b_pitch, int lane, int, Meanwhile&& meanwhile) {
+                                           const unsigned char* b, int b_pitch, int lane, int, Prefetch&& prefetch) {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      uint32_t left[4][4], right[across][2];
+      uint32_t left[4][4], right[n_tiles][2];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if constexpr (A == Lies::along) {
-          const int at = places == 4 ? rows.at[i % places] : rows.at[0] + 16 * i * a_pitch;
-          ldmatrix_x4(left[i], a + at + step * 32);
+        if constexpr (A == Major::k) {
+          const int offset = row_offsets == 4 ? rows.offset[i % row_offsets] : rows.offset[0] + 16 * i * a_pitch;
+          ldmatrix_x4(left[i], a + offset + step * 32);
         } else if constexpr (tf32) {
           const unsigned char* const p = a + (step * 8 + lane % 4) * a_pitch + (16 * i + lane / 4) * 4;
-          left[i][0] = __float_as_uint(word(p)), left[i][1] = __float_as_uint(word(p + 32));
-          left[i][2] = __float_as_uint(word(p + 4 * a_pitch)), left[i][3] = __float_as_uint(word(p + 4 * a_pitch + 32));
+          left[i][0] = __float_as_uint(load1(p)), left[i][1] = __float_as_uint(load1(p + 32));
+          left[i][2] = __float_as_uint(load1(p + 4 * a_pitch)),
+          left[i][3] = __float_as_uint(load1(p + 4 * a_pitch + 32));
         } else {
           ldmatrix_x4_trans(left[i],
                             a + (step * 16 + lane % 8 + lane / 16 * 8) * a_pitch + (16 * i + lane / 8 % 2 * 8) * 2);
         }
       }
 #pragma unroll
-      for (int j = 0; j < across; j += 2) {
-        uint32_t two[4];
-        if constexpr (B == Lies::along) {
-          ldmatrix_x4(two, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
+      for (int j = 0; j < n_tiles; j += 2) {
+        uint32_t pair[4];
+        if constexpr (B == Major::k) {
+          ldmatrix_x4(pair, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
         } else if constexpr (tf32) {
           const unsigned char* const p = b + (step * 8 + lane % 4) * b_pitch + (8 * j + lane / 4) * 4;
-          two[0] = __float_as_uint(word(p)), two[1] = __float_as_uint(word(p + 4 * b_pitch));
-          two[2] = __float_as_uint(word(p + 32)), two[3] = __float_as_uint(word(p + 4 * b_pitch + 32));
+          pair[0] = __float_as_uint(load1(p)), pair[1] = __float_as_uint(load1(p + 4 * b_pitch));
+          pair[2] = __float_as_uint(load1(p + 32)), pair[3] = __float_as_uint(load1(p + 4 * b_pitch + 32));
         } else {
-          ldmatrix_x4_trans(two, b + (step * 16 + lane % 16) * b_pitch + (8 * j + lane / 16 * 8) * 2);
+          ldmatrix_x4_trans(pair, b + (step * 16 + lane % 16) * b_pitch + (8 * j + lane / 16 * 8) * 2);
         }
-        right[j][0] = two[0], right[j][1] = two[1], right[j + 1][0] = two[2], right[j + 1][1] = two[3];
+        right[j][0] = pair[0], right[j][1] = pair[1], right[j + 1][0] = pair[2], right[j + 1][1] = pair[3];
       }
-      if (step == 1) meanwhile();
+      if (step == 1) prefetch();
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < across; ++j) {
+        for (int j = 0; j < n_tiles; ++j) {
           if constexpr (tf32)
             mma_tf32_16x8x8(sum[i][j], left[i], right[j]);
           else
@@ -194,12 +203,12 @@ struct MmaEngine {
         }
     }
   }
-  template <Lies, Lies>
+  template <Major, Major>
   __device__ __forceinline__ void save(float* to, int stride, int lane) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
-      for (int j = 0; j < across; ++j)
+      for (int j = 0; j < n_tiles; ++j)
 #pragma unroll
         for (int e = 0; e < 4; e += 2)
           *reinterpret_cast<float2*>(to + (16 * i + lane / 4 + e / 2 * 8) * stride + 8 * j + lane % 4 * 2) =
@@ -220,21 +229,22 @@ template <int N>
 struct EngineOf<Product::bf16, N> {
   using type = MmaEngine<bf16, N>;
 };
-/// Columns per warp: as many as there are registers for, if enough warps are left.
+/// Columns per warp: 64 on tensor cores where the block still has enough warps, else 32.
 constexpr int warp_columns(Product p, int rows, int columns) {
   return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
 }
 constexpr int block_threads(Product p, int rows, int columns) {
   return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32;
 }
-/// Blocks that should fit a multiprocessor's shared memory and, at 128 to 250 registers a thread, its registers.
+/// Blocks per multiprocessor, for the launch bounds: as many as shared memory holds and as registers allow at 128 to
+/// 250 registers per thread.
 constexpr int blocks_at_once(Product p, int rows, int columns) {
   const int threads = block_threads(p, rows, columns);
   if (warp_columns(p, rows, columns) == 64) return threads > 128 ? 1 : 2;
   return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
 }
 
-/// Rounds a pack that has arrived to what the tensor core takes.
+/// Rounds a pack to tf32, the precision of the tensor cores' inputs.
 __device__ __forceinline__ void round_pack(Pack<float>& p) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) p.v[i] = __uint_as_float(to_tf32(p.v[i]));

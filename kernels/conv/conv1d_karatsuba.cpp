@@ -9,25 +9,25 @@
 namespace nacre::karatsuba {
 namespace {
 
-constexpr int64_t slice = 64;  // outputs of a weight gradient that one task takes
+constexpr int64_t outputs_per_task = 64;  // of a weight gradient
 
-/// A row of zeros as wide as any that is looked at.
-constexpr int64_t widest = 8192;
-alignas(64) const float zero_row[widest] = {};
+/// Zeros for rows that lie outside of the signal, as wide as the widest supported row.
+constexpr int64_t max_width = 8192;
+alignas(64) const float zero_row[max_width] = {};
 
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-/// One side of the convolution as rows; those of a strided one are a stride of samples each. Row 0 begins at `offset`
-/// of an item, so that the first and the last row may hang over its ends.
+/// One side of the convolution as rows of `width` floats. A row of the strided side holds one stride of samples. Row 0
+/// begins at `offset` in an item, so the first and the last row may extend beyond the item.
 struct Side {
   int64_t item, rows, width, offset = 0;
-  bool whole(int64_t row) const {
+  bool is_whole(int64_t row) const {
     const int64_t at = row * width + offset;
     return at >= 0 && at + width <= item;
   }
-  /// The part of a row that is there.
+  /// The part of a row that lies in its item.
   struct Part {
-    int64_t at, skip, size;  // in the item, in the row, floats
+    int64_t at, skip, size;  // its begin in the item, its begin in the row, its floats
   };
   Part part(int64_t row) const {
     const int64_t at = row * width + offset, begin = std::max<int64_t>(at, 0), end = std::min(at + width, item);
@@ -40,7 +40,7 @@ struct Problem {
   Side x, y;
   int64_t batch, dilation = 1, left = 0;
   Padding padding = Padding::zero;
-  bool turned = false;  // the weight is [in][taps][out], its last tap comes first
+  bool adjoint = false;  // the weight is [in][taps][out] and its taps run backwards
 
   static Problem forward(Shape x, Shape y, const Conv1dGeometry& g) {
     Problem p{.x = side(x), .y = side(y), .batch = x.batch};
@@ -51,7 +51,7 @@ struct Problem {
     return p;
   }
   static Problem input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
-    Problem p{.x = side(dy), .y = side(dx), .batch = dx.batch, .turned = true};
+    Problem p{.x = side(dy), .y = side(dx), .batch = dx.batch, .adjoint = true};
     if (g.stride == 1)
       p.dilation = g.dilation, p.left = (weight.time - 1) * g.dilation - g.left;
     else
@@ -66,31 +66,33 @@ struct Problem {
   }
 };
 
-/// Floats of a tensor.
+/// A range of a tensor's elements.
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
 };
 
-/// Tiles of outputs `dilation` rows apart, so that a sheet of `phases` tiles has rows that lie together. Item after
-/// item, sheet after sheet, phase after phase.
+/// The tiles of outputs. The rows of a tile are `dilation` rows apart, so a sheet of `phases` tiles covers contiguous
+/// rows. Tiles are numbered by item, then sheet, then phase.
 struct Tiles {
   Problem p;
-  int64_t rows_in, rows_out, taps, phases, sheets, count;  // sheets of an item; tiles in all
+  int64_t rows_in, rows_out, taps, phases, sheets, count;  // sheets: per item; count: all tiles
 
   Tiles(const Problem& problem, const Scheme& s)
       : p(problem), rows_in(s.rows_in), rows_out(s.rows_out), taps(s.taps), phases(std::min(p.dilation, p.y.rows)) {
     sheets = ((p.y.rows + p.dilation - 1) / p.dilation + rows_out - 1) / rows_out;
     count = p.batch * sheets * phases;
   }
-  /// Share of the outputs computed that exist.
-  double use() const { return static_cast<double>(p.batch * p.y.rows) / static_cast<double>(count * rows_out); }
+  /// The fraction of computed outputs that exist.
+  double used_fraction() const {
+    return static_cast<double>(p.batch * p.y.rows) / static_cast<double>(count * rows_out);
+  }
 
-  /// Sheets of one item that consecutive tiles belong to, [begin, end).
+  /// The sheets [begin, end) of one item that a run of tiles touches.
   struct Piece {
     int64_t item, begin, end;
   };
-  /// Calls f(piece) for the tiles [begin, end).
+  /// Calls f(piece) for each item in the tiles [begin, end).
   template <class F>
   void pieces(int64_t begin, int64_t end, F&& f) const {
     while (begin < end) {
@@ -103,17 +105,17 @@ struct Tiles {
     const int64_t item = begin / (sheets * phases), first = item * sheets;
     return {item, begin / phases - first, std::min(sheets, (end + phases - 1) / phases - first)};
   }
-  /// What a piece's tiles read of x.
+  /// The range of x that the tiles of a piece read.
   Range read(const Piece& c) const {
     const int64_t low = c.begin * rows_out * p.dilation - p.left;
     return part_of(p.x, c.item, low, low + phases + ((c.end - c.begin) * rows_out + taps - 2) * p.dilation);
   }
-  /// What they write of y, where the piece has whole sheets.
+  /// The range of y that they write, for pieces of whole sheets.
   Range written(const Piece& c) const {
     const int64_t sheet = rows_out * p.dilation;
     return part_of(p.y, c.item, c.begin * sheet, std::min(c.end * sheet, p.y.rows));
   }
-  /// At most, for n tiles.
+  /// Upper bounds of the floats that n tiles read and write.
   int64_t most_read(int64_t n) const {
     const int64_t items = n / (sheets * phases) + 2, rows = (n / phases + 2) * rows_out * p.dilation;
     return std::min({items * p.x.item, p.batch * p.x.item, (rows + items * (phases + taps * p.dilation)) * p.x.width});
@@ -122,36 +124,37 @@ struct Tiles {
     return std::min(p.batch * p.y.item, (n / phases + 2) * rows_out * p.dilation * p.y.width);
   }
 
-  /// One tile after the other: divisions would take as long as a tile's sums.
+  /// Iterates over tiles without divisions, which would take as long as the sums of a tile.
   class Walk {
    public:
-    enum class Local : uint8_t { no, read, written };
-    /// From `begin` on. With `local`, the ranges read or written by the pieces up to `end` lie one behind the other.
-    Walk(const Tiles& t, int64_t begin, int64_t end, Local local) : t_(t), end_(end), tile_(begin), local_(local) {
+    enum class Ranges : uint8_t { no, read, written };
+    /// Begins at tile `begin`. With `local`, the ranges that the pieces up to `end` read or write are stored
+    /// contiguously in a local buffer instead of in the tensor.
+    Walk(const Tiles& t, int64_t begin, int64_t end, Ranges local) : t_(t), end_(end), tile_(begin), local_(local) {
       item_ = begin / (t.sheets * t.phases);
       sheet_ = begin / t.phases % t.sheets, phase_ = begin % t.phases;
       row_ = sheet_ * t.rows_out * t.p.dilation + phase_;
-      enter();
+      enter_piece();
     }
     int64_t item() const { return item_; }
-    /// Float i of the tensor is float i + shift() of where it lies.
+    /// Element i of the tensor is element i + shift() of the buffer.
     int64_t shift() const { return shift_; }
-    bool there() const { return tile_ < end_; }
+    bool valid() const { return tile_ < end_; }
     void next() {
       ++tile_, ++row_;
       if (++phase_ < t_.phases) return;
       phase_ = 0;
-      if (++sheet_ == t_.sheets) sheet_ = 0, ++item_, enter();
+      if (++sheet_ == t_.sheets) sheet_ = 0, ++item_, enter_piece();
       row_ = sheet_ * t_.rows_out * t_.p.dilation;
     }
-    /// The rows of x under the tile; zeros where there are none. `room` takes rows that hang over an end.
-    void inputs(const float* x, float* room, const float** rows) const {
+    /// The rows of x that the tile reads; zeros outside of the item. Rows that cross an end are copied to `edge_rows`.
+    void inputs(const float* x, float* edge_rows, const float** rows) const {
       const Problem& problem = t_.p;
-      if (!there()) return void(std::fill(rows, rows + t_.rows_in, zero_row));
+      if (!valid()) return void(std::fill(rows, rows + t_.rows_in, zero_row));
       const int64_t base = item_ * problem.x.item + shift_;
       int64_t at = row_ - problem.left;
       const int64_t last = at + (t_.rows_in - 1) * problem.dilation;
-      if (at >= 0 && last < problem.x.rows && problem.x.whole(at) && problem.x.whole(last)) {
+      if (at >= 0 && last < problem.x.rows && problem.x.is_whole(at) && problem.x.is_whole(last)) {
         const float* from = x + (base + at * problem.x.width + problem.x.offset);
         for (int64_t r = 0; r < t_.rows_in; ++r, from += problem.dilation * problem.x.width) rows[r] = from;
         return;
@@ -162,34 +165,34 @@ struct Tiles {
           s = s < 0 ? -s : s >= problem.x.rows ? 2 * (problem.x.rows - 1) - s : s;
         rows[r] = zero_row;
         if (s < 0 || s >= problem.x.rows) continue;
-        if (problem.x.whole(s)) {
+        if (problem.x.is_whole(s)) {
           rows[r] = x + (base + s * problem.x.width + problem.x.offset);
           continue;
         }
         const Side::Part part = problem.x.part(s);
-        float* const copy = room + r * problem.x.width;
+        float* const copy = edge_rows + r * problem.x.width;
         std::memset(copy, 0, static_cast<size_t>(problem.x.width) * sizeof(float));
         std::memcpy(copy + part.skip, x + (base + part.at), static_cast<size_t>(part.size) * sizeof(float));
         rows[r] = copy;
       }
     }
-    /// Row r of y of the tile, or -1.
+    /// The row of y that is row r of the tile, or -1 if it does not exist.
     int64_t output(int64_t r) const {
       const int64_t t = row_ + r * t_.p.dilation;
-      return there() && t < t_.p.y.rows ? t : -1;
+      return valid() && t < t_.p.y.rows ? t : -1;
     }
 
    private:
-    void enter() {
-      if (local_ == Local::no || !there()) return;
+    void enter_piece() {
+      if (local_ == Ranges::no || !valid()) return;
       const Piece piece = t_.piece_at(tile_, end_);
-      const Range range = local_ == Local::read ? t_.read(piece) : t_.written(piece);
+      const Range range = local_ == Ranges::read ? t_.read(piece) : t_.written(piece);
       shift_ = filled_ - range.begin;
       filled_ += range.size();
     }
     const Tiles& t_;
     int64_t end_, tile_, item_ = 0, sheet_ = 0, phase_ = 0, row_ = 0, shift_ = 0, filled_ = 0;
-    Local local_;
+    Ranges local_;
   };
 
  private:
@@ -201,57 +204,60 @@ struct Tiles {
   }
 };
 
-/// Factors and products of a group of tiles lie together, [product][tile][channels]: 26 streams are written or read at
-/// a time, which must not meet in one set of the first-level cache, nor lie in more pages than it can keep.
+/// Layout of the factors and products of a group of tiles: [product][tile][channels]. 26 streams are written or read at
+/// a time. They must not map to the same set of the first-level cache, nor span more pages than the TLB holds.
 struct Groups {
   int64_t products, tiles, channels;
   int64_t of_product() const { return tiles * channels + 16; }
   int64_t step() const { return products * of_product(); }
 };
-/// Where product p of a whole weight begins: likewise.
-int64_t apart(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
+/// Floats from product to product of a whole weight, padded for the same reason.
+int64_t product_stride(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
 
 struct ProductPlan {
   const Scheme& scheme;
   Tiles tiles;
-  int64_t in, out, rows, block, blocks;  // rows of a group, tiles of a block
+  int64_t in, out, rows, block, blocks;  // rows: tiles per group; block: tiles per block
   Groups x, y;
-  /// With `sheets`, a block has whole ones.
+  /// With `sheets`, a block consists of whole sheets.
   ProductPlan(const Problem& p, const Scheme& s, bool sheets)
       : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width), rows(out <= 32 ? 12 : 6) {
     x = {s.products, rows, in}, y = {s.products, rows, out};
-    // As many as the weights are worth reading for, and for two and four threads alike.
-    const int64_t groups = (tiles.count + rows - 1) / rows, most = std::max<int64_t>(512 / (in + out), 4);
-    const int64_t wanted = ((groups + most - 1) / most + 3) / 4 * 4;
-    block = (groups + wanted - 1) / wanted * rows;
+    // Blocks large enough that reading the weights pays. Their number is a multiple of four, for two and four threads
+    // alike.
+    const int64_t groups = (tiles.count + rows - 1) / rows, max_groups = std::max<int64_t>(512 / (in + out), 4);
+    const int64_t wanted_blocks = ((groups + max_groups - 1) / max_groups + 3) / 4 * 4;
+    block = (groups + wanted_blocks - 1) / wanted_blocks * rows;
     if (sheets) {
       const int64_t unit = std::lcm(rows, tiles.phases);
       block = (block + unit - 1) / unit * unit;
     }
     blocks = (tiles.count + block - 1) / block;
   }
-  int64_t weights() const { return scheme.products * apart(in * out); }
+  int64_t weights() const { return scheme.products * product_stride(in * out); }
   int64_t factors() const { return block / rows * (x.step() + y.step()); }
-  int64_t rooms() const { return scheme.rows_in * in + scheme.rows_out * out; }
-  /// Of a thread: factors, rows that hang over an end, what Snake made of x, g and the sums of Snake's parameters.
+  int64_t edge_floats() const { return scheme.rows_in * in + scheme.rows_out * out; }
+  /// Floats per thread: factors, rows that cross an item's end, Snake's output, and g with the sums for Snake's
+  /// parameters.
   int64_t slot(bool snake, int64_t slope_channels) const {
-    return factors() + rooms() + (snake ? rounded(tiles.most_read(block)) : 0) +
+    return factors() + edge_floats() + (snake ? rounded(tiles.most_read(block)) : 0) +
            (slope_channels > 0 ? rounded(tiles.most_written(block)) + SnakeRows::sums(slope_channels) : 0);
   }
-  /// With room for a bias as wide as a row.
+  /// The total, with a bias repeated to the width of a row.
   int64_t scratch(const Context& ctx, bool snake, int64_t slope_channels) const {
     return weights() + out + ctx.threads() * slot(snake, slope_channels);
   }
 };
 
-/// Factors of the weight, [product][panel of outputs][in][outputs of the panel], for outputs [begin, begin + 16).
-void spread_weight(const Scheme& scheme, bool turned, const float* weight, int64_t in, int64_t out, int64_t begin,
+/// Computes the factors of the weight for 16 outputs from `begin` on: [product][panel of outputs][in][outputs of the
+/// panel].
+void spread_weight(const Scheme& scheme, bool adjoint, const float* weight, int64_t in, int64_t out, int64_t begin,
                    float* to) {
-  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = apart(in * out);
+  const int64_t column = begin / panel * panel, width = std::min(panel, out - column), step = product_stride(in * out);
   const int taps = scheme.taps;
   float* const of_column = to + column * in + (begin - column);
   const float* rows[most_rows_out] = {};
-  if (turned) {
+  if (adjoint) {
     for (int64_t i = 0; i < in; ++i) {
       for (int k = 0; k < taps; ++k) rows[k] = weight + (i * taps + taps - 1 - k) * out + begin;
       scheme.spread(rows, 16, of_column + i * width, step);
@@ -269,14 +275,14 @@ void spread_weight(const Scheme& scheme, bool turned, const float* weight, int64
   }
 }
 
-/// What product() takes.
+/// Arguments of product().
 struct Factors {
   const float *x, *weight;
-  View<const float> bias;  ///< narrower than a row of y: that of each of its samples
+  View<const float> bias;  ///< repeated if it is narrower than a row of y, for each of the row's samples
   const float* add;
   float* y;
   const SnakeRows* snake = nullptr;   ///< applied to x first
-  const SnakeSlope* slope = nullptr;  ///< y is g; nothing is added to it or written
+  const SnakeSlope* slope = nullptr;  ///< y is only passed on as g: it is not stored, and add is not used
 };
 
 /// y = x * weight + bias + add
@@ -287,7 +293,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
   const Matrices& matrix = matrices();
   const int64_t in = plan.in, out = plan.out, rows = plan.rows;
   parallel_parts(ctx, out / 16,
-                 [&](int64_t o) { spread_weight(scheme, problem.turned, f.weight, in, out, o * 16, scratch); });
+                 [&](int64_t o) { spread_weight(scheme, problem.adjoint, f.weight, in, out, o * 16, scratch); });
   float* const wide_bias = scratch + plan.weights();
   if (f.bias)
     for (int64_t j = 0; j < out; ++j) wide_bias[j] = f.bias[j % f.bias.elements()];
@@ -298,9 +304,9 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
     const int64_t groups = (end - begin + rows - 1) / rows;
     float* const factors = slots + thread * slot;
     float* const sums = factors + plan.block / rows * plan.x.step();
-    float* const room_in = factors + plan.factors();
-    float* const room_out = room_in + scheme.rows_in * in;
-    float* const local = room_out + scheme.rows_out * out;
+    float* const edge_rows_in = factors + plan.factors();
+    float* const edge_rows_out = edge_rows_in + scheme.rows_in * in;
+    float* const local = edge_rows_out + scheme.rows_out * out;
 
     const float* x = f.x;
     if (f.snake != nullptr) {
@@ -312,46 +318,46 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
       });
       x = local;
     }
-    Walk from(tiles, begin, end, f.snake != nullptr ? Walk::Local::read : Walk::Local::no);
+    Walk input_tile(tiles, begin, end, f.snake != nullptr ? Walk::Ranges::read : Walk::Ranges::no);
     for (int64_t g = 0; g < groups; ++g)
-      for (int64_t t = 0; t < rows; ++t, from.next()) {
+      for (int64_t t = 0; t < rows; ++t, input_tile.next()) {
         const float* inputs[most_rows_in];
-        from.inputs(x, room_in, inputs);
+        input_tile.inputs(x, edge_rows_in, inputs);
         scheme.split(inputs, in, factors + g * plan.x.step() + t * in, plan.x.of_product());
       }
     for (int p = 0; p < scheme.products; ++p)
       for (int64_t j = 0; j < out; j += panel)
-        matrix.multiply(factors + p * plan.x.of_product(), in, plan.x.step(), scratch + p * apart(in * out) + j * in,
-                        std::min(panel, out - j), in, sums + p * plan.y.of_product() + j, out, plan.y.step(), rows,
-                        groups);
+        matrix.multiply(factors + p * plan.x.of_product(), in, plan.x.step(),
+                        scratch + p * product_stride(in * out) + j * in, std::min(panel, out - j), in,
+                        sums + p * plan.y.of_product() + j, out, plan.y.step(), rows, groups);
 
     float* const y = f.slope != nullptr ? local : f.y;
-    Walk tile(tiles, begin, end, f.slope != nullptr ? Walk::Local::written : Walk::Local::no);
-    for (int64_t t = 0; tile.there(); ++t, tile.next()) {
-      const int64_t base = tile.item() * problem.y.item + tile.shift();
+    Walk output_tile(tiles, begin, end, f.slope != nullptr ? Walk::Ranges::written : Walk::Ranges::no);
+    for (int64_t t = 0; output_tile.valid(); ++t, output_tile.next()) {
+      const int64_t base = output_tile.item() * problem.y.item + output_tile.shift();
       float* to[most_rows_out] = {};
       const float* added[most_rows_out];
-      bool hangs = false;
+      bool crosses_edge = false;
       for (int64_t r = 0; r < scheme.rows_out; ++r) {
-        const int64_t row = tile.output(r);
+        const int64_t row = output_tile.output(r);
         if (row < 0) continue;
         const int64_t at = base + row * out + problem.y.offset;
-        if (problem.y.whole(row)) {
+        if (problem.y.is_whole(row)) {
           to[r] = y + at, added[r] = f.add == nullptr ? nullptr : f.add + at;
           continue;
         }
-        hangs = true;
-        to[r] = room_out + r * out, added[r] = to[r];
+        crosses_edge = true;
+        to[r] = edge_rows_out + r * out, added[r] = to[r];
         const Side::Part part = problem.y.part(row);
         if (f.add != nullptr)
           std::memcpy(to[r] + part.skip, f.add + base + part.at, static_cast<size_t>(part.size) * sizeof(float));
       }
       scheme.gather(sums + t / rows * plan.y.step() + t % rows * out, plan.y.of_product(), out,
                     f.bias ? wide_bias : nullptr, f.add != nullptr ? added : nullptr, to);
-      if (!hangs) continue;
+      if (!crosses_edge) continue;
       for (int64_t r = 0; r < scheme.rows_out; ++r) {
-        const int64_t row = tile.output(r);
-        if (row < 0 || problem.y.whole(row)) continue;
+        const int64_t row = output_tile.output(r);
+        if (row < 0 || problem.y.is_whole(row)) continue;
         const Side::Part part = problem.y.part(row);
         std::memcpy(y + base + part.at, to[r] + part.skip, static_cast<size_t>(part.size) * sizeof(float));
       }
@@ -375,31 +381,32 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
 struct GradientPlan {
   const Scheme& scheme;
   Tiles tiles;
-  int64_t in, out, block, parts, slices;
+  int64_t in, out, block, parts, output_slices;
   Groups x, y;
   GradientPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
-    x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, slice};
+    x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, outputs_per_task};
     block = in <= 64 ? 6 : 3;
     if (s.products <= 3) block = in <= 512 ? 12 : 6;
-    slices = (out + slice - 1) / slice;
-    parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / slices, 1), 16);
+    output_slices = (out + outputs_per_task - 1) / outputs_per_task;
+    parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / output_slices, 1), 16);
   }
-  int64_t sums() const { return scheme.products * apart(in * out); }
+  int64_t sums() const { return scheme.products * product_stride(in * out); }
   int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
 };
 
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
-// Measured (docs/decisions/conv1d-fewer-products.md, conv1d-cpu-loops-by-shape.md): narrow rows are not worth their
-// sums and differences. With few tiles, the factors of a wide weight (26 or 3 times as many floats as one of its taps)
-// cost more than they save.
-bool worth(const Problem& p, const Scheme& s, bool factors_of_weight) {
-  if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > widest) return false;
+// Measured (docs/decisions/conv1d-fewer-products.md, conv1d-cpu-loops-by-shape.md): for narrow rows the sums and
+// differences cost more than they save. With few tiles, so do the factors of a wide weight, which are 26 or 3 times as
+// many floats as one of its taps.
+bool is_faster(const Problem& p, const Scheme& s, bool factors_of_weight) {
+  if (std::min(p.x.width, p.y.width) < (s.taps == 7 ? 32 : 64) || std::max(p.x.width, p.y.width) > max_width)
+    return false;
   const Tiles tiles(p, s);
-  return tiles.use() >= 0.75 && tiles.count >= 48 + (factors_of_weight ? p.x.width * p.y.width / 3072 : 0);
+  return tiles.used_fraction() >= 0.75 && tiles.count >= 48 + (factors_of_weight ? p.x.width * p.y.width / 3072 : 0);
 }
-/// Seven taps of stride 1, or two strides.
-bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+/// Seven taps at stride 1, or a kernel of two strides.
+bool supports_geometry(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (g.groups != 1 || x.channels % 16 != 0 || y.channels % 16 != 0) return false;
   if (g.stride == 1) return weight.time == 7;
   return g.dilation == 1 && weight.time == 2 * g.stride && g.padding == Padding::zero;
@@ -407,8 +414,8 @@ bool fits(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
 
 }  // namespace
 
-bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), true);
+bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return supports_geometry(x, weight, y, g) && is_faster(Problem::forward(x, y, g), scheme_of(weight), true);
 }
 int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool snake) {
   return ProductPlan(Problem::forward(x, y, g), scheme_of(weight), false).scratch(ctx, snake, 0);
@@ -420,9 +427,9 @@ void forward(Context& ctx, const Conv1dForward<float>& a, float* scratch, const 
       scratch);
 }
 
-bool takes_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  return g.padding == Padding::zero && fits(dx, weight, dy, g) &&
-         worth(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), true);
+bool supports_input_gradient(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  return g.padding == Padding::zero && supports_geometry(dx, weight, dy, g) &&
+         is_faster(Problem::input_gradient(dx, weight, dy, g), scheme_of(weight), true);
 }
 int64_t input_gradient_scratch(const Context& ctx, Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g,
                                bool slope) {
@@ -443,8 +450,8 @@ void input_gradient(Context& ctx, const Conv1dInputGradient<float>& a, float* sc
           scratch);
 }
 
-bool takes_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return fits(x, weight, y, g) && worth(Problem::forward(x, y, g), scheme_of(weight), false);
+bool supports_weight_gradient(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  return supports_geometry(x, weight, y, g) && is_faster(Problem::forward(x, y, g), scheme_of(weight), false);
 }
 int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
   const GradientPlan plan(Problem::forward(x, dy, g), scheme_of(weight));
@@ -458,43 +465,44 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const int64_t in = plan.in, out = plan.out, parts = plan.parts;
   float* const slots = scratch + parts * plan.sums();
   // sums: [part][product][out][in]
-  parallel_parts(ctx, parts * plan.slices, [&](int64_t task, int thread) {
-    const int64_t part = task / plan.slices, from = task % plan.slices * slice, outs = std::min(slice, out - from);
-    const int64_t end = tiles.count * (part + 1) / parts, most = plan.block * depth_of_group;
+  parallel_parts(ctx, parts * plan.output_slices, [&](int64_t task, int thread) {
+    const int64_t part = task / plan.output_slices, first_out = task % plan.output_slices * outputs_per_task,
+                  outs = std::min(outputs_per_task, out - first_out);
+    const int64_t end = tiles.count * (part + 1) / parts, rows_at_once = plan.block * depth_of_group;
     float* const xs = slots + thread * plan.slot();
     float* const dys = xs + plan.block * plan.x.step();
-    float* const room = dys + plan.block * plan.y.step();
-    float* const sums = scratch + part * plan.sums() + from * in;
+    float* const edge_rows = dys + plan.block * plan.y.step();
+    float* const sums = scratch + part * plan.sums() + first_out * in;
     bool add = false;
-    for (int64_t begin = tiles.count * part / parts; begin < end; begin += most, add = true) {
-      const int64_t n = std::min(most, end - begin), groups = (n + depth_of_group - 1) / depth_of_group;
-      Tiles::Walk tile(tiles, begin, begin + n, Tiles::Walk::Local::no);
+    for (int64_t begin = tiles.count * part / parts; begin < end; begin += rows_at_once, add = true) {
+      const int64_t n = std::min(rows_at_once, end - begin), groups = (n + depth_of_group - 1) / depth_of_group;
+      Tiles::Walk tile(tiles, begin, begin + n, Tiles::Walk::Ranges::no);
       for (int64_t t = 0; t < groups * depth_of_group; ++t, tile.next()) {
         const int64_t group = t / depth_of_group, row = t % depth_of_group;
         const float* rows[most_rows_in];
-        tile.inputs(a.x.data, room, rows);
+        tile.inputs(a.x.data, edge_rows, rows);
         for (int64_t j = 0; j < in; j += panel) {
           const int64_t width = std::min(panel, in - j);
           scheme.split(rows, width, xs + group * plan.x.step() + j * depth_of_group + row * width, plan.x.of_product());
           for (int r = 0; r < scheme.rows_in; ++r) rows[r] += width;
         }
-        const float* const dy = a.dy.data + tile.item() * tiles.p.y.item + from;
+        const float* const dy = a.dy.data + tile.item() * tiles.p.y.item + first_out;
         for (int64_t r = 0; r < scheme.rows_out; ++r) {
           const int64_t at = tile.output(r);
           rows[r] = at < 0 ? zero_row : dy + at * out;
         }
-        scheme.spread(rows, outs, dys + group * plan.y.step() + row * slice, plan.y.of_product());
+        scheme.spread(rows, outs, dys + group * plan.y.step() + row * outputs_per_task, plan.y.of_product());
       }
       for (int p = 0; p < scheme.products; ++p)
         for (int64_t j = 0; j < in; j += panel)
-          matrices().multiply_across(dys + p * plan.y.of_product(), slice, plan.y.step(), outs,
+          matrices().multiply_across(dys + p * plan.y.of_product(), outputs_per_task, plan.y.step(), outs,
                                      xs + p * plan.x.of_product() + j * depth_of_group, std::min(panel, in - j),
-                                     plan.x.step(), groups, sums + p * apart(in * out) + j, in, add);
+                                     plan.x.step(), groups, sums + p * product_stride(in * out) + j, in, add);
     }
   });
   parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o)
-      scheme.gather_taps(scratch + o * in, apart(in * out), parts, plan.sums(), in,
+      scheme.gather_taps(scratch + o * in, product_stride(in * out), parts, plan.sums(), in,
                          a.dweight.data + o * scheme.taps * in, in);
   });
 }

@@ -4,7 +4,8 @@
 
 #include "runtime/inline.h"
 
-// As in conv1d_tiles.cpp: tiles have the size of the register file, bodies are inlined into one function per set.
+// As in conv1d_tiles.cpp: tiles are as large as the register file, and bodies are inlined into one function per
+// instruction set.
 namespace nacre::karatsuba {
 namespace {
 
@@ -41,7 +42,7 @@ NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, 
     split_level<lanes, h, 3 * p + 2, drop>(d, to, step);
   }
 }
-/// Seven taps leave out what meets the eighth.
+/// Of eight taps the last is zero: seven are used, and the product with the eighth is left out.
 template <int n>
 inline constexpr int taps_of = n == 8 ? 7 : n;
 template <int n>
@@ -138,19 +139,20 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
   const int64_t a_row = of.row;
   for (int64_t t = 0; t < of.taps; ++t) {
     const float* const a = of.a + t * of.tap;
-    const float* third[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};  // few pointers for many rows
+    const float* every_third_row[4] = {a, a + 3 * a_row, a + 6 * a_row,
+                                       a + 9 * a_row};  // four pointers for up to twelve rows
     for (int64_t k = 0; k < depth; ++k, b += width) {
       Vec x[V];
 #pragma GCC unroll 4
       for (int n = 0; n < V; ++n) x[n] = at<lanes>(b + n * lanes);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        const float s = third[i / 3][i % 3 * a_row];
+        const float s = every_third_row[i / 3][i % 3 * a_row];
 #pragma GCC unroll 4
         for (int n = 0; n < V; ++n) sum[i][n] += x[n] * s;
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < (R + 2) / 3; ++i) ++third[i];
+      for (int i = 0; i < (R + 2) / 3; ++i) ++every_third_row[i];
     }
   }
   if (bias != nullptr)
@@ -252,15 +254,16 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
                                        int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row,
                                        bool add) {
   constexpr int R = lanes == 16 ? 8 : 4;
-  int64_t wide = 0;
-  // Four products for each broadcast: one broadcast seems to issue per cycle
+  int64_t done = 0;
+  // Four products per broadcast, because one broadcast seems to issue per cycle
   // (docs/decisions/conv1d-weight-gradient-tiles.md).
   if constexpr (lanes == 16)
-    for (; wide + 64 <= width; wide += 64)
+    for (; done + 64 <= width; done += 64)
       for (int64_t m = 0; m < rows; m += 4)
-        tile_across<16, 4, 4>(a + m, a_row, a_group, b + wide, width, b_group, groups, c + m * c_row + wide, c_row, add);
+        tile_across<16, 4, 4>(a + m, a_row, a_group, b + done, width, b_group, groups, c + m * c_row + done, c_row,
+                              add);
   for (int64_t m = 0; m < rows; m += R) {
-    int64_t j = wide;
+    int64_t j = done;
     for (; j + 2 * lanes <= width; j += 2 * lanes)
       tile_across<lanes, R, 2>(a + m, a_row, a_group, b + j, width, b_group, groups, c + m * c_row + j, c_row, add);
     if (j < width)
@@ -268,21 +271,21 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
   }
 }
 
-/// The mask that takes, of two rows h apart, the columns whose bit h is 0 (`high` = 0) or 1 from both.
+/// The shuffle mask that takes from two rows h apart the columns whose bit h is 0 (`high` = 0) or 1.
 template <int lanes>
 struct Mask {
   typedef int Type __attribute__((vector_size(4 * lanes)));
 };
 template <int lanes, int h, int high, int... j>
-NACRE_INLINE void half_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
+NACRE_INLINE void shuffle_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
   to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
 }
-/// Off-diagonal blocks of h by h change places, for h = lanes / 2, ..., 1.
+/// Transposes by exchanging off-diagonal blocks of h by h, for h = lanes / 2, ..., 1.
 template <int lanes, int h>
 NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
   typename Mask<lanes>::Type low, high;
-  half_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
-  half_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
+  shuffle_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
+  shuffle_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
 #pragma GCC unroll 16
   for (int i = 0; i < lanes; ++i) {
     if ((i & h) != 0) continue;

@@ -1,33 +1,34 @@
 #pragma once
-// The inner loops of conv1d_karatsuba.cpp, for the instruction set at hand. Counts of floats are multiples of 16.
+// The inner loops of conv1d_karatsuba.cpp, and the matrix products of all CPU convolutions, chosen by instruction set
+// at run time. All counts of floats are multiples of 16.
 #include <cstdint>
 
 namespace nacre::karatsuba {
 
 inline constexpr int most_rows_in = 14, most_rows_out = 8;
-inline constexpr int64_t panel = 64;  // columns of a right factor that lie together
+inline constexpr int64_t panel = 64;  // columns of a right factor that are stored together
 inline constexpr int64_t depth_of_group = 8;
 
-/// How `rows_out` rows of y come from `rows_in` rows of x and `taps` taps: a product of sums of rows with sums of taps
-/// each, then sums of products.
+/// How `rows_out` rows of y are computed from `rows_in` rows of x and `taps` taps: each product is a sum of rows times
+/// a sum of taps, and each row of y is a sum of products.
 struct Scheme {
   int rows_in, rows_out, taps, products;
   /// to[p step + i] = factor p of rows of x, at rows[r][i], i < n.
   void (*split)(const float* const* rows, int64_t n, float* to, int64_t step);
-  /// The same of rows of dy, or of taps.
+  /// The same for rows of dy, or for taps.
   void (*spread)(const float* const* rows, int64_t n, float* to, int64_t step);
-  /// to[r][i] = sum of the products from[p step + i] that make row r, + bias[i] + add[r][i] where these are there.
+  /// to[r][i] = sum of the products from[p step + i] that form row r, + bias[i] + add[r][i] if these are given.
   /// Rows whose pointer is null are not written.
   void (*gather)(const float* from, int64_t step, int64_t n, const float* bias, const float* const* add,
                  float* const* to);
-  /// to[k tap_step + i] += the same of taps, from sums of `parts` parts.
+  /// to[k tap_step + i] += the same for taps, from the sums of `parts` parts.
   void (*gather_taps)(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t n, float* to,
                       int64_t tap_step);
 };
 /// For 8 rows of 7 taps (the eighth is zero, and its product is left out), or for 2 rows of 2.
 const Scheme& scheme(int rows_out);
 
-/// Rows of a left factor: element (m, t, k) is a[m row + t tap + k].
+/// A left factor made of windows: element (m, t, k) is a[m row + t tap + k].
 struct Windows {
   const float* a;
   int64_t row, taps = 1, tap = 0;
@@ -39,13 +40,13 @@ struct Matrices {
   void (*multiply)(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
                    float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups);
   /// c[m c_row + j] = sum over t and k of a(m, t, k) b[(t depth + k) width + j] + bias[j] + add[m c_row + j], the last
-  /// two where these are there; k < depth, j < width <= panel, m < rows. c may be add.
+  /// two if they are given; k < depth, j < width <= panel, m < rows. c may be add.
   void (*multiply_all)(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,
                        const float* add, float* c, int64_t c_row, int64_t rows);
   /// c[m c_row + j] = (or += with `add`) sum over groups and k < depth_of_group of a[k a_row + m] b[k width + j].
   void (*multiply_across)(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b, int64_t width,
                           int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add);
-  /// to[j to_step + i] = from[i from_step + j], 16 by 16.
+  /// to[j to_step + i] = from[i from_step + j], for 16 by 16 elements.
   void (*transpose)(const float* from, int64_t from_step, float* to, int64_t to_step);
 };
 const Matrices& matrices();

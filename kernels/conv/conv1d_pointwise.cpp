@@ -12,20 +12,20 @@ using karatsuba::matrices;
 using karatsuba::panel;
 
 constexpr int64_t block = 96;          // rows
-constexpr int64_t blocks_of_part = 8;  // whose sums for Snake's parameters are one
+constexpr int64_t blocks_of_part = 8;  // blocks that share one partial sum for Snake's parameters
 
-/// What product() takes.
+/// Arguments of product().
 struct Factors {
   const float* x;
   int64_t rows, in, out;
   const float* weight;
-  bool turned;  ///< the weight is [in][out], not [out][in]
+  bool transposed;  ///< the weight is [in][out] instead of [out][in]
   const float *bias, *add;
   float* y;
   const SnakeRows* snake = nullptr;   ///< applied to x first
-  const SnakeSlope* slope = nullptr;  ///< y is g; nothing is added to it or written
+  const SnakeSlope* slope = nullptr;  ///< y is only passed on as g: it is not stored, and add is not used
 };
-/// Floats of a thread's block.
+/// Floats of scratch per thread.
 int64_t slot_of(int64_t in, int64_t out, bool snake, bool slope) {
   return (snake ? block * in : 0) + (slope ? block * out + SnakeRows::sums(out) : 0);
 }
@@ -34,13 +34,13 @@ int64_t slot_of(int64_t in, int64_t out, bool snake, bool slope) {
 void product(Context& ctx, const Factors& f, float* scratch) {
   const auto& matrix = matrices();
   const int64_t in = f.in, out = f.out;
-  // [panel of outputs][in][outputs of the panel]
+  // The weight is laid out as [panel of outputs][in][outputs of the panel].
   parallel_ranges(ctx, out / 16, 1 + (1 << 14) / (16 * in), [&](int64_t from, int64_t to) {
     for (int64_t o = from * 16; o < to * 16; o += 16) {
       const int64_t column = o / panel * panel, width = std::min(panel, out - column);
       float* const of_column = scratch + column * in + (o - column);
-      for (int64_t i = 0; i < in; i += f.turned ? 1 : 16) {
-        if (f.turned)
+      for (int64_t i = 0; i < in; i += f.transposed ? 1 : 16) {
+        if (f.transposed)
           std::memcpy(of_column + i * width, f.weight + i * out + o, 16 * sizeof(float));
         else
           matrix.transpose(f.weight + o * in + i, in, of_column + i * width, width);
@@ -75,7 +75,7 @@ void product(Context& ctx, const Factors& f, float* scratch) {
 
 }  // namespace
 
-bool takes(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   return g.stride == 1 && g.groups == 1 && g.left == 0 && g.right == 0 && weight.time == 1 && x.channels % 16 == 0 &&
          y.channels % 16 == 0 && x.rows() >= 64;
 }
@@ -90,7 +90,7 @@ void forward(Context& ctx, const Conv1dForward<float>& a, float* scratch, const 
            .in = a.x.shape.channels,
            .out = a.y.shape.channels,
            .weight = a.weight.data,
-           .turned = false,
+           .transposed = false,
            .bias = a.bias.data,
            .add = a.residual.data,
            .y = a.y.data,
@@ -109,7 +109,7 @@ void input_gradient(Context& ctx, const Conv1dInputGradient<float>& a, float* sc
            .in = a.dy.shape.channels,
            .out = a.dx.shape.channels,
            .weight = a.weight.data,
-           .turned = true,
+           .transposed = true,
            .bias = a.bias.data,
            .add = a.add_dx ? a.dx.data : nullptr,
            .y = a.dx.data,

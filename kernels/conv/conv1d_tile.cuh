@@ -1,27 +1,32 @@
 #pragma once
-// Convolution as a product of matrices over shifted rows. Channels are innermost, so that x is a matrix of rows and a
-// tap is the same matrix some rows further down: a block keeps one tile of x with its halo in shared memory and all
-// taps read it, at any dilation. A block makes BM rows by BN columns of the result; it walks the reduced channels 128
-// bytes at a time (32 floats, 64 bf16), and within them the taps. cp.async brings x's tile and, per tap, the weights'
-// tile, `stages` steps ahead.
+// Convolution as an implicit matrix product over shifted rows. Channels are innermost, so x is a matrix with one row
+// per sample, and each tap multiplies the same matrix some rows further down. A block keeps one tile of x with its halo
+// in shared memory, and all taps read that tile, at any dilation. A block computes BM rows by BN columns of the result.
+// The outer loop runs over chunks of 128 bytes of the reduced channels (32 floats, 64 bf16), the inner loop over the
+// taps. cp.async fetches one tile of x per chunk and one tile of weights per tap, `stages` - 1 steps ahead of their
+// use.
 //
 // One description (Shifted) covers three uses:
-//   forward, stride 1       row t of a is x's row t - left; step u of the taps is `dilation` rows further
-//   forward, stride s       a row is s samples wide (s in columns) and a tap of it is s taps of the kernel, so that a
-//                           kernel of 2 s has two; the weights are the same memory
-//   input gradient          taps are taken backwards and the weights are read across; with stride s a row of the result
-//                           is s samples wide, which makes it the upsampled signal as it lies in memory
-// Items of a batch are laid below each other, so that a tile may span several. In shared memory each has its halo below
-// it. Among the rows of the result it has not where every item is made of whole warps' 64 rows, which then all lie in one
-// item: [16 | 72][16896 / 2^n][C] fills an H200's 132 multiprocessors in whole rounds, which a few rows more would not.
-// Nor where that saves a round, on tensor cores, whose lanes find their rows one by one.
+//   forward, stride 1       row t of a is sample t - left of x; tap u reads `dilation` * u rows further down
+//   forward, stride s       a row of a holds s samples (s in columns), and a tap of the product covers s taps of the
+//                           kernel, so a kernel of 2 s taps becomes two taps; the weights are the same memory
+//   input gradient          taps run backwards and the weights are read transposed; with stride s a row of the result
+//                           holds s samples, which is the layout of the upsampled signal in memory
 //
-// A warp's products are an engine's (conv1d_engines.cuh). What is done to x as it arrives, and to the result as it leaves,
-// are policies: see PlainInput and PlainOutput.
+// The items of a batch are stacked, so a tile may span several items. In shared memory each item's rows of x are
+// followed by its halo. In the numbering of the result's rows there are two choices (lay_items): either each item
+// includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has. The gap is used
+//   - where every item consists of whole groups of 64 rows, so that the rows of a warp belong to one item. Then batches
+//     such as [16 | 72][16896 / 2^n][C] fill the 132 multiprocessors of an H200 in whole rounds, which they would not
+//     with the halo's rows;
+//   - on tensor cores, where each lane looks up its own rows, also where the gap saves a round of blocks.
 //
-// Seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async for 4.2 million operations, 3 TB/s of L2 at 600
-// TFLOP/s; 31 bytes of shared memory read per thousand operations, of the 49 that there are at that rate. x is read
-// once per column of tiles, the result written once.
+// A warp's products are computed by an engine (conv1d_engines.cuh). Policies change x after it has arrived in shared
+// memory (PlainInput) and finish the result before it is stored (PlainOutput).
+//
+// Costs for seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async per 4.2 million operations, which is 3
+// TB/s from L2 at 600 TFLOP/s; 31 bytes read from shared memory per thousand operations, of the 49 that it can deliver
+// at that rate. x is read once per column of tiles, and the result is written once.
 #include <initializer_list>
 
 #include "conv/conv1d_engines.cuh"
@@ -29,32 +34,35 @@
 
 namespace nacre::cuda::tile {
 
-/// Rows by columns of a block.
+/// The tile of the result that a block computes.
 struct Blocking {
   int rows, columns;
   bool operator==(const Blocking&) const = default;
 };
 
-/// The product. Row r of item b of `a` is the samples r samples - lead and on, `samples` of them, of `channels` each:
-/// depth = samples channels. What lies outside [0, time) is zero, or its reflection. Result row r, column n is
-///   sum over taps u, columns c of a[r + u tap_rows][c] w[...]   with w's element (Lies::along) n w_row + u w_tap + c,
-///   or (across, taps backwards) c w_row + (taps - 1 - u) w_tap + n, zero where the position in its row exceeds w_row.
-/// It goes to element b out_item + r out_pitch - out_offset + n, if that is in [out_begin, out_end) of the item.
+/// The product. Row r of item b of `a` consists of `samples` samples of `channels` each, from sample r samples - lead
+/// on; depth = samples channels. Samples outside [0, time) are zero or reflected. Result row r, column n is
+///   sum over taps u and columns c of a[r + u tap_rows][c] w[i], where
+///     w is K-major:                     i = n w_row + u w_tap + c
+///     w is MN-major, taps backwards:    i = c w_row + (taps - 1 - u) w_tap + n
+///   and w[i] is zero where the offset within its row of w_row elements is w_row or more.
+/// It is stored to element b out_item + r out_pitch - out_offset + n if that lies in [out_begin, out_end) of item b.
 struct Shifted {
   int64_t time, lead, channels;
   int64_t out_item, out_pitch, out_offset, out_begin, out_end;
   int64_t w_row, w_tap;
-  int64_t items, rows, virtual_rows;  // of the result; of an item among them, its halo with it unless there is a gap
+  int64_t items, rows,  // of the batch; of the result, per item
+      virtual_rows;     // from item to item in the numbering of rows: `rows`, plus the halo unless it is a gap
   int samples, taps, tap_rows, depth, columns;
-  int gap;            // rows of halo between items that are rows of x alone
-  int input_bytes;    // of shared memory for the input policy's channels
+  int gap;            // rows of the halo between items in x's tile that have no number among the result's rows
+  int input_bytes;    // shared memory for the input policy's parameters
   int element_bytes;  // of x and w
   Blocking block;
   bool reflect;
 };
 
-/// Where a row of the result begins, and which of its columns exist.
-struct alignas(16) Row {
+/// The element where a row of the result begins, and the range of its columns that are stored.
+struct alignas(16) OutputRow {
   int64_t base;
   int begin, end;
 };
@@ -62,34 +70,36 @@ __device__ __forceinline__ int clamp_to(int64_t v, int most) {
   return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most);
 }
 
-/// A row counted over all items. Found by division once, then by counting: rows of the result, or of x with the gaps.
-struct Place {
+/// Item and row within it, for a row number counted over all items. The first is found by division, others by advancing
+/// from it: by rows of the result (gap 0) or by rows of x's tile, which include the gaps.
+struct ItemRow {
   int64_t item, row;
-  __device__ __forceinline__ Place(const Shifted& s, int64_t v)
+  __device__ __forceinline__ ItemRow(const Shifted& s, int64_t v)
       : item(v / s.virtual_rows), row(v - item * s.virtual_rows) {}
-  __device__ __forceinline__ Place(const Place& p, const Shifted& s, int further, int gap = 0)
-      : item(p.item), row(p.row + further) {
+  __device__ __forceinline__ ItemRow(const ItemRow& p, const Shifted& s, int offset, int gap = 0)
+      : item(p.item), row(p.row + offset) {
     while (row >= s.virtual_rows + gap) row -= s.virtual_rows + gap, ++item;
   }
 };
-__device__ __forceinline__ Row out_row(const Shifted& s, const Place& p) {
+__device__ __forceinline__ OutputRow output_row(const Shifted& s, const ItemRow& p) {
   const int64_t start = p.row * s.out_pitch - s.out_offset;
-  Row row{p.item * s.out_item + start, clamp_to(s.out_begin - start, s.columns),
-          clamp_to(s.out_end - start, s.columns)};
+  OutputRow row{p.item * s.out_item + start, clamp_to(s.out_begin - start, s.columns),
+                clamp_to(s.out_end - start, s.columns)};
   if (p.item >= s.items || p.row >= s.rows) row.end = 0;
   return row;
 }
-/// The byte of `a` where sample `part` of a row begins; zeros_here for zeros.
+/// The offset in bytes of sample `part` of a row of `a`, or zeros_here where the sample is zero.
 template <class T>
-__device__ __forceinline__ int64_t in_sample(const Shifted& s, const Place& p, int part) {
+__device__ __forceinline__ int64_t sample_offset(const Shifted& s, const ItemRow& p, int part) {
   int64_t sample = p.row * s.samples + part - s.lead;
   if (p.item >= s.items) return zeros_here;
   if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
   return sample < 0 || sample >= s.time ? zeros_here : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
-/// x as it is. A policy that changes it has `active` true, Parameters that channel(c) makes for one channel of x, and
-/// apply, which changes a pack by its Column of them. Padding too: the function must map 0 to 0.
+/// Input policy that leaves x unchanged. A policy that applies a function to x has `active` true, a type Parameters
+/// with channel(c) for one channel of x, and apply(column, pack), where Column holds the parameters of a pack's
+/// channels. The function is applied to padding as well, so it must map 0 to 0.
 template <class T>
 struct PlainInput {
   static constexpr bool active = false;
@@ -98,22 +108,24 @@ struct PlainInput {
   __device__ void apply(const Column&, Pack<T>&) const {}
 };
 
-/// Bias, residual or what is there already, then one store. A policy has column(n), called once per thread for the pack
-/// that begins at result column n; row, called for each of its packs that exist, with the element where it lies; and
-/// finish<BN, threads>, called by all threads of the block (whether or not they had a column) with shared memory of 64
-/// floats per thread, which others may still read; thread % (BN / pack) is the pack of columns that a thread had.
+/// Output policy that adds bias and residual (or the previous content) and stores. A policy has
+///   column(n)             called once per thread, for the pack of columns that begins at n; a thread keeps its columns
+///   row(column, at, v)    called for each pack v that exists in these columns; `at` is its first element in the output
+///   finish<BN, threads>   called once by all threads of the block, with or without columns. `shared` has 64 floats per
+///                         thread, which other threads may still be reading: begin with __syncthreads(). The pack of
+///                         columns that a thread has is thread % (BN / pack).
 template <class T>
 struct PlainOutput {
   T* out;
   const float* bias;
-  const T* residual;  // may be out
-  int channels;       // of the bias
+  const T* residual;  // may be equal to out
+  int channels;       // of the bias, which repeats for each sample of a row
   struct Column {
     float bias[pack_size<T>];
   };
   __device__ __forceinline__ Column column(int n) const {
     Column c;
-    const int first = n % channels;  // a pack lies in one sample
+    const int first = n % channels;  // a pack does not cross samples
 #pragma unroll
     for (int i = 0; i < pack_size<T>; ++i) c.bias[i] = bias != nullptr ? bias[first + i] : 0.0f;
     return c;
@@ -133,43 +145,42 @@ struct PlainOutput {
 };
 
 // ---- the kernel of the forward and the input gradient
-// -----------------------------------------------------------------
 
-template <int BM, int BN, Product P, Lies B>
+template <int BM, int BN, Product P, Major B>
 struct Layout {
   using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
   static constexpr int threads = block_threads(P, BM, BN);
-  /// The weights' tile: BN rows of 128 bytes, or `depth` rows of BN.
+  /// The weights' tile: BN rows of 128 bytes (K-major), or `depth` rows of BN elements (MN-major). The bytes added to a
+  /// pitch keep rows that are read together in different banks.
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
-  static constexpr int w_pitch =
-      B == Lies::along ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
-  static constexpr int w_rows = B == Lies::along ? BN : depth;
+  static constexpr int w_pitch = B == Major::k ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
+  static constexpr int w_rows = B == Major::k ? BN : depth;
   static constexpr int w_bytes = w_pitch * w_rows;
   static constexpr int out_stride = BN + 4;  // floats
   static __host__ __device__ int a_rows(const Shifted& s) {
-    // Items begin at multiples of 64 rows, or anywhere.
+    // Items begin at multiples of 64 rows, or at any row. `gaps`: the most that lie within a tile of BM rows.
     const int64_t item_alignment = s.virtual_rows % 64 == 0 ? 64 : 1;
     const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - item_alignment, s.virtual_rows);
     return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
   }
-  /// x's tiles that are in use or on their way while `stages` steps are. Of three taps and more they are two, the one
-  /// that is multiplied and the next, which may then be fetched as early as the last one is free.
+  /// Buffers for x's tiles: as many chunks as `stages` consecutive steps can belong to. With three or more taps these
+  /// are two: the tile being multiplied, and the next one, whose fetch starts as soon as its buffer is free.
   static __host__ __device__ int a_tiles(const Shifted& s) {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
     return tiles < chunks ? tiles : chunks;
   }
-  /// Of the table that says where rows of x begin.
+  /// Bytes of the table of sample offsets (sample_offset), one int64_t per sample of x's tile.
   static __host__ __device__ int table_bytes(const Shifted& s) { return ceil_div(a_rows(s) * s.samples, 2) * 16; }
-  /// At last: the result, and where its rows begin.
+  /// After the products the tiles' memory is reused for the result and its OutputRows.
   static constexpr int out_bytes = BM * out_stride * 4;
   static size_t shared_bytes(const Shifted& s) {
     const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes,
-                 out = out_bytes + BM * sizeof(Row);
+                 out = out_bytes + BM * sizeof(OutputRow);
     return s.input_bytes + table_bytes(s) + (loop > out ? loop : out);
   }
 };
 
-template <int BM, int BN, Product P, Lies B, class Input, class Output>
+template <int BM, int BN, Product P, Major B, class Input, class Output>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
                            Input input, Output output) {
@@ -177,7 +188,8 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   using Engine = typename EngineOf<P, WN>::type;
   using T = typename Engine::T;
   using L = Layout<BM, BN, P, B>;
-  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads, rows_at_once = threads / packs;
+  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads,
+                rows_at_once = threads / packs_per_step;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int a_rows = L::a_rows(s), a_tiles = L::a_tiles(s), a_bytes = a_rows * pitch;
@@ -187,10 +199,10 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   const int64_t first_row = int64_t{blockIdx.x} * BM;
   const int channels = static_cast<int>(s.channels);
   const int first_column = static_cast<int>(blockIdx.y) * BN;
-  const Place first(s, first_row);
+  const ItemRow first(s, first_row);
   for (int r = thread; r < a_rows; r += threads) {
-    const Place place(first, s, r, s.gap);
-    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = in_sample<T>(s, place, part);
+    const ItemRow item_row(first, s, r, s.gap);
+    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = sample_offset<T>(s, item_row, part);
   }
   if constexpr (Input::active) {
     auto* const parameters = reinterpret_cast<typename Input::Parameters*>(shared);
@@ -198,61 +210,67 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   }
   __syncthreads();
 
-  // A thread copies the same 16-byte column of every row it takes: of x, one channel of one sample per chunk.
-  const int a_column = thread % packs * pack, a_row = thread / packs;
-  int next_part = a_column / channels, next_channel = a_column - next_part * channels;
+  // Each thread copies one 16-byte column of every rows_at_once-th row. So within a chunk it needs one sample of a row
+  // and one pack of channels, (copy_part, copy_channel), which advance from chunk to chunk without divisions.
+  const int thread_a_column = thread % packs_per_step * pack, thread_a_row = thread / packs_per_step;
+  int copy_part = thread_a_column / channels, copy_channel = thread_a_column - copy_part * channels;
   const auto copy_a = [&](int slot) {
     constexpr int batch = 4;
-    unsigned char* to = a_shared + slot * a_bytes + a_row * pitch + thread % packs * 16;
-    const bool exists = next_part < s.samples;
-    const int64_t* const samples = table + (exists ? next_part : 0);
-    const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + next_channel);
+    unsigned char* to = a_shared + slot * a_bytes + thread_a_row * pitch + thread % packs_per_step * 16;
+    const bool exists = copy_part < s.samples;
+    const int64_t* const samples = table + (exists ? copy_part : 0);
+    const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + copy_channel);
 #pragma unroll 1
-    for (int r = a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
-      int64_t begin[batch];
+    for (int r = thread_a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
+      int64_t offsets[batch];
 #pragma unroll
       for (int i = 0; i < batch; ++i) {
-        begin[i] = zeros_here;
-        if (r + i * rows_at_once < a_rows) begin[i] = samples[(r + i * rows_at_once) * s.samples];
+        offsets[i] = zeros_here;
+        if (r + i * rows_at_once < a_rows) offsets[i] = samples[(r + i * rows_at_once) * s.samples];
       }
 #pragma unroll
       for (int i = 0; i < batch; ++i)
         if (r + i * rows_at_once < a_rows)
-          cp_async_or_zeros(to + i * rows_at_once * pitch, from + begin[i], exists && begin[i] >= 0);
+          cp_async_or_zeros(to + i * rows_at_once * pitch, from + offsets[i], exists && offsets[i] >= 0);
     }
-    next_channel += depth;
-    while (next_channel >= channels && next_part < s.samples) next_channel -= channels, ++next_part;
+    copy_channel += depth;
+    while (copy_channel >= channels && copy_part < s.samples) copy_channel -= channels, ++copy_part;
   };
-  constexpr int w_packs = B == Lies::along ? packs : BN / pack, w_at_once = threads / w_packs;
-  static_assert(threads % w_packs == 0 && L::w_rows % w_at_once == 0);
-  const int w_column = thread % w_packs * pack, w_row = thread / w_packs;
-  const T* const w_first = w + (B == Lies::along ? first_column + w_row : w_row) * s.w_row;
+  constexpr int w_packs_per_row = B == Major::k ? packs_per_step : BN / pack,
+                w_rows_at_once = threads / w_packs_per_row;
+  static_assert(threads % w_packs_per_row == 0 && L::w_rows % w_rows_at_once == 0);
+  const int thread_w_column = thread % w_packs_per_row * pack, thread_w_row = thread / w_packs_per_row;
+  const T* const w_first = w + (B == Major::k ? first_column + thread_w_row : thread_w_row) * s.w_row;
   const auto copy_w = [&](int chunk, int u, int slot) {
-    unsigned char* to = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+    unsigned char* to = w_shared + slot * L::w_bytes + thread_w_row * L::w_pitch + thread % w_packs_per_row * 16;
     const int c = chunk * depth, n = first_column, w_tap = static_cast<int>(s.w_tap);
-    const int in_row = B == Lies::along ? u * w_tap + (c + w_column) : (s.taps - 1 - u) * w_tap + (n + w_column);
-    const bool exists =
-        (B == Lies::along ? c + w_column < s.depth : n + w_column < s.columns) && in_row < static_cast<int>(s.w_row);
-    const int rows_left = (B == Lies::along ? s.columns - n : s.depth - c) - w_row;
-    const T* from = w_first + ((B == Lies::along ? 0 : c * s.w_row) + in_row);
+    const int w_offset =
+        B == Major::k ? u * w_tap + (c + thread_w_column) : (s.taps - 1 - u) * w_tap + (n + thread_w_column);
+    const bool exists = (B == Major::k ? c + thread_w_column < s.depth : n + thread_w_column < s.columns) &&
+                        w_offset < static_cast<int>(s.w_row);
+    const int rows_left = (B == Major::k ? s.columns - n : s.depth - c) - thread_w_row;
+    const T* from = w_first + ((B == Major::k ? 0 : c * s.w_row) + w_offset);
 #pragma unroll
-    for (int i = 0; i < L::w_rows / w_at_once; ++i, to += w_at_once * L::w_pitch, from += w_at_once * s.w_row)
-      cp_async_or_zeros(to, from, exists && i * w_at_once < rows_left);
+    for (int i = 0; i < L::w_rows / w_rows_at_once;
+         ++i, to += w_rows_at_once * L::w_pitch, from += w_rows_at_once * s.w_row)
+      cp_async_or_zeros(to, from, exists && i * w_rows_at_once < rows_left);
   };
-  // The thread that copied a pack may change it before the others see it. Of the next tile to change, packs `begin` to
-  // `end` of the thread's own:
-  constexpr bool changes = Input::active || P == Product::tf32;
-  const int a_per_thread = (a_rows - a_row + rows_at_once - 1) / rows_at_once;
-  int change_chunk = 0, change_slot = 0, change_channel = a_column % channels;
-  const auto change_a = [&](int begin, int end) {
-    if (change_chunk * depth + a_column >= s.depth) return;
+  // A transform is the input policy's function and the rounding to tf32. Each thread transforms the packs that it
+  // copied itself: after cp_async_wait it sees them without a barrier, and the barrier that publishes the tile follows.
+  // transform_a works on the packs [begin, end) of the thread, of tile transform_chunk.
+  constexpr bool transforms = Input::active || P == Product::tf32;
+  const int a_packs_per_thread = (a_rows - thread_a_row + rows_at_once - 1) / rows_at_once;
+  int transform_chunk = 0, transform_slot = 0, transform_channel = thread_a_column % channels;
+  const auto transform_a = [&](int begin, int end) {
+    if (transform_chunk * depth + thread_a_column >= s.depth) return;
     typename Input::Column column;
     if constexpr (Input::active) {
-      const auto* const parameters = reinterpret_cast<const typename Input::Parameters*>(shared) + change_channel;
+      const auto* const parameters = reinterpret_cast<const typename Input::Parameters*>(shared) + transform_channel;
       column = *reinterpret_cast<const typename Input::Column*>(parameters);
     }
-    if (end > a_per_thread) end = a_per_thread;
-    unsigned char* at = a_shared + change_slot * a_bytes + (a_row + begin * rows_at_once) * pitch + thread % packs * 16;
+    if (end > a_packs_per_thread) end = a_packs_per_thread;
+    unsigned char* at = a_shared + transform_slot * a_bytes + (thread_a_row + begin * rows_at_once) * pitch +
+                        thread % packs_per_step * 16;
 #pragma unroll 1
     for (int i = begin; i < end; ++i, at += rows_at_once * pitch) {
       T* const p = reinterpret_cast<T*>(at);
@@ -262,16 +280,16 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       store_pack(p, v);
     }
   };
-  const auto next_change = [&] {
-    ++change_chunk;
-    if (++change_slot == a_tiles) change_slot = 0;
-    change_channel += depth;
-    while (change_channel >= channels) change_channel -= channels;
+  const auto next_transform = [&] {
+    ++transform_chunk;
+    if (++transform_slot == a_tiles) transform_slot = 0;
+    transform_channel += depth;
+    while (transform_channel >= channels) transform_channel -= channels;
   };
-  const auto change_w = [&](int slot) {
-    unsigned char* at = w_shared + slot * L::w_bytes + w_row * L::w_pitch + thread % w_packs * 16;
+  const auto transform_w = [&](int slot) {
+    unsigned char* at = w_shared + slot * L::w_bytes + thread_w_row * L::w_pitch + thread % w_packs_per_row * 16;
 #pragma unroll
-    for (int i = 0; i < L::w_rows / w_at_once; ++i, at += w_at_once * L::w_pitch) {
+    for (int i = 0; i < L::w_rows / w_rows_at_once; ++i, at += w_rows_at_once * L::w_pitch) {
       if constexpr (P == Product::tf32) {
         float* const p = reinterpret_cast<float*>(at);
         Pack<float> v = load_pack(p);
@@ -284,79 +302,94 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   Engine sums;
   sums.clear();
   const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
-  // The next tile of x is changed beside this one's products: by half of the warps before a step's products and by the
-  // other half behind them, so that tensor cores have work all the time. Of three taps and more it is fetched at the
-  // first, has arrived at the third, and is changed from there on; of fewer it is fetched as the weights are, arrives a
-  // step later and is changed in that one. Rounding alone does not make up for that haste.
-  constexpr bool halves = threads > 128;
-  const bool spread = changes && s.taps >= stages, ahead = Input::active || spread,
-             changes_first = !halves || warp < threads / 64;
-  const int change_tap = min(stages, s.taps) - 1, share = ceil_div(ceil_div(a_rows, rows_at_once), s.taps - change_tap);
-  // What is fetched next, and the step that is multiplied.
-  int next_x = 0, next_chunk = 0, next_tap = 0, next_a = 0, next_w = 0, chunk = 0, tap = 0, now_a = 0, now_w = 0;
-  // Behind the last step the weights are zeros, so that no branch parts the products.
-  const auto fetch = [&](bool x_too) {
-    if (x_too && next_x < chunks) {
-      copy_a(next_a), ++next_x;
-      if (++next_a == a_tiles) next_a = 0;
+  // Timeline with `stages` = 3 and seven taps. A step multiplies one tap (t) of one chunk (c) of x:
+  //
+  //   step            c.0   c.1   c.2   c.3   c.4   c.5   c.6  (c+1).0
+  //   multiply         t0    t1    t2    t3    t4    t5    t6    t0
+  //   fetch weights    t2    t3    t4    t5    t6    t0'   t1'   t2'      two steps ahead; ' belongs to chunk c + 1
+  //   fetch x         c+1                                        c+2      (transform_spread) into the buffer of c - 1
+  //   x has arrived               c+1                                     the wait leaves one younger group in flight
+  //   transform x                 [------ c+1, in equal parts ---]        first_transform_tap = 2
+  //
+  // transform_ahead    the tile of the next chunk is transformed beside the products of this one. In a block of more
+  //                    than four warps, half of them do so before a step's products and half after them, so that the
+  //                    tensor cores always have work (two_groups).
+  // transform_spread   with three or more taps: the order shown above.
+  // Otherwise (one or two taps, or nothing to transform) x is fetched with the weights of its first tap, two steps
+  // ahead. With an active input policy every step then waits for all copies, so the tile has arrived one step before
+  // its use and is transformed in that step. Rounding to tf32 alone is not worth that wait: it is done at the tile's
+  // first step, before the barrier.
+  constexpr bool two_groups = threads > 128;
+  const bool transform_spread = transforms && s.taps >= stages, transform_ahead = Input::active || transform_spread,
+             transforms_first = !two_groups || warp < threads / 64;
+  const int first_transform_tap = min(stages, s.taps) - 1,
+            packs_per_tap = ceil_div(ceil_div(a_rows, rows_at_once), s.taps - first_transform_tap);
+  // fetch_*: the next tiles to fetch. The others: the step that is multiplied, and its buffers.
+  int fetch_a_chunk = 0, fetch_chunk = 0, fetch_tap = 0, fetch_a_slot = 0, fetch_w_slot = 0, chunk = 0, tap = 0,
+      a_slot = 0, w_slot = 0;
+  // Past the last step the weights are filled with zeros: the last steps need no branch around the products.
+  const auto fetch = [&](bool with_a) {
+    if (with_a && fetch_a_chunk < chunks) {
+      copy_a(fetch_a_slot), ++fetch_a_chunk;
+      if (++fetch_a_slot == a_tiles) fetch_a_slot = 0;
     }
-    copy_w(next_chunk, next_tap, next_w);
+    copy_w(fetch_chunk, fetch_tap, fetch_w_slot);
     cp_async_commit();
-    if (++next_w == stages) next_w = 0;
-    if (++next_tap == s.taps) next_tap = 0, ++next_chunk;
+    if (++fetch_w_slot == stages) fetch_w_slot = 0;
+    if (++fetch_tap == s.taps) fetch_tap = 0, ++fetch_chunk;
   };
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
   const auto row_offset = [&](int r) {
     r += warp_row;
-    return (r + static_cast<int>(Place(first, s, r).item - first.item) * s.gap) * pitch;
+    return (r + static_cast<int>(ItemRow(first, s, r).item - first.item) * s.gap) * pitch;
   };
   const typename Engine::Rows rows = Engine::rows(row_offset, lane);
 #pragma unroll 1
-  for (int step = 1 - stages; step < 0; ++step) fetch(spread ? step == 1 - stages : next_tap == 0);
+  for (int step = 1 - stages; step < 0; ++step) fetch(transform_spread ? step == 1 - stages : fetch_tap == 0);
   for (int step = 0; step < steps; ++step) {
-    if (ahead && !spread)
+    if (transform_ahead && !transform_spread)
       cp_async_wait<0>();
     else
       cp_async_wait<stages - 2>();
-    if constexpr (changes)
-      if (ahead ? step == 0 : tap == 0) change_a(0, a_per_thread), next_change();
-    if constexpr (P == Product::tf32) change_w(now_w);
-    __syncthreads();  // this step's tiles are complete, and the last step's are free
-    const int slice = (tap - change_tap) * share;
-    if constexpr (changes)
-      if (changes_first && ahead && slice >= 0) change_a(slice, slice + share);
-    const unsigned char* const left = a_shared + now_a * a_bytes + tap * s.tap_rows * pitch;
-    const unsigned char* const right =
-        w_shared + now_w * L::w_bytes +
-        (B == Lies::along ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Lies::along, B>(left, rows, pitch, right, L::w_pitch, lane,
-                                           min(depth, s.depth - chunk * depth),
-                                           [&] { fetch(spread ? tap == 0 : next_tap == 0); });
-    if constexpr (changes && halves)
-      if (!changes_first && ahead && slice >= 0) change_a(slice, slice + share);
-    if (++now_w == stages) now_w = 0;
+    if constexpr (transforms)
+      if (transform_ahead ? step == 0 : tap == 0) transform_a(0, a_packs_per_thread), next_transform();
+    if constexpr (P == Product::tf32) transform_w(w_slot);
+    __syncthreads();  // publishes this step's tiles, and frees the buffers of the previous step
+    const int first_pack = (tap - first_transform_tap) * packs_per_tap;
+    if constexpr (transforms)
+      if (transforms_first && transform_ahead && first_pack >= 0) transform_a(first_pack, first_pack + packs_per_tap);
+    const unsigned char* const a_tile = a_shared + a_slot * a_bytes + tap * s.tap_rows * pitch;
+    const unsigned char* const w_tile =
+        w_shared + w_slot * L::w_bytes +
+        (B == Major::k ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
+    sums.template multiply<Major::k, B>(a_tile, rows, pitch, w_tile, L::w_pitch, lane,
+                                        min(depth, s.depth - chunk * depth),
+                                        [&] { fetch(transform_spread ? tap == 0 : fetch_tap == 0); });
+    if constexpr (transforms && two_groups)
+      if (!transforms_first && transform_ahead && first_pack >= 0) transform_a(first_pack, first_pack + packs_per_tap);
+    if (++w_slot == stages) w_slot = 0;
     if (++tap == s.taps) {
       tap = 0, ++chunk;
-      if (++now_a == a_tiles) now_a = 0;
-      if (ahead) next_change();
+      if (++a_slot == a_tiles) a_slot = 0;
+      if (transform_ahead) next_transform();
     }
   }
 
-  // Through shared memory, so that rows leave as whole packs.
+  // The result goes through shared memory, so that it is stored in rows of whole packs.
   cp_async_wait<0>();
   __syncthreads();
   float* const result = reinterpret_cast<float*>(a_shared);
-  sums.template save<Lies::along, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  Row* const out_rows = reinterpret_cast<Row*>(a_shared + L::out_bytes);
-  for (int r = thread; r < BM; r += threads) out_rows[r] = out_row(s, Place(first, s, r));
+  sums.template save<Major::k, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
+  OutputRow* const out_rows = reinterpret_cast<OutputRow*>(a_shared + L::out_bytes);
+  for (int r = thread; r < BM; r += threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
   __syncthreads();
-  constexpr int out_packs = BN / pack, out_at_once = threads / out_packs;
-  static_assert(threads % out_packs == 0);
-  const int column = thread % out_packs * pack, n = first_column + column;
-  auto state = output.column(n < s.columns ? n : 0);
+  constexpr int out_packs_per_row = BN / pack, out_rows_at_once = threads / out_packs_per_row;
+  static_assert(threads % out_packs_per_row == 0);
+  const int column = thread % out_packs_per_row * pack, n = first_column + column;
+  auto column_state = output.column(n < s.columns ? n : 0);
   if (n < s.columns) {
-    for (int r = thread / out_packs; r < BM; r += out_at_once) {
-      const Row row = out_rows[r];
+    for (int r = thread / out_packs_per_row; r < BM; r += out_rows_at_once) {
+      const OutputRow row = out_rows[r];
       if (n < row.begin || n >= row.end) continue;
       Pack<T> v;
 #pragma unroll
@@ -364,19 +397,18 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
         const float4 four = *reinterpret_cast<const float4*>(result + r * L::out_stride + column + i);
         v.v[i] = four.x, v.v[i + 1] = four.y, v.v[i + 2] = four.z, v.v[i + 3] = four.w;
       }
-      output.row(state, row.base + n, v);
+      output.row(column_state, row.base + n, v);
     }
   }
-  output.template finish<BN, threads>(state, n, result);
+  output.template finish<BN, threads>(column_state, n, result);
 }
 
-// ---- what runs
-// ----------------------------------------------------------------------------------------------------------
+// ---- choice of blocks, launches
 
-/// Shared memory that is enough for such a block, whichever product on the elements of s it makes and however w lies.
+/// Shared memory that suffices for a block of this size with any product on elements of this size and any layout of w.
 inline size_t shared_bytes(const Shifted& s, Blocking b) {
   const auto most = [&]<int BM, int BN, Product P>() {
-    return std::max(Layout<BM, BN, P, Lies::along>::shared_bytes(s), Layout<BM, BN, P, Lies::across>::shared_bytes(s));
+    return std::max(Layout<BM, BN, P, Major::k>::shared_bytes(s), Layout<BM, BN, P, Major::mn>::shared_bytes(s));
   };
   const auto bytes = [&]<int BM, int BN>() {
     return s.element_bytes == 2 ? most.template operator()<BM, BN, Product::bf16>()
@@ -389,23 +421,24 @@ inline size_t shared_bytes(const Shifted& s, Blocking b) {
   if (b.columns == 32) return bytes.template operator()<256, 32>();
   return b.columns == 64 ? bytes.template operator()<256, 64>() : bytes.template operator()<256, 128>();
 }
-inline bool block_fits(const DeviceLimits& d, const Shifted& s, Blocking b) {
+inline bool has_room(const DeviceLimits& d, const Shifted& s, Blocking b) {
   return shared_bytes(s, b) <= d.shared_per_block;
 }
 
-/// The width that wastes least: a column of tiles costs its width and, for loading x, about 32 more. Tall tiles fetch
-/// the weights less often (128 columns at the tensor cores' rate: 5 TB/s of L2 for 128 rows, 3 for 256), but tiles are
-/// made smaller when there are too few for all multiprocessors, or when tile and halo are more than a block's shared
-/// memory. Of those that then fit, 128 rows are better than 64: half the halo, and warps enough for a multiprocessor
-/// that holds one block. The smallest is returned even if it does not fit.
+/// Chooses the size of a block. The width is the one that wastes least: a column of tiles costs its width and, for
+/// loading x, about 32 columns more. Tall tiles fetch the weights less often (128 columns at the tensor cores' rate
+/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Tiles are smaller where there would be too few for all
+/// multiprocessors, or where tile and halo exceed a block's shared memory. Among sizes that then have room, 128 rows
+/// are better than 64: half the halo, and enough warps for a multiprocessor that holds one block. The smallest size is
+/// returned even if it has no room.
 inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   const auto columns = [&](int n) { return ceil_div(s.columns, n); };
-  const auto least_waste = [&](std::initializer_list<int> widths, const auto& fits) {
+  const auto least_waste = [&](std::initializer_list<int> widths, const auto& has_room_for) {
     int best = 0;
     int64_t least = INT64_MAX;
     for (const int n : widths) {
       const int64_t cost = columns(n) * int64_t{n + 32};
-      if (cost < least && fits(n)) least = cost, best = n;
+      if (cost < least && has_room_for(n)) least = cost, best = n;
     }
     return best;
   };
@@ -413,16 +446,16 @@ inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   const int64_t rows = s.items * s.virtual_rows;
   const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
   const bool tall = best != 96 && busy(256, best);
-  if (tall && block_fits(d, s, {256, best})) return {256, best};
-  if (best >= 96 && busy(128, best) && block_fits(d, s, {128, best})) return {128, best};
-  if (tall || (best >= 96 && busy(128, best))) {  // it is room that lacks
-    const int narrow = least_waste({64, 96}, [&](int n) { return block_fits(d, s, {128, n}); });
+  if (tall && has_room(d, s, {256, best})) return {256, best};
+  if (best >= 96 && busy(128, best) && has_room(d, s, {128, best})) return {128, best};
+  if (tall || (best >= 96 && busy(128, best))) {  // there are enough tiles, but shared memory is short
+    const int narrow = least_waste({64, 96}, [&](int n) { return has_room(d, s, {128, n}); });
     if (narrow != 0) return {128, narrow};
   }
   return {64, 64};
 }
 
-template <int BM, int BN, Product P, Lies B, class T, class Input, class Output>
+template <int BM, int BN, Product P, Major B, class T, class Input, class Output>
 void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
                    const Output& output) {
   using L = Layout<BM, BN, P, B>;
@@ -434,29 +467,29 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
-/// How many parts a sum over rows is cut into, at most `most`: as many as one round of all multiprocessors takes, if
-/// that keeps nine tenths of them busy; or the fewest whose rounds together do; or else the best. `tiles` blocks per
-/// part, `at_once` blocks per multiprocessor.
+/// The number of parts, at most `most`, that a sum over rows is split into. Each part has `tiles` blocks, and a
+/// multiprocessor runs `at_once` blocks. Chosen is the number of parts that fills one round of all multiprocessors, if
+/// that keeps nine tenths of them busy; else the smallest number whose rounds do; else the number that keeps most busy.
 inline int64_t even_parts(const DeviceLimits& d, int64_t tiles, int64_t at_once, int64_t most) {
   const int64_t slots = d.multiprocessors * at_once, round = std::min(slots / tiles, most);
   if (round * tiles * 10 >= slots * 9) return round;
   int64_t best = 1;
-  double most_used = 0;
+  double best_used = 0;
   for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
     const int64_t blocks = tiles * parts;
     const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
-    if (used > most_used + 1e-9) most_used = used, best = parts;
+    if (used > best_used + 1e-9) best_used = used, best = parts;
     if (used >= 0.9) break;
   }
   return best;
 }
-/// Whether the kernel counts far enough, and the device has room for the blocks that were chosen.
-inline bool fits(const DeviceLimits& d, const Shifted& s) {
+/// Whether the kernel's int counters suffice, and the chosen block has room in the device's shared memory.
+inline bool supports(const DeviceLimits& d, const Shifted& s) {
   return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         block_fits(d, s, s.block);
+         has_room(d, s, s.block);
 }
-/// Queues the product.
-template <Product P, Lies B, class T, class Input, class Output>
+/// Launches the product.
+template <Product P, Major B, class T, class Input, class Output>
 void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
                     const Output& output) {
   const Blocking b = s.block;
@@ -469,21 +502,22 @@ void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a
   return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
 }
 
-/// Whether the channels fill packs and the geometry is one of whole rows.
+/// Whether the tiles support the layer: channels that fill packs, no groups, and stride or dilation 1.
 template <class T>
-bool suits(const Conv1dGeometry& g, int64_t in, int64_t out) {
+bool supports(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
          std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
 }
-/// Rounds on all multiprocessors of blocks of 256 x 128; 0 for other blocks, of which several are there at once.
+/// Rounds of blocks of 256 x 128, one per multiprocessor; 0 for smaller blocks, of which a multiprocessor runs several.
 inline int64_t rounds(const DeviceLimits& d, const Shifted& s) {
   if (s.block != Blocking{256, 128}) return 0;
   const int64_t blocks = ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128);
   return ceil_div<int64_t>(blocks, d.multiprocessors);
 }
-/// Lays the items below each other and chooses the blocks. With a gap between items where rows are whole warps', unless
-/// it takes so much shared memory that blocks become smaller; and of other rows on tensor cores, where that saves a
-/// round (of 256 x 128: of 128 x 128 two share a multiprocessor, and the gap would leave room for one).
+/// Stacks the items and chooses the blocks. Items of whole groups of 64 rows get a gap (see the top of this file),
+/// unless its shared memory would make the blocks smaller. Other items get one on tensor cores where that saves a round
+/// of blocks of 256 x 128. Blocks of 128 x 128 are left out: two of them share a multiprocessor, and the gap would
+/// leave room for one.
 inline void lay_items(const DeviceLimits& d, Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
   const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
   s.items = items, s.rows = rows;
@@ -495,16 +529,16 @@ inline void lay_items(const DeviceLimits& d, Shifted& s, int64_t items, int64_t 
   };
   s = laid(0);
   if (halo == 0 || halo > rows || halo >= 4096) return;
-  const Shifted with = laid(halo);
-  if (with.block != s.block || !block_fits(d, with, with.block)) return;
-  if (rows % 64 == 0 || (tensor_cores && rounds(d, with) < rounds(d, s))) s = with;
+  const Shifted with_gap = laid(halo);
+  if (with_gap.block != s.block || !has_room(d, with_gap, with_gap.block)) return;
+  if (rows % 64 == 0 || (tensor_cores && rounds(d, with_gap) < rounds(d, s))) s = with_gap;
 }
-/// Whether a product in this context is the tensor cores'.
+/// Whether products of T in this context run on tensor cores.
 template <class T>
 bool on_tensor_cores(const Context& ctx) {
   return sizeof(T) == 2 || ctx.precision() == Precision::tf32;
 }
-/// The forward as a product.
+/// The forward convolution as a product.
 template <class T>
 Shifted forward_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
                         bool tensor_cores, int input_bytes = 0) {
@@ -520,7 +554,8 @@ Shifted forward_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, c
   s.reflect = g.padding == Padding::reflect;
   return s;
 }
-/// The input gradient as a product of dy; with reflected padding only for samples [left + 1, time - 1 - right).
+/// The input gradient as a product of dy. With reflected padding only samples [left + 1, time - 1 - right) are
+/// computed.
 template <class T>
 Shifted input_gradient_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
                                bool tensor_cores) {
@@ -534,7 +569,8 @@ Shifted input_gradient_product(const DeviceLimits& d, Shape x, Shape weight, Sha
   s.w_row = weight.time * x.channels, s.w_tap = s.out_pitch;
   s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
   s.depth = static_cast<int>(y.channels), s.columns = static_cast<int>(s.out_pitch);
-  // Row r of the result is padded samples (first + r) stride and on; the last tap backwards reads dy's row first + r.
+  // Row r of the result holds `stride` samples of the padded x, from sample (first + r) stride on. The last tap (taps
+  // run backwards) reads row first + r of dy.
   const int64_t first = g.left / g.stride;
   s.out_offset = (g.left - first * g.stride) * x.channels;
   s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
@@ -542,7 +578,7 @@ Shifted input_gradient_product(const DeviceLimits& d, Shape x, Shape weight, Sha
   return s;
 }
 
-/// conv1d's own uses, a file per product: they compile side by side.
+/// The launches of plain conv1d. Each product has a file of its own, so that they compile in parallel.
 template <class T>
 struct Plain {
   Shifted s;

@@ -3,11 +3,11 @@
 namespace nacre::cuda::tile {
 
 void forward_fma(Context& ctx, const Plain<float>& p) {
-  launch_product<Product::fma, Lies::along>(ctx, "conv1d_forward_fma", p.s, p.a, p.w, PlainInput<float>{}, p.output);
+  launch_product<Product::fma, Major::k>(ctx, "conv1d_forward_fma", p.s, p.a, p.w, PlainInput<float>{}, p.output);
 }
 void input_gradient_fma(Context& ctx, const Plain<float>& p) {
-  launch_product<Product::fma, Lies::across>(ctx, "conv1d_input_gradient_fma", p.s, p.a, p.w, PlainInput<float>{},
-                                             p.output);
+  launch_product<Product::fma, Major::mn>(ctx, "conv1d_input_gradient_fma", p.s, p.a, p.w, PlainInput<float>{},
+                                          p.output);
 }
 
 }  // namespace nacre::cuda::tile

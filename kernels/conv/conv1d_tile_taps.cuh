@@ -1,14 +1,17 @@
 #pragma once
-// The weight gradient of several taps at stride 1: all taps of 32 channels in one block, so that a row of x is fetched,
-// and changed by the input policy, once, where conv1d_tile_weights.cuh does so for every tap. A warp is one tap of 64
-// outputs by 32 channels; taps read the same rows of x, each `dilation` further down. Rows of x arrive 64 at a time:
-// the last `halo` of the tile before are copied to the front of the next one. Items of a batch lie below each other
-// with their padding, `virtual_rows` each.
+// The weight gradient of layers with several taps at stride 1. A block computes all taps of 32 channels, so a row of x
+// is fetched, and transformed by the input policy, once; conv1d_tile_weights.cuh does both for every tap. Each warp
+// computes one tap of 64 outputs by 32 channels. The taps read the same rows of x, each `dilation` rows further down.
+// Rows of x arrive 64 at a time, and the last `halo` rows of a tile are copied to the front of the next tile. The items
+// of a batch are stacked with their padding, `virtual_rows` rows each.
 //
-// 64 rows of dy and x for 64 outputs of bf16 are 12 KB, for 64 * 64 * 32 taps products: with seven taps 27 bytes per
-// clock of tensor cores at full rate, where tiles of 128 by 128 weights ask the L2 cache for 64. Blocks of 128 outputs
-// ask for 23, but then there is one per multiprocessor, whose warps fetch together and multiply together; of two, one
-// multiplies while the other fetches. And 192 outputs are three blocks of 64.
+// 64 rows of dy and x for 64 outputs of bf16 are 12 KB, for 64 * 64 * 32 * taps products. With seven taps that is 27
+// bytes of L2 per clock at the full rate of the tensor cores; tiles of 128 by 128 weights need 64. Blocks of 128
+// outputs would need 23, but then a multiprocessor holds one block, whose warps all fetch and all multiply at the same
+// time. With two blocks, one multiplies while the other fetches. Blocks of 64 also divide layers of 192 outputs evenly.
+//
+//   iteration i    locate rows of i + stages - 1 | wait for i | transform i, store it as a tile | barrier |
+//                  fetch i + stages - 1 | multiply i
 #include "conv/conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
@@ -17,10 +20,10 @@ struct Taps {
   int64_t items, time, length, left, virtual_rows, in, out, parts;
   int taps = 0, dilation = 0;
   bool reflect = false;
-  bool add = true;  // where there is one part: += instead of =
+  bool add = true;  // with one part: dweight += instead of =
 };
 inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7, longest_halo = taps_rows;
-inline constexpr int taps_blocks_at_once = 2;  // on a multiprocessor, where its shared memory holds them
+inline constexpr int taps_blocks_at_once = 2;  // per multiprocessor, if its shared memory holds them
 
 template <class T>
 struct TapsLayout {
@@ -28,8 +31,8 @@ struct TapsLayout {
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
   static constexpr int dy_pitch = taps_outputs * static_cast<int>(sizeof(T)) + spare, dy_bytes = taps_rows * dy_pitch;
   static constexpr int x_row = taps_channels * static_cast<int>(sizeof(T)), x_pitch = x_row + spare;
-  static constexpr int x_bytes = taps_rows * x_row;                                      // as it arrives
-  static constexpr int out_stride = taps_channels + 4, out_bytes = 64 * out_stride * 4;  // of a warp
+  static constexpr int x_bytes = taps_rows * x_row;  // as copied, before the transform
+  static constexpr int out_stride = taps_channels + 4, out_bytes = 64 * out_stride * 4;  // per warp
   static __host__ __device__ int halo(const Taps& s) { return (s.taps - 1) * s.dilation; }
   static __host__ __device__ int tile_bytes(const Taps& s) { return (taps_rows + halo(s)) * x_pitch; }
   static int threads(const Taps& s) { return 32 * s.taps; }
@@ -42,8 +45,8 @@ struct TapsLayout {
                 int{least_shared_per_block});
 };
 
-/// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][taps][in]. Input as in
-/// conv1d_tile.cuh.
+/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see
+/// PlainInput in conv1d_tile.cuh.
 template <Product P, class Input>
 __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
@@ -63,55 +66,58 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   unsigned char* const x_shared = dy_shared + L::stages * L::dy_bytes;
   unsigned char* const tiles = x_shared + L::stages * L::x_bytes;
 
-  // Where row `further` below (item, row) lies in x: the sample's row, or -1 where x is zero.
-  const auto row_of_x = [&](int64_t item, int64_t row, int further) -> int64_t {
-    row += further;
+  // The row of x, counted over all items, that is `offset` rows below (item, row) of the padded x; -1 where it is zero.
+  const auto x_sample = [&](int64_t item, int64_t row, int offset) -> int64_t {
+    row += offset;
     while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
     int64_t sample = row - s.left;
     if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
     return item < s.items && sample >= 0 && sample < s.time ? item * s.time + sample : -1;
   };
-  // A thread's packs of x are all of the same channels, since blocks are whole warps.
-  const int x_column = thread % x_packs;
-  const int64_t channel_of_x = first_channel + x_column * pack;
-  const bool x_exists = channel_of_x < s.in;
-  const auto column = input.column(x_exists ? channel_of_x : 0);
-  const auto changed = [&](Pack<T> v) {
-    if constexpr (Input::active) input.apply(column, v);
+  // All packs of x that a thread copies have the same channels: the threads of a block are a multiple of x_packs.
+  const int x_pack = thread % x_packs;
+  const int64_t x_channel = first_channel + x_pack * pack;
+  const bool x_exists = x_channel < s.in;
+  const auto parameters = input.column(x_exists ? x_channel : 0);
+  const auto transformed = [&](Pack<T> v) {
+    if constexpr (Input::active) input.apply(parameters, v);
     if constexpr (P == Product::tf32) round_pack(v);
     return v;
   };
-  // Where the next turn's rows of dy and x lie, in bytes, or zeros_here: found by one thread per row a turn ahead, so
-  // that all that copy a pack of it only add their column.
+  // Byte offsets of the next iteration's rows of dy and x, or zeros_here. One thread per row computes them an iteration
+  // ahead. The threads that copy the row's packs only add their column.
   int64_t* const table = reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes);  // [2][dy, x][taps_rows]
-  int64_t own_item = begin / s.virtual_rows, own_row = begin - own_item * s.virtual_rows + thread, own = begin + thread;
-  const int64_t first_item = own_item, first_row = own_row - thread;
+  int64_t thread_item = begin / s.virtual_rows, thread_row = begin - thread_item * s.virtual_rows + thread,
+          thread_position = begin + thread;
+  const int64_t first_item = thread_item, first_row = thread_row - thread;
   const auto locate = [&](int slot) {
     if (thread >= taps_rows) return;
-    while (own_row >= s.virtual_rows) own_row -= s.virtual_rows, ++own_item;
+    while (thread_row >= s.virtual_rows) thread_row -= s.virtual_rows, ++thread_item;
     int64_t* const to = table + slot * 2 * taps_rows + thread;
-    const int64_t x_row = row_of_x(own_item, own_row, halo), size = sizeof(T);
-    to[0] = own < end && own_row < s.length ? (own_item * s.length + own_row) * s.out * size : zeros_here;
+    const int64_t x_row = x_sample(thread_item, thread_row, halo), size = sizeof(T);
+    to[0] = thread_position < end && thread_row < s.length ? (thread_item * s.length + thread_row) * s.out * size
+                                                           : zeros_here;
     to[taps_rows] = x_row >= 0 ? x_row * s.in * size : zeros_here;
-    own += taps_rows, own_row += taps_rows;
+    thread_position += taps_rows, thread_row += taps_rows;
   };
-  const int dy_column = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
+  const int dy_pack = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
             x_row = thread / x_packs, x_at_once = threads / x_packs;
-  const int64_t first_of_dy = first_out + dy_column * pack;
-  const bool dy_exists = first_of_dy < s.out;
-  const auto fetch = [&](int located, int slot) {
-    const int64_t *const rows_of_dy = table + located * 2 * taps_rows, *const rows_of_x = rows_of_dy + taps_rows;
-    unsigned char* to = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_column * 16;
+  const int64_t dy_channel = first_out + dy_pack * pack;
+  const bool dy_exists = dy_channel < s.out;
+  const auto fetch = [&](int table_slot, int slot) {
+    const int64_t *const dy_offsets = table + table_slot * 2 * taps_rows, *const x_offsets = dy_offsets + taps_rows;
+    unsigned char* to = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_pack * 16;
     for (int r = dy_row; r < taps_rows; r += dy_at_once, to += dy_at_once * L::dy_pitch)
-      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(dy + first_of_dy) + rows_of_dy[r],
-                        dy_exists && rows_of_dy[r] >= 0);
+      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(dy + dy_channel) + dy_offsets[r],
+                        dy_exists && dy_offsets[r] >= 0);
     to = x_shared + slot * L::x_bytes + thread * 16;
     for (int r = x_row; r < taps_rows; r += x_at_once, to += threads * 16)
-      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(x + channel_of_x) + rows_of_x[r],
-                        x_exists && rows_of_x[r] >= 0);
+      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(x + x_channel) + x_offsets[r],
+                        x_exists && x_offsets[r] >= 0);
   };
-  // The thread that copied packs changes them; x's go below the last rows of the tile before.
-  const auto arrive = [&](int slot, int now) {
+  // Each thread transforms the packs that it copied itself. Those of x are stored behind the halo, which is copied from
+  // the end of the previous tile.
+  const auto transform_and_store = [&](int slot, int tile_index) {
     if constexpr (P == Product::tf32) {
       for (int p = thread; p < taps_rows * dy_packs; p += threads) {
         T* const at =
@@ -121,64 +127,65 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
         store_pack(at, v);
       }
     }
-    unsigned char* const here = tiles + now * tile_bytes;
-    const unsigned char* const before = tiles + (1 - now) * tile_bytes;
-    unsigned char* to = here + x_column * 16;
-    const unsigned char *from = x_shared + slot * L::x_bytes + thread * 16, *last = before + x_column * 16;
+    unsigned char* const current_tile = tiles + tile_index * tile_bytes;
+    const unsigned char* const previous_tile = tiles + (1 - tile_index) * tile_bytes;
+    unsigned char* to = current_tile + x_pack * 16;
+    const unsigned char *from = x_shared + slot * L::x_bytes + thread * 16,
+                        *previous_column = previous_tile + x_pack * 16;
     for (int r = x_row; r < taps_rows; r += x_at_once, from += threads * 16) {
       uint4* const at = reinterpret_cast<uint4*>(to + (halo + r) * L::x_pitch);
       if constexpr (Input::active || P == Product::tf32)
-        *at = packed(changed(load_pack(reinterpret_cast<const T*>(from))));
+        *at = packed(transformed(load_pack(reinterpret_cast<const T*>(from))));
       else
         *at = *reinterpret_cast<const uint4*>(from);
     }
     for (int r = x_row; r < halo; r += x_at_once)
       *reinterpret_cast<uint4*>(to + r * L::x_pitch) =
-          *reinterpret_cast<const uint4*>(last + (taps_rows + r) * L::x_pitch);
+          *reinterpret_cast<const uint4*>(previous_column + (taps_rows + r) * L::x_pitch);
   };
-  // What the first tile finds as the end of the one before.
+  // The halo of the first tile, written to where the end of a previous tile would be.
   for (int p = thread; p < halo * x_packs; p += threads) {
-    const int64_t row = x_exists ? row_of_x(first_item, first_row, p / x_packs) : -1;
+    const int64_t row = x_exists ? x_sample(first_item, first_row, p / x_packs) : -1;
     Pack<T> v;
 #pragma unroll
     for (int i = 0; i < pack; ++i) v.v[i] = 0;
-    if (row >= 0) v = changed(load_pack(x + row * s.in + channel_of_x));
-    store_pack(reinterpret_cast<T*>(tiles + tile_bytes + (taps_rows + p / x_packs) * L::x_pitch + x_column * 16), v);
+    if (row >= 0) v = transformed(load_pack(x + row * s.in + x_channel));
+    store_pack(reinterpret_cast<T*>(tiles + tile_bytes + (taps_rows + p / x_packs) * L::x_pitch + x_pack * 16), v);
   }
   __syncthreads();
 
   Engine sums;
   sums.clear();
-  int next_slot = 0, slot = 0, now = 0;
-  const int turns = static_cast<int>((end - begin + taps_rows - 1) / taps_rows);
-  for (int turn = 1 - L::stages; turn < turns; ++turn) {  // the first turns only fetch
-    const int next = turn + L::stages - 1;
-    if (next < turns) locate(next % 2);
-    if (turn >= 0) {
+  int next_slot = 0, slot = 0, tile_index = 0;
+  const int iterations = static_cast<int>((end - begin + taps_rows - 1) / taps_rows);
+  for (int iteration = 1 - L::stages; iteration < iterations; ++iteration) {  // the first iterations only fetch
+    const int next = iteration + L::stages - 1;
+    if (next < iterations) locate(next % 2);
+    if (iteration >= 0) {
       cp_async_wait<L::stages - 2>();
-      arrive(slot, now);
+      transform_and_store(slot, tile_index);
     }
-    __syncthreads();  // this turn's tiles and the next one's rows are complete, and the last turn's are free
-    if (next < turns) {
+    __syncthreads();  // publishes this iteration's tiles and the table, and frees the previous tiles
+    if (next < iterations) {
       fetch(next % 2, next_slot);
       if (++next_slot == L::stages) next_slot = 0;
     }
     cp_async_commit();
-    if (turn < 0) continue;
-    const unsigned char* const left = dy_shared + slot * L::dy_bytes;
-    const unsigned char* const right = tiles + now * tile_bytes + tap * s.dilation * L::x_pitch;
+    if (iteration < 0) continue;
+    const unsigned char* const a_tile = dy_shared + slot * L::dy_bytes;
+    const unsigned char* const b_tile = tiles + tile_index * tile_bytes + tap * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
-      sums.template multiply<Lies::across, Lies::across>(
-          left + r * L::dy_pitch, {}, L::dy_pitch, right + r * L::x_pitch, L::x_pitch, lane, Engine::depth, [] {});
+      sums.template multiply<Major::mn, Major::mn>(a_tile + r * L::dy_pitch, {}, L::dy_pitch, b_tile + r * L::x_pitch,
+                                                   L::x_pitch, lane, Engine::depth, [] {});
     if (++slot == L::stages) slot = 0;
-    now = 1 - now;
+    tile_index = 1 - tile_index;
   }
 
   cp_async_wait<0>();
   __syncthreads();
   float* const result = reinterpret_cast<float*>(shared + tap * L::out_bytes);
-  sums.template save<Lies::across, Lies::across>(result, L::out_stride, lane);
+  sums.template save<Major::mn, Major::mn>(result, L::out_stride, lane);
   __syncwarp();
   const int64_t channel = first_channel + lane % 8 * 4;
   if (channel >= s.in) return;
@@ -188,33 +195,34 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     Pack<float> v = load_pack(result + r * L::out_stride + lane % 8 * 4);
     float* const at = part + (first_out + r) * weights;
     if (s.parts == 1 && s.add) {
-      const Pack<float> old = load_pack(at);
+      const Pack<float> previous = load_pack(at);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v.v[i] += old.v[i];
+      for (int i = 0; i < 4; ++i) v.v[i] += previous.v[i];
     }
     store_pack(at, v);
   }
 }
 
 template <class T>
-bool suits_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) {
+bool supports_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) {
   return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= longest_halo &&
          in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
-/// No part is below 512 rows, and there are at most 2^24 floats of partial sums.
+/// The problem with its number of parts: no part has fewer than 512 rows, and the partial sums have at most 2^24
+/// floats.
 template <class T>
-Taps taps_of(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+Taps taps_problem(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   Taps s{x.batch, x.time, y.time, g.left, x.time + g.left + g.right, x.channels, y.channels, 1};
   s.taps = static_cast<int>(weight.time), s.dilation = static_cast<int>(g.dilation);
   s.reflect = g.padding == Padding::reflect;
   const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, taps_outputs);
-  const int64_t most = std::min(s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements());
+  const int64_t most_parts = std::min(s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements());
   const int at_once = blocks_that_share(d, TapsLayout<T>::shared_bytes(s), taps_blocks_at_once);
-  s.parts = even_parts(d, tiles, at_once, std::clamp<int64_t>(most, 1, 1024));
+  s.parts = even_parts(d, tiles, at_once, std::clamp<int64_t>(most_parts, 1, 1024));
   return s;
 }
 
-/// Queues the product. `to` as for the kernel.
+/// Launches the product. `to` as for the kernel.
 template <Product P, class T, class Input>
 void launch_taps_product(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
                          float* to) {

@@ -3,16 +3,16 @@
 #include "conv/conv1d_cuda.h"
 #include "conv/conv1d_tile_taps.cuh"
 
-// Who runs: several taps at stride 1 share what they read of x (conv1d_tile_taps.cuh, 7 bytes of L2 per thousand bf16
-// operations); the rest, pointwise and strided, are plain products of windows (12 to 23).
+// Layers of several taps at stride 1 run conv1d_tile_taps.cuh, whose taps share the rows of x: 7 bytes of L2 per
+// thousand bf16 operations. All others, pointwise and strided, run conv1d_tile_weights.cuh: 12 to 23 bytes.
 namespace nacre::cuda::tile {
 
 template <class T>
 int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  if (!suits_weights<T>(g, x.channels, y.channels)) return 0;
+  if (!supports_weights<T>(g, x.channels, y.channels)) return 0;
   const DeviceLimits& d = limits(ctx);
-  const int64_t parts = suits_taps<T>(g, x.channels, y.channels, weight.time)
-                            ? taps_of<T>(d, x, weight, y, g).parts
+  const int64_t parts = supports_taps<T>(g, x.channels, y.channels, weight.time)
+                            ? taps_problem<T>(d, x, weight, y, g).parts
                             : weight_parts(d, windows(x, weight, y, g));
   return parts > 1 ? parts * weight.elements() : 0;
 }
@@ -22,12 +22,12 @@ template int64_t weight_gradient_scratch<bf16>(const Context&, Shape, Shape, Sha
 template <class T>
 int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape, weight = a.dweight.shape, y = a.dy.shape;
-  if (!suits_weights<T>(a.geometry, x.channels, y.channels)) return 0;
+  if (!supports_weights<T>(a.geometry, x.channels, y.channels)) return 0;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
     return 0;
   const PlainInput<T> input;
-  if (suits_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
-    Taps s = taps_of<T>(limits(ctx), x, weight, y, a.geometry);
+  if (supports_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
+    Taps s = taps_problem<T>(limits(ctx), x, weight, y, a.geometry);
     s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)

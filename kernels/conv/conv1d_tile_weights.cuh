@@ -1,19 +1,19 @@
 #pragma once
-// The weight gradient as a product: dweight [out][taps in] = dy' x', where row r of x' is the window of x that row r of
-// dy saw. Both operands lie with the reduced rows going down, so tiles are copied as they are. A block makes BM outputs
-// by BN weights over one part of the rows; parts are fixed by shape and device, leave partial sums, and are added in
-// order.
+// The weight gradient as a matrix product: dweight [out][taps in] = dy^T x', where row r of x' is the window of x that
+// row r of y was computed from. Rows are the reduced dimension and both operands are MN-major, so tiles are copied
+// without a transpose. A block computes BM outputs by BN weights over one part of the rows. The number of parts is
+// fixed by shape and device. Each part leaves its partial sums, which are added in order.
 #include "conv/conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
 
 struct Windows {
-  int64_t rows, length, item, step;  // of dy; of dy per item; elements of x per item; elements from window to window
-  int64_t in, left, dilation;        // in samples
+  int64_t rows, length, item, step;  // rows of dy; of them per item; elements of x per item; from window to window
+  int64_t in, left, dilation;        // channels of x; in samples
   int64_t out, weights;              // weights = taps in
   int64_t parts;
   bool reflect;
-  bool add = true;  // where there is one part: += instead of =
+  bool add = true;  // with one part: dweight += instead of =
 };
 
 inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
@@ -39,8 +39,8 @@ struct WeightLayout {
   static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
 };
 
-/// to: dweight itself when there is one part (+= with s.add), else partial sums [parts][out][weights]. Input is as for
-/// shifted_product_kernel, column(c) with c the channel of x.
+/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][weights]. For Input see
+/// PlainInput in conv1d_tile.cuh; it is called with channels of x.
 template <int BM, int BN, Product P, class Input>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
@@ -60,12 +60,12 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   constexpr int a_packs = BM / pack, a_at_once = threads / a_packs, b_packs = BN / pack, b_at_once = threads / b_packs;
   const int a_column = thread % a_packs * pack, a_row = thread / a_packs, b_column = thread % b_packs * pack,
             b_row = thread / b_packs;
-  const bool a_there = first_out + a_column < s.out;
-  // A thread keeps its weights: their tap says how far from the window's begin it reads.
+  const bool a_exists = first_out + a_column < s.out;
+  // A thread always copies the same pack of weights (tap, channel): window_offset is where that pack lies in a window.
   const int64_t weight = first_weight + b_column, tap = weight / s.in;
   const int channel = static_cast<int>(weight - tap * s.in);
-  const bool b_there = weight < s.weights;
-  const int64_t ahead = (tap * s.dilation - s.left) * s.in + channel;
+  const bool b_exists = weight < s.weights;
+  const int64_t window_offset = (tap * s.dilation - s.left) * s.in + channel;
   const int rows = static_cast<int>(end - begin), length = static_cast<int>(s.length);
   const T* next_dy = dy + (begin + a_row) * s.out + first_out + a_column;
   const T* next_item = x + begin / s.length * s.item;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
 #pragma unroll
     for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch, next_dy += a_at_once * s.out) {
-      cp_async_or_zeros(to_a, next_dy, a_there && next_row + a_row + i * a_at_once < rows);
+      cp_async_or_zeros(to_a, next_dy, a_exists && next_row + a_row + i * a_at_once < rows);
     }
     unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
     const T* item = next_item;
@@ -82,16 +82,17 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 #pragma unroll
     for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
       while (t >= length) t -= length, item += s.item;
-      int64_t from = t * s.step + ahead;
-      const bool inside = static_cast<uint64_t>(from) < static_cast<uint64_t>(s.item);
-      if (s.reflect && !inside) from = 2 * (from < 0 ? channel : s.item - s.in + channel) - from;
-      cp_async_or_zeros(to_b, item + from, b_there && (inside || s.reflect) && next_row + b_row + i * b_at_once < rows);
+      int64_t offset = t * s.step + window_offset;
+      const bool inside = static_cast<uint64_t>(offset) < static_cast<uint64_t>(s.item);
+      if (s.reflect && !inside) offset = 2 * (offset < 0 ? channel : s.item - s.in + channel) - offset;
+      cp_async_or_zeros(to_b, item + offset,
+                        b_exists && (inside || s.reflect) && next_row + b_row + i * b_at_once < rows);
     }
     next_t += depth;
     while (next_t >= length) next_t -= length, next_item += s.item;
   };
-  const auto column = input.column(b_there ? channel : 0);
-  const auto change = [&](int slot) {
+  const auto parameters = input.column(b_exists ? channel : 0);
+  const auto transform = [&](int slot) {
     if constexpr (P == Product::tf32) {
       unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
 #pragma unroll
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 #pragma unroll
       for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) {
         Pack<T> v = load_pack(reinterpret_cast<T*>(at));
-        if constexpr (Input::active) input.apply(column, v);
+        if constexpr (Input::active) input.apply(parameters, v);
         if constexpr (P == Product::tf32) round_pack(v);
         store_pack(reinterpret_cast<T*>(at), v);
       }
@@ -115,19 +116,19 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 
   Engine sums;
   sums.clear();
-  int slot = 1;  // of this turn; the one before it is free
+  int slot = 1;  // of this iteration; the slot before it is free
   const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first turns only fetch
+  for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first iterations only fetch
     if (row >= 0) {
       cp_async_wait<stages - 2>();
-      change(slot);
+      transform(slot);
       __syncthreads();
     }
     const int next_row = row + (stages - 1) * depth;
     if (next_row < rows) fetch(next_row, slot == 0 ? stages - 1 : slot - 1);
     cp_async_commit();
     if (row >= 0)
-      sums.template multiply<Lies::across, Lies::across>(
+      sums.template multiply<Major::mn, Major::mn>(
           a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), {}, L::a_pitch,
           b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
           min(depth, rows - row), [] {});
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   cp_async_wait<0>();
   __syncthreads();
   float* const result = reinterpret_cast<float*>(shared);
-  sums.template save<Lies::across, Lies::across>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
+  sums.template save<Major::mn, Major::mn>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
   __syncthreads();
   constexpr int out_packs = BN / 4, out_at_once = threads / out_packs;
   const int out_column = thread % out_packs * 4;
@@ -148,15 +149,15 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     Pack<float> v = load_pack(result + r * L::out_stride + out_column);
     float* const at = part + (first_out + r) * s.weights;
     if (s.parts == 1 && s.add) {
-      const Pack<float> before = load_pack(at);
+      const Pack<float> previous = load_pack(at);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v.v[i] += before.v[i];
+      for (int i = 0; i < 4; ++i) v.v[i] += previous.v[i];
     }
     store_pack(at, v);
   }
 }
 
-/// Of such a block; the same for all products.
+/// Shared memory of a block of this size, which is the same for all products.
 inline size_t weight_shared_bytes(Blocking b) {
   if (b.rows == 256) return WeightLayout<256, 128, Product::fma>::shared_bytes;
   if (b.rows == 128)
@@ -170,7 +171,7 @@ static_assert(WeightLayout<256, 128, Product::fma>::shared_bytes ==
 static_assert(WeightLayout<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
 static_assert(WeightLayout<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
 
-/// Outputs by weights of a block: the largest that is not mostly empty and that the device has room for.
+/// Outputs by weights of a block: the largest that is not mostly empty and has room in the device's shared memory.
 inline Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
   const auto has_room = [&](Blocking b) { return weight_shared_bytes(b) <= d.shared_per_block; };
   if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
@@ -178,7 +179,8 @@ inline Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
   if (s.out >= 256 && has_room({256, 128})) return {256, 128};
   return {128, has_room({128, 128}) ? 128 : 64};
 }
-/// None below 512 rows, at most 2^24 floats of partial sums, and fewer rows than an int counts.
+/// The number of parts: no part has fewer than 512 rows or more than 2^30 (rows are counted in int), and the partial
+/// sums have at most 2^24 floats.
 inline int64_t weight_parts(const DeviceLimits& d, const Windows& s) {
   const Blocking b = weight_blocking(d, s);
   const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
@@ -198,7 +200,7 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
           .shared_bytes = L::shared_bytes},
          weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to);
 }
-/// Queues the product; s.parts is set. `to` as for the kernel.
+/// Launches the product; s.parts must be set. `to` as for the kernel.
 template <Product P, class T, class Input>
 void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x,
                            const Input& input, float* to) {
@@ -211,7 +213,7 @@ void launch_weight_product(Context& ctx, const char* name, const Windows& s, con
 }
 
 template <class T>
-bool suits_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
+bool supports_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
   return g.groups == 1 && in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
 

@@ -2,8 +2,8 @@
 
 #include "runtime/host.h"
 
-// Accumulators must stay in registers, so a tile has the size of the register file it meets, and each instruction set
-// gets its own instance: bodies are inlined into one function per set, because a template cannot carry clones.
+// Accumulators must stay in registers, so a tile is as large as the register file of its instruction set. Bodies are
+// templates that are inlined into one function per instruction set, because templates cannot have target clones.
 namespace nacre::direct {
 namespace {
 
@@ -36,23 +36,25 @@ NACRE_INLINE void tile(const float* b, int64_t b_step, const float* v, int64_t v
     for (int n = 0; n < V; ++n) *reinterpret_cast<Vec*>(sums + i * sums_step + n * lanes) += sum[i][n];
 }
 
-/// Tiles of B rows, and one of as many rows as remain.
+/// Tiles of B rows, then one tile of the remaining rows.
 template <int lanes, int B, int V>
-NACRE_INLINE void strip(const float* b, int64_t b_step, int64_t nb, const float* v, int64_t v_step, int64_t rows,
+NACRE_INLINE void strip(const float* b, int64_t b_step, int64_t rows_left, const float* v, int64_t v_step, int64_t rows,
                         float* sums, int64_t sums_step) {
-  for (; nb >= B; nb -= B, b += B, sums += B * sums_step)
+  for (; rows_left >= B; rows_left -= B, b += B, sums += B * sums_step)
     tile<lanes, B, V>(b, b_step, v, v_step, rows, sums, sums_step);
   if constexpr (B > 8) {
-    if (nb >= 8) {
+    if (rows_left >= 8) {
       tile<lanes, 8, V>(b, b_step, v, v_step, rows, sums, sums_step);
-      nb -= 8, b += 8, sums += 8 * sums_step;
+      rows_left -= 8, b += 8, sums += 8 * sums_step;
     }
   }
 #define NACRE_REST(n)                                                                    \
   case n:                                                                                \
     if constexpr (n < B) tile<lanes, n, V>(b, b_step, v, v_step, rows, sums, sums_step); \
     break;
-  switch (nb) { NACRE_REST(1) NACRE_REST(2) NACRE_REST(3) NACRE_REST(4) NACRE_REST(5) NACRE_REST(6) NACRE_REST(7) }
+  switch (rows_left) {
+    NACRE_REST(1) NACRE_REST(2) NACRE_REST(3) NACRE_REST(4) NACRE_REST(5) NACRE_REST(6) NACRE_REST(7)
+  }
 #undef NACRE_REST
 }
 
@@ -65,16 +67,16 @@ NACRE_INLINE void outer_products_body(const float* b, int64_t b_step, int64_t nb
   for (; j < width; j += lanes) strip<lanes, wide, 1>(b, b_step, nb, v + j, v_step, rows, sums + j, sums_step);
 }
 
-/// The sum of all lanes, by halves.
+/// The sum of all lanes, by adding halves.
 template <int lanes>
 NACRE_INLINE float total(const typename Vector<lanes>::Type& v) {
   if constexpr (lanes == 2) {
     return v[0] + v[1];
   } else {
-    typename Vector<lanes / 2>::Type half[2];
-    __builtin_memcpy(half, &v, sizeof(half));
-    half[0] += half[1];
-    return total<lanes / 2>(half[0]);
+    typename Vector<lanes / 2>::Type halves[2];
+    __builtin_memcpy(halves, &v, sizeof(halves));
+    halves[0] += halves[1];
+    return total<lanes / 2>(halves[0]);
   }
 }
 

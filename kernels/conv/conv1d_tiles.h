@@ -1,11 +1,11 @@
 #pragma once
-// The two inner loops of conv1d_direct.cpp, for the instruction set at hand.
+// The two inner loops of conv1d_direct.cpp, chosen by instruction set at run time.
 #include <cstdint>
 
 namespace nacre::direct {
 
 /// sums[i][j] += sum over rows r of b[r b_step + i] v[r v_step + j], i < nb, j < width (a multiple of 16).
-/// Each call adds its rows up by themselves first.
+/// Each call sums its own rows first and then adds the result to `sums`.
 using OuterProducts = void (*)(const float* b, int64_t b_step, int64_t nb, const float* v, int64_t v_step,
                                int64_t width, int64_t rows, float* sums, int64_t sums_step);
 OuterProducts outer_products();

@@ -11,44 +11,45 @@ namespace {
 using karatsuba::matrices;
 using karatsuba::panel;
 
-constexpr int64_t most_rows = 96;    // of y in a chunk; a multiple of the tiles' rows
-constexpr int64_t most_depth = 512;  // of a slice: with a panel's columns 128 KiB, which stay in the second-level cache
-constexpr int64_t grain = 1 << 14;   // floats worth a thread
-constexpr int64_t wanted_tasks = 16;  // whatever the number of threads
-// A signal is short with at most so many rows of y and floats of x. Its weight is laid out slice by slice from so many
-// floats on: a lighter one stays in the second-level cache, and is laid out once.
-constexpr int64_t short_rows = 512, short_floats = 1 << 19, heavy = 1 << 16;
+constexpr int64_t max_rows = 96;      // of y per chunk; a multiple of the tiles' rows
+constexpr int64_t max_depth = 512;    // of a slice: 128 KiB of a panel, which stay in the second-level cache
+constexpr int64_t grain = 1 << 14;    // floats that make a thread worth its start
+constexpr int64_t wanted_tasks = 16;  // for any number of threads, so that bits do not depend on it
+// Limits of a short signal: rows of y, floats of x, and the least floats of weight. A lighter weight stays in the
+// second-level cache and is laid out once, as for long signals.
+constexpr int64_t short_rows = 512, short_floats = 1 << 19, heavy_weight = 1 << 16;
 
 int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
 
-/// A part of the sum over taps and channels. More than one tap: all channels of each.
+/// A part of the sum over taps and channels. A slice of several taps has all channels of each.
 struct Slice {
   int64_t tap, taps, channel, depth;
 };
 
-// The weight is laid out as panels of up to 64 outputs, [panel][tap][in][outputs of the panel], because rows of it
-// where they lie, kilobytes apart, would fall into few sets of the caches. Two ways to go about it:
-//  - long signals: the whole weight first, then one task per chunk of rows, which meets every panel;
-//  - short ones: a task per panel, which lays out one slice at a time in the cache, and meets all rows. The weight is read
-//    from memory once and never written, which is most of the time that such a layer takes.
+// The weight is copied into panels of up to 64 outputs, [panel][tap][in][outputs of the panel]: its rows in place are
+// kilobytes apart and would map to few sets of the caches. There are two schedules:
+//  - long signals: the whole weight is copied first; then each task multiplies one chunk of rows by every panel.
+//  - short signals with a heavy weight: each task copies one panel, slice by slice, and multiplies all rows by it. The
+//    weight is read from memory once, which is most of the time that such a layer takes, and its panels stay in cache.
 struct Plan {
   Problem p;  // of one group
-  int64_t wide, width, panels, chunk_rows, per_item, chunks, splits;
-  bool joined;         // dilation 1: the window lies in one piece, and counts as one tap
-  bool brief;          // a short signal
-  int64_t padded = 0;  // rows of an item of x with its zeros: of a short signal
+  int64_t padded_out, width, panels, chunk_rows, per_item, chunks, splits;
+  bool joined_taps;    // dilation 1: the window is contiguous and counts as one tap
+  bool short_signal;   // short signal and heavy weight
+  int64_t padded = 0;  // rows of an item of x with its padding, for short signals
 
-  explicit Plan(const Problem& problem) : p(problem), wide(rounded(problem.out)), width(panel) {
-    if (p.taps == 1 && p.stride == 1 && p.left == 0 && p.length == p.time)  // no edges: all items are one
+  explicit Plan(const Problem& problem) : p(problem), padded_out(rounded(problem.out)), width(panel) {
+    if (p.taps == 1 && p.stride == 1 && p.left == 0 && p.length == p.time)  // no padding: all items are joined into one
       p.time *= p.batch, p.length *= p.batch, p.batch = 1;
-    joined = p.dilation == 1;
+    joined_taps = p.dilation == 1;
     padded = (p.length - 1) * p.stride + span();
-    brief = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats && depth() * wide >= heavy;
-    while (brief && width > 16 && (wide + width - 1) / width < wanted_tasks / 2) width /= 2;
+    short_signal = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats &&
+                   depth() * padded_out >= heavy_weight;
+    while (short_signal && width > 16 && (padded_out + width - 1) / width < wanted_tasks / 2) width /= 2;
     if (width < panel && p.batch * p.length > short_rows / 4)
-      brief = false, width = panel;  // narrow ones multiply slower
-    panels = (wide + width - 1) / width;
-    per_item = (p.length + most_rows - 1) / most_rows;
+      short_signal = false, width = panel;  // narrow panels multiply slower
+    panels = (padded_out + width - 1) / width;
+    per_item = (p.length + max_rows - 1) / max_rows;
     chunk_rows = ((p.length + per_item - 1) / per_item + 5) / 6 * 6;
     per_item = (p.length + chunk_rows - 1) / chunk_rows;
     chunks = p.batch * per_item;
@@ -57,24 +58,24 @@ struct Plan {
   int64_t span() const { return (p.taps - 1) * p.dilation + 1; }
   int64_t depth() const { return p.taps * p.in; }
   int64_t window() const { return rounded(((chunk_rows - 1) * p.stride + span()) * p.in); }
-  /// What all threads share: the bias in whole vectors, and x with its zeros or the weight in panels.
-  int64_t shared() const { return wide + rounded(brief ? p.batch * padded * p.in : depth() * wide); }
-  /// Of a thread: a slice of the weight, or a window with an edge; and rows of y that are no whole vectors.
+  /// Floats shared by all threads: the bias in whole vectors, and either padded x or the weight in panels.
+  int64_t shared() const { return padded_out + rounded(short_signal ? p.batch * padded * p.in : depth() * padded_out); }
+  /// Floats per thread: a slice of the weight, or a padded window; and rows of y that are not whole vectors.
   int64_t slot() const {
-    const int64_t rows = brief ? p.batch * p.length : chunk_rows;
-    return (brief ? most_depth * width : window()) + (wide != p.out ? rows * wide : 0);
+    const int64_t rows = short_signal ? p.batch * p.length : chunk_rows;
+    return (short_signal ? max_depth * width : window()) + (padded_out != p.out ? rows * padded_out : 0);
   }
   int64_t scratch(const Context& ctx) const { return shared() + ctx.threads() * slot(); }
 
   template <class F>
   void slices(F&& f) const {
-    if (joined) {
-      for (int64_t at = 0; at < depth(); at += most_depth) f(Slice{0, 1, at, std::min(most_depth, depth() - at)});
-    } else if (p.in >= most_depth) {
+    if (joined_taps) {
+      for (int64_t at = 0; at < depth(); at += max_depth) f(Slice{0, 1, at, std::min(max_depth, depth() - at)});
+    } else if (p.in >= max_depth) {
       for (int64_t k = 0; k < p.taps; ++k)
-        for (int64_t at = 0; at < p.in; at += most_depth) f(Slice{k, 1, at, std::min(most_depth, p.in - at)});
+        for (int64_t at = 0; at < p.in; at += max_depth) f(Slice{k, 1, at, std::min(max_depth, p.in - at)});
     } else {
-      const int64_t together = most_depth / p.in;
+      const int64_t together = max_depth / p.in;
       for (int64_t k = 0; k < p.taps; k += together) f(Slice{k, std::min(together, p.taps - k), 0, p.in});
     }
   }
@@ -85,11 +86,11 @@ NACRE_CLONES void copy_outputs(const float* __restrict from, int64_t n, float* _
   for (int64_t o = n; o < width; ++o) to[o] = 0;
 }
 
-/// Of a panel that begins at output `begin`: to[d][o] for d in [at, at + n), d = tap * in + channel.
+/// Copies a part of the panel that begins at output `begin`: to[d][o] for d in [at, at + n), d = tap * in + channel.
 void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width, int64_t at, int64_t n, float* to) {
   const Problem& p = plan.p;
   const int64_t outs = std::min(width, p.out - begin), depth = plan.depth();
-  if (p.turned) {
+  if (p.adjoint) {
     int64_t k = at / p.in, i = at % p.in;
     for (int64_t d = 0; d < n; ++d, to += width) {
       copy_outputs(weight + (i * p.taps + p.taps - 1 - k) * p.out + begin, outs, to, width);
@@ -98,26 +99,26 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
     return;
   }
   const float* const from = weight + begin * depth + at;
-  const int64_t whole = n / 16 * 16;
+  const int64_t whole_blocks = n / 16 * 16;
   for (int64_t o = 0; o < width; o += 16) {
-    const int64_t here = std::min<int64_t>(16, outs - o);
+    const int64_t existing = std::min<int64_t>(16, outs - o);
     int64_t d = 0;
-    if (here == 16)
-      for (; d < whole; d += 16) matrices().transpose(from + o * depth + d, depth, to + d * width + o, width);
+    if (existing == 16)
+      for (; d < whole_blocks; d += 16) matrices().transpose(from + o * depth + d, depth, to + d * width + o, width);
     for (; d < n; ++d)
-      for (int64_t j = 0; j < 16; ++j) to[d * width + o + j] = j < here ? from[(o + j) * depth + d] : 0.0f;
+      for (int64_t j = 0; j < 16; ++j) to[d * width + o + j] = j < existing ? from[(o + j) * depth + d] : 0.0f;
   }
 }
 
-/// The window under rows [begin, begin + rows) of y: in place, or in `room` with zeros where x ends.
-const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* room) {
+/// The samples of x that rows [begin, begin + rows) of y read: in place, or copied to `buffer` with zeros for padding.
+const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* buffer) {
   const int64_t first = begin * p.stride - p.left, samples = (rows - 1) * p.stride + span;
   if (first >= 0 && first + samples <= p.time) return item + first * p.in;
   const int64_t from = std::clamp<int64_t>(first, 0, p.time), to = std::clamp<int64_t>(first + samples, from, p.time);
-  float* at = std::fill_n(room, (std::min(from, first + samples) - first) * p.in, 0.0f);
+  float* at = std::fill_n(buffer, (std::min(from, first + samples) - first) * p.in, 0.0f);
   at = std::copy(item + from * p.in, item + to * p.in, at);
-  std::fill(at, room + samples * p.in, 0.0f);
-  return room;
+  std::fill(at, buffer + samples * p.in, 0.0f);
+  return buffer;
 }
 
 NACRE_CLONES void add_or_copy(const float* __restrict from, float* __restrict to, int64_t n, bool add) {
@@ -127,40 +128,42 @@ NACRE_CLONES void add_or_copy(const float* __restrict from, float* __restrict to
     for (int64_t i = 0; i < n; ++i) to[i] = from[i];
 }
 
-/// Rows of y, as wide as a panel: straight to where they belong, or by way of `local`, which has whole vectors.
+/// Stores rows of y, one panel wide: directly to y, or through `local`, whose rows are whole vectors.
 struct Rows {
   const Plan& plan;
   const Arguments& a;
   const float* bias;
   float* local;
-  bool whole() const { return plan.wide == plan.p.out; }
-  /// Adds what a slice makes of `rows` windows, from row `at` of y (and row `in_local` of local) on.
+  bool stores_directly() const { return plan.padded_out == plan.p.out; }
+  /// Adds the products of a slice with `rows` windows, to the rows from `at` of y (or `in_local` of local) on.
   void multiply(const float* x, const Slice& s, const float* w, int64_t j, int64_t width, int64_t at, int64_t in_local,
                 int64_t rows, bool first) const {
     const Problem& p = plan.p;
-    float* const to = whole() ? a.y + at * p.out + j : local + in_local * plan.wide + j;
+    float* const to = stores_directly() ? a.y + at * p.out + j : local + in_local * plan.padded_out + j;
     matrices().multiply_all({.a = x + s.tap * p.dilation * p.in + s.channel,
                              .row = p.stride * p.in,
                              .taps = s.taps,
                              .tap = p.dilation * p.in},
-                            w, width, s.depth, first ? bias + j : nullptr, first && !(whole() && a.add) ? nullptr : to,
-                            to, whole() ? p.out : plan.wide, rows);
+                            w, width, s.depth, first ? bias + j : nullptr,
+                            first && !(stores_directly() && a.add) ? nullptr : to, to,
+                            stores_directly() ? p.out : plan.padded_out, rows);
   }
   void finish(int64_t j, int64_t width, int64_t at, int64_t in_local, int64_t rows) const {
-    if (whole()) return;
+    if (stores_directly()) return;
     for (int64_t r = 0; r < rows; ++r)
-      add_or_copy(local + (in_local + r) * plan.wide + j, a.y + (at + r) * plan.p.out + j,
+      add_or_copy(local + (in_local + r) * plan.padded_out + j, a.y + (at + r) * plan.p.out + j,
                   std::min(width, plan.p.out - j), a.add);
   }
 };
 
 void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* weights, float* slots) {
   const Problem& p = plan.p;
-  const int64_t pieces = (plan.depth() + most_depth - 1) / most_depth;
-  parallel_ranges(ctx, plan.panels * pieces, 1 + grain / (most_depth * panel), [&](int64_t from, int64_t to) {
+  const int64_t slices_per_panel = (plan.depth() + max_depth - 1) / max_depth;
+  parallel_ranges(ctx, plan.panels * slices_per_panel, 1 + grain / (max_depth * panel), [&](int64_t from, int64_t to) {
     for (int64_t task = from; task < to; ++task) {
-      const int64_t j = task / pieces * panel, width = std::min(panel, plan.wide - j), at = task % pieces * most_depth;
-      lay_out(plan, a.weight, j, width, at, std::min(most_depth, plan.depth() - at),
+      const int64_t j = task / slices_per_panel * panel, width = std::min(panel, plan.padded_out - j),
+                    at = task % slices_per_panel * max_depth;
+      lay_out(plan, a.weight, j, width, at, std::min(max_depth, plan.depth() - at),
               weights + j * plan.depth() + at * width);
     }
   });
@@ -168,11 +171,11 @@ void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* b
     const int64_t chunk = task / plan.splits, split = task % plan.splits;
     const int64_t item = chunk / plan.per_item, begin = chunk % plan.per_item * plan.chunk_rows;
     const int64_t rows = std::min(plan.chunk_rows, p.length - begin), at = item * p.length + begin;
-    float* const room = slots + thread * plan.slot();
-    const float* const x = window(p, a.x + item * p.time * p.in, begin, rows, plan.span(), room);
-    const Rows to{plan, a, bias, room + plan.window()};
+    float* const buffer = slots + thread * plan.slot();
+    const float* const x = window(p, a.x + item * p.time * p.in, begin, rows, plan.span(), buffer);
+    const Rows to{plan, a, bias, buffer + plan.window()};
     for (int64_t q = plan.panels * split / plan.splits; q < plan.panels * (split + 1) / plan.splits; ++q) {
-      const int64_t j = q * panel, width = std::min(panel, plan.wide - j);
+      const int64_t j = q * panel, width = std::min(panel, plan.padded_out - j);
       const float* w = weights + j * plan.depth();
       plan.slices([&](const Slice& s) {
         to.multiply(x, s, w, j, width, at, 0, rows, s.tap == 0 && s.channel == 0);
@@ -189,17 +192,17 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
   if (edges)
     parallel_ranges(ctx, p.batch, 1 + grain / (plan.padded * p.in), [&](int64_t from, int64_t to) {
       for (int64_t b = from; b < to; ++b) {
-        float* const room = xs + b * plan.padded * p.in;
-        const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), room);
-        if (at != room) std::copy(at, at + plan.padded * p.in, room);
+        float* const buffer = xs + b * plan.padded * p.in;
+        const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), buffer);
+        if (at != buffer) std::copy(at, at + plan.padded * p.in, buffer);
       }
     });
   const float* const x = edges ? xs : a.x;
   const int64_t item = edges ? plan.padded * p.in : p.time * p.in;
   parallel_parts(ctx, plan.panels, [&](int64_t q, int thread) {
     float* const w = slots + thread * plan.slot();
-    const Rows to{plan, a, bias, w + most_depth * plan.width};
-    const int64_t j = q * plan.width, width = std::min(plan.width, plan.wide - j);
+    const Rows to{plan, a, bias, w + max_depth * plan.width};
+    const int64_t j = q * plan.width, width = std::min(plan.width, plan.padded_out - j);
     plan.slices([&](const Slice& s) {
       lay_out(plan, a.weight, j, width, s.tap * p.in + s.channel, s.taps * s.depth, w);
       for (int64_t b = 0; b < p.batch; ++b)
@@ -210,12 +213,12 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
 }
 
 void run_one(Context& ctx, const Plan& plan, const Arguments& a) {
-  float *const bias = a.scratch, *const shared = bias + plan.wide, *const slots = a.scratch + plan.shared();
-  for (int64_t o = 0; o < plan.wide; ++o) bias[o] = a.bias != nullptr && o < plan.p.out ? a.bias[o] : 0.0f;
-  (plan.brief ? run_short : run_long)(ctx, plan, a, bias, shared, slots);
+  float *const bias = a.scratch, *const shared = bias + plan.padded_out, *const slots = a.scratch + plan.shared();
+  for (int64_t o = 0; o < plan.padded_out; ++o) bias[o] = a.bias != nullptr && o < plan.p.out ? a.bias[o] : 0.0f;
+  (plan.short_signal ? run_short : run_long)(ctx, plan, a, bias, shared, slots);
 }
 
-/// A group's own problem, on tensors that hold it alone.
+/// The problem of one group, on tensors that hold only that group.
 Problem of_group(const Problem& p) {
   Problem g = p;
   g.groups = 1, g.in = p.in / p.groups, g.out = p.out / p.groups;
@@ -232,7 +235,7 @@ void take_columns(Context& ctx, const float* from, int64_t rows, int64_t channel
   });
 }
 
-bool by_slices(const Problem& p) { return Plan(of_group(p)).brief; }
+bool by_slices(const Problem& p) { return Plan(of_group(p)).short_signal; }
 
 int64_t scratch(const Context& ctx, const Problem& p) {
   if (p.groups == 1) return Plan(p).scratch(ctx);

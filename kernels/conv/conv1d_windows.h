@@ -1,7 +1,7 @@
 #pragma once
-// Convolutions of float for every shape, channels last, zero padding: each row of y is a product of the window of x
-// under it with the whole weight. Forward, and the input gradient as a forward convolution of dy with the weight turned
-// round.
+// Convolutions in float for every shape, channels last, zero padding: each row of y is the product of a window of x
+// with the whole weight. Used for the forward, and for the input gradient as a convolution of dy with the adjoint
+// weight.
 #include <cstdint>
 
 #include "nacre/context.h"
@@ -13,9 +13,9 @@ struct Problem {
   int64_t batch = 0, time = 0, length = 0;  ///< rows of x, rows of y
   int64_t in = 0, out = 0, taps = 0;        ///< floats of a row of x, of y
   int64_t stride = 1, dilation = 1, groups = 1, left = 0;
-  /// The weight lies as [group][in][taps][out], its last tap comes first; else it is [group][out][taps][in].
-  bool turned = false;
-  int64_t samples = 1;  ///< that a row of y is made of; with groups, each has its channels of each group
+  /// The weight is [group][in][taps][out] and its taps run backwards; else it is [group][out][taps][in].
+  bool adjoint = false;
+  int64_t samples = 1;  ///< samples per row of y; with groups, each sample has the channels of every group
 };
 
 struct Arguments {
@@ -26,14 +26,15 @@ struct Arguments {
   float* scratch = nullptr;
 };
 
-/// Whether the signal is short and the weight heavy enough to be laid out slice by slice (of one group).
+/// Whether the weight of one group is copied slice by slice, as for short signals with a heavy weight.
 bool by_slices(const Problem&);
 /// Floats of scratch that run() needs.
 int64_t scratch(const Context&, const Problem&);
-/// Every row of y is summed in an order that the problem fixes: by slices of the depth, in each over taps and channels.
+/// Computes y. The order of summation is fixed by the problem: slices of the reduced dimension in order, in each slice
+/// over taps and channels.
 void run(Context&, const Problem&, const Arguments&);
 
-/// to[r][c] = from[r][first + c], c < n: the columns of a group.
+/// to[r][c] = from[r][first + c] for c < n: copies the columns of a group.
 void take_columns(Context&, const float* from, int64_t rows, int64_t channels, int64_t first, int64_t n, float* to);
 
 }  // namespace nacre::windows

@@ -5,11 +5,12 @@
 #include "pointwise/snake_rows.h"
 #include "runtime/host.h"
 
-// Fused kernels where there are some; otherwise the two ops one after the other, by way of scratch.
+// Snake and the convolution in one kernel where such a kernel exists; otherwise the two ops one after the other, with
+// the tensor between them in scratch.
 namespace nacre {
 namespace cuda {
-// The fused kernels. Each returns false, having done nothing, for what no such kernel takes; scratch is what they need
-// for shapes that one may take.
+// The fused kernels. Each returns whether it ran; it does nothing for layers without a fused kernel. The scratch
+// functions return the floats that the kernels may need for a shape.
 template <class T>
 int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T>
@@ -27,20 +28,21 @@ Shape output(Shape x, Shape weight, const Conv1dGeometry& g) {
   return {x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
 }
 
-/// The fused loops of the CPU, which take float alone. Scratch begins with the table of Snake's parameters.
+/// The fused loops of the CPU, for float only. Their scratch begins with the table of Snake's parameters.
 enum class Fused : uint8_t { no, pointwise, karatsuba };
 template <class T>
 Fused fused(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   if (!std::is_same_v<T, float> || on_cuda(ctx) || g.padding != Padding::zero) return Fused::no;
   const Shape y = output(x, weight, g);
-  if (pointwise::takes(x, weight, y, g)) return Fused::pointwise;
-  return karatsuba::takes(x, weight, y, g) ? Fused::karatsuba : Fused::no;
+  if (pointwise::supports(x, weight, y, g)) return Fused::pointwise;
+  return karatsuba::supports(x, weight, y, g) ? Fused::karatsuba : Fused::no;
 }
 template <class T>
 Fused fused_input_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Fused f = fused<T>(ctx, x, weight, g);
-  const bool takes = f != Fused::karatsuba || karatsuba::takes_input_gradient(x, weight, output(x, weight, g), g);
-  return takes ? f : Fused::no;
+  const bool supported =
+      f != Fused::karatsuba || karatsuba::supports_input_gradient(x, weight, output(x, weight, g), g);
+  return supported ? f : Fused::no;
 }
 
 int64_t fused_forward_scratch(const Context& ctx, Fused f, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -85,17 +87,17 @@ void fused_input_gradient(Context& ctx, Fused f, const SnakeConv1dInputGradient<
       parts);
 }
 
-/// Floats that hold n elements of T, in whole cache lines.
+/// The number of floats that hold n elements of T, rounded up to whole cache lines.
 template <class T>
 int64_t floats_of(int64_t n) {
   return (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 16;
 }
 Shape floats(int64_t n) { return {.channels = n}; }
 
-/// Scratch in two pieces: a tensor like x, then what the ops ask for.
+/// Scratch of the two separate ops: a tensor like x, then the scratch that the ops need.
 template <class T>
-struct Halves {
-  Halves(View<float> scratch, Shape x) {
+struct ComposedScratch {
+  ComposedScratch(View<float> scratch, Shape x) {
     const int64_t first = floats_of<T>(x.elements());
     tensor = {reinterpret_cast<T*>(scratch.data), x};
     rest = {scratch.data + first, floats(scratch.elements() - first)};
@@ -149,14 +151,14 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if constexpr (std::is_same_v<T, float>)
     if (const Fused f = fused<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
       return fused_forward(ctx, f, a);
-  const Halves<T> half(a.scratch, a.x.shape);
-  activate(ctx, a.x, a.alpha, a.beta, a.log_scale, half.tensor);
-  conv1d_forward<T>(ctx, {.x = half.tensor,
+  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
+  activate(ctx, a.x, a.alpha, a.beta, a.log_scale, pieces.tensor);
+  conv1d_forward<T>(ctx, {.x = pieces.tensor,
                           .weight = a.weight,
                           .bias = a.bias,
                           .residual = a.residual,
                           .y = a.y,
-                          .scratch = half.rest,
+                          .scratch = pieces.rest,
                           .geometry = a.geometry});
 }
 
@@ -192,17 +194,17 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
   if constexpr (std::is_same_v<T, float>)
     if (const Fused f = fused_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
       return fused_input_gradient(ctx, f, a);
-  const Halves<T> half(a.scratch, a.x.shape);
+  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
   conv1d_input_gradient<T>(
-      ctx, {.dy = a.dy, .weight = a.weight, .dx = half.tensor, .scratch = half.rest, .geometry = a.geometry});
+      ctx, {.dy = a.dy, .weight = a.weight, .dx = pieces.tensor, .scratch = pieces.rest, .geometry = a.geometry});
   snake_backward<T>(ctx, {.x = a.x,
                           .alpha = a.alpha,
                           .beta = a.beta,
-                          .dy = half.tensor,
+                          .dy = pieces.tensor,
                           .dx = a.dx,
                           .dalpha = a.dalpha,
                           .dbeta = a.dbeta,
-                          .scratch = half.rest,
+                          .scratch = pieces.rest,
                           .log_scale = a.log_scale,
                           .add_dx = a.add_dx});
 }
@@ -232,13 +234,13 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   }
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_weight_gradient(ctx, a)) return;
-  const Halves<T> half(a.scratch, a.x.shape);
-  activate(ctx, a.x, a.alpha, a.beta, a.log_scale, half.tensor);
-  conv1d_weight_gradient<T>(ctx, {.x = half.tensor,
+  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
+  activate(ctx, a.x, a.alpha, a.beta, a.log_scale, pieces.tensor);
+  conv1d_weight_gradient<T>(ctx, {.x = pieces.tensor,
                                   .dy = a.dy,
                                   .dweight = a.dweight,
                                   .dbias = a.dbias,
-                                  .scratch = half.rest,
+                                  .scratch = pieces.rest,
                                   .geometry = a.geometry,
                                   .add_dweight = a.add_dweight});
 }

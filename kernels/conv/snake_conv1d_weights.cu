@@ -4,15 +4,16 @@
 #include "conv/conv1d_tile_weights.cuh"
 #include "conv/snake_conv1d.cuh"
 
-// The weight gradient from x alone. Layers of several taps run a block for all taps, which activates a row of x once
-// per 64 outputs; pointwise and strided layers see each element of x in one or two windows, and the tiled
-// product activates what it loads. Snake is about 12 operations per element, against 64 taps or more of the product.
+// The weight gradient computed from x, with Snake applied on the way. Layers of several taps run conv1d_tile_taps.cuh,
+// which applies Snake to a row of x once per 64 outputs. In pointwise and strided layers each element of x belongs to
+// one or two windows, and conv1d_tile_weights.cuh applies Snake to the elements that it loads. Snake takes about 12
+// operations per element, the product at least 64 per tap.
 namespace nacre::cuda {
 namespace tile {
 namespace {
 
-/// Whether activating x once per window and column of tiles is the quicker way.
-bool worth_it(bool tensor_cores, Shape weight, const Conv1dGeometry& g) {
+/// Whether applying Snake once per window and column of tiles is faster than a separate Snake kernel.
+bool fusion_is_faster(bool tensor_cores, Shape weight, const Conv1dGeometry& g) {
   return !tensor_cores || ceil_div(weight.time, g.stride) * ceil_div(weight.batch, int64_t{128}) <= 2;
 }
 
@@ -20,7 +21,7 @@ template <class T>
 bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
   const Shape x = a.x.shape, y = a.dy.shape;
   const Conv1dGeometry& g = a.geometry;
-  if (!suits_weights<T>(g, x.channels, y.channels)) return false;
+  if (!supports_weights<T>(g, x.channels, y.channels)) return false;
   if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
     return false;
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
@@ -29,8 +30,8 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
     if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
     return true;
   };
-  if (suits_taps<T>(g, x.channels, y.channels, a.dweight.shape.time)) {
-    Taps s = taps_of<T>(limits(ctx), x, a.dweight.shape, y, g);
+  if (supports_taps<T>(g, x.channels, y.channels, a.dweight.shape.time)) {
+    Taps s = taps_problem<T>(limits(ctx), x, a.dweight.shape, y, g);
     s.add = a.add_dweight;
     float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
     if constexpr (sizeof(T) == 2)
@@ -44,7 +45,7 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
                                         to);
     return finish(s.parts);
   }
-  if (!worth_it(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
+  if (!fusion_is_faster(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
   Windows s = windows(x, a.dweight.shape, y, g);
   s.parts = weight_parts(limits(ctx), s), s.add = a.add_dweight;
   float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
@@ -66,9 +67,9 @@ bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
 
 template <class T>
 int64_t snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  const bool taps = tile::suits_taps<T>(g, x.channels, dy.channels, weight.time);
+  const bool taps = tile::supports_taps<T>(g, x.channels, dy.channels, weight.time);
   return std::max({conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, dy),
-                   taps ? tile::taps_of<T>(limits(ctx), x, weight, dy, g).parts * weight.elements()
+                   taps ? tile::taps_problem<T>(limits(ctx), x, weight, dy, g).parts * weight.elements()
                         : tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g)});
 }
 template <class T>

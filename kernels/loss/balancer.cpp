@@ -12,7 +12,7 @@ void balancer(Context&, const Balancer&);
 }  // namespace cuda
 namespace {
 
-constexpr int64_t block = 1024;  // what is summed before it is stored, so that gradient may be one of the gradients
+constexpr int64_t block = 1024;  // samples summed before they are stored, so that `gradient` may be one of the inputs
 
 NACRE_CLONES void add_term(const float* __restrict g, float* __restrict sum, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) sum[i] += factor * g[i];
@@ -29,7 +29,7 @@ void add_terms(const Balancer& a, const float* factors, int64_t begin, int64_t e
   }
 }
 
-/// Moves the averages on, and says what each gradient is multiplied with.
+/// Updates the moving averages and computes the factor of each gradient.
 void find_factors(const Balancer& a, const double* norms, float* factors) {
   double total_weight = 0;
   for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);

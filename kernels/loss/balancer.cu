@@ -4,9 +4,9 @@
 
 #include "runtime/partials.cuh"
 
-// Three launches: sums of squares of 4096 samples of each gradient; one warp per gradient adds them, one thread finds
-// the factors and moves the averages on; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the copy
-// rate for three losses on 72 x 16896 samples.
+// Three launches: sums of squares of 4096 samples of each gradient; one warp per gradient adds them, and one thread
+// computes the factors and updates the averages; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the
+// copy rate for three losses on 72 x 16896 samples.
 namespace nacre::cuda {
 namespace {
 
@@ -15,13 +15,14 @@ __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a,
   NACRE_SHARED(double, sums, sum_threads / 32);
   constexpr int P = pack_size<float>;
   const float* const g = a.gradients[blockIdx.y].data + blockIdx.x * sum_part;
-  const int64_t left = n - blockIdx.x * sum_part;
-  const int here = static_cast<int>(left < sum_part ? left : sum_part);
+  const int64_t remaining = n - blockIdx.x * sum_part;
+  const int count = static_cast<int>(remaining < sum_part ? remaining : sum_part);
   double sum = 0;
 #pragma unroll
-  for (int turn = 0; turn < sum_part / (P * sum_threads); ++turn) {
-    const int at = (turn * sum_threads + static_cast<int>(threadIdx.x)) * P;
-    const Pack<float> v = aligned && at + P <= here ? load_pack(g + at) : load_some(g + at, here - at);
+  for (int step = 0; step < sum_part / (P * sum_threads); ++step) {
+    const int offset = (step * sum_threads + static_cast<int>(threadIdx.x)) * P;
+    const Pack<float> v =
+        aligned && offset + P <= count ? load_pack(g + offset) : load_some(g + offset, count - offset);
 #pragma unroll
     for (int i = 0; i < P; ++i) sum += static_cast<double>(v.v[i]) * static_cast<double>(v.v[i]);
   }
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a,
   if (threadIdx.x == 0) put_partial(a.scratch.data, int64_t{blockIdx.y} * parts + blockIdx.x, sum);
 }
 
-/// As the CPU's, statement by statement.
+/// The same statements as in balancer.cpp.
 __device__ void find_factors(const Balancer& a, const double* norms, float* factors) {
   double total_weight = 0;
   for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);
@@ -59,27 +60,27 @@ __device__ void find_shares(const Balancer& a, const double* norms, const float*
 __global__ void __launch_bounds__(32 * balancer_max)
     balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
   NACRE_SHARED(double, norms, balancer_max);
-  NACRE_SHARED(float, found, balancer_max);
+  NACRE_SHARED(float, shared_factors, balancer_max);
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const double sum = i < a.count ? add_partials(a.scratch.data + 2 * i * parts, parts, lane, 32) : 0;
   const double total = warp_sum(sum);
   if (lane == 0) norms[i] = sqrt(total);
   __syncthreads();
   if (threadIdx.x != 0) return;
-  find_factors(a, norms, found);
-  find_shares(a, norms, found);
-  for (int k = 0; k < a.count; ++k) factors[k] = found[k];
+  find_factors(a, norms, shared_factors);
+  find_shares(a, norms, shared_factors);
+  for (int k = 0; k < a.count; ++k) factors[k] = shared_factors[k];
 }
 
-/// Thread by thread all gradients are read before the sum is written: it may be one of them. The same bits at any address:
-/// what is fused is said, not left to the compiler.
+/// Each thread reads all gradients before it writes the sum, which may overwrite one of them. fmaf leaves the compiler
+/// no choice of what to fuse, so that bits do not depend on alignment.
 template <bool aligned>
 __global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, const float* factors) {
   constexpr int P = pack_size<float>;
-  const int64_t at = grid_thread() * P;
-  if (at >= n) return;
-  const bool whole = aligned && at + P <= n;
-  const int some = static_cast<int>(n - at < P ? n - at : P);
+  const int64_t offset = grid_thread() * P;
+  if (offset >= n) return;
+  const bool full_pack = aligned && offset + P <= n;
+  const int count = static_cast<int>(n - offset < P ? n - offset : P);
   Pack<float> sum;
 #pragma unroll
   for (int i = 0; i < P; ++i) sum.v[i] = 0;
@@ -88,15 +89,15 @@ __global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, co
     if (k >= a.count) continue;
     const float factor = factors[k];
     if (factor == 0) continue;
-    const float* const g = a.gradients[k].data + at;
-    const Pack<float> v = whole ? load_pack(g) : load_some(g, some);
+    const float* const g = a.gradients[k].data + offset;
+    const Pack<float> v = full_pack ? load_pack(g) : load_some(g, count);
 #pragma unroll
     for (int i = 0; i < P; ++i) sum.v[i] = fmaf(factor, v.v[i], sum.v[i]);
   }
-  if (whole)
-    store_pack(a.gradient.data + at, sum);
+  if (full_pack)
+    store_pack(a.gradient.data + offset, sum);
   else
-    store_some(a.gradient.data + at, sum, some);
+    store_some(a.gradient.data + offset, sum, count);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ void waveform_loss(Context&, const WaveformLoss&);
 }  // namespace cuda
 namespace {
 
-/// Sum over n samples of |d| or d^2 in 16 lanes, and the gradient with factor `scale` where it is wanted.
+/// Sum of |d| or d^2 over n samples in 16 lanes, and, with_gradient, the gradient with factor `scale`.
 template <bool squared, bool with_gradient>
 NACRE_INLINE double part(const float* estimate, const float* target, float* gradient, int64_t n, float scale) {
   double lanes[16] = {};

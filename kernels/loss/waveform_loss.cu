@@ -13,7 +13,7 @@ __device__ __forceinline__ int64_t valid_samples(const WaveformLoss& a, int64_t 
   const int64_t n = a.lengths.data[item];
   return (n < 0 ? 0 : n < s.time ? n : s.time) * frame;
 }
-/// 1 / (valid samples of the batch), the same in every thread; integers, so that any order will do.
+/// 1 / (valid samples of the batch), the same in every thread. The sum is of integers, so its order does not matter.
 __device__ __forceinline__ double mean_weight(const WaveformLoss& a, int64_t frame, int64_t* buffer) {
   const Shape s = a.estimate.shape;
   int64_t count = 0;
@@ -26,8 +26,8 @@ __device__ __forceinline__ double mean_weight(const WaveformLoss& a, int64_t fra
   return count > 0 ? 1 / static_cast<double>(count) : 0;
 }
 
-/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, aligned or not: the order of the sum does not depend on
-/// addresses.
+/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of the sum does not
+/// depend on addresses.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss a, int64_t frame, int64_t parts) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -38,32 +38,32 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss
   const float scale = static_cast<float>(squared ? 2 * weight : weight);
   const int64_t item = blockIdx.x / parts, per_item = a.estimate.shape.time * frame,
                 begin = (blockIdx.x - item * parts) * sum_part;
-  const int64_t left = per_item - begin, valid_left = valid_samples(a, item, frame) - begin;
-  const int n = static_cast<int>(left < sum_part ? left : sum_part);
-  const int valid = static_cast<int>(valid_left < 0 ? 0 : valid_left < n ? valid_left : n);
+  const int64_t remaining = per_item - begin, valid_remaining = valid_samples(a, item, frame) - begin;
+  const int n = static_cast<int>(remaining < sum_part ? remaining : sum_part);
+  const int valid = static_cast<int>(valid_remaining < 0 ? 0 : valid_remaining < n ? valid_remaining : n);
   const float *estimate = a.estimate.data + item * per_item + begin, *target = a.target.data + item * per_item + begin;
   float* const gradient = a.gradient.data == nullptr ? nullptr : a.gradient.data + item * per_item + begin;
   double sum = 0;
 #pragma unroll
-  for (int turn = 0; turn < sum_part / (P * sum_threads); ++turn) {
-    const int at = (turn * sum_threads + static_cast<int>(threadIdx.x)) * P;
-    const bool whole = aligned && at + P <= valid;
-    const Pack<float> e = whole ? load_pack(estimate + at) : load_some(estimate + at, valid - at);
-    const Pack<float> t = whole ? load_pack(target + at) : load_some(target + at, valid - at);
+  for (int step = 0; step < sum_part / (P * sum_threads); ++step) {
+    const int offset = (step * sum_threads + static_cast<int>(threadIdx.x)) * P;
+    const bool full_pack = aligned && offset + P <= valid;
+    const Pack<float> e = full_pack ? load_pack(estimate + offset) : load_some(estimate + offset, valid - offset);
+    const Pack<float> t = full_pack ? load_pack(target + offset) : load_some(target + offset, valid - offset);
     Pack<float> g;
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      const float d = e.v[i] - t.v[i];  // zero beyond the valid ones
+      const float d = e.v[i] - t.v[i];  // zero beyond the valid samples
       const double wide = static_cast<double>(d);
       sum += squared ? wide * wide : (d < 0 ? -wide : wide);
       g.v[i] = squared ? scale * d : (d > 0 ? scale : (d < 0 ? -scale : scale * d));
-      if (at + i >= valid) g.v[i] = 0;
+      if (offset + i >= valid) g.v[i] = 0;
     }
     if (gradient == nullptr) continue;
-    if (aligned && at + P <= n)
-      store_pack(gradient + at, g);
+    if (aligned && offset + P <= n)
+      store_pack(gradient + offset, g);
     else
-      store_some(gradient + at, g, n - at);
+      store_some(gradient + offset, g, n - offset);
   }
   sum = block_sum<sum_threads>(sum, sums);
   if (threadIdx.x == 0) put_partial(a.scratch.data, blockIdx.x, sum);

@@ -12,7 +12,7 @@ void adamw(Context&, const AdamW&);
 }  // namespace cuda
 namespace {
 
-/// What is the same for every element of one step.
+/// Factors of one step, the same for all elements.
 struct Step {
   float clip, beta1, beta2, rate, decay, root_scale, eps, ema_rate;
 };

@@ -2,21 +2,21 @@
 
 #include "optimizer/adamw.cuh"
 
-// Three launches, none of which the host waits for: partial sums of squares, one block that adds them and prepares the
-// step, the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
+// Three launches without a synchronisation with the host: partial sums of squares; one block that adds them and
+// prepares the step; the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
 namespace nacre::cuda {
 namespace {
 
-template <bool packs, bool with_ema>
+template <bool vectorized, bool with_ema>
 __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWStep* shared_step) {
   const AdamWStep step = *shared_step;
   if (step.apply == 0) return;
   constexpr int size = 4;
-  const int64_t n = a.value.elements(), whole = packs ? n / size : 0, stride = grid_threads();
+  const int64_t n = a.value.elements(), packs = vectorized ? n / size : 0, stride = grid_threads();
   float *const value = a.value.data, *const m = a.m.data, *const v = a.v.data, *const ema = a.ema.data;
   const float* const grad = a.grad.data;
 #pragma unroll 1
-  for (int64_t i = grid_thread(); i < whole; i += stride) {
+  for (int64_t i = grid_thread(); i < packs; i += stride) {
     Pack<float> x = load_pack(value + i * size), mi = load_pack(m + i * size), vi = load_pack(v + i * size);
     const Pack<float> g = load_pack(grad + i * size);
 #pragma unroll
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWS
     }
   }
 #pragma unroll 1
-  for (int64_t i = whole * size + grid_thread(); i < n; i += stride) {
+  for (int64_t i = packs * size + grid_thread(); i < n; i += stride) {
     float mi = m[i], vi = v[i];
     const float x = adamw_update(value[i], grad[i], mi, vi, step);
     value[i] = x, m[i] = mi, v[i] = vi;
@@ -55,13 +55,13 @@ void adamw(Context& ctx, const AdamW& a) {
          a.grad.data, n, partials);
   launch(ctx, {.name = "adamw_begin", .block = sum_threads}, adamw_begin_kernel, partials, parts,
          AdamWHyper{a.beta1, a.beta2, a.eps, a.weight_decay, a.max_norm, a.ema_decay}, a.scalars.data, step);
-  const bool packs = aligned16(a.value.data) && aligned16(a.grad.data) && aligned16(a.m.data) && aligned16(a.v.data) &&
-                     aligned16(a.ema.data);
-  const auto kernel = packs ? (a.ema ? adamw_update_kernel<true, true> : adamw_update_kernel<true, false>)
-                            : (a.ema ? adamw_update_kernel<false, true> : adamw_update_kernel<false, false>);
+  const bool vectorized = aligned16(a.value.data) && aligned16(a.grad.data) && aligned16(a.m.data) &&
+                          aligned16(a.v.data) && aligned16(a.ema.data);
+  const auto kernel = vectorized ? (a.ema ? adamw_update_kernel<true, true> : adamw_update_kernel<true, false>)
+                                 : (a.ema ? adamw_update_kernel<false, true> : adamw_update_kernel<false, false>);
   launch(ctx,
-         {.name = packs ? "adamw_update_packs" : "adamw_update",
-          .grid = blocks_for(packs ? ceil_div(n, int64_t{4}) : n, 256),
+         {.name = vectorized ? "adamw_update_packs" : "adamw_update",
+          .grid = blocks_for(vectorized ? ceil_div(n, int64_t{4}) : n, 256),
           .block = 256},
          kernel, a, step);
 }

@@ -6,7 +6,7 @@
 
 namespace nacre::cuda {
 
-/// What is the same for every element of one step. Lies in device memory: it depends on the gradient's norm.
+/// Factors of one step, the same for all elements. In device memory, because they depend on the gradient's norm.
 struct AdamWStep {
   float clip, beta1, beta2, rate, decay, root_scale, eps, ema_rate;
   int apply;  ///< 0: the norm was not finite, nothing is updated
@@ -17,13 +17,14 @@ struct AdamWHyper {
   float beta1, beta2, eps, weight_decay, max_norm, ema_decay;
 };
 
-/// Counts the step, and derives its factors from the squared norm of all gradients. For one thread; `out` may be null.
+/// Counts the step and computes its factors from the squared norm of all gradients. Runs in one thread; `out` may be
+/// null.
 __device__ __forceinline__ void adamw_begin(double square, const AdamWHyper& h, AdamWScalars* scalars, AdamWStep* out) {
   const double norm = sqrt(square);
   AdamWScalars s = *scalars;
   s.norm = static_cast<float>(norm);
   AdamWStep step{};
-  // Finite as a float: the same test as everywhere else, and NaN fails it.
+  // Finite as a float, as on the CPU; false for NaN.
   step.apply = s.norm <= 3.402823466e38f ? 1 : 0;
   if (step.apply == 0) {
     ++s.skipped;
@@ -59,7 +60,7 @@ static __global__ void __launch_bounds__(sum_threads) adamw_norm_kernel(const fl
   const double sum = sum_of_squares_part(grad, n, buffer);
   if (threadIdx.x == 0) put_partial(partials, blockIdx.x, sum);
 }
-/// Adds them, in one block, and begins the step.
+/// One block adds the partials and begins the step.
 static __global__ void __launch_bounds__(sum_threads)
     adamw_begin_kernel(const float* partials, int64_t count, AdamWHyper hyper, AdamWScalars* scalars, AdamWStep* step) {
   NACRE_SHARED(double, buffer, sum_threads / 32);

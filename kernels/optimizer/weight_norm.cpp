@@ -15,8 +15,8 @@ void weight_norm_backward(Context&, const WeightNormBackward&);
 
 namespace {
 
-constexpr int64_t lanes = 64;  // partial sums of a row: fixed, so that bits do not depend on the machine's vectors
-constexpr int64_t rows_at_a_time = 8;  // per part of the parallel loop
+constexpr int64_t lanes = 64;          // partial sums of a row: fixed, so that bits do not depend on the vector width
+constexpr int64_t rows_at_a_time = 8;  // rows per part of the parallel loop
 
 /// sums[l] = sum of a[l + 64 k] b[l + 64 k].
 NACRE_CLONES void products(const float* __restrict a, const float* __restrict b, int64_t n, float* __restrict sums) {
@@ -50,7 +50,7 @@ void check(const char* op, View<const float> v, View<const float> g, View<const 
   expect_shape(op, "g", g, g.shape);
   expect_shape(op, "rows", rows, rows.shape);
 }
-/// Rows are in device memory, so that only the CPU can look at them.
+/// Only for the CPU: on CUDA the rows are in device memory.
 void check_rows(const char* op, int64_t v, int64_t g, View<const WeightRow> rows) {
   for (const WeightRow& row : rows)
     if (row.offset < 0 || row.length < 0 || row.offset > v - row.length || row.gain < 0 || row.gain >= g) [[unlikely]]

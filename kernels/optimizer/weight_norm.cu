@@ -2,8 +2,8 @@
 
 #include "optimizer/weight_norm.cuh"
 
-// One launch for all rows of all layers: forward 8 bytes per weight (6 for bf16) and backward 16, when
-// the second reading of a row comes from the cache (a row is 48 KB at most in the codecs at hand).
+// One launch for all rows of all layers. Forward moves 8 bytes per weight (6 for bf16) and backward 16, if the second
+// read of a row comes from cache (rows of the supported codecs have at most 48 KB).
 namespace nacre::cuda {
 namespace {
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ void backward_row(const WeightNormBackward& a, const 
   if (inverse == 0) return;
   const double dg = dot * inverse, factor = static_cast<double>(a.g.data[row.gain]) * inverse;
   const float of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * dg * inverse);
-  if (row_packs(row.length, v) && row_packs(row.length, dw) && row_packs(row.length, dv)) {
+  if (row_vectorizable(row.length, v) && row_vectorizable(row.length, dw) && row_vectorizable(row.length, dv)) {
     for (int64_t i = int64_t{team.thread} * 4; i < row.length; i += Team::threads * 4) {
       const Pack<float> x = load_pack(v + i), d = load_pack(dw + i);
       Pack<float> sum = load_pack(dv + i);

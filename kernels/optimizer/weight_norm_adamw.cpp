@@ -34,7 +34,7 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   expect_scratch(op, a.adamw.scratch, weight_norm_adamw_scratch(ctx, shape, a.directions, a.gains, a.rows.elements()));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::weight_norm_adamw(ctx, a);
-  // The gradients' block is the caller's own; const only says that adamw does not change it.
+  // The block of gradients belongs to the caller; it is const only because adamw does not write to it.
   auto* const grad = const_cast<float*>(a.adamw.grad.data);
   const View<float> dv(grad, weights), dg(grad + a.directions, {.channels = a.gains});
   const View<const float> v(a.adamw.value.data, weights), g(a.adamw.value.data + a.directions, {.channels = a.gains});

@@ -3,16 +3,21 @@
 #include "optimizer/adamw.cuh"
 #include "optimizer/weight_norm.cuh"
 
-// Six launches: what each row and each block of the rest adds to the squared norm; their sum and the step; the update of
-// long rows and of short ones, which leaves the new weights; the update of the rest. With
-// |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2) the gradient of a direction is never written. A row stays in registers between its
-// update and its new norm.
+// Six launches:
+//
+//   norm_rows, norm_rest     squared norms of the gradient, per row and per block of the rest
+//   begin                    their sum, and the factors of the step
+//   rows, short_rows         update of long and of short rows, and their new weights
+//   rest                     update of the rest
+//
+// |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2), so the gradient of a direction is never stored. A row stays in registers
+// between its update and its new norm.
 namespace nacre::cuda {
 namespace {
 
-/// What the second reading of a row needs from the first.
+/// Sums of a row from norm_rows that its update needs.
 struct RowSums {
-  double inverse;  ///< 1 / |v|, 0: no direction
+  double inverse;  ///< 1 / |v|, or 0 without a direction
   double dg;
 };
 static_assert(sizeof(RowSums) == 16);
@@ -28,7 +33,7 @@ __device__ __forceinline__ void norm_row(const WeightNormAdamW<T>& a, const Team
     vd += static_cast<double>(x) * static_cast<double>(d);
     dd += static_cast<double>(d) * static_cast<double>(d);
   };
-  if (row_packs(row.length, v) && row_packs(row.length, dw)) {
+  if (row_vectorizable(row.length, v) && row_vectorizable(row.length, dw)) {
     for (int64_t i = int64_t{team.thread} * 4; i < row.length; i += Team::threads * 4) {
       const Pack<float> x = load_pack(v + i), d = load_pack(dw + i);
 #pragma unroll
@@ -45,7 +50,7 @@ __device__ __forceinline__ void norm_row(const WeightNormAdamW<T>& a, const Team
   const double factor = static_cast<double>(a.adamw.value.data[a.directions + row.gain]) * inverse;
   const double across = dd - dg * dg;
   sums[index] = {inverse, dg};
-  // Rounding may leave less than nothing of a row whose dw is parallel to v; a NaN must stay one.
+  // If dw is parallel to v, rounding may make `across` negative. The comparison keeps a NaN.
   put_partial(partials, index, inverse == 0 ? 0.0 : factor * factor * (across < 0 ? 0.0 : across) + dg * dg);
 }
 
@@ -57,27 +62,27 @@ __global__ void __launch_bounds__(row_threads)
   });
 }
 
-constexpr int kept_packs = 7;  // per thread: rows to 7168 weights are read once; longer ones find theirs in L2
-static_assert(warp_row == kept_packs * 32 * 4);
+constexpr int register_packs = 7;  // per thread: rows up to 7168 weights are read once, longer ones again from L2
+static_assert(warp_row == register_packs * 32 * 4);
 
-/// Packs: the row may be read four floats at a time.
-template <bool packs, bool with_ema, class Team, class T>
+/// vectorized: the row is accessed four elements at a time.
+template <bool vectorized, bool with_ema, class Team, class T>
 __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Team& team, const WeightRow& row,
                                            const RowSums& sums, const AdamWStep& step) {
   constexpr int threads = Team::threads;
-  constexpr int size = packs ? 4 : 1;
+  constexpr int size = vectorized ? 4 : 1;
   float *const value = a.adamw.value.data + row.offset, *const m = a.adamw.m.data + row.offset;
   float *const v = a.adamw.v.data + row.offset, *const ema = with_ema ? a.adamw.ema.data + row.offset : nullptr;
   const float* const dw = a.dw.data + row.offset;
   const int64_t gain_at = a.directions + row.gain;
   const double factor = static_cast<double>(a.adamw.value.data[gain_at]) * sums.inverse;
   const float of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * sums.dg * sums.inverse);
-  // Every thread has read the old gain before thread 0 replaces it: the sum lies between.
+  // team.sum() below is a barrier, so every thread has read the old gain before thread 0 replaces it.
   float square = 0;
-  Pack<float> kept[kept_packs];
+  Pack<float> in_registers[register_packs];
   const auto update = [&](int64_t i) {
     Pack<float> x{}, d{}, mi{}, vi{}, e{};
-    if constexpr (packs) {
+    if constexpr (vectorized) {
       x = load_pack(value + i), d = load_pack(dw + i), mi = load_pack(m + i), vi = load_pack(v + i);
       if (with_ema) e = load_pack(ema + i);
     } else {
@@ -90,8 +95,8 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
       x.v[k] = adamw_update(x.v[k], gradient, mi.v[k], vi.v[k], step);
       if (with_ema) e.v[k] += step.ema_rate * (x.v[k] - e.v[k]);
     }
-    square = packs ? add_products(square, x, x) : __fmaf_rn(x.v[0], x.v[0], square);
-    if constexpr (packs) {
+    square = vectorized ? add_products(square, x, x) : __fmaf_rn(x.v[0], x.v[0], square);
+    if constexpr (vectorized) {
       store_pack(value + i, x), store_pack(m + i, mi), store_pack(v + i, vi);
       if (with_ema) store_pack(ema + i, e);
     } else {
@@ -101,11 +106,11 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
     return x;
   };
 #pragma unroll
-  for (int k = 0; k < kept_packs; ++k) {
+  for (int k = 0; k < register_packs; ++k) {
     const int64_t i = (int64_t{team.thread} + k * threads) * size;
-    kept[k] = i < row.length ? update(i) : Pack<float>{};
+    in_registers[k] = i < row.length ? update(i) : Pack<float>{};
   }
-  const int64_t beyond = (int64_t{team.thread} + kept_packs * threads) * size;
+  const int64_t beyond = (int64_t{team.thread} + register_packs * threads) * size;
   for (int64_t i = beyond; i < row.length; i += threads * size) update(i);
   const double inverse = inverse_norm(team.sum(static_cast<double>(square)));
   float scale = 0;
@@ -122,7 +127,7 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
   scale = team.shared(scale);
   T* const w = a.w.data + row.offset;
   const auto write = [&](int64_t i, Pack<float> x) {
-    if constexpr (packs) {
+    if constexpr (vectorized) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) x.v[k] *= scale;
       if constexpr (sizeof(T) == 4)
@@ -134,31 +139,33 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
     }
   };
 #pragma unroll
-  for (int k = 0; k < kept_packs; ++k) {
+  for (int k = 0; k < register_packs; ++k) {
     const int64_t i = (int64_t{team.thread} + k * threads) * size;
-    if (i < row.length) write(i, kept[k]);
+    if (i < row.length) write(i, in_registers[k]);
   }
-  for (int64_t i = beyond; i < row.length; i += threads * size) {  // this thread's own stores
-    if constexpr (packs)
+  for (int64_t i = beyond; i < row.length; i += threads * size) {  // stored by this thread above
+    if constexpr (vectorized)
       write(i, load_pack(value + i));
     else
       write(i, Pack<float>{{value[i], 0, 0, 0}});
   }
 }
 
-/// Long rows or short ones: with both in one kernel there would be registers for two blocks per multiprocessor, not three.
+/// Updates long rows or short ones. One kernel for both would need more registers, so that only two blocks instead of
+/// three would fit on a multiprocessor.
 template <bool long_rows, bool with_ema, class T>
 __global__ void __launch_bounds__(row_threads, long_rows ? 3 : 2)
     update_rows_kernel(WeightNormAdamW<T> a, int per_block, const RowSums* sums, const AdamWStep* shared_step) {
   const AdamWStep step = *shared_step;
   if (step.apply == 0) return;  // the same for the whole block
   const auto work = [&](const auto& team, int64_t index, const WeightRow& row) {
-    const bool packs =
-        row_packs(row.length, a.adamw.value.data + row.offset) && row_packs(row.length, a.dw.data + row.offset) &&
-        row_packs(row.length, a.adamw.m.data + row.offset) && row_packs(row.length, a.adamw.v.data + row.offset) &&
-        row_packs(row.length, a.w.data + row.offset) &&
-        (!with_ema || row_packs(row.length, a.adamw.ema.data + row.offset));
-    if (packs)
+    const bool vectorized = row_vectorizable(row.length, a.adamw.value.data + row.offset) &&
+                            row_vectorizable(row.length, a.dw.data + row.offset) &&
+                            row_vectorizable(row.length, a.adamw.m.data + row.offset) &&
+                            row_vectorizable(row.length, a.adamw.v.data + row.offset) &&
+                            row_vectorizable(row.length, a.w.data + row.offset) &&
+                            (!with_ema || row_vectorizable(row.length, a.adamw.ema.data + row.offset));
+    if (vectorized)
       update_row<true, with_ema>(a, team, row, sums[index], step);
     else
       update_row<false, with_ema>(a, team, row, sums[index], step);

@@ -2,7 +2,7 @@
 
 #include "runtime/device.cuh"
 
-// Eight elements a thread: one 16-byte access on the bf16 side, two on the float side.
+// Eight elements per thread and step: one 16-byte access on the bf16 side, two on the float side.
 namespace nacre::cuda {
 namespace {
 

@@ -24,8 +24,8 @@ template <bool add, class T>
 NACRE_INLINE void backward(const T* y, const T* dy, T* dx, int64_t n, float alpha) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
-    const float v = to_float(y[i]), d = to_float(dy[i]), slope_of_x = v > 0 ? d : d * (v + alpha);
-    dx[i] = store<T>(add ? to_float(dx[i]) + slope_of_x : slope_of_x);
+    const float v = to_float(y[i]), d = to_float(dy[i]), gradient = v > 0 ? d : d * (v + alpha);
+    dx[i] = store<T>(add ? to_float(dx[i]) + gradient : gradient);
   }
 }
 #define NACRE_LOOPS(T)                                                                                  \

@@ -12,13 +12,13 @@ struct Forward {
     return vec::at_least(x, 0.0f) + alpha * vec::exp_minus_one(vec::at_most(x, 0.0f));  // no branch: one term is 0
   }
 };
-/// b is dy, a is y.
+/// The derivative depends on x only through y, so the op reads y.
 template <bool add>
 struct Backward {
   float alpha;
   __device__ float operator()(float y, float dy, float dx) const {
-    const float slope_of_x = y > 0 ? dy : dy * (y + alpha);
-    return add ? dx + slope_of_x : slope_of_x;
+    const float gradient = y > 0 ? dy : dy * (y + alpha);
+    return add ? dx + gradient : gradient;
   }
 };
 

@@ -9,13 +9,13 @@ struct Forward {
   float slope;
   __device__ float operator()(float x, float, float) const { return x > 0 ? x : slope * x; }
 };
-/// b is dy, a is y.
+/// The derivative depends on x only through y, so the op reads y.
 template <bool add>
 struct Backward {
   float slope;
   __device__ float operator()(float y, float dy, float dx) const {
-    const float slope_of_x = y > 0 ? dy : slope * dy;
-    return add ? dx + slope_of_x : slope_of_x;
+    const float gradient = y > 0 ? dy : slope * dy;
+    return add ? dx + gradient : gradient;
   }
 };
 

@@ -7,8 +7,9 @@
 #include "runtime/elementwise.h"
 #include "runtime/vector_math.h"
 
-// Channels are innermost, so the parameters are vectors as the data are. Rows are narrow in the outer blocks of a codec
-// (and one channel wide at its ends): as many rows as fit `widest` are taken as one, with the parameters repeated.
+// Channels are innermost, so loops run over vectors of data and parameters. Rows are narrow in the outer blocks of a
+// codec, and one channel wide at its ends. Loops therefore treat as many rows as fit into `max_width` as one ("folded")
+// row, with the parameters repeated.
 namespace nacre {
 namespace cuda {
 Shape snake_backward_scratch(const Context&, Shape x);
@@ -19,37 +20,38 @@ void snake_backward(Context&, const SnakeBackward<T>&);
 }  // namespace cuda
 namespace {
 
-constexpr int64_t widest = 512;  // floats; eight such arrays stay in the first-level cache
+constexpr int64_t max_width = 512;  // floats; eight arrays of this size fit into the first-level cache
 
 struct Layout {
   int64_t channels, rows;
-  int64_t fold;    ///< rows taken as one
-  int64_t groups;  ///< of `fold` rows; the last may have fewer
+  int64_t fold;    ///< rows that form one folded row
+  int64_t groups;  ///< folded rows; the last may have fewer than `fold` rows
   int64_t groups_per_part, parts;
 
   explicit Layout(Shape s) : channels(std::max<int64_t>(s.channels, 1)), rows(s.rows()) {
-    fold = std::max<int64_t>(widest / channels, 1);
-    const int64_t whole = 16 / std::gcd(channels, int64_t{16});  // rows that fill whole vectors
-    if (fold > whole) fold -= fold % whole;
+    fold = std::max<int64_t>(max_width / channels, 1);
+    const int64_t vector_rows = 16 / std::gcd(channels, int64_t{16});  // rows whose channels fill whole vectors
+    if (fold > vector_rows) fold -= fold % vector_rows;
     groups = (rows + fold - 1) / fold;
     groups_per_part = std::clamp<int64_t>(32768 / (fold * channels), 16, 64);
     parts = (groups + groups_per_part - 1) / groups_per_part;
   }
   int64_t stride() const { return fold * channels; }
-  int64_t tiles() const { return (stride() + widest - 1) / widest; }
+  int64_t tiles() const { return (stride() + max_width - 1) / max_width; }
 
-  /// Calls f(offset, groups, n) for whole groups from `begin` to `end` of one tile, then for the last group if short.
+  /// Calls f(offset, groups, n) for the complete groups in [begin, end) of one tile, then for the last group if it is
+  /// shorter.
   template <class F>
   void rows_of(int64_t begin, int64_t end, int64_t tile, F&& f) const {
-    const int64_t whole = std::min(end, rows / fold), column = tile * widest;
-    const int64_t n = std::min(widest, stride() - column);
-    if (whole > begin) f(begin * stride() + column, whole - begin, n);
-    const int64_t rest = (rows - whole * fold) * channels;
-    if (end > whole && rest > 0) f(whole * stride() + column, int64_t{1}, std::min(n, rest));
+    const int64_t full_groups = std::min(end, rows / fold), column = tile * max_width;
+    const int64_t n = std::min(max_width, stride() - column);
+    if (full_groups > begin) f(begin * stride() + column, full_groups - begin, n);
+    const int64_t rest = (rows - full_groups * fold) * channels;
+    if (end > full_groups && rest > 0) f(full_groups * stride() + column, int64_t{1}, std::min(n, rest));
   }
 };
 
-/// Of one channel: a, a / pi and 1 / (b + eps).
+/// Parameters of one channel: a, a / pi and 1 / (b + eps).
 struct Channel {
   float a, frequency, gain;
 };
@@ -59,7 +61,7 @@ Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale
   return {a, vec::frequency_of(a), 1.0f / (b + snake_eps)};
 }
 
-/// What the loops need of channels [first, first + n), repeated where n is more than there are.
+/// Parameters of the loops for channels [first, first + n); they repeat if n exceeds the number of channels.
 void fill(const float* alpha, const float* beta, bool log_scale, int64_t channels, int64_t first, int64_t n,
           float* frequency, float* gain, float* slope) {
   for (int64_t i = 0; i < n; ++i) {
@@ -72,12 +74,12 @@ void fill(const float* alpha, const float* beta, bool log_scale, int64_t channel
   }
 }
 
-/// The parameters of one tile, repeated over its folded rows.
+/// Parameters of one tile, repeated over its folded rows.
 struct Parameters {
-  alignas(64) float frequency[widest], gain[widest], slope[widest];
+  alignas(64) float frequency[max_width], gain[max_width], slope[max_width];
   void fill_tile(const Layout& l, int64_t tile, const float* alpha, const float* beta, bool log_scale) {
-    const int64_t first = tile * widest;
-    fill(alpha, beta, log_scale, l.channels, first, std::min(widest, l.stride() - first), frequency, gain, slope);
+    const int64_t first = tile * max_width;
+    fill(alpha, beta, log_scale, l.channels, first, std::min(max_width, l.stride() - first), frequency, gain, slope);
   }
 };
 
@@ -118,8 +120,8 @@ NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequenc
         sum_b[i] += d * (t.sin * t.sin);
       }
       if constexpr (mode != skip) {
-        const float slope_of_x = d + slope[i] * by_phase;
-        dx[i] = store<T>(mode == add ? to_float(dx[i]) + slope_of_x : slope_of_x);
+        const float gradient = d + slope[i] * by_phase;
+        dx[i] = store<T>(mode == add ? to_float(dx[i]) + gradient : gradient);
       }
     }
     if constexpr (mode != skip) dx += stride;
@@ -143,39 +145,39 @@ template <class T>
 using BackwardLoop = void (*)(const T*, const T*, T*, const float*, const float*, float*, float*, int64_t, int64_t,
                               int64_t);
 template <class T>
-BackwardLoop<T> pick(bool dx, bool add_dx, bool sums) {
+BackwardLoop<T> select_loop(bool dx, bool add_dx, bool sums) {
   if (!dx) return static_cast<BackwardLoop<T>>(sums_loop);
   if (add_dx) return sums ? static_cast<BackwardLoop<T>>(add_sums_loop) : static_cast<BackwardLoop<T>>(add_loop);
   return sums ? static_cast<BackwardLoop<T>>(write_sums_loop) : static_cast<BackwardLoop<T>>(write_loop);
 }
 
-/// Sums over folded rows, added up per channel.
+/// partial = the sums of each channel, added over folded rows.
 NACRE_CLONES void unfold(const float* sums, int64_t channels, int64_t fold, int64_t n, float* partial) {
-  for (int64_t first = 0; first < n; first += widest) {
-    const int64_t size = std::min(widest, n - first);
-    double total[widest] = {};
+  for (int64_t first = 0; first < n; first += max_width) {
+    const int64_t size = std::min(max_width, n - first);
+    double total[max_width] = {};
     for (int64_t row = 0; row < fold; ++row)
       for (int64_t c = 0; c < size; ++c) total[c] += static_cast<double>(sums[row * channels + first + c]);
     for (int64_t c = 0; c < size; ++c) partial[first + c] = static_cast<float>(total[c]);
   }
 }
 
-/// One part: its rows, and what they add to the sums, [2][channels] at `partial`.
+/// Gradient of one part of the rows; its sums go to `partial` [2][channels], unless it is null.
 template <class T>
 void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, BackwardLoop<T> loop, float* partial) {
   Parameters p;
-  alignas(64) float sum_a[widest], sum_b[widest];
+  alignas(64) float sum_a[max_width], sum_b[max_width];
   const int64_t begin = part * l.groups_per_part, end = std::min(begin + l.groups_per_part, l.groups);
   for (int64_t tile = 0; tile < l.tiles(); ++tile) {
     p.fill_tile(l, tile, a.alpha.data, a.beta.data, a.log_scale);
-    std::fill(sum_a, sum_a + widest, 0.0f);
-    std::fill(sum_b, sum_b + widest, 0.0f);
+    std::fill(sum_a, sum_a + max_width, 0.0f);
+    std::fill(sum_b, sum_b + max_width, 0.0f);
     l.rows_of(begin, end, tile, [&](int64_t offset, int64_t groups, int64_t n) {
       loop(a.x.data + offset, a.dy.data + offset, a.dx ? a.dx.data + offset : nullptr, p.frequency, p.slope, sum_a,
            sum_b, groups, l.stride(), n);
     });
     if (partial == nullptr) continue;
-    const int64_t first = tile * widest, n = std::min(widest, l.channels - first);
+    const int64_t first = tile * max_width, n = std::min(max_width, l.channels - first);
     unfold(sum_a, l.channels, l.fold, n, partial + first);
     unfold(sum_b, l.channels, l.fold, n, partial + l.channels + first);
   }
@@ -186,28 +188,28 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
 int64_t SnakeRows::table(int64_t channels) { return 3 * Layout({.channels = channels}).stride(); }
 int64_t SnakeRows::sums(int64_t channels) { return 2 * Layout({.channels = channels}).stride(); }
 
-SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room)
-    : channels_(alpha.elements()), fold_(Layout(alpha.shape).fold), table_(room) {
-  fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), room, room + stride(), room + 2 * stride());
+SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* storage)
+    : channels_(alpha.elements()), fold_(Layout(alpha.shape).fold), table_(storage) {
+  fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), storage, storage + stride(), storage + 2 * stride());
 }
 
 void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
-  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, full_size = groups * stride();
   const float *const frequency = table_, *const gain = frequency + stride();
   forward_loop(x, y, frequency, gain, groups, stride(), stride());
-  if (rest > 0) forward_loop(x + whole, y + whole, frequency, gain, 1, stride(), rest);
+  if (rest > 0) forward_loop(x + full_size, y + full_size, frequency, gain, 1, stride(), rest);
 }
 
 void SnakeRows::backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const {
   if (dx == nullptr && sums == nullptr) return;
-  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, whole = groups * stride();
+  const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, full_size = groups * stride();
   const float *const frequency = table_, *const slope = frequency + 2 * stride();
   float* const sums_b = sums == nullptr ? nullptr : sums + stride();
-  const BackwardLoop<float> loop = pick<float>(dx != nullptr, add, sums != nullptr);
+  const BackwardLoop<float> loop = select_loop<float>(dx != nullptr, add, sums != nullptr);
   loop(x, dy, dx, frequency, slope, sums, sums_b, groups, stride(), stride());
   if (rest > 0)
-    loop(x + whole, dy + whole, dx == nullptr ? nullptr : dx + whole, frequency, slope, sums, sums_b, 1, stride(),
-         rest);
+    loop(x + full_size, dy + full_size, dx == nullptr ? nullptr : dx + full_size, frequency, slope, sums, sums_b, 1,
+         stride(), rest);
 }
 void SnakeRows::clear(float* sums) const { std::fill_n(sums, 2 * stride(), 0.0f); }
 void SnakeRows::add_up(const float* sums, float* partial) const {
@@ -282,7 +284,7 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
     if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
   if (a.x.elements() == 0 || (!a.dx && !sums)) return;
   const Layout l(a.x.shape);
-  const BackwardLoop<T> loop = pick<T>(bool(a.dx), a.add_dx, sums);
+  const BackwardLoop<T> loop = select_loop<T>(bool(a.dx), a.add_dx, sums);
   parallel_parts(ctx, l.parts, [&](int64_t part) {
     backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);
   });

@@ -4,58 +4,58 @@
 
 #include "pointwise/snake.cuh"
 
-// Channels are innermost, so a thread that keeps to its channels and walks down the rows has alpha and its reciprocal
-// in registers. P elements per access: 1 fits any shape and is the kernel to read first; a 16-byte pack is what runs
-// where channels and addresses allow. Bound by memory in both directions.
+// Channels are innermost. A thread handles the same channels in several rows, with their parameters in registers. P is
+// the number of elements per access: 1 supports any shape (read this case first); a 16-byte pack runs if channels and
+// addresses allow. Both directions are bound by memory.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
-// A thread's rows pay for its channels' parameters, some 30 instructions per channel: as many as leave two blocks to
-// each multiprocessor. So the order of sums depends on shape and device.
-constexpr int64_t most_rows = 32;
-constexpr int64_t fewest_rows_forward = 4;   // one batch: enough bytes on their way
-constexpr int64_t fewest_rows_backward = 8;  // below, partial sums would be as many bytes as the data
+// Rows per thread. Parameters cost about 30 instructions per channel, so a thread takes as many rows as leave two
+// blocks to each multiprocessor. The order of sums therefore depends on shape and device.
+constexpr int64_t max_rows = 32;
+constexpr int64_t min_rows_forward = 4;   // one batch: enough loads in flight
+constexpr int64_t min_rows_backward = 8;  // with fewer, partial sums are as many bytes as the data
 
-/// How a [rows, channels] matrix is cut: a block has `columns` threads side by side, each P channels wide, and takes
-/// `rows_at_once` of its `block_rows` rows at once; grid.x runs over rows, grid.y over columns.
+/// How a [rows, channels] matrix is divided among blocks. A block has `columns` threads along the channels, P channels
+/// each, and handles `rows_at_once` of its `block_rows` rows at once. grid.x runs over rows, grid.y over columns.
 struct Tiling {
   int64_t rows, channels, block_rows;
   int columns, rows_at_once;
   unsigned row_blocks, column_blocks;
 };
-Tiling tiling(const Context& ctx, Shape s, int pack, int64_t fewest_rows) {
-  const int64_t wanted_blocks = two_blocks_each(limits(ctx));
+Tiling tiling(const Context& ctx, Shape s, int pack, int64_t min_rows) {
+  const int64_t min_blocks = two_blocks_each(limits(ctx));
   Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
   t.column_blocks = blocks_for(columns, t.columns);
-  int64_t rows = most_rows;
-  while (rows > fewest_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < wanted_blocks) rows /= 2;
+  int64_t rows = max_rows;
+  while (rows > min_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < min_blocks) rows /= 2;
   t.block_rows = t.rows_at_once * rows;
   t.row_blocks = blocks_for(t.rows, t.block_rows);
   return t;
 }
-/// The scratch's shape may not depend on addresses: the cut of the backward is that of the widest pack, or of none.
+/// Elements per access that the channels allow. Addresses may reduce it to 1; the scratch has room for either.
 template <class T>
-int pack_of(Shape s) {
+int pack_width(Shape s) {
   return s.channels % pack_size<T> == 0 ? pack_size<T> : 1;
 }
 
-/// What this thread works on: rows from `row` to `end`, `rows_at_once` apart. Beyond the last whole row or column it has
-/// no place.
-struct Mine {
+/// Work of one thread: P channels from `channel` on, in rows from `row` to `end`, `rows_at_once` apart. Threads beyond
+/// the last row or column of the block are not active.
+struct ThreadWork {
   int64_t channel, row, end;
-  bool placed;
+  bool active;
 };
 template <int P>
-__device__ __forceinline__ Mine mine(const Tiling& t) {
+__device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
   const int column = static_cast<int>(threadIdx.x) % t.columns, row = static_cast<int>(threadIdx.x) / t.columns;
   const int64_t first = int64_t{blockIdx.x} * t.block_rows, end = first + t.block_rows;
   const int64_t channel = (int64_t{blockIdx.y} * t.columns + column) * P;
-  const bool placed = row < t.rows_at_once && channel < t.channels;
-  return {channel, first + row, !placed ? 0 : end < t.rows ? end : t.rows, placed};
+  const bool active = row < t.rows_at_once && channel < t.channels;
+  return {channel, first + row, !active ? 0 : end < t.rows ? end : t.rows, active};
 }
 
 template <class T, int P>
@@ -73,8 +73,8 @@ __device__ __forceinline__ void save(T* p, const Pack<T>& v) {
     store_pack(p, v);
 }
 
-/// y of `batch` rows, `step` elements apart. All are loaded before any is stored: y may be x, so that the compiler may
-/// not do that by itself.
+/// y of `batch` rows, `step` elements apart. All loads precede the stores; since y may be x, the compiler could not
+/// reorder them.
 template <int batch, class T, int P>
 __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, const float (&frequency)[P],
                                              const float (&gain)[P]) {
@@ -91,36 +91,36 @@ __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, con
 
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
-  const Mine m = mine<P>(t);
-  if (m.row >= m.end) return;
+  const ThreadWork work = thread_work<P>(t);
+  if (work.row >= work.end) return;
   float frequency[P], gain[P];
 #pragma unroll
   for (int i = 0; i < P; ++i) {
-    const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, m.channel + i, f.log_scale);
+    const SnakeChannel c = snake_channel(f.alpha.data, f.beta.data, work.channel + i, f.log_scale);
     frequency[i] = c.frequency, gain[i] = c.gain;
   }
   constexpr int batch = 4;
   const int64_t step = t.rows_at_once * t.channels;
-  int64_t row = m.row, at = m.row * t.channels + m.channel;
-  for (; row + (batch - 1) * t.rows_at_once < m.end; row += batch * t.rows_at_once, at += batch * step)
-    forward_rows<batch>(f.x.data + at, f.y.data + at, step, frequency, gain);
-  for (; row < m.end; row += t.rows_at_once, at += step)
-    forward_rows<1>(f.x.data + at, f.y.data + at, step, frequency, gain);
+  int64_t row = work.row, offset = work.row * t.channels + work.channel;
+  for (; row + (batch - 1) * t.rows_at_once < work.end; row += batch * t.rows_at_once, offset += batch * step)
+    forward_rows<batch>(f.x.data + offset, f.y.data + offset, step, frequency, gain);
+  for (; row < work.end; row += t.rows_at_once, offset += step)
+    forward_rows<1>(f.x.data + offset, f.y.data + offset, step, frequency, gain);
 }
 
-/// What a thread keeps for its channels: sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x).
+/// A thread's parameters for its channels, and its sums over rows of dy x sin(2 a x) / 2 and of dy sin^2(a x).
 template <int P>
-struct Slopes {
+struct ChannelSums {
   float frequency[P], slope[P], sum_a[P], sum_b[P];
 };
 template <int batch, bool add, class T, int P>
-__device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, int64_t step, Slopes<P>& s) {
-  Pack<T> xs[batch], g[batch], before[batch];
+__device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, int64_t step, ChannelSums<P>& s) {
+  Pack<T> xs[batch], g[batch], previous[batch];
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
     xs[k] = load<T, P>(x + k * step);
     g[k] = load<T, P>(dy + k * step);
-    if constexpr (add) before[k] = load<T, P>(dx + k * step);
+    if constexpr (add) previous[k] = load<T, P>(dx + k * step);
   }
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
@@ -132,41 +132,41 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
       s.sum_a[i] += by_phase * v;
       s.sum_b[i] += d * (t.sin * t.sin);
       g[k].v[i] = d + s.slope[i] * by_phase;
-      if constexpr (add) g[k].v[i] += before[k].v[i];
+      if constexpr (add) g[k].v[i] += previous[k].v[i];
     }
     if (dx != nullptr) save<T, P>(dx + k * step, g[k]);
   }
 }
 
-/// dx, and per block the sums over its rows of dy x sin(2 a x) / 2 and of dy sin^2(a x): partial [row
-/// blocks][2][channels].
+/// Writes dx, and the sums of ChannelSums over the rows of each block to partial [row blocks][2][channels].
 template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
   NACRE_SHARED(float, sums, 2 * threads * P);
-  const Mine m = mine<P>(t);
-  Slopes<P> s;
+  const ThreadWork work = thread_work<P>(t);
+  ChannelSums<P> s;
 #pragma unroll
   for (int i = 0; i < P; ++i) s.sum_a[i] = s.sum_b[i] = 0;
-  if (m.row < m.end) {
+  if (work.row < work.end) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, m.channel + i, g.log_scale);
+      const SnakeChannel c = snake_channel(g.alpha.data, g.beta.data, work.channel + i, g.log_scale);
       s.frequency[i] = c.frequency, s.slope[i] = 2.0f * c.a * c.gain;
     }
     constexpr int batch = 2;
     const int64_t step = t.rows_at_once * t.channels;
-    int64_t row = m.row, at = m.row * t.channels + m.channel;
+    int64_t row = work.row, offset = work.row * t.channels + work.channel;
     const auto rows = [&](auto count) {
-      backward_rows<count.value, add>(g.x.data + at, g.dy.data + at, g.dx ? g.dx.data + at : nullptr, step, s);
-      row += count.value * t.rows_at_once, at += count.value * step;
+      backward_rows<count.value, add>(g.x.data + offset, g.dy.data + offset, g.dx ? g.dx.data + offset : nullptr, step,
+                                      s);
+      row += count.value * t.rows_at_once, offset += count.value * step;
     };
-    while (row + (batch - 1) * t.rows_at_once < m.end) rows(std::integral_constant<int, batch>{});
-    while (row < m.end) rows(std::integral_constant<int, 1>{});
+    while (row + (batch - 1) * t.rows_at_once < work.end) rows(std::integral_constant<int, batch>{});
+    while (row < work.end) rows(std::integral_constant<int, 1>{});
   }
   if (partial == nullptr) return;
   const int width = t.columns * P, column = static_cast<int>(threadIdx.x) % t.columns,
             row = static_cast<int>(threadIdx.x) / t.columns;
-  if (m.placed) {
+  if (work.active) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       sums[row * width + column * P + i] = s.sum_a[i];
@@ -187,9 +187,9 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
   }
 }
 
-constexpr int lanes = 8;  // of a channel, in the second stage
+constexpr int lanes = 8;  // threads per channel in the second stage
 
-/// What snake_parameters_kernel turns sums into.
+/// Arguments of snake_parameters_kernel.
 struct Parameters {
   const float *alpha, *beta;
   float *dalpha, *dbeta;
@@ -197,7 +197,7 @@ struct Parameters {
   bool log_scale;
 };
 
-/// Adds the blocks' sums in double, in an order fixed by their number, and turns them into the parameters' gradients.
+/// Adds the sums of all blocks in double, in an order fixed by their number, and computes the parameters' gradients.
 __global__ void __launch_bounds__(32 * lanes)
     snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
   NACRE_SHARED(double, sums, 2 * lanes * 32);
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(32 * lanes)
 
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
-  const Tiling t = tiling(ctx, g.x.shape, P, fewest_rows_backward);
+  const Tiling t = tiling(ctx, g.x.shape, P, min_rows_backward);
   const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
                       .grid = {t.row_blocks, t.column_blocks, 1},
                       .block = threads};
@@ -255,19 +255,19 @@ void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const
 
 Shape snake_backward_scratch(const Context& ctx, Shape x) {
   if (x.elements() == 0) return {.channels = 0};
-  unsigned most = 0;
-  for (const int pack : {1, pack_of<float>(x), pack_of<bf16>(x)})
-    most = std::max(most, tiling(ctx, x, pack, fewest_rows_backward).row_blocks);
-  return {.batch = most, .width = 2, .channels = x.channels};
+  unsigned row_blocks = 0;
+  for (const int pack : {1, pack_width<float>(x), pack_width<bf16>(x)})
+    row_blocks = std::max(row_blocks, tiling(ctx, x, pack, min_rows_backward).row_blocks);
+  return {.batch = row_blocks, .width = 2, .channels = x.channels};
 }
 
 template <class T>
 void snake_forward(Context& ctx, const SnakeForward<T>& f) {
   if (f.x.elements() == 0) return;
-  const bool packs = pack_of<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
-  const Tiling t = tiling(ctx, f.x.shape, packs ? pack_size<T> : 1, fewest_rows_forward);
+  const bool vectorized = pack_width<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
+  const Tiling t = tiling(ctx, f.x.shape, vectorized ? pack_size<T> : 1, min_rows_forward);
   const dim3 grid(t.row_blocks, t.column_blocks, 1);
-  if (packs)
+  if (vectorized)
     launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,
            f, t);
   else
@@ -278,8 +278,9 @@ template <class T>
 void snake_backward(Context& ctx, const SnakeBackward<T>& g) {
   const bool sums = g.dalpha || g.dbeta;
   if (g.x.elements() == 0 || (!g.dx && !sums)) return;
-  const bool packs = pack_of<T>(g.x.shape) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) && aligned16(g.dx.data);
-  if (packs)
+  const bool vectorized =
+      pack_width<T>(g.x.shape) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) && aligned16(g.dx.data);
+  if (vectorized)
     backward<T, pack_size<T>>(ctx, g, sums);
   else
     backward<T, 1>(ctx, g, sums);

@@ -1,5 +1,5 @@
 #pragma once
-// Snake and its slope on rows that a convolution has in the cache: the loops of snake.cpp, without their pass over
+// Snake and its gradient on rows that a convolution has in cache: the loops of snake.cpp without an extra pass over
 // memory.
 #include "nacre/ops/snake.h"
 
@@ -7,20 +7,20 @@ namespace nacre {
 
 class SnakeRows {
  public:
-  /// Floats of `room`, and of `sums`.
+  /// Floats of the constructor's `storage`, and of `sums`.
   static int64_t table(int64_t channels);
   static int64_t sums(int64_t channels);
-  /// Writes to `room` what the loops need of every channel, repeated over as many rows as they take as one.
-  SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* room);
+  /// Writes the parameters of all channels to `storage`, repeated over the rows that the loops treat as one.
+  SnakeRows(View<const float> alpha, View<const float> beta, bool log_scale, float* storage);
 
   int64_t channels() const { return channels_; }
   /// y = snake(x); y may be x.
   void forward(const float* x, float* y, int64_t rows) const;
-  /// dx = (+= with `add`) dy snake'(x), unless it is null. sums += what dalpha and dbeta are made of, unless it is
-  /// null: sums(channels) floats that clear() began.
+  /// dx = (+= with `add`) dy snake'(x), unless dx is null. Adds to `sums`, of sums(channels) floats, unless it is null:
+  /// sums for dalpha and dbeta, to be cleared by clear().
   void backward(const float* x, const float* dy, float* dx, bool add, int64_t rows, float* sums) const;
   void clear(float* sums) const;
-  /// partial = the sums per channel, [2][channels].
+  /// partial [2][channels] = the sums of each channel.
   void add_up(const float* sums, float* partial) const;
 
  private:
@@ -29,7 +29,7 @@ class SnakeRows {
   float* table_;
 };
 
-/// g in dx = g snake'(x) comes from a convolution: its dx is never written.
+/// dx = g snake'(x), where g is the input gradient of a convolution, which is never stored.
 struct SnakeSlope {
   const SnakeRows& rows;
   const float* x;
@@ -43,7 +43,7 @@ struct SnakeParameterGradients {
   View<float> dalpha, dbeta;  ///< += ; empty: skipped
   bool log_scale;
 };
-/// From partials, [parts][2][channels], in their order.
+/// Adds partials [parts][2][channels] in order, in double.
 void add_snake_parameter_gradients(const SnakeParameterGradients&, const float* partials, int64_t parts);
 
 }  // namespace nacre

@@ -21,7 +21,7 @@ template <bool add, class T>
 NACRE_INLINE void backward(const T* y, const T* dy, T* dx, int64_t n) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
-    // (1 - y)(1 + y) keeps its relative accuracy where y is close to 1; 1 - y^2 would not.
+    // Unlike 1 - y^2, (1 - y)(1 + y) has a small relative error where y is close to 1.
     const float v = to_float(y[i]), d = to_float(dy[i]) * ((1.0f - v) * (1.0f + v));
     dx[i] = store<T>(add ? to_float(dx[i]) + d : d);
   }

@@ -9,13 +9,13 @@ namespace {
 struct Forward {
   __device__ float operator()(float x, float, float) const { return vec::tanh(x); }
 };
-/// b is dy, a is y.
+/// The derivative depends on x only through y, so the op reads y.
 template <bool add>
 struct Backward {
   __device__ float operator()(float y, float dy, float dx) const {
-    // (1 - y)(1 + y) keeps its relative accuracy where y is close to 1; 1 - y^2 would not.
-    const float slope_of_x = dy * ((1.0f - y) * (1.0f + y));
-    return add ? dx + slope_of_x : slope_of_x;
+    // Unlike 1 - y^2, (1 - y)(1 + y) has a small relative error where y is close to 1.
+    const float gradient = dy * ((1.0f - y) * (1.0f + y));
+    return add ? dx + gradient : gradient;
   }
 };
 

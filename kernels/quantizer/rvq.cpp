@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
 constexpr float ones[] = {1, 1, 1, 1};
-constexpr int64_t group = 4;  ///< rows that share each load of a projection; divides the search's tile
+constexpr int64_t group = 4;  ///< rows that share each load of a weight; divides vq_search::tile
 
 struct Sizes {
   int64_t rows, stages, codes, dim, latent;
@@ -47,7 +47,6 @@ Sizes check(const char* op, Shape z, View<const float> codebooks, const RvqProje
 }
 
 // ---- loops over one row
-// ------------------------------------------------------------------------------------------------
 
 NACRE_CLONES void subtract_from(float* __restrict a, const float* __restrict b, int64_t n) {
   for (int64_t i = 0; i < n; ++i) a[i] -= b[i];
@@ -83,7 +82,7 @@ NACRE_CLONES float squared_difference(const float* __restrict a, const float* __
   for (int64_t i = 0; i < n; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
   return sum;
 }
-// out += the four rows of w, each with its factor: four rows at once, so that out is loaded and stored once for four.
+// out += the four rows of w, each with its factor. Four rows at once load and store out once.
 NACRE_CLONES void add_rows_4(float* __restrict out, const float* __restrict s, const float* __restrict w, int64_t n) {
   const float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3];
   const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;
@@ -101,8 +100,8 @@ NACRE_CLONES void dot_4(const float* __restrict x, const float* __restrict w, in
   }
   out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
 }
-// Below, rows come in groups of four, [group][n], so that a weight is loaded once for four of them; factors of a group
-// lie as [dim][group].
+// The functions below work on groups of four rows, [group][n], so that each weight is loaded once for four rows.
+// Factors of a group are stored as [dim][group].
 
 // out[r][i] += sum over j of s[j][r] w[j][i], for w [dim][n].
 void add_products(float* out, const float* s, const float* w, int64_t dim, int64_t n) {
@@ -126,7 +125,7 @@ void add_outer(float* w, const float* s, const float* x, int64_t dim, int64_t n)
   for (int64_t j = 0; j < dim; ++j) add_rows_4(w + j * n, s + j * group, x, n);
 }
 
-// out_weight [stages][latent][dim] as [stages][dim][latent], so that every loop runs along the latent.
+// out_weight [stages][latent][dim] to [stages][dim][latent], so that every loop runs along the latent.
 void transpose_out(const Context& ctx, const float* w, int64_t stages, int64_t latent, int64_t dim, float* to) {
   parallel_ranges(ctx, stages * latent, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
@@ -134,12 +133,12 @@ void transpose_out(const Context& ctx, const float* w, int64_t stages, int64_t l
   });
 }
 
-// q[r] = W_out E[code of row r] + b_out, for the rows' codes as [dim][group].
+// q[r] = W_out E[code of row r] + b_out, with the chosen codebook rows in `codes` as [dim][group].
 void project_out(const float* codes, const float* transposed, const float* bias, const Sizes& n, float* q) {
   for (int64_t r = 0; r < group; ++r) std::copy(bias, bias + n.latent, q + r * n.latent);
   add_products(q, codes, transposed, n.dim, n.latent);
 }
-// The chosen rows of one codebook as [dim][group]; rows that are not there have zeros.
+// The chosen rows of one codebook as [dim][group]; zeros for rows beyond `count`.
 void gather_codes(const float* codebook, const int32_t* codes, int64_t count, const Sizes& n, float* out) {
   std::fill(out, out + n.dim * group, 0.0f);
   for (int64_t r = 0; r < count; ++r) {
@@ -148,11 +147,12 @@ void gather_codes(const float* codebook, const int32_t* codes, int64_t count, co
   }
 }
 
-constexpr int64_t error_part = 256;  ///< rows
+constexpr int64_t error_part = 256;  ///< rows per partial sum of error_factor
 int64_t error_parts(int64_t rows) { return (rows + error_part - 1) / error_part; }
 int64_t gradient_parts(int64_t rows) { return std::clamp<int64_t>(rows / 64, 1, max_parts); }
-// One stage of a partial: in_weight and out_weight as [dim][latent], then in_bias, then out_bias.
+// Floats of a group's work space: residual, q, dresidual and dq, then de and codes.
 int64_t group_size(const Sizes& n) { return 4 * group * n.latent + 2 * group * n.dim; }
+// Floats of one stage of a partial: in_weight and out_weight as [dim][latent], then in_bias, then out_bias.
 int64_t partial_size(const Sizes& n) { return 2 * n.dim * n.latent + n.dim + n.latent; }
 
 Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
@@ -162,11 +162,10 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 }  // namespace
 
 // ---- forward
-// -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
-// Tiles of rows are cut into as many parts as threads can take, each with its own room for a beam.
+// Tiles of rows are divided into as many parts as threads can run; each part has its own beam storage.
 int64_t forward_parts(const Context& ctx, int64_t rows) {
   return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
 }
@@ -197,8 +196,8 @@ Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorise
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
   const Sizes n = sizes_of(z, codebooks, factorised);
-  // Packed codebooks, the search's rows, one loss per row, the residual; then the beams; or e, its groups, q, and the
-  // transposed out_weight.
+  // Packed codebooks, the search's buffer, one loss per row, the residual; then, with a beam, its storage; with
+  // projections, e, e in groups, q and the transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
   int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + rows + rows * n.latent;
   if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam));
@@ -221,9 +220,9 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward(ctx, a);
 
-  const int64_t book = packed_size(n.codes, n.dim);
+  const int64_t book_size = packed_size(n.codes, n.dim);
   float* packed = a.scratch.data;
-  float* buffer = packed + n.stages * book;
+  float* buffer = packed + n.stages * book_size;
   float* row_losses = buffer + buffer_size(n.rows, n.dim);
   const int64_t padded = round_up(n.rows, tile);
   float* residual = row_losses + padded;
@@ -242,7 +241,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
     rvq_beam::search(a.z.data + first * n.dim, count, beam, a.codebooks.data, packed, used, slot,
                      a.codes.data + first * n.stages);
   };
-  // One tile of rows goes through all stages while its residual is in cache.
+  // A tile of rows passes through all stages while its residual is in cache.
   const auto quantise = [&](int64_t first, int64_t count) {
     const int64_t groups = round_up(count, group);
     std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual + first * n.latent);
@@ -251,21 +250,22 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
     for (int64_t i = 0; i < n.stages; ++i) {
       float* e = (n.factorised ? projected : residual) + first * n.dim;
       for (int64_t r = 0; n.factorised && r < groups; r += group) {
-        float* four = grouped + (first + r) * n.dim;
+        float* grouped_values = grouped + (first + r) * n.dim;
         const float* bias = a.projections.in_bias.data + i * n.dim;
         dots(residual + (first + r) * n.latent, a.projections.in_weight.data + i * n.dim * n.latent, n.dim, n.latent,
-             four);
+             grouped_values);
         for (int64_t j = 0; j < group; ++j)
-          for (int64_t d = 0; d < n.dim; ++d) e[(r + j) * n.dim + d] = four[d * group + j] + bias[d];
+          for (int64_t d = 0; d < n.dim; ++d) e[(r + j) * n.dim + d] = grouped_values[d * group + j] + bias[d];
       }
       if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
       int32_t* codes = a.codes.data + first * n.stages + i;
       if (a.beam == 1)
-        nearest(e, count, n.dim, packed + i * book, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
+        nearest(e, count, n.dim, packed + i * book_size, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
       for (int64_t r = 0; n.factorised && r < groups; r += group) {
-        float* four = grouped + (first + r) * n.dim;
-        gather_codes(a.codebooks.data + i * n.codes * n.dim, codes + r * n.stages, std::min(group, count - r), n, four);
-        project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
+        float* grouped_values = grouped + (first + r) * n.dim;
+        gather_codes(a.codebooks.data + i * n.codes * n.dim, codes + r * n.stages, std::min(group, count - r), n,
+                     grouped_values);
+        project_out(grouped_values, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
                     product + (first + r) * n.latent);
       }
       for (int64_t r = 0; r < count; ++r) {
@@ -282,7 +282,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       }
     }
   };
-  float* slots = residual + padded * n.latent;  // instead of `projected`: no projections with a beam
+  float* slots = residual + padded * n.latent;  // shares the place of `projected`: a beam has no projections
   const int64_t tiles = padded / tile, parts = forward_parts(ctx, n.rows);
   parallel_parts(ctx, parts, [&](int64_t part) {
     const int64_t begin = tiles * part / parts * tile, last = std::min(tiles * (part + 1) / parts * tile, n.rows);
@@ -294,12 +294,11 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   double sum = 0;
   for (int64_t r = 0; r < n.rows; ++r) sum += static_cast<double>(row_losses[r]);
   const int64_t elements = mask.valid_rows(z.batch) * n.dim;
-  // The two losses differ in what they are differentiated by, not in value.
+  // The two losses have the same value; only their gradients differ.
   a.losses[0] = a.losses[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
 }
 
 // ---- backward
-// ----------------------------------------------------------------------------------------------------------
 
 Shape rvq_backward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised) {
   if constexpr (with_cuda)
@@ -319,7 +318,7 @@ const float* quantised_row(const RvqBackward& a, const Sizes& n, int64_t row, in
   return a.quantised.data + (stage * n.rows + row) * n.dim;
 }
 
-/// b of the contract. The last stage used leaves z - y.
+/// b of the contract in rvq.h. The error y - z of a row is chosen - quantised of its last used stage.
 float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask) {
   const int64_t parts = error_parts(n.rows);
   parallel_parts(ctx, parts, [&](int64_t part) {
@@ -328,10 +327,10 @@ float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, con
     for (int64_t row = part * error_part; row < end; ++row) {
       const int64_t last = mask.stages_used(row, n.stages) - 1;
       if (last < 0 || !mask.valid(row)) continue;
-      const ErrorSums of_row =
+      const ErrorSums row_sums =
           error_sums(quantised_row(a, n, row, last), chosen_row(a, n, row, last), a.dy.data + row * n.latent, n.dim);
-      sums.squares += of_row.squares;
-      sums.products += of_row.products;
+      sums.squares += row_sums.squares;
+      sums.products += row_sums.products;
     }
     put_partial(a.scratch.data, part, sums.squares);
     put_partial(a.scratch.data, parts + part, sums.products);
@@ -362,8 +361,7 @@ void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, c
   });
 }
 
-// The chain runs back through the stages. Residuals are not kept: from the last one they are built up again by adding
-// what each stage took away.
+// Runs back through the stages. Residuals are not saved: each is the next one plus what the stage subtracted.
 void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   const RvqProjections& p = a.projections;
   const int64_t parts = gradient_parts(n.rows), partial = partial_size(n), matrix = n.dim * n.latent;
@@ -437,7 +435,7 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
   });
 }
 
-// Each part owns some codes of one stage and adds their rows in order.
+// Each part handles a range of codes of one stage and adds their rows in order, so that no two parts write to one code.
 void codebook_gradient(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   constexpr int64_t slices = 4;
   parallel_parts(ctx, n.stages * slices, [&](int64_t part) {
@@ -490,7 +488,6 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
 }
 
 // ---- decode
-// ------------------------------------------------------------------------------------------------------------
 
 Shape rvq_decode_scratch(Context& ctx, Shape codes, Shape y, Shape codebooks, bool factorised) {
   if (!factorised || on_cuda(ctx)) return {.channels = 0};
@@ -515,7 +512,7 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);
   float* grouped = product + round_up(n.rows, group) * n.latent;
   Sizes chosen = n;
-  chosen.stages = stages;  // the codes' own stride
+  chosen.stages = stages;  // the stride of a.codes
   parallel_ranges(ctx, round_up(n.rows, group) / group, 4, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * group; first < end * group; first += group)
       for (int64_t i = 0; i < stages; ++i) {
@@ -523,9 +520,10 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
         const float* codebook = a.codebooks.data + i * n.codes * n.dim;
         float* q = product + first * n.latent;
         if (n.factorised) {
-          float* four = grouped + first * n.dim;
-          gather_codes(codebook, a.codes.data + first * stages + i, count, chosen, four);
-          project_out(four, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n, q);
+          float* grouped_values = grouped + first * n.dim;
+          gather_codes(codebook, a.codes.data + first * stages + i, count, chosen, grouped_values);
+          project_out(grouped_values, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
+                      q);
         }
         for (int64_t r = 0; r < count; ++r) {
           const int32_t code = a.codes[(first + r) * stages + i];

@@ -5,11 +5,10 @@ namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-// ---- forward, first rung
-// --------------------------------------------------------------------------------------------------------
+// ---- forward, any shape
 
-/// A warp takes one row through all stages; the residual and e lie in scratch. `searches`: for the nearest codes; else
-/// the codes are there.
+/// A warp takes one row through all stages; the residual and e are in scratch. It searches for the nearest codes, or,
+/// without `searches`, reads given ones from a.codes.
 template <bool searches>
 __global__ void __launch_bounds__(threads)
     rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals,
@@ -64,36 +63,35 @@ __global__ void __launch_bounds__(threads)
 }
 
 // ---- forward, latent codes
-// ------------------------------------------------------------------------------------------------------
 
 constexpr int64_t max_tile_latent = 1024;
 
-/// A block takes 16 rows through all stages, residuals in shared memory, and y too where it holds both, else where y
-/// goes in the end; two barriers a stage. Both ways make the same sums. For 2376 rows, 8 stages of 1024 codes of 128
+/// A block takes 16 rows through all stages, with two barriers per stage. Residuals are in shared memory; y is there
+/// too if both fit, else in device memory. The sums are the same. For 2376 rows, 8 stages of 1024 codes of 128
 /// channels: 5 GFLOP, 0.1 ms; 149 blocks read 0.6 GB of codes from L2, 0.11 ms.
-template <bool keeps_y>
+template <bool y_in_shared>
 __global__ void __launch_bounds__(tile_threads, 2)
     rvq_latent_tile_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* losses) {
   NACRE_DYNAMIC_SHARED(float, residual);
   NACRE_SHARED(uint32_t, candidates, candidate_words);
-  NACRE_SHARED(int, limits, tile_rows);
-  NACRE_SHARED(int, counted, tile_rows);
+  NACRE_SHARED(int, row_stages, tile_rows);
+  NACRE_SHARED(int, valid_rows, tile_rows);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   const int64_t first = int64_t{blockIdx.x} * tile_rows, padded = padded_codes(n.codes);
-  float* sums = residual + tile_floats(latent);  // losses, then (keeps_y) y [tile_rows][latent]
-  // What a row needs between searches lies in shared memory: the search takes the registers.
+  float* sums = residual + tile_floats(latent);  // losses, then (y_in_shared) y [tile_rows][latent]
+  // State of a row between searches is in shared memory, because the search uses all registers.
 #pragma unroll 1
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
-    const bool there = first + r < n.rows;
+    const bool in_range = first + r < n.rows;
     if (lane == 0) {
-      limits[r] = there && mask.stages != nullptr ? mask.stages[(first + r) / mask.time] : stages;
-      counted[r] = there && mask.valid(first + r) ? 1 : 0;
+      row_stages[r] = in_range && mask.stages != nullptr ? mask.stages[(first + r) / mask.time] : stages;
+      valid_rows[r] = in_range && mask.valid(first + r) ? 1 : 0;
       sums[r] = 0;
     }
     for (int c = lane; c < (latent + 3) / 4 * 4; c += 32)
-      residual[c * tile_pitch + r] = there && c < latent ? a.z.data[(first + r) * latent + c] : 0.0f;
+      residual[c * tile_pitch + r] = in_range && c < latent ? a.z.data[(first + r) * latent + c] : 0.0f;
   }
 #pragma unroll 1
   for (int s = 0; s < stages; ++s) {
@@ -107,10 +105,10 @@ __global__ void __launch_bounds__(tile_threads, 2)
       const int64_t k = __shfl_sync(full_warp, best.k, 8 * i);
       const int64_t row = first + r;
       if (row >= n.rows) continue;
-      const bool used = s < limits[r];
+      const bool used = s < row_stages[r];
       if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(k);
       const float* code = a.codebooks.data + (s * n.codes + k) * latent;
-      float *x = residual + r, *y = keeps_y ? sums + tile_rows + r * latent : a.y.data + row * latent, loss = 0;
+      float *x = residual + r, *y = y_in_shared ? sums + tile_rows + r * latent : a.y.data + row * latent, loss = 0;
 #pragma unroll 2
       for (int c = lane; c < latent; c += 32) {
         const float q = code[c], before = x[c * tile_pitch], after = before - q;
@@ -123,39 +121,39 @@ __global__ void __launch_bounds__(tile_threads, 2)
           y[c] += q;
       }
       loss = warp_sum(loss);
-      if (lane == 0 && used && counted[r] != 0) sums[r] += loss;
+      if (lane == 0 && used && valid_rows[r] != 0) sums[r] += loss;
     }
   }
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
     if (first + r >= n.rows) continue;
     if (lane == 0 && losses != nullptr) losses[first + r] = sums[r];
-    if constexpr (keeps_y)
+    if constexpr (y_in_shared)
       for (int c = lane; c < latent; c += 32) a.y.data[(first + r) * latent + c] = sums[tile_rows + r * latent + c];
   }
 }
 
-size_t latent_tile_bytes(int64_t latent, bool keeps_y) {
-  return static_cast<size_t>(tile_floats(latent) + tile_rows * (keeps_y ? latent + 1 : 1)) * sizeof(float);
+size_t latent_tile_bytes(int64_t latent, bool y_in_shared) {
+  return static_cast<size_t>(tile_floats(latent) + tile_rows * (y_in_shared ? latent + 1 : 1)) * sizeof(float);
 }
 constexpr size_t latent_tile_static_bytes = (candidate_words + 2 * tile_rows) * 4;
 static_assert((tile_floats(max_tile_latent) + tile_rows) * 4 + latent_tile_static_bytes <= least_shared_per_block);
 
-bool fits_tile(const RvqSizes& n, VqMetric metric) {
+bool tile_kernel_supports(const RvqSizes& n, VqMetric metric) {
   return !n.factorised && n.latent <= max_tile_latent && metric == VqMetric::euclidean;
 }
 void latent_tile(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask, const float* prepared,
                  float* losses) {
-  const bool keeps_y = latent_tile_bytes(n.latent, true) + latent_tile_static_bytes <= limits(ctx).shared_per_block;
+  const bool y_in_shared = latent_tile_bytes(n.latent, true) + latent_tile_static_bytes <= limits(ctx).shared_per_block;
   launch(ctx,
-         {.name = keeps_y ? "rvq_forward_latent" : "rvq_forward_latent_long",
+         {.name = y_in_shared ? "rvq_forward_latent" : "rvq_forward_latent_long",
           .grid = blocks_for(n.rows, tile_rows),
           .block = tile_threads,
-          .shared_bytes = latent_tile_bytes(n.latent, keeps_y)},
-         keeps_y ? rvq_latent_tile_kernel<true> : rvq_latent_tile_kernel<false>, a, n, mask, prepared, losses);
+          .shared_bytes = latent_tile_bytes(n.latent, y_in_shared)},
+         y_in_shared ? rvq_latent_tile_kernel<true> : rvq_latent_tile_kernel<false>, a, n, mask, prepared, losses);
 }
 
-/// One block: the rows' losses in double. The two losses differ in what they are differentiated by, not in value.
+/// One block adds the losses of all rows in double. The two losses have the same value; only their gradients differ.
 __global__ void __launch_bounds__(1024)
     rvq_losses_kernel(const float* losses, int64_t rows, int64_t dim, RowMask mask, float* out) {
   NACRE_SHARED(double, buffer, 32);
@@ -167,7 +165,6 @@ __global__ void __launch_bounds__(1024)
 }
 
 // ---- decode
-// -------------------------------------------------------------------------------------------------------------------
 
 /// A thread per element.
 __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSizes n, int64_t stages) {
@@ -190,9 +187,9 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
 
 Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
-  // Prepared codebooks, a loss per row; then padded weights, or for the first rung the residual, and e.
+  // Prepared codebooks, a loss per row; then the padded weights, or, for rvq_forward_kernel, the residual and e.
   int64_t size = scratch_slack + n.stages * prepared_size(n.codes, n.dim) + n.rows;
-  if (fits_groups(n))
+  if (group_kernel_supports(n))
     size += padded_weights_size(n);
   else
     size += n.rows * n.latent + (factorised ? n.rows * n.dim : 0);
@@ -206,16 +203,17 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   float* prepared = aligned_scratch(a.scratch.data);
   float* residuals = prepared + n.stages * prepared_size(n.codes, n.dim);
   float* projected = residuals + n.rows * n.latent;
-  float* losses = fits_groups(n) ? residuals + padded_weights_size(n) : projected + (n.factorised ? n.rows * n.dim : 0);
+  float* losses =
+      group_kernel_supports(n) ? residuals + padded_weights_size(n) : projected + (n.factorised ? n.rows * n.dim : 0);
   if (n.rows > 0) {
     prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
     if (a.beam > 1) {
       rvq_beam_codes(ctx, a, n, prepared, losses + n.rows);
       launch(ctx, {.name = "rvq_forward_given", .grid = blocks_for(n.rows, warps), .block = threads},
              rvq_forward_kernel<false>, a, n, mask, prepared, residuals, projected, losses);
-    } else if (fits_groups(n))
+    } else if (group_kernel_supports(n))
       rvq_forward_factorised(ctx, a, n, mask, prepared, residuals, losses);
-    else if (fits_tile(n, a.metric))
+    else if (tile_kernel_supports(n, a.metric))
       latent_tile(ctx, a, n, mask, prepared, losses);
     else
       launch(ctx, {.name = "rvq_forward", .grid = blocks_for(n.rows, warps), .block = threads},

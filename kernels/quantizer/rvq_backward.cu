@@ -7,19 +7,18 @@ namespace {
 constexpr int threads = 256, warps = threads / 32;
 
 // ---- latent codes
-// -------------------------------------------------------------------------------------------------------------
 
 static_assert(threads == sum_threads);
 
-/// z - y of one channel after `used` stages, at least 1.
-__device__ __forceinline__ float left_over(const RvqBackward& a, const RvqSizes& n, int64_t row, int64_t c,
-                                           int64_t used) {
+/// z - y of one channel after `used` >= 1 stages.
+__device__ __forceinline__ float residual_after(const RvqBackward& a, const RvqSizes& n, int64_t row, int64_t c,
+                                                int64_t used) {
   const int64_t s = used - 1, k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
   return a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
 }
 
-/// A block per part of the elements: sums of e.e and of dy.e, of e = y - z; the second kind lies behind `parts` of the
-/// first.
+/// A block per part of the elements: sums of e.e and of dy.e, with e = y - z. `sums` has the first for all parts, then
+/// the second.
 __global__ void __launch_bounds__(threads)
     rvq_error_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, float* sums) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -29,7 +28,7 @@ __global__ void __launch_bounds__(threads)
   for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
     const int64_t row = i / n.latent, used = mask.stages_used(row, n.stages);
     if (used == 0 || !mask.valid(row)) continue;
-    const double error = -static_cast<double>(left_over(a, n, row, i % n.latent, used));
+    const double error = -static_cast<double>(residual_after(a, n, row, i % n.latent, used));
     squares += error * error;
     products += error * static_cast<double>(a.dy.data[i]);
   }
@@ -40,8 +39,8 @@ __global__ void __launch_bounds__(threads)
   put_partial(sums, parts + blockIdx.x, products);
 }
 
-/// A thread per element. Every block adds the parts of the error's sums for itself, so blocks are few.
-constexpr int64_t most_blocks = 1024;
+/// A thread per element. With `orthogonal` every block adds the partial sums again, so there are at most max_blocks.
+constexpr int64_t max_blocks = 1024;
 constexpr double max_float = 0x1.fffffep127;
 __global__ void __launch_bounds__(threads)
     rvq_latent_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, const float* sums) {
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(threads)
     const int64_t row = i / n.latent, c = i % n.latent;
     float dz = a.add_dz ? a.dz.data[i] + a.dy.data[i] : a.dy.data[i];
     const int64_t used = mask.valid(row) ? mask.stages_used(row, n.stages) : 0;
-    if (factor != 0 && used > 0) dz = __fmaf_rn(factor, left_over(a, n, row, c, used), dz);
+    if (factor != 0 && used > 0) dz = __fmaf_rn(factor, residual_after(a, n, row, c, used), dz);
     if (scale != 0)
       for (int64_t s = 0; s < used; ++s) {
         const int64_t k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
@@ -70,11 +69,10 @@ __global__ void __launch_bounds__(threads)
 }
 
 // ---- codebooks
-// ----------------------------------------------------------------------------------------------------------------
 
-constexpr int chunk = 128;  ///< channels of a warp at a time: four per lane
+constexpr int chunk = 128;  ///< channels that a warp handles at a time: four per lane
 
-/// A warp per stage and code: it adds its rows in their order.
+/// A warp per stage and code: it adds the rows that chose the code, in order.
 __global__ void __launch_bounds__(threads)
     rvq_codebook_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, const int32_t* by_stage) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -104,11 +102,10 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-// ---- factorised codes, first rung
-// ------------------------------------------------------------------------------------------------
+// ---- factorised codes, any shape
 
-/// A warp takes one row back through all stages, and leaves de [stages][rows][dim], and r and dq [stages][rows][latent]
-/// for the gradients of the parameters. `gradient` is g, [rows][latent].
+/// A warp takes one row back through all stages. It stores de [stages][rows][dim], and residuals and dq
+/// [stages][rows][latent], for rvq_parameters_kernel. `gradient` [rows][latent] is work space for g.
 __global__ void __launch_bounds__(threads)
     rvq_chain_kernel(RvqBackward a, RvqSizes n, RowMask mask, float* de, float* residuals, float* dq, float* gradient) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -131,22 +128,22 @@ __global__ void __launch_bounds__(threads)
   for (int64_t i = n.stages - 1; i >= 0; --i) {
     const bool used = mask.used(row, i), counted = used && mask.valid(row);
     const float* code = code_of(i);
-    float* mine = dq + (i * n.rows + row) * n.latent;
-    float* e = de + (i * n.rows + row) * n.dim;
-    for (int64_t c = lane; c < n.latent; c += 32) mine[c] = used ? a.dy.data[row * n.latent + c] - g[c] : -g[c];
+    float* dq_row = dq + (i * n.rows + row) * n.latent;
+    float* de_row = de + (i * n.rows + row) * n.dim;
+    for (int64_t c = lane; c < n.latent; c += 32) dq_row[c] = used ? a.dy.data[row * n.latent + c] - g[c] : -g[c];
     for (int64_t d = 0; d < n.dim; ++d) {
       float sum = 0;
       for (int64_t c = lane; c < n.latent; c += 32)
-        sum = __fmaf_rn(mine[c], a.projections.out_weight.data[(i * n.latent + c) * n.dim + d], sum);
+        sum = __fmaf_rn(dq_row[c], a.projections.out_weight.data[(i * n.latent + c) * n.dim + d], sum);
       sum = warp_sum(sum);
       if (counted) sum = __fmaf_rn(scale, a.quantised.data[(i * n.rows + row) * n.dim + d] - code[d], sum);
-      if (lane == 0) e[d] = sum;
+      if (lane == 0) de_row[d] = sum;
     }
     __syncwarp();
     for (int64_t c = lane; c < n.latent; c += 32) {
       float sum = g[c];
       for (int64_t d = 0; d < n.dim; ++d)
-        sum = __fmaf_rn(e[d], a.projections.in_weight.data[(i * n.dim + d) * n.latent + c], sum);
+        sum = __fmaf_rn(de_row[d], a.projections.in_weight.data[(i * n.dim + d) * n.latent + c], sum);
       g[c] = sum;
     }
   }
@@ -157,7 +154,8 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int64_t max_runs = 8;
 
-/// The sum over all rows of term(row): runs of rows one after the other.
+/// Sum over all rows, in at most max_runs runs: term(row, sum) adds a row to the sum of its run; run sums are added in
+/// order.
 template <class Term>
 __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
   const int64_t runs = rows / 64 < 1 ? 1 : (rows / 64 < max_runs ? rows / 64 : max_runs);
@@ -170,27 +168,29 @@ __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
   return total;
 }
 
-/// A thread per stage, channel of code and channel of latent (x): its element of both weights' gradients, and of a bias
-/// where it is the first of its row or column.
+/// A thread per stage, code channel d and latent channel c: one element of both weight gradients. Threads of c = 0 and
+/// of d = 0 also compute the bias gradients.
 __global__ void __launch_bounds__(threads)
     rvq_parameters_kernel(RvqBackward a, RvqSizes n, const float* de, const float* residuals, const float* dq) {
   const int64_t c = grid_thread(), d = blockIdx.y, i = blockIdx.z;
   if (c >= n.latent) return;
-  const float* e = de + i * n.rows * n.dim + d;
-  const float *r = residuals + i * n.rows * n.latent + c, *q = dq + i * n.rows * n.latent + c;
+  const float* de_column = de + i * n.rows * n.dim + d;
+  const float *residual_column = residuals + i * n.rows * n.latent + c, *dq_column = dq + i * n.rows * n.latent + c;
   if (a.din_weight)
-    a.din_weight.data[(i * n.dim + d) * n.latent + c] +=
-        sum_of_runs(n.rows, [&](int64_t row, float sum) { return __fmaf_rn(e[row * n.dim], r[row * n.latent], sum); });
+    a.din_weight.data[(i * n.dim + d) * n.latent + c] += sum_of_runs(n.rows, [&](int64_t row, float sum) {
+      return __fmaf_rn(de_column[row * n.dim], residual_column[row * n.latent], sum);
+    });
   if (a.dout_weight)
     a.dout_weight.data[(i * n.latent + c) * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) {
       const int64_t k = clamp_code(a.codes.data[row * n.stages + i], n.codes);
-      return __fmaf_rn(a.codebooks.data[(i * n.codes + k) * n.dim + d], q[row * n.latent], sum);
+      return __fmaf_rn(a.codebooks.data[(i * n.codes + k) * n.dim + d], dq_column[row * n.latent], sum);
     });
   if (a.din_bias && c == 0)
-    a.din_bias.data[i * n.dim + d] += sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + e[row * n.dim]; });
+    a.din_bias.data[i * n.dim + d] +=
+        sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + de_column[row * n.dim]; });
   if (a.dout_bias && d == 0)
     a.dout_bias.data[i * n.latent + c] +=
-        sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + q[row * n.latent]; });
+        sum_of_runs(n.rows, [&](int64_t row, float sum) { return sum + dq_column[row * n.latent]; });
 }
 
 }  // namespace
@@ -199,7 +199,7 @@ Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
   const int64_t by_stage = n.rows * n.stages;
   if (!factorised) return {.channels = by_stage + 4 * sum_parts(n.rows * n.latent)};
-  if (fits_groups(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};
+  if (group_kernel_supports(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};
   return {.channels = by_stage + n.rows * (n.stages * (n.dim + 2 * n.latent) + n.latent)};
 }
 
@@ -209,7 +209,7 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
   const RowMask mask{a.frames.data, a.stages.data, a.dy.shape.time, a.dy.shape.batch};
   const int64_t rows = n.rows * n.stages;
   int32_t* by_stage = reinterpret_cast<int32_t*>(a.scratch.data);
-  if (fits_groups(n)) {
+  if (group_kernel_supports(n)) {
     rvq_backward_factorised(ctx, a, n, mask, a.scratch.data + rows);
   } else if (n.factorised) {
     float* de = a.scratch.data + rows;
@@ -232,12 +232,12 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
              rvq_error_sums_kernel, a, n, mask, parts, sums);
     launch(ctx,
            {.name = "rvq_latent_backward",
-            .grid = blocks_for(n.rows * n.latent, threads, a.orthogonal ? most_blocks : 1 << 16),
+            .grid = blocks_for(n.rows * n.latent, threads, a.orthogonal ? max_blocks : 1 << 16),
             .block = threads},
            rvq_latent_backward_kernel, a, n, mask, parts, static_cast<const float*>(sums));
   }
   if (!a.dcodebooks) return;
-  sort_codes_by_stage(ctx, a.codes.data, n.rows, n.stages, n.codes, mask, by_stage);
+  transpose_codes(ctx, a.codes.data, n.rows, n.stages, n.codes, mask, by_stage);
   launch(ctx,
          {.name = "rvq_codebook_backward",
           .grid = {blocks_for(n.codes, warps), static_cast<unsigned>(n.stages), 1},

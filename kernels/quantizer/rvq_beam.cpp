@@ -21,9 +21,9 @@ constexpr int64_t max_columns = max_rows * max_rvq_beam;
 using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, const float*, const float*, float*,
                             uint32_t*);
 
-// One block of sixteen codes against twelve hypotheses, as vq_search.cpp spells it: the half distances are its own, bit
-// for bit. To each the hypothesis' half energy is added. scores is [tile][lanes]; bit t of passed[r] is set where score
-// t of hypothesis r is at most worst[r]. Returns whether any is.
+// Scores of twelve hypotheses for a block of sixteen codes: the half distance as in vq_search.cpp, bit for bit, plus
+// the half energy of the hypothesis. scores is [tile][lanes]; bit t of passed[r] is set if score t of hypothesis r is
+// at most worst[r]. Returns nonzero if any bit is set.
 #define NACRE_SCORES(name, target, width, lanes_of)                                                                  \
   target uint32_t name(const float* __restrict x, const float* __restrict codes, const float* __restrict half_norms, \
                        int64_t dim, const float* __restrict energy, const float* __restrict worst,                   \
@@ -42,9 +42,9 @@ using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, c
       _Pragma("GCC unroll 12") for (int r = 0; r < tile; ++r) {                                                      \
         const Floats score = h[r] + energy[r];                                                                       \
         *reinterpret_cast<Floats*>(scores + r * lanes + t) = score;                                                  \
-        const uint32_t here = lanes_of(score, worst[r]);                                                             \
-        passed[r] |= here << t;                                                                                      \
-        any |= here;                                                                                                 \
+        const uint32_t bits = lanes_of(score, worst[r]);                                                             \
+        passed[r] |= bits << t;                                                                                      \
+        any |= bits;                                                                                                 \
       }                                                                                                              \
     }                                                                                                                \
     return any;                                                                                                      \
@@ -58,7 +58,7 @@ inline uint32_t at_most_4(Floats4 score, float worst) {
 }
 NACRE_SCORES(scores_4, , 4, at_most_4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
-// As macros: a vector argument has another calling convention outside of the function's own target.
+// Macros, because functions with vector arguments have another calling convention outside of the target's functions.
 #define NACRE_AT_MOST_8(score, worst) \
   static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)(score), _mm256_set1_ps(worst), _CMP_LE_OQ)))
 #define NACRE_AT_MOST_16(score, worst) \
@@ -70,7 +70,7 @@ NACRE_SCORES(scores_16, __attribute__((target("arch=x86-64-v4"))), 16, NACRE_AT_
 #endif
 #undef NACRE_SCORES
 
-Scores pick() {
+Scores select_scores() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   if (vector_width() == 16) return scores_16;
   if (vector_width() == 8) return scores_8;
@@ -86,9 +86,10 @@ NACRE_CLONES void half_energies(const float* __restrict x, int64_t dim, float* _
   for (int64_t r = 0; r < tile; ++r) out[r] = 0.5f * sum[r];
 }
 
-// The order of candidates as one number: the score, whose bits are made to order as unsigned, then hypothesis and code.
+// A candidate as one integer that sorts as the candidates do: by score, mapped to an unsigned integer of the same
+// order, then by hypothesis and code.
 uint64_t key_of(float score, int64_t id) {
-  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 is no less than +0
+  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // -0 becomes +0: they compare equal
   const uint32_t order = bits ^ ((bits & 0x80000000u) != 0 ? 0xffffffffu : 0x80000000u);
   return uint64_t{order} << 32 | static_cast<uint64_t>(id);
 }
@@ -98,12 +99,12 @@ float score_of(uint64_t key) {
 }
 int64_t id_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
 
-// What one row keeps, best first.
+// The best candidates of one row so far, best first.
 struct Kept {
   std::array<uint64_t, max_rvq_beam> keys;
   int64_t count = 0;
 
-  // Keeps the candidate if it is among the best `beam`.
+  // Inserts the candidate if it is among the best `beam`.
   void insert(uint64_t key, int64_t beam) {
     if (count == beam) {
       if (key >= keys[size_t(count - 1)]) return;
@@ -116,42 +117,43 @@ struct Kept {
   }
 };
 
-// Where column c of tiles [tile index][dim][tile] begins.
+// Start of column c in tiles [tile index][dim][tile].
 float* column(float* tiles, int64_t c, int64_t dim) { return tiles + c / tile * tile * dim + c % tile; }
 
 }  // namespace
 
 int64_t slot_size(const Sizes& n) {
-  // Residuals of this stage and of the next, then the paths: a hypothesis and a code for each row, stage and hypothesis.
+  // Residuals of this stage and of the next; then the paths: parent hypothesis and code of each row, stage and
+  // hypothesis.
   return max_rows * n.beam * (2 * n.dim + n.stages);
 }
 
 void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks, const float* packed,
             const int64_t* used, float* slot, int32_t* codes) {
-  static const Scores scores_of = pick();
+  static const Scores scores_of = select_scores();
   const int64_t blocks = round_up(n.codes, lanes) / lanes;
   const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
-  float *here = slot, *next = slot + max_rows * n.beam * n.dim;
+  float *current = slot, *next = slot + max_rows * n.beam * n.dim;
   int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
   float energy[max_columns], worst[tile], row_worst[max_rows], scores[tile * lanes];
   uint32_t passed[tile];
   Kept kept[max_rows];
-  int64_t width = 1;  // columns of a row
+  int64_t width = 1;  // hypotheses per row in this stage
   int64_t live[max_rows];
 
-  // Column hypothesis * rows + row: the best hypotheses come first, and set the bar for the others.
+  // Column hypothesis * rows + row: the best hypotheses come first and set tight bounds for the others.
   for (int64_t r = 0; r < rows; ++r) {
     live[r] = 1;
-    for (int64_t d = 0; d < n.dim; ++d) column(here, r, n.dim)[d * tile] = z[r * n.dim + d];
+    for (int64_t d = 0; d < n.dim; ++d) column(current, r, n.dim)[d * tile] = z[r * n.dim + d];
   }
   for (int64_t s = 0; s < n.stages; ++s) {
     const float* book = packed + s * packed_size(n.codes, n.dim);
     const float* norms = book + blocks * lanes * n.dim;
     const int64_t columns = rows * width, tiles = round_up(columns, tile) / tile;
     for (int64_t c = columns; c < tiles * tile; ++c)
-      for (int64_t d = 0; d < n.dim; ++d) column(here, c, n.dim)[d * tile] = 0;
-    for (int64_t t = 0; t < tiles; ++t) half_energies(here + t * tile * n.dim, n.dim, energy + t * tile);
-    // Columns without a hypothesis are infinitely far.
+      for (int64_t d = 0; d < n.dim; ++d) column(current, c, n.dim)[d * tile] = 0;
+    for (int64_t t = 0; t < tiles; ++t) half_energies(current + t * tile * n.dim, n.dim, energy + t * tile);
+    // Columns without a hypothesis have infinite energy, so that none of their candidates passes.
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = live[r]; j < width; ++j) energy[j * rows + r] = std::numeric_limits<float>::infinity();
       kept[r].count = 0;
@@ -163,8 +165,8 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
       for (int64_t t = 0; t < tiles; ++t)
         for (int64_t b = begin; b < std::min(begin + chunk, blocks); ++b) {
           for (int64_t c = 0; rows != tile && c < tile; ++c) worst[c] = row_worst[(t * tile + c) % rows];
-          if (!scores_of(here + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim, energy + t * tile,
-                         rows == tile ? row_worst : worst, scores, passed))
+          if (!scores_of(current + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim,
+                         energy + t * tile, rows == tile ? row_worst : worst, scores, passed))
             continue;
           for (int64_t c = 0; c < tile; ++c) {
             if (passed[c] == 0) continue;
@@ -181,12 +183,12 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
     const int64_t next_width = std::min(n.beam, width * n.codes);
     for (int64_t r = 0; r < rows; ++r) {
       Kept& k = kept[r];
-      if (k.count == 0) k.keys[0] = 0, k.count = 1;  // NaN or overflow: code 0 of the first hypothesis
+      if (k.count == 0) k.keys[0] = 0, k.count = 1;  // NaN or overflow: code 0 of the best hypothesis
       live[r] = s + 1 == used[r] ? 1 : k.count;
       for (int64_t j = 0; j < live[r]; ++j) {
         const int64_t id = id_of(k.keys[size_t(j)]), code = id % n.codes;
         paths[(r * n.stages + s) * n.beam + j] = static_cast<int32_t>(id);
-        const float* from = column(here, id / n.codes * rows + r, n.dim);
+        const float* from = column(current, id / n.codes * rows + r, n.dim);
         const float* q = codebooks + (s * n.codes + code) * n.dim;
         float* to = column(next, j * rows + r, n.dim);
         for (int64_t d = 0; d < n.dim; ++d) to[d * tile] = from[d * tile] - q[d];
@@ -194,7 +196,7 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
       for (int64_t j = live[r]; j < next_width; ++j)
         for (int64_t d = 0; d < n.dim; ++d) column(next, j * rows + r, n.dim)[d * tile] = 0;
     }
-    std::swap(here, next);
+    std::swap(current, next);
     width = next_width;
   }
   for (int64_t r = 0; r < rows; ++r)

@@ -4,17 +4,17 @@
 
 namespace nacre::rvq_beam {
 
-inline constexpr int64_t max_rows = vq_search::tile;  ///< of one call: any beam then fills whole tiles with hypotheses
+inline constexpr int64_t max_rows = vq_search::tile;  ///< per call: any beam then fills whole tiles with hypotheses
 
 struct Sizes {
   int64_t stages, codes, dim, beam;
 };
 
-/// Floats that one call of search() writes.
+/// Floats of `slot`, the work space of one call of search().
 int64_t slot_size(const Sizes&);
 
-/// Finds the codes of `rows` <= max_rows rows of z, [row][dim], into codes[row * stages + stage]. `packed` holds the
-/// packed codebooks, stage after stage. Row r keeps only its best sequence after used[r] stages, and goes on from it.
+/// Writes the codes of `rows` <= max_rows rows of z, [row][dim], to codes[row * stages + stage]. `packed` has the
+/// packed codebooks of all stages. After used[r] stages row r keeps only its best hypothesis and continues from it.
 void search(const float* z, int64_t rows, const Sizes&, const float* codebooks, const float* packed,
             const int64_t* used, float* slot, int32_t* codes);
 

@@ -1,24 +1,30 @@
-// rvq_forward for factorised codes of 8 channels: all stages of 9 or 18 rows in one block, two barriers a stage.
-// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200: 132 blocks, each reads 96 KB of weights and codes a
-// stage (114 MB of L2 reads in all, 20 us), and issues about 2080 instructions per thread and stage (SASS, sm_90a), 864
-// of them the multiply-adds of the formula: 4.7 us a stage, 43 us in all; with the waits for L2 and barriers about 55
-// (thought).
+// rvq_forward for factorised codes of 8 channels: all stages of 9 or 18 rows in one block, two barriers per stage.
+//
+//   per warp: partial sums of e  |  per warp: e, search of a part    |  per warp: best of all candidates,
+//   over its latent channels     |  of the codes, a candidate per    |  q of its latent channels, residual -= q,
+//                             barrier  row                         barrier  y += q
+//
+// For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200, 132 blocks read 96 KB of weights and codes each per
+// stage: 114 MB from L2 in all, 20 us. They issue about 2080 instructions per thread and stage (SASS, sm_90a), of which
+// 864 are the multiply-adds of the formula: 4.7 us per stage, 43 us in all. With waits for L2 and barriers, about 55 us
+// (estimated).
 #include "quantizer/rvq_factorised.cuh"
 
 namespace nacre::cuda {
 namespace {
 
-constexpr int code_turn = group_threads * 4;  ///< codes that a group scores at once
+constexpr int codes_at_once = group_threads * 4;  ///< codes that a group scores at once: four per thread
 
-/// Shared memory of one group, in floats: residuals and y (a warp touches its own channels only), sums of the warps,
-/// candidates (two words each), and per warp e, and the rows to compare, later the chosen codes.
+/// Offsets in the shared memory of one group, in floats: residuals and y (a warp only accesses its own channels), sums
+/// of the warps, candidates (two words each); then per warp e, and the rows to compare, replaced by the chosen codes.
 template <int J>
-struct Place {
+struct SharedLayout {
   static constexpr int y = group_rows * J * group_threads, sums = 2 * y, candidates = sums + group_warps * row_values,
-                       own = candidates + group_warps * group_rows * 2, size = own + group_warps * 2 * row_values;
+                       warp_values = candidates + group_warps * group_rows * 2,
+                       size = warp_values + group_warps * 2 * row_values;
 };
 template <int J>
-inline constexpr size_t group_bytes = Place<J>::size * sizeof(float);
+inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
 template <int J>
@@ -26,16 +32,16 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,
                           float* losses) {
   NACRE_DYNAMIC_SHARED(float, shared);
-  using P = Place<J>;
+  using P = SharedLayout<J>;
   constexpr int L = J * group_threads;
   const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
   const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
-  // A warp's channels are 32 J in a row, so that only its own lanes read what a lane changes of the residual.
-  const int warps_first = warp * 32 * J, own = warps_first + lane;
-  float* mine = shared + group * P::size;
-  float *r = mine + own, *y = r + P::y, *sums = mine + P::sums;
-  uint32_t* candidates = reinterpret_cast<uint32_t*>(mine + P::candidates);
-  float* e = mine + P::own + warp * 2 * row_values;
+  // A warp has 32 J adjacent channels, so that residuals are only read by lanes of the warp that wrote them.
+  const int warp_channel = warp * 32 * J, channel = warp_channel + lane;
+  float* group_shared = shared + group * P::size;
+  float *r = group_shared + channel, *y = r + P::y, *sums = group_shared + P::sums;
+  uint32_t* candidates = reinterpret_cast<uint32_t*>(group_shared + P::candidates);
+  float* e = group_shared + P::warp_values + warp * 2 * row_values;
   float *x = e + row_values, *chosen = x;
   const int64_t first = (int64_t{blockIdx.x} * (blockDim.x / group_threads) + group) * group_rows;
   const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);
@@ -44,10 +50,10 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   for (int row = 0; row < group_rows; ++row)
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      const int c = own + j * 32;
+      const int c = channel + j * 32;
       r[row * L + j * 32] = row < count && c < latent ? a.z.data[(first + row) * latent + c] : 0.0f;
     }
-  // Lane `row` of every warp knows its row's item.
+  // In every warp, lane `row` holds the limits and the loss of that row.
   int limit = stages;
   bool counted = false;
   float loss = 0;
@@ -57,10 +63,10 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   }
 #pragma unroll 1
   for (int i = 0; i < stages; ++i) {
-    {  // sums over the latent of e: a lane takes two of its dimensions and 4 J channels of the warp, eight lanes all
-      const int pair = lane / 8, channel = warps_first + lane % 8 * 4;
+    {  // Sums of e over the warp's channels. A lane adds 4 J of them for two code channels; eight lanes cover all.
+      const int pair = lane / 8, load_channel = warp_channel + lane % 8 * 4;
       Pack<float> w[J][2];
-      const float* in = weights.in + ((i * code_dim + 2 * pair) * L + channel);
+      const float* in = weights.in + ((i * code_dim + 2 * pair) * L + load_channel);
 #pragma unroll
       for (int j = 0; j < J; ++j)
 #pragma unroll
@@ -71,11 +77,11 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
         float v[2] = {};
 #pragma unroll
         for (int j = 0; j < J; ++j) {
-          const Pack<float> theirs = load_pack(mine + row * L + channel + j * 32);
+          const Pack<float> residuals = load_pack(group_shared + row * L + load_channel + j * 32);
 #pragma unroll
-          for (int e = 0; e < 4; ++e)
+          for (int t = 0; t < 4; ++t)
 #pragma unroll
-            for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(theirs.v[e], w[j][d].v[e], v[d]);
+            for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(residuals.v[t], w[j][d].v[t], v[d]);
         }
         const bool second = (lane & 4) != 0;
         float sum = (second ? v[1] : v[0]) + __shfl_xor_sync(full_warp, second ? v[0] : v[1], 4);
@@ -86,23 +92,23 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
     float codes[code_dim][4], norms[4];
     const auto load_codes = [&](int k) {
-      const float* from = prepared + (int64_t{i} * (code_dim + 1) * padded + k);
+      const float* source = prepared + (int64_t{i} * (code_dim + 1) * padded + k);
 #pragma unroll
-      for (int d = 0; d < code_dim; ++d, from += padded) {
-        const Pack<float> v = load_pack(from);
+      for (int d = 0; d < code_dim; ++d, source += padded) {
+        const Pack<float> v = load_pack(source);
 #pragma unroll
         for (int t = 0; t < 4; ++t) codes[d][t] = v.v[t];
       }
-      const Pack<float> v = load_pack(from);
+      const Pack<float> v = load_pack(source);
 #pragma unroll
       for (int t = 0; t < 4; ++t) norms[t] = v.v[t];
     };
-    if (tid * 4 < padded) load_codes(tid * 4);  // on their way while the group meets
+    if (tid * 4 < padded) load_codes(tid * 4);  // in flight during the barrier
     const float bias = weights.in_bias[i * code_dim + lane % code_dim];
     __syncthreads();
 #pragma unroll
-    for (int turn = 0; turn < value_turns; ++turn) {
-      const int v = lane + turn * 32;
+    for (int iteration = 0; iteration < value_iterations; ++iteration) {
+      const int v = lane + iteration * 32;
       if (v >= row_values) continue;
       float sum = sums[v];
 #pragma unroll
@@ -115,16 +121,16 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     float scale = 1;
     if (a.metric == VqMetric::cosine && lane < group_rows) scale = inverse_norm(e + lane * code_dim, code_dim);
 #pragma unroll
-    for (int turn = 0; turn < value_turns; ++turn) {
-      const int v = lane + turn * 32;
+    for (int iteration = 0; iteration < value_iterations; ++iteration) {
+      const int v = lane + iteration * 32;
       const float s = __shfl_sync(full_warp, scale, (v < row_values ? v : 0) / code_dim);
       if (v < row_values) x[v] = __fmul_rn(e[v], s);
     }
     __syncwarp();
 #pragma unroll 1
-    for (int turn = 0; turn < padded; turn += code_turn) {
-      const int k = turn + tid * 4;
-      if (turn > 0 && k < padded) load_codes(k);
+    for (int first_code = 0; first_code < padded; first_code += codes_at_once) {
+      const int k = first_code + tid * 4;
+      if (first_code > 0 && k < padded) load_codes(k);
 #pragma unroll 1
       for (int row = 0; row < group_rows; ++row) {
         Best best = no_code();
@@ -139,35 +145,36 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
             if (h[t] < best.h) best.h = h[t], best.k = k + t;
           }
         }
-        const OrderedBest warps_best = warp_ordered_best(best);
+        const OrderedBest best_of_warp = warp_ordered_best(best);
         uint32_t* slot = candidates + (row * group_warps + warp) * 2;
-        // Codes of a later turn have higher indices: they must be nearer.
-        if (lane == 0 && (turn == 0 || warps_best.h < slot[0])) slot[0] = warps_best.h, slot[1] = warps_best.k;
+        // Later codes have higher indices, so they win only if they are strictly nearer.
+        if (lane == 0 && (first_code == 0 || best_of_warp.h < slot[0]))
+          slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
       }
     }
     float w[J][code_dim], offset[J];
-    const float* out = weights.out + (i * L + own) * code_dim;
-    const float* out_bias = weights.out_bias + (i * L + own);
+    const float* out = weights.out + (i * L + channel) * code_dim;
+    const float* out_bias = weights.out_bias + (i * L + channel);
 #pragma unroll
     for (int j = 0; j < J; ++j) {
       load_8(out + j * 32 * code_dim, w[j]);
       offset[j] = out_bias[j * 32];
     }
     __syncthreads();
-    // Eight lanes per row look through the warps' candidates, four rows at once.
+    // Eight lanes per row find the best of the warps' candidates, four rows at once.
     int32_t my_code = 0;
 #pragma unroll
-    for (int turn = 0; turn < value_turns; ++turn) {
-      const int v = lane + turn * 32, slot = v < row_values ? v : 0;
+    for (int iteration = 0; iteration < value_iterations; ++iteration) {
+      const int v = lane + iteration * 32, slot = v < row_values ? v : 0;
       OrderedBest best{candidates[2 * slot], candidates[2 * slot + 1]};
 #pragma unroll
       for (int lanes = 4; lanes > 0; lanes /= 2) {
         const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
         if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
       }
-      const int from = lane - turn * 4;  // the row that this lane wants, of these four
-      const uint32_t k = __shfl_sync(full_warp, best.k, from >= 0 && from < 4 ? from * 8 : 0);
-      if (from >= 0 && from < 4) my_code = static_cast<int32_t>(k);
+      const int row_of_four = lane - iteration * 4;  // this lane's row among the four rows of the iteration
+      const uint32_t k = __shfl_sync(full_warp, best.k, row_of_four >= 0 && row_of_four < 4 ? row_of_four * 8 : 0);
+      if (row_of_four >= 0 && row_of_four < 4) my_code = static_cast<int32_t>(k);
       if (v < row_values) chosen[v] = a.codebooks.data[(i * n.codes + best.k) * code_dim + v % code_dim];
     }
     if (warp == 0 && lane < count) a.codes.data[(first + lane) * stages + i] = my_code;
@@ -188,13 +195,13 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
       load_8(chosen + row * code_dim, code);
 #pragma unroll
       for (int j = 0; j < J; ++j) {
-        const int at = row * L + j * 32;
+        const int element = row * L + j * 32;
         const float q = project_out_8(code, w[j], offset[j]);
-        r[at] -= q;
+        r[element] -= q;
         if (i == 0)
-          y[at] = used ? q : 0.0f;
+          y[element] = used ? q : 0.0f;
         else if (used)
-          y[at] += q;
+          y[element] += q;
       }
     }
   }
@@ -202,7 +209,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   for (int row = 0; row < count; ++row)
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      const int c = own + j * 32;
+      const int c = channel + j * 32;
       if (c < latent) a.y.data[(first + row) * latent + c] = y[row * L + j * 32];
     }
 }

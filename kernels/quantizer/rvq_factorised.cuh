@@ -1,31 +1,33 @@
 #pragma once
-// The fast rung of factorised codes of 8 channels (DAC): how rows and latent channels lie on threads.
+// The fast kernels of factorised codes of 8 channels (DAC): how rows and latent channels are assigned to threads.
 //
-// A group of 256 threads takes 9 rows through all stages. A thread owns up to 4 latent channels of each of its rows, and a
-// stage's weights of these channels: 32 registers. Sums over the latent go through the warp, then
-// over the 8 warps of the group by way of shared memory; what is known for all of a row (e, the chosen code, de) every
-// warp works out for itself, so that a stage needs no barrier but those before these sums.
+// A group of 256 threads takes 9 rows through all stages. A thread has up to 4 latent channels of each row, and the
+// weights of these channels for the current stage in 32 registers. Sums over the latent are added within a warp, then
+// over the 8 warps of the group through shared memory. Every warp computes the values of a whole row (e, the chosen
+// code, de) itself, so that the only barriers of a stage are those before these sums.
 #include "quantizer/rvq.cuh"
 
 namespace nacre::cuda {
 
 inline constexpr int group_rows = 9, group_threads = 256, group_warps = group_threads / 32;
-inline constexpr int max_groups = 2;  ///< of a block: 512 threads of at most 128 registers
+inline constexpr int max_groups = 2;  ///< groups of a block: 512 threads of at most 128 registers
 inline constexpr int code_dim = 8;
-inline constexpr int row_values = group_rows * code_dim;    ///< of a group: 72
-inline constexpr int value_turns = (row_values + 31) / 32;  ///< of a warp that looks at all of them
+inline constexpr int row_values = group_rows * code_dim;         ///< values of a group: 72
+inline constexpr int value_iterations = (row_values + 31) / 32;  ///< for a warp to visit all of them
 inline constexpr int64_t max_group_latent = 4 * group_threads;
 
-inline bool fits_groups(const RvqSizes& n) { return n.factorised && n.dim == code_dim && n.latent <= max_group_latent; }
-/// Groups of a block, each with `group_bytes` of shared memory: as many as there is room for. Few rows: one, so that
-/// more multiprocessors share them; DAC's 2376 rows are 132 blocks of 18, an H200's multiprocessors.
+inline bool group_kernel_supports(const RvqSizes& n) {
+  return n.factorised && n.dim == code_dim && n.latent <= max_group_latent;
+}
+/// Groups of a block, each with `group_bytes` of shared memory: as many as fit, but not more than needed to give every
+/// multiprocessor a block. DAC's 2376 rows are 132 blocks of 18 rows, one for each multiprocessor of an H200.
 inline int groups_for(const DeviceLimits& d, int64_t rows, size_t group_bytes) {
   const int64_t wanted = ceil_div(rows, int64_t{group_rows} * d.multiprocessors);
-  const auto room = static_cast<int64_t>(d.shared_per_block / group_bytes);
-  return static_cast<int>(std::min({wanted, room, int64_t{max_groups}}));
+  const auto fit = static_cast<int64_t>(d.shared_per_block / group_bytes);
+  return static_cast<int>(std::min({wanted, fit, int64_t{max_groups}}));
 }
 
-/// Latent channels with those that only fill up the threads: the strides are known when a kernel is compiled.
+/// Latent channels rounded up to 256, 512 or 1024 (1, 2 or 4 per thread), so that strides are constants of the kernel.
 inline int64_t group_latent(int64_t latent) {
   return latent <= group_threads ? group_threads : (latent <= 2 * group_threads ? 2 * group_threads : max_group_latent);
 }
@@ -34,7 +36,7 @@ struct Weights {
   const float *in, *in_bias, *out, *out_bias;
 };
 inline int64_t padded_weights_size(const RvqSizes& n) { return n.stages * group_latent(n.latent) * (2 * code_dim + 1); }
-/// The projections themselves where the latent is L and they are aligned, or a copy in `to`.
+/// The projections themselves if the latent is L and they are aligned, else a padded copy in `to`.
 Weights pad_weights(Context&, const RvqProjections&, const RvqSizes&, float* to);
 
 /// Eight floats of one row of a [.., 8] matrix, aligned to 16 bytes.
@@ -44,7 +46,7 @@ __device__ __forceinline__ void load_8(const float* p, float (&v)[code_dim]) {
   for (int d = 0; d < 4; ++d) v[d] = a.v[d], v[4 + d] = b.v[d];
 }
 
-/// Sums eight values over the warp; the lane gets that of value lane / 4.
+/// Sums each of eight values over the warp. A lane gets the sum of value lane / 4.
 __device__ __forceinline__ float warp_sum_8(float (&v)[code_dim]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool b4 = (lane & 16) != 0, b3 = (lane & 8) != 0, b2 = (lane & 4) != 0;
@@ -59,7 +61,7 @@ __device__ __forceinline__ float warp_sum_8(float (&v)[code_dim]) {
   return one + __shfl_xor_sync(full_warp, one, 1);
 }
 
-/// q of one channel from its weights in registers; the order is that of project_out.
+/// project_out with the weights in registers, in the same order.
 __device__ __forceinline__ float project_out_8(const float (&code)[code_dim], const float (&weight)[code_dim],
                                                float bias) {
   float q = bias;

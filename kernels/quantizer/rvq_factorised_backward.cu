@@ -1,34 +1,40 @@
-// rvq_backward for factorised codes of 8 channels. First the chain: a group of threads takes its rows back through all
-// stages, as the forward, and leaves de, 8 floats per row and stage. With de known, the rest does not mix channels of
-// the latent any more: blocks of 32 channels and a run of rows rebuild r and g in shared memory and sum the gradients
-// of the weights in registers. For 2376 rows, latent 1024, 9 stages: the chain issues some 1650 instructions per thread
-// and stage (SASS, sm_90a), about 34 us; the sums do 40 fused multiply-adds per row, channel and stage, about 40 us; partials are 19
-// runs, 12 MB written and read, 6 us.
+// rvq_backward for factorised codes of 8 channels, in three steps:
+//
+// 1. Chain: a group of threads takes its rows back through all stages, as in the forward, and stores de, 8 floats per
+//    row and stage.
+// 2. Sums: given de, latent channels are independent. A block of 32 channels and a run of rows recomputes r and g in
+//    shared memory and sums the gradients of the weights in registers.
+// 3. The partial sums of the runs are added.
+//
+// For 2376 rows, latent 1024, 9 stages: the chain issues about 1650 instructions per thread and stage (SASS, sm_90a),
+// about 34 us; the sums do 40 fused multiply-adds per row, channel and stage, about 40 us; the partials of 19 runs are
+// 12 MB, written and read in 6 us.
 #include "quantizer/rvq_factorised.cuh"
 
 namespace nacre::cuda {
 namespace {
 
-/// Shared memory of one group, in floats: g and dy, two turns of the warps' sums, and per warp de.
+/// Offsets in the shared memory of one group, in floats: g and dy, two buffers of the warps' sums (for stages in turn),
+/// and per warp de.
 template <int J>
-struct Place {
-  static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy, own = sums + 2 * group_warps * row_values,
-                       size = own + group_warps * row_values;
+struct SharedLayout {
+  static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy,
+                       warp_values = sums + 2 * group_warps * row_values, size = warp_values + group_warps * row_values;
 };
 template <int J>
-inline constexpr size_t group_bytes = Place<J>::size * sizeof(float);
+inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_chain_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, float* de_out) {
   NACRE_DYNAMIC_SHARED(float, shared);
-  using P = Place<J>;
+  using P = SharedLayout<J>;
   constexpr int L = J * group_threads;
   const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
   const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
-  float* mine = shared + group * P::size;
-  float *g = mine + tid, *dy = g + P::dy, *de = mine + P::own + warp * row_values;
+  float* group_shared = shared + group * P::size;
+  float *g = group_shared + tid, *dy = g + P::dy, *de = group_shared + P::warp_values + warp * row_values;
   const int64_t first = (int64_t{blockIdx.x} * (blockDim.x / group_threads) + group) * group_rows;
   const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);
   const float scale = loss_slope(mask, n.dim, a.commitment_weight);
@@ -48,7 +54,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 #pragma unroll 1
   for (int i = stages - 1; i >= 0; --i) {
-    float* sums = mine + P::sums + i % 2 * (group_warps * row_values);
+    float* sums = group_shared + P::sums + i % 2 * (group_warps * row_values);
     {
       float w[J][code_dim];
 #pragma unroll
@@ -59,8 +65,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
         float v[code_dim] = {};
 #pragma unroll
         for (int j = 0; j < J; ++j) {
-          const int at = row * L + j * group_threads;
-          const float dq = used ? dy[at] - g[at] : -g[at];
+          const int element = row * L + j * group_threads;
+          const float dq = used ? dy[element] - g[element] : -g[element];
 #pragma unroll
           for (int d = 0; d < code_dim; ++d) v[d] = __fmaf_rn(dq, w[j][d], v[d]);
         }
@@ -68,7 +74,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
         if (lane % 4 == 0) sums[warp * row_values + row * code_dim + lane / 4] = sum;
       }
     }
-    float w[J][code_dim];  // on their way while the group meets
+    float w[J][code_dim];  // in flight during the barrier
     const float* in = weights.in + (i * code_dim * L + tid);
 #pragma unroll
     for (int j = 0; j < J; ++j)
@@ -76,15 +82,15 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
       for (int d = 0; d < code_dim; ++d) w[j][d] = in[d * L + j * group_threads];
     __syncthreads();
 #pragma unroll
-    for (int turn = 0; turn < value_turns; ++turn) {
-      const int v = lane + turn * 32, row = v < row_values ? v / code_dim : 0;
-      const int theirs = __shfl_sync(full_warp, counted_limit, row);
+    for (int iteration = 0; iteration < value_iterations; ++iteration) {
+      const int v = lane + iteration * 32, row = v < row_values ? v / code_dim : 0;
+      const int row_limit = __shfl_sync(full_warp, counted_limit, row);
       if (v >= row_values) continue;
       float sum = sums[v];
 #pragma unroll
       for (int s = 1; s < group_warps; ++s) sum += sums[s * row_values + v];
       if (row < count) {
-        if (i < theirs) {
+        if (i < row_limit) {
           const int64_t k = clamp_code(a.codes.data[(first + row) * stages + i], n.codes);
           const float difference = a.quantised.data[(i * n.rows + first) * code_dim + v] -
                                    a.codebooks.data[(i * n.codes + k) * code_dim + v % code_dim];
@@ -117,11 +123,10 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 }
 
 // ---- gradients of the weights
-// -------------------------------------------------------------------------------------------------------
 
 constexpr int threads = 256, warps = threads / 32;
-constexpr int chunk = 128;                 ///< rows whose r and g lie in shared memory
-constexpr int columns = 2 * code_dim + 1;  ///< sums of a latent channel: dW_in, dW_out, db_out
+constexpr int chunk = 128;                 ///< rows whose r and g are in shared memory at once
+constexpr int columns = 2 * code_dim + 1;  ///< sums per latent channel: dW_in, dW_out, db_out
 constexpr int64_t max_runs = 32;
 int64_t runs_of(int64_t rows) {
   const int64_t chunks = ceil_div(rows, int64_t{chunk});
@@ -130,35 +135,35 @@ int64_t runs_of(int64_t rows) {
 constexpr int sums_floats = 2 * chunk * 32 + 2 * chunk * code_dim + warps * columns * 32 + chunk;
 static_assert(sums_floats * sizeof(float) <= least_shared_per_block);
 
-/// A block: 32 channels (a lane each) and a run of rows, chunk by chunk; a warp takes every eighth row of a chunk.
-/// partial [runs][stages][17][latent].
+/// A block handles 32 channels (one per lane) and a run of rows, chunk by chunk; a warp takes every eighth row of a
+/// chunk. partial [runs][stages][columns][latent].
 __global__ void __launch_bounds__(threads)
     rvq_factorised_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, int L, const float* de,
                                float* partial) {
   NACRE_DYNAMIC_SHARED(float, residual);
-  float *g = residual + chunk * 32, *codes = g + chunk * 32, *slopes = codes + chunk * code_dim,
-        *sums = slopes + chunk * code_dim;
-  int* limits = reinterpret_cast<int*>(sums + warps * columns * 32);
+  float *g = residual + chunk * 32, *codes = g + chunk * 32, *de_rows = codes + chunk * code_dim,
+        *sums = de_rows + chunk * code_dim;
+  int* row_stages = reinterpret_cast<int*>(sums + warps * columns * 32);
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
   const int stages = static_cast<int>(n.stages), c = static_cast<int>(blockIdx.x) * 32 + lane;
-  const bool there = c < n.latent;
+  const bool in_range = c < n.latent;
   const int64_t chunks = ceil_div(n.rows, int64_t{chunk}), runs = gridDim.y;
   const int64_t begin = chunks * blockIdx.y / runs, end = chunks * (blockIdx.y + 1) / runs;
-  for (int64_t number = begin; number < end; ++number) {
-    const int64_t first = number * chunk;
+  for (int64_t chunk_index = begin; chunk_index < end; ++chunk_index) {
+    const int64_t first = chunk_index * chunk;
     const int count = static_cast<int>(n.rows - first < chunk ? n.rows - first : chunk);
     for (int row = warp; row < count; row += warps) {
-      residual[row * 32 + lane] = there ? a.z.data[(first + row) * n.latent + c] : 0.0f;
+      residual[row * 32 + lane] = in_range ? a.z.data[(first + row) * n.latent + c] : 0.0f;
       g[row * 32 + lane] = 0;
     }
     for (int row = tid; row < count; row += threads)
-      limits[row] = mask.stages != nullptr ? mask.stages[(first + row) / mask.time] : stages;
-    const auto fetch = [&](int i, bool with_slopes) {
+      row_stages[row] = mask.stages != nullptr ? mask.stages[(first + row) / mask.time] : stages;
+    const auto fetch = [&](int i, bool with_de) {
       for (int v = tid; v < count * code_dim; v += threads) {
         const int64_t row = first + v / code_dim;
         const int64_t k = clamp_code(a.codes.data[row * stages + i], n.codes);
         codes[v] = a.codebooks.data[(i * n.codes + k) * code_dim + v % code_dim];
-        if (with_slopes) slopes[v] = de[(i * n.rows + first) * code_dim + v];
+        if (with_de) de_rows[v] = de[(i * n.rows + first) * code_dim + v];
       }
     };
 #pragma unroll 1
@@ -190,11 +195,11 @@ __global__ void __launch_bounds__(threads)
       for (int row = warp; row < count; row += warps) {
         float code[code_dim], e[code_dim];
         load_8(codes + row * code_dim, code);
-        load_8(slopes + row * code_dim, e);
-        const float dy = there ? a.dy.data[(first + row) * n.latent + c] : 0.0f;
+        load_8(de_rows + row * code_dim, e);
+        const float dy = in_range ? a.dy.data[(first + row) * n.latent + c] : 0.0f;
         const float r = residual[row * 32 + lane] + project_out_8(code, out, bias);
         residual[row * 32 + lane] = r;
-        const float after = g[row * 32 + lane], dq = i < limits[row] ? dy - after : -after;
+        const float after = g[row * 32 + lane], dq = i < row_stages[row] ? dy - after : -after;
 #pragma unroll
         for (int d = 0; d < code_dim; ++d) {
           d_in[d] = __fmaf_rn(e[d], r, d_in[d]);
@@ -203,10 +208,10 @@ __global__ void __launch_bounds__(threads)
         d_bias += dq;
         g[row * 32 + lane] = project_out_8(e, in, after);
       }
-      float* mine = sums + warp * (columns * 32) + lane;
+      float* warp_sums = sums + warp * (columns * 32) + lane;
 #pragma unroll
-      for (int d = 0; d < code_dim; ++d) mine[d * 32] = d_in[d], mine[(code_dim + d) * 32] = d_out[d];
-      mine[2 * code_dim * 32] = d_bias;
+      for (int d = 0; d < code_dim; ++d) warp_sums[d * 32] = d_in[d], warp_sums[(code_dim + d) * 32] = d_out[d];
+      warp_sums[2 * code_dim * 32] = d_bias;
       __syncthreads();
       float* to = partial + (int64_t{blockIdx.y} * stages + i) * columns * n.latent;
       for (int v = tid; v < columns * 32; v += threads) {
@@ -216,14 +221,14 @@ __global__ void __launch_bounds__(threads)
         for (int w = 1; w < warps; ++w) sum += sums[w * (columns * 32) + v];
         if (channel >= n.latent) continue;
         float& total = to[v / 32 * n.latent + channel];
-        total = number == begin ? sum : total + sum;
+        total = chunk_index == begin ? sum : total + sum;
       }
     }
     __syncthreads();
   }
 }
 
-/// A thread per element: run by run.
+/// A thread per element adds the runs in order.
 __global__ void __launch_bounds__(threads)
     rvq_factorised_add_kernel(RvqBackward a, RvqSizes n, int64_t runs, const float* partial) {
   const int64_t all = n.stages * columns * n.latent;

@@ -20,16 +20,16 @@ using namespace vq_search;
 
 namespace {
 
-constexpr int64_t slices = 8;  ///< pieces of a codebook that are updated side by side
+constexpr int64_t slices = 8;  ///< parts of a codebook that are updated in parallel
 constexpr float jitter = 1e-3f;
 
-// Codes of all rows, in tiles of rows; a row's result does not depend on its tile.
+// Codes of all rows, tile by tile. The code of a row does not depend on its tile.
 void search_rows(const Context& ctx, const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes,
-                 VqMetric metric, float* buffer, int32_t* out, float* half) {
+                 VqMetric metric, float* buffer, int32_t* out, float* half_distances) {
   parallel_ranges(ctx, round_up(rows, tile) / tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin * tile, last = std::min(end * tile, rows); r < last; r += max_rows)
       nearest(x + r * dim, std::min(max_rows, last - r), dim, packed, codes, metric, buffer + r * dim, out + r, 1,
-              half != nullptr ? half + r : nullptr);
+              half_distances != nullptr ? half_distances + r : nullptr);
   });
 }
 
@@ -44,7 +44,7 @@ void check_codebook(const char* op, Shape codebook, Shape expected) {
     throw_shape(op, "codebook", codebook, expected);
 }
 
-// The start of k-means: `codes` different rows, or all rows again and again with a jitter where there are too few.
+// The start of k-means: `codes` different rows; if there are fewer, all rows and then jittered repetitions of them.
 void draw_rows(const VqKmeans& a, int32_t* order) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   for (int64_t r = 0; r < rows; ++r) order[r] = static_cast<int32_t>(r);
@@ -57,13 +57,14 @@ void draw_rows(const VqKmeans& a, int32_t* order) {
   double energy = 0;
   if (codes > rows)
     for (const float v : a.x) energy += static_cast<double>(v) * static_cast<double>(v);
-  const double size = jitter * std::sqrt(energy / static_cast<double>(a.x.elements()));
+  const double amplitude = jitter * std::sqrt(energy / static_cast<double>(a.x.elements()));
   for (int64_t k = 0; k < codes; ++k) {
     const float* from = a.x.data + order[k % rows] * dim;
     for (int64_t d = 0; d < dim; ++d)
       a.codebook[k * dim + d] =
-          k < rows ? from[d]
-                   : from[d] + static_cast<float>(size * (2 * noise.uniform(static_cast<uint64_t>(k * dim + d)) - 1));
+          k < rows
+              ? from[d]
+              : from[d] + static_cast<float>(amplitude * (2 * noise.uniform(static_cast<uint64_t>(k * dim + d)) - 1));
   }
 }
 
@@ -153,7 +154,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
       float* code = a.codebooks.data + (s * codes + k) * dim;
       float* sum = a.sums.data + (s * codes + k) * dim;
       float& count = a.counts[s * codes + k];
-      // The codebook row holds this batch's sum until it becomes the new code.
+      // The codebook row first stores this batch's sum, then the new code.
       sum_rows(x, dim, order + s * rows + run[0], run[1] - run[0], code);
       count = a.decay * count + (1 - a.decay) * static_cast<float>(run[1] - run[0]);
       const float scale = 1 / (count + a.eps);
@@ -196,24 +197,24 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
 
   float* packed = a.scratch.data;
   float* buffer = packed + packed_size(codes, dim);
-  float* far = buffer + buffer_size(rows, dim);
-  int32_t* chosen = reinterpret_cast<int32_t*>(far + rows);
+  float* distances = buffer + buffer_size(rows, dim);
+  int32_t* chosen = reinterpret_cast<int32_t*>(distances + rows);
   int32_t* order = chosen + rows;
   int32_t* first = order + rows;
   const auto assign = [&] {
     pack_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, packed);
-    search_rows(ctx, a.x.data, rows, dim, packed, codes, VqMetric::euclidean, buffer, chosen, far);
+    search_rows(ctx, a.x.data, rows, dim, packed, codes, VqMetric::euclidean, buffer, chosen, distances);
     sort_by_code(chosen, 1, rows, codes, first, order, [](int64_t) { return true; });
   };
   draw_rows(a, order);
   for (int i = 0; i < a.iterations; ++i) {
     assign();
-    // The half distance lacks |x|^2 / 2.
+    // Half distances omit |x|^2 / 2, which matters between rows.
     parallel_ranges(ctx, rows, 256, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         float energy = 0;
         for (int64_t d = 0; d < dim; ++d) energy += a.x[r * dim + d] * a.x[r * dim + d];
-        far[r] += 0.5f * energy;
+        distances[r] += 0.5f * energy;
       }
     });
     parallel_parts(ctx, slices, [&](int64_t slice) {
@@ -227,9 +228,9 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     });
     for (int64_t k = 0; k < codes; ++k) {
       if (first[k + 1] > first[k]) continue;
-      const int64_t row = std::max_element(far, far + rows) - far;
-      if (!(far[row] > 0)) break;
-      far[row] = 0;
+      const int64_t row = std::max_element(distances, distances + rows) - distances;
+      if (!(distances[row] > 0)) break;
+      distances[row] = 0;
       std::copy(a.x.data + row * dim, a.x.data + (row + 1) * dim, a.codebook.data + k * dim);
     }
   }

@@ -9,38 +9,38 @@ namespace {
 constexpr int threads = 256, warps = threads / 32;
 
 // ---- nearest code
-// -------------------------------------------------------------------------------------------------------------
 
-/// The first rung: a warp per row. `half`, where given, becomes the half distance of each row to its code.
+/// The plain kernel, for any shape: a warp per row. `half_distances`, if given, receives the half distance of each row
+/// to its code.
 __global__ void __launch_bounds__(threads)
     vq_nearest_kernel(const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes, VqMetric metric,
-                      int32_t* out, float* half) {
+                      int32_t* out, float* half_distances) {
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (row >= rows) return;
   const Best best = warp_nearest(x + row * dim, dim, prepared, codes, metric);
   if (threadIdx.x % 32 != 0) return;
   out[row] = best.k;
-  if (half != nullptr) half[row] = best.h;
+  if (half_distances != nullptr) half_distances[row] = best.h;
 }
 
 constexpr int64_t max_tile_dim = 1536;
 
-/// The rung for as many channels as shared memory holds of 16 rows, those of a block. For 1M rows and 1024 codes of 128
+/// A block searches for 16 rows, whose channels must fit into shared memory. For 1M rows and 1024 codes of 128
 /// channels: 268 GFLOP, and 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
 __global__ void __launch_bounds__(tile_threads, 2)
     vq_nearest_tile_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
-                           int32_t* out, float* half) {
+                           int32_t* out, float* half_distances) {
   NACRE_DYNAMIC_SHARED(float, tile);
   NACRE_SHARED(uint32_t, candidates, candidate_words);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * tile_rows;
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
-    const bool there = first + r < rows;
+    const bool in_range = first + r < rows;
     const float* row = x + (first + r) * dim;
-    const float scale = there && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
+    const float scale = in_range && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
     for (int d = lane; d < (dim + 3) / 4 * 4; d += 32)
-      tile[d * tile_pitch + r] = there && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
+      tile[d * tile_pitch + r] = in_range && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
   }
   __syncthreads();
   tile_search(tile, dim, prepared, padded, candidates);
@@ -49,16 +49,16 @@ __global__ void __launch_bounds__(tile_threads, 2)
   const int64_t row = first + warp * 2 + lane / 8;
   if (lane % 8 != 0 || lane >= 16 || row >= rows) return;
   out[row] = static_cast<int32_t>(best.k);
-  if (half != nullptr) half[row] = half_distance(best);
+  if (half_distances != nullptr) half_distances[row] = half_distance(best);
 }
 
-/// The rung for many rows of few channels: a thread keeps four rows in registers and walks all codes, which every
-/// thread reads from the same place in shared memory; no sums across threads. Per code and row D fused multiply-adds
-/// and 1.3 instructions for the least of four. For 1M rows, 1024 codes, D = 8: 10 G instructions per lane, 0.35 ms.
+/// For many rows of few channels: a thread holds four rows in registers and loops over all codes, which all threads
+/// read from the same address in shared memory. No sum crosses threads. Per code and row: D fused multiply-adds, and
+/// 1.3 instructions for the least of four. For 1M rows, 1024 codes, D = 8: 10 G instructions per lane, 0.35 ms.
 template <int D>
 __global__ void __launch_bounds__(threads)
     vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
-                           int32_t* out, float* half) {
+                           int32_t* out, float* half_distances) {
   constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;
   NACRE_SHARED(float, codes, (D + 1) * chunk);
   const int64_t first = int64_t{blockIdx.x} * (R * threads) + threadIdx.x;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(threads)
     best[r] = no_code();
   }
   for (int begin = 0; begin < padded; begin += chunk) {
-    const int here = padded - begin < chunk ? padded - begin : chunk, packs = here / 4;
+    const int count = padded - begin < chunk ? padded - begin : chunk, packs = count / 4;
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < (D + 1) * packs; i += threads) {
       const int d = i / packs, k = i % packs * 4;
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(threads)
     }
     __syncthreads();
 #pragma unroll 1
-    for (int k = 0; k < here; k += 4) {
+    for (int k = 0; k < count; k += 4) {
       float h[R][4];
       const Pack<float> norms = load_pack(static_cast<const float*>(codes) + D * chunk + k);
 #pragma unroll
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(threads)
       }
 #pragma unroll
       for (int r = 0; r < R; ++r) {
-        // fminf leaves NaN out; which of the four it was is asked for only where one is better.
+        // fminf ignores NaN. The index among the four is only found if one of them is better.
         const float least = fminf(fminf(h[r][0], h[r][1]), fminf(h[r][2], h[r][3]));
         if (least < best[r].h) {
           best[r].h = least;
@@ -123,52 +123,53 @@ __global__ void __launch_bounds__(threads)
     const int64_t row = first + r * threads;
     if (row >= rows) continue;
     out[row] = best[r].k;
-    if (half != nullptr) half[row] = best[r].h;
+    if (half_distances != nullptr) half_distances[row] = best[r].h;
   }
 }
 
 template <int D>
 void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepared, int64_t codes, VqMetric metric,
-                  int32_t* out, float* half) {
+                  int32_t* out, float* half_distances) {
   launch(ctx, {.name = "vq_nearest_rows", .grid = blocks_for(rows, 4 * threads), .block = threads},
-         vq_nearest_rows_kernel<D>, x, rows, prepared, static_cast<int>(padded_codes(codes)), metric, out, half);
+         vq_nearest_rows_kernel<D>, x, rows, prepared, static_cast<int>(padded_codes(codes)), metric, out,
+         half_distances);
 }
 
 size_t tile_bytes(int64_t dim) { return static_cast<size_t>(tile_floats(dim)) * sizeof(float); }
-bool tile_fits(const DeviceLimits& d, int64_t dim) {
+bool tile_kernel_supports(const DeviceLimits& d, int64_t dim) {
   return dim <= max_tile_dim && tile_bytes(dim) + candidate_words * sizeof(uint32_t) <= d.shared_per_block;
 }
 
-constexpr int64_t many_rows = 32768;  ///< below, blocks of 1024 rows would leave multiprocessors idle
-constexpr int64_t many_codes = 256;   ///< below, rows pass through memory in about the time of their sums
+constexpr int64_t many_rows = 32768;  ///< with fewer, blocks of 1024 rows leave multiprocessors idle
+constexpr int64_t many_codes = 256;   ///< with fewer, reading the rows takes about as long as their sums
 
-/// All rungs do the same operations in the same order per row and code: which one runs cannot change a bit.
+/// All kernels do the same operations in the same order per row and code, so the choice does not change a bit.
 void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
-             VqMetric metric, VqRung rung, float* products, int32_t* out, float* half) {
-  const bool pays = rung == VqRung::by_shape && rows >= many_rows && codes >= many_codes;
-  if (dim <= max_products_dim && (pays || rung == VqRung::products)) {
-    nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half);
-    return nearest_of_marked(ctx, x, rows, dim, prepared, codes, metric, out, half);
+             VqMetric metric, VqMethod method, float* products, int32_t* out, float* half_distances) {
+  const bool use_products = method == VqMethod::by_shape && rows >= many_rows && codes >= many_codes;
+  if (dim <= max_products_dim && (use_products || method == VqMethod::products)) {
+    nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half_distances);
+    return search_marked_rows(ctx, x, rows, dim, prepared, codes, metric, out, half_distances);
   }
-  const bool rows_fit = rows >= many_rows && aligned16(x);
-  if (rows_fit && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half);
-  if (rows_fit && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half);
-  if (rows_fit && dim == 16) return nearest_rows<16>(ctx, x, rows, prepared, codes, metric, out, half);
-  if (tile_fits(limits(ctx), dim))
+  const bool rows_in_registers = rows >= many_rows && aligned16(x);
+  if (rows_in_registers && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half_distances);
+  if (rows_in_registers && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half_distances);
+  if (rows_in_registers && dim == 16)
+    return nearest_rows<16>(ctx, x, rows, prepared, codes, metric, out, half_distances);
+  if (tile_kernel_supports(limits(ctx), dim))
     launch(ctx,
            {.name = "vq_nearest_tile",
             .grid = blocks_for(rows, tile_rows),
             .block = tile_threads,
             .shared_bytes = tile_bytes(dim)},
            vq_nearest_tile_kernel, x, rows, static_cast<int>(dim), prepared, static_cast<int>(padded_codes(codes)),
-           metric, out, half);
+           metric, out, half_distances);
   else
     launch(ctx, {.name = "vq_nearest", .grid = blocks_for(rows, warps), .block = threads}, vq_nearest_kernel, x, rows,
-           dim, prepared, codes, metric, out, half);
+           dim, prepared, codes, metric, out, half_distances);
 }
 
 // ---- gather
-// -------------------------------------------------------------------------------------------------------------------
 
 template <int P>
 __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t rows, int64_t dim, int64_t codes) {
@@ -192,11 +193,11 @@ __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t 
 }
 
 // ---- sums of the rows of each code
-// ----------------------------------------------------------------------------------------
 
-constexpr int chunk = 128;  ///< channels of a warp that adds rows: four per lane
+constexpr int chunk = 128;  ///< channels that a warp adds at a time: four per lane
 
-/// sum[j] = sum of channel d0 + lane + 32 j over the rows of `code`, in double and in row order. Returns how many.
+/// sum[j] = sum of channel d0 + lane + 32 j over the rows of `code`, in double and in row order. Returns how many
+/// rows there are.
 __device__ __forceinline__ int64_t sum_rows(const float* x, int64_t rows, int64_t dim, int64_t d0, const int32_t* codes,
                                             int32_t code, double (&sum)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -211,23 +212,23 @@ __device__ __forceinline__ int64_t sum_rows(const float* x, int64_t rows, int64_
 }
 
 // ---- exponential moving averages
-// ------------------------------------------------------------------------------------------------
 
-/// bad becomes 1 where a valid row of the first stage is not finite.
+/// nonfinite = 1 if a valid row of the first stage is not finite.
 __global__ void __launch_bounds__(threads)
-    vq_finite_kernel(const float* x, int64_t rows, int64_t dim, RowMask mask, int32_t* bad) {
+    vq_finite_kernel(const float* x, int64_t rows, int64_t dim, RowMask mask, int32_t* nonfinite) {
   bool found = false;
   for (int64_t i = grid_thread(); i < rows * dim; i += grid_threads())
     if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u && mask.valid(i / dim)) found = true;
-  if (found) atomicOr(bad, 1);
+  if (found) atomicOr(nonfinite, 1);
 }
 
-/// A warp per stage and code; it walks the codes of all rows and adds the rows that chose its own.
-__global__ void __launch_bounds__(threads) vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim,
-                                                         RowMask mask, const int32_t* by_stage, const int32_t* bad) {
+/// A warp per stage and code: it reads the codes of all rows and adds the rows that chose its code.
+__global__ void __launch_bounds__(threads)
+    vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim, RowMask mask, const int32_t* by_stage,
+                  const int32_t* nonfinite) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
-  if (k >= codes || *bad != 0) return;
+  if (k >= codes || *nonfinite != 0) return;
   const int64_t valid = mask.valid_rows();
   if (valid == 0) return;
   const float* x = a.x.data + s * rows * dim;
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(threads) vq_ema_kernel(VqEma a, int64_t rows, 
   for (int64_t d0 = 0; d0 < dim; d0 += chunk) {
     double sum[4];
     const int64_t n = sum_rows(x, rows, dim, d0, by_stage + s * rows, static_cast<int32_t>(k), sum);
-    // Each product is rounded by itself, as on the CPU: which codes are dead must not depend on the device.
+    // Each product is rounded separately, as on the CPU, so that the same codes are dead on every device.
     float count = __fadd_rn(__fmul_rn(a.decay, old), __fmul_rn(rest, static_cast<float>(n)));
     const float scale = 1 / (count + a.eps);
     const bool dead = count < a.dead_below;
@@ -263,55 +264,53 @@ __global__ void __launch_bounds__(threads) vq_ema_kernel(VqEma a, int64_t rows, 
 }
 
 // ---- k-means
-// --------------------------------------------------------------------------------------------------------------
 
-constexpr int wide = 1024;
+constexpr int wide_threads = 1024;
 constexpr float jitter = 1e-3f;
 
-/// One block: the rows' order of the start, and the size of the jitter.
-__global__ void __launch_bounds__(wide)
-    vq_kmeans_draw_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, int32_t* order, float* size) {
-  NACRE_SHARED(double, buffer, wide / 32);
-  for (int64_t r = threadIdx.x; r < rows; r += wide) order[r] = static_cast<int32_t>(r);
+/// One block: the order in which rows start the codes, and the amplitude of the jitter.
+__global__ void __launch_bounds__(wide_threads)
+    vq_kmeans_draw_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, int32_t* order, float* amplitude) {
+  NACRE_SHARED(double, buffer, wide_threads / 32);
+  for (int64_t r = threadIdx.x; r < rows; r += wide_threads) order[r] = static_cast<int32_t>(r);
   double energy = 0;
   if (codes > rows)
-    for (int64_t i = threadIdx.x; i < rows * dim; i += wide) {
+    for (int64_t i = threadIdx.x; i < rows * dim; i += wide_threads) {
       const double v = static_cast<double>(a.x.data[i]);
       energy += v * v;
     }
-  energy = block_sum<wide>(energy, buffer);
+  energy = block_sum<wide_threads>(energy, buffer);
   if (threadIdx.x != 0) return;
-  *size = static_cast<float>(static_cast<double>(jitter) * sqrt(energy / static_cast<double>(rows * dim)));
+  *amplitude = static_cast<float>(static_cast<double>(jitter) * sqrt(energy / static_cast<double>(rows * dim)));
   const Philox draw{a.seed, 0};
   for (int64_t k = 0; k < (rows < codes ? rows : codes); ++k) {
     const int64_t other =
         k + static_cast<int64_t>(draw.below(static_cast<uint64_t>(k), static_cast<uint64_t>(rows - k)));
-    const int32_t mine = order[k];
+    const int32_t previous = order[k];
     order[k] = order[other];
-    order[other] = mine;
+    order[other] = previous;
   }
 }
 
 __global__ void __launch_bounds__(threads) vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes,
-                                                                  const int32_t* order, const float* size) {
+                                                                  const int32_t* order, const float* amplitude) {
   const Philox noise{a.seed, 1};
   for (int64_t i = grid_thread(); i < codes * dim; i += grid_threads()) {
     const int64_t k = i / dim;
     const float from = a.x.data[order[k % rows] * dim + i % dim];
-    a.codebook.data[i] =
-        k < rows
-            ? from
-            : from + static_cast<float>(static_cast<double>(*size) * (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
+    a.codebook.data[i] = k < rows ? from
+                                  : from + static_cast<float>(static_cast<double>(*amplitude) *
+                                                              (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
   }
 }
 
-/// The half distance lacks |x|^2 / 2.
+/// Adds |x|^2 / 2, which half distances omit and which matters between rows.
 __global__ void __launch_bounds__(threads)
-    vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* far) {
+    vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* distances) {
   for (int64_t r = grid_thread(); r < rows; r += grid_threads()) {
     float energy = 0;
     for (int64_t d = 0; d < dim; ++d) energy = add_square(energy, x[r * dim + d]);
-    far[r] = __fadd_rn(far[r], 0.5f * energy);
+    distances[r] = __fadd_rn(distances[r], 0.5f * energy);
   }
 }
 
@@ -338,34 +337,35 @@ __global__ void __launch_bounds__(threads)
   if (float_counts != nullptr) float_counts[k] = static_cast<float>(n);
 }
 
-/// One block: each empty code in turn takes the row that is farthest from its centre, the first of several.
-__global__ void __launch_bounds__(wide)
-    vq_kmeans_empty_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* counts, float* far) {
-  NACRE_SHARED(float, values, wide / 32);
-  NACRE_SHARED(int32_t, places, wide / 32);
+/// One block: each empty code in turn takes the row that is farthest from its centre, the lowest row among equals.
+__global__ void __launch_bounds__(wide_threads)
+    vq_kmeans_empty_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* counts,
+                           float* distances) {
+  NACRE_SHARED(float, values, wide_threads / 32);
+  NACRE_SHARED(int32_t, indices, wide_threads / 32);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int64_t k = 0; k < codes; ++k) {
     if (counts[k] > 0) continue;
-    float most = far[0];
-    int32_t place = 0;
-    for (int64_t r = threadIdx.x; r < rows; r += wide)
-      if (far[r] > most) most = far[r], place = static_cast<int32_t>(r);
-    const auto take = [&](float v, int32_t at) {
-      if (v > most || (v == most && at < place)) most = v, place = at;
+    float farthest = distances[0];
+    int32_t index = 0;
+    for (int64_t r = threadIdx.x; r < rows; r += wide_threads)
+      if (distances[r] > farthest) farthest = distances[r], index = static_cast<int32_t>(r);
+    const auto update = [&](float v, int32_t i) {
+      if (v > farthest || (v == farthest && i < index)) farthest = v, index = i;
     };
     for (int lanes = 16; lanes > 0; lanes /= 2) {
-      const float v = __shfl_xor_sync(full_warp, most, lanes);
-      const int32_t at = __shfl_xor_sync(full_warp, place, lanes);
-      take(v, at);
+      const float v = __shfl_xor_sync(full_warp, farthest, lanes);
+      const int32_t i = __shfl_xor_sync(full_warp, index, lanes);
+      update(v, i);
     }
-    if (lane == 0) values[warp] = most, places[warp] = place;
+    if (lane == 0) values[warp] = farthest, indices[warp] = index;
     __syncthreads();
-    most = values[0], place = places[0];
-    for (int w = 1; w < wide / 32; ++w) take(values[w], places[w]);
+    farthest = values[0], index = indices[0];
+    for (int w = 1; w < wide_threads / 32; ++w) update(values[w], indices[w]);
     __syncthreads();
-    if (!(most > 0)) break;
-    if (threadIdx.x == 0) far[place] = 0;
-    for (int64_t d = threadIdx.x; d < dim; d += wide) a.codebook.data[k * dim + d] = a.x.data[place * dim + d];
+    if (!(farthest > 0)) break;
+    if (threadIdx.x == 0) distances[index] = 0;
+    for (int64_t d = threadIdx.x; d < dim; d += wide_threads) a.codebook.data[k * dim + d] = a.x.data[index * dim + d];
     __syncthreads();
   }
 }
@@ -382,18 +382,17 @@ void vq_nearest(Context& ctx, const VqNearest& a) {
   if (rows == 0) return;
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
-  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.rung, prepared + prepared_size(codes, dim),
+  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.method, prepared + prepared_size(codes, dim),
           a.codes.data, nullptr);
 }
 
-/// For tests: the codes of tensor cores alone, -1 where they leave a row to the sums, and half distances where asked
-/// for.
-void vq_nearest_products_alone(Context& ctx, const VqNearest& a, float* half) {
+/// For tests: the codes found by tensor cores, -1 for rows that they leave to the sums. Half distances if not null.
+void vq_nearest_products_alone(Context& ctx, const VqNearest& a, float* half_distances) {
   const int64_t codes = a.codebook.shape.time, dim = a.x.shape.channels;
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
   nearest_by_products(ctx, a.x.data, a.x.shape.rows(), dim, prepared, codes, a.metric,
-                      prepared + prepared_size(codes, dim), a.codes.data, half);
+                      prepared + prepared_size(codes, dim), a.codes.data, half_distances);
 }
 
 void vq_gather(Context& ctx, const VqGather& a) {
@@ -413,15 +412,15 @@ void vq_ema(Context& ctx, const VqEma& a) {
   const int64_t rows = a.x.shape.time;
   if (rows == 0) return;
   const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
-  int32_t* bad = reinterpret_cast<int32_t*>(a.scratch.data);
-  int32_t* by_stage = bad + 1;
-  runtime(ctx).zero(bad, sizeof *bad);
+  int32_t* nonfinite = reinterpret_cast<int32_t*>(a.scratch.data);
+  int32_t* by_stage = nonfinite + 1;
+  runtime(ctx).zero(nonfinite, sizeof *nonfinite);
   launch(ctx, {.name = "vq_finite", .grid = blocks_for(rows * dim, threads * 8), .block = threads}, vq_finite_kernel,
-         a.x.data, rows, dim, mask, bad);
-  sort_codes_by_stage(ctx, a.codes.data, rows, stages, codes, mask, by_stage);
+         a.x.data, rows, dim, mask, nonfinite);
+  transpose_codes(ctx, a.codes.data, rows, stages, codes, mask, by_stage);
   launch(ctx,
          {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
-         vq_ema_kernel, a, rows, codes, dim, mask, by_stage, bad);
+         vq_ema_kernel, a, rows, codes, dim, mask, by_stage, nonfinite);
 }
 
 Shape vq_kmeans_scratch(Shape x, Shape codebook) {
@@ -433,28 +432,31 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   float* prepared = aligned_scratch(a.scratch.data);
   float* products = prepared + prepared_size(codes, dim);
-  float* far = products + products_size(codes, dim);
-  float* size = far + rows;
-  int32_t* chosen = reinterpret_cast<int32_t*>(size + 1);
+  float* distances = products + products_size(codes, dim);
+  float* amplitude = distances + rows;
+  int32_t* chosen = reinterpret_cast<int32_t*>(amplitude + 1);
   int32_t* order = chosen + rows;
   int32_t* counts = order + rows;
   const auto assign = [&] {
     prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, prepared);
-    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqRung::by_shape, products, chosen, far);
+    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqMethod::by_shape, products, chosen,
+            distances);
   };
   const auto means = [&](float* codebook, float* float_counts) {
     launch(ctx, {.name = "vq_kmeans_mean", .grid = blocks_for(codes, warps), .block = threads}, vq_kmeans_mean_kernel,
            a.x.data, rows, dim, codes, chosen, codebook, counts, float_counts);
   };
-  launch(ctx, {.name = "vq_kmeans_draw", .block = wide}, vq_kmeans_draw_kernel, a, rows, dim, codes, order, size);
+  launch(ctx, {.name = "vq_kmeans_draw", .block = wide_threads}, vq_kmeans_draw_kernel, a, rows, dim, codes, order,
+         amplitude);
   launch(ctx, {.name = "vq_kmeans_start", .grid = blocks_for(codes * dim, threads), .block = threads},
-         vq_kmeans_start_kernel, a, rows, dim, codes, order, size);
+         vq_kmeans_start_kernel, a, rows, dim, codes, order, amplitude);
   for (int i = 0; i < a.iterations; ++i) {
     assign();
     launch(ctx, {.name = "vq_kmeans_distance", .grid = blocks_for(rows, threads), .block = threads},
-           vq_kmeans_distance_kernel, a.x.data, rows, dim, far);
+           vq_kmeans_distance_kernel, a.x.data, rows, dim, distances);
     means(a.codebook.data, nullptr);
-    launch(ctx, {.name = "vq_kmeans_empty", .block = wide}, vq_kmeans_empty_kernel, a, rows, dim, codes, counts, far);
+    launch(ctx, {.name = "vq_kmeans_empty", .block = wide_threads}, vq_kmeans_empty_kernel, a, rows, dim, codes, counts,
+           distances);
   }
   if (!a.counts) return;
   assign();

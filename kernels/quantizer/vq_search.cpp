@@ -10,10 +10,10 @@ constexpr float tiny_norm = 1e-12f;
 
 using Search = void (*)(const float*, const float*, const float*, int64_t, int64_t, float*, int32_t*);
 
-// One block of sixteen codes against twelve rows: x is [dim][tile], codes [dim][lanes]. The vectors are spelled out
-// because gcc 12 turns the plain loop into four-wide vectors along the rows, at a tenth of the speed; one function per
-// instruction set because it would split these vectors before it clones. All do the same operations in the same order
-// per row and code.
+// Half distances of twelve rows to a block of sixteen codes: x is [dim][tile], codes [dim][lanes]. Vector types are
+// explicit because gcc 12 vectorises the plain loop along the rows, four wide, at a tenth of the speed. There is one
+// function per instruction set because function clones would split these vectors first. All do the same operations in
+// the same order per row and code.
 #define NACRE_SEARCH(name, target, width)                                                                        \
   target void name(const float* __restrict x, const float* __restrict codes, const float* __restrict half_norms, \
                    int64_t dim, int64_t base, float* __restrict best, int32_t* __restrict index) {               \
@@ -46,7 +46,7 @@ NACRE_SEARCH(search_16, __attribute__((target("arch=x86-64-v4"))), 16)
 #endif
 #undef NACRE_SEARCH
 
-Search pick() {
+Search select_search() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   if (vector_width() == 16) return search_16;
   if (vector_width() == 8) return search_8;
@@ -90,27 +90,27 @@ void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, 
   parallel_ranges(ctx, stages * blocks, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t stage = i / blocks, block = i % blocks;
-      float* book = packed + stage * packed_size(codes, dim);
-      float* to = book + block * lanes * dim;
-      float* norms = book + blocks * lanes * dim + block * lanes;
-      const int64_t here = std::min(lanes, codes - block * lanes);
-      for (int64_t t = 0; t < here; ++t) {
+      float* packed_book = packed + stage * packed_size(codes, dim);
+      float* to = packed_book + block * lanes * dim;
+      float* norms = packed_book + blocks * lanes * dim + block * lanes;
+      const int64_t count = std::min(lanes, codes - block * lanes);
+      for (int64_t t = 0; t < count; ++t) {
         const float* from = codebooks + (stage * codes + block * lanes + t) * dim;
         const float scale = metric == VqMetric::cosine ? inverse_norm(from, dim) : 1.0f;
         for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = from[d] * scale;
       }
-      for (int64_t t = here; t < lanes; ++t)
+      for (int64_t t = count; t < lanes; ++t)
         for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = 0;
       half_norms_of(to, dim, norms);
-      // A code that is not there is infinitely far: never chosen.
-      for (int64_t t = here; t < lanes; ++t) norms[t] = std::numeric_limits<float>::infinity();
+      // Padding codes are at an infinite distance, so they are never chosen.
+      for (int64_t t = count; t < lanes; ++t) norms[t] = std::numeric_limits<float>::infinity();
     }
   });
 }
 
 void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric metric,
-             float* buffer, int32_t* out, int64_t stride, float* half) {
-  static const Search search = pick();
+             float* buffer, int32_t* out, int64_t stride, float* half_distances) {
+  static const Search search = select_search();
   const int64_t blocks = round_up(codes, lanes) / lanes, tiles = round_up(rows, tile) / tile;
   const float* norms = packed + blocks * lanes * dim;
   float best[max_rows * lanes];
@@ -134,15 +134,15 @@ void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int
              best + t * tile * lanes, index + t * tile * lanes);
 
   for (int64_t r = 0; r < rows; ++r) {
-    float low = best[r * lanes];
+    float least = best[r * lanes];
     int32_t code = index[r * lanes];
     for (int64_t t = 1; t < lanes; ++t) {
       const float h = best[r * lanes + t];
       const int32_t k = index[r * lanes + t];
-      if (h < low || (h == low && k < code)) low = h, code = k;
+      if (h < least || (h == least && k < code)) least = h, code = k;
     }
     out[r * stride] = code;
-    if (half != nullptr) half[r] = low;
+    if (half_distances != nullptr) half_distances[r] = least;
   }
 }
 

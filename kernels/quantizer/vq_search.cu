@@ -6,26 +6,26 @@ namespace {
 constexpr int threads = 256;
 constexpr int edge = 32;  ///< codes and channels of a tile
 
-/// One block per stage and 32 codes: tiles of 32 channels are turned round in shared memory, and one warp, a code per
-/// lane, walks the channels in order for the norms. Cosine needs the norm before the first code is written: two walks.
-/// Bytes: the codebooks once (cosine: twice, the second time from the cache), the prepared ones once.
+/// One block per stage and 32 codes: tiles of 32 channels are transposed in shared memory, and one warp, one code per
+/// lane, adds the squares in channel order for the norms. Cosine needs the norm before the first code is written, so it
+/// takes two passes. Bytes: the codebooks once (cosine: twice, the second time from cache), the prepared ones once.
 __global__ void __launch_bounds__(threads)
     vq_prepare_kernel(const float* codebooks, int64_t codes, int64_t dim, bool cosine, float* prepared) {
   NACRE_SHARED(float, tile, edge*(edge + 1));
   NACRE_SHARED(float, scales, edge);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t padded = padded_codes(codes), first = int64_t{blockIdx.x} * edge;
-  const float* book = codebooks + int64_t{blockIdx.y} * codes * dim;
+  const float* codebook = codebooks + int64_t{blockIdx.y} * codes * dim;
   float* out = prepared + int64_t{blockIdx.y} * prepared_size(codes, dim);
 #pragma unroll 1
-  for (int walk = cosine ? 0 : 1; walk < 2; ++walk) {
+  for (int pass = cosine ? 0 : 1; pass < 2; ++pass) {
     float sum = 0;
 #pragma unroll 1
     for (int64_t d0 = 0; d0 < dim; d0 += edge) {
       for (int t = warp; t < edge; t += threads / 32) {
-        const bool there = first + t < codes && d0 + lane < dim;
-        float v = there ? book[(first + t) * dim + d0 + lane] : 0.0f;
-        if (cosine && walk == 1) v = __fmul_rn(v, scales[t]);
+        const bool in_range = first + t < codes && d0 + lane < dim;
+        float v = in_range ? codebook[(first + t) * dim + d0 + lane] : 0.0f;
+        if (cosine && pass == 1) v = __fmul_rn(v, scales[t]);
         tile[t * (edge + 1) + lane] = v;
       }
       __syncthreads();
@@ -33,15 +33,15 @@ __global__ void __launch_bounds__(threads)
       if (warp == 0)
         for (int d = 0; d < width; ++d) {
           const float v = tile[lane * (edge + 1) + d];
-          sum = walk == 0 ? add_square(sum, v) : __fmaf_rn(v, v, sum);
+          sum = pass == 0 ? add_square(sum, v) : __fmaf_rn(v, v, sum);
         }
-      if (walk == 1)
+      if (pass == 1)
         for (int d = warp; d < width; d += threads / 32)
           out[(d0 + d) * padded + first + lane] = tile[lane * (edge + 1) + d];
       __syncthreads();
     }
     if (warp == 0) {
-      if (walk == 0)
+      if (pass == 0)
         scales[lane] = inverse_norm_of_square(sum);
       else
         out[padded * dim + first + lane] = first + lane < codes ? 0.5f * sum : no_code().h;
@@ -50,12 +50,12 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-__global__ void __launch_bounds__(threads)
-    vq_codes_kernel(const int32_t* codes, int64_t rows, int64_t stages, int64_t book, RowMask mask, int32_t* by_stage) {
+__global__ void __launch_bounds__(threads) vq_codes_kernel(const int32_t* codes, int64_t rows, int64_t stages,
+                                                           int64_t code_count, RowMask mask, int32_t* by_stage) {
   for (int64_t i = grid_thread(); i < rows * stages; i += grid_threads()) {
     const int64_t row = i / stages, stage = i % stages;
-    const bool counts = mask.valid(row) && mask.used(row, stage);
-    by_stage[stage * rows + row] = counts ? static_cast<int32_t>(clamp_code(codes[i], book)) : -1;
+    const bool included = mask.valid(row) && mask.used(row, stage);
+    by_stage[stage * rows + row] = included ? static_cast<int32_t>(clamp_code(codes[i], code_count)) : -1;
   }
 }
 
@@ -70,10 +70,10 @@ void prepare_codebooks(Context& ctx, const float* codebooks, int64_t stages, int
          vq_prepare_kernel, codebooks, codes, dim, metric == VqMetric::cosine, prepared);
 }
 
-void sort_codes_by_stage(Context& ctx, const int32_t* codes, int64_t rows, int64_t stages, int64_t book, RowMask mask,
-                         int32_t* by_stage) {
+void transpose_codes(Context& ctx, const int32_t* codes, int64_t rows, int64_t stages, int64_t code_count, RowMask mask,
+                     int32_t* by_stage) {
   launch(ctx, {.name = "vq_codes", .grid = blocks_for(rows * stages, threads, 4096), .block = threads}, vq_codes_kernel,
-         codes, rows, stages, book, mask, by_stage);
+         codes, rows, stages, code_count, mask, by_stage);
 }
 
 }  // namespace nacre::cuda

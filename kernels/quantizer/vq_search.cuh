@@ -1,7 +1,8 @@
 #pragma once
-// Nearest code on the device: what vq.cu and rvq.cu share, so that training, k-means and encoding find the same codes.
-// The order of operations is that of vq_search.h: half norm first, then one fused multiply-add per channel; a code wins
-// only where its half distance is below that of every lower index. Fused by name, so that no compiler decides.
+// Nearest code on the device, shared by vq.cu and rvq.cu, so that training, k-means and encoding find the same codes.
+// The order of operations is that of vq_search.h: half norm first, then one fused multiply-add per channel; a code is
+// chosen only if its half distance is below that of every lower index. The multiply-adds are intrinsics, so that no
+// compiler decides what to fuse.
 #include "runtime/device.cuh"
 #include "nacre/ops/vq.h"
 
@@ -11,11 +12,11 @@ inline constexpr int64_t code_pad = 128;  ///< four codes per lane of a warp
 inline constexpr float tiny_norm = 1e-12f;
 
 __host__ __device__ inline int64_t padded_codes(int64_t codes) { return ceil_div(codes, code_pad) * code_pad; }
-/// Floats of a prepared codebook: [dim][padded codes], then the half norms. Codes that are not there have zeros and the
-/// norm +inf, and are never chosen.
+/// Floats of a prepared codebook: [dim][padded codes], then the half norms. Codes that only pad have zeros and the norm
+/// +inf, and are never chosen.
 __host__ __device__ inline int64_t prepared_size(int64_t codes, int64_t dim) { return padded_codes(codes) * (dim + 1); }
 
-/// Scratch begins here, for 16-byte accesses; it may take three floats, `scratch_slack` counts four.
+/// The first 16-byte aligned address in a scratch. It skips up to three floats; sizes add `scratch_slack` for them.
 inline float* aligned_scratch(float* p) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 15) / 16 * 16);
 }
@@ -30,13 +31,14 @@ __device__ __forceinline__ int64_t clamp_code(int32_t code, int64_t codes) {
   return k < 0 ? 0 : (k < codes ? k : codes - 1);
 }
 
-/// A candidate; starts as "no code has been better than +inf", which is code 0.
+/// The best code so far and its half distance. Starts as code 0 at +inf: a row whose scores are all NaN or +inf keeps
+/// 0.
 struct Best {
   float h;
   int32_t k;
 };
 __device__ __forceinline__ Best no_code() { return {__int_as_float(0x7f800000), 0}; }
-/// For candidates in any order. NaN is never below anything.
+/// Takes candidates in any order; ties go to the lower index. NaN compares false and is never taken.
 __device__ __forceinline__ void take_better(Best& best, float h, int32_t k) {
   if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
 }
@@ -50,12 +52,12 @@ __device__ __forceinline__ Best warp_best(Best b) {
   return b;
 }
 
-/// The same as an unsigned key that orders as the half distance does, for reductions in one instruction.
+/// The same with the half distance as an unsigned integer of the same order, for warp reductions in one instruction.
 struct OrderedBest {
   uint32_t h, k;
 };
 __device__ __forceinline__ OrderedBest warp_ordered_best(const Best& b) {
-  const uint32_t bits = __float_as_uint(b.h + 0.0f);  // -0 is no less than +0
+  const uint32_t bits = __float_as_uint(b.h + 0.0f);  // -0 becomes +0: they compare equal
   OrderedBest out;
   const uint32_t key = bits ^ ((bits & 0x80000000u) != 0 ? 0xffffffffu : 0x80000000u);
   out.h = __reduce_min_sync(full_warp, key);
@@ -66,7 +68,7 @@ __device__ __forceinline__ float half_distance(const OrderedBest& b) {
   return __uint_as_float(b.h ^ ((b.h & 0x80000000u) != 0 ? 0x80000000u : 0xffffffffu));
 }
 
-/// 1 / max(|x|, tiny), the squares rounded one by one and added in channel order, as the CPU does.
+/// 1 / max(|x|, tiny_norm). Squares are rounded one by one and added in channel order, as on the CPU.
 __device__ __forceinline__ float inverse_norm_of_square(float square) {
   const float norm = __fsqrt_rn(square);
   return 1.0f / (norm < tiny_norm ? tiny_norm : norm);
@@ -78,7 +80,8 @@ __device__ __forceinline__ float inverse_norm(const float* x, int64_t dim) {
   return inverse_norm_of_square(sum);
 }
 
-/// The first rung: a warp finds the nearest code of one row, a code per lane and turn. Valid in every lane.
+/// The plain search, for any shape: a warp finds the nearest code of one row, one code per lane at a time. The result
+/// is valid in every lane.
 __device__ __forceinline__ Best warp_nearest(const float* x, int64_t dim, const float* prepared, int64_t codes,
                                              VqMetric metric) {
   const int64_t padded = padded_codes(codes);
@@ -94,18 +97,18 @@ __device__ __forceinline__ Best warp_nearest(const float* x, int64_t dim, const 
 }
 
 // ---- a tile of rows against a codebook
-// ----------------------------------------------------------------------------------------
 
 inline constexpr int tile_rows = 16, tile_threads = 256, tile_warps = tile_threads / 32;
-inline constexpr int tile_pitch = 20;  ///< of a channel: four banks apart, so that columns are written four at a time
-inline constexpr int tile_turn = tile_threads * 4;  ///< codes at once
-/// Floats of shared memory: rows as [channels, padded to fours][tile_pitch], and [tile_rows][tile_warps] candidates.
+inline constexpr int tile_pitch = 20;  ///< floats per channel: eight channels start in distinct groups of four banks
+inline constexpr int tile_codes = tile_threads * 4;  ///< codes that a block scores at once: four per thread
+/// Shared memory of a tile: rows as floats [channels, padded to fours][tile_pitch]; candidates as words
+/// [tile_rows][tile_warps][2].
 __host__ __device__ constexpr int64_t tile_floats(int64_t dim) { return ceil_div(dim, int64_t{4}) * 4 * tile_pitch; }
 inline constexpr int candidate_words = tile_rows * tile_warps * 2;
 
-/// h[r][t] = half distance of row r to code k + t, for the 16 rows of a tile and the four codes of this thread: 64 sums in
-/// registers, codes from L2 (16 bytes per lane, four channels ahead), rows from shared memory, the same for all lanes.
-/// Channels beyond dim must be zero.
+/// h[r][t] = half distance of row r to code k + t, for the 16 rows of a tile and the four codes of this thread. The 64
+/// sums stay in registers. Codes come from L2, 16 bytes per lane and four channels ahead; rows come from shared memory
+/// by broadcast. Channels beyond dim must be zero.
 __device__ __forceinline__ void tile_scores(const float* x, int dim, const float* prepared, int padded, int k,
                                             float (&h)[tile_rows][4]) {
   const Pack<float> norms = load_pack(prepared + int64_t{dim} * padded + k);
@@ -139,13 +142,13 @@ __device__ __forceinline__ void tile_scores(const float* x, int dim, const float
     for (int u = 0; u < 4; ++u) code[u] = next[u];
   }
 }
-/// A block scores its 16 rows, four adjacent codes per thread and turn. Between: candidates of all warps; the block meets
-/// before and after.
+/// A block scores its 16 rows, tile_codes codes at a time, four adjacent ones per thread. Each warp writes its best
+/// code of every row to `candidates` [tile_rows][tile_warps][2]. The caller synchronises the block before and after.
 __device__ __forceinline__ void tile_search(const float* x, int dim, const float* prepared, int padded,
                                             uint32_t* candidates) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  for (int turn = 0; turn < padded; turn += tile_turn) {
-    const int k = turn + static_cast<int>(threadIdx.x) * 4;
+  for (int begin = 0; begin < padded; begin += tile_codes) {
+    const int k = begin + static_cast<int>(threadIdx.x) * 4;
     float h[tile_rows][4];
     if (k < padded) tile_scores(x, dim, prepared, padded, k, h);
 #pragma unroll
@@ -156,14 +159,14 @@ __device__ __forceinline__ void tile_search(const float* x, int dim, const float
         for (int t = 0; t < 4; ++t)
           if (h[r][t] < best.h) best.h = h[r][t], best.k = k + t;
       }
-      const OrderedBest warps_best = warp_ordered_best(best);
+      const OrderedBest best_of_warp = warp_ordered_best(best);
       uint32_t* slot = candidates + (r * tile_warps + warp) * 2;
-      // Codes of a later turn have higher indices: they must be nearer.
-      if (lane == 0 && (turn == 0 || warps_best.h < slot[0])) slot[0] = warps_best.h, slot[1] = warps_best.k;
+      // Later codes have higher indices, so they win only if they are strictly nearer.
+      if (lane == 0 && (begin == 0 || best_of_warp.h < slot[0])) slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
     }
   }
 }
-/// After the block has met: lane 8 i has the best of row 2 warp + i.
+/// Call after tile_search and a barrier: lane 8 i, for i of 0 and 1, gets the best code of row 2 warp + i.
 __device__ __forceinline__ OrderedBest tile_results(const uint32_t* candidates) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const uint32_t* slot = candidates + (warp * 2 * tile_warps + lane % 16) * 2;
@@ -176,7 +179,7 @@ __device__ __forceinline__ OrderedBest tile_results(const uint32_t* candidates) 
   return best;
 }
 
-/// Which rows and stages count: `frames` valid ones per item, `stages` used per item; null leaves nothing out.
+/// Which rows and stages count: the first `frames` frames and the first `stages` stages of each item; null: all.
 struct RowMask {
   const int32_t *frames, *stages;
   int64_t time, batch;
@@ -188,54 +191,54 @@ struct RowMask {
   }
   __device__ bool valid(int64_t row) const { return frames == nullptr || row % time < valid_frames(row / time); }
   __device__ bool used(int64_t row, int64_t stage) const { return stages == nullptr || stage < stages[row / time]; }
-  __device__ int64_t stages_used(int64_t row, int64_t most) const {
-    if (stages == nullptr) return most;
+  __device__ int64_t stages_used(int64_t row, int64_t stage_count) const {
+    if (stages == nullptr) return stage_count;
     const int64_t n = stages[row / time];
-    return n < 0 ? 0 : (n < most ? n : most);
+    return n < 0 ? 0 : (n < stage_count ? n : stage_count);
   }
-  /// All lanes of the warp ask together.
+  /// All lanes of the warp must call it together.
   __device__ int64_t valid_rows() const {
     if (frames == nullptr) return batch * time;
     long long n = 0;
     for (int64_t b = threadIdx.x % 32; b < batch; b += 32) n += valid_frames(b);
     return warp_sum(n);
   }
-  /// The row of the n-th valid frame.
+  /// The row of the valid frame with index n.
   __device__ int64_t row_of_valid(int64_t n) const {
     for (int64_t b = 0; b < batch; ++b) {
-      const int64_t here = valid_frames(b);
-      if (n < here) return b * time + n;
-      n -= here;
+      const int64_t frames_of_item = valid_frames(b);
+      if (n < frames_of_item) return b * time + n;
+      n -= frames_of_item;
     }
     return 0;
   }
 };
 
-/// Calls add(row) for every row whose code is `code`, in row order, all lanes of the warp together. `codes` are the
-/// codes of one stage, one per row, negative where a row does not count.
+/// Calls add(row) for every row whose code is `code`, in row order, and returns how many there are. All lanes of the
+/// warp run it together. `codes` are those of one stage, one per row; negative for rows that do not count.
 template <class Add>
 __device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_t rows, int32_t code, Add&& add) {
-  constexpr int ahead = 4;  // loads on their way together
+  constexpr int batch = 4;  // loads in flight at once
   int64_t found = 0;
-  for (int64_t first = 0; first < rows; first += 32 * ahead) {
-    int32_t theirs[ahead];
+  for (int64_t first = 0; first < rows; first += 32 * batch) {
+    int32_t row_codes[batch];
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) {
+    for (int j = 0; j < batch; ++j) {
       const int64_t row = first + 32 * j + threadIdx.x % 32;
-      theirs[j] = row < rows ? codes[row] : -1;
+      row_codes[j] = row < rows ? codes[row] : -1;
     }
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) {
-      unsigned mine = __ballot_sync(full_warp, theirs[j] == code);
-      found += __popc(mine);
-      for (; mine != 0; mine &= mine - 1) add(first + 32 * j + __ffs(static_cast<int>(mine)) - 1);
+    for (int j = 0; j < batch; ++j) {
+      unsigned matches = __ballot_sync(full_warp, row_codes[j] == code);
+      found += __popc(matches);
+      for (; matches != 0; matches &= matches - 1) add(first + 32 * j + __ffs(static_cast<int>(matches)) - 1);
     }
   }
   return found;
 }
 
-/// Codes of [rows][stages] as [stages][rows], clamped, -1 for rows that do not count (frames; and stages, if given).
-void sort_codes_by_stage(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t book, RowMask,
-                         int32_t* by_stage);
+/// by_stage [stages][rows] = codes [rows][stages], clamped to [0, code_count); -1 where RowMask excludes row or stage.
+void transpose_codes(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t code_count, RowMask,
+                     int32_t* by_stage);
 
 }  // namespace nacre::cuda

@@ -1,26 +1,27 @@
 #pragma once
-// Nearest code, shared by vq_nearest, vq_kmeans and rvq_forward: one function, so that training and encoding agree bit
-// for bit.
+// Nearest code on the CPU. vq_nearest, vq_kmeans and rvq_forward share one function, so that training and encoding
+// agree bit for bit.
 //
 // Half distances h_k = |c_k|^2 / 2 - x.c_k are compared, in float:
-//   h starts as |c_k|^2 / 2 (squares added in channel order, from 0), then loses x_d c_kd for d = 0, 1, ...: one fused
-//   multiply-add each where the instruction set has it. A code wins only if its h is below that of every lower index.
+//   h starts as |c_k|^2 / 2 (squares added in channel order, from 0). Then x_d c_kd is subtracted for d = 0, 1, ..., by
+//   a fused multiply-add if the instruction set has one. A code is chosen only if its h is below that of every lower
+//   index.
 #include "nacre/ops/vq.h"
 #include "runtime/host.h"
 
 namespace nacre::vq_search {
 
-inline constexpr int64_t lanes = 16;     ///< codes side by side in a packed block
-inline constexpr int64_t tile = 12;      ///< rows of one register tile: twelve accumulators fit sixteen registers
+inline constexpr int64_t lanes = 16;  ///< codes of a packed block, one per vector lane
+inline constexpr int64_t tile = 12;  ///< rows of one register tile: twelve accumulators leave four of sixteen registers
 inline constexpr int64_t max_rows = 48;  ///< rows of one call of nearest(): they stay in the first-level cache
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 /// Floats of a packed codebook: blocks of [dim][lanes], then the half norms.
 inline int64_t packed_size(int64_t codes, int64_t dim) { return round_up(codes, lanes) * (dim + 1); }
-/// Floats that nearest() wants for `rows` rows.
+/// Floats of the buffer that nearest() needs for `rows` rows.
 inline int64_t buffer_size(int64_t rows, int64_t dim) { return round_up(rows, tile) * dim; }
 
-/// Floats of the vectors that the search runs on: 16, 8 or 4, as Context::instruction_set() has it.
+/// Floats per vector of the search: 16, 8 or 4, by Context::instruction_set().
 int vector_width();
 
 /// Packs `stages` codebooks of [codes][dim], one after the other.
@@ -28,18 +29,18 @@ void pack_codebooks(const Context&, const float* codebooks, int64_t stages, int6
                     float* packed);
 
 /// For each of `rows` <= max_rows rows of x: out[row * stride] = index of the nearest code, 0 for a row with NaN.
-/// `half`, where given, becomes the half distance of each row to its code.
+/// `half_distances`, if given, receives the half distance of each row to its code.
 void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric, float* buffer,
-             int32_t* out, int64_t stride, float* half = nullptr);
+             int32_t* out, int64_t stride, float* half_distances = nullptr);
 
 /// out = sum of the listed rows of x, added in double in the order of the list.
 void sum_rows(const float* x, int64_t dim, const int32_t* list, int64_t n, float* out);
 
-/// Codes come from files and streams too; one that does not exist must not read past the codebook.
+/// Codes also come from files and streams; an invalid one must not read past the codebook.
 inline int64_t clamp_code(int32_t code, int64_t codes) { return std::clamp<int64_t>(code, 0, codes - 1); }
 
-/// Sorts rows by code, keeping their order: first[k]..first[k + 1] is where the rows of code k lie in `order`.
-/// Rows for which valid(row) is false are left out. `first` holds count + 1 elements.
+/// Stable counting sort of rows by code: `order` lists the rows, those of code k from index first[k] up to first[k +
+/// 1]. Rows for which valid(row) is false are left out. `first` has count + 1 elements.
 template <class Valid>
 void sort_by_code(const int32_t* codes, int64_t stride, int64_t rows, int64_t count, int32_t* first, int32_t* order,
                   Valid&& valid) {
@@ -47,14 +48,14 @@ void sort_by_code(const int32_t* codes, int64_t stride, int64_t rows, int64_t co
   for (int64_t r = 0; r < rows; ++r)
     if (valid(r)) ++first[clamp_code(codes[r * stride], count) + 1];
   for (int64_t k = 0; k < count; ++k) first[k + 1] += first[k];
-  // first[k] walks to the end of its run, which is where the next one starts: shifted back below.
+  // Filling moves first[k] to the end of its run, which is the start of the next one. The shift below restores it.
   for (int64_t r = 0; r < rows; ++r)
     if (valid(r)) order[first[clamp_code(codes[r * stride], count)]++] = static_cast<int32_t>(r);
   for (int64_t k = count; k > 0; --k) first[k] = first[k - 1];
   first[0] = 0;
 }
 
-/// Which rows and stages count: `frames` valid ones per item, `stages` used per item; empty views leave nothing out.
+/// Which rows and stages count: the first `frames` frames and the first `stages` stages of each item; empty views: all.
 struct RowMask {
   View<const int32_t> frames{}, stages{};
   int64_t time = 1;
@@ -62,15 +63,15 @@ struct RowMask {
   int64_t valid_frames(int64_t item) const { return frames ? std::clamp<int64_t>(frames[item], 0, time) : time; }
   bool valid(int64_t row) const { return row % time < valid_frames(row / time); }
   bool used(int64_t row, int64_t stage) const { return !stages || stage < stages[row / time]; }
-  int64_t stages_used(int64_t row, int64_t most) const {
-    return stages ? std::clamp<int64_t>(stages[row / time], 0, most) : most;
+  int64_t stages_used(int64_t row, int64_t stage_count) const {
+    return stages ? std::clamp<int64_t>(stages[row / time], 0, stage_count) : stage_count;
   }
   int64_t valid_rows(int64_t batch) const {
     int64_t n = 0;
     for (int64_t b = 0; b < batch; ++b) n += valid_frames(b);
     return n;
   }
-  /// The row of the n-th valid frame.
+  /// The row of the valid frame with index n.
   int64_t row_of_valid(int64_t n, int64_t batch) const {
     for (int64_t b = 0; b < batch; ++b) {
       if (n < valid_frames(b)) return b * time + n;
@@ -80,7 +81,7 @@ struct RowMask {
   }
 };
 
-/// Checks that a view is there and holds n elements, in whatever shape.
+/// Throws unless the view has data and n elements, in any shape.
 template <class T>
 void expect_elements(const char* op, const char* argument, const View<T>& v, int64_t n) {
   if (!v || v.elements() != n) [[unlikely]]

@@ -18,7 +18,7 @@
 
 namespace nacre {
 #if !defined(NACRE_WITH_CUDA)
-namespace cuda {  // named, never reached: with_cuda is false
+namespace cuda {  // needed to compile, never called: with_cuda is false
 class Runtime {
  public:
   explicit Runtime(int) {}
@@ -37,7 +37,7 @@ class Runtime {
 namespace {
 
 constexpr const char* no_cuda = "this build has no CUDA back end (configure with NACRE_CUDA=on)";
-constexpr size_t alignment = 256;  // what the plan packs to; a multiple of a cache line and of any vector
+constexpr size_t alignment = 256;  // the plan's alignment; a multiple of a cache line and of any vector
 
 }  // namespace
 
@@ -63,7 +63,7 @@ void throw_usage(const char* op, const std::string& what) {
 void run_parts(const Context& ctx, int64_t parts, void (*body)(void*, int64_t, int), void* closure) {
   try {
     ctx.impl().pool->run(parts, body, closure);
-  } catch (const std::bad_alloc&) {  // a forked process makes threads anew
+  } catch (const std::bad_alloc&) {  // a forked process creates new threads
     throw Error(ErrorKind::memory, "threads: out of memory");
   }
 }
@@ -92,7 +92,7 @@ Context::Context(ContextOptions options) try : impl_(std::make_shared<Impl>()) {
 }
 Context::Context(std::shared_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Context Context::share() const { return Context(impl_); }
-// A handle that was moved from goes on as one.
+// Moving copies the handle: a handle that was moved from stays valid.
 Context::Context(Context&& o) noexcept : impl_(o.impl_) {}
 Context& Context::operator=(Context&& o) noexcept {
   impl_ = o.impl_;
@@ -184,9 +184,9 @@ CudaInventory cuda_inventory() {
 #if defined(NACRE_WITH_CUDA)
   return cuda::inventory();
 #else
-  CudaInventory none;
-  none.missing = no_cuda;
-  return none;
+  CudaInventory inventory;
+  inventory.missing = no_cuda;
+  return inventory;
 #endif
 }
 #if defined(NACRE_WITH_CUDA)
@@ -198,14 +198,14 @@ namespace {
 
 struct Counter {
   std::atomic<size_t> now{0}, peak{0};
-  void take(size_t bytes) {
+  void add(size_t bytes) {
     const size_t held = now += bytes;
-    size_t most = peak;
-    while (held > most && !peak.compare_exchange_weak(most, held)) {
+    size_t peak_now = peak;
+    while (held > peak_now && !peak.compare_exchange_weak(peak_now, held)) {
     }
   }
 };
-/// Of the CPU, and of as many CUDA devices as a machine has; more than that share the last.
+/// One counter for the CPU and one for each of 16 CUDA devices; devices beyond these share the last.
 Counter& counter(Device d) {
   static std::array<Counter, 17> all;
   return d.kind == Device::cpu ? all[0] : all[static_cast<size_t>(std::min(d.index, 15)) + 1];
@@ -217,15 +217,15 @@ void reset_memory_peak(Device d) noexcept { counter(d).peak = counter(d).now.loa
 
 namespace {
 
-/// Large blocks lie in huge pages where the system has them for the asking: activations walk through many megabytes,
-/// and pages of 4 KiB made decoding 8 % and a training step 3 % slower (docs/decisions/huge-pages.md).
+/// Requests huge pages for large blocks: ops stream through many megabytes of activations, and pages of 4 KiB made
+/// decoding 8 % and a training step 3 % slower (docs/decisions/huge-pages.md).
 void* allocate_on_host(size_t bytes) {
   constexpr size_t huge = size_t{2} << 20;
-  if (bytes > SIZE_MAX - huge) return nullptr;  // rounded up, it would be next to nothing
+  if (bytes > SIZE_MAX - huge) return nullptr;  // rounding up would overflow
   const auto rounded_to = [bytes](size_t unit) { return (bytes + unit - 1) / unit * unit; };
   if (bytes < 2 * huge) return std::aligned_alloc(alignment, rounded_to(alignment));
   void* data = std::aligned_alloc(huge, rounded_to(huge));
-  if (data != nullptr) (void)madvise(data, rounded_to(huge), MADV_HUGEPAGE);  // a hint: without it all works
+  if (data != nullptr) (void)madvise(data, rounded_to(huge), MADV_HUGEPAGE);  // only a hint
   return data;
 }
 
@@ -244,7 +244,7 @@ Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()
     throw Error(ErrorKind::memory, "memory: could not allocate " + std::to_string(rounded >> 20) + " MiB on " +
                                        str(device_) + "; lower batch_size or segment_length");
   if (device_.kind == Device::cpu) std::memset(data_, 0, rounded);
-  counter(device_).take(bytes);
+  counter(device_).add(bytes);
 }
 Memory::Memory(Memory&& o) noexcept
     : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)), device_(o.device_) {}

@@ -1,5 +1,5 @@
 #pragma once
-// The inside of Context, shared by its handles.
+// The implementation of Context, shared by its handles.
 #include <memory>
 #include <string>
 
@@ -15,10 +15,10 @@ class Runtime;
 struct Context::Impl {
   Device device{};
   int threads = 1;
-  std::unique_ptr<ThreadPool> pool;  ///< of `threads`
+  std::unique_ptr<ThreadPool> pool;  ///< has `threads` threads
   Precision precision = Precision::fp32;
-  std::string description;               ///< of a CUDA device: its name, versions, precision
-  std::shared_ptr<cuda::Runtime> cuda;  ///< of a CUDA context; its destructor came with it
+  std::string description;              ///< of a CUDA device: its name, versions, precision
+  std::shared_ptr<cuda::Runtime> cuda;  ///< of a CUDA context; shared_ptr, because Runtime is incomplete here
 };
 
 }  // namespace nacre

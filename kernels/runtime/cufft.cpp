@@ -1,4 +1,4 @@
-// Transforms by cuFFT, which is loaded when it is needed first; and which of CUDA's libraries a machine has.
+// Transforms by cuFFT, which is loaded on first use, and the inventory of CUDA's libraries on a machine.
 #include <cufft.h>
 #include <dlfcn.h>
 
@@ -14,7 +14,7 @@ namespace {
 
 [[noreturn]] void throw_device(const std::string& what) { throw Error(ErrorKind::device, what); }
 
-/// A library that is looked for when it is needed first, under the names of the CUDA versions we know.
+/// A shared library, searched for under the names it has in the CUDA versions that are supported.
 class Library {
  public:
   explicit Library(std::initializer_list<const char*> names) {
@@ -22,10 +22,11 @@ class Library {
       handle_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);
       if (handle_ != nullptr) return;
       const char* const why = dlerror();
-      if (missing_.empty() && why != nullptr) missing_ = why;  // of the newest, for which this build is made
+      if (missing_.empty() && why != nullptr)
+        missing_ = why;  // keep the message for the newest version, which this build is made for
     }
   }
-  /// What the loader said; empty if it is here.
+  /// The loader's message; empty if the library was found.
   const std::string& missing() const { return missing_; }
   template <class F>
   F* find(const char* name) const {
@@ -74,12 +75,12 @@ void check(Runtime& runtime, cufftResult r, const char* what) {
                          memory);
 }
 
-/// "12.0.0", by a function that tells MAJOR_VERSION (0), MINOR_VERSION (1) and PATCH_LEVEL (2).
-std::string by_parts(int (*part)(int, int*)) {
+/// The version as "12.0.0", from a function that returns MAJOR_VERSION (0), MINOR_VERSION (1) and PATCH_LEVEL (2).
+std::string version_by_property(int (*get_property)(int, int*)) {
   std::string out;
-  for (int which = 0; which < 3; ++which) {
+  for (int property = 0; property < 3; ++property) {
     int value = 0;
-    if (part(which, &value) != 0) return "of an unknown version";
+    if (get_property(property, &value) != 0) return "of an unknown version";
     out += (out.empty() ? "" : ".") + std::to_string(value);
   }
   return out;
@@ -88,8 +89,8 @@ CudaInventory::Library inventory_of(const char* name, const Library& library, co
                                     const char* used_by) {
   CudaInventory::Library found{name, "", library.missing(), used_by};
   if (!found.missing.empty()) return found;
-  auto* const part = library.find<int(int, int*)>(version);
-  found.version = part != nullptr ? by_parts(part) : "of an unknown version";
+  auto* const get_property = library.find<int(int, int*)>(version);
+  found.version = get_property != nullptr ? version_by_property(get_property) : "of an unknown version";
   return found;
 }
 
@@ -108,7 +109,7 @@ struct Fft::Impl {
   Memory work;
   int device = 0;
   ~Impl() {
-    const OnDevice here(device);
+    const OnDevice on_device(device);
     if (forward != -1) (void)cufft().destroy(forward);
     if (inverse != -1) (void)cufft().destroy(inverse);
   }
@@ -116,11 +117,11 @@ struct Fft::Impl {
 
 Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<Impl>()) {
   Runtime& r = runtime(ctx);
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   r.refuse_in_capture("a transform's constructor");
   const CuFft& f = cufft();
   impl_->device = ctx.device().index;
-  size_t most = 0;
+  size_t work_bytes = 0;
   const auto plan = [&](cufftHandle& handle, cufftType type) {
     size_t bytes = 0;
     long long int n = length;
@@ -128,11 +129,11 @@ Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<I
     check(r, f.set_auto(handle, 0), "cufftSetAutoAllocation");
     check(r, f.make(handle, 1, &n, nullptr, 1, 0, nullptr, 1, 0, type, batch, &bytes), "cufftMakePlanMany64");
     check(r, f.set_stream(handle, static_cast<cudaStream_t>(r.stream())), "cufftSetStream");
-    most = std::max(most, bytes);
+    work_bytes = std::max(work_bytes, bytes);
   };
   plan(impl_->forward, CUFFT_R2C);
   plan(impl_->inverse, CUFFT_C2R);
-  impl_->work = Memory(ctx, most);
+  impl_->work = Memory(ctx, work_bytes);
   check(r, f.set_work(impl_->forward, impl_->work.data()), "cufftSetWorkArea");
   check(r, f.set_work(impl_->inverse, impl_->work.data()), "cufftSetWorkArea");
 }
@@ -141,14 +142,14 @@ Fft& Fft::operator=(Fft&&) noexcept = default;
 Fft::~Fft() = default;
 
 void Fft::forward(Context& ctx, const float* real, float* spectrum) {
-  const auto alone = runtime(ctx).enter();
+  const auto lock = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   check(runtime(ctx),
         cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
         "cufftExecR2C");
 }
 void Fft::inverse(Context& ctx, float* spectrum, float* real) {
-  const auto alone = runtime(ctx).enter();
+  const auto lock = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   check(runtime(ctx), cufft().inverse(impl_->inverse, reinterpret_cast<cufftComplex*>(spectrum), real), "cufftExecC2R");
 }

@@ -1,6 +1,7 @@
 #pragma once
-// What every .cu file begins with: device names of whichever compiler reads it, 16-byte packs, warp and block sums in a
-// fixed order, and PTX behind functions of one instruction each. Nothing else in kernels/ contains PTX.
+// Included by every .cu file: CUDA's device functions (nvcc's or the emulator's), 16-byte packs, warp and block sums in
+// a fixed order, and functions that wrap one PTX instruction each. The rest of kernels/ has no PTX but for one
+// instruction in vector_math.h.
 #include <algorithm>
 
 #include "runtime/runtime.h"
@@ -10,18 +11,19 @@
 #else
 #include <cuda_runtime.h>
 
-/// `count` elements of shared memory, the same for the whole block; content undefined (NaN when emulated).
+/// Static shared memory: `count` elements for the block. Its content is undefined (NaN when emulated).
 #define NACRE_SHARED(T, name, count)                                        \
   __shared__ __align__(16) unsigned char name##_bytes[sizeof(T) * (count)]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)
-/// The shared memory that the launch asked for.
+/// The dynamic shared memory that the launch requested.
 #define NACRE_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char nacre_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(nacre_dynamic_shared)
 
 namespace nacre::cuda {
 
-/// Copies 4, 8 or 16 bytes to shared memory in the background; what lies beyond bytes_from_global becomes zero.
+/// Starts an asynchronous copy of 4, 8 or 16 bytes to shared memory. Bytes beyond bytes_from_global are set to zero and
+/// not read.
 template <int bytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global, int bytes_from_global) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16);
@@ -35,25 +37,26 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, int b
                  : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// 16 bytes, or zeros where there is nothing to copy; then nothing is read at `global`. Invariant: `global` is a multiple
-/// of 16 in either case, as PTX asks of the address even of a copy without a source; it may then lie outside of any
-/// buffer. Offsets that mean "zeros" are therefore zeros_here, not -1. A size that is chosen by a predicate in PTX is a
-/// predicate in SASS; one that arrives in a register costs six instructions.
-__device__ __forceinline__ void cp_async_or_zeros(void* shared, const void* global, bool there) {
+/// Starts an asynchronous copy of 16 bytes, or writes 16 zeros if !exists; then `global` is not read and may be outside
+/// of any buffer. Invariant: `global` is a multiple of 16 in both cases, because PTX requires alignment even of a copy
+/// of size 0. So an offset that stands for zeros is zeros_here, not -1. The size is selected by a predicate inside the
+/// PTX, which becomes a predicate in SASS; a size in a register costs six instructions.
+__device__ __forceinline__ void cp_async_or_zeros(void* shared, const void* global, bool exists) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile(
       "{\n.reg .pred p;\n.reg .b32 size;\nsetp.ne.b32 p, %2, 0;\nselp.b32 size, 16, 0, p;\n"
       "cp.async.cg.shared.global [%0], [%1], 16, size;\n}" ::"r"(to),
-      "l"(global), "r"(static_cast<int>(there))
+      "l"(global), "r"(static_cast<int>(exists))
       : "memory");
 }
-/// All but the newest `groups_left` groups of this thread have arrived; others see them after a barrier.
+/// Waits until all but the newest `groups_left` groups of this thread's copies have arrived. Other threads see the data
+/// after a barrier.
 template <int groups_left>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups_left) : "memory");
 }
 
-/// d += a b for one warp, a 16 x 16 and b 16 x 8 of bf16; fragments as in the PTX manual.
+/// d += a b for one warp, with a 16 x 16 and b 16 x 8 in bf16. Fragments as in the PTX manual.
 __device__ __forceinline__ void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
@@ -61,7 +64,7 @@ __device__ __forceinline__ void mma_bf16_16x8x16(float (&d)[4], const uint32_t (
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-/// The same for 16 x 8 and 8 x 8 of tf32.
+/// The same with a 16 x 8 and b 8 x 8 in tf32.
 __device__ __forceinline__ void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
@@ -69,7 +72,7 @@ __device__ __forceinline__ void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-/// d = c + a b, where c stays: no moves to set the sums before the first product.
+/// d = c + a b, c unchanged: saves the moves that would initialise d before the first product.
 __device__ __forceinline__ void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                 const float (&c)[4]) {
   asm volatile(
@@ -78,13 +81,14 @@ __device__ __forceinline__ void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
-/// To nearest, ties away from zero, 10 bits of mantissa.
+/// Rounds to tf32: 10 bits of mantissa, to nearest, ties away from zero.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
   uint32_t r;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
   return r;
 }
-/// Four 8 x 8 matrices of 16-bit elements; lane i gives row i % 8 of matrix i / 8, 16-byte aligned.
+/// Loads four 8 x 8 matrices of 16-bit elements. Lane i passes the address of row i % 8 of matrix i / 8, 16-byte
+/// aligned.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -105,7 +109,7 @@ namespace nacre::cuda {
 
 inline constexpr uint32_t full_warp = 0xffffffffu;
 
-/// An offset in bytes for cp_async_or_zeros where there is nothing to copy: below zero, and as aligned as the others.
+/// The offset in bytes that stands for "no source" in tables for cp_async_or_zeros: negative, and a multiple of 16.
 inline constexpr int64_t zeros_here = -16;
 
 template <class T>
@@ -114,13 +118,12 @@ __host__ __device__ constexpr T ceil_div(T a, T b) {
 }
 
 // ---- 16-byte packs
-// ------------------------------------------------------------------------------------------------------
 
 /// Elements of T in 16 bytes: 4 floats, 8 bf16.
 template <class T>
 inline constexpr int pack_size = 16 / static_cast<int>(sizeof(T));
 
-/// Up to 16 bytes of T as floats.
+/// The elements of 16 bytes of T, as floats.
 template <class T>
 struct Pack {
   float v[pack_size<T>];
@@ -159,7 +162,8 @@ __device__ __forceinline__ uint4 packed(const Pack<bf16>& p) {
 template <class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p) {
   Pack<T> out;
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);  // a value: nvcc loads members of a reference by pairs
+  const uint4 raw =
+      *reinterpret_cast<const uint4*>(p);  // copied first: through a reference nvcc would load the members in pairs
   unpack(raw, out);
   return out;
 }
@@ -167,7 +171,7 @@ template <class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T>& v) {
   *reinterpret_cast<uint4*>(p) = packed(v);
 }
-/// The first n elements, one by one; the rest is zero.
+/// Loads the first n elements one by one, for addresses that are not aligned. The rest is zero.
 template <class T>
 __device__ __forceinline__ Pack<T> load_some(const T* p, int n) {
   Pack<T> out;
@@ -181,14 +185,13 @@ __device__ __forceinline__ void store_some(T* p, const Pack<T>& v, int n) {
   for (int i = 0; i < pack_size<T>; ++i)
     if (i < n) p[i] = store<T>(v.v[i]);
 }
-/// Whether 16-byte accesses may begin here; on the host, to choose a kernel.
+/// Whether p allows 16-byte accesses. Called on the host to choose a kernel.
 template <class T>
 bool aligned16(const T* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
 // ---- sums in a fixed order
-// ------------------------------------------------------------------------------------------------
 
 /// Sum over the warp, the same bits in every lane. All 32 lanes take part.
 template <class T>
@@ -197,8 +200,9 @@ __device__ __forceinline__ T warp_sum(T v) {
   for (int lanes = 16; lanes > 0; lanes /= 2) v += __shfl_xor_sync(full_warp, v, lanes);
   return v;
 }
-/// Sum over a block of `threads` threads (whole warps, one dimension), valid in every thread. `buffer`: one T per warp
-/// of shared memory; the block meets before it is written and after it was read.
+/// Sum over a block of `threads` threads (whole warps, one dimension), valid in every thread. `buffer`: shared memory
+/// for one T per warp. A barrier before it is written protects earlier uses; a caller that reuses it needs one
+/// afterwards.
 template <int threads, class T>
 __device__ __forceinline__ T block_sum(T v, T* buffer) {
   constexpr int warps = threads / 32;
@@ -214,29 +218,29 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
 }
 
 // ---- grids
-// ----------------------------------------------------------------------------------------------------------------
 
-/// Bytes that every device from compute capability 8.0 on has. What needs no more, static and dynamic together, runs on
-/// all of them; what may need more is chosen by DeviceLimits::shared_per_block.
+/// Shared memory per block, in bytes, that every device from compute capability 8.0 on has. A kernel that needs no
+/// more, static and dynamic together, runs on all of them. One that may need more is chosen by
+/// DeviceLimits::shared_per_block.
 inline constexpr size_t least_shared_per_block = 99 << 10;
 
-/// As many blocks as give two to every multiprocessor: one computes while the other waits for memory. Work whose blocks
-/// get cheaper the more of it they take is cut into no fewer.
+/// Two blocks per multiprocessor, so that one computes while the other waits for memory. The least number of blocks for
+/// work that is cheaper in few large blocks.
 inline int64_t two_blocks_each(const DeviceLimits& d) { return int64_t{2} * d.multiprocessors; }
-/// How many blocks with so much shared memory (static and dynamic) a multiprocessor holds at once, 1 to `most`: as many
-/// as the kernel's launch bounds leave registers for.
-inline int blocks_that_share(const DeviceLimits& d, size_t shared_bytes, int most) {
+/// How many blocks with this much shared memory (static and dynamic) a multiprocessor holds at once, clamped to
+/// [1, most_blocks], the number that the kernel's launch bounds leave registers for.
+inline int blocks_that_share(const DeviceLimits& d, size_t shared_bytes, int most_blocks) {
   const size_t reserved = 1 << 10;  // by the driver, per block
-  const auto fit = static_cast<int>(d.shared_per_multiprocessor / (shared_bytes + reserved));
-  return std::clamp(fit, 1, most);
+  const auto blocks = static_cast<int>(d.shared_per_multiprocessor / (shared_bytes + reserved));
+  return std::clamp(blocks, 1, most_blocks);
 }
 
-/// Blocks for n pieces of work of `each`, at most `most` (kernels then take several turns).
+/// ceil(n / each) blocks, at most `most`; kernels then loop over the grid.
 inline unsigned blocks_for(int64_t n, int64_t each, int64_t most = 0x7fffffff) {
   const int64_t blocks = (n + each - 1) / each;
   return static_cast<unsigned>(blocks < most ? blocks : most);
 }
-/// The first of this thread's elements in a grid-stride loop, and the step.
+/// The first element of this thread in a grid-stride loop, and the stride.
 __device__ __forceinline__ int64_t grid_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int64_t grid_threads() { return int64_t{gridDim.x} * blockDim.x; }
 

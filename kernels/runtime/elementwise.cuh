@@ -1,7 +1,7 @@
 #pragma once
-// Kernels over elements: out[i] = f(a[i], b[i], out[i]). Bound by memory, so all that counts is 16-byte accesses with
-// enough of them on their way: a thread loads `batch` packs before it stores any (out may be an input, so the compiler
-// may not do that by itself). Where an address does not allow packs, elements go one by one.
+// Kernels over elements: out[i] = f(a[i], b[i], out[i]). Memory bounds them, so accesses are 16 bytes wide and many are
+// in flight: a thread loads `batch` packs before it stores any. The compiler cannot reorder this way itself, because
+// out may be one of the inputs. If an address is not aligned, elements are processed one by one.
 #include <type_traits>
 
 #include "runtime/device.cuh"
@@ -13,7 +13,7 @@ inline constexpr int elementwise_threads = 256;
 /// Which arrays f reads.
 enum : int { reads_a = 1, reads_b = 2, reads_out = 4 };
 
-/// `batch` packs, `step` elements apart.
+/// Processes `batch` packs, `step` elements apart.
 template <int reads, int batch, class T, class F>
 __device__ __forceinline__ void elementwise_packs(const T* a, const T* b, T* out, int64_t step, const F& f) {
   Pack<T> va[batch], vb[batch], vo[batch];
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(elementwise_threads)
                         (reads & reads_out) != 0 ? to_float(out[i]) : 0.0f));
 }
 
-/// Runs f over n elements; unread arrays may be null.
+/// Runs f over n elements. Arrays that `reads` leaves out may be null.
 template <int reads, class T, class F>
 void elementwise(Context& ctx, const char* name, const T* a, const T* b, T* out, int64_t n, F f) {
   if (n == 0) return;

@@ -1,9 +1,9 @@
 #pragma once
-// For loops over elements: cuts that do not show in the result.
+// Parallel loops over elements whose results do not depend on the number of threads.
 #include "runtime/host.h"
 #include "runtime/inline.h"
 
-/// Before a loop whose output may be one of its inputs: iterations do not depend on each other.
+/// Placed before a loop whose output may alias an input: promises that its iterations are independent.
 #if defined(__clang__)
 #define NACRE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -12,8 +12,8 @@
 
 namespace nacre {
 
-/// Runs f(begin, end) over [0, n), in parallel. Cuts fall on multiples of 1024, so that whether an element is in the
-/// vectors or in the rest of its loop does not depend on the number of threads.
+/// Runs f(begin, end) over [0, n) in parallel. Ranges begin at multiples of 1024, so whether an element is computed by
+/// the vector loop or by its remainder does not depend on the number of threads.
 template <class F>
 void parallel_elements(const Context& ctx, int64_t n, F&& f) {
   constexpr int64_t chunk = 1024, grain = 8;

@@ -1,6 +1,6 @@
 #pragma once
-// What every CPU kernel file needs: checks whose text is built only when thrown, parallel loops with fixed parts,
-// clones of a loop for the instruction sets we dispatch to, and the mark for code of other libraries that allocates.
+// Included by every CPU kernel: argument checks whose message is built only when thrown, parallel loops over fixed
+// parts, clones of a loop for each instruction set, and a marker for allocations of other libraries.
 #include <algorithm>
 #include <atomic>
 #include <string>
@@ -8,8 +8,8 @@
 
 #include "nacre/context.h"
 
-/// Compiles a loop once per instruction set; the loader picks. Only plain functions (no templates, no lambdas: their
-/// bodies would lose the target), so loops live in functions that parallel_* call.
+/// Compiles a function once per instruction set; the loader picks one. It works for plain functions only: templates and
+/// lambdas would lose the target. So loops are functions that the bodies of parallel_* call.
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
 #define NACRE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -24,7 +24,7 @@ inline constexpr bool with_cuda = true;
 inline constexpr bool with_cuda = false;
 #endif
 
-/// The one switch of an op: `if (on_cuda(ctx)) return cuda::op(ctx, a);` behind `if constexpr (with_cuda)`.
+/// How an op selects its device: `if constexpr (with_cuda) if (on_cuda(ctx)) return cuda::op(ctx, a);`.
 inline bool on_cuda(const Context& ctx) { return with_cuda && ctx.device().kind == Device::cuda; }
 
 /// Throws Error(usage) "op: argument is FOUND, expected EXPECTED".
@@ -39,12 +39,12 @@ void expect_shape(const char* op, const char* argument, const View<T>& v, Shape 
   if (!v && expected.elements() != 0) [[unlikely]]
     throw_usage(op, std::string(argument) + " is required and has no data");
 }
-/// As expect_shape, but an absent view is fine.
+/// As expect_shape, but the view may be absent.
 template <class T>
 void expect_shape_or_empty(const char* op, const char* argument, const View<T>& v, Shape expected) {
   if (v) expect_shape(op, argument, v, expected);
 }
-/// Scratch may be larger than asked for, never smaller. `expected` is what the op's *_scratch function returned.
+/// Scratch must be at least as large as `expected`, the result of the op's *_scratch function.
 template <class T>
 void expect_scratch(const char* op, const View<T>& v, Shape expected) {
   if (expected.elements() > 0 && (!v || v.elements() < expected.elements())) [[unlikely]]
@@ -56,7 +56,7 @@ void run_parts(const Context& ctx, int64_t parts, void (*body)(void* closure, in
 
 /// Runs f(part) or f(part, slot) for every part in [0, parts), in parallel. For reductions: the number of parts comes
 /// from the shape alone (never from the number of threads), each part writes its own partial, and the caller adds them
-/// in order. `slot` is in [0, ctx.threads()) and belongs to one running part at a time: it picks a thread's scratch.
+/// in order. `slot` is in [0, ctx.threads()) and belongs to one running part at a time: it selects a thread's scratch.
 template <class F>
 void parallel_parts(const Context& ctx, int64_t parts, F&& f) {
   using Closure = std::remove_reference_t<F>;
@@ -72,8 +72,8 @@ void parallel_parts(const Context& ctx, int64_t parts, F&& f) {
 }
 
 /// Splits [0, n) into contiguous ranges of at least `grain` and runs f(begin, end) or f(begin, end, slot) on each, in
-/// parallel. For loops whose results do not depend on where the cuts are. There are more ranges than threads where the
-/// grain allows it: a thread that the system stops then holds up one range, and the others take what it has left.
+/// parallel. For loops whose results do not depend on where the ranges begin. There are more ranges than threads where
+/// the grain allows it: if the system suspends a thread, only one range waits for it, and other threads take the rest.
 template <class F>
 void parallel_ranges(const Context& ctx, int64_t n, int64_t grain, F&& f) {
   if (n <= 0) return;
@@ -88,8 +88,8 @@ void parallel_ranges(const Context& ctx, int64_t n, int64_t grain, F&& f) {
   });
 }
 
-/// Code between construction and destruction is not ours (a library, an emulated device) and allocates inside. The
-/// allocation counter of the tests leaves it out.
+/// While an object exists, allocations belong to other code (a library, the emulated device). The tests' allocation
+/// counter ignores them.
 struct ForeignAllocations {
   ForeignAllocations() { depth().fetch_add(1, std::memory_order_relaxed); }
   ~ForeignAllocations() { depth().fetch_sub(1, std::memory_order_relaxed); }

@@ -1,6 +1,7 @@
 #pragma once
-// Long sums on the device, in two launches: blocks add parts cut by the shape alone and store one double each in a
-// scratch of floats; then one block adds the parts, thread i the parts i, i + threads, ... in ascending order.
+// Long sums on the device, in two launches. First each block adds one part, fixed by the shape alone, and stores a
+// double in scratch, which is an array of floats. Then one block adds the parts: thread i the parts i, i + threads, ...
+// in ascending order.
 #include "runtime/device.cuh"
 
 namespace nacre::cuda {
@@ -19,13 +20,13 @@ __device__ __forceinline__ double get_partial(const float* scratch, int64_t i) {
   const uint64_t low = __float_as_uint(scratch[2 * i]), high = __float_as_uint(scratch[2 * i + 1]);
   return __builtin_bit_cast(double, high << 32 | low);
 }
-/// Of the parts in [0, count) that belong to `lane` of `lanes`.
+/// The sum of the parts lane, lane + lanes, ... below count.
 __device__ __forceinline__ double add_partials(const float* scratch, int64_t count, int lane, int lanes) {
   double sum = 0;
   for (int64_t i = lane; i < count; i += lanes) sum += get_partial(scratch, i);
   return sum;
 }
-/// All of them, valid in every thread of a block of sum_threads. `buffer`: one double per warp of shared memory.
+/// The sum of all parts, valid in every thread of a block of sum_threads. `buffer`: shared memory, one double per warp.
 __device__ __forceinline__ double sum_partials(const float* scratch, int64_t count, double* buffer) {
   return block_sum<sum_threads>(add_partials(scratch, count, static_cast<int>(threadIdx.x), sum_threads), buffer);
 }

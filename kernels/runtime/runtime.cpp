@@ -1,6 +1,6 @@
-// runtime.h on CUDA's runtime library, which is linked statically and finds the driver by itself: a program built
-// so starts on any machine. The emulated build has functions of the same names (emulated/cuda_runtime.h), so that
-// this file is run by tests without a GPU.
+// Implements runtime.h with CUDA's runtime library. The library is linked statically and finds the driver at run time,
+// so programs also start on machines without CUDA. The emulated build has functions of the same names
+// (emulated/cuda_runtime.h), so tests run this file without a GPU.
 #include "runtime/runtime.h"
 
 #if !defined(NACRE_EMULATED)
@@ -29,12 +29,13 @@ std::string words(cudaError_t e) { return std::string(cudaGetErrorString(e)) + "
 void check(cudaError_t e, const char* what) {
   if (e == cudaSuccess) [[likely]]
     return;
-  (void)cudaGetLastError();  // else the next call would report it again
+  (void)cudaGetLastError();  // clears the error, which the next call would report again
   throw_device(std::string("CUDA: ") + what + ": " + words(e));
 }
 
-/// Errors after which a device does nothing for this process any more. By number, where older toolkits lack the name.
-bool ends_the_device(cudaError_t e) {
+/// Whether this process cannot use the device any more after the error. By number, because older toolkits lack some
+/// names.
+bool breaks_device(cudaError_t e) {
   switch (static_cast<int>(e)) {
     case 214:  // cudaErrorECCUncorrectable
     case 220:  // cudaErrorNvlinkUncorrectable
@@ -58,44 +59,44 @@ bool ends_the_device(cudaError_t e) {
   }
 }
 
-/// Dynamic shared memory that was asked for, by kernel.
-struct Asked {
+/// The limit of dynamic shared memory that was set for a kernel.
+struct SharedLimit {
   const void* kernel;
   size_t bytes;
 };
-size_t& asked_for(std::vector<Asked>& all, const void* kernel) {
-  for (Asked& a : all)
+size_t& shared_limit_of(std::vector<SharedLimit>& all, const void* kernel) {
+  for (SharedLimit& a : all)
     if (a.kernel == kernel) return a.bytes;
-  return all.emplace_back(Asked{kernel, 0}).bytes;
+  return all.emplace_back(SharedLimit{kernel, 0}).bytes;
 }
-constexpr size_t many_kernels = 1024;  // reserved, so that a launch does not allocate
+constexpr size_t max_kernels = 1024;  // reserved in tables, so that a launch does not allocate
 
-/// CUDA's own switch: a launch returns when its kernel is done, and with that kernel's error.
+/// CUDA's own environment variable: a launch returns when its kernel has ended, with that kernel's error.
 const bool launches_block = [] {
   const char* text = std::getenv("CUDA_LAUNCH_BLOCKING");
   return text != nullptr && std::strcmp(text, "1") == 0;
 }();
 
-/// What all contexts on a device share, for as long as the process lives.
+/// State shared by all contexts on a device, until the process ends.
 struct DeviceState {
   std::atomic<bool> is_broken{false};
   std::mutex mutex;
-  std::string broken;        // what every call says after a kernel failed
-  std::vector<Asked> asked;  // it only grows
+  std::string broken_message;              // the error of every call after a kernel failed
+  std::vector<SharedLimit> shared_limits;  // entries are never removed
 };
 DeviceState& device_state(int index) {
   static std::mutex mutex;
   static auto* const states = new std::map<int, DeviceState>;
   const std::lock_guard lock(mutex);
   DeviceState& state = (*states)[index];
-  state.asked.reserve(many_kernels);
+  state.shared_limits.reserve(max_kernels);
   return state;
 }
 
-/// The current device is a thread's own, and whoever calls may have set another.
+/// Makes the device current. The current device belongs to the thread, and the caller may have set another.
 cudaError_t make_current(int index) {
-  int now = -1;
-  if (cudaGetDevice(&now) == cudaSuccess && now == index) return cudaSuccess;
+  int current = -1;
+  if (cudaGetDevice(&current) == cudaSuccess && current == index) return cudaSuccess;
   return cudaSetDevice(index);
 }
 
@@ -105,11 +106,11 @@ std::string text(dim3 d) { return std::to_string(d.x) + " x " + std::to_string(d
 
 std::string capability(const cudaDeviceProp& p) { return std::to_string(p.major) + "." + std::to_string(p.minor); }
 
-/// Why the kernels do not run on a device, in words that follow its name; empty if they do.
+/// The reason why the kernels do not run on a device, worded to follow its name; empty if they run.
 std::string unusable(const cudaDeviceProp& p, int driver) {
   if (p.major < 8) return "has compute capability " + capability(p) + "; expected 8.0 or newer";
-  // The library holds machine code for 8.x and 9.0. For others the driver compiles PTX, which it reads up to its own
-  // version: any driver of a major version serves a runtime, but not its PTX.
+  // The library has machine code for 8.x and 9.0. For other devices the driver compiles PTX. Any driver of the same
+  // major version supports the runtime, but it reads PTX only up to its own version.
   if ((p.major > 9 || (p.major == 9 && p.minor > 0)) && driver / 10 < CUDART_VERSION / 10)
     return "has compute capability " + capability(p) +
            ", for which the driver compiles the kernels: expected a driver for CUDA " + version(CUDART_VERSION) +
@@ -120,21 +121,20 @@ std::string unusable(const cudaDeviceProp& p, int driver) {
 }  // namespace
 
 // ---- Runtime
-// ----------------------------------------------------------------------------------------------------------------
 
 struct Runtime::Impl {
   struct Count {
     const char* name = nullptr;
     int64_t launches = 0;
   };
-  /// Host memory, device memory and the two events between which a batch travels.
+  /// An upload: host and device staging memory, and the events of its arrival there and of the copy out of it.
   struct Upload {
     void* pinned = nullptr;
     void* device = nullptr;
     size_t bytes = 0;
     cudaEvent_t arrived = nullptr, taken = nullptr;
   };
-  /// What was queued since the device was last known to be well, the newest behind; the oldest are forgotten.
+  /// The last kernels queued since the stream was last synchronised without an error: candidates for a later error.
   struct Suspects {
     static constexpr size_t most = 8;
     const char* names[most] = {};
@@ -154,31 +154,31 @@ struct Runtime::Impl {
   DeviceLimits limits;
   std::vector<Count> counts;
   std::vector<Count>* recording = nullptr;
-  std::vector<Asked> asked;         // what the device's state has at least, without its lock
-  std::map<void*, Upload> uploads;  // by destination, until the Runtime ends
+  std::vector<SharedLimit> shared_limits;  // lower bounds of the device's limits, readable without its lock
+  std::map<void*, Upload> uploads;         // by destination; freed with the Runtime
   Suspects suspects;
   DeviceState* device = nullptr;
-  std::recursive_mutex one_caller;  // a capture's steps enter again
+  std::recursive_mutex call_mutex;  // recursive: the steps of a capture call enter() again
   const uint32_t born = fork_generation();
 
   ~Impl() {
     if (stream == nullptr || born != fork_generation()) return;
-    const OnDevice here(index);
+    const OnDevice on_device(index);
     (void)cudaStreamSynchronize(stream);
     for (auto& [to, upload] : uploads) release(upload);
     if (upload_stream != nullptr) (void)cudaStreamDestroy(upload_stream);
     (void)cudaStreamDestroy(stream);
   }
-  /// At the beginning of everything: other threads wait until the result is gone. In a forked child the mutex may have
-  /// been copied as another thread held it.
+  /// Called first by every member: excludes other threads until the result is destroyed. Checks for a fork before it
+  /// locks, because a child may have copied the mutex while another thread held it.
   [[nodiscard]] std::unique_lock<std::recursive_mutex> enter() {
     if (born != fork_generation()) [[unlikely]]
       throw Error(ErrorKind::usage,
                   "CUDA: this process was forked off the one that made the context, where CUDA does not work; expected a "
                   "fork before the first context, or a new program (exec)");
     if (device->is_broken.load(std::memory_order_acquire)) [[unlikely]]
-      throw_device(device->broken);
-    std::unique_lock lock(one_caller);
+      throw_device(device->broken_message);
+    std::unique_lock lock(call_mutex);
     expect(make_current(index), "cudaSetDevice");
     return lock;
   }
@@ -195,38 +195,38 @@ struct Runtime::Impl {
     if (recording != nullptr)
       throw Error(ErrorKind::usage, std::string("capture: the step calls ") + what + ", which a graph cannot hold");
   }
-  /// Any call may return the error of a kernel that was launched long before.
+  /// Throws for an error. Any call may return the error of a kernel that was launched before.
   void expect(cudaError_t e, const char* what) {
     if (e == cudaSuccess) [[likely]]
       return;
     (void)cudaGetLastError();
     const std::string text = std::string("CUDA: ") + what + ": " + words(e);
     if (e == cudaErrorMemoryAllocation) throw Error(ErrorKind::memory, text + "; lower batch_size or segment_length");
-    if (!ends_the_device(e)) throw_device(text);
+    if (!breaks_device(e)) throw_device(text);
     const std::lock_guard lock(device->mutex);
-    if (device->broken.empty()) {
-      device->broken = "CUDA: " + words(e) + ", seen by " + what;
+    if (device->broken_message.empty()) {
+      device->broken_message = "CUDA: " + words(e) + ", seen by " + what;
       if (suspects.count > 0)
-        device->broken +=
+        device->broken_message +=
             "; the kernel that failed is one of those launched before by this context: " + suspects.words();
-      if (suspects.count > 1) device->broken += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
+      if (suspects.count > 1) device->broken_message += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
       device->is_broken.store(true, std::memory_order_release);
     }
-    throw_device(device->broken);
+    throw_device(device->broken_message);
   }
-  /// Waits for the stream: all that was launched is known to be well.
+  /// Waits for the stream. Afterwards no launched kernel is under suspicion.
   void wait(const char* what) {
     expect(cudaStreamSynchronize(stream), what);
     suspects.count = 0;
   }
-  /// Dynamic shared memory beside a kernel's arrays beyond 48 KiB has to be asked for, and no more than is there.
-  void ask_for_shared(const Launch& how, const void* kernel) {
+  /// Sets a kernel's limit of dynamic shared memory, which CUDA requires beyond 48 KiB. Throws if the device has less.
+  void raise_shared_limit(const Launch& how, const void* kernel) {
     if (how.shared_bytes == 0) return;
-    size_t& known = asked_for(asked, kernel);
-    if (known >= how.shared_bytes) return;
-    // The limit is the kernel's on this device, whoever launches it.
+    size_t& limit = shared_limit_of(shared_limits, kernel);
+    if (limit >= how.shared_bytes) return;
+    // The limit belongs to the kernel on this device, and all contexts share it.
     const std::lock_guard lock(device->mutex);
-    size_t& bytes = asked_for(device->asked, kernel);
+    size_t& bytes = shared_limit_of(device->shared_limits, kernel);
     if (bytes < how.shared_bytes) {
       const cudaError_t e =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
@@ -236,12 +236,12 @@ struct Runtime::Impl {
                      " bytes of dynamic shared memory, where a block has " + std::to_string(limits.shared_per_block) +
                      " in all");
       }
-      if (e != cudaSuccess) return;  // the launch will say so
+      if (e != cudaSuccess) return;  // the launch will fail and report it
       bytes = how.shared_bytes;
     }
-    known = bytes;
+    limit = bytes;
   }
-  void make_upload(Upload& u, size_t bytes) {
+  void prepare_upload(Upload& u, size_t bytes) {
     if (u.bytes >= bytes) return;
     release(u);
     expect(cudaMallocHost(&u.pinned, bytes), "upload: pinned memory");
@@ -270,7 +270,7 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   Impl& r = *impl_;
   r.index = wanted;
   r.device = &device_state(wanted);
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   cudaDeviceProp p{};
   check(cudaGetDeviceProperties(&p, wanted), "cudaGetDeviceProperties");
   int driver = 0, runtime_version = 0;
@@ -290,15 +290,15 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
   r.counts.reserve(256);
-  r.asked.reserve(many_kernels);
+  r.shared_limits.reserve(max_kernels);
 }
 Runtime::~Runtime() = default;
 
 void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
-  const auto alone = r.enter();
-  r.ask_for_shared(how, call.function);
+  const auto lock = r.enter();
+  r.raise_shared_limit(how, call.function);
   if (r.recording == nullptr) r.suspects.add(how.name);
   const cudaError_t e =
       cudaLaunchKernel(call.function, how.grid, how.block, call.arguments, how.shared_bytes, r.stream);
@@ -312,46 +312,46 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
 
 void Runtime::zero(void* to, size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   if (bytes > 0) r.expect(cudaMemsetAsync(to, 0, bytes, r.stream), "zero");
 }
 void Runtime::copy_on_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   if (bytes > 0) r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, r.stream), "copy");
 }
 void Runtime::copy_to_device(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   r.refuse_in_capture("write");
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, r.stream), "write");
-  r.wait("write");  // `from` may be anything, pinned memory of the caller's too
+  r.wait("write");  // `from` may be pinned memory, for which the copy returns early
 }
 void Runtime::copy_to_host(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   r.refuse_in_capture("read");
   if (bytes == 0) return;
   r.expect(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, r.stream), "read");
   r.wait("read");
 }
 void Runtime::synchronize() {
-  const auto alone = impl_->enter();
+  const auto lock = impl_->enter();
   impl_->refuse_in_capture("synchronize");
   impl_->wait("synchronize");
 }
 
 void Runtime::upload(void* to, const void* from, size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   r.refuse_in_capture("upload");
   if (bytes == 0) return;
   Impl::Upload& u = r.uploads[to];
   const bool first = u.bytes < bytes;
   if (first) r.wait("upload");
-  r.make_upload(u, bytes);
-  // The last batch has left the pinned memory once it arrived, and the device's copy of it once it was taken.
+  r.prepare_upload(u, bytes);
+  // The pinned memory is free once the previous batch has arrived, the device's staging memory once it was taken.
   if (!first) r.expect(cudaEventSynchronize(u.arrived), "upload");
   std::memcpy(u.pinned, from, bytes);
   if (!first) r.expect(cudaStreamWaitEvent(r.upload_stream, u.taken, 0), "upload");
@@ -364,7 +364,7 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
 
 void* Runtime::allocate(size_t bytes) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   r.refuse_in_capture("Memory's constructor");
   void* p = nullptr;
   const cudaError_t e = cudaMalloc(&p, bytes);
@@ -375,7 +375,7 @@ void* Runtime::allocate(size_t bytes) {
   r.expect(e, "allocation");
   try {
     r.expect(cudaMemsetAsync(p, 0, bytes, r.stream), "allocation");
-    r.wait("allocation");  // other streams and contexts may use it at once
+    r.wait("allocation");  // other streams and contexts may use the memory immediately
   } catch (...) {
     device_release(p, r.index);
     throw;
@@ -384,7 +384,7 @@ void* Runtime::allocate(size_t bytes) {
 }
 void device_release(void* p, int index) noexcept {
   if (p == nullptr) return;
-  const OnDevice here(index);
+  const OnDevice on_device(index);
   (void)cudaFree(p);
 }
 OnDevice::OnDevice(int index) noexcept : mode_(cudaStreamCaptureModeRelaxed) {
@@ -400,7 +400,7 @@ OnDevice::~OnDevice() {
 
 std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
@@ -413,31 +413,31 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     (void)make_current(r.index);
     (void)cudaStreamEndCapture(r.stream, &graph);
     if (graph != nullptr) (void)cudaGraphDestroy(graph);
-    (void)cudaGetLastError();  // that of an invalidated capture
+    (void)cudaGetLastError();  // clears the error of an invalidated capture
     throw;
   }
   r.recording = nullptr;
-  (void)r.enter();  // the step may have used another device
+  (void)r.enter();  // the step may have made another device current
   r.expect(cudaStreamEndCapture(r.stream, &graph), "capture");
   cudaGraphExec_t made = nullptr;
   const cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
   (void)cudaGraphDestroy(graph);
   r.expect(e, "capture");
   const std::shared_ptr<CUgraphExec_st> exec(made, [index = r.index](cudaGraphExec_t g) {
-    const OnDevice here(index);
+    const OnDevice on_device(index);
     (void)cudaGraphExecDestroy(g);
   });
-  return [kept = impl_, exec, recorded] {
-    const auto in_turn = kept->enter();
-    kept->refuse_in_capture("replay");
-    for (const Impl::Count& c : *recorded) kept->count(kept->counts, c.name, c.launches);
-    kept->suspects.add("a captured step");
-    kept->expect(cudaGraphLaunch(exec.get(), kept->stream), "replay");
+  return [impl = impl_, exec, recorded] {
+    const auto replay_lock = impl->enter();
+    impl->refuse_in_capture("replay");
+    for (const Impl::Count& c : *recorded) impl->count(impl->counts, c.name, c.launches);
+    impl->suspects.add("a captured step");
+    impl->expect(cudaGraphLaunch(exec.get(), impl->stream), "replay");
   };
 }
 
 int64_t Runtime::launches(std::string_view name) const {
-  const std::lock_guard alone(impl_->one_caller);
+  const std::lock_guard lock(impl_->call_mutex);
   int64_t n = 0;
   for (const Impl::Count& c : impl_->counts)
     if (name.empty() || name == c.name) n += c.launches;
@@ -448,30 +448,29 @@ const DeviceLimits& Runtime::limits() const { return impl_->limits; }
 void* Runtime::stream() const { return impl_->stream; }
 std::unique_lock<std::recursive_mutex> Runtime::enter() { return impl_->enter(); }
 void Runtime::library_failed(const std::string& what, bool memory) {
-  const auto alone = impl_->enter();
-  // Libraries report the error of a kernel before them as their own.
+  const auto lock = impl_->enter();
+  // Libraries report the error of an earlier kernel as their own.
   if (impl_->recording == nullptr) impl_->expect(cudaStreamSynchronize(impl_->stream), what.c_str());
   throw Error(memory ? ErrorKind::memory : ErrorKind::device, what);
 }
 void Runtime::count(const char* name) {
-  const auto alone = impl_->enter();
+  const auto lock = impl_->enter();
   if (impl_->recording == nullptr) impl_->suspects.add(name);
   impl_->count(name);
 }
 void Runtime::refuse_in_capture(const char* what) const {
-  const auto alone = impl_->enter();
+  const auto lock = impl_->enter();
   impl_->refuse_in_capture(what);
 }
 
 // ---- Event
-// ------------------------------------------------------------------------------------------------------------------
 
 struct Event::Impl {
   cudaEvent_t event = nullptr;
-  std::shared_ptr<Runtime::Impl> runtime;  // whose stream it was recorded in
+  std::shared_ptr<Runtime::Impl> runtime;  // the event was recorded in its stream
   ~Impl() {
     if (event == nullptr) return;
-    const OnDevice here(runtime->index);
+    const OnDevice on_device(runtime->index);
     (void)cudaEventDestroy(event);
   }
   Impl() = default;
@@ -484,9 +483,9 @@ Event::Event(Event&&) noexcept = default;
 Event& Event::operator=(Event&&) noexcept = default;
 void Event::record(Context& ctx) {
   const std::shared_ptr<Runtime::Impl>& r = nacre::cuda::runtime(ctx).impl_;
-  const auto alone = r->enter();
+  const auto lock = r->enter();
   r->refuse_in_capture("an event");
-  if (impl_->runtime != r) impl_ = std::make_unique<Impl>();  // an event is its device's
+  if (impl_->runtime != r) impl_ = std::make_unique<Impl>();  // an event belongs to a device
   impl_->runtime = r;
   if (impl_->event == nullptr) r->expect(cudaEventCreate(&impl_->event), "event");
   r->expect(cudaEventRecord(impl_->event, r->stream), "event");
@@ -495,7 +494,7 @@ double Event::seconds_since(const Event& start) const {
   if (impl_->event == nullptr || start.impl_->event == nullptr)
     throw Error(ErrorKind::usage, "event: seconds_since before both were recorded");
   Runtime::Impl& r = *impl_->runtime;
-  const auto alone = r.enter();
+  const auto lock = r.enter();
   float milliseconds = 0;
   r.expect(cudaEventSynchronize(start.impl_->event), "event");
   r.expect(cudaEventSynchronize(impl_->event), "event");
@@ -504,7 +503,6 @@ double Event::seconds_since(const Event& start) const {
 }
 
 // ---- devices
-// -----------------------------------------------------------------------------------------------------
 
 int device_count(std::string* why) {
   int driver = 0, devices = 0, built_with = CUDART_VERSION;
@@ -514,7 +512,7 @@ int device_count(std::string* why) {
   };
   (void)cudaDriverGetVersion(&driver);
   if (driver == 0) return say("no NVIDIA driver was found");
-  // Within a major version any driver serves any runtime.
+  // Within a major version any driver supports any runtime.
   if (driver / 1000 < built_with / 1000)
     return say("the NVIDIA driver is too old: it knows CUDA " + version(driver) + ", expected " +
                std::to_string(built_with / 1000) + ".0 or newer");

@@ -1,7 +1,7 @@
 #pragma once
-// All that the CUDA side asks of its host: memory, a stream, launches, graphs, transforms. runtime.cpp stands on CUDA's
-// runtime library, or on the emulator's of the same names (emulated/cuda_runtime.h); transforms are cuFFT's
-// (cufft.cpp) or the emulator's. Op files never see which.
+// The host side of CUDA: memory, a stream, launches, graphs, transforms. runtime.cpp calls CUDA's runtime library, or
+// the emulator's functions of the same names (emulated/cuda_runtime.h). Transforms are cuFFT's (cufft.cpp) or the
+// emulator's. The ops do not depend on which it is.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -24,70 +24,72 @@
 namespace nacre::cuda {
 
 struct Launch {
-  const char* name;  ///< a literal; launches are counted under it
+  const char* name;  ///< a string literal; launches are counted by name
   dim3 grid{1, 1, 1}, block{1, 1, 1};
   size_t shared_bytes = 0;  ///< dynamic
 };
 
-/// A kernel and its arguments with the types taken off.
+/// A kernel and its arguments, without their types.
 struct KernelCall {
   const void* function;
   void** arguments;  ///< one pointer per parameter
 };
 
-/// What a device offers to kernels. Tiles, parts of sums and grids are chosen by it; no kernel file knows a device's numbers.
+/// The limits of a device. Tiles, parts of sums and grids are chosen by them; no kernel file contains the numbers of a
+/// particular device.
 struct DeviceLimits {
   int major = 0, minor = 0;  ///< compute capability
   int multiprocessors = 0;
-  size_t shared_per_block = 0;           ///< bytes, static and dynamic together, once a kernel has asked for it
-  size_t shared_per_multiprocessor = 0;  ///< bytes; each block on it takes 1 KiB more than it asked for
-  int registers_per_block = 0;           ///< of 32 bits; as many as a multiprocessor has
+  size_t shared_per_block = 0;           ///< bytes, static and dynamic together, with the opt-in attribute
+  size_t shared_per_multiprocessor = 0;  ///< bytes; each block takes 1 KiB more than it requested
+  int registers_per_block = 0;           ///< of 32 bits; equal to those of a multiprocessor
   int threads_per_multiprocessor = 0;
 };
 
-/// One device with one stream. Members may be called from any thread; while one thread is inside, others wait. They make
-/// the device the thread's current one, and throw Error(usage) in a process that was forked off. Errors of CUDA are
-/// Error(device) with the name of what was launched, a lack of memory is Error(memory). After a kernel failed its device
-/// cannot be used by this process: every member of every Runtime on it throws the same words.
+/// One device with one stream. Members may be called from any thread and exclude each other. They make the device the
+/// calling thread's current device, and throw Error(usage) in a forked process. Errors of CUDA are Error(device) with
+/// the name of what was launched; lack of memory is Error(memory). After a kernel failed, this process cannot use the
+/// device any more: every member of every Runtime on it throws the same message.
 class Runtime {
  public:
-  /// Throws Error(device) that says which of driver, device and library is missing.
+  /// Throws Error(device) with a message about which of driver, device and library is missing.
   explicit Runtime(int index);
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  /// Queues a kernel; an empty grid is nothing to do.
+  /// Queues a kernel; does nothing for an empty grid.
   void launch(const Launch&, const KernelCall&);
   void zero(void* to, size_t bytes);
   void copy_on_device(void* to, const void* from, size_t bytes);
   /// `from` may be changed as soon as this returns. Not in a capture.
   void copy_to_device(void* to, const void* from, size_t bytes);
-  /// Waits for everything queued before. Not in a capture.
+  /// Waits for all work queued before. Not in a capture.
   void copy_to_host(void* to, const void* from, size_t bytes);
   void synchronize();
-  /// Records what `step` queues and returns what runs it again, also when the Runtime is gone.
+  /// Records the work that `step` queues. Returns a function that runs it again, also after the Runtime was destroyed.
   std::function<void()> capture(const std::function<void()>& step);
-  /// copy_to_device by way of pinned memory and a second stream, while the first one works. What is queued after it
-  /// sees the new bytes, what was queued before it the old ones. The first call for a destination allocates. Not in a
-  /// capture.
+  /// copy_to_device through pinned memory and a second stream, so that it overlaps with work on the first stream. Work
+  /// queued later sees the new bytes, work queued earlier the old ones. The first call for a destination allocates. Not
+  /// in a capture.
   void upload(void* to, const void* from, size_t bytes);
-  /// Zeroed; null when there is not enough. Not in a capture.
+  /// Returns zeroed memory, or null if there is not enough. Not in a capture.
   void* allocate(size_t bytes);
 
-  /// How often a kernel of this name (or, empty, any kernel) was launched; a replayed graph counts each of its kernels.
+  /// The number of launches of kernels with this name, or of all kernels if it is empty. A replayed graph counts each
+  /// of its kernels.
   int64_t launches(std::string_view name = {}) const;
   /// "NVIDIA H200, compute capability 9.0, driver for CUDA 13.0, CUDA runtime 13.0".
   const char* description() const;
   const DeviceLimits& limits() const;
-  /// cudaStream_t, for the libraries.
+  /// The cudaStream_t, for libraries.
   void* stream() const;
-  /// Before a library is called: makes the device current, or throws what broke it. Other threads' calls wait until the
-  /// result is gone.
+  /// Called before a library: makes the device current, or throws the error that broke it. Calls of other threads wait
+  /// until the returned lock is released.
   [[nodiscard]] std::unique_lock<std::recursive_mutex> enter();
-  /// Work that a library queues on stream(), under this name.
+  /// Counts work that a library queues on stream(), under this name.
   void count(const char* name);
-  /// Throws what broke the device, if a kernel did; else `what`, for a library's call that failed.
+  /// Called after a library failed: throws the error of a kernel that broke the device, if there is one, else `what`.
   [[noreturn]] void library_failed(const std::string& what, bool memory);
   /// Throws Error(usage) "capture: the step calls WHAT, ..." inside a capture.
   void refuse_in_capture(const char* what) const;
@@ -99,16 +101,16 @@ class Runtime {
   std::shared_ptr<Impl> impl_;  // graphs share it
 };
 
-/// A moment in the stream, for timings.
+/// A point in the stream, for timings.
 class Event {
  public:
   Event();
   ~Event();
   Event(Event&&) noexcept;
   Event& operator=(Event&&) noexcept;
-  /// Marks the end of what was queued so far. Not in a capture.
+  /// Marks the end of the work queued so far. Not in a capture.
   void record(Context&);
-  /// Between two recorded moments; waits for both.
+  /// The time between two recorded events; waits for both.
   double seconds_since(const Event& start) const;
   struct Impl;
 
@@ -116,10 +118,10 @@ class Event {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Frees memory of the device after the work that uses it. CUDA forbids that in a capture; the caller keeps what a graph
-/// uses.
+/// Frees device memory after the work that uses it. CUDA forbids this in a capture. The caller keeps memory that a
+/// graph uses.
 void device_release(void*, int index) noexcept;
-/// For destructors: a device is current, and a capture of this thread is not invalidated by what they free.
+/// For destructors: makes the device current, and lets them free memory without invalidating a capture of this thread.
 class OnDevice {
  public:
   explicit OnDevice(int index) noexcept;
@@ -128,17 +130,17 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
  private:
-  int mode_;  // the thread's
+  int mode_;  // the thread's previous capture mode
 };
-/// Devices that the driver finds; 0 without driver. `why`, if given, says what is missing.
+/// The number of devices that the driver finds; 0 without a driver. `why`, if given, receives what is missing.
 int device_count(std::string* why = nullptr);
-/// What nacre::cuda_inventory() tells.
+/// The result of nacre::cuda_inventory().
 CudaInventory inventory();
-/// The libraries' part of it (cufft.cpp).
+/// The libraries in it (cufft.cpp).
 std::vector<CudaInventory::Library> library_inventory();
 
-/// Batched transforms of real signals by cuFFT, without normalisation. Plans and work area belong to it. Its constructor is
-/// not for a capture.
+/// Batched transforms of real signals by cuFFT, without normalisation. Owns the plans and the work area. Must not be
+/// constructed in a capture.
 class Fft {
  public:
   /// real [batch, length] <-> spectrum [batch, length / 2 + 1, 2]
@@ -148,7 +150,7 @@ class Fft {
   ~Fft();
   /// sum_n x[n] exp(-2 pi i k n / length)
   void forward(Context&, const float* real, float* spectrum);
-  /// Its unnormalised inverse for spectra of real signals; the spectrum is lost.
+  /// The unnormalised inverse for spectra of real signals; overwrites the spectrum.
   void inverse(Context&, float* spectrum, float* real);
   struct Impl;
 
@@ -157,7 +159,7 @@ class Fft {
 };
 
 Runtime& runtime(Context&);
-/// Of a CUDA context's device.
+/// The limits of a CUDA context's device.
 const DeviceLimits& limits(const Context&);
 
 /// The only way a kernel is launched:

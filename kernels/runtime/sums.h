@@ -1,6 +1,7 @@
 #pragma once
-// Long sums in double with an order fixed by the length: parts of 32768 elements, in each of them 16 running sums (the
-// lanes of a vector), added in order; then the parts in order. Partials of double live in a scratch of floats.
+// Long sums in double, in an order fixed by the length: parts of 32768 elements; in each part 16 running sums (the
+// lanes of a vector), added in order; then the parts in order. Partial sums are doubles stored in scratch, an array of
+// floats.
 #include <cstring>
 
 #include "runtime/host.h"
@@ -26,9 +27,9 @@ inline double add_partials(const float* scratch, int64_t count) {
   return sum;
 }
 
-/// Of one part, on this thread.
+/// The sum of squares of one part, on this thread.
 double sum_of_squares_part(const float* x, int64_t n);
-/// Of all of x; scratch holds partial_floats(sum_parts(n)).
+/// The sum of squares of x; scratch holds partial_floats(sum_parts(n)) floats.
 double sum_of_squares(Context&, const float* x, int64_t n, float* scratch);
 
 }  // namespace nacre

@@ -31,7 +31,8 @@ std::atomic<uint32_t>& generation() {
 }
 void count_a_fork() { generation().fetch_add(1, std::memory_order_relaxed); }
 
-/// Rounding and the treatment of denormals: a part must not depend on who runs it.
+/// The floating-point mode (rounding, denormals). Workers take over the caller's, so that a part's result does not
+/// depend on the thread that runs it.
 uint64_t float_mode() {
 #if defined(__x86_64__)
   return _mm_getcsr();
@@ -59,18 +60,18 @@ void relax() {
 #endif
 }
 
-/// How long a thread looks for news before it sleeps. The gaps between the jobs of a step are shorter, so that an idle
-/// machine's threads rarely sleep. Beside other processes a sleeper waits for a turn of the scheduler, some milliseconds,
-/// before it works again: against that the time is small, and less of it was slower (docs/decisions/cpu-threads.md).
+/// How long a thread spins before it sleeps. The gaps between the jobs of a step are shorter, so on an idle machine
+/// threads rarely sleep. Beside other processes, a thread that slept waits some milliseconds for the scheduler before
+/// it runs again. Compared with that the time is short, and shorter times were slower (docs/decisions/cpu-threads.md).
 constexpr std::chrono::microseconds patience{500};
 
-/// Whether `news()` came in time. The clock is read once in 64 looks.
+/// Spins until `condition()` holds, or time is up; returns whether it holds. Reads the clock once in 64 checks.
 template <class F>
-bool spin(bool patient, F&& news) {
-  if (!patient) return news();
+bool spin(bool patient, F&& condition) {
+  if (!patient) return condition();
   for (const auto end = std::chrono::steady_clock::now() + patience;;) {
     for (int i = 0; i < 64; ++i, relax())
-      if (news()) return true;
+      if (condition()) return true;
     if (std::chrono::steady_clock::now() > end) return false;
   }
 }
@@ -85,18 +86,18 @@ uint32_t fork_generation() noexcept {
   return generation().load(std::memory_order_relaxed);
 }
 
-// What one process shares with its threads. A child that was forked off has the memory and not the threads; it leaves the
-// object as it is, for it may have been copied in any state, and makes another.
+// The state that a process shares with its worker threads. A forked child inherits the memory without the threads. It
+// leaves the object untouched, which may have been copied in any state, and creates another.
 struct ThreadPool::Crew {
   explicit Crew(int n) : threads(n), shares(static_cast<size_t>(n)), patient(n <= usable_cores()) {
-    workers.reserve(static_cast<size_t>(n - 1));  // they keep their addresses, and a job allocates nothing
+    workers.reserve(static_cast<size_t>(n - 1));  // so that addresses stay valid and a job allocates nothing
   }
 
   const int threads;
   const uint32_t born = fork_generation();
   std::atomic<bool> busy{false};
 
-  // The job. Written while nobody is inside.
+  // The job. Written only while no worker is inside the gate.
   Body body = nullptr;
   void* closure = nullptr;
   uint64_t mode = 0;
@@ -109,14 +110,14 @@ struct ThreadPool::Crew {
   };
   std::vector<Share> shares;
 
-  // The gate: number of the job << 32 | open | how many workers are inside. A worker enters the open gate of a job once;
-  // the caller closes it when no part is left. A late worker finds it closed and leaves the job alone.
+  // The gate: number of the job << 32 | open | number of workers inside. A worker enters the open gate of a job once.
+  // The caller closes it when no part is left. A worker that comes late finds it closed and does not touch the job.
   static constexpr uint64_t open = uint64_t{1} << 31, inside = open - 1;
   alignas(64) std::atomic<uint64_t> gate{0};
-  alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number: what workers sleep on
-  alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate: the caller's
+  alignas(64) std::atomic<uint32_t> call{0};  ///< low half of the job's number; workers sleep on it
+  alignas(64) std::atomic<uint32_t> left{0};  ///< changes when the last worker leaves a closed gate; wakes the caller
   std::atomic<bool> stop{false};
-  const bool patient;  ///< as many cores as threads: waiting keeps no other thread from working
+  const bool patient;  ///< there is a core per thread, so spinning takes time from no other thread
 
   struct Worker {
     Crew* crew;
@@ -192,23 +193,24 @@ struct ThreadPool::Crew {
     }
   }
 
-  void run(int64_t parts, Body to_run, void* with) {
+  void run(int64_t parts, Body new_body, void* new_closure) {
     start();
-    body = to_run, closure = with, mode = float_mode(), failed = false, error = nullptr;
+    body = new_body, closure = new_closure, mode = float_mode(), failed = false, error = nullptr;
     const auto n = static_cast<int64_t>(shares.size());
     for (int64_t i = 0; i < n; ++i) {
       shares[static_cast<size_t>(i)].next.store(parts * i / n, std::memory_order_relaxed);
       shares[static_cast<size_t>(i)].end = parts * (i + 1) / n;
     }
-    const uint32_t number = call.load(std::memory_order_relaxed) + 1, leavings = left.load(std::memory_order_relaxed);
-    gate.store(uint64_t{number} << 32 | open, std::memory_order_release);
-    // seq_cst: notify_all looks for sleepers, and must not look before the new number can be seen.
-    call.store(number, std::memory_order_seq_cst);
+    const uint32_t job_number = call.load(std::memory_order_relaxed) + 1,
+                   left_before = left.load(std::memory_order_relaxed);
+    gate.store(uint64_t{job_number} << 32 | open, std::memory_order_release);
+    // seq_cst: notify_all must not check for sleepers before the new number is visible.
+    call.store(job_number, std::memory_order_seq_cst);
     call.notify_all();
     work(0);
     if ((gate.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
-      if (!spin(patient, [&] { return left.load(std::memory_order_acquire) != leavings; }))
-        left.wait(leavings, std::memory_order_acquire);
+      if (!spin(patient, [&] { return left.load(std::memory_order_acquire) != left_before; }))
+        left.wait(left_before, std::memory_order_acquire);
     }
     if (failed) std::rethrow_exception(std::exchange(error, nullptr));
   }
@@ -217,17 +219,17 @@ struct ThreadPool::Crew {
 ThreadPool::ThreadPool(int threads) : threads_(std::max(threads, 1)), crew_(new Crew(threads_)) {}
 ThreadPool::~ThreadPool() {
   Crew* const crew = crew_.load();
-  if (crew->born != fork_generation()) return;  // a parent's: its threads are not here
+  if (crew->born != fork_generation()) return;  // made by a parent process: its threads do not exist here
   crew->end();
   delete crew;
 }
 
 ThreadPool::Crew& ThreadPool::crew() {
-  Crew* found = crew_.load(std::memory_order_acquire);
-  if (found->born == fork_generation()) return *found;
+  Crew* current = crew_.load(std::memory_order_acquire);
+  if (current->born == fork_generation()) return *current;
   auto fresh = std::make_unique<Crew>(threads_);
-  if (crew_.compare_exchange_strong(found, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
-  return *found;
+  if (crew_.compare_exchange_strong(current, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
+  return *current;
 }
 
 void ThreadPool::run(int64_t parts, Body body, void* closure) {
@@ -246,7 +248,7 @@ void ThreadPool::run(int64_t parts, Body body, void* closure) {
 
 namespace {
 
-/// Of one group.
+/// The quota of one group, in cores.
 double quota_of(const std::string& folder) {
   constexpr double none = std::numeric_limits<double>::infinity();
   double quota = 0, period = 0;
@@ -271,7 +273,7 @@ double cpu_quota(const std::string& groups, const std::string& root) {
     if (controllers == ",,") mounts = {"", "/unified"};
     if (controllers.find(",cpu,") != std::string::npos) mounts = {"/cpu", "/cpu,cpuacct"};
     for (const std::string& mount : mounts)
-      // Up to the mount itself, which is what a container often sees of its own group.
+      // From the group up to the mount itself, which is often all that a container sees of its own group.
       for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
         if (path == "/") path.clear();
         least = std::min(least, quota_of(root + mount + path));
@@ -283,7 +285,7 @@ double cpu_quota(const std::string& groups, const std::string& root) {
 
 int usable_cores() {
   int cores = 1;
-  // The kernel refuses a set that is smaller than its own, which may be of thousands.
+  // The kernel refuses sets smaller than its own, which may have thousands of cores.
   for (int most = 1024; most <= 1 << 20; most *= 2) {
     const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(most), [](cpu_set_t* s) { CPU_FREE(s); });
     if (!set) break;

@@ -1,6 +1,6 @@
 #pragma once
-// The threads of a context. A job is a number of parts, which any thread may take; which one took it changes no result.
-// Threads are started by the first job, wait for the next one by a short spin, then sleep.
+// The threads of a context. A job consists of parts, which any thread may run; results do not depend on which one does.
+// The first job starts the threads. Between jobs they spin for a short time, then sleep.
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -13,15 +13,15 @@ class ThreadPool {
   /// have the same slot.
   using Body = void (*)(void* closure, int64_t part, int slot);
 
-  /// `threads` counts the caller of run() as one. Starts none yet.
+  /// `threads` includes the caller of run(). Starts no thread.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   /// Runs every part in [0, parts) once and returns when all are done. May be called from any number of threads, from
-  /// inside a part, and in a process that was forked off. A caller that finds the threads busy runs all parts itself,
-  /// in slot 0. Throws what a part threw; the parts that were not begun by then are left out.
+  /// inside a part, and in a forked process. A caller that finds the threads busy runs all parts itself, in slot 0.
+  /// Throws the exception of a part; parts that had not begun by then are skipped.
   void run(int64_t parts, Body body, void* closure);
 
  private:
@@ -31,11 +31,12 @@ class ThreadPool {
   std::atomic<Crew*> crew_;
 };
 
-/// Counts the forks between the first process and this one. An object with another count was made by a parent process.
+/// The number of forks between the first process and this one. An object made at another count belongs to a parent
+/// process.
 uint32_t fork_generation() noexcept;
 
-/// Cores that the CPU quotas of a process are worth, the least of its own group's and of all above it; infinite without
-/// one. `groups` is what /proc/self/cgroup says, `root` where cgroups are mounted.
+/// The CPU quota of a process in cores: the least of its group's and of all groups above it; infinite without a quota.
+/// `groups` is the content of /proc/self/cgroup, `root` the folder where cgroups are mounted.
 double cpu_quota(const std::string& groups, const std::string& root);
 
 }  // namespace nacre

@@ -1,5 +1,5 @@
 #pragma once
-// Elementary functions for loops that become vectors: plain arithmetic and selects, no calls, no tables, no branches.
+// Elementary functions for vectorised loops: plain arithmetic and selects, without calls, tables or branches.
 // Bounds are in units in the last place of the exact result, measured and asserted over all regimes by
 // tests/runtime/vector_math_test.cpp, on every instruction set the machine has. Polynomials are minimax (Remez) for the
 // interval stated, each coefficient rounded to float before the next was fitted. NaN gives NaN everywhere.
@@ -16,12 +16,12 @@ NACRE_INLINE float at_least(float x, float bound) { return x < bound ? bound : x
 
 namespace detail {
 
-/// Adding and subtracting it rounds to the nearest integer; the low bits of the sum hold that integer.
+/// Adding and subtracting this value rounds to the nearest integer; the low bits of the sum hold that integer.
 inline constexpr float rounder = 0x1.8p23f;
 
-/// frequency * x less the nearest integer: in [-1/2, 1/2] while the product stays below 2^22. Far beyond, where a float
-/// no longer knows its phase, it may be more. The product is written twice, so that each sum may be one fused
-/// multiply-add and the phase is not rounded.
+/// frequency * x minus the nearest integer: in [-1/2, 1/2] while the product is below 2^22. Far beyond, where a float
+/// does not determine a phase any more, it may be larger. The product is written twice, so that each sum may become one
+/// fused multiply-add and the product is not rounded.
 NACRE_INLINE float phase(float frequency, float x) {
   const float k = (frequency * x + rounder) - rounder;
   return frequency * x - k;
@@ -39,8 +39,8 @@ NACRE_INLINE float sin_squared_pi_reduced(float u) {
   const float p = ((-3.25524116f * u + 12.9865704f) * u - 30.0874939f) * u + 42.7259369f;
   return u * ((p * u - 32.4696312f) * u + 9.86960411f);
 }
-/// a / b for b in [1, 2], within 0.6 ulp unless the quotient is denormal. On a device an ordinary division has a branch
-/// for other b.
+/// a / b for b in [1, 2], within 0.6 ulp unless the quotient is denormal. On a device an ordinary division would add a
+/// branch for other b.
 NACRE_INLINE float quotient(float a, float b) {
 #if defined(__CUDA_ARCH__)
   float inverse;
@@ -93,7 +93,7 @@ NACRE_INLINE Logarithm logarithm(float x) {
   const float u = f * f;
   return {static_cast<float>(e) - (tiny ? 23.0f : 0.0f), f, (f * u) * p - 0.5f * u};
 }
-/// The logarithm `value` of x, or what becomes of x when it is not positive and finite.
+/// `value`, the logarithm of x, or the special result if x is not positive and finite.
 NACRE_INLINE float logarithm_or_special(float x, float value) {
   const float infinity = __builtin_inff();
   value = x == 0.0f ? -infinity : value;
@@ -103,8 +103,8 @@ NACRE_INLINE float logarithm_or_special(float x, float value) {
 
 }  // namespace detail
 
-/// a / pi, the frequency of sin^2(a x), within 0.5001 ulp. The functions below take it, so that to find the phase is
-/// two fused multiply-adds and a subtraction.
+/// a / pi, the frequency of sin^2(a x), within 0.5001 ulp. The functions below take the frequency, so that the phase
+/// costs two fused multiply-adds and a subtraction.
 NACRE_INLINE float frequency_of(float a) { return fmaf(a, 0x1.45f306p-2f, a * 0x1.b9391p-27f); }
 
 /// sin^2(pi frequency x): within 5 ulp for |frequency x| < 1/2, within 3e-7 up to 3200, plus what rounding the product

@@ -14,7 +14,8 @@ constexpr int64_t L = frame_lanes;
 
 using Vector = float __attribute__((vector_size(L * sizeof(float))));
 
-// 16 x 16, in place: interleaving rows i and i + 8 turns the eight bits of (row, column) by one place, four times.
+// 16 x 16, in place. Interleaving rows i and i + 8 rotates the eight bits of the index (row, column) by one; four times
+// that exchanges row and column.
 [[gnu::always_inline]] inline void transpose(Vector* t) {
   for (int round = 0; round < 4; ++round) {
     Vector u[L];
@@ -27,7 +28,7 @@ using Vector = float __attribute__((vector_size(L * sizeof(float))));
   }
 }
 
-// Windowed samples 2 m and 2 m + 1 of each frame -> re[m], im[m], and back.
+// re[m], im[m] = windowed samples 2 m and 2 m + 1 of each frame; from_lanes goes back.
 NACRE_CLONES void to_lanes(const float* const* frames, const float* __restrict w, float* __restrict re,
                            float* __restrict im, int64_t M) {
   int64_t m = 0;
@@ -78,7 +79,8 @@ NACRE_CLONES void from_lanes(const float* __restrict re, const float* __restrict
       }
 }
 
-// The stages: y[r p + k] = w^(p k) sum_j x[p + count j] exp(-2 pi i j k / r), each element `stride` vectors of lanes.
+// One stage of radix r: y[r p + k] = w^(p k) sum_j x[p + count j] exp(-2 pi i j k / r), where each element is `size`
+// floats: `stride` vectors of lanes.
 #define NACRE_FFT_STAGE(name)                                                                          \
   NACRE_CLONES void name(const float* __restrict xr, const float* __restrict xi, float* __restrict yr, \
                          float* __restrict yi, int64_t count, int64_t size, const float* __restrict w)
@@ -162,8 +164,9 @@ NACRE_FFT_STAGE(radix_5) {
 }
 #undef NACRE_FFT_STAGE
 
-// With Z the DFT of z[m] = x[2 m] + i x[2 m + 1], E = (Z[k] + conj Z[M - k]) / 2 and O = (Z[k] - conj Z[M - k]) / 2i
-// are those of the even and the odd samples: X[k] = E + W^k O, X[M - k] = conj(E - W^k O), W = exp(-2 pi i / N).
+// The DFT X of N real samples from Z, the DFT of z[m] = x[2 m] + i x[2 m + 1], with M = N / 2 and W = exp(-2 pi i / N):
+//   E = (Z[k] + conj Z[M - k]) / 2 and O = (Z[k] - conj Z[M - k]) / 2i are the DFTs of even and odd samples;
+//   X[k] = E + W^k O,   X[M - k] = conj(E - W^k O).
 NACRE_CLONES void split_pair(float* __restrict ar, float* __restrict ai, float* __restrict br, float* __restrict bi,
                              float c, float s) {
   for (int64_t j = 0; j < L; ++j) {
@@ -188,9 +191,9 @@ void split(float* re, float* im, const float* c, const float* s, int64_t M) {
     for (int64_t j = 0; j < L; ++j) im[M / 2 * L + j] = -im[M / 2 * L + j];
 }
 
-// The transpose of split, up to the transform in between: the real sum over k = 0 .. M is the inverse DFT of V with
-// V[0], V[M] the real parts and V[k] = D[k] / 2, V[N - k] = conj V[k] otherwise; its half-length form is
-// E[k] = V[k] + conj V[M - k], O[k] = (V[k] - conj V[M - k]) / W^k, Z = E + i O.
+// The first step of the adjoint. The real sum over k = 0 .. M is the unnormalised inverse DFT of V, where V[0] and V[M]
+// are the real parts of D and otherwise V[k] = D[k] / 2, V[N - k] = conj V[k]. In half-length form:
+//   E[k] = V[k] + conj V[M - k],   O[k] = (V[k] - conj V[M - k]) / W^k,   Z = E + i O.
 NACRE_CLONES void merge_pair(float* __restrict ar, float* __restrict ai, float* __restrict br, float* __restrict bi,
                              float c, float s) {
   for (int64_t j = 0; j < L; ++j) {
@@ -248,8 +251,7 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
   }
 }
 
-// Stages go back and forth between the two pairs of arrays and end in re, im: with an odd number of them, the input is
-// in work.
+// Stages alternate between the two pairs of arrays and end in re, im. If their number is odd, the input is in work.
 void FrameTransform::transform(float* re, float* im, float* work_re, float* work_im) const {
   bool in_work = stages_.size() % 2 != 0;
   for (const Stage& s : stages_) {
@@ -272,8 +274,8 @@ void FrameTransform::forward(const float* const* frames, float* re, float* im, f
   split(re, im, cos_.data(), sin_.data(), M);
 }
 
-// Real and imaginary part exchanged, a transform is its inverse. It starts in re, im here, and ends where its number of
-// stages brings it.
+// With real and imaginary parts exchanged, a forward transform computes the inverse. The input is in re, im, so the
+// output is in work if the number of stages is odd.
 void FrameTransform::adjoint(float* re, float* im, float* const* frames, float* work) const {
   const int64_t M = window_ / 2;
   float *work_re = work, *work_im = work + M * L;

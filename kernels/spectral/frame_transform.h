@@ -1,6 +1,6 @@
 #pragma once
-// The windowed DFT of real frames and its adjoint, sixteen frames at a time. Spectra are kept as [bin][lane], lane =
-// frame, so that everything done to them afterwards is a loop over whole vectors.
+// The windowed DFT of real frames and its adjoint, sixteen frames at a time. Spectra are stored as [bin][lane] with one
+// frame per lane, so that later loops over them work on whole vectors.
 #include <cstdint>
 #include <vector>
 
@@ -8,19 +8,20 @@ namespace nacre {
 
 inline constexpr int64_t frame_lanes = 16;
 
-/// Stockham's transform, its stages of radix 4, 2, 3 and 5, each operation on one vector of lanes (no shuffles but the
-/// transposition on the way in and out). Periodic Hann window and transform of one length. Shared by threads:
-/// everything that changes is in `work`.
+/// Stockham's FFT with stages of radix 4, 2, 3 and 5, and the periodic Hann window, for one length. Each operation
+/// works on one vector of lanes; only the transposition at the start and the end shuffles. Threads may share an object,
+/// because all mutable data is in `work`.
 ///
-/// A frame of N samples is transformed as N / 2 complex numbers. (Two real signals in one complex transform cost the
-/// same, but the louder leaks rounding errors into the other: the spectrum of silence would not be zero.)
+/// A frame of N samples is transformed as N / 2 complex numbers. Two real signals in one complex transform would cost
+/// the same, but rounding errors of the louder one would leak into the other: the spectrum of silence would not be
+/// zero.
 class FrameTransform {
  public:
   /// Throws unless the window is even, at least 4, and its half has no factor but 2, 3 and 5.
   FrameTransform(const char* op, int64_t window);
   int64_t window() const { return window_; }
   int64_t bins() const { return window_ / 2 + 1; }
-  // Tables, for the device.
+  // Tables, copied to the device by the CUDA kernels.
   const std::vector<float>& hann() const { return hann_; }
   const std::vector<float>& cosine() const { return cos_; }
   const std::vector<float>& sine() const { return sin_; }
@@ -28,18 +29,19 @@ class FrameTransform {
   /// Elements of `work`.
   int64_t work() const { return frame_lanes * window_; }
 
-  /// re, im [bins][lanes] <- the DFT of hann x frame. frames[j] points to `window` samples; empty: zeros.
+  /// re, im [bins][lanes] = the DFT of hann x frame. frames[j] points to `window` samples; null: zeros.
   void forward(const float* const* frames, float* re, float* im, float* work) const;
-  /// frames[j][n] <- hann[n] sum_k (re cos(2 pi k n / N) - im sin(2 pi k n / N)) over k = 0 .. N / 2; overwrites re,
-  /// im. An empty frames[j] is not written.
+  /// frames[j][n] = hann[n] sum_k (re cos(2 pi k n / N) - im sin(2 pi k n / N)) over k = 0 .. N / 2; overwrites re,
+  /// im. Null frames[j] are skipped.
   void adjoint(float* re, float* im, float* const* frames, float* work) const;
 
  private:
-  /// One pass over all points: `radix` sub-transforms of length / radix points, `stride` transforms side by side.
+  /// One pass over all points: `stride` interleaved transforms of `length` points, split into `radix` of
+  /// length / radix.
   struct Stage {
     int64_t radix, stride;
     int64_t count;     ///< length / radix
-    int64_t twiddles;  ///< first of count x 2 (radix - 1) numbers
+    int64_t twiddles;  ///< index of the first of count x 2 (radix - 1) numbers
   };
   void transform(float* re, float* im, float* work_re, float* work_im) const;
 

@@ -49,8 +49,9 @@ void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames
       const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, s.stride());
       const int64_t rows = first[b + 1] - first[b], before = from - start - window;
       for (int64_t f = before < 0 ? 0 : before / hop + 1; f < rows && start + f * hop < to; ++f) {
-        const int64_t at = start + f * hop, low = std::max(at, from), high = std::min(at + window, to);
-        add_to(sum + b * s.stride() + low, frames + (first[b] + f) * window + (low - at), high - low);
+        const int64_t frame_begin = start + f * hop, low = std::max(frame_begin, from),
+                      high = std::min(frame_begin + window, to);
+        add_to(sum + b * s.stride() + low, frames + (first[b] + f) * window + (low - frame_begin), high - low);
       }
     }
   });

@@ -1,11 +1,11 @@
 #pragma once
-// Signals with their padding on both sides, and the adjoint: frames added up over each other and the padding folded
-// back. Used by stft and spectral_loss.
+// Padding of signals on both sides, and the adjoint: overlap-add of frames, with the padding folded back. Used by stft
+// and spectral_loss on the CPU.
 #include "nacre/ops/stft.h"
 
 namespace nacre {
 
-/// One padded signal after another: `pad` samples, the signal, `pad` samples.
+/// Layout of padded signals, one after the other: `pad` samples, the signal, `pad` samples.
 struct PaddedSignals {
   int64_t batch = 0, time = 0, pad = 0;
   StftPadding padding = StftPadding::reflect;
@@ -13,18 +13,18 @@ struct PaddedSignals {
   int64_t elements() const { return batch * stride(); }
 };
 
-/// Where sample i of a reflected signal comes from: back and forth over [0, time), the ends not repeated, as often as
-/// needed.
+/// Index of the sample that position i of a reflected signal repeats. Reflections do not repeat the ends; there may be
+/// several.
 int64_t reflected(int64_t i, int64_t time);
 
-/// Valid samples of item b: all without lengths, else lengths[b] brought into [0, time].
+/// Valid samples of item b: all without lengths, else lengths[b] clamped to [0, time].
 int64_t valid_samples(View<const int32_t> lengths, int64_t b, int64_t time);
 
-/// to [batch][stride] <- x [batch][time], zero from the item's length on, with padding.
+/// to [batch][stride] = x [batch][time] with padding; samples from an item's length on are zero.
 void pad_signals(const Context&, const PaddedSignals&, const float* x, View<const int32_t> lengths, float* to);
 
-/// sum [batch][stride] += the frames (rows of `window`): item b has rows first[b] .. first[b + 1] - 1, frame f of it
-/// starts at f hop - window / 2. Every sample adds its frames in ascending order.
+/// sum [batch][stride] += the frames (rows of `window`). Item b has rows first[b] .. first[b + 1] - 1; its frame f
+/// starts at f hop - window / 2. Each sample adds its frames in ascending order.
 void overlap_add(const Context&, const PaddedSignals&, const float* frames, const int64_t* first, int64_t window,
                  int64_t hop, float* sum);
 

@@ -1,5 +1,5 @@
 #pragma once
-// The mel filter bank as rows of non-zeros, by band and by bin.
+// The mel filter bank as a sparse matrix, by band and by bin.
 #include <cstdint>
 #include <vector>
 

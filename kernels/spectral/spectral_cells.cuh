@@ -1,12 +1,12 @@
 #pragma once
-// What spectral_loss's kernels share: a scale as they see it, and the comparison of one cell.
+// Shared by the kernels of spectral_loss: the parameters of a scale, and the comparison of one cell.
 #include "nacre/ops/spectral_loss.h"
 #include "runtime/partials.cuh"
 #include "runtime/vector_math.h"
 
 namespace nacre::cuda {
 
-/// The non-zeros of a sparse matrix, row after row.
+/// A sparse matrix in compressed rows.
 struct DeviceRows {
   const int32_t *first, *column;
   const float* weight;
@@ -16,12 +16,12 @@ struct ScaleView {
   int64_t rows, bins, bands;
   DeviceRows by_band, by_bin;
   float* spectra;  ///< overwritten by up to two gradients, halved for the inverse transform
-  float* slopes;   ///< [rows][bands], of the bands; only for the simple kernels
+  float* slopes;   ///< [rows][bands], slopes of the bands; only for the plain kernels
   float floor;
-  bool stft, mel;        ///< terms with a weight
-  bool logs[2];          ///< whether their logarithms have one
-  bool gradient[2];      ///< wanted
-  const float* weights;  ///< [4]: of one |difference|: magnitude, log magnitude, mel magnitude, mel log
+  bool stft, mel;        ///< whether the terms have a nonzero weight
+  bool logs[2];          ///< whether the logarithms of stft and mel have a nonzero weight
+  bool gradient[2];      ///< whether the gradients of stft and mel are requested
+  const float* weights;  ///< [4]: weight of one |difference|: magnitude, log magnitude, mel magnitude, mel log
   float* partials;       ///< [4][parts]: sums of |difference|, as doubles
   int64_t parts;
 };
@@ -48,8 +48,7 @@ __device__ __forceinline__ Complex load_complex(const float* spectrum, int64_t c
   return {v.x, v.y};
 }
 __device__ __forceinline__ float magnitude(Complex x) { return sqrtf(x.re * x.re + x.im * x.im); }
-/// slope X / |X|, and 0 where |X| is; halved but for the first and the last bin, which the inverse transform counts
-/// once.
+/// slope X / |X|, or 0 if |X| = 0. Halved for inner bins, which the inverse transform counts twice.
 __device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Complex x, float m, float slope,
                                                bool inside) {
   float r = m == 0.0f ? 0.0f : slope / m;
@@ -57,10 +56,10 @@ __device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Co
   reinterpret_cast<float2*>(spectrum)[cell] = make_float2(x.re * r, x.im * r);
 }
 
-/// The four sums of a block, as its partials.
+/// Adds the two sums of a term over the block and stores them as its partials.
 template <int threads>
-__device__ __forceinline__ void put_sums(const ScaleView& s, int term, double linear, double logarithmic,
-                                         double* buffer) {
+__device__ __forceinline__ void store_term_sums(const ScaleView& s, int term, double linear, double logarithmic,
+                                                double* buffer) {
   const double a = block_sum<threads>(linear, buffer), b = block_sum<threads>(logarithmic, buffer);
   if (threadIdx.x == 0) {
     put_partial(s.partials, term * s.parts + blockIdx.x, a);
@@ -68,7 +67,7 @@ __device__ __forceinline__ void put_sums(const ScaleView& s, int term, double li
   }
 }
 
-/// One band of one frame, whose magnitudes are given; its slope.
+/// Compares one band of one frame, given the magnitudes of both signals.
 __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
                                                  const float* target, float linear, float logarithmic) {
   float a = 0, b = 0;
@@ -81,18 +80,18 @@ __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, c
   }
   return compare(a, b, linear, logarithmic, s.floor, s.logs[1]);
 }
-/// The slope of a magnitude from those of its bands.
+/// The slope of a bin's magnitude from the slopes of its bands.
 __device__ __forceinline__ float bin_slope(const ScaleView& s, int bin, const float* slopes) {
   float slope = 0;
   const int32_t end = __ldg(s.by_bin.first + bin + 1);
 #pragma unroll 1
-  for (int32_t k = __ldg(s.by_bin.first + bin); k < end; ++k)  // two at most
+  for (int32_t k = __ldg(s.by_bin.first + bin); k < end; ++k)  // at most two bands
     slope += __ldg(s.by_bin.weight + k) * slopes[__ldg(s.by_bin.column + k)];
   return slope;
 }
-/// The sums of four values over the block, by the threads 0 .. 3.
+/// Adds four values over the block. Threads 0 .. 3 store them as partials.
 template <int threads>
-__device__ __forceinline__ void put_four(const ScaleView& s, const double (&value)[4], double* buffer) {
+__device__ __forceinline__ void store_sums(const ScaleView& s, const double (&value)[4], double* buffer) {
   constexpr int warps = threads / 32;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -106,8 +105,8 @@ __device__ __forceinline__ void put_four(const ScaleView& s, const double (&valu
   put_partial(s.partials, threadIdx.x * s.parts + blockIdx.x, total);
 }
 
-/// The fast rung around cuFFT (spectral_rows.cu): for scales whose frames fit into a block.
-bool spectral_rows_fit(const DeviceLimits&, const ScaleView&);
+/// The fast kernel between cuFFT's transforms (spectral_rows.cu), for scales whose frames fit into a block.
+bool spectral_rows_supports(const DeviceLimits&, const ScaleView&);
 int64_t spectral_rows_parts(const ScaleView&);
 void spectral_rows(Context&, const ScaleView&);
 

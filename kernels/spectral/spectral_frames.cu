@@ -1,38 +1,40 @@
 #include "spectral/spectral_frames.cuh"
 
-// Both directions are gathers: an element of a frame finds its sample, a sample adds its frames in ascending order and
-// then those that cover its reflections. P = 4 where everything is a multiple of 4, so that a pack lies in one frame.
+// Both directions gather: an element of a frame reads its sample; a sample adds its frames in ascending order, then
+// those of its reflections. P = 4 if all sizes are multiples of 4, so that a pack is within one frame.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
-constexpr int block_elements = 4096;  // of frames
+constexpr int block_elements = 4096;  // elements of frames per block
 
 template <int P>
 __global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
                   int frames_per_block, bool aligned) {
   const float* const signal = blockIdx.z == 0 ? first : second;
-  const int packs = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block, left = g.frames - frame0;
-  const int here = (left < frames_per_block ? left : frames_per_block) * packs;
+  const int packs_per_frame = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block,
+            remaining = g.frames - frame0;
+  const int count = (remaining < frames_per_block ? remaining : frames_per_block) * packs_per_frame;
   for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
-    const Counted c = counted(g, lengths, b);
+    const CountedPart c = counted_part(g, lengths, b);
     const float* const x = signal + b * g.time;
     float* const to = rows + ((int64_t{blockIdx.z} * g.batch + b) * g.frames + frame0) * g.window;
-    for (int i = static_cast<int>(threadIdx.x); i < here; i += threads) {
-      const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs)), n = (i - f * packs) * P;
-      const int at = (frame0 + f) * g.hop - g.window / 2 + n;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs_per_frame)),
+                n = (i - f * packs_per_frame) * P;
+      const int begin = (frame0 + f) * g.hop - g.window / 2 + n;
       float v[P];
       if (frame0 + f >= c.frames) {
 #pragma unroll
         for (int k = 0; k < P; ++k) v[k] = 0;
-      } else if (P > 1 && aligned && at >= 0 && at + P <= c.samples) {
-        const Pack<float> p = load_pack(x + at), h = load_pack(g.hann + n);
+      } else if (P > 1 && aligned && begin >= 0 && begin + P <= c.samples) {
+        const Pack<float> p = load_pack(x + begin), h = load_pack(g.hann + n);
 #pragma unroll
         for (int k = 0; k < P; ++k) v[k] = p.v[k] * h.v[k];
       } else {
 #pragma unroll
-        for (int k = 0; k < P; ++k) v[k] = sample(g, c, x, at + k) * g.hann[n + k];
+        for (int k = 0; k < P; ++k) v[k] = sample(g, c, x, begin + k) * g.hann[n + k];
       }
       float* const out = to + int64_t{i} * P;
       if constexpr (P == 1)
@@ -43,14 +45,14 @@ __global__ void __launch_bounds__(threads, 4)
   }
 }
 
-/// Adds to sum what the counted frames of an item have at position at (at .. at + P - 1), which may lie in the padding.
-/// Packs and single samples have the same bits: what is fused is said, not left to the compiler.
+/// Adds to sum the counted frames of an item at positions position .. position + P - 1, which may be in the padding.
+/// Packs and single samples give the same bits, because fmaf leaves the compiler no choice of what to fuse.
 template <int P, int at_once = 4>
-__device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int at,
+__device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int position,
                                              float (&sum)[P]) {
-  const unsigned q = static_cast<unsigned>(at + g.window / 2), window = static_cast<unsigned>(g.window),
+  const unsigned q = static_cast<unsigned>(position + g.window / 2), window = static_cast<unsigned>(g.window),
                  hop = static_cast<unsigned>(g.hop);
-  const unsigned last = q / hop;  // the last frame that starts before
+  const unsigned last = q / hop;  // the last frame that starts at or before the position
   const int high = static_cast<int>(last) < counted_frames ? static_cast<int>(last) + 1 : counted_frames;
   const int low = q < window ? 0 : static_cast<int>((q - window) / hop) + 1;
 #pragma unroll at_once
@@ -67,15 +69,15 @@ __device__ __forceinline__ void add_position(const Framing& g, const float* rows
   }
 }
 
-/// The positions of the padding that show sample t: -t, t - period, -t - period ... on the left, 2 (time - 1) - t and
-/// so on at the right. At the ends two of these are one.
+/// Adds the positions in the padding that repeat sample t: -t, t - period, -t - period, ... on the left; 2 (time - 1) -
+/// t and so on on the right. For the first and the last sample two of these coincide, and one is skipped.
 __device__ __forceinline__ float add_reflections(const Framing& g, const float* rows, int counted_frames, int t,
                                                  float value) {
   const int pad = g.window / 2, period = g.time == 1 ? 1 : 2 * (g.time - 1);
   const bool first = t == 0, last = 2 * t == period;
-  const auto add = [&](int at) {
+  const auto add = [&](int position) {
     float sum[1] = {0};
-    add_position<1, 1>(g, rows, counted_frames, at, sum);
+    add_position<1, 1>(g, rows, counted_frames, position, sum);
     value += sum[0];
   };
 #pragma unroll 1
@@ -91,9 +93,9 @@ __device__ __forceinline__ float add_reflections(const Framing& g, const float* 
   return value;
 }
 
-/// One sample, by the rules of the edges too.
+/// One sample, with its reflections if `edge`.
 template <int at_once>
-__device__ __forceinline__ void add_sample(const Framing& g, const Counted& c, const float* rows, int t, bool edge,
+__device__ __forceinline__ void add_sample(const Framing& g, const CountedPart& c, const float* rows, int t, bool edge,
                                            bool add, float* dx) {
   if (t >= c.samples) {
     if (!add) *dx = 0;
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(threads)
   if (t >= g.time) return;
   const bool edge = g.reflect && (t <= pad || t + P + pad >= g.time);
   for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
-    const Counted c = counted(g, lengths, b);
+    const CountedPart c = counted_part(g, lengths, b);
     const float* const rows = o.rows + b * g.frames * g.window;
     float* const dx = o.dx + b * g.time + t;
     if (P == 1 || edge || t + P > c.samples) {
@@ -139,23 +141,24 @@ unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 
 
 void make_frames(Context& ctx, const Framing& g, const float* first, const float* second, const int32_t* lengths,
                  float* rows) {
-  const int each = g.window < block_elements ? block_elements / g.window : 1;
-  const bool packs = g.window % 4 == 0;
+  const int frames_per_block = g.window < block_elements ? block_elements / g.window : 1;
+  const bool vectorized = g.window % 4 == 0;
   const bool aligned = g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first) && aligned16(second);
-  launch(
-      ctx,
-      {.name = "spectral_frames", .grid = {blocks_for(g.frames, each), items(g), second ? 2u : 1u}, .block = threads},
-      packs ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, each, aligned);
+  launch(ctx,
+         {.name = "spectral_frames",
+          .grid = {blocks_for(g.frames, frames_per_block), items(g), second ? 2u : 1u},
+          .block = threads},
+         vectorized ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, frames_per_block, aligned);
 }
 
 void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {
-  const bool packs =
+  const bool vectorized =
       g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first.dx) && aligned16(second.dx);
   launch(ctx,
-         {.name = packs ? "overlap_add_packs" : "overlap_add",
-          .grid = {blocks_for(g.time, threads * (packs ? 4 : 1)), items(g), second.dx ? 2u : 1u},
+         {.name = vectorized ? "overlap_add_packs" : "overlap_add",
+          .grid = {blocks_for(g.time, threads * (vectorized ? 4 : 1)), items(g), second.dx ? 2u : 1u},
           .block = threads},
-         packs ? overlap_add_kernel<4> : overlap_add_kernel<1>, g, first, second, lengths);
+         vectorized ? overlap_add_kernel<4> : overlap_add_kernel<1>, g, first, second, lengths);
 }
 
 }  // namespace nacre::cuda

@@ -1,5 +1,5 @@
 #pragma once
-// Frames of signals and their adjoint on the device, for stft.cu and spectral_loss.cu.
+// Framing of signals and its adjoint on the device, for stft.cu and spectral_loss.cu.
 #include <vector>
 
 #include "runtime/device.cuh"
@@ -7,7 +7,7 @@
 
 namespace nacre::cuda {
 
-/// Positions in an item and its frames are counted in 32 bits (the plans see to that), everything else in 64.
+/// Positions within an item, and its frames, fit 32 bits (the plans check longest_signal); everything else uses 64.
 struct Framing {
   int64_t batch;
   int time, window, hop, frames;  ///< frames of one item
@@ -15,7 +15,7 @@ struct Framing {
   const float* hann;  ///< [window]
 };
 inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
-  const int64_t hop = g.hop < longest_signal ? g.hop : longest_signal;  // more than the signal: one frame in any case
+  const int64_t hop = g.hop < longest_signal ? g.hop : longest_signal;  // one frame if the hop exceeds the signal
   return {signal.batch,
           static_cast<int>(signal.time),
           static_cast<int>(g.window),
@@ -25,17 +25,18 @@ inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
           hann};
 }
 
-/// Valid samples and counted frames of item b; all without lengths.
-struct Counted {
+/// Valid samples and counted frames of an item; without lengths, all.
+struct CountedPart {
   int samples, frames;
 };
-__device__ __forceinline__ Counted counted(const Framing& g, const int32_t* lengths, int64_t b) {
+__device__ __forceinline__ CountedPart counted_part(const Framing& g, const int32_t* lengths, int64_t b) {
   if (lengths == nullptr) return {g.time, g.frames};
   const int n = lengths[b], valid = n < 0 ? 0 : n < g.time ? n : g.time;
   return {valid, valid == g.time ? g.frames : (valid + g.hop - 1) / g.hop};
 }
 
-/// As nacre::reflected. One bounce is what happens; more need a signal shorter than half the window.
+/// As nacre::reflected. The first reflection avoids the division; more occur only in signals shorter than half the
+/// window.
 __device__ __forceinline__ int reflected(int i, int time) {
   if (i < 0) i = -i;
   if (i < time) return i;
@@ -44,18 +45,19 @@ __device__ __forceinline__ int reflected(int i, int time) {
   if (i >= period) i %= period;
   return i < time ? i : period - i;
 }
-/// Sample t of an item, which may lie in the padding.
-__device__ __forceinline__ float sample(const Framing& g, const Counted& c, const float* x, int t) {
+/// Sample t of an item; t may be in the padding.
+__device__ __forceinline__ float sample(const Framing& g, const CountedPart& c, const float* x, int t) {
   if (g.reflect) t = reflected(t, g.time);
   return t >= 0 && t < c.samples ? x[t] : 0.0f;
 }
 
-/// rows [signals][batch][frames][window] <- hann x the frames of one or two signals (the second may be null); samples
-/// behind an item's length and frames that do not count are zero.
+/// rows [signals][batch][frames][window] = hann x the frames of one or two signals (the second may be null). Samples
+/// from an item's length on, and frames that do not count, are zero.
 void make_frames(Context&, const Framing&, const float* first, const float* second, const int32_t* lengths,
                  float* rows);
 
-/// dx [batch][time] = or += hann x rows [batch][frames][window], added up where they came from, for one or two signals.
+/// Overlap-add for one or two signals, the adjoint of make_frames: dx [batch][time] = or += hann x rows
+/// [batch][frames][window].
 struct Overlap {
   const float* rows;
   float* dx;

@@ -1,68 +1,68 @@
 #include "spectral/spectral_fused.cuh"
 
-// One kernel per scale for windows of a power of two: a block takes as many frames as make 1024 complex points per
-// signal (at least one frame), transforms both signals in registers and shared memory, compares them, and transforms
+// One kernel per scale for windows of a power of two. A block takes as many frames as give 1024 complex points per
+// signal (at least one frame). It transforms both signals in registers and shared memory, compares them, and transforms
 // the gradients back. It reads the signals and writes the gradient's frames: for 72 x 16896 samples, hop = window / 4,
-// 10 + 20 MB instead of the 230 MB around cuFFT. Then arithmetic bounds it: about 2900 instructions per thread with
-// both losses and both gradients (SASS, sm_90a), that is 61 us of all issue slots for a window of 2048, less for
-// shorter ones.
+// 10 + 20 MB instead of the 230 MB around cuFFT. It is bound by arithmetic: with both losses and both gradients about
+// 2900 instructions per thread (SASS, sm_90a), which is 61 us of all issue slots for a window of 2048, less for shorter
+// ones.
 //
-// A frame of N samples is M = N / 2 complex points, samples 2 m and 2 m + 1 being point m (stages and their order are
-// those of frame_transform.cpp). M / 4 threads work on a frame; between stages thread i has the points i + k M / 4 of
-// both signals in registers. What ends a transform (X from Z) and what begins its adjoint needs k and M - k: one thread
-// has both, so that the estimate's spectrum never leaves the registers.
+// A frame of N samples is M = N / 2 complex points; samples 2 m and 2 m + 1 form point m. Stages and their order are
+// those of frame_transform.cpp. M / 4 threads work on a frame; between stages thread i has the points i + k M / 4 of
+// both signals in registers. The end of a transform (X from Z) and the start of its adjoint combine k and M - k. One
+// thread has both, so that the estimate's spectrum stays in registers.
 namespace nacre::cuda {
 namespace {
 
 template <int M>
-struct Shape2 {
-  static constexpr int lanes = M / 4;  ///< threads of a frame
+struct FrameShape {
+  static constexpr int lanes = M / 4;  ///< threads per frame
   static constexpr int threads = lanes > 256 ? lanes : 256;
-  static constexpr int frames = threads / lanes;  ///< of a block
+  static constexpr int frames = threads / lanes;  ///< frames per block
   static constexpr int points = frames * M;
-  static constexpr int plane = points + points / 32;  ///< real or imaginary parts of one signal, one float more per 32
+  static constexpr int plane = points + points / 32;  ///< real or imaginary parts of a signal, one padding float per 32
   static constexpr int floats = 4 * plane;
 };
-/// Frames of up to 128 points belong to one warp.
+/// Barrier among the threads of a frame. Frames of up to 128 points are within one warp.
 template <int M>
 __device__ __forceinline__ void sync_frame() {
-  if constexpr (Shape2<M>::lanes <= 32)
+  if constexpr (FrameShape<M>::lanes <= 32)
     __syncwarp();
   else
     __syncthreads();
 }
 __device__ __forceinline__ int padded(int n) { return n + (n >> 5); }
 
-/// This thread's place in the block's shared memory.
+/// The points of this thread's frame in shared memory.
 template <int M>
 struct Points {
   float* shared;
-  int first;  ///< of the frame
+  int first;  ///< index of the frame's first point
   __device__ __forceinline__ Complex get(int signal, int n) const {
-    const float* const at = shared + signal * 2 * Shape2<M>::plane + padded(first + n);
-    return {at[0], at[Shape2<M>::plane]};
+    const float* const point = shared + signal * 2 * FrameShape<M>::plane + padded(first + n);
+    return {point[0], point[FrameShape<M>::plane]};
   }
   __device__ __forceinline__ void put(int signal, int n, Complex v) const {
-    float* const at = shared + signal * 2 * Shape2<M>::plane + padded(first + n);
-    at[0] = v.re, at[Shape2<M>::plane] = v.im;
+    float* const point = shared + signal * 2 * FrameShape<M>::plane + padded(first + n);
+    point[0] = v.re, point[FrameShape<M>::plane] = v.im;
   }
 };
 
 __device__ __forceinline__ void radix_4(Complex (&v)[4]) {
   const float er = v[0].re + v[2].re, ei = v[0].im + v[2].im, fr = v[0].re - v[2].re, fi = v[0].im - v[2].im;
   const float gr = v[1].re + v[3].re, gi = v[1].im + v[3].im;
-  const float hr = v[1].im - v[3].im, hi = v[3].re - v[1].re;  // -i times the difference
+  const float hr = v[1].im - v[3].im, hi = v[3].re - v[1].re;  // -i (v[1] - v[3])
   v[0] = {er + gr, ei + gi}, v[1] = {fr + hr, fi + hi}, v[2] = {er - gr, ei - gi}, v[3] = {fr - hr, fi - hi};
 }
 __device__ __forceinline__ void radix_2(Complex& a, Complex& b) {
   const Complex sum{a.re + b.re, a.im + b.im};
   b = {a.re - b.re, a.im - b.im}, a = sum;
 }
-__device__ __forceinline__ Complex turned(Complex v, float2 w) {
+__device__ __forceinline__ Complex multiplied(Complex v, float2 w) {
   return {w.x * v.re - w.y * v.im, w.x * v.im + w.y * v.re};
 }
 
-/// Stockham's stages from stride S on, of one or two signals, from the points i + k M / 4 to the same.
+/// Stockham's stages from stride S on, for one or two signals. Input and output of a thread are the points i + k M / 4.
 template <int M, int S>
 __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Points<M>& points, const float* twiddles,
                                        int i) {
@@ -83,9 +83,9 @@ __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Point
       if (g == 1 && !two) continue;
       radix_4(v[g]);
       points.put(g, 4 * p * S + q, v[g][0]);
-      points.put(g, 4 * p * S + q + S, turned(v[g][1], w1));
-      points.put(g, 4 * p * S + q + 2 * S, turned(v[g][2], w2));
-      points.put(g, 4 * p * S + q + 3 * S, turned(v[g][3], w3));
+      points.put(g, 4 * p * S + q + S, multiplied(v[g][1], w1));
+      points.put(g, 4 * p * S + q + 2 * S, multiplied(v[g][2], w2));
+      points.put(g, 4 * p * S + q + 3 * S, multiplied(v[g][3], w3));
     }
     sync_frame<M>();
 #pragma unroll
@@ -98,8 +98,8 @@ __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Point
   }
 }
 
-/// X[k], X[M - k] from Z[k], Z[M - k], and Z from D for the adjoint: as split_pair and merge_pair of
-/// frame_transform.cpp.
+/// As split_pair and merge_pair of frame_transform.cpp: X[k], X[M - k] from Z[k], Z[M - k]; and Z from D for the
+/// adjoint.
 __device__ __forceinline__ void split(Complex& a, Complex& b, float c, float s) {
   const float er = 0.5f * (a.re + b.re), ei = 0.5f * (a.im - b.im), pr = 0.5f * (a.im + b.im),
               pi = 0.5f * (b.re - a.re);
@@ -113,18 +113,18 @@ __device__ __forceinline__ void merge(Complex& a, Complex& b, float c, float s) 
   a = {er - ti, ei + tr}, b = {er + ti, tr - ei};
 }
 
-/// The bins of a thread: i and M - i, i + M / 4 and its mirror image, and for the first thread of a frame M / 2.
-constexpr int own_bins = 5;
+/// Bins of a thread: i and M - i, i + M / 4 and its mirror image, and M / 2 for the first thread of a frame.
+constexpr int thread_bins = 5;
 template <int M>
-__device__ __forceinline__ int own_bin(int i, int j) {
+__device__ __forceinline__ int thread_bin(int i, int j) {
   return j == 0 ? i : j == 1 ? M - i : j == 2 ? i + M / 4 : j == 3 ? M - i - M / 4 : M / 2;
 }
 template <int M>
 __device__ __forceinline__ void to_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
-                                        Complex (&x)[own_bins]) {
+                                        Complex (&x)[thread_bins]) {
 #pragma unroll
   for (int j = 0; j < 4; j += 2) {
-    const int k = own_bin<M>(i, j);
+    const int k = thread_bin<M>(i, j);
     if (k == 0) {
       const Complex z = points.get(signal, 0);
       x[0] = {z.re + z.im, 0}, x[1] = {z.re - z.im, 0};
@@ -136,20 +136,20 @@ __device__ __forceinline__ void to_bins(const Points<M>& points, int signal, con
   const Complex z = i == 0 ? points.get(signal, M / 2) : Complex{0, 0};
   x[4] = {z.re, -z.im};
 }
-/// Puts the gradient slope X / |X| where the adjoint begins, real and imaginary part exchanged.
+/// Stores the gradient slope X / |X| as input of the adjoint, with real and imaginary parts exchanged.
 template <int M>
 __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
-                                          const Complex (&x)[own_bins], const float (&m)[own_bins],
-                                          const float (&slope)[own_bins]) {
-  Complex d[own_bins];
+                                          const Complex (&x)[thread_bins], const float (&m)[thread_bins],
+                                          const float (&slope)[thread_bins]) {
+  Complex d[thread_bins];
 #pragma unroll
-  for (int j = 0; j < own_bins; ++j) {
+  for (int j = 0; j < thread_bins; ++j) {
     const float r = m[j] == 0.0f ? 0.0f : slope[j] / m[j];
     d[j] = {x[j].re * r, x[j].im * r};
   }
 #pragma unroll
   for (int j = 0; j < 4; j += 2) {
-    const int k = own_bin<M>(i, j);
+    const int k = thread_bin<M>(i, j);
     if (k == 0) {
       points.put(signal, 0, {d[0].re - d[1].re, d[0].re + d[1].re});
     } else {
@@ -162,13 +162,13 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
 }
 
 template <int M>
-__global__ void __launch_bounds__(Shape2<M>::threads)
+__global__ void __launch_bounds__(FrameShape<M>::threads)
     spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
                           const int32_t* lengths, float* rows, bool aligned) {
-  using S = Shape2<M>;
+  using S = FrameShape<M>;
   constexpr int B = S::lanes, bins = M + 1;
   NACRE_SHARED(double, buffer, 4 * (S::threads / 32));
-  NACRE_DYNAMIC_SHARED(float, shared);  // the points of both signals, their magnitudes, the slopes of the bands
+  NACRE_DYNAMIC_SHARED(float, shared);  // points of both signals, magnitudes of both, slopes of the bands
   float *const magnitudes = shared + S::floats, *const target_magnitudes = magnitudes + S::frames * bins;
   float* const slopes = target_magnitudes + S::frames * bins;
   const int tid = static_cast<int>(threadIdx.x), frame = tid / B, i = tid % B, bands = static_cast<int>(s.bands);
@@ -179,9 +179,9 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
   Complex v[2][4];
   {
     const int64_t b = row / g.frames;
-    const int f = static_cast<int>(row - b * g.frames), at = f * g.hop - M;
-    const Counted c = row < s.rows ? counted(g, lengths, b) : Counted{0, 0};
-    const bool counts = f < c.frames, whole = at >= 0 && at + 2 * M <= c.samples;
+    const int f = static_cast<int>(row - b * g.frames), begin = f * g.hop - M;
+    const CountedPart c = row < s.rows ? counted_part(g, lengths, b) : CountedPart{0, 0};
+    const bool included = f < c.frames, within_signal = begin >= 0 && begin + 2 * M <= c.samples;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int n = 2 * (i + k * B);
@@ -190,10 +190,10 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
       for (int signal = 0; signal < 2; ++signal) {
         const float* const x = (signal == 0 ? estimate : target) + b * g.time;
         float2 pair = make_float2(0, 0);
-        if (counts && whole && aligned)
-          pair = *reinterpret_cast<const float2*>(x + at + n);
-        else if (counts)
-          pair = make_float2(sample(g, c, x, at + n), sample(g, c, x, at + n + 1));
+        if (included && within_signal && aligned)
+          pair = *reinterpret_cast<const float2*>(x + begin + n);
+        else if (included)
+          pair = make_float2(sample(g, c, x, begin + n), sample(g, c, x, begin + n + 1));
         v[signal][k] = {h.x * pair.x, h.y * pair.y};
       }
     }
@@ -206,27 +206,28 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
     for (int k = 0; k < 4; ++k) points.put(signal, i + k * B, v[signal][k]);
   sync_frame<M>();
 
-  // Slots k and M - k of both signals are read and later written by one thread: no barrier until the next transform.
-  Complex x[own_bins];
-  float m[own_bins], n[own_bins], slope[own_bins];
-  const int own = i == 0 ? own_bins : own_bins - 1;
+  // One thread reads and later writes points k and M - k of both signals, so there is no barrier until the next
+  // transform.
+  Complex x[thread_bins];
+  float m[thread_bins], n[thread_bins], slope[thread_bins];
+  const int bin_count = i == 0 ? thread_bins : thread_bins - 1;
   {
-    Complex y[own_bins];
+    Complex y[thread_bins];
     to_bins<M>(points, 1, t, i, y);
 #pragma unroll
-    for (int j = 0; j < own_bins; ++j) n[j] = magnitude(y[j]);
+    for (int j = 0; j < thread_bins; ++j) n[j] = magnitude(y[j]);
   }
   to_bins<M>(points, 0, t, i, x);
   float linear = 0, logarithmic = 0;
 #pragma unroll
-  for (int j = 0; j < own_bins; ++j) {
+  for (int j = 0; j < thread_bins; ++j) {
     m[j] = magnitude(x[j]);
-    if (s.mel && j < own) {
-      magnitudes[frame * bins + own_bin<M>(i, j)] = m[j];
-      target_magnitudes[frame * bins + own_bin<M>(i, j)] = n[j];
+    if (s.mel && j < bin_count) {
+      magnitudes[frame * bins + thread_bin<M>(i, j)] = m[j];
+      target_magnitudes[frame * bins + thread_bin<M>(i, j)] = n[j];
     }
     slope[j] = 0;
-    if (s.stft && j < own) {
+    if (s.stft && j < bin_count) {
       const Compared c = compare(m[j], n[j], w0, w1, s.floor, s.logs[0]);
       linear += c.difference, logarithmic += c.log_difference, slope[j] = c.slope;
     }
@@ -246,8 +247,8 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
     __syncthreads();
     if (s.gradient[1]) {
 #pragma unroll
-      for (int j = 0; j < own_bins; ++j)
-        slope[j] = j < own ? bin_slope(s, own_bin<M>(i, j), slopes + frame * bands) : 0.0f;
+      for (int j = 0; j < thread_bins; ++j)
+        slope[j] = j < bin_count ? bin_slope(s, thread_bin<M>(i, j), slopes + frame * bands) : 0.0f;
       from_bins<M>(points, s.gradient[0] ? 1 : 0, t, i, x, m, slope);
     }
   }
@@ -269,15 +270,15 @@ __global__ void __launch_bounds__(Shape2<M>::threads)
       }
     }
   }
-  put_four<S::threads>(s, sums, buffer);
+  store_sums<S::threads>(s, sums, buffer);
 }
 
 template <int M>
 size_t shared_for(const ScaleView& s) {
-  const int64_t mel = s.mel ? Shape2<M>::frames * (2 * s.bins + s.bands) : 0;
-  return static_cast<size_t>(Shape2<M>::floats + mel) * sizeof(float);
+  const int64_t mel = s.mel ? FrameShape<M>::frames * (2 * s.bins + s.bands) : 0;
+  return static_cast<size_t>(FrameShape<M>::floats + mel) * sizeof(float);
 }
-/// f(the scale's M as a constant), or its default where no kernel is made for it.
+/// Calls f<M> for the M of the scale; returns a default value if there is no kernel for it.
 template <class F>
 auto with_points(const ScaleView& s, F f) -> decltype(f.template operator()<16>()) {
   switch (s.bins - 1) {
@@ -306,8 +307,8 @@ auto with_points(const ScaleView& s, F f) -> decltype(f.template operator()<16>(
 
 int64_t spectral_fused_parts(const DeviceLimits& d, const ScaleView& s) {
   return with_points(s, [&]<int M>() -> int64_t {
-    const size_t buffer = 4 * (Shape2<M>::threads / 32) * sizeof(double);
-    return shared_for<M>(s) + buffer <= d.shared_per_block ? blocks_for(s.rows, Shape2<M>::frames) : 0;
+    const size_t buffer = 4 * (FrameShape<M>::threads / 32) * sizeof(double);
+    return shared_for<M>(s) + buffer <= d.shared_per_block ? blocks_for(s.rows, FrameShape<M>::frames) : 0;
   });
 }
 void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const FusedTables& t, const float* estimate,
@@ -317,8 +318,8 @@ void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const Fu
   with_points(s, [&]<int M>() -> bool {
     launch(ctx,
            {.name = "spectral_fused",
-            .grid = blocks_for(s.rows, Shape2<M>::frames),
-            .block = Shape2<M>::threads,
+            .grid = blocks_for(s.rows, FrameShape<M>::frames),
+            .block = FrameShape<M>::threads,
             .shared_bytes = shared_for<M>(s)},
            spectral_fused_kernel<M>, s, g, t, estimate, target, lengths, rows, aligned);
     return true;

@@ -1,5 +1,5 @@
 #pragma once
-// The fastest rung of spectral_loss: transforms included.
+// The fastest kernels of spectral_loss, which include the transforms.
 #include "spectral/spectral_cells.cuh"
 #include "spectral/spectral_frames.cuh"
 
@@ -9,10 +9,10 @@ namespace nacre::cuda {
 struct FusedTables {
   const float *twiddles, *cosine, *sine;
 };
-/// Blocks (and partial sums) of the fused kernel; 0 where there is none for the window, or where the device has no room
-/// for the frames of a block and their bands.
+/// Number of blocks (and of partial sums) of the fused kernel; 0 if no kernel supports the window, or if the frames of
+/// a block and their bands do not fit into shared memory.
 int64_t spectral_fused_parts(const DeviceLimits&, const ScaleView&);
-/// rows [gradients][rows][window] <- the frames of the wanted gradients, not windowed; losses into the partial sums.
+/// rows [gradients][rows][window] = the frames of the requested gradients, not windowed. Losses go to the partial sums.
 void spectral_fused(Context&, const ScaleView&, const Framing&, const FusedTables&, const float* estimate,
                     const float* target, const int32_t* lengths, float* rows);
 

@@ -22,11 +22,11 @@ NACRE_CLONES void magnitudes(const float* __restrict re, const float* __restrict
   for (int64_t i = 0; i < n; ++i) m[i] = std::sqrt(re[i] * re[i] + im[i] * im[i]);
 }
 
-// a <- slope of linear |m - n| + logarithmic |log10 max(m, floor) - log10 max(n, floor)| in m, and the two sums of
-// absolute differences. Unused lanes hold zeros in m and n and add nothing.
+// a = derivative by m of linear |m - n| + logarithmic |log10 max(m, floor) - log10 max(n, floor)|; sums += the two sums
+// of absolute differences. Unused lanes have zeros in m and n and add nothing.
 NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, float* __restrict a, int64_t rows,
                           float linear, float logarithmic, float floor, double* __restrict sums) {
-  constexpr int64_t block = 16;  // rows added in float before the sum goes on in double
+  constexpr int64_t block = 16;  // rows added in float before the sum continues in double
   for (int64_t r0 = 0; r0 < rows; r0 += block) {
     float difference[L] = {}, log_difference[L] = {};
     for (int64_t r = r0; r < std::min(r0 + block, rows); ++r)
@@ -44,9 +44,9 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
   }
 }
 
-// d <- a X / |X|, and 0 where |X| is.
-NACRE_CLONES void along(const float* __restrict a, const float* __restrict m, const float* __restrict re,
-                        const float* __restrict im, float* __restrict dre, float* __restrict dim, int64_t n) {
+// d = a X / |X|, or 0 if |X| = 0.
+NACRE_CLONES void scale_spectrum(const float* __restrict a, const float* __restrict m, const float* __restrict re,
+                                 const float* __restrict im, float* __restrict dre, float* __restrict dim, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float r = m[i] == 0.0f ? 0.0f : a[i] / m[i];
     dre[i] = re[i] * r, dim[i] = im[i] * r;
@@ -124,7 +124,7 @@ struct Block {
   const SpectralPlan::Impl& plan;
   const SpectralPlan::Impl::Scale& scale;
   int64_t rows;      // counted frames of the scale
-  float weights[4];  // of one |difference| in the sums: magnitude, log magnitude, mel magnitude, mel log
+  float weights[4];  // weight of one |difference| in the gradients: magnitude, log magnitude, mel magnitude, mel log
   const bool gradient[2];
 
   void frame_pointers(int64_t part, const float** estimate, const float** target) const {
@@ -157,7 +157,7 @@ struct Block {
     magnitudes(re, im, m, n);
 
     const auto to_frames = [&](int which) {
-      along(a, m, re, im, dre, dim, n);
+      scale_spectrum(a, m, re, im, dre, dim, n);
       float* frames[L];
       for (int64_t j = 0; j < L; ++j) {
         const int64_t row = part * L + j;
@@ -182,7 +182,7 @@ struct Block {
   }
 };
 
-// Counted frames: with fewer valid samples than there are, those centred before the end of them.
+// Counted frames: all if all samples are valid, else those centred before the end of the valid samples.
 int64_t counted_frames(const SpectralPlan::Impl::Scale& scale, int64_t valid, int64_t time) {
   return valid == time ? scale.frames : (valid + scale.config.hop - 1) / scale.config.hop;
 }

@@ -4,16 +4,24 @@
 
 #include "spectral/spectral_fused.cuh"
 
-// Scale by scale; all scales use the same work areas. Windows of a power of two from 32 to 4096: one kernel
-// (spectral_fused.cu) and one overlap-add of both gradients. Other windows: frames of both signals, one cuFFT of them
-// all, the losses and the gradients of their spectra (spectral_rows.cu; two simple kernels here for frames that do not
-// fit into a block), one inverse cuFFT of those, overlap-add.
+// Scales run one after the other in the same work areas. There are three ways:
 //
-// With F the bytes of one signal's frames (window / hop times the signal), and as much for their spectra, a scale with
-// one gradient moves 2 F and the signals in the first case: gradient frames written and read. Around cuFFT it is 12 F:
-// frames 2 F written; forward 2 F read, 2 F written; rows 2 F read, F written; inverse F read, F written; overlap-add F
-// read. A second gradient adds 2 F (4 F). 72 x 16896 samples, hop = window / 4: F is 19.5 MB, a scale 55 MB or 13 us at
-// the copy rate (250 MB or 58 us), nine of them 0.12 ms in 21 launches (0.52 ms in 48).
+//   fused      windows of a power of two from 32 to 4096: one kernel (spectral_fused.cu), overlap-add
+//   by rows    other windows: frames of both signals, one cuFFT of all, losses and gradients of the spectra
+//              (spectral_rows.cu), one inverse cuFFT of the gradients, overlap-add
+//   plain      as by rows, with two kernels of this file in place of spectral_rows, for frames that do not fit into a
+//              block
+//
+// Let F be the bytes of one signal's frames (window / hop times the signal); their spectra are as large. Bytes moved by
+// a scale with one gradient:
+//
+//   fused            2 F (gradient frames written and read), and the signals
+//   around cuFFT    12 F: frames 2 F written; forward 2 F read, 2 F written; rows 2 F read, F written; inverse F read,
+//                   F written; overlap-add F read
+//
+// A second gradient adds 2 F (4 F around cuFFT). For 72 x 16896 samples and hop = window / 4, F is 19.5 MB. A fused
+// scale moves 55 MB in 13 us at the copy rate (250 MB in 58 us around cuFFT); nine scales take 0.12 ms in 21 launches
+// (0.52 ms in 48).
 namespace nacre::cuda {
 namespace {
 
@@ -21,10 +29,9 @@ constexpr int threads = 256;
 constexpr int cells_per_thread = 8;
 constexpr int64_t block_cells = int64_t{threads} * cells_per_thread;
 
-// ---- the simple rung: one kernel over bands, one over bins
-// -------------------------------------------------------------------
+// ---- plain kernels: one over bands, one over bins
 
-/// The mel bands of every frame: losses, and the slope of each band.
+/// Mel bands of all frames: losses, and the slope of each band.
 __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
   float difference = 0, log_difference = 0;
@@ -42,10 +49,10 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
     difference += c.difference, log_difference += c.log_difference;
     s.slopes[cell] = c.slope;
   }
-  put_sums<threads>(s, 2, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
+  store_term_sums<threads>(s, 2, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
 }
 
-/// Every bin of every frame: the losses of magnitudes, and both gradients in place of the two spectra.
+/// Bins of all frames: losses of the magnitudes, and both gradients, which overwrite the two spectra.
 __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
   float difference = 0, log_difference = 0;
@@ -57,7 +64,7 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
     const Complex x = load_complex(s.spectra, cell);
     const float m = magnitude(x);
     const bool inside = bin > 0 && bin < s.bins - 1;
-    float* slot = s.spectra;  // of the first gradient that is wanted
+    float* slot = s.spectra;  // of the first requested gradient
     if (s.stft) {
       const float n = magnitude(load_complex(s.spectra, cells + cell));
       const Compared c = compare(m, n, s.weights[0], s.weights[1], s.floor, s.logs[0]);
@@ -74,7 +81,8 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
       store_gradient(slot, cell, x, m, slope, inside);
     }
   }
-  if (s.stft) put_sums<threads>(s, 0, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
+  if (s.stft)
+    store_term_sums<threads>(s, 0, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
 }
 
 void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
@@ -85,30 +93,29 @@ void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
 }
 
 // ---- weights and sums
-// ---------------------------------------------------------------------------------------------------------
 
-/// What the small kernels need to know of a scale.
+/// Parameters of a scale for the kernels of weights and sums.
 struct Terms {
   Framing frame;
-  double weight[4], cells[4];  ///< of the terms, and how many cells of theirs one frame has
-  int64_t parts[4];            ///< how many sums each term has in `partials`
+  double weight[4], cells[4];  ///< of the terms: weight, and cells per frame
+  int64_t parts[4];            ///< number of sums of each term in `partials`
   float* partials;
   int64_t stride;  ///< between the terms' sums
 };
-/// share [4]: what one |difference| weighs in a loss.
+/// Results of all scales. `share` is the weight of one |difference| in the loss.
 struct Results {
   double* share;   ///< [scales][4]
   double* sum;     ///< [scales][4]
-  float* weights;  ///< [scales][4], in the slopes
+  float* weights;  ///< [scales][4]: weight of one |difference| in the slopes
 };
 
-/// One block per scale: how many frames count decides the weights.
+/// One block per scale. The weights depend on the number of counted frames.
 __global__ void __launch_bounds__(threads)
     spectral_weights_kernel(const Terms* all, const int32_t* lengths, Results r) {
   NACRE_SHARED(int64_t, buffer, threads / 32);
   const Terms& t = all[blockIdx.x];
   int64_t rows = 0;
-  for (int64_t b = threadIdx.x; b < t.frame.batch; b += threads) rows += counted(t.frame, lengths, b).frames;
+  for (int64_t b = threadIdx.x; b < t.frame.batch; b += threads) rows += counted_part(t.frame, lengths, b).frames;
   rows = block_sum<threads>(rows, buffer);
   if (threadIdx.x >= 4) return;
   const int i = static_cast<int>(threadIdx.x);
@@ -134,7 +141,6 @@ __global__ void spectral_losses_kernel(Results r, int scales, float* losses) {
 }
 
 // ---- plans
-// --------------------------------------------------------------------------------------------------------------------
 
 struct Sparse {
   Sparse(Context& ctx, const SparseRows& a)
@@ -160,7 +166,7 @@ struct Scale {
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
     stft_parts = mel_parts = spectral_fused_parts(limits(ctx), view);
     fused = stft_parts > 0;
-    by_rows = !fused && spectral_rows_fit(limits(ctx), view);
+    by_rows = !fused && spectral_rows_supports(limits(ctx), view);
     if (by_rows) stft_parts = mel_parts = spectral_rows_parts(view);
     if (!fused && !by_rows)
       stft_parts = blocks_for(view.rows * view.bins, block_cells),
@@ -172,10 +178,10 @@ struct Scale {
   Sparse by_band, by_bin;
   Memory twiddles, cosine, sine;
   FusedTables tables;
-  std::optional<Fft> both, one;  ///< of 2 rows and of one times rows; not for the fused kernel
+  std::optional<Fft> both, one;  ///< for 2 * rows and for rows transforms; unused by the fused kernel
   Framing frame{};
   ScaleView view{};
-  bool fused = false, by_rows = false;    ///< which rung
+  bool fused = false, by_rows = false;    ///< which way, see above; else plain
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
@@ -220,7 +226,7 @@ struct Device : DevicePlan {
     }
     terms = table(ctx, all);
   }
-  std::vector<Scale> scales;  ///< those with a term
+  std::vector<Scale> scales;  ///< the scales with a nonzero weight
   Memory rows, spectra, slopes, partials, results, terms;
   Results result{};
 };

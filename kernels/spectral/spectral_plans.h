@@ -1,6 +1,6 @@
 #pragma once
-// The inside of StftPlan and SpectralPlan, for their CPU and CUDA files. A plan of a CUDA context has everything that is
-// on the device in `on_device`, and no work areas for threads.
+// Implementation of StftPlan and SpectralPlan, for their CPU and CUDA files. A plan of a CUDA context has its device
+// data in `on_device` and no work areas for threads.
 #include <memory>
 #include <vector>
 
@@ -14,7 +14,7 @@ namespace nacre {
 
 inline constexpr int64_t longest_signal = int64_t{1} << 28;  ///< on CUDA
 
-/// Base of what the CUDA twin of a plan keeps.
+/// Base of a plan's device data.
 struct DevicePlan {
   virtual ~DevicePlan() = default;
 };
@@ -25,7 +25,7 @@ struct StftPlan::Impl {
   FrameTransform transform;
   PaddedSignals padded;
   int64_t frames = 0, threads = 1, area = 0;
-  std::vector<int64_t> first;  ///< rows of every item in `rows`
+  std::vector<int64_t> first;  ///< [batch + 1]: first row of every item in `rows`
   Memory rows, sums, areas;    ///< [batch frames][window], padded signals, [threads][area]
   std::unique_ptr<DevicePlan> on_device;
 
@@ -49,10 +49,11 @@ struct SpectralPlan::Impl {
   std::vector<Scale> scales;
   PaddedSignals padded;
   int64_t threads = 1, bins = 0, bands = 0, work = 0, area = 0, rows = 0, parts = 0;
-  std::vector<int64_t> first;    ///< [batch + 1]: rows of every item at the scale being done
+  std::vector<int64_t> first;    ///< [batch + 1]: first row of every item at the current scale
   std::vector<double> partials;  ///< [parts][4]
   Memory memory;
-  // All in `memory`: both padded signals, the padded gradients, the gradients of all frames, the areas of the threads.
+  // Parts of `memory`: both padded signals, the padded gradients, the gradients of all frames, the work areas of
+  // threads.
   float *estimate = nullptr, *target = nullptr, *sums[2] = {}, *frames[2] = {}, *areas = nullptr;
   std::unique_ptr<DevicePlan> on_device;
 

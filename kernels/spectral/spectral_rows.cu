@@ -1,15 +1,16 @@
 #include "spectral/spectral_cells.cuh"
 
-// Everything between the two transforms in one kernel: a block takes whole frames, its threads keep the estimate's bins
-// in registers and put the magnitudes of both signals into shared memory, where the bands find them. Reads each
-// spectrum once and writes each gradient once, over the spectra: 16 bytes per bin, and 8 per wanted gradient. About 90
-// operations per bin with both logarithms: below the memory's time.
+// All work between the two transforms in one kernel. A block takes whole frames; its threads hold the estimate's bins
+// in registers and write the magnitudes of both signals to shared memory, from which the bands read them. Each spectrum
+// is read once, and each gradient overwrites a spectrum: 16 bytes per bin, and 8 per requested gradient. With both
+// logarithms a bin takes about 90 operations, less time than the memory needs.
 namespace nacre::cuda {
 namespace {
 
 constexpr int cells_per_thread = 8;
 
-/// How a block of `threads` threads is filled with frames, and the steps of its threads from cell to cell.
+/// Frames of a block of `threads` threads. A thread visits every `threads`-th cell; the steps are that distance in rows
+/// and bins.
 struct Rows {
   int rows;                ///< per block
   int row_step, bin_step;  ///< of `threads` cells
@@ -18,13 +19,14 @@ struct Rows {
 template <int threads>
 __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
-  NACRE_DYNAMIC_SHARED(float, magnitudes);  // the estimate's, the target's, the slopes of the bands
+  NACRE_DYNAMIC_SHARED(float, magnitudes);  // of the estimate and of the target, then the slopes of the bands
   const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
   const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
-  const int64_t row0 = int64_t{blockIdx.x} * shape.rows, left = s.rows - row0, cells_of_all = s.rows * s.bins;
-  const int here = static_cast<int>(left < shape.rows ? left : shape.rows), cells = here * bins;
+  const int64_t row0 = int64_t{blockIdx.x} * shape.rows, remaining = s.rows - row0, all_cells = s.rows * s.bins;
+  const int rows_of_block = static_cast<int>(remaining < shape.rows ? remaining : shape.rows),
+            cells = rows_of_block * bins;
   float* const estimate = s.spectra + 2 * row0 * s.bins;
-  const float* const target = estimate + 2 * cells_of_all;
+  const float* const target = estimate + 2 * all_cells;
   float* const target_magnitudes = magnitudes + shape.rows * bins;
   float* const slopes = target_magnitudes + shape.rows * bins;
 
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   if (s.mel) {
     __syncthreads();
     float band_linear = 0, band_logarithmic = 0;
-    for (int i = tid; i < here * bands; i += threads) {
+    for (int i = tid; i < rows_of_block * bands; i += threads) {
       const int row = i / bands, band = i - row * bands;
       const Compared c = compare_band(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
       band_linear += c.difference, band_logarithmic += c.log_difference;
@@ -68,7 +70,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
-      float* const to = s.gradient[0] ? estimate + 2 * cells_of_all : estimate;
+      float* const to = s.gradient[0] ? estimate + 2 * all_cells : estimate;
       int row = first_row;
       bin = first_bin;
 #pragma unroll
@@ -83,11 +85,13 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       }
     }
   }
-  put_four<threads>(s, sums, buffer);
+  store_sums<threads>(s, sums, buffer);
 }
 
-constexpr int64_t few = 256, many = 512;
-int64_t threads_for(const ScaleView& s) { return s.bins <= few * cells_per_thread ? few : many; }
+constexpr int64_t few_threads = 256, many_threads = 512;
+int64_t threads_for(const ScaleView& s) {
+  return s.bins <= few_threads * cells_per_thread ? few_threads : many_threads;
+}
 int64_t rows_for(const ScaleView& s) { return threads_for(s) * cells_per_thread / s.bins; }
 size_t shared_for(const ScaleView& s) {
   return s.mel ? static_cast<size_t>(rows_for(s) * (2 * s.bins + s.bands)) * sizeof(float) : 0;
@@ -95,9 +99,9 @@ size_t shared_for(const ScaleView& s) {
 
 }  // namespace
 
-bool spectral_rows_fit(const DeviceLimits& d, const ScaleView& s) {
-  const size_t buffer = 4 * (many / 32) * sizeof(double);
-  return s.bins <= many * cells_per_thread && shared_for(s) + buffer <= d.shared_per_block;
+bool spectral_rows_supports(const DeviceLimits& d, const ScaleView& s) {
+  const size_t buffer = 4 * (many_threads / 32) * sizeof(double);
+  return s.bins <= many_threads * cells_per_thread && shared_for(s) + buffer <= d.shared_per_block;
 }
 int64_t spectral_rows_parts(const ScaleView& s) { return blocks_for(s.rows, rows_for(s)); }
 void spectral_rows(Context& ctx, const ScaleView& s) {
@@ -105,11 +109,11 @@ void spectral_rows(Context& ctx, const ScaleView& s) {
   const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins),
                    static_cast<int>(threads % s.bins)};
   launch(ctx,
-         {.name = threads == few ? "spectral_rows" : "spectral_rows_long",
+         {.name = threads == few_threads ? "spectral_rows" : "spectral_rows_long",
           .grid = blocks_for(s.rows, shape.rows),
           .block = static_cast<unsigned>(threads),
           .shared_bytes = shared_for(s)},
-         threads == few ? spectral_rows_kernel<few> : spectral_rows_kernel<many>, s, shape);
+         threads == few_threads ? spectral_rows_kernel<few_threads> : spectral_rows_kernel<many_threads>, s, shape);
 }
 
 }  // namespace nacre::cuda

@@ -23,7 +23,7 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
                 "time is " + std::to_string(time) + " and hop is " + std::to_string(g.hop) + ", both must be positive");
 }
 
-// re, im [bins][lane] <-> row [bins][2] of one frame.
+// One frame's spectrum: from re, im [bins][lane] to row [bins][2], and back.
 void take_lane(const float* re, const float* im, int64_t bins, float* row) {
   for (int64_t k = 0; k < bins; ++k) row[2 * k] = re[k * L], row[2 * k + 1] = im[k * L];
 }
@@ -61,9 +61,7 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometr
 
 namespace {
 
-float* own_area(const StftPlan::Impl& p, int slot) {
-  return reinterpret_cast<float*>(p.areas.data()) + slot * p.area;
-}
+float* work_area(const StftPlan::Impl& p, int slot) { return reinterpret_cast<float*>(p.areas.data()) + slot * p.area; }
 
 }  // namespace
 
@@ -93,7 +91,7 @@ void stft_forward(Context& ctx, const StftForward& a) {
   pad_signals(ctx, p.padded, a.x.data, {}, p.sums_data());
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins();
   parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
-    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
+    float *work = work_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     const float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);
@@ -114,7 +112,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     if (on_cuda(ctx)) return cuda::stft_adjoint(ctx, a);
   const int64_t rows = p.signal.batch * p.frames, bins = p.transform.bins(), N = p.geometry.window;
   parallel_parts(ctx, (rows + L - 1) / L, [&](int64_t part, int slot) {
-    float *work = own_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
+    float *work = work_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);

@@ -2,8 +2,8 @@
 
 #include "spectral/spectral_frames.cuh"
 
-// frames -> cuFFT, and back: halved spectrum -> cuFFT -> overlap-add. Per frame of N samples 4 N bytes each for the
-// windowed frame (written and read) and the spectrum, the signal itself beside them.
+// Forward: frames, then cuFFT. Adjoint: halved spectrum, cuFFT, overlap-add. A frame of N samples moves 4 N bytes each
+// to write and to read the windowed frame and for the spectrum, besides the signal.
 namespace nacre::cuda {
 namespace {
 
@@ -22,8 +22,8 @@ struct Device : DevicePlan {
 };
 Device& device(const StftPlan& plan) { return static_cast<Device&>(*plan.impl().on_device); }
 
-/// The inverse transform counts bins 1 .. N / 2 - 1 twice, with their mirror images. The imaginary parts of the two
-/// others do nothing.
+/// Halves bins 1 .. N / 2 - 1, which the inverse transform counts twice (with their mirror images), and clears the
+/// imaginary parts of the other two, which have no effect on real samples.
 __global__ void __launch_bounds__(threads)
     halve_spectrum_kernel(const float* from, float* to, int64_t cells, int64_t bins) {
   const int64_t i = grid_thread();
@@ -41,7 +41,7 @@ std::unique_ptr<DevicePlan> plan(Context& ctx, const StftPlan::Impl& p) { return
 void stft_forward(Context& ctx, const StftForward& a) {
   Device& d = device(a.plan);
   make_frames(ctx, d.frame, a.x.data, nullptr, nullptr, pointer<float>(d.rows));
-  // cuFFT wants complex numbers aligned as such.
+  // cuFFT needs complex numbers aligned to 8 bytes.
   const bool aligned = reinterpret_cast<uintptr_t>(a.spectrum.data) % 8 == 0;
   float* const spectrum = aligned ? a.spectrum.data : pointer<float>(d.spectrum);
   d.fft.forward(ctx, pointer<float>(d.rows), spectrum);

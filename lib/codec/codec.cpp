@@ -91,6 +91,22 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 
 namespace {
 
+/// Distances to all codes are exact: no tensor cores.
+Costs quantizer_costs(Shape z, Shape books, bool factorised) {
+  const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
+             stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
+             codes = static_cast<double>(books.time);
+  const double projections = factorised ? stages * dim * latent : 0;
+  const double values = 4 * rows * latent, kept = 4 * rows * stages * dim, book = 4 * stages * codes * dim;
+  return {
+      .forward = {.products = 4 * rows * projections,
+                  .floats = 2 * rows * stages * codes * dim,
+                  .bytes = 2 * values + book + kept + 4 * rows * stages + 8 * projections},
+      .input_gradient = {.products = 12 * rows * projections,
+                         .floats = 4 * rows * stages * dim,
+                         .bytes = 2 * values + 2 * kept + 3 * book + 24 * projections + (factorised ? 2 * values : 0)}};
+}
+
 /// Copies of projections that are stored in bf16 live as long as the plan.
 Projections planned(Plan& p, Projections projections) {
   if (projections.need_copies()) {
@@ -116,6 +132,7 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
   const auto out = s.makes<float>(shape);
+  s.costs(quantizer_costs(shape, books, factorised()));
   Quantized q{.flow = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};
   const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});

@@ -7,6 +7,7 @@
 #include "files/fields.h"
 #include "files/spelling.h"
 #include "files/text.h"
+#include "nacre/codec/codec.h"
 
 namespace nacre {
 namespace {
@@ -17,21 +18,22 @@ int64_t product(const std::vector<int64_t>& v) {
   return p;
 }
 
-/// The span of a layer's input that a span of its output depends on.
-struct Span {
-  int64_t low, high;
-  void through_conv(int64_t taps, int64_t stride, int64_t dilation, int64_t left) {
-    low = low * stride - left;
-    high = high * stride - left + dilation * (taps - 1);
+/// An encoder or decoder as the CPU plans it, without memory.
+template <class Net>
+struct Surveyed {
+  Context ctx{{.threads = 1}};
+  Plan plan{ctx, Purpose::inference};
+  Flow x{}, y{};
+
+  Surveyed(const CodecConfig& c, Shape input) {
+    Parameters parameters;
+    const Net net(parameters, c);
+    plan.survey([&](Plan& p) { y = net.plan(p, x = p.source<float>(input).flow); });
   }
-  void through_transposed(int64_t taps, int64_t stride, int64_t padding) {
-    // output t is fed by input i when 0 <= t + padding - i stride < taps
-    const auto floor_div = [](int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
-    low = floor_div(low + padding - (taps - 1) + stride - 1, stride);
-    high = floor_div(high + padding, stride);
-  }
-  void through_units(const CodecConfig& c) {
-    for (const int64_t d : c.dilations) through_conv(c.kernel_size, 1, d, (c.kernel_size - 1) / 2 * d);
+  int64_t multiply_adds() const {
+    double operations = 0;
+    for (const CostRow& r : plan.costs()) operations += r.forward.products;
+    return static_cast<int64_t>(operations / 2);
   }
 };
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,47 +51,21 @@ int64_t CodecConfig::code_bits() const {
 }
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
-  int64_t time = frames * hop(), c = encoder_dim, macs = time * kernel_size * c;
-  for (const int64_t rate : encoder_rates) {
-    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
-    time /= rate;
-    macs += time * 2 * rate * c * 2 * c;
-    c *= 2;
-  }
-  return macs + time * 3 * c * latent();
+  return Surveyed<Encoder>(*this, {.time = frames * hop()}).multiply_adds();
 }
 int64_t CodecConfig::decoder_macs(int64_t frames) const {
-  int64_t time = frames, c = decoder_dim, macs = time * kernel_size * latent() * c;
-  for (const int64_t rate : decoder_rates) {
-    macs += time * 2 * rate * c * (c / 2);
-    time *= rate;
-    c /= 2;
-    macs += time * static_cast<int64_t>(dilations.size()) * (kernel_size + 1) * c * c;
-  }
-  return macs + time * kernel_size * c;
+  return Surveyed<Decoder>(*this, {.time = frames, .channels = latent()}).multiply_adds();
 }
 
 int64_t CodecConfig::encoder_context() const {
-  Span s{0, 0};
-  s.through_conv(3, 1, 1, 1);
-  for (size_t i = encoder_rates.size(); i-- > 0;) {
-    const int64_t r = encoder_rates[i];
-    s.through_conv(2 * r, r, 1, ceil_div(r, 2));
-    s.through_units(*this);
-  }
-  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
-  return std::max<int64_t>(1, ceil_div(std::max(-s.low, s.high - (hop() - 1)), hop()));
+  const Surveyed<Encoder> s(*this, {.time = hop()});
+  const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
+  return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }
 int64_t CodecConfig::decoder_context() const {
-  Span s{0, hop() - 1};
-  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
-  for (size_t i = decoder_rates.size(); i-- > 0;) {
-    const int64_t r = decoder_rates[i];
-    s.through_units(*this);
-    s.through_transposed(2 * r, r, ceil_div(r, 2));
-  }
-  s.through_conv(kernel_size, 1, 1, (kernel_size - 1) / 2);
-  return std::max<int64_t>(1, std::max(-s.low, s.high));
+  const Surveyed<Decoder> s(*this, {.channels = latent()});
+  const Span frames = s.plan.reach(s.y, {0, hop() - 1}, s.x);
+  return std::max<int64_t>(1, std::max(-frames.first, frames.last));
 }
 
 void CodecConfig::check() const {

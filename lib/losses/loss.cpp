@@ -1,5 +1,6 @@
 #include "nacre/nn/loss.h"
 
+#include <cmath>
 #include <memory>
 
 #include "files/fields.h"
@@ -10,6 +11,17 @@ namespace {
 
 [[noreturn]] void refuse_loss(const std::string& key, const std::string& what) {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
+}
+
+/// Frames of both signals out and in again, spectra out and in; one gradient spectrum and its frames for each of the two
+/// losses.
+Costs window_costs(Shape signal, int64_t window) {
+  const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
+  const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
+  const double transforms = 5 * length * std::ceil(std::log2(length)) * frames,
+               bytes = 32 * frames * length + 8 * samples;
+  return {.forward = {.floats = transforms + 40 * frames * length, .bytes = bytes},
+          .input_gradient = {.floats = transforms + 10 * frames * length, .bytes = bytes}};
 }
 
 }  // namespace
@@ -68,6 +80,12 @@ ReconstructionLoss::Planned ReconstructionLoss::plan(Plan& p, Flow estimate, Vie
   const View<float> waveform_scratch = s.scratch(waveform_loss_scratch(context, shape), Until::backward);
   const View<float> balancer_space = s.scratch(balancer_scratch(context, shape, 3), Until::backward);
   s.changes(state);
+  for (const int64_t window : config_.windows)
+    s.costs(window_costs(shape, window), "loss.window." + std::to_string(window));
+  const auto samples = static_cast<double>(shape.elements());
+  s.costs({.forward = {.floats = 3 * samples, .bytes = 12 * samples},
+           .input_gradient = {.floats = 12 * samples, .bytes = 28 * samples}},
+          "loss.waveform, balancer");
   // Closures are copied; tables of windows and bands are not. They are built when the steps are recorded.
   std::shared_ptr<const SpectralPlan> spectral;
   if (p.recording()) spectral = std::make_shared<SpectralPlan>(context, shape, config_.spectral(sample_rate_));

@@ -19,6 +19,28 @@ Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
 View<const float> value_of(const Parameter* p) { return p != nullptr ? View<const float>(p->value) : View<const float>{}; }
 View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
 
+/// A sine, its square and a sum forward; sine, cosine and two sums over time backward, which reads x again.
+template <class T>
+Costs activation_costs(Shape x) {
+  const auto n = static_cast<double>(x.elements());
+  return {.forward = {.floats = 20 * n}, .input_gradient = {.floats = 60 * n, .bytes = sizeof(T) * n}};
+}
+/// Strided and transposed layers alike: one product per weight and position of the shorter side.
+template <class T>
+Costs convolution_costs(Shape x, Shape y, Shape weight, bool residual) {
+  const auto bytes = [](Shape s) { return static_cast<double>(s.elements()) * sizeof(T); };
+  const auto weights = static_cast<double>(weight.elements());
+  const double products = 2 * static_cast<double>(x.batch * std::min(x.time, y.time)) * weights;
+  const double all = bytes(x) + bytes(y) + bytes(weight) + (residual ? bytes(y) : 0);
+  // The gradient of a weight is a float, and += reads it, too.
+  return {.forward = {.products = products, .bytes = all},
+          .input_gradient = {.products = products, .bytes = all},
+          .weight_gradient = {.products = products, .bytes = bytes(x) + bytes(y) + 8 * weights}};
+}
+Footprint footprint_of(Shape weight, const Conv1dGeometry& g, bool transposed = false) {
+  return {weight.time, g.stride, g.dilation, g.left, transposed};
+}
+
 }  // namespace
 
 Flow Chain::plan(Plan& p, Flow x) const {
@@ -73,6 +95,7 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
   const auto out = s.makes<T>(x.shape);
   const View<float> scratch = s.scratch(snake_backward_scratch(p.context(), x.shape, log_scale), Until::backward);
   const View<float> dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
+  s.costs_reader(activation_costs<T>(x.shape));
   s.forward([=](Context& c) {
     snake_forward<T>(
         c, {.x = in.value, .alpha = alpha->value, .beta = value_of(beta), .y = out.value, .log_scale = log_scale});
@@ -98,6 +121,7 @@ Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind k
   const Step s = p.step(name);
   const auto in = s.reads<T>(x);
   const auto out = s.makes<T>(x.shape, Until::backward);
+  s.costs_reader(activation_costs<T>(x.shape));
   const auto record = [&](auto forward, auto backward) {
     s.forward([=](Context& c) { forward(c, {.x = in.value, .y = out.value}); });
     s.backward([=](Context& c) {
@@ -158,6 +182,8 @@ Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
+    s.costs(convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual)));
+    s.reaches(x, footprint_of(shape, geometry_));
     s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
       conv1d_forward<T>(c, {.x = in.value,
                             .weight = weight->value<T>(),
@@ -221,6 +247,9 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
                 Until::backward);
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
+  Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
+  s.costs(costs += activation_costs<T>(x.shape));
+  s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
     if (!saves)
       return snake_conv1d_forward<T>(c, {.x = in.value,
@@ -320,6 +349,8 @@ Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
+    s.costs(convolution_costs<T>(x.shape, y, shape, false));
+    s.reaches(x, footprint_of(shape, geometry_, true));
     s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
       conv1d_input_gradient<T>(c, {.dy = in.value,
                                    .weight = weight->value<T>(),

@@ -235,6 +235,7 @@ void Parameters::refresh(Context& ctx) {
 }
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
+  if (!p.recording()) return;  // a survey's parameters have no memory
   std::vector<View<float>> cleared{step_gradients()[1]};
   // A weight that no step trains has no gradient.
   for (const Weight& w : weights_)

@@ -11,8 +11,23 @@ namespace {
 
 constexpr size_t alignment = 256;
 size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 }  // namespace
+
+Work& Work::operator+=(const Work& w) noexcept {
+  products += w.products, floats += w.floats, bytes += w.bytes;
+  return *this;
+}
+Costs& Costs::operator+=(const Costs& c) noexcept {
+  forward += c.forward, input_gradient += c.input_gradient, weight_gradient += c.weight_gradient;
+  return *this;
+}
+Span Footprint::of(Span output) const noexcept {
+  const int64_t length = dilation * (count - 1);
+  if (!transposed) return {output.first * stride - left, output.last * stride - left + length};
+  return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
+}
 
 struct Plan::Impl {
   enum class Walk : uint8_t { none, first, second };
@@ -55,6 +70,12 @@ struct Plan::Impl {
     std::vector<int> inputs{}, outputs{};  // activations
     bool trains = false;
     bool active = false;  // a gradient reaches it
+    Costs for_reader{};
+    std::map<int, Footprint> reaches{};  // by block of the input's value
+  };
+  struct Counted {
+    int step = 0;
+    Costs costs{};
   };
   struct WeightUse {
     int step = 0;
@@ -80,9 +101,12 @@ struct Plan::Impl {
   Context& ctx;
   Purpose purpose;
   Walk walk = Walk::none;
+  bool surveys = false;
   int clock = 0, walks = 0;
   std::vector<StepRecord> steps;
   std::vector<std::string> names;
+  std::vector<Counted> counted;  // per row
+  std::vector<CostRow> rows;
   int newest = -1;    // step
   int unsettled = -1; // step whose outputs do not know yet whether they have gradients
   std::vector<Open> open;
@@ -143,11 +167,15 @@ struct Plan::Impl {
     if (next_call >= calls.size() || nth(blocks, calls[next_call]).bytes != rounded(bytes)) walks_differ();
     return address(calls[next_call++]);
   }
-  bool is_frozen(const Parameters* p) const { return std::find(frozen.begin(), frozen.end(), p) != frozen.end(); }
-  bool differentiable(const StepRecord& s) const {
-    return training() && (s.trains || std::any_of(s.inputs.begin(), s.inputs.end(),
-                                                  [&](int id) { return nth(activations, id).differentiable; }));
+  bool trainable(const Parameters& p) const {
+    if (!training() || std::find(frozen.begin(), frozen.end(), &p) != frozen.end()) return false;
+    if (!p.allocated() && !surveys) refuse("the parameters are planned for training before they are allocated");
+    return !p.allocated() || p.with_gradients();
   }
+  bool reads_differentiable(const StepRecord& s) const {
+    return std::any_of(s.inputs.begin(), s.inputs.end(), [&](int id) { return nth(activations, id).differentiable; });
+  }
+  bool differentiable(const StepRecord& s) const { return training() && (s.trains || reads_differentiable(s)); }
   /// Once a step is complete: its outputs have gradients if one of its inputs has, or if it trains something.
   void settle() {
     if (walk == Walk::first && unsettled >= 0) {
@@ -164,6 +192,7 @@ struct Plan::Impl {
   void find_active();
   void order_writers();
   void share_gradients();
+  void count();
   void lay_out();
   void pack();
   void keep_state(bool restore);
@@ -250,8 +279,19 @@ void Plan::Impl::share_gradients() {
   }
 }
 
+void Plan::Impl::count() {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto& [step, costs] = counted[i];
+    const StepRecord& s = nth(steps, step);
+    rows[i].forward = costs.forward;
+    if (s.active && reads_differentiable(s)) rows[i].backward += costs.input_gradient;
+    if (s.active && s.trains) rows[i].backward += costs.weight_gradient;
+  }
+}
+
 void Plan::Impl::lay_out() {
   find_active();
+  count();
   order_writers();
   share_gradients();
   for (Block& b : blocks) {
@@ -322,14 +362,24 @@ Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 Plan::~Plan() = default;
 
-void Plan::reserve(const std::function<void(Plan&)>& walk) {
-  impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
+void Plan::first_walk(const std::function<void(Plan&)>& walk) {
   Impl& p = *impl_;
   p.walk = Impl::Walk::first;
   p.begin_walk();
   walk(*this);
   p.end_walk();
   p.lay_out();
+  p.walk = Impl::Walk::none;
+}
+void Plan::survey(const std::function<void(Plan&)>& walk) {
+  impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
+  impl_->surveys = true;
+  first_walk(walk);
+}
+void Plan::reserve(const std::function<void(Plan&)>& walk) {
+  impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
+  first_walk(walk);
+  Impl& p = *impl_;
   p.memory = Memory(p.ctx, p.total);
   p.walk = Impl::Walk::second;
   p.newest = -1, p.walks = 0;
@@ -395,6 +445,34 @@ size_t Plan::bytes() const noexcept { return impl_->total; }
 size_t Plan::peak_live_bytes() const noexcept { return impl_->live; }
 size_t Plan::unshared_bytes() const noexcept { return impl_->unshared; }
 const std::vector<std::string>& Plan::steps() const noexcept { return impl_->names; }
+const std::vector<CostRow>& Plan::costs() const noexcept { return impl_->rows; }
+
+Span Plan::reach(Flow to, Span span, Flow from) const {
+  const Impl& p = *impl_;
+  const auto value_of = [&](int id) { return Impl::nth(p.activations, id).value; };  // one value may have many names
+  std::map<int, Span> spans;
+  const auto join = [&](int value, Span more) {
+    const auto [at, is_new] = spans.try_emplace(value, more);
+    if (!is_new) at->second = {std::min(at->second.first, more.first), std::max(at->second.last, more.last)};
+  };
+  join(value_of(to.id), span);
+  for (size_t i = p.steps.size(); i-- > 0;) {
+    const Impl::StepRecord& s = p.steps[i];
+    for (const int out : s.outputs) {
+      const auto known = spans.find(value_of(out));
+      if (known == spans.end()) continue;
+      const Span of_output = known->second;
+      for (const int in : s.inputs) {
+        const auto reach = s.reaches.find(value_of(in));
+        join(value_of(in), reach == s.reaches.end() ? of_output : reach->second.of(of_output));
+      }
+    }
+  }
+  const auto found = spans.find(value_of(from.id));
+  if (found == spans.end())
+    throw Error(ErrorKind::usage, "plan: an activation does not depend on the one it is to reach");
+  return found->second;
+}
 
 Step Plan::step(std::string name) {
   Impl& p = *impl_;
@@ -576,10 +654,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
 WeightGrad Step::gradient(const Weight& w) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
-  const Parameters& owner = *w.v->owner;
-  if (!p.training() || p.is_frozen(&owner)) return {};
-  if (!owner.allocated()) p.refuse("the parameters are planned for training before they are allocated");
-  if (!owner.with_gradients()) return {};
+  if (!p.trainable(*w.v->owner)) return {};
   if (p.walk == Plan::Impl::Walk::first) {
     p.steps.back().trains = true;
     p.uses.push_back({.step = number_, .weight = &w});
@@ -593,9 +668,7 @@ WeightGrad Step::gradient(const Weight& w) const {
 View<float> Step::gradient(const Parameter& parameter) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
-  if (!p.training() || !parameter.trained || p.is_frozen(parameter.owner)) return {};
-  if (!parameter.owner->allocated()) p.refuse("the parameters are planned for training before they are allocated");
-  if (!parameter.owner->with_gradients()) return {};
+  if (!parameter.trained || !p.trainable(*parameter.owner)) return {};
   if (p.walk == Plan::Impl::Walk::first) p.steps.back().trains = true;
   return parameter.grad;
 }
@@ -604,6 +677,30 @@ void Step::changes(View<float> v) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
   if (p.walk == Plan::Impl::Walk::second && p.training()) p.changed.push_back(v);
+}
+
+void Step::costs(Costs c, std::string row) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk != Plan::Impl::Walk::first) return;
+  if (row.empty()) {
+    row = p.steps.back().name;
+    for (const int id : p.steps.back().inputs)
+      if (const int maker = Plan::Impl::nth(p.activations, id).made; maker >= 0)
+        c += std::exchange(Plan::Impl::nth(p.steps, maker).for_reader, {});
+  }
+  p.counted.push_back({number_, c});
+  p.rows.push_back({.name = std::move(row)});
+}
+void Step::costs_reader(const Costs& c) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().for_reader += c;
+}
+void Step::reaches(Flow x, const Footprint& r) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().reaches[p.at(x.id).value] = r;
 }
 
 void Step::forward(std::function<void(Context&)> run) const {

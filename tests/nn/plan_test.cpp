@@ -212,6 +212,29 @@ TEST_CASE("plan: gradients go where something is trained, and nowhere else", "[p
   CHECK_FALSE(trains_frozen);
 }
 
+TEST_CASE("plan: each walk's first writer of a weight's gradient overwrites it", "[plan]") {
+  Context ctx;
+  Weights w(ctx);
+  Plan plan(ctx, Purpose::training);
+  WeightGrad use[4];
+  const auto uses = [&](Plan& p, int first) {
+    for (int i = first; i < first + 2; ++i) {
+      const Step s = p.step("use");
+      use[i] = s.gradient(w.a);
+      end(p, s.makes<float>({.channels = 2}).flow);
+    }
+  };
+  plan.reserve([&](Plan& p) {
+    p.inner([&](Plan& d) { uses(d, 0); });
+    uses(p, 2);
+  });
+  for (const WeightGrad& g : use) CHECK(g.grad.data == w.a.grad.data);
+  CHECK(use[0].add);
+  CHECK_FALSE(use[1].add);
+  CHECK(use[2].add);
+  CHECK_FALSE(use[3].add);
+}
+
 TEST_CASE("plan: a fork is one value and a gradient per branch", "[plan]") {
   Context ctx;
   Plan plan(ctx, Purpose::training);

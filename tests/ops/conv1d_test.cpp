@@ -285,13 +285,13 @@ const std::vector<Sample>& fewer_products() {
 TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
   for (const Sample& s : fewer_products()) {
     const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
-    CHECK((s.taps == 1 ? pointwise::takes(xs, ws, ys, s.g) : karatsuba::takes(xs, ws, ys, s.g)));
-    if (s.taps != 1) CHECK(karatsuba::takes_input_gradient(xs, ws, ys, s.g));
+    CHECK((s.taps == 1 ? pointwise::supports(xs, ws, ys, s.g) : karatsuba::supports(xs, ws, ys, s.g)));
+    if (s.taps != 1) CHECK(karatsuba::supports_input_gradient(xs, ws, ys, s.g));
     for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
   }
   Sample s{"seven taps, reflected", 2, 205, 32, 96, 7, {.dilation = 3, .left = 9, .right = 9}};
   s.g.padding = Padding::reflect;
-  CHECK(karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+  CHECK(karatsuba::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
   exact<float>(Device{}, s, 2);
 }
 
@@ -359,8 +359,8 @@ TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
                               .dilation = s.g.dilation,
                               .groups = s.g.groups,
                               .left = s.g.left}) == by_slices);
-    CHECK(!karatsuba::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
-    CHECK(!pointwise::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!karatsuba::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!pointwise::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
     for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
     exact<bf16>(Device{}, s, 2);
   }
@@ -369,8 +369,8 @@ TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
 TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
   for (const Sample& s : blocks_of_weights()) {
     INFO(s.why);
-    CHECK(blocks::takes(x_shape(s), weight_shape(s), y_shape(s), s.g));
-    CHECK(!karatsuba::takes_weight_gradient(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(blocks::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(!karatsuba::supports_weight_gradient(x_shape(s), weight_shape(s), y_shape(s), s.g));
     for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
   }
 }
@@ -565,21 +565,23 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     const Context ctx({.device = device});
-    const auto cut = [&](int64_t items, int64_t time, int64_t channels, int64_t taps, int64_t dilation, int bytes = 0) {
+    const auto tiling = [&](int64_t items, int64_t time, int64_t channels, int64_t taps, int64_t dilation,
+                            int bytes = 0) {
       const int64_t halo = (taps - 1) * dilation;
-      return cuda::tile::forward_cut<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
-                                           {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2}, bytes);
+      return cuda::tile::forward_tiling<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
+                                              {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2},
+                                              bytes);
     };
-    const cuda::tile::Cut found[] = {
-        cut(72, 2112, 256, 7, 9),       // whole warps' rows
-        cut(72, 264, 768, 7, 9),        // 132 multiprocessors save a round by the gap, 108 do not
-        cut(72, 264, 768, 7, 1),        // the halo costs no round
-        cut(72, 264, 768, 7, 9, 6144),  // with Snake's parameters 163 KiB have no room for the gap
-        cut(72, 320, 768, 7, 9, 6144),  // where it would halve the tiles
-        cut(8, 24000, 256, 3, 32),      //
-        cut(8, 24000, 256, 3, 64),      // and here leave none
-        cut(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
-        cuda::tile::forward_cut<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
+    const cuda::tile::Tiling found[] = {
+        tiling(72, 2112, 256, 7, 9),       // items of whole warps
+        tiling(72, 264, 768, 7, 9),        // the gap saves a round on an H200, none on an A100
+        tiling(72, 264, 768, 7, 1),        // the halo costs no round
+        tiling(72, 264, 768, 7, 9, 6144),  // with Snake's parameters 163 KiB have no room for the gap
+        tiling(72, 320, 768, 7, 9, 6144),  // where it would halve the tiles
+        tiling(8, 24000, 256, 3, 32),      //
+        tiling(8, 24000, 256, 3, 64),      // and here leave none
+        tiling(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
+        cuda::tile::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
     };
     struct Expected {
       int rows, columns, gap;
@@ -596,14 +598,15 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
                                   {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
     const cuda::DeviceLimits& d = cuda::limits(ctx);
     const size_t kib = d.shared_per_block >> 10;
-    const Expected* const expected = kib == 227 && d.multiprocessors == 132   ? h200
-                                     : kib == 163 && d.multiprocessors == 108 ? a100
-                                     : kib == 99 && d.multiprocessors <= 128  ? of_99_kib
-                                                                              : nullptr;
+    constexpr int h200_multiprocessors = 132, a100_multiprocessors = 108;  // the tables hold for these devices alone
+    const Expected* const expected = kib == 227 && d.multiprocessors == h200_multiprocessors   ? h200
+                                     : kib == 163 && d.multiprocessors == a100_multiprocessors ? a100
+                                     : kib == 99 && d.multiprocessors <= 128                   ? of_99_kib
+                                                                                               : nullptr;
     for (size_t i = 0; i < std::size(found); ++i) {
       INFO("case " << i);
-      CHECK(found[i].fits);
-      if (expected == nullptr) continue;  // a device that nobody has worked out
+      CHECK(found[i].supported);
+      if (expected == nullptr) continue;  // no table for this device
       CHECK(found[i].rows == expected[i].rows);
       CHECK(found[i].columns == expected[i].columns);
       CHECK(found[i].gap == expected[i].gap);
@@ -623,14 +626,14 @@ TEST_CASE("conv1d has tiles for every layer of the codecs on every device", "[co
           for (const int64_t dilation : {1, 3, 9}) {
             const Conv1dGeometry g{.dilation = dilation, .left = 3 * dilation, .right = 3 * dilation};
             const Shape x{items, 1024, 1, channels}, weight{channels, 7, 1, channels};
-            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
-            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::tile::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
           }
           for (const int64_t stride : {2, 4, 5, 8}) {
             const Conv1dGeometry g{.stride = stride, .left = stride / 2, .right = stride - stride / 2};
             const Shape x{items, 1024 * stride, 1, channels}, weight{2 * channels, 2 * stride, 1, channels};
-            CHECK(cuda::tile::forward_cut<float>(ctx, x, weight, g, bytes).fits);
-            CHECK(cuda::tile::forward_cut<bf16>(ctx, x, weight, g, bytes).fits);
+            CHECK(cuda::tile::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::tile::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
           }
         }
   }

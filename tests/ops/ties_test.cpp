@@ -49,7 +49,7 @@ std::vector<float> rows_of(const std::vector<int64_t>& wanted, int64_t dim, int6
 }
 
 void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, VqMetric metric,
-                  VqRung rung) {
+                  VqMethod method) {
   REQUIRE((dim > 5 || (dim == 4 && metric == VqMetric::euclidean)));
   const Shape xs{1, rows, 1, dim}, books{1, codes, 1, dim};
   Case c("vq_nearest ties", device, xs, 3);
@@ -62,7 +62,7 @@ void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64
                      .codes = found,
                      .scratch = c.scratch(vq_nearest_scratch(c.ctx, xs, books)),
                      .metric = metric,
-                     .rung = rung});
+                     .method = method});
   INFO(codes << " codes of " << dim << " channels with a period of " << period);
   c.expect_equal<int32_t>(found, {wanted.begin(), wanted.end()});
 }
@@ -78,12 +78,12 @@ TEST_CASE("vq_nearest gives ties to the lowest index in every turn of a search",
     int turn = 0;
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
     // Three turns of 1024 codes and the start of a fourth.
-    for (const int64_t period : periods) nearest_case(device, 49, 7, 3100, period, metrics[turn++ % 2], VqRung::sums);
+    for (const int64_t period : periods) nearest_case(device, 49, 7, 3100, period, metrics[turn++ % 2], VqMethod::sums);
     for (const int64_t period : {17, 1024})
-      nearest_case(device, 5, 40, 2100, period, VqMetric::euclidean, VqRung::sums);
+      nearest_case(device, 5, 40, 2100, period, VqMetric::euclidean, VqMethod::sums);
     // A code per lane of a warp.
     for (const int64_t period : {1, 31, 32, 33, 64, 100})
-      nearest_case(device, 3, 1600, 130, period, metrics[turn++ % 2], VqRung::sums);
+      nearest_case(device, 3, 1600, 130, period, metrics[turn++ % 2], VqMethod::sums);
   }
 }
 
@@ -92,16 +92,16 @@ TEST_CASE("vq_nearest gives ties to the lowest index by products", "[vq][rtx3090
     int turn = 0;
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
     for (const int64_t period : periods)
-      nearest_case(device, 50, 8, 3100, period, metrics[turn++ % 2], VqRung::products);
+      nearest_case(device, 50, 8, 3100, period, metrics[turn++ % 2], VqMethod::products);
     for (const int64_t dim : {16, 32, 64, 128})  // other numbers of groups on their way at once
       for (const int64_t period : {1, 3, 16, 63, 64, 65, 256, 300})
-        nearest_case(device, 20, dim, 600, period, metrics[turn++ % 2], VqRung::products);
+        nearest_case(device, 20, dim, 600, period, metrics[turn++ % 2], VqMethod::products);
   }
 }
 
 TEST_CASE("vq_nearest gives ties to the lowest index where a thread walks all codes", "[vq]") {
-  // As many rows as that rung begins with; 1024 codes of 4 channels lie in shared memory at once.
-  for (Device device : devices()) nearest_case(device, 32768, 4, 1030, 1024, VqMetric::euclidean, VqRung::sums);
+  // The fewest rows that are searched from registers; 1024 codes of 4 channels lie in shared memory at once.
+  for (Device device : devices()) nearest_case(device, 32768, 4, 1030, 1024, VqMetric::euclidean, VqMethod::sums);
 }
 
 namespace {

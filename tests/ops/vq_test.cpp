@@ -200,12 +200,12 @@ void rungs_case(Device device, Kind kind, Size s, VqMetric metric) {
               .codes = sums,
               .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
               .metric = metric,
-              .rung = VqRung::sums};
+              .method = VqMethod::sums};
   vq_nearest(c.ctx, a);
 #if defined(NACRE_EMULATED)
   if (device.kind == Device::cuda) CHECK(cuda::runtime(c.ctx).launches("vq_nearest_products") == 0);
 #endif
-  a.codes = products, a.rung = VqRung::products;
+  a.codes = products, a.method = VqMethod::products;
   vq_nearest(c.ctx, a);
 #if defined(NACRE_EMULATED)
   if (device.kind == Device::cuda)
@@ -258,7 +258,7 @@ TEST_CASE("vq_nearest leaves few rows to sums", "[vq]") {
                   .codebook = book,
                   .codes = sums,
                   .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
-                  .rung = VqRung::sums};
+                  .method = VqMethod::sums};
       vq_nearest(c.ctx, a);
       auto& half = c.output("half distances", {1, s.rows, 1, 1});
       a.codes = products;

@@ -293,6 +293,32 @@ TEST_CASE("measuring changes no state", "[step]") {
   }
 }
 
+TEST_CASE("a step that is given up leaves the state as it was", "[step]") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  for (const QuantizerKind kind : kinds) {
+    Run run(Setup(kind), device), straight(Setup(kind), device);
+    int questions = 0;
+    for (Run* r : {&run, &straight}) {
+      r->next();
+      CHECK(r->step.run([&] { return ++questions, false; }));
+      r->next();
+    }
+    const int in_all = questions / 2;
+    CHECK(in_all >= (device.kind == Device::cpu ? 40 : 1));  // on CUDA there is one, before the step
+    const std::vector<float> before = run.state();
+    for (const int last : {1, 1 + in_all / 4, 1 + in_all / 2, 1 + 3 * in_all / 4, in_all}) {
+      CAPTURE(last, in_all);
+      questions = 0;
+      CHECK_FALSE(run.step.run([&] { return ++questions == std::min(last, in_all); }));
+      CHECK(same_bits(before, run.state()));
+    }
+    run.step.run(), straight.step.run();
+    CHECK(same_bits(straight.state(), run.state()));
+    CHECK(!same_bits(before, run.state()));
+  }
+}
+
 TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind", "[step]") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));

@@ -1,5 +1,5 @@
 #pragma once
-// What a training step has to do, counted from the configuration: operations, bytes, and the least time a device could
+// What a training step has to do, counted from its plan: operations, bytes, and the least time a device could
 // take. A floor, not a forecast: max(operations / peak, bytes / copy rate) for each row, every tensor read or written
 // once per row, nothing kept in caches, no launches.
 #include <cstdint>
@@ -25,21 +25,12 @@ enum class Arithmetic : uint8_t { fp32, tf32, bf16 };
 /// "fp32", "tf32" or "bf16"; throws Error(usage).
 Arithmetic arithmetic(const std::string& name);
 
-struct CostRow {
-  std::string name;  ///< as in checkpoints; a unit is one row
-  /// Of one direction. A fused multiply-add is two operations.
-  struct Work {
-    double products = 0;  ///< operations that tensor cores can do
-    double floats = 0;    ///< operations that they cannot: Snake, transforms, updates
-    double bytes = 0;
-  };
-  Work forward{}, backward{};
-};
 /// The largest of the three divided by what the device does of it in a second.
-double floor_seconds(const CostRow::Work&, const DeviceCeilings&, Arithmetic);
+double floor_seconds(const Work&, const DeviceCeilings&, Arithmetic);
 
 /// The rows of one step over `batch` items of `samples` each (rounded up to whole frames). Snake is counted where it is
-/// computed, in the convolution behind it: that one reads x, and its backward reads x again.
+/// computed, in the convolution behind it: that one reads x, and its backward reads x again. The tanh at the waveform is
+/// not counted.
 std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic);
 
 }  // namespace nacre

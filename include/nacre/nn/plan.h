@@ -9,6 +9,7 @@
 // registered with then(). An inner walk (a discriminator that is trained on what the generator just made) runs completely
 // before the outer walk goes on.
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -53,6 +54,36 @@ struct Output {
 struct WeightGrad {
   View<float> grad{};
   bool add = false;
+};
+
+/// What one pass does, every tensor read or written once. A fused multiply-add is two operations.
+struct Work {
+  double products = 0;  ///< operations that tensor cores can do
+  double floats = 0;    ///< operations that they cannot: Snake, transforms, updates
+  double bytes = 0;
+  Work& operator+=(const Work&) noexcept;
+};
+/// What a step does. Its backward pass has a part for the activations that it reads and one for its parameters.
+struct Costs {
+  Work forward{}, input_gradient{}, weight_gradient{};
+  Costs& operator+=(const Costs&) noexcept;
+};
+struct CostRow {
+  std::string name{};
+  Work forward{}, backward{};
+};
+
+/// Moments of an activation, from the first to the last, in its own steps of time.
+struct Span {
+  int64_t first = 0, last = 0;
+};
+/// The moments of an input that moment t of the output depends on: t * stride - left + dilation * (0 ... count - 1).
+/// transposed: the moments of the output that moment t of the input feeds.
+struct Footprint {
+  int64_t count = 1, stride = 1, dilation = 1, left = 0;
+  bool transposed = false;
+  /// Of the input, for a span of the output.
+  Span of(Span output) const noexcept;
 };
 
 class Plan;
@@ -111,6 +142,15 @@ class Step {
   /// given up puts it back.
   void changes(View<float>) const;
 
+  /// A row of Plan::costs(), named after the step or otherwise; called after what the step reads. input_gradient counts
+  /// where an activation that is read has a gradient, weight_gradient where parameters are trained.
+  void costs(Costs, std::string row = {}) const;
+  /// As costs(), but counted in the reader's row, where that is named after its step: a convolution's row has the
+  /// activation before it, whether they are one step or two.
+  void costs_reader(const Costs&) const;
+  /// How x reaches what this step makes. Inputs of which nothing is said reach it moment by moment.
+  void reaches(Flow x, const Footprint&) const;
+
   void forward(std::function<void(Context&)>) const;
   /// Not recorded where no gradient reaches this step.
   void backward(std::function<void(Context&)>) const;
@@ -164,6 +204,9 @@ class Plan {
   /// Walks twice and allocates in between. The walk must make the same calls both times.
   /// Throws Error(usage) naming the step when it does not, Error(memory) when the block cannot be had.
   void reserve(const std::function<void(Plan&)>& walk);
+  /// The first walk and the layout alone: no memory, nothing to run. Parameters need not be allocated, and count as
+  /// trained where they are not.
+  void survey(const std::function<void(Plan&)>& walk);
 
   /// The whole program, in order. Allocates nothing.
   void run();
@@ -188,6 +231,10 @@ class Plan {
   size_t unshared_bytes() const noexcept;
   /// Names of the steps in the order of their forward passes.
   const std::vector<std::string>& steps() const noexcept;
+  /// In the order of the forward passes. Only what runs is counted.
+  const std::vector<CostRow>& costs() const noexcept;
+  /// What a span of `to` depends on of `from`. Throws Error(usage) where it depends on nothing.
+  Span reach(Flow to, Span, Flow from) const;
 
   // ---- called by what is walked ----
 
@@ -226,6 +273,7 @@ class Plan {
 
  private:
   friend class Step;
+  void first_walk(const std::function<void(Plan&)>& walk);
   Step::Raw root(Shape, Storage, bool with_gradient);
   std::byte* finish(Flow, Storage);
   std::byte* permanent(Shape, size_t size);

@@ -6,11 +6,12 @@
 //   step  += 1
 //   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
 //   value -= lr (weight_decay value + (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps))
-// A non-finite norm makes the whole call a no-op, except that `skipped` counts it and `norm` shows it.
-// ema (if given) follows: ema += (1 - ema_decay) (value - ema).
+// If the norm is not finite, the call only stores `norm` and counts `skipped`; nothing else changes.
+// ema (if given) is updated last: ema += (1 - ema_decay) (value - ema).
 // Everything that changes from step to step is a device scalar, so that a captured step can be replayed.
 //
-//   writes     value, m, v, ema and scalars in place; grad is only read. An empty block is fine: the step counts
+//   writes     value, m, v, ema and scalars in place; grad is only read. An empty block is allowed; the step is
+//              counted
 //   aliasing   none
 //   order      the norm is summed in double, over parts of grad fixed by its length
 //   accuracy   norm within 2 u (u = 2^-24) of the true one; m and v within 4 u of the sizes of their two terms; the

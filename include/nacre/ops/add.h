@@ -1,11 +1,11 @@
 #pragma once
 #include "nacre/context.h"
-// Sum of two activations, and the same as accumulation: what skip connections need.
+// Sum of two activations, and accumulation into one: the forward and backward pass of a skip connection.
 //
 //   forward    y = a + b
-//   backward   da = dy or da += dy, db likewise: accumulate() is both gradients
-//   keeps      nothing
-//   aliasing   add: y may be a or b; accumulate: x and y are equal or apart
+//   backward   da = dy or da += dy, db likewise: accumulate() computes either gradient
+//   saved      nothing
+//   aliasing   add: y may be a or b; accumulate: x and y are the same buffer or do not overlap
 //   accuracy   one rounding to float, and one more to bf16 where that is the storage
 //   cost       add 12 bytes per element, accumulate 12 (8 without add): bound by memory
 namespace nacre {

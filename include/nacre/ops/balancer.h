@@ -9,11 +9,11 @@
 //   mean_i   = bias-corrected exponential moving average of norm_i with `decay`, this step included
 //   gradient = total_norm * sum_i (weight_i / sum_j weight_j) g_i / (mean_i + eps)
 //   share_i  = norm of the i-th term over the sum of the norms of all terms, as applied in this step
-// Plain weights (balanced = false): gradient = sum_i weight_i g_i; shares likewise; state is left alone.
-// A non-finite norm leaves mean_i and its count as they were; what is not finite reaches the gradient, so that the
-// optimizer sees it. A loss of weight 0 takes no part in the gradient, not even with its NaN; its mean is kept up.
+// Plain weights (balanced = false): gradient = sum_i weight_i g_i; shares as above; state is not used.
+// A non-finite norm does not change mean_i. Non-finite values are passed on to the gradient, so that the optimizer
+// skips the step. A loss of weight 0 does not enter the gradient, even if it is NaN; its mean is still updated.
 //
-//   writes     gradient and shares are =, state is updated in place. Shares of nothing are 0
+//   writes     gradient and shares are =, state is updated in place. If all terms are 0, all shares are 0
 //   aliasing   gradient may be any of the gradients
 //   order      norms are summed in double, over parts fixed by the shape; terms are added in the order of the losses
 //   accuracy   norms within 2 u (u = 2^-24), gradient within (4 + count) u of the sum of the sizes of its terms
@@ -24,7 +24,7 @@ struct Balancer {
   std::array<View<const float>, balancer_max> gradients{};  ///< the first `count` are used, each [batch, time, 1, 1]
   std::array<float, balancer_max> weights{};                ///< at least 0
   int count = 0;
-  View<float> state;   ///< [2 * count]: `count` sums of decayed norms, then `count` of decayed ones; zeros at the start
+  View<float> state;   ///< [2 * count]: decayed sums of the norms, then decayed sums of ones; zeros at the start
   View<float> shares;  ///< [count] =
   View<float> gradient;   ///< =
   View<float> scratch{};  ///< balancer_scratch

@@ -1,10 +1,10 @@
 #pragma once
 #include "nacre/context.h"
-// Between float and bf16: what joins layers of different storage.
+// Conversion between float and bf16, for layers of different storage types.
 //
 //   forward    y = x, rounded to nearest even where y is bf16
 //   backward   dx = dy or dx += dy: the same op with the types exchanged
-//   keeps      nothing
+//   saved      nothing
 //   writes     y is = unless add
 //   aliasing   none
 //   accuracy   exact to float; one rounding to bf16, of the sum with add

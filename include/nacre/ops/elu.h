@@ -4,7 +4,7 @@
 //
 //   forward    y  = x where x > 0, else alpha (exp(x) - 1)
 //   backward   dx = dy where y > 0, else dy (y + alpha)
-//   keeps      y, whose sign is that of x because alpha > 0 (checked)
+//   saved      y, whose sign is that of x because alpha > 0 (checked)
 //   writes     dx is = unless add_dx
 //   aliasing   y may be x; dx may be dy
 //   accuracy   forward within 4 ulp; backward within 2 ulp of dy (y + alpha) for the y given
@@ -18,7 +18,7 @@ struct EluForward {
 };
 template <class T>
 struct EluBackward {
-  View<const T> y;  ///< the forward's output is all that is kept
+  View<const T> y;  ///< the output of the forward pass
   View<const T> dy;
   View<T> dx;  ///< = unless add_dx; may be dy
   float alpha = 1.0f;

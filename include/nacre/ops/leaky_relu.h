@@ -4,7 +4,7 @@
 //
 //   forward    y  = x where x > 0, else slope x
 //   backward   dx = dy where y > 0, else slope dy
-//   keeps      y, whose sign is that of x because slope > 0 (checked)
+//   saved      y, whose sign is that of x because slope > 0 (checked)
 //   writes     dx is = unless add_dx
 //   aliasing   y may be x; dx may be dy
 //   accuracy   one rounding, and one more of the sum with add_dx
@@ -18,7 +18,7 @@ struct LeakyReluForward {
 };
 template <class T>
 struct LeakyReluBackward {
-  View<const T> y;  ///< the forward's output is all that is kept
+  View<const T> y;  ///< the output of the forward pass
   View<const T> dy;
   View<T> dx;  ///< = unless add_dx; may be dy
   float slope = 0.1f;

@@ -3,67 +3,70 @@
 // Residual vector quantisation (SoundStream, arXiv 2107.03312, algorithm 1), all stages in one call, with
 // straight-through gradient.
 //
-// latent codes (no projections; EnCodec, the mission's default):
+// latent codes (no projections; EnCodec):
 //   r_0 = z;   c_i = nearest(r_i);   q_i = E_i[c_i];   r_{i+1} = r_i - q_i;   y = sum_i q_i
 //   dz  = dy + commitment * d(commitment loss)/dz with every q_i held constant (stop-gradient)
-// factorised codes (projections given; DAC, arXiv 2306.06546, section 3.2; exact rules in DAC's code):
+// factorised codes (with projections; DAC, arXiv 2306.06546, section 3.2, and its code):
 //   e_i = W_in r_i + b_in;   c_i = nearest(e_i);   s_i = e_i + sg(E_i[c_i] - e_i);   q_i = W_out s_i + b_out
 //   r_{i+1} = r_i - q_i (not detached);   y = sum_i mask_i q_i
-//   the gradient runs back through all stages; the codebook loss reaches E_i, the commitment loss e_i
-// losses: commitment = sum_i mean (a - sg(b))^2, codebook = sum_i mean (b - sg(a))^2 over valid frames and channels of
-// what stage i
-//   quantised (a) and the row it chose (b); an item whose stages[b] <= i adds zero, but stays in the mean. Their values
-//   are equal, only their gradients differ. Without a valid frame both are 0.
+//   the gradient passes back through all stages; the codebook loss reaches E_i, the commitment loss reaches e_i
+// sg is stop-gradient.
+// losses, with a the input of stage i's search (r_i or e_i) and b the code it chose:
+//   commitment = sum_i mean (a - sg(b))^2,   codebook = sum_i mean (b - sg(a))^2   over valid frames and channels
+//   Items with stages[b] <= i add zero but count in the mean. The two values are equal; only the gradients differ.
+//   Without a valid frame both are 0.
 //
-//   forward     s_i has the value of E_i[c_i] itself, not of a float sum that only nearly gives it; q_i starts from its
-//               bias and adds s_i's channels. All stages run for all items: residuals and codes ignore `stages`, and y
-//               leaves out what it masks. Without `quantised` and `losses` the same codes and the same y
-//   backward    m_i = [i < stages[b]], v = [frame valid], n = valid frames * dim; g is the gradient at r_{i+1}, from
-//               the last stage to the first, and starts as 0
+//   forward     s_i is exactly E_i[c_i], not the float sum above; q_i starts from its bias and adds the channels of s_i
+//               in order. All stages run for all items: `stages` masks y, but neither residuals nor codes. Codes and y
+//               do not depend on whether `quantised` and `losses` are given
+//   backward    m_i = [i < stages[b]], v = [frame valid], n = valid frames * dim. g is the gradient at r_{i+1}; it
+//               starts as 0 and goes from the last stage to the first
 //                 latent codes   dz = dy + commitment_weight sum_i m_i v 2 (r_i - q_i) / n; dy passes unmasked
 //                 factorised     dq = m_i dy - g;   db_out += dq;   dW_out += dq s';   ds = W_out' dq
 //                                de = ds + commitment_weight m_i v 2 (e - E[c]) / n
-//                                db_in += de;   dW_in += de r_i';   g += W_in' de;   dz = g at the first
-//                 both           dE[c] += codebook_weight m_i v 2 (E[c] - e) / n, where dcodebooks is given
-//               Nothing flows through the normalisation of the cosine metric
-//   orthogonal  latent codes only. dy loses its part along the quantisation error e = y - z of the stages used, one
-//               factor for the whole batch; a row without a stage takes no part:
-//                 dz = dy - b e + commitment term,   b = sum dy.e / sum e.e over valid frames; 0 where e = 0 or where b
-//               is beyond a float. Codes that are means of what chose them have e uncorrelated with y, so
-//               E[e.z] = -E[e.e] < 0, and most losses pull y back along e. Passed straight through, that makes z grow
-//               without limit: the encoder is charged for the quantizer's error. Any row that is not finite makes all dz NaN
-//   keeps       codes, quantised, and (factorised) z: residuals are built up again from the last to the first
+//                                db_in += de;   dW_in += de r_i';   g += W_in' de;   dz = g after the first stage
+//                 both           dE[c] += codebook_weight m_i v 2 (E[c] - e) / n, if dcodebooks is given
+//               The normalisation of the cosine metric has no gradient
+//   orthogonal  latent codes only. The component of dy along the quantisation error e = y - z (after the stages used)
+//               is removed, with one factor for the whole batch; rows with no stage are left out:
+//                 dz = dy - b e + commitment term,   b = sum dy.e / sum e.e over valid frames; b = 0 if e = 0 or if b
+//               overflows a float. Reason: codes that are means of the rows that chose them have e uncorrelated with y,
+//               so E[e.z] = -E[e.e] < 0. Most losses pull y back along e; passed straight through, that gradient makes
+//               z grow without limit, since it charges the encoder with the quantizer's error. A row that is not finite
+//               makes all of dz NaN
+//   saved       codes, quantised, and (factorised) z; the backward recomputes the residuals from the last to the first
 //   writes      y, codes, quantised, losses are =; dz is = unless add_dz; the rest is +=; an empty output is skipped
 //   aliasing    none
-//   decode      the same sums in the same order as the forward: equal to its y bit for bit, where all stages are used.
-//               A code outside [0, codes) counts as the nearest inside
-//   order       fixed by the shape: losses per row in float, then over rows in double; b in double, per part (256 rows;
-//               CUDA 4096 elements), then the parts; parameter gradients in at most 8 runs of rows, each in row order,
-//               then run by run. CUDA, for codes of 8 channels and a latent of at most 1024: at most 32 runs of chunks of
-//               128 rows, in a chunk every eighth row, then the eight sums; other shapes as on the CPU
-//   accuracy    codes: see vq.h, with the residual that the stages before left; every other result within the rounding
-//               of its own terms: no path passes through more than 2 stages (latent + dim + 6) + rows of them
+//   decode      the sums and the order of the forward: bitwise equal to its y if all stages are used. Codes are clamped
+//               to [0, codes)
+//   order       fixed by the shape. Losses: per row in float, then over rows in double. b: in double, within parts (256
+//               rows; CUDA 4096 elements), then over parts. Parameter gradients: at most 8 runs of rows, each in row
+//               order, then over runs. CUDA, for codes of 8 channels and a latent of at most 1024: at most 32 runs of
+//               chunks of 128 rows; within a chunk every eighth row, then the eight sums. Other shapes as on the CPU
+//   accuracy    codes: see vq.h, for the residual left by the previous stages. Every other result within the rounding
+//               of its own terms, with at most 2 stages (latent + dim + 6) + rows of them on any path
 //   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward
 //
-// beam > 1: the M-algorithm (Anderson and Mohan, IEEE Trans. Communications 32(2), 1984) in place of the nearest code of
-// each stage. A hypothesis is a sequence of codes; a row begins with the empty one. After every stage the `beam` best of
-// (hypotheses x codes) stay; at the end the best one's codes are taken. y, quantised, losses and gradients follow from
-// the codes as above, and decoding does not know of it. 1 is the nearest code, bit for bit.
-//   score       h_k + e in float, least first: h_k as in vq.h, of the hypothesis' residual r; e = |r|^2 / 2, squares
-//               added in channel order from 0, fused where h_k is. r = z - q_0 - q_1 - ..., rounded after each
-//   ties        the lower hypothesis of the stage before, counted from the best; then the lower code
-//   stages      item b keeps only its best hypothesis after stages[b] stages, and goes on from it with the beam: what y
-//               has is the best of those stages, and the codes of later stages still follow from it
-//   accuracy    a candidate that is left out for a worse one is better by at most the rounding of the two scores,
-//               (2 dim + 4) 2^-24 of the sum of |terms| of h_k and e each. e is summed anew from every residual: small
-//               residuals have small errors, and no error passes on but the residual's own 2^-24 per stage and channel
-//   optimum     the best of all sequences where beam >= codes^(stages - 1); else not monotone in beam for a single row
-//   NaN         a code whose score is NaN or not below +inf is not taken; a row without any takes code 0 of the best
-//               hypothesis, which is every stage of a row with NaN or whose energy overflows
+// beam > 1: beam search (the M-algorithm, Anderson and Mohan, IEEE Trans. Communications 32(2), 1984) in place of the
+// nearest code of each stage. A hypothesis is a sequence of codes; each row starts with the empty one. Every stage
+// keeps the `beam` best of all (hypothesis, code) pairs; the codes of the best hypothesis after the last stage are the
+// result. y, quantised, losses and gradients follow from the codes as above. Decoding is the same for every beam.
+// beam = 1 equals the nearest code bit for bit.
+//   score       h_k + e in float, lower is better: h_k as in vq.h for the hypothesis' residual r; e = |r|^2 / 2, with
+//               squares added in channel order from 0, fused if h_k is. r = z - q_0 - q_1 - ..., rounded after each
+//   ties        the parent hypothesis that ranked better in the previous stage; then the lower code
+//   stages      after stages[b] stages item b keeps only its best hypothesis; the beam then continues from it. So y is
+//               the best of those stages, and the codes of later stages continue the same sequence
+//   accuracy    if a candidate is dropped in favour of a worse one, it is better by at most the rounding of the two
+//               scores: (2 dim + 4) 2^-24 of the sum of |terms| of h_k and e each. e is summed anew from each residual,
+//               so small residuals have small errors; only the residual's own 2^-24 per stage and channel accumulates
+//   optimum     the best of all sequences if beam >= codes^(stages - 1); otherwise a wider beam may be worse for a row
+//   NaN         a pair whose score is NaN or +inf is not a candidate; a row without candidates takes code 0 of its best
+//               hypothesis. That holds for every stage of a row with NaN or whose energy overflows
 //   cost        at most 2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA 2 rows stages w codes dim, where w is
 //               16 / floor(16 / beam) for beams up to 16, and beam rounded up to a multiple of 16 beyond
 namespace nacre {
-/// Bounds what a row's search holds on the CPU's stack and in CUDA's shared memory.
+/// Bounds the search's arrays on the CPU's stack and in CUDA's shared memory.
 inline constexpr int64_t max_rvq_beam = 64;
 struct RvqProjections {
   View<const float> in_weight{};   ///< [stages, dim, 1, latent]
@@ -79,8 +82,7 @@ struct RvqForward {
   View<const int32_t> frames{};  ///< [batch]: valid frames per item (losses only); empty: all
   View<float> y;                 ///< [batch, frames, 1, latent] =
   View<int32_t> codes;           ///< [batch, frames, 1, stages] =
-  View<float>
-      quantised{};  ///< kept for training: [stages, batch * frames, 1, dim], what each stage quantised (r_i or e_i)
+  View<float> quantised{};       ///< saved for the backward: [stages, batch * frames, 1, dim], r_i or e_i of each stage
   View<float> losses{};  ///< [2] = commitment, codebook
   View<float> scratch{};
   VqMetric metric = VqMetric::euclidean;
@@ -99,10 +101,10 @@ struct RvqBackward {
   View<float> din_weight{}, din_bias{}, dout_weight{}, dout_bias{};  ///< +=
   View<float> scratch{};
   float commitment_weight = 1.0f, codebook_weight = 1.0f;
-  bool orthogonal = false;  ///< the quantisation error takes no part in dz; latent codes only
+  bool orthogonal = false;  ///< removes the quantisation error's direction from dz; latent codes only
   bool add_dz = false;
 };
-/// Codes back to the latent: y = sum over the stages that `codes` has of E_i[c_i], or of W_out E_i[c_i] + b_out.
+/// Decodes the latent: y = sum of E_i[c_i], or of W_out E_i[c_i] + b_out, over the stages of `codes`.
 struct RvqDecode {
   View<const int32_t> codes;  ///< [batch, frames, 1, stages], of the codebooks' stages or fewer
   View<const float> codebooks;

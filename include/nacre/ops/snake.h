@@ -9,15 +9,15 @@
 //              da = sum over batch, time and width of dy x sin(2 a x) / (b + eps)
 //              db = sum of -dy sin^2(a x) / (b + eps)^2
 //              dalpha = da + db (plain) or da; dbeta = db; log_scale: times a, times b
-//   keeps      x: y alone is not enough, the inverse has no closed form
-//   writes     dx is = unless add_dx; dalpha and dbeta always +=; an empty output is skipped
-//   aliasing   y may be x when nobody needs the gradient; dx may be dy
-//   order      sums run over blocks of rows fixed by the shape (on CUDA and the device), in float within a block and in
-//              double over blocks
+//   saved      x; y is not enough, because the inverse has no closed form
+//   writes     dx is = unless add_dx; dalpha and dbeta are +=; an empty output is skipped
+//   aliasing   y may be x if no gradient is needed; dx may be dy
+//   order      sums run over blocks of rows fixed by the shape (on CUDA also by the device), in float within a block
+//              and in double over blocks
 //   accuracy   for |a x| <= 1e4, with u = 2^-24: y within 12 u (|x| (1 + a/b) + 1/b); dx within
 //              u |dy| (16 (1 + a/b) + 8 |a x| a/b), the latter from the rounding of the phase; dalpha and dbeta within
-//              64 u of the sizes of their terms on top of such errors in each. Beyond 1e4 the phase fades, but y stays
-//              in [x, x + 1/b]. NaN and infinities in x give NaN
+//              64 u of the sizes of their terms on top of such errors in each. Beyond 1e4 the phase loses its accuracy,
+//              but y stays in [x, x + 1/b]. NaN and infinities in x give NaN
 //   cost       forward 8 bytes and about 20 operations per element, backward 12 bytes and about 40: bound by memory
 //              beyond the caches
 namespace nacre {

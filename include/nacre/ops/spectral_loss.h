@@ -15,19 +15,19 @@
 //              Means run over the counted frames of the batch and the bins (bands)
 //   lengths    samples from lengths[b] on count as zero in both signals and get no gradient. An item with all its
 //              samples counts all its frames, a shorter one those centred before lengths[b]: ceil(lengths[b] / hop).
-//              Values are brought into [0, time]. No counted frame at all: losses and gradients are 0
+//              Lengths are clamped to [0, time]. Without a counted frame, losses and gradients are 0
 //   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |a - b| has 0 at a = b; max(a, floor)
-//              has 1 from a = floor on. Everything is finite wherever the signals are; NaN and infinity give NaN losses
-//   keeps      nothing
-//   writes     losses, dstft and dmel are =; an empty gradient is skipped, with its transform
+//              has 1 from a = floor on. Finite signals give finite results; NaN and infinity give NaN losses
+//   saved      nothing
+//   writes     losses, dstft and dmel are =; an empty gradient and its transform are skipped
 //   aliasing   none; lengths and losses may have any shape of that many elements
-//   order      fixed by shape and lengths: cells of a block of sixteen frames (on CUDA of as many as window and device
-//              decide), blocks in double, in a fixed order; frames of a sample in ascending order, scales in order.
-//              Reflections are added last (on CUDA last of each scale). Bits do not depend on threads or addresses
-//   accuracy   losses as the float transform has them: (1 + log2 window) 2^-23 |h x|_2 over max(M, floor) in the logs.
-//              A gradient's sign may be the other one where M and N are nearer than that
-//   cost       2 forward and one adjoint transform per gradient, frame and scale; no transform for weights of 0. On
-//              CUDA two launches per scale for windows of a power of two, five for others, around cuFFT
+//   order      fixed by shape and lengths. Losses: cells within a block of sixteen frames (CUDA: a number fixed by
+//              window and device), then blocks in double. Gradients: the frames of a sample in ascending order, scale
+//              after scale, reflections last (CUDA: last within each scale). Bits do not depend on threads or addresses
+//   accuracy   magnitudes within (1 + log2 window) 2^-23 |h x|_2, the error of the float transform; logarithms within
+//              that over max(M, floor). Where M and N differ by less, the sign of a gradient is undetermined
+//   cost       2 forward transforms, and one adjoint per gradient, for each frame and scale; none for weights of 0.
+//              CUDA: two launches per scale for windows of a power of two; five for others, cuFFT's among them
 //   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan, on its device
 namespace nacre {
 enum class MelScale : uint8_t { slaney, htk };
@@ -46,7 +46,7 @@ struct SpectralConfig {
   float floor = 1e-5f, log_power = 1.0f;
   StftPadding padding = StftPadding::reflect;
 };
-/// The dense filter bank [bands][window / 2 + 1] the loss uses (sparsely), as librosa and torchaudio define it.
+/// The dense filter bank [bands][window / 2 + 1] as librosa and torchaudio define it; the loss stores its non-zeros.
 std::vector<std::vector<double>> mel_filter_bank(int64_t sample_rate, int64_t window, int64_t bands, double fmin,
                                                  double fmax, MelScale, bool area_normalised);
 

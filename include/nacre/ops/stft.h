@@ -5,22 +5,22 @@
 // Short-time Fourier transform of real signals and its adjoint (not its inverse).
 //
 //   frames     1 + floor(time / hop); frame f starts at sample f hop - window / 2, so that it is centred on f hop.
-//              Samples outside are reflected (the ends not repeated; back and forth when the signal is shorter than
-//              half the window) or zero
+//              Samples outside are zero, or reflected without repeating the ends (several times if the signal is
+//              shorter than half the window)
 //   forward    X[b, f, k] = sum_n h[n] x[b, f hop - window / 2 + n] exp(-2 pi i k n / window),  k = 0 .. window / 2
 //              h[n] = 1/2 - 1/2 cos(2 pi n / window), the periodic Hann window; no normalisation
-//   adjoint    dx[t] = sum over f, n with that sample at t of h[n] sum_k (Re D cos(2 pi k n / window) - Im D sin(...)):
+//   adjoint    dx[t] = sum over all (f, n) that read x[t] of h[n] sum_k (Re D cos(2 pi k n / window) - Im D sin(...)):
 //              the gradient of sum (Re D Re X + Im D Im X), real and imaginary part taken as independent outputs
-//   keeps      nothing: both directions are linear
+//   saved      nothing; both directions are linear
 //   writes     spectrum is =; dx is = unless add_dx
 //   aliasing   none
 //   order      every sample adds its frames in ascending order, then its reflections: bits do not depend on threads
 //   accuracy   |error of a bin| <= 4 (1 + log2 window) 2^-24 |h x|_2 of its frame; the spectrum of a frame of zeros is
-//              exactly zero, whatever stands in the frames beside it
+//              exactly zero
 //   cost       2.5 window log2 window operations per frame
-//   plan       window: even, from 4, prime factors 2, 3 and 5. One call at a time per plan (it owns the work areas),
-//              from contexts on the device it was made for, with at most as many threads as the one it was made with.
-//              On CUDA transforms are cuFFT's, and a signal has at most 2^28 samples
+//   plan       window: even, from 4, prime factors 2, 3 and 5. A plan owns its work areas, so it serves one call at a
+//              time. The context must be on the plan's device and have at most as many threads as the one that made the
+//              plan. CUDA uses cuFFT, for signals of at most 2^28 samples
 namespace nacre {
 enum class StftPadding : uint8_t { reflect, zero };
 struct StftGeometry {
@@ -30,7 +30,7 @@ struct StftGeometry {
 };
 int64_t stft_frames(int64_t time, const StftGeometry&);
 
-/// Window, transform and work area for one shape; made once, at planning time.
+/// Window, transform and work areas for one shape; made once, before the first step.
 class StftPlan {
  public:
   StftPlan(Context&, Shape signal, StftGeometry);

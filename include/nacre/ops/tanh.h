@@ -4,7 +4,7 @@
 //
 //   forward    y  = tanh(x)
 //   backward   dx = dy (1 - y^2)
-//   keeps      y
+//   saved      y
 //   writes     dx is = unless add_dx
 //   aliasing   y may be x; dx may be dy
 //   accuracy   forward within 3 ulp, backward within 4 ulp of dy (1 - y^2) for the y given
@@ -17,7 +17,7 @@ struct TanhForward {
 };
 template <class T>
 struct TanhBackward {
-  View<const T> y;  ///< the forward's output is all that is kept
+  View<const T> y;  ///< the output of the forward pass
   View<const T> dy;
   View<T> dx;  ///< = unless add_dx; may be dy
   bool add_dx = false;

@@ -3,7 +3,7 @@
 //   L1   loss = mean |estimate - target|        gradient sign(estimate - target) / count
 //   L2   loss = mean (estimate - target)^2      gradient 2 (estimate - target) / count
 // The mean runs over the valid samples: item b counts its first lengths[b] samples (all of them when lengths is empty;
-// lengths beyond the signal are cut to it). Where nothing is valid, loss and gradient are zero.
+// lengths are clamped to [0, time]). Without valid samples, loss and gradient are zero.
 //
 //   sign       of 0 is 0, of NaN is NaN
 //   writes     loss and gradient are =; samples beyond lengths are not read, and get a gradient of zero

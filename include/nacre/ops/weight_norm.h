@@ -8,16 +8,17 @@
 //
 //   forward    w  = g v / |v|                 row by row
 //   backward   dg += dw . v / |v|;   dv += g / |v| (dw - (dw . v / |v|) v / |v|)
-//   keeps      v and g; the norm is computed again
-//   writes     w is =, rounded once from float when T is bf16; dv and dg are +=. Elements that no row covers stay as
-//              they are. Rows must not overlap, and no two may share a gain
-//   zero rows  a row with |v|^2 below 2^-126 has no direction: its w is 0, and it adds nothing to dv and dg, so that no
-//              infinity or NaN can start there. Such a row stays zero; initial weights must not be zero
-//   order      each row is summed by itself, in 64 interleaved partial sums: the same bits for any number of threads
+//   saved      v and g; the norm is recomputed
+//   writes     w is =, rounded once from float when T is bf16; dv and dg are +=. Elements outside of all rows do
+//              not change. Rows must not overlap or share a gain
+//   zero rows  a row with |v|^2 below 2^-126 has no direction: its w is 0, and dv and dg do not change, which avoids
+//              infinities and NaN. Such a row stays zero, so initial weights must not be zero
+//   order      each row is summed separately, in 64 interleaved partial sums; bits do not depend on the number of
+//              threads
 //   accuracy   w within 8 ulp of a double reference (relative, rows to 2^16 long)
-//   cost       forward reads v twice (the second time from cache) and writes w; backward the same with dw besides
+//   cost       forward reads v twice (the second time from cache) and writes w; backward also reads dw
 namespace nacre {
-/// One row: `length` weights from `offset` on, in v, w, dw and dv alike; `gain` is its place in g and dg.
+/// One row: `length` weights from `offset` on, in v, w, dw and dv alike; `gain` is its index in g and dg.
 struct WeightRow {
   int64_t offset = 0, length = 0, gain = 0;
 };

@@ -4,19 +4,19 @@
 // The end of a training step in one pass over the rows of all weight-normalised layers: the gradient of direction and
 // gain from that of the weight, AdamW with the global-norm clip for every parameter, and the new weight.
 //
-//   is         weight_norm_backward, adamw, weight_norm_forward, one after the other, where the gradients of directions
-//              and gains start as zero
-//   block      value, m, v, ema and grad are flat: `directions` elements, then `gains` elements, then the rest. Rows lie
-//              within the directions; what no row covers there is padding and must be zero
-//   reads      dw for the rows, grad for the rest alone
+//   equals     weight_norm_backward, adamw and weight_norm_forward in sequence, where the gradients of directions and
+//              gains start as zero
+//   block      value, m, v, ema and grad are flat: `directions` elements, then `gains` elements, then the rest. Rows
+//              lie within the directions; elements there that no row covers are padding and must be zero
+//   reads      dw for the rows; grad only for the rest
 //   writes     value, m, v, ema and scalars as adamw does; w (rounded once from float when T is bf16). grad of
 //              directions and gains is undefined afterwards
-//   no-op      a non-finite norm: as in adamw, and w keeps its values
+//   skipped    if the norm is not finite, as in adamw; w does not change
 //   zero rows  as in weight_norm.h
 //   order      fixed by the shape; the norm is summed in double
-//   accuracy   that of the three ops; the norm within 2 u
-//   cost       CUDA: 8 bytes per weight for the rows' norms, then 32 (28 when w is bf16, 8 more with ema), where the
-//              three ops move 60. The CPU runs the three ops
+//   accuracy   that of the three ops; norm within 2 u
+//   cost       CUDA: 8 bytes per weight for the rows' norms, then 32 (28 when w is bf16, 8 more with ema), against 60
+//              for the three ops. The CPU runs the three ops
 namespace nacre {
 template <class T>
 struct WeightNormAdamW {

@@ -1,15 +1,15 @@
 #pragma once
-// The part of CUDA's runtime library that runtime.cpp calls, implemented on the CPU (streams.cpp, memory.cpp), so
-// that the same host code runs in both builds. Names, arguments and error codes are CUDA's; what is not modelled is not
-// declared.
+// The part of CUDA's runtime library that runtime.cpp calls, implemented on the CPU (streams.cpp, memory.cpp), so that
+// the same host code runs in both builds. Names, arguments and error codes are CUDA's. Features that are not modelled
+// are not declared.
 //
-// Work is done as late as CUDA allows: a launch, a copy or a transform only queues, and a queue runs when somebody waits
-// for it. Every second time somebody waits, all other queues run first, as far as they can. Both are orders that a device
-// may choose, so a missing wait is seen: as old bytes, or as bytes that came too early. What the emulator finds wrong in a
-// kernel is printed on stderr, breaks the device, and ends the process with another code than 0.
+// Work is done as late as CUDA allows: a launch, a copy or a transform is only queued, and a queue runs when a caller
+// waits for it. Every second wait first runs all other queues as far as possible. A device may choose either order, so
+// a missing wait becomes visible, as old bytes or as bytes that arrived too early. Errors that the emulator finds in a
+// kernel are printed on stderr, break the device, and make the exit code of the process non-zero.
 //
-//   NACRE_EMULATION_BREAK=NAME     the first kernel launched under this name accesses an illegal address instead of running
-//   NACRE_EMULATION_LAUNCHES=DIR   a file per process: offset of each kernel in the program, most threads it was launched with
+//   NACRE_EMULATION_BREAK=NAME     the first kernel launched under this name does not run and fails: illegal address
+//   NACRE_EMULATION_LAUNCHES=DIR   writes a file per process: offset of each kernel in the program, most threads
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -59,7 +59,7 @@ cudaError_t cudaDriverGetVersion(int*);
 cudaError_t cudaRuntimeGetVersion(int*);
 cudaError_t cudaGetDeviceCount(int*);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int device);
-/// The current device is the thread's own.
+/// The current device is a thread's own.
 cudaError_t cudaGetDevice(int*);
 cudaError_t cudaSetDevice(int);
 
@@ -96,17 +96,17 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 
 namespace nacre::emulation {
 
-/// What nvcc knows of a kernel and a compiler for the CPU has to be told: how to call it, and its parameters' places.
+/// What nvcc knows about a kernel, but the emulator must be told: how to call it, and the layout of its parameters.
 struct Signature {
   struct Parameter {
     size_t bytes, alignment;
   };
-  void (*run)(const void* function, void* const* arguments);  ///< one thread
+  void (*run)(const void* function, void* const* arguments);  ///< runs one thread
   std::span<const Parameter> parameters;
 };
 template <class... P>
 inline constexpr Signature::Parameter parameters[] = {{sizeof(P), alignof(P)}..., {0, 1}};
-/// Of kernels with these parameters.
+/// The signature of kernels with these parameters.
 template <class... P>
 inline const Signature signature = {[](const void* function, void* const* arguments) {
                                       const auto kernel = reinterpret_cast<void (*)(P...)>(const_cast<void*>(function));
@@ -116,10 +116,10 @@ inline const Signature signature = {[](const void* function, void* const* argume
                                       (std::index_sequence_for<P...>{});
                                     },
                                     std::span(parameters<P...>).first(sizeof...(P))};
-/// Of this thread's next cudaLaunchKernel.
+/// Announces name and signature of this thread's next cudaLaunchKernel.
 void announce(const char* name, const Signature&);
 
-/// Work of a library in stream order.
+/// Queues work of a library in stream order.
 cudaError_t enqueue(cudaStream_t, std::function<void()>);
 
 }  // namespace nacre::emulation

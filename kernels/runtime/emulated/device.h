@@ -1,6 +1,6 @@
 #pragma once
-// CUDA's device functions for the emulated build: the subset that kernels/ uses, with its meaning, and Faults where a
-// device would be undefined.
+// CUDA's device functions for the emulated build: the subset that kernels/ uses. Uses that are undefined on a device
+// are Faults.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -32,46 +32,46 @@
 
 namespace nacre::emulation {
 
-/// Where a warp operation was called: the caller's line, without a macro.
-struct Place {
+/// The place in the source that called a warp operation, found through default arguments instead of a macro.
+struct CallSite {
   const char* file;
   int line;
-  Place(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
+  CallSite(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
 };
 
 template <class T>
 struct Exchange {
   T value;
-  unsigned source;
+  unsigned source_lane;
   T result;
 };
-/// Every lane reads the value of the lane it names.
+/// Each lane reads the value of the lane that it names.
 template <class T>
-T exchange(const char* operation, uint32_t mask, T value, unsigned source, Place p) {
+T exchange(const char* operation, uint32_t mask, T value, unsigned source_lane, CallSite p) {
   static_assert(std::is_trivially_copyable_v<T>);
-  Exchange<T> mine{value, source, value};
+  Exchange<T> argument{value, source_lane, value};
   warp_operation(
-      operation, mask, &mine,
+      operation, mask, &argument,
       [](void* const(&arguments)[32], uint32_t lanes) {
         for (unsigned i = 0; i < 32; ++i) {
           if ((lanes >> i & 1) == 0) continue;
           auto* e = static_cast<Exchange<T>*>(arguments[i]);
-          if ((lanes >> e->source & 1) == 0) fail("reads a lane that the mask of its shuffle leaves out");
-          e->result = static_cast<Exchange<T>*>(arguments[e->source])->value;
+          if ((lanes >> e->source_lane & 1) == 0) fail("reads a lane that the mask of its shuffle leaves out");
+          e->result = static_cast<Exchange<T>*>(arguments[e->source_lane])->value;
         }
       },
       false, p.file, p.line);
-  return mine.result;
+  return argument.result;
 }
 inline unsigned lane() { return self->linear % 32; }
 
-inline uint32_t vote(uint32_t mask, bool predicate, Place p) {
+inline uint32_t vote(uint32_t mask, bool predicate, CallSite p) {
   struct Vote {
     bool predicate;
     uint32_t result;
-  } mine{predicate, 0};
+  } argument{predicate, 0};
   warp_operation(
-      "a vote", mask, &mine,
+      "a vote", mask, &argument,
       [](void* const(&arguments)[32], uint32_t lanes) {
         uint32_t ballot = 0;
         for (unsigned i = 0; i < 32; ++i)
@@ -80,7 +80,7 @@ inline uint32_t vote(uint32_t mask, bool predicate, Place p) {
           if (lanes >> i & 1) static_cast<Vote*>(arguments[i])->result = ballot;
       },
       false, p.file, p.line);
-  return mine.result;
+  return argument.result;
 }
 
 template <class T, class F>
@@ -94,41 +94,40 @@ T atomic(T* at, F&& next) {
 }  // namespace nacre::emulation
 
 // ---- warps
-// --------------------------------------------------------------------------------------------------------------
-inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::Place p = {}) {
+inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::CallSite p = {}) {
   ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);
 }
 template <class T>
-T __shfl_sync(uint32_t mask, T v, int source, int width = 32, ::nacre::emulation::Place p = {}) {
+T __shfl_sync(uint32_t mask, T v, int source, int width = 32, ::nacre::emulation::CallSite p = {}) {
   const unsigned l = ::nacre::emulation::lane();
   return ::nacre::emulation::exchange(
       "__shfl_sync", mask, v,
       (l & ~static_cast<unsigned>(width - 1)) | (static_cast<unsigned>(source) & static_cast<unsigned>(width - 1)), p);
 }
 template <class T>
-T __shfl_xor_sync(uint32_t mask, T v, int lanes, int width = 32, ::nacre::emulation::Place p = {}) {
+T __shfl_xor_sync(uint32_t mask, T v, int lanes, int width = 32, ::nacre::emulation::CallSite p = {}) {
   const unsigned l = ::nacre::emulation::lane(), source = l ^ static_cast<unsigned>(lanes);
   return ::nacre::emulation::exchange("__shfl_xor_sync", mask, v, source / width == l / width ? source : l, p);
 }
 template <class T>
-T __shfl_down_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::Place p = {}) {
+T __shfl_down_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::CallSite p = {}) {
   const unsigned l = ::nacre::emulation::lane(), w = static_cast<unsigned>(width);
   return ::nacre::emulation::exchange("__shfl_down_sync", mask, v, l % w + delta < w ? l + delta : l, p);
 }
 template <class T>
-T __shfl_up_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::Place p = {}) {
+T __shfl_up_sync(uint32_t mask, T v, unsigned delta, int width = 32, ::nacre::emulation::CallSite p = {}) {
   const unsigned l = ::nacre::emulation::lane(), w = static_cast<unsigned>(width);
   return ::nacre::emulation::exchange("__shfl_up_sync", mask, v, l % w >= delta ? l - delta : l, p);
 }
-inline uint32_t __ballot_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+inline uint32_t __ballot_sync(uint32_t mask, bool predicate, ::nacre::emulation::CallSite p = {}) {
   return ::nacre::emulation::vote(mask, predicate, p);
 }
-inline unsigned __reduce_min_sync(uint32_t mask, unsigned v, ::nacre::emulation::Place p = {}) {
+inline unsigned __reduce_min_sync(uint32_t mask, unsigned v, ::nacre::emulation::CallSite p = {}) {
   struct Least {
     unsigned value, result;
-  } mine{v, v};
+  } argument{v, v};
   ::nacre::emulation::warp_operation(
-      "__reduce_min_sync", mask, &mine,
+      "__reduce_min_sync", mask, &argument,
       [](void* const(&arguments)[32], uint32_t lanes) {
         unsigned least = 0xffffffffu;
         for (unsigned i = 0; i < 32; ++i)
@@ -137,17 +136,16 @@ inline unsigned __reduce_min_sync(uint32_t mask, unsigned v, ::nacre::emulation:
           if (lanes >> i & 1) static_cast<Least*>(arguments[i])->result = least;
       },
       false, p.file, p.line);
-  return mine.result;
+  return argument.result;
 }
-inline bool __any_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+inline bool __any_sync(uint32_t mask, bool predicate, ::nacre::emulation::CallSite p = {}) {
   return ::nacre::emulation::vote(mask, predicate, p) != 0;
 }
-inline bool __all_sync(uint32_t mask, bool predicate, ::nacre::emulation::Place p = {}) {
+inline bool __all_sync(uint32_t mask, bool predicate, ::nacre::emulation::CallSite p = {}) {
   return ::nacre::emulation::vote(mask, predicate, p) == mask;
 }
 
 // ---- atomics
-// ------------------------------------------------------------------------------------------------------------
 template <class T>
 T atomicAdd(T* at, std::type_identity_t<T> v) {
   return ::nacre::emulation::atomic(at, [v](T x) { return static_cast<T>(x + v); });
@@ -170,13 +168,12 @@ T atomicCAS(T* at, std::type_identity_t<T> expected, std::type_identity_t<T> v) 
 }
 
 // ---- arithmetic
-// ---------------------------------------------------------------------------------------------------------
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-// Rounded on their own: an empty asm keeps the compiler from fusing them with what follows.
+// Rounded separately: an empty asm keeps the compiler from fusing the operation with a following one.
 inline float __fmul_rn(float a, float b) {
   float p = a * b;
   asm("" : "+x"(p));
@@ -227,8 +224,7 @@ inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// ---- wrappers of PTX: what kernels/runtime/device.cuh defines with one instruction each
-// ------------------------------------------
+// ---- the functions that kernels/runtime/device.cuh defines as one PTX instruction each
 namespace nacre::cuda {
 
 template <int bytes>
@@ -236,8 +232,8 @@ inline void cp_async(void* shared, const void* global, int bytes_from_global) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16);
   emulation::copy_async(shared, global, bytes, static_cast<unsigned>(bytes_from_global));
 }
-inline void cp_async_or_zeros(void* shared, const void* global, bool there) {
-  cp_async<16>(shared, global, there ? 16 : 0);
+inline void cp_async_or_zeros(void* shared, const void* global, bool exists) {
+  cp_async<16>(shared, global, exists ? 16 : 0);
 }
 inline void cp_async_commit() { emulation::copy_commit(); }
 template <int groups_left>
@@ -263,16 +259,17 @@ void load_matrix(void* const (&arguments)[32], uint32_t);
 
 }  // namespace emulated
 
-inline void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Place p = {}) {
-  emulated::Mma mine{d, a, b};
-  emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_bf16, false, p.file, p.line);
+inline void mma_bf16_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             emulation::CallSite p = {}) {
+  emulated::Mma argument{d, a, b};
+  emulation::warp_operation("mma.sync", 0xffffffffu, &argument, emulated::mma_bf16, false, p.file, p.line);
 }
-inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::Place p = {}) {
-  emulated::Mma mine{d, a, b};
-  emulation::warp_operation("mma.sync", 0xffffffffu, &mine, emulated::mma_tf32, false, p.file, p.line);
+inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], emulation::CallSite p = {}) {
+  emulated::Mma argument{d, a, b};
+  emulation::warp_operation("mma.sync", 0xffffffffu, &argument, emulated::mma_tf32, false, p.file, p.line);
 }
 inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
-                            emulation::Place p = {}) {
+                            emulation::CallSite p = {}) {
   for (int i = 0; i < 4; ++i) d[i] = c[i];
   mma_tf32_16x8x8(d, a, b, p);
 }
@@ -282,13 +279,13 @@ inline uint32_t to_tf32(float x) {
   if ((u & 0x7f800000u) == 0x7f800000u) return u;
   return (u + 0x1000u) & ~0x1fffu;
 }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, emulation::Place p = {}) {
-  emulated::LoadMatrix mine{r, row, 4, false};
-  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, emulation::CallSite p = {}) {
+  emulated::LoadMatrix argument{r, row, 4, false};
+  emulation::warp_operation("ldmatrix", 0xffffffffu, &argument, emulated::load_matrix, false, p.file, p.line);
 }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulation::Place p = {}) {
-  emulated::LoadMatrix mine{r, row, 4, true};
-  emulation::warp_operation("ldmatrix", 0xffffffffu, &mine, emulated::load_matrix, false, p.file, p.line);
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, emulation::CallSite p = {}) {
+  emulated::LoadMatrix argument{r, row, 4, true};
+  emulation::warp_operation("ldmatrix", 0xffffffffu, &argument, emulated::load_matrix, false, p.file, p.line);
 }
 
 }  // namespace nacre::cuda

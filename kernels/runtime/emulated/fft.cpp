@@ -1,4 +1,4 @@
-// cuFFT's part of kernels/runtime/runtime.h on the CPU: in double, by the definition's own recursion, in stream order.
+// The transforms of kernels/runtime/runtime.h on the CPU: in double, by recursion over prime factors, in stream order.
 #include <cmath>
 #include <complex>
 #include <cstring>
@@ -30,7 +30,7 @@ struct Fft::Impl {
   std::vector<Complex> roots, work;
   Memory area;
 
-  /// out = DFT of in[0], in[stride], ...; splits by the smallest prime factor.
+  /// out = DFT of in[0], in[stride], ...; splits n by its smallest prime factor.
   void transform(const Complex* in, Complex* out, int64_t n, int64_t stride) {
     if (n == 1) {
       *out = *in;
@@ -70,8 +70,8 @@ struct Fft::Impl {
       for (int64_t k = 0; k < length; ++k) {
         const int64_t mirrored = k < bins ? k : length - k;
         const float* c = spectrum + 2 * (b * bins + mirrored);
-        // The conjugate of what it transforms: the roots are those of the forward direction. As in cuFFT, the imaginary
-        // parts of the first bin and, for even lengths, the last do not count.
+        // The spectrum is conjugated, because the roots are those of the forward direction. As in cuFFT, the imaginary
+        // parts of the first bin and, for even lengths, of the last bin are ignored.
         const bool real_bin = mirrored == 0 || 2 * mirrored == length;
         const double im = real_bin ? 0 : static_cast<double>(c[1]);
         in[k] = {static_cast<double>(c[0]), k < bins ? -im : im};
@@ -79,14 +79,15 @@ struct Fft::Impl {
       transform(in, out, length, 1);
       for (int64_t i = 0; i < length; ++i) real[b * length + i] = static_cast<float>(out[i].real());
     }
-    std::memset(spectrum, 0xff, static_cast<size_t>(2 * batch * bins) * sizeof(float));  // cuFFT overwrites it, too
+    std::memset(spectrum, 0xff, static_cast<size_t>(2 * batch * bins) * sizeof(float));  // cuFFT overwrites it as well
   }
 };
 Fft::Fft(Context& ctx, int64_t length, int64_t batch) {
   runtime(ctx).refuse_in_capture("a transform's constructor");
   const ForeignAllocations emulator;
   impl_ = std::make_shared<Impl>(length, batch);
-  impl_->area = Memory(ctx, static_cast<size_t>(batch * (length / 2 + 1)) * 2 * sizeof(float));  // as cuFFT may take
+  impl_->area =
+      Memory(ctx, static_cast<size_t>(batch * (length / 2 + 1)) * 2 * sizeof(float));  // as much as cuFFT may allocate
 }
 Fft::Fft(Fft&&) noexcept = default;
 Fft& Fft::operator=(Fft&&) noexcept = default;
@@ -94,20 +95,20 @@ Fft::~Fft() = default;
 
 namespace {
 
-/// Both arrays must lie in buffers of the stream's device, and the plan must live when the transform runs.
+/// Queues a transform. Both arrays must be in buffers of the stream's device, and the plan must exist when it runs.
 void queue(Context& ctx, const std::shared_ptr<Fft::Impl>& plan, const float* real, float* spectrum, bool forward) {
   const ForeignAllocations emulator;
-  const auto alone = runtime(ctx).enter();
+  const auto runtime_lock = runtime(ctx).enter();
   runtime(ctx).count("cufft");
   const cudaError_t e = emulation::enqueue(
       static_cast<cudaStream_t>(runtime(ctx).stream()),
       [=, weak = std::weak_ptr<Fft::Impl>(plan), device = ctx.device().index] {
         const std::shared_ptr<Fft::Impl> f = weak.lock();
         if (f == nullptr) throw emulation::Fault("cufft: the plan is gone");
-        const auto lies = [&](const float* at, int64_t floats) {
+        const auto is_in_buffer = [&](const float* at, int64_t floats) {
           return emulation::device_of(at, static_cast<size_t>(f->batch * floats) * sizeof(float)) == device;
         };
-        if (!lies(real, f->length) || !lies(spectrum, 2 * (f->length / 2 + 1)))
+        if (!is_in_buffer(real, f->length) || !is_in_buffer(spectrum, 2 * (f->length / 2 + 1)))
           throw emulation::Fault("cufft: not memory of its device, or beyond its buffer");
         forward ? f->forward(real, spectrum) : f->inverse(spectrum, const_cast<float*>(real));
       });

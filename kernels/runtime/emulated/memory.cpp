@@ -20,8 +20,8 @@
 namespace nacre::emulation {
 namespace {
 
-constexpr size_t map_from = size_t{64} << 20;  // larger blocks are mapped: zeros that nobody touches cost nothing
-constexpr size_t hide_to = 256 << 10;          // host code may not touch blocks up to this size (AddressSanitizer)
+constexpr size_t map_from = size_t{64} << 20;  // larger blocks are mapped: untouched zeros cost nothing
+constexpr size_t hide_to = 256 << 10;          // blocks up to this size are closed to host code (AddressSanitizer)
 
 void hide(std::byte* p, const Buffer& b, bool hidden) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -59,9 +59,9 @@ std::byte* allocate(Buffer& b) {
     b.kind = Buffer::watched;
     p = watched_allocate(b.bytes, b.device);
   } else {
-    // Not rounded up: an access just beyond the end must not hit the rest of a line.
+    // Not rounded up, so that an access just beyond the end is found.
     if (posix_memalign(&p, 256, b.bytes) != 0) return nullptr;
-    std::memset(p, 0xa5, b.bytes);  // whatever was there
+    std::memset(p, 0xa5, b.bytes);  // undefined content
   }
   return static_cast<std::byte*>(p);
 }

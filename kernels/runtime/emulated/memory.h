@@ -1,5 +1,5 @@
 #pragma once
-// Device memory of the emulated devices: closed to host code, of one device each.
+// The memory of the emulated devices. It is closed to host code, and each buffer belongs to one device.
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -13,10 +13,10 @@ struct Buffer {
   enum Kind : uint8_t { heap, mapped, watched } kind;
   int device;
 };
-/// By address; of all devices.
+/// All buffers of all devices, by address.
 std::map<std::byte*, Buffer>& buffers();
 
-/// Opens memory to kernels and copies until the end of the scope: a kernel's device alone, or all (-1).
+/// Opens memory to kernels and copies until the end of the scope: of one device, or of all (-1).
 class Open {
  public:
   explicit Open(int device);
@@ -28,9 +28,9 @@ class Open {
   int device_;
 };
 
-/// The device whose buffer holds all of it, if any.
+/// The device of the buffer that contains [at, at + bytes), if there is one.
 std::optional<int> device_of(const void* at, size_t bytes);
-/// Whether it lies in host memory that cudaMallocHost made.
+/// Whether the address is in memory from cudaMallocHost.
 bool pinned(const void* at);
 
 }  // namespace nacre::emulation

@@ -32,8 +32,8 @@ const Mode& mode() {
 }
 constexpr size_t compare_to = size_t{64} << 20;  // bytes of device memory that are copied to compare orders
 
-/// Device memory before a launch, and after its first order where that changed it: what the other orders must leave.
-/// One of them, used again, so that launches do not map and clear its pages anew.
+/// Copies of device memory: before a launch, and after its first order where that changed it, which the other orders
+/// must reproduce. One object is reused, so that launches do not map and clear new pages.
 class Orders {
  public:
   void begin(int device) {
@@ -49,7 +49,7 @@ class Orders {
       if (changed) after_.insert(after_.end(), p, p + bytes);
     });
   }
-  /// As before the launch. What has not changed need not be put back.
+  /// Restores the memory from before the launch, where it has changed.
   void restore() {
     size_t i = 0;
     each([&](std::byte* p, size_t bytes, const std::byte* before) {

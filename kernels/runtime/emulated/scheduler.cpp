@@ -32,10 +32,11 @@ using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
 constexpr size_t stack_bytes = 256 << 10, page = 4096;
-// Stacks begin at different lines of the caches: at equal ones, all threads of a block would fight for the same few.
+// Stacks begin at different cache lines. Otherwise all threads of a block would compete for the same few.
 constexpr size_t stack_stagger = 17 * 64, staggered_stacks = 64;
 constexpr unsigned most_threads = 1024;
-// Static arrays of a kernel, on any device; the gap that overruns fall into; more than any device has.
+// The limit of a kernel's static arrays on any device; the gap after an array that catches overruns; more shared memory
+// than any device has.
 constexpr size_t most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
 
 #if NACRE_ASAN
@@ -59,7 +60,7 @@ struct Scheduler {
     for (unsigned i = 0; i < most_threads; ++i) {
       threads[i].linear = i;
       threads[i].stack = stacks + i * stack_bytes;
-      mprotect(threads[i].stack, page, PROT_NONE);  // a stack that overflows stops here
+      mprotect(threads[i].stack, page, PROT_NONE);  // guard page for stack overflows
     }
     shared = map_memory(shared_space);
   }
@@ -67,7 +68,7 @@ struct Scheduler {
   std::vector<Thread> threads;
   Kernel kernel{};
   unsigned count = 0, waiting = 0;
-  uint32_t at_warp[most_threads / 32] = {};  // of each warp, the lanes that wait in a warp operation
+  uint32_t at_warp[most_threads / 32] = {};  // per warp, the lanes that wait in a warp operation
   std::string fault;
   fcontext_t main_context = nullptr;
   void* main_fake_stack = nullptr;
@@ -95,7 +96,7 @@ Scheduler& scheduler() {
   return *s;
 }
 
-/// i -> (a i + b) mod n with a coprime to n: an order that needs no memory.
+/// i -> (a i + b) mod n with a coprime to n: a permutation that needs no memory.
 struct Permutation {
   uint64_t n, a = 1, b = 0;
   Permutation(uint64_t size, Order order) : n(size) {
@@ -123,7 +124,7 @@ struct Permutation {
 std::string text(dim3 d) {
   return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
 }
-/// Of literals, which are mostly the same ones.
+/// Compares literals, which mostly have equal addresses.
 bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 const char* file_name(const char* path) {
   const char* slash = std::strrchr(path, '/');
@@ -160,7 +161,7 @@ std::string ranges(const std::vector<unsigned>& threads) {
   return out;
 }
 
-/// From the scheduler into a thread, until it waits or ends.
+/// Switches from the scheduler to a thread, until it waits or ends.
 void Scheduler::resume(Thread& t) {
   self = &t;
   if (t.context == nullptr) {
@@ -178,7 +179,7 @@ void Scheduler::resume(Thread& t) {
   self = nullptr;
 }
 
-/// From a thread back to the scheduler; returns when the thread gets its next turn.
+/// Switches from a thread back to the scheduler; returns when the thread is resumed.
 void Scheduler::leave() {
   [[maybe_unused]] Thread& t = *self;
 #if NACRE_ASAN
@@ -310,7 +311,7 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
     const std::string what = name + ", block " + text(block.index) + " of " + text(size) + " threads: " + s.fault;
     s.fault.clear();
     self = nullptr;
-    for (Thread& t : s.threads) {  // half-run threads are dropped with their stacks
+    for (Thread& t : s.threads) {  // threads that have not ended are dropped with their stacks
       t.context = nullptr;
       t.state = Thread::done;
       t.copies.clear();
@@ -347,7 +348,7 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
   t.mask = mask, t.argument = argument, t.operation = operation, t.file = file, t.line = line;
   uint32_t& at_warp = s.at_warp[t.linear / 32];
   void* arguments[32];
-  bool all = (mask & ~(at_warp | 1u << lane)) == 0;  // else there is no need to look at what the others wait for
+  bool all = (mask & ~(at_warp | 1u << lane)) == 0;  // all lanes named in the mask wait in some warp operation
   for (unsigned i = 0; i < 32 && all; ++i) {
     arguments[i] = nullptr;
     if ((mask >> i & 1) == 0) continue;
@@ -392,13 +393,13 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
 void* dynamic_shared() { return scheduler().shared; }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
-  // PTX asks this of the source even where nothing is read from it.
+  // PTX requires alignment of the source even of a copy that reads nothing.
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
     fail("issues a cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it" +
          (bytes_from == 0 ? " (its source is ignored)" : ""));
   shadow_write(to, bytes);
   if (bytes_from > 0) shadow_read(from, bytes_from);
-  std::memset(to, 0xff, bytes);  // NaN until it was waited for
+  std::memset(to, 0xff, bytes);  // NaN until the thread has waited for the copy
   shadow_pending(to, bytes, true);
   hide(to, bytes);
   self->copies.push_back({to, from, bytes, bytes_from, self->copy_group});

@@ -1,11 +1,11 @@
-// The shadow of memory: who touched every two bytes last, in which launch, block and between which barriers. The
-// kernels are compiled with -fsanitize=thread, which calls __tsan_* at each access; those functions are ours
-// (ThreadSanitizer's own runtime misses planted races between blocks at some block sizes, and knows nothing of
-// barriers). Two accesses conflict when at least one writes, they come from different threads, not both are atomic, and
-// no barrier lies between: between blocks never one, within a block __syncthreads, within a warp also __syncwarp.
-// Shuffles order nothing.
+// Shadow memory: for every two bytes, which thread accessed them last, in which launch and block, and between which
+// barriers. The kernels are compiled with -fsanitize=thread, which calls a __tsan_* function at each access. Those
+// functions are defined here: ThreadSanitizer's runtime misses planted races between blocks at some block sizes, and it
+// does not know CUDA's barriers. Two accesses conflict if at least one writes, they come from different threads, not
+// both are atomic, and no barrier separates them. A barrier is __syncthreads within a block, and also __syncwarp within
+// a warp; none separates blocks. Shuffles do not order memory.
 //
-// Compiled without NACRE_WATCH all of this is empty.
+// Without NACRE_WATCH these functions are empty.
 #include "runtime/emulated/shadow.h"
 
 #include <sys/mman.h>
@@ -39,7 +39,7 @@ const bool watches_accesses = true;
 
 namespace {
 
-/// Who, and when, in two words, which are read and written whole: most of the time of the tests is spent here.
+/// The thread and time of an access, in two words that are read and written whole: tests spend most of their time here.
 struct Touch {
   uint64_t when = 0;  ///< the block's serial number << 32 | epoch; a process that runs 2^32 blocks would take hours
   uint64_t who = 0;   ///< the thread's warp_epoch << 32 | thread << 16 | how
@@ -48,12 +48,12 @@ struct Touch {
   uint32_t warp_epoch() const { return static_cast<uint32_t>(who >> 32); }
   bool is(uint64_t how) const { return (who & how) != 0; }
 };
-// How:
+// Flags of `how`:
 constexpr uint64_t atomically = 1;
-constexpr uint64_t several_threads = 2;  // in this epoch, not all of one thread
+constexpr uint64_t several_threads = 2;  // in this epoch, accesses by more than one thread
 constexpr uint64_t several_warps = 4;
 constexpr uint64_t several_blocks = 8;
-constexpr uint64_t pending_copy = 16;  // of writes: a cp.async that nobody has waited for
+constexpr uint64_t pending_copy = 16;  // of writes: by a cp.async that was not yet waited for
 struct alignas(32) Cell {
   Touch write, read;
 };
@@ -67,7 +67,7 @@ std::byte* map_memory(size_t bytes) {
   if (p == MAP_FAILED) throw std::bad_alloc();
   return static_cast<std::byte*>(p);
 }
-/// Of [0, bytes) of memory, sixteen bytes of cells for each: in large pages, where there are any.
+/// Maps the cells for [0, bytes) of memory, sixteen bytes of cells per byte, in huge pages if available.
 Cell* map_cells(size_t bytes) {
   const size_t all = bytes / grain * sizeof(Cell) + huge_page;
   const auto at = (reinterpret_cast<uintptr_t>(map_memory(all)) + huge_page - 1) / huge_page * huge_page;
@@ -75,12 +75,12 @@ Cell* map_cells(size_t bytes) {
   return reinterpret_cast<Cell*>(at);
 }
 
-/// Device memory. Its addresses are never used again, so that those of the dead stay recognisable; the cells of dead
-/// pages are, as what they say is older than any launch to come. Mapped when first used.
+/// Device memory, mapped on first use. Addresses are never reused, so that accesses to freed memory are recognised. The
+/// cells of freed pages are reused, because their content is older than any later launch.
 struct Arena {
   struct Page {
     Cell* cells;
-    size_t buffers;  ///< that have a part of it
+    size_t buffers;  ///< that overlap the page
   };
   std::byte* memory = nullptr;
   uint8_t* allocated = nullptr;  ///< of every two bytes, the device + 1 whose buffer they belong to, or 0
@@ -119,13 +119,13 @@ Arena arena;
 std::byte* shared_begin = nullptr;
 size_t shared_bytes = 0;
 Cell* shared_cells = nullptr;
-uint32_t* shared_array_of = nullptr;  // the launch whose array these two bytes belong to
+uint32_t* shared_array_of = nullptr;  // per two bytes, the launch whose array they belong to
 uint32_t launch_number = 0;
-uint8_t launch_owner = 1;   // of the memory that the running kernel may touch: its device + 1
-uint64_t launch_first = 0;  // the first moment of the running launch
+uint8_t launch_owner = 1;   // owner of the memory that the running kernel may access: device + 1
+uint64_t launch_first = 0;  // `when` of the first access of the running launch
 bool in_atomic = false, reporting = false;
 
-// Out of the way of the accesses that are right.
+// Not inlined, to keep the code of correct accesses small.
 [[noreturn, gnu::cold, gnu::noinline]] void fail_at_access(const char* what) { fail(what); }
 [[noreturn, gnu::cold, gnu::noinline]] void report(const void* at, bool shared, const char* did, const char* before,
                                                    const Touch& t) {
@@ -142,7 +142,7 @@ bool in_atomic = false, reporting = false;
   fail(text);
 }
 
-/// Whether what `now` does conflicts with t, which somebody did.
+/// Whether the access `now` conflicts with the earlier access t.
 inline bool conflicts(Touch t, Touch now) {
   if ((t.who & now.who & atomically) != 0) return false;
   if (t.is(several_blocks) || t.block() != now.block()) return true;
@@ -152,10 +152,10 @@ inline bool conflicts(Touch t, Touch now) {
   return t.warp_epoch() >= now.warp_epoch();
 }
 
-/// What stands for t, which somebody did, and `now` together.
+/// Combines the earlier access t and `now` into one entry.
 inline Touch together(Touch t, Touch now) {
   if (t.is(several_blocks) || t.block() != now.block()) now.who |= several_blocks;
-  // Touches of this warp alone, before its last __syncwarp, are behind us: this one stands for all of them.
+  // Accesses by this warp alone, before its last __syncwarp, are ordered before this one, which replaces them.
   const bool same_warp = t.thread() / 32 == now.thread() / 32;
   const bool past = !t.is(several_warps) && same_warp && t.warp_epoch() < now.warp_epoch();
   if (t.when == now.when && !past) {
@@ -169,7 +169,7 @@ inline Touch together(Touch t, Touch now) {
   return now;
 }
 
-/// The cells of one access. Touches before `oldest` are nobody's.
+/// Updates the cells of one access. Entries older than `oldest` are ignored.
 template <bool writes>
 inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared, const void* at) {
   const Thread& me = *self;
@@ -179,7 +179,7 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
   for (size_t i = 0; i < count; ++i) {
     Cell& c = cells[i];
     Touch& noted = writes ? c.write : c.read;
-    // Nearly always what is touched together was touched together.
+    // Bytes accessed together were nearly always accessed together before, so the previous cell's result is reused.
     const bool again = i > 0 && ((c.write.when ^ write.when) | (c.write.who ^ write.who) | (c.read.when ^ read.when) |
                                  (c.read.who ^ read.who)) == 0;
     if (!again) {
@@ -200,7 +200,7 @@ inline void touch(const void* address, size_t bytes) {
   if (self == nullptr || reporting) return;
   const auto* at = static_cast<const std::byte*>(address);
   const size_t count = (bytes + grain - 1) / grain;
-  // Unsigned: what lies before the beginning is far beyond the end.
+  // Unsigned: addresses before the beginning become large offsets.
   const size_t in_shared = static_cast<size_t>(at - shared_begin), in_arena = static_cast<size_t>(at - arena.memory);
   if (in_shared < shared_bytes) {
     const size_t first = in_shared / grain;
@@ -245,7 +245,7 @@ void shadow_pending(void* at, size_t bytes, bool pending) {
   const auto* p = static_cast<const std::byte*>(at);
   if (p < shared_begin || p >= shared_begin + shared_bytes) return;
   for (size_t i = 0; i < bytes / grain; ++i) {
-    // Written by this very copy: the touch is there.
+    // The copy itself has just written here, so the entry exists.
     Touch& t = shared_cells[static_cast<size_t>(p - shared_begin) / grain + i].write;
     t.who = pending ? t.who | pending_copy : t.who & ~pending_copy;
   }
@@ -276,7 +276,7 @@ void watched_release(void* p, size_t bytes) {
 
 #if defined(NACRE_WATCH)
 extern "C" {
-// Each with its own copy of touch(), whose loops are then of a known length.
+// Each instantiates touch() with a constant size, so that its loops have a known length.
 #define NACRE_ACCESS(bytes)                                                                \
   void __tsan_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }           \
   void __tsan_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }           \

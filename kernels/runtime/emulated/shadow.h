@@ -1,10 +1,10 @@
 #pragma once
-// Device memory that the shadow watches; see shadow.cpp.
+// Device memory whose accesses are watched; see shadow.cpp.
 #include <cstddef>
 
 namespace nacre::emulation {
 
-/// From the watched arena, zeroed, with guards; null where nothing is watched or too little is left.
+/// Allocates zeroed memory with guards from the watched arena; null if nothing is watched or too little is left.
 void* watched_allocate(size_t bytes, int device);
 void watched_release(void*, size_t bytes);
 

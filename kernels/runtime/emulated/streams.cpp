@@ -1,4 +1,4 @@
-// Streams, events, graphs and launches of the emulated devices. See cuda_runtime.h for when work is done.
+// Streams, events, graphs and launches of the emulated devices. cuda_runtime.h says when work is done.
 #include "runtime/emulated/streams.h"
 
 #include <algorithm>
@@ -27,7 +27,7 @@ namespace nacre::emulation {
 
 using Work = std::function<void()>;
 
-/// How often an event was recorded in a queue, how often the queue got there, and when it did last.
+/// How often an event was recorded in a queue, how often the queue reached it, and when it last did.
 struct EventState {
   uint64_t recorded = 0, reached = 0;
   CUstream_st* stream = nullptr;
@@ -67,7 +67,7 @@ struct CUstream_st {
 namespace nacre::emulation {
 namespace {
 
-// A longer queue is run: a device may do so at any time, and it takes memory.
+// A queue that grows longer is run, to limit memory; a device may run it at any time.
 constexpr size_t longest_queue = 4096;
 
 std::recursive_mutex& mutex() {
@@ -83,11 +83,11 @@ thread_local const Signature* announced = nullptr;
 
 struct KernelFacts {
   size_t arrays = 0;         // static shared memory, known once it ran
-  size_t dynamic_limit = 0;  // asked for; 0: never
+  size_t dynamic_limit = 0;  // set by cudaFuncSetAttribute; 0: not set
 };
 struct State {
   std::set<CUstream_st*> streams;
-  std::map<std::pair<int, const void*>, KernelFacts> kernels;  // attributes are a device's own
+  std::map<std::pair<int, const void*>, KernelFacts> kernels;  // by device and function: attributes belong to a device
   cudaError_t broken[device_count] = {};
   uint64_t launches = 0, waits = 0;
 };
@@ -97,7 +97,7 @@ State& state() {
 }
 constexpr size_t shared_without_asking = 48 << 10;
 
-/// A device that broke does nothing any more; who waits for it does not wait for ever.
+/// Drops all work of a broken device. Its events count as reached, so that no wait is endless.
 void drop(int device) {
   for (CUstream_st* s : state().streams) {
     if (s->device != device) continue;
@@ -111,7 +111,7 @@ void break_device(int device, cudaError_t e) {
   drop(device);
 }
 
-/// The next entry of a queue. False if it waits for an event that is not reached.
+/// Runs the next entry of a queue. Returns false if it waits for an event that was not reached.
 bool step(CUstream_st& s) {
   Entry e = std::move(s.queue.front());
   if (e.kind == Entry::wait && e.event->reached < e.ticket) {
@@ -130,7 +130,7 @@ bool step(CUstream_st& s) {
     std::fprintf(stderr, "emulated device: %s\n", t.what());
     break_device(s.device, cudaErrorLaunchFailure);
   } catch (const std::exception& fault) {
-    // Functions of C throw nothing. Whoever waits gets an error, and where nobody does the process fails all the same.
+    // CUDA's functions do not throw. A caller that waits gets an error. If none waits, the process still fails at exit.
     std::fprintf(stderr, "emulated device: %s\n", fault.what());
     break_device(s.device, cudaErrorLaunchFailure);
     static const int registered = std::atexit([] {
@@ -141,7 +141,7 @@ bool step(CUstream_st& s) {
   }
   return true;
 }
-/// Runs a queue to its end, or until the event was reached; of other queues what they wait for.
+/// Runs a queue to its end, or until the event was reached. Runs other queues as far as this one waits for them.
 void run_until(CUstream_st& s, const EventState* event = nullptr, uint64_t ticket = 0) {
   while (!s.queue.empty() && (event == nullptr || event->reached < ticket)) {
     if (step(s)) continue;
@@ -150,7 +150,7 @@ void run_until(CUstream_st& s, const EventState* event = nullptr, uint64_t ticke
     run_until(*waited->stream, waited.get(), blocked.ticket);
   }
 }
-/// Somebody waits: every second time all other queues run first, as far as they can by themselves.
+/// Called before a wait: every second time, all other queues run first as far as they can without this one.
 void before_waiting(const CUstream_st* waited) {
   State& all = state();
   if (++all.waits % 2 == 0) return;
@@ -174,8 +174,8 @@ cudaError_t add(const Api& api, cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
-/// NACRE_EMULATION_LAUNCHES: program, where each kernel lies in it, and with how many threads it was launched at most.
-/// scripts/check_kernels.sh holds that against the registers that nvcc gave the kernel.
+/// NACRE_EMULATION_LAUNCHES: writes the program, the offset of each kernel in it, and the most threads it was launched
+/// with. scripts/check_kernels.sh compares these with the registers that nvcc assigned to the kernel.
 class LaunchLog {
  public:
   LaunchLog() {
@@ -183,7 +183,7 @@ class LaunchLog {
     if (folder == nullptr) return;
     mkdir(folder, 0777);
     const std::string name = std::string(folder) + "/" + std::to_string(getpid());
-    file_ = std::fopen(name.c_str(), "a");  // another process may have had this number
+    file_ = std::fopen(name.c_str(), "a");  // an earlier process may have had the same id
     if (file_ == nullptr) throw Error(ErrorKind::io, name + ": cannot be written");
   }
   void note(const void* function, unsigned threads) {
@@ -208,7 +208,7 @@ void expect_memory(const char* what, const void* at, size_t bytes) {
   if (!device_of(at, bytes)) throw Fault(std::string(what) + ": not device memory, or beyond its buffer");
 }
 
-/// A launch that waits in a queue: its arguments are its own.
+/// A launch in a queue, with a copy of its arguments.
 struct Queued {
   std::string name;
   const void* function;
@@ -292,7 +292,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 
 }  // namespace nacre::emulation
 
-// ---- devices and errors --------------------------------------------------------------------------------------------------
+// ---- devices and errors
 
 cudaError_t cudaGetLastError() {
   const Api api;
@@ -356,7 +356,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int index) {
   return cudaSuccess;
 }
 
-// ---- copies --------------------------------------------------------------------------------------------------------------
+// ---- copies
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   const Api api;
@@ -368,7 +368,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
       std::memmove(to, from, bytes);
     });
   if (kind == cudaMemcpyHostToDevice) {
-    // Pinned memory is read when the copy is done, other memory is staged at once.
+    // Pinned memory is read when the copy runs; other memory is copied immediately.
     std::shared_ptr<std::vector<std::byte>> staged;
     if (!pinned(from)) {
       const auto* p = static_cast<const std::byte*>(from);
@@ -395,7 +395,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
     const Open memory(-1);
     expect_memory("zero", to, bytes);
     const auto found = buffers().find(static_cast<std::byte*>(to));
-    // Pages that were never touched stay so: tests of large shapes have more memory than the machine.
+    // Returns the pages instead of writing zeros: tests of large shapes use more memory than the machine has.
     if (value == 0 && found != buffers().end() && found->second.kind == Buffer::mapped && found->second.bytes == bytes)
       madvise(to, bytes, MADV_DONTNEED);
     else
@@ -403,12 +403,12 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   });
 }
 
-// ---- streams and events --------------------------------------------------------------------------------------------------
+// ---- streams and events
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   const Api api;
   if (const cudaError_t e = api.broken(current_device); e != cudaSuccess) return e;
-  if (flags != cudaStreamNonBlocking) return api.fails(cudaErrorInvalidValue);  // else the default stream would matter
+  if (flags != cudaStreamNonBlocking) return api.fails(cudaErrorInvalidValue);  // the default stream is not modelled
   *stream = new CUstream_st{.device = current_device, .queue = {}, .capture = nullptr};
   state().streams.insert(*stream);
   return cudaSuccess;
@@ -489,7 +489,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
   return cudaSuccess;
 }
 
-// ---- launches and graphs -------------------------------------------------------------------------------------------------
+// ---- launches and graphs
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int value) {
   const Api api;

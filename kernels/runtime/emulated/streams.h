@@ -1,5 +1,5 @@
 #pragma once
-// What the emulated CUDA functions share: one lock, the thread's current device, errors, and queues that can be run.
+// Shared by the emulated CUDA functions: one lock, the thread's current device, errors, and running of queues.
 #include <mutex>
 
 #include "runtime/emulated/cuda_runtime.h"
@@ -9,8 +9,8 @@ namespace nacre::emulation {
 
 inline constexpr int device_count = 2;
 
-/// Stands at the beginning of every emulated function. Functions of several threads run one after the other; what they
-/// allocate is the emulator's, not the library's.
+/// Constructed first in every emulated function. Serialises the functions of several threads, and marks their
+/// allocations as the emulator's.
 class Api {
  public:
   Api();
@@ -18,11 +18,11 @@ class Api {
   Api& operator=(const Api&) = delete;
   /// The calling thread's current device.
   int device() const;
-  /// Success, or the error that a device is broken with for good.
+  /// Success, or the permanent error of a broken device.
   cudaError_t broken(int device) const;
   /// Remembers the error for cudaGetLastError.
   cudaError_t fails(cudaError_t) const;
-  /// Success, or the error of a call that the captures of this thread forbid; it invalidates them.
+  /// Success, or the error of a call that is forbidden in a capture of this thread; the call invalidates the captures.
   cudaError_t unsafe_in_capture() const;
 
  private:
@@ -30,7 +30,7 @@ class Api {
   ForeignAllocations foreign_;
 };
 
-/// Runs all that is queued for a device, or (-1) for all of them.
+/// Runs all work queued for a device, or for all devices (-1).
 void finish_device(int device);
 
 }  // namespace nacre::emulation

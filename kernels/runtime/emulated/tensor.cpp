@@ -1,4 +1,4 @@
-// The tensor instructions of one warp, with the fragment layouts of the PTX manual (sections "Matrix Fragments for
+// The tensor-core instructions of one warp, with the fragment layouts of the PTX manual (sections "Matrix Fragments for
 // mma.m16n8k16" and "m16n8k8"; "ldmatrix").
 #include <cstring>
 
@@ -16,9 +16,9 @@ void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const f
     for (int k = 0; k < depth; ++k)
       for (int column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
   for (int lane = 0; lane < 32; ++lane) {
-    float* mine = static_cast<Mma*>(arguments[lane])->d;
+    float* lane_d = static_cast<Mma*>(arguments[lane])->d;
     const int row = lane / 4, column = lane % 4 * 2;
-    for (int i = 0; i < 4; ++i) mine[i] += d[row + i / 2 * 8][column + i % 2];
+    for (int i = 0; i < 4; ++i) lane_d[i] += d[row + i / 2 * 8][column + i % 2];
   }
 }
 
@@ -40,7 +40,9 @@ void mma_bf16(void* const (&arguments)[32], uint32_t) {
 
 void mma_tf32(void* const (&arguments)[32], uint32_t) {
   float a[16][8], b[8][8];
-  const auto value = [](uint32_t bits) { return __uint_as_float(bits & ~0x1fffu); };  // the device ignores the rest
+  const auto value = [](uint32_t bits) {
+    return __uint_as_float(bits & ~0x1fffu);
+  };  // the device ignores the low 13 bits
   for (int lane = 0; lane < 32; ++lane) {
     const auto* m = static_cast<Mma*>(arguments[lane]);
     const int group = lane / 4, k = lane % 4;

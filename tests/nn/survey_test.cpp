@@ -1,0 +1,135 @@
+// A plan that is only surveyed: the layout of the real one, what its steps cost, and how far they reach, without memory.
+#include "harness.h"
+#include "nacre/nn/layers.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+/// [3, 16, 1, 2] -> [3, 8, 1, 4] -> [3, 16, 1, 2]
+struct Net {
+  Parameters parameters;
+  Conv1d down{parameters, "down", 2, 4, 5, {.stride = 2, .dilation = 2, .left = 4, .right = 4}};
+  Activation snake{parameters, "snake", 4, ActivationKind::snake};
+  ConvTranspose1d up{parameters, "up", 4, 2, 4, 2, 1, 0};
+  Flow x{}, y{};
+
+  void walk(Plan& p, bool x_with_gradient = false) {
+    x = p.source<float>({.batch = 3, .time = 16, .channels = 2}, x_with_gradient).flow;
+    y = up.plan(p, snake.plan(p, down.plan(p, x)));
+    if (!p.training()) return;
+    p.step("end").reads<float>(y);
+    parameters.clear_gradients(p);
+  }
+};
+
+/// A step that reads x as described; y has as many moments.
+Flow plan_step(Plan& p, std::initializer_list<Flow> inputs, Flow reached = {}, const Footprint& footprint = {}) {
+  const Step s = p.step("step");
+  for (const Flow& x : inputs) s.reads<float>(x);
+  if (reached) s.reaches(reached, footprint);
+  return s.makes<float>(inputs.begin()->shape).flow;
+}
+void check_span(Span span, int64_t first, int64_t last) {
+  CHECK(span.first == first);
+  CHECK(span.last == last);
+}
+
+}  // namespace
+
+TEST_CASE("survey: the layout of the real plan, without memory", "[plan]") {
+  Context ctx({.threads = 1});
+  for (const Purpose purpose : {Purpose::inference, Purpose::training}) {
+    CAPTURE(purpose == Purpose::training);
+    Net net;
+    Plan surveyed(ctx, purpose), reserved(ctx, purpose);
+    const size_t before = memory_use({}).now;
+    reset_memory_peak({});
+    surveyed.survey([&](Plan& p) { net.walk(p); });
+    CHECK(memory_use({}).peak == before);
+    CHECK_FALSE(surveyed.recording());
+
+    net.parameters.allocate(ctx, true);
+    reserved.reserve([&](Plan& p) { net.walk(p); });
+    CHECK(surveyed.steps() == reserved.steps());
+    CHECK(surveyed.bytes() > 0);
+    CHECK(surveyed.bytes() == reserved.bytes());
+    CHECK(surveyed.peak_live_bytes() == reserved.peak_live_bytes());
+    CHECK(surveyed.unshared_bytes() == reserved.unshared_bytes());
+    REQUIRE(surveyed.costs().size() == 2);
+    REQUIRE(reserved.costs().size() == 2);
+    for (size_t i = 0; i < 2; ++i) {
+      CHECK(surveyed.costs()[i].name == reserved.costs()[i].name);
+      CHECK(surveyed.costs()[i].backward.bytes == reserved.costs()[i].backward.bytes);
+    }
+  }
+}
+
+TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
+  Context ctx({.threads = 1});
+  Net net;
+  Plan plan(ctx, Purpose::training);
+  plan.survey([&](Plan& p) { net.walk(p); });
+  CHECK(plan.steps() == std::vector<std::string>{"down", "snake", "up", "end", "clear gradients"});
+  REQUIRE(plan.costs().size() == 2);
+  const CostRow &down = plan.costs()[0], &up = plan.costs()[1];
+  const double down_products = 2 * 3 * 8 * (4 * 5 * 2), up_products = 2 * 3 * 8 * (4 * 4 * 2);
+  const double x = 4 * 3 * 16 * 2, middle = 4 * 3 * 8 * 4, y = x, down_weight = 4 * 4 * 5 * 2,
+               up_weight = 4 * 4 * 4 * 2;
+  CHECK(down.name == "down");
+  CHECK(down.forward.products == down_products);
+  CHECK(down.forward.floats == 0);
+  CHECK(down.forward.bytes == x + middle + down_weight);
+  // Nothing needs the gradient of x.
+  CHECK(down.backward.products == down_products);
+  CHECK(down.backward.bytes == x + middle + 2 * down_weight);
+  // Snake is counted in the convolution behind it.
+  CHECK(up.name == "up");
+  CHECK(up.forward.products == up_products);
+  CHECK(up.forward.floats == 20 * 3 * 8 * 4);
+  CHECK(up.forward.bytes == middle + y + up_weight);
+  CHECK(up.backward.products == 2 * up_products);
+  CHECK(up.backward.floats == 60 * 3 * 8 * 4);
+  CHECK(up.backward.bytes == (middle + y + 2 * up_weight) + (y + up_weight + middle) + middle);
+
+  // Of frozen weights only the gradient of the input is left.
+  plan.survey([&](Plan& p) {
+    const Frozen frozen = p.freeze(net.parameters);
+    net.walk(p, true);
+  });
+  REQUIRE(plan.costs().size() == 2);
+  CHECK(plan.costs()[0].backward.products == down_products);
+  CHECK(plan.costs()[0].backward.bytes == middle + down_weight + x);
+  CHECK(plan.costs()[1].backward.products == up_products);
+
+  Plan inference(ctx, Purpose::inference);
+  inference.survey([&](Plan& p) { net.walk(p); });
+  REQUIRE(inference.costs().size() == 2);
+  CHECK(inference.costs()[1].forward.floats == 20 * 3 * 8 * 4);
+  CHECK(inference.costs()[1].backward.bytes == 0);
+}
+
+TEST_CASE("survey: receptive fields, counted by hand", "[plan]") {
+  Context ctx({.threads = 1});
+  Plan plan(ctx, Purpose::inference);
+  Net net;
+  plan.survey([&](Plan& p) { net.walk(p); });
+  // y[t] reads m[i] where 0 <= t + 1 - 2 i < 4; m[i] reads x[2 i - 4 ... 2 i + 4].
+  check_span(plan.reach(net.y, {10, 10}, net.x), 2 * 4 - 4, 2 * 5 + 4);
+  check_span(plan.reach(net.y, {11, 11}, net.x), 2 * 5 - 4, 2 * 6 + 4);
+  check_span(plan.reach(net.y, {0, 1}, net.x), 2 * -1 - 4, 2 * 1 + 4);
+
+  Flow x, other, past, joined, detached;
+  plan.survey([&](Plan& p) {
+    x = p.source<float>({.time = 9}).flow;
+    other = p.source<float>({.time = 9}).flow;
+    past = plan_step(p, {x}, x, {.left = 5});
+    joined = plan_step(p, {past, x});
+    detached = plan_step(p, {p.detach(joined)});
+  });
+  check_span(plan.reach(past, {7, 8}, x), 2, 3);
+  check_span(plan.reach(joined, {7, 8}, x), 2, 8);
+  check_span(plan.reach(detached, {7, 8}, x), 2, 8);
+  CHECK_THROWS_WITH(plan.reach(joined, {7, 8}, other), Catch::Contains("does not depend on"));
+}
