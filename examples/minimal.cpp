@@ -10,7 +10,7 @@ int main(int argc, char** argv) try {
   nacre::Codec codec =
       argc > 1 ? nacre::Codec::load(ctx, argv[1]) : nacre::Codec(ctx, nacre::CodecConfig::named("speech-16k-small"));
   const nacre::CodecConfig& config = codec.config();
-  if (argc < 2) nacre::initialise(ctx, codec.parameters(), config, 1);  // random weights: codes, but no speech
+  if (argc < 2) codec.parameters().initialise(ctx, 1);  // random weights: codes, but no speech
 
   const int64_t frames = config.sample_rate / config.hop(), samples = frames * config.hop();
   std::vector<float> audio(samples), decoded(samples);

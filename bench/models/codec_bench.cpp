@@ -89,7 +89,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
       "/" + name + "/" + std::to_string(batch) + "x" + (wanted < 1 ? "1frame" : std::to_string(samples));
   const auto setup = [=](Data& data) {
     auto codec = std::make_shared<Codec>(data.ctx, m.config);
-    initialise(data.ctx, codec->parameters(), m.config, 1);
+    codec->parameters().initialise(data.ctx, 1);
     codec->reserve_inference(batch, samples);
     return codec;
   };

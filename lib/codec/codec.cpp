@@ -71,18 +71,21 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
   const std::string at = "quantizer.quantizers.";
   const Shape books{.batch = n, .time = k, .channels = d};
   if (factorised()) {
-    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books);
-    in_weight_ =
-        &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1}, {.batch = n, .time = d, .channels = latent});
-    out_weight_ =
-        &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1}, {.batch = n, .time = latent, .channels = d});
-    in_bias_ = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d});
-    out_bias_ = &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent});
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books, {Init::normal, 1.0});
+    in_weight_ = &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1},
+                               {.batch = n, .time = d, .channels = latent}, uniform_by_fan_in(latent));
+    out_weight_ = &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1},
+                                {.batch = n, .time = latent, .channels = d}, uniform_by_fan_in(d));
+    in_bias_ = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d}, {Init::zero});
+    out_bias_ =
+        &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent}, {Init::zero});
   } else {
-    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, StoredAs::same, false);
-    counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k},
+    // Until start() fills them from data: distinct rows of the size of a fresh encoder's outputs, each chosen once.
+    const Init rows{Init::normal, 0.1, true};
+    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, rows, StoredAs::same, false);
+    counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k}, {Init::one},
                            StoredAs::same, false);
-    sums_ = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, StoredAs::same, false);
+    sums_ = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, rows, StoredAs::same, false);
   }
 }
 

@@ -75,10 +75,14 @@ std::string str(ActivationKind k) {
 
 Activation::Activation(Parameters& parameters, const std::string& name, int64_t channels, ActivationKind kind)
     : name_(name), kind_(kind) {
-  if (kind == ActivationKind::snake || kind == ActivationKind::snake_beta)
-    alpha_ = &parameters.add(name + ".alpha", {1, channels, 1}, {.channels = channels});
-  if (kind == ActivationKind::snake_beta)
-    beta_ = &parameters.add(name + ".beta", {1, channels, 1}, {.channels = channels});
+  const auto add = [&](const char* which, Init init) {
+    return &parameters.add(name + which, {1, channels, 1}, {.channels = channels}, init);
+  };
+  if (kind == ActivationKind::snake) alpha_ = add(".alpha", {Init::one});
+  if (kind == ActivationKind::snake_beta) {  // both are logarithms
+    alpha_ = add(".alpha", {Init::zero});
+    beta_ = add(".beta", {Init::zero});
+  }
 }
 
 namespace {
@@ -153,8 +157,9 @@ Conv1d::Conv1d(Parameters& parameters, const std::string& name, int64_t in, int6
     : name_(name),
       geometry_(geometry),
       weight_(&parameters.add_weight({name}, {out, in / geometry.groups, taps},
-                                     {.batch = out, .time = taps, .channels = in / geometry.groups})),
-      bias_(&parameters.add(name + ".bias", {out}, {.channels = out})) {}
+                                     {.batch = out, .time = taps, .channels = in / geometry.groups},
+                                     uniform_by_fan_in(in / geometry.groups * taps))),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, {Init::zero})) {}
 
 Shape Conv1d::output(Shape input) const {
   return {.batch = input.batch,
@@ -324,8 +329,9 @@ ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name
     : name_(name),
       geometry_{.stride = stride, .left = padding, .right = padding},
       output_padding_(output_padding),
-      weight_(&parameters.add_weight({name}, {in, out, taps}, {.batch = in, .time = taps, .channels = out})),
-      bias_(&parameters.add(name + ".bias", {out}, {.channels = out})) {}
+      weight_(&parameters.add_weight({name}, {in, out, taps}, {.batch = in, .time = taps, .channels = out},
+                                     uniform_by_fan_in(out * taps))),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, uniform_by_fan_in(out * taps))) {}
 
 Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {

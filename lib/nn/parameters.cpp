@@ -1,7 +1,10 @@
 #include "nacre/nn/parameters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
+
+#include "nacre/random.h"
 
 namespace nacre {
 namespace {
@@ -25,7 +28,44 @@ View<T> view_of(const Memory& m, int64_t elements) {
                        : View<T>(reinterpret_cast<T*>(m.data()), {.channels = elements});
 }
 
+/// FNV-1a. The offset basis lacks its last digit, 7: it is part of the format of seeds (docs/decisions/seed-format.md).
+uint64_t hash(const std::string& s) {
+  uint64_t h = 1469598103934665603ull;
+  for (const char c : s) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return h;
+}
+
+double normal(const Philox& draw, uint64_t counter) {  // Box and Muller
+  const double u = 1.0 - draw.uniform(2 * counter), v = draw.uniform(2 * counter + 1);
+  return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
+}
+
+/// Initial values of one piece as a file holds it. The stream comes from the name, so adding a layer changes no other.
+std::vector<float> drawn(const Parameter& p, size_t piece, uint64_t seed) {
+  const Init& init = p.init;
+  const std::string& name = p.names[piece];
+  const Philox draw{seed, hash(init.shared ? name.substr(0, name.rfind('.')) : name)};
+  std::vector<float> values(static_cast<size_t>(p.piece_elements()), init.kind == Init::one ? 1.0f : 0.0f);
+  if (init.kind == Init::uniform)
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((2 * draw.uniform(i) - 1) * init.scale);
+  if (init.kind == Init::normal)
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(init.scale * normal(draw, i));
+  return values;
+}
+
+/// Norms of the rows of a piece as a file holds it.
+void append_norms(std::span<const float> piece, int64_t rows, std::vector<float>& norms) {
+  const size_t length = piece.size() / static_cast<size_t>(rows);
+  for (size_t at = 0; at < piece.size(); at += length) {
+    double sum = 0;
+    for (const double v : piece.subspan(at, length)) sum += v * v;
+    norms.push_back(static_cast<float>(std::sqrt(sum)));
+  }
+}
+
 }  // namespace
+
+Init uniform_by_fan_in(int64_t fan_in) { return {Init::uniform, 1.0 / std::sqrt(static_cast<double>(fan_in))}; }
 
 int64_t Parameter::piece_elements() const { return product(stored); }
 
@@ -63,12 +103,13 @@ Parameters::Place Parameters::find(const std::string& name) {
   return {nullptr, 0};
 }
 
-Parameter& Parameters::add(std::string name, std::vector<int64_t> stored, Shape shape, StoredAs as, bool trained) {
-  return add_stack({std::move(name)}, std::move(stored), shape, as, trained);
+Parameter& Parameters::add(std::string name, std::vector<int64_t> stored, Shape shape, Init init, StoredAs as,
+                           bool trained) {
+  return add_stack({std::move(name)}, std::move(stored), shape, init, as, trained);
 }
 
-Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, StoredAs as,
-                                 bool trained) {
+Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init init,
+                                 StoredAs as, bool trained) {
   if (names.empty() || product(stored) * static_cast<int64_t>(names.size()) != whole.elements())
     throw Error(ErrorKind::usage, "parameter " + (names.empty() ? "?" : names[0]) + ": pieces of " + text(stored) +
                                       " do not make " + str(whole));
@@ -79,11 +120,12 @@ Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int
     return *known.parameter;
   }
   if (allocated_) throw Error(ErrorKind::usage, "parameter " + names[0] + ": added after allocate()");
-  parameters_.push_back({this, std::move(names), std::move(stored), as, whole, trained, {}, {}});
+  parameters_.push_back({this, std::move(names), std::move(stored), as, whole, trained, init, {}, {}});
   return parameters_.back();
 }
 
-Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, StoredAs as) {
+Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init init,
+                               StoredAs as) {
   std::vector<std::string> v_names, g_names;
   for (const std::string& n : names) {
     v_names.push_back(n + ".weight_v");
@@ -92,8 +134,8 @@ Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64
   const int64_t rows = stored.at(0) * static_cast<int64_t>(names.size());
   std::vector<int64_t> g_stored(stored.size(), 1);
   g_stored[0] = stored[0];
-  Parameter& v = add_stack(std::move(v_names), std::move(stored), whole, as);
-  Parameter& g = add_stack(std::move(g_names), std::move(g_stored), {.channels = rows});
+  Parameter& v = add_stack(std::move(v_names), std::move(stored), whole, init, as);
+  Parameter& g = add_stack(std::move(g_names), std::move(g_stored), {.channels = rows}, {Init::norm_of_direction});
   for (Weight& w : weights_)
     if (w.v == &v) return w;
   weights_.push_back({&v, &g, whole, {}, {}, {}});
@@ -163,6 +205,25 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   rows_ = rows;
   allocated_ = true;
   with_gradients_ = with_gradients;
+}
+
+void Parameters::initialise(Context& ctx, uint64_t seed) {
+  if (!allocated_) throw Error(ErrorKind::usage, "parameters: initialised before allocate()");
+  std::vector<float> whole;
+  for (const Parameter& p : parameters_) {
+    if (p.init.kind == Init::norm_of_direction) continue;
+    whole.resize(static_cast<size_t>(p.shape.elements()));
+    for (size_t i = 0; i < p.names.size(); ++i) p.from_file(drawn(p, i, seed), i, whole);
+    ctx.write<float>(whole, p.value);
+  }
+  for (const Weight& w : weights_) {
+    whole.resize(static_cast<size_t>(w.shape.elements()));
+    ctx.read<float>(w.v->value, whole);
+    std::vector<float> gains;
+    for (size_t i = 0; i < w.v->names.size(); ++i) append_norms(w.v->to_file(whole, i), w.v->stored[0], gains);
+    ctx.write<float>(gains, w.g->value);
+  }
+  refresh(ctx);
 }
 
 void Parameters::refresh(Context& ctx) {

@@ -28,7 +28,7 @@ struct TrainingStep::Impl {
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
     parameters.allocate(ctx, true, storage);
-    initialise(ctx, parameters, config, seed);
+    parameters.initialise(ctx, seed);
     optimizer.emplace(ctx, parameters, optimizer_config, "adamw", communicator);
     plan.reserve([&](Plan& p) { walk(p, loss_config, storage); });
     captures = ctx.device().kind == Device::cuda;

@@ -102,7 +102,7 @@ inline std::string tiny_model(const Folder& folder, const std::string& name = "m
                               const CodecConfig& config = tiny_config()) {
   Context ctx({.device = {}, .threads = 1});
   Codec codec(ctx, config);
-  initialise(ctx, codec.parameters(), codec.config(), seed);
+  codec.parameters().initialise(ctx, seed);
   codec.save(folder / name);
   return folder / name;
 }

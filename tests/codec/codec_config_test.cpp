@@ -23,9 +23,9 @@ std::string refusal(const std::string& json) {
 
 /// Weights positive and biases zero: what a network makes of a single impulse is positive wherever it can reach, and
 /// exactly zero everywhere else.
-void open_up(Context& ctx, Parameters& p, const CodecConfig& c) {
+void open_up(Context& ctx, Parameters& p) {
   p.allocate(ctx, false);
-  initialise(ctx, p, c, 1);
+  p.initialise(ctx, 1);
   for (Parameter& x : p.all()) {
     std::vector<float> v(static_cast<size_t>(x.value.elements()));
     ctx.read<float>(x.value, v);
@@ -47,7 +47,7 @@ struct Probe {
   View<const float> output;
 
   Probe(const CodecConfig& c, Shape shape) : net(p, c), plan(ctx, Purpose::inference) {
-    open_up(ctx, p, c);
+    open_up(ctx, p);
     plan.reserve([&](Plan& w) {
       const Output<float> source = w.source<float>(shape);
       input = source.value;

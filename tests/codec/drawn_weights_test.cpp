@@ -1,9 +1,10 @@
-// How a model begins that starts from random weights: the distribution of every tensor, as codec.h says.
+// How a model begins that starts from random weights: the distribution of every tensor, and its bits.
 #include <cmath>
 #include <map>
 
 #include "harness.h"
 #include "nacre/codec/codec.h"
+#include "nacre/random.h"
 
 using namespace nacre;
 
@@ -36,7 +37,97 @@ void check_normal(const std::vector<float>& v, double deviation) {
   CHECK(std::fabs(mean_square(v) - square) <= 6 * square * std::sqrt(2 / n));
 }
 
+/// The initial values of a codec by the names and shapes of its file: a second spelling of the rules that turn a seed
+/// into weights.
+struct ByName {
+  uint64_t seed;
+  bool log_scale;
+  const std::map<std::string, Tensor>& all;
+
+  Philox stream(const std::string& name) const {
+    uint64_t h = 0x14650fb0739d0383;
+    for (const char c : name) h ^= static_cast<unsigned char>(c), h *= 0x100000001b3;
+    return {seed, h};
+  }
+  std::vector<float> uniform(const std::string& name, double fan_in) const {
+    std::vector<float> v(all.at(name).values.size());
+    for (size_t i = 0; i < v.size(); ++i)
+      v[i] = static_cast<float>((2 * stream(name).uniform(i) - 1) * (1 / std::sqrt(fan_in)));
+    return v;
+  }
+  std::vector<float> normal(const std::string& name, const std::string& from, double deviation) const {
+    std::vector<float> v(all.at(name).values.size());
+    for (size_t i = 0; i < v.size(); ++i) {
+      const double radius = std::sqrt(-2 * std::log(1 - stream(from).uniform(2 * i)));
+      v[i] = static_cast<float>(deviation * (radius * std::cos(6.283185307179586 * stream(from).uniform(2 * i + 1))));
+    }
+    return v;
+  }
+  std::vector<float> operator()(const std::string& name) const {
+    const Tensor& t = all.at(name);
+    const std::string layer = name.substr(0, name.rfind('.'));
+    const auto fan_in = [&] {
+      const std::vector<int64_t>& weight = all.at(layer + ".weight_v").stored;
+      return static_cast<double>(weight[1] * weight[2]);
+    };
+    if (ends_with(name, ".weight_v")) return uniform(name, fan_in());
+    if (ends_with(name, ".weight_g")) {
+      const std::vector<float> v = (*this)(layer + ".weight_v");
+      std::vector<float> norms;
+      for (size_t row = 0; row < t.values.size(); ++row) {
+        double square = 0;
+        for (size_t i = 0; i < v.size() / t.values.size(); ++i)
+          square += std::pow(static_cast<double>(v[row * (v.size() / t.values.size()) + i]), 2);
+        norms.push_back(static_cast<float>(std::sqrt(square)));
+      }
+      return norms;
+    }
+    if (ends_with(name, ".codebook.weight")) return normal(name, name, 1);
+    if (ends_with(name, ".embed") || ends_with(name, ".embed_avg")) return normal(name, layer, 0.1);
+    // Transposed convolutions are second in the blocks of the decoder; residual units have a ".block." of their own.
+    if (name.starts_with("decoder.model.") && ends_with(name, ".block.1.bias") &&
+        name.find(".block.") == name.rfind(".block."))
+      return uniform(name, fan_in());
+    const bool one = ends_with(name, ".cluster_size") || (!ends_with(name, ".bias") && !log_scale);
+    return std::vector<float>(t.values.size(), one ? 1.0f : 0.0f);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("drawn weights: a seed gives the same bits as ever") {
+  struct {
+    QuantizerKind quantizer;
+    ActivationKind activation;
+    uint64_t seed;
+  } const models[] = {{QuantizerKind::ema, ActivationKind::snake, 0},
+                      {QuantizerKind::factorised, ActivationKind::snake_beta, 1},
+                      {QuantizerKind::factorised, ActivationKind::elu, 0xfedcba9876543210},
+                      {QuantizerKind::ema, ActivationKind::snake_beta, 42}};
+  for (const auto& m : models) {
+    CAPTURE(str(m.activation), m.seed);
+    CodecConfig c;
+    c.encoder_dim = 4, c.encoder_rates = {2, 3};
+    c.decoder_dim = 24, c.decoder_rates = {3, 2};
+    c.activation = m.activation;
+    c.quantizer = m.quantizer, c.n_codebooks = 3, c.codebook_size = 16, c.codebook_dim = 8;
+    c.metric = m.quantizer == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
+    Context ctx({.threads = 1});
+    Codec codec(ctx, c);
+    codec.parameters().initialise(ctx, m.seed);
+    std::map<std::string, Tensor> all;
+    codec.parameters().each_tensor(
+        ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {
+          all[name] = {stored, {v.begin(), v.end()}};
+        });
+    CHECK(all.size() > 100);
+    const ByName expected{m.seed, m.activation == ActivationKind::snake_beta, all};
+    for (const auto& [name, t] : all) {
+      INFO(name);
+      CHECK((t.values == expected(name)));
+    }
+  }
+}
 
 TEST_CASE("drawn weights: uniform within one over the root of the fan in, gains the norms, biases zero") {
   for (const QuantizerKind kind : {QuantizerKind::ema, QuantizerKind::factorised}) {
@@ -47,7 +138,7 @@ TEST_CASE("drawn weights: uniform within one over the root of the fan in, gains 
     c.metric = kind == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
     Context ctx({.threads = 1});
     Codec codec(ctx, c);
-    initialise(ctx, codec.parameters(), c, 11);
+    codec.parameters().initialise(ctx, 11);
     std::map<std::string, Tensor> all;
     codec.parameters().each_tensor(
         ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {

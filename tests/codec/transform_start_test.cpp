@@ -38,7 +38,7 @@ struct Joined {
         decoder(parameters, c),
         plan(ctx, Purpose::inference) {
     parameters.allocate(ctx, false);
-    initialise(ctx, parameters, c, 5);
+    parameters.initialise(ctx, 5);
     plan.reserve([&](Plan& p) {
       const Output<float> source = p.source<float>({.time = frames * c.hop()});
       in = source.value;

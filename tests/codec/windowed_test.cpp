@@ -25,7 +25,7 @@ CodecConfig tiny(std::vector<int64_t> rates) {
 
 Codec made(Context& ctx, const CodecConfig& config) {
   Codec codec(ctx, config);
-  initialise(ctx, codec.parameters(), config, 3);
+  codec.parameters().initialise(ctx, 3);
   codec.parameters().refresh(ctx);
   return codec;
 }

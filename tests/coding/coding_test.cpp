@@ -73,7 +73,7 @@ Coded coded(Codec& codec, const std::vector<float>& x) {
 TEST_CASE("coding: every channel of a file is coded from its own samples", "[training][codec_files]") {
   Context ctx({.threads = 1});
   Codec codec(ctx, small());
-  initialise(ctx, codec.parameters(), codec.config(), 1);
+  codec.parameters().initialise(ctx, 1);
   FileCodec files(codec);
   const TemporaryFolder folder;
   // 40000 frames are more than one piece of a file and more than one packet of a stream.
@@ -118,7 +118,7 @@ TEST_CASE("coding: every channel of a file is coded from its own samples", "[tra
 TEST_CASE("coding: channels of another rate are resampled one by one, there and back", "[training][codec_files]") {
   Context ctx({.threads = 1});
   Codec codec(ctx, small());
-  initialise(ctx, codec.parameters(), codec.config(), 1);
+  codec.parameters().initialise(ctx, 1);
   FileCodec files(codec);
   const TemporaryFolder folder;
   for (const int rate : {8000, 44100}) {

@@ -12,7 +12,7 @@ inline int code_noise() try {
                               R"({"encoder_dim": 4, "encoder_rates": [2, 3], "decoder_dim": 16, "decoder_rates": [3, 2],
                                   "latent_dim": 8, "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2,
                                   "codebook_size": 16})"));
-  nacre::initialise(ctx, codec.parameters(), codec.config(), 1);
+  codec.parameters().initialise(ctx, 1);
   codec.reserve_inference(1, 60);
   std::vector<float> audio(60);
   std::vector<int32_t> codes(10 * 2);

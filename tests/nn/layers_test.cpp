@@ -41,13 +41,13 @@ using Make = std::function<std::function<Flow(Plan&, Flow)>(Parameters&)>;
 
 /// Forward and backward of a network behind a convolution of one tap, whose gradients show what reaches the input.
 template <class T>
-Result run(Device device, const Make& make, const CodecConfig& c, Shape input, int64_t inner) {
+Result run(Device device, const Make& make, Shape input, int64_t inner) {
   Context ctx({.device = device, .threads = 2});
   Parameters p;
   const Conv1d first(p, "first", input.channels, inner, 1);
   const auto net = make(p);
   p.allocate(ctx, true, storage_of<T>);
-  initialise(ctx, p, c, 4);
+  p.initialise(ctx, 4);
   Plan plan(ctx, Purpose::training);
   Output<T> source;
   Input<T> end;
@@ -95,10 +95,10 @@ double relative(const std::vector<double>& found, const std::vector<double>& wan
 /// the other, each at most one bf16_ulp of its value, with random signs. They add like a random walk; sums of such
 /// terms have the error of their terms; three standard deviations, and a third of an ulp is one of a uniform error's
 /// (1/sqrt(3), rounded).
-void compare(const Make& make, const CodecConfig& c, Shape input, int64_t inner, int roundings) {
+void compare(const Make& make, Shape input, int64_t inner, int roundings) {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
-  const Result exact = run<float>(device, make, c, input, inner), found = run<bf16>(device, make, c, input, inner);
+  const Result exact = run<float>(device, make, input, inner), found = run<bf16>(device, make, input, inner);
   REQUIRE(found.y.size() == exact.y.size());
   const double forward = 3 * test::bf16_ulp / std::sqrt(3.0) * std::sqrt(roundings);
   const double error = relative(found.y, exact.y);
@@ -128,11 +128,10 @@ Make made(A... arguments) {
 }  // namespace
 
 TEST_CASE("a residual unit in bf16") {
-  const CodecConfig c = tiny(ActivationKind::snake);
   for (const int64_t dilation : {int64_t{1}, int64_t{9}}) {
     CAPTURE(dilation);
-    compare(made<ResidualUnit>("unit", 12, 7, dilation, ActivationKind::snake), c,
-            {.batch = 2, .time = 50, .channels = 3}, 12, 8);
+    compare(made<ResidualUnit>("unit", 12, 7, dilation, ActivationKind::snake), {.batch = 2, .time = 50, .channels = 3},
+            12, 8);
   }
 }
 TEST_CASE("an encoder and a decoder in bf16") {
@@ -140,8 +139,8 @@ TEST_CASE("an encoder and a decoder in bf16") {
     CAPTURE(str(activation));
     const CodecConfig c = tiny(activation);
     // Four units of four layers, four strided or outer convolutions with activations, weights of each.
-    compare(made<Encoder>(c), c, {.batch = 2, .time = 96, .channels = 2}, 1, 30);
-    compare(made<Decoder>(c), c, {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
+    compare(made<Encoder>(c), {.batch = 2, .time = 96, .channels = 2}, 1, 30);
+    compare(made<Decoder>(c), {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
   }
 }
 TEST_CASE("activations by name") {

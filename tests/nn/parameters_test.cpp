@@ -161,8 +161,8 @@ TEST_CASE("parameters: what a step did not use has no gradient, whatever the ste
   INFO(str(device) << (in_one_op ? ", fused" : ", op by op"));
   Context ctx({.device = device, .threads = 2});
   Parameters p;
-  Weight &used = p.add_weight({"used"}, {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}),
-         &idle = p.add_weight({"idle"}, {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3});
+  Weight &used = p.add_weight({"used"}, {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}, {Init::one}),
+         &idle = p.add_weight({"idle"}, {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3}, {Init::one});
   p.allocate(ctx, true);
   const auto fill = [&](View<float> v, float first) {
     std::vector<float> values(static_cast<size_t>(v.elements()));
@@ -229,7 +229,7 @@ TEST_CASE("parameters: saved and loaded, bit for bit") {
   for (const QuantizerKind kind : {QuantizerKind::factorised, QuantizerKind::ema}) {
     Context ctx({.device = device, .threads = 1});
     Codec codec(ctx, small(kind));
-    initialise(ctx, codec.parameters(), codec.config(), 5);
+    codec.parameters().initialise(ctx, 5);
     codec.save(folder / "model.safetensors", {{"note", "kept"}});
     Codec loaded = Codec::load(ctx, folder / "model.safetensors");
     CHECK(same_bits(everything(ctx, codec.parameters()), everything(ctx, loaded.parameters())));
@@ -271,7 +271,7 @@ TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
   const test::Folder folder;
   Context ctx({.threads = 1});
   Codec codec(ctx, small());
-  initialise(ctx, codec.parameters(), codec.config(), 5);
+  codec.parameters().initialise(ctx, 5);
   codec.save(folder / "model.safetensors");
   rewrite(folder / "model.safetensors", folder / "wrong.safetensors", [](auto& tensors, auto& held) {
     std::erase_if(tensors, [](const StoredTensor& t) {
@@ -329,7 +329,7 @@ TEST_CASE("parameters: a second model of the same names shares them") {
   CHECK(error_of([&] { Encoder(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
 
   // Both instances compute the same.
-  initialise(ctx, p, c, 3);
+  p.initialise(ctx, 3);
   std::vector<float> out[2];
   for (Encoder* e : {&first, &second}) {
     Plan plan(ctx, Purpose::inference);
@@ -357,8 +357,8 @@ TEST_CASE("parameters: assigned from another model, with averaged weights in pla
   Context ctx({.device = device, .threads = 1});
   const CodecConfig c = small(QuantizerKind::ema);
   Codec from(ctx, c), to(ctx, c);
-  initialise(ctx, from.parameters(), c, 1);
-  initialise(ctx, to.parameters(), c, 2);
+  from.parameters().initialise(ctx, 1);
+  to.parameters().initialise(ctx, 2);
   CHECK(!same_bits(everything(ctx, from.parameters()), everything(ctx, to.parameters())));
   to.parameters().assign(ctx, from.parameters());
   CHECK(same_bits(everything(ctx, from.parameters()), everything(ctx, to.parameters())));
@@ -379,18 +379,60 @@ TEST_CASE("parameters: assigned from another model, with averaged weights in pla
   CHECK_THROWS_AS(fewer.parameters().assign(ctx, from.parameters()), Error);
 }
 
+TEST_CASE("parameters: begin as they are registered") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  Parameters p;
+  const Shape five{.channels = 5};
+  p.add("zero", {5}, five, {Init::zero});
+  p.add("one", {5}, five, {Init::one});
+  p.add("uniform", {5}, five, {Init::uniform, 2.0});
+  p.add("normal", {5}, five, {Init::normal, 1.0}, StoredAs::same, false);
+  p.add("pair.own", {5}, five, {Init::normal, 1.0});
+  p.add("pair.a", {5}, five, {Init::normal, 1.0, true});
+  p.add("pair.b", {5}, five, {Init::normal, 4.0, true});
+  p.add_stack({"0.stack", "1.stack"}, {5}, {.batch = 2, .channels = 5}, {Init::normal, 1.0});
+  p.add("one", {5}, five, {Init::zero});  // known: begins as the first registration says
+  Weight& weight = p.add_weight({"0.w", "1.w"}, {2, 3, 2}, {.batch = 4, .time = 2, .channels = 3}, {Init::one});
+  CHECK(error_of([&] { p.initialise(ctx, 1); }, ErrorKind::usage).find("allocate") != std::string::npos);
+  p.allocate(ctx, false);
+  ctx.write<float>(std::vector<float>(static_cast<size_t>(p.values().elements()), 7.0f),
+                   p.values());  // left from before
+  p.initialise(ctx, 1);
+  std::map<std::string, std::vector<float>> v;
+  p.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> values) {
+    v[name].assign(values.begin(), values.end());
+  });
+  const auto all = [&](const char* name, float x) {
+    CAPTURE(name);
+    CHECK(std::all_of(v.at(name).begin(), v.at(name).end(), [&](float y) { return y == x; }));
+  };
+  all("zero", 0), all("one", 1), all("0.w.weight_v", 1), all("1.w.weight_v", 1);
+  for (const char* gain : {"0.w.weight_g", "1.w.weight_g"}) all(gain, std::sqrt(6.0f));
+  CHECK(std::all_of(v["uniform"].begin(), v["uniform"].end(), [](float x) { return x != 0 && std::fabs(x) <= 2; }));
+  CHECK(!same_bits(v["normal"], v["pair.own"]));
+  CHECK(!same_bits(v["pair.own"], v["pair.a"]));
+  for (size_t i = 0; i < 5; ++i) CHECK(v["pair.b"][i] == 4 * v["pair.a"][i]);
+  CHECK(!same_bits(v["0.stack"], v["1.stack"]));
+  // Effective weights are up to date: v where the gain is the norm of the row, within 8 ulp (weight_norm.h).
+  std::vector<float> w(24);
+  ctx.read<float>(weight.value32, w);
+  for (const float x : w) CHECK(std::fabs(static_cast<double>(x) - 1) <= 8 * test::ulp);
+}
+
 TEST_CASE("parameters: what begins random is a function of the seed and the name alone") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
   Context ctx({.device = device, .threads = 1});
   Codec a(ctx, small()), b(ctx, small());
-  initialise(ctx, a.parameters(), a.config(), 9);
-  initialise(ctx, b.parameters(), b.config(), 9);
+  a.parameters().initialise(ctx, 9);
+  b.parameters().initialise(ctx, 9);
   CHECK(same_bits(everything(ctx, a.parameters()), everything(ctx, b.parameters())));
   CodecConfig more = small();
   more.n_codebooks = 5;
   Codec c(ctx, more);
-  initialise(ctx, c.parameters(), more, 9);
+  c.parameters().initialise(ctx, 9);
   std::map<std::string, std::vector<float>> known;
   a.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
     known[name].assign(v.begin(), v.end());
@@ -398,6 +440,6 @@ TEST_CASE("parameters: what begins random is a function of the seed and the name
   c.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
     if (known.count(name)) CHECK(same_bits(known[name], {v.begin(), v.end()}));
   });
-  initialise(ctx, b.parameters(), b.config(), 10);
+  b.parameters().initialise(ctx, 10);
   CHECK(!same_bits(everything(ctx, a.parameters()), everything(ctx, b.parameters())));
 }

@@ -47,9 +47,9 @@ Flow variable(Plan& p, int64_t channels = 8) { return p.source<float>({.time = 3
 /// Parameters of two weights, on the CPU.
 struct Weights {
   Parameters parameters;
-  Weight &a = parameters.add_weight({"a"}, {2, 3, 1}, {.batch = 2, .channels = 3}),
-         &b = parameters.add_weight({"b"}, {2, 3, 1}, {.batch = 2, .channels = 3});
-  Parameter& bias = parameters.add("bias", {4}, {.channels = 4});
+  Weight &a = parameters.add_weight({"a"}, {2, 3, 1}, {.batch = 2, .channels = 3}, uniform_by_fan_in(3)),
+         &b = parameters.add_weight({"b"}, {2, 3, 1}, {.batch = 2, .channels = 3}, uniform_by_fan_in(3));
+  Parameter& bias = parameters.add("bias", {4}, {.channels = 4}, {Init::zero});
   explicit Weights(Context& c) { parameters.allocate(c, true); }
 };
 

@@ -49,7 +49,7 @@ struct Twice {
     for (const char* name : {"before.0", "before.1"}) before.emplace_back(parameters, name, 3, inner, 1);
     layer = make(parameters);
     parameters.allocate(ctx, true, storage_of<T>);
-    initialise(ctx, parameters, tiny(), 5);
+    parameters.initialise(ctx, 5);
     parameters.refresh(ctx);
   }
 

@@ -45,7 +45,7 @@ RunConfig tiny_run(const TemporaryFolder& folder) {
 )");
   Context ctx({.threads = 1});
   Codec codec(ctx, c.codec);
-  initialise(ctx, codec.parameters(), codec.config(), 7);
+  codec.parameters().initialise(ctx, 7);
   codec.save(folder / "run/model.safetensors");
   return c;
 }
@@ -202,7 +202,7 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
   SECTION("other weights have others") {
     Context ctx({.threads = 1});
     Codec codec(ctx, config.codec);
-    initialise(ctx, codec.parameters(), codec.config(), 8);
+    codec.parameters().initialise(ctx, 8);
     codec.save(start);
     const std::string html = page();
     CHECK(!row(html, "Before training").empty());
@@ -216,7 +216,7 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
     CodecConfig other = config.codec;
     other.n_codebooks = 3;
     Codec codec(ctx, other);
-    initialise(ctx, codec.parameters(), codec.config(), 8);
+    codec.parameters().initialise(ctx, 8);
     codec.save(start);
     const std::string html = page();
     CHECK(html.find("has another configuration") != std::string::npos);

@@ -59,7 +59,7 @@ Result coded(Codec& codec, int64_t frames, double step) {
 }
 Codec made(Context& ctx, uint64_t seed = 1) {
   Codec codec(ctx, small());
-  initialise(ctx, codec.parameters(), codec.config(), seed);
+  codec.parameters().initialise(ctx, seed);
   return codec;
 }
 Result alone(int64_t frames, double step, int threads = 1) {
@@ -107,7 +107,7 @@ TEST_CASE("a training step has the same bits with any number of threads") {
     LossConfig loss;
     loss.windows = {32, 256}, loss.mels = {5, 40};
     TrainingStep step(ctx, small(), loss, {}, 3, 2400, 7);
-    initialise(ctx, step.parameters(), small(), 1);
+    step.parameters().initialise(ctx, 1);
     const std::vector<float> audio = tone(3 * step.samples(), 0.02);
     const std::vector<int32_t> lengths{2400, 1200, 2000};
     step.load(audio, lengths);
@@ -446,7 +446,7 @@ TEST_CASE("whichever allocation fails, the error is that of memory") {
       Codec codec(ctx, std::move(config));
       codec.reserve_inference(1, length);
       allocations_left = -1;
-      initialise(ctx, codec.parameters(), codec.config(), 1);
+      codec.parameters().initialise(ctx, 1);
       codec.encode({x.data(), {.time = length}}, {r.codes.data(), {.time = frames, .channels = 3}});
       codec.decode({r.codes.data(), {.time = frames, .channels = 3}}, {r.audio.data(), {.time = length}});
       found = r;

@@ -32,7 +32,7 @@ Codec tiny(Context& ctx) {
   c.encoder_dim = 4, c.encoder_rates = c.decoder_rates = {2, 2}, c.decoder_dim = 16, c.dilations = {1};
   c.n_codebooks = 2, c.codebook_size = 16, c.codebook_dim = 4;
   Codec codec(ctx, c);
-  initialise(ctx, codec.parameters(), codec.config(), 1);
+  codec.parameters().initialise(ctx, 1);
   return codec;
 }
 

@@ -117,7 +117,7 @@ TEST_CASE("a longer clip has the SNR of the whole, and means of its pieces for t
 TEST_CASE("a clip that is judged piece by piece scores as one that is given at once", "[evaluation]") {
   Context ctx({.threads = 1});
   Codec codec(ctx, tiny_codec());
-  initialise(ctx, codec.parameters(), codec.config(), 1);
+  codec.parameters().initialise(ctx, 1);
   for (const int64_t seconds : {1, 43}) {
     INFO(seconds << " s");
     const std::vector<float> x = sound(seconds).x;

@@ -226,7 +226,7 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
     Context ctx({.threads = 1});
     const CodecConfig config = small(kind);
     Codec codec(ctx, config);
-    initialise(ctx, codec.parameters(), config, 3);
+    codec.parameters().initialise(ctx, 3);
     // The last stage has one code 16 times: the lowest index wins every tie.
     const std::string one =
         kind == QuantizerKind::ema ? "quantizer.quantizers.2.codebook.embed" : "quantizer.quantizers.2.codebook.weight";

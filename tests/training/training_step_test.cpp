@@ -145,7 +145,7 @@ TEST_CASE("encoding and decoding allocate nothing", "[step]") {
   for (const QuantizerKind kind : kinds) {
     Context ctx({.device = device, .threads = 2});
     Codec codec(ctx, Setup(kind).codec);
-    initialise(ctx, codec.parameters(), codec.config(), 1);
+    codec.parameters().initialise(ctx, 1);
     codec.reserve_inference(2, 120);
     Memory audio(ctx, 240 * sizeof(float)), codes(ctx, 2 * 20 * 3 * sizeof(int32_t));
     const View<float> wave(reinterpret_cast<float*>(audio.data()), {.batch = 2, .time = 120});

@@ -86,17 +86,13 @@ class Quantizer {
   const Parameter* out_bias_ = nullptr;
 };
 
-/// Draws every parameter of the model, a pure function of (seed, name): convolutions uniform in +-1/sqrt(fan in), as
-/// PyTorch's default, gains equal to the norm, biases zero (of transposed convolutions uniform as their weights), alpha
-/// one, codebooks standard normal.
-void initialise(Context&, Parameters&, const CodecConfig&, uint64_t seed);
-
 /// A model for inference: parameters, and one planned encoder and decoder per window shape. One call at a time: a thread
 /// that plans, encodes or decodes while another does gets Error(usage). Codecs of several threads may share a Context.
 class Codec {
  public:
-  /// Parameters are allocated and zero; initialise() or load() fills them. storage: of activations and effective weights
-  /// between the waveform and the latent, as in TrainingStep; the quantizer works on floats in either case.
+  /// Parameters are allocated and zero; Parameters::initialise() or load() fills them. storage: of activations and
+  /// effective weights between the waveform and the latent, as in TrainingStep; the quantizer works on floats in either
+  /// case.
   Codec(Context&, CodecConfig, Storage storage = Storage::float32);
   /// Loads model.safetensors whose metadata holds the config. Throws Error(input) listing every missing, surplus or
   /// misshapen tensor.

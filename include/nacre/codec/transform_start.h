@@ -34,9 +34,9 @@ struct TransformStart {
 /// What transform_start() would do with such a codec.
 TransformStart transform_start_of(const CodecConfig&);
 
-/// Replaces values that initialise() has drawn. Codebooks stay as they are: they start from the latents that the encoder
-/// then gives (TrainingStep::start_codebooks). The values are computed on the host: every device gets the same bits.
-/// Throws Error(usage) where transform_start_of() refuses.
+/// Replaces initial values (Parameters::initialise). Codebooks stay as they are: they start from the latents that the
+/// encoder then gives (TrainingStep::start_codebooks). The values are computed on the host: every device gets the same
+/// bits. Throws Error(usage) where transform_start_of() refuses.
 TransformStart transform_start(Context&, Parameters&, const CodecConfig&);
 
 }  // namespace nacre

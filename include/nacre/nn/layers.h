@@ -37,7 +37,8 @@ enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh }
 ActivationKind activation_kind(const std::string& name);
 std::string str(ActivationKind);
 
-/// One elementwise nonlinearity. Snake registers <name>.alpha (1, C, 1), initialised to one.
+/// One elementwise nonlinearity. Snake registers <name>.alpha (1, C, 1), initialised to one; snake_beta registers
+/// <name>.alpha and <name>.beta, logarithms initialised to zero.
 class Activation {
  public:
   Activation(Parameters&, const std::string& name, int64_t channels, ActivationKind);
@@ -54,6 +55,8 @@ class Activation {
 };
 
 /// Weight-normalised convolution: <name>.weight_v [out, in / groups, taps], <name>.weight_g, <name>.bias.
+/// The weight begins uniform in +-1/sqrt(fan in), as in PyTorch; the bias begins at zero (DAC, section 2.6 of its
+/// description).
 class Conv1d {
  public:
   Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {});
@@ -88,6 +91,7 @@ class ActivatedConv1d {
 };
 
 /// Weight-normalised transposed convolution: <name>.weight_v [in, out, taps], one gain per input channel.
+/// Weight and bias begin uniform in +-1/sqrt(out taps), as in PyTorch.
 class ConvTranspose1d {
  public:
   ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride,

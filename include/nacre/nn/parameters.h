@@ -21,6 +21,24 @@ enum class StoredAs : uint8_t {
   convolution  ///< file [first, in, taps], memory [first, taps, in]: channels last
 };
 
+/// The initial values of a parameter, drawn by Parameters::initialise().
+struct Init {
+  enum Kind : uint8_t {
+    zero,
+    one,
+    uniform,           ///< in +-scale
+    normal,            ///< of mean 0 and standard deviation scale
+    norm_of_direction  ///< of the gain of a weight: the norm of the row of v
+  };
+  Kind kind = zero;
+  double scale = 0;
+  /// Random numbers come from the name up to its last dot, so that parameters of one parent begin equal.
+  bool shared = false;
+};
+/// Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions. The fan in of a weight stored as [a, b, taps] is
+/// b * taps, for transposed convolutions as well.
+Init uniform_by_fan_in(int64_t fan_in);
+
 class Parameters;
 
 struct Parameter {
@@ -31,6 +49,7 @@ struct Parameter {
   StoredAs stored_as = StoredAs::same;
   Shape shape{};  ///< of the whole, in memory
   bool trained = true;
+  Init init{};
   View<float> value{}, grad{};  ///< grad is empty where nothing is trained
 
   /// One piece as a file holds it, and back.
@@ -64,20 +83,26 @@ class Parameters {
   Parameters& operator=(const Parameters&) = delete;
 
   /// A parameter by name; a second call with the same name and shape returns the first one's, so that two instances of
-  /// a model (one for training, one for evaluation) share it. Throws Error(usage) on another shape.
-  Parameter& add(std::string name, std::vector<int64_t> stored, Shape, StoredAs = StoredAs::same, bool trained = true);
+  /// a model (one for training, one for evaluation) share it, with the initial values of the first. Throws Error(usage)
+  /// on another shape.
+  Parameter& add(std::string name, std::vector<int64_t> stored, Shape, Init, StoredAs = StoredAs::same,
+                 bool trained = true);
   /// `names.size()` tensors of one shape, stacked along the first axis of memory.
-  Parameter& add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole,
+  Parameter& add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                        StoredAs = StoredAs::same, bool trained = true);
   /// name.weight_v and name.weight_g (pieces: one name per layer of a stack). stored is the shape of weight_v in the
-  /// file.
-  Weight& add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole,
+  /// file. The initial values are those of weight_v; weight_g begins as the norms of its rows.
+  Weight& add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                      StoredAs = StoredAs::convolution);
 
   /// Lays out the blocks and zeroes them. No add() after this, except of what is there already.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
   bool allocated() const noexcept { return allocated_; }
   bool with_gradients() const noexcept { return with_gradients_; }
+
+  /// Gives every parameter its initial values, a pure function of its registration, its name and the seed. Then
+  /// refresh() has been called. Throws Error(usage) before allocate().
+  void initialise(Context&, uint64_t seed);
 
   /// Effective weights from v and g. Once after each change of parameters.
   void refresh(Context&);
