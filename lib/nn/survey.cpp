@@ -22,6 +22,7 @@ Span Footprint::of(Span output) const noexcept {
   return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
 }
 
+/// Rows from what the steps cost, once it is known which backward passes run.
 void Plan::Impl::count() {
   for (const auto& [step, row, costs] : counted) {
     const StepRecord& s = nth(steps, step);
@@ -33,9 +34,10 @@ void Plan::Impl::count() {
 
 const std::vector<CostRow>& Plan::costs() const noexcept { return impl_->rows; }
 
+/// From the last step to the first: the span of a value is complete before its maker is reached.
 Span Plan::reach(Flow to, Span span, Flow from) const {
-  const Impl& p = *impl_;
-  const auto value_of = [&](int id) { return Impl::nth(p.activations, id).value; };  // one value may have many names
+  Impl& p = *impl_;
+  const auto value_of = [&](int id) { return p.at(id).value; };  // one value may be several activations
   std::map<int, Span> spans;
   const auto join = [&](int value, Span more) {
     const auto [at, is_new] = spans.try_emplace(value, more);

@@ -63,7 +63,7 @@ struct Work {
   double bytes = 0;
   Work& operator+=(const Work&) noexcept;
 };
-/// What a step does. Its backward pass has a part for the activations that it reads and one for its parameters.
+/// What a step does. Its backward pass computes gradients of what it reads and of its parameters.
 struct Costs {
   Work forward{}, input_gradient{}, weight_gradient{};
   Costs& operator+=(const Costs&) noexcept;
@@ -73,16 +73,16 @@ struct CostRow {
   Work forward{}, backward{};
 };
 
-/// Moments of an activation, from the first to the last, in its own steps of time.
+/// Positions along an activation's time, from the first to the last; they may lie outside of it.
 struct Span {
   int64_t first = 0, last = 0;
 };
-/// The moments of an input that moment t of the output depends on: t * stride - left + dilation * (0 ... count - 1).
-/// transposed: the moments of the output that moment t of the input feeds.
+/// Position t of the output depends on these positions of an input: t * stride - left + dilation * (0 ... count - 1).
+/// transposed: position t of the input feeds these positions of the output.
 struct Footprint {
   int64_t count = 1, stride = 1, dilation = 1, left = 0;
   bool transposed = false;
-  /// Of the input, for a span of the output.
+  /// The span of the input that a span of the output depends on.
   Span of(Span output) const noexcept;
 };
 
@@ -142,13 +142,13 @@ class Step {
   /// given up puts it back.
   void changes(View<float>) const;
 
-  /// A row of Plan::costs(), named after the step or otherwise; called after what the step reads. input_gradient counts
-  /// where an activation that is read has a gradient, weight_gradient where parameters are trained.
+  /// A row of Plan::costs() with the step's name or `row`; called after reads(). input_gradient counts where an activation
+  /// that is read has a gradient, weight_gradient where the step trains parameters.
   void costs(Costs, std::string row = {}) const;
-  /// As costs(), but counted in the reader's row, where that is named after its step: a convolution's row has the
-  /// activation before it, whether they are one step or two.
+  /// As costs(), but counted in the row of the step that reads the result, if that row has its step's name. So the row of
+  /// a convolution includes the activation before it, whether the two are one step or not.
   void costs_reader(const Costs&) const;
-  /// How x reaches what this step makes. Inputs of which nothing is said reach it moment by moment.
+  /// Which positions of x the output depends on. Without this call it is the output's own position.
   void reaches(Flow x, const Footprint&) const;
 
   void forward(std::function<void(Context&)>) const;
@@ -204,8 +204,7 @@ class Plan {
   /// Walks twice and allocates in between. The walk must make the same calls both times.
   /// Throws Error(usage) naming the step when it does not, Error(memory) when the block cannot be had.
   void reserve(const std::function<void(Plan&)>& walk);
-  /// The first walk and the layout alone: no memory, nothing to run. Parameters need not be allocated, and count as
-  /// trained where they are not.
+  /// The first walk and the layout only: no memory, nothing to run. Parameters that are not allocated count as trained.
   void survey(const std::function<void(Plan&)>& walk);
 
   /// The whole program, in order. Allocates nothing.
@@ -231,9 +230,9 @@ class Plan {
   size_t unshared_bytes() const noexcept;
   /// Names of the steps in the order of their forward passes.
   const std::vector<std::string>& steps() const noexcept;
-  /// In the order of the forward passes. Only what runs is counted.
+  /// What the steps cost, in the order of their forward passes. A backward pass that does not run costs nothing.
   const std::vector<CostRow>& costs() const noexcept;
-  /// What a span of `to` depends on of `from`. Throws Error(usage) where it depends on nothing.
+  /// The span of `from` that a span of `to` depends on: a receptive field. Throws Error(usage) if there is none.
   Span reach(Flow to, Span, Flow from) const;
 
   // ---- called by what is walked ----
