@@ -224,7 +224,7 @@ TEST_CASE("optimizers: state by name, one set of parameters each", "[training]")
   CHECK(names == std::vector<std::string>{"generator.m", "generator.v", "generator.ema", "critic.m", "critic.v",
                                           "critic.ema"});
   Parameters untrained;
-  untrained.add("p", {4}, {.channels = 4});
+  untrained.add("p", {4}, {.channels = 4}, {Init::one});
   untrained.allocate(m.ctx, false);
   CHECK_THROWS_WITH(Optimizer(m.ctx, untrained, {}), Catch::Contains("have no gradients"));
   Plan plan(m.ctx, Purpose::training);
