@@ -13,7 +13,7 @@ std::vector<std::string> stage_names(const std::string& before, int64_t stages, 
   return names;
 }
 
-int64_t half(int64_t stride) { return (stride + 1) / 2; }  // DAC's padding of strided layers, ceil(stride / 2)
+int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // as in DAC: ceil(stride / 2)
 
 void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::string& name, size_t first,
                int64_t channels) {
@@ -37,7 +37,7 @@ Encoder::Encoder(Parameters& p, const CodecConfig& c) {
     add_units(layers_, p, c, name, 0, channels);
     layers_ << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
                                2 * channels, 2 * rate, c.activation,
-                               {.stride = rate, .left = half(rate), .right = half(rate)});
+                               {.stride = rate, .left = strided_padding(rate), .right = strided_padding(rate)});
     channels *= 2;
   }
   layers_ << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
@@ -53,7 +53,7 @@ Decoder::Decoder(Parameters& p, const CodecConfig& c) {
   for (const int64_t rate : c.decoder_rates) {
     const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
     layers_ << Activation(p, name + "0", channels, c.activation)
-            << ConvTranspose1d(p, name + "1", channels, channels / 2, 2 * rate, rate, half(rate), rate % 2);
+            << ConvTranspose1d(p, name + "1", channels, channels / 2, 2 * rate, rate, strided_padding(rate), rate % 2);
     channels /= 2;
     add_units(layers_, p, c, name, 2, channels);
   }

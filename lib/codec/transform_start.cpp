@@ -37,7 +37,7 @@ std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
   return {{{-0.0884, 2.9634}, {0.2, 1.5236}}, {{0.2, 1.3814}, {0.2, 1.3796}}, {{-0.1746, 1.2291}, {0.2, 0.6532}}};
 }
 
-int64_t half(int64_t stride) { return (stride + 1) / 2; }  // padding of strided layers
+int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // padding of strided layers
 
 /// A weight as files store it: [first, second, taps].
 struct Taps {
@@ -76,7 +76,7 @@ Taps lapped_transform(int64_t bands, int64_t phases, int64_t rate) {
 Taps polyphase(int64_t phases, int64_t rate) {
   Taps w(phases * rate, phases, 2 * rate);
   for (int64_t q = 0; q < rate; ++q)
-    for (int64_t j = 0; j < phases; ++j) w.at(q * phases + j, j, half(rate) + q) = 1;
+    for (int64_t j = 0; j < phases; ++j) w.at(q * phases + j, j, strided_padding(rate) + q) = 1;
   return w;
 }
 
@@ -217,7 +217,7 @@ TransformStart transform_start_of(const CodecConfig& c) {
                    " channels, expected " + std::to_string(2 * phases) + " or more");
   };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
-  if (half(e) * d != half(d) * e)
+  if (strided_padding(e) * d != strided_padding(d) * e)
     return refused("the strides beside the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
                    " (decoder), expected equal or both even: their padding places the transform's windows");
   // Layers that deal out samples must carry all of them; the transform's may leave out bands.
