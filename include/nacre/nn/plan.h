@@ -142,11 +142,11 @@ class Step {
   /// given up puts it back.
   void changes(View<float>) const;
 
-  /// A row of Plan::costs() with the step's name or `row`; called after reads(). input_gradient counts where an activation
-  /// that is read has a gradient, weight_gradient where the step trains parameters.
+  /// A row of Plan::costs() with the step's name or `row`; called after reads(). input_gradient counts where an
+  /// activation that is read has a gradient, weight_gradient where the step trains parameters.
   void costs(Costs, std::string row = {}) const;
-  /// As costs(), but counted in the row of the step that reads the result, if that row has its step's name. So the row of
-  /// a convolution includes the activation before it, whether the two are one step or not.
+  /// As costs(), but counted in the row of the step that reads the result, if that row has its step's name. So the row
+  /// of a convolution includes the activation before it, whether the two are one step or not.
   void costs_reader(const Costs&) const;
   /// Which positions of x the output depends on. Without this call it is the output's own position.
   void reaches(Flow x, const Footprint&) const;
