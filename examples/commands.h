@@ -45,6 +45,8 @@ struct DeviceOptions {
   /// "auto" takes CUDA where this build and this machine have it; a CUDA build that falls back to the CPU says on stderr
   /// why.
   ContextOptions context() const;
+  /// Of activations: bf16 if --precision says so.
+  Storage storage() const { return precision == "bf16" ? Storage::bfloat16 : Storage::float32; }
 };
 
 }  // namespace nacre::program

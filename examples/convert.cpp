@@ -34,6 +34,7 @@ struct Options {
     app.add_flag("-f,--force", force, "overwrite files that exist");
     app.add_flag("-q,--quiet", quiet, "errors only");
     app.add_flag("--json", json, "one JSON object on standard output, in place of the lines on standard error");
+    device.stores_bf16 = true;
     device.add_to(app);
   }
 };
@@ -59,7 +60,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
   if (const std::string warning = training::going_to_be_removed(model);
       jobs_from == training::FileKind::audio && !o.quiet && !warning.empty())
     std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
-  Codec codec = load_model(ctx, model, o.config);
+  Codec codec = load_model(ctx, model, o.config, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
   training::FileCodec files(codec);
   catch_signals();

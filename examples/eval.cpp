@@ -257,7 +257,7 @@ int eval(const Options& o) {
                 std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
-  Codec codec = load_model(ctx, model, o.config);
+  Codec codec = load_model(ctx, model, o.config, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
   const int rate = static_cast<int>(codec.config().sample_rate);
 
@@ -370,6 +370,7 @@ Command add_eval(CLI::App& app) {
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--json", o->json, "one JSON object on standard output");
   app.add_flag("-q,--quiet", o->quiet, "no progress");
+  o->device.stores_bf16 = true;
   o->device.add_to(app);
   app.footer(
       "Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"

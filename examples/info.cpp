@@ -112,7 +112,7 @@ void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, 
         {"window_seconds", window}, {"bytes", codec.reserved_bytes()}, {"unshared_bytes", codec.unshared_bytes()}};
   }
   TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length,
-                    c.training.seed, o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32);
+                    c.training.seed, o.device.storage());
   say(o, "  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
       static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
       mebibytes(step.unshared_bytes()).c_str());

@@ -12,13 +12,13 @@ CLI::Option* add_model_config(CLI::App& app, std::string& config) {
       ->type_name(config_type());
 }
 
-Codec load_model(Context& ctx, const std::filesystem::path& path, const std::string& config) {
-  if (config.empty()) return Codec::load(ctx, path);
+Codec load_model(Context& ctx, const std::filesystem::path& path, const std::string& config, Storage storage) {
+  if (config.empty()) return Codec::load(ctx, path, storage);
   const CodecConfig wanted = training::RunConfig::named(config).codec;
   if (Safetensors::read(path).metadata().contains(config_metadata_key))
     throw Error(ErrorKind::usage,
                 "--config " + config + ": " + path.string() + " holds its own configuration; leave the option away");
-  Codec codec(ctx, wanted);
+  Codec codec(ctx, wanted, storage);
   load_parameters(ctx, codec.parameters(), path, true);
   return codec;
 }

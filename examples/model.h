@@ -16,6 +16,7 @@ CLI::Option* add_model_config(CLI::App& app, std::string& config);
 
 /// Codec::load, and for a file without a configuration in its metadata the one that `config` names; "": there must be one
 /// in the file. Throws Error(usage) where both are given.
-Codec load_model(Context&, const std::filesystem::path& safetensors, const std::string& config);
+Codec load_model(Context&, const std::filesystem::path& safetensors, const std::string& config,
+                 Storage storage = Storage::float32);
 
 }  // namespace nacre::program

@@ -100,7 +100,7 @@ int train(const Options& o) {
   t.data_dir = o.data_dir;
   t.run = run_of(o);
   t.context = o.device.context();
-  t.storage = o.device.precision == "bf16" ? Storage::bfloat16 : Storage::float32;
+  t.storage = o.device.storage();
   t.resume = o.resume;
   t.init = o.init;
   t.init_partial = o.init_partial;

@@ -1,4 +1,5 @@
 // nacre eval and info through the built program: eval prints the trainer's own number, and the bitrate of the real stream.
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -200,4 +201,28 @@ TEST_CASE("info says what things are", "[cli]") {
   CHECK(o.code == 3);
   CHECK(o.lines() == 1);
   CHECK(run(folder, {"info", folder / "nothing-here"}).code == 4);
+}
+
+TEST_CASE("encode, decode and eval work with activations in bf16", "[cli]") {
+  const Folder folder;
+  const std::string trained = tiny_run(folder);
+  const auto snr = [&](const char* precision) {
+    const Outcome o =
+        run(folder, {"eval", folder / "data", "-m", trained, "--json", "-t", "1", "--precision", precision});
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    return json::parse(o.out)["mean"]["snr"].get<double>();
+  };
+  const double exact = snr("fp32"), rounded = snr("bf16");
+  CHECK(exact != rounded);
+  CHECK(std::abs(exact - rounded) < 1);  // of a model that is hardly trained, whose noise is as loud as the signal
+  for (const char* precision : {"fp32", "bf16"}) {
+    const std::string at = folder / precision;
+    CHECK(run(folder, {"encode", folder / "data/0.wav", "-o", at + ".nacre", "-m", trained, "--precision", precision})
+              .code == 0);
+    CHECK(run(folder, {"decode", folder / "fp32.nacre", "-o", at + ".wav", "-m", trained, "--precision", precision})
+              .code == 0);
+  }
+  CHECK(slurp(folder / "fp32.nacre").size() == slurp(folder / "bf16.nacre").size());
+  CHECK(slurp(folder / "fp32.wav") != slurp(folder / "bf16.wav"));
 }
