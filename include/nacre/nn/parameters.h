@@ -43,8 +43,7 @@ class Parameters;
 
 struct Parameter {
   const Parameters* owner = nullptr;
-  std::vector<std::string>
-      names;                    ///< in the file; several: pieces along the first axis (one codebook per stage)
+  std::vector<std::string> names;  ///< in the file; several: pieces along the first axis (one codebook per stage)
   std::vector<int64_t> stored;  ///< shape of one piece in the file
   StoredAs stored_as = StoredAs::same;
   Shape shape{};  ///< shape of the whole parameter in memory

@@ -39,7 +39,7 @@ namespace nacre::training {
 inline constexpr int64_t min_intelligibility_rate = 8000;
 
 struct Intelligibility {
-  double stoi = std::numeric_limits<double>::quiet_NaN();  ///< 0 (unintelligible) .. 1; chance can make it negative
+  double stoi = std::numeric_limits<double>::quiet_NaN();   ///< 0 (unintelligible) .. 1; chance can make it negative
   double estoi = std::numeric_limits<double>::quiet_NaN();  ///< same range
 };
 

@@ -36,7 +36,7 @@ struct TrainerOptions {
   bool allow_change = false;      ///< resume although configuration or data have changed
   int64_t max_bad = 10;           ///< files; more than this and more than 1 % stop the run before it begins
   std::string experiment_name;
-  std::FILE* out = stdout;        ///< receives reports
+  std::FILE* out = stdout;  ///< receives reports
   std::FILE* progress = stderr;
   /// A signal handler sets it to the signal's number. The current step is completed, the state saved, and train()
   /// returns.
@@ -49,7 +49,7 @@ struct TrainerOptions {
 struct TrainResult {
   int64_t step = 0, steps = 0;
   bool finished = false;
-  int signal = 0;                 ///< the signal that stopped the run early, or 0
+  int signal = 0;  ///< the signal that stopped the run early, or 0
   std::filesystem::path checkpoint;
   double snr = std::numeric_limits<double>::quiet_NaN();  ///< SNR of the last evaluation; NaN if there was none
 };
