@@ -19,7 +19,7 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
-/// Names as the command line spells them: "cpu", "cuda", "cuda:1".
+/// The device as the command line spells it: "cpu", "cuda", "cuda:1".
 std::string str(Device);
 /// Extents in memory order: "[batch, time, width, channels]".
 std::string str(Shape);

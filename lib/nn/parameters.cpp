@@ -188,6 +188,7 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
     p.value = View<float>((p.trained ? values_ : buffers_).data + at, p.shape);
     if (p.trained && with_gradients) p.grad = View<float>(gradients_.data + at, p.shape);
   }
+  // An effective weight and its gradient have the same offset in their blocks as the direction has in values_.
   for (Weight& w : weights_) {
     const int64_t at = offsets[w.v], rows = w.g->shape.elements(), length = w.shape.elements() / rows;
     if (weights32_) w.value32 = View<float>(weights32_.data + at, w.shape);

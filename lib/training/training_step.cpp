@@ -178,6 +178,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   }
   const int32_t none = 0;
   s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), s.optimizer->step());
+  // Factorised codebooks are trained values, so the averaged weights must restart from the new ones.
   s.optimizer->reset_average();
 }
 void TrainingStep::reset_average() { impl_->optimizer->reset_average(); }
@@ -219,6 +220,7 @@ void TrainingStep::gradients() {
 void TrainingStep::measure() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "measure", "training step");
+  // The loss step computes its values in its backward pass.
   s.plan.run_until(s.losses.step, Until::backward);
 }
 

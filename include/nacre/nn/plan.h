@@ -143,7 +143,7 @@ class Step {
   /// complete. An abandoned run restores it.
   void changes(View<float>) const;
 
-  /// Adds to a row of Plan::costs() named `row`, or after the step if `row` is empty. Must be called after reads().
+  /// Adds a row to Plan::costs(), named `row`, or after the step if `row` is empty. Must be called after reads().
   /// input_gradient counts if an activation that is read has a gradient, weight_gradient if the step trains parameters.
   void costs(Costs, std::string row = {}) const;
   /// As costs(), but added to the row of the step that reads the result, if that row has its step's name. The row of a

@@ -25,7 +25,6 @@
 //   constant files (standard deviation below that of silence, 1e-5) have no SI-SDR
 //   files with less than 0.42 s of speech have no STOI; files shorter than 30 ms have no segmental SNR
 //   files of one sample have no mel distance and no STFT distance
-//   files of one sample have no mel and no STFT distance
 #include <cstdint>
 #include <functional>
 #include <limits>

@@ -26,7 +26,6 @@
 // As in the papers' Matlab code and in pystoi, a frame that ends with the signal's last sample is not used. A row or
 // column that does not vary has correlation 0. Neither score depends on the level of either signal.
 // tests/golden/check_stoi.py compares with pystoi.
-// compares with pystoi.
 #include <cstdint>
 #include <limits>
 #include <span>
