@@ -19,6 +19,7 @@ Costs& Costs::operator+=(const Costs& c) noexcept {
 Span Footprint::of(Span output) const noexcept {
   const int64_t length = dilation * (count - 1);
   if (!transposed) return {output.first * stride - left, output.last * stride - left + length};
+  // Input t feeds outputs t * stride - left ... t * stride - left + length. The result is all t that feed the span.
   return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
 }
 
@@ -70,6 +71,7 @@ void Step::costs(Costs c, std::string row) const {
   if (p.walk != Plan::Impl::Walk::first) return;
   if (row.empty()) {
     row = p.steps.back().name;
+    // Adds the costs that the makers of the inputs passed on to their reader (costs_reader).
     for (const int id : p.steps.back().inputs)
       if (const int maker = Plan::Impl::nth(p.activations, id).made; maker >= 0)
         c += std::exchange(Plan::Impl::nth(p.steps, maker).for_reader, {});
