@@ -28,7 +28,7 @@ Words verb_names(CLI::App& program) {
 
 bool is_help(const std::string& word) { return word == "-h" || word == "--help"; }
 bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
-/// Spelt with '-' only: '_' is understood, but not recommended.
+/// Spelled with '-' only. '_' is accepted as well but not advertised.
 Words long_names(const CLI::App& app) {
   Words names;
   for (const CLI::Option* o : app.get_options())
@@ -53,7 +53,7 @@ CLI::Option* positional_of(CLI::App& app) {
   return nullptr;
 }
 
-/// The words behind a verb.
+/// Parses the words that follow a verb.
 class Behind {
  public:
   Behind(CLI::App& verb, const Words& words) : verb_(verb), words_(words), inputs_(positional_of(verb)) {}
@@ -88,7 +88,7 @@ class Behind {
       refuse(verb() + ": " + named(word) + " is not expected: it takes options alone" + hint);
     }
     if (word.empty()) refuse(verb() + ": one of the inputs is an empty word");
-    // CLI11 would take "[a,b]" for a list of two.
+    // CLI11 would parse "[a,b]" as a list of two.
     given_.push_back(word.front() == '[' && word.back() == ']' ? "./" + word : word);
     if (const int most = inputs_->get_items_expected_max(); static_cast<int>(given_.size()) > most)
       refuse(verb() + ": " + named(word) + " is not expected after " + named(given_.front()));
@@ -139,7 +139,7 @@ class Behind {
     const std::string expected = name + " needs a value, " + option.get_type_name();
     if (at_ == words_.size()) refuse(expected);
     const std::string& word = words_[at_];
-    // The name of an option is hardly a value that was forgotten to be quoted.
+    // The name of an option is probably not meant as a value.
     const std::string head = word.substr(0, word.find('='));
     if (head == "--" || (head.starts_with("--") && find_long(verb_, head.substr(2)) != nullptr) ||
         (word.size() == 2 && word[0] == '-' && find_short(verb_, word[1]) != nullptr))
@@ -200,7 +200,7 @@ class Behind {
   CLI::Option* inputs_;
   size_t at_ = 0;
   Words options_, given_;
-  std::map<const CLI::Option*, std::string> seen_;  // the last value of each
+  std::map<const CLI::Option*, std::string> seen_;  // the last value given for each option
 };
 
 CLI::App& verb_of(CLI::App& program, const std::string& word) {
@@ -257,7 +257,7 @@ std::vector<std::string> arranged(CLI::App& program, const Words& typed) {
 
 std::string reason(const CLI::ParseError& e) {
   std::string text = e.what();
-  // "--threads: is -1, expected 0 to 1024"
+  // Removes the colon of CLI11's "--threads: is -1, expected 0 to 1024".
   if (const size_t at = text.find(": is "); at != std::string::npos) text.erase(at, 1);
   return text;
 }

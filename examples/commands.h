@@ -1,6 +1,6 @@
 #pragma once
-// The verbs of the program. Each adds its options to `app` and returns what to run when the verb is chosen: a function that
-// returns the exit code or throws nacre::Error.
+// The verbs of the program. Each function adds its options to `app` and returns the function that runs when the verb is
+// chosen. That function returns the exit code or throws nacre::Error.
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
@@ -21,29 +21,29 @@ Command add_report(CLI::App& app);
 Command add_completion(CLI::App& app);
 Command add_man(CLI::App& app);
 
-/// One object, on standard output; what is not ASCII is escaped, so that a terminal may see it.
+/// Prints one object to standard output. Non-ASCII characters are escaped, so that any terminal can show it.
 void print_json(const nlohmann::ordered_json&);
-/// What --config takes, for --help and completion.
+/// The values that --config takes, for --help and completion.
 std::string config_type();
 
-/// One line on standard error, with control characters escaped.
+/// Prints one line to standard error, with control characters escaped.
 void complain(const std::string& text);
-/// That a file is used although something is wrong with it: said even when quiet.
+/// Reports a defect of a file that is used nevertheless. Printed even when quiet.
 void warn(const std::string& path, const std::string& warning);
 
 inline constexpr const char* salvage_help =
     "take what is whole of files that are cut short or damaged, with a warning each";
 
-/// --device, --precision and --threads, the same everywhere.
+/// --device, --precision and --threads, shared by all verbs.
 struct DeviceOptions {
   std::string device = "auto", precision = "fp32";
-  bool stores_bf16 = false;  ///< of the verb: whether it can keep activations in bf16
+  bool stores_bf16 = false;  ///< whether the verb can store activations in bf16
   int threads = 0;
   CLI::Option *device_option = nullptr, *precision_option = nullptr, *threads_option = nullptr;
-  /// `group`: their heading in --help.
+  /// `group` is the heading of the options in --help.
   void add_to(CLI::App& app, const std::string& group = "Options");
-  /// "auto" takes CUDA where this build and this machine have it; a CUDA build that falls back to the CPU says on stderr
-  /// why.
+  /// "auto" selects CUDA if this build and this machine have it. A CUDA build that falls back to the CPU prints the
+  /// reason to stderr.
   ContextOptions context() const;
   /// Of activations: bf16 if --precision says so.
   Storage storage() const { return precision == "bf16" ? Storage::bfloat16 : Storage::float32; }

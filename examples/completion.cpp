@@ -1,4 +1,4 @@
-// nacre completion: scripts for bash, zsh and fish, from the table that --help prints.
+// nacre completion: scripts for bash, zsh and fish, made from the table that --help prints.
 #include <memory>
 
 #include "arguments.h"
@@ -21,7 +21,7 @@ Words names_of(const OptionRow& o) {
   names.insert(names.end(), o.shorts.begin(), o.shorts.end());
   return names;
 }
-/// Those that are offered: '-' in long names, not '_', which is understood as well.
+/// The names to offer: long names spelled with '-'. Spellings with '_' are accepted but not offered.
 Words offered(const OptionRow& o) {
   Words names;
   for (const std::string& n : o.longs)
@@ -29,7 +29,7 @@ Words offered(const OptionRow& o) {
   return names;
 }
 
-/// The same text inside single quotes, in each of the shells.
+/// Text in single quotes, valid in each of the shells.
 std::string quoted(const std::string& text) {
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -90,7 +90,7 @@ std::string bash(const std::vector<VerbRow>& verbs) {
 }
 
 std::string zsh(const std::vector<VerbRow>& verbs) {
-  // In a specification of _arguments, brackets and colons divide.
+  // In a specification for _arguments, brackets and colons are separators.
   const auto escaped = [](const std::string& text) {
     std::string out;
     for (const char c : text)
@@ -148,7 +148,7 @@ std::string fish(const std::vector<VerbRow>& verbs) {
       if (!o.choices.empty()) line += " -a " + quoted_for_fish(joined(o.choices, " "));
       if (o.positional && names_of(o).empty()) {
         if (!o.choices.empty()) s += here + " -f -a " + quoted_for_fish(joined(o.choices, " ")) + "\n";
-        continue;  // files are what fish offers by itself
+        continue;  // fish completes files by default
       }
       s += line + " -d " + quoted_for_fish(o.description) + "\n";
     }

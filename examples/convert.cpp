@@ -80,7 +80,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
   });
 }
 
-/// Matches files, loads the model only if there is anything to do, and works through them.
+/// Matches inputs to outputs, loads the model only if there is work, and processes the files.
 template <class F>
 int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
   if (o.json && o.output == "-") throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
@@ -119,7 +119,7 @@ int decode(const Options& o) {
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
                      training::FileReport& r) {
                    r = files.decode(job.in, job.out, options, hooks);
-                   // Said even when quiet: the sound is not what the model made.
+                   // Printed even when quiet, because the sound differs from what the model produced.
                    if (r.clipped > 0)
                      std::fprintf(
                          stderr,

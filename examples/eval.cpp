@@ -30,7 +30,7 @@ struct Options {
   DeviceOptions device;
 };
 
-/// The configuration that a checkpoint's model was trained with; without a manifest beside it, the defaults.
+/// The configuration that a checkpoint's model was trained with, or the defaults if there is no manifest beside it.
 training::RunConfig trained_with(const std::filesystem::path& model, const CodecConfig& codec) {
   training::RunConfig config;
   const std::filesystem::path manifest = model.parent_path() / "manifest.json";
@@ -44,7 +44,7 @@ training::RunConfig trained_with(const std::filesystem::path& model, const Codec
   return config;
 }
 
-/// One line of the table; NaN: there is no such figure.
+/// One line of the table. NaN marks figures that do not exist.
 struct Figures {
   double seconds = 0, snr = 0, si_sdr = 0, segmental_snr = 0, stoi = 0, estoi = 0, mel = 0, stft = 0;
   double bitrate = 0, encode_speed = 0, decode_speed = 0;
@@ -69,7 +69,7 @@ Figures figures(const training::Scores& s, double bitrate) {
           s.decode_speed()};
 }
 
-/// A figure that there is none of has no key.
+/// Omits keys of figures that do not exist.
 ordered_json json_of(const Figures& f) {
   ordered_json all;
   const auto put = [&](const char* key, double value) {
@@ -102,7 +102,7 @@ void print(const Figures& f, const std::string& name) {
   std::fflush(stdout);
 }
 
-/// The same audio by Opus at the codec's nominal bitrate, scored by the same functions.
+/// Codes the same audio by Opus at the codec's nominal bitrate and scores it by the same functions.
 class OpusBaseline {
  public:
   OpusBaseline(Context& ctx, const CodecConfig& config) : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
@@ -110,14 +110,14 @@ class OpusBaseline {
       throw Error(ErrorKind::usage, "--baseline opus: " + *reason + "; install a libsndfile with Opus, or leave the option away");
   }
 
-  /// The next piece of a file: long ones are coded, as they are scored, piece by piece.
+  /// Adds the next piece of a file. Long files are coded piece by piece, as they are scored.
   void piece(std::span<const float> samples) {
     if (!file_) file_.emplace(ctx_, rate_);
     const training::OpusCoded coded = training::code_opus(samples, static_cast<int>(rate_), bitrate_);
     file_->add(samples, coded.samples);
     file_bits_ += 8 * static_cast<double>(coded.bytes);
   }
-  /// What an earlier file left that could not be read to its end.
+  /// Discards what remains of an earlier file that could not be read to its end.
   void begin() {
     file_.reset();
     file_bits_ = 0;
@@ -158,7 +158,7 @@ class OpusBaseline {
   ordered_json files_ = ordered_json::array();
 };
 
-/// Prints scores as they come.
+/// Prints scores as they become available.
 class Report {
  public:
   Report(bool json, const CodecConfig& config, uint64_t identity)
@@ -185,7 +185,7 @@ class Report {
                                       : s.name);
   }
 
-  /// judged_on: "held out" or "training audio", where that is known.
+  /// judged_on: "held out" or "training audio", if known.
   void finish(const training::Evaluation& e, const std::string& model, const char* judged_on,
               const std::optional<OpusBaseline>& baseline, size_t failed) {
     if (e.clips().empty() && !json_) return;
@@ -227,7 +227,7 @@ class Report {
   ordered_json files_ = ordered_json::array();
 };
 
-/// A file as the model sees it; a short one is kept, a longer one is read a second time.
+/// A file as the model sees it. A short file is kept in memory; a longer one is read a second time.
 class JudgedFile {
  public:
   JudgedFile(const std::string& path, const training::MaterialOptions& options)

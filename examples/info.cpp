@@ -32,12 +32,12 @@ using nlohmann::ordered_json;
 struct Options {
   std::vector<std::string> inputs;
   bool configs = false, keys = false, memory = false, devices = false, json = false, salvage = false;
-  std::string cost;    // a device's name
-  std::string config;  // of models that have none in them
+  std::string cost;    // name of a device
+  std::string config;  // for models that contain none
   DeviceOptions device;
 };
 
-/// Text, unless it is JSON that is asked for: each of the functions below prints, or fills in its part of the object.
+/// Prints text unless JSON is requested. Each function below prints text or fills in its part of the object.
 __attribute__((format(printf, 2, 3))) void say(const Options& o, const char* format, ...) {
   if (o.json) return;
   va_list values;
@@ -59,7 +59,7 @@ std::string mebibytes(size_t bytes) {
   return std::to_string(bytes) + " bytes (" + fixed(static_cast<double>(bytes) / (1 << 20), 1) + " MiB)";
 }
 
-/// What this process had in memory at the first call: the program and its libraries, before there is a model.
+/// Resident memory of this process at the first call: the program and its libraries, before a model is loaded.
 size_t program_bytes() {
   static const size_t at_first = [] {
     size_t total = 0, resident = 0;
@@ -69,10 +69,10 @@ size_t program_bytes() {
   return at_first;
 }
 
-/// The most that `nacre encode` or `decode` has in memory: while a model's file is read, or while a window is coded. On a
-/// GPU, what of it lies on the host. Within a few percent of what processes had (docs/performance.md).
+/// Peak memory of `nacre encode` or `decode`, in bytes: while a model file is read, or while a window is coded. With a
+/// GPU, only memory on the host. Within a few percent of measurements (docs/performance.md).
 size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
-  constexpr size_t huge_page = size_t{2} << 20;  // large blocks are rounded up: parameters, weights, a plan
+  constexpr size_t huge_page = size_t{2} << 20;  // large blocks (parameters, weights, a plan) are rounded up to it
   const Device host{};
   const size_t before = memory_use(host).now;
   Codec codec(ctx, config);
@@ -81,7 +81,7 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
     file += v.size_bytes();
     widest = std::max(widest, v.size_bytes());
   });
-  // Tensors travel one by one, codebooks all at once; what that took stays with the process.
+  // Tensors are copied one by one, but codebooks all at once. The process keeps the memory that this needed.
   const size_t codebooks =
       sizeof(float) * static_cast<size_t>(config.n_codebooks * config.codebook_size * config.code_dim());
   const size_t base = program_bytes() + 2 * widest + std::max(widest, codebooks) + huge_page;
@@ -90,11 +90,11 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
   codec.reserve_inference(1, samples, use);
   const size_t plan = memory_use(host).now - before - model;
   const size_t buffers =
-      4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, on its way
+      4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, being written
   return base + model + std::max(file, plan + huge_page / 2 + buffers);
 }
 
-/// What the plans take, for inference on one window and for one training step.
+/// Memory of the plans for inference on one window and for one training step.
 void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, ordered_json& out) {
   const int64_t frames = default_window_frames(c.codec);
   const size_t encoding = process_bytes(ctx, c.codec, Codec::Use::encode);
@@ -122,7 +122,7 @@ void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, 
                                     {"unshared_bytes", step.unshared_bytes()}};
 }
 
-/// FLOP, bytes and the floor of every layer of a training step on a device.
+/// Operations, bytes and the lower bound on the time for every layer of a training step on a device.
 void about_cost(const Options& o, const training::RunConfig& c, ordered_json& out) {
   const DeviceCeilings& d = device_ceilings(o.cost);
   const Arithmetic a = arithmetic(o.device.precision);
@@ -164,7 +164,7 @@ ordered_json json_of(const CodecConfig& c) {
           {"codebook_size", c.codebook_size}, {"nominal_bitrate", c.nominal_bitrate()}};
 }
 
-/// On the CPU, unless it is a device's memory that is asked for.
+/// The CPU, unless the memory on a device is requested.
 ContextOptions context_for(const Options& o) { return o.memory ? o.device.context() : ContextOptions{}; }
 
 void about_config(const Options& o, const std::string& name, const training::RunConfig& c, ordered_json& out) {
@@ -292,7 +292,7 @@ void about_audio(const Options& o, const std::string& path, const std::string& n
          {"silent", peak < training::silence_peak}};
 }
 
-/// Standard input becomes a file without a name, so that what it is can be seen before it is read.
+/// Copies standard input to an unnamed file, so that its kind can be detected before it is read.
 void about_standard_input(const Options& o, ordered_json& out) {
   const std::string name = "standard input";
   const training::Descriptor spool = training::unnamed_file();
@@ -319,7 +319,7 @@ void about(const Options& o, const std::string& name, ordered_json& out) {
     throw Error(ErrorKind::io, name + ": cannot open: " + (failed ? failed.message() : "No such file or directory") +
                                    "; expected a file, a folder or one of " + listed(ready) +
                                    did_you_mean(name, ready));
-  // By content where it can be told, so that a wrong ending does not mislead.
+  // Detected by content where possible, so that a wrong file extension does not matter.
   using training::Thing;
   const Thing found = training::thing_at(name);
   if (found == Thing::stream) return about_stream(o, name, name, out);
@@ -333,7 +333,7 @@ void about(const Options& o, const std::string& name, ordered_json& out) {
   about_audio(o, name, name, out);
 }
 
-/// What is there to run on, and which ops will.
+/// The available devices, and the ops that can run on them.
 void about_devices(const Options& o, ordered_json& out) {
   const CudaInventory found = cuda_inventory();
   const Context cpu;
@@ -345,7 +345,7 @@ void about_devices(const Options& o, ordered_json& out) {
   if (!found.runtime.empty())
     say(o, "cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
         found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
-  std::string without;  // ops, as they stand in NACRE_OPS
+  std::string without;  // ops that cannot run, named as in NACRE_OPS
   for (const CudaInventory::Library& l : found.libraries) {
     out["libraries"].push_back(
         {{"name", l.name}, {"version", l.version}, {"used_by", l.used_by}, {"missing", l.missing}});

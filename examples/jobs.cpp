@@ -23,7 +23,7 @@ void on_signal(int signal) {
   if (signal_caught.exchange(signal) != 0 || !unfinished.load()) _exit(128 + signal);
 }
 
-/// Shown once a job turns out to be long.
+/// A progress display that appears only if a job takes long.
 class LateProgress {
  public:
   LateProgress(const char* label, int64_t total, const char* unit, bool quiet)
@@ -34,7 +34,7 @@ class LateProgress {
     if (shown_) shown_->update(done, details);
   }
   void message(const std::string& text) {
-    const std::string line = printable(text);  // names of files are in it
+    const std::string line = printable(text);  // the text contains file names
     if (shown_)
       shown_->message(line);
     else
@@ -59,7 +59,7 @@ void catch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction before {};
     if (signal == SIGHUP && sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_IGN)
-      continue;  // nohup
+      continue;  // started by nohup
     sigaction(signal, &action, nullptr);
   }
 }
@@ -103,7 +103,7 @@ int run_jobs(const training::FileJobs& files, const char* label, bool quiet,
       const std::string line = one(job, hooks);
       if (!quiet && !line.empty()) progress.message(line);
     } catch (const Error& e) {
-      if (e.kind() == ErrorKind::memory || e.kind() == ErrorKind::device) throw;  // the next file would fare no better
+      if (e.kind() == ErrorKind::memory || e.kind() == ErrorKind::device) throw;  // the next file would fail as well
       failed(e);
     } catch (const training::Stopped& s) {
       progress.message("nacre: stopped; " + std::to_string(done) + " of " + std::to_string(files.jobs.size()) +

@@ -1,4 +1,4 @@
-// nacre man: the manual page, from the table that --help prints.
+// nacre man: the manual page, made from the table that --help prints.
 #include <cstdio>
 
 #include "commands.h"
@@ -7,7 +7,7 @@
 namespace nacre::program {
 namespace {
 
-/// Text of a roff document: no character begins a request or an escape; "-" stays the one of the keyboard.
+/// Escapes text for a roff document: no character starts a request or an escape, and "-" stays an ASCII hyphen.
 std::string roff(const std::string& text) {
   std::string out;
   for (const char c : text) {

@@ -1,4 +1,4 @@
-// One second through a codec: the library in twenty lines. nacre_minimal [MODEL.safetensors]
+// Codes one second of audio: the library in twenty lines. Usage: nacre_minimal [MODEL.safetensors]
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -10,14 +10,14 @@ int main(int argc, char** argv) try {
   nacre::Codec codec =
       argc > 1 ? nacre::Codec::load(ctx, argv[1]) : nacre::Codec(ctx, nacre::CodecConfig::named("speech-16k-small"));
   const nacre::CodecConfig& config = codec.config();
-  if (argc < 2) codec.parameters().initialise(ctx, 1);  // random weights: codes, but no speech
+  if (argc < 2) codec.parameters().initialise(ctx, 1);  // random weights give codes, but not speech
 
   const int64_t frames = config.sample_rate / config.hop(), samples = frames * config.hop();
   std::vector<float> audio(samples), decoded(samples);
   std::vector<int32_t> codes(frames * config.n_codebooks);
   for (int64_t i = 0; i < samples; ++i) audio[i] = 0.5f * std::sin(0.1f * float(i));
 
-  codec.reserve_inference(1, samples);  // all memory, once
+  codec.reserve_inference(1, samples);  // allocates all memory once
   codec.encode({audio.data(), {.time = samples}}, {codes.data(), {.time = frames, .channels = config.n_codebooks}});
   codec.decode({codes.data(), {.time = frames, .channels = config.n_codebooks}}, {decoded.data(), {.time = samples}});
   std::printf("%zu samples -> %zu codes (%.1f kbit/s) -> %zu samples\n", audio.size(), codes.size(),

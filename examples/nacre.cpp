@@ -1,7 +1,7 @@
 // nacre: train, run and judge neural audio codecs.
 //
-// Exit codes: 0 done, 2 usage, 3 bad input, 4 input/output failed, 5 out of memory, 6 device, 7 training diverged,
-// 129, 130 and 143 stopped by a signal.
+// Exit codes: 0 success, 2 usage, 3 invalid input, 4 input/output failed, 5 out of memory, 6 device failed,
+// 7 training diverged, 129, 130 and 143 stopped by a signal.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -24,7 +24,7 @@
 namespace nacre::program {
 namespace {
 
-/// "cuda:N", with N of at most three digits; -1: it is not.
+/// The number N of "cuda:N", with at most three digits, or -1 for other text.
 int card_of(const std::string& device) {
   if (device == "cuda") return 0;
   if (device.size() < 6 || device.size() > 8 || !device.starts_with("cuda:")) return -1;
@@ -42,15 +42,16 @@ CLI::Validator device_name() {
       text);
 }
 
-/// Standard streams that were closed: the next file opened would take their place, and what is printed would go into it.
-/// Each gets a place that refuses what it is for.
+/// Reopens standard streams that were closed. Otherwise the next opened file would get their descriptor, and printed
+/// text would go into that file. Each is replaced by a descriptor that fails: reads on stdin, writes on stdout and
+/// stderr.
 void open_standard_streams() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
-      (void)!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);  // the lowest that is free: this one
+      (void)!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);  // opens fd, the lowest free descriptor
 }
 
-/// Whether all that was printed has arrived.
+/// Flushes standard output and returns an error code if printed text could not be written.
 int with_output_written(int code) {
   std::cout.flush();
   errno = 0;
@@ -64,7 +65,7 @@ int with_output_written(int code) {
 
 namespace {
 
-/// A key stands for a value: what there is none of has no key.
+/// Removes keys that have no value.
 nlohmann::ordered_json with_values(const nlohmann::ordered_json& all) {
   if (!all.is_structured()) return all;
   nlohmann::ordered_json kept = all.is_array() ? nlohmann::ordered_json::array() : nlohmann::ordered_json::object();
@@ -121,11 +122,11 @@ ContextOptions DeviceOptions::context() const {
   if (device == "auto") {
     std::string why;
 #if defined(NACRE_EMULATED)
-    return options;  // an emulated device is for those who ask for it
+    return options;  // an emulated device is used only on request
 #endif
     if (cuda_available(&why))
       options.device = {Device::cuda, 0};
-    else if (built_with_cuda())  // a build for CUDA was made to use it: somebody will want to know
+    else if (built_with_cuda())  // the user of a CUDA build probably expects CUDA
       std::fprintf(stderr, "nacre: running on the CPU: %s\n", why.c_str());
     return options;
   }
@@ -168,7 +169,7 @@ int run(int argc, char** argv) {
   add("man", "the manual page, for man -l -", add_man);
   try {
     std::vector<std::string> words = arranged(app, {argv + std::min(argc, 1), argv + argc});
-    std::reverse(words.begin(), words.end());  // as CLI11 takes them
+    std::reverse(words.begin(), words.end());  // CLI11 expects the words in reverse order
     app.parse(std::move(words));
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);

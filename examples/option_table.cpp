@@ -16,7 +16,7 @@ OptionRow row(const CLI::Option& o) {
   r.positional = o.get_positional();
   r.required = o.get_required();
   if (o.get_items_expected_max() == 0) return r;
-  // "MODEL", "INT:0 to 1024", "FILE:{a,b}"
+  // Formats: "MODEL", "INT:0 to 1024", "FILE:{a,b}"
   const std::string type = o.get_type_name();
   r.value = type.substr(0, type.find(':'));
   for (const char* kind : {"FILE", "DIR", "PATH", "MODEL"}) r.files = r.files || r.value == kind;
@@ -27,7 +27,7 @@ OptionRow row(const CLI::Option& o) {
     r.choices.push_back(type.substr(at, end - at));
     at = end + 1;
   }
-  std::erase(r.choices, "cuda:N");  // a pattern, not a word
+  std::erase(r.choices, "cuda:N");  // a pattern, not a choice
   return r;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Verbs and options as --help has them, for what is made from the same table: completion and the manual.
+// The verbs and options that --help shows, as a table for completion and the manual page.
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
@@ -9,8 +9,8 @@ namespace nacre::program {
 struct OptionRow {
   std::vector<std::string> longs;    ///< "--data-dir"; spellings with '_' last
   std::vector<std::string> shorts;   ///< "-m"
-  std::string description, value;    ///< what follows it, "" for flags: "MODEL"
-  std::vector<std::string> choices;  ///< words that it takes
+  std::string description, value;    ///< name of its value, "" for flags: "MODEL"
+  std::vector<std::string> choices;  ///< words that it accepts
   std::string default_value;
   bool positional = false, required = false, files = false;  ///< files: the value is a path
 
@@ -21,7 +21,7 @@ struct VerbRow {
   std::vector<OptionRow> options;
 };
 
-/// In the order of --help; `program` is the root.
+/// The rows in the order of --help. `program` is the root command.
 std::vector<VerbRow> table_of(const CLI::App& program);
 
 }  // namespace nacre::program

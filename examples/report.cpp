@@ -23,7 +23,7 @@ struct Options {
 };
 
 int report(const Options& o) {
-  // Before minutes of judging: a page that cannot be put there.
+  // Checked before the evaluation, which takes minutes: whether the page can be written.
   std::error_code failed;
   const std::filesystem::path parent = std::filesystem::path(o.output).parent_path();
   if (!parent.empty() && !std::filesystem::is_directory(parent, failed))

@@ -23,17 +23,17 @@ std::atomic<int> stop_signal{0};
 std::atomic<bool> may_leave{false};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
-/// The first signal asks the trainer to save and stop; the second leaves at once, and so does the first where there is
+/// The first signal asks the trainer to save and stop. The second exits at once, and so does the first if there is
 /// nothing to save.
 void on_signal(int signal) {
   if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
   if (!may_leave.load()) return;
   constexpr char line[] = "nacre: stopped before training began; the same command begins again\n";
-  if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // either way
+  if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // exits in both cases
   _exit(128 + signal);
 }
 
-/// A hang-up that is ignored already (nohup) stays so. A screen that is gone, as a pipe, must not end a run.
+/// A hang-up signal that is already ignored (nohup) stays ignored. A closed screen, such as a pipe, must not end a run.
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
@@ -46,13 +46,13 @@ void catch_signals() {
   sigaction(SIGPIPE, &action, nullptr);
 }
 
-/// A pipe whose reader has left, a terminal that hung up.
+/// Whether the reader of a pipe has closed it or a terminal has hung up.
 bool nobody_reads(int fd) {
   pollfd stream{.fd = fd, .events = POLLOUT, .revents = 0};
   return ::poll(&stream, 1, 0) > 0 && (stream.revents & (POLLERR | POLLHUP)) != 0;
 }
 
-/// A key with an option of its own; --set takes all.
+/// A key that has an option of its own. --set accepts all keys.
 struct KeyOption {
   std::string option, key;
   std::optional<int64_t> integer;
@@ -62,7 +62,7 @@ struct KeyOption {
 struct Options {
   std::string data_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
   std::vector<std::string> set;
-  std::list<KeyOption> keys;  // CLI11 holds addresses of the values
+  std::list<KeyOption> keys;  // CLI11 keeps addresses of the values, so elements must not move
   int64_t max_bad = 10;
   bool init_partial = false, allow_change = false, use_wandb = false, json = false, salvage = false;
   DeviceOptions device;
@@ -75,7 +75,7 @@ training::RunConfig resolved(const Options& o) {
   const auto take = [&](const auto& given, const KeyOption& k) {
     if (!given) return;
     const nlohmann::json value = *given;
-    // JSON has neither infinity nor NaN: as a word it is refused by its name.
+    // JSON has neither infinity nor NaN. As a word, such a value is refused by its name.
     const std::string text = value.dump() == "null" ? std::to_string(*given) : value.dump();
     settings.push_back({.key = k.key, .value = text, .source = k.option + " " + text});
   };
@@ -85,7 +85,7 @@ training::RunConfig resolved(const Options& o) {
   return c;
 }
 
-/// The run's folder. A name that leads out of the checkpoint folder would put the run where nobody looks for it.
+/// The run's folder. A name that leads out of the checkpoint folder is refused, because nobody would look there.
 std::filesystem::path run_of(const Options& o) {
   const std::filesystem::path name = o.experiment_name, folder = o.checkpoint_dir;
   if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end())
@@ -125,12 +125,12 @@ int train(const Options& o) {
     all["snr"] = r.snr;
     print_json(all);
   } else if (std::fflush(stdout); nobody_reads(STDOUT_FILENO)) {
-    std::clearerr(stdout);  // the run is what was asked for: a screen that is gone is no failure
+    std::clearerr(stdout);  // the run itself succeeded, so a closed screen is not a failure
   }
   return r.signal != 0 && !r.finished ? 128 + r.signal : 0;
 }
 
-/// An option for a key, with the key's name and help.
+/// Adds an option for a key, with the key's name and help.
 void add_key(CLI::App& app, std::list<KeyOption>& keys, const training::KeyRow& row) {
   const std::string name = "--" + row.name.substr(row.name.find('.') + 1);
   std::string option = name;

@@ -1,6 +1,6 @@
 #pragma once
-// bf16: the upper half of a float, as a storage type. Layout equals CUDA's __nv_bfloat16, but no CUDA header is needed.
-// Arithmetic is always done in float: load, compute, store.
+// bf16: a storage type that holds the upper 16 bits of a float. Its layout equals CUDA's __nv_bfloat16, but no CUDA
+// header is needed. Arithmetic is always in float: load, compute, store.
 #include <cstdint>
 
 #include "nacre/cxx20.h"
@@ -21,9 +21,9 @@ static_assert(sizeof(bf16) == 2);
 NACRE_HD inline float to_float(float x) { return x; }
 NACRE_HD inline float to_float(bf16 x) { return __builtin_bit_cast(float, uint32_t{x.bits} << 16); }
 
-/// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
+/// Rounds to nearest, ties to even. A NaN becomes a quiet NaN.
 NACRE_HD inline bf16 to_bf16(float x) {
-#if defined(__CUDA_ARCH__)  // one instruction from sm_80 on, instead of eight
+#if defined(__CUDA_ARCH__)  // one instruction from sm_80 on; the bit operations below take eight
   uint16_t bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
   return {bits};
@@ -34,7 +34,7 @@ NACRE_HD inline bf16 to_bf16(float x) {
 #endif
 }
 
-/// Stores a float in the storage type T.
+/// Converts a float to the storage type T.
 template <class T>
 NACRE_HD T store(float x);
 template <>

@@ -19,12 +19,13 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
-/// "cpu", "cuda", "cuda:1".
+/// The device as the command line spells it: "cpu", "cuda", "cuda:1".
 std::string str(Device);
-/// "[batch, time, width, channels]".
+/// Extents in memory order: "[batch, time, width, channels]".
 std::string str(Shape);
 
-/// A step that can be run again: on CUDA a captured graph, which may outlive its context, on the CPU the closure itself.
+/// A recorded step that can be replayed. On CUDA it is a captured graph, which may outlive its context. On the CPU it
+/// is the closure itself.
 class Graph {
  public:
   explicit Graph(std::function<void()> run) : run_(std::move(run)) {}
@@ -34,60 +35,61 @@ class Graph {
   std::function<void()> run_;
 };
 
-/// How CUDA multiplies float activations: as floats (fused multiply-adds), or on tensor cores with inputs rounded to 10
-/// bits of mantissa. The CPU always takes fp32. Storage in bf16 is a type, not a precision.
+/// How CUDA multiplies float activations: in float (fused multiply-adds), or on tensor cores with inputs rounded to 10
+/// bits of mantissa. The CPU always uses fp32. Storage in bf16 is a type, not a precision.
 enum class Precision : uint8_t { fp32, tf32 };
 
 struct ContextOptions {
   Device device{};
-  int threads = 0;  ///< CPU threads; 0 takes as many as usable_cores() says
+  int threads = 0;  ///< CPU threads; 0: usable_cores()
   Precision precision = Precision::fp32;
 };
 
-/// Whether this build and this machine can run kernels on a CUDA device; if not, `why` says what is missing.
+/// Whether this build can run kernels on a CUDA device of this machine. If not, `why` receives the reason.
 bool cuda_available(std::string* why = nullptr);
-/// Whether this build has a CUDA back end at all.
+/// Whether this build includes the CUDA back end.
 bool built_with_cuda() noexcept;
 
-/// What this machine has for the CUDA back end. Never throws for what is missing: it says so.
+/// What the CUDA back end finds on this machine. Missing parts are reported in the fields and never throw.
 struct CudaInventory {
   struct Card {
     std::string name, capability;  ///< "NVIDIA H200", "9.0"
     int multiprocessors = 0;
-    size_t memory = 0, free = 0;  ///< bytes; free is 0 where the card could not be asked
-    size_t shared_per_block = 0;  ///< bytes, the most that a block can ask for
-    std::string unusable;         ///< why a Context cannot be made on it; empty if it can
+    size_t memory = 0, free = 0;  ///< bytes; free is 0 if the card could not be queried
+    size_t shared_per_block = 0;  ///< bytes, the largest amount that a block can request
+    std::string unusable;         ///< the reason why no Context can be made on it; empty if one can
   };
   struct Library {
-    std::string name, version;  ///< "cuFFT", "12.0.0"; empty if it is missing
-    std::string missing;        ///< what the loader says
-    std::string used_by;        ///< ops that cannot run without it; empty: benches alone
+    std::string name, version;  ///< "cuFFT", "12.0.0"; version is empty if the library is missing
+    std::string missing;        ///< the loader's error message
+    std::string used_by;        ///< ops that cannot run without it; empty: only benchmarks use it
   };
-  std::string missing;          ///< why there is no card at all; else empty
-  std::string driver, runtime;  ///< CUDA versions, "13.0"; driver is empty without one
+  std::string missing;          ///< the reason why there is no card; empty if there is one
+  std::string driver, runtime;  ///< CUDA versions such as "13.0"; driver is empty if there is none
   std::vector<Card> cards;      ///< cards[i] is cuda:i
   std::vector<Library> libraries;
 };
 CudaInventory cuda_inventory();
 
-/// CPU cores that this process may keep busy: those of its affinity, or fewer where a CPU quota (cgroups 1 and 2) allows
-/// less; at least 1.
+/// Number of CPU cores that this process may keep busy, at least 1: the cores of its affinity mask, or fewer if a CPU
+/// quota (cgroups 1 or 2) allows less.
 int usable_cores();
 
-/// A handle: moving it moves nothing underneath, and what was made with it (Codec, TrainingStep) holds a handle of its
-/// own, so that it may be moved or destroyed before they are.
+/// A handle on a device. Moving the handle does not move the device state. Objects made with a context (Codec,
+/// TrainingStep) hold handles of their own, so the caller's handle may be moved or destroyed before them.
 ///
-/// Threads. A CPU context may be used by any number of threads at once, each with its own codec or buffers: loops of one
-/// caller run on the context's threads, those of a second one meanwhile on its own thread. Results are the same bits in
-/// every case, also inside a caller's parallel region (OpenMP, a pool) and in a process that was forked off. A CUDA
-/// context queues the work of all threads in one stream, each thread's in its order; a capture takes what the capturing
-/// thread queues, and others wait. In a forked process CUDA does not work: Error(usage) says so.
+/// Threads. Any number of threads may use a CPU context at once, each with its own codec or buffers. The loops of one
+/// caller run on the context's threads; meanwhile the loops of a second caller run on its own thread. Results have the
+/// same bits in every case, also inside a caller's parallel region (OpenMP, a pool) and in a forked process. A CUDA
+/// context queues the work of all threads in one stream and keeps each thread's order. A capture takes what the
+/// capturing thread queues; other threads wait. CUDA does not work in a forked process: calls throw Error(usage) there.
 ///
-/// A call on a CUDA context leaves its device the thread's current one, as cudaSetDevice does. A kernel that fails
-/// (Error(device), exit code 6) ends the device for this process: every later call throws the same words.
+/// A call on a CUDA context makes its device the thread's current one, as cudaSetDevice does. A kernel that fails
+/// throws Error(device) (exit code 6) and makes the device unusable for this process: every later call throws the same
+/// message.
 class Context {
  public:
-  /// Throws Error(device) when this build or this machine cannot serve the device.
+  /// Throws Error(device) if this build or this machine cannot provide the device.
   explicit Context(ContextOptions = {});
   Context(Context&&) noexcept;
   Context& operator=(Context&&) noexcept;
@@ -98,16 +100,16 @@ class Context {
   Device device() const noexcept;
   int threads() const noexcept;
   Precision precision() const noexcept;
-  /// What decides bits: the instruction set the CPU kernels were dispatched to ("avx512", "avx2" or
-  /// "baseline"), or the CUDA device with its versions and precision.
+  /// Everything about the hardware that affects the bits of a result: the instruction set that the CPU kernels were
+  /// dispatched to ("avx512", "avx2" or "baseline"), or the CUDA device with its versions and precision.
   const char* instruction_set() const noexcept;
 
-  /// Records `step` once; see Graph. The step must not allocate, wait, or branch on device data.
+  /// Records `step` once; see Graph. The step must not allocate, wait for the device, or branch on device data.
   Graph capture(std::function<void()> step);
-  /// Waits until everything launched so far is done. This and read() block; nothing else does.
+  /// Waits until all work launched so far has finished. Only this function and read() block.
   void synchronize();
 
-  /// Device to host, host to device. `to` and `from` must hold the same number of elements.
+  /// Copies device to host (read) or host to device (write). `to` and `from` must hold the same number of elements.
   template <class T>
   void read(std::type_identity_t<View<const T>> from, std::span<T> to) {
     to_host(to.data(), from.data, bytes_of(from.elements(), to.size(), sizeof(T)));
@@ -117,13 +119,13 @@ class Context {
     to_device(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
   }
   float read(View<const float> scalar);
-  /// As write, without waiting for what runs: by way of pinned memory and a second stream. What is queued later sees
-  /// the new values, what was queued before the old ones. The first call for a destination allocates.
+  /// As write(), but does not wait for running work: the copy uses pinned memory and a second stream. Work queued later
+  /// sees the new values; work queued earlier sees the old ones. The first call for a destination allocates.
   template <class T>
   void upload(std::type_identity_t<std::span<const T>> from, View<T> to) {
     upload(to.data, from.data(), bytes_of(to.elements(), from.size(), sizeof(T)));
   }
-  /// Device to device, in stream order; both must have the same number of elements.
+  /// Copies device to device, in stream order. Both views must hold the same number of elements.
   template <class T>
   void copy(std::type_identity_t<View<const T>> from, View<T> to) {
     on_device(to.data, from.data, bytes_of(from.elements(), static_cast<size_t>(to.elements()), sizeof(T)));
@@ -149,8 +151,8 @@ class Context {
   std::shared_ptr<Impl> impl_;
 };
 
-/// An owned block on the context's device, aligned to 256 bytes, zero-filled. Throws Error(memory) with the size
-/// wanted.
+/// An owned, zero-filled block in the context's device memory, aligned to 256 bytes. Throws Error(memory) that states
+/// the requested size.
 class Memory {
  public:
   Memory() = default;
@@ -170,7 +172,7 @@ class Memory {
   Device device_{};
 };
 
-/// Bytes that all Memory of a device holds, and what it held at most since the last reset.
+/// Bytes held by all Memory objects of a device: now, and the peak since the last reset.
 struct MemoryUse {
   size_t now = 0, peak = 0;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// The one exception type. Host functions throw it before anything is launched or written; its text says what, where,
-// what was found and what was expected, in one line. The library never prints and never aborts.
+// The only exception type. Host functions throw it before they launch or write anything. Its text is one line that
+// names the operation, the argument, what was found and what was expected. The library never prints and never aborts.
 #include <stdexcept>
 #include <string>
 
@@ -8,10 +8,10 @@
 
 namespace nacre {
 
-/// The numeric value is the exit code of the command-line program.
+/// The kind of an error. The numeric value is the exit code of the command-line program.
 enum class ErrorKind : int {
-  usage = 2,     ///< an argument, option, shape or configuration that cannot be used
-  input = 3,     ///< a file or stream whose content is bad
+  usage = 2,     ///< an argument, option, shape or configuration is invalid
+  input = 3,     ///< the content of a file or stream is invalid
   io = 4,        ///< reading or writing failed
   memory = 5,    ///< not enough memory
   device = 6,    ///< the device or its driver failed

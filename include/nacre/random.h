@@ -1,6 +1,6 @@
 #pragma once
-// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): numbers as a pure function of
-// (seed, stream, counter), so that neither threads nor devices nor the order of calls can change them.
+// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). A number is a pure function
+// of (seed, stream, counter), so it does not depend on threads, devices or the order of calls.
 #include <array>
 #include <cstdint>
 
@@ -26,7 +26,7 @@ struct Philox {
     }
     return {c0, c1, c2, c3};
   }
-  /// 53 random bits in [0, 1).
+  /// Uniform in [0, 1), with 53 random bits.
   NACRE_HD double uniform(uint64_t counter) const {
     const auto r = (*this)(counter);
     return static_cast<double>(((uint64_t{r[0]} << 32) | r[1]) >> 11) * 0x1p-53;

@@ -1,5 +1,6 @@
 #pragma once
-// View<T>: the only tensor there is. Dense, typed, never owning, passed by value, also as a kernel argument.
+// View<T>: the library's only tensor type. It is dense and typed, owns nothing, and is passed by value, also to
+// kernels.
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -18,7 +19,7 @@ struct Shape {
   NACRE_HD constexpr int64_t rows() const { return batch * time * width; }
 };
 
-/// How the elements of an activation or of an effective weight are stored. Arithmetic is in float in either case.
+/// Element type of an activation or of an effective weight in memory. Arithmetic is in float in both cases.
 enum class Storage : uint8_t { float32, bfloat16 };
 inline constexpr size_t bytes_per_element(Storage s) { return s == Storage::float32 ? sizeof(float) : sizeof(bf16); }
 template <class T>
@@ -28,7 +29,7 @@ template <class T>
 struct Type {
   using type = T;
 };
-/// Calls f(Type<float>{}) or f(Type<bf16>{}): the place where a storage becomes a template argument.
+/// Calls f(Type<float>{}) or f(Type<bf16>{}). It turns a run-time storage into a template argument.
 template <class F>
 decltype(auto) visit(Storage s, F&& f) {
   if (s == Storage::bfloat16) return f(Type<bf16>{});
@@ -42,7 +43,7 @@ struct View {
 
   View() = default;
   NACRE_HD View(T* d, Shape s) : data(d), shape(s) {}
-  /// View<float> converts to View<const float>, and nothing else converts.
+  /// Converts View<U> to View<const U>; no other conversion exists.
   template <class U>
   requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>) NACRE_HD View(View<U> v)
       : data(v.data), shape(v.shape) {}

@@ -1,6 +1,5 @@
 #pragma once
-// What public calls look after for their callers: an object used by two threads at once, values that no model can take,
-// allocations that fail.
+// Checks of public calls: one object used by two threads at once, values that no model accepts, failed allocations.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,7 +12,7 @@
 
 namespace nacre {
 
-/// Throws Error(usage) where another thread is inside a call of the same object.
+/// Marks an object as in use. Throws Error(usage) if another thread is inside a call on the same object.
 class InUse {
  public:
   InUse(std::atomic<bool>& flag, const char* call, const char* object) : flag_(flag) {
@@ -30,7 +29,7 @@ class InUse {
   std::atomic<bool>& flag_;
 };
 
-/// f(), whose failed allocations become Error(memory).
+/// Calls f() and turns its failed allocations into Error(memory).
 template <class F>
 auto within_memory(const char* call, F&& f) {
   try {

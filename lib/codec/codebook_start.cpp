@@ -1,4 +1,5 @@
-// Codebooks that start from data: k-means over what the nearest codes of the stages before leave over.
+// Initialises codebooks from data. Each stage runs k-means on the residual that the nearest codes of the earlier stages
+// leave.
 #include <algorithm>
 #include <optional>
 
@@ -12,7 +13,7 @@ namespace {
 
 constexpr int kmeans_iterations = 10;
 
-/// Memory of one kind for the length of a start.
+/// A typed block of memory that is needed during the start only.
 template <class T>
 class Block {
  public:
@@ -84,7 +85,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
     if (progress) progress(stage + 1, config_.n_codebooks);
   }
   if (factorised()) return;
-  // Every code starts as if one batch had chosen it once: those that no batch chooses fade and are replaced.
+  // Every code starts as if one batch had chosen it once. Codes that no batch chooses decay and are replaced.
   ctx.write<float>(std::vector<float>(static_cast<size_t>(counts_->value.elements()), 1.0f), counts_->value);
   ctx.copy<float>(codebooks_->value, sums_->value);
 }

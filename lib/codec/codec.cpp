@@ -13,7 +13,7 @@ std::vector<std::string> stage_names(const std::string& before, int64_t stages, 
   return names;
 }
 
-int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // as in DAC: ceil(stride / 2)
+int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // as in DAC
 
 void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::string& name, size_t first,
                int64_t channels) {
@@ -64,7 +64,6 @@ Decoder::Decoder(Parameters& p, const CodecConfig& c) {
 }
 
 // ---- Quantizer
-// -----------------------------------------------------------------------------------------------------------
 
 Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
   const int64_t n = c.n_codebooks, k = c.codebook_size, d = c.code_dim(), latent = c.latent();
@@ -80,7 +79,8 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
     out_bias_ =
         &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent}, {Init::zero});
   } else {
-    // Until start() fills them from data: distinct rows of the size of a fresh encoder's outputs, each chosen once.
+    // Initial rows until start() replaces them by data: distinct, of the scale of an untrained encoder's outputs, with
+    // a count of one.
     const Init rows{Init::normal, 0.1, true};
     codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, rows, StoredAs::same, false);
     counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k}, {Init::one},
@@ -91,7 +91,7 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 
 namespace {
 
-/// Distances to all codes are exact: no tensor cores.
+/// Distances to all codes are exact, so they do not use tensor cores.
 Costs quantizer_costs(Shape z, Shape books, bool factorised) {
   const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
              stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
@@ -107,7 +107,7 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised) {
                          .bytes = 2 * values + 2 * kept + 3 * book + 24 * projections + (factorised ? 2 * values : 0)}};
 }
 
-/// Copies of projections that are stored in bf16 live as long as the plan.
+/// Allocates float copies of projections that are stored in bf16. The copies live as long as the plan.
 Projections planned(Plan& p, Projections projections) {
   if (projections.need_copies()) {
     projections.in_copy = p.persistent<float>(projections.in_weight->shape);
@@ -116,7 +116,7 @@ Projections planned(Plan& p, Projections projections) {
   return projections;
 }
 
-/// The plan decides = or +=, rvq_backward only adds.
+/// Clears a gradient that this step should overwrite, because rvq_backward can only add.
 View<float> cleared(Context& c, const WeightGrad& g) {
   if (g.grad && !g.add) c.zero(g.grad);
   return g.grad;
@@ -136,8 +136,8 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
   Quantized q{.flow = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};
   const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
-  // The codebooks' averages are those of nearest codes: under a beam a stage's code is no longer the mean of what the
-  // stage sees, for later stages make up for it.
+  // Training uses the nearest codes. The codebooks' averages assume them: with a beam, a stage's code is no longer the
+  // mean of the stage's inputs, because later stages compensate for it.
   const int64_t beam = p.training() ? 1 : use.beam > 0 ? use.beam : config_.beam;
   const View<float> scratch = s.scratch(rvq_forward_scratch(context, shape, books, factorised(), beam), Until::forward);
   const View<float> quantised =

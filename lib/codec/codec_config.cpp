@@ -18,7 +18,7 @@ int64_t product(const std::vector<int64_t>& v) {
   return p;
 }
 
-/// An encoder or decoder as the CPU plans it, without memory.
+/// An encoder or decoder, surveyed for the CPU without allocating its memory.
 template <class Net>
 struct Surveyed {
   Context ctx{{.threads = 1}};
@@ -123,8 +123,8 @@ CodecConfig CodecConfig::named(const std::string& name) {
     }
     c.quantizer_dropout = 0.5;
   } else if (name == "speech-16k") {
-    // Short frames and many codes, because waveforms are to be matched (SNR), not only spectra: 16 x 10 bits at 400
-    // frames per second, 64 kbit/s, four bits per sample.
+    // Short frames and many codes, because the aim is to match the waveform (SNR) and not only the spectrum:
+    // 16 x 10 bits at 400 frames per second = 64 kbit/s, four bits per sample.
     c.encoder_dim = 32, c.decoder_dim = 512;
     c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
     c.latent_dim = 64;
@@ -132,7 +132,7 @@ CodecConfig CodecConfig::named(const std::string& name) {
     c.n_codebooks = 16, c.beam = 8;
     c.ema_rows = 320000;
   } else if (name == "speech-16k-small") {
-    // Trains on two cores in minutes: 1.29 M parameters, 8 x 10 bits at 400 frames per second: 32 kbit/s.
+    // Trains in minutes on two cores: 1.29 M parameters, 8 x 10 bits at 400 frames per second = 32 kbit/s.
     c.encoder_dim = 16, c.decoder_dim = 256;
     c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
     c.latent_dim = 64;

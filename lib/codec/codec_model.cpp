@@ -1,4 +1,4 @@
-// The Codec that owns parameters: inference plans, files.
+// The class Codec, which owns parameters: inference plans and files.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -64,7 +64,7 @@ const CodecConfig& Codec::config() const noexcept { return impl_->config; }
 Parameters& Codec::parameters() noexcept { return impl_->parameters; }
 namespace {
 
-/// The inside of a codec, which one that was moved from lacks.
+/// The implementation of a codec. Throws Error(usage) for a codec that was moved from.
 template <class Impl>
 Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
   if (!impl) throw Error(ErrorKind::usage, std::string(call) + ": the codec was moved from");
@@ -160,7 +160,6 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
 }
 
 // ---- files
-// ---------------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -16,7 +16,7 @@ const std::vector<DeviceCeilings>& known_devices() {
   return all;
 }
 
-/// Norms of rows, AdamW, averages, the new weights, and the zeros that gradients start from.
+/// Costs of the optimizer: norms of rows, AdamW, averages, new effective weights, and the zeroing of gradients.
 CostRow optimizer_row(const Parameters& layers, Storage storage) {
   double weights = 0;
   for (const Parameter& p : layers.all())

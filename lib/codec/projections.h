@@ -1,18 +1,18 @@
 #pragma once
-// The projections of factorised codes as floats, also where the model stores its weights in bf16.
+// The projections of factorised codes as floats, even if the model stores its weights in bf16.
 #include "nacre/ops/convert.h"
 #include "nacre/ops/rvq.h"
 #include "nacre/nn/parameters.h"
 
 namespace nacre {
 
-/// Null pointers: codes of the latent, which have none.
+/// The pointers are null for codes of the latent space, which have no projections.
 struct Projections {
   const Weight* in_weight = nullptr;
   const Weight* out_weight = nullptr;
   const Parameter* in_bias = nullptr;
   const Parameter* out_bias = nullptr;
-  View<float> in_copy{}, out_copy{};  ///< of weights stored in bf16
+  View<float> in_copy{}, out_copy{};  ///< float copies of weights stored in bf16
 
   bool need_copies() const { return in_weight != nullptr && !in_weight->value32; }
   void refresh(Context& c) const {

@@ -1,4 +1,4 @@
-// Initial values that make a codec a lapped-transform codec; see the header for how.
+// Initial values that make a codec a lapped-transform codec. The header describes the method.
 #include "nacre/codec/transform_start.h"
 
 #include <algorithm>
@@ -14,18 +14,19 @@ namespace {
 constexpr double pi = std::numbers::pi;
 constexpr double trunk_gain = 8;
 constexpr double direction_length = 16;
-/// ELU and tanh are linear for small signals only.
+/// Used with ELU and tanh, which are linear only for small signals.
 constexpr double small_gain = 1.0 / 64;
 
-/// c (2u - sin(2 a u) / a): part of a step from u towards atanh(u).
+/// The term c (2u - sin(2 a u) / a) of a step from u towards atanh(u).
 struct OddTerm {
   double c, a;
 };
 using OddStep = std::vector<OddTerm>;
-/// One, two or three steps, one per residual unit, of one term each or of two. A term is the difference of two channels of
-/// about 2 c u. Noise that training adds to them does not cancel, so |c| is at most 0.6 / steps. Within that, c and a have
-/// the least error of tanh(steps(u)) - u over amplitudes distributed as in speech (a mixture of Laplacians of scale 0.05,
-/// 0.12 and 0.3): -31.8, -34.8, -41.8 dB with one term, -38.1, -47.0, -55.6 dB with two (tests/golden/fit_atanh.py).
+/// One to three steps, one per residual unit, with one or two terms each. A term is the difference of two channels,
+/// each about 2 c u. Noise that training adds to the channels does not cancel, so |c| is at most 0.6 / steps. Under
+/// that bound, c and a minimise the error of tanh(steps(u)) - u over amplitudes distributed as in speech (a mixture of
+/// Laplacians of scale 0.05, 0.12 and 0.3). The error for 1, 2 and 3 steps is -31.8, -34.8, -41.8 dB with one term and
+/// -38.1, -47.0, -55.6 dB with two (tests/golden/fit_atanh.py).
 std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
   if (!two_terms) {
     if (steps == 1) return {{{0.6, 0.8194}}};
@@ -37,9 +38,9 @@ std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
   return {{{-0.0884, 2.9634}, {0.2, 1.5236}}, {{0.2, 1.3814}, {0.2, 1.3796}}, {{-0.1746, 1.2291}, {0.2, 0.6532}}};
 }
 
-int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // padding of strided layers
+int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }
 
-/// A weight as files store it: [first, second, taps].
+/// A weight in file layout: [first, second, taps].
 struct Taps {
   int64_t first = 0, second = 0, taps = 0;
   std::vector<double> values;
@@ -49,7 +50,7 @@ struct Taps {
   double at(int64_t f, int64_t s, int64_t t) const { return values[static_cast<size_t>((f * second + s) * taps + t)]; }
 };
 
-/// Between signals -> between their pairs: [2 first, 2 second, taps].
+/// Converts a layer between signals to a layer between their pairs: [2 first, 2 second, taps].
 Taps paired(const Taps& w, double gain) {
   Taps p(2 * w.first, 2 * w.second, w.taps);
   for (int64_t f = 0; f < p.first; ++f)
@@ -59,7 +60,7 @@ Taps paired(const Taps& w, double gain) {
   return p;
 }
 
-/// What a strided layer does with `phases` signals: [bands, phases, 2 rate taps].
+/// The strided layer that applies the transform to `phases` signals: [bands, phases, 2 rate taps].
 Taps lapped_transform(int64_t bands, int64_t phases, int64_t rate) {
   const auto n = static_cast<double>(phases * rate);
   Taps w(bands, phases, 2 * rate);
@@ -72,7 +73,7 @@ Taps lapped_transform(int64_t bands, int64_t phases, int64_t rate) {
       }
   return w;
 }
-/// Sample rate t + q of signal j becomes signal q phases + j at time t.
+/// The strided layer that distributes samples: sample rate t + q of signal j becomes signal q phases + j at time t.
 Taps polyphase(int64_t phases, int64_t rate) {
   Taps w(phases * rate, phases, 2 * rate);
   for (int64_t q = 0; q < rate; ++q)
@@ -80,7 +81,7 @@ Taps polyphase(int64_t phases, int64_t rate) {
   return w;
 }
 
-/// The layers with strides, from the one beside the waveform to the one beside the latent.
+/// The strided layers, from the one next to the waveform to the one next to the latent.
 std::vector<Taps> strided(const std::vector<int64_t>& rates, int64_t bands) {
   std::vector<Taps> layers;
   int64_t phases = 1;
@@ -95,12 +96,12 @@ bool ends_in_snake(const CodecConfig& c) {
   return c.activation == ActivationKind::snake || c.activation == ActivationKind::snake_beta;
 }
 
-/// Part of a pair's signal that an activation leaves in half of the difference.
+/// The factor by which an activation scales a pair's signal (half of the difference of its channels).
 double left_by(ActivationKind kind) {
   return kind == ActivationKind::leaky_relu ? (1 + static_cast<double>(LeakyReluForward<float>{}.slope)) / 2 : 1.0;
 }
 
-/// The model's tensors as they are being rewritten.
+/// The model's tensors while they are rewritten.
 class Model {
  public:
   Model(Context& ctx, Parameters& parameters) : ctx_(ctx), parameters_(parameters) {
@@ -120,8 +121,8 @@ class Model {
     }
     return w;
   }
-  /// Rows of zeros keep their direction and get gain 0. `direction`: length of the directions; 0: a row's own norm or,
-  /// of a row of zeros, the length it had.
+  /// Sets weight_v and weight_g. A row of zeros keeps its direction and gets gain 0. `direction` is the length of the
+  /// directions; 0 keeps a row's own norm, or for a row of zeros its previous length.
   void set_weight(const std::string& layer, const Taps& w, double direction) {
     Tensor &v = tensors_.at(layer + ".weight_v"), &g = tensors_.at(layer + ".weight_g");
     const size_t length = w.values.size() / static_cast<size_t>(w.first);
@@ -158,7 +159,7 @@ class Model {
   std::map<std::string, Tensor> tensors_;
 };
 
-/// A convolution whose first rows are the trunk's, and read nothing else.
+/// Sets the first output channels of a convolution to the trunk, which reads no channels besides its own.
 void set_rows(Model& m, const std::string& layer, const Taps& trunk) {
   Taps w = m.weight(layer);
   for (int64_t f = 0; f < trunk.first; ++f)
@@ -167,7 +168,8 @@ void set_rows(Model& m, const std::string& layer, const Taps& trunk) {
   m.set_weight(layer, w, direction_length);
   std::fill_n(m.bias(layer).begin(), trunk.first, 0.0f);
 }
-/// The same of a transposed convolution, which is stored [in, out, taps]: the trunk's outputs read the trunk's inputs.
+/// The same for a transposed convolution, which is stored as [in, out, taps]. The trunk's outputs read only the trunk's
+/// inputs.
 void set_columns(Model& m, const std::string& layer, const Taps& trunk) {
   Taps w = m.weight(layer);
   for (int64_t f = 0; f < w.first; ++f)
@@ -183,8 +185,8 @@ void close_unit(Model& m, const std::string& unit) {
   m.set_weight(unit + ".block.3", w, 0);
 }
 
-/// x -> x + the step's terms on the pair (0, 1), which is `gain` times x. A term takes a pair of the unit's inner
-/// channels: Snake of (a x - pi/4) / a and of (-a x - pi/4) / a differ by 2x - sin(2 a x) / a.
+/// Makes a residual unit add the step's terms to the pair (0, 1), which carries `gain` times x. A term uses a pair of
+/// the unit's inner channels: Snake of (a x - pi/4) / a and Snake of (-a x - pi/4) / a differ by 2x - sin(2 a x) / a.
 void open_unit(Model& m, const std::string& unit, const OddStep& step, double gain, double left, bool log_scale) {
   Taps wide = m.weight(unit + ".block.1"), narrow = m.weight(unit + ".block.3");
   std::fill(narrow.values.begin(), narrow.values.end(), 0.0);
@@ -220,7 +222,7 @@ TransformStart transform_start_of(const CodecConfig& c) {
   if (strided_padding(e) * d != strided_padding(d) * e)
     return refused("the strides beside the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
                    " (decoder), expected equal or both even: their padding places the transform's windows");
-  // Layers that deal out samples must carry all of them; the transform's may leave out bands.
+  // Layers that distribute samples must carry all of them. The transform layer may omit bands.
   int64_t phases = 1, width = c.encoder_dim, layer = 0;
   for (const int64_t rate : c.encoder_rates) {
     if (2 * phases > width) return narrow("encoder", layer, width, phases);

@@ -15,12 +15,11 @@ int64_t default_window_frames(const CodecConfig& c) {
 
 int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
   while (window > total && window / 2 >= 4 * context && window > 1) window /= 2;
-  // A schedule needs room between its contexts, also where one window holds everything.
+  // A schedule needs at least one frame between its contexts, even if one window holds the whole signal.
   return window > total ? std::max(total, 2 * context + 1) : window;
 }
 
 // ---- WindowSchedule
-// ------------------------------------------------------------------------------------------------------
 
 WindowSchedule::WindowSchedule(int64_t window, int64_t context)
     : window_(window), context_(context), step_(window - 2 * context) {
@@ -31,7 +30,7 @@ WindowSchedule::WindowSchedule(int64_t window, int64_t context)
 
 bool WindowSchedule::next(int64_t available, Window& out) {
   const int64_t start = index_ * step_;
-  if (start + window_ >= available) return false;  // strictly more: else this could be the last one
+  if (start + window_ >= available) return false;  // not >: this window could be the last one
   ++index_;
   out = {start, window_, done_, start + window_ - context_ - done_};
   done_ += out.kept;
@@ -47,7 +46,7 @@ bool WindowSchedule::last(int64_t total, Window& out) {
 }
 
 int64_t WindowSchedule::needed_from() const {
-  // The signal has at least one frame more than the newest window reached, so the last window starts at least one later.
+  // At least one frame follows the newest window, so the last window starts at least one frame later.
   return index_ == 0 ? 0 : (index_ - 1) * step_ + 1;
 }
 
@@ -73,7 +72,6 @@ int64_t window_or_default(const char* object, int64_t frames, const CodecConfig&
 }  // namespace
 
 // ---- WindowedEncoder
-// -----------------------------------------------------------------------------------------------------
 
 WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
@@ -105,12 +103,12 @@ void WindowedEncoder::push(std::span<const float> samples) {
 }
 void WindowedEncoder::take(std::span<const float> samples) {
   const int64_t hop = codec_.config().hop();
-  const auto piece = static_cast<size_t>(window_ * hop);  // a large push must not make a large buffer
+  const auto piece = static_cast<size_t>(window_ * hop);  // samples; bounds the buffer even if a push is large
   for (size_t at = 0; at < samples.size(); at += piece) {
     const std::span<const float> part = samples.subspan(at, std::min(piece, samples.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
     samples_ += static_cast<int64_t>(part.size());
-    // A frame counts as there when its samples are, and one more sample shows that the signal goes on.
+    // A frame counts as available if its samples are and at least one more sample shows that the signal continues.
     WindowSchedule::Window w;
     while (schedule_.next((samples_ + hop - 1) / hop, w)) {
       run(w);
@@ -139,7 +137,6 @@ void WindowedEncoder::end() {
 }
 
 // ---- WindowedDecoder
-// -----------------------------------------------------------------------------------------------------
 
 WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),

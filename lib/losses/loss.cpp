@@ -13,8 +13,8 @@ namespace {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
 }
 
-/// Frames of both signals out and in again, spectra out and in; one gradient spectrum and its frames for each of the two
-/// losses.
+/// Counts frames of both signals and their spectra, each written and read, and for each of the two losses one gradient
+/// spectrum with its frames.
 Costs window_costs(Shape signal, int64_t window) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
   const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
@@ -86,7 +86,7 @@ ReconstructionLoss::Planned ReconstructionLoss::plan(Plan& p, Flow estimate, Vie
   s.costs({.forward = {.floats = 3 * samples, .bytes = 12 * samples},
            .input_gradient = {.floats = 12 * samples, .bytes = 28 * samples}},
           "loss.waveform, balancer");
-  // Closures are copied; tables of windows and bands are not. They are built when the steps are recorded.
+  // Closures are copied, but the tables of windows and bands are shared. They are built only when steps are recorded.
   std::shared_ptr<const SpectralPlan> spectral;
   if (p.recording()) spectral = std::make_shared<SpectralPlan>(context, shape, config_.spectral(sample_rate_));
   s.backward([=, config = config_](Context& c) {

@@ -13,26 +13,26 @@
 namespace nacre {
 namespace {
 
-/// One block that serves two calls of the same step, one after the other.
+/// The larger of two scratch shapes, for a block that two calls of one step use in turn.
 Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
 
 View<const float> value_of(const Parameter* p) { return p != nullptr ? View<const float>(p->value) : View<const float>{}; }
 View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
 
-/// A sine, its square and a sum forward; sine, cosine and two sums over time backward, which reads x again.
+/// Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x again.
 template <class T>
 Costs activation_costs(Shape x) {
   const auto n = static_cast<double>(x.elements());
   return {.forward = {.floats = 20 * n}, .input_gradient = {.floats = 60 * n, .bytes = sizeof(T) * n}};
 }
-/// Strided and transposed layers alike: one product per weight and position of the shorter side.
+/// One product per weight and position of the shorter side, for strided and transposed layers alike.
 template <class T>
 Costs convolution_costs(Shape x, Shape y, Shape weight, bool residual) {
   const auto bytes = [](Shape s) { return static_cast<double>(s.elements()) * sizeof(T); };
   const auto weights = static_cast<double>(weight.elements());
   const double products = 2 * static_cast<double>(x.batch * std::min(x.time, y.time)) * weights;
   const double all = bytes(x) + bytes(y) + bytes(weight) + (residual ? bytes(y) : 0);
-  // The gradient of a weight is a float, and += reads it, too.
+  // A weight gradient is float. It is read and written, because += reads it.
   return {.forward = {.products = products, .bytes = all},
           .input_gradient = {.products = products, .bytes = all},
           .weight_gradient = {.products = products, .bytes = bytes(x) + bytes(y) + 8 * weights}};
@@ -79,7 +79,7 @@ Activation::Activation(Parameters& parameters, const std::string& name, int64_t 
     return &parameters.add(name + which, {1, channels, 1}, {.channels = channels}, init);
   };
   if (kind == ActivationKind::snake) alpha_ = add(".alpha", {Init::one});
-  if (kind == ActivationKind::snake_beta) {  // both are logarithms
+  if (kind == ActivationKind::snake_beta) {  // snake_beta's alpha and beta are logarithms
     alpha_ = add(".alpha", {Init::zero});
     beta_ = add(".beta", {Init::zero});
   }
@@ -115,7 +115,7 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
   return out.flow;
 }
 
-/// The others are differentiated from their output.
+/// All other kinds are differentiated from their output, so their backward pass does not read x.
 template <class T>
 Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind kind) {
   const Step s = p.step(name);
@@ -223,7 +223,7 @@ ActivatedConv1d::ActivatedConv1d(Parameters& parameters, const std::string& acti
 
 namespace {
 
-/// Snake within the convolution. saves: the activated input is written in the forward pass for the weight gradient.
+/// Snake inside the convolution. saves: the forward pass writes the activated input for the weight gradient.
 template <class T>
 Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow x, Flow residual, bool saves) {
   const Step s = p.step(conv.name());
@@ -381,7 +381,7 @@ Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
   });
 }
 
-// ---- storage
+// ---- stored_as
 
 namespace {
 

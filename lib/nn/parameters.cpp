@@ -9,7 +9,7 @@
 namespace nacre {
 namespace {
 
-constexpr int64_t pad_elements = 16;  // each tensor starts on a 64-byte line
+constexpr int64_t pad_elements = 16;  // elements; each tensor starts on a 64-byte line
 int64_t padded(int64_t n) { return (n + pad_elements - 1) / pad_elements * pad_elements; }
 
 int64_t product(const std::vector<int64_t>& v) {
@@ -28,19 +28,21 @@ View<T> view_of(const Memory& m, int64_t elements) {
                        : View<T>(reinterpret_cast<T*>(m.data()), {.channels = elements});
 }
 
-/// FNV-1a. The offset basis lacks its last digit, 7: it is part of the format of seeds (docs/decisions/seed-format.md).
+/// FNV-1a. The offset basis lacks its last digit, 7. That is part of the format of seeds
+/// (docs/decisions/seed-format.md).
 uint64_t hash(const std::string& s) {
   uint64_t h = 1469598103934665603ull;
   for (const char c : s) h = (h ^ static_cast<unsigned char>(c)) * 1099511628211ull;
   return h;
 }
 
-double normal(const Philox& draw, uint64_t counter) {  // Box and Muller
+double normal(const Philox& draw, uint64_t counter) {  // Box-Muller transform
   const double u = 1.0 - draw.uniform(2 * counter), v = draw.uniform(2 * counter + 1);
   return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
 }
 
-/// Initial values of one piece as a file holds it. The stream comes from the name, so adding a layer changes no other.
+/// Initial values of one piece in file layout. The stream depends on the name, so adding a layer changes no other
+/// layer.
 std::vector<float> drawn(const Parameter& p, size_t piece, uint64_t seed) {
   const Init& init = p.init;
   const std::string& name = p.names[piece];
@@ -53,7 +55,7 @@ std::vector<float> drawn(const Parameter& p, size_t piece, uint64_t seed) {
   return values;
 }
 
-/// Norms of the rows of a piece as a file holds it.
+/// Appends the norms of the rows of a piece in file layout.
 void append_norms(std::span<const float> piece, int64_t rows, std::vector<float>& norms) {
   const size_t length = piece.size() / static_cast<size_t>(rows);
   for (size_t at = 0; at < piece.size(); at += length) {
@@ -144,7 +146,7 @@ Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64
 
 void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   if (allocated_) throw Error(ErrorKind::usage, "parameters: allocated twice");
-  // Directions first, then gains, then the rest: the weight norm and the optimizer see one flat block each.
+  // Order: directions, gains, other parameters. The weight norm and the optimizer then see one flat block each.
   std::map<const Parameter*, int64_t> offsets;
   int64_t directions = 0;
   for (const Weight& w : weights_) {
@@ -186,6 +188,7 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
     p.value = View<float>((p.trained ? values_ : buffers_).data + at, p.shape);
     if (p.trained && with_gradients) p.grad = View<float>(gradients_.data + at, p.shape);
   }
+  // An effective weight and its gradient have the same offset in their blocks as the direction has in values_.
   for (Weight& w : weights_) {
     const int64_t at = offsets[w.v], rows = w.g->shape.elements(), length = w.shape.elements() / rows;
     if (weights32_) w.value32 = View<float>(weights32_.data + at, w.shape);
@@ -235,9 +238,9 @@ void Parameters::refresh(Context& ctx) {
 }
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
-  if (!p.recording()) return;  // a survey's parameters have no memory
+  if (!p.recording()) return;  // the parameters of a survey have no memory
   std::vector<View<float>> cleared{step_gradients()[1]};
-  // A weight that no step trains has no gradient.
+  // No step overwrites the gradient of a weight that is not trained in this walk, so it is cleared here.
   for (const Weight& w : weights_)
     if (!p.trains(w)) cleared.push_back(w.grad);
   s.backward([cleared = std::move(cleared)](Context& c) {

@@ -2,16 +2,18 @@
 
 namespace nacre {
 
-/// The backward passes get their moments (first walk) or their places in the program (second walk), in reverse order.
+/// Ends the innermost walk. In reverse order of its steps, it assigns the moments of the backward passes (first walk),
+/// or appends the backward closures to the program (second walk).
 void Plan::Impl::end_walk() {
   settle();
   Open w = std::move(open.back());
   open.pop_back();
   if (walk == Walk::first) {
     for (size_t i = w.steps.size(); i-- > 0;) nth(steps, w.steps[i]).backward = clock++;
-    ++clock;  // then()
+    ++clock;  // one moment for the functions registered with then()
     return;
   }
+  // The steps are reversed; the closures of one step (backward, then update) keep their order.
   for (size_t end = w.later.size(); end > 0;) {
     size_t begin = end;
     while (begin > 0 && w.later[begin - 1].step == w.later[end - 1].step) --begin;
@@ -21,7 +23,8 @@ void Plan::Impl::end_walk() {
   for (Op& op : w.last) program.push_back(std::move(op));
 }
 
-/// Gradients come from steps without outputs (losses) and reach a step if an active step reads one of its outputs.
+/// Finds the steps that a gradient reaches. Gradients start at steps without outputs (losses, or steps without inputs
+/// as well, such as clearing gradients). They reach a step if an active step reads one of its outputs.
 void Plan::Impl::find_active() {
   if (!training()) return;
   std::vector<char> wanted(activations.size(), 0);
@@ -42,13 +45,15 @@ void Plan::Impl::find_active() {
   }
 }
 
-/// The last reader in forward order runs first in backward order.
+/// Sets which writers of a gradient overwrite and which add. The last reader in forward order runs first in backward
+/// order and overwrites.
 void Plan::Impl::order_writers() {
   for (Activation& x : activations) {
     bool later = false;
     for (size_t i = x.readings.size(); i-- > 0;)
       if (x.readings[i].writes) x.readings[i].add = std::exchange(later, true);
   }
+  // For weights this holds per walk, because each walk runs its own backward passes.
   std::map<std::pair<int, const Weight*>, bool> later;
   for (size_t i = uses.size(); i-- > 0;) {
     WeightUse& u = uses[i];
@@ -58,9 +63,9 @@ void Plan::Impl::order_writers() {
   }
 }
 
-/// Blocks for gradients, and which of them are one because they pass through unchanged.
+/// Assigns gradient blocks. x shares the block of y where the gradient of y passes to x unchanged.
 void Plan::Impl::share_gradients() {
-  // Later activations first: y's gradient has its block before x asks to share it.
+  // In reverse order, so that y has its block before x, which y was made from, asks to share it.
   for (size_t i = activations.size(); i-- > 0;) {
     Activation& x = activations[i];
     std::vector<Reading*> writers;
@@ -68,6 +73,9 @@ void Plan::Impl::share_gradients() {
       if (r.writes) writers.push_back(&r);
     if (writers.empty()) continue;
     Reading& last = *writers.back();
+    // `last` is the first writer in backward order. It may share if it also made y: no later backward pass reads y's
+    // gradient, so the remaining writers of x can add to it in place. A step passes y's gradient to one activation
+    // only. x needs its own block if `last` reads x a second time, or if x is a source, whose gradient stays readable.
     const bool alone = writers.size() < 2 || writers[writers.size() - 2]->step != last.step;
     if (last.passes_to >= 0 && alone && x.made >= 0) {
       const Activation& y = nth(activations, last.passes_to);
@@ -83,6 +91,7 @@ void Plan::Impl::share_gradients() {
   }
 }
 
+/// Computes the lifetimes of all blocks and packs them.
 void Plan::Impl::lay_out() {
   find_active();
   count();
@@ -93,6 +102,7 @@ void Plan::Impl::lay_out() {
       b.begin = 0, b.end = clock;
       continue;
     }
+    // A block that only backward passes use is not needed if none of them runs.
     const bool for_backward = std::all_of(b.moments.begin(), b.moments.end(),
                                           [](const Moment& m) { return m.pass == Until::backward; });
     b.needed = !for_backward || std::any_of(b.moments.begin(), b.moments.end(),
@@ -106,7 +116,7 @@ void Plan::Impl::lay_out() {
   pack();
 }
 
-/// Largest first, each at the lowest offset that is free during its whole life.
+/// First fit by decreasing size: each block gets the lowest offset that is free during its whole lifetime.
 void Plan::Impl::pack() {
   std::vector<size_t> order;
   for (size_t i = 0; i < blocks.size(); ++i)
@@ -130,7 +140,7 @@ void Plan::Impl::pack() {
     unshared += b.bytes;
     placed.push_back(&b);
   }
-  for (const Block* moment : placed) {  // the live sum can only rise where some block begins
+  for (const Block* moment : placed) {  // the live size only rises where a block begins
     size_t sum = 0;
     for (const Block* b : placed)
       if (b->begin <= moment->begin && moment->begin <= b->end) sum += b->bytes;
@@ -138,7 +148,7 @@ void Plan::Impl::pack() {
   }
 }
 
-/// What steps change before the run is over goes to a second place, and back when the run is given up.
+/// Saves (or restores) the memory that steps change before the run is complete.
 void Plan::Impl::keep_state(bool restore) {
   auto* at = reinterpret_cast<float*>(undo.data());
   for (const View<float>& v : changed) {

@@ -1,5 +1,5 @@
 #pragma once
-// What a plan records of its walks: steps, activations, blocks, and the program.
+// The records that a plan makes during its walks: steps, activations, blocks, and the program.
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -15,7 +15,7 @@ struct Plan::Impl {
     int step = 0;
     Until pass = Until::forward;
   };
-  /// A piece of the block. It is alive from the first to the last of its moments, or always.
+  /// A part of the plan's memory. It is alive from the first to the last of its moments, or always.
   struct Block {
     size_t bytes = 0, offset = 0;
     std::vector<Moment> moments{};
@@ -23,35 +23,37 @@ struct Plan::Impl {
     bool needed = true;  // false: working memory of a backward pass that never runs
     int begin = 0, end = 0;
   };
+  /// One reading of an activation by a step.
   struct Reading {
     int step = 0;
-    int passes_to = -1;
-    bool writes = false;  // a gradient
-    bool add = false;
-    bool aliased = false;  // the gradient is that of the activation it passes to
+    int passes_to = -1;    // output whose gradient passes to the activation unchanged, or -1
+    bool writes = false;   // the step's backward pass writes the gradient of the activation
+    bool add = false;      // it adds to the gradient instead of overwriting it
+    bool aliased = false;  // the activation's gradient shares the block of that output's gradient
   };
   struct Activation {
     Shape shape{};
     Storage storage = Storage::float32;
     size_t bytes = 0;
-    int made = -1;  // step; -1: a source
+    int made = -1;  // number of the step that made it; -1: a source
     int walk = 0;
     bool differentiable = false;
-    int value = -1, grad = -1;  // blocks
+    int value = -1, grad = -1;  // numbers of the blocks
     std::vector<Reading> readings{};
-    size_t next_reading = 0;  // second walk
+    size_t next_reading = 0;  // used in the second walk
   };
-  /// A step and the two moments of its life on one axis of time. Forward moments are given out when steps are made,
-  /// backward moments in reverse when their walk ends: those of an inner walk lie before what the outer walk does next.
+  /// A step and its two moments on a common time axis. Forward moments are assigned when steps are made. Backward
+  /// moments are assigned in reverse order when their walk ends. The moments of an inner walk therefore all precede
+  /// those of the steps that the outer walk makes afterwards.
   struct StepRecord {
     std::string name;
     int walk = 0;
     int forward = 0, backward = 0;
-    std::vector<int> inputs{}, outputs{};  // activations
+    std::vector<int> inputs{}, outputs{};  // numbers of the activations
     bool trains = false;
     bool active = false;  // a gradient reaches it
     Costs for_reader{};
-    std::map<int, Footprint> reaches{};  // by block of the input's value
+    std::map<int, Footprint> reaches{};  // the key is the block of the input's value
   };
   struct Counted {
     int step = 0;
@@ -66,11 +68,11 @@ struct Plan::Impl {
   enum class Kind : uint8_t { forward, backward, update, then };
   struct Op {
     std::function<void(Context&)> run;
-    int step = 0;  // -1: of no step
+    int step = 0;  // -1: belongs to no step
     int walk = 0;
     Kind kind = Kind::forward;
   };
-  /// What waits for the end of a walk.
+  /// A walk that has not ended. `later` holds backward and update closures, `last` those registered with then().
   struct Open {
     int number = 0;
     std::vector<int> steps{};
@@ -82,14 +84,14 @@ struct Plan::Impl {
   Context& ctx;
   Purpose purpose;
   Walk walk = Walk::none;
-  bool surveys = false;  // no second walk will follow
+  bool surveys = false;  // no second walk follows
   int clock = 0, walks = 0;
   std::vector<StepRecord> steps;
   std::vector<std::string> names;
   std::vector<Counted> counted;
   std::vector<CostRow> rows;
-  int newest = -1;     // step
-  int unsettled = -1;  // step whose outputs do not know yet whether they have gradients
+  int newest = -1;     // number of the step
+  int unsettled = -1;  // step whose outputs have not yet been found to have gradients or not
   std::vector<Open> open;
   std::vector<const Parameters*> frozen;
   std::vector<Activation> activations;
@@ -116,7 +118,7 @@ struct Plan::Impl {
     throw Error(ErrorKind::usage, "plan: at step " + std::to_string(newest) + ", " + name(newest) + ": " + what);
   }
   [[noreturn]] void walks_differ() const { refuse("the second walk differs from the first"); }
-  /// A pass that never runs needs nothing beyond the forward pass.
+  /// The moment of a pass. A backward pass that never runs extends no lifetime beyond the forward pass.
   int time(Moment m) const {
     const StepRecord& s = nth(steps, m.step);
     return m.pass == Until::forward || !s.active ? s.forward : s.backward;
@@ -141,7 +143,7 @@ struct Plan::Impl {
     expect_walking("a step");
     if (step != newest) refuse("step " + name(step) + " is described after a newer one was made");
   }
-  /// Block of the n-th call of this kind; made in the first walk.
+  /// Address of the block for the n-th call of this kind. The first walk creates the block.
   std::byte* call(size_t bytes, std::vector<Moment> moments, bool always) {
     if (bytes == 0) return nullptr;
     if (walk == Walk::first) {
@@ -160,7 +162,7 @@ struct Plan::Impl {
     return std::any_of(s.inputs.begin(), s.inputs.end(), [&](int id) { return nth(activations, id).differentiable; });
   }
   bool differentiable(const StepRecord& s) const { return training() && (s.trains || reads_differentiable(s)); }
-  /// Once a step is complete: its outputs have gradients if one of its inputs has, or if it trains something.
+  /// Called when the newest step is complete. Its outputs have gradients if one of its inputs has, or if it trains.
   void settle() {
     if (walk == Walk::first && unsettled >= 0) {
       const StepRecord& s = nth(steps, unsettled);

@@ -1,4 +1,4 @@
-// What a plan knows beside its program: what the steps cost, and how far they reach.
+// The costs and receptive fields that a plan computes from its steps.
 #include "nn/plan_impl.h"
 
 namespace nacre {
@@ -19,10 +19,11 @@ Costs& Costs::operator+=(const Costs& c) noexcept {
 Span Footprint::of(Span output) const noexcept {
   const int64_t length = dilation * (count - 1);
   if (!transposed) return {output.first * stride - left, output.last * stride - left + length};
+  // Input t feeds outputs t * stride - left ... t * stride - left + length. The result is all t that feed the span.
   return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
 }
 
-/// Rows from what the steps cost, once it is known which backward passes run.
+/// Computes the rows from the costs of the steps, after it is known which backward passes run.
 void Plan::Impl::count() {
   for (const auto& [step, row, costs] : counted) {
     const StepRecord& s = nth(steps, step);
@@ -34,10 +35,10 @@ void Plan::Impl::count() {
 
 const std::vector<CostRow>& Plan::costs() const noexcept { return impl_->rows; }
 
-/// From the last step to the first: the span of a value is complete before its maker is reached.
+/// Visits the steps in reverse order, so the span of a value is complete before the step that makes it is visited.
 Span Plan::reach(Flow to, Span span, Flow from) const {
   Impl& p = *impl_;
-  const auto value_of = [&](int id) { return p.at(id).value; };  // one value may be several activations
+  const auto value_of = [&](int id) { return p.at(id).value; };  // several activations may share one value
   std::map<int, Span> spans;
   const auto join = [&](int value, Span more) {
     const auto [at, is_new] = spans.try_emplace(value, more);
@@ -70,6 +71,7 @@ void Step::costs(Costs c, std::string row) const {
   if (p.walk != Plan::Impl::Walk::first) return;
   if (row.empty()) {
     row = p.steps.back().name;
+    // Adds the costs that the makers of the inputs passed on to their reader (costs_reader).
     for (const int id : p.steps.back().inputs)
       if (const int maker = Plan::Impl::nth(p.activations, id).made; maker >= 0)
         c += std::exchange(Plan::Impl::nth(p.steps, maker).for_reader, {});

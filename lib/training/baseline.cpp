@@ -22,7 +22,7 @@ struct CloseSound {
 };
 using Sound = std::unique_ptr<SNDFILE, CloseSound>;
 
-/// A file in memory, for libsndfile.
+/// A file in memory, accessed by libsndfile.
 struct MemoryFile {
   std::string bytes = {};
   size_t at = 0;
@@ -76,7 +76,7 @@ int opus_rate(int sample_rate) {
   return opus_rates[std::size(opus_rates) - 1];
 }
 
-/// Bytes of an Ogg file's packets after the first two (identification and comment). Pages as in RFC 3533, section 6.
+/// Total size of an Ogg file's packets after the first two (identification and comment). Pages: RFC 3533, section 6.
 int64_t packet_bytes(const std::string& ogg) {
   constexpr size_t header = 27, segment_count = 26;
   int64_t packets = 0, bytes = 0;
@@ -89,26 +89,26 @@ int64_t packet_bytes(const std::string& ogg) {
       const auto size = static_cast<unsigned char>(ogg[page + header + i]);
       body += size;
       if (packets >= 2) bytes += size;
-      if (size < 255) ++packets;  // a segment of 255 bytes goes on in the next one
+      if (size < 255) ++packets;  // a segment of 255 bytes continues in the next one
     }
     page += header + segments + body;
   }
   return bytes;
 }
 
-/// At a rate that Opus knows.
+/// As code_opus(), at a rate that Opus supports.
 OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
   MemoryFile file;
   {
     SF_INFO info = opus_info(rate);
     const Sound sound = open_memory(file, SFM_WRITE, info);
-    // libsndfile's ogg_opus.c: level 0 is 256 kbit/s per channel, level 1 is 6 kbit/s, linear in between.
+    // libsndfile's ogg_opus.c maps level 0 to 256 kbit/s per channel and level 1 to 6 kbit/s, linearly in between.
     double level = 1 - (std::clamp(bitrate, min_opus_bitrate, max_opus_bitrate) - min_opus_bitrate) /
                            (max_opus_bitrate - min_opus_bitrate);
     if (sf_command(sound.get(), SFC_SET_COMPRESSION_LEVEL, &level, sizeof level) != SF_TRUE)
       throw Error(ErrorKind::usage, "Opus: libsndfile does not take a bitrate of " + std::to_string(bitrate));
-    // The encoder's delay is 6.5 ms (RFC 7845's pre-skip). Where the delayed end needs one packet more, libsndfile 1.2 feeds
-    // the last samples again; zeros up to the end of that packet keep them out, and add no packet.
+    // The encoder delays by 6.5 ms (RFC 7845's pre-skip). If the delayed end needs one more packet, libsndfile 1.2
+    // feeds the last samples again. Zeros up to the end of that packet prevent this and add no packet.
     const int64_t packet = rate / packets_per_second, delay = rate * 13 / 2000;
     const auto n = static_cast<int64_t>(mono.size());
     const int64_t padded = (n + delay + packet - 1) / packet * packet - delay;
@@ -138,7 +138,7 @@ std::optional<std::string> opus_unavailable() {
     try {
       open_memory(file, SFM_WRITE, opened);
       return {};
-    } catch (const Error&) {  // known by name, but compiled without it
+    } catch (const Error&) {  // libsndfile knows the name but was compiled without Opus
     }
   }
   char version[128] = "";
@@ -157,7 +157,7 @@ OpusCoded code_opus(std::span<const float> mono, int sample_rate, double bitrate
   if (rate == sample_rate) return code_at(mono, rate, bitrate);
   OpusCoded coded = code_at(resample(mono, 1, sample_rate, rate), rate, bitrate);
   coded.samples = resample(coded.samples, 1, rate, sample_rate);
-  coded.samples.resize(mono.size());  // two roundings of the length may differ by a sample
+  coded.samples.resize(mono.size());  // rounding the length twice can change it by one sample
   return coded;
 }
 

@@ -20,19 +20,20 @@ double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::
 
 constexpr double none = std::numeric_limits<double>::quiet_NaN();
 constexpr double most_decibels = 120;
-constexpr int64_t longest_piece = 30, cut_piece = 20;  // seconds
+/// In seconds. Pieces of length cut_piece are cut off while more than longest_piece is left.
+constexpr int64_t longest_piece = 30, cut_piece = 20;
 
 double decibels(double signal, double noise) {
   if (noise <= 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(signal / noise);
 }
-/// So that means stay numbers. NaN stays NaN: a decoder that fails is not passed over.
+/// Keeps means finite. NaN stays NaN, so that a failing decoder is noticed.
 double limited(double decibels) { return std::clamp(decibels, -most_decibels, most_decibels); }
-/// Nothing of the original in the output is the worst, whatever else is there.
+/// If the output contains nothing of the original, the score is the minimum, whatever else the output contains.
 double scale_invariant(double target, double rest) {
   return target == 0 ? -most_decibels : limited(decibels(target, rest));
 }
-/// Nothing is left of a constant once its mean is removed, or only its rounding.
+/// Whether removing the mean leaves nothing but rounding errors.
 bool is_constant(double standard_deviation) { return standard_deviation < static_cast<double>(silence_peak); }
 
 void score_waveform(std::span<const float> x, std::span<const float> y, ClipScore& s) {
@@ -61,7 +62,7 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   s.si_sdr = scale_invariant(target, rest);
 }
 
-/// Scores a clip, or a piece of one, at once.
+/// Scores a clip or a piece as a whole.
 ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<const float> decoded,
                       int64_t sample_rate) {
   ClipScore s;
@@ -87,7 +88,7 @@ std::vector<float> taken(std::vector<float>& from, int64_t n) {
   return out;
 }
 
-// sounding: a NaN of a clip that is not silent is an error to be seen. scored: what is not NaN.
+// sounding: all clips that are not silent; a NaN among them is an error and stays visible. scored: all values but NaN.
 enum class Over : uint8_t { sounding, scored };
 
 double mean_of(const std::vector<ClipScore>& clips, double ClipScore::* value, Over over) {
@@ -110,7 +111,7 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
                                       std::to_string(original.size()) + " samples, expected two or more and as many");
   const auto n = static_cast<int64_t>(original.size());
   const Shape shape{.time = n};
-  // A clip shorter than half of the longest window cannot be reflected that far; zeros stand in.
+  // A clip shorter than half of the longest window cannot be reflected that far, so it is padded with zeros.
   const StftPadding padding = n > 1024 ? StftPadding::reflect : StftPadding::zero;
   SpectralConfig mel{.sample_rate = sample_rate, .scales = {}, .padding = padding};
   for (int64_t window = 32, bands = 5; window <= 2048; window *= 2, bands *= 2)
@@ -207,7 +208,7 @@ void PieceScores::add(std::span<const float> original, std::span<const float> de
   }
   n_ += static_cast<double>(original.size());
   silent_ = silent_ && s.silent;
-  // A silent piece of a clip that is not silent counts as silent frames do.
+  // A silent piece of a clip that is not silent counts as its silent frames would.
   segmental_.add(s.silent ? segmental_snr(decoded, original, rate_) : s.segmental_snr, s.seconds);
   stoi_.add(s.stoi, s.seconds), estoi_.add(s.estoi, s.seconds);
   mel_.add(s.mel, s.seconds), stft_.add(s.stft, s.seconds);
@@ -286,10 +287,10 @@ struct ClipJudge::Impl {
   std::string name;
   JudgeHooks hooks;
   PieceScores scores;
-  std::vector<std::vector<int64_t>> counts;  // of the evaluation, with this clip
+  std::vector<std::vector<int64_t>> counts;  // the evaluation's counts, with this clip added
   Evaluation::Sums sums;
   std::vector<int32_t> codes = {};
-  std::vector<float> original = {}, decoded = {};  // not yet scored
+  std::vector<float> original = {}, decoded = {};  // not scored yet
   double encode_seconds = 0, decode_seconds = 0;
   int64_t samples = 0;
   WindowedEncoder encoder;
@@ -320,7 +321,7 @@ struct ClipJudge::Impl {
     if (last) decoder.finish();
     decode_seconds += since(start);
     codes.clear();
-    if (last) decoded.resize(original.size());  // without what fills the last frame
+    if (last) decoded.resize(original.size());  // removes the padding of the last frame
   }
   void score(int64_t n) {
     const std::vector<float> x = taken(original, n), y = taken(decoded, n);
@@ -347,7 +348,7 @@ void ClipJudge::push(std::span<const float> samples) {
   for (size_t at = 0; at < samples.size(); at += static_cast<size_t>(rate)) {
     m.encode(samples.subspan(at, std::min(static_cast<size_t>(rate), samples.size() - at)), false);
     m.decode(false);
-    // The decoder is behind; the clip is at least as long as what has been pushed.
+    // The decoder lags behind. The clip is at least as long as what has been pushed.
     for (;;) {
       const auto left = static_cast<int64_t>(m.original.size()), n = PieceScores::next_piece(left, rate);
       if (n == left || n > static_cast<int64_t>(m.decoded.size())) break;

@@ -1,4 +1,4 @@
-// Figures turned into advice, and small pure pieces of the trainer.
+// Advice derived from figures, and small pure functions of the trainer.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -116,7 +116,7 @@ std::string going_to_be_removed(const std::filesystem::path& model) {
            "one "
            "cannot be decoded by another: keep this model with nacre export -m " +
            folder.string() + " -o model.safetensors";
-  } catch (const std::exception&) {  // a warning is not worth a failure
+  } catch (const std::exception&) {  // an error here only suppresses the warning
     return "";
   }
 }

@@ -20,7 +20,7 @@ constexpr int rate = 10000;
 constexpr size_t frame = 256, hop = frame / 2, transform = 512, bins = transform / 2 + 1;
 constexpr size_t bands = 15, segment = 30;
 constexpr double lowest_band = 150, dynamic_range = 40, distortion_bound = -15;  // Hz, dB, dB
-constexpr size_t block = 128;  // frames transformed at once: memory does not grow with the clip
+constexpr size_t block = 128;  // frames per transform call; bounds memory independently of the clip's length
 
 using Frame = std::array<double, frame>;
 
@@ -34,9 +34,9 @@ const Frame& window() {
   return w;
 }
 
-/// To 10 kHz. As in Octave's resample and pystoi's, the filter has its middle, not its end, at the lower of
-/// the two rates' upper limits: a band that soxr's own filters would empty (8 kHz: 3.65 to 4 kHz) is kept, and what is
-/// reflected around 5 kHz reaches down to 4.5 kHz, above all bands.
+/// Resamples to 10 kHz. As in Octave's resample and pystoi, the lower Nyquist frequency is the middle and not the end
+/// of the filter's transition band. soxr's default filters would remove frequencies that STOI uses (from 8 kHz: 3.65 to
+/// 4 kHz). Frequencies aliased at 5 kHz reach down to 4.5 kHz, which is above all bands.
 std::vector<float> at_10_khz(std::span<const float> x, int64_t from) {
   if (from == rate) return {x.begin(), x.end()};
   soxr_quality_spec_t quality = soxr_quality_spec(SOXR_VHQ, 0);
@@ -52,7 +52,7 @@ std::vector<float> at_10_khz(std::span<const float> x, int64_t from) {
   return out;
 }
 
-/// First bin of each band, and the bin after the last one's last.
+/// The first bin of each band, followed by the bin after the last band.
 std::array<size_t, bands + 1> band_edges() {
   std::array<size_t, bands + 1> edges{};
   for (size_t j = 0; j <= bands; ++j)
@@ -61,10 +61,10 @@ std::array<size_t, bands + 1> band_edges() {
   return edges;
 }
 
-/// Frames that begin before size - 256: not the one that ends with the last sample.
+/// Number of frames that begin before size - 256. The frame that ends with the last sample is not counted.
 size_t frames_of(size_t size) { return size > frame ? (size - frame - 1) / hop + 1 : 0; }
 
-/// Which frames of the original are within 40 dB of its loudest one.
+/// Indices of the frames of the original that are within 40 dB of its loudest frame.
 std::vector<size_t> loud_frames(std::span<const float> x) {
   const Frame& w = window();
   std::vector<double> energies(frames_of(x.size()));
@@ -81,7 +81,7 @@ std::vector<size_t> loud_frames(std::span<const float> x) {
   return loud;
 }
 
-/// The chosen frames, windowed, overlapped and added as neighbours.
+/// Windows the chosen frames and overlap-adds them as neighbours.
 std::vector<double> join(std::span<const float> x, const std::vector<size_t>& chosen) {
   const Frame& w = window();
   std::vector<double> out((chosen.size() - 1) * hop + frame);
@@ -90,15 +90,16 @@ std::vector<double> join(std::span<const float> x, const std::vector<size_t>& ch
   return out;
 }
 
-/// The norm of each band in each frame, of two signals at once: [band][frame].
+/// Norm of each band in each frame, for two signals: [band][frame].
 struct Bands {
   size_t frames = 0;
   std::vector<double> x, y;
 };
 
-/// stft_forward's window is a periodic Hann window of 512. A frame of 256 samples in the middle of it, where the window is
-/// 1/2 and more, and divided by it there, meets just STOI's own window and the zeros around; where a frame stands among
-/// them does not change magnitudes. Frames stand 512 apart, so that each window sees one.
+/// Uses stft_forward, whose window is a periodic Hann window of 512. Each frame of 256 samples is placed in the middle
+/// of that window, where the window is at least 1/2, and is divided by it there. The result is STOI's own window with
+/// zeros around it; the position of a frame among the zeros does not change magnitudes. Frames are 512 samples apart,
+/// so each window covers one frame.
 Bands band_norms(Context& ctx, const std::vector<double>& x, const std::vector<double>& y) {
   constexpr size_t middle = (transform - frame) / 2, time = block * transform + frame / 2, spectra = block + 1;
   Frame weights = window();
@@ -152,7 +153,7 @@ double norm_of(const double* v, size_t n) {
   return std::sqrt(sum);
 }
 
-/// To mean 0 and norm 1; zeros where nothing varies. `n` values, `stride` apart.
+/// Normalises `n` values, `stride` apart, to mean 0 and norm 1. Values that do not vary become zeros.
 void normalise(double* v, size_t n, size_t stride) {
   double mean = 0, sum = 0;
   for (size_t i = 0; i < n; ++i) mean += v[i * stride] / static_cast<double>(n);
@@ -185,13 +186,13 @@ Intelligibility intelligibility(Context& ctx, std::span<const float> decoded, st
   const std::vector<float> x = at_10_khz(original, sample_rate);
   const std::vector<float> y = at_10_khz(decoded, sample_rate);
   const std::vector<size_t> loud = loud_frames(x);
-  // One frame less is left of what was joined.
+  // Joining n frames leaves n - 1, because the last one ends with the last sample.
   if (loud.size() < segment + 1) return score;
   const Bands b = band_norms(ctx, join(x, loud), join(y, loud));
 
   const double most = 1 + std::pow(10.0, -distortion_bound / 20);
   const size_t segments = b.frames - segment + 1;
-  std::array<double, bands * segment> sx{}, sy{};  // [band][frame] of a segment
+  std::array<double, bands * segment> sx{}, sy{};  // [band][frame] of one segment
   double stoi = 0, estoi = 0;
   for (size_t m = 0; m < segments; ++m) {
     for (size_t j = 0; j < bands; ++j) {

@@ -36,6 +36,8 @@ Optimizer::Optimizer(Context& ctx, Parameters& parameters, const OptimizerConfig
 }
 
 void Optimizer::plan(Plan& p) {
+  // The last step of the walk is the first to run backward, so the gradients are cleared before other steps add to
+  // them.
   parameters_.clear_gradients(p);
   p.then([this](Context& c) { update(c); });
 }

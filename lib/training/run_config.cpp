@@ -20,7 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-/// By name, sorted.
+/// The sections by name, sorted.
 std::map<std::string, Fields> sections_of(RunConfig& c) {
   return {{"codec", fields_of(c.codec)},
           {"loss", fields_of(c.loss)},
@@ -35,12 +35,12 @@ json as_json(RunConfig c) {
   return j;
 }
 
-/// Throws Error(usage), unless there is such a section.
+/// Throws Error(usage) if there is no such section.
 const Fields& section_of(const std::map<std::string, Fields>& all, const std::string& section) {
   if (const auto found = all.find(section); found != all.end()) return found->second;
   std::vector<std::string> names;
   for (const auto& [name, keys] : all) {
-    // Perhaps the section was left out.
+    // The word may be a key whose section was omitted.
     if (find(keys, section) != nullptr)
       throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is no section but a key of " + name + ": " +
                                         name + "." + section);
@@ -54,7 +54,7 @@ void put(const std::map<std::string, Fields>& all, const std::string& section, c
          const json& value) {
   const Fields& keys = section_of(all, section);
   if (const Field* f = find(keys, key)) {
-    // Messages about the codec's words do not begin with "config: ".
+    // Messages about words of the codec do not begin with "config: ".
     const bool own = section == "codec" && !f->limits.words.empty() && value.is_string();
     return read(*f, value, (own ? "" : "config: ") + section + ".");
   }
@@ -66,7 +66,7 @@ void put(const std::map<std::string, Fields>& all, const std::string& section, c
   throw Error(ErrorKind::usage, what + "; there are " + listed(keys_of(keys), "and"));
 }
 
-/// Line and column of a byte, both from 1, columns in characters.
+/// Line and column of a byte, both counted from 1; columns count characters.
 std::string place_of(std::string_view text, size_t byte) {
   const std::string_view before = text.substr(0, std::min(byte, text.size()));
   const size_t line = before.rfind('\n');
@@ -76,7 +76,7 @@ std::string place_of(std::string_view text, size_t byte) {
          std::to_string(1 + column);
 }
 
-/// What the JSON library found, without its own numbering of places.
+/// The JSON library's reason, without its own description of the position.
 std::string reason_of(const json::parse_error& e) {
   const std::string text = e.what();
   size_t at = text.find("syntax error");
@@ -85,7 +85,7 @@ std::string reason_of(const json::parse_error& e) {
   return dash == std::string::npos ? "a syntax error" : text.substr(dash + 3);
 }
 
-/// For the parser: of a key that an object has twice, one value would be lost without a word.
+/// Parser callback that refuses an object with the same key twice. Otherwise one of the values would be lost silently.
 json::parser_callback_t no_key_twice() {
   return [keys = std::vector<std::set<std::string>>()](int, json::parse_event_t event, json& parsed) mutable {
     if (event == json::parse_event_t::object_start) keys.emplace_back();
@@ -126,7 +126,7 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
   try {
     given = json::parse(text, no_key_twice(), true, true);
   } catch (const json::parse_error& e) {
-    const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts from 1
+    const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts bytes from 1
     throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": not JSON: " + reason_of(e));
   } catch (const json::out_of_range& e) {
     const std::string what = e.what();
@@ -178,11 +178,11 @@ RunConfig RunConfig::named(const std::string& name) {
     c.training.segment_length = 4000;
   }
   if (name.rfind("speech-", 0) == 0) {
-    // Small batches give noisy gradients, which disturb the filter bank at higher rates
+    // Small batches give noisy gradients, which disturb the filter bank at higher learning rates
     // (docs/decisions/learning-rate.md).
     c.optimizer.learning_rate = 1e-4;
     c.loss.orthogonal = true;
-    // Codebooks get better with the number of frames they see; without backward passes frames cost little.
+    // Codebooks improve with the number of frames that they see. Without backward passes, frames are cheap.
     c.training.codebook_start_rows = 60000;
     c.training.codebook_average_rows = 320000;
   }
@@ -199,7 +199,7 @@ Setting setting(const std::string& assignment) {
   if (equals == std::string::npos)
     throw Error(ErrorKind::usage, source + ": expected section.key=value, such as loss.mel=2");
   if (dot == std::string::npos || dot > equals) {
-    // A key that has one section alone tells which.
+    // A key that exists in only one section identifies that section.
     const std::string key = assignment.substr(0, equals);
     RunConfig c;
     for (const auto& [section, keys] : sections_of(c))
@@ -231,7 +231,7 @@ void RunConfig::set(const std::vector<Setting>& settings) {
   try {
     c.check();
   } catch (const Error& e) {
-    // Whose key the message names; a key that is part of a longer one is not named.
+    // Find the settings whose key the message names. A key that is only part of a longer one does not count.
     const std::string what = e.what();
     const auto names = [&](const Setting& s) {
       const size_t at = what.find(s.key);

@@ -22,16 +22,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int skipped_before_stop = 20;  // updates in a row that were not finite
-constexpr double saves_apart = 30;       // seconds between checkpoints at the ends of very short epochs
-constexpr size_t bad_files_shown = 20;   // the others are in RUN/bad_files.txt
+constexpr int skipped_before_stop = 20;  // consecutive updates that were not finite
+constexpr double saves_apart = 30;       // minimum seconds between checkpoints at the ends of very short epochs
+constexpr size_t bad_files_shown = 20;   // RUN/bad_files.txt lists the others
 
-/// Thrown where a signal comes before the first step: the scan of the data, and the start of the codebooks, take minutes.
+/// Thrown if a signal arrives before the first step, because scanning the data and starting the codebooks take minutes.
 struct StoppedAtStart {};
 
 bool is_set(const std::atomic<int>* stop) { return stop != nullptr && stop->load() != 0; }
 
-/// While it lives, leaving at once loses nothing.
+/// During its lifetime, the process may exit at once without losing anything.
 class MayLeave {
  public:
   explicit MayLeave(std::atomic<bool>* flag) : flag_(flag) { set(true); }
@@ -62,7 +62,7 @@ Dataset scanned(const TrainerOptions& o) {
   return {o.data_dir, dataset_options(o)};
 }
 
-/// A checkpoint's folder, or a run's: its newest then.
+/// The checkpoint in a checkpoint's folder, or the newest one in a run's folder.
 Checkpoint checkpoint_at(const fs::path& path) {
   if (!fs::is_directory(path))
     throw Error(ErrorKind::io,
@@ -96,7 +96,8 @@ std::vector<int32_t> valid_samples(const Batch& batch) {
 
 Run::Run(const TrainerOptions& options)
     : options_(options),
-      config_((options.config.check(), expect_folder(options.data_dir), options.config)),  // before there is a folder for the run
+      // Invalid options are found before the run's folder is created.
+      config_((options.config.check(), expect_folder(options.data_dir), options.config)),
       ctx_(options.context),
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(scanned(options)),
@@ -108,7 +109,7 @@ Run::Run(const TrainerOptions& options)
       snr_(std::nan("")) {}
 
 void Run::say(const std::string& text) {
-  const std::string line = printable_lines(text);  // names of files are in it
+  const std::string line = printable_lines(text);  // the text contains file names
   if (progress_) {
     progress_->message(line, options_.out);
   } else {
@@ -117,7 +118,7 @@ void Run::say(const std::string& text) {
   }
 }
 
-/// Resume, or start anew.
+/// Resumes a run or starts a new one.
 void Run::begin() {
   if (!store_.locked())
     say("warning: " + options_.run.string() +
@@ -145,10 +146,10 @@ void Run::begin() {
   write_file_atomically(options_.run / "config.json", config_.to_json() + "\n");
   if (done_ >= schedule_.stop && !judges_first_) return;
 
-  // A run whose checkpoints are gone may have left its start.
+  // A run whose checkpoints were removed may still have its start folder.
   if (std::error_code none; !from) fs::remove_all(options_.run / "start", none);
   judges_start_ = options_.init.empty() && done_ == 0 && !fs::exists(options_.run / "start" / "model.safetensors");
-  // What an earlier start of this run wrote after the step we go on from has not happened.
+  // Lines that an earlier process of this run logged after the resumed step are no longer valid.
   const LogFailure failed = [this](const std::string& line) { say("warning: " + line); };
   const std::string log = (options_.run / "log.jsonl").string();
   drop_log_lines_after(log, from && !judges_start_ ? done_ : -1, failed);
@@ -194,7 +195,8 @@ void Run::resume(const Checkpoint& from) {
   RunIdentity then = identity_from_manifest(from.manifest);
   const TrainingConfig& before = then.config.training;
   if (then.schedule.steps_per_epoch == 0) {
-    // Of a run that did not record it: as for the present data. Its schedule ended where it was to stop.
+    // An older run did not record its schedule. Assume the current data; its schedule ended at the step where it was to
+    // stop.
     const int64_t hop = config_.codec.hop(), segment = (before.segment_length + hop - 1) / hop * hop;
     then.schedule = RunSchedule(before, CropSampler(data_, segment, before.batch_size, 0).steps_per_epoch(), 0);
     then.schedule.end = then.schedule.stop;
@@ -251,7 +253,7 @@ bool Run::init() {
          std::any_of(r.misshapen.begin(), r.misshapen.end(), codebook);
 }
 
-/// The drawn weights stay where the codec cannot carry a transform.
+/// Keeps the random weights if the codec cannot carry a transform.
 void Run::start_as_transform() {
   const TransformStart start = transform_start_of(config_.codec);
   if (!start.refused.empty()) return say("start: random weights; a transform codec does not fit: " + start.refused);
@@ -261,7 +263,7 @@ void Run::start_as_transform() {
       (start.bands < config_.codec.hop() ? ", the lowest of " + std::to_string(config_.codec.hop()) : ""));
 }
 
-/// The codebooks' first rows come from batches before the first step's, which no step sees again.
+/// The codebooks' first rows come from batches with numbers below the first step's, which no step uses.
 void Run::start_codebooks() {
   const MayLeave now(options_.may_leave);
   int64_t extra = 0;
@@ -282,7 +284,7 @@ void Run::start_codebooks() {
       });
 }
 
-/// DAC's quantizer dropout: the first part of the batch trains with a random number of codebooks.
+/// DAC's quantizer dropout: the first part of the batch trains with a random number of codebooks per item.
 std::vector<int32_t> Run::drop_codebooks() const {
   const auto n = static_cast<int32_t>(config_.codec.n_codebooks);
   std::vector<int32_t> stages(static_cast<size_t>(step_.batch()), n);
@@ -294,7 +296,7 @@ std::vector<int32_t> Run::drop_codebooks() const {
   return stages;
 }
 
-/// False: a signal stopped it, and the state is that before the step.
+/// Returns false if a signal stopped the step. The state is then as before the step.
 bool Run::one_step() {
   const auto start = Clock::now();
   const Batch& batch = batches_->next();
@@ -309,8 +311,8 @@ bool Run::one_step() {
   if (!whole) return false;
   ++done_;
   snr_ = std::nan("");
-  // Reading back waits for the device: on CUDA only every tenth step is looked at, so that the next batch can be on its
-  // way while this step runs.
+  // Reading metrics waits for the device. On CUDA only every tenth step is read, so that the next batch can be loaded
+  // while this step runs.
   const bool looks = ctx_.device().kind == Device::cpu || done_ % 10 == 0 || done_ == 1 || done_ == schedule_.stop;
   const StepMetrics m = looks ? step_.metrics() : StepMetrics{};
   trained_seconds_ += since(start);
@@ -321,7 +323,7 @@ bool Run::one_step() {
   const int64_t skipped = m.skipped - skipped_seen_, seen = std::exchange(unseen_steps_, 0);
   if (skipped > 0) {
     skipped_seen_ = m.skipped;
-    if (skipped < seen) skipped_in_a_row_ = 0;  // some went well in between
+    if (skipped < seen) skipped_in_a_row_ = 0;  // some updates in between were finite
     skipped_update(batch, skipped);
   } else {
     skipped_in_a_row_ = 0;
@@ -364,7 +366,7 @@ void Run::log_step(const StepMetrics& m) {
                                  {"other/grad_norm", m.gradient_norm},
                                  {"other/learning_rate", step_.scalars().lr}};
   if (std::isfinite(m.loss())) events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
-  // Of a step whose gradient is not finite, what is not a number is left out.
+  // A step whose gradient is not finite has figures that are NaN; they are omitted.
   drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.find('/') != std::string::npos) events_->scalar(key, done_, value.get<double>());
@@ -388,7 +390,7 @@ void Run::save(const std::string& why, bool goes_on) {
     last_checkpoint_ = s.path;
     if (!s.warning.empty()) say("warning: " + s.warning);
   } catch (const Error& e) {
-    // A full disk or memory must not end a run that could go on; a model that is not finite must.
+    // A full disk or a lack of memory does not end a run that can continue. A model that is not finite does.
     if (e.kind() != ErrorKind::io && e.kind() != ErrorKind::memory) throw;
     failed(e.kind(), e.what());
   } catch (const std::bad_alloc&) {
@@ -397,7 +399,7 @@ void Run::save(const std::string& why, bool goes_on) {
 }
 
 void Run::judge_checkpoint() {
-  // A run may go on from a checkpoint of another one, which is not to be touched.
+  // The run may have resumed from a checkpoint of another run, which must not be changed.
   if (done_ != saved_at_ || std::isnan(snr_) || !fs::exists(options_.run / last_checkpoint_.filename())) return;
   try {
     const CheckpointStore::Saved s = store_.judge(done_, manifest_of(step_, identity(), done_, snr_), snr_);
@@ -421,12 +423,12 @@ void Run::rescue() {
           : "an error ends the run; the newest good checkpoint is " + newest_checkpoint_name());
 }
 
-/// The model that report(0) has judged: what training makes of it is to be compared with.
+/// Saves the model that report(0) has scored, for comparison with what training makes of it.
 void Run::keep_start() {
   const fs::path folder = options_.run / "start";
   try {
     std::error_code problem;
-    fs::create_directories(folder, problem);  // if not, the file says why
+    fs::create_directories(folder, problem);  // a failure shows when the file is written
     remove_leftovers(folder);
     judged_.save(folder / "model.safetensors");
   } catch (const Error& e) {
@@ -439,7 +441,7 @@ void Run::keep_start() {
 
 void Run::loop(TrainResult& result) {
   if (judges_start_ && !stopped()) {
-    save("before the first step");  // clustering codebooks may have taken minutes
+    save("before the first step");  // clustering the codebooks may have taken minutes
     if (evaluate(0)) keep_start();
   }
   const auto end_epoch = [&] {
@@ -454,7 +456,7 @@ void Run::loop(TrainResult& result) {
   while (done_ < schedule_.stop && !stopped()) {
     if (!one_step()) break;
     if (schedule_.ends_epoch(done_) || done_ == schedule_.stop) {
-      // First: whatever happens in the evaluation, the epoch is not lost.
+      // Save first, so that the epoch is not lost if the evaluation fails.
       if (since(last_save_) >= saves_apart || done_ == schedule_.stop || saved_at_ < 0) save("end of epoch");
       end_epoch();
     }
@@ -485,7 +487,7 @@ TrainResult Run::go() {
     try {
       loop(result);
     } catch (const Error& e) {
-      if (e.kind() != ErrorKind::diverged) rescue();  // after divergence there is nothing to be kept
+      if (e.kind() != ErrorKind::diverged) rescue();  // a diverged state is not worth saving
       throw;
     } catch (...) {
       rescue();

@@ -1,4 +1,4 @@
-// The end of an epoch: held-out audio through the codec, one block of lines, logs, warnings.
+// The end of an epoch: evaluates on held-out audio, prints one block of lines, writes logs and warnings.
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -14,14 +14,14 @@
 namespace nacre::training {
 namespace {
 
-constexpr size_t shown_examples = 3;     // decoded clips that go into the logs
-constexpr int64_t shown_seconds = 10;    // of each
-constexpr size_t shown_codebooks = 12;   // on the screen; the logs have all of them
-constexpr int64_t measured_batches = 4;  // of held-out crops, for losses and shares
+constexpr size_t shown_examples = 3;     // decoded clips in the logs
+constexpr int64_t shown_seconds = 10;    // seconds per decoded clip
+constexpr size_t shown_codebooks = 12;   // codebooks on the screen; the logs have all of them
+constexpr int64_t measured_batches = 4;  // batches of held-out crops, for losses and shares
 
 std::string per_cent(double part) { return number(100 * part, "%.0f %%"); }
 
-/// Thrown where a signal comes.
+/// Thrown if a signal arrives.
 struct StoppedInEvaluation {};
 
 std::string shown(double x, const char* format = "%.3f") { return std::isnan(x) ? "-" : number(x, format); }
@@ -32,7 +32,7 @@ double mean(const std::vector<double>& v) {
   return sum / static_cast<double>(v.size());
 }
 
-/// " [88 79 80 ...]", or nothing where there are too many to read.
+/// " [88 79 80 ...]", or an empty string for too many values.
 std::string each(const std::vector<double>& v, double factor) {
   if (v.size() < 2 || v.size() > shown_codebooks) return "";
   std::string text;
@@ -91,7 +91,7 @@ bool Run::evaluate(int64_t epoch) {
   return false;
 }
 
-/// Whole clips and excerpts of long ones, with averaged weights where there are some.
+/// Scores whole clips and excerpts of long ones, with averaged weights if there are any.
 void Run::judge(Evaluation& e, int64_t epoch) {
   const auto look = [this] {
     if (stopped()) throw StoppedInEvaluation{};
@@ -120,7 +120,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
     const size_t n = std::min(samples.size(), static_cast<size_t>(shown_seconds * rate));
     const std::span<const float> x = std::span(samples).first(n), y = std::span(decoded).first(n);
     const std::string name = std::to_string(i) + "/" + part;
-    // Once: before training where that is judged, else at the end of the first epoch.
+    // Originals are logged once: before training if the start is scored, otherwise at the end of the first epoch.
     if (epoch == (options_.init.empty() ? 0 : 1)) {
       events_->audio("original/" + name, 0, x, rate);
       events_->image("spectrogram_original/" + name, 0, spectrogram(x));
@@ -130,7 +130,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   }
 }
 
-/// Losses and gradient shares on held-out crops that are the same each time, with the training weights.
+/// Losses and gradient shares on held-out crops, with the training weights. The crops are the same each time.
 StepMetrics Run::measure_held_out() {
   const auto look = [this] {
     if (stopped()) throw StoppedInEvaluation{};
@@ -211,7 +211,7 @@ void Run::report(int64_t epoch) {
                               .balanced = config_.loss.balanced,
                               .codebooks_from_data = config_.training.codebook_start_rows > 0,
                               .ema = config_.codec.quantizer == QuantizerKind::ema};
-  // A start may look unhealthy: training is to cure it.
+  // No warnings about a start: training is expected to improve it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);
 

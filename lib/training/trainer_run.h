@@ -1,5 +1,5 @@
 #pragma once
-// What a training run holds while it goes. trainer.cpp begins, steps and saves; trainer_report.cpp judges.
+// The state of a training run. trainer.cpp begins, steps and saves; trainer_report.cpp evaluates.
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -31,7 +31,7 @@ class Run {
   void begin();
   std::optional<Checkpoint> find_checkpoint();
   void resume(const Checkpoint&);
-  /// True when the codebooks still have to start from data.
+  /// Returns true if the codebooks still have to be started from data.
   bool init();
   void start_as_transform();
   void start_codebooks();
@@ -41,9 +41,9 @@ class Run {
   void log_step(const StepMetrics&);
   std::vector<int32_t> drop_codebooks() const;
   void save(const std::string& why, bool goes_on = true);
-  /// After a save and an evaluation at the same step.
+  /// Records the score of the last checkpoint. Called after a save and an evaluation at the same step.
   void judge_checkpoint();
-  /// Before an error leaves: saves what has been trained, and says so.
+  /// Called before an error leaves the run: saves the trained state and reports it.
   void rescue();
   bool stopped() const { return options_.stop != nullptr && options_.stop->load() != 0; }
   RunIdentity identity() const { return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_); }
@@ -51,8 +51,8 @@ class Run {
     return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
   }
 
-  // trainer_report.cpp; epoch 0 is before training
-  /// False: it failed, or a signal stopped it; which of them has been said, and training can go on.
+  // Implemented in trainer_report.cpp. Epoch 0 is before training.
+  /// Returns false if the evaluation failed or a signal stopped it. The reason has been printed; training can continue.
   bool evaluate(int64_t epoch);
   void report(int64_t epoch);
   void judge(Evaluation&, int64_t epoch);
@@ -73,26 +73,26 @@ class Run {
   std::optional<ExcerptReader> judged_parts_, measured_parts_;
   RunSchedule schedule_;
   int64_t done_ = 0, saved_at_ = -1;
-  bool judges_start_ = false;  // the start has not been judged, and neither is it that of given weights
-  bool judges_first_ = false;  // the epoch that ends with the checkpoint resumed from has not been judged
-  bool unjudged_ = false;      // a signal came before the last evaluation was made
-  bool in_step_ = false;       // the state is between two steps' states
-  std::set<std::string> lost_;  // files that can no longer be read and were told of
+  bool judges_start_ = false;   // the start has yet to be scored; false for a run from given weights
+  bool judges_first_ = false;   // the resumed checkpoint ends an epoch that has not been scored
+  bool unjudged_ = false;       // a signal stopped the run before its last evaluation
+  bool in_step_ = false;        // the state is between that before a step and that after it
+  std::set<std::string> lost_;  // files that became unreadable and have been reported
   int64_t skipped_in_a_row_ = 0, skipped_seen_ = 0, unseen_steps_ = 0;
-  double trained_seconds_ = 0, trained_audio_ = 0;  // of this start of the program
-  double waited_seconds_ = 0;                       // for batches; part of trained_seconds_
+  double trained_seconds_ = 0, trained_audio_ = 0;  // in this process
+  double waited_seconds_ = 0;                       // waiting for batches; included in trained_seconds_
   double epoch_gradient_norm_ = 0;
-  int64_t epoch_steps_ = 0;  // that had a finite gradient
+  int64_t epoch_steps_ = 0;  // steps with a finite gradient
   Clock::time_point last_save_ = Clock::now();
-  double snr_;  // of an evaluation at this very step, else NaN
+  double snr_;  // of an evaluation at the current step, else NaN
   std::filesystem::path last_checkpoint_;
-  ErrorKind save_failure_ = ErrorKind::io;  // why the last save that failed did so
+  ErrorKind save_failure_ = ErrorKind::io;  // kind of the last error while saving
 };
 
-/// Leaves out the figures that there are none of: JSON has no NaN.
+/// Removes figures that are not finite, because JSON has no NaN.
 void drop_missing(nlohmann::ordered_json& line);
 
-/// printf's formatting of one number.
+/// Formats one number as printf does.
 std::string number(double x, const char* format = "%.3f");
 
 }  // namespace nacre::training

@@ -14,10 +14,11 @@ namespace {
 
 using nlohmann::json;
 
-/// What else decides bits. Runs that began when convolutions were oneDNN's have its version here.
+// Versions of other libraries that affect the bits. There are none now; runs that began when convolutions used oneDNN
+// have its version here.
 constexpr const char* libraries = "none";
 
-/// Tensors with the memory they point to.
+/// A list of tensors together with the memory that they point to.
 struct Tensors {
   std::vector<std::unique_ptr<std::vector<float>>> values;
   std::vector<StoredTensor> list;
@@ -92,7 +93,7 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
 std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now) {
   static const std::set<std::string> harmless{"training.num_epochs", "training.max_steps", "training.schedule_steps",
                                               "training.valid_seconds", "training.checkpoint_minutes",
-                                              // What a run begins with, and how it encodes, no later step depends on.
+                                              // No later step depends on how a run starts or on the beam.
                                               "training.start", "training.codebook_start_rows",
                                               "training.codebook_average_rows", "codec.beam"};
   std::vector<std::string> found;
@@ -160,7 +161,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
       rest->add(s.name, {s.values.elements()}, v);
     }
   }
-  if (averaging)  // what is not trained has no average: codebooks that follow moving averages of their own
+  if (averaging)  // values that are not trained have no average (codebooks follow their own)
     parameters.each_tensor(ctx,
                            [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
                              for (const StoredTensor& t : model->list)
@@ -203,7 +204,7 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     }
     for (const auto& [name, shape] : names) {
       const StoredTensor* t = s.name == averaged ? model.find(name) : rest.find(s.name + "." + name);
-      if (t != nullptr) set(*t, name, s.values);  // buffers have no moments; set_tensor leaves them alone
+      if (t != nullptr) set(*t, name, s.values);  // buffers have no moments; set_tensor() skips them
     }
   }
   try {

@@ -1,5 +1,5 @@
 #pragma once
-// What a checkpoint holds besides weights, and what must be the same when a run goes on.
+// The state that a checkpoint holds besides weights, and the conditions for resuming a run.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -10,19 +10,20 @@
 
 namespace nacre::training {
 
-/// Where a run is in its epochs and in its schedule, in steps of the present size. As long as batches and data stay what they
-/// are, `shift` is 0.
+/// The position of a run in its epochs and in its schedule, in steps of the current size. `shift` is 0 as long as the
+/// batch size and the data stay the same.
 struct RunSchedule {
   int64_t steps_per_epoch = 1;
-  /// step + shift: as many steps of the present size draw the audio that the run has drawn so far.
+  /// The audio that the run has drawn so far corresponds to step + shift steps of the current size.
   int64_t shift = 0;
   int64_t end = 0;   ///< the step at which the epochs end
-  int64_t stop = 0;  ///< the step at which the run stops: there, or at max_steps
+  int64_t stop = 0;  ///< the step at which the run stops: end, or max_steps if that is smaller
   RunSchedule() = default;
   RunSchedule(const TrainingConfig&, int64_t steps_per_epoch, int64_t shift);
   int64_t epoch_of(int64_t step) const { return (step + shift + steps_per_epoch - 1) / steps_per_epoch; }
   bool ends_epoch(int64_t step) const { return (step + shift) % steps_per_epoch == 0; }
-  /// The learning rate of a step, as a factor of the configured one, and where it stops changing.
+  /// factor(): the learning rate of a step relative to the configured one. factor_end(): the step where it stops
+  /// changing.
   double factor(const TrainingConfig&, int64_t step) const;
   int64_t factor_end(const TrainingConfig&) const;
 };
@@ -30,28 +31,29 @@ struct RunSchedule {
 struct RunIdentity {
   RunConfig config;
   uint64_t data = 0;  ///< fingerprint of the file list
-  int threads = 0;  ///< for the record: no bit depends on it
+  int threads = 0;    ///< for information; no bit depends on it
   std::string instruction_set, libraries;
   Storage storage = Storage::float32;
-  RunSchedule schedule = {};  ///< steps_per_epoch is 0 where a manifest does not know
+  RunSchedule schedule = {};  ///< steps_per_epoch is 0 if a manifest does not record it
 };
 RunIdentity identity_of(const RunConfig&, uint64_t data, const Context&, Storage, const RunSchedule&);
 RunIdentity identity_from_manifest(const std::string& manifest);
-/// Sentences; empty when the run may simply go on. How long it runs, how it is judged and saved may change.
+/// Reasons against resuming, as sentences; empty if there are none. Duration, evaluation and saving of a run may
+/// change.
 std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunIdentity& now);
-/// One sentence if the numbers may differ in the last bits, else empty.
+/// One sentence if results may differ in the last bits; otherwise empty.
 std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now);
 
-/// model.safetensors (averaged weights where there are some), optimizer.safetensors (everything else), the manifest.
+/// model.safetensors (averaged weights if there are any), optimizer.safetensors (all other state) and the manifest.
 CheckpointContent content_of(TrainingStep&, Context&, const RunIdentity&, int64_t step, double snr);
-/// The manifest alone.
+/// Only the manifest.
 std::string manifest_of(TrainingStep&, const RunIdentity&, int64_t step, double snr);
-/// The schedule of a run that goes on at `step` with other epochs, batches or data: the part of its epochs that is behind it
-/// stays what it was.
+/// The schedule of a run that resumes at `step` with other epochs, batches or data. The fraction of the epochs that is
+/// already done stays the same.
 RunSchedule continued(const RunSchedule& then, const TrainingConfig& now, int64_t steps_per_epoch, int64_t step);
-/// One line where the learning rate of the next step is not what it would have been, else empty.
+/// One line if the learning rate of the next step differs from what it would have been; otherwise empty.
 std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, int64_t step);
-/// Puts a checkpoint's state back; returns its step.
+/// Restores a checkpoint's state and returns its step.
 int64_t restore(TrainingStep&, const Checkpoint&);
 
 }  // namespace nacre::training

@@ -70,8 +70,8 @@ struct TrainingStep::Impl {
   Plan plan;
   Quantized quantized;
   ReconstructionLoss::Planned losses;
-  int after_encoder = 0, after_quantizer = 0;  // steps of the plan
-  std::optional<Optimizer> optimizer;          // once the parameters have their values
+  int after_encoder = 0, after_quantizer = 0;  // numbers of steps of the plan
+  std::optional<Optimizer> optimizer;          // set once the parameters have their values
   View<float> audio;
   View<const float> latent;
   View<int32_t> lengths;
@@ -133,9 +133,10 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   Impl& s = *this;
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
-  // Gathering frames takes a part of the bar per batch. Short clips give fewer frames; the bar waits for those at its end.
+  // Progress: gathering frames counts one part per batch. Short clips give fewer frames; progress then waits at the end
+  // of this section.
   const int64_t gathered = (rows + per_batch - 1) / per_batch;
-  // k-means gets a third of the rest: a stage of it counts as much as `weight` batches.
+  // k-means counts as a third of the remaining work: one stage counts as much as `weight` batches.
   const int64_t weight = batches > 0 ? std::max<int64_t>(1, batches / (2 * s.config.n_codebooks)) : 1;
   const int64_t clustered = weight * s.config.n_codebooks;
   const auto done = [&](int64_t n) {
@@ -163,12 +164,13 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(gathered + weight * stage); });
-  // The averages span half of the batches seen, so that what k-means left is forgotten first; at most as in training.
+  // The averages span half of the batches seen so far, so that the result of k-means is forgotten first. The decay is
+  // at most that of training.
   const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
     next_batch();
     s.plan.run_until(s.after_quantizer, Until::forward);
-    // The step's number draws the replacements of dead codes; those of the start come before the first.
+    // The step number seeds the replacement of dead codes. The start uses negative numbers, which no training step has.
     const auto number = static_cast<int32_t>(i - batches);
     s.ctx.upload<int32_t>(std::span<const int32_t>(&number, 1), s.optimizer->step());
     s.quantized.update(s.ctx, std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
@@ -176,6 +178,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   }
   const int32_t none = 0;
   s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), s.optimizer->step());
+  // Factorised codebooks are trained values, so the averaged weights must restart from the new ones.
   s.optimizer->reset_average();
 }
 void TrainingStep::reset_average() { impl_->optimizer->reset_average(); }
@@ -217,6 +220,7 @@ void TrainingStep::gradients() {
 void TrainingStep::measure() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "measure", "training step");
+  // The loss step computes its values in its backward pass.
   s.plan.run_until(s.losses.step, Until::backward);
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// What a codec is made of, as read from JSON. Key names are those of DAC's configuration files.
+// The configuration of a codec, read from JSON. Key names are those of DAC's configuration files.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,8 +11,8 @@
 namespace nacre {
 
 enum class QuantizerKind : uint8_t {
-  ema,        ///< codes live in the latent space; codebooks follow exponential moving averages (EnCodec, SoundStream)
-  factorised  ///< codes live in a low-dimensional projection, looked up by cosine; codebooks get gradients (DAC)
+  ema,        ///< codes are vectors of the latent space; codebooks follow moving averages (EnCodec, SoundStream)
+  factorised  ///< codes are vectors of a low-dimensional projection, compared by cosine; codebooks get gradients (DAC)
 };
 
 struct CodecConfig {
@@ -42,28 +42,29 @@ struct CodecConfig {
   int64_t latent() const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
-  /// Decay for a step of `rows` frames, padding included: the higher of ema_decay and 1 - rows / ema_rows.
+  /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
-  /// Codes times bits per second, in bit/s.
+  /// Bitrate in bit/s of codes without entropy coding.
   double nominal_bitrate() const {
     return frame_rate() * static_cast<double>(n_codebooks) * static_cast<double>(code_bits());
   }
-  /// Multiply-adds of one forward pass over `frames` frames, convolutions only (transposed ones counted at their
-  /// input's rate).
+  /// Multiply-adds of the convolutions in one forward pass over `frames` frames. Transposed convolutions are counted at
+  /// the rate of their input.
   int64_t encoder_macs(int64_t frames) const;
   int64_t decoder_macs(int64_t frames) const;
-  /// How many samples before and after a frame's own can change its codes, and how many frames before and after a
-  /// frame's own samples can change them: the receptive fields that windows overlap by, in frames.
+  /// Receptive fields in frames; windows overlap by these. encoder_context(): how far before and after a frame's own
+  /// samples other samples can change its codes. decoder_context(): how many frames before and after a frame can change
+  /// its samples.
   int64_t encoder_context() const;
   int64_t decoder_context() const;
 
-  /// Throws Error(usage) naming the key whose value cannot be used.
+  /// Throws Error(usage) that names the invalid key.
   void check() const;
   std::string to_json() const;
-  /// Unknown keys, wrong types and values that cannot be used throw Error(usage) naming the key.
+  /// Throws Error(usage) that names the key for unknown keys, wrong types and invalid values.
   static CodecConfig from_json(const std::string& text);
-  /// "speech-16k", "speech-16k-small", "dac-16k", "dac-24k", "dac-44k"; throws Error(usage) listing the names.
+  /// "speech-16k", "speech-16k-small", "dac-16k", "dac-24k" or "dac-44k"; throws Error(usage) that lists the names.
   static CodecConfig named(const std::string& name);
   static std::vector<std::string> names();
 };

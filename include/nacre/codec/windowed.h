@@ -1,8 +1,8 @@
 #pragma once
-// Audio of any length in bounded memory: windows of one fixed length, overlapping by the receptive field. The first
-// window starts at the first frame and the last ends at the last one (it is shifted back, never extended with zeros),
-// so every kept frame has either its whole receptive field or the true edge of the signal on each side. Which windows
-// there are depends on the total length alone, so pieces of any size give the same bits.
+// Coding of audio of any length in bounded memory, by windows of one fixed length that overlap by the receptive field.
+// The first window starts at the first frame. The last window ends at the last frame: it is shifted back and never
+// extended with zeros. Each side of a kept frame therefore has either its whole receptive field or the true edge of the
+// signal. The windows depend only on the total length, so the sizes of the pushed pieces do not change any bit.
 #include <functional>
 #include <span>
 #include <vector>
@@ -11,44 +11,44 @@
 
 namespace nacre {
 
-/// Frames per window when nothing else is asked for: about two seconds, at least four receptive fields.
+/// Default window length in frames: about two seconds, at least four receptive fields.
 int64_t default_window_frames(const CodecConfig&);
 
-/// The window for a signal of `total` frames: `window`, or where the signal is shorter the longest of its halves,
-/// quarters, ... that fits and still holds four contexts; below that the whole signal. A few lengths serve all files:
-/// each new one is planned anew.
+/// The window length for a signal of `total` frames. It is `window` if the signal is that long. Otherwise it is the
+/// longest of window / 2, window / 4, ... that fits and still holds four contexts, or the whole signal if none does.
+/// Every new length needs a new plan, so a few lengths serve all files.
 int64_t fitting_window(int64_t window, int64_t context, int64_t total);
 
-/// Which frames of which window are kept. Pure arithmetic; shared by both directions.
+/// Decides which frames of which window are kept. It only does arithmetic and serves both directions.
 class WindowSchedule {
  public:
-  /// context: frames at a cut edge that are not kept. Throws Error(usage) unless window > 2 * context.
+  /// context: number of frames dropped at a cut edge. Throws Error(usage) unless window > 2 * context.
   WindowSchedule(int64_t window, int64_t context);
   struct Window {
     int64_t start = 0, frames = 0;  ///< in frames of the signal
-    int64_t keep = 0, kept = 0;     ///< first kept frame (in frames of the signal) and how many
+    int64_t keep = 0, kept = 0;     ///< first kept frame (in frames of the signal) and number of kept frames
   };
-  /// The next window when `available` frames are there and the signal goes on (there are more); none: wait.
+  /// The next window if `available` frames are known and the signal has more. Returns false if more frames are needed.
   bool next(int64_t available, Window& out);
-  /// The last window of a signal of `total` frames; none when everything has been kept.
+  /// The last window of a signal of `total` frames. Returns false if all frames have been kept.
   bool last(int64_t total, Window& out);
-  /// Frames before this one are needed by no later window.
+  /// No later window needs frames before this one.
   int64_t needed_from() const;
 
  private:
   int64_t window_, context_, step_, index_ = 0, done_ = 0;
 };
 
-/// Samples in, codes out. The codec must stay where it is. Calls that cannot be taken throw Error(usage) and change
-/// nothing: samples that are not finite, a push or a second finish after finish.
+/// Encodes samples to codes. The codec must outlive the encoder and must not be moved. Invalid calls throw Error(usage)
+/// and change nothing: non-finite samples, a push() or a second finish() after finish().
 class WindowedEncoder {
  public:
-  /// Gets consecutive frames of codes [1, frames, 1, n_codebooks].
+  /// Receives consecutive frames of codes [1, frames, 1, n_codebooks].
   using Sink = std::function<void(View<const int32_t> codes)>;
   WindowedEncoder(Codec&, Sink, int64_t window_frames = 0);
-  /// Mono samples at the model's rate, any number of them.
+  /// Any number of mono samples at the model's rate.
   void push(std::span<const float> samples);
-  /// The signal ends here; its last frame is filled with zeros. Returns the number of samples.
+  /// Ends the signal and pads its last frame with zeros. Returns the number of samples.
   int64_t finish();
 
  private:
@@ -64,13 +64,13 @@ class WindowedEncoder {
   bool finished_ = false;
 };
 
-/// Codes in, samples out. As above; codes outside of [0, codebook_size) throw Error(usage).
+/// Decodes codes to samples, under the same rules. Codes outside of [0, codebook_size) throw Error(usage).
 class WindowedDecoder {
  public:
-  /// Gets consecutive samples at the model's rate.
+  /// Receives consecutive samples at the model's rate.
   using Sink = std::function<void(std::span<const float> samples)>;
   WindowedDecoder(Codec&, Sink, int64_t window_frames = 0);
-  /// Frames of codes, n_codebooks each, stages innermost.
+  /// Frames of n_codebooks codes each, stages innermost.
   void push(std::span<const int32_t> codes);
   void finish();
 

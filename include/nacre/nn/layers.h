@@ -1,7 +1,7 @@
 #pragma once
-// Layers: const descriptions that record their steps in a plan. A layer holds parameters and sizes, never an address, so
-// one object may stand in any number of places and plans. It must not outlive its Parameters; a plan may outlive the layer.
-// Every layer works on activations of either storage, whichever its input has.
+// Layers are const descriptions that record their steps in a plan. A layer holds parameters and sizes but no addresses,
+// so one object may be used any number of times in any number of plans. A layer must not outlive its Parameters; a plan
+// may outlive the layer. Every layer accepts activations of either storage and uses the storage of its input.
 #include <concepts>
 #include <functional>
 #include <string>
@@ -18,7 +18,7 @@ concept Layer = requires(const L layer, Plan& plan, Flow x) {
   { layer.plan(plan, x) } -> std::same_as<Flow>;
 };
 
-/// Layers one after the other.
+/// Layers applied one after the other.
 class Chain {
  public:
   template <Layer L>
@@ -33,19 +33,19 @@ class Chain {
 };
 
 enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh };
-/// "snake", "snake_beta", ...; throws Error(usage) listing the names.
+/// Parses "snake", "snake_beta", ...; throws Error(usage) that lists the valid names.
 ActivationKind activation_kind(const std::string& name);
 std::string str(ActivationKind);
 
-/// One elementwise nonlinearity. Snake registers <name>.alpha (1, C, 1), initialised to one; snake_beta registers
-/// <name>.alpha and <name>.beta, logarithms initialised to zero.
+/// One elementwise nonlinearity. Snake registers <name>.alpha of shape (1, C, 1), initialised to one. snake_beta
+/// registers <name>.alpha and <name>.beta, which hold logarithms and are initialised to zero.
 class Activation {
  public:
   Activation(Parameters&, const std::string& name, int64_t channels, ActivationKind);
   Flow plan(Plan&, Flow x) const;
 
-  const Parameter* alpha() const noexcept { return alpha_; }  ///< of Snake, else null
-  const Parameter* beta() const noexcept { return beta_; }    ///< of snake_beta, else null
+  const Parameter* alpha() const noexcept { return alpha_; }  ///< null for kinds without alpha
+  const Parameter* beta() const noexcept { return beta_; }    ///< null except for snake_beta
 
  private:
   std::string name_;
@@ -54,13 +54,13 @@ class Activation {
   const Parameter* beta_ = nullptr;
 };
 
-/// Weight-normalised convolution: <name>.weight_v [out, in / groups, taps], <name>.weight_g, <name>.bias.
-/// The weight begins uniform in +-1/sqrt(fan in), as in PyTorch; the bias begins at zero (DAC, section 2.6 of its
-/// description).
+/// Weight-normalised convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and
+/// <name>.bias. The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. The bias is initialised to zero
+/// (section 2.6 of the DAC description).
 class Conv1d {
  public:
   Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {});
-  /// y = conv(x) + residual; residual may be absent.
+  /// y = conv(x) + residual. The residual may be absent.
   Flow plan(Plan&, Flow x, Flow residual = {}) const;
 
   const std::string& name() const noexcept { return name_; }
@@ -76,9 +76,10 @@ class Conv1d {
   const Parameter* bias_;
 };
 
-/// activation -> convolution -> + residual. Where snake_conv1d_fuses() says so, Snake is part of the convolution and of its
-/// input gradient. The activated input is then stored nowhere between the passes, except on the CPU: there the weight
-/// gradient reads what the forward pass saved, since computing it again takes longer. Elsewhere they are two steps.
+/// activation -> convolution -> + residual. Where snake_conv1d_fuses() returns true, one step computes Snake inside the
+/// convolution and inside its input gradient. The activated input is then not stored between the passes. The CPU is an
+/// exception: its forward pass saves the activated input for the weight gradient, because computing it again takes
+/// longer. Otherwise the activation and the convolution are two steps.
 class ActivatedConv1d {
  public:
   ActivatedConv1d(Parameters&, const std::string& activation_name, const std::string& name, int64_t in, int64_t out,
@@ -90,8 +91,8 @@ class ActivatedConv1d {
   Conv1d conv_;
 };
 
-/// Weight-normalised transposed convolution: <name>.weight_v [in, out, taps], one gain per input channel.
-/// Weight and bias begin uniform in +-1/sqrt(out taps), as in PyTorch.
+/// Weight-normalised transposed convolution with parameters <name>.weight_v [in, out, taps], <name>.weight_g (one gain
+/// per input channel) and <name>.bias. Weight and bias are initialised uniformly in +-1/sqrt(out taps), as in PyTorch.
 class ConvTranspose1d {
  public:
   ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride,
@@ -100,16 +101,16 @@ class ConvTranspose1d {
 
  private:
   std::string name_;
-  Conv1dGeometry geometry_;  // of the convolution whose input gradient this is
+  Conv1dGeometry geometry_;  // geometry of the convolution whose input gradient this layer computes
   int64_t output_padding_;
   const Weight* weight_;
   const Parameter* bias_;
 };
 
-/// The same values in another storage; x itself where it has that storage.
+/// Converts x to another storage. Returns x itself if it already has that storage.
 Flow stored_as(Plan&, Flow x, Storage);
 
-/// activation -> conv k, dilation d -> activation -> conv 1 -> + x      (DAC's residual unit)
+/// DAC's residual unit: activation -> conv k, dilation d -> activation -> conv 1 -> + x
 class ResidualUnit {
  public:
   ResidualUnit(Parameters&, const std::string& name, int64_t channels, int64_t taps, int64_t dilation, ActivationKind);

@@ -1,6 +1,6 @@
 #pragma once
-// The reconstruction loss at the waveform: L1, multi-resolution STFT, multi-scale mel, and how their gradients are put
-// together.
+// The reconstruction loss on waveforms: L1, multi-resolution STFT and multi-scale mel, and the balancing of their
+// gradients.
 #include <vector>
 
 #include "nacre/files/fields.h"
@@ -20,9 +20,9 @@ struct LossConfig {
   std::vector<int64_t> mels{10, 40, 80};
   MelScale mel_scale = MelScale::slaney;
 
-  /// Throws Error(usage) naming the key.
+  /// Throws Error(usage) that names the invalid key.
   void check(int64_t sample_rate) const;
-  /// Scales with equal weights whose sum is one.
+  /// The scales of the spectral losses, with equal weights that sum to one.
   SpectralConfig spectral(int64_t sample_rate) const;
 };
 
@@ -44,17 +44,17 @@ void fields(V& v, LossConfig& c) {
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
 }
 
-/// The three terms in one step. Values and gradients are computed together in the backward pass.
+/// The three loss terms as one step. Values and gradients are computed together in the backward pass.
 class ReconstructionLoss {
  public:
   struct Planned {
     int step = 0;
     View<const float> values{};        ///< [3]: waveform L1, STFT, mel, unweighted
-    View<const float> shares{};        ///< [3]: of the gradient, as applied
-    View<float> balancer_state{};      ///< [6]: part of a checkpoint
+    View<const float> shares{};        ///< [3]: each term's share of the gradient, as applied
+    View<float> balancer_state{};      ///< [6]: saved in checkpoints
   };
   ReconstructionLoss(LossConfig, int64_t sample_rate);
-  /// Must be the last reader of the waveform.
+  /// The step must be the last reader of `estimate`.
   Planned plan(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths) const;
 
  private:

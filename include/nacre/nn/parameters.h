@@ -1,5 +1,5 @@
 #pragma once
-// Parameters: every trained number of a model in a few flat blocks, found by the names that PyTorch checkpoints use.
+// Parameters: all parameters of a model in a few flat blocks, accessible under the names that PyTorch checkpoints use.
 #include <array>
 #include <cstdint>
 #include <deque>
@@ -15,57 +15,56 @@
 
 namespace nacre {
 
-/// How a tensor in a file relates to ours.
+/// Memory layout of a tensor in a file, relative to the layout in memory.
 enum class StoredAs : uint8_t {
   same,        ///< same order
   convolution  ///< file [first, in, taps], memory [first, taps, in]: channels last
 };
 
-/// The initial values of a parameter, drawn by Parameters::initialise().
+/// How Parameters::initialise() sets the initial values of a parameter.
 struct Init {
   enum Kind : uint8_t {
     zero,
     one,
-    uniform,           ///< in +-scale
-    normal,            ///< of mean 0 and standard deviation scale
-    norm_of_direction  ///< of the gain of a weight: the norm of the row of v
+    uniform,           ///< uniform in +-scale
+    normal,            ///< normal with mean 0 and standard deviation scale
+    norm_of_direction  ///< for the gain of a weight: the norm of the corresponding row of v
   };
   Kind kind = zero;
   double scale = 0;
-  /// Random numbers come from the name up to its last dot, so that parameters of one parent begin equal.
+  /// The random stream is chosen by the name up to its last dot, so parameters of one parent start with equal values.
   bool shared = false;
 };
-/// Uniform in +-1/sqrt(fan_in): PyTorch's default for convolutions. The fan in of a weight stored as [a, b, taps] is
-/// b * taps, for transposed convolutions as well.
+/// Uniform in +-1/sqrt(fan_in), PyTorch's default for convolutions. The fan-in of a weight stored as [a, b, taps] is
+/// b * taps, also for transposed convolutions.
 Init uniform_by_fan_in(int64_t fan_in);
 
 class Parameters;
 
 struct Parameter {
   const Parameters* owner = nullptr;
-  std::vector<std::string>
-      names;                    ///< in the file; more than one: pieces along the first axis (codebooks of all stages)
+  std::vector<std::string> names;  ///< in the file; several: pieces along the first axis (one codebook per stage)
   std::vector<int64_t> stored;  ///< shape of one piece in the file
   StoredAs stored_as = StoredAs::same;
-  Shape shape{};  ///< of the whole, in memory
+  Shape shape{};  ///< shape of the whole parameter in memory
   bool trained = true;
   Init init{};
-  View<float> value{}, grad{};  ///< grad is empty where nothing is trained
+  View<float> value{}, grad{};  ///< grad is empty if the parameter is not trained
 
-  /// One piece as a file holds it, and back.
+  /// Converts one piece from the memory layout to the file layout, and back.
   std::vector<float> to_file(std::span<const float> whole, size_t piece) const;
   void from_file(std::span<const float> piece_values, size_t piece, std::span<float> whole) const;
   int64_t piece_elements() const;
 };
 
-/// A weight that is stored as direction and gain (weight normalisation): w = g v / |v|, row by row.
+/// A weight stored as direction v and gain g (weight normalisation): w = g v / |v|, row by row.
 struct Weight {
   Parameter* v = nullptr;
   Parameter* g = nullptr;
   Shape shape{};
   View<float> value32{};
   View<bf16> value16{};
-  View<float> grad{};  ///< gradient of w, which becomes those of v and g once per step
+  View<float> grad{};  ///< gradient of w; finish_gradients() converts it to gradients of v and g once per step
 
   template <class T>
   View<const T> value() const {
@@ -82,69 +81,70 @@ class Parameters {
   Parameters(const Parameters&) = delete;
   Parameters& operator=(const Parameters&) = delete;
 
-  /// A parameter by name; a second call with the same name and shape returns the first one's, so that two instances of
-  /// a model (one for training, one for evaluation) share it, with the initial values of the first. Throws Error(usage)
-  /// on another shape.
+  /// Registers a parameter. A second call with the same name and shape returns the existing parameter, whose initial
+  /// values stay those of the first call. Two instances of a model (one for training, one for evaluation) share their
+  /// parameters in this way. Throws Error(usage) if the shape differs.
   Parameter& add(std::string name, std::vector<int64_t> stored, Shape, Init, StoredAs = StoredAs::same,
                  bool trained = true);
-  /// `names.size()` tensors of one shape, stacked along the first axis of memory.
+  /// Registers `names.size()` tensors of one shape, stacked along the first axis in memory.
   Parameter& add_stack(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                        StoredAs = StoredAs::same, bool trained = true);
-  /// name.weight_v and name.weight_g (pieces: one name per layer of a stack). stored is the shape of weight_v in the
-  /// file. The initial values are those of weight_v; weight_g begins as the norms of its rows.
+  /// Registers name.weight_v and name.weight_g, with one name per piece of a stack. `stored` is the shape of weight_v
+  /// in the file. `Init` applies to weight_v; weight_g is initialised to the norms of its rows.
   Weight& add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                      StoredAs = StoredAs::convolution);
 
-  /// Lays out the blocks and zeroes them. No add() after this, except of what is there already.
+  /// Allocates the blocks, filled with zeros. After this call, add() only accepts parameters that already exist.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
   bool allocated() const noexcept { return allocated_; }
   bool with_gradients() const noexcept { return with_gradients_; }
 
-  /// Gives every parameter its initial values, a pure function of its registration, its name and the seed. Then
-  /// refresh() has been called. Throws Error(usage) before allocate().
+  /// Sets every parameter to its initial values and calls refresh(). The values are a pure function of the
+  /// registration, the name and the seed. Throws Error(usage) before allocate().
   void initialise(Context&, uint64_t seed);
 
-  /// Effective weights from v and g. Once after each change of parameters.
+  /// Computes effective weights from v and g. Must be called once after each change of the parameters.
   void refresh(Context&);
-  /// Records the step whose backward pass clears the gradients that steps only add to. It must be the last step of its
-  /// walk, so that it is the first to run backward. Gradients of effective weights are not cleared: the first step that
-  /// trains a weight overwrites its gradient, which saves clearing it and reading it back.
+  /// Records a step whose backward pass clears the gradients that other steps only accumulate into. The step must be
+  /// the last of its walk, so that its backward pass runs first. It does not clear gradients of effective weights: the
+  /// first step that trains a weight overwrites its gradient, which saves one write and one read of it.
   void clear_gradients(Plan&) const;
-  /// Gradients of effective weights become those of v and g. Once per step, after backward.
+  /// Converts gradients of effective weights to gradients of v and g. Called once per step, after the backward pass.
   void finish_gradients(Context&);
 
-  /// The end of a step in one op (weight_norm_adamw.h): what finish_gradients, adamw over all trained values and
-  /// refresh do one after the other. value and grad must be values() and gradients(), scratch update_scratch().
+  /// The end of a training step in one op (weight_norm_adamw.h). It does what finish_gradients(), adamw over all
+  /// trained values and refresh() do in sequence. value and grad must be values() and gradients(); scratch must have
+  /// the shape update_scratch().
   void update(Context&, const AdamW&);
   Shape update_scratch(Context&) const;
 
-  /// Takes over every value of a model with the same parameters; `values` replaces its trained ones where given
-  /// (averaged weights). Then refresh() has been called.
+  /// Copies all values from a model with the same parameters, then calls refresh(). `values`, if given, replaces the
+  /// trained values (averaged weights).
   void assign(Context&, const Parameters& other, View<const float> values = {});
 
-  /// The two blocks that hold a step's gradients when its backward passes are over: those of effective weights and those of
-  /// all other parameters.
+  /// The two blocks that hold a step's gradients after its backward passes: the gradients of effective weights, and the
+  /// gradients of all other parameters.
   std::array<View<float>, 2> step_gradients() const noexcept;
 
   View<float> values() const noexcept { return values_; }
   View<float> gradients() const noexcept { return gradients_; }
   int64_t trained_elements() const noexcept { return values_.elements(); }
-  /// Elements as a model card counts them: effective weights, not direction and gain.
+  /// Number of elements as published model sizes count them: effective weights, not direction and gain.
   int64_t effective_elements() const;
 
   std::deque<Parameter>& all() noexcept { return parameters_; }
   const std::deque<Parameter>& all() const noexcept { return parameters_; }
 
-  /// Calls f(name, stored shape, values as the file holds them) for every tensor, sorted by name.
+  /// Calls f(name, shape in the file, values in file layout) for every tensor, sorted by name.
   void each_tensor(
       Context&,
       const std::function<void(const std::string&, const std::vector<int64_t>&, std::span<const float>)>& f) const;
-  /// The same tensors of another block laid out like values(): optimizer moments, averaged weights.
+  /// The same for another block with the layout of values(): optimizer moments, averaged weights.
   void each_tensor(
       Context&, View<const float> block,
       const std::function<void(const std::string&, const std::vector<int64_t>&, std::span<const float>)>& f) const;
-  /// Sets one tensor from a file's values; `block` empty: the parameter itself. False when the name is unknown.
-  /// Throws Error(input) when the shape differs.
+  /// Sets one tensor from values in file layout. If `block` is empty, the parameter itself is set. Returns false if the
+  /// name is unknown. Throws Error(input) if the shape differs.
   bool set_tensor(Context&, const std::string& name, const std::vector<int64_t>& stored, std::span<const float> values,
                   View<float> block = {});
 

@@ -1,6 +1,6 @@
 #pragma once
-// AdamW over one set of parameters: moments, averaged weights, step counter. Several optimizers may live side by side, one
-// for each set of parameters that is updated on its own (a generator, its discriminators).
+// AdamW over one set of parameters: moments, averaged weights and a step counter. Several optimizers may coexist, one
+// for each set of parameters that is updated separately (a generator, its discriminators).
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,7 +16,7 @@ struct OptimizerConfig {
   double beta1 = 0.5, beta2 = 0.9, eps = 1e-8, weight_decay = 0.01;
   double clip = 1.0;
   double ema_decay = 0.99;
-  void check() const;  ///< throws Error(usage) naming the key
+  void check() const;  ///< throws Error(usage) that names the invalid key
 };
 
 template <class V>
@@ -33,17 +33,17 @@ void fields(V& v, OptimizerConfig& c) {
     "decay per step of the averaged weights, which evaluation and the saved model use");
 }
 
-/// Processes that train one model on different data. None of them exists yet: without one, a process is alone.
+/// Processes that train one model on different data. No implementation exists yet; without one, a process trains alone.
 class Communicator {
  public:
   virtual ~Communicator() = default;
-  /// Replaces the values by their mean over all processes, in stream order; the same bits in every process.
+  /// Replaces the values by their mean over all processes, in stream order. Every process gets the same bits.
   virtual void average(Context&, View<float>) = 0;
   virtual int rank() const = 0;
   virtual int size() const = 0;
 };
 
-/// A named part of the state that a checkpoint holds beside the parameters.
+/// A named part of the state that a checkpoint holds in addition to the parameters.
 struct StateTensor {
   std::string name;
   View<float> values;
@@ -51,29 +51,29 @@ struct StateTensor {
 
 class Optimizer {
  public:
-  /// `parameters` must be allocated with gradients, and must outlive the optimizer, as must the communicator. name: the
-  /// beginning of the names in state(). The averaged weights begin as the present values.
-  /// Throws Error(usage) naming a key of the configuration.
+  /// `parameters` must be allocated with gradients. `parameters` and `communicator` must outlive the optimizer. `name`
+  /// is the prefix of the names in state(). The averaged weights start as the current values. Throws Error(usage) that
+  /// names an invalid key of the configuration.
   Optimizer(Context&, Parameters& parameters, const OptimizerConfig&, std::string name = "adamw",
             Communicator* communicator = nullptr);
   Optimizer(const Optimizer&) = delete;  // plans hold its address
   Optimizer& operator=(const Optimizer&) = delete;
 
-  /// Records what belongs to the end of a walk that trains the parameters: gradients are cleared before the first backward
-  /// pass and the parameters are updated after the last. The last call of its walk.
+  /// Records the end of a walk that trains the parameters: gradients are cleared before the first backward pass, and
+  /// parameters are updated after the last one. Must be the last call of its walk.
   void plan(Plan&);
 
   void set_learning_rate(double);
-  /// The averaged weights start again from the present values, after these were set from outside.
+  /// Restarts the averaged weights from the current values, after these were set from outside.
   void reset_average();
-  /// What evaluation should use: averaged weights where there are some, else the trained ones.
+  /// The weights for evaluation: the averaged weights if there are any, otherwise the trained ones.
   View<const float> averaged() const noexcept;
-  /// Updates done so far, on the device.
+  /// Device scalar: number of updates so far.
   View<int32_t> step() const noexcept { return {&scalars_.data->step, {}}; }
   AdamWScalars scalars() const;
   void set_scalars(const AdamWScalars&);
-  /// First and second moments and, where there are some, averaged weights, laid out as Parameters::values(). Whoever
-  /// restores a run writes to them.
+  /// First and second moments and, if there are any, averaged weights, laid out as Parameters::values(). To restore a
+  /// run, write to these views.
   std::vector<StateTensor> state() const;
 
  private:

@@ -1,5 +1,6 @@
 #pragma once
-// Everything that decides a training run, in four sections: codec, loss, optimizer, training. Written back beside the run.
+// The complete configuration of a training run, in four sections: codec, loss, optimizer, training. The run's folder
+// keeps a copy.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,7 +13,7 @@ namespace nacre::training {
 
 enum class Schedule : uint8_t { constant, cosine };
 enum class Start : uint8_t {
-  transform,  ///< as a lapped-transform codec (codec/transform_start.h), where the codec can carry one; else random
+  transform,  ///< start as a lapped-transform codec (codec/transform_start.h) if the codec can carry one; else random
   random
 };
 
@@ -65,13 +66,13 @@ void fields(V& v, TrainingConfig& c) {
     "further frames that then move them by averages, as in training; ema only");
 }
 
-/// A value for one key, and where it came from, as messages call it: "--batch-size 0".
+/// A value for one key, and its source as messages name it, such as "--batch-size 0".
 struct Setting {
   std::string key;    ///< section.key
-  std::string value;  ///< JSON, or a plain word for strings
+  std::string value;  ///< JSON, or an unquoted word for strings
   std::string source;
 };
-/// Of "section.key=value", as --set has it. Throws Error(usage).
+/// Parses "section.key=value", the syntax of --set. Throws Error(usage).
 Setting setting(const std::string& assignment);
 
 struct RunConfig {
@@ -80,19 +81,20 @@ struct RunConfig {
   OptimizerConfig optimizer;
   TrainingConfig training;
 
-  /// Throws Error(usage) naming section and key.
+  /// Throws Error(usage) that names section and key.
   void check() const;
   std::string to_json() const;
-  /// A JSON object with any of the four sections, on top of what `base` says. Unknown keys throw Error(usage) naming them.
+  /// Reads a JSON object with any of the four sections; `base` gives all other values. Throws Error(usage) that names
+  /// unknown keys.
   static RunConfig from_json(const std::string& text, const RunConfig& base);
   static RunConfig from_json(const std::string& text);
-  /// One of CodecConfig::names(), with the training settings that go with it; or a path to a JSON file. Throws Error(usage)
-  /// for a name that nobody has and for a file that cannot be used (with line and column where it is not JSON), Error(io)
-  /// for one that cannot be opened.
+  /// One of CodecConfig::names() with its training settings, or a path to a JSON file. Throws Error(usage) for an
+  /// unknown name and for an invalid file (with line and column if it is not JSON), and Error(io) for a file that
+  /// cannot be opened.
   static RunConfig named(const std::string& name_or_path);
-  /// "section.key=value"; value is JSON, or a plain word for strings.
+  /// "section.key=value"; value is JSON, or an unquoted word for strings.
   void set(const std::string& assignment);
-  /// All of them, in order; what they make together is checked at the end. Errors name the source.
+  /// Applies all settings in order and then checks the result. Errors name the source.
   void set(const std::vector<Setting>&);
 };
 
@@ -100,10 +102,10 @@ struct RunConfig {
 struct KeyRow {
   std::string name;           ///< section.key
   std::string type;           ///< integer, number, boolean, word, list of integers
-  std::string default_value;  ///< of RunConfig{}, in JSON
+  std::string default_value;  ///< value in RunConfig{}, as JSON
   std::string range, help;
 };
-/// Every key, section by section.
+/// All keys, section by section.
 std::vector<KeyRow> configuration_keys();
 
 /// "loss.mel: 1 -> 2" for every key that differs.

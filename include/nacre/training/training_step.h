@@ -1,6 +1,6 @@
 #pragma once
-// One training step of a codec: forward, losses, hand-derived backward, clip, AdamW, codebook update. All memory is
-// planned in the constructor; run() allocates nothing, waits for nothing, and can be captured.
+// One training step of a codec: forward pass, losses, hand-derived backward pass, clipping, AdamW, codebook update. The
+// constructor plans all memory. run() allocates nothing, waits for nothing, and can be captured.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,63 +14,64 @@
 
 namespace nacre {
 
-/// What one step measured; read back on demand.
+/// Measurements of one step, read back on demand.
 struct StepMetrics {
   float waveform = 0, stft = 0, mel = 0, commitment = 0, codebook = 0;
   float share_waveform = 0, share_stft = 0, share_mel = 0;
   float gradient_norm = 0;
   int32_t updates = 0, skipped = 0;
-  /// The plain 1:1:1:1 sum, whatever the weights in training.
+  /// The unweighted sum, independent of the weights used in training.
   float loss() const { return waveform + stft + mel + commitment; }
 };
 
 class TrainingStep {
  public:
-  /// storage: of activations, their gradients and the effective weights between the waveform and the latent. Parameters,
-  /// sums, losses, quantizer and optimizer are floats in any case. communicator: see Optimizer.
+  /// `storage` applies to activations, their gradients and the effective weights between the waveform and the latent.
+  /// Parameters, sums, losses, quantizer and optimizer always use float. For `communicator`, see Optimizer.
   TrainingStep(Context&, const CodecConfig&, const LossConfig&, const OptimizerConfig&, int64_t batch, int64_t samples,
                uint64_t seed, Storage storage = Storage::float32, Communicator* communicator = nullptr);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
 
-  /// Samples per item: the segment rounded up to a whole number of frames.
+  /// Samples per item: the segment length rounded up to a whole number of frames.
   int64_t samples() const noexcept;
   int64_t batch() const noexcept;
 
-  /// Puts a batch on the device: [batch * samples()] samples, valid samples per item, codebooks used per item (empty:
-  /// all).
+  /// Copies a batch to the device: [batch * samples()] samples, the number of valid samples per item, and the number of
+  /// codebooks used per item (empty: all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
-  /// Codebooks that start from data: k-means over the latents of batches that `next_batch` loads, until there are `rows`
-  /// frames; then moving averages over about `average_rows` further ones (padding of short clips included), batch by
-  /// batch. Runs once, eagerly, before the first step.
+  /// Initialises the codebooks from data: k-means over the latents of batches that `next_batch` loads, until `rows`
+  /// frames are gathered; then moving-average updates, batch by batch, over about `average_rows` further frames
+  /// (padding of short clips included). Called once, before the first step. Not captured.
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows = 0,
                        const StartProgress& = {});
   void set_learning_rate(double);
-  /// The whole step. On CUDA the first runs kernel by kernel, the second is captured as a graph, and all others replay it:
-  /// the same bits with one launch.
+  /// Runs the whole step. On CUDA, the first call launches kernel by kernel, the second one captures a graph, and all
+  /// later ones replay it. The bits are the same, and a replay is one launch.
   void run();
-  /// As run(), but on the CPU `give_up` is asked before every layer's pass, so that a long step can be stopped in between.
-  /// False if it was given up: then the state is that before the step. On CUDA it is asked once, before the step.
+  /// As run(), but on the CPU it calls `give_up` before every layer's pass, so that a long step can be stopped. Returns
+  /// false if the step was abandoned; the state is then as before the step. On CUDA, `give_up` is called once, before
+  /// the step.
   bool run(const std::function<bool()>& give_up);
-  /// false: always kernel by kernel; true (the default on CUDA): the next step is captured anew.
+  /// false: always launch kernel by kernel. true (the default on CUDA): capture the next step again.
   void set_capture(bool);
-  /// Forward and losses only: nothing is trained, no state changes.
+  /// Computes forward pass and losses only. Trains nothing and changes no state.
   void measure();
   StepMetrics metrics();
 
   Context& context() noexcept;
-  /// Whoever changes their values calls refresh() on them.
+  /// A caller that changes the values must call refresh() on the parameters.
   Parameters& parameters() noexcept;
-  /// What evaluation should use: averaged weights where there are some, else the trained ones.
+  /// The weights for evaluation: the averaged weights if there are any, otherwise the trained ones.
   View<const float> averaged() const noexcept;
-  /// The average starts over from the values as they are: after they were set from outside.
+  /// Restarts the averaged weights from the current values, after these were set from outside.
   void reset_average();
-  /// Gradients, without an update: forward and backward only. For tests.
+  /// Computes gradients without an update: forward and backward passes only. For tests.
   void gradients();
   View<const int32_t> codes() const noexcept;
 
-  /// The rest of the state, by name: that of the optimizer, and of the balancer. Same names when restoring.
+  /// The remaining state by name: of the optimizer and of the balancer. The names are the same when restoring.
   std::vector<StateTensor> state();
   AdamWScalars scalars();
   void set_scalars(const AdamWScalars&);
