@@ -34,7 +34,7 @@ uint64_t payload_bytes(const StreamHeader& h, uint64_t frames) {
   return (frames * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
 }
 
-/// What is wrong with a header, or nothing. Every product below is of bounded factors.
+/// The defect of a header, or "". All products below have bounded factors, so that they do not overflow.
 std::string problem(const StreamHeader& h) {
   const auto outside = [](const char* name, uint64_t found, uint64_t low, uint64_t high) {
     return std::string(name) + " is " + std::to_string(found) + ", expected " + std::to_string(low) + " to " +
@@ -57,8 +57,8 @@ std::string problem(const StreamHeader& h) {
   return {};
 }
 
-/// The frames must hold the samples, and not much more than them: up to four hops of padding, two samples of rounding
-/// in the resampler.
+/// The defect of a length, or "". The frames must hold the samples and may exceed them by at most four hops of padding
+/// and two samples of rounding in the resampler.
 std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
   if (samples > max_samples) return "there are " + std::to_string(samples) + " samples";
   if (h.samples != StreamHeader::unknown && h.samples != samples)
@@ -152,7 +152,7 @@ void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
       throw Error(ErrorKind::usage,
                   "stream: code " + std::to_string(c) + " in a codebook of " + std::to_string(header_.codebook_size));
   const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
-  // A long piece goes in by packets, so that what waits stays small where the channels keep pace.
+  // A long input is split into packets, so that little data waits if the channels advance together.
   while (!codes.empty()) {
     const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[channel].size() % whole, 1));
     waiting_[channel].insert(waiting_[channel].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
@@ -231,7 +231,7 @@ void StreamReader::read(std::span<std::byte> into) {
 std::optional<StreamPacket> StreamReader::next() {
   if (state_ == State::finished) return {};
   if (state_ == State::failed) fail("reading has failed before");
-  state_ = State::failed;  // until this packet is known to be good
+  state_ = State::failed;  // until this packet has been verified
   buffer_.resize(packet_head_bytes);
   read(buffer_);
   const auto kind = buffer_[0];
