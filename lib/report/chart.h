@@ -1,6 +1,6 @@
 #pragma once
-// Line charts as inline SVG, and escaping of text for HTML. Colours are CSS variables, so that the page selects light
-// or dark.
+// Line charts as inline SVG, and escaping of text for HTML. CSS sets the colours, and the page decides between light
+// and dark.
 #include <limits>
 #include <string>
 #include <string_view>
