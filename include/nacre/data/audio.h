@@ -83,7 +83,7 @@ class AudioReader {
 /// Reads the whole file. `warnings`, if given, receives AudioReader::warnings().
 Audio read_audio(const std::string& path, AudioOptions = {}, std::vector<std::string>* warnings = nullptr);
 
-/// The mean over the channels.
+/// The mean over the channels: [frames, channels] to [frames].
 std::vector<float> to_mono(std::span<const float> interleaved, int channels);
 
 /// The number of frames after resampling `frames` frames: rounded to nearest, and at least 1 if `frames` is positive.
@@ -111,6 +111,7 @@ class Resampler {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Resamples a whole interleaved signal with Resampler.
 std::vector<float> resample(std::span<const float> interleaved, int channels, int from_rate, int to_rate);
 
 /// The largest |x|.

@@ -92,6 +92,7 @@ class Dataset {
   const std::vector<std::string>& left_out_folders() const;
   /// The number of hidden files and of files whose names do not have an audio extension.
   int64_t ignored_files() const;
+  /// Durations of the two parts after resampling, in seconds.
   double training_seconds() const;
   double held_out_seconds() const;
   /// True if all decoded audio fits in cache_bytes.
@@ -124,7 +125,7 @@ std::string describe_parts(const Dataset&);
 std::string describe_bad(const std::vector<BadFile>&, int64_t files, size_t most = 10);
 
 /// True for names with an audio extension: .wav .flac .ogg .opus .mp3 .aiff ..., and also .m4a .aac .wma ..., which
-/// libsndfile cannot read, so that such files are reported.
+/// libsndfile cannot read. Files of the latter kinds are reported as bad.
 bool has_audio_extension(const std::string& path);
 
 }  // namespace nacre::training

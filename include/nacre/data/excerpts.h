@@ -2,7 +2,7 @@
 // Selection of the held-out audio that an evaluation scores.
 //
 // Clips are taken in an order that spreads over the list, until they hold `seconds` of audio:
-//   up to 30 s   the whole clip, so that the last one may exceed `seconds`
+//   up to 30 s   the whole clip; the last one may exceed `seconds`
 //   longer       one excerpt of 10 s. When every clip has been taken and there is still room, each long clip gets one
 //                more excerpt per round, in the same order, as long as its excerpts do not overlap
 // A clip with k excerpts is divided into k equal parts, and each excerpt lies in the middle of its part. The choice

@@ -26,7 +26,7 @@ struct Material {
   int64_t samples = 0;  ///< at the model's rate
   float gain = 1;       ///< factor from the file's samples to the model's
   bool silent = false;
-  bool exact_header = false;  ///< the file is whole and as long as its header says, so that seeking is reliable
+  bool exact_header = false;  ///< the file is whole and as long as its header says: seeking is reliable
   std::vector<std::string> warnings = {};
 };
 
