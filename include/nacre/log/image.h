@@ -18,8 +18,8 @@ struct Image {
 /// The image as a PNG file. Throws Error(usage) if width, height and the number of bytes do not agree.
 std::string png_bytes(const Image&);
 
-/// A colour map from black through violet, red and orange to pale yellow. t is clamped to [0, 1]. The lightness (Oklab)
-/// rises evenly, so that the image is also readable in greyscale.
+/// A colour map from black through violet, red and orange to pale yellow. t is clamped to [0, 1]. The lightness (Oklab,
+/// Ottosson 2020) rises evenly, so that the image is also readable in greyscale.
 std::array<uint8_t, 3> colour_of(double t);
 
 struct SpectrogramOptions {
