@@ -142,7 +142,7 @@ float normalise_peak(std::span<float> x) {
 }
 
 int16_t to_pcm16(float x, int64_t& clipped) {
-  // The scale is 32768 because the reader divides by 32768, so that 16-bit samples survive reading and writing
+  // The scale is 32768 because the reader divides by 32768. 16-bit samples therefore survive reading and writing
   // unchanged.
   const float scaled = std::nearbyint(x * 32768.0f);
   if (scaled > 32767.0f || scaled < -32768.0f) {

@@ -181,6 +181,7 @@ void Dataset::Impl::scan() {
         auto samples =
             decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
+        // Other threads may have used the room during decoding. The sum is therefore checked again.
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
       } catch (const Error& e) {
@@ -292,6 +293,8 @@ bool Dataset::Impl::split_by_names() {
   return !held.empty();
 }
 
+/// Adds a clip to the cache, unless it is larger than the whole cache. Invariant: cached_bytes is the sum of the cached
+/// clips' sizes and at most options.cache_bytes. The caller holds the mutex or is the only thread.
 void Dataset::Impl::keep(int64_t clip, const Samples& samples) {
   Entry& entry = cache[static_cast<size_t>(clip)];
   const uint64_t bytes = samples->size() * sizeof(float);

@@ -155,8 +155,8 @@ class MpegFile : public Decoder {
     if (!mpeg_) throw Error(ErrorKind::memory, std::string("libmpg123: ") + mpg123_plain_strerror(error));
     // libmpg123's own messages on standard error do not name the file.
     mpg123_param(mpeg_.get(), MPG123_ADD_FLAGS, MPG123_QUIET | MPG123_FORCE_FLOAT, 0);
-    // A frame's data may begin up to 511 bytes before the frame. The smallest frames hold 13 bytes, so that the data
-    // may span about 40 frames.
+    // A frame's data may begin up to 511 bytes before the frame. The smallest frames hold 13 bytes; the data may then
+    // span 40 frames.
     mpg123_param(mpeg_.get(), MPG123_PREFRAMES, 48, 0);
     mpg123_replace_reader_handle(
         mpeg_.get(),

@@ -43,6 +43,8 @@ CropSampler::CropSampler(std::vector<int64_t> clips, std::span<const int64_t> le
 }
 
 Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
+  // Each index of the batch has one stream for the clip and one for the offset. The counter holds the step, and the
+  // attempt in its top 16 bits.
   const uint64_t counter = static_cast<uint64_t>(step) ^ static_cast<uint64_t>(attempt) << 48;
   const uint64_t stream = crop_streams + 2 * static_cast<uint64_t>(index);
   const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
@@ -96,6 +98,8 @@ void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step
 }
 
 struct Prefetcher::Impl {
+  /// A thread takes an empty slot, fills it and marks it ready. The slot becomes empty again when the consumer asks for
+  /// the next step. There are depth + 1 slots, because the consumer holds one of them.
   enum class State : uint8_t { empty, filling, ready };
   struct Slot {
     State state = State::empty;

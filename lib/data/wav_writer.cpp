@@ -17,7 +17,7 @@ struct CloseSound {
 using Sound = std::unique_ptr<SNDFILE, CloseSound>;
 
 /// libsndfile closes a descriptor that it cannot open, whatever the caller requested. By then the number may belong to
-/// another thread's file. So it gets a duplicate, which it closes in every case, and the caller keeps its own
+/// another thread's file. It therefore gets a duplicate, which it closes in every case, and the caller keeps its own
 /// descriptor. Null on failure: see sf_strerror().
 Sound open_to_write(int fd, SF_INFO& info, const std::string& name) {
   const int own = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -60,7 +60,7 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
   impl_->sound = open_to_write(impl_->file.fd(), info, path);
   if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
   if (!impl_->plain) sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
-  // The PEAK chunk contains the time of day, so that equal samples would not give equal bytes.
+  // The PEAK chunk contains the time of day. With it, equal samples would not give equal bytes.
   sf_command(impl_->sound.get(), SFC_SET_ADD_PEAK_CHUNK, nullptr, SF_FALSE);
 }
 WavWriter::WavWriter(WavWriter&&) noexcept = default;
