@@ -52,7 +52,7 @@ RunLock::RunLock(const std::filesystem::path& file) {
   std::array<char, 128> host{};
   ::gethostname(host.data(), host.size() - 1);
   const std::string text = "pid " + std::to_string(::getpid()) + " on " + host.data() + "\n";
-  // The text is only used in the message above, so that a full disk does not matter here.
+  // Only the message above uses the text. A full disk therefore does not matter here.
   if (::ftruncate(fd_, 0) == 0) (void)!::pwrite(fd_, text.data(), text.size(), 0);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 // Parser for exactly the JSON of a safetensors header: {"name": {"dtype": .., "shape": [..], "data_offsets": [..]}} and
-// "__metadata__" with strings. The nesting is fixed, so that no recursion is needed. Duplicate keys are refused at
-// every level.
+// "__metadata__" with strings. The nesting is fixed, and no recursion is needed. Duplicate keys are refused at every
+// level.
 #include <cstddef>
 #include <cstdint>
 #include <map>

@@ -34,7 +34,7 @@ uint64_t payload_bytes(const StreamHeader& h, uint64_t frames) {
   return (frames * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
 }
 
-/// The defect of a header, or "". All products below have bounded factors, so that they do not overflow.
+/// The defect of a header, or "". The factors of all products below are bounded, and no product overflows.
 std::string problem(const StreamHeader& h) {
   const auto outside = [](const char* name, uint64_t found, uint64_t low, uint64_t high) {
     return std::string(name) + " is " + std::to_string(found) + ", expected " + std::to_string(low) + " to " +
@@ -104,6 +104,7 @@ StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header)
   put(buffer_, std::bit_cast<uint32_t>(header_.gain));
   put(buffer_, header_.model);
   put(buffer_, header_.samples);
+  // The header's CRC is the seed of every packet's CRC, so that a packet of another stream does not verify.
   seed_ = crc32c(buffer_);
   put(buffer_, seed_);
   emit(buffer_);
@@ -125,6 +126,7 @@ void StreamWriter::packet(uint32_t channel, size_t frames) {
   put(buffer_, packets_);
   put(buffer_, static_cast<uint32_t>(frames));
   const int bits = code_bits(header_);
+  // Codes are packed without gaps, least significant bit first. Zero bits fill the last byte.
   uint32_t pending = 0;
   int filled = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -246,6 +248,7 @@ std::optional<StreamPacket> StreamReader::next() {
   const uint32_t channel = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
   if (channel != packets_ % header_.channels) fail("a packet of channel " + std::to_string(channel) + " out of turn");
   if (frames == 0 || frames > header_.packet_frames) fail("a packet of " + std::to_string(frames) + " frames");
+  // All channels of a stretch have the same number of frames. Only the last stretch may be shorter than packet_frames.
   if (channel > 0 ? frames != stretch_frames_ : packets_ > 0 && stretch_frames_ != header_.packet_frames)
     fail("a packet of " + std::to_string(frames) + " frames after one of " + std::to_string(stretch_frames_));
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");
