@@ -84,7 +84,7 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// Readers take the files of a folder in order of name, so that a new file needs a later time than all existing ones.
+/// Readers take the files of a folder in order of name. A new file therefore needs a later time than all existing ones.
 int64_t file_time(const std::string& folder) {
   constexpr std::string_view start = "events.out.tfevents.";
   int64_t latest = 0;
