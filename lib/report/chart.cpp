@@ -37,8 +37,8 @@ std::vector<double> linear_ticks(double low, double high, int wanted) {
       break;
     }
   std::vector<double> t;
-  // Multiples of the step, so that a tick at zero is exactly 0 and is not printed as 1e-17. Adding 0.0 removes a
-  // negative zero.
+  // Ticks are multiples of the step. A tick at zero is then exactly 0 and not 1e-17. Adding 0.0 removes a negative
+  // zero.
   for (double k = std::ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; ++k) t.push_back(k * step + 0.0);
   return t;
 }
