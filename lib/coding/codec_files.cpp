@@ -190,6 +190,7 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // determines packet_frames
   const StreamHeader& h = writer.header();
   const auto payload = [&](uint64_t n) {
+    // 12 bytes of head and 4 of CRC. The closing packet below has 28 and 4.
     return n == 0 ? 0 : 16 + (n * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
   };
   const uint64_t whole = frames / h.packet_frames;
@@ -203,6 +204,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
+  // The header needs the peak and the length. The file is therefore read twice.
   float peak = 0;
   int64_t samples = 0;
   std::vector<float> piece;
