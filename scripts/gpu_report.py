@@ -355,7 +355,7 @@ def facts_shown(facts, timings, array, without_times):
     return {**facts, array: [{k: e[k] for k in without_times if k in e} for e in facts[array]]}
 
 
-# ---- its files ---------------------------------------------------------------------------------------------------------------
+# ---- files of the result ---------------------------------------------------------------------------------------------
 def files_of(result):
     suite = result["suite"]
     versions = {"compiler": suite.get("compiler"), "cuda": suite.get("cuda"),

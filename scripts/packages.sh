@@ -17,7 +17,7 @@ missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 done
-# The speech packages are downloaded later without root, so that apt must already know them.
+# The speech packages are downloaded later without root. apt must already know them.
 lists=known
 [ "${1:-all}" != real ] || [ -n "$(apt-cache show festvox-ru 2>/dev/null)" ] || lists=unknown
 [ ${#missing[@]} -gt 0 ] || [ $lists = unknown ] || exit 0

@@ -97,8 +97,8 @@ convert() { # way, files' root, folder: reads file names, relative to the root a
     case $way in
       copy) cp "$root/$file" "$name" || fail 4 "$name: cannot be written" ;;
       g722) inputs+=(-f g722 -i "$root/$file") outputs+=(-map "$n" -c:a pcm_s16le "${name%.*}.wav"); n=$((n + 1)) ;;
-      # These files lack the end-of-stream mark, so that they look truncated. Decoding makes whole files of them. Both
-      # channels contain the same voice.
+      # These files lack the end-of-stream mark and look truncated. Decoding makes whole files of them. Both channels
+      # contain the same voice.
       ogg) inputs+=(-i "$root/$file") outputs+=(-map "$n:a" -ac 1 -c:a flac -sample_fmt s16 "${name%.*}.flac"); n=$((n + 1)) ;;
     esac
     [ $n -lt 40 ] || run

@@ -68,7 +68,7 @@ check_cuda() {
     return 1
   fi
   build/cuda/bench/nacre_bench --device cuda --cases build/cuda/cases.json
-  # The exit code of the list is the number of tests, so that the file is checked instead.
+  # The exit code of the list is the number of tests. The file is therefore checked instead.
   build/cuda/tests/nacre_tests --list-test-names-only > build/cuda/tests.txt || [ -s build/cuda/tests.txt ]
   # Without a driver, a CUDA build must still start and report in one line what is missing.
   build/cuda/nacre_minimal >/dev/null

@@ -157,7 +157,7 @@ remember() { # for a part whose jobs are independent: --resume does not repeat t
   [ "$S_RESUME" = 1 ] || : >"$S_DONE"
   touch "$S_DONE"
 }
-# A driver that hangs must not block the suite, so that nvidia-smi is not called again after it has once timed out.
+# A driver that hangs must not block the suite. nvidia-smi is therefore not called again after it has timed out once.
 smi() {
   local code
   [ "$S_EMULATED" = 0 ] && [ ! -e "$work/smi-hangs" ] && command -v nvidia-smi >/dev/null || return 1

@@ -124,7 +124,7 @@ find_device() { # cuda or cuda:N; sets S_EMULATED, small
   fi
 }
 
-# ---- what is known of it ------------------------------------------------------------------------------------------------------
+# ---- facts about the machine -----------------------------------------------------------------------------------------
 find_commit() { # sets commit, stale
   local text wish
   commit=unknown stale=''

@@ -60,7 +60,7 @@ write_suite() {
   } >"$out/suite.json.part" && mv "$out/suite.json.part" "$out/suite.json"
 }
 
-# ---- what is brought back -----------------------------------------------------------------------------------------------------
+# ---- bringing results back -------------------------------------------------------------------------------------------
 # A few files, each below 16 MiB: one archive of everything except models, which is complete at any time, and the better
 # model in pieces. A model of the preset speech-16k (33.3 MB) has two pieces.
 piece=16700000

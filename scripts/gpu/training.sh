@@ -46,7 +46,7 @@ JSON
     sed -i 's/"windows": .*},/"windows": [16], "mels": [5]},/; s/"segment_length": 400/"segment_length": 100/; s/_rows": 300/_rows": 50/' \
       "$S_DATA/tiny.json"
 }
-# Emulated tensor cores are the slowest part, and bf16 uses them in the same way as tf32, so that tf32 is left out.
+# Emulated tensor cores are the slowest part, and bf16 uses them in the same way as tf32. tf32 is therefore left out.
 precisions() { if [ "$S_EMULATED" = 1 ]; then echo fp32 bf16; else echo fp32 tf32 bf16; fi; }
 train() { # folder, precision, steps
   local size=(--config speech-16k-small --batch_size 4 --segment_length 4000 --set training.codebook_start_rows=4000
