@@ -1,6 +1,7 @@
-# What is missing is named in one line, with the Debian package that has it.
+# Reports missing packages in one line, with the Debian packages that contain them.
 
-# nacre_missing(out (found name package)...): `found` is a target or a variable that says whether the thing is there.
+# nacre_missing(out (found name package)...) sets `out` to a text on all missing packages, or to "". `found` is a target
+# or a variable that is true if the package was found.
 function(nacre_missing out)
   set(names "")
   set(packages "")
@@ -22,10 +23,10 @@ function(nacre_missing out)
   endif()
 endfunction()
 
-# nacre_needs(who (found name package)...): stops where something is missing.
+# nacre_needs(who (found name package)...) stops the configuration if a package is missing.
 function(nacre_needs who)
   nacre_missing(missing ${ARGN})
   if(missing)
-    message(FATAL_ERROR " nacre: ${who} needs ${missing}")  # the space: CMake breaks no line that is indented
+    message(FATAL_ERROR " nacre: ${who} needs ${missing}")  # CMake does not reflow indented lines
   endif()
 endfunction()

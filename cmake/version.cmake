@@ -1,15 +1,15 @@
-# Writes the file OUTPUT, which says what the build is made of, and touches it only where that has changed.
+# Writes the file OUTPUT with the version and the commit of the build. Rewrites it only if the content has changed.
 #   cmake -DSOURCE=... -DOUTPUT=... -DCOMPILER=... -P version.cmake
 find_package(Git QUIET)
 set(commit "")
-if(GIT_EXECUTABLE AND EXISTS "${SOURCE}/.git")  # an archive inside of somebody's repository is not that repository's
+if(GIT_EXECUTABLE AND EXISTS "${SOURCE}/.git")  # an unpacked archive inside of another repository does not belong to it
   execute_process(COMMAND ${GIT_EXECUTABLE} -C "${SOURCE}" describe --always --dirty --abbrev=12 "--exclude=*"
     OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 endif()
 if(NOT commit)
   set(commit unknown)
 endif()
-# The word before the commit is what scripts look for in a program.
+# Scripts search a program for the word before the commit.
 file(CONFIGURE OUTPUT "${OUTPUT}" CONTENT [[#include "nacre/version.h"
 
 namespace nacre {

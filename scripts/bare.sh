@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs a command in a fresh clone of what is committed here, on a minimal Debian that has nothing but what the project's own
-# scripts install: a hidden install step shows. Needs root, and debootstrap (installed if missing).
+# Runs a command in a fresh clone of the committed state, on a minimal Debian that has only what the project's own
+# scripts install. A missing install step therefore fails. Needs root, and debootstrap, which is installed if missing.
 #
 #   scripts/bare.sh ROOT COMMAND      e.g. scripts/bare.sh /var/tmp/bare 'scripts/quickstart.sh'
 #
-# ROOT is made the first time. Later calls use it again, with the packages that were installed in it: remove it to begin anew.
-# The clone is ROOT/srv/clone. Package sources, keys and proxies are copied from the host. The exit code is COMMAND's; 2 is
-# usage, 4 that the root could not be made.
+# ROOT is created by the first call. Later calls reuse it with the packages installed in it; remove it to start afresh.
+# The clone is ROOT/srv/clone. Package sources, keys and proxies are copied from the host. The exit code is that of
+# COMMAND, 2 for wrong usage, or 4 if ROOT could not be created.
 set -euo pipefail
 fail() {
   echo "bare: ${*:2}" >&2
@@ -14,7 +14,7 @@ fail() {
 }
 [ $# -eq 2 ] || fail 2 "expected ROOT and COMMAND; see the head of $0"
 [ "$(id -u)" -eq 0 ] || fail 2 "needs root, for chroot"
-# What is mounted below ROOT is seen by this process and its children alone, and ends with them: ROOT can be removed.
+# Mounts below ROOT are visible only to this process and its children, and end with them, so that ROOT can be removed.
 [ -n "${BARE_NAMESPACE:-}" ] || BARE_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 root=$1 command=$2
 from=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
@@ -31,7 +31,7 @@ if [ ! -e "$root/etc/debian_version" ]; then
     fail 4 "$root.part: debootstrap failed"
   mv "$root.part" "$root"
 fi
-# Packages come from where the host's come from.
+# Use the host's package sources.
 : >"$root/etc/apt/sources.list"
 for d in sources.list.d keyrings auth.conf.d trusted.gpg.d; do
   [ -d "/etc/apt/$d" ] || continue

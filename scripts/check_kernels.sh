@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# What nvcc made of the kernels: registers, shared memory, spills (from ptxas), and the instructions that some kernels are
-# written for (from the PTX in the library). Every kernel is held to the limits below; exceptions are in
-# scripts/kernel_limits.txt.
-# Where tests ran on the emulated device before, also that no kernel was launched with more threads than its registers and
-# its launch bounds allow.
+# Checks nvcc's output for the kernels: registers, shared memory and spills (from ptxas), and the instructions that some
+# kernels rely on (from the PTX in the library). The limits below apply to every kernel; scripts/kernel_limits.txt has
+# the exceptions. If tests have run on the emulated device before, the script also checks that no kernel was launched
+# with more threads than its registers and its launch bounds allow.
 #
 #   scripts/check_kernels.sh BUILD.log libnacre.a [LAUNCHES]
 #
-#   BUILD.log   the output of a whole build with -Xptxas=-v
-#   LAUNCHES    the folder that NACRE_EMULATION_LAUNCHES named when the tests ran
+#   BUILD.log   the output of a complete build with -Xptxas=-v
+#   LAUNCHES    the folder of NACRE_EMULATION_LAUNCHES during the tests
 set -euo pipefail
 log=$1 library=$2 launches=${3:-}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-table=scripts/kernel_limits.txt  # part of a name, most registers, why; "spills" first: it may
+table=scripts/kernel_limits.txt  # part of a name, most registers, reason; "spills" before the reason allows spills
 
 # One line per kernel and architecture: name, sm, registers, static shared memory, stack, spilled bytes.
 awk '
@@ -31,7 +30,7 @@ say() { echo "check_kernels: $*" >&2; bad=1; }
 grep -q 'sm_80' "$log.kernels" || say "no machine code for sm_80"
 grep -q 'sm_90a' "$log.kernels" || say "no machine code for sm_90a"
 
-# The limits. A block of 256 threads with 128 registers leaves two blocks per multiprocessor; 255 is the hardware's end.
+# With 128 registers, two blocks of 256 threads fit on a multiprocessor. 255 is the hardware's limit per thread.
 while read -r name mangled sm registers shared stack spill; do
   limit=168 exempt=
   while read -r pattern most why; do
@@ -44,7 +43,7 @@ while read -r name mangled sm registers shared stack spill; do
   [ "$stack" -eq 0 ] || [[ ${exempt:-} == spills* ]] || say "$name for $sm has a stack frame of $stack bytes"
 done < "$log.kernels"
 
-# The PTX for newer cards, and what must be in it.
+# Check the instructions in the PTX for newer GPUs.
 ptx=$(mktemp); trap 'rm -f "$ptx"' EXIT
 strings -n 4 "$library" > "$ptx"
 grep -q '^\.target sm_80' "$ptx" || say "no compute_80 PTX in $library"
@@ -53,7 +52,7 @@ awk '/^(\.visible |\.weak )?\.entry / { name = $0; sub(/.*\.entry /, "", name); 
                   if (/mma\.sync/) mma[name] = 1; if (/cp\.async/) async[name] = 1; seen[name] = 1 }
      name != "" && $1 == ".maxntid" { bound[name] = $2 + 0 }
      END { for (n in seen) print n, v4[n] + 0, s4[n] + 0, mma[n] + 0, async[n] + 0, n in bound ? bound[n] : 1024 }' "$ptx" > "$log.ptx"
-need() {  # need COLUMN WORDS PATTERN...: some instantiation of each kernel must have the instruction
+need() {  # need COLUMN WORDS PATTERN...: an instantiation of each kernel must have the instruction
   local column=$1 what=$2; shift 2
   for pattern in "$@"; do
     awk -v p="$pattern" -v c="$column" 'index($1, p) && $c == 1 { found = 1 } END { exit !found }' "$log.ptx" ||
@@ -66,8 +65,8 @@ need 4 "mma.sync" shifted_product_kernel weight_product_kernel vq_nearest_produc
 need 5 "cp.async" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
 need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
 
-# Launches of nacre_tests: a multiprocessor has 65536 registers, which are given to a warp in portions of 256. Names are
-# compared as c++filt prints them, so that both compilers' agree.
+# Check the launches of nacre_tests. A multiprocessor has 65536 registers, which are allocated to warps in units of 256.
+# Names are compared in the form that c++filt prints, so that both compilers' names agree.
 launched=
 if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   cat "$launches"/* | grep '/nacre_tests ' | awk '$3 > most[$1 " " $2] { most[$1 " " $2] = $3 } END { for (k in most) print k, most[k] }' > "$log.launches"

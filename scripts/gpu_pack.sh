@@ -25,7 +25,7 @@ root=$(dirname "$(dirname "$self")")
 build=$root/build/cuda out=$root/build/nacre-gpu.tar.xz limit=62914560 stale=0
 speech=''
 
-fail() { # exit code, words
+fail() { # exit code, message
   echo "gpu_pack: ${*:2}" >&2
   exit "$1"
 }
@@ -63,7 +63,7 @@ programs=(nacre bench/nacre_bench tests/nacre_tests bench/nacre_probes)
 for p in "${programs[@]}"; do
   [ -x "$build/$p" ] || fail 4 "$build has no $p; build nacre_program, nacre_bench, nacre_tests and nacre_probes first"
 done
-# Every program has the commit it was built from in it, shortened, with "-dirty" behind it for changes.
+# Every program contains the commit it was built from, shortened, and with the suffix "-dirty" for local changes.
 if [ -f "$root/COMMIT" ]; then
   commit=$(head -n 1 "$root/COMMIT")
 elif commit=$(git -C "$root" rev-parse HEAD 2>/dev/null); then
@@ -73,7 +73,7 @@ else
 fi
 for p in "${programs[@]}"; do
   built=$(grep -aom1 'nacre-commit:[0-9a-z-]*' "$build/$p" | head -n 1) || built=nacre-commit:unknown
-  [ "$p$built" != bench/nacre_probesnacre-commit:unknown ] || continue # it may be linked without the library
+  [ "$p$built" != bench/nacre_probesnacre-commit:unknown ] || continue # nacre_probes may be linked without the library
   built=${built#nacre-commit:} wish=${commit%+changes}
   clean=${built%-dirty}
   wish=${wish:0:${#clean}}
@@ -108,8 +108,8 @@ for p in "${programs[@]}"; do
   cp "$build/$p" "$packed/$p"
   if is_elf "$packed/$p" && command -v strip >/dev/null; then strip "$packed/$p"; fi
 done
-# What ldd finds, whole, but for the system's own and CUDA's. The C++ library goes apart: the suite takes it only where
-# the machine's own is missing or older than the one nacre was built with.
+# Pack all libraries that ldd finds, except those of the system and of CUDA. The C++ library is stored separately: the
+# suite uses it only if the machine's own is missing or older than that of the build.
 for p in "${programs[@]}"; do
   if is_elf "$build/$p"; then ldd "$build/$p"; fi
 done | sed -n 's/^[[:space:]]*\([^ ]*\) => \(not found\|\/[^ ]*\).*/\1 \2/p' | sort -u >"$work/libraries"
@@ -125,7 +125,7 @@ while read -r name path; do
   cp -L "$path" "$to/$name"
   if command -v strip >/dev/null; then strip --strip-unneeded "$to/$name" 2>/dev/null || true; fi
 done <"$work/libraries"
-# Whether the device of this build is an emulated one is all that the suite asks of it.
+# The suite reads only whether the build's device is emulated.
 grep '^NACRE_CUDA:' "$build/CMakeCache.txt" >"$packed/CMakeCache.txt" 2>/dev/null || true
 
 cp -r "$root"/scripts/gpu_suite.sh "$root"/scripts/gpu_report.py "$root"/scripts/gpu "$tree/scripts/"
@@ -135,7 +135,7 @@ cp -r "$root/tests/golden" "$tree/tests/"
 find "$tree" -name __pycache__ -prune -exec rm -rf {} +
 cp "$root/LICENSE" "$tree/"
 echo "$commit" >"$tree/COMMIT"
-# WAV becomes FLAC, without loss and half the size; what is compressed already stays as it is.
+# WAV becomes FLAC, which is lossless and half the size. Compressed files are copied.
 as_flac() { # from, to
   if command -v sox >/dev/null; then
     sox -D "$1" "$2" 2>"$work/said"
@@ -162,7 +162,8 @@ fi
 
 contents=(nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} nacre-gpu/{COMMIT,LICENSE,scripts,bench,tests})
 [ $sounds = 0 ] || contents+=(nacre-gpu/speech)
-# The programs hold the same kernels: behind each other, within one dictionary, these cost their size once.
+# The programs contain the same kernels. Placed next to each other within one dictionary, they compress to the size of
+# one.
 if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - "${contents[@]}" |
   xz -T1 --lzma2=preset=6,dict=128MiB >"$work/packed"; then
   fail 4 "packing failed"
@@ -175,7 +176,7 @@ echo "gpu_pack: $out: $size bytes of $limit, commit $(cat "$tree/COMMIT"), libra
 [ $sounds = 0 ] ||
   echo "gpu_pack: speech: $sounds files, $(find "$tree/speech" -type f -printf '%s\n' | awk '{ n += $1 } END { print n }') bytes"
 name=$(basename "$out")
-# Under the root of the source tree it is in a folder that git ignores.
+# Inside the source tree, the output is in a folder that git ignores.
 there=$(readlink -f "$(dirname "$out")") place="where $name lies" go=''
 if [[ $there/ == "$root"/* ]]; then
   place="in a copy of this tree" go=${there#"$root"} go=${go#/}

@@ -30,22 +30,22 @@ import sys
 import tarfile
 import tempfile
 
-sys.dont_write_bytecode = True  # nothing of a run stays in the tree
+sys.dont_write_bytecode = True  # write no bytecode into the tree
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu"))
 from page import best_ratio, one_line, page  # noqa: E402
 
 FIGURES = ("cold_us", "warm_us", "best_us", "p10_us", "p90_us", "runs", "launches", "GB/s", "GFLOP/s", "copy%", "peak%", "floor%",
            "p99_us", "warm_p10_us", "warm_p90_us", "warm_runs", "warm_copy%", "warm_floor%", "peak_MiB")
-COUNTS = ("launches",)  # not of time: these stay where times are left out
-# What Google Benchmark says of a result beside its counters, which are everything else.
+COUNTS = ("launches",)  # not times: kept where times are omitted
+# Google Benchmark's own fields of a result; all other fields are counters.
 STANDARD = ("family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations", "real_time",
             "cpu_time", "items_per_second", "bytes_per_second")
 PEER_FIGURES = ("cold_us", "warm_us", "p10_us", "p90_us", "runs", "peak_MiB")
-# What Google Benchmark says of the machine: its names and its load are nobody's business here, the rest is the host's.
+# Google Benchmark's description of the machine. The machine's names and load are private; the rest describes the host.
 STANDARD_CONTEXT = ("date", "host_name", "executable", "num_cpus", "mhz_per_cpu", "cpu_scaling_enabled", "caches", "load_avg",
                     "library_version", "library_build_type", "json_schema_version")
 KINDS = ("suite", "cases", "headline", "bench", "baselines", "probes", "mission")  # files of a folder
-# Cases of nacre_bench that time another library on the shape of the case whose name stands before theirs.
+# Cases of nacre_bench that time another library on the shape of the case with the preceding name.
 BASELINE = re.compile(r"(.+)/(cudnn_nhwc|cudnn_nchw|gemm)")
 BASELINE_NOTES = {"cudnn_nhwc": "without the bias", "cudnn_nchw": "without the bias",
                   "gemm": "memory unfolded before, which is not timed; without the bias"}
@@ -122,7 +122,7 @@ def named(element, path):
 
 
 def bench_name(name):
-    # What Google Benchmark adds to the name of a case.
+    # Remove the suffixes that Google Benchmark adds to the name of a case.
     return re.sub(r"(/(real_time|manual_time|process_time|iterations:\d+|repeats:\d+|min_time:[^/]+))+$", "", name)
 
 
@@ -175,7 +175,7 @@ class Found:
             name, outcome = part.get("part"), part.get("outcome")
             if not isinstance(name, str) or outcome not in ("ok", "FAILED", "incomplete", "skipped"):
                 raise Bad(f"{path}: a part has no name, or an outcome other than ok, FAILED, incomplete and skipped")
-            # "Skipped" says less than an earlier folder's outcome.
+            # "Skipped" never replaces the outcome of an earlier folder.
             if outcome != "skipped" or name not in self.parts:
                 self.parts[name] = {**part, "commit": suite.get("commit")}
         self.suite.update({k: v for k, v in suite.items() if v not in ("", None)})
@@ -188,7 +188,7 @@ class Found:
             if BASELINE.fullmatch(named(case, path)):
                 continue
             cases[named(case, path)] = {k: case[k] for k in ("bytes", "flops", "arithmetic", "parameters") if k in case}
-        # Names of a list without results, beside another folder's bench, add nothing: peers find their case by name.
+        # Names of a list without results add nothing to another folder's bench: peers find their case by name.
         self.cases.update(cases)
 
     def see_gpu(self, name, path):
@@ -251,7 +251,7 @@ class Found:
         if not measured:
             kept = {"error": one_line(result.get("error") or "no figure")}
         mine = self.peers.setdefault(name, {})
-        # A failure says less than a figure.
+        # A failure never replaces a measurement.
         if measured or peer not in mine or "error" in mine[peer]:
             mine[peer] = kept
 
@@ -283,7 +283,7 @@ class Found:
 
 
 # ---- the result ------------------------------------------------------------------------------------------------------------
-# Shown, but no rival: nobody can run a product without unfolding first, and those codes are not exact.
+# Shown, but not used as rivals: a product requires unfolding first, and the codes of tf32 are not exact.
 NOT_COMPARED = ("gemm", "addmm_tf32_captured")
 
 
@@ -355,7 +355,7 @@ def facts_shown(facts, timings, array, without_times):
     return {**facts, array: [{k: e[k] for k in without_times if k in e} for e in facts[array]]}
 
 
-# ---- its files ---------------------------------------------------------------------------------------------------------------
+# ---- files of the result ---------------------------------------------------------------------------------------------
 def files_of(result):
     suite = result["suite"]
     versions = {"compiler": suite.get("compiler"), "cuda": suite.get("cuda"),

@@ -81,11 +81,11 @@ root=$(dirname "$(dirname "$self")")
 all_parts=(probes tests sanitizer capture reruns mission headline headline-peers bench baselines peers peers-best peers-all
   peers-compiled)
 plain_call=(tests sanitizer capture reruns bench baselines peers)
-# How what is left of the budget is divided among the parts to come.
+# Weights by which the rest of the budget is divided among the remaining parts.
 declare -A shares=([probes]=60 [tests]=90 [sanitizer]=40 [capture]=25 [reruns]=35 [mission]=110 [headline]=100
   [headline-peers]=60 [bench]=160 [baselines]=60 [peers]=60 [peers-best]=80 [peers-all]=200 [peers-compiled]=200)
-declare -A at_most=([probes]=60 [mission]=200) # seconds, however much of a budget is left
-choose_plan() { # first or second: its parts in their order, their shares, its length
+declare -A at_most=([probes]=60 [mission]=200) # upper limits in seconds, whatever remains of the budget
+choose_plan() { # first or second: sets the parts in their order, their shares and the budget
   case $1 in
     first)
       parts=(probes tests mission headline headline-peers) budget=420
@@ -105,7 +105,7 @@ case "${1:-}" in
     trap stop_jobs TERM
     "part_$2"
     code=$?
-    # What was doing itself what it does has been ended by the signal.
+    # An exit code above 128 after SIGTERM means that the signal ended the program that the part was running.
     [ $stopping = 0 ] || [ $code -le 128 ] || code=124
     exit $code
     ;;
@@ -114,11 +114,11 @@ case "${1:-}" in
     "$@"
     exit
     ;;
-  __sanitized_tests) # for the test of this script
+  __sanitized_tests) # for this script's test
     printf '%s\n' "${sanitized_tests[@]}"
     exit
     ;;
-  __headline) # the same
+  __headline) # for this script's test
     printf '%s\n' "${headline[@]}"
     exit
     ;;
@@ -212,7 +212,7 @@ fi
 # ---- the machine, the folder --------------------------------------------------------------------------------------------------
 choose_device "$device"
 find_build
-begun=$SECONDS # a build is not in the budget
+begun=$SECONDS # the budget excludes the build
 S_BUILD=$build S_PYTHON=${PYTHON:-python3} S_ANSWER=${S_ANSWER:-40} # seconds for the driver to answer
 find_libraries
 find_device "$device"
@@ -223,7 +223,7 @@ leave() {
   trap - EXIT HUP INT TERM
   trap '' USR1
   [ -z "$ticker" ] || kill "$ticker" 2>/dev/null
-  # `timeout` hands the signal to the part and all that it began, and ends what does not heed it.
+  # `timeout` passes the signal to the part and to all processes that it started, and kills those that do not react.
   if [ -n "$child" ]; then
     kill -TERM "$child" 2>/dev/null
     wait "$child" 2>/dev/null
@@ -244,9 +244,9 @@ find_versions
 # ---- the parts --------------------------------------------------------------------------------------------------------------
 export S_BUILD S_DEVICE S_LIBRARIES S_OUT=$out S_SMALL=$small S_RESUME=$resume S_SECONDS=$seconds S_JOBS=$jobs
 export S_EMULATED S_DATA=$work/speech S_SPEECH=$speech S_COMMIT=$commit S_PYTHON S_PATIENCE=${S_PATIENCE:-45}
-unset OUT # a program's own variable, were it one
+unset OUT # $OUT must not reach the programs
 summary=() any_failed=0 incomplete=() not_run=()
-outcome() { # part, word, exit code, seconds, why, facts
+outcome() { # part, outcome, exit code, seconds, reason, facts
   local word=$2
   case $2 in
     FAILED)
@@ -263,7 +263,7 @@ outcome() { # part, word, exit code, seconds, why, facts
   write_suite
   bring_back
 }
-weight() { # of a part. Those that run beside each other take longer where there are few cores
+weight() { # part: prints its weight. Parts that run jobs in parallel take longer on few cores
   local thirds=$((24 / jobs))
   thirds=$((thirds < 3 ? 3 : thirds > 9 ? 9 : thirds))
   case $1 in
@@ -271,7 +271,7 @@ weight() { # of a part. Those that run beside each other take longer where there
     *) echo "${shares[$1]}" ;;
   esac
 }
-wait_for_part() { # sets code; the archive is brought meanwhile, so that a cut loses little
+wait_for_part() { # sets code; brings the archive at intervals meanwhile, so that an interruption loses little
   ticker=''
   if [ -n "$bring" ]; then
     while sleep "$S_BRING_EVERY" && kill -USR1 $$; do :; done >/dev/null 2>&1 &
@@ -280,7 +280,7 @@ wait_for_part() { # sets code; the archive is brought meanwhile, so that a cut l
   while :; do
     wait "$child"
     code=$?
-    [ $code = $((128 + usr1)) ] || break # else a tick ended the waiting alone
+    [ $code = $((128 + usr1)) ] || break # otherwise a tick ended the wait
   done
   [ -z "$ticker" ] || kill "$ticker" 2>/dev/null
   [ -z "$ticker" ] || wait "$ticker" 2>/dev/null
@@ -289,7 +289,7 @@ wait_for_part() { # sets code; the archive is brought meanwhile, so that a cut l
 usr1=$(kill -l USR1) S_BRING_EVERY=${S_BRING_EVERY:-20}
 trap bring_archive USR1
 done_before() { [ $resume = 1 ] && grep -q '"outcome": "ok"' "$out/state/$1" 2>/dev/null && [[ $1 != *peers* ]]; }
-cannot_run() { # as far as that can be seen at once
+cannot_run() { # part: true if it is already known that it cannot run
   case $1 in
     sanitizer) ! find_sanitizer >/dev/null ;;
     *peers*) ! "$S_PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' 2>/dev/null ;;
@@ -298,7 +298,7 @@ cannot_run() { # as far as that can be seen at once
 }
 no_share=' '
 for part in "${parts[@]}"; do ! cannot_run "$part" || no_share+="$part "; done
-parts_limit() { # of the part $1, where $@ are still to come: its share of what is left, less what ending and the report take
+parts_limit() { # remaining parts: prints the share of the current part $1, less the time for ending and reporting
   local part all=0 left=$((begun + budget - 14 - SECONDS))
   for part in "$@"; do done_before "$part" || [[ $no_share == *" $part "* && $part != "$1" ]] || all=$((all + $(weight "$part"))); done
   echo $((left * $(weight "$1") / all))
@@ -318,7 +318,7 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
   fi
   [ -z "$limit_all" ] || [ "$limit" -le "$limit_all" ] || limit=$limit_all
   if [ "$limit" -lt 1 ]; then
-    if [ -f "$out/state/$part" ]; then # what an earlier call found stays
+    if [ -f "$out/state/$part" ]; then # an earlier call's outcome is kept
       summary+=("$(printf '%-15s %-17s %5s    %s' "$part" incomplete "" "nothing of the budget is left; $out has an earlier outcome")")
       incomplete+=("$part")
       echo "   incomplete: nothing of the budget is left"
@@ -336,7 +336,7 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
   timeout --preserve-status -k 8 "$limit" bash "$self" __part "$part" >"$out/$part.log" 2>&1 </dev/null &
   child=$!
   wait_for_part
-  kill -KILL -- "-$child" 2>/dev/null # whatever has not heeded the signal at its limit
+  kill -KILL -- "-$child" 2>/dev/null # processes that did not react to the signal at the limit
   child=''
   took=$((SECONDS - start))
   text=$(cat "$S_WORK/why" 2>/dev/null)
@@ -363,7 +363,7 @@ done
 echo "== report"
 write_suite
 report=0 page=''
-# A run in earnest, in the usual place, makes the result that is kept.
+# A full run in the default folder writes the result that is committed.
 to=$out
 [ "$out" != "$root/bench/results/work" ] || [ $small = 1 ] || to=$root/bench/results
 if command -v "$S_PYTHON" >/dev/null; then

@@ -16,7 +16,7 @@ import pathlib
 import re
 import sys
 
-FLOORS = [  # from the ground up
+FLOORS = [  # from the lowest to the highest
     ["ground"],
     ["ops", "files"],
     ["kernels/runtime", "nn", "data"],
@@ -27,9 +27,9 @@ FLOORS = [  # from the ground up
     ["examples"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-ROOTS = ["include", "kernels", "lib", "examples"]  # what "..." in an include is looked for in
+ROOTS = ["include", "kernels", "lib", "examples"]  # folders that "..." in an include is resolved against
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
-INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"\s]+)"')  # cxx20.h has one with spaces, which is a message
+INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"\s]+)"')  # cxx20.h has a message with spaces, which is not an include
 
 
 def room_of(path):

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes about ten minutes of synthetic Telugu speech with espeak-ng: every sentence of examples/telugu.txt in four voices at
-# two speeds, 16 kHz, 16 bit. Every eighth sentence goes to DIR/valid, so that what is held out is held out by its text.
+# Makes about ten minutes of synthetic Telugu speech with espeak-ng: every sentence of examples/telugu.txt in four
+# voices at two speeds, 16 kHz, 16 bit. Every eighth sentence goes to DIR/valid, so that the held-out texts do not occur
+# in training.
 #
 #   scripts/make_speech.sh DIR
 set -euo pipefail
@@ -30,7 +31,7 @@ while IFS= read -r sentence; do
     done
   done
 done <"$root/examples/telugu.txt"
-# All or nothing: a folder that is there is complete.
+# The folder appears only when it is complete.
 rm -rf "$out"
 mkdir -p "$(dirname "$out")"
 mv "$work/train" "$work/data"

@@ -46,7 +46,7 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 
-# ---- the list
+# ---- read the list
 files=() names=() olds=() news=() tests=()
 number=0 part=file
 bad() { fail 3 "$list:$number: $*"; }
@@ -74,7 +74,7 @@ done < "$list"
 count=${#files[@]}
 [ "$count" -gt 0 ] || fail 2 "--only $only: no fault matches"
 
-# ---- do they apply?
+# ---- check that each fault applies
 applies=() lost=0
 say() { printf '%-28s %s: %s\n' "$1" "${files[$2]}" "${names[$2]}"; }
 for ((i = 0; i < count; ++i)); do
@@ -92,7 +92,7 @@ if [ $check = 1 ]; then
   exit 0
 fi
 
-# ---- a tree of its own
+# ---- make the worktree
 if [ -n "$folder" ]; then
   mkdir -p "$folder"
   tree=$(readlink -f "$folder")/tree
@@ -114,7 +114,7 @@ fi
 launcher=()
 if command -v ccache >/dev/null; then
   launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-  export CCACHE_BASEDIR=$tree CCACHE_NOHASHDIR=1  # what was compiled in another folder is the same
+  export CCACHE_BASEDIR=$tree CCACHE_NOHASHDIR=1  # results of another folder are reused
 fi
 build=$tree/build/cpu
 targets_of() {
@@ -129,11 +129,11 @@ began=$SECONDS
 cmake -S "$tree" --preset cpu -B "$build" -DNACRE_BENCH=OFF "${launcher[@]}" "$@" > "$log" 2>&1 || { tail -5 "$log" >&2; fail 4 "the tree could not be configured: $log"; }
 mapfile -t needed < <(for t in "${tests[@]}"; do targets_of "$t"; done | sort -u)
 make "${needed[@]}" || { tail -20 "$log" >&2; fail 4 "the tree could not be built"; }
-while IFS= read -r regex; do  # each by itself: one that names no test would go unseen among others
+while IFS= read -r regex; do  # run separately, because a regex without tests would go unnoticed among others
   run_tests "$regex" || { tail -20 "$log" >&2; fail 4 "without a fault, the tests $regex fail, or there are none"; }
 done < <(printf '%s\n' "${tests[@]}" | sort -u)
 
-# ---- one by one
+# ---- run the faults one by one
 found=0 survived=0 unbuilt=0
 for ((i = 0; i < count; ++i)); do
   [ "${applies[i]}" = 1 ] || continue

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building, testing and the quickstart need, on Debian and its relatives. Does nothing when all is there.
+# Installs the packages for building, testing and the quickstart on Debian and its derivatives. Does nothing if all are
+# installed.
 #
 #   scripts/packages.sh [build|test|real|all]     (default: all; real: what quickstart.sh --real needs)
 set -euo pipefail
@@ -7,7 +8,7 @@ build=(g++ make ninja-build cmake pkg-config libsndfile1-dev libmpg123-dev libso
        libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;
-  test) packages=("${build[@]}" python3 xz-utils) ;;  # gpu_pack.sh packs by xz
+  test) packages=("${build[@]}" python3 xz-utils) ;;  # gpu_pack.sh compresses with xz
   real) packages=("${build[@]}" ffmpeg) ;;
   all) packages=("${build[@]}" python3 xz-utils espeak-ng sox) ;;
   *) echo "usage: $0 [build|test|real|all]" >&2; exit 2 ;;
@@ -16,7 +17,7 @@ missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
 done
-# Speech is downloaded later, without root: apt must know of it by then.
+# The speech packages are downloaded later without root. apt must already know them.
 lists=known
 [ "${1:-all}" != real ] || [ -n "$(apt-cache show festvox-ru 2>/dev/null)" ] || lists=unknown
 [ ${#missing[@]} -gt 0 ] || [ $lists = unknown ] || exit 0

@@ -10,10 +10,10 @@
 #   --keep    go on with the run that is there, if there is one
 set -euo pipefail
 
-# What is trained, by kind of speech: the codebooks' start takes about as long as these steps.
+# What is trained for each kind of speech. The initialisation of the codebooks takes about as long as these steps.
 synthetic_config=speech-16k-small synthetic_steps=600
 real_config=speech-16k-small real_steps=600
-real_judged=30 # held-out files that are encoded, decoded and scored at the end, spread over all of them
+real_judged=30 # held-out files to encode, decode and score at the end, spread over all of them
 
 speech=synthetic keep=no
 for option in "$@"; do
@@ -64,7 +64,7 @@ elif [ $speech = real ]; then
 else
   scripts/make_speech.sh "$out/data"
 fi
-# What is listened to at the end.
+# The files to listen to at the end.
 mapfile -t judged < <(find "$out/data/valid" -type f | LC_ALL=C sort)
 if [ $speech = real ]; then
   every=$(((${#judged[@]} + real_judged - 1) / real_judged))

@@ -17,7 +17,7 @@ fail() {
 }
 usage() { fail 2 "usage: $0 [--debs FOLDER] DIR"; }
 
-# Package, set, how its files are read, and the folder in it whose files are taken.
+# Prints one line per set: package, set, conversion of its files, and the folder in the package with the files.
 sets() {
   cat <<'END'
 festvox-ru                     train/festvox-ru   copy  usr/share/festival/voices/russian/msu_ru_nsh_clunits/wav
@@ -75,7 +75,7 @@ fetch() { # package: sets deb to its file
   if [ -z "$found" ]; then
     echo "downloading $1"
     rm -rf "$work/download" && mkdir "$work/download"
-    # A download that was cut off is never moved to the packages.
+    # An interrupted download is never moved to the packages.
     if ! (cd "$work/download" && apt-get download "$1" >log 2>&1 </dev/null) ||
       ! found=$(find "$work/download" -name "$1_*.deb" | grep .) || ! mv "$found" "$debs/"; then
       fail 4 "package $1 cannot be downloaded ($(grep '^E:' "$work/download/log" | head -n 1 | sed 's/^E: *//')); apt-get update," \
@@ -85,9 +85,9 @@ fetch() { # package: sets deb to its file
   fi
   deb=$found
 }
-convert() { # way, files' root, folder: the file names, relative to the root, are read from standard input, separated by NUL
+convert() { # way, files' root, folder: reads file names, relative to the root and NUL-separated, from standard input
   local way=$1 root=$2 to=$3 file name inputs=() outputs=() n=0
-  run() { # many files in one process: starting it takes longer than a file
+  run() { # many files per process, because starting one takes longer than converting a file
     [ $n = 0 ] || ffmpeg -nostdin -loglevel error "${inputs[@]}" "${outputs[@]}" </dev/null ||
       fail 3 "ffmpeg cannot decode a file of $root"
     inputs=() outputs=() n=0
@@ -97,8 +97,8 @@ convert() { # way, files' root, folder: the file names, relative to the root, ar
     case $way in
       copy) cp "$root/$file" "$name" || fail 4 "$name: cannot be written" ;;
       g722) inputs+=(-f g722 -i "$root/$file") outputs+=(-map "$n" -c:a pcm_s16le "${name%.*}.wav"); n=$((n + 1)) ;;
-      # These lack the mark of the stream's end, by which cut-off files are told: decoded, they are whole files. Their two
-      # channels hold one voice.
+      # These files lack the end-of-stream mark and look truncated. Decoding makes whole files of them. Both channels
+      # contain the same voice.
       ogg) inputs+=(-i "$root/$file") outputs+=(-map "$n:a" -ac 1 -c:a flac -sample_fmt s16 "${name%.*}.flac"); n=$((n + 1)) ;;
     esac
     [ $n -lt 40 ] || run
@@ -107,7 +107,7 @@ convert() { # way, files' root, folder: the file names, relative to the root, ar
 }
 
 mkdir -p "$work/data/train" "$work/data/valid" "$work/data/licences"
-while read -r package set way folder; do # all downloads first: they are what may fail
+while read -r package set way folder; do # all downloads first, because they are the most likely to fail
   fetch "$package"
 done < <(sets)
 while read -r package set way folder; do
@@ -126,6 +126,6 @@ while read -r package set way folder; do
   echo "$package $(dpkg-deb -f "$deb" Version) $set" >>"$work/data/licences/PACKAGES.txt"
   echo "$set: $files files"
 done < <(sets)
-# All or nothing: a folder that is there is complete.
+# The folder appears only when it is complete.
 rm -rf "$out"
 mv "$work/data" "$out"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test, five times over:
+# Installs missing packages, builds, and runs every test in five lanes:
 #
-#   asan       the CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
-#   tsan       what surrounds a call (threads, forks, a shared context), under ThreadSanitizer
-#   emulated   the CUDA kernels emulated, every access watched for races, every launch in four orders of threads
-#   cpu        optimised, and a consumer of the installed package
-#   cuda       nvcc for sm_80 and sm_90a: compiled, linked, started, and what it made of the kernels is checked; the
-#              bench and the tests likewise; where there is no nvcc, one line says so
+#   asan       CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
+#   tsan       the code around a call (threads, forks, a shared context) under ThreadSanitizer
+#   emulated   CUDA kernels emulated: every access is checked for races, every launch runs in four thread orders
+#   cpu        optimised build, and a consumer of the installed package
+#   cuda       nvcc for sm_80 and sm_90a: the program, the benches and the tests are compiled, linked and started, and
+#              the kernels' code is checked; without nvcc, the lane is one line
 #
-# Behind each lane come its slowest tests, at the end what each lane took.
+# Each lane is followed by its slowest tests. At the end the script prints the duration of each lane.
 #
 #   scripts/test.sh [asan|tsan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
@@ -31,7 +31,7 @@ run() {
   [ ! -f "$results" ] || slowest "$results"
   return $code
 }
-slowest() { # the ten tests that took longest, from ctest's report in JUnit's format
+slowest() { # the ten slowest tests, from ctest's JUnit report
   echo "slowest tests:"
   LC_ALL=C awk '/^[ \t]*<testcase / && match($0, / name="[^"]*"/) {
     name = substr($0, RSTART + 7, RLENGTH - 8)
@@ -39,7 +39,7 @@ slowest() { # the ten tests that took longest, from ctest's report in JUnit's fo
     if (match($0, / time="[0-9.eE+-]*"/)) printf "%8.1f s  %s\n", substr($0, RSTART + 7, RLENGTH - 8), name
   }' "$1" | LC_ALL=C sort -rn | awk 'NR <= 10'
 }
-# What each lane took, also when one fails.
+# Prints the duration of each lane, also if one fails.
 lane='' took=()
 summary() {
   [ -z "$lane" ] || took+=("lane $lane: failed after $((SECONDS - began)) s")
@@ -53,22 +53,24 @@ check_cuda() {
     echo "nvcc: not found, CUDA compile skipped"
     return
   fi
-  configure cuda -DCMAKE_CUDA_COMPILER="$nvcc" -DCMAKE_CUDA_FLAGS=-no-compress  # PTX that can be read in the library
-  # From nothing, so that the log has every kernel.
+  configure cuda -DCMAKE_CUDA_COMPILER="$nvcc" -DCMAKE_CUDA_FLAGS=-no-compress  # keeps the PTX in the library readable
+  # Build the kernels from scratch, so that the log contains all of them.
   rm -f build/cuda/libnacre.a build/cuda/CMakeFiles/nacre_library.dir/kernels/*/*.cu.o
   if ! cmake --build --preset cuda --target nacre_program nacre_minimal > build/cuda/build.log 2>&1; then
     grep -E -A5 'error|FAILED' build/cuda/build.log | head -40
     return 1
   fi
   scripts/check_kernels.sh build/cuda/build.log build/cuda/libnacre.a build/emulated/launches
-  # What scripts/gpu_suite.sh takes to a machine with a GPU must link and start, too; their kernels are no ops' kernels.
+  # The programs that scripts/gpu_suite.sh runs on a machine with a GPU must also link and start. Their kernels are not
+  # among those of the ops.
   if ! cmake --build --preset cuda --target nacre_bench nacre_probes nacre_tests > build/cuda/suite.log 2>&1; then
     grep -E -A5 'error|FAILED' build/cuda/suite.log | head -40
     return 1
   fi
   build/cuda/bench/nacre_bench --device cuda --cases build/cuda/cases.json
-  build/cuda/tests/nacre_tests --list-test-names-only > build/cuda/tests.txt || [ -s build/cuda/tests.txt ]  # its code counts them
-  # Where there is no driver, a build for CUDA must start all the same, and say in one line what is missing.
+  # The exit code of the list is the number of tests. The file is therefore checked instead.
+  build/cuda/tests/nacre_tests --list-test-names-only > build/cuda/tests.txt || [ -s build/cuda/tests.txt ]
+  # Without a driver, a CUDA build must still start and report in one line what is missing.
   build/cuda/nacre_minimal >/dev/null
   build/cuda/nacre info speech-16k-small --memory --device auto >/dev/null
   local code=0

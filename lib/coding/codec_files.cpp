@@ -19,7 +19,7 @@ namespace nacre::training {
 namespace {
 
 constexpr int64_t piece_frames = 1 << 14;
-/// The smallest gain a stream can hold: with it, whatever a model makes of silence is far below one 16-bit step.
+/// The smallest gain that a stream can hold. With it, any output of a model for silence is far below one 16-bit step.
 constexpr float silent_gain = 0x1p-40f;
 
 using Clock = std::chrono::steady_clock;
@@ -45,7 +45,7 @@ class Hooked {
   const FileHooks& hooks_;
 };
 
-/// Bytes of a file or of standard input.
+/// Reads bytes from a file or from standard input.
 class Input {
  public:
   Input(const std::string& path, const Hooked* hooked) : name_(path == "-" ? "standard input" : path), hooked_(hooked) {
@@ -84,7 +84,7 @@ class Input {
   std::string head_;  // the first bytes
 };
 
-/// The reader of a stream, which says what is there if it is something else.
+/// Opens a stream. The error for other input names what the input is.
 StreamReader open_stream(Input& input) {
   try {
     return StreamReader(input.source(), input.name());
@@ -105,7 +105,7 @@ std::string hexadecimal(uint64_t x) {
   return text;
 }
 
-/// Throws unless the model made these codes.
+/// Throws unless this model made the codes.
 void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity, const std::string& name) {
   if (h.model != identity)
     throw Error(ErrorKind::input, name + ": was made by model " + hexadecimal(h.model) + ", this is model " +
@@ -131,13 +131,13 @@ std::vector<float> channel_of(std::span<const float> interleaved, size_t channel
   return out;
 }
 
-/// Puts channels that arrive one after the other side by side, scales them, and writes exactly as many samples as
-/// asked for.
+/// Interleaves channels that arrive one after the other, scales them, and writes exactly the requested number of
+/// samples.
 class Interleaver {
  public:
   Interleaver(WavWriter& to, size_t channels, float gain) : to_(to), waiting_(channels), gain_(gain) {}
   std::vector<float>& channel(size_t c) { return waiting_[c]; }
-  /// Writes what all channels have, but `keep_back` samples, and not past `end`.
+  /// Writes the samples that all channels have, except the last `keep_back` ones, and none past `end`.
   void write(int64_t keep_back, int64_t end) {
     size_t ready = waiting_[0].size();
     for (const auto& w : waiting_) ready = std::min(ready, w.size());
@@ -151,7 +151,7 @@ class Interleaver {
     to_.write(piece_);
     written_ += n;
   }
-  /// The end: what lacks is silence.
+  /// Writes the rest. Missing samples are silence.
   void finish(int64_t end) {
     for (auto& w : waiting_) {
       const auto lacking = static_cast<size_t>(std::max<int64_t>(0, end - written_));
@@ -187,9 +187,10 @@ StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_r
 }
 
 uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
-  const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // it settles the frames per packet
+  const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // determines packet_frames
   const StreamHeader& h = writer.header();
   const auto payload = [&](uint64_t n) {
+    // 12 bytes of head and 4 of CRC. The closing packet below has 28 and 4.
     return n == 0 ? 0 : 16 + (n * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
   };
   const uint64_t whole = frames / h.packet_frames;
@@ -203,6 +204,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
+  // The header needs the peak and the length. The file is therefore read twice.
   float peak = 0;
   int64_t samples = 0;
   std::vector<float> piece;
@@ -277,7 +279,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
   const bool known = h.samples != StreamHeader::unknown;
   const int64_t end = known ? wanted(h.samples) : INT64_MAX;
-  // Where only the end of the stream tells the length, as much is kept back as the frames may be too long.
+  // If the length is known only at the end of the stream, as many samples are held back as the frames may exceed it.
   const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
 
   hooked.output_begins();
@@ -285,7 +287,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   Interleaver out(writer, h.channels, h.gain);
   std::vector<Resampler> resamplers;
   std::vector<WindowedDecoder> decoders;
-  resamplers.reserve(h.channels);  // the decoders below hold on to them
+  resamplers.reserve(h.channels);  // prevents reallocation, because the decoders below keep references
   for (uint32_t c = 0; c < h.channels; ++c) {
     Resampler& resampler = resamplers.emplace_back(model_rate, rate);
     decoders.emplace_back(codec_, [&out, &resampler, c](std::span<const float> samples) {

@@ -1,4 +1,4 @@
-// Which input file becomes which output file.
+// Assignment of input files to output files.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -38,10 +38,10 @@ bool is_same_file(const std::string& a, const std::string& b) {
   return a == b || (fs::equivalent(a, b, failed) && !failed);
 }
 
-/// The last part of a path, also of "a/b/" and "..".
+/// The last component of a path, also of "a/b/" and "..".
 std::string last_part(const std::string& path) {
   const std::string name = fs::path(path).filename().string();
-  if (!name.empty() && name != "." && name != "..") return name;  // a link is called what it is called
+  if (!name.empty() && name != "." && name != "..") return name;  // a symbolic link keeps its own name
   std::error_code failed;
   const fs::path whole = fs::weakly_canonical(path, failed);
   return (failed || whole.filename().empty() ? fs::path(path).filename() : whole.filename()).string();
@@ -96,7 +96,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
     job.make_folders = into;
     job.out = into ? output + (output.ends_with('/') ? "" : "/") + renamed(job.out, from, options.keep_ending) : output;
     std::vector<std::string>& same = taken[job.out];
-    // One file that was named twice is one input.
+    // A file that was named twice counts as one input.
     if (std::any_of(same.begin(), same.end(), [&](const std::string& other) { return is_same_file(other, job.in); }))
       job.in.clear();
     else

@@ -31,7 +31,7 @@ int64_t resampled_frames(int64_t frames, int from_rate, int to_rate) {
 }
 
 int64_t resampling_reach(int from_rate, int to_rate) {
-  constexpr int64_t reach = 400;  // samples of the lower rate; from 200 on, the bits are those of the whole
+  constexpr int64_t reach = 400;  // samples of the lower rate; from 200 on, output is bitwise that of the whole signal
   return (reach * to_rate + std::min(from_rate, to_rate) - 1) / std::min(from_rate, to_rate);
 }
 
@@ -82,7 +82,7 @@ void Resampler::process(std::span<const float> in, std::vector<float>& out) {
   m.buffer.resize(4096 * m.channels);
   expect_memory_for_soxr("resample", in.size() + m.buffer.size());
   for (size_t used = 1, made = 1; frames > 0 || made > 0;) {
-    // A null input would mean the end of the stream.
+    // A null input would signal the end of the stream.
     static const float nothing = 0;
     if (soxr_error_t e =
             soxr_process(m.soxr, frames > 0 ? data : &nothing, frames, &used, m.buffer.data(), 4096, &made))
@@ -105,7 +105,7 @@ void Resampler::finish(std::vector<float>& out) {
     out.insert(out.end(), m.buffer.begin(), m.buffer.begin() + static_cast<std::ptrdiff_t>(made * m.channels));
     m.given += static_cast<int64_t>(made);
   }
-  // soxr's own rounding of the length may differ by a frame.
+  // The length that soxr produces may differ by a frame because of its own rounding.
   const int64_t wanted = resampled_frames(m.taken, m.from, m.to);
   const int64_t size = static_cast<int64_t>(out.size()) + (wanted - m.given) * static_cast<int64_t>(m.channels);
   out.resize(static_cast<size_t>(std::max<int64_t>(size, 0)), 0.0f);
@@ -142,7 +142,8 @@ float normalise_peak(std::span<float> x) {
 }
 
 int16_t to_pcm16(float x, int64_t& clipped) {
-  // 32768, as the reader divides by it: what was read as 16 bits is written as the same 16 bits.
+  // The scale is 32768 because the reader divides by 32768. 16-bit samples therefore survive reading and writing
+  // unchanged.
   const float scaled = std::nearbyint(x * 32768.0f);
   if (scaled > 32767.0f || scaled < -32768.0f) {
     ++clipped;

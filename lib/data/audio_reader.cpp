@@ -49,11 +49,11 @@ struct AudioReader::Impl {
   Descriptor fd;
   Container container;
   AudioInfo info;
-  std::vector<int64_t> part_frames;  // as their headers say
+  std::vector<int64_t> part_frames;  // according to their headers
   std::vector<std::string> warnings;
 
   size_t part = 0;
-  std::unique_ptr<ByteRange> bytes;  // the decoder reads from it
+  std::unique_ptr<ByteRange> bytes;  // the decoder reads from this
   std::unique_ptr<Decoder> decoder;
   int64_t position = 0;
   bool ended = false;
@@ -66,7 +66,7 @@ struct AudioReader::Impl {
   void warn(const std::string& text) {
     if (std::find(warnings.begin(), warnings.end(), text) == warnings.end()) warnings.push_back(text);
   }
-  /// Throws, or leaves a warning where whole parts of broken files are asked for.
+  /// Throws, or adds a warning with AudioOptions::salvage.
   void not_whole(const std::string& reason) {
     if (!options.salvage) bad(name, reason + "; --salvage takes what is there");
     warn(reason + "; what is there is taken");
@@ -78,7 +78,7 @@ std::unique_ptr<Decoder> AudioReader::Impl::decoder_of(ByteRange& from) const {
   try {
     return open_with_libsndfile(from);
   } catch (const DecodeFault& fault) {
-    // Frames of MP3 may begin behind anything; a player looks for them where the name says so.
+    // MP3 frames may follow arbitrary bytes. As players do, look for them if the name has the extension of MP3.
     if (!ends_as_mp3(name)) throw;
     from.seek(0, SEEK_SET);
     try {
@@ -103,14 +103,14 @@ void AudioReader::Impl::open(size_t which) {
   }
 }
 
-/// Opens each part once, so that what cannot be read is known before anything was.
+/// Opens each part once, so that an unreadable part is found before the first read.
 void AudioReader::Impl::survey() {
   for (size_t p = 0; p < container.parts.size(); ++p) {
     try {
       open(p);
     } catch (const Error& e) {
       if (p == 0 || !options.salvage || e.kind() != ErrorKind::input) throw;
-      container.parts.resize(p);  // a part that is cut in its head has no audio
+      container.parts.resize(p);  // a part that ends within its header has no audio
       break;
     }
     const AudioInfo& now = decoder->info();
@@ -159,7 +159,7 @@ const AudioInfo& AudioReader::info() const noexcept { return impl_->info; }
 const std::string& AudioReader::name() const noexcept { return impl_->name; }
 const std::vector<std::string>& AudioReader::warnings() const noexcept { return impl_->warnings; }
 
-/// Through the parts, until there is as much as asked for or nothing left.
+/// Decodes across parts until `frames` frames are read or the last part ends.
 int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
   int64_t n = 0;
   while (n < frames && !ended) {
@@ -212,7 +212,7 @@ void AudioReader::Impl::at_end() {
 
 void AudioReader::rewind() {
   Impl& m = *impl_;
-  // Some formats cannot seek back to where they began; opening them again always works.
+  // Some formats cannot seek back to their start; reopening always works.
   m.open(0);
   m.position = 0;
   m.ended = false;
@@ -243,7 +243,7 @@ void AudioReader::seek(int64_t frame) {
 Audio read_audio(const std::string& path, AudioOptions options, std::vector<std::string>* warnings) {
   AudioReader reader(path, options);
   Audio audio{.samples = {}, .sample_rate = reader.info().sample_rate, .channels = reader.info().channels};
-  // The header is not believed for the size of the allocation.
+  // The header's length is not trusted for the size of the allocation.
   std::vector<float> piece;
   while (reader.read(1 << 16, piece) > 0) audio.samples.insert(audio.samples.end(), piece.begin(), piece.end());
   if (warnings != nullptr) *warnings = reader.warnings();

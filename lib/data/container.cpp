@@ -15,7 +15,7 @@
 namespace nacre::training {
 namespace {
 
-/// Reads a file here and there. What is read in small steps comes out of a block.
+/// Random access to a file. Small reads are served from a buffered block.
 class Bytes {
  public:
   Bytes(int fd, uint64_t size) : fd_(fd), size_(size) {}
@@ -73,8 +73,8 @@ void is_cut(Container& c, std::string fault) {
   c.salvageable = true;
 }
 
-/// Programs that write to a pipe do not know the length and leave one of these: the largest of 32 bits, signed or not, or
-/// little less.
+/// Programs that write to a pipe do not know the length and leave one of these values: the largest 32-bit number,
+/// signed or unsigned, or slightly less.
 bool unknown_length(uint64_t n) { return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u; }
 
 void is_unfinished(Container& c, uint64_t there) {
@@ -87,12 +87,13 @@ struct Chunks {
   std::string_view data_name;
 };
 
-/// A file of zeros behind its head would be walked through in steps of 8 bytes.
+/// A chunk's name consists of printable characters. The check prevents a file of zeros from being parsed as chunks of 8
+/// bytes.
 bool is_chunk_name(std::string_view name) {
   return std::all_of(name.begin(), name.end(), [](char c) { return c >= ' ' && c <= '~'; });
 }
 
-/// True if whole chunks fill the file from here to its end: then no audio lies between.
+/// True if complete chunks fill the file from `at` to its end, so that no audio lies between.
 bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
   while (at + 8 <= file.size()) {
     const std::string header = file.at(at, 8);
@@ -123,7 +124,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
       } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
         c.fault = "empty: no audio in it";
       } else if (size == 0) {
-        // The recorder stopped before it filled in the sizes. 0xFFFFFFFF: to the end of the file.
+        // The recorder stopped before it filled in the sizes. The size 0xFFFFFFFF means up to the end of the file.
         c.patches.push_back(
             {begin + 4, number_bytes(std::min<uint64_t>(file.size() - begin - 8, 0xFFFFFFFFu), kind.big_endian)});
         c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
@@ -140,16 +141,16 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
   c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
-/// CAF: sizes of 64 bits; -1 is the rest of the file.
+/// CAF: sizes have 64 bits; -1 means the rest of the file.
 void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
   for (uint64_t at = begin + 8; at + 12 <= file.size();) {
     const std::string header = file.at(at, 12);
     const uint64_t size = number(std::string_view(header).substr(4), true), start = at + 12;
     if (!is_chunk_name(header.substr(0, 4))) break;
     if (header.starts_with("data")) {
-      const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // a count of edits is in front
+      const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // size of the edit count
       if (size != ~uint64_t{0} && size > there) is_cut(c, truncated(size - count, there - count));
-      if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // libsndfile would not open it
+      if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // else libsndfile refuses it
       return;
     }
     if (size > file.size()) break;
@@ -158,7 +159,7 @@ void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
   c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
-/// Sony's Wave64: RIFF with names of 16 bytes, and sizes of 64 bits that count the chunk's head of 24.
+/// Sony's Wave64: RIFF with 16-byte names and 64-bit sizes, which include the chunk's header of 24 bytes.
 void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
   for (uint64_t at = begin + 40; at + 24 <= file.size();) {
     const std::string header = file.at(at, 24);
@@ -177,7 +178,7 @@ void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
   c.fault = "truncated: it ends, or is damaged, before its audio begins";
 }
 
-/// NIST SPHERE: a head of text, with a line for each property.
+/// NIST SPHERE: a text header with one line per property.
 void inspect_sphere(const Bytes& file, uint64_t begin, Container& c) {
   const std::string head = file.at(begin, 1024);
   const auto property = [&](const std::string& name) -> uint64_t {
@@ -190,7 +191,7 @@ void inspect_sphere(const Bytes& file, uint64_t begin, Container& c) {
   if (promised > there) is_cut(c, truncated(promised, there));
 }
 
-/// A page's head, and its size with its segments; size 0 where there is none.
+/// An Ogg page. `size` includes header and segments; 0 means that there is no page.
 struct Page {
   uint64_t size = 0;
   bool first = false, last = false;  ///< of its logical stream
@@ -206,7 +207,7 @@ Page page_at(const Bytes& file, uint64_t at) {
   return page;
 }
 
-/// The next page behind what is none, or the end of the file.
+/// The position of the next page after bytes that are not a page, or the end of the file.
 uint64_t next_page(const Bytes& file, uint64_t at) {
   for (size_t block = 256;; at += block - 3, block = std::min<size_t>(2 * block, 65536)) {
     const std::string bytes = file.at(at, block);
@@ -215,8 +216,8 @@ uint64_t next_page(const Bytes& file, uint64_t at) {
   }
 }
 
-/// Links begin where a stream begins behind pages that are no beginnings (RFC 3533: streams that play together begin
-/// together).
+/// A link begins at a page that begins a stream and follows a page that does not. Streams that play together begin
+/// together (RFC 3533).
 void find_links(const Bytes& file, uint64_t begin, Container& c) {
   std::vector<Container::Part> links{{begin, file.size()}};
   bool beginnings = true;
@@ -241,7 +242,7 @@ void find_links(const Bytes& file, uint64_t begin, Container& c) {
 }
 
 void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
-  // The last page starts within 65,307 bytes (header 27, 255 lengths, 255 x 255 bytes) of the end.
+  // The last page starts within 65,307 bytes of the end (header of 27, 255 lengths, 255 x 255 bytes of data).
   const uint64_t from = file.size() > begin + 65536 ? file.size() - 65536 : begin;
   const std::string tail = file.at(from, static_cast<size_t>(file.size() - from));
   const size_t at = tail.rfind("OggS");
@@ -254,7 +255,7 @@ void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
   find_links(file, begin, c);
 }
 
-/// Where the file itself begins, behind ID3v2 tags.
+/// The position of the audio after any ID3v2 tags.
 uint64_t behind_tags(const Bytes& file) {
   uint64_t at = 0;
   for (;;) {
@@ -310,7 +311,7 @@ Container inspect_container(int fd) {
   } else if (magic == "NIST") {
     inspect_sphere(file, begin, c);
   } else if (magic != "fLaC") {
-    // Behind a tag, and behind one whose size is wrong, frames are looked for.
+    // After a tag, even one of wrong size, the decoder searches for frames.
     c.mpeg = is_mpeg_frame(head) || begin > 0 || head.starts_with("ID3");
   }
   return c;

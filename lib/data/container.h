@@ -1,7 +1,8 @@
 #pragma once
-// What a container says of its audio, before a decoder sees it: where in the file it lies, what is missing, which sizes
-// were never filled in. libsndfile shortens in silence what is incomplete here: RIFF, RF64, Wave64, AIFF, AU and SPHERE
-// data that ends before its declared length, Ogg streams without their end, all links of a chained Ogg but the first.
+// Inspection of an audio container before decoding: the position of the audio in the file, missing data, and sizes that
+// were never filled in. Without it, libsndfile silently shortens incomplete files: RIFF, RF64, Wave64, AIFF, AU and
+// SPHERE data that end before their declared length, Ogg streams without an end, and all links of a chained Ogg but the
+// first.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,25 +10,25 @@
 namespace nacre::training {
 
 struct Container {
-  /// Bytes that are a file of their own.
+  /// A range of bytes that is a complete file of its own.
   struct Part {
     uint64_t begin = 0, end = 0;
   };
-  /// Bytes of the file that a decoder is to see instead of those that are there.
+  /// Bytes that replace those of the file when a decoder reads it.
   struct Patch {
     uint64_t at = 0;
     std::string bytes;
   };
 
-  std::vector<Part> parts;     ///< one, or the links of a chained Ogg in order
+  std::vector<Part> parts;     ///< one part, or the links of a chained Ogg in order
   std::vector<Patch> patches;  ///< in order of position
-  bool mpeg = false;           ///< bare MPEG audio frames (MP3), behind ID3 tags or not
+  bool mpeg = false;           ///< bare MPEG audio frames (MP3), with or without ID3 tags
   std::string fault;           ///< why the file is not whole; empty if it is
-  bool salvageable = false;    ///< there is audio to take in spite of the fault
-  std::string warning;         ///< what is taken although the header says otherwise
+  bool salvageable = false;    ///< audio can be read in spite of the fault
+  std::string warning;         ///< a defect of the header that was corrected
 };
 
-/// Does not move the descriptor's position. An empty file has a fault and no parts.
+/// Does not move the descriptor's position. An empty file gives a fault and no parts.
 Container inspect_container(int fd);
 
 }  // namespace nacre::training

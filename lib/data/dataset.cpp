@@ -26,7 +26,7 @@
 namespace nacre::training {
 namespace {
 
-/// FNV-1a, then mixed: neighbouring names must not stay neighbours.
+/// FNV-1a with a final mix, which separates the hashes of similar names.
 class Hash {
  public:
   void text(const std::string& s) {
@@ -48,7 +48,7 @@ class Hash {
   uint64_t state_ = 0xCBF29CE484222325ull;
 };
 
-/// What changes when a file does.
+/// Records the size and modification time, by which a change of the file is noticed.
 void note_file(const std::string& path, Clip& clip) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) throw Error(ErrorKind::io, path + ": cannot open: " + std::strerror(errno));
@@ -57,7 +57,8 @@ void note_file(const std::string& path, Clip& clip) {
   clip.modified = static_cast<int64_t>(status.st_mtim.tv_sec) * 1000000000 + status.st_mtim.tv_nsec;
 }
 
-/// Decodes a file to what the model sees, or to nothing where that is more than `most` samples, and fills in the clip.
+/// Decodes a file to the samples that the model sees, and fills in the clip. Returns no samples if there are more than
+/// `most`.
 std::vector<float> decode(const std::string& path, const MaterialOptions& options, int64_t min_samples, int64_t most,
                           Clip& clip, std::string& warning) {
   note_file(path, clip);
@@ -78,7 +79,7 @@ std::vector<float> decode(const std::string& path, const MaterialOptions& option
 constexpr std::array<std::string_view, 9> held_out_names{"valid", "validation", "val",      "dev",     "eval",
                                                          "test",  "heldout",    "held_out", "held-out"};
 
-/// Which of those names a folder has: "Dev-clean" is dev. Empty if none.
+/// The held-out name that a folder's name begins with ("Dev-clean" gives dev), or an empty string.
 std::string_view held_out_name(std::string folder) {
   for (char& c : folder)
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
@@ -89,7 +90,7 @@ std::string_view held_out_name(std::string folder) {
   return {};
 }
 
-/// The outermost folder of a path that is named so, with what is above it; empty if none.
+/// The path of the outermost folder with a held-out name; empty if there is none.
 struct NamedFolder {
   std::string path;
   bool test = false;
@@ -110,7 +111,7 @@ std::string list_bad(const std::vector<BadFile>& bad, int64_t files, size_t most
   if (bad.size() > most) text += next + ("and " + std::to_string(bad.size() - most)) + " more";
   return text;
 }
-/// In one line, as errors are.
+/// The same on one line, as errors are.
 std::string bad_in_one_line(const std::vector<BadFile>& bad, int64_t files) {
   return list_bad(bad, files, 10, " ", "; ");
 }
@@ -131,7 +132,7 @@ struct Dataset::Impl {
   int64_t ignored = 0;
   uint64_t total_bytes = 0;
 
-  // The cache: most recently used in front.
+  // The cache; the most recently used clip comes first.
   struct Entry {
     Samples samples;
     std::list<int64_t>::iterator place;
@@ -180,6 +181,7 @@ void Dataset::Impl::scan() {
         auto samples =
             decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
+        // Other threads may have used the room during decoding. The sum is therefore checked again.
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
       } catch (const Error& e) {
@@ -212,7 +214,7 @@ void Dataset::Impl::scan() {
     const int wanted = options.threads > 0 ? options.threads : usable_cores();
     try {
       for (int t = 1; t < wanted && static_cast<size_t>(t) < n; ++t) threads.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads: those there are do the work
+    } catch (const std::system_error&) {  // no more threads are available; the existing ones do the work
     }
     work();
   }
@@ -273,7 +275,7 @@ void Dataset::Impl::split() {
                     (held_out_folders.empty() ? "" : "; --set training.held_out_folders=false trains on all folders"));
 }
 
-/// True if a folder's name says what is held out.
+/// Splits by folder names. Returns true if any file is held out.
 bool Dataset::Impl::split_by_names() {
   std::vector<NamedFolder> named;
   for (const Clip& c : clips) named.push_back(named_folder(c.path));
@@ -291,6 +293,8 @@ bool Dataset::Impl::split_by_names() {
   return !held.empty();
 }
 
+/// Adds a clip to the cache, unless it is larger than the whole cache. Invariant: cached_bytes is the sum of the cached
+/// clips' sizes and at most options.cache_bytes. The caller holds the mutex or is the only thread.
 void Dataset::Impl::keep(int64_t clip, const Samples& samples) {
   Entry& entry = cache[static_cast<size_t>(clip)];
   const uint64_t bytes = samples->size() * sizeof(float);

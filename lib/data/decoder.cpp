@@ -64,7 +64,7 @@ class SoundFile : public Decoder {
     if (!sound_) throw DecodeFault{std::string("not readable as audio: ") + sf_strerror(nullptr)};
     info_ = {.sample_rate = info.samplerate, .channels = info.channels};
     vorbis_ = (info.format & SF_FORMAT_SUBMASK) == SF_FORMAT_VORBIS;
-    // FLAC from a pipe has no length in its header.
+    // The header of FLAC that was written to a pipe has no length.
     info_.frames_known = info.frames < SF_COUNT_MAX;
     info_.frames = info_.frames_known ? info.frames : 0;
   }
@@ -86,8 +86,9 @@ class SoundFile : public Decoder {
     block_.clear();
     used_ = 0;
     if (vorbis_ && last_page_ < 0) last_page_ = last_page_of(bytes_);
-    // libsndfile's first block of Vorbis after a seek lacks what the block in front of it adds: as long as blocks can be.
-    // Within the last page, which the stream's end cuts short, it counts from a wrong place.
+    // After a seek, libsndfile's first Vorbis block lacks the overlap with the previous block. Starting 8192 frames
+    // earlier, the longest block, avoids this. Seeks into the last page start at its first frame, because libsndfile
+    // counts from a wrong position in a page that the end of the stream truncates.
     const int64_t first = vorbis_ ? std::max<int64_t>(0, std::min(frame - 8192, last_page_ - 1)) : frame;
     if (sf_seek(sound_.get(), first, SEEK_SET) != first) return false;
     for (int64_t left = frame - first; left > 0; left -= static_cast<int64_t>(used_) / info_.channels) {
@@ -98,10 +99,10 @@ class SoundFile : public Decoder {
   }
 
  private:
-  /// The frame at which the page before the last ends (RFC 3533: the granule position, behind "OggS" and two bytes). 0 if
-  /// there is none.
+  /// The frame at which the last page but one ends, or 0 if there is none. It is the page's granule position (RFC
+  /// 3533), six bytes after the start of "OggS".
   static int64_t last_page_of(ByteRange& bytes) {
-    const int64_t before = bytes.tell(), size = std::min<int64_t>(bytes.size(), 3 * 65536);  // a page has 65,307 at most
+    const int64_t before = bytes.tell(), size = std::min<int64_t>(bytes.size(), 3 * 65536);  // a page has <= 65,307 B
     std::string tail(static_cast<size_t>(size), '\0');
     bytes.seek(-size, SEEK_END);
     tail.resize(static_cast<size_t>(bytes.read(tail.data(), size)));
@@ -117,8 +118,9 @@ class SoundFile : public Decoder {
     }
     return std::max<int64_t>(0, found);
   }
-  /// The next block, always of the same frames: what a damaged file gives must not depend on how it is read. A block in
-  /// which an error shows is left out, for libsndfile goes on behind the damage without a word of where it was.
+  /// Decodes the next block. Blocks always hold the same frames, so that the output of a damaged file does not depend
+  /// on how it is read. A block with an error is dropped, because libsndfile continues after the damage without
+  /// reporting its position.
   bool refill() {
     constexpr int64_t block_frames = 4096;
     used_ = 0;
@@ -133,10 +135,10 @@ class SoundFile : public Decoder {
 
   ByteRange& bytes_;
   std::unique_ptr<SNDFILE, CloseSound> sound_;
-  std::vector<float> block_;  // decoded, from `used_` on not yet given out
+  std::vector<float> block_;  // decoded; frames from `used_` on have not been returned yet
   size_t used_ = 0;
   bool vorbis_ = false;
-  int64_t last_page_ = -1;  // of Vorbis: the frame with which the last page begins; -1: not yet looked for
+  int64_t last_page_ = -1;  // Vorbis only: the first frame of the last page; -1: unknown
   int failed_ = SF_ERR_NO_ERROR;
 };
 
@@ -151,9 +153,10 @@ class MpegFile : public Decoder {
     int error = started;
     mpeg_.reset(error == MPG123_OK ? mpg123_new(nullptr, &error) : nullptr);
     if (!mpeg_) throw Error(ErrorKind::memory, std::string("libmpg123: ") + mpg123_plain_strerror(error));
-    // Its own words on standard error name no file.
+    // libmpg123's own messages on standard error do not name the file.
     mpg123_param(mpeg_.get(), MPG123_ADD_FLAGS, MPG123_QUIET | MPG123_FORCE_FLOAT, 0);
-    // A frame's data may begin up to 511 bytes in front of it, in as many frames as hold them: 13 bytes in the smallest.
+    // A frame's data may begin up to 511 bytes before the frame. The smallest frames hold 13 bytes; the data may then
+    // span 40 frames.
     mpg123_param(mpeg_.get(), MPG123_PREFRAMES, 48, 0);
     mpg123_replace_reader_handle(
         mpeg_.get(),
@@ -168,7 +171,7 @@ class MpegFile : public Decoder {
         mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding) != MPG123_OK)
       throw DecodeFault{std::string("not readable as audio: ") + mpg123_strerror(mpeg_.get())};
     info_ = {.sample_rate = static_cast<int>(rate), .channels = channels};
-    // Without an index in front, libmpg123 takes every frame to be as long as the first.
+    // Without an index, libmpg123 assumes that every frame is as long as the first.
     const off_t length = mpg123_length(mpeg_.get());
     info_.frames = std::max<off_t>(0, length);
     info_.frames_known = length > 0 && has_index(bytes);
@@ -205,7 +208,7 @@ class MpegFile : public Decoder {
   }
 
  private:
-  /// An index (Xing, Info or VBRI) stands in the first frame, whose other bytes are zero.
+  /// An index (Xing, Info or VBRI) is in the first frame, whose other bytes are zero.
   static bool has_index(ByteRange& bytes) {
     constexpr std::array<std::string_view, 3> index_names{"Xing", "Info", "VBRI"};
     const int64_t before = bytes.tell();
@@ -216,7 +219,7 @@ class MpegFile : public Decoder {
     return std::any_of(index_names.begin(), index_names.end(),
                        [&](std::string_view name) { return text.find(name) != std::string_view::npos; });
   }
-  /// Behind zeros, where some writers leave room for tags.
+  /// Skips leading zeros, which some writers leave as room for tags.
   static int64_t first_frame(ByteRange& bytes) {
     bytes.seek(0, SEEK_SET);
     char block[4096];

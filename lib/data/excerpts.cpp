@@ -13,7 +13,7 @@ constexpr int64_t held_samples = int64_t{1} << 24;  // 64 MiB
 const Clip& clip_of(const Dataset& data, const Excerpt& e) { return data.clips()[static_cast<size_t>(e.clip)]; }
 int64_t samples_of(const Dataset& data, double seconds) { return std::llround(seconds * data.sample_rate()); }
 
-/// Spread over the list: neighbours are often the same sentence or speaker.
+/// An order that spreads over the list, because neighbours often have the same sentence or speaker.
 std::vector<int64_t> spread_clips(const Dataset& data) {
   const std::vector<int64_t>& from = data.held_out().empty() ? data.training() : data.held_out();
   const size_t n = from.size(), stride = std::max<size_t>(1, n / 17) | 1;

@@ -22,7 +22,7 @@ struct CloseFolder {
   void operator()(DIR* d) const { ::closedir(d); }
 };
 
-/// After a failed look at "NAME/".
+/// The reason why stat("NAME/") failed.
 std::string why_no_folder() {
   return errno == ENOTDIR  ? "is a file, expected a folder of audio files"
          : errno == ENOENT ? "no such folder"
@@ -41,7 +41,7 @@ class Scanner {
   }
 
  private:
-  /// `below` is "" or ends in '/'. Returns why the folder cannot be read, or nothing.
+  /// `below` is "" or ends in '/'. Returns the reason why the folder cannot be read, or "".
   std::string enter(const std::string& below) {
     const std::string path = root_ + "/" + below;
     struct stat status {};
@@ -53,7 +53,7 @@ class Scanner {
     errno = 0;
     while (const dirent* entry = ::readdir(dir.get())) names.emplace_back(entry->d_name);
     if (errno != 0) return std::string("cannot read folder: ") + std::strerror(errno);
-    // The order decides which of two links to one folder is the one that counts.
+    // Sorted, because the first of two links to the same folder is the one that is followed.
     std::sort(names.begin(), names.end());
     for (const std::string& name : names) {
       if (name == "." || name == "..") continue;
@@ -66,7 +66,7 @@ class Scanner {
       if (known && S_ISDIR(status.st_mode)) {
         if (const std::string reason = enter(file + "/"); !reason.empty()) out_.bad.push_back({file, reason});
       } else if (wanted_(name) && known && !S_ISREG(status.st_mode)) {
-        // Opening a pipe would wait for somebody who writes to it.
+        // Opening a pipe would block until a process writes to it.
         out_.bad.push_back({file, S_ISFIFO(status.st_mode) ? "a pipe, expected a file" : "not a regular file"});
       } else if (wanted_(name)) {
         out_.files.push_back(file);

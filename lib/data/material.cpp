@@ -8,10 +8,10 @@ namespace nacre::training {
 namespace {
 
 constexpr int64_t piece_frames = 1 << 15;
-/// Of the mean's power in the channels' mean power, below which they cancel.
+/// The channels cancel if the power of their mean is below this fraction of their mean power.
 constexpr double cancelled = 0.01;
 
-/// Power of each channel and of their mean.
+/// Accumulates the power of each channel and of the mean channel.
 class ChannelPower {
  public:
   explicit ChannelPower(int channels) : channels_(static_cast<size_t>(channels)), power_(channels_, 0) {}
@@ -20,7 +20,7 @@ class ChannelPower {
     for (const float v : mean) mean_power_ += square(v);
     frames_ += static_cast<int64_t>(mean.size());
   }
-  /// The loudest channel if the mean has lost them, else -1.
+  /// The loudest channel if the channels cancel in the mean, else -1.
   int instead_of_mean() const {
     if (frames_ == 0) return -1;
     const double channels = std::accumulate(power_.begin(), power_.end(), 0.0) / static_cast<double>(channels_);
@@ -46,7 +46,7 @@ std::vector<float> one_channel(std::span<const float> interleaved, int channels,
   return out;
 }
 
-/// What decides about gain and silence.
+/// Accumulates the statistics that decide about gain and silence.
 struct Level {
   float least = 0, most = 0;
   double sum = 0;
@@ -64,7 +64,7 @@ struct Level {
   }
 };
 
-/// One pass with m.channel. Returns the channel that should be taken instead of the mean, or -1.
+/// Reads the file once with m.channel. Returns the channel to use instead of the mean, or -1.
 int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::vector<float>* samples, int64_t most) {
   Resampler resampler(m.sample_rate, options.sample_rate);
   ChannelPower power(m.channels);
@@ -89,7 +89,6 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
     take();
     if (options.check) options.check();
   }
-  // The last samples may be fewer than resampling has made so far.
   std::vector<float> rest;
   resampler.finish(rest);
   ready = std::move(rest);
@@ -129,8 +128,8 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " +
                                       std::to_string(offset + n) + " were asked for, it has " +
                                       std::to_string(m.samples));
-  // Resampling by `up` / `down` begins where the input's and the output's grids meet, early enough for its filter to have
-  // forgotten that nothing came before.
+  // Resampling by `up` / `down` starts at a point where the sample grids of input and output coincide. The point is
+  // early enough for the filter to be independent of what precedes it.
   const int64_t common = std::gcd(m.sample_rate, options.sample_rate);
   const int64_t down = m.sample_rate / common, up = options.sample_rate / common;
   const int64_t margin = up == down ? 0 : resampling_reach(m.sample_rate, options.sample_rate);  // of output
@@ -138,7 +137,7 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
   const int64_t first_frame = group * down;
 
   std::vector<float> piece, out;
-  int64_t frames = 0, at = group * up;  // of input, where reading is; of output, where out begins
+  int64_t frames = 0, at = group * up;  // frames read so far; first output sample of `out`
   const auto read = [&](int64_t wanted) {
     const int64_t got = reader.read(wanted, piece);
     frames += got;
@@ -149,14 +148,14 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     reader.seek(first_frame);
     frames = first_frame;
   } else {
-    // The header's length is not the file's: a seek would land somewhere else.
+    // A seek is unreliable if the header's length is not that of the file.
     reader.rewind();
     while (frames < first_frame && read(std::min(piece_frames, first_frame - frames)) > 0) {
     }
   }
   Resampler resampler(m.sample_rate, options.sample_rate);
   const int64_t end = offset + n,
-                enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler holds some back
+                enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler delays some
   for (bool last = false; at < end && !last;) {
     last = read(std::clamp<int64_t>(enough - frames, 1024, piece_frames)) == 0;
     if (last)

@@ -13,7 +13,7 @@
 namespace nacre::training {
 namespace {
 
-/// Streams of the sampler: two per index in the batch, above this.
+/// First random stream of the sampler. Each index of the batch uses two streams from here on.
 constexpr uint64_t crop_streams = uint64_t{0x63726F70} << 32;
 
 std::vector<int64_t> lengths_of(const Dataset& dataset) {
@@ -43,6 +43,8 @@ CropSampler::CropSampler(std::vector<int64_t> clips, std::span<const int64_t> le
 }
 
 Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
+  // Each index of the batch has one stream for the clip and one for the offset. The counter holds the step, and the
+  // attempt in its top 16 bits.
   const uint64_t counter = static_cast<uint64_t>(step) ^ static_cast<uint64_t>(attempt) << 48;
   const uint64_t stream = crop_streams + 2 * static_cast<uint64_t>(index);
   const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
@@ -60,7 +62,7 @@ int64_t CropSampler::steps_per_epoch() const {
 
 namespace {
 
-/// The first draw whose file can be read.
+/// Reads the crop of the first draw whose file can be read.
 Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index,
                     std::span<float> to, std::vector<BadFile>& lost) {
   constexpr int64_t attempts = 100;
@@ -96,6 +98,8 @@ void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step
 }
 
 struct Prefetcher::Impl {
+  /// A thread takes an empty slot, fills it and marks it ready. The slot becomes empty again when the consumer asks for
+  /// the next step. There are depth + 1 slots, because the consumer holds one of them.
   enum class State : uint8_t { empty, filling, ready };
   struct Slot {
     State state = State::empty;
@@ -107,7 +111,7 @@ struct Prefetcher::Impl {
   const CropSampler& sampler;
   std::mutex mutex = {};
   std::condition_variable room = {}, ready = {};
-  std::vector<Slot> slots;   // step s lives in slot s % size
+  std::vector<Slot> slots;   // step s uses slot s % size
   int64_t to_fill, to_give;  // next step for a thread, next step for the consumer
   bool holding = false;      // the consumer still reads the slot of to_give - 1
   bool stopping = false;
@@ -143,7 +147,7 @@ struct Prefetcher::Impl {
       lock.lock();
       mine.failure = failure;
       mine.state = State::ready;
-      // Steps behind a failure are never asked for.
+      // Steps after a failure are never requested.
       if (failure) stopping = true;
       ready.notify_one();
       room.notify_one();

@@ -15,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What it is, and what takes it.
+/// Texts for messages: the kind of file, its name where it is expected, and the command that reads it.
 struct Words {
   const char *what, *expected, *taken;
 };
@@ -50,7 +50,7 @@ Thing thing_of(std::string_view head) {
   if (head.empty()) return Thing::empty;
   if (head.starts_with("\x89NACRE")) return Thing::stream;
   if (is_named_audio(head))
-    return Thing::audio;  // in front of weights: the size of an ID3 tag may look like their header
+    return Thing::audio;  // before the test for weights: the size of an ID3 tag may look like their header
   if (head.size() > 8 && head[8] == '{') {
     uint64_t length = 0;  // of the header
     for (size_t i = 0; i < 8; ++i) length |= uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);

@@ -1,5 +1,5 @@
 #pragma once
-// libsoxr does not look at what its allocations return: where memory ends, it writes to address 0.
+// libsoxr does not check its allocations. When memory is exhausted, it writes to address 0.
 #include <cstdlib>
 #include <string>
 
@@ -7,12 +7,12 @@
 
 namespace nacre::training {
 
-/// Throws Error(memory) unless there is room for what soxr takes for `samples` samples in and out: filters of some
-/// hundred KiB, and each stage's samples as double.
+/// Throws Error(memory) unless there is room for what soxr allocates for `samples` samples of input and output: filters
+/// of some hundred KiB, and the samples of each stage as double.
 inline void expect_memory_for_soxr(const char* call, size_t samples) {
   const size_t bytes = (size_t{4} << 20) + 32 * samples;
   void* const probe = std::malloc(bytes);
-  asm volatile("" : : "r"(probe) : "memory");  // the compiler may not leave the pair out
+  asm volatile("" : : "r"(probe) : "memory");  // keeps the compiler from removing the pair
   std::free(probe);
   if (probe == nullptr)
     throw Error(ErrorKind::memory, std::string(call) + ": out of memory, " + std::to_string(bytes >> 20) +

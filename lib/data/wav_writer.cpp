@@ -16,15 +16,16 @@ struct CloseSound {
 };
 using Sound = std::unique_ptr<SNDFILE, CloseSound>;
 
-/// libsndfile closes a descriptor that it cannot open, whatever it was told: by then it may be another thread's file. It
-/// gets one of its own, which it closes in every case; the caller's is for the caller to close. Null: see sf_strerror().
+/// libsndfile closes a descriptor that it cannot open, whatever the caller requested. By then the number may belong to
+/// another thread's file. It therefore gets a duplicate, which it closes in every case, and the caller keeps its own
+/// descriptor. Null on failure: see sf_strerror().
 Sound open_to_write(int fd, SF_INFO& info, const std::string& name) {
   const int own = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (own < 0) throw_errno(name, "cannot open");
   return Sound(sf_open_fd(own, SFM_WRITE, &info, SF_TRUE));
 }
 
-/// Of samples that a RIFF file's 32-bit sizes have room for, with its chunks' heads.
+/// Sample bytes that the 32-bit sizes of a RIFF file can hold, less the headers of its chunks.
 constexpr int64_t riff_data_bytes = 0xFFFFFFFFll - 1024;
 
 }  // namespace
@@ -59,7 +60,7 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
   impl_->sound = open_to_write(impl_->file.fd(), info, path);
   if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
   if (!impl_->plain) sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
-  // The chunk holds the time of day: the same samples would not give the same bytes.
+  // The PEAK chunk contains the time of day. With it, equal samples would not give equal bytes.
   sf_command(impl_->sound.get(), SFC_SET_ADD_PEAK_CHUNK, nullptr, SF_FALSE);
 }
 WavWriter::WavWriter(WavWriter&&) noexcept = default;

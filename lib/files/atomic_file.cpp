@@ -45,7 +45,7 @@ constexpr size_t buffer_bytes = size_t{1} << 18;
   throw Error(ErrorKind::io, path.string() + ": could not " + action + ": " + reason);
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call as long as signals interrupt it.
 template <class F>
 auto retried(F&& call) {
   while (true) {
@@ -54,7 +54,7 @@ auto retried(F&& call) {
   }
 }
 
-/// A file descriptor that is closed, at the latest, on the way out.
+/// A file descriptor that the destructor closes, if close() did not.
 class Descriptor {
  public:
   Descriptor(fs::path path, int flags, const char* action) : path_(std::move(path)) {
@@ -79,7 +79,7 @@ class Descriptor {
     if (retried([&] { return file_calls().fsync(fd_); }) < 0) fail(path_, "synchronise to the disk", errno);
   }
   void close() {
-    // The descriptor is gone even where close fails; EINTR says nothing about data that fsync has already accepted.
+    // The descriptor is released even if close fails. EINTR does not affect data that fsync has already accepted.
     if (file_calls().close(std::exchange(fd_, -1)) < 0 && errno != EINTR) fail(path_, "close", errno);
   }
 
@@ -109,7 +109,7 @@ fs::path next_temporary(const fs::path& target) {
                               std::to_string(counter.fetch_add(1, std::memory_order_relaxed)));
 }
 
-/// A buffered file that keeps count of its size and CRC.
+/// A buffered file that tracks its size and CRC.
 class Output {
  public:
   explicit Output(const fs::path& path)
@@ -140,12 +140,12 @@ class Output {
     empty.reserve(bytes);
     return empty;
   }
-  std::vector<std::byte> buffer_;  // made before the file: if there is no memory for it, no file is left behind
+  std::vector<std::byte> buffer_;  // allocated before the file is created, so that running out of memory leaves no file
   Descriptor file_;
   FileRecord record_;
 };
 
-/// Opens `path`, which must be a regular file; never waits for a pipe's other end.
+/// Opens `path`, which must be a regular file. Never blocks on a pipe.
 Descriptor open_for_reading(const fs::path& path, uint64_t& size) {
   Descriptor file(path, O_RDONLY | O_NONBLOCK, "open");
   struct stat status {};

@@ -27,7 +27,7 @@ constexpr std::string_view step_prefix = "step-";
 constexpr int manifest_format = 1;
 constexpr uint64_t max_manifest_bytes = uint64_t{1} << 26;
 constexpr std::string_view own_keys[] = {"crc32c", "format", "step", "selection", "files"};
-// The first line of a manifest holds the CRC of everything after it, and is compared as text.
+// The first line of a manifest holds the CRC of everything after it and is compared as text.
 constexpr std::string_view crc_before = "{\"crc32c\": \"", crc_after = "\",\n";
 
 std::string hex8(uint32_t value) {
@@ -44,7 +44,7 @@ std::string folder_name(int64_t step) {
   return std::string(step_prefix) + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
 }
 
-/// -1 if this is not the name of a checkpoint.
+/// The step in a checkpoint's folder name, or -1 for other names.
 int64_t step_of(const std::string& name) {
   if (!name.starts_with(step_prefix)) return -1;
   int64_t step = -1;
@@ -84,7 +84,7 @@ std::string manifest_text(int64_t step, const Json& caller, std::optional<double
   return std::string(crc_before) + hex8(crc_of(rest)) + std::string(crc_after) + rest;
 }
 
-/// Reads the manifest alone, against its own CRC.
+/// Reads a manifest without the files, and checks its own CRC.
 Json read_manifest(const fs::path& checkpoint) {
   const fs::path path = checkpoint / manifest_name;
   const std::vector<std::byte> bytes = read_file(path, max_manifest_bytes);
@@ -109,7 +109,7 @@ std::optional<double> metric_of(const Json& manifest) {
   return manifest["selection"]["metric"].get<double>();
 }
 
-/// Like verify_checkpoint, for a folder of any name.
+/// Like verify_checkpoint(), but accepts any folder name.
 Checkpoint verify(const fs::path& path) {
   Json json = read_manifest(path);
   Checkpoint checkpoint;
@@ -140,7 +140,8 @@ struct Ranked {
   double metric = 0;
 };
 
-/// Checkpoints that have a metric, best first; those whose manifest cannot be read are left out, or reported.
+/// The checkpoints that have a metric, best first. Unreadable manifests go to `unreadable`, if given, and are otherwise
+/// skipped.
 std::vector<Ranked> rank(const fs::path& run, std::vector<DamagedCheckpoint>* unreadable) {
   std::vector<Ranked> ranked;
   bool higher = false;
@@ -150,7 +151,7 @@ std::vector<Ranked> rank(const fs::path& run, std::vector<DamagedCheckpoint>* un
       const Json manifest = read_manifest(path);
       if (const auto metric = metric_of(manifest)) {
         ranked.push_back({step, *metric});
-        higher = manifest["selection"].value("better", "lower") == "higher";  // the newest decides
+        higher = manifest["selection"].value("better", "lower") == "higher";  // the newest one decides
       }
     } catch (const Error& e) {
       if (unreadable != nullptr) unreadable->push_back({path, e.what()});
@@ -220,7 +221,7 @@ struct CheckpointStore::Impl {
   CheckpointStoreOptions options;
   std::unique_ptr<RunLock> lock;
 
-  /// Gives a checkpoint a name that is no checkpoint's. Returns where it is now.
+  /// Renames a checkpoint so that it is no longer listed as one. Returns the new path.
   fs::path set_aside(const fs::path& checkpoint, const std::string& prefix) const {
     const std::string name = prefix + checkpoint.filename().string();
     fs::path aside = run / name;
@@ -287,7 +288,8 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
   const std::string manifest = manifest_text(step, caller, content.metric, impl_->options.higher_is_better, files);
   folder.write(std::string(manifest_name),
                [&](const ByteSink& sink) { sink(std::as_bytes(std::span(manifest.data(), manifest.size()))); });
-  // What is on the disk is compared with what was meant before it counts, and before an older one goes.
+  // The written data is compared with its checksums before the checkpoint becomes visible and before an older one is
+  // removed.
   verify(folder.temporary());
   folder.commit();
   try {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t polynomial = 0x82f63b78u;
 
-// tables[k][b]: the effect of byte b followed by k zero bytes, so that eight bytes are folded at once.
+// tables[k][b] is the effect of byte b followed by k zero bytes. It lets eight bytes be processed at once.
 using Tables = std::array<std::array<uint32_t, 256>, 8>;
 constexpr Tables make_tables() {
   Tables t{};

@@ -16,7 +16,7 @@ using nlohmann::json;
 namespace field {
 namespace {
 
-/// "0.5", "1e6"
+/// Examples: "0.5", "1e6".
 std::string limit_text(double x) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", x);
@@ -73,7 +73,7 @@ Limits list(Limits entry, size_t fewest, size_t most, std::string entries) {
 
 namespace {
 
-// In the order of Field::Value.
+// In the order of the alternatives of Field::Value.
 constexpr const char* types[] = {"integer", "integer", "number", "boolean", "list of integers", "word"};
 constexpr const char* expected_types[] = {"an integer of 64 bits", "an integer of 64 bits", "a number",
                                           "true or false",         "a list of integers",    "a string"};
@@ -82,7 +82,7 @@ std::string count_text(const field::Limits& l) {
   return std::to_string(l.fewest) + " to " + std::to_string(l.most) + (l.entries.empty() ? "" : " " + l.entries);
 }
 
-/// Limited in length, whatever the value is.
+/// The value as text of limited length.
 std::string shown(const json& v) {
   const std::string text = v.dump(-1, ' ', false, json::error_handler_t::replace);
   return text.size() <= 120 ? text : text.substr(0, 60) + "...";
@@ -91,7 +91,7 @@ bool fits_int64(const json& v) {
   return v.is_number_integer() && (!v.is_number_unsigned() || v.get<uint64_t>() <= INT64_MAX);
 }
 
-/// Stores a value that has the type of the key, and returns whether it has.
+/// Stores a value if it has the key's type, and returns whether it has.
 struct Store {
   const json& v;
   const Field& f;

@@ -1,5 +1,5 @@
 #pragma once
-// Visitors of the fields() of configuration structs (nacre/files/fields.h).
+// Visitors for the fields() functions of configuration structs (nacre/files/fields.h).
 #include <nlohmann/json_fwd.hpp>
 #include <type_traits>
 #include <variant>
@@ -8,9 +8,9 @@
 
 namespace nacre {
 
-/// A key, and where its value is stored.
+/// A key and the location of its value.
 struct Field {
-  /// The last one is an enumerator, an index of limits.words.
+  /// The last alternative is an enumerator, which is an index into limits.words.
   using Value = std::variant<int64_t*, uint64_t*, double*, bool*, std::vector<int64_t>*, unsigned char*>;
   std::string key;
   Value value;
@@ -22,7 +22,7 @@ struct Field {
 };
 using Fields = std::vector<Field>;
 
-/// Valid as long as `config` is.
+/// The fields point into `config` and are valid as long as it exists.
 template <class Config>
 Fields fields_of(Config& config) {
   Fields all;
@@ -38,16 +38,16 @@ Fields fields_of(Config& config) {
   return all;
 }
 
-const Field* find(const Fields&, const std::string& key);  ///< null: there is none
+const Field* find(const Fields&, const std::string& key);  ///< null if there is none
 std::vector<std::string> keys_of(const Fields&);           ///< sorted
 nlohmann::json written(const Fields&);
 nlohmann::json written(const Field&);
-/// Throws Error(usage) "<place><key> is ..., expected ..." for a value of another type, a word that does not exist and a
-/// negative value of an unsigned key. Limits are left to check_limits(), so that keys can be set one after another.
+/// Throws Error(usage) "<place><key> is ..., expected ..." for a value of another type, an unknown word, or a negative
+/// value of an unsigned key. check_limits() checks the limits, so that keys can be set one after another.
 void read(const Field&, const nlohmann::json&, const std::string& place);
 /// Throws Error(usage) "<section>.<key> is ..., expected ..."; `text` formats numbers.
 void check_limits(const std::string& section, const Fields&, std::string (*text)(double));
-std::string shortest(double);       ///< "1.0", "1e-05": as JSON has it
+std::string shortest(double);       ///< "1.0", "1e-05": the JSON form
 std::string twelve_digits(double);  ///< "1", "1e-05"
 [[noreturn]] void refuse(const std::string& key, const std::string& found, const std::string& expected);
 

@@ -1,5 +1,5 @@
 #pragma once
-// The calls of the operating system that file writing and reading go through, so that a test can let the n-th fail.
+// The system calls that reading and writing of files use. A test can make the n-th call fail.
 #include <sys/types.h>
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct FileCalls {
   int (*rmdir)(const char* path);
 };
 
-/// The table in use. Only tests write it.
+/// The table in use. Only tests modify it.
 FileCalls& file_calls() noexcept;
 
 }  // namespace nacre

@@ -66,15 +66,15 @@ void copy_all(int from, int to, const std::string& from_name, const std::string&
 
 namespace {
 
-/// Whether the disk has it. A signal may interrupt the wait.
+/// Synchronises the file with the disk; false on failure. Retries when a signal interrupts the wait.
 bool synchronised(int fd) {
   while (file_calls().fsync(fd) != 0)
     if (errno != EINTR) return false;
   return true;
 }
 
-/// The names in the folder of `file` reach the disk, where they can be asked to: not in a folder that may be written and
-/// not read, and not on file systems that know no such thing.
+/// Synchronises the folder of `file`, so that the new name is on the disk. This is skipped in a folder that can be
+/// written but not read, and on file systems that do not support it.
 void synchronise_folder_of(const std::string& file, const std::string& name) {
   const std::filesystem::path parent = std::filesystem::path(file).parent_path();
   const Descriptor folder(
@@ -93,13 +93,13 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
     fd_ = unnamed_file();
     return;
   }
-  // A link keeps pointing at the file that it names.
+  // A symbolic link is kept; the file that it points to is replaced.
   std::error_code failed;
   const std::filesystem::path real = std::filesystem::weakly_canonical(path, failed);
   target_ = failed ? path : real.string();
   static std::atomic<unsigned> count{0};
   for (;;) {
-    // Not the target's name and more: a name may already be as long as a name can be.
+    // The temporary name does not contain the target's name, which may already have the maximum length.
     const std::filesystem::path name = ".nacre-out-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
     temporary_ = (std::filesystem::path(target_).parent_path() / name).string();
     fd_ = Descriptor(file_calls().open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
@@ -128,7 +128,7 @@ void OutputFile::commit() {
     return;
   }
   if (!synchronised(fd_.get())) throw_errno(path_, "cannot write");
-  // EINTR says nothing about data that the disk has already.
+  // EINTR does not affect data that is already on the disk.
   if (file_calls().close(fd_.release()) != 0 && errno != EINTR) throw_errno(path_, "cannot close");
   if (file_calls().rename(temporary_.c_str(), target_.c_str()) != 0) throw_errno(path_, "cannot rename into place");
   temporary_.clear();

@@ -1,5 +1,5 @@
 #pragma once
-// File descriptors that close themselves, and files that appear whole or not at all.
+// File descriptors that close themselves, and files that appear complete or not at all.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -9,7 +9,7 @@
 
 namespace nacre::training {
 
-/// "PATH: WHAT: <text of errno>" as Error(io).
+/// Throws Error(io) with the text "PATH: WHAT: <text of errno>".
 [[noreturn]] void throw_errno(const std::string& path, const char* what);
 
 class Descriptor {
@@ -31,16 +31,17 @@ class Descriptor {
   int fd_ = -1;
 };
 
-/// All of it, through short writes and interrupts. False with errno set when it fails.
+/// Writes all bytes, across short writes and interrupts. Returns false with errno set on failure.
 bool write_all(int fd, const void* data, size_t bytes) noexcept;
-/// An open file without a name, in $TMPDIR or /tmp.
+/// An open file without a name in $TMPDIR or /tmp.
 Descriptor unnamed_file();
-/// Copies until the end of `from`.
+/// Copies up to the end of `from`.
 void copy_all(int from, int to, const std::string& from_name, const std::string& to_name);
 
-/// nacre::AtomicFile for writers that seek and for places that are no files. A file under a temporary name beside its
-/// place. commit() syncs, closes, renames, syncs the folder; without it the file is removed. "-" and places that exist but
-/// are no regular files (pipes, /dev/null) get the bytes at commit().
+/// Like nacre::AtomicFile, for writers that seek and for targets that are not regular files. The file is written under
+/// a temporary name beside its target. commit() synchronises, closes and renames it, and synchronises the folder.
+/// Without commit() it is removed. "-" and existing targets that are not regular files (pipes, /dev/null) receive the
+/// bytes at commit().
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);

@@ -44,7 +44,7 @@ RunLock::RunLock(const std::filesystem::path& file) {
       throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder, " + who +
                                         "; stop it or choose another folder");
     }
-    if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // no locks on this file system
+    if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // this file system has no locks
     ::close(fd_);
     fail(file, "lock", number);
   }
@@ -52,7 +52,7 @@ RunLock::RunLock(const std::filesystem::path& file) {
   std::array<char, 128> host{};
   ::gethostname(host.data(), host.size() - 1);
   const std::string text = "pid " + std::to_string(::getpid()) + " on " + host.data() + "\n";
-  // What it says only serves the message above, so a full disk does not matter here.
+  // Only the message above uses the text. A full disk therefore does not matter here.
   if (::ftruncate(fd_, 0) == 0) (void)!::pwrite(fd_, text.data(), text.size(), 0);
 }
 

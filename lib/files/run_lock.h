@@ -1,12 +1,12 @@
 #pragma once
-// One run at a time in a folder: a lock of the kernel's on RUN/run.lock, which no crash leaves behind.
+// Limits a folder to one run at a time by a kernel lock on RUN/run.lock, which is released even if the process crashes.
 #include <filesystem>
 
 namespace nacre {
 
 class RunLock {
  public:
-  /// Throws Error(usage) with what the holder wrote about itself if the lock is taken.
+  /// Throws Error(usage) if the lock is taken. The message contains the text that the holder wrote into the file.
   explicit RunLock(const std::filesystem::path& file);
   ~RunLock();
   RunLock(const RunLock&) = delete;

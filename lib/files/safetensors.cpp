@@ -18,7 +18,7 @@ struct DtypeRow {
   std::string_view name;
   size_t bytes;
 };
-// In the order of Dtype, which is also the order of alignment.
+// In the order of Dtype, which is also that of increasing alignment.
 constexpr DtypeRow dtypes[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"I16", 2},
                                {"U16", 2},  {"F16", 2}, {"BF16", 2}, {"I32", 4},     {"U32", 4},     {"F32", 4},
                                {"C64", 8},  {"F64", 8}, {"I64", 8},  {"U64", 8}};
@@ -64,7 +64,7 @@ bool is_nonfinite(const StoredTensor& t, size_t i) noexcept {
   }
 }
 
-/// The number of elements; false if there are too many.
+/// Computes the number of elements; false if there are too many.
 bool count_elements(std::span<const int64_t> shape, uint64_t& elements) noexcept {
   elements = 1;
   for (int64_t n : shape) {

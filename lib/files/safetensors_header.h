@@ -1,7 +1,7 @@
 #pragma once
-// The JSON of a safetensors header, and nothing beyond: {"name": {"dtype": .., "shape": [..], "data_offsets": [..]}}
-// and
-// "__metadata__" with strings. Nesting is fixed, so there is no recursion; duplicates are refused at every level.
+// Parser for exactly the JSON of a safetensors header: {"name": {"dtype": .., "shape": [..], "data_offsets": [..]}} and
+// "__metadata__" with strings. The nesting is fixed, and no recursion is needed. Duplicate keys are refused at every
+// level.
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -29,9 +29,9 @@ inline constexpr uint64_t max_safetensors_header = 100'000'000;
 inline constexpr size_t max_safetensors_rank = 8;
 inline constexpr uint64_t max_safetensors_elements = uint64_t{1} << 40;
 
-/// `file` names the file in messages; `json` starts at byte 8 of it.
+/// `file` is the file's name in messages. `json` starts at byte 8 of the file.
 SafetensorsHeader parse_safetensors_header(std::string_view json, const std::string& file);
-/// False if we do not read a type of this name.
+/// False for the name of a type that cannot be read.
 bool dtype_from(std::string_view name, Dtype&) noexcept;
 
 }  // namespace nacre

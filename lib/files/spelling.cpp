@@ -14,7 +14,8 @@ std::string folded(std::string_view word) {
   return out;
 }
 
-/// Insertions, deletions, changes and swaps of neighbours that make b of a (optimal string alignment).
+/// The number of insertions, deletions, substitutions and swaps of neighbours that turn `a` into `b` (optimal string
+/// alignment).
 size_t distance(const std::string& a, const std::string& b) {
   std::vector<size_t> before, last(b.size() + 1), row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) last[j] = j;
@@ -33,7 +34,7 @@ size_t distance(const std::string& a, const std::string& b) {
 }  // namespace
 
 std::string nearest(std::string_view word, const std::vector<std::string>& names) {
-  constexpr size_t longest = 64;  // no name is longer, and the cost is the product of both lengths
+  constexpr size_t longest = 64;  // no name is longer; the cost is the product of both lengths
   if (word.empty() || word.size() > longest) return "";
   const std::string meant = folded(word);
   std::string best;

@@ -34,7 +34,7 @@ uint64_t payload_bytes(const StreamHeader& h, uint64_t frames) {
   return (frames * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
 }
 
-/// What is wrong with a header, or nothing. Every product below is of bounded factors.
+/// The defect of a header, or "". The factors of all products below are bounded, and no product overflows.
 std::string problem(const StreamHeader& h) {
   const auto outside = [](const char* name, uint64_t found, uint64_t low, uint64_t high) {
     return std::string(name) + " is " + std::to_string(found) + ", expected " + std::to_string(low) + " to " +
@@ -57,8 +57,8 @@ std::string problem(const StreamHeader& h) {
   return {};
 }
 
-/// The frames must hold the samples, and not much more than them: up to four hops of padding, two samples of rounding
-/// in the resampler.
+/// The defect of a length, or "". The frames must hold the samples and may exceed them by at most four hops of padding
+/// and two samples of rounding in the resampler.
 std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
   if (samples > max_samples) return "there are " + std::to_string(samples) + " samples";
   if (h.samples != StreamHeader::unknown && h.samples != samples)
@@ -104,6 +104,7 @@ StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header)
   put(buffer_, std::bit_cast<uint32_t>(header_.gain));
   put(buffer_, header_.model);
   put(buffer_, header_.samples);
+  // The header's CRC is the seed of every packet's CRC, so that a packet of another stream does not verify.
   seed_ = crc32c(buffer_);
   put(buffer_, seed_);
   emit(buffer_);
@@ -125,6 +126,7 @@ void StreamWriter::packet(uint32_t channel, size_t frames) {
   put(buffer_, packets_);
   put(buffer_, static_cast<uint32_t>(frames));
   const int bits = code_bits(header_);
+  // Codes are packed without gaps, least significant bit first. Zero bits fill the last byte.
   uint32_t pending = 0;
   int filled = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -152,7 +154,7 @@ void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
       throw Error(ErrorKind::usage,
                   "stream: code " + std::to_string(c) + " in a codebook of " + std::to_string(header_.codebook_size));
   const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
-  // A long piece goes in by packets, so that what waits stays small where the channels keep pace.
+  // A long input is split into packets, so that little data waits if the channels advance together.
   while (!codes.empty()) {
     const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[channel].size() % whole, 1));
     waiting_[channel].insert(waiting_[channel].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
@@ -231,7 +233,7 @@ void StreamReader::read(std::span<std::byte> into) {
 std::optional<StreamPacket> StreamReader::next() {
   if (state_ == State::finished) return {};
   if (state_ == State::failed) fail("reading has failed before");
-  state_ = State::failed;  // until this packet is known to be good
+  state_ = State::failed;  // until this packet has been verified
   buffer_.resize(packet_head_bytes);
   read(buffer_);
   const auto kind = buffer_[0];
@@ -246,6 +248,7 @@ std::optional<StreamPacket> StreamReader::next() {
   const uint32_t channel = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
   if (channel != packets_ % header_.channels) fail("a packet of channel " + std::to_string(channel) + " out of turn");
   if (frames == 0 || frames > header_.packet_frames) fail("a packet of " + std::to_string(frames) + " frames");
+  // All channels of a stretch have the same number of frames. Only the last stretch may be shorter than packet_frames.
   if (channel > 0 ? frames != stretch_frames_ : packets_ > 0 && stretch_frames_ != header_.packet_frames)
     fail("a packet of " + std::to_string(frames) + " frames after one of " + std::to_string(stretch_frames_));
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");

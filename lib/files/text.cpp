@@ -46,14 +46,15 @@ void append_escaped(std::string& out, char c) {
   out += digits[u & 15];
 }
 
-/// Bytes of the character at `i` that must not reach a terminal; 0: it may. U+0080 to U+009F are control characters, too.
+/// The number of bytes of the character at `i` if it must not reach a terminal, else 0. U+0080 to U+009F are control
+/// characters, too.
 size_t unprintable(std::string_view text, size_t i, bool valid) {
   const auto c = static_cast<unsigned char>(text[i]);
   if (c < 0x20 || c == 0x7f || (c >= 0x80 && !valid)) return 1;
   return c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0 ? 2 : 0;
 }
 
-/// The longest part at `i` that is valid UTF-8 and one character, or one byte.
+/// The length of the valid UTF-8 character at `i`, or 1.
 size_t character(std::string_view text, size_t i) {
   for (size_t n = 2; n <= 4 && i + n <= text.size(); ++n)
     if (is_utf8(text.substr(i, n))) return static_cast<unsigned char>(text[i]) < 0x80 ? 1 : n;

@@ -1,5 +1,5 @@
 #pragma once
-// weights_identity() of safetensors.h tensor by tensor, for weights that are not all in memory at once.
+// Computes weights_identity() of safetensors.h one tensor at a time, for weights that are not all in memory together.
 #include <cstdint>
 
 #include "nacre/files/safetensors.h"
@@ -8,12 +8,12 @@ namespace nacre {
 
 class WeightsIdentity {
  public:
-  /// Tensors come in the order of their names.
+  /// Tensors must be added in the order of their names.
   void add(const StoredTensor&);
   uint64_t value() const { return hash_; }
 
  private:
-  uint64_t hash_ = 0xcbf29ce484222325u;  // FNV-1a
+  uint64_t hash_ = 0xcbf29ce484222325u;  // offset basis of FNV-1a
 };
 
 }  // namespace nacre

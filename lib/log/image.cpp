@@ -22,7 +22,7 @@ void append_chunk(std::string& out, const char* name, const std::string& data) {
                          crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()))));
 }
 
-/// Linear-light red, green, blue of a colour given in Oklab as lightness, chroma and hue.
+/// Converts a colour in Oklab (lightness, chroma, hue) to linear RGB.
 std::array<double, 3> linear_rgb(double lightness, double chroma, double hue) {
   const double a = chroma * std::cos(hue), b = chroma * std::sin(hue);
   const auto cube = [](double x) { return x * x * x; };
@@ -36,7 +36,7 @@ std::array<double, 3> linear_rgb(double lightness, double chroma, double hue) {
 
 std::array<uint8_t, 3> make_colour(double t) {
   const double lightness = 0.02 + 0.95 * t, hue = (285 + 180 * t) * std::numbers::pi / 180;
-  // As much chroma as the screen can show at this lightness, up to a soft arch.
+  // The largest chroma that RGB can represent at this lightness, limited by a smooth arch over t.
   double low = 0, high = 0.19 * std::sin(std::numbers::pi * (0.05 + 0.87 * t));
   for (int i = 0; i < 20; ++i) {
     const double middle = (low + high) / 2;
@@ -62,7 +62,7 @@ std::string png_bytes(const Image& image) {
       image.rgb.size() != 3 * width * height)
     throw Error(ErrorKind::usage, "png: " + std::to_string(image.width) + " x " + std::to_string(image.height) +
                                       " pixels with " + std::to_string(image.rgb.size()) + " bytes");
-  // Each row begins with the number of its filter: 0, none.
+  // Each row begins with its filter type. Type 0 means no filter.
   std::string rows;
   rows.reserve((3 * width + 1) * height);
   for (size_t y = 0; y < height; ++y) {
@@ -79,7 +79,7 @@ std::string png_bytes(const Image& image) {
   std::string header, out = "\x89PNG\r\n\x1a\n";
   append_number(header, static_cast<uint32_t>(width));
   append_number(header, static_cast<uint32_t>(height));
-  header += std::string("\x08\x02\0\0\0", 5);  // 8 bits, RGB, zlib, plain filters, not interlaced
+  header += std::string("\x08\x02\0\0\0", 5);  // 8 bits, RGB, zlib, adaptive filtering, not interlaced
   append_chunk(out, "IHDR", header);
   append_chunk(out, "IDAT", packed);
   append_chunk(out, "IEND", "");
@@ -101,7 +101,7 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
     throw Error(ErrorKind::usage, "spectrogram: window " + std::to_string(window) + ", size " +
                                       std::to_string(options.width) + " x " + std::to_string(options.height));
   const auto n = static_cast<int64_t>(samples.size());
-  // A quarter of a window per frame; long audio in at most four frames per pixel.
+  // The hop is a quarter of a window. For long audio it grows, so that there are at most four frames per pixel.
   const int64_t hop = std::max<int64_t>({window / 4, (n + 4 * options.width - 1) / (4 * options.width), 1});
   const int64_t frames = std::max<int64_t>(1, (n + hop - 1) / hop);
   const int64_t width = std::min<int64_t>(options.width, frames);
@@ -115,7 +115,8 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
   stft_forward(ctx, {.plan = plan,
                      .x = View<const float>(signal.data(), plan.signal()),
                      .spectrum = View<float>(spectrum.data(), plan.spectrum())});
-  // A sine of amplitude 1 has the magnitude window / 4 in its bin: half, times the mean of the window.
+  // A sine of amplitude 1 has the magnitude window / 4 in its bin: the factor 1/2 of a real signal times the window's
+  // sum, window / 2.
   const double full_scale = window / 4.0 * (window / 4.0);
 
   std::vector<double> power(static_cast<size_t>(bins));
@@ -135,7 +136,7 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
     for (int y = 0; y < height; ++y) {
       const auto from = static_cast<size_t>(int64_t{y} * bins / height);
       const auto to = static_cast<size_t>((int64_t{y} + 1) * bins / height);
-      // The loudest bin: a mean would wash thin partials out.
+      // The maximum over the bins, because a mean would hide thin partials.
       const double loudest = *std::max_element(power.begin() + static_cast<std::ptrdiff_t>(from),
                                                power.begin() + static_cast<std::ptrdiff_t>(to));
       const double db = 10 * std::log10(loudest / full_scale + 1e-30);

@@ -43,7 +43,7 @@ void JsonLog::write(const nlohmann::ordered_json& object) {
     return;
   }
   const int error = errno;
-  // How much of it came out is unknown; an empty line does no harm.
+  // The number of bytes written is unknown. The next line begins with a line end; an empty line is harmless.
   m.torn = true;
   if (m.lost++ == 0 && m.failed)
     m.failed(m.path + ": cannot write: " + std::strerror(error) + "; training goes on without this log");

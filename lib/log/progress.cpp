@@ -33,7 +33,7 @@ size_t columns(std::FILE* file) {
   return ::ioctl(::fileno(file), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 100;
 }
 
-/// At most n characters, without cutting one in two.
+/// At most n characters of the text; no character is split.
 std::string shortened(const std::string& text, size_t n) {
   size_t characters = 0;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -123,7 +123,7 @@ void Progress::update(int64_t done, const std::string& details) {
   const double interval = m.since(m.last_rate);
   if (interval >= 0.05 && done > m.last_done) {
     const double now = static_cast<double>(done - m.last_done) / interval;
-    // The first half minute is a plain mean.
+    // During the first half minute, the rate is the mean so far.
     const double weight = std::max(1 - std::exp(-interval / 30), interval / std::max(m.since(m.start), interval));
     m.rate += std::min(weight, 1.0) * (now - m.rate);
     m.last_rate = Clock::now();

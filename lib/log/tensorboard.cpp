@@ -24,7 +24,7 @@ namespace {
 
 using Wire = google::protobuf::internal::WireFormatLite;
 
-/// One message: fields in the order of the calls.
+/// A protobuf message. Fields appear in the order of the calls.
 class Message {
  public:
   Message& number(int field, int64_t value) {
@@ -53,7 +53,7 @@ class Message {
   std::string bytes_;
 };
 
-// Field numbers of tensorflow.Event, Summary, Summary.Value and what is in them.
+// Field numbers of tensorflow.Event, Summary, Summary.Value and their members.
 namespace event {
 constexpr int wall_time = 1, step = 2, file_version = 3, summary = 5, session_log = 7;
 constexpr int session_start = 1;
@@ -67,7 +67,7 @@ void append_little_endian(std::string& out, uint64_t x, int bytes) {
 }
 void append_checksum(std::string& out, std::string_view of) {
   const uint32_t crc = crc32c(std::as_bytes(std::span(of.data(), of.size())));
-  // Masked, so that the checksum of data that holds checksums stays a good one.
+  // TFRecord masks its checksums, so that CRCs over data that contains CRCs remain reliable.
   append_little_endian(out, ((crc >> 15) | (crc << 17)) + 0xA282EAD8u, 4);
 }
 std::string record(const std::string& payload) {
@@ -84,7 +84,7 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// Readers take the files of a folder in order of name, so a new one is named later than all before it.
+/// Readers take the files of a folder in order of name. A new file therefore needs a later time than all existing ones.
 int64_t file_time(const std::string& folder) {
   constexpr std::string_view start = "events.out.tfevents.";
   int64_t latest = 0;
@@ -94,7 +94,7 @@ int64_t file_time(const std::string& folder) {
     if (name.starts_with(start)) latest = std::max<int64_t>(latest, std::atoll(name.c_str() + start.size()));
   }
   const auto now = static_cast<int64_t>(seconds_now());
-  // Ten digits, whatever a stranger's file is called.
+  // The time keeps ten digits, whatever the other files are called.
   return latest >= now && latest < 9999999999 ? latest + 1 : now;
 }
 

@@ -10,7 +10,7 @@
 namespace nacre::training {
 namespace {
 
-// Small enough that 13-pixel text stays readable when a phone shows the picture 340 pixels wide.
+// Small enough for 13-pixel text to remain readable when a phone shows the image 340 pixels wide.
 constexpr double width = 480, height = 260, left = 50, right = 14, top = 24, bottom = 36;
 constexpr size_t max_points = 400;
 
@@ -27,7 +27,7 @@ std::vector<std::pair<double, double>> thinned(const std::vector<std::pair<doubl
   return out;
 }
 
-/// Round numbers in [low, high], about `wanted` of them.
+/// About `wanted` round numbers in [low, high].
 std::vector<double> linear_ticks(double low, double high, int wanted) {
   const double rough = (high - low) / wanted, power = std::pow(10, std::floor(std::log10(rough)));
   double step = 10 * power;
@@ -37,7 +37,8 @@ std::vector<double> linear_ticks(double low, double high, int wanted) {
       break;
     }
   std::vector<double> t;
-  // A tick that should be zero must not be printed as 1e-17.
+  // Ticks are multiples of the step. A tick at zero is then exactly 0 and not 1e-17. Adding 0.0 removes a negative
+  // zero.
   for (double k = std::ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; ++k) t.push_back(k * step + 0.0);
   return t;
 }

@@ -24,8 +24,8 @@ namespace nacre::training {
 namespace {
 
 constexpr double longest_example = 8;  // seconds
-constexpr double audio_budget = 9e6;   // bytes of the page for sound, all versions of all examples
-constexpr size_t rows_in_sight = 60;   // more files are folded away
+constexpr double audio_budget = 9e6;   // bytes of audio on the page, over all versions of all examples
+constexpr size_t rows_in_sight = 60;   // further files are in a collapsed section
 
 std::string base64(std::string_view raw) {
   static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -39,8 +39,8 @@ std::string base64(std::string_view raw) {
   return out;
 }
 
-/// Indices of `count` names that have as few words as possible in common, so that voices, sentences and speakers that
-/// file names tell apart are all among them.
+/// The indices of `count` names that share as few words as possible. If names contain voice, sentence and speaker, the
+/// examples then cover all of them.
 std::vector<size_t> unlike(const std::vector<std::string>& names, size_t count) {
   std::vector<std::set<std::string>> words(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
@@ -77,10 +77,10 @@ std::vector<size_t> unlike(const std::vector<std::string>& names, size_t count) 
 struct Example {
   size_t score = 0;  ///< index into Evaluation::clips()
   std::vector<float> original, decoded;
-  std::vector<std::vector<float>> others = {};  ///< by the baselines, in their order
+  std::vector<std::vector<float>> others = {};  ///< decoded by the baselines, in their order
 };
 
-/// Everything the page is written from.
+/// The data from which the page is written.
 struct Findings {
   std::string name, model;
   RunConfig config;
@@ -90,13 +90,13 @@ struct Findings {
   double training_seconds = 0, held_out_seconds = 0;
   int64_t training_files = 0, held_out_files = 0, scored_files = 0;
   bool on_training = false;  ///< nothing was held out
-  bool other_data = false;   ///< the folder is not what the model was trained on
+  bool other_data = false;   ///< the folder differs from the model's training data
   std::vector<Example> examples;
 };
 
 std::string cell(double x, const char* format) { return "<td>" + figure_of(x, format) + "</td>"; }
 
-/// A sentence on the same figure of the baselines, or nothing.
+/// A sentence with the same figure of the baselines, or "".
 std::string beside(const std::vector<Baseline>& others) {
   std::string s;
   for (const Baseline& b : others) {
@@ -301,7 +301,8 @@ std::string codebooks(const Findings& f, const Evaluation& e) {
 
 std::string side(const char* name, const ClipScore* score, const std::string& about, std::span<const float> samples,
                  int rate) {
-  // About 32 ms, whatever the rate: short enough for syllables, long enough for the partials of a voice.
+  // A window of about 32 ms at any rate: short enough to show syllables, long enough to resolve the partials of a
+  // voice.
   const Image picture = spectrogram(samples, {.window = rate > 24000 ? 1024 : 512, .width = 560, .height = 200});
   std::string s = "<figure><figcaption><b>" + std::string(name) + "</b>";
   if (score != nullptr)
@@ -309,7 +310,7 @@ std::string side(const char* name, const ClipScore* score, const std::string& ab
                         : "SNR " + figure_of(score->snr, "%+.1f") + " dB, SI-SDR " + figure_of(score->si_sdr, "%+.1f") +
                               " dB, ") +
          "mel distance " + figure_of(score->mel, "%.2f");
-  else  // a line here, too, so that pictures beside each other are level
+  else  // a line here as well, so that adjacent images are aligned
     s += "16-bit samples, " + figure_of(16e-3 * rate, "%g") + " kbit/s";
   return s + "</figcaption>\n<img alt=\"Spectrogram: " + name + ", " + html_text(about) +
          "\" src=\"data:image/png;base64," + base64(png_bytes(picture)) +
@@ -339,7 +340,7 @@ std::string listening(const Findings& f, const Evaluation& e, const std::vector<
 
 std::string page(const Findings& f, const Evaluation& e, const Baselines& baselines) {
   const std::string title = html_text("Codec trained in " + f.name);
-  // The policy makes a browser refuse whatever is not in this file.
+  // The policy makes a browser refuse everything that is not in this file.
   std::string s =
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
@@ -402,7 +403,7 @@ ReportResult write_report(const ReportOptions& o) {
   f.codec = codec.config();
   f.parameters = static_cast<double>(codec.parameters().effective_elements());
   DatasetOptions d = dataset_options(f.config);
-  d.max_bad_fraction = 1;  // training has judged that already
+  d.max_bad_fraction = 1;  // training has already accepted the data
   d.threads = o.context.threads;
   const Dataset data(o.data_dir, d);
   f.training_seconds = data.training_seconds();
@@ -425,7 +426,7 @@ ReportResult write_report(const ReportOptions& o) {
   const std::vector<size_t> chosen = unlike(names, static_cast<size_t>(std::max<int64_t>(0, o.examples)));
   Baselines baselines(ctx, o.run, f.codec);
   const auto versions = static_cast<double>(2 + baselines.all().size());
-  // 16-bit samples, four characters for three bytes.
+  // 16-bit samples; base64 takes four characters for three bytes.
   const double seconds =
       std::min(longest_example, audio_budget / (static_cast<double>(std::max<size_t>(1, chosen.size())) *
                                                 static_cast<double>(f.codec.sample_rate) * versions * 2 * 4 / 3));

@@ -42,7 +42,7 @@ RunLog read_run_log(const std::filesystem::path& file) {
   std::ifstream in(file, std::ios::binary);
   if (!in) throw Error(ErrorKind::io, file.string() + ": cannot be opened");
   RunLog log;
-  double seconds = 0;  // of the start of the run that is being read
+  double seconds = 0;  // of the current start of the run
   for (std::string text; std::getline(in, text);) {
     const json line = json::parse(text, nullptr, false);
     if (!line.is_object()) continue;

@@ -1,13 +1,13 @@
 #pragma once
-// log.jsonl read back, as one history: where a run was resumed from an earlier step, what it did after that step the
-// first time is left out.
+// Reads log.jsonl as one history. Where a run was resumed from an earlier step, the lines of its first attempt after
+// that step are left out.
 #include <cstdint>
 #include <filesystem>
 #include <vector>
 
 namespace nacre::training {
 
-/// What is not in a line, or null there, is NaN.
+/// Values that are absent from a line, or null, are NaN.
 struct TrainLine {
   double step = 0, loss = 0, waveform = 0, stft = 0, mel = 0, commitment = 0;
 };
@@ -20,11 +20,11 @@ struct ValidLine {
 struct RunLog {
   std::vector<TrainLine> train;
   std::vector<ValidLine> valid;
-  double trained_seconds = 0;  ///< over all starts of the run; those of work that was lost included
-  int64_t step = 0;            ///< the last one
+  double trained_seconds = 0;  ///< over all starts of the run, including work that was lost
+  int64_t step = 0;            ///< the last step
 };
 
-/// Lines that do not parse are skipped. Throws Error(input) when the file is not there or holds nothing of use.
+/// Skips lines that do not parse. Throws Error(input) if the file does not exist or contains no usable line.
 RunLog read_run_log(const std::filesystem::path& file);
 
 }  // namespace nacre::training

@@ -1,5 +1,5 @@
 #pragma once
-// The look of a report: system fonts, one column of text, light or dark as the reader's machine is set.
+// Style sheet of a report: system fonts, one column of text, light or dark according to the reader's system.
 
 namespace nacre::training {
 

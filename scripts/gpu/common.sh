@@ -1,20 +1,22 @@
 # shellcheck shell=bash
-# What the parts of scripts/gpu_suite.sh share: nacre's programs, JSON, and jobs beside each other.
+# Functions that the parts of scripts/gpu_suite.sh share: nacre's programs, JSON, and parallel jobs.
 #
-# A part is a function part_NAME. The suite runs itself as `gpu_suite.sh __part NAME`, under `timeout`, with these set:
-# S_BUILD S_OUT S_DEVICE S_SMALL S_RESUME S_SECONDS S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT S_PART S_PYTHON
-# S_SPEECH S_PATIENCE
+# A part is a function part_NAME. The suite runs itself as `gpu_suite.sh __part NAME` under `timeout`, with these
+# variables: S_BUILD S_OUT S_DEVICE S_SMALL S_RESUME S_SECONDS S_JOBS S_LIBRARIES S_EMULATED S_WORK S_DATA S_LIMIT
+# S_PART S_PYTHON S_SPEECH S_PATIENCE
 #
-# A part returns 0 ok, 3 incomplete, 77 not run, anything else: it failed. At its limit, or when the suite is ended, it gets
-# a SIGTERM, as has every process it started; what it was doing is ended, and it tells what it has.
+# A part returns 0 (ok), 3 (incomplete), 77 (not run) or another code (failed). At its limit, or when the suite is
+# stopped, the part and every process that it started receive SIGTERM. The current work ends, and the part reports its
+# results so far.
 stopping=0 stopped=()
-# `timeout` sends its signal twice, to the part and to its group: a subshell that the part begins in between would be ended by
-# the second, and a list of jobs read from it would be empty. So lists go through a file.
+# `timeout` sends its signal twice, to the part and to its process group. The second signal would end a subshell that
+# the part starts in between, and a list of jobs read from that subshell would be empty. The list therefore goes through
+# a file.
 running_jobs() { # options of jobs; sets running
   jobs -p "$@" >"$S_WORK/running"
   mapfile -t running <"$S_WORK/running"
 }
-stop_jobs() { # once: a second signal makes nacre train leave without a checkpoint
+stop_jobs() { # sends the signal once: after a second one, nacre train exits without a checkpoint
   local running
   [ $stopping = 0 ] || return 0
   stopping=1
@@ -23,15 +25,16 @@ stop_jobs() { # once: a second signal makes nacre train leave without a checkpoi
   [ ${#running[@]} = 0 ] || kill -TERM "${running[@]}" 2>/dev/null
 }
 
-# What the build needs and the machine lacks lies beside it in a packed tree; nothing else shall see those libraries.
+# A packed tree contains libraries that the build needs and the machine lacks. Only nacre's programs may use them.
 ours() { env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
-# The same for what runs in the background: $! is then the program itself and not a shell, which a signal would end alone.
+# The same for background jobs. $! is then the program itself, not a shell, which a signal would end without ending the
+# program.
 begin() { exec env ${S_LIBRARIES:+LD_LIBRARY_PATH="$S_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} "$@"; }
 nacre() { ours "$S_BUILD/nacre" "$@"; }
 bench() { ours "$S_BUILD/bench/nacre_bench" "$@"; }
 run_tests() { NACRE_TEST_DEVICES=cuda ours "$S_BUILD/tests/nacre_tests" "$@"; }
 
-json() { # a string, quoted
+json() { # prints a string in quotes
   local s=${1//\\/\\\\}
   s=${s//\"/\\\"}
   printf '"%s"' "${s//[[:cntrl:]]/ }"
@@ -50,25 +53,26 @@ yes_or_no() { if [ "$1" = 1 ]; then echo true; else echo false; fi; }
 why() { printf '%s\n' "$*" >"$S_WORK/why"; }       # one line for the summary
 facts() { printf '%s' "$*" >"$S_WORK/facts"; }     # members of the part's object in suite.json
 skip() { why "$*"; exit 77; }
-now_ms() { now=$((${EPOCHREALTIME/[.,]/} / 1000)); } # without a subshell, which a signal could end
-named() { # of Catch: a name as a specification of just that test
+now_ms() { now=$((${EPOCHREALTIME/[.,]/} / 1000)); } # no subshell, because a signal could end it
+named() { # name: prints the Catch specification of this test alone
   local s=${1//\\/\\\\}
   s=${s//,/\\,} s=${s//[/\\[}
   printf '%s' "${s//]/\\]}"
 }
 
-# Jobs beside each other: `queue WORD...` adds one, `work_off SECONDS` runs all, and prints how each ended when it ends, with
-# the log of those that failed. WORD... is a function of the suite and its arguments. Those whose names S_DONE has are left
-# out: they passed in an earlier call.
+# Parallel jobs. `queue WORD...` adds a job; WORD... is a function of the suite with its arguments. `work_off SECONDS`
+# runs all jobs and prints the outcome of each when it ends, with the log of those that failed. Jobs named in the file
+# $S_DONE are skipped, because they passed in an earlier call.
 queue() {
   jobs_queued=$((${jobs_queued:-0} + 1))
   printf '%s\0' "$@" >"$S_WORK/job-$jobs_queued"
 }
-work_off() { # seconds per job, at most half of the part's: one job alone shall not be able to end it
+work_off() { # seconds per job, at most half of the part's limit, so that one job cannot use all of it
   local next=1 running seconds=$(($1 < S_LIMIT / 2 ? $1 : S_LIMIT / 2))
-  [ "$S_EMULATED" = 0 ] || seconds=$((S_LIMIT / 2)) # how long that takes says nothing
+  [ "$S_EMULATED" = 0 ] || seconds=$((S_LIMIT / 2)) # emulated times are not meaningful
   [ $seconds -gt 0 ] || seconds=1
-  # Where little of the budget was left a job that ran past its limit may have been well: it is told, and no failure.
+  # If little of the budget was left, a job beyond its limit may be correct. It is then reported but does not count as
+  # failed.
   hurried=0
   [ $seconds -ge "$1" ] || [ $seconds -ge "$S_PATIENCE" ] || hurried=1
   passed=0 failed=() slow=() unfinished=0 shown=0
@@ -112,7 +116,7 @@ show_outcomes() { # seconds per job
 }
 one_job() { # number, seconds
   local words now start code=0 job='' name tries ended=0
-  # The job is a group of processes of its own, which `timeout` ends as a whole, at the job's limit or when it is told to.
+  # The job is a process group of its own. `timeout` ends the whole group at the job's limit or on a signal.
   trap 'stopping=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null' TERM
   mapfile -d '' -t words <"$S_WORK/job-$1"
   name=${words[*]:1}
@@ -125,10 +129,10 @@ one_job() { # number, seconds
     while :; do
       wait "$job"
       code=$?
-      kill -0 "$job" 2>/dev/null || break # else a signal ended the waiting alone
+      kill -0 "$job" 2>/dev/null || break # otherwise a signal ended the wait
     done
     ended=$stopping
-    # `timeout` waits for the one process it began; others of the group may not heed its signal.
+    # `timeout` waits only for the process that it started. Other processes of the group may ignore its signal.
     for ((tries = 0; tries < 10; ++tries)); do
       kill -0 -- "-$job" 2>/dev/null || break
       sleep 0.1
@@ -140,7 +144,7 @@ one_job() { # number, seconds
   now_ms
   printf '%s %s %s %s\n' $code $((now - start)) "$1" "$name" >>"$S_WORK/outcomes"
 }
-conclude() { # how a part of jobs ends, after its line
+conclude() { # ends a part of jobs, after its summary line
   if [ $unfinished != 0 ]; then
     why "$(cat "$S_WORK/why"); $unfinished stopped or not begun${slow[0]:+, of these too slow for this budget: $(printf '%s; ' "${slow[@]:0:3}")}"
     touch "$S_WORK/unfinished"
@@ -148,12 +152,12 @@ conclude() { # how a part of jobs ends, after its line
   [ ${#failed[@]} = 0 ] || return 1
   [ $unfinished = 0 ] || return 3
 }
-remember() { # a part whose jobs need no others: what passed is not run again by --resume
+remember() { # for a part whose jobs are independent: --resume does not repeat those that passed
   S_DONE=$S_OUT/state/$S_PART.done
   [ "$S_RESUME" = 1 ] || : >"$S_DONE"
   touch "$S_DONE"
 }
-# A driver that hangs must not hold the suite: nvidia-smi is asked no more once it has not answered in time.
+# A driver that hangs must not block the suite. nvidia-smi is therefore not called again after it has timed out once.
 smi() {
   local code
   [ "$S_EMULATED" = 0 ] && [ ! -e "$work/smi-hangs" ] && command -v nvidia-smi >/dev/null || return 1
@@ -162,7 +166,7 @@ smi() {
   [ $code != 124 ] && [ $code != 137 ] || : >"$work/smi-hangs"
   return $code
 }
-# What may explain a figure: clocks, temperature, somebody else's load. They are read, never set.
+# State that may explain a measurement: clocks, temperature, load by others. It is read and never changed.
 gpu_state() {
   smi --query-gpu=name,pstate,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu,memory.used --format=csv,noheader
 }

@@ -4,21 +4,22 @@
 # ---- bench, peers ---------------------------------------------------------------------------------------------------------
 bench_size() { if [ "$S_SMALL" = 1 ]; then echo --small; else echo "--seconds=$S_SECONDS"; fi; }
 make_cases() { bench --device "$S_DEVICE" "$(bench_size)" --cases "$S_OUT/cases.json"; }
-# One process after another, until all cases are done: a kernel that breaks the device, or hangs, ends nacre_bench, and the next
-# process goes on behind its case. Each leaves a file, whole but for its end, and they become one.
-measure_like() { # filter; with the variables of measure
+# Runs one process after another until all cases are done. A kernel that breaks the device or hangs ends nacre_bench,
+# and the next process continues after its case. Each process leaves a file, possibly without its end. The files are
+# then merged.
+measure_like() { # filter; uses the variables of measure
   for (( ; left > 0; --left)); do
     n=$((n + 1))
     last=$(wc -l <"$begun")
     bench --device "$S_DEVICE" "$(bench_size)" --benchmark_filter="$1" --progress "$begun" --limit $((limit > 0 ? limit : 1)) \
       --benchmark_out="$pieces/$(printf %03d $n).json" --benchmark_out_format=json
     code=$?
-    if [ $stopping = 1 ]; then # the case that it was in is nobody's failure
+    if [ $stopping = 1 ]; then # the current case was interrupted and has not failed
       [ "$(wc -l <"$begun")" = "$last" ] || recorded "$pieces/$(printf %03d $n).json" "$(tail -n 1 "$begun")" || sed -i '$d' "$begun"
       break
     fi
     [ $code -gt 1 ] || break
-    if [ "$(wc -l <"$begun")" = "$last" ]; then # without a case to blame
+    if [ "$(wc -l <"$begun")" = "$last" ]; then # no case was running
       echo "nacre_bench ended with exit code $code before its first case"
       break
     fi
@@ -29,7 +30,7 @@ measure_like() { # filter; with the variables of measure
     echo "nacre_bench ended with exit code $code in $(tail -n 1 "$begun"); another process goes on"
   done
 }
-measure() { # bench, headline or baselines; filters, one behind the other
+measure() { # bench, headline or baselines; filters, run in this order
   local out=$S_OUT/$1.json pieces=$S_OUT/state/$1-pieces begun=$S_OUT/state/$1-pieces/begun
   local code=0 worst=0 n last bad failed left=20 filter all=0 limit=$((S_LIMIT / 2 < 60 ? S_LIMIT / 2 : 60))
   [ "$S_EMULATED" = 0 ] || limit=$((S_LIMIT / 2))
@@ -62,21 +63,21 @@ measure() { # bench, headline or baselines; filters, one behind the other
   return $worst
 }
 recorded() { grep -qF "\"name\": \"$2/iterations:" "$1" || grep -qF "\"name\": \"$2\"" "$1"; } # file, case
-broken() { # case, exit code, limit: a result in Google Benchmark's words
+broken() { # case, exit code, limit: a result in Google Benchmark's format
   local what="nacre_bench ended with exit code $2"
   [ "$2" != 124 ] || what="ran past $3 s"
   [ "$2" -le 128 ] || [ "$2" -gt 160 ] || what="nacre_bench ended by signal $(kill -l "$2")"
   printf '    {\n      "name": %s,\n      "run_type": "iteration",\n      "error_occurred": true,\n      "error_message": %s\n    }\n' \
     "$(json "$1")" "$(json "$what")"
 }
-bad_cases() { # names; what was skipped is none
+bad_cases() { # prints the names of failed cases; skipped ones are not among them
   awk '/^    \{/ { name = bad = "" }
     /^ *"name": / { name = $0; gsub(/^ *"name": "|",?$/, "", name); sub(/\/iterations:.*/, "", name) }
     /^ *"error_occurred": true/ { bad = 1 }
     /^ *"error_message": "skipped: / { bad = "" }
     /^    \}/ { if (bad) print name }' "$1"
 }
-merge() { # files of --benchmark_out, some without their end: the first one's context, and all whole results
+merge() { # files of --benchmark_out, some truncated: the first one's context and all complete results
   awk 'FNR == 1 { head = 1; element = "" }
     head && /^  "benchmarks": \[/ { if (!begun++) print context $0; context = ""; head = 0; next }
     head && !/^    \{/ { context = context $0 "\n"; next }
@@ -85,8 +86,9 @@ merge() { # files of --benchmark_out, some without their end: the first one's co
     element != "" && /^    \}/ { printf "%s%s", between, element; between = ",\n"; element = "" }
     END { if (!begun) print "{\n  \"context\": {},\n  \"benchmarks\": ["; print "\n  ]\n}" }' "$@"
 }
-# What a reader asks first: the ops that a step and decoding spend their time in, whole steps, decoding. In bf16, on the shapes
-# of DAC at 44.1 kHz, batch 72. Two filters, since whole models come last. Google Benchmark adds "/iterations:1" to a name.
+# The cases of most interest: the ops on which a step and decoding spend their time, whole steps, and decoding. In bf16,
+# on the shapes of DAC at 44.1 kHz, batch 72. There are two filters, so that whole models come last. Google Benchmark
+# appends "/iterations:1" to a name.
 headline=(
   '^(snake_(forward|backward)/bf16/(72x16896x(64|96)|16x264x768)|conv1d_[a-z]+(_gradient)?/bf16/k7_d1/72x(16896x(64|96)|8448x(128|192)|2112x256|264x768)/to:[0-9]+|rvq_(forward|backward|decode)/(72x33x1024/9x1024x8|16x400x128/12x1024x128)|spectral_loss/(dac/72|dac16k/16|three/16)x[0-9x]+|vq_nearest/1x1048576x8/1024|(weight_norm_adamw/bf16/dac-44k|adamw)/7[0-9]{7})(/iterations|$)'
   '^codec_(step/(speech-16k|dac-16k)/bf16/16x16000/captured|step/dac-44k/bf16/(16|72)x16896/captured|decode/(speech-16k/16|dac-44k/(1|16))x[0-9]+/tf32)(/iterations|$)'
@@ -110,7 +112,7 @@ peers() { # set, flags...
   local python=$S_PYTHON code
   [ "$S_EMULATED" = 0 ] || skip "the device is emulated: PyTorch cannot run on it"
   command -v "$python" >/dev/null || skip "$python is not here"
-  # One process, since importing it takes seconds.
+  # One process for all checks, because the import takes seconds.
   "$python" -c 'import sys
 try:
     import torch
@@ -131,7 +133,7 @@ sys.exit(0 if torch.cuda.is_available() else 79)'
   why "$(cat "$S_OUT/peers-$1.json" 2>/dev/null | grep -o '"peer":' | wc -l) results"
   return $code # 3: its budget was spent
 }
-# They stop by themselves before their limit, but for the one that is running, and go on in another call.
+# Peers stop by themselves before their limit, after the current case, and continue in the next call.
 peers_budget() { echo $((S_LIMIT > 40 ? S_LIMIT - 20 : (S_LIMIT + 1) / 2)); }
 part_headline-peers() {
   local go_on=(--resume)
@@ -139,8 +141,9 @@ part_headline-peers() {
   peers eager "${go_on[@]}" --filter "${headline[0]}|${headline[1]}" --peers eager --seconds 0.05 --limit 15 \
     --budget "$(peers_budget)"
 }
-# What is known to be fastest, since compiling takes most of a minute: convolutions as two-dimensional ones in channels-last, of
-# frozen weights where nothing is trained, captured as a graph; and XLA. Decoding first.
+# Only the variants known to be fastest, because compiling takes most of a minute: convolutions as two-dimensional ones
+# in channels-last layout, with frozen weights where nothing is trained, captured as a graph; and XLA. Decoding comes
+# first.
 best_of() { # seconds, filter of cases, peers
   peers compiled --resume --filter "$2" --peers "$3" --limit $(($1 > 1 ? $1 : 1)) --budget $(($1 * 2 / 3 > 1 ? $1 * 2 / 3 : 1))
 }
@@ -150,7 +153,7 @@ best_of_jax() { # seconds, filter of cases
   "$S_PYTHON" "$root/bench/peers/jax_peers.py" --cases "$S_OUT/cases.json" --out "$S_OUT/peers-jax.json" --filter "$2" --resume \
     --budget $(($1 * 2 / 3 > 1 ? $1 * 2 / 3 : 1))
 }
-worse() { [ "$1" = 0 ] || { [ "$1" = 3 ] && [ $worst != 0 ]; } || worst=$1; } # exit code
+worse() { [ "$1" = 0 ] || { [ "$1" = 3 ] && [ $worst != 0 ]; } || worst=$1; } # exit code: updates worst
 part_peers-best() {
   local third=$(((S_LIMIT - 6) / 3)) decoding='^codec_decode/dac-44k/16x[0-9]+/tf32$' worst=0
   best_of $third "$decoding" '(frozen|epilogues|compile)_two_d(_bf16)?'

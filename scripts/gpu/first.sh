@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Parts of scripts/gpu_suite.sh that ask what only a card can say: the probes, and training by the command of docs/training.md.
+# Parts of scripts/gpu_suite.sh that need a real GPU: the probes, and training with the command of docs/training.md.
 
 # ---- probes -------------------------------------------------------------------------------------------------------------------
-# nacre_probes writes a line of JSON about the device and then one as each probe ends. Whatever ends that program, or makes it
-# hang, costs the probe that it was in: another process goes on behind it.
+# nacre_probes writes a JSON line about the device and one as each probe ends. A crash or hang costs only the current
+# probe; another process continues after it.
 probe_name() { sed -n 's/^{.*"probe": *"\([^"]*\)".*}$/\1/p' "$@"; }
 probe_outcomes() { grep -cE "\"outcome\": *\"$1\"" "$S_OUT/probes.jsonl"; }
 run_probes() { # file, names...; sets code
@@ -28,7 +28,7 @@ run_probes() { # file, names...; sets code
   wait $job 2>/dev/null
   code=$?
 }
-write_probes() { # all whole lines as one object
+write_probes() { # merges all complete lines into one object
   {
     printf '{"commit": %s,\n "small": %s,\n "emulated": %s,\n "machine": %s,\n "probes": [\n' "$(json "$S_COMMIT")" \
       "$(yes_or_no "$S_SMALL")" "$(yes_or_no "$S_EMULATED")" "$(cat "$S_WORK/machine")"
@@ -52,11 +52,11 @@ part_probes() {
     found=$'\n'$(probe_name "$S_OUT/probes.jsonl")$'\n'
     name=''
     for name in "${left[@]}"; do [[ $found == *$'\n'"$name"$'\n'* ]] || break; done
-    if [ $code = 1 ] && [ ! -s "$S_WORK/probes-$n" ]; then # no probe's fault
+    if [ $code = 1 ] && [ ! -s "$S_WORK/probes-$n" ]; then # not the fault of a probe
       mute=1
       break
     fi
-    if [[ $found != *$'\n'"$name"$'\n'* ]] && [ $stopping = 0 ]; then # the one that it was in
+    if [[ $found != *$'\n'"$name"$'\n'* ]] && [ $stopping = 0 ]; then # the probe that was running
       what="left no line; nacre_probes ended with exit code $code"
       [ $code -le 128 ] || what="ended nacre_probes by signal $(kill -l $((code - 128)))"
       [ "$hung" = 0 ] || what="took more than $hung s"
@@ -68,7 +68,7 @@ part_probes() {
     write_probes
     [ $code != 6 ] || [ ${#left[@]} != $((${#names[@]} - 1)) ] || { why "nacre_probes finds no device"; return 1; }
   done
-  # An answer is a finding, whatever it says; only a probe without one has failed.
+  # Every answer is a finding. Only a probe without an answer has failed.
   mapfile -t against < <(grep -E '"outcome": *"failed".*"answered": *true' "$S_OUT/probes.jsonl" | probe_name)
   mapfile -t bad < <(grep -E '"outcome": *"failed"' "$S_OUT/probes.jsonl" | grep -vE '"answered": *true' | probe_name)
   facts "\"probes\": ${#names[@]}, \"against\": $(json_list "${against[@]}"), \"failed\": $(json_list "${bad[@]}")"
@@ -82,11 +82,12 @@ part_probes() {
 }
 
 # ---- mission -----------------------------------------------------------------------------------------------------------------
-# The command whose result users will compare with theirs, as long as there is time; a signal then ends it after a whole step.
+# The training command of docs/training.md, whose result users can compare. It runs as long as time allows; a signal
+# then stops it after a complete step.
 mission_command=(--batch_size 16 --num_epochs 100 --learning_rate 3e-4 --segment_length 16000 --sample_rate 16000 --use_wandb
   --experiment_name telugu_codec_production)
-# One signal, to nacre alone: a second one makes it leave without a checkpoint. So it is a session of its own, which signals to
-# the part do not reach, and `timeout` does not signal its group.
+# nacre must receive exactly one signal, because it exits without a checkpoint after a second one. It therefore runs in
+# its own session, which signals to the part do not reach, and `timeout` does not signal its process group.
 mission_run() { # precision, seconds; sets code
   local job tries command=("${mission_command[@]}")
   [ "$S_SMALL" = 0 ] || command=(--config "$S_DATA/tiny.json" --num_epochs 100 --max_steps 4 --set training.valid_seconds=1)
@@ -98,23 +99,23 @@ mission_run() { # precision, seconds; sets code
   while :; do
     wait $job
     code=$?
-    kill -0 $job 2>/dev/null || break # else a signal ended the waiting alone
-    # The part has 8 s from the signal to its own end.
+    kill -0 $job 2>/dev/null || break # otherwise a signal ended the wait
+    # The part has 8 s from the signal until it is killed.
     for ((tries = 0; tries < 50; ++tries)); do
       kill -0 $job 2>/dev/null || break
       sleep 0.1
     done
     kill -KILL -- -$job 2>/dev/null
   done
-  kill -KILL -- -$job 2>/dev/null # what it may have begun itself
+  kill -KILL -- -$job 2>/dev/null # processes that it started itself
   cat "$S_OUT/mission-$1.log"
 }
-saved_last() { grep -qE 'stopped at step|done:' "$S_OUT/mission-$1.log"; } # precision: it ended with a checkpoint
-mission_result() { # precision, seconds given, seconds taken, exit code: an object; leaves the best model
+saved_last() { grep -qE 'stopped at step|done:' "$S_OUT/mission-$1.log"; } # precision: did it save at its end?
+mission_result() { # precision, seconds given, seconds taken, exit code: prints an object and exports the best model
   local run log model=$S_OUT/mission-$1.safetensors epochs
   log=$(find "$S_WORK/$1" -name log.jsonl 2>/dev/null | head -n 1)
   run=${log%/*}
-  [ -z "$run" ] || grep '"valid/snr"' "$log" | grep -v '"epoch":0,' >"$S_OUT/mission-$1.jsonl" # epoch 0: before training
+  [ -z "$run" ] || grep '"valid/snr"' "$log" | grep -v '"epoch":0,' >"$S_OUT/mission-$1.jsonl" # epoch 0 is untrained
   if [ -n "$run" ] && ! ours timeout --foreground -k 2 10 "$S_BUILD/nacre" export -m "$run" -o "$model" -f -q; then rm -f "$model"; fi
   printf '{"precision": "%s", "ended": "%s", "exit": %d, "seconds_given": %d, "seconds": %d,\n' "$1" \
     "$(case $4 in 0) echo "all epochs" ;; 124) echo "its time was over" ;; *) if [ $stopping = 1 ]; then echo "stopped"; else echo "failed"; fi ;; esac)$(
@@ -127,7 +128,7 @@ mission_result() { # precision, seconds given, seconds taken, exit code: an obje
   sed '/^{.*}$/!d' "$S_OUT/mission-$1.jsonl" 2>/dev/null | sed '$!s/$/,/'
   printf '  ]}'
 }
-member() { sed -n "s|.*\"$1\": *\([-+0-9.eE]*\).*|\1|p" "$2"; } # name, file: that figure of every line
+member() { sed -n "s|.*\"$1\": *\([-+0-9.eE]*\).*|\1|p" "$2"; } # name, file: prints this value of every line
 part_mission() {
   local precision code=0 limit start text='' all='' failed=() late=0 files bytes epochs runs_left=2
   if [ -z "$S_SPEECH" ] || ! find "$S_SPEECH" -name '*.flac' -o -name '*.wav' 2>/dev/null | grep -q .; then
@@ -138,7 +139,7 @@ part_mission() {
   rm -f "$S_OUT"/mission-*
   for precision in bf16 fp32; do
     [ $stopping = 0 ] || break
-    # What is left of the part, less what ending, exporting and the part's own end may take.
+    # The part's remaining time, less the time for stopping, exporting and ending the part.
     limit=$(((S_LIMIT - 20 - SECONDS) / runs_left - 8))
     runs_left=$((runs_left - 1))
     [ "$S_SMALL" = 1 ] || [ $limit -le 90 ] || limit=90
@@ -150,7 +151,7 @@ part_mission() {
       0 | 124) ;;
       *) [ $stopping = 1 ] || failed+=("$precision: nacre train ended with exit code $code") ;;
     esac
-    mission_result $precision $limit $((SECONDS - start)) $code >"$S_WORK/result" # not in a subshell: a signal would end it
+    mission_result $precision $limit $((SECONDS - start)) $code >"$S_WORK/result" # a signal would end a subshell
     text+="${text:+,
  }$(cat "$S_WORK/result")"
     printf '{"commit": %s,\n "small": %s,\n "emulated": %s,\n "command": %s,\n "speech": {"files": %d, "bytes": %d},\n "runs": [%s]}\n' \

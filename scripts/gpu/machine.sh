@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/gpu_suite.sh runs on: the build, CUDA's libraries, the device, and what is known of the machine.
+# The environment of scripts/gpu_suite.sh: the build, CUDA's libraries, the device, and facts about the machine.
 
 usage_error() {
   echo "gpu_suite: $*" >&2
@@ -42,7 +42,7 @@ make_build() {
   build_seconds=$((SECONDS - start))
   echo "built in $build_seconds s"
 }
-# Trees without their sources have no such target.
+# Trees without the sources of the probes do not have this target.
 probes_target=()
 [ ! -d "$root/bench/probes" ] || probes_target=(nacre_probes)
 
@@ -52,11 +52,11 @@ find_libraries() { # sets S_LIBRARIES, built, compiler
   S_LIBRARIES=''
   if [ -d "$build/lib" ]; then
     S_LIBRARIES=$build/lib
-    # The C++ library of the machine that packed, only where this machine's is missing or older.
+    # Use the packing machine's C++ library only if this machine's is missing or older.
     ours "$build/nacre" --version >/dev/null 2>&1 || S_LIBRARIES=$build/lib:$build/lib/fallback
   fi
-  # CUDA's libraries, where the system does not find them by itself: of the toolkit, or of a PyTorch that brought its own.
-  # Behind everything else.
+  # If the system does not find CUDA's libraries by itself, use those of the toolkit or of a PyTorch that contains them.
+  # They come last in the search path.
   known=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null)
   for library in libcufft libcublas libcudnn; do
     [[ ":$known:${LD_LIBRARY_PATH:-}" != *"$library.so."* ]] || continue
@@ -79,7 +79,7 @@ find_libraries() { # sets S_LIBRARIES, built, compiler
 }
 
 # ---- the device -------------------------------------------------------------------------------------------------------------
-# CUDA's own variable: every program, PyTorch too, then sees that GPU alone, and the tests need no option.
+# Sets CUDA_VISIBLE_DEVICES. Every program, including PyTorch, then sees only this GPU, and the tests need no option.
 choose_device() { # cuda or cuda:N
   local index visible
   S_DEVICE=cuda
@@ -94,8 +94,8 @@ choose_device() { # cuda or cuda:N
     export CUDA_VISIBLE_DEVICES=$((10#$index))
   fi
 }
-# `nacre info`, which starts the driver. Exits with 6 where that does not come back.
-asked_of_driver() { # what it says: out or err; arguments; sets text, code
+# Runs `nacre info`, which initialises the driver. Exits with 6 if the driver hangs.
+asked_of_driver() { # stream (out or err), arguments; sets text, code
   if [ "$1" = err ]; then
     text=$(ours timeout -k 5 "$S_ANSWER" "$S_BUILD/nacre" info "${@:2}" 2>&1 >/dev/null)
   else
@@ -108,7 +108,7 @@ asked_of_driver() { # what it says: out or err; arguments; sets text, code
 }
 find_device() { # cuda or cuda:N; sets S_EMULATED, small
   local text code
-  # Where CUDA_VISIBLE_DEVICES chose, messages would speak of cuda:0.
+  # With CUDA_VISIBLE_DEVICES set, messages would name cuda:0 instead of the chosen GPU.
   asked_of_driver err speech-16k-small --memory --device "$S_DEVICE"
   if [ $code != 0 ]; then
     text=$(grep -v '^$' <<<"$text" | tail -n 1)
@@ -124,7 +124,7 @@ find_device() { # cuda or cuda:N; sets S_EMULATED, small
   fi
 }
 
-# ---- what is known of it ------------------------------------------------------------------------------------------------------
+# ---- facts about the machine -----------------------------------------------------------------------------------------
 find_commit() { # sets commit, stale
   local text wish
   commit=unknown stale=''
@@ -134,7 +134,7 @@ find_commit() { # sets commit, stale
     commit=$text
     [ -z "$(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null)" ] || commit+=+changes
   fi
-  # What the programs say is shortened, and has "-dirty" for changes.
+  # The programs contain the commit shortened, with the suffix "-dirty" for local changes.
   text=${built%-dirty} wish=${commit%+changes}
   wish=${wish:0:${#text}}
   [[ $commit != *+changes ]] || wish+=-dirty
@@ -145,7 +145,8 @@ find_versions() { # sets gpu, driver, cuda_version, clocks, devices
   local text code
   driver='' gpu='' cuda_version='' clocks=''
   if [ "$S_EMULATED" = 0 ]; then
-    # For a report without benches, which name the device themselves; of several GPUs this cannot say which it was.
+    # For a report without benches, which otherwise name the device. With several GPUs, this does not identify the one
+    # used.
     gpu=$(smi --query-gpu=name --format=csv,noheader | sort -u)
     [ "$(wc -l <<<"$gpu")" = 1 ] || gpu=''
     driver=$(smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
@@ -154,7 +155,7 @@ find_versions() { # sets gpu, driver, cuda_version, clocks, devices
   fi
   [ -n "$driver" ] ||
     driver=$(sed -n 's/^NVRM version:.* \([0-9][0-9]*\.[0-9.]*\) .*/\1/p' /proc/driver/nvidia/version 2>/dev/null)
-  # What nacre itself says of the cards, where this version can.
+  # The devices as nacre itself lists them, if this version supports that.
   asked_of_driver out --devices
   devices=()
   [ -z "$text" ] || mapfile -t devices <<<"$text"

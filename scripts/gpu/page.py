@@ -2,7 +2,7 @@
 import math
 import re
 
-SHOWN_CONTEXT = ("device", "description", "commit", "small")  # rows of their own, or said in words
+SHOWN_CONTEXT = ("device", "description", "commit", "small")  # shown in separate rows or in words
 
 
 def one_line(x):

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# What scripts/gpu_suite.sh leaves: its folder, suite.json, the archive to bring back, and a plain report without Python.
+# The output of scripts/gpu_suite.sh: its folder, suite.json, the archive to bring back, and a plain report without
+# Python.
 
 facts_of_calls=(suite cases probes mission headline bench baselines peers-eager peers-compiled peers-jax)
-open_folder() { # what results depend on
+open_folder() { # creates the folders of --out and --bring
   local file
   if ! mkdir -p "$out/state" 2>/dev/null || [ ! -w "$out" ]; then
     echo "gpu_suite: --out $out: cannot be written" >&2
@@ -16,8 +17,8 @@ open_folder() { # what results depend on
   fi
   bring=$(readlink -f "$bring")
 }
-# Results of another commit, build, device or size are not mixed with these: they move aside.
-begin_results() { # what they depend on
+# Results of another commit, build, device or size are moved aside, so that they do not mix with the new ones.
+begin_results() { # what the results depend on
   local file
   if [ "$(cat "$out/state/key" 2>/dev/null)" != "$1" ]; then
     if [ -f "$out/suite.json" ]; then
@@ -59,20 +60,20 @@ write_suite() {
   } >"$out/suite.json.part" && mv "$out/suite.json.part" "$out/suite.json"
 }
 
-# ---- what is brought back -----------------------------------------------------------------------------------------------------
-# Few files, none of 16 MiB: one archive of all but models, whole at any time, and the better model in pieces, of which a model
-# of the preset speech-16k, 33.3 MB, has two.
+# ---- bringing results back -------------------------------------------------------------------------------------------
+# A few files, each below 16 MiB: one archive of everything except models, which is complete at any time, and the better
+# model in pieces. A model of the preset speech-16k (33.3 MB) has two pieces.
 piece=16700000
 bring_archive() {
   local name=${plan:-suite}
   [ -n "$bring" ] || return 0
   tar -C "$out" --exclude=./earlier --exclude='./mission-*.safetensors' -czf "$bring/$name.tar.gz.part" . 2>/dev/null
-  # 1: a file changed while it was read
+  # Exit code 1: a file changed while it was read.
   if [ $? -gt 1 ] || ! mv "$bring/$name.tar.gz.part" "$bring/$name.tar.gz"; then
     echo "   WARNING: $bring/$name.tar.gz could not be written"
   fi
 }
-better_model() { # sets model: by the best SNR on held-out speech of any epoch; bf16 where they are equal
+better_model() { # sets model to that with the best SNR of any epoch on held-out speech; bf16 if equal
   local precision snr best=''
   model=''
   for precision in bf16 fp32; do
@@ -94,9 +95,8 @@ bring_back() {
   split -b $piece -d "$model" "$bring/${model##*/}."
 }
 
-# What scripts/gpu_report.py would write needs Python. Without it: the facts as they lie here in one file, and their tables.
 # ---- a report without Python ----------------------------------------------------------------------------------------------
-# The facts as they lie here in one file, and their tables.
+# scripts/gpu_report.py needs Python. This report puts the JSON files of the folder into one file and adds tables.
 plain_report() { # folder
   local name slug file
   name=$(sed -n 's/^ *"description": "\([^",]*\).*/\1/p' "$out/bench.json" "$out/headline.json" 2>/dev/null | head -n 1)

@@ -2,10 +2,10 @@
 # Parts of scripts/gpu_suite.sh: nacre_tests on the device, and compute-sanitizer over benches and tests.
 
 # ---- tests ----------------------------------------------------------------------------------------------------------------
-# Catch's exit code counts names when it lists them.
+# When Catch lists names, its exit code is their number.
 test_names() { run_tests --list-test-names-only "$@" | sed '/^$/d'; }
 one_test() { run_tests "$(named "$1")" -w NoTests --durations no; }
-# Tags and names of what training and coding run, by what would cost most if it were wrong; then all others.
+# Tags and names of the tests of training and coding, those of the most critical ops first; all other tests follow.
 shipped_path=("[conv1d]" "[snake]" "[snake_conv1d]" "[rvq]" "[vq]" "spectral_loss*" "stft*" "[weight_norm]"
   "[weight_norm_adamw]" "[adamw]" "[step]")
 names_in_order() {
@@ -39,7 +39,7 @@ part_tests() {
 baselines='/(cudnn_nhwc|cudnn_nchw|gemm)'
 
 # ---- sanitizer --------------------------------------------------------------------------------------------------------------
-# Beside the small benches, which launch every op: tests with odd shapes, and a whole captured step.
+# In addition to the small benches, which launch every op: tests with odd shapes, and a complete captured step.
 sanitized_tests=(
   "snake" "convert" "balancer" "waveform_loss" "adamw"
   "conv1d in bf16 rounds once" "snake_conv1d on tensor cores in tf32" "snake_conv1d in bf16"
@@ -58,10 +58,10 @@ find_sanitizer() {
   done
   return 1
 }
-sanitize() { # tool, what runs under it
+sanitize() { # tool, command
   ours "$S_SANITIZER" --tool "$1" --error-exitcode 99 --print-limit 20 "${@:2}"
 }
-# Some at a time, so that each is done within a plan's share; without other libraries' cases, whose names go on behind "to:N".
+# Split so that each one fits into a plan's share. Other libraries' cases have a suffix after "to:N" and are excluded.
 sanitized_benches=('^conv1d_.*/to:[0-9]+/iterations' '^snake' '^(rvq|vq)' '^(spectral|stft)' '^codec_step/.*/bf16/.*captured'
   '^codec_(encode|decode)' '-^(conv1d|snake|rvq|vq|spectral|stft|codec)_?')
 sanitized_bench() { # tool, filter
@@ -73,7 +73,7 @@ sanitized_test() { # tool, name
 part_sanitizer() {
   S_SANITIZER=$(find_sanitizer) || skip "compute-sanitizer is not here"
   export S_SANITIZER
-  # It needs more of the driver than CUDA does, which some virtual machines do not have.
+  # compute-sanitizer needs driver features beyond those of CUDA, which some virtual machines lack.
   if ! sanitize memcheck "$S_BUILD/nacre" info speech-16k-small --memory --device "$S_DEVICE" >"$S_WORK/probe" 2>&1 &&
     grep -qi "device not supported\|unable to initialize\|failed to initialize" "$S_WORK/probe"; then
     cat "$S_WORK/probe"

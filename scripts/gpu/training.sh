@@ -2,12 +2,12 @@
 # Parts of scripts/gpu_suite.sh that train small models: captured steps against eager ones, and reruns.
 
 # ---- training, for captures and reruns -----------------------------------------------------------------------------------
-bytes() { # little-endian, $1 bytes of $2, as an escape for printf
+bytes() { # byte count, value: prints little-endian escapes for printf
   local i text=
   for ((i = 0; i < $1; ++i)); do printf -v text '%s\\x%02x' "$text" $((($2 >> (8 * i)) & 255)); done
   printf '%s' "$text"
 }
-wav() { # path, samples, period: 16 kHz, a triangle that swells, with a little noise
+wav() { # path, samples, period: writes 16 kHz audio, a triangle wave of rising amplitude with a little noise
   local t v text='' noise=12345 samples=$2 period=$3 piece
   {
     # shellcheck disable=SC2059
@@ -19,7 +19,7 @@ wav() { # path, samples, period: 16 kHz, a triangle that swells, with a little n
       v=$((((v < 0 ? -v : v) * 2 - period) * (4000 + t % 8000) / period + noise % 500))
       printf -v piece '\\x%02x\\x%02x' $((v & 255)) $(((v >> 8) & 255))
       text+=$piece
-      # Short strings, which bash appends to fast.
+      # Short strings, because bash appends to them quickly.
       # shellcheck disable=SC2059
       [ ${#text} -lt 4000 ] || { printf "$text"; text=; }
     done
@@ -34,19 +34,19 @@ make_data() { # once for all parts
   mkdir -p "$S_DATA/data"
   for i in 0 1 2 3 4 5; do wav "$S_DATA/data/$i.wav" $((samples + samples * i / 9)) $((60 + 23 * i)) & done
   wait
-  # Small models for devices that are emulated; else one whose layers run the kernels that are used in earnest.
+  # Emulated devices get small models. Other devices get a model whose layers run the production kernels.
   cat >"$S_DATA/tiny.json" <<'JSON'
 {"codec": {"encoder_dim": 4, "encoder_rates": [2, 2], "decoder_dim": 16, "decoder_rates": [2, 2], "latent_dim": 8,
            "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16, "quantizer_dropout": 0.5},
  "loss": {"windows": [16, 64], "mels": [5, 10]},
  "training": {"segment_length": 400, "batch_size": 2, "codebook_start_rows": 300}}
 JSON
-  # An emulated step of that takes seconds.
+  # An emulated step of the larger model takes seconds.
   [ "$S_EMULATED" = 0 ] ||
     sed -i 's/"windows": .*},/"windows": [16], "mels": [5]},/; s/"segment_length": 400/"segment_length": 100/; s/_rows": 300/_rows": 50/' \
       "$S_DATA/tiny.json"
 }
-# Emulated tensor cores are the slowest of all, and bf16 takes them as tf32 does.
+# Emulated tensor cores are the slowest part, and bf16 uses them in the same way as tf32. tf32 is therefore left out.
 precisions() { if [ "$S_EMULATED" = 1 ]; then echo fp32 bf16; else echo fp32 tf32 bf16; fi; }
 train() { # folder, precision, steps
   local size=(--config speech-16k-small --batch_size 4 --segment_length 4000 --set training.codebook_start_rows=4000
@@ -55,13 +55,13 @@ train() { # folder, precision, steps
   nacre train "${size[@]}" -t 2 --device "$S_DEVICE" --precision "$2" --data_dir "$S_DATA/data" --checkpoint_dir "$1" \
     --seed 7 --num_epochs 1000 --set 'training.schedule="constant"' --max_steps "$3"
 }
-last_files() { # folder, steps: what a run ends with
+last_files() { # folder, steps: the files that a run ends with
   printf '%s/step-%08d/%s\n' "$1" "$2" model.safetensors "$1" "$2" optimizer.safetensors
 }
 
 # ---- capture ----------------------------------------------------------------------------------------------------------------
-# The first step of a process runs kernel by kernel, the second is captured, all others replay it. So one run of several
-# steps, and as many runs of one step each, which resume one another, must leave the same files.
+# The first step of a process runs kernel by kernel, the second is captured, and all others replay it. Therefore one run
+# of several steps, and the same number of one-step runs that resume one another, must give the same files.
 capture_train() { # precision, for the log
   local steps=6 step one two
   [ "$S_SMALL" = 0 ] || steps=$((S_EMULATED ? 3 : 4))
@@ -77,7 +77,7 @@ part_capture() {
   mapfile -t names < <(test_names "*captured*")
   names+=("a graph holds what a stream can do, and nothing else")
   [ ${#names[@]} -gt 1 ] || { why "nacre_tests has no test of captures"; return 1; }
-  # A whole step in the emulator takes minutes.
+  # A complete step in the emulator takes minutes.
   [ "$S_SMALL" = 0 ] || names=("a graph holds what a stream can do, and nothing else")
   make_data
   for name in "${names[@]}"; do queue one_test "$name"; done
@@ -91,7 +91,7 @@ part_capture() {
 
 # ---- reruns -----------------------------------------------------------------------------------------------------------------
 hash_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
-keep_hash() { # group, files...: `group hash` in the list of hashes
+keep_hash() { # group, files...: appends `group hash` to the list of hashes
   local files=("${@:2}") file
   for file in "${files[@]}"; do [ -s "$file" ] || { echo "$file is not there"; return 1; }; done
   printf '%s %s\n' "$1" "$(hash_of "${files[@]}")" >>"$S_WORK/hashes"
@@ -136,7 +136,7 @@ part_reruns() {
     all_failed+=("${failed[@]/#/$verb }")
     total=$((total + jobs_queued))
     [ $stopping = 0 ] && [ ${#slow[@]} = 0 ] || late=1
-    # Without a first run of training there is nothing to encode with; without codes, nothing to decode.
+    # Encoding needs a trained model, and decoding needs codes.
     [ ${#failed[@]} = 0 ] && [ $unfinished = 0 ] || break
   done
   for what in "${groups[@]}"; do
@@ -144,7 +144,7 @@ part_reruns() {
     count=$(grep -c "^$what " "$S_WORK/hashes")
     different=${#hashes[@]}
     echo "$what: $count runs, $different different: ${hashes[*]:0:4}"
-    # What was stopped, or took too long for this budget, is missing; runs that are there must be equal all the same.
+    # Runs that were stopped or exceeded this budget may be missing. The runs that exist must still be equal.
     if [ "$different" -gt 1 ] || { [ $late = 0 ] && [ "$count" != "$runs" ]; }; then bad+=("$what"); fi
     text+="${text:+, }$(json "$what"): {\"runs\": $count, \"different\": $different, \"sha256\": $(json "${hashes[0]:-}")}"
   done

@@ -1,6 +1,6 @@
 #pragma once
-// Audio files to .nacre streams and back, in memory that does not depend on their length. What `nacre encode` and
-// `nacre decode` are command lines for.
+// Conversion of audio files to .nacre streams and back, in memory that does not depend on their length. `nacre encode`
+// and `nacre decode` are command lines for these functions.
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -13,28 +13,28 @@
 
 namespace nacre::training {
 
-/// Thrown when FileHooks::stop asks for it; everything half-written has been removed by then.
+/// Thrown when FileHooks::stop requests it. Incomplete outputs have been removed by then.
 struct Stopped {
   int signal = 0;
 };
 
 struct FileHooks {
-  /// Seconds of audio done, and in all (0: not known).
+  /// Called with the seconds of audio done and in all (0: unknown).
   std::function<void(double, double)> progress = {};
-  /// Set by a signal handler to the signal's number.
+  /// A signal handler stores the signal's number here.
   const std::atomic<int>* stop = nullptr;
-  /// True while there is something half-written that leaving at once would leave behind.
+  /// True while an incomplete output exists that would remain if the process ended at once.
   std::atomic<bool>* unfinished = nullptr;
 };
 
 struct FileReport {
-  double seconds = 0;       ///< of audio
-  double wall_seconds = 0;  ///< that it took
-  uint64_t bytes = 0;       ///< of the stream
+  double seconds = 0;       ///< duration of the audio
+  double wall_seconds = 0;  ///< elapsed time
+  uint64_t bytes = 0;       ///< size of the stream
   int channels = 0;
   int sample_rate = 0;  ///< of the audio file
   int64_t samples = 0;  ///< per channel
-  int64_t clipped = 0;  ///< decode, 16 bits: samples beyond full scale
+  int64_t clipped = 0;  ///< decode to 16 bits: number of samples beyond full scale
   std::vector<std::string> warnings = {};  ///< encode: AudioReader::warnings()
 };
 
@@ -43,15 +43,16 @@ struct DecodeOptions {
   bool model_rate = false;  ///< keep the model's sample rate instead of the original's
 };
 
-/// Encodes and decodes files with one model. Outputs appear whole or not at all; "-" is standard input or output.
+/// Encodes and decodes files with one model. Outputs appear complete or not at all. "-" is standard input or output.
 class FileCodec {
  public:
   explicit FileCodec(Codec&);
 
-  /// Scales by the peak over all channels (see peak_gain), resamples, codes channel by channel. A silent file is coded
-  /// as it is, with the smallest gain, so that it decodes to silence. Throws what AudioReader throws, and Error(io).
+  /// Scales by the peak over all channels (see peak_gain), resamples, and codes each channel separately. A silent file
+  /// is coded without scaling and with the smallest gain, so that it decodes to silence. Throws what AudioReader
+  /// throws, and Error(io).
   FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {}, AudioOptions = {});
-  /// Throws Error(input) for a damaged stream and for one that another model made.
+  /// Throws Error(input) for a damaged stream and for a stream that another model made.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
@@ -62,39 +63,39 @@ class FileCodec {
   uint64_t identity_;
 };
 
-/// What encode() writes into the header, but for gain and length.
+/// The header that encode() writes, without gain and length.
 StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rate, int channels);
-/// Bytes of a stream of so many frames per channel.
+/// The size in bytes of a stream with `frames` frames per channel.
 uint64_t stream_bytes(const StreamHeader&, uint64_t frames);
 
-/// Reads a stream to its end; throws Error(input) where it is damaged.
+/// Result of check_stream(), which reads a stream to its end and throws Error(input) if it is damaged.
 struct StreamFacts {
   StreamHeader header;
   uint64_t frames = 0, samples = 0, bytes = 0;
 };
 StreamFacts check_stream(const std::string& path);
 
-/// Which file becomes which.
+/// Assignment of input files to output files.
 enum class FileKind : uint8_t { audio, stream };
 struct FileJob {
   std::string in, out;
-  bool make_folders = false;  ///< the folders above `out` may be missing
+  bool make_folders = false;  ///< create missing folders above `out`
 };
 struct FileJobs {
   std::vector<FileJob> jobs;
-  std::vector<Error> refused;  ///< one for each input that cannot be done
-  bool several = false;        ///< more than one was asked for: a folder, or several inputs
+  std::vector<Error> refused;  ///< one error for each input that cannot be converted
+  bool several = false;        ///< more than one file was requested: a folder, or several inputs
 };
 struct MatchOptions {
   bool overwrite = false;
   bool keep_ending = false;  ///< x.wav becomes x.wav.nacre
 };
-/// Inputs are files, folders, or "-". `output` is a folder if there are several inputs, if it is one already, or if it
-/// ends in '/'; a folder is mirrored there (below its own name if it is one of several inputs). x.wav becomes x.nacre
-/// and the other way round. Inputs that would become the same file are all refused. Throws Error(usage) when the whole
-/// request makes no sense.
+/// Inputs are files, folders, or "-". `output` is a folder if there are several inputs, if it already is a folder, or
+/// if it ends in '/'. An input folder is mirrored there, below its own name if it is one of several inputs. x.wav
+/// becomes x.nacre, and x.nacre becomes x.wav. Inputs with the same output are all refused. Throws Error(usage) if the
+/// request as a whole is invalid.
 FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from, MatchOptions = {});
-/// All files of a kind that inputs stand for.
+/// All files of a kind that the inputs name or contain.
 FileJobs find_files(const std::vector<std::string>& inputs, FileKind);
 
 }  // namespace nacre::training

@@ -1,12 +1,12 @@
 #pragma once
-// Audio files in and out. libsndfile does the decoding, and libmpg123 that of MP3; what they accept without a word is
-// checked here: data cut short, no data, samples that are not finite, rates and channel counts that no microphone has. A
-// file that fails a check is an Error(input) whose text names the file and the reason; a file that cannot be opened or
-// written is an Error(io). Nothing is read short in silence: all links of a chained Ogg, all of an MP3 whose index is
-// missing or wrong, or an error.
+// Reading and writing of audio files. libsndfile decodes all formats but MP3, which libmpg123 decodes. This layer
+// checks what both accept silently: truncated data, missing data, samples that are not finite, and implausible sample
+// rates and channel counts. A file that fails a check throws Error(input), which names the file and the reason. A file
+// that cannot be opened or written throws Error(io). No file is shortened silently: the reader delivers all links of a
+// chained Ogg and all frames of an MP3 whose index is missing or wrong, or it throws.
 //
-// Samples are float, full scale +-1, channels interleaved. Integer formats are scaled; float formats are taken as they
-// are.
+// Samples are float with full scale +-1 and interleaved channels. Integer formats are scaled to that range; values of
+// float formats are kept.
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,26 +19,26 @@
 namespace nacre::training {
 
 inline constexpr int min_sample_rate = 1000, max_sample_rate = 768000, max_channels = 64;
-/// A signal whose largest magnitude is below this (-100 dB; a third of the smallest 16-bit step) is not scaled.
+/// A signal whose largest magnitude is below this (-100 dB, a third of the smallest 16-bit step) is not scaled.
 inline constexpr float silence_peak = 1e-5f;
-/// A signal that stays this near to its mean (-80 dB; three 16-bit steps) is silence: there is nothing to train on or to
-/// judge in an offset, or in the noise of a converter.
+/// A signal whose samples all stay this near to their mean (-80 dB, three 16-bit steps) counts as silence. A constant
+/// offset or a converter's noise offers nothing to train on or to judge.
 inline constexpr float silence_deviation = 1e-4f;
-/// Where the peak of a normalised signal lies.
+/// Peak magnitude of a normalised signal.
 inline constexpr float normalised_peak = 0.95f;
-/// A sample beyond this is damage, not audio: it is above the range of 32-bit integers stored as float.
+/// A larger magnitude is treated as damage. It exceeds the range of 32-bit integers that are stored as float.
 inline constexpr float largest_sample = 1e10f;
 
 struct AudioInfo {
   int sample_rate = 0;
   int channels = 0;
-  int64_t frames = 0;  ///< as the header says; 0 or an estimate unless frames_known
+  int64_t frames = 0;  ///< according to the header; 0 or an estimate unless frames_known
   /// False for FLAC that was written to a pipe and for MP3 without an index.
   bool frames_known = true;
 };
 
 struct AudioOptions {
-  /// Take what is whole of a file that is not: cut short, without its end, damaged somewhere. One warning each.
+  /// Reads the intact parts of a file that is truncated, lacks its end or is damaged. Each defect gives one warning.
   bool salvage = false;
 };
 
@@ -49,27 +49,30 @@ struct Audio {
   int64_t frames() const { return channels > 0 ? static_cast<int64_t>(samples.size()) / channels : 0; }
 };
 
-/// Reads a file piece by piece, in memory that does not depend on its length.
+/// Reads a file piece by piece. Memory use does not depend on the file's length.
 class AudioReader {
  public:
-  /// "-" is standard input. What cannot be rewound (standard input, a pipe) is first copied to an unlinked temporary
-  /// file in $TMPDIR or /tmp. Throws Error(io) when it cannot be opened, Error(input) when it is not sound audio.
+  /// "-" is standard input. Input that cannot be rewound (standard input, a pipe) is first copied to an unlinked
+  /// temporary file in $TMPDIR or /tmp. Throws Error(io) if the file cannot be opened, Error(input) if it is not valid
+  /// audio.
   explicit AudioReader(const std::string& path, AudioOptions = {});
   AudioReader(AudioReader&&) noexcept;
   AudioReader& operator=(AudioReader&&) noexcept;
   ~AudioReader();
 
   const AudioInfo& info() const noexcept;
-  /// Reads up to `frames` frames into `to` (resized to what was read) and returns their number; 0 at the end. Throws
-  /// Error(input) at a sample that is not finite, and at the end when fewer frames came than the header promised.
+  /// Reads up to `frames` frames into `to`, resizes it to what was read, and returns the number of frames; 0 at the
+  /// end. Throws Error(input) at a sample that is not finite, and at the end if there were fewer frames than the header
+  /// declares.
   int64_t read(int64_t frames, std::vector<float>& to);
-  /// Back to the first frame, for a second pass.
+  /// Returns to the first frame, for a second pass.
   void rewind();
-  /// The next read begins at this frame. Decodes up to there where the format cannot seek or its header has no length.
+  /// The next read begins at `frame`. Where the format cannot seek or the header has no length, the reader decodes up
+  /// to that frame.
   void seek(int64_t frame);
-  /// As messages call it.
+  /// The name of the file in messages.
   const std::string& name() const noexcept;
-  /// What was taken although something is wrong, without the file's name: complete once everything was read.
+  /// Defects that were accepted, without the file's name. The list is complete once everything has been read.
   const std::vector<std::string>& warnings() const noexcept;
 
  private:
@@ -77,29 +80,30 @@ class AudioReader {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The whole file. `warnings`, if given, gets what AudioReader::warnings() says.
+/// Reads the whole file. `warnings`, if given, receives AudioReader::warnings().
 Audio read_audio(const std::string& path, AudioOptions = {}, std::vector<std::string>* warnings = nullptr);
 
-/// Mean over the channels.
+/// The mean over the channels: [frames, channels] to [frames].
 std::vector<float> to_mono(std::span<const float> interleaved, int channels);
 
-/// Frames that `frames` become: the nearest whole number, at least 1 if there were any.
+/// The number of frames after resampling `frames` frames: rounded to nearest, and at least 1 if `frames` is positive.
 int64_t resampled_frames(int64_t frames, int from_rate, int to_rate);
 
-/// Samples of the output, on each side, that one sample of the input reaches.
+/// The number of output samples, on each side, that one input sample influences.
 int64_t resampling_reach(int from_rate, int to_rate);
 
-/// Resamples a stream (soxr, very high quality, linear phase, no delay). The output does not depend on how the input
-/// was cut into pieces, and has resampled_frames(all input) frames. Equal rates pass through.
+/// Resamples a stream with soxr (very high quality, linear phase, no delay). The output does not depend on how the
+/// input was split into pieces. It has resampled_frames(all input) frames. Equal rates pass the samples through
+/// unchanged.
 class Resampler {
  public:
   Resampler(int from_rate, int to_rate, int channels = 1);
   Resampler(Resampler&&) noexcept;
   Resampler& operator=(Resampler&&) noexcept;
   ~Resampler();
-  /// Appends what is ready to `out`.
+  /// Appends the samples that are ready to `out`.
   void process(std::span<const float> interleaved, std::vector<float>& out);
-  /// Appends the rest. The object is used up.
+  /// Appends the remaining samples. The object cannot be used afterwards.
   void finish(std::vector<float>& out);
 
  private:
@@ -107,35 +111,36 @@ class Resampler {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Resamples a whole interleaved signal with Resampler.
 std::vector<float> resample(std::span<const float> interleaved, int channels, int from_rate, int to_rate);
 
-/// max |x|.
+/// The largest |x|.
 float peak_of(std::span<const float> x);
-/// True if |x - mean| stays below silence_deviation; also of no samples.
+/// True if |x - mean| stays below silence_deviation, and for an empty span.
 bool is_silence(std::span<const float> x);
-/// What to multiply a signal of this peak with so that it peaks at 0.95; 1 for silence, which stays as it is.
+/// The factor that scales a signal of this peak to a peak of 0.95. It is 1 for silence, which is not scaled.
 float peak_gain(float peak);
-/// x *= peak_gain(peak_of(x)), and returns that gain.
+/// Multiplies x by peak_gain(peak_of(x)) and returns that gain.
 float normalise_peak(std::span<float> x);
 
 enum class WavFormat : uint8_t { pcm16, float32 };
 
-/// Writes a WAV file piece by piece under a temporary name; commit() puts it in its place. Without commit() nothing
-/// stays. "-" is standard output (spooled first, so that the header is right).
+/// Writes a WAV file piece by piece under a temporary name. commit() moves it to its place. Without commit() no file
+/// remains. "-" is standard output; the data is spooled first, so that the header is correct.
 ///
-/// A file of known length below 4 GiB is plain RIFF: 16 bits have the header of 44 bytes that every reader knows. A longer
-/// one is RF64; one of unknown length leaves room to become RF64.
+/// A file of known length below 4 GiB is plain RIFF. With 16-bit samples it has the 44-byte header that every reader
+/// knows. A longer file is RF64. A file of unknown length reserves room in its header for RF64.
 class WavWriter {
  public:
-  /// `frames` is the length if it is known; writing more is an Error(usage).
+  /// `frames` is the length, if it is known. Writing more frames throws Error(usage).
   WavWriter(const std::string& path, int sample_rate, int channels = 1, WavFormat = WavFormat::pcm16,
             std::optional<int64_t> frames = {});
   WavWriter(WavWriter&&) noexcept;
   WavWriter& operator=(WavWriter&&) noexcept;
   ~WavWriter();
-  /// Throws Error(io) when the disk does, Error(usage) for a sample that is not finite.
+  /// Throws Error(io) if writing fails, Error(usage) for a sample that is not finite.
   void write(std::span<const float> interleaved);
-  /// Flushes, checks, renames. Returns the number of samples that pcm16 had to clip.
+  /// Flushes, checks and renames the file. Returns the number of samples that were clipped to 16 bits.
   int64_t commit();
 
  private:
@@ -143,12 +148,12 @@ class WavWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// One call: returns the number of clipped samples.
+/// Writes a whole file with WavWriter. Returns the number of clipped samples.
 int64_t write_wav(const std::string& path, const Audio&, WavFormat = WavFormat::pcm16);
-/// A small WAV file (PCM16) in memory.
+/// A small 16-bit WAV file in memory.
 std::string wav_bytes(std::span<const float> interleaved, int sample_rate, int channels = 1);
 
-/// Nearest 16-bit step (halves to even), clipped; `clipped` counts.
+/// Rounds to the nearest 16-bit step (halves to even) and clips. Increments `clipped` if x was clipped.
 int16_t to_pcm16(float x, int64_t& clipped);
 
 }  // namespace nacre::training

@@ -1,12 +1,12 @@
 #pragma once
-// Which parts of the held-out audio an evaluation listens to.
+// Selection of the held-out audio that an evaluation scores.
 //
-// Clips are taken in an order that spreads over the list, until `seconds` of audio are full:
-//   up to 30 s   whole, so the last one may exceed `seconds`
-//   longer       by one excerpt of 10 s. When every clip has been taken and there is still room, the long ones get one more
-//                excerpt each, in the same order, again and again, as long as their excerpts do not overlap
-// A clip with k excerpts is divided into k equal parts, and each excerpt lies in the middle of its part. The choice depends on
-// nothing but paths, lengths and `seconds`. Where nothing is held out, all of this is done with the training clips.
+// Clips are taken in an order that spreads over the list, until they hold `seconds` of audio:
+//   up to 30 s   the whole clip; the last one may exceed `seconds`
+//   longer       one excerpt of 10 s. When every clip has been taken and there is still room, each long clip gets one
+//                more excerpt per round, in the same order, as long as its excerpts do not overlap
+// A clip with k excerpts is divided into k equal parts, and each excerpt lies in the middle of its part. The choice
+// depends only on paths, lengths and `seconds`. Where nothing is held out, the training clips are used instead.
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -18,7 +18,7 @@
 namespace nacre::training {
 
 inline constexpr double longest_whole_clip = 30;  ///< seconds
-inline constexpr double excerpt_seconds = 10;     ///< of a longer one
+inline constexpr double excerpt_seconds = 10;     ///< from each longer clip
 
 struct Excerpt {
   int64_t clip = 0;    ///< index into Dataset::clips()
@@ -27,21 +27,21 @@ struct Excerpt {
   bool operator==(const Excerpt&) const = default;
 };
 
-/// Those of one clip are neighbours, in order of time. seconds = 0: every clip, whole, whatever its length.
+/// Excerpts of one clip are adjacent and ordered by time. seconds = 0 selects every clip whole, whatever its length.
 std::vector<Excerpt> judged_excerpts(const Dataset&, double seconds);
-/// Their samples, all together, in seconds.
+/// The total duration of the excerpts in seconds.
 double total_seconds(const Dataset&, std::span<const Excerpt>);
-/// The path for a whole clip, else "path @ 95.0 s".
+/// The path for a whole clip, otherwise "path @ 95.0 s".
 std::string excerpt_name(const Dataset&, const Excerpt&);
 
-/// The samples of a list of excerpts, again and again: read from their files (Dataset::read) where the data is not in memory,
-/// and kept from then on if all of them are few.
+/// Gives the samples of a list of excerpts repeatedly. They are read from their files (Dataset::read) if the data set
+/// is not in memory. If all excerpts together are small, they are kept after the first read.
 class ExcerptReader {
  public:
   /// `between` is called often while a file is read, and may throw. The dataset must outlive the reader.
   ExcerptReader(const Dataset&, std::vector<Excerpt>, std::function<void()> between = {});
   const std::vector<Excerpt>& excerpts() const { return excerpts_; }
-  /// Of excerpt i. Throws as Dataset::read().
+  /// The samples of excerpt i. Throws what Dataset::read() throws.
   std::vector<float> samples(size_t i);
 
  private:

@@ -1,5 +1,5 @@
 #pragma once
-// Which pieces of audio a training step sees, and threads that fetch them ahead.
+// Selection of the audio crops of a training step, and threads that read them in advance.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,12 +12,12 @@ namespace nacre::training {
 struct Crop {
   int64_t clip = 0;    ///< index into Dataset::clips()
   int64_t offset = 0;  ///< first sample
-  int64_t length = 0;  ///< samples taken: the segment, or the whole clip if that is shorter
+  int64_t length = 0;  ///< number of samples: the segment, or the whole clip if that is shorter
   bool operator==(const Crop&) const = default;
 };
 
-/// Random crops, clips in proportion to their duration, offsets uniform. at() is a pure function of (seed, step,
-/// index): neither threads nor where training was resumed can change it.
+/// Random crops. Clips are drawn in proportion to their duration, offsets uniformly. at() is a pure function of (seed,
+/// step, index, attempt), so that the crops do not depend on the number of threads or on where training was resumed.
 class CropSampler {
  public:
   /// Draws from the training part of the dataset.
@@ -26,7 +26,7 @@ class CropSampler {
   CropSampler(std::vector<int64_t> clips, std::span<const int64_t> lengths, int64_t segment, int64_t batch,
               uint64_t seed);
 
-  /// Another attempt is another draw, for where the file of the one before cannot be read.
+  /// A higher `attempt` gives another draw, for use when the file of the previous one cannot be read.
   Crop at(int64_t step, int64_t index, int64_t attempt = 0) const;
   int64_t segment() const { return segment_; }
   int64_t batch() const { return batch_; }
@@ -41,23 +41,23 @@ class CropSampler {
 
 struct Batch {
   int64_t step = 0;
-  std::vector<float> samples;  ///< [batch, segment]; zero behind a clip that is shorter
-  std::vector<Crop> crops;     ///< crops[i].length samples of row i are audio
-  std::vector<BadFile> lost;   ///< that were drawn and could not be read; others stand in
+  std::vector<float> samples;  ///< [batch, segment]; zero after the end of a shorter clip
+  std::vector<Crop> crops;     ///< the first crops[i].length samples of row i are audio
+  std::vector<BadFile> lost;   ///< files that were drawn and could not be read; other draws replace them
 };
 
-/// Fills one batch: what a prefetched one holds. Where a file cannot be read any more, the crop is drawn again; throws
-/// Error(io) when a hundred draws in a row meet such files.
+/// Fills one batch; a Prefetcher gives the same batch. If a file can no longer be read, the crop is drawn again. Throws
+/// Error(io) if a hundred draws in a row meet such files.
 void fill_batch(const Dataset&, const CropSampler&, int64_t step, Batch&);
 
 struct PrefetchOptions {
   int64_t first_step = 0;
   int threads = 2;
-  int depth = 4;  ///< batches ahead of the one in use
+  int depth = 4;  ///< batches filled ahead of the one in use
 };
 
-/// Threads that fill batches ahead. Batches come in order of step whatever the number of threads. Dataset and sampler
-/// must outlive it.
+/// Threads that fill batches in advance. Batches are delivered in order of step, whatever the number of threads.
+/// Dataset and sampler must outlive the Prefetcher.
 class Prefetcher {
  public:
   Prefetcher(const Dataset&, const CropSampler&, PrefetchOptions = {});
@@ -65,7 +65,8 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The next step's batch, valid until the next call. What fill_batch throws is thrown here, and again at each later call.
+  /// The batch of the next step, valid until the next call. An error of fill_batch is thrown here, and again by each
+  /// later call.
   const Batch& next();
 
  private:

@@ -1,6 +1,7 @@
 #pragma once
-// Reading and writing weights as safetensors: a header of JSON, then the tensors' bytes back to back. The reader trusts
-// nothing in the file: every size is checked before it is used, and nothing is ever executed or mapped.
+// Reading and writing of weights as safetensors: a JSON header, followed by the contiguous bytes of the tensors. The
+// reader does not trust the file: every size is checked before it is used. Nothing from the file is executed or
+// memory-mapped.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +17,7 @@
 
 namespace nacre {
 
-/// The element types we read. (Types below one byte are refused by name.)
+/// The element types that can be read. Types of less than one byte are refused with a message that names them.
 enum class Dtype : uint8_t {
   boolean,
   u8,
@@ -36,11 +37,11 @@ enum class Dtype : uint8_t {
   u64
 };
 
-/// As written in the file: "F32", "BF16", ...
+/// The name in the file: "F32", "BF16", ...
 std::string_view str(Dtype) noexcept;
 size_t bytes_per_element(Dtype) noexcept;
 
-/// A named array. `data` belongs to somebody else, is row-major and little-endian, and need not be aligned.
+/// A named array. `data` is not owned. It is row-major and little-endian, and it need not be aligned.
 struct StoredTensor {
   std::string name;
   Dtype dtype = Dtype::f32;
@@ -52,38 +53,39 @@ struct StoredTensor {
 /// "F32 [64, 1, 7]"
 std::string str(const StoredTensor&);
 
-/// A tensor's values as floats. F32, F16 and BF16 are exact; F64 is rounded, and refused where it overflows. Any other
-/// type is refused.
+/// A tensor's values as floats. F32, F16 and BF16 are exact. F64 is rounded, and refused if it overflows. All other
+/// types are refused.
 std::vector<float> to_floats(const StoredTensor&);
-/// The index of the first element of a floating-point tensor (F16, BF16, F32, C64, F64) that is NaN or infinite, or -1.
+/// The index of the first NaN or infinity of a floating-point tensor (F16, BF16, F32, C64, F64), or -1 if there is
+/// none.
 int64_t first_nonfinite(const StoredTensor&) noexcept;
 
-/// 64 bits that name these weights: FNV-1a over the tensors in order of name, each as name, a zero byte, type name, a
-/// zero byte, rank and dimensions (64-bit little-endian), data. Metadata do not count.
+/// A 64-bit hash that identifies the weights: FNV-1a over the tensors in order of name, each as name, a zero byte, type
+/// name, a zero byte, rank and dimensions (64-bit little-endian), data. Metadata are not included.
 uint64_t weights_identity(std::span<const StoredTensor>);
 
 struct SafetensorsOptions {
   uint64_t max_file_bytes = uint64_t{1} << 36;
   bool allow_nonfinite = true;        ///< false: a NaN or infinity in the file is an error
-  bool allow_trailing_bytes = false;  ///< some files in the wild carry a few
+  bool allow_trailing_bytes = false;  ///< some existing files have a few
 };
 
-/// A file in memory, checked. Error(input) names the file, what is wrong and where.
+/// A checked file in memory. Error(input) names the file, the defect and its place.
 class Safetensors {
  public:
   static Safetensors read(const std::filesystem::path&, SafetensorsOptions = {});
-  /// `name` is what messages call it.
+  /// `name` is the file's name in messages.
   static Safetensors parse(std::vector<std::byte> file, const std::string& name, SafetensorsOptions = {});
   Safetensors(Safetensors&&) = default;
   Safetensors& operator=(Safetensors&&) = default;
 
-  /// In order of name.
+  /// Ordered by name.
   std::span<const StoredTensor> tensors() const& noexcept { return tensors_; }
-  std::span<const StoredTensor> tensors() const&& = delete;  // they would be gone
+  std::span<const StoredTensor> tensors() const&& = delete;  // the spans would dangle
   size_t size() const noexcept { return tensors_.size(); }
-  /// nullptr if there is none of this name.
+  /// nullptr if no tensor has this name.
   const StoredTensor* find(std::string_view name) const noexcept;
-  /// Throws Error(input) if there is none of this name.
+  /// Throws Error(input) if no tensor has this name.
   const StoredTensor& at(std::string_view name) const;
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
   const std::string& name() const noexcept { return name_; }
@@ -100,9 +102,9 @@ struct SafetensorsWriteOptions {
   bool allow_nonfinite = false;  ///< false: Error(diverged) names the tensor that has a NaN or infinity
 };
 
-/// Writes the tensors, wider types first and then by name, so that every one is aligned to its element; the data begin
-/// at a multiple of 64 bytes. Everything is checked before the first byte goes out. The same input gives the same
-/// bytes.
+/// Writes the tensors ordered by decreasing element size and then by name, so that each one is aligned to its element.
+/// The data begin at a multiple of 64 bytes. Everything is checked before the first byte is written. Equal input gives
+/// equal bytes.
 void write_safetensors(const ByteSink&, std::span<const StoredTensor>,
                        const std::map<std::string, std::string>& metadata = {}, SafetensorsWriteOptions = {});
 /// The same to a file, which appears complete or not at all.

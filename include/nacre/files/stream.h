@@ -1,6 +1,7 @@
 #pragma once
-// The .nacre stream: codes in packets, every byte under a CRC, nothing trusted before it is bounded. docs/format.md
-// says what every byte means. Both ends are incremental: memory is that of one packet per channel, whatever the length.
+// The .nacre stream: codes in packets, with a CRC over every byte. The reader checks every value against its limits
+// before it uses it. docs/format.md defines every byte. Reader and writer are incremental: their memory is that of one
+// packet per channel, whatever the length.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -17,23 +18,23 @@ struct StreamHeader {
   static constexpr uint64_t unknown = ~uint64_t{0};
 
   uint64_t model = 0;          ///< weights_identity of the model that made the codes
-  uint32_t model_rate = 0;     ///< Hz, 1 to 2^20: what the model ran at
-  uint32_t original_rate = 0;  ///< Hz, 1 to 2^20: what the decoded file is to have
-  uint32_t channels = 1;       ///< 1 to 64, each coded by itself
-  /// What decoded samples are multiplied by, over all channels; 2^-40 to 2^40.
+  uint32_t model_rate = 0;     ///< Hz, 1 to 2^20: sample rate of the model
+  uint32_t original_rate = 0;  ///< Hz, 1 to 2^20: sample rate of the decoded file
+  uint32_t channels = 1;       ///< 1 to 64, each coded separately
+  /// The decoder multiplies all channels by this; 2^-40 to 2^40.
   float gain = 1;
-  uint64_t samples = unknown;  ///< per channel at the original rate, up to 2^40; unknown: the end of the stream says it
+  uint64_t samples = unknown;  ///< per channel at original_rate, up to 2^40; unknown: the closing packet has it
   uint32_t hop = 0;            ///< samples at the model's rate per frame, 1 to 2^20
   uint32_t codebooks = 0;      ///< 1 to 256
   uint32_t codebook_size = 0;  ///< 2 to 65536, not necessarily a power of two
-  uint32_t packet_frames = 0;  ///< 1 to 65536; in the writer 0: about a second
+  uint32_t packet_frames = 0;  ///< 1 to 65536; 0 in the writer: about one second
 
   bool operator==(const StreamHeader&) const = default;
 };
 
-/// Bits of one code: enough for codebook_size - 1.
+/// The number of bits of one code, enough for codebook_size - 1.
 int code_bits(const StreamHeader&) noexcept;
-/// The nominal rate of all channels in bit/s, without container.
+/// The nominal rate of all channels in bit/s, without the container.
 double nominal_bits_per_second(const StreamHeader&) noexcept;
 
 /// Throws Error(usage) for a header, a code or a count outside the limits.
@@ -42,11 +43,11 @@ class StreamWriter {
   /// Writes the header.
   StreamWriter(StreamHeader, ByteSink);
 
-  /// Appends frames to one channel: codes[frame][codebook]. Packets go out as soon as every channel has a whole one;
-  /// until then the channels that are ahead wait in memory.
+  /// Appends frames to one channel: codes[frame][codebook]. Packets are written as soon as every channel has a complete
+  /// one. Until then, channels that are ahead are kept in memory.
   void write(uint32_t channel, std::span<const int32_t> codes);
-  /// Writes what is left and the closing packet. `samples` per channel at the original rate: what the header said, if
-  /// it said it, and within what the frames hold.
+  /// Writes the remaining frames and the closing packet. `samples` is the length per channel at the original rate. It
+  /// must equal the header's length, if the header has one, and match the number of frames.
   void finish(uint64_t samples);
 
   const StreamHeader& header() const noexcept { return header_; }
@@ -65,7 +66,7 @@ class StreamWriter {
   bool finished_ = false;
 };
 
-/// Fills the front of the span and returns how much; 0 only at the end.
+/// Fills the front of the span and returns the number of bytes; 0 only at the end.
 using ByteSource = std::function<size_t(std::span<std::byte>)>;
 
 struct StreamPacket {
@@ -75,19 +76,20 @@ struct StreamPacket {
   std::span<const int32_t> codes;  ///< [frame][codebook], valid until the next call
 };
 
-/// Throws Error(input) with the byte where the stream stops making sense. Nothing that throws has been handed out.
+/// Reads a stream. Throws Error(input) with the position of the first byte that is wrong. A packet is verified before
+/// it is returned.
 class StreamReader {
  public:
-  /// Reads the header. `name` is what messages call the stream.
+  /// Reads the header. `name` is the stream's name in messages.
   explicit StreamReader(ByteSource, std::string name = "stream");
 
   const StreamHeader& header() const noexcept { return header_; }
-  /// The next packet: those of channel 0, 1, ... for one stretch of time, then the next stretch. Nothing after the
-  /// closing packet, which has then been verified, with nothing behind it.
+  /// The next packet: channels 0, 1, ... of one stretch of time, then those of the next. Returns nothing after the
+  /// closing packet; by then the closing packet and the end of the stream behind it have been verified.
   std::optional<StreamPacket> next();
 
   bool finished() const noexcept { return state_ == State::finished; }
-  /// Per channel; of use once finished().
+  /// Per channel; valid once finished().
   uint64_t frames() const noexcept { return frames_; }
   uint64_t samples() const noexcept { return samples_; }
 

@@ -1,5 +1,5 @@
 #pragma once
-// log.jsonl: one JSON object per line, on the disk's side of the program when write() returns.
+// log.jsonl: one JSON object per line, passed to the operating system before write() returns.
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -9,11 +9,12 @@
 
 namespace nacre::training {
 
-/// Gets one line of text the first time a log cannot be written.
+/// Receives one line of text when a log cannot be written for the first time.
 using LogFailure = std::function<void(const std::string&)>;
 
-/// Appends. What a killed run left half-written stays on a line of its own; readers skip lines that do not parse. A
-/// full disk never stops training: the line is lost, the failure is told once, and the next line is tried again.
+/// Appends lines. A line that a killed run left incomplete remains on its own line; readers skip lines that do not
+/// parse. A full disk never stops training: the line is lost, the failure is reported once, and the next line is tried
+/// again.
 class JsonLog {
  public:
   /// Throws Error(io) if the file cannot be opened.
@@ -24,7 +25,7 @@ class JsonLog {
 
   /// Numbers that are not finite become null. Text that is not UTF-8 is replaced.
   void write(const nlohmann::ordered_json& object);
-  /// Lines lost so far.
+  /// The number of lines lost so far.
   int64_t lost() const;
 
  private:
@@ -32,9 +33,9 @@ class JsonLog {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Rewrites a log, in one moment, without the lines whose "step" is beyond `step` and without torn ones: what a run wrote
-/// after the checkpoint that it goes on from. A log that needs no change, or that is not there, is left alone; when it
-/// cannot be rewritten, that is told and the log stays as it is.
+/// Rewrites a log atomically without the lines whose "step" is beyond `step` and without incomplete lines. These are
+/// the lines that a run wrote after the checkpoint from which it continues. A log that needs no change or does not
+/// exist is left alone. If the log cannot be rewritten, the failure is reported and the log does not change.
 void drop_log_lines_after(const std::string& path, int64_t step, const LogFailure& = {});
 
 }  // namespace nacre::training

@@ -1,5 +1,5 @@
 #pragma once
-// How far a long job is: one line redrawn on a terminal, a plain line now and then in a file or a pipe.
+// Progress of a long job: one line that is redrawn on a terminal, or an occasional plain line in a file or a pipe.
 //
 //   train  [######----------]  37 %  3700/10000 steps  12.4 steps/s  8 min 28 s left  loss 1.04
 #include <cstdint>
@@ -14,27 +14,28 @@ namespace nacre::training {
 
 struct ProgressOptions {
   std::FILE* to = stderr;
-  int64_t first = 0;            ///< where a resumed job begins: what was done before does not count as speed
+  int64_t first = 0;            ///< start of a resumed job: work done earlier does not count towards the speed
   double redraw_seconds = 0.1;  ///< on a terminal
   double plain_seconds = 10;    ///< elsewhere
-  /// Is `to` a terminal? Asked of it if not given. TERM=dumb counts as none. NO_COLOR is honoured.
+  /// Whether `to` is a terminal; detected if not given. TERM=dumb counts as no terminal. NO_COLOR is honoured.
   std::optional<bool> terminal = {};
 };
 
-/// For one thread.
+/// For use by one thread.
 class Progress {
  public:
-  /// A total of 0: unknown, no bar and no time left.
+  /// A total of 0 means unknown: there is no bar and no remaining time.
   Progress(std::string label, int64_t total, std::string unit, ProgressOptions = {});
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Cheap when it is not yet time to draw. `details` stand at the end of the line.
+  /// Cheap if it is not yet time to draw. `details` appear at the end of the line.
   void update(int64_t done, const std::string& details = {});
-  /// Prints a line of its own without tearing the progress line; `to` is where, if not where progress goes.
+  /// Prints a separate line without breaking the progress line. `to` is its destination, if it differs from that of the
+  /// progress line.
   void message(const std::string& line, std::FILE* to = nullptr);
-  /// The last state, with the time it took. Called by the destructor if forgotten.
+  /// Draws the final state with the elapsed time. The destructor calls it if the caller did not.
   void finish();
 
  private:

@@ -1,6 +1,6 @@
 #pragma once
-// A run as one page: what was trained, how it went, how it sounds. One HTML file with everything inside (curves as SVG,
-// pictures as PNG, sound as WAV), no script, no link to anywhere.
+// A report on a run in one HTML page: the configuration, the training curves and decoded examples. The file contains
+// everything (curves as SVG, images as PNG, audio as WAV). It has no script and no external link.
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -11,27 +11,27 @@
 namespace nacre::training {
 
 struct ReportOptions {
-  std::filesystem::path run;    ///< what train() wrote: log.jsonl and config.json are read
-  std::filesystem::path model;  ///< what is judged; empty: the run's best checkpoint
-  std::string data_dir;         ///< the folder the run was trained on
+  std::filesystem::path run;    ///< output folder of train(); log.jsonl and config.json are read
+  std::filesystem::path model;  ///< the model to evaluate; empty: the run's best checkpoint
+  std::string data_dir;         ///< the folder that the run was trained on
   std::filesystem::path output = "report.html";
   bool overwrite = false;
-  double max_seconds = 600;  ///< of held-out audio that is scored, as excerpts.h chooses it; 0: all of it
-  int64_t examples = 6;      ///< clips to look at and to listen to
+  double max_seconds = 600;  ///< of held-out audio to score, chosen as in excerpts.h; 0: all of it
+  int64_t examples = 6;      ///< number of clips with spectrograms and audio
   ContextOptions context = {};
-  /// Files scored, files in all.
+  /// Called with the number of scored files and of all files.
   std::function<void(int64_t, int64_t)> progress = {};
 };
 
 struct ReportResult {
   std::filesystem::path output;
   uint64_t bytes = 0;
-  int64_t files = 0;  ///< scored
-  double snr = 0;     ///< mean over them
+  int64_t files = 0;  ///< number of scored files
+  double snr = 0;     ///< mean SNR of these files, dB
 };
 
-/// Throws Error(usage) when the output exists and overwrite is not set, Error(io) when there is no such run, Error(input)
-/// when the folder has no log of one.
+/// Writes the page. Throws Error(usage) if the output exists and overwrite is not set, Error(io) if the run does not
+/// exist, Error(input) if its folder has no log of a run.
 ReportResult write_report(const ReportOptions&);
 
 }  // namespace nacre::training
