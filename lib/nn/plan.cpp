@@ -74,12 +74,12 @@ void Plan::Impl::share_gradients() {
     if (writers.empty()) continue;
     Reading& last = *writers.back();
     // `last` is the first writer in backward order. It may share if it also made y: no later backward pass reads y's
-    // gradient, so the remaining writers of x can add to it in place. A step passes y's gradient to one activation
-    // only. x needs its own block if `last` reads x a second time, or if x is a source, whose gradient stays readable.
+    // gradient, so the remaining writers of x can add to it in place. Of two activations
+    // that a step passes y's gradient to, one shares it. x needs its own block if `last` reads x a second time, or if x is a source, whose gradient stays readable.
     const bool alone = writers.size() < 2 || writers[writers.size() - 2]->step != last.step;
     if (last.passes_to >= 0 && alone && x.made >= 0) {
-      const Activation& y = nth(activations, last.passes_to);
-      if (y.made == last.step && y.grad >= 0 && y.bytes == x.bytes) {
+      Activation& y = nth(activations, last.passes_to);
+      if (y.made == last.step && y.grad >= 0 && y.bytes == x.bytes && !std::exchange(y.shared, true)) {
         last.aliased = true;
         x.grad = y.grad;
       }

@@ -39,6 +39,7 @@ struct Plan::Impl {
     int walk = 0;
     bool differentiable = false;
     int value = -1, grad = -1;  // numbers of the blocks
+    bool shared = false;        // the gradient's block belongs to an activation that the gradient passes to as well
     std::vector<Reading> readings{};
     size_t next_reading = 0;  // used in the second walk
   };

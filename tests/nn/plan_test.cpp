@@ -138,6 +138,27 @@ TEST_CASE("plan: a residual connection shares one gradient block", "[plan]") {
   CHECK_FALSE(overlap(join.branch.grad, join.y.grad));
 }
 
+TEST_CASE("plan: a sum shares its gradient with one of its terms", "[plan]") {
+  Context ctx;
+  Plan plan(ctx, Purpose::training);
+  Unary a, b, aside;
+  Input<float> term[2];
+  Output<float> sum;
+  plan.reserve([&](Plan& p) {
+    const Flow x = a.plan(p, variable(p), 8), y = b.plan(p, variable(p), 8);
+    end(p, aside.plan(p, x, 8));  // adds to the gradient of x
+    const Step s = p.step("sum");
+    sum = s.makes<float>(x.shape);
+    term[0] = s.passes<float>(x, sum.flow);
+    term[1] = s.passes<float>(y, sum.flow);
+    end(p, sum.flow);
+  });
+  CHECK(a.y.grad);
+  CHECK(b.y.grad);
+  CHECK_FALSE(overlap(a.y.grad, b.y.grad));
+  CHECK((term[0].grad.data == nullptr) != (term[1].grad.data == nullptr));  // the other one copies
+}
+
 TEST_CASE("plan: a residual whose input is read later is added, not shared", "[plan]") {
   Context ctx;
   Plan plan(ctx, Purpose::training);
