@@ -25,7 +25,6 @@ void nothing(Context&);
 
 // Arithmetic on registers. `numbers` holds number_count random start values. `out` holds one float per thread, so that
 // the compiler keeps the results. Each function returns the number of operations that it queued.
-// that nothing is dropped. Each returns how many operations it queued.
 inline constexpr int64_t number_count = 4096;
 inline constexpr int arithmetic_threads = 256;
 double multiply_add(Context&, const float* numbers, float* out, unsigned blocks, int rounds);

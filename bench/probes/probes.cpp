@@ -119,7 +119,6 @@ bool reap(pid_t child, int& status, double seconds) {
 
 /// A process that keeps a context open while the probes run. Some systems unload the driver as soon as nobody uses the
 /// device; without the keeper every probe would then wait seconds for the driver.
-/// every probe would wait seconds for it.
 class Keeper {
  public:
   explicit Keeper(const Options& o) {

@@ -75,7 +75,7 @@ Result needs_hopper(Context& ctx) {
 //   K-major, none:   8 rows of one unit are contiguous; the next unit of K is LBO away, the next 8 rows SBO.
 //   K-major, 128:    8 rows of 8 units; the next 8 rows are SBO away; LBO is unused. A step of 16 in K is 32 bytes.
 //   MN-major, none:  8 of K, of one unit of M or N each, are contiguous; the next 8 of K are LBO away, the unit SBO.
-//   MN-major, 128:   8 of K, of 8 units each; the next 8 of K are SBO away, the next 8 units LBO (unused: 64 of M or N).
+//   MN-major, 128:   8 of K, of 8 units each; the next 8 of K are SBO away, the next 8 units LBO (unused: 64 of M or N)
 // 128-byte swizzle: bits 4 to 6 of an address are XORed with bits 7 to 9.
 //
 // The manual does not say whether the XOR applies to the resulting address or to the offset from the start. If it

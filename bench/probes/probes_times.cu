@@ -178,7 +178,6 @@ Result upload_beside_graph(const Options& o) {
   });
   // The times above contain the host's part. The device times itself below: about ten milliseconds of arithmetic, and a
   // copy that takes a tenth of that.
-  // and a copy that needs a tenth of that.
   Graph longer = ctx.capture([&] {
     for (int i = 0; i < 16; ++i) work();
   });
