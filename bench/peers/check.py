@@ -84,7 +84,7 @@ def broken_snake(layer, behind=None):
 
 def broken_dilation(layer, behind=None):
     made = fused.FusedUnit(layer, behind)
-    made.wide.padding, made.wide.dilation = 3, 1  # padding and dilation keep the length
+    made.wide.padding, made.wide.dilation = 3, 1  # the result keeps its length
     return made
 
 

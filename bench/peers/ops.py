@@ -537,7 +537,7 @@ def weight_norm_adamw(case):
         given = [t.requires_grad_() for t in vs + gs]
         step, averages = optimizer(given, kind, case.device), models.Averages(given if case.get("ema") else [])
         plain = [(v.detach(), g.detach()) for v, g in zip(vs, gs)]
-        norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the first weights, in every run
+        norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the initial weights, in every run
 
         def run():
             pairs = [torch.ops.aten._weight_norm_interface_backward(dw, v, g, n, 0)

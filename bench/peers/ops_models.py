@@ -125,7 +125,7 @@ def vq_ema(case):
         quantizer, x, index = ops_codes.averaged(case)
         return lambda: quantizer.update(0, x, index)
 
-    def reference():  # of this step: averages differ from run to run
+    def reference():  # of one step: averages change from run to run
         _, x, index = ops_codes.averaged(case)
         sums = torch.zeros((case.codes, case.dim), dtype=torch.float64, device=case.device).index_add_(0, index, x.double())
         return torch.bincount(index, minlength=case.codes).float(), sums.float()
