@@ -105,7 +105,7 @@ void sticky() {
   launch(p.ctx, {.name = "failing", .block = 32}, trap_kernel, p.x(), p.y());
   launch(p.ctx, {.name = "behind", .block = 32}, copy_kernel, p.x(), p.y());
   const std::string first = said([&] { p.ctx.read<float>(all, back); });
-  Pair other(1);  // this device works; its thread comes from there
+  Pair other(1);  // this device works, and becomes this thread's current device
   other.ctx.synchronize();
   Event event;
   const std::string later[] = {said([&] { p.ctx.read<float>(all, back); }),

@@ -92,8 +92,8 @@ class Tape {
   /// The value of x as a constant.
   Node* detach(const Node* x) { return constant(x->shape, held(x->value)); }
 
-  /// While one of these lives, parameters whose names begin with `prefix` get no gradient. Their inputs and outputs
-  /// still do.
+  /// While one of these lives, parameters whose names begin with `prefix` get no gradient. The inputs of their
+  /// layers still do.
   class [[nodiscard]] Frozen {
    public:
     Frozen(Tape& tape, std::string prefix) : tape_(tape) { tape_.frozen_.push_back(std::move(prefix)); }
