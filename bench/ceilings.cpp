@@ -14,7 +14,7 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-/// Best seconds per call: repeats until `budget` is used up, in bursts long enough for the clock.
+/// The least seconds per call. Repeats until `budget` seconds are used up, in bursts long enough for the clock.
 template <class F>
 double best_time(double budget, F&& f) {
   f();
@@ -34,7 +34,7 @@ NACRE_CLONES void copy_loop(const float* __restrict from, float* __restrict to, 
   for (int64_t i = 0; i < n; ++i) to[i] = from[i];
 }
 
-// Twelve chains hide the latency of two units of four cycles; with the two constants they fit sixteen registers.
+// Twelve chains hide the latency of two units with four cycles each. With the two constants they fit sixteen registers.
 #define NACRE_FMA_LOOP(name, lanes)                                  \
   float name(int64_t rounds, float factor, float term) {             \
     typedef float Vector __attribute__((vector_size(4 * (lanes))));  \
@@ -62,7 +62,7 @@ NACRE_FMA_LOOP(fma_avx2, 8)
   if (set == "avx2") loop = fma_avx2, lanes = 8;
 #endif
   constexpr int64_t rounds = 1 << 18;
-  static std::atomic<float> sink;  // what keeps the loops from being dropped
+  static std::atomic<float> sink;  // uses the results, so that the compiler keeps the loops
   const double seconds = best_time(0.15, [&] {
     parallel_parts(ctx, threads, [&](int64_t part) {
       const float result = loop(rounds, 0.999f, 0.5f);
@@ -72,7 +72,7 @@ NACRE_FMA_LOOP(fma_avx2, 8)
   return 2.0 * 12 * lanes * static_cast<double>(rounds) * threads / seconds;
 }
 
-/// Where less data was slower, a core was busy elsewhere.
+/// A smaller footprint cannot be slower. Where it was, another process used a core, so the larger one's rate is taken.
 void never_slower_on_less(std::vector<Ceilings::Copy>& copies) {
   for (size_t i = copies.size() - 1; i > 0; --i)
     copies[i - 1].bytes_per_second = std::max(copies[i - 1].bytes_per_second, copies[i].bytes_per_second);
@@ -112,7 +112,7 @@ double Ceilings::cold_copy(int64_t bytes) const {
   if (cold_copies.empty()) return copy(bytes);
   const auto seconds = [](const Copy& c) { return static_cast<double>(c.bytes) / c.bytes_per_second; };
   const double wanted = static_cast<double>(std::max<int64_t>(bytes, 1));
-  // Less than the least takes the same time: that of a launch and of one way to memory.
+  // Below the smallest footprint, the time is constant: one launch and one memory latency.
   if (bytes <= cold_copies.front().bytes) return wanted / seconds(cold_copies.front());
   for (size_t i = 1; i < cold_copies.size(); ++i) {
     const Copy &below = cold_copies[i - 1], &above = cold_copies[i];
@@ -132,7 +132,7 @@ Ceilings measure_ceilings(Context& ctx) {
     return ceilings;
   }
 #endif
-  // Per thread, read + written: from the first-level cache to memory.
+  // Bytes per thread, read + written, from the first-level cache to memory.
   constexpr int64_t footprints[] = {32 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20, 512 << 20};
   const int64_t threads = ctx.threads();
   const int64_t largest = footprints[5] / 8;

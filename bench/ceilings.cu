@@ -3,18 +3,19 @@
 #include "runtime/device.cuh"
 #include "nacre/random.h"
 
-// Loops that keep one unit of a multiprocessor busy and nothing else. Their numbers never settle: values that repeat,
-// or zeros, switch fewer transistors and let the clock run higher than it does on data.
+// Each loop keeps one unit of a multiprocessor busy. The numbers never converge, because repeated values or zeros
+// switch fewer transistors and allow a higher clock than real data does.
 namespace nacre::bench::kernels {
 namespace {
 
 using cuda::launch;
 
 constexpr int threads = arithmetic_threads;
-constexpr int batch = 4;   // 16-byte packs that a thread has on their way
+constexpr int batch = 4;   // 16-byte loads in flight per thread
 constexpr int chains = 8;  // independent results per thread, to hide latencies
 
-/// Loads go past the first-level cache: with rounds, a multiprocessor's share of a small footprint would fit there.
+/// Loads bypass the first-level cache. Otherwise, with many rounds, each multiprocessor's share of a small footprint
+/// would stay in it.
 __global__ void __launch_bounds__(threads) copy_kernel(const uint4* from, uint4* to, int64_t packs, int rounds) {
   const int64_t step = cuda::grid_threads();
   for (int r = 0; r < rounds; ++r)
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(threads, 8) multiply_add_kernel(const float* n
   out[me] = sum;
 }
 
-/// One addition goes with each sine, of which the other units do eight times as many.
+/// One addition goes with each sine. The other units have eight times the throughput, so it costs no time.
 __global__ void __launch_bounds__(threads, 8) special_kernel(const float* numbers, float* out, int rounds) {
   const int64_t me = cuda::grid_thread();
   float x[chains];
@@ -76,7 +77,7 @@ __global__ void __launch_bounds__(threads, 8) special_kernel(const float* number
   out[me] = sum;
 }
 
-constexpr int mma_rows = 2, mma_columns = 4;  // fragments of a and b; each pair has sums of its own
+constexpr int mma_rows = 2, mma_columns = 4;  // fragments of a and b; each pair has its own sums
 
 template <bool is_bf16>
 __global__ void __launch_bounds__(threads) mma_kernel(const float* numbers, float* out, int rounds) {
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(threads) mma_kernel(const float* numbers, floa
   out[me] = sum;
 }
 
-/// Each of `each` operations, per round and thread.
+/// Number of operations of a launch with `each` operations per round and thread.
 double operations(unsigned blocks, int rounds, double each) { return each * rounds * threads * blocks; }
 
 }  // namespace
@@ -139,7 +140,7 @@ double special(Context& ctx, const float* numbers, float* out, unsigned blocks, 
   launch(ctx, {.name = "ceiling_special", .grid = blocks, .block = threads}, special_kernel, numbers, out, rounds);
   return operations(blocks, rounds, chains);
 }
-// Of the 2 x 16 x 8 x 16 (or 8) operations of a warp a thread's share is a 32nd.
+// A warp's mma has 2 x 16 x 8 x 16 operations (or x 8 for tf32). A thread's share is a 32nd.
 double mma_bf16(Context& ctx, const float* numbers, float* out, unsigned blocks, int rounds) {
   launch(ctx, {.name = "ceiling_mma_bf16", .grid = blocks, .block = threads}, mma_kernel<true>, numbers, out, rounds);
   return operations(blocks, rounds, mma_rows * mma_columns * 2.0 * 16 * 8 * 16 / 32);

@@ -11,14 +11,14 @@
 namespace nacre::bench {
 namespace {
 
-// The emulated build runs all of this on sizes that say nothing.
+// The emulated build runs the same code on small sizes. Its rates mean nothing.
 #if defined(NACRE_EMULATED)
 constexpr bool emulated = true;
 #else
 constexpr bool emulated = false;
 #endif
 
-/// Best seconds of one `step` that finds 256 MiB of something else in the cache: as cold cases are timed.
+/// The least seconds of one `step` after 256 MiB of other data were written, as in cold cases.
 double best_cold_time(Context& ctx, View<float> flush, int measurements, const std::function<void()>& step) {
   step();
   ctx.synchronize();
@@ -43,7 +43,8 @@ Ceilings::Copy faster_of(int64_t footprint, double own, double vendor) {
 void measure_copies(Context& ctx, Ceilings& c, const std::byte* from, std::byte* to) {
   cuda::Runtime& runtime = cuda::runtime(ctx);
   const unsigned resident = static_cast<unsigned>(runtime.limits().multiprocessors) * 8;
-  // The smaller two stay in the second-level cache. There many rounds go into one launch, whose own cost is not theirs.
+  // The two smallest footprints stay in the second-level cache. Many rounds run in one launch there, so that the cost
+  // of the launch does not count.
   constexpr int64_t mib = 1 << 20;
   const std::vector<int64_t> footprints =
       emulated ? std::vector<int64_t>{4096, 16384} : std::vector<int64_t>{16 * mib, 48 * mib, 256 * mib, 2048 * mib};
@@ -86,7 +87,7 @@ void measure_arithmetic(Context& ctx, Ceilings& c, const float* numbers, float* 
         best_time(ctx, 2, 6, [&] { operations = kernel(ctx, numbers, out, blocks, emulated ? 2 : rounds); });
     return operations / seconds;
   };
-  // Rounds for about a millisecond; the first of these also brings the clocks up.
+  // Enough rounds for about a millisecond. The first launches also raise the clocks.
   if (!emulated) (void)rate(&kernels::multiply_add, 8, 1 << 17);
   c.flops_one = c.flops_all = rate(&kernels::multiply_add, 8, 1 << 14);
   c.special = rate(&kernels::special, 8, 1 << 11);
@@ -129,7 +130,7 @@ void measure_products(Context& ctx, Ceilings& c, std::byte* from, std::byte* to)
 }  // namespace
 
 double best_time(Context& ctx, int steps, int measurements, const std::function<void()>& step) {
-  step();  // loads what is loaded at the first use, which a capture may not
+  step();  // first use loads libraries, which is not allowed in a capture
   ctx.synchronize();
   Graph graph = ctx.capture([&] {
     for (int i = 0; i < steps; ++i) step();
@@ -152,7 +153,7 @@ void measure_cuda_ceilings(Context& ctx, Ceilings& c) {
   float* const numbers = reinterpret_cast<float*>(small.data());
   kernels::random(ctx, numbers, kernels::number_count);
   kernels::random(ctx, reinterpret_cast<float*>(from.data()), static_cast<int64_t>(bytes / 4));
-  // `to` takes a float per thread.
+  // `to` holds one float per thread.
   const unsigned most_blocks = static_cast<unsigned>(emulated ? 2 : bytes / 4 / kernels::arithmetic_threads);
   measure_arithmetic(ctx, c, numbers, reinterpret_cast<float*>(to.data()), most_blocks);
   measure_copies(ctx, c, from.data(), to.data());

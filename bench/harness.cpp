@@ -31,7 +31,7 @@ std::string number(double x) {
   return text;
 }
 
-/// How an error begins that is none.
+/// Prefix of an "error" that reports a skipped case, which is no failure.
 const std::string skipped = "skipped: ";
 
 struct Options {
@@ -43,20 +43,22 @@ struct Options {
   unsigned limit = 0;  // seconds; 0: none
 };
 
-/// What is being done, for the handler of the alarm that ends it.
+/// The current activity. The handler of SIGALRM prints it before it ends the program.
 char doing[256];
 void took_too_long(int) {
   const auto say = [](const char* text) { (void)!::write(STDERR_FILENO, text, std::strlen(text)); };
   say("nacre_bench: "), say(doing), say(": ran past its limit\n");
   ::_exit(124);
 }
-/// Whoever hangs in a kernel or a driver can only be ended from outside of the thread that waits.
+/// Sets the limit for the next activity. A thread that hangs in a kernel or a driver cannot end itself, so an alarm
+/// does it.
 void begin(const std::string& what, unsigned limit) {
   std::snprintf(doing, sizeof(doing), "%s", what.c_str());
   ::alarm(limit);
 }
 
-/// After an error that no later call recovers from (an illegal address, say) every other case would fail with it.
+/// Not empty after an error that no later call recovers from, such as an illegal address. All remaining cases would
+/// fail with it.
 std::string lost_after;
 void see_if_lost(Context& ctx, const std::string& name) {
   try {
@@ -65,14 +67,15 @@ void see_if_lost(Context& ctx, const std::string& name) {
     lost_after = name + ": " + error.what();
   }
 }
-/// The results until here are in the file of --benchmark_out, which is flushed after each, without its end.
+/// Ends the program. The file of --benchmark_out is flushed after each result, so it has all results so far, but not
+/// its closing brackets.
 [[noreturn]] void end_lost() {
   std::fflush(nullptr);
   std::fprintf(stderr, "nacre_bench: the device is lost after %s\n", lost_after.c_str());
   ::_exit(static_cast<int>(ErrorKind::device));
 }
 
-/// The file of --progress gets the name of each case before the case runs.
+/// Appends the name of a case to the file of --progress before the case runs.
 void note_progress(const std::string& path, const std::string& name) {
   std::ofstream out(path, std::ios::app);
   out << name << std::endl;
@@ -85,7 +88,7 @@ std::set<std::string> begun_before(const std::string& path) {
   return names;
 }
 
-/// Contexts by precision: cases say which they need.
+/// One context per precision. A case names the one it needs.
 struct Contexts {
   explicit Contexts(const Options& o) : options(o) {}
   Context& get(const std::string& arithmetic) {
@@ -120,7 +123,7 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     for (const auto& [name, value] : data.figures) c[name] = value;
     c["peak_MiB"] = static_cast<double>(t.peak_bytes) / (1 << 20);
     if (!timed) return;
-    // On a device what counts is the case that finds nothing in its cache; on the CPU the fastest of many.
+    // The headline time on a device is the one with a cold cache. On the CPU it is the fastest of many runs.
     const bool cold = t.cold.runs > 0;
     const double seconds = cold ? t.cold.median : t.warm.best;
     c["warm_us"] = 1e6 * t.warm.median, c["best_us"] = 1e6 * t.warm.best;
@@ -135,7 +138,7 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     const auto floor_with = [&](double copy_rate) {
       return std::max(bytes / copy_rate, peak > 0 ? flops / peak : 0.0);
     };
-    if (cold) {  // what the second-level cache still holds is read from there
+    if (cold) {  // the bandwidth ceiling of a cold run counts data that the second-level cache still holds
       const double cached = ceilings.copy(info.bytes);
       c["warm_p10_us"] = 1e6 * t.warm.p10, c["warm_p90_us"] = 1e6 * t.warm.p90;
       c["warm_runs"] = static_cast<double>(t.warm.runs);
@@ -158,7 +161,7 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
   ::alarm(0);
 }
 
-/// One line per case; Google Benchmark's own table shows neither spread nor what is missing.
+/// Prints one line per case. The table of Google Benchmark shows neither the spread nor the skipped cases.
 class Table : public benchmark::BenchmarkReporter {
  public:
   explicit Table(bool timed) : timed_(timed) {}
@@ -226,7 +229,7 @@ void setting(const std::string& name, const std::string& value) {
 }
 
 #if defined(NACRE_CUDA_LIBRARIES)
-/// Of libraries that cases load when they need them: what they say themselves, where they are here.
+/// Prints the versions of libraries that cases load at run time, where they are present.
 void describe_libraries() {
   const auto find = [](std::initializer_list<const char*> names, const char* function) {
     void* found = nullptr;
@@ -274,7 +277,7 @@ void describe(Context& ctx, const Ceilings& ceilings, const Options& options) {
 
 [[noreturn]] void usage(const std::string& what) { throw Error(ErrorKind::usage, what + "; see bench/harness.h"); }
 
-/// Takes our flags out of the arguments: "--threads N" or "--threads=N".
+/// Removes our options from the arguments. Both "--threads N" and "--threads=N" are accepted.
 Options take_options(std::vector<char*>& args) {
   Options o;
   std::vector<char*> rest{args.front()};
@@ -322,7 +325,7 @@ Options take_options(std::vector<char*>& args) {
   return o;
 }
 
-/// Names and words here hold nothing that JSON would escape.
+/// Names and words here contain no character that JSON must escape.
 void write_cases(const Suite& suite, const Options& options) {
   std::ofstream out(options.cases);
   out << "{\"program\":\"nacre_bench\",\"device\":\"" << str(options.device)
@@ -415,7 +418,7 @@ void Data::fill(View<T> v, std::vector<T> values) {
   ctx.synchronize();
 }
 namespace {
-constexpr int64_t drawn_at_most = 3 << 20;  // a multiple of four, and of no power of two that caches know
+constexpr int64_t drawn_at_most = 3 << 20;  // a multiple of four, but of no large power of two (cache aliasing)
 }
 
 template <class T>
@@ -443,7 +446,7 @@ template View<float> Data::random<float>(Shape, double, double);
 template View<bf16> Data::random<bf16>(Shape, double, double);
 
 void Suite::add(CaseInfo info, std::function<Run(Data&)> setup) {
-  if (small_)  // where shapes that differ have become the same
+  if (small_)  // small shapes may coincide, so duplicates are removed
     for (const Entry& e : entries)
       if (e.info.name == info.name) return;
   entries.push_back({std::move(info), std::move(setup)});

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What surrounds the kernels, as ratios: how soon a fresh process answers, and a step beside busy processes.
+"""Ratios of whole processes: how soon a fresh process answers, and how long a step takes beside busy processes.
 
     bench/process.py [BUILD]        default: build/cpu
 
-Needs nothing but Python. Prints, for the configuration speech-16k-small on as many threads as there are cores:
+Needs only Python. Prints, for the configuration speech-16k-small on as many threads as there are cores:
   - nacre encode and decode of a clip of 3 s in a fresh process: seconds, times real time, memory, and that memory against
-    what `nacre info --memory` says;
+    the prediction of `nacre info --memory`;
   - a training step (nacre_bench, codec_step) alone, beside one busy process, and beside one per core, as ratios to alone.
-Rounds alternate, medians are printed: other work on the machine shows in all of them.
+Rounds alternate and medians are printed, so that other work on the machine affects all of them.
 """
 import json
 import math
@@ -28,7 +28,7 @@ cores = len(os.sched_getaffinity(0))
 
 
 def fresh(command):
-    """Seconds and peak bytes of one process."""
+    """Runs one process. Returns its seconds and its peak memory in bytes."""
     code = ("import resource, subprocess, sys, time\n"
             "start = time.monotonic()\n"
             "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
@@ -38,7 +38,7 @@ def fresh(command):
 
 
 def step(folder):
-    """Median seconds of a step."""
+    """The median seconds of a step."""
     path = os.path.join(folder, "step.json")
     subprocess.run([bench, "--benchmark_filter=codec_step/" + config, "--benchmark_out=" + path, "--benchmark_out_format=json"],
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

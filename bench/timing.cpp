@@ -47,7 +47,7 @@ Timing measure_cuda(Context& ctx, const Run& run, const TimingOptions& options, 
   ctx.synchronize();
   timing.launches = cuda::runtime(ctx).launches() - before;
   timing.peak_bytes = memory_use(ctx.device()).peak;
-  // `repeats` runs; one graph of all of them, so that short ones do not wait for the host or for a graph's own start.
+  // `repeats` runs. They form one graph, so that short runs wait neither for the host nor for the start of a graph.
   const auto several = [&](int repeats) -> std::function<void()> {
     const auto all = [&ctx, &run, repeats] {
       for (int k = 0; k < repeats; ++k) run(ctx);
@@ -61,9 +61,9 @@ Timing measure_cuda(Context& ctx, const Run& run, const TimingOptions& options, 
     ctx.synchronize();
     return timing;
   }
-  constexpr int depth = 32;  // runs that are queued before anybody waits
+  constexpr int depth = 32;  // runs that are queued before the host waits
   std::vector<cuda::Event> start(depth), end(depth);
-  // n samples of `step`, which is `repeats` runs; `before_each` is queued ahead of the first event.
+  // Takes n samples of `step`, which is `repeats` runs. `before_each` is queued ahead of the first event.
   const auto take = [&](int n, const std::function<void()>& step, int repeats,
                         const std::function<void()>& before_each) {
     std::vector<double> seconds;

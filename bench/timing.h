@@ -1,10 +1,10 @@
 #pragma once
-// The one place that takes times.
+// All times of the bench are taken here.
 //
-// CUDA: the op is captured as a graph, so that launches cost what they cost in a trained step. Cold: before every run
-// 256 MiB are written, more than any second-level cache holds; two events stand around each run, and nothing is waited
-// for between runs. Warm: runs one behind the other in one graph, as many as make 100 microseconds.
-// CPU: one run after the other, each by the clock.
+// CUDA: the op is captured as a graph, so that launches cost what they cost in a training step. Cold: 256 MiB, more
+// than any second-level cache holds, are written before every run. Two events enclose each run, and the host does not
+// wait between runs. Warm: consecutive runs form one graph of about 100 microseconds.
+// CPU: consecutive runs, each timed by the clock.
 #include "harness.h"
 
 namespace nacre::bench {
@@ -15,15 +15,16 @@ struct Sample {
 };
 struct Timing {
   Sample warm, cold;      ///< cold only on CUDA
-  int64_t launches = -1;  ///< kernels (and transforms) of one run; only on CUDA; 0 where another library launches
-  size_t peak_bytes = 0;  ///< what Memory held at most up to the first run, the case's data included
+  int64_t launches = -1;  ///< kernels and transforms of one run, only on CUDA; 0 where another library launches
+  size_t peak_bytes = 0;  ///< peak bytes of Memory up to the first run, the data of the case included
 };
 struct TimingOptions {
   bool eager = false;  ///< never captured
-  bool timed = true;   ///< false: one run, and the launches
-  double seconds = 0;  ///< per kind of sample, about; 0: 0.25
+  bool timed = true;   ///< false: one run and the launches, no times
+  double seconds = 0;  ///< approximate seconds per kind of sample; 0: 0.25
 };
-/// At least 50 runs of each kind, fewer only where they would take ten times as long as `seconds`, but at least 5.
+/// Takes at least 50 runs of each kind. If they would take more than ten times `seconds`, there are fewer, but at least
+/// 5.
 Timing measure(Context&, const Run&, const TimingOptions&);
 
 }  // namespace nacre::bench

@@ -23,8 +23,8 @@ bool allocation_fails() {
 
 }  // namespace
 
-// malloc is used so that AddressSanitizer still sees every block.
-// Never inlined: gcc at -O1 sees free() beside operator new and reports a mismatched pair.
+// malloc is used so that AddressSanitizer still tracks every block. The functions are never inlined: at -O1 gcc would
+// see free() next to operator new and report a mismatched pair.
 #define NACRE_NOINLINE __attribute__((noinline))
 NACRE_NOINLINE void* operator new(size_t n) {
   if (allocation_fails()) throw std::bad_alloc();

@@ -1,13 +1,13 @@
 #pragma once
-// The allocator of a test program: counts, and fails where a test asks for it.
+// The allocator of a test program. It counts allocations, and fails where a test asks for it.
 #include <atomic>
 #include <cstdint>
 
 namespace nacre::test {
 
-/// Of all threads, without those in a ForeignAllocations.
+/// The number of allocations of all threads, without those inside a ForeignAllocations.
 extern std::atomic<int64_t> allocations;
-/// How many allocations of this thread succeed before one throws bad_alloc; negative: all.
+/// The number of allocations of this thread that succeed before one throws bad_alloc. Negative: no limit.
 extern thread_local int64_t allocations_left;
 
 }  // namespace nacre::test

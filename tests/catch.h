@@ -1,5 +1,5 @@
 #pragma once
-// Catch2 of version 2 or 3, whichever is installed. Version 3 has lost some of version 2's names.
+// Catch2 of version 2 or 3, whichever is installed. Version 3 lacks some names of version 2.
 #if __has_include(<catch2/catch_test_macros.hpp>)
 #define NACRE_CATCH 3
 #include <catch2/catch_approx.hpp>

@@ -1,5 +1,5 @@
 #pragma once
-// A folder for one test, and small helpers around files.
+// A folder for one test, and small functions for files.
 #include <unistd.h>
 
 #include <atomic>
@@ -20,8 +20,8 @@ inline std::vector<std::byte> to_bytes(std::string_view s) {
   return {b.begin(), b.end()};
 }
 
-/// A new empty folder, removed at the end; in memory where that can be had, for thousands of synchronised files take
-/// long on a disk.
+/// A new empty folder that is removed with the object. It is in memory if possible, because thousands of synchronised
+/// files take long on a disk.
 class Folder {
  public:
   explicit Folder(bool on_disk = false) {
@@ -40,7 +40,7 @@ class Folder {
   Folder& operator=(const Folder&) = delete;
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  /// How many entries, hidden ones included.
+  /// The number of entries, hidden ones included.
   int64_t count() const {
     return std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator());
   }

@@ -1,5 +1,5 @@
 #pragma once
-// A model's gradients, as a tape has them (reference/tape.h), against the library's and against finite differences:
+// Compares the library's gradients of a model with those of a tape (reference/tape.h) and with finite differences:
 //
 //   Tape tape;
 //   tape.parameters = values_of(ctx, parameters);
@@ -15,7 +15,7 @@
 
 namespace nacre::test {
 
-/// The library's parameters, and their gradients, as files hold them.
+/// The library's parameters, and below their gradients, in the layout of files.
 inline Tensors values_of(Context& ctx, const Parameters& p) {
   Tensors found;
   p.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
@@ -38,11 +38,11 @@ inline double largest(const Values& v) {
   return most;
 }
 
-/// The exact gradients, and per tensor what rounding may do to its gradient. A layer's sums have a few dozen terms whose
-/// rounding errors have random signs: a result is off by about an ulp of its own size and of its tensor's. The reference
-/// runs with such errors everywhere, eight times; an element may be off by four times the most that anything in its tensor
-/// then moved. (Eight, for tensors of one element: that all eight draws are below a quarter of an error as large as
-/// theirs has a chance of 0.2^8.)
+/// The exact gradients, and per tensor the allowance for rounding. A layer's sums have a few dozen terms whose rounding
+/// errors have random signs. The error of a result is therefore about an ulp of its own size and of its tensor's. The
+/// reference runs eight times with such random errors in all values. An element may be off by four times the largest
+/// change of any element of its tensor in these runs. (Eight runs are needed for tensors of one element: the
+/// probability that all eight changes are below a quarter of an equally distributed error is 0.2^8.)
 struct Comparison {
   double loss = 0;
   Tensors exact;
@@ -64,8 +64,8 @@ struct Comparison {
         for (size_t i = 0; i < g.size(); ++i)
           allowed[name] = std::max(allowed[name], 4 * std::fabs(other.at(name)[i] - g[i]));
   }
-  /// Tensors whose allowance is so large that a comparison would say little: rounding turns the sign of some |a - b|, say.
-  /// Another seed has none.
+  /// Names tensors whose allowance is so large that a comparison would say little, for example because rounding changes
+  /// the sign of some |a - b|. Such a seed must be replaced.
   std::string blunt() const {
     std::string names;
     for (const auto& [name, g] : exact)
@@ -73,7 +73,7 @@ struct Comparison {
         names += " " + name + " " + std::to_string(allowed.at(name) / largest(g));
     return names;
   }
-  /// Same names, sizes and values; and an error of ten allowances would be noticed in every tensor.
+  /// Checks names, sizes and values. Also checks that an error of ten allowances would be noticed in every tensor.
   void check(const Tensors& found) const {
     REQUIRE(found.size() == exact.size());
     for (const auto& [name, g] : exact) {
@@ -87,31 +87,32 @@ struct Comparison {
       INFO("worst error is " << worst << " of the allowance " << allowance << ", largest gradient " << largest(g));
       CHECK(worst <= 1);
       Values planted = found.at(name);
-      planted[planted.size() / 2] += 10 * std::max(allowance, 1e-30);  // zero where no item uses a codebook
+      planted[planted.size() / 2] += 10 * std::max(allowance, 1e-30);  // allowance 0: no item uses a codebook
       CHECK(worst_ratio(planted, expected, same) > 1);
     }
   }
 };
 
-/// Central differences, or nothing where a kink (|a - b| at 0, the floor of a logarithm) lies within the steps: two
-/// step widths disagree there.
+/// Central differences. Returns nothing if two step widths disagree: then a kink (|a - b| at 0, the floor of a
+/// logarithm) lies within the steps.
 inline std::optional<double> slope(const std::function<double(double)>& f, double scale) {
   const double h = 1e-6, near = (f(h) - f(-h)) / (2 * h), far = (f(2 * h) - f(-2 * h)) / (4 * h);
   if (std::fabs(near - far) > 1e-5 * (std::fabs(near) + scale)) return std::nullopt;
   return near;
 }
 
-/// The difference that is farthest from its gradient.
+/// The finite difference with the largest error.
 struct Difference {
-  double error = 0;  ///< 1 is what is allowed
+  double error = 0;  ///< in units of the allowance
   std::string where;
 };
-/// Finite differences of at least `wanted` elements of all kinds of parameters, and along three directions through all of them.
+/// Takes finite differences of at least `wanted` elements from all kinds of parameters, and along three directions
+/// through all parameters.
 inline Difference worst_difference(Tape& tape, const Model& model, const Tensors& gradients, std::mt19937_64& rng,
                                    int wanted) {
   tape.run(model);
   tape.hold();
-  // Names by the network and the part after the last point, so that every kind has its turn.
+  // The kind of a parameter is its network and the part of its name after the last point. Every kind is tested in turn.
   std::map<std::string, std::vector<std::string>> kinds;
   double scale = 0;
   Difference worst;
@@ -122,7 +123,7 @@ inline Difference worst_difference(Tape& tape, const Model& model, const Tensors
   }
   const auto compare = [&](const std::string& what, double found, double expected) {
     const double error = std::fabs(found - expected) / (1e-5 * (std::fabs(found) + scale));
-    if (!(worst.error <= 1) || error <= worst.error) return;  // the first failure stays, NaN too
+    if (!(worst.error <= 1) || error <= worst.error) return;  // keeps the first failure, NaN included
     worst = {error, what + ": " + std::to_string(found) + ", by differentiation " + std::to_string(expected)};
   };
   int redrawn = 0;

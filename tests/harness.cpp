@@ -30,8 +30,8 @@ T from_double(double x) {
   else
     return static_cast<T>(x);
 }
-/// What lies around a buffer: NaN, so that what is read there shows in every sum that it goes into, of bits that no
-/// computation makes, so that what is written there shows as well.
+/// The content of fences: NaN, so that a read from a fence shows in every sum that uses it. The bits of this NaN are
+/// the result of no computation, so that a write to a fence shows as well.
 template <class T>
 T fence_value() {
   if constexpr (std::is_same_v<T, float>) return std::bit_cast<float>(0x7fe5a5a5u);
@@ -67,7 +67,8 @@ int64_t AllocationCounter::count() const { return allocations.load() - start_; }
 template <class T>
 Buffer<T>::Buffer(Context& ctx, std::string name, Shape shape, std::vector<T> before)
     : ctx_(ctx), name_(std::move(name)), shape_(shape), before_(std::move(before)) {
-  // One row at least (a wrong row loop lands in the fence, not in the heap), in whole 256-byte lines.
+  // A fence has at least one row, so that a wrong row loop stays in the fence and not in the heap. Its size is a
+  // multiple of 256 bytes.
   const int64_t row = std::max<int64_t>(shape.width * shape.channels, 1);
   const int64_t line = static_cast<int64_t>(256 / sizeof(T));
   fence_ = (row + line - 1) / line * line;

@@ -1,6 +1,6 @@
 #pragma once
-// What the test of an op needs: the devices this build has, fenced buffers that start as NaN, one printed and settable
-// seed, and a comparison with a double-precision reference whose allowance is derived beside its use.
+// Tools for the test of an op: the devices of this build, buffers with fences that start as NaN, one seed that is
+// printed and can be set, and a comparison with a double-precision reference. Each allowance is derived beside its use.
 //
 //   NACRE_TEST_SEED=7 ./nacre_tests     repeats a failure
 #include <cmath>
@@ -18,18 +18,18 @@
 
 namespace nacre::test {
 
-/// Half a unit in the last place of a float, relative: the rounding error of one float operation.
+/// Half a unit in the last place of a float, relative: the largest rounding error of one float operation.
 inline constexpr double ulp = 0x1p-24;
 /// The same for storage in bf16.
 inline constexpr double bf16_ulp = 0x1p-8;
 
-/// The devices this build and machine can run: CPU, and CUDA (real or emulated) where there is one. NACRE_TEST_DEVICES=cpu
-/// or =cuda leaves out the other.
+/// The devices that this build and machine can use: the CPU, and CUDA (real or emulated) if there is one.
+/// NACRE_TEST_DEVICES=cpu or =cuda leaves out the other.
 std::vector<Device> devices();
-/// From NACRE_TEST_SEED, or 1; printed by every failure.
+/// The seed from NACRE_TEST_SEED, or 1. Every failure prints it.
 uint64_t seed();
 
-/// Counts calls of operator new between construction and count(), leaving out libraries that allocate inside.
+/// Counts calls of operator new between construction and count(). Libraries that allocate internally are left out.
 class AllocationCounter {
  public:
   AllocationCounter();
@@ -39,7 +39,7 @@ class AllocationCounter {
   int64_t start_;
 };
 
-/// A device buffer and its host copy. Around it is a fence of at least one row on both sides: NaN, or a negative
+/// A device buffer and its host copy. Fences of at least one row enclose it on both sides. They hold NaN, or a negative
 /// integer.
 template <class T>
 class Buffer {
@@ -50,16 +50,16 @@ class Buffer {
   const std::string& name() const { return name_; }
   Shape shape() const { return shape_; }
   int64_t size() const { return shape_.elements(); }
-  /// What the buffer held when it was made.
+  /// The initial content of the buffer.
   const std::vector<T>& before() const { return before_; }
-  /// The input value i, as a double. For inputs: what the reference reads.
+  /// The input value i as a double, for the reference.
   double operator[](int64_t i) const;
   operator View<T>() const { return {data(), shape_}; }
   operator View<const T>() const { return {data(), shape_}; }
   T* data() const;
-  /// Reads back, and fails if a fence was written.
+  /// Copies the buffer to the host. Fails if a fence was written.
   std::vector<T> read() const;
-  /// Puts new content on the device (and in before()).
+  /// Copies new content to the device and to before().
   void write(std::vector<T> content);
 
  private:
@@ -71,34 +71,35 @@ class Buffer {
   Memory memory_;
 };
 
-/// One case of one op on one device.
+/// One test case of one op on one device.
 class Case {
  public:
   Case(std::string name, Device device, Shape shape, int threads = 2, Precision precision = Precision::fp32);
   Context ctx;
 
-  /// Uniform in [low, high); rounded to T.
+  /// Uniform values in [low, high), rounded to T.
   template <class T = float>
   Buffer<T>& random(const std::string& name, Shape, double low, double high);
-  /// Integers in [low, high]: sums of products stay exact in float, in any order.
+  /// Integers in [low, high]. Sums of their products are exact in float in any order.
   template <class T = float>
   Buffer<T>& integers(const std::string& name, Shape, int low, int high);
   template <class T = float>
   Buffer<T>& values(const std::string& name, Shape, std::vector<T>);
-  /// Starts as NaN (or the smallest integer).
+  /// An output, initialised with NaN (or the smallest integer).
   template <class T = float>
   Buffer<T>& output(const std::string& name, Shape);
   template <class T = float>
   Buffer<T>& zeros(const std::string& name, Shape);
-  /// Scratch for an op: NaN, of the shape its *_scratch function returned; an empty shape gives an empty view.
+  /// Scratch for an op, initialised with NaN, of the shape that its *_scratch function returned. An empty shape gives
+  /// an empty view.
   View<float> scratch(Shape);
 
-  /// |buffer[i] - expected(i)| <= allowance(i) for every i; a NaN fails. Reports the worst element and the seed.
+  /// Checks |buffer[i] - expected(i)| <= allowance(i) for every i. NaN fails. Prints the worst element and the seed.
   /// Returns the largest error relative to its allowance, so that a test can show that it would notice a planted error.
   template <class T>
   double expect(const Buffer<T>& buffer, const std::function<double(int64_t)>& expected,
                 const std::function<double(int64_t)>& allowance);
-  /// Bit-equal to what is expected.
+  /// Checks that the buffer has exactly the expected bits.
   template <class T>
   void expect_equal(const Buffer<T>& buffer, const std::vector<T>& expected);
 
@@ -112,8 +113,8 @@ class Case {
   std::deque<std::shared_ptr<void>> owned_;
 };
 
-/// The largest error over its allowance, without failing: for showing that a planted error of ten allowances is
-/// noticed.
+/// The largest error over its allowance, without a failure. With it, tests show that a planted error of ten allowances
+/// is noticed.
 double worst_ratio(const std::vector<double>& found, const std::function<double(int64_t)>& expected,
                    const std::function<double(int64_t)>& allowance);
 

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-// Scripts speak as to version 2: --list-test-names-only is --list-tests --verbosity quiet now, and what -w NoTests asked
-// for goes without saying.
+// Scripts pass options of version 2. --list-test-names-only is now --list-tests --verbosity quiet. -w NoTests is the
+// default now.
 int main(int argc, char** argv) {
   std::vector<const char*> words;
   for (int i = 0; i < argc; ++i) {

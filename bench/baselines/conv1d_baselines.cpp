@@ -1,6 +1,6 @@
-// Other libraries on the shapes of conv1d_bench.cpp, beside its cases: NAME/cudnn_nhwc, NAME/cudnn_nchw, NAME/gemm.
-// Each is compared with ours once before it is timed, so that a wrong layout shows as a line and not as a wrong figure.
-// Theirs leave out the bias and its gradient, which ours have.
+// Other libraries on the shapes of conv1d_bench.cpp. The cases are NAME/cudnn_nhwc, NAME/cudnn_nchw and NAME/gemm. Each
+// result is compared with ours once before it is timed, so a wrong layout fails with a line instead of giving a wrong
+// time. The libraries compute neither the bias nor its gradient, which our op does.
 #include <cmath>
 #include <cstdio>
 
@@ -20,8 +20,8 @@ const char* name_of(Conv1dDirection d) {
   return names[static_cast<size_t>(d)];
 }
 
-/// Tensors of one case as nacre has them. `ours` holds what our op makes of them in the direction: T, or floats for the
-/// weight's gradient.
+/// Tensors of one case in nacre's layout. `ours` holds the result of our op in the direction: T, or float for the
+/// gradient of the weight.
 template <class T>
 struct Tensors {
   View<T> x, weight, y, ours;
@@ -53,8 +53,8 @@ Tensors<T> tensors(Data& data, Conv1dDirection direction, const Layer& l) {
   return t;
 }
 
-/// Throws where two results differ by more than roundings can: of factors (10 bits of mantissa) or results (8 bits)
-/// twice over, of fast algorithms in fp32, and of sums that go another way.
+/// Throws when two results differ by more than rounding can explain: rounding of factors (10 bits of mantissa) and of
+/// results (8 bits) in both, fast algorithms in fp32, and sums in another order.
 void expect_same(const char* library, double difference, const std::string& arithmetic, const Layer& l,
                  Conv1dDirection direction) {
   const double rounding = arithmetic == "bf16" ? 0x1p-7 : arithmetic == "tf32" ? 0x1p-9 : 0x1p-14;
@@ -75,7 +75,8 @@ Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::stri
           bool first_plan) {
   Context& ctx = data.ctx;
   const Tensors<T> t = tensors<T>(data, direction, l);
-  // Weights [out, taps, in] are to [out, in, taps] as [batch, time, channels] to [batch, channels, time].
+  // Transposing weights [out, taps, in] to [out, in, taps] is transposing [batch, time, channels] to [batch, channels,
+  // time].
   const auto taken = [&](const View<T>& v, Conv1dDirection written_by) {
     const View<T> to = data.zeros<T>(v.shape);
     if (direction != written_by) {
@@ -121,8 +122,8 @@ Run cudnn(Data& data, Conv1dDirection direction, const Layer& l, const std::stri
 #endif
 
 #if defined(NACRE_BENCH_CUBLAS)
-/// The convolution as one matrix product over memory that was unfolded before: what it would take if unfolding were
-/// free, though the product then reads `taps` (by stride) times as much.
+/// The convolution as one matrix product on memory that was unfolded before. The time is that of a convolution whose
+/// unfolding is free. The product reads `taps` (divided by stride) times as much data.
 template <class T>
 Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::string& arithmetic) {
   Context& ctx = data.ctx;
@@ -132,11 +133,12 @@ Run gemm(Data& data, Conv1dDirection direction, const Layer& l, const std::strin
   Cublas::Product product{.arithmetic = {}, .m = 0, .n = 0, .k = 0, .a = nullptr, .b = nullptr, .c = nullptr};
   View<T> result;
   View<float> weight_result;
-  // Where the result's pieces begin and how long they are: of an input gradient each item has rows ahead of time 0.
+  // The part of the product that is the result: its pieces, where the first begins and how long each is. For an input
+  // gradient, each item has rows ahead of time 0.
   int64_t first = 0, pitch = 0, pieces = 1, length = 0;
   if (direction == Conv1dDirection::input_gradient) {
-    // With s + left = u stride + r, 0 <= r < stride: dx[s] takes taps r + j stride from dy[u - j], and with stride 1
-    // taps j from dy[u - j dilation].
+    // With s + left = u stride + r and 0 <= r < stride, dx[s] takes taps r + j stride from dy[u - j]. With stride 1, it
+    // takes taps j from dy[u - j dilation].
     const int64_t rows = (l.time + l.g.left + l.g.stride - 1) / l.g.stride,
                   terms = (l.taps + l.g.stride - 1) / l.g.stride;
     const Unfold u{l.batch, l.y().time, l.out, rows, terms, 1, -l.g.dilation, 0};

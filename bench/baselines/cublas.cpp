@@ -57,7 +57,7 @@ Cublas::Cublas(Context& ctx) : impl_(std::make_unique<Impl>()) {
   i.version =
       std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
   check(f.set_stream(i.handle, static_cast<cudaStream_t>(cuda::runtime(ctx).stream())), "cublasSetStream");
-  // After the stream, which takes the workspace back.
+  // cublasSetStream resets the workspace, so the workspace is set after the stream.
   i.workspace = Memory(ctx, workspace_bytes);
   check(f.set_workspace(i.handle, i.workspace.data(), i.workspace.size()), "cublasSetWorkspace");
 }
@@ -74,7 +74,7 @@ void Cublas::multiply(const Product& p) {
   const cublasComputeType_t compute = p.arithmetic == "tf32" ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   const int m = static_cast<int>(p.m), n = static_cast<int>(p.n), k = static_cast<int>(p.k);
   const float one = 1, zero = 0;
-  // cuBLAS goes by columns and so sees every matrix transposed: it makes c^T = op(b)^T op(a)^T.
+  // cuBLAS is column-major and sees every matrix transposed. It computes c^T = op(b)^T op(a)^T.
   check(functions().gemm(impl_->handle, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                          p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &one, p.b, in, p.b_transposed ? k : n,
                          p.a, in, p.a_transposed ? m : k, &zero, p.c, out, n, compute, CUBLAS_GEMM_DEFAULT),

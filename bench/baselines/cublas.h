@@ -1,5 +1,5 @@
 #pragma once
-// Matrix products by cuBLAS: what the ceilings and the convolutions' `gemm` cases compare with.
+// Matrix products by cuBLAS, for the ceilings and for the `gemm` cases of the convolutions.
 #include <memory>
 #include <string>
 #include <string_view>
@@ -8,20 +8,20 @@
 
 namespace nacre::bench {
 
-/// One handle with a workspace of its own, on the context's stream, so that its products can be captured.
+/// One handle with its own workspace, on the stream of the context, so that its products can be captured.
 class Cublas {
  public:
-  /// Throws Skip where the library is missing.
+  /// Throws Skip when the library is missing.
   explicit Cublas(Context&);
   ~Cublas();
   Cublas(const Cublas&) = delete;
   Cublas& operator=(const Cublas&) = delete;
 
-  /// "13.1.0".
+  /// The version as text, for example "13.1.0".
   const std::string& version() const;
 
-  /// c [m, n] = op(a) op(b), all row by row; a is [m, k], or [k, m] if transposed, b is [k, n], or [n, k].
-  /// "fp32" and "tf32" take floats, "bf16" bf16 with sums in float; c is float, or with c_is_bf16 bf16.
+  /// c [m, n] = op(a) op(b), all row-major. a is [m, k], or [k, m] if transposed. b is [k, n], or [n, k] if transposed.
+  /// "fp32" and "tf32" take float; "bf16" takes bf16 and sums in float. c is float, or bf16 with c_is_bf16.
   struct Product {
     std::string_view arithmetic;
     int64_t m, n, k;

@@ -72,7 +72,7 @@ class Descriptor {
     set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, other.descriptor_);
   }
   void finalize() { check(functions().cudnnBackendFinalize(descriptor_), what_); }
-  /// Up to `most` values into `to`; how many there are.
+  /// Reads up to `most` values into `to`. Returns their number.
   int64_t get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t most, void* to) const {
     int64_t count = 0;
     check(functions().cudnnBackendGetAttribute(descriptor_, name, type, most, &count, to), what_);
@@ -90,7 +90,7 @@ class Descriptor {
 
 enum : int64_t { x_id = 1, weight_id = 2, y_id = 3 };
 
-/// [n, c, 1, w], whose memory is [n][w][c] or [n][c][w].
+/// A tensor [n, c, 1, w]. Its memory layout is [n][w][c] (channels last) or [n][c][w].
 Descriptor tensor(int64_t id, cudnnDataType_t type, int64_t n, int64_t w, int64_t c, bool channels_last) {
   Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR, "tensor");
   d.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, id);
@@ -103,7 +103,7 @@ Descriptor tensor(int64_t id, cudnnDataType_t type, int64_t n, int64_t w, int64_
   return d;
 }
 
-/// The operation and all that it refers to.
+/// The operation and all descriptors that it refers to.
 struct Operation {
   Descriptor x, weight, y, convolution, operation;
 };
@@ -111,7 +111,7 @@ struct Operation {
 Operation operation(const CudnnConv1d::Problem& p) {
   const cudnnDataType_t type = p.arithmetic == "bf16" ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
   const Conv1dGeometry& g = p.geometry;
-  const Shape &x = p.x_shape, &w = p.weight_shape, &y = p.y_shape;  // a weight is [out, taps, 1, in]
+  const Shape &x = p.x_shape, &w = p.weight_shape, &y = p.y_shape;  // weights are [out, taps, 1, in]
   Descriptor convolution(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR, "convolution");
   convolution.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT);
   convolution.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, CUDNN_CROSS_CORRELATION);
@@ -166,7 +166,7 @@ Descriptor graph_of(cudnnHandle_t handle, const Operation& o) {
 // ---- plans
 // ----------------------------------------------------------------------------------------------------------------
 
-/// Engine configurations, the best first as cuDNN thinks.
+/// Engine configurations in cuDNN's order, the best guess first.
 std::vector<Descriptor> configurations(const Descriptor& graph, cudnnBackendHeurMode_t mode, int64_t most) {
   Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR, "heuristics");
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
@@ -186,7 +186,7 @@ std::vector<Descriptor> configurations(const Descriptor& graph, cudnnBackendHeur
   return all;
 }
 
-/// Whether the engine multiplies as the case says it does.
+/// Whether the engine multiplies in the arithmetic of the case.
 bool allowed(const Descriptor& configuration, std::string_view arithmetic) {
   Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR, "engine");
   cudnnBackendDescriptor_t raw = engine.get();
@@ -208,9 +208,9 @@ struct Plan {
   int64_t workspace = 0;
 };
 constexpr int64_t most_workspace = int64_t{4} << 30;
-constexpr size_t most_plans = 16, few_plans = 4;  // frameworks try ten; with few, what cuDNN falls back to counts, too
+constexpr size_t most_plans = 16, few_plans = 4;  // frameworks try ten; fallback engines only below few_plans
 
-/// Those that can be built, at most `most_plans`; `why` is the reason of the last that cannot.
+/// The plans that can be built, at most `most_plans`. `why` gets the reason of the last one that cannot.
 std::vector<Plan> plans_for(cudnnHandle_t handle, const Descriptor& graph, std::string_view arithmetic,
                             std::string* why) {
   std::vector<Plan> plans;
@@ -220,7 +220,7 @@ std::vector<Plan> plans_for(cudnnHandle_t handle, const Descriptor& graph, std::
     try {
       found = configurations(graph, mode, 64);
     } catch (const Error& e) {
-      *why = e.what();  // heuristics that know nothing of the problem say so as an error
+      *why = e.what();  // heuristics that do not support the problem report it as an error
     }
     for (Descriptor& configuration : found) {
       if (plans.size() == most_plans) break;
@@ -241,7 +241,7 @@ std::vector<Plan> plans_for(cudnnHandle_t handle, const Descriptor& graph, std::
   return plans;
 }
 
-/// Which memory stands for which tensor.
+/// Assigns a memory address to every tensor.
 Descriptor variant_pack(const CudnnConv1d::Problem& p, void* workspace) {
   Descriptor d(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, "variant pack");
   d.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, std::array<int64_t, 3>{x_id, weight_id, y_id});
@@ -264,7 +264,7 @@ struct CudnnConv1d::Impl {
     ~Handle() {
       if (handle != nullptr) (void)functions().cudnnDestroy(handle);
     }
-  } handle;  // first: the descriptors below go before it
+  } handle;  // first member: destroyed after the descriptors below
   Memory workspace;
   std::vector<Descriptor> kept;  // the operation and its graph
   std::vector<Plan> plans;
@@ -295,7 +295,7 @@ CudnnConv1d::CudnnConv1d(Context& ctx, const Problem& p) : impl_(std::make_uniqu
   double seconds = HUGE_VAL;
   for (const Plan& plan : i.plans) {
     try {
-      // One look first: what cuDNN falls back to may be slower by orders of magnitude.
+      // One run comes first, because a fallback engine may be slower by orders of magnitude.
       i.run(plan);
       if (p.first_plan) {
         ctx.synchronize();
@@ -311,7 +311,7 @@ CudnnConv1d::CudnnConv1d(Context& ctx, const Problem& p) : impl_(std::make_uniqu
       ++i.measured;
       if (one < seconds) seconds = one, i.best = &plan;
     } catch (const Error& e) {
-      why = e.what();  // some engines turn out not to take it, or cannot be captured
+      why = e.what();  // some engines fail only when they run, or cannot be captured
     }
   }
   if (i.best == nullptr) throw Skip("cuDNN has no plan for this: " + why);

@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// partial [blocks][2]: the sums of (a - b)^2 and of b^2.
+/// partial [blocks][2] gets, per block, the sums of (a - b)^2 and of b^2.
 template <class A, class B>
 __global__ void __launch_bounds__(threads) difference_kernel(const A* a, int64_t a_pitch, const B* b, int64_t b_pitch,
                                                              int64_t batch, int64_t n, double* partial) {

@@ -1,5 +1,5 @@
 #pragma once
-// A library that is looked for when a baseline needs it first: a bench starts without it.
+// Loads a library when a baseline first needs it, so that a bench starts without the library.
 #include <dlfcn.h>
 
 #include <string>
@@ -11,7 +11,7 @@ namespace nacre::bench {
 
 class Library {
  public:
-  /// `what` is its name for people. Looks where the loader looks, then where the build's toolkit lies. Throws Skip.
+  /// `what` is the name in messages. The loader's path is searched first, then the toolkit of the build. Throws Skip.
   Library(const char* what, const std::vector<std::string>& names) : what_(what) {
     for (const std::string& folder : {std::string(), std::string(NACRE_CUDA_LIBRARIES "/")})
       for (const std::string& name : names)

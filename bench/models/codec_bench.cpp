@@ -1,4 +1,4 @@
-// Whole models: a training step, encoding and decoding, on the shapes the trainer and the command line run. The peers
+// Whole models: a training step, encoding and decoding, on the shapes of the trainer and the command line. The peers
 // are bench/peers/codec_step.py (CPU) and bench/peers/op_peers.py.
 #include <memory>
 
@@ -23,7 +23,7 @@ struct Model {
   std::string name;
   CodecConfig config;
 };
-/// With --small: a tenth of the widths, two strides.
+/// The model of that name. With --small, its widths are divided by ten and it has two strides.
 Model model(const Suite& suite, const std::string& name) {
   Model m{name, CodecConfig::named(name)};
   if (!suite.small()) return m;
@@ -42,7 +42,7 @@ std::vector<Parameter> parameters(const char* direction, const std::string& type
   return {{"op", "codec"},      {"direction", direction},       {"type", type}, {"config", name}, {"batch", batch},
           {"samples", samples}, {"captured", int64_t{captured}}};
 }
-/// What every layer of a step must read and write, each tensor once per layer (nacre/codec/cost.h).
+/// Bytes that the layers of a step must read and write, each tensor counted once per layer (nacre/codec/cost.h).
 int64_t step_bytes(const CodecConfig& c, const LossConfig& losses, int64_t batch, int64_t samples,
                    const std::string& type) {
   double bytes = 0;
@@ -56,7 +56,7 @@ void add_step(Suite& suite, const std::string& name, const std::string& type, in
   const Model m = model(suite, name);
   batch = suite.least(batch, 2), samples = suite.least(samples, 160);
   const int64_t frames = batch * samples / m.config.hop();
-  // Backward costs two products for each of forward's.
+  // The backward pass costs twice the products of the forward pass.
   const int64_t flops = 3 * 2 * (m.config.encoder_macs(frames) + m.config.decoder_macs(frames));
   const std::string how = !suite.cuda() ? "" : captured ? "/captured" : "/eager";
   suite.add(
@@ -74,7 +74,7 @@ void add_step(Suite& suite, const std::string& name, const std::string& type, in
         const std::vector<int32_t> lengths(static_cast<size_t>(batch), static_cast<int32_t>(samples));
         step->start_codebooks([&] { step->load(noise(batch * samples), lengths); }, rows);
         step->set_capture(captured);
-        step->run(), step->run();  // the second is the one that is captured
+        step->run(), step->run();  // the second run is captured
         return [=](Context&) { step->run(); };
       });
 }
@@ -125,7 +125,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
 
 const Cases cases([](Suite& suite) {
   if (!suite.cuda()) {
-    add_step(suite, "speech-16k-small", "fp32", 8, 4000, false);  // as the quickstart trains
+    add_step(suite, "speech-16k-small", "fp32", 8, 4000, false);  // the quickstart's training step
     add_codec(suite, "speech-16k-small", 1, 2);                   // the command line's window
     add_codec(suite, "speech-16k-small", 1, 0);
     add_codec(suite, "speech-16k", 1, 2);

@@ -6,7 +6,7 @@ namespace nacre::bench {
 namespace {
 
 const Cases cases([](Suite& suite) {
-  // In the second-level cache; a small codec. On CUDA: DAC's generator, its discriminators.
+  // CPU: one size that fits the second-level cache, and a small codec. CUDA: DAC's generator and its discriminators.
   for (const int64_t whole :
        suite.cuda() ? std::vector<int64_t>{76'700'000, 42'500'000} : std::vector<int64_t>{int64_t{1} << 16, 8'000'000})
     for (bool with_ema : {false, true}) {

@@ -28,7 +28,7 @@ void add_cases(Suite& suite, Shape s) {
 }
 
 const Cases cases([](Suite& suite) {
-  for (const Shape s : suite.shapes({{.batch = 1, .time = 256, .channels = 64},      // in the second-level cache
+  for (const Shape s : suite.shapes({{.batch = 1, .time = 256, .channels = 64},      // fits the second-level cache
                                      {.batch = 16, .time = 16000, .channels = 64}},  // the widest of a 16 kHz codec
                                     {{.batch = 72, .time = 16896, .channels = 96}})) {
     add_cases<float>(suite, s);

@@ -58,7 +58,7 @@ const Cases cases([](Suite& suite) {
     add_layer<float>(suite, fit(suite, l), "fp32");
   for (const char* arithmetic : {"tf32", "fp32"})
     add_layer<float>(suite, fit(suite, unit(16, 2112, 62, 7)), arithmetic);
-  add_layer<bf16>(suite, fit(suite, unit(16, 2112, 62, 7)), "bf16");  // the first rung, as the two before
+  add_layer<bf16>(suite, fit(suite, unit(16, 2112, 62, 7)), "bf16");  // a plain kernel, as the two before
 });
 
 }  // namespace

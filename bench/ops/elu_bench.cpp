@@ -28,7 +28,7 @@ void add_elu(Suite& suite, Shape s) {
 }
 
 const Cases cases([](Suite& suite) {
-  for (const Shape s : suite.shapes({{.batch = 1, .time = 256, .channels = 64},  // in the second-level cache
+  for (const Shape s : suite.shapes({{.batch = 1, .time = 256, .channels = 64},  // fits the second-level cache
                                      {.batch = 16, .time = 8000, .channels = 64}},
                                     {{.batch = 72, .time = 16896, .channels = 96}})) {
     add_elu<float>(suite, s);

@@ -1,5 +1,5 @@
 #pragma once
-// Convolutions that more than one bench measures.
+// Convolutions that several benches measure.
 #include "harness.h"
 #include "nacre/ops/conv1d.h"
 
@@ -7,19 +7,19 @@ namespace nacre::bench {
 
 struct Layer {
   std::string name;
-  int64_t batch, time, in, out, taps;  ///< time: of the longer side
+  int64_t batch, time, in, out, taps;  ///< time is that of the longer side
   Conv1dGeometry g{};
-  bool transposed = false;  ///< as a decoder has it: its forward is the input gradient
+  bool transposed = false;  ///< a decoder's layer, whose forward is the input gradient
 
   Shape x() const { return {.batch = batch, .time = time, .channels = in}; }
   Shape y() const { return {.batch = batch, .time = conv1d_length(time, taps, g), .channels = out}; }
   Shape weight() const { return {out, taps, 1, in}; }
   int64_t flops() const { return 2 * y().elements() * taps * in; }
-  /// What x, y and the weight take in storage of `size` bytes; a weight's gradient is float.
+  /// Bytes of x, y and the weight, with `size` bytes per element of x and y. The gradient of a weight is float.
   int64_t bytes(int64_t size, int64_t weight_size) const {
     return size * (x().elements() + y().elements()) + weight_size * weight().elements();
   }
-  /// "conv1d_forward/bf16/k7_d1/72x2112x256/to:256"
+  /// The name of a case, for example "conv1d_forward/bf16/k7_d1/72x2112x256/to:256".
   std::string case_name(const std::string& op, const std::string& arithmetic) const {
     return op + "/" + arithmetic + "/" + name + "/" + label(x()) + "/to:" + std::to_string(out);
   }
@@ -56,13 +56,13 @@ inline Layer unit(int64_t batch, int64_t time, int64_t channels, int64_t taps, i
 inline Layer down(int64_t batch, int64_t time, int64_t in, int64_t out, int64_t s) {
   return {"down_s" + std::to_string(s), batch, time, in, out, 2 * s, strided(s)};
 }
-/// `in` and `out` as the decoder has them: the strided layer that it transposes has them exchanged.
+/// A decoder's layer from `in` to `out` channels. The strided layer that it transposes has the two exchanged.
 inline Layer up(int64_t batch, int64_t time, int64_t in, int64_t out, int64_t s) {
   Layer l = down(batch, time, out, in, s);
   l.name = "up_s" + std::to_string(s), l.transposed = true;
   return l;
 }
-/// With --small: few items, short, narrow; a whole number of strides stays one.
+/// With --small: few items, short and narrow. The time stays a whole number of strides.
 inline Layer fit(const Suite& suite, Layer l) {
   l.batch = suite.least(l.batch, 2), l.time = suite.least(l.time, 72);
   l.time -= l.time % l.g.stride;
@@ -70,7 +70,7 @@ inline Layer fit(const Suite& suite, Layer l) {
   return l;
 }
 
-// A small model at 16 kHz, strides 2 4 5 (its levels: 16, 32, 64, 128, 256 channels).
+// A small model at 16 kHz with strides 2, 4 and 5, and levels of 16, 32, 64, 128 and 256 channels.
 inline std::vector<Layer> cpu_layers() {
   return {{"first_k7", 4, 8000, 1, 16, 7, same(7)},
           {"last_k7", 4, 8000, 16, 1, 7, same(7)},
@@ -99,7 +99,7 @@ inline std::vector<Layer> cpu_layers() {
           {"k3", 8, 25, 256, 64, 3, same(3)},
           unit(4, 1000, 128, 7)};
 }
-/// DAC at 44.1 kHz, crops of 16896 samples, batch 72 as it was trained and 16.
+/// DAC at 44.1 kHz, crops of 16896 samples, with batch 72, that of its training, and 16.
 inline std::vector<Layer> cuda_wide_layers() {
   std::vector<Layer> all;
   for (const int64_t dilation : {1, 3, 9})

@@ -9,33 +9,33 @@ namespace {
 
 struct Size {
   Shape z;
-  int64_t stages, codes, dim;  // dim 0: latent codes
+  int64_t stages, codes, dim;  // dim 0: codes have the latent's dimension
   std::vector<int64_t> beams{1};
 };
 
 const Cases cases([](Suite& suite) {
   std::vector<Size> sizes{
-      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},                 // a second of 16 kHz speech, 16 times
+      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},                 // 16 items, each 1 s at 16 kHz
       {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},                   // streaming
-      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // 40 bands alone
+      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // 40 bands
       {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},                // factorised
       {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};               // DAC at 44.1 kHz
   if (suite.cuda())
-    sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz as it was trained
+    sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz, its training batch
              {{.batch = 16, .time = 33, .channels = 1024}, 9, 1024, 8},
-             {{.batch = 16, .time = 50, .channels = 1024}, 12, 1024, 8},  // and at 16 kHz
+             {{.batch = 16, .time = 50, .channels = 1024}, 12, 1024, 8},  // DAC at 16 kHz
              {{.batch = 16, .time = 400, .channels = 64}, 16, 1024, 0, {1, 8, 16}},  // speech-16k
              {{.batch = 1, .time = 1, .channels = 1024}, 9, 1024, 8}};    // streaming
   for (Size n : sizes) {
     n.z = suite.fit(n.z), n.stages = suite.least(n.stages, 3), n.codes = suite.least(n.codes, 40);
     n.z.time = suite.least(n.z.time, 12);
     const bool factorised = n.dim > 0;
-    const VqMetric metric = factorised ? VqMetric::cosine : VqMetric::euclidean;  // as the configurations have it
+    const VqMetric metric = factorised ? VqMetric::cosine : VqMetric::euclidean;  // as in the configurations
     const int64_t dim = factorised ? n.dim : n.z.channels, rows = n.z.rows();
     const Shape books{.batch = n.stages, .time = n.codes, .channels = dim};
     const Shape in{.batch = n.stages, .time = dim, .channels = n.z.channels},
         out{.batch = n.stages, .time = n.z.channels, .channels = dim};
-    const int64_t chosen = std::min(books.elements(), rows * n.stages * dim);  // of the codebooks, if all codes differ
+    const int64_t chosen = std::min(books.elements(), rows * n.stages * dim);  // codebook elements, if all codes differ
     const int64_t weights = factorised ? 2 * in.elements() : 0;
     const int64_t projected = factorised ? 4 * rows * in.elements() : 0;
     const std::string name =
@@ -66,7 +66,7 @@ const Cases cases([](Suite& suite) {
       return v;
     };
     for (const int64_t beam : n.beams) {
-      const int64_t searched = 1 + (n.stages - 1) * beam;  // codebooks per row
+      const int64_t searched = 1 + (n.stages - 1) * beam;  // codebooks searched per row
       std::vector<Parameter> with_beam = parameters("forward");
       with_beam.push_back({"beam", beam});
       suite.add({.name = "rvq_forward/" + name + (beam > 1 ? "/beam:" + std::to_string(beam) : ""),
@@ -96,8 +96,8 @@ const Cases cases([](Suite& suite) {
       if (orthogonal) of_case.push_back({"orthogonal", int64_t{1}});
       suite.add(
           {.name = "rvq_backward/" + name + (orthogonal ? "/orthogonal" : ""),
-           // Gradients of parameters are +=. Latent codes have none. The sums of the error's factor read dy and the last
-           // stage once more.
+           // Gradients of parameters are accumulated (+=). Without projections there are none. The sums for the
+           // orthogonal factor read dy and the last stage once more.
            .bytes = 4 * (3 * n.z.elements() + (factorised ? 3 : 1) * (weights + chosen) + rows * n.stages * (1 + dim) +
                          (orthogonal ? 3 * n.z.elements() : 0)),
            .flops = 3 * projected + 3 * rows * n.stages * dim + (orthogonal ? 7 * rows * dim : 0),

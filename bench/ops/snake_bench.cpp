@@ -5,7 +5,7 @@
 namespace nacre::bench {
 namespace {
 
-// Operations of one element: reduction 7, sine 7, cosine 7, and the rest.
+// Operations per element: 7 for the reduction, 7 for the sine, 7 for the cosine, and the rest.
 constexpr int64_t forward_flops = 18, backward_flops = 32;
 
 template <class T>

@@ -6,9 +6,9 @@
 namespace nacre::bench {
 namespace {
 
-constexpr int64_t snake_flops = 18, slope_flops = 32;  // as snake's bench counts them
+constexpr int64_t snake_flops = 18, slope_flops = 32;  // as in snake_bench.cpp
 
-/// The same by two ops, what the fused one saves: Snake's result is written and read again.
+/// The same by two ops. The fused op saves writing and reading the result of Snake.
 template <class T>
 void add_unfused(Suite& suite, const Layer& l, const std::string& arithmetic) {
   const Shape x = l.x(), w = l.weight(), y = l.y(), per_channel{.channels = l.in};
@@ -35,7 +35,7 @@ template <class T>
 void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic) {
   const Shape x = l.x(), w = l.weight(), y = l.y(), per_channel{.channels = l.in};
   const int64_t n = x.elements();
-  // Snake's operations cannot run on tensor cores, so they count only where products are plain as well.
+  // Snake cannot run on tensor cores. Its operations count only if the products use no tensor cores, either.
   const bool plain = arithmetic == "fp32";
   const Conv1dGeometry g = l.g;
   constexpr int64_t size = sizeof(T);
@@ -105,7 +105,7 @@ const Cases cases([](Suite& suite) {
                                unit(72, 8448, 128, 1),
                                unit(72, 2112, 256, 1),
                                {"last_k7", 72, 16896, 96, 1, 7, same(7)},
-                               unit(16, 2112, 62, 7)});  // the first rung
+                               unit(16, 2112, 62, 7)});  // a plain kernel
   for (const Layer& l : layers) {
     add_layer<bf16>(suite, fit(suite, l), "bf16");
     add_unfused<bf16>(suite, fit(suite, l), "bf16");

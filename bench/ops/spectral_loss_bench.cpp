@@ -8,7 +8,7 @@
 namespace nacre::bench {
 namespace {
 
-// 2.5 N log2 N for a real transform: two forward, one per gradient.
+// A real transform takes 2.5 N log2 N operations. There are two forward transforms, and one per gradient.
 int64_t flops(const SpectralConfig& c, Shape s, bool gradients) {
   double sum = 0;
   for (const SpectralScale& scale : c.scales) {
@@ -67,7 +67,7 @@ const Cases cases([](Suite& suite) {
                                      .magnitude = 1,
                                      .log_magnitude = 1,
                                      .mel_log = 1});
-  // DAC's nine: a mel term at each of seven windows, and magnitudes at two of them.
+  // DAC's nine terms: mel at seven windows, and magnitudes at two of them.
   Losses dac{"dac", {.sample_rate = suite.cuda() ? 44100 : 16000}};
   for (int64_t n = 32; n <= 2048; n *= 2) {
     const bool stft = n == 512 || n == 2048;
@@ -88,7 +88,7 @@ const Cases cases([](Suite& suite) {
     dac.config.sample_rate = 16000;
     add_losses(suite, {"dac16k", dac.config}, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
     add_losses(suite, trainer, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
-    // Windows that are no powers of two: around cuFFT.
+    // Windows that are no powers of two use cuFFT.
     Losses around{"around_cufft", {.sample_rate = 16000}};
     for (const int64_t n : {96, 384, 1536})
       if (!suite.small() || n < 1000)

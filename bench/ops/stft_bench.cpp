@@ -11,7 +11,7 @@ namespace {
 const Cases cases([](Suite& suite) {
   const Shape s = suite.cuda() ? Shape{.batch = suite.least(72, 2), .time = suite.least(16896, 300)}
                                : Shape{.batch = suite.least(8, 2), .time = suite.least(16000, 300)};
-  for (const int64_t n : {64, 256, 1024, 2048}) {  // of the windows of the spectral losses
+  for (const int64_t n : {64, 256, 1024, 2048}) {  // windows of the spectral losses
     if (suite.small() && n > 256) continue;
     const StftGeometry g{.window = n, .hop = n / 4};
     const int64_t frames = s.batch * stft_frames(s.time, g), values = frames * (n + 2);

@@ -29,7 +29,7 @@ void add_tanh(Suite& suite, Shape s) {
 
 const Cases cases([](Suite& suite) {
   for (const Shape s :
-       suite.shapes({{.batch = 1, .time = 16000, .channels = 1},  // a second of audio, in the second-level cache
+       suite.shapes({{.batch = 1, .time = 16000, .channels = 1},  // a second of audio; fits the second-level cache
                      {.batch = 64, .time = 160000, .channels = 1}},
                     {{.batch = 72, .time = 16896, .channels = 96}, {.batch = 72, .time = 16896, .channels = 1}})) {
     add_tanh<float>(suite, s);

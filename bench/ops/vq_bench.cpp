@@ -22,7 +22,7 @@ const Cases cases([](Suite& suite) {
       return std::vector<Parameter>{{"op", op},       {"direction", direction}, {"type", "fp32"},
                                     {"rows", n.rows}, {"codes", n.codes},       {"dim", n.dim}};
     };
-    // Where the shape chooses tensor cores, the sums in float as well.
+    // Where the shape selects tensor cores, the search with sums in float is measured as well.
     const bool ladder = suite.cuda() && n.rows >= 32768;
     for (VqMethod method : ladder ? std::vector{VqMethod::by_shape, VqMethod::sums} : std::vector{VqMethod::by_shape})
       suite.add({.name = (method == VqMethod::sums ? "vq_nearest/by sums/" : "vq_nearest/") + name,
@@ -39,7 +39,7 @@ const Cases cases([](Suite& suite) {
                                {.x = rows, .codebook = codebook, .codes = codes, .scratch = scratch, .method = method});
                   };
                 });
-    if (suite.cuda() && n.dim != 128) continue;  // codes in the latent
+    if (suite.cuda() && n.dim != 128) continue;  // codes of the latent's dimension
     suite.add({.name = "vq_gather/" + name,
                .bytes = 4 * (x.elements() + std::min(x.elements(), book.elements()) + n.rows),
                .parameters = parameters("vq_gather", "forward")},

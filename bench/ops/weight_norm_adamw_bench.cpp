@@ -6,9 +6,9 @@
 namespace nacre::bench {
 namespace {
 
-// As a trainer calls it, with the clip; averaged weights (ema) are what it has unless told otherwise. The bytes are
-// those of one pass that is given the rows' norms (30 with bf16 weights, 32 with float, 8 more with averages); the op
-// reads 8 more to make them itself.
+// The call of a trainer, with gradient clipping and averaged weights (ema), which are on by default. The bytes are
+// those of one pass with known row norms: 30 per weight with bf16 weights, 32 with float, 8 more with averages. The op
+// reads 8 more to compute the norms itself.
 template <class T>
 void add_case(Suite& suite, const WeightRows& w, bool with_ema) {
   const int64_t elements = w.elements(), gains = w.gains();

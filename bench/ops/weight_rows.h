@@ -8,7 +8,7 @@
 
 namespace nacre::bench {
 
-/// Layers of `count` rows of `length` weights each, every layer from a multiple of 64 on, as Parameters lays them.
+/// Layers of `count` rows with `length` weights each. Every layer begins at a multiple of 64, as in Parameters.
 struct WeightRows {
   std::string name;
   std::vector<std::pair<int64_t, int64_t>> layers;
@@ -33,7 +33,7 @@ struct WeightRows {
     for (const auto& [count, length] : layers) n += count;
     return n;
   }
-  /// "3072x7168,7168x5376"
+  /// The layers as text, for example "3072x7168,7168x5376".
   std::string text() const {
     std::string all;
     for (const auto& [count, length] : layers)
@@ -65,7 +65,7 @@ inline WeightRows weight_rows_of(const std::string& name) {
     }
   return w;
 }
-/// DAC's discriminators, 42.5 million weights: five periods, and five bands at each of three windows.
+/// DAC's discriminators with 42.5 million weights: five periods, and five bands at each of three windows.
 inline WeightRows discriminator_rows() {
   WeightRows w{"discriminators", {}};
   for (int period = 0; period < 5; ++period)
@@ -78,7 +78,7 @@ inline WeightRows discriminator_rows() {
   return w;
 }
 
-/// What a CPU trains; on CUDA DAC's generator and its discriminators.
+/// The models that a CPU trains, or on CUDA DAC's generator and its discriminators.
 inline std::vector<WeightRows> weight_rows(const Suite& suite) {
   if (suite.small()) return {{"tiny", {{6, 44}, {3, 129}}}};
   if (!suite.cuda()) return {weight_rows_of("speech-16k-small")};

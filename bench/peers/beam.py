@@ -53,7 +53,7 @@ def kmeans(x, codes, iterations=6):
 
 
 def rest(x, books, beam):
-    """What the best of `beam` sequences leaves of x."""
+    """The error of x after the best of `beam` sequences."""
     out = np.empty_like(x)
     for i in range(0, len(x), 512):
         v = x[i : i + 512]

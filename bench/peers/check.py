@@ -47,7 +47,7 @@ def cases(device):
 
 
 def difference(peer, output, reference):
-    """Root mean square of the difference over that of the reference, the worst of all results."""
+    """Root mean square of the difference over that of the reference. Returns the worst of all results."""
     worst = 0.0
     for a, b in zip(op_peers.tensors_of(peer.canonical(output)), reference):
         worst = max(worst, ((a.float() - b.float()).pow(2).mean().sqrt() / b.float().pow(2).mean().sqrt()).item())
@@ -73,7 +73,7 @@ def reference_of(found):
         return [t.detach() for t in op_peers.tensors_of(found.reference())]
 
 
-# ---- planted faults: what they break, and the peers that must then fail
+# ---- planted faults: what they change, and the peers that must then fail
 
 
 def broken_snake(layer, behind=None):
@@ -84,7 +84,7 @@ def broken_snake(layer, behind=None):
 
 def broken_dilation(layer, behind=None):
     made = fused.FusedUnit(layer, behind)
-    made.wide.padding, made.wide.dilation = 3, 1  # of the same length
+    made.wide.padding, made.wide.dilation = 3, 1  # the result keeps its length
     return made
 
 
@@ -95,13 +95,13 @@ def broken_residual(layer, behind=None):
 
 
 def planted(device):
-    """Names of faults that nobody saw."""
+    """Names of the faults that no peer noticed."""
     case = next(c for c in cases(device) if c.op == "codec" and c.direction == "decode")
     reference = reference_of(ops.peers_of(case))
     whole, missed = fused.fuse, []
     for plant in (broken_snake, broken_dilation, broken_residual):
 
-        def fuse(layers):  # the last unit alone is broken
+        def fuse(layers):  # changes the last unit only
             made = whole(layers)
             units = [i for i, layer in enumerate(layers) if isinstance(layer, models.Unit)]
             behind = layers[units[-1] + 1]
@@ -120,11 +120,11 @@ def planted(device):
     return missed
 
 
-# ---- what no result shows
+# ---- properties that no result shows
 
 
 def constants(device):
-    """Frozen weights are read once, and a second run compiles nothing anew."""
+    """Frozen weights are read once, and a second run compiles nothing."""
     layer, x = torch.nn.Conv2d(8, 8, (1, 3)).to(device), torch.rand(1, 8, 1, 20, device=device)
     function = fused.frozen(layer, x)
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
@@ -136,7 +136,7 @@ def constants(device):
 
 
 def tuned(_):
-    """Compiled peers measure convolution kernels of the compiler's own beside cuDNN's."""
+    """Compiled peers measure the compiler's own convolution kernels as well as cuDNN's."""
     from torch._inductor import config, list_mode_options
 
     modes = [list_mode_options(mode).get("max_autotune") for mode in ("max-autotune", "max-autotune-no-cudagraphs")]
@@ -144,7 +144,7 @@ def tuned(_):
 
 
 def graphs(_):
-    """cuDNN's front end takes every kind of graph, and refuses one whose result has another length."""
+    """cuDNN's front end accepts every kind of graph, and refuses one whose result has another length."""
     try:
         import cudnn
         from cudnn import _compiled_module as bindings

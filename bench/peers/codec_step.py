@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The training step and the decoding of speech-16k-small in PyTorch on the CPU: the peer of `nacre train` and `nacre_bench`.
 
-Same layers, losses, balancer, optimizer, batch and crops in proportion to duration; weights are drawn anew, so loss curves agree
-in course, not in digits. Run by hand (needs torch, numpy, scipy); never part of the tests.
+The layers, losses, balancer, optimizer and batch are the same, and crops are drawn in proportion to duration. The
+weights are drawn with other random numbers, so loss curves agree in their course and not in their digits. Run by hand
+(needs torch, numpy, scipy); the tests never run it.
 
   python3 bench/peers/codec_step.py --data DIR [--steps 60] [--threads 2] [--compile] [--batch 8] [--segment 4000]
 """

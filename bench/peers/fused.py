@@ -1,10 +1,10 @@
-"""What carries a whole codec's inference furthest in PyTorch: constant weights, and cuDNN's own epilogues.
+"""The two fastest ways to run a whole codec's inference in PyTorch: constant weights, and cuDNN's own epilogues.
 
-frozen   torch.compile with weights as constants of the graph, so that the compiler folds and reorders them once. Without
-         graphs of its own: the runs are captured by timing.py
-fuse     convolutions that end in Snake or in a residual sum become single cuDNN graphs: convolution, bias, sum, Snake, made
-         into one kernel by cuDNN's runtime fusion. On the CPU the same op is plain PyTorch, which shows that the layers are
-         put together as they should be, and nothing of cuDNN
+frozen   torch.compile with weights as constants of the graph, so that the compiler folds and reorders them once. It
+         makes no CUDA graphs: timing.py captures the runs
+fuse     convolutions that end in Snake or in a residual sum become single cuDNN graphs of convolution, bias, sum and
+         Snake. cuDNN's runtime fusion makes one kernel of each. On the CPU the same op is plain PyTorch, which tests
+         how the layers are put together, but not cuDNN
 """
 import functools
 
@@ -18,10 +18,10 @@ EPSILON = 1e-9
 
 
 def frozen(function, *example):
-    """`function`, usually a module's call, compiled for inference by its first call, which is made here."""
+    """Compiles `function`, usually the call of a module, for inference. The first call compiles; it is made here."""
     mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else "default"
     result = torch.compile(function, mode=mode, dynamic=False)
-    # Read while tracing, too, where options of a single compilation do not count.
+    # Tracing reads the option as well. The options of a single compilation do not apply there.
     with torch.no_grad(), torch._inductor.config.patch(freezing=True):
         result(*example)
     return result
@@ -32,17 +32,17 @@ def frozen(function, *example):
 
 @functools.cache
 def cudnn():
-    """cudnn-frontend's module and a handle, or the reason why not."""
+    """The module of cudnn-frontend and a handle, or the reason why there is none."""
     try:
         import cudnn as module
 
         return module, module.create_handle()
-    except Exception as error:  # whatever a missing or broken package raises
+    except Exception as error:  # a missing or broken package raises anything
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def can_fuse(device):
-    """None, or why not."""
+    """None if cuDNN can be used, otherwise the reason why not."""
     if device.type != "cuda":
         return None
     module, handle = cudnn()
@@ -81,7 +81,7 @@ def describe(module, handle, x, weight, output, padding, dilation, with_residual
 
 
 class Plan:
-    """One shape's graph, by the fastest of cuDNN's plans that run."""
+    """The graph of one shape, run by the fastest of cuDNN's plans that work."""
 
     most = 12
 
@@ -98,7 +98,7 @@ class Plan:
             try:
                 workspace = self.space(self.graph.get_workspace_size_plan_at_index(index), x.device)
                 took = self.time(lambda: self.graph.execute_plan_at_index(pack, workspace, index, handle=self.handle))
-            except Exception:  # a plan that was proposed, and does not run
+            except Exception:  # cuDNN proposed the plan, but it does not run
                 continue
             if best is None or took < best[0]:
                 best = took, index, workspace
@@ -130,7 +130,7 @@ PLANS = {}
 
 
 def like(x, weight):
-    """Where the result goes: as long as x, channels last."""
+    """An empty result of the length of x, channels last."""
     shape = (x.shape[0], weight.shape[0], 1, x.shape[3])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
@@ -138,7 +138,7 @@ def like(x, weight):
 @torch.library.custom_op("nacre_peers::convolution", mutates_args=())
 def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None,
                 alpha: torch.Tensor | None, inverse: torch.Tensor | None, padding: int, dilation: int) -> torch.Tensor:  # fmt: skip
-    """x, weight and residual channels last; bias, alpha and inverse [channels], float."""
+    """x, weight and residual are channels last; bias, alpha and inverse are [channels] in float."""
     if x.device.type != "cuda":
         y = F.conv2d(x, weight, None, 1, (0, padding), (1, dilation)).float() + bias[:, None, None]
         if residual is not None:
@@ -167,7 +167,7 @@ def _(x, weight, bias, residual, alpha, inverse, padding, dilation):
 
 
 class Fused(nn.Module):
-    """A convolution of stride 1, what is added to it, and the Snake behind it."""
+    """A convolution of stride 1, an optional residual that is added, and the Snake behind it."""
 
     def __init__(self, conv, snake=None):
         super().__init__()
@@ -183,7 +183,7 @@ class Fused(nn.Module):
 
 
 class FusedUnit(nn.Module):
-    """A residual unit, and the Snake behind it if nobody else wants what it is made of."""
+    """A residual unit. The Snake behind it is included if nothing else reads the unit's result."""
 
     def __init__(self, unit, behind=None):
         super().__init__()
@@ -195,7 +195,8 @@ class FusedUnit(nn.Module):
 
 
 def fuse(layers):
-    """A two-dimensional encoder or decoder, folded and of its final type, with such layers where they apply."""
+    """Replaces layers of a two-dimensional encoder or decoder, which is folded and has its final type, by fused
+    ones."""
     made, at = [], 0
     while at < len(layers):
         layer, behind = layers[at], layers[at + 1] if at + 1 < len(layers) else None

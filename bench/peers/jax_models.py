@@ -1,4 +1,4 @@
-"""The codecs of models.py in JAX, forward, for XLA: time before channels, the same folded weights."""
+"""The codecs of models.py in JAX, forward only, for XLA. Arrays are [batch, time, channels]; the weights are folded."""
 import functools
 
 import jax
@@ -17,7 +17,7 @@ def array(tensor, *order):
 
 
 def layer_of(module):
-    """What a layer does, and its weights."""
+    """The function of a layer, and its weights."""
     if isinstance(module, models.Snake):
         return ("snake",), array(module.alpha.reshape(-1))
     if isinstance(module, models.torch.nn.ConvTranspose1d):
@@ -80,7 +80,7 @@ def unit_rows(x):
 
 
 def search(kind, q, z):
-    """z [batch, time, latent] in float to codes [batch, time, stages]."""
+    """Maps z [batch, time, latent] in float to codes [batch, time, stages]."""
     product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     codes, r = [], z
     for s, book in enumerate(q["books"]):
@@ -105,7 +105,7 @@ def looked_up(kind, q, codes):
 
 
 class Codec:
-    """A folded PyTorch codec's encode and decode, compiled by XLA."""
+    """Encoding and decoding of a folded PyTorch codec, compiled by XLA."""
 
     def __init__(self, codec, dtype, precision):
         self.dtype, self.precision = dtype, precision

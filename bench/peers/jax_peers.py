@@ -36,7 +36,7 @@ import ops
 import ops_codecs
 import timing
 
-MARGIN = 24  # frames beyond which no layer of any configuration sees, either way
+MARGIN = 24  # frames; larger than the receptive field of any configuration on either side
 CROP = 64
 
 
@@ -57,7 +57,8 @@ def peers_of(case):
 
 
 def reference_of(codec, case, given, item):
-    """PyTorch's result of one item, or of its beginning: as many frames as can be compared, and the result."""
+    """PyTorch's result for one item, or for its beginning. Returns the number of frames that can be compared, and the
+    result."""
     hop = codec.config.hop
     all_frames = given.shape[1] if case.direction == "decode" else given.shape[2] // hop
     frames = min(CROP, all_frames)
@@ -69,7 +70,7 @@ def reference_of(codec, case, given, item):
 
 
 def check(case, codec, arithmetic, output, given):
-    """Raises where XLA's result is not PyTorch's."""
+    """Raises if the result of XLA is not PyTorch's."""
     import numpy as np
 
     to_torch = lambda a: torch.from_numpy(np.array(a, dtype=np.float32))
@@ -87,7 +88,7 @@ def check(case, codec, arithmetic, output, given):
             farther = ops_codecs.nearness(case, mine, codes)
             if not farther <= ops_codecs.NEAR:
                 raise ValueError(f"a code is farther than the nearest by {farther:.3g}")
-        if case.direction == "round_trip":  # of XLA's own codes: rounding may choose others than PyTorch's
+        if case.direction == "round_trip":  # decodes XLA's own codes: rounding may choose others than PyTorch's
             all_codes = torch.from_numpy(np.array(output[1])).long()
             decoding = ops.Case(case.name, {**case.parameters, "direction": "decode"}, case.device)
             check(decoding, codec, arithmetic, output[2], all_codes)
@@ -100,7 +101,7 @@ def check(case, codec, arithmetic, output, given):
 
 
 def prepared(jax, case, arithmetic):
-    """What is timed, PyTorch's codec, and what both are given."""
+    """Returns the function to time, PyTorch's codec, and the input of both."""
     import jax_models
     from jax import numpy as jnp
 
@@ -189,7 +190,7 @@ def main(arguments):
                 print(f"{case.name}  {peer}  {result.get('cold_us', result['warm_us']):.1f} us", flush=True)
             except ops.Skipped as e:
                 result["error"] = f"skipped: {e}"
-            except Exception as e:  # whatever a peer does, the others are wanted
+            except Exception as e:  # the other peers run even if one fails
                 result["error"] = op_peers.one_line(e)
             if "error" in result:
                 print(f"{case.name}  {peer}  {result['error']}", flush=True)

@@ -1,8 +1,8 @@
-"""nacre's codecs, losses and training step in PyTorch: what the peers of this folder share.
+"""nacre's codecs, losses and training step in PyTorch, shared by the peers of this folder.
 
-The layers are those that DAC publishes (Snake, weight norm, residual units of dilation 1, 3, 9), the quantizers, losses,
-balancer and optimizer those of nacre's trainer. Nothing here waits for the device, so that a whole step can be captured
-as a CUDA graph.
+The layers are those that DAC publishes (Snake, weight norm, residual units of dilation 1, 3, 9). The quantizers,
+losses, balancer and optimizer are those of nacre's trainer. Nothing here waits for the device, so that a whole step can
+be captured as a CUDA graph.
 
   python3 bench/peers/models.py [CONFIG...]      counts the parameters of each
 """
@@ -23,7 +23,7 @@ except ImportError:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The part of nacre's CodecConfig that decides what is computed; names and defaults as in codec_config.h."""
+    """The part of nacre's CodecConfig that decides what is computed. Names and defaults are those of codec_config.h."""
 
     sample_rate: int = 16000
     encoder_dim: int = 64
@@ -50,7 +50,7 @@ class Config:
 
 
 SPEECH = Config(encoder_dim=32, decoder_dim=512, encoder_rates=(2, 4, 5), latent_dim=64, n_codebooks=16, quantizer="ema")
-CONFIGS = {  # lib/codec/codec_config.cpp has the same
+CONFIGS = {  # the same as in lib/codec/codec_config.cpp
     "speech-16k": SPEECH,
     "speech-16k-small": dataclasses.replace(SPEECH, encoder_dim=16, decoder_dim=256, n_codebooks=8),
     "dac-16k": Config(),
@@ -61,11 +61,11 @@ CONFIGS = {  # lib/codec/codec_config.cpp has the same
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How the same layers are written.
+    """The way in which the same layers are written.
 
-    two_d      convolutions as two-dimensional ones of height 1, channels last: PyTorch moves one-dimensional
-               activations to channels first before every convolution
-    keep_type  under autocast Snake stays in 16 bits; as published its float alpha makes everything behind it float
+    two_d      two-dimensional convolutions of height 1, channels last. PyTorch would move one-dimensional activations
+               to channels first before every convolution
+    keep_type  under autocast Snake stays in 16 bits. As published, its float alpha makes all later activations float
     """
 
     two_d: bool = False
@@ -86,7 +86,7 @@ class Snake(nn.Module):
 
 
 class Lift(nn.Module):
-    """[batch, channels, time] to [batch, channels, 1, time], channels last."""
+    """Turns [batch, channels, time] into [batch, channels, 1, time], channels last."""
 
     def forward(self, x):
         return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,7 @@ class Drop(nn.Module):
 
 
 def flat(style, **geometry):
-    """Stride, padding and so on for a dummy dimension of height 1 beside the real one."""
+    """Stride, padding and so on, extended by a dummy dimension of height 1."""
     rest = {"padding": 0, "output_padding": 0, "stride": 1, "dilation": 1}
     return {k: (rest[k], v) for k, v in geometry.items()} if style.two_d else geometry
 
@@ -106,7 +106,7 @@ def flat(style, **geometry):
 def conv(i, o, k, style=Style(), **geometry):
     kind = nn.Conv2d if style.two_d else nn.Conv1d
     layer = kind(i, o, (1, k) if style.two_d else k, **flat(style, **geometry))
-    nn.init.zeros_(layer.bias)  # as DAC begins
+    nn.init.zeros_(layer.bias)  # as in DAC
     return weight_norm(layer)
 
 
@@ -175,7 +175,7 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def start_anywhere(self):
-        """Random codes, for measuring alone."""
+        """Fills the codebooks with random codes, for measurements only."""
         self.embed.uniform_(-1, 1)
         self.sums.copy_(self.embed)
 
@@ -212,7 +212,7 @@ class EmaQuantizer(nn.Module):
 
     @torch.no_grad()
     def average(self, s, r, n, m):
-        """From counts and sums of this step."""
+        """Updates the averages from the counts and sums of this step."""
         k = self.embed.shape[1]
         self.counts[s].mul_(self.decay).add_(n, alpha=1 - self.decay)
         self.sums[s].mul_(self.decay).add_(m, alpha=1 - self.decay)
@@ -243,7 +243,7 @@ class EmaQuantizer(nn.Module):
 
 
 class FactorisedQuantizer(nn.Module):
-    """DAC's residual quantizer: a projection, a search among normalised codes, a projection back, stage by stage."""
+    """DAC's residual quantizer. Each stage projects, searches among normalised codes and projects back."""
 
     def __init__(self, stages, codes, dim, latent):
         super().__init__()
@@ -259,7 +259,7 @@ class FactorisedQuantizer(nn.Module):
         return (-distance).max(1)[1].reshape(b, t)
 
     def forward(self, z, used=None):
-        """used: codebooks per item (quantizer dropout), on the device."""
+        """`used` is the number of codebooks per item (quantizer dropout), on the device."""
         y, r, loss = 0, z, 0
         used = torch.full((z.shape[0],), len(self.books), device=z.device) if used is None else used
         for s in range(len(self.books)):
@@ -306,7 +306,7 @@ class Codec(nn.Module):
         return self.decoder(self.quantizer.decode(codes))
 
     def fold(self):
-        """Weights instead of directions and gains, as inference wants them."""
+        """Replaces directions and gains by weights, for inference."""
         for module in self.modules():
             if nn.utils.parametrize.is_parametrized(module):
                 nn.utils.parametrize.remove_parametrizations(module, "weight")
@@ -314,7 +314,7 @@ class Codec(nn.Module):
 
 
 def mel_bank(rate, n, bands):
-    """Slaney scale, area normalised."""
+    """Mel filters on Slaney's scale, normalised by area."""
     lin, log = 200.0 / 3, math.log(6.4) / 27
     to_mel = lambda f: f / lin if f < 1000 else 15 + math.log(f / 1000) / log
     to_hz = lambda m: m * lin if m < 15 else 1000 * math.exp(log * (m - 15))
@@ -327,7 +327,8 @@ def mel_bank(rate, n, bands):
 
 
 class Spectral(nn.Module):
-    """STFT and mel loss, one torch.stft per window for both signals; `stft` says which windows have the first."""
+    """STFT and mel loss, with one torch.stft per window for both signals. `stft` selects the windows of the STFT
+    loss."""
 
     def __init__(self, rate, windows=(64, 256, 1024), mels=(10, 40, 80), stft=None):
         super().__init__()
@@ -357,7 +358,7 @@ class Spectral(nn.Module):
 
 
 class Balancer:
-    """EnCodec's: every loss has the same share of the gradient at the waveform."""
+    """EnCodec's balancer: every loss has the same share of the gradient at the waveform."""
 
     def __init__(self, count, device, decay=0.999):
         self.decay = decay
@@ -388,7 +389,7 @@ class Averages:
 class Step:
     """Forward, losses, balancer, backward, clip, AdamW, averaged weights, codebook update.
 
-    Parts may be exchanged for compiled ones.
+    Parts can be replaced by compiled ones.
     """
 
     def __init__(self, codec, spectral, lr=3e-4, autocast=None, **adamw):

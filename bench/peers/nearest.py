@@ -1,11 +1,12 @@
-"""Nearest codes without a matrix of distances, in Triton: tiles of scores live and die in registers.
+"""Nearest codes in Triton without a matrix of distances: tiles of scores stay in registers.
 
-A program takes ROWS rows, walks over the codes a tile at a time, and keeps per row the least score and its code. The score
-of code c is |c|^2 / 2 - x c, as in nacre; among equal ones the lowest code wins. With `sums`, a row is added to its code's
-sum and count by the same program, so that a Lloyd step is this kernel and a division.
+A program takes ROWS rows, loops over the codes a tile at a time, and keeps per row the least score and its code. The
+score of code c is |c|^2 / 2 - x c, as in nacre. Among equal scores the lowest code wins. With `sums`, the same program
+adds each row to the sum and count of its code, so that a Lloyd step is this kernel and a division.
 
-Products are made in fp32 ("ieee") or, from 16 dimensions on, as three tf32 ones ("tf32x3"): single tf32 products would give
-other codes. On the CPU Triton runs only as its interpreter: TRITON_INTERPRET=1 before this is imported.
+Products are in fp32 ("ieee") or, from 16 dimensions on, three tf32 products each ("tf32x3"). Single tf32 products would
+give other codes. On the CPU Triton only interprets kernels: TRITON_INTERPRET=1 must be set before this module is
+imported.
 """
 import triton
 import triton.language as tl
@@ -33,7 +34,7 @@ def _assign(x, book, half, codes, sums, counts, rows, n_codes, DIM: tl.constexpr
         norms = tl.load(half + c, mask=c < n_codes, other=float("inf"))
         scores = norms[None, :] - tl.dot(mine, tile, input_precision=PRECISION)
         least, at = tl.min(scores, axis=1, return_indices=True, return_indices_tie_break_left=True)
-        nearer = least < best  # an earlier tile's code stays where both are equal
+        nearer = least < best  # strict: the code of an earlier tile wins a tie
         best = tl.where(nearer, least, best)
         which = tl.where(nearer, first + at, which)
     tl.store(codes + r, which, mask=r < rows)
@@ -58,7 +59,8 @@ _alone = _with_sums = _assign
 if not INTERPRETED:
     tuned = ["n_codes", "DIM", "PRECISION"]
     _alone = triton.autotune(_configs(), key=tuned)(_assign)
-    # Sums are added to: runs that tune must not count. Without them their place is taken by x, which nothing may reset.
+    # The kernel adds to sums and counts, so runs of the autotuner must reset them. Without sums, x is passed in their
+    # place, and it must not be reset.
     _with_sums = triton.autotune(_configs(), key=tuned, reset_to_zero=["sums", "counts"])(_assign)
 
 
@@ -67,11 +69,12 @@ def can_run(device):
 
 
 def power(n):
-    return max(16, triton.next_power_of_2(n))  # what a product of tiles takes at least
+    return max(16, triton.next_power_of_2(n))  # the least size of a product of tiles
 
 
 def assign(x, book, half, codes, sums=None, counts=None, precision="ieee"):
-    """codes [rows] int32 of x [rows, dim]; `sums` [codes, dim] and `counts` [codes], where given, must be zero before."""
+    """The codes [rows] int32 of x [rows, dim]. `sums` [codes, dim] and `counts` [codes], if given, must be zero
+    before."""
     rows, dim = x.shape
     with_sums = sums is not None
     given = (x, book, half, codes, sums if with_sums else x, counts if with_sums else x, rows, book.shape[0])
@@ -85,7 +88,7 @@ def assign(x, book, half, codes, sums=None, counts=None, precision="ieee"):
 
 
 def scatter(x, codes, sums, counts):
-    """Adds the rows to their codes' sums and counts."""
+    """Adds the rows to the sums and counts of their codes."""
     rows, dim = x.shape
     _scatter[(triton.cdiv(rows, 64),)](x, codes, sums, counts, rows, DIM=dim, WIDTH=power(dim), ROWS=64)
 

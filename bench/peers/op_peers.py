@@ -51,7 +51,7 @@ class Stop(Exception):
 
 
 class TookTooLong(BaseException):
-    """No Exception: autotuners catch those and go on."""
+    """Not an Exception, because autotuners catch those and continue."""
 
 
 def ring(*_):
@@ -74,7 +74,7 @@ def read_json(path, what):
 
 
 def write(path, content):
-    """Whole or not at all."""
+    """Writes the whole file or nothing."""
     temporary = f"{path}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -129,7 +129,7 @@ def prepared(peer, result):
         return timing.Captured(peer.make)
     except (torch.cuda.OutOfMemoryError, ops.Skipped):
         raise
-    except Exception as e:  # out of capture it may run all the same
+    except Exception as e:  # the peer may still run without a capture
         why = one_line(e)
     torch.cuda.synchronize()
     result["note"] = "; ".join(filter(None, [ops.uncaptured(peer.note), f"not captured: {why}"]))
@@ -138,7 +138,7 @@ def prepared(peer, result):
 
 def measure(peer, reference, tolerance, device, seconds, result, mean=False):
     if peer.compiled:
-        torch._dynamo.reset()  # what was compiled before counts towards its limits
+        torch._dynamo.reset()  # earlier compilations count towards its limits
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with peer.settings.applied():
@@ -154,12 +154,12 @@ def measure(peer, reference, tolerance, device, seconds, result, mean=False):
 
 
 def asked(parameters, peer):
-    """Cases of nacre that differ only in how nacre does it ask the same of a peer."""
+    """Cases that differ only in nacre's implementation ask the same of a peer, so they share its result."""
     return json.dumps({**parameters, "captured": None, "peer": peer}, sort_keys=True)
 
 
 def clean(device, thorough):
-    """What large peers leave; after every small one it would take longer than they do."""
+    """Frees the memory of large peers. After every small one, this would take longer than the peer."""
     if thorough:
         gc.collect()
     if device.type == "cuda":
@@ -206,7 +206,7 @@ def main(arguments):
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise Stop(f"device {o.device}: PyTorch finds no such GPU", 6)
-        device = torch.device("cuda", device.index or 0)  # set_device wants an index
+        device = torch.device("cuda", device.index or 0)  # set_device needs an index
         torch.cuda.set_device(device)
     listed = read_json(o.cases, "a list of cases")
     if not isinstance(listed, dict) or not isinstance(listed.get("cases"), list):
@@ -237,7 +237,7 @@ def main(arguments):
         peers = [p for p in peers if (name, p.name) not in have]
         if peers:
             todo.append((case, found, peers))
-    todo.sort(key=lambda entry: entry[0].op == "codec")  # whole models last: one takes as long as many ops
+    todo.sort(key=lambda entry: entry[0].op == "codec")  # whole models last: each takes as long as many ops
     left = sum(len(peers) for _, _, peers in todo)
     print(f"{left} peers of {len(todo)} cases; {len(have)} measured before; {without} cases have none in this set", flush=True)
 
@@ -277,10 +277,10 @@ def main(arguments):
                 figures += 1
                 answered[asked(case.parameters, peer.name)] = result
                 print(f"{case.name}  {peer.name}  {result.get('cold_us', result['warm_us']):.1f} us", flush=True)
-            except (Exception, TookTooLong) as e:  # whatever a peer does, the others are wanted
+            except (Exception, TookTooLong) as e:  # the other peers run even if one fails
                 took = isinstance(e, TookTooLong)
                 result["error"] = f"took longer than {o.limit:g} s" if took else one_line(e)
-                if isinstance(e, ops.Skipped):  # the report's word for what did not run, and is no failure
+                if isinstance(e, ops.Skipped):  # the report's word for a peer that did not run, which is no failure
                     result["error"] = f"skipped: {e}"
                     skipped += 1
                 print(f"{case.name}  {peer.name}  {result['error']}", flush=True)

@@ -1,21 +1,22 @@
-"""What PyTorch has against each case of nacre_bench: a registry from op to the peers that apply.
+"""The PyTorch peers of each case of nacre_bench: a registry from op to the peers that apply.
 
-A peer's name says how it is written; its arithmetic says what products are made in, which for a float case may be TF32,
-because PyTorch's convolutions use that unless told otherwise.
+The name of a peer says how it is written. Its arithmetic says in which type products are computed. For a float case
+that may be TF32, because PyTorch's convolutions use TF32 unless told otherwise.
 
-  eager                      as PyTorch comes, in the case's storage type, launched one by one; other peers say in their
-                             note what they are
+  eager                      plain PyTorch in the case's storage type, launched one by one; the notes of other peers say
+                             what they are
   eager_fp32                 the same without TF32
   eager_captured             the same as eager, replayed as a CUDA graph
   cudnn_benchmark[_tf32]     cuDNN measures and picks; captured
-  conv2d_channels_last[_w1]  convolutions as two-dimensional ones, channels last, the dummy dimension before the time
-                             (or behind it); cuDNN measures and picks; captured
+  conv2d_channels_last[_w1]  two-dimensional convolutions, channels last, the dummy dimension before the time (or behind
+                             it); cuDNN measures and picks; captured
   autocast_bf16              float weights, cast by autocast at every run
   compile                    torch.compile without limits to its autotuning; captured here instead of by the compiler,
                              which would copy the inputs into its graph at every run
 
-Where a float result exists (`reference`) every peer of the case is compared with it once, over all outputs: the largest
-difference must be within `tolerance` times the root mean square of the reference. What differs is an error, and is not timed.
+If there is a float result (`reference`), every peer of the case is compared with it once, over all outputs. The largest
+difference must be within `tolerance` times the root mean square of the reference. Otherwise the peer is an error and is
+not timed.
 """
 import dataclasses
 import functools
@@ -28,26 +29,26 @@ import torch.nn.functional as F
 import models
 from timing import Settings
 
-# Of rounded factors and results, and of sums in any order; Snake's phases in 16 bits are worse. The looser of the two
-# counts: that of the peer's arithmetic, that of the case's storage.
+# Errors of rounded factors and results, and of sums in any order. The phases of Snake in 16 bits are worse. Two
+# tolerances apply, that of the peer's arithmetic and that of the case's storage; the larger one counts.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 8e-2, "fp16": 1e-2}
 SNAKE_TOLERANCE = {**TOLERANCE, "bf16": 0.25}
 
 
 class Skipped(Exception):
-    """A peer that this machine lacks something for: no failure, and no figure."""
+    """Something that the peer needs is missing on this machine. This is no failure and gives no figure."""
 
 
 @dataclasses.dataclass
 class Peer:
     name: str
-    make: Callable[[], Callable[[], Any]]  # makes data and state, returns what is timed
+    make: Callable[[], Callable[[], Any]]  # makes data and state, returns the function to time
     arithmetic: str = "fp32"
     settings: Settings = Settings()
     captured: bool = False
     compiled: bool = False  # belongs to the set `compiled`
     note: str = ""
-    canonical: Callable = lambda output: output  # to the reference's layout
+    canonical: Callable = lambda output: output  # converts to the reference's layout
 
 
 @dataclasses.dataclass
@@ -55,11 +56,11 @@ class Peers:
     peers: list
     reference: Callable[[], Any] | None = None
     tolerance: dict = dataclasses.field(default_factory=lambda: TOLERANCE)
-    mean: bool = False  # tolerances are of the root mean square of all differences; a single one may be ten times as large
+    mean: bool = False  # compare the root mean square of all differences; a single one may be ten times as large
 
 
 class Case:
-    """One case of the list: parameters by attribute, and its data, the same for each of its peers."""
+    """One case of the list. Parameters are attributes. All peers of the case share its data."""
 
     def __init__(self, name, parameters, device):
         self.name, self.parameters, self.device = name, parameters, device
@@ -77,11 +78,11 @@ class Case:
         return self.parameters.get(key, otherwise)
 
     def numbers(self, key):
-        """ "64,256,1024" as integers; a single one may be an integer already."""
+        """Parses "64,256,1024" into integers. A single number may already be an integer."""
         return [int(n) for n in str(self.parameters[key]).split(",")]
 
     def random(self, *shapes, low=-1.0, high=1.0, dtype=torch.float32):
-        """Uniform values that depend on the case and on the shape alone."""
+        """Uniform values that depend only on the case and on the shape."""
         made = []
         for i, shape in enumerate(shapes):
             words = f"{self.name} {i} {tuple(shape)} {low}".encode()
@@ -106,7 +107,7 @@ def uncaptured(note):
 
 
 def peers_of(case):
-    """Every peer that this case and this device have."""
+    """All peers that exist for this case on this device."""
     if case.get("op") not in REGISTRY:
         return Peers([])
     found = REGISTRY[case.op](case)
@@ -120,14 +121,14 @@ def peers_of(case):
 
 
 def compiled(function):
-    """Autotuned without limit; graphs are made by `captured`."""
+    """Compiles with unlimited autotuning. `captured` makes the graphs."""
     torch._functorch.config.donated_buffer = False  # graphs are kept: backward runs more than once
     mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else "max-autotune"
     return torch.compile(function, mode=mode, dynamic=False)
 
 
 def simple(function, inputs, reference=None, arithmetic="fp32", compiles=True, note=""):
-    """eager, captured and compiled `function` of what `inputs()` gives."""
+    """The peers eager, captured and compiled of `function`, applied to the result of `inputs()`."""
 
     def make(wrap=lambda f: f):
         wrapped, given = wrap(function), inputs()
@@ -150,7 +151,7 @@ def tensors(case, count, dtype=None):
     return drawn if count > 1 else [drawn]
 
 
-ELEMENTWISE = {  # forward from x, backward from (dy, what forward keeps); the add's backward accumulates
+ELEMENTWISE = {  # forward from x, backward from dy and the saved values; add's backward accumulates
     ("tanh", "forward"): (1, torch.tanh),
     ("tanh", "backward"): (2, torch.ops.aten.tanh_backward),
     ("leaky_relu", "forward"): (1, lambda x: F.leaky_relu(x, 0.1)),
@@ -186,7 +187,7 @@ def scripted_snake():
 
 
 def snake_in_float(x, alpha, beta=None):
-    """For compilers: floats inside, the storage's type outside."""
+    """For compilers: computes in float and stores in the storage type."""
     return snake(x.float(), alpha, beta).to(x.dtype)
 
 
@@ -259,9 +260,9 @@ def snake_peers(case):
 
 
 class Convolution:
-    """The case's convolution, its gradients, and the same written over two dimensions.
+    """The convolution of the case, its gradients, and the same in two dimensions.
 
-    x is the longer side [batch, in, time], y the other; `transposed` computes the same from the transposed layer.
+    x is the longer side [batch, in, time] and y the other one. `transposed` computes the same by the transposed layer.
     """
 
     lifts = {
@@ -276,7 +277,7 @@ class Convolution:
         self.transposed = bool(case.get("transposed", 0))
         left, right = case.left, case.right
         self.pad = min(left, right)
-        self.extra = (left - self.pad, right - self.pad)  # PyTorch pads both sides alike
+        self.extra = (left - self.pad, right - self.pad)  # PyTorch pads both sides by the same amount
         if self.transposed and any(self.extra):
             raise ValueError("a transposed layer with unequal padding has no peer")
         span = case.dilation * (case.taps - 1) + 1
@@ -289,7 +290,7 @@ class Convolution:
         return {"1d": [value], "h1": [dummy, value], "w1": [value, dummy]}[self.layout]
 
     def data(self, dtype):
-        """x, weight, bias, dy"""
+        """Returns x, weight, bias and dy."""
         c = self.case
         x, weight, bias, dy = c.random(
             (c.batch, c.get("in"), c.time), (c.out, c.get("in"), c.taps), (c.out,), (c.batch, c.out, self.short)
@@ -305,7 +306,7 @@ class Convolution:
         return torch.ops.aten.convolution(self.padded(x), weight, bias, *self.geometry)
 
     def backward(self, dy, x, weight, mask):
-        """Gradients of input, weight and bias, those that `mask` asks for."""
+        """Gradients of input, weight and bias, as selected by `mask`."""
         bias = [weight.shape[1 if self.transposed else 0]]
         return torch.ops.aten.convolution_backward(dy, self.padded(x), weight, bias, *self.geometry, mask)
 
@@ -318,7 +319,7 @@ class Convolution:
         return dx
 
     def runs(self, x, weight, bias, dy):
-        """Per direction, what to time."""
+        """The function to time, by direction."""
         if self.transposed:  # its forward is the strided layer's input gradient
             return {
                 "input_gradient": lambda: self.input_gradient(dy, x, weight),
@@ -337,7 +338,7 @@ class Convolution:
 
 
 def convolution_peers(case, make):
-    """The ways to run what make(layout) gives."""
+    """The ways to run the result of make(layout)."""
     layouts = [("conv2d_channels_last", "h1"), ("conv2d_channels_last_w1", "w1")]
     canonical = {layout: Convolution(case, layout).canonical for layout in ("1d", "h1", "w1")}
 
@@ -363,7 +364,7 @@ def convolution_peers(case, make):
 
 
 def compiled_convolutions(case, make):
-    """The compiler has convolution kernels of its own, and picks among them and cuDNN's."""
+    """The compiler has its own convolution kernels. It measures them and cuDNN's."""
     settings = Settings(benchmark=True, tf32=case.type != "fp32")
     return [
         Peer(name, lambda layout=layout: compiled(make(layout)), case.type, settings, captured=True, compiled=True,
@@ -373,7 +374,7 @@ def compiled_convolutions(case, make):
 
 
 def float_reference(case, make):
-    """The result in floats from the case's own data, rounded to its storage type as the peers' are."""
+    """The result in float, from the case's own data rounded to its storage type, as for the peers."""
     return lambda: make("1d", torch.float32)()
 
 
@@ -463,7 +464,7 @@ def layers_of(case):
 
 
 def directions(case):
-    """v, g, dw of every layer."""
+    """v, g and dw of every layer."""
     made = []
     for i, (rows, length) in enumerate(layers_of(case)):
         v, g, dw = case.random((rows, length), (rows, 1), (rows, length), low=-1.0 - i * 1e-6)
@@ -536,7 +537,7 @@ def weight_norm_adamw(case):
         given = [t.requires_grad_() for t in vs + gs]
         step, averages = optimizer(given, kind, case.device), models.Averages(given if case.get("ema") else [])
         plain = [(v.detach(), g.detach()) for v, g in zip(vs, gs)]
-        norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the first weights, in every run
+        norms = [torch._weight_norm_interface(v, g, 0)[1] for v, g in plain]  # of the initial weights, in every run
 
         def run():
             pairs = [torch.ops.aten._weight_norm_interface_backward(dw, v, g, n, 0)

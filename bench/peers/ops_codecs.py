@@ -1,12 +1,12 @@
-"""Peers of whole codecs that encode or decode, all of the same weights, and each compared with plain PyTorch.
+"""Peers of whole codecs that encode or decode. All have the same weights, and each is compared with plain PyTorch.
 
-  eager                     as PyTorch comes
+  eager                     plain PyTorch
   cudnn_benchmark_captured, compile, bf16_captured, each also _two_d: as ops.py and ops_models.py say
   frozen_two_d[_bf16|_fp16] two-dimensional, channels last, weights constant, all compiled as one function
   epilogues_two_d[_bf16|..] the same, with cuDNN's graphs of convolution, bias, residual sum and Snake (fused.py)
 
-A round trip is an encoding and a decoding: its time is the sum of two cases, as nacre's is. As one function it is a case of
-the peers alone (direction `round_trip`), which --round-trips of op_peers.py and jax_peers.py adds.
+A round trip is an encoding and a decoding. Its time is the sum of two cases, as in nacre. As one function it is a case
+of the peers only (direction `round_trip`), which --round-trips of op_peers.py and jax_peers.py adds.
 """
 import functools
 
@@ -17,16 +17,18 @@ import models
 from ops import Peer, Peers, Skipped, compiled
 from timing import Settings
 
-# Root mean square of the difference over that of the result. A rounding is an error of u / sqrt(3), where u is 2^-9 in bf16,
-# 2^-12 in fp16 (storage), 2^-11 in tf32 (both factors); a stack of about 60 layers has 150 roundings one behind the other,
-# each carried on by Snake's slope, at most 2, where residual sums carry the rest unchanged: sqrt(150) 2 u / sqrt(3).
+# Limits of the root mean square of the difference over that of the result. A rounding is an error of u / sqrt(3),
+# where u is 2^-9 in bf16, 2^-12 in fp16 (storage) and 2^-11 in tf32 (both factors). A stack of about 60 layers has 150
+# consecutive roundings. Snake multiplies each by its slope, at most 2; residual sums carry the rest unchanged.
+# Together: sqrt(150) 2 u / sqrt(3).
 TOLERANCE = {"bf16": 28e-3, "tf32": 7e-3, "fp16": 7e-3, "fp32": 1e-4}
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
-NEAR = 1e-4  # of squared distances between unit vectors, and of 1 + the squared distance else
+NEAR = 1e-4  # of squared distances between unit vectors, otherwise of 1 + the squared distance
 
 
 def codec_of(case, style):
-    """The same weights in every style: gains, biases and Snake's parameters are drawn, too, so that none can be mistaken."""
+    """The same weights in every style. Gains, biases and Snake's parameters are random, too, so that an exchange is
+    noticed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         codec = models.Codec(models.CONFIGS[case.config], style)
@@ -42,7 +44,7 @@ def codec_of(case, style):
 
 
 class Inference(torch.nn.Module):
-    """One direction of a folded codec: (latent, codes) of audio, audio of codes, or both of audio."""
+    """One direction of a folded codec: audio to (latent, codes), codes to audio, or audio to audio."""
 
     def __init__(self, codec, direction, dtype):
         super().__init__()
@@ -64,9 +66,9 @@ class Inference(torch.nn.Module):
 
 
 def given_to(case, dtype):
-    """Audio, or codes."""
+    """The input: audio or codes."""
     config = models.CONFIGS[case.config]
-    frames = -(-case.samples // config.hop)  # whole ones; only --small has less
+    frames = -(-case.samples // config.hop)  # whole frames; only --small has less
     if case.direction != "decode":
         return case.random((case.batch, 1, frames * config.hop), dtype=dtype)
     draw = torch.Generator(case.device).manual_seed(1)
@@ -75,7 +77,7 @@ def given_to(case, dtype):
 
 
 def with_round_trips(listed):
-    """A list of cases, and behind each encoding its round trip."""
+    """A list of cases, each encoding followed by its round trip."""
     made = []
     for entry in listed:
         made.append(entry)
@@ -93,7 +95,7 @@ def inference_maker(case, style, dtype=torch.float32, wrap=None, freeze=False, e
         codec = codec_of(case, style).eval().fold()
         codec.encoder.to(dtype), codec.decoder.to(dtype)
         if epilogues:
-            fused.PLANS.clear()  # another case's hold memory
+            fused.PLANS.clear()  # plans of another case hold memory
             codec.encoder, codec.decoder = fused.fuse(codec.encoder), fused.fuse(codec.decoder)
         if wrap is not None:
             codec.encoder, codec.decoder = wrap(codec.encoder), wrap(codec.decoder)
@@ -112,8 +114,8 @@ def inference_maker(case, style, dtype=torch.float32, wrap=None, freeze=False, e
 
 
 def nearness(case, z, codes):
-    """By how much a code is farther than the nearest of its stage, at most; the residual of every stage is that of the codes
-    before, so that what rounding decided once is not held against later stages."""
+    """The largest excess of a code's distance over that of the nearest code of its stage. The residual of every stage
+    is that of the given earlier codes, so a decision by rounding in one stage does not count again in later stages."""
     quantizer = codec_of(case, models.Style()).eval().fold().quantizer
     worst, r = 0.0, z.float()
     for s in range(codes.shape[2]):
@@ -135,7 +137,8 @@ def nearness(case, z, codes):
 
 
 def comparable(case, arithmetic, output):
-    """What the reference has as well: codes are checked here, since rounding may choose another one."""
+    """Compares the results that the reference has. Codes are checked by their distances, since rounding may choose
+    another one."""
     if case.direction == "decode":
         return output
     near = NEAR if arithmetic in ("fp32", "fp16", "bf16") else 20 * NEAR  # the search itself is in tf32
@@ -169,7 +172,7 @@ def inference_peers(case):
     types = [(arithmetic, "")] if exact else [(arithmetic, ""), ("bf16", reduced), ("fp16", reduced)]
     for epilogues, name in ((False, "frozen_two_d"), (True, "epilogues_two_d")):
         if exact and epilogues:
-            continue  # runtime fusion is for tensor cores
+            continue  # runtime fusion needs tensor cores
         for kind, note in types:
             make = inference_maker(case, two_d, TYPES[kind], freeze=True, epilogues=epilogues)
             add(name + ("" if kind == arithmetic else "_" + kind), make, arithmetic=kind, note=note, captured=True, compiled=True)

@@ -1,7 +1,7 @@
-"""Peers of the code ops that need no matrix of distances: nearest.py's kernels, where Triton is.
+"""Peers of the code ops that need no matrix of distances: the kernels of nearest.py, if Triton is installed.
 
   triton, triton_tf32x3   nearest codes; products in fp32, or three in tf32
-  triton (vq_ema)         counts and sums by one kernel, the averages as PyTorch does them
+  triton (vq_ema)         counts and sums by one kernel, the averages by PyTorch
   fused, fused_tf32x3     an iteration of k-means: the search adds rows to sums and counts itself
 """
 import functools
@@ -39,7 +39,7 @@ def nearest_peers(case, data, distance):
 
 
 def averaged(case):
-    """A quantizer of one stage, rows, and their codes: the same for all peers of the case."""
+    """A quantizer of one stage, rows, and their codes, shared by all peers of the case."""
     quantizer = models.EmaQuantizer(1, case.codes, case.dim)
     quantizer.to(case.device)
     quantizer.embed.copy_(case.random(tuple(quantizer.embed.shape)))
@@ -68,7 +68,8 @@ def average_peers(case):
 
 @op("vq_kmeans")
 def kmeans(case):
-    """One Lloyd iteration of rows and a codebook; a code without rows stays as it is. nacre's case draws its first codes, too."""
+    """One Lloyd iteration of rows and a codebook. A code without rows keeps its value. nacre's case also draws the
+    first codes."""
 
     def data():
         return case.random((case.rows, case.dim), (case.codes, case.dim))
@@ -99,13 +100,13 @@ def kmeans(case):
         return run
 
     def comparable(output):
-        """The squared distances; that the codebook is the mean of its own codes' rows is checked here."""
+        """The squared distances. Also checks that each code of the codebook is the mean of its rows."""
         codes, found = output[0].long(), output[1]
         x, book = data()
         sums = torch.zeros_like(book, dtype=torch.float64).index_add_(0, codes, x.double())
         expected = moved(book.double(), sums, torch.bincount(codes, minlength=case.codes).double())
         worst = (found - expected).abs().max().item()
-        if not worst <= 1e-5:  # rows are below 1: of sums of thousands in any order
+        if not worst <= 1e-5:  # rows are below 1; sums of thousands of terms in any order
             raise ValueError(f"a code differs from the mean of its rows by {worst:.3g}")
         return ((x - book[codes]) ** 2).sum(1)
 

@@ -1,13 +1,14 @@
 """Peers of the larger cases: nearest code, residual quantizer, transforms and spectral losses, whole codecs.
 
-Registered in ops.REGISTRY by being imported. What a peer's name says is in ops.py; besides
+Importing this module registers them in ops.REGISTRY. ops.py explains the names of peers. In addition:
 
-  cdist            torch.cdist and argmin, the rows cut so that a gigabyte holds the distances
-  addmm[_tf32]     |c|^2 - 2 x c by addmm, then argmin, cut likewise
+  cdist            torch.cdist and argmin; rows are split so that the distances fit in a gigabyte
+  addmm[_tf32]     |c|^2 - 2 x c by addmm, then argmin; rows are split likewise
   apart            the losses as codec recipes write them: a transform per term and signal
-  torchaudio       the same with torchaudio's mel spectrograms, where it is there
+  torchaudio       the same with torchaudio's mel spectrograms, if it is installed
   *_two_d          every convolution as a two-dimensional one, channels last
-  *_keep_type      under autocast Snake stays in 16 bits; as published its float alpha makes all behind it float
+  *_keep_type      under autocast Snake stays in 16 bits; as published, its float alpha makes all later activations
+                   float
 """
 import dataclasses
 import functools
@@ -49,7 +50,7 @@ def vq_nearest(case):
         half = 0.5 * (book * book).sum(1)
         return lambda: in_pieces(lambda part: search(part, book, half), x, case.codes)
 
-    # Ties and rounding may give another code: what counts is how near it is, which `distance` compares.
+    # Ties and rounding may select another code, so `distance` compares how near the codes are.
     def distance(codes):
         x, book = data()
         return ((x - book[codes]) ** 2).sum(1)
@@ -86,7 +87,7 @@ def rvq(case):
         return q.to(case.device)
 
     def make(wrap=lambda f: f):
-        q = quantizer().eval()  # the codebooks' update is an op of its own in nacre
+        q = quantizer().eval()  # nacre updates codebooks in another op
         z = case.random((case.batch, case.channels, case.time))
         if case.direction == "forward":
             run = wrap(lambda z: q(z))
@@ -124,7 +125,7 @@ def vq_ema(case):
         quantizer, x, index = ops_codes.averaged(case)
         return lambda: quantizer.update(0, x, index)
 
-    def reference():  # of this step: averages differ from run to run
+    def reference():  # of one step: averages change from run to run
         _, x, index = ops_codes.averaged(case)
         sums = torch.zeros((case.codes, case.dim), dtype=torch.float64, device=case.device).index_add_(0, index, x.double())
         return torch.bincount(index, minlength=case.codes).float(), sums.float()
@@ -209,7 +210,7 @@ def has_torchaudio():
         import torchaudio.transforms  # noqa: F401
 
         return True
-    except Exception as error:  # one that is broken is as good as none
+    except Exception as error:  # a broken one counts as missing
         print(f"torchaudio is left out: {' '.join(str(error).split())[:200]}", flush=True)
         return False
 
@@ -224,7 +225,7 @@ def spectral_loss(case):
             return lambda: losses(y, x)
         y.requires_grad_()
 
-        def run():  # a gradient for each of the two, as the balancer wants them
+        def run():  # one gradient for each of the two, as the balancer needs them
             parts = [p for p in losses(y, x) if torch.is_tensor(p)]
             return [torch.autograd.grad(p, y, retain_graph=True)[0] for p in parts]
 
@@ -292,8 +293,9 @@ def waveform_loss(case):
 def step_maker(case, style, autocast=None, wrap=None):
     def make():
         codec = ops_codecs.codec_of(case, style).train()
-        samples = -(-case.samples // codec.config.hop) * codec.config.hop  # as the trainer rounds
-        # A window reflects what lies beyond the ends, so it needs that much audio; only --small has less.
+        samples = -(-case.samples // codec.config.hop) * codec.config.hop  # rounded as in the trainer
+        # A window reflects half its length at the ends, so the audio must be longer than that. Only --small is
+        # shorter.
         windows = [(n, m) for n, m in ((64, 10), (256, 40), (1024, 80)) if n // 2 < samples]
         spectral = models.Spectral(codec.config.sample_rate, *zip(*windows)).to(case.device)
         adamw = {"fused": True}
@@ -310,7 +312,7 @@ def step_maker(case, style, autocast=None, wrap=None):
 
 @op("codec")
 def codec(case):
-    if case.config not in models.CONFIGS:  # those of --small have no name
+    if case.config not in models.CONFIGS:  # the configurations of --small have no name
         return Peers([])
     one_d, two_d = models.Style(), models.Style(two_d=True)
     exact = case.type == "fp32"

@@ -1,13 +1,14 @@
-"""How the peers are timed: as bench/timing.h times nacre.
+"""Timing of the peers, by the method of bench/timing.h.
 
-CUDA   Warm: runs one behind the other, as many between two events as make 100 microseconds; median over the samples. A
-       captured peer has them in one graph.
-       Cold: 256 MiB are written before every run, more than the second-level cache holds; two events stand around each.
-       Runs are queued without waiting, so a host that cannot keep up is part of the time: that is what a program sees.
-       A captured peer is replayed as a CUDA graph, as nacre's own cases are.
-CPU    one run after the other, each by the clock: median and best.
+CUDA   Warm: consecutive runs, as many between two events as take 100 microseconds; median over the samples. A captured
+       peer has them in one graph.
+       Cold: 256 MiB, more than the second-level cache holds, are written before every run; two events enclose each run.
+       Runs are queued without waiting, so a slow host is part of the time, as in a real program. A captured peer is
+       replayed as a CUDA graph, as nacre's own cases are.
+CPU    consecutive runs, each timed by the clock: median and best.
 
-At least 50 samples of each kind and at most 200; from 50 ms a run on, what fits into the time, but five.
+There are at least 50 and at most 200 samples of each kind. If a run takes 50 ms or more, there are as many as fit into
+the time, but at least five.
 """
 import contextlib
 import dataclasses
@@ -16,12 +17,13 @@ import warnings
 
 import torch
 
-DEPTH = 32  # runs that are queued before anybody waits
+DEPTH = 32  # runs that are queued before the host waits
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """cudnn.benchmark, and TF32 in convolutions and matrix products: None leaves PyTorch's defaults, on and off."""
+    """Sets cudnn.benchmark, and TF32 in convolutions and matrix products. None keeps PyTorch's defaults, which are on
+    and off."""
 
     benchmark: bool = False
     tf32: bool | None = None
@@ -30,7 +32,7 @@ class Settings:
     def applied(self):
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer names for the same switches
+            warnings.simplefilter("ignore")  # newer PyTorch has other names for these options
             cudnn.benchmark = self.benchmark
             cudnn.allow_tf32 = True if self.tf32 is None else self.tf32
             matmul.allow_tf32 = bool(self.tf32)
@@ -46,7 +48,8 @@ def synchronize(device):
 
 
 class Captured:
-    """What `make` returns, as a CUDA graph. Everything, a forward pass before it included, happens on one stream."""
+    """Captures the result of `make` as a CUDA graph. Everything, an earlier forward pass included, runs on one
+    stream."""
 
     def __init__(self, make):
         stream = torch.cuda.Stream()
@@ -64,7 +67,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(stream)
 
     def several(self, repeats):
-        """As many runs in one graph."""
+        """Captures that many runs in one graph."""
         graph = torch.cuda.CUDAGraph()
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream), torch.cuda.graph(graph, stream=self.stream):
@@ -102,7 +105,7 @@ def cuda(run, seconds, device):
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(DEPTH)]
 
     def take(n, step, repeats, before=None):
-        """n samples of `step`, which is `repeats` runs."""
+        """Takes n samples of `step`, which is `repeats` runs."""
         times = []
         while len(times) < n:
             some = events[: n - len(times)]
@@ -133,5 +136,5 @@ def cuda(run, seconds, device):
 
 
 def measure(run, device, seconds):
-    """Times in microseconds; p10, p90 and runs are those of the cold runs on CUDA, of the warm ones on the CPU."""
+    """Times in microseconds. p10, p90 and runs are those of the cold runs on CUDA and of the warm ones on the CPU."""
     return cuda(run, seconds, device) if device.type == "cuda" else cpu(run, seconds)

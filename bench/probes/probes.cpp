@@ -2,16 +2,16 @@
 //
 //   nacre_probes [--list] [--device cuda:N] [--small] [--seconds S] [--out FILE] [NAME...]
 //
-//   --list           the names of all probes, one a line
-//   --device cuda:N  which device (default cuda)
-//   --small          small sizes; times then say nothing
-//   --seconds S      for all probes together (default 60, on the emulated device no limit); one takes at most 20
-//   --out FILE       appends a JSON object per line as each probe ends; the first line of a new file tells the device
+//   --list           prints the names of all probes, one a line
+//   --device cuda:N  selects the device (default cuda)
+//   --small          uses small sizes; times then mean nothing
+//   --seconds S      limits all probes together (default 60, on the emulated device no limit); one takes at most 20
+//   --out FILE       appends a line of JSON as each probe ends; the first line of a new file describes the device
 //
-// Every probe runs in a process of its own: what takes the device's context with it, or hangs, takes nothing else.
+// Every probe runs in its own process. A probe that loses the context of the device or hangs affects no other probe.
 //
-// Exit codes: 0 all that were asked ran, whatever they found; 1 some probe has no answer, or the device had none when it was
-// asked twice what it is; 2 usage; 4 FILE cannot be written; 6 no device.
+// Exit codes: 0 all requested probes ran, whatever they found; 1 some probe has no answer, or the device did not answer
+// two requests for its description; 2 usage; 4 FILE cannot be written; 6 no device.
 #include "probes/probes.h"
 
 #include <fcntl.h>
@@ -58,10 +58,10 @@ constexpr Probe all_probes[] = {
     {"product_ceiling", "operations per second of large cuBLAS products, bf16 and tf32", product_ceiling},
 };
 
-// Seconds, where there is a limit at all. A device that is asked twice what it is must not take longer than
+// Limits in seconds, where there is a limit. Two descriptions of the device must not take longer than
 // scripts/gpu/first.sh waits for a line.
 constexpr double longest_probe = 20, longest_describe = 13;
-constexpr double longest_end = 2;  // of a process that was killed
+constexpr double longest_end = 2;  // seconds for a killed process to end
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -71,7 +71,7 @@ std::string packed(const Result& r) {
   for (const auto& [name, json] : r.figures) s += name + "\t" + json + "\n";
   return s + ".\n";
 }
-/// False if the end is missing.
+/// Returns false if the text is incomplete.
 bool unpack(const std::string& s, Result& r) {
   std::vector<std::string> lines;
   for (size_t at = 0, end = 0; (end = s.find('\n', at)) != std::string::npos; at = end + 1)
@@ -106,7 +106,7 @@ Result run(Result (*probe)(const Options&), Options o, double seconds) {
   return {Result::no_answer, text("ended with exit code %d and no word", e.code), {}};
 }
 
-/// Waits so many seconds (0: without end) for a child's end. False: it goes on.
+/// Waits up to `seconds` (0: forever) for a child to end. Returns false if it still runs.
 bool reap(pid_t child, int& status, double seconds) {
   const Clock::time_point start = Clock::now();
   for (;;) {
@@ -117,8 +117,8 @@ bool reap(pid_t child, int& status, double seconds) {
   }
 }
 
-/// A process that keeps a context open while the probes run: where the driver unloads as soon as nobody uses the device,
-/// every probe would wait seconds for it.
+/// A process that keeps a context open while the probes run. Some systems unload the driver as soon as nobody uses the
+/// device; without the keeper every probe would then wait seconds for the driver.
 class Keeper {
  public:
   explicit Keeper(const Options& o) {
@@ -130,7 +130,7 @@ class Keeper {
     try {
       const Context ctx = context(o);
       for (;;) (void)pause();
-    } catch (const std::exception&) {  // the probes will say it
+    } catch (const std::exception&) {  // the probes will report it
     }
     _exit(1);
   }
@@ -209,7 +209,7 @@ Request parse(int argc, char** argv) {
   return r;
 }
 
-/// A line at the end of the file, whole or not at all as far as other readers see. Exits with 4 where it cannot be.
+/// Appends a line to the file in one write, so that readers see all of it or nothing. Exits with 4 on failure.
 void append(const std::string& file, const std::string& line, bool only_first = false) {
   if (file.empty()) return;
   const int f = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -248,7 +248,7 @@ int main_program(int argc, char** argv) {
   std::fflush(stdout);
   append(request.out, "{\"device\": " + quoted(device.says) + members(device) + "}", true);
 
-  // One process at a time may use a device in exclusive mode.
+  // In exclusive mode only one process at a time may use a device.
   const bool shared =
       emulated || std::find(device.figures.begin(), device.figures.end(),
                             std::pair<std::string, std::string>("compute_mode", "0")) != device.figures.end();
@@ -334,7 +334,7 @@ Ended in_child(const std::function<void(int pipe)>& work, double seconds) {
     throw Error(ErrorKind::io, std::string("fork: ") + std::strerror(errno));
   }
   if (child == 0) {
-    // A child that waits for a kernel without end can only be killed: with its parent, however that ends.
+    // A child that waits for a kernel forever can only be killed. This kills it when its parent ends for any reason.
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
     (void)close(ends[0]);
@@ -359,7 +359,7 @@ Ended in_child(const std::function<void(int pipe)>& work, double seconds) {
   }
   (void)close(ends[0]);
   int status = 0;
-  // What has closed its end of the pipe still has to end, which the driver may keep it from.
+  // The child has closed its end of the pipe, but the driver may still keep it from ending.
   const double left = seconds - seconds_since(start);
   if ((seconds > 0 && left <= 0) || !reap(child, status, seconds > 0 ? left : 0)) {
     e.in_time = false;

@@ -1,6 +1,7 @@
 #pragma once
-// nacre_probes: asks a device what the kernels, or the next rung of one, take for granted, and writes an answer a line.
-// Here is what a probe is; main and the table are in probes.cpp, the probes in probes_*.cu.
+// nacre_probes asks a device whether the assumptions of the kernels, and of planned kernels, hold on it. It prints one
+// answer per line. This file defines a probe. main and the table of probes are in probes.cpp, the probes in
+// probes_*.cu.
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -11,7 +12,7 @@
 
 namespace nacre::probes {
 
-// The emulated device shows fewer things than a real one.
+// The emulated device has fewer features than a real one.
 #if defined(NACRE_EMULATED)
 inline constexpr bool emulated = true;
 #else
@@ -19,20 +20,20 @@ inline constexpr bool emulated = false;
 #endif
 
 struct Options {
-  int index = 0;       ///< of the device
-  bool small = false;  ///< sizes that take moments, for tests
-  double seconds = 0;  ///< after which the probe is killed; 0: never
+  int index = 0;       ///< number of the device
+  bool small = false;  ///< small sizes for tests; a probe takes moments
+  double seconds = 0;  ///< the probe is killed after these seconds; 0: never
 };
 
 struct Result {
   enum Outcome : uint8_t {
-    ok,         ///< what is taken for granted holds
-    failed,     ///< it does not
-    skipped,    ///< cannot be asked here; `says` tells why
-    no_answer,  ///< the probe broke down; written as failed, and the program ends with 1
+    ok,         ///< the assumption holds
+    failed,     ///< the assumption does not hold
+    skipped,    ///< cannot be tested here; `says` has the reason
+    no_answer,  ///< the probe itself broke down; reported as failed, and the program ends with 1
   };
   Outcome outcome = ok;
-  std::string says;                                          ///< in words, one line
+  std::string says;                                          ///< the result in words, one line
   std::vector<std::pair<std::string, std::string>> figures;  ///< names and JSON values
 
   Result& figure(const std::string& name, double);
@@ -40,9 +41,9 @@ struct Result {
   Result& figure(const std::string& name, const std::string& text);
 };
 Result skip(const std::string& why);
-/// With spaces for line ends and tabs.
+/// Replaces line ends and tabs by spaces.
 std::string one_line(std::string);
-/// A string as JSON writes it.
+/// The string as a JSON string.
 std::string quoted(const std::string&);
 /// printf into a string.
 [[gnu::format(printf, 1, 2)]] std::string text(const char* format, ...);
@@ -50,17 +51,17 @@ std::string quoted(const std::string&);
 struct Probe {
   const char* name;
   const char* asks;
-  /// Runs in a process of its own that has not touched CUDA. May throw: then there is no answer.
+  /// Runs in its own process, which has not used CUDA before. If it throws, there is no answer.
   Result (*run)(const Options&);
 };
 
 inline Context context(const Options& o) { return Context({.device = {Device::cuda, o.index}}); }
 
-/// Small whole numbers, in a fixed order: products and sums of them are exact in every arithmetic of tensor cores.
+/// Small integers in a fixed order. Their products and sums are exact in every arithmetic of tensor cores.
 class Integers {
  public:
   explicit Integers(uint32_t seed) : state_(seed * 2654435761u + 1) {}
-  /// In [-most, most].
+  /// A value in [-most, most].
   int operator()(int most) { return static_cast<int>(bits() % static_cast<uint32_t>(2 * most + 1)) - most; }
   uint32_t bits() {
     state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
@@ -71,9 +72,9 @@ class Integers {
   uint64_t state_;
 };
 
-/// A child process that runs `work` and writes to the pipe it is given; what it wrote, and how it ended. A child that
-/// takes longer than `seconds` (0: may) is killed with all of its own. One that even that does not end, since it waits within
-/// the driver, is left behind.
+/// The result of a child process that ran `work`: what it wrote to its pipe, and how it ended. A child that takes
+/// longer than `seconds` (0: no limit) is killed with all of its own children. A child that waits within the driver may
+/// not end even then; it is left behind.
 struct Ended {
   std::string wrote;
   bool in_time = true;

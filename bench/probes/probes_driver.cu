@@ -1,12 +1,12 @@
-// Probes of the driver and the runtime: what the device is, what a launch may ask for and what happens beyond, what a
-// capture forbids. The emulated device has neither.
+// Probes of the driver and the runtime: properties of the device, limits of a launch and what happens beyond them, and
+// calls that a capture forbids. The emulated device has neither driver nor runtime.
 #include "runtime/device.cuh"
 #include "probes/probes.h"
 
 namespace nacre::probes {
 namespace {
 
-/// Why there is no such device; nothing where there is one. Throws where the driver does not tell.
+/// The reason why the device does not exist; empty if it does. Throws if the driver does not answer.
 std::string no_device(const Options& o) {
   const std::string name = "device cuda" + (o.index == 0 ? std::string() : ":" + std::to_string(o.index)) + ": ";
   std::string why;
@@ -62,7 +62,7 @@ std::string name_of(cudaError_t e) { return cudaGetErrorName(e); }
 
 constexpr int static_bytes = 2048;
 
-/// Writes the first and the last byte of both kinds of shared memory, and gives them back.
+/// Writes the first and the last byte of static and dynamic shared memory, and returns them in `out`.
 __global__ void limit_kernel(int dynamic_bytes, int* out) {
   NACRE_SHARED(unsigned char, fixed, static_bytes);
   NACRE_DYNAMIC_SHARED(unsigned char, dynamic);
@@ -76,7 +76,7 @@ __global__ void limit_kernel(int dynamic_bytes, int* out) {
 }
 __global__ void bump_kernel(int* counter) { ++*counter; }
 
-/// A stream and some memory that go with it.
+/// A stream and some memory with the same lifetime.
 struct Stream {
   cudaStream_t stream = nullptr;
   int* memory = nullptr;
@@ -154,7 +154,7 @@ Result shared_memory_limit(const Options& o) {
   const int fixed = static_cast<int>(attributes.sharedSizeBytes), most = limit - fixed;
   r.figure("limit", int64_t{limit}).figure("static_bytes", int64_t{fixed});
 
-  // Not allowed yet: more than 48 KiB must be asked for. What the failed launch leaves behind decides who reports it.
+  // Launches above 48 KiB fail until the attribute is set. The test records which call reports the failed launch.
   const cudaError_t not_asked = launched(most);
   const cudaError_t first_get = cudaGetLastError(), second_get = cudaGetLastError();
   const cudaError_t wait_after = cudaStreamSynchronize(s.stream);
@@ -179,7 +179,7 @@ Result shared_memory_limit(const Options& o) {
   const cudaError_t over_launch = launched(most + 1);
   const cudaError_t over_get = cudaGetLastError(), over_get_again = cudaGetLastError();
   const cudaError_t over_wait = cudaStreamSynchronize(s.stream);
-  // And a good launch behind a failed one whose error nobody took: does it say that it failed?
+  // A good launch follows a failed one whose error was not taken. The test records whether the good one reports it.
   (void)launched(most + 1);
   bump_kernel<<<1, 1, 0, s.stream>>>(s.memory + 1);
   const cudaError_t good_behind = cudaPeekAtLastError();
@@ -218,7 +218,7 @@ Result allocation_in_capture(const Options& o) {
   bool malloc_refused = false, goes_on = true;
   void* spare = nullptr;
   check(cudaMalloc(&spare, 4096), "cudaMalloc");
-  // As Runtime::capture does it, and relaxed. Each call comes after one kernel was recorded.
+  // The capture of Runtime::capture, and a relaxed one. Each call follows one recorded kernel.
   const auto attempt = [&](const char* name, cudaStreamCaptureMode mode, auto&& call) {
     check(cudaStreamBeginCapture(s.stream, mode), "cudaStreamBeginCapture");
     bump_kernel<<<1, 1, 0, s.stream>>>(s.memory);
@@ -230,7 +230,7 @@ Result allocation_in_capture(const Options& o) {
     const cudaError_t end = cudaStreamEndCapture(s.stream, &graph);
     if (graph != nullptr) (void)cudaGraphDestroy(graph);
     (void)cudaGetLastError();
-    // The stream and the device must be as good as before.
+    // The stream and the device must still work.
     bump_kernel<<<1, 1, 0, s.stream>>>(s.memory);
     const cudaError_t after = cudaPeekAtLastError();
     const cudaError_t wait = cudaStreamSynchronize(s.stream);
@@ -267,7 +267,7 @@ Result allocation_in_capture(const Options& o) {
   r.says += "; " + attempt("cudaMemcpy to the host", ours, [&] {
                      return cudaMemcpy(&word, spare, sizeof word, cudaMemcpyDeviceToHost);
                    }).second;
-  // Freeing is last: should it be recorded nowhere and refused, `spare` leaks, and the process ends.
+  // cudaFree is last. If it is neither recorded nor executed, `spare` leaks until the process ends.
   r.says += "; " + attempt("cudaFree", ours, [&] { return cudaFree(spare); }).second;
   try {
     Graph graph = ctx.capture([&] { const Memory m(ctx, 4096); });

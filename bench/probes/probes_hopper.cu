@@ -1,5 +1,5 @@
-// Probes of what only compute capability 9.0 has: wgmma descriptors that begin at any row, and TMA boxes that leave the
-// tensor. Nothing in kernels/ uses either yet.
+// Probes of features of compute capability 9.0: wgmma descriptors that begin at any row, and TMA boxes that extend
+// beyond the tensor. No kernel in kernels/ uses them yet.
 #include "runtime/device.cuh"
 #include "probes/probes.h"
 
@@ -16,7 +16,7 @@ Result tma_boxes(const Options&) { return emulated_has_none(); }
 
 #else
 
-#include <cuda.h>  // types alone: the driver's one function is asked for at run time
+#include <cuda.h>  // types only: the one driver function is looked up at run time
 
 #include <cstring>
 #include <functional>
@@ -29,7 +29,7 @@ void check(cudaError_t e, const char* what) {
     throw Error(ErrorKind::device, text("%s: %s (%s)", what, cudaGetErrorString(e), cudaGetErrorName(e)));
 }
 
-/// Device memory that goes with it.
+/// Device memory that is freed with the object.
 template <class T>
 class Buffer {
  public:
@@ -71,30 +71,30 @@ Result needs_hopper(Context& ctx) {
 // The base offset is 0 if the swizzle's repeating pattern begins at a multiple of 1024 bytes (128-byte swizzle), else
 // (address at which the pattern begins >> 7) & 7.
 //
-// Where elements lie, in units of 16 bytes ("Strides", "Canonical layouts"; 8 of bf16 in a unit):
-//   K-major, none:   8 rows of one unit lie behind each other; the next unit of K is LBO away, the next 8 rows SBO.
-//   K-major, 128:    8 rows of 8 units; the next 8 rows SBO; LBO unused. 16 of K further on is 32 bytes further on.
-//   MN-major, none:  8 of K, of one unit of M or N each, lie behind each other; the next 8 of K LBO, the next unit SBO.
-//   MN-major, 128:   8 of K, of 8 units each; the next 8 of K SBO; the next 8 units LBO (here 64 of M or N: unused).
-// 128-byte swizzle: bits 4 to 6 of an address are combined by exclusive or with bits 7 to 9.
+// Positions of elements, in units of 16 bytes ("Strides", "Canonical layouts"; a unit has 8 bf16):
+//   K-major, none:   8 rows of one unit are contiguous; the next unit of K is LBO away, the next 8 rows SBO.
+//   K-major, 128:    8 rows of 8 units; the next 8 rows are SBO away; LBO is unused. A step of 16 in K is 32 bytes.
+//   MN-major, none:  8 of K, of one unit of M or N each, are contiguous; the next 8 of K are LBO away, the unit SBO.
+//   MN-major, 128:   8 of K, of 8 units each; the next 8 of K are SBO away, the next 8 units LBO (unused: 64 of M or N)
+// 128-byte swizzle: bits 4 to 6 of an address are XORed with bits 7 to 9.
 //
-// What is not written there: whether the exclusive or is applied to the address that results (then a descriptor may
-// begin at any row of a tile whose pattern begins at a multiple of 1024 bytes, with base offset 0), or to the offset from
-// the start. So every base offset is tried, on tiles of both kinds.
+// The manual does not say whether the XOR applies to the resulting address or to the offset from the start. If it
+// applies to the address, a descriptor may begin at any row of a tile whose pattern begins at a multiple of 1024 bytes,
+// with base offset 0. The probe tries every base offset on tiles of both kinds.
 
 constexpr int extent = 64;     // M, N and K
-constexpr int tile_rows = 80;  // of 64 elements; a shift of 9 still finds 64 of them
+constexpr int tile_rows = 80;  // rows of 64 elements; 64 rows remain after a shift of 9
 constexpr int tile_bytes = tile_rows * 128;
-constexpr int shared_bytes = 4 * tile_bytes;  // a, b, and room that a wrong stride may lead into
-constexpr int pitch_none = tile_rows * 16;    // from unit to unit where 16-byte columns lie behind each other
+constexpr int shared_bytes = 4 * tile_bytes;  // a, b, and room for reads with a wrong stride
+constexpr int pitch_none = tile_rows * 16;    // distance of units where 16-byte columns are contiguous
 static_assert(tile_bytes % 1024 == 0 && pitch_none * 8 == tile_bytes && shared_bytes <= 48 << 10);
 
 struct DescriptorCase {
-  int swizzled;          ///< 128 bytes, or none
-  int shift_a, shift_b;  ///< rows that the operand begins behind the start of its tile
+  int swizzled;          ///< 128-byte swizzle, or none
+  int shift_a, shift_b;  ///< rows between the start of the tile and the operand
   int own_pattern;       ///< the swizzle's pattern begins at the shifted row, not at a multiple of 1024 bytes
-  int base_offset;       ///< of the operand that is shifted; the other has 0
-  int exchanged;         ///< leading and stride offsets take each other's place
+  int base_offset;       ///< of the shifted operand; the other has 0
+  int exchanged;         ///< the leading and the stride offset are exchanged
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -104,7 +104,7 @@ __device__ __forceinline__ uint64_t descriptor(unsigned address, unsigned leadin
          static_cast<uint64_t>(base_offset) << 49 | static_cast<uint64_t>(swizzled) << 62;
 }
 
-/// d (+)= a b: 64 x 64 x 16 by four warps. Operands are transposed (MN-major) or not (K-major) by an immediate.
+/// d (+)= a b: 64 x 64 x 16 by four warps. An immediate selects transposed (MN-major) or plain (K-major) operands.
 template <int transposed>
 __device__ __forceinline__ void wgmma_64x64x16(float (&d)[32], uint64_t a, uint64_t b, int add) {
   asm volatile(
@@ -120,15 +120,16 @@ __device__ __forceinline__ void wgmma_64x64x16(float (&d)[32], uint64_t a, uint6
       : "l"(a), "l"(b), "r"(add), "n"(transposed));
 }
 
-/// Byte at which element `column` of row `row` lies in its tile; rows before an own pattern's are left out (-1).
+/// The byte offset of element `column` of row `row` in its tile. -1 for rows before the start of an own pattern.
 __device__ __forceinline__ int place(const DescriptorCase& c, int shift, int row, int column) {
   if (c.swizzled == 0) return column / 8 * pitch_none + row * 16 + column % 8 * 2;
-  const int first = c.own_pattern != 0 ? shift : 0;  // the row whose units lie in order
+  const int first = c.own_pattern != 0 ? shift : 0;  // the row at which the pattern begins
   return row < first ? -1 : row * 128 + ((column * 2) ^ (((row - first) & 7) << 4));
 }
 #endif
 
-/// A block per case: d [cases, 64, 64]. a and b are [80, 64]: K-major, rows are of M or N; MN-major, of K.
+/// One block per case computes d [cases, 64, 64]. a and b are [80, 64]. Their rows are rows of M or N if K-major, and
+/// of K if MN-major.
 template <int mn_major>
 __global__ void __launch_bounds__(128)
     descriptor_kernel(const DescriptorCase* cases, const bf16* a, const bf16* b, float* out) {
@@ -143,21 +144,22 @@ __global__ void __launch_bounds__(128)
     if (at_a >= 0) *reinterpret_cast<uint16_t*>(shared + at_a) = a[i].bits;
     if (at_b >= 0) *reinterpret_cast<uint16_t*>(shared + tile_bytes + at_b) = b[i].bits;
   }
-  // wgmma reads shared memory by the asynchronous proxy: every thread's writes must be fenced into it.
+  // wgmma reads shared memory through the asynchronous proxy. Every thread must fence its writes into that proxy.
   asm volatile("fence.proxy.async;" ::: "memory");
   __syncthreads();
 
   const unsigned tile = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const unsigned row_bytes = c.swizzled != 0 ? 128 : 16;
   const unsigned start_a = tile + c.shift_a * row_bytes, start_b = tile + tile_bytes + c.shift_b * row_bytes;
-  // The table above; an unused leading offset is some number that leads nowhere bad when it is exchanged.
+  // The offsets of the table above. An unused leading offset gets a value that stays within the buffer when it is
+  // exchanged.
   unsigned leading = c.swizzled != 0 ? 2048 : mn_major != 0 ? 128 : pitch_none;
   unsigned stride = c.swizzled != 0 ? 1024 : mn_major != 0 ? pitch_none : 128;
   if (c.exchanged != 0) {
     const unsigned l = leading;
     leading = stride, stride = l;
   }
-  // 16 of K further on: two units along a row, or 16 rows.
+  // A step of 16 in K: two units along a row, or 16 rows.
   const unsigned step = mn_major != 0 ? 16 * row_bytes : c.swizzled != 0 ? 32 : 2 * pitch_none;
   const int base_a = c.shift_a != 0 || c.shift_b == 0 ? c.base_offset : 0, base_b = c.shift_b != 0 ? c.base_offset : 0;
   float d[32];
@@ -170,7 +172,7 @@ __global__ void __launch_bounds__(128)
                              descriptor(start_b + k * step, leading, stride, base_b, c.swizzled), k > 0);
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  // Fragment of d ("Register Fragments", m64nNk16): warp w has rows 16 w to 16 w + 15, within them as mma.m16n8.
+  // Fragment of d ("Register Fragments", m64nNk16): warp w has rows 16 w to 16 w + 15, in the layout of mma.m16n8.
   float* to = out + int64_t{blockIdx.x} * extent * extent;
   const int row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
 #pragma unroll
@@ -234,7 +236,7 @@ Result wgmma(const Options& o, bool mn_major) {
       }
     return true;
   };
-  // The base offsets, as bits, with which a shift comes out right.
+  // The base offsets with which a shift gives the right result, as bits.
   const auto mask_of = [&](int swizzled, int operand, int shift, int own) {
     int mask = 0;
     for (size_t i = 0; i < cases.size(); ++i) {
@@ -278,17 +280,19 @@ Result wgmma(const Options& o, bool mn_major) {
 
 // ---- TMA
 // --------------------------------------------------------------------------------------------------------------
-// CUDA Driver API, cuTensorMapEncodeTiled: dimensions and boxes innermost first; strides in bytes, of all dimensions but
-// the innermost, multiples of 16; the address a multiple of 16, the map of 64; a box of at most 256 each, its innermost
-// extent in bytes a multiple of 16, and at most 128 with 128-byte swizzle. Without NaN fill, what lies outside is zero.
-// PTX manual, cp.async.bulk.tensor: destination a multiple of 128 bytes (with 128-byte swizzle of 1024 for the pattern to
-// begin there); coordinates are signed. The barrier expects the bytes of the whole box, also of what lies outside.
+// From the CUDA Driver API, cuTensorMapEncodeTiled: dimensions and boxes are listed innermost first. Strides are in
+// bytes, for all dimensions but the innermost, and multiples of 16. The address is a multiple of 16, the map's of 64. A
+// box has at most 256 elements per dimension; its innermost extent in bytes is a multiple of 16, and at most 128 with
+// 128-byte swizzle. Without NaN fill, elements outside of the tensor are zero. From the PTX manual,
+// cp.async.bulk.tensor: the destination is a multiple of 128 bytes, or of 1024 for the pattern of the 128-byte swizzle
+// to begin there. Coordinates are signed. The barrier expects the bytes of the whole box, elements outside of the
+// tensor included.
 
 constexpr int channels = 48, times = 40, batches = 3;
 constexpr int box_channels = 32, box_rows = 16, box_floats = box_channels * box_rows;
 constexpr unsigned box_bytes = box_floats * 4;
 
-/// out: the box as it arrived; arrived: 1, or 0 after about a tenth of a second.
+/// out gets the box as it arrived. arrived is 1, or 0 if nothing arrived within about a tenth of a second.
 template <int rank>
 __global__ void __launch_bounds__(128)
     box_kernel(const __grid_constant__ CUtensorMap map, int c0, int c1, int c2, uint32_t* out, int* arrived) {
@@ -303,7 +307,7 @@ __global__ void __launch_bounds__(128)
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(bar) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  // The asynchronous proxy writes behind what was written here.
+  // The asynchronous proxy must write after the writes above.
   asm volatile("fence.proxy.async;" ::: "memory");
   __syncthreads();
   if (thread == 0) {
@@ -321,7 +325,7 @@ __global__ void __launch_bounds__(128)
           "l"(reinterpret_cast<uint64_t>(&map)), "r"(c0), "r"(c1), "r"(c2), "r"(bar)
           : "memory");
   }
-  // No wait without end: a wrong expectation shall be told.
+  // The wait is bounded, so that a wrong byte count is reported instead of a hang.
   int done = 0;
   for (const long long start = clock64(); done == 0 && clock64() - start < 200'000'000;)
     asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0;\nselp.s32 %0, 1, 0, p;\n}"
@@ -388,7 +392,7 @@ Result tma_boxes(const Options& o) {
   int asked = 0, wrong = 0;
   for (const int rank : {2, 3})
     for (const bool swizzled : {false, true}) {
-      // Of rank 2 the tensor is the second batch alone: its neighbours in memory are not zeros.
+      // With rank 2 the tensor is the second batch alone, so that its neighbours in memory are not zeros.
       float* const base = rank == 3 ? device.data() : device.data() + times * channels;
       const cuuint64_t extents[] = {channels, times, batches};
       const cuuint64_t strides[] = {channels * 4, cuuint64_t{times} * channels * 4};

@@ -1,7 +1,7 @@
-// Probes of what the kernels use on every device: tensor-core fragments, ldmatrix, the engines of the convolutions, the
-// sums of tensor cores, and asynchronous copies whose source is ignored. Expectations are made here on the host, from
-// the PTX manual ("Matrix Fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix", "cp.async") and not from the
-// emulator.
+// Probes of features that the kernels use on every device: tensor-core fragments, ldmatrix, the engines of the
+// convolutions, the sums of tensor cores, and asynchronous copies whose source is ignored. The expected values are
+// computed here on the host from the PTX manual ("Matrix Fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix",
+// "cp.async"). They do not come from the emulator.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -17,7 +17,7 @@ namespace {
 
 using cuda::launch;
 
-/// An array on the device that is read and written whole.
+/// A device array that is read and written as a whole.
 template <class T>
 class Array {
  public:
@@ -42,7 +42,7 @@ class Array {
 // ---- mma fragments
 // ----------------------------------------------------------------------------------------------------
 
-/// A warp and a tile per block: a [16, depth] and b [depth, 8] row by row; d [16, 8] holds what is added to.
+/// One warp and one tile per block. a [16, depth] and b [depth, 8] are row-major. d [16, 8] holds the initial sums.
 __global__ void mma_bf16_kernel(const bf16* a, const bf16* b, float* d) {
   const int lane = static_cast<int>(threadIdx.x), group = lane / 4, pair = lane % 4 * 2;
   a += blockIdx.x * 16 * 16, b += blockIdx.x * 16 * 8, d += blockIdx.x * 16 * 8;
@@ -62,7 +62,7 @@ __global__ void mma_bf16_kernel(const bf16* a, const bf16* b, float* d) {
   for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair + i % 2] = sum[i];
 }
 
-/// `steps` products of depth 8 one after the other: a [steps, 16, 8], b [steps, 8, 8]. The first takes its sums by the
+/// `steps` consecutive products of depth 8: a [steps, 16, 8], b [steps, 8, 8]. The first takes its initial sums as the
 /// fourth operand, as the VQ search does.
 __global__ void mma_tf32_kernel(const float* a, const float* b, float* d, int steps) {
   const int lane = static_cast<int>(threadIdx.x), group = lane / 4, k = lane % 4, pair = k * 2;
@@ -80,7 +80,7 @@ __global__ void mma_tf32_kernel(const float* a, const float* b, float* d, int st
   for (int i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair + i % 2] = sum[i];
 }
 
-/// Numbers that differ from c + a b.
+/// The number of elements that differ from c + a b.
 int64_t wrong_products(const std::vector<int>& a, const std::vector<int>& b, const std::vector<int>& c,
                        const std::vector<float>& d, int depth) {
   int64_t wrong = 0;
@@ -107,10 +107,10 @@ std::vector<T> converted(const std::vector<int>& from) {
 // ---- ldmatrix
 // ---------------------------------------------------------------------------------------------------------
 
-constexpr int spread_pitch = 24;  // 16-bit elements from row to row: 48 bytes
+constexpr int spread_pitch = 24;  // distance of rows in 16-bit elements: 48 bytes
 
-/// Row r of the four matrices lies in slot 5 r + 3 mod 32; element = 8 (row) + column. What each lane gets, plain and
-/// transposed.
+/// Row r of the four matrices is in slot (5 r + 3) mod 32. The value of an element is 8 row + column. `out` gets the
+/// registers of each lane, of the plain and of the transposed load.
 __global__ void ldmatrix_kernel(uint32_t* out) {
   NACRE_SHARED(uint16_t, rows, 32 * spread_pitch);
   const int lane = static_cast<int>(threadIdx.x);
@@ -128,10 +128,10 @@ __global__ void ldmatrix_kernel(uint32_t* out) {
 // ----------------------------------------------------------------------------------------------------------
 
 using cuda::tile::Major;
-constexpr int tile_bytes = 64 * cuda::tile::pitch;  // 64 rows of a step; 32 rows of 272 bytes are fewer
+constexpr int tile_bytes = 64 * cuda::tile::pitch;  // 64 rows of a step; the 32 rows of 272 bytes take less
 static_assert(32 * 272 <= tile_bytes && 64 * 144 <= tile_bytes);
 
-/// One warp: 64 x N of one step from tiles of tile_bytes that lie in global memory as they shall lie in shared.
+/// One warp computes 64 x N of one step. The tiles of tile_bytes are in global memory in their shared-memory layout.
 template <class T, int N, Major A, Major B>
 __global__ void engine_kernel(const uint4* a, const uint4* b, int a_pitch, int b_pitch, float* out) {
   NACRE_SHARED(unsigned char, left, tile_bytes);
@@ -148,7 +148,7 @@ __global__ void engine_kernel(const uint4* a, const uint4* b, int a_pitch, int b
   engine.template save<A, B>(out, N, lane);
 }
 
-/// Wrong numbers of 64 x N.
+/// The number of wrong elements among 64 x N.
 template <class T, int N, Major A, Major B>
 int64_t wrong_of_engine(Context& ctx, Integers& draw) {
   constexpr size_t depth = 128 / sizeof(T);
@@ -184,10 +184,10 @@ int64_t wrong_of_engine(Context& ctx, Integers& draw) {
 // ---- ignored sources
 // --------------------------------------------------------------------------------------------------
 
-enum class Form : int { predicate, size };  // cp_async_or_zeros; cp_async whose size arrives in a register
+enum class Form : int { predicate, size };  // predicate: cp_async_or_zeros; size: cp_async with the size in a register
 
-/// Odd lanes copy 16 bytes each from `from`, even lanes `even_bytes`, 0 or 16, from `ignored`. A size that the compiler
-/// knows to be 0 or 16 becomes the instruction's predicate; one that comes as an argument stays a size.
+/// Odd lanes copy 16 bytes each from `from`. Even lanes copy `even_bytes`, 0 or 16, from `ignored`. The compiler turns
+/// a size that it knows to be 0 or 16 into the instruction's predicate. A size that is an argument stays a size.
 __global__ void ignored_kernel(const unsigned char* from, const unsigned char* ignored, Form form, int even_bytes,
                                int odd_bytes, uint32_t* out) {
   NACRE_SHARED(uint32_t, words, 32 * 4);
@@ -210,7 +210,7 @@ struct IgnoredCase {
   const char* name;
   enum At : uint8_t { inside, fixed } at;
   int64_t offset;  ///< from the allocation, or the address itself
-  bool read;       ///< the control: not ignored, so that an address at which a copy must trap does
+  bool read;       ///< the control: not ignored, so that an address that must trap does
 };
 constexpr IgnoredCase ignored_cases[] = {
     {"16-byte aligned, inside", IgnoredCase::inside, 64, false},
@@ -227,13 +227,13 @@ constexpr IgnoredCase ignored_cases[] = {
 constexpr int ignored_count = static_cast<int>(std::size(ignored_cases));
 const char* const not_asked = "not asked";
 
-/// Runs one case and says "zeros", or what is wrong. Throws when the device does.
+/// Runs one case. Returns "zeros", or what is wrong. Throws when the device reports an error.
 std::string run_ignored(Context& ctx, const IgnoredCase& c, Form form) {
   std::vector<unsigned char> bytes(1024);
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(i * 7 + 1);
   const Array<unsigned char> from(ctx, bytes);
   const Array<uint32_t> out(ctx, 32 * 4);
-  // By way of integers: an address outside of every object is no pointer of C++.
+  // Integers are used, because an address outside of every object is no valid C++ pointer.
   const auto base = c.at == IgnoredCase::inside ? reinterpret_cast<uintptr_t>(from.data()) : uintptr_t{0};
   const auto* ignored = reinterpret_cast<const unsigned char*>(base + static_cast<uintptr_t>(c.offset));
   launch(ctx, {.name = "probe_ignored", .grid = 1, .block = 32}, ignored_kernel, from.data(), ignored, form,
@@ -284,7 +284,7 @@ Result ldmatrix_fragments(const Options& o) {
   const Array<uint32_t> out(ctx, 32 * 8);
   launch(ctx, {.name = "probe_ldmatrix", .grid = 1, .block = 32}, ldmatrix_kernel, out.data());
   const std::vector<uint32_t> words = out.read();
-  // Lane l has of matrix m the elements 2 (l % 4) and the next of row l / 4; transposed, of column l / 4.
+  // Lane l has elements 2 (l % 4) and the next of row l / 4 of matrix m. Transposed, they are of column l / 4.
   const auto element = [](unsigned m, unsigned row, unsigned column) { return (m * 8 + row) * 8 + column; };
   int64_t plain = 0, transposed = 0;
   for (unsigned lane = 0; lane < 32; ++lane)
@@ -309,7 +309,7 @@ Result tile_engines(const Options& o) {
     r.figure(std::string("wrong_") + name, wrong);
     all += wrong;
   };
-  // Forward: weights and x lie along; input gradients: weights across; weight gradients: both across.
+  // Forward: weights and x are along. Input gradients: weights are across. Weight gradients: both are across.
   add("tf32_32_along_along", wrong_of_engine<float, 32, Major::k, Major::k>(ctx, draw));
   add("tf32_64_along_along", wrong_of_engine<float, 64, Major::k, Major::k>(ctx, draw));
   add("tf32_32_along_across", wrong_of_engine<float, 32, Major::k, Major::mn>(ctx, draw));
@@ -328,15 +328,14 @@ Result tile_engines(const Options& o) {
   return r;
 }
 
-// The search (kernels/quantizer/vq_products.cu) takes for granted that eight exact products are added to a sum with an
-// error of at most 2^-18 (|c| + sum |a b|), where it reckons with 10 x 2^-23: every addend is cut off no higher than
-// 2^-23 of the largest. The worst is looked for where addends lie around that cut, below a large sum or a large
-// product.
+// The search (kernels/quantizer/vq_products.cu) assumes that adding eight exact products to a sum has an error of at
+// most 2^-18 (|c| + sum |a b|). Its estimate is 10 x 2^-23: every addend is truncated at or below 2^-23 of the largest.
+// The probe looks for the worst case with addends near that truncation, beside a large sum or a large product.
 Result tensor_core_sums(const Options& o) {
   Context ctx = context(o);
   Integers draw(3);
   const auto unit = [&] { return static_cast<float>(draw.bits() >> 8) * 0x1p-24f; };  // [0, 1)
-  const auto tf32 = [](float x) {  // toward zero to 10 bits of mantissa: to_tf32 then changes nothing
+  const auto tf32 = [](float x) {  // truncates to 10 bits of mantissa, so that to_tf32 changes nothing
     return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) & ~0x1fffu);
   };
   const auto sign = [&] { return draw.bits() >> 31 != 0 ? -1.0f : 1.0f; };
@@ -348,7 +347,7 @@ Result tensor_core_sums(const Options& o) {
     std::vector<float> a(trials * n * 128), b(trials * n * 64), c(trials * 128);
     for (size_t t = 0; t < trials; ++t) {
       const unsigned kind = t % 8;
-      // Products are about 2^-cut: from all alike to wholly cut off.
+      // Products are about 2^-cut of the largest value. They range from fully kept to fully truncated.
       const int cut = static_cast<int>(t / 8 % 32);
       const float small = std::ldexp(1.0f, -cut);
       for (size_t i = 0; i < 128; ++i) {
@@ -356,7 +355,7 @@ Result tensor_core_sums(const Options& o) {
         c[t * 128 + i] = kind < 4 ? s * (1 + (kind < 2 ? 0 : unit())) : s * small * unit();
       }
       for (size_t i = 0; i < n * 128; ++i) {
-        // kind 0: just below a power of two, so that what is cut off is nearly all of a unit; 2: all random
+        // kind 0: just below a power of two, so that nearly a whole unit is truncated; 2: all random
         float x = kind < 2 ? 0x1.ffcp0f : 1 + unit();
         if (kind >= 4 && kind < 6 && i % 8 == t / 256 % 8) x /= small;  // one product is the largest
         if (kind >= 6) x = std::ldexp(1 + unit(), static_cast<int>(draw.bits() % 24));
@@ -398,7 +397,7 @@ Result tensor_core_sums(const Options& o) {
 
 Result ignored_sources(const Options& o) {
   Result r;
-  if (emulated) {  // which refuses every other address: that is the rule the kernels keep
+  if (emulated) {  // the emulator refuses all other addresses, as the kernels require
     Context ctx = context(o);
     bool holds = true;
     for (const Form form : {Form::predicate, Form::size}) holds &= run_ignored(ctx, ignored_cases[0], form) == "zeros";
@@ -407,8 +406,8 @@ Result ignored_sources(const Options& o) {
              "; other addresses are left to a real device";
     return r.figure("asked", int64_t{2});
   }
-  // A trap takes the context: one process runs what is left, up to the first that does. What has been found must be
-  // told before this process itself is killed.
+  // A trap destroys the context. Each process therefore runs the remaining cases up to the first that traps. Results
+  // must be reported before the limit of this process, which would kill it.
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   const double asking = o.seconds > 0 ? o.seconds - 4 : 16;
@@ -429,7 +428,7 @@ Result ignored_sources(const Options& o) {
             write_all(pipe, one_line(error.what()) + "\n");
           }
         },
-        std::min(8.0, asking + 1.5 - spent));  // and 2 s for an end that does not come
+        std::min(8.0, asking + 1.5 - spent));  // 2 s more for a process that does not end
     for (size_t at = 0, end = 0; (end = e.wrote.find('\n', at)) != std::string::npos; at = end + 1)
       answers.push_back(e.wrote.substr(at, end - at));
     if (answers.size() == first)
@@ -455,7 +454,7 @@ Result ignored_sources(const Options& o) {
   if (bad == 0) r.says = text("%d of %d cases neither trap nor leave anything but zeros", asked, asked);
   if (left > 0) r.says += text("; %d not asked, since the time was over", left);
   r.says += "; control, a misaligned copy that is not ignored: " + answers[2 * ignored_count - 2];
-  // That all hold is known only where all were asked.
+  // Success needs an answer for every case.
   r.outcome = bad > 0 ? Result::failed : left > 0 ? Result::no_answer : Result::ok;
   return r.figure("asked", int64_t{asked}).figure("bad", int64_t{bad}).figure("not_asked", int64_t{left});
 }

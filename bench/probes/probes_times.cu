@@ -1,5 +1,5 @@
-// Probes of time: uploads beside a replaying graph, the gap between kernels, and two ceilings. The emulated device runs
-// them for their bytes alone.
+// Probes of time: uploads beside a replaying graph, the gap between kernels, and two ceilings. On the emulated device
+// they only check bytes.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -30,11 +30,12 @@ double seconds_of(const std::function<void()>& what) {
 
 constexpr int digest_threads = 256;
 
-/// Depends on every word and its place; sums of 32 bits wrap the same in any order.
+/// A word's share of the digest. It depends on the word and its position. 32-bit sums wrap, so their order does not
+/// matter.
 __host__ __device__ inline uint32_t share(uint32_t word, int64_t place) {
   return (word ^ static_cast<uint32_t>(place) * 0x9e3779b9u) * 0x85ebca6bu;
 }
-/// results[2 counter + which] += the digest of the words.
+/// Adds the digest of the words to results[2 counter + which].
 __global__ void __launch_bounds__(digest_threads)
     digest_kernel(const uint32_t* words, int64_t n, const uint32_t* counter, int which, uint32_t* results) {
   NACRE_SHARED(uint32_t, buffer, digest_threads / 32);
@@ -48,8 +49,8 @@ __global__ void next_kernel(uint32_t* counter) {
 }
 
 #if !defined(NACRE_EMULATED)
-/// Whether the device copies from pinned memory while a graph runs, seen on its own clock: milliseconds from the moment
-/// before the graph to the copy's start and end and to the graph's end.
+/// Tests on the device's own clock whether it copies from pinned memory while a graph runs. Times are in milliseconds
+/// from the moment before the graph: to the copy's start, the copy's end, and the graph's end.
 struct Beside {
   float copy_starts = 0, copy_ends = 0, graph_ends = 0;
 };
@@ -65,7 +66,7 @@ Beside copy_beside(Context& ctx, Graph& graph, void* to, size_t bytes) {
   check(cudaMallocHost(&pinned, bytes), "cudaMallocHost");
   for (cudaEvent_t& e : events) check(cudaEventCreate(&e), "event");
   Beside b;
-  for (int i = 0; i < 2; ++i) {  // the first time is for what is loaded at the first use
+  for (int i = 0; i < 2; ++i) {  // the first round loads what is loaded at the first use
     ctx.synchronize();
     check(cudaEventRecord(events[0], main), "event");
     graph.replay();
@@ -90,8 +91,9 @@ int64_t whole(double v) { return static_cast<int64_t>(std::llround(v)); }
 
 }  // namespace
 
-// As the trainer does it: upload a batch, replay the step, and so on, never waiting. A step here takes the digest of the
-// batch when it begins and again when it ends, with arithmetic between: both must be those of its own batch.
+// The pattern of the trainer: upload a batch, replay the step, repeat, and never wait. Here a step takes the digest of
+// the batch at its start and again at its end, with arithmetic between. Both must be the digest of the step's own
+// batch.
 Result upload_beside_graph(const Options& o) {
   Context ctx = context(o);
   constexpr int uploads = 200;
@@ -109,7 +111,7 @@ Result upload_beside_graph(const Options& o) {
     launch(ctx, {.name = "probe_digest", .grid = blocks, .block = digest_threads}, digest_kernel, at, words, count,
            which, sums);
   };
-  const auto work = [&] {  // about half a millisecond on a device of today
+  const auto work = [&] {  // about half a millisecond on a current device
     (void)bench::kernels::multiply_add(ctx, reinterpret_cast<float*>(numbers.data()),
                                        reinterpret_cast<float*>(busy.data()), busy_blocks, o.small ? 2 : 1 << 13);
   };
@@ -118,7 +120,7 @@ Result upload_beside_graph(const Options& o) {
     launch(ctx, {.name = "probe_next", .grid = 1, .block = 32}, next_kernel, count);
   };
 
-  std::vector<std::vector<uint32_t>> contents(o.small ? 3 : 8);  // with the number of the upload in its first word
+  std::vector<std::vector<uint32_t>> contents(o.small ? 3 : 8);  // the first word is the number of the upload
   Integers draw(4);
   for (auto& c : contents) {
     c.resize(static_cast<size_t>(words));
@@ -133,7 +135,7 @@ Result upload_beside_graph(const Options& o) {
   const View<uint32_t> there(at, {.channels = words});
   const auto upload = [&](int i) {
     auto& c = contents[static_cast<size_t>(i) % contents.size()];
-    c[0] = static_cast<uint32_t>(i);  // the last upload of it may be changed: it was copied
+    c[0] = static_cast<uint32_t>(i);  // upload() copied the last content, so it may change
     ctx.upload<uint32_t>(std::span<const uint32_t>(c), there);
   };
   upload(0);  // allocates
@@ -174,8 +176,8 @@ Result upload_beside_graph(const Options& o) {
     for (int i = 0; i < uploads; ++i) upload(i);
     ctx.synchronize();
   });
-  // Those contain the host's part. What the device does at once it tells itself: about ten milliseconds of arithmetic,
-  // and a copy that needs a tenth of that.
+  // The times above contain the host's part. The device times itself below: about ten milliseconds of arithmetic, and a
+  // copy that takes a tenth of that.
   Graph longer = ctx.capture([&] {
     for (int i = 0; i < 16; ++i) work();
   });
@@ -254,10 +256,10 @@ Result launch_gap(const Options& o) {
 
 Result copy_ceiling(const Options& o) {
   Context ctx = context(o);
-  // 2 GiB from, 2 GiB to: forty times the largest second-level cache of today.
+  // Reads 2 GiB and writes 2 GiB: forty times the largest second-level cache of current devices.
   size_t bytes = o.small ? 64 << 10 : size_t{2} << 30;
   Memory from, to;
-  for (;; bytes /= 2) {  // smaller cards, and cards that somebody else uses too
+  for (;; bytes /= 2) {  // smaller cards, and cards that others use as well
     try {
       from = Memory(ctx, bytes);
       to = Memory(ctx, bytes);

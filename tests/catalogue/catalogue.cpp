@@ -1,5 +1,5 @@
-// Runs the table of cases.txt: makes each input, runs the program on it, and holds the exit code and the words against the
-// row. One line of words for each refusal, no output file and nothing half-written behind it.
+// Runs the table of cases.txt. Makes each input, runs the program on it, and compares the exit code and the words with
+// the row. Each refusal must print one line and must leave no output file and no temporary file.
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -17,7 +17,7 @@ namespace {
 struct Row {
   std::string name, recipe, arguments, says;
   int code = 0, line = 0;
-  int64_t frames = -1;  ///< that the stream which was made holds; -1: not asked
+  int64_t frames = -1;  ///< frames in the resulting stream; -1: not checked
 };
 
 std::vector<std::string> split(const std::string& text, const std::string& at) {
@@ -64,7 +64,7 @@ std::string unhex(const std::string& digits) {
   return bytes;
 }
 
-/// What the recipes begin with, made once.
+/// The base inputs of the recipes, made once.
 class Kitchen {
  public:
   Kitchen() : model_(tiny_model(folder_)) {
@@ -100,7 +100,7 @@ class Kitchen {
   const Folder& folder() const { return folder_; }
   const std::string& model() const { return model_; }
 
-  /// Makes what a recipe says at `path`.
+  /// Makes the input of a recipe at `path`.
   void cook(const std::string& recipe, const fs::path& path) const {
     const std::vector<std::string> steps = split(recipe, ", ");
     if (steps[0] == "nothing") return;
@@ -123,7 +123,7 @@ class Kitchen {
   }
 
  private:
-  /// Where a step works: a number, or a text and bytes behind its beginning ("data+4").
+  /// The position of a change: a number, or a text and an offset from its first byte ("data+4").
   static size_t place(const std::string& bytes, const std::string& where) {
     const size_t plus = where.find('+');
     if (plus == std::string::npos) return static_cast<size_t>(std::stoul(where));
@@ -160,7 +160,7 @@ class Kitchen {
     return bytes;
   }
 
-  /// An ID3v2.4 tag with so many bytes of padding.
+  /// An ID3v2.4 tag with `size` bytes of padding.
   static std::string long_tag(size_t size) {
     std::string tag("ID3\4\0\0", 6);
     for (const int shift : {21, 14, 7, 0}) tag += static_cast<char>(size >> shift & 127);
@@ -175,7 +175,7 @@ class Kitchen {
 std::vector<std::string> arguments_of(const Row& c, const std::string& in, const std::string& out,
                                       const std::string& model) {
   std::string text = c.arguments;
-  // The usual ways to run a verb, in short.
+  // Short names of common command lines.
   for (const auto& [word, whole] : std::map<std::string, std::string>{{"encode", "encode $in -o $out -m $model -q"},
                                                                       {"decode", "decode $in -o $out -m $model -q"},
                                                                       {"eval", "eval $in -m $model -q"}}) {
@@ -215,7 +215,7 @@ TEST_CASE("the catalogue of inputs", "[catalogue]") {
       CHECK(o.out.empty());
     }
     if (c.frames >= 0 && o.code == 0) CHECK(static_cast<int64_t>(training::check_stream(out).samples) == c.frames);
-    // Nothing is left but the input, and the output of what succeeded.
+    // Only the input, and the output of a successful run, may remain.
     const bool makes =
         c.arguments.starts_with("encode") || c.arguments.starts_with("decode") || c.arguments.starts_with("export");
     CHECK(fs::exists(out) == (c.code == 0 && makes));

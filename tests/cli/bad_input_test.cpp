@@ -1,4 +1,4 @@
-// What is bad is refused in one line with the documented exit code, and leaves no file behind.
+// Bad input is refused in one line with the documented exit code, and no file is left behind.
 #include "cli/program.h"
 
 using namespace nacre;
@@ -7,7 +7,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// Ran into an error: this code, one line that names the file, nothing at `out`, no temporaries.
+/// Checks a failed run: this exit code, one line that names the file, no file at `out`, no temporary files.
 void expect_refusal(const Folder& folder, const Outcome& o, int code, const std::string& named, const std::string& out) {
   INFO(o.err);
   CHECK(o.code == code);
@@ -58,12 +58,13 @@ TEST_CASE("damaged streams are refused", "[cli]") {
     spill(bad, content);
     expect_refusal(folder, run(folder, {"decode", bad, "-o", out, "-m", model, "-q"}), 3, "bad.nacre", out);
   };
-  // Cut in the magic, the header, at its end, in a packet, before and in the closing packet.
+  // Cuts in the magic, in the header, at its end, in a packet, and before and in the closing packet.
   for (const size_t n : {size_t{0}, size_t{4}, size_t{30}, size_t{60}, size_t{70}, good.size() / 2, good.size() - 32, good.size() - 1}) {
     INFO("cut at " << n);
     refuse(std::string_view(good).substr(0, n));
   }
-  // A bit in the magic, version, rates, gain, model, length; in a packet's head, codes, checksum; in the close.
+  // One flipped bit in the magic, version, rates, gain, model or length; in a packet's head, codes or checksum; in the
+  // close.
   for (const size_t at : {size_t{0}, size_t{8}, size_t{13}, size_t{37}, size_t{41}, size_t{50}, size_t{60}, size_t{75},
                           good.size() / 2, good.size() - 36, good.size() - 20, good.size() - 1}) {
     INFO("flipped at " << at);
@@ -73,12 +74,12 @@ TEST_CASE("damaged streams are refused", "[cli]") {
   }
   refuse(good + "x");
   refuse(slurp(in));
-  // Through pipes: standard output stays empty.
+  // Through pipes, standard output stays empty.
   spill(bad, good.substr(0, good.size() - 5));
   const Outcome o = run(folder, {"decode", "-", "-o", "-", "-m", model}, bad);
   CHECK(o.code == 3);
   CHECK(o.out.empty());
-  // An existing file survives a failed -f.
+  // An existing file survives a failed run with -f.
   spill(out, "mine");
   CHECK(run(folder, {"decode", bad, "-o", out, "-m", model, "-f"}).code == 3);
   CHECK(slurp(out) == "mine");
@@ -117,7 +118,7 @@ TEST_CASE("usage errors exit with 2", "[cli]") {
            {"encode", in, "-o", folder / "x", "-m", model, "--device", "abacus"},
            {"encode", in, "-o", folder / "x", "-m", model, "-t", "-1"},
            {"encode", in, "-o", folder / "x", "-m", model, "--beam", "0"},
-           {"encode", in, "-o", folder / "x", "-m", model, "--beam", "2"},  // factorised codes
+           {"encode", in, "-o", folder / "x", "-m", model, "--beam", "2"},  // the model has factorised codes
            {"eval", in, "-m", model, "--beam", "65"},
            {"encode", "-", "-", "-o", folder / "x", "-m", model},
            {"decode", "-m", model},
@@ -144,7 +145,7 @@ TEST_CASE("usage errors exit with 2", "[cli]") {
   const Outcome version = run(folder, {"--version"});
   CHECK(version.code == 0);
   CHECK(version.out.rfind("nacre ", 0) == 0);
-  CHECK(version.out.find("\ncommit ") != std::string::npos);  // scripts/gpu_suite.sh asks
+  CHECK(version.out.find("\ncommit ") != std::string::npos);  // scripts/gpu_suite.sh looks for it
 }
 
 TEST_CASE("unknown configuration keys are named", "[cli]") {
@@ -166,12 +167,12 @@ TEST_CASE("a signal leaves nothing half-written", "[cli]") {
   const Folder folder;
   const std::string model = tiny_model(folder), in = write_voice(folder / "in.wav", 16000 * 600);
   for (const int signal : {SIGINT, SIGTERM}) {
-    // On a busy machine the file may be encoded before the signal comes: then once more.
+    // On a busy machine the file may be encoded before the signal arrives. Then the test tries again.
     Outcome o;
     for (int tries = 0; tries == 0 || (o.code == 0 && tries < 20); ++tries) {
       fs::remove(folder / "out.nacre");
       Running running(folder, {"encode", in, "-o", folder / "out.nacre", "-m", model, "-q", "-t", "1"});
-      for (bool begun = false; !begun && !running.ended();) {  // until the temporary is there
+      for (bool begun = false; !begun && !running.ended();) {  // until the temporary exists
         for (const auto& entry : fs::directory_iterator(folder.path()))
           begun = begun || entry.path().string().find(".nacre-") != std::string::npos;
         if (!begun) ::usleep(5000);

@@ -1,4 +1,4 @@
-// Completion scripts and the manual page have what --help has.
+// Completion scripts and the manual page have all that --help has.
 #include "cli/program.h"
 #include "cli/shell.h"
 
@@ -43,7 +43,7 @@ TEST_CASE("keyboard: completion offers verbs, options and values", "[cli]") {
   CHECK(has(offered({"encode", "a"}), "a file.wav"));
   CHECK(has(offered({"train", "--config", "a"}), "a file.wav"));
   CHECK(offered({"completion", "z"}) == "\nzsh\n");
-  // Every option that --help lists is in every shell's script.
+  // Every option of --help is in the script of every shell.
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const std::string script = run(folder, {"completion", shell}).out;
     for (const char* verb : {"train", "encode", "decode", "eval", "report", "info", "export"}) {
@@ -72,7 +72,7 @@ TEST_CASE("keyboard: the manual lists every verb and option", "[cli]") {
   CHECK(o.out.find("\n.TH NACRE 1 ") != std::string::npos);
   for (const char* section : {"NAME", "SYNOPSIS", "DESCRIPTION", "VERBS", "EXIT STATUS"})
     CHECK_THAT(o.out, Catch::Contains(std::string("\n.SH ") + section + "\n"));
-  std::string plain = o.out;  // "\-" is how roff writes "-"
+  std::string plain = o.out;  // roff writes "-" as "\-"
   for (size_t at = plain.find("\\-"); at != std::string::npos; at = plain.find("\\-", at)) plain.erase(at, 1);
   for (const char* verb : {"train", "encode", "decode", "eval", "report", "info", "export", "completion", "man"}) {
     const size_t begin = plain.find(std::string("\n.SS ") + verb + "\n");
@@ -89,7 +89,7 @@ TEST_CASE("keyboard: the manual lists every verb and option", "[cli]") {
     }
   }
   spill(folder / "nacre.1", o.out);
-  // Where there is a program that judges such pages, it has nothing to say.
+  // If mandoc is installed, it must find nothing to report.
   if (in_shell(folder, "command -v mandoc >found") == 0)
     CHECK(in_shell(folder, "mandoc -T lint -W error nacre.1 >found") == 0);
   if (in_shell(folder, "command -v groff >found") == 0) {

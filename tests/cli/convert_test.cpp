@@ -1,5 +1,5 @@
-// nacre encode, decode and export through the built program: what comes back has the rate, channels, length and level
-// of what went in; names, folders, pipes and existing files are treated as promised.
+// nacre encode, decode and export through the built program. The output has the rate, channels, length and level of the
+// input. Names, folders, pipes and existing files are treated as documented.
 #include <sndfile.h>
 
 #include "cli/program.h"
@@ -16,7 +16,8 @@ TEST_CASE("rate, channels and length come back exactly", "[cli]") {
     int rate, channels;
     int64_t frames;
   };
-  // 8: the hop. One sample, around one hop, around a window's step, other rates up and down, an odd length.
+  // The hop is 8. Cases: one sample, lengths around one hop and around a window's step, other rates up and down, an odd
+  // length.
   for (const Case& c : {Case{16000, 1, 1}, Case{16000, 1, 7}, Case{16000, 2, 8}, Case{16000, 1, 9},
                         Case{16000, 2, 50001}, Case{8000, 1, 4001}, Case{44100, 1, 1}, Case{44100, 3, 22051}}) {
     INFO(c.rate << " Hz, " << c.channels << " channels, " << c.frames << " frames");
@@ -78,13 +79,14 @@ TEST_CASE("the level comes back, and channels are coded alike", "[cli]") {
   const auto y = decoded(x, 1);
   REQUIRE(training::peak_of(y) > 0);
 
-  // A power of two quieter: the same codes, and exactly that much quieter.
+  // Scaling by a power of two gives the same codes, and output that is scaled by exactly the same factor.
   std::vector<float> quiet = x, expected = y;
   for (float& v : quiet) v *= 0x1p-6f;
   for (float& v : expected) v *= 0x1p-6f;
   CHECK(decoded(quiet, 1) == expected);
 
-  // Left as x, right a quarter of it: one gain for both, so right is coded as a quiet signal; left as x alone.
+  // The left channel is x and the right one a quarter of it. Both have one gain, so the right one is coded as a quiet
+  // signal and the left one as x alone.
   std::vector<float> stereo(2 * x.size());
   for (size_t t = 0; t < x.size(); ++t) stereo[2 * t] = stereo[2 * t + 1] = x[t];
   const auto both = decoded(stereo, 2);
@@ -97,7 +99,7 @@ TEST_CASE("the level comes back, and channels are coded alike", "[cli]") {
   for (size_t t = 0; t < x.size(); ++t) same = same && uneven[2 * t] == y[t];
   CHECK(same);
 
-  // Silence stays silence, whatever an untrained model makes of it.
+  // Silence stays silent, whatever an untrained model computes.
   const std::vector<float> nothing(5000, 0.0f);
   CHECK(training::peak_of(decoded(nothing, 1)) < 1e-9f);
 }
@@ -152,7 +154,8 @@ TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]")
   REQUIRE(o.code == 0);
   CHECK(training::read_audio(folder / "back/deep/er/b.c.wav").frames() == 2000);
 
-  // Several inputs: folders go below their own names. What fails is named, the rest is done.
+  // Several inputs. The output of a folder goes below the folder's name. Failed inputs are named, and the others are
+  // done.
   spill(folder / "bad.wav", "this is no audio at all, but some text");
   o = run(folder, {"encode", folder / "in", folder / "bad.wav", folder / "missing.wav", folder / "more",
                    folder / "in/a.wav", "-o", folder / "all", "-m", model, "-q"});
@@ -163,14 +166,14 @@ TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]")
   for (const char* name : {"all/in/a.nacre", "all/in/deep/er/b.c.nacre", "all/more/d.nacre", "all/a.nacre"})
     CHECK(fs::exists(folder / name));
 
-  // One file that is named twice is one file.
+  // A file that is named twice is done once.
   o = run(folder,
           {"encode", folder / "in/a.wav", folder / "in/deep/../a.wav", "-o", folder / "twice/", "-m", model, "-q"});
   CHECK(o.code == 0);
   CHECK(o.err.empty());
   CHECK(fs::exists(folder / "twice/a.nacre"));
 
-  // Two that would become one are both refused before anything is coded, unless they keep their endings.
+  // Two inputs with the same output name are both refused before any coding, unless their endings are kept.
   training::write_wav(folder / "in/a.flac", training::read_audio(folder / "in/a.wav"));
   o = run(folder, {"encode", folder / "in", "-o", folder / "alike", "-m", model, "-q"});
   INFO(o.err);
@@ -188,7 +191,7 @@ TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]")
   CHECK(fs::exists(folder / "heard/a.wav"));
   CHECK(fs::exists(folder / "heard/a.flac.wav"));
   fs::remove(folder / "in/a.flac");
-  // A pipe in a folder is named, not waited for; a name as long as names can be is no obstacle.
+  // A pipe in a folder is reported and not read. A name of the greatest length works.
   REQUIRE(::mkfifo((folder / "in/p.wav").c_str(), 0600) == 0);
   const std::string longest(245, 'n');
   fs::copy(folder / "in/a.wav", folder / ("in/" + longest + ".wav"));
@@ -254,7 +257,7 @@ TEST_CASE("a beam changes the stream of encode, and neither its size nor who dec
   CHECK(encoded(model, {"--beam", "1"}) == one);
   CHECK(encoded(wide, {}) == eight);
   CHECK(encoded(wide, {"--beam", "1"}) == one);
-  // The weights are the same model.
+  // The weights are those of the model.
   spill(folder / "eight.nacre", eight);
   CHECK(run(folder, {"decode", folder / "eight.nacre", "-o", folder / "out.wav", "-m", model}).code == 0);
   const auto judged = [&](const std::string& beam) {
@@ -264,9 +267,9 @@ TEST_CASE("a beam changes the stream of encode, and neither its size nor who dec
   CHECK(snr(judged("1")) != snr(judged("8")));
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // which keeps freed blocks back, so that its peak says nothing
+#if !defined(__SANITIZE_ADDRESS__)  // AddressSanitizer keeps freed blocks, so the peak would mean nothing
 TEST_CASE("memory does not grow with the length", "[cli]") {
-  const Folder folder(true);  // a folder in memory would count
+  const Folder folder(true);  // on disk: a folder in memory would count
   const std::string model = tiny_model(folder);
   write_voice(folder / "short.wav", 16000 * 20);
   write_voice(folder / "long.wav", 16000 * 200);
@@ -281,7 +284,8 @@ TEST_CASE("memory does not grow with the length", "[cli]") {
     decode[is_long] = o.peak_kib;
     CHECK(training::read_audio(name + ".out.wav").frames() == (is_long ? 16000 * 200 : 16000 * 20));
   }
-  // Held in memory, 180 s more would be 11 MiB of samples; the allocator's noise is a fraction of one.
+  // If all samples were kept in memory, 180 s more would take 11 MiB. The noise of the allocator is a fraction of a
+  // MiB.
   INFO(encode[0] << " " << encode[1] << " " << decode[0] << " " << decode[1] << " KiB");
   CHECK(encode[1] - encode[0] < 4096);
   CHECK(decode[1] - decode[0] < 4096);
@@ -301,7 +305,7 @@ TEST_CASE("memory does not grow with the number of files, read or refused", "[cl
     CHECK(o.lines() == (many ? 100 : 10));
     peak[many] = o.peak_kib;
   }
-  // Kept by mistake, 180 more files would be 11 MiB of samples; as above.
+  // If all files were kept, 180 more would take 11 MiB of samples, as above.
   INFO(peak[0] << " " << peak[1] << " KiB");
   CHECK(peak[1] - peak[0] < 4096);
 }

@@ -1,5 +1,5 @@
-// What nacre eval prints is what was scored, each figure under its own name: JSON against an evaluation in this process, the
-// table against JSON.
+// nacre eval prints the computed scores, each under its own name. JSON is compared with an evaluation in this process,
+// and the table with JSON.
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
@@ -74,7 +74,7 @@ TEST_CASE("eval figures: JSON has the scores, and the table has JSON's", "[cli]"
   std::istringstream table(o.out);
   std::vector<std::string> lines;
   for (std::string line; std::getline(table, line);) lines.push_back(line);
-  REQUIRE(lines.size() == 5);  // head, two files, mean, a line on all
+  REQUIRE(lines.size() == 5);  // head, two files, mean, and a line on all files
   const auto check_row = [&](const std::string& line, const json& row, const std::string& name) {
     std::istringstream in(line);
     for (const auto& [key, places] : std::vector<std::pair<std::string, int>>{{"seconds", 2},

@@ -1,4 +1,5 @@
-// nacre eval and info through the built program: eval prints the trainer's own number, and the bitrate of the real stream.
+// nacre eval and info through the built program. eval prints the trainer's own score, and the bitrate of the real
+// stream.
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// A folder of short voices, and a run of two steps on it.
+/// Makes a folder of short voices, and a run of two steps on it.
 std::string tiny_run(const Folder& folder) {
   fs::create_directories(folder / "data");
   for (int i = 0; i < 8; ++i)
@@ -48,7 +49,7 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   CHECK(all["mean"]["snr"].get<double>() == snr);
   CHECK(all["mean"]["mel_distance"].get<double>() == mel);
   for (const char* key : {"segmental_snr", "stoi", "estoi"}) {
-    // Means are over the files that have a value: each is a number somewhere between its files'.
+    // Means are over the files that have a value, so each lies between the least and the largest value.
     double least = std::numeric_limits<double>::infinity(), most = -least;
     for (const json& file : all["files"])
       if (file.contains(key))
@@ -58,7 +59,7 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
     CHECK(all["mean"][key].get<double>() <= most);
   }
   CHECK(all["files"].size() >= 2);
-  // Without the cap it hears all that is held out; the same files by name score the same.
+  // Without the limit, all held-out audio is scored. The same files given by name have the same scores.
   o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--valid_seconds", "0", "--json"});
   REQUIRE(o.code == 0);
   CHECK(json::parse(o.out)["files"].size() > all["files"].size());
@@ -87,7 +88,7 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   CHECK(all["nominal_bitrate"].get<double>() == 16000.0 / 8 * 2 * 4);
   CHECK(all["files"][0]["encode_speed"].get<double>() > 0);
 
-  // The table, with a silent file and a bad one.
+  // The table for a silent file and a bad one.
   training::write_wav(folder / "silent.wav", {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
   spill(folder / "bad.wav", "text");
   o = run(folder, {"eval", in, folder / "silent.wav", folder / "bad.wav", "-m", model});
@@ -103,7 +104,7 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
         for (std::istringstream row(line); row >> word;) found.push_back(word);
     return found;
   };
-  // seconds, SNR, SI-SDR, segmental SNR, STOI, ESTOI, mel, ...
+  // The columns: seconds, SNR, SI-SDR, segmental SNR, STOI, ESTOI, mel, ...
   const std::vector<std::string> head = words("kbit/s"), silent = words("silent.wav"), mean = words("mean of 2");
   CHECK(std::find(head.begin(), head.end(), "ESTOI") != head.end());
   REQUIRE(silent.size() > 6);
@@ -114,7 +115,7 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   }
   CHECK(silent[6] != "-");
 
-  // 0.3 s: a segmental SNR and no STOI, in JSON as well.
+  // A clip of 0.3 s has a segmental SNR and no STOI, in JSON as well.
   o = run(folder, {"eval", write_voice(folder / "short.wav", 4800), folder / "silent.wav", "-m", model, "--json"});
   REQUIRE(o.code == 0);
   const json two = json::parse(o.out);
@@ -146,12 +147,12 @@ TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   const json all = json::parse(o.out);
   o = run(folder, {"eval", first, second, folder / "silent.wav", "-m", model, "--json"});
   const json alone = json::parse(o.out);
-  // It changes nothing else.
+  // Nothing else changes.
   CHECK_FALSE(alone.contains("baseline"));
   for (size_t i = 0; i < 3; ++i)
     for (const char* key : {"path", "snr", "segmental_snr", "stoi", "mel_distance", "bitrate"})
       CHECK(all["files"][i].value(key, json()) == alone["files"][i].value(key, json()));
-  // What is scored is what the library makes of the same samples.
+  // The scored samples are those that the library computes from the same input.
   const json& opus = all["baseline"];
   REQUIRE(opus["files"].size() == 3);
   training::Audio audio = training::read_audio(first);
@@ -167,7 +168,7 @@ TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   CHECK(opus["files"][0]["mel_distance"].get<double>() == score.mel);
   CHECK(opus["files"][0]["bitrate"].get<double>() == Approx(8.0 * double(coded.bytes) * 16000 / 37123));
   CHECK_FALSE(opus["files"][2].contains("snr"));
-  // Means: of two files, for the third is silent, and of all bits over all seconds.
+  // SNR is a mean over two files, since the third is silent. The bitrate is that of all bits over all seconds.
   const auto figure = [&](size_t i, const char* key) { return opus["files"][i][key].get<double>(); };
   CHECK(opus["mean"]["snr"].get<double>() == Approx((figure(0, "snr") + figure(1, "snr")) / 2));
   double bits = 0, seconds = 0;
@@ -178,7 +179,7 @@ TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   CHECK(o.code == 0);
   CHECK(o.out.find("Opus, mean of 2") != std::string::npos);
   CHECK(o.out.find("Opus, mean of 2") > o.out.find("  mean of 2"));
-  // A baseline that nobody has.
+  // A baseline that does not exist.
   o = run(folder, {"eval", first, "-m", model, "--baseline", "mp3"});
   CHECK(o.code == 2);
   CHECK(o.out.empty());

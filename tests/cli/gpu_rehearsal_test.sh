@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Both plans of scripts/gpu_suite.sh to their end, small, with the real programs on the emulated device. What is asked is that
-# every part ran and left its results: there is no budget, and nothing is said of time. $1 is the source tree, $2 the build.
+# Runs both plans of scripts/gpu_suite.sh to their end at a small size, with the real programs on the emulated device.
+# Every part must run and leave its results. There is no budget, and times are not checked. $1 is the source tree, $2
+# the build.
 set -u
 root=$(readlink -f "$1") build=$(readlink -f "$2")
 work=$(mktemp -d)
@@ -12,16 +13,16 @@ fail() {
   [ ! -s out ] || sed 's/^/  out| /' out | tail -n "${2:-40}"
   failures=$((failures + 1))
 }
-# A launch in one order; other tests run each kernel in all.
+# Each launch runs in one order. Other tests run each kernel in all orders.
 export NACRE_EMULATION=forward
 
 # ---- speech ----------------------------------------------------------------------------------------------------------------
-bytes() { # little-endian, $1 bytes of $2, as an escape for printf
+bytes() { # $2 as $1 little-endian bytes, escaped for printf
   local i text=
   for ((i = 0; i < $1; ++i)); do printf -v text '%s\\x%02x' "$text" $((($2 >> (8 * i)) & 255)); done
   printf '%s' "$text"
 }
-sound() { # path, samples, period: 16 kHz, a triangle
+sound() { # path, samples, period: a triangle at 16 kHz
   local t v text=''
   for ((t = 0; t < $2; ++t)); do
     v=$((t % $3 * 2 - $3)) v=$((((v < 0 ? -v : v) * 2 - $3) * 8000 / $3))
@@ -37,7 +38,7 @@ for i in 0 1 2; do sound speech/$i.wav $((700 + 100 * i)) $((50 + 20 * i)); done
 sound speech/valid/3.wav 800 64
 
 # ---- the two calls -----------------------------------------------------------------------------------------------------------
-plan() { # first or second, and options
+plan() { # first or second, then options
   "$root/scripts/gpu_suite.sh" --plan "$@" --small --budget none --build "$build" --out work --bring home --speech speech \
     >out 2>&1 </dev/null
   code=$?
@@ -54,7 +55,7 @@ for part in probes tests mission headline; do
     outcome $part ok
   fi
 done
-outcome headline-peers "not run" # PyTorch has no emulated device
+outcome headline-peers "not run" # PyTorch cannot use the emulated device
 plan second
 for part in capture reruns; do outcome $part ok; done
 grep -qE '^sanitizer +(ok|not run) ' out || fail "sanitizer: neither ok nor not run"
@@ -83,7 +84,7 @@ for start in ("snake_forward", "snake_backward", "conv1d_forward", "conv1d_input
 parts = {p["part"]: p["outcome"] for p in json.load(open("work/suite.json"))["parts"]}
 assert parts["tests"] == parts["mission"] == parts["headline"] == parts["capture"] == parts["reruns"] == "ok", parts
 PY
-# The model that comes back is one.
+# The model that comes back must load.
 cat home/mission-*.safetensors.0? >model.safetensors
 "$build/nacre" info model.safetensors >out 2>&1 || fail "the model that is brought back cannot be read"
 "$root/scripts/gpu_report.py" --out results home/first.tar.gz home/second.tar.gz >out 2>&1 || fail "the report of both calls"
@@ -91,7 +92,8 @@ for file in report.md suite.json bench.json mission.json; do
   [ -s results/emulated/$file ] || fail "the report of both calls has no $file"
 done
 
-# ---- names that a real call relies on ------------------------------------------------------------------------------------------
+# ---- names that a real call needs
+# ---------------------------------------------------------------------------------------------
 "$build/bench/nacre_bench" --device cuda --cases cases.json >out 2>&1 || fail "nacre_bench --cases"
 mapfile -t headline < <(bash "$root/scripts/gpu_suite.sh" __headline)
 python3 - "$root/bench/goals.json" "${headline[@]}" <<'PY' >said 2>&1 || { cat said; fail "the headline or the goals name cases that nacre_bench has not"; }

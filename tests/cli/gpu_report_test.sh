@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# scripts/gpu_report.py on figures made up for the purpose. $1 is the source tree.
+# scripts/gpu_report.py on made-up figures. $1 is the source tree.
 set -u
 root=$(readlink -f "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-python=$(python3 -c 'import sys; print(sys.executable)') # itself: what stands before it may take a while at every start
+python=$(python3 -c 'import sys; print(sys.executable)') # the interpreter itself: a wrapper may start slowly
 # shellcheck source=tests/cli/gpu_test_tools.sh
 . "$root/tests/cli/gpu_test_tools.sh"
 
 # ---- reports -------------------------------------------------------------------------------------------------------------
 echo occupied >file
-report=("$python" -I -S "$root/scripts/gpu_report.py") # without whatever a machine adds to every start
+report=("$python" -I -S "$root/scripts/gpu_report.py") # without the machine's own site packages
 mkdir -p first second
 cat >first/suite.json <<'JSON'
 {"suite": 1, "commit": "abc", "made": "2030-01-01T00:00:00Z", "driver": "999.1", "small": false, "emulated": false,
@@ -51,10 +51,10 @@ cat >first/baselines.json <<'JSON'
  {"name": "snake/a/gemm/iterations:1/manual_time", "run_type": "iteration", "cold_us": 50, "warm_us": 40},
  {"name": "conv1d/d/gemm/iterations:1/manual_time", "run_type": "iteration", "error_occurred": true, "error_message": "skipped: no cuBLAS"}]}
 JSON
-# Killed in the middle of its second result.
+# This file is cut in the middle of its second result.
 printf '%s' '{"context": {"torch": "2.11", "device": "NVIDIA H200"}, "peers": [
  {"name": "snake/a", "peer": "compile", "cold_us": 90, "warm_us": 60}, {"name": "snake/b", "pe' >second/peers-compiled.json
-row() { # file, pattern of a row: its cells must be these
+row() { # file, pattern of a row, its expected cells
   grep -qF -- "$2" "$1" || fail "$1 has no row '$2' but '$(grep -F -- "${2:0:14}" "$1" | head -n 3)'"
 }
 
@@ -85,7 +85,7 @@ grep -rq somebodys results && fail "a result names the machine"
 row $page "| snake | 2 | 2 | 91 to 91 | 1 of 1 | 1.20 | 1.20 |"
 row $page "| conv1d | 2 | 0 | - | - | - | - |"
 
-# The compiled peers come later, by themselves; nothing else changes.
+# The compiled peers come later, in their own file. Nothing else changes.
 cp $page before.md
 run "${report[@]}" --out results --add second
 expect_code 0 --add
@@ -97,7 +97,7 @@ run "${report[@]}" --out together first second
 expect_code 0 "two folders"
 cmp -s together/nvidia-h200/report.md $page || fail "two folders at once and one after the other differ: $(diff together/nvidia-h200.md $page | head -n 4)"
 
-# Bad input: one line, and what was there stays.
+# Bad input is reported in one line, and the existing page stays.
 spoil() { # exit code, words of the message, file, its content
   rm -rf bad
   cp -r first bad

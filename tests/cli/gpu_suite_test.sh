@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# scripts/gpu_suite.sh and gpu_pack.sh without a GPU: programs that only pretend. $1 is the source tree; $2, if given, the
-# test program, which must have the tests that the suite asks for.
+# scripts/gpu_suite.sh and gpu_pack.sh without a GPU, with stub programs. $1 is the source tree. $2, if given, is the
+# test program, which must have the tests that the suite runs.
 set -u
 root=$(readlink -f "$1")
 tests_program=${2:+$(readlink -f "$2")}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-python=$(python3 -c 'import sys; print(sys.executable)') # itself: what stands before it may take a while at every start
+python=$(python3 -c 'import sys; print(sys.executable)') # the interpreter itself: a wrapper may start slowly
 # shellcheck source=tests/cli/gpu_test_tools.sh
 . "$root/tests/cli/gpu_test_tools.sh"
 
-# ---- a tree with programs that pretend -----------------------------------------------------------------------------------
+# ---- a tree of stub programs
+# ------------------------------------------------------------------------------------------------
 mkdir -p tree/scripts tree/bench/peers tree/tests/golden tree/build/cuda/bench tree/build/cuda/tests
 cp -r "$root"/scripts/gpu_*.sh "$root"/scripts/gpu_report.py "$root"/scripts/gpu tree/scripts/
 cp "$root/LICENSE" tree/
@@ -174,7 +175,7 @@ while [[ $1 == --* ]]; do shift 2; done
 [ "$tool" != "${PRETEND_ERROR:-}" ] || { echo "========= ERROR SUMMARY: 1 error"; exit 99; }
 exec "$@"
 SH
-# PyTorch, pretended: a python that has it, and a program that measures one case more at every call.
+# A stub for PyTorch: a python that has it, and a program that measures one more case at every call.
 cat >tools/pretended-python <<'SH'
 #!/usr/bin/env bash
 case "$1" in -c) exit "${PRETEND_TORCH:-0}" ;; */op_peers.py | */jax_peers.py) shift ;; *) exec "$REAL_PYTHON" -I -S "$@" ;; esac
@@ -204,8 +205,8 @@ export PATH=$work/tools:$PATH
 unset OUT
 : >count
 suite=tree/scripts/gpu_suite.sh
-# How much a part gets done before its limit depends on how busy the machine is: where a limit was too short for what is
-# expected, a longer one follows. All stay below the 30 s and more that programs which hang would take.
+# The work that a part does before its limit depends on the load of the machine. If a limit was too short for the
+# expected result, a longer one follows. All limits are below the 30 s and more of programs that hang.
 with_limits() { # limits; pattern, file; the suite's options
   local limits=$1 pattern=$2 file=$3
   shift 3
@@ -253,7 +254,7 @@ expect_line whole/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 
 grep -q "12\.5\|7\.5" whole/nvidia-pretender-1/report.* && fail "a small run's report has times"
 [ "$(wc -l <count)" = 1 ] || fail "the bench was not run once"
 
-# Another call goes on; without --resume it measures again; another device size begins anew.
+# A second call continues the first. Without --resume it measures again. Another device size starts from the beginning.
 run $suite --out whole --small --resume --part tests --part bench
 expect_code 0 --resume
 [ "$(wc -l <count)" = 1 ] || fail "--resume measures what was ok"
@@ -264,7 +265,7 @@ expect_line whole/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 
 grep -q '"small": true' whole/earlier/suite.json || fail "the results of --small are lost"
 grep -q "^| tests |" whole/nvidia-pretender-1/report.md && fail "results of --small and of a real run are mixed"
 
-# Peers: those of a plain call, and the compiled ones, which go on in another call.
+# Peers: those of a plain call, and the compiled ones, which continue in another call.
 export PYTHON=pretended-python
 run $suite --out peers --part bench --part peers
 expect_code 0 "peers"
@@ -321,7 +322,7 @@ expect_code 0 "--plan second"
   fail "what both calls bring back is $(ls home)"
 [ -z "$(find home -size +16777215c)" ] || fail "what is brought back has a file of 16 MiB or more"
 [ "$(cat home/* | wc -c)" -lt $((64 << 20)) ] || fail "what is brought back is 64 MiB or more"
-# Both calls together, from their archives: here as if the second had been in earnest.
+# Both calls are merged from their archives. The second is edited to look like one of full size.
 mkdir second && tar -C second -xzf home/second.tar.gz && sed -i 's/"small": *true/"small": false/' second/suite.json second/cases.json
 tar -C second -czf home/second.tar.gz .
 rm -rf second
@@ -332,8 +333,8 @@ expect_line merged/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \|
 echo no archive >broken.tar.gz
 refused 3 "$python" -I -S tree/scripts/gpu_report.py --out merged broken.tar.gz
 
-# Probes that take their process with them, or hang, cost their own line; training that is told to stop has been well, training
-# that diverges has not.
+# A probe that kills its process or hangs loses only its own line. Training that was told to stop is a success, and
+# training that diverges is a failure.
 PRETEND_PROBE=kill run $suite --out probes --part probes
 expect_code 1 "a probe that breaks"
 expect_text "3 probes: 2 as assumed, 0 not, 0 cannot be asked here, 1 without an answer" "a probe that breaks"
@@ -365,10 +366,10 @@ expect_text "bf16: nacre train ended with exit code 7" "training that diverges"
 expect_text "bf16 0 epochs, no final checkpoint" "training that diverges"
 run $suite --out silent --part mission
 expect_line out "^mission +not run .*no speech"
-# What was done when a call is cut is in the archive.
+# The archive has the work that was done before a call is cut.
 S_BRING_EVERY=1 PRETEND_SLOW=1 $suite --plan first --bring cut --out cut-work --speech speech --jobs 4 >out 2>err </dev/null &
 for ((i = 0; i < 3000; ++i)); do ! grep -q '^slow$' cut-work/state/headline-pieces/begun 2>/dev/null || break; sleep 0.1; done
-# Also what the part has done that is being run.
+# It also has the finished work of the running part.
 for ((i = 0; i < 3000; ++i)); do
   ! tar -xzOf cut/first.tar.gz ./state/headline-pieces/begun 2>/dev/null | grep -q '^slow$' || break
   sleep 0.1
@@ -395,7 +396,8 @@ expect_line faulty/nvidia-pretender-1/report.md "^\| tests \| FAILED \(exit 1\) 
 expect_line faulty/nvidia-pretender-1/report.md "^- tests: FAILED a fault$"
 expect_line faulty/nvidia-pretender-1/report.md "^- sanitizer: FAILED racecheck adamw$"
 
-# A job past its limit ends with all that it began; so does a part at its limit, and the suite when it is told to.
+# A job past its limit ends together with all processes that it started. So does a part at its limit, and the suite when
+# it is told to stop.
 gone() { # what
   local i
   for ((i = 0; i < 3000; ++i)); do
@@ -418,7 +420,7 @@ expect_line stuck/unknown-gpu/report.md "^- tests: FAILED a stuck one$"
 gone "a job's limit"
 $suite --out ended --small --jobs 4 --part tests >out 2>err </dev/null &
 for ((i = 0; i < 3000; ++i)); do ! grep -q "^ok " ended/tests.log 2>/dev/null || break; sleep 0.1; done
-expect_line ended/tests.log "^ok " # told when it ends, not at the end of all
+expect_line ended/tests.log "^ok " # written when the test ends, not at the end of all
 kill -TERM $!
 wait $!
 code=$?
@@ -426,7 +428,7 @@ expect_code 143 "a suite that is ended"
 gone "a suite that is ended"
 unset PRETEND_STUCK
 
-# What a part has done when its time is over stays, and --resume goes on there.
+# The work of a part that reached its limit stays, and --resume continues from there.
 export PRETEND_SLOW=1
 with_limits "2 10 60" "^bench +incomplete .* 1 cases measured" out --out slow --part bench
 unset PRETEND_SLOW
@@ -448,7 +450,7 @@ run $suite --out hurried --part bench --budget 5
 expect_code 3 "a small budget"
 expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
 
-# A kernel that takes the device with it, a crash, a hang: each costs its own case.
+# A kernel that loses the device, a crash and a hang each cost only their own case.
 export PRETEND_BREAK=hang
 with_limits "5 20 80" "2 cases measured, 3 failed" out --out broken --part bench
 unset PRETEND_BREAK
@@ -461,7 +463,7 @@ expect_line broken/nvidia-pretender-1/report.md '^- broken/2: FAILED nacre_bench
 expect_line broken/nvidia-pretender-1/report.md "^- hung: FAILED ran past $((limit / 2)) s$"
 expect_line broken/nvidia-pretender-1/report.md '^- bench: FAILED broken/2$'
 
-# Without Python; with programs of another commit; with a part that must run and cannot.
+# Without Python; with programs of another commit; with a required part that cannot run.
 PYTHON=no-such-python PRETEND_COMMIT=ba9876543210 PRETEND_BREAK=1 run $suite --out plain --part bench --part peers --limit 200
 expect_code 1 "without Python"
 expect_line out "^WARNING: the programs were built from ba9876543210, this is 0123456789abcdef$"
@@ -481,7 +483,7 @@ refused 2 tree/scripts/gpu_pack.sh --out some.zip
 refused 2 tree/scripts/gpu_pack.sh --limit many
 refused 2 tree/scripts/gpu_pack.sh --nonsense
 refused 2 tree/scripts/gpu_pack.sh --speech nowhere
-mkdir bare # all that packing needs, but for what makes speech
+mkdir bare # has all that packing needs, except the tools for speech
 for tool in readlink dirname basename head grep tar xz mktemp rm sed cat date stat; do ln -s "$(type -P $tool)" bare/; done
 refused 4 tree/scripts/gpu_pack.sh --build nowhere
 refused 3 tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz --limit 1000
@@ -491,7 +493,7 @@ sed -i s/nacre-commit:0/nacre-commit:f/ tree/build/cuda/tests/nacre_tests
 refused 5 tree/scripts/gpu_pack.sh --no-speech --out packed.tar.xz
 expect_text "nacre_tests was built from f123456789ab, this is 0123456789abcdef" "a program of another commit"
 cp "$(type -P true)" elf && cp tree/build/cuda/nacre script && mv elf tree/build/cuda/nacre
-run tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz --stale # with one program that has libraries
+run tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz --stale # one of the programs needs shared libraries
 expect_code 0 "packing"
 expect_text "speech: 1 files" "packing"
 expect_text '/gpu_suite.sh --plan first --bring "$OUT"' "packing"
@@ -522,7 +524,8 @@ run unpacked/nacre-gpu/scripts/gpu_suite.sh --part bench
 expect_code 0 "a packed suite"
 expect_line unpacked/nacre-gpu/bench/results/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 
-# ---- names that the suite relies on --------------------------------------------------------------------------------------
+# ---- names that the suite needs
+# -----------------------------------------------------------------------------------------------
 if [ -n "$tests_program" ]; then
   "$tests_program" --list-test-names-only >names
   bash "$root/scripts/gpu_suite.sh" __sanitized_tests >asked

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What tests of scripts/gpu_* share: a program run, and what it said.
+# Shared by the tests of scripts/gpu_*: run a program and check its messages.
 failures=0
 fail() {
   echo "FAILED: $1"
@@ -14,7 +14,7 @@ run() {
 expect_code() { [ "$code" = "$1" ] || fail "$2: exit code $code, expected $1"; }
 expect_text() { cat out err | grep -qF -- "$1" || fail "$2: does not say '$1'"; }
 expect_line() { grep -qE -- "$2" "$1" || fail "$1 has no line like '$2'"; }
-refused() { # exit code, program, options: one line, which names the program
+refused() { # exit code, program, options: expects one line, which names the program
   run "${@:2}"
   expect_code "$1" "${*:2}"
   if [ -s out ] || [ "$(wc -l <err)" != 1 ] || ! grep -q "^gpu_" err; then fail "${*:2}: not one clear line"; fi

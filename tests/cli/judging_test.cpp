@@ -1,4 +1,5 @@
-// nacre train and signals; nacre eval on long files and on odd ones; the warning of nacre encode about a run's checkpoints.
+// nacre train and signals; nacre eval on long and on unusual files; the warning of nacre encode about checkpoints of a
+// run.
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
@@ -11,7 +12,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// A folder of short voices, and what trains on it for as long as it is let.
+/// Makes a folder of short voices, and returns a command that trains on it until it is stopped.
 std::vector<std::string> train_on(const Folder& folder, const std::vector<std::string>& more = {}) {
   fs::create_directories(folder / "data");
   for (int i = 0; i < 4; ++i)
@@ -28,7 +29,7 @@ std::vector<std::string> train_on(const Folder& folder, const std::vector<std::s
   return all;
 }
 
-/// The program with its standard output in a pipe, so that a signal can be sent once it has said something.
+/// The program with its standard output in a pipe, so that a test can send a signal after a certain output.
 class Heard {
  public:
   Heard(const Folder& folder, std::vector<std::string> arguments, bool ignores_hangup = false) {
@@ -58,7 +59,7 @@ class Heard {
     if (pid_ > 0) ::kill(pid_, SIGKILL), ::waitpid(pid_, nullptr, 0);
     stop_reading();
   }
-  /// Reads until the text has come; false at the end of the output.
+  /// Reads until the text appears. Returns false at the end of the output.
   bool until(const std::string& text) {
     char piece[256];
     while (said.find(text) == std::string::npos) {
@@ -74,7 +75,7 @@ class Heard {
     from_ = -1;
   }
   int code() {
-    if (from_ >= 0) until("\n\n\n");  // to the end
+    if (from_ >= 0) until("\n\n\n");  // reads to the end
     int status = 0;
     REQUIRE(::waitpid(pid_, &status, 0) == pid_);
     pid_ = -1;
@@ -114,7 +115,8 @@ TEST_CASE("train: a signal before the first step leaves what the same command be
       REQUIRE(t.until(said));
       t.send(SIGTERM);
       CHECK(t.code() == 143);
-      // Where in the start it came is not known: it left at once, or it stopped in words; a checkpoint is a good one.
+      // The signal may arrive at any point of the start. The program left at once or stopped with a message. A
+      // checkpoint, if there is one, must be good.
       const std::string err = slurp(folder / "err");
       INFO(t.said << err);
       CHECK((t.said.find("stopped ") != std::string::npos || err.find("nacre: stopped before training") == 0 ||
@@ -157,11 +159,12 @@ TEST_CASE("train: --init takes a part of a model only with --init-partial", "[cl
   CHECK(o.code == 0);
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // which keeps freed blocks back, so that its peak says nothing
+#if !defined(__SANITIZE_ADDRESS__)  // AddressSanitizer keeps freed blocks, so the peak would mean nothing
 TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
-  const Folder folder(true);  // a folder in memory would count
+  const Folder folder(true);  // on disk: a folder in memory would count
   const std::string model = tiny_model(folder);
-  // At another rate, so that resampling is part of it. Both are cut into pieces of 20 s and a last one of 30 s.
+  // The files have another rate, so that resampling is included. Both are split into pieces of 20 s, and a last one of
+  // 30 s.
   const std::string small = write_voice(folder / "small.wav", 50 * 8000, 8000),
                     large = write_voice(folder / "large.wav", 530 * 8000, 8000);
   const Outcome a = run(folder, {"eval", small, "-m", model, "--json"}),
@@ -170,7 +173,8 @@ TEST_CASE("eval: memory does not grow with a file's length", "[cli]") {
   REQUIRE(a.code == 0);
   REQUIRE(b.code == 0);
   CHECK(json::parse(b.out)["files"][0]["seconds"] == 530);
-  // Kept once, the samples of the other 480 s have 31 MB; scored at once, 80 bytes each. Half of the former is allowed.
+  // If they were kept, the samples of the other 480 s would take 31 MB. Scoring them at once would take 80 bytes each.
+  // The limit is half of the former.
   INFO(a.peak_kib << " and " << b.peak_kib << " KiB");
   CHECK(b.peak_kib - a.peak_kib < 480 * 16000 * 4 / 2 / 1024);
 }
@@ -188,7 +192,7 @@ TEST_CASE("eval: every mean is a number or has no key", "[cli]") {
   REQUIRE(o.code == 0);
   CHECK(o.out.find("null") == std::string::npos);
   const json all = json::parse(o.out);
-  for (const char* key : {"snr", "si_sdr"}) CHECK_FALSE(all["files"][0].contains(key));  // an offset is silence
+  for (const char* key : {"snr", "si_sdr"}) CHECK_FALSE(all["files"][0].contains(key));  // a constant offset is silence
   CHECK(all["files"][0]["mel_distance"].is_number());
   for (const char* key : {"si_sdr", "mel_distance", "stft_distance"}) {
     CHECK_FALSE(all["files"][1].contains(key));
@@ -240,14 +244,14 @@ TEST_CASE("encode warns where its model is going to be removed", "[cli]") {
   const std::string warned = encode(run_folder), checkpoint = newest_checkpoint(run_folder).found->path;
   CHECK(warned.find("nacre: warning: ") == 0);
   CHECK(warned.find("nacre export -m ") != std::string::npos);
-  CHECK(std::count(warned.begin(), warned.end(), '\n') == 2);  // the warning, and what was done
+  CHECK(std::count(warned.begin(), warned.end(), '\n') == 2);  // the warning, and the line of the result
   CHECK(encode(checkpoint).find("nacre: warning: ") == 0);
   CHECK(encode(checkpoint + "/model.safetensors").find("nacre: warning: ") == 0);
   CHECK(encode(run_folder, {"-q"}).empty());
   REQUIRE(run(folder, {"export", "-m", run_folder, "-o", folder / "kept.safetensors"}).code == 0);
   CHECK(encode(folder / "kept.safetensors").find("warning") == std::string::npos);
   CHECK(encode(run_folder + "/start/model.safetensors").find("warning") == std::string::npos);
-  // A run that is finished removes nothing any more.
+  // A finished run removes nothing any more.
   const int64_t last = newest_checkpoint(run_folder).found->step;
   REQUIRE(run(folder, train_on(folder, {"--max-steps", std::to_string(last + 2)})).code == 0);
   CHECK(encode(run_folder + "/" + newest_checkpoint(run_folder).found->path.filename().string()).find("warning") ==

@@ -1,5 +1,5 @@
-// The program as a stranger types it: wrong words are named with the nearest right ones, one kind of fault has one exit code,
-// what was given by mistake is said by its name, and nothing that a file is called reaches the terminal unescaped.
+// The program with the command lines of a new user. A wrong word is reported with the nearest right one. One kind of
+// fault has one exit code. Input of the wrong kind is identified. No file name reaches the terminal unescaped.
 #include <nlohmann/json.hpp>
 
 #include "cli/program.h"
@@ -20,7 +20,7 @@ std::string line_of(const Words& words) {
   return line;
 }
 
-/// One line on standard error, with every one of the parts in it, and the exit code.
+/// Expects this exit code, and one line on standard error that contains every one of the parts.
 void told(const Folder& folder, const Words& words, int code, const Words& parts) {
   const Outcome o = run(folder, words);
   INFO(line_of(words));
@@ -38,7 +38,7 @@ const char* const small_config =
  "loss": {"windows": [16, 64], "mels": [5, 10]},
  "training": {"segment_length": 400, "batch_size": 2, "codebook_start_rows": 0, "max_steps": 1}})";
 
-/// A model file as somebody else's program may have written it: the tensors, without metadata.
+/// Writes a model file as another program might: the tensors without metadata.
 void write_bare(const std::string& from, const std::string& to) {
   const std::string whole = slurp(from);
   uint64_t length = 0;
@@ -61,7 +61,7 @@ TEST_CASE("keyboard: unknown words are named, with the nearest right ones", "[cl
   told(folder, {"--"}, 2, {"expected a verb"});
   told(folder, {""}, 2, {"'' is no verb"});
   told(folder, {"help", "trian"}, 2, {"'trian'", "did you mean 'train'?"});
-  // Before what is missing.
+  // A wrong option is reported before a missing one.
   told(folder, {"encode", "--modle", "y", "x"}, 2, {"'--modle' is no option of encode", "did you mean '--model'?"});
   told(folder, {"train", "--frobnicate", "1"}, 2, {"'--frobnicate' is no option of train"});
   told(folder, {"train", "--batchsize=3"}, 2, {"'--batchsize'", "'--batch-size'"});
@@ -74,7 +74,7 @@ TEST_CASE("keyboard: unknown words are named, with the nearest right ones", "[cl
   told(folder, {"man", "page"}, 2, {"'page' is not expected"});
   told(folder, {"completion", "tcsh"}, 2, {"'tcsh'", "bash, zsh or fish"});
   told(folder, {"completion", "bash", "zsh"}, 2, {"'zsh' is not expected"});
-  // Everything that is missing at once.
+  // All missing options are reported at once.
   told(folder, {"encode"}, 2, {"encode needs inputs, --output and --model", "nacre encode --help"});
   told(folder, {"eval", "-m", "x"}, 2, {"inputs, or --data-dir"});
 }
@@ -109,7 +109,7 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
        {"--max-seconds is '0'", "above 0"});
   told(folder, {"eval", "x", "-m", "m", "--valid-fraction", "0.5"}, 2, {"--valid-fraction goes with --held-out"});
   told(folder, {"info", "speech-16k", "--cost", "h20"}, 2, {"--cost is 'h20'", "h200"});
-  // Long ones are cut.
+  // Long words are shortened.
   const Outcome o = run(folder, {std::string(100000, 'a')});
   CHECK(o.code == 2);
   CHECK(o.err.size() < 1000);
@@ -133,9 +133,9 @@ TEST_CASE("keyboard: help comes in every way that it is asked for", "[cli]") {
   }
   for (const Words& words : std::vector<Words>{{"help"}, {"-h"}, {"--help"}, {"help", "--help"}})
     CHECK_THAT(run(folder, words).out, Catch::Contains("Usage: nacre [OPTIONS] VERB"));
-  // Behind -- nothing is an option.
+  // After "--", nothing is an option.
   CHECK(run(folder, {"info", "--", "--help"}).code == 4);
-  // What only one of is needed is not marked as required, what is needed is.
+  // An option that is only one of several alternatives is not marked as required. A necessary option is.
   const std::string eval = run(folder, {"eval", "--help"}).out;
   for (const std::string part : {"inputs PATH REQUIRED", "--data_dir PATH REQUIRED", "[inputs...] REQUIRED"})
     CHECK_THAT(eval, !Catch::Contains(part));
@@ -200,7 +200,7 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(good, {"--set", "codec.beam=1000"}, 2, {"codec.beam is 1000, expected 1 to 64"});
   spill(folder / "zero.json", R"({"training": {"batch_size": 0}})");
   refused(folder / "zero.json", {}, 2, {"zero.json: ", "training.batch_size is 0, expected 1 to 65536"});
-  // Names.
+  // Wrong names.
   refused(good, {"--set", "training.batchsize=3"}, 2,
           {"\"training.batchsize\"", "did you mean 'training.batch_size'?"});
   refused(good, {"--set", "trainin.batch_size=3"}, 2, {"\"trainin\"", "did you mean 'training'?"});
@@ -219,7 +219,7 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(folder / "key.json", {}, 2, {"key.json: ", "\"codec.encoder_dmi\"", "did you mean 'codec.encoder_dim'?"});
   spill(folder / "twice.json", R"({"training": {"max_steps": 1, "max_steps": 2}})");
   refused(folder / "twice.json", {}, 2, {"twice.json: ", "\"max_steps\" is there twice"});
-  // Two settings that only fit each other.
+  // Two settings that are only valid together.
   CHECK(run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "both", "--config", good,
                      "--set", "codec.encoder_rates=[2,4]", "--set", "codec.decoder_rates=[4,2]"})
             .code == 0);
@@ -234,7 +234,7 @@ TEST_CASE("keyboard: a fault in a JSON file has a line and a column", "[cli]") {
   at("{\"codec\": {\"encoder_dim\": 4},\n \"loss\": {\"mel\": 1,\n   }}", "line 3, column 4");
   at("{]", "line 1, column 2");
   at("{\"é\": }", "line 1, column 7");                 // characters, not bytes
-  at("{\n\n\"a\": 1\n\"b\": 2}", "line 4, column 3");  // the end of what should not be there
+  at("{\n\n\"a\": 1\n\"b\": 2}", "line 4, column 3");  // the end of the unexpected text
   at("{\"a\": 1", "line 1, column 8");
 }
 
@@ -278,13 +278,13 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
     CHECK(o.code == 4);
     CHECK(o.lines() == 1);
   }
-  // A folder where a file is needed, and the other way round.
+  // A folder in place of a file, and a file in place of a folder.
   told(folder, {"export", "-m", model, "-o", "-"}, 2, {"-o -", "is a file"});
   told(folder, {"report", "--run", runs, "--data-dir", data, "-o", "-"}, 2, {"-o -", "is a file"});
   told(folder, {"train", "--data_dir", in, "--checkpoint_dir", runs, "--config", config}, 4, {"expected a folder"});
   told(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", data}, 4,
        {"is a folder, expected a JSON file"});
-  // One of several: the others are done.
+  // One of several inputs fails; the others are done.
   CHECK(run(folder, {"info", in, none}).code == 3);
 }
 
@@ -298,7 +298,7 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
   const std::string stream = folder / "s.nacre", config = folder / "c.json", runs = folder / "run",
                     data = folder / "data";
   REQUIRE(run(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", config}).code == 0);
-  // Names say nothing: the content does.
+  // The content decides, not the name.
   fs::copy(stream, folder / "stream.wav");
   fs::copy(in, folder / "audio.safetensors");
 
@@ -388,7 +388,7 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   CHECK(j["finished"] == true);
   CHECK_FALSE(j.contains("signal"));
   CHECK(j["checkpoint"] == (folder / "run/step-00000001").string());
-  // Every kind of thing that info knows.
+  // Every kind of input that info accepts.
   j = object({"info", "--json", "speech-16k-small", folder / "c.json", model, folder / "run",
               folder / "run/step-00000001", stream, in});
   CHECK(j["failed"] == 0);
@@ -443,7 +443,7 @@ TEST_CASE("keyboard: --config gives a model file the configuration that it lacks
   done({"info", bare, "--config", config});
   done({"export", "-m", bare, "--config", config, "-o", folder / "whole.safetensors"});
   done({"info", folder / "whole.safetensors"});
-  // One that does not fit, and one that is not needed.
+  // A configuration that does not fit, and one that is not needed.
   told(folder, {"info", bare, "--config", "speech-16k-small"}, 3, {"does not fit the model"});
   told(folder, {"info", model, "--config", config}, 2, {"holds its own configuration"});
 }
@@ -500,7 +500,7 @@ TEST_CASE("keyboard: the command that uploads logs can be pasted", "[cli]") {
   REQUIRE(o.code == 0);
   const size_t at = o.out.find("wandb sync");
   REQUIRE(at != std::string::npos);
-  // A shell that reads the line hands the folder over as one word.
+  // A shell that reads the line passes the folder as one word.
   spill(folder / "paste.sh", "wandb() { printf \"%s\" \"${@: -1}\" >got; }\n" + o.out.substr(at));
   REQUIRE(in_shell(folder, "bash paste.sh") == 0);
   CHECK(slurp(folder / "got") == runs);
@@ -519,7 +519,8 @@ TEST_CASE("keyboard: output that cannot be written is told, and closed streams d
       CHECK(in_shell(folder, nacre + " " + verb + " >/dev/full") == 4);
       CHECK_THAT(slurp(folder / "shell.err"), Catch::Contains("cannot write"));
     }
-  // What was closed is not where an output file goes, nor what is printed into it.
+  // If a standard stream is closed, the output file must not take its descriptor, and messages must not go into the
+  // file.
   REQUIRE(in_shell(folder, nacre + " encode in.wav -m model.safetensors -t 1 -o good.nacre -q") == 0);
   const std::string good = slurp(folder / "good.nacre");
   for (const std::string closed : {"<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"}) {

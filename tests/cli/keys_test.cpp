@@ -30,7 +30,7 @@ TEST_CASE("info: --keys lists every key in aligned columns, and --json has the s
   const std::vector<std::string> lines = lines_of(table.out);
   REQUIRE(lines.size() == keys.size() + 1);
 
-  // Columns begin where their headings do, behind two spaces.
+  // Every column begins where its heading does, two spaces after the one before.
   std::vector<size_t> columns;
   for (const char* heading : {"key", "type", "default", "range", "meaning"}) {
     columns.push_back(lines[0].find(heading));
@@ -47,7 +47,7 @@ TEST_CASE("info: --keys lists every key in aligned columns, and --json has the s
     CHECK(lines[i + 1].size() == columns.back() + cells[4].size());
   }
 
-  // Section by section, and every key of every section.
+  // Every section has every key.
   json all = json::parse(training::RunConfig{}.to_json());
   std::vector<std::string> sections;
   for (const json& k : keys) {
@@ -76,7 +76,7 @@ TEST_CASE("train: an option for a key has the key's meaning and takes its values
     const size_t at = help.find(option);
     REQUIRE(at != std::string::npos);
     CHECK(help.substr(at).find(meaning.substr(0, 20)) < 200);
-    // A negative value is refused by the option's name and, but for the seed, the key's.
+    // The message for a negative value names the option and, except for the seed, the key.
     for (const std::string& spelling : {option, "--" + word}) {
       const Outcome o =
           run(folder, {"train", "--data-dir", folder / "none", "--checkpoint-dir", folder / "run", spelling + "=-1"});

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The program under every limit of its address space (ulimit -v), from one where it does not start to one where all works:
-# it does its job, or says in one line that memory is missing, exits with 5 and leaves nothing behind. And what info --memory
-# tells. $1 is the program.
+# Runs the program under limits of its address space (ulimit -v), from one where it does not start to one where
+# everything works. In each it does its job, or it says in one line that memory is missing, exits with 5 and leaves
+# nothing behind. Also checks the figures of info --memory. $1 is the program.
 set -u
 nacre=$(readlink -f "$1")
 work=$(mktemp -d)
@@ -27,7 +27,7 @@ for i in 1, 2, 3:
         f.writeframes(array.array("h", (int(9000 * math.sin(0.08 * i * t)) for t in range(32000))).tobytes())
 END
 
-# The limit in KiB, then the command. Counts what happened in done and refused.
+# Takes the limit in KiB and the command. Counts the outcomes in done and refused.
 try() {
   local limit=$1 out=$2
   shift 2
@@ -44,7 +44,7 @@ try() {
     *) fail "$1 $2 under $limit KiB: exit code $code, expected 0 or 5" ;;
   esac
 }
-# The least limit, in steps of 12 %, under which the program starts at all.
+# The least limit under which the program starts at all, found in steps of 12 %.
 least=4000
 until (ulimit -v $least; exec "$nacre" --version) >log 2>&1; do
   least=$((least + least / 8))
@@ -56,7 +56,7 @@ sweep() { # name, output, command: limits 12 % apart up to 2 GiB
   done=0 refused=0
   for ((limit = least; limit < 2000000; limit += limit / 8)); do
     try $limit "$@"
-    [ $done -lt 3 ] || break  # more memory only helps
+    [ $done -lt 3 ] || break  # more memory cannot make it fail
   done
   [ $done -gt 0 ] && [ $refused -gt 0 ] || fail "$name: done $done times, refused $refused times, expected both"
 }
@@ -67,7 +67,7 @@ sweep train run "$nacre" train -t 2 --config tiny.json --data_dir data --checkpo
 sweep encode out.nacre "$nacre" encode -t 2 -q -m model data/1.wav -o out.nacre
 sweep decode out.wav "$nacre" decode -t 2 -q -m model one.nacre -o out.wav
 
-# What info says of a process is within 20 % of what it has.
+# The prediction of info is within 20 % of the memory of the process.
 "$nacre" train -t 2 --config speech-16k-small --data_dir data --checkpoint_dir small --max_steps 1 --valid_fraction 0.34 \
   --batch_size 1 --segment_length 2000 --set training.codebook_start_rows=1100 --set training.codebook_average_rows=0 \
   >log 2>err || { fail "training speech-16k-small"; exit 1; }
@@ -77,7 +77,7 @@ had() {
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)' "$@" 2>err
 }
-compare() { # said, had, what
+compare() { # prediction, measurement, what
   [ -n "$1" ] && [ -n "$2" ] && [ $((10 * $1)) -ge $((8 * $2)) ] && [ $((10 * $1)) -le $((12 * $2)) ] ||
     fail "$3: info --memory says ${1:-nothing}, it had ${2:-nothing}"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nacre_probes on the emulated device: what scripts/gpu_suite.sh relies on. $1 is the program.
+# nacre_probes on the emulated device, as scripts/gpu_suite.sh uses it. $1 is the program.
 set -u
 probes=$(readlink -f "$1")
 work=$(mktemp -d)
@@ -10,7 +10,7 @@ fail() {
   head -n 40 out err found.json 2>/dev/null
   exit 1
 }
-expect() { # code, arguments: it exits so and says one line on stderr
+expect() { # code, arguments: expects this exit code and one line on stderr
   local expected=$1 code=0
   shift
   "$probes" "$@" >out 2>err || code=$?
@@ -19,7 +19,7 @@ expect() { # code, arguments: it exits so and says one line on stderr
 }
 outcome() { grep -o "^{\"probe\": \"$1\", \"outcome\": \"[a-z]*\"" found.json | grep -o '[a-z]*"$' | tr -d '"'; }
 
-# All of them: what the emulator can show holds, the rest is skipped and says why.
+# All probes. Those that the emulator can answer pass; the others are skipped with a reason.
 "$probes" --list >names || fail "--list"
 [ "$(sort names | uniq -d | wc -l)" = 0 ] || fail "a name is there twice"
 "$probes" --small --out found.json >out 2>err || fail "all probes"
@@ -45,13 +45,13 @@ assert 0 < sums["share_of_bound"] < 1
 PYTHON
 fi
 
-# Some of them, into the same file: lines are added, the device is not described again.
+# Some probes, written to the same file. Lines are appended, and the device is not described again.
 before=$(wc -l <found.json)
 "$probes" --small --out found.json --device cuda:0 launch_gap mma_fragments >out 2>err || fail "two probes"
 [ "$(wc -l <found.json)" = $((before + 2)) ] || fail "two lines are not added"
 tail -n 2 found.json | head -n 1 | grep -q '"launch_gap"' || fail "not in the order asked for"
 
-# A probe that has no answer, here for want of time, is failed, and has its line all the same.
+# A probe without an answer, here because of its time limit, has failed. It still has its line.
 rm found.json
 code=0
 "$probes" --small --seconds 0.000001 --out found.json mma_fragments launch_gap >out 2>err || code=$?
@@ -66,7 +66,7 @@ expect 2 --device cpu
 expect 2 --device cuda:x
 expect 4 --small --out no/such/folder/found.json mma_fragments
 expect 6 --small --device cuda:99 mma_fragments
-# A device that is there and does not say what it is, asked twice.
+# The device exists but does not describe itself when asked twice.
 NACRE_EMULATED_DEVICE=nobody expect 1 mma_fragments
 grep -q "^nacre_probes: the device did not answer: NACRE_EMULATED_DEVICE" err || fail "a device without an answer"
 echo "all is well"

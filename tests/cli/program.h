@@ -1,5 +1,5 @@
 #pragma once
-// Runs the built program and says what it did; makes tiny models and audio for it.
+// Runs the built program and returns its outcome. Makes tiny models and audio for it.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -22,9 +22,9 @@
 namespace nacre::test {
 
 struct Outcome {
-  int code = -1;  ///< of exit, or 128 + signal
+  int code = -1;  ///< exit code, or 128 + signal
   std::string out, err;
-  int64_t peak_kib = 0;  ///< of resident memory
+  int64_t peak_kib = 0;  ///< peak of resident memory
 
   int64_t lines() const { return std::count(err.begin(), err.end(), '\n'); }
 };
@@ -36,10 +36,10 @@ class Running {
     static int count = 0;
     name_ = ".run-" + std::to_string(count++);
     const std::string out = folder / (name_ + ".out"), err = folder / (name_ + ".err");
-    // One thread, unless something else is asked for: tests run beside each other.
+    // One thread by default, because tests run beside each other.
     const auto has = [&](const char* word) { return std::find(arguments.begin(), arguments.end(), word) != arguments.end(); };
     if ((has("-m") || has("--model") || has("--data_dir")) && !has("-t") && !has("--threads") &&
-        arguments.front() != "export")  // which has no use for threads
+        arguments.front() != "export")  // has no option for threads
       arguments.insert(arguments.end(), {"-t", "1"});
     arguments.insert(arguments.begin(), NACRE_PROGRAM);
     std::vector<char*> argv;
@@ -60,7 +60,7 @@ class Running {
     }
   }
   pid_t pid() const { return pid_; }
-  /// Whether it has ended; wait() says how.
+  /// Whether the program has ended. wait() returns the outcome.
   bool ended() const {
     siginfo_t info{};
     return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
@@ -97,7 +97,7 @@ inline CodecConfig tiny_config() {
   return c;
 }
 
-/// A model that was never trained, saved as `name` in the folder; its path.
+/// Saves a model that was never trained as `name` in the folder. Returns its path.
 inline std::string tiny_model(const Folder& folder, const std::string& name = "model.safetensors", uint64_t seed = 1,
                               const CodecConfig& config = tiny_config()) {
   Context ctx({.device = {}, .threads = 1});
@@ -107,7 +107,7 @@ inline std::string tiny_model(const Folder& folder, const std::string& name = "m
   return folder / name;
 }
 
-/// Something like a voice: a few harmonics that swell and fade, a little noise.
+/// A signal like a voice: a few harmonics that rise and fall, and a little noise.
 inline std::vector<float> voice(int64_t frames, int rate, int channels = 1, uint64_t seed = 1) {
   std::mt19937_64 random(seed);
   std::uniform_real_distribution<float> noise(-0.01f, 0.01f);

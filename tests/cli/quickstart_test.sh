@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# scripts/quickstart.sh from end to end, in a tree of its own with little speech, where packages and the build are there
-# already: the program is the real one. $1 is the source tree, $2 the program.
+# scripts/quickstart.sh from start to end, in its own tree with little speech. Packages and the build exist already, and
+# the program is the real one. $1 is the source tree, $2 the program.
 set -u
 root=$(readlink -f "$1") nacre=$(readlink -f "$2")
 work=$(mktemp -d)
@@ -20,7 +20,7 @@ quickstart() {
 expect_text() { grep -qE -- "$1" out || fail "$2: does not say '$1'"; }
 
 mkdir -p bin tree/scripts tree/build/cpu
-# A model of a few thousand weights, also at 32 kbit/s, instead of the one that is worth waiting for.
+# A model of a few thousand weights, also at 32 kbit/s, replaces the full one, which would train too long.
 cat >tree/tiny.json <<'JSON'
 {"codec": {"encoder_dim": 4, "encoder_rates": [2, 2], "decoder_dim": 16, "decoder_rates": [2, 2], "latent_dim": 8,
            "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16},
@@ -30,21 +30,21 @@ JSON
 sed 's/_config=[a-z0-9-]* /_config=tiny.json /' "$root/scripts/quickstart.sh" >tree/scripts/quickstart.sh
 chmod +x tree/scripts/quickstart.sh
 [ "$(grep -c '_config=tiny.json ' tree/scripts/quickstart.sh)" = 2 ] || fail "the configurations are not where they were"
-program() { # name; its text from standard input
+program() { # name; the text comes from standard input
   { echo '#!/usr/bin/env bash'; cat; } >"$1"
   chmod +x "$1"
 }
 echo 'exit 0' | program bin/cmake
-# One thread: other tests run beside this one, and idle threads that wait by spinning take their time.
+# One thread: other tests run beside this one, and waiting threads would spin and take their time.
 echo "case \$1 in train | encode | decode | eval | report) set -- \"\$@\" -t 1 ;; esac; exec '$nacre' \"\$@\"" | program tree/build/cpu/nacre
 echo 'echo "packages: $*"' | program tree/scripts/packages.sh
 cat >speech.sh <<'END'
-bytes() { # little-endian, $1 bytes of $2, as an escape for printf
+bytes() { # $2 as $1 little-endian bytes, escaped for printf
   local i text=
   for ((i = 0; i < $1; ++i)); do printf -v text '%s\\x%02x' "$text" $((($2 >> (8 * i)) & 255)); done
   echo -n "$text"
 }
-wav() { # path, seconds, a text that is its sound: repeated, as 16-bit samples
+wav() { # path, seconds, a text that is repeated as 16-bit samples
   mkdir -p "$(dirname "$1")"
   {
     printf 'RIFF'"$(bytes 4 $((36 + 32000 * $2)))"'WAVEfmt '"$(bytes 4 16)$(bytes 2 1)$(bytes 2 1)$(bytes 4 16000)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# scripts/real_speech.sh with packages made here, and with programs that pretend to download, unpack and decode: no network.
+# scripts/real_speech.sh with packages made here and stubs of the programs that download, unpack and decode. No network.
 # $1 is the source tree.
 set -u
 root=$(readlink -f "$1")
@@ -17,7 +17,7 @@ speech() { # options
   PATH=$work/bin:$PATH "$root/scripts/real_speech.sh" "$@" >out 2>err </dev/null
   code=$?
 }
-refused() { # exit code, text, options: one line with that text, and nothing left behind
+refused() { # exit code, text, options: expects one line with that text, and no files left behind
   local before
   before=$(find . -path ./bin -prune -o -path ./out -prune -o -path ./err -prune -o -print | sort)
   speech "${@:3}"
@@ -28,9 +28,10 @@ refused() { # exit code, text, options: one line with that text, and nothing lef
     fail "${*:3}: leaves something behind"
 }
 
-# ---- programs that pretend: a package is a tar file --------------------------------------------------------------------------
+# ---- stub programs: a package is a tar file
+# -----------------------------------------------------------------------------------
 mkdir bin archive
-program() { # name; its text from standard input
+program() { # name; the text comes from standard input
   { echo '#!/usr/bin/env bash'; cat; } >"bin/$1"
   chmod +x "bin/$1"
 }
@@ -103,7 +104,8 @@ grep -qx "klettres-data 1.5 valid/malayalam" speech/licences/PACKAGES.txt || fai
 [ "$(ls -A | tr '\n' ' ')" = "archive bin err kept out speech " ] || fail "something is left behind"
 [ "$(find kept -name '*.deb' | wc -l)" = 9 ] || fail "--debs keeps other packages than nine"
 
-# ---- what goes wrong changes nothing -----------------------------------------------------------------------------------------
+# ---- errors change nothing
+# ----------------------------------------------------------------------------------------------------
 mv archive gone
 mkdir archive
 speech --debs kept speech
@@ -128,7 +130,7 @@ refused 2 "usage: "
 refused 2 "usage: " --debs
 refused 2 "usage: " a b
 refused 2 "usage: " --frobnicate a
-# Without ffmpeg: only what the script needs before it looks is in the path.
+# Without ffmpeg: the path has only the programs that the script needs before it looks for ffmpeg.
 mkdir poor
 for tool in bash dirname; do ln -s "$(command -v $tool)" poor; done
 cp bin/apt-get bin/dpkg-deb poor

@@ -1,12 +1,13 @@
 #pragma once
-// Runs words of a shell, for what only a shell can do to a program's streams.
+// Runs shell commands, for conditions of a program's streams that only a shell can set up.
 #include <cstdlib>
 
 #include "cli/program.h"
 
 namespace nacre::test {
 
-/// The exit code of a command of bash in the folder; what it says on standard error is in shell.err there. No single quotes.
+/// Runs a bash command in the folder and returns its exit code. Standard error goes to shell.err there. The command
+/// must not contain single quotes.
 inline int in_shell(const Folder& folder, const std::string& command) {
   const std::string line = "cd '" + folder.path().string() + "' && { " + command + "; } 2>shell.err";
   const int status = std::system(("bash -c '" + line + "'").c_str());

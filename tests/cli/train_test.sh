@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nacre train as its users meet it: options, signals, kill -9, full disks, bad files, exit codes. $1 is the program.
+# nacre train as users run it: options, signals, kill -9, full disks, bad files, exit codes. $1 is the program.
 set -u
 nacre=$(readlink -f "$1")
 work=$(mktemp -d)
@@ -20,7 +20,7 @@ train() {
   "$nacre" train -t 1 "$@" >out 2>err
   code=$?
 }
-# Until `file` has `text`, as long as the run goes on: how long that takes says nothing.
+# Waits until `file` has `text`, as long as the run continues. The duration does not matter.
 wait_for() {
   while kill -0 "$pid" 2>/dev/null; do
     grep -q -- "$2" "$1" 2>/dev/null && return 0
@@ -30,7 +30,7 @@ wait_for() {
   fail "$1 never said '$2'"
   return 1
 }
-bytes() { # little-endian, $1 bytes of $2, as an escape for printf
+bytes() { # $2 as $1 little-endian bytes, escaped for printf
   local i text=
   for ((i = 0; i < $1; ++i)); do printf -v text '%s\\x%02x' "$text" $((($2 >> (8 * i)) & 255)); done
   echo -n "$text"
@@ -79,7 +79,7 @@ expect_code 0 "options with dashes"
 for option in --data --checkpoint --config --set --batch --num --learning --segment --seed --resume --init --threads; do
   grep -q -- "$option" out || fail "--help does not list $option"
 done
-refused() { # expected code, then options: one line, no more
+refused() { # expected code, then options: expects exactly one line
   local expected=$1
   shift
   train "$@"
@@ -146,8 +146,8 @@ tiny --checkpoint_dir split --num_epochs 5
 expect_code 0 "a run that was stopped $stops times"
 same_end whole split "$last"
 
-# A second signal leaves at once, and nothing is saved. Both are pending when the process goes on, so that it takes the
-# second before it can end by the first; of two pending signals either may be the first.
+# A second signal ends the program at once, and nothing is saved. Both signals are pending when the process continues,
+# so it receives the second before the first can end it. Either of two pending signals may be delivered first.
 start --checkpoint_dir twice --segment_length 60000 --batch_size 16
 wait_for out "^  codebooks: "
 kill -STOP $pid
@@ -159,7 +159,8 @@ code=$?
 [ $code = 143 ] || expect_code 130 "a second signal"
 grep -q "stopped at" out && fail "a second signal does not leave at once"
 
-# ---- kill -9, most of the time in the middle of a save -------------------------------------------------------------------
+# ---- kill -9, usually in the middle of a save
+# ---------------------------------------------------------------------------------
 for ((round = 0; round < 12; ++round)); do
   start --checkpoint_dir killed --num_epochs 5 --set training.checkpoint_minutes=1e-9
   wait_for out "^  codebooks: \|resumed from\|is finished" || break
@@ -249,7 +250,8 @@ refused_data() {
 refused_data only_bad "no usable audio"
 refused_data none "no audio files"
 
-# ---- on a CUDA device, real or emulated, where there is one --------------------------------------------------------------
+# ---- on a CUDA device, real or emulated, if there is one
+# ----------------------------------------------------------------------
 tiny --checkpoint_dir run_cuda --max_steps 4 --device cuda
 if [ "$code" = 6 ]; then
   expect_text "use --device cpu" "--device cuda without one"
@@ -267,12 +269,12 @@ else
   done
   [ "$(ls -l codes_cuda/2.nacre | awk '{print $5}')" = "$(ls -l codes_cpu/2.nacre | awk '{print $5}')" ] ||
     fail "streams of both devices differ in size"
-  # A kernel that fails ends the run: in words of its own, not as a lack of memory, and what was saved stays.
-  for blocking in 0 1; do # with 1, each launch is waited for, and the kernel is known
+  # A failed kernel ends the run with its own message, not one about missing memory, and the saved checkpoints stay.
+  for blocking in 0 1; do # with 1, every launch is waited for, so the kernel is known
     export NACRE_EMULATION_BREAK=balancer_norms CUDA_LAUNCH_BLOCKING=$blocking
     tiny --checkpoint_dir run_broken --max_steps 4 --device cuda
     unset NACRE_EMULATION_BREAK CUDA_LAUNCH_BLOCKING
-    [ "$code" != 0 ] || continue # a real device does not break on demand
+    [ "$code" != 0 ] || continue # a real device does not fail on request
     expect_code 6 "a kernel that fails"
     expect_text "an illegal memory access was encountered" "a kernel that fails"
     expect_text "one of those launched before by this context:" "a kernel that fails"
@@ -281,7 +283,8 @@ else
   done
 fi
 
-# ---- what there is to run on ---------------------------------------------------------------------------------------------
+# ---- the devices of this machine
+# ----------------------------------------------------------------------------------------------
 "$nacre" info --devices >out 2>err || fail "info --devices"
 grep -q "^cpu: [0-9]* threads, " out || fail "info --devices names no CPU"
 grep -q "^cuda" out || fail "info --devices does not speak of CUDA"

@@ -1,4 +1,5 @@
-// Where codebooks begin: at what earlier stages left of audio alone, and the averaged weights begin with them.
+// Initial codebooks. Each stage starts from the residuals that earlier stages leave of the audio frames, without
+// padding. Averaged weights start with the same codebooks.
 #include <algorithm>
 #include <cstring>
 
@@ -21,8 +22,8 @@ CodecConfig small(QuantizerKind kind) {
   return c;
 }
 
-/// A quantizer by itself, of three stages of `codes` codes in four dimensions. Factorised: projections that change nothing,
-/// so that a latent is its own projection.
+/// A quantizer of three stages with `codes` codes in four dimensions. If factorised, its projections are identities, so
+/// that a latent equals its projection.
 struct Alone {
   CodecConfig config;
   Context ctx;
@@ -75,7 +76,7 @@ std::vector<std::vector<float>> sorted_rows(const std::vector<float>& v) {
   return rows;
 }
 
-/// Rows of integers in different directions, so that each is nearest to itself in either metric.
+/// Rows of integers in different directions. In both metrics, the nearest row to each is itself.
 const std::vector<float> six_rows{8, 0, 0, 0, 0, 8, 0, 0, 0, 0, 8, 0, 0, 0, 0, 8, -8, -8, 0, 0, 0, -8, 0, 8};
 
 struct Begun {
@@ -102,7 +103,7 @@ struct Begun {
         optimizer(averaging()),
         ctx({.device = device, .threads = 2}),
         step(ctx, codec, loss, optimizer, batch, samples, 3) {}
-  /// Noise that ends after `length` samples of each item, zeros behind it.
+  /// Loads noise that ends after `length` samples of each item, with zeros behind it.
   void load(const std::vector<int32_t>& lengths, uint64_t number) {
     std::vector<float> audio(lengths.size() * static_cast<size_t>(step.samples()), 0.0f);
     const Philox draw{8, number};
@@ -114,7 +115,7 @@ struct Begun {
     step.load(audio, lengths);
     loaded = audio;
   }
-  /// What the encoder, planned anew, makes of the first frames of each item that was loaded.
+  /// The encoder's output for the first frames of each loaded item, computed by a new plan.
   std::vector<std::vector<float>> latents(const std::vector<int64_t>& frames) {
     const Encoder encoder(step.parameters(), codec);
     Plan plan(ctx, Purpose::inference);
@@ -160,14 +161,15 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
   for (const Device device : test::devices())
     for (const QuantizerKind kind : kinds) {
       INFO(str(device) << ", kind " << static_cast<int>(kind));
-      // As many codes as rows: the first stage has every row as a code and leaves nothing, so all others begin at zero.
+      // With as many codes as rows, every row is a code of the first stage. The residuals are zero, so all other stages
+      // start at zero.
       Alone all(kind, 6, device);
       all.start(six_rows);
       CHECK((sorted_rows(all.tensor(0, all.codes_name())) == sorted_rows(six_rows)));
       for (const int stage : {1, 2}) CHECK((all.tensor(stage, all.codes_name()) == std::vector<float>(24, 0.0f)));
 
-      // Two codes, and two groups of two rows on a line, where k-means finds the groups from any two rows: codes at 8 and -8. What
-      // they leave is 1 and -1, the second stage's two codes. The third finds nothing left.
+      // Two codes, and two groups of two rows on a line. k-means finds the groups from any two rows and places codes at
+      // 8 and -8. The residuals are 1 and -1, the two codes of the second stage. The third stage has nothing left.
       Alone two(kind, 2, device);
       two.start({9, 0, 0, 0, 7, 0, 0, 0, -9, 0, 0, 0, -7, 0, 0, 0});
       CHECK((sorted_rows(two.tensor(0, two.codes_name())) ==
@@ -176,7 +178,7 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
              std::vector<std::vector<float>>{{-1, 0, 0, 0}, {1, 0, 0, 0}}));
       CHECK((two.tensor(2, two.codes_name()) == std::vector<float>(8, 0.0f)));
 
-      // Codes that follow averages begin as if each had been chosen once.
+      // Codes that follow averages start as if each had been chosen once.
       if (kind != QuantizerKind::ema) continue;
       for (int stage = 0; stage < 3; ++stage) {
         CHECK((two.tensor(stage, "embed_avg") == two.tensor(stage, "embed")));
@@ -188,8 +190,8 @@ TEST_CASE("codebook start: each stage begins at what the stages before it leave"
 TEST_CASE("codebook start: frames of audio are clustered, all of them, and none behind the end of a clip", "[step]") {
   for (const Device device : test::devices()) {
     INFO(str(device));
-    // Twelve codes and twelve frames of audio, in items of 40 frames: each code begins as one frame's latent. A frame that
-    // is cut off counts.
+    // Twelve codes and twelve frames of audio in items of 40 frames. Each code starts as the latent of one frame. A
+    // frame that is cut off counts.
     for (const std::vector<int32_t>& lengths :
          {std::vector<int32_t>{24, 18, 30}, {1, 2, 60}, {72, 0, 0}, {0, 0, 67}, {6, 60, 6}}) {
       INFO(lengths[0] << " " << lengths[1] << " " << lengths[2]);
@@ -205,8 +207,8 @@ TEST_CASE("codebook start: frames of audio are clustered, all of them, and none 
       const std::vector<float> book = b.codebook(0);
       const auto d = static_cast<size_t>(b.codec.latent());
       for (size_t k = 0; k < 12; ++k) {
-        // Another plan may add in another order: sums of at most 84 products (12 channels, 7 taps), each within 85 x 2^-24,
-        // 5e-6, of its terms. Latents of different frames differ by as much as they are large.
+        // Another plan may add in another order. Sums have at most 84 products (12 channels, 7 taps). Each differs by
+        // at most 85 x 2^-24 = 5e-6 of its terms. Latents of different frames differ by about their own size.
         const auto same = std::find_if(expected.begin(), expected.end(), [&](const std::vector<float>& row) {
           double distance = 0, size = 0;
           for (size_t i = 0; i < d; ++i) {
@@ -219,7 +221,7 @@ TEST_CASE("codebook start: frames of audio are clustered, all of them, and none 
         if (same != expected.end()) expected.erase(same);
       }
     }
-    // Batches are asked for until there are enough frames of audio: 18 a batch.
+    // Batches are requested until there are enough frames of audio, 18 per batch.
     for (const QuantizerKind kind : kinds)
       for (const auto& [rows, expected] : {std::pair<int64_t, int64_t>{18, 1}, {19, 2}, {54, 3}, {55, 4}}) {
         Begun b(kind, device);
@@ -241,13 +243,13 @@ TEST_CASE("codebook start: the averaged weights begin with the codebooks that we
       start();
       CHECK((b.codebook(0) != drawn));
       CHECK((b.read(b.step.averaged()) == b.read(b.step.parameters().values())));
-      // Also where it was elsewhere before.
+      // The result is the same if the step was elsewhere before.
       b.load({240, 240, 240}, 100);
       for (int i = 0; i < 3; ++i) b.step.run();
       CHECK((b.read(b.step.averaged()) != b.read(b.step.parameters().values())));
       start();
       CHECK((b.read(b.step.averaged()) == b.read(b.step.parameters().values())));
-      // A batch without audio can start nothing, and asking for more would never end.
+      // A batch without audio has no frames to start from, and requests for more would never end.
       CHECK_THROWS_AS(b.step.start_codebooks([&] { b.load({0, 0, 0}, 0); }, 10), Error);
     }
 }

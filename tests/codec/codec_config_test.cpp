@@ -1,4 +1,4 @@
-// What a codec is made of, from JSON; and how far a sample's or a frame's influence reaches.
+// A codec's configuration in JSON, and the receptive fields of samples and frames.
 #include "nacre/codec/codec_config.h"
 
 #include <algorithm>
@@ -21,8 +21,8 @@ std::string refusal(const std::string& json) {
   return "accepted";
 }
 
-/// Weights positive and biases zero: what a network makes of a single impulse is positive wherever it can reach, and
-/// exactly zero everywhere else.
+/// Makes all weights positive and all biases zero. The response to an impulse is then positive wherever the impulse
+/// reaches, and exactly zero elsewhere.
 void open_up(Context& ctx, Parameters& p) {
   p.allocate(ctx, false);
   p.initialise(ctx, 1);
@@ -36,7 +36,7 @@ void open_up(Context& ctx, Parameters& p) {
   p.refresh(ctx);
 }
 
-/// First and last row of the output that an impulse at row `at` of the input reaches.
+/// First and last output row that an impulse at row `at` of the input reaches.
 template <class Net>
 struct Probe {
   Context ctx{{.threads = 1}};
@@ -76,14 +76,14 @@ struct Reach {
   int64_t kernel_size;
 };
 const Reach reaches[] = {
-    {{2}, {2}, {1}, 1},                    // as short as it gets
+    {{2}, {2}, {1}, 1},                    // the smallest
     {{2, 3}, {3, 2}, {1, 3, 9}, 7},        // the usual units
-    {{3}, {3}, {1}, 3},                    // odd: output padding
-    {{2}, {2}, {2}, 5},                    // the shortest hop there is, dilated
-    {{5, 4}, {10, 2}, {1}, 3},             // a decoder that is not the encoder's mirror image
-    {{2, 2, 2, 2}, {4, 4}, {1, 2}, 3},     // fewer steps down than up
-    {{8}, {2, 2, 2}, {9}, 7},              // one frame is shorter than the dilation
-    {{64}, {64}, {1}, 7},                  // far shorter than a frame
+    {{3}, {3}, {1}, 3},                    // odd strides: output padding
+    {{2}, {2}, {2}, 5},                    // the shortest possible hop, dilated
+    {{5, 4}, {10, 2}, {1}, 3},             // the decoder is not the encoder's mirror image
+    {{2, 2, 2, 2}, {4, 4}, {1, 2}, 3},     // the encoder has more strides than the decoder
+    {{8}, {2, 2, 2}, {9}, 7},              // a frame is shorter than the dilation
+    {{64}, {64}, {1}, 7},                  // the field is far shorter than a frame
     {{2, 4, 5}, {5, 4, 2}, {1, 3, 9}, 7},  // speech-16k-small's
 };
 
@@ -195,13 +195,13 @@ TEST_CASE("codec configurations: there and back again") {
   } catch (const Error& e) {
     CHECK(std::string(e.what()).find("dac-44k") != std::string::npos);
   }
-  // Published figures: kbit/s and frames per second.
+  // Published kbit/s and frames per second.
   CHECK(CodecConfig::named("dac-16k").nominal_bitrate() == 6000);
   CHECK(CodecConfig::named("dac-24k").nominal_bitrate() == 24000);
   CHECK(CodecConfig::named("dac-44k").nominal_bitrate() == Approx(7751.95).epsilon(1e-6));
   CHECK(CodecConfig::named("speech-16k").nominal_bitrate() == 64000);
   CHECK(CodecConfig::named("speech-16k-small").nominal_bitrate() == 32000);
-  // Files from before there was a beam.
+  // Files that are older than the beam search have no such key.
   CHECK(CodecConfig::from_json("{}").beam == 1);
   CodecConfig c = CodecConfig::named("speech-16k");
   c.beam = 16;

@@ -1,4 +1,4 @@
-// The composed model: its training gradient against the whole step in double.
+// The gradients of a whole codec's training step, compared with the same step in double.
 #include "nacre/codec/codec.h"
 
 #include <algorithm>
@@ -54,7 +54,7 @@ bool ends_with(const std::string& s, const std::string& tail) {
   return s.size() >= tail.size() && s.compare(s.size() - tail.size(), tail.size(), tail) == 0;
 }
 
-/// The library's step and the reference's, at the same point.
+/// The library's step and the reference's, with the same parameters and inputs.
 struct Pair {
   Tiny tiny;
   Context ctx;
@@ -86,7 +86,8 @@ struct Pair {
     ctx.read<int32_t>(step.codes(), r.codes);
   }
 
-  /// A fresh model has biases of zero, gains equal to norms and all alphas one: places where mistakes hide.
+  /// Moves all parameters. A fresh model has zero biases, gains equal to the norms and alphas of one, which hide
+  /// faults.
   void move_parameters() {
     struct Stored {
       std::vector<int64_t> shape;
@@ -103,7 +104,7 @@ struct Pair {
     for (auto& [name, t] : all) {
       for (float& x : t.values) {
         if (ends_with(name, ".weight_g"))
-          x *= draw(1.2, 2.2);  // uniform weights have variance 1/3: about as loud after a layer as before it
+          x *= draw(1.2, 2.2);  // uniform weights have variance 1/3; the factor keeps a layer's level
         else if (ends_with(name, ".bias"))
           x = draw(-0.3, 0.3);
         else if (ends_with(name, ".alpha") || ends_with(name, ".beta"))
@@ -134,7 +135,8 @@ void check_codes(const CodecReference& r) {
 void check_gradients(const Tiny& tiny, int differences) {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device), tiny.name, test::seed());
-  // A seed where rounding turns the sign of some |a - b| has no gradient to compare; the next one has.
+  // With some seeds, rounding changes the sign of an |a - b|. Such gradients cannot be compared, so the next seed is
+  // taken.
   std::string blunt;
   for (uint64_t seed = test::seed();; ++seed) {
     INFO("allowances are too large for:" << blunt);
@@ -151,12 +153,12 @@ void check_gradients(const Tiny& tiny, int differences) {
     comparison.check(test::gradients_of(pair.ctx, pair.step.parameters()));
     const StepMetrics m = pair.step.metrics();
     const auto near = [](float found, const test::Node* loss) {
-      // Of values around one, through thirty layers and logarithms.
+      // The values are around one. They pass through thirty layers and logarithms.
       CHECK(static_cast<double>(found) == Approx(loss->value[0]).epsilon(1e-4));
     };
     near(m.waveform, r.waveform), near(m.stft, r.spectra.stft), near(m.mel, r.spectra.mel);
     near(m.commitment, r.quantised.commitment), near(m.codebook, r.quantised.codebook);
-    // What is taken from the latent's gradient is no part of the loss that differences are taken of.
+    // The part that is removed from the latent's gradient is not part of the loss whose finite differences are taken.
     const bool in_loss = !tiny.orthogonal || tiny.quantizer == QuantizerKind::factorised;
     if (in_loss) test::check_differences(tape, model, pair.rng, differences);
     if (!tiny.orthogonal) return;
@@ -183,7 +185,7 @@ TEST_CASE("training gradient of a codec with factorised codes", "[step]") {
       {"factorised", QuantizerKind::factorised, ActivationKind::snake, two_three, three_two, 96, {96, 96}, {3, 3}}, 40);
 }
 TEST_CASE("training gradient: short items and quantizer dropout", "[step]") {
-  // 50 samples end inside a frame, 7 leave almost nothing; one item uses one codebook, the other two.
+  // 50 samples end inside a frame, and 7 leave almost nothing. One item uses one codebook, the other two.
   check_gradients({"ema, short", QuantizerKind::ema, ActivationKind::snake, two_three, three_two, 96, {50, 96}, {1, 2}},
                   10);
   check_gradients({"factorised, short",
@@ -200,7 +202,7 @@ TEST_CASE("training gradient: the encoder's without the quantisation error", "[s
   Tiny tiny{"ema, orthogonal", QuantizerKind::ema, ActivationKind::snake, two_three, three_two, 96, {50, 96}, {3, 2}};
   tiny.orthogonal = true;
   check_gradients(tiny, 0);
-  tiny.name = "factorised, orthogonal", tiny.quantizer = QuantizerKind::factorised;  // without effect
+  tiny.name = "factorised, orthogonal", tiny.quantizer = QuantizerKind::factorised;  // no effect on factorised codes
   check_gradients(tiny, 10);
 }
 TEST_CASE("training gradient: nearest codes, whatever the beam", "[step]") {
@@ -209,7 +211,7 @@ TEST_CASE("training gradient: nearest codes, whatever the beam", "[step]") {
       10);
 }
 TEST_CASE("training gradient: other activations and strides", "[step]") {
-  // Even strides only, an odd one alone, decoder strides that do not mirror the encoder's.
+  // Even strides only, a single odd stride, and decoder strides that do not mirror the encoder's.
   check_gradients({"snake_beta", QuantizerKind::ema, ActivationKind::snake_beta, {4}, {2, 2}, 64, {64, 60}, {3, 3}},
                   10);
   check_gradients({"elu", QuantizerKind::factorised, ActivationKind::elu, {6}, {3, 2}, 60, {60, 60}, {3, 3}, false},

@@ -23,7 +23,7 @@ TEST_CASE("the cost of DAC at 44.1 kHz is what its description says", "[cost]") 
   const CodecConfig c = CodecConfig::named("dac-44k");
   const double samples = 44032, batch = 1;  // 86 frames of 512
   const auto rows = step_cost(c, {}, 1, 44032, Arithmetic::bf16);
-  // Published: 69.3 and 30.5 GMAC for each second of decoding and encoding.
+  // Published: 69.3 and 30.5 GMAC per second of audio for decoding and encoding.
   const double seconds = batch * samples / 44100;
   CHECK(total(rows, "decoder.").forward.products / 2e9 / seconds == Approx(69.3).epsilon(0.01));
   CHECK(total(rows, "encoder.").forward.products / 2e9 / seconds == Approx(30.5).epsilon(0.02));

@@ -1,4 +1,4 @@
-// How a model begins that starts from random weights: the distribution of every tensor, and its bits.
+// Initial random weights of a model: the distribution of every tensor, and its bits.
 #include <cmath>
 #include <map>
 
@@ -25,7 +25,8 @@ double mean_square(const std::vector<float>& v) {
   return sum / static_cast<double>(v.size());
 }
 
-/// Uniform in +-bound: squares have mean bound^2 / 3 and variance 4 bound^4 / 45; six standard deviations of their mean.
+/// Uniform in +-bound: squares have mean bound^2 / 3 and variance 4 bound^4 / 45. Their mean may be off by six standard
+/// deviations.
 void check_uniform(const std::vector<float>& v, double bound) {
   for (const float x : v) REQUIRE(std::fabs(static_cast<double>(x)) <= bound * (1 + 0x1p-24));
   const double n = static_cast<double>(v.size()), square = bound * bound;
@@ -37,8 +38,8 @@ void check_normal(const std::vector<float>& v, double deviation) {
   CHECK(std::fabs(mean_square(v) - square) <= 6 * square * std::sqrt(2 / n));
 }
 
-/// The initial values of a codec by the names and shapes of its file: a second spelling of the rules that turn a seed
-/// into weights.
+/// The initial values of a codec by the names and shapes in its file. This is a second implementation of the rules that
+/// turn a seed into weights.
 struct ByName {
   uint64_t seed;
   bool log_scale;
@@ -84,7 +85,7 @@ struct ByName {
     }
     if (ends_with(name, ".codebook.weight")) return normal(name, name, 1);
     if (ends_with(name, ".embed") || ends_with(name, ".embed_avg")) return normal(name, layer, 0.1);
-    // Transposed convolutions are second in the blocks of the decoder; residual units have a ".block." of their own.
+    // Transposed convolutions are second in the blocks of the decoder. Residual units have their own ".block.".
     if (name.starts_with("decoder.model.") && ends_with(name, ".block.1.bias") &&
         name.find(".block.") == name.rfind(".block."))
       return uniform(name, fan_in());
@@ -149,7 +150,7 @@ TEST_CASE("drawn weights: uniform within one over the root of the fan in, gains 
       INFO(name);
       if (ends_with(name, ".weight_v")) {
         REQUIRE(t.stored.size() == 3);
-        // The fan in of a stored tensor [a, b, taps] is b taps, of transposed convolutions as well, as PyTorch counts it.
+        // The fan-in of a stored tensor [a, b, taps] is b taps. PyTorch uses this for transposed convolutions as well.
         check_uniform(t.values, 1 / std::sqrt(static_cast<double>(t.stored[1] * t.stored[2])));
         const Tensor& gain = all.at(name.substr(0, name.size() - 1) + "g");
         const auto row = static_cast<size_t>(t.stored[1] * t.stored[2]);
@@ -162,7 +163,8 @@ TEST_CASE("drawn weights: uniform within one over the root of the fan in, gains 
         }
         ++uniform;
       } else if (ends_with(name, ".bias")) {
-        // Those of transposed convolutions, stored [in, out, taps] with twice as many in as out, are drawn as their weights.
+        // Biases of transposed convolutions have the bounds of their weights. The weights are stored [in, out, taps]
+        // with in = 2 out.
         const auto weight = all.find(name.substr(0, name.size() - 4) + "weight_v");
         REQUIRE(weight != all.end());
         const std::vector<int64_t>& w = weight->second.stored;
@@ -188,7 +190,7 @@ TEST_CASE("drawn weights: uniform within one over the root of the fan in, gains 
     CHECK(uniform > 20);
     CHECK(transposed == 2);
     CHECK(zero > 15);
-    // Tensors are drawn apart: two of one shape differ, and so do stages.
+    // Every tensor has its own random numbers: two of one shape differ, and so do stages.
     CHECK((all.at("encoder.block.1.block.0.block.1.weight_v").values !=
            all.at("encoder.block.1.block.1.block.1.weight_v").values));
     const std::string code = kind == QuantizerKind::ema ? ".codebook.embed" : ".codebook.weight";

@@ -1,5 +1,5 @@
-// A codec that starts as a transform codec: encoder and decoder, without a quantizer between them, give back their
-// input before any step.
+// A codec that starts as a transform codec. Before any step, encoder and decoder reproduce their input if no quantizer
+// lies between them.
 #include "nacre/codec/transform_start.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ constexpr bool emulated = true;
 constexpr bool emulated = false;
 #endif
 
-/// Encoder and decoder joined, `frames` frames of one item.
+/// Encoder and decoder joined, on `frames` frames of one item.
 struct Joined {
   Context ctx;
   CodecConfig config;
@@ -54,8 +54,8 @@ struct Joined {
   }
 };
 
-/// Harmonics of a falling pitch under a syllable's envelope, with a peak of 0.95: amplitudes as in speech that was
-/// scaled by its peak. `highest`: in cycles per sample, no harmonic lies above.
+/// Harmonics of a falling pitch under a syllable's envelope, with a peak of 0.95. The amplitudes are those of speech
+/// scaled by its peak. No harmonic lies above `highest`, in cycles per sample.
 std::vector<float> voice(int64_t samples, double highest) {
   std::vector<float> x(static_cast<size_t>(samples));
   double phase = 0, peak = 0;
@@ -72,7 +72,8 @@ std::vector<float> voice(int64_t samples, double highest) {
   return x;
 }
 
-/// Energy of the error over that of the input, in dB, without the frames at both ends, whose windows are cut off.
+/// Energy of the error over that of the input, in dB. The frames at both ends are left out, because their windows are
+/// cut off.
 double error_db(const std::vector<float>& x, const std::vector<float>& y, int64_t hop) {
   double signal = 0, error = 0;
   for (size_t i = static_cast<size_t>(2 * hop); i + static_cast<size_t>(2 * hop) < x.size(); ++i) {
@@ -92,7 +93,8 @@ CodecConfig small(ActivationKind activation, std::vector<int64_t> rates, bool ta
   return c;
 }
 
-/// Strides that do not mirror each other, but place the transform's window alike; and convolutions of one tap.
+/// Strides that do not mirror each other but give the transform's window the same position, and convolutions of one
+/// tap.
 CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> decoder) {
   CodecConfig c = small(ActivationKind::snake, std::move(encoder), false);
   c.decoder_dim = 16 << decoder.size(), c.decoder_rates = std::move(decoder);
@@ -104,7 +106,7 @@ CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> dec
 
 TEST_CASE("without a quantizer and before any step, every ready configuration gives back its input", "[start]") {
   for (const std::string& name : CodecConfig::names()) {
-    // An emulator takes minutes and gigabytes for the wide models: those run on the CPU, and on a real device.
+    // The emulator would take minutes and gigabytes for the wide models. They run on the CPU and on a real device only.
     const bool wide = name.rfind("dac-", 0) == 0;
     std::vector<Device> devices{{Device::cpu, 0}};
     for (const Device device : test::devices())
@@ -118,9 +120,9 @@ TEST_CASE("without a quantizer and before any step, every ready configuration gi
       const int64_t frames = std::max<int64_t>(5, 960 / c.hop());  // two at each end are left out
       Joined model(device, c, frames);
       const std::vector<float> x = voice(frames * c.hop(), 0.4);
-      CHECK(error_db(x, model.run(x), c.hop()) > -10);  // random weights do not
+      CHECK(error_db(x, model.run(x), c.hop()) > -10);  // random weights do not reproduce the input
       transform_start(model.ctx, model.parameters, c);
-      // The tanh at the end leaves -55.6 dB over speech; 3 dB are left for this voice's other amplitudes.
+      // The final tanh leaves -55.6 dB over speech. The margin of 3 dB covers the other amplitudes of this voice.
       CHECK(error_db(x, model.run(x), c.hop()) < -52);
     }
   }
@@ -129,9 +131,10 @@ TEST_CASE("without a quantizer and before any step, every ready configuration gi
 TEST_CASE("the transform start stands for each activation, odd strides and a plain end", "[start]") {
   struct Variant {
     CodecConfig config;
-    // dB. With Snake and leaky ReLU only rounding is left: a dozen layers add errors of some 16 u = 2^-20 of the signal
-    // each, or -110 dB together. ELU loses u/4 of u per activation, at most 1/256 of 1/64 times the largest coefficient,
-    // four times; tanh less. The tanh at the end leaves -55.6 dB over speech; 3 dB for other amplitudes.
+    // dB. Snake and leaky ReLU leave only rounding: a dozen layers add errors of about 16 u = 2^-20 of the signal each,
+    // together -110 dB. ELU loses u/4 of u per activation, at most 1/256 of 1/64 times the largest
+    // coefficient, four times. tanh loses less. The final tanh leaves -55.6 dB over speech, with a margin of 3 dB for
+    // other amplitudes.
     double error;
   };
   const Variant variants[] = {
@@ -157,8 +160,8 @@ TEST_CASE("the transform start stands for each activation, odd strides and a pla
 }
 
 TEST_CASE("one, two and more residual units undo the tanh", "[start]") {
-  // Over speech the fitted steps leave -31.8, -34.8 and -41.8 dB where a layer has two channels, else -38.1, -47.0 and
-  // -55.6 dB. 3 dB are left for this voice's other amplitudes. A fourth unit stays closed.
+  // Over speech, the fitted steps leave -31.8, -34.8 and -41.8 dB if a layer has two channels, otherwise -38.1, -47.0
+  // and -55.6 dB. The margin of 3 dB covers the other amplitudes of this voice. A fourth unit has no effect.
   const double narrow[] = {-31.8, -34.8, -41.8, -41.8}, wide[] = {-38.1, -47.0, -55.6, -55.6};
   const std::vector<int64_t> dilations[] = {{1}, {1, 3}, {1, 3, 9}, {1, 2, 4, 8}};
   for (const bool two_channels : {true, false}) {
@@ -176,7 +179,7 @@ TEST_CASE("one, two and more residual units undo the tanh", "[start]") {
       if (i < 3)
         CHECK(error < before);
       else
-        CHECK(error == Approx(before).margin(0.01));  // rounding alone differs
+        CHECK(error == Approx(before).margin(0.01));  // only rounding differs
       before = error;
     }
   }
@@ -191,7 +194,7 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   // Twelve of twenty bands end at 0.3 cycles per sample.
   const std::vector<float> low = voice(100 * c.hop(), 0.15);
   std::vector<float> high(low.size());
-  for (size_t i = 0; i < high.size(); ++i) high[i] = 0.5f * std::sin(2.5f * static_cast<float>(i));  // 0.4
+  for (size_t i = 0; i < high.size(); ++i) high[i] = 0.5f * std::sin(2.5f * static_cast<float>(i));  // 0.4 / sample
   CHECK(error_db(low, model.run(low), c.hop()) < -25);
   CHECK(error_db(high, model.run(high), c.hop()) > -3);
 

@@ -1,5 +1,5 @@
-// Windows of a codec whose sums are exact and whose codes and samples depend on the two ends of their receptive
-// field: a frame of context too few changes what comes out, and nothing else does.
+// Windows of a codec whose sums are exact, and whose codes and samples depend on both ends of their receptive field.
+// The output changes if and only if a window has a frame of context too few.
 #include <algorithm>
 #include <map>
 #include <random>
@@ -18,22 +18,22 @@ struct Net {
   std::vector<int64_t> dilations;
   int64_t kernel_size;
 };
-// Strides of 4, so that the rows of ones in transposed convolutions have norms without rounding.
+// Strides of 4 give the rows of ones in transposed convolutions exact norms.
 const Net nets[] = {
-    {{4}, {1}, 7},     // an encoder whose receptive field is a whole number of frames
-    {{4}, {1, 3}, 7},  // a field that reaches one sample into its last frame
+    {{4}, {1}, 7},     // the encoder's receptive field is a whole number of frames
+    {{4}, {1, 3}, 7},  // the field reaches one sample into its last frame
     {{4, 4}, {1}, 5},  // two levels
 };
-constexpr int64_t levels = 400;  ///< values that a latent channel may have, more than the sums of below
+constexpr int64_t levels = 400;  ///< number of values of a latent channel, more than the sums below need
 
-/// One channel of every layer looks as far back as it can, the other as far ahead. Units add what they see to what
-/// passes by, so that values are small whole numbers. Codes tell both latent channels' values, in a codebook each.
+/// In every layer, one channel looks as far back as possible and the other as far ahead. Units add their result to
+/// their input, so values are small integers. The codes hold the values of both latent channels, one codebook each.
 Codec looking_both_ways(Context& ctx, const Net& net) {
   CodecConfig c;
   c.encoder_dim = 2, c.encoder_rates = c.decoder_rates = net.rates;
   c.decoder_dim = 2 << net.rates.size(), c.latent_dim = 2;
   c.kernel_size = net.kernel_size, c.dilations = net.dilations;
-  c.activation = ActivationKind::leaky_relu;  // what is positive passes as it is
+  c.activation = ActivationKind::leaky_relu;  // passes positive values unchanged
   c.output_tanh = false;
   c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
   c.n_codebooks = 2, c.codebook_size = levels;
@@ -51,21 +51,21 @@ Codec looking_both_ways(Context& ctx, const Net& net) {
   const auto ends_with = [](const std::string& s, const std::string& end) {
     return s.size() >= end.size() && s.substr(s.size() - end.size()) == end;
   };
-  std::map<std::string, float> norms;  // of the rows of a layer: 1 or 2
+  std::map<std::string, float> norms;  // norms of the rows of a layer: 1 or 2
   for (Tensor& t : tensors) {
     if (!ends_with(t.name, ".weight_v")) continue;
     const int64_t rows = t.stored[0], inner = t.stored[1], taps = t.stored[2];
     const auto one = [&](int64_t row, int64_t i, int64_t tap) {
       t.values[static_cast<size_t>((row * inner + i) * taps + tap)] = 1;
     };
-    // decoder.model.1.block.1; a unit's convolution is decoder.model.1.block.2.block.1.
+    // Names are decoder.model.1.block.1, and decoder.model.1.block.2.block.1 for the convolution of a unit.
     const bool transposed = t.name.starts_with("decoder") && ends_with(t.name, ".block.1.weight_v") &&
                             t.name.find(".block.") == t.name.rfind(".block.");
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t side = row % 2;
-      if (transposed) {  // [in, out, taps]: of the two inputs that feed an output the earlier, or the later
+      if (transposed) {  // [in, out, taps]: the earlier or the later of the two inputs that feed an output
         for (int64_t tap = 0; tap < taps / 2; ++tap) one(row, side, side == 0 ? taps / 2 + tap : tap);
-      } else if (rows == 1) {  // the output: both sides
+      } else if (rows == 1) {  // the output layer: both sides
         one(row, 0, 0), one(row, 0, 1), one(row, 1, taps - 2), one(row, 1, taps - 1);
       } else {
         one(row, std::min(side, inner - 1), side == 0 ? 0 : taps - 1);
@@ -76,7 +76,7 @@ Codec looking_both_ways(Context& ctx, const Net& net) {
   for (Tensor& t : tensors) {
     if (ends_with(t.name, ".weight_g"))
       std::fill(t.values.begin(), t.values.end(), norms.at(t.name.substr(0, t.name.size() - 1)));
-    // A stage per channel: its code k is the value k, and the other channel is left to the other stage.
+    // One stage per channel. Its code k is the value k. The other channel is left to the other stage.
     if (ends_with(t.name, ".codebook.embed")) {
       const size_t stage = t.name.find(".0.") != std::string::npos ? 0 : 1;
       for (size_t k = 0; k < static_cast<size_t>(levels); ++k) t.values[k * 2 + stage] = static_cast<float>(k);
@@ -132,7 +132,7 @@ TEST_CASE("windows give, bit for bit, what one window gives, and need all of the
       const int64_t frames = 6 * std::max(back, ahead) + 5;
       CAPTURE(str(device), net.rates, net.dilations, hop, back, ahead, frames);
       const std::vector<float> x = whole_numbers<float>(frames * hop, 1, 3, 1);
-      const std::vector<int32_t> codes = encoded(codec, x, frames);  // one window: everything is there
+      const std::vector<int32_t> codes = encoded(codec, x, frames);  // one window, so all of the context is present
       CHECK(*std::max_element(codes.begin(), codes.end()) < levels - 1);
       CHECK(std::count(codes.begin(), codes.end(), codes[0]) < static_cast<int64_t>(codes.size()) / 2);
       const std::vector<int32_t> made = whole_numbers<int32_t>(2 * frames, 1, 3, 2);
@@ -146,8 +146,8 @@ TEST_CASE("windows give, bit for bit, what one window gives, and need all of the
 }
 
 TEST_CASE("what a window lacks of its context is seen in what it keeps", "[windowed]") {
-  // The same, cut by hand: with the context a frame comes out right, with a frame less of it on either side it does
-  // not.
+  // The same windows, cut by hand. A frame is right with the full context, and wrong with one frame less on either
+  // side.
   Context ctx({.threads = 2});
   for (const Net& net : nets) {
     Codec codec = looking_both_ways(ctx, net);

@@ -1,5 +1,5 @@
-// Audio in windows: the schedule keeps every frame once and only where its receptive field is whole; pieces of any size
-// give the same bits; and the result is that of one pass over the whole signal.
+// Audio in windows. The schedule keeps every frame once, and only where its receptive field is complete. Pieces of any
+// size give the same bits. The result is that of one pass over the whole signal.
 #include "nacre/codec/windowed.h"
 
 #include <algorithm>
@@ -63,7 +63,7 @@ struct OnDevice {
   View<T> view;
 };
 
-/// One pass over everything.
+/// The codes of one pass over the whole signal.
 std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
   const int64_t hop = codec.config().hop(), frames = (static_cast<int64_t>(x.size()) + hop - 1) / hop;
   x.resize(static_cast<size_t>(frames * hop), 0.0f);
@@ -101,7 +101,7 @@ TEST_CASE("a window schedule keeps every frame once, with its context", "[window
           const auto look = [&](const WindowSchedule::Window& w, int64_t there) {
             fine = fine && w.keep == done && w.kept > 0 && w.frames <= window && w.start >= forgotten && w.start >= 0 &&
                    w.start + w.frames <= there;
-            // Whole context, or the true edge.
+            // A kept frame has its whole context, or the context ends at the signal's edge.
             fine = fine && (w.start == 0 || w.keep - w.start >= context);
             fine = fine && (w.start + w.frames == total || w.start + w.frames - (w.keep + w.kept) >= context);
             done = w.keep + w.kept;
@@ -165,7 +165,7 @@ TEST_CASE("a beam is set between encodings", "[windowed]") {
 TEST_CASE("windows give what one pass gives", "[windowed]") {
   Context ctx;
   int64_t codes_seen = 0, codes_differ = 0;
-  // Odd strides, too: their transposed convolutions have output padding.
+  // Odd strides are included: their transposed convolutions have output padding.
   for (const std::vector<int64_t>& rates : {std::vector<int64_t>{2, 4}, std::vector<int64_t>{3, 5}}) {
     Codec codec = made(ctx, tiny(rates));
     const int64_t hop = codec.config().hop();
@@ -178,7 +178,8 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
           INFO("hop " << hop << ", window " << window << ", context " << context << ", " << x.size() << " samples");
           const std::vector<int32_t> codes = encoded_whole(codec, x), windowed = encoded(codec, x, 997, window);
           REQUIRE(windowed.size() == codes.size());
-          // Only the first code of a frame is compared where one differs: the later ones follow from it.
+          // After a difference, the later codes of the frame follow from it, so only the first difference of a frame
+          // counts.
           for (size_t f = 0; f < codes.size(); f += 3) {
             codes_seen += 3;
             for (size_t i = f; i < f + 3; ++i)
@@ -196,8 +197,8 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
         }
     }
   }
-  // Sums of another length round differently in the last bit, which decides between two codes that are equally near:
-  // expected about once in 10^5 codes.
+  // Sums of another length may round the last bit differently, which decides between two equally near codes. About one
+  // code in 10^5 is expected to differ.
   INFO(codes_differ << " of " << codes_seen);
   CHECK(codes_seen > 10000);
   CHECK(codes_differ <= 3 + codes_seen / 10000);

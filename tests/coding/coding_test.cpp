@@ -1,5 +1,5 @@
-// What FileCodec makes of a file, against the codec itself: each channel from its own samples, at the model's rate, with one
-// gain for all, and put back where it came from.
+// FileCodec compared with the codec itself: each channel is coded from its own samples, at the model's rate, with one
+// gain for all channels, and is restored to its place.
 #include "nacre/coding/codec_files.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ CodecConfig small() {
   return c;
 }
 
-/// Channels of different sounds, all below the peak of the first, which is `peak` at one sample.
+/// Channels with different sounds. The first has its peak, `peak`, at one sample; the others are below it.
 std::vector<std::vector<float>> channels_of(size_t channels, int64_t frames, float peak) {
   std::vector<std::vector<float>> all;
   for (size_t c = 0; c < channels; ++c) {
@@ -51,7 +51,7 @@ std::vector<float> channel(const Audio& audio, int of) {
   return out;
 }
 
-/// Codes of one channel, and the audio that they give: a whole number of frames.
+/// Codes of one channel, and their audio: a whole number of frames.
 struct Coded {
   std::vector<int32_t> codes;
   std::vector<float> samples;
@@ -99,7 +99,7 @@ TEST_CASE("coding: every channel of a file is coded from its own samples", "[tra
     while (const std::optional<StreamPacket> packet = reader.next())
       codes[packet->channel].insert(codes[packet->channel].end(), packet->codes.begin(), packet->codes.end());
 
-    // The largest sample of all channels becomes 0.95: twice itself, exactly.
+    // The largest sample of all channels is scaled to 0.95. The factor is exactly two.
     CHECK(reader.header().gain == 0.5f);
     for (size_t c = 0; c < count; ++c) {
       INFO("channel " << c);

@@ -1,11 +1,11 @@
 #pragma once
-// What somebody else's program does: encodes and decodes noise with a fresh model.
+// An external program: encodes and decodes noise with a fresh model.
 #include <cstdio>
 #include <vector>
 
 #include "nacre/codec/codec.h"
 
-/// The exit code of such a program; prints the first code and sample.
+/// Prints the first code and sample. Returns the exit code of the program.
 inline int code_noise() try {
   nacre::Context ctx({.threads = 2});
   nacre::Codec codec(ctx, nacre::CodecConfig::from_json(

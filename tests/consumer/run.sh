@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Somebody else's projects against the build in $1: each case is a folder beside this script and runs in a fresh
-# place. Other arguments: the cases to run, instead of all.
+# External projects against the build in $1. Each case is a folder beside this script and runs in a fresh folder.
+# Further arguments select cases; the default is all.
 set -euo pipefail
 export BUILD SOURCE NACRE WORK COMPILER
 BUILD=$(cd "$1" && pwd)

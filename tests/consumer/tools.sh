@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the cases share. They run in $WORK, a fresh folder, by `bash -euo pipefail`.
+# Functions that the cases share. Cases run in $WORK, a fresh folder, by `bash -euo pipefail`.
 
-fail() { # what; the log, where there is one
+fail() { # what; prints the log if there is one
   echo "  $1"
   [ ! -s log ] || sed 's/^/    | /' log | tail -n 25
   exit 1
 }
-# In an environment that knows nothing of the source tree. Output goes to `log`.
+# Runs a command in an environment that does not refer to the source tree.
 bare() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME="$WORK" ${PKG_CONFIG_PATH:+PKG_CONFIG_PATH="$PKG_CONFIG_PATH"} "$@"; }
 quietly() { "$@" >log 2>&1 || fail "failed: $*"; }
 refused() { # words that the output must have in one line, command
@@ -16,7 +16,8 @@ refused() { # words that the output must have in one line, command
   grep -qE -- "$words" log || fail "no line '$words' from: $*"
 }
 cached() { sed -n "s/^$1:[A-Z]*=//p" "$BUILD/CMakeCache.txt"; }
-# A build of the library alone in ./configured, by options; its archive is the one that is there already.
+# Configures a build of the library alone in ./configured with the given options. It uses the archive that exists
+# already.
 configure_anew() {
   local cuda
   cuda=$(cached NACRE_CUDA)

@@ -1,4 +1,4 @@
-// Audio files: what is written is read back, what is damaged is named, signal functions do what their header says.
+// Audio files: written files are read back, damage is reported, and signal functions follow their headers.
 #include "nacre/data/audio.h"
 
 #include <fcntl.h>
@@ -20,7 +20,7 @@ using namespace nacre::training;
 
 namespace {
 
-/// What reading the file says, with its kind in front; "" when it reads.
+/// The error of reading the file, preceded by its kind. "" if there is none.
 std::string complaint(const std::string& path) {
   try {
     read_audio(path);
@@ -49,8 +49,8 @@ TEST_CASE("WAV files read back as they were written", "[training][audio]") {
       double worst = 0;
       for (size_t i = 0; i < x.size(); ++i)
         worst = std::max(worst, std::fabs(double(coarse.samples[i]) - double(x[i])));
-      CHECK(worst <= 0.5 / 32768);  // nearest step; both values and their difference are exact in double
-      // 16-bit audio passes through unchanged.
+      CHECK(worst <= 0.5 / 32768);  // the nearest step; both values and their difference are exact in double
+      // 16-bit audio is read and written without change.
       write_wav(folder / "b.wav", coarse);
       CHECK(read_bytes(folder / "b.wav") == read_bytes(path));
     }
@@ -69,7 +69,7 @@ TEST_CASE("16-bit rounding is to nearest and counts what it clips", "[training][
   CHECK(clipped == 2);
   const TemporaryFolder folder;
   CHECK(write_wav(folder / "a.wav", {.samples = {0.5f, 2.0f, -3.0f}, .sample_rate = 16000, .channels = 1}) == 2);
-  // The small writer in memory agrees with libsndfile's reader.
+  // libsndfile reads the files of the small writer in memory.
   const auto x = noise(1001, 5);
   write_bytes(folder / "m.wav", wav_bytes(x, 16000));
   write_wav(folder / "f.wav", {.samples = x, .sample_rate = 16000, .channels = 1});
@@ -86,7 +86,8 @@ TEST_CASE("a WAV file of known length is one that small readers know", "[trainin
   };
   for (const int channels : {1, 2}) {
     write_wav(folder / "a.wav", {.samples = x, .sample_rate = 16000, .channels = channels});
-    // RIFF, a head of 16 bytes with the tag of PCM, and the samples behind 44 bytes: byte for byte the small writer's.
+    // RIFF, a format chunk of 16 bytes with the tag of PCM, and the samples after 44 bytes. The bytes equal those of
+    // the small writer.
     CHECK(read_bytes(folder / "a.wav") == wav_bytes(x, 16000, channels));
     write_wav(folder / "f.wav", {.samples = x, .sample_rate = 16000, .channels = channels}, WavFormat::float32);
     const std::string f = read_bytes(folder / "f.wav");
@@ -94,7 +95,7 @@ TEST_CASE("a WAV file of known length is one that small readers know", "[trainin
     CHECK(f.substr(12, 4) == "fmt ");
     CHECK(number(f, 20, 2) == 3);
   }
-  // Room for RF64 where the length is not known, or known to need it; read back all the same.
+  // The writer leaves room for RF64 if the length is unknown, or known to need it. Both files can be read.
   for (const std::optional<int64_t> frames : {std::optional<int64_t>(), std::optional<int64_t>(int64_t{1} << 31)}) {
     WavWriter writer(folder / "b.wav", 16000, 1, WavFormat::pcm16, frames);
     writer.write(x);
@@ -137,7 +138,7 @@ TEST_CASE("a WAV file appears whole or not at all", "[training][audio]") {
       CHECK(e.kind() == ErrorKind::io);
     }
   }
-  // Through a link, the file that it names is replaced.
+  // Writing through a link replaces the target of the link.
   std::filesystem::create_symlink(path, folder / "link.wav");
   write_sine(folder / "link.wav", 200);
   CHECK(std::filesystem::is_symlink(folder.path() + "/link.wav"));
@@ -165,7 +166,7 @@ TEST_CASE("damaged audio is named with its reason", "[training][audio]") {
   const auto header = [&](const std::string& name) { return bytes.find(name); };
   CHECK(with("").substr(0, 2) == "3 ");
   CHECK_THAT(with(""), Catch::Contains("empty: 0 bytes"));
-  // Cut anywhere: never read as if it were whole.
+  // A file that is cut at any place is never read as if it were complete.
   for (size_t cut = 1; cut < bytes.size(); cut += cut < 90 ? 1 : 61) {
     INFO("cut at " << cut);
     CHECK(with(bytes.substr(0, cut)).substr(0, 2) == "3 ");
@@ -179,7 +180,7 @@ TEST_CASE("damaged audio is named with its reason", "[training][audio]") {
   CHECK(with(patched(fmt + 12, std::string(4, '\0'))).substr(0, 2) == "3 ");
   CHECK(with(patched(fmt + 10, std::string("\0\0", 2))).substr(0, 2) == "3 ");
   CHECK(with(patched(fmt + 10, std::string("\xff\xff", 2))).substr(0, 2) == "3 ");
-  // A length that the writer did not know is no fault.
+  // A length that the writer did not know is no error.
   CHECK(with(patched(header("data") + 4, "\xff\xff\xff\xff")).empty());
   CHECK(read_audio(path).frames() == 1000);
   // Header only.
@@ -188,7 +189,7 @@ TEST_CASE("damaged audio is named with its reason", "[training][audio]") {
   write_bytes(path, wav_bytes(std::vector<float>(650, 0.5f), 16000, 65));
   CHECK_THAT(complaint(path), Catch::Contains("65 channels"));
 
-  // Samples that are no numbers, or no audio; libsndfile's float files hold what they were given.
+  // Samples that are not finite, or too large for audio. libsndfile's float files store such values.
   for (const float x : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                         -std::numeric_limits<float>::infinity(), 1e29f}) {
     write_wav(path, {.samples = std::vector<float>(100, 0.25f), .sample_rate = 16000, .channels = 2},
@@ -222,7 +223,7 @@ TEST_CASE("resampling does not depend on the pieces, and keeps tones", "[trainin
   struct Rates {
     int from, to;
   };
-  // Down, up, by a ratio of small and of large integers, equal.
+  // Down, up, by ratios of small and of large integers, and equal.
   for (const auto [from, to] : {Rates{48000, 16000}, Rates{8000, 16000}, Rates{44100, 16000}, Rates{22050, 16000},
                                 Rates{16000, 16000}, Rates{16000, 44101}}) {
     INFO(from << " to " << to);

@@ -1,4 +1,4 @@
-// Files that are not what their headers say: all of their audio, a refusal, or a warning; never less in silence.
+// Files that differ from their headers. They give all of their audio, a refusal or a warning, and never silently less.
 #include <unistd.h>
 
 #include <filesystem>
@@ -14,7 +14,7 @@ using namespace nacre::training;
 namespace {
 
 struct Reading {
-  std::string refused;  ///< the error's text
+  std::string refused;  ///< text of the error
   int64_t frames = 0;
   std::vector<std::string> warnings;
   std::vector<float> samples;
@@ -73,7 +73,7 @@ TEST_CASE("FLAC without a length, and behind a tag, is read to its end, twice", 
 
 TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   const TemporaryFolder folder;
-  // Quiet, then loud: frames of the first half are small where the bitrate varies.
+  // A quiet half and a loud half: with a variable bitrate, the frames of the first half are small.
   std::vector<float> x = sine(88200, 440, 44100, 0.001), loud = sine(88200, 3000, 44100, 0.5);
   for (size_t i = 0; i < loud.size(); ++i)
     loud[i] += 0.2f * static_cast<float>(std::sin(1e-3 * static_cast<double>(i * i % 100000)));
@@ -82,8 +82,9 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   write_encoded(path, mp3_format, x, 44100);
   const std::string mp3 = read_bytes(path);
   const int64_t whole = read(path).frames;
-  CHECK(whole == 176400);  // the index tells the encoder's delay and padding
-  // Without its index: all frames, with delay and padding (at most 1105 + 1152 samples, and 1152 of the index itself).
+  CHECK(whole == 176400);  // the index has the encoder's delay and padding
+  // Without the index, all frames are audio, including delay and padding (at most 1105 + 1152 samples, and 1152 of the
+  // index itself).
   const size_t second = second_frame(mp3);
   REQUIRE(second > 0);
   write_bytes(folder / "b.mp3", mp3.substr(second));
@@ -91,12 +92,12 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   CHECK(bare.frames >= whole);
   CHECK(bare.frames <= whole + 3 * 1152);
   CHECK_FALSE(AudioReader(folder / "b.mp3").info().frames_known);
-  // Two files joined: both.
+  // Two joined files give the audio of both.
   write_bytes(folder / "c.mp3", mp3 + mp3);
   const Reading joined = read(folder / "c.mp3");
   CHECK(joined.frames >= 2 * whole);
   CHECK(joined.frames <= 2 * whole + 4 * 1152);
-  // Cut: the index tells.
+  // A cut file is noticed by its index.
   write_bytes(folder / "d.mp3", mp3.substr(0, mp3.size() / 2));
   CHECK_THAT(read(folder / "d.mp3").refused,
              Catch::Contains("truncated: the header promises 176400 frames") && Catch::Contains("--salvage"));
@@ -104,7 +105,7 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   CHECK(cut.frames > 0);
   REQUIRE(cut.warnings.size() == 1);
   CHECK_THAT(cut.warnings[0], Catch::Contains("truncated"));
-  // Zeros where a tag was: what the name says is looked for.
+  // The tag is replaced by zeros. The reader searches for the format that the name says.
   write_bytes(folder / "e.mp3", std::string(5000, '\0') + mp3);
   CHECK(read(folder / "e.mp3").frames >= whole);
 }
@@ -123,7 +124,7 @@ TEST_CASE("all links of a chained Ogg are read", "[training][audio]") {
     AudioReader reader(folder / "c.ogg");
     CHECK(reader.info().frames == 96000);
     CHECK(read(folder / "c.ogg").samples == expected);
-    // Into the second link, and back into the first.
+    // Seek into the second link, and back into the first.
     std::vector<float> piece;
     for (const int64_t at : {60000, 1000, 48000, 47999}) {
       reader.seek(at);
@@ -131,7 +132,7 @@ TEST_CASE("all links of a chained Ogg are read", "[training][audio]") {
       double worst = 0;
       for (size_t i = 0; i < piece.size(); ++i)
         worst = std::max(worst, std::fabs(double(piece[i]) - double(expected[static_cast<size_t>(at) + i])));
-      CHECK(worst < 1e-3);  // Opus comes to its state within the 80 ms that it decodes in front
+      CHECK(worst < 1e-3);  // Opus converges within the 80 ms that are decoded before
     }
     write_encoded(folder / "d.ogg", format, sine(24000, 500, 24000), 24000);
     write_bytes(folder / "e.ogg", a + read_bytes(folder / "d.ogg"));
@@ -152,7 +153,7 @@ TEST_CASE("a recorder that died leaves audio", "[training][audio]") {
   const std::vector<float> x = sine(16000, 300, 16000);
   write_wav(folder / "a.wav", {.samples = x, .sample_rate = 16000, .channels = 1});
   write_encoded(folder / "a.aiff", aiff_format, x, 16000);
-  std::string padded = read_bytes(folder / "a.wav");  // room in front of the data, as some recorders leave it
+  std::string padded = read_bytes(folder / "a.wav");  // room before the data, as some recorders leave it
   padded.insert(padded.find("data"), std::string("FLLR\x10\0\0\0", 8) + std::string(16, '\0'));
   struct Kind {
     std::string whole, data_name;
@@ -168,7 +169,7 @@ TEST_CASE("a recorder that died leaves audio", "[training][audio]") {
     REQUIRE(r.warnings.size() == 1);
     CHECK_THAT(r.warnings[0], Catch::Contains("did not finish"));
   }
-  // No audio at all, with and without a chunk behind.
+  // No audio at all, with and without a chunk behind the data.
   write_bytes(folder / "c.wav", wav_bytes({}, 16000));
   CHECK_THAT(read(folder / "c.wav").refused, Catch::Contains("empty"));
   write_bytes(folder / "c.wav", wav_bytes({}, 16000) + std::string("LIST\4\0\0\0abcd", 12));
@@ -190,7 +191,7 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
     const std::vector<float> expected = read_audio(folder / "whole").samples;
     REQUIRE(salvaged.frames > 0);
     CHECK(salvaged.frames < 16000);
-    // What is taken is what was there.
+    // The samples that are read equal the original.
     double worst = 0;
     for (size_t i = 0; i + 1 < salvaged.samples.size() && format != vorbis_format; ++i)
       worst = std::max(worst, std::fabs(double(salvaged.samples[i]) - double(expected[i])));
@@ -206,7 +207,7 @@ TEST_CASE("what is cut is refused, and salvaged when asked for", "[training][aud
   CHECK(cut(SF_FORMAT_NIST | SF_FORMAT_PCM_16, 1001) == 16000 - 501);
   cut(flac_format, 5000);
   cut(vorbis_format, 100);
-  // Damage in the middle of FLAC: what is in front of it.
+  // Damage in the middle of FLAC: the audio before it is read.
   write_encoded(folder / "whole", flac_format, x, 16000);
   std::string damaged = read_bytes(folder / "whole");
   std::fill_n(damaged.begin() + static_cast<std::ptrdiff_t>(damaged.size() * 3 / 4), 300, '\x55');
@@ -281,7 +282,7 @@ TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][au
     for (int round = 0; round < 60; ++round) {
       std::string bytes = whole;
       for (size_t changes = 1 + below(4); changes-- > 0;) {
-        const size_t head = std::min<size_t>(bytes.size(), 100);  // where formats keep what matters
+        const size_t head = std::min<size_t>(bytes.size(), 100);  // formats keep important fields there
         switch (below(5)) {
           case 0:
             bytes[below(bytes.size())] = static_cast<char>(rng());
@@ -304,7 +305,7 @@ TEST_CASE("damaged bytes are read or refused, whatever they are", "[training][au
       for (const bool salvage : {false, true}) try {
           AudioReader reader(folder / "damaged", {.salvage = salvage});
           std::vector<float> piece;
-          // What a few kilobytes can hold at most: a decoder that runs on beyond it does not end.
+          // An upper limit for a few kilobytes. A decoder that exceeds it does not end.
           int64_t frames = 0;
           while (const int64_t n = reader.read(4096, piece)) REQUIRE((frames += n) < int64_t{1} << 24);
           reader.seek(frames / 2);

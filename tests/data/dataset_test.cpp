@@ -1,4 +1,4 @@
-// The data folder: every bad file named once, parts that do not move, the cache invisible.
+// The data folder: every bad file is named once, the parts do not change, and the cache has no visible effect.
 #include "nacre/data/dataset.h"
 
 #include <sys/stat.h>
@@ -81,7 +81,7 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
   write_bytes(bad("bad/offset.wav", "silent: it stays within"),
               wav_bytes(std::vector<float>(20000, -1.0f / 32768), 16000));
   std::filesystem::create_symlink("nowhere", bad("bad/dangling.wav", "No such file"));
-  std::filesystem::create_directory(folder / "bad/not_a_file.wav");  // a folder, whatever its name: entered, empty
+  std::filesystem::create_directory(folder / "bad/not_a_file.wav");  // an empty folder, searched
   if (::geteuid() != 0) {
     write_sine(bad("bad/locked.wav", "Permission denied"), 20000);
     std::filesystem::permissions(folder / "bad/locked.wav", std::filesystem::perms::none);
@@ -89,7 +89,7 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
   write_bytes(folder / "README.txt", "text");
   write_bytes(folder / "good/0.txt", "a transcript");
   write_bytes(folder / ".hidden.wav", "x");
-  // Links that loop.
+  // Links that form a loop.
   std::filesystem::create_directory_symlink(folder.path(), folder / "good/loop");
   std::filesystem::create_directory_symlink("loop2", folder / "loop2");
 
@@ -125,7 +125,7 @@ TEST_CASE("every bad file is named once with its reason", "[training][dataset]")
   }
   CHECK_THAT(describe_bad(data.bad(), 23, 2), Catch::Contains("of 23 files skipped:") && Catch::Contains("more"));
 
-  // The policy: more than max(10 files, 1 %) stops.
+  // More than max(10 files, 1 %) bad files stop the scan.
   const std::string text = thrown(folder.path(), {.min_samples = 320});
   CHECK_THAT(text,
              Catch::Contains("too many bad files") && Catch::Contains(folder.path()) && Catch::Contains("--max-bad"));
@@ -159,7 +159,8 @@ TEST_CASE("the held-out part", "[training][dataset]") {
   CHECK(Dataset(folder.path(), {.valid_fraction = 0.999}).training().size() == 1);
   CHECK(Dataset(folder.path(), {.valid_fraction = 0}).held_out().empty());
 
-  // The same files elsewhere: the same parts, the same fingerprint; one file more moves at most one.
+  // The same files in another folder have the same parts and the same fingerprint. One more file moves at most one
+  // file.
   const TemporaryFolder copy;
   std::filesystem::copy(folder.path(), copy.path(), std::filesystem::copy_options::recursive);
   const Dataset copied(copy.path() + "/", {.valid_fraction = 0.1});
@@ -212,16 +213,17 @@ TEST_CASE("folders with the usual names are held out, and a test's is left alone
   }
   for (const char* name : {"developers", "tests", "evaluate", "values", "train", "contest", "a-test"}) {
     INFO(name);
-    // None of the names: two files of ten are held out by their hash.
+    // No folder has such a name: two files of ten are held out by their hash.
     std::vector<std::string> files;
     for (int i = 0; i < 10; ++i) files.push_back(std::string(name) + "/" + std::to_string(i) + ".wav");
     const std::string text = parts(files);
     CHECK(std::count(text.begin(), text.begin() + 10, 'h') == 2);
     CHECK_THAT(text, !Catch::Contains("held out ("));
   }
-  // A file is no folder.
+  // A file with such a name is no folder.
   CHECK_THAT(parts({"dev.wav", "x.wav", "y.wav"}), !Catch::Contains("("));
-  // With a folder to judge by, the test's is left out of both; alone, it is what there is to judge by.
+  // If there is a folder for validation, the test folder belongs to neither part. A test folder alone is used for
+  // validation.
   const std::string both = parts({"dev/a.wav", "test/b.wav", "test/deep/c.wav", "train/d.wav"});
   CHECK(both.substr(0, 5) == "hllt ");
   CHECK_THAT(both, Catch::Contains("held out (dev/)") && Catch::Contains("2 files left out (test/)"));
@@ -255,7 +257,7 @@ TEST_CASE("files that are used in spite of something are named", "[training][dat
   CHECK(salvaged.warned().size() == 3);
   CHECK(salvaged.clips()[2].samples == 3500);
   CHECK(salvaged.fingerprint() != strict.fingerprint());
-  // Loading and reading parts take what the scan took.
+  // Loading and reading of parts accept the files that the scan accepted.
   for (const uint64_t cache : {uint64_t{0}, uint64_t{1} << 20}) {
     const Dataset again(folder.path(), {.salvage = true, .cache_bytes = cache});
     for (int64_t i = 0; i < 4; ++i) {
@@ -276,7 +278,7 @@ TEST_CASE("loaded audio is mono, at the model's rate, with its peak at 0.95, cac
     write_wav(folder / (std::to_string(i) + ".wav"), {.samples = stereo, .sample_rate = 48000, .channels = 2});
   }
   const Dataset cached(folder.path(), {.threads = 3});
-  // Room for two and a half clips of six.
+  // The cache has room for two and a half clips of six.
   const Dataset tight(folder.path(), {.cache_bytes = 100000, .threads = 1});
   const Dataset none(folder.path(), {.cache_bytes = 0});
   CHECK(cached.in_memory());
@@ -286,7 +288,7 @@ TEST_CASE("loaded audio is mono, at the model's rate, with its peak at 0.95, cac
       const auto x = cached.load(i);
       CHECK(x->size() == 10000);
       CHECK(peak_of(*x) == Approx(0.95));
-      // The hard ends of the tone ring, so its peak is a little above 0.225.
+      // Resampling rings at the abrupt ends of the tone, so its peak is slightly above 0.225.
       CHECK(cached.clips()[static_cast<size_t>(i)].gain == Approx(0.95 / 0.225).epsilon(0.1));
       CHECK(*tight.load(i) == *x);
       CHECK(*none.load(i) == *x);
@@ -294,7 +296,7 @@ TEST_CASE("loaded audio is mono, at the model's rate, with its peak at 0.95, cac
   CHECK(cached.load(0) == cached.load(0));
   CHECK_THROWS_AS(cached.load(6), Error);
   CHECK_THROWS_AS(cached.load(-1), Error);
-  // A file that changes during the run is named, not used.
+  // A file that changes during the run is reported and not used.
   write_sine(folder / "3.wav", 5000);
   CHECK_THROWS_WITH(none.load(3), Catch::Contains("3.wav") && Catch::Contains("changed since"));
   CHECK_NOTHROW(cached.load(3));

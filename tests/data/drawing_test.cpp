@@ -1,5 +1,5 @@
-// Which audio is drawn: crops that depend on seed, step and index in every part of them, that reach both ends of a clip, and
-// that keep the level of their file; and which files are held out.
+// Random crops and held-out files. Seed, step and index each change every part of a crop. Crops reach both ends of a
+// clip and keep the level of their file.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -14,14 +14,14 @@ using namespace nacre::training;
 
 namespace {
 
-/// `count` clips of that many samples, numbered from 0.
+/// A sampler of `count` clips with `samples` samples each. Clip i has number i.
 CropSampler alike(int64_t count, int64_t samples, int64_t segment, int64_t batch, uint64_t sampler_seed) {
   std::vector<int64_t> clips;
   for (int64_t i = 0; i < count; ++i) clips.push_back(i);
   return {clips, std::vector<int64_t>(static_cast<size_t>(count), samples), segment, batch, sampler_seed};
 }
 
-/// How many of n pairs agree; for independent ones of k values each n / k, six standard deviations at most beside it.
+/// Counts how many of n pairs agree. Independent pairs of k values agree n / k times, within six standard deviations.
 void check_independent(const std::vector<int64_t>& a, const std::vector<int64_t>& b, double k) {
   REQUIRE(a.size() == b.size());
   const auto n = static_cast<double>(a.size());
@@ -39,7 +39,8 @@ std::set<std::string> held_out_paths(const Dataset& d) {
 }  // namespace
 
 TEST_CASE("drawing: seed, step and index each choose the clip anew, and each the offset", "[training][sampler]") {
-  // Clips as long as a segment have one crop, so that a crop is a clip; one clip has offsets alone. 16 values of each.
+  // Clips of the length of a segment have one crop, which identifies the clip. A single clip varies in the offset
+  // alone. Both have 16 values.
   constexpr int64_t steps = 4000;
   for (const bool offsets : {false, true}) {
     INFO((offsets ? "offsets" : "clips"));
@@ -57,15 +58,15 @@ TEST_CASE("drawing: seed, step and index each choose the clip anew, and each the
     check_independent(one, drawn(seed() + 1, 0, 0), 16);
     check_independent(one, drawn(seed() + (uint64_t{1} << 32), 0, 0), 16);
     check_independent(one, drawn(seed(), 1, 0), 16);
-    check_independent(one, drawn(seed(), -steps, 0), 16);  // what codebooks start from
+    check_independent(one, drawn(seed(), -steps, 0), 16);  // the draws that codebooks start from
     for (const int64_t index : {1, 2, 3}) check_independent(one, drawn(seed(), 0, index), 16);
-    // And every value is as likely as any other.
+    // All values are equally likely.
     std::map<int64_t, double> counts;
     for (const int64_t v : one) counts[v] += 1;
     for (int64_t v = 0; v < 16; ++v)
       CHECK(std::fabs(counts[v] - steps / 16.0) <= 6 * std::sqrt(steps / 16.0 * 15 / 16));
   }
-  // The clip says nothing about the offset.
+  // The clip and the offset are independent.
   const CropSampler both = alike(16, 115, 100, 1, seed());
   std::vector<int64_t> clips, places;
   for (int64_t s = 0; s < steps; ++s) clips.push_back(both.at(s, 0).clip), places.push_back(both.at(s, 0).offset);
@@ -73,7 +74,7 @@ TEST_CASE("drawing: seed, step and index each choose the clip anew, and each the
 }
 
 TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[training][sampler]") {
-  // Up to 250 draws of one of 4 offsets at most: none is missing but with a probability of 4 (3/4)^250, 10^-30.
+  // Up to 250 draws of at most 4 offsets. The probability that one is missing is at most 4 (3/4)^250 = 10^-30.
   for (const int64_t more : {0, 1, 2, 3}) {
     INFO("a clip " << more << " samples longer than a segment");
     const CropSampler sampler = alike(1, 40 + more, 40, 1, seed());
@@ -86,7 +87,7 @@ TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[trai
     for (int64_t o = 0; o <= more; ++o) expected.insert(o);
     CHECK((offsets == expected));
   }
-  // A shorter clip is taken whole, from its beginning.
+  // A shorter clip is taken as a whole, from its beginning.
   for (const int64_t samples : {1, 39}) {
     const CropSampler sampler = alike(3, samples, 40, 1, seed());
     for (int64_t s = 0; s < 50; ++s) {
@@ -95,11 +96,12 @@ TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[trai
       CHECK(crop.length == samples);
     }
   }
-  // Of clips of one sample, too, each is drawn: none is missing but with a probability of 8 (7/8)^250, 10^-13.
+  // Clips of one sample are drawn as well. The probability that one is missing is 8 (7/8)^250 = 10^-13.
   std::set<int64_t> drawn;
   for (int64_t s = 0; s < 250; ++s) drawn.insert(alike(8, 1, 40, 1, seed()).at(s, 0).clip);
   CHECK(drawn.size() == 8);
-  // Lengths decide how often: the first and the last clip of a list have their share, 1 and 2 of 4.
+  // The probability of a clip is proportional to its length. The first and the last clip of the list have their share,
+  // 1 and 2 of 4.
   const CropSampler sampler({5, 6, 7}, std::vector<int64_t>{1000, 1000, 2000}, 1000, 1, seed());
   std::map<int64_t, double> counts;
   for (int64_t s = 0; s < 4000; ++s) counts[sampler.at(s, 0).clip] += 1;
@@ -110,7 +112,7 @@ TEST_CASE("drawing: crops reach the first and the last sample of a clip", "[trai
 TEST_CASE("drawing: a crop has the level that its file gives it, and zeros behind a short clip",
           "[training][sampler]") {
   const TemporaryFolder folder;
-  // Loud for a moment, quiet elsewhere: most crops of 200 samples have peaks far below 0.95.
+  // Loud for a moment and quiet elsewhere: most crops of 200 samples have peaks far below 0.95.
   std::vector<std::vector<float>> files;
   for (int i = 0; i < 4; ++i) {
     std::vector<float> x = sine(i == 3 ? 120 : 3000, 300 + 100 * i, 16000, 0.05);
@@ -148,8 +150,8 @@ TEST_CASE("drawing: a crop has the level that its file gives it, and zeros behin
 }
 
 TEST_CASE("drawing: the held-out files are those whose paths have the lowest hashes", "[training][dataset]") {
-  // FNV-1a (64 bits) over the path and a zero byte, then the finaliser of SplitMix64, worked out with Python. So the choice is
-  // the same for ever: a training file of one version must not be a held-out one of the next.
+  // FNV-1a (64 bits) over the path and a zero byte, then the finaliser of SplitMix64, computed with Python. The choice
+  // must never change: a training file of one version must not be a held-out file of the next.
   const TemporaryFolder folder;
   for (char c = 'a'; c <= 't'; ++c) write_sine(folder / (std::string("speaker/") + c + ".wav"), 500 + c, 300);
   std::vector<std::string> by_hash;
@@ -160,7 +162,7 @@ TEST_CASE("drawing: the held-out files are those whose paths have the lowest has
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.05})) == lowest(1)));
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.2})) == lowest(4)));
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.5})) == lowest(10)));
-  // What goes elsewhere in the list moves no file.
+  // Removing other files of the list moves no file.
   for (size_t i = 5; i < by_hash.size(); ++i) std::filesystem::remove(folder / by_hash[i]);
   CHECK((held_out_paths(Dataset(folder.path(), {.valid_fraction = 0.6})) == lowest(3)));
 }

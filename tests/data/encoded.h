@@ -1,5 +1,5 @@
 #pragma once
-// Files of the formats that libsndfile writes, and small surgery on their bytes.
+// Files of the formats that libsndfile writes, and functions that edit their bytes.
 #include <sndfile.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace nacre::test {
 
-/// Of which a second fills many pages and frames.
+/// Noise, because a second of it fills many pages and frames.
 inline std::vector<float> noise(size_t n, uint64_t salt = 0, float amplitude = 0.9f) {
   std::mt19937_64 rng(seed() + salt);
   std::uniform_real_distribution<float> uniform(-amplitude, amplitude);
@@ -41,19 +41,19 @@ inline constexpr int flac_format = SF_FORMAT_FLAC | SF_FORMAT_PCM_16, vorbis_for
                      mp3_format = SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III,
                      aiff_format = SF_FORMAT_AIFF | SF_FORMAT_PCM_16, au_format = SF_FORMAT_AU | SF_FORMAT_PCM_16;
 
-/// A FLAC file as a writer to a pipe leaves it: its header gives no length (36 bits of STREAMINFO at byte 21).
+/// A FLAC file as written to a pipe: its header has no length (36 bits of STREAMINFO at byte 21).
 inline std::string without_length(std::string flac) {
   flac[21] = static_cast<char>(flac[21] & 0xF0);
   std::fill(flac.begin() + 22, flac.begin() + 26, '\0');
   return flac;
 }
 
-/// Behind an ID3v2.4 tag.
+/// The file behind an ID3v2.4 tag.
 inline std::string behind_tag(const std::string& file) {
   return std::string("ID3\4\0\0\0\0\0\x14TIT2\0\0\0\x0a\0\0\3a  title", 30) + file;
 }
 
-/// Where the second frame of an MP3 begins: behind the index, for one whose frames have equal sizes.
+/// The offset of the second frame of an MP3, which follows the index. The frames must have equal sizes.
 inline size_t second_frame(const std::string& mp3) {
   for (size_t at = 4; at + 3 < mp3.size(); ++at)
     if (mp3[at] == mp3[0] && mp3[at + 1] == mp3[1]) return at;
@@ -67,7 +67,7 @@ inline std::string unfinished(std::string file, const std::string& data_name) {
   return file;
 }
 
-/// Without its last page, which is the one that is marked as the end.
+/// The file without its last page, which is marked as the end of the stream.
 inline std::string without_last_page(const std::string& ogg) { return ogg.substr(0, ogg.rfind("OggS")); }
 
 }  // namespace nacre::test

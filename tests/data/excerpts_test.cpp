@@ -1,4 +1,4 @@
-// Which parts of held-out audio are judged: a stated rule, and the samples that loading the whole clip would give.
+// The excerpts of held-out audio that are scored: a documented rule. Their samples are those of the whole clip.
 #include "nacre/data/excerpts.h"
 
 #include <algorithm>
@@ -14,9 +14,9 @@ using namespace nacre::training;
 
 namespace {
 
-constexpr int rate = 1000;  // the least that files may have: minutes are small
+constexpr int rate = 1000;  // the least allowed rate, so that minutes are small files
 
-/// A folder with `lengths` seconds of sound in valid/ and something to train on.
+/// A folder with `lengths` seconds of sound in valid/, and something to train on.
 Dataset held_out(const TemporaryFolder& folder, const std::vector<double>& lengths,
                  uint64_t cache = uint64_t{1} << 30) {
   write_sine(folder / "data/train.wav", 5 * rate, 110, rate);
@@ -38,7 +38,7 @@ using Names = std::vector<std::string>;
 TEST_CASE("excerpts: short clips are judged whole, until the seconds are full", "[training][excerpts]") {
   const TemporaryFolder folder;
   const Dataset data = held_out(folder, {4, 30, 3, 8});
-  CHECK(names(data, 36) == Names{"valid/a.wav", "valid/b.wav", "valid/c.wav"});  // 4 + 30 are not yet 36
+  CHECK(names(data, 36) == Names{"valid/a.wav", "valid/b.wav", "valid/c.wav"});  // 4 + 30 is less than 36
   CHECK(names(data, 34) == Names{"valid/a.wav", "valid/b.wav"});
   CHECK(names(data, 1e6) == Names{"valid/a.wav", "valid/b.wav", "valid/c.wav", "valid/d.wav"});
   CHECK(names(data, 0) == names(data, 1e6));
@@ -52,12 +52,12 @@ TEST_CASE("excerpts: a long clip is judged by excerpts that are spread over it",
   CHECK(names(one, 60) == Names{"valid/a.wav @ 10.0 s", "valid/a.wav @ 40.0 s", "valid/a.wav @ 70.0 s",
                                 "valid/a.wav @ 100.0 s", "valid/a.wav @ 130.0 s", "valid/a.wav @ 160.0 s"});
   CHECK(names(one, 5) == Names{"valid/a.wav @ 85.0 s"});
-  // More than there is: next to each other, and each sample once at most.
+  // More seconds than the file has: excerpts are adjacent, and each sample is used at most once.
   const std::vector<Excerpt> all = judged_excerpts(one, 1e6);
   CHECK(all.size() == 18);
   for (size_t i = 0; i < all.size(); ++i)
     CHECK(all[i] == Excerpt{all[0].clip, static_cast<int64_t>(i) * 10 * rate, 10 * rate});
-  // Without a limit it is judged whole.
+  // Without a limit the whole file is scored.
   CHECK(names(one, 0) == Names{"valid/a.wav"});
 }
 
@@ -71,7 +71,7 @@ TEST_CASE("excerpts: every clip is heard before a long one is heard twice", "[tr
   for (const double seconds : {1.0, 35.0, 50.0, 77.0, 100.0, 1000.0}) {
     const std::vector<Excerpt> parts = judged_excerpts(data, seconds);
     CHECK(parts == judged_excerpts(data, seconds));
-    // No more than the seconds and one clip that is judged whole.
+    // At most the requested seconds and one clip that is scored as a whole.
     CHECK(total_seconds(data, parts) < seconds + longest_whole_clip);
     for (size_t i = 0; i < parts.size(); ++i) {
       CHECK(parts[i].offset >= 0);
@@ -84,7 +84,7 @@ TEST_CASE("excerpts: every clip is heard before a long one is heard twice", "[tr
 
 TEST_CASE("excerpts: what is read of a long file is what loading all of it gives", "[training][excerpts]") {
   const TemporaryFolder folder;
-  // Two channels at another rate: mixed, resampled and scaled on the way.
+  // Two channels at another rate are mixed, resampled and scaled.
   std::vector<float> sound = sine(2 * 44 * 1600, 70, 3200, 0.3);
   for (size_t i = 0; i < sound.size(); ++i) sound[i] += 0.2f * static_cast<float>((i * 7919) % 1000) / 1000;
   write_wav(folder / "data/valid/z.wav", {.samples = sound, .sample_rate = 1600, .channels = 2});
@@ -93,7 +93,7 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
   REQUIRE(cached.in_memory());
   REQUIRE(!streamed.in_memory());
   std::vector<Excerpt> parts = judged_excerpts(cached, 60);
-  parts.push_back({parts.back().clip, 7, 20000});  // overlapping ones, and the last sample
+  parts.push_back({parts.back().clip, 7, 20000});  // overlapping excerpts, and the last sample
   parts.push_back({parts.back().clip, cached.clips()[static_cast<size_t>(parts.back().clip)].samples - 3, 3});
   int looks = 0;
   ExcerptReader reader(streamed, parts, [&] { ++looks; });
@@ -103,7 +103,7 @@ TEST_CASE("excerpts: what is read of a long file is what loading all of it gives
       const Dataset::Samples whole = cached.load(parts[i].clip);
       const auto from = whole->begin() + parts[i].offset;
       const std::vector<float> expected(from, from + parts[i].samples);
-      // Where a file is resampled, its filter begins elsewhere: sums end in other roundings.
+      // In an excerpt of a resampled file the filter starts elsewhere, so the sums round differently.
       const std::vector<float> found = reader.samples(i);
       REQUIRE(found.size() == expected.size());
       double worst = 0;

@@ -15,7 +15,7 @@
 
 namespace nacre::test {
 
-/// A folder that goes away with the object.
+/// A folder that is removed with the object.
 class TemporaryFolder {
  public:
   TemporaryFolder() {

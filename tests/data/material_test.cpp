@@ -1,4 +1,5 @@
-// What a model sees of a file: one channel, the model's rate, its peak at 0.95; parts of it as the whole has them.
+// The audio of a file as the model receives it: one channel, the model's rate, a peak of 0.95. Parts of a file equal
+// those of the whole.
 #include "nacre/data/material.h"
 
 #include <fstream>
@@ -24,7 +25,7 @@ double worst_difference(std::span<const float> a, std::span<const float> b) {
   return worst;
 }
 
-/// Bytes that this process has read, or -1 where the kernel does not count them.
+/// The number of bytes that this process has read, or -1 if the kernel does not count them.
 int64_t bytes_read() {
   std::ifstream io("/proc/self/io");
   std::string name;
@@ -36,7 +37,7 @@ int64_t bytes_read() {
 
 TEST_CASE("a part of a file is what the whole has there", "[training][audio]") {
   const TemporaryFolder folder;
-  // Lossless formats at rates that are resampled by small and by large ratios, or not at all.
+  // Lossless formats at rates that are resampled by small or by large ratios, or not at all.
   for (const int rate : {16000, 48000, 44100, 8000, 22050, 11025})
     for (const int format : {SF_FORMAT_WAV | SF_FORMAT_PCM_16, flac_format}) {
       const std::string path = folder / "a";
@@ -59,7 +60,7 @@ TEST_CASE("a part of a file is what the whole has there", "[training][audio]") {
       std::vector<float> beyond(2);
       CHECK_THROWS_AS(read_material(path, m, options, 47999, beyond), Error);
     }
-  // A ratio for which there is no table of the filter.
+  // A ratio without a table of the filter.
   write_encoded(folder / "odd.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, noise(44101, 2), 44101);
   std::vector<float> whole, part(1600);
   const MaterialOptions options{.sample_rate = 16000};
@@ -83,14 +84,15 @@ TEST_CASE("a part of a file with a memory, or with a wrong header, is near to wh
     }
     return m;
   };
-  // Vorbis and MP3 decode whole frames that lie in front; Opus starts 80 ms before and is then within its own noise.
+  // Vorbis and MP3 decode whole frames that lie before the part. Opus starts 80 ms earlier and is then within its own
+  // noise.
   write_encoded(folder / "a.ogg", vorbis_format, x, 48000);
   expect(folder / "a.ogg", 1e-5);
   write_encoded(folder / "a.opus", opus_format, x, 48000);
   expect(folder / "a.opus", 1e-3);
   write_encoded(folder / "a.mp3", mp3_format, x, 48000);
   expect(folder / "a.mp3", 1e-5);
-  // Where the header's length is none or not the file's, all in front is decoded: the same samples.
+  // If the header has no length or a wrong one, everything before the part is decoded. The samples are the same.
   const std::string mp3 = read_bytes(folder / "a.mp3");
   write_bytes(folder / "joined.mp3", mp3 + mp3);
   CHECK_FALSE(expect(folder / "joined.mp3", 1e-6).exact_header);
@@ -115,7 +117,7 @@ TEST_CASE("a crop beyond the cache costs about its own length", "[training][data
   const int64_t before = bytes_read();
   data.read(0, 8000000, crop);
   const int64_t cost = bytes_read() - before;
-  // 1 s of 16-bit samples, the filter's reach twice, headers, and what /proc itself takes.
+  // 1 s of 16-bit samples, twice the reach of the filter, headers, and the reads of /proc itself.
   CHECK(cost < 100000);
   survey(folder / "long.wav", {.sample_rate = 16000}, &whole);
   CHECK(worst_difference(crop, std::span(whole).subspan(8000000)) <= 1e-6);
@@ -146,7 +148,7 @@ TEST_CASE("an offset and a converter's noise are silence", "[training][audio]") 
   for (float& v : dither) v = step * static_cast<float>(static_cast<int>(rng() % 3) - 1);
   CHECK(silent(dither));
   CHECK_FALSE(silent(sine(8000, 300, 16000, 8 * step)));
-  // Half of it silent: what there is counts.
+  // Half of the file is silent. The level of the other half counts.
   std::vector<float> half = sine(8000, 300, 16000, 0.01);
   half.resize(16000, 0);
   CHECK_FALSE(silent(half));
@@ -175,9 +177,9 @@ TEST_CASE("channels that cancel each other are named, and the loudest is taken",
   REQUIRE(opposite.warnings.size() == 1);
   CHECK_THAT(opposite.warnings[0], Catch::Contains("opposite phase") && Catch::Contains("channel 2"));
   CHECK(stereo(1, -1, 0.05f).channel ==
-        1);  // the mean has 0.06 % of the power, the second channel a little more than the first
-  CHECK(stereo(1, -0.5f, 0).channel == -1);  // a quarter of the louder channel is left
-  CHECK(stereo(1, 0, 1).channel == -1);      // nothing to do with each other
-  CHECK(stereo(1, 0, 0).channel == -1);      // one is silent
+        1);  // the mean has 0.06 % of the power; the second channel has slightly more than the first
+  CHECK(stereo(1, -0.5f, 0).channel == -1);  // the mean has a quarter of the louder channel
+  CHECK(stereo(1, 0, 1).channel == -1);      // independent channels
+  CHECK(stereo(1, 0, 0).channel == -1);      // one channel is silent
   CHECK(stereo(1, 1, 0).warnings.empty());
 }

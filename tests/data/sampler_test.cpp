@@ -1,4 +1,4 @@
-// Crops as a pure function of (seed, step, index), and batches that do not depend on the threads that fetched them.
+// Crops are a pure function of (seed, step, index). Batches do not depend on the threads that fetch them.
 #include "nacre/data/sampler.h"
 
 #include <map>
@@ -47,7 +47,7 @@ TEST_CASE("batches are the same for any number of loader threads, from any step"
   const TemporaryFolder folder;
   for (int i = 0; i < 7; ++i) write_sine(folder / (std::to_string(i) + ".wav"), 100 + 700 * i, 200 + 10 * i);
   const Dataset data(folder.path(), {});
-  // Decoded again and again, so that the threads really differ in time.
+  // Files are decoded again and again, so that the timing of the threads really differs.
   const Dataset uncached(folder.path(), {.cache_bytes = 3000});
   const CropSampler sampler(data, 640, 3, seed());
   const int steps = 60;
@@ -88,7 +88,7 @@ TEST_CASE("a file that cannot be read any more is drawn again", "[training][samp
       const Batch& b = fetch.next();
       REQUIRE(b.step == s);
       REQUIRE_FALSE(is_lost(b.crops[0]));
-      // Draws that met the lost file are told of, each; the first that did not is taken.
+      // Each draw of the lost file is reported. The first other draw is used.
       REQUIRE(b.crops[0] == sampler.at(s, 0, static_cast<int64_t>(b.lost.size())));
       for (size_t attempt = 0; attempt < b.lost.size(); ++attempt) {
         REQUIRE(is_lost(sampler.at(s, 0, static_cast<int64_t>(attempt))));
@@ -96,13 +96,13 @@ TEST_CASE("a file that cannot be read any more is drawn again", "[training][samp
         REQUIRE_THAT(b.lost[attempt].reason, Catch::Contains("5.wav"));
       }
       failures += static_cast<int64_t>(b.lost.size());
-      // Whatever the threads, the same crops.
+      // The crops are the same for any number of threads.
       if (threads == 1) drawn.push_back(b.crops[0]);
       REQUIRE(b.crops[0] == drawn[static_cast<size_t>(s)]);
     }
   }
   CHECK(failures > 0);
-  // Where nothing is left to draw, the reader of batches is told, now and later.
+  // If no file is left to draw, the reader of batches gets an error, now and later.
   std::filesystem::remove_all(folder.path());
   Prefetcher fetch(data, sampler, {});
   CHECK_THROWS_WITH(fetch.next(), Catch::Contains("files in a row") && Catch::Contains(".wav"));

@@ -1,6 +1,5 @@
-// Kernels that are wrong on purpose, one per kind of mistake, and one that is right; host_faults.cu has what is wrong
-// around them. The emulator must report each, with the right words, at every block size in use; see tests/CMakeLists.txt
-// for the words.
+// Kernels that are wrong on purpose, one per kind of mistake, and correct ones. host_faults.cu has faults in host code.
+// The emulator must report each with the right words, at every block size in use. tests/CMakeLists.txt has the words.
 //
 //   nacre_emulation_faults KIND THREADS
 #include <cstdio>
@@ -17,7 +16,7 @@ using namespace nacre::cuda;
 
 namespace {
 
-/// Each thread takes what its neighbour left in shared memory.
+/// Each thread reads what its neighbour wrote to shared memory.
 template <bool with_barrier>
 __global__ void neighbour_kernel(const float* x, float* y) {
   NACRE_SHARED(float, shared, 1024);
@@ -64,7 +63,7 @@ __global__ void never_waits_kernel(const float* x, float* y) {
   cp_async<16>(shared + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
   y[threadIdx.x] = x[threadIdx.x];
 }
-/// The copy has arrived for the thread that asked for it, not for its neighbour.
+/// The wait makes a copy visible to the thread that issued it. Its neighbour needs a barrier.
 __global__ void copy_without_barrier_kernel(const float* x, float* y) {
   NACRE_SHARED(float, shared, 4096);
   cp_async<16>(shared + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
@@ -73,7 +72,7 @@ __global__ void copy_without_barrier_kernel(const float* x, float* y) {
   y[threadIdx.x] = shared[4 * ((threadIdx.x + 1) % blockDim.x)];
 }
 
-/// Nothing is read from the source of an ignored copy, but its address must be one that could be read from.
+/// The source of an ignored copy is not read, but its address must still be valid and aligned.
 template <int bytes_off>
 __global__ void ignored_source_kernel(const float* x, float* y) {
   NACRE_SHARED(float, shared, 4096);
@@ -82,7 +81,7 @@ __global__ void ignored_source_kernel(const float* x, float* y) {
   cp_async_wait<0>();
   y[threadIdx.x] = x[threadIdx.x] + shared[4 * threadIdx.x];
 }
-/// 32 KiB of its own, beside what the launch asks for.
+/// 32 KiB of static shared memory, besides the dynamic memory of the launch.
 __global__ void large_array_kernel(const float* x, float* y) {
   NACRE_SHARED(float, own, 8192);
   NACRE_DYNAMIC_SHARED(float, shared);
@@ -115,13 +114,13 @@ __global__ void device_overrun_kernel(const float* x, float* y) {
   y[threadIdx.x + (threadIdx.x + 1 == blockDim.x ? 1 : 0)] = x[threadIdx.x];
 }
 
-/// Two blocks at one address.
+/// Two blocks write one address.
 template <bool with_atomics>
 __global__ void one_address_kernel(const float* x, float* y) {
   const float sum = warp_sum(threadIdx.x < 32 ? x[threadIdx.x] : 0.0f);
   if (threadIdx.x == 0) {
     if constexpr (with_atomics)
-      atomicAdd(reinterpret_cast<int*>(y), static_cast<int>(sum));  // of integers: the order does not show
+      atomicAdd(reinterpret_cast<int*>(y), static_cast<int>(sum));  // integers: the order has no effect
     else
       y[0] = y[0] * 0.5f + sum * static_cast<float>(blockIdx.x + 1);
   }

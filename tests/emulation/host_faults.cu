@@ -1,5 +1,6 @@
-// What host code can do wrong around kernels, done on purpose, and what is right: the emulated devices must tell them
-// apart. What is right ends with 0; what is wrong ends with 1 and prints what was seen; see tests/CMakeLists.txt.
+// Faults of host code around kernels, made on purpose, and correct host code. The emulated devices must tell them
+// apart. Correct code ends with 0. Wrong code ends with 1 and prints what was found. tests/CMakeLists.txt has the
+// words.
 //
 //   nacre_host_faults KIND
 #include <algorithm>
@@ -33,7 +34,7 @@ void expect(cudaError_t e, const char* what) {
   if (e != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(e));
 }
 
-/// Batches travel by pinned memory and a second stream, as Runtime::upload sends them, with one of its waits left out.
+/// Sends batches through pinned memory and a second stream, as Runtime::upload does, with one of its waits left out.
 enum class Missing { nothing, pinned_memory, arrival, taking };
 void uploads(Missing missing) {
   constexpr int batches = 8;
@@ -94,7 +95,7 @@ std::string said(const std::function<void()>& f) {
   }
   return "nothing";
 }
-/// A kernel that failed is what every later call speaks of.
+/// After a kernel failed, every later call returns its error.
 void sticky() {
   Pair p(0);
   std::vector<float> back(64);
@@ -104,7 +105,7 @@ void sticky() {
   launch(p.ctx, {.name = "failing", .block = 32}, trap_kernel, p.x(), p.y());
   launch(p.ctx, {.name = "behind", .block = 32}, copy_kernel, p.x(), p.y());
   const std::string first = said([&] { p.ctx.read<float>(all, back); });
-  Pair other(1);  // its device is well; its thread comes from there
+  Pair other(1);  // this device works, and becomes this thread's current device
   other.ctx.synchronize();
   Event event;
   const std::string later[] = {said([&] { p.ctx.read<float>(all, back); }),
@@ -121,7 +122,7 @@ void sticky() {
   other.ctx.synchronize();
   throw std::runtime_error(first);
 }
-/// Events are often the first to see that a kernel failed.
+/// A call on an event is often the first one that returns the error of a kernel.
 void seen_by_an_event() {
   Pair p(0);
   Event begin, end;
@@ -137,7 +138,7 @@ void two_devices() {
   b.ctx.upload<float>(half(2), b.all());
   Graph graph = b.ctx.capture([&] { launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, b.x(), b.y()); });
   std::exception_ptr failed;
-  std::thread([&] {  // whose current device is the first one
+  std::thread([&] {  // the current device of this thread is the first one
     try {
       graph.replay();
       expect_copied(b.ctx, b.all(), 2);
@@ -165,7 +166,7 @@ void graph_outlives_context() {
     graph = ctx.capture([&] { launch(ctx, {.name = "copy", .block = 32}, copy_kernel, at, at + 32); });
   }
   graph->replay();
-  graph.reset();  // with the stream it ran in, whose work is then done
+  graph.reset();  // the graph's stream ends, and with it all work in it
   expect_copied(later, all, 4);
 }
 __global__ void dynamic_kernel(float* y, unsigned last) {
@@ -174,7 +175,8 @@ __global__ void dynamic_kernel(float* y, unsigned last) {
   __syncthreads();
   y[threadIdx.x] = shared[last];
 }
-/// What a kernel may take is the kernel's, not the context's: a smaller launch elsewhere must not take it away.
+/// The shared-memory limit of a kernel belongs to the kernel and not to the context. A smaller launch in another
+/// context must not lower it.
 void two_contexts_one_kernel() {
   Pair a(0), b(0);
   const auto run = [](Pair& p, unsigned kib) {
@@ -203,7 +205,7 @@ void memory_of_another_device() {
   launch(b.ctx, {.name = "copy", .block = 32}, copy_kernel, a.x(), b.y());
   b.ctx.synchronize();
 }
-/// A call that CUDA forbids in a capture, and what becomes of the capture.
+/// Makes a call that CUDA forbids in a capture, and checks the state of the capture after it.
 void in_capture(const std::function<cudaError_t(cudaStream_t)>& call) {
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;

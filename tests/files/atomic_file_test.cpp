@@ -1,4 +1,4 @@
-// A file or folder is either wholly there or as it was before, whichever call of the operating system fails.
+// A file or folder is either complete or unchanged, whichever call of the operating system fails.
 #include "nacre/files/atomic_file.h"
 
 #include <sys/stat.h>
@@ -15,7 +15,8 @@ using namespace nacre::test;
 
 namespace {
 
-/// Runs `save` with fault number 0, 1, 2, ... until a run reaches none; `check(failed)` looks at the disk after each.
+/// Runs `save` with fault number 0, 1, 2, ... until a run reaches none. `check(failed)` inspects the disk after each
+/// run.
 template <class Save, class Check>
 int for_every_fault(int error, bool for_ever, Save&& save, Check&& check) {
   for (int n = 0; n < 10000; ++n) {
@@ -53,7 +54,7 @@ TEST_CASE("an atomic file is wholly there or not at all, whichever call fails", 
   for (bool exists : {true, false})
     for (bool for_ever : {false, true})
       for (int error : fault_errors) {
-        if (for_ever && error == EINTR) continue;  // interrupted for ever is waiting for ever
+        if (for_ever && error == EINTR) continue;  // a call that is always interrupted is repeated forever
         const int calls = for_every_fault(
             error, for_ever,
             [&] {
@@ -67,10 +68,10 @@ TEST_CASE("an atomic file is wholly there or not at all, whichever call fails", 
             [&](bool failed) {
               const std::string now = slurp(target);
               const std::string after = "small small small " + big;
-              // A failure after the rename (the folder could not be synchronised) leaves the new file, whole.
+              // A failure after the rename (the folder could not be synchronised) leaves the complete new file.
               const bool old = exists ? now == before : !std::filesystem::exists(target);
               REQUIRE((now == after || (failed && old)));
-              // The temporary can stay only where removing it failed as well.
+              // The temporary file can stay only if its removal failed as well.
               if (!for_ever) REQUIRE(folder.count() <= 1);
               remove_leftovers(folder.path());
               REQUIRE(folder.count() <= 1);
@@ -117,7 +118,7 @@ TEST_CASE("an atomic file that is not committed leaves nothing", "[atomic_file]"
   {
     AtomicFile file(folder / "a");
     file.write("text");
-    CHECK(folder.count() == 1);  // the temporary
+    CHECK(folder.count() == 1);  // the temporary file
     CHECK_FALSE(std::filesystem::exists(folder / "a"));
   }
   CHECK(folder.count() == 0);
@@ -183,7 +184,7 @@ TEST_CASE("reading: whichever call fails is an error, and only regular files are
   CHECK_THROWS_WITH(read_file(folder / "a", 1000), Catch::Contains("expected at most 1000"));
   CHECK_THROWS_WITH(read_file(folder.path(), 1000), Catch::Contains("not a regular file"));
   REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
-  CHECK_THROWS_WITH(read_file(folder / "pipe", 1000), Catch::Contains("not a regular file"));  // and does not wait
+  CHECK_THROWS_WITH(read_file(folder / "pipe", 1000), Catch::Contains("not a regular file"));  // must not wait
   CHECK_THROWS_WITH(read_file("/dev/zero", 1000), Catch::Contains("not a regular file"));
 }
 

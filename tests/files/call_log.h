@@ -1,5 +1,5 @@
 #pragma once
-// Writes down the calls of the operating system that files are written by, for one scope, and what files held at each.
+// Records the file calls of the operating system for one scope, and the content of files at each call.
 #include <fcntl.h>
 
 #include <algorithm>
@@ -16,8 +16,8 @@ namespace nacre::test {
 
 struct Call {
   enum Kind { create, open_folder, read, write, sync, sync_folder, close, rename, unlink } kind;
-  std::filesystem::path path, to;              ///< to: of a rename
-  std::map<std::string, std::string> content;  ///< sync and rename of a file: {"", bytes}; of a folder: by name
+  std::filesystem::path path, to;              ///< to: target of a rename
+  std::map<std::string, std::string> content;  ///< of a file at sync and rename: {"", bytes}; of a folder: by name
 };
 
 class CallLog {
@@ -79,15 +79,15 @@ class CallLog {
   CallLog(const CallLog&) = delete;
   CallLog& operator=(const CallLog&) = delete;
   const std::vector<Call>& calls() const { return state().calls; }
-  /// From here on the disk takes every write to files of this name, and keeps it with one bit changed.
+  /// From now on, every write to files of this name succeeds, but one bit of the stored data is changed.
   void spoil(const std::string& name) { state().spoilt = name; }
-  /// Where the last call of this kind on this path is; calls().size() if there is none before `end`.
+  /// Index of the last call of this kind on this path before `end`. calls().size() if there is none.
   size_t last(Call::Kind kind, const std::filesystem::path& path, size_t end) const {
     for (size_t i = end; i-- > 0;)
       if (calls()[i].kind == kind && calls()[i].path == path) return i;
     return calls().size();
   }
-  /// Where the last rename to `target` is; calls().size() if there is none.
+  /// Index of the last rename to `target`. calls().size() if there is none.
   size_t rename_to(const std::filesystem::path& target) const {
     for (size_t i = calls().size(); i-- > 0;)
       if (calls()[i].kind == Call::rename && calls()[i].to == target) return i;
@@ -115,8 +115,9 @@ class CallLog {
   }
 };
 
-/// A power cut at any moment leaves what was there before or all of what `target` is now: every file had all of its
-/// bytes when it was synchronised, a folder all of its names; then came the rename; then its folder was synchronised.
+/// Checks that a power cut at any moment leaves either the old content or all of the new `target`. Every file must have
+/// had all of its bytes when it was synchronised, and every folder all of its names. The rename must follow, then the
+/// synchronisation of its folder.
 inline void expect_durable(const CallLog& log, const std::filesystem::path& target) {
   const size_t none = log.calls().size(), renamed = log.rename_to(target);
   INFO(target);

@@ -1,4 +1,5 @@
-// Checkpoints survive what happens to programs and disks: kill -9 at any moment, a flipped bit, a full disk, two runs.
+// Checkpoints survive failures of programs and disks: kill -9 at any moment, a flipped bit, a full disk, two runs at
+// once.
 #include "nacre/files/checkpoint_store.h"
 
 #include <sys/wait.h>
@@ -71,10 +72,10 @@ TEST_CASE("the last three checkpoints and the best are kept", "[checkpoint_store
     const double sign = higher ? -1 : 1;
     const std::vector<double> metrics{5, 2, 7, 2, std::numeric_limits<double>::quiet_NaN(), 8, 9, 10};
     for (size_t i = 0; i < metrics.size(); ++i) store.save(static_cast<int64_t>(i + 1), content(1, sign * metrics[i]));
-    CHECK(list_checkpoints(folder.path()) == std::vector<int64_t>{4, 6, 7, 8});  // of equal ones the newer
+    CHECK(list_checkpoints(folder.path()) == std::vector<int64_t>{4, 6, 7, 8});  // the newer of equal ones
     CHECK(best_checkpoint(folder.path()).found->step == 4);
     CHECK(best_checkpoint(folder.path()).found->metric == sign * 2);
-    // A damaged best falls back to the next.
+    // If the best checkpoint is damaged, the next one is used.
     spill(folder.path() / "step-00000004/model.safetensors", "cut");
     const auto search = best_checkpoint(folder.path());
     CHECK(search.found->step == 6);
@@ -114,7 +115,7 @@ TEST_CASE("content that cannot be saved changes nothing", "[checkpoint_store]") 
   refuse(c, ErrorKind::usage, "two files named");
   c.files[0].name = "../model";
   refuse(c, ErrorKind::usage, "not a plain file name");
-  // A NaN in the weights: the earlier checkpoint stays the newest.
+  // NaN in the weights: the earlier checkpoint stays the newest.
   c = content(2);
   const std::vector<float> weights{1, 2, std::numeric_limits<float>::quiet_NaN()};
   c.files[0].write = [&](const ByteSink& sink) {
@@ -140,7 +141,7 @@ TEST_CASE("every flipped bit of a checkpoint is noticed, and the next older one 
   }
   std::mt19937_64 rng(seed());
   for (int i = 0; i < 1000; ++i) {
-    // Every third flip goes to the manifest, which is small.
+    // Every third flip hits the manifest, which is small.
     size_t bit = rng() % (i % 3 == 0 ? 8 * contents[0].size() : 8 * total), file = 0;
     while (bit >= 8 * contents[file].size()) bit -= 8 * contents[file++].size();
     std::string bad = contents[file];
@@ -176,10 +177,10 @@ TEST_CASE("a damaged checkpoint is set aside when a run resumes, and its step ca
   }
   store.save(2, content(2));
   CHECK(newest_checkpoint(folder.path()).found->step == 2);
-  // A folder under another step's name.
+  // A folder under the name of another step.
   std::filesystem::rename(folder / "step-00000002", folder / "step-00000009");
   CHECK_THAT(newest_checkpoint(folder.path()).damaged[0].reason, Catch::Contains("manifest is of step 2"));
-  // Names that are not ours are left alone.
+  // Folders with names of another form are not touched.
   for (const char* name : {"step-1", "step-", "step-0000000x", "step-00000001.bak"}) spill(folder / name, "");
   CHECK(list_checkpoints(folder.path()) == std::vector<int64_t>{1, 9});
 }
@@ -268,8 +269,8 @@ TEST_CASE("kill -9 at a hundred moments loses no checkpoint", "[checkpoint_store
       }
     }
     ::close(ends[1]);
-    // Three of four children have saved once or more before they are killed, however slow the machine; from then on they do
-    // nothing but save. The others may be killed while they begin.
+    // Three of four children are killed after one or more saves, however slow the machine is. From then on they do
+    // nothing but save. The others may be killed while they start.
     for (uint64_t reports = rng() % 4; reports > 0; --reports) {
       int64_t step = 0;
       REQUIRE(::read(ends[0], &step, sizeof(step)) == sizeof(step));
@@ -279,7 +280,7 @@ TEST_CASE("kill -9 at a hundred moments loses no checkpoint", "[checkpoint_store
     ::kill(child, SIGKILL);
     int status = 0;
     REQUIRE(::waitpid(child, &status, 0) == child);
-    REQUIRE(WIFSIGNALED(status));  // it did not stop by itself
+    REQUIRE(WIFSIGNALED(status));  // it did not end by itself
     for (int64_t step; ::read(ends[0], &step, sizeof(step)) == sizeof(step);) saved = step;
     ::close(ends[0]);
 
@@ -288,7 +289,7 @@ TEST_CASE("kill -9 at a hundred moments loses no checkpoint", "[checkpoint_store
     if (saved > 0) REQUIRE(search.found);
     if (search.found) {
       REQUIRE(search.found->step >= saved);
-      REQUIRE(search.found->step <= saved + 1);  // one may be in place that was not reported yet
+      REQUIRE(search.found->step <= saved + 1);  // one more may be in place that was not reported yet
       expect_content(*search.found);
       saved = search.found->step;
     }
@@ -306,5 +307,5 @@ TEST_CASE("kill -9 at a hundred moments loses no checkpoint", "[checkpoint_store
     }
   }
   CHECK(saved > 0);
-  CHECK(with_leftovers > 0);  // the kills did hit the middle of saves
+  CHECK(with_leftovers > 0);  // some kills did hit the middle of a save
 }

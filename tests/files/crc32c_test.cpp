@@ -1,4 +1,4 @@
-// The instruction and the tables against published values, each other, and a bit-by-bit division.
+// The instruction and the tables, compared with published values, with each other, and with a bitwise division.
 #include "nacre/files/crc32c.h"
 
 #include <string_view>
@@ -27,7 +27,7 @@ TEST_CASE("CRC-32C matches the published vectors", "[crc32c]") {
   CHECK(crc32c(bytes_of("123456789")) == 0xE3069283u);
   CHECK(crc32c_portable(bytes_of("123456789")) == 0xE3069283u);
   CHECK(crc32c({}) == 0u);
-  // RFC 3720 B.4: 32 bytes of zeros, of ones, rising.
+  // RFC 3720 B.4: 32 bytes of zeros, of ones, and rising.
   std::vector<std::byte> zeros(32), ones(32, std::byte{0xff}), rising(32);
   for (size_t i = 0; i < 32; ++i) rising[i] = static_cast<std::byte>(i);
   CHECK(crc32c(zeros) == 0x8A9136AAu);

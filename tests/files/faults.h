@@ -1,12 +1,12 @@
 #pragma once
-// Lets the n-th call of the operating system fail, for one scope.
+// Makes the n-th call of the operating system fail, for one scope.
 #include <cerrno>
 
 #include "files/file_calls.h"
 
 namespace nacre::test {
 
-/// What goes wrong at call number `at` (from 0), and at all later ones if `for_ever`.
+/// The error of call number `at` (from 0), and of all later ones if `for_ever`.
 struct Fault {
   int at = 0;
   int error = 0;  ///< errno; 0: a short write or read of about half
@@ -33,7 +33,7 @@ class Faults {
             [](int fd) {
               const bool failed = hit();
               const int error = errno;
-              const int result = state().real.close(fd);  // the descriptor goes in any case, as on Linux
+              const int result = state().real.close(fd);  // the descriptor is closed even on failure, as on Linux
               errno = error;
               return failed ? -1 : result;
             },
@@ -76,7 +76,7 @@ class Faults {
   static size_t halved(size_t bytes) { return state().halve ? (bytes + 1) / 2 : bytes; }
 };
 
-/// Every way a call may go wrong: disk full, quota, hardware, interrupted, short.
+/// All ways in which a call may fail: disk full, quota, hardware, interrupted, short.
 inline constexpr int fault_errors[] = {ENOSPC, EDQUOT, EIO, EINTR, 0};
 
 }  // namespace nacre::test

@@ -1,4 +1,4 @@
-// A key's limits in words and in effect, and the visitors that read, write, check and list keys.
+// A key's limits, as text and in effect, and the visitors that read, write, check and list keys.
 #include "files/fields.h"
 
 #include <cmath>
@@ -45,11 +45,11 @@ std::string refusal(F&& f) {
   }
   return "accepted";
 }
-/// What check_limits() says of a paint.
+/// The error of check_limits() for a paint.
 std::string checked(Paint p, std::string (*text)(double) = shortest) {
   return refusal([&] { check_limits("paint", fields_of(p), text); });
 }
-/// What read() says of a value.
+/// The error of read() for a value.
 std::string taken(Paint& p, const std::string& key, const std::string& value) {
   const Fields all = fields_of(p);
   const Field* f = find(all, key);
@@ -81,8 +81,8 @@ TEST_CASE("fields: limits hold at their ends, and NaN is outside", "[config]") {
   using namespace field;
   struct Case {
     Limits limits;
-    double low, high;    // the last numbers inside
-    double under, over;  // the first ones outside; NaN: none
+    double low, high;    // the largest and smallest allowed numbers
+    double under, over;  // the first numbers outside; NaN: none
   };
   const double none = std::numeric_limits<double>::quiet_NaN(), most = std::numeric_limits<double>::max();
   const auto up = [](double x) { return std::nextafter(x, 1e300); };
@@ -115,7 +115,7 @@ TEST_CASE("fields: keys that are outside their limits are named", "[config]") {
   CHECK(checked({.sizes = {1, 6}}) == "paint.sizes is 6, expected 1 to 5");
   CHECK(checked({.marks = {0, 0, 0}}) == "paint.marks is 3 entries, expected 0 to 2");
   CHECK(checked({.marks = {-3, 3}}) == "accepted");
-  // The first in the order of fields().
+  // The first error in the order of fields().
   CHECK(checked({.layers = 0, .gloss = 2}) == "paint.layers is 0, expected 1 to 9");
 }
 
@@ -157,7 +157,7 @@ TEST_CASE("fields: values are read by their type", "[config]") {
     CHECK(taken(p, key, value) == "paint." + std::string(key) + " is " + said);
   }
   CHECK(taken(p, "layers", "\"" + std::string(200, 'x') + "\"").size() < 150);
-  CHECK(p.layers == -5);  // refused, nothing changed
+  CHECK(p.layers == -5);  // refused and unchanged
   CHECK(p.colour == Colour::blue);
 }
 

@@ -1,4 +1,4 @@
-// Hostile files first: every rule of the format has a file that breaks it. Then round trips and conversions.
+// Malformed files come first: every rule of the format has a file that breaks it. Round trips and conversions follow.
 #include "nacre/files/safetensors.h"
 
 #include <cstring>
@@ -62,7 +62,7 @@ TEST_CASE("safetensors: what the format allows is read", "[safetensors]") {
                                   entry("z", "[0,3]", "[12,12]") + "}",
                               12);
   REQUIRE(f.tensors().size() == 3);
-  CHECK(f.tensors()[0].name == "a");  // by name
+  CHECK(f.tensors()[0].name == "a");  // sorted by name
   CHECK(f.at("a").shape.empty());
   CHECK(f.at("a").elements() == 1);  // rank 0 is one element
   CHECK(f.at("b").shape == std::vector<int64_t>{2, 1});
@@ -70,10 +70,10 @@ TEST_CASE("safetensors: what the format allows is read", "[safetensors]") {
   CHECK(f.at("z").data.empty());
   CHECK(f.find("c") == nullptr);
   CHECK_THROWS_WITH(f.at("c"), Catch::Contains("has no tensor \"c\""));
-  // Escapes in names, and a name beyond the basic plane written as a pair.
+  // Escapes in names, and a character beyond the basic plane, written as a surrogate pair.
   const Safetensors escaped = parse("{" + entry("a\\u0041\\/\\n\\ud83d\\ude00", "[1]", "[0,4]") + "}", 4);
   CHECK(escaped.tensors()[0].name == "aA/\n\xf0\x9f\x98\x80");
-  // Two tensors of no bytes at the same place are not an overlap.
+  // Two empty tensors at the same offset do not overlap.
   CHECK(parse("{" + entry("a", "[0]", "[0,0]") + "," + entry("b", "[0]", "[0,0]") + "}", 0).size() == 2);
   CHECK(parse("{" + entry("a", "[1]", "[0,4]") + "}", 9, {.allow_trailing_bytes = true}).size() == 1);
 }
@@ -103,7 +103,7 @@ TEST_CASE("safetensors: offsets, shapes and types must agree", "[safetensors]") 
   refuse("{" + entry("a", "[1]", "[0,4]", "BF16") + "}", 4, "needs 2 bytes");
   refuse("{" + entry("a", "[1]", "[0,4]", "F4") + "}", 4, "\"F4\", which is not supported");
   refuse("{" + entry("a", "[1]", "[0,4]", "f32") + "}", 4, "not supported");
-  // Products around 2^31, 2^32, 2^63, 2^64: none may wrap to something small.
+  // Products around 2^31, 2^32, 2^63 and 2^64. None may wrap to a small number.
   for (const char* shape : {"[2147483648]", "[65536,65536]", "[4294967296,2147483648]", "[4294967296,4294967296]",
                             "[18446744073709551615]", "[1099511627776,1099511627776]", "[9223372036854775808]",
                             "[4611686018427387905]", "[1099511627777]", "[2,1099511627776]"})
@@ -125,7 +125,7 @@ TEST_CASE("safetensors: the header is strict JSON", "[safetensors]") {
   refuse("{" + a + ",}", 4, "expected '\"'");
   refuse("{" + a + "," + a + "}", 4, "\"a\" appears twice");
   refuse("{" + a + "," + entry("\\u0061", "[1]", "[4,8]") + "}", 8,
-         "\"a\" appears twice");  // the same, written otherwise
+         "\"a\" appears twice");  // the same name, written with an escape
   refuse("{\"__metadata__\":{},\"__metadata__\":{}}", 0, "appears twice");
   refuse("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, "appears twice");
   refuse("{\"__metadata__\":{\"k\":1}}", 0, "expected '\"'");
@@ -154,9 +154,9 @@ TEST_CASE("safetensors: the header is strict JSON", "[safetensors]") {
   for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff",
                           "\xc3", "\xe2\x82", "\xf5\x80\x80\x80"})
     refuse("{\"" + std::string(bad) + "\":{}}", 0, "UTF-8");
-  refuse(std::string(100000, '{'), 0, "expected");  // depth must not use the stack
+  refuse(std::string(100000, '{'), 0, "expected");  // nesting must not use the stack
   refuse("{\"a\":{\"shape\":" + std::string(100000, '[') + "}}", 0, "whole number");
-  // A terminal must not obey a name.
+  // Control characters of a name are escaped before they reach a terminal.
   refuse("{" + entry("\\u001b[31m\\u009b", "[2]", "[0,4]") + "}", 4, "\"\\x1b[31m\\xc2\\x9b\"");
 }
 
@@ -329,7 +329,7 @@ TEST_CASE("safetensors: conversion to float is exact for every half and bf16", "
   CHECK_THROWS_WITH(to_floats(tensor("d", Dtype::f64, huge)), Catch::Contains("element 1 is too large"));
   const std::vector<int32_t> integers(3);
   CHECK_THROWS_WITH(to_floats(tensor("i", Dtype::i32, integers)), Catch::Contains("expected F32, F16, BF16 or F64"));
-  // Bytes at odd addresses.
+  // Data at odd addresses.
   const std::vector<float> values{1.5f, -2.5f};
   std::vector<std::byte> shifted(9);
   std::memcpy(shifted.data() + 1, values.data(), 8);

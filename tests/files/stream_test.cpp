@@ -1,4 +1,4 @@
-// Round trips of many sizes; then everything that can be wrong with a stream must be noticed.
+// Round trips of many sizes. Then every possible fault of a stream must be found.
 #include "nacre/files/stream.h"
 
 #include <cstring>
@@ -42,7 +42,7 @@ Stream random_stream(StreamHeader h, uint64_t frames, std::mt19937_64& rng) {
   return s;
 }
 
-/// Writes in pieces of `piece` frames per channel (0: all of a channel at once).
+/// Writes the stream in pieces of `piece` frames per channel (0: all of a channel at once).
 Bytes written(const Stream& s, size_t piece = 0) {
   Bytes out;
   StreamWriter w(s.header, [&](std::span<const std::byte> d) { out.insert(out.end(), d.begin(), d.end()); });
@@ -95,7 +95,7 @@ void set(Bytes& b, size_t at, uint64_t value, size_t size) {
   for (size_t i = 0; i < size; ++i) b[at + i] = static_cast<std::byte>(value >> (8 * i) & 0xff);
 }
 uint32_t header_crc(const Bytes& b) { return crc32c(std::span(b).first(56)); }
-/// The header with one field changed and its CRC made right again.
+/// The header with one field changed and its CRC corrected.
 Bytes with_field(Bytes b, size_t at, uint64_t value, size_t size) {
   set(b, at, value, size);
   set(b, 56, header_crc(b), 4);
@@ -129,7 +129,7 @@ TEST_CASE("streams come back as they were, whatever the sizes and pieces", "[str
 }
 
 TEST_CASE("the bytes of a stream are those of the description", "[stream]") {
-  // Written out by hand after docs/format.md: the format must not drift.
+  // Written by hand from docs/format.md, so that a change of the format is noticed.
   StreamHeader h{.model = 0x1122334455667788,
                  .model_rate = 16000,
                  .original_rate = 8000,
@@ -247,7 +247,7 @@ TEST_CASE("header fields are bounded, whatever their CRC says", "[stream]") {
   for (float gain : {0.0f, -0.0f, -1.0f, 0x1p-41f, 0x1p41f, INFINITY, -INFINITY, NAN, 1e-45f})
     CHECK_FALSE(ok_header(with_field(good, 36, std::bit_cast<uint32_t>(gain), 4)));
   for (float gain : {0x1p-40f, 0x1p40f, 1.0f}) CHECK(ok_header(with_field(good, 36, std::bit_cast<uint32_t>(gain), 4)));
-  // Each field within its limits, but a packet of 32 MiB.
+  // Each field is within its limits, but a packet would have 32 MiB.
   CHECK_FALSE(ok_header(with_field(with_field(with_field(good, 32, 65536, 4), 22, 256, 2), 28, 65536, 4)));
 }
 
@@ -295,7 +295,7 @@ TEST_CASE("lengths that do not fit to the frames are refused", "[stream]") {
   CHECK_FALSE(fits(h, 10, 9000));
   h.samples = 8820;
   CHECK_FALSE(fits(h, 10, 8819));
-  // The reader refuses the same: an end that speaks of years.
+  // The reader refuses the same header: its length is many years.
   std::mt19937_64 rng(seed());
   Bytes b = written(random_stream(small_header(), 4, rng));
   set(b, b.size() - 12, uint64_t{1} << 40, 8);
@@ -335,7 +335,7 @@ TEST_CASE("random headers and packets under right CRCs stay within bounds", "[st
       b[at] = static_cast<std::byte>(rng());
     }
     set(b, 56, header_crc(b), 4);
-    // The first packet's CRC too, so that its fields are looked at.
+    // The CRC of the first packet is corrected, too, so that its fields are checked.
     set(b, 80, crc32c(std::span(b).subspan(60, 20), header_crc(b)), 4);
     try {
       StreamReader r(source_of(b), "test.nacre");

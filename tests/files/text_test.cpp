@@ -1,4 +1,4 @@
-// How text from elsewhere is shown, and which name a misspelt one stands for.
+// Display of text from outside, and the suggestion for a misspelt name.
 #include "files/text.h"
 
 #include <cmath>
@@ -14,14 +14,14 @@ TEST_CASE("text: what reaches a terminal holds no control characters") {
   CHECK(printable(std::string("zero\0", 5)) == "zero\\x00");
   CHECK(printable("\xc2\x9b"
                   "31m") == "\\xc2\\x9b31m");  // U+009B begins a control sequence, as ESC [ does
-  CHECK(printable("\xc2\xa0") == "\xc2\xa0");  // U+00A0 is the first beyond
-  // Bytes that are no UTF-8 are escaped, what is valid beside them is kept.
+  CHECK(printable("\xc2\xa0") == "\xc2\xa0");  // U+00A0 is the first printable one after the control characters
+  // Bytes that are no valid UTF-8 are escaped, and valid ones beside them are kept.
   CHECK(printable("é\xff語\xc3") == "é\\xff語\\xc3");
   CHECK(printable("\xff\xc2\x9b") == "\\xff\\xc2\\x9b");
   CHECK(printable("\xed\xa0\x80") == "\\xed\\xa0\\x80");  // a surrogate
   CHECK(printable("") == "");
   CHECK(printable_lines("a\n  b\x1b\r\n") == "a\n  b\\x1b\\x0d\n");
-  // For every byte alone: itself, or an escape of four characters.
+  // Every single byte is printed as itself or as an escape of four characters.
   for (int c = 0; c < 256; ++c) {
     const std::string one(1, static_cast<char>(c));
     INFO("byte " << c);
@@ -47,7 +47,7 @@ TEST_CASE("spelling: the nearest name, and none where nothing is near") {
   CHECK(nearest("ENCODE", verbs) == "encode");
   CHECK(nearest("trian", verbs) == "train");
   CHECK(nearest("ex", verbs) == "export");
-  CHECK(nearest("e", verbs).empty());  // three begin so
+  CHECK(nearest("e", verbs).empty());  // three begin with it
   CHECK(nearest("sing", verbs).empty());
   CHECK(nearest("", verbs).empty());
   CHECK(nearest(std::string(100000, 'a'), verbs).empty());

@@ -1,4 +1,5 @@
-// Any bytes either are refused with Error(input), or give tensors that lie inside the file and write back to the same.
+// Any bytes are either refused with Error(input), or give tensors that lie inside the file and write back to the same
+// bytes.
 #include <cstdlib>
 #include <string>
 
@@ -8,8 +9,8 @@
 using namespace nacre;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  // The length of the header is set to what is there, or the fuzzer would only ever learn that. The first byte says
-  // how many bytes of data follow the header.
+  // The length of the header is set to the real length. Otherwise the fuzzer would only learn that field. The first
+  // byte is the number of data bytes that follow the header.
   if (size < 2) return 0;
   const size_t tail = data[0] % size, header = size - 1 - tail;
   std::vector<std::byte> file(8);

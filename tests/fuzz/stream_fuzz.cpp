@@ -1,4 +1,4 @@
-// Any bytes either are refused with Error(input), or are a stream that the writer gives back byte for byte.
+// Any bytes are either refused with Error(input), or are a stream that the writer reproduces byte for byte.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -20,7 +20,7 @@ void set(std::vector<std::byte>& b, size_t at, uint64_t v, size_t size) {
   for (size_t i = 0; i < size; ++i) b[at + i] = static_cast<std::byte>(v >> (8 * i) & 0xff);
 }
 
-/// Makes magic, version and every CRC right, or the fuzzer would never get past them.
+/// Corrects the magic, the version and every CRC. Otherwise the fuzzer would never get past them.
 void repair(std::vector<std::byte>& b) {
   if (b.size() < 60) return;
   std::memcpy(b.data(), "\x89NACRE\r\n\x01\x00\x00\x00", 12);

@@ -53,7 +53,7 @@ def main() -> int:
         print(f"{tag}: {values}")
 
     if args.expect_sample:
-        # Step 8 and later of the first start were dropped by the restart mark at 8.
+        # The restart mark at step 8 dropped steps 8 and later of the first run.
         assert found["loss/total"] == [(7, 1.25), (8, 0.5)], found["loss/total"]
         assert found["picture"] == [(7, 8, 256)], found["picture"]
         assert found["sound/0"] == [(7, 16000.0, 2000, "audio/wav")], found["sound/0"]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Where the constants of towards_atanh() in lib/codec/transform_start.cpp come from. By hand; needs numpy and scipy.
+"""Fits the constants of towards_atanh() in lib/codec/transform_start.cpp. Run by hand; needs numpy and scipy.
 
-One to three steps u -> u + sum over one or two terms of c (2u - sin(2 a u) / a), with |c| at most 0.6 / steps: the noise of
-training moves c and a, and large terms that cancel would make much of it. c and a are fitted so that tanh of the last step is
-near u, over amplitudes distributed as a mixture of Laplacians (speech scaled to a peak of 0.95). Prints the error over the
-signal in dB.
+There are one to three steps u -> u + sum over one or two terms of c (2u - sin(2 a u) / a), with |c| at most 0.6 /
+steps. The bound is needed because the noise of training moves c and a, and large terms that cancel would amplify it. c
+and a are fitted so that tanh of the last step is near u, over amplitudes from a mixture of Laplacians (speech scaled to
+a peak of 0.95). Prints the error over the signal in dB.
 """
 import numpy as np
 from scipy.optimize import minimize

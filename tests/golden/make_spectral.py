@@ -21,7 +21,7 @@ SETTINGS = [  # name, log power, magnitude, log magnitude, mel magnitude, mel lo
 
 
 def signals():
-    """The same numbers as in the test: a linear congruential generator, exact in float."""
+    """The numbers of the test: a linear congruential generator, exact in float."""
     state, out = 12345, []
     for _ in range(2 * BATCH * TIME):
         state = (state * 1664525 + 1013904223) % 2**32

@@ -1,5 +1,5 @@
-"""Writes stoi.inc: STOI and ESTOI by pystoi, segmental SNR by NumPy, of signals that tests/training/evaluation_test.cpp makes
-by the same formulas.
+"""Writes stoi.inc: STOI and ESTOI by pystoi and segmental SNR by NumPy, of signals that
+tests/training/evaluation_test.cpp makes by the same formulas.
 
 Run by hand, needs pystoi:  python make_stoi.py > stoi.inc
 """
@@ -28,7 +28,7 @@ CASES = [  # sample rate, distortion, its parameter
 
 
 def noise(count):
-    """The same numbers as in the test: a linear congruential generator, exact in float."""
+    """The numbers of the test: a linear congruential generator, exact in float."""
     state, out = 12345, np.empty(count)
     for i in range(count):
         state = (state * 1664525 + 1013904223) % 2**32
@@ -37,7 +37,7 @@ def noise(count):
 
 
 def signals(rate, distortion, parameter):
-    """Syllables of voice and of noise, 2.1 a second, with near silence between; and the same distorted."""
+    """Syllables of voice and of noise, 2.1 a second, with near silence between them; and the same distorted."""
     count = round(SECONDS * rate)
     t = np.arange(count) / rate
     random = noise(2 * count)

@@ -1,5 +1,5 @@
 #pragma once
-// A reader of event files that shares nothing with the writer: bitwise CRC, a wire-format walker of thirty lines.
+// A reader of event files that shares nothing with the writer: a bitwise CRC and a short wire-format parser.
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
@@ -10,8 +10,8 @@ namespace nacre::test {
 
 struct Field {
   int number = 0, type = 0;
-  uint64_t value = 0;      // varint, or the bits of a fixed one
-  std::string bytes = {};  // type 2
+  uint64_t value = 0;      // a varint, or the bits of a fixed-size value
+  std::string bytes = {};  // of wire type 2
   double real() const {
     double x = 0;
     std::memcpy(&x, &value, 8);
@@ -63,7 +63,7 @@ inline Fields parse_message(const std::string& b) {
   return out;
 }
 
-/// The only field of that number.
+/// The only field with that number.
 inline const Field& get(const Fields& fields, int number) {
   const Field* found = nullptr;
   for (const Field& f : fields)

@@ -1,4 +1,4 @@
-// PNG files that inflate to what was put in, colours in order, spectrograms with the tone where it belongs.
+// PNG files inflate to their pixels. Colours are in order. Spectrograms show a tone at its frequency.
 #include "nacre/log/image.h"
 
 #include <zlib.h>
@@ -78,7 +78,7 @@ TEST_CASE("colours rise in lightness", "[training][image]") {
 }
 
 TEST_CASE("a spectrogram shows a tone at its height and level", "[training][image]") {
-  // 3000 Hz at 16 kHz is bin 192 of 512: row 256 - 1 - 96.
+  // 3000 Hz at 16 kHz is bin 192 of 512, which is row 256 - 1 - 96.
   const Image image = spectrogram(sine(16000 * 4, 3000, 16000, 1.0));
   CHECK(image.width == 250);
   CHECK(image.height == 256);
@@ -86,13 +86,13 @@ TEST_CASE("a spectrogram shows a tone at its height and level", "[training][imag
     const auto p = static_cast<size_t>(3 * (y * i.width + x));
     return std::array<uint8_t, 3>{i.rgb[p], i.rgb[p + 1], i.rgb[p + 2]};
   };
-  CHECK(at(image, 100, 255 - 96) == colour_of(1));  // full scale: 0 dB, within half a colour of 256
+  CHECK(at(image, 100, 255 - 96) == colour_of(1));  // full scale is 0 dB, within half a colour of 256
   CHECK(at(image, 100, 255 - 30) == colour_of(0));
   CHECK(at(image, 100, 255 - 200) == colour_of(0));
-  // 40 dB down of 90.
+  // 40 dB down, of a range of 90.
   const Image soft = spectrogram(sine(16000, 3000, 16000, 0.01));
   CHECK(std::abs(int{at(soft, 30, 255 - 96)[1]} - int{colour_of(50.0 / 90)[1]}) <= 2);
-  // Long audio is gathered in the width asked for; short, empty and broken audio still give a picture.
+  // Long audio is reduced to the given width. Short, empty and non-finite audio also give a picture.
   CHECK(spectrogram(sine(1000000, 100, 16000), {.width = 100}).width == 100);
   CHECK(spectrogram({}).width == 1);
   CHECK(spectrogram(std::vector<float>(1, 1.0f)).width == 1);

@@ -1,4 +1,4 @@
-// Logs that outlive kills and full disks: JSON lines, event files, the progress line.
+// Logs survive kills and full disks: JSON lines, event files, the progress line.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -20,7 +20,7 @@ using namespace nacre::training;
 
 namespace {
 
-/// Files end at this size while the object lives, as on a full disk.
+/// While the object lives, files cannot grow beyond this size, as on a full disk.
 class SmallDisk {
  public:
   explicit SmallDisk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
@@ -61,7 +61,7 @@ TEST_CASE("JSON lines survive a torn end and a full disk", "[training][logs]") {
     JsonLog log(path);
     log.write({{"step", 1}, {"loss", 2.5}, {"bad", std::numeric_limits<double>::quiet_NaN()}});
     log.write({{"text", "one\ntwo"}, {"not utf-8", "\xff"}});
-    CHECK(read_bytes(path).find("{\"step\":1,\"loss\":2.5,\"bad\":null}\n") == 0);  // there before the log is closed
+    CHECK(read_bytes(path).find("{\"step\":1,\"loss\":2.5,\"bad\":null}\n") == 0);  // written before the log is closed
   }
   const std::string whole = read_bytes(path);
   CHECK(std::count(whole.begin(), whole.end(), '\n') == 2);
@@ -128,7 +128,7 @@ TEST_CASE("event files hold what was logged", "[training][logs]") {
   CHECK(get(tensor, 8).bytes == "**bold**");
   CHECK(get(inside(inside(value(5), 9), 1), 1).bytes == "text");
 
-  // The next start: a file that sorts behind, with a restart mark.
+  // The next start writes a file that sorts behind, with a restart mark.
   EventWriter again(run, {.resume_step = 100});
   CHECK(again.path() > first);
   const EventFile second = parse_events(read_bytes(again.path()));
@@ -163,7 +163,7 @@ TEST_CASE("after a failed write, events go on in a new file", "[training][logs]"
 }
 
 TEST_CASE("events for TensorBoard's own reader", "[training][logs]") {
-  // tests/golden/check_tensorboard.py reads them when the folder is kept.
+  // tests/golden/check_tensorboard.py reads the files if the folder is kept.
   const TemporaryFolder folder;
   const char* kept = std::getenv("NACRE_KEEP_EVENTS");
   const std::string run = kept != nullptr ? kept : folder.path();
@@ -206,7 +206,7 @@ TEST_CASE("the progress line", "[training][logs]") {
   CHECK(drawn.find("\033[1m") == std::string::npos);
   ::unsetenv("NO_COLOR");
   CHECK_THAT(run(true), Catch::StartsWith("\033[1mtrain\033[0m"));
-  // Nothing to divide by.
+  // A total of zero must not divide.
   CHECK_THAT(printed([](std::FILE* to) { Progress p("scan", 0, "files", {.to = to, .terminal = false}); }),
              Catch::StartsWith("scan  0 files"));
 }

@@ -1,4 +1,4 @@
-// Layers in bf16: the same networks with activations and weights of 8 bits, beside their float selves.
+// Layers in bf16: the same networks with activations and weights of 8 bits, compared with those in float.
 #include "nacre/nn/layers.h"
 
 #include <cmath>
@@ -25,7 +25,7 @@ CodecConfig tiny(ActivationKind activation) {
 template <class T>
 T stored(float x) {
   if constexpr (std::is_same_v<T, float>)
-    return to_float(to_bf16(x));  // both begin with the same numbers
+    return to_float(to_bf16(x));  // both start with the same numbers
   else
     return to_bf16(x);
 }
@@ -39,7 +39,8 @@ struct Result {
 
 using Make = std::function<std::function<Flow(Plan&, Flow)>(Parameters&)>;
 
-/// Forward and backward of a network behind a convolution of one tap, whose gradients show what reaches the input.
+/// Forward and backward of a network behind a convolution of one tap. The gradients of the convolution show what
+/// reaches the input.
 template <class T>
 Result run(Device device, const Make& make, Shape input, int64_t inner) {
   Context ctx({.device = device, .threads = 2});
@@ -91,10 +92,10 @@ double relative(const std::vector<double>& found, const std::vector<double>& wan
   return std::sqrt(error / size);
 }
 
-/// Every activation and every gradient of one is rounded to bf16, and so is every weight: `roundings` of them one after
-/// the other, each at most one bf16_ulp of its value, with random signs. They add like a random walk; sums of such
-/// terms have the error of their terms; three standard deviations, and a third of an ulp is one of a uniform error's
-/// (1/sqrt(3), rounded).
+/// Every activation, every gradient of one and every weight is rounded to bf16. `roundings` is the number of
+/// consecutive roundings, each at most one bf16_ulp of its value, with random signs. They add like a random walk, and a
+/// sum of such terms has the relative error of its terms. The limit is three standard deviations. A uniform error has a
+/// standard deviation of a third of an ulp (1/sqrt(3) of its bound, rounded).
 void compare(const Make& make, Shape input, int64_t inner, int roundings) {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));
@@ -105,8 +106,8 @@ void compare(const Make& make, Shape input, int64_t inner, int roundings) {
   INFO("output: " << error << " of " << forward);
   CHECK(error <= forward);
   CHECK(error > 0);                                  // it was bf16
-  const double backward = forward * std::sqrt(3.0);  // forward's roundings, those of gradients, those of weights again
-  CHECK(backward < 0.3);                             // a wrong tap or a lost path would show
+  const double backward = forward * std::sqrt(3.0);  // forward, gradients, and weights again
+  CHECK(backward < 0.3);                             // a wrong tap or a missing path would show
   for (const auto& [name, g] : exact.gradients) {
     if (name.find(".codebook.") != std::string::npos || g.size() < 4) continue;  // a single sum may cancel
     const double off = relative(found.gradients.at(name), g);
@@ -138,7 +139,7 @@ TEST_CASE("an encoder and a decoder in bf16") {
   for (const ActivationKind activation : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu}) {
     CAPTURE(str(activation));
     const CodecConfig c = tiny(activation);
-    // Four units of four layers, four strided or outer convolutions with activations, weights of each.
+    // Four units of four layers, four strided or outer convolutions with activations, and the weights of each.
     compare(made<Encoder>(c), {.batch = 2, .time = 96, .channels = 2}, 1, 30);
     compare(made<Decoder>(c), {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
   }

@@ -1,4 +1,4 @@
-// The reconstruction loss as training shows it: which windows, hops, bands and weights it has, and the three values.
+// The reconstruction loss of training: its windows, hops, bands and weights, and its three values.
 #include "nacre/nn/loss.h"
 
 #include <cmath>
@@ -12,8 +12,8 @@ using namespace nacre::test;
 
 namespace {
 
-/// A scale of the loss, as loss.h says: hops of a quarter of the window, equal weights whose sum is one, over all windows for
-/// the STFT (magnitudes and logarithms alike) and over those with bands for mel.
+/// A scale of the loss as loss.h defines it. The hop is a quarter of the window. Weights are equal and sum to one, over
+/// all windows for the STFT (magnitudes and logarithms alike), and over the windows with bands for mel.
 SpectralScale scale(int64_t window, int64_t mels, float of_stft, float of_mel) {
   return {.window = window,
           .hop = window / 4,
@@ -94,7 +94,7 @@ TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") 
     plan.run();
     std::vector<float> values(3);
     ctx.read<float>(planned.values, values);
-    // Differences are rounded to floats, and the mean is one: two units.
+    // Differences are rounded to float, and so is their mean: two units.
     CHECK(std::fabs(static_cast<double>(values[0]) - distance / 470) <= 2 * ulp * distance / 470);
     SpectralConfig by_hand{.sample_rate = 8000, .scales = {scale(16, 3, 0.5f, 0.5f), scale(64, 8, 0.5f, 0.5f)}};
     const reference::Spectral e =

@@ -17,7 +17,8 @@ namespace {
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-/// What the published checkpoints hold, from their description: a second spelling of the model's structure.
+/// The tensors of the published checkpoints, from their description. This is a second implementation of the model's
+/// structure.
 Shapes published(const std::vector<int64_t>& strides, int64_t latent, int64_t stages) {
   Shapes s;
   const auto conv = [&](const std::string& name, int64_t out, int64_t in, int64_t taps) {
@@ -62,7 +63,7 @@ Shapes published(const std::vector<int64_t>& strides, int64_t latent, int64_t st
   return s;
 }
 
-/// Registered, never allocated: 300 MB for a list of names would be a waste.
+/// Parameters that are registered and never allocated. A list of names needs no 300 MB.
 struct Registered {
   explicit Registered(const CodecConfig& c) : encoder(p, c), quantizer(p, c), decoder(p, c) {}
   Parameters p;
@@ -157,7 +158,7 @@ TEST_CASE("parameters: a latent narrower than the encoder, as in the 16 kbit/s m
 
 TEST_CASE("parameters: what a step did not use has no gradient, whatever the step before left there") {
   const Device device = GENERATE(from_range(test::devices()));
-  const bool in_one_op = GENERATE(false, true);  // the end of a step: op by op, or fused
+  const bool in_one_op = GENERATE(false, true);  // the end of a step: separate ops, or one fused op
   INFO(str(device) << (in_one_op ? ", fused" : ", op by op"));
   Context ctx({.device = device, .threads = 2});
   Parameters p;
@@ -176,7 +177,7 @@ TEST_CASE("parameters: what a step did not use has no gradient, whatever the ste
     ctx.read<float>(v, values);
     return values;
   };
-  // The step before left a gradient in both. Then one in which `used` alone takes part.
+  // An earlier step left a gradient in both parameters. In the next step only `used` takes part.
   Plan plan(ctx, Purpose::training);
   plan.reserve([&](Plan& w) {
     const Step s = w.step("uses one weight");
@@ -237,7 +238,7 @@ TEST_CASE("parameters: saved and loaded, bit for bit") {
     CHECK(loaded.config().to_json() == codec.config().to_json());
     CHECK(Safetensors::read(folder / "model.safetensors").metadata().at("note") == "kept");
 
-    // The same weights sound the same: what is stored as [out, in, taps] lies the same way in memory again.
+    // Loading gives the same sound: weights that are stored [out, in, taps] get their memory layout back.
     const int64_t samples = 20 * codec.config().hop();
     std::vector<float> audio(static_cast<size_t>(samples));
     for (size_t i = 0; i < audio.size(); ++i) audio[i] = 0.3f * std::sin(0.1f * static_cast<float>(i * i % 97));
@@ -257,8 +258,8 @@ TEST_CASE("parameters: saved and loaded, bit for bit") {
     };
     const std::vector<float> first = through(codec);
     CHECK(same_bits(first, through(loaded)));
-    CHECK(std::count(first.begin(), first.end(), first[0]) < 10);  // it says something
-    // One bit of one weight is another model.
+    CHECK(std::count(first.begin(), first.end(), first[0]) < 10);  // the codes are not constant
+    // One changed bit of one weight gives another model.
     std::vector<float> g(4);
     ctx.read<float>(loaded.parameters().all()[1].value, g);
     g[0] = std::nextafter(g[0], 2.0f);
@@ -292,14 +293,14 @@ TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
     CHECK(what.find(part) != std::string::npos);
   CHECK(same_bits(before, everything(ctx, codec.parameters())));
 
-  // Not strict: what fits is taken, the rest is reported.
+  // Not strict: matching tensors are loaded, and the rest is reported.
   const LoadReport report = load_parameters(ctx, codec.parameters(), folder / "wrong.safetensors", false);
   CHECK(report.missing.size() == 2);
   CHECK(report.surplus == std::vector<std::string>{"encoder.extra"});
   CHECK(report.misshapen.size() == 1);
   CHECK(same_bits(before, everything(ctx, codec.parameters())));
 
-  // A file that is no model of ours says so.
+  // A file that is no model of nacre gives an error that says so.
   {
     const Safetensors file = Safetensors::read(folder / "model.safetensors");
     write_safetensors(folder / "other.safetensors",
@@ -320,7 +321,7 @@ TEST_CASE("parameters: a second model of the same names shares them") {
   Encoder second(p, c);
   CHECK(p.all().size() == count);
   p.allocate(ctx, true);
-  Encoder third(p, c);  // still: nothing new is asked for
+  Encoder third(p, c);  // asks for nothing new, so it is still allowed
   CHECK(p.all().size() == count);
   CHECK_THROWS_AS(Decoder(p, c), Error);
   CHECK_THROWS_AS(p.allocate(ctx, true), Error);
@@ -393,7 +394,7 @@ TEST_CASE("parameters: begin as they are registered") {
   p.add("pair.a", {5}, five, {Init::normal, 1.0, true});
   p.add("pair.b", {5}, five, {Init::normal, 4.0, true});
   p.add_stack({"0.stack", "1.stack"}, {5}, {.batch = 2, .channels = 5}, {Init::normal, 1.0});
-  p.add("one", {5}, five, {Init::zero});  // known: begins as the first registration says
+  p.add("one", {5}, five, {Init::zero});  // a known parameter keeps the initial values of its first registration
   Weight& weight = p.add_weight({"0.w", "1.w"}, {2, 3, 2}, {.batch = 4, .time = 2, .channels = 3}, {Init::one});
   CHECK(error_of([&] { p.initialise(ctx, 1); }, ErrorKind::usage).find("allocate") != std::string::npos);
   p.allocate(ctx, false);
@@ -415,7 +416,7 @@ TEST_CASE("parameters: begin as they are registered") {
   CHECK(!same_bits(v["pair.own"], v["pair.a"]));
   for (size_t i = 0; i < 5; ++i) CHECK(v["pair.b"][i] == 4 * v["pair.a"][i]);
   CHECK(!same_bits(v["0.stack"], v["1.stack"]));
-  // Effective weights are up to date: v where the gain is the norm of the row, within 8 ulp (weight_norm.h).
+  // Effective weights are current: they equal v where the gain is the norm of the row, within 8 ulp (weight_norm.h).
   std::vector<float> w(24);
   ctx.read<float>(weight.value32, w);
   for (const float x : w) CHECK(std::fabs(static_cast<double>(x) - 1) <= 8 * test::ulp);

@@ -1,5 +1,5 @@
-// The plan: no two live blocks overlap, = and += go to the right writers, gradients pass through residual connections and
-// stop where they should, and the program runs in the order that the walks describe.
+// The plan: live blocks never overlap, = and += go to the right writers, gradients pass through residual connections
+// and stop where they must, and the program runs in the order that the walks describe.
 #include "nacre/nn/plan.h"
 
 #include <map>
@@ -12,7 +12,7 @@ using namespace nacre::test;
 
 namespace {
 
-/// y = f(x): reads in backward, scratch in both passes.
+/// y = f(x). Reads x in the backward pass, and has scratch in both passes.
 struct Unary {
   Input<float> x;
   Output<float> y;
@@ -26,7 +26,7 @@ struct Unary {
     return y.flow;
   }
 };
-/// Where a gradient comes from.
+/// A step that produces the first gradient.
 void end(Plan& p, Flow x) { p.step("end").reads<float>(x); }
 
 bool overlap(const View<const float>& a, const View<const float>& b) {
@@ -41,7 +41,7 @@ std::string refusal(const std::function<void()>& f) {
   }
   return "nothing was refused";
 }
-/// A source whose gradient is wanted, so that what follows has gradients.
+/// A source whose gradient is needed, so that later steps have gradients.
 Flow variable(Plan& p, int64_t channels = 8) { return p.source<float>({.time = 3, .channels = channels}, true).flow; }
 
 /// Parameters of two weights, on the CPU.
@@ -66,7 +66,7 @@ TEST_CASE("plan: a chain keeps what backward needs, and nothing else", "[plan]")
   });
   for (size_t i = 0; i < chain.size(); ++i) {
     for (size_t j = i + 1; j < chain.size(); ++j)
-      CHECK_FALSE(overlap(chain[i].x.value, chain[j].x.value));  // all are read in backward, so all live together
+      CHECK_FALSE(overlap(chain[i].x.value, chain[j].x.value));  // backward reads all, so all are live
     CHECK_FALSE(overlap(chain[i].x.value, chain[i].y.value));
     CHECK_FALSE(overlap(chain[i].x.value, chain[i].forward_scratch));
     CHECK(chain[i].x.grad);
@@ -75,7 +75,7 @@ TEST_CASE("plan: a chain keeps what backward needs, and nothing else", "[plan]")
     CHECK_FALSE(overlap(chain[i].x.grad, chain[i].backward_scratch));
     CHECK_FALSE(overlap(chain[i].x.grad, chain[i].x.value));
   }
-  CHECK(plan.bytes() == plan.peak_live_bytes());  // a chain packs perfectly
+  CHECK(plan.bytes() == plan.peak_live_bytes());  // a chain packs without gaps
   CHECK(plan.bytes() < plan.unshared_bytes());
   CHECK(plan.steps().size() == 7);
   CHECK(plan.steps().back() == "end");
@@ -132,7 +132,7 @@ TEST_CASE("plan: a residual connection shares one gradient block", "[plan]") {
     join.x = s.passes<float>(x, join.y.flow);
     end(p, last.plan(p, join.y.flow, 8));
   });
-  CHECK_FALSE(join.x.grad);                      // nothing to do in backward
+  CHECK_FALSE(join.x.grad);                      // the backward pass has nothing to do
   CHECK(maker.y.grad.data == join.y.grad.data);  // one block
   CHECK(branch.x.add);                           // the branch adds to it
   CHECK_FALSE(overlap(join.branch.grad, join.y.grad));
@@ -189,7 +189,7 @@ TEST_CASE("plan: gradients go where something is trained, and nowhere else", "[p
   bool trains_a = false, trains_b = true, trains_frozen = true;
   plan.reserve([&](Plan& p) {
     fixed = p.source<float>({.time = 3, .channels = 8});
-    Flow x = before.plan(p, fixed.flow, 8);  // nothing trained so far: no gradient
+    Flow x = before.plan(p, fixed.flow, 8);  // nothing is trained so far: no gradient
     Step s = p.step("a");
     trained_input = s.reads<float>(x);
     first = s.gradient(w.a);
@@ -210,7 +210,7 @@ TEST_CASE("plan: gradients go where something is trained, and nowhere else", "[p
     s = p.step("reads a detached value");
     detached = s.reads<float>(p.detach(x));
     s.makes<float>(x.shape);
-    third = s.gradient(w.b);  // its output has no reader
+    third = s.gradient(w.b);  // no step reads its output
     end(p, behind.plan(p, x, 8));
     trains_a = p.trains(w.a), trains_b = p.trains(w.b), trains_frozen = p.trains(frozen.a);
   });
@@ -282,13 +282,13 @@ TEST_CASE("plan: a fork is one value and a gradient per branch", "[plan]") {
 
 namespace {
 
-/// A random program whose steps write their own number and check what they read. Walks may contain inner walks, which read
-/// activations of the outer walks detached.
+/// A random program. Its steps write their own number and check what they read. Walks may contain inner walks, which
+/// read detached activations of the outer walks.
 struct RandomProgram {
   std::mt19937_64 rng;
   int wrong = 0, ran = 0;
   int number = 0;
-  std::vector<std::string> order;  // of passes, as they should run
+  std::vector<std::string> order;  // the expected order of passes
 
   static bool all_are(View<const float> v, float x) {
     return std::all_of(v.begin(), v.end(), [&](float y) { return y == x; });
@@ -343,7 +343,7 @@ struct RandomProgram {
         std::fill(saved.begin(), saved.end(), 1000.0f + static_cast<float>(id));
         order.push_back("forward " + std::to_string(id));
       });
-      // Gradients count paths to losses, by = and += as told: what arrives is passed on.
+      // A gradient is the number of paths to losses. Each step passes on the value that arrives, by = or += as planned.
       s.backward([this, inputs_hold, in, out, backward_scratch, saved, id, loss](Context&) {
         inputs_hold();
         wrong += !all_are(saved, 1000.0f + static_cast<float>(id));
@@ -351,7 +351,7 @@ struct RandomProgram {
         const float paths = loss ? 1.0f : out.grad.data[0];
         if (!loss) wrong += !all_are(out.grad, paths);
         std::fill(backward_scratch.begin(), backward_scratch.end(), -2.0f);
-        for (size_t k = in.size(); k-- > 0;)  // the mirror image of the forward order
+        for (size_t k = in.size(); k-- > 0;)  // the reverse of the forward order
           if (in[k].grad)
             for (float& g : in[k].grad) g = (in[k].add ? g : 0.0f) + paths;
         order.push_back("backward " + std::to_string(id));
@@ -380,14 +380,14 @@ TEST_CASE("plan: random programs never overwrite what is alive", "[plan]") {
     CHECK(program.wrong == 0);
     CHECK(plan.bytes() >= plan.peak_live_bytes());
     backward_passes += program.ran;
-    // A walk's backward passes run in reverse, and an inner walk is over before the outer one goes on.
+    // The backward passes of a walk run in reverse. An inner walk ends before the outer one continues.
     std::vector<int> forwards;
     for (const std::string& pass : program.order) {
       const int id = std::stoi(pass.substr(pass.find(' ') + 1));
       if (pass[0] == 'f') {
         forwards.push_back(id);
       } else if (pass[0] == 'b') {
-        while (!forwards.empty() && forwards.back() > id) forwards.pop_back();  // those had no gradient
+        while (!forwards.empty() && forwards.back() > id) forwards.pop_back();  // those steps had no gradient
         REQUIRE(!forwards.empty());
         CHECK(forwards.back() == id);
         forwards.pop_back();
@@ -396,7 +396,7 @@ TEST_CASE("plan: random programs never overwrite what is alive", "[plan]") {
       }
     }
     CHECK(program.order.back() == "then 0");
-    // Run again: the same, for nothing of a run is left over.
+    // A second run gives the same, since a run leaves no state.
     const std::vector<std::string> first = std::exchange(program.order, {});
     plan.run();
     CHECK(program.wrong == 0);
@@ -422,7 +422,7 @@ TEST_CASE("plan: an inner walk's memory is free afterwards", "[plan]") {
     });
     end(p, later.plan(p, fake, 5000 / 3));
   });
-  CHECK(critic.x.value.data == later.x.value.data);  // what the generator made is alive during both
+  CHECK(critic.x.value.data == later.x.value.data);  // the generator's output is live during both
   CHECK_FALSE(critic.x.grad);
   CHECK(later.x.grad);
   CHECK_FALSE(overlap(critic.y.value, generator.y.value));
@@ -490,7 +490,7 @@ TEST_CASE("plan: a run that is given up leaves no trace, unless weights have mov
   CHECK(averages == std::vector<float>{11, 2, 6});
   CHECK(weight[0] == 6);
 
-  // Parts of a program update nothing.
+  // A part of a program updates nothing.
   passes = 0;
   plan.run_until(last, Until::forward);
   CHECK(passes == 2);

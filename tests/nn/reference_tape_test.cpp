@@ -1,5 +1,6 @@
-// The references of whole models (reference/tape.h and what is built on it): their gradients against finite differences, and
-// the rules by which gradients add up, stop and are frozen against models that say the same in another way.
+// The references of whole models (reference/tape.h and the files that use it). Their gradients are compared with finite
+// differences. The rules by which gradients add up, stop and are frozen are compared with models that compute the same
+// in another way.
 #include "gradient_check.h"
 #include "reference/layers.h"
 #include "reference/losses.h"
@@ -17,7 +18,7 @@ struct Setup {
     Values& v = tape.parameters[name];
     for (int64_t i = 0; i < count; ++i) v.push_back(draw(rng));
   }
-  /// Parameters of a convolution; `rows` is the number of outputs, or of inputs of a transposed one.
+  /// Parameters of a convolution. `rows` is the number of outputs, or of inputs for a transposed convolution.
   void conv(const std::string& name, int64_t rows, int64_t inner, int64_t taps, int64_t biases) {
     random(name + ".weight_v", rows * inner * taps);
     random(name + ".weight_g", rows, 0.5, 1.5);
@@ -34,7 +35,7 @@ Node* mean_square(Tape& t, Node* x) {
   return mean(t, pointwise(
                      t, x, [](double v) { return v * v; }, [](double v, double) { return 2 * v; }));
 }
-/// The input "x" through a layer, so that its gradient is checked like a parameter's.
+/// The parameter "x" through a layer, so that the gradient of the input is checked like that of a parameter.
 Model from_x(Shape shape, const Layer& layer) {
   return [=](Tape& t) { return mean_square(t, layer(t, t.parameter("x", shape))); };
 }
@@ -65,7 +66,7 @@ TEST_CASE("reference gradients: transposed convolutions") {
   s.check(from_x(shape, conv_transpose1d("odd", 6, {.stride = 3, .left = 2, .right = 2}, 1)));
   s.check(from_x(shape, conv_transpose1d("grouped", 4, {.stride = 2, .groups = 2, .right = 2})));
   s.check(from_x(shape, conv_transpose1d("plain", 4, {.stride = 2, .right = 2}, 0, WeightForm::plain)));
-  // Each sample of y belongs to the frame that it is made of.
+  // Each sample of y comes from the samples of its own frame.
   s.tape.run([&](Tape& t) {
     Node* y = conv_transpose1d("odd", 6, {.stride = 3, .left = 2, .right = 2}, 1)(t, t.parameter("x", shape));
     CHECK(y->shape == Shape{.batch = 2, .time = 36, .channels = 3});
@@ -278,7 +279,7 @@ TEST_CASE("reference gradients: balanced losses come together at the fork") {
   };
   for (size_t i = 0; i < x.size(); ++i) {
     const double a = factor(first, 1, 0.25) * first[i], b = factor(second, 3, 0.75) * second[i];
-    CHECK(std::fabs(found[i] - (a + b)) <= 100 * 0x1p-53 * (std::fabs(a) + std::fabs(b)));  // norms are 48 roundings
+    CHECK(std::fabs(found[i] - (a + b)) <= 100 * 0x1p-53 * (std::fabs(a) + std::fabs(b)));  // norms have 48 roundings
   }
 }
 

@@ -1,4 +1,4 @@
-// A weight that several layers of one plan use: its gradient is the sum of what the uses make of it.
+// A weight that several layers of one plan use. Its gradient is the sum over all uses.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -23,15 +23,15 @@ CodecConfig tiny() {
 
 using Values = std::map<std::string, std::vector<float>>;
 
-/// What one use of the shared layer is given and what it gives back.
+/// The input and the result of one use of the shared layer.
 struct Place {
   View<int32_t> stages{}, frames{};  ///< of a quantizer
 };
 using Net = std::function<Flow(Plan&, Flow, Place&)>;
 using Make = std::function<Net(Parameters&)>;
 
-/// One layer in two places of a plan, each behind a convolution of its own. The uses named in `of` get a gradient, each
-/// its own or zeros; the others are computed and no gradient reaches them.
+/// One layer in two places of a plan, each behind its own convolution. The uses named in `of` have a gradient, their
+/// own or zeros. The other use is computed, but no gradient reaches it.
 template <class T>
 struct Twice {
   struct Use {
@@ -73,7 +73,7 @@ struct Twice {
         Use& u = uses[i];
         u.source = p.source<T>({.batch = 2, .time = time, .channels = 3});
         const Flow y = layer(p, before[i].plan(p, u.source.flow), u.place);
-        time += 7;  // the uses need not be alike
+        time += 7;  // the two uses may have different shapes
         if (std::find(of.begin(), of.end(), i) == of.end()) continue;
         const Step s = p.step("end");
         const Input<T> end = s.reads<T>(y);
@@ -102,7 +102,8 @@ struct Twice {
   }
 };
 
-/// One use adds zeros to what the other made, before it and behind it: nothing is rounded, nothing may change.
+/// One use adds zeros to the gradient of the other, as the first or as the second. Nothing is rounded, so nothing may
+/// change.
 template <class T>
 void sums_up(const char* what, const Make& make) {
   for (const Device device : devices()) {
@@ -116,7 +117,7 @@ void sums_up(const char* what, const Make& make) {
       const auto something = [](const std::vector<float>& v) {
         return std::any_of(v.begin(), v.end(), [](float x) { return x != 0; });
       };
-      // No loss is on the codebooks themselves.
+      // The codebooks have no loss of their own.
       if (name.find(".codebook.") == std::string::npos) CHECK((something(alone) && something(second.at(name))));
       CHECK(of_first.at(name) == alone);
       CHECK(of_second.at(name) == second.at(name));
@@ -152,7 +153,7 @@ TEST_CASE("gradients in bf16 of a weight that a plan uses twice add up", "[layer
 TEST_CASE("gradients of a quantizer that a plan uses twice add up", "[layers]") {
   sums_up<float>("quantizer", [](Parameters& p) -> Net {
     return [quantizer = Quantizer(p, tiny())](Plan& w, Flow x, Place& place) {
-      // Without losses of its own: what comes from zeros is then zero.
+      // Without losses of its own, so that a zero gradient gives zeros.
       const Quantized q = quantizer.plan(w, x, {.commitment_weight = 0, .codebook_weight = 0});
       place = {q.stages, q.frames};
       return q.flow;

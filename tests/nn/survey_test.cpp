@@ -1,4 +1,4 @@
-// A plan that is only surveyed: the layout of the real one, what its steps cost, and how far they reach, without memory.
+// A survey of a plan, without memory: it has the layout of the real plan, the costs of its steps, and their reach.
 #include "harness.h"
 #include "nacre/nn/layers.h"
 
@@ -7,7 +7,7 @@ using namespace nacre::test;
 
 namespace {
 
-/// [3, 16, 1, 2] -> [3, 8, 1, 4] -> [3, 16, 1, 2]
+/// Shapes [3, 16, 1, 2] -> [3, 8, 1, 4] -> [3, 16, 1, 2].
 struct Net {
   Parameters parameters;
   Conv1d down{parameters, "down", 2, 4, 5, {.stride = 2, .dilation = 2, .left = 4, .right = 4}};
@@ -24,7 +24,7 @@ struct Net {
   }
 };
 
-/// A step that reads x as described; y has as many moments.
+/// A step that reads x as described. y has as many time steps.
 Flow plan_step(Plan& p, std::initializer_list<Flow> inputs, Flow reached = {}, const Footprint& footprint = {}) {
   const Step s = p.step("step");
   for (const Flow& x : inputs) s.reads<float>(x);
@@ -81,7 +81,7 @@ TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
   CHECK(down.forward.products == down_products);
   CHECK(down.forward.floats == 0);
   CHECK(down.forward.bytes == x + middle + down_weight);
-  // Nothing needs the gradient of x.
+  // No step needs the gradient of x.
   CHECK(down.backward.products == down_products);
   CHECK(down.backward.bytes == x + middle + 2 * down_weight);
   // Snake is counted in the convolution behind it.
@@ -93,7 +93,7 @@ TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
   CHECK(up.backward.floats == 60 * 3 * 8 * 4);
   CHECK(up.backward.bytes == (middle + y + 2 * up_weight) + (y + up_weight + middle) + middle);
 
-  // Of frozen weights only the gradient of the input is left.
+  // With frozen weights, only the gradient of the input is left.
   plan.survey([&](Plan& p) {
     const Frozen frozen = p.freeze(net.parameters);
     net.walk(p, true);

@@ -8,7 +8,7 @@ using namespace nacre::test;
 
 namespace {
 
-/// The device scalars of one optimizer.
+/// The scalars of one optimizer on the device.
 struct Scalars {
   explicit Scalars(Context& c, AdamWScalars start) : ctx(c), memory(c, sizeof(AdamWScalars)) { write(start); }
   View<AdamWScalars> view() const { return {reinterpret_cast<AdamWScalars*>(memory.data()), {}}; }
@@ -26,7 +26,7 @@ const int64_t lengths[] = {
     1,              // the smallest
     2,      3,      // less than any vector
     15,     16,     // one short of a vector of 512 bits, exactly one
-    17,     31,     // odd rests
+    17,     31,     // odd tails
     33,     64,     // whole vectors and one more
     255,    1023,   // one short of a chunk of the loop
     1024,   1025,   // exactly one chunk, one more
@@ -72,7 +72,8 @@ void adamw_case(Device device, int64_t n, bool with_ema, double max_norm, int st
                                   .max_norm = a.max_norm,
                                   .step = steps_before + 1};
   const auto exact = [&](int64_t i) { return reference::adamw({value[i], m[i], v[i]}, grad[i], norm, o); };
-  // Clip, its product, 1 - beta, two products, one sum: four roundings and a little on terms that may cancel.
+  // The clip, its product, 1 - beta, two products and one sum make four roundings, plus a margin for terms that may
+  // cancel.
   const double clip = reference::adamw_clip(norm, max_norm);
   const auto m_size = [&](int64_t i) { return o.beta1 * std::fabs(m[i]) + (1 - o.beta1) * clip * std::fabs(grad[i]); };
   const auto m_allowed = [&](int64_t i) { return 5 * ulp * m_size(i) + 1e-38; };
@@ -115,7 +116,7 @@ TEST_CASE("adamw", "[adamw]") {
   for (Device device : devices()) {
     int turn = 0;
     for (int64_t n : lengths) {
-      // First step and later ones, with and without ema, clip off, inactive and active, by turns.
+      // The first step and later ones, with and without ema, with the clip off, inactive and active in turn.
       const double max_norms[] = {0, 1e6, 0.05};
       adamw_case(device, n, turn % 2 == 0, max_norms[turn % 3], turn % 4 == 0 ? 0 : 17);
       ++turn;
@@ -197,7 +198,7 @@ TEST_CASE("adamw does not allocate and does not depend on threads", "[adamw]") {
                     .scalars = scalars.view(),
                     .scratch = c.scratch(adamw_scratch(c.ctx, s)),
                     .max_norm = 1};
-      adamw(c.ctx, a);  // the thread pool starts
+      adamw(c.ctx, a);  // starts the thread pool
       AllocationCounter counter;
       adamw(c.ctx, a);
       CHECK(counter.count() == 0);

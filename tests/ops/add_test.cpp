@@ -17,7 +17,7 @@ void add_case(Device device, Shape s) {
   add<T>(c.ctx, {.a = a, .b = b, .y = y});
   accumulate<T>(c.ctx, {.x = b, .y = in_place});
   accumulate<T>(c.ctx, {.x = b, .y = copied, .add = false});
-  // One rounding of the sum, at most 6 in size, in the storage type.
+  // The sum, at most 6, is rounded once in the storage type.
   const double step = std::is_same_v<T, float> ? ulp : bf16_ulp;
   const auto expected = [&](int64_t i) { return a[i] + b[i]; };
   const auto allowance = [&](int64_t i) { return 1.01 * step * std::fabs(expected(i)) + 1e-30; };
@@ -50,7 +50,7 @@ TEST_CASE("add does not allocate and does not depend on threads", "[add]") {
     for (int threads : {1, 2, 3}) {
       Case c("add threads", device, s, threads);
       auto &a = c.random("a", s, -3, 3), &b = c.random("b", s, -3, 3), &y = c.output("y", s);
-      add(c.ctx, {.a = a, .b = b, .y = y});  // the thread pool starts
+      add(c.ctx, {.a = a, .b = b, .y = y});  // starts the thread pool
       AllocationCounter counter;
       add(c.ctx, {.a = a, .b = b, .y = y});
       accumulate(c.ctx, {.x = a, .y = y});

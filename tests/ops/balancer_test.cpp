@@ -49,7 +49,8 @@ void balancer_case(Device device, Shape s, int count, bool balanced) {
     }
     balancer(c.ctx, a);
     const auto r = exact.step(gradients, weights);
-    // Norms and means: 2 u of their own, and 3 u per step for the float state; factor, product, `count` sums.
+    // Norms and means: 2 u of their own, and 3 u per step for the state in float. Then the factor, a product and
+    // `count` sums.
     const auto expected = [&](int64_t k) { return r.gradient[static_cast<size_t>(k)]; };
     const auto allowance = [&](int64_t k) {
       double size = 0;
@@ -84,7 +85,7 @@ TEST_CASE("balancer", "[balancer]") {
       balancer_case(device, s, 1 + turn % balancer_max, turn % 3 != 0);
       ++turn;
     }
-    balancer_case(device, {2, 40000, 1, 1}, 3, true);  // several parts of the norms
+    balancer_case(device, {2, 40000, 1, 1}, 3, true);  // the norms have several parts
   }
 }
 
@@ -125,22 +126,22 @@ TEST_CASE("balancer at its limits", "[balancer]") {
                .shares = shares,
                .gradient = gradient,
                .scratch = c.scratch(balancer_scratch(c.ctx, s, 2))};
-    balancer(c.ctx, a);  // the NaN reaches the gradient, not the state
+    balancer(c.ctx, a);  // NaN reaches the gradient, but not the state
     CHECK(std::isnan(gradient.read()[1234]));
     CHECK(state.read()[0] != 2.0f);
     CHECK(state.read()[1] == 3.0f);
     CHECK(state.read()[3] == 5.0f);
-    a.weights = {1, 0};  // a loss of weight 0 takes no part
+    a.weights = {1, 0};  // a loss of weight 0 is left out
     balancer(c.ctx, a);
     CHECK(std::isfinite(gradient.read()[1234]));
     CHECK(shares.read()[0] == 1);
     CHECK(shares.read()[1] == 0);
     a.gradients = {zero, zero}, a.weights = {1, 1};
     state.write({0, 0, 0, 0});
-    balancer(c.ctx, a);  // nothing to share
+    balancer(c.ctx, a);  // all gradients are zero
     c.expect_equal<float>(gradient, zero.before());
     CHECK(shares.read()[0] == 0);
-    // The gradient may be one of the gradients.
+    // The result may overwrite one of the gradients.
     a.balanced = false, a.weights = {2, 1}, a.gradients = {zero, good}, a.gradient = View<float>(good);
     balancer(c.ctx, a);
     c.expect_equal<float>(good, good.before());
@@ -162,7 +163,7 @@ TEST_CASE("balancer does not allocate and does not depend on threads", "[balance
                        .shares = shares,
                        .gradient = gradient,
                        .scratch = c.scratch(balancer_scratch(c.ctx, s, 2))};
-      balancer(c.ctx, a);  // the thread pool starts
+      balancer(c.ctx, a);  // starts the thread pool
       AllocationCounter counter;
       balancer(c.ctx, a);
       CHECK(counter.count() == 0);

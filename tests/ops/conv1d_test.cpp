@@ -26,7 +26,7 @@ struct Sample {
 Conv1dGeometry same(int64_t taps, int64_t dilation = 1) {
   return {.dilation = dilation, .left = (taps - 1) / 2 * dilation, .right = taps / 2 * dilation};
 }
-/// The rate changes of the codec: kernel 2 s, padding ceil(s / 2).
+/// The strided layers of the codec: 2 s taps, padding ceil(s / 2).
 Conv1dGeometry strided(int64_t s) { return {.stride = s, .left = (s + 1) / 2, .right = (s + 1) / 2}; }
 
 const std::vector<Sample>& samples() {
@@ -135,16 +135,14 @@ double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 double at(const std::vector<double>& v, int64_t i) { return v[static_cast<size_t>(i)]; }
-/// What storing in T leaves of an exact value.
+/// The value of x after rounding to T.
 template <class T>
 double stored(double x) {
   return static_cast<double>(to_float(store<T>(static_cast<float>(x))));
 }
 double nothing(int64_t) { return 0; }
 
-/// All three directions on small integers, which float holds exactly in any order of summation: equality is demanded,
-/// whatever the number of threads.
-/// How often a kernel ran; 0 without CUDA.
+/// How often a kernel ran. 0 without CUDA.
 int64_t launches(Context& ctx, const std::string& name) {
 #if defined(NACRE_WITH_CUDA)
   if (ctx.device().kind == Device::cuda) return cuda::runtime(ctx).launches(name);
@@ -153,7 +151,8 @@ int64_t launches(Context& ctx, const std::string& name) {
   return 0;
 }
 
-/// `product`, if given, is the kind of tile that must have run on CUDA in every direction.
+/// All three directions on small integers, which are exact in float in any order of summation. The results must be
+/// equal for any number of threads. `product`, if given, is the kind of tile that must run on CUDA in every direction.
 template <class T>
 void exact(Device device, const Sample& s, int threads, Precision precision = Precision::fp32,
            const std::string& product = {}) {
@@ -256,8 +255,8 @@ TEST_CASE("conv1d is exact on integers", "[conv1d]") {
 
 namespace {
 
-/// What the CPU computes with fewer products than the formula has, and matrix products of its own: as many tiles as
-/// these ask for, that end everywhere within a tile, and whose rows hang over both ends.
+/// Cases that the CPU computes with fewer products than the formula, and with its own matrix products. They have enough
+/// tiles for that, end at every position within a tile, and have rows that extend over both ends.
 const std::vector<Sample>& fewer_products() {
   static const std::vector<Sample> all{
       {"seven taps", 2, 203, 32, 32, 7, same(7)},
@@ -297,7 +296,7 @@ TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
 
 namespace {
 
-/// Whole windows on the CPU: signals that are short or long, slices of taps and of channels, edges, groups.
+/// Cases that the CPU computes in whole windows: short and long signals, slices of taps and of channels, edges, groups.
 struct Windowed {
   Sample s;
   bool by_slices;
@@ -330,7 +329,8 @@ const std::vector<Windowed>& whole_windows() {
   return all;
 }
 
-/// Blocks on the CPU: one tap and many rows in parts, columns of half a width, rows of many short items.
+/// Cases that the CPU computes in blocks: one tap and many rows in parts, columns of half a width, rows of many short
+/// items.
 const std::vector<Sample>& blocks_of_weights() {
   static const std::vector<Sample> all{
       {"one tap, half columns", 3, 150, 80, 144, 1, {}},
@@ -421,7 +421,7 @@ TEST_CASE("conv1d with fewer products errs by what is near alone", "[conv1d]") {
     const reference::Conv1d ref = reference_of(s);
     Case c(std::string("conv1d loud, ") + s.why, Device{}, xs);
     auto &noise = c.random("x", xs, -1, 1), &w = c.random("weight", ws, -1, 1);
-    // One row is ten thousand times as loud as the others; far from it nothing of that is seen.
+    // One row is ten thousand times as loud as the others. It must have no effect on distant rows.
     std::vector<double> values = doubles(noise);
     const int64_t loud = s.time / 2, terms = s.taps * s.in;
     for (int64_t i = 0; i < xs.elements(); ++i)
@@ -451,8 +451,8 @@ TEST_CASE("conv1d in bf16 rounds once", "[conv1d]") {
 
 namespace {
 
-/// Around the edges of the tiles of the CUDA kernels: 64 or 128 rows by 32 to 128 outputs, 32 floats or 64 bf16 deep.
-/// Channels are multiples of 8, so that 16-byte packs fit both types.
+/// Sizes around the edges of the CUDA kernels' tiles: 64 or 128 rows by 32 to 128 outputs, 32 floats or 64 bf16 deep.
+/// Channels are multiples of 8, so that both types have whole 16-byte packs.
 const std::vector<Sample>& tiles() {
   static const std::vector<Sample> all{
       {"a row less than a tile", 1, 127, 32, 32, 3, same(3)},
@@ -513,7 +513,7 @@ void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out,
       y, [&](int64_t i) { return stored<T>(at(y_ref, i)); }, nothing);
   if (device.kind == Device::cuda) CHECK(launches(c.ctx, "conv1d_forward_" + product) == 1);
   if (out == 64) return;
-  // The same sizes the other way: a transposed convolution's forward.
+  // The transposed layer has the same sizes. Its forward is the input gradient.
   const Sample across{"", items, time, out, 8, taps, g};
   const Shape wa = weight_shape(across);
   auto &w2 = c.integers<T>("weight", wa, -3, 3), &dx = c.output<T>("dx", ys);
@@ -532,7 +532,7 @@ void wide(Device device, int64_t items, int64_t time, int64_t taps, int64_t out,
 
 TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]") {
   for (const Device device : devices())
-    for (const int64_t out : {64, 96, 128}) {   // as many as fill a device, so that tiles are not made smaller
+    for (const int64_t out : {64, 96, 128}) {   // enough to fill a device, so that tiles stay large
       const int64_t taps = out == 128 ? 2 : 1;  // 133 tiles of 256 rows
       if (out == 128) wide<float>(device, 3, 11300, taps, out, Precision::fp32, "fma");
       if (out != 64 && device.kind == Device::cuda) wide<float>(device, 3, 11300, taps, out, Precision::tf32, "tf32");
@@ -576,10 +576,10 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
         tiling(72, 2112, 256, 7, 9),       // items of whole warps
         tiling(72, 264, 768, 7, 9),        // the gap saves a round on an H200, none on an A100
         tiling(72, 264, 768, 7, 1),        // the halo costs no round
-        tiling(72, 264, 768, 7, 9, 6144),  // with Snake's parameters 163 KiB have no room for the gap
-        tiling(72, 320, 768, 7, 9, 6144),  // where it would halve the tiles
+        tiling(72, 264, 768, 7, 9, 6144),  // 163 KiB with Snake's parameters have no room for the gap
+        tiling(72, 320, 768, 7, 9, 6144),  // the gap would halve the tiles
         tiling(8, 24000, 256, 3, 32),      //
-        tiling(8, 24000, 256, 3, 64),      // and here leave none
+        tiling(8, 24000, 256, 3, 64),      // the gap would leave none
         tiling(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
         cuda::tile::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
     };
@@ -598,7 +598,7 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
                                   {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
     const cuda::DeviceLimits& d = cuda::limits(ctx);
     const size_t kib = d.shared_per_block >> 10;
-    constexpr int h200_multiprocessors = 132, a100_multiprocessors = 108;  // the tables hold for these devices alone
+    constexpr int h200_multiprocessors = 132, a100_multiprocessors = 108;  // the tables are for these devices
     const Expected* const expected = kib == 227 && d.multiprocessors == h200_multiprocessors   ? h200
                                      : kib == 163 && d.multiprocessors == a100_multiprocessors ? a100
                                      : kib == 99 && d.multiprocessors <= 128                   ? of_99_kib
@@ -644,7 +644,7 @@ TEST_CASE("conv1d is exact on integers where rows of the halo would cost a round
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     wide<bf16>(device, 129, 260, 3, 128, Precision::fp32, "bf16");   // 132 blocks instead of 133
-    wide<float>(device, 336, 100, 3, 128, Precision::tf32, "tf32");  // and several items in a tile
+    wide<float>(device, 336, 100, 3, 128, Precision::tf32, "tf32");  // several items per tile
   }
 }
 
@@ -664,7 +664,8 @@ TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
                                      .dweight = dw,
                                      .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
                                      .geometry = s.g});
-      // Each factor is off by at most 2^-11 of itself, so a product by 2^-10 + 2^-22; then the sum in float.
+      // Each factor is off by at most 2^-11 of itself, so a product is off by 2^-10 + 2^-22. The float sum adds its own
+      // error.
       const auto check = [&](const Buffer<float>& found, const std::vector<double>& exact,
                              const std::vector<double>& magnitudes, int64_t terms) {
         const double relative = 0x1p-10 + 0x1p-22 + 4 * std::sqrt(static_cast<double>(terms)) * ulp;
@@ -711,8 +712,8 @@ TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
                                      .scratch = c.scratch(conv1d_weight_gradient_scratch(c.ctx, xs, ws, ys, s.g)),
                                      .geometry = s.g});
 
-      // A float sum of n terms in any order is off by at most about n / 2 ulp of the sum of magnitudes; the rounding of
-      // real data is random, so sqrt(n) is what one sees, and 4 sqrt(n) is never passed.
+      // A float sum of n terms in any order is off by at most about n / 2 ulp of the sum of magnitudes. The rounding
+      // errors of real data are random, so the typical error is sqrt(n) ulp, and 4 sqrt(n) is a safe limit.
       const auto allowed = [](const std::vector<double>& magnitudes, int64_t terms, double extra) {
         return [=](int64_t i) { return 4 * std::sqrt(static_cast<double>(terms)) * ulp * (at(magnitudes, i) + extra); };
       };
@@ -761,7 +762,7 @@ TEST_CASE("conv1d's reference gradients are those of its reference forward", "[c
       for (size_t i = 0; i < ws.size(); ++i) ws[i] += hw * direction_w[i];
       return dot(ref.forward(xs, ws), dy);
     };
-    const double h = 1e-3;  // the loss is linear in each, so only rounding remains
+    const double h = 1e-3;  // the loss is linear in each parameter, so only rounding remains
     CHECK((loss(h, 0) - loss(-h, 0)) / (2 * h) ==
           Approx(dot(ref.input_gradient(dy, w), direction_x)).epsilon(1e-8).margin(1e-8));
     CHECK((loss(0, h) - loss(0, -h)) / (2 * h) ==

@@ -15,7 +15,7 @@ void convert_case(Device device, Shape s) {
   auto &y = c.output<To>("y", s), &sum = c.random<To>("y +=", s, -3, 3);
   convert<From, To>(c.ctx, {.x = x, .y = y});
   convert<From, To>(c.ctx, {.x = x, .y = sum, .add = true});
-  // Exact to float; else one rounding.
+  // The conversion to float is exact. To bf16, there is one rounding.
   const double step = std::is_same_v<To, float> ? 0 : bf16_ulp, sum_step = std::is_same_v<To, float> ? ulp : bf16_ulp;
   const auto copied = [&](int64_t i) { return x[i]; };
   const auto added = [&](int64_t i) { return sum[i] + x[i]; };
@@ -41,8 +41,8 @@ TEST_CASE("convert", "[convert]") {
 
 TEST_CASE("convert: ties, infinities, NaN, and back again", "[convert]") {
   for (Device device : devices()) {
-    const std::vector<float> in{1.00390625f,  // half a step above 1: to even, 1
-                                1.01171875f,  // half a step above 1 + 2^-7: to even, 1 + 2^-6
+    const std::vector<float> in{1.00390625f,  // half a step above 1: ties to even, 1
+                                1.01171875f,  // half a step above 1 + 2^-7: ties to even, 1 + 2^-6
                                 -0.0f, INFINITY, -INFINITY, 3.4e38f, 1e-40f, 8.0f};
     const Shape s{.channels = static_cast<int64_t>(in.size())};
     Case c("convert special", device, s);

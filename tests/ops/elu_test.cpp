@@ -11,7 +11,7 @@ constexpr float alpha = 0.8f;
 struct Elu {
   static constexpr const char* name = "elu";
   static constexpr double low = -4.5, high = 4.7;
-  // forward: what vector_math.h promises and one product. backward: a sum and a product.
+  // The forward error is the bound of vector_math.h and one product. Backward has one sum and one product.
   static constexpr double forward_ulp = 4, backward_ulp = 2;
   template <class T>
   static void forward(Context& ctx, View<const T> x, View<T> y) {

@@ -1,5 +1,5 @@
-// Tensors of more than 2^31 elements. The emulator runs the first and the last blocks of the true grid on memory that
-// nobody has: pages that are not touched cost nothing.
+// Tensors of more than 2^31 elements. The emulator runs the first and the last blocks of the real grid. The memory
+// between them is reserved address space: untouched pages cost nothing.
 #if defined(NACRE_EMULATED)
 #include <cmath>
 
@@ -73,7 +73,7 @@ TEST_CASE("more than 2^31 elements: tiles of convolutions find the first and the
     if (device.kind == Device::cpu) continue;
     Context ctx({.device = device});
     const Large<bf16> x(ctx), y(ctx);
-    // Three taps: the row before as it is, the row itself twice, and of the row behind the next channel.
+    // Three taps: the earlier row unchanged, the row itself times two, and the next channel of the later row.
     const Shape shape{.batch = channels, .time = 3, .channels = channels};
     Memory weights(ctx, static_cast<size_t>(shape.elements()) * sizeof(bf16));
     const View<bf16> weight(reinterpret_cast<bf16*>(weights.data()), shape);
@@ -84,7 +84,7 @@ TEST_CASE("more than 2^31 elements: tiles of convolutions find the first and the
     for (int64_t c = 0; c < channels; ++c)
       w[at(c, 0, c)] = to_bf16(1), w[at(c, 1, c)] = to_bf16(2), w[at(c, 2, (c + 1) % channels)] = to_bf16(1);
     ctx.write<bf16>(w, weight);
-    // Whole numbers that bf16 holds, twice as large, too; all other rows are zeros.
+    // Integers that bf16 represents exactly, also when doubled. All other rows are zeros.
     std::vector<bf16> first(channels), last(channels), out(channels);
     for (size_t i = 0; i < first.size(); ++i)
       first[i] = to_bf16(static_cast<float>(i + 1)), last[i] = to_bf16(static_cast<float>(channels - i));
@@ -121,7 +121,7 @@ TEST_CASE("more than 2^31 elements: a search finds the codes of the first and th
     const auto row = [](const Memory& m, int64_t r) {
       return View<float>(reinterpret_cast<float*>(m.data()) + r * dim, {.channels = dim});
     };
-    const std::vector<float> ones(dim, 1.0f), twos(dim, 2.0f);  // code 0 is all zeros, as all other rows are
+    const std::vector<float> ones(dim, 1.0f), twos(dim, 2.0f);  // code 0 is zero, as are all other rows
     ctx.write<float>(ones, row(book, 1)), ctx.write<float>(twos, row(book, 2));
     ctx.write<float>(ones, row(x, 0)), ctx.write<float>(twos, row(x, many - 1));
     const View<int32_t> codes(reinterpret_cast<int32_t*>(found.data()), {.time = many});

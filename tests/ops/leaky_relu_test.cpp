@@ -11,7 +11,7 @@ constexpr float steepness = 0.2f;
 struct LeakyRelu {
   static constexpr const char* name = "leaky_relu";
   static constexpr double low = -4.5, high = 4.7;
-  // One product each.
+  // One product in each direction.
   static constexpr double forward_ulp = 0.5, backward_ulp = 0.5;
   template <class T>
   static void forward(Context& ctx, View<const T> x, View<T> y) {

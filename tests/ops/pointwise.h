@@ -1,5 +1,5 @@
 #pragma once
-// The test of an activation whose backward needs only its output. An Op has
+// The test of an activation whose backward pass needs only its output. An Op has
 //   name, low, high                              the range of x
 //   forward<T>(ctx, x, y), backward<T>(ctx, y, dy, dx, add_dx)
 //   value(x), slope(y)                           in double; slope as a function of the output
@@ -23,7 +23,7 @@ void pointwise_case(Device device, Shape s) {
   Op::template backward<T>(c.ctx, kept, dy, dx_sum, true);
   Op::template backward<T>(c.ctx, kept, dy_in_place, dy_in_place, false);
 
-  // The op's own error in float, then one rounding to the storage type; the sum adds one rounding of its own.
+  // The op's own error in float, and one rounding to the storage type. The sum adds one more rounding.
   const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
   const auto value = [&](int64_t i) { return Op::value(x[i]); };
   const auto value_allowed = [&](int64_t i) {
@@ -52,7 +52,8 @@ void pointwise_case(Device device, Shape s) {
   notices(dx_sum, sum, sum_allowed);
 }
 
-/// Shapes, both storage types, in place, threads, allocations, and the reference against finite differences.
+/// Tests shapes, both storage types, in-place calls, threads and allocations, and the reference against finite
+/// differences.
 template <class Op>
 void pointwise_test() {
   for (double x = Op::low; x < Op::high; x += 0.0137 * (Op::high - Op::low)) {
@@ -74,7 +75,7 @@ void pointwise_test() {
         Op::template forward<float>(c.ctx, x, y);
         Op::template backward<float>(c.ctx, y, dy, dx, false);
       };
-      run();  // the thread pool starts
+      run();  // starts the thread pool
       AllocationCounter counter;
       run();
       CHECK(counter.count() == 0);

@@ -17,22 +17,22 @@ struct Size {
 const Size sizes[] = {
     {1, 1, 1, 1, 1, 2},       // the smallest
     {1, 1, 1, 1, 4, 64},      // one code, many hypotheses
-    {1, 7, 1, 3, 5, 64},      // one channel; more hypotheses than codes, and than pairs of codes
-    {2, 9, 4, 6, 4, 1},       // the nearest codes
+    {1, 7, 1, 3, 5, 64},      // one channel; more hypotheses than codes or pairs of codes
+    {2, 9, 4, 6, 4, 1},       // one hypothesis: the nearest codes
     {1, 12, 8, 16, 3, 4},     // one tile of rows exactly
     {1, 13, 8, 17, 3, 3},     // one more of everything
-    {3, 11, 15, 15, 2, 16},   // one less
-    {1, 25, 5, 33, 6, 2},     // a block of codes and one; two hypotheses
+    {3, 11, 15, 15, 2, 16},   // one less of everything
+    {1, 25, 5, 33, 6, 2},     // a block of codes and one more; two hypotheses
     {2, 9, 4, 130, 3, 12},    // hypotheses fill tiles exactly
-    {1, 4, 7, 9, 6, 17},      // one hypothesis more than CUDA scores at once
-    {1, 3, 3, 40, 3, 64},     // the most
-    {1, 5, 40, 1030, 3, 16},  // more codes than CUDA scores at once
-    {1, 3, 520, 4, 3, 64},    // residuals that do not fit shared memory
-    {1, 3, 1030, 5, 2, 4},    // wider than the greedy search's tiles
-    {1, 4, 1, 1030, 3, 16},   // nine distances: more ties than CUDA holds at once, of one row
-    {1, 9, 1, 1030, 3, 2},    // and of eight
-    {1, 2, 1, 1030, 3, 40},   // and in a second pass of hypotheses
-    {1, 3, 300, 300, 2, 3},   // a codebook that the CPU searches in two pieces
+    {1, 4, 7, 9, 6, 17},      // one hypothesis more than CUDA scores in one pass
+    {1, 3, 3, 40, 3, 64},     // the maximum
+    {1, 5, 40, 1030, 3, 16},  // more codes than CUDA scores in one pass
+    {1, 3, 520, 4, 3, 64},    // residuals exceed shared memory
+    {1, 3, 1030, 5, 2, 4},    // wider than the tiles of the greedy search
+    {1, 4, 1, 1030, 3, 16},   // nine distances: more ties of a row than CUDA holds
+    {1, 9, 1, 1030, 3, 2},    // the same with eight rows
+    {1, 2, 1, 1030, 3, 40},   // the same in a second pass of hypotheses
+    {1, 3, 300, 300, 2, 3},   // a codebook that the CPU searches in two parts
 };
 
 enum Masks { none, some };
@@ -55,8 +55,8 @@ struct Problem {
   Buffer<float>&quantised, &losses;
   Masks masks;
 
-  /// On a grid, energies are multiples of 1/2 below 2^22 and float has them exactly: ties are ties on every device, and
-  /// the codes are those of the reference, bit for bit.
+  /// With grid values, energies are multiples of 1/2 below 2^22 and exact in float. Ties are ties on every device, and
+  /// the codes equal those of the reference exactly.
   Problem(Device device, Size s, bool grid, Masks m = none, int threads = 2)
       : n(s),
         c("rvq beam", device, {s.batch, s.frames, 1, s.dim}, threads),
@@ -108,7 +108,7 @@ void grid_case(Device device, Size n, Masks masks) {
   const std::vector<int32_t> codes = p.expected(n.beam);
   p.c.expect_equal<int32_t>(p.codes, codes);
 
-  // Everything else follows from the codes, exactly: sums of integers, and one division.
+  // All other results follow from the codes exactly: sums of integers, and one division.
   std::vector<float> y(size_t(p.rows * n.dim), 0.0f), quantised(size_t(n.stages * p.rows * n.dim));
   double sum = 0, elements = 0;
   for (int64_t r = 0; r < p.rows; ++r) {
@@ -164,7 +164,7 @@ TEST_CASE("rvq_forward keeps the hypotheses that its reference keeps", "[rvq]") 
 TEST_CASE("a beam's blocks take more rows than one turn of all blocks", "[rvq][rtx3090]") {
   for (Device device : devices()) {
     if (device.kind == Device::cpu) continue;
-    // A block of sixteen hypotheses takes one row at a time, and two blocks per multiprocessor run.
+    // A block of sixteen hypotheses takes one row at a time, and two blocks run per multiprocessor.
     const int64_t blocks = 2 * cuda::limits(Context({.device = device})).multiprocessors;
     grid_case(device, {1, blocks + 3, 1, 5, 2, 16}, none);
   }
@@ -201,7 +201,7 @@ TEST_CASE("the cases of the beam tell its rules apart", "[rvq]") {
   }
   CHECK(fewer > 3);
   CHECK(ties > 3);
-  CHECK(stages > 0);  // most items keep all of their stages, or none
+  CHECK(stages > 0);  // most items use all of their stages, or none
 }
 
 TEST_CASE("a beam of every sequence finds the best one", "[rvq]") {
@@ -225,20 +225,20 @@ TEST_CASE("a beam of every sequence finds the best one", "[rvq]") {
             sequence[size_t(r * n.stages + s)] = int32_t(rest % n.codes);
           best = std::min(best, energy_of(p, sequence, r));
         }
-        // No residual or code has a channel above m, the sum of the largest |z| and |code| of every stage. The terms of a
-        // score are at most 2 m^2 per channel: (2 dim + 4) roundings of that. A residual of the last stage is off by one
-        // rounding of m per stage and channel, which |r - c| <= m multiplies. Two scores are compared.
+        // Residuals and codes are at most m per channel, where m is the sum of the largest |z| and |code| of every
+        // stage. The terms of a score are at most 2 m^2 per channel, with (2 dim + 4) roundings. A residual of the last
+        // stage is off by one rounding of m per stage and channel, times |r - c| <= m. Two scores are compared.
         const double m = 1 + 0.7 * double(n.stages);
         const double allowance = 2 * ulp * (double(2 * n.dim + 4) * 2 + double(n.stages)) * double(n.dim) * m * m;
         CHECK(energy_of(p, codes, r) <= best + allowance);
         noticed = noticed || energy_of(p, nearest, r) > best + allowance;
       }
-      CHECK(noticed);  // by the nearest codes, which are not the best
+      CHECK(noticed);  // the nearest codes are not the best ones
     }
 }
 
 TEST_CASE("a beam lowers the mean energy of what is left", "[rvq]") {
-  // Not of every row: a hypothesis that falls out could have been the best in the end.
+  // This does not hold for every row: a hypothesis that is dropped could have been the best in the end.
   for (Device device : devices()) {
     double before = INFINITY;
     for (const int64_t beam : {1, 4, 16}) {
@@ -263,7 +263,7 @@ TEST_CASE("a beam's codes are the same on every device, for any threads, and row
       for (const int threads : device.kind == Device::cpu ? std::vector<int>{1, 2, 3} : std::vector<int>{2}) {
         Problem p(device, n, false, some, threads);
         const RvqForward a = p.arguments();
-        rvq_forward(p.c.ctx, a);  // the thread pool starts
+        rvq_forward(p.c.ctx, a);  // starts the thread pool
         AllocationCounter counter;
         rvq_forward(p.c.ctx, a);
         CHECK(counter.count() == 0);
@@ -276,7 +276,7 @@ TEST_CASE("a beam's codes are the same on every device, for any threads, and row
         p.c.expect_equal<float>(p.quantised, results[1]);
         p.c.expect_equal<float>(p.losses, results[2]);
       }
-      // CUDA fuses each product with its sum, as the CPU does where it can.
+      // CUDA fuses each product with its sum, as the CPU does if it can.
       if (first.empty()) first = own;
       if (fused) CHECK(own == first);
 
@@ -313,7 +313,7 @@ TEST_CASE("a beam and numbers that are none", "[rvq]") {
         const int64_t r = i / n.stages;
         CHECK(codes[size_t(i)] == (r == 4 || r == 5 || r == 14 ? 0 : before[size_t(i)]));
       }
-      // A code with NaN is never chosen, unless there is no other.
+      // A code with NaN is chosen only if there is no other.
       Problem q(device, n, true);
       std::vector<float> books = q.codebooks.before();
       for (int64_t k = 0; k < n.codes; k += 2) books[size_t((n.codes + k) * n.dim + k % n.dim)] = NAN;

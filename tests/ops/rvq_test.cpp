@@ -12,19 +12,19 @@ using namespace nacre::test;
 namespace {
 
 struct Size {
-  int64_t batch, frames, latent, dim, codes, stages;  // dim 0: latent codes
+  int64_t batch, frames, latent, dim, codes, stages;  // dim 0: codes have the latent's dimension
 };
 const Size sizes[] = {
     {1, 1, 1, 0, 1, 1},       // the smallest
     {1, 1, 1, 1, 1, 1},       // the smallest with projections
     {1, 1, 64, 0, 128, 8},    // one frame: the streaming case
     {1, 1, 64, 8, 128, 8},    // the same with projections
-    {2, 25, 64, 0, 64, 8},    // a codec's own size
+    {2, 25, 64, 0, 64, 8},    // the size of a codec
     {2, 25, 64, 8, 64, 9},    // DAC's stages on a small latent
     {1, 12, 16, 0, 16, 2},    // one tile of rows exactly
     {1, 13, 17, 0, 17, 3},    // one more of everything
     {3, 11, 15, 3, 15, 2},    // one less of everything
-    {1, 48, 8, 0, 33, 2},     // one call's rows exactly
+    {1, 48, 8, 0, 33, 2},     // exactly the rows of one call
     {1, 49, 8, 4, 33, 2},     // one more
     {5, 3, 7, 5, 9, 4},       // all odd
     {16, 1, 24, 0, 10, 3},    // a batch of single frames
@@ -38,12 +38,12 @@ const Size sizes[] = {
     {2, 9, 5, 0, 3, 12},      // many stages, few codes
     {2, 5, 6, 4, 7, 12},      // the same with projections
     {4, 20, 32, 0, 1024, 2},  // many codes
-    {1, 17, 30, 0, 1030, 2},  // one more row, and more codes, than CUDA scores at once
+    {1, 17, 30, 0, 1030, 2},  // one row more, and more codes, than CUDA scores in one pass
     {1, 19, 256, 8, 1030, 2},  // the same with projections: a channel per thread
-    {1, 10, 300, 8, 20, 2},   // a group of CUDA's and a row; weights padded to 512 channels
+    {1, 10, 300, 8, 20, 2},   // one of CUDA's groups and a row; weights padded to 512 channels
     {1, 3, 1024, 8, 5, 2},    // DAC's latent
     {1, 3, 1030, 8, 5, 2},    // wider than CUDA's groups
-    {1, 1200, 5, 8, 4, 2},    // two groups a block, ten chunks of the gradients' rows
+    {1, 1200, 5, 8, 4, 2},    // two groups per block, ten chunks of the gradients' rows
 };
 
 std::vector<double> doubles(const Buffer<float>& b) {
@@ -54,7 +54,7 @@ std::vector<double> doubles(const Buffer<float>& b) {
 
 enum Masks { none, some, nothing_valid };
 
-// One problem: inputs, and everything the forward writes.
+// One problem: the inputs, and all outputs of the forward pass.
 struct Problem {
   Size n;
   Case c;
@@ -90,7 +90,7 @@ struct Problem {
         quantised(c.output("quantised", {s.stages, rows, 1, dim})),
         losses(c.output("losses", {1, 1, 1, 2})),
         masks(m) {
-    // Small steps for weights that the chain passes through once per stage, so that nothing explodes.
+    // Every stage applies the weights once. Small weights keep the values bounded.
     const double scale = 1 / std::sqrt(static_cast<double>(s.latent));
     std::vector<float> w = in_weight.before();
     for (float& v : w) v *= static_cast<float>(scale);
@@ -112,7 +112,7 @@ struct Problem {
     if (masks != none) a.stages = stages, a.frames = frames;
     return a;
   }
-  /// Latent codes, without the quantisation error.
+  /// Codes of the latent's dimension, with the orthogonal gradient.
   RvqBackward orthogonal_arguments(View<const float> dy, View<float> dz, float commitment_weight) {
     RvqBackward a{.z = z,
                   .codebooks = codebooks,
@@ -142,8 +142,8 @@ struct Problem {
     r.dy.assign(z.before().size(), 0.0);
     return r;
   }
-  // No path from an input to a result passes through more roundings than this: per stage two projections and a few
-  // sums; then the sum over rows and elements.
+  // An upper limit for the roundings on a path from an input to a result: two projections and a few sums per stage,
+  // then the sum over rows and elements.
   double roundings() const {
     return static_cast<double>(2 * n.stages * (n.latent + dim + 6) + rows + n.stages * dim + 8);
   }
@@ -173,7 +173,8 @@ void forward_case(Device device, Size n, Masks masks) {
   const double loss = r.elements() > 0 ? r.commitment : 0, loss_size = r.elements() > 0 ? size.commitment : 0;
   check(p, p.losses, {loss, loss}, {loss_size, loss_size});
 
-  // Stage by stage, bit for bit: what was quantised gives the codes; residuals and sums are those of plain floats.
+  // Each stage is checked bit for bit. The codes follow from the quantised values. Residuals and sums are those of
+  // plain float operations.
   const std::vector<float> e = p.quantised.read(), y = p.y.read();
   const std::vector<int32_t> codes = p.codes.read();
   std::vector<float> sum(y.size());
@@ -202,7 +203,7 @@ void forward_case(Device device, Size n, Masks masks) {
   }
   if (!p.factorised) p.c.expect_equal<float>(p.y, sum);
 
-  // Decoding gives the same bits, where no item left stages out.
+  // Decoding gives the same bits, if all items use all stages.
   auto& decoded = p.c.output("decoded", p.zs);
   rvq_decode(p.c.ctx,
              {.codes = p.codes,
@@ -212,7 +213,7 @@ void forward_case(Device device, Size n, Masks masks) {
               .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, p.codes.shape(), p.zs, p.books, p.factorised))});
   if (masks == none) p.c.expect_equal<float>(decoded, y);
 
-  // Encoding, without what training keeps: the same codes.
+  // Encoding does not save what training needs. Its codes are the same.
   RvqForward encode = p.arguments();
   auto& encoded = p.c.output<int32_t>("encoded", p.codes.shape());
   encode.codes = encoded, encode.quantised = {}, encode.losses = {};
@@ -229,7 +230,7 @@ void backward_case(Device device, Size n, Masks masks) {
   Problem p(device, n, masks);
   rvq_forward(p.c.ctx, p.arguments());
   auto &dy = p.c.random("dy", p.zs, -1, 1), &dz = p.c.output("dz", p.zs);
-  // += : these start with something in them, which is taken off again below.
+  // Gradients are accumulated (+=). The outputs start with other values, which are subtracted again below.
   auto &dcodebooks = p.c.random("dcodebooks", p.books, -0.1, 0.1),
        &din_weight = p.c.random("din_weight", p.in_weight.shape(), -0.1, 0.1),
        &din_bias = p.c.random("din_bias", p.in_bias.shape(), -0.1, 0.1),
@@ -282,8 +283,8 @@ void backward_case(Device device, Size n, Masks masks) {
   check_sum(added, r.dz, size.dz);
 }
 
-/// Only dz differs from backward_case. The size of its terms: those of dz without it, and what errors of e and of b do to
-/// the product b e.
+/// Differs from backward_case in dz only. The sizes of its terms are those of dz without the projection, and those of
+/// the errors of e and of b in the product b e.
 void orthogonal_case(Device device, Size n, Masks masks) {
   Problem p(device, n, masks);
   rvq_forward(p.c.ctx, p.arguments());
@@ -349,7 +350,7 @@ TEST_CASE("rvq_backward without the quantisation error follows its double refere
 
 TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn, and errors near zero", "[rvq]") {
   for (Device device : devices()) {
-    // More elements than 1024 blocks have threads; what a forward would leave, made up.
+    // There are more elements than 1024 blocks have threads. The results of a forward pass are made up.
     const Shape zs{1, 132000, 1, 2};
     Case c("rvq latent, many rows", device, zs);
     auto &quantised = c.random("quantised", zs, -1, 1), &code = c.random("code", {1, 1, 1, 2}, -0.5, 0.5),
@@ -368,11 +369,11 @@ TEST_CASE("rvq_backward without the quantisation error: the blocks' second turn,
     for (size_t i = 0; i < e.size(); ++i) e[i] = static_cast<double>(code[int64_t(i % 2)]) - e[i];
     const double b = RvqReference::factor_of(doubles(long_dy), e);
     const auto expected = [&](int64_t i) { return static_cast<double>(long_dy[i]) - b * e[size_t(i)]; };
-    // One rounding each of e, of b, of their product where it is not fused, and of dz.
+    // One rounding each of e, of b, of their product (unless it is fused), and of dz.
     const auto allowed = [&](int64_t i) { return 4 * ulp * (std::fabs(long_dy[i]) + std::fabs(b * e[size_t(i)])); };
     c.expect<float>(long_dz, expected, allowed);
 
-    // b = 1e39 is beyond a float, while b e is no larger than dy.
+    // b = 1e39 overflows a float, but b e is no larger than dy.
     Problem p(device, {1, 1, 2, 0, 1, 1}, none);
     p.z.write({1e-39f, 0.0f}), p.codebooks.write({0.0f, 0.0f});
     rvq_forward(p.c.ctx, p.arguments());
@@ -394,7 +395,7 @@ TEST_CASE("without the quantisation error nothing of the gradient points along i
         return of;
       }();
       const RvqReference::Vector e = r.error();
-      // A squared error's gradient, weighted by channel, and noise: so that a good part of it lies along e.
+      // The gradient of a squared error, weighted by channel, plus noise. A large part of it is along e.
       std::vector<float> gradient = p.c.random("noise", p.zs, -0.05, 0.05).before();
       for (size_t i = 0; i < e.size(); ++i) gradient[i] += static_cast<float>(e[i] * (1 + double(i % 16) / 8));
       auto &dy = p.c.values("dy", p.zs, gradient), &dz = p.c.output("dz", p.zs);
@@ -407,8 +408,8 @@ TEST_CASE("without the quantisation error nothing of the gradient points along i
       double squares = 0, taking_part = 0;
       for (const double x : e) squares += x * x, taking_part += x != 0;
       REQUIRE(squares > 0.1 * 0.1 * taking_part);
-      // Two roundings of 2^-24 in b and in each dz, and e's own: four residuals, each rounded to 2^-24 of at most |z| = 1,
-      // beside an error of root mean square above 0.1.
+      // There are two roundings of 2^-24 in b and in each dz, and the error of e: four residuals, each rounded to 2^-24
+      // of at most |z| = 1, while the error's root mean square is above 0.1.
       CHECK(std::fabs(RvqReference::factor_of(left, e)) < (4 + 4 / 0.1) * ulp * before);
       a.orthogonal = false;
       rvq_backward(p.c.ctx, a);
@@ -417,8 +418,8 @@ TEST_CASE("without the quantisation error nothing of the gradient points along i
 }
 
 TEST_CASE("rvq follows its double reference where shared memory is short", "[rvq][a100][rtx3090]") {
-  // 99 KiB hold the residuals of 16 rows, but not their y; and one group of rows, where more rows than one group for each
-  // multiprocessor ask for two.
+  // 99 KiB hold the residuals of 16 rows, but not their y. They hold one group of rows, where more rows than one group
+  // per multiprocessor would use two.
   for (Device device : devices())
     for (const Size n : {Size{1, 17, 1000, 0, 20, 2}, Size{1, 1200, 520, 8, 4, 1}}) {
       forward_case(device, n, none);
@@ -465,7 +466,7 @@ TEST_CASE("the reference of rvq_backward is the slope of its objective", "[rvq]"
           (down.*input)[i] -= step;
           worst = std::max(worst, std::fabs((up.objective() - down.objective()) / (2 * step) - gradient[i]));
         }
-        // The objective is a polynomial of size one: the step costs step^2, rounding 1e-16 / step.
+        // The objective is a polynomial of size one. A step costs step^2, and rounding costs 1e-16 / step.
         CHECK(worst < 1e-8);
       };
       slopes(&RvqReference::z, at.dz);
@@ -482,7 +483,7 @@ TEST_CASE("rvq without a valid frame, and on silence", "[rvq]") {
     for (Size n : {Size{2, 9, 8, 0, 16, 3}, Size{2, 9, 8, 4, 16, 3}}) {
       forward_case(device, n, nothing_valid);
       backward_case(device, n, nothing_valid);
-      Problem p(device, n, none, 2, 0);  // every frame the same zeros
+      Problem p(device, n, none, 2, 0);  // every frame has the same zeros
       rvq_forward(p.c.ctx, p.arguments());
       const std::vector<int32_t> codes = p.codes.read();
       for (size_t i = 0; i < codes.size(); ++i) CHECK(codes[i] == codes[i % static_cast<size_t>(n.stages)]);
@@ -541,7 +542,7 @@ TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {
             .projections = p.projections(),
             .y = decoded,
             .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, p.codes.shape(), p.zs, p.books, p.factorised))};
-        rvq_forward(p.c.ctx, forward);  // the thread pool starts
+        rvq_forward(p.c.ctx, forward);  // starts the thread pool
         AllocationCounter counter;
         rvq_forward(p.c.ctx, forward);
         rvq_backward(p.c.ctx, backward);
@@ -578,7 +579,7 @@ TEST_CASE("rvq_decode takes the first stages only", "[rvq]") {
                   .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, codes.shape(), p.zs, p.books, p.factorised))};
       rvq_decode(p.c.ctx, a);
       p.c.expect_equal<float>(y, p.y.read());
-      // Codes that do not exist become the nearest that does, and nothing outside is read.
+      // Codes out of range are clamped to the nearest valid one, and nothing outside is read.
       codes.write(std::vector<int32_t>(36, 1 << 30));
       rvq_decode(p.c.ctx, a);
       codes.write(std::vector<int32_t>(36, 15));

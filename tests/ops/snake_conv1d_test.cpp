@@ -72,8 +72,8 @@ const std::vector<Sample>& samples() {
   return all;
 }
 
-/// What the CPU fuses that is too large for the emulator: blocks that end within an item, that have whole items, and
-/// rows that hang over the ends.
+/// Cases that the CPU fuses and that are too large for the emulator: blocks that end within an item, blocks of whole
+/// items, and rows that extend over the ends.
 const std::vector<Sample>& samples_of_cpu() {
   static const std::vector<Sample> all{
       {"fewer products, blocks end within an item", 1, 1600, 32, 32, 7, same(7)},
@@ -171,11 +171,12 @@ void sample_case(Device device, const Sample& s, bool with_beta, bool log_scale,
   };
   const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
   const Values wa = absolute(doubles(w)), dya = absolute(doubles(dy));
-  // Both factors of a product may have been rounded to 10 bits.
+  // Both factors of a product may be rounded to 10 bits.
   const double factors = precision == Precision::tf32 && device.kind == Device::cuda ? 2.01 * 0x1p-11 : 0;
   const auto root = [](int64_t terms) { return 4 * std::sqrt(static_cast<double>(terms)) * ulp; };
 
-  // u is off as the test of snake says, and perhaps stored; the convolution carries that, and adds its own.
+  // The error of u is the bound in snake_test.cpp, plus a rounding if u is stored. The convolution propagates it and
+  // adds its own.
   Values u(static_cast<size_t>(x.size())), u_error(u);
   for (int64_t k = 0; k < x.size(); ++k) {
     const SnakeParameters p = parameters(k);
@@ -198,7 +199,8 @@ void sample_case(Device device, const Sample& s, bool with_beta, bool log_scale,
   c.expect<T>(y, y_full, y_full_allowed);
   c.expect_equal<T>(y_place, y.read());
 
-  // g is off as the test of conv1d says, and perhaps stored; Snake's slopes as the test of snake says.
+  // The error of g is the bound in conv1d_test.cpp, plus a rounding if g is stored. The error of Snake's slopes is that
+  // in snake_test.cpp.
   const Values grad = conv.input_gradient(doubles(dy), doubles(w)), grad_size = conv.input_gradient(dya, wa);
   const auto grad_error = [&](int64_t k) {
     return (factors + root(s.taps * s.out / s.g.groups)) * at(grad_size, k) + storage * std::fabs(at(grad, k));
@@ -268,7 +270,7 @@ void sample_case(Device device, const Sample& s, bool with_beta, bool log_scale,
   notices(dw, dw_expected, dw_allowed);
 }
 
-/// A frequency of zero makes Snake the identity: on small integers the op is then the convolution, exactly.
+/// With a frequency of zero, Snake is the identity. On small integers the op then equals the convolution exactly.
 template <class T>
 void exact(Device device, Precision precision, const Sample& s) {
   INFO(s.why);
@@ -320,7 +322,7 @@ void exact(Device device, Precision precision, const Sample& s) {
   for (int64_t k = 0; k < dy.size(); ++k) at(bias_ref, k % s.out) += dy[k];
   const auto stored = [](double v) { return static_cast<double>(to_float(store<T>(static_cast<float>(v)))); };
   const auto nothing = [](int64_t) { return 0.0; };
-  // What is composed stores the gradient between the two ops, too; then both the sum found and the one expected are
+  // The composed ops also store the gradient between them. In that case the found and the expected sum are both
   // rounded.
   const auto twice = [&](int64_t k) {
     return bf16_ulp * std::fabs(at(grad, k)) + 2.02 * bf16_ulp * std::fabs(at(grad, k) + dx[k]);
@@ -448,7 +450,8 @@ TEST_CASE("snake_conv1d in wide tiles with a halo longer than they", "[snake_con
 
 namespace {
 
-/// The same integers at an address that no pack may begin at: other kernels, or other accesses, but the same result.
+/// The same integers at an address that is not aligned for packs. Other kernels or accesses run, but the result is the
+/// same.
 template <class T>
 void unaligned(Device device, const Sample& s) {
   INFO(s.why);
@@ -522,7 +525,7 @@ namespace {
 struct Launches {
   const char *forward, *input_gradient, *weight_gradient;
 };
-/// Each op once: it must have launched its kernel of that name.
+/// Calls each op once. It must launch the kernel of that name.
 template <class T>
 void launches_of(Precision precision, const Sample& s, const Launches& names) {
   INFO(s.why << ": " << names.forward);
@@ -613,8 +616,8 @@ TEST_CASE("snake_conv1d runs fused where it says so", "[snake_conv1d][a100][rtx3
 
 namespace {
 
-/// The fused forward must give the bits of snake_forward and conv1d_forward, which run the same products on an input
-/// that nothing changes under way.
+/// The fused forward must give the bits of snake_forward followed by conv1d_forward. Those run the same products on an
+/// input that is not changed in place.
 template <class T>
 void as_composed(Precision precision, const Sample& s) {
   INFO(s.why);
@@ -645,7 +648,8 @@ void as_composed(Precision precision, const Sample& s) {
 TEST_CASE("snake_conv1d's forward in tiles gives the bits of its two halves", "[snake_conv1d][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
-    // Taps that leave few or many steps to change the next channels in, one to four turns of channels, every tile.
+    // Numbers of taps that leave few or many steps for changing the next channels, with one to four turns of channels
+    // and every tile.
     for (const Sample& s :
          {Sample{"one turn of channels", 2, 150, 40, 128, 7, same(7)},
           Sample{"two turns, one step to change in", 2, 150, 72, 128, 3, same(3)},

@@ -13,12 +13,12 @@ namespace {
 const Shape shapes[] = {
     {1, 1, 1, 1},      // the smallest
     {1, 5, 1, 1},      // mono, shorter than a vector
-    {1, 511, 1, 1},    // mono, one short of the rows that are taken as one
-    {1, 513, 1, 1},    // and one more
-    {2, 37, 1, 24},    // neither rows nor channels fill anything
+    {1, 511, 1, 1},    // mono, one short of the rows that are merged into one
+    {1, 513, 1, 1},    // one more
+    {2, 37, 1, 24},    // odd rows and channels: nothing is full
     {3, 1, 1, 1536},   // one frame of three tiles: the streaming case
     {1, 4099, 1, 7},   // long, odd, narrower than a vector
-    {1, 40, 1, 511},   // one row almost fills a tile
+    {1, 40, 1, 511},   // one row nearly fills a tile
     {1, 40, 1, 512},   // one row is a tile
     {1, 40, 1, 513},   // a second tile of one channel
     {1, 2, 1, 4096},   // short and wide
@@ -27,10 +27,10 @@ const Shape shapes[] = {
     {1, 8192, 1, 4},   // exactly one part of the sums
     {1, 8193, 1, 4},   // a second part of one row
     {2, 2048, 1, 32},  // several whole parts
-    {4, 250, 1, 96},   // a codec's inner activation, rows are taken by five
-    {1, 700, 1, 192},  // rows are taken by two
+    {4, 250, 1, 96},   // a codec's inner activation, five rows per step
+    {1, 700, 1, 192},  // two rows per step
     {16, 1, 1, 64},    // a batch of single frames
-    {1, 99, 1, 255},   // odd channels, two rows as one, rest of one
+    {1, 99, 1, 255},   // odd channels, two rows merged, a tail of one
 };
 
 template <class T>
@@ -52,14 +52,14 @@ void snake_case(Device device, Shape s, bool with_beta, bool log_scale) {
   snake_forward<T>(c.ctx, {.x = x, .alpha = alpha, .beta = b, .y = y, .log_scale = log_scale});
   snake_forward<T>(c.ctx, {.x = x_in_place, .alpha = alpha, .beta = b, .y = x_in_place, .log_scale = log_scale});
   SnakeBackward<T> back{.x = x, .alpha = alpha, .beta = b, .dy = dy, .log_scale = log_scale};
-  back.dx = dx_only;  // nobody wants the parameters' gradients
+  back.dx = dx_only;  // the parameters' gradients are not requested
   snake_backward<T>(c.ctx, back);
   back.dalpha = dalpha, back.dbeta = db, back.scratch = scratch;
   back.dx = dx;
   snake_backward<T>(c.ctx, back);
-  back.dx = dx_sum, back.add_dx = true;  // the parameters' gradients a second time: they always add
+  back.dx = dx_sum, back.add_dx = true;  // the parameters' gradients are accumulated a second time
   snake_backward<T>(c.ctx, back);
-  back.dx = {};  // a third time, alone
+  back.dx = {};  // a third time, without dx
   snake_backward<T>(c.ctx, back);
   back = {.x = x, .alpha = alpha, .beta = b, .dy = dy_in_place, .dx = dy_in_place, .log_scale = log_scale};
   snake_backward<T>(c.ctx, back);
@@ -67,8 +67,8 @@ void snake_case(Device device, Shape s, bool with_beta, bool log_scale) {
   const auto parameters = [&](int64_t i) {
     return SnakeParameters{alpha[i % channels], beta[i % channels], with_beta, log_scale};
   };
-  // With u = ulp: the phase a x is rounded once, and a itself is off by up to 3 u when it is an exponential (2 for
-  // most of its range); sin^2 is off by 4 u, 1 / (b + eps) by 2 u, or 4 u in log scale; two more roundings.
+  // With u = ulp: the phase a x is rounded once. a itself is off by up to 3 u if it is an exponential (2 u for most of
+  // its range). sin^2 is off by 4 u, and 1 / (b + eps) by 2 u, or 4 u in log scale. There are two more roundings.
   const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
   const auto ratio = [&](int64_t i) { return parameters(i).a() / parameters(i).b(); };
   const auto phase = [&](int64_t i) { return std::fabs(parameters(i).a() * x[i]); };
@@ -76,7 +76,7 @@ void snake_case(Device device, Shape s, bool with_beta, bool log_scale) {
   const auto value_allowed = [&](int64_t i) {
     return 12 * ulp * (std::fabs(x[i]) * (1 + ratio(i)) + 1 / parameters(i).b()) + storage * std::fabs(value(i));
   };
-  // sin(2 a x) doubles both the phase's error and the 2 u of sine and cosine.
+  // sin(2 a x) doubles the phase's error and the 2 u of sine and cosine.
   const auto slopes = [&](int64_t i) { return reference::snake_slopes(x[i], parameters(i)); };
   const auto slope = [&](int64_t i) { return dy[i] * slopes(i).x; };
   const auto slope_allowed = [&](int64_t i) {
@@ -91,7 +91,7 @@ void snake_case(Device device, Shape s, bool with_beta, bool log_scale) {
   c.expect_equal<T>(x_in_place, y.read());
   c.expect_equal<T>(dy_in_place, dx.read());
 
-  // A block adds at most 64 terms in float, each off by 16 u and its phase; three calls, three final roundings.
+  // A block adds at most 64 terms in float, each off by 16 u and its phase. Three calls make three final roundings.
   std::vector<double> by_alpha(alpha.before().size()), by_beta(by_alpha), alpha_size(by_alpha), beta_size(by_alpha);
   for (int64_t i = 0; i < s.elements(); ++i) {
     const size_t k = static_cast<size_t>(i % channels);
@@ -157,7 +157,7 @@ TEST_CASE("snake", "[snake][a100][rtx3090][rtx4090]") {
       snake_case<float>(device, s, true, true);
       snake_case<bf16>(device, s, true, false);
     }
-  // What is left of the four forms.
+  // The remaining ones of the four forms.
   snake_case<float>(devices().front(), {2, 37, 1, 24}, true, false);
   snake_case<float>(devices().front(), {2, 37, 1, 24}, false, true);
   snake_case<bf16>(devices().front(), {2, 37, 1, 24}, false, false);
@@ -179,7 +179,7 @@ TEST_CASE("snake at its limits", "[snake]") {
     for (size_t i = 4; i < 7; ++i) CHECK(std::isnan(found[i]));
     CHECK(found[7] == 0);
 
-    // A frequency of zero is the identity, with finite gradients.
+    // With a frequency of zero, Snake is the identity and has finite gradients.
     const Shape three{.time = 3, .channels = 1};
     auto &in = c.values("in", three, {1.0f, -2.0f, 0.5f}), &dy = c.values("dy", three, {1.0f, 2.0f, 3.0f});
     auto &zero = c.zeros("zero", one), &out = c.output("out", three), &dx = c.output("dx", three);
@@ -208,7 +208,7 @@ TEST_CASE("snake does not allocate and does not depend on threads", "[snake]") {
           snake_forward(c.ctx, {.x = x, .alpha = alpha, .y = y});
           snake_backward(c.ctx, {.x = x, .alpha = alpha, .dy = dy, .dx = dx, .dalpha = dalpha, .scratch = scratch});
         };
-        run();  // the thread pool starts
+        run();  // starts the thread pool
         AllocationCounter counter;
         run();
         CHECK(counter.count() == 0);

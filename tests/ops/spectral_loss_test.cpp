@@ -39,15 +39,15 @@ std::vector<Trial> trials() {
       {1, 64, with({scale(64, 16, 0)})},                     // one window of signal, no mel term
       {1, 1, with({scale(8, 2, 2)})},                        // one sample: every position reflects it
       {2, 2, with({scale(16, 4, 2)})},                       // reflection bounces several times
-      {1, 33, with({scale(4, 1, 1)})},                       // smallest window, hop 1
-      {3, 200, with({scale(64, 16, 10), scale(32, 8, 5)})},  // rows of two items in one block of lanes
+      {1, 33, with({scale(4, 1, 1)})},                       // the smallest window, hop 1
+      {3, 200, with({scale(64, 16, 10), scale(32, 8, 5)})},  // one block of lanes has rows of two items
       {1, 15, with({scale(4, 1, 1), scale(32, 8, 4)})},      // exactly one block of 16 frames; signal inside the window
       {1, 16, with({scale(4, 1, 1)})},                       // one lane more than a block
-      {2, 300, with({scale(120, 31, 12)})},                  // factors 2, 3, 5; hop does not divide anything
+      {2, 300, with({scale(120, 31, 12)})},                  // factors 2, 3, 5; the hop divides nothing
       {1, 500, with({scale(250, 100, 9)})},                  // odd half window (no middle bin)
       {1, 700, with({scale(64, 100, 10)})},                  // hop > window: samples in no frame
       {8, 4000, with({scale(64, 16, 10), scale(256, 64, 40), scale(1024, 256, 80)})},     // the trainer's, short
-      {1, 2100, with({scale(2048, 512, 320, 0, 0, 0, 1), scale(32, 8, 5, 0, 0, 0, 1)})},  // both ends of DAC's
+      {1, 2100, with({scale(2048, 512, 320, 0, 0, 0, 1), scale(32, 8, 5, 0, 0, 0, 1)})},  // DAC's extremes
       {1, 5000, with({scale(64, 16, 10)})},                                // long: several chunks of the overlap-add
       {2, 200, zero},                                                      // zero padding
       {2, 200, htk},                                                       // the other filter bank, with limits
@@ -55,18 +55,18 @@ std::vector<Trial> trials() {
       {1, 300, high_floor},                                                // many values below the floor
       {4, 200, with({scale(64, 16, 10)}), {200, 100, 0, 1}},               // full, half, nothing, one sample
       {3, 300, with({scale(64, 16, 10), scale(32, 8, 0)}), {96, 97, 95}},  // on, after and before a frame's centre
-      {2, 64, with({scale(16, 4, 3)}), {-5, 1000}},                        // lengths out of range are brought into it
+      {2, 64, with({scale(16, 4, 3)}), {-5, 1000}},                        // lengths out of range are clamped
       {2, 100, with({scale(32, 8, 6, 0, 1, 1, 0), scale(16, 4, 3, 1, 0, 0, 1)})},  // some weights 0
       {1, 128, with({scale(32, 8, 5, 0, 0, 1, 1)})},                               // mel only: dstft is all zero
       {2, 128, with({})},                                                          // no scales: zeros
       {2, 52, with({scale(30, 7, 6)})},      // nothing is a multiple of four
-      {3, 96, with({scale(24, 12, 4)})},     // a frame is whole packs, half a frame too
-      {2, 96, with({scale(20, 4, 4)})},      // half a frame is not
+      {3, 96, with({scale(24, 12, 4)})},     // a frame and half a frame are whole packs
+      {2, 96, with({scale(20, 4, 4)})},      // half a frame is no whole pack
       {1, 300, with({scale(4096, 1024, 30)})},  // a block of 512 threads
       {1, 300, with({scale(4500, 1125, 30)})},  // more bins than the usual block of a CUDA kernel holds
       {5, 90, with({scale(128, 32, 9), scale(512, 128, 20), scale(2048, 512, 0)})},  // the other powers of two
       {3, 1001, with({scale(32, 5, 5), scale(256, 64, 20)})},                        // odd hops and lengths
-      {1, 300, with({scale(8192, 4096, 30)})},  // more than any holds
+      {1, 300, with({scale(8192, 4096, 30)})},  // more than any block holds
       {1, 64, with({scale(32, 16, 400), scale(60, 15, 400)})},  // bands that fill 99 KiB of shared memory
   };
 }
@@ -100,14 +100,14 @@ TEST_CASE("spectral_loss: losses and gradients against the reference", "[a100][r
       CHECK(allocations.count() == 0);
       const auto r = reference::spectral_loss(t.config, t.batch, t.time, doubles(x), doubles(y), t.lengths);
       const auto loss = [&](int64_t i) { return r.losses[i]; };
-      // The reference adds the worst case of every cell; the result is stored as a float.
+      // The reference adds up the worst case of every cell. The result is stored as a float.
       const auto loss_error = [&](int64_t i) { return r.loss_errors[i] + 2 * ulp * r.losses[i]; };
       c.expect(losses, loss, loss_error);
       for (int i = 0; i < 2; ++i) {
         auto& d = i == 0 ? dstft : dmel;
         const auto gradient = [&](int64_t n) { return r.gradients[i][static_cast<size_t>(n)]; };
-        // Independent errors of many bins and frames: eight times the root of the sum of their squares, and the
-        // rounding of each of the sums of frames.
+        // The errors of bins and frames are independent. The limit is eight times the root of the sum of their squares,
+        // plus the rounding of each sum of frames.
         const auto allowed = [&](int64_t n) {
           return 8 * std::sqrt(r.variances[i][static_cast<size_t>(n)]) + 8 * ulp * std::fabs(gradient(n));
         };
@@ -118,7 +118,7 @@ TEST_CASE("spectral_loss: losses and gradients against the reference", "[a100][r
         planted[0] += 10 * allowed(0);
         if (allowed(0) > 0) CHECK(worst_ratio(planted, gradient, allowed) > 1);
       }
-      // Losses alone are the same bits.
+      // A call for losses alone gives the same bits.
       const auto full = losses.read();
       losses.write({NAN, NAN});
       spectral_loss(c.ctx, {.plan = plan, .estimate = x, .target = y, .lengths = lengths, .losses = losses});
@@ -146,7 +146,7 @@ TEST_CASE("spectral_loss: the gradients of the reference are finite differences"
         for (int i = 0; i < 2; ++i) losses[i][side] = moved.losses[i];
       }
       x[n] = before;
-      // Rounding leaves 1e-15 / step of the loss. Curvature counts where the bins of a short signal are small: 1e-5 of
+      // Rounding costs 1e-15 / step of the loss. Curvature matters where the bins of a short signal are small: 1e-5 of
       // the largest gradient.
       for (int i = 0; i < 2; ++i) {
         const double slope = (losses[i][1] - losses[i][0]) / (2 * step);
@@ -161,7 +161,7 @@ namespace {
 
 constexpr int64_t golden_batch = 2, golden_time = 300;
 
-// As in golden/make_spectral.py.
+// The signals of golden/make_spectral.py.
 std::vector<float> golden_signals() {
   uint32_t state = 12345;
   std::vector<float> out(static_cast<size_t>(2 * golden_batch * golden_time));
@@ -200,8 +200,8 @@ TEST_CASE("spectral_loss: reference and library agree with PyTorch and librosa")
       Case c("spectral_loss golden", device, s);
       auto& x = c.values<float>("estimate", s, {signals.begin(), signals.begin() + half});
       auto& y = c.values<float>("target", s, {signals.begin() + half, signals.end()});
-      // The reference is in double, as PyTorch was; the file keeps 13 digits. PyTorch takes fmax and the floor from the
-      // same decimals, the library's floor is a float.
+      // The reference is in double, as PyTorch's is. The file keeps 13 digits. PyTorch takes fmax and the floor from
+      // the same decimals, but the library's floor is a float.
       const auto r = reference::spectral_loss(g.config, s.batch, s.time, doubles(x), doubles(y), {});
       const std::vector<double>* expected[2] = {&g.dstft, &g.dmel};
       for (int i = 0; i < 2; ++i) {
@@ -232,7 +232,7 @@ TEST_CASE("mel_filter_bank: librosa's, on both scales") {
     std::vector<double> flat;
     for (const auto& row : bank) flat.insert(flat.end(), row.begin(), row.end());
     REQUIRE(flat.size() == expected.size());
-    // Edges cancel to 1e-14 of the largest weight; 13 digits are kept.
+    // Edges cancel to 1e-14 of the largest weight. The file keeps 13 digits.
     const double most = *std::max_element(expected.begin(), expected.end());
     for (size_t i = 0; i < flat.size(); ++i) CHECK(std::fabs(flat[i] - expected[i]) <= 1e-12 * most);
   };
@@ -279,8 +279,8 @@ TEST_CASE("spectral_loss: signals at the floor give finite losses and gradients"
             {.plan = plan, .estimate = estimate, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
         INFO(x.first << " and " << y.first);
         for (const float v : losses.read()) CHECK(std::isfinite(v));
-        // A bin's slope is at most (1 + 1 / (floor ln 10)) of its share; a sample has window / hop = 4 frames and the
-        // bins of a frame share 1 / frames; bands lie in at most two triangles of area 1.
+        // The slope of a bin is at most (1 + 1 / (floor ln 10)) of its share. A sample is in window / hop = 4 frames.
+        // The bins of a frame share 1 / frames. A bin is in at most two triangles of area 1.
         for (const auto& gradient : {dstft.read(), dmel.read()})
           for (const float v : gradient) CHECK(std::fabs(v) < 4.5e4 * 8 * 2);
         if (&x != &y) continue;
@@ -288,7 +288,7 @@ TEST_CASE("spectral_loss: signals at the floor give finite losses and gradients"
         for (const auto& gradient : {dstft.read(), dmel.read()})
           for (const float v : gradient) CHECK(v == 0);
       }
-    // Silence has no direction to leave in.
+    // The gradient at silence is zero.
     Case c("spectral_loss of silence", device, s);
     auto &silence = c.zeros("estimate", s), &target = c.random("target", s, -1, 1);
     auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
@@ -298,7 +298,7 @@ TEST_CASE("spectral_loss: signals at the floor give finite losses and gradients"
     for (const auto& gradient : {dstft.read(), dmel.read()})
       for (const float v : gradient) CHECK(v == 0);
     CHECK(losses.read()[0] > 0);
-    // NaN shows.
+    // NaN must reach the loss.
     auto& bad = c.values("bad", s, made(600, [](int i) { return i == 599 ? NAN : 0.1f; }));
     spectral_loss(c.ctx, {.plan = plan, .estimate = bad, .target = target, .losses = losses});
     for (const float v : losses.read()) CHECK(std::isnan(v));
@@ -318,18 +318,18 @@ TEST_CASE("spectral_loss: lengths") {
           c.ctx,
           {.plan = plan, .estimate = x, .target = y, .lengths = lengths, .losses = losses, .dstft = dstft, .dmel = dmel});
     };
-    // All samples valid is the same as no lengths.
+    // Lengths that cover all samples give the result without lengths.
     run({});
     const auto all = losses.read(), all_dstft = dstft.read(), all_dmel = dmel.read();
     run(c.values<int32_t>("lengths", {.batch = 3}, {300, 300, 300}));
     c.expect_equal(losses, all);
     c.expect_equal(dstft, all_dstft);
     c.expect_equal(dmel, all_dmel);
-    // Nothing valid: zeros, also over what stood there.
+    // Without valid samples all results are zero, whatever the outputs held before.
     run(c.values<int32_t>("lengths", {.batch = 3}, {0, 0, 0}));
     for (const auto& v : {losses.read(), dstft.read(), dmel.read()})
       CHECK(std::all_of(v.begin(), v.end(), [](float f) { return f == 0; }));
-    // What stands behind an item's length does not matter, be it NaN.
+    // Samples behind an item's length have no effect, even if they are NaN.
     auto& lengths = c.values<int32_t>("lengths", {.batch = 3}, {100, 0, 299});
     run(lengths);
     const auto before = losses.read(), before_dstft = dstft.read(), before_dmel = dmel.read();
@@ -444,7 +444,7 @@ TEST_CASE("spectral_loss: which kernels run on CUDA", "[a100][rtx3090]") {
     CHECK(launches(scale(8192, 64, 10), true) == Counts{0, 1, 2, 0, 0, 1, 1, 0, 1});
     CHECK(launches(scale(8192, 64, 10, 0, 0), false) == Counts{0, 1, 1, 0, 0, 1, 0, 0, 0});
     CHECK(launches(scale(64, 16, 10, 0, 0, 0, 0), true) == Counts{0, 0, 0, 0, 0, 0, 0, 0, 0});
-    // So many bands that a block has room for its frames on some devices alone.
+    // A block has room for its frames with this many bands on some devices only.
     const bool room = cuda::limits(Context({.device = device})).shared_per_block > 99 << 10;
     CHECK(launches(scale(32, 16, 400), true) ==
           (room ? Counts{1, 0, 0, 0, 0, 0, 0, 0, 1} : Counts{0, 1, 2, 0, 0, 1, 1, 0, 1}));

@@ -17,20 +17,20 @@ constexpr StftPadding zero = StftPadding::zero;
 const Trial trials[] = {
     {1, 1, {4, 1}},            // the smallest window, one sample
     {1, 2, {4, 1}},            // reflection with two samples
-    {2, 3, {16, 4}},           // reflection bounces several times
+    {2, 3, {16, 4}},           // the reflection bounces several times
     {1, 1, {8, 2, zero}},      // one sample, zeros around it
-    {3, 50, {8, 3}},           // hop that does not divide the window; frames of two items in one block of lanes
+    {3, 50, {8, 3}},           // the hop does not divide the window; one block of lanes has frames of two items
     {1, 15, {4, 1}},           // 16 frames: exactly one block
     {1, 16, {4, 1}},           // one more
     {1, 14, {4, 1}},           // one less
     {2, 100, {6, 2}},          // factor 3, odd half
     {1, 100, {10, 5}},         // factor 5
     {1, 333, {30, 7}},         // factors 2, 3, 5
-    {1, 400, {50, 12}},        // 5 twice
-    {1, 400, {54, 13, zero}},  // 3 three times
+    {1, 400, {50, 12}},        // factor 5 twice
+    {1, 400, {54, 13, zero}},  // factor 3 three times
     {2, 257, {64, 16}},        // a power of two
     {1, 300, {64, 100}},       // hop > window: samples in no frame
-    {1, 1000, {120, 31}},      // hop prime to the window
+    {1, 1000, {120, 31}},      // hop and window are coprime
     {2, 2000, {1024, 256}},    // the usual long window
     {1, 6000, {32, 8}},        // short window, long signal: chunks of the overlap-add
     {1, 500, {2048, 512}},     // signal shorter than half the window
@@ -81,7 +81,7 @@ TEST_CASE("stft: forward, adjoint and their identity") {
       const auto value = [&](int64_t i) { return expected[reference::at(i)]; };
       const auto error = [&](int64_t i) { return allowed[reference::at(i)]; };
       c.expect(spectrum, value, error);
-      // Frames that overlap have independent errors; the overlap-add rounds once per frame.
+      // Overlapping frames have independent errors. The overlap-add rounds once per frame.
       const auto dvalue = [&](int64_t i) { return adjoint[reference::at(i)]; };
       const auto derror = [&](int64_t i) {
         return 4 * std::sqrt(variance[reference::at(i)]) + 4 * ulp * std::fabs(dvalue(i));
@@ -91,8 +91,8 @@ TEST_CASE("stft: forward, adjoint and their identity") {
           sum, [&](int64_t i) { return dvalue(i) + sum[i]; },
           [&](int64_t i) { return derror(i) + 2 * ulp * (std::fabs(dvalue(i)) + 1); });
 
-      // <X, D> = <x, dx>, from the library's own numbers. Both sides carry the errors above, summed over all elements
-      // as independent ones.
+      // <X, D> = <x, dx>, from the library's own results. Both sides have the errors above, added over all elements as
+      // independent ones.
       double left = 0, right = 0, square = 0;
       const auto found = spectrum.read(), back = dx.read();
       for (size_t i = 0; i < found.size(); ++i)

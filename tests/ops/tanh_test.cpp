@@ -10,7 +10,7 @@ namespace {
 struct Tanh {
   static constexpr const char* name = "tanh";
   static constexpr double low = -6, high = 6;
-  // forward: what vector_math.h promises. backward: four roundings, of 1 - y, 1 + y and two products.
+  // The forward error is the bound of vector_math.h. Backward has four roundings, of 1 - y, 1 + y and two products.
   static constexpr double forward_ulp = 3, backward_ulp = 2;
   template <class T>
   static void forward(Context& ctx, View<const T> x, View<T> y) {

@@ -1,5 +1,5 @@
-// Equally near codes: the lowest index wins, wherever the others lie. Codebooks repeat themselves with a period, so
-// that each row's nearest code comes back in other lanes, warps, tiles and turns of a search; all sums are exact.
+// Ties: among equally near codes the lowest index wins, wherever the others are. Codebooks are periodic, so that each
+// row's nearest code recurs in other lanes, warps, tiles and turns of a search. All sums are exact.
 #include <algorithm>
 
 #include "harness.h"
@@ -13,14 +13,15 @@ namespace {
 
 constexpr int64_t ids = 4096;
 
-/// The vector of a code that comes back with a period: an 8 that keeps directions apart, four digits of a number that
-/// no other id has, zeros; and in the last channel what its repetitions differ by: they lie on two sides of a row
-/// that has a zero there, equally far. All norms of one id are the same, so that the cosine metric ties, too.
+/// The vector of a code, which recurs with a period. It has an 8, which keeps the directions of different ids distinct,
+/// four digits of a number that is unique to the id, and zeros. The last channel distinguishes the repetitions: they
+/// lie at equal distances on two sides of a row, which has a zero there. All repetitions of an id have the same norm,
+/// so that the cosine metric ties, too.
 void put_vector(float* to, int64_t id, int64_t dim, float last) {
-  int64_t digits = id * 1103 % ids;  // 1103 is odd: every id has its own digits, and neighbours are not alike
+  int64_t digits = id * 1103 % ids;  // 1103 is odd, so ids have distinct digits, and those of neighbours differ much
   std::fill(to, to + dim, 0.0f);
   to[dim - 1] = last;
-  if (dim == 4) {  // two digits, whose directions are not apart
+  if (dim == 4) {  // two digits, which are not distinct in direction
     to[0] = static_cast<float>(digits % 64), to[1] = static_cast<float>(digits / 64);
     return;
   }
@@ -35,7 +36,7 @@ std::vector<float> periodic_book(int64_t codes, int64_t period, int64_t dim) {
   return book;
 }
 
-/// The ids that rows look for: the last and the first of the period, and some between.
+/// The ids that the rows match: the first and the last of the period, and some between.
 std::vector<int64_t> ids_of_rows(int64_t rows, int64_t period) {
   std::vector<int64_t> out;
   for (int64_t r = 0; r < rows; ++r) out.push_back(r % 2 == 0 ? (period - 1 - r / 2 % period) : r / 2 * 7 % period);
@@ -67,7 +68,8 @@ void nearest_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64
   c.expect_equal<int32_t>(found, {wanted.begin(), wanted.end()});
 }
 
-// Around lanes, vectors, blocks of 16 and 64 codes, warps, the 1024 codes of a turn; primes meet all of them.
+// Periods around the sizes of lanes, vectors, blocks of 16 and 64 codes, warps, and turns of 1024 codes. Primes meet
+// all positions of them.
 const int64_t periods[] = {1,   3,   4,   5,   15,  16,   17,   31,   33,   64,   100,
                            127, 128, 129, 511, 512, 1000, 1023, 1024, 1025, 2048, 3000};
 
@@ -81,7 +83,7 @@ TEST_CASE("vq_nearest gives ties to the lowest index in every turn of a search",
     for (const int64_t period : periods) nearest_case(device, 49, 7, 3100, period, metrics[turn++ % 2], VqMethod::sums);
     for (const int64_t period : {17, 1024})
       nearest_case(device, 5, 40, 2100, period, VqMetric::euclidean, VqMethod::sums);
-    // A code per lane of a warp.
+    // One code per lane of a warp.
     for (const int64_t period : {1, 31, 32, 33, 64, 100})
       nearest_case(device, 3, 1600, 130, period, metrics[turn++ % 2], VqMethod::sums);
   }
@@ -93,20 +95,20 @@ TEST_CASE("vq_nearest gives ties to the lowest index by products", "[vq][rtx3090
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
     for (const int64_t period : periods)
       nearest_case(device, 50, 8, 3100, period, metrics[turn++ % 2], VqMethod::products);
-    for (const int64_t dim : {16, 32, 64, 128})  // other numbers of groups on their way at once
+    for (const int64_t dim : {16, 32, 64, 128})  // different numbers of groups in flight
       for (const int64_t period : {1, 3, 16, 63, 64, 65, 256, 300})
         nearest_case(device, 20, dim, 600, period, metrics[turn++ % 2], VqMethod::products);
   }
 }
 
 TEST_CASE("vq_nearest gives ties to the lowest index where a thread walks all codes", "[vq]") {
-  // The fewest rows that are searched from registers; 1024 codes of 4 channels lie in shared memory at once.
+  // The fewest rows that are searched from registers. Shared memory holds 1024 codes of 4 channels at once.
   for (Device device : devices()) nearest_case(device, 32768, 4, 1030, 1024, VqMetric::euclidean, VqMethod::sums);
 }
 
 namespace {
 
-/// The latent's first channels are what is quantised, and nothing is taken off it: every stage sees the same row.
+/// The first channels of the latent are quantised, and nothing is subtracted from it. Every stage sees the same row.
 void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, int64_t codes,
                      std::vector<int64_t> of_stages, VqMetric metric) {
   const auto stages = static_cast<int64_t>(of_stages.size());
@@ -142,8 +144,8 @@ void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, i
   c.expect_equal<int32_t>(found, expected);
 }
 
-/// Latent codes. The second stage sees what the first leaves, (0, ..., 0, -1); its codes come back with its period,
-/// too, the first of them nearest to that.
+/// Codes of the latent's dimension. The second stage sees the residual of the first, (0, ..., 0, -1). Its codes are
+/// periodic, too, and the first of each period is the nearest to that residual.
 void latent_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_t period, int64_t second,
                  int64_t beam) {
   const Shape zs{1, rows, 1, dim}, books{2, codes, 1, dim};
@@ -151,7 +153,8 @@ void latent_case(Device device, int64_t rows, int64_t dim, int64_t codes, int64_
   const std::vector<int64_t> wanted = ids_of_rows(rows, period);
   std::vector<float> book = periodic_book(codes, period, dim);
   book.resize(static_cast<size_t>(2 * codes * dim));
-  // Zeros are half a unit nearer than what lies at 32: the least of each period of the second stage's is its first.
+  // Codes with zeros are half a unit nearer than those with 32. The nearest code of each period of the second stage is
+  // its first.
   for (int64_t k = 0; k < codes; ++k)
     if (k % second != 0) book[static_cast<size_t>((codes + k) * dim)] = 32;
   auto &z = c.values("z", zs, rows_of(wanted, dim, dim)), &codebooks = c.values("codebooks", books, book),
@@ -175,12 +178,12 @@ TEST_CASE("factorised rvq gives ties to the lowest index in every stage and turn
   for (Device device : devices()) {
     int turn = 0;
     const VqMetric metrics[] = {VqMetric::euclidean, VqMetric::cosine};
-    for (const int64_t period : periods)  // 8 channels of code: groups of nine rows, 1024 codes a turn
+    for (const int64_t period : periods)  // 8 channels of code: groups of nine rows, 1024 codes per turn
       factorised_case(device, 19, 20, 8, 3100, {period, std::min<int64_t>(period + 31, 3100)}, metrics[turn++ % 2]);
     for (const int64_t latent : {300, 600})  // two and four channels of latent per thread
       for (const int64_t period : {16, 1000, 1024})
         factorised_case(device, 10, latent, 8, 2100, {1024, period}, VqMetric::euclidean);
-    for (const int64_t period : {1, 31, 32, 33, 64, 100})  // other channels of code: a row per warp
+    for (const int64_t period : {1, 31, 32, 33, 64, 100})  // other channels of code: one row per warp
       factorised_case(device, 9, 20, 7, 130, {period, 128}, metrics[turn++ % 2]);
   }
 }
@@ -189,7 +192,7 @@ TEST_CASE("latent rvq gives ties to the lowest index in every stage and turn", "
   for (Device device : devices()) {
     for (const int64_t period : periods) latent_case(device, 17, 9, 3100, period, 1024, 1);
     for (const int64_t second : {1, 17, 128, 1023, 1025}) latent_case(device, 17, 9, 3100, 1024, second, 1);
-    for (const int64_t period : {1, 17, 100, 128})  // hypotheses that are equally good, in the order of their codes
+    for (const int64_t period : {1, 17, 100, 128})  // equally good hypotheses are ordered by their codes
       latent_case(device, 17, 9, 300, period, 33, 5);
   }
 }

@@ -27,12 +27,12 @@ const Size sizes[] = {
     {12, 8, 16},      // exactly one tile of rows and one block of codes
     {13, 8, 17},      // one more of each
     {11, 8, 15},      // one less of each
-    {48, 4, 32},      // exactly one call's rows
+    {48, 4, 32},      // exactly the rows of one call
     {49, 4, 33},      // one more
-    {97, 7, 31},      // odd, two calls and a row
+    {97, 7, 31},      // odd, two calls and one row
     {1, 64, 1024},    // one frame: the streaming case
     {5, 64, 1000},    // codes do not fill the last block
-    {110, 64, 1024},  // a codec's own size
+    {110, 64, 1024},  // the size of a codec
     {61, 8, 1024},    // factorised codes
     {50, 256, 64},    // wide rows
     {3, 1024, 16},    // a latent of DAC
@@ -41,7 +41,7 @@ const Size sizes[] = {
     {30, 2, 4096},    // many codes, little else
     {25, 33, 63},     // nothing divides anything
     {150, 128, 256},  // an EnCodec latent
-    {36, 5, 1},       // one code: all rows have it
+    {36, 5, 1},       // one code: all rows choose it
 };
 
 std::vector<double> doubles(const Buffer<float>& b) {
@@ -50,11 +50,12 @@ std::vector<double> doubles(const Buffer<float>& b) {
   return out;
 }
 
-// The largest excess of a chosen code's half distance over any other's, in units of what rounding can explain.
+// The largest excess of a chosen code's half distance over that of any other code, in units of the possible rounding
+// error.
 double excess(const std::vector<double>& x, const std::vector<double>& book, const std::vector<int32_t>& chosen,
               int64_t dim, bool cosine) {
-  // Euclidean: the half norm passes through 1 + dim roundings and then dim subtractions, a product through 1 + dim.
-  // Cosine: each factor carries its own norm's error, (dim + 1) / 2 + 3 roundings.
+  // Euclidean: the half norm has 1 + dim roundings and then dim subtractions, a product 1 + dim. Cosine: each factor
+  // has the error of its own norm, (dim + 1) / 2 + 3 roundings.
   const double roundings = cosine ? 3.0 * static_cast<double>(dim) + 9 : 2.0 * static_cast<double>(dim) + 2;
   double worst = 0;
   for (size_t r = 0; r < chosen.size(); ++r) {
@@ -89,7 +90,7 @@ void nearest_case(Device device, Size s, VqMetric metric) {
   c.expect<float>(
       sum, [&](int64_t i) { return sum[i] + chosen(i); }, [&](int64_t) { return 2 * ulp; });
   if (s.codes < 2 || s.dim < 2) return;
-  // A wrong code is noticed.
+  // A wrong code must be noticed.
   found.back() = (found.back() + 1) % static_cast<int32_t>(s.codes);
   CHECK(excess(doubles(x), doubles(book), found, s.dim, metric == VqMetric::cosine) > 1);
 }
@@ -104,7 +105,8 @@ TEST_CASE("vq_nearest finds the nearest code", "[vq]") {
 
 TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "[vq][a100][rtx3090]") {
   for (VqMetric metric : {VqMetric::euclidean, VqMetric::cosine})
-    // Few rows, one tile, one more; many rows of few channels; more channels than a tile takes, of 99 KiB and of any.
+    // Few rows; one tile, and one more; many rows of few channels; more channels than a tile holds in 99 KiB, and in
+    // any shared memory.
     for (Size s :
          {Size{3, 8, 130}, {16, 20, 1025}, {17, 33, 129}, {32768, 4, 3}, {32773, 8, 5}, {32769, 16, 2}, {2, 1300, 3}, {2, 1540, 3}}) {
       std::vector<int32_t> first;
@@ -119,7 +121,7 @@ TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "
                            .scratch = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
                            .metric = metric});
         INFO(s.rows << " rows, " << s.dim << " channels, " << s.codes << " codes");
-        // CUDA fuses each product with its subtraction, as the CPU does where it can.
+        // CUDA fuses each product with its subtraction, as the CPU does if it can.
         const bool fused = std::string(Context({.device = {Device::cpu}}).instruction_set()) != "baseline";
         if (first.empty())
           first = codes.read();
@@ -138,7 +140,7 @@ TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "
 
 namespace {
 
-// Rows and codes that make it hard to tell the nearest code from approximate scores.
+// Rows and codes for which approximate scores hardly distinguish the nearest code.
 enum class Kind { random, integers, near_ties, duplicates, huge, small, mixed, broken, outlier, last_ };
 
 struct Rows {
@@ -155,7 +157,7 @@ Rows rows_of(Kind kind, Size s, uint64_t seed) {
   const auto code = [&](int64_t k) { return r.book.data() + k * s.dim; };
   for (int64_t k = 4; k < s.codes; ++k)
     for (int64_t d = 0; d < s.dim; ++d) {
-      // Four clusters whose members differ in their last bits, next to each other and far apart.
+      // Four clusters whose members differ in their last bits, at near and at distant indices.
       if (kind == Kind::near_ties) code(k)[d] = code(k % 4)[d] * (1 + 0x1p-22f * static_cast<float>(any(rng) % 9 - 4));
       if (kind == Kind::duplicates && k % 3 != 0) code(k)[d] = code(any(rng) % k)[d];
     }
@@ -187,7 +189,7 @@ Rows rows_of(Kind kind, Size s, uint64_t seed) {
   return r;
 }
 
-// The same codes by sums and by products.
+// The search by sums and the search by products give the same codes.
 void rungs_case(Device device, Kind kind, Size s, VqMetric metric) {
   const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};
   Case c("vq_nearest rungs", device, shape);
@@ -227,7 +229,7 @@ TEST_CASE("vq_nearest finds the same codes by sums and by products", "[vq][rtx30
     for (Kind kind = Kind::random; kind != Kind::last_; kind = static_cast<Kind>(static_cast<int>(kind) + 1))
       for (Size s : {Size{150, 8, 200}, {70, 16, 130}, {40, 6, 129}, {32, 32, 130}, {32, 128, 128}})
         rungs_case(device, kind, s, metrics[turn++ % 2]);
-    // Tails of blocks of rows, of groups and of stages of codes.
+    // Incomplete blocks of rows, groups, and stages of codes.
     for (Size s : {Size{1, 8, 1},
                    {512, 8, 63},
                    {513, 8, 65},
@@ -282,7 +284,7 @@ TEST_CASE("vq_nearest leaves few rows to sums", "[vq]") {
       }
       INFO(s.dim << " channels: " << left << " of " << s.rows << " rows left");
       CHECK(wrong == 0);
-      // At 128 channels two of a lane's codes lie within the bound of each other for one row in a hundred.
+      // With 128 channels, one row in a hundred has two codes in a lane that lie within the error bound of each other.
       CHECK(left * 20 <= s.rows);
     }
   }
@@ -293,7 +295,7 @@ TEST_CASE("vq_nearest is exact on integers and gives ties to the lower index", "
   for (Device device : devices()) {
     const Shape shape{3, 67, 1, 6};
     Case c("vq_nearest integers", device, shape);
-    // 200 codes of 4096 possible ones and coordinates from -2 to 1: many exact ties.
+    // 200 codes of 4096 possible ones, with coordinates from -2 to 1, have many exact ties.
     auto &x = c.integers("x", shape, -2, 1), &book = c.integers("codebook", {1, 200, 1, 6}, -2, 1);
     auto& codes = c.output<int32_t>("codes", {3, 67, 1, 1});
     vq_nearest(c.ctx, {.x = x,
@@ -364,7 +366,7 @@ TEST_CASE("vq ops do not allocate and do not depend on threads or neighbours", "
                        .scratch = ema_scratch,
                        .dead_below = 0.5f});
       };
-      all();  // the thread pool starts
+      all();  // starts the thread pool
       AllocationCounter counter;
       all();
       CHECK(counter.count() == 0);
@@ -436,7 +438,8 @@ void ema_case(Device device, int64_t stages, int64_t batch, int64_t time, int64_
     for (size_t i = 0; i < ref.codebook.size(); ++i) {
       const double count = ref.counts[i / static_cast<size_t>(dim)];
       wanted.push_back(ref.codebook[i]);
-      // The batch's sum is rounded once, blended by four operations, the count by four more, then scaled by three.
+      // The sum of the batch is rounded once and blended by four operations. The count takes four more. The scaling
+      // takes three.
       allowed.push_back(12 * ulp * size[i] / (count + static_cast<double>(args.eps)));
     }
     wanted_counts.insert(wanted_counts.end(), ref.counts.begin(), ref.counts.end());
@@ -450,7 +453,7 @@ void ema_case(Device device, int64_t stages, int64_t batch, int64_t time, int64_
   std::vector<double> planted = wanted;
   const size_t blended = static_cast<size_t>(std::max_element(allowed.begin(), allowed.end()) - allowed.begin());
   planted[blended] += 10 * allowed[blended];
-  // Nothing to plant where every code was replaced by a row, which is exact.
+  // A planted error needs an allowance. If a row replaced every code, the result is exact and there is none.
   CHECK((allowed[blended] == 0 || worst_ratio(planted, expected, allowance) > 1));
 }
 
@@ -463,7 +466,7 @@ TEST_CASE("vq_ema follows its double reference", "[vq]") {
       ema_case(device, 1, 1, 50, 4, 3, padded);      // many rows per code
       ema_case(device, 3, 4, 9, 16, 5, padded);      // stages innermost in the codes
       ema_case(device, 2, 3, 7, 100, 8, padded);     // more codes than rows: most are dead
-      ema_case(device, 8, 2, 33, 65, 64, padded);    // odd counts, a codec's dimension
+      ema_case(device, 8, 2, 33, 65, 64, padded);    // odd counts, the dimension of a codec
       ema_case(device, 1, 5, 1, 3, 200, padded);     // one frame per item, wider than a chunk of the sum
       ema_case(device, 12, 1, 20, 7, 1, padded);     // fewer codes than slices
       ema_case(device, 2, 16, 100, 32, 16, padded);  // a batch
@@ -494,7 +497,7 @@ TEST_CASE("vq_ema without a valid row changes nothing", "[vq]") {
 
 namespace {
 
-// Rows around `clusters` centres, codes for all of them.
+// Rows around `clusters` centres, as many codes as needed for all of them.
 std::vector<float> clustered(Case& c, int64_t rows, int64_t dim, int64_t clusters) {
   std::uniform_real_distribution<float> wide(-1, 1), narrow(-0.01f, 0.01f);
   std::vector<float> centres, out;
@@ -543,7 +546,7 @@ TEST_CASE("vq_kmeans uses its codes and lowers the distance", "[vq]") {
       }
       errors.push_back(error);
       c.expect_equal<float>(counts, rows_of);
-      if (iterations == 0)  // drawn without replacement: all different
+      if (iterations == 0)  // drawn without replacement, so all differ
         CHECK(std::set<float>(centres.begin(), centres.end()).size() > 500);
       if (iterations == 10) CHECK(used_codes(found) >= 61);  // 95 %
     }
@@ -561,7 +564,7 @@ TEST_CASE("vq_kmeans with fewer rows than codes, with one row, with silence", "[
       auto &book = c.output("codebook", books), &flat = c.output("flat", books);
       const View<float> scratch = c.scratch(vq_kmeans_scratch(c.ctx, shape, books));
       vq_kmeans(c.ctx, {.x = x, .codebook = book, .scratch = scratch, .iterations = 0, .seed = 3});
-      // Every code is one of the rows, up to the jitter.
+      // Every code is one of the rows, except for the jitter.
       const std::vector<float> found = book.read();
       for (int64_t k = 0; k < 32; ++k) {
         double best = 1e9;
@@ -588,7 +591,7 @@ TEST_CASE("vq_ema revives dead codes", "[vq]") {
     const Shape shape{1, 1000, 1, 8}, books{1, 64, 1, 8};
     Case c("vq_ema revival", device, shape);
     auto& x = c.values("x", shape, clustered(c, 1000, 8, 64));
-    // All codes far away but one: the worst collapse there is.
+    // All codes but one are far away: the worst possible collapse.
     std::vector<float> start(64 * 8, 100.0f);
     std::fill(start.begin(), start.begin() + 8, 0.0f);
     auto &book = c.values("codebook", books, start), &sums = c.values("sums", books, start);
@@ -597,7 +600,7 @@ TEST_CASE("vq_ema revives dead codes", "[vq]") {
     const View<float> near = c.scratch(vq_nearest_scratch(c.ctx, shape, books)),
                       scratch = c.scratch(vq_ema_scratch(c.ctx, shape, books));
     int64_t before = 0;
-    // Counts of one fall below dead_below in 34 steps: enough for what was revived to die, and be revived, once more.
+    // Counts of one fall below dead_below in 34 steps. In 80 steps, revived codes can die and be revived once more.
     for (int i = 0; i < 80; ++i) {
       step.write({i});
       vq_nearest(c.ctx, {.x = x, .codebook = book, .codes = codes, .scratch = near});

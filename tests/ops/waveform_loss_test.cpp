@@ -44,7 +44,7 @@ void loss_case(Device device, Shape s, WaveformNorm norm, bool with_lengths) {
     valid.push_back(with_lengths ? lengths.before()[static_cast<size_t>(b)] * frame : per_item);
   const bool squared = norm == WaveformNorm::l2;
   const auto exact = reference::waveform_loss(doubles(estimate), doubles(target), valid, per_item, squared);
-  if (with_lengths) {  // what is beyond a length is never looked at
+  if (with_lengths) {  // samples behind a length are never read
     auto poisoned = estimate.before();
     for (int64_t b = 0; b < s.batch; ++b)
       for (int64_t i = valid[static_cast<size_t>(b)]; i < per_item; ++i)
@@ -64,7 +64,8 @@ void loss_case(Device device, Shape s, WaveformNorm norm, bool with_lengths) {
   a.loss = alone, a.gradient = {};
   waveform_loss(c.ctx, a);
 
-  // The difference is rounded once (doubled by the square), the mean once more; the weight and its product: two.
+  // The difference is rounded once (the square doubles that), and the mean once more. The weight and its product add
+  // two roundings.
   const auto loss_allowed = [&](int64_t) { return 4 * ulp * exact.loss + 1e-30; };
   const auto expected_loss = [&](int64_t) { return exact.loss; };
   const auto slope = [&](int64_t i) { return exact.gradient[static_cast<size_t>(i)]; };
@@ -119,10 +120,10 @@ TEST_CASE("waveform_loss at its limits", "[waveform_loss]") {
                    .loss = loss,
                    .gradient = gradient,
                    .scratch = scratch};
-    waveform_loss(c.ctx, a);  // nothing is valid
+    waveform_loss(c.ctx, a);  // no valid samples
     CHECK(loss.read()[0] == 0);
     c.expect_equal<float>(gradient, std::vector<float>(40, 0.0f));
-    a.lengths = long_one;  // equal signals, a length that is cut
+    a.lengths = long_one;  // equal signals; the length is clamped
     waveform_loss(c.ctx, a);
     CHECK(loss.read()[0] == 0);
     c.expect_equal<float>(gradient, std::vector<float>(40, 0.0f));
@@ -149,7 +150,7 @@ TEST_CASE("waveform_loss does not allocate and does not depend on threads", "[wa
                            .loss = loss,
                            .gradient = gradient,
                            .scratch = c.scratch(waveform_loss_scratch(c.ctx, s))};
-      waveform_loss(c.ctx, a);  // the thread pool starts
+      waveform_loss(c.ctx, a);  // starts the thread pool
       AllocationCounter counter;
       waveform_loss(c.ctx, a);
       CHECK(counter.count() == 0);

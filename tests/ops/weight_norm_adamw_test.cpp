@@ -15,9 +15,9 @@ struct Sample {
   const char* why;
   std::vector<int64_t> lengths;
   int64_t rest;
-  int64_t align = 16;  // rows start on multiples of this many floats
+  int64_t align = 16;  // rows start at multiples of this many floats
 };
-/// A block takes eight of so many.
+/// So many rows that a CUDA block takes eight.
 std::vector<int64_t> many_rows() {
   std::vector<int64_t> lengths(8 * 264 + 3, 4);
   for (const size_t i : {0, 7, 8, 100, 101, 8 * 264, 8 * 264 + 2}) lengths[i] = 1000;
@@ -39,7 +39,7 @@ const Sample samples[] = {
 struct Layout {
   explicit Layout(const Sample& s) : rest(s.rest) {
     int64_t gain = static_cast<int64_t>(s.lengths.size());
-    for (const int64_t n : s.lengths) {  // gains in the opposite order, so that a row number does not pass for one
+    for (const int64_t n : s.lengths) {  // gains in reverse order, so that a row number cannot pass for a gain
       rows.push_back({directions, n, --gain});
       directions += (n + s.align - 1) / s.align * s.align;
     }
@@ -122,7 +122,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   const double norm = std::sqrt(squares);
   AdamWScalars after;
   c.ctx.read<AdamWScalars>(scalars_view, std::span<AdamWScalars>(&after, 1));
-  // The CPU takes the norm of gradients that were rounded to float first: they may each be 16 u of their terms off.
+  // The CPU first rounds the gradients to float and then takes their norm. Each gradient may be off by 16 u of its
+  // terms.
   CHECK(std::fabs(after.norm - norm) <= 2 * ulp * norm + std::sqrt(square_error));
   CHECK(after.step == 5);
   CHECK(after.skipped == 0);
@@ -137,8 +138,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   std::vector<reference::AdamWState> exact;
   for (int64_t i = 0; i < l.elements(); ++i)
     exact.push_back(reference::adamw({value[i], m[i], v[i]}, gradient[static_cast<size_t>(i)], norm, o));
-  // The gradient's error (16 u of its terms, as weight_norm_backward's; another 8 u of the clip's) moves m by 1 - beta1
-  // times as much, and the update by rate / sqrt(v / unbias) of that; then adamw's own roundings.
+  // The error of the gradient is 16 u of its terms, as in weight_norm_backward, plus 8 u of the clip. It changes m by 1
+  // - beta1 times as much, and the update by rate / sqrt(v / unbias) times that. The roundings of adamw are added.
   const double clip = reference::adamw_clip(norm, max_norm), rate = 0.01 / (1 - std::pow(0.8, 5)),
                unbias = 1 - std::pow(0.95, 5);
   const auto gradient_error = [&](int64_t i) { return 24 * ulp * clip * size[static_cast<size_t>(i)]; };
@@ -172,7 +173,7 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   else
     c.expect_equal(ema, ema.before());
 
-  // The new weight, from the new values as they are.
+  // The new weight is computed from the new values as stored.
   const std::vector<float> now = value.read();
   const std::vector<T> found = w.read();
   const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
@@ -187,7 +188,7 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
     }
     CHECK(worst <= 8 * ulp + storage);
   }
-  // Bit for bit what weight_norm makes of these directions: a run that is resumed begins with that.
+  // weight_norm gives the same bits for these directions. A resumed run starts with its result.
   auto& again = c.output<T>("w again", weights);
   weight_norm_forward<T>(c.ctx, {.v = View<const float>(value.data(), weights),
                                  .g = View<const float>(value.data() + l.directions, {.channels = l.gains}),
@@ -242,7 +243,7 @@ TEST_CASE("weight_norm_adamw leaves all as it was when a gradient is not finite"
       c.expect_equal(value, ones);
       c.expect_equal(m, ones);
       c.expect_equal(v, ones);
-      // w = g v / |v| = 1 / 4 is what it was.
+      // w = g v / |v| = 1 / 4 is unchanged.
       c.expect_equal(w, w.before());
       AdamWScalars after;
       c.ctx.read<AdamWScalars>(scalars_view, std::span<AdamWScalars>(&after, 1));

@@ -11,9 +11,9 @@ namespace {
 struct Sample {
   const char* why;
   std::vector<int64_t> lengths;
-  int64_t gap = 0;  // elements between rows that belong to nobody
+  int64_t gap = 0;  // elements between rows that belong to no row
 };
-/// On CUDA a block takes eight of so many.
+/// So many rows that a CUDA block takes eight.
 std::vector<int64_t> many_rows() {
   std::vector<int64_t> lengths(8 * 264 + 3, 4);
   for (const size_t i : {0, 7, 8, 100, 101, 8 * 264, 8 * 264 + 2}) lengths[i] = 1000;
@@ -51,7 +51,7 @@ const std::vector<Sample>& samples() {
 struct Layout {
   explicit Layout(const Sample& s) {
     int64_t gain = static_cast<int64_t>(s.lengths.size());
-    for (const int64_t n : s.lengths) {  // gains in the opposite order, so that a row number does not pass for one
+    for (const int64_t n : s.lengths) {  // gains in reverse order, so that a row number cannot pass for a gain
       rows.push_back({elements + s.gap, n, --gain});
       elements += s.gap + n;
     }
@@ -71,7 +71,7 @@ std::vector<double> part(const B& b, const WeightRow& row) {
   return v;
 }
 
-/// Rows live on the device like everything else.
+/// The table of rows, on the device like all other data.
 struct Rows {
   Rows(Context& ctx, const Layout& l)
       : memory(ctx, std::max<size_t>(l.rows.size(), 1) * sizeof(WeightRow)), n(l.gains()) {
@@ -91,7 +91,7 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
       const Layout layout(s);
       std::vector<std::vector<float>> same;
       for (const int threads : {1, 2, 3}) {
-        if (device.kind == Device::cuda && threads > 1) continue;  // of the CPU
+        if (device.kind == Device::cuda && threads > 1) continue;  // threads only matter on the CPU
         Case c(std::string("weight_norm, ") + s.why, device, layout.flat(), threads);
         const Rows rows(c.ctx, layout);
         auto &v = c.random("v", layout.flat(), -1, 1), &g = c.random("g", layout.gains(), 0.2, 2),
@@ -118,13 +118,13 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
             const auto at = static_cast<size_t>(row.offset + i), k = static_cast<size_t>(i);
             w_ref[at] = one_w[k];
             dv_ref[at] += gradient.dv[k];
-            // The projection is off by a few ulp of |dw|, and its share of dv is |v_i| / |v|.
+            // The projection is off by a few ulp of |dw|. Its share in dv is |v_i| / |v|.
             dv_size[at] = std::fabs(dv[row.offset + i]) +
                           g[row.gain] / norm * (std::fabs(one_dw[k]) + norm_dw * std::fabs(one_v[k]) / norm);
           }
         }
-        // The norm: 64 partial sums of at most 1024 squares each, half of whose error the root takes away; then the
-        // factor and the product, one rounding each.
+        // The norm has 64 partial sums of at most 1024 squares each, and the root halves their error. The factor and
+        // the product add one rounding each.
         const auto w_allowed = [&](int64_t i) { return 8 * ulp * std::fabs(w_ref[static_cast<size_t>(i)]); };
         const auto found = w.read();
         double worst = 0;
@@ -137,7 +137,7 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
           }
         CHECK(worst <= 1);
         for (size_t i = 0; i < found.size(); ++i)
-          if (std::isnan(w_ref[i])) CHECK(std::isnan(found[i]));  // nobody's element
+          if (std::isnan(w_ref[i])) CHECK(std::isnan(found[i]));  // belongs to no row
         c.expect<float>(
             dv, [&](int64_t i) { return dv_ref[static_cast<size_t>(i)]; },
             [&](int64_t i) { return 16 * ulp * dv_size[static_cast<size_t>(i)]; });

@@ -6,7 +6,7 @@ namespace nacre::reference {
 
 struct AdamWOptions {
   double lr, beta1, beta2, eps, weight_decay, max_norm;
-  int step;  ///< this update's number, from 1
+  int step;  ///< number of this update, from 1
 };
 struct AdamWState {
   double value, m, v;

@@ -7,7 +7,7 @@ namespace nacre::reference {
 struct Balancer {
   double decay, total_norm, eps;
   bool balanced;
-  std::vector<double> sums, ones;  ///< the state, one of each per loss
+  std::vector<double> sums, ones;  ///< the state: one value per loss each
 
   struct Result {
     std::vector<double> factors, norms, shares, gradient;

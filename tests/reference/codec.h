@@ -1,6 +1,6 @@
 #pragma once
-// DAC's encoder, quantizer and decoder in double, as nacre trains them: a composition of layers, and the pattern for
-// the next system.
+// DAC's encoder, quantizer and decoder in double, as nacre trains them. They are a composition of layers, and an
+// example for other models.
 #include "nacre/codec/codec_config.h"
 #include "reference/layers.h"
 #include "reference/losses.h"
@@ -31,7 +31,7 @@ inline Layer residual_unit(const CodecConfig& c, const std::string& name, int64_
   return residual(unit);
 }
 
-/// Audio [batch, time, 1, 1] -> latents [batch, time / hop, 1, latent].
+/// Maps audio [batch, time, 1, 1] to latents [batch, time / hop, 1, latent].
 inline Layer encoder(const CodecConfig& c) {
   const auto at = [](size_t i) { return "encoder.block." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
@@ -50,7 +50,7 @@ inline Layer encoder(const CodecConfig& c) {
   return net;
 }
 
-/// Latents [batch, frames, 1, latent] -> audio [batch, frames hop, 1, 1].
+/// Maps latents [batch, frames, 1, latent] to audio [batch, frames hop, 1, 1].
 inline Layer decoder(const CodecConfig& c) {
   const auto at = [](size_t i) { return "decoder.model." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
@@ -70,16 +70,16 @@ inline Layer decoder(const CodecConfig& c) {
   return net;
 }
 
-/// One training step: the loss of a batch as a model, and what it is made of as of the last run.
+/// One training step: the loss of a batch as a model, and the parts of the loss from the last run.
 class CodecReference {
  public:
   CodecConfig config;
   SpectralConfig spectral;
   double waveform_weight = 1, stft_weight = 1, mel_weight = 1, vq_weight = 1, codebook_weight = 1;
-  bool orthogonal = false;  ///< the encoder's gradient without its part along the quantisation error
+  bool orthogonal = false;  ///< removes the part along the quantisation error from the encoder's gradient
   int64_t batch = 1, samples = 1;
   Values audio;
-  std::vector<int32_t> lengths, stages, codes;  ///< codes [batch][frames][stages], given
+  std::vector<int32_t> lengths, stages, codes;  ///< codes [batch][frames][stages] are an input
 
   Quantised quantised;
   SpectralNodes spectra;

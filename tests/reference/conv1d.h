@@ -1,6 +1,6 @@
 #pragma once
-// Convolution in double, from the formula alone: a list of triples (row of y, tap, row of x) says who meets whom, and
-// the three directions walk the same list with the roles exchanged.
+// Convolution in double, from the formula alone. A list of triples (row of y, tap, row of x) defines the products. The
+// three directions use the same list with exchanged roles.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -15,7 +15,7 @@ struct Conv1d {
     const int64_t room = time + left + right - (taps - 1) * dilation - 1;
     return room < 0 ? 0 : room / stride + 1;
   }
-  /// The row of x under tap k of output row t, or -1.
+  /// The row of x under tap k of output row t, or -1 if there is none.
   int64_t row(int64_t t, int64_t k) const {
     const int64_t s = t * stride + k * dilation - left;
     if (s >= 0 && s < time) return s;
@@ -25,7 +25,7 @@ struct Conv1d {
   using Values = std::vector<double>;
 
  private:
-  template <class F>  // f(where a row of x begins, a row of weight, index in y)
+  template <class F>  // f(index of a row of x, index of a row of weight, index in y)
   void each(F&& f) const {
     const int64_t inner = in / groups, outer = out / groups;
     for (int64_t b = 0; b < batch; ++b)
@@ -37,8 +37,8 @@ struct Conv1d {
             f((b * time + s) * in + o / outer * inner, (o * taps + k) * inner, (b * length() + t) * out + o);
         }
   }
-  /// A row's ends are checked here, so that the loops below need not be: under sanitizers they would be most of what the
-  /// tests of convolutions do.
+  /// Checks the ends of a row, so that the inner loops need no checks. Under sanitizers, those checks would take most
+  /// of the time of the convolution tests.
   template <class V>
   auto row_of(V& v, int64_t begin) const {
     return (void)v.at(size_t(begin + in / groups - 1)), &v.at(size_t(begin));

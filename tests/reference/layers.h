@@ -1,6 +1,7 @@
 #pragma once
-// Layers in double, on a tape. Each calls the reference of its op for the values and for the gradients; names and layouts of
-// parameters are those of checkpoints. A new layer is made like `conv1d`, a new network like those of reference/codec.h.
+// Layers in double, on a tape. Each calls the reference of its op for the values and for the gradients. Names and
+// layouts of parameters are those of checkpoints. `conv1d` is an example of a layer, and reference/codec.h has examples
+// of networks.
 #include "nacre/ops/conv1d.h"
 #include "reference/conv1d.h"
 #include "reference/elu.h"
@@ -14,7 +15,7 @@ namespace nacre::test {
 
 // --- Joining layers
 
-/// Layers one after the other.
+/// Layers in sequence.
 struct Chain {
   std::vector<Layer> layers;
 
@@ -25,7 +26,7 @@ struct Chain {
   }
 };
 
-/// sum_i factor_i x_i of values of one shape.
+/// sum_i factor_i x_i. All x_i have one shape.
 inline Node* sum(Tape& t, const std::vector<std::pair<double, Node*>>& terms) {
   Values v(terms.at(0).second->value.size());
   std::vector<Node*> inputs;
@@ -47,7 +48,7 @@ inline Layer residual(Layer layer) {
 
 // --- Activations
 
-/// y = f(x) elementwise; slope(x, y) is its derivative.
+/// y = f(x) elementwise. slope(x, y) is its derivative.
 inline Node* pointwise(Tape& t, Node* x, const std::function<double(double)>& f,
                        const std::function<double(double, double)>& slope) {
   Values v;
@@ -77,7 +78,8 @@ inline Layer leaky_relu(double negative_slope) {
         [=](double, double y) { return nacre::reference::leaky_relu_slope(y, negative_slope); });
   };
 }
-/// <name>.alpha, one per channel; with_beta: <name>.beta as well, and both are logarithms.
+/// The parameter is <name>.alpha, one value per channel. With with_beta there is <name>.beta as well, and both are
+/// logarithms.
 inline Layer snake(std::string name, bool with_beta) {
   return [=](Tape& t, Node* x) {
     Node *alpha = t.parameter(name + ".alpha"), *beta = with_beta ? t.parameter(name + ".beta") : nullptr;
@@ -103,7 +105,7 @@ inline Layer snake(std::string name, bool with_beta) {
 
 // --- Convolutions
 
-/// Whether a layer's weight is <name>.weight, or made of <name>.weight_v and one gain <name>.weight_g per row.
+/// The form of a layer's weight: <name>.weight, or the product of <name>.weight_v and one gain <name>.weight_g per row.
 enum class WeightForm : uint8_t { plain, normalised };
 
 inline Node* weight(Tape& t, const std::string& name, WeightForm form) {
@@ -131,7 +133,7 @@ inline Node* weight(Tape& t, const std::string& name, WeightForm form) {
   return w;
 }
 
-/// [rows][a][b] as [rows][b][a]: files hold taps innermost, the reference of the op has channels there.
+/// Transposes [rows][a][b] to [rows][b][a]. Taps are innermost in files, channels in the reference of the op.
 inline Values swapped(const Values& v, int64_t a, int64_t b) {
   Values out(v.size());
   const size_t na = static_cast<size_t>(a), nb = static_cast<size_t>(b);
@@ -141,7 +143,7 @@ inline Values swapped(const Values& v, int64_t a, int64_t b) {
   }
   return out;
 }
-/// A bias of one value per channel is added to v where there is one.
+/// Adds a bias of one value per channel to v, if there is one.
 inline void add_bias(Values& v, const Node* bias) {
   for (size_t i = 0; bias != nullptr && i < v.size(); ++i) v[i] += bias->value[i % bias->value.size()];
 }
@@ -168,7 +170,7 @@ inline ::reference::Conv1d op_of(Shape x, int64_t out, int64_t taps, const Conv1
           g.right,
           g.padding == Padding::reflect};
 }
-/// Weight [out][in / groups][taps]; <name>.bias where there is one.
+/// The weight is [out][in / groups][taps]. <name>.bias is optional.
 inline Layer conv1d(std::string name, int64_t taps, Conv1dGeometry g = {}, WeightForm form = WeightForm::normalised) {
   return [=](Tape& t, Node* x) {
     Node *w = weight(t, name, form), *bias = bias_of(t, name);
@@ -188,7 +190,7 @@ inline Layer conv1d(std::string name, int64_t taps, Conv1dGeometry g = {}, Weigh
   };
 }
 
-/// The input gradient of the convolution from y to x with geometry g. Weight [in][out / groups][taps].
+/// The input gradient of the convolution from y to x with geometry g. The weight is [in][out / groups][taps].
 inline Layer conv_transpose1d(std::string name, int64_t taps, Conv1dGeometry g, int64_t output_padding = 0,
                               WeightForm form = WeightForm::normalised) {
   return [=](Tape& t, Node* x) {

@@ -1,6 +1,6 @@
 #pragma once
-// Losses in double, on a tape: nodes of one value. Lengths are valid samples per item; a target gets no gradient. A weighted
-// total is sum(t, {{weight, loss}, ...}).
+// Losses in double, on a tape: nodes of one value. Lengths are valid samples per item. Targets get no gradient. sum(t,
+// {{weight, loss}, ...}) gives a weighted total.
 #include <numeric>
 
 #include "reference/balancer.h"
@@ -39,7 +39,7 @@ inline SpectralNodes spectral_loss(Tape& t, const SpectralConfig& config, Node* 
     return reference::spectral_loss(config, estimate->shape.batch, estimate->shape.time, estimate->value, target,
                                     lengths, gradients);
   };
-  const reference::Spectral found = loss(false);  // gradients take longest and are not needed for finite differences
+  const reference::Spectral found = loss(false);  // finite differences need no gradients, which take most of the time
   const SpectralNodes y{t.make({}, {found.losses[0]}, {estimate}), t.make({}, {found.losses[1]}, {estimate})};
   t.back(y.stft, [=, &t] {
     const reference::Spectral again = loss(true);
@@ -49,7 +49,7 @@ inline SpectralNodes spectral_loss(Tape& t, const SpectralConfig& config, Node* 
       const double dy = (which == 0 ? y.stft : y.mel)->gradient[0];
       for (size_t i = 0; i < dx.size(); ++i) {
         dx[i] += dy * again.gradients[which][i];
-        // Bins that nearly cancel are off by more than a part of their gradient: the reference knows by how much.
+        // The errors of bins that nearly cancel exceed a fraction of their gradient. The reference knows their size.
         if (t.noise > 0) dx[i] += dy * t.noise / reference::unit * std::sqrt(again.variances[which][i]) * draw(t.rng);
       }
     }
@@ -58,8 +58,9 @@ inline SpectralNodes spectral_loss(Tape& t, const SpectralConfig& config, Node* 
   return y;
 }
 
-/// One reader of x per loss. Backward, their gradients come together as the balancer weights them; what it remembers of
-/// earlier steps is `before`. This is no derivative of a loss: finite differences do not apply.
+/// Makes one reader of x per loss. In the backward pass, their gradients are combined with the weights of the balancer,
+/// whose state from earlier steps is `before`. The result is not the derivative of a loss, so finite differences do not
+/// apply.
 inline std::vector<Node*> balance(Tape& t, Node* x, const nacre::reference::Balancer& before,
                                   const std::vector<double>& weights) {
   std::vector<Node*> branches;

@@ -8,11 +8,12 @@
 namespace nacre::test {
 
 struct Quantised {
-  Node *y, *commitment, *codebook;             ///< the two losses have no weights yet
-  std::shared_ptr<const RvqReference> stages;  ///< what went in and came out of every stage
+  Node *y, *commitment, *codebook;             ///< both losses are unweighted
+  std::shared_ptr<const RvqReference> stages;  ///< inputs and outputs of every stage
 };
-/// `given` says stages, codes, dim, factorised, orthogonal, and per row chosen, used and valid; the rest comes from z and
-/// from the parameters of <name>.0, <name>.1, ... y has the value of the codes; its gradient goes straight through to z.
+/// `given` has stages, codes, dim, factorised and orthogonal, and per row chosen, used and valid. All other values come
+/// from z and from the parameters of <name>.0, <name>.1, ... The value of y is that of the codes. Its gradient goes
+/// straight through to z.
 inline Quantised quantise(Tape& t, Node* z, const std::string& name, const RvqReference& given) {
   using Rvq = RvqReference;
   struct Part {
@@ -28,7 +29,7 @@ inline Quantised quantise(Tape& t, Node* z, const std::string& name, const RvqRe
   const auto q = std::make_shared<Rvq>(given);
   q->rows = z->shape.rows(), q->latent = z->shape.channels, q->z = z->value;
   std::vector<Node*> inputs{z};
-  std::vector<std::pair<Node*, Values Rvq::*>> pieces;  // where each piece of a stacked gradient belongs
+  std::vector<std::pair<Node*, Values Rvq::*>> pieces;  // destination of each piece of a stacked gradient
   const auto append = [](Values& all, const Values& one) { all.insert(all.end(), one.begin(), one.end()); };
   for (int64_t i = 0; i < q->stages; ++i) {
     const std::string stage = name + "." + std::to_string(i);
@@ -44,7 +45,7 @@ inline Quantised quantise(Tape& t, Node* z, const std::string& name, const RvqRe
   q->frozen_e = t.held(q->frozen_e), q->frozen_codes = t.held(q->frozen_codes);
   q->forward();
   Values y = q->y;
-  if (!q->factorised) {  // z plus a constant: the codes depend on no parameter
+  if (!q->factorised) {  // z plus a constant: no parameter affects the codes
     for (size_t i = 0; i < y.size(); ++i) y[i] -= q->z[i];
     y = t.held(y);
     for (size_t i = 0; i < y.size(); ++i) y[i] += q->z[i];

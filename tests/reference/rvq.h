@@ -1,5 +1,5 @@
 #pragma once
-// Double-precision reference of residual vector quantisation with the codes given: forward, losses, gradients.
+// Double-precision reference of residual vector quantisation with given codes: forward, losses, gradients.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace nacre::test {
 
-/// With sign = +1 and absolute values everywhere, the same recursions give the size of the terms that a result is made
-/// of: what rounding errors are measured by.
+/// With sign = +1 and absolute values everywhere, the same recursions give the sum of the magnitudes of a result's
+/// terms. Rounding errors are relative to that sum.
 struct RvqReference {
   using Vector = std::vector<double>;
   int64_t rows = 1, stages = 1, codes = 1, dim = 1, latent = 1;
@@ -19,7 +19,7 @@ struct RvqReference {
   std::vector<int64_t> chosen;    // [rows][stages]
   std::vector<int64_t> used;      // stages used, per row
   std::vector<bool> valid;        // per row
-  Vector frozen_e, frozen_codes;  // stop-gradient values [stages][rows][dim]; empty: the unperturbed point itself
+  Vector frozen_e, frozen_codes;  // stop-gradient values [stages][rows][dim]; empty: those of the current point
 
   Vector y, e, residuals;  // e [stages][rows][dim], residuals [stages + 1][rows][latent]
   double commitment = 0, codebook_loss = 0;
@@ -39,7 +39,7 @@ struct RvqReference {
     for (Vector* v : {&z, &codebooks, &in_weight, &in_bias, &out_weight, &out_bias, &dy})
       for (double& x : *v) x = std::fabs(x);
   }
-  /// The stop-gradient values of this point.
+  /// Stores the stop-gradient values of this point.
   void freeze() {
     forward();
     frozen_e = e;
@@ -78,7 +78,7 @@ struct RvqReference {
             q = out_bias[size_t(i * latent + l)];
             for (int64_t d = 0; d < dim; ++d) {
               const size_t at = size_t((i * rows + row) * dim + d);
-              // Straight through: the value of the code, the slope of e.
+              // Straight through: the value is that of the code, the slope that of e.
               const double s = frozen_e.empty() ? code(row, i)[d] : e[at] + frozen_codes[at] - frozen_e[at];
               q += out_weight[size_t((i * latent + l) * dim + d)] * s;
             }
@@ -91,8 +91,8 @@ struct RvqReference {
       }
   }
 
-  /// dy.y + the weighted losses, as a function whose ordinary derivative is the gradient asked for. Latent codes: y is
-  /// z plus a constant.
+  /// dy.y + the weighted losses, as a function whose ordinary derivative is the requested gradient. If codes have the
+  /// latent's dimension, y is z plus a constant.
   double objective() {
     forward();
     double sum = commitment_weight * commitment + codebook_weight * codebook_loss;
@@ -100,7 +100,7 @@ struct RvqReference {
     return sum;
   }
 
-  /// y - z of the stages used, [rows][latent]; zeros where it takes no part.
+  /// y - z of the used stages, [rows][latent]. Zero for rows that take no part.
   Vector error() const {
     Vector out(size_t(rows * latent), 0.0);
     for (int64_t row = 0; row < rows; ++row)
@@ -108,7 +108,7 @@ struct RvqReference {
         out[size_t(row * latent + l)] = -residuals[size_t((used[size_t(row)] * rows + row) * latent + l)];
     return out;
   }
-  /// Part of dy along the error, per error.
+  /// The factor of `error` in the component of the gradient along it.
   static double factor_of(const Vector& gradient, const Vector& error) {
     const double squares = std::inner_product(error.begin(), error.end(), error.begin(), 0.0);
     return squares == 0 ? 0 : std::inner_product(gradient.begin(), gradient.end(), error.begin(), 0.0) / squares;
@@ -166,8 +166,9 @@ struct RvqReference {
   }
 };
 
-/// The M-algorithm of one row z in double, in the order of nacre/ops/rvq.h: codebooks [stages][codes][dim]; only the best
-/// hypothesis goes on after `used` stages. `last_first` turns the rule for ties round: for tests that must notice it.
+/// The M-algorithm for one row z in double, in the order of nacre/ops/rvq.h. Codebooks are [stages][codes][dim]. After
+/// `used` stages only the best hypothesis continues. `last_first` reverses the rule for ties, for tests that must
+/// notice that.
 struct BeamReference {
   const std::vector<double>& codebooks;
   int64_t stages, codes, dim, beam;
@@ -180,7 +181,7 @@ struct BeamReference {
     };
     std::vector<Hypothesis> kept{{std::move(z), {}}};
     for (int64_t s = 0; s < stages; ++s) {
-      std::vector<double> energy;  // of candidate hypothesis * codes + code
+      std::vector<double> energy;  // index: hypothesis * codes + code
       for (const Hypothesis& h : kept)
         for (int64_t k = 0; k < codes; ++k) energy.push_back(half_energy(h.residual, code(s, k)));
       std::vector<size_t> order(energy.size());

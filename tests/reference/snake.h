@@ -3,7 +3,7 @@
 
 namespace nacre::reference {
 
-/// What `log_scale` and an absent beta make of the parameters.
+/// The frequency and magnitude that `log_scale` and an absent beta make of the parameters.
 struct SnakeParameters {
   double alpha, beta;
   bool with_beta, log_scale;
@@ -17,7 +17,7 @@ inline double snake(double x, SnakeParameters p) {
 struct SnakeSlopes {
   double x, alpha, beta;
 };
-/// Derivatives of snake(x) with respect to x and both parameters as they are stored.
+/// Derivatives of snake(x) with respect to x and to both parameters as stored.
 inline SnakeSlopes snake_slopes(double x, SnakeParameters p) {
   const double a = p.a(), b = p.b() + 1e-9, s = std::sin(a * x);
   const double by_a = x * std::sin(2 * a * x) / b, by_b = -s * s / (b * b);

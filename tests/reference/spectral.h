@@ -1,6 +1,6 @@
 #pragma once
-// STFT and spectral losses in double precision, written from the definitions; shares nothing with the library but the
-// structs that describe a case. Beside each gradient stands the error a float computation may have there.
+// STFT and spectral losses in double precision, written from the definitions. They share with the library only the
+// structs that describe a case. Each gradient comes with the possible error of a float computation.
 #include <cmath>
 #include <complex>
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace nacre::test::reference {
 using Complex = std::complex<double>;
 using Vector = std::vector<double>;
 inline constexpr double pi = 3.14159265358979323846;
-inline constexpr double unit = 0x1p-24;  // rounding error of one float operation
+inline constexpr double unit = 0x1p-24;  // relative rounding error of one float operation
 
 inline size_t at(int64_t i) { return static_cast<size_t>(i); }
 
-/// sum_n x[n] exp(-2 pi i k n / N): halves while it can, sums otherwise.
+/// sum_n x[n] exp(-2 pi i k n / N). Even lengths are halved recursively, odd lengths are summed directly.
 inline std::vector<Complex> dft(const std::vector<Complex>& x) {
   const size_t N = x.size();
   std::vector<Complex> y(N);
@@ -40,7 +40,7 @@ inline double hann(int64_t n, int64_t window) {
   return 0.5 - 0.5 * std::cos(2 * pi * static_cast<double>(n) / static_cast<double>(window));
 }
 
-/// Sample of the signal that stands at position i, or -1: bounces off the ends one step at a time.
+/// The sample of the signal at position i, or -1. Positions outside are reflected at the ends, one step at a time.
 inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
   while (i < 0 || i >= time) {
     if (padding == StftPadding::zero) return -1;
@@ -50,7 +50,7 @@ inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
   return i;
 }
 
-/// Windowed frame f of x [time].
+/// Frame f of x [time], multiplied by the window.
 inline std::vector<Complex> frame(const double* x, int64_t time, const StftGeometry& g, int64_t f) {
   std::vector<Complex> out(at(g.window));
   for (int64_t n = 0; n < g.window; ++n) {
@@ -65,14 +65,14 @@ inline double norm(const std::vector<Complex>& x) {
   return std::sqrt(sum);
 }
 
-/// The error of one bin of a float transform: every one of the log2 N stages, the window and the split round each value
-/// once or twice; errors spread over the bins like the signal does.
+/// The error of one bin of a float transform. Each of the log2 N stages, the window and the split round each value once
+/// or twice. Errors are distributed over the bins as the signal is.
 inline double bin_error(int64_t window, double frame_norm) {
   return 4 * unit * (std::log2(static_cast<double>(window)) + 1) * frame_norm;
 }
 
-/// dx [time] += the adjoint of frame f for the spectrum D [bins]; variance += the square of its error when every D[k]
-/// has an independent error of dD[k] (may be empty).
+/// dx [time] += the adjoint of frame f for the spectrum D [bins]. variance += the square of the error of dx if every
+/// D[k] has an independent error of dD[k]. variance may be empty.
 inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t time, const StftGeometry& g, int64_t f,
                         double* dx, double* variance) {
   std::vector<Complex> full(at(g.window));
@@ -99,7 +99,7 @@ inline std::vector<Vector> mel_bank(int64_t rate, int64_t window, int64_t bands,
     if (scale == MelScale::htk) return 2595 * std::log10(1 + f / 700);
     return f < 1000 ? 3 * f / 200 : 15 + 27 * std::log(f / 1000) / std::log(6.4);
   };
-  const auto hertz = [&](double m) {  // by bisection: the scale is written down once
+  const auto hertz = [&](double m) {  // bisection: the scale is written only once
     double low = 0, high = static_cast<double>(rate);
     for (int i = 0; i < 200; ++i) (mel((low + high) / 2) < m ? low : high) = (low + high) / 2;
     return (low + high) / 2;
@@ -125,8 +125,8 @@ struct Spectral {
   Vector gradients[2], variances[2];  ///< of stft and mel; [batch][time]
 };
 
-/// Slope of linear |m - n| + logarithmic |log10 max(m, floor)^p - log10 max(n, floor)^p| in m, with what a float
-/// computation of m and n within me, ne can make of it. Adds the loss and its error.
+/// Slope in m of linear |m - n| + logarithmic |log10 max(m, floor)^p - log10 max(n, floor)^p|, and its possible error
+/// if a float computation has m and n within me and ne. Adds the loss and its error.
 inline double compare(double m, double n, double me, double ne, double linear, double logarithmic, double floor,
                       double& loss, double& loss_error, double& slope_error) {
   const double cm = std::max(m, floor), cn = std::max(n, floor), d = std::log10(cm) - std::log10(cn);
@@ -135,7 +135,7 @@ inline double compare(double m, double n, double me, double ne, double linear, d
                 logarithmic * 8 * unit * (std::fabs(std::log10(cm)) + std::fabs(std::log10(cn)) + 1);
   const double slope = linear * (m > n ? 1 : m < n ? -1 : 0);
   const double log_slope = m >= floor ? logarithmic / (std::log(10.0) * cm) * (cm > cn ? 1 : cm < cn ? -1 : 0) : 0;
-  // Two values nearer than their errors may stand in the other order, a value near the floor on its other side.
+  // Two values that differ by less than their errors may be exchanged. A value near the floor may be on its other side.
   const bool kink = std::fabs(m - n) <= me + ne, edge = std::fabs(m - floor) <= me && logarithmic > 0;
   slope_error = kink || edge ? 2 * (linear + logarithmic / (std::log(10.0) * cm))
                              : std::fabs(log_slope) * (me / cm + 4 * unit) + 4 * unit * linear;
@@ -172,7 +172,7 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
           Vector error(at(bins));
           for (size_t k = 0; k < D.size(); ++k) {
             const double m = std::abs(X[k]);
-            // The direction X / |X| turns by at most ex / |X|, and is lost in bins that are nothing but errors.
+            // The direction X / |X| turns by at most ex / |X|. It is undefined in bins that contain only errors.
             D[k] = m > 0 ? slope[k] * X[k] / m : 0;
             error[k] = slope_error[k] + std::fabs(slope[k]) * (m > 0 ? std::min(2.0, ex / m) : ex > 0 ? 1.0 : 0.0);
           }

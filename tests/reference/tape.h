@@ -1,7 +1,7 @@
 #pragma once
-// Reverse-mode differentiation in double: the ground of the references of whole models. Layers and losses
-// (reference/layers.h, losses.h, quantizer.h) append what they compute to a tape, each with its own backward pass; the tape
-// runs the backward passes in reverse.
+// Reverse-mode differentiation in double, for the references of whole models. Layers and losses (reference/layers.h,
+// losses.h, quantizer.h) append their results to a tape, each with its own backward pass. The tape runs the backward
+// passes in reverse.
 //
 //   Tape tape;
 //   tape.parameters["decoder.weight_v"] = ...;   // and weight_g, bias: by the library's checkpoint names
@@ -30,34 +30,34 @@ namespace nacre::test {
 using Values = std::vector<double>;
 using Tensors = std::map<std::string, Values>;
 
-/// A value and the gradient of the loss with respect to it. It may be read any number of times: gradients add.
+/// A value, and the gradient of the loss with respect to it. It may be read any number of times; the gradients add up.
 struct Node {
   Shape shape;
   Values value;
-  Values gradient;       ///< like value; empty where tracked is false
-  bool tracked = false;  ///< whether a gradient is wanted: of parameters, and of what is computed from them
+  Values gradient;       ///< the size of value; empty where tracked is false
+  bool tracked = false;  ///< a gradient is needed: for parameters, and for all that depends on them
 };
 
 class Tape;
-/// A part of a model. It holds no state of a run, so the same layer may stand in several places.
+/// A part of a model. It holds no state of a run, so the same layer may be used in several places.
 using Layer = std::function<Node*(Tape&, Node*)>;
-/// A whole model: builds everything up to the loss, a node of one value.
+/// A whole model. It builds everything up to the loss, which is a node of one value.
 using Model = std::function<Node*(Tape&)>;
 
 class Tape {
  public:
-  Tensors parameters;  ///< as files hold them
-  Tensors gradients;   ///< of the parameters that the model read, but for frozen ones; filled by backward()
-  /// Every computed value and gradient is disturbed by this much of itself and of its tensor's root mean square: what a
-  /// computation with that rounding error may give.
+  Tensors parameters;  ///< in the layout of files
+  Tensors gradients;   ///< of the parameters that the model read, except frozen ones; filled by backward()
+  /// Every computed value and gradient is changed randomly by this fraction of itself and of its tensor's root mean
+  /// square. This simulates a computation with that rounding error.
   double noise = 0;
-  std::mt19937_64 rng;  ///< of the noise
+  std::mt19937_64 rng;  ///< generates the noise
 
   Tape() = default;
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  /// Forgets the last run, runs the model and returns its loss.
+  /// Clears the last run, runs the model and returns its loss.
   double run(const Model& model) {
     nodes_.clear(), steps_.clear(), leaves_.clear(), gradients.clear(), frozen_.clear();
     if (!holding_) held_.clear();
@@ -66,7 +66,7 @@ class Tape {
     if (loss_->value.size() != 1) throw std::logic_error("a loss has one value");
     return loss_->value[0];
   }
-  /// The gradients of the last run's loss. Once per run.
+  /// Computes the gradients of the last run's loss. May be called once per run.
   void backward() {
     if (!loss_->tracked) throw std::logic_error("the loss depends on no parameter");
     loss_->gradient[0] = 1;
@@ -74,11 +74,11 @@ class Tape {
     for (const auto& [name, node] : leaves_) gradients[name] = node->gradient;
   }
 
-  // --- What models are built from
+  // --- Building blocks of models
 
   Node* constant(Shape shape, Values value) { return node(shape, std::move(value), false); }
-  /// One node per name and run: a layer that stands in several places adds up its gradients here. An input whose gradient
-  /// is to be checked is given as a parameter with a shape.
+  /// There is one node per name and run, so a layer that is used several times adds up its gradients here. An input
+  /// whose gradient is to be checked is passed as a parameter with a shape.
   Node* parameter(const std::string& name) {
     return parameter(name, {.channels = static_cast<int64_t>(parameters.at(name).size())});
   }
@@ -89,10 +89,11 @@ class Tape {
     if (leaf == nullptr) leaf = node(shape, parameters.at(name), true);
     return leaf;
   }
-  /// The value without a way back.
+  /// The value of x as a constant.
   Node* detach(const Node* x) { return constant(x->shape, held(x->value)); }
 
-  /// While one of these lives, parameters whose names begin with `prefix` get no gradient; what they are applied to does.
+  /// While one of these lives, parameters whose names begin with `prefix` get no gradient. The inputs of their
+  /// layers still do.
   class [[nodiscard]] Frozen {
    public:
     Frozen(Tape& tape, std::string prefix) : tape_(tape) { tape_.frozen_.push_back(std::move(prefix)); }
@@ -104,27 +105,27 @@ class Tape {
     Tape& tape_;
   };
 
-  // --- What layers are built from
+  // --- Building blocks of layers
 
-  /// A computed value; tracked if one of its inputs is. Absent inputs are null.
+  /// A computed value. It is tracked if one of its inputs is. Absent inputs are null.
   Node* make(Shape shape, Values value, const std::vector<Node*>& inputs) {
     disturb(value);
     return node(shape, std::move(value),
                 std::any_of(inputs.begin(), inputs.end(), [](const Node* i) { return i != nullptr && i->tracked; }));
   }
-  /// x's value in another place or shape, without noise.
+  /// The value of x in another place or shape, without noise.
   Node* copy(const Node* x, Shape shape) { return node(shape, x->value, x->tracked); }
-  /// What is to be done backward once y->gradient is complete.
+  /// Adds a backward step, which runs once y->gradient is complete.
   void back(const Node* y, std::function<void()> step) {
     if (y->tracked) steps_.push_back(std::move(step));
   }
-  /// x->gradient += a computed gradient. Nothing happens where none is wanted.
+  /// x->gradient += a computed gradient. Does nothing if x is not tracked.
   void add(Node* x, Values gradient) {
     if (x == nullptr || !x->tracked) return;
     disturb(gradient);
     pass(x, gradient);
   }
-  /// The same without noise: for gradients that are handed on, not computed.
+  /// The same without noise, for gradients that are copied and not computed.
   void pass(Node* x, const Values& gradient, double scale = 1) {
     if (!x->tracked) return;
     for (size_t i = 0; i < x->gradient.size(); ++i) x->gradient[i] += scale * gradient.at(i);
@@ -132,11 +133,11 @@ class Tape {
 
   // --- Finite differences of a loss with stop-gradients
 
-  /// From now on, what the last run took as constant (detached values, frozen parameters, the codes of quantizers) keeps
-  /// the value that it had there, so that run() is a function whose ordinary derivative is the gradient of backward().
+  /// From now on, all constants of the last run (detached values, frozen parameters, the codes of quantizers) keep
+  /// their values. run() is then a function whose ordinary derivative is the gradient of backward().
   void hold() { holding_ = true; }
   void release() { holding_ = false; }
-  /// For layers: a value that gets no gradient. Calls come in the same order in every run.
+  /// For layers: a value without a gradient. The order of calls is the same in every run.
   Values held(Values value) {
     if (holding_) return held_.at(next_held_++);
     held_.push_back(value);

@@ -7,7 +7,8 @@
 
 namespace nacre::test {
 
-/// Half distances of one row to every code, less the row's own half square, and the size of the terms they are made of.
+/// Half the squared distances of one row to every code, without the row's own half square, and the sums of the
+/// magnitudes of their terms.
 struct HalfDistances {
   std::vector<double> value, size;
 };
@@ -34,7 +35,7 @@ inline HalfDistances half_distances(const double* x, const std::vector<double>& 
   return out;
 }
 
-/// One step of the moving averages of one stage; a code below `dead` is left as it is and listed.
+/// One step of the moving averages of one stage. A code below `dead` is not changed and is listed.
 struct EmaReference {
   std::vector<double> codebook, counts, sums, size;
   std::vector<int64_t> dead;

@@ -10,7 +10,7 @@ struct WaveformLoss {
   double loss = 0;
   std::vector<double> gradient;
 };
-/// Signals of `batch` items, `per_item` values each; lengths in values.
+/// Signals of `batch` items with `per_item` values each. Lengths count values.
 inline WaveformLoss waveform_loss(const std::vector<double>& estimate, const std::vector<double>& target,
                                   const std::vector<int64_t>& lengths, int64_t per_item, bool squared) {
   WaveformLoss r;

@@ -1,4 +1,4 @@
-// The report: a log read back as one history, charts, text that cannot become markup, and a whole page of a tiny run.
+// The report: a log read as one history, charts, text that cannot become markup, and the whole page of a tiny run.
 #include "nacre/report/report.h"
 
 #include <limits>
@@ -24,13 +24,13 @@ size_t count_of(const std::string& text, const std::string& what) {
   return n;
 }
 
-/// The page without its pictures and sounds, whose base64 may hold any word.
+/// The page without its pictures and sounds, whose base64 may contain any word.
 std::string without_data(std::string html) {
   for (size_t at; (at = html.find("\"data:")) != std::string::npos;) html.erase(at, html.find('"', at + 1) + 1 - at);
   return html;
 }
 
-/// A run that never ran: random weights and a log of two epochs.
+/// Writes a run without training: random weights and a log of two epochs.
 RunConfig tiny_run(const TemporaryFolder& folder) {
   RunConfig c = RunConfig::from_json(
       R"({"codec": {"encoder_dim": 4, "encoder_rates": [2, 4], "decoder_dim": 16, "decoder_rates": [4, 2], "latent_dim": 8,
@@ -80,7 +80,7 @@ TEST_CASE("charts of any points are finite", "[training][report]") {
       CHECK(html.size() < 20000);
     }
   }
-  // A gap is two pieces of line.
+  // A gap gives two pieces of line.
   const std::string gap = chart_html({.series = {{"a", "red", {{1, 1}, {2, 2}, {3, none}, {4, 1}, {5, 2}}}}});
   const size_t line = gap.find("class=\"line\"");
   REQUIRE(line != std::string::npos);
@@ -96,8 +96,8 @@ TEST_CASE("the log of a resumed run is one history", "[training][report]") {
               "{\"step\":20,\"loss\":2}\n"
               "{\"step\":20,\"valid/loss\":2,\"valid/snr\":null,\"trained_seconds\":20}\n"
               "{\"step\":30,\"loss\":9}\n"
-              "{\"step\":30,\"lo\n"                // killed here
-              "[1]\nnot json\n{\"step\":\"x\"}\n"  // nobody wrote this
+              "{\"step\":30,\"lo\n"                // cut by a kill
+              "[1]\nnot json\n{\"step\":\"x\"}\n"  // lines that nacre never writes
               "{\"step\":20,\"loss\":2.5}\n"       // resumed from step 10
               "{\"step\":20,\"valid/loss\":2.25,\"trained_seconds\":7,\"codebook_usage\":[1,null]}\n");
   const RunLog log = read_run_log(path);
@@ -122,8 +122,8 @@ TEST_CASE("the log of a resumed run is one history", "[training][report]") {
 TEST_CASE("a report is one page with everything inside", "[training][report]") {
   const TemporaryFolder folder;
   tiny_run(folder);
-  // Names that try to leave their place, audio of odd lengths, one file of a single frame; silence, which is no
-  // material.
+  // Names that try to leave their folder, audio of odd lengths, one file of a single frame, and silence, which is not
+  // scored.
   write_sine(folder / "data/a.wav", 20000);
   write_sine(folder / "data/valid/<script>alert(1)<\\script>.wav", 16001, 300);
   write_sine(folder / "data/valid/b \"quoted\" & long.wav", 16000 * 9, 500);
@@ -143,7 +143,7 @@ TEST_CASE("a report is one page with everything inside", "[training][report]") {
   CHECK(html.find("http://") == std::string::npos);
   CHECK(html.find("https://") == std::string::npos);
   CHECK(without_data(html).find("nan") == std::string::npos);
-  // Three files: original, decoded, and Opus where there is one.
+  // Three files: original, decoded, and Opus if it is available.
   const size_t sounds = opus_unavailable() ? 6 : 9;
   CHECK(count_of(html, "<img ") == sounds);
   CHECK(count_of(html, "src=\"data:image/png;base64,iVBORw0KGgo") == sounds);
@@ -154,7 +154,7 @@ TEST_CASE("a report is one page with everything inside", "[training][report]") {
   CHECK(html.find("the first 8.0 of 9.0 s") != std::string::npos);
   CHECK(html.find("b &quot;quoted&quot; &amp; long.wav") != std::string::npos);
 
-  // A page that is there stays, unless it may be replaced.
+  // An existing page stays, unless it may be replaced.
   CHECK_THROWS_AS(write_report(o), Error);
   CHECK(read_bytes(o.output.string()) == html);
   o.overwrite = true;
@@ -180,7 +180,7 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
     write_report(o);
     return read_bytes(o.output.string());
   };
-  /// The cells of the comparison's row of that name.
+  /// The cells of the row with that name in the comparison.
   const auto row = [](const std::string& html, const std::string& name) {
     const size_t at = html.find("<tr><td>" + name + "</td>");
     return at == std::string::npos ? std::string()

@@ -1,5 +1,5 @@
-// From a run's figures to where users read them: each on the screen, in TensorBoard's files and in every table of the report
-// stands under its own name.
+// The figures of a run, where users read them. Each has its own name on the screen, in TensorBoard's files and in every
+// table of the report.
 #include <map>
 
 #include "log/event_reader.h"
@@ -29,7 +29,7 @@ std::string without_tags(const std::string& html) {
   return out;
 }
 
-/// What stands between each `<tag...>` and its `</tag>`.
+/// The text between each `<tag...>` and its `</tag>`.
 std::vector<std::string> parts(const std::string& html, const std::string& tag) {
   std::vector<std::string> out;
   for (size_t at = html.find("<" + tag); at != std::string::npos; at = html.find("<" + tag, at)) {
@@ -42,7 +42,7 @@ std::vector<std::string> parts(const std::string& html, const std::string& tag) 
 
 using Row = std::map<std::string, std::string>;
 
-/// The rows of the first table behind `mark`: the cell under each head; a foot's, too.
+/// The rows of the first table behind `mark`, as cells under their headings, the foot included.
 std::vector<Row> table_behind(const std::string& html, const std::string& mark) {
   const size_t at = html.find(mark);
   REQUIRE(at != std::string::npos);
@@ -71,7 +71,7 @@ RunConfig two_epochs() {
   return config;
 }
 
-/// Parts that are held out are long enough for each figure to be a number, and loud enough to differ.
+/// Held-out files are long enough for each figure to be a number, and differ in level.
 void write_run_data(const TemporaryFolder& folder) {
   write_sounds(folder);
   for (int i = 0; i < 2; ++i) {

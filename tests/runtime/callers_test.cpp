@@ -1,5 +1,5 @@
-// What surrounds a call: other threads, parallel regions, forks, moves, exhausted memory, wrong arguments. A program of its
-// own, so that ThreadSanitizer can watch it without the rest.
+// Conditions around a call: other threads, parallel regions, forks, moves, exhausted memory, wrong arguments. This is a
+// separate program, so that ThreadSanitizer can watch it alone.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,7 +28,7 @@ using test::allocations_left;
 
 namespace {
 
-/// Layers of all kinds, small: seven taps, strides, few outputs, wide pointwise ones, a beam.
+/// A small configuration with layers of all kinds: seven taps, strides, few outputs, wide pointwise layers, a beam.
 CodecConfig small() {
   CodecConfig c = CodecConfig::named("speech-16k-small");
   c.n_codebooks = 3, c.codebook_size = 64, c.beam = 4;
@@ -47,7 +47,7 @@ struct Result {
   bool operator==(const Result&) const = default;
 };
 
-/// Codes of a signal and what they decode to.
+/// The codes of a signal, and the decoded codes.
 Result coded(Codec& codec, int64_t frames, double step) {
   const int64_t hop = codec.config().hop(), books = codec.config().n_codebooks;
   const std::vector<float> x = tone(frames * hop, step);
@@ -80,7 +80,8 @@ std::vector<Result> one_by_one() {
   return all;
 }
 
-/// The text of the Error that f throws, after its kind's exit code: "2 encode: ...". Anything else fails the test.
+/// The text of the Error that f throws, after the exit code of its kind, for example "2 encode: ...". Any other
+/// exception fails the test.
 std::string error_of(const std::function<void()>& f) {
   try {
     f();
@@ -185,7 +186,7 @@ TEST_CASE("one codec in two threads is refused, and goes on") {
   Context ctx({.threads = 2});
   Codec codec = made(ctx);
   const Result expected = coded(codec, frames, 0.02);
-  // Threads collide by chance: some calls throw, and those that do not are right.
+  // Threads collide by chance. Some calls throw, and the others must be right.
   std::atomic<int> wrong{0}, done{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < 3; ++i)
@@ -235,7 +236,7 @@ TEST_CASE("a context that a codec was made with may be moved, and may go first")
   for (uint64_t i = 0; i < 4; ++i) {
     Model m(i + 1);
     before.push_back(coded(m.codec, frames, 0.03));
-    pool.push_back(std::move(m));  // the vector grows: earlier ones move again
+    pool.push_back(std::move(m));  // the vector grows and moves earlier ones again
   }
   for (Model& m : pool) after.push_back(coded(m.codec, frames, 0.03));
   CHECK(before == after);
@@ -259,8 +260,8 @@ TEST_CASE("a process that was forked off works") {
   Context ctx({.threads = 3});
   Codec codec = made(ctx);
   const Result expected = coded(codec, frames, 0.04);
-  // Once with the threads at rest, once while they work for another thread. That one allocates nothing meanwhile: a
-  // sanitizer's allocator may not be copied as another thread holds it.
+  // Once with the threads idle, and once while they work for another thread. That thread allocates nothing meanwhile,
+  // because a fork must not copy a sanitizer's allocator while another thread holds its lock.
   for (const bool busy : {false, true}) {
     std::atomic<bool> stop{false};
     std::atomic<int> rounds{0};
@@ -278,7 +279,7 @@ TEST_CASE("a process that was forked off works") {
     }
     const pid_t child = fork();
     if (child == 0) {
-      alarm(1800);  // a child that hangs ends, as late as the test itself
+      alarm(1800);  // ends a child that hangs, as late as the limit of the test itself
       int code = 1;
       try {
         if (coded(codec, frames, 0.04) == expected) code = 0;
@@ -434,7 +435,7 @@ TEST_CASE("whichever allocation fails, the error is that of memory") {
   const Result expected = alone(frames, 0.02);
   Context ctx({.threads = 1});
   int64_t failures = 0;
-  for (int64_t n = 0;; n += 1 + n / 40) {  // every one at first, then fewer
+  for (int64_t n = 0;; n += 1 + n / 40) {  // all at first, then fewer
     std::string error;
     std::optional<Result> found;
     const std::vector<float> x = tone(frames * small().hop(), 0.02);

@@ -1,4 +1,4 @@
-// Views, storage types, random numbers, contexts: what everything else stands on.
+// Views, storage types, random numbers and contexts, which everything else uses.
 #include "harness.h"
 #include "nacre/random.h"
 #include "nacre/version.h"
@@ -15,7 +15,7 @@ TEST_CASE("a build knows its commit and its compilers", "[core]") {
 
 TEST_CASE("bf16 rounds to nearest even and keeps NaN", "[core]") {
   CHECK(to_float(to_bf16(1.0f)) == 1.0f);
-  CHECK(to_float(to_bf16(1.0f + 0x1p-8f)) == 1.0f);  // a tie goes to the even mantissa
+  CHECK(to_float(to_bf16(1.0f + 0x1p-8f)) == 1.0f);  // ties to even mantissa
   CHECK(to_float(to_bf16(1.0f + 3 * 0x1p-8f)) == 1.0f + 0x1p-6f);
   CHECK(std::isnan(to_float(to_bf16(std::nanf("")))));
   CHECK(std::isinf(to_float(to_bf16(3.4e38f))));
@@ -31,7 +31,7 @@ TEST_CASE("a context says what it cannot do", "[core]") {
   if (!built_with_cuda()) {
     CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}), Catch::Contains("no CUDA back end"));
   } else if (std::string why; !cuda_available(&why)) {
-    // A build for CUDA runs anywhere, and says in one line what is missing.
+    // A build for CUDA runs on any machine, and says in one line what is missing.
     CHECK_THROWS_WITH(Context({.device = {Device::cuda, 0}}),
                       Catch::Contains(why) && Catch::Contains("use --device cpu"));
     CHECK(why.find('\n') == std::string::npos);
@@ -74,7 +74,7 @@ TEST_CASE("memory in use is counted, and what it was at most since the count was
   const MemoryUse before = memory_use(device);
   CHECK(before.peak == before.now);
   {
-    const Memory small(ctx, 1000), large(ctx, size_t{5} << 20);  // from either way of allocating on the host
+    const Memory small(ctx, 1000), large(ctx, size_t{5} << 20);  // from both ways of allocating on the host
     CHECK(memory_use(device).now == before.now + small.size() + large.size());
   }
   CHECK(memory_use(device).now == before.now);
@@ -122,11 +122,11 @@ TEST_CASE("a graph holds what a stream can do, and nothing else", "[core]") {
   Memory released(ctx, 32);
   Graph graph = ctx.capture([&] {
     ctx.copy<float>(a, b);
-    released = Memory();  // what a graph does not use may go meanwhile
+    released = Memory();  // memory that the graph does not use may be freed
   });
   ctx.write<float>(some, a);
   ctx.read<float>(b, back);
-  CHECK(back == std::vector<float>(4, 0.0f));  // recorded, not run
+  CHECK(back == std::vector<float>(4, 0.0f));  // recorded, not executed
   graph.replay();
   ctx.read<float>(b, back);
   CHECK(back == some);

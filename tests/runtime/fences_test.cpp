@@ -1,4 +1,4 @@
-// What the harness puts around a buffer shows every read past an end, and every write.
+// The fences around a buffer of the harness show every read and every write past an end.
 #include <cmath>
 #include <numeric>
 
@@ -34,7 +34,7 @@ TEST_CASE("a buffer lies between values that no sum hides", "[harness]") {
 }
 
 TEST_CASE("a read of one element more than an input has makes a NaN", "[harness]") {
-  // The op is right; the views it is given reach one element into the fences.
+  // The op is right, but its views reach one element into the fences.
   for (Device device : devices()) {
     Case c("fences", device, {.channels = 8});
     auto &a = c.random("a", {.channels = 8}, -1, 1), &b = c.random("b", {.channels = 8}, -1, 1);

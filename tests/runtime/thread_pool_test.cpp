@@ -1,4 +1,4 @@
-// The threads of a context: parts, slots, errors, float modes, and how many there are.
+// The threads of a context: parts, slots, errors, float modes, and their number.
 #include <atomic>
 #include <limits>
 #include <stdexcept>
@@ -18,7 +18,7 @@ using namespace nacre;
 
 namespace {
 
-/// Parts that wait for each other: with as many parts as threads, every thread has one.
+/// Parts that wait for each other. If there are as many parts as threads, every thread runs one.
 struct Meeting {
   explicit Meeting(int n) : wanted(n), slots(static_cast<size_t>(n)) {}
   const int wanted;
@@ -62,7 +62,7 @@ TEST_CASE("a job runs every part once") {
 }
 
 TEST_CASE("contexts may go as soon as their last job is done") {
-  // A late worker must see that it is to stop, whatever it was doing.
+  // A late worker must notice the stop in any state.
   for (int round = 0; round < 300; ++round) {
     ThreadPool pool(3);
     std::atomic<int64_t> sum{0};
@@ -125,7 +125,7 @@ TEST_CASE("every part has the caller's rounding and treatment of denormals") {
       unsigned mode;
       Meeting meeting{4};
       std::atomic<int> others{0};
-    } job{.mode = mode & ~0x3fu};  // without the flags of what has happened
+    } job{.mode = mode & ~0x3fu};  // without the exception flags
     pool.run(
         4,
         [](void* closure, int64_t, int slot) {
@@ -153,7 +153,7 @@ TEST_CASE("a quota is the least of a group's and of those above it") {
   CHECK(cpu_quota("0::/a/b\n", root) == 0.5);
   CHECK(cpu_quota("0::/a/b/not_there\n", root) == 0.5);
   CHECK(cpu_quota("0::/b\n", root) == none);
-  write("cpu.max", "300000 100000\n");  // as a container sees it
+  write("cpu.max", "300000 100000\n");  // in the form that a container has
   CHECK(cpu_quota("0::/\n", root) == 3);
   CHECK(cpu_quota("0::/a/b\n", root) == 0.5);
   write("cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n");

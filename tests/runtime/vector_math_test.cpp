@@ -1,5 +1,5 @@
-// The bounds promised in runtime/vector_math.h, over random arguments of every regime, against the double library.
-// The compiled loops are vectors of the best instruction set this machine has.
+// Tests the bounds of runtime/vector_math.h against the double library, with random arguments of every regime. The
+// compiled loops use vectors of this machine's best instruction set.
 #include "runtime/vector_math.h"
 #include "runtime/elementwise.h"
 
@@ -30,7 +30,8 @@ NACRE_LOOP(log10_loop, log10(in[i]))
 
 using Loop = void (*)(const float*, float*, int64_t);
 using Exact = double (*)(double);
-/// Of pi t. Sign and phase are those that the float functions leave: sin and cos with the nearest integer taken off.
+/// Reduces pi t. Sign and phase are those of the float functions, which subtract the nearest integer for sine and
+/// cosine.
 double reduced(double t) { return std::numbers::pi * (t - std::nearbyint(t)); }
 double sin_exact(double t) { return std::sin(reduced(t)); }
 double cos_exact(double t) { return std::cos(reduced(t)); }
@@ -46,7 +47,7 @@ double unit(double exact) {
   return std::ldexp(1.0, std::ilogb(size) - 23);
 }
 
-/// The largest error: in ulp of the result, or in `absolute` where that is given.
+/// The largest error in ulp of the result, or in units of `absolute` if given.
 double worst_error(Loop loop, Exact exact, Draw draw, double low, double high, double absolute = 0) {
   std::mt19937_64 rng(seed());
   std::uniform_real_distribution<double> position(draw == uniform ? low : std::log(low),

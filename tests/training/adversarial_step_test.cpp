@@ -1,6 +1,6 @@
-// A generator and its critic in one plan: the critic learns in an inner walk from real audio and from what the generator
-// just made, then is frozen and judges both again in the generator's own walk. The losses are steps of these tests. They
-// compute on the host, so that any device can run them.
+// A generator and its critic in one plan. The critic learns in an inner walk from real audio and from the generator's
+// new output. It is then frozen, and judges both again in the walk of the generator. The losses are steps of these
+// tests. They compute on the host, so that any device can run them.
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -27,7 +27,7 @@ std::vector<float> read(Context& c, View<const float> v) {
   return values;
 }
 
-/// A loss whose gradient with respect to element i of x is slope(x[i], y[i]) / n; y is a constant, or absent.
+/// A loss whose gradient with respect to element i of x is slope(x[i], y[i]) / n. y is a constant, or absent.
 void mean_loss(Plan& p, const char* name, Flow x, Flow y, const std::function<double(double, double)>& slope) {
   const Step s = p.step(name);
   const auto in = s.reads<float>(x, Until::backward);
@@ -69,7 +69,7 @@ struct Critic {
   }
 };
 
-/// Two sets of parameters with an optimizer each.
+/// Two sets of parameters with one optimizer each.
 struct Models {
   Context ctx;
   Parameters of_generator, of_critic;
@@ -239,7 +239,7 @@ TEST_CASE("optimizers: state by name, one set of parameters each", "[training]")
 }
 
 TEST_CASE("optimizers: gradients are averaged over processes before the update", "[training]") {
-  /// Another process, whose gradients are zero.
+  /// A second process, whose gradients are zero.
   struct Idle final : Communicator {
     int64_t averaged = 0;
     int processes = 2;
@@ -265,7 +265,7 @@ TEST_CASE("optimizers: gradients are averaged over processes before the update",
       plan.reserve([&](Plan& p) { m.teach_critic(p, m.real_audio(p), m.generate(p)); });
       plan.run();
       norm[c == nullptr ? 0 : c == &alone ? 1 : 2] = m.critic_optimizer->scalars().norm;
-      // Every gradient once: effective weights and biases.
+      // Every gradient is averaged once: effective weights and biases.
       if (c == &idle) CHECK(idle.averaged >= 1 * 4 * 5 + 2 * 4 * 5 + 4 * 3 + 9);
     }
     CHECK(norm[0] > 0);

@@ -1,4 +1,4 @@
-// Opus as a baseline: what comes back is as long as what went in and aligned with it, and bits buy quality.
+// Opus as a baseline: the output has the length of the input and is aligned with it, and more bits give better quality.
 #include "nacre/training/baseline.h"
 
 #include <limits>
@@ -13,7 +13,8 @@ using namespace nacre::training;
 
 namespace {
 
-/// A voice of a kind: the partials of a pitch that wanders, weaker the higher, with a syllable's rise and fall, and breath.
+/// A signal like a voice: partials of a varying pitch that are weaker the higher they are, the rise and fall of a
+/// syllable, and breath noise.
 std::vector<float> voice(int rate, double seconds) {
   std::mt19937_64 rng(seed());
   std::normal_distribution<double> breath(0, 0.003);
@@ -38,7 +39,7 @@ double snr(const std::vector<float>& x, const std::vector<float>& y) {
   return 10 * std::log10(signal / noise);
 }
 
-/// Samples by which y comes later than x, by the largest correlation.
+/// The number of samples by which y is later than x: the lag of the largest correlation.
 int64_t lag(const std::vector<float>& x, const std::vector<float>& y, int64_t most) {
   const auto n = static_cast<int64_t>(x.size());
   double best = -std::numeric_limits<double>::infinity();
@@ -65,15 +66,15 @@ bool available() {
 
 TEST_CASE("Opus gives audio back in its place", "[training][baseline]") {
   if (!available()) return;
-  // All rates that Opus knows, and some that are resampled.
+  // All rates that Opus supports, and some that need resampling.
   for (const int rate : {8000, 12000, 16000, 24000, 48000, 11025, 22050, 44100}) {
     INFO(rate << " Hz");
     const std::vector<float> x = voice(rate, 1.5);
-    // Enough for the transform coder at every rate: the linear predictor, which Opus takes for less, resamples to 16 kHz and
-    // moves the sound by a part of a sample.
+    // The bitrate makes Opus use its transform coder at every rate. Below it, Opus uses the linear predictor, which
+    // resamples to 16 kHz and shifts the sound by a fraction of a sample.
     const OpusCoded coded = code_opus(x, rate, 64000);
     REQUIRE(coded.samples.size() == x.size());
-    // 20 ms are more than the encoder's delay of 6.5 ms, and more than a period of the voice.
+    // 20 ms are more than the encoder's delay of 6.5 ms and more than a period of the voice.
     CHECK(lag(x, coded.samples, rate / 50) == 0);
     CHECK(snr(x, coded.samples) > 0);  // silence would have 0 dB
   }
@@ -81,7 +82,7 @@ TEST_CASE("Opus gives audio back in its place", "[training][baseline]") {
 
 TEST_CASE("Opus gives back any number of samples", "[training][baseline]") {
   if (!available()) return;
-  // Around a packet of 20 ms, and around one less the delay of 6.5 ms.
+  // Lengths around a packet of 20 ms, and around a packet minus the delay of 6.5 ms.
   for (const size_t n : {1u, 2u, 8u, 215u, 216u, 217u, 319u, 320u, 321u, 536u, 537u, 16000u, 16001u}) {
     INFO(n << " samples");
     std::vector<float> x = voice(16000, 2);
@@ -105,8 +106,8 @@ TEST_CASE("Opus keeps near the bitrate it is asked for, and more bits buy qualit
     INFO(bitrate << " bit/s");
     const OpusCoded coded = code_opus(x, 16000, bitrate);
     const double rate = 8 * static_cast<double>(coded.bytes) / seconds;
-    // The rate is variable, and meant on average over all kinds of sound: a factor of two either way. A setting that did
-    // not arrive, or upside down, would be the same for all four or fall.
+    // The rate varies and is an average over all kinds of sound, so a factor of two is allowed either way. If the
+    // setting had no effect, all four would be equal; if it were reversed, they would fall.
     CHECK(rate > bitrate / 2);
     CHECK(rate < bitrate * 2);
     CHECK(rate > last_rate);
@@ -117,7 +118,7 @@ TEST_CASE("Opus keeps near the bitrate it is asked for, and more bits buy qualit
     CHECK(again.samples == coded.samples);
     CHECK(again.bytes == coded.bytes);
   }
-  // Beyond the ends of the range, the ends.
+  // Bitrates out of range are clamped.
   CHECK(code_opus(x, 16000, 100).bytes == code_opus(x, 16000, min_opus_bitrate).bytes);
   CHECK(code_opus(x, 16000, 1e9).bytes == code_opus(x, 16000, max_opus_bitrate).bytes);
 }

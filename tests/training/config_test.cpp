@@ -1,4 +1,4 @@
-// Run configurations: names, files, single assignments; the schedule; what a newcomer is told.
+// Run configurations: names, files, single assignments, the schedule, and the warnings for new users.
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -51,7 +51,7 @@ TEST_CASE("run configurations: one assignment at a time") {
   RunConfig c = RunConfig::named("speech-16k-small");
   c.set("loss.mel=2.5");
   CHECK(c.loss.mel == 2.5);
-  c.set("loss.mel=3");  // an integer where a number stands
+  c.set("loss.mel=3");  // an integer for a real number
   CHECK(c.loss.mel == 3);
   c.set("loss.balanced=false");
   CHECK(!c.loss.balanced);
@@ -111,7 +111,7 @@ TEST_CASE("run configurations: one assignment at a time") {
     const std::string what = refusal([&] { c.set(w.assignment); });
     INFO(w.assignment << " -> " << what);
     CHECK(holds(what, w.named));
-    CHECK(c.to_json() == before);  // refused, nothing changed
+    CHECK(c.to_json() == before);  // refused and unchanged
   }
 }
 
@@ -126,7 +126,7 @@ TEST_CASE("run configurations: a latent width that nobody chose follows the widt
   c.set("codec.latent_dim=100");
   c.set("codec.encoder_dim=64");
   CHECK(c.codec.latent() == 100);
-  // Written down, it is a number.
+  // The written configuration has a number.
   CHECK(holds(d.to_json(), "\"latent_dim\": 32"));
 }
 
@@ -163,7 +163,7 @@ TEST_CASE("run configurations: the list of keys is that of a written configurati
     CHECK_FALSE(r.help.empty());
     const size_t dot = r.name.find('.');
     listed[r.name.substr(0, dot)][r.name.substr(dot + 1)] = nlohmann::json::parse(r.default_value);
-    // The default is accepted; a number below all ranges, a word that does not exist and the wrong type are refused.
+    // The default is accepted. A number below all ranges, an unknown word and the wrong type are refused.
     RunConfig c;
     c.set(r.name + "=" + r.default_value);
     CHECK(differences(c, RunConfig{}).empty());
@@ -175,7 +175,7 @@ TEST_CASE("run configurations: the list of keys is that of a written configurati
     if (r.type == "number") CHECK(holds(what, ", expected " + r.range));
   }
   nlohmann::json written = json_of(RunConfig{});
-  written["codec"]["latent_dim"] = 0;  // follows from other keys; written as what follows
+  written["codec"]["latent_dim"] = 0;  // derived from other keys and written as the derived value
   CHECK(listed == written);
 }
 
@@ -201,7 +201,7 @@ TEST_CASE("the learning rate's schedule") {
   CHECK(schedule_factor(t, 0, 100) == 1);
   CHECK(schedule_factor(t, 99, 100) == 1);
   t.warmup_steps = 4;
-  CHECK(schedule_factor(t, 0, 100) == 0.25);  // never zero: the first step counts
+  CHECK(schedule_factor(t, 0, 100) == 0.25);  // never zero, so that the first step has an effect
   CHECK(schedule_factor(t, 3, 100) == 1);
   CHECK(schedule_factor(t, 50, 100) == 1);
   t.warmup_steps = 0, t.schedule = Schedule::cosine, t.final_rate = 0.1;
@@ -237,11 +237,11 @@ TEST_CASE("warnings: what a newcomer is told about an evaluation") {
   CHECK(one(f, "too loud"));
   f = good, f.usage = {0.9, 0.01};
   CHECK(one(f, "codebook 1"));
-  f.codes_seen = 50;  // so few frames cannot use more
+  f.codes_seen = 50;  // so few frames cannot use more codes
   CHECK(warnings(f).empty());
   f = good, f.output_std = std::numeric_limits<double>::quiet_NaN();
   CHECK(one(f, "not a number"));
-  f = good, f.input_std = f.output_std = 0;  // silence, faithfully
+  f = good, f.input_std = f.output_std = 0;  // silence in, silence out
   CHECK(warnings(f).empty());
 }
 
@@ -253,13 +253,13 @@ TEST_CASE("warnings: advice is about what the configuration leaves to change") {
   };
   HealthFigures f;
   f.snr = -1, f.input_std = f.output_std = 0.1;
-  CHECK_FALSE(holds(only(f), "loss.balanced"));  // it is on
+  CHECK_FALSE(holds(only(f), "loss.balanced"));  // it is on already
   CHECK(holds(only(f), "loss.mel"));
   f.balanced = false;
   CHECK(holds(only(f), "set loss.balanced"));
   f = {}, f.snr = 8, f.input_std = f.output_std = 0.1;
   f.usage = {0.01}, f.codes_seen = 100000, f.codebook_size = 1024;
-  CHECK_FALSE(holds(only(f), "codec.quantizer"));  // it is ema, and starts from data
+  CHECK_FALSE(holds(only(f), "codec.quantizer"));  // it is ema already, and starts from data
   CHECK_FALSE(holds(only(f), "codebook_start_rows"));
   CHECK(holds(only(f), "codec.codebook_size"));
   CHECK(holds(only(f), "training.batch_size"));

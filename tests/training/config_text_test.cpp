@@ -1,4 +1,4 @@
-// The text of a written configuration, byte by byte: checkpoints, streams and runs are compared by it.
+// The text of a written configuration, byte by byte. Checkpoints, streams and runs are compared by it.
 #include "harness.h"
 #include "nacre/training/run_config.h"
 
@@ -196,7 +196,7 @@ TEST_CASE("run configurations: the text of a written one stays the same", "[conf
 
 TEST_CASE("codec configurations: the text of a written one is that of the run's section", "[config]") {
   for (const auto& [name, text] : {std::pair{"speech-16k-small", speech_text}, {"dac-44k", dac_text}}) {
-    // The section, two spaces to the left.
+    // The section, indented by two spaces less.
     const std::string run = text, begin = "  \"codec\": ";
     const size_t from = run.find(begin) + begin.size();
     std::string section = run.substr(from, run.find("\n  }", from) + 4 - from);

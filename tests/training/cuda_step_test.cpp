@@ -1,5 +1,5 @@
-// The whole training step on both back ends: how far CUDA may be from the CPU is measured by what rounding does to the
-// CPU alone.
+// The whole training step on both back ends. The allowed difference between CUDA and the CPU is derived from the effect
+// of rounding on the CPU alone.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -33,11 +33,11 @@ LossConfig losses() {
 }
 
 struct Start {
-  double relative = 0;  ///< every value is moved by up to this, relative to itself
+  double relative = 0;  ///< every value changes by up to this fraction of itself
   uint64_t seed = 0;
 };
 
-/// The losses of `steps` steps on the same batches, whatever the device.
+/// The losses of `steps` steps. The batches are the same on every device.
 std::vector<double> train(QuantizerKind kind, Device device, Precision precision, Start start, int steps,
                           Storage storage = Storage::float32) {
   Context ctx({.device = device, .threads = 2, .precision = precision});
@@ -78,7 +78,7 @@ std::vector<double> train(QuantizerKind kind, Device device, Precision precision
   return found;
 }
 
-/// Per step, the most that eight moved starts change the loss on the CPU.
+/// Per step, the largest change of the CPU's loss over eight perturbed starts.
 std::vector<double> spread(QuantizerKind kind, const std::vector<double>& exact, double relative) {
   std::vector<double> most(exact.size(), 0);
   for (uint64_t seed = 1; seed <= 8; ++seed) {
@@ -98,7 +98,7 @@ std::vector<Device> cuda_devices() {
 
 constexpr QuantizerKind kinds[] = {QuantizerKind::ema, QuantizerKind::factorised};
 
-/// What every device is given at a step.
+/// The input of a step, the same on every device.
 struct Batch {
   std::vector<float> audio;
   std::vector<int32_t> lengths{samples, samples - 37, samples};
@@ -111,9 +111,9 @@ struct Batch {
   }
 };
 
-/// What a step says of itself, and what the parameters it leaves behind say of the same batch.
+/// The figures of a step, and the losses of the updated parameters on the same batch.
 struct Outcome {
-  static constexpr size_t figures = 9, forward = 4;  ///< the first ones need no gradient
+  static constexpr size_t figures = 9, forward = 4;  ///< forward: the first ones, which need no gradient
   static constexpr std::array<const char*, figures> names{"waveform",   "stft",          "mel",
                                                           "commitment", "gradient norm", "waveform after",
                                                           "stft after", "mel after",     "commitment after"};
@@ -121,10 +121,10 @@ struct Outcome {
   std::array<std::vector<int32_t>, 2> codes;  ///< before and after
 };
 
-/// Everything a step depends on, by name.
+/// The whole state of a step, by name.
 struct State {
   struct Tensor {
-    std::string block, name;  ///< block: "" for the parameter itself, else what TrainingStep::state() calls it
+    std::string block, name;  ///< block: "" for the parameter itself, otherwise a name of TrainingStep::state()
     std::vector<int64_t> shape;
     std::vector<float> values;
   };
@@ -132,7 +132,7 @@ struct State {
   AdamWScalars scalars;
 };
 
-/// A training step that can be put where another one stands.
+/// A training step that can be set to the state of another one.
 class Follower {
  public:
   Follower(QuantizerKind kind, Device device)
@@ -203,11 +203,11 @@ class Follower {
 }  // namespace
 
 TEST_CASE("twenty steps on CUDA are the CPU's, each from where the CPU stands", "[step]") {
-  // Left alone, two runs part at the first frame that lies between two codes, however right both are. So each step starts
-  // from the CPU's state, and only rounding is left: twenty layers of sums of up to a hundred products, 1e-5 at most in
-  // what needs no gradient. Gradients of L1 and of logarithms jump where a bin is right or silent, so that now and then a
-  // step differs a thousand times as much as most do; of what depends on gradients the median is held to 1e-5. (A
-  // learning rate wrong by a thousandth is 4e-5.)
+  // Two independent runs diverge at the first frame that is equally near to two codes, even if both are right. So each
+  // step starts from the CPU's state, and only rounding remains: twenty layers of sums of up to a hundred products, at
+  // most 1e-5 in figures that need no gradient. Gradients of L1 and of logarithms jump where a bin is exact or silent,
+  // so an occasional step differs a thousand times as much as most. For figures that depend on gradients, the median
+  // must be within 1e-5. (A learning rate that is wrong by a thousandth gives 4e-5.)
   for (const Device device : cuda_devices())
     for (const QuantizerKind kind : kinds) {
       CAPTURE(static_cast<int>(kind));
@@ -230,7 +230,7 @@ TEST_CASE("twenty steps on CUDA are the CPU's, each from where the CPU stands", 
           distances[k].push_back(distance);
         }
       }
-      // Of 14400 codes, rounding takes one in 10^6 past a margin.
+      // Of 14400 codes, rounding moves one in 10^6 past a margin.
       CHECK(distances[0].size() >= steps - 1);
       for (size_t k = Outcome::forward; k < Outcome::figures; ++k) {
         std::vector<double>& d = distances[k];
@@ -246,7 +246,7 @@ TEST_CASE("codes are the same on both back ends, but where two codes are equally
   for (const Device device : cuda_devices())
     for (const QuantizerKind kind : kinds) {
       CAPTURE(static_cast<int>(kind));
-      // A trained model, so that codebooks are where latents are.
+      // The model is trained, so that codebooks are near the latents.
       Context cpu({.threads = 2}), cuda({.device = device});
       TrainingStep step(cpu, tiny(kind), losses(), {.learning_rate = 1e-3}, batch, samples, 3);
       std::mt19937_64 rng(5);
@@ -283,9 +283,10 @@ TEST_CASE("codes are the same on both back ends, but where two codes are equally
         return found;
       };
       const std::vector<int32_t> a = codes(on_cpu), b = codes(on_cuda);
-      // Encoders round differently in the last bits. A frame whose two nearest codes are nearer to each other than that
-      // may take the other one, and then all later stages differ: about one frame in 10^5 for margins that are spread
-      // evenly, so that one among a thousand would be bad luck, and two are a mistake.
+      // The last bits of the encoders' results differ by rounding. If the two nearest codes of a frame are nearer to
+      // each other than that, the other one may be chosen, and then all later stages differ. With evenly distributed
+      // margins this happens in about one frame in 10^5. One frame of a thousand would be bad luck, and two are an
+      // error.
       std::string differ;
       int64_t frames_that_differ = 0;
       for (size_t f = 0; f < frames; ++f)
@@ -297,7 +298,7 @@ TEST_CASE("codes are the same on both back ends, but where two codes are equally
           }
       INFO("frames that differ:" << differ);
       CHECK(frames_that_differ <= 1);
-      CHECK(std::count(a.begin(), a.end(), a[0]) < static_cast<int64_t>(a.size()) / 2);  // it says something
+      CHECK(std::count(a.begin(), a.end(), a[0]) < static_cast<int64_t>(a.size()) / 2);  // the codes are not constant
     }
 }
 
@@ -307,8 +308,9 @@ TEST_CASE("the first step in tf32 is as near as its rounding lets it be", "[step
       CAPTURE(static_cast<int>(kind));
       const double exact = train(kind, {}, Precision::fp32, {}, 1)[0],
                    found = train(kind, device, Precision::tf32, {}, 1)[0];
-      // Both factors of a product are rounded to 2^-11 of themselves. Moving the weights alone by twice as much moves
-      // the loss more: a weight's error is the same at every sample, an activation's is not.
+      // Both factors of a product are rounded to 2^-11 of themselves. The test perturbs the weights alone by twice as
+      // much. This changes the loss more, because a weight has the same error at every sample and an activation does
+      // not.
       const double most = spread(kind, {exact}, 2 * 0x1p-11)[0];
       INFO(found << ", on the CPU " << exact << ", eight moved starts within " << most);
       CHECK(std::fabs(found - exact) <= 3 * most);
@@ -321,7 +323,7 @@ TEST_CASE("the first step in bf16 is as near as its rounding lets it be, and tra
       CAPTURE(str(device), static_cast<int>(kind));
       const double exact = train(kind, {}, Precision::fp32, {}, 1)[0];
       const std::vector<double> found = train(kind, device, Precision::fp32, {}, 20, Storage::bfloat16);
-      // Weights and every activation are rounded to 2^-9 of themselves, a layer's input and its output: as in tf32.
+      // Weights, and every input and output of a layer, are rounded to 2^-9 of themselves. The method is that of tf32.
       const double most = spread(kind, {exact}, 4 * 0x1p-9)[0];
       INFO(found[0] << ", in fp32 " << exact << ", eight moved starts within " << most);
       CHECK(std::fabs(found[0] - exact) <= 3 * most);
@@ -338,7 +340,7 @@ TEST_CASE("a captured step waits for nothing and allocates nothing on the device
     const std::vector<int32_t> lengths(batch, samples);
     step.load(audio, lengths);
     step.run();
-    step.run();  // captured here: waiting or allocating in a capture throws
+    step.run();  // captured here: a wait or an allocation in a capture throws
     step.run();
     CHECK(step.scalars().step == 3);
   }

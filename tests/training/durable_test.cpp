@@ -1,4 +1,4 @@
-// What is written survives a power cut as soon as it counts, and a checkpoint counts when it was read back.
+// A finished file survives a power cut. A checkpoint is finished after it was read back.
 #include <cmath>
 
 #include "files/call_log.h"
@@ -71,7 +71,7 @@ TEST_CASE("a checkpoint is read back before it counts, and counts before an olde
     REQUIRE(read < none);
     CHECK(read > log.last(Call::sync, file, renamed));
   }
-  // Nothing is renamed away or removed until the folder has the new one's name.
+  // Nothing is renamed or removed until the folder has the name of the new one.
   const size_t placed = log.last(Call::sync_folder, saved.path.parent_path(), none);
   REQUIRE(placed < none);
   for (size_t i = 0; i < none; ++i) {
@@ -104,7 +104,7 @@ TEST_CASE("models, streams and sounds are on the disk when the call is over", "[
   Codec codec = tiny(ctx);
   training::FileCodec files(codec);
   const std::filesystem::path at = std::filesystem::canonical(folder.path());
-  for (const bool exists : {false, true}) {  // a new file, and one that takes another's place
+  for (const bool exists : {false, true}) {  // a new file, and one that replaces another
     INFO(exists);
     CallLog log;
     codec.save(at / "model.safetensors");

@@ -1,4 +1,4 @@
-// Scores of decoded audio: against pystoi and NumPy on signals made by formulas, and where the answer is known.
+// Scores of decoded audio, compared with pystoi and NumPy on signals made by formulas, and with known results.
 #include "nacre/training/evaluation.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ struct GoldenScore {
 };
 #include "golden/stoi.inc"
 
-/// As in golden/make_stoi.py: exact in float.
+/// The noise of golden/make_stoi.py, exact in float.
 std::vector<float> noise(size_t count) {
   uint32_t state = 12345;
   std::vector<float> out(count);
@@ -38,7 +38,8 @@ struct Pair {
   std::vector<float> x, y;
 };
 
-/// Syllables of voice and of noise with near silence between, and the same distorted: golden/make_stoi.py says how.
+/// Syllables of voice and of noise with near silence between them, and the same distorted. golden/make_stoi.py has the
+/// formulas.
 Pair signals(int rate, const std::string& distortion, float parameter, double seconds = 2.5) {
   constexpr double turn = 2 * std::numbers::pi;
   const auto count = static_cast<size_t>(std::lround(seconds * rate));
@@ -78,15 +79,15 @@ TEST_CASE("STOI and ESTOI are pystoi's, segmental SNR is NumPy's", "[evaluation]
       INFO(str(device) << ", " << g.rate << " Hz, " << g.distortion << " " << g.parameter);
       const Pair p = signals(g.rate, g.distortion, g.parameter);
       const Intelligibility found = intelligibility(ctx, p.y, p.x, g.rate);
-      // At 10 kHz the definition leaves nothing open. Bands are norms of a float DFT, whose bins are off by a few 2^-24 of
-      // their frame's norm; a band 40 dB below the frame is off by 1e-5 of itself in one frame, and a mean of correlations
-      // over more than a thousand segments and bands by less. Elsewhere the resamplers differ: pystoi's filter has 60 dB of
-      // rejection, so its passband ripples by 1e-3 of the amplitude.
+      // At 10 kHz the definition determines the result. Bands are norms of a float DFT, whose bins are off by a few
+      // 2^-24 of their frame's norm. A band 40 dB below the frame is off by 1e-5 of itself in one frame, and a mean of
+      // correlations over more than a thousand segments and bands by less. At other rates the resamplers differ:
+      // pystoi's filter has 60 dB of rejection, so its passband ripples by 1e-3 of the amplitude.
       const double allowance = g.rate == 10000 ? 1e-5 : 1e-3;
       CHECK(std::abs(found.stoi - g.stoi) <= allowance);
       CHECK(std::abs(found.estoi - g.estoi) <= allowance);
-      // Samples are equal but for the last place of float (2^-24 of them, where exp and sin differ between libraries): noise
-      // 35 dB below the signal then moves by 2^-24 x 56, and 8.7 dB times that is 3e-5.
+      // Samples are equal except for the last place of float (2^-24 of them, where exp and sin differ between
+      // libraries). Noise 35 dB below the signal then changes by 2^-24 x 56, and 8.7 dB times that is 3e-5.
       CHECK(std::abs(segmental_snr(p.y, p.x, g.rate) - g.segmental_snr) <= 3e-5);
     }
   }
@@ -97,11 +98,12 @@ TEST_CASE("Intelligibility where the answer is known", "[evaluation]") {
   for (const int rate : {10000, 16000, 44100}) {
     INFO(rate << " Hz");
     const Pair p = signals(rate, "noise", 0.1f);
-    // The same signal: correlations of 1, to the rounding of sums of 450 doubles. Clipping at -15 dB does nothing.
+    // The same signal has correlations of 1, within the rounding of sums of 450 doubles. Clipping at -15 dB has no
+    // effect.
     Intelligibility i = intelligibility(ctx, p.x, p.x, rate);
     CHECK(std::abs(i.stoi - 1) < 1e-12);
     CHECK(std::abs(i.estoi - 1) < 1e-12);
-    // Level does not matter. By a power of two nothing is rounded.
+    // The level has no effect. Scaling by a power of two rounds nothing.
     const Intelligibility once = intelligibility(ctx, p.y, p.x, rate);
     i = intelligibility(ctx, scaled(p.y, 0.25f), p.x, rate);
     CHECK(std::abs(i.stoi - once.stoi) < 1e-12);
@@ -109,11 +111,11 @@ TEST_CASE("Intelligibility where the answer is known", "[evaluation]") {
     i = intelligibility(ctx, p.y, scaled(p.x, 0.5f), rate);
     CHECK(std::abs(i.stoi - once.stoi) < 1e-12);
     CHECK(std::abs(i.estoi - once.estoi) < 1e-12);
-    // Nothing came out: no correlation.
+    // Silent output has no correlation.
     i = intelligibility(ctx, std::vector<float>(p.x.size(), 0.0f), p.x, rate);
     CHECK(i.stoi == 0);
     CHECK(i.estoi == 0);
-    // More noise is understood less.
+    // More noise lowers the score.
     Intelligibility last{.stoi = 1, .estoi = 1};
     for (const float level : {0.001f, 0.01f, 0.03f, 0.1f, 0.3f, 1.0f}) {
       const Pair q = signals(rate, "noise", level);
@@ -123,9 +125,9 @@ TEST_CASE("Intelligibility where the answer is known", "[evaluation]") {
       last = i;
     }
   }
-  // Noises that know nothing of each other. By chance the correlation of 30 values has a standard deviation of 1 / sqrt(29),
-  // and that of a segment with its rows and columns normalised one of 1 / sqrt(29 x 14). 9 s have 23 segments that do not
-  // overlap: the means deviate by 1 / sqrt(29 x 15 x 23) and 1 / sqrt(29 x 14 x 23), both 0.010. Six of these are allowed.
+  // Independent noises. The correlation of 30 values has a standard deviation of 1 / sqrt(29), and that of a segment
+  // with normalised rows and columns one of 1 / sqrt(29 x 14). 9 s have 23 segments that do not overlap. The means
+  // deviate by 1 / sqrt(29 x 15 x 23) and 1 / sqrt(29 x 14 x 23), both 0.010. Six of these are allowed.
   const size_t n = 90000;
   const std::vector<float> both = noise(2 * n);
   const Intelligibility i = intelligibility(ctx, std::span(both).first(n), std::span(both).last(n), 10000);
@@ -135,7 +137,8 @@ TEST_CASE("Intelligibility where the answer is known", "[evaluation]") {
 
 TEST_CASE("Silence is cut out of both signals, as the original says", "[evaluation]") {
   Context ctx({.threads = 1});
-  // Frames of 256 begin every 128 samples. A pause of whole frames, 60 dB down, is left out, whatever the decoder made there.
+  // Frames of 256 begin every 128 samples. A pause of whole frames, 60 dB down, is left out, whatever the decoder's
+  // output there.
   std::vector<float> x = noise(20 * 1280);
   for (size_t i = 6 * 1280; i < 12 * 1280; ++i) x[i] *= 1e-3f;
   std::vector<float> quiet = x, loud = x;
@@ -144,7 +147,7 @@ TEST_CASE("Silence is cut out of both signals, as the original says", "[evaluati
   CHECK(std::abs(a.stoi - 1) < 1e-12);
   CHECK(std::abs(a.estoi - 1) < 1e-12);
   CHECK(std::abs(b.stoi - 1) < 1e-12);
-  // 20 dB down it is speech, and was damaged.
+  // At 20 dB down it is speech, and it was damaged.
   for (size_t i = 6 * 1280; i < 12 * 1280; ++i) x[i] *= 100;
   quiet = x;
   for (size_t i = 6 * 1280 + 256; i < 12 * 1280 - 256; ++i) quiet[i] = 0;
@@ -153,19 +156,20 @@ TEST_CASE("Silence is cut out of both signals, as the original says", "[evaluati
 
 TEST_CASE("Without 31 frames of speech there is no STOI", "[evaluation]") {
   Context ctx({.threads = 1});
-  // Frame f takes samples 128 f .. 128 f + 255 and is not taken when it ends with the last one: 31 of them need 4097.
+  // Frame f has samples 128 f .. 128 f + 255 and is left out if it ends with the last sample, so 31 frames need 4097
+  // samples.
   const std::vector<float> x = noise(4097);
   const auto none = [](const Intelligibility& i) { return std::isnan(i.stoi) && std::isnan(i.estoi); };
   CHECK(intelligibility(ctx, x, x, 10000).stoi == Approx(1));
   CHECK(none(intelligibility(ctx, std::span(x).first(4096), std::span(x).first(4096), 10000)));
   for (const size_t n : {0, 1, 255, 256, 257})
     CHECK(none(intelligibility(ctx, std::span(x).first(n), std::span(x).first(n), 10000)));
-  // Long, and silent; long, and silent but for a moment.
+  // Long and silent; long and silent except for a moment.
   std::vector<float> silent(20000, 1e-6f);
   CHECK(none(intelligibility(ctx, x, std::span(silent).first(x.size()), 10000)));
   std::copy_n(x.begin(), 3000, silent.begin() + 5000);
   CHECK(none(intelligibility(ctx, silent, silent, 10000)));
-  // No bands above 4 kHz.
+  // There are no bands above 4 kHz.
   const std::vector<float> longer = noise(20000);
   CHECK(intelligibility(ctx, longer, longer, 8000).stoi == Approx(1));
   CHECK(none(intelligibility(ctx, longer, longer, 7999)));
@@ -174,7 +178,7 @@ TEST_CASE("Without 31 frames of speech there is no STOI", "[evaluation]") {
 
 TEST_CASE("Segmental SNR is a mean of clamped decibels", "[evaluation]") {
   const std::vector<float> x = noise(16000);
-  // An error that is a power of two of the signal is exact in every frame.
+  // An error that is the signal times a power of two is exact in every frame.
   const double half = 20 * std::log10(2.0);
   CHECK(segmental_snr(scaled(x, 0.5f), x, 16000) == Approx(half));
   CHECK(segmental_snr(scaled(x, 0.96875f), x, 16000) == Approx(5 * half));
@@ -183,8 +187,9 @@ TEST_CASE("Segmental SNR is a mean of clamped decibels", "[evaluation]") {
   CHECK(segmental_snr(x, x, 16000) == 35);
   CHECK(segmental_snr(scaled(x, 1.0009765625f), x, 16000) == 35);  // 60 dB
   CHECK(segmental_snr(scaled(x, 17), x, 16000) == -10);
-  // Frames of 480, hop 120: of 1200 samples, 7 frames. Frames 0 to 2 lie in the first 720 samples, which are exact; the rest
-  // is zeros in the original: frame 6 has no other samples, and counts -10; those between have both.
+  // Frames have 480 samples with a hop of 120, so 1200 samples have 7 frames. Frames 0 to 2 lie in the first 720
+  // samples, which are exact. The rest of the original is zero. Frame 6 has only such samples and counts -10. The
+  // frames between have both.
   std::vector<float> a(x.begin(), x.begin() + 1200), b = a;
   std::fill(a.begin() + 720, a.end(), 0.0f);
   double between = 0;
@@ -198,7 +203,7 @@ TEST_CASE("Segmental SNR is a mean of clamped decibels", "[evaluation]") {
     between += std::clamp(10 * std::log10(signal / error), -10.0, 35.0);
   }
   CHECK(segmental_snr(b, a, 16000) == Approx((3 * 35 + between - 10) / 7));
-  // Silence that came back as silence is right; a clip shorter than a frame has no value.
+  // Silence for silence is right. A clip shorter than a frame has no value.
   CHECK(segmental_snr(std::vector<float>(1200), std::vector<float>(1200), 16000) == 35);
   CHECK(segmental_snr(std::span(x).first(480), std::span(x).first(480), 16000) == 35);
   CHECK(std::isnan(segmental_snr(std::span(x).first(479), std::span(x).first(479), 16000)));
@@ -214,7 +219,7 @@ TEST_CASE("Means are over the clips that have a value", "[evaluation]") {
   const ClipScore speech = scores.add(score_clip(ctx, p.x, p.y, 16000));
   CHECK(speech.stoi == intelligibility(ctx, p.y, p.x, 16000).stoi);
   CHECK(speech.segmental_snr == segmental_snr(p.y, p.x, 16000));
-  // Too short for STOI, and then for segmental SNR; silent.
+  // Clips too short for STOI, then too short for segmental SNR, and silent ones.
   const ClipScore syllable = scores.add(score_clip(ctx, std::span(p.x).first(4000), std::span(p.y).first(4000), 16000));
   const ClipScore click =
       scores.add(score_clip(ctx, std::span(p.x).subspan(2000, 300), std::span(p.y).subspan(2000, 300), 16000));
@@ -232,7 +237,7 @@ TEST_CASE("Means are over the clips that have a value", "[evaluation]") {
   CHECK(scores.segmental_snr() == (speech.segmental_snr + syllable.segmental_snr) / 2);
   CHECK(scores.snr() == Approx((speech.snr + syllable.snr + click.snr) / 3));
   CHECK(scores.mel() == Approx((speech.mel + syllable.mel + click.mel + silence.mel) / 4));
-  // A decoder that fails is not passed over in silence.
+  // A decoder that fails must be reported.
   std::vector<float> broken = p.y;
   broken[100] = std::numeric_limits<float>::quiet_NaN();
   scores.add(score_clip(ctx, p.x, broken, 16000));

@@ -1,5 +1,5 @@
-// What the trainer says about held-out audio, and which checkpoint it takes for the best, against another way to the same
-// numbers: the files as they lie on the disk, the saved model, sums in double.
+// The trainer's scores of held-out audio and its choice of the best checkpoint. They are compared with the same figures
+// computed in another way: from the files on the disk, the saved model, and sums in double.
 #include <algorithm>
 #include <limits>
 
@@ -20,8 +20,8 @@ std::vector<float> noisy_sine(int64_t samples, double frequency, double amplitud
   return x;
 }
 
-/// Seven files to train on, and three held-out ones of other sounds and levels; one of those in stereo, and two shorter than
-/// tiny()'s segment of 400 samples.
+/// Seven files for training, and three held-out files with other sounds and levels. One of these is stereo, and two are
+/// shorter than tiny()'s segment of 400 samples.
 void write_parts(const TemporaryFolder& folder) {
   for (int i = 0; i < 7; ++i)
     write_wav(folder / ("data/" + std::to_string(i) + ".wav"),
@@ -38,7 +38,7 @@ void write_parts(const TemporaryFolder& folder) {
   write_wav(folder / "data/valid/stereo.wav", {.samples = both, .sample_rate = 16000, .channels = 2});
 }
 
-/// As the README says: mixed to mono, scaled to a peak of 0.95.
+/// The processing that the README describes: mixed to mono, scaled to a peak of 0.95.
 std::vector<float> as_the_model_sees(const fs::path& file) {
   const Audio audio = read_audio(file);
   std::vector<float> mono;
@@ -106,7 +106,8 @@ Judged judged_by_hand(Codec& codec, const std::vector<fs::path>& files) {
   return all;
 }
 
-/// Sums of a few thousand doubles and float inputs are good to 2^-40 in any order; decibels of ratios far from 1 lose a few bits.
+/// Sums of a few thousand doubles with float inputs are exact to 2^-40 in any order. Decibels of ratios far from 1 lose
+/// a few bits.
 Approx good(double value) { return Approx(value).epsilon(0).margin(1e-9); }
 
 std::vector<nlohmann::json> evaluations(const fs::path& run) {
@@ -162,7 +163,8 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
   REQUIRE(saved.metric);
   CHECK(*saved.metric == good(snr));
 
-  // It is the averaged model that was judged and saved, on held-out files: trained weights and other files score otherwise.
+  // The averaged model was scored and saved, on held-out files. Trained weights and other files would have other
+  // scores.
   RunByHand by_hand(config, folder / "data");
   by_hand.begin();
   while (by_hand.done < o.result.step) by_hand.next(config.optimizer.learning_rate);
@@ -175,7 +177,7 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
   for (int i = 0; i < 7; ++i) all.push_back(folder / ("data/" + std::to_string(i) + ".wav"));
   CHECK(std::fabs(judged_by_hand(averaged, all).snr - snr) > 1e-3);
 
-  // Losses are those of the trained weights, on crops of the held-out files that are the same each time.
+  // Losses are those of the trained weights, on fixed crops of the held-out files.
   std::vector<int64_t> clips, lengths;
   for (size_t i = 0; i < by_hand.data.clips().size(); ++i)
     if (by_hand.data.clips()[i].path.starts_with("valid/")) {
@@ -184,7 +186,7 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
     }
   REQUIRE(clips.size() == 3);
   const CropSampler crops(clips, lengths, 400, 2, 0);
-  REQUIRE(crops.steps_per_epoch() >= 4);  // of which the first four are measured
+  REQUIRE(crops.steps_per_epoch() >= 4);  // the first four are measured
   double waveform = 0, stft = 0, mel = 0, commitment = 0;
   by_hand.short_crops = 0;
   for (int64_t b = 0; b < 4; ++b) {
@@ -194,7 +196,7 @@ TEST_CASE("judging: the figures of an epoch are those of the saved model on the 
     waveform += static_cast<double>(m.waveform) / 4, stft += static_cast<double>(m.stft) / 4;
     mel += static_cast<double>(m.mel) / 4, commitment += static_cast<double>(m.commitment) / 4;
   }
-  REQUIRE(by_hand.short_crops > 0);  // what is behind them must not count
+  REQUIRE(by_hand.short_crops > 0);  // the padding behind them must not count
   // Means of four floats.
   const auto mean_of_floats = [](double value) { return Approx(value).epsilon(8 * 0x1p-24); };
   CHECK(lines.back()["valid/waveform"].get<double>() == mean_of_floats(waveform));
@@ -209,7 +211,7 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
   write_parts(folder);
   RunConfig config = tiny();
   config.training.num_epochs = 5;
-  // Rates that rise to what no training survives: 7 dB after the first epoch, -7 dB at the end, with any seed.
+  // Learning rates that rise until training fails: 7 dB after the first epoch and -7 dB at the end, with any seed.
   config.training.warmup_steps = 80;
   config.optimizer.learning_rate = 0.3;
   config.optimizer.ema_decay = 0.5;
@@ -226,7 +228,7 @@ TEST_CASE("judging: the best checkpoint is that of the highest SNR, and it is ke
   }
   const std::vector<int64_t> kept = list_checkpoints(t.options.run);
   REQUIRE(best - worst > 5);
-  REQUIRE(best_step < end.step - 2);  // not among the last three, which are kept in any case
+  REQUIRE(best_step < end.step - 2);  // not one of the last three, which are kept in any case
   CHECK(kept == std::vector<int64_t>{best_step, end.step - 2, end.step - 1, end.step});
   const CheckpointSearch found = best_checkpoint(t.options.run);
   REQUIRE(found.found);
@@ -256,7 +258,8 @@ TEST_CASE("judging: of many short files, those that are judged are spread over t
   std::vector<int64_t> all = judged(0);
   std::sort(all.begin(), all.end());
   CHECK(all == data.held_out());
-  // Files of 0.1 s: five are not enough for 0.55 s, six are. Neighbours are often the same sentence: none are among them.
+  // Files of 0.1 s: five are too few for 0.55 s, six are enough. Adjacent files are often the same sentence, so none of
+  // the chosen ones are adjacent.
   std::vector<int64_t> some = judged(0.55);
   REQUIRE(some.size() == 6);
   std::sort(some.begin(), some.end());

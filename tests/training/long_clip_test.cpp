@@ -1,4 +1,4 @@
-// Scores of clips that are too long to be scored at once, and of those that have no score: constants, single samples, copies.
+// Scores of clips that are too long to be scored at once, and clips without a score: constants, single samples, copies.
 #include <cmath>
 #include <numbers>
 
@@ -12,7 +12,7 @@ using namespace nacre::training;
 
 namespace {
 
-constexpr int64_t rate = 8000;  // the least that has a STOI
+constexpr int64_t rate = 8000;  // the least rate that has a STOI
 
 struct Pair {
   std::vector<float> x, y;
@@ -23,7 +23,7 @@ struct Pair {
   }
 };
 
-/// Swelling harmonics with noise of a level that rises from second to second.
+/// Harmonics with a rising level, and noise whose level increases every second.
 Pair sound(int64_t seconds, double offset = 0) {
   const Philox noise{5, 5};
   Pair p;
@@ -71,19 +71,19 @@ TEST_CASE("a clip of 30 s is scored whole", "[evaluation]") {
 
 TEST_CASE("a longer clip has the SNR of the whole, and means of its pieces for the rest", "[evaluation]") {
   Context ctx({.threads = 1});
-  // 55 s: 20, 20 and 15. The offset makes the removal of means matter.
+  // 55 s are split into 20, 20 and 15 s. The offset makes the removal of means matter.
   const Pair p = sound(55, 0.25);
   const ClipScore s = score_clip(ctx, p.x, p.y, rate);
   const ClipScore parts[] = {score_clip(ctx, p.original(0, 20), p.decoded(0, 20), rate),
                              score_clip(ctx, p.original(20, 40), p.decoded(20, 40), rate),
                              score_clip(ctx, p.original(40, 55), p.decoded(40, 55), rate)};
   const auto mean = [&](double ClipScore::*v) { return (20 * parts[0].*v + 20 * parts[1].*v + 15 * parts[2].*v) / 55; };
-  // The same operations on three numbers, in another order: some rounding of doubles.
+  // The same operations on three numbers in another order: only rounding of doubles differs.
   for (double ClipScore::*v :
        {&ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi, &ClipScore::mel, &ClipScore::stft})
     CHECK(s.*v == Approx(mean(v)).epsilon(1e-13));
-  CHECK(parts[0].snr > parts[2].snr + 3);  // so that the whole is something else than a mean
-  // In two passes, as the definitions stand.
+  CHECK(parts[0].snr > parts[2].snr + 3);  // so that the score of the whole differs from the mean
+  // Computed in two passes, as in the definitions.
   const auto n = static_cast<double>(p.x.size());
   double mx = 0, my = 0, power = 0, noise = 0, energy = 0, dot = 0, target = 0, rest = 0;
   for (size_t i = 0; i < p.x.size(); ++i) mx += static_cast<double>(p.x[i]) / n, my += static_cast<double>(p.y[i]) / n;
@@ -95,8 +95,8 @@ TEST_CASE("a longer clip has the SNR of the whole, and means of its pieces for t
     const double a = dot / energy * (static_cast<double>(p.x[i]) - mx), b = static_cast<double>(p.y[i]) - my;
     target += a * a, rest += (b - a) * (b - a);
   }
-  // Sums of 440000 doubles err by 440000 x 2^-53 = 5e-11 of themselves at most; what SI-SDR subtracts is 300 times as large as
-  // the difference. 8.7 dB times that.
+  // The error of sums of 440000 doubles is at most 440000 x 2^-53 = 5e-11 of themselves. SI-SDR subtracts values that
+  // are 300 times as large as the difference. The limit is 8.7 dB times that.
   CHECK(std::abs(s.snr - 10 * std::log10(power / noise)) < 1e-9);
   CHECK(std::abs(s.si_sdr - 10 * std::log10(target / rest)) < 8.7 * 300 * 1e-10);
   CHECK(s.input_mean == Approx(mx).epsilon(1e-9));
@@ -150,7 +150,7 @@ TEST_CASE("a clip that is judged piece by piece scores as one that is given at o
     CHECK(pieces.output_std() == whole.output_std());
     CHECK(pieces.input_mean() == whole.input_mean());
 
-    // One that is given up counts nowhere.
+    // An abandoned clip counts nowhere.
     const std::vector<double> before = pieces.perplexity();
     CHECK_THROWS_AS(
         pieces.add("b", sound(2).x, nullptr, {.progress = [](double) { throw Error(ErrorKind::io, "stop"); }}), Error);
@@ -165,15 +165,15 @@ TEST_CASE("a clip that has no value of a figure is left out of its mean, and mea
   const Pair p = sound(2);
   Scores scores;
   const ClipScore speech = scores.add(score_clip(ctx, p.x, p.y, rate));
-  // A constant: nothing is left of it once its mean is removed.
+  // A constant is zero after its mean is removed.
   for (const float level : {0.95f, 0.1f, -0.3f})
     for (const size_t n : {size_t{3}, size_t{16001}, static_cast<size_t>(40 * rate)}) {
       INFO(level << ", " << n << " samples");
       std::vector<float> constant(n, level), near = constant;
       near[n / 2] += 0.01f;
-      for (size_t i = 0; i < n; i += 3) constant[i] += 2e-7f;  // as a resampler's rounding leaves it
+      for (size_t i = 0; i < n; i += 3) constant[i] += 2e-7f;  // the rounding of a resampler
       const ClipScore s = scores.add(score_clip(ctx, constant, near, rate));
-      CHECK(s.silent);  // there is nothing to hear in an offset
+      CHECK(s.silent);  // a constant offset is inaudible
       CHECK(std::isnan(s.si_sdr));
       CHECK(std::isfinite(s.snr));
     }
@@ -191,7 +191,7 @@ TEST_CASE("a clip that has no value of a figure is left out of its mean, and mea
   CHECK(std::isnan(alone.mel()));
   CHECK(std::isnan(alone.si_sdr()));
 
-  // A copy, and nothing at all.
+  // A copy, and silent output.
   for (const int64_t seconds : {2, 31}) {
     const Pair q = sound(seconds);
     const ClipScore copy = score_clip(ctx, q.x, q.x, rate);

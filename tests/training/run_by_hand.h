@@ -1,6 +1,7 @@
 #pragma once
-// A training run put together by hand from what the trainer is documented to do, and what a run left on the disk: whatever
-// the trainer gives its steps (crops, lengths, learning rates, codebooks) shows in the weights, bit for bit.
+// A training run that follows the documentation of the trainer step by step, and readers for the files of a run.
+// Everything that the trainer gives its steps (crops, lengths, learning rates, codebooks) affects the weights, which
+// are compared bit for bit.
 #include <map>
 
 #include "nacre/codec/transform_start.h"
@@ -24,7 +25,7 @@ class RunByHand {
         step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length, c.training.seed),
         crops(data, step.samples(), c.training.batch_size, c.training.seed) {}
 
-  /// Everything before the first step. The codebooks start from batches that no step sees: those numbered -1, -2, ...
+  /// Everything before the first step. The codebooks start from batches that no step uses: those numbered -1, -2, ...
   void begin() {
     if (config.training.start == Start::transform) {
       transform_start(ctx, step.parameters(), config.codec);
@@ -35,7 +36,7 @@ class RunByHand {
     step.start_codebooks([&] { load(crops, --before); }, config.training.codebook_start_rows,
                          config.training.codebook_average_rows);
   }
-  /// Crops of one batch, zeros behind those that are shorter than a segment, and how long each is.
+  /// Loads the crops of one batch and their lengths. Crops shorter than a segment are padded with zeros.
   void load(const CropSampler& from, int64_t number, const std::vector<int32_t>& stages = {}) {
     const auto samples = static_cast<size_t>(step.samples());
     std::vector<float> audio;
@@ -82,7 +83,7 @@ inline Weights stored_weights(const fs::path& file, const std::string& prefix = 
   return all;
 }
 
-/// The weights that were trained: beside the averages of a run that has some.
+/// The trained weights. If the run has averages, they are stored beside the averages.
 inline Weights trained_weights(const fs::path& checkpoint) {
   Weights all = stored_weights(checkpoint / "optimizer.safetensors", "value.");
   return all.empty() ? stored_weights(checkpoint / "model.safetensors") : all;

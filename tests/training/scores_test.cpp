@@ -1,5 +1,5 @@
-// The figures that users read, worked out by hand: what a score is for signals whose answer is known, and what means are
-// taken over. Nothing here is compared with the library itself.
+// Figures that users read, computed by hand: scores of signals whose result is known, and the sets that means are taken
+// over. Nothing here is compared with the library itself.
 #include <array>
 #include <cmath>
 #include <utility>
@@ -17,11 +17,11 @@ using namespace nacre::training;
 namespace {
 
 constexpr int rate = 16000;
-/// No error at all: at least 120 dB, the most that means can use. And its negative: nothing of the signal.
+/// all: no error, at least 120 dB, the maximum that means use. none: its negative, no part of the signal is left.
 constexpr double all = 120, none = -120;
 
-/// a(t) = + - + - ..., b(t) = + + - - ...: means 0, powers 1, and sum a b = 0 over every four samples. With factors that are
-/// sums of powers of two every sum below is exact in double.
+/// a(t) = + - + - ... and b(t) = + + - - ... have means of 0 and powers of 1, and sum a b = 0 over every four samples.
+/// With factors that are sums of powers of two, every sum below is exact in double.
 std::vector<float> mixed(float of_a, float of_b, float offset, size_t samples = 4096) {
   std::vector<float> x(samples);
   for (size_t t = 0; t < samples; ++t)
@@ -40,7 +40,7 @@ std::vector<float> swelling_noise(size_t samples, uint64_t stream) {
 
 std::vector<double> doubles(const std::vector<float>& x) { return {x.begin(), x.end()}; }
 
-/// The last place of log10 and of a factor: what is left where all sums are exact.
+/// Within the last place of log10 and of a factor. All sums are exact.
 Approx exact(double value) { return Approx(value).epsilon(1e-14).margin(1e-14); }
 
 CodecConfig small(QuantizerKind kind) {
@@ -59,23 +59,25 @@ TEST_CASE("scores: SNR and SI-SDR of signals whose powers are known", "[evaluati
   Context ctx({.threads = 1});
   struct Known {
     const char* what;
-    std::array<float, 3> x, y;  // factors of a and b, offset
+    std::array<float, 3> x, y;  // factors of a and b, and the offset
     double snr, si_sdr;
   };
   const double third = 10 * std::log10(2.0);
   for (
       const Known& k : {
-          // Power 1/4 over an error of 1/256, which has nothing of the signal: 64 for both, six times 3.01 dB.
+          // Power 1/4 over an error of 1/256, which is orthogonal to the signal. The ratio is 64 for both scores, six
+          // times 3.01 dB.
           Known{"an error beside the signal", {0.5f, 0, 0}, {0.5f, 0.0625f, 0}, 6 * third, 6 * third},
-          // No gain is fitted for SNR: half as loud is an error of half the signal. SI-SDR allows the gain, and nothing is left.
+          // SNR fits no gain: half the level is an error of half the signal. SI-SDR fits the gain, and no error is
+          // left.
           Known{"half as loud", {0.5f, 0, 0}, {0.25f, 0, 0}, 2 * third, all},
           Known{"twice as loud", {0.5f, 0, 0}, {1, 0, 0}, 0, all},
           Known{"the other sign", {0.5f, 0, 0}, {-0.5f, 0, 0}, -2 * third, all},
-          // Error a/4 - b/16: 1/4 over 1/16 + 1/256 = 64/17. With gain 1/2 the target has 1/16 over 1/256.
+          // The error a/4 - b/16 gives 1/4 over 1/16 + 1/256 = 64/17. With gain 1/2, the target gives 1/16 over 1/256.
           Known{"half as loud, and an error", {0.5f, 0, 0}, {0.25f, 0.0625f, 0}, 10 * std::log10(64.0 / 17), 4 * third},
-          // Means are part of SNR: 1/4 + 1/16 over (3/8)^2 + 1/256 = 80/37. SI-SDR removes both.
+          // SNR includes the means: 1/4 + 1/16 over (3/8)^2 + 1/256 = 80/37. SI-SDR removes both.
           Known{"other means", {0.5f, 0, 0.25f}, {0.5f, 0.0625f, -0.125f}, 10 * std::log10(80.0 / 37), 6 * third},
-          // One of them alone: 1/4 over 1/64 + 1/256 is 64/5.
+          // Only one of the means: 1/4 over 1/64 + 1/256 is 64/5.
           Known{"an offset of the output", {0.5f, 0, 0}, {0.5f, 0.0625f, 0.125f}, 10 * std::log10(64.0 / 5), 6 * third},
           // 5/16 over 1/16 + 1/256 is 80/17.
           Known{"an offset of the input", {0.5f, 0, 0.25f}, {0.5f, 0.0625f, 0}, 10 * std::log10(80.0 / 17), 6 * third},
@@ -107,7 +109,7 @@ TEST_CASE("scores: level, length and silence of a clip", "[evaluation]") {
   CHECK(s.output_std == exact(std::sqrt(65.0) / 16));
   CHECK(s.seconds == 0.256);
   CHECK(score_clip(ctx, mixed(0.5f, 0, 0, 4000), mixed(0.5f, 0, 0, 4000), 8000).seconds == 0.5);
-  // Silence is what stays within 1e-4 of its mean, whatever came out.
+  // A signal that stays within 1e-4 of its mean is silence, whatever the output is.
   const std::vector<float> offset(4096, 0.3f);
   CHECK(score_clip(ctx, offset, std::vector<float>(4096, 0), rate).silent);
   CHECK(score_clip(ctx, mixed(0.99e-5f, 0, 0), mixed(0.5f, 0, 0), rate).silent);
@@ -126,11 +128,11 @@ TEST_CASE("scores: means are over the clips that count", "[evaluation]") {
   Scores scores;
   scores.add(clip(1, false, 10));
   scores.add(clip(5, false, 20));
-  // Silence has no SNR of any kind and no STOI; what a decoder makes of it is heard, so its spectral distances count.
+  // Silence has no SNR of any kind and no STOI. Its decoded sound is audible, so its spectral distances count.
   ClipScore silence = clip(2, true, 900);
   silence.si_sdr = silence.segmental_snr = silence.stoi = silence.estoi = std::nan("");
   scores.add(silence);
-  // Files count alike, however long they are.
+  // All files have the same weight, however long they are.
   CHECK(scores.snr() == 16);
   CHECK(scores.si_sdr() == 17);
   CHECK(scores.segmental_snr() == 18);
@@ -149,10 +151,10 @@ TEST_CASE("scores: means are over the clips that count", "[evaluation]") {
 }
 
 TEST_CASE("scores: spectral distances are DAC's, against double precision", "[evaluation]") {
-  // Written from DAC's evaluation: hops of a quarter of the window; logarithms of magnitudes for mel bands, and for the STFT
-  // magnitudes and the logarithms of their squares; values below 1e-5 count as 1e-5.
+  // Written from DAC's evaluation. Hops are a quarter of the window. Mel bands use logarithms of magnitudes. The STFT
+  // uses magnitudes and the logarithms of their squares. Values below 1e-5 count as 1e-5.
   const auto expected = [](const std::vector<float>& y, const std::vector<float>& x, int64_t sample_rate) {
-    // Where half of the longest window cannot be reflected, zeros stand in.
+    // Signals too short to reflect half of the longest window are padded with zeros.
     const StftPadding padding = x.size() > 1024 ? StftPadding::reflect : StftPadding::zero;
     SpectralConfig mel{.sample_rate = sample_rate, .scales = {}, .floor = 1e-5f, .log_power = 1, .padding = padding};
     mel.scales = {
@@ -176,15 +178,15 @@ TEST_CASE("scores: spectral distances are DAC's, against double precision", "[ev
     for (const int64_t sample_rate : {16000, 44100})
       for (const size_t samples : {2, 31, 600, 1024, 1025, 2500}) {
         if (device.kind != Device::cpu && samples != 600 && samples != 1025)
-          continue;  // an emulated one takes long; both paddings
+          continue;  // an emulated device takes long; this covers both paddings
         INFO(str(device) << ", " << samples << " samples at " << sample_rate << " Hz");
-        // Of the output, the second half is quieter, and all of it has noise of its own.
+        // In the output, the second half is quieter, and all of it has independent noise.
         const std::vector<float> x = swelling_noise(samples, 1), other = swelling_noise(samples, 2);
         std::vector<float> y(samples);
         for (size_t t = 0; t < samples; ++t) y[t] = (t < samples / 2 ? 0.9f : 0.3f) * x[t] + 0.1f * other[t];
         const SpectralDistance found = spectral_distance(ctx, y, x, sample_rate);
         const auto e = expected(y, x, sample_rate);
-        // What a float transform may be off by is worked out beside each bin (reference/spectral.h).
+        // reference/spectral.h computes the possible error of a float transform beside each bin.
         CHECK(std::fabs(found.mel - e.mel) <= e.mel_error);
         CHECK(std::fabs(found.stft - e.stft) <= e.stft_error);
         const ClipScore s = score_clip(ctx, x, y, sample_rate);
@@ -192,9 +194,10 @@ TEST_CASE("scores: spectral distances are DAC's, against double precision", "[ev
         CHECK(s.stft == found.stft);
       }
     if (device.kind != Device::cpu) continue;
-    // A tenth of the signal is one decade in every band of every frame: 1 for each of seven scales. Of the STFT's logarithms of
-    // squares 2 for each of two, and 0.9 of the mean magnitudes. That holds where a tenth is above the floor of 1e-5: the narrowest
-    // band has 0.005 in the mean, a bin of the STFT 8 or 16, and none of these 7000 is a thousandth of its mean.
+    // A tenth of the signal is one decade less in every band of every frame: 1 for each of seven scales. The STFT's
+    // logarithms of squares give 2 for each of two scales, and its magnitudes 0.9 of their mean. This holds if a tenth
+    // is above the floor of 1e-5. The narrowest band has a mean of 0.005, a bin of the STFT 8 or 16, and none of these
+    // 7000 values is below a thousandth of its mean.
     std::vector<float> x(4096), tenth(x.size());
     const Philox draw{5, 0};
     double magnitudes = 0;
@@ -212,7 +215,7 @@ TEST_CASE("scores: spectral distances are DAC's, against double precision", "[ev
           magnitudes += std::abs(spectrum[static_cast<size_t>(k)]) / static_cast<double>(frames * bins);
       }
     }
-    // What the transforms may be off by, and the rounding of a tenth of each sample: 2^-24 of each magnitude.
+    // The error of the transforms, and the rounding of a tenth of each sample: 2^-24 of each magnitude.
     const auto e = expected(tenth, x, rate);
     CHECK(std::fabs(d.mel - 7) <= e.mel_error + 7 * 0x1p-24);
     CHECK(std::fabs(d.stft - (4 + 0.9 * magnitudes)) <= e.stft_error + (4 + magnitudes) * 0x1p-24);
@@ -227,7 +230,7 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
     const CodecConfig config = small(kind);
     Codec codec(ctx, config);
     codec.parameters().initialise(ctx, 3);
-    // The last stage has one code 16 times: the lowest index wins every tie.
+    // The last stage has one code 16 times, and the lowest index wins every tie.
     const std::string one =
         kind == QuantizerKind::ema ? "quantizer.quantizers.2.codebook.embed" : "quantizer.quantizers.2.codebook.weight";
     const int64_t d = config.code_dim();
@@ -260,7 +263,7 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
         signal += a * a, noise += (a - b) * (a - b);
         ++n, sum_x += a, sum_y += b, sum_xx += a * a, sum_yy += b * b;
       }
-      // Sums of at most 1545 doubles are good to 2^-42 of themselves in any order; 4.3 dB times that is below 1e-11.
+      // Sums of at most 1545 doubles are exact to 2^-42 of themselves in any order. 4.3 dB times that is below 1e-11.
       CHECK(score.snr == Approx(10 * std::log10(signal / noise)).margin(1e-11));
     }
     CHECK(e.clips().size() == 2);
@@ -269,7 +272,7 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
     CHECK(e.input_std() == Approx(std::sqrt(sum_xx / n - sum_x / n * (sum_x / n))).margin(1e-11));
     CHECK(e.output_std() == Approx(std::sqrt(sum_yy / n - sum_y / n * (sum_y / n))).margin(1e-11));
 
-    // exp of the entropy is the product of p^-p: another way to the same number.
+    // exp of the entropy is the product of p^-p, which computes the same number in another way.
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     REQUIRE(usage.size() == 3);
     REQUIRE(perplexity.size() == 3);

@@ -1,5 +1,5 @@
-// Codes of a trained model on real audio, on the CPU and on every CUDA device: equal, but for frames where rounding
-// alone decides. Hidden, for it needs a model and takes minutes on the emulator:
+// Codes of a trained model on real audio, on the CPU and on every CUDA device. They are equal, except for frames where
+// rounding alone decides. The test is hidden, because it needs a model and takes minutes on the emulator:
 //
 //   NACRE_TEST_MODEL=model.safetensors NACRE_TEST_AUDIO=speech.wav [NACRE_TEST_SECONDS=1] nacre_tests "[trained]"
 #include <algorithm>
@@ -25,7 +25,7 @@ std::string environment(const char* name) {
 struct Codes {
   int64_t stages = 0, rows = 0, dim = 0;
   std::vector<int32_t> chosen{};   // [rows, stages]
-  std::vector<float> quantised{};  // [stages, rows, dim]: what each stage quantised
+  std::vector<float> quantised{};  // [stages, rows, dim]: the input of each stage
   std::vector<float> codebooks{};  // [stages, codes, dim]
   int64_t codes = 0;
   const float* residual(int64_t stage, int64_t row) const {
@@ -36,7 +36,7 @@ struct Codes {
   }
 };
 
-/// Encoder and quantizer of a model, with weights moved by up to `moved` relative to themselves.
+/// Encoder and quantizer of a model. Weights are changed by up to `moved` relative to themselves.
 Codes encode(Device device, const std::string& model, std::span<const float> audio, double moved, uint64_t seed) {
   Context ctx({.device = device, .threads = 2});
   CodecConfig config;
@@ -78,9 +78,9 @@ Codes encode(Device device, const std::string& model, std::span<const float> aud
   ctx.write<float>(audio.first(static_cast<size_t>(frames * config.hop())), source.value);
   plan.run();
 
-  // The quantizer by hand, because here the residuals are wanted, too.
+  // The quantizer is called directly, because the residuals are needed as well.
   Codes found{.stages = config.n_codebooks, .rows = frames, .dim = config.code_dim(), .codes = config.codebook_size};
-  REQUIRE(config.quantizer == QuantizerKind::ema);  // of factorised codes the margin is one in the projection
+  REQUIRE(config.quantizer == QuantizerKind::ema);  // the margin of factorised codes is measured in the projection
   p.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
     if (name.find(".codebook.embed") != std::string::npos && name.find("embed_avg") == std::string::npos)
       found.codebooks.insert(found.codebooks.end(), v.begin(), v.end());
@@ -118,7 +118,7 @@ double distance(const float* a, const float* b, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
   return sum;
 }
-/// The worst |a - b| of a latent, relative to the mean size of latents.
+/// The largest |a - b| of a latent, relative to the mean size of latents.
 double moved_by(const Codes& a, const Codes& b) {
   double worst = 0, size = 0;
   for (int64_t r = 0; r < a.rows; ++r) {
@@ -140,7 +140,7 @@ TEST_CASE("a trained model gives the same codes on both back ends, but where rou
   training::normalise_peak(mono);
 
   const Codes cpu = encode({}, model, mono, 0, 0);
-  // What one rounding of every weight changes is what may be asked of another order of sums.
+  // One rounding of every weight has the size of another order of sums, so its effect is the allowed difference.
   double allowed = 0;
   for (uint64_t seed = 1; seed <= 8; ++seed)
     allowed = std::max(allowed, moved_by(cpu, encode({}, model, mono, 0x1p-24, seed)));
@@ -157,8 +157,9 @@ TEST_CASE("a trained model gives the same codes on both back ends, but where rou
         const int32_t a = cpu.chosen[static_cast<size_t>(row * cpu.stages + s)],
                       b = cuda.chosen[static_cast<size_t>(row * cpu.stages + s)];
         if (a == b) continue;
-        // Distances of r + d to two codes change by 2 d (c_b - c_a): up to here the two are equally near. Where they
-        // are computed as |c|^2 - 2 r c in floats, sums of `dim` terms add their rounding.
+        // Moving r by d changes the difference of two squared distances by 2 d (c_b - c_a). Codes within this margin
+        // are equally near. If distances are computed as |c|^2 - 2 r c in float, sums of `dim` terms add their
+        // rounding.
         const float* r = cpu.residual(s, row);
         const double near = distance(r, cpu.code(s, a), cpu.dim), other = distance(r, cpu.code(s, b), cpu.dim);
         const double shift = std::sqrt(distance(r, cuda.residual(s, row), cpu.dim)),

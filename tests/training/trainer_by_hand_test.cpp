@@ -1,5 +1,5 @@
-// What the trainer gives its steps, against runs put together by hand (run_by_hand.h): which crops and how much of each is
-// audio, the learning rate, how many codebooks, and what the codebooks start from.
+// The inputs of the trainer's steps, compared with runs put together by hand (run_by_hand.h): crops and their valid
+// lengths, the learning rate, the number of codebooks, and the audio that the codebooks start from.
 #include <set>
 
 #include "nacre/files/checkpoint_store.h"
@@ -63,14 +63,14 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
   REQUIRE(end.step == steps);
   const auto factor = [&](int64_t s) {
     return schedule_factor(config.training, s, steps);
-  };  // config_test.cpp has its values
+  };  // config_test.cpp tests its values
   if (config.training.schedule == Schedule::cosine) {
     REQUIRE(factor(0) == 1);
     REQUIRE(factor(1) < 0.995);
   }
   by_hand.begin();
   const int64_t short_before = by_hand.short_crops;
-  Weights average = by_hand.weights();  // the average begins with what the first step begins with, codebooks included
+  Weights average = by_hand.weights();  // the average starts with the weights of the first step, codebooks included
   std::map<std::string, double> largest;
   std::vector<StepMetrics> metrics;
   for (int64_t s = 0; s < steps; ++s) {
@@ -82,12 +82,12 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
         largest[name] = std::max(largest[name], static_cast<double>(std::fabs(values[i])));
       }
   }
-  REQUIRE(by_hand.short_crops - short_before >= 6);  // what is behind them must not count
+  REQUIRE(by_hand.short_crops - short_before >= 6);  // the padding behind them must not count
   const Weights trained = stored_weights(end.checkpoint / "optimizer.safetensors", "value.");
   check_equal(trained, by_hand.weights());
 
-  // The model is the average of the trained values, a quarter of each step's; codebooks that follow averages of their own are
-  // in it as they are. Each of the steps rounds here and there, by at most two units of the largest value.
+  // The model is the average of the trained values, with a quarter of each step's. Codebooks that follow their own
+  // averages are copied. Each step rounds in several places, by at most two units of the largest value.
   const Weights model = stored_weights(end.checkpoint / "model.safetensors");
   REQUIRE(model.size() == trained.size());
   bool differs = false;
@@ -106,7 +106,7 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
   }
   CHECK(differs);
 
-  // The log has the rate that the step had, and what it measured; each evaluation the mean norm since the one before.
+  // The log has the rate of each step and its measurements. Each evaluation has the mean norm since the one before.
   double norms = 0;
   int64_t seen = 0, logged = 0;
   for (const nlohmann::json& line : log_lines(t.options.run)) {
@@ -166,8 +166,8 @@ TEST_CASE("trainer by hand: quantizer dropout draws anew at every step, from one
   const TemporaryFolder folder;
   write_short_and_long(folder);
   Trainer t(folder, "run", config);
-  // The first half of the batch drops codebooks, the other has all. Of all that two items can have, exactly one choice gives the
-  // weights that the trainer's step gave.
+  // The first half of the batch drops codebooks, and the other half uses all. Exactly one choice of all possible ones
+  // for two items gives the weights of the trainer's step.
   std::vector<std::vector<int32_t>> drawn;
   for (int64_t s = 1; s <= steps; ++s) {
     const Weights expected = trained_weights(t.run_to(s).result.checkpoint);
@@ -187,8 +187,8 @@ TEST_CASE("trainer by hand: quantizer dropout draws anew at every step, from one
   std::set<std::vector<int32_t>> different(drawn.begin(), drawn.end());
   std::set<int32_t> first, second;
   for (const std::vector<int32_t>& stages : drawn) first.insert(stages[0]), second.insert(stages[1]);
-  // Of nine pairs drawn ten times, three or fewer different ones have a probability of 84 / 3^10, 1 in 700; that one of three
-  // values is missing among twenty draws has one of 3 (2/3)^20, 1 in 1100.
+  // If one of nine pairs is drawn ten times, three or fewer different ones have a probability of 84 / 3^10, 1 in 700.
+  // One of three values is missing among twenty draws with a probability of 3 (2/3)^20, 1 in 1100.
   CHECK(different.size() >= 4);
   first.insert(second.begin(), second.end());
   CHECK((first == std::set<int32_t>{1, 2, 3}));

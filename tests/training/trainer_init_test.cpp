@@ -1,5 +1,5 @@
-// Weights to begin with that are not those of the whole model: refused, unless a part is asked for. And what ends a run is
-// preceded by a save.
+// Initial weights that do not fit the whole model are refused, unless a part is requested. Also: an error that ends a
+// run is preceded by a save.
 #include "nacre/files/checkpoint_store.h"
 #include "nacre/files/safetensors.h"
 #include "training/trainer_points.h"
@@ -9,7 +9,7 @@ using namespace nacre::test;
 
 namespace {
 
-/// The model's tensors under other names; nothing: without it.
+/// The model's tensors with new names. An empty new name removes the tensor.
 std::string renamed(const TemporaryFolder& folder, const fs::path& model, const std::string& name,
                     const std::function<std::string(const std::string&)>& rename) {
   const Safetensors file = Safetensors::read(model);
@@ -55,7 +55,7 @@ TEST_CASE("trainer: weights under other names are refused, with what matches and
                              "; not used: ", " more", "--init-partial"})
       CHECK(contains(text, part));
     CHECK(std::count(text.begin(), text.end(), '\n') == 0);
-    // Up to five names of each.
+    // Up to five names of each kind.
     const size_t from = text.find("; missing: "), to = text.find(" and ", from);
     CHECK(std::count(text.begin() + static_cast<std::ptrdiff_t>(from), text.begin() + static_cast<std::ptrdiff_t>(to),
                      ',') == 4);
@@ -97,7 +97,7 @@ TEST_CASE("trainer: what ends a run is preceded by a save of what has been train
   Trainer whole(folder, "whole", tiny());
   const TrainResult end = whole.run().result;
   Trainer t(folder, "run", tiny());
-  // Whatever throws between two steps; here it is the screen. Short epochs are not saved one by one.
+  // Any exception between two steps; here the screen throws it. Short epochs are not saved one by one.
   const auto fail = [] { throw std::runtime_error("the screen broke"); };
   std::string text;
   try {
@@ -117,7 +117,7 @@ TEST_CASE("codebook start: gathering frames moves the bar") {
   TrainingStep step(ctx, config.codec, config.loss, config.optimizer, 2, 400, 1);
   const std::vector<float> audio = sine(800, 300, 16000);
   int batches = 0;
-  std::vector<std::pair<int64_t, int>> told;  // done, batches so far
+  std::vector<std::pair<int64_t, int>> told;  // steps done, batches so far
   int64_t total = 0;
   step.start_codebooks(
       [&] {
@@ -128,7 +128,7 @@ TEST_CASE("codebook start: gathering frames moves the bar") {
         told.emplace_back(done, batches);
         total = all;
       });
-  // 200 frames a batch: 5 batches, and told after each of them.
+  // 200 frames a batch: 5 batches, and a report after each.
   CHECK(batches == 5);
   CHECK(total == 5 + config.codec.n_codebooks);
   for (int b = 1; b <= 5; ++b) CHECK(std::find(told.begin(), told.end(), std::pair<int64_t, int>(b, b)) != told.end());

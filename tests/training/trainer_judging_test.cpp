@@ -1,4 +1,4 @@
-// Evaluations in training: saved before them, stopped in them, failing, on held-out or on training audio.
+// Evaluations in training: saves before them, stops in them, failures, on held-out or on training audio.
 #include <map>
 
 #include "allocations.h"
@@ -39,7 +39,7 @@ TEST_CASE("trainer: a checkpoint is there before the evaluation, and gets its sc
   REQUIRE(last.metric);
   CHECK(*last.metric == evaluations(t.options.run).back()["valid/snr"].get<double>());
   CHECK(nlohmann::json::parse(last.manifest)["metrics"]["snr"] == *last.metric);
-  // The start has none: it is kept in start/, and is never the best checkpoint.
+  // The start has no score: it is kept in start/, and is never the best checkpoint.
   CHECK(!verify_checkpoint(t.options.run / checkpoint_name(0)).metric);
   CHECK(find_model(t.options.run).parent_path() == last.path);
 
@@ -120,7 +120,7 @@ TEST_CASE("trainer: a signal is obeyed wherever it comes, and the run goes on as
   CHECK(rest.result.finished);
   check_same_state(end.checkpoint, rest.result.checkpoint);
   CHECK(logged_losses(t.options.run) == logged_losses(whole.options.run));
-  // Each evaluation is there once, the stopped one as well, with the same scores.
+  // Each evaluation appears once, the stopped one as well, with the same scores.
   const auto again = evaluations(t.options.run);
   REQUIRE(again.size() == scores.size());
   for (size_t i = 0; i < scores.size(); ++i)
@@ -138,11 +138,11 @@ TEST_CASE("trainer: an epoch whose evaluation was stopped is judged when the run
   const TrainResult end = whole.run().result;
   const int64_t epoch = end.step / 2;
   Trainer t(folder, "run", config);
-  CHECK(t.run_to(epoch).result.step == epoch);  // judged
+  CHECK(t.run_to(epoch).result.step == epoch);  // scored
   const Checkpoint judged = verify_checkpoint(t.options.run / checkpoint_name(epoch));
   REQUIRE(judged.metric);
   {
-    // As a signal in the evaluation leaves it.
+    // The state that a signal in the evaluation leaves.
     auto manifest = nlohmann::json::parse(judged.manifest);
     manifest.erase("metrics");
     CheckpointStore(t.options.run).judge(epoch, manifest.dump(), {});
@@ -167,7 +167,7 @@ TEST_CASE("trainer: an evaluation that fails costs its scores, not the run") {
   config.training.num_epochs = 1;
   Trainer whole(folder, "whole", config);
   const TrainResult end = whole.run().result;
-  // Memory is missing once, some allocations after the evaluation has said its first line.
+  // One allocation fails, some allocations after the first line of the evaluation.
   for (const int left : {0, 7, 60}) {
     Trainer t(folder, "short" + std::to_string(left), config);
     const TrainResult r = run_until_said(t, "epoch 1  step", [&] { allocations_left = left; });
@@ -182,7 +182,7 @@ TEST_CASE("trainer: an evaluation that fails costs its scores, not the run") {
     CHECK(!verify_checkpoint(r.checkpoint).metric);
     CHECK(contains(t.said, "done: "));
   }
-  // That of the start: training begins all the same, and there is no start to compare with.
+  // The evaluation of the start fails. Training begins anyway, and there is no start to compare with.
   Trainer t(folder, "start", config);
   const TrainResult r = run_until_said(t, "start  step 0", [] { allocations_left = 0; });
   allocations_left = -1;
@@ -258,7 +258,7 @@ TEST_CASE("trainer: clips in the event files have a stated length") {
   Trainer t(folder, "run", config);
   t.run_to(1);
   std::map<std::string, size_t>
-      sounds;  // bytes by tag; a value of a summary: 1 is its tag, 6 its audio, whose 4 is a WAV
+      sounds;  // bytes by tag; in a value of a summary, 1 is its tag and 6 its audio, whose 4 is a WAV
   for (const auto& entry : fs::directory_iterator(t.options.run)) {
     if (entry.path().filename().string().rfind("events.out", 0) != 0) continue;
     for (const Fields& event : parse_events(read_bytes(entry.path())).events)
@@ -272,7 +272,8 @@ TEST_CASE("trainer: clips in the event files have a stated length") {
         }
       }
   }
-  // 40 s: 25 s whole, and two excerpts of the long one. Each is a header of 44 bytes and 10 s of 16 bits.
+  // 40 s: a whole file of 25 s, and two excerpts of the long one. Each sound is a header of 44 bytes and 10 s of 16
+  // bits.
   const size_t bytes = 44 + 2 * 10000;
   for (const char* kind : {"original/", "decoded/"})
     for (const char* name : {"0/valid/long.wav @ 45.0 s", "1/valid/long.wav @ 145.0 s", "2/valid/middle.wav"}) {

@@ -1,5 +1,5 @@
 #pragma once
-// Runs in which something happens at a chosen point: when a line is said, or when a file gets its final name.
+// Runs with an action at a chosen point: when a line is printed, or when a file gets its final name.
 #include <atomic>
 #include <cstdio>
 #include <functional>
@@ -10,7 +10,7 @@
 
 namespace nacre::test {
 
-/// While it lives, `then` is called after each rename that ends in the given name.
+/// While it lives, `then` is called after each rename to a name that ends in the given text.
 class AfterRename {
  public:
   AfterRename(const std::string& name, std::function<void()> then) {
@@ -37,7 +37,7 @@ class AfterRename {
   }
 };
 
-/// Runs `t`; `then` is called as soon as a line of what it says begins with `text`. What it says stays in `t.said`.
+/// Runs `t`. `then` is called as soon as a printed line begins with `text`. The output is kept in `t.said`.
 inline TrainResult run_until_said(Trainer& t, const std::string& text, const std::function<void()>& then) {
   struct Hearer {
     std::string all, text;

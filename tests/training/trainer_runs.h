@@ -1,5 +1,5 @@
 #pragma once
-// Training runs of a fraction of a second, and what they wrote, for the tests of the trainer.
+// Training runs of a fraction of a second, and readers of their files, for the tests of the trainer.
 #include <nlohmann/json.hpp>
 
 #include "catch.h"
@@ -35,7 +35,7 @@ inline RunConfig tiny(QuantizerKind quantizer = QuantizerKind::ema) {
   return c;
 }
 
-/// Sines with a little noise, of different lengths; one is shorter than a segment.
+/// Sines with a little noise, of different lengths. One is shorter than a segment.
 inline void write_sounds(const TemporaryFolder& folder) {
   const int64_t lengths[] = {2400, 1600, 3000, 250, 2000, 1200};
   for (size_t i = 0; i < std::size(lengths); ++i) {
@@ -51,7 +51,7 @@ struct Outcome {
   std::string text;
 };
 
-/// Options of a run in folder/NAME on folder/data, which says nothing on the screen.
+/// Options of a run in folder/NAME on folder/data, without output on the screen.
 class Trainer {
  public:
   Trainer(const TemporaryFolder& folder, const std::string& name, const RunConfig& config)
@@ -66,7 +66,7 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
   ~Trainer() { std::fclose(silent_); }
 
-  /// What it says until it fails stays in `said`.
+  /// The output until a failure is kept in `said`.
   Outcome run() {
     char* text = nullptr;
     size_t bytes = 0;
@@ -123,7 +123,7 @@ inline std::vector<nlohmann::json> log_lines(const fs::path& run) {
   return lines;
 }
 
-/// step: loss of the training lines.
+/// Maps the step to the loss, for the lines of training steps.
 inline std::vector<std::pair<int64_t, double>> logged_losses(const fs::path& run) {
   std::vector<std::pair<int64_t, double>> losses;
   for (const nlohmann::json& line : log_lines(run))

@@ -1,4 +1,4 @@
-// The schedule is part of the run: where it stops and how large its steps are do not reshape it.
+// The schedule is part of the run. The step at which a run stops, and the size of its steps, do not change it.
 #include <cmath>
 
 #include "nacre/files/checkpoint_store.h"
@@ -16,14 +16,14 @@ RunConfig falling(int64_t epochs) {
   c.training.final_rate = 0.1;
   return c;
 }
-/// step: learning rate of the training lines (the first of a run's steps, and every tenth).
+/// Maps the step to the learning rate, for the lines of training steps (the first of a run, and every tenth).
 std::map<int64_t, double> rates(const fs::path& run) {
   std::map<int64_t, double> found;
   for (const nlohmann::json& line : log_lines(run))
     if (line.contains("loss")) found[line["step"]] = line["other/learning_rate"];
   return found;
 }
-/// Of the configured one, at a part of the schedule.
+/// The fraction of the configured rate at a part of the schedule.
 double cosine(double part) { return 0.1 + 0.9 * 0.5 * (1 + std::cos(M_PI * part)); }
 
 }  // namespace
@@ -58,13 +58,13 @@ TEST_CASE("trainer: a run that is extended says what its learning rate will do")
   t.options.config.training.num_epochs = 2;
   const Outcome o = t.run();
   CHECK(o.result.step == 20);
-  // Half of the new schedule: 1e-3 (0.1 + 0.9 / 2); its end is a tenth of the rate.
+  // Half of the new schedule: 1e-3 (0.1 + 0.9 / 2). It ends at a tenth of the rate.
   CHECK(contains(o.text,
                  "note: learning rate: 0.00055 at the next step, where it would have been 0.0001; it falls to 0.0001 "
                  "at step 20, where the schedule ends now (before: at step 10)"));
-  CHECK(rates(t.options.run).at(20) == Approx(1e-3 * cosine(19.0 / 20)).epsilon(1e-6));  // kept as float
+  CHECK(rates(t.options.run).at(20) == Approx(1e-3 * cosine(19.0 / 20)).epsilon(1e-6));  // stored as float
 
-  // A constant rate stays what it is: nothing to say.
+  // A constant rate does not change, so there is no note.
   Trainer constant(folder, "constant", tiny());
   constant.options.config.training.num_epochs = 1;
   constant.run();
@@ -80,7 +80,7 @@ TEST_CASE("trainer: with other batches a run keeps the part of its epochs that i
   t.options.allow_change = true;
   t.options.config.training.batch_size = 8;
   const Outcome o = t.run_to(0);
-  // Steps are four times as large: 3 in an epoch (2.5, rounded up), of which one is left of 12.
+  // Batches are four times as large: 3 steps in an epoch (2.5, rounded up), and one of 12 is left.
   CHECK(contains(o.text, "note: an epoch has 3 steps now, it had 10; the 30 steps done are 3.00 of 4 epochs"));
   CHECK(!contains(o.text, "this run is finished: 30"));
   CHECK(!contains(o.text, "note: learning rate"));  // 9 of 12 is 30 of 40
@@ -136,7 +136,7 @@ TEST_CASE("trainer: a schedule of its own length") {
   const auto found = rates(t.options.run);
   CHECK(found.at(10) == Approx(1e-3 * cosine(9.0 / 20)).epsilon(1e-6));
   CHECK(found.at(20) == Approx(1e-3 * cosine(19.0 / 20)).epsilon(1e-6));
-  CHECK(found.at(30) == Approx(1e-4).epsilon(1e-6));  // it stays at its end
+  CHECK(found.at(30) == Approx(1e-4).epsilon(1e-6));  // constant after the end
   config.training.schedule_steps = -1;
   CHECK_THROWS_AS(config.check(), Error);
 }
@@ -150,7 +150,7 @@ TEST_CASE("trainer: a checkpoint that does not know its schedule goes on, and sa
   manifest.erase("schedule");
   manifest["config"]["training"].erase("schedule_steps");
   CheckpointStore(t.options.run).judge(10, manifest.dump(), c.metric);
-  // Then the schedule ended where the run was to stop: at step 10, with a tenth of the rate.
+  // The schedule then ends where the run was to stop, at step 10, with a tenth of the rate.
   const Outcome o = t.run_to(0);
   CHECK(o.result.step == 30);
   CHECK(contains(o.text,

@@ -1,4 +1,5 @@
-// What a run is before its first step: judged once, and kept, so that training can be compared with it.
+// The start of a run: the model is scored once before the first step and kept, so that training can be compared with
+// it.
 #include "nacre/codec/codec.h"
 #include "nacre/files/checkpoint_store.h"
 #include "training/trainer_runs.h"
@@ -29,7 +30,7 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
   CHECK(!line.contains("valid/grad_norm"));
   CHECK(log_lines(t.options.run)[0] == line);
 
-  // What is kept is what was judged, and not what training made of it.
+  // The kept model is the scored one, not the trained one.
   const std::string kept = read_bytes(t.options.run / "start/model.safetensors");
   Context ctx({.device = {}, .threads = 1});
   Codec codec = Codec::load(ctx, find_model(t.options.run / "start"));

@@ -1,5 +1,5 @@
-// The trainer as a library: what a run is made of, that stopping it changes nothing, and what happens when something is
-// wrong. The program's side (signals, exit codes) is in tests/cli/train_test.sh.
+// The trainer as a library: the content of a run, stops that change nothing, and errors. tests/cli/train_test.sh tests
+// the program (signals, exit codes).
 #include "nacre/training/trainer.h"
 
 #include <climits>
@@ -45,7 +45,7 @@ TEST_CASE("trainer: a run that is stopped and resumed ends with the bits of one 
     INFO("split at " << split << " of " << end.steps);
     Trainer parts(folder, "split" + std::to_string(i), config);
     CHECK(parts.run_to(split).result.step == split);
-    if (i == 0) {  // a signal before the first step of a start: it stays where it was
+    if (i == 0) {  // a signal before the first step after a start changes nothing
       const std::atomic<int> term{15};
       parts.options.stop = &term;
       const TrainResult r = parts.run_to(0).result;
@@ -101,7 +101,7 @@ TEST_CASE("trainer: what a killed run wrote after its last checkpoint is dropped
   t.run_to(10);
   const TrainResult lost = t.run_to(20).result;
   fs::remove_all(lost.checkpoint);
-  std::ofstream(t.options.run / "log.jsonl", std::ios::app) << "{\"step\": 29, \"lo";  // cut off by the kill
+  std::ofstream(t.options.run / "log.jsonl", std::ios::app) << "{\"step\": 29, \"lo";  // cut off by a kill
   const TrainResult r = t.run_to(30).result;
   check_same_state(end.checkpoint, r.checkpoint);
   CHECK(logged_losses(t.options.run) == logged_losses(whole.options.run));
@@ -132,7 +132,7 @@ TEST_CASE("trainer: going back to an older checkpoint sets the newer ones aside"
 
   SECTION("another run's checkpoint begins a run in an empty folder, and only there") {
     Trainer other(folder, "other", tiny());
-    other.options.resume = t.options.run;  // its newest
+    other.options.resume = t.options.run;  // its newest checkpoint
     CHECK(other.run_to(25).result.step == 25);
     std::string text;
     CHECK(other.error_of_run(text) == ErrorKind::usage);
@@ -236,7 +236,7 @@ TEST_CASE("trainer: a batch that is not finite changes nothing and is counted") 
       step.run();
       for (const auto& [name, values] : everything()) {
         INFO(name);
-        if (name != "balancer") CHECK((values == before.at(name)));  // it counts every finite gradient it meets
+        if (name != "balancer") CHECK((values == before.at(name)));  // the balancer counts every finite gradient
       }
     }
     CHECK(step.metrics().skipped == 2);
@@ -295,7 +295,7 @@ TEST_CASE("trainer: weights to begin with, and weights that cannot be trained") 
     REQUIRE(found.found);
     for (const char* name : {"model.safetensors", "optimizer.safetensors"})
       CHECK_NOTHROW(Safetensors::read(found.found->file(name), {.allow_nonfinite = false}));
-    // A resumed run knows how many were left out before it began.
+    // A resumed run knows the number of skipped steps before it.
     const Outcome rest = bad.run_to(21);
     CHECK(contains(rest.text, "warning: step 20: the gradient"));
     CHECK(log_lines(bad.options.run).back()["step"] == 21);
@@ -326,7 +326,7 @@ TEST_CASE("trainer: a disk that fails while saving costs a checkpoint, not the r
       try {
         t.run();
       } catch (const Error& e) {
-        failed = true;  // only before training began
+        failed = true;  // a failure may only come before training
         CHECK(e.kind() == ErrorKind::io);
       }
       happened = faults.happened();
@@ -338,7 +338,7 @@ TEST_CASE("trainer: a disk that fails while saving costs a checkpoint, not the r
     bool left = false;
     for (const auto& entry : fs::directory_iterator(t.options.run)) {
       const std::string name = entry.path().filename();
-      // The disk may fail while an old checkpoint is removed; the next start does that.
+      // The removal of an old checkpoint may fail. The next start removes it.
       if (name.rfind(".nacre-tmp", 0) == 0 && contains(t.said, "could not remove")) {
         left = true;
         continue;
@@ -378,7 +378,7 @@ TEST_CASE("trainer: a disk that stays full ends the run with the newest good che
     write_sounds(elsewhere);
     measured.run_to(3);
     const Faults none({.at = INT_MAX});
-    measured.run_to(3);  // finished: what a start does
+    measured.run_to(3);  // finished: only the work of a start
     calls = none.calls();
   }
   {

@@ -1,4 +1,4 @@
-// The training step as a machine: no allocation, the same bits again, a batch with NaN.
+// The training step: no allocation, reproducible bits, a batch with NaN.
 #include "nacre/training/training_step.h"
 
 #include <malloc.h>
@@ -59,7 +59,7 @@ struct Run {
   }
   void load() { step.load(audio, lengths, stages); }
   void next() { draw(), load(); }
-  /// Everything that a next step depends on.
+  /// The whole state that the next step depends on.
   std::vector<float> state() {
     std::vector<float> all = everything(step.parameters());
     for (const auto& t : step.state()) {
@@ -100,7 +100,7 @@ TEST_CASE("a training step allocates nothing", "[step]") {
       Run run(Setup(kind), device, threads);
       run.next();
       run.step.run();
-      run.step.run();  // on CUDA, the second is captured
+      run.step.run();  // on CUDA, the second run is captured
       {
         const test::AllocationCounter counter;
         run.load();
@@ -133,8 +133,7 @@ TEST_CASE("a hundred steps leave the heap as it was", "[step]") {
     };
     const auto before = live();
     steps(100);
-    // What is allocated and freed moves between free lists, some of which count as in use; a leak of 48 bytes a
-    // step would be more.
+    // Freed blocks move between free lists, and some lists count as in use. A leak of 48 bytes per step would be more.
     CHECK(static_cast<double>(live()) < static_cast<double>(before) + 4096);
   }
 }
@@ -206,7 +205,7 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
     CHECK(told.back() == all);
     CHECK(run.step.scalars().step == 0);
     CHECK(same_bits(network(), drawn));
-    // Another random sequence, so that every run is judged by the same batches.
+    // A new random sequence, so that every run is measured on the same batches.
     run.rng.seed(99);
     double loss = 0;
     for (int i = 0; i < 20; ++i)
@@ -219,7 +218,7 @@ TEST_CASE("codebooks learn from batches before the first step, and nothing else 
   start(again, 3600);
   CHECK(same_bits(many.state(), again.state()));
 
-  // Averages that span more frames give other codebooks, in the start and in a step.
+  // Averages over more frames give other codebooks, at the start and in a step.
   setup.codec.ema_decay = 0.9;
   Setup spanning = setup;
   spanning.codec.ema_rows = 3600;
@@ -240,7 +239,7 @@ TEST_CASE("a captured step, replayed, does what running it does", "[step][rtx309
     Run eager(Setup(kind), device), replayed(Setup(kind), device);
     eager.step.set_capture(false), replayed.step.set_capture(true);
     for (int i = 0; i < 5; ++i) {
-      const double rate = 1e-3 / (1 + i);  // what changes from step to step lies on the device
+      const double rate = 1e-3 / (1 + i);  // values that change from step to step are on the device
       eager.step.set_learning_rate(rate), replayed.step.set_learning_rate(rate);
       eager.next(), eager.step.run();
       replayed.next(), replayed.step.run();
@@ -248,7 +247,7 @@ TEST_CASE("a captured step, replayed, does what running it does", "[step][rtx309
       CHECK(replayed.step.scalars().step == i + 1);
     }
     CHECK(same_bits(eager.state(), replayed.state()));
-    // A copy of its own, made by hand.
+    // A graph captured here, outside of the step.
     eager.next(), replayed.next();
     eager.step.set_capture(false), replayed.step.set_capture(false);
     Graph graph = replayed.ctx.capture([&] { replayed.step.run(); });
@@ -305,7 +304,7 @@ TEST_CASE("a step that is given up leaves the state as it was", "[step]") {
       r->next();
     }
     const int in_all = questions / 2;
-    CHECK(in_all >= (device.kind == Device::cpu ? 40 : 1));  // on CUDA there is one, before the step
+    CHECK(in_all >= (device.kind == Device::cpu ? 40 : 1));  // on CUDA there is one question, before the step
     const std::vector<float> before = run.state();
     for (const int last : {1, 1 + in_all / 4, 1 + in_all / 2, 1 + 3 * in_all / 4, in_all}) {
       CAPTURE(last, in_all);
@@ -341,7 +340,7 @@ TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind", "[s
       CHECK(same_bits(before, run.everything(run.step.parameters(), ".w")));
       CHECK(finite(run.state()));
 
-      // A whole batch of it.
+      // A whole batch of such values.
       std::fill(run.audio.begin(), run.audio.end(), poison);
       const std::vector<float> codebooks = run.everything(run.step.parameters(), ".codebook.");
       run.load();
@@ -350,7 +349,7 @@ TEST_CASE("a batch with NaN is skipped, counted, and leaves nothing behind", "[s
       CHECK(finite(run.state()));
       CHECK(same_bits(codebooks, run.everything(run.step.parameters(), ".codebook.")));
 
-      // And on it goes.
+      // The next good batch is a normal step.
       run.audio = good;
       run.load();
       for (int i = 0; i < 20; ++i) run.step.run();

@@ -1,5 +1,5 @@
 # shellcheck shell=bash source-path=SCRIPTDIR/..
-# find_package(nacre): a program, and what is refused and how.
+# find_package(nacre): a program that builds, and the errors of requests that cannot be met.
 source "$SOURCE/tools.sh"
 quietly cmake --install "$BUILD" --prefix "$WORK/a prefix"
 cp "$SOURCE/noise.h" "$SOURCE/consumer.cpp" "$SOURCE/cmake/CMakeLists.txt" .
@@ -15,14 +15,14 @@ refused '^ +nacre needs threads, not found \(on Debian: apt-get install libc6-de
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=ON
 config=$(find "$WORK/a prefix" -name nacreConfig.cmake)
 cp "$config" kept
-sed -i 's/^\( *if("\)o[nf]*" STREQUAL "on")/\1on" STREQUAL "on")/' "$config" # as of a build for CUDA
+sed -i 's/^\( *if("\)o[nf]*" STREQUAL "on")/\1on" STREQUAL "on")/' "$config" # as in a build for CUDA
 refused '^ +nacre needs the CUDA toolkit, not found \(on Debian: apt-get install nvidia-cuda-toolkit\)$' configure \
   -DCMAKE_DISABLE_FIND_PACKAGE_Threads=OFF -DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON
 cp kept "$config"
 rm -r build
 refused '^ +nacre needs the language CXX, expected project\(NAME LANGUAGES CXX\)$' configure -DLANGUAGE=NONE
 
-# What building needs and is missing: everything in one line.
+# All missing dependencies are listed in one line.
 refused '^ *nacre: NACRE_TRAINING needs libsndfile, libmpg123, libsoxr, zlib, not found \(on Debian: apt-get install libsndfile1-dev libmpg123-dev libsoxr-dev zlib1g-dev\)$' \
   env PKG_CONFIG_LIBDIR="$WORK" PKG_CONFIG_PATH= cmake -S "$NACRE" -B unbuilt -DCMAKE_CXX_COMPILER="$COMPILER" \
   -DCMAKE_DISABLE_FIND_PACKAGE_ZLIB=ON

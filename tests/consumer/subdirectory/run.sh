@@ -1,14 +1,14 @@
 # shellcheck shell=bash source-path=SCRIPTDIR/..
-# nacre as a part of somebody's project, and the package of that project.
+# nacre as a part of an external project, and the package of that project.
 source "$SOURCE/tools.sh"
 cp -r "$SOURCE"/subdirectory/. "$SOURCE/noise.h" .
 configure() { # folder, options
   quietly cmake -G "$(cached CMAKE_GENERATOR)" -S . -B "$1" -DCMAKE_CXX_COMPILER="$COMPILER" -DNACRE_SOURCE="$NACRE" \
     -DCMAKE_CXX_COMPILER_LAUNCHER="$(cached CMAKE_CXX_COMPILER_LAUNCHER)" "${@:2}"
 }
-configure without-a-type # no build type stays none; the project looks at what else changed
+configure without-a-type # no build type stays none; the project checks its other variables
 configure debug -DCMAKE_BUILD_TYPE=Debug
-# With the build's own flags, so that a compiler cache knows the library's files.
+# The build's own flags, so that the compiler cache can reuse the library's objects.
 configure build -DCMAKE_BUILD_TYPE="$(cached CMAKE_BUILD_TYPE)" -DNACRE_WERROR="$(cached NACRE_WERROR)" \
   -DCMAKE_INSTALL_PREFIX="$WORK/prefix"
 quietly cmake --build build -j 2 --target parent
@@ -20,7 +20,7 @@ quietly bare cmake -S user -B user-build -DCMAKE_CXX_COMPILER="$COMPILER" -DCMAK
 quietly bare cmake --build user-build
 quietly ./user-build/user
 
-# A project may keep nacre's files out of what it installs.
+# A project may leave nacre's files out of its installation.
 configure not-installed -DNACRE_INSTALL=OFF -DCMAKE_INSTALL_PREFIX="$WORK/none"
 quietly cmake --install not-installed
 [ ! -e none ] || fail "NACRE_INSTALL=OFF installs $(find none -type f | head -n 1)"

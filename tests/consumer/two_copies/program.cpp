@@ -1,5 +1,5 @@
-// Two plug-ins, each with a copy of nacre, and a third copy in the program itself. They work beside each other, in threads,
-// and after one of them is gone.
+// Two plug-ins with a copy of nacre each, and a third copy in the program itself. They work side by side, in threads,
+// and after one of them was unloaded.
 #include <dlfcn.h>
 
 #include <thread>

@@ -11,7 +11,7 @@ cp libfirst.so libsecond.so
 link "program.cpp -o program" -ldl
 quietly ./program ./libfirst.so ./libsecond.so
 [ "$(sort -u log | wc -l)" = 1 ] && [ "$(wc -l <log)" = 4 ] || fail "the copies differ"
-# Linked together by one loader: the first copy's names serve both.
+# Linked by one loader: the symbols of the first copy serve both.
 cat >linked.cpp <<'END'
 extern "C" int code_noise_of_copy();
 int main() { return code_noise_of_copy(); }
