@@ -95,7 +95,9 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
   with({"--device", "cudda"}, {"--device is 'cudda'", "auto, cpu, cuda or cuda:N", "did you mean 'cuda'?"});
   for (const char* bad : {"cuda:", "cuda:x", "cuda:N", "cuda:-1", "cuda:99999", "CUDA", "cuda0"})
     with({"--device", bad}, {"--device is '" + std::string(bad) + "'"});
-  with({"--precision", "bf16"}, {"--precision is 'bf16'", "fp32 or tf32"});
+  with({"--precision", "fp16"}, {"--precision is 'fp16'", "fp32, tf32 or bf16"});
+  told(folder, {"report", "--run", "r", "--data-dir", "d", "--precision", "bf16"}, 2,
+       {"--precision is 'bf16'", "fp32 or tf32"});
   with({"--model"}, {"--model needs a value"});
   with({"--threads"}, {"--threads needs a value"});
   with({"--threads", "--force"}, {"--threads needs a value", "'--force'"});
