@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "nacre/codec/codec_config.h"
-#include "nacre/nn/loss.h"
+#include "nacre/losses/loss.h"
 
 namespace nacre {
 

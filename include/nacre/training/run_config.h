@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "nacre/codec/codec_config.h"
-#include "nacre/nn/loss.h"
+#include "nacre/losses/loss.h"
 #include "nacre/training/training_step.h"
 
 namespace nacre::training {
