@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "gradient_check.h"
-#include "nacre/nn/layers.h"
+#include "nacre/discriminators/discriminator.h"
 #include "nacre/training/optimizer.h"
 #include "reference/layers.h"
 #include "reference/losses.h"
@@ -44,11 +44,6 @@ void mean_loss(Plan& p, const char* name, Flow x, Flow y, const std::function<do
 void hinge_loss(Plan& p, Flow logits, double sign, double weight) {
   mean_loss(p, "hinge", logits, {}, [=](double x, double) { return 1 + sign * x > 0 ? weight * sign : 0; });
 }
-
-struct Verdict {
-  Flow logits;
-  std::vector<Flow> features;
-};
 
 struct Critic {
   std::vector<Conv1d> layers;
