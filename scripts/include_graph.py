@@ -21,7 +21,7 @@ FLOORS = [  # from the lowest to the highest
     ["ops", "files"],
     ["kernels/runtime", "nn", "data"],
     ["kernels/pointwise", "kernels/quantizer", "kernels/spectral", "kernels/loss", "kernels/optimizer",
-     "losses", "systems", "log"],
+     "losses", "discriminators", "systems", "log"],
     ["kernels/conv", "codec"],
     ["training", "coding"],
     ["report"],
