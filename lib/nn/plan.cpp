@@ -24,10 +24,12 @@ void Plan::Impl::end_walk() {
 }
 
 /// Finds the steps that a gradient reaches. Gradients start at steps without outputs (losses, or steps without inputs
-/// as well, such as clearing gradients). They reach a step if an active step reads one of its outputs.
+/// as well, such as clearing gradients). They reach a step if an active step reads one of its outputs. A step
+/// that stays inactive gets no gradient memory and no backward closure.
 void Plan::Impl::find_active() {
   if (!training()) return;
   std::vector<char> wanted(activations.size(), 0);
+  // All readers of an output are later steps, so `wanted` is complete for the outputs of a step when it is visited.
   for (size_t s = steps.size(); s-- > 0;) {
     StepRecord& step = steps[s];
     if (step.outputs.empty())
@@ -49,6 +51,7 @@ void Plan::Impl::find_active() {
 /// order and overwrites.
 void Plan::Impl::order_writers() {
   for (Activation& x : activations) {
+    // Readings are in forward order, because the first walk appends them while it makes the steps.
     bool later = false;
     for (size_t i = x.readings.size(); i-- > 0;)
       if (x.readings[i].writes) x.readings[i].add = std::exchange(later, true);
@@ -58,6 +61,8 @@ void Plan::Impl::order_writers() {
   for (size_t i = uses.size(); i-- > 0;) {
     WeightUse& u = uses[i];
     const StepRecord& s = nth(steps, u.step);
+    // The first write replaces the gradient of the last run, so a weight that is used needs no clearing
+    // (docs/decisions/gradients-at-first-use.md).
     u.writes = s.active;
     if (u.writes) u.add = std::exchange(later[{s.walk, u.weight}], true);
   }
@@ -74,8 +79,9 @@ void Plan::Impl::share_gradients() {
     if (writers.empty()) continue;
     Reading& last = *writers.back();
     // `last` is the first writer in backward order. It may share if it also made y: no later backward pass reads y's
-    // gradient, so the remaining writers of x can add to it in place. Of two activations
-    // that a step passes y's gradient to, one shares it. x needs its own block if `last` reads x a second time, or if x is a source, whose gradient stays readable.
+    // gradient, so the remaining writers of x can add to it in place. Of two activations that a step passes y's
+    // gradient to, one shares it. x needs its own block if `last` reads x a second time, or if x is a source, whose
+    // gradient stays readable.
     const bool alone = writers.size() < 2 || writers[writers.size() - 2]->step != last.step;
     if (last.passes_to >= 0 && alone && x.made >= 0) {
       Activation& y = nth(activations, last.passes_to);
@@ -84,6 +90,8 @@ void Plan::Impl::share_gradients() {
         x.grad = y.grad;
       }
     }
+    // The gradient is alive from its first writer to the backward pass of the step that made x, which is its only
+    // reader. If x shares the block of y, these moments extend the lifetime that y gave it.
     if (x.grad < 0) x.grad = add_block(x.bytes, {}, x.made < 0);
     Block& block = nth(blocks, x.grad);
     block.moments.push_back({last.step, Until::backward});
@@ -93,12 +101,14 @@ void Plan::Impl::share_gradients() {
 
 /// Computes the lifetimes of all blocks and packs them.
 void Plan::Impl::lay_out() {
+  // The order is fixed: the other three need to know which steps are active, and share_gradients() needs the writers.
   find_active();
   count();
   order_writers();
   share_gradients();
   for (Block& b : blocks) {
     if (b.always || b.moments.empty()) {
+      // Memory that is read after the run, or in the next one, shares its addresses with nothing.
       b.begin = 0, b.end = clock;
       continue;
     }
@@ -107,6 +117,7 @@ void Plan::Impl::lay_out() {
                                           [](const Moment& m) { return m.pass == Until::backward; });
     b.needed = !for_backward || std::any_of(b.moments.begin(), b.moments.end(),
                                             [&](const Moment& m) { return nth(steps, m.step).active; });
+    // Several calls appended the moments, so they are not in order of time.
     b.begin = b.end = time(b.moments.front());
     for (const Moment& m : b.moments) {
       b.begin = std::min(b.begin, time(m));
@@ -118,6 +129,8 @@ void Plan::Impl::lay_out() {
 
 /// First fit by decreasing size: each block gets the lowest offset that is free during its whole lifetime.
 void Plan::Impl::pack() {
+  // Large blocks come first, while there are few gaps; small ones fill the gaps later. The stable sort leaves equal
+  // sizes in order of creation, so equal walks get equal addresses.
   std::vector<size_t> order;
   for (size_t i = 0; i < blocks.size(); ++i)
     if (blocks[i].needed) order.push_back(i);
@@ -127,6 +140,7 @@ void Plan::Impl::pack() {
   for (const size_t i : order) {
     Block& b = blocks[i];
     near.clear();
+    // Lifetimes that meet in one moment overlap: the step of that moment reads one block while it writes the other.
     for (const Block* p : placed)
       if (p->begin <= b.end && b.begin <= p->end) near.push_back(p);
     std::sort(near.begin(), near.end(), [](const Block* p, const Block* q) { return p->offset < q->offset; });
@@ -150,6 +164,7 @@ void Plan::Impl::pack() {
 
 /// Saves (or restores) the memory that steps change before the run is complete.
 void Plan::Impl::keep_state(bool restore) {
+  // The copies lie in `undo` back to back, in the order of `changed`.
   auto* at = reinterpret_cast<float*>(undo.data());
   for (const View<float>& v : changed) {
     const View<float> copy(at, v.shape);
@@ -184,11 +199,15 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
   first_walk(walk);
   Impl& p = *impl_;
+  // One allocation for everything. It is zeroed, as persistent() and carries() promise.
   p.memory = Memory(p.ctx, p.total);
   p.walk = Impl::Walk::second;
+  // Steps, walks and activations are numbered again from the beginning. Equal numbers in both walks are what connects
+  // the records of the first walk with the calls of the second.
   p.newest = -1, p.walks = 0;
   p.begin_walk();
   walk(*this);
+  // A second walk that makes fewer calls is found only here; all other differences are found at the call.
   if (p.newest + 1 != static_cast<int>(p.steps.size()) || p.next_activation != p.activations.size() ||
       p.next_call != p.calls.size() || p.next_use != p.uses.size())
     p.walks_differ();
@@ -196,6 +215,7 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   p.walk = Impl::Walk::none;
   int64_t elements = 0;
   for (const View<float>& v : p.changed) elements += v.elements();
+  // The copies are allocated now because a run must not allocate.
   p.undo = Memory(p.ctx, static_cast<size_t>(elements) * sizeof(float));
 }
 
@@ -206,6 +226,8 @@ void Plan::run() {
 bool Plan::run(const std::function<bool()>& give_up) {
   Impl& p = *impl_;
   p.keep_state(false);
+  // After the first then() weights have moved, and these are not copied. So the run completes, and the state is always
+  // that before a whole step or after it.
   bool final = false;
   for (const Impl::Op& op : p.program) {
     if (!final && give_up()) {
@@ -220,6 +242,7 @@ bool Plan::run(const std::function<bool()>& give_up) {
 void Plan::run_until(int step, Until pass) {
   Impl& p = *impl_;
   const Impl::Kind last = pass == Until::forward ? Impl::Kind::forward : Impl::Kind::backward;
+  // `end` is behind the last closure of this pass, in case that the step recorded several.
   size_t end = p.program.size();
   while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
   if (end == 0)
@@ -229,6 +252,7 @@ void Plan::run_until(int step, Until pass) {
   if (changes) p.keep_state(false);
   for (size_t i = 0; i < end; ++i) {
     const Impl::Op& op = p.program[i];
+    // Inner walks train what is inside of them, such as a discriminator, so they are left out.
     if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
   }
   if (changes) p.keep_state(true);
@@ -279,6 +303,7 @@ void Plan::inner(const std::function<void(Plan&)>& walk) {
 
 Frozen Plan::freeze(const Parameters& parameters) {
   Impl* const p = impl_.get();
+  // The same parameters may be frozen twice, in nested scopes. Ending a scope removes the newest entry only.
   p->frozen.push_back(&parameters);
   return Frozen([p, which = &parameters] {
     p->frozen.erase(std::find(p->frozen.rbegin(), p->frozen.rend(), which).base() - 1);
@@ -288,6 +313,7 @@ Frozen Plan::freeze(const Parameters& parameters) {
 bool Plan::trains(const Weight& w) const {
   const Impl& p = *impl_;
   p.expect_walking("trains()");
+  // The layout sets `writes`, so the answer is false throughout the first walk.
   return std::any_of(p.uses.begin(), p.uses.end(), [&](const Impl::WeightUse& u) {
     return u.writes && u.weight == &w && Impl::nth(p.steps, u.step).walk == p.open.back().number;
   });
@@ -306,6 +332,7 @@ Step::Raw Plan::root(Shape shape, Storage storage, bool with_gradient) {
   p.settle();
   const size_t bytes = static_cast<size_t>(shape.elements()) * bytes_per_element(storage);
   if (p.walk == Impl::Walk::first) {
+    // The block is always alive, because the caller fills it between runs.
     p.activations.push_back({.shape = shape,
                              .storage = storage,
                              .bytes = bytes,
@@ -327,6 +354,8 @@ Flow Plan::detach(Flow x) {
   p.settle();
   const Impl::Activation& from = p.at(x.id);
   if (p.walk == Impl::Walk::first) {
+    // The record refers to the block of x, so what reads it extends the lifetime of x's value. It asks for no gradient,
+    // because `differentiable` stays false.
     p.activations.push_back({.shape = from.shape,
                              .storage = from.storage,
                              .bytes = from.bytes,
@@ -343,6 +372,7 @@ Flow Plan::detach(Flow x) {
 std::byte* Plan::finish(Flow x, Storage as) {
   Impl& p = *impl_;
   Impl::Activation& a = p.at(x.id);
+  // The second walk makes the same call, when the layout already knows that the block is always alive.
   if (a.storage != as) p.refuse("the result is read in another storage than it has");
   if (p.walk == Impl::Walk::first) Impl::nth(p.blocks, a.value).always = true;
   return p.address(a.value);
@@ -364,7 +394,9 @@ Step::Raw Step::make(Shape shape, Storage storage, Until until, int shares) cons
                              .bytes = bytes,
                              .made = number_,
                              .walk = p.open.back().number,
+                             // A shared value is the same block under a second id; only the gradients differ.
                              .value = shares >= 0 ? p.at(shares).value : p.add_block(bytes, {})};
+    // In plans for inference no backward moment is recorded, so values are freed after their last reader.
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
     moments.push_back({number_, Until::forward});
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
@@ -398,9 +430,11 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     if (std::find(inputs.begin(), inputs.end(), x.id) == inputs.end()) inputs.push_back(x.id);
     return {.id = x.id};
   }
+  // The readings of one activation come in the same order in both walks, so a counter per activation finds the record.
   if (a.next_reading >= a.readings.size() || a.readings[a.next_reading].step != number_) p.walks_differ();
   const Plan::Impl::Reading& r = a.readings[a.next_reading++];
   Raw raw{.value = p.address(a.value), .id = x.id};
+  // An aliased gradient already holds what this step would pass on, so the step gets no view and writes nothing.
   if (!r.writes || r.aliased) return raw;
   raw.grad = p.address(a.grad);
   raw.add = r.add;
@@ -417,6 +451,7 @@ std::byte* Step::save(Shape shape, size_t size) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
   if (!p.training()) return nullptr;
+  // The memory is also occupied in between, because a lifetime runs from the first to the last moment.
   return p.call(static_cast<size_t>(shape.elements()) * size, {{number_, Until::forward}, {number_, Until::backward}},
                 false);
 }
@@ -425,6 +460,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
   p.expect_newest(number_);
   const size_t bytes = static_cast<size_t>(shape.elements()) * size;
   std::byte* const at = p.call(bytes, {}, true);
+  // `at` is null in the first walk. reset() sees the memory as a row of bytes.
   if (at != nullptr) p.carried.push_back({at, {.channels = static_cast<int64_t>(bytes)}});
   return at;
 }
@@ -432,6 +468,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
 WeightGrad Step::gradient(const Weight& w) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
+  // A frozen weight leaves no use in either walk, so the numbers of the uses stay equal.
   if (!p.trainable(*w.v->owner)) return {};
   if (p.walk == Plan::Impl::Walk::first) {
     p.steps.back().trains = true;
