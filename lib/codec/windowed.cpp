@@ -147,6 +147,7 @@ void WindowedEncoder::end() {
 
 // ---- WindowedDecoder
 
+// The decoder mirrors the encoder. Its unit is the frame, so it needs no padding and no rounding.
 WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
       sink_(expect_sink("WindowedDecoder", std::move(sink))),

@@ -60,6 +60,7 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
       found.jobs.push_back({in, in == "-" ? in : last_part(in)});
       continue;
     }
+    // With several inputs, outputs keep the name of their folder, so that equal names below do not meet.
     const bool many = inputs.size() > 1;
     found.several = true;
     try {

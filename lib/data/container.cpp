@@ -38,6 +38,7 @@ class Bytes {
     while (have < n) {
       const ssize_t got = ::pread(fd_, out.data() + have, n - have, static_cast<off_t>(offset + have));
       if (got < 0 && errno == EINTR) continue;
+      // Fewer bytes at the end of the file. An error looks the same: the decoder meets it again and reports it.
       if (got <= 0) break;
       have += static_cast<size_t>(got);
     }

@@ -72,6 +72,7 @@ std::vector<float> decode(const std::string& path, const MaterialOptions& option
     throw Error(ErrorKind::input, path + ": too short: " + std::to_string(m.samples) + " samples at " +
                                       std::to_string(options.sample_rate) + " Hz, expected at least " +
                                       std::to_string(min_samples));
+  // The samples may stay in the cache for the whole run.
   out.shrink_to_fit();
   return out;
 }
@@ -313,6 +314,7 @@ void Dataset::Impl::keep(int64_t clip, const Samples& samples) {
   const uint64_t bytes = samples->size() * sizeof(float);
   if (entry.samples || bytes > options.cache_bytes) return;
   while (cached_bytes + bytes > options.cache_bytes) {
+    // Never empty here: without clips, cached_bytes is 0 and `bytes` fits.
     Entry& last = cache[static_cast<size_t>(recent.back())];
     cached_bytes -= last.samples->size() * sizeof(float);
     last.samples.reset();
@@ -361,6 +363,7 @@ int Dataset::sample_rate() const { return impl_->options.sample_rate; }
 
 uint64_t Dataset::fingerprint() const {
   Hash hash;
+  // Modification times are left out, because a copy of the folder has others.
   hash.number(static_cast<uint64_t>(impl_->options.sample_rate));
   for (const Clip& c : impl_->clips) {
     hash.text(c.path);

@@ -88,6 +88,7 @@ std::string mistaken(Thing found, Thing expected) {
 
 std::string about_folder(const fs::path& folder, Thing expected) {
   std::error_code failed;
+  // From the most specific to the least: a checkpoint, a run, then what the names of the files say.
   if (fs::is_regular_file(folder / "manifest.json", failed))
     return expected == Thing::weights ? "" : "; it is a checkpoint of nacre train, which --model takes";
   if (fs::is_regular_file(folder / "config.json", failed) && fs::exists(folder / "run.lock", failed))

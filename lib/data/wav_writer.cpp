@@ -111,6 +111,7 @@ std::string wav_bytes(std::span<const float> x, int sample_rate, int channels) {
   };
   const uint64_t data = 2 * x.size(), frame = 2 * static_cast<uint64_t>(channels);
   if (data > 0xFFFFFF00u) throw Error(ErrorKind::usage, "wav_bytes: too long for a WAV in memory");
+  // The shortest header: RIFF, a format chunk of 16 bytes (format 1, PCM), the data chunk.
   out.reserve(44 + data);
   out += "RIFF";
   number(36 + data, 4);

@@ -167,6 +167,7 @@ void read(const Field& f, const json& value, const std::string& place) {
 void check_limits(const std::string& section, const Fields& all, std::string (*text)(double)) {
   for (const Field& f : all) {
     const std::string key = section + "." + f.key;
+    // The other types need no check: read() has refused unknown words, and every unsigned number is allowed.
     if (const auto* list = std::get_if<std::vector<int64_t>*>(&f.value)) {
       const std::vector<int64_t>& v = **list;
       if (v.size() < f.limits.fewest || v.size() > f.limits.most)

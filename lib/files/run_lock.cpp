@@ -47,6 +47,7 @@ RunLock::RunLock(const std::filesystem::path& file) {
       throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder, " + who +
                                         "; stop it or choose another folder");
     }
+    // Not an error: held() says so, and the trainer warns.
     if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // this file system has no locks
     ::close(fd_);
     fail(file, "lock", number);

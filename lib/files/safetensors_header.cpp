@@ -9,6 +9,8 @@
 namespace nacre {
 namespace {
 
+/// A parser by recursive descent of fixed depth. at_ is the next byte; every function skips the spaces in front of its
+/// construct and leaves at_ behind it.
 class Parser {
  public:
   Parser(std::string_view json, const std::string& file) : json_(json), file_(file) {}

@@ -260,6 +260,7 @@ void Plan::run_until(int step, Until pass) {
 void Plan::run_gradients() {
   Impl& p = *impl_;
   p.keep_state(false);
+  // With inner walks, unlike run_until(): their parameters have gradients, too.
   for (const Impl::Op& op : p.program)
     if (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward) op.run(p.ctx);
   p.keep_state(true);
@@ -420,6 +421,8 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     p.refuse(std::string("reads ") + (as == Storage::float32 ? "float" : "bf16") + ", the activation is stored in " +
              (a.storage == Storage::float32 ? "float" : "bf16"));
   if (p.walk == Plan::Impl::Walk::first) {
+    // The backward passes of an inner walk run before those of the outer one. Among readers in both, the last in
+    // forward order would not be the first writer, as order_writers() assumes.
     if (a.differentiable && a.walk != p.open.back().number)
       p.refuse("reads an activation of another walk, whose gradient cannot cross; use detach()");
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
@@ -427,6 +430,7 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
     a.readings.push_back({.step = number_, .passes_to = passes_to});
     auto& inputs = p.steps.back().inputs;
+    // A step may read an activation more than once (x + x). Each reading has a record; the inputs list it once.
     if (std::find(inputs.begin(), inputs.end(), x.id) == inputs.end()) inputs.push_back(x.id);
     return {.id = x.id};
   }
@@ -503,6 +507,7 @@ void Step::forward(std::function<void(Context&)> run) const {
 void Step::backward(std::function<void(Context&)> run) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
+  // Closures wait until the walk ends, because their order is the reverse of the calls.
   if (p.walk == Plan::Impl::Walk::second && Plan::Impl::nth(p.steps, number_).active)
     p.open.back().later.push_back({std::move(run), number_, p.open.back().number, Plan::Impl::Kind::backward});
 }

@@ -136,6 +136,7 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                      : "It was then judged on audio that was kept out of training: ";
   s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") +
        describe_duration(e.seconds()) + ". ";
+  // An SNR of s dB means that the error has 10^(-s/10) of the original's power.
   const double snr = e.snr();
   if (std::isfinite(snr)) {
     s += "There the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";

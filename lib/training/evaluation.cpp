@@ -136,6 +136,7 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
     const SpectralPlan plan(ctx, shape, mel);
     spectral_loss(ctx, {.plan = plan, .estimate = y, .target = x, .losses = losses});
     ctx.read<float>(losses, host);
+    // Losses are in the order STFT, mel. Without a scale of its kind, a loss is 0.
     d.mel = host[1];
   }
   {

@@ -39,6 +39,8 @@ struct TrainingStep::Impl {
     for (const TermSpec& t : losses.terms) host.metrics.terms.push_back({t.name, t.title});
   }
 
+  /// The whole step as one walk: encoder, quantizer, decoder, losses. What load() fills (audio, lengths, and the
+  /// quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
