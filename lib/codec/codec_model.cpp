@@ -12,12 +12,7 @@ namespace nacre {
 
 struct Codec::Impl {
   Impl(Context& c, CodecConfig cfg, Storage stored)
-      : ctx(c.share()),
-        config(std::move(cfg)),
-        storage(stored),
-        encoder(parameters, config),
-        quantizer(parameters, config),
-        decoder(parameters, config) {
+      : ctx(c.share()), config(std::move(cfg)), storage(stored), system(parameters, config) {
     config.check();
     parameters.allocate(c, false, storage);
   }
@@ -29,9 +24,7 @@ struct Codec::Impl {
   Storage storage;
   std::atomic<bool> in_use{false};
   Parameters parameters;
-  Encoder encoder;
-  Quantizer quantizer;
-  Decoder decoder;
+  System system;
   std::unique_ptr<Plan> encode_plan, decode_plan;
   View<float> audio_in;
   View<int32_t> codes_in, codes_out;
@@ -111,8 +104,8 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     plan->reserve([&](Plan& p) {
       const Output<float> source = p.source<float>(audio);
       m.audio_in = source.value;
-      const Flow latent = stored_as(p, m.encoder.plan(p, stored_as(p, source.flow, m.storage)), Storage::float32);
-      m.codes_out = m.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
+      const Flow latent = stored_as(p, m.system.encoder(p, stored_as(p, source.flow, m.storage)), Storage::float32);
+      m.codes_out = m.system.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
     });
     m.encode_plan = std::move(plan);
   }
@@ -121,8 +114,8 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
       m.codes_in = p.persistent<int32_t>(codes);
-      const Flow latent = stored_as(p, m.quantizer.plan_decode(p, m.codes_in), m.storage);
-      m.audio_out = p.result<float>(stored_as(p, m.decoder.plan(p, latent), Storage::float32));
+      const Flow latent = stored_as(p, m.system.quantizer.plan_decode(p, m.codes_in), m.storage);
+      m.audio_out = p.result<float>(stored_as(p, m.system.decoder(p, latent), Storage::float32));
     });
     m.decode_plan = std::move(plan);
   }

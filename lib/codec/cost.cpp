@@ -59,14 +59,14 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
   Context ctx({.threads = 1});
   Parameters layers, codes;
-  const Encoder encoder(layers, c);
+  const Net encoder = encoder_of(layers, c);
   const Quantizer quantizer(codes, c);
-  const Decoder decoder(layers, c);
+  const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
     const Flow audio = p.source<float>({.batch = batch, .time = frames * c.hop()}).flow;
-    const Flow z = stored_as(p, encoder.plan(p, stored_as(p, audio, storage)), Storage::float32);
-    const Flow y = decoder.plan(p, stored_as(p, quantizer.plan(p, z).flow, storage));
+    const Flow z = stored_as(p, encoder(p, stored_as(p, audio, storage)), Storage::float32);
+    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
     plan_losses(p, stored_as(p, y, Storage::float32), {}, {}, loss, c.sample_rate);
   });
   std::vector<CostRow> rows = plan.costs();

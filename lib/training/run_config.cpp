@@ -14,6 +14,7 @@
 #include "files/spelling.h"
 #include "files/text.h"
 #include "nacre/files/atomic_file.h"
+#include "nacre/systems/system.h"
 
 namespace nacre::training {
 namespace {
@@ -172,24 +173,11 @@ RunConfig RunConfig::named(const std::string& name) {
       throw Error(ErrorKind::io, name + ": cannot open: " + std::strerror(failed ? failed.value() : ENOENT) +
                                      "; a configuration is a JSON file or one of " + listed(names));
   }
-  c.codec = CodecConfig::named(name);
-  if (name == "speech-16k-small") {
-    c.training.batch_size = 8;
-    c.training.segment_length = 4000;
-  }
-  if (name.rfind("speech-", 0) == 0) {
-    // Small batches give noisy gradients, which disturb the filter bank at higher learning rates
-    // (docs/decisions/learning-rate.md).
-    c.optimizer.learning_rate = 1e-4;
-    c.loss.orthogonal = true;
-    // Codebooks improve with the number of frames that they see. Without backward passes, frames are cheap.
-    c.training.codebook_start_rows = 60000;
-    c.training.codebook_average_rows = 320000;
-  }
-  if (name.rfind("dac-", 0) == 0) {
-    c.loss.windows = {32, 64, 128, 256, 512, 1024, 2048};
-    c.loss.mels = {5, 10, 20, 40, 80, 160, 320};
-  }
+  const Preset& ready = preset(name);
+  c.codec = ready.codec;
+  std::vector<Setting> settings;
+  for (const auto& [key, value] : ready.settings) settings.push_back({key, value, "preset " + in_quotes(name)});
+  c.set(settings);
   return c;
 }
 

@@ -25,8 +25,7 @@ struct Joined {
   Context ctx;
   CodecConfig config;
   Parameters parameters;
-  Encoder encoder;
-  Decoder decoder;
+  Net encoder, decoder;
   Plan plan;
   View<float> in;
   View<const float> out;
@@ -34,15 +33,15 @@ struct Joined {
   Joined(Device device, const CodecConfig& c, int64_t frames)
       : ctx({.device = device, .threads = 2}),
         config(c),
-        encoder(parameters, c),
-        decoder(parameters, c),
+        encoder(encoder_of(parameters, c)),
+        decoder(decoder_of(parameters, c)),
         plan(ctx, Purpose::inference) {
     parameters.allocate(ctx, false);
     parameters.initialise(ctx, 5);
     plan.reserve([&](Plan& p) {
       const Output<float> source = p.source<float>({.time = frames * c.hop()});
       in = source.value;
-      out = p.result<float>(decoder.plan(p, encoder.plan(p, source.flow)));
+      out = p.result<float>(decoder(p, encoder(p, source.flow)));
     });
   }
   std::vector<float> run(const std::vector<float>& x) {
@@ -214,6 +213,8 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   c.decoder_rates = {5, 2, 2};
   c.decoder_dim = 8;
   CHECK(transform_start_of(c).refused == "decoder layer 1 has 4 channels, expected 8 or more");
+  c.network = "other";
+  CHECK(transform_start_of(c).refused == "network is \"other\", expected \"dac\"");
 }
 
 TEST_CASE("the transform start is the same on every device, and changes neither names nor shapes", "[start]") {
