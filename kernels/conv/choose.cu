@@ -392,17 +392,22 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
                                             bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
-  const int64_t weights = weight.elements(), rows_in_parts = plain_parts(y.rows(), weights);
+  const int64_t weights = weight.elements(), parts_of_plain = plain_parts(y.rows(), weights);
   const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
-  WeightGradientChoice c{.engine = Engine::plain, .parts = rows_in_parts};
-  if (aligned && tiled.engine != Engine::nothing) c = tiled;
+  WeightGradientChoice c;
   int64_t of_ends = 0;
   if (ends::supports<T>(x, weight, g) && (x.channels == 1 || g.padding == Padding::zero)) {
-    c = {.engine = Engine::ends, .strips = ends::weights_plan<T>(x, weight, y, g)};
+    c.engine = Engine::ends;
+    c.strips = ends::weights_plan<T>(x, weight, y, g);
     c.parts = x.batch * c.strips.tiles;
     of_ends = c.parts * ends::partial_size(c.strips.channels);
+  } else if (aligned && tiled.engine != Engine::nothing) {
+    c = tiled;
+  } else {
+    c.engine = Engine::plain;
+    c.parts = parts_of_plain;
   }
-  c.scratch = std::max({rows_in_parts * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
+  c.scratch = std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
                         column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
   return c;
 }

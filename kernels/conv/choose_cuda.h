@@ -77,8 +77,8 @@ enum class Engine : uint8_t {
   plain,     ///< conv1d.cu: every geometry
   ends,      ///< conv1d_ends.cuh: one channel on one side, seven taps at stride 1
   tiles,     ///< conv1d_tile.cuh: forward and input gradient
-  taps,      ///< conv1d_tile_taps.cuh: weight gradient of several taps at stride 1
-  windows,   ///< conv1d_tile_weights.cuh: weight gradient, strided or of one tap
+  taps,      ///< conv1d_tile_taps.cuh: weight gradient of 2 to 7 taps at stride 1
+  windows,   ///< conv1d_tile_weights.cuh: weight gradient of the other layers that fill packs
   separate,  ///< of snake_conv1d: snake and conv1d one after the other, the latter with a choice of its own
 };
 
