@@ -65,8 +65,8 @@ Figures figures(const training::ClipScore& s, double bitrate) {
           s.seconds / s.decode_seconds};
 }
 Figures figures(const training::Scores& s, double bitrate) {
-  return {s.seconds(), s.snr(), s.si_sdr(), s.segmental_snr(), s.stoi(), s.estoi(), s.mel(), s.stft(), bitrate, s.encode_speed(),
-          s.decode_speed()};
+  return {s.seconds(), s.snr(),  s.si_sdr(), s.segmental_snr(), s.stoi(),        s.estoi(),
+          s.mel(),     s.stft(), bitrate,    s.encode_speed(),  s.decode_speed()};
 }
 
 /// Omits keys of figures that do not exist.
@@ -90,8 +90,8 @@ ordered_json json_of(const Figures& f) {
 }
 
 void print_head() {
-  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI", "ESTOI", "mel",
-              "STFT", "kbit/s", "encode x", "decode x", "file");
+  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI",
+              "ESTOI", "mel", "STFT", "kbit/s", "encode x", "decode x", "file");
 }
 void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
@@ -105,7 +105,8 @@ void print(const Figures& f, const std::string& name) {
 /// Codes the same audio by Opus at the codec's nominal bitrate and scores it by the same functions.
 class OpusBaseline {
  public:
-  OpusBaseline(Context& ctx, const CodecConfig& config) : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
+  OpusBaseline(Context& ctx, const CodecConfig& config)
+      : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
     if (const std::optional<std::string> reason = training::opus_unavailable())
       throw Error(ErrorKind::usage,
                   "--baseline opus: " + *reason + "; install a libsndfile with Opus, or omit --baseline");
@@ -193,7 +194,8 @@ class Report {
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
-      ordered_json all = {{"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
+      ordered_json all = {
+          {"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
       all["files"] = files_;
       all["failed"] = failed;
       if (e.clips().empty()) return print_json(all);
@@ -214,9 +216,11 @@ class Report {
       used += usage[i] / static_cast<double>(usage.size());
       perplexed += perplexity[i] / static_cast<double>(usage.size());
     }
-    std::printf("nominal %.2f kbit/s; output mean %+.4f std %.3f (input %+.4f, %.3f); codebooks %.0f %% used, perplexity %.0f of %lld\n",
-                config_.nominal_bitrate() / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(), 100 * used,
-                perplexed, static_cast<long long>(config_.codebook_size));
+    std::printf(
+        "nominal %.2f kbit/s; output mean %+.4f std %.3f (input %+.4f, %.3f); codebooks %.0f %% used, perplexity %.0f "
+        "of %lld\n",
+        config_.nominal_bitrate() / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(), 100 * used,
+        perplexed, static_cast<long long>(config_.codebook_size));
   }
 
  private:

@@ -56,7 +56,7 @@ std::string synopsis(const VerbRow& v) {
 std::string page(const CLI::App& program) {
   const std::vector<VerbRow> verbs = table_of(program);
   std::string s = ".\\\" Made by `nacre man`.\n.TH NACRE 1 \"\" \"nacre " NACRE_VERSION "\" \"User Commands\"\n";
-  s += ".SH NAME\nnacre \\- train, run and judge neural audio codecs\n.SH SYNOPSIS\n";
+  s += ".SH NAME\nnacre \\- train, run and evaluate neural audio codecs\n.SH SYNOPSIS\n";
   for (const VerbRow& v : verbs) s += synopsis(v);
   s += ".br\n\\fBnacre help\\fR [\\fIVERB\\fR]\n.br\n\\fBnacre \\-\\-version\\fR\n";
   s += ".SH DESCRIPTION\nA neural audio codec is an encoder, a residual vector quantizer and a decoder. \\fBnacre\\fR "

@@ -1,4 +1,4 @@
-// nacre: train, run and judge neural audio codecs.
+// nacre: train, run and evaluate neural audio codecs.
 //
 // Exit codes: 0 success, 2 usage, 3 invalid input, 4 input/output failed, 5 out of memory, 6 device failed,
 // 7 training diverged, 129, 130 and 143 stopped by a signal.
@@ -141,7 +141,7 @@ namespace nacre::program {
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
+  CLI::App app{"Train, run and evaluate neural audio codecs.", "nacre"};
   app.require_subcommand(1);
   app.get_formatter()->label("SUBCOMMAND", "VERB");
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +

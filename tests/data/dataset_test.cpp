@@ -249,7 +249,7 @@ TEST_CASE("files that are used in spite of something are named", "[training][dat
   CHECK_THAT(strict.bad()[0].reason, Catch::Contains("--salvage"));
   REQUIRE(strict.warned().size() == 2);
   CHECK(strict.warned()[0].path == "b.wav");
-  CHECK_THAT(strict.warned()[0].reason, Catch::Contains("did not finish"));
+  CHECK_THAT(strict.warned()[0].reason, Catch::Contains("the recording was not finished"));
   CHECK(strict.warned()[1].path == "d.wav");
   CHECK_THAT(strict.warned()[1].reason, Catch::Contains("opposite phase"));
   const Dataset salvaged(folder.path(), {.salvage = true});
