@@ -113,13 +113,13 @@ mkdir empty
 refused 3 "${report[@]}" --out results empty
 refused 4 "${report[@]}" --out nothing --add second
 refused 4 "${report[@]}" --out file first
-spoil 3 "not JSON" suite.json "{"
-spoil 3 "not JSON" bench.json "no JSON at all"
+spoil 3 "invalid JSON" suite.json "{"
+spoil 3 "invalid JSON" bench.json "no JSON at all"
 spoil 3 "expected an object" bench.json "[]"
 spoil 3 "expected an object" cases.json '{"cases": 3}'
 spoil 3 "other than objects" peers-eager.json '{"peers": [3]}'
 spoil 3 "has no name" peers-eager.json '{"peers": [{"peer": "eager"}]}'
-spoil 3 "names no peer" peers-eager.json '{"peers": [{"name": "snake/a"}]}'
+spoil 3 'has no "peer"' peers-eager.json '{"peers": [{"name": "snake/a"}]}'
 spoil 3 "outcome other than" suite.json '{"parts": [{"part": "tests", "outcome": "fine"}]}'
 spoil 3 "two devices" peers-eager.json '{"context": {"device": "NVIDIA A100"}, "peers": []}'
 cp -r first other
