@@ -49,9 +49,11 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   const double possible = std::min(1.0, static_cast<double>(f.codes_seen) / static_cast<double>(f.codebook_size));
   for (size_t i = 0; i < f.usage.size(); ++i)
     if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
+  const bool several = collapsed.find(',') != std::string::npos;
   if (!collapsed.empty())
-    w.push_back("codebook collapsed: less than a tenth of the codes is used of codebook " + collapsed +
-                ", so that bits carry no information; " +
+    w.push_back("codebook collapsed: codebook" + std::string(several ? "s " : " ") + collapsed +
+                (several ? " use" : " uses") +
+                " less than a tenth of the codes, so that bits carry no information; " +
                 (!f.codebooks_from_data ? "start codebooks from data (training.codebook_start_rows)"
                  : !f.ema               ? "train codebooks by moving averages (codec.quantizer=ema)"
                                         : "use fewer codes (codec.codebook_size)") +

@@ -90,7 +90,7 @@ cp $page before.md
 run "${report[@]}" --out results --add second
 expect_code 0 --add
 row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 88 | 50 | 1 | 34 | compile | 90.0 | 0.90 | compile | 60.0 | 0.75 |"
-row $page "- peers-compiled.json ends in the middle: 1 results of it count"
+row $page "- peers-compiled.json is incomplete: 1 of its results count"
 row $page "| snake | 2 | 2 | 91 to 91 | 0 of 1 | 0.90 | 0.90 |"
 for line in "| commit | abc |" "| tests | FAILED (exit 1) | 5 | 1 of 2 |" "| codec/e | eager | - | 5000 | - | - | 2.50 | - |  |"; do row $page "$line"; done
 run "${report[@]}" --out together first second
