@@ -18,7 +18,7 @@
 #include "arguments.h"
 #include "commands.h"
 #include "files/text.h"
-#include "nacre/codec/codec_config.h"
+#include "nacre/systems/codec_config.h"
 #include "nacre/version.h"
 
 namespace nacre::program {

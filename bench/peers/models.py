@@ -50,7 +50,7 @@ class Config:
 
 
 SPEECH = Config(encoder_dim=32, decoder_dim=512, encoder_rates=(2, 4, 5), latent_dim=64, n_codebooks=16, quantizer="ema")
-CONFIGS = {  # the same as in lib/codec/codec_config.cpp
+CONFIGS = {  # the same as in lib/systems/codec_config.cpp
     "speech-16k": SPEECH,
     "speech-16k-small": dataclasses.replace(SPEECH, encoder_dim=16, decoder_dim=256, n_codebooks=8),
     "dac-16k": Config(),

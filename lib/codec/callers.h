@@ -7,8 +7,8 @@
 #include <span>
 #include <string>
 
-#include "nacre/codec/codec_config.h"
 #include "nacre/error.h"
+#include "nacre/systems/codec_config.h"
 
 namespace nacre {
 

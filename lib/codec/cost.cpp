@@ -62,13 +62,12 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const Encoder encoder(layers, c);
   const Quantizer quantizer(codes, c);
   const Decoder decoder(layers, c);
-  const ReconstructionLoss at_waveform(loss, c.sample_rate);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
     const Flow audio = p.source<float>({.batch = batch, .time = frames * c.hop()}).flow;
     const Flow z = stored_as(p, encoder.plan(p, stored_as(p, audio, storage)), Storage::float32);
     const Flow y = decoder.plan(p, stored_as(p, quantizer.plan(p, z).flow, storage));
-    at_waveform.plan(p, stored_as(p, y, Storage::float32), {}, {});
+    plan_losses(p, stored_as(p, y, Storage::float32), {}, {}, loss, c.sample_rate);
   });
   std::vector<CostRow> rows = plan.costs();
   rows.push_back(optimizer_row(layers, storage));

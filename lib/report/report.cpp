@@ -1,6 +1,8 @@
 #include "nacre/report/report.h"
 
 #include <algorithm>
+#include <array>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -13,12 +15,14 @@
 #include "nacre/data/excerpts.h"
 #include "nacre/files/atomic_file.h"
 #include "nacre/log/image.h"
+#include "nacre/losses/loss.h"
 #include "nacre/training/evaluation.h"
 #include "nacre/training/trainer.h"
 #include "report/chart.h"
 #include "report/report_compare.h"
 #include "report/report_log.h"
 #include "report/report_style.h"
+#include "training/trainer_run.h"
 
 namespace nacre::training {
 namespace {
@@ -26,6 +30,11 @@ namespace {
 constexpr double longest_example = 8;  // seconds
 constexpr double audio_budget = 9e6;   // bytes of audio on the page, over all versions of all examples
 constexpr size_t rows_in_sight = 60;   // further files are in a collapsed section
+
+std::string capitalised(std::string text) {
+  if (!text.empty()) text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
+}
 
 std::string base64(std::string_view raw) {
   static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -186,6 +195,24 @@ std::string curves(const Findings& f) {
     for (const ValidLine& l : f.log.valid) s.points.emplace_back(l.step, scale * l.*what);
     return s;
   };
+  // Terms of the loss in the order of the log, then the commitment.
+  static constexpr std::array<const char*, 3> colours{"var(--blue)", "var(--orange)", "var(--green)"};
+  const auto colour_of = [&](size_t term) {
+    if (term < colours.size()) return std::string(colours[term]);
+    return "hsl(" + std::to_string(20 + 73 * (term - colours.size()) % 360) + " 60% 52%)";
+  };
+  std::vector<Series> parts, shares;
+  std::string titles;
+  for (size_t i = 0; i < f.log.terms.size(); ++i) {
+    const std::string title = term_title(f.log.terms[i]);
+    titles += (i == 0 ? "" : i + 1 == f.log.terms.size() ? " and " : ", ") + title;
+    Series part{.name = title, .colour = colour_of(i)},
+        share{.name = title, .colour = colour_of(i), .dots = f.log.valid.size() <= 40};
+    for (const TrainLine& l : f.log.train) part.points.emplace_back(l.step, term_of(l.terms, i));
+    for (const ValidLine& l : f.log.valid) share.points.emplace_back(l.step, 100 * term_of(l.shares, i));
+    parts.push_back(std::move(part)), shares.push_back(std::move(share));
+  }
+  parts.push_back(of_train("VQ", "var(--violet)", &TrainLine::commitment));
   std::string s = "<div class=\"charts\">\n";
   s += chart_html({.title = "Similarity to the original",
                    .note = "SNR on held-out audio, before training and at the end of every epoch. It should rise.",
@@ -193,27 +220,23 @@ std::string curves(const Findings& f) {
                    .from_zero = true,
                    .series = {of_valid("held out", "var(--blue)", &ValidLine::snr)}});
   s += chart_html({.title = "Loss",
-                   .note = "What training makes smaller: the sum of the four parts below. It should fall.",
+                   .note = "What training makes smaller: the sum of the parts below. It should fall.",
                    .y_name = "loss",
                    .series = {of_train("training", "var(--blue)", &TrainLine::loss),
                               of_valid("held out", "var(--orange)", &ValidLine::loss)}});
   s += chart_html(
       {.title = "Parts of the training loss",
-       .note = "On a logarithmic scale. Waveform, STFT and mel compare sound; VQ is the quantizer's commitment.",
+       .note = "On a logarithmic scale. " + capitalised(titles) + " compare sound; VQ is the quantizer's commitment.",
        .y_name = "loss",
        .log_y = true,
-       .series = {of_train("waveform", "var(--blue)", &TrainLine::waveform),
-                  of_train("STFT", "var(--orange)", &TrainLine::stft), of_train("mel", "var(--green)", &TrainLine::mel),
-                  of_train("VQ", "var(--violet)", &TrainLine::commitment)}});
+       .series = std::move(parts)});
   s += chart_html(
-      {.title = "Who pulls how hard",
+      {.title = "Shares of the gradient",
        .note = "Each part's share of the gradient at the decoder's output, on held-out audio. No part should take all.",
        .y_name = "share, %",
        .y_min = 0,
        .y_max = 100,
-       .series = {of_valid("waveform", "var(--blue)", &ValidLine::share_waveform, 100),
-                  of_valid("STFT", "var(--orange)", &ValidLine::share_stft, 100),
-                  of_valid("mel", "var(--green)", &ValidLine::share_mel, 100)}});
+       .series = std::move(shares)});
   Chart usage{
       .title = "Codebook use",
       .note = "Part of each codebook's codes that occur in the held-out audio. Codes that never occur are wasted bits.",
@@ -245,14 +268,20 @@ std::string curves(const Findings& f) {
 std::string history(const Findings& f) {
   std::string s =
       "<details><summary>Every evaluation</summary>\n<div class=\"wide\"><table>\n<thead><tr><th>Epoch</th>"
-      "<th>Step</th><th>Loss</th><th>Waveform</th><th>STFT</th><th>Mel</th><th>VQ</th><th>SNR <small>dB</small></th>"
-      "<th>SI-SDR <small>dB</small></th><th>Output mean</th><th>Output std</th><th>Gradient "
-      "norm</th></tr></thead>\n<tbody>\n";
-  for (const ValidLine& l : f.log.valid)
+      "<th>Step</th><th>Loss</th>";
+  for (const std::string& name : f.log.terms) s += "<th>" + html_text(capitalised(term_title(name))) + "</th>";
+  s += "<th>VQ</th><th>SNR <small>dB</small></th><th>SI-SDR <small>dB</small></th><th>Output mean</th>"
+       "<th>Output std</th><th>Gradient norm</th></tr></thead>\n<tbody>\n";
+  for (const ValidLine& l : f.log.valid) {
     s += "<tr>" + (l.epoch == 0 ? std::string("<td>start</td>") : cell(l.epoch, "%.0f")) + cell(l.step, "%.0f") +
-         cell(l.loss, "%.3f") + cell(l.waveform, "%.4f") + cell(l.stft, "%.3f") + cell(l.mel, "%.3f") +
-         cell(l.commitment, "%.4f") + cell(l.snr, "%+.2f") + cell(l.si_sdr, "%+.2f") + cell(l.output_mean, "%+.4f") +
-         cell(l.output_std, "%.3f") + cell(l.gradient_norm, "%.2f") + "</tr>\n";
+         cell(l.loss, "%.3f");
+    for (size_t i = 0; i < f.log.terms.size(); ++i) {
+      const double value = term_of(l.terms, i);
+      s += cell(value, loss_format(value));
+    }
+    s += cell(l.commitment, loss_format(l.commitment)) + cell(l.snr, "%+.2f") + cell(l.si_sdr, "%+.2f") +
+         cell(l.output_mean, "%+.4f") + cell(l.output_std, "%.3f") + cell(l.gradient_norm, "%.2f") + "</tr>\n";
+  }
   return s + "</tbody></table></div></details>\n";
 }
 

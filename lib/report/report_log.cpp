@@ -11,9 +11,9 @@
 namespace nacre::training {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // terms are listed in the order of the log
 
-double value(const json& line, const char* key) {
+double value(const json& line, const std::string& key) {
   const auto it = line.find(key);
   return it != line.end() && it->is_number() ? it->get<double>() : std::nan("");
 }
@@ -23,12 +23,32 @@ std::vector<double> values(const json& line, const char* key) {
     for (const json& x : *it) v.push_back(x.is_number() ? x.get<double>() : std::nan(""));
   return v;
 }
+/// Adds the names of a line's terms. Lines of steps have "<name>/loss", lines of evaluations "valid/share_<name>".
+void collect_terms(const json& line, std::vector<std::string>& terms) {
+  constexpr std::string_view tail = "/loss", head = "valid/share_";
+  for (const auto& [key, value] : line.items()) {
+    std::string name;
+    if (key.starts_with(head))
+      name = key.substr(head.size());
+    else if (key.ends_with(tail) && key != "valid/loss")
+      name = key.substr(0, key.size() - tail.size());
+    if (!name.empty() && std::find(terms.begin(), terms.end(), name) == terms.end()) terms.push_back(name);
+  }
+}
+std::vector<double> of_terms(const json& line, const std::vector<std::string>& terms, const std::string& before,
+                             const std::string& after) {
+  std::vector<double> v;
+  for (const std::string& name : terms) v.push_back(value(line, before + name + after));
+  return v;
+}
 template <class Line>
 void forget(std::vector<Line>& lines, double from) {
   while (!lines.empty() && lines.back().step >= from) lines.pop_back();
 }
 
 }  // namespace
+
+double term_of(const std::vector<double>& of_line, size_t i) { return i < of_line.size() ? of_line[i] : std::nan(""); }
 
 RunLog read_run_log(const std::filesystem::path& file) {
   namespace fs = std::filesystem;
@@ -49,19 +69,16 @@ RunLog read_run_log(const std::filesystem::path& file) {
     const double step = value(line, "step");
     if (!(step >= 0 && step < 1e15)) continue;
     const auto of = [&](const char* key) { return value(line, key); };
+    collect_terms(line, log.terms);
     if (line.contains("valid/loss")) {
       forget(log.valid, step);
       forget(log.train, step + 1);
       log.valid.push_back({.step = step,
                            .epoch = of("epoch"),
                            .loss = of("valid/loss"),
-                           .waveform = of("valid/waveform"),
-                           .stft = of("valid/stft"),
-                           .mel = of("valid/mel"),
                            .commitment = of("valid/vq"),
-                           .share_waveform = of("valid/share_waveform"),
-                           .share_stft = of("valid/share_stft"),
-                           .share_mel = of("valid/share_mel"),
+                           .terms = of_terms(line, log.terms, "valid/", ""),
+                           .shares = of_terms(line, log.terms, "valid/share_", ""),
                            .snr = of("valid/snr"),
                            .si_sdr = of("valid/si_sdr"),
                            .input_mean = of("valid/input_mean"),
@@ -80,10 +97,8 @@ RunLog read_run_log(const std::filesystem::path& file) {
       forget(log.valid, step);
       log.train.push_back({.step = step,
                            .loss = of("loss"),
-                           .waveform = of("waveform/loss"),
-                           .stft = of("stft/loss"),
-                           .mel = of("mel/loss"),
-                           .commitment = of("vq/commitment_loss")});
+                           .commitment = of("vq/commitment_loss"),
+                           .terms = of_terms(line, log.terms, "", "/loss")});
     }
   }
   log.trained_seconds += seconds;

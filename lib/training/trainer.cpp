@@ -356,16 +356,12 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
 }
 
 void Run::log_step(const StepMetrics& m) {
-  nlohmann::ordered_json line = {{"step", done_},
-                                 {"epoch", schedule_.epoch_of(done_)},
-                                 {"loss", m.loss()},
-                                 {"waveform/loss", m.waveform},
-                                 {"stft/loss", m.stft},
-                                 {"mel/loss", m.mel},
-                                 {"vq/commitment_loss", m.commitment},
-                                 {"vq/codebook_loss", m.codebook},
-                                 {"other/grad_norm", m.gradient_norm},
-                                 {"other/learning_rate", step_.scalars().lr}};
+  nlohmann::ordered_json line = {{"step", done_}, {"epoch", schedule_.epoch_of(done_)}, {"loss", m.loss()}};
+  for (const TermMetrics& t : m.terms) line[t.name + "/loss"] = t.value;
+  line.update({{"vq/commitment_loss", m.commitment},
+               {"vq/codebook_loss", m.codebook},
+               {"other/grad_norm", m.gradient_norm},
+               {"other/learning_rate", step_.scalars().lr}});
   if (std::isfinite(m.loss())) events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
   // A step whose gradient is not finite has figures that are NaN; they are omitted.
   drop_missing(line);

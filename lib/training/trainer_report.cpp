@@ -165,10 +165,13 @@ StepMetrics Run::measure_held_out() {
     step_.load(audio, valid);
     step_.measure();
     const StepMetrics m = step_.metrics();
-    sum.waveform += part * m.waveform, sum.stft += part * m.stft, sum.mel += part * m.mel;
+    if (sum.terms.empty())
+      for (const TermMetrics& t : m.terms) sum.terms.push_back({t.name, t.title});
+    for (size_t i = 0; i < m.terms.size(); ++i) {
+      sum.terms[i].value += part * m.terms[i].value;
+      sum.terms[i].share += part * m.terms[i].share;
+    }
     sum.commitment += part * m.commitment;
-    sum.share_waveform += part * m.share_waveform, sum.share_stft += part * m.share_stft;
-    sum.share_mel += part * m.share_mel;
   }
   return sum;
 }
@@ -185,10 +188,11 @@ void Run::report(int64_t epoch) {
   epoch_steps_ = 0;
 
   const bool start = epoch == 0;
+  const auto loss_text = [](float loss) { return number(loss, loss_format(loss)); };
+  std::string terms;
+  for (const TermMetrics& t : m.terms) terms += t.title + " " + loss_text(t.value) + " [" + per_cent(t.share) + "], ";
   say((start ? "start" : "epoch " + std::to_string(epoch)) + "  step " + std::to_string(done_) + "  loss " +
-      number(m.loss()) + " (waveform " + number(m.waveform, "%.4f") + " [" + per_cent(m.share_waveform) + "], STFT " +
-      number(m.stft) + " [" + per_cent(m.share_stft) + "], mel " + number(m.mel) + " [" + per_cent(m.share_mel) +
-      "], VQ " + number(m.commitment, "%.4f") + ")");
+      number(m.loss()) + " (" + terms + "VQ " + loss_text(m.commitment) + ")");
   const char* where = data_.held_out().empty() ? "training audio" : "held out";
   say("  " + std::string(where) + ": SNR " + shown(snr_, "%+.2f") + " dB  SI-SDR " + shown(e.si_sdr(), "%+.2f") +
       " dB  STOI " + shown(e.stoi()) + "  mel " + shown(e.mel()) + "  STFT " + shown(e.stft()) + "  output mean " +
@@ -216,29 +220,22 @@ void Run::report(int64_t epoch) {
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);
 
-  nlohmann::ordered_json line = {{"step", done_},
-                                 {"epoch", epoch},
-                                 {"judged_on", where},
-                                 {"valid/loss", m.loss()},
-                                 {"valid/waveform", m.waveform},
-                                 {"valid/stft", m.stft},
-                                 {"valid/mel", m.mel},
-                                 {"valid/vq", m.commitment},
-                                 {"valid/share_waveform", m.share_waveform},
-                                 {"valid/share_stft", m.share_stft},
-                                 {"valid/share_mel", m.share_mel},
-                                 {"valid/snr", snr_},
-                                 {"valid/si_sdr", e.si_sdr()},
-                                 {"valid/segmental_snr", e.segmental_snr()},
-                                 {"valid/stoi", e.stoi()},
-                                 {"valid/estoi", e.estoi()},
-                                 {"valid/mel_distance", e.mel()},
-                                 {"valid/stft_distance", e.stft()},
-                                 {"valid/output_mean", e.output_mean()},
-                                 {"valid/output_std", e.output_std()},
-                                 {"valid/input_mean", e.input_mean()},
-                                 {"valid/input_std", e.input_std()},
-                                 {"trained_seconds", trained_seconds_}};
+  nlohmann::ordered_json line = {{"step", done_}, {"epoch", epoch}, {"judged_on", where}, {"valid/loss", m.loss()}};
+  for (const TermMetrics& t : m.terms) line["valid/" + t.name] = t.value;
+  line["valid/vq"] = m.commitment;
+  for (const TermMetrics& t : m.terms) line["valid/share_" + t.name] = t.share;
+  line.update({{"valid/snr", snr_},
+               {"valid/si_sdr", e.si_sdr()},
+               {"valid/segmental_snr", e.segmental_snr()},
+               {"valid/stoi", e.stoi()},
+               {"valid/estoi", e.estoi()},
+               {"valid/mel_distance", e.mel()},
+               {"valid/stft_distance", e.stft()},
+               {"valid/output_mean", e.output_mean()},
+               {"valid/output_std", e.output_std()},
+               {"valid/input_mean", e.input_mean()},
+               {"valid/input_std", e.input_std()},
+               {"trained_seconds", trained_seconds_}});
   if (!start) {
     line["valid/grad_norm"] = norm;
     line["valid/audio_seconds_per_second"] = speed;

@@ -94,5 +94,7 @@ void drop_missing(nlohmann::ordered_json& line);
 
 /// Formats one number as printf does.
 std::string number(double x, const char* format = "%.3f");
+/// Format of a loss: small losses need a fourth digit.
+inline const char* loss_format(double loss) { return loss < 0.1 ? "%.4f" : "%.3f"; }
 
 }  // namespace nacre::training

@@ -29,6 +29,15 @@ struct Tensors {
 };
 
 constexpr const char* averaged = "adamw.ema";
+
+/// A number of the balancer's state. Zero for a term that the checkpoint did not train with: its average then starts
+/// with the next step. Earlier versions stored all numbers in one tensor, "balancer"; `place` is the number's index.
+float balancer_state(const Safetensors& rest, const std::string& name, size_t place) {
+  if (const StoredTensor* own = rest.find(name)) return to_floats(*own).at(0);
+  const StoredTensor* all = rest.find("balancer");
+  const std::vector<float> values = all != nullptr ? to_floats(*all) : std::vector<float>{};
+  return place < values.size() ? values[place] : 0;
+}
 const char* name_of(Storage s) { return s == Storage::bfloat16 ? "bf16" : "fp32"; }
 
 }  // namespace
@@ -198,10 +207,11 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     const bool raw_apart = rest.find("value." + name) != nullptr;
     set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
   }
+  size_t balanced = 0;
   for (const StateTensor& s : step.state()) {
-    if (s.values.elements() != parameters.trained_elements()) {
-      const std::vector<float> v = to_floats(rest.at(s.name));
-      ctx.write<float>(v, s.values);
+    if (s.name.starts_with("balancer.")) {
+      const float value = balancer_state(rest, s.name, balanced++);
+      ctx.write<float>(std::span(&value, 1), s.values);
       continue;
     }
     for (const auto& [name, shape] : names) {

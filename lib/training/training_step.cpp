@@ -20,7 +20,6 @@ struct TrainingStep::Impl {
         encoder(parameters, codec),
         quantizer(parameters, codec),
         decoder(parameters, codec),
-        loss(loss_config, codec.sample_rate),
         plan(ctx, Purpose::training) {
     optimizer_config.check();
     if (batch < 1) throw Error(ErrorKind::usage, "batch_size is " + std::to_string(batch) + ", expected at least 1");
@@ -34,6 +33,8 @@ struct TrainingStep::Impl {
     captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
     host.frames.resize(static_cast<size_t>(batch));
+    host.values.resize(losses.terms.size()), host.shares.resize(losses.terms.size());
+    for (const TermSpec& t : losses.terms) host.metrics.terms.push_back({t.name, t.title});
   }
 
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
@@ -50,7 +51,7 @@ struct TrainingStep::Impl {
                                 .seed = seed});
     after_quantizer = p.last_step();
     const Flow estimate = stored_as(p, decoder.plan(p, stored_as(p, quantized.flow, storage)), Storage::float32);
-    losses = loss.plan(p, estimate, audio, lengths);
+    losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate);
     optimizer->plan(p);
   }
 
@@ -66,10 +67,9 @@ struct TrainingStep::Impl {
   Encoder encoder;
   Quantizer quantizer;
   Decoder decoder;
-  ReconstructionLoss loss;
   Plan plan;
   Quantized quantized;
-  ReconstructionLoss::Planned losses;
+  PlannedLosses losses;
   int after_encoder = 0, after_quantizer = 0;  // numbers of steps of the plan
   std::optional<Optimizer> optimizer;          // set once the parameters have their values
   View<float> audio;
@@ -79,6 +79,8 @@ struct TrainingStep::Impl {
   std::optional<Graph> graph;
   struct {
     std::vector<int32_t> stages, frames;
+    std::vector<float> values, shares;
+    StepMetrics metrics;
   } host;
 };
 
@@ -220,19 +222,36 @@ void TrainingStep::gradients() {
 void TrainingStep::measure() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "measure", "training step");
-  // The loss step computes its values in its backward pass.
+  // Losses compute their values in their backward passes.
   s.plan.run_until(s.losses.step, Until::backward);
 }
 
-StepMetrics TrainingStep::metrics() {
+float StepMetrics::loss() const {
+  float sum = 0;
+  for (const TermMetrics& t : terms) sum += t.value;
+  return sum + commitment;
+}
+const TermMetrics& StepMetrics::term(const std::string& name) const {
+  std::string names;
+  for (const TermMetrics& t : terms) {
+    if (t.name == name) return t;
+    names += (names.empty() ? "" : ", ") + t.name;
+  }
+  throw Error(ErrorKind::usage, "StepMetrics: no term \"" + name + "\", expected one of " + names);
+}
+
+const StepMetrics& TrainingStep::metrics() {
   Impl& s = *impl_;
-  std::array<float, 3> losses{}, shares{};
+  StepMetrics& m = s.host.metrics;
   std::array<float, 2> vq{};
-  s.ctx.read<float>(s.losses.values, std::span<float>(losses));
-  s.ctx.read<float>(s.losses.shares, std::span<float>(shares));
+  s.ctx.read<float>(s.losses.values, s.host.values);
+  s.ctx.read<float>(s.losses.shares, s.host.shares);
   s.ctx.read<float>(s.quantized.losses, std::span<float>(vq));
   const AdamWScalars a = scalars();
-  return {losses[0], losses[1], losses[2], vq[0], vq[1], shares[0], shares[1], shares[2], a.norm, a.step, a.skipped};
+  for (size_t i = 0; i < m.terms.size(); ++i) m.terms[i].value = s.host.values[i], m.terms[i].share = s.host.shares[i];
+  m.commitment = vq[0], m.codebook = vq[1];
+  m.gradient_norm = a.norm, m.updates = a.step, m.skipped = a.skipped;
+  return m;
 }
 
 AdamWScalars TrainingStep::scalars() { return impl_->optimizer->scalars(); }
@@ -240,7 +259,12 @@ void TrainingStep::set_scalars(const AdamWScalars& a) { impl_->optimizer->set_sc
 
 std::vector<StateTensor> TrainingStep::state() {
   std::vector<StateTensor> all = impl_->optimizer->state();
-  all.push_back({"balancer", impl_->losses.balancer_state});
+  // Two numbers per term: the decayed sum of its gradient's norms, and the decayed sum of ones.
+  const PlannedLosses& losses = impl_->losses;
+  const size_t count = losses.terms.size();
+  for (size_t i = 0; i < 2 * count; ++i)
+    all.push_back({(i < count ? "balancer.norms." : "balancer.ones.") + losses.terms[i % count].name,
+                   View<float>(losses.balancer_state.data + i, {})});
   return all;
 }
 

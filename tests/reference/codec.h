@@ -1,7 +1,7 @@
 #pragma once
 // DAC's encoder, quantizer and decoder in double, as nacre trains them. They are a composition of layers, and an
 // example for other models.
-#include "nacre/codec/codec_config.h"
+#include "nacre/systems/codec_config.h"
 #include "reference/layers.h"
 #include "reference/losses.h"
 #include "reference/quantizer.h"

@@ -104,7 +104,7 @@ TEST_CASE("the log of a resumed run is one history", "[training][report]") {
   REQUIRE(log.train.size() == 2);
   CHECK(log.train[1].step == 20);
   CHECK(log.train[1].loss == 2.5);
-  CHECK(std::isnan(log.train[1].mel));
+  CHECK(log.terms.empty());
   REQUIRE(log.valid.size() == 2);
   CHECK(log.valid[0].loss == 3);
   CHECK(log.valid[1].loss == 2.25);
@@ -117,6 +117,30 @@ TEST_CASE("the log of a resumed run is one history", "[training][report]") {
   CHECK_THROWS_AS(read_run_log(folder / "missing.jsonl"), Error);
   write_bytes(path, "\n{}\n");
   CHECK_THROWS_AS(read_run_log(path), Error);
+}
+
+TEST_CASE("a log names the terms of its loss, in their order", "[training][report]") {
+  const TemporaryFolder folder;
+  write_bytes(folder / "log.jsonl",
+              "{\"step\":1,\"loss\":3,\"waveform/loss\":1,\"mel/loss\":0.5,\"vq/commitment_loss\":0.25}\n"
+              "{\"step\":2,\"loss\":3,\"waveform/loss\":2,\"mel/loss\":null,\"adversarial/loss\":4}\n"
+              "{\"step\":2,\"valid/loss\":3,\"valid/mel\":5,\"valid/mel_distance\":8,\"valid/share_feature\":0.5,"
+              "\"valid/share_mel\":0.25}\n");
+  const RunLog log = read_run_log(folder / "log.jsonl");
+  CHECK(log.terms == std::vector<std::string>{"waveform", "mel", "adversarial", "feature"});
+  REQUIRE(log.train.size() == 2);
+  CHECK(log.train[0].terms == std::vector<double>{1, 0.5});
+  CHECK(log.train[0].commitment == 0.25);
+  CHECK(std::isnan(term_of(log.train[0].terms, 2)));
+  CHECK(log.train[1].terms[0] == 2);
+  CHECK(std::isnan(log.train[1].terms[1]));
+  CHECK(log.train[1].terms[2] == 4);
+  REQUIRE(log.valid.size() == 1);
+  REQUIRE(log.valid[0].terms.size() == 4);
+  CHECK(std::isnan(log.valid[0].terms[0]));
+  CHECK(log.valid[0].terms[1] == 5);
+  CHECK(log.valid[0].shares[1] == 0.25);
+  CHECK(log.valid[0].shares[3] == 0.5);
 }
 
 TEST_CASE("a report is one page with everything inside", "[training][report]") {

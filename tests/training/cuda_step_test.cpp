@@ -184,8 +184,9 @@ class Follower {
     step_.measure();
     const StepMetrics after = step_.metrics();
     o.codes[1] = codes();
-    o.values = {now.waveform,   now.stft,   now.mel,   now.commitment,  now.gradient_norm,
-                after.waveform, after.stft, after.mel, after.commitment};
+    const auto value = [](const StepMetrics& m, const char* term) { return static_cast<double>(m.term(term).value); };
+    o.values = {value(now, "waveform"),   value(now, "stft"),   value(now, "mel"),   now.commitment,  now.gradient_norm,
+                value(after, "waveform"), value(after, "stft"), value(after, "mel"), after.commitment};
     return o;
   }
 

@@ -123,9 +123,9 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
     CHECK(line["other/learning_rate"].get<double>() == Approx(rate).epsilon(0x1p-24));  // a float
     const StepMetrics& m = metrics[static_cast<size_t>(at - 1)];
     for (const auto& [key, value] : std::map<std::string, float>{{"loss", m.loss()},
-                                                                 {"waveform/loss", m.waveform},
-                                                                 {"stft/loss", m.stft},
-                                                                 {"mel/loss", m.mel},
+                                                                 {"waveform/loss", m.term("waveform").value},
+                                                                 {"stft/loss", m.term("stft").value},
+                                                                 {"mel/loss", m.term("mel").value},
                                                                  {"vq/commitment_loss", m.commitment},
                                                                  {"vq/codebook_loss", m.codebook},
                                                                  {"other/grad_norm", m.gradient_norm}}) {

@@ -236,7 +236,8 @@ TEST_CASE("trainer: a batch that is not finite changes nothing and is counted") 
       step.run();
       for (const auto& [name, values] : everything()) {
         INFO(name);
-        if (name != "balancer") CHECK((values == before.at(name)));  // the balancer counts every finite gradient
+        if (!name.starts_with("balancer."))
+          CHECK((values == before.at(name)));  // the balancer counts every finite gradient
       }
     }
     CHECK(step.metrics().skipped == 2);

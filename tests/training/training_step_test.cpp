@@ -284,9 +284,8 @@ TEST_CASE("measuring changes no state", "[step]") {
     for (int i = 0; i < 3; ++i) run.next(), run.step.measure();
     CHECK(same_bits(before, run.state()));
     const StepMetrics m = run.step.metrics();
-    CHECK(m.waveform > 0);
-    CHECK(m.stft > 0);
-    CHECK(m.mel > 0);
+    for (const char* term : {"waveform", "stft", "mel"}) CHECK(m.term(term).value > 0);
+    CHECK_THROWS_WITH(m.term("pitch"), Catch::Contains("\"pitch\", expected one of waveform, stft, mel"));
     CHECK(m.commitment > 0);
     CHECK(m.updates == 3);
   }

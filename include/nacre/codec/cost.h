@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec/codec_config.h"
-#include "nacre/nn/loss.h"
+#include "nacre/losses/loss.h"
+#include "nacre/systems/codec_config.h"
 
 namespace nacre {
 

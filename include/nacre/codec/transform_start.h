@@ -22,8 +22,8 @@
 //               learning rate / length. Both factors therefore set how much one step disturbs the signal.
 #include <string>
 
-#include "nacre/codec/codec_config.h"
 #include "nacre/nn/parameters.h"
+#include "nacre/systems/codec_config.h"
 
 namespace nacre {
 

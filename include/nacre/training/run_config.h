@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "nacre/codec/codec_config.h"
-#include "nacre/nn/loss.h"
+#include "nacre/losses/loss.h"
+#include "nacre/systems/codec_config.h"
 #include "nacre/training/training_step.h"
 
 namespace nacre::training {

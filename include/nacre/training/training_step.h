@@ -9,19 +9,27 @@
 #include <vector>
 
 #include "nacre/codec/codec.h"
-#include "nacre/nn/loss.h"
+#include "nacre/losses/loss.h"
 #include "nacre/training/optimizer.h"
 
 namespace nacre {
 
+/// A term of the loss in one step.
+struct TermMetrics {
+  std::string name, title;  ///< as in TermSpec
+  float value = 0;          ///< unweighted
+  float share = 0;          ///< of the gradient at the waveform, as applied
+};
 /// Measurements of one step, read back on demand.
 struct StepMetrics {
-  float waveform = 0, stft = 0, mel = 0, commitment = 0, codebook = 0;
-  float share_waveform = 0, share_stft = 0, share_mel = 0;
+  std::vector<TermMetrics> terms;  ///< of losses_of(), in its order
+  float commitment = 0, codebook = 0;
   float gradient_norm = 0;
   int32_t updates = 0, skipped = 0;
-  /// The unweighted sum, independent of the weights used in training.
-  float loss() const { return waveform + stft + mel + commitment; }
+  /// The unweighted sum of the terms and the commitment, independent of the weights used in training.
+  float loss() const;
+  /// Throws Error(usage) for an unknown name.
+  const TermMetrics& term(const std::string& name) const;
 };
 
 class TrainingStep {
@@ -58,7 +66,8 @@ class TrainingStep {
   void set_capture(bool);
   /// Computes forward pass and losses only. Trains nothing and changes no state.
   void measure();
-  StepMetrics metrics();
+  /// Waits for the device. The result is overwritten by the next call.
+  const StepMetrics& metrics();
 
   Context& context() noexcept;
   /// A caller that changes the values must call refresh() on the parameters.

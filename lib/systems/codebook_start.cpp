@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <optional>
 
-#include "codec/projections.h"
-#include "nacre/codec/codec.h"
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/vq.h"
+#include "nacre/systems/quantizer.h"
+#include "systems/projections.h"
 
 namespace nacre {
 namespace {

@@ -1,5 +1,5 @@
 // A codec's configuration in JSON, and the receptive fields of samples and frames.
-#include "nacre/codec/codec_config.h"
+#include "nacre/systems/codec_config.h"
 
 #include <algorithm>
 #include <cmath>

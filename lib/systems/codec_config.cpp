@@ -1,4 +1,4 @@
-#include "nacre/codec/codec_config.h"
+#include "nacre/systems/codec_config.h"
 
 #include <algorithm>
 #include <bit>
@@ -7,7 +7,7 @@
 #include "files/fields.h"
 #include "files/spelling.h"
 #include "files/text.h"
-#include "nacre/codec/codec.h"
+#include "nacre/systems/system.h"
 
 namespace nacre {
 namespace {

@@ -1,0 +1,112 @@
+#pragma once
+// Losses on waveforms, and the balancing of their gradients. A loss is a step of one or more terms. Each term has a
+// name, a weight, and a branch of the estimate that receives its gradient. The balancer joins the gradients of the
+// branches. Logs, reports and checkpoints refer to terms by name.
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nacre/files/fields.h"
+#include "nacre/nn/plan.h"
+#include "nacre/ops/spectral_loss.h"
+
+namespace nacre {
+
+struct LossConfig {
+  double waveform = 1, stft = 1, mel = 1;
+  double vq = 1;
+  bool orthogonal = false;
+  bool balanced = true;
+  double balancer_decay = 0.999;
+  std::vector<int64_t> windows{64, 256, 1024};
+  std::vector<int64_t> mels{10, 40, 80};
+  MelScale mel_scale = MelScale::slaney;
+
+  /// Throws Error(usage) that names the invalid key.
+  void check(int64_t sample_rate) const;
+  /// The scales of the spectral losses, with equal weights that sum to one.
+  SpectralConfig spectral(int64_t sample_rate) const;
+};
+
+template <class V>
+void fields(V& v, LossConfig& c) {
+  using namespace field;
+  v("waveform", c.waveform, range(0, 1e6),
+    "weight of the L1 distance of waveforms; with loss.balanced this weight, stft and mel are shares of the gradient "
+    "at the waveform");
+  v("stft", c.stft, range(0, 1e6), "weight of the distance of STFT magnitudes and their logarithms");
+  v("mel", c.mel, range(0, 1e6), "weight of the distance of logarithmic mel spectra");
+  v("vq", c.vq, range(0, 1e6), "weight of the commitment term at the latent, outside the balancer");
+  v("orthogonal", c.orthogonal, flag(),
+    "remove the part along the quantisation error from the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
+  v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
+  v("balancer_decay", c.balancer_decay, range(0, below(1)), "decay of the moving averages of gradient norms");
+  v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
+  v("mels", c.mels, described("one per window, each 0 to half of it"), "mel bands per window; 0: no mel term there");
+  v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
+}
+
+/// The part of a term that is known before it is planned.
+struct TermSpec {
+  std::string name;   ///< key in logs and checkpoints: <name>/loss, valid/<name>, valid/share_<name>
+  std::string title;  ///< name in text and charts
+  double weight = 1;
+};
+/// What a loss compares, and where it writes its values.
+struct Signals {
+  std::span<const Flow> estimates;  ///< [B, T, 1, 1]: one branch per term, all with the same value
+  View<const float> target;         ///< [B, T, 1, 1]
+  View<const int32_t> lengths;      ///< [B]: valid samples per item; empty: all
+  View<float> values;               ///< [terms] =, unweighted
+};
+/// A loss. `plan` records one step that reads every branch. Its backward pass computes the values and the gradient of
+/// each term with respect to its branch, unweighted. The step must be the only reader of its branches.
+struct Loss {
+  std::vector<TermSpec> terms;
+  std::function<void(Plan&, const Signals&)> plan;
+};
+
+/// L1 distance of the samples: term "waveform".
+Loss waveform_loss_of(const LossConfig&);
+/// Distances of spectra over LossConfig::windows, computed together: terms "stft" and "mel".
+Loss spectral_loss_of(const LossConfig&, int64_t sample_rate);
+/// All losses of a configuration. The order of their terms is the order in logs and in the balancer. Throws Error(usage)
+/// that names an invalid key.
+std::vector<Loss> losses_of(const LossConfig&, int64_t sample_rate);
+/// The title of a term of losses_of(); for other names, the name itself.
+std::string term_title(const std::string& name);
+
+/// Branches of one activation. Each has the activation's value and a gradient of its own.
+struct Branches {
+  int step = 0;  ///< its backward pass joins the gradients
+  std::vector<Flow> flows{};
+  View<const float> shares{};  ///< [branches]: share of each branch in the joint gradient, as applied
+  View<float> state{};         ///< [2 * branches]: state of the op `balancer` (nacre/ops/balancer.h)
+};
+/// A fork whose backward pass joins the gradients of its branches by the op `balancer`.
+class GradientBalancer {
+ public:
+  GradientBalancer(double decay, bool balanced) : decay_(decay), balanced_(balanced) {}
+  /// One branch per weight, at most balancer_max. The step must be the only reader of x that passes a gradient. Throws
+  /// Error(usage) otherwise.
+  Branches plan(Plan&, Flow x, std::span<const double> weights) const;
+
+ private:
+  double decay_;
+  bool balanced_;
+};
+
+/// The losses of a configuration, planned on one estimate.
+struct PlannedLosses {
+  int step = 0;  ///< after its backward pass, values and shares are known
+  std::vector<TermSpec> terms{};
+  View<const float> values{};    ///< [terms]: unweighted
+  View<const float> shares{};    ///< [terms]: share of each term in the gradient, as applied
+  View<float> balancer_state{};  ///< [2 * terms]: saved in checkpoints
+};
+/// Plans losses_of(config) on branches of `estimate`.
+PlannedLosses plan_losses(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths,
+                          const LossConfig&, int64_t sample_rate);
+
+}  // namespace nacre

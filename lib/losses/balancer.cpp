@@ -1,0 +1,39 @@
+// The fork in front of the losses, whose backward pass is EnCodec's balancer (ops/balancer.h).
+#include "nacre/ops/balancer.h"
+
+#include "nacre/losses/loss.h"
+
+namespace nacre {
+
+Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights) const {
+  if (weights.empty() || weights.size() > static_cast<size_t>(balancer_max))
+    throw Error(ErrorKind::usage, "balancer: " + std::to_string(weights.size()) + " branches, expected 1 to " +
+                                      std::to_string(balancer_max));
+  const Step s = p.step("loss.balancer");
+  const auto count = static_cast<int64_t>(weights.size());
+  const auto in = s.reads<float>(x);
+  if (in.add) throw Error(ErrorKind::usage, "balancer: another step passes a gradient to the activation");
+  Branches made{.step = s.number()};
+  Balancer op{};
+  op.count = static_cast<int>(count);
+  op.decay = static_cast<float>(decay_), op.balanced = balanced_;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Output<float> branch = s.shares<float>(x);
+    made.flows.push_back(branch.flow);
+    op.gradients[i] = branch.grad;
+    op.weights[i] = static_cast<float>(weights[i]);
+  }
+  const View<float> shares = p.persistent<float>({.channels = count});
+  made.shares = shares;
+  made.state = p.persistent<float>({.channels = 2 * count});
+  op.state = made.state, op.shares = shares, op.gradient = in.grad;
+  op.scratch = s.scratch(balancer_scratch(p.context(), x.shape, op.count), Until::backward);
+  s.changes(made.state);
+  const auto samples = static_cast<double>(x.shape.elements());
+  s.costs({.input_gradient = {.floats = 4 * static_cast<double>(count) * samples,
+                              .bytes = (8 * static_cast<double>(count) + 4) * samples}});
+  s.backward([=](Context& c) { balancer(c, op); });
+  return made;
+}
+
+}  // namespace nacre

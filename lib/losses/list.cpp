@@ -1,0 +1,75 @@
+// The list of losses, their configuration, and the plan of all of them.
+#include "losses/list.h"
+
+#include "files/fields.h"
+
+namespace nacre {
+namespace {
+
+[[noreturn]] void refuse_loss(const std::string& key, const std::string& what) {
+  throw Error(ErrorKind::usage, "loss." + key + ": " + what);
+}
+
+}  // namespace
+
+std::vector<Loss> losses_of(const LossConfig& config, int64_t sample_rate) {
+  config.check(sample_rate);
+  return {waveform_loss_of(config), spectral_loss_of(config, sample_rate)};
+}
+
+void LossConfig::check(int64_t sample_rate) const {
+  LossConfig c = *this;
+  check_limits("loss", fields_of(c), twelve_digits);
+  if (waveform + stft + mel <= 0) refuse_loss("waveform", "waveform, stft and mel are all zero; one must be positive");
+  if (windows.empty()) refuse_loss("windows", "is empty");
+  if (mels.size() != windows.size())
+    refuse_loss("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (windows[i] < 8 || windows[i] > 65536 || windows[i] % 4 != 0)
+      refuse_loss("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
+    if (mels[i] < 0 || mels[i] > windows[i] / 2)
+      refuse_loss("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) +
+                              ", expected 0 to " + std::to_string(windows[i] / 2));
+  }
+  if (sample_rate <= 0) refuse_loss("sample_rate", "must be positive");
+}
+
+std::string term_title(const std::string& name) {
+  for (const Loss& loss : losses_of({}, 16000))
+    for (const TermSpec& term : loss.terms)
+      if (term.name == name) return term.title;
+  return name;
+}
+
+Input<float> read_branch(const Step& s, Flow branch) {
+  const Input<float> in = s.reads<float>(branch, Until::backward);
+  if (in.add) throw Error(ErrorKind::usage, "loss: a branch has another reader, expected the loss alone");
+  return in;
+}
+
+PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View<const int32_t> lengths,
+                          const LossConfig& config, int64_t sample_rate) {
+  const std::vector<Loss> losses = losses_of(config, sample_rate);
+  PlannedLosses planned;
+  std::vector<double> weights;
+  for (const Loss& loss : losses)
+    for (const TermSpec& term : loss.terms) planned.terms.push_back(term), weights.push_back(term.weight);
+  const Branches branches =
+      GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights);
+  const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
+  size_t first = 0;
+  for (const Loss& loss : losses) {
+    const size_t count = loss.terms.size();
+    const View<float> own(values ? values.data + first : nullptr, {.channels = static_cast<int64_t>(count)});
+    loss.plan(p, {.estimates = std::span(branches.flows).subspan(first, count),
+                  .target = target,
+                  .lengths = lengths,
+                  .values = own});
+    first += count;
+  }
+  planned.step = branches.step;
+  planned.values = values, planned.shares = branches.shares, planned.balancer_state = branches.state;
+  return planned;
+}
+
+}  // namespace nacre

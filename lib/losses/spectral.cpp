@@ -1,0 +1,64 @@
+// Distances of spectra (ops/spectral_loss.h): short-time Fourier transforms and mel bands, over several windows.
+#include <cmath>
+#include <memory>
+
+#include "losses/list.h"
+
+namespace nacre {
+namespace {
+
+/// Counts frames of both signals and their spectra, each written and read, and for each of the two losses one gradient
+/// spectrum with its frames.
+Costs window_costs(Shape signal, int64_t window) {
+  const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
+  const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
+  const double transforms = 5 * length * std::ceil(std::log2(length)) * frames,
+               bytes = 32 * frames * length + 8 * samples;
+  return {.forward = {.floats = transforms + 40 * frames * length, .bytes = bytes},
+          .input_gradient = {.floats = transforms + 10 * frames * length, .bytes = bytes}};
+}
+
+}  // namespace
+
+SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
+  SpectralConfig c;
+  c.sample_rate = sample_rate;
+  c.mel_scale = mel_scale;
+  int64_t with_mel = 0;
+  for (const int64_t m : mels) with_mel += m > 0;
+  const float each = 1.0f / static_cast<float>(windows.size());
+  const float each_mel = with_mel > 0 ? 1.0f / static_cast<float>(with_mel) : 0.0f;
+  for (size_t i = 0; i < windows.size(); ++i)
+    c.scales.push_back({.window = windows[i],
+                        .hop = windows[i] / 4,
+                        .mels = mels[i],
+                        .magnitude = each,
+                        .log_magnitude = each,
+                        .mel_log = mels[i] > 0 ? each_mel : 0.0f});
+  return c;
+}
+
+Loss spectral_loss_of(const LossConfig& config, int64_t sample_rate) {
+  const auto plan = [config, sample_rate](Plan& p, const Signals& signals) {
+    const Step s = p.step("loss.spectral");
+    const Input<float> stft = read_branch(s, signals.estimates[0]), mel = read_branch(s, signals.estimates[1]);
+    const Shape shape = signals.estimates[0].shape;
+    for (const int64_t window : config.windows)
+      s.costs(window_costs(shape, window), "loss.window." + std::to_string(window));
+    // Closures are copied, but the tables of windows and bands are shared. They are built only when steps are recorded.
+    std::shared_ptr<const SpectralPlan> tables;
+    if (p.recording()) tables = std::make_shared<SpectralPlan>(p.context(), shape, config.spectral(sample_rate));
+    s.backward([=, target = signals.target, lengths = signals.lengths, values = signals.values](Context& c) {
+      spectral_loss(c, {.plan = *tables,
+                        .estimate = stft.value,
+                        .target = target,
+                        .lengths = lengths,
+                        .losses = values,
+                        .dstft = stft.grad,
+                        .dmel = mel.grad});
+    });
+  };
+  return {.terms = {{"stft", "STFT", config.stft}, {"mel", "mel", config.mel}}, .plan = plan};
+}
+
+}  // namespace nacre

@@ -1,0 +1,84 @@
+// What a checkpoint restores beside the parameters: parts of the state by their names.
+#include "file_tools.h"
+#include "nacre/files/safetensors.h"
+#include "training/trainer_runs.h"
+#include "training/trainer_state.h"
+
+using namespace nacre;
+using namespace nacre::test;
+
+namespace {
+
+std::map<std::string, std::vector<float>> balancer_of(TrainingStep& step) {
+  std::map<std::string, std::vector<float>> found;
+  for (const StateTensor& s : step.state()) {
+    if (!s.name.starts_with("balancer.")) continue;
+    found[s.name].resize(static_cast<size_t>(s.values.elements()));
+    step.context().read<float>(s.values, found[s.name]);
+  }
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint: the balancer's averages are restored by the names of the terms", "[training]") {
+  const TemporaryFolder folder;
+  const RunConfig config = tiny();
+  Context ctx({.threads = 1});
+  TrainingStep step(ctx, config.codec, config.loss, config.optimizer, 2, 400, 1);
+  const std::vector<float> audio = sine(2 * step.samples(), 300, 16000, 0.4);
+  const std::vector<int32_t> lengths(2, static_cast<int32_t>(step.samples()));
+  step.load(audio, lengths);
+  for (int i = 0; i < 3; ++i) step.run();
+  const std::map<std::string, std::vector<float>> trained = balancer_of(step);
+  REQUIRE(trained.size() == 6);
+  for (const auto& [name, values] : trained) {
+    INFO(name);
+    REQUIRE(values.size() == 1);
+    CHECK(values[0] > 0);
+  }
+
+  const RunIdentity identity = identity_of(config, 0, ctx, Storage::float32, RunSchedule(config.training, 10, 0));
+  const CheckpointContent content = content_of(step, ctx, identity, 3, 0);
+  for (const CheckpointFile& file : content.files) {
+    std::string bytes;
+    file.write([&](std::span<const std::byte> part) {
+      bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
+    });
+    write_bytes(folder / file.name, bytes);
+  }
+  const Checkpoint checkpoint{.path = folder.path(), .step = 3, .manifest = content.manifest, .metric = {}};
+  const auto restored = [&] {
+    TrainingStep other(ctx, config.codec, config.loss, config.optimizer, 2, 400, 2);
+    other.load(audio, lengths);
+    other.run();  // its state is not zero any more
+    CHECK(restore(other, checkpoint) == 3);
+    return balancer_of(other);
+  };
+  CHECK(restored() == trained);
+
+  // Writes the file again with other parts of the balancer's state.
+  const auto rewrite = [&](const std::function<bool(const std::string&)>& keep, const std::vector<float>& whole) {
+    const Safetensors file = Safetensors::read(folder / "optimizer.safetensors");
+    std::vector<StoredTensor> tensors;
+    for (const StoredTensor& t : file.tensors())
+      if (keep(t.name)) tensors.push_back(t);
+    if (!whole.empty())
+      tensors.push_back({"balancer", Dtype::f32, {static_cast<int64_t>(whole.size())}, std::as_bytes(std::span(whole))});
+    write_safetensors(folder / "new.safetensors", tensors);
+    fs::rename(folder / "new.safetensors", folder / "optimizer.safetensors");
+  };
+  // A term that the run did not have begins at zero; the others keep their values.
+  rewrite([](const std::string& name) { return name.find(".stft") == std::string::npos || !name.starts_with("balancer."); }, {});
+  std::map<std::string, std::vector<float>> expected = trained;
+  expected["balancer.norms.stft"] = expected["balancer.ones.stft"] = {0};
+  CHECK(restored() == expected);
+  // Earlier versions wrote one tensor: the norms of waveform, STFT and mel, then the ones.
+  rewrite([](const std::string& name) { return !name.starts_with("balancer"); }, {1, 2, 3, 4, 5, 6});
+  CHECK(restored() == std::map<std::string, std::vector<float>>{{"balancer.norms.waveform", {1}},
+                                                                {"balancer.norms.stft", {2}},
+                                                                {"balancer.norms.mel", {3}},
+                                                                {"balancer.ones.waveform", {4}},
+                                                                {"balancer.ones.stft", {5}},
+                                                                {"balancer.ones.mel", {6}}});
+}
