@@ -220,7 +220,7 @@ std::string curves(const Findings& f) {
                    .from_zero = true,
                    .series = {of_valid("held out", "var(--blue)", &ValidLine::snr)}});
   s += chart_html({.title = "Loss",
-                   .note = "What training makes smaller: the sum of the parts below. It should fall.",
+                   .note = "The quantity that training minimises: the sum of the parts below. It should fall.",
                    .y_name = "loss",
                    .series = {of_train("training", "var(--blue)", &TrainLine::loss),
                               of_valid("held out", "var(--orange)", &ValidLine::loss)}});
@@ -239,7 +239,7 @@ std::string curves(const Findings& f) {
        .series = std::move(shares)});
   Chart usage{
       .title = "Codebook use",
-      .note = "Part of each codebook's codes that occur in the held-out audio. Codes that never occur are wasted bits.",
+      .note = "Part of each codebook's codes that occur in the held-out audio. Codes that never occur waste bits.",
       .y_name = "codes in use, %",
       .y_min = 0,
       .y_max = 100,
