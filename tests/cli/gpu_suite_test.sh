@@ -282,7 +282,7 @@ expect_line out "^peers +not run .*this PyTorch finds no CUDA device"
 PRETEND_PEERS=3 run $suite --out peers --part peers-all --part peers
 expect_code 3 "a budget that was spent"
 expect_line out "^peers-all +incomplete +[0-9]+ s  2 results"
-expect_line out "^incomplete: peers peers-all; to go on: .*gpu_suite.sh --out peers --part peers-all --part peers --resume"
+expect_line out "^incomplete: peers peers-all; to continue: .*gpu_suite.sh --out peers --part peers-all --part peers --resume"
 export PYTHON=plain-python
 
 # ---- plans ---------------------------------------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ with_limits "2 10 60" "^bench +incomplete .* 1 cases measured" out --out slow --
 unset PRETEND_SLOW
 expect_code 3 "a part at its limit"
 expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed, 0 not begun"
-expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit $limit --resume"
+expect_line out "^incomplete: bench; to continue: .* --out slow --part bench --limit $limit --resume"
 expect_line slow/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 expect_line slow/nvidia-pretender-1/report.md '^\| bench \| incomplete \|'
 grep -qx slow slow/state/bench-pieces/begun && fail "a case that was stopped counts as done"
@@ -491,7 +491,7 @@ expect_text "at most 1000 are allowed" "--limit 1000"
 [ ! -e packed.tar.xz ] || fail "a file that is too large was written"
 sed -i s/nacre-commit:0/nacre-commit:f/ tree/build/cuda/tests/nacre_tests
 refused 5 tree/scripts/gpu_pack.sh --no-speech --out packed.tar.xz
-expect_text "nacre_tests was built from f123456789ab, this is 0123456789abcdef" "a program of another commit"
+expect_text "nacre_tests was built from f123456789ab, the tree is at 0123456789abcdef" "a program of another commit"
 cp "$(type -P true)" elf && cp tree/build/cuda/nacre script && mv elf tree/build/cuda/nacre
 run tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz --stale # one of the programs needs shared libraries
 expect_code 0 "packing"
