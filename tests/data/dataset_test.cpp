@@ -144,7 +144,7 @@ TEST_CASE("a folder without usable audio says so", "[training][dataset]") {
   std::filesystem::remove(folder / "a.wav");
   write_sine(folder / "valid/a.wav", 1000);
   CHECK_THAT(thrown(folder.path(), {}),
-             Catch::Contains("nothing is left to train on") && Catch::Contains("training.held_out_folders=false"));
+             Catch::Contains("none is left to train on") && Catch::Contains("training.held_out_folders=false"));
   CHECK_THAT(thrown(folder.path(), {.sample_rate = 5}, ErrorKind::usage), Catch::Contains("sample_rate is 5"));
 }
 

@@ -273,7 +273,7 @@ TEST_CASE("safetensors: the writer refuses what could not be read back", "[safet
   for (const std::string& name : {std::string("__metadata__"), std::string("\xff"), std::string("a\0b", 3)}) {
     bad = good;
     bad.name = name;
-    refused({bad}, "cannot be the name");
+    refused({bad}, "is not a valid tensor name");
   }
   CHECK_THROWS_WITH(written(std::vector{good}, {{"k", "\xff"}}), Catch::Contains("metadata \"k\""));
 }

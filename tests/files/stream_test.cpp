@@ -300,7 +300,7 @@ TEST_CASE("lengths that do not fit to the frames are refused", "[stream]") {
   Bytes b = written(random_stream(small_header(), 4, rng));
   set(b, b.size() - 12, uint64_t{1} << 40, 8);
   set(b, b.size() - 4, crc32c(std::span(b).subspan(b.size() - 32, 28), header_crc(b)), 4);
-  CHECK(refused(b, "do not fit"));
+  CHECK(refused(b, "do not match the length"));
 }
 
 TEST_CASE("the writer refuses what the reader would", "[stream]") {
