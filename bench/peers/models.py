@@ -427,7 +427,7 @@ class Step:
 def main():
     for name in sys.argv[1:] or CONFIGS:
         if name not in CONFIGS:
-            sys.exit(f"{name} is no configuration, expected one of {' '.join(CONFIGS)}")
+            sys.exit(f"{name} is not a configuration, expected one of {' '.join(CONFIGS)}")
         codec = Codec(CONFIGS[name])
         trained = sum(p.numel() for p in codec.parameters())
         state = sum(p.numel() for p in codec.buffers())

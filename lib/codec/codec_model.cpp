@@ -125,7 +125,8 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
-    throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
+    throw Error(ErrorKind::usage,
+                "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.audio_in.shape));
   if (codes.shape != m.codes_out.shape)
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
   expect_data("encode", "audio", audio);
@@ -140,7 +141,8 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
-    throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));
+    throw Error(ErrorKind::usage,
+                "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
   expect_data("decode", "codes", codes);
@@ -218,8 +220,8 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& fi
       what += ";";
     };
     list("missing", report.missing);
-    list("surplus", report.surplus);
-    list("misshapen", report.misshapen);
+    list("unexpected", report.surplus);
+    list("of another shape", report.misshapen);
     what.pop_back();
     throw Error(ErrorKind::input, what);
   }
@@ -239,10 +241,9 @@ Codec load_codec(Context& ctx, const std::filesystem::path& path, Storage storag
   const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
   const auto found = file.metadata().find(config_metadata_key);
   if (found == file.metadata().end())
-    throw Error(ErrorKind::input,
-                path.string() + ": has no \"" + config_metadata_key +
-                    "\" in its metadata: it was not written by nacre, and its configuration must be given "
-                    "(--config of the program)");
+    throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
+                                      "\" in its metadata, because it was not written by nacre; give its configuration "
+                                      "(--config of the program)");
   CodecConfig config;
   try {
     config = CodecConfig::from_json(found->second);

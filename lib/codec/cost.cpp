@@ -33,7 +33,7 @@ const DeviceCeilings& device_ceilings(const std::string& name) {
     if (d.name == name) return d;
     names += (names.empty() ? "" : ", ") + d.name;
   }
-  throw Error(ErrorKind::usage, "device \"" + name + "\" is not in the table of ceilings; choose one of " + names);
+  throw Error(ErrorKind::usage, "device \"" + name + "\" is unknown; expected one of " + names);
 }
 std::vector<std::string> device_names() {
   std::vector<std::string> names;
@@ -45,7 +45,7 @@ Arithmetic arithmetic(const std::string& name) {
   if (name == "fp32") return Arithmetic::fp32;
   if (name == "tf32") return Arithmetic::tf32;
   if (name == "bf16") return Arithmetic::bf16;
-  throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; choose fp32, tf32 or bf16");
+  throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; expected fp32, tf32 or bf16");
 }
 
 double floor_seconds(const Work& w, const DeviceCeilings& d, Arithmetic a) {

@@ -222,8 +222,9 @@ TransformStart transform_start_of(const CodecConfig& c) {
   };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
   if (strided_padding(e) * d != strided_padding(d) * e)
-    return refused("the strides beside the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
-                   " (decoder), expected equal or both even: their padding places the transform's windows");
+    return refused(
+        "the strides next to the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
+        " (decoder), expected equal or both even, because their padding sets the place of the transform's windows");
   // Layers that distribute samples must carry all of them. The transform layer may omit bands.
   int64_t phases = 1, width = c.encoder_dim, layer = 0;
   for (const int64_t rate : c.encoder_rates) {

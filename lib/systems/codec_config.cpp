@@ -101,8 +101,8 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
       continue;
     }
     const std::string near = did_you_mean(key, keys_of(all));
-    throw Error(ErrorKind::usage, "codec." + key + " is no known key" +
-                                      (near.empty() ? "; there are " + listed(keys_of(all), "and") : near));
+    throw Error(ErrorKind::usage, "codec." + key + " is not a known key" +
+                                      (near.empty() ? "; the keys are " + listed(keys_of(all), "and") : near));
   }
   c.check();
   return c;

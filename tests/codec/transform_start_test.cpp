@@ -103,7 +103,7 @@ CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> dec
 
 }  // namespace
 
-TEST_CASE("without a quantizer and before any step, every ready configuration gives back its input", "[start]") {
+TEST_CASE("without a quantizer and before any step, every built-in configuration gives back its input", "[start]") {
   for (const std::string& name : CodecConfig::names()) {
     // The emulator would take minutes and gigabytes for the wide models. They run on the CPU and on a real device only.
     const bool wide = name.rfind("dac-", 0) == 0;
@@ -208,8 +208,8 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   c = small(ActivationKind::snake, {4, 5}, false);
   c.decoder_rates = {4, 5};
   CHECK(transform_start_of(c).refused ==
-        "the strides beside the latent are 5 (encoder) and 4 (decoder), expected equal or both even: "
-        "their padding places the transform's windows");
+        "the strides next to the latent are 5 (encoder) and 4 (decoder), expected equal or both even, "
+        "because their padding sets the place of the transform's windows");
   c.decoder_rates = {5, 2, 2};
   c.decoder_dim = 8;
   CHECK(transform_start_of(c).refused == "decoder layer 1 has 4 channels, expected 8 or more");

@@ -287,7 +287,7 @@ TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
   INFO(what);
   for (const char* part :
        {"wrong.safetensors", "missing (2)", "encoder.block.0.bias", "quantizer.quantizers.1.codebook.weight",
-        "surplus (1)", "encoder.extra", "misshapen (1)", "decoder.model.0.weight_v"})
+        "unexpected (1)", "encoder.extra", "of another shape (1)", "decoder.model.0.weight_v"})
     CHECK(what.find(part) != std::string::npos);
   CHECK(same_bits(before, everything(ctx, codec.parameters())));
 
