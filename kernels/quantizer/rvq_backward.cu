@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(threads)
   for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
     const int64_t row = i / n.latent, used = mask.stages_used(row, n.stages);
     if (used == 0 || !mask.valid(row)) continue;
+    // The contract's e is y - z.
     const double error = -static_cast<double>(residual_after(a, n, row, i % n.latent, used));
     squares += error * error;
     products += error * static_cast<double>(a.dy.data[i]);
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(threads)
   put_partial(sums, parts + blockIdx.x, products);
 }
 
+/// Bound by memory: dy, and per used stage the row of `quantised`; codes come from cache.
 /// A thread per element. With `orthogonal` every block adds the partial sums again, so there are at most max_blocks.
 constexpr int64_t max_blocks = 1024;
 constexpr double max_float = 0x1.fffffep127;
@@ -82,6 +84,7 @@ __global__ void __launch_bounds__(threads)
   const float* code = a.codebooks.data + (s * n.codes + k) * n.dim;
   float* out = a.dcodebooks.data + (s * n.codes + k) * n.dim;
   for (int64_t d0 = 0; d0 < n.dim; d0 += chunk) {
+    // Gradients continue from what is there (+=), in the order of rows; a code without rows is not written.
     float c[4], sum[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -172,6 +175,7 @@ __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
 /// of d = 0 also compute the bias gradients.
 __global__ void __launch_bounds__(threads)
     rvq_parameters_kernel(RvqBackward a, RvqSizes n, const float* de, const float* residuals, const float* dq) {
+  // Lanes have adjacent latent channels: residuals and dq are coalesced; de and codes are the same for all lanes.
   const int64_t c = grid_thread(), d = blockIdx.y, i = blockIdx.z;
   if (c >= n.latent) return;
   const float* de_column = de + i * n.rows * n.dim + d;

@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 #pragma unroll 1
   for (int i = stages - 1; i >= 0; --i) {
+    // Two buffers in turn: a warp that is ahead writes the sums of the next stage while others still read those of this
+    // one. So a stage has one barrier.
     float* sums = group_shared + P::sums + i % 2 * (group_warps * row_values);
     {
       float w[J][code_dim];
@@ -66,6 +68,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll
         for (int j = 0; j < J; ++j) {
           const int element = row * L + j * group_threads;
+          // As on the CPU. Each thread owns its channels of g and dy, so these need no barrier.
           const float dq = used ? dy[element] - g[element] : -g[element];
 #pragma unroll
           for (int d = 0; d < code_dim; ++d) v[d] = __fmaf_rn(dq, w[j][d], v[d]);
@@ -141,6 +144,10 @@ __global__ void __launch_bounds__(threads)
     rvq_factorised_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, int L, const float* de,
                                float* partial) {
   NACRE_DYNAMIC_SHARED(float, residual);
+  // Shared memory: residual and g [chunk][32 channels], codes and de of the chunk's rows [chunk][8], the warps' sums
+  // [warps][columns][32], used stages per row. A row of residual and of g belongs to one warp, which takes the same
+  // rows in all stages; the barriers are for `codes`, `de_rows` and `sums` alone. Lanes have adjacent channels: no bank
+  // conflicts, coalesced loads.
   float *g = residual + chunk * 32, *codes = g + chunk * 32, *de_rows = codes + chunk * code_dim,
         *sums = de_rows + chunk * code_dim;
   int* row_stages = reinterpret_cast<int*>(sums + warps * columns * 32);
@@ -167,6 +174,7 @@ __global__ void __launch_bounds__(threads)
       }
     };
 #pragma unroll 1
+    // Forward to the residual after the last stage; the loop after it goes back, as the chain does.
     for (int i = 0; i < stages; ++i) {
       __syncthreads();
       fetch(i, false);
@@ -213,6 +221,8 @@ __global__ void __launch_bounds__(threads)
       for (int d = 0; d < code_dim; ++d) warp_sums[d * 32] = d_in[d], warp_sums[(code_dim + d) * 32] = d_out[d];
       warp_sums[2 * code_dim * 32] = d_bias;
       __syncthreads();
+      // Warps in order, then chunks in order: the sum is fixed by the shape. The partial is written by the first chunk
+      // of the run and read back by later ones; one thread has the same element each time.
       float* to = partial + (int64_t{blockIdx.y} * stages + i) * columns * n.latent;
       for (int v = tid; v < columns * 32; v += threads) {
         const int channel = static_cast<int>(blockIdx.x) * 32 + v % 32;
