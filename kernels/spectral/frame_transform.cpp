@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t L = frame_lanes;
 
+// Sixteen frames, one per lane. Compilers split the vector where registers are narrower; the operations per lane stay
+// the same.
 using Vector = float __attribute__((vector_size(L * sizeof(float))));
 
 // 16 x 16, in place. Interleaving rows i and i + 8 rotates the eight bits of the index (row, column) by one; four times
@@ -29,6 +31,8 @@ using Vector = float __attribute__((vector_size(L * sizeof(float))));
 }
 
 // re[m], im[m] = windowed samples 2 m and 2 m + 1 of each frame; from_lanes goes back.
+// Eight points of sixteen frames at a time are a 16 x 16 block of samples, which is transposed in registers. Frames
+// begin at any sample, hence memcpy for unaligned loads. The last M % 8 points are moved one by one.
 NACRE_CLONES void to_lanes(const float* const* frames, const float* __restrict w, float* __restrict re,
                            float* __restrict im, int64_t M) {
   int64_t m = 0;
@@ -79,6 +83,8 @@ NACRE_CLONES void from_lanes(const float* __restrict re, const float* __restrict
       }
 }
 
+// Stockham's form: every stage reads one array and writes another, in an order that needs no bit reversal at the end.
+// The innermost loops have the constant length of one vector.
 // One stage of radix r: y[r p + k] = w^(p k) sum_j x[p + count j] exp(-2 pi i j k / r), where each element is `size`
 // floats: `stride` vectors of lanes.
 #define NACRE_FFT_STAGE(name)                                                                          \
@@ -98,6 +104,7 @@ NACRE_FFT_STAGE(radix_2) {
   }
 }
 NACRE_FFT_STAGE(radix_3) {
+  // sin(60 degrees)
   constexpr float half_root = 0.866025403784438647f;
   for (int64_t p = 0; p < count; ++p, w += 4) {
     const int64_t a = p * size, step = count * size, out = 3 * p * size;
@@ -177,6 +184,8 @@ NACRE_CLONES void split_pair(float* __restrict ar, float* __restrict ai, float* 
     br[j] = er - tr, bi[j] = ti - ei;
   }
 }
+// In place. Bin 0 of Z gives the real bins X[0] and X[M]; k and M - k are computed together; for k = M / 2, W^k = -i
+// makes X[k] = conj Z[k].
 void split(float* re, float* im, const float* c, const float* s, int64_t M) {
   for (int64_t j = 0; j < L; ++j) {
     const float even = re[j], odd = im[j];
@@ -204,6 +213,7 @@ NACRE_CLONES void merge_pair(float* __restrict ar, float* __restrict ai, float* 
     br[j] = er + ti, bi[j] = tr - ei;
   }
 }
+// In place, with the same three cases as split().
 void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
   for (int64_t j = 0; j < L; ++j) {
     const float first = re[j], last = re[M * L + j];
@@ -220,6 +230,7 @@ void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
 }  // namespace
 
 FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window) {
+  // Only the half length is transformed, so only its factors matter.
   int64_t rest = window / 2;
   for (const int64_t factor : {2, 3, 5})
     while (rest > 1 && rest % factor == 0) rest /= factor;
@@ -230,6 +241,7 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
   const double step = 2 * std::numbers::pi / static_cast<double>(window);
   hann_.resize(N), cos_.resize(N / 4 + 1), sin_.resize(N / 4 + 1);
   for (size_t n = 0; n < N; ++n) {
+    // sin^2 instead of (1 - cos) / 2, which would cancel at the ends of the window.
     const double s = std::sin(0.5 * step * static_cast<double>(n));
     hann_[n] = static_cast<float>(s * s);
   }
@@ -239,6 +251,7 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
   }
   const int64_t M = window / 2;
   for (int64_t length = M, stride = 1; length > 1;) {
+    // Radix 4 first: it needs the fewest passes and operations. spectral_fused.cu reads the twiddles in this order.
     const int64_t radix = length % 4 == 0 ? 4 : length % 2 == 0 ? 2 : length % 3 == 0 ? 3 : 5;
     stages_.push_back({radix, stride, length / radix, static_cast<int64_t>(twiddles_.size())});
     for (int64_t p = 0; p < length / radix; ++p)

@@ -12,6 +12,9 @@ template <int P>
 __global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
                   int frames_per_block, bool aligned) {
+  // A block has adjacent frames of one item, whose rows are contiguous in the output: writes are coalesced. blockIdx.y
+  // loops over items, because grid.y is limited to 65535; blockIdx.z selects the signal. Bound by memory; samples that
+  // frames share come from cache.
   const float* const signal = blockIdx.z == 0 ? first : second;
   const int packs_per_frame = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block,
             remaining = g.frames - frame0;
@@ -21,6 +24,7 @@ __global__ void __launch_bounds__(threads, 4)
     const float* const x = signal + b * g.time;
     float* const to = rows + ((int64_t{blockIdx.z} * g.batch + b) * g.frames + frame0) * g.window;
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      // Unsigned 32-bit division, which is several times cheaper than a 64-bit one.
       const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs_per_frame)),
                 n = (i - f * packs_per_frame) * P;
       const int begin = (frame0 + f) * g.hop - g.window / 2 + n;
@@ -50,6 +54,8 @@ __global__ void __launch_bounds__(threads, 4)
 template <int P, int at_once = 4>
 __device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int position,
                                              float (&sum)[P]) {
+  // Frame f starts at f hop - window / 2. With q = position + window / 2, it covers the position if f hop <= q < f hop
+  // + window.
   const unsigned q = static_cast<unsigned>(position + g.window / 2), window = static_cast<unsigned>(g.window),
                  hop = static_cast<unsigned>(g.hop);
   const unsigned last = q / hop;  // the last frame that starts at or before the position
@@ -103,6 +109,7 @@ __device__ __forceinline__ void add_sample(const Framing& g, const CountedPart& 
   }
   float v[1] = {0};
   add_position<1, at_once>(g, rows, c.frames, t, v);
+  // dx before the reflections, as on the CPU, where these are added to the sum in dx.
   if (add) v[0] += *dx;
   *dx = edge ? add_reflections(g, rows, c.frames, t, v[0]) : v[0];
 }
@@ -118,6 +125,8 @@ __global__ void __launch_bounds__(threads)
     const CountedPart c = counted_part(g, lengths, b);
     const float* const rows = o.rows + b * g.frames * g.window;
     float* const dx = o.dx + b * g.time + t;
+    // Threads near an end of the signal add reflections, or have samples beyond the item's length. They go sample by
+    // sample; all others in packs.
     if (P == 1 || edge || t + P > c.samples) {
 #pragma unroll 1
       for (int k = 0; k < P; ++k) add_sample<P == 1 ? 4 : 1>(g, c, rows, t + k, edge, o.add, dx + k);

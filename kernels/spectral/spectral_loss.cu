@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
     const int64_t cell = blockIdx.x * block_cells + i * threads + threadIdx.x, row = cell / s.bands;
     if (row >= s.rows) break;
     const int64_t band = cell - row * s.bands;
+    // Magnitudes are computed again for every band that covers the bin (at most two): cheaper than to store them.
     float m = 0, n = 0;
     for (int32_t k = s.by_band.first[band]; k < s.by_band.first[band + 1]; ++k) {
       const int64_t bin = s.by_band.column[k];
@@ -123,6 +124,7 @@ __global__ void __launch_bounds__(threads)
   r.share[blockIdx.x * 4 + i] = share;
   r.weights[blockIdx.x * 4 + i] = static_cast<float>(i % 2 == 0 ? share : share * 0.43429448190325182765);
 }
+/// Thread t adds parts t, t + 256, ... in order, so the sum is fixed by the shape.
 /// One block per scale and term.
 __global__ void __launch_bounds__(threads) spectral_sums_kernel(const Terms* all, Results r) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -185,6 +187,8 @@ struct Scale {
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
+// Work areas have the size of the largest scale; partial sums and weights are per scale, because spectral_sums reads
+// them all at the end.
 struct Device : DevicePlan {
   Device(Context& ctx, const SpectralPlan::Impl& p) {
     int64_t frame_floats = 0, spectrum_floats = 0, slope_floats = 0, parts = 0;
@@ -237,6 +241,8 @@ std::unique_ptr<DevicePlan> plan(Context& ctx, const SpectralPlan::Impl& p) { re
 
 void spectral_loss(Context& ctx, const SpectralLoss& a) {
   Device& d = static_cast<Device&>(*a.plan.impl().on_device);
+  // The number of counted frames is known on the device alone, so the weights come from a kernel, and the call can be
+  // captured. The first scale with a gradient overwrites dstft or dmel, the others add (`written`).
   const unsigned scales = static_cast<unsigned>(d.scales.size());
   const int32_t* const lengths = a.lengths.data;
   float* const rows = pointer<float>(d.rows);

@@ -23,6 +23,7 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
                 "time is " + std::to_string(time) + " and hop is " + std::to_string(g.hop) + ", both must be positive");
 }
 
+// Lanes are strided here, but a spectrum is read or written once, little beside the transform.
 // One frame's spectrum: from re, im [bins][lane] to row [bins][2], and back.
 void take_lane(const float* re, const float* im, int64_t bins, float* row) {
   for (int64_t k = 0; k < bins; ++k) row[2 * k] = re[k * L], row[2 * k + 1] = im[k * L];
@@ -52,6 +53,7 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometr
       on_device = cuda::plan(ctx, *this);
       return;
     }
+  // Multiples of 64 floats, so that threads share no cache line.
   area = (transform.work() + 2 * transform.bins() * L + 63) / 64 * 64;
   for (int64_t b = 0; b <= s.batch; ++b) first.push_back(b * frames);
   rows = Memory(ctx, static_cast<size_t>(s.batch * frames * g.window) * sizeof(float));
