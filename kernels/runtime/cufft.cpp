@@ -121,6 +121,8 @@ Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<I
   r.refuse_in_capture("a transform's constructor");
   const CuFft& f = cufft();
   impl_->device = ctx.device().index;
+  // Plans without automatic allocation share one work area: they run on one stream, one at a time. It is a Memory, so
+  // it is counted like any other, and a lack of it has the usual error.
   size_t work_bytes = 0;
   const auto plan = [&](cufftHandle& handle, cufftType type) {
     size_t bytes = 0;

@@ -86,6 +86,7 @@ struct DeviceState {
 };
 DeviceState& device_state(int index) {
   static std::mutex mutex;
+  // Never destroyed: a Runtime in a static object may be destroyed after it. Addresses in a map stay valid.
   static auto* const states = new std::map<int, DeviceState>;
   const std::lock_guard lock(mutex);
   DeviceState& state = (*states)[index];
@@ -184,6 +185,7 @@ struct Runtime::Impl {
   }
   void count(std::vector<Count>& where, const char* name, int64_t n) {
     for (Count& c : where)
+      // Names are literals, so the comparison of pointers mostly decides. The table is short, so the search is linear.
       if (c.name == name || std::strcmp(c.name, name) == 0) {
         c.launches += n;
         return;
@@ -202,6 +204,8 @@ struct Runtime::Impl {
     (void)cudaGetLastError();
     const std::string text = std::string("CUDA: ") + what + ": " + words(e);
     if (e == cudaErrorMemoryAllocation) throw Error(ErrorKind::memory, text + "; lower batch_size or segment_length");
+    // The first error that broke the device is kept. Later calls, also of other contexts, report it instead of their
+    // own.
     if (!breaks_device(e)) throw_device(text);
     const std::lock_guard lock(device->mutex);
     if (device->broken_message.empty()) {
@@ -222,6 +226,8 @@ struct Runtime::Impl {
   /// Sets a kernel's limit of dynamic shared memory, which CUDA requires beyond 48 KiB. Throws if the device has less.
   void raise_shared_limit(const Launch& how, const void* kernel) {
     if (how.shared_bytes == 0) return;
+    // Two tables: this Runtime's is read under its own lock at every launch; the device's is locked only when the limit
+    // grows.
     size_t& limit = shared_limit_of(shared_limits, kernel);
     if (limit >= how.shared_bytes) return;
     // The limit belongs to the kernel on this device, and all contexts share it.
@@ -242,6 +248,8 @@ struct Runtime::Impl {
     limit = bytes;
   }
   void prepare_upload(Upload& u, size_t bytes) {
+    // A destination that gets more bytes than before gets new staging memory; the caller has waited for all work on the
+    // old.
     if (u.bytes >= bytes) return;
     release(u);
     expect(cudaMallocHost(&u.pinned, bytes), "upload: pinned memory");
@@ -347,6 +355,10 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
   const auto lock = r.enter();
   r.refuse_in_capture("upload");
   if (bytes == 0) return;
+  //   host --memcpy--> pinned --upload stream--> staging --first stream--> destination
+  //
+  // The first copy on the device overlaps with kernels. The second one is in the order of the first stream, because
+  // kernels queued earlier may still read the destination.
   Impl::Upload& u = r.uploads[to];
   const bool first = u.bytes < bytes;
   if (first) r.wait("upload");
@@ -402,6 +414,9 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
   const auto lock = r.enter();
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
+  // Launches of the step are counted in `recorded` and added to the totals at every replay. Thread-local mode: calls of
+  // other threads that a capture forbids, such as cudaMalloc, do not invalidate it. If the step throws, the capture is
+  // ended and its graph destroyed, and the stream works as before.
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
   r.recording = recorded.get();
@@ -427,6 +442,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     const OnDevice on_device(index);
     (void)cudaGraphExecDestroy(g);
   });
+  // The closure shares the Impl, so the stream lives as long as the graph does.
   return [impl = impl_, exec, recorded] {
     const auto replay_lock = impl->enter();
     impl->refuse_in_capture("replay");

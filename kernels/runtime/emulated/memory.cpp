@@ -51,6 +51,8 @@ size_t used(int device) {
 
 std::byte* allocate(Buffer& b) {
   void* p = nullptr;
+  // Large blocks stay lazy, so that shapes larger than the machine's memory can be tested at their edges. They are
+  // neither watched nor closed.
   if (b.bytes >= map_from) {
     b.kind = Buffer::mapped;
     p = mmap(nullptr, b.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -118,6 +120,7 @@ cudaError_t cudaFree(void* p) {
   if (p == nullptr) return cudaSuccess;
   const auto found = buffers().find(static_cast<std::byte*>(p));
   if (found == buffers().end()) return api.fails(cudaErrorInvalidValue);
+  // As cudaFree does: queued work that uses the memory runs first.
   finish_device(found->second.device);
   const Buffer b = found->second;
   hide(found->first, b, false);

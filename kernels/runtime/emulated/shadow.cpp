@@ -144,6 +144,9 @@ bool in_atomic = false, reporting = false;
 
 /// Whether the access `now` conflicts with the earlier access t.
 inline bool conflicts(Touch t, Touch now) {
+  // Ordered are: two atomics; another epoch of the same block (a __syncthreads lies between); the same thread; the same
+  // warp at a later warp epoch (a __syncwarp lies between). All else conflicts. A cell keeps one entry for all readers
+  // (or writers), so its flags say whether more than one thread, warp or block is in it.
   if ((t.who & now.who & atomically) != 0) return false;
   if (t.is(several_blocks) || t.block() != now.block()) return true;
   if (t.when != now.when) return false;
@@ -233,6 +236,8 @@ void shadow_launch(std::byte* shared, size_t bytes, int device) {
   }
   shared_begin = shared, shared_bytes = bytes;
   ++launch_number;
+  // Launches of one device are ordered, so accesses of earlier ones never conflict. Block numbers only grow: a
+  // comparison with the launch's first one tells them apart, and no cell must be cleared.
   launch_first = (block.serial + 1) << 32;
 }
 void shadow_shared(const void* at, size_t bytes) {

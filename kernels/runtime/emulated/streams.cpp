@@ -38,6 +38,8 @@ struct Entry {
   enum Kind : uint8_t { work, reach, wait } kind;
   std::shared_ptr<const Work> run;
   std::shared_ptr<EventState> event;
+  // Of events: which record of the event is meant. An event may be recorded again while an earlier record still waits
+  // in a queue.
   uint64_t ticket;
 };
 
@@ -114,6 +116,7 @@ void break_device(int device, cudaError_t e) {
 /// Runs the next entry of a queue. Returns false if it waits for an event that was not reached.
 bool step(CUstream_st& s) {
   Entry e = std::move(s.queue.front());
+  // A wait stays at the front, so the queue is blocked.
   if (e.kind == Entry::wait && e.event->reached < e.ticket) {
     s.queue.front() = std::move(e);
     return false;
@@ -385,6 +388,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     expect_memory("read from", from, bytes);
     std::memcpy(to, from, bytes);
   });
+  // Pageable memory: the call returns when the bytes are there. Pinned memory: the caller must wait.
   if (e != cudaSuccess || stream->capture || pinned(to)) return e;
   run_until(*stream);
   return api.broken(stream->device);
@@ -441,6 +445,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     stream->invalidated = true;
     return api.fails(cudaErrorStreamCaptureIsolation);
   }
+  // As in CUDA: the wait is for the last record before this call; an event that was never recorded is not waited for.
   if (event->state->reached < event->state->recorded)
     stream->queue.push_back({Entry::wait, nullptr, event->state, event->state->recorded});
   return cudaSuccess;
@@ -503,6 +508,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int va
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
                              cudaStream_t stream) {
   const Api api;
+  // nvcc generates a stub that knows the parameters; here launch() announces them just before, on the same thread.
   const Signature* const signature = std::exchange(announced, nullptr);
   if (signature == nullptr) return api.fails(cudaErrorInvalidValue);
   if (!state().streams.contains(stream) || stream->device != current_device)
@@ -523,6 +529,7 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
   queued->signature = signature;
   queued->grid = grid, queued->block = block;
   queued->dynamic = shared;
+  // Everything that the launch depends on is copied, because it runs later.
   queued->edges = edge_blocks;
   queued->device = current_device;
   queued->copy(arguments);
