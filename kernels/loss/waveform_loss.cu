@@ -34,6 +34,7 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss
   NACRE_SHARED(int64_t, counts, sum_threads / 32);
   constexpr int P = pack_size<float>;
   const bool squared = a.norm == WaveformNorm::l2;
+  // Every block counts the valid samples itself: a few integers per item, instead of one more launch.
   const double weight = mean_weight(a, frame, counts);
   const float scale = static_cast<float>(squared ? 2 * weight : weight);
   const int64_t item = blockIdx.x / parts, per_item = a.estimate.shape.time * frame,
