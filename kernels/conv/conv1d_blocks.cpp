@@ -95,6 +95,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const Plan plan(x, a.dweight.shape, y);
   float* const slots = scratch + plan.sums();
   parallel_parts(ctx, plan.blocks() * plan.parts, [&](int64_t task, int thread) {
+    // Neighbouring tasks are parts of the same block. Without parts, sums go straight to dweight (+=); with parts, each
+    // has its own copy of the weight in scratch, and these are added in order at the end.
     const int64_t part = task % plan.parts, block = task / plan.parts;
     const int64_t i0 = block % plan.in_blocks * plan.ins, ins = std::min(plan.ins, x.channels - i0);
     const int64_t k = block / plan.in_blocks % plan.taps;
@@ -114,6 +116,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
     bool add = plan.parts == 1;
     int64_t begin = plan.rows * part / plan.parts;
     for (int64_t left = (end - begin + max_rows - 1) / max_rows, rows; left > 0; --left, begin += rows, add = true) {
+      // Chunks of nearly equal size, so that the last one is not tiny. Rows up to a whole group are zeros.
       rows = (end - begin + left - 1) / left;
       const int64_t groups = (rows + depth_of_group - 1) / depth_of_group, padded_rows = groups * depth_of_group;
       const float* from[max_rows];

@@ -69,6 +69,8 @@ struct Chunks {
 
   Chunks(Shape of_x, Shape y, int64_t taps, const Conv1dGeometry& g)
       : x(of_x), length(y.time), stride(g.stride), left(g.left), span((taps - 1) * g.dilation + 1), padding(g.padding) {
+    // A chunk of x and dy should stay in the first-level cache: 256 narrow rows, or 256 rows in columns, of which one
+    // is used at a time; else 128.
     const bool both_narrow = x.channels <= 16 && y.channels <= 16;
     const bool columns = x.channels >= wide_row && y.channels >= wide_row;
     const int64_t most = both_narrow || columns ? max_rows : max_rows / 2;
@@ -171,6 +173,8 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
       std::memset(sums + j * w.q + first * w.in * width, 0,
                   static_cast<size_t>((last - first) * w.in * width) * sizeof(float));
     }
+  // The chunks of a part are added one after the other. Per chunk: x in place or copied (padding, bf16, columns), dy in
+  // place or in columns of 32, then one outer product per tap (and column of x), which adds all rows of the chunk.
   float* const packed = buffer + chunks.window_floats();
   const int64_t x_step = chunks.stride * chunks.x.channels, channels = chunks.x.channels;
   for (int64_t c = chunks.count * part / w.parts; c < chunks.count * (part + 1) / w.parts; ++c) {

@@ -264,6 +264,7 @@ void spread_weight(const Scheme& scheme, bool adjoint, const float* weight, int6
     }
     return;
   }
+  // The weight is [out][taps][in], the factors have outputs innermost: 16 x 16 squares are transposed on the way.
   alignas(64) float square[most_rows_out][16][16];
   for (int64_t i = 0; i < in; i += 16) {
     for (int k = 0; k < taps; ++k)
@@ -287,6 +288,10 @@ struct Factors {
 
 /// y = x * weight + bias + add
 void product(Context& ctx, const Problem& problem, const Scheme& scheme, const Factors& f, float* scratch) {
+  // The weight's factors are computed once. Then each block runs on one thread, in its slot: factors of x for all tiles
+  // (after Snake, if any), one matrix product per product of the scheme, and the rows of y from the sums of products.
+  // With `slope`, these rows stay local, are multiplied by Snake's slope, and add to the block's partial sums. Layout
+  // of scratch: weight factors, wide bias, one slot per thread.
   using Walk = Tiles::Walk;
   const ProductPlan plan(problem, scheme, f.slope != nullptr);
   const Tiles& tiles = plan.tiles;
@@ -318,6 +323,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
       });
       x = local;
     }
+    // The last group may have tiles beyond the end: they are zero, and their products are computed and ignored.
     Walk input_tile(tiles, begin, end, f.snake != nullptr ? Walk::Ranges::read : Walk::Ranges::no);
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t t = 0; t < rows; ++t, input_tile.next()) {
@@ -464,6 +470,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const Tiles& tiles = plan.tiles;
   const int64_t in = plan.in, out = plan.out, parts = plan.parts;
   float* const slots = scratch + parts * plan.sums();
+  // A task has one part of the tiles and 64 outputs. It computes the factors of x and dy for a few groups at a time,
+  // which stay in cache, and adds their products to its sums. Parts are added in order when the taps are gathered.
   // sums: [part][product][out][in]
   parallel_parts(ctx, parts * plan.output_slices, [&](int64_t task, int thread) {
     const int64_t part = task / plan.output_slices, first_out = task % plan.output_slices * outputs_per_task,

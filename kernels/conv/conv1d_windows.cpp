@@ -114,6 +114,7 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
 const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* buffer) {
   const int64_t first = begin * p.stride - p.left, samples = (rows - 1) * p.stride + span;
   if (first >= 0 && first + samples <= p.time) return item + first * p.in;
+  // Zeros before the signal, the samples, zeros after it.
   const int64_t from = std::clamp<int64_t>(first, 0, p.time), to = std::clamp<int64_t>(first + samples, from, p.time);
   float* at = std::fill_n(buffer, (std::min(from, first + samples) - first) * p.in, 0.0f);
   at = std::copy(item + from * p.in, item + to * p.in, at);
@@ -139,6 +140,8 @@ struct Rows {
   void multiply(const float* x, const Slice& s, const float* w, int64_t j, int64_t width, int64_t at, int64_t in_local,
                 int64_t rows, bool first) const {
     const Problem& p = plan.p;
+    // The first slice adds the bias (and the old y with `add`, if y is written directly); each later one adds its sum
+    // to what is there. So the order of an output's sum is fixed: first slice, bias, old y, then the other slices.
     float* const to = stores_directly() ? a.y + at * p.out + j : local + in_local * plan.padded_out + j;
     matrices().multiply_all({.a = x + s.tap * p.dilation * p.in + s.channel,
                              .row = p.stride * p.in,
@@ -168,6 +171,8 @@ void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* b
     }
   });
   parallel_parts(ctx, plan.chunks * plan.splits, [&](int64_t task, int thread) {
+    // A chunk's window of x is used for all panels of the task. Few chunks are split over panels, so that there are
+    // tasks enough.
     const int64_t chunk = task / plan.splits, split = task % plan.splits;
     const int64_t item = chunk / plan.per_item, begin = chunk % plan.per_item * plan.chunk_rows;
     const int64_t rows = std::min(plan.chunk_rows, p.length - begin), at = item * p.length + begin;
@@ -200,6 +205,7 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
   const float* const x = edges ? xs : a.x;
   const int64_t item = edges ? plan.padded * p.in : p.time * p.in;
   parallel_parts(ctx, plan.panels, [&](int64_t q, int thread) {
+    // One slice of the panel at a time is laid out in the thread's slot and used for all rows.
     float* const w = slots + thread * plan.slot();
     const Rows to{plan, a, bias, w + max_depth * plan.width};
     const int64_t j = q * plan.width, width = std::min(plan.width, plan.padded_out - j);
@@ -248,6 +254,7 @@ void run(Context& ctx, const Problem& p, const Arguments& a) {
   const Problem g = of_group(p);
   const Plan plan(g);
   const int64_t rows = p.batch * p.length * p.samples, channels = p.out / p.samples, n = channels / p.groups;
+  // Groups run one after the other on copies that hold only that group; y is added or copied back in its columns.
   float* const x = a.scratch;
   float* const y = x + rounded(p.batch * p.time * g.in);
   float* const bias = y + rounded(p.batch * p.length * g.out);
