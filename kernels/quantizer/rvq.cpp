@@ -20,6 +20,7 @@ using namespace vq_search;
 namespace {
 
 constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
+// Factors that make add_rows_4 a plain sum of a group.
 constexpr float ones[] = {1, 1, 1, 1};
 constexpr int64_t group = 4;  ///< rows that share each load of a weight; divides vq_search::tile
 
@@ -78,6 +79,7 @@ NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float
   }
   return {squares, products};
 }
+// In float, because a row has few elements. Sums over rows are in double.
 NACRE_CLONES float squared_difference(const float* __restrict a, const float* __restrict b, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -168,6 +170,7 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 namespace {
 
 // Tiles of rows are divided into as many parts as threads can run; each part has its own beam storage.
+// The number of threads may decide here: rows are independent, and no sum crosses a part.
 int64_t forward_parts(const Context& ctx, int64_t rows) {
   return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
 }
@@ -186,6 +189,7 @@ void check_beam(const RvqForward& a, const Sizes& n) {
     throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 with " +
                                    (n.factorised ? "projections" : "the cosine metric") +
                                    ": a beam needs euclidean codes of the latent itself");
+  // A candidate's id, hypothesis * codes + code, is stored in 32 bits.
   if (n.codes > std::numeric_limits<int32_t>::max() / a.beam) [[unlikely]]
     throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
                                    ", expected less than 2^31");
@@ -418,6 +422,11 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
           const float *dy = a.dy.data + (first + r) * n.latent, *g = dresidual + r * n.latent;
           for (int64_t c = 0; c < n.latent; ++c) dq[r * n.latent + c] = used ? dy[c] - g[c] : -g[c];
         }
+        // With q = W_out E + b_out and e = W_in r + b_in, where the code E passes the gradient straight to e:
+        //   de = W_out^T dq, plus scale (e - E) for rows that count: the slope of the commitment loss
+        //   dW_in += de r^T,  db_in += de,  dW_out += dq E^T,  db_out += dq,  g += W_in^T de
+        // `residual` is r of this stage again. W_out and its gradient are transposed here, so that all loops run along
+        // the latent.
         dots(dq, transposed + i * matrix, n.dim, n.latent, de);
         for (int64_t r = 0; r < count; ++r)
           if (mask.used(first + r, i) && mask.valid(first + r))
@@ -443,6 +452,7 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
   parallel_ranges(ctx, n.stages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* total = partials + i * partial;
+      // Stages in parallel. The parts are added to the first one in order, then to the gradients (always +=).
       for (int64_t part = 1; part < parts; ++part) add_to(total, total + part * n.stages * partial, partial);
       if (a.din_weight) add_to(a.din_weight.data + i * matrix, total, matrix);
       if (a.dout_weight)

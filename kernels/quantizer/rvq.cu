@@ -23,6 +23,8 @@ __global__ void __launch_bounds__(threads)
   // read by all, hence the warp barriers.
   for (int64_t c = lane; c < n.latent; c += 32) r[c] = z[c], y[c] = 0;
   float loss = 0;
+  // Stage i: e = W_in r + b_in (latent codes: e = r), the code of e, its loss, then y += q and r -= q with q of the
+  // code.
   for (int64_t i = 0; i < n.stages; ++i) {
     if (n.factorised) {
       for (int64_t d = 0; d < n.dim; ++d) {

@@ -115,6 +115,9 @@ __global__ void __launch_bounds__(threads)
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (row >= n.rows) return;
   const float scale = loss_slope(mask, n.dim, a.commitment_weight);
+  // As factorised_backward in rvq.cpp, with all residuals stored. Lane l owns channels l, l + 32, ... of residuals, dq
+  // and g; de goes through memory from lane 0 to all, hence the warp barrier. Each stage has a de of its own, so one
+  // barrier per stage is enough.
   const auto code_of = [&](int64_t i) {
     return a.codebooks.data + (i * n.codes + clamp_code(a.codes.data[row * n.stages + i], n.codes)) * n.dim;
   };
@@ -161,6 +164,8 @@ constexpr int64_t max_runs = 8;
 /// order.
 template <class Term>
 __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
+  // Runs of at least 64 rows: rounding errors grow with the length of a run, not with all rows. Fixed by the shape
+  // alone.
   const int64_t runs = rows / 64 < 1 ? 1 : (rows / 64 < max_runs ? rows / 64 : max_runs);
   float total = 0;
   for (int64_t run = 0; run < runs; ++run) {

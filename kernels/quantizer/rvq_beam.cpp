@@ -143,6 +143,8 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
   const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
   float *current = slot, *next = slot + max_rows * n.beam * n.dim;
   int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
+  // All of fixed size, on the stack. `energy` is per column, `row_worst` and `kept` per row, `scores` and `passed` of
+  // one tile and block.
   float energy[max_columns], worst[tile], row_worst[max_rows], scores[tile * lanes];
   uint32_t passed[tile];
   Kept kept[max_rows];
@@ -180,6 +182,7 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
                          energy + t * tile, rows == tile ? row_worst : worst, scores, passed))
             continue;
           for (int64_t c = 0; c < tile; ++c) {
+            // After the first blocks few scores pass, so this loop costs little beside the products.
             if (passed[c] == 0) continue;
             const int64_t hypothesis = (t * tile + c) / rows, row = t * tile + c - hypothesis * rows;
             Kept& k = kept[row];

@@ -135,6 +135,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
     __syncwarp();
 #pragma unroll 1
+    // Each thread has four codes in registers and compares them with all rows of the group; a row's e is read by
+    // broadcast.
     for (int first_code = 0; first_code < padded; first_code += codes_at_once) {
       const int k = first_code + tid * 4;
       if (first_code > 0 && k < padded) load_codes(k);
@@ -199,6 +201,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 #pragma unroll 1
     for (int row = 0; row < group_rows; ++row) {
+      // q of this thread's channels. The residual continues in unused stages, y does not.
       const bool used = i < __shfl_sync(full_warp, limit, row);
       float code[code_dim];
       load_8(chosen + row * code_dim, code);

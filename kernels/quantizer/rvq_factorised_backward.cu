@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll 1
       for (int row = 0; row < group_rows; ++row) {
         const bool used = i < __shfl_sync(full_warp, limit, row);
+        // v: this thread's part of de = W_out^T dq; the warp adds it over its 32 J channels.
         float v[code_dim] = {};
 #pragma unroll
         for (int j = 0; j < J; ++j) {
@@ -87,6 +88,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll
     for (int iteration = 0; iteration < value_iterations; ++iteration) {
       const int v = lane + iteration * 32, row = v < row_values ? v / code_dim : 0;
+      // All lanes take part in the shuffle, before some skip the rest. Every warp computes the same de from the sums of
+      // all warps; warp 0 stores it for the second step.
       const int row_limit = __shfl_sync(full_warp, counted_limit, row);
       if (v >= row_values) continue;
       float sum = sums[v];
@@ -106,6 +109,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     __syncwarp();
 #pragma unroll 1
     for (int row = 0; row < group_rows; ++row) {
+      // g += W_in^T de, for this thread's channels.
       float e[code_dim];
       load_8(de + row * code_dim, e);
 #pragma unroll
@@ -165,6 +169,8 @@ __global__ void __launch_bounds__(threads)
     }
     for (int row = tid; row < count; row += threads)
       row_stages[row] = mask.stages != nullptr ? mask.stages[(first + row) / mask.time] : stages;
+    // The chosen codes of the chunk's rows, and their de, for one stage. Rows of eight floats: adjacent threads read
+    // adjacent floats.
     const auto fetch = [&](int i, bool with_de) {
       for (int v = tid; v < count * code_dim; v += threads) {
         const int64_t row = first + v / code_dim;
@@ -193,6 +199,7 @@ __global__ void __launch_bounds__(threads)
     for (int i = stages - 1; i >= 0; --i) {
       __syncthreads();
       fetch(i, true);
+      // Sums of this warp's rows stay in registers for the whole chunk: 17 per lane, that is per channel.
       float out[code_dim], in[code_dim], d_in[code_dim] = {}, d_out[code_dim] = {}, d_bias = 0;
       load_8(weights.out + (i * L + c) * code_dim, out);
 #pragma unroll

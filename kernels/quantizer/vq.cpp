@@ -79,6 +79,8 @@ void draw_rows(const VqKmeans& a, int32_t* order) {
 Shape vq_nearest_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_nearest_scratch(x, codebook);
+  // The packed codebook, then all rows in tiles: threads write disjoint tiles, so the size does not depend on their
+  // number.
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(x.rows(), x.channels)};
 }
 
@@ -119,6 +121,7 @@ void vq_gather(Context& ctx, const VqGather& a) {
 }
 
 Shape vq_ema_scratch(Context&, Shape x, Shape codebooks) {
+  // Per stage: the list of rows by code, then the begin of each code's run in it.
   return {.channels = x.batch * (x.time + codebooks.time + 1)};
 }
 
@@ -160,6 +163,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
     const float* x = a.x.data + s * rows * dim;
     const Philox draw{a.seed, static_cast<uint64_t>(s)};
     for (int64_t k = codes * slice / slices; k < codes * (slice + 1) / slices; ++k) {
+      // The code's rows are elements run[0] to run[1] - 1 of the stage's list.
       const int32_t* run = first + s * (codes + 1) + k;
       float* code = a.codebooks.data + (s * codes + k) * dim;
       float* sum = a.sums.data + (s * codes + k) * dim;
@@ -190,6 +194,8 @@ Shape vq_kmeans_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans_scratch(x, codebook);
   const int64_t rows = x.rows();
+  // The packed codebook; rows in tiles; a half distance, a code and a place in the list for each row; the begins of
+  // runs.
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(rows, x.channels) + 3 * rows +
                       codebook.time + 1};
 }
@@ -216,6 +222,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   // Lloyd's algorithm: assign each row to its nearest code, replace each code by the mean of its rows, and give empty
   // codes the rows that are worst represented.
   const auto assign = [&] {
+    // The codebook has changed since the last iteration, so it is packed again.
     pack_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, packed);
     search_rows(ctx, a.x.data, rows, dim, packed, codes, VqMetric::euclidean, buffer, chosen, distances);
     sort_by_code(chosen, 1, rows, codes, first, order, [](int64_t) { return true; });
@@ -234,6 +241,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     parallel_parts(ctx, slices, [&](int64_t slice) {
       for (int64_t k = codes * slice / slices; k < codes * (slice + 1) / slices; ++k) {
         const int32_t n = first[k + 1] - first[k];
+        // A code without rows keeps its value here; the loop below may give it a row.
         if (n == 0) continue;
         float* code = a.codebook.data + k * dim;
         sum_rows(a.x.data, dim, order + first[k], n, code);

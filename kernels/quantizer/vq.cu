@@ -336,6 +336,7 @@ __global__ void __launch_bounds__(threads)
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (k >= codes) return;
   int64_t n = 0;
+  // Only the count is asked for.
   if (codebook == nullptr) n = for_rows_of_code(chosen, rows, static_cast<int32_t>(k), [](int64_t) {});
   for (int64_t d0 = 0; codebook != nullptr && d0 < dim; d0 += chunk) {
     double sum[4];
@@ -373,6 +374,8 @@ __global__ void __launch_bounds__(wide_threads)
       const int32_t i = __shfl_xor_sync(full_warp, index, lanes);
       update(v, i);
     }
+    // Reduction over the block: lanes by shuffles, warps through shared memory; each thread then reduces the 32
+    // candidates itself.
     if (lane == 0) values[warp] = farthest, indices[warp] = index;
     __syncthreads();
     farthest = values[0], index = indices[0];
@@ -449,6 +452,8 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   float* prepared = aligned_scratch(a.scratch.data);
   float* products = prepared + prepared_size(codes, dim);
+  // Scratch: the prepared codebook, the work space of the products; then per row a distance, a code and a place in the
+  // order; the amplitude of the noise; the number of rows of each code.
   float* distances = products + products_size(codes, dim);
   float* amplitude = distances + rows;
   int32_t* chosen = reinterpret_cast<int32_t*>(amplitude + 1);
