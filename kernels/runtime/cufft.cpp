@@ -62,6 +62,7 @@ struct CuFft {
     return f;
   }
 };
+// Loaded once, at the first transform. A failure throws from the initialiser, so the next call tries again.
 const CuFft& cufft() {
   static const CuFft f;
   return f;
@@ -146,6 +147,7 @@ Fft::~Fft() = default;
 void Fft::forward(Context& ctx, const float* real, float* spectrum) {
   const auto lock = runtime(ctx).enter();
   runtime(ctx).count("cufft");
+  // Out of place, so cuFFT does not write to the input of a forward transform; its signature has no const.
   check(runtime(ctx),
         cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
         "cufftExecR2C");

@@ -295,6 +295,7 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
               .shared_per_multiprocessor = p.sharedMemPerMultiprocessor,
               .registers_per_block = p.regsPerBlock,
               .threads_per_multiprocessor = p.maxThreadsPerMultiProcessor};
+  // Non-blocking: these streams do not wait for the legacy default stream, which other code of the process may use.
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
   r.counts.reserve(256);
@@ -306,6 +307,8 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
   const auto lock = r.enter();
+  // A kernel is a suspect before it is queued: with CUDA_LAUNCH_BLOCKING the launch itself returns its error. It is
+  // counted after, so that the counts hold what was really queued. In a capture nothing runs yet.
   r.raise_shared_limit(how, call.function);
   if (r.recording == nullptr) r.suspects.add(how.name);
   const cudaError_t e =
@@ -379,6 +382,7 @@ void* Runtime::allocate(size_t bytes) {
   const auto lock = r.enter();
   r.refuse_in_capture("Memory's constructor");
   void* p = nullptr;
+  // Lack of memory is an answer, not an error: Memory's constructor names the sizes that the user can change.
   const cudaError_t e = cudaMalloc(&p, bytes);
   if (e == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
@@ -400,6 +404,8 @@ void device_release(void* p, int index) noexcept {
   (void)cudaFree(p);
 }
 OnDevice::OnDevice(int index) noexcept : mode_(cudaStreamCaptureModeRelaxed) {
+  // Relaxed mode: otherwise a cudaFree on this thread would invalidate the capture of another Runtime. The destructor
+  // restores the previous mode.
   if (make_current(index) != cudaSuccess) (void)cudaGetLastError();
   auto mode = static_cast<cudaStreamCaptureMode>(mode_);
   (void)cudaThreadExchangeStreamCaptureMode(&mode);
@@ -549,6 +555,7 @@ CudaInventory inventory() {
   (void)cudaRuntimeGetVersion(&runtime_version);
   if (driver > 0) found.driver = version(driver);
   found.runtime = version(runtime_version);
+  // cudaMemGetInfo needs each device to be current for a moment; the caller's device is restored at the end.
   int current = 0;
   (void)cudaGetDevice(&current);
   for (int i = 0; i < devices; ++i) {

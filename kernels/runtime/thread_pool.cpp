@@ -130,6 +130,8 @@ struct ThreadPool::Crew {
   void start() {
     if (started) return;
     started = true;
+    // New threads inherit the mask of this one, which is restored below. Called under `busy`, so by one thread at a
+    // time.
     sigset_t all, before;
     sigfillset(&all);  // signals are for the program's own threads, but for those that a thread's own fault sends
     for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
@@ -203,6 +205,7 @@ struct ThreadPool::Crew {
     start();
     body = new_body, closure = new_closure, mode = float_mode(), failed = false, error = nullptr;
     const auto n = static_cast<int64_t>(shares.size());
+    // Contiguous shares of nearly equal size. The relaxed stores are published by the gate below.
     for (int64_t i = 0; i < n; ++i) {
       shares[static_cast<size_t>(i)].next.store(parts * i / n, std::memory_order_relaxed);
       shares[static_cast<size_t>(i)].end = parts * (i + 1) / n;
@@ -247,6 +250,8 @@ ThreadPool::Crew& ThreadPool::crew() {
 void ThreadPool::run(int64_t parts, Body body, void* closure) {
   if (threads_ > 1 && parts > 1) {
     Crew& workers = crew();
+    // Busy: another thread's job, or a part that calls run() itself. Running the parts here keeps both free of
+    // deadlock.
     if (!workers.busy.exchange(true, std::memory_order_acquire)) {
       struct Release {
         std::atomic<bool>& busy;

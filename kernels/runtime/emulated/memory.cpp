@@ -23,6 +23,7 @@ namespace {
 constexpr size_t map_from = size_t{64} << 20;  // larger blocks are mapped: untouched zeros cost nothing
 constexpr size_t hide_to = 256 << 10;          // blocks up to this size are closed to host code (AddressSanitizer)
 
+// Poisoning takes time for every byte at each Open, so only small buffers are closed.
 void hide(std::byte* p, const Buffer& b, bool hidden) {
 #if defined(__SANITIZE_ADDRESS__)
   if (b.kind != Buffer::heap || b.bytes > hide_to) return;

@@ -105,6 +105,7 @@ struct Permutation {
       return;
     }
     uint64_t x = order.seed * 0x9E3779B97F4A7C15ull + 0x632BE59BD9B4E019ull;
+    // The last steps of splitmix64, as a small generator.
     const auto next = [&] {
       x ^= x >> 27, x *= 0x94D049BB133111EBull, x ^= x >> 31;
       return x;
@@ -166,6 +167,7 @@ std::string ranges(const std::vector<unsigned>& threads) {
 
 /// Switches from the scheduler to a thread, until it waits or ends.
 void Scheduler::resume(Thread& t) {
+  // `self` is what threadIdx and the faults read; null means host code.
   self = &t;
   if (t.context == nullptr) {
     const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;

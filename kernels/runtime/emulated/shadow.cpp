@@ -54,6 +54,8 @@ constexpr uint64_t several_threads = 2;  // in this epoch, accesses by more than
 constexpr uint64_t several_warps = 4;
 constexpr uint64_t several_blocks = 8;
 constexpr uint64_t pending_copy = 16;  // of writes: by a cp.async that was not yet waited for
+// The last write and the last read of two bytes. Two suffice: a later access in order replaces the entry, and accesses
+// without an order between them are combined into one with flags.
 struct alignas(32) Cell {
   Touch write, read;
 };
@@ -178,6 +180,8 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
   const Thread& me = *self;
   const Touch now{block.serial << 32 | block.epoch,
                   uint64_t{me.warp_epoch} << 32 | me.linear << 16 | (in_atomic ? atomically : 0)};
+  // A read conflicts with earlier writes, a write with earlier writes and reads. The access is noted only after the
+  // checks.
   Touch write, read, after;
   for (size_t i = 0; i < count; ++i) {
     Cell& c = cells[i];

@@ -148,6 +148,7 @@ bool step(CUstream_st& s) {
 void run_until(CUstream_st& s, const EventState* event = nullptr, uint64_t ticket = 0) {
   while (!s.queue.empty() && (event == nullptr || event->reached < ticket)) {
     if (step(s)) continue;
+    // The recursion ends: an event is recorded before it is waited for, so waits form no cycle.
     const Entry& blocked = s.queue.front();
     const std::shared_ptr<EventState> waited = blocked.event;
     run_until(*waited->stream, waited.get(), blocked.ticket);
@@ -167,6 +168,7 @@ void before_waiting(const CUstream_st* waited) {
 cudaError_t add(const Api& api, cudaStream_t stream, Work work) {
   if (stream == nullptr || !state().streams.contains(stream)) return api.fails(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = api.broken(stream->device); e != cudaSuccess) return e;
+  // Shared, because a captured node runs at every replay of its graph.
   auto shared = std::make_shared<const Work>(std::move(work));
   if (stream->capture) {
     stream->capture->nodes.push_back(std::move(shared));
@@ -224,6 +226,7 @@ struct Queued {
   std::vector<void*> arguments;
 
   void copy(void* const* from) {
+    // The parameters, one after the other as the ABI aligns them, in one block of bytes.
     size_t bytes = 0;
     std::vector<size_t> at;
     for (const Signature::Parameter& p : signature->parameters) {
@@ -249,6 +252,9 @@ struct Queued {
     if (to_break != nullptr && name == to_break) return break_device(device, cudaErrorIllegalAddress);
     KernelFacts& facts = state().kernels[{device, function}];
     const Open memory(device);
+    // What is left for static arrays: of 48 KiB without the opt-in attribute, else of the whole limit of a block, of
+    // which the attribute reserves its part. The arrays become known only now; their size is kept for the next launch's
+    // check.
     const size_t asked = facts.dynamic_limit;
     run_in_orders(
         {name.c_str(), one_thread, this}, grid, block,
@@ -299,6 +305,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 
 cudaError_t cudaGetLastError() {
   const Api api;
+  // The error of a broken device stays; all others are returned once.
   return std::exchange(last_error, state().broken[current_device]);
 }
 namespace {
@@ -566,6 +573,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   const Api api;
+  // The nodes are shared, so the graph may be destroyed before its executables.
   *exec = new CUgraphExec_st{graph->nodes, current_device};
   return cudaSuccess;
 }
