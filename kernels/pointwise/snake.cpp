@@ -290,6 +290,7 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
     if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
   if (a.x.elements() == 0 || (!a.dx && !sums)) return;
   const Layout l(a.x.shape);
+  // One of five loops, so that no branch on dx, add_dx or sums is left inside.
   const BackwardLoop<T> loop = select_loop<T>(bool(a.dx), a.add_dx, sums);
   parallel_parts(ctx, l.parts, [&](int64_t part) {
     backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);

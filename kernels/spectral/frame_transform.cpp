@@ -91,6 +91,8 @@ NACRE_CLONES void from_lanes(const float* __restrict re, const float* __restrict
   NACRE_CLONES void name(const float* __restrict xr, const float* __restrict xi, float* __restrict yr, \
                          float* __restrict yi, int64_t count, int64_t size, const float* __restrict w)
 
+// In all stages: a, b, c, ... are the inputs, p counts the butterflies of a transform, q and j run over the interleaved
+// transforms and their lanes, and w holds cos and sin of the twiddles of outputs 1, 2, ...; output 0 has none.
 NACRE_FFT_STAGE(radix_2) {
   for (int64_t p = 0; p < count; ++p, w += 2) {
     const int64_t a = p * size, b = a + count * size, out = 2 * p * size;
@@ -113,6 +115,7 @@ NACRE_FFT_STAGE(radix_3) {
       for (int64_t j = q; j < q + L; ++j) {
         const float ar = xr[a + j], ai = xi[a + j];
         const float br = xr[a + step + j], bi = xi[a + step + j], cr = xr[a + 2 * step + j], ci = xi[a + 2 * step + j];
+        // t = b + c, h = a - t / 2, e = -i sqrt(3)/2 (b - c): the outputs are a + t, h + e, h - e.
         const float tr = br + cr, ti = bi + ci, hr = ar - 0.5f * tr, hi = ai - 0.5f * ti;
         const float er = half_root * (bi - ci), ei = half_root * (cr - br);
         const float ur = hr + er, ui = hi + ei, vr = hr - er, vi = hi - ei;
@@ -131,6 +134,7 @@ NACRE_FFT_STAGE(radix_4) {
         const float ar = xr[a + j], ai = xi[a + j], br = xr[a + step + j], bi = xi[a + step + j];
         const float cr = xr[a + 2 * step + j], ci = xi[a + 2 * step + j];
         const float dr = xr[a + 3 * step + j], di = xi[a + 3 * step + j];
+        // e = a + c, f = a - c, g = b + d: the outputs are e + g, f + h, e - g, f - h.
         const float er = ar + cr, ei = ai + ci, fr = ar - cr, fi = ai - ci;
         const float gr = br + dr, gi = bi + di, hr = bi - di, hi = dr - br;  // h = -i (b - d)
         const float ur = fr + hr, ui = fi + hi, vr = er - gr, vi = ei - gi, tr = fr - hr, ti = fi - hi;
@@ -151,6 +155,9 @@ NACRE_FFT_STAGE(radix_5) {
         const float* const re = xr + a + j;
         const float* const im = xi + a + j;
         const float ar = re[0], ai = im[0];
+        // With inputs x0 to x4: p = x1 + x4, m = x1 - x4, q = x2 + x3, n = x2 - x3; f = x0 + c72 p + c144 q, g = x0 +
+        // c144 p + c72 q, h = -i (s72 m + s144 n), k = -i (s144 m - s72 n). The outputs are x0 + p + q, f + h, g + k, g
+        // - k, f - h.
         const float pr = re[step] + re[4 * step], pi = im[step] + im[4 * step];
         const float mr = re[step] - re[4 * step], mi = im[step] - im[4 * step];
         const float qr = re[2 * step] + re[3 * step], qi = im[2 * step] + im[3 * step];
@@ -239,6 +246,7 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
                         ", expected an even number from 4 whose prime factors are 2, 3 and 5");
   const size_t N = static_cast<size_t>(window);
   const double step = 2 * std::numbers::pi / static_cast<double>(window);
+  // Tables are computed in double and rounded once. Split and merge need angles up to a quarter turn.
   hann_.resize(N), cos_.resize(N / 4 + 1), sin_.resize(N / 4 + 1);
   for (size_t n = 0; n < N; ++n) {
     // sin^2 instead of (1 - cos) / 2, which would cancel at the ends of the window.

@@ -32,6 +32,8 @@ void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, Vie
       const int64_t valid = valid_samples(lengths, b, s.time);
       const float* from = x + b * s.time;
       float* row = to + b * s.stride() + s.pad;
+      // The samples first, with zeros from the item's length on, then the paddings, which repeat what is now in the
+      // row.
       std::memcpy(row, from, static_cast<size_t>(valid) * sizeof(float));
       std::memset(row + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
       const bool reflect = s.padding == StftPadding::reflect;

@@ -87,6 +87,8 @@ __device__ __forceinline__ float add_reflections(const Framing& g, const float* 
     value += sum[0];
   };
 #pragma unroll 1
+  // One round per reflection; short signals have several. The order is fixed: left side from the near to the far
+  // reflections, then the right side.
   for (int base = 0; base <= pad + t; base += period) {
     if (!first && base + t <= pad) add(-t - base);
     if (!last && base + period - t <= pad) add(t - base - period);
@@ -119,6 +121,7 @@ __global__ void __launch_bounds__(threads)
     overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
   const Overlap o = blockIdx.z == 0 ? first : second;
   const int t = static_cast<int>(grid_thread()) * P, pad = g.window / 2;
+  // A thread owns P samples of dx in every item and gathers their frames: no two threads write the same sample.
   if (t >= g.time) return;
   const bool edge = g.reflect && (t <= pad || t + P + pad >= g.time);
   for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {

@@ -218,6 +218,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   float m[thread_bins], n[thread_bins], slope[thread_bins];
   const int bin_count = i == 0 ? thread_bins : thread_bins - 1;
   {
+    // The target's bins become magnitudes at once, which frees their registers.
     Complex y[thread_bins];
     to_bins<M>(points, 1, t, i, y);
 #pragma unroll
@@ -262,6 +263,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     }
   }
   if (s.gradient[0] || s.gradient[1]) {
+    // The adjoint transforms of one or two gradients, in the place of the two signals. Real and imaginary parts come
+    // out exchanged, as they went in. Rows are not windowed: overlap-add does that.
     const bool two = s.gradient[0] && s.gradient[1];
     sync_frame<M>();
 #pragma unroll

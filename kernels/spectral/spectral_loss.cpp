@@ -39,6 +39,7 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
         const float log_slope = cx > cy ? logarithmic : cx < cy ? -logarithmic : 0.0f;
         a[r * L + j] = slope + (x < floor ? 0.0f : log_slope) / cx;
       }
+    // Lanes in order, blocks of rows in order: fixed by the shape alone.
     for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
     for (int64_t j = 0; j < L; ++j) sums[1] += static_cast<double>(log_difference[j]);
   }
@@ -162,6 +163,8 @@ struct Block {
     scale.transform.forward(estimate, re, im, work);
     magnitudes(re, im, m, n);
 
+    // The gradient of one loss in a spectrum, transformed to its frames. dre and dim are overwritten, so the two losses
+    // go one after the other.
     const auto to_frames = [&](int which) {
       scale_spectrum(a, m, re, im, dre, dim, n);
       float* frames[L];

@@ -166,6 +166,8 @@ struct Scale {
     view.floor = p.config.floor;
     view.stft = s.stft(), view.mel = s.mel();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
+    // The way is chosen once per scale, by shape and device: fused if a kernel exists and fits, else by rows if a block
+    // holds whole frames, else plain. The number of partial sums follows from it.
     stft_parts = mel_parts = spectral_fused_parts(limits(ctx), view);
     fused = stft_parts > 0;
     by_rows = !fused && spectral_rows_supports(limits(ctx), view);
@@ -208,6 +210,8 @@ struct Device : DevicePlan {
     result.share = pointer<double>(results);
     result.sum = result.share + 4 * n;
     result.weights = reinterpret_cast<float*>(result.sum + 4 * n);
+    // partials: per scale [4][parts] doubles, as pairs of floats. Terms go to the device once, since plans do not
+    // change.
     std::vector<Terms> all;
     float* next = pointer<float>(partials);
     for (size_t i = 0, at = 0; i < p.scales.size(); ++i) {
@@ -266,6 +270,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
       if (any) (v.gradient[0] && v.gradient[1] ? *s.both : *s.one).inverse(ctx, v.spectra, rows);
     }
     if (!any) continue;
+    // The frames of the requested gradients lie one after the other in `rows`.
     Overlap wanted[2] = {};
     const float* from = rows;
     int n = 0;

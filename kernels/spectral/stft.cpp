@@ -96,6 +96,7 @@ void stft_forward(Context& ctx, const StftForward& a) {
     float *work = work_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     const float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
+      // Lanes beyond the last frame repeat it; their spectra are not stored.
       const int64_t row = std::min(part * L + j, rows - 1);
       frames[j] = p.sums_data() + row / p.frames * p.padded.stride() + row % p.frames * p.geometry.hop;
     }
@@ -118,6 +119,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);
+      // Lanes beyond the last frame repeat it; null pointers keep their frames from being stored.
       put_lane(a.dspectrum.data + row * 2 * bins, bins, re + j, im + j);
       frames[j] = part * L + j < rows ? p.rows_data() + row * N : nullptr;
     }
