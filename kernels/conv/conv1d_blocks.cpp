@@ -29,6 +29,8 @@ struct Plan {
         taps(weight.time),
         weights(weight.elements()) {
     in_blocks = (x.channels + ins - 1) / ins;
+    // Parts of the rows, only if there are fewer blocks than tasks wanted, and if a part has a whole chunk and the sums
+    // of all parts stay small.
     const int64_t most = std::min((rows + max_rows - 1) / max_rows, max_sums / weights);
     parts = std::clamp<int64_t>(std::min(wanted_tasks / blocks(), most), 1, wanted_tasks);
     // Smaller blocks copy more per product, so they are used only where there are too few tasks.
@@ -129,6 +131,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
       for (int64_t r = in_place_groups * depth_of_group; r < padded_rows; ++r)
         from[r] = r < rows ? dy + r * y.channels : zeros;
       write_columns(from + in_place_groups * depth_of_group, copied_groups * depth_of_group, outs, dy_column, dys);
+      // Tiles: x column by column, and for each all outputs, first the groups read in place, then the copied ones.
       const auto& multiply_across = matrices().multiply_across;
       for (int64_t j = 0; j < ins; j += x_column) {
         const int64_t width = std::min(x_column, ins - j), x_group = width * depth_of_group;

@@ -136,11 +136,15 @@ struct Work {
     q = taps * in;
     along_window = out < 8;
     if (dilation == 1 && (along_window || in < 16)) in = q, taps = 1;  // the window is contiguous
+    // x goes into columns where its rows are wide and a copy serves several taps, dy where its rows are wide or are no
+    // whole vectors. See docs/decisions/conv1d-wide-rows-in-columns.md.
     x_columns = !along_window && in >= wide_row && taps > 1;
     dy_columns = out >= wide_row || out % 16 != 0;
     wide = rounded(along_window ? q : out);
     tall = along_window ? out : q;
     parts = std::clamp<int64_t>(std::min((int64_t{1} << 18) / (wide * tall), chunks.count / 2), 1, 32);
+    // At least 16 tasks where the shape allows: parts of the rows, then blocks of outputs, then groups of taps. All
+    // come from the shape alone.
     const int64_t splits = along_window ? 1 : (16 + parts - 1) / parts;
     blocks = std::clamp<int64_t>(wide / 32, 1, splits);
     groups = std::clamp<int64_t>(splits / blocks, 1, taps);
@@ -197,6 +201,7 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
         v = packed, v_step = w.wide;
       }
       const float* b;
+      // Few outputs (below 8), so the whole chunk of dy fits.
       float dy_floats[max_rows * 8];
       if constexpr (std::is_same_v<T, float>) {
         b = dy;
@@ -308,6 +313,7 @@ void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
   }
   const WindowDots dots = window_dots();
   parallel_parts(ctx, chunks.count, [&](int64_t c, int slot) {
+    // A chunk of rows, output by output: the window stays in cache, and few outputs read it again.
     const int64_t rows = chunks.rows(c), first = (chunks.item(c) * chunks.length + chunks.begin(c)) * out;
     const float* const x = chunks.window(a.x.data, c, slots + slot * chunks.window_floats());
     for (int64_t o = 0; o < out; ++o) {

@@ -154,6 +154,7 @@ struct Tiles {
       const int64_t base = item_ * problem.x.item + shift_;
       int64_t at = row_ - problem.left;
       const int64_t last = at + (t_.rows_in - 1) * problem.dilation;
+      // Nearly all tiles are inside their item: rows at equal distances, in place.
       if (at >= 0 && last < problem.x.rows && problem.x.is_whole(at) && problem.x.is_whole(last)) {
         const float* from = x + (base + at * problem.x.width + problem.x.offset);
         for (int64_t r = 0; r < t_.rows_in; ++r, from += problem.dilation * problem.x.width) rows[r] = from;
@@ -229,6 +230,7 @@ struct ProductPlan {
     const int64_t wanted_blocks = ((groups + max_groups - 1) / max_groups + 3) / 4 * 4;
     block = (groups + wanted_blocks - 1) / wanted_blocks * rows;
     if (sheets) {
+      // Snake's slope is applied to contiguous rows of y, which only whole sheets have.
       const int64_t unit = std::lcm(rows, tiles.phases);
       block = (block + unit - 1) / unit * unit;
     }
@@ -343,6 +345,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
       const int64_t base = output_tile.item() * problem.y.item + output_tile.shift();
       float* to[most_rows_out] = {};
       const float* added[most_rows_out];
+      // Rows that cross an end of their item are computed in edge_rows_out, and the part that exists is copied.
       bool crosses_edge = false;
       for (int64_t r = 0; r < scheme.rows_out; ++r) {
         const int64_t row = output_tile.output(r);
@@ -391,6 +394,7 @@ struct GradientPlan {
   Groups x, y;
   GradientPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
     x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, outputs_per_task};
+    // Groups of eight tiles per block: the factors of x and dy should fit the second-level cache.
     block = in <= 64 ? 6 : 3;
     if (s.products <= 3) block = in <= 512 ? 12 : 6;
     output_slices = (out + outputs_per_task - 1) / outputs_per_task;
@@ -488,6 +492,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
       for (int64_t t = 0; t < groups * depth_of_group; ++t, tile.next()) {
         const int64_t group = t / depth_of_group, row = t % depth_of_group;
         const float* rows[most_rows_in];
+        // Factors of x are stored in panels of 64 inputs, as multiply_across reads them; those of dy in rows of 64
+        // outputs. Rows of dy beyond the end are zeros.
         tile.inputs(a.x.data, edge_rows, rows);
         for (int64_t j = 0; j < in; j += panel) {
           const int64_t width = std::min(panel, in - j);
@@ -510,6 +516,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   });
   parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o)
+      // The taps of an output from the sums of all parts, added to dweight in order of parts.
       scheme.gather_taps(scratch + o * in, product_stride(in * out), parts, plan.sums(), in,
                          a.dweight.data + o * scheme.taps * in, in);
   });

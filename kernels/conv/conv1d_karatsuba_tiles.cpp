@@ -141,6 +141,8 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
                        const float* bias = nullptr, const float* add = nullptr) {
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
+  // An R by V tile of c in registers. Per step of the depth: V loads of b, shared by R rows, and R broadcasts of a,
+  // shared by V vectors. With 24 accumulators of 32 registers (12 of 16 for the other sets) there is room for both.
   const int64_t a_row = of.row;
   for (int64_t t = 0; t < of.taps; ++t) {
     const float* const a = of.a + t * of.tap;
@@ -237,6 +239,8 @@ NACRE_INLINE void tile_across(const float* a, int64_t a_row, int64_t a_group, co
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
   for (int64_t g = 0; g < groups; ++g, a += a_group, b += b_group) {
+    // A is read across: row k of a group has the factors of R neighbouring outputs, so sums run over rows of both
+    // arrays.
     const float *row = a, *v = b;
     for (int64_t k = 0; k < depth_of_group; ++k, row += a_row, v += width) {
       Vec x[V];

@@ -45,11 +45,13 @@ struct Plan {
     padded = (p.length - 1) * p.stride + span();
     short_signal = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats &&
                    depth() * padded_out >= heavy_weight;
+    // Narrower panels until there are enough tasks: a short signal has no other way to split.
     while (short_signal && width > 16 && (padded_out + width - 1) / width < wanted_tasks / 2) width /= 2;
     if (width < panel && p.batch * p.length > short_rows / 4)
       short_signal = false, width = panel;  // narrow panels multiply slower
     panels = (padded_out + width - 1) / width;
     per_item = (p.length + max_rows - 1) / max_rows;
+    // Chunks of equal size, in whole tiles of six rows.
     chunk_rows = ((p.length + per_item - 1) / per_item + 5) / 6 * 6;
     per_item = (p.length + chunk_rows - 1) / chunk_rows;
     chunks = p.batch * per_item;
@@ -69,6 +71,7 @@ struct Plan {
 
   template <class F>
   void slices(F&& f) const {
+    // A slice is at most max_depth deep: part of a contiguous window; part of a tap; or several whole taps.
     if (joined_taps) {
       for (int64_t at = 0; at < depth(); at += max_depth) f(Slice{0, 1, at, std::min(max_depth, depth() - at)});
     } else if (p.in >= max_depth) {
@@ -91,6 +94,7 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
   const Problem& p = plan.p;
   const int64_t outs = std::min(width, p.out - begin), depth = plan.depth();
   if (p.adjoint) {
+    // Row d of the panel is one tap of one input: contiguous in the adjoint's weight, with the taps in reverse order.
     int64_t k = at / p.in, i = at % p.in;
     for (int64_t d = 0; d < n; ++d, to += width) {
       copy_outputs(weight + (i * p.taps + p.taps - 1 - k) * p.out + begin, outs, to, width);
@@ -101,6 +105,8 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
   const float* const from = weight + begin * depth + at;
   const int64_t whole_blocks = n / 16 * 16;
   for (int64_t o = 0; o < width; o += 16) {
+    // Outputs innermost: 16 x 16 squares are transposed; what is left goes one by one, with zeros for outputs that do
+    // not exist.
     const int64_t existing = std::min<int64_t>(16, outs - o);
     int64_t d = 0;
     if (existing == 16)
@@ -199,6 +205,7 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
       for (int64_t b = from; b < to; ++b) {
         float* const buffer = xs + b * plan.padded * p.in;
         const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), buffer);
+        // Every item is copied, also one that needs no padding, so that items are at equal distances.
         if (at != buffer) std::copy(at, at + plan.padded * p.in, buffer);
       }
     });
