@@ -155,9 +155,11 @@ NACRE_FFT_STAGE(radix_5) {
         const float* const re = xr + a + j;
         const float* const im = xi + a + j;
         const float ar = re[0], ai = im[0];
-        // With inputs x0 to x4: p = x1 + x4, m = x1 - x4, q = x2 + x3, n = x2 - x3; f = x0 + c72 p + c144 q, g = x0 +
-        // c144 p + c72 q, h = -i (s72 m + s144 n), k = -i (s144 m - s72 n). The outputs are x0 + p + q, f + h, g + k, g
-        // - k, f - h.
+        // With inputs x0 to x4:
+        //   p = x1 + x4, m = x1 - x4, q = x2 + x3, n = x2 - x3
+        //   f = x0 + c72 p + c144 q,  h = -i (s72 m + s144 n)
+        //   g = x0 + c144 p + c72 q,  k = -i (s144 m - s72 n)
+        // The outputs are x0 + p + q, f + h, g + k, g - k, f - h.
         const float pr = re[step] + re[4 * step], pi = im[step] + im[4 * step];
         const float mr = re[step] - re[4 * step], mi = im[step] - im[4 * step];
         const float qr = re[2 * step] + re[3 * step], qi = im[2 * step] + im[3 * step];
