@@ -190,6 +190,7 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
       x = chunks.window(a.x.data, c, buffer);
     const T* const dy = a.dy.data + (chunks.item(c) * chunks.length + chunks.begin(c)) * w.out;
     if (w.along_window) {
+      // Sums are [out][window]: vectors run along the window, and the few outputs are the broadcast factors.
       const float* v = x;
       int64_t v_step = x_step;
       if (w.taps > 1 || w.wide != w.q) {  // copied next to each other, so that vectors are full
@@ -221,6 +222,8 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
         for (int64_t j = n; j < n + rest; ++j) row[j / dy_column * rows * dy_column + j % dy_column] = 0;
       }
     }
+    // Sums are [column of 32 outputs][tap][in][outputs of the column]: vectors run along the outputs, and x is
+    // broadcast.
     const int64_t samples = chunks.samples(c);
     for (int64_t j = from; j < to; j += dy_column) {
       const int64_t width = std::min(to - j, dy_column), v_step = dy_columns ? dy_column : w.out;

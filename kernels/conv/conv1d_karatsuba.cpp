@@ -339,6 +339,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
                         scratch + p * product_stride(in * out) + j * in, std::min(panel, out - j), in,
                         sums + p * plan.y.of_product() + j, out, plan.y.step(), rows, groups);
 
+    // Rows of y: the sums of products, plus bias and add. Tiles are walked in the same order as above.
     float* const y = f.slope != nullptr ? local : f.y;
     Walk output_tile(tiles, begin, end, f.slope != nullptr ? Walk::Ranges::written : Walk::Ranges::no);
     for (int64_t t = 0; output_tile.valid(); ++t, output_tile.next()) {

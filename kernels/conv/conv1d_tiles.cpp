@@ -114,6 +114,7 @@ NACRE_INLINE void window_dots_body(const float* x, int64_t x_step, int64_t taps,
   for (; r < rows; ++r) dots<lanes, 1>(x + r * x_step, x_step, taps, tap_step, width, w, y + r);
 }
 
+// A tile of narrow x V vectors, or of wide x 1: 8 accumulators of 16 registers, or 16 of 32 for AVX-512.
 #define NACRE_TILES(set, lanes, narrow, wide, V)                                                                       \
   void outer_products_##set(const float* b, int64_t b_step, int64_t nb, const float* v, int64_t v_step, int64_t width, \
                             int64_t rows, float* sums, int64_t sums_step) {                                            \

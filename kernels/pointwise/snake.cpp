@@ -196,6 +196,7 @@ SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_s
   fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), storage, storage + stride(), storage + 2 * stride());
 }
 
+// Whole folded rows, then the rest as one shorter row. The sums of backward() keep the folded width until add_up().
 void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
   const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, full_size = groups * stride();
   const float *const frequency = table_, *const gain = frequency + stride();

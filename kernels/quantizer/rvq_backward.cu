@@ -206,6 +206,8 @@ __global__ void __launch_bounds__(threads)
 
 Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
+  // The codes by stage; then two partial sums per part (latent codes), the space of the fast kernels, or de, residuals
+  // and dq of all stages and g of one.
   const int64_t by_stage = n.rows * n.stages;
   if (!factorised) return {.channels = by_stage + 4 * sum_parts(n.rows * n.latent)};
   if (group_kernel_supports(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};

@@ -266,6 +266,7 @@ Weights pad_weights(Context& ctx, const RvqProjections& p, const RvqSizes& n, fl
 void rvq_forward_factorised(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask,
                             const float* prepared, float* padded_weights, float* losses) {
   const Weights weights = pad_weights(ctx, a.projections, n, padded_weights);
+  // Channels per thread: 1, 2 or 4.
   switch (group_latent(n.latent) / group_threads) {
     case 1:
       return forward<1>(ctx, a, n, mask, prepared, weights, losses);

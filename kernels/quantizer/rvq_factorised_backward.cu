@@ -34,6 +34,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
   const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   float* group_shared = shared + group * P::size;
+  // A thread's channels are 256 apart, unlike in the forward: loads of dy and of the weights are coalesced, and no
+  // other thread reads its g and dy.
   float *g = group_shared + tid, *dy = g + P::dy, *de = group_shared + P::warp_values + warp * row_values;
   const int64_t first = (int64_t{blockIdx.x} * (blockDim.x / group_threads) + group) * group_rows;
   const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);

@@ -432,6 +432,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
   const int64_t rows = a.x.shape.time;
   if (rows == 0) return;
   const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
+  // Scratch: one flag, then the codes by stage.
   int32_t* nonfinite = reinterpret_cast<int32_t*>(a.scratch.data);
   int32_t* by_stage = nonfinite + 1;
   runtime(ctx).zero(nonfinite, sizeof *nonfinite);

@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(prepare_threads)
     const int i = static_cast<int>(threadIdx.x);
     const float n = norms[base + i];
     const bool exists = n < no_code().h;
+    // Norms: [tile of eight codes][lane of a row][row of the fragment][code of the pair], the same for both rows.
     float* slot = group + group_codes * depth + i % 16 / 2 * 16 + i / 16 * 4 + i % 2;
     slot[0] = slot[2] = exists ? n : absent_norm;
     if (exists) {
@@ -279,6 +280,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
 #pragma unroll
           for (int j = 0; j < 4; ++j) from[t][j] = norms.v[j];
         }
+        // T times M products are independent, so their latencies overlap. One load of 16 bytes has two fragments: of
+        // two tiles for K = 1, else of two steps of one tile.
         float s[T][M][4];
         if constexpr (K == 1) {
           const Pack<float> b = load_pack(group + (step * 32 + lane) * 4);
@@ -320,6 +323,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
                 const uint32_t index = static_cast<uint32_t>((step * T + t) * 2);
                 u = __uint_as_float((__float_as_uint(u) & ~15u) | index);
                 v = __uint_as_float((__float_as_uint(v) & ~15u) | (index + 1));
+                // The new second least is the old one, the larger of u and v, or the larger of the old least and the
+                // lesser of u and v.
                 const float least_score = fminf(u, v);
                 second_here[m][h] = fminf(fminf(second_here[m][h], fmaxf(u, v)), fmaxf(least_here[m][h], least_score));
                 least_here[m][h] = fminf(least_here[m][h], least_score);
@@ -384,6 +389,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         } else {
           const float* x = p.x + row * p.dim;
           const float* from = p.prepared + code;
+          // The plain kernel's sum for this code.
           float sum = from[int64_t{p.dim} * p.padded];
 #pragma unroll 8
           for (int d = 0; d < p.dim; ++d) sum = __fmaf_rn(-__fmul_rn(x[d], scale), from[int64_t{d} * p.padded], sum);
@@ -496,6 +502,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
 
 template <int K>
 void launch_products(Context& ctx, const Products& p) {
+  // Two stages. The saved state of all threads fits into them, as well.
   constexpr size_t shared_bytes = static_cast<size_t>(2 * Plan<K>::groups * group_size(8 * K)) * sizeof(float);
   static_assert(shared_bytes + 3 * Plan<K>::rows * sizeof(float) <= least_shared_per_block);
   launch(ctx,

@@ -300,6 +300,7 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
   // Non-blocking: these streams do not wait for the legacy default stream, which other code of the process may use.
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
+  // So that a launch does not allocate.
   r.counts.reserve(256);
   r.shared_limits.reserve(max_kernels);
 }

@@ -29,6 +29,7 @@ std::atomic<uint32_t>& generation() {
   static std::atomic<uint32_t> count{0};
   return count;
 }
+// Runs in the child after each fork.
 void count_a_fork() { generation().fetch_add(1, std::memory_order_relaxed); }
 
 /// The floating-point mode (rounding, denormals). Workers take over the caller's, so that a part's result does not

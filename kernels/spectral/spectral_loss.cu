@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   for (int i = 0; i < cells_per_thread; ++i) {
     const int64_t cell = blockIdx.x * block_cells + i * threads + threadIdx.x;
     if (cell >= cells) break;
+    // Adjacent threads have adjacent cells: coalesced. Each spectrum is read once and, with gradients, overwritten.
     const int64_t row = cell / s.bins, bin = cell - row * s.bins;
     const Complex x = load_complex(s.spectra, cell);
     const float m = magnitude(x);

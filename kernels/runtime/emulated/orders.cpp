@@ -69,6 +69,7 @@ class Orders {
 
  private:
   template <class F>
+  // The copies hold the device's buffers one after the other, by address. A launch neither makes nor frees buffers.
   void each(F f) {
     size_t at = 0;
     for (const auto& [p, b] : buffers()) {

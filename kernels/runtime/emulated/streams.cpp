@@ -521,6 +521,7 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
   if (!state().streams.contains(stream) || stream->device != current_device)
     return api.fails(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = api.broken(current_device); e != cudaSuccess) return e;
+  // CUDA's limits of blocks and grids, for all compute capabilities that are supported.
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
