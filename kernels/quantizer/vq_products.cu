@@ -323,8 +323,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
                 const uint32_t index = static_cast<uint32_t>((step * T + t) * 2);
                 u = __uint_as_float((__float_as_uint(u) & ~15u) | index);
                 v = __uint_as_float((__float_as_uint(v) & ~15u) | (index + 1));
-                // The new second least is the old one, the larger of u and v, or the larger of the old least and the
-                // lesser of u and v.
+                // The new second least is the smallest of three: the old one, the larger of u and v, and the larger of
+                // the old least and the smaller of u and v.
                 const float least_score = fminf(u, v);
                 second_here[m][h] = fminf(fminf(second_here[m][h], fmaxf(u, v)), fmaxf(least_here[m][h], least_score));
                 least_here[m][h] = fminf(least_here[m][h], least_score);
