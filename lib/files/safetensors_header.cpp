@@ -33,7 +33,7 @@ class Parser {
       }
     });
     skip_space();
-    if (at_ != json_.size()) fail("something follows the JSON object");
+    if (at_ != json_.size()) fail("unexpected data after the JSON object");
     // In order of name, duplicates are neighbours, and Safetensors::find() can search by halves.
     std::sort(out.entries.begin(), out.entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     for (size_t i = 1; i < out.entries.size(); ++i)
@@ -131,7 +131,7 @@ class Parser {
     const char* last = json_.data() + json_.size();
     uint64_t value = 0;
     const auto [end, problem] = std::from_chars(first, last, value);
-    if (problem == std::errc::result_out_of_range) fail("a number does not fit into 64 bits");
+    if (problem == std::errc::result_out_of_range) fail("a number does not fit in 64 bits");
     if (problem != std::errc()) fail("expected a whole number that is not negative");
     // from_chars takes leading zeros, which JSON forbids, and stops in front of a fraction or an exponent.
     if (*first == '0' && end != first + 1) fail("a number begins with 0");
@@ -181,13 +181,13 @@ class Parser {
         uint32_t code = hex4();
         // Characters above U+FFFF are written as two escapes, a high and a low surrogate.
         if (code >= 0xd800 && code < 0xdc00) {
-          if (json_.substr(at_, 2) != "\\u") fail("half a surrogate pair");
+          if (json_.substr(at_, 2) != "\\u") fail("an unpaired surrogate");
           at_ += 2;
           const uint32_t low = hex4();
-          if (low < 0xdc00 || low >= 0xe000) fail("half a surrogate pair");
+          if (low < 0xdc00 || low >= 0xe000) fail("an unpaired surrogate");
           code = 0x10000 + ((code - 0xd800) << 10 | (low - 0xdc00));
         } else if (code >= 0xdc00 && code < 0xe000) {
-          fail("half a surrogate pair");
+          fail("an unpaired surrogate");
         }
         append_utf8(out, code);
       } else {

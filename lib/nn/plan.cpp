@@ -246,7 +246,8 @@ void Plan::run_until(int step, Until pass) {
   size_t end = p.program.size();
   while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
   if (end == 0)
-    throw Error(ErrorKind::usage, "plan: step " + std::to_string(step) + " has no such pass to run until");
+    throw Error(ErrorKind::usage, "plan: run_until: step " + std::to_string(step) + " has no " +
+                                      (pass == Until::forward ? "forward" : "backward") + " pass");
   // Forward passes change no state, so a run of forward passes alone saves the copies.
   const bool changes = pass == Until::backward;
   if (changes) p.keep_state(false);
@@ -365,7 +366,8 @@ Flow Plan::detach(Flow x) {
                              .value = from.value});
     return {static_cast<int>(p.activations.size()) - 1, x.shape, x.storage};
   }
-  if (p.next_activation >= p.activations.size() || Impl::nth(p.activations, static_cast<int>(p.next_activation)).value != from.value)
+  if (p.next_activation >= p.activations.size() ||
+      Impl::nth(p.activations, static_cast<int>(p.next_activation)).value != from.value)
     p.walks_differ();
   return {static_cast<int>(p.next_activation++), x.shape, x.storage};
 }
@@ -373,8 +375,10 @@ Flow Plan::detach(Flow x) {
 std::byte* Plan::finish(Flow x, Storage as) {
   Impl& p = *impl_;
   Impl::Activation& a = p.at(x.id);
-  // The second walk makes the same call, when the layout already knows that the block is always alive.
-  if (a.storage != as) p.refuse("the result is read in another storage than it has");
+  if (a.storage != as)
+    p.refuse(std::string("the result is read as ") + (as == Storage::float32 ? "float" : "bf16") +
+             ", it is stored in " + (a.storage == Storage::float32 ? "float" : "bf16"));
+  // Before the layout, so that nothing else gets these addresses.
   if (p.walk == Impl::Walk::first) Impl::nth(p.blocks, a.value).always = true;
   return p.address(a.value);
 }
@@ -424,7 +428,7 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     // The backward passes of an inner walk run before those of the outer one. Among readers in both, the last in
     // forward order would not be the first writer, as order_writers() assumes.
     if (a.differentiable && a.walk != p.open.back().number)
-      p.refuse("reads an activation of another walk, whose gradient cannot cross; use detach()");
+      p.refuse("reads an activation of another walk, and gradients cannot pass between walks; use detach()");
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
     moments.push_back({number_, Until::forward});
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});

@@ -157,7 +157,7 @@ struct Plan::Impl {
   /// A step that is complete has been settled, and its closures have their place in the program.
   void expect_newest(int step) const {
     expect_walking("a step");
-    if (step != newest) refuse("step " + name(step) + " is described after a newer one was made");
+    if (step != newest) refuse("step " + name(step) + " is described after a newer step was created");
   }
   /// Address of the block for the n-th call of this kind. The first walk creates the block.
   std::byte* call(size_t bytes, std::vector<Moment> moments, bool always) {
@@ -172,7 +172,8 @@ struct Plan::Impl {
   bool trainable(const Parameters& p) const {
     if (!training() || std::find(frozen.begin(), frozen.end(), &p) != frozen.end()) return false;
     // Closures hold the addresses of gradients, so these must exist. A survey records no closures.
-    if (!p.allocated() && !surveys) refuse("the parameters are planned for training before they are allocated");
+    if (!p.allocated() && !surveys)
+      refuse("the parameters have no memory yet; allocate them before a plan for training");
     return !p.allocated() || p.with_gradients();
   }
   bool reads_differentiable(const StepRecord& s) const {

@@ -68,9 +68,9 @@ std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, i
   const double before = rate(then, step), after = rate(now, step);
   // The bound is rounding: the same rate computed from other numbers.
   if (std::fabs(before - after) <= 1e-9 * std::max(before, after)) return "";
-  std::string line = "learning rate: " + number(after, "%.3g") + " at the next step, where it would have been " +
-                     number(before, "%.3g");
-  if (now.config.training.schedule == Schedule::constant) return line + "; it stays there";
+  std::string line = "learning rate: " + number(after, "%.3g") +
+                     " at the next step (with the previous settings: " + number(before, "%.3g") + ")";
+  if (now.config.training.schedule == Schedule::constant) return line + "; it stays constant";
   const int64_t end_then = then.schedule.factor_end(then.config.training),
                 end_now = now.schedule.factor_end(now.config.training);
   line += "; it falls to " + number(rate(now, end_now), "%.3g") + " at step " + std::to_string(end_now);
@@ -160,9 +160,10 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   const Parameters& parameters = step.parameters();
   bool averaging = false;
   for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
-  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-    (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
-  });
+  parameters.each_tensor(ctx,
+                         [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                           (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
+                         });
   for (const StateTensor& s : step.state()) {
     // A state of this size is laid out as the trained parameters (moments, averages) and is stored tensor by tensor,
     // under names that do not depend on the layout.
@@ -192,7 +193,8 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;
   // The state is copied from the device already. The store calls these functions when it writes.
-  c.files.push_back({"model.safetensors", [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
+  c.files.push_back({"model.safetensors",
+                     [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
   c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
   c.manifest = manifest_of(step, identity, at, snr);
   // Before the evaluation there is no metric; CheckpointStore::judge() adds it.
