@@ -91,7 +91,7 @@ std::vector<Taps> strided(const std::vector<int64_t>& rates, int64_t bands) {
   std::vector<Taps> layers;
   int64_t phases = 1;
   for (size_t i = 0; i < rates.size(); ++i) {
-    // All but the last one only distribute samples, so that the transform sees every sample of its window.
+    // All but the last one only distribute samples, so that the transform layer reads every sample of its window.
     layers.push_back(i + 1 < rates.size() ? polyphase(phases, rates[i]) : lapped_transform(bands, phases, rates[i]));
     phases *= rates[i];
   }
@@ -300,7 +300,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
   }
   const int64_t width = c.decoder_dim >> layers;
   // The units in front of the final tanh approximate its inverse (docs/decisions/tanh-inverse-at-start.md). Other
-  // activations cannot make these terms, so the tanh then bends loud samples.
+  // activations cannot make these terms, so the tanh then distorts loud samples.
   if (c.output_tanh && ends_in_snake(c)) {
     int64_t unit = 2;
     for (const OddStep& step : towards_atanh(units, width >= 4))

@@ -27,7 +27,7 @@ int64_t ByteRange::read(void* to, int64_t bytes) {
     if (n <= 0) break;
     have += static_cast<size_t>(n);
   }
-  // Patches replace bytes of the header as the decoder sees them. The file itself is not changed.
+  // Patches replace bytes of the header in what the decoder reads. The file itself is not changed.
   const uint64_t first = part_.begin + at_, last = first + have;
   for (const Container::Patch& p : patches_)
     for (size_t i = 0; i < p.bytes.size(); ++i)

@@ -145,7 +145,7 @@ struct Prefetcher::Impl {
       const int64_t step = to_fill++;
       Slot& mine = slot(step);
       mine.state = State::filling;
-      // Nobody else touches a slot in the state `filling`.
+      // No other thread accesses a slot in the state `filling`.
       lock.unlock();
       std::exception_ptr failure;
       try {

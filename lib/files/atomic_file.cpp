@@ -74,7 +74,7 @@ class Descriptor {
     while (!data.empty()) {
       const ssize_t n = retried([&] { return file_calls().write(fd_, data.data(), data.size()); });
       if (n < 0) fail(path_, "write", errno);
-      // Zero bytes without an error would otherwise repeat for ever.
+      // Without this check, a call that writes zero bytes without an error would repeat endlessly.
       if (n == 0) fail(path_, "write", ENOSPC);
       data = data.subspan(static_cast<size_t>(n));
     }

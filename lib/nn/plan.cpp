@@ -140,7 +140,7 @@ void Plan::Impl::pack() {
   for (const size_t i : order) {
     Block& b = blocks[i];
     near.clear();
-    // Lifetimes that meet in one moment overlap: the step of that moment reads one block while it writes the other.
+    // Lifetimes that share one moment overlap: the step of that moment may read one block while it writes the other.
     for (const Block* p : placed)
       if (p->begin <= b.end && b.begin <= p->end) near.push_back(p);
     std::sort(near.begin(), near.end(), [](const Block* p, const Block* q) { return p->offset < q->offset; });
@@ -199,7 +199,7 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
   first_walk(walk);
   Impl& p = *impl_;
-  // One allocation for everything. It is zeroed, as persistent() and carries() promise.
+  // One allocation for everything. It is zeroed, which persistent() and carries() guarantee.
   p.memory = Memory(p.ctx, p.total);
   p.walk = Impl::Walk::second;
   // Steps, walks and activations are numbered again from the beginning. Equal numbers in both walks are what connects
@@ -253,7 +253,7 @@ void Plan::run_until(int step, Until pass) {
   if (changes) p.keep_state(false);
   for (size_t i = 0; i < end; ++i) {
     const Impl::Op& op = p.program[i];
-    // Inner walks train what is inside of them, such as a discriminator, so they are left out.
+    // An inner walk trains other parameters, such as those of a discriminator, and is left out.
     if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
   }
   if (changes) p.keep_state(true);
@@ -468,7 +468,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
   p.expect_newest(number_);
   const size_t bytes = static_cast<size_t>(shape.elements()) * size;
   std::byte* const at = p.call(bytes, {}, true);
-  // `at` is null in the first walk. reset() sees the memory as a row of bytes.
+  // `at` is null in the first walk. reset() clears the memory as bytes.
   if (at != nullptr) p.carried.push_back({at, {.channels = static_cast<int64_t>(bytes)}});
   return at;
 }

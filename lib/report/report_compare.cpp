@@ -67,7 +67,7 @@ std::vector<std::vector<float>> Baselines::add(const std::string& name, std::spa
     ClipScore score = score_clip(ctx_, samples, coded.samples, config_.sample_rate);
     score.name = name;
     b.scores.add(std::move(score));
-    // Bytes of packets, so that Opus is charged what it took and not what it was asked for.
+    // The size of the packets, because the bitrate that Opus uses may differ from the requested one.
     b.bits += 8 * static_cast<double>(coded.bytes);
     decoded.push_back(std::move(coded.samples));
   }

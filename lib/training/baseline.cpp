@@ -73,7 +73,7 @@ SF_INFO opus_info(int rate) {
 }
 
 int opus_rate(int sample_rate) {
-  // Rounded up, so that Opus is not denied any frequency of the original.
+  // Rounded up, so that resampling removes no frequency of the original.
   for (const int rate : opus_rates)
     if (rate >= sample_rate) return rate;
   return opus_rates[std::size(opus_rates) - 1];

@@ -114,7 +114,7 @@ Run::Run(const TrainerOptions& options)
 
 void Run::say(const std::string& text) {
   const std::string line = printable_lines(text);  // the text contains file names
-  // A bar of progress is on the screen: it makes room for the line and draws itself again.
+  // The progress line is erased first and drawn again after the message.
   if (progress_) {
     progress_->message(line, options_.out);
   } else {
@@ -245,7 +245,7 @@ void Run::resume(const Checkpoint& from) {
         " of " + std::to_string(config_.training.num_epochs) + " epochs");
   if (done_ < schedule_.stop)
     if (const std::string rate = what_changes_rate(then, now, done_); !rate.empty()) say("note: " + rate);
-  // At last, when nothing can be refused any more.
+  // At the end, because a refusal above must not rename anything.
   for (const fs::path& aside : store_.set_aside_after(done_))
     say("note: a newer checkpoint is set aside as " + aside.string());
 }
