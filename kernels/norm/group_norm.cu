@@ -102,9 +102,10 @@ struct Moments {
     }
   }
 };
-__device__ __forceinline__ void put_statistics(double pivot, double sum, double squares, int64_t n, float eps,
+/// `per` is 1 / n.
+__device__ __forceinline__ void put_statistics(double pivot, double sum, double squares, double per, float eps,
                                                float* mean, float* inverse) {
-  const double size = static_cast<double>(n), first = sum / size, variance = squares / size - first * first;
+  const double first = sum * per, variance = squares * per - first * first;
   *mean = static_cast<float>(pivot + first);
   *inverse = static_cast<float>(1.0 / sqrt((variance < 0 ? 0.0 : variance) + static_cast<double>(eps)));
 }
@@ -171,8 +172,8 @@ __global__ void __launch_bounds__(threads)
   if (threadIdx.x != 0) return;
   const int64_t channels = f.x.shape.channels / f.groups, n = f.x.shape.time * f.x.shape.width * channels;
   const T* const first = f.x.data + item * f.x.shape.time * f.x.shape.width * f.x.shape.channels + group * channels;
-  put_statistics(static_cast<double>(to_float(*first)), sum, squares, n, f.eps, f.mean.data + blockIdx.x,
-                 f.inverse_deviation.data + blockIdx.x);
+  put_statistics(static_cast<double>(to_float(*first)), sum, squares, 1.0 / static_cast<double>(n), f.eps,
+                 f.mean.data + blockIdx.x, f.inverse_deviation.data + blockIdx.x);
 }
 
 template <class T, int P>
@@ -306,7 +307,8 @@ int lanes_of(int64_t packs) {
 }
 
 template <class T, int P>
-__global__ void __launch_bounds__(threads) group_norm_positions_kernel(GroupNormForward<T> f, int lane_count) {
+__global__ void __launch_bounds__(threads)
+    group_norm_positions_kernel(GroupNormForward<T> f, int lane_count, double per) {
   const Lanes s(lane_count);
   const int width = static_cast<int>(f.x.shape.channels / f.groups);
   const bool exists = s.set < f.mean.elements();
@@ -318,7 +320,7 @@ __global__ void __launch_bounds__(threads) group_norm_positions_kernel(GroupNorm
   for (int i = s.lane * P; i < end; i += s.lanes * P) m.template add<P>(load<T, P>(x + i), pivot);
   const double sum = s.sum(m.sum), squares = s.sum(m.squares);
   float mean = 0, inverse = 0;
-  put_statistics(pivot, sum, squares, width, f.eps, &mean, &inverse);
+  put_statistics(pivot, sum, squares, per, f.eps, &mean, &inverse);
   if (exists && s.lane == 0) f.mean.data[s.set] = mean, f.inverse_deviation.data[s.set] = inverse;
   for (int i = s.lane * P; i < end; i += s.lanes * P) {  // x comes from cache
     Pack<T> v = load<T, P>(x + i), residual{};
@@ -412,7 +414,7 @@ void forward(Context& ctx, const GroupNormForward<T>& f) {
     const int lanes = lanes_of(x.channels / f.groups / P);
     launch(ctx,
            {.name = "group_norm_positions", .grid = blocks_for(f.mean.elements() * lanes, threads), .block = threads},
-           group_norm_positions_kernel<T, P>, f, lanes);
+           group_norm_positions_kernel<T, P>, f, lanes, 1.0 / static_cast<double>(x.channels / f.groups));
     return;
   }
   const MomentRows rows = moment_rows<T>(x, f.groups, aligned16(f.x.data));

@@ -79,9 +79,9 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
   float *const value = a.adamw.value.data + row.offset, *const m = a.adamw.m.data + row.offset;
   float *const v = a.adamw.v.data + row.offset, *const ema = with_ema ? a.adamw.ema.data + row.offset : nullptr;
   const float* const dw = a.dw.data + row.offset;
-  const bool has_gain = row.gain != WeightRow::no_gain;
+  // Among the directions if the row has no gain. A flag of its own would be a register too many.
   const int64_t gain_at = a.directions + row.gain;
-  const double factor = has_gain ? static_cast<double>(a.adamw.value.data[gain_at]) * sums.inverse : 1;
+  const double factor = gain_at < a.directions ? 1 : static_cast<double>(a.adamw.value.data[gain_at]) * sums.inverse;
   const float of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * sums.dg * sums.inverse);
   // team.sum() below is a barrier, so every thread has read the old gain before thread 0 replaces it.
   float square = 0;
@@ -120,7 +120,7 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
   for (int64_t i = beyond; i < row.length; i += threads * size) update(i);
   const double inverse = inverse_norm(team.sum(static_cast<double>(square)));
   float scale = 1;
-  if (has_gain && team.thread == 0) {
+  if (gain_at >= a.directions && team.thread == 0) {
     float gain = a.adamw.value.data[gain_at], mi = a.adamw.m.data[gain_at], vi = a.adamw.v.data[gain_at];
     gain = adamw_update(gain, static_cast<float>(sums.dg), mi, vi, step);
     a.adamw.value.data[gain_at] = gain, a.adamw.m.data[gain_at] = mi, a.adamw.v.data[gain_at] = vi;

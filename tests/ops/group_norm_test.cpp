@@ -25,7 +25,7 @@ const Sample samples[] = {
     {"a pack per position", {2, 100, 1, 8}},
     {"a codec's inner activation", {4, 250, 1, 96}},
     {"a part of the rows and one row more", {1, 513, 1, 32}},
-    {"as many rows as one block's, with 32 per thread", {66, 1024, 1, 32}},
+    {"so many blocks that a thread has 32 rows, and a block of one row", {132, 33, 1, 129}},
     {"short and wide: several tiles of channels", {1, 3, 1, 4096}},
     {"wide and odd: the last tile has one channel", {1, 5, 1, 1025}},
     {"width in use, all odd", {2, 7, 11, 13}},
