@@ -20,7 +20,7 @@ FLOORS = [  # from the lowest to the highest
     ["ground"],
     ["ops", "files"],
     ["kernels/runtime", "nn", "data"],
-    ["kernels/pointwise", "kernels/quantizer", "kernels/spectral", "kernels/loss", "kernels/optimizer",
+    ["kernels/norm", "kernels/pointwise", "kernels/quantizer", "kernels/spectral", "kernels/loss", "kernels/optimizer",
      "losses", "discriminators", "systems", "log"],
     ["kernels/conv", "codec"],
     ["training", "coding"],

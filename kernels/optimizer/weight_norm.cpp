@@ -53,7 +53,8 @@ void check(const char* op, View<const float> v, View<const float> g, View<const 
 /// Only for the CPU: on CUDA the rows are in device memory.
 void check_rows(const char* op, int64_t v, int64_t g, View<const WeightRow> rows) {
   for (const WeightRow& row : rows)
-    if (row.offset < 0 || row.length < 0 || row.offset > v - row.length || row.gain < 0 || row.gain >= g) [[unlikely]]
+    if (row.offset < 0 || row.length < 0 || row.offset > v - row.length || row.gain < WeightRow::no_gain ||
+        row.gain >= g) [[unlikely]]
       throw_usage(op, "rows has a row of " + std::to_string(row.length) + " from " + std::to_string(row.offset) +
                           ", gain " + std::to_string(row.gain) + "; v has " + std::to_string(v) + " elements, g " +
                           std::to_string(g));
@@ -85,8 +86,8 @@ void weight_norm_forward(Context& ctx, const WeightNormForward<T>& a) {
   check_rows(op, a.v.elements(), a.g.elements(), a.rows);
   each_row(ctx, a.rows, [&](const WeightRow& row) {
     const float* const v = a.v.data + row.offset;
-    const double inverse = inverse_norm(v, row.length);
-    scale(v, static_cast<float>(a.g[row.gain] * inverse), row.length, a.w.data + row.offset);
+    const double factor = row.gain == WeightRow::no_gain ? 1 : a.g[row.gain] * inverse_norm(v, row.length);
+    scale(v, static_cast<float>(factor), row.length, a.w.data + row.offset);
   });
 }
 
@@ -101,12 +102,13 @@ void weight_norm_backward(Context& ctx, const WeightNormBackward& a) {
   check_rows(op, a.v.elements(), a.g.elements(), a.rows);
   each_row(ctx, a.rows, [&](const WeightRow& row) {
     const float *const v = a.v.data + row.offset, *const dw = a.dw.data + row.offset;
+    float* const dv = a.dv.data + row.offset;
+    if (row.gain == WeightRow::no_gain) return add_gradient(dw, 1, v, 0, row.length, dv);
     const double inverse = inverse_norm(v, row.length);
     if (inverse == 0) return;
     const double dg = dot(dw, v, row.length) * inverse, factor = a.g[row.gain] * inverse;
     a.dg[row.gain] += static_cast<float>(dg);
-    add_gradient(dw, static_cast<float>(factor), v, static_cast<float>(factor * dg * inverse), row.length,
-                 a.dv.data + row.offset);
+    add_gradient(dw, static_cast<float>(factor), v, static_cast<float>(factor * dg * inverse), row.length, dv);
   });
 }
 

@@ -11,9 +11,10 @@ template <class T>
 __global__ void __launch_bounds__(row_threads) weight_norm_forward_kernel(WeightNormForward<T> a, int per_block) {
   each_row(a.rows, per_block, [&](const auto& team, int64_t, const WeightRow& row) {
     const float* const v = a.v.data + row.offset;
-    const double inverse = inverse_norm(row_dot(team, v, v, row.length));
-    scale_row(team, v, static_cast<float>(static_cast<double>(a.g.data[row.gain]) * inverse), row.length,
-              a.w.data + row.offset);
+    double factor = 1;
+    if (row.gain != WeightRow::no_gain)
+      factor = static_cast<double>(a.g.data[row.gain]) * inverse_norm(row_dot(team, v, v, row.length));
+    scale_row(team, v, static_cast<float>(factor), row.length, a.w.data + row.offset);
   });
 }
 
@@ -21,11 +22,17 @@ template <class Team>
 __device__ __forceinline__ void backward_row(const WeightNormBackward& a, const Team& team, const WeightRow& row) {
   const float *const v = a.v.data + row.offset, *const dw = a.dw.data + row.offset;
   float* const dv = a.dv.data + row.offset;
-  const double inverse = inverse_norm(row_dot(team, v, v, row.length));
-  const double dot = row_dot(team, dw, v, row.length);
-  if (inverse == 0) return;
-  const double dg = dot * inverse, factor = static_cast<double>(a.g.data[row.gain]) * inverse;
-  const float of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * dg * inverse);
+  const bool has_gain = row.gain != WeightRow::no_gain;
+  float of_dw = 1, of_v = 0;
+  double dg = 0;
+  if (has_gain) {
+    const double inverse = inverse_norm(row_dot(team, v, v, row.length));
+    const double dot = row_dot(team, dw, v, row.length);
+    if (inverse == 0) return;
+    dg = dot * inverse;
+    const double factor = static_cast<double>(a.g.data[row.gain]) * inverse;
+    of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * dg * inverse);
+  }
   if (row_vectorizable(row.length, v) && row_vectorizable(row.length, dw) && row_vectorizable(row.length, dv)) {
     for (int64_t i = int64_t{team.thread} * 4; i < row.length; i += Team::threads * 4) {
       const Pack<float> x = load_pack(v + i), d = load_pack(dw + i);
@@ -37,7 +44,7 @@ __device__ __forceinline__ void backward_row(const WeightNormBackward& a, const 
   } else {
     for (int64_t i = team.thread; i < row.length; i += Team::threads) dv[i] += of_dw * dw[i] - of_v * v[i];
   }
-  if (team.thread == 0) a.dg.data[row.gain] += static_cast<float>(dg);
+  if (has_gain && team.thread == 0) a.dg.data[row.gain] += static_cast<float>(dg);
 }
 __global__ void __launch_bounds__(row_threads) weight_norm_backward_kernel(WeightNormBackward a, int per_block) {
   each_row(a.rows, per_block, [&](const auto& team, int64_t, const WeightRow& row) { backward_row(a, team, row); });

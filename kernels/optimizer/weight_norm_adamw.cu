@@ -11,14 +11,14 @@
 //   rest                     update of the rest
 //
 // |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2), so the gradient of a direction is never stored. A row stays in registers
-// between its update and its new norm.
+// between its update and its new norm. A row without a gain has g / |v| = 1 and dg = 0: dv = dw.
 namespace nacre::cuda {
 namespace {
 
 /// Sums of a row from norm_rows that its update needs.
 struct RowSums {
-  double inverse;  ///< 1 / |v|, or 0 without a direction
-  double dg;
+  double inverse;  ///< 1 / |v|, or 0 without a direction; 1 without a gain
+  double dg;       ///< 0 without a gain
 };
 static_assert(sizeof(RowSums) == 16);
 
@@ -46,6 +46,11 @@ __device__ __forceinline__ void norm_row(const WeightNormAdamW<T>& a, const Team
   vd = team.sum(vd);
   dd = team.sum(dd);
   if (team.thread != 0) return;
+  if (row.gain == WeightRow::no_gain) {
+    sums[index] = {1, 0};
+    put_partial(partials, index, dd);
+    return;
+  }
   const double inverse = inverse_norm(vv), dg = vd * inverse;
   const double factor = static_cast<double>(a.adamw.value.data[a.directions + row.gain]) * inverse;
   const double across = dd - dg * dg;
@@ -74,8 +79,9 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
   float *const value = a.adamw.value.data + row.offset, *const m = a.adamw.m.data + row.offset;
   float *const v = a.adamw.v.data + row.offset, *const ema = with_ema ? a.adamw.ema.data + row.offset : nullptr;
   const float* const dw = a.dw.data + row.offset;
+  // Among the directions if the row has no gain. A flag of its own would be a register too many.
   const int64_t gain_at = a.directions + row.gain;
-  const double factor = static_cast<double>(a.adamw.value.data[gain_at]) * sums.inverse;
+  const double factor = gain_at < a.directions ? 1 : static_cast<double>(a.adamw.value.data[gain_at]) * sums.inverse;
   const float of_dw = static_cast<float>(factor), of_v = static_cast<float>(factor * sums.dg * sums.inverse);
   // team.sum() below is a barrier, so every thread has read the old gain before thread 0 replaces it.
   float square = 0;
@@ -113,8 +119,8 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
   const int64_t beyond = (int64_t{team.thread} + register_packs * threads) * size;
   for (int64_t i = beyond; i < row.length; i += threads * size) update(i);
   const double inverse = inverse_norm(team.sum(static_cast<double>(square)));
-  float scale = 0;
-  if (team.thread == 0) {
+  float scale = 1;
+  if (gain_at >= a.directions && team.thread == 0) {
     float gain = a.adamw.value.data[gain_at], mi = a.adamw.m.data[gain_at], vi = a.adamw.v.data[gain_at];
     gain = adamw_update(gain, static_cast<float>(sums.dg), mi, vi, step);
     a.adamw.value.data[gain_at] = gain, a.adamw.m.data[gain_at] = mi, a.adamw.v.data[gain_at] = vi;

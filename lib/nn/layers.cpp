@@ -5,6 +5,7 @@
 #include "nacre/ops/add.h"
 #include "nacre/ops/convert.h"
 #include "nacre/ops/elu.h"
+#include "nacre/ops/group_norm.h"
 #include "nacre/ops/leaky_relu.h"
 #include "nacre/ops/snake.h"
 #include "nacre/ops/snake_conv1d.h"
@@ -36,6 +37,26 @@ Costs convolution_costs(Shape x, Shape y, Shape weight, bool residual) {
   return {.forward = {.products = products, .bytes = all},
           .input_gradient = {.products = products, .bytes = all},
           .weight_gradient = {.products = products, .bytes = bytes(x) + bytes(y) + 8 * weights}};
+}
+/// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and
+/// dy twice.
+template <class T>
+Costs norm_costs(Shape x, bool residual) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+  return {.forward = {.floats = 8 * n, .bytes = (residual ? 4 : 3) * bytes},
+          .input_gradient = {.floats = 6 * n, .bytes = 3 * bytes},
+          .weight_gradient = {.floats = 5 * n, .bytes = 2 * bytes}};
+}
+/// The weight of a convolution.
+Weight* add_weight(Parameters& parameters, const std::string& name, Norm norm, std::vector<int64_t> stored, Shape whole,
+                   Init init) {
+  return norm == Norm::weight ? &parameters.add_weight({name}, std::move(stored), whole, init)
+                              : &parameters.add_plain_weight({name}, std::move(stored), whole, init);
+}
+/// The normalisation of the output of a convolution, if it has one.
+std::optional<GroupNorm> add_norm(Parameters& parameters, const std::string& name, Norm norm, int64_t channels) {
+  if (norm != Norm::group && norm != Norm::layer) return std::nullopt;
+  return GroupNorm(parameters, name + ".norm", channels, 1, norm == Norm::group ? NormOver::item : NormOver::position);
 }
 Footprint footprint_of(Shape weight, const Conv1dGeometry& g, bool transposed = false) {
   return {weight.time, g.stride, g.dilation, g.left, transposed};
@@ -143,16 +164,81 @@ Flow Activation::plan(Plan& p, Flow x) const {
   });
 }
 
+// ---- GroupNorm
+
+GroupNorm::GroupNorm(Parameters& parameters, const std::string& name, int64_t channels, int64_t groups, NormOver over)
+    : name_(name),
+      groups_(groups),
+      over_(over),
+      gain_(&parameters.add(name + ".weight", {channels}, {.channels = channels}, {Init::one})),
+      bias_(&parameters.add(name + ".bias", {channels}, {.channels = channels}, {Init::zero})) {
+  if (groups < 1 || channels % groups != 0)
+    throw Error(ErrorKind::usage,
+                name + ": " + std::to_string(channels) + " channels in " + std::to_string(groups) + " groups");
+}
+
+Flow GroupNorm::plan(Plan& p, Flow x, Flow residual) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    const Step s = p.step(name_);
+    Context& context = p.context();
+    const auto in = s.reads<T>(x, Until::backward);
+    const auto out = s.makes<T>(x.shape);
+    const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
+    const Shape statistics = group_norm_statistics(x.shape, groups_, over_);
+    // Nothing is saved where nothing is trained, but the forward pass needs the statistics in any case.
+    const bool saves = p.training();
+    const View<float> mean = saves ? s.saved<float>(statistics) : s.scratch(statistics, Until::forward);
+    const View<float> deviation = saves ? s.saved<float>(statistics) : s.scratch(statistics, Until::forward);
+    const View<float> scratch =
+        s.scratch(group_norm_forward_scratch<T>(context, x.shape, groups_, over_), Until::forward);
+    const View<float> backward_scratch =
+        s.scratch(group_norm_backward_scratch<T>(context, x.shape, groups_, over_), Until::backward);
+    const View<float> dgain = s.gradient(*gain_), dbias = s.gradient(*bias_);
+    s.costs(norm_costs<T>(x.shape, static_cast<bool>(residual)));
+    // The statistics of an item depend on all of its positions.
+    if (over_ == NormOver::item) s.reaches(x, {.count = 2 * x.shape.time - 1, .left = x.shape.time - 1});
+    s.forward([=, gain = gain_, bias = bias_, groups = groups_, over = over_](Context& c) {
+      group_norm_forward<T>(c, {.x = in.value,
+                                .gain = gain->value,
+                                .bias = bias->value,
+                                .residual = skip.value,
+                                .y = out.value,
+                                .mean = mean,
+                                .inverse_deviation = deviation,
+                                .scratch = scratch,
+                                .groups = groups,
+                                .over = over});
+    });
+    s.backward([=, gain = gain_, groups = groups_, over = over_](Context& c) {
+      if (skip.grad) accumulate<T>(c, {.x = out.grad, .y = skip.grad, .add = skip.add});
+      group_norm_backward<T>(c, {.x = in.value,
+                                 .gain = gain->value,
+                                 .mean = mean,
+                                 .inverse_deviation = deviation,
+                                 .dy = out.grad,
+                                 .dx = in.grad,
+                                 .dgain = dgain,
+                                 .dbias = dbias,
+                                 .scratch = backward_scratch,
+                                 .groups = groups,
+                                 .over = over,
+                                 .add_dx = in.add});
+    });
+    return out.flow;
+  });
+}
+
 // ---- Conv1d
 
 Conv1d::Conv1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
-               Conv1dGeometry geometry)
+               Conv1dGeometry geometry, Norm norm)
     : name_(name),
       geometry_(geometry),
-      weight_(&parameters.add_weight({name}, {out, in / geometry.groups, taps},
-                                     {.batch = out, .time = taps, .channels = in / geometry.groups},
-                                     uniform_by_fan_in(in / geometry.groups * taps))),
-      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, {Init::zero})) {}
+      weight_(add_weight(parameters, name, norm, {out, in / geometry.groups, taps},
+                         {.batch = out, .time = taps, .channels = in / geometry.groups},
+                         uniform_by_fan_in(in / geometry.groups * taps))),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, {Init::zero})),
+      norm_(add_norm(parameters, name, norm, out)) {}
 
 Shape Conv1d::output(Shape input) const {
   return {.batch = input.batch,
@@ -161,6 +247,11 @@ Shape Conv1d::output(Shape input) const {
 }
 
 Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
+  if (norm_) return norm_->plan(p, plan_convolution(p, x, {}), residual);
+  return plan_convolution(p, x, residual);
+}
+
+Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     const Step s = p.step(name_);
     Context& context = p.context();
@@ -211,8 +302,9 @@ Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
 // ---- ActivatedConv1d
 
 ActivatedConv1d::ActivatedConv1d(Parameters& parameters, const std::string& activation_name, const std::string& name,
-                                 int64_t in, int64_t out, int64_t taps, ActivationKind kind, Conv1dGeometry geometry)
-    : activation_(parameters, activation_name, in, kind), conv_(parameters, name, in, out, taps, geometry) {}
+                                 int64_t in, int64_t out, int64_t taps, ActivationKind kind, Conv1dGeometry geometry,
+                                 Norm norm)
+    : activation_(parameters, activation_name, in, kind), conv_(parameters, name, in, out, taps, geometry, norm) {}
 
 namespace {
 
@@ -311,22 +403,30 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
     const bool fuses =
         activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
     if (!fuses) return conv_.plan(p, activation_.plan(p, x), residual);
-    return plan_fused<T>(p, activation_, conv_, x, residual, p.training() && c.device().kind == Device::cpu);
+    const bool saves = p.training() && c.device().kind == Device::cpu;
+    if (conv_.norm()) return conv_.norm()->plan(p, plan_fused<T>(p, activation_, conv_, x, {}, saves), residual);
+    return plan_fused<T>(p, activation_, conv_, x, residual, saves);
   });
 }
 
 // ---- ConvTranspose1d
 
 ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
-                                 int64_t stride, int64_t padding, int64_t output_padding)
+                                 int64_t stride, int64_t padding, int64_t output_padding, Norm norm)
     : name_(name),
       geometry_{.stride = stride, .left = padding, .right = padding},
       output_padding_(output_padding),
-      weight_(&parameters.add_weight({name}, {in, out, taps}, {.batch = in, .time = taps, .channels = out},
-                                     uniform_by_fan_in(out * taps))),
-      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, uniform_by_fan_in(out * taps))) {}
+      weight_(add_weight(parameters, name, norm, {in, out, taps}, {.batch = in, .time = taps, .channels = out},
+                         uniform_by_fan_in(out * taps))),
+      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, uniform_by_fan_in(out * taps))),
+      norm_(add_norm(parameters, name, norm, out)) {}
 
 Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
+  const Flow y = plan_convolution(p, x);
+  return norm_ ? norm_->plan(p, y) : y;
+}
+
+Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     const Step s = p.step(name_);
     Context& context = p.context();

@@ -136,11 +136,29 @@ Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64
   const int64_t rows = stored.at(0) * static_cast<int64_t>(names.size());
   std::vector<int64_t> g_stored(stored.size(), 1);
   g_stored[0] = stored[0];
+  expect_one_form(names, ".weight");
   Parameter& v = add_stack(std::move(v_names), std::move(stored), whole, init, as);
   Parameter& g = add_stack(std::move(g_names), std::move(g_stored), {.channels = rows}, {Init::norm_of_direction});
+  return weight_of(v, &g);
+}
+
+Weight& Parameters::add_plain_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole,
+                                     Init init, StoredAs as) {
+  expect_one_form(names, ".weight_v");
+  for (std::string& n : names) n += ".weight";
+  return weight_of(add_stack(std::move(names), std::move(stored), whole, init, as), nullptr);
+}
+
+void Parameters::expect_one_form(const std::vector<std::string>& names, const char* of_other_form) {
+  for (const std::string& n : names)
+    if (find(n + of_other_form).parameter != nullptr)
+      throw Error(ErrorKind::usage, "parameter " + n + ": its weight is registered both with and without a gain");
+}
+
+Weight& Parameters::weight_of(Parameter& v, Parameter* g) {
   for (Weight& w : weights_)
     if (w.v == &v) return w;
-  weights_.push_back({&v, &g, whole, {}, {}, {}});
+  weights_.push_back({&v, g, v.shape, {}, {}, {}});
   return weights_.back();
 }
 
@@ -155,6 +173,7 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   }
   int64_t gains = 0;
   for (const Weight& w : weights_) {
+    if (w.g == nullptr) continue;
     offsets[w.g] = directions + gains;
     gains += padded(w.g->shape.elements());
   }
@@ -190,11 +209,14 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   }
   // An effective weight and its gradient have the same offset in their blocks as the direction has in values_.
   for (Weight& w : weights_) {
-    const int64_t at = offsets[w.v], rows = w.g->shape.elements(), length = w.shape.elements() / rows;
+    const int64_t at = offsets[w.v], rows = w.v->stored[0] * static_cast<int64_t>(w.v->names.size());
+    const int64_t length = w.shape.elements() / rows;
     if (weights32_) w.value32 = View<float>(weights32_.data + at, w.shape);
     if (weights16_) w.value16 = View<bf16>(weights16_.data + at, w.shape);
     if (with_gradients) w.grad = View<float>(weight_grads_.data + at, w.shape);
-    for (int64_t r = 0; r < rows; ++r) rows_host_.push_back({at + r * length, length, offsets[w.g] - directions + r});
+    for (int64_t r = 0; r < rows; ++r)
+      rows_host_.push_back(
+          {at + r * length, length, w.g != nullptr ? offsets[w.g] - directions + r : WeightRow::no_gain});
   }
   directions_ = View<float>(values_.data, {.channels = directions});
   gains_ = View<float>(values_.data + directions, {.channels = gains});
@@ -220,6 +242,7 @@ void Parameters::initialise(Context& ctx, uint64_t seed) {
     ctx.write<float>(whole, p.value);
   }
   for (const Weight& w : weights_) {
+    if (w.g == nullptr) continue;
     whole.resize(static_cast<size_t>(w.shape.elements()));
     ctx.read<float>(w.v->value, whole);
     std::vector<float> gains;

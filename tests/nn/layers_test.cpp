@@ -1,12 +1,14 @@
-// Layers in bf16: the same networks with activations and weights of 8 bits, compared with those in float.
+// Layers in bf16: the same networks with activations and weights of 8 bits, compared with those in float. Normalised
+// layers in float, compared with those in double.
 #include "nacre/nn/layers.h"
 
 #include <cmath>
 #include <map>
 #include <optional>
 
-#include "harness.h"
+#include "gradient_check.h"
 #include "nacre/codec/codec.h"
+#include "reference/layers.h"
 
 using namespace nacre;
 
@@ -33,22 +35,25 @@ float as_float(float x) { return x; }
 float as_float(bf16 x) { return to_float(x); }
 
 struct Result {
-  std::vector<double> y, dx;
-  std::map<std::string, std::vector<double>> gradients;
+  std::vector<double> x, y, dy;
+  test::Tensors parameters, gradients;
+  Shape shape{};  ///< of y
 };
 
 using Make = std::function<Net(Parameters&)>;
 
 /// Forward and backward of a network behind a convolution of one tap. The gradients of the convolution show what
-/// reaches the input.
+/// reaches the input. `change`, if given, sets parameters after their initialisation.
 template <class T>
-Result run(Device device, const Make& make, Shape input, int64_t inner) {
+Result run(Device device, const Make& make, Shape input, int64_t inner,
+           const std::function<void(Context&, Parameters&)>& change = {}) {
   Context ctx({.device = device, .threads = 2});
   Parameters p;
   const Conv1d first(p, "first", input.channels, inner, 1);
   const auto net = make(p);
   p.allocate(ctx, true, storage_of<T>);
   p.initialise(ctx, 4);
+  if (change) change(ctx, p);
   Plan plan(ctx, Purpose::training);
   Output<T> source;
   Input<T> end;
@@ -76,13 +81,12 @@ Result run(Device device, const Make& make, Shape input, int64_t inner) {
   ctx.read<T>(end.value, y);
   Result r;
   for (const T v : y) r.y.push_back(static_cast<double>(as_float(v)));
-  for (T& v : dy) v = stored<T>(draw(rng));
+  for (const T v : x) r.x.push_back(static_cast<double>(as_float(v)));
+  for (T& v : dy) v = stored<T>(draw(rng)), r.dy.push_back(static_cast<double>(as_float(v)));
   plan.run();
   p.finish_gradients(ctx);
-  p.each_tensor(ctx, p.gradients(),
-                [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
-                  r.gradients[name].assign(v.begin(), v.end());
-                });
+  r.parameters = test::values_of(ctx, p), r.gradients = test::gradients_of(ctx, p);
+  r.shape = end.value.shape;
   return r;
 }
 
@@ -144,6 +148,150 @@ TEST_CASE("an encoder and a decoder in bf16") {
     compare([&](Parameters& p) { return encoder_of(p, c); }, {.batch = 2, .time = 96, .channels = 2}, 1, 30);
     compare([&](Parameters& p) { return decoder_of(p, c); }, {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
   }
+}
+namespace {
+
+/// Convolutions of all forms, the second with a residual.
+struct Normed {
+  Normed(Parameters& p, Norm norm)
+      : wide(p, "wide", 6, 8, 3, {.left = 1, .right = 1}, norm),
+        unit(p, "unit.act", "unit", 8, 8, 3, ActivationKind::snake, {.left = 2, .right = 0}, norm),
+        up(p, "up", 8, 4, 4, 2, 1, 0, norm) {}
+  Flow plan(Plan& p, Flow x) const {
+    const Flow y = wide.plan(p, x);
+    return up.plan(p, unit.plan(p, y, y));
+  }
+  Conv1d wide;
+  ActivatedConv1d unit;
+  ConvTranspose1d up;
+};
+constexpr Shape normed_input{.batch = 3, .time = 11, .channels = 5};
+
+/// Normed behind the first convolution, on the tape. The loss is the product of the output and dy.
+test::Model on_tape(const Result& r, Norm norm) {
+  using test::WeightForm;
+  const WeightForm form = norm == Norm::weight ? WeightForm::normalised : WeightForm::plain;
+  const auto normed = [norm](const std::string& name, test::Layer conv) -> test::Layer {
+    if (norm == Norm::none || norm == Norm::weight) return conv;
+    return test::Chain{} << std::move(conv) << test::group_norm(name + ".norm", 1, norm == Norm::layer);
+  };
+  const test::Layer first = test::conv1d("first", 1),
+                    wide = normed("wide", test::conv1d("wide", 3, {.left = 1, .right = 1}, form)),
+                    unit = normed("unit", test::Chain{} << test::snake("unit.act", false)
+                                                        << test::conv1d("unit", 3, {.left = 2, .right = 0}, form)),
+                    up = normed("up", test::conv_transpose1d("up", 4, {.stride = 2, .left = 1, .right = 1}, 0, form));
+  return [=, &r](test::Tape& t) {
+    test::Node* y = up(t, test::residual(unit)(t, wide(t, first(t, t.constant(normed_input, r.x)))));
+    double loss = 0;
+    for (size_t i = 0; i < y->value.size(); ++i) loss += y->value[i] * r.dy[i];
+    test::Node* sum = t.make({}, {loss}, {y});
+    t.back(sum, [=, &t, &r] { t.pass(y, r.dy, sum->gradient[0]); });
+    return sum;
+  };
+}
+const char* named(Norm norm) {
+  constexpr const char* names[] = {"none", "weight", "group", "layer"};
+  return names[static_cast<size_t>(norm)];
+}
+/// Gains and biases that are not one and zero.
+void spread(Context& ctx, Parameters& p) {
+  std::mt19937_64 rng(test::seed());
+  std::uniform_real_distribution<float> draw(0.5f, 1.5f);
+  for (Parameter& x : p.all()) {
+    if (x.shape.rows() > 1) continue;
+    std::vector<float> values(static_cast<size_t>(x.shape.elements()));
+    for (float& v : values) v = draw(rng);
+    ctx.write<float>(values, x.value);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("normalised layers against those in double") {
+  const Device device = GENERATE(from_range(test::devices()));
+  const Norm norm = GENERATE(Norm::none, Norm::weight, Norm::group, Norm::layer);
+  CAPTURE(str(device), named(norm));
+  const Result r = run<float>(device, made<Normed>(norm), normed_input, 6, spread);
+  CHECK(r.parameters.count("wide.weight") == (norm == Norm::weight ? 0 : 1));
+  CHECK(r.parameters.count("up.norm.bias") == (norm == Norm::group || norm == Norm::layer ? 1 : 0));
+  test::Tape tape;
+  tape.parameters = r.parameters;
+  const test::Model model = on_tape(r, norm);
+  const test::Comparison comparison(tape, model);
+  CHECK(comparison.blunt().empty());
+  double loss = 0;
+  for (size_t i = 0; i < r.y.size(); ++i) loss += r.y[i] * r.dy[i];
+  // The loss is a sum of a few hundred terms below 10, each off by less than 100 ulp.
+  CHECK(std::fabs(loss - comparison.loss) <= 100 * test::ulp * 10 * static_cast<double>(r.y.size()));
+  comparison.check(r.gradients);
+  if (device.kind == Device::cpu) {
+    std::mt19937_64 rng(test::seed());
+    test::check_differences(tape, model, rng, 40);
+  }
+}
+TEST_CASE("normalised layers in bf16") {
+  for (const Norm norm : {Norm::none, Norm::group, Norm::layer}) {
+    CAPTURE(named(norm));
+    // Four convolutions with their weights, Snake, the residual and three normalisations.
+    compare(made<Normed>(norm), {.batch = 3, .time = 40, .channels = 5}, 6, 13);
+  }
+}
+TEST_CASE("a plain weight computes what a normalised one of the same effective weights does, bit for bit") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  const auto layers = [](Norm norm) {
+    return [=](Parameters& p) -> std::function<Flow(Plan&, Flow)> {
+      return [conv = Conv1d(p, "conv", 6, 8, 3, {.left = 1, .right = 1}, norm),
+              up = ConvTranspose1d(p, "up", 8, 4, 4, 2, 1, 0, norm)](Plan& w, Flow x) {
+        return up.plan(w, conv.plan(w, x));
+      };
+    };
+  };
+  // Rows of one element 2 and gain 2, or 0.5 and 0.5, are their own effective weights without any rounding. Here every
+  // row is a power of two in one place and zero elsewhere.
+  const auto set = [](const char* suffix) {
+    return [=](Context& ctx, Parameters& p) {
+      for (const char* name : {"conv", "up"}) {
+        const std::vector<int64_t> stored =
+            name[0] == 'c' ? std::vector<int64_t>{8, 6, 3} : std::vector<int64_t>{8, 4, 4};
+        const size_t length = static_cast<size_t>(stored[1] * stored[2]);
+        std::vector<float> values(8 * length), gains;
+        for (size_t row = 0; row < 8; ++row)
+          gains.push_back(std::ldexp(1.0f, static_cast<int>(row % 3) - 1)),
+              values[row * length + 5 * row % length] = gains.back();
+        const std::string at(name);
+        REQUIRE(p.set_tensor(ctx, at + suffix, stored, values));
+        p.set_tensor(ctx, at + ".weight_g", {8, 1, 1}, gains);
+      }
+    };
+  };
+  const Result plain = run<float>(device, layers(Norm::none), normed_input, 6, set(".weight")),
+               normalised = run<float>(device, layers(Norm::weight), normed_input, 6, set(".weight_v"));
+  CHECK(plain.y == normalised.y);
+  for (const char* name : {"first.weight_v", "first.bias", "conv.bias", "up.bias"})
+    CHECK(plain.gradients.at(name) == normalised.gradients.at(name));
+  CHECK(test::largest(plain.gradients.at("conv.weight")) > 0);
+}
+TEST_CASE("a normalisation over an item looks at all of its positions") {
+  Context ctx({.threads = 1});
+  for (const Norm norm : {Norm::none, Norm::group, Norm::layer}) {
+    CAPTURE(named(norm));
+    Parameters p;
+    const Conv1d conv(p, "conv", 2, 4, 3, {.left = 1, .right = 1}, norm);
+    Plan plan(ctx, Purpose::inference);
+    Flow from, to;
+    plan.survey([&](Plan& w) {
+      from = w.source<float>({.time = 20, .channels = 2}).flow;
+      to = conv.plan(w, from);
+    });
+    const Span span = plan.reach(to, {7, 7}, from);
+    CHECK((norm == Norm::group ? span.first <= 0 && span.last >= 19 : span.first == 6 && span.last == 8));
+  }
+}
+TEST_CASE("a group norm needs groups of equal size") {
+  Parameters p;
+  CHECK_THROWS_AS(GroupNorm(p, "norm", 6, 4, NormOver::item), Error);
+  CHECK_THROWS_AS(GroupNorm(p, "none", 6, 0, NormOver::position), Error);
 }
 TEST_CASE("activations have the names of configurations") {
   for (const ActivationKind kind : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu,

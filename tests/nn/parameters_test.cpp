@@ -157,11 +157,16 @@ TEST_CASE("parameters: a latent narrower than the encoder, as in the 16 kbit/s m
 TEST_CASE("parameters: what a step did not use has no gradient, whatever the step before left there") {
   const Device device = GENERATE(from_range(test::devices()));
   const bool in_one_op = GENERATE(false, true);  // the end of a step: separate ops, or one fused op
-  INFO(str(device) << (in_one_op ? ", fused" : ", op by op"));
+  const bool plain = GENERATE(false, true);      // weights without gains
+  INFO(str(device) << (in_one_op ? ", fused" : ", op by op") << (plain ? ", plain" : ""));
   Context ctx({.device = device, .threads = 2});
   Parameters p;
-  Weight &used = p.add_weight({"used"}, {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}, {Init::one}),
-         &idle = p.add_weight({"idle"}, {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3}, {Init::one});
+  const auto add = [&](const char* name, std::vector<int64_t> stored, Shape shape) -> Weight& {
+    return plain ? p.add_plain_weight({name}, std::move(stored), shape, {Init::one})
+                 : p.add_weight({name}, std::move(stored), shape, {Init::one});
+  };
+  Weight &used = add("used", {3, 5, 2}, {.batch = 3, .time = 2, .channels = 5}),
+         &idle = add("idle", {4, 3, 7}, {.batch = 4, .time = 7, .channels = 3});
   p.allocate(ctx, true);
   const auto fill = [&](View<float> v, float first) {
     std::vector<float> values(static_cast<size_t>(v.elements()));
@@ -187,8 +192,8 @@ TEST_CASE("parameters: what a step did not use has no gradient, whatever the ste
   fill(used.grad, 1), fill(idle.grad, 2);
   plan.run();
 
-  const std::vector<float> before_v = read(idle.v->value), before_g = read(idle.g->value),
-                           before_used = read(used.v->value);
+  const std::vector<float> before_v = read(idle.v->value), before_used = read(used.v->value),
+                           before_g = plain ? std::vector<float>{} : read(idle.g->value);
   if (in_one_op) {
     const Shape all = p.values().shape, scratch = p.update_scratch(ctx);
     const auto bytes = [](Shape s) { return static_cast<size_t>(s.elements()) * sizeof(float); };
@@ -209,14 +214,18 @@ TEST_CASE("parameters: what a step did not use has no gradient, whatever the ste
   } else {
     p.finish_gradients(ctx);
     for (const float g : read(idle.v->grad)) CHECK(g == 0);
-    for (const float g : read(idle.g->grad)) CHECK(g == 0);
-    const std::vector<float> found = read(used.g->grad);
-    CHECK(std::all_of(found.begin(), found.end(), [](float g) { return g != 0; }));
+    if (plain) {
+      CHECK(same_bits(read(used.v->grad), read(used.grad)));
+    } else {
+      for (const float g : read(idle.g->grad)) CHECK(g == 0);
+      const std::vector<float> found = read(used.g->grad);
+      CHECK(std::all_of(found.begin(), found.end(), [](float g) { return g != 0; }));
+    }
   }
   for (const float g : read(idle.grad)) CHECK(g == 0);
   if (in_one_op) {
     CHECK(same_bits(read(idle.v->value), before_v));
-    CHECK(same_bits(read(idle.g->value), before_g));
+    if (!plain) CHECK(same_bits(read(idle.g->value), before_g));
     CHECK_FALSE(same_bits(read(used.v->value), before_used));
   }
 }
@@ -418,6 +427,85 @@ TEST_CASE("parameters: begin as they are registered") {
   std::vector<float> w(24);
   ctx.read<float>(weight.value32, w);
   for (const float x : w) CHECK(std::fabs(static_cast<double>(x) - 1) <= 8 * test::ulp);
+}
+
+TEST_CASE("parameters: plain weights beside normalised ones") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  const Init draw{Init::uniform, 0.5};
+  const Shape shape{.batch = 4, .time = 2, .channels = 3};
+  Parameters p, alone;
+  Weight &first = p.add_weight({"first"}, {2, 3, 2}, {.batch = 2, .time = 2, .channels = 3}, draw),
+         &stack = p.add_plain_weight({"0.stack", "1.stack"}, {2, 3, 2}, shape, draw),
+         &second = p.add_weight({"second"}, {4, 3, 2}, shape, draw);
+  alone.add_weight({"first"}, {2, 3, 2}, {.batch = 2, .time = 2, .channels = 3}, draw);
+  alone.add_weight({"second"}, {4, 3, 2}, shape, draw);
+  CHECK(stack.g == nullptr);
+  CHECK(&p.add_plain_weight({"0.stack", "1.stack"}, {2, 3, 2}, shape, draw) == &stack);
+  CHECK(p.effective_elements() == 12 + 24 + 24);
+  // One layer cannot have both forms.
+  for (const std::string& what : {error_of(
+                                      [&] {
+                                        p.add_weight({"0.stack", "1.stack"}, {2, 3, 2}, shape, draw);
+                                      },
+                                      ErrorKind::usage),
+                                  error_of(
+                                      [&] {
+                                        p.add_plain_weight({"first"}, {2, 3, 2}, {.batch = 4, .channels = 3}, draw);
+                                      },
+                                      ErrorKind::usage)})
+    CHECK(what.find("both with and without a gain") != std::string::npos);
+
+  for (Parameters* each : {&p, &alone}) each->allocate(ctx, true), each->initialise(ctx, 7);
+  std::map<std::string, std::vector<float>> values, others;
+  const auto into = [](std::map<std::string, std::vector<float>>& to) {
+    return [&to](const std::string& name, const std::vector<int64_t>&, std::span<const float> v) {
+      to[name].assign(v.begin(), v.end());
+    };
+  };
+  p.each_tensor(ctx, into(values)), alone.each_tensor(ctx, into(others));
+  CHECK(values.size() == others.size() + 2);
+  for (const auto& [name, v] : others) CHECK(same_bits(values.at(name), v));  // a plain weight changes no other tensor
+  CHECK_FALSE(same_bits(values.at("0.stack.weight"), values.at("1.stack.weight")));
+
+  // The effective weight has the values in the layout of memory: taps before channels.
+  const auto read = [&](View<const float> v) {
+    std::vector<float> all(static_cast<size_t>(v.elements()));
+    ctx.read<float>(v, all);
+    return all;
+  };
+  const std::vector<float> w = read(stack.value32);
+  for (size_t piece = 0; piece < 2; ++piece)
+    for (size_t o = 0; o < 2; ++o)
+      for (size_t k = 0; k < 2; ++k)
+        for (size_t i = 0; i < 3; ++i)
+          CHECK(w[((2 * piece + o) * 2 + k) * 3 + i] ==
+                values.at(std::to_string(piece) + ".stack.weight")[(o * 3 + i) * 2 + k]);
+  CHECK(same_bits(w, read(stack.v->value)));
+
+  // A tensor that is set becomes effective with the next refresh().
+  const std::vector<float> ones(12, 1.0f);
+  CHECK(p.set_tensor(ctx, "1.stack.weight", {2, 3, 2}, ones));
+  p.refresh(ctx);
+  const std::vector<float> after = read(stack.value32);
+  CHECK(same_bits({after.begin() + 12, after.end()}, ones));
+  CHECK(same_bits({after.begin(), after.begin() + 12}, {w.begin(), w.begin() + 12}));
+
+  // Storage in bf16 rounds once.
+  Parameters narrow;
+  Weight& rounded = narrow.add_plain_weight({"0.stack", "1.stack"}, {2, 3, 2}, shape, draw);
+  narrow.allocate(ctx, false, Storage::bfloat16), narrow.initialise(ctx, 7);
+  std::vector<bf16> found(24);
+  ctx.read<bf16>(rounded.value16, found);
+  for (size_t i = 0; i < 24; ++i) CHECK(to_float(found[i]) == to_float(to_bf16(w[i])));
+
+  // Gradients: that of a plain weight passes to it unchanged, beside rows with gains on both sides.
+  for (const Weight* each : {&first, &stack, &second})
+    ctx.write<float>(std::vector<float>(static_cast<size_t>(each->grad.elements()), 0.25f), each->grad);
+  p.finish_gradients(ctx);
+  for (const float g : read(stack.v->grad)) CHECK(g == 0.25f);
+  for (const Weight* each : {&first, &second}) CHECK_FALSE(same_bits(read(each->v->grad), read(each->grad)));
 }
 
 TEST_CASE("parameters: what begins random is a function of the seed and the name alone") {

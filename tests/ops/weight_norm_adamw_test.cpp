@@ -36,14 +36,20 @@ const Sample samples[] = {
     {"so many rows that several are a block's, long ones among them", many_rows(), 9},
 };
 
+/// Which rows have a gain. mixed: two of three, so that every place of a block sees both kinds.
+enum class Gains : uint8_t { all, mixed, none };
+
 struct Layout {
-  explicit Layout(const Sample& s) : rest(s.rest) {
-    int64_t gain = static_cast<int64_t>(s.lengths.size());
-    for (const int64_t n : s.lengths) {  // gains in reverse order, so that a row number cannot pass for a gain
-      rows.push_back({directions, n, --gain});
+  Layout(const Sample& s, Gains which) : rest(s.rest) {
+    const auto has_gain = [&](size_t i) { return which == Gains::all || (which == Gains::mixed && i % 3 != 1); };
+    for (size_t i = 0; i < s.lengths.size(); ++i) gains += has_gain(i);
+    int64_t gain = gains;
+    for (size_t i = 0; i < s.lengths.size(); ++i) {
+      const int64_t n = s.lengths[i];
+      // Gains in reverse order, so that a row number cannot pass for a gain.
+      rows.push_back({directions, n, has_gain(i) ? --gain : WeightRow::no_gain});
       directions += (n + s.align - 1) / s.align * s.align;
     }
-    gains = static_cast<int64_t>(s.lengths.size());
   }
   int64_t elements() const { return directions + gains + rest; }
   std::vector<WeightRow> rows;
@@ -51,9 +57,9 @@ struct Layout {
 };
 
 template <class T>
-void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) {
-  INFO(s.why);
-  const Layout l(s);
+void sample_case(Device device, const Sample& s, Gains which, bool with_ema, float max_norm) {
+  INFO(s.why << (which == Gains::all ? "" : which == Gains::mixed ? ", a third without gains" : ", no gains"));
+  const Layout l(s, which);
   const Shape flat{.channels = l.elements()}, weights{.channels = l.directions};
   Case c(std::string("weight_norm_adamw, ") + s.why, device, flat);
   std::vector<bool> padding(static_cast<size_t>(l.directions), true);
@@ -71,7 +77,8 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   auto& dw = c.random("dw", weights, -0.1, 0.1);
   auto& w = c.output<T>("w", weights);
   Memory rows(c.ctx, std::max<size_t>(l.rows.size(), 1) * sizeof(WeightRow)), scalars(c.ctx, sizeof(AdamWScalars));
-  const View<WeightRow> rows_view(reinterpret_cast<WeightRow*>(rows.data()), {.channels = l.gains});
+  const auto row_count = static_cast<int64_t>(l.rows.size());
+  const View<WeightRow> rows_view(reinterpret_cast<WeightRow*>(rows.data()), {.channels = row_count});
   const View<AdamWScalars> scalars_view(reinterpret_cast<AdamWScalars*>(scalars.data()), {});
   c.ctx.write<WeightRow>(l.rows, rows_view);
   const AdamWScalars start{.lr = 0.01f, .step = 4};
@@ -83,7 +90,7 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
                 .v = v,
                 .ema = with_ema ? View<float>(ema) : View<float>(),
                 .scalars = scalars_view,
-                .scratch = c.scratch(weight_norm_adamw_scratch(c.ctx, flat, l.directions, l.gains, l.gains)),
+                .scratch = c.scratch(weight_norm_adamw_scratch(c.ctx, flat, l.directions, l.gains, row_count)),
                 .beta1 = 0.8f,
                 .beta2 = 0.95f,
                 .weight_decay = 0.1f,
@@ -101,6 +108,13 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
     std::vector<double> one_v, one_dw;
     for (int64_t i = 0; i < row.length; ++i)
       one_v.push_back(value[row.offset + i]), one_dw.push_back(dw[row.offset + i]);
+    if (row.gain == WeightRow::no_gain) {
+      for (int64_t i = 0; i < row.length; ++i) {
+        const auto at = static_cast<size_t>(row.offset + i);
+        gradient[at] = dw[row.offset + i], size[at] = std::fabs(dw[row.offset + i]);
+      }
+      continue;
+    }
     const double g = value[l.directions + row.gain], norm = reference::norm(one_v), norm_dw = reference::norm(one_dw);
     const auto exact = reference::weight_norm_gradient(one_v, g, one_dw);
     gradient[static_cast<size_t>(l.directions + row.gain)] = exact.dg;
@@ -180,13 +194,15 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
   for (const WeightRow& row : l.rows) {
     std::vector<double> one_v;
     for (int64_t i = 0; i < row.length; ++i) one_v.push_back(now[static_cast<size_t>(row.offset + i)]);
-    const auto wanted = reference::weight_norm(one_v, now[static_cast<size_t>(l.directions + row.gain)]);
+    const bool has_gain = row.gain != WeightRow::no_gain;
+    const auto wanted =
+        has_gain ? reference::weight_norm(one_v, now[static_cast<size_t>(l.directions + row.gain)]) : one_v;
     double worst = 0;
     for (int64_t i = 0; i < row.length; ++i) {
       const double e = std::fabs(to_float(found[static_cast<size_t>(row.offset + i)]) - wanted[static_cast<size_t>(i)]);
       worst = std::max(worst, e / (std::fabs(wanted[static_cast<size_t>(i)]) + 1e-30));
     }
-    CHECK(worst <= 8 * ulp + storage);
+    CHECK(worst <= (has_gain ? 8 * ulp : 0) + storage);
   }
   // weight_norm gives the same bits for these directions. A resumed run starts with its result.
   auto& again = c.output<T>("w again", weights);
@@ -203,17 +219,20 @@ void sample_case(Device device, const Sample& s, bool with_ema, float max_norm) 
 }  // namespace
 
 TEST_CASE("weight_norm_adamw is its three parts", "[weight_norm_adamw]") {
+  const Gains which = GENERATE(Gains::all, Gains::mixed, Gains::none);
   for (const Device device : devices())
     for (const Sample& s : samples) {
-      sample_case<float>(device, s, false, 0);
-      sample_case<float>(device, s, true, 0.5f);
-      sample_case<bf16>(device, s, true, 0);
+      sample_case<float>(device, s, which, false, 0);
+      sample_case<float>(device, s, which, true, 0.5f);
+      sample_case<bf16>(device, s, which, true, 0);
     }
 }
 
 TEST_CASE("weight_norm_adamw leaves all as it was when a gradient is not finite", "[weight_norm_adamw]") {
+  const bool has_gain = GENERATE(true, false);
   for (const Device device : devices())
     for (const bool in_weight : {true, false}) {
+      const int64_t gains = has_gain ? 1 : 0;
       const Shape flat{.channels = 16 + 1 + 3};
       Case c("weight_norm_adamw not finite", device, flat);
       std::vector<float> ones(20, 1.0f), bad_dw(16, 0.1f), bad_grad(20, 0.1f);
@@ -221,11 +240,11 @@ TEST_CASE("weight_norm_adamw leaves all as it was when a gradient is not finite"
       auto &value = c.values<float>("value", flat, ones), &m = c.values<float>("m", flat, ones),
            &v = c.values<float>("v", flat, ones), &grad = c.values<float>("grad", flat, bad_grad);
       auto &dw = c.values<float>("dw", {.channels = 16}, bad_dw),
-           &w = c.values<float>("w", {.channels = 16}, std::vector<float>(16, 0.25f));
+           &w = c.values<float>("w", {.channels = 16}, std::vector<float>(16, has_gain ? 0.25f : 1.0f));
       Memory rows(c.ctx, sizeof(WeightRow)), scalars(c.ctx, sizeof(AdamWScalars));
       const View<WeightRow> rows_view(reinterpret_cast<WeightRow*>(rows.data()), {.channels = 1});
       const View<AdamWScalars> scalars_view(reinterpret_cast<AdamWScalars*>(scalars.data()), {});
-      const WeightRow row{0, 16, 0};
+      const WeightRow row{0, 16, has_gain ? 0 : WeightRow::no_gain};
       c.ctx.write<WeightRow>(std::span<const WeightRow>(&row, 1), rows_view);
       const AdamWScalars start{.lr = 0.01f, .step = 4};
       c.ctx.write<AdamWScalars>(std::span<const AdamWScalars>(&start, 1), scalars_view);
@@ -234,16 +253,16 @@ TEST_CASE("weight_norm_adamw leaves all as it was when a gradient is not finite"
                                           .m = m,
                                           .v = v,
                                           .scalars = scalars_view,
-                                          .scratch = c.scratch(weight_norm_adamw_scratch(c.ctx, flat, 16, 1, 1))},
+                                          .scratch = c.scratch(weight_norm_adamw_scratch(c.ctx, flat, 16, gains, 1))},
                                 .directions = 16,
-                                .gains = 1,
+                                .gains = gains,
                                 .rows = rows_view,
                                 .dw = dw,
                                 .w = w});
       c.expect_equal(value, ones);
       c.expect_equal(m, ones);
       c.expect_equal(v, ones);
-      // w = g v / |v| = 1 / 4 is unchanged.
+      // w is unchanged: g v / |v| = 1 / 4, or v.
       c.expect_equal(w, w.before());
       AdamWScalars after;
       c.ctx.read<AdamWScalars>(scalars_view, std::span<AdamWScalars>(&after, 1));

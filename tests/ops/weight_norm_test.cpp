@@ -48,20 +48,26 @@ const std::vector<Sample>& samples() {
   return all;
 }
 
+/// Which rows have a gain. mixed: two of three, so that every place of a block sees both kinds.
+enum class Gains : uint8_t { all, mixed, none };
+
 struct Layout {
-  explicit Layout(const Sample& s) {
-    int64_t gain = static_cast<int64_t>(s.lengths.size());
-    for (const int64_t n : s.lengths) {  // gains in reverse order, so that a row number cannot pass for a gain
-      rows.push_back({elements + s.gap, n, --gain});
+  explicit Layout(const Sample& s, Gains which = Gains::all) {
+    const auto has_gain = [&](size_t i) { return which == Gains::all || (which == Gains::mixed && i % 3 != 1); };
+    for (size_t i = 0; i < s.lengths.size(); ++i) gain_count += has_gain(i);
+    int64_t gain = gain_count;
+    for (size_t i = 0; i < s.lengths.size(); ++i) {
+      const int64_t n = s.lengths[i];
+      // Gains in reverse order, so that a row number cannot pass for a gain.
+      rows.push_back({elements + s.gap, n, has_gain(i) ? --gain : WeightRow::no_gain});
       elements += s.gap + n;
     }
     elements += s.gap;
   }
-  View<const WeightRow> view() const { return {rows.data(), {.channels = static_cast<int64_t>(rows.size())}}; }
   Shape flat() const { return {.channels = elements}; }
-  Shape gains() const { return {.channels = static_cast<int64_t>(rows.size())}; }
+  Shape gains() const { return {.channels = gain_count}; }
   std::vector<WeightRow> rows;
-  int64_t elements = 0;
+  int64_t elements = 0, gain_count = 0;
 };
 
 template <class B>
@@ -74,7 +80,8 @@ std::vector<double> part(const B& b, const WeightRow& row) {
 /// The table of rows, on the device like all other data.
 struct Rows {
   Rows(Context& ctx, const Layout& l)
-      : memory(ctx, std::max<size_t>(l.rows.size(), 1) * sizeof(WeightRow)), n(l.gains()) {
+      : memory(ctx, std::max<size_t>(l.rows.size(), 1) * sizeof(WeightRow)),
+        n{.channels = static_cast<int64_t>(l.rows.size())} {
     ctx.write<WeightRow>(l.rows, View<WeightRow>(reinterpret_cast<WeightRow*>(memory.data()), n));
   }
   operator View<const WeightRow>() const { return {reinterpret_cast<const WeightRow*>(memory.data()), n}; }
@@ -85,10 +92,11 @@ struct Rows {
 }  // namespace
 
 TEST_CASE("weight_norm against the reference", "[weight_norm]") {
+  const Gains which = GENERATE(Gains::all, Gains::mixed, Gains::none);
   for (const Device device : devices())
     for (const Sample& s : samples()) {
-      INFO(s.why);
-      const Layout layout(s);
+      INFO(s.why << (which == Gains::all ? "" : which == Gains::mixed ? ", a third without gains" : ", no gains"));
+      const Layout layout(s, which);
       std::vector<std::vector<float>> same;
       for (const int threads : {1, 2, 3}) {
         if (device.kind == Device::cuda && threads > 1) continue;  // threads only matter on the CPU
@@ -106,10 +114,20 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
         CHECK(allocations.count() == 0);
 
         std::vector<double> w_ref(static_cast<size_t>(layout.elements), NAN), dv_ref(w_ref.size()),
-            dv_size(w_ref.size()), dg_ref(layout.rows.size()), dg_size(layout.rows.size());
+            dv_size(w_ref.size()), dg_ref(static_cast<size_t>(layout.gain_count)), dg_size(dg_ref.size());
         for (size_t i = 0; i < dv_ref.size(); ++i) dv_ref[i] = dv.before()[i];
         for (const WeightRow& row : layout.rows) {
-          const auto one_v = part(v, row), one_dw = part(dw, row), one_w = reference::weight_norm(one_v, g[row.gain]);
+          const auto one_v = part(v, row), one_dw = part(dw, row);
+          if (row.gain == WeightRow::no_gain) {
+            for (int64_t i = 0; i < row.length; ++i) {
+              const auto at = static_cast<size_t>(row.offset + i), k = static_cast<size_t>(i);
+              w_ref[at] = one_v[k];
+              dv_ref[at] += one_dw[k];
+              dv_size[at] = std::fabs(dv_ref[at]) / 16;  // one rounding, of the sum
+            }
+            continue;
+          }
+          const auto one_w = reference::weight_norm(one_v, g[row.gain]);
           const auto gradient = reference::weight_norm_gradient(one_v, g[row.gain], one_dw);
           const double norm = reference::norm(one_v), norm_dw = reference::norm(one_dw);
           dg_ref[static_cast<size_t>(row.gain)] = dg[row.gain] + gradient.dg;
@@ -133,6 +151,7 @@ TEST_CASE("weight_norm against the reference", "[weight_norm]") {
             const auto at = static_cast<size_t>(i);
             worst = std::max(worst, std::fabs(found[at] - w_ref[at]) / w_allowed(i));
             CHECK(to_float(w16.read()[at]) == to_float(to_bf16(found[at])));
+            if (row.gain == WeightRow::no_gain) CHECK(found[at] == static_cast<float>(w_ref[at]));
             if (i - row.offset > 200) break;
           }
         CHECK(worst <= 1);
@@ -219,17 +238,35 @@ TEST_CASE("weight_norm of a row without direction is zero and stays finite", "[w
   }
 }
 
+TEST_CASE("weight_norm keeps a tiny row without a gain", "[weight_norm]") {
+  for (const Device device : devices()) {
+    Case c("weight_norm without a gain", device, {.channels = 8});
+    Layout layout({"", {4, 4}}, Gains::none);
+    const Rows rows(c.ctx, layout);
+    const std::vector<float> tiny{1e-30f, 0, -1e-30f, 0, 0, 0, 0, 0}, slope(8, 0.5f);
+    auto &v = c.values<float>("v", layout.flat(), tiny), &dw = c.values<float>("dw", layout.flat(), slope);
+    auto &w = c.output("w", layout.flat()), &dv = c.zeros("dv", layout.flat());
+    const View<float> no_gains(nullptr, layout.gains());
+    weight_norm_forward(c.ctx, {.v = v, .g = no_gains, .rows = rows, .w = w});
+    weight_norm_backward(c.ctx, {.v = v, .g = no_gains, .rows = rows, .dw = dw, .dv = dv, .dg = no_gains});
+    c.expect_equal(w, tiny);
+    c.expect_equal(dv, slope);
+  }
+}
+
 TEST_CASE("weight_norm says what does not fit", "[weight_norm]") {
   Context ctx;
   std::vector<float> data(64);
   const View<float> v(data.data(), {.channels = 64}), g(data.data(), {.channels = 2});
-  const std::vector<WeightRow> past{{60, 5, 0}}, gain{{0, 4, 2}};
-  const View<const WeightRow> rows(past.data(), {.channels = 1}), wrong(gain.data(), {.channels = 1});
+  const std::vector<WeightRow> past{{60, 5, 0}}, gain{{0, 4, 2}}, below{{0, 4, -2}};
+  const View<const WeightRow> rows(past.data(), {.channels = 1}), wrong(gain.data(), {.channels = 1}),
+      negative(below.data(), {.channels = 1});
   using Catch::Contains;
   CHECK_THROWS_WITH(weight_norm_forward<float>(ctx, {.v = v, .g = g, .rows = rows, .w = v}),
                     Contains("weight_norm_forward: rows has a row of 5 from 60"));
   CHECK_THROWS_WITH(weight_norm_forward<float>(ctx, {.v = v, .g = g, .rows = wrong, .w = v}),
                     Contains("gain 2; v has 64 elements, g 2"));
+  CHECK_THROWS_WITH(weight_norm_forward<float>(ctx, {.v = v, .g = g, .rows = negative, .w = v}), Contains("gain -2"));
   CHECK_THROWS_WITH(weight_norm_forward<float>(ctx, {.v = v, .g = g, .rows = rows, .w = g}),
                     Contains("weight_norm_forward: w is [1, 1, 1, 2], expected [1, 1, 1, 64]"));
   CHECK_THROWS_WITH(weight_norm_backward(ctx, {.v = v, .g = g, .rows = rows, .dw = v, .dv = v, .dg = v}),

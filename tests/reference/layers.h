@@ -5,6 +5,7 @@
 #include "nacre/ops/conv1d.h"
 #include "reference/conv1d.h"
 #include "reference/elu.h"
+#include "reference/group_norm.h"
 #include "reference/leaky_relu.h"
 #include "reference/snake.h"
 #include "reference/tanh.h"
@@ -98,6 +99,25 @@ inline Layer snake(std::string name, bool with_beta) {
         dx[i] *= slopes.x;
       }
       t.add(x, std::move(dx)), t.add(alpha, std::move(dalpha)), t.add(beta, std::move(dbeta));
+    });
+    return y;
+  };
+}
+
+// --- Normalisation
+
+/// Mean and variance over each position, or over all positions of an item. The parameters are <name>.weight and
+/// <name>.bias.
+inline Layer group_norm(std::string name, int64_t groups, bool per_position) {
+  return [=](Tape& t, Node* x) {
+    Node *gain = t.parameter(name + ".weight"), *bias = t.parameter(name + ".bias");
+    const nacre::reference::GroupNorm op{
+        static_cast<size_t>(x->shape.batch), static_cast<size_t>(x->shape.time * x->shape.width),
+        static_cast<size_t>(x->shape.channels), static_cast<size_t>(groups), per_position};
+    Node* y = t.make(x->shape, op.forward(x->value, gain->value, bias->value), {x, gain, bias});
+    t.back(y, [=, &t] {
+      auto d = op.backward(x->value, gain->value, y->gradient);
+      t.add(x, std::move(d.x)), t.add(gain, std::move(d.gain)), t.add(bias, std::move(d.bias));
     });
     return y;
   };

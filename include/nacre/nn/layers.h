@@ -4,12 +4,14 @@
 // may outlive the layer. Every layer accepts activations of either storage and uses the storage of its input.
 #include <concepts>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "nacre/nn/parameters.h"
 #include "nacre/nn/plan.h"
 #include "nacre/ops/conv1d.h"
+#include "nacre/ops/group_norm.h"
 
 namespace nacre {
 
@@ -57,26 +59,57 @@ class Activation {
   const Parameter* beta_ = nullptr;
 };
 
-/// Weight-normalised convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and
-/// <name>.bias. The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. The bias is initialised to zero
-/// (section 2.6 of the DAC description).
+/// How a convolution is normalised: not at all, by its weight (weight_norm.h), or by its output (group_norm.h).
+enum class Norm : uint8_t {
+  none,
+  weight,
+  group,  ///< one mean and variance per item, over all positions and channels
+  layer   ///< one mean and variance per position, over the channels
+};
+
+/// Mean and variance normalisation of an activation, with parameters <name>.weight and <name>.bias of one value per
+/// channel, initialised to one and zero.
+class GroupNorm {
+ public:
+  /// Throws Error(usage) if `groups` does not divide `channels`.
+  GroupNorm(Parameters&, const std::string& name, int64_t channels, int64_t groups, NormOver);
+  /// y = norm(x) + residual. The residual may be absent.
+  Flow plan(Plan&, Flow x, Flow residual = {}) const;
+
+ private:
+  std::string name_;
+  int64_t groups_;
+  NormOver over_;
+  const Parameter* gain_;
+  const Parameter* bias_;
+};
+
+/// Convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and <name>.bias. Without weight
+/// normalisation, <name>.weight takes the place of the first two. Norm::group and Norm::layer add <name>.norm.weight
+/// and <name>.norm.bias. (Checkpoints of EnCodec spell some of these differently. Their names are mapped on import.)
+/// The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. The bias is initialised to zero (section 2.6
+/// of the DAC description).
 class Conv1d {
  public:
-  Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {});
-  /// y = conv(x) + residual. The residual may be absent.
+  Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {},
+         Norm = Norm::weight);
+  /// y = conv(x) + residual, where conv includes the normalisation. The residual may be absent.
   Flow plan(Plan&, Flow x, Flow residual = {}) const;
 
   const std::string& name() const noexcept { return name_; }
+  const std::optional<GroupNorm>& norm() const noexcept { return norm_; }  ///< of the output
   const Weight& weight() const noexcept { return *weight_; }
   const Parameter& bias() const noexcept { return *bias_; }
   const Conv1dGeometry& geometry() const noexcept { return geometry_; }
   Shape output(Shape input) const;
 
  private:
+  Flow plan_convolution(Plan&, Flow x, Flow residual) const;
   std::string name_;
   Conv1dGeometry geometry_;
   const Weight* weight_;
   const Parameter* bias_;
+  std::optional<GroupNorm> norm_;
 };
 
 /// activation -> convolution -> + residual. Where snake_conv1d_fuses() returns true, one step computes Snake inside the
@@ -86,7 +119,7 @@ class Conv1d {
 class ActivatedConv1d {
  public:
   ActivatedConv1d(Parameters&, const std::string& activation_name, const std::string& name, int64_t in, int64_t out,
-                  int64_t taps, ActivationKind, Conv1dGeometry = {});
+                  int64_t taps, ActivationKind, Conv1dGeometry = {}, Norm = Norm::weight);
   Flow plan(Plan&, Flow x, Flow residual = {}) const;
 
  private:
@@ -94,20 +127,23 @@ class ActivatedConv1d {
   Conv1d conv_;
 };
 
-/// Weight-normalised transposed convolution with parameters <name>.weight_v [in, out, taps], <name>.weight_g (one gain
-/// per input channel) and <name>.bias. Weight and bias are initialised uniformly in +-1/sqrt(out taps), as in PyTorch.
+/// Transposed convolution with parameters <name>.weight_v [in, out, taps], <name>.weight_g (one gain per input channel)
+/// and <name>.bias; for other kinds of normalisation as Conv1d. Weight and bias are initialised uniformly in
+/// +-1/sqrt(out taps), as in PyTorch.
 class ConvTranspose1d {
  public:
   ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride,
-                  int64_t padding, int64_t output_padding);
+                  int64_t padding, int64_t output_padding, Norm = Norm::weight);
   Flow plan(Plan&, Flow x) const;
 
  private:
+  Flow plan_convolution(Plan&, Flow x) const;
   std::string name_;
   Conv1dGeometry geometry_;  // geometry of the convolution whose input gradient this layer computes
   int64_t output_padding_;
   const Weight* weight_;
   const Parameter* bias_;
+  std::optional<GroupNorm> norm_;
 };
 
 /// Converts x to another storage. Returns x itself if it already has that storage.

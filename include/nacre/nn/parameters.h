@@ -57,10 +57,11 @@ struct Parameter {
   int64_t piece_elements() const;
 };
 
-/// A weight stored as direction v and gain g (weight normalisation): w = g v / |v|, row by row.
+/// A weight stored as direction v and gain g (weight normalisation): w = g v / |v|, row by row. A plain weight has no
+/// gain: w = v.
 struct Weight {
   Parameter* v = nullptr;
-  Parameter* g = nullptr;
+  Parameter* g = nullptr;  ///< null: a plain weight
   Shape shape{};
   View<float> value32{};
   View<bf16> value16{};
@@ -93,6 +94,10 @@ class Parameters {
   /// in the file. `Init` applies to weight_v; weight_g is initialised to the norms of its rows.
   Weight& add_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                      StoredAs = StoredAs::convolution);
+  /// Registers name.weight, a weight without weight normalisation. A layer's weight has one form: throws Error(usage)
+  /// if the names are registered with weight normalisation, as add_weight() does in the opposite case.
+  Weight& add_plain_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
+                           StoredAs = StoredAs::convolution);
 
   /// Allocates the blocks, filled with zeros. After this call, add() only accepts parameters that already exist.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
@@ -103,7 +108,8 @@ class Parameters {
   /// registration, the name and the seed. Throws Error(usage) before allocate().
   void initialise(Context&, uint64_t seed);
 
-  /// Computes effective weights from v and g. Must be called once after each change of the parameters.
+  /// Computes effective weights from v and, where there is one, g. Must be called once after each change of the
+  /// parameters.
   void refresh(Context&);
   /// Records a step whose backward pass clears the gradients that other steps only accumulate into. The step must be
   /// the last of its walk, so that its backward pass runs first. It does not clear gradients of effective weights: the
@@ -129,7 +135,7 @@ class Parameters {
   View<float> values() const noexcept { return values_; }
   View<float> gradients() const noexcept { return gradients_; }
   int64_t trained_elements() const noexcept { return values_.elements(); }
-  /// Number of elements as published model sizes count them: effective weights, not direction and gain.
+  /// Number of elements as published model sizes count them: effective weights, not directions and gains.
   int64_t effective_elements() const;
 
   std::deque<Parameter>& all() noexcept { return parameters_; }
@@ -154,6 +160,8 @@ class Parameters {
     size_t piece;
   };
   Place find(const std::string& name);
+  void expect_one_form(const std::vector<std::string>& names, const char* of_other_form);
+  Weight& weight_of(Parameter& v, Parameter* g);
   std::deque<Parameter> parameters_;
   std::deque<Weight> weights_;
   std::vector<WeightRow> rows_host_;

@@ -1,8 +1,9 @@
 #pragma once
 #include "nacre/ops/adamw.h"
 #include "nacre/ops/weight_norm.h"
-// The end of a training step in one pass over the rows of all weight-normalised layers: the gradient of direction and
-// gain from that of the weight, AdamW with the global-norm clip for every parameter, and the new weight.
+// The end of a training step in one pass over the rows of all weights: the gradient of direction and gain from that of
+// the weight, AdamW with the global-norm clip for every parameter, and the new weight. A row without a gain is its own
+// direction (weight_norm.h).
 //
 //   equals     weight_norm_backward, adamw and weight_norm_forward in sequence, where the gradients of directions and
 //              gains start as zero
