@@ -48,13 +48,6 @@ Flow Chain::plan(Plan& p, Flow x) const {
   return x;
 }
 
-ActivationKind activation_kind(const std::string& name) {
-  for (const ActivationKind k : {ActivationKind::snake, ActivationKind::snake_beta, ActivationKind::elu,
-                                 ActivationKind::leaky_relu, ActivationKind::tanh})
-    if (str(k) == name) return k;
-  throw Error(ErrorKind::usage,
-              "activation \"" + name + "\" is unknown; choose snake, snake_beta, elu, leaky_relu or tanh");
-}
 std::string str(ActivationKind k) {
   switch (k) {
     case ActivationKind::snake:

@@ -224,12 +224,14 @@ void Plan::run_until(int step, Until pass) {
   while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
   if (end == 0)
     throw Error(ErrorKind::usage, "plan: step " + std::to_string(step) + " has no such pass to run until");
-  p.keep_state(false);
+  // Forward passes change no state, so a run of forward passes alone saves the copies.
+  const bool changes = pass == Until::backward;
+  if (changes) p.keep_state(false);
   for (size_t i = 0; i < end; ++i) {
     const Impl::Op& op = p.program[i];
     if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
   }
-  p.keep_state(true);
+  if (changes) p.keep_state(true);
 }
 void Plan::run_gradients() {
   Impl& p = *impl_;

@@ -33,8 +33,7 @@ class Chain {
 };
 
 enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh };
-/// Parses "snake", "snake_beta", ...; throws Error(usage) that lists the valid names.
-ActivationKind activation_kind(const std::string& name);
+/// The word for it in configurations.
 std::string str(ActivationKind);
 
 /// One elementwise nonlinearity. Snake registers <name>.alpha of shape (1, C, 1), initialised to one. snake_beta
