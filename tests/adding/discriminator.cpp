@@ -24,7 +24,6 @@ Discriminator strided_discriminator(Parameters& p, const std::string& name) {
 
 using namespace nacre::test;
 
-// [discriminator test]
 TEST_CASE("discriminator: inside of a generator's step") {
   const Shape audio{.batch = 2, .time = 12};
   const Conv1dGeometry same{.left = 1, .right = 1}, down{.stride = 2, .left = 2, .right = 2};
@@ -45,6 +44,7 @@ TEST_CASE("discriminator: inside of a generator's step") {
         return source.flow;
       };
       const Flow fake = generator.plan(p, batch(noise)), real = batch(recorded);
+      // [discriminator walk]
       p.inner([&](Plan& d) {  // the critic's own step: it reads detached activations
         sum_loss(d, judge(d, d.detach(real)).logits, -0.5f);
         sum_loss(d, judge(d, d.detach(fake)).logits, 0.375f);
@@ -53,6 +53,7 @@ TEST_CASE("discriminator: inside of a generator's step") {
       const Frozen frozen = p.freeze(of_critic);  // the generator's step: the critic passes gradients on
       const Verdict v = judge(p, fake);
       sum_loss(p, v.logits, -0.25f), sum_loss(p, v.features[0], 0.125f);
+      // [/discriminator walk]
       of_generator.clear_gradients(p);
     });
     plan.run_gradients();
@@ -84,4 +85,3 @@ TEST_CASE("discriminator: inside of a generator's step") {
     check_differences(tape, model, rng, 20);
   }
 }
-// [/discriminator test]

@@ -35,7 +35,6 @@ Loss squared_loss_of(double weight) {
 
 using namespace nacre::test;
 
-// [loss test]
 TEST_CASE("loss: beside another, behind the balancer") {
   const Shape shape{.batch = 2, .time = 40};
   const std::vector<int32_t> valid{40, 23};
@@ -92,4 +91,3 @@ TEST_CASE("loss: beside another, behind the balancer") {
       CHECK(std::fabs(static_cast<double>(found[i]) - expected[i]) <= 4 * ulp * expected[i]);
   }
 }
-// [/loss test]

@@ -1,5 +1,4 @@
 // The example op on the CPU, as it would be in kernels/pointwise/scale.cpp.
-// [op cpu]
 #include "adding/op.h"
 
 #include "runtime/elementwise.h"
@@ -31,6 +30,7 @@ void add_factor_gradient(const ScaleBackward<T>& a, int64_t first) {
 
 }  // namespace
 
+// [op cpu]
 template <class T>
 void scale_forward(Context& ctx, const ScaleForward<T>& a) {
   expect_shape("scale_forward", "x", a.x, a.x.shape);
@@ -42,6 +42,7 @@ void scale_forward(Context& ctx, const ScaleForward<T>& a) {
     for (int64_t i = begin; i < end; ++i) a.y[i] = store<T>(a.factor[i % a.x.shape.channels] * to_float(a.x[i]));
   });
 }
+// [/op cpu]
 
 template <class T>
 void scale_backward(Context& ctx, const ScaleBackward<T>& a) {
@@ -71,4 +72,3 @@ template void scale_backward<float>(Context&, const ScaleBackward<float>&);
 template void scale_backward<bf16>(Context&, const ScaleBackward<bf16>&);
 
 }  // namespace nacre
-// [/op cpu]

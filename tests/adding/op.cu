@@ -1,5 +1,4 @@
 // The example op on CUDA, as it would be in kernels/pointwise/scale.cu.
-// [op cuda]
 #include "adding/op.h"
 
 #include "runtime/device.cuh"
@@ -9,11 +8,13 @@ namespace {
 
 constexpr int threads = 256;
 
+// [op kernel]
 template <class T>
 __global__ void __launch_bounds__(threads) scale_forward_kernel(ScaleForward<T> a) {
   for (int64_t i = grid_thread(); i < a.x.elements(); i += grid_threads())
     a.y[i] = store<T>(a.factor[i % a.x.shape.channels] * to_float(a.x[i]));
 }
+// [/op kernel]
 
 template <class T>
 __global__ void __launch_bounds__(threads) scale_input_kernel(ScaleBackward<T> a) {
@@ -39,12 +40,14 @@ __global__ void __launch_bounds__(threads) scale_factor_kernel(ScaleBackward<T> 
 
 }  // namespace
 
+// [op launch]
 template <class T>
 void scale_forward(Context& ctx, const ScaleForward<T>& a) {
   if (a.x.elements() == 0) return;
   const dim3 grid(blocks_for(a.x.elements(), 4 * threads));
   launch(ctx, {.name = "scale_forward", .grid = grid, .block = threads}, scale_forward_kernel<T>, a);
 }
+// [/op launch]
 
 template <class T>
 void scale_backward(Context& ctx, const ScaleBackward<T>& a) {
@@ -65,4 +68,3 @@ template void scale_backward<float>(Context&, const ScaleBackward<float>&);
 template void scale_backward<bf16>(Context&, const ScaleBackward<bf16>&);
 
 }  // namespace nacre::cuda
-// [/op cuda]
