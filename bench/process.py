@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ratios of whole processes: how soon a fresh process answers, and how long a step takes beside busy processes.
+"""Measures whole processes: the time of a fresh process, and of a training step beside busy processes, as ratios.
 
     bench/process.py [BUILD]        default: build/cpu
 
@@ -91,4 +91,4 @@ with tempfile.TemporaryDirectory() as folder:
     alone = statistics.median(times["alone"])
     for name in loads:
         print(f"step, {cores} threads, {name}: {1e3 * statistics.median(times[name]):.0f} ms, "
-              f"{statistics.median(times[name]) / alone:.2f} of alone")
+              f"{statistics.median(times[name]) / alone:.2f} of the time alone")

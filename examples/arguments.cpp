@@ -85,13 +85,13 @@ class Behind {
   void input(const std::string& word) {
     if (inputs_ == nullptr) {
       std::string hint = did_you_mean("--" + word, long_names(verb_));
-      refuse(verb() + ": " + named(word) + " is not expected: it takes options alone" + hint);
+      refuse(verb() + ": unexpected argument " + named(word) + "; " + verb() + " takes only options" + hint);
     }
-    if (word.empty()) refuse(verb() + ": one of the inputs is an empty word");
+    if (word.empty()) refuse(verb() + ": an input is an empty string");
     // CLI11 would parse "[a,b]" as a list of two.
     given_.push_back(word.front() == '[' && word.back() == ']' ? "./" + word : word);
     if (const int most = inputs_->get_items_expected_max(); static_cast<int>(given_.size()) > most)
-      refuse(verb() + ": " + named(word) + " is not expected after " + named(given_.front()));
+      refuse(verb() + ": unexpected argument " + named(word) + " after " + named(given_.front()));
   }
 
   void long_option(const std::string& word) {
@@ -100,7 +100,8 @@ class Behind {
     CLI::Option* option = find_long(verb_, name.substr(2));
     if (option == nullptr) unknown(name);
     if (is_flag(*option)) {
-      if (equals != std::string::npos) refuse(name + " takes no value, it was given " + named(word.substr(equals + 1)));
+      if (equals != std::string::npos)
+        refuse(name + " takes no value, but was given " + named(word.substr(equals + 1)));
       flag(*option, name);
     } else if (equals != std::string::npos) {
       value(*option, name, word.substr(equals + 1));
@@ -129,10 +130,11 @@ class Behind {
   [[noreturn]] void unknown(const std::string& name) {
     std::string hint = did_you_mean(name, long_names(verb_));
     if (hint.empty()) {
-      hint = "; nacre " + verb() + " --help lists them";
-      if (inputs_ != nullptr && std::filesystem::exists(name)) hint = "; the file of this name is ./" + printable(name);
+      hint = "; nacre " + verb() + " --help lists the options";
+      if (inputs_ != nullptr && std::filesystem::exists(name))
+        hint = "; for the file of this name write ./" + printable(name);
     }
-    refuse(named(name) + " is no option of " + verb() + hint);
+    refuse(named(name) + " is not an option of " + verb() + hint);
   }
 
   std::string next_word(const CLI::Option& option, const std::string& name) {
@@ -143,7 +145,8 @@ class Behind {
     const std::string head = word.substr(0, word.find('='));
     if (head == "--" || (head.starts_with("--") && find_long(verb_, head.substr(2)) != nullptr) ||
         (word.size() == 2 && word[0] == '-' && find_short(verb_, word[1]) != nullptr))
-      refuse(expected + ", before " + named(word) + " (a value that looks so: " + name + "=...)");
+      refuse(expected + ", but the option " + named(word) + " follows; for a value that begins with a dash write " +
+             name + "=VALUE");
     ++at_;
     return word;
   }
@@ -173,7 +176,8 @@ class Behind {
       int64_t number = 0;
       const char* first = text.data() + (text[0] == '+' ? 1 : 0);
       const auto [end, problem] = std::from_chars(first, text.data() + text.size(), number);
-      if (problem == std::errc::result_out_of_range) refuse(name + " is " + named(text) + ", too large for 64 bits");
+      if (problem == std::errc::result_out_of_range)
+        refuse(name + " is " + named(text) + ", which does not fit in 64 bits");
       if (problem != std::errc() || end != text.data() + text.size())
         refuse(name + " is " + named(text) + ", expected an integer");
     } else if (type.starts_with("FLOAT")) {
@@ -192,7 +196,7 @@ class Behind {
         missing.push_back(o->get_positional() ? o->get_name(true) : "--" + o->get_lnames().front());
     }
     if (!missing.empty())
-      refuse(verb() + " needs " + listed(missing, "and") + "; nacre " + verb() + " --help tells more");
+      refuse(verb() + " needs " + listed(missing, "and") + "; nacre " + verb() + " --help lists the options");
   }
 
   CLI::App& verb_;
@@ -208,8 +212,8 @@ CLI::App& verb_of(CLI::App& program, const std::string& word) {
     if (verb->get_name() == word) return *verb;
   const Words names = verb_names(program);
   std::string hint = did_you_mean(word, names);
-  if (hint.empty()) hint = "; there are " + listed(names, "and");
-  refuse(named(word) + " is no verb" + hint);
+  if (hint.empty()) hint = "; expected " + listed(names);
+  refuse(named(word) + " is not a verb" + hint);
 }
 
 [[noreturn]] void option_before_verb(CLI::App& program, const std::string& word) {
@@ -217,10 +221,10 @@ CLI::App& verb_of(CLI::App& program, const std::string& word) {
   for (CLI::App* verb : program.get_subcommands([](CLI::App*) { return true; }))
     if (name.starts_with("--") ? find_long(*verb, name.substr(2)) != nullptr
                                : name.size() > 1 && find_short(*verb, name[1]) != nullptr)
-      refuse(named(name) + " stands before the verb; options come after it: nacre " + verb->get_name() + " " +
+      refuse(named(name) + " is before the verb; write options after the verb: nacre " + verb->get_name() + " " +
              printable(name) + " ...");
-  refuse(named(name) + " is no option of nacre" + did_you_mean(name, {"--help", "--version"}) +
-         "; nacre --help tells more");
+  refuse(named(name) + " is not an option of nacre" + did_you_mean(name, {"--help", "--version"}) +
+         "; nacre --help lists the verbs");
 }
 
 }  // namespace
@@ -232,15 +236,16 @@ std::string named(const std::string& word) {
 
 std::vector<std::string> arranged(CLI::App& program, const Words& typed) {
   const Words names = verb_names(program);
-  if (typed.empty()) refuse("expected a verb: " + listed(names) + "; nacre --help tells more");
+  if (typed.empty()) refuse("expected a verb: " + listed(names) + "; nacre --help describes them");
   const std::string& first = typed[0];
   if (is_help(first) || first == "help") {
     if (typed.size() == 1) return {"--help"};
-    if (typed.size() > 2 && !is_help(typed[2])) refuse(named(typed[2]) + " is not expected: nacre help VERB");
+    if (typed.size() > 2 && !is_help(typed[2]))
+      refuse("unexpected argument " + named(typed[2]) + "; expected nacre help VERB");
     return is_help(typed[1]) ? Words{"--help"} : Words{verb_of(program, typed[1]).get_name(), "--help"};
   }
   if (first == "--version" || first == "-V") {
-    if (typed.size() > 1) refuse(named(typed[1]) + " is not expected after --version");
+    if (typed.size() > 1) refuse("unexpected argument " + named(typed[1]) + " after --version");
     return {"--version"};
   }
   if (first == "--") refuse("expected a verb before '--': " + listed(names));

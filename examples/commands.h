@@ -32,7 +32,7 @@ void complain(const std::string& text);
 void warn(const std::string& path, const std::string& warning);
 
 inline constexpr const char* salvage_help =
-    "take what is whole of files that are cut short or damaged, with a warning each";
+    "use the intact part of truncated or damaged files, with a warning for each";
 
 /// --device, --precision and --threads, shared by all verbs.
 struct DeviceOptions {

@@ -160,14 +160,13 @@ std::string fish(const std::vector<VerbRow>& verbs) {
 
 Command add_completion(CLI::App& app) {
   auto shell = std::make_shared<std::string>();
-  app.add_option("shell", *shell, "whose script is wanted")
+  app.add_option("shell", *shell, "shell that the script is for")
       ->type_name("SHELL")
       ->check(one_of({"bash", "zsh", "fish"}))
       ->required();
   app.footer(
-      "The script goes to standard output. In bash: source <(nacre completion bash). An installed nacre has them in "
-      "place\n"
-      "(share/bash-completion/completions, share/zsh/site-functions, share/fish/vendor_completions.d).");
+      "The script is printed to standard output. In bash: source <(nacre completion bash). cmake --install installs\n"
+      "all three (share/bash-completion/completions, share/zsh/site-functions, share/fish/vendor_completions.d).");
   return [shell, &app] {
     const std::vector<VerbRow> verbs = table_of(*app.get_parent());
     const std::string script = *shell == "bash" ? bash(verbs) : *shell == "zsh" ? zsh(verbs) : fish(verbs);

@@ -14,9 +14,11 @@
 namespace nacre::program {
 namespace {
 
-constexpr const char* inputs_help = "files, folders (searched recursively, mirrored into OUT), or - for standard input";
+constexpr const char* inputs_help =
+    "files, folders (searched recursively; the output folder gets the same sub-folders), or - for standard input";
 constexpr const char* output_help =
-    "a file, - for standard output, or a folder: if there are several inputs, if it exists, or if it ends in /";
+    "output file, or - for standard output; taken as a folder if there are several inputs, if a folder of this name "
+    "exists, or if the name ends in /";
 
 struct Options {
   std::vector<std::string> inputs;
@@ -31,9 +33,9 @@ struct Options {
     app.add_option("-o,--output", output, output_help)->type_name("PATH")->required();
     app.add_option("-m,--model", model, model_help)->type_name("MODEL")->required();
     add_model_config(app, config);
-    app.add_flag("-f,--force", force, "overwrite files that exist");
-    app.add_flag("-q,--quiet", quiet, "errors only");
-    app.add_flag("--json", json, "one JSON object on standard output, in place of the lines on standard error");
+    app.add_flag("-f,--force", force, "overwrite existing files");
+    app.add_flag("-q,--quiet", quiet, "print no progress and no results, only errors and warnings");
+    app.add_flag("--json", json, "print one JSON object to standard output instead of lines to standard error");
     device.stores_bf16 = true;
     device.add_to(app);
   }
@@ -69,7 +71,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
       const std::filesystem::path parent = std::filesystem::path(job.out).parent_path();
       std::error_code failed;
       if (!parent.empty()) std::filesystem::create_directories(parent, failed);
-      if (failed) throw Error(ErrorKind::io, parent.string() + ": cannot make the folder: " + failed.message());
+      if (failed) throw Error(ErrorKind::io, parent.string() + ": cannot create the folder: " + failed.message());
     }
     training::FileReport r;
     const std::string line = one(files, job, hooks, r);
@@ -83,7 +85,9 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
 /// Matches inputs to outputs, loads the model only if there is work, and processes the files.
 template <class F>
 int convert(const Options& o, training::FileKind from, const char* label, F&& one) {
-  if (o.json && o.output == "-") throw Error(ErrorKind::usage, "--json: standard output is where -o - writes to");
+  if (o.json && o.output == "-")
+    throw Error(ErrorKind::usage,
+                "--json: -o - already writes to standard output; name an output file, or omit --json");
   const training::FileJobs jobs =
       training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
   nlohmann::ordered_json done = nlohmann::ordered_json::array();
@@ -121,10 +125,10 @@ int decode(const Options& o) {
                    r = files.decode(job.in, job.out, options, hooks);
                    // Printed even when quiet, because the sound differs from what the model produced.
                    if (r.clipped > 0)
-                     std::fprintf(
-                         stderr,
-                         "nacre: warning: %s: %lld samples were beyond full scale and clipped; --float keeps them\n",
-                         printable(job.out).c_str(), static_cast<long long>(r.clipped));
+                     std::fprintf(stderr,
+                                  "nacre: warning: %s: %lld samples exceeded full scale and were clipped; --float "
+                                  "writes them unclipped\n",
+                                  printable(job.out).c_str(), static_cast<long long>(r.clipped));
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r);
                  });
 }
@@ -133,11 +137,14 @@ int export_model(const Options& o) {
   namespace fs = std::filesystem;
   const fs::path from = training::find_model(o.model), to = o.output;
   if (o.output == "-")
-    throw Error(ErrorKind::usage, "-o -: the model is a file, expected a name such as model.safetensors");
-  if (fs::is_directory(to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as model.safetensors");
+    throw Error(ErrorKind::usage,
+                "-o -: a model cannot be written to standard output; expected a file name such as model.safetensors");
+  if (fs::is_directory(to))
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a file name such as model.safetensors");
   if (std::error_code failed; to.has_parent_path() && !fs::is_directory(to.parent_path(), failed))
     throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + to.parent_path().string());
-  if (fs::exists(to) && fs::equivalent(from, to)) throw Error(ErrorKind::usage, "-o " + o.output + ": is the model itself");
+  if (fs::exists(to) && fs::equivalent(from, to))
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is the model that is exported; choose another name");
   if (fs::exists(to) && !o.force) throw Error(ErrorKind::usage, o.output + " exists; -f overwrites it");
   Context ctx;
   Codec codec = load_model(ctx, from, o.config);
@@ -163,16 +170,19 @@ Command add_encode(CLI::App& app) {
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   app.add_flag("--salvage", o->salvage, salvage_help);
-  app.add_flag("--keep-ending,--keep_ending", o->keep_ending, "x.wav becomes x.wav.nacre: x.wav and x.flac stay apart");
-  app.footer("x.wav becomes x.nacre. What cannot be encoded is named on stderr, all else is done; then the exit code is 3.");
+  app.add_flag("--keep-ending,--keep_ending", o->keep_ending,
+               "write x.wav to x.wav.nacre, so that x.wav and x.flac get different names");
+  app.footer(
+      "x.wav becomes x.nacre. If some of several inputs cannot be encoded, each is reported on standard error,\n"
+      "the others are encoded, and the exit code is 3.");
   return [o] { return encode(*o); };
 }
 
 Command add_decode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
-  app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16 bits");
-  app.add_flag("--model-rate,--model_rate", o->model_rate, "keep the model's sample rate instead of the original's");
+  app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16-bit integers");
+  app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
   app.footer("x.nacre becomes x.wav, with the sample rate, channels and length that the original had.");
   return [o] { return decode(*o); };
 }
@@ -182,10 +192,12 @@ Command add_export(CLI::App& app) {
   app.add_option("-o,--output", o->output, "the safetensors file to write")->type_name("FILE")->required();
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
   add_model_config(app, o->config);
-  app.add_flag("-f,--force", o->force, "overwrite a file that exists");
-  app.add_flag("-q,--quiet", o->quiet, "errors only");
-  app.add_flag("--json", o->json, "one JSON object on standard output, in place of the line on standard error");
-  app.footer("Just the weights, with the codec's configuration in the metadata: what decoding needs, and nothing of the training.");
+  app.add_flag("-f,--force", o->force, "overwrite an existing file");
+  app.add_flag("-q,--quiet", o->quiet, "print only errors");
+  app.add_flag("--json", o->json, "print one JSON object to standard output instead of a line to standard error");
+  app.footer(
+      "The file holds the weights, and the codec's configuration in its metadata. Encoding and decoding need no more;\n"
+      "the state of training is not included.");
   return [o] { return export_model(*o); };
 }
 

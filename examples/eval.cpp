@@ -65,8 +65,8 @@ Figures figures(const training::ClipScore& s, double bitrate) {
           s.seconds / s.decode_seconds};
 }
 Figures figures(const training::Scores& s, double bitrate) {
-  return {s.seconds(), s.snr(), s.si_sdr(), s.segmental_snr(), s.stoi(), s.estoi(), s.mel(), s.stft(), bitrate, s.encode_speed(),
-          s.decode_speed()};
+  return {s.seconds(), s.snr(),  s.si_sdr(), s.segmental_snr(), s.stoi(),        s.estoi(),
+          s.mel(),     s.stft(), bitrate,    s.encode_speed(),  s.decode_speed()};
 }
 
 /// Omits keys of figures that do not exist.
@@ -90,8 +90,8 @@ ordered_json json_of(const Figures& f) {
 }
 
 void print_head() {
-  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI", "ESTOI", "mel",
-              "STFT", "kbit/s", "encode x", "decode x", "file");
+  std::printf("%9s %8s %8s %8s %6s %6s %8s %8s %8s %9s %9s  %s\n", "seconds", "SNR dB", "SI-SDR", "seg SNR", "STOI",
+              "ESTOI", "mel", "STFT", "kbit/s", "encode x", "decode x", "file");
 }
 void print(const Figures& f, const std::string& name) {
   const auto text = [](double x, int places) { return std::isnan(x) ? std::string("-") : fixed(x, places); };
@@ -105,9 +105,11 @@ void print(const Figures& f, const std::string& name) {
 /// Codes the same audio by Opus at the codec's nominal bitrate and scores it by the same functions.
 class OpusBaseline {
  public:
-  OpusBaseline(Context& ctx, const CodecConfig& config) : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
+  OpusBaseline(Context& ctx, const CodecConfig& config)
+      : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
     if (const std::optional<std::string> reason = training::opus_unavailable())
-      throw Error(ErrorKind::usage, "--baseline opus: " + *reason + "; install a libsndfile with Opus, or leave the option away");
+      throw Error(ErrorKind::usage,
+                  "--baseline opus: " + *reason + "; install a libsndfile with Opus, or omit --baseline");
   }
 
   /// Adds the next piece of a file. Long files are coded piece by piece, as they are scored.
@@ -192,7 +194,8 @@ class Report {
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
-      ordered_json all = {{"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
+      ordered_json all = {
+          {"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
       all["files"] = files_;
       all["failed"] = failed;
       if (e.clips().empty()) return print_json(all);
@@ -213,9 +216,11 @@ class Report {
       used += usage[i] / static_cast<double>(usage.size());
       perplexed += perplexity[i] / static_cast<double>(usage.size());
     }
-    std::printf("nominal %.2f kbit/s; output mean %+.4f std %.3f (input %+.4f, %.3f); codebooks %.0f %% used, perplexity %.0f of %lld\n",
-                config_.nominal_bitrate() / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(), 100 * used,
-                perplexed, static_cast<long long>(config_.codebook_size));
+    std::printf(
+        "nominal %.2f kbit/s; output mean %+.4f std %.3f (input %+.4f, %.3f); codebooks %.0f %% used, perplexity %.0f "
+        "of %lld\n",
+        config_.nominal_bitrate() / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(), 100 * used,
+        perplexed, static_cast<long long>(config_.codebook_size));
   }
 
  private:
@@ -251,10 +256,11 @@ class JudgedFile {
 
 int eval(const Options& o) {
   if (o.inputs.empty())
-    throw Error(ErrorKind::usage, "eval needs audio to judge: inputs, or --data-dir; nacre eval --help tells more");
-  if (!o.held_out && (o.valid_fraction || o.valid_seconds))
     throw Error(ErrorKind::usage,
-                std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") + " goes with --held-out");
+                "eval needs audio files, as inputs or by --data-dir; nacre eval --help lists the options");
+  if (!o.held_out && (o.valid_fraction || o.valid_seconds))
+    throw Error(ErrorKind::usage, std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") +
+                                      " has no effect without --held-out");
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = load_model(ctx, model, o.config, o.device.storage());
@@ -269,7 +275,7 @@ int eval(const Options& o) {
     if (o.inputs.size() == 1 && !std::filesystem::exists(o.inputs[0], failed))
       throw Error(ErrorKind::io, o.inputs[0] + ": cannot open: no such folder");
     if (o.inputs.size() != 1 || !std::filesystem::is_directory(o.inputs[0], failed))
-      throw Error(ErrorKind::usage, "--held-out: expected one folder, the one that was trained on");
+      throw Error(ErrorKind::usage, "--held-out: expected one folder, the one that the model was trained on");
     training::RunConfig config = trained_with(model, codec.config());
     if (o.valid_fraction) config.training.valid_fraction = *o.valid_fraction;
     if (o.valid_seconds) config.training.valid_seconds = *o.valid_seconds;
@@ -280,10 +286,10 @@ int eval(const Options& o) {
     data.emplace(o.inputs[0], options);
     if (const std::optional<uint64_t> then = training::trained_on(model); then && *then != data->fingerprint())
       warn(o.inputs[0],
-           "is not what the model was trained on, or was divided otherwise: some of what is judged may be what it was "
-           "trained on");
+           "differs from the data that the model was trained on, or was split differently; some of the evaluated audio "
+           "may have been used for training");
     if (data->held_out().empty())
-      std::fprintf(stderr, "nacre: nothing is held out of %s: these are scores of training audio\n",
+      std::fprintf(stderr, "nacre: no audio of %s is held out; these are scores of training audio\n",
                    o.inputs[0].c_str());
     jobs.several = true;
     for (const training::BadFile& file : data->warned()) warn(o.inputs[0] + "/" + file.path, file.reason);
@@ -351,32 +357,35 @@ int eval(const Options& o) {
 Command add_eval(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("inputs,--data-dir,--data_dir", o->inputs,
-                 "audio files, folders (searched recursively), or - for standard input; at least one, either way")
+                 "audio files, folders (searched recursively), or - for standard input; at least one is required")
       ->type_name("PATH");
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
   add_model_config(app, o->config);
   app.add_flag("--salvage", o->salvage, salvage_help);
-  app.add_flag("--held-out,--held_out", o->held_out, "of a folder that was trained on: only what the trainer holds out and judges by");
+  app.add_flag("--held-out,--held_out", o->held_out,
+               "evaluate only the audio that training held out of the given folder, as training evaluates it");
   app.add_option("--valid-fraction,--valid_fraction", o->valid_fraction,
-                 "with --held-out: part held out; else as in training")
+                 "with --held-out: fraction of the files that is held out (default: as in training)")
       ->check(part());
   app.add_option("--valid-seconds,--valid_seconds", o->valid_seconds,
-                 "with --held-out: audio to judge by, 0: all of it; else as in training")
+                 "with --held-out: seconds of held-out audio to evaluate; 0: all of it (default: as in training)")
       ->check(zero_or_more());
   app.add_option("--baseline", o->baseline,
-                 "opus: also what Opus makes of the same audio at the model's nominal bitrate")
+                 "opus: also evaluate Opus on the same audio, at the model's nominal bitrate")
       ->type_name("CODEC")
       ->check(one_of({"opus"}));
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
-  app.add_flag("--json", o->json, "one JSON object on standard output");
-  app.add_flag("-q,--quiet", o->quiet, "no progress");
+  app.add_flag("--json", o->json, "print one JSON object to standard output");
+  app.add_flag("-q,--quiet", o->quiet, "print no progress");
   o->device.stores_bf16 = true;
   o->device.add_to(app);
   app.footer(
-      "Scored is the mean over the channels, at the model's rate, scaled to a peak of 0.95; no gain or lag is fitted.\n"
-      "kbit/s is the size of the .nacre stream of that, container included, over its length. Means are over the\n"
-      "files that have a value: silent files have no SNR and no STOI, constant ones no SI-SDR, less than 0.42 s\n"
-      "of speech has no STOI. Files of more than 30 s are scored in pieces, in memory that does not grow.");
+      "Each file is scored as the mean over its channels, at the model's rate, scaled to a peak of 0.95. No gain or "
+      "lag\n"
+      "is fitted. kbit/s is the size of the .nacre stream, including the container, divided by its duration.\n"
+      "A mean is over the files that have a value: silent files have no SNR and no STOI, constant files no SI-SDR,\n"
+      "files with less than 0.42 s of sound no STOI. Files of more than 30 s are scored in pieces, in constant "
+      "memory.");
   return [o] { return eval(*o); };
 }
 

@@ -99,23 +99,23 @@ void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, 
   const int64_t frames = default_window_frames(c.codec);
   const size_t encoding = process_bytes(ctx, c.codec, Codec::Use::encode);
   const size_t decoding = process_bytes(ctx, c.codec, Codec::Use::decode);
-  say(o, "  the whole process: nacre encode %s; nacre decode %s\n", mebibytes(encoding).c_str(),
+  say(o, "  memory of the whole process: nacre encode %s; nacre decode %s\n", mebibytes(encoding).c_str(),
       mebibytes(decoding).c_str());
   out["memory"] = {{"encode_process", encoding}, {"decode_process", decoding}};
   {
     Codec codec(ctx, c.codec);
     codec.reserve_inference(1, frames * c.codec.hop());
     const double window = static_cast<double>(frames) / c.codec.frame_rate();
-    say(o, "  inference, windows of %.2f s: %s; nothing shared: %s\n", window,
+    say(o, "  inference, windows of %.2f s: %s; without sharing of memory: %s\n", window,
         mebibytes(codec.reserved_bytes()).c_str(), mebibytes(codec.unshared_bytes()).c_str());
     out["memory"]["inference"] = {
         {"window_seconds", window}, {"bytes", codec.reserved_bytes()}, {"unshared_bytes", codec.unshared_bytes()}};
   }
   TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length,
                     c.training.seed, o.device.storage());
-  say(o, "  training step, %lld x %lld samples: %s; nothing shared: %s\n", static_cast<long long>(step.batch()),
-      static_cast<long long>(step.samples()), mebibytes(step.planned_bytes()).c_str(),
-      mebibytes(step.unshared_bytes()).c_str());
+  say(o, "  training step, %lld x %lld samples: %s; without sharing of memory: %s\n",
+      static_cast<long long>(step.batch()), static_cast<long long>(step.samples()),
+      mebibytes(step.planned_bytes()).c_str(), mebibytes(step.unshared_bytes()).c_str());
   out["memory"]["training_step"] = {{"batch_size", step.batch()},
                                     {"samples", step.samples()},
                                     {"bytes", step.planned_bytes()},
@@ -127,7 +127,8 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   const DeviceCeilings& d = device_ceilings(o.cost);
   const Arithmetic a = arithmetic(o.device.precision);
   const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
-  say(o, "  floor of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
+  say(o,
+      "  minimum time of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
       d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
       d.bf16 / 1e12);
   say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
@@ -152,7 +153,7 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
     sum.forward += r.forward, sum.backward += r.backward;
   }
   line(sum, forward, backward);
-  say(o, "  %lld x %lld samples: no step can take less than %.3f ms there\n", static_cast<long long>(batch),
+  say(o, "  %lld x %lld samples: a step takes at least %.3f ms there\n", static_cast<long long>(batch),
       static_cast<long long>(samples), 1e3 * (forward + backward));
   out["cost"] = {
       {"device", d.name}, {"precision", o.device.precision}, {"seconds", forward + backward}, {"layers", rows}};
@@ -302,8 +303,9 @@ void about_standard_input(const Options& o, ordered_json& out) {
   const training::Thing found = training::thing_of(training::head_of(STDIN_FILENO));
   if (found == training::Thing::stream) return about_stream(o, "-", name, out);
   if (found == training::Thing::weights || found == training::Thing::json)
-    throw Error(ErrorKind::input, name + ": " + training::mistaken(found, training::Thing::audio) +
-                                      "; nacre info reads audio and streams from standard input, all else by its name");
+    throw Error(ErrorKind::input,
+                name + ": " + training::mistaken(found, training::Thing::audio) +
+                    "; nacre info reads only audio and streams from standard input, other files by name");
   about_audio(o, "-", name, out);
 }
 
@@ -341,7 +343,7 @@ void about_devices(const Options& o, ordered_json& out) {
   out["cuda"] = {{"runtime", found.runtime}, {"driver", found.driver}, {"missing", found.missing}};
   out["libraries"] = ordered_json::array(), out["cards"] = ordered_json::array();
   say(o, "cpu: %d threads, %s\n  all ops run here\n", cpu.threads(), cpu.instruction_set());
-  if (!found.missing.empty()) say(o, "cuda: none: %s\n", found.missing.c_str());
+  if (!found.missing.empty()) say(o, "cuda: not available: %s\n", found.missing.c_str());
   if (!found.runtime.empty())
     say(o, "cuda: built with CUDA %s; %s\n", found.runtime.c_str(),
         found.driver.empty() ? "no driver" : ("driver for CUDA " + found.driver).c_str());
@@ -349,7 +351,7 @@ void about_devices(const Options& o, ordered_json& out) {
   for (const CudaInventory::Library& l : found.libraries) {
     out["libraries"].push_back(
         {{"name", l.name}, {"version", l.version}, {"used_by", l.used_by}, {"missing", l.missing}});
-    const std::string use = l.used_by.empty() ? "for benches alone" : "for " + l.used_by;
+    const std::string use = l.used_by.empty() ? "only for benchmarks" : "for " + l.used_by;
     say(o, "  %s, %s: %s\n", l.name.c_str(), use.c_str(),
         l.missing.empty() ? l.version.c_str() : ("missing (" + l.missing + ")").c_str());
     if (!l.missing.empty() && !l.used_by.empty())
@@ -372,9 +374,9 @@ void about_devices(const Options& o, ordered_json& out) {
     else
       say(o, "cuda:%zu:\n", i);
     if (!c.unusable.empty())
-      say(o, "  no op runs here: it %s\n", c.unusable.c_str());
+      say(o, "  no op runs here: the device %s\n", c.unusable.c_str());
     else if (!without.empty())
-      say(o, "  ops run here, but for: %s\n", without.c_str());
+      say(o, "  all ops run here, except: %s\n", without.c_str());
     else
       say(o, "  all ops run here\n");
   }
@@ -412,13 +414,13 @@ int info(const Options& o) {
                 "info: expected a file, a folder, - for standard input, --configs, --keys or --devices");
   const auto only_with = [](const CLI::Option* option, bool useful, const char* with) {
     if (option->count() > 0 && !useful)
-      throw Error(ErrorKind::usage, option->get_name() + " is of use with " + with + " alone");
+      throw Error(ErrorKind::usage, option->get_name() + " has no effect without " + with);
   };
   only_with(o.device.device_option, o.memory, "--memory");
   only_with(o.device.threads_option, o.memory, "--memory");
   only_with(o.device.precision_option, o.memory || !o.cost.empty(), "--memory or --cost");
   if (std::count(o.inputs.begin(), o.inputs.end(), "-") > 1)
-    throw Error(ErrorKind::usage, "standard input (-) can be given once");
+    throw Error(ErrorKind::usage, "standard input (-) can be given only once");
   ordered_json all = ordered_json::object();
   if (o.devices) about_devices(o, all["devices"]);
   if (o.configs)
@@ -456,23 +458,23 @@ int info(const Options& o) {
 Command add_info(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("inputs", o->inputs,
-                 "runs, checkpoints, models (safetensors), configurations (a ready one's name, or JSON), .nacre "
+                 "runs, checkpoints, models (safetensors), configurations (built-in name, or JSON file), .nacre "
                  "streams, audio files; - for audio or a stream on standard input")
       ->type_name("PATH");
-  app.add_flag("--configs", o->configs, "list the ready configurations");
+  app.add_flag("--configs", o->configs, "list the built-in configurations");
   app.add_flag("--keys", o->keys,
-               "list every key of a configuration: its type, range, meaning, and default where a JSON file has none");
+               "list every key of a configuration: type, default (for a JSON file without the key), range and meaning");
   app.add_flag("--devices", o->devices,
-               "list what there is to run on: cards, driver, CUDA's libraries, and which ops will run where");
-  app.add_flag("--memory", o->memory, "of models and configurations: what inference and a training step need");
+               "list the available devices, the CUDA driver and libraries, and the ops that can run on each device");
+  app.add_flag("--memory", o->memory, "for models and configurations: memory that inference and a training step need");
   app.add_option("--cost", o->cost,
-                 "of models and configurations: operations, bytes and the least time of each layer of a training "
-                 "step on a device, in --precision fp32, tf32 or bf16")
+                 "for models and configurations: operations, bytes and minimum time of each layer of a training step "
+                 "on this device, in --precision fp32, tf32 or bf16")
       ->type_name("DEVICE")
       ->check(one_of(device_names()));
   add_model_config(app, o->config);
-  app.add_flag("--salvage", o->salvage, std::string("of audio: ") + salvage_help);
-  app.add_flag("--json", o->json, "one JSON object on standard output");
+  app.add_flag("--salvage", o->salvage, std::string("for audio files: ") + salvage_help);
+  app.add_flag("--json", o->json, "print one JSON object to standard output");
   o->device.stores_bf16 = true;
   o->device.add_to(app, "With --memory or --cost");
   app.footer("Streams and checkpoints are read to the end and verified.");

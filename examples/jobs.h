@@ -18,7 +18,8 @@ const std::atomic<int>& caught_signal();
 int run_jobs(const training::FileJobs&, const char* label, bool quiet,
              const std::function<std::string(const training::FileJob&, const training::FileHooks&)>& one);
 
-inline constexpr const char* beam_help = "code sequences kept per frame while encoding, 1 to 64, in place of the model's";
+inline constexpr const char* beam_help =
+    "code sequences kept per frame while encoding (default: codec.beam of the model)";
 
 /// "12.3": a number with the given number of decimals.
 std::string fixed(double x, int digits);

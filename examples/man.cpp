@@ -56,17 +56,16 @@ std::string synopsis(const VerbRow& v) {
 std::string page(const CLI::App& program) {
   const std::vector<VerbRow> verbs = table_of(program);
   std::string s = ".\\\" Made by `nacre man`.\n.TH NACRE 1 \"\" \"nacre " NACRE_VERSION "\" \"User Commands\"\n";
-  s += ".SH NAME\nnacre \\- train, run and judge neural audio codecs\n.SH SYNOPSIS\n";
+  s += ".SH NAME\nnacre \\- train, run and evaluate neural audio codecs\n.SH SYNOPSIS\n";
   for (const VerbRow& v : verbs) s += synopsis(v);
   s += ".br\n\\fBnacre help\\fR [\\fIVERB\\fR]\n.br\n\\fBnacre \\-\\-version\\fR\n";
   s += ".SH DESCRIPTION\nA neural audio codec is an encoder, a residual vector quantizer and a decoder. \\fBnacre\\fR "
-       "trains one on a "
-       "folder of audio, turns audio into \\fI.nacre\\fR streams and back with it, and judges what comes back.\n.PP\n"
-       "Options come after the verb, before or after its other words; \\fB\\-\\-name=value\\fR and \\fB\\-\\-name "
-       "value\\fR are the "
-       "same, and names may be spelt with \\- or _. After \\fB\\-\\-\\fR nothing is an option. Results and data go to "
-       "standard output, "
-       "reports and errors to standard error.\n.SH VERBS\n";
+       "trains one on a folder of audio, encodes audio files as \\fI.nacre\\fR streams, decodes them, and measures the "
+       "quality of the decoded audio.\n.PP\n"
+       "Options come after the verb, before or after its other arguments. \\fB\\-\\-name=value\\fR and "
+       "\\fB\\-\\-name value\\fR are the same, and names may be spelt with \\- or _. Arguments after "
+       "\\fB\\-\\-\\fR are not options. Results and data go to standard output, progress and errors to standard "
+       "error.\n.SH VERBS\n";
   for (const VerbRow& v : verbs) {
     s += ".SS " + roff(v.name) + "\n" + roff(v.description) + ".\n";
     for (const OptionRow& o : v.options) s += option(o);
@@ -77,12 +76,13 @@ std::string page(const CLI::App& program) {
     const char *code, *text;
   };
   for (const Code& c :
-       {Code{"0", "all done"},
-        {"2", "usage: an option, a configuration, or an output that exists"},
-        {"3", "bad input: a file whose content is bad or is something else; or some of several inputs failed"},
-        {"4", "input/output: what cannot be opened, read or written"},
+       {Code{"0", "success"},
+        {"2", "usage error: an invalid option or configuration, or an output that already exists"},
+        {"3",
+         "invalid input: a file that is damaged or of another kind than expected, or some of several inputs failed"},
+        {"4", "input/output error: a file cannot be opened, read or written"},
         {"5", "not enough memory"},
-        {"6", "the device failed, or cannot be had"},
+        {"6", "the device failed or is not available"},
         {"7", "training diverged"},
         {"129, 130, 143", "stopped by SIGHUP, SIGINT, SIGTERM"}})
     s += std::string(".TP\n.B ") + c.code + "\n" + roff(c.text) + "\n";
@@ -92,7 +92,7 @@ std::string page(const CLI::App& program) {
 }  // namespace
 
 Command add_man(CLI::App& app) {
-  app.footer("The page goes to standard output, in roff: nacre man | man -l -");
+  app.footer("The page is printed to standard output, in roff format. To read it: nacre man | man -l -");
   return [&app] {
     std::fputs(page(*app.get_parent()).c_str(), stdout);
     return 0;

@@ -8,7 +8,7 @@
 namespace nacre::program {
 
 CLI::Option* add_model_config(CLI::App& app, std::string& config) {
-  return app.add_option("--config", config, "of a model file without a configuration in its metadata: the one it has")
+  return app.add_option("--config", config, "configuration of the model, for a model file without one in its metadata")
       ->type_name(config_type());
 }
 
@@ -17,7 +17,7 @@ Codec load_model(Context& ctx, const std::filesystem::path& path, const std::str
   const CodecConfig wanted = training::RunConfig::named(config).codec;
   if (Safetensors::read(path).metadata().contains(config_metadata_key))
     throw Error(ErrorKind::usage,
-                "--config " + config + ": " + path.string() + " holds its own configuration; leave the option away");
+                "--config " + config + ": " + path.string() + " contains its own configuration; omit --config");
   Codec codec(ctx, wanted, storage);
   load_parameters(ctx, codec.parameters(), path, true);
   return codec;

@@ -1,4 +1,4 @@
-// nacre: train, run and judge neural audio codecs.
+// nacre: train, run and evaluate neural audio codecs.
 //
 // Exit codes: 0 success, 2 usage, 3 invalid input, 4 input/output failed, 5 out of memory, 6 device failed,
 // 7 training diverged, 129, 130 and 143 stopped by a signal.
@@ -98,16 +98,17 @@ void DeviceOptions::add_to(CLI::App& app, const std::string& group) {
                       ->check(device_name())
                       ->group(group)
                       ->capture_default_str();
-  precision_option =
-      app.add_option(
-             "--precision", precision,
-             stores_bf16
-                 ? "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in; bf16: activations of 16 bits"
-                 : "fp32; tf32: CUDA's products on tensor cores, 10 bits of mantissa in")
-          ->type_name("KIND")
-          ->check(stores_bf16 ? one_of({"fp32", "tf32", "bf16"}) : one_of({"fp32", "tf32"}))
-          ->group(group)
-          ->capture_default_str();
+  precision_option = app.add_option("--precision", precision,
+                                    stores_bf16 ? "arithmetic: fp32; tf32: on CUDA, matrix products on tensor cores, "
+                                                  "whose inputs are rounded to 10 bits "
+                                                  "of mantissa; bf16: activations stored in 16 bits"
+                                                : "arithmetic: fp32; tf32: on CUDA, matrix products on tensor cores, "
+                                                  "whose inputs are rounded to 10 bits "
+                                                  "of mantissa")
+                         ->type_name("KIND")
+                         ->check(stores_bf16 ? one_of({"fp32", "tf32", "bf16"}) : one_of({"fp32", "tf32"}))
+                         ->group(group)
+                         ->capture_default_str();
   threads_option =
       app.add_option("-t,--threads", threads, "CPU threads; 0: all cores that affinity and CPU quota allow")
           ->check(between(0, 1024))
@@ -140,15 +141,15 @@ namespace nacre::program {
 namespace {
 
 int run(int argc, char** argv) {
-  CLI::App app{"Train, run and judge neural audio codecs.", "nacre"};
+  CLI::App app{"Train, run and evaluate neural audio codecs.", "nacre"};
   app.require_subcommand(1);
   app.get_formatter()->label("SUBCOMMAND", "VERB");
   app.set_version_flag("--version", std::string("nacre " NACRE_VERSION "\ncommit ") + nacre::commit() + "\nbuilt by " +
                                         nacre::compiler());
   app.footer(
-      "nacre VERB --help tells more, nacre man all of it.\nExit codes: 0 done, 2 usage, 3 bad input, 4 input/output, 5 "
-      "memory, 6 device, "
-      "7 training diverged, 129/130/143 signals.");
+      "nacre VERB --help lists the options of a verb; nacre man prints the manual page.\n"
+      "Exit codes: 0 success, 2 usage error, 3 invalid input, 4 input/output error, 5 out of memory,\n"
+      "6 device error, 7 training diverged, 129/130/143 stopped by a signal.");
   struct Verb {
     CLI::App* app;
     Command run;
@@ -159,14 +160,14 @@ int run(int argc, char** argv) {
     verbs.push_back({verb, make(*verb)});
   };
   add("train", "train a codec on a folder of audio", add_train);
-  add("encode", "audio files to .nacre streams", add_encode);
-  add("decode", ".nacre streams to WAV files", add_decode);
-  add("eval", "how good a model is on given audio", add_eval);
-  add("report", "write a page that shows a run: curves, scores, pictures and sounds", add_report);
-  add("info", "what a model, run, stream or audio file is", add_info);
-  add("export", "a model's weights as one safetensors file", add_export);
-  add("completion", "a script that completes verbs and options in a shell", add_completion);
-  add("man", "the manual page, for man -l -", add_man);
+  add("encode", "encode audio files as .nacre streams", add_encode);
+  add("decode", "decode .nacre streams to WAV files", add_decode);
+  add("eval", "measure the quality of a model on audio files", add_eval);
+  add("report", "write an HTML page about a run: curves, scores, spectrograms and audio", add_report);
+  add("info", "describe a model, run, stream, audio file or configuration", add_info);
+  add("export", "write a model's weights to one safetensors file", add_export);
+  add("completion", "print a script for a shell that completes verbs and options", add_completion);
+  add("man", "print the manual page", add_man);
   try {
     std::vector<std::string> words = arranged(app, {argv + std::min(argc, 1), argv + argc});
     std::reverse(words.begin(), words.end());  // CLI11 expects the words in reverse order

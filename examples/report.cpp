@@ -28,9 +28,11 @@ int report(const Options& o) {
   const std::filesystem::path parent = std::filesystem::path(o.output).parent_path();
   if (!parent.empty() && !std::filesystem::is_directory(parent, failed))
     throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + parent.string());
-  if (o.output == "-") throw Error(ErrorKind::usage, "-o -: the page is a file, expected a name such as report.html");
+  if (o.output == "-")
+    throw Error(ErrorKind::usage,
+                "-o -: a page cannot be written to standard output; expected a file name such as report.html");
   if (std::filesystem::is_directory(o.output, failed))
-    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a name such as report.html");
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a file name such as report.html");
   std::optional<training::Progress> progress;
   const training::ReportResult r = training::write_report({.run = o.run,
                                                            .model = o.model,
@@ -65,19 +67,19 @@ Command add_report(CLI::App& app) {
       ->type_name("DIR")
       ->required();
   app.add_option("--model", o->model,
-                 "what is judged: a run, checkpoint or model file (default: the run's best checkpoint)")
+                 "model to evaluate: a run, checkpoint or model file (default: the run's best checkpoint)")
       ->type_name("MODEL");
-  app.add_option("-o,--output", o->output, "the page: one HTML file with everything in it")
+  app.add_option("-o,--output", o->output, "the page: one self-contained HTML file")
       ->type_name("FILE")
       ->capture_default_str();
   app.add_flag("-f,--force", o->force, "replace the page if it exists");
-  app.add_option("--max-seconds,--max_seconds", o->max_seconds, "held-out audio that is scored, at most")
+  app.add_option("--max-seconds,--max_seconds", o->max_seconds, "maximum seconds of held-out audio to score")
       ->check(above_zero())
       ->capture_default_str();
-  app.add_option("--examples", o->examples, "clips to look at and to listen to")
+  app.add_option("--examples", o->examples, "number of files to show with spectrograms and players")
       ->check(between(0, 100))
       ->capture_default_str();
-  app.add_flag("--json", o->json, "one JSON object on standard output");
+  app.add_flag("--json", o->json, "print one JSON object to standard output");
   o->device.add_to(app);
   return [o] { return report(*o); };
 }

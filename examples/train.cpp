@@ -28,7 +28,7 @@ static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_alw
 void on_signal(int signal) {
   if (stop_signal.exchange(signal) != 0) _exit(128 + signal);
   if (!may_leave.load()) return;
-  constexpr char line[] = "nacre: stopped before training began; the same command begins again\n";
+  constexpr char line[] = "nacre: stopped before training began; the same command starts again\n";
   if (::write(STDERR_FILENO, line, sizeof line - 1) < 0) _exit(128 + signal);  // exits in both cases
   _exit(128 + signal);
 }
@@ -90,7 +90,7 @@ std::filesystem::path run_of(const Options& o) {
   const std::filesystem::path name = o.experiment_name, folder = o.checkpoint_dir;
   if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end())
     throw Error(ErrorKind::usage, "--experiment-name " + o.experiment_name +
-                                      ": leads out of the checkpoint folder, of which it is a part");
+                                      ": is outside of the checkpoint folder; expected the name of a sub-folder");
   return name.empty() ? folder : folder / name;
 }
 
@@ -114,7 +114,7 @@ int train(const Options& o) {
   const training::TrainResult r = training::train(t);
   if (o.use_wandb)
     std::fprintf(t.out,
-                 "--use_wandb: nothing was sent; this uploads the run's TensorBoard files:\n"
+                 "--use_wandb: nothing was uploaded; this command uploads the run's TensorBoard files:\n"
                  "  wandb sync --sync-tensorboard %s\n",
                  shell_word(t.run.string()).c_str());
   if (o.json) {
@@ -150,13 +150,13 @@ Command add_train(CLI::App& app) {
   app.add_option("--data-dir,--data_dir", o->data_dir, "folder of audio, searched recursively")
       ->type_name("DIR")
       ->required();
-  app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run: checkpoints and logs")
+  app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run, for checkpoints and logs")
       ->type_name("DIR")
       ->required();
-  app.add_option("--config", o->config, "a ready configuration (nacre info --configs lists them) or a JSON file")
+  app.add_option("--config", o->config, "a built-in configuration (nacre info --configs lists them) or a JSON file")
       ->type_name(config_type())
       ->capture_default_str();
-  app.add_option("--set", o->set, "section.key=value, on top of the configuration; may be repeated")
+  app.add_option("--set", o->set, "set one key of the configuration, as section.key=value; may be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)
       ->take_all();
@@ -168,20 +168,29 @@ Command add_train(CLI::App& app) {
     add_key(app, o->keys, rows.at(key));
   app.get_option("--seed")->check(at_least(0));
   app.add_flag("--salvage", o->salvage, salvage_help);
-  app.add_option("--max-bad,--max_bad", o->max_bad, "bad files that are skipped; more, and more than 1 %, stop the run")
+  app.add_option(
+         "--max-bad,--max_bad", o->max_bad,
+         "skip up to this many bad files, or 1 % of all files if that is more; with more bad files the run stops")
       ->check(at_least(0))
       ->capture_default_str();
-  app.add_option("--resume", o->resume, "auto: go on if there is a checkpoint; never; or a checkpoint's folder")
+  app.add_option("--resume", o->resume,
+                 "auto: continue from the newest checkpoint, if there is one; never: refuse a folder that has "
+                 "checkpoints; or the "
+                 "folder of the checkpoint to continue from")
       ->type_name("DIR:{auto,never}")
       ->capture_default_str();
-  app.add_option("--init", o->init, "weights to begin with, with a new optimizer: a model file, checkpoint or run")
+  app.add_option("--init", o->init,
+                 "initial weights: a model file, checkpoint or run; the state of its optimizer is not used")
       ->type_name("MODEL");
   app.add_flag("--init-partial,--init_partial", o->init_partial,
-               "also with weights of a part of the model; the rest begins from random weights");
-  app.add_flag("--allow-change,--allow_change", o->allow_change, "resume although configuration or data changed");
-  app.add_option("--experiment-name,--experiment_name", o->experiment_name, "sub-folder of the checkpoint folder for this run");
+               "accept --init weights for a part of the model; the rest is initialised at random");
+  app.add_flag("--allow-change,--allow_change", o->allow_change,
+               "resume even if the configuration or the data changed");
+  app.add_option("--experiment-name,--experiment_name", o->experiment_name,
+                 "sub-folder of the checkpoint folder, for this run");
   app.add_flag("--use-wandb,--use_wandb", o->use_wandb, "print the command that uploads the logs to Weights & Biases");
-  app.add_flag("--json", o->json, "one JSON object on standard output at the end; all else goes to standard error");
+  app.add_flag("--json", o->json,
+               "print one JSON object to standard output at the end, and everything else to standard error");
   o->device.stores_bf16 = true;
   o->device.add_to(app);
   return [o] { return train(*o); };

@@ -18,7 +18,7 @@ fail() {
 [ -n "${BARE_NAMESPACE:-}" ] || BARE_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 root=$1 command=$2
 from=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
-[ -z "$(git -C "$from" status --porcelain --untracked-files=no)" ] || echo "bare: changes that are not committed are left out" >&2
+[ -z "$(git -C "$from" status --porcelain --untracked-files=no)" ] || echo "bare: warning: uncommitted changes are not part of the clone" >&2
 if ! command -v debootstrap >/dev/null; then
   apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap >/dev/null || fail 4 "debootstrap cannot be installed"
 fi

@@ -23,7 +23,7 @@ awk '
                                print mangled, sm, registers, shared, stack, spill }' "$log" |
   while read -r mangled rest; do echo "$(c++filt -p "$mangled" | sed -E 's/ /_/g') $mangled $rest"; done > "$log.kernels"
 kernels=$(wc -l < "$log.kernels")
-[ "$kernels" -gt 0 ] || { echo "$0: $log shows no kernels; the build must be a whole one, with -Xptxas=-v" >&2; exit 1; }
+[ "$kernels" -gt 0 ] || { echo "$0: $log shows no kernels; expected the log of a complete build with -Xptxas=-v" >&2; exit 1; }
 
 bad=0
 say() { echo "check_kernels: $*" >&2; bad=1; }
@@ -72,7 +72,7 @@ if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   cat "$launches"/* | grep '/nacre_tests ' | awk '$3 > most[$1 " " $2] { most[$1 " " $2] = $3 } END { for (k in most) print k, most[k] }' > "$log.launches"
   while read -r program; do
     if [ ! -e "$program" ]; then
-      echo "check_kernels: launches not compared: $program is gone; run the emulated tests again" >&2
+      echo "check_kernels: launches not compared: $program no longer exists; run the emulated tests again" >&2
     elif [ -n "$(find "$launches" ! -newer "$program" -type f -exec grep -lF "$program " {} +)" ]; then
       echo "check_kernels: launches not compared: $program was built after them; run the emulated tests again" >&2
     else
@@ -87,7 +87,7 @@ if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
        $1 in threads { seen[$1] = 1; t = threads[$1]; r = int(($4 + 7) / 8) * 8
          if (t * r > 65536) print "say", $1 " for " $3 " is launched with " t " threads of " $4 " registers, more than 65536 in all"
          if ($2 in bound && t > bound[$2]) print "say", $1 " is launched with " t " threads, its launch bounds are " bound[$2] }
-       END { for (k in threads) if (!(k in seen)) print "say", k " is launched by the tests, and nvcc made no such kernel"
+       END { for (k in threads) if (!(k in seen)) print "say", k " is launched by the tests, but nvcc compiled no such kernel"
              for (k in all) { ++m; base = k; sub(/<.*/, "", base); kernels[base] = 1
                if (k in seen) { ++n; run[base] = 1 } else print "unseen", k }
              for (k in kernels) ++of
@@ -99,4 +99,4 @@ if [ -n "$launches" ] && [ -n "$(ls "$launches" 2>/dev/null)" ]; then
   [ "$seen" -eq 0 ] || launched="; tests launched $ran of $of kernels, $seen of their $all instantiations, within registers and bounds"
 fi
 [ $bad -eq 0 ] || exit 1
-echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills but where scripts/kernel_limits.txt says why$launched"
+echo "check_kernels: $kernels kernels (sm_80 and sm_90a), at most $(sort -k4,4n "$log.kernels" | tail -1 | cut -d' ' -f4) registers, no spills except those that scripts/kernel_limits.txt allows$launched"

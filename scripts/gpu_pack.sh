@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Packs what scripts/gpu_suite.sh needs on a machine that has a GPU, its driver and the CUDA libraries, but neither this
-# repository nor what nacre is linked with: the programs, stripped; the shared libraries beside them, but for those of the
-# system and of CUDA; the speech of the quickstart as FLAC; scripts, peers, goals, golden data of the tests, and the commit.
-# It prints the two calls to make there; docs/gpu.md says what comes of them.
+# Packs the files that scripts/gpu_suite.sh needs on a machine with a GPU, its driver and the CUDA libraries, but without
+# this repository and the libraries that nacre is linked with: the stripped programs; their shared libraries, except those
+# of the system and of CUDA; the speech of the quickstart as FLAC; scripts, peers, goals, golden data of the tests, and the
+# commit. It prints the two commands to run there; docs/gpu.md describes their results.
 #
 #   scripts/gpu_pack.sh [--build DIR] [--speech DIR|--no-speech] [--out FILE.tar.xz] [--limit BYTES] [--stale]
 #
 #   --build DIR      the build to pack (default build/cuda)
-#   --speech DIR     audio to train on there (default: quickstart/data, or where that is missing, made by
+#   --speech DIR     audio to train on there (default: quickstart/data; if that is missing, speech is made by
 #                    scripts/make_speech.sh, which needs espeak-ng and sox)
-#   --no-speech      none: the part mission cannot run there
-#   --out FILE       where to (default build/nacre-gpu.tar.xz)
-#   --limit BYTES    no larger than this (default 62914560, that is 60 MiB)
-#   --stale          pack programs that were not built from what is checked out here, too
+#   --no-speech      pack no audio; the part mission then cannot run there
+#   --out FILE       the archive to write (default build/nacre-gpu.tar.xz)
+#   --limit BYTES    maximum size of the archive (default 62914560, which is 60 MiB)
+#   --stale          also pack programs that were built from another commit
 #
-# Libraries are found by LD_LIBRARY_PATH, which the suite sets
-# for nacre's programs alone; programs keep the paths they were linked with, so that nothing has to rewrite them.
+# Libraries are found through LD_LIBRARY_PATH, which the suite sets only for nacre's programs. The paths that programs were
+# linked with need not be rewritten.
 #
-# Exit codes: 0 done, 2 usage, 3 the packed file is larger than allowed, 4 reading or writing failed, 5 the programs were
+# Exit codes: 0 success, 2 usage, 3 the archive is larger than allowed, 4 reading or writing failed, 5 the programs were
 # built from another commit.
 set -euo pipefail
 self=$(readlink -f "${BASH_SOURCE[0]}")
@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
     --no-speech) speech=none && shift && continue ;;
     --build | --out | --limit | --speech) ;;
     --build=* | --out=* | --limit=* | --speech=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    *) fail 2 "$1: no such option; see --help" ;;
+    *) fail 2 "$1: unknown option; see --help" ;;
   esac
   if [ $# -lt 2 ] || [ -z "$2" ]; then fail 2 "$1: expected a value"; fi
   case "$1" in
@@ -79,15 +79,15 @@ for p in "${programs[@]}"; do
   wish=${wish:0:${#clean}}
   [[ $commit != *+changes ]] || wish+=-dirty
   [ "$commit" = unknown ] || [ "$built" = "$wish" ] || [ $stale = 1 ] ||
-    fail 5 "$p was built from $built, this is $commit: build again, or say --stale"
+    fail 5 "$p was built from $built, the tree is at $commit; build again, or use --stale"
 done
-for tool in tar xz; do command -v $tool >/dev/null || fail 4 "$tool is not here"; done
+for tool in tar xz; do command -v $tool >/dev/null || fail 4 "$tool is missing"; done
 if [ -z "$speech" ]; then
   speech=$root/quickstart/data
   if [ ! -d "$speech" ]; then
     for tool in espeak-ng sox; do
       command -v $tool >/dev/null ||
-        fail 4 "no speech: neither quickstart/data nor $tool is here; install it, name a folder by --speech, or say --no-speech"
+        fail 4 "no speech: quickstart/data and $tool are missing; install $tool, or use --speech DIR or --no-speech"
     done
     speech=$root/build/speech
     if [ ! -d "$speech" ]; then
@@ -114,7 +114,7 @@ for p in "${programs[@]}"; do
   if is_elf "$build/$p"; then ldd "$build/$p"; fi
 done | sed -n 's/^[[:space:]]*\([^ ]*\) => \(not found\|\/[^ ]*\).*/\1 \2/p' | sort -u >"$work/libraries"
 missing=$(sed -n 's/ not found$//p' "$work/libraries" | tr '\n' ' ')
-[ -z "$missing" ] || fail 4 "libraries that this machine lacks itself: $missing"
+[ -z "$missing" ] || fail 4 "libraries of the programs are missing on this machine: $missing"
 while read -r name path; do
   case "$name" in
     libc.so* | libm.so* | libdl.so* | libpthread.so* | librt.so* | libresolv.so* | libutil.so* | libmvec.so* | ld-linux*) continue ;;
@@ -142,7 +142,7 @@ as_flac() { # from, to
   elif command -v flac >/dev/null; then
     flac --silent --best -o "$2" "$1" 2>"$work/said"
   else
-    fail 4 "$1: neither sox nor flac is here to make FLAC of it"
+    fail 4 "$1: cannot convert to FLAC: sox and flac are missing"
   fi || fail 4 "$1: $(head -n 1 "$work/said")"
 }
 sounds=0
@@ -157,7 +157,7 @@ if [ "$speech" != none ]; then
     sounds=$((sounds + 1))
   done < <(cd "$speech" && find . -type f \( -name '*.wav' -o -name '*.flac' -o -name '*.ogg' -o -name '*.opus' -o -name '*.mp3' \) \
     -print0 | sort -z)
-  [ $sounds -gt 0 ] || fail 4 "--speech $speech: holds no audio"
+  [ $sounds -gt 0 ] || fail 4 "--speech $speech: contains no audio"
 fi
 
 contents=(nacre-gpu/build/cuda/{nacre,bench,tests,lib,CMakeCache.txt} nacre-gpu/{COMMIT,LICENSE,scripts,bench,tests})
@@ -169,27 +169,27 @@ if ! tar -C "$work" --owner=0 --group=0 --numeric-owner -cf - "${contents[@]}" |
   fail 4 "packing failed"
 fi
 size=$(stat -c %s "$work/packed")
-[ "$size" -le "$limit" ] || fail 3 "the packed file has $size bytes, at most $limit are allowed: $out is not written"
-mkdir -p "$(dirname "$out")" 2>/dev/null || fail 4 "$out: its folder cannot be made"
-if ! cp "$work/packed" "$out.part" 2>/dev/null || ! mv "$out.part" "$out"; then fail 4 "$out: cannot be written"; fi
+[ "$size" -le "$limit" ] || fail 3 "the archive has $size bytes, at most $limit are allowed; $out was not written"
+mkdir -p "$(dirname "$out")" 2>/dev/null || fail 4 "$out: cannot create its folder"
+if ! cp "$work/packed" "$out.part" 2>/dev/null || ! mv "$out.part" "$out"; then fail 4 "$out: cannot write"; fi
 echo "gpu_pack: $out: $size bytes of $limit, commit $(cat "$tree/COMMIT"), libraries $(cd "$packed/lib" && find . -type f | sed 's/^\.\///' | sort | tr '\n' ' ')"
 [ $sounds = 0 ] ||
   echo "gpu_pack: speech: $sounds files, $(find "$tree/speech" -type f -printf '%s\n' | awk '{ n += $1 } END { print n }') bytes"
 name=$(basename "$out")
 # Inside the source tree, the output is in a folder that git ignores.
-there=$(readlink -f "$(dirname "$out")") place="where $name lies" go=''
+there=$(readlink -f "$(dirname "$out")") place="in the folder of $name" go=''
 if [[ $there/ == "$root"/* ]]; then
   place="in a copy of this tree" go=${there#"$root"} go=${go#/}
-  echo "gpu_pack: ${go:+$go/}$name is ignored by git: where a copy of this tree is sent, name it as what has to travel along"
+  echo "gpu_pack: ${go:+$go/}$name is ignored by git; if a copy of this tree is sent to the machine, add this file to it"
   go=${go:+cd $(printf %q "$go") && }
 fi
 unpack="{ tar xf $name || python3 -m tarfile -e $name .; }"
 cat <<END
-On the machine with the card, $place, with OUT the full path of an empty folder that is to be brought back: six files, each
-below 16 MiB, of both calls together (docs/gpu.md):
+Run these two commands on the machine with the GPU, $place. OUT is the full path of an empty folder for the results; both
+commands together write six files of less than 16 MiB each (docs/gpu.md):
   $go$unpack && nacre-gpu/scripts/gpu_suite.sh --plan first --bring "\$OUT"
   $go{ [ -d nacre-gpu ] || $unpack; } && nacre-gpu/scripts/gpu_suite.sh --plan second --bring "\$OUT"
-The first takes at most 420 s there, the second at most 200 s, unpacking aside: a limit that ends a call from outside should be
-480 s for the first and 260 s for the second. Then, here, on what came back:
+The first takes at most 420 s and the second at most 200 s, without unpacking. A time limit of the machine should be at least
+480 s for the first and 260 s for the second. Then copy the results to this machine and run here:
   scripts/gpu_report.py first.tar.gz second.tar.gz
 END

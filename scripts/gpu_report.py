@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Merges what calls of scripts/gpu_suite.sh left into one folder per GPU (say nvidia-h200), to be committed.
+"""Merges the results of calls of scripts/gpu_suite.sh into one folder per GPU (for example nvidia-h200), to be committed.
 
   scripts/gpu_report.py [--out DIR] [--add] WORKDIR|ARCHIVE...
 
-  --out DIR   where that folder goes (default bench/results)
-  --add       on top of the result that DIR has of this GPU: what the calls lack stays (say, peers-compiled later)
+  --out DIR   parent of that folder (default bench/results)
+  --add       update the result of this GPU in DIR: figures that the new calls do not have are kept
 
 The folder gets report.md, suite.json (outcome of every part), bench.json, peers.json, probes.json and mission.json, each with
-commit, device, driver, versions, clocks and ceilings. The page sets goal (bench/goals.json), floor, best peer and ours beside
-each other, and says "not measured" where nothing was.
+commit, device, driver, versions, clocks and ceilings. The page compares goal (bench/goals.json), floor, best peer and nacre, and
+says "not measured" where there is no figure.
 
-Read from each WORKDIR, or from the .tar.gz that --bring made of one, as far as it is there: suite.json, cases.json,
-headline.json and bench.json, baselines.json (cuDNN and cuBLAS, which count among the peers), peers-*.json, probes.json,
-mission.json. Of several calls the last one wins, figure by figure for peers. Bench results are taken of one commit alone. A
-JSON file that a killed program left half written counts as far as it goes, and the result says so.
+Each WORKDIR, or the .tar.gz that --bring made of it, may have: suite.json, cases.json, headline.json and bench.json,
+baselines.json (cuDNN and cuBLAS, which count as peers), peers-*.json, probes.json, mission.json. Of several calls the last one
+counts, for peers figure by figure. All bench results must be of one commit. Of a JSON file that a killed program left
+incomplete, the complete results count, and the page says so.
 
-A figure that nobody measured is "-". So are all times where shapes were small or the device was emulated. A ratio is the best
-peer's time over nacre's for the same case, cold against cold and warm against warm: above 1, nacre is faster. The best peer is
-the fastest of all that ran, whatever its arithmetic.
+A figure that was not measured is "-". So are all times if shapes were small or the device was emulated. A ratio is the best
+peer's time divided by nacre's for the same case, cold by cold and warm by warm: above 1, nacre is faster. The best peer is the
+fastest of all that ran, with any arithmetic.
 
-Exit codes: 0 done, 2 usage, 3 bad input, 4 reading or writing failed.
+Exit codes: 0 success, 2 usage, 3 invalid input, 4 reading or writing failed.
 """
 import argparse
 import json
@@ -59,7 +59,7 @@ class Bad(Exception):
 
 # ---- reading -------------------------------------------------------------------------------------------------------------
 def salvage(text, array):
-    """The object of a file that ends too early: its members before `array`, and the whole elements of that."""
+    """The object of a truncated file: its members before `array`, and the complete elements of `array`."""
     decoder = json.JSONDecoder()
     found = {}
     at = text.find("{") + 1
@@ -91,24 +91,24 @@ def read(path, array, notes):
     except OSError as e:
         raise Bad(f"{path}: {e.strerror}", 4)
     except UnicodeDecodeError:
-        raise Bad(f"{path}: not text")
+        raise Bad(f"{path}: is not UTF-8 text")
     try:
         found = json.loads(text)
     except ValueError as e:
         found = salvage(text, array) if array in ("benchmarks", "peers") else None
         if found is None:
-            raise Bad(f"{path}: not JSON: {e}")
-        notes.append(f"{os.path.basename(path)} ends in the middle: {len(found[array])} results of it count")
+            raise Bad(f"{path}: invalid JSON: {e}")
+        notes.append(f"{os.path.basename(path)} is incomplete: {len(found[array])} of its results count")
     if not isinstance(found, dict) or not isinstance(found.get(array), list):
         raise Bad(f'{path}: expected an object with a list "{array}"')
     for element in found[array]:
         if not isinstance(element, dict):
-            raise Bad(f'{path}: "{array}" holds something other than objects')
+            raise Bad(f'{path}: "{array}" contains something other than objects')
     return found
 
 
 def figure(x):
-    """A number above zero, or None: a time of nothing was not measured."""
+    """A number above zero, or None. A time of zero was not measured."""
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x) or x <= 0:
         return None
     return x
@@ -127,7 +127,7 @@ def bench_name(name):
 
 
 class Found:
-    """All that the folders hold, the last one's word standing."""
+    """The results of all folders. Later folders replace results of earlier ones."""
 
     def __init__(self):
         self.suite, self.bench_context, self.peer_context = {}, {}, {}
@@ -203,7 +203,7 @@ class Found:
         commit = context.setdefault("commit", self.folder_commit)
         before = self.bench_context.get("commit")
         if ours and self.has_bench and commit != before:
-            raise Bad(f"{path}: bench results of commit {commit}, after those of {before}: give folders of one commit")
+            raise Bad(f"{path}: bench results of commit {commit}, after those of {before}; expected folders of one commit")
         description = str(context.get("description", ""))
         self.emulated |= "emulated" in description
         self.small |= context.get("small") in (True, "true", "1", 1)
@@ -239,7 +239,7 @@ class Found:
         for result in found["peers"]:
             name, peer = named(result, path), result.get("peer")
             if not isinstance(peer, str) or not peer:
-                raise Bad(f"{path}: a result of {name} names no peer")
+                raise Bad(f'{path}: a result of {name} has no "peer"')
             self.add_peer(name, peer, result)
 
     def add_peer(self, name, peer, result):
@@ -256,10 +256,10 @@ class Found:
             mine[peer] = kept
 
     def add_result(self, folder):
-        """An earlier result, below everything of the folders."""
+        """Adds an earlier result where the folders have none."""
         result = read_result(folder, self.notes)
         if result.get("timings") is not True:
-            raise Bad(f"{folder}: has no times; make the result anew, without --add")
+            raise Bad(f"{folder}: has no times; make the result again without --add")
         self.probes = self.probes or result.get("probes")
         self.mission = self.mission or result.get("mission")
         for part in result.get("parts", []):
@@ -349,7 +349,7 @@ def make_result(found):
 
 
 def facts_shown(facts, timings, array, without_times):
-    """Of small shapes and emulated devices only that they ran."""
+    """Removes times of small shapes and emulated devices."""
     if facts is None or timings:
         return facts
     return {**facts, array: [{k: e[k] for k in without_times if k in e} for e in facts[array]]}
@@ -376,7 +376,7 @@ def files_of(result):
 
 
 def read_result(folder, notes):
-    """What files_of gave, as one."""
+    """Reads the files that files_of returned, as one result."""
     result = read(os.path.join(folder, "suite.json"), "parts", notes)
     for kind, array in (("bench", "cases"), ("peers", "cases"), ("probes", "probes"), ("mission", "runs")):
         path = os.path.join(folder, kind + ".json")
@@ -445,7 +445,7 @@ def main():
         raise Bad(f"--add: {folder} has no suite.json", 4)
     if o.add:
         if not result["timings"]:
-            raise Bad(f"--add: {result['why_no_timings']}: nothing of that goes into a result with times")
+            raise Bad(f"--add: {result['why_no_timings']}: cannot be added to a result with times")
         found.add_result(folder)
         slug, result = make_result(found)
     try:

@@ -1,64 +1,68 @@
 #!/usr/bin/env bash
-# Everything that a GPU is needed for, in one command: probes, tests, sanitizers, captures, reruns, training, benches, peers,
-# and a report. Needs an NVIDIA driver and the CUDA libraries; python3 for the report, PyTorch for the peers,
-# compute-sanitizer for its part. docs/gpu.md says what to do with a rented card.
+# Runs everything that needs a GPU: probes, tests, sanitizers, captures, reruns, training, benches, peers, and a report.
+# Needs an NVIDIA driver and the CUDA libraries; python3 for the report, PyTorch for the peers, and compute-sanitizer for
+# the part sanitizer. docs/gpu.md is a guide for a rented GPU.
 #
 #   scripts/gpu_suite.sh --plan first|second [OPTION]...
 #   scripts/gpu_suite.sh [--part NAME]... [OPTION]...
 #
-# A plan is one call of a stated length, ordered by the value of the facts. Each part has a share of it; what a part leaves
-# goes to those behind it, and each writes its results as it ends, so that a cut leaves what was done.
+# A plan is one call of a given maximum length, with the most valuable parts first. Each part has a share of the time. Time
+# that a part does not use goes to the parts after it. Each part writes its results when it ends, so that an interruption
+# loses only the current part.
 #
 #   --plan first     at most 420 s: probes (60 at most), tests (90), mission (110), headline (100), headline-peers (46)
 #   --plan second    at most 200 s: sanitizer (50), capture (25), reruns (35), peers-best (76)
 #
-#   probes           nacre_probes: what the hardware does where nacre only assumes it, and the rates it reaches
-#   tests            every test on the device, each in a process of its own, those of the shipped path first; with
-#                    NACRE_TEST_MODEL and NACRE_TEST_AUDIO set, also that a trained model's codes are those of the CPU
+#   probes           nacre_probes: checks what nacre assumes about the hardware, and measures the rates it reaches
+#   tests            every test on the device, each in its own process, those of training and coding first; with
+#                    NACRE_TEST_MODEL and NACRE_TEST_AUDIO set, also a test that a trained model gives the CPU's codes
 #   sanitizer        compute-sanitizer (memcheck, racecheck, initcheck, synccheck) over small benches and some tests
-#   capture          captured steps against steps that run kernel by kernel, in the tests and in nacre train
+#   capture          compares captured steps with steps that run kernel by kernel, in the tests and in nacre train
 #   reruns           twenty runs of training, encoding and decoding must end in the same bytes, in every precision
 #   mission          nacre train with the training command of docs/training.md in bf16 and in fp32, up to 90 s each: SNR, loss
-#                    and output level by epoch, and the best model of each
+#                    and output level of each epoch, and the best model of each run
 #   headline         nacre_bench on 43 cases: snake, convolutions of seven taps, RVQ, spectral losses, optimizer, whole
 #                    steps, decoding
 #   headline-peers   the same cases in PyTorch, eager
 #   bench            nacre_bench on the device, all cases
-#   baselines        cuDNN and cuBLAS on the shapes of the convolutions, where this build and machine have them
-#   peers            the cases in PyTorch: per case what it does by itself, and cuDNN's and AdamW's best known setting
+#   baselines        cuDNN and cuBLAS on the shapes of the convolutions, if this build and machine have them
+#   peers            the cases in PyTorch with its defaults, and with the fastest known settings of cuDNN and AdamW
 #   peers-best       decoding and whole steps in PyTorch, compiled in the fastest known ways, and in XLA
-#   peers-all        all ways to write them but compiled ones; goes on where peers or an earlier call stopped
-#   peers-compiled   the same compiled; goes on where an earlier one stopped
+#   peers-all        all variants except compiled ones; continues where peers or an earlier call stopped
+#   peers-compiled   the compiled variants; continues where an earlier call stopped
 #
-# A plain call has tests, sanitizer, capture, reruns, bench, baselines and peers, in this order.
+# A call without --plan and --part runs tests, sanitizer, capture, reruns, bench, baselines and peers, in this order.
 #
-#   --part NAME      only this part; may be repeated. Parts run in the order of the list above
-#   --require NAME   this part has failed if it cannot run here (no compute-sanitizer, no PyTorch); may be repeated
-#   --build DIR      the build to take (default build/cuda; where that is missing, it is built by the preset cuda)
-#   --out DIR        logs, figures and the report (default: $OUT if it is set and --bring is not, else bench/results/work)
-#   --bring DIR      what to bring back from a machine that is given up, four files at most: an archive of all results, packed
-#                    anew every 20 s and as each part ends, the page, and of mission the model with the better SNR on
-#                    held-out speech, in pieces below 16 MiB
+#   --part NAME      run only this part; may be repeated. Parts run in the order of the list above
+#   --require NAME   count this part as failed if it cannot run here (no compute-sanitizer, no PyTorch); may be repeated
+#   --build DIR      the build to use (default build/cuda; if that is missing, it is built with the preset cuda)
+#   --out DIR        folder for logs, figures and the report (default: $OUT if it is set and --bring is not given, else
+#                    bench/results/work)
+#   --bring DIR      folder for the files to copy from a rented machine, at most four: an archive of all results, which is
+#                    updated every 20 s and when a part ends, the page, and the model of mission with the better SNR on
+#                    held-out speech, in pieces of less than 16 MiB
 #   --speech DIR     the audio that mission trains on (default: speech/ of a packed tree, else quickstart/data)
-#   --device cuda:N  which GPU (default cuda)
-#   --resume         leave out what DIR already has, of this commit, build and device: parts that are ok; of others the tests
-#                    that passed, the cases and peers that are measured
-#   --small          small shapes, few tests, few reruns: proves that the suite works. Its report has no times
-#   --jobs N         processes beside each other where nothing is timed (default: half of the cores, at most 8)
-#   --seconds S      of each case of bench, headline and baselines, warm and cold each (default 0.1; at least 50 runs of most)
-#   --budget SECONDS for the whole call but a build (default: the plan's, else 470; or none). What is left is divided among
-#                    the parts to come, and a part that spends its share is stopped: it is incomplete, and --resume goes on
-#   --limit SECONDS  no part takes longer than this (default: its share of the budget; without a budget, an hour)
+#   --device cuda:N  the GPU to use (default cuda)
+#   --resume         skip what DIR already has of this commit, build and device: parts that are ok, and of other parts the
+#                    tests that passed and the cases and peers that are measured
+#   --small          use small shapes, few tests and few reruns, to check that the suite works. The report has no times
+#   --jobs N         processes to run in parallel where nothing is timed (default: half of the cores, at most 8)
+#   --seconds S      time for each case of bench, headline and baselines, warm and cold each (default 0.1; most cases run at
+#                    least 50 times)
+#   --budget SECONDS time for the whole call, without a build; or none (default: that of the plan, else 470). The remaining
+#                    time is divided among the remaining parts. A part that reaches its share is stopped and counts as
+#                    incomplete; --resume continues it
+#   --limit SECONDS  maximum time of each part (default: its share of the budget; without a budget, an hour)
 #
-# A part that fails does not stop the rest, nor does a case that takes the device with it: it is recorded as failed, and
-# another process goes on behind it. DIR gets PART.log of each, suite.json, cases.json, probes.json, mission.json,
-# headline.json, bench.json, baselines.json, peers-eager.json, peers-compiled.json, peers-jax.json, and what scripts/gpu_report.py makes of
-# them, <gpu>/report.md and files of figures beside it; these go to bench/results itself where DIR is the default and shapes
-# are not small. Python and its PyTorch are those of $PYTHON (default python3); where there is none, a plainer page is
-# written, without peers.
+# A part that fails does not stop the others. A case that makes the device unusable counts as failed, and another process
+# continues after it. DIR gets PART.log of each part, suite.json, cases.json, probes.json, mission.json, headline.json,
+# bench.json, baselines.json, peers-eager.json, peers-compiled.json, peers-jax.json, and the result of scripts/gpu_report.py:
+# <gpu>/report.md and JSON files of figures. If DIR is the default and shapes are not small, this result is written to
+# bench/results instead. Python with PyTorch is $PYTHON (default python3). Without Python, a simpler page without peers is
+# written.
 #
-# Exit codes: 0 every part is ok or cannot run here, 1 some part failed, 2 usage, 3 none failed but some part is incomplete,
-# 4 no build, 6 no device, 129, 130 and 143 signals.
+# Exit codes: 0 every part is ok or cannot run here, 1 some part failed, 2 usage, 3 no part failed but some are incomplete,
+# 4 no build, 6 no device, 129, 130 and 143 stopped by a signal.
 set -u
 export LC_ALL=C
 self=$(readlink -f "${BASH_SOURCE[0]}")
@@ -140,7 +144,7 @@ while [ $# -gt 0 ]; do
       --limit=* | --budget=*)
       set -- "${1%%=*}" "${1#*=}" "${@:2}"
       ;;
-    *) usage_error "$1: no such option; see --help" ;;
+    *) usage_error "$1: unknown option; see --help" ;;
   esac
   if [ $# -lt 2 ] || [ -z "$2" ]; then usage_error "$1: expected a value"; fi
   case "$1" in
@@ -185,7 +189,7 @@ while [ $# -gt 0 ]; do
 done
 parts=()
 if [ -n "$plan" ]; then
-  [ ${#wanted[@]} = 0 ] || usage_error "--plan and --part: expected one of both"
+  [ ${#wanted[@]} = 0 ] || usage_error "--plan and --part: expected only one of them"
   choose_plan "$plan"
 else
   [ ${#wanted[@]} -gt 0 ] || wanted=("${plain_call[@]}")
@@ -195,7 +199,7 @@ else
 fi
 budget=${own_budget:-$budget}
 for part in "${required[@]}"; do
-  [[ " ${parts[*]} " == *" $part "* ]] || usage_error "--require $part: is not among the parts of this call"
+  [[ " ${parts[*]} " == *" $part "* ]] || usage_error "--require $part: is not a part of this call"
 done
 if [ -z "$out" ]; then
   out=$root/bench/results/work
@@ -321,9 +325,9 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
     if [ -f "$out/state/$part" ]; then # an earlier call's outcome is kept
       summary+=("$(printf '%-15s %-17s %5s    %s' "$part" incomplete "" "nothing of the budget is left; $out has an earlier outcome")")
       incomplete+=("$part")
-      echo "   incomplete: nothing of the budget is left"
+      echo "   incomplete: no time of the budget is left"
     else
-      outcome "$part" incomplete 3 0 "not begun: nothing of the budget of $budget s is left"
+      outcome "$part" incomplete 3 0 "not begun: no time of the budget of $budget s is left"
     fi
     continue
   fi
@@ -348,7 +352,7 @@ for ((i = 0; i < ${#parts[@]}; ++i)); do
     3) outcome "$part" incomplete 3 $took "$text" "$found" ;;
     77)
       if [[ " ${required[*]} " == *" $part "* ]]; then
-        outcome "$part" FAILED 77 $took "required, and not run: $text" "$found"
+        outcome "$part" FAILED 77 $took "required, but not run: $text" "$found"
       else
         outcome "$part" skipped 0 $took "$text" "$found"
       fi
@@ -380,11 +384,11 @@ echo
 printf '%s\n' "${summary[@]}"
 [ $report = 0 ] || echo "report          FAILED"
 [ -z "$stale" ] || echo "WARNING: $stale, this is $commit"
-[ ${#not_run[@]} = 0 ] || echo "not run: ${not_run[*]} (why: above; --require NAME makes that a failure)"
+[ ${#not_run[@]} = 0 ] || echo "not run: ${not_run[*]} (reasons above; --require NAME counts this as a failure)"
 if [ ${#incomplete[@]} -gt 0 ]; then
   [ $resume = 1 ] || called+=(--resume)
-  echo "incomplete: ${incomplete[*]}; to go on:$(printf ' %q' "$0" "${called[@]}")"
+  echo "incomplete: ${incomplete[*]}; to continue:$(printf ' %q' "$0" "${called[@]}")"
 fi
-echo "logs and figures: $out${bring:+; to bring back: $bring}"
+echo "logs and figures: $out${bring:+; files to copy: $bring}"
 [ $any_failed = 0 ] && [ $report = 0 ] || exit 1
 [ ${#incomplete[@]} = 0 ] || exit 3

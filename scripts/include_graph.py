@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Draws the include graph of the folders and checks that every include goes down.
+"""Prints the include graph of the folders and checks that every include goes to a lower floor.
 
   scripts/include_graph.py [--self-test]
 
-A room is a folder below include/nacre, lib or kernels, with all that is in it, or examples. A folder of include/nacre and the
-folder of lib with the same name are one room; "ground" is what lies in include/nacre itself. FLOORS is the only place where
+A room is a folder below include/nacre, lib or kernels, with all its files, or examples. A folder of include/nacre and the
+folder of lib with the same name are one room; "ground" is the files directly in include/nacre. FLOORS is the only place where
 the order is written. A room may include itself and rooms of lower floors, so the rooms have no cycle.
 
-It prints the floors from the top and, for each room, the rooms that it includes. --self-test plants includes that go up or
-across and expects each to be found.
+It prints the floors from the top and, for each room, the rooms that it includes. --self-test plants includes to the same or a
+higher floor and expects each to be found.
 
-Exit codes: 0 every include goes down, 1 some do not, or the self-test failed.
+Exit codes: 0 every include goes to a lower floor, 1 some do not, or the self-test failed.
 """
 import pathlib
 import re
@@ -72,7 +72,7 @@ def check(tree, files=None):
     for file, number, text, target in arrows(tree, files):
         here = f'{file}:{number}: includes "{text}"'
         if target is None:
-            problems.append(f"{here}, which no file is called; expected a path below {', '.join(ROOTS)}")
+            problems.append(f"{here}, but no file has this name; expected a path below {', '.join(ROOTS)}")
             continue
         a, b = room_of(file), room_of(target)
         if a == b or a not in FLOOR or b not in FLOOR:

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Plants faults in nacre one by one and says which of them the tests find: scripts/mutants.txt lists the faults, each with the
-# tests that must fail. Works in a git worktree of its own, with what is committed or changed in tracked files; the tree that
-# it is called from is only read. About an hour on two cores for the whole list.
+# Plants faults in nacre one by one and reports which of them the tests find. scripts/mutants.txt lists the faults, each with
+# the tests that must fail. The script works in its own git worktree, a copy of the tracked files with their uncommitted
+# changes, and only reads the tree that it is called from. The whole list takes about an hour on two cores.
 #
 #   scripts/mutants.sh [--check] [--only REGEX] [--folder DIR] [--jobs N] [--allow N] [-- CMAKE OPTIONS]
 #
-#   --check         only say whether every fault can still be planted; nothing is built
-#   --only REGEX    the faults whose file, description or tests match (grep -E)
-#   --folder DIR    where the worktree is made, and kept for the next run (default: a temporary folder, removed at the end)
-#   --jobs N        compilers and tests at once (default: all cores)
-#   --allow N       faults of a hundred that may go unseen (default 3)
+#   --check         only check that every fault can still be planted; build nothing
+#   --only REGEX    plant only the faults whose file, description or tests match (grep -E)
+#   --folder DIR    create the worktree here, and keep it for the next run (default: a temporary folder, removed at the end)
+#   --jobs N        compilers and tests to run in parallel (default: all cores)
+#   --allow N       percentage of faults that the tests may miss (default 3)
 #
-# It prints a line for each fault: found (a test fails), SURVIVED (none does), does not apply any more (its text is not in
-# exactly one place of the file), does not build; then how many there were of each.
-# Exit codes: 0 done, 1 more went unseen than allowed, or some could not be planted or built, 2 usage, 3 the list is not what
-# it should be, 4 the tree without faults could not be built or fails its tests.
+# It prints one line for each fault: found (a test fails), SURVIVED (no test fails), no longer applies (its text is not in
+# exactly one place of the file), does not build; then the number of each.
+# Exit codes: 0 success, 1 more faults survived than allowed, or some could not be planted or built, 2 usage, 3 the list has a
+# syntax error, 4 the tree without faults could not be built or fails its tests.
 set -euo pipefail
 export LC_ALL=C
 self=$(readlink -f "${BASH_SOURCE[0]}")
@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
     --) shift && break ;;
     --only=* | --folder=* | --jobs=* | --allow=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     --only | --folder | --jobs | --allow) ;;
-    *) fail 2 "$1: no such option; see --help" ;;
+    *) fail 2 "$1: unknown option; see --help" ;;
   esac
   if [ $# -lt 2 ] || [ -z "$2" ]; then fail 2 "$1: expected a value"; fi
   case "$1" in
@@ -59,7 +59,7 @@ while IFS= read -r line || [ -n "$line" ]; do
     'new +'*) new=${line#+} new=${new# } part=tests ;;
     'tests ? '?*)
       part=file
-      [ "$old" != "$new" ] || bad "the change changes nothing"
+      [ "$old" != "$new" ] || bad "the new line equals the old one"
       [ -z "$only" ] || grep -Eq -- "$only" <<<"$file: $name ${line#\? }" || continue
       files+=("$file") names+=("$name") olds+=("$old") news+=("$new") tests+=("${line#\? }")
       ;;
@@ -70,7 +70,7 @@ while IFS= read -r line || [ -n "$line" ]; do
       tests) echo '"? " and the tests that must fail' ;; esac)" ;;
   esac
 done < "$list"
-[ $part = file ] || bad "the list ends in the middle of a fault"
+[ $part = file ] || bad "the list ends within a fault"
 count=${#files[@]}
 [ "$count" -gt 0 ] || fail 2 "--only $only: no fault matches"
 
@@ -83,11 +83,11 @@ for ((i = 0; i < count; ++i)); do
     applies[i]=1
   else
     applies[i]=0 lost=$((lost + 1))
-    say 'does not apply any more' "$i"
+    say 'no longer applies' "$i"
   fi
 done
 if [ $check = 1 ]; then
-  echo "$count faults, $lost of them do not apply any more"
+  echo "$count faults, $lost of them no longer apply"
   [ $lost = 0 ] || exit 1
   exit 0
 fi
@@ -151,5 +151,5 @@ for ((i = 0; i < count; ++i)); do
   say "$result" "$i"
 done
 planted=$((found + survived))
-echo "$count faults in $(((SECONDS - began + 59) / 60)) min: $found found, $survived survived, $lost do not apply any more, $unbuilt do not build"
+echo "$count faults in $(((SECONDS - began + 59) / 60)) min: $found found, $survived survived, $lost no longer apply, $unbuilt do not build"
 if [ $((100 * survived)) -gt $((allow * planted)) ] || [ $((lost + unbuilt)) -gt 0 ]; then exit 1; fi

@@ -21,10 +21,10 @@ done
 lists=known
 [ "${1:-all}" != real ] || [ -n "$(apt-cache show festvox-ru 2>/dev/null)" ] || lists=unknown
 [ ${#missing[@]} -gt 0 ] || [ $lists = unknown ] || exit 0
-command -v apt-get >/dev/null || { echo "$0: no apt-get here; install by hand: ${missing[*]:-the lists of packages (apt-get update)}" >&2; exit 4; }
+command -v apt-get >/dev/null || { echo "$0: apt-get is missing; install by hand: ${missing[*]:-the lists of packages (apt-get update)}" >&2; exit 4; }
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  command -v sudo >/dev/null || { echo "$0: neither root nor sudo; install by hand: ${missing[*]:-the lists of packages (apt-get update)}" >&2; exit 4; }
+  command -v sudo >/dev/null || { echo "$0: needs root or sudo; or install by hand: ${missing[*]:-the lists of packages (apt-get update)}" >&2; exit 4; }
   as_root=(sudo)
 fi
 [ ${#missing[@]} = 0 ] || echo "installing ${missing[*]}"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# From nothing to a trained codec that can be heard: installs packages, builds, makes ten minutes of synthetic Telugu speech,
-# trains a small codec on it for a few minutes, encodes and decodes sentences it has never heard, and writes a page about all
-# of it. Everything lands in quickstart/; a second run trains anew and reuses the rest.
+# From a fresh clone to decoded speech: installs packages, builds, makes ten minutes of synthetic Telugu speech, trains a
+# small codec on it for a few minutes, encodes and decodes held-out sentences, and writes an HTML page about the run. All
+# files are written to quickstart/. A second run trains again and reuses the rest.
 #
 #   scripts/quickstart.sh [--real] [--keep]
 #
-#   --real    with recorded speech instead: six and a half hours in six languages from Debian packages (345 MB to download,
-#             scripts/real_speech.sh), judged on two languages that are not among them; all of it in quickstart-real/
-#   --keep    go on with the run that is there, if there is one
+#   --real    use recorded speech: six and a half hours in six languages from Debian packages (345 MB to download,
+#             scripts/real_speech.sh), evaluated on two other languages; files are written to quickstart-real/
+#   --keep    continue the existing run, if there is one
 set -euo pipefail
 
-# What is trained for each kind of speech. The initialisation of the codebooks takes about as long as these steps.
+# Configuration and number of steps for each kind of speech. The initialisation of the codebooks takes about as long as these steps.
 synthetic_config=speech-16k-small synthetic_steps=600
 real_config=speech-16k-small real_steps=600
 real_judged=30 # held-out files to encode, decode and score at the end, spread over all of them
@@ -58,7 +58,7 @@ cmake --build --preset cpu --target nacre_program
 
 begin "$([ $speech = real ] && echo "fetching" || echo "making") speech"
 if [ -d "$out/data/valid" ]; then
-  echo "$out/data is there already"
+  echo "$out/data already exists"
 elif [ $speech = real ]; then
   scripts/real_speech.sh --debs "$out/debs" "$out/data"
 else
@@ -106,7 +106,7 @@ awk -v nominal="$nominal" '
   END { line("all", s, w, b)
         if (over) { printf "%d files are more than 5 %% above %g kbit/s\n", over, nominal > "/dev/stderr"; exit 1 } }' "$table"
 
-begin "judging and reporting"
+begin "evaluating and reporting"
 "$nacre" eval --model "$out/run" --baseline opus "${judged[@]}"
 "$nacre" report --run "$out/run" --data_dir "$out/data" -f -o "$out/report.html"
 printf '   done in %s\n' "$(duration $((SECONDS - stage_from)))"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes a folder of real recorded speech from Debian packages: 392 minutes to train on (Spanish, French, Italian, Russian, Czech,
-# Dutch) and 43 held-out ones in languages that are not among them (English, Malayalam). Downloads 345 MB by apt-get download,
-# which needs no root; DIR takes 0.6 GB, and as much again while it is made.
+# Makes a folder of recorded speech from Debian packages: 392 minutes for training (Spanish, French, Italian, Russian, Czech,
+# Dutch) and 43 held-out minutes in other languages (English, Malayalam). Downloads 345 MB by apt-get download, which needs
+# no root. DIR takes 0.6 GB, and as much again while it is made.
 #
-#   scripts/real_speech.sh [--debs FOLDER] DIR     --debs: keep the packages in FOLDER, and take those that are there
+#   scripts/real_speech.sh [--debs FOLDER] DIR     --debs: keep the packages in FOLDER, and use those that are already there
 #
-#   DIR/train/SET/, DIR/valid/SET/    the audio, as nacre train expects it; files under 8 KiB (a second of G.722, a quarter of WAV) are left out
-#   DIR/licences/PACKAGE.txt          each package's copyright file, and PACKAGES.txt, which version was taken
+#   DIR/train/SET/, DIR/valid/SET/    the audio, as nacre train expects it, without files under 8 KiB (1 s of G.722, 0.25 s of WAV)
+#   DIR/licences/PACKAGE.txt          the copyright file of each package; PACKAGES.txt lists the versions of the packages
 #
-# The speaker of the English prompts also reads the Spanish ones: English is an unseen language, Malayalam has unseen voices too.
-# Exit codes: 2 usage, 3 a package that is damaged or holds no audio, 4 a missing tool, a download that failed, a full disk.
+# The speaker of the English prompts also reads the Spanish prompts: English is an unseen language, Malayalam also has unseen voices.
+# Exit codes: 2 usage, 3 a package is damaged or contains no audio, 4 a tool is missing, a download failed or the disk is full.
 set -euo pipefail
 fail() {
   echo "real_speech: ${*:2}" >&2
@@ -49,20 +49,20 @@ done
 [ -n "$out" ] || usage
 for tool in apt-get dpkg-deb ffmpeg; do
   command -v "$tool" >/dev/null ||
-    fail 4 "$tool is missing; $([ $tool = ffmpeg ] && echo "install it (apt-get install ffmpeg): the prompts are G.722" || echo "this needs Debian or a relative of it")"
+    fail 4 "$tool is missing; $([ $tool = ffmpeg ] && echo "install it (apt-get install ffmpeg): the prompts are G.722" || echo "the script needs Debian or a derivative")"
 done
 
-mkdir -p "$(dirname "$out")" || fail 4 "$(dirname "$out"): cannot be made"
+mkdir -p "$(dirname "$out")" || fail 4 "$(dirname "$out"): cannot create the folder"
 out=$(cd "$(dirname "$out")" && pwd)/$(basename "$out")
 if [ -n "$(ls -A "$out" 2>/dev/null)" ] && [ ! -f "$out/licences/PACKAGES.txt" ]; then
-  fail 2 "$out: is there, and is not what this script makes; name another folder, or remove it"
+  fail 2 "$out: exists, and was not made by this script; choose another folder, or remove it"
 fi
-work=$(mktemp -d "$out.XXXXXX") || fail 4 "$(dirname "$out"): cannot be written to"
+work=$(mktemp -d "$out.XXXXXX") || fail 4 "$(dirname "$out"): cannot write"
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 if [ -n "$debs" ]; then
-  mkdir -p "$debs" || fail 4 "$debs: cannot be made"
+  mkdir -p "$debs" || fail 4 "$debs: cannot create the folder"
   debs=$(cd "$debs" && pwd)
 else
   debs=$work/debs
@@ -79,7 +79,7 @@ fetch() { # package: sets deb to its file
     if ! (cd "$work/download" && apt-get download "$1" >log 2>&1 </dev/null) ||
       ! found=$(find "$work/download" -name "$1_*.deb" | grep .) || ! mv "$found" "$debs/"; then
       fail 4 "package $1 cannot be downloaded ($(grep '^E:' "$work/download/log" | head -n 1 | sed 's/^E: *//')); apt-get update," \
-        "as root, renews the lists of packages"
+        "as root, updates the lists of packages"
     fi
     found=$debs/$(basename "$found")
   fi
@@ -95,7 +95,7 @@ convert() { # way, files' root, folder: reads file names, relative to the root a
   while IFS= read -r -d '' file; do
     name=$to/${file//\//-}
     case $way in
-      copy) cp "$root/$file" "$name" || fail 4 "$name: cannot be written" ;;
+      copy) cp "$root/$file" "$name" || fail 4 "$name: cannot write" ;;
       g722) inputs+=(-f g722 -i "$root/$file") outputs+=(-map "$n" -c:a pcm_s16le "${name%.*}.wav"); n=$((n + 1)) ;;
       # These files lack the end-of-stream mark and look truncated. Decoding makes whole files of them. Both channels
       # contain the same voice.
@@ -121,8 +121,8 @@ while read -r package set way folder; do
     (cd "$tree/$folder" && find . -type f \( -name '*.wav' -o -name '*.ogg' -o -name '*.g722' \) ! -path '*/silence/*' -size +8k \
       -printf '%P\0' | LC_ALL=C sort -z) | convert "$way" "$tree/$folder" "$to"
   files=$(find "$to" -type f | wc -l)
-  [ "$files" -gt 0 ] || fail 3 "$deb: holds no audio in $folder; another version of the package may have moved it"
-  cp "$tree/usr/share/doc/$package/copyright" "$work/data/licences/$package.txt" || fail 3 "$deb: holds no copyright file"
+  [ "$files" -gt 0 ] || fail 3 "$deb: contains no audio in $folder; another version of the package may have moved it"
+  cp "$tree/usr/share/doc/$package/copyright" "$work/data/licences/$package.txt" || fail 3 "$deb: contains no copyright file"
   echo "$package $(dpkg-deb -f "$deb" Version) $set" >>"$work/data/licences/PACKAGES.txt"
   echo "$set: $files files"
 done < <(sets)

@@ -55,9 +55,7 @@ inline WeightRows weight_rows_of(const std::string& name) {
   WeightRows w{name, {}};
   const CodecConfig config = CodecConfig::named(name);
   nacre::Parameters parameters;  // never allocated
-  const Encoder encoder(parameters, config);
-  const Quantizer quantizer(parameters, config);
-  const Decoder decoder(parameters, config);
+  const System system(parameters, config);
   for (const nacre::Parameter& p : parameters.all())
     if (p.names.front().ends_with(".weight_v")) {
       const int64_t rows = p.stored.front() * static_cast<int64_t>(p.names.size());

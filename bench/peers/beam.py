@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a beam is worth before there is a network: a lapped transform, k-means stage by stage, and the search of the codes.
+"""Measures the gain of a beam search without a network: a lapped transform, k-means for each stage, and the code search.
 
     bench/peers/beam.py TRAIN VALID [--bands 40] [--stages 16] [--beams 1 4 16]
 
-TRAIN and VALID are folders of 16 kHz wav files (scripts/real_speech.sh makes such). Prints the mean SNR over files in dB, per beam
-and number of stages. By hand; needs numpy and scipy.
+TRAIN and VALID are folders of 16 kHz wav files (scripts/real_speech.sh makes such folders). Prints the mean SNR over files in dB, for
+each beam and number of stages. Run by hand; needs numpy and scipy.
 """
 import argparse, pathlib, random
 
@@ -76,7 +76,7 @@ def main():
     p.add_argument("--beams", type=int, nargs="+", default=[1, 4, 16])
     p.add_argument("--codes", type=int, default=1024)
     p.add_argument("--rows", type=int, default=60000)
-    p.add_argument("--seconds", type=float, nargs=2, default=[900, 30], help="of audio: to cluster, to judge by")
+    p.add_argument("--seconds", type=float, nargs=2, default=[900, 30], help="seconds of audio: for clustering, for evaluation")
     a = p.parse_args()
     x = np.concatenate([latents(c, a.bands) for c in clips(a.train, a.seconds[0], 0)])
     x = x[rng.permutation(len(x))[: a.rows]]

@@ -3,12 +3,12 @@
 
   TRITON_INTERPRET=1 python3 bench/peers/check.py [--device cpu|cuda] [--filter REGEX] [--peers REGEX] [--small]
 
-Nothing is timed. On the CPU there are no graphs, cuDNN's epilogues are plain PyTorch (their graphs are built and validated
-where the package cudnn is, and not run), and Triton is its interpreter, where it is asked for. JAX is checked where it is.
-Faults are planted as well: each must be found. --small is the only size, and may be left out. It takes minutes: each compiled
-peer is compiled.
+Nothing is timed. On the CPU there are no graphs, cuDNN's epilogues are plain PyTorch (their graphs are built and validated, but
+not run, if the package cudnn is installed), and Triton runs in its interpreter if TRITON_INTERPRET=1 is set. JAX is checked if
+it is installed. Faults are planted as well, and each must be found. --small is the only size and may be omitted. The check
+takes minutes, because every compiled peer is compiled.
 
-Exit codes: 0 all that ran agree, 1 something does not, or a planted fault was not found, 2 usage, 77 no PyTorch.
+Exit codes: 0 all peers that ran agree, 1 a peer differs, or a planted fault was not found, 2 usage, 77 no PyTorch.
 """
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ import sys
 try:
     import torch
 except ImportError as e:
-    print(f"check: PyTorch is not here ({e})", file=sys.stderr)
+    print(f"check: PyTorch cannot be imported ({e})", file=sys.stderr)
     sys.exit(77)
 
 import fused

@@ -4,17 +4,18 @@
   python3 bench/peers/jax_peers.py --cases cases.json --out peers-jax.json [--filter REGEX] [--peers REGEX]
                                    [--seconds S] [--budget SECONDS] [--resume] [--round-trips]
 
-A process of its own: JAX and PyTorch would share a GPU's memory, and neither's clock sees the other's work. PyTorch is
-needed all the same, on the CPU: it makes the weights, and the result that XLA's is compared with before it is timed: the
-first and the last item, as far from the end of a crop as no layer sees.
+JAX runs in a process of its own, because JAX and PyTorch would share a GPU's memory, and the timing of one does not include
+work of the other. PyTorch is needed on the CPU: it makes the weights, and the result that the result of XLA is compared with
+before it is timed. The first and the last item are compared, without the end of a crop that a layer's padding reaches.
 
   xla        float32; products in tf32 where the case has them (JAX's default on a GPU), else in fp32
   xla_bf16   weights and activations in bf16, for cases that need not be exact
 
-Times are the host's clock: warm, as many runs behind one another as take 20 ms, then waited for once; cold, each after 256 MiB
-were written, waited for one by one, so that a launch and a wait are part of it. On the CPU all runs are warm.
+Times are taken with the host's clock. Warm: consecutive runs that take 20 ms together, with one wait at the end. Cold: 256 MiB
+are written before each run, and each run is waited for, so that its time includes a launch and a wait. On the CPU all runs are
+warm.
 
-The file is that of op_peers.py, as are the exit codes; without JAX every case is recorded as skipped, and the code is 77.
+The file and the exit codes are those of op_peers.py. Without JAX every case is recorded as skipped, and the exit code is 77.
 """
 import argparse
 import os
@@ -27,7 +28,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 try:
     import torch
 except ImportError as e:
-    print(f"jax_peers: PyTorch, which makes the weights, is not here ({e})", file=sys.stderr)
+    print(f"jax_peers: PyTorch, which makes the weights, cannot be imported ({e})", file=sys.stderr)
     sys.exit(77)
 
 import models
@@ -176,7 +177,7 @@ def main(arguments):
             if not o.peers.fullmatch(peer) or (case.name, peer) in have:
                 continue
             if time.monotonic() - begun > o.budget:
-                print(f"jax_peers: the budget of {o.budget:g} s is spent; --resume goes on")
+                print(f"jax_peers: the budget of {o.budget:g} s is spent; --resume continues")
                 op_peers.write(o.out, content)
                 return 3
             result = {"name": case.name, "peer": peer, "arithmetic": arithmetic, "note": "host's clock"}

@@ -50,7 +50,7 @@ class Config:
 
 
 SPEECH = Config(encoder_dim=32, decoder_dim=512, encoder_rates=(2, 4, 5), latent_dim=64, n_codebooks=16, quantizer="ema")
-CONFIGS = {  # the same as in lib/systems/codec_config.cpp
+CONFIGS = {  # the same as in lib/systems/speech.cpp and dac.cpp
     "speech-16k": SPEECH,
     "speech-16k-small": dataclasses.replace(SPEECH, encoder_dim=16, decoder_dim=256, n_codebooks=8),
     "dac-16k": Config(),
@@ -427,7 +427,7 @@ class Step:
 def main():
     for name in sys.argv[1:] or CONFIGS:
         if name not in CONFIGS:
-            sys.exit(f"{name} is no configuration, expected one of {' '.join(CONFIGS)}")
+            sys.exit(f"{name} is not a configuration, expected one of {' '.join(CONFIGS)}")
         codec = Codec(CONFIGS[name])
         trained = sum(p.numel() for p in codec.parameters())
         state = sum(p.numel() for p in codec.buffers())

@@ -6,22 +6,21 @@
                                   [--peers REGEX] [--set eager|compiled] [--seconds S] [--budget SECONDS] [--limit SECONDS] [--resume]
                                   [--round-trips]
 
-Shapes come from the list alone. What the peers are is in ops.py and ops_models.py, how they are timed in timing.py.
+All shapes are those of the list. ops.py and ops_models.py describe the peers, timing.py the timing.
 
   --set      eager (default), or compiled: torch.compile, which takes minutes
-  --peers    only those whose whole name is like this
-  --seconds  per kind of sample, about (default 0.1)
-  --budget   no peer is begun after so many seconds
-  --limit    a peer that takes longer, its compilation included, has failed (default 240)
-  --resume   leave out what the file has, of this PyTorch; failures of it as well
+  --peers    only peers whose whole name matches this expression
+  --seconds  approximate time for each kind of sample (default 0.1)
+  --budget   begin no peer after this many seconds
+  --limit    a peer that takes longer than this many seconds, including its compilation, has failed (default 240)
+  --resume   skip the results that the file already has of this PyTorch, including failures
   --round-trips
-             beside each codec's encoding a case of encoding and decoding in one, which nacre_bench does not list
+             add a case of encoding and decoding as one function for each codec, which nacre_bench does not list
 
-The file is written whole after every peer. A peer that cannot be captured as a graph is measured without, and its note
-says so. A peer that fails, or whose result is not the reference's, leaves its error in
-one line; one that this machine lacks something for (Triton, cudnn-frontend) is "skipped: " and why. Exit codes: 0 done, 1 no
-peer gave a figure, 2 usage, 3 the budget was spent, 4 a file cannot be read or written,
-6 no such device, 77 no PyTorch.
+The file is written completely after every peer. A peer that cannot be captured as a graph is measured without a graph, and
+its note says so. A peer that fails, or whose result differs from the reference, has its error in one line. A peer for which
+this machine lacks something (Triton, cudnn-frontend) has the error "skipped: " with the reason. Exit codes: 0 success, 1 no
+peer gave a figure, 2 usage, 3 the budget was spent, 4 a file cannot be read or written, 6 no such device, 77 no PyTorch.
 """
 import argparse
 import gc
@@ -35,7 +34,7 @@ import time
 try:
     import torch
 except ImportError as e:
-    print(f"op_peers: PyTorch is not here ({e})", file=sys.stderr)
+    print(f"op_peers: PyTorch cannot be imported ({e})", file=sys.stderr)
     sys.exit(77)
 
 import ops
@@ -249,7 +248,7 @@ def main(arguments):
         reference = failed = None
         for peer in peers:
             if time.monotonic() - begun > o.budget:
-                print(f"op_peers: the budget of {o.budget:g} s is spent; {left} peers are left, --resume goes on")
+                print(f"op_peers: the budget of {o.budget:g} s is spent; {left} peers are left; --resume continues")
                 write(o.out, content)
                 return 3
             result = {"name": case.name, "peer": peer.name, "arithmetic": peer.arithmetic}

@@ -415,7 +415,7 @@ def snake_conv1d(case):
         dtype = dtype or case.storage
         c = Convolution(case, layout)
         if c.transposed:
-            raise ValueError("Snake before a transposed convolution is no case of one op")
+            raise ValueError("Snake before a transposed convolution is not supported as one op")
         x, weight, bias, dy = [t.to(dtype) for t in c.data(case.storage)]
         alpha = alpha_for(c, dtype)
         if case.direction == "forward":

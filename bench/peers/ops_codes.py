@@ -21,7 +21,7 @@ def kernels(kind):
     try:
         import nearest
     except Exception as error:  # missing, or of another PyTorch
-        raise Skipped(f"Triton does not serve: {' '.join(str(error).split())[:200]}") from None
+        raise Skipped(f"Triton cannot be used: {' '.join(str(error).split())[:200]}") from None
     if not nearest.can_run(torch.device(kind)):
         raise Skipped("Triton needs a GPU, or TRITON_INTERPRET=1")
     return nearest

@@ -211,7 +211,7 @@ def has_torchaudio():
 
         return True
     except Exception as error:  # a broken one counts as missing
-        print(f"torchaudio is left out: {' '.join(str(error).split())[:200]}", flush=True)
+        print(f"torchaudio is not measured: {' '.join(str(error).split())[:200]}", flush=True)
         return False
 
 

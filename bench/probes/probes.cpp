@@ -38,17 +38,19 @@ namespace nacre::probes {
 namespace {
 
 constexpr Probe all_probes[] = {
-    {"mma_fragments", "fragments of mma m16n8k16 (bf16) and m16n8k8 (tf32) lie as the PTX manual says", mma_fragments},
-    {"ldmatrix_fragments", "ldmatrix x4 and x4.trans deliver as the PTX manual says", ldmatrix_fragments},
-    {"tile_engines", "the convolutions' tensor-core engines make the scalar product", tile_engines},
-    {"tensor_core_sums", "sums of eight tf32 products are off by at most 2^-18, as the VQ search takes for granted",
+    {"mma_fragments", "fragments of mma m16n8k16 (bf16) and m16n8k8 (tf32) have the layout of the PTX manual",
+     mma_fragments},
+    {"ldmatrix_fragments", "ldmatrix x4 and x4.trans give the layout of the PTX manual", ldmatrix_fragments},
+    {"tile_engines", "the convolutions' tensor-core engines compute the scalar product", tile_engines},
+    {"tensor_core_sums", "sums of eight tf32 products are off by at most 2^-18, as the VQ search assumes",
      tensor_core_sums},
-    {"ignored_sources", "an asynchronous copy whose source is ignored neither looks at the address nor minds it",
+    {"ignored_sources", "an asynchronous copy whose source is ignored does not read or check the address",
      ignored_sources},
-    {"shared_memory_limit", "static and dynamic shared memory together may be the opt-in limit, and no more",
+    {"shared_memory_limit", "static and dynamic shared memory together may reach the opt-in limit, but not exceed it",
      shared_memory_limit},
-    {"allocation_in_capture", "what a capture forbids is an error, and the device goes on", allocation_in_capture},
-    {"upload_beside_graph", "uploads beside a replaying graph bring the right bytes, and overlap it",
+    {"allocation_in_capture", "a call that a capture forbids returns an error, and the device stays usable",
+     allocation_in_capture},
+    {"upload_beside_graph", "uploads beside a replaying graph transfer the right bytes, and overlap it",
      upload_beside_graph},
     {"wgmma_shifted_rows", "a wgmma descriptor may begin at any row, K-major", wgmma_shifted_rows},
     {"wgmma_mn_major", "the same with both operands MN-major", wgmma_mn_major},
@@ -103,7 +105,7 @@ Result run(Result (*probe)(const Options&), Options o, double seconds) {
   if (unpack(e.wrote, r)) return r;
   if (!e.in_time) return {Result::no_answer, text("did not end within %.0f s", seconds), {}};
   if (e.signal != 0) return {Result::no_answer, text("was ended by signal %d", e.signal), {}};
-  return {Result::no_answer, text("ended with exit code %d and no word", e.code), {}};
+  return {Result::no_answer, text("ended with exit code %d without an answer", e.code), {}};
 }
 
 /// Waits up to `seconds` (0: forever) for a child to end. Returns false if it still runs.
@@ -196,7 +198,7 @@ Request parse(int argc, char** argv) {
         usage("--device is \"" + v + "\"; expected cuda or cuda:N");
       r.options.index = std::atoi(digits.c_str());
     } else if (a.starts_with("-")) {
-      usage(a + " is no option; expected --list, --device, --small, --seconds or --out");
+      usage(a + " is not an option; expected --list, --device, --small, --seconds or --out");
     } else {
       const auto found =
           std::find_if(std::begin(all_probes), std::end(all_probes), [&](const Probe& p) { return a == p.name; });

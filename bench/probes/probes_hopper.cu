@@ -66,8 +66,9 @@ Result needs_hopper(Context& ctx) {
 // PTX manual, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions":
 //
 // Matrix descriptor, 64 bits ("Matrix Descriptor Format"); encode(x) = (x & 0x3ffff) >> 4:
-//   0-13 encode(start address)   16-29 encode(leading dimension byte offset)   32-45 encode(stride dimension byte offset)
-//   49-51 base offset            62-63 swizzle: 0 none, 1 128 bytes, 2 64 bytes, 3 32 bytes
+//   0-13 encode(start address)   16-29 encode(leading dimension byte offset)
+//   32-45 encode(stride dimension byte offset)   49-51 base offset
+//   62-63 swizzle: 0 none, 1 128 bytes, 2 64 bytes, 3 32 bytes
 // The base offset is 0 if the swizzle's repeating pattern begins at a multiple of 1024 bytes (128-byte swizzle), else
 // (address at which the pattern begins >> 7) & 7.
 //

@@ -4,11 +4,11 @@
 #include <string>
 #include <type_traits>
 
+#include "conv/choose.h"
 #include "conv/conv1d_blocks.h"
+#include "conv/conv1d_column_sums.h"
 #include "conv/conv1d_direct.h"
 #include "conv/conv1d_karatsuba.h"
-#include "conv/conv1d_pointwise.h"
-#include "conv/conv1d_windows.h"
 #include "runtime/host.h"
 
 namespace nacre {
@@ -29,9 +29,10 @@ void conv1d_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
 
 namespace {
 
-constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
+using conv::Engine;
+using conv::padding_in_memory;
 
-int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
+constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
 
 // ---- conversions, padding, rows
 
@@ -108,51 +109,6 @@ void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool 
   for (int64_t i = 0; i < n; ++i)
     to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
 }
-// ---- sums of columns
-
-// Per part, rows are added four at a time into one accumulator row; parts are added in order. Narrow rows are joined,
-// so that they fill vectors: rows_at_once rows are `width` columns.
-struct ColumnSums {
-  int64_t channels = 0, rows_at_once = 1, width = 0, groups_of_rows = 0, rest = 0, parts = 1;
-  explicit ColumnSums(Shape s) : channels(s.channels) {
-    rows_at_once = channels > 0 && channels < 64 ? 64 / channels : 1;
-    width = rows_at_once * channels;
-    groups_of_rows = s.rows() / rows_at_once;
-    rest = s.rows() % rows_at_once;
-    parts = std::clamp<int64_t>(groups_of_rows / 64, 1, 64);
-  }
-  int64_t scratch() const { return parts * rounded(width); }
-};
-
-NACRE_CLONES void sum_rows(const float* __restrict from, int64_t rows, int64_t n, float* __restrict to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = 0;
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4, from += 4 * n)
-    for (int64_t i = 0; i < n; ++i) to[i] += (from[i] + from[i + n]) + (from[i + 2 * n] + from[i + 3 * n]);
-  for (; r < rows; ++r, from += n)
-    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-void sum_rows(const bf16* from, int64_t rows, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = 0;
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < n; ++i) to[i] += to_float(from[r * n + i]);
-}
-
-template <class T>
-void add_column_sums(Context& ctx, View<const T> x, View<float> sums, float* scratch) {
-  const ColumnSums plan(x.shape);
-  const int64_t pitch = rounded(plan.width);
-  parallel_parts(ctx, plan.parts, [&](int64_t p) {
-    const int64_t begin = plan.groups_of_rows * p / plan.parts, end = plan.groups_of_rows * (p + 1) / plan.parts;
-    sum_rows(x.data + begin * plan.width, end - begin, plan.width, scratch + p * pitch);
-  });
-  for (int64_t p = 0; p < plan.parts; ++p)
-    for (int64_t k = 0; k < plan.rows_at_once; ++k)
-      for (int64_t c = 0; c < plan.channels; ++c) sums.data[c] += scratch[p * pitch + k * plan.channels + c];
-  for (int64_t i = plan.groups_of_rows * plan.width; i < x.elements(); ++i)
-    sums.data[i % plan.channels] += to_float(x.data[i]);
-}
-
 // ---- checks
 
 Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -181,96 +137,25 @@ Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g)
   return {x.batch, length, 1, weight.batch};
 }
 
-// ---- scratch and problems of conv1d_windows.h
+// ---- scratch
 
 template <class T>
 constexpr bool is_float = std::is_same_v<T, float>;
 
-/// Hands out pieces of scratch in order. Without data it only counts the floats.
-struct ScratchAllocator {
-  float* data = nullptr;
-  int64_t used = 0;
+Shape floats(int64_t n) { return {.channels = n}; }
+
+/// Hands out the pieces of scratch in their order; null for pieces of size 0.
+struct Scratch {
+  float* data;
   float* take(int64_t floats) {
-    float* piece = data == nullptr ? nullptr : data + used;
-    used += rounded(floats);
+    float* const piece = floats == 0 ? nullptr : data;
+    data += floats;
     return piece;
   }
 };
 
-/// Whether x is copied with its padding: reflected padding must be in memory, zero padding is handled by the loops.
-bool padding_in_memory(const Conv1dGeometry& g) { return g.padding == Padding::reflect; }
-int64_t rows_of(Shape x, const Conv1dGeometry& g) { return padding_in_memory(g) ? g.left + x.time + g.right : x.time; }
+// ---- the engines for every shape
 
-windows::Problem forward_problem(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return {.batch = x.batch,
-          .time = rows_of(x, g),
-          .length = y.time,
-          .in = x.channels,
-          .out = y.channels,
-          .taps = weight.time,
-          .stride = g.stride,
-          .dilation = g.dilation,
-          .groups = g.groups,
-          .left = padding_in_memory(g) ? 0 : g.left};
-}
-
-template <class T>
-struct ForwardPieces {
-  ForwardPieces(ScratchAllocator& allocator, const Context& ctx, Shape x, Shape weight, Shape y,
-                const Conv1dGeometry& g, const windows::Problem& p) {
-    if (!is_float<T> || padding_in_memory(g)) xs = allocator.take(x.batch * p.time * x.channels);
-    if (!is_float<T>) weights = allocator.take(weight.elements()), ys = allocator.take(y.elements());
-    inner = allocator.take(windows::scratch(ctx, p));
-  }
-  float *xs = nullptr, *weights = nullptr, *ys = nullptr, *inner = nullptr;
-};
-
-/// The input gradient as a convolution of dy. With stride s, a strided kernel is a dense one on the view
-/// [time / s, s * channels] of x. Its weight is the same memory if the kernel's length is a multiple of the stride and
-/// there is no dilation; else the weight is copied with zeros between and after the taps (`spread`).
-struct InputGradientPlan {
-  InputGradientPlan(Shape dx, Shape weight, Shape dy, const Conv1dGeometry& g) {
-    p = {.batch = dx.batch,
-         .time = dy.time,
-         .length = rows_of(dx, g),
-         .in = dy.channels,
-         .out = dx.channels,
-         .taps = weight.time,
-         .dilation = g.dilation,
-         .groups = g.groups,
-         .left = (weight.time - 1) * g.dilation - (padding_in_memory(g) ? 0 : g.left),
-         .adjoint = true};
-    rows = p.length;
-    left = padding_in_memory(g) ? g.left : 0;
-    if (g.stride == 1) return;
-    spread = g.dilation > 1 || weight.time % g.stride != 0;
-    p.taps = ((weight.time - 1) * g.dilation + g.stride) / g.stride;
-    p.length = (g.left + dx.time + g.right + g.stride - 1) / g.stride;
-    p.out = dx.channels * g.stride;
-    p.dilation = 1;
-    p.left = p.taps - 1;
-    p.samples = g.stride;
-    rows = p.length * g.stride;
-    left = g.left;
-  }
-  int64_t weights() const { return p.in * p.taps * p.out / p.groups; }
-  windows::Problem p;
-  int64_t rows = 0, left = 0;  ///< rows of the computed gradient per item; which of them is the first row of dx
-  bool spread = false;
-};
-template <class T>
-struct InputGradientPieces {
-  InputGradientPieces(ScratchAllocator& allocator, const Context& ctx, Shape dx, Shape weight, Shape dy,
-                      const Conv1dGeometry& g, const InputGradientPlan& plan) {
-    in_place = is_float<T> && !padding_in_memory(g) && g.stride == 1;
-    if (!in_place) dxs = allocator.take(dx.batch * plan.rows * dx.channels);
-    if (!is_float<T> || plan.spread) weights = allocator.take(plan.spread ? plan.weights() : weight.elements());
-    if (!is_float<T>) dys = allocator.take(dy.elements());
-    inner = allocator.take(windows::scratch(ctx, plan.p));
-  }
-  bool in_place;
-  float *dxs = nullptr, *weights = nullptr, *dys = nullptr, *inner = nullptr;
-};
 /// to[o][u] = from[o][k] where tap k reads sample u of the window, else zero.
 template <class T>
 void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, int64_t samples, float* to) {
@@ -283,30 +168,101 @@ void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, in
   });
 }
 
-/// Several groups are computed one after the other, each on copies of its channels.
 template <class T>
-struct WeightGradientPieces {
-  WeightGradientPieces(ScratchAllocator& allocator, const Context& ctx, Shape x, Shape weight, Shape dy,
-                       const Conv1dGeometry& g)
-      : of_x{x.batch, x.time, 1, x.channels / g.groups},
-        of_dy{dy.batch, dy.time, 1, dy.channels / g.groups},
-        of_weight{weight.batch / g.groups, weight.time, 1, weight.channels},
-        geometry(g) {
-    geometry.groups = 1;
-    int64_t most = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
-    if (g.groups > 1) {
-      if (!is_float<T>) all_x = allocator.take(x.elements()), all_dy = allocator.take(dy.elements());
-      xs = allocator.take(of_x.elements()), dys = allocator.take(of_dy.elements());
-      most = std::max(most, direct::weight_gradient_scratch(ctx, of_x, of_weight, of_dy, geometry));
-    } else {
-      most = std::max(most, direct::weight_gradient_scratch(ctx, x, weight, dy, g));
-    }
-    inner = allocator.take(most);
+void forward_by_windows(Context& ctx, const Conv1dForward<T>& a, const conv::ForwardChoice& choice) {
+  const Conv1dGeometry& g = a.geometry;
+  Scratch scratch{a.scratch.data};
+  float *const xs = scratch.take(choice.x), *const weights = scratch.take(choice.weight),
+               *const ys = scratch.take(choice.y);
+  windows::Arguments run{
+      .bias = a.bias.data, .add = static_cast<bool>(a.residual), .scratch = scratch.take(choice.own)};
+  if (xs != nullptr) {
+    pad_rows(ctx, a.x, padding_in_memory(g) ? g.left : 0, padding_in_memory(g) ? g.right : 0, g.padding, xs);
+    run.x = xs;
   }
-  Shape of_x, of_dy, of_weight;
-  Conv1dGeometry geometry;
-  float *all_x = nullptr, *all_dy = nullptr, *xs = nullptr, *dys = nullptr, *inner = nullptr;
-};
+  const int64_t outputs = a.y.elements();
+  if constexpr (is_float<T>) {
+    if (run.x == nullptr) run.x = a.x.data;
+    run.weight = a.weight.data;
+    if (a.residual && a.residual.data != a.y.data) convert_to_float(ctx, a.residual.data, a.y.data, outputs);
+    run.y = a.y.data;
+    windows::run(ctx, choice.problem, run);
+  } else {
+    convert_to_float(ctx, a.weight.data, weights, a.weight.elements());
+    if (a.residual) convert_to_float(ctx, a.residual.data, ys, outputs);
+    run.weight = weights;
+    run.y = ys;
+    windows::run(ctx, choice.problem, run);
+    parallel_ranges(ctx, outputs, grain,
+                    [&](int64_t begin, int64_t end) { to_bf16_part(ys + begin, a.y.data + begin, end - begin); });
+  }
+}
+
+template <class T>
+void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, const conv::InputGradientChoice& choice) {
+  const Conv1dGeometry& g = a.geometry;
+  Scratch scratch{a.scratch.data};
+  float *const dxs = scratch.take(choice.dx), *const weights = scratch.take(choice.weight),
+               *const dys = scratch.take(choice.dy);
+  windows::Arguments run{.y = dxs, .scratch = scratch.take(choice.own)};
+  if constexpr (is_float<T>) {
+    run.x = a.dy.data;
+    run.weight = a.weight.data;
+    if (dxs == nullptr) run.y = a.dx.data, run.bias = a.bias.data, run.add = a.add_dx;
+  } else {
+    convert_to_float(ctx, a.dy.data, dys, a.dy.elements());
+    run.x = dys;
+    if (!choice.spread) convert_to_float(ctx, a.weight.data, weights, a.weight.elements());
+    run.weight = weights;
+  }
+  if (choice.spread) {
+    spread_taps(ctx, a.weight.data, a.weight.shape, g.dilation, choice.problem.taps * g.stride, weights);
+    run.weight = weights;
+  }
+  windows::run(ctx, choice.problem, run);
+  if (dxs == nullptr) return;
+
+  const Shape x = a.dx.shape;
+  const int64_t channels = x.channels;
+  parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      T* const to = a.dx.data + r * channels;
+      float* const padded = dxs + r / x.time * choice.rows * channels;
+      const int64_t s = r % x.time;
+      if (padding_in_memory(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
+      finish_row(padded + (choice.left + s) * channels, a.bias.data, to, channels, a.add_dx);
+    }
+  });
+}
+
+/// Several groups: one after the other.
+template <class T>
+void weight_gradient_by_groups(Context& ctx, const Conv1dWeightGradient<T>& a, float* all_x, float* all_dy, float* xs,
+                               float* dys, float* own) {
+  const Shape x = a.x.shape, y = a.dy.shape;
+  const float *from_x, *from_dy;
+  if constexpr (is_float<T>) {
+    from_x = a.x.data, from_dy = a.dy.data;
+  } else {
+    convert_to_float(ctx, a.x.data, all_x, x.elements());
+    convert_to_float(ctx, a.dy.data, all_dy, y.elements());
+    from_x = all_x, from_dy = all_dy;
+  }
+  Conv1dGeometry geometry = a.geometry;
+  geometry.groups = 1;
+  const int64_t groups = a.geometry.groups, in = x.channels / groups, out = y.channels / groups;
+  const Shape of_weight{a.dweight.shape.batch / groups, a.dweight.shape.time, 1, a.dweight.shape.channels};
+  for (int64_t group = 0; group < groups; ++group) {
+    windows::take_columns(ctx, from_x, x.rows(), x.channels, group * in, in, xs);
+    windows::take_columns(ctx, from_dy, y.rows(), y.channels, group * out, out, dys);
+    direct::weight_gradient<float>(ctx,
+                                   {.x = {xs, {x.batch, x.time, 1, in}},
+                                    .dy = {dys, {y.batch, y.time, 1, out}},
+                                    .dweight = {a.dweight.data + group * of_weight.elements(), of_weight},
+                                    .geometry = geometry},
+                                   own);
+  }
+}
 
 }  // namespace
 
@@ -317,24 +273,17 @@ int64_t conv1d_length(int64_t time, int64_t taps, const Conv1dGeometry& g) {
 
 template <class T>
 Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  const Shape y = expected_y("conv1d_forward_scratch", x, weight, g);
+  expected_y("conv1d_forward_scratch", x, weight, g);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward_scratch<T>(ctx, x, weight, g);
   if (x.batch == 0) return {0, 0, 0, 0};
-  if (direct::supports_forward(x, weight, g)) return {1, 1, 1, direct::forward_scratch(ctx, x, weight, g)};
-  if (is_float<T> && pointwise::supports(x, weight, y, g)) return {1, 1, 1, pointwise::forward_scratch(ctx, weight)};
-  if (is_float<T> && karatsuba::supports(x, weight, y, g))
-    return {1, 1, 1, karatsuba::forward_scratch(ctx, x, weight, y, g)};
-  ScratchAllocator allocator;
-  ForwardPieces<T>(allocator, ctx, x, weight, y, g, forward_problem(x, weight, y, g));
-  return {1, 1, 1, allocator.used};
+  return floats(conv::choose_forward<T>(ctx, x, weight, g).scratch());
 }
 
 template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   const char* const op = "conv1d_forward";
-  const Conv1dGeometry& g = a.geometry;
-  const Shape y = expected_y(op, a.x.shape, a.weight.shape, g);
+  const Shape y = expected_y(op, a.x.shape, a.weight.shape, a.geometry);
   expect_shape(op, "x", a.x, a.x.shape);
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "y", a.y, y);
@@ -342,48 +291,12 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   expect_shape_or_empty(op, "residual", a.residual, y);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_forward(ctx, a);
-  if (y.batch == 0) return;
-  if (direct::supports_forward(a.x.shape, a.weight.shape, g)) {
-    expect_scratch(op, a.scratch, {1, 1, 1, direct::forward_scratch(ctx, a.x.shape, a.weight.shape, g)});
-    return direct::forward(ctx, a, a.scratch.data);
-  }
-  if constexpr (is_float<T>) {
-    if (pointwise::supports(a.x.shape, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::forward_scratch(ctx, a.weight.shape)});
-      return pointwise::forward(ctx, a, a.scratch.data);
-    }
-    if (karatsuba::supports(a.x.shape, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::forward_scratch(ctx, a.x.shape, a.weight.shape, y, g)});
-      return karatsuba::forward(ctx, a, a.scratch.data);
-    }
-  }
-
-  const windows::Problem p = forward_problem(a.x.shape, a.weight.shape, y, g);
-  ScratchAllocator allocator{.data = a.scratch.data};
-  const ForwardPieces<T> pieces(allocator, ctx, a.x.shape, a.weight.shape, y, g, p);
-  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
-
-  windows::Arguments run{.bias = a.bias.data, .add = static_cast<bool>(a.residual), .scratch = pieces.inner};
-  if (pieces.xs != nullptr) {
-    pad_rows(ctx, a.x, padding_in_memory(g) ? g.left : 0, padding_in_memory(g) ? g.right : 0, g.padding, pieces.xs);
-    run.x = pieces.xs;
-  }
-  if constexpr (is_float<T>) {
-    if (run.x == nullptr) run.x = a.x.data;
-    run.weight = a.weight.data;
-    if (a.residual && a.residual.data != a.y.data) convert_to_float(ctx, a.residual.data, a.y.data, y.elements());
-    run.y = a.y.data;
-    windows::run(ctx, p, run);
-  } else {
-    convert_to_float(ctx, a.weight.data, pieces.weights, a.weight.elements());
-    if (a.residual) convert_to_float(ctx, a.residual.data, pieces.ys, y.elements());
-    run.weight = pieces.weights;
-    run.y = pieces.ys;
-    windows::run(ctx, p, run);
-    parallel_ranges(ctx, y.elements(), grain, [&](int64_t begin, int64_t end) {
-      to_bf16_part(pieces.ys + begin, a.y.data + begin, end - begin);
-    });
-  }
+  const conv::ForwardChoice choice = conv::choose_forward<T>(ctx, a.x.shape, a.weight.shape, a.geometry);
+  if (choice.engine == Engine::nothing) return;
+  expect_scratch(op, a.scratch, floats(choice.scratch()));
+  if (choice.engine == Engine::direct) return direct::forward(ctx, a, a.scratch.data);
+  if (choice.engine == Engine::windows) return forward_by_windows(ctx, a, choice);
+  if constexpr (is_float<T>) conv::run_forward(ctx, choice.engine, a, a.scratch.data);
 }
 
 template <class T>
@@ -394,73 +307,25 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape dx, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient_scratch<T>(ctx, dx, weight, dy, g);
   if (dx.batch == 0) return {0, 0, 0, 0};
-  if (is_float<T> && pointwise::supports(dx, weight, dy, g))
-    return {1, 1, 1, pointwise::input_gradient_scratch(ctx, weight)};
-  if (is_float<T> && karatsuba::supports_input_gradient(dx, weight, dy, g))
-    return {1, 1, 1, karatsuba::input_gradient_scratch(ctx, dx, weight, dy, g)};
-  const InputGradientPlan plan(dx, weight, dy, g);
-  ScratchAllocator allocator;
-  InputGradientPieces<T>(allocator, ctx, dx, weight, dy, g, plan);
-  return {1, 1, 1, allocator.used};
+  return floats(conv::choose_input_gradient<T>(ctx, dx, weight, g).scratch());
 }
 
 template <class T>
 void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const char* const op = "conv1d_input_gradient";
-  const Conv1dGeometry& g = a.geometry;
   const Shape x = a.dx.shape;
-  const Shape y = expected_y(op, x, a.weight.shape, g);
+  const Shape y = expected_y(op, x, a.weight.shape, a.geometry);
   expect_shape(op, "dy", a.dy, y);
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "dx", a.dx, x);
   expect_shape_or_empty(op, "bias", a.bias, {1, 1, 1, x.channels});
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_input_gradient(ctx, a);
-  if (x.batch == 0) return;
-  if constexpr (is_float<T>) {
-    if (pointwise::supports(x, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, pointwise::input_gradient_scratch(ctx, a.weight.shape)});
-      return pointwise::input_gradient(ctx, a, a.scratch.data);
-    }
-    if (karatsuba::supports_input_gradient(x, a.weight.shape, y, g)) {
-      expect_scratch(op, a.scratch, {1, 1, 1, karatsuba::input_gradient_scratch(ctx, x, a.weight.shape, y, g)});
-      return karatsuba::input_gradient(ctx, a, a.scratch.data);
-    }
-  }
-
-  const InputGradientPlan plan(x, a.weight.shape, y, g);
-  ScratchAllocator allocator{.data = a.scratch.data};
-  const InputGradientPieces<T> pieces(allocator, ctx, x, a.weight.shape, y, g, plan);
-  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
-
-  windows::Arguments run{.y = pieces.dxs, .scratch = pieces.inner};
-  if constexpr (is_float<T>) {
-    run.x = a.dy.data;
-    run.weight = a.weight.data;
-    if (pieces.in_place) run.y = a.dx.data, run.bias = a.bias.data, run.add = a.add_dx;
-  } else {
-    convert_to_float(ctx, a.dy.data, pieces.dys, y.elements());
-    run.x = pieces.dys;
-    if (!plan.spread) convert_to_float(ctx, a.weight.data, pieces.weights, a.weight.elements());
-    run.weight = pieces.weights;
-  }
-  if (plan.spread) {
-    spread_taps(ctx, a.weight.data, a.weight.shape, g.dilation, plan.p.taps * g.stride, pieces.weights);
-    run.weight = pieces.weights;
-  }
-  windows::run(ctx, plan.p, run);
-  if (pieces.in_place) return;
-
-  const int64_t channels = x.channels;
-  parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      T* const to = a.dx.data + r * channels;
-      float* const padded = pieces.dxs + r / x.time * plan.rows * channels;
-      const int64_t s = r % x.time;
-      if (padding_in_memory(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
-      finish_row(padded + (plan.left + s) * channels, a.bias.data, to, channels, a.add_dx);
-    }
-  });
+  const conv::InputGradientChoice choice = conv::choose_input_gradient<T>(ctx, x, a.weight.shape, a.geometry);
+  if (choice.engine == Engine::nothing) return;
+  expect_scratch(op, a.scratch, floats(choice.scratch()));
+  if (choice.engine == Engine::windows) return input_gradient_by_windows(ctx, a, choice);
+  if constexpr (is_float<T>) conv::run_input_gradient(ctx, choice.engine, a, a.scratch.data);
 }
 
 template <class T>
@@ -471,25 +336,17 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);
   if (x.batch == 0) return {0, 0, 0, 0};
-  const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(dy).scratch());
-  if (is_float<T> && karatsuba::supports_weight_gradient(x, weight, dy, g))
-    return {1, 1, 1, std::max(karatsuba::weight_gradient_scratch(ctx, x, weight, dy, g), sums)};
-  if (is_float<T> && blocks::supports(x, weight, dy, g))
-    return {1, 1, 1, std::max(blocks::weight_gradient_scratch(ctx, x, weight, dy), sums)};
-  ScratchAllocator allocator;
-  WeightGradientPieces<T>(allocator, ctx, x, weight, dy, g);
-  return {1, 1, 1, allocator.used};
+  return floats(conv::choose_weight_gradient<T>(ctx, x, weight, g).scratch());
 }
 
 template <class T>
 void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   const char* const op = "conv1d_weight_gradient";
-  const Conv1dGeometry& g = a.geometry;
-  const Shape x = a.x.shape;
-  const Shape y = expected_y(op, x, a.dweight.shape, g);
+  const Shape x = a.x.shape, weight = a.dweight.shape;
+  const Shape y = expected_y(op, x, weight, a.geometry);
   expect_shape(op, "x", a.x, x);
   expect_shape(op, "dy", a.dy, y);
-  expect_shape(op, "dweight", a.dweight, a.dweight.shape);
+  expect_shape(op, "dweight", a.dweight, weight);
   expect_shape_or_empty(op, "dbias", a.dbias, {1, 1, 1, y.channels});
   expect_shape_or_empty(op, "dbias_of_x", a.dbias_of_x, {1, 1, 1, x.channels});
   const bool empty = y.elements() == 0;
@@ -497,49 +354,21 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (empty) return;
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient(ctx, a);
+  const conv::WeightGradientChoice choice = conv::choose_weight_gradient<T>(ctx, x, weight, a.geometry);
+  expect_scratch(op, a.scratch, floats(choice.scratch()));
+  Scratch scratch{a.scratch.data};
+  float *const all_x = scratch.take(choice.x), *const all_dy = scratch.take(choice.dy),
+               *const xs = scratch.take(choice.group_x), *const dys = scratch.take(choice.group_dy),
+               *const own = scratch.take(choice.own);
+  if (choice.engine == Engine::direct)
+    a.geometry.groups == 1 ? direct::weight_gradient(ctx, a, own)
+                           : weight_gradient_by_groups(ctx, a, all_x, all_dy, xs, dys, own);
   if constexpr (is_float<T>) {
-    const int64_t sums = std::max(ColumnSums(x).scratch(), ColumnSums(y).scratch());
-    const bool use_karatsuba = karatsuba::supports_weight_gradient(x, a.dweight.shape, y, g);
-    if (use_karatsuba || blocks::supports(x, a.dweight.shape, y, g)) {
-      const int64_t needed = use_karatsuba ? karatsuba::weight_gradient_scratch(ctx, x, a.dweight.shape, y, g)
-                                           : blocks::weight_gradient_scratch(ctx, x, a.dweight.shape, y);
-      expect_scratch(op, a.scratch, {1, 1, 1, std::max(needed, sums)});
-      use_karatsuba ? karatsuba::weight_gradient(ctx, a, a.scratch.data)
-                    : blocks::weight_gradient(ctx, a, a.scratch.data);
-      if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, a.scratch.data);
-      if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, a.scratch.data);
-      return;
-    }
+    if (choice.engine == Engine::karatsuba) karatsuba::weight_gradient(ctx, a, own);
+    if (choice.engine == Engine::blocks) blocks::weight_gradient(ctx, a, own);
   }
-  ScratchAllocator allocator{.data = a.scratch.data};
-  const WeightGradientPieces<T> pieces(allocator, ctx, x, a.dweight.shape, y, g);
-  expect_scratch(op, a.scratch, {1, 1, 1, allocator.used});
-  if (g.groups == 1) {
-    direct::weight_gradient(ctx, a, pieces.inner);
-  } else {
-    const float *from_x, *from_dy;
-    if constexpr (is_float<T>) {
-      from_x = a.x.data, from_dy = a.dy.data;
-    } else {
-      convert_to_float(ctx, a.x.data, pieces.all_x, x.elements());
-      convert_to_float(ctx, a.dy.data, pieces.all_dy, y.elements());
-      from_x = pieces.all_x, from_dy = pieces.all_dy;
-    }
-    const int64_t in = pieces.of_x.channels, out = pieces.of_dy.channels;
-    for (int64_t group = 0; group < g.groups; ++group) {
-      windows::take_columns(ctx, from_x, x.rows(), x.channels, group * in, in, pieces.xs);
-      windows::take_columns(ctx, from_dy, y.rows(), y.channels, group * out, out, pieces.dys);
-      direct::weight_gradient<float>(
-          ctx,
-          {.x = {pieces.xs, pieces.of_x},
-           .dy = {pieces.dys, pieces.of_dy},
-           .dweight = {a.dweight.data + group * pieces.of_weight.elements(), pieces.of_weight},
-           .geometry = pieces.geometry},
-          pieces.inner);
-    }
-  }
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias, pieces.inner);
-  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x, pieces.inner);
+  if (a.dbias) conv::add_column_sums(ctx, a.dy, a.dbias, own);
+  if (a.dbias_of_x) conv::add_column_sums(ctx, a.x, a.dbias_of_x, own);
 }
 
 #define NACRE_INSTANTIATE(T)                                                                              \

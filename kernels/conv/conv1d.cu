@@ -5,18 +5,12 @@
 #include "runtime/device.cuh"
 #include "runtime/host.h"
 
-// The choice of a kernel, and the plain kernels for every geometry: a thread computes one element and runs through the
-// sum in the order of memory. The choice depends on the shape, the alignment of the data and the limits of the device;
-// nothing is measured at run time.
-//
-//   one channel on one side   seven taps at stride 1: conv1d_ends.cu, at any precision
-//   forward, input gradient   conv1d_tile.cuh where the channels of x and y fill 16-byte packs, groups is 1, and stride
-//                             or dilation is 1. With reflected padding, the samples of the input gradient that receive
-//                             reflections are computed by the plain kernel
-//   weight gradient           conv1d_tile_taps.cuh or conv1d_tile_weights.cuh where channels fill packs and groups is 1
-//   everything else           the plain kernels
+// The plain kernels, for every geometry: a thread computes one element and runs through the sum in the order of memory.
+// choose_cuda.h says which kernels compute a layer.
 namespace nacre::cuda {
 namespace {
+
+using conv::Engine;
 
 constexpr int threads = 256;
 
@@ -186,16 +180,6 @@ __global__ void __launch_bounds__(threads)
   to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
 }
 
-// ---- number of parts of a sum, by shape and device
-
-constexpr int64_t scratch_floats = int64_t{1} << 24;  // limit of the partial sums
-int64_t weight_parts(int64_t rows, int64_t weights) {
-  return std::clamp<int64_t>(std::min(rows / 256, scratch_floats / weights), 1, 64);
-}
-int64_t sum_parts(const Context& ctx, Shape s) {
-  return std::clamp<int64_t>(s.rows() / 512, 1, 2 * two_blocks_each(limits(ctx)));
-}
-
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
   launch(
@@ -213,6 +197,8 @@ void weight_gradient_parts(Context& ctx, const Conv1dWeightGradient<T>& a, const
          conv1d_weight_gradient_kernel<T>, a, s, a.scratch.data);
 }
 
+Shape scratch_shape(int64_t floats) { return floats == 0 ? Shape{0, 0, 0, 0} : Shape{.channels = floats}; }
+
 }  // namespace
 
 void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to, bool add) {
@@ -225,7 +211,7 @@ void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, flo
 }
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
-  const ColumnSumPlan c = column_sum_plan<P>(x.shape, sum_parts(ctx, x.shape));
+  const ColumnSumPlan c = column_sum_plan<P>(x.shape, conv::column_sum_parts(ctx, x.shape));
   launch(ctx,
          {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
           .grid = {blocks_for(c.channels, int64_t{c.threads_across} * P), static_cast<unsigned>(c.parts), 1},
@@ -238,68 +224,73 @@ void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
     column_sums<pack_size<T>>(ctx, x, partial);
   else
     column_sums<1>(ctx, x, partial);
-  add_parts(ctx, partial, sum_parts(ctx, x.shape), x.shape.channels, to, true);
+  add_parts(ctx, partial, conv::column_sum_parts(ctx, x.shape), x.shape.channels, to, true);
 }
 
 template void add_column_sums<float>(Context&, View<const float>, float*, float*);
 template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
-int64_t column_sums_scratch(const Context& ctx, Shape x) { return sum_parts(ctx, x) * x.channels; }
 
 template <class T>
-Shape conv1d_forward_scratch(Context&, Shape, Shape, const Conv1dGeometry&) {
-  return {0, 0, 0, 0};
+Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+  return scratch_shape(conv::choose_forward<T>(ctx, x, weight, g).scratch);
 }
 template <class T>
-Shape conv1d_input_gradient_scratch(Context&, Shape, Shape, Shape, const Conv1dGeometry&) {
-  return {0, 0, 0, 0};
+Shape conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape, const Conv1dGeometry& g) {
+  return scratch_shape(conv::choose_input_gradient<T>(ctx, x, weight, g).scratch);
 }
 template <class T>
-Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  if (x.batch == 0) return {0, 0, 0, 0};
-  const int64_t weights = weight.elements();
-  return {1, 1, 1,
-          std::max({weight_parts(dy.rows(), weights) * weights, tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g),
-                    conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, x),
-                    column_sums_scratch(ctx, dy)})};
+Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape, const Conv1dGeometry& g) {
+  return scratch_shape(conv::choose_weight_gradient<T>(ctx, x, weight, g).scratch);
 }
 
 template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
-  if (a.y.elements() == 0) return;
-  if (conv1d_ends_forward(ctx, a)) return;
-  if (tile::forward(ctx, a)) return;
-  const Sizes s = sizes(a.x.shape, a.weight.shape, a.y.shape, a.geometry);
+  const Conv1dGeometry& g = a.geometry;
+  const bool aligned =
+      aligned16(a.x.data) && aligned16(a.weight.data) && aligned16(a.y.data) && aligned16(a.residual.data);
+  const conv::ProductChoice choice = conv::choose_forward<T>(ctx, a.x.shape, a.weight.shape, g, aligned);
+  switch (choice.engine) {
+    case Engine::nothing:
+      return;
+    case Engine::ends:
+      return ends::forward(ctx, a, choice.strips);
+    case Engine::tiles:
+      return tile::forward(ctx, a, choice.product);
+    default:
+      break;
+  }
   launch(ctx, {.name = "conv1d_forward", .grid = blocks_for(a.y.elements(), threads), .block = threads},
-         conv1d_forward_kernel<T>, a, s);
+         conv1d_forward_kernel<T>, a, sizes(a.x.shape, a.weight.shape, a.y.shape, g));
 }
 
 template <class T>
 void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
-  if (a.dx.elements() == 0) return;
-  if (conv1d_ends_input_gradient(ctx, a)) return;
-  const Sizes s = sizes(a.dx.shape, a.weight.shape, a.dy.shape, a.geometry);
-  if (!tile::input_gradient(ctx, a))
-    input_gradient_rows(ctx, a, s, s.time, 0);
-  else if (s.reflect)
-    input_gradient_rows(ctx, a, s, s.left + 1, s.right + 1);
+  const Conv1dGeometry& g = a.geometry;
+  const bool aligned = aligned16(a.dx.data) && aligned16(a.weight.data) && aligned16(a.dy.data);
+  const conv::ProductChoice choice = conv::choose_input_gradient<T>(ctx, a.dx.shape, a.weight.shape, g, aligned);
+  if (choice.engine == Engine::nothing) return;
+  if (choice.engine == Engine::ends) return ends::input_gradient(ctx, a, choice.strips);
+  if (choice.engine == Engine::tiles) tile::input_gradient(ctx, a, choice.product);
+  if (choice.head + choice.tail > 0)
+    input_gradient_rows(ctx, a, sizes(a.dx.shape, a.weight.shape, a.dy.shape, g), choice.head, choice.tail);
 }
 
 template <class T>
 void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
-  if (a.dy.elements() == 0) return;
-  expect_scratch("conv1d_weight_gradient", a.scratch,
-                 cuda::conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
-  if (conv1d_ends_weight_gradient(ctx, a)) return;
-  const Sizes s = sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
-  const int64_t weights = a.dweight.elements();
-  int64_t parts = tile::weight_gradient(ctx, a);
-  if (parts == 0) {
-    parts = weight_parts(a.dy.shape.rows(), weights);
-    weight_gradient_parts(ctx, a, s, parts);
-    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
-  } else if (parts > 1) {  // one part was written to dweight itself
-    add_parts(ctx, a.scratch.data, parts, weights, a.dweight.data, a.add_dweight);
-  }
+  const bool aligned =
+      aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dweight.data) && aligned16(a.scratch.data);
+  const conv::WeightGradientChoice choice =
+      conv::choose_weight_gradient<T>(ctx, a.x.shape, a.dweight.shape, a.geometry, aligned);
+  if (choice.engine == Engine::nothing) return;
+  expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
+  if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
+  const bool plain = choice.engine == Engine::plain;
+  if (plain)
+    weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
+  else
+    tile::weight_gradient(ctx, a, choice);
+  if (plain || choice.parts > 1)
+    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
   if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
   if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
 }

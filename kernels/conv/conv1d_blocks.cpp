@@ -77,13 +77,6 @@ NACRE_CLONES void add_parts(const float* __restrict from, int64_t parts, int64_t
 
 }  // namespace
 
-// Measured (docs/decisions/conv1d-cpu-loops-by-shape.md): in the other loops short items make short chunks, whose sums
-// are added up too often, and a wide pointwise layer uses the data that it copies only once.
-bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return g.groups == 1 && x.channels % 16 == 0 && y.channels % 16 == 0 &&
-         (weight.time == 1 ? x.channels >= 64 : y.time < 64);
-}
-
 int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape y) {
   const Plan plan(x, weight, y);
   return plan.sums() + ctx.threads() * plan.slot();

@@ -1,32 +1,20 @@
 #pragma once
-// The tiled kernels of conv1d, and sums over partial results. A tiled function returns whether it launched its kernel:
-// it does not for geometries, shapes and addresses that the tiles do not support.
-#include "nacre/ops/conv1d.h"
+// The tiled kernels of conv1d, and sums over partial results.
+#include "conv/choose_cuda.h"
 
 namespace nacre::cuda::tile {
 
+/// Engine::tiles.
 template <class T>
-bool forward(Context&, const Conv1dForward<T>&);
-/// How the forward is divided into blocks, for tests. `rows`, `columns`: of a block. `gap`: rows of the halo between
-/// two items that are not computed. `input_bytes`: shared memory for the input policy's parameters.
-struct Tiling {
-  bool supported;
-  int rows, columns, gap;
-  int64_t blocks;
-};
+void forward(Context&, const Conv1dForward<T>&, const Shifted&);
+/// Engine::tiles. With reflected padding only samples [left + 1, time - 1 - right) are computed: the others also
+/// receive the gradient of their reflections.
 template <class T>
-Tiling forward_tiling(const Context&, Shape x, Shape weight, const Conv1dGeometry&, int input_bytes = 0);
-/// With reflected padding only samples [left + 1, time - 1 - right) are computed: the others also receive the gradient
-/// of their reflections.
+void input_gradient(Context&, const Conv1dInputGradient<T>&, const Shifted&);
+/// Engine::taps or windows. Computes dweight alone: a single part is written to dweight, the sums of several are in
+/// scratch.
 template <class T>
-bool input_gradient(Context&, const Conv1dInputGradient<T>&);
-/// Computes dweight alone. Returns 0 if the tiles do not support the layer, else the number of parts. One part was
-/// written to dweight; of several the sums are in scratch.
-template <class T>
-int64_t weight_gradient(Context&, const Conv1dWeightGradient<T>&);
-/// Floats of scratch that weight_gradient needs; 0 for shapes that it does not support.
-template <class T>
-int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape y, const Conv1dGeometry&);
+void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const conv::WeightGradientChoice&);
 
 }  // namespace nacre::cuda::tile
 
@@ -35,9 +23,8 @@ namespace nacre::cuda {
 /// Second stage of a sum: to[i] = (or += with `add`) the sum of `parts` parts of n floats each, in double, in their
 /// order.
 void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* to, bool add);
-/// to[c] += the sums of x's columns. `partial` holds column_sums_scratch floats.
+/// to[c] += the sums of x's columns. `partial` holds column_sum_parts rows.
 template <class T>
 void add_column_sums(Context&, View<const T> x, float* to, float* partial);
-int64_t column_sums_scratch(const Context&, Shape x);
 
 }  // namespace nacre::cuda

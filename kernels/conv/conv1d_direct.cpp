@@ -281,8 +281,6 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scra
 
 // ---- forward to few outputs
 
-bool supports_forward(Shape, Shape weight, const Conv1dGeometry& g) { return g.groups == 1 && weight.batch < 4; }
-
 int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Chunks chunks(x, {x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch}, weight.time, g);
   return rounded(weight.elements()) + ctx.threads() * chunks.window_floats();

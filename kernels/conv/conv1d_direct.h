@@ -12,8 +12,7 @@ int64_t weight_gradient_scratch(const Context&, Shape x, Shape weight, Shape y, 
 template <class T>
 void weight_gradient(Context&, const Conv1dWeightGradient<T>& a, float* scratch);
 
-/// Whether these loops compute the forward: layers of one group with fewer than four outputs.
-bool supports_forward(Shape x, Shape weight, const Conv1dGeometry&);
+/// For layers of one group.
 int64_t forward_scratch(const Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T>
 void forward(Context&, const Conv1dForward<T>& a, float* scratch);

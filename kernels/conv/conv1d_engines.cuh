@@ -244,6 +244,22 @@ constexpr int blocks_at_once(Product p, int rows, int columns) {
   return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
 }
 
+/// A kernel's name for each product.
+struct ProductNames {
+  const char *fma, *tf32, *bf16;
+  constexpr const char* of(Product p) const { return p == Product::fma ? fma : p == Product::tf32 ? tf32 : bf16; }
+};
+/// Calls f<P>() with the product that multiplies tensors of T in this context.
+template <class T, class F>
+void with_product(const Context& ctx, F&& f) {
+  if constexpr (sizeof(T) == 2)
+    f.template operator()<Product::bf16>();
+  else if (ctx.precision() == Precision::tf32)
+    f.template operator()<Product::tf32>();
+  else
+    f.template operator()<Product::fma>();
+}
+
 /// Rounds a pack to tf32, the precision of the tensor cores' inputs.
 __device__ __forceinline__ void round_pack(Pack<float>& p) {
 #pragma unroll

@@ -75,11 +75,6 @@ void product(Context& ctx, const Factors& f, float* scratch) {
 
 }  // namespace
 
-bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  return g.stride == 1 && g.groups == 1 && g.left == 0 && g.right == 0 && weight.time == 1 && x.channels % 16 == 0 &&
-         y.channels % 16 == 0 && x.rows() >= 64;
-}
-
 int64_t forward_scratch(const Context& ctx, Shape weight, bool snake) {
   return weight.elements() + ctx.threads() * slot_of(weight.channels, weight.batch, snake, false);
 }

@@ -1,14 +1,11 @@
 #pragma once
-// Convolutions with one tap, stride 1 and no padding, and their input gradients: one matrix product over all rows, read
-// and written in place. Bias and residual are added before the results are stored. Blocks are chosen by shape alone, so
-// that bits do not depend on the number of threads.
+// Convolutions with one tap, stride 1, one group and no padding, and their input gradients: one matrix product over all
+// rows, read and written in place. Channels are multiples of 16. Bias and residual are added before the results are
+// stored. Blocks are chosen by shape alone, so that bits do not depend on the number of threads.
 #include "nacre/ops/conv1d.h"
 #include "pointwise/snake_rows.h"
 
 namespace nacre::pointwise {
-
-/// Whether these loops support the layer and are the fastest for it.
-bool supports(Shape x, Shape weight, Shape y, const Conv1dGeometry&);
 
 /// With `snake`, the convolution's input is Snake of a.x, computed block by block.
 int64_t forward_scratch(const Context&, Shape weight, bool snake = false);

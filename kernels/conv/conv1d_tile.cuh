@@ -14,8 +14,9 @@
 //                           holds s samples, which is the layout of the upsampled signal in memory
 //
 // The items of a batch are stacked, so a tile may span several items. In shared memory each item's rows of x are
-// followed by its halo. In the numbering of the result's rows there are two choices (lay_items): either each item
-// includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has. The gap is used
+// followed by its halo. In the numbering of the result's rows there are two choices (lay_items in choose.cu): either
+// each item includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has. The
+// gap is used
 //   - where every item consists of whole groups of 64 rows, so that the rows of a warp belong to one item. Then batches
 //     such as [16 | 72][16896 / 2^n][C] fill the 132 multiprocessors of an H200 in whole rounds, which they would not
 //     with the halo's rows;
@@ -27,39 +28,10 @@
 // Costs for seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async per 4.2 million operations, which is 3
 // TB/s from L2 at 600 TFLOP/s; 31 bytes read from shared memory per thousand operations, of the 49 that it can deliver
 // at that rate. x is read once per column of tiles, and the result is written once.
-#include <initializer_list>
-
+#include "conv/choose_cuda.h"
 #include "conv/conv1d_engines.cuh"
-#include "nacre/ops/conv1d.h"
 
 namespace nacre::cuda::tile {
-
-/// The tile of the result that a block computes.
-struct Blocking {
-  int rows, columns;
-  bool operator==(const Blocking&) const = default;
-};
-
-/// The product. Row r of item b of `a` consists of `samples` samples of `channels` each, from sample r samples - lead
-/// on; depth = samples channels. Samples outside [0, time) are zero or reflected. Result row r, column n is
-///   sum over taps u and columns c of a[r + u tap_rows][c] w[i], where
-///     w is K-major:                     i = n w_row + u w_tap + c
-///     w is MN-major, taps backwards:    i = c w_row + (taps - 1 - u) w_tap + n
-///   and w[i] is zero where the offset within its row of w_row elements is w_row or more.
-/// It is stored to element b out_item + r out_pitch - out_offset + n if that lies in [out_begin, out_end) of item b.
-struct Shifted {
-  int64_t time, lead, channels;
-  int64_t out_item, out_pitch, out_offset, out_begin, out_end;
-  int64_t w_row, w_tap;
-  int64_t items, rows,  // of the batch; of the result, per item
-      virtual_rows;     // from item to item in the numbering of rows: `rows`, plus the halo unless it is a gap
-  int samples, taps, tap_rows, depth, columns;
-  int gap;            // rows of the halo between items in x's tile that have no number among the result's rows
-  int input_bytes;    // shared memory for the input policy's parameters
-  int element_bytes;  // of x and w
-  Blocking block;
-  bool reflect;
-};
 
 /// The element where a row of the result begins, and the range of its columns that are stored.
 struct alignas(16) OutputRow {
@@ -403,57 +375,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   output.template finish<BN, threads>(column_state, n, result);
 }
 
-// ---- choice of blocks, launches
-
-/// Shared memory that suffices for a block of this size with any product on elements of this size and any layout of w.
-inline size_t shared_bytes(const Shifted& s, Blocking b) {
-  const auto most = [&]<int BM, int BN, Product P>() {
-    return std::max(Layout<BM, BN, P, Major::k>::shared_bytes(s), Layout<BM, BN, P, Major::mn>::shared_bytes(s));
-  };
-  const auto bytes = [&]<int BM, int BN>() {
-    return s.element_bytes == 2 ? most.template operator()<BM, BN, Product::bf16>()
-                                : most.template operator()<BM, BN, Product::fma>();
-  };
-  if (b.rows == 64) return bytes.template operator()<64, 64>();
-  if (b.rows == 128 && b.columns == 64) return bytes.template operator()<128, 64>();
-  if (b.rows == 128)
-    return b.columns == 96 ? bytes.template operator()<128, 96>() : bytes.template operator()<128, 128>();
-  if (b.columns == 32) return bytes.template operator()<256, 32>();
-  return b.columns == 64 ? bytes.template operator()<256, 64>() : bytes.template operator()<256, 128>();
-}
-inline bool has_room(const DeviceLimits& d, const Shifted& s, Blocking b) {
-  return shared_bytes(s, b) <= d.shared_per_block;
-}
-
-/// Chooses the size of a block. The width is the one that wastes least: a column of tiles costs its width and, for
-/// loading x, about 32 columns more. Tall tiles fetch the weights less often (128 columns at the tensor cores' rate
-/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Tiles are smaller where there would be too few for all
-/// multiprocessors, or where tile and halo exceed a block's shared memory. Among sizes that then have room, 128 rows
-/// are better than 64: half the halo, and enough warps for a multiprocessor that holds one block. The smallest size is
-/// returned even if it has no room.
-inline Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
-  const auto columns = [&](int n) { return ceil_div(s.columns, n); };
-  const auto least_waste = [&](std::initializer_list<int> widths, const auto& has_room_for) {
-    int best = 0;
-    int64_t least = INT64_MAX;
-    for (const int n : widths) {
-      const int64_t cost = columns(n) * int64_t{n + 32};
-      if (cost < least && has_room_for(n)) least = cost, best = n;
-    }
-    return best;
-  };
-  const int best = least_waste({128, 96, 64, 32}, [](int) { return true; });
-  const int64_t rows = s.items * s.virtual_rows;
-  const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
-  const bool tall = best != 96 && busy(256, best);
-  if (tall && has_room(d, s, {256, best})) return {256, best};
-  if (best >= 96 && busy(128, best) && has_room(d, s, {128, best})) return {128, best};
-  if (tall || (best >= 96 && busy(128, best))) {  // there are enough tiles, but shared memory is short
-    const int narrow = least_waste({64, 96}, [&](int n) { return has_room(d, s, {128, n}); });
-    if (narrow != 0) return {128, narrow};
-  }
-  return {64, 64};
-}
+// ---- launches
 
 template <int BM, int BN, Product P, Major B, class T, class Input, class Output>
 void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
@@ -467,27 +389,6 @@ void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a,
          shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
 }
 
-/// The number of parts, at most `most`, that a sum over rows is split into. Each part has `tiles` blocks, and a
-/// multiprocessor runs `at_once` blocks. Chosen is the number of parts that fills one round of all multiprocessors, if
-/// that keeps nine tenths of them busy; else the smallest number whose rounds do; else the number that keeps most busy.
-inline int64_t even_parts(const DeviceLimits& d, int64_t tiles, int64_t at_once, int64_t most) {
-  const int64_t slots = d.multiprocessors * at_once, round = std::min(slots / tiles, most);
-  if (round * tiles * 10 >= slots * 9) return round;
-  int64_t best = 1;
-  double best_used = 0;
-  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
-    const int64_t blocks = tiles * parts;
-    const double used = static_cast<double>(blocks) / static_cast<double>(ceil_div(blocks, slots) * slots);
-    if (used > best_used + 1e-9) best_used = used, best = parts;
-    if (used >= 0.9) break;
-  }
-  return best;
-}
-/// Whether the kernel's int counters suffice, and the chosen block has room in the device's shared memory.
-inline bool supports(const DeviceLimits& d, const Shifted& s) {
-  return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         has_room(d, s, s.block);
-}
 /// Launches the product.
 template <Product P, Major B, class T, class Input, class Output>
 void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
@@ -500,82 +401,6 @@ void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a
   if (b.columns == 32) return launch_blocks<256, 32, P, B>(ctx, name, s, a, w, input, output);
   if (b.rows == 256) return launch_blocks<256, 128, P, B>(ctx, name, s, a, w, input, output);
   return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
-}
-
-/// Whether the tiles support the layer: channels that fill packs, no groups, and stride or dilation 1.
-template <class T>
-bool supports(const Conv1dGeometry& g, int64_t in, int64_t out) {
-  return g.groups == 1 && (g.stride == 1 || g.dilation == 1) && in % pack_size<T> == 0 && out % pack_size<T> == 0 &&
-         std::max(in, out) * g.stride < (1 << 20) && g.dilation < 4096;
-}
-/// Rounds of blocks of 256 x 128, one per multiprocessor; 0 for smaller blocks, of which a multiprocessor runs several.
-inline int64_t rounds(const DeviceLimits& d, const Shifted& s) {
-  if (s.block != Blocking{256, 128}) return 0;
-  const int64_t blocks = ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128);
-  return ceil_div<int64_t>(blocks, d.multiprocessors);
-}
-/// Stacks the items and chooses the blocks. Items of whole groups of 64 rows get a gap (see the top of this file),
-/// unless its shared memory would make the blocks smaller. Other items get one on tensor cores where that saves a round
-/// of blocks of 256 x 128. Blocks of 128 x 128 are left out: two of them share a multiprocessor, and the gap would
-/// leave room for one.
-inline void lay_items(const DeviceLimits& d, Shifted& s, int64_t items, int64_t rows, bool tensor_cores) {
-  const int64_t halo = int64_t{s.taps - 1} * s.tap_rows;
-  s.items = items, s.rows = rows;
-  const auto laid = [&](int64_t gap) {
-    Shifted l = s;
-    l.gap = static_cast<int>(gap), l.virtual_rows = rows + halo - gap;
-    l.block = choose_blocks(d, l);
-    return l;
-  };
-  s = laid(0);
-  if (halo == 0 || halo > rows || halo >= 4096) return;
-  const Shifted with_gap = laid(halo);
-  if (with_gap.block != s.block || !has_room(d, with_gap, with_gap.block)) return;
-  if (rows % 64 == 0 || (tensor_cores && rounds(d, with_gap) < rounds(d, s))) s = with_gap;
-}
-/// Whether products of T in this context run on tensor cores.
-template <class T>
-bool on_tensor_cores(const Context& ctx) {
-  return sizeof(T) == 2 || ctx.precision() == Precision::tf32;
-}
-/// The forward convolution as a product.
-template <class T>
-Shifted forward_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
-                        bool tensor_cores, int input_bytes = 0) {
-  Shifted s{};
-  s.element_bytes = sizeof(T);
-  s.input_bytes = input_bytes;
-  s.time = x.time, s.lead = g.left, s.channels = x.channels, s.samples = static_cast<int>(g.stride);
-  s.out_pitch = y.channels, s.out_item = y.time * y.channels, s.out_end = s.out_item;
-  s.w_row = weight.time * x.channels, s.w_tap = g.stride * x.channels;
-  s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
-  s.depth = static_cast<int>(s.w_tap), s.columns = static_cast<int>(y.channels);
-  lay_items(d, s, x.batch, y.time, tensor_cores);
-  s.reflect = g.padding == Padding::reflect;
-  return s;
-}
-/// The input gradient as a product of dy. With reflected padding only samples [left + 1, time - 1 - right) are
-/// computed.
-template <class T>
-Shifted input_gradient_product(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g,
-                               bool tensor_cores) {
-  Shifted s{};
-  s.element_bytes = sizeof(T);
-  s.time = y.time, s.channels = y.channels, s.samples = 1;
-  s.out_pitch = g.stride * x.channels, s.out_item = x.time * x.channels;
-  const bool reflect = g.padding == Padding::reflect;
-  s.out_begin = reflect ? (g.left + 1) * x.channels : 0;
-  s.out_end = s.out_item - (reflect ? (g.right + 1) * x.channels : 0);
-  s.w_row = weight.time * x.channels, s.w_tap = s.out_pitch;
-  s.taps = static_cast<int>(ceil_div(weight.time, g.stride)), s.tap_rows = static_cast<int>(g.dilation);
-  s.depth = static_cast<int>(y.channels), s.columns = static_cast<int>(s.out_pitch);
-  // Row r of the result holds `stride` samples of the padded x, from sample (first + r) stride on. The last tap (taps
-  // run backwards) reads row first + r of dy.
-  const int64_t first = g.left / g.stride;
-  s.out_offset = (g.left - first * g.stride) * x.channels;
-  s.lead = int64_t{s.taps - 1} * s.tap_rows - first;
-  lay_items(d, s, x.batch, ceil_div(g.left + x.time, g.stride) - first, tensor_cores);
-  return s;
 }
 
 /// The launches of plain conv1d. Each product has a file of its own, so that they compile in parallel.

@@ -16,12 +16,6 @@
 
 namespace nacre::cuda::tile {
 
-struct Taps {
-  int64_t items, time, length, left, virtual_rows, in, out, parts;
-  int taps = 0, dilation = 0;
-  bool reflect = false;
-  bool add = true;  // with one part: dweight += instead of =
-};
 inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7, longest_halo = taps_rows;
 inline constexpr int taps_blocks_at_once = 2;  // per multiprocessor, if its shared memory holds them
 
@@ -201,25 +195,6 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     }
     store_pack(at, v);
   }
-}
-
-template <class T>
-bool supports_taps(const Conv1dGeometry& g, int64_t in, int64_t out, int64_t taps) {
-  return g.groups == 1 && g.stride == 1 && taps > 1 && taps <= most_taps && (taps - 1) * g.dilation <= longest_halo &&
-         in % pack_size<T> == 0 && out % pack_size<T> == 0;
-}
-/// The problem with its number of parts: no part has fewer than 512 rows, and the partial sums have at most 2^24
-/// floats.
-template <class T>
-Taps taps_problem(const DeviceLimits& d, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  Taps s{x.batch, x.time, y.time, g.left, x.time + g.left + g.right, x.channels, y.channels, 1};
-  s.taps = static_cast<int>(weight.time), s.dilation = static_cast<int>(g.dilation);
-  s.reflect = g.padding == Padding::reflect;
-  const int64_t tiles = ceil_div<int64_t>(s.in, taps_channels) * ceil_div<int64_t>(s.out, taps_outputs);
-  const int64_t most_parts = std::min(s.items * s.virtual_rows / 512, (int64_t{1} << 24) / weight.elements());
-  const int at_once = blocks_that_share(d, TapsLayout<T>::shared_bytes(s), taps_blocks_at_once);
-  s.parts = even_parts(d, tiles, at_once, std::clamp<int64_t>(most_parts, 1, 1024));
-  return s;
 }
 
 /// Launches the product. `to` as for the kernel.

@@ -8,48 +8,26 @@
 namespace nacre::cuda::tile {
 
 template <class T>
-int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  if (!supports_weights<T>(g, x.channels, y.channels)) return 0;
-  const DeviceLimits& d = limits(ctx);
-  const int64_t parts = supports_taps<T>(g, x.channels, y.channels, weight.time)
-                            ? taps_problem<T>(d, x, weight, y, g).parts
-                            : weight_parts(d, windows(x, weight, y, g));
-  return parts > 1 ? parts * weight.elements() : 0;
-}
-template int64_t weight_gradient_scratch<float>(const Context&, Shape, Shape, Shape, const Conv1dGeometry&);
-template int64_t weight_gradient_scratch<bf16>(const Context&, Shape, Shape, Shape, const Conv1dGeometry&);
-
-template <class T>
-int64_t weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
-  const Shape x = a.x.shape, weight = a.dweight.shape, y = a.dy.shape;
-  if (!supports_weights<T>(a.geometry, x.channels, y.channels)) return 0;
-  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
-    return 0;
+void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const conv::WeightGradientChoice& choice) {
   const PlainInput<T> input;
-  if (supports_taps<T>(a.geometry, x.channels, y.channels, weight.time)) {
-    Taps s = taps_problem<T>(limits(ctx), x, weight, y, a.geometry);
-    s.add = a.add_dweight;
-    float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-    if constexpr (sizeof(T) == 2)
-      launch_taps_product<Product::bf16>(ctx, "conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input, to);
-    else if (ctx.precision() == Precision::tf32)
-      launch_taps_product<Product::tf32>(ctx, "conv1d_weight_gradient_taps_tf32", s, a.dy.data, a.x.data, input, to);
-    else
-      launch_taps_product<Product::fma>(ctx, "conv1d_weight_gradient_taps_fma", s, a.dy.data, a.x.data, input, to);
-    return s.parts;
-  }
-  Windows s = windows(x, weight, y, a.geometry);
-  s.parts = weight_parts(limits(ctx), s), s.add = a.add_dweight;
-  float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-  if constexpr (sizeof(T) == 2)
-    launch_weight_product<Product::bf16>(ctx, "conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
-  else if (ctx.precision() == Precision::tf32)
-    launch_weight_product<Product::tf32>(ctx, "conv1d_weight_gradient_tf32", s, a.dy.data, a.x.data, input, to);
-  else
-    launch_weight_product<Product::fma>(ctx, "conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input, to);
-  return s.parts;
+  float* const to = choice.parts > 1 ? a.scratch.data : a.dweight.data;
+  with_product<T>(ctx, [&]<Product P>() {
+    if (choice.engine == conv::Engine::taps) {
+      constexpr ProductNames names{"conv1d_weight_gradient_taps_fma", "conv1d_weight_gradient_taps_tf32",
+                                   "conv1d_weight_gradient_taps_bf16"};
+      Taps s = choice.taps;
+      s.add = a.add_dweight;
+      launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+    } else {
+      constexpr ProductNames names{"conv1d_weight_gradient_fma", "conv1d_weight_gradient_tf32",
+                                   "conv1d_weight_gradient_bf16"};
+      Windows s = choice.windows;
+      s.add = a.add_dweight;
+      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to);
+    }
+  });
 }
-template int64_t weight_gradient<float>(Context&, const Conv1dWeightGradient<float>&);
-template int64_t weight_gradient<bf16>(Context&, const Conv1dWeightGradient<bf16>&);
+template void weight_gradient<float>(Context&, const Conv1dWeightGradient<float>&, const conv::WeightGradientChoice&);
+template void weight_gradient<bf16>(Context&, const Conv1dWeightGradient<bf16>&, const conv::WeightGradientChoice&);
 
 }  // namespace nacre::cuda::tile

@@ -7,24 +7,6 @@
 
 namespace nacre::cuda::tile {
 
-struct Windows {
-  int64_t rows, length, item, step;  // rows of dy; of them per item; elements of x per item; from window to window
-  int64_t in, left, dilation;        // channels of x; in samples
-  int64_t out, weights;              // weights = taps in
-  int64_t parts;
-  bool reflect;
-  bool add = true;  // with one part: dweight += instead of =
-};
-
-inline Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
-  Windows s{};
-  s.rows = y.rows(), s.length = y.time, s.item = x.time * x.channels, s.step = g.stride * x.channels;
-  s.in = x.channels, s.left = g.left, s.dilation = g.dilation;
-  s.out = y.channels, s.weights = weight.time * x.channels;
-  s.reflect = g.padding == Padding::reflect;
-  return s;
-}
-
 template <int BM, int BN, Product P>
 struct WeightLayout {
   using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
@@ -157,38 +139,6 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   }
 }
 
-/// Shared memory of a block of this size, which is the same for all products.
-inline size_t weight_shared_bytes(Blocking b) {
-  if (b.rows == 256) return WeightLayout<256, 128, Product::fma>::shared_bytes;
-  if (b.rows == 128)
-    return b.columns == 128 ? WeightLayout<128, 128, Product::fma>::shared_bytes
-                            : WeightLayout<128, 64, Product::fma>::shared_bytes;
-  return b.columns == 128 ? WeightLayout<64, 128, Product::fma>::shared_bytes
-                          : WeightLayout<64, 64, Product::fma>::shared_bytes;
-}
-static_assert(WeightLayout<256, 128, Product::fma>::shared_bytes ==
-              WeightLayout<256, 128, Product::bf16>::shared_bytes);
-static_assert(WeightLayout<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
-static_assert(WeightLayout<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
-
-/// Outputs by weights of a block: the largest that is not mostly empty and has room in the device's shared memory.
-inline Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
-  const auto has_room = [&](Blocking b) { return weight_shared_bytes(b) <= d.shared_per_block; };
-  if (s.weights <= 64) return {s.out > 64 ? 128 : 64, 64};
-  if (s.out <= 64) return {64, 128};
-  if (s.out >= 256 && has_room({256, 128})) return {256, 128};
-  return {128, has_room({128, 128}) ? 128 : 64};
-}
-/// The number of parts: no part has fewer than 512 rows or more than 2^30 (rows are counted in int), and the partial
-/// sums have at most 2^24 floats.
-inline int64_t weight_parts(const DeviceLimits& d, const Windows& s) {
-  const Blocking b = weight_blocking(d, s);
-  const int64_t tiles = ceil_div(s.out, int64_t{b.rows}) * ceil_div(s.weights, int64_t{b.columns});
-  const int at_once = blocks_that_share(d, weight_shared_bytes(b), b.rows == 256 ? 1 : 2);
-  const int64_t parts = even_parts(d, tiles, at_once, std::min(s.rows / 512, (int64_t{1} << 24) / (s.out * s.weights)));
-  return std::max<int64_t>(parts, ceil_div(s.rows, int64_t{1} << 30));
-}
-
 template <int BM, int BN, Product P, class T, class Input>
 void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input,
                           float* to) {
@@ -200,21 +150,15 @@ void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, cons
           .shared_bytes = L::shared_bytes},
          weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to);
 }
-/// Launches the product; s.parts must be set. `to` as for the kernel.
+/// Launches the product in blocks of this size; s.parts must be set. `to` as for the kernel.
 template <Product P, class T, class Input>
-void launch_weight_product(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x,
+void launch_weight_product(Context& ctx, const char* name, const Windows& s, Blocking b, const T* dy, const T* x,
                            const Input& input, float* to) {
-  const Blocking b = weight_blocking(limits(ctx), s);
   if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
   if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
   if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);
   return launch_weight_blocks<64, 64, P>(ctx, name, s, dy, x, input, to);
-}
-
-template <class T>
-bool supports_weights(const Conv1dGeometry& g, int64_t in, int64_t out) {
-  return g.groups == 1 && in % pack_size<T> == 0 && out % pack_size<T> == 0;
 }
 
 }  // namespace nacre::cuda::tile

@@ -1,20 +1,14 @@
 #include "nacre/ops/snake_conv1d.h"
 
-#include "conv/conv1d_karatsuba.h"
-#include "conv/conv1d_pointwise.h"
-#include "pointwise/snake_rows.h"
+#include "conv/choose.h"
+#include "conv/choose_cuda.h"
 #include "runtime/host.h"
 
 // Snake and the convolution in one kernel where such a kernel exists; otherwise the two ops one after the other, with
 // the tensor between them in scratch.
 namespace nacre {
 namespace cuda {
-// The fused kernels. Each returns whether it ran; it does nothing for layers without a fused kernel. The scratch
-// functions return the floats that the kernels may need for a shape.
-template <class T>
-int64_t snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
-template <class T>
-int64_t snake_conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+// The fused kernels. Each returns whether its choice is fused; else it does nothing.
 template <class T>
 bool snake_conv1d_forward(Context&, const SnakeConv1dForward<T>&);
 template <class T>
@@ -24,84 +18,43 @@ bool snake_conv1d_weight_gradient(Context&, const SnakeConv1dWeightGradient<T>&)
 }  // namespace cuda
 namespace {
 
-Shape output(Shape x, Shape weight, const Conv1dGeometry& g) {
-  return {x.batch, conv1d_length(x.time, weight.time, g), 1, weight.batch};
-}
+using conv::Engine;
+using conv::output;
 
-/// The fused loops of the CPU, for float only. Their scratch begins with the table of Snake's parameters.
-enum class Fused : uint8_t { no, pointwise, karatsuba };
-template <class T>
-Fused fused(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  if (!std::is_same_v<T, float> || on_cuda(ctx) || g.padding != Padding::zero) return Fused::no;
-  const Shape y = output(x, weight, g);
-  if (pointwise::supports(x, weight, y, g)) return Fused::pointwise;
-  return karatsuba::supports(x, weight, y, g) ? Fused::karatsuba : Fused::no;
-}
-template <class T>
-Fused fused_input_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  const Fused f = fused<T>(ctx, x, weight, g);
-  const bool supported =
-      f != Fused::karatsuba || karatsuba::supports_input_gradient(x, weight, output(x, weight, g), g);
-  return supported ? f : Fused::no;
-}
+bool is_fused(const conv::SnakeChoice& c) { return c.engine == Engine::pointwise || c.engine == Engine::karatsuba; }
 
-int64_t fused_forward_scratch(const Context& ctx, Fused f, Shape x, Shape weight, const Conv1dGeometry& g) {
-  return SnakeRows::table(x.channels) +
-         (f == Fused::pointwise ? pointwise::forward_scratch(ctx, weight, true)
-                                : karatsuba::forward_scratch(ctx, x, weight, output(x, weight, g), g, true));
-}
-void fused_forward(Context& ctx, Fused f, const SnakeConv1dForward<float>& a) {
+// The fused loops of the CPU. Their scratch begins with the table of Snake's parameters.
+void fused_forward(Context& ctx, const conv::SnakeChoice& choice, const SnakeConv1dForward<float>& a) {
   const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
-  float* const rest = a.scratch.data + SnakeRows::table(snake.channels());
-  const Conv1dForward<float> conv{
+  const Conv1dForward<float> convolution{
       .x = a.x, .weight = a.weight, .bias = a.bias, .residual = a.residual, .y = a.y, .geometry = a.geometry};
-  f == Fused::pointwise ? pointwise::forward(ctx, conv, rest, &snake) : karatsuba::forward(ctx, conv, rest, &snake);
+  conv::run_forward(ctx, choice.engine, convolution, a.scratch.data + choice.table, &snake);
 }
-
-int64_t slope_parts(Fused f, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  return f == Fused::pointwise ? pointwise::slope_parts(x) : karatsuba::slope_parts(x, weight, dy, g);
-}
-int64_t fused_input_gradient_scratch(const Context& ctx, Fused f, Shape x, Shape weight, Shape dy,
-                                     const Conv1dGeometry& g) {
-  return SnakeRows::table(x.channels) + slope_parts(f, x, weight, dy, g) * 2 * x.channels +
-         (f == Fused::pointwise ? pointwise::input_gradient_scratch(ctx, weight, true)
-                                : karatsuba::input_gradient_scratch(ctx, x, weight, dy, g, true));
-}
-void fused_input_gradient(Context& ctx, Fused f, const SnakeConv1dInputGradient<float>& a) {
+void fused_input_gradient(Context& ctx, const conv::SnakeChoice& choice, const SnakeConv1dInputGradient<float>& a) {
   const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
-  const int64_t parts = slope_parts(f, a.x.shape, a.weight.shape, a.dy.shape, a.geometry);
-  float* const partials = a.scratch.data + SnakeRows::table(snake.channels());
-  float* const rest = partials + parts * 2 * snake.channels();
+  float* const partials = a.scratch.data + choice.table;
   const SnakeSlope slope{.rows = snake,
                          .x = a.x.data,
                          .dx = a.dx.data,
                          .add = a.add_dx,
                          .partials = a.dalpha || a.dbeta ? partials : nullptr};
-  const Conv1dInputGradient<float> conv{
+  const Conv1dInputGradient<float> convolution{
       .dy = a.dy, .weight = a.weight, .dx = {nullptr, a.x.shape}, .geometry = a.geometry};
-  f == Fused::pointwise ? pointwise::input_gradient(ctx, conv, rest, &slope)
-                        : karatsuba::input_gradient(ctx, conv, rest, &slope);
+  conv::run_input_gradient(ctx, choice.engine, convolution, partials + choice.partials, &slope);
   if (slope.partials == nullptr) return;
   add_snake_parameter_gradients(
       {.alpha = a.alpha, .beta = a.beta, .dalpha = a.dalpha, .dbeta = a.dbeta, .log_scale = a.log_scale}, partials,
-      parts);
+      choice.parts);
 }
 
-/// The number of floats that hold n elements of T, rounded up to whole cache lines.
-template <class T>
-int64_t floats_of(int64_t n) {
-  return (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 16;
-}
 Shape floats(int64_t n) { return {.channels = n}; }
 
 /// Scratch of the two separate ops: a tensor like x, then the scratch that the ops need.
 template <class T>
-struct ComposedScratch {
-  ComposedScratch(View<float> scratch, Shape x) {
-    const int64_t first = floats_of<T>(x.elements());
-    tensor = {reinterpret_cast<T*>(scratch.data), x};
-    rest = {scratch.data + first, floats(scratch.elements() - first)};
-  }
+struct SeparateScratch {
+  SeparateScratch(View<float> scratch, Shape x)
+      : tensor{reinterpret_cast<T*>(scratch.data), x},
+        rest{scratch.data + conv::tensor_floats<T>(x), floats(scratch.elements() - conv::tensor_floats<T>(x))} {}
   View<T> tensor;
   View<float> rest;
 };
@@ -124,16 +77,15 @@ void check_parameters(const char* op, const T& a) {
 
 template <class T>
 bool snake_conv1d_fuses(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  return on_cuda(ctx) || fused_input_gradient<T>(ctx, x, weight, g) != Fused::no;
+  return on_cuda(ctx) || is_fused(conv::choose_snake_input_gradient<T>(ctx, x, weight, g));
 }
 
 template <class T>
 Shape snake_conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
-  const int64_t inner = conv1d_forward_scratch<T>(ctx, x, weight, g).elements();  // checks the shapes
-  if (const Fused f = fused<T>(ctx, x, weight, g); f != Fused::no)
-    return floats(fused_forward_scratch(ctx, f, x, weight, g));
-  if (x.batch == 0) return floats(0);
-  return floats(floats_of<T>(x.elements()) + inner);
+  conv1d_forward_scratch<T>(ctx, x, weight, g);  // checks the shapes
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return floats(cuda::conv::choose_snake_forward<T>(ctx, x, weight, g).scratch);
+  return floats(conv::choose_snake_forward<T>(ctx, x, weight, g).scratch());
 }
 template <class T>
 void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
@@ -149,9 +101,11 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_forward(ctx, a)) return;
   if constexpr (std::is_same_v<T, float>)
-    if (const Fused f = fused<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
-      return fused_forward(ctx, f, a);
-  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
+    if (!on_cuda(ctx))
+      if (const auto choice = conv::choose_snake_forward<T>(ctx, a.x.shape, a.weight.shape, a.geometry);
+          is_fused(choice))
+        return fused_forward(ctx, choice, a);
+  const SeparateScratch<T> pieces(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, pieces.tensor);
   conv1d_forward<T>(ctx, {.x = pieces.tensor,
                           .weight = a.weight,
@@ -164,16 +118,10 @@ void snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
 
 template <class T>
 Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  const int64_t inner = conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
-  if (const Fused f = fused_input_gradient<T>(ctx, x, weight, g); f != Fused::no)
-    return floats(fused_input_gradient_scratch(ctx, f, x, weight, dy, g));
-  if (x.batch == 0) return floats(0);
-  const int64_t composed =
-      floats_of<T>(x.elements()) + std::max(inner, snake_backward_scratch(ctx, x, true).elements());
+  conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g);  // checks the shapes
   if constexpr (with_cuda)
-    if (on_cuda(ctx))
-      return floats(std::max(composed, cuda::snake_conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g)));
-  return floats(composed);
+    if (on_cuda(ctx)) return floats(cuda::conv::choose_snake_input_gradient<T>(ctx, x, weight, g).scratch);
+  return floats(conv::choose_snake_input_gradient<T>(ctx, x, weight, g).scratch());
 }
 template <class T>
 void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
@@ -192,9 +140,11 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_input_gradient(ctx, a)) return;
   if constexpr (std::is_same_v<T, float>)
-    if (const Fused f = fused_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry); f != Fused::no)
-      return fused_input_gradient(ctx, f, a);
-  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
+    if (!on_cuda(ctx))
+      if (const auto choice = conv::choose_snake_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry);
+          is_fused(choice))
+        return fused_input_gradient(ctx, choice, a);
+  const SeparateScratch<T> pieces(a.scratch, a.x.shape);
   conv1d_input_gradient<T>(
       ctx, {.dy = a.dy, .weight = a.weight, .dx = pieces.tensor, .scratch = pieces.rest, .geometry = a.geometry});
   snake_backward<T>(ctx, {.x = a.x,
@@ -211,13 +161,10 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
 
 template <class T>
 Shape snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  const int64_t inner = conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g).elements();
-  if (x.batch == 0) return floats(0);
-  const int64_t composed = floats_of<T>(x.elements()) + inner;
+  conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);  // checks the shapes
   if constexpr (with_cuda)
-    if (on_cuda(ctx))
-      return floats(std::max(composed, cuda::snake_conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g)));
-  return floats(composed);
+    if (on_cuda(ctx)) return floats(cuda::conv::choose_snake_weight_gradient<T>(ctx, x, weight, g).scratch);
+  return floats(conv::choose_snake_weight_gradient<T>(ctx, x, weight, g).scratch());
 }
 template <class T>
 void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
@@ -234,7 +181,7 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   }
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_weight_gradient(ctx, a)) return;
-  const ComposedScratch<T> pieces(a.scratch, a.x.shape);
+  const SeparateScratch<T> pieces(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, pieces.tensor);
   conv1d_weight_gradient<T>(ctx, {.x = pieces.tensor,
                                   .dy = a.dy,

@@ -87,95 +87,61 @@ struct SlopeOutput {
   }
 };
 
-/// The number of parts of the sums for alpha and beta: one per row of tiles and sample of a row.
-inline int64_t slope_parts(const Shifted& s, int64_t channels) {
-  return ceil_div(s.items * s.virtual_rows, int64_t{s.block.rows}) * (s.columns / channels);
-}
-
-/// Whether applying Snake once per column of tiles is faster than a separate Snake kernel. It is not where the shared
-/// memory of Snake's parameters makes blocks smaller or takes the room for the gap between items, at the cost of a
-/// round.
-bool fusion_is_faster(const DeviceLimits& d, bool tensor_cores, const Shifted& s, const Shifted& plain) {
-  if (!tensor_cores) return true;
-  return s.block == plain.block && rounds(d, s) <= rounds(d, plain) && (s.columns <= 256 || s.taps >= stages);
-}
-
 template <class T>
-bool forward(Context& ctx, const SnakeConv1dForward<T>& a) {
-  const Shape x = a.x.shape, y = a.y.shape;
-  if (!supports<T>(a.geometry, x.channels, y.channels)) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.weight.data) || !aligned16(a.y.data) || !aligned16(a.residual.data))
-    return false;
-  const bool tensor_cores = on_tensor_cores<T>(ctx);
-  const auto parameter_bytes = static_cast<int>(x.channels * sizeof(typename SnakeInput<T>::Parameters));
-  const DeviceLimits& d = limits(ctx);
-  const Shifted s = forward_product<T>(d, x, a.weight.shape, y, a.geometry, tensor_cores, parameter_bytes),
-                plain = forward_product<T>(d, x, a.weight.shape, y, a.geometry, tensor_cores);
-  if (!supports(d, s) || !fusion_is_faster(d, tensor_cores, s, plain)) return false;
+void forward(Context& ctx, const SnakeConv1dForward<T>& a, const Shifted& s) {
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
-  if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Major::k>(ctx, "snake_conv1d_forward_bf16", s, a.x.data, a.weight.data, input,
-                                            output);
-  else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Major::k>(ctx, "snake_conv1d_forward_tf32", s, a.x.data, a.weight.data, input,
-                                            output);
-  else
-    launch_product<Product::fma, Major::k>(ctx, "snake_conv1d_forward_fma", s, a.x.data, a.weight.data, input, output);
-  return true;
+  constexpr ProductNames names{"snake_conv1d_forward_fma", "snake_conv1d_forward_tf32", "snake_conv1d_forward_bf16"};
+  with_product<T>(ctx, [&]<Product P>() {
+    launch_product<P, Major::k>(ctx, names.of(P), s, a.x.data, a.weight.data, input, output);
+  });
 }
 
 template <class T>
-bool input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
-  const Shape x = a.x.shape, y = a.dy.shape;
-  if (!supports<T>(a.geometry, x.channels, y.channels) || a.geometry.padding == Padding::reflect) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.dx.data) || !aligned16(a.weight.data) || !aligned16(a.dy.data)) return false;
-  const Shifted s = input_gradient_product<T>(limits(ctx), x, a.weight.shape, y, a.geometry, on_tensor_cores<T>(ctx));
-  if (!supports(limits(ctx), s) || s.out_begin >= s.out_end) return false;
+void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const Shifted& s, int64_t parts) {
   const bool sums = a.dalpha || a.dbeta;
   SlopeOutput<T> output{a.dx.data, a.x.data, a.alpha.data, a.beta.data, sums ? a.scratch.data : nullptr};
-  output.channels = static_cast<int>(x.channels), output.columns = s.columns;
+  output.channels = static_cast<int>(a.x.shape.channels), output.columns = s.columns;
   output.log_scale = a.log_scale, output.add_dx = a.add_dx;
   const PlainInput<T> input;
-  if constexpr (sizeof(T) == 2)
-    launch_product<Product::bf16, Major::mn>(ctx, "snake_conv1d_input_gradient_bf16", s, a.dy.data, a.weight.data,
-                                             input, output);
-  else if (ctx.precision() == Precision::tf32)
-    launch_product<Product::tf32, Major::mn>(ctx, "snake_conv1d_input_gradient_tf32", s, a.dy.data, a.weight.data,
-                                             input, output);
-  else
-    launch_product<Product::fma, Major::mn>(ctx, "snake_conv1d_input_gradient_fma", s, a.dy.data, a.weight.data, input,
-                                            output);
-  if (sums)
-    snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, slope_parts(s, x.channels),
-                              a.scratch.data);
-  return true;
+  constexpr ProductNames names{"snake_conv1d_input_gradient_fma", "snake_conv1d_input_gradient_tf32",
+                               "snake_conv1d_input_gradient_bf16"};
+  with_product<T>(ctx, [&]<Product P>() {
+    launch_product<P, Major::mn>(ctx, names.of(P), s, a.dy.data, a.weight.data, input, output);
+  });
+  if (sums) snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, parts, a.scratch.data);
 }
 
 }  // namespace
 }  // namespace tile
 
 template <class T>
-int64_t snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  int64_t floats = snake_conv1d_ends_input_gradient_scratch<T>(x, weight, dy, g);
-  if (tile::supports<T>(g, x.channels, dy.channels))
-    floats = std::max(
-        floats, tile::slope_parts(tile::input_gradient_product<T>(limits(ctx), x, weight, dy, g, false), x.channels) *
-                    2 * x.channels);
-  return floats;
-}
-template <class T>
 bool snake_conv1d_forward(Context& ctx, const SnakeConv1dForward<T>& a) {
-  return snake_conv1d_ends_forward(ctx, a) || tile::forward(ctx, a);
+  const bool aligned =
+      aligned16(a.x.data) && aligned16(a.weight.data) && aligned16(a.y.data) && aligned16(a.residual.data);
+  const conv::ProductChoice choice = conv::choose_snake_forward<T>(ctx, a.x.shape, a.weight.shape, a.geometry, aligned);
+  if (choice.engine == conv::Engine::separate) return false;
+  if (choice.engine == conv::Engine::ends)
+    ends::forward(ctx, a, choice.strips);
+  else
+    tile::forward(ctx, a, choice.product);
+  return true;
 }
 template <class T>
 bool snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
-  return snake_conv1d_ends_input_gradient(ctx, a) || tile::input_gradient(ctx, a);
+  const bool aligned = aligned16(a.x.data) && aligned16(a.dx.data) && aligned16(a.weight.data) && aligned16(a.dy.data);
+  const conv::ProductChoice choice =
+      conv::choose_snake_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry, aligned);
+  if (choice.engine == conv::Engine::separate) return false;
+  if (choice.engine == conv::Engine::ends)
+    ends::input_gradient(ctx, a, choice.strips);
+  else
+    tile::input_gradient(ctx, a, choice.product, choice.parts);
+  return true;
 }
 
-#define NACRE_INSTANTIATE(T)                                                                                     \
-  template int64_t snake_conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
-  template bool snake_conv1d_forward<T>(Context&, const SnakeConv1dForward<T>&);                                 \
+#define NACRE_INSTANTIATE(T)                                                     \
+  template bool snake_conv1d_forward<T>(Context&, const SnakeConv1dForward<T>&); \
   template bool snake_conv1d_input_gradient<T>(Context&, const SnakeConv1dInputGradient<T>&);
 NACRE_INSTANTIATE(float)
 NACRE_INSTANTIATE(bf16)

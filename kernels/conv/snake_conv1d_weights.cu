@@ -12,76 +12,53 @@ namespace nacre::cuda {
 namespace tile {
 namespace {
 
-/// Whether applying Snake once per window and column of tiles is faster than a separate Snake kernel.
-bool fusion_is_faster(bool tensor_cores, Shape weight, const Conv1dGeometry& g) {
-  return !tensor_cores || ceil_div(weight.time, g.stride) * ceil_div(weight.batch, int64_t{128}) <= 2;
-}
-
 template <class T>
-bool activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
-  const Shape x = a.x.shape, y = a.dy.shape;
-  const Conv1dGeometry& g = a.geometry;
-  if (!supports_weights<T>(g, x.channels, y.channels)) return false;
-  if (!aligned16(a.x.data) || !aligned16(a.dy.data) || !aligned16(a.dweight.data) || !aligned16(a.scratch.data))
-    return false;
+void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a,
+                               const conv::WeightGradientChoice& choice) {
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
-  const auto finish = [&](int64_t parts) {
-    if (parts > 1) add_parts(ctx, a.scratch.data, parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-    if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
-    return true;
-  };
-  if (supports_taps<T>(g, x.channels, y.channels, a.dweight.shape.time)) {
-    Taps s = taps_problem<T>(limits(ctx), x, a.dweight.shape, y, g);
+  float* const to = choice.parts > 1 ? a.scratch.data : a.dweight.data;
+  with_product<T>(ctx, [&]<Product P>() {
+    if (choice.engine == conv::Engine::taps) {
+      constexpr ProductNames names{"snake_conv1d_weight_gradient_taps_fma", "snake_conv1d_weight_gradient_taps_tf32",
+                                   "snake_conv1d_weight_gradient_taps_bf16"};
+      Taps s = choice.taps;
+      s.add = a.add_dweight;
+      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+    }
+    constexpr ProductNames names{"snake_conv1d_weight_gradient_fma", "snake_conv1d_weight_gradient_tf32",
+                                 "snake_conv1d_weight_gradient_bf16"};
+    Windows s = choice.windows;
     s.add = a.add_dweight;
-    float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-    if constexpr (sizeof(T) == 2)
-      launch_taps_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_taps_bf16", s, a.dy.data, a.x.data, input,
-                                         to);
-    else if (ctx.precision() == Precision::tf32)
-      launch_taps_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_taps_tf32", s, a.dy.data, a.x.data, input,
-                                         to);
+    if constexpr (P != Product::fma)
+      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to);
+    else if (choice.block.rows == 128)  // float products have two sizes of blocks only (snake_weight_blocking)
+      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
     else
-      launch_taps_product<Product::fma>(ctx, "snake_conv1d_weight_gradient_taps_fma", s, a.dy.data, a.x.data, input,
-                                        to);
-    return finish(s.parts);
-  }
-  if (!fusion_is_faster(sizeof(T) == 2 || ctx.precision() == Precision::tf32, a.dweight.shape, g)) return false;
-  Windows s = windows(x, a.dweight.shape, y, g);
-  s.parts = weight_parts(limits(ctx), s), s.add = a.add_dweight;
-  float* const to = s.parts > 1 ? a.scratch.data : a.dweight.data;
-  if constexpr (sizeof(T) == 2)
-    launch_weight_product<Product::bf16>(ctx, "snake_conv1d_weight_gradient_bf16", s, a.dy.data, a.x.data, input, to);
-  else if (ctx.precision() == Precision::tf32)
-    launch_weight_product<Product::tf32>(ctx, "snake_conv1d_weight_gradient_tf32", s, a.dy.data, a.x.data, input, to);
-  else if (s.out > 64)  // blocks of 128 by 128 and Snake's parameters need more registers than there are
-    launch_weight_blocks<128, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input,
-                                                to);
-  else
-    launch_weight_blocks<64, 64, Product::fma>(ctx, "snake_conv1d_weight_gradient_fma", s, a.dy.data, a.x.data, input,
-                                               to);
-  return finish(s.parts);
+      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+  });
+  if (choice.parts > 1)
+    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
 }
 
 }  // namespace
 }  // namespace tile
 
 template <class T>
-int64_t snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
-  const bool taps = tile::supports_taps<T>(g, x.channels, dy.channels, weight.time);
-  return std::max({conv1d_ends_weight_gradient_scratch<T>(x, weight, dy, g), column_sums_scratch(ctx, dy),
-                   taps ? tile::taps_problem<T>(limits(ctx), x, weight, dy, g).parts * weight.elements()
-                        : tile::weight_gradient_scratch<T>(ctx, x, weight, dy, g)});
-}
-template <class T>
 bool snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
-  return snake_conv1d_ends_weight_gradient(ctx, a) || tile::activated_weight_gradient(ctx, a);
+  const bool aligned =
+      aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dweight.data) && aligned16(a.scratch.data);
+  const conv::WeightGradientChoice choice =
+      conv::choose_snake_weight_gradient<T>(ctx, a.x.shape, a.dweight.shape, a.geometry, aligned);
+  if (choice.engine == conv::Engine::separate) return false;
+  if (choice.engine == conv::Engine::ends)
+    ends::weight_gradient(ctx, a, choice.strips);
+  else
+    tile::activated_weight_gradient(ctx, a, choice);
+  return true;
 }
 
-#define NACRE_INSTANTIATE(T)                                                                                      \
-  template int64_t snake_conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
-  template bool snake_conv1d_weight_gradient<T>(Context&, const SnakeConv1dWeightGradient<T>&);
-NACRE_INSTANTIATE(float)
-NACRE_INSTANTIATE(bf16)
-#undef NACRE_INSTANTIATE
+template bool snake_conv1d_weight_gradient<float>(Context&, const SnakeConv1dWeightGradient<float>&);
+template bool snake_conv1d_weight_gradient<bf16>(Context&, const SnakeConv1dWeightGradient<bf16>&);
 
 }  // namespace nacre::cuda

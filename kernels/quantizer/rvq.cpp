@@ -468,7 +468,7 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
   expect_shape_or_empty("rvq_backward", "dout_weight", a.dout_weight, {n.stages, n.latent, 1, n.dim});
   expect_shape_or_empty("rvq_backward", "dout_bias", a.dout_bias, {n.stages, 1, 1, n.latent});
   if (!n.factorised && (a.din_weight || a.din_bias || a.dout_weight || a.dout_bias)) [[unlikely]]
-    throw_usage("rvq_backward", "gradients of projections are asked for, expected none without projections");
+    throw_usage("rvq_backward", "gradients of projections are requested, expected none without projections");
   if (n.factorised && a.orthogonal) [[unlikely]]
     throw_usage("rvq_backward", "orthogonal is true, expected false with projections: it needs codes of the latent");
   expect_scratch("rvq_backward", a.scratch, rvq_backward_scratch(ctx, z, a.codebooks.shape, n.factorised));

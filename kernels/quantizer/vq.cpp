@@ -190,7 +190,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   expect_elements_or_empty("vq_kmeans", "counts", a.counts, codes);
   expect_scratch("vq_kmeans", a.scratch, vq_kmeans_scratch(ctx, a.x.shape, a.codebook.shape));
   if (rows == 0 || a.iterations < 0) [[unlikely]]
-    throw_usage("vq_kmeans", rows == 0 ? "x has no rows, expected one at least"
+    throw_usage("vq_kmeans", rows == 0 ? "x has no rows, expected at least one"
                                        : "iterations is " + std::to_string(a.iterations) + ", expected 0 or more");
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans(ctx, a);

@@ -58,7 +58,7 @@ struct CuFft {
       throw_device("CUDA: cuFFT cannot be loaded (" + library.missing() +
                    "); install the CUDA libraries, or put their folder into LD_LIBRARY_PATH");
     F* const f = library.find<F>(name);
-    if (f == nullptr) throw_device(std::string("CUDA: the cuFFT found here has no ") + name);
+    if (f == nullptr) throw_device(std::string("CUDA: the installed cuFFT has no ") + name);
     return f;
   }
 };

@@ -173,9 +173,10 @@ struct Runtime::Impl {
   /// locks, because a child may have copied the mutex while another thread held it.
   [[nodiscard]] std::unique_lock<std::recursive_mutex> enter() {
     if (born != fork_generation()) [[unlikely]]
-      throw Error(ErrorKind::usage,
-                  "CUDA: this process was forked off the one that made the context, where CUDA does not work; expected a "
-                  "fork before the first context, or a new program (exec)");
+      throw Error(
+          ErrorKind::usage,
+          "CUDA: this process was forked after the context was created, and CUDA does not work in such a process; "
+          "fork before the first context, or start a new program (exec)");
     if (device->is_broken.load(std::memory_order_acquire)) [[unlikely]]
       throw_device(device->broken_message);
     std::unique_lock lock(call_mutex);
@@ -193,7 +194,8 @@ struct Runtime::Impl {
   void count(const char* name) { count(recording != nullptr ? *recording : counts, name, 1); }
   void refuse_in_capture(const char* what) const {
     if (recording != nullptr)
-      throw Error(ErrorKind::usage, std::string("capture: the step calls ") + what + ", which a graph cannot hold");
+      throw Error(ErrorKind::usage,
+                  std::string("capture: the step calls ") + what + ", which cannot be part of a graph");
   }
   /// Throws for an error. Any call may return the error of a kernel that was launched before.
   void expect(cudaError_t e, const char* what) {
@@ -208,8 +210,8 @@ struct Runtime::Impl {
       device->broken_message = "CUDA: " + words(e) + ", seen by " + what;
       if (suspects.count > 0)
         device->broken_message +=
-            "; the kernel that failed is one of those launched before by this context: " + suspects.words();
-      if (suspects.count > 1) device->broken_message += " (CUDA_LAUNCH_BLOCKING=1 in the environment tells which)";
+            "; the failed kernel is one of those that this context launched before: " + suspects.words();
+      if (suspects.count > 1) device->broken_message += " (CUDA_LAUNCH_BLOCKING=1 in the environment shows which)";
       device->is_broken.store(true, std::memory_order_release);
     }
     throw_device(device->broken_message);
@@ -233,8 +235,8 @@ struct Runtime::Impl {
       if (e == cudaErrorInvalidValue) {
         (void)cudaGetLastError();
         throw_device(std::string("CUDA: ") + how.name + ": " + std::to_string(how.shared_bytes) +
-                     " bytes of dynamic shared memory, where a block has " + std::to_string(limits.shared_per_block) +
-                     " in all");
+                     " bytes of dynamic shared memory, expected at most " + std::to_string(limits.shared_per_block) +
+                     " per block");
       }
       if (e != cudaSuccess) return;  // the launch will fail and report it
       bytes = how.shared_bytes;
@@ -401,7 +403,7 @@ OnDevice::~OnDevice() {
 std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
   const auto lock = r.enter();
-  if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: inside another capture");
+  if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: called inside another capture");
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
   r.recording = recorded.get();
@@ -492,7 +494,7 @@ void Event::record(Context& ctx) {
 }
 double Event::seconds_since(const Event& start) const {
   if (impl_->event == nullptr || start.impl_->event == nullptr)
-    throw Error(ErrorKind::usage, "event: seconds_since before both were recorded");
+    throw Error(ErrorKind::usage, "event: seconds_since called before both events were recorded");
   Runtime::Impl& r = *impl_->runtime;
   const auto lock = r.enter();
   float milliseconds = 0;
@@ -514,7 +516,7 @@ int device_count(std::string* why) {
   if (driver == 0) return say("no NVIDIA driver was found");
   // Within a major version any driver supports any runtime.
   if (driver / 1000 < built_with / 1000)
-    return say("the NVIDIA driver is too old: it knows CUDA " + version(driver) + ", expected " +
+    return say("the NVIDIA driver is too old: it supports CUDA " + version(driver) + ", expected " +
                std::to_string(built_with / 1000) + ".0 or newer");
   const cudaError_t e = cudaGetDeviceCount(&devices);
   if (e == cudaErrorNoDevice || (e == cudaSuccess && devices == 0)) return say("the driver finds no NVIDIA GPU");

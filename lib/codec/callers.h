@@ -17,8 +17,8 @@ class InUse {
  public:
   InUse(std::atomic<bool>& flag, const char* call, const char* object) : flag_(flag) {
     if (flag_.exchange(true, std::memory_order_acquire))
-      throw Error(ErrorKind::usage, std::string(call) + ": another call uses this " + object +
-                                        "; expected one at a time, or one " + object +
+      throw Error(ErrorKind::usage, std::string(call) + ": another call is using this " + object +
+                                        "; expected one call at a time, or one " + object +
                                         " per thread (they may share a Context)");
   }
   ~InUse() { flag_.store(false, std::memory_order_release); }

@@ -12,12 +12,7 @@ namespace nacre {
 
 struct Codec::Impl {
   Impl(Context& c, CodecConfig cfg, Storage stored)
-      : ctx(c.share()),
-        config(std::move(cfg)),
-        storage(stored),
-        encoder(parameters, config),
-        quantizer(parameters, config),
-        decoder(parameters, config) {
+      : ctx(c.share()), config(std::move(cfg)), storage(stored), system(parameters, config) {
     config.check();
     parameters.allocate(c, false, storage);
   }
@@ -29,9 +24,7 @@ struct Codec::Impl {
   Storage storage;
   std::atomic<bool> in_use{false};
   Parameters parameters;
-  Encoder encoder;
-  Quantizer quantizer;
-  Decoder decoder;
+  System system;
   std::unique_ptr<Plan> encode_plan, decode_plan;
   View<float> audio_in;
   View<int32_t> codes_in, codes_out;
@@ -111,8 +104,8 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     plan->reserve([&](Plan& p) {
       const Output<float> source = p.source<float>(audio);
       m.audio_in = source.value;
-      const Flow latent = stored_as(p, m.encoder.plan(p, stored_as(p, source.flow, m.storage)), Storage::float32);
-      m.codes_out = m.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
+      const Flow latent = stored_as(p, m.system.encoder(p, stored_as(p, source.flow, m.storage)), Storage::float32);
+      m.codes_out = m.system.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
     });
     m.encode_plan = std::move(plan);
   }
@@ -121,8 +114,8 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
       m.codes_in = p.persistent<int32_t>(codes);
-      const Flow latent = stored_as(p, m.quantizer.plan_decode(p, m.codes_in), m.storage);
-      m.audio_out = p.result<float>(stored_as(p, m.decoder.plan(p, latent), Storage::float32));
+      const Flow latent = stored_as(p, m.system.quantizer.plan_decode(p, m.codes_in), m.storage);
+      m.audio_out = p.result<float>(stored_as(p, m.system.decoder(p, latent), Storage::float32));
     });
     m.decode_plan = std::move(plan);
   }
@@ -132,7 +125,8 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
-    throw Error(ErrorKind::usage, "encode: audio is " + str(audio.shape) + ", reserved is " + str(m.audio_in.shape));
+    throw Error(ErrorKind::usage,
+                "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.audio_in.shape));
   if (codes.shape != m.codes_out.shape)
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
   expect_data("encode", "audio", audio);
@@ -147,7 +141,8 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
-    throw Error(ErrorKind::usage, "decode: codes is " + str(codes.shape) + ", reserved is " + str(m.codes_in.shape));
+    throw Error(ErrorKind::usage,
+                "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
   expect_data("decode", "codes", codes);
@@ -225,8 +220,8 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& fi
       what += ";";
     };
     list("missing", report.missing);
-    list("surplus", report.surplus);
-    list("misshapen", report.misshapen);
+    list("unexpected", report.surplus);
+    list("of another shape", report.misshapen);
     what.pop_back();
     throw Error(ErrorKind::input, what);
   }
@@ -246,10 +241,9 @@ Codec load_codec(Context& ctx, const std::filesystem::path& path, Storage storag
   const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
   const auto found = file.metadata().find(config_metadata_key);
   if (found == file.metadata().end())
-    throw Error(ErrorKind::input,
-                path.string() + ": has no \"" + config_metadata_key +
-                    "\" in its metadata: it was not written by nacre, and its configuration must be given "
-                    "(--config of the program)");
+    throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
+                                      "\" in its metadata, because it was not written by nacre; give its configuration "
+                                      "(--config of the program)");
   CodecConfig config;
   try {
     config = CodecConfig::from_json(found->second);

@@ -33,7 +33,7 @@ const DeviceCeilings& device_ceilings(const std::string& name) {
     if (d.name == name) return d;
     names += (names.empty() ? "" : ", ") + d.name;
   }
-  throw Error(ErrorKind::usage, "device \"" + name + "\" is not in the table of ceilings; choose one of " + names);
+  throw Error(ErrorKind::usage, "device \"" + name + "\" is unknown; expected one of " + names);
 }
 std::vector<std::string> device_names() {
   std::vector<std::string> names;
@@ -45,7 +45,7 @@ Arithmetic arithmetic(const std::string& name) {
   if (name == "fp32") return Arithmetic::fp32;
   if (name == "tf32") return Arithmetic::tf32;
   if (name == "bf16") return Arithmetic::bf16;
-  throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; choose fp32, tf32 or bf16");
+  throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; expected fp32, tf32 or bf16");
 }
 
 double floor_seconds(const Work& w, const DeviceCeilings& d, Arithmetic a) {
@@ -59,14 +59,14 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
   Context ctx({.threads = 1});
   Parameters layers, codes;
-  const Encoder encoder(layers, c);
+  const Net encoder = encoder_of(layers, c);
   const Quantizer quantizer(codes, c);
-  const Decoder decoder(layers, c);
+  const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
     const Flow audio = p.source<float>({.batch = batch, .time = frames * c.hop()}).flow;
-    const Flow z = stored_as(p, encoder.plan(p, stored_as(p, audio, storage)), Storage::float32);
-    const Flow y = decoder.plan(p, stored_as(p, quantizer.plan(p, z).flow, storage));
+    const Flow z = stored_as(p, encoder(p, stored_as(p, audio, storage)), Storage::float32);
+    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
     plan_losses(p, stored_as(p, y, Storage::float32), {}, {}, loss, c.sample_rate);
   });
   std::vector<CostRow> rows = plan.costs();

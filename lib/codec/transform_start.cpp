@@ -6,6 +6,7 @@
 #include <map>
 #include <numbers>
 
+#include "files/text.h"
 #include "nacre/ops/leaky_relu.h"
 
 namespace nacre {
@@ -214,14 +215,16 @@ void open_unit(Model& m, const std::string& unit, const OddStep& step, double ga
 
 TransformStart transform_start_of(const CodecConfig& c) {
   const auto refused = [](std::string why) { return TransformStart{.bands = 0, .refused = std::move(why)}; };
+  if (c.network != "dac") return refused("network is " + in_quotes(c.network) + ", expected \"dac\"");
   const auto narrow = [&](const char* half_of, int64_t layer, int64_t width, int64_t phases) {
     return refused(std::string(half_of) + " layer " + std::to_string(layer) + " has " + std::to_string(width) +
                    " channels, expected " + std::to_string(2 * phases) + " or more");
   };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
   if (strided_padding(e) * d != strided_padding(d) * e)
-    return refused("the strides beside the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
-                   " (decoder), expected equal or both even: their padding places the transform's windows");
+    return refused(
+        "the strides next to the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
+        " (decoder), expected equal or both even, because their padding sets the place of the transform's windows");
   // Layers that distribute samples must carry all of them. The transform layer may omit bands.
   int64_t phases = 1, width = c.encoder_dim, layer = 0;
   for (const int64_t rate : c.encoder_rates) {

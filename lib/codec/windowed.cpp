@@ -55,7 +55,7 @@ namespace {
 void expect_unfinished(const char* call, bool finished) {
   if (finished)
     throw Error(ErrorKind::usage,
-                std::string(call) + ": the signal has ended by finish; expected a new object for another");
+                std::string(call) + ": called after finish; expected a new object for another signal");
 }
 template <class Sink>
 Sink expect_sink(const char* object, Sink sink) {
@@ -168,7 +168,7 @@ void WindowedDecoder::push(std::span<const int32_t> codes) {
   const int64_t stages = codec_.config().n_codebooks;
   if (static_cast<int64_t>(codes.size()) % stages != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
-                                      " codes are no whole number of frames of " + std::to_string(stages));
+                                      " codes are not a whole number of frames of " + std::to_string(stages));
   expect_codes("push", codes, codec_.config());
   within_memory("push", [&] { take(codes); });
 }

@@ -108,8 +108,8 @@ std::string hexadecimal(uint64_t x) {
 /// Throws unless this model made the codes.
 void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity, const std::string& name) {
   if (h.model != identity)
-    throw Error(ErrorKind::input, name + ": was made by model " + hexadecimal(h.model) + ", this is model " +
-                                      hexadecimal(identity) + "; decode it with the model that made it");
+    throw Error(ErrorKind::input, name + ": was encoded by model " + hexadecimal(h.model) + ", this is model " +
+                                      hexadecimal(identity) + "; decode it with the model that encoded it");
   const auto same = [&](const char* what, uint64_t found, int64_t expected) {
     if (found != static_cast<uint64_t>(expected))
       throw Error(ErrorKind::input, name + ": " + what + " is " + std::to_string(found) + ", the model's is " +
@@ -121,7 +121,7 @@ void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity
   same("the codebook size", h.codebook_size, c.codebook_size);
   for (const uint32_t rate : {h.model_rate, h.original_rate})
     if (rate < static_cast<uint32_t>(min_sample_rate) || rate > static_cast<uint32_t>(max_sample_rate))
-      throw Error(ErrorKind::input, name + ": a sample rate of " + std::to_string(rate) + ", expected " +
+      throw Error(ErrorKind::input, name + ": the sample rate is " + std::to_string(rate) + ", expected " +
                                         std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
 }
 
@@ -197,7 +197,8 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   return writer.bytes() + 32 + h.channels * (whole * payload(h.packet_frames) + payload(frames % h.packet_frames));
 }
 
-FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks, AudioOptions options) {
+FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks,
+                             AudioOptions options) {
   const auto start = Clock::now();
   Hooked hooked(hooks);
   AudioReader reader(audio, options);
@@ -283,7 +284,8 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
 
   hooked.output_begins();
-  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format, known ? std::optional(end) : std::nullopt);
+  WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format,
+                   known ? std::optional(end) : std::nullopt);
   Interleaver out(writer, h.channels, h.gain);
   std::vector<Resampler> resamplers;
   std::vector<WindowedDecoder> decoders;
@@ -312,8 +314,8 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   }
   const int64_t length = wanted(reader.samples());
   if (out.written() > length)
-    throw Error(ErrorKind::input, input.name() + ": holds more frames than its length of " +
-                                      std::to_string(reader.samples()) + " samples has room for");
+    throw Error(ErrorKind::input, input.name() + ": has more frames than its length of " +
+                                      std::to_string(reader.samples()) + " samples needs");
   out.finish(length);
   const int64_t clipped = writer.commit();
   return {.seconds = static_cast<double>(length) / rate,

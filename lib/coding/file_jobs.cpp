@@ -54,7 +54,7 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
   found.several = inputs.size() > 1;
   int piped = 0;
   for (const std::string& in : inputs) {
-    if (in == "-" && ++piped > 1) throw Error(ErrorKind::usage, "standard input (-) can be given once");
+    if (in == "-" && ++piped > 1) throw Error(ErrorKind::usage, "standard input (-) can be given only once");
     if (place_of(in) != Place::folder) {
       found.jobs.push_back({in, in == "-" ? in : last_part(in)});
       continue;
@@ -63,7 +63,8 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
     found.several = true;
     try {
       const FolderScan scan = scan_folder(in, kind == FileKind::audio ? has_audio_extension : is_stream);
-      for (const BadFile& bad : scan.bad) found.refused.emplace_back(ErrorKind::input, in + "/" + bad.path + ": " + bad.reason);
+      for (const BadFile& bad : scan.bad)
+        found.refused.emplace_back(ErrorKind::input, in + "/" + bad.path + ": " + bad.reason);
       if (scan.files.empty())
         found.refused.emplace_back(ErrorKind::input,
                                    in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre streams") +
@@ -81,18 +82,20 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
 
 FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from,
                      MatchOptions options) {
-  if (output.empty()) throw Error(ErrorKind::usage, "-o: an empty name");
+  if (output.empty()) throw Error(ErrorKind::usage, "-o: the name is empty");
   FileJobs jobs = find_files(inputs, from);
   const Place place = place_of(output);
   const bool into = jobs.several || place == Place::folder || output.ends_with('/');
   if (into && output == "-") throw Error(ErrorKind::usage, "-o -: standard output takes one file, not several");
   if (into && (place == Place::file || place == Place::other))
-    throw Error(ErrorKind::usage, "-o " + output + ": is no folder, and there are several inputs");
+    throw Error(ErrorKind::usage, "-o " + output + ": is not a folder; several inputs need an output folder");
   std::vector<FileJob> good;
   std::map<std::string, std::vector<std::string>> taken;
   for (FileJob& job : jobs.jobs) {
     if (into && job.in == "-")
-      throw Error(ErrorKind::usage, "-o " + output + ": standard input has no name; name the output file");
+      throw Error(
+          ErrorKind::usage,
+          "-o " + output + ": is a folder, and standard input has no file name; expected the name of an output file");
     job.make_folders = into;
     job.out = into ? output + (output.ends_with('/') ? "" : "/") + renamed(job.out, from, options.keep_ending) : output;
     std::vector<std::string>& same = taken[job.out];
@@ -114,8 +117,8 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
     } else if (const std::vector<std::string>& same = taken[job.out]; same.size() > 1) {
       const std::string& other = same[0] == job.in ? same[1] : same[0];
       jobs.refused.emplace_back(ErrorKind::usage,
-                                job.in + ": would become " + job.out + ", as " + other + " would" +
-                                    (from == FileKind::audio ? "; --keep-ending keeps them apart" : ""));
+                                job.in + ": would be written to " + job.out + ", as would " + other +
+                                    (from == FileKind::audio ? "; --keep-ending gives them different names" : ""));
     } else {
       good.push_back(std::move(job));
     }

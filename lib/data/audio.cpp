@@ -12,7 +12,7 @@ namespace nacre::training {
 std::vector<float> to_mono(std::span<const float> interleaved, int channels) {
   if (channels < 1 || interleaved.size() % static_cast<size_t>(channels) != 0)
     throw Error(ErrorKind::usage, "to_mono: " + std::to_string(interleaved.size()) +
-                                      " samples are no whole frames of " + std::to_string(channels) + " channels");
+                                      " samples are not whole frames of " + std::to_string(channels) + " channels");
   if (channels == 1) return {interleaved.begin(), interleaved.end()};
   const size_t c = static_cast<size_t>(channels);
   std::vector<float> mono(interleaved.size() / c);
@@ -49,7 +49,7 @@ struct Resampler::Impl {
 Resampler::Resampler(int from_rate, int to_rate, int channels) : impl_(std::make_unique<Impl>()) {
   for (const int rate : {from_rate, to_rate})
     if (rate < min_sample_rate || rate > max_sample_rate)
-      throw Error(ErrorKind::usage, "resample: rate " + std::to_string(rate) + ", expected " +
+      throw Error(ErrorKind::usage, "resample: the rate is " + std::to_string(rate) + ", expected " +
                                         std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
   if (channels < 1 || channels > max_channels)
     throw Error(ErrorKind::usage, "resample: " + std::to_string(channels) + " channels");
@@ -70,7 +70,7 @@ Resampler::~Resampler() = default;
 
 void Resampler::process(std::span<const float> in, std::vector<float>& out) {
   Impl& m = *impl_;
-  if (in.size() % m.channels != 0) throw Error(ErrorKind::usage, "resample: the input holds part of a frame");
+  if (in.size() % m.channels != 0) throw Error(ErrorKind::usage, "resample: the input ends within a frame");
   m.taken += static_cast<int64_t>(in.size() / m.channels);
   if (m.soxr == nullptr) {
     out.insert(out.end(), in.begin(), in.end());
@@ -131,7 +131,8 @@ bool is_silence(std::span<const float> x) {
   double sum = 0;
   for (const float v : x) sum += static_cast<double>(v);
   const double mean = sum / static_cast<double>(x.size());
-  return std::max(static_cast<double>(*most) - mean, mean - static_cast<double>(*least)) < static_cast<double>(silence_deviation);
+  return std::max(static_cast<double>(*most) - mean, mean - static_cast<double>(*least)) <
+         static_cast<double>(silence_deviation);
 }
 float peak_gain(float peak) { return peak < silence_peak ? 1.0f : normalised_peak / peak; }
 float normalise_peak(std::span<float> x) {

@@ -68,8 +68,8 @@ struct AudioReader::Impl {
   }
   /// Throws, or adds a warning with AudioOptions::salvage.
   void not_whole(const std::string& reason) {
-    if (!options.salvage) bad(name, reason + "; --salvage takes what is there");
-    warn(reason + "; what is there is taken");
+    if (!options.salvage) bad(name, reason + "; --salvage uses the part that is there");
+    warn(reason + "; the part that is there is used");
   }
 };
 
@@ -98,8 +98,8 @@ void AudioReader::Impl::open(size_t which) {
   } catch (const DecodeFault& fault) {
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
     if (which == 0) bad(name, fault.reason);
-    bad(name, "its part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " +
-                  fault.reason);
+    bad(name,
+        "part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " + fault.reason);
   }
 }
 
@@ -117,9 +117,9 @@ void AudioReader::Impl::survey() {
     if (p == 0) {
       info = now;
     } else if (now.sample_rate != info.sample_rate || now.channels != info.channels) {
-      bad(name, "holds streams one after the other (chained Ogg) that differ: " + std::to_string(info.sample_rate) +
-                    " Hz with " + std::to_string(info.channels) + " channels, then " + std::to_string(now.sample_rate) +
-                    " Hz with " + std::to_string(now.channels) + "; split the file");
+      bad(name, "contains chained Ogg streams of different formats: " + std::to_string(info.sample_rate) + " Hz with " +
+                    std::to_string(info.channels) + " channels, then " + std::to_string(now.sample_rate) + " Hz with " +
+                    std::to_string(now.channels) + "; split the file");
     } else {
       info.frames += now.frames;
       info.frames_known = info.frames_known && now.frames_known;
@@ -145,11 +145,11 @@ AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(
   if (!m.container.warning.empty()) m.warn(m.container.warning);
   m.survey();
   if (m.info.sample_rate < min_sample_rate || m.info.sample_rate > max_sample_rate)
-    bad(m.name, "sample rate " + std::to_string(m.info.sample_rate) + ", expected " + std::to_string(min_sample_rate) +
-                    " to " + std::to_string(max_sample_rate));
+    bad(m.name, "the sample rate is " + std::to_string(m.info.sample_rate) + ", expected " +
+                    std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
   if (m.info.channels < 1 || m.info.channels > max_channels)
     bad(m.name, std::to_string(m.info.channels) + " channels, expected 1 to " + std::to_string(max_channels));
-  if (m.info.frames_known && m.info.frames <= 0) bad(m.name, "empty: no audio in it");
+  if (m.info.frames_known && m.info.frames <= 0) bad(m.name, "empty: it contains no audio");
 }
 AudioReader::AudioReader(AudioReader&&) noexcept = default;
 AudioReader& AudioReader::operator=(AudioReader&&) noexcept = default;
@@ -169,8 +169,8 @@ int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
     } catch (const DecodeFault& fault) {
       if (bytes->error() == 0) {
         const std::string where = "damaged after frame " + std::to_string(position + n) + ": " + fault.reason;
-        if (!options.salvage) bad(name, where + "; --salvage takes what is in front of it");
-        warn(where + "; the rest is left out");
+        if (!options.salvage) bad(name, where + "; --salvage uses the audio before it");
+        warn(where + "; the rest is not used");
         ended = true;
       }
     }
@@ -194,7 +194,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
   for (size_t i = 0; i < to.size(); ++i)
     if (!(std::fabs(to[i]) <= largest_sample)) {
       const int64_t frame = m.position + static_cast<int64_t>(i) / m.info.channels;
-      bad(m.name, (std::isfinite(to[i]) ? "sample out of any range (" + std::to_string(to[i]) + ")"
+      bad(m.name, (std::isfinite(to[i]) ? "sample out of range (" + std::to_string(to[i]) + ")"
                                         : std::string("sample that is not a finite number")) +
                       " at frame " + std::to_string(frame));
     }
@@ -204,9 +204,9 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
 }
 
 void AudioReader::Impl::at_end() {
-  if (position == 0) bad(name, "empty: no audio in it");
+  if (position == 0) bad(name, "empty: it contains no audio");
   if (info.frames_known && position < info.frames && warnings.empty())
-    not_whole("truncated: the header promises " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
+    not_whole("truncated: the header declares " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
               " are there");
 }
 

@@ -64,7 +64,7 @@ std::string number_bytes(uint64_t value, bool big_endian, size_t width = 4) {
 }
 
 std::string truncated(uint64_t promised, uint64_t there) {
-  return "truncated: the header promises " + std::to_string(promised) + " bytes of audio, " + std::to_string(there) +
+  return "truncated: the header declares " + std::to_string(promised) + " bytes of audio, " + std::to_string(there) +
          " are there";
 }
 
@@ -78,8 +78,8 @@ void is_cut(Container& c, std::string fault) {
 bool unknown_length(uint64_t n) { return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u; }
 
 void is_unfinished(Container& c, uint64_t there) {
-  c.warning = "the header promises no audio, " + std::to_string(there) +
-              " bytes of it are there: whoever wrote the file did not finish it; they are taken";
+  c.warning = "the header declares no audio, but " + std::to_string(there) +
+              " bytes of it are there, because the recording was not finished; they are used";
 }
 
 struct Chunks {
@@ -122,7 +122,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
           is_unfinished(c, there);
         }
       } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
-        c.fault = "empty: no audio in it";
+        c.fault = "empty: it contains no audio";
       } else if (size == 0) {
         // The recorder stopped before it filled in the sizes. The size 0xFFFFFFFF means up to the end of the file.
         c.patches.push_back(
@@ -130,7 +130,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
         c.patches.push_back({at + 4, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), kind.big_endian)});
         is_unfinished(c, there);
       } else if (unknown_length(size)) {
-        if (there == 0) c.fault = "empty: no audio in it";
+        if (there == 0) c.fault = "empty: it contains no audio";
       } else if (size > there) {
         is_cut(c, truncated(size, there));
       }
@@ -227,7 +227,7 @@ void find_links(const Bytes& file, uint64_t begin, Container& c) {
       const uint64_t next = next_page(file, at + 1);
       if (next < file.size() && c.fault.empty())
         is_cut(c,
-               "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are no Ogg");
+               "damaged: from byte " + std::to_string(at) + " on, " + std::to_string(next - at) + " bytes are not Ogg");
       at = next;
       continue;
     }
@@ -248,7 +248,7 @@ void inspect_ogg(const Bytes& file, uint64_t begin, Container& c) {
   const size_t at = tail.rfind("OggS");
   const Page last = at == std::string::npos ? Page{} : page_at(file, from + at);
   if (last.size == 0 || from + at + last.size > file.size()) {
-    is_cut(c, "truncated: its last page is cut");
+    is_cut(c, "truncated: its last page is incomplete");
   } else if (!last.last) {
     is_cut(c, "truncated: the last page is not marked as the end of the stream");
   }
@@ -276,7 +276,7 @@ uint64_t behind_tags(const Bytes& file) {
 Container inspect_container(int fd) {
   struct stat status {};
   if (::fstat(fd, &status) != 0)
-    throw Error(ErrorKind::io, std::string("cannot ask for the size of an open file: ") + std::strerror(errno));
+    throw Error(ErrorKind::io, std::string("cannot get the size of an open file: ") + std::strerror(errno));
   Container c;
   if (status.st_size == 0) {
     c.fault = "empty: 0 bytes";

@@ -178,8 +178,8 @@ void Dataset::Impl::scan() {
       try {
         all[i].path = found.files[i];
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
-        auto samples =
-            decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i], warnings[i]);
+        auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i],
+                              warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         // Other threads may have used the room during decoding. The sum is therefore checked again.
         if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
@@ -250,7 +250,8 @@ void Dataset::Impl::split() {
       for (Clip& c : clips)
         if (is_under(c.path, entry)) any = c.held_out = true;
       if (!any)
-        throw Error(ErrorKind::usage, folder + ": held-out entry '" + entry + "' names no usable file in this folder");
+        throw Error(ErrorKind::usage,
+                    folder + ": held-out entry '" + entry + "' matches no usable file in this folder");
     }
   } else {
     const bool any = options.held_out_folders && split_by_names();
@@ -271,7 +272,7 @@ void Dataset::Impl::split() {
     if (!clips[i].left_out) (clips[i].held_out ? held_out : training).push_back(static_cast<int64_t>(i));
   if (training.empty())
     throw Error(ErrorKind::input,
-                folder + ": every usable file is held out, nothing is left to train on" +
+                folder + ": every usable file is held out, and none is left to train on" +
                     (held_out_folders.empty() ? "" : "; --set training.held_out_folders=false trains on all folders"));
 }
 

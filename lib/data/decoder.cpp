@@ -191,8 +191,8 @@ class MpegFile : public Decoder {
         int channels = 0, encoding = 0;
         mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding);
         if (rate != info_.sample_rate || channels != info_.channels)
-          fault_ = "changes there to " + std::to_string(rate) + " Hz with " + std::to_string(channels) +
-                   " channels, begins with " + std::to_string(info_.sample_rate) + " Hz and " +
+          fault_ = "the format changes there to " + std::to_string(rate) + " Hz with " + std::to_string(channels) +
+                   " channels, at the beginning it is " + std::to_string(info_.sample_rate) + " Hz and " +
                    std::to_string(info_.channels);
       } else if (code != MPG123_OK) {
         fault_ = mpg123_strerror(mpeg_.get());

@@ -110,8 +110,8 @@ Material survey(AudioReader& reader, const MaterialOptions& options, std::vector
   m.warnings = reader.warnings();
   m.exact_header = m.warnings.empty() && reader.info().frames_known && reader.info().frames == m.frames;
   if (m.channel >= 0)
-    m.warnings.push_back("its channels cancel each other (opposite phase); channel " + std::to_string(m.channel + 1) +
-                         " is taken alone");
+    m.warnings.push_back("its channels cancel each other (opposite phase); only channel " +
+                         std::to_string(m.channel + 1) + " is used");
   if (samples != nullptr)
     for (float& v : *samples) v *= m.gain;
   return m;
@@ -126,7 +126,7 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
                    const SampleSink& sink) {
   if (offset < 0 || n < 0 || n > m.samples - offset)
     throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " +
-                                      std::to_string(offset + n) + " were asked for, it has " +
+                                      std::to_string(offset + n) + " were requested, it has " +
                                       std::to_string(m.samples));
   // Resampling by `up` / `down` starts at a point where the sample grids of input and output coincide. The point is
   // early enough for the filter to be independent of what precedes it.
@@ -170,8 +170,8 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     out.clear();
   }
   if (at < end)
-    throw Error(ErrorKind::input, reader.name() + ": shorter than it was: " + std::to_string(frames) + " of " +
-                                      std::to_string(m.frames) + " frames are there");
+    throw Error(ErrorKind::input, reader.name() + ": became shorter while it was in use: " + std::to_string(frames) +
+                                      " of " + std::to_string(m.frames) + " frames are there");
 }
 
 void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset,

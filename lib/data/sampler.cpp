@@ -75,7 +75,7 @@ Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t 
       if (e.kind() != ErrorKind::input && e.kind() != ErrorKind::io) throw;
       if (attempt + 1 == attempts)
         throw Error(ErrorKind::io, dataset.folder() + ": " + std::to_string(attempts) +
-                                       " files in a row could not be read any more, the last because of: " + e.what());
+                                       " files in a row could no longer be read, the last one because of: " + e.what());
       lost.push_back({dataset.clips()[static_cast<size_t>(crop.clip)].path, e.what()});
     }
   }

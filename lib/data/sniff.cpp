@@ -26,7 +26,7 @@ constexpr Words words[] = {
     {"is a model (safetensors)", "a model (safetensors)", "--model takes it"},
     {"is an audio file", "audio", "nacre encode and nacre eval read it"},
     {"is JSON", "a configuration (JSON)", "--config takes a configuration"},
-    {"is a pointer of git-lfs", "", "git lfs pull fetches what it stands for"},
+    {"is a git-lfs pointer", "", "git lfs pull fetches the file itself"},
 };
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
@@ -88,7 +88,7 @@ std::string about_folder(const fs::path& folder, Thing expected) {
   if (fs::is_regular_file(folder / "manifest.json", failed))
     return expected == Thing::weights ? "" : "; it is a checkpoint of nacre train, which --model takes";
   if (fs::is_regular_file(folder / "config.json", failed) && fs::exists(folder / "run.lock", failed))
-    return expected == Thing::weights ? "; it is a run of nacre train that has saved nothing yet"
+    return expected == Thing::weights ? "; it is a run of nacre train that has no checkpoint yet"
                                       : "; it is a run of nacre train, which --model takes";
   bool audio = false, streams = false, weights = false;
   for (fs::directory_iterator entry(folder, failed); !failed && entry != fs::directory_iterator();
@@ -98,9 +98,9 @@ std::string about_folder(const fs::path& folder, Thing expected) {
     streams = streams || name.ends_with(".nacre");
     weights = weights || name.ends_with(".safetensors");
   }
-  if (weights) return expected == Thing::weights ? "; name the safetensors file that is meant" : "";
-  if (audio && expected != Thing::audio) return "; it holds audio files, which nacre encode and nacre eval read";
-  if (streams && expected != Thing::stream) return "; it holds .nacre streams, which nacre decode reads";
+  if (weights) return expected == Thing::weights ? "; give the name of one of its safetensors files" : "";
+  if (audio && expected != Thing::audio) return "; it contains audio files, which nacre encode and nacre eval read";
+  if (streams && expected != Thing::stream) return "; it contains .nacre streams, which nacre decode reads";
   return "";
 }
 

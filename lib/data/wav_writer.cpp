@@ -70,12 +70,12 @@ WavWriter::~WavWriter() = default;
 void WavWriter::write(std::span<const float> x) {
   Impl& m = *impl_;
   if (x.size() % static_cast<size_t>(m.channels) != 0)
-    throw Error(ErrorKind::usage, m.name + ": the samples hold part of a frame");
+    throw Error(ErrorKind::usage, m.name + ": the samples end within a frame");
   for (const float v : x)
-    if (!std::isfinite(v)) throw Error(ErrorKind::usage, m.name + ": asked to write a sample that is not finite");
+    if (!std::isfinite(v)) throw Error(ErrorKind::usage, m.name + ": a sample to write is not finite");
   const auto n = static_cast<sf_count_t>(x.size());
   m.samples += n;
-  if (m.samples > m.most) throw Error(ErrorKind::usage, m.name + ": more audio than the length that was announced");
+  if (m.samples > m.most) throw Error(ErrorKind::usage, m.name + ": more audio than the length that was declared");
   sf_count_t written = 0;
   if (m.format == WavFormat::float32) {
     written = sf_write_float(m.sound.get(), x.data(), n);

@@ -149,7 +149,7 @@ class Output {
 Descriptor open_for_reading(const fs::path& path, uint64_t& size) {
   Descriptor file(path, O_RDONLY | O_NONBLOCK, "open");
   struct stat status {};
-  if (::fstat(file.get(), &status) < 0) fail(path, "look at", errno);
+  if (::fstat(file.get(), &status) < 0) fail(path, "read the status", errno);
   if (!S_ISREG(status.st_mode)) throw Error(ErrorKind::input, path.string() + ": is not a regular file");
   size = static_cast<uint64_t>(status.st_size);
   return file;
@@ -303,7 +303,8 @@ int remove_leftovers(const fs::path& folder) {
       if (entry.path().filename().string().starts_with(temporary_prefix)) found.push_back(entry.path());
     for (const auto& path : found) removed += fs::remove_all(path) > 0;
   } catch (const fs::filesystem_error& e) {
-    throw Error(ErrorKind::io, folder.string() + ": could not remove what an earlier run left: " + e.code().message());
+    throw Error(ErrorKind::io,
+                folder.string() + ": could not remove files that an earlier run left: " + e.code().message());
   }
   return removed;
 }

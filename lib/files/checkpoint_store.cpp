@@ -67,7 +67,7 @@ Json manifest_of_caller(const std::string& text) {
   if (!json.is_object()) throw Error(ErrorKind::usage, "checkpoint: the manifest is not a JSON object");
   for (const auto key : own_keys)
     if (json.contains(key))
-      throw Error(ErrorKind::usage, "checkpoint: the manifest's key " + in_quotes(key) + " belongs to the store");
+      throw Error(ErrorKind::usage, "checkpoint: the manifest's key " + in_quotes(key) + " is reserved for the store");
   return json;
 }
 
@@ -227,7 +227,7 @@ struct CheckpointStore::Impl {
     fs::path aside = run / name;
     for (int i = 2; fs::exists(fs::symlink_status(aside)); ++i) aside = run / (name + "-" + std::to_string(i));
     if (file_calls().rename(checkpoint.c_str(), aside.c_str()) < 0)
-      throw Error(ErrorKind::io, checkpoint.string() + ": could not be set aside: " +
+      throw Error(ErrorKind::io, checkpoint.string() + ": could not be renamed to set it aside: " +
                                      std::error_code(errno, std::generic_category()).message());
     return aside;
   }

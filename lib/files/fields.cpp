@@ -74,9 +74,14 @@ Limits list(Limits entry, size_t fewest, size_t most, std::string entries) {
 namespace {
 
 // In the order of the alternatives of Field::Value.
-constexpr const char* types[] = {"integer", "integer", "number", "boolean", "list of integers", "word"};
-constexpr const char* expected_types[] = {"an integer of 64 bits", "an integer of 64 bits", "a number",
-                                          "true or false",         "a list of integers",    "a string"};
+constexpr const char* types[] = {"integer", "integer", "number", "boolean", "list of integers", "word", "word"};
+constexpr const char* expected_types[] = {"an integer of 64 bits",
+                                          "an integer of 64 bits",
+                                          "a number",
+                                          "true or false",
+                                          "a list of integers",
+                                          "a string",
+                                          "a string"};
 
 std::string count_text(const field::Limits& l) {
   return std::to_string(l.fewest) + " to " + std::to_string(l.most) + (l.entries.empty() ? "" : " " + l.entries);
@@ -89,6 +94,14 @@ std::string shown(const json& v) {
 }
 bool fits_int64(const json& v) {
   return v.is_number_integer() && (!v.is_number_unsigned() || v.get<uint64_t>() <= INT64_MAX);
+}
+
+/// The position of a word among those that the key may have.
+size_t index_of(const std::string& word, const Field& f, const std::string& place) {
+  const std::vector<std::string>& words = f.limits.words;
+  const auto found = std::find(words.begin(), words.end(), word);
+  if (found == words.end()) refuse(place + f.key, in_quotes(word), f.limits.text + did_you_mean(word, words));
+  return static_cast<size_t>(found - words.begin());
 }
 
 /// Stores a value if it has the key's type, and returns whether it has.
@@ -116,11 +129,12 @@ struct Store {
   }
   bool operator()(unsigned char* to) const {
     if (!v.is_string()) return false;
-    const std::vector<std::string>& words = f.limits.words;
-    const auto word = v.get<std::string>();
-    const auto found = std::find(words.begin(), words.end(), word);
-    if (found == words.end()) refuse(place + f.key, in_quotes(word), f.limits.text + did_you_mean(word, words));
-    *to = static_cast<unsigned char>(found - words.begin());
+    *to = static_cast<unsigned char>(index_of(v.get<std::string>(), f, place));
+    return true;
+  }
+  bool operator()(std::string* to) const {
+    if (!v.is_string()) return false;
+    *to = f.limits.words[index_of(v.get<std::string>(), f, place)];
     return true;
   }
 };
@@ -173,6 +187,8 @@ void check_limits(const std::string& section, const Fields& all, std::string (*t
     } else if (const auto* integer = std::get_if<int64_t*>(&f.value);
                integer != nullptr && !f.limits.holds(static_cast<double>(**integer))) {
       refuse(key, std::to_string(**integer), f.limits.text);
+    } else if (const auto* word = std::get_if<std::string*>(&f.value)) {
+      index_of(**word, f, section + ".");
     }
   }
 }

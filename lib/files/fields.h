@@ -10,8 +10,8 @@ namespace nacre {
 
 /// A key and the location of its value.
 struct Field {
-  /// The last alternative is an enumerator, which is an index into limits.words.
-  using Value = std::variant<int64_t*, uint64_t*, double*, bool*, std::vector<int64_t>*, unsigned char*>;
+  /// The last two alternatives are words: an enumerator, which is an index into limits.words, or the word itself.
+  using Value = std::variant<int64_t*, uint64_t*, double*, bool*, std::vector<int64_t>*, unsigned char*, std::string*>;
   std::string key;
   Value value;
   field::Limits limits;

@@ -100,7 +100,8 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
   static std::atomic<unsigned> count{0};
   for (;;) {
     // The temporary name does not contain the target's name, which may already have the maximum length.
-    const std::filesystem::path name = ".nacre-out-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
+    const std::filesystem::path name =
+        ".nacre-out-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
     temporary_ = (std::filesystem::path(target_).parent_path() / name).string();
     fd_ = Descriptor(file_calls().open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (fd_) return;

@@ -25,7 +25,7 @@ std::string holder(int fd) {
   const ssize_t n = ::pread(fd, text.data(), text.size(), 0);
   std::string who(text.data(), n > 0 ? static_cast<size_t>(n) : 0);
   while (!who.empty() && who.back() == '\n') who.pop_back();
-  return who.empty() ? "which does not say who it is" : in_quotes(who);
+  return who.empty() ? "an unknown process" : in_quotes(who);
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ RunLock::RunLock(const std::filesystem::path& file) {
     if (number == EWOULDBLOCK) {
       const std::string who = holder(fd_);
       ::close(fd_);
-      throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder, " + who +
+      throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder: " + who +
                                         "; stop it or choose another folder");
     }
     if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // this file system has no locks

@@ -115,7 +115,7 @@ void check_for_writing(std::span<const StoredTensor> tensors, const std::map<std
   const StoredTensor* before = nullptr;
   for (const StoredTensor* t : by_name(tensors)) {
     if (t->name == "__metadata__" || !is_utf8(t->name) || t->name.find('\0') != std::string::npos)
-      refuse(in_quotes(t->name) + " cannot be the name of a tensor");
+      refuse(in_quotes(t->name) + " is not a valid tensor name");
     if (before != nullptr && before->name == t->name) refuse("there are two tensors named " + in_quotes(t->name));
     before = t;
     uint64_t elements = 0;
@@ -255,7 +255,7 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   for (const auto* e : order) {
     if (e->begin != at)
       fail(name, "tensor " + in_quotes(e->name) + " begins at byte " + std::to_string(e->begin) +
-                     " of the data, expected " + std::to_string(at) + ": tensors must lie back to back");
+                     " of the data, expected " + std::to_string(at) + ": tensors must be contiguous");
     at = e->end;
   }
   if (at > data.size())

@@ -30,7 +30,7 @@ class Parser {
       }
     });
     skip_space();
-    if (at_ != json_.size()) fail("something follows the JSON object");
+    if (at_ != json_.size()) fail("unexpected data after the JSON object");
     std::sort(out.entries.begin(), out.entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     for (size_t i = 1; i < out.entries.size(); ++i)
       if (out.entries[i].name == out.entries[i - 1].name)
@@ -125,7 +125,7 @@ class Parser {
     const char* last = json_.data() + json_.size();
     uint64_t value = 0;
     const auto [end, problem] = std::from_chars(first, last, value);
-    if (problem == std::errc::result_out_of_range) fail("a number does not fit into 64 bits");
+    if (problem == std::errc::result_out_of_range) fail("a number does not fit in 64 bits");
     if (problem != std::errc()) fail("expected a whole number that is not negative");
     if (*first == '0' && end != first + 1) fail("a number begins with 0");
     at_ += static_cast<size_t>(end - first);
@@ -173,13 +173,13 @@ class Parser {
       } else if (kind == 'u') {
         uint32_t code = hex4();
         if (code >= 0xd800 && code < 0xdc00) {
-          if (json_.substr(at_, 2) != "\\u") fail("half a surrogate pair");
+          if (json_.substr(at_, 2) != "\\u") fail("an unpaired surrogate");
           at_ += 2;
           const uint32_t low = hex4();
-          if (low < 0xdc00 || low >= 0xe000) fail("half a surrogate pair");
+          if (low < 0xdc00 || low >= 0xe000) fail("an unpaired surrogate");
           code = 0x10000 + ((code - 0xd800) << 10 | (low - 0xdc00));
         } else if (code >= 0xdc00 && code < 0xe000) {
-          fail("half a surrogate pair");
+          fail("an unpaired surrogate");
         }
         append_utf8(out, code);
       } else {

@@ -60,13 +60,14 @@ std::string problem(const StreamHeader& h) {
 /// The defect of a length, or "". The frames must hold the samples and may exceed them by at most four hops of padding
 /// and two samples of rounding in the resampler.
 std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
-  if (samples > max_samples) return "there are " + std::to_string(samples) + " samples";
+  if (samples > max_samples)
+    return "the number of samples is " + std::to_string(samples) + ", expected at most " + std::to_string(max_samples);
   if (h.samples != StreamHeader::unknown && h.samples != samples)
     return "the header has " + std::to_string(h.samples) + " samples, the end " + std::to_string(samples);
   const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
   const long double held = static_cast<long double>(frames) * h.hop;
   if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
-    return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not fit to " +
+    return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not match the length of " +
            std::to_string(samples) + " samples";
   return {};
 }
@@ -142,17 +143,17 @@ void StreamWriter::packet(uint32_t channel, size_t frames) {
 }
 
 void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
-  if (finished_) throw Error(ErrorKind::usage, "stream: written to after its end");
+  if (finished_) throw Error(ErrorKind::usage, "stream: write after the end of the stream");
   if (channel >= header_.channels)
-    throw Error(ErrorKind::usage,
-                "stream: channel " + std::to_string(channel) + " of " + std::to_string(header_.channels));
+    throw Error(ErrorKind::usage, "stream: channel is " + std::to_string(channel) + ", expected 0 to " +
+                                      std::to_string(header_.channels - 1));
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "stream: " + std::to_string(codes.size()) + " codes are not whole frames of " +
                                       std::to_string(header_.codebooks));
   for (int32_t c : codes)
     if (c < 0 || static_cast<uint32_t>(c) >= header_.codebook_size)
-      throw Error(ErrorKind::usage,
-                  "stream: code " + std::to_string(c) + " in a codebook of " + std::to_string(header_.codebook_size));
+      throw Error(ErrorKind::usage, "stream: code is " + std::to_string(c) + ", expected 0 to " +
+                                        std::to_string(header_.codebook_size - 1));
   const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
   // A long input is split into packets, so that little data waits if the channels advance together.
   while (!codes.empty()) {
@@ -239,18 +240,22 @@ std::optional<StreamPacket> StreamReader::next() {
   const auto kind = buffer_[0];
   if ((kind != data_kind && kind != closing_kind) || buffer_[1] != std::byte{0}) fail("this is not a packet");
   if (get<uint32_t>(buffer_, 4) != packets_)
-    fail("packet " + std::to_string(get<uint32_t>(buffer_, 4)) + " where " + std::to_string(packets_) +
-         " was expected");
+    fail("found packet " + std::to_string(get<uint32_t>(buffer_, 4)) + ", expected packet " + std::to_string(packets_));
   if (kind == closing_kind) {
     close(buffer_);
     return {};
   }
   const uint32_t channel = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
-  if (channel != packets_ % header_.channels) fail("a packet of channel " + std::to_string(channel) + " out of turn");
-  if (frames == 0 || frames > header_.packet_frames) fail("a packet of " + std::to_string(frames) + " frames");
+  if (channel != packets_ % header_.channels)
+    fail("found a packet of channel " + std::to_string(channel) + ", expected one of channel " +
+         std::to_string(packets_ % header_.channels));
+  if (frames == 0 || frames > header_.packet_frames)
+    fail("found a packet of " + std::to_string(frames) + " frames, expected 1 to " +
+         std::to_string(header_.packet_frames));
   // All channels of a stretch have the same number of frames. Only the last stretch may be shorter than packet_frames.
   if (channel > 0 ? frames != stretch_frames_ : packets_ > 0 && stretch_frames_ != header_.packet_frames)
-    fail("a packet of " + std::to_string(frames) + " frames after one of " + std::to_string(stretch_frames_));
+    fail("found a packet of " + std::to_string(frames) + " frames, expected " + std::to_string(stretch_frames_) +
+         " as in the other channels");
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");
 
   const size_t payload = static_cast<size_t>(payload_bytes(header_, frames));
@@ -270,7 +275,7 @@ std::optional<StreamPacket> StreamReader::next() {
     for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(buffer_[at++]) << filled;
     const uint32_t value = pending & mask;
     if (value >= header_.codebook_size)
-      fail("code " + std::to_string(value) + " in a codebook of " + std::to_string(header_.codebook_size));
+      fail("code is " + std::to_string(value) + ", expected 0 to " + std::to_string(header_.codebook_size - 1));
     code = static_cast<int32_t>(value);
     pending >>= bits;
     filled -= bits;
@@ -294,11 +299,12 @@ void StreamReader::close(std::span<const std::byte> head) {
   if (get<uint16_t>(all, 2) != 0 || get<uint32_t>(all, 8) != 0) fail("the closing packet is malformed");
   if (packets_ % header_.channels != 0) fail("the stream ends before the packets of every channel");
   if (get<uint64_t>(all, 12) != frames_)
-    fail("has " + std::to_string(frames_) + " frames, the end says " + std::to_string(get<uint64_t>(all, 12)));
+    fail("has " + std::to_string(frames_) + " frames, the closing packet says " +
+         std::to_string(get<uint64_t>(all, 12)));
   samples_ = get<uint64_t>(all, 20);
   if (const std::string what = length_problem(header_, frames_, samples_); !what.empty()) fail(what);
   std::byte more{};
-  if (source_({&more, 1}) != 0) fail("something follows the end of the stream");
+  if (source_({&more, 1}) != 0) fail("unexpected data after the end of the stream");
   state_ = State::finished;
 }
 

@@ -67,7 +67,7 @@ void drop_log_lines_after(const std::string& path, int64_t step, const LogFailur
     if (in.bad()) throw_errno(path, "cannot read");
     if (changed) write_file_atomically(path, kept);
   } catch (const Error& e) {
-    if (failed) failed(std::string(e.what()) + "; it still has lines of steps beyond " + std::to_string(step));
+    if (failed) failed(std::string(e.what()) + "; it still has lines of steps after " + std::to_string(step));
   }
 }
 

@@ -148,7 +148,7 @@ EventWriter::EventWriter(std::string folder, EventOptions options)
   Impl& m = *impl_;
   std::error_code failed;
   std::filesystem::create_directories(m.folder, failed);
-  if (failed) throw Error(ErrorKind::io, m.folder + ": cannot make the folder: " + failed.message());
+  if (failed) throw Error(ErrorKind::io, m.folder + ": cannot create the folder: " + failed.message());
   if (!m.open()) throw_errno(m.path, "cannot write");
   if (m.options.resume_step >= 0)
     m.add(Message()

@@ -74,8 +74,9 @@ void Plan::Impl::share_gradients() {
     if (writers.empty()) continue;
     Reading& last = *writers.back();
     // `last` is the first writer in backward order. It may share if it also made y: no later backward pass reads y's
-    // gradient, so the remaining writers of x can add to it in place. Of two activations
-    // that a step passes y's gradient to, one shares it. x needs its own block if `last` reads x a second time, or if x is a source, whose gradient stays readable.
+    // gradient, so the remaining writers of x can add to it in place. Of two activations that a step passes y's
+    // gradient to, one shares it. x needs its own block if `last` reads x a second time, or if x is a source, whose
+    // gradient stays readable.
     const bool alone = writers.size() < 2 || writers[writers.size() - 2]->step != last.step;
     if (last.passes_to >= 0 && alone && x.made >= 0) {
       Activation& y = nth(activations, last.passes_to);
@@ -223,7 +224,8 @@ void Plan::run_until(int step, Until pass) {
   size_t end = p.program.size();
   while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
   if (end == 0)
-    throw Error(ErrorKind::usage, "plan: step " + std::to_string(step) + " has no such pass to run until");
+    throw Error(ErrorKind::usage, "plan: run_until: step " + std::to_string(step) + " has no " +
+                                      (pass == Until::forward ? "forward" : "backward") + " pass");
   // Forward passes change no state, so a run of forward passes alone saves the copies.
   const bool changes = pass == Until::backward;
   if (changes) p.keep_state(false);
@@ -335,7 +337,8 @@ Flow Plan::detach(Flow x) {
                              .value = from.value});
     return {static_cast<int>(p.activations.size()) - 1, x.shape, x.storage};
   }
-  if (p.next_activation >= p.activations.size() || Impl::nth(p.activations, static_cast<int>(p.next_activation)).value != from.value)
+  if (p.next_activation >= p.activations.size() ||
+      Impl::nth(p.activations, static_cast<int>(p.next_activation)).value != from.value)
     p.walks_differ();
   return {static_cast<int>(p.next_activation++), x.shape, x.storage};
 }
@@ -343,7 +346,9 @@ Flow Plan::detach(Flow x) {
 std::byte* Plan::finish(Flow x, Storage as) {
   Impl& p = *impl_;
   Impl::Activation& a = p.at(x.id);
-  if (a.storage != as) p.refuse("the result is read in another storage than it has");
+  if (a.storage != as)
+    p.refuse(std::string("the result is read as ") + (as == Storage::float32 ? "float" : "bf16") +
+             ", it is stored in " + (a.storage == Storage::float32 ? "float" : "bf16"));
   if (p.walk == Impl::Walk::first) Impl::nth(p.blocks, a.value).always = true;
   return p.address(a.value);
 }
@@ -389,7 +394,7 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
              (a.storage == Storage::float32 ? "float" : "bf16"));
   if (p.walk == Plan::Impl::Walk::first) {
     if (a.differentiable && a.walk != p.open.back().number)
-      p.refuse("reads an activation of another walk, whose gradient cannot cross; use detach()");
+      p.refuse("reads an activation of another walk, and gradients cannot pass between walks; use detach()");
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
     moments.push_back({number_, Until::forward});
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});

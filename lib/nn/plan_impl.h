@@ -142,7 +142,7 @@ struct Plan::Impl {
   }
   void expect_newest(int step) const {
     expect_walking("a step");
-    if (step != newest) refuse("step " + name(step) + " is described after a newer one was made");
+    if (step != newest) refuse("step " + name(step) + " is described after a newer step was created");
   }
   /// Address of the block for the n-th call of this kind. The first walk creates the block.
   std::byte* call(size_t bytes, std::vector<Moment> moments, bool always) {
@@ -156,7 +156,8 @@ struct Plan::Impl {
   }
   bool trainable(const Parameters& p) const {
     if (!training() || std::find(frozen.begin(), frozen.end(), &p) != frozen.end()) return false;
-    if (!p.allocated() && !surveys) refuse("the parameters are planned for training before they are allocated");
+    if (!p.allocated() && !surveys)
+      refuse("the parameters have no memory yet; allocate them before a plan for training");
     return !p.allocated() || p.with_gradients();
   }
   bool reads_differentiable(const StepRecord& s) const {

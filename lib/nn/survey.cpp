@@ -59,7 +59,7 @@ Span Plan::reach(Flow to, Span span, Flow from) const {
   }
   const auto found = spans.find(value_of(from.id));
   if (found == spans.end())
-    throw Error(ErrorKind::usage, "plan: an activation does not depend on the one it is to reach");
+    throw Error(ErrorKind::usage, "plan: the span of an input is requested for an output that does not depend on it");
   return found->second;
 }
 

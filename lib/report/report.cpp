@@ -122,27 +122,26 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
   const double rate = f.codec.nominal_bitrate() / 1000, plain = 16 * static_cast<double>(f.codec.sample_rate) / 1000;
   std::string s = "<p>This neural audio codec was trained on " + describe_duration(f.training_seconds) + " of audio (" +
                   std::to_string(f.training_files) + " files) in " + std::to_string(f.log.step) +
-                  " steps, which took " + describe_duration(f.log.trained_seconds) + ". It turns sound of " +
-                  figure_of(static_cast<double>(f.codec.sample_rate) / 1000, "%g") + " kHz into " +
+                  " steps, which took " + describe_duration(f.log.trained_seconds) + ". It codes audio of " +
+                  figure_of(static_cast<double>(f.codec.sample_rate) / 1000, "%g") + " kHz at " +
                   figure_of(rate, "%.1f") + " kbit/s (" + std::to_string(f.codec.n_codebooks) + " codes of " +
                   std::to_string(f.codec.code_bits()) + " bits, " + figure_of(f.codec.frame_rate(), "%g") +
-                  " times a second), " + figure_of(plain / rate, "%.3g") +
-                  " times less than plain 16-bit samples, and back. ";
-  s += f.on_training ? "Nothing was held out, so the figures here are for audio it was trained on: "
-                     : "It was then judged on audio that was kept out of training: ";
+                  " times a second), " + figure_of(plain / rate, "%.3g") + " times less than plain 16-bit samples. ";
+  s += f.on_training ? "No audio was held out, so the figures here are for audio that it was trained on: "
+                     : "It was evaluated on audio that was held out of training: ";
   s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") +
        describe_duration(e.seconds()) + ". ";
   const double snr = e.snr();
   if (std::isfinite(snr)) {
-    s += "There the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";
-    s += snr > 0 ? "what differs from the original has " +
+    s += "On this audio the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";
+    s += snr > 0 ? "the difference from the original has " +
                        (snr >= 6 ? "1/" + figure_of(std::pow(10, snr / 10), "%.0f")
                                  : figure_of(100 * std::pow(10, -snr / 10), "%.0f") + " percent") +
                        " of the original's power. Higher is better."
                  : std::string("at or below 0 dB, silence would be as close to the original as this output.");
     s += beside(others) + "</p>\n";
   } else {
-    s += "No SNR can be given, for there is nothing but silence.</p>\n";
+    s += "There is no SNR, because all of the audio is silent.</p>\n";
   }
   const auto fact = [&](const char* name, const std::string& value, const char* unit) {
     s += "<div><dt>" + std::string(name) + "</dt><dd>" + value + " <small>" + unit + "</small></dd></div>\n";
@@ -159,8 +158,8 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
   std::vector<std::string> notes;
   if (f.other_data)
     notes.push_back(
-        "The data folder is not what this model was trained on (files or settings differ): some of the audio called "
-        "held out here may have been part of its training.");
+        "The data folder differs from the one that this model was trained on (files or settings): some of the audio "
+        "called held out here may have been used for its training.");
   int64_t frames = 0;
   for (const ClipScore& c : e.clips()) frames += static_cast<int64_t>(c.seconds * f.codec.frame_rate());
   for (const std::string& w : warnings({.snr = snr,
@@ -215,13 +214,13 @@ std::string curves(const Findings& f) {
   }
   parts.push_back(of_train("VQ", "var(--violet)", &TrainLine::commitment));
   std::string s = "<div class=\"charts\">\n";
-  s += chart_html({.title = "Likeness to the original",
+  s += chart_html({.title = "Similarity to the original",
                    .note = "SNR on held-out audio, before training and at the end of every epoch. It should rise.",
                    .y_name = "SNR, dB",
                    .from_zero = true,
                    .series = {of_valid("held out", "var(--blue)", &ValidLine::snr)}});
   s += chart_html({.title = "Loss",
-                   .note = "What training makes smaller: the sum of the parts below. It should fall.",
+                   .note = "The quantity that training minimises: the sum of the parts below. It should fall.",
                    .y_name = "loss",
                    .series = {of_train("training", "var(--blue)", &TrainLine::loss),
                               of_valid("held out", "var(--orange)", &ValidLine::loss)}});
@@ -240,7 +239,7 @@ std::string curves(const Findings& f) {
        .series = std::move(shares)});
   Chart usage{
       .title = "Codebook use",
-      .note = "Part of each codebook's codes that occur in the held-out audio. Codes that never occur are wasted bits.",
+      .note = "Part of each codebook's codes that occur in the held-out audio. Codes that never occur waste bits.",
       .y_name = "codes in use, %",
       .y_min = 0,
       .y_max = 100,
@@ -258,7 +257,7 @@ std::string curves(const Findings& f) {
   }
   s += chart_html(usage);
   s += chart_html({.title = "Level of the output",
-                   .note = "Standard deviation of the decoded sound beside the original's. They should meet.",
+                   .note = "Standard deviation of the decoded audio and of the original. The two should agree.",
                    .y_name = "standard deviation",
                    .from_zero = true,
                    .series = {of_valid("original", "var(--orange)", &ValidLine::input_std),
@@ -383,19 +382,18 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
         code_bits(f.codec, static_cast<size_t>(std::llround(c.seconds * static_cast<double>(f.codec.sample_rate))));
   s += "<h2>Comparison</h2>\n" + comparison_html(codec, baselines.all(), baselines.notes());
   s += "<h2>Training</h2>\n" + curves(f) + history(f);
-  s += "<h2>Listen and look</h2>\n" + listening(f, e, baselines.all());
+  s += "<h2>Examples</h2>\n" + listening(f, e, baselines.all());
   s += std::string("<h2>Scores</h2>\n<p>") +
        (e.seconds() < f.held_out_seconds - 1e-6
             ? std::to_string(f.scored_files) + " of " + std::to_string(f.held_out_files) +
-                  " files, spread over the list; of long ones, excerpts. "
+                  " files, evenly spread over the list; of long files, excerpts. "
             : "") +
-       "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better. Speeds are of this machine while it "
-       "made "
-       "this page; those of short files are pessimistic, for whole windows are computed.</p>\n" +
+       "SNR and SI-SDR: higher is better. Mel and STFT distance: lower is better. Speeds were measured on "
+       "this machine; those of short files are too low, because whole windows are computed.</p>\n" +
        scores(e);
-  s += "<h2>Codebooks</h2>\n<p>Over the same audio. Perplexity is the number of codes that, used equally often, would "
-       "carry as "
-       "much information.</p>\n" +
+  s += "<h2>Codebooks</h2>\n<p>On the same audio. Perplexity is the number of codes that would carry as much "
+       "information "
+       "if they were used equally often.</p>\n" +
        codebooks(f, e);
   s += "<h2>Configuration</h2>\n<details><summary>config.json</summary>\n<pre>" + html_text(f.config.to_json()) +
        "</pre></details>\n";
@@ -418,7 +416,7 @@ std::optional<uint64_t> trained_on(const std::filesystem::path& model) {
 
 ReportResult write_report(const ReportOptions& o) {
   if (!o.overwrite && std::filesystem::exists(o.output))
-    throw Error(ErrorKind::usage, o.output.string() + ": exists already; -f replaces it");
+    throw Error(ErrorKind::usage, o.output.string() + ": already exists; -f replaces it");
   Findings f;
   f.log = read_run_log(o.run / "log.jsonl");
   f.config = RunConfig::named((o.run / "config.json").string());

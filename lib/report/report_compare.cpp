@@ -44,10 +44,10 @@ Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const Codec
     all_.push_back({.name = "Opus"});
     const double wanted = config.nominal_bitrate();
     if (wanted < min_opus_bitrate || wanted > max_opus_bitrate)
-      notes_.push_back("Opus was asked for " +
+      notes_.push_back("Opus was set to " +
                        figure_of((wanted < min_opus_bitrate ? min_opus_bitrate : max_opus_bitrate) / 1000, "%g") +
-                       " kbit/s, the " + (wanted < min_opus_bitrate ? "least" : "most") +
-                       " that it can be asked for here.");
+                       " kbit/s, the " + (wanted < min_opus_bitrate ? "lowest" : "highest") +
+                       " bitrate that can be set here.");
   }
 }
 
@@ -80,14 +80,14 @@ std::string comparison_html(const Baseline& codec, const std::vector<Baseline>& 
            cell(b.scores.stft(), "%.3f") + "</tr>\n";
   };
   std::string s =
-      "<p>Means over the same files. kbit/s: what the codes, or Opus's packets, took; no container is counted. ";
+      "<p>Means over the same files. kbit/s: size of the codes, or of Opus's packets, without a container. ";
   s += "SNR, SI-SDR and STOI (intelligibility, at most 1): higher is better. Mel and STFT distance: lower is better.";
   bool opus = false;
   for (const Baseline& b : others) opus = opus || b.name == "Opus";
   if (opus)
-    s +=
-        " Opus was asked for this codec's nominal bitrate, and may vary it with the sound. It shapes its noise for the "
-        "ear, so that it can sound better than its SNR says: listen to both.";
+    s += " Opus was set to this codec's nominal bitrate, from which it may deviate. It shapes its noise so that it is "
+         "less "
+         "audible, and can sound better than its SNR suggests: listen to both.";
   s += "</p>\n<div class=\"wide\"><table>\n<thead><tr><th>Codec</th><th>kbit/s</th><th>SNR "
        "<small>dB</small></th><th>SI-SDR "
        "<small>dB</small></th><th>STOI</th><th>Mel <small>distance</small></th><th>STFT "

@@ -58,9 +58,9 @@ RunLog read_run_log(const std::filesystem::path& file) {
   if (!fs::exists(run, failed)) throw Error(ErrorKind::io, run.string() + ": no such folder" + expected);
   if (!fs::is_directory(run, failed)) throw Error(ErrorKind::io, run.string() + ": is a file" + expected);
   if (!fs::exists(file, failed))
-    throw Error(ErrorKind::input, run.string() + ": is no run, it has no " + file.filename().string() + expected);
+    throw Error(ErrorKind::input, run.string() + ": is not a run, it has no " + file.filename().string() + expected);
   std::ifstream in(file, std::ios::binary);
-  if (!in) throw Error(ErrorKind::io, file.string() + ": cannot be opened");
+  if (!in) throw Error(ErrorKind::io, file.string() + ": cannot open");
   RunLog log;
   double seconds = 0;  // of the current start of the run
   for (std::string text; std::getline(in, text);) {
@@ -105,7 +105,7 @@ RunLog read_run_log(const std::filesystem::path& file) {
   double last = -1;
   if (!log.train.empty()) last = log.train.back().step;
   if (!log.valid.empty()) last = std::max(last, log.valid.back().step);
-  if (last < 0) throw Error(ErrorKind::input, file.string() + ": holds no line of a training run");
+  if (last < 0) throw Error(ErrorKind::input, file.string() + ": contains no line of a training run");
   log.step = static_cast<int64_t>(last);
   return log;
 }

@@ -19,16 +19,15 @@ int64_t product(const std::vector<int64_t>& v) {
 }
 
 /// An encoder or decoder, surveyed for the CPU without allocating its memory.
-template <class Net>
 struct Surveyed {
   Context ctx{{.threads = 1}};
   Plan plan{ctx, Purpose::inference};
   Flow x{}, y{};
 
-  Surveyed(const CodecConfig& c, Shape input) {
+  Surveyed(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c, Shape input) {
     Parameters parameters;
-    const Net net(parameters, c);
-    plan.survey([&](Plan& p) { y = net.plan(p, x = p.source<float>(input).flow); });
+    const Net net = build(parameters, c);
+    plan.survey([&](Plan& p) { y = net(p, x = p.source<float>(input).flow); });
   }
   int64_t multiply_adds() const {
     double operations = 0;
@@ -51,19 +50,19 @@ int64_t CodecConfig::code_bits() const {
 }
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
-  return Surveyed<Encoder>(*this, {.time = frames * hop()}).multiply_adds();
+  return Surveyed(encoder_of, *this, {.time = frames * hop()}).multiply_adds();
 }
 int64_t CodecConfig::decoder_macs(int64_t frames) const {
-  return Surveyed<Decoder>(*this, {.time = frames, .channels = latent()}).multiply_adds();
+  return Surveyed(decoder_of, *this, {.time = frames, .channels = latent()}).multiply_adds();
 }
 
 int64_t CodecConfig::encoder_context() const {
-  const Surveyed<Encoder> s(*this, {.time = hop()});
+  const Surveyed s(encoder_of, *this, {.time = hop()});
   const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
   return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }
 int64_t CodecConfig::decoder_context() const {
-  const Surveyed<Decoder> s(*this, {.channels = latent()});
+  const Surveyed s(decoder_of, *this, {.channels = latent()});
   const Span frames = s.plan.reach(s.y, {0, hop() - 1}, s.x);
   return std::max<int64_t>(1, std::max(-frames.first, frames.last));
 }
@@ -102,47 +101,10 @@ CodecConfig CodecConfig::from_json(const std::string& text) {
       continue;
     }
     const std::string near = did_you_mean(key, keys_of(all));
-    throw Error(ErrorKind::usage, "codec." + key + " is no known key" +
-                                      (near.empty() ? "; there are " + listed(keys_of(all), "and") : near));
+    throw Error(ErrorKind::usage, "codec." + key + " is not a known key" +
+                                      (near.empty() ? "; the keys are " + listed(keys_of(all), "and") : near));
   }
   c.check();
-  return c;
-}
-
-std::vector<std::string> CodecConfig::names() {
-  return {"speech-16k", "speech-16k-small", "dac-16k", "dac-24k", "dac-44k"};
-}
-
-CodecConfig CodecConfig::named(const std::string& name) {
-  CodecConfig c;
-  if (name == "dac-16k" || name == "dac-24k" || name == "dac-44k") {
-    if (name == "dac-24k") c.sample_rate = 24000, c.n_codebooks = 32;
-    if (name == "dac-44k") {
-      c.sample_rate = 44100, c.n_codebooks = 9;
-      c.encoder_rates = {2, 4, 8, 8}, c.decoder_rates = {8, 8, 4, 2};
-    }
-    c.quantizer_dropout = 0.5;
-  } else if (name == "speech-16k") {
-    // Short frames and many codes, because the aim is to match the waveform (SNR) and not only the spectrum:
-    // 16 x 10 bits at 400 frames per second = 64 kbit/s, four bits per sample.
-    c.encoder_dim = 32, c.decoder_dim = 512;
-    c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
-    c.latent_dim = 64;
-    c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
-    c.n_codebooks = 16, c.beam = 8;
-    c.ema_rows = 320000;
-  } else if (name == "speech-16k-small") {
-    // Trains in minutes on two cores: 1.29 M parameters, 8 x 10 bits at 400 frames per second = 32 kbit/s.
-    c.encoder_dim = 16, c.decoder_dim = 256;
-    c.encoder_rates = {2, 4, 5}, c.decoder_rates = {5, 4, 2};
-    c.latent_dim = 64;
-    c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
-    c.n_codebooks = 8, c.beam = 8;
-    c.ema_rows = 320000;
-  } else {
-    throw Error(ErrorKind::usage, "config " + in_quotes(name) + " is neither a file nor one of " + listed(names()) +
-                                      did_you_mean(name, names()));
-  }
   return c;
 }
 

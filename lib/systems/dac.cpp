@@ -1,6 +1,7 @@
-#include "nacre/systems/system.h"
+// The Descript Audio Codec (Kumar et al. 2023, arXiv 2306.06546, section 3): topology and presets.
+#include "systems/list.h"
 
-namespace nacre {
+namespace nacre::systems {
 namespace {
 
 int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }  // as in DAC
@@ -13,44 +14,74 @@ void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::st
 
 Conv1dGeometry centred(int64_t taps) { return {.left = (taps - 1) / 2, .right = (taps - 1) / 2}; }
 
-}  // namespace
-
-// ---- Encoder
-
-Encoder::Encoder(Parameters& p, const CodecConfig& c) {
+/// conv k7 -> blocks of (residual units, activation, strided conv) -> activation -> conv k3
+Net encoder(Parameters& p, const CodecConfig& c) {
+  Chain layers;
   const size_t per_block = c.dilations.size();
   int64_t channels = c.encoder_dim;
   size_t index = 1;
-  layers_ << Conv1d(p, "encoder.block.0", 1, channels, c.kernel_size, centred(c.kernel_size));
+  layers << Conv1d(p, "encoder.block.0", 1, channels, c.kernel_size, centred(c.kernel_size));
   for (const int64_t rate : c.encoder_rates) {
     const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
-    add_units(layers_, p, c, name, 0, channels);
-    layers_ << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
-                               2 * channels, 2 * rate, c.activation,
-                               {.stride = rate, .left = strided_padding(rate), .right = strided_padding(rate)});
+    add_units(layers, p, c, name, 0, channels);
+    layers << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
+                              2 * channels, 2 * rate, c.activation,
+                              {.stride = rate, .left = strided_padding(rate), .right = strided_padding(rate)});
     channels *= 2;
   }
-  layers_ << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
-                             channels, c.latent(), 3, c.activation, centred(3));
+  layers << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
+                            channels, c.latent(), 3, c.activation, centred(3));
+  return layers;
 }
 
-// ---- Decoder
-
-Decoder::Decoder(Parameters& p, const CodecConfig& c) {
+/// The mirror image of the encoder:
+/// conv k7 -> blocks of (activation, transposed conv, residual units) -> activation -> conv k7 -> tanh
+Net decoder(Parameters& p, const CodecConfig& c) {
+  Chain layers;
   int64_t channels = c.decoder_dim;
   size_t index = 1;
-  layers_ << Conv1d(p, "decoder.model.0", c.latent(), channels, c.kernel_size, centred(c.kernel_size));
+  layers << Conv1d(p, "decoder.model.0", c.latent(), channels, c.kernel_size, centred(c.kernel_size));
   for (const int64_t rate : c.decoder_rates) {
     const std::string name = "decoder.model." + std::to_string(index++) + ".block.";
-    layers_ << Activation(p, name + "0", channels, c.activation)
-            << ConvTranspose1d(p, name + "1", channels, channels / 2, 2 * rate, rate, strided_padding(rate), rate % 2);
+    layers << Activation(p, name + "0", channels, c.activation)
+           << ConvTranspose1d(p, name + "1", channels, channels / 2, 2 * rate, rate, strided_padding(rate), rate % 2);
     channels /= 2;
-    add_units(layers_, p, c, name, 2, channels);
+    add_units(layers, p, c, name, 2, channels);
   }
   const std::string name = "decoder.model.";
-  layers_ << ActivatedConv1d(p, name + std::to_string(index), name + std::to_string(index + 1), channels, 1,
-                             c.kernel_size, c.activation, centred(c.kernel_size));
-  if (c.output_tanh) layers_ << Activation(p, name + std::to_string(index + 2), 1, ActivationKind::tanh);
+  layers << ActivatedConv1d(p, name + std::to_string(index), name + std::to_string(index + 1), channels, 1,
+                            c.kernel_size, c.activation, centred(c.kernel_size));
+  if (c.output_tanh) layers << Activation(p, name + std::to_string(index + 2), 1, ActivationKind::tanh);
+  return layers;
 }
 
-}  // namespace nacre
+CodecConfig at_16k() {
+  CodecConfig c;
+  c.network = "dac";
+  c.quantizer_dropout = 0.5;
+  return c;
+}
+CodecConfig at_24k() {
+  CodecConfig c = at_16k();
+  c.sample_rate = 24000, c.n_codebooks = 32;
+  return c;
+}
+CodecConfig at_44k() {
+  CodecConfig c = at_16k();
+  c.sample_rate = 44100, c.n_codebooks = 9;
+  c.encoder_rates = {2, 4, 8, 8}, c.decoder_rates = {8, 8, 4, 2};
+  return c;
+}
+
+}  // namespace
+
+SystemFile dac() {
+  const Preset::Settings settings{{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+                                  {"loss.mels", "[5, 10, 20, 40, 80, 160, 320]"}};
+  return {.networks = {{.name = "dac", .encoder = encoder, .decoder = decoder}},
+          .presets = {{.name = "dac-16k", .codec = at_16k(), .settings = settings},
+                      {.name = "dac-24k", .codec = at_24k(), .settings = settings},
+                      {.name = "dac-44k", .codec = at_44k(), .settings = settings}}};
+}
+
+}  // namespace nacre::systems

@@ -150,7 +150,8 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
                                       " Hz, expected as many, at " + std::to_string(min_sample_rate) + " Hz or more");
   std::vector<double> weights(length);
   for (size_t n = 0; n < length; ++n) {
-    const double w = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / static_cast<double>(length + 1));
+    const double w =
+        0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / static_cast<double>(length + 1));
     weights[n] = w * w;
   }
   double sum = 0;
@@ -166,7 +167,8 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
   return frames > 0 ? sum / static_cast<double>(frames) : std::numeric_limits<double>::quiet_NaN();
 }
 
-ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate) {
+ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded,
+                     int64_t sample_rate) {
   if (decoded.size() != original.size())
     throw Error(ErrorKind::usage, "score_clip: " + std::to_string(decoded.size()) + " and " +
                                       std::to_string(original.size()) + " samples, expected as many");

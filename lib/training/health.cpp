@@ -31,17 +31,17 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   if (f.snr < 0)
     w.push_back(
         "SNR is negative (" + number(f.snr, "%.1f") +
-        " dB): silence would be closer to the original than this output. Early in training this passes; if it stays, "
-        "the losses pull in different directions (" +
+        " dB): silence would be closer to the original than this output. This is normal early in training. If it "
+        "persists, the gradients of the losses conflict (" +
         (f.balanced ? "lower loss.stft and loss.mel beside loss.waveform" : "set loss.balanced") +
-        ") or the codebooks carry nothing");
+        ") or the codebooks carry no information");
   if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
     w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
                 number(f.input_mean, "%+.4f") +
-                ". A loss on the signal's level alone can be met by an offset; the spectral losses should remove it");
+                ". The waveform loss alone can leave an offset; the spectral losses should remove it");
   if (f.input_std > 0 && f.output_std < 0.5 * f.input_std)
     w.push_back("the output is too quiet: std " + number(f.output_std) + " against " + number(f.input_std) +
-                " of the input. The decoder is still averaging; train longer, or look at codebook use");
+                " of the input. The decoder still outputs averages; train longer, or check the use of the codebooks");
   if (f.input_std > 0 && f.output_std > 2 * f.input_std)
     w.push_back("the output is too loud: std " + number(f.output_std) + " against " + number(f.input_std) +
                 " of the input. Lower the learning rate");
@@ -49,11 +49,13 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   const double possible = std::min(1.0, static_cast<double>(f.codes_seen) / static_cast<double>(f.codebook_size));
   for (size_t i = 0; i < f.usage.size(); ++i)
     if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
+  const bool several = collapsed.find(',') != std::string::npos;
   if (!collapsed.empty())
-    w.push_back("codebook collapsed: of codebook " + collapsed +
-                " less than a tenth of the codes is used. Bits are sent that say nothing; " +
+    w.push_back("codebook collapsed: codebook" + std::string(several ? "s " : " ") + collapsed +
+                (several ? " use" : " uses") +
+                " less than a tenth of the codes, so that bits carry no information; " +
                 (!f.codebooks_from_data ? "start codebooks from data (training.codebook_start_rows)"
-                 : !f.ema               ? "let codebooks follow averages (codec.quantizer=ema)"
+                 : !f.ema               ? "train codebooks by moving averages (codec.quantizer=ema)"
                                         : "use fewer codes (codec.codebook_size)") +
                 ", or train with more frames per batch (training.batch_size, training.segment_length)");
   return w;
@@ -86,17 +88,16 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
     std::string why;
     for (const DamagedCheckpoint& d : best.damaged) why += "; " + d.path.string() + " is damaged: " + d.reason;
     if (why.empty()) why = about_folder(path, Thing::weights);
-    throw Error(ErrorKind::input, path.string() + ": holds no model.safetensors and no usable checkpoint" + why);
+    throw Error(ErrorKind::input, path.string() + ": contains no model.safetensors and no usable checkpoint" + why);
   }
   if (fs::exists(status))
-    throw Error(ErrorKind::io, path.string() + ": is no regular file, expected a model (safetensors)");
+    throw Error(ErrorKind::io, path.string() + ": is not a regular file, expected a model (safetensors)");
   const std::vector<std::string> names = CodecConfig::names();
   const bool is_name = std::find(names.begin(), names.end(), path.string()) != names.end();
-  throw Error(ErrorKind::io,
-              path.string() +
-                  ": cannot open: " + (failed ? failed.message() : std::string("No such file or directory")) +
-                  (is_name ? "; it is a configuration's name, a model of it comes from nacre train"
-                           : "; a model is a run's folder, a checkpoint's folder or a safetensors file"));
+  throw Error(ErrorKind::io, path.string() + ": cannot open: " +
+                                 (failed ? failed.message() : std::string("No such file or directory")) +
+                                 (is_name ? "; it is the name of a configuration, and nacre train makes a model of it"
+                                          : "; expected the folder of a run or checkpoint, or a safetensors file"));
 }
 
 std::string going_to_be_removed(const std::filesystem::path& model) {
@@ -112,9 +113,8 @@ std::string going_to_be_removed(const std::filesystem::path& model) {
     if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX))
       return "";
     return folder.string() +
-           " belongs to a run that is not finished, which removes its checkpoints as it goes on; what is encoded with "
-           "one "
-           "cannot be decoded by another: keep this model with nacre export -m " +
+           " belongs to an unfinished run, which removes older checkpoints as training continues. A stream can be "
+           "decoded only with the model that encoded it; keep this model with nacre export -m " +
            folder.string() + " -o model.safetensors";
   } catch (const std::exception&) {  // an error here only suppresses the warning
     return "";

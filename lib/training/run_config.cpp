@@ -14,6 +14,7 @@
 #include "files/spelling.h"
 #include "files/text.h"
 #include "nacre/files/atomic_file.h"
+#include "nacre/systems/system.h"
 
 namespace nacre::training {
 namespace {
@@ -42,11 +43,11 @@ const Fields& section_of(const std::map<std::string, Fields>& all, const std::st
   for (const auto& [name, keys] : all) {
     // The word may be a key whose section was omitted.
     if (find(keys, section) != nullptr)
-      throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is no section but a key of " + name + ": " +
+      throw Error(ErrorKind::usage, "config: " + in_quotes(section) + " is not a section but a key of " + name + ": " +
                                         name + "." + section);
     names.push_back(name);
   }
-  throw Error(ErrorKind::usage, "config: section " + in_quotes(section) + " is unknown; there are " +
+  throw Error(ErrorKind::usage, "config: section " + in_quotes(section) + " is unknown; the sections are " +
                                     listed(names, "and") + did_you_mean(section, names));
 }
 
@@ -63,7 +64,7 @@ void put(const std::map<std::string, Fields>& all, const std::string& section, c
     throw Error(ErrorKind::usage, what + "; did you mean '" + section + "." + near + "'?");
   for (const auto& [other, its_keys] : all)
     if (find(its_keys, key)) throw Error(ErrorKind::usage, what + "; did you mean '" + other + "." + key + "'?");
-  throw Error(ErrorKind::usage, what + "; there are " + listed(keys_of(keys), "and"));
+  throw Error(ErrorKind::usage, what + "; the keys are " + listed(keys_of(keys), "and"));
 }
 
 /// Line and column of a byte, both counted from 1; columns count characters.
@@ -91,7 +92,7 @@ json::parser_callback_t no_key_twice() {
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
     if (event == json::parse_event_t::key && !keys.back().insert(parsed.get<std::string>()).second)
-      throw Error(ErrorKind::usage, "config: key " + in_quotes(parsed.get<std::string>()) + " is there twice");
+      throw Error(ErrorKind::usage, "config: key " + in_quotes(parsed.get<std::string>()) + " appears twice");
     return true;
   };
 }
@@ -127,10 +128,11 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
     given = json::parse(text, no_key_twice(), true, true);
   } catch (const json::parse_error& e) {
     const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts bytes from 1
-    throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": not JSON: " + reason_of(e));
+    throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": invalid JSON: " + reason_of(e));
   } catch (const json::out_of_range& e) {
     const std::string what = e.what();
-    throw Error(ErrorKind::usage, "config: a number is beyond what 64 bits hold" + what.substr(std::min(what.size(), what.rfind(": "))));
+    throw Error(ErrorKind::usage, "config: a number is out of the range of 64 bits" +
+                                      what.substr(std::min(what.size(), what.rfind(": "))));
   }
   if (!given.is_object()) throw Error(ErrorKind::usage, "config: not a JSON object");
   RunConfig c = base;
@@ -172,24 +174,11 @@ RunConfig RunConfig::named(const std::string& name) {
       throw Error(ErrorKind::io, name + ": cannot open: " + std::strerror(failed ? failed.value() : ENOENT) +
                                      "; a configuration is a JSON file or one of " + listed(names));
   }
-  c.codec = CodecConfig::named(name);
-  if (name == "speech-16k-small") {
-    c.training.batch_size = 8;
-    c.training.segment_length = 4000;
-  }
-  if (name.rfind("speech-", 0) == 0) {
-    // Small batches give noisy gradients, which disturb the filter bank at higher learning rates
-    // (docs/decisions/learning-rate.md).
-    c.optimizer.learning_rate = 1e-4;
-    c.loss.orthogonal = true;
-    // Codebooks improve with the number of frames that they see. Without backward passes, frames are cheap.
-    c.training.codebook_start_rows = 60000;
-    c.training.codebook_average_rows = 320000;
-  }
-  if (name.rfind("dac-", 0) == 0) {
-    c.loss.windows = {32, 64, 128, 256, 512, 1024, 2048};
-    c.loss.mels = {5, 10, 20, 40, 80, 160, 320};
-  }
+  const Preset& ready = preset(name);
+  c.codec = ready.codec;
+  std::vector<Setting> settings;
+  for (const auto& [key, value] : ready.settings) settings.push_back({key, value, "preset " + in_quotes(name)});
+  c.set(settings);
   return c;
 }
 

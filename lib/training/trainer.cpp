@@ -72,7 +72,8 @@ Checkpoint checkpoint_at(const fs::path& path) {
                     did_you_mean(path.string(), {"auto", "never"}));
   if (fs::exists(path / "manifest.json")) return verify_checkpoint(path);
   if (const CheckpointSearch search = newest_checkpoint(path); search.found) return *search.found;
-  throw Error(ErrorKind::input, "--resume " + path.string() + ": neither a checkpoint nor a run with a good one" +
+  throw Error(ErrorKind::input, "--resume " + path.string() +
+                                    ": is neither a checkpoint nor a run with a usable checkpoint" +
                                     about_folder(path, Thing::weights));
 }
 
@@ -122,8 +123,8 @@ void Run::say(const std::string& text) {
 void Run::begin() {
   if (!store_.locked())
     say("warning: " + options_.run.string() +
-        " is on a file system without locks; nothing stops a second run from writing there");
-  say("data: " + describe_parts(data_) + (data_.held_out().empty() ? ": evaluations listen to the training audio" : ""));
+        " is on a file system without locks; a second run in this folder would not be refused");
+  say("data: " + describe_parts(data_) + (data_.held_out().empty() ? ": evaluations use the training audio" : ""));
   if (const std::vector<BadFile>& bad = data_.bad(); !bad.empty()) {
     const auto files = static_cast<int64_t>(data_.clips().size() + bad.size());
     const fs::path list = options_.run / "bad_files.txt";
@@ -132,9 +133,10 @@ void Run::begin() {
         (bad.size() > bad_files_shown ? "; all of them: " + list.string() : ""));
   }
   const std::vector<BadFile>& warned = data_.warned();
-  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i) say("warning: " + warned[i].path + ": " + warned[i].reason);
+  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i)
+    say("warning: " + warned[i].path + ": " + warned[i].reason);
   if (warned.size() > bad_files_shown)
-    say("warning: and " + std::to_string(warned.size() - bad_files_shown) + " more files are used although something is wrong with them");
+    say("warning: " + std::to_string(warned.size() - bad_files_shown) + " more files have defects and are used");
 
   const std::optional<Checkpoint> from = find_checkpoint();
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
@@ -162,7 +164,7 @@ void Run::begin() {
       number(config_.codec.frame_rate(), "%.1f") + " frames/s; " +
       number(static_cast<double>(step_.planned_bytes()) / (1 << 20), "%.0f") + " MiB of activations; " +
       std::to_string(schedule_.steps_per_epoch) + " steps per epoch, " + std::to_string(schedule_.end) + " in all" +
-      (schedule_.stop < schedule_.end ? ", of which --max_steps makes " + std::to_string(schedule_.stop) : "") + "; " +
+      (schedule_.stop < schedule_.end ? ", limited by --max_steps to " + std::to_string(schedule_.stop) : "") + "; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
   if (!from && judges_start_ && stopped()) throw StoppedAtStart{};
@@ -184,10 +186,9 @@ std::optional<Checkpoint> Run::find_checkpoint() {
   Checkpoint found = checkpoint_at(options_.resume);
   const fs::path parent = fs::weakly_canonical(found.path).parent_path();
   if (!present.empty() && parent != fs::weakly_canonical(options_.run))
-    throw Error(ErrorKind::usage,
-                "--resume " + options_.resume + ": " + options_.run.string() +
-                    " holds checkpoints of its own; leave --resume away to go on from them, or choose "
-                    "another folder");
+    throw Error(ErrorKind::usage, "--resume " + options_.resume + ": " + options_.run.string() +
+                                      " has checkpoints of its own; omit --resume to continue from them, or choose "
+                                      "another folder");
   return found;
 }
 
@@ -208,8 +209,8 @@ void Run::resume(const Checkpoint& from) {
     for (const std::string& c : changed) list += "\n  " + c, line += (line.empty() ? "" : ", ") + c;
     if (!options_.allow_change)
       throw Error(ErrorKind::usage, "resume: " + from.path.string() + " was made with other settings: " + line +
-                                        "; use --allow-change to go on all the same, or another --checkpoint_dir");
-    say("warning: resuming with other settings, as asked:" + list);
+                                        "; use --allow-change to continue nevertheless, or another --checkpoint_dir");
+    say("warning: resuming with other settings, because of --allow-change:" + list);
   }
   if (const std::string bits = what_changes_bits(then, now); !bits.empty())
     say("note: " + bits + "; results may differ in the last bits from a run that was never stopped");
@@ -230,7 +231,7 @@ void Run::resume(const Checkpoint& from) {
   if (done_ < schedule_.stop)
     if (const std::string rate = what_changes_rate(then, now, done_); !rate.empty()) say("note: " + rate);
   for (const fs::path& aside : store_.set_aside_after(done_))
-    say("note: a newer checkpoint is set aside: " + aside.string());
+    say("note: a newer checkpoint is set aside as " + aside.string());
 }
 
 bool Run::init() {
@@ -244,8 +245,8 @@ bool Run::init() {
   if (r.matched == 0)
     throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model" + names);
   if (!options_.init_partial && (!r.missing.empty() || !r.misshapen.empty()))
-    throw Error(ErrorKind::input, "init: these are not the weights of the whole model: " + counts + names +
-                                      "; --init-partial trains with what there is, and draws the rest");
+    throw Error(ErrorKind::input, "init: these are not all weights of the model: " + counts + names +
+                                      "; --init-partial uses these and initialises the rest at random");
   say("init: " + counts + names);
   step_.reset_average();
   const auto codebook = [](const std::string& name) { return name.find(".codebook.") != std::string::npos; };
@@ -302,7 +303,7 @@ bool Run::one_step() {
   const Batch& batch = batches_->next();
   waited_seconds_ += since(start);
   for (const BadFile& file : batch.lost)
-    if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is trained on in its place");
+    if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is used instead");
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
   step_.set_learning_rate(config_.optimizer.learning_rate * schedule_.factor(config_.training, done_));
   in_step_ = true;
@@ -344,7 +345,7 @@ void Run::skipped_update(const Batch& batch, int64_t updates) {
     for (const Crop& c : batch.crops)
       files += " " + printable(data_.clips()[static_cast<size_t>(c.clip)].path) + "@" + std::to_string(c.offset);
     say("warning: step " + std::to_string(done_) + ": the gradient is not finite; " +
-        (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") + " left out. The" +
+        (updates == 1 ? "this update was" : std::to_string(updates) + " updates were") + " skipped. The" +
         (updates == 1 ? "" : " last") + " batch was:" + files);
   }
   if (skipped_in_a_row_ >= skipped_before_stop)
@@ -467,7 +468,7 @@ TrainResult Run::go() {
   try {
     begin();
   } catch (const StoppedAtStart&) {
-    say("stopped before the first step; nothing is saved yet, the same command begins anew");
+    say("stopped before the first step; nothing is saved yet, the same command starts again");
     result.steps = schedule_.stop;
     result.signal = options_.stop->load();
     return result;
@@ -476,7 +477,7 @@ TrainResult Run::go() {
   if (done_ >= schedule_.stop && !judges_first_) {
     const std::string asked = std::to_string(done_ > schedule_.end ? schedule_.stop : schedule_.end);
     say("this run is finished: " + std::to_string(done_) +
-        (done_ > schedule_.end ? " steps are done, " + asked + " are asked for" : " of " + asked + " steps are done") +
+        (done_ > schedule_.end ? " steps are done, " + asked + " are requested" : " of " + asked + " steps are done") +
         "; raise " + (schedule_.stop < schedule_.end ? "--max_steps" : "--num_epochs") + " to go on");
   } else {
     progress_.emplace("train", schedule_.stop, "steps", ProgressOptions{.to = options_.progress, .first = done_});
@@ -508,9 +509,8 @@ TrainResult train(const TrainerOptions& options) {
   try {
     return Run(options).go();
   } catch (const StoppedAtStart&) {
-    std::fprintf(
-        options.out,
-        "stopped before the first step, while the data was read; the same command begins again\n");
+    std::fprintf(options.out,
+                 "stopped before the first step, while the data was read; the same command starts again\n");
     std::fflush(options.out);
     TrainResult result;
     result.signal = options.stop->load();

@@ -75,7 +75,8 @@ bool Run::evaluate(int64_t epoch) {
     progress_->update(done_);
     return true;
   } catch (const StoppedInEvaluation&) {
-    say("a signal stopped the evaluation at step " + std::to_string(done_) + "; it is made when the run goes on");
+    say("a signal stopped the evaluation at step " + std::to_string(done_) +
+        "; it is repeated when the run is resumed");
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::device || e.kind() == ErrorKind::diverged) throw;
     why = e.kind() == ErrorKind::memory ? "not enough memory; a smaller training.valid_seconds needs less" : e.what();
@@ -106,7 +107,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   const JudgeHooks hooks{.progress = [&](double seconds) {
     look();
     const double done = before + seconds;
-    progress_->update(done_, "judging: " + number(done, "%.0f") + " of " + number(all, "%.0f") + " s, " +
+    progress_->update(done_, "evaluating: " + number(done, "%.0f") + " of " + number(all, "%.0f") + " s, " +
                                  describe_duration(since(begun) * (all - done) / std::max(done, 1e-3)) + " left");
   }};
   std::vector<float> decoded;

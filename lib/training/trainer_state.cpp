@@ -63,9 +63,9 @@ std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, i
   };
   const double before = rate(then, step), after = rate(now, step);
   if (std::fabs(before - after) <= 1e-9 * std::max(before, after)) return "";
-  std::string line = "learning rate: " + number(after, "%.3g") + " at the next step, where it would have been " +
-                     number(before, "%.3g");
-  if (now.config.training.schedule == Schedule::constant) return line + "; it stays there";
+  std::string line = "learning rate: " + number(after, "%.3g") +
+                     " at the next step (with the previous settings: " + number(before, "%.3g") + ")";
+  if (now.config.training.schedule == Schedule::constant) return line + "; it stays constant";
   const int64_t end_then = then.schedule.factor_end(then.config.training),
                 end_now = now.schedule.factor_end(now.config.training);
   line += "; it falls to " + number(rate(now, end_now), "%.3g") + " at step " + std::to_string(end_now);
@@ -151,9 +151,10 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   const Parameters& parameters = step.parameters();
   bool averaging = false;
   for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
-  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-    (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
-  });
+  parameters.each_tensor(ctx,
+                         [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                           (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
+                         });
   for (const StateTensor& s : step.state()) {
     if (s.values.elements() == parameters.trained_elements()) {
       const bool is_model = s.name == averaged;
@@ -180,7 +181,8 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;
-  c.files.push_back({"model.safetensors", [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
+  c.files.push_back({"model.safetensors",
+                     [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
   c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
   c.manifest = manifest_of(step, identity, at, snr);
   if (std::isfinite(snr)) c.metric = snr;

@@ -17,9 +17,7 @@ struct TrainingStep::Impl {
         seed(seed_value),
         batch(batch_size),
         samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
-        encoder(parameters, codec),
-        quantizer(parameters, codec),
-        decoder(parameters, codec),
+        system(parameters, codec),
         plan(ctx, Purpose::training) {
     optimizer_config.check();
     if (batch < 1) throw Error(ErrorKind::usage, "batch_size is " + std::to_string(batch) + ", expected at least 1");
@@ -41,16 +39,16 @@ struct TrainingStep::Impl {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
     lengths = p.persistent<int32_t>({.channels = batch});
-    const Flow z = stored_as(p, encoder.plan(p, stored_as(p, source.flow, storage)), Storage::float32);
+    const Flow z = stored_as(p, system.encoder(p, stored_as(p, source.flow, storage)), Storage::float32);
     latent = p.result<float>(z);
     after_encoder = p.last_step();
-    quantized = quantizer.plan(p, z,
-                               {.commitment_weight = static_cast<float>(loss_config.vq),
-                                .orthogonal = loss_config.orthogonal,
-                                .step = optimizer->step(),
-                                .seed = seed});
+    quantized = system.quantizer.plan(p, z,
+                                      {.commitment_weight = static_cast<float>(loss_config.vq),
+                                       .orthogonal = loss_config.orthogonal,
+                                       .step = optimizer->step(),
+                                       .seed = seed});
     after_quantizer = p.last_step();
-    const Flow estimate = stored_as(p, decoder.plan(p, stored_as(p, quantized.flow, storage)), Storage::float32);
+    const Flow estimate = stored_as(p, system.decoder(p, stored_as(p, quantized.flow, storage)), Storage::float32);
     losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate);
     optimizer->plan(p);
   }
@@ -64,9 +62,7 @@ struct TrainingStep::Impl {
   uint64_t seed;
   int64_t batch, samples;
   Parameters parameters;
-  Encoder encoder;
-  Quantizer quantizer;
-  Decoder decoder;
+  System system;
   Plan plan;
   Quantized quantized;
   PlannedLosses losses;
@@ -165,7 +161,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
   Memory memory(s.ctx, all.size() * sizeof(float));
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
-  s.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(gathered + weight * stage); });
+  s.system.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(gathered + weight * stage); });
   // The averages span half of the batches seen so far, so that the result of k-means is forgotten first. The decay is
   // at most that of training.
   const double decay = s.config.ema_decay_of(per_batch);

@@ -91,7 +91,7 @@ work_off() { # seconds per job, at most half of the part's limit, so that one jo
   done
   show_outcomes $seconds
   unfinished=$((jobs_queued - passed - ${#failed[@]}))
-  [ $stopping = 1 ] || [ $unfinished = ${#slow[@]} ] || failed+=("$((unfinished - ${#slow[@]})) jobs left no outcome")
+  [ $stopping = 1 ] || [ $unfinished = ${#slow[@]} ] || failed+=("$((unfinished - ${#slow[@]})) jobs have no outcome")
 }
 show_outcomes() { # seconds per job
   local code ms number name lines

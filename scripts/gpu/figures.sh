@@ -27,7 +27,7 @@ measure_like() { # filter; uses the variables of measure
       n=$((n + 1))
       broken "$(tail -n 1 "$begun")" "$code" "$limit" >"$pieces/$(printf %03d $n).json"
     fi
-    echo "nacre_bench ended with exit code $code in $(tail -n 1 "$begun"); another process goes on"
+    echo "nacre_bench ended with exit code $code in $(tail -n 1 "$begun"); another process continues"
   done
 }
 measure() { # bench, headline or baselines; filters, run in this order
@@ -111,7 +111,7 @@ part_baselines() {
 peers() { # set, flags...
   local python=$S_PYTHON code
   [ "$S_EMULATED" = 0 ] || skip "the device is emulated: PyTorch cannot run on it"
-  command -v "$python" >/dev/null || skip "$python is not here"
+  command -v "$python" >/dev/null || skip "$python was not found"
   # One process for all checks, because the import takes seconds.
   "$python" -c 'import sys
 try:

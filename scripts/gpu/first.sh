@@ -40,7 +40,7 @@ part_probes() {
   local names left found code=0 hung=0 n=0 name what bad against text mute=0
   [ -x "$S_BUILD/bench/nacre_probes" ] || skip "this build has no nacre_probes"
   mapfile -t names < <(ours "$S_BUILD/bench/nacre_probes" --list)
-  [ ${#names[@]} -gt 0 ] || { why "nacre_probes --list names none"; return 1; }
+  [ ${#names[@]} -gt 0 ] || { why "nacre_probes --list lists no probes"; return 1; }
   : >"$S_OUT/probes.jsonl"
   echo null >"$S_WORK/machine"
   left=("${names[@]}")
@@ -57,7 +57,7 @@ part_probes() {
       break
     fi
     if [[ $found != *$'\n'"$name"$'\n'* ]] && [ $stopping = 0 ]; then # the probe that was running
-      what="left no line; nacre_probes ended with exit code $code"
+      what="has no result; nacre_probes ended with exit code $code"
       [ $code -le 128 ] || what="ended nacre_probes by signal $(kill -l $((code - 128)))"
       [ "$hung" = 0 ] || what="took more than $hung s"
       printf '{"probe": %s, "outcome": "failed", "says": %s}\n' "$(json "$name")" "$(json "$what")" >>"$S_OUT/probes.jsonl"
@@ -74,7 +74,7 @@ part_probes() {
   facts "\"probes\": ${#names[@]}, \"against\": $(json_list "${against[@]}"), \"failed\": $(json_list "${bad[@]}")"
   text="${#names[@]} probes: $(probe_outcomes ok) as assumed, ${#against[@]} not"
   [ ${#against[@]} = 0 ] || text+=" (${against[*]})"
-  why "$text, $(probe_outcomes skipped) cannot be asked here, ${#bad[@]} without an answer"
+  why "$text, $(probe_outcomes skipped) cannot run here, ${#bad[@]} without an answer"
   [ ${#left[@]} = 0 ] || { why "$(cat "$S_WORK/why"), ${#left[@]} stopped or not begun" && touch "$S_WORK/unfinished"; }
   [ $mute = 0 ] || { why "$(cat "$S_WORK/why"): the device did not answer nacre_probes" && return 1; }
   [ ${#bad[@]} = 0 ] || return 1
@@ -132,7 +132,7 @@ member() { sed -n "s|.*\"$1\": *\([-+0-9.eE]*\).*|\1|p" "$2"; } # name, file: pr
 part_mission() {
   local precision code=0 limit start text='' all='' failed=() late=0 files bytes epochs runs_left=2
   if [ -z "$S_SPEECH" ] || ! find "$S_SPEECH" -name '*.flac' -o -name '*.wav' 2>/dev/null | grep -q .; then
-    skip "no speech: neither speech/ nor quickstart/data is here; name a folder by --speech"
+    skip "no speech: speech/ and quickstart/data are missing; use --speech DIR"
   fi
   [ "$S_SMALL" = 0 ] || make_data
   files=$(find "$S_SPEECH" -type f | wc -l) bytes=$(find "$S_SPEECH" -type f -printf '%s\n' | awk '{ n += $1 } END { print n + 0 }')
@@ -160,7 +160,7 @@ part_mission() {
       "$files" "$bytes" "$text" >"$S_OUT/mission.json.part" && mv "$S_OUT/mission.json.part" "$S_OUT/mission.json"
     epochs=$(grep -c . "$S_OUT/mission-$precision.jsonl" 2>/dev/null)
     if [ "${epochs:-0}" = 0 ]; then
-      [ $stopping = 1 ] || failed+=("$precision: no epoch was judged in $limit s")
+      [ $stopping = 1 ] || failed+=("$precision: no epoch was evaluated in $limit s")
     elif [ ! -s "$S_OUT/mission-$precision.safetensors" ]; then
       failed+=("$precision: its best model could not be exported")
     fi

@@ -28,7 +28,7 @@ make_build() {
   local nvcc start=$SECONDS
   nvcc=$(command -v nvcc) || nvcc=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc
   if ! command -v cmake >/dev/null || [ ! -x "$nvcc" ]; then
-    echo "gpu_suite: build/cuda has no $(lacks), and cmake and nvcc to build it are not here" >&2
+    echo "gpu_suite: build/cuda has no $(lacks), and cmake or nvcc to build it is missing" >&2
     exit 4
   fi
   echo "building build/cuda with $nvcc"
@@ -119,7 +119,7 @@ find_device() { # cuda or cuda:N; sets S_EMULATED, small
   S_EMULATED=0
   if grep -q '^NACRE_CUDA:STRING=emulated' "$build/CMakeCache.txt" 2>/dev/null; then
     S_EMULATED=1
-    [ "$small" = 1 ] || echo "the device of $build is emulated: taking --small"
+    [ "$small" = 1 ] || echo "the device of $build is emulated: using --small"
     small=1
   fi
 }

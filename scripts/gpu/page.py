@@ -125,7 +125,7 @@ def goals_section(result, goals):
              "that of the ceilings measured in the same process, or, where nothing is measured, the one counted with "
              + goals.get("counted_with", "assumed ceilings") + ".", ""]
     if not same and result["timings"]:
-        lines += [f"This is another device: whether a goal is reached is not said.", ""]
+        lines += ["This is another device, so its results are not compared with the goals.", ""]
     rows = [goal_row(g, cases.get(g["case"]), same) for g in goals["goals"]]
     return lines + table(["what", "case", "goal", "floor", "best peer", "ours", "reached"], rows)
 
@@ -134,7 +134,7 @@ def goals_section(result, goals):
 def found(probe):
     if probe.get("outcome") == "failed":
         return "DOES NOT HOLD" if probe.get("answered") is True else "no answer"
-    return {"ok": "ok", "skipped": "cannot be asked here"}.get(probe.get("outcome"), "-")
+    return {"ok": "ok", "skipped": "cannot run here"}.get(probe.get("outcome"), "-")
 
 
 def probes_section(result):
@@ -142,7 +142,7 @@ def probes_section(result):
     if not probes:
         return []
     rows = [[cell(p.get("probe") or "-"), found(p), cell(p.get("asks") or "-"), cell(p.get("says") or "-")] for p in probes]
-    return ["## Probes", ""] + table(["probe", "", "asks whether, or how much", "finds"], rows)
+    return ["## Probes", ""] + table(["probe", "", "question", "finding"], rows)
 
 
 def number(x, form):
@@ -177,11 +177,11 @@ def page(result, goals):
     if result["timings"]:
         lines += ["Times are in microseconds: cold with the caches flushed before each run, warm run after run; the spread is from "
                   "the 10th to the 90th percentile. Percentages are of the copy and arithmetic rates measured in the same process; "
-                  "floor is the larger of both least times over the measured one. The best peer is the fastest of all listed "
-                  "below, whatever its arithmetic, but for gemm, whose unfolding is not timed, and products whose codes are not exact; a ratio is its time over nacre's: above 1, nacre is faster. \"-\" was not "
-                  "measured.", ""]
+                  "floor is the larger of the two minimum times, divided by the measured time. The best peer is the fastest peer "
+                  "listed below, with any arithmetic, except gemm, whose unfolding is not timed, and products whose codes are not "
+                  "exact. A ratio is the time of the peer divided by that of nacre: above 1, nacre is faster. \"-\" was not measured.", ""]
     else:
-        lines += [f"No times: {result['why_no_timings']}. What follows shows that the suite ran, not how fast.", ""]
+        lines += [f"No times: {result['why_no_timings']}. The page shows that the suite ran, but not how fast.", ""]
     rows = [["commit", cell(result["commit"] or "-")], ["description", cell(context.get("description") or "-")],
             ["driver", cell(suite.get("driver") or "-")]]
     rows += [[words, cell(suite[k])] for k, words in (("cuda", "CUDA of the driver"), ("clocks", "clocks at most, power limit"),

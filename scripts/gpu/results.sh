@@ -29,7 +29,7 @@ begin_results() { # what the results depend on
         [ ! -f "$file" ] || mv "$file" "$out/earlier/"
       done
       for file in "$out"/*.log; do [ ! -f "$file" ] || mv "$file" "$out/earlier/"; done
-      echo "results of another commit, build, device or size move to $out/earlier"
+      echo "results of another commit, build, device or size are moved to $out/earlier"
     fi
     rm -rf "$out/state"
     mkdir -p "$out/state"
@@ -116,7 +116,7 @@ plain_report() { # folder
     echo "}"
   } >"$1/plain.json.part" && mv "$1/plain.json.part" "$1/plain.json" || return
   {
-    printf '# %s\n\nWritten without Python: scripts/gpu_report.py makes the whole page, with peers, of the same folder.\n' "${name:-GPU of unknown name}"
+    printf '# %s\n\nWritten without Python: scripts/gpu_report.py makes the complete page, with peers, from the same folder.\n' "${name:-GPU of unknown name}"
     printf 'Times are in microseconds.\n\n| | |\n|---|---|\n| commit | %s |\n| built from | %s |\n| compiler | %s |\n| driver | %s |\n' \
       "$commit" "$built" "$compiler" "${driver:--}"
     [ ! -f "$out/bench.json" ] || sed -n '/"benchmarks": \[/q; s/^    "\([^"]*\)": "\(.*\)",\{0,1\}$/| \1 | \2 |/p' "$out/bench.json" |
@@ -141,5 +141,5 @@ plain_report() { # folder
     done
   } >"$1/report.md.part" && mv "$1/report.md.part" "$1/report.md" || return
   page=$1/report.md
-  echo "   $1/report.md: plain, since $S_PYTHON is not here; run scripts/gpu_report.py on $out where there is one"
+  echo "   $1/report.md: a simple page, because $S_PYTHON was not found; run scripts/gpu_report.py on $out on a machine with Python"
 }

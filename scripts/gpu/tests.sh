@@ -71,13 +71,13 @@ sanitized_test() { # tool, name
   NACRE_TEST_DEVICES=cuda sanitize "$1" "$S_BUILD/tests/nacre_tests" "$(named "$2")" -w NoTests
 }
 part_sanitizer() {
-  S_SANITIZER=$(find_sanitizer) || skip "compute-sanitizer is not here"
+  S_SANITIZER=$(find_sanitizer) || skip "compute-sanitizer was not found"
   export S_SANITIZER
   # compute-sanitizer needs driver features beyond those of CUDA, which some virtual machines lack.
   if ! sanitize memcheck "$S_BUILD/nacre" info speech-16k-small --memory --device "$S_DEVICE" >"$S_WORK/probe" 2>&1 &&
     grep -qi "device not supported\|unable to initialize\|failed to initialize" "$S_WORK/probe"; then
     cat "$S_WORK/probe"
-    skip "compute-sanitizer does not serve this device: $(grep -i "not supported\|initialize" "$S_WORK/probe" | head -n 1)"
+    skip "compute-sanitizer does not support this device: $(grep -i "not supported\|initialize" "$S_WORK/probe" | head -n 1)"
   fi
   local tool name filter
   [ "$S_SMALL" = 0 ] || sanitized_tests=("convert" "adamw") sanitized_benches=('^(convert|adamw)')

@@ -8,7 +8,8 @@ namespace fs = std::filesystem;
 namespace {
 
 /// Checks a failed run: this exit code, one line that names the file, no file at `out`, no temporary files.
-void expect_refusal(const Folder& folder, const Outcome& o, int code, const std::string& named, const std::string& out) {
+void expect_refusal(const Folder& folder, const Outcome& o, int code, const std::string& named,
+                    const std::string& out) {
   INFO(o.err);
   CHECK(o.code == code);
   CHECK(o.lines() == 1);
@@ -36,14 +37,17 @@ TEST_CASE("bad audio is refused", "[cli]") {
   refuse("half-header.wav", good.substr(0, 20));
   std::string nan = training::wav_bytes(std::vector<float>(100, 0.5f), 16000);
   std::vector<float> x(100, 0.5f);
-  training::write_wav(folder / "f.wav", {.samples = x, .sample_rate = 16000, .channels = 1}, training::WavFormat::float32);
+  training::write_wav(folder / "f.wav", {.samples = x, .sample_rate = 16000, .channels = 1},
+                      training::WavFormat::float32);
   nan = slurp(folder / "f.wav");
   nan[nan.size() - 1] = '\x7f', nan[nan.size() - 2] = '\xff';
   refuse("nan.wav", nan);
-  expect_refusal(folder, run(folder, {"encode", folder / "missing.wav", "-o", out, "-m", model}), 4, "missing.wav", out);
+  expect_refusal(folder, run(folder, {"encode", folder / "missing.wav", "-o", out, "-m", model}), 4, "missing.wav",
+                 out);
   fs::create_directory(folder / "no-audio");
   expect_refusal(folder, run(folder, {"encode", folder / "no-audio", "-o", out, "-m", model}), 3, "no-audio", out);
-  expect_refusal(folder, run(folder, {"encode", folder / "good.wav", "-o", folder / "nowhere/out.nacre", "-m", model}), 4, "nowhere", out);
+  expect_refusal(folder, run(folder, {"encode", folder / "good.wav", "-o", folder / "nowhere/out.nacre", "-m", model}),
+                 4, "nowhere", out);
   expect_refusal(folder, run(folder, {"encode", "-", "-o", out, "-m", model}), 3, "standard input", out);
   if (::access("/dev/full", W_OK) == 0)
     CHECK(run(folder, {"encode", folder / "good.wav", "-o", "/dev/full", "-m", model, "-q"}).code == 4);
@@ -59,7 +63,8 @@ TEST_CASE("damaged streams are refused", "[cli]") {
     expect_refusal(folder, run(folder, {"decode", bad, "-o", out, "-m", model, "-q"}), 3, "bad.nacre", out);
   };
   // Cuts in the magic, in the header, at its end, in a packet, and before and in the closing packet.
-  for (const size_t n : {size_t{0}, size_t{4}, size_t{30}, size_t{60}, size_t{70}, good.size() / 2, good.size() - 32, good.size() - 1}) {
+  for (const size_t n :
+       {size_t{0}, size_t{4}, size_t{30}, size_t{60}, size_t{70}, good.size() / 2, good.size() - 32, good.size() - 1}) {
     INFO("cut at " << n);
     refuse(std::string_view(good).substr(0, n));
   }
@@ -94,14 +99,17 @@ TEST_CASE("streams of another model and models that are none are refused", "[cli
   expect_refusal(folder, o, 3, "s.nacre", out);
   CHECK(o.err.find("model") != std::string::npos);
   spill(folder / "text.safetensors", "not weights");
-  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "text.safetensors"}), 3, "text.safetensors", out);
+  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "text.safetensors"}), 3,
+                 "text.safetensors", out);
   const std::string weights = slurp(model);
   spill(folder / "cut.safetensors", std::string_view(weights).substr(0, weights.size() - 100));
-  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "cut.safetensors"}), 3, "cut.safetensors", out);
+  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "cut.safetensors"}), 3,
+                 "cut.safetensors", out);
   expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "nothing"}), 4, "nothing",
                  out);
   fs::create_directory(folder / "empty");
-  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "empty"}), 3, "empty", out);
+  expect_refusal(folder, run(folder, {"decode", folder / "s.nacre", "-o", out, "-m", folder / "empty"}), 3, "empty",
+                 out);
 }
 
 TEST_CASE("usage errors exit with 2", "[cli]") {
@@ -153,12 +161,14 @@ TEST_CASE("unknown configuration keys are named", "[cli]") {
   spill(folder / "c.json", R"({"codec": {"encoder_dim": 8, "encoder_rate": [2]}})");
   fs::create_directory(folder / "data");
   write_voice(folder / "data/a.wav", 8000);
-  Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config", folder / "c.json"});
+  Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config",
+                           folder / "c.json"});
   CHECK(o.code == 2);
   CHECK(o.lines() == 1);
   CHECK(o.err.find("encoder_rate") != std::string::npos);
   CHECK(run(folder, {"info", folder / "c.json"}).code == 2);
-  o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--set", "training.sede=3"});
+  o = run(folder,
+          {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--set", "training.sede=3"});
   CHECK(o.code == 2);
   CHECK(o.err.find("sede") != std::string::npos);
 }

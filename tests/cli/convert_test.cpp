@@ -179,8 +179,8 @@ TEST_CASE("folders are mirrored and several inputs all get their turn", "[cli]")
   INFO(o.err);
   CHECK(o.code == 3);
   CHECK(o.lines() == 2);
-  CHECK(o.err.find("a.wav: would become") != std::string::npos);
-  CHECK(o.err.find("a.flac: would become") != std::string::npos);
+  CHECK(o.err.find("a.wav: would be written to") != std::string::npos);
+  CHECK(o.err.find("a.flac: would be written to") != std::string::npos);
   CHECK(o.err.find("--keep-ending") != std::string::npos);
   CHECK_FALSE(fs::exists(folder / "alike/a.nacre"));
   CHECK(fs::exists(folder / "alike/deep/er/b.c.nacre"));
@@ -298,9 +298,12 @@ TEST_CASE("memory does not grow with the number of files, read or refused", "[cl
   for (const bool many : {false, true}) {
     const std::string name = many ? "many" : "few";
     fs::create_directory(folder / name);
-    for (int i = 0; i < (many ? 200 : 20); ++i) write_voice(folder / (name + "/good" + std::to_string(i) + ".wav"), 16000);
-    for (int i = 0; i < (many ? 100 : 10); ++i) spill(folder / (name + "/bad" + std::to_string(i) + ".wav"), std::string(4000, 'a'));
-    const Outcome o = run(folder, {"encode", folder / name, "-o", folder / (name + ".out"), "-m", model, "-q", "-t", "1"});
+    for (int i = 0; i < (many ? 200 : 20); ++i)
+      write_voice(folder / (name + "/good" + std::to_string(i) + ".wav"), 16000);
+    for (int i = 0; i < (many ? 100 : 10); ++i)
+      spill(folder / (name + "/bad" + std::to_string(i) + ".wav"), std::string(4000, 'a'));
+    const Outcome o =
+        run(folder, {"encode", folder / name, "-o", folder / (name + ".out"), "-m", model, "-q", "-t", "1"});
     CHECK(o.code == 3);
     CHECK(o.lines() == (many ? 100 : 10));
     peak[many] = o.peak_kib;

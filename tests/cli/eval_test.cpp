@@ -19,7 +19,8 @@ namespace {
 std::string tiny_run(const Folder& folder) {
   fs::create_directories(folder / "data");
   for (int i = 0; i < 8; ++i)
-    write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 6000 + 777 * i, i % 2 == 0 ? 16000 : 22050, 1 + i % 2, 10 + i);
+    write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 6000 + 777 * i, i % 2 == 0 ? 16000 : 22050, 1 + i % 2,
+                10 + i);
   json config;
   config["codec"] = json::parse(tiny_config().to_json());
   config["loss"] = {{"windows", {64, 256}}, {"mels", {8, 16}}};
@@ -40,7 +41,8 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   double snr = std::nan(""), mel = std::nan("");
   std::istringstream log(slurp(fs::path(trained) / "log.jsonl"));
   for (std::string line; std::getline(log, line);)
-    if (const json row = json::parse(line); row.contains("valid/snr")) snr = row["valid/snr"], mel = row["valid/mel_distance"];
+    if (const json row = json::parse(line); row.contains("valid/snr"))
+      snr = row["valid/snr"], mel = row["valid/mel_distance"];
   REQUIRE(std::isfinite(snr));
   Outcome o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--json", "-t", "1"});
   INFO(o.err);
@@ -63,7 +65,8 @@ TEST_CASE("eval prints what the trainer printed", "[cli]") {
   o = run(folder, {"eval", folder / "data", "-m", trained, "--held-out", "--valid_seconds", "0", "--json"});
   REQUIRE(o.code == 0);
   CHECK(json::parse(o.out)["files"].size() > all["files"].size());
-  o = run(folder, {"eval", folder / "data" / all["files"][0]["path"].get<std::string>(), "-m", trained, "--json", "-t", "1"});
+  o = run(folder,
+          {"eval", folder / "data" / all["files"][0]["path"].get<std::string>(), "-m", trained, "--json", "-t", "1"});
   REQUIRE(o.code == 0);
   CHECK(json::parse(o.out)["files"][0]["snr"] == all["files"][0]["snr"]);
 
@@ -84,12 +87,14 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
   Outcome o = run(folder, {"eval", in, "-m", model, "--json"});
   REQUIRE(o.code == 0);
   const json all = json::parse(o.out);
-  CHECK(all["files"][0]["bitrate"].get<double>() == Approx(8.0 * double(fs::file_size(folder / "s.nacre")) * 16000 / 37123));
+  CHECK(all["files"][0]["bitrate"].get<double>() ==
+        Approx(8.0 * double(fs::file_size(folder / "s.nacre")) * 16000 / 37123));
   CHECK(all["nominal_bitrate"].get<double>() == 16000.0 / 8 * 2 * 4);
   CHECK(all["files"][0]["encode_speed"].get<double>() > 0);
 
   // The table for a silent file and a bad one.
-  training::write_wav(folder / "silent.wav", {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
+  training::write_wav(folder / "silent.wav",
+                      {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
   spill(folder / "bad.wav", "text");
   o = run(folder, {"eval", in, folder / "silent.wav", folder / "bad.wav", "-m", model});
   CHECK(o.code == 3);
@@ -132,8 +137,10 @@ TEST_CASE("eval's bitrate is that of the stream", "[cli]") {
 TEST_CASE("eval sets Opus beside the codec", "[cli]") {
   const Folder folder;
   const std::string model = tiny_model(folder);
-  const std::string first = write_voice(folder / "a.wav", 37123), second = write_voice(folder / "b.wav", 21000, 22050, 2, 5);
-  training::write_wav(folder / "silent.wav", {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
+  const std::string first = write_voice(folder / "a.wav", 37123),
+                    second = write_voice(folder / "b.wav", 21000, 22050, 2, 5);
+  training::write_wav(folder / "silent.wav",
+                      {.samples = std::vector<float>(9000, 0.0f), .sample_rate = 16000, .channels = 1});
   Outcome o = run(folder, {"eval", first, second, folder / "silent.wav", "-m", model, "--json", "--baseline", "opus"});
   if (training::opus_unavailable()) {
     CHECK(o.code == 2);
@@ -192,7 +199,8 @@ TEST_CASE("info says what things are", "[cli]") {
   Outcome o = run(folder, {"info", folder / "s.nacre", model, in});
   INFO(o.err);
   CHECK(o.code == 0);
-  for (const char* text : {".nacre stream, verified", "44100 Hz, 2 channels, 37123 samples", "2 codebooks of 16", "identity"})
+  for (const char* text :
+       {".nacre stream, verified", "44100 Hz, 2 channels, 37123 samples", "2 codebooks of 16", "identity"})
     CHECK(o.out.find(text) != std::string::npos);
   o = run(folder, {"info", "--configs"});
   CHECK(o.code == 0);

@@ -90,7 +90,7 @@ cp $page before.md
 run "${report[@]}" --out results --add second
 expect_code 0 --add
 row $page "| snake/a | 100.0 | 80.0 | 99.0 to 103.0 | 91 | 12 | 91 | 88 | 50 | 1 | 34 | compile | 90.0 | 0.90 | compile | 60.0 | 0.75 |"
-row $page "- peers-compiled.json ends in the middle: 1 results of it count"
+row $page "- peers-compiled.json is incomplete: 1 of its results count"
 row $page "| snake | 2 | 2 | 91 to 91 | 0 of 1 | 0.90 | 0.90 |"
 for line in "| commit | abc |" "| tests | FAILED (exit 1) | 5 | 1 of 2 |" "| codec/e | eager | - | 5000 | - | - | 2.50 | - |  |"; do row $page "$line"; done
 run "${report[@]}" --out together first second
@@ -113,13 +113,13 @@ mkdir empty
 refused 3 "${report[@]}" --out results empty
 refused 4 "${report[@]}" --out nothing --add second
 refused 4 "${report[@]}" --out file first
-spoil 3 "not JSON" suite.json "{"
-spoil 3 "not JSON" bench.json "no JSON at all"
+spoil 3 "invalid JSON" suite.json "{"
+spoil 3 "invalid JSON" bench.json "no JSON at all"
 spoil 3 "expected an object" bench.json "[]"
 spoil 3 "expected an object" cases.json '{"cases": 3}'
 spoil 3 "other than objects" peers-eager.json '{"peers": [3]}'
 spoil 3 "has no name" peers-eager.json '{"peers": [{"peer": "eager"}]}'
-spoil 3 "names no peer" peers-eager.json '{"peers": [{"name": "snake/a"}]}'
+spoil 3 'has no "peer"' peers-eager.json '{"peers": [{"name": "snake/a"}]}'
 spoil 3 "outcome other than" suite.json '{"parts": [{"part": "tests", "outcome": "fine"}]}'
 spoil 3 "two devices" peers-eager.json '{"context": {"device": "NVIDIA A100"}, "peers": []}'
 cp -r first other

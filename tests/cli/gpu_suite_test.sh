@@ -282,7 +282,7 @@ expect_line out "^peers +not run .*this PyTorch finds no CUDA device"
 PRETEND_PEERS=3 run $suite --out peers --part peers-all --part peers
 expect_code 3 "a budget that was spent"
 expect_line out "^peers-all +incomplete +[0-9]+ s  2 results"
-expect_line out "^incomplete: peers peers-all; to go on: .*gpu_suite.sh --out peers --part peers-all --part peers --resume"
+expect_line out "^incomplete: peers peers-all; to continue: .*gpu_suite.sh --out peers --part peers-all --part peers --resume"
 export PYTHON=plain-python
 
 # ---- plans ---------------------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ PYTHON=pretended-python PRETEND_MODEL=33306000 PRETEND_SKIP=1 run $suite --plan 
 expect_code 0 "--plan first"
 [ "$(grep -oE '^(probes|tests|mission|headline|headline-peers) +ok' out | tr -d '\n ')" = probesoktestsokmissionokheadlineokheadline-peersok ] ||
   fail "--plan first: not its five parts in their order"
-expect_text "4 probes: 2 as assumed, 1 not (contrary), 1 cannot be asked here, 0 without an answer" "--plan first"
+expect_text "4 probes: 2 as assumed, 1 not (contrary), 1 cannot run here, 0 without an answer" "--plan first"
 expect_text "bf16 2 epochs, best SNR 3.25 dB, output std 0.125; fp32 2 epochs" "--plan first"
 expect_line first-plan/nvidia-pretender-1/report.md '^\| snake \| snake_forward/bf16/2x3x4 \| 13 us and 2.5 x PyTorch eager \| 10.0, counted \| 25.0 \(eager\) \| 12.5 \| no \|$'
 expect_line first-plan/nvidia-pretender-1/report.md '^\| other \| nobody/has/this \| 50% of the floor \| 7.50, counted \| not measured \| not measured \| not measured \|$'
@@ -337,7 +337,7 @@ refused 3 "$python" -I -S tree/scripts/gpu_report.py --out merged broken.tar.gz
 # training that diverges is a failure.
 PRETEND_PROBE=kill run $suite --out probes --part probes
 expect_code 1 "a probe that breaks"
-expect_text "3 probes: 2 as assumed, 0 not, 0 cannot be asked here, 1 without an answer" "a probe that breaks"
+expect_text "3 probes: 2 as assumed, 0 not, 0 cannot run here, 1 without an answer" "a probe that breaks"
 expect_line probes/unknown-gpu/report.md '^\| breaks \| no answer \| - \| ended nacre_probes by signal SEGV \|$'
 expect_line probes/unknown-gpu/report.md '^\| last \| ok \|'
 PATH=$work/hanging:$PATH run $suite --out hanging-smi --part probes
@@ -434,7 +434,7 @@ with_limits "2 10 60" "^bench +incomplete .* 1 cases measured" out --out slow --
 unset PRETEND_SLOW
 expect_code 3 "a part at its limit"
 expect_line out "^bench +incomplete +[0-9]+ s  1 cases measured, 0 failed, 0 not begun"
-expect_line out "^incomplete: bench; to go on: .* --out slow --part bench --limit $limit --resume"
+expect_line out "^incomplete: bench; to continue: .* --out slow --part bench --limit $limit --resume"
 expect_line slow/nvidia-pretender-1/report.md '^\| snake_forward/bf16/2x3x4 \| 12\.5 \| 7\.50 \|'
 expect_line slow/nvidia-pretender-1/report.md '^\| bench \| incomplete \|'
 grep -qx slow slow/state/bench-pieces/begun && fail "a case that was stopped counts as done"
@@ -448,7 +448,7 @@ expect_line out "^tests +ok +[0-9]+ s  5 of 5 tests passed"
 [ ! -s ran ] || fail "--resume runs tests that passed: $(head -n 2 ran)"
 run $suite --out hurried --part bench --budget 5
 expect_code 3 "a small budget"
-expect_line out "^bench +incomplete +0 s  not begun: nothing of the budget of 5 s is left"
+expect_line out "^bench +incomplete +0 s  not begun: no time of the budget of 5 s is left"
 
 # A kernel that loses the device, a crash and a hang each cost only their own case.
 export PRETEND_BREAK=hang
@@ -476,7 +476,7 @@ python3 -c 'import json; r = json.load(open("plain/nvidia-pretender-1/plain.json
 grep -q somebodys plain/nvidia-pretender-1/report.* && fail "a plain result names the machine"
 PYTHON=no-such-python run $suite --out required --part peers --require peers
 expect_code 1 "--require"
-expect_line out "^peers +FAILED \(exit 77\) .*required, and not run: no-such-python is not here"
+expect_line out "^peers +FAILED \(exit 77\) .*required, but not run: no-such-python was not found"
 
 # ---- packing -------------------------------------------------------------------------------------------------------------
 refused 2 tree/scripts/gpu_pack.sh --out some.zip
@@ -491,7 +491,7 @@ expect_text "at most 1000 are allowed" "--limit 1000"
 [ ! -e packed.tar.xz ] || fail "a file that is too large was written"
 sed -i s/nacre-commit:0/nacre-commit:f/ tree/build/cuda/tests/nacre_tests
 refused 5 tree/scripts/gpu_pack.sh --no-speech --out packed.tar.xz
-expect_text "nacre_tests was built from f123456789ab, this is 0123456789abcdef" "a program of another commit"
+expect_text "nacre_tests was built from f123456789ab, the tree is at 0123456789abcdef" "a program of another commit"
 cp "$(type -P true)" elf && cp tree/build/cuda/nacre script && mv elf tree/build/cuda/nacre
 run tree/scripts/gpu_pack.sh --speech speech --out packed.tar.xz --stale # one of the programs needs shared libraries
 expect_code 0 "packing"
@@ -502,10 +502,10 @@ sed -i s/nacre-commit:f/nacre-commit:0/ tree/build/cuda/tests/nacre_tests
 mv script tree/build/cuda/nacre
 mkdir mute
 refused 4 tree/scripts/gpu_pack.sh --speech mute --out packed.tar.xz
-expect_text "holds no audio" "a folder without audio"
+expect_text "contains no audio" "a folder without audio"
 PATH=$work/bare run "$(type -P bash)" tree/scripts/gpu_pack.sh --out packed.tar.xz
 expect_code 4 "neither speech nor espeak-ng"
-expect_text "no speech: neither quickstart/data nor espeak-ng is here" "neither speech nor espeak-ng"
+expect_text "no speech: quickstart/data and espeak-ng are missing" "neither speech nor espeak-ng"
 run tree/scripts/gpu_pack.sh --speech speech
 expect_code 0 "packing"
 expect_text "  cd build && { tar xf nacre-gpu.tar.xz" "packing"

@@ -33,8 +33,8 @@ void told(const Folder& folder, const Words& words, int code, const Words& parts
 
 /// A configuration that trains in a moment.
 const char* const small_config =
-    R"({"codec": {"encoder_dim": 4, "encoder_rates": [2, 2], "decoder_dim": 16, "decoder_rates": [2, 2], "latent_dim": 8,
-           "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16},
+    R"({"codec": {"encoder_dim": 4, "encoder_rates": [2, 2], "decoder_dim": 16, "decoder_rates": [2, 2],
+           "latent_dim": 8, "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16},
  "loss": {"windows": [16, 64], "mels": [5, 10]},
  "training": {"segment_length": 400, "batch_size": 2, "codebook_start_rows": 0, "max_steps": 1}})";
 
@@ -55,28 +55,28 @@ void write_bare(const std::string& from, const std::string& to) {
 
 TEST_CASE("keyboard: unknown words are named, with the nearest right ones", "[cli]") {
   const Folder folder;
-  told(folder, {"encod", "x"}, 2, {"'encod' is no verb", "did you mean 'encode'?"});
-  told(folder, {"sing"}, 2, {"'sing' is no verb", "train, encode, decode"});
+  told(folder, {"encod", "x"}, 2, {"'encod' is not a verb", "did you mean 'encode'?"});
+  told(folder, {"sing"}, 2, {"'sing' is not a verb", "train, encode, decode"});
   told(folder, {}, 2, {"expected a verb: train", "--help"});
   told(folder, {"--"}, 2, {"expected a verb"});
-  told(folder, {""}, 2, {"'' is no verb"});
+  told(folder, {""}, 2, {"'' is not a verb"});
   told(folder, {"help", "trian"}, 2, {"'trian'", "did you mean 'train'?"});
   // A wrong option is reported before a missing one.
-  told(folder, {"encode", "--modle", "y", "x"}, 2, {"'--modle' is no option of encode", "did you mean '--model'?"});
-  told(folder, {"train", "--frobnicate", "1"}, 2, {"'--frobnicate' is no option of train"});
+  told(folder, {"encode", "--modle", "y", "x"}, 2, {"'--modle' is not an option of encode", "did you mean '--model'?"});
+  told(folder, {"train", "--frobnicate", "1"}, 2, {"'--frobnicate' is not an option of train"});
   told(folder, {"train", "--batchsize=3"}, 2, {"'--batchsize'", "'--batch-size'"});
-  told(folder, {"encode", "-x"}, 2, {"'-x' is no option of encode"});
-  told(folder, {"encode", "x", "-fx"}, 2, {"'-x' is no option of encode"});
+  told(folder, {"encode", "-x"}, 2, {"'-x' is not an option of encode"});
+  told(folder, {"encode", "x", "-fx"}, 2, {"'-x' is not an option of encode"});
   told(folder, {"encode", "x", "-force"}, 2, {"'-force'", "two dashes", "--force"});
-  told(folder, {"--model", "m", "encode", "x"}, 2, {"'--model' stands before the verb", "nacre encode --model"});
-  told(folder, {"--modle", "m"}, 2, {"'--modle' is no option of nacre"});
-  told(folder, {"train", "data"}, 2, {"'data' is not expected", "--data-dir"});
-  told(folder, {"man", "page"}, 2, {"'page' is not expected"});
+  told(folder, {"--model", "m", "encode", "x"}, 2, {"'--model' is before the verb", "nacre encode --model"});
+  told(folder, {"--modle", "m"}, 2, {"'--modle' is not an option of nacre"});
+  told(folder, {"train", "data"}, 2, {"unexpected argument 'data'", "--data-dir"});
+  told(folder, {"man", "page"}, 2, {"unexpected argument 'page'"});
   told(folder, {"completion", "tcsh"}, 2, {"'tcsh'", "bash, zsh or fish"});
-  told(folder, {"completion", "bash", "zsh"}, 2, {"'zsh' is not expected"});
+  told(folder, {"completion", "bash", "zsh"}, 2, {"unexpected argument 'zsh' after 'bash'"});
   // All missing options are reported at once.
   told(folder, {"encode"}, 2, {"encode needs inputs, --output and --model", "nacre encode --help"});
-  told(folder, {"eval", "-m", "x"}, 2, {"inputs, or --data-dir"});
+  told(folder, {"eval", "-m", "x"}, 2, {"eval needs audio files, as inputs or by --data-dir"});
 }
 
 TEST_CASE("keyboard: values that options cannot have are told with what they can be", "[cli]") {
@@ -89,7 +89,7 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
   with({"--threads", "two"}, {"--threads is 'two'", "integer"});
   with({"--threads", "-1"}, {"--threads is '-1'", "0 to 1024"});
   with({"--threads", "1.5"}, {"'1.5'", "integer"});
-  with({"--threads", "99999999999999999999"}, {"too large"});
+  with({"--threads", "99999999999999999999"}, {"does not fit in 64 bits"});
   with({"--threads", " 1"}, {"integer"});
   with({"--beam", "0"}, {"--beam is '0'", "1 to 64"});
   with({"--device", "cudda"}, {"--device is 'cudda'", "auto, cpu, cuda or cuda:N", "did you mean 'cuda'?"});
@@ -109,7 +109,8 @@ TEST_CASE("keyboard: values that options cannot have are told with what they can
   told(folder, {"eval", "x", "-m", "m", "--valid-seconds", "nan"}, 2, {"--valid-seconds is 'nan'", "0 or more"});
   told(folder, {"report", "--run", "r", "--data-dir", "d", "--max-seconds", "0"}, 2,
        {"--max-seconds is '0'", "above 0"});
-  told(folder, {"eval", "x", "-m", "m", "--valid-fraction", "0.5"}, 2, {"--valid-fraction goes with --held-out"});
+  told(folder, {"eval", "x", "-m", "m", "--valid-fraction", "0.5"}, 2,
+       {"--valid-fraction has no effect without --held-out"});
   told(folder, {"info", "speech-16k", "--cost", "h20"}, 2, {"--cost is 'h20'", "h200"});
   // Long words are shortened.
   const Outcome o = run(folder, {std::string(100000, 'a')});
@@ -167,7 +168,8 @@ TEST_CASE("keyboard: options that would do nothing are not offered", "[cli]") {
     const std::string value = std::string(option) == "--device"      ? "cpu"
                               : std::string(option) == "--precision" ? "fp32"
                                                                      : "1";
-    told(folder, {"export", "-m", model, "-o", folder / "x.safetensors", option, value}, 2, {"is no option of export"});
+    told(folder, {"export", "-m", model, "-o", folder / "x.safetensors", option, value}, 2,
+         {"is not an option of export"});
     told(folder, {"info", model, option, value}, 2, {option, "--memory"});
   }
   CHECK(run(folder, {"info", model, "--cost", "h200", "--precision", "bf16"}).code == 0);
@@ -214,13 +216,13 @@ TEST_CASE("keyboard: settings are told with their range and where they came from
   refused(good, {"--set", "training.schedule=cosin"}, 2, {"\"cosin\"", "did you mean 'cosine'?"});
   for (const char* out : {"../x", "a/../../x", "/tmp/x"})
     refused(good, {"--experiment-name", out}, 2,
-            {"--experiment-name " + std::string(out), "leads out of the checkpoint folder"});
+            {"--experiment-name " + std::string(out), "is outside of the checkpoint folder"});
   refused(good, {"--set", "nonsense"}, 2, {"expected section.key=value"});
   refused("speach-16k", {}, 2, {"\"speach-16k\"", "did you mean 'speech-16k'?"});
   spill(folder / "key.json", R"({"codec": {"encoder_dmi": 8}})");
   refused(folder / "key.json", {}, 2, {"key.json: ", "\"codec.encoder_dmi\"", "did you mean 'codec.encoder_dim'?"});
   spill(folder / "twice.json", R"({"training": {"max_steps": 1, "max_steps": 2}})");
-  refused(folder / "twice.json", {}, 2, {"twice.json: ", "\"max_steps\" is there twice"});
+  refused(folder / "twice.json", {}, 2, {"twice.json: ", "\"max_steps\" appears twice"});
   // Two settings that are only valid together.
   CHECK(run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "both", "--config", good,
                      "--set", "codec.encoder_rates=[2,4]", "--set", "codec.decoder_rates=[4,2]"})
@@ -231,7 +233,7 @@ TEST_CASE("keyboard: a fault in a JSON file has a line and a column", "[cli]") {
   const Folder folder;
   const auto at = [&](const std::string& text, const std::string& place) {
     spill(folder / "bad.json", text);
-    told(folder, {"info", folder / "bad.json"}, 2, {"bad.json: ", place + ":", "not JSON"});
+    told(folder, {"info", folder / "bad.json"}, 2, {"bad.json: ", place + ":", "invalid JSON"});
   };
   at("{\"codec\": {\"encoder_dim\": 4},\n \"loss\": {\"mel\": 1,\n   }}", "line 3, column 4");
   at("{]", "line 1, column 2");
@@ -281,8 +283,10 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
     CHECK(o.lines() == 1);
   }
   // A folder in place of a file, and a file in place of a folder.
-  told(folder, {"export", "-m", model, "-o", "-"}, 2, {"-o -", "is a file"});
-  told(folder, {"report", "--run", runs, "--data-dir", data, "-o", "-"}, 2, {"-o -", "is a file"});
+  told(folder, {"export", "-m", model, "-o", "-"}, 2,
+       {"-o -", "cannot be written to standard output", "expected a file name"});
+  told(folder, {"report", "--run", runs, "--data-dir", data, "-o", "-"}, 2,
+       {"-o -", "cannot be written to standard output", "expected a file name"});
   told(folder, {"train", "--data_dir", in, "--checkpoint_dir", runs, "--config", config}, 4, {"expected a folder"});
   told(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", data}, 4,
        {"is a folder, expected a JSON file"});
@@ -314,7 +318,7 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
   told(folder, {"decode", in, "-o", out, "-m", model}, 3,
        {"is an audio file, expected a .nacre stream", "nacre encode"});
   told(folder, {"decode", model, "-o", out, "-m", model}, 3, {"is a model", "--model takes it"});
-  told(folder, {"decode", data, "-o", out, "-m", model}, 3, {"holds audio files", "nacre encode"});
+  told(folder, {"decode", data, "-o", out, "-m", model}, 3, {"contains audio files", "nacre encode"});
   for (const char* verb : {"encode", "decode", "eval", "export"}) {
     Words words{verb, "-o", out};
     if (verb == std::string("eval")) words = {verb};
@@ -327,10 +331,10 @@ TEST_CASE("keyboard: a thing given where another belongs is called by its name",
     with_model(stream, {"is a .nacre stream, expected a model", "nacre decode"});
     with_model(folder / "audio.safetensors", {"is an audio file, expected a model", "nacre encode"});
     with_model(config, {"is JSON, expected a model", "--config"});
-    with_model(data, {"no usable checkpoint", "holds audio files"});
+    with_model(data, {"no usable checkpoint", "contains audio files"});
   }
-  told(folder, {"report", "--run", data, "--data-dir", data, "-o", out}, 3, {"is no run", "log.jsonl"});
-  told(folder, {"encode", in, "-o", out, "-m", "speech-16k"}, 4, {"is a configuration's name"});
+  told(folder, {"report", "--run", data, "--data-dir", data, "-o", out}, 3, {"is not a run", "log.jsonl"});
+  told(folder, {"encode", in, "-o", out, "-m", "speech-16k"}, 4, {"is the name of a configuration"});
   told(folder, {"train", "--data_dir", runs, "--checkpoint_dir", folder / "r2", "--config", config}, 3,
        {"no audio files", "is a run"});
   told(folder, {"train", "--data_dir", data, "--checkpoint_dir", folder / "r2", "--config", model}, 2,
@@ -447,7 +451,7 @@ TEST_CASE("keyboard: --config gives a model file the configuration that it lacks
   done({"info", folder / "whole.safetensors"});
   // A configuration that does not fit, and one that is not needed.
   told(folder, {"info", bare, "--config", "speech-16k-small"}, 3, {"does not fit the model"});
-  told(folder, {"info", model, "--config", config}, 2, {"holds its own configuration"});
+  told(folder, {"info", model, "--config", config}, 2, {"contains its own configuration", "omit --config"});
 }
 
 TEST_CASE("keyboard: control characters in names do not reach the terminal", "[cli]") {
@@ -488,7 +492,7 @@ TEST_CASE("keyboard: control characters in names do not reach the terminal", "[c
   clean({"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "r2", "--config", folder / "c.json",
          "--max-bad", "0"},
         3, "bad\\x1b\\x0a.wav");
-  clean({"\x1b[2J"}, 2, "'\\x1b[2J' is no verb");
+  clean({"\x1b[2J"}, 2, "'\\x1b[2J' is not a verb");
 }
 
 TEST_CASE("keyboard: the command that uploads logs can be pasted", "[cli]") {

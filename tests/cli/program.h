@@ -32,12 +32,15 @@ struct Outcome {
 /// Starts `nacre arguments...` with standard input from a file.
 class Running {
  public:
-  Running(const Folder& folder, std::vector<std::string> arguments, const std::string& input = "/dev/null") : folder_(folder) {
+  Running(const Folder& folder, std::vector<std::string> arguments, const std::string& input = "/dev/null")
+      : folder_(folder) {
     static int count = 0;
     name_ = ".run-" + std::to_string(count++);
     const std::string out = folder / (name_ + ".out"), err = folder / (name_ + ".err");
     // One thread by default, because tests run beside each other.
-    const auto has = [&](const char* word) { return std::find(arguments.begin(), arguments.end(), word) != arguments.end(); };
+    const auto has = [&](const char* word) {
+      return std::find(arguments.begin(), arguments.end(), word) != arguments.end();
+    };
     if ((has("-m") || has("--model") || has("--data_dir")) && !has("-t") && !has("--threads") &&
         arguments.front() != "export")  // has no option for threads
       arguments.insert(arguments.end(), {"-t", "1"});
@@ -122,8 +125,10 @@ inline std::vector<float> voice(int64_t frames, int rate, int channels = 1, uint
   return x;
 }
 
-inline std::string write_voice(const std::filesystem::path& path, int64_t frames, int rate = 16000, int channels = 1, uint64_t seed = 1) {
-  training::write_wav(path, {.samples = voice(frames, rate, channels, seed), .sample_rate = rate, .channels = channels});
+inline std::string write_voice(const std::filesystem::path& path, int64_t frames, int rate = 16000, int channels = 1,
+                               uint64_t seed = 1) {
+  training::write_wav(path,
+                      {.samples = voice(frames, rate, channels, seed), .sample_rate = rate, .channels = channels});
   return path;
 }
 

@@ -86,7 +86,7 @@ for options in --real "--keep --real" "--real"; do
   else
     expect_text '^epoch 1  step 2  loss ' "$options"
   fi
-  if [ -e once ]; then expect_text 'quickstart-real/data is there already' "$options"; else expect_text '^packages in quickstart-real/debs' "$options"; fi
+  if [ -e once ]; then expect_text 'quickstart-real/data already exists' "$options"; else expect_text '^packages in quickstart-real/debs' "$options"; fi
   touch once
 done
 

@@ -118,14 +118,14 @@ refused 4 "festvox-ru cannot be downloaded" other
 echo damaged >kept/klettres-data_1.deb
 refused 3 "klettres-data_1.deb: cannot be unpacked" --debs kept speech
 tar -cf kept/klettres-data_1.deb -C kept --exclude=klettres-data_1.deb . 2>/dev/null
-refused 3 "klettres-data_1.deb: holds no audio in usr/share/klettres/ml" --debs kept speech
+refused 3 "klettres-data_1.deb: contains no audio in usr/share/klettres/ml" --debs kept speech
 cp gone/klettres-data_1.deb kept
 mv bin/ffmpeg ffmpeg
 echo 'exit 1' | program ffmpeg
 refused 3 "ffmpeg cannot decode" --debs kept speech
 find speech -type f -print0 | sort -z | xargs -0 cat | cksum | cmp -s - before || fail "a failure changes the folder that was there"
 mkdir precious && echo keep >precious/file
-refused 2 "is not what this script makes" --debs kept precious
+refused 2 "was not made by this script" --debs kept precious
 refused 2 "usage: "
 refused 2 "usage: " --debs
 refused 2 "usage: " a b

@@ -277,8 +277,8 @@ else
     [ "$code" != 0 ] || continue # a real device does not fail on request
     expect_code 6 "a kernel that fails"
     expect_text "an illegal memory access was encountered" "a kernel that fails"
-    expect_text "one of those launched before by this context:" "a kernel that fails"
-    [ $blocking = 0 ] || expect_text "by this context: balancer_norms" "a kernel that fails, blocking"
+    expect_text "one of those that this context launched before:" "a kernel that fails"
+    [ $blocking = 0 ] || expect_text "that this context launched before: balancer_norms" "a kernel that fails, blocking"
     grep -q "batch_size" err && fail "a kernel that fails is told as a lack of memory"
   done
 fi

@@ -64,9 +64,7 @@ struct Coder {
 /// The encoder's output in floats.
 std::vector<float> latents(Coder& coder, const std::vector<float>& x) {
   Parameters p;
-  const Encoder encoder(p, coder.codec.config());
-  const Quantizer quantizer(p, coder.codec.config());
-  const Decoder decoder(p, coder.codec.config());
+  const System system(p, coder.codec.config());
   p.allocate(coder.ctx, false);
   p.assign(coder.ctx, coder.codec.parameters());
   Plan plan(coder.ctx, Purpose::inference);
@@ -75,7 +73,7 @@ std::vector<float> latents(Coder& coder, const std::vector<float>& x) {
   plan.reserve([&](Plan& w) {
     const auto source = w.source<float>(coder.audio.shape);
     in = source.value;
-    out = w.result<float>(encoder.plan(w, source.flow));
+    out = w.result<float>(system.encoder(w, source.flow));
   });
   coder.ctx.write<float>(x, in);
   plan.run();

@@ -25,8 +25,7 @@ struct Joined {
   Context ctx;
   CodecConfig config;
   Parameters parameters;
-  Encoder encoder;
-  Decoder decoder;
+  Net encoder, decoder;
   Plan plan;
   View<float> in;
   View<const float> out;
@@ -34,15 +33,15 @@ struct Joined {
   Joined(Device device, const CodecConfig& c, int64_t frames)
       : ctx({.device = device, .threads = 2}),
         config(c),
-        encoder(parameters, c),
-        decoder(parameters, c),
+        encoder(encoder_of(parameters, c)),
+        decoder(decoder_of(parameters, c)),
         plan(ctx, Purpose::inference) {
     parameters.allocate(ctx, false);
     parameters.initialise(ctx, 5);
     plan.reserve([&](Plan& p) {
       const Output<float> source = p.source<float>({.time = frames * c.hop()});
       in = source.value;
-      out = p.result<float>(decoder.plan(p, encoder.plan(p, source.flow)));
+      out = p.result<float>(decoder(p, encoder(p, source.flow)));
     });
   }
   std::vector<float> run(const std::vector<float>& x) {
@@ -104,7 +103,7 @@ CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> dec
 
 }  // namespace
 
-TEST_CASE("without a quantizer and before any step, every ready configuration gives back its input", "[start]") {
+TEST_CASE("without a quantizer and before any step, every built-in configuration gives back its input", "[start]") {
   for (const std::string& name : CodecConfig::names()) {
     // The emulator would take minutes and gigabytes for the wide models. They run on the CPU and on a real device only.
     const bool wide = name.rfind("dac-", 0) == 0;
@@ -209,11 +208,13 @@ TEST_CASE("a codec too narrow for all bands carries the lowest, or says why it c
   c = small(ActivationKind::snake, {4, 5}, false);
   c.decoder_rates = {4, 5};
   CHECK(transform_start_of(c).refused ==
-        "the strides beside the latent are 5 (encoder) and 4 (decoder), expected equal or both even: "
-        "their padding places the transform's windows");
+        "the strides next to the latent are 5 (encoder) and 4 (decoder), expected equal or both even, "
+        "because their padding sets the place of the transform's windows");
   c.decoder_rates = {5, 2, 2};
   c.decoder_dim = 8;
   CHECK(transform_start_of(c).refused == "decoder layer 1 has 4 channels, expected 8 or more");
+  c.network = "other";
+  CHECK(transform_start_of(c).refused == "network is \"other\", expected \"dac\"");
 }
 
 TEST_CASE("the transform start is the same on every device, and changes neither names nor shapes", "[start]") {

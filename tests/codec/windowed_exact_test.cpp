@@ -13,13 +13,13 @@ using namespace nacre::test;
 
 namespace {
 
-struct Net {
+struct Topology {
   std::vector<int64_t> rates;
   std::vector<int64_t> dilations;
   int64_t kernel_size;
 };
 // Strides of 4 give the rows of ones in transposed convolutions exact norms.
-const Net nets[] = {
+const Topology nets[] = {
     {{4}, {1}, 7},     // the encoder's receptive field is a whole number of frames
     {{4}, {1, 3}, 7},  // the field reaches one sample into its last frame
     {{4, 4}, {1}, 5},  // two levels
@@ -28,7 +28,7 @@ constexpr int64_t levels = 400;  ///< number of values of a latent channel, more
 
 /// In every layer, one channel looks as far back as possible and the other as far ahead. Units add their result to
 /// their input, so values are small integers. The codes hold the values of both latent channels, one codebook each.
-Codec looking_both_ways(Context& ctx, const Net& net) {
+Codec looking_both_ways(Context& ctx, const Topology& net) {
   CodecConfig c;
   c.encoder_dim = 2, c.encoder_rates = c.decoder_rates = net.rates;
   c.decoder_dim = 2 << net.rates.size(), c.latent_dim = 2;
@@ -124,7 +124,7 @@ size_t differences(const auto& a, const auto& b) {
 
 TEST_CASE("windows give, bit for bit, what one window gives, and need all of their context", "[windowed]") {
   for (const Device device : devices())
-    for (const Net& net : nets) {
+    for (const Topology& net : nets) {
       Context ctx({.device = device, .threads = 2});
       Codec codec = looking_both_ways(ctx, net);
       const int64_t hop = codec.config().hop(), back = codec.config().encoder_context(),
@@ -149,7 +149,7 @@ TEST_CASE("what a window lacks of its context is seen in what it keeps", "[windo
   // The same windows, cut by hand. A frame is right with the full context, and wrong with one frame less on either
   // side.
   Context ctx({.threads = 2});
-  for (const Net& net : nets) {
+  for (const Topology& net : nets) {
     Codec codec = looking_both_ways(ctx, net);
     const int64_t hop = codec.config().hop(), back = codec.config().encoder_context(),
                   ahead = codec.config().decoder_context();

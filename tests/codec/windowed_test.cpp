@@ -50,7 +50,8 @@ std::vector<float> decoded(Codec& codec, std::span<const int32_t> codes, size_t 
   std::vector<float> y;
   WindowedDecoder decoder(codec, [&](std::span<const float> s) { y.insert(y.end(), s.begin(), s.end()); }, window);
   const size_t piece = frames * static_cast<size_t>(codec.config().n_codebooks);
-  for (size_t at = 0; at < codes.size(); at += piece) decoder.push(codes.subspan(at, std::min(piece, codes.size() - at)));
+  for (size_t at = 0; at < codes.size(); at += piece)
+    decoder.push(codes.subspan(at, std::min(piece, codes.size() - at)));
   decoder.finish();
   return y;
 }
@@ -172,7 +173,8 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
     const int64_t context = std::max(codec.config().encoder_context(), codec.config().decoder_context());
     for (const int64_t window : {2 * context + 1, 5 * context}) {
       const int64_t step = window - 2 * context;
-      for (const int64_t frames : {int64_t{1}, window - 1, window, window + 1, window + step, window + 3 * step - 1, window + 3 * step + 1})
+      for (const int64_t frames :
+           {int64_t{1}, window - 1, window, window + 1, window + step, window + 3 * step - 1, window + 3 * step + 1})
         for (const int64_t extra : {-hop + 1, int64_t{0}}) {
           const std::vector<float> x = noise(frames * hop + extra, 2);
           INFO("hop " << hop << ", window " << window << ", context " << context << ", " << x.size() << " samples");
@@ -191,7 +193,8 @@ TEST_CASE("windows give what one pass gives", "[windowed]") {
           const std::vector<float> y = decoded_whole(codec, codes), z = decoded(codec, codes, 100, window);
           REQUIRE(y.size() == z.size());
           float peak = 0, worst = 0;
-          for (size_t i = 0; i < y.size(); ++i) peak = std::max(peak, std::fabs(y[i])), worst = std::max(worst, std::fabs(y[i] - z[i]));
+          for (size_t i = 0; i < y.size(); ++i)
+            peak = std::max(peak, std::fabs(y[i])), worst = std::max(worst, std::fabs(y[i] - z[i]));
           CHECK(peak > 0);
           CHECK(worst <= 1e-5f * peak);
         }

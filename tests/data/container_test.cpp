@@ -100,7 +100,7 @@ TEST_CASE("MP3 is read whole, whatever its index says", "[training][audio]") {
   // A cut file is noticed by its index.
   write_bytes(folder / "d.mp3", mp3.substr(0, mp3.size() / 2));
   CHECK_THAT(read(folder / "d.mp3").refused,
-             Catch::Contains("truncated: the header promises 176400 frames") && Catch::Contains("--salvage"));
+             Catch::Contains("truncated: the header declares 176400 frames") && Catch::Contains("--salvage"));
   const Reading cut = read(folder / "d.mp3", {.salvage = true});
   CHECK(cut.frames > 0);
   REQUIRE(cut.warnings.size() == 1);
@@ -167,7 +167,7 @@ TEST_CASE("a recorder that died leaves audio", "[training][audio]") {
     INFO(r.refused);
     CHECK(r.samples == expected);
     REQUIRE(r.warnings.size() == 1);
-    CHECK_THAT(r.warnings[0], Catch::Contains("did not finish"));
+    CHECK_THAT(r.warnings[0], Catch::Contains("the recording was not finished"));
   }
   // No audio at all, with and without a chunk behind the data.
   write_bytes(folder / "c.wav", wav_bytes({}, 16000));

@@ -144,7 +144,7 @@ TEST_CASE("a folder without usable audio says so", "[training][dataset]") {
   std::filesystem::remove(folder / "a.wav");
   write_sine(folder / "valid/a.wav", 1000);
   CHECK_THAT(thrown(folder.path(), {}),
-             Catch::Contains("nothing is left to train on") && Catch::Contains("training.held_out_folders=false"));
+             Catch::Contains("none is left to train on") && Catch::Contains("training.held_out_folders=false"));
   CHECK_THAT(thrown(folder.path(), {.sample_rate = 5}, ErrorKind::usage), Catch::Contains("sample_rate is 5"));
 }
 
@@ -249,7 +249,7 @@ TEST_CASE("files that are used in spite of something are named", "[training][dat
   CHECK_THAT(strict.bad()[0].reason, Catch::Contains("--salvage"));
   REQUIRE(strict.warned().size() == 2);
   CHECK(strict.warned()[0].path == "b.wav");
-  CHECK_THAT(strict.warned()[0].reason, Catch::Contains("did not finish"));
+  CHECK_THAT(strict.warned()[0].reason, Catch::Contains("the recording was not finished"));
   CHECK(strict.warned()[1].path == "d.wav");
   CHECK_THAT(strict.warned()[1].reason, Catch::Contains("opposite phase"));
   const Dataset salvaged(folder.path(), {.salvage = true});

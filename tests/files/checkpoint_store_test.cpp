@@ -106,7 +106,7 @@ TEST_CASE("content that cannot be saved changes nothing", "[checkpoint_store]") 
   c.manifest = "[]";
   refuse(c, ErrorKind::usage, "not a JSON object");
   c.manifest = "{\"step\": 3}";
-  refuse(c, ErrorKind::usage, "\"step\" belongs to the store");
+  refuse(c, ErrorKind::usage, "\"step\" is reserved for the store");
   c = content(2);
   c.files.push_back(c.files[0]);
   refuse(c, ErrorKind::usage, "two files named \"model.safetensors\"");

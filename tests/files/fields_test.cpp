@@ -21,6 +21,7 @@ struct Paint {
   bool matt = false;
   std::vector<int64_t> sizes{1, 2}, marks{};
   Colour colour = Colour::green;
+  std::string shop = "north";
 };
 template <class V>
 void fields(V& v, Paint& p) {
@@ -33,6 +34,7 @@ void fields(V& v, Paint& p) {
   v("sizes", p.sizes, list(range(1, 5), 1, 3, "tins"), "of the tins");
   v("marks", p.marks, list(range(-3, 3), 0, 2), "on the tins");
   v("colour", p.colour, words({"red", "green", "blue"}), "of the paint");
+  v("shop", p.shop, words({"north", "south"}), "that sells it");
 }
 
 template <class F>
@@ -115,6 +117,8 @@ TEST_CASE("fields: keys that are outside their limits are named", "[config]") {
   CHECK(checked({.sizes = {1, 6}}) == "paint.sizes is 6, expected 1 to 5");
   CHECK(checked({.marks = {0, 0, 0}}) == "paint.marks is 3 entries, expected 0 to 2");
   CHECK(checked({.marks = {-3, 3}}) == "accepted");
+  CHECK(checked({.shop = "south"}) == "accepted");
+  CHECK(checked({.shop = "nort"}) == "paint.shop is \"nort\", expected north or south; did you mean 'north'?");
   // The first error in the order of fields().
   CHECK(checked({.layers = 0, .gloss = 2}) == "paint.layers is 0, expected 1 to 9");
 }
@@ -128,7 +132,8 @@ TEST_CASE("fields: values are read by their type", "[config]") {
                                    {"matt", "true"},
                                    {"sizes", "[]"},
                                    {"marks", "[-1, 2]"},
-                                   {"colour", "\"blue\""}}) {
+                                   {"colour", "\"blue\""},
+                                   {"shop", "\"south\""}}) {
     INFO(key);
     CHECK(taken(p, key, value) == "accepted");
   }
@@ -140,6 +145,7 @@ TEST_CASE("fields: values are read by their type", "[config]") {
   CHECK(p.sizes.empty());
   CHECK(p.marks == std::vector<int64_t>{-1, 2});
   CHECK(p.colour == Colour::blue);
+  CHECK(p.shop == "south");
 
   for (const auto& [key, value, said] : std::initializer_list<std::array<const char*, 3>>{
            {"layers", "1.5", "1.5, expected an integer of 64 bits"},
@@ -153,26 +159,29 @@ TEST_CASE("fields: values are read by their type", "[config]") {
            {"sizes", "[1, 2.5]", "[1,2.5], expected a list of integers"},
            {"sizes", "[9223372036854775808]", "[9223372036854775808], expected a list of integers"},
            {"colour", "2", "2, expected a string"},
-           {"colour", "\"bleu\"", "\"bleu\", expected red, green or blue; did you mean 'blue'?"}}) {
+           {"colour", "\"bleu\"", "\"bleu\", expected red, green or blue; did you mean 'blue'?"},
+           {"shop", "2", "2, expected a string"},
+           {"shop", "\"nort\"", "\"nort\", expected north or south; did you mean 'north'?"}}) {
     CHECK(taken(p, key, value) == "paint." + std::string(key) + " is " + said);
   }
   CHECK(taken(p, "layers", "\"" + std::string(200, 'x') + "\"").size() < 150);
   CHECK(p.layers == -5);  // refused and unchanged
   CHECK(p.colour == Colour::blue);
+  CHECK(p.shop == "south");
 }
 
 TEST_CASE("fields: keys are written and listed", "[config]") {
   Paint p;
   const Fields all = fields_of(p);
   CHECK(written(all).dump() == R"({"colour":"green","gloss":0.5,"layers":2,"marks":[],"matt":false,"price":1.0,)"
-                               R"("seed":7,"sizes":[1,2]})");
+                               R"("seed":7,"shop":"north","sizes":[1,2]})");
   CHECK(keys_of(all) ==
-        std::vector<std::string>{"colour", "gloss", "layers", "marks", "matt", "price", "seed", "sizes"});
+        std::vector<std::string>{"colour", "gloss", "layers", "marks", "matt", "price", "seed", "shop", "sizes"});
   CHECK(find(all, "layer") == nullptr);
   std::string types, ranges;
   for (const Field& f : all) types += std::string(f.type()) + "; ", ranges += f.range() + "; ";
-  CHECK(types == "integer; integer; number; number; boolean; list of integers; list of integers; word; ");
+  CHECK(types == "integer; integer; number; number; boolean; list of integers; list of integers; word; word; ");
   CHECK(ranges ==
         "1 to 9; 0 or more; 0 to below 1; above 0; true or false; 1 to 3 tins, each 1 to 5; "
-        "0 to 2, each -3 to 3; red, green or blue; ");
+        "0 to 2, each -3 to 3; red, green or blue; north or south; ");
 }

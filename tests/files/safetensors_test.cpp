@@ -93,10 +93,12 @@ TEST_CASE("safetensors: offsets, shapes and types must agree", "[safetensors]") 
   refuse("{" + entry("a", "[1]", "[0,4]") + "}", 3, "cut off");
   refuse("{" + entry("a", "[1]", "[0,4]") + "}", 5, "1 bytes follow the last tensor");
   refuse("{}", 1, "1 bytes follow");
-  refuse("{" + entry("a", "[1]", "[4,8]") + "}", 8, "back to back");                                       // a hole
-  refuse("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[8,12]") + "}", 12, "back to back");  // a hole
-  refuse("{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[1]", "[4,8]") + "}", 8, "back to back");    // overlap
-  refuse("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[0,4]") + "}", 4, "back to back");    // shared
+  refuse("{" + entry("a", "[1]", "[4,8]") + "}", 8, "must be contiguous");  // a hole
+  refuse("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[8,12]") + "}", 12,
+         "must be contiguous");  // a hole
+  refuse("{" + entry("a", "[2]", "[0,8]") + "," + entry("b", "[1]", "[4,8]") + "}", 8,
+         "must be contiguous");  // overlap
+  refuse("{" + entry("a", "[1]", "[0,4]") + "," + entry("b", "[1]", "[0,4]") + "}", 4, "must be contiguous");  // shared
   refuse("{" + entry("a", "[1]", "[4,0]") + "}", 4, "data_offsets are [4, 0]");
   refuse("{" + entry("a", "[2]", "[0,4]") + "}", 4, "needs 8 bytes");
   refuse("{" + entry("a", "[1]", "[0,4]", "F64") + "}", 4, "needs 8 bytes");
@@ -120,8 +122,8 @@ TEST_CASE("safetensors: the header is strict JSON", "[safetensors]") {
   refuse(" {}", 0, "begin with '{'");
   refuse("[]", 0, "begin with '{'");
   refuse("{", 0, "expected");
-  refuse("{}}", 0, "something follows");
-  refuse(std::string("{}\0", 3), 0, "something follows");
+  refuse("{}}", 0, "unexpected data after");
+  refuse(std::string("{}\0", 3), 0, "unexpected data after");
   refuse("{" + a + ",}", 4, "expected '\"'");
   refuse("{" + a + "," + a + "}", 4, "\"a\" appears twice");
   refuse("{" + a + "," + entry("\\u0061", "[1]", "[4,8]") + "}", 8,
@@ -271,7 +273,7 @@ TEST_CASE("safetensors: the writer refuses what could not be read back", "[safet
   for (const std::string& name : {std::string("__metadata__"), std::string("\xff"), std::string("a\0b", 3)}) {
     bad = good;
     bad.name = name;
-    refused({bad}, "cannot be the name");
+    refused({bad}, "is not a valid tensor name");
   }
   CHECK_THROWS_WITH(written(std::vector{good}, {{"k", "\xff"}}), Catch::Contains("metadata \"k\""));
 }

@@ -179,10 +179,10 @@ TEST_CASE("any cut and any flipped bit of twenty streams is noticed", "[stream]"
     }
     Bytes longer = good;
     longer.push_back(std::byte{0});
-    CHECK(refused(longer, "something follows the end"));
+    CHECK(refused(longer, "unexpected data after the end"));
     Bytes joined = good;
     joined.insert(joined.end(), good.begin(), good.end());
-    CHECK(refused(joined, "something follows the end"));
+    CHECK(refused(joined, "unexpected data after the end"));
   }
 }
 
@@ -196,17 +196,17 @@ TEST_CASE("packets that are swapped, doubled, dropped or of another stream are n
   const auto at = [](Bytes& b, int i) { return b.begin() + 60 + i * packet; };
   Bytes bad = good;
   std::swap_ranges(at(bad, 1), at(bad, 2), at(bad, 2));
-  CHECK(refused(bad, "packet 2 where 1 was expected"));
+  CHECK(refused(bad, "found packet 2, expected packet 1"));
   bad = good;
   bad.erase(at(bad, 1), at(bad, 2));
-  CHECK(refused(bad, "packet 2 where 1 was expected"));
+  CHECK(refused(bad, "found packet 2, expected packet 1"));
   bad = good;
   const Bytes doubled(at(bad, 1), at(bad, 2));
   bad.insert(at(bad, 2), doubled.begin(), doubled.end());
-  CHECK(refused(bad, "packet 1 where 2 was expected"));
+  CHECK(refused(bad, "found packet 1, expected packet 2"));
   bad = good;
   bad.erase(at(bad, 3), at(bad, 4));
-  CHECK(refused(bad, "packet 4 where 3 was expected"));
+  CHECK(refused(bad, "found packet 4, expected packet 3"));
   h.gain = 0.5f;
   Bytes other = written(random_stream(h, 12, rng));
   bad = good;
@@ -300,7 +300,7 @@ TEST_CASE("lengths that do not fit to the frames are refused", "[stream]") {
   Bytes b = written(random_stream(small_header(), 4, rng));
   set(b, b.size() - 12, uint64_t{1} << 40, 8);
   set(b, b.size() - 4, crc32c(std::span(b).subspan(b.size() - 32, 28), header_crc(b)), 4);
-  CHECK(refused(b, "do not fit"));
+  CHECK(refused(b, "do not match the length"));
 }
 
 TEST_CASE("the writer refuses what the reader would", "[stream]") {
@@ -310,13 +310,13 @@ TEST_CASE("the writer refuses what the reader would", "[stream]") {
   CHECK_THROWS_WITH(StreamWriter(h, nowhere), Catch::Contains("codebook size is 1"));
   CHECK_THROWS_AS(StreamWriter(StreamHeader{}, nowhere), Error);
   StreamWriter w(small_header(), nowhere);
-  CHECK_THROWS_WITH(w.write(1, {}), Catch::Contains("channel 1 of 1"));
+  CHECK_THROWS_WITH(w.write(1, {}), Catch::Contains("channel is 1, expected 0 to 0"));
   CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>(3)), Catch::Contains("not whole frames"));
-  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>{0, 1000}), Catch::Contains("code 1000 in a codebook of 1000"));
-  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>{0, -1}), Catch::Contains("code -1"));
+  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>{0, 1000}), Catch::Contains("code is 1000, expected 0 to 999"));
+  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>{0, -1}), Catch::Contains("code is -1, expected 0 to 999"));
   w.finish(0);
   CHECK_THROWS_WITH(w.finish(0), Catch::Contains("ended twice"));
-  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>(2)), Catch::Contains("after its end"));
+  CHECK_THROWS_WITH(w.write(0, std::vector<int32_t>(2)), Catch::Contains("after the end"));
   h = small_header();
   h.channels = 2;
   StreamWriter two(h, nowhere);

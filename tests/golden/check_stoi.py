@@ -5,8 +5,8 @@ Run by hand (python3 -m venv env; env/bin/pip install pystoi soundfile):
 
     env/bin/python tests/golden/check_stoi.py --nacre build/cpu/nacre --model quickstart/run quickstart/data/valid
 
-Audio is mono, at the model's rate. What eval decodes inside is made once more by `nacre encode` and `nacre decode --float`;
-they restore the level, on which neither score depends. Exit code 1 when a score differs by more than --allowed.
+Audio is mono, at the model's rate. The audio that eval decodes internally is made again by `nacre encode` and `nacre decode
+--float`. They restore the level, on which neither score depends. Exit code 1 if a score differs by more than --allowed.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("inputs", nargs="+", type=Path, help="files, or folders of WAV files")
     parser.add_argument("--nacre", required=True, type=Path)
     parser.add_argument("--model", required=True, type=Path)
-    parser.add_argument("--clips", type=int, default=20, help="at most so many, spread over what is found (20)")
+    parser.add_argument("--clips", type=int, default=20, help="maximum number of files, evenly chosen (default 20)")
     parser.add_argument("--allowed", type=float, default=1e-3)
     args = parser.parse_args()
     found = sorted(f for i in args.inputs for f in (i.rglob("*.wav") if i.is_dir() else [i]))

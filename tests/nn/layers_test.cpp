@@ -37,7 +37,7 @@ struct Result {
   std::map<std::string, std::vector<double>> gradients;
 };
 
-using Make = std::function<std::function<Flow(Plan&, Flow)>(Parameters&)>;
+using Make = std::function<Net(Parameters&)>;
 
 /// Forward and backward of a network behind a convolution of one tap. The gradients of the convolution show what
 /// reaches the input.
@@ -119,10 +119,11 @@ void compare(const Make& make, Shape input, int64_t inner, int roundings) {
   }
 }
 
-template <class Net, class... A>
+template <class L, class... A>
 Make made(A... arguments) {
-  return [=](Parameters& p) -> std::function<Flow(Plan&, Flow)> {
-    return [net = Net(p, arguments...)](Plan& w, Flow x) { return net.plan(w, x); };
+  return [=](Parameters& p) {
+    const L layer(p, arguments...);
+    return Net([layer](Plan& w, Flow x) { return layer.plan(w, x); });
   };
 }
 
@@ -140,8 +141,8 @@ TEST_CASE("an encoder and a decoder in bf16") {
     CAPTURE(str(activation));
     const CodecConfig c = tiny(activation);
     // Four units of four layers, four strided or outer convolutions with activations, and the weights of each.
-    compare(made<Encoder>(c), {.batch = 2, .time = 96, .channels = 2}, 1, 30);
-    compare(made<Decoder>(c), {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
+    compare([&](Parameters& p) { return encoder_of(p, c); }, {.batch = 2, .time = 96, .channels = 2}, 1, 30);
+    compare([&](Parameters& p) { return decoder_of(p, c); }, {.batch = 2, .time = 16, .channels = 5}, c.latent(), 30);
   }
 }
 TEST_CASE("activations have the names of configurations") {

@@ -65,11 +65,9 @@ Shapes published(const std::vector<int64_t>& strides, int64_t latent, int64_t st
 
 /// Parameters that are registered and never allocated. A list of names needs no 300 MB.
 struct Registered {
-  explicit Registered(const CodecConfig& c) : encoder(p, c), quantizer(p, c), decoder(p, c) {}
+  explicit Registered(const CodecConfig& c) : system(p, c) {}
   Parameters p;
-  Encoder encoder;
-  Quantizer quantizer;
-  Decoder decoder;
+  System system;
   Shapes shapes() const {
     Shapes s;
     for (const Parameter& x : p.all())
@@ -289,7 +287,7 @@ TEST_CASE("parameters: a strict load lists all that is wrong in one error") {
   INFO(what);
   for (const char* part :
        {"wrong.safetensors", "missing (2)", "encoder.block.0.bias", "quantizer.quantizers.1.codebook.weight",
-        "surplus (1)", "encoder.extra", "misshapen (1)", "decoder.model.0.weight_v"})
+        "unexpected (1)", "encoder.extra", "of another shape (1)", "decoder.model.0.weight_v"})
     CHECK(what.find(part) != std::string::npos);
   CHECK(same_bits(before, everything(ctx, codec.parameters())));
 
@@ -315,31 +313,31 @@ TEST_CASE("parameters: a second model of the same names shares them") {
   Context ctx({.device = device, .threads = 1});
   Parameters p;
   const CodecConfig c = small(QuantizerKind::ema);
-  Encoder first(p, c);
+  const Net first = encoder_of(p, c);
   Quantizer quantizer(p, c);
   const size_t count = p.all().size();
-  Encoder second(p, c);
+  const Net second = encoder_of(p, c);
   CHECK(p.all().size() == count);
   p.allocate(ctx, true);
-  Encoder third(p, c);  // asks for nothing new, so it is still allowed
+  const Net third = encoder_of(p, c);  // asks for nothing new, so it is still allowed
   CHECK(p.all().size() == count);
-  CHECK_THROWS_AS(Decoder(p, c), Error);
+  CHECK_THROWS_AS(decoder_of(p, c), Error);
   CHECK_THROWS_AS(p.allocate(ctx, true), Error);
   CodecConfig wider = c;
   wider.encoder_dim = 5;
-  CHECK(error_of([&] { Encoder(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
+  CHECK(error_of([&] { encoder_of(p, wider); }, ErrorKind::usage).find("encoder.block.0") != std::string::npos);
 
   // Both instances compute the same.
   p.initialise(ctx, 3);
   std::vector<float> out[2];
-  for (Encoder* e : {&first, &second}) {
+  for (const Net* e : {&first, &second}) {
     Plan plan(ctx, Purpose::inference);
     View<const float> result;
     View<float> audio;
     plan.reserve([&](Plan& w) {
       const Output<float> source = w.source<float>({.batch = 2, .time = 36});
       audio = source.value;
-      result = w.result<float>(e->plan(w, source.flow));
+      result = w.result<float>((*e)(w, source.flow));
     });
     std::vector<float> x(72);
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 7) / 7;

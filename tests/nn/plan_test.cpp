@@ -499,7 +499,7 @@ TEST_CASE("plan: a run that is given up leaves no trace, unless weights have mov
   plan.run_gradients();
   CHECK(passes == 9);
   CHECK(averages == std::vector<float>{11, 2, 6});
-  CHECK(refusal([&] { plan.run_until(7, Until::forward); }).find("no such pass") != std::string::npos);
+  CHECK(refusal([&] { plan.run_until(7, Until::forward); }).find("step 7 has no forward pass") != std::string::npos);
 }
 
 TEST_CASE("plan: wrong walks are refused by the name of the step", "[plan]") {
@@ -533,7 +533,7 @@ TEST_CASE("plan: wrong walks are refused by the name of the step", "[plan]") {
                p.step("new");
                old.makes<float>({.channels = 1});
              }),
-             Catch::Contains("\"old\"") && Catch::Contains("after a newer one"));
+             Catch::Contains("\"old\"") && Catch::Contains("after a newer step was created"));
   Plan plan(ctx, Purpose::training);
   CHECK_THAT(refusal([&] { plan.step("nowhere"); }), Catch::Contains("outside of a walk"));
 }

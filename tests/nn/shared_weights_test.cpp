@@ -27,8 +27,8 @@ using Values = std::map<std::string, std::vector<float>>;
 struct Place {
   View<int32_t> stages{}, frames{};  ///< of a quantizer
 };
-using Net = std::function<Flow(Plan&, Flow, Place&)>;
-using Make = std::function<Net(Parameters&)>;
+using PlacedNet = std::function<Flow(Plan&, Flow, Place&)>;
+using Make = std::function<PlacedNet(Parameters&)>;
 
 /// One layer in two places of a plan, each behind its own convolution. The uses named in `of` have a gradient, their
 /// own or zeros. The other use is computed, but no gradient reaches it.
@@ -42,7 +42,7 @@ struct Twice {
   Context ctx;
   Parameters parameters;
   std::vector<Conv1d> before;
-  Net layer;
+  PlacedNet layer;
   std::vector<Use> uses{2};
 
   Twice(Device device, const Make& make) : ctx({.device = device, .threads = 2}) {
@@ -127,7 +127,7 @@ void sums_up(const char* what, const Make& make) {
 
 template <class L, class... A>
 Make made(A... arguments) {
-  return [=](Parameters& p) -> Net {
+  return [=](Parameters& p) -> PlacedNet {
     return [layer = L(p, arguments...)](Plan& w, Flow x, Place&) { return layer.plan(w, x); };
   };
 }
@@ -151,7 +151,7 @@ TEST_CASE("gradients in bf16 of a weight that a plan uses twice add up", "[layer
 }
 
 TEST_CASE("gradients of a quantizer that a plan uses twice add up", "[layers]") {
-  sums_up<float>("quantizer", [](Parameters& p) -> Net {
+  sums_up<float>("quantizer", [](Parameters& p) -> PlacedNet {
     return [quantizer = Quantizer(p, tiny())](Plan& w, Flow x, Place& place) {
       // Without losses of its own, so that a zero gradient gives zeros.
       const Quantized q = quantizer.plan(w, x, {.commitment_weight = 0, .codebook_weight = 0});

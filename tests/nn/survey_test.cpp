@@ -8,7 +8,7 @@ using namespace nacre::test;
 namespace {
 
 /// Shapes [3, 16, 1, 2] -> [3, 8, 1, 4] -> [3, 16, 1, 2].
-struct Net {
+struct SmallNet {
   Parameters parameters;
   Conv1d down{parameters, "down", 2, 4, 5, {.stride = 2, .dilation = 2, .left = 4, .right = 4}};
   Activation snake{parameters, "snake", 4, ActivationKind::snake};
@@ -42,7 +42,7 @@ TEST_CASE("survey: the layout of the real plan, without memory", "[plan]") {
   Context ctx({.threads = 1});
   for (const Purpose purpose : {Purpose::inference, Purpose::training}) {
     CAPTURE(purpose == Purpose::training);
-    Net net;
+    SmallNet net;
     Plan surveyed(ctx, purpose), reserved(ctx, purpose);
     const size_t before = memory_use({}).now;
     reset_memory_peak({});
@@ -68,7 +68,7 @@ TEST_CASE("survey: the layout of the real plan, without memory", "[plan]") {
 
 TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
   Context ctx({.threads = 1});
-  Net net;
+  SmallNet net;
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) { net.walk(p); });
   CHECK(plan.steps() == std::vector<std::string>{"down", "snake", "up", "end", "clear gradients"});
@@ -113,7 +113,7 @@ TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
 TEST_CASE("survey: receptive fields, counted by hand", "[plan]") {
   Context ctx({.threads = 1});
   Plan plan(ctx, Purpose::inference);
-  Net net;
+  SmallNet net;
   plan.survey([&](Plan& p) { net.walk(p); });
   // y[t] reads m[i] where 0 <= t + 1 - 2 i < 4; m[i] reads x[2 i - 4 ... 2 i + 4].
   check_span(plan.reach(net.y, {10, 10}, net.x), 2 * 4 - 4, 2 * 5 + 4);

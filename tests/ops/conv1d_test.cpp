@@ -1,9 +1,7 @@
 #include "nacre/ops/conv1d.h"
 
-#include "conv/conv1d_blocks.h"
-#include "conv/conv1d_cuda.h"
-#include "conv/conv1d_karatsuba.h"
-#include "conv/conv1d_pointwise.h"
+#include "conv/choose.h"
+#include "conv/choose_cuda.h"
 #include "conv/conv1d_windows.h"
 #include "harness.h"
 #include "reference/conv1d.h"
@@ -16,6 +14,8 @@ using namespace nacre;
 using namespace nacre::test;
 
 namespace {
+
+using conv::Engine;
 
 struct Sample {
   const char* why;
@@ -282,15 +282,16 @@ const std::vector<Sample>& fewer_products() {
 }  // namespace
 
 TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
+  Context ctx;
   for (const Sample& s : fewer_products()) {
-    const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
-    CHECK((s.taps == 1 ? pointwise::supports(xs, ws, ys, s.g) : karatsuba::supports(xs, ws, ys, s.g)));
-    if (s.taps != 1) CHECK(karatsuba::supports_input_gradient(xs, ws, ys, s.g));
+    const Engine expected = s.taps == 1 ? Engine::pointwise : Engine::karatsuba;
+    CHECK(conv::choose_forward<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == expected);
+    CHECK(conv::choose_input_gradient<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == expected);
     for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
   }
   Sample s{"seven taps, reflected", 2, 205, 32, 96, 7, {.dilation = 3, .left = 9, .right = 9}};
   s.g.padding = Padding::reflect;
-  CHECK(karatsuba::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
+  CHECK(conv::choose_forward<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == Engine::karatsuba);
   exact<float>(Device{}, s, 2);
 }
 
@@ -347,30 +348,22 @@ const std::vector<Sample>& blocks_of_weights() {
 }  // namespace
 
 TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
+  Context ctx;
   for (const auto& [s, by_slices] : whole_windows()) {
     INFO(s.why);
-    CHECK(windows::by_slices({.batch = s.batch,
-                              .time = s.time,
-                              .length = y_shape(s).time,
-                              .in = s.in,
-                              .out = s.out,
-                              .taps = s.taps,
-                              .stride = s.g.stride,
-                              .dilation = s.g.dilation,
-                              .groups = s.g.groups,
-                              .left = s.g.left}) == by_slices);
-    CHECK(!karatsuba::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
-    CHECK(!pointwise::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    const conv::ForwardChoice choice = conv::choose_forward<float>(ctx, x_shape(s), weight_shape(s), s.g);
+    CHECK(choice.engine == Engine::windows);
+    CHECK(windows::by_slices(choice.problem) == by_slices);
     for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
     exact<bf16>(Device{}, s, 2);
   }
 }
 
 TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
+  Context ctx;
   for (const Sample& s : blocks_of_weights()) {
     INFO(s.why);
-    CHECK(blocks::supports(x_shape(s), weight_shape(s), y_shape(s), s.g));
-    CHECK(!karatsuba::supports_weight_gradient(x_shape(s), weight_shape(s), y_shape(s), s.g));
+    CHECK(conv::choose_weight_gradient<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == Engine::blocks);
     for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
   }
 }
@@ -568,11 +561,11 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
     const auto tiling = [&](int64_t items, int64_t time, int64_t channels, int64_t taps, int64_t dilation,
                             int bytes = 0) {
       const int64_t halo = (taps - 1) * dilation;
-      return cuda::tile::forward_tiling<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
+      return cuda::conv::forward_tiling<bf16>(ctx, {items, time, 1, channels}, {channels, taps, 1, channels},
                                               {.dilation = dilation, .left = halo / 2, .right = halo - halo / 2},
                                               bytes);
     };
-    const cuda::tile::Tiling found[] = {
+    const cuda::conv::Tiling found[] = {
         tiling(72, 2112, 256, 7, 9),       // items of whole warps
         tiling(72, 264, 768, 7, 9),        // the gap saves a round on an H200, none on an A100
         tiling(72, 264, 768, 7, 1),        // the halo costs no round
@@ -581,7 +574,7 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
         tiling(8, 24000, 256, 3, 32),      //
         tiling(8, 24000, 256, 3, 64),      // the gap would leave none
         tiling(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
-        cuda::tile::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
+        cuda::conv::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
     };
     struct Expected {
       int rows, columns, gap;
@@ -626,14 +619,14 @@ TEST_CASE("conv1d has tiles for every layer of the codecs on every device", "[co
           for (const int64_t dilation : {1, 3, 9}) {
             const Conv1dGeometry g{.dilation = dilation, .left = 3 * dilation, .right = 3 * dilation};
             const Shape x{items, 1024, 1, channels}, weight{channels, 7, 1, channels};
-            CHECK(cuda::tile::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
-            CHECK(cuda::tile::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::conv::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::conv::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
           }
           for (const int64_t stride : {2, 4, 5, 8}) {
             const Conv1dGeometry g{.stride = stride, .left = stride / 2, .right = stride - stride / 2};
             const Shape x{items, 1024 * stride, 1, channels}, weight{2 * channels, 2 * stride, 1, channels};
-            CHECK(cuda::tile::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
-            CHECK(cuda::tile::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::conv::forward_tiling<float>(ctx, x, weight, g, bytes).supported);
+            CHECK(cuda::conv::forward_tiling<bf16>(ctx, x, weight, g, bytes).supported);
           }
         }
   }

@@ -75,6 +75,7 @@ TEST_CASE("convert does not allocate, and names what does not fit", "[convert]")
     convert<float, bf16>(c.ctx, {.x = x, .y = y});
     CHECK(counter.count() == 0);
     auto& other = c.output<bf16>("other", {3, 2, 1, 3});
-    CHECK_THROWS_WITH((convert<float, bf16>(c.ctx, {.x = x, .y = other})), Catch::Contains("convert: y is [3, 2, 1, 3]"));
+    CHECK_THROWS_WITH((convert<float, bf16>(c.ctx, {.x = x, .y = other})),
+                      Catch::Contains("convert: y is [3, 2, 1, 3]"));
   }
 }

@@ -293,8 +293,8 @@ TEST_CASE("spectral_loss: signals at the floor give finite losses and gradients"
     auto &silence = c.zeros("estimate", s), &target = c.random("target", s, -1, 1);
     auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
     const SpectralPlan plan(c.ctx, s, config);
-    spectral_loss(c.ctx,
-                  {.plan = plan, .estimate = silence, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
+    spectral_loss(
+        c.ctx, {.plan = plan, .estimate = silence, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
     for (const auto& gradient : {dstft.read(), dmel.read()})
       for (const float v : gradient) CHECK(v == 0);
     CHECK(losses.read()[0] > 0);
@@ -314,9 +314,13 @@ TEST_CASE("spectral_loss: lengths") {
     auto &x = c.random("estimate", s, -1, 1), &y = c.random("target", s, -1, 1);
     auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
     const auto run = [&](View<const int32_t> lengths) {
-      spectral_loss(
-          c.ctx,
-          {.plan = plan, .estimate = x, .target = y, .lengths = lengths, .losses = losses, .dstft = dstft, .dmel = dmel});
+      spectral_loss(c.ctx, {.plan = plan,
+                            .estimate = x,
+                            .target = y,
+                            .lengths = lengths,
+                            .losses = losses,
+                            .dstft = dstft,
+                            .dmel = dmel});
     };
     // Lengths that cover all samples give the result without lengths.
     run({});
@@ -416,8 +420,8 @@ TEST_CASE("spectral_loss: which kernels run on CUDA", "[a100][rtx3090]") {
       const View<float> none;
       const auto before = [&] {
         std::vector<int64_t> n;
-        for (const char* name : {"spectral_fused", "spectral_frames", "cufft", "spectral_rows", "spectral_rows_long", "spectral_bands",
-                                 "spectral_cells", "overlap_add", "overlap_add_packs", ""})
+        for (const char* name : {"spectral_fused", "spectral_frames", "cufft", "spectral_rows", "spectral_rows_long",
+                                 "spectral_bands", "spectral_cells", "overlap_add", "overlap_add_packs", ""})
           n.push_back(cuda::runtime(c.ctx).launches(name));
         return n;
       };

@@ -107,8 +107,14 @@ TEST_CASE("vq_nearest finds the same codes on every device and by every rung", "
   for (VqMetric metric : {VqMetric::euclidean, VqMetric::cosine})
     // Few rows; one tile, and one more; many rows of few channels; more channels than a tile holds in 99 KiB, and in
     // any shared memory.
-    for (Size s :
-         {Size{3, 8, 130}, {16, 20, 1025}, {17, 33, 129}, {32768, 4, 3}, {32773, 8, 5}, {32769, 16, 2}, {2, 1300, 3}, {2, 1540, 3}}) {
+    for (Size s : {Size{3, 8, 130},
+                   {16, 20, 1025},
+                   {17, 33, 129},
+                   {32768, 4, 3},
+                   {32773, 8, 5},
+                   {32769, 16, 2},
+                   {2, 1300, 3},
+                   {2, 1540, 3}}) {
       std::vector<int32_t> first;
       for (Device device : devices()) {
         const Shape shape{1, s.rows, 1, s.dim}, books{1, s.codes, 1, s.dim};

@@ -150,7 +150,8 @@ TEST_CASE("threads with a codec each may share one context") {
 TEST_CASE("an object that is in use refuses a second call, and no third") {
   std::atomic<bool> flag{false};
   const std::string refused =
-      "2 encode: another call uses this codec; expected one at a time, or one codec per thread (they may share a "
+      "2 encode: another call is using this codec; expected one call at a time, or one codec per thread (they may "
+      "share a "
       "Context)";
   {
     const InUse first(flag, "decode", "codec");
@@ -201,7 +202,7 @@ TEST_CASE("one codec in two threads is refused, and goes on") {
         if (error == "nothing thrown")
           ++done, wrong += codes != expected.codes;
         else
-          wrong += !begins(error, "2 encode: another call uses this codec; expected one at a time");
+          wrong += !begins(error, "2 encode: another call is using this codec; expected one call at a time");
       }
     });
   for (std::thread& t : threads) t.join();
@@ -311,7 +312,7 @@ TEST_CASE("a CUDA context says that it does not work in a forked process") {
   const pid_t child = fork();
   if (child == 0) {
     const std::string error = error_of([&] { ctx.synchronize(); });
-    _exit(begins(error, "2 CUDA: this process was forked off the one that made the context") ? 0 : 1);
+    _exit(begins(error, "2 CUDA: this process was forked after the context was created") ? 0 : 1);
   }
   int status = -1;
   CHECK(child > 0);
@@ -375,8 +376,8 @@ TEST_CASE("windowed coders refuse what comes after the end, and what no model ta
     wrong([&] { e.push(nan); }, "2 push: sample 0 is ");
     e.push(std::span(x).subspan(20000));
     CHECK(e.finish() == 30000);
-    wrong([&] { e.push(x); }, "2 push: the signal has ended");
-    wrong([&] { e.finish(); }, "2 finish: the signal has ended");
+    wrong([&] { e.push(x); }, "2 push: called after finish");
+    wrong([&] { e.finish(); }, "2 finish: called after finish");
     return all;
   };
   const std::vector<int32_t> codes = encoded(false);
@@ -391,11 +392,11 @@ TEST_CASE("windowed coders refuse what comes after the end, and what no model ta
     const std::vector<int32_t> high(3, 64), low(3, -1);
     wrong([&] { d.push(high); }, "2 push: code 0 is 64, expected 0 to 63");
     wrong([&] { d.push(low); }, "2 push: code 0 is -1");
-    wrong([&] { d.push(std::span(codes).first(4)); }, "2 decoder: 4 codes are no whole number of frames");
+    wrong([&] { d.push(std::span(codes).first(4)); }, "2 decoder: 4 codes are not a whole number of frames");
     d.push(std::span(codes).subspan(30));
     d.finish();
-    wrong([&] { d.push(codes); }, "2 push: the signal has ended");
-    wrong([&] { d.finish(); }, "2 finish: the signal has ended");
+    wrong([&] { d.push(codes); }, "2 push: called after finish");
+    wrong([&] { d.finish(); }, "2 finish: called after finish");
     return all;
   };
   CHECK(decoded(true) == decoded(false));

@@ -117,14 +117,14 @@ struct Begun {
   }
   /// The encoder's output for the first frames of each loaded item, computed by a new plan.
   std::vector<std::vector<float>> latents(const std::vector<int64_t>& frames) {
-    const Encoder encoder(step.parameters(), codec);
+    const Net encoder = encoder_of(step.parameters(), codec);
     Plan plan(ctx, Purpose::inference);
     View<float> audio;
     View<const float> latent;
     plan.reserve([&](Plan& p) {
       const Output<float> source = p.source<float>({.batch = step.batch(), .time = step.samples()});
       audio = source.value;
-      latent = p.result<float>(encoder.plan(p, source.flow));
+      latent = p.result<float>(encoder(p, source.flow));
     });
     ctx.write<float>(loaded, audio);
     plan.run();

@@ -37,7 +37,6 @@ void open_up(Context& ctx, Parameters& p) {
 }
 
 /// First and last output row that an impulse at row `at` of the input reaches.
-template <class Net>
 struct Probe {
   Context ctx{{.threads = 1}};
   Parameters p;
@@ -46,12 +45,13 @@ struct Probe {
   View<float> input;
   View<const float> output;
 
-  Probe(const CodecConfig& c, Shape shape) : net(p, c), plan(ctx, Purpose::inference) {
+  Probe(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c, Shape shape)
+      : net(build(p, c)), plan(ctx, Purpose::inference) {
     open_up(ctx, p);
     plan.reserve([&](Plan& w) {
       const Output<float> source = w.source<float>(shape);
       input = source.value;
-      output = w.result<float>(net.plan(w, source.flow));
+      output = w.result<float>(net(w, source.flow));
     });
   }
   std::pair<int64_t, int64_t> reach(int64_t at) {
@@ -100,7 +100,7 @@ TEST_CASE("a codec's contexts are the receptive fields, exactly") {
     CAPTURE(r.encoder_rates, r.decoder_rates, r.dilations, r.kernel_size, hop, back, ahead);
 
     const int64_t middle = std::max(back, ahead) + 2, frames = 2 * middle + 1;
-    Probe<Encoder> encoder(c, {.time = frames * hop});
+    Probe encoder(encoder_of, c, {.time = frames * hop});
     int64_t farthest = 0;
     for (int64_t s = middle * hop; s < (middle + 1) * hop; ++s) {
       const auto [first, last] = encoder.reach(s);
@@ -109,7 +109,7 @@ TEST_CASE("a codec's contexts are the receptive fields, exactly") {
     }
     CHECK(std::max<int64_t>(farthest, 1) == back);
 
-    Probe<Decoder> decoder(c, {.time = frames});
+    Probe decoder(decoder_of, c, {.time = frames});
     REQUIRE(decoder.output.shape.time == frames * hop);
     const auto [first, last] = decoder.reach(middle);
     REQUIRE(first >= 0);

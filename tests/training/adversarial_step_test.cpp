@@ -135,7 +135,8 @@ Node* reference_step(Tape& t, const Values& z, const Values& real_values) {
     std::vector<Node*> features;
   } generated, expected;
   const auto judge = [&](auto& v, Node* x) {
-    for (const test::Layer& layer : layers) v.features.push_back(x = leaky_relu(static_cast<double>(0.1f))(t, layer(t, x)));
+    for (const test::Layer& layer : layers)
+      v.features.push_back(x = leaky_relu(static_cast<double>(0.1f))(t, layer(t, x)));
     v.logits = last(t, x);
     return v.logits;
   };
@@ -189,7 +190,8 @@ TEST_CASE("adversarial step: the critic has learnt before it judges for the gene
     CAPTURE(str(device));
     Models together(device), apart(device);
     const std::vector<float> before = together.values();
-    Plan step(together.ctx, Purpose::training), first(apart.ctx, Purpose::training), second(apart.ctx, Purpose::training);
+    Plan step(together.ctx, Purpose::training), first(apart.ctx, Purpose::training),
+        second(apart.ctx, Purpose::training);
     step.reserve([&](Plan& p) { together.whole(p); });
     first.reserve([&](Plan& p) {
       const Flow fake = apart.generate(p);

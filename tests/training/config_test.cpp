@@ -5,11 +5,13 @@
 
 #include "file_tools.h"
 #include "harness.h"
+#include "nacre/systems/system.h"
 #include "nacre/training/run_config.h"
 #include "nacre/training/trainer.h"
 
 using namespace nacre;
 using namespace nacre::training;
+using nlohmann::json;
 
 namespace {
 
@@ -45,6 +47,30 @@ TEST_CASE("run configurations: every name can be trained with, written and read 
   const std::string what = refusal([&] { RunConfig::named((folder / "bad.json").string()); });
   CHECK(holds(what, "bad.json"));
   CHECK(holds(what, "loss.mell"));
+}
+
+TEST_CASE("run configurations: a preset's settings apply, and nothing besides them", "[config]") {
+  for (const Preset& one : presets()) {
+    CAPTURE(one.name);
+    const json c = json::parse(RunConfig::named(one.name).to_json());
+    json wanted = json::parse(RunConfig{}.to_json());
+    wanted["codec"] = json::parse(one.codec.to_json());
+    for (const auto& [key, value] : one.settings) {
+      const size_t dot = key.find('.');
+      const std::string section = key.substr(0, dot);
+      CAPTURE(key);
+      CHECK(section != "codec");
+      wanted[section][key.substr(dot + 1)] = json::parse(value);
+    }
+    CHECK(c == wanted);
+  }
+}
+
+TEST_CASE("run configurations: a run folder without codec.network is one of DAC's topology", "[config]") {
+  const RunConfig c = RunConfig::named("speech-16k-small");
+  json older = json::parse(c.to_json());
+  REQUIRE(older["codec"].erase("network") == 1);
+  CHECK(differences(RunConfig::from_json(older.dump()), c).empty());
 }
 
 TEST_CASE("run configurations: one assignment at a time") {

@@ -45,7 +45,7 @@ Codes encode(Device device, const std::string& model, std::span<const float> aud
     config = Codec::load(cpu, model).config();
   }
   Parameters p;
-  const Encoder encoder(p, config);
+  const Net encoder = encoder_of(p, config);
   Quantizer quantizer(p, config);
   p.allocate(ctx, false);
   load_parameters(ctx, p, model, false);
@@ -73,7 +73,7 @@ Codes encode(Device device, const std::string& model, std::span<const float> aud
   const int64_t frames = static_cast<int64_t>(audio.size()) / config.hop();
   plan.reserve([&](Plan& w) {
     source = w.source<float>({.time = frames * config.hop()});
-    z = w.result<float>(encoder.plan(w, source.flow));
+    z = w.result<float>(encoder(w, source.flow));
   });
   ctx.write<float>(audio.first(static_cast<size_t>(frames * config.hop())), source.value);
   plan.run();

@@ -211,7 +211,7 @@ TEST_CASE("trainer: what is judged is called what it is") {
   const std::string said = t.run_to(1).text;
   INFO(said);
   CHECK(contains(said, "\n  " + judged_on + ": SNR "));
-  CHECK(contains(said, "evaluations listen to the training audio") == (judged_on == "training audio"));
+  CHECK(contains(said, "evaluations use the training audio") == (judged_on == "training audio"));
   if (judged_on == "training audio") CHECK(!contains(said, "held out: SNR"));
   for (const auto& line : evaluations(t.options.run)) CHECK(line["judged_on"] == judged_on);
   CHECK(evaluations(t.options.run).size() == 2);
@@ -231,7 +231,8 @@ TEST_CASE("trainer: leaving at once is allowed while nothing would be lost") {
                                      {.read = nullptr,
                                       .write = [](void* cookie, const char* data, size_t n) -> ssize_t {
                                         Seen& s = *static_cast<Seen*>(cookie);
-                                        const std::string shown(data, n);  // the bar of the scan, on a slow machine, or of the codebooks
+                                        // the bar of the scan, on a slow machine, or of the codebooks
+                                        const std::string shown(data, n);
                                         const bool starting = contains(shown, "codebooks") || contains(shown, "read");
                                         ++(starting ? s.codebooks : s.training);
                                         if (s.may_leave != starting) ++s.wrong;

@@ -38,7 +38,7 @@ TEST_CASE("trainer: a run made in slices of --max_steps is the run that is made 
     const Outcome o = slices.run_to(step);
     CHECK(o.result.step == step);
     CHECK(o.result.finished);
-    CHECK(contains(o.text, "10 steps per epoch, 30 in all, of which --max_steps makes " + std::to_string(step)));
+    CHECK(contains(o.text, "10 steps per epoch, 30 in all, limited by --max_steps to " + std::to_string(step)));
     CHECK(!contains(o.text, "learning rate"));
   }
   const Outcome again = slices.run_to(25);
@@ -60,8 +60,8 @@ TEST_CASE("trainer: a run that is extended says what its learning rate will do")
   CHECK(o.result.step == 20);
   // Half of the new schedule: 1e-3 (0.1 + 0.9 / 2). It ends at a tenth of the rate.
   CHECK(contains(o.text,
-                 "note: learning rate: 0.00055 at the next step, where it would have been 0.0001; it falls to 0.0001 "
-                 "at step 20, where the schedule ends now (before: at step 10)"));
+                 "note: learning rate: 0.00055 at the next step (with the previous settings: 0.0001); it falls to "
+                 "0.0001 at step 20, where the schedule ends now (before: at step 10)"));
   CHECK(rates(t.options.run).at(20) == Approx(1e-3 * cosine(19.0 / 20)).epsilon(1e-6));  // stored as float
 
   // A constant rate does not change, so there is no note.
@@ -119,7 +119,7 @@ TEST_CASE("trainer: fewer epochs than are done") {
   t.run();
   t.options.config.training.num_epochs = 1;
   const Outcome o = t.run();
-  CHECK(contains(o.text, "this run is finished: 20 steps are done, 10 are asked for; raise --num_epochs to go on"));
+  CHECK(contains(o.text, "this run is finished: 20 steps are done, 10 are requested; raise --num_epochs to go on"));
   CHECK(!contains(o.text, " of 10"));
   CHECK(list_checkpoints(t.options.run).back() == 20);
 }
@@ -153,9 +153,10 @@ TEST_CASE("trainer: a checkpoint that does not know its schedule goes on, and sa
   // The schedule then ends where the run was to stop, at step 10, with a tenth of the rate.
   const Outcome o = t.run_to(0);
   CHECK(o.result.step == 30);
-  CHECK(contains(o.text,
-                 "where it would have been 0.0001; it falls to 0.0001 at step 30, where the schedule ends now (before: "
-                 "at step 10)"));
+  CHECK(contains(
+      o.text,
+      "(with the previous settings: 0.0001); it falls to 0.0001 at step 30, where the schedule ends now (before: "
+      "at step 10)"));
   Trainer whole(folder, "whole", falling(3));
   check_same_state(whole.run().result.checkpoint, o.result.checkpoint);
 }

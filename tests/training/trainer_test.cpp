@@ -289,7 +289,7 @@ TEST_CASE("trainer: weights to begin with, and weights that cannot be trained") 
     INFO(text << "\n" << bad.said);
     CHECK(contains(text, "20 updates in a row"));
     CHECK(contains(text, "step-000000"));
-    CHECK(contains(bad.said, "the gradient is not finite; this update was left out. The batch was: "));
+    CHECK(contains(bad.said, "the gradient is not finite; this update was skipped. The batch was: "));
     CHECK(contains(bad.said, ".wav@"));
     for (const int64_t step : list_checkpoints(bad.options.run)) CHECK(step < 20);
     const CheckpointSearch found = newest_checkpoint(bad.options.run);

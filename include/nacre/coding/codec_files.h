@@ -94,7 +94,8 @@ struct MatchOptions {
 /// if it ends in '/'. An input folder is mirrored there, below its own name if it is one of several inputs. x.wav
 /// becomes x.nacre, and x.nacre becomes x.wav. Inputs with the same output are all refused. Throws Error(usage) if the
 /// request as a whole is invalid.
-FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from, MatchOptions = {});
+FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from,
+                     MatchOptions = {});
 /// All files of a kind that the inputs name or contain.
 FileJobs find_files(const std::vector<std::string>& inputs, FileKind);
 

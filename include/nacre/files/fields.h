@@ -33,7 +33,7 @@ struct Limits {
 
   End low, high;                   ///< of a number, or of each entry of a list
   std::string text;                ///< "1 to 4096"
-  std::vector<std::string> words;  ///< of an enumeration, in the order of its enumerators
+  std::vector<std::string> words;  ///< that a word can be; of an enumeration, in the order of its enumerators
   size_t fewest = 0, most = SIZE_MAX;
   std::string entries;  ///< name of a list's entries in messages; may be empty
 };

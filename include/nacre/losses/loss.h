@@ -33,13 +33,13 @@ template <class V>
 void fields(V& v, LossConfig& c) {
   using namespace field;
   v("waveform", c.waveform, range(0, 1e6),
-    "weight of the waveform's L1 distance; with loss.balanced, as the next two, a share of the gradient at the "
-    "waveform");
+    "weight of the L1 distance of waveforms; with loss.balanced this weight, stft and mel are shares of the gradient "
+    "at the waveform");
   v("stft", c.stft, range(0, 1e6), "weight of the distance of STFT magnitudes and their logarithms");
   v("mel", c.mel, range(0, 1e6), "weight of the distance of logarithmic mel spectra");
   v("vq", c.vq, range(0, 1e6), "weight of the commitment term at the latent, outside the balancer");
   v("orthogonal", c.orthogonal, flag(),
-    "the quantisation error takes no part in the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
+    "remove the part along the quantisation error from the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
   v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
   v("balancer_decay", c.balancer_decay, range(0, below(1)), "decay of the moving averages of gradient norms");
   v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");

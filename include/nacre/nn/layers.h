@@ -18,7 +18,10 @@ concept Layer = requires(const L layer, Plan& plan, Flow x) {
   { layer.plan(plan, x) } -> std::same_as<Flow>;
 };
 
-/// Layers applied one after the other.
+/// A network: records its steps in the plan and returns its output.
+using Net = std::function<Flow(Plan&, Flow)>;
+
+/// Layers applied one after the other. A Chain converts to a Net.
 class Chain {
  public:
   template <Layer L>
@@ -27,9 +30,10 @@ class Chain {
     return *this;
   }
   Flow plan(Plan&, Flow) const;
+  Flow operator()(Plan& p, Flow x) const { return plan(p, x); }
 
  private:
-  std::vector<std::function<Flow(Plan&, Flow)>> layers_;
+  std::vector<Net> layers_;
 };
 
 enum class ActivationKind : uint8_t { snake, snake_beta, elu, leaky_relu, tanh };

@@ -15,7 +15,11 @@ enum class QuantizerKind : uint8_t {
   factorised  ///< codes are vectors of a low-dimensional projection, compared by cosine; codebooks get gradients (DAC)
 };
 
+/// The topologies that codec.network chooses from (nacre/systems/system.h).
+std::vector<std::string> network_names();
+
 struct CodecConfig {
+  std::string network = "dac";
   int64_t sample_rate = 16000;
   int64_t encoder_dim = 64;
   std::vector<int64_t> encoder_rates{2, 4, 5, 8};
@@ -64,7 +68,7 @@ struct CodecConfig {
   std::string to_json() const;
   /// Throws Error(usage) that names the key for unknown keys, wrong types and invalid values.
   static CodecConfig from_json(const std::string& text);
-  /// "speech-16k", "speech-16k-small", "dac-16k", "dac-24k" or "dac-44k"; throws Error(usage) that lists the names.
+  /// The codec of a preset (nacre/systems/system.h). Throws Error(usage) that lists the names.
   static CodecConfig named(const std::string& name);
   static std::vector<std::string> names();
 };
@@ -72,6 +76,7 @@ struct CodecConfig {
 template <class V>
 void fields(V& v, CodecConfig& c) {
   using namespace field;
+  v("network", c.network, words(network_names()), "topology of encoder and decoder");
   v("sample_rate", c.sample_rate, range(1000, 768000), "Hz; audio is resampled to it");
   v("encoder_dim", c.encoder_dim, range(1, 4096), "width of the first encoder layer; doubles at every stride");
   v("encoder_rates", c.encoder_rates, list(range(2, 64), 1, 8, "strides"),

@@ -1,30 +1,53 @@
 #pragma once
-// Encoder and decoder in the topology of DAC (Kumar et al. 2023, arXiv 2306.06546, section 3).
+// Systems: encoder, quantizer and decoder, chosen by a configuration. A system is one file in lib/systems/ with its
+// topology and its presets, and one word in lib/systems/list.cpp.
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "nacre/nn/layers.h"
 #include "nacre/systems/codec_config.h"
+#include "nacre/systems/quantizer.h"
 
 namespace nacre {
 
-/// [B, T, 1, 1] -> [B, T / hop, 1, latent]
-/// conv k7 -> blocks of (residual units, activation, strided conv) -> activation -> conv k3
-class Encoder {
- public:
-  Encoder(Parameters&, const CodecConfig&);
-  Flow plan(Plan& p, Flow audio) const { return layers_.plan(p, audio); }
-
- private:
-  Chain layers_;
+/// A topology, which the key codec.network chooses by name. Each function registers the parameters of its half and
+/// returns it. The names of the parameters begin with "encoder." and "decoder.".
+struct Network {
+  std::string name;
+  Net (*encoder)(Parameters&, const CodecConfig&);  ///< [B, T, 1, 1] -> [B, T / hop, 1, latent]
+  Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, T / hop, 1, latent] -> [B, T, 1, 1]
 };
 
-/// [B, T / hop, 1, latent] -> [B, T, 1, 1], the mirror image of the encoder:
-/// conv k7 -> blocks of (activation, transposed conv, residual units) -> activation -> conv k7 -> tanh
-class Decoder {
- public:
-  Decoder(Parameters&, const CodecConfig&);
-  Flow plan(Plan& p, Flow latent) const { return layers_.plan(p, latent); }
+/// A configuration with a name.
+struct Preset {
+  std::string name;
+  CodecConfig codec;
+  /// Keys as "section.key" and values as JSON, for the sections of a RunConfig besides codec. All other keys keep their
+  /// defaults.
+  using Settings = std::vector<std::pair<std::string, std::string>>;
+  Settings settings;
+};
 
- private:
-  Chain layers_;
+/// All topologies and all presets, in the order of lib/systems/list.cpp.
+const std::vector<Network>& networks();
+const std::vector<Preset>& presets();
+/// Throws Error(usage) that lists the names.
+const Preset& preset(const std::string& name);
+
+/// One half of the topology `network` of a configuration. Throws Error(usage) that lists the topologies if there is no
+/// such one.
+Net encoder_of(Parameters&, const CodecConfig&);
+Net decoder_of(Parameters&, const CodecConfig&);
+
+/// Encoder, quantizer and decoder of a configuration. Their parameters are registered in this order, which decides the
+/// layout of the parameters' memory.
+struct System {
+  System(Parameters&, const CodecConfig&);
+
+  Net encoder;
+  Quantizer quantizer;
+  Net decoder;
 };
 
 }  // namespace nacre

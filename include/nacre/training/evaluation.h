@@ -155,7 +155,8 @@ class ClipJudge {
 struct SpectralDistance {
   double mel = 0, stft = 0;
 };
-SpectralDistance spectral_distance(Context&, std::span<const float> decoded, std::span<const float> original, int64_t sample_rate);
+SpectralDistance spectral_distance(Context&, std::span<const float> decoded, std::span<const float> original,
+                                   int64_t sample_rate);
 
 /// In dB, as defined above. NaN for clips shorter than a frame.
 double segmental_snr(std::span<const float> decoded, std::span<const float> original, int64_t sample_rate);

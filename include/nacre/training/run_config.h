@@ -44,26 +44,26 @@ void fields(V& v, TrainingConfig& c) {
   v("num_epochs", c.num_epochs, range(1, 100000000), "passes over the data");
   v("segment_length", c.segment_length, described("one hop of the codec to 1073741824"), "samples per segment");
   v("max_steps", c.max_steps, at_least(0).zero("no limit"), "stop after this many steps");
-  v("seed", c.seed, at_least(0), "of weights, crops and everything else that is drawn");
+  v("seed", c.seed, at_least(0), "seed of random weights, crops and all other random choices");
   v("start", c.start, words({"transform", "random"}),
-    "weights before the first step; transform: a lapped-transform codec, where the codec can carry one");
-  v("schedule", c.schedule, words({"constant", "cosine"}), "course of the learning rate");
+    "weights before the first step; transform: those of a lapped transform, if the shape of the codec allows it");
+  v("schedule", c.schedule, words({"constant", "cosine"}), "how the learning rate changes over the steps");
   v("schedule_steps", c.schedule_steps, at_least(0).zero("as many as the epochs have"),
-    "steps that the schedule spans, whatever max_steps is");
-  v("warmup_steps", c.warmup_steps, at_least(0), "the learning rate rises linearly over these");
-  v("final_rate", c.final_rate, range(0, 1), "cosine: part of the learning rate that is left at the end");
-  v("salvage", c.salvage, flag(), "take what is whole of files that are cut short or damaged");
+    "steps that the schedule spans, independent of max_steps");
+  v("warmup_steps", c.warmup_steps, at_least(0), "steps over which the learning rate first rises linearly");
+  v("final_rate", c.final_rate, range(0, 1), "cosine: fraction of the learning rate at the end");
+  v("salvage", c.salvage, flag(), "use the intact part of truncated or damaged files");
   v("held_out_folders", c.held_out_folders, flag(),
     "folders named valid, dev, test, ... are held out (data/dataset.h)");
   v("valid_fraction", c.valid_fraction, range(0, below(1)),
-    "part of the files that is held out, where no folder valid/, dev/, test/, ... says which");
+    "fraction of the files that is held out, if there is no folder valid, dev, test, ... to hold out");
   v("valid_seconds", c.valid_seconds, at_least(above(0)),
-    "approximate length of the held-out audio that each epoch is judged on");
-  v("checkpoint_minutes", c.checkpoint_minutes, at_least(above(0)), "time between checkpoints within an epoch");
+    "approximate seconds of held-out audio that each epoch is evaluated on");
+  v("checkpoint_minutes", c.checkpoint_minutes, at_least(above(0)), "minutes between checkpoints within an epoch");
   v("codebook_start_rows", c.codebook_start_rows, range(0, 10000000).zero("codebooks start from random numbers"),
-    "frames that the first codebooks are clustered from");
+    "frames from which the initial codebooks are clustered");
   v("codebook_average_rows", c.codebook_average_rows, range(0, 1000000000),
-    "further frames that then move them by averages, as in training; ema only");
+    "further frames that then update these codebooks by moving averages, as in training; ema only");
 }
 
 /// A value for one key, and its source as messages name it, such as "--batch-size 0".

@@ -104,7 +104,7 @@ void queue(Context& ctx, const std::shared_ptr<Fft::Impl>& plan, const float* re
       static_cast<cudaStream_t>(runtime(ctx).stream()),
       [=, weak = std::weak_ptr<Fft::Impl>(plan), device = ctx.device().index] {
         const std::shared_ptr<Fft::Impl> f = weak.lock();
-        if (f == nullptr) throw emulation::Fault("cufft: the plan is gone");
+        if (f == nullptr) throw emulation::Fault("cufft: the plan was destroyed");
         const auto is_in_buffer = [&](const float* at, int64_t floats) {
           return emulation::device_of(at, static_cast<size_t>(f->batch * floats) * sizeof(float)) == device;
         };

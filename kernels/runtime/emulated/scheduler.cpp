@@ -381,9 +381,9 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
   s.shared_used = offset + bytes + shared_gap;
   s.static_bytes += bytes;
   if (s.static_bytes > s.static_allowed)
-    fail("has " + std::to_string(s.static_bytes) + " bytes of static shared memory, where " +
+    fail("has " + std::to_string(s.static_bytes) + " bytes of static shared memory, but only " +
          std::to_string(s.static_allowed) + " are left beside " + std::to_string(s.dynamic_bytes) +
-         " of dynamic: raise its limit, or take less");
+         " bytes of dynamic: raise its limit, or use less");
   s.arrays.push_back({file, line, offset, bytes});
   show(s.shared + offset, bytes);
   shadow_shared(s.shared + offset, bytes);
@@ -395,7 +395,8 @@ void* dynamic_shared() { return scheduler().shared; }
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
   // PTX requires alignment of the source even of a copy that reads nothing.
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
-    fail("issues a cp.async of " + std::to_string(bytes) + " bytes between addresses that are not multiples of it" +
+    fail("issues a cp.async of " + std::to_string(bytes) +
+         " bytes between addresses that are not multiples of its size" +
          (bytes_from == 0 ? " (its source is ignored)" : ""));
   shadow_write(to, bytes);
   if (bytes_from > 0) shadow_read(from, bytes_from);

@@ -184,7 +184,7 @@ class LaunchLog {
     mkdir(folder, 0777);
     const std::string name = std::string(folder) + "/" + std::to_string(getpid());
     file_ = std::fopen(name.c_str(), "a");  // an earlier process may have had the same id
-    if (file_ == nullptr) throw Error(ErrorKind::io, name + ": cannot be written");
+    if (file_ == nullptr) throw Error(ErrorKind::io, name + ": cannot write");
   }
   void note(const void* function, unsigned threads) {
     if (file_ == nullptr) return;
@@ -192,7 +192,7 @@ class LaunchLog {
     if (threads <= most) return;
     most = threads;
     Dl_info program{};
-    if (dladdr(function, &program) == 0) throw Fault("launch: a kernel that lies in no program");
+    if (dladdr(function, &program) == 0) throw Fault("launch: the kernel is in no loaded program");
     std::fprintf(file_, "%s %zx %u\n", program.dli_fname,
                  static_cast<size_t>(static_cast<const char*>(function) - static_cast<const char*>(program.dli_fbase)),
                  threads);

@@ -1,0 +1,134 @@
+#pragma once
+// Which kernels compute a convolution, how their work is divided, and the scratch that they need: one function per op.
+// The op and its *_scratch function both call it, and nothing else decides, so the scratch that is sized is the scratch
+// that is used. A choice depends on shapes, geometry, storage, precision, the limits of the device, and on `aligned`:
+// whether the tensors and the scratch begin at multiples of 16 bytes. Nothing is measured at run time.
+//
+// `scratch` does not depend on `aligned`, because it is sized before there are addresses: it has room for every engine
+// that the shape can get.
+#include "nacre/ops/conv1d.h"
+
+namespace nacre::cuda::ends {
+
+/// How the kernels of conv1d_ends.cuh divide a problem: a block has `strips` strips of rows of one batch item, which
+/// has `tiles` blocks. `columns`: packs of channels, one per thread of a strip. In contract the strips of neighbouring
+/// blocks overlap by the halo.
+struct StripPlan {
+  int64_t wide_time, narrow_time, tiles, shift;
+  int channels, columns, strips;
+  bool reflect;  ///< padding of the side that is read through a window: reflected, else zero
+};
+
+}  // namespace nacre::cuda::ends
+
+namespace nacre::cuda::tile {
+
+/// The tile of the result that a block computes.
+struct Blocking {
+  int rows, columns;
+  bool operator==(const Blocking&) const = default;
+};
+
+/// The product. Row r of item b of `a` consists of `samples` samples of `channels` each, from sample r samples - lead
+/// on; depth = samples channels. Samples outside [0, time) are zero or reflected. Result row r, column n is
+///   sum over taps u and columns c of a[r + u tap_rows][c] w[i], where
+///     w is K-major:                     i = n w_row + u w_tap + c
+///     w is MN-major, taps backwards:    i = c w_row + (taps - 1 - u) w_tap + n
+///   and w[i] is zero where the offset within its row of w_row elements is w_row or more.
+/// It is stored to element b out_item + r out_pitch - out_offset + n if that lies in [out_begin, out_end) of item b.
+struct Shifted {
+  int64_t time, lead, channels;
+  int64_t out_item, out_pitch, out_offset, out_begin, out_end;
+  int64_t w_row, w_tap;
+  int64_t items, rows,  // of the batch; of the result, per item
+      virtual_rows;     // from item to item in the numbering of rows: `rows`, plus the halo unless it is a gap
+  int samples, taps, tap_rows, depth, columns;
+  int gap;            // rows of the halo between items in x's tile that have no number among the result's rows
+  int input_bytes;    // shared memory for the input policy's parameters
+  int element_bytes;  // of x and w
+  Blocking block;
+  bool reflect;
+};
+
+/// The weight gradient of conv1d_tile_taps.cuh.
+struct Taps {
+  int64_t items, time, length, left, virtual_rows, in, out, parts;
+  int taps = 0, dilation = 0;
+  bool reflect = false;
+  bool add = true;  // with one part: dweight += instead of =
+};
+
+/// The weight gradient of conv1d_tile_weights.cuh.
+struct Windows {
+  int64_t rows, length, item, step;  // rows of dy; of them per item; elements of x per item; from window to window
+  int64_t in, left, dilation;        // channels of x; in samples
+  int64_t out, weights;              // weights = taps in
+  int64_t parts;
+  bool reflect;
+  bool add = true;  // with one part: dweight += instead of =
+};
+
+}  // namespace nacre::cuda::tile
+
+namespace nacre::cuda::conv {
+
+enum class Engine : uint8_t {
+  nothing,   ///< there is nothing to compute
+  plain,     ///< conv1d.cu: every geometry
+  ends,      ///< conv1d_ends.cuh: one channel on one side, seven taps at stride 1
+  tiles,     ///< conv1d_tile.cuh: forward and input gradient
+  taps,      ///< conv1d_tile_taps.cuh: weight gradient of 2 to 7 taps at stride 1
+  windows,   ///< conv1d_tile_weights.cuh: weight gradient of the other layers that fill packs
+  separate,  ///< of snake_conv1d: snake and conv1d one after the other, the latter with a choice of its own
+};
+
+/// Of a forward or an input gradient.
+struct ProductChoice {
+  Engine engine = Engine::nothing;
+  int64_t scratch = 0;         ///< floats
+  int64_t head = 0, tail = 0;  ///< input gradient: the first and last samples of an item that the plain kernel computes
+  int64_t parts = 0;           ///< of the sums for Snake's parameters
+  ends::StripPlan strips{};    ///< of Engine::ends
+  tile::Shifted product{};     ///< of Engine::tiles
+};
+
+struct WeightGradientChoice {
+  Engine engine = Engine::nothing;
+  int64_t scratch = 0;       ///< floats
+  int64_t parts = 0;         ///< of the sum over rows. Engine::taps and windows write a single part to dweight itself
+  ends::StripPlan strips{};  ///< of Engine::ends
+  tile::Taps taps{};         ///< of Engine::taps
+  tile::Windows windows{};   ///< of Engine::windows
+  tile::Blocking block{};    ///< of Engine::windows: outputs by weights
+};
+
+// T is the storage of activations and weight. x, in the input gradient, is the shape of dx.
+template <class T>
+ProductChoice choose_forward(const Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+template <class T>
+ProductChoice choose_input_gradient(const Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+template <class T>
+WeightGradientChoice choose_weight_gradient(const Context&, Shape x, Shape weight, const Conv1dGeometry&,
+                                            bool aligned = true);
+template <class T>
+ProductChoice choose_snake_forward(Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+template <class T>
+ProductChoice choose_snake_input_gradient(Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+template <class T>
+WeightGradientChoice choose_snake_weight_gradient(Context&, Shape x, Shape weight, const Conv1dGeometry&,
+                                                  bool aligned = true);
+
+/// Parts of the sums of x's columns, for the gradients of biases.
+int64_t column_sum_parts(const Context&, Shape x);
+
+/// The forward's blocks if it runs on tiles, for tests. `rows`, `columns`: of a block. `gap`: rows of the halo between
+/// two items that are not computed. `input_bytes`: shared memory for Snake's parameters.
+struct Tiling {
+  bool supported;
+  int rows, columns, gap;
+  int64_t blocks;
+};
+template <class T>
+Tiling forward_tiling(const Context&, Shape x, Shape weight, const Conv1dGeometry&, int input_bytes = 0);
+
+}  // namespace nacre::cuda::conv
