@@ -165,7 +165,7 @@ def self_test(tree):
     one = rows[0]
     expect("a row twice", {INDEX: tree[INDEX] + one + "\n"}, "is listed twice")
     expect("a header that does not exist", {INDEX: tree[INDEX] + "| `no.h` | `nacre::nacre` | x |\n"}, "no.h does not")
-    expect("a row without text", {INDEX: tree[INDEX].replace(one, one.rsplit("|", 2)[0] + "| |")}, "has no text")
+    expect("a row without text", {INDEX: tree[INDEX].replace(one, one.rsplit("|", 2)[0] + "|  |")}, "has no text")
     expect("a new header", {"include/nacre/nn/new.h": None}, "nn/new.h is missing")
     one = next(row for row in rows if "`nacre::training`" in row)
     expect("another target", {INDEX: tree[INDEX].replace(one, one.replace("::training", "::nacre"))}, "has the target")
