@@ -8,9 +8,9 @@ build=(g++ make ninja-build cmake pkg-config libsndfile1-dev libmpg123-dev libso
        libcli11-dev nlohmann-json3-dev libprotobuf-dev protobuf-compiler zlib1g-dev libboost-context-dev catch2 libbenchmark-dev)
 case "${1:-all}" in
   build) packages=("${build[@]}") ;;
-  test) packages=("${build[@]}" python3 xz-utils) ;;  # gpu_pack.sh compresses with xz
+  test) packages=("${build[@]}" python3 xz-utils ccache) ;;  # gpu_pack.sh compresses with xz; lanes share objects
   real) packages=("${build[@]}" ffmpeg) ;;
-  all) packages=("${build[@]}" python3 xz-utils espeak-ng sox) ;;
+  all) packages=("${build[@]}" python3 xz-utils ccache espeak-ng sox) ;;
   *) echo "usage: $0 [build|test|real|all]" >&2; exit 2 ;;
 esac
 missing=()

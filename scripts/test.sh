@@ -8,7 +8,7 @@
 #   cuda       nvcc for sm_80 and sm_90a: the program, the benches and the tests are compiled, linked and started, and
 #              the kernels' code is checked; without nvcc, the lane is one line
 #
-# Each lane is followed by its slowest tests. At the end the script prints the duration of each lane.
+# Each lane is followed by its slowest tests. At the end the script prints the duration of each lane and of its build.
 #
 #   scripts/test.sh [asan|tsan|emulated|cpu|cuda]...     default: all
 set -euo pipefail
@@ -40,7 +40,7 @@ slowest() { # the ten slowest tests, from ctest's JUnit report
   }' "$1" | LC_ALL=C sort -rn | awk 'NR <= 10'
 }
 # Prints the duration of each lane, also if one fails.
-lane='' took=()
+lane='' took=() built=''
 summary() {
   [ -z "$lane" ] || took+=("lane $lane: failed after $((SECONDS - began)) s")
   [ ${#took[@]} -eq 0 ] || printf '%s\n' "${took[@]}"
@@ -92,15 +92,16 @@ check_cuda() {
 
 for lane in "${presets[@]}"; do
   echo "== $lane"
-  began=$SECONDS
+  began=$SECONDS built=''
   if [ "$lane" = cuda ]; then
     check_cuda
   else
     configure "$lane"
     cmake --build --preset "$lane" -- --quiet
+    built=", build $((SECONDS - began)) s"
     rm -rf "build/$lane/launches"
     run "$lane"
   fi
-  took+=("lane $lane: $((SECONDS - began)) s")
+  took+=("lane $lane: $((SECONDS - began)) s$built")
 done
 lane=''

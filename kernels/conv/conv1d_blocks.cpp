@@ -29,6 +29,8 @@ struct Plan {
         taps(weight.time),
         weights(weight.elements()) {
     in_blocks = (x.channels + ins - 1) / ins;
+    // Parts of the rows, only if there are fewer blocks than tasks wanted, and if a part has a whole chunk and the sums
+    // of all parts stay small.
     const int64_t most = std::min((rows + max_rows - 1) / max_rows, max_sums / weights);
     parts = std::clamp<int64_t>(std::min(wanted_tasks / blocks(), most), 1, wanted_tasks);
     // Smaller blocks copy more per product, so they are used only where there are too few tasks.
@@ -88,6 +90,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const Plan plan(x, a.dweight.shape, y);
   float* const slots = scratch + plan.sums();
   parallel_parts(ctx, plan.blocks() * plan.parts, [&](int64_t task, int thread) {
+    // Neighbouring tasks are parts of the same block. Without parts, sums go straight to dweight (+=); with parts, each
+    // has its own copy of the weight in scratch, and these are added in order at the end.
     const int64_t part = task % plan.parts, block = task / plan.parts;
     const int64_t i0 = block % plan.in_blocks * plan.ins, ins = std::min(plan.ins, x.channels - i0);
     const int64_t k = block / plan.in_blocks % plan.taps;
@@ -107,6 +111,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
     bool add = plan.parts == 1;
     int64_t begin = plan.rows * part / plan.parts;
     for (int64_t left = (end - begin + max_rows - 1) / max_rows, rows; left > 0; --left, begin += rows, add = true) {
+      // Chunks of nearly equal size, so that the last one is not tiny. Rows up to a whole group are zeros.
       rows = (end - begin + left - 1) / left;
       const int64_t groups = (rows + depth_of_group - 1) / depth_of_group, padded_rows = groups * depth_of_group;
       const float* from[max_rows];
@@ -119,6 +124,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
       for (int64_t r = in_place_groups * depth_of_group; r < padded_rows; ++r)
         from[r] = r < rows ? dy + r * y.channels : zeros;
       write_columns(from + in_place_groups * depth_of_group, copied_groups * depth_of_group, outs, dy_column, dys);
+      // Tiles: x column by column, and for each all outputs, first the groups read in place, then the copied ones.
       const auto& multiply_across = matrices().multiply_across;
       for (int64_t j = 0; j < ins; j += x_column) {
         const int64_t width = std::min(x_column, ins - j), x_group = width * depth_of_group;

@@ -69,6 +69,8 @@ struct Chunks {
 
   Chunks(Shape of_x, Shape y, int64_t taps, const Conv1dGeometry& g)
       : x(of_x), length(y.time), stride(g.stride), left(g.left), span((taps - 1) * g.dilation + 1), padding(g.padding) {
+    // A chunk of x and dy should stay in the first-level cache: 256 narrow rows, or 256 rows in columns, of which one
+    // is used at a time; else 128.
     const bool both_narrow = x.channels <= 16 && y.channels <= 16;
     const bool columns = x.channels >= wide_row && y.channels >= wide_row;
     const int64_t most = both_narrow || columns ? max_rows : max_rows / 2;
@@ -134,11 +136,15 @@ struct Work {
     q = taps * in;
     along_window = out < 8;
     if (dilation == 1 && (along_window || in < 16)) in = q, taps = 1;  // the window is contiguous
+    // x goes into columns where its rows are wide and a copy serves several taps, dy where its rows are wide or are no
+    // whole vectors. See docs/decisions/conv1d-wide-rows-in-columns.md.
     x_columns = !along_window && in >= wide_row && taps > 1;
     dy_columns = out >= wide_row || out % 16 != 0;
     wide = rounded(along_window ? q : out);
     tall = along_window ? out : q;
     parts = std::clamp<int64_t>(std::min((int64_t{1} << 18) / (wide * tall), chunks.count / 2), 1, 32);
+    // At least 16 tasks where the shape allows: parts of the rows, then blocks of outputs, then groups of taps. All
+    // come from the shape alone.
     const int64_t splits = along_window ? 1 : (16 + parts - 1) / parts;
     blocks = std::clamp<int64_t>(wide / 32, 1, splits);
     groups = std::clamp<int64_t>(splits / blocks, 1, taps);
@@ -171,6 +177,8 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
       std::memset(sums + j * w.q + first * w.in * width, 0,
                   static_cast<size_t>((last - first) * w.in * width) * sizeof(float));
     }
+  // The chunks of a part are added one after the other. Per chunk: x in place or copied (padding, bf16, columns), dy in
+  // place or in columns of 32, then one outer product per tap (and column of x), which adds all rows of the chunk.
   float* const packed = buffer + chunks.window_floats();
   const int64_t x_step = chunks.stride * chunks.x.channels, channels = chunks.x.channels;
   for (int64_t c = chunks.count * part / w.parts; c < chunks.count * (part + 1) / w.parts; ++c) {
@@ -182,6 +190,7 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
       x = chunks.window(a.x.data, c, buffer);
     const T* const dy = a.dy.data + (chunks.item(c) * chunks.length + chunks.begin(c)) * w.out;
     if (w.along_window) {
+      // Sums are [out][window]: vectors run along the window, and the few outputs are the broadcast factors.
       const float* v = x;
       int64_t v_step = x_step;
       if (w.taps > 1 || w.wide != w.q) {  // copied next to each other, so that vectors are full
@@ -193,6 +202,7 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
         v = packed, v_step = w.wide;
       }
       const float* b;
+      // Few outputs (below 8), so the whole chunk of dy fits.
       float dy_floats[max_rows * 8];
       if constexpr (std::is_same_v<T, float>) {
         b = dy;
@@ -212,6 +222,8 @@ void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int
         for (int64_t j = n; j < n + rest; ++j) row[j / dy_column * rows * dy_column + j % dy_column] = 0;
       }
     }
+    // Sums are [column of 32 outputs][tap][in][outputs of the column]: vectors run along the outputs, and x is
+    // broadcast.
     const int64_t samples = chunks.samples(c);
     for (int64_t j = from; j < to; j += dy_column) {
       const int64_t width = std::min(to - j, dy_column), v_step = dy_columns ? dy_column : w.out;
@@ -302,6 +314,7 @@ void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
   }
   const WindowDots dots = window_dots();
   parallel_parts(ctx, chunks.count, [&](int64_t c, int slot) {
+    // A chunk of rows, output by output: the window stays in cache, and few outputs read it again.
     const int64_t rows = chunks.rows(c), first = (chunks.item(c) * chunks.length + chunks.begin(c)) * out;
     const float* const x = chunks.window(a.x.data, c, slots + slot * chunks.window_floats());
     for (int64_t o = 0; o < out; ++o) {

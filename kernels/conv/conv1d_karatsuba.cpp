@@ -154,6 +154,7 @@ struct Tiles {
       const int64_t base = item_ * problem.x.item + shift_;
       int64_t at = row_ - problem.left;
       const int64_t last = at + (t_.rows_in - 1) * problem.dilation;
+      // Nearly all tiles are inside their item: rows at equal distances, in place.
       if (at >= 0 && last < problem.x.rows && problem.x.is_whole(at) && problem.x.is_whole(last)) {
         const float* from = x + (base + at * problem.x.width + problem.x.offset);
         for (int64_t r = 0; r < t_.rows_in; ++r, from += problem.dilation * problem.x.width) rows[r] = from;
@@ -229,6 +230,7 @@ struct ProductPlan {
     const int64_t wanted_blocks = ((groups + max_groups - 1) / max_groups + 3) / 4 * 4;
     block = (groups + wanted_blocks - 1) / wanted_blocks * rows;
     if (sheets) {
+      // Snake's slope is applied to contiguous rows of y, which only whole sheets have.
       const int64_t unit = std::lcm(rows, tiles.phases);
       block = (block + unit - 1) / unit * unit;
     }
@@ -264,6 +266,7 @@ void spread_weight(const Scheme& scheme, bool adjoint, const float* weight, int6
     }
     return;
   }
+  // The weight is [out][taps][in], the factors have outputs innermost: 16 x 16 squares are transposed on the way.
   alignas(64) float square[most_rows_out][16][16];
   for (int64_t i = 0; i < in; i += 16) {
     for (int k = 0; k < taps; ++k)
@@ -287,6 +290,10 @@ struct Factors {
 
 /// y = x * weight + bias + add
 void product(Context& ctx, const Problem& problem, const Scheme& scheme, const Factors& f, float* scratch) {
+  // The weight's factors are computed once. Then each block runs on one thread, in its slot: factors of x for all tiles
+  // (after Snake, if any), one matrix product per product of the scheme, and the rows of y from the sums of products.
+  // With `slope`, these rows stay local, are multiplied by Snake's slope, and add to the block's partial sums. Layout
+  // of scratch: weight factors, wide bias, one slot per thread.
   using Walk = Tiles::Walk;
   const ProductPlan plan(problem, scheme, f.slope != nullptr);
   const Tiles& tiles = plan.tiles;
@@ -318,6 +325,7 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
       });
       x = local;
     }
+    // The last group may have tiles beyond the end: they are zero, and their products are computed and ignored.
     Walk input_tile(tiles, begin, end, f.snake != nullptr ? Walk::Ranges::read : Walk::Ranges::no);
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t t = 0; t < rows; ++t, input_tile.next()) {
@@ -331,12 +339,14 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
                         scratch + p * product_stride(in * out) + j * in, std::min(panel, out - j), in,
                         sums + p * plan.y.of_product() + j, out, plan.y.step(), rows, groups);
 
+    // Rows of y: the sums of products, plus bias and add. Tiles are walked in the same order as above.
     float* const y = f.slope != nullptr ? local : f.y;
     Walk output_tile(tiles, begin, end, f.slope != nullptr ? Walk::Ranges::written : Walk::Ranges::no);
     for (int64_t t = 0; output_tile.valid(); ++t, output_tile.next()) {
       const int64_t base = output_tile.item() * problem.y.item + output_tile.shift();
       float* to[most_rows_out] = {};
       const float* added[most_rows_out];
+      // Rows that cross an end of their item are computed in edge_rows_out, and the part that exists is copied.
       bool crosses_edge = false;
       for (int64_t r = 0; r < scheme.rows_out; ++r) {
         const int64_t row = output_tile.output(r);
@@ -385,6 +395,7 @@ struct GradientPlan {
   Groups x, y;
   GradientPlan(const Problem& p, const Scheme& s) : scheme(s), tiles(p, s), in(p.x.width), out(p.y.width) {
     x = {s.products, depth_of_group, in}, y = {s.products, depth_of_group, outputs_per_task};
+    // Groups of eight tiles per block: the factors of x and dy should fit the second-level cache.
     block = in <= 64 ? 6 : 3;
     if (s.products <= 3) block = in <= 512 ? 12 : 6;
     output_slices = (out + outputs_per_task - 1) / outputs_per_task;
@@ -464,6 +475,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   const Tiles& tiles = plan.tiles;
   const int64_t in = plan.in, out = plan.out, parts = plan.parts;
   float* const slots = scratch + parts * plan.sums();
+  // A task has one part of the tiles and 64 outputs. It computes the factors of x and dy for a few groups at a time,
+  // which stay in cache, and adds their products to its sums. Parts are added in order when the taps are gathered.
   // sums: [part][product][out][in]
   parallel_parts(ctx, parts * plan.output_slices, [&](int64_t task, int thread) {
     const int64_t part = task / plan.output_slices, first_out = task % plan.output_slices * outputs_per_task,
@@ -480,6 +493,8 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
       for (int64_t t = 0; t < groups * depth_of_group; ++t, tile.next()) {
         const int64_t group = t / depth_of_group, row = t % depth_of_group;
         const float* rows[most_rows_in];
+        // Factors of x are stored in panels of 64 inputs, as multiply_across reads them; those of dy in rows of 64
+        // outputs. Rows of dy beyond the end are zeros.
         tile.inputs(a.x.data, edge_rows, rows);
         for (int64_t j = 0; j < in; j += panel) {
           const int64_t width = std::min(panel, in - j);
@@ -502,6 +517,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
   });
   parallel_ranges(ctx, out, 1 + (1 << 14) / (scheme.products * in), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o)
+      // The taps of an output from the sums of all parts, added to dweight in order of parts.
       scheme.gather_taps(scratch + o * in, product_stride(in * out), parts, plan.sums(), in,
                          a.dweight.data + o * scheme.taps * in, in);
   });

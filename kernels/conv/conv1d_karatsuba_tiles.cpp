@@ -22,6 +22,8 @@ NACRE_INLINE const typename Vector<lanes>::Type& at(const float* p) {
   return *reinterpret_cast<const typename Vector<lanes>::Type*>(p);
 }
 
+// The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, so after three levels product q is described
+// by the base-3 digits of q. X(h) belongs to all three products, so the differences go to a new array.
 // One level, n outputs of n taps from 2 n - 1 inputs, h = n / 2. X(s) are the 2 h - 1 inputs from s on:
 //   first half of y  = (X(0) - X(h)) * w0 + X(h) * (w0 + w1)
 //   second half of y = X(h) * (w0 + w1) + (X(2h) - X(h)) * w1
@@ -56,6 +58,7 @@ NACRE_INLINE void split_body(const float* const* rows, int64_t size, float* to, 
     typename Vector<lanes>::Type x[2 * n - 1];
 #pragma GCC unroll 16
     for (int r = 0; r < rows_of<n>; ++r) x[r] = at<lanes>(rows[r] + i);
+    // The last input only enters the product that is dropped: any defined value will do.
     if constexpr (rows_of<n> < 2 * n - 1) x[2 * n - 2] = x[0];
     split_level<lanes, n, 0, dropped<n>>(x, to + i, step);
   }
@@ -82,6 +85,7 @@ NACRE_INLINE void spread_body(const float* const* rows, int64_t size, float* to,
     typename Vector<lanes>::Type y[n] = {};
 #pragma GCC unroll 8
     for (int r = 0; r < n - 1; ++r) y[r] = at<lanes>(rows[r] + i);
+    // Eight rows of dy, but seven taps: the eighth is zero.
     if (rows[n - 1] != nullptr) y[n - 1] = at<lanes>(rows[n - 1] + i);
     spread_level<lanes, n, 0, dropped<n>>(y, to + i, step);
   }
@@ -96,6 +100,7 @@ NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<
   } else {
     constexpr int h = n / 2;
     typename Vector<lanes>::Type both[h];
+    // The transpose of the sums above: the middle product belongs to both halves.
     gather_level<lanes, h, 3 * p, drop>(from, step, y);
     gather_level<lanes, h, 3 * p + 1, drop>(from, step, both);
     gather_level<lanes, h, 3 * p + 2, drop>(from, step, y + h);
@@ -136,6 +141,8 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
                        const float* bias = nullptr, const float* add = nullptr) {
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
+  // An R by V tile of c in registers. Per step of the depth: V loads of b, shared by R rows, and R broadcasts of a,
+  // shared by V vectors. With 24 accumulators of 32 registers (12 of 16 for the other sets) there is room for both.
   const int64_t a_row = of.row;
   for (int64_t t = 0; t < of.taps; ++t) {
     const float* const a = of.a + t * of.tap;
@@ -176,6 +183,8 @@ NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t de
   const auto next = [&](int64_t n) {
     a.a += n * a.row, c += n * c_row, add = add == nullptr ? nullptr : add + n * c_row;
   };
+  // The rest goes by two rows and one. All tiles add a row's products in the same order, so the bits of a row do not
+  // depend on the tile that it falls into.
   for (; rows >= R; rows -= R, next(R)) tile<lanes, R, V>(a, b, width, depth, c, c_row, bias, add);
   for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, b, width, depth, c, c_row, bias, add);
   if (rows > 0) tile<lanes, 1, V>(a, b, width, depth, c, c_row, bias, add);
@@ -230,6 +239,8 @@ NACRE_INLINE void tile_across(const float* a, int64_t a_row, int64_t a_group, co
   using Vec = typename Vector<lanes>::Type;
   Vec sum[R][V] = {};
   for (int64_t g = 0; g < groups; ++g, a += a_group, b += b_group) {
+    // A is read across: row k of a group has the factors of R neighbouring outputs, so sums run over rows of both
+    // arrays.
     const float *row = a, *v = b;
     for (int64_t k = 0; k < depth_of_group; ++k, row += a_row, v += width) {
       Vec x[V];

@@ -18,6 +18,8 @@ template <int lanes, int B, int V>
 NACRE_INLINE void tile(const float* b, int64_t b_step, const float* v, int64_t v_step, int64_t rows, float* sums,
                        int64_t sums_step) {
   using Vec = typename Vector<lanes>::Type;
+  // The B x V sums stay in registers over all rows. Each row is loaded once (V vectors) and each b is a broadcast. The
+  // result is added to `sums` at the end, so the bits depend on how many rows a call has, but not on B and V.
   Vec sum[B][V] = {};
   for (int64_t r = 0; r < rows; ++r, b += b_step, v += v_step) {
     Vec x[V];
@@ -84,6 +86,8 @@ template <int lanes, int R>
 NACRE_INLINE void dots(const float* x, int64_t x_step, int64_t taps, int64_t tap_step, int64_t width, const float* w,
                        float* y) {
   using Vec = typename Vector<lanes>::Type;
+  // R outputs share each load of the weight. Lanes and the channels that fill no vector are summed apart and joined at
+  // the end: the order depends on the instruction set, not on R.
   Vec sum[R] = {};
   float rest[R] = {};
   for (int64_t k = 0; k < taps; ++k, x += tap_step, w += width) {
@@ -110,6 +114,7 @@ NACRE_INLINE void window_dots_body(const float* x, int64_t x_step, int64_t taps,
   for (; r < rows; ++r) dots<lanes, 1>(x + r * x_step, x_step, taps, tap_step, width, w, y + r);
 }
 
+// A tile of narrow x V vectors, or of wide x 1: 8 accumulators of 16 registers, or 16 of 32 for AVX-512.
 #define NACRE_TILES(set, lanes, narrow, wide, V)                                                                       \
   void outer_products_##set(const float* b, int64_t b_step, int64_t nb, const float* v, int64_t v_step, int64_t width, \
                             int64_t rows, float* sums, int64_t sums_step) {                                            \

@@ -45,11 +45,13 @@ struct Plan {
     padded = (p.length - 1) * p.stride + span();
     short_signal = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats &&
                    depth() * padded_out >= heavy_weight;
+    // Narrower panels until there are enough tasks: a short signal has no other way to split.
     while (short_signal && width > 16 && (padded_out + width - 1) / width < wanted_tasks / 2) width /= 2;
     if (width < panel && p.batch * p.length > short_rows / 4)
       short_signal = false, width = panel;  // narrow panels multiply slower
     panels = (padded_out + width - 1) / width;
     per_item = (p.length + max_rows - 1) / max_rows;
+    // Chunks of equal size, in whole tiles of six rows.
     chunk_rows = ((p.length + per_item - 1) / per_item + 5) / 6 * 6;
     per_item = (p.length + chunk_rows - 1) / chunk_rows;
     chunks = p.batch * per_item;
@@ -69,6 +71,7 @@ struct Plan {
 
   template <class F>
   void slices(F&& f) const {
+    // A slice is at most max_depth deep: part of a contiguous window; part of a tap; or several whole taps.
     if (joined_taps) {
       for (int64_t at = 0; at < depth(); at += max_depth) f(Slice{0, 1, at, std::min(max_depth, depth() - at)});
     } else if (p.in >= max_depth) {
@@ -91,6 +94,7 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
   const Problem& p = plan.p;
   const int64_t outs = std::min(width, p.out - begin), depth = plan.depth();
   if (p.adjoint) {
+    // Row d of the panel is one tap of one input: contiguous in the adjoint's weight, with the taps in reverse order.
     int64_t k = at / p.in, i = at % p.in;
     for (int64_t d = 0; d < n; ++d, to += width) {
       copy_outputs(weight + (i * p.taps + p.taps - 1 - k) * p.out + begin, outs, to, width);
@@ -101,6 +105,8 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
   const float* const from = weight + begin * depth + at;
   const int64_t whole_blocks = n / 16 * 16;
   for (int64_t o = 0; o < width; o += 16) {
+    // Outputs innermost: 16 x 16 squares are transposed; what is left goes one by one, with zeros for outputs that do
+    // not exist.
     const int64_t existing = std::min<int64_t>(16, outs - o);
     int64_t d = 0;
     if (existing == 16)
@@ -114,6 +120,7 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
 const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* buffer) {
   const int64_t first = begin * p.stride - p.left, samples = (rows - 1) * p.stride + span;
   if (first >= 0 && first + samples <= p.time) return item + first * p.in;
+  // Zeros before the signal, the samples, zeros after it.
   const int64_t from = std::clamp<int64_t>(first, 0, p.time), to = std::clamp<int64_t>(first + samples, from, p.time);
   float* at = std::fill_n(buffer, (std::min(from, first + samples) - first) * p.in, 0.0f);
   at = std::copy(item + from * p.in, item + to * p.in, at);
@@ -139,6 +146,8 @@ struct Rows {
   void multiply(const float* x, const Slice& s, const float* w, int64_t j, int64_t width, int64_t at, int64_t in_local,
                 int64_t rows, bool first) const {
     const Problem& p = plan.p;
+    // The first slice adds the bias (and the old y with `add`, if y is written directly); each later one adds its sum
+    // to what is there. So the order of an output's sum is fixed: first slice, bias, old y, then the other slices.
     float* const to = stores_directly() ? a.y + at * p.out + j : local + in_local * plan.padded_out + j;
     matrices().multiply_all({.a = x + s.tap * p.dilation * p.in + s.channel,
                              .row = p.stride * p.in,
@@ -168,6 +177,8 @@ void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* b
     }
   });
   parallel_parts(ctx, plan.chunks * plan.splits, [&](int64_t task, int thread) {
+    // A chunk's window of x is used for all panels of the task. Few chunks are split over panels, so that there are
+    // tasks enough.
     const int64_t chunk = task / plan.splits, split = task % plan.splits;
     const int64_t item = chunk / plan.per_item, begin = chunk % plan.per_item * plan.chunk_rows;
     const int64_t rows = std::min(plan.chunk_rows, p.length - begin), at = item * p.length + begin;
@@ -194,12 +205,14 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
       for (int64_t b = from; b < to; ++b) {
         float* const buffer = xs + b * plan.padded * p.in;
         const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), buffer);
+        // Every item is copied, also one that needs no padding, so that items are at equal distances.
         if (at != buffer) std::copy(at, at + plan.padded * p.in, buffer);
       }
     });
   const float* const x = edges ? xs : a.x;
   const int64_t item = edges ? plan.padded * p.in : p.time * p.in;
   parallel_parts(ctx, plan.panels, [&](int64_t q, int thread) {
+    // One slice of the panel at a time is laid out in the thread's slot and used for all rows.
     float* const w = slots + thread * plan.slot();
     const Rows to{plan, a, bias, w + max_depth * plan.width};
     const int64_t j = q * plan.width, width = std::min(plan.width, plan.padded_out - j);
@@ -248,6 +261,7 @@ void run(Context& ctx, const Problem& p, const Arguments& a) {
   const Problem g = of_group(p);
   const Plan plan(g);
   const int64_t rows = p.batch * p.length * p.samples, channels = p.out / p.samples, n = channels / p.groups;
+  // Groups run one after the other on copies that hold only that group; y is added or copied back in its columns.
   float* const x = a.scratch;
   float* const y = x + rounded(p.batch * p.time * g.in);
   float* const bias = y + rounded(p.batch * p.length * g.out);

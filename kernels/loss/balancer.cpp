@@ -38,6 +38,8 @@ void find_factors(const Balancer& a, const double* norms, float* factors) {
       factors[i] = a.weights[i];
       continue;
     }
+    // The moving average of the norm is sum / ones: `ones` averages 1 in the same way, which corrects the start from 0.
+    // A norm that is not finite changes nothing, so one bad step does not spoil the average.
     float &sum = a.state[i], &ones = a.state[a.count + i];
     if (const float norm = static_cast<float>(norms[i]); std::isfinite(norm)) {
       sum = a.decay * sum + norm;
@@ -52,6 +54,7 @@ void find_factors(const Balancer& a, const double* norms, float* factors) {
 void find_shares(const Balancer& a, const double* norms, const float* factors) {
   double terms[balancer_max], total = 0;
   for (int i = 0; i < a.count; ++i) {
+    // A factor of 0 counts as a share of 0, also where the norm is infinite.
     terms[i] = factors[i] != 0 ? std::fabs(static_cast<double>(factors[i])) * norms[i] : 0;
     total += terms[i];
   }

@@ -19,6 +19,8 @@ __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a,
   const int count = static_cast<int>(remaining < sum_part ? remaining : sum_part);
   double sum = 0;
 #pragma unroll
+  // Thread t takes elements 4 t to 4 t + 3 of each 1024, aligned or not: the order of the sum does not depend on
+  // addresses, and accesses are coalesced. Bound by memory.
   for (int step = 0; step < sum_part / (P * sum_threads); ++step) {
     const int offset = (step * sum_threads + static_cast<int>(threadIdx.x)) * P;
     const Pack<float> v =
@@ -61,6 +63,7 @@ __global__ void __launch_bounds__(32 * balancer_max)
     balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
   NACRE_SHARED(double, norms, balancer_max);
   NACRE_SHARED(float, shared_factors, balancer_max);
+  // Warp i adds the parts of gradient i. The barrier hands the norms to thread 0, which has few operations to do.
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const double sum = i < a.count ? add_partials(a.scratch.data + 2 * i * parts, parts, lane, 32) : 0;
   const double total = warp_sum(sum);

@@ -23,6 +23,7 @@ NACRE_INLINE double part(const float* estimate, const float* target, float* grad
       lane += wide * wide;
     else
       lane += d < 0 ? -wide : wide;
+    // scale * d where d is neither above nor below 0: 0 stays 0, and NaN stays NaN.
     if constexpr (with_gradient) gradient[i] = squared ? scale * d : (d > 0 ? scale : (d < 0 ? -scale : scale * d));
   };
   for (int64_t i = 0; i + 16 <= n; i += 16) {
@@ -67,6 +68,8 @@ void waveform_loss(Context& ctx, const WaveformLoss& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::waveform_loss(ctx, a);
 
+  // Parts begin anew with each item, so that the valid samples of an item are a prefix of its parts. The weight is
+  // known before the loop, so loss and gradient take one pass.
   const int64_t frame = s.width * s.channels, per_item = s.time * frame, parts = sum_parts(per_item);
   const auto valid = [&](int64_t item) {
     return a.lengths ? std::clamp<int64_t>(a.lengths[item], 0, s.time) * frame : per_item;

@@ -34,8 +34,11 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss
   NACRE_SHARED(int64_t, counts, sum_threads / 32);
   constexpr int P = pack_size<float>;
   const bool squared = a.norm == WaveformNorm::l2;
+  // Every block counts the valid samples itself: a few integers per item, instead of one more launch.
   const double weight = mean_weight(a, frame, counts);
   const float scale = static_cast<float>(squared ? 2 * weight : weight);
+  // A block has one part of one item: 4096 samples, of which the first `valid` count. Both arrays are read once; the
+  // gradient of the others is zero.
   const int64_t item = blockIdx.x / parts, per_item = a.estimate.shape.time * frame,
                 begin = (blockIdx.x - item * parts) * sum_part;
   const int64_t remaining = per_item - begin, valid_remaining = valid_samples(a, item, frame) - begin;

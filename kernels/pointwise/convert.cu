@@ -29,6 +29,7 @@ __device__ __forceinline__ void store_eight(bf16* p, const float (&v)[width]) {
 template <class From, class To>
 __global__ void __launch_bounds__(threads)
     convert_kernel(const From* x, To* y, int64_t packs, int64_t n, bool add) {
+  // Bound by memory. `sum` is the old y, read before the store, because y is only written by its own thread.
   const int64_t first = grid_thread(), step = grid_threads();
   for (int64_t i = first; i < packs; i += step) {
     float v[width], sum[width];

@@ -17,6 +17,7 @@ NACRE_INLINE void forward(const T* x, T* y, int64_t n, float alpha) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
     const float v = to_float(x[i]);
+    // Both sides of the select are computed in a vectorised loop; the argument 0 keeps the unused one finite.
     y[i] = store<T>(v > 0 ? v : alpha * vec::exp_minus_one(v > 0 ? 0.0f : v));
   }
 }
@@ -24,6 +25,7 @@ template <bool add, class T>
 NACRE_INLINE void backward(const T* y, const T* dy, T* dx, int64_t n, float alpha) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
+    // For x <= 0 the derivative is alpha exp(x) = y + alpha: y is enough.
     const float v = to_float(y[i]), d = to_float(dy[i]), gradient = v > 0 ? d : d * (v + alpha);
     dx[i] = store<T>(add ? to_float(dx[i]) + gradient : gradient);
   }

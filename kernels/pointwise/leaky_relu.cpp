@@ -23,6 +23,7 @@ template <bool add, class T>
 NACRE_INLINE void backward(const T* y, const T* dy, T* dx, int64_t n, float slope) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
+    // y has the sign of x, because the slope is positive.
     const float v = to_float(y[i]), d = to_float(dy[i]), gradient = v > 0 ? d : slope * d;
     dx[i] = store<T>(add ? to_float(dx[i]) + gradient : gradient);
   }

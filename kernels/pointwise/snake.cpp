@@ -33,6 +33,8 @@ struct Layout {
     const int64_t vector_rows = 16 / std::gcd(channels, int64_t{16});  // rows whose channels fill whole vectors
     if (fold > vector_rows) fold -= fold % vector_rows;
     groups = (rows + fold - 1) / fold;
+    // About 32768 elements per part: enough work for a task, and at most 64 additions in float per sum; unfold() and
+    // the sum over parts continue in double.
     groups_per_part = std::clamp<int64_t>(32768 / (fold * channels), 16, 64);
     parts = (groups + groups_per_part - 1) / groups_per_part;
   }
@@ -120,6 +122,7 @@ NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequenc
         sum_b[i] += d * (t.sin * t.sin);
       }
       if constexpr (mode != skip) {
+        // snake'(x) = 1 + a sin(2 a x) / b, and sin(2 a x) = 2 sin cos.
         const float gradient = d + slope[i] * by_phase;
         dx[i] = store<T>(mode == add ? to_float(dx[i]) + gradient : gradient);
       }
@@ -193,6 +196,7 @@ SnakeRows::SnakeRows(View<const float> alpha, View<const float> beta, bool log_s
   fill(alpha.data, beta.data, log_scale, channels_, 0, stride(), storage, storage + stride(), storage + 2 * stride());
 }
 
+// Whole folded rows, then the rest as one shorter row. The sums of backward() keep the folded width until add_up().
 void SnakeRows::forward(const float* x, float* y, int64_t rows) const {
   const int64_t groups = rows / fold_, rest = rows % fold_ * channels_, full_size = groups * stride();
   const float *const frequency = table_, *const gain = frequency + stride();
@@ -227,6 +231,8 @@ void add_snake_parameter_gradients(const SnakeParameterGradients& g, const float
       sum_b += static_cast<double>(partial[channels + c]);
     }
     const Channel p = channel(g.alpha.data, g.beta.data, c, g.log_scale);
+    // With y = x + sin^2(a x) / b: dy/da = x sin(2 a x) / b and dy/db = -sin^2(a x) / b^2. On a logarithmic scale the
+    // chain rule adds the factors a and b; without beta, b is a, and alpha gets both.
     const double gain = static_cast<double>(p.gain);
     double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
     if (g.log_scale) {
@@ -256,6 +262,7 @@ void snake_forward(Context& ctx, const SnakeForward<T>& a) {
     if (on_cuda(ctx)) return cuda::snake_forward(ctx, a);
   if (a.x.elements() == 0) return;
   const Layout l(a.x.shape);
+  // A range fills the table of parameters for itself, so it has at least 8192 elements.
   parallel_ranges(ctx, l.groups, 8192 / l.stride(), [&](int64_t begin, int64_t end) {
     Parameters p;
     for (int64_t tile = 0; tile < l.tiles(); ++tile) {
@@ -284,6 +291,7 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
     if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
   if (a.x.elements() == 0 || (!a.dx && !sums)) return;
   const Layout l(a.x.shape);
+  // One of five loops, so that no branch on dx, add_dx or sums is left inside.
   const BackwardLoop<T> loop = select_loop<T>(bool(a.dx), a.add_dx, sums);
   parallel_parts(ctx, l.parts, [&](int64_t part) {
     backward_part(a, l, part, loop, sums ? a.scratch.data + part * 2 * l.channels : nullptr);

@@ -31,6 +31,7 @@ Tiling tiling(const Context& ctx, Shape s, int pack, int64_t min_rows) {
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
   t.column_blocks = blocks_for(columns, t.columns);
+  // Fewer rows per thread until there are enough blocks.
   int64_t rows = max_rows;
   while (rows > min_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < min_blocks) rows /= 2;
   t.block_rows = t.rows_at_once * rows;
@@ -141,6 +142,8 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
 /// Writes dx, and the sums of ChannelSums over the rows of each block to partial [row blocks][2][channels].
 template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
+  // Sums of all threads: [sum_a, sum_b][rows_at_once][width]. Neighbours have neighbouring channels, so accesses to
+  // data are coalesced; sums of a channel are added over the block's rows in a fixed order.
   NACRE_SHARED(float, sums, 2 * threads * P);
   const ThreadWork work = thread_work<P>(t);
   ChannelSums<P> s;
@@ -200,6 +203,8 @@ struct Parameters {
 /// Adds the sums of all blocks in double, in an order fixed by their number, and computes the parameters' gradients.
 __global__ void __launch_bounds__(32 * lanes)
     snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
+  // A block has 32 channels, one per column, so that a warp reads adjacent partial sums. Warp w adds parts w, w + 8,
+  // ...; the first warp adds the eight sums in order.
   NACRE_SHARED(double, sums, 2 * lanes * 32);
   const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
   const int64_t c = int64_t{blockIdx.x} * 32 + column;

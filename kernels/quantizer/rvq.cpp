@@ -20,6 +20,7 @@ using namespace vq_search;
 namespace {
 
 constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
+// Factors that make add_rows_4 a plain sum of a group.
 constexpr float ones[] = {1, 1, 1, 1};
 constexpr int64_t group = 4;  ///< rows that share each load of a weight; divides vq_search::tile
 
@@ -65,6 +66,8 @@ NACRE_CLONES void add_scaled_difference(float* __restrict out, const float* __re
 struct ErrorSums {
   double squares = 0, products = 0;
 };
+/// In double, because the quotient of the two sums scales a gradient and both may cancel. The order is that of the
+/// vector lanes, fixed by n and the instruction set.
 NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float* __restrict chosen,
                                   const float* __restrict gradient, int64_t n) {
   double squares = 0, products = 0;
@@ -76,6 +79,7 @@ NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float
   }
   return {squares, products};
 }
+// In float, because a row has few elements. Sums over rows are in double.
 NACRE_CLONES float squared_difference(const float* __restrict a, const float* __restrict b, int64_t n) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -166,6 +170,7 @@ Sizes sizes_of(Shape z, Shape codebooks, bool factorised) {
 namespace {
 
 // Tiles of rows are divided into as many parts as threads can run; each part has its own beam storage.
+// The number of threads may decide here: rows are independent, and no sum crosses a part.
 int64_t forward_parts(const Context& ctx, int64_t rows) {
   return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
 }
@@ -184,6 +189,7 @@ void check_beam(const RvqForward& a, const Sizes& n) {
     throw_usage("rvq_forward", "beam is " + std::to_string(a.beam) + ", expected 1 with " +
                                    (n.factorised ? "projections" : "the cosine metric") +
                                    ": a beam needs euclidean codes of the latent itself");
+  // A candidate's id, hypothesis * codes + code, is stored in 32 bits.
   if (n.codes > std::numeric_limits<int32_t>::max() / a.beam) [[unlikely]]
     throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
                                    ", expected less than 2^31");
@@ -220,6 +226,9 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward(ctx, a);
 
+  // Work space, in this order: packed codebooks, search buffer, row losses, residual; then, with projections, e
+  // (`projected`), e in groups, q (`product`) and the transposed out_weight. Every array has `padded` rows, so a row
+  // has its place at all thread counts.
   const int64_t book_size = packed_size(n.codes, n.dim);
   float* packed = a.scratch.data;
   float* buffer = packed + n.stages * book_size;
@@ -235,6 +244,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
 
   const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time};
   const rvq_beam::Sizes beam = beam_sizes(n, a.beam);
+  // A beam first finds the codes of all stages; quantise() below then computes y, losses and e from given codes.
   const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
     int64_t used[rvq_beam::max_rows];
     for (int64_t r = 0; r < count; ++r) used[r] = a.stages ? a.stages[(first + r) / z.time] : n.stages;
@@ -243,11 +253,15 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   };
   // A tile of rows passes through all stages while its residual is in cache.
   const auto quantise = [&](int64_t first, int64_t count) {
+    // Rows up to a multiple of `group` are zero: the functions of a group always work on four rows.
     const int64_t groups = round_up(count, group);
     std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual + first * n.latent);
     std::fill(residual + (first + count) * n.latent, residual + (first + groups) * n.latent, 0.0f);
     if (a.losses) std::fill(row_losses + first, row_losses + first + count, 0.0f);
     for (int64_t i = 0; i < n.stages; ++i) {
+      // Stage i: e = W_in r + b_in (latent codes: e = r); the nearest code; q = W_out E[code] + b_out; the loss; y += q
+      // and r -= q. Residual and search go on in unused stages, so that `codes` has all stages; only y and the loss
+      // skip them.
       float* e = (n.factorised ? projected : residual) + first * n.dim;
       for (int64_t r = 0; n.factorised && r < groups; r += group) {
         float* grouped_values = grouped + (first + r) * n.dim;
@@ -291,6 +305,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
     for (int64_t r = begin; r < last; r += max_rows) quantise(r, std::min(max_rows, last - r));
   });
   if (!a.losses) return;
+  // In the order of rows, so that the sum does not depend on parts and threads.
   double sum = 0;
   for (int64_t r = 0; r < n.rows; ++r) sum += static_cast<double>(row_losses[r]);
   const int64_t elements = mask.valid_rows(z.batch) * n.dim;
@@ -337,12 +352,15 @@ float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, con
   });
   const double squares = add_partials(a.scratch.data, parts);
   const double products = add_partials(a.scratch.data + partial_floats(parts), parts);
+  // A quotient that is no float (overflow) counts as 0: this step then has the straight-through gradient alone. See
+  // docs/decisions/orthogonal-gradient.md.
   const double b = products / squares;
   return squares == 0 || std::abs(b) > double{std::numeric_limits<float>::max()} ? 0.0f : static_cast<float>(b);
 }
 
 void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   const float factor = a.orthogonal ? error_factor(ctx, a, n, mask) : 0.0f;
+  // A row is independent of the others. Rows beyond an item's frames pass dy through unchanged.
   parallel_ranges(ctx, n.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* dy = a.dy.data + row * n.latent;
@@ -364,6 +382,8 @@ void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, c
 // Runs back through the stages. Residuals are not saved: each is the next one plus what the stage subtracted.
 void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   const RvqProjections& p = a.projections;
+  // Scratch: transposed out_weight; then [parts][stages][partial] gradients; then one group's work space per part. The
+  // number of parts comes from the rows alone, and the parts are added in order at the end.
   const int64_t parts = gradient_parts(n.rows), partial = partial_size(n), matrix = n.dim * n.latent;
   float* transposed = a.scratch.data;
   float* partials = transposed + n.stages * matrix;
@@ -383,6 +403,8 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
         gather_codes(a.codebooks.data + i * n.codes * n.dim, a.codes.data + first * n.stages + i, count, n, codes);
         project_out(codes, transposed + i * matrix, p.out_bias.data + i * n.latent, n, q);
       };
+      // Forward once, to the residual after the last stage; then backward. g = dresidual is the gradient of the loss in
+      // the residual after stage i.
       std::fill(residual, residual + group * n.latent, 0.0f);
       std::copy(a.z.data + first * n.latent, a.z.data + (first + count) * n.latent, residual);
       for (int64_t i = 0; i < n.stages; ++i) {
@@ -394,10 +416,17 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
         project(i);
         add_to(residual, q, group * n.latent);
         for (int64_t r = 0; r < group; ++r) {
+          // dq: y gets q with +, the residual with -. An unused stage adds nothing to y, but its q was subtracted from
+          // the residual. Rows beyond `count` have g = 0 and so dq = 0: they add nothing to the sums below.
           const bool used = r < count && mask.used(first + r, i);
           const float *dy = a.dy.data + (first + r) * n.latent, *g = dresidual + r * n.latent;
           for (int64_t c = 0; c < n.latent; ++c) dq[r * n.latent + c] = used ? dy[c] - g[c] : -g[c];
         }
+        // With q = W_out E + b_out and e = W_in r + b_in, where the code E passes the gradient straight to e:
+        //   de = W_out^T dq, plus scale (e - E) for rows that count: the slope of the commitment loss
+        //   dW_in += de r^T,  db_in += de,  dW_out += dq E^T,  db_out += dq,  g += W_in^T de
+        // `residual` is r of this stage again. W_out and its gradient are transposed here, so that all loops run along
+        // the latent.
         dots(dq, transposed + i * matrix, n.dim, n.latent, de);
         for (int64_t r = 0; r < count; ++r)
           if (mask.used(first + r, i) && mask.valid(first + r))
@@ -423,6 +452,7 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
   parallel_ranges(ctx, n.stages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       float* total = partials + i * partial;
+      // Stages in parallel. The parts are added to the first one in order, then to the gradients (always +=).
       for (int64_t part = 1; part < parts; ++part) add_to(total, total + part * n.stages * partial, partial);
       if (a.din_weight) add_to(a.din_weight.data + i * matrix, total, matrix);
       if (a.dout_weight)
@@ -442,6 +472,7 @@ void codebook_gradient(const Context& ctx, const RvqBackward& a, const Sizes& n,
     const int64_t i = part / slices, low = n.codes * (part % slices) / slices,
                   high = n.codes * (part % slices + 1) / slices;
     for (int64_t row = 0; row < n.rows; ++row) {
+      // Every part reads all codes of its stage: that is little beside the rows, and needs neither sorting nor scratch.
       const int64_t k = clamp_code(a.codes[row * n.stages + i], n.codes);
       if (k < low || k >= high || !mask.used(row, i) || !mask.valid(row)) continue;
       add_scaled_difference(a.dcodebooks.data + (i * n.codes + k) * n.dim, a.codebooks.data + (i * n.codes + k) * n.dim,
@@ -511,6 +542,7 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
   float* product = transposed + n.stages * n.dim * n.latent;
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);
   float* grouped = product + round_up(n.rows, group) * n.latent;
+  // y = the sum of q over the stages in order, the same additions as in rvq_forward.
   Sizes chosen = n;
   chosen.stages = stages;  // the stride of a.codes
   parallel_ranges(ctx, round_up(n.rows, group) / group, 4, [&](int64_t begin, int64_t end) {

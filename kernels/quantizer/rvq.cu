@@ -19,8 +19,12 @@ __global__ void __launch_bounds__(threads)
   const float* z = a.z.data + row * n.latent;
   float *r = residuals + row * n.latent, *y = a.y.data + row * n.latent;
   float* e = n.factorised ? projected + row * n.dim : r;
+  // Lane l owns channels l, l + 32, ... of r and y, so these need no barrier between stages; e is written by lane 0 and
+  // read by all, hence the warp barriers.
   for (int64_t c = lane; c < n.latent; c += 32) r[c] = z[c], y[c] = 0;
   float loss = 0;
+  // Stage i: e = W_in r + b_in (latent codes: e = r), the code of e, its loss, then y += q and r -= q with q of the
+  // code.
   for (int64_t i = 0; i < n.stages; ++i) {
     if (n.factorised) {
       for (int64_t d = 0; d < n.dim; ++d) {
@@ -98,6 +102,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
     __syncthreads();
     tile_search(residual, latent, prepared + s * prepared_size(n.codes, latent), static_cast<int>(padded), candidates);
     __syncthreads();
+    // The first barrier publishes the residuals, the second the candidates. tile_results() gives a warp the codes of
+    // its two rows, and the warp alone updates these rows.
     const OrderedBest best = tile_results(candidates);
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
@@ -108,9 +114,12 @@ __global__ void __launch_bounds__(tile_threads, 2)
       const bool used = s < row_stages[r];
       if (lane == 0) a.codes.data[row * stages + s] = static_cast<int32_t>(k);
       const float* code = a.codebooks.data + (s * n.codes + k) * latent;
+      // Lanes have adjacent channels: codes, quantised and y are coalesced. The residuals are [channel][row] for the
+      // search, so here lanes are tile_pitch floats apart, which costs four-way bank conflicts, once per stage.
       float *x = residual + r, *y = y_in_shared ? sums + tile_rows + r * latent : a.y.data + row * latent, loss = 0;
 #pragma unroll 2
       for (int c = lane; c < latent; c += 32) {
+        // The loss of stage s is |r - q|^2, that is the energy of the new residual.
         const float q = code[c], before = x[c * tile_pitch], after = before - q;
         if (a.quantised) a.quantised.data[(s * n.rows + row) * latent + c] = before;
         x[c * tile_pitch] = after;
@@ -166,6 +175,7 @@ __global__ void __launch_bounds__(1024)
 
 // ---- decode
 
+/// Every thread reads the code indices of its row from cache; y is written once. Bound by memory.
 /// A thread per element.
 __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSizes n, int64_t stages) {
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
@@ -201,6 +211,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   const RvqSizes n = rvq_sizes(a.z.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
   const RowMask mask{a.frames.data, a.stages.data, a.z.shape.time, a.z.shape.batch};
   float* prepared = aligned_scratch(a.scratch.data);
+  // `residuals` is also the place of the padded weights: only one of the two is used.
   float* residuals = prepared + n.stages * prepared_size(n.codes, n.dim);
   float* projected = residuals + n.rows * n.latent;
   float* losses =

@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(threads)
   for (int64_t i = begin + threadIdx.x; i < end; i += threads) {
     const int64_t row = i / n.latent, used = mask.stages_used(row, n.stages);
     if (used == 0 || !mask.valid(row)) continue;
+    // The contract's e is y - z.
     const double error = -static_cast<double>(residual_after(a, n, row, i % n.latent, used));
     squares += error * error;
     products += error * static_cast<double>(a.dy.data[i]);
@@ -39,6 +40,7 @@ __global__ void __launch_bounds__(threads)
   put_partial(sums, parts + blockIdx.x, products);
 }
 
+/// Bound by memory: dy, and per used stage the row of `quantised`; codes come from cache.
 /// A thread per element. With `orthogonal` every block adds the partial sums again, so there are at most max_blocks.
 constexpr int64_t max_blocks = 1024;
 constexpr double max_float = 0x1.fffffep127;
@@ -82,6 +84,7 @@ __global__ void __launch_bounds__(threads)
   const float* code = a.codebooks.data + (s * n.codes + k) * n.dim;
   float* out = a.dcodebooks.data + (s * n.codes + k) * n.dim;
   for (int64_t d0 = 0; d0 < n.dim; d0 += chunk) {
+    // Gradients continue from what is there (+=), in the order of rows; a code without rows is not written.
     float c[4], sum[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -112,6 +115,9 @@ __global__ void __launch_bounds__(threads)
   const int64_t row = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (row >= n.rows) return;
   const float scale = loss_slope(mask, n.dim, a.commitment_weight);
+  // As factorised_backward in rvq.cpp, with all residuals stored. Lane l owns channels l, l + 32, ... of residuals, dq
+  // and g; de goes through memory from lane 0 to all, hence the warp barrier. Each stage has a de of its own, so one
+  // barrier per stage is enough.
   const auto code_of = [&](int64_t i) {
     return a.codebooks.data + (i * n.codes + clamp_code(a.codes.data[row * n.stages + i], n.codes)) * n.dim;
   };
@@ -158,6 +164,8 @@ constexpr int64_t max_runs = 8;
 /// order.
 template <class Term>
 __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
+  // Runs of at least 64 rows: rounding errors grow with the length of a run, not with all rows. Fixed by the shape
+  // alone.
   const int64_t runs = rows / 64 < 1 ? 1 : (rows / 64 < max_runs ? rows / 64 : max_runs);
   float total = 0;
   for (int64_t run = 0; run < runs; ++run) {
@@ -172,6 +180,7 @@ __device__ __forceinline__ float sum_of_runs(int64_t rows, Term&& term) {
 /// of d = 0 also compute the bias gradients.
 __global__ void __launch_bounds__(threads)
     rvq_parameters_kernel(RvqBackward a, RvqSizes n, const float* de, const float* residuals, const float* dq) {
+  // Lanes have adjacent latent channels: residuals and dq are coalesced; de and codes are the same for all lanes.
   const int64_t c = grid_thread(), d = blockIdx.y, i = blockIdx.z;
   if (c >= n.latent) return;
   const float* de_column = de + i * n.rows * n.dim + d;
@@ -197,6 +206,8 @@ __global__ void __launch_bounds__(threads)
 
 Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
+  // The codes by stage; then two partial sums per part (latent codes), the space of the fast kernels, or de, residuals
+  // and dq of all stages and g of one.
   const int64_t by_stage = n.rows * n.stages;
   if (!factorised) return {.channels = by_stage + 4 * sum_parts(n.rows * n.latent)};
   if (group_kernel_supports(n)) return {.channels = by_stage + rvq_backward_factorised_size(n)};

@@ -16,6 +16,7 @@ namespace {
 using namespace vq_search;
 constexpr float largest = std::numeric_limits<float>::max();
 constexpr int64_t cached_floats = 1 << 16;  // a quarter of a small second-level cache
+// Hypotheses of all rows of a call at most: the size of the arrays on the stack.
 constexpr int64_t max_columns = max_rows * max_rvq_beam;
 
 using Scores = uint32_t (*)(const float*, const float*, const float*, int64_t, const float*, const float*, float*,
@@ -99,6 +100,7 @@ float score_of(uint64_t key) {
 }
 int64_t id_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
 
+// An insertion sort: few candidates pass the bound `worst`, and the beam is short.
 // The best candidates of one row so far, best first.
 struct Kept {
   std::array<uint64_t, max_rvq_beam> keys;
@@ -130,11 +132,19 @@ int64_t slot_size(const Sizes& n) {
 
 void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks, const float* packed,
             const int64_t* used, float* slot, int32_t* codes) {
+  // For each stage: score all hypotheses of all rows against all codes; keep the best `beam` candidates of each row;
+  // subtract their codes, which gives the next stage's hypotheses. At the end the best hypothesis is followed back
+  // through its parents.
+  //
+  // A column is a hypothesis of a row, stored as in vq_search.h: [tile index][dim][tile]. An id is hypothesis * codes +
+  // code.
   static const Scores scores_of = select_scores();
   const int64_t blocks = round_up(n.codes, lanes) / lanes;
   const int64_t chunk = std::max<int64_t>(1, cached_floats / (lanes * n.dim));
   float *current = slot, *next = slot + max_rows * n.beam * n.dim;
   int32_t* paths = reinterpret_cast<int32_t*>(slot + 2 * max_rows * n.beam * n.dim);
+  // All of fixed size, on the stack. `energy` is per column, `row_worst` and `kept` per row, `scores` and `passed` of
+  // one tile and block.
   float energy[max_columns], worst[tile], row_worst[max_rows], scores[tile * lanes];
   uint32_t passed[tile];
   Kept kept[max_rows];
@@ -161,14 +171,18 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
     std::fill(energy + columns, energy + tiles * tile, std::numeric_limits<float>::infinity());
     std::fill(row_worst, row_worst + max_rows, largest);
 
+    // A chunk of the codebook stays in the second-level cache while all tiles pass. The bounds become tighter on the
+    // way; they only skip candidates that cannot be kept, so the order of this loop does not change the result.
     for (int64_t begin = 0; begin < blocks; begin += chunk)
       for (int64_t t = 0; t < tiles; ++t)
         for (int64_t b = begin; b < std::min(begin + chunk, blocks); ++b) {
+          // With twelve rows a tile is one hypothesis of each row, so the rows' bounds are the columns' bounds.
           for (int64_t c = 0; rows != tile && c < tile; ++c) worst[c] = row_worst[(t * tile + c) % rows];
           if (!scores_of(current + t * tile * n.dim, book + b * lanes * n.dim, norms + b * lanes, n.dim,
                          energy + t * tile, rows == tile ? row_worst : worst, scores, passed))
             continue;
           for (int64_t c = 0; c < tile; ++c) {
+            // After the first blocks few scores pass, so this loop costs little beside the products.
             if (passed[c] == 0) continue;
             const int64_t hypothesis = (t * tile + c) / rows, row = t * tile + c - hypothesis * rows;
             Kept& k = kept[row];
@@ -176,10 +190,13 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
               const int64_t lane = std::countr_zero(bits);
               k.insert(key_of(scores[c * lanes + lane], hypothesis * n.codes + b * lanes + lane), n.beam);
             }
+            // Before the list is full, every finite candidate passes. Scores equal to the bound pass, too: the key
+            // decides by hypothesis and code.
             if (k.count == n.beam) row_worst[row] = score_of(k.keys[size_t(n.beam - 1)]);
           }
         }
 
+    // The first stages may have fewer candidates than the beam is wide.
     const int64_t next_width = std::min(n.beam, width * n.codes);
     for (int64_t r = 0; r < rows; ++r) {
       Kept& k = kept[r];
@@ -200,6 +217,7 @@ void search(const float* z, int64_t rows, const Sizes& n, const float* codebooks
     width = next_width;
   }
   for (int64_t r = 0; r < rows; ++r)
+    // From the last stage back: hypothesis 0 is the best, id / codes is its parent.
     for (int64_t s = n.stages - 1, j = 0; s >= 0; --s) {
       const int64_t id = paths[(r * n.stages + s) * n.beam + j];
       codes[r * n.stages + s] = static_cast<int32_t>(id % n.codes);

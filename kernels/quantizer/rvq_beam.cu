@@ -63,6 +63,8 @@ struct State {
 /// `beam` sets have a candidate (few codes, or the first stage of a wide beam), every candidate passes.
 __device__ __forceinline__ void bound_row(State& b, int iterations, const Layout& l, int pass) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32;
+  // Columns of the row within this pass. A beam wider than sixteen spreads over passes, and a pass of narrow beams has
+  // several rows.
   const int begin = row * l.beam - pass * columns < 0 ? 0 : row * l.beam - pass * columns;
   const int row_end = (row + 1) * l.beam - pass * columns, end = row_end < columns ? row_end : columns;
   uint32_t even = no_score, odd = no_score;  // least scores of the even and of the odd columns
@@ -73,6 +75,7 @@ __device__ __forceinline__ void bound_row(State& b, int iterations, const Layout
     else
       odd = least < odd ? least : odd;
   }
+  // The rank of each of the 64 least scores; ties by lane, even before odd, so that every rank occurs once.
   int even_rank = 0, odd_rank = 0;
   for (int i = 0; i < 32; ++i) {
     const uint32_t e = __shfl_sync(full_warp, even, i), o = __shfl_sync(full_warp, odd, i);
@@ -81,6 +84,7 @@ __device__ __forceinline__ void bound_row(State& b, int iterations, const Layout
   }
   const uint32_t candidate = even_rank == l.beam - 1 ? even : (odd_rank == l.beam - 1 ? odd : no_score);
   uint64_t bound = key_of(__reduce_min_sync(full_warp, candidate), 0xffffffffu);
+  // With a full list, nothing above its worst key can be kept.
   if (b.live[row] == l.beam) {
     const uint64_t worst = b.kept[iterations % 2][row * l.beam + l.beam - 1];
     bound = worst < bound ? worst : bound;
@@ -98,6 +102,7 @@ __device__ __forceinline__ void merge_row(State& b, int iterations, const Layout
   const uint64_t *kept = b.kept[iterations % 2] + row * l.beam, *found = b.found + row * (found_keys / l.rows);
   for (int i = lane; i < n; i += 32) {
     const uint64_t key = i < live ? kept[i] : found[i - live];
+    // All lanes read the same key of the lists: broadcasts. The lists are short, because few candidates pass the bound.
     int rank = 0;
     for (int j = 0; j < live; ++j) rank += kept[j] < key ? 1 : 0;
     for (int j = 0; j < n - live; ++j) rank += found[j] < key ? 1 : 0;
@@ -116,6 +121,7 @@ __device__ __forceinline__ void search_pass(State& b, int& iterations, const Lay
 #pragma unroll 1
   for (int begin_code = 0; begin_code < padded; begin_code += tile_codes) {
     const int k = begin_code + static_cast<int>(threadIdx.x) * 4;
+    // The scores stay in registers through all attempts: `orders` is what each attempt compares.
     float h[columns][4];
     uint32_t orders[columns][4];
     if (k < padded) {
@@ -161,11 +167,14 @@ __device__ __forceinline__ void search_pass(State& b, int& iterations, const Lay
           const uint64_t key =
               key_of(orders[c][t], static_cast<uint32_t>(hypothesis) * codes + static_cast<uint32_t>(k + t));
           if (key > bound) continue;
+          // The place in `found` depends on timing, the set of keys does not; merge_row() orders them by value.
           const int at = atomicAdd(b.counts + row, 1);
           if (at < capacity) b.found[row * capacity + at] = key;
         }
       }
       __syncthreads();
+      // All threads compute the same answer from shared memory. The barrier afterwards keeps a warp from resetting the
+      // counts before others have read them.
       bool retry = false;
       for (int r = 0; r < l.rows; ++r)
         retry = retry || b.counts[r] > capacity || (b.high[r] != 0 && b.counts[r] < l.beam);
@@ -178,6 +187,8 @@ __device__ __forceinline__ void search_pass(State& b, int& iterations, const Lay
         uint64_t bound = b.bounds[first_column];
         uint64_t low = b.low[warp], high = b.high[warp];
         __syncwarp();
+        // `low` and `high` bracket the bound. While high is 0, no bound had too many, so a count below `beam` means
+        // that there are no more candidates.
         const bool too_many = count > capacity, too_few = high != 0 && count < l.beam;
         if (too_many) high = bound;
         if (too_few) low = bound;
@@ -206,6 +217,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int dim = static_cast<int>(n.dim), stages = static_cast<int>(n.stages);
   const auto codes = static_cast<uint32_t>(n.codes);
+  // A set is the residuals of all hypotheses of a block, [pass][channel][tile_pitch]; there are two, for this stage and
+  // the next.
   const int set_floats = l.passes * static_cast<int>(tile_floats(dim)), hypotheses = l.rows * l.beam;
   const int64_t path_size = path_floats(l, stages);
   auto* paths = reinterpret_cast<uint32_t*>(scratch) + blockIdx.x * path_size;
@@ -221,6 +234,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
   for (int64_t first = int64_t{blockIdx.x} * l.rows; first < n.rows; first += int64_t{gridDim.x} * l.rows) {
     float *current = residuals, *next = residuals + set_floats;
     const auto column = [&](float* x, int c) { return x + c / columns * tile_floats(dim) + c % columns; };
+    // Unused columns stay zero: tile_scores() computes them, too, and their infinite energy excludes them.
     for (int i = static_cast<int>(threadIdx.x); i < 2 * set_floats; i += tile_threads) residuals[i] = 0;
     if (static_cast<int>(threadIdx.x) < l.rows) {
       const int64_t row = first + static_cast<int>(threadIdx.x);
@@ -235,6 +249,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
 #pragma unroll 1
     for (int s = 0; s < stages; ++s) {
       __syncthreads();
+      // A thread per column adds its energy in channel order, as on the CPU.
       if (static_cast<int>(threadIdx.x) < l.passes * columns) {
         const int c = static_cast<int>(threadIdx.x), row = b.row_of[c];
         float e = no_code().h;
@@ -248,6 +263,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
         b.energy[c] = e;
       }
       __syncthreads();
+      // From here on `live` counts the keys kept in this stage. The barriers around it separate the readers of the old
+      // count (energies) from this write, and this write from the search.
       if (static_cast<int>(threadIdx.x) < l.rows) b.live[threadIdx.x] = 0;
       __syncthreads();
 #pragma unroll 1
@@ -263,6 +280,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
       __syncthreads();
 #pragma unroll 1
       for (int c = warp; c < hypotheses; c += tile_warps) {
+        // A warp per hypothesis: its parent's residual minus its code. Parents are in `current`, children in `next`, so
+        // no order among warps is needed.
         const int row = b.row_of[c], j = c - row * l.beam;
         if (j >= b.live[row]) continue;
         const auto id = static_cast<uint32_t>(b.kept[iterations % 2][c]), parent = id / codes;
@@ -278,6 +297,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < l.rows && first + static_cast<int>(threadIdx.x) < n.rows) {
       const int r = static_cast<int>(threadIdx.x);
+      // From the last stage back: hypothesis 0 is the best.
       uint32_t j = 0;
       for (int s = stages - 1; s >= 0; --s) {
         const uint32_t id = paths[(r * stages + s) * l.beam + static_cast<int>(j)];
@@ -298,6 +318,7 @@ struct Shapes {
 Shapes shapes_of(const Context& ctx, const RvqSizes& n, int64_t beam) {
   Shapes s{};
   s.layout = layout_of(beam);
+  // Scratch is needed per block, not per row: the blocks loop over the rows.
   s.blocks = std::min(ceil_div(n.rows, int64_t{s.layout.rows}), two_blocks_each(limits(ctx)));
   s.residuals = 2 * s.layout.passes * tile_floats(n.dim);
   s.paths = path_floats(s.layout, n.stages);

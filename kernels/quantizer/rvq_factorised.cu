@@ -39,6 +39,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   // A warp has 32 J adjacent channels, so that residuals are only read by lanes of the warp that wrote them.
   const int warp_channel = warp * 32 * J, channel = warp_channel + lane;
   float* group_shared = shared + group * P::size;
+  // Each group works on rows of its own; the barriers are of the whole block, so all groups run the same number of
+  // stages.
   float *r = group_shared + channel, *y = r + P::y, *sums = group_shared + P::sums;
   uint32_t* candidates = reinterpret_cast<uint32_t*>(group_shared + P::candidates);
   float* e = group_shared + P::warp_values + warp * 2 * row_values;
@@ -83,6 +85,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll
             for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(residuals.v[t], w[j][d].v[t], v[d]);
         }
+        // Eight lanes hold two sums: the first step gives each half of them one sum, the next two add within it. So
+        // value 2 pair + second is in lanes whose number divided by 4 is that value.
         const bool second = (lane & 4) != 0;
         float sum = (second ? v[1] : v[0]) + __shfl_xor_sync(full_warp, second ? v[0] : v[1], 4);
         sum += __shfl_xor_sync(full_warp, sum, 2);
@@ -91,6 +95,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
       }
     }
     float codes[code_dim][4], norms[4];
+    // Four adjacent codes of all eight channels, and their norms: 36 registers.
     const auto load_codes = [&](int k) {
       const float* source = prepared + (int64_t{i} * (code_dim + 1) * padded + k);
 #pragma unroll
@@ -110,6 +115,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     for (int iteration = 0; iteration < value_iterations; ++iteration) {
       const int v = lane + iteration * 32;
       if (v >= row_values) continue;
+      // The first barrier published the warps' sums. Every warp adds them in the same order, so e has the same bits in
+      // all warps, and each keeps its own copy.
       float sum = sums[v];
 #pragma unroll
       for (int s = 1; s < group_warps; ++s) sum += sums[s * row_values + v];
@@ -128,6 +135,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
     __syncwarp();
 #pragma unroll 1
+    // Each thread has four codes in registers and compares them with all rows of the group; a row's e is read by
+    // broadcast.
     for (int first_code = 0; first_code < padded; first_code += codes_at_once) {
       const int k = first_code + tid * 4;
       if (first_code > 0 && k < padded) load_codes(k);
@@ -152,6 +161,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
           slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
       }
     }
+    // Loaded before the barrier, used after it. The registers of the codes are free by now.
     float w[J][code_dim], offset[J];
     const float* out = weights.out + (i * L + channel) * code_dim;
     const float* out_bias = weights.out_bias + (i * L + channel);
@@ -177,6 +187,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
       if (row_of_four >= 0 && row_of_four < 4) my_code = static_cast<int32_t>(k);
       if (v < row_values) chosen[v] = a.codebooks.data[(i * n.codes + best.k) * code_dim + v % code_dim];
     }
+    // Outputs that every warp has are written by one warp each: 0 codes, 1 quantised, 2 losses.
     if (warp == 0 && lane < count) a.codes.data[(first + lane) * stages + i] = my_code;
     __syncwarp();
     if (warp == 2 && counted && i < limit) {
@@ -190,6 +201,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 #pragma unroll 1
     for (int row = 0; row < group_rows; ++row) {
+      // q of this thread's channels. The residual continues in unused stages, y does not.
       const bool used = i < __shfl_sync(full_warp, limit, row);
       float code[code_dim];
       load_8(chosen + row * code_dim, code);
@@ -254,6 +266,7 @@ Weights pad_weights(Context& ctx, const RvqProjections& p, const RvqSizes& n, fl
 void rvq_forward_factorised(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask,
                             const float* prepared, float* padded_weights, float* losses) {
   const Weights weights = pad_weights(ctx, a.projections, n, padded_weights);
+  // Channels per thread: 1, 2 or 4.
   switch (group_latent(n.latent) / group_threads) {
     case 1:
       return forward<1>(ctx, a, n, mask, prepared, weights, losses);

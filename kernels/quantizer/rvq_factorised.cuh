@@ -49,6 +49,8 @@ __device__ __forceinline__ void load_8(const float* p, float (&v)[code_dim]) {
 /// Sums each of eight values over the warp. A lane gets the sum of value lane / 4.
 __device__ __forceinline__ float warp_sum_8(float (&v)[code_dim]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  // Each step halves the number of values that a lane carries: it keeps one half and gets the partner's sums of that
+  // half. So eight sums need 9 shuffles instead of 40.
   const bool b4 = (lane & 16) != 0, b3 = (lane & 8) != 0, b2 = (lane & 4) != 0;
   float four[4], two[2];
 #pragma unroll

@@ -34,6 +34,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
   const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   float* group_shared = shared + group * P::size;
+  // A thread's channels are 256 apart, unlike in the forward: loads of dy and of the weights are coalesced, and no
+  // other thread reads its g and dy.
   float *g = group_shared + tid, *dy = g + P::dy, *de = group_shared + P::warp_values + warp * row_values;
   const int64_t first = (int64_t{blockIdx.x} * (blockDim.x / group_threads) + group) * group_rows;
   const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);
@@ -54,6 +56,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 #pragma unroll 1
   for (int i = stages - 1; i >= 0; --i) {
+    // Two buffers in turn: a warp that is ahead writes the sums of the next stage while others still read those of this
+    // one. So a stage has one barrier.
     float* sums = group_shared + P::sums + i % 2 * (group_warps * row_values);
     {
       float w[J][code_dim];
@@ -62,10 +66,12 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll 1
       for (int row = 0; row < group_rows; ++row) {
         const bool used = i < __shfl_sync(full_warp, limit, row);
+        // v: this thread's part of de = W_out^T dq; the warp adds it over its 32 J channels.
         float v[code_dim] = {};
 #pragma unroll
         for (int j = 0; j < J; ++j) {
           const int element = row * L + j * group_threads;
+          // As on the CPU. Each thread owns its channels of g and dy, so these need no barrier.
           const float dq = used ? dy[element] - g[element] : -g[element];
 #pragma unroll
           for (int d = 0; d < code_dim; ++d) v[d] = __fmaf_rn(dq, w[j][d], v[d]);
@@ -84,6 +90,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
 #pragma unroll
     for (int iteration = 0; iteration < value_iterations; ++iteration) {
       const int v = lane + iteration * 32, row = v < row_values ? v / code_dim : 0;
+      // All lanes take part in the shuffle, before some skip the rest. Every warp computes the same de from the sums of
+      // all warps; warp 0 stores it for the second step.
       const int row_limit = __shfl_sync(full_warp, counted_limit, row);
       if (v >= row_values) continue;
       float sum = sums[v];
@@ -103,6 +111,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     __syncwarp();
 #pragma unroll 1
     for (int row = 0; row < group_rows; ++row) {
+      // g += W_in^T de, for this thread's channels.
       float e[code_dim];
       load_8(de + row * code_dim, e);
 #pragma unroll
@@ -141,6 +150,10 @@ __global__ void __launch_bounds__(threads)
     rvq_factorised_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, int L, const float* de,
                                float* partial) {
   NACRE_DYNAMIC_SHARED(float, residual);
+  // Shared memory: residual and g [chunk][32 channels], codes and de of the chunk's rows [chunk][8], the warps' sums
+  // [warps][columns][32], used stages per row. A row of residual and of g belongs to one warp, which takes the same
+  // rows in all stages; the barriers are for `codes`, `de_rows` and `sums` alone. Lanes have adjacent channels: no bank
+  // conflicts, coalesced loads.
   float *g = residual + chunk * 32, *codes = g + chunk * 32, *de_rows = codes + chunk * code_dim,
         *sums = de_rows + chunk * code_dim;
   int* row_stages = reinterpret_cast<int*>(sums + warps * columns * 32);
@@ -158,6 +171,8 @@ __global__ void __launch_bounds__(threads)
     }
     for (int row = tid; row < count; row += threads)
       row_stages[row] = mask.stages != nullptr ? mask.stages[(first + row) / mask.time] : stages;
+    // The chosen codes of the chunk's rows, and their de, for one stage. Rows of eight floats: adjacent threads read
+    // adjacent floats.
     const auto fetch = [&](int i, bool with_de) {
       for (int v = tid; v < count * code_dim; v += threads) {
         const int64_t row = first + v / code_dim;
@@ -167,6 +182,7 @@ __global__ void __launch_bounds__(threads)
       }
     };
 #pragma unroll 1
+    // Forward to the residual after the last stage; the loop after it goes back, as the chain does.
     for (int i = 0; i < stages; ++i) {
       __syncthreads();
       fetch(i, false);
@@ -185,6 +201,7 @@ __global__ void __launch_bounds__(threads)
     for (int i = stages - 1; i >= 0; --i) {
       __syncthreads();
       fetch(i, true);
+      // Sums of this warp's rows stay in registers for the whole chunk: 17 per lane, that is per channel.
       float out[code_dim], in[code_dim], d_in[code_dim] = {}, d_out[code_dim] = {}, d_bias = 0;
       load_8(weights.out + (i * L + c) * code_dim, out);
 #pragma unroll
@@ -213,6 +230,8 @@ __global__ void __launch_bounds__(threads)
       for (int d = 0; d < code_dim; ++d) warp_sums[d * 32] = d_in[d], warp_sums[(code_dim + d) * 32] = d_out[d];
       warp_sums[2 * code_dim * 32] = d_bias;
       __syncthreads();
+      // Warps in order, then chunks in order: the sum is fixed by the shape. The partial is written by the first chunk
+      // of the run and read back by later ones; one thread has the same element each time.
       float* to = partial + (int64_t{blockIdx.y} * stages + i) * columns * n.latent;
       for (int v = tid; v < columns * 32; v += threads) {
         const int channel = static_cast<int>(blockIdx.x) * 32 + v % 32;

@@ -21,11 +21,14 @@ using namespace vq_search;
 namespace {
 
 constexpr int64_t slices = 8;  ///< parts of a codebook that are updated in parallel
+// Amplitude of the noise on repeated rows, relative to the root mean square of x. Without it, repetitions would tie and
+// all but the lowest index would stay empty.
 constexpr float jitter = 1e-3f;
 
 // Codes of all rows, tile by tile. The code of a row does not depend on its tile.
 void search_rows(const Context& ctx, const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes,
                  VqMetric metric, float* buffer, int32_t* out, float* half_distances) {
+  // Ranges start at multiples of `tile`, and max_rows is one, so `buffer + r * dim` belongs to this call alone.
   parallel_ranges(ctx, round_up(rows, tile) / tile, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin * tile, last = std::min(end * tile, rows); r < last; r += max_rows)
       nearest(x + r * dim, std::min(max_rows, last - r), dim, packed, codes, metric, buffer + r * dim, out + r, 1,
@@ -33,6 +36,7 @@ void search_rows(const Context& ctx, const float* x, int64_t rows, int64_t dim, 
   });
 }
 
+// NaN and infinities have all bits of the exponent set. The loop has no early exit, so that it is vectorised.
 NACRE_CLONES bool all_finite(const float* x, int64_t n) {
   int32_t found = 0;
   for (int64_t i = 0; i < n; ++i) found |= (std::bit_cast<int32_t>(x[i]) & 0x7f800000) == 0x7f800000;
@@ -48,6 +52,8 @@ void check_codebook(const char* op, Shape codebook, Shape expected) {
 void draw_rows(const VqKmeans& a, int32_t* order) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   for (int64_t r = 0; r < rows; ++r) order[r] = static_cast<int32_t>(r);
+  // A Fisher-Yates shuffle that stops after min(rows, codes) swaps. Draws are numbered by code and noise by element, so
+  // that CUDA computes the same start.
   const Philox draw{a.seed, 0}, noise{a.seed, 1};
   for (int64_t k = 0; k < std::min(rows, codes); ++k) {
     const int64_t other =
@@ -73,6 +79,8 @@ void draw_rows(const VqKmeans& a, int32_t* order) {
 Shape vq_nearest_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_nearest_scratch(x, codebook);
+  // The packed codebook, then all rows in tiles: threads write disjoint tiles, so the size does not depend on their
+  // number.
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(x.rows(), x.channels)};
 }
 
@@ -113,6 +121,7 @@ void vq_gather(Context& ctx, const VqGather& a) {
 }
 
 Shape vq_ema_scratch(Context&, Shape x, Shape codebooks) {
+  // Per stage: the list of rows by code, then the begin of each code's run in it.
   return {.channels = x.batch * (x.time + codebooks.time + 1)};
 }
 
@@ -133,12 +142,16 @@ void vq_ema(Context& ctx, const VqEma& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_ema(ctx, a);
 
+  // A batch with a value that is not finite changes nothing: an average would never recover from it. The first stage is
+  // enough, because the residuals of later stages derive from it.
   const int64_t time = rows / a.batch;
   const RowMask mask{.frames = a.frames, .time = time};
   const int64_t valid = mask.valid_rows(a.batch);
   if (valid == 0) return;
   for (int64_t b = 0; b < a.batch; ++b)
     if (!all_finite(a.x.data + b * time * dim, mask.valid_frames(b) * dim)) return;
+  // Rows are sorted by code first, so that a code's rows are a list. Then every code belongs to one part, which adds
+  // its rows in order: the sums do not depend on the number of threads.
   int32_t* order = reinterpret_cast<int32_t*>(a.scratch.data);
   int32_t* first = order + stages * rows;
   parallel_parts(ctx, stages, [&](int64_t s) {
@@ -150,6 +163,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
     const float* x = a.x.data + s * rows * dim;
     const Philox draw{a.seed, static_cast<uint64_t>(s)};
     for (int64_t k = codes * slice / slices; k < codes * (slice + 1) / slices; ++k) {
+      // The code's rows are elements run[0] to run[1] - 1 of the stage's list.
       const int32_t* run = first + s * (codes + 1) + k;
       float* code = a.codebooks.data + (s * codes + k) * dim;
       float* sum = a.sums.data + (s * codes + k) * dim;
@@ -162,6 +176,8 @@ void vq_ema(Context& ctx, const VqEma& a) {
         sum[d] = a.decay * sum[d] + (1 - a.decay) * code[d];
         code[d] = sum[d] * scale;
       }
+      // A dead code restarts at a random valid row of this batch. The draw is numbered by step and code, so it depends
+      // neither on other dead codes nor on the order of the parts.
       if (count >= a.dead_below) continue;
       const uint64_t counter =
           static_cast<uint64_t>(a.step[0]) * static_cast<uint64_t>(codes) + static_cast<uint64_t>(k);
@@ -178,6 +194,8 @@ Shape vq_kmeans_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans_scratch(x, codebook);
   const int64_t rows = x.rows();
+  // The packed codebook; rows in tiles; a half distance, a code and a place in the list for each row; the begins of
+  // runs.
   return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(rows, x.channels) + 3 * rows +
                       codebook.time + 1};
 }
@@ -201,7 +219,10 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   int32_t* chosen = reinterpret_cast<int32_t*>(distances + rows);
   int32_t* order = chosen + rows;
   int32_t* first = order + rows;
+  // Lloyd's algorithm: assign each row to its nearest code, replace each code by the mean of its rows, and give empty
+  // codes the rows that are worst represented.
   const auto assign = [&] {
+    // The codebook has changed since the last iteration, so it is packed again.
     pack_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, packed);
     search_rows(ctx, a.x.data, rows, dim, packed, codes, VqMetric::euclidean, buffer, chosen, distances);
     sort_by_code(chosen, 1, rows, codes, first, order, [](int64_t) { return true; });
@@ -220,6 +241,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     parallel_parts(ctx, slices, [&](int64_t slice) {
       for (int64_t k = codes * slice / slices; k < codes * (slice + 1) / slices; ++k) {
         const int32_t n = first[k + 1] - first[k];
+        // A code without rows keeps its value here; the loop below may give it a row.
         if (n == 0) continue;
         float* code = a.codebook.data + k * dim;
         sum_rows(a.x.data, dim, order + first[k], n, code);
@@ -227,6 +249,8 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
       }
     });
     for (int64_t k = 0; k < codes; ++k) {
+      // Sequential, in the order of codes: a row that one empty code took is at distance 0 and is not taken again. The
+      // loop ends when no row is away from its code (or the distance is NaN); further empty codes stay as they are.
       if (first[k + 1] > first[k]) continue;
       const int64_t row = std::max_element(distances, distances + rows) - distances;
       if (!(distances[row] > 0)) break;

@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(threads)
   if (half_distances != nullptr) half_distances[row] = best.h;
 }
 
+// Rows of 1536 channels need 120 KiB of shared memory. tile_kernel_supports() excludes them on devices that have less.
 constexpr int64_t max_tile_dim = 1536;
 
 /// A block searches for 16 rows, whose channels must fit into shared memory. For 1M rows and 1024 codes of 128
@@ -34,6 +35,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   NACRE_SHARED(uint32_t, candidates, candidate_words);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * tile_rows;
+  // A warp transposes two rows to [channel][row]. Rows beyond the last one, and channels up to a multiple of four, are
+  // zero, as tile_scores() requires.
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
     const bool in_range = first + r < rows;
@@ -59,6 +62,8 @@ template <int D>
 __global__ void __launch_bounds__(threads)
     vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half_distances) {
+  // The codebook passes through shared memory in chunks [D][chunk], with the norms after them: 32 KiB plus 1/D of that.
+  // Thread t has rows t, t + 256, t + 512 and t + 768 of the block.
   constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;
   NACRE_SHARED(float, codes, (D + 1) * chunk);
   const int64_t first = int64_t{blockIdx.x} * (R * threads) + threadIdx.x;
@@ -85,6 +90,7 @@ __global__ void __launch_bounds__(threads)
   }
   for (int begin = 0; begin < padded; begin += chunk) {
     const int count = padded - begin < chunk ? padded - begin : chunk, packs = count / 4;
+    // The first barrier waits until all threads have read the previous chunk, the second one publishes this chunk.
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < (D + 1) * packs; i += threads) {
       const int d = i / packs, k = i % packs * 4;
@@ -171,6 +177,7 @@ void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const floa
 
 // ---- gather
 
+/// A thread per P channels of a row. Reads of the codebook are coalesced within a row; bound by writing y.
 template <int P>
 __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t rows, int64_t dim, int64_t codes) {
   const int64_t packs = dim / P;
@@ -218,6 +225,7 @@ __global__ void __launch_bounds__(threads)
     vq_finite_kernel(const float* x, int64_t rows, int64_t dim, RowMask mask, int32_t* nonfinite) {
   bool found = false;
   for (int64_t i = grid_thread(); i < rows * dim; i += grid_threads())
+    // NaN and infinities have all bits of the exponent set.
     if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u && mask.valid(i / dim)) found = true;
   if (found) atomicOr(nonfinite, 1);
 }
@@ -229,12 +237,15 @@ __global__ void __launch_bounds__(threads)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
   if (k >= codes || *nonfinite != 0) return;
+  // A batch that is not finite, or has no valid row, changes nothing. Both conditions are the same for all lanes of a
+  // warp, which the warp sums below need.
   const int64_t valid = mask.valid_rows();
   if (valid == 0) return;
   const float* x = a.x.data + s * rows * dim;
   float* code = a.codebooks.data + (s * codes + k) * dim;
   float* sums = a.sums.data + (s * codes + k) * dim;
   const float old = a.counts.data[s * codes + k], rest = 1 - a.decay;
+  // All lanes have read the old count before lane 0 writes the new one.
   __syncwarp();
   for (int64_t d0 = 0; d0 < dim; d0 += chunk) {
     double sum[4];
@@ -245,6 +256,7 @@ __global__ void __launch_bounds__(threads)
     const bool dead = count < a.dead_below;
     const float* row = nullptr;
     if (dead) {
+      // As on the CPU: the draw is numbered by step and code. All lanes compute the same row.
       const Philox draw{a.seed, static_cast<uint64_t>(s)};
       const uint64_t counter =
           static_cast<uint64_t>(a.step.data[0]) * static_cast<uint64_t>(codes) + static_cast<uint64_t>(k);
@@ -281,6 +293,7 @@ __global__ void __launch_bounds__(wide_threads)
     }
   energy = block_sum<wide_threads>(energy, buffer);
   if (threadIdx.x != 0) return;
+  // A Fisher-Yates shuffle is sequential. It runs once per training, so one thread suffices.
   *amplitude = static_cast<float>(static_cast<double>(jitter) * sqrt(energy / static_cast<double>(rows * dim)));
   const Philox draw{a.seed, 0};
   for (int64_t k = 0; k < (rows < codes ? rows : codes); ++k) {
@@ -292,6 +305,7 @@ __global__ void __launch_bounds__(wide_threads)
   }
 }
 
+/// A thread per element: code k starts as row order[k]; repetitions beyond the rows get noise.
 __global__ void __launch_bounds__(threads) vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes,
                                                                   const int32_t* order, const float* amplitude) {
   const Philox noise{a.seed, 1};
@@ -322,6 +336,7 @@ __global__ void __launch_bounds__(threads)
   const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
   if (k >= codes) return;
   int64_t n = 0;
+  // Only the count is asked for.
   if (codebook == nullptr) n = for_rows_of_code(chosen, rows, static_cast<int32_t>(k), [](int64_t) {});
   for (int64_t d0 = 0; codebook != nullptr && d0 < dim; d0 += chunk) {
     double sum[4];
@@ -346,6 +361,7 @@ __global__ void __launch_bounds__(wide_threads)
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int64_t k = 0; k < codes; ++k) {
     if (counts[k] > 0) continue;
+    // Every thread starts with row 0, so that ties go to the lowest row whatever threads find.
     float farthest = distances[0];
     int32_t index = 0;
     for (int64_t r = threadIdx.x; r < rows; r += wide_threads)
@@ -358,11 +374,15 @@ __global__ void __launch_bounds__(wide_threads)
       const int32_t i = __shfl_xor_sync(full_warp, index, lanes);
       update(v, i);
     }
+    // Reduction over the block: lanes by shuffles, warps through shared memory; each thread then reduces the 32
+    // candidates itself.
     if (lane == 0) values[warp] = farthest, indices[warp] = index;
     __syncthreads();
     farthest = values[0], index = indices[0];
     for (int w = 1; w < wide_threads / 32; ++w) update(values[w], indices[w]);
     __syncthreads();
+    // All threads have the same `farthest`, so all break together. The barrier above ends the reads of `values`; the
+    // one at the end publishes the zero distance before the next search.
     if (!(farthest > 0)) break;
     if (threadIdx.x == 0) distances[index] = 0;
     for (int64_t d = threadIdx.x; d < dim; d += wide_threads) a.codebook.data[k * dim + d] = a.x.data[index * dim + d];
@@ -412,6 +432,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
   const int64_t rows = a.x.shape.time;
   if (rows == 0) return;
   const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
+  // Scratch: one flag, then the codes by stage.
   int32_t* nonfinite = reinterpret_cast<int32_t*>(a.scratch.data);
   int32_t* by_stage = nonfinite + 1;
   runtime(ctx).zero(nonfinite, sizeof *nonfinite);
@@ -432,11 +453,14 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   float* prepared = aligned_scratch(a.scratch.data);
   float* products = prepared + prepared_size(codes, dim);
+  // Scratch: the prepared codebook, the work space of the products; then per row a distance, a code and a place in the
+  // order; the amplitude of the noise; the number of rows of each code.
   float* distances = products + products_size(codes, dim);
   float* amplitude = distances + rows;
   int32_t* chosen = reinterpret_cast<int32_t*>(amplitude + 1);
   int32_t* order = chosen + rows;
   int32_t* counts = order + rows;
+  // The same steps as on the CPU, without a copy to the host: the number of launches depends on the iterations alone.
   const auto assign = [&] {
     prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, prepared);
     nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqMethod::by_shape, products, chosen,

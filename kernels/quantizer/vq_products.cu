@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(prepare_threads)
   const float* norms = prepared + padded * dim;
   float* group = products + int64_t{blockIdx.x} * group_size(depth);
   const int steps = depth / 8;
+  // Element i of a group: i % 2 is the channel of the pair, i / 2 % 2 the fragment of the pair, i / 4 % 32 the lane.
+  // Codes are stored negated, because the products start from the norms and subtract.
   for (int i = static_cast<int>(threadIdx.x); i < group_codes * depth; i += prepare_threads) {
     const int lane = i / 4 % 32, f = i / 128 * 2 + i / 2 % 2, tile = f / steps;
     const int64_t k = base + lane / 8 * 16 + tile * 2 + lane / 4 % 2;
@@ -62,10 +64,12 @@ __global__ void __launch_bounds__(prepare_threads)
     group[i] = exists ? -__uint_as_float(to_tf32(prepared[int64_t{channel} * padded + k])) : 0.0f;
   }
   float max_norm = 0, max_error = 0, max_half_norm = 0;
+  // Two warps, one code per thread: the norms of the 64 codes, and the largest |c|, |c - c^| and half norm for E.
   if (threadIdx.x < group_codes) {
     const int i = static_cast<int>(threadIdx.x);
     const float n = norms[base + i];
     const bool exists = n < no_code().h;
+    // Norms: [tile of eight codes][lane of a row][row of the fragment][code of the pair], the same for both rows.
     float* slot = group + group_codes * depth + i % 16 / 2 * 16 + i / 16 * 4 + i % 2;
     slot[0] = slot[2] = exists ? n : absent_norm;
     if (exists) {
@@ -127,6 +131,8 @@ __device__ __forceinline__ float window(float row_square, float row_error_square
   return magnitude < largest_size ? 2.02f * error : -1.0f;
 }
 
+/// The numbers of tiles and groups leave registers for `blocks` blocks per multiprocessor and keep two stages within 99
+/// KiB of shared memory.
 /// Block sizes for 8 K channels: threads of a block, tiles of 16 rows per warp, groups of codes per pipeline stage,
 /// blocks per multiprocessor.
 template <int K>
@@ -149,6 +155,13 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
   constexpr int stage_floats = Plan<K>::groups * group_floats;
   constexpr bool index_in_score = K > 2;
   constexpr int T = K == 8 ? 1 : 2;  // tiles of eight codes at once; for 64 channels registers suffice for one
+  // A block handles `rows` rows, a warp M tiles of sixteen of them. All warps read the same codes, which pass through
+  // shared memory in two buffers of `groups` groups each: cp.async fills one while the other is used. Phases: scales
+  // and windows of the rows; fragments of the rows in registers; scores of all codes, of which a lane keeps the least;
+  // exact comparison of what is left.
+  //
+  // In an mma fragment lane l has rows l / 4 and l / 4 + 8 of a tile and codes 2 (l % 4) and the next one: four lanes
+  // share a row, and each sees a quarter of the codes.
   NACRE_DYNAMIC_SHARED(float, stages);
   NACRE_SHARED(float, windows, Plan<K>::rows);
   NACRE_SHARED(float, error_squares, Plan<K>::rows);
@@ -159,6 +172,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
   const int64_t first = int64_t{blockIdx.x} * Plan<K>::rows + warp_row;
   const int groups = p.padded / group_codes;
 
+  // Starts the copy of a stage into the buffer of its parity. Threads copy adjacent 16-byte packs: coalesced.
   const auto fetch = [&](int stage) {
     const int begin = stage * Plan<K>::groups;
     const int count = groups - begin < Plan<K>::groups ? groups - begin : Plan<K>::groups;
@@ -172,6 +186,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
   cp_async_commit();
 
 #pragma unroll 1
+  // Each warp prepares its own rows, so a warp barrier is enough between `scales`, `windows` and their readers.
   for (int i = lane; i < M * 16; i += 32) {
     const int64_t row = first + i;
     float square = 0;  // inverse_norm would take more registers
@@ -193,6 +208,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
     max_error = fmaxf(max_error, __shfl_xor_sync(full_warp, max_error, lanes));
     max_half_norm = fmaxf(max_half_norm, __shfl_xor_sync(full_warp, max_half_norm, lanes));
   }
+  // The rows as tf32 fragments stay in registers for the whole search. A row's |x| and |x - x^| are summed over its
+  // four lanes.
   uint32_t a[M][K][4];
 #pragma unroll
   for (int m = 0; m < M; ++m)
@@ -218,6 +235,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         square += __shfl_xor_sync(full_warp, square, lanes);
         error_square += __shfl_xor_sync(full_warp, error_square, lanes);
       }
+      // The squares wait in shared memory until all are known; then each entry becomes the window 2 E of its row.
       if (lane_of_row == 0) windows[warp_row + i] = square, error_squares[warp_row + i] = error_square;
     }
   __syncwarp();
@@ -232,6 +250,9 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
     for (int h = 0; h < 2; ++h) least[m][h] = {no_code().h, no_code().h, 0};
   const int stage_count = (groups + Plan<K>::groups - 1) / Plan<K>::groups;
 #pragma unroll 1
+  // One group of copies is committed per stage, empty ones at the end, so that wait<1> always means: this stage has
+  // arrived. The first barrier makes it visible to all warps; the one at the end frees its buffer for the fetch of the
+  // next iteration.
   for (int stage = 0; stage < stage_count; ++stage) {
     if (stage + 1 < stage_count) fetch(stage + 1);
     cp_async_commit();
@@ -253,10 +274,14 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         float from[T][4];
 #pragma unroll
         for (int t = 0; t < T; ++t) {
+          // The sums start from the half norms. Four lanes read 16 bytes each and the other lanes the same ones: no
+          // conflicts.
           const Pack<float> norms = load_pack(group + group_codes * depth + (step * T + t) * 16 + lane_of_row * 4);
 #pragma unroll
           for (int j = 0; j < 4; ++j) from[t][j] = norms.v[j];
         }
+        // T times M products are independent, so their latencies overlap. One load of 16 bytes has two fragments: of
+        // two tiles for K = 1, else of two steps of one tile.
         float s[T][M][4];
         if constexpr (K == 1) {
           const Pack<float> b = load_pack(group + (step * 32 + lane) * 4);
@@ -298,6 +323,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
                 const uint32_t index = static_cast<uint32_t>((step * T + t) * 2);
                 u = __uint_as_float((__float_as_uint(u) & ~15u) | index);
                 v = __uint_as_float((__float_as_uint(v) & ~15u) | (index + 1));
+                // The new second least is the smallest of three: the old one, the larger of u and v, and the larger of
+                // the old least and the smaller of u and v.
                 const float least_score = fminf(u, v);
                 second_here[m][h] = fminf(fminf(second_here[m][h], fmaxf(u, v)), fmaxf(least_here[m][h], least_score));
                 least_here[m][h] = fminf(least_here[m][h], least_score);
@@ -311,6 +338,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           Least& l = least[m][h];
+          // The order matters: `second` takes the larger of the old and the new least score before `first` is replaced.
           l.second = fminf(l.second, fmaxf(l.first, least_here[m][h]));
           if constexpr (index_in_score) l.second = fminf(l.second, second_here[m][h]);
           l.group = least_here[m][h] < l.first ? g : l.group;
@@ -342,6 +370,8 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
 #pragma unroll
     for (int lanes = 2; lanes > 0; lanes /= 2)
       least_score = fminf(least_score, __shfl_xor_sync(full_warp, least_score, lanes));
+    // `limit` is the same for the four lanes of a row. A row is marked if it has no bound, or if one of its lanes has a
+    // second candidate that it has forgotten (second <= limit).
     const float width = windows[warp_row + i], scale = scales[warp_row + i], limit = least_score + width;
     const bool near = l.first <= limit, bounded = width >= 0 && least_score < largest_size;
     const uint32_t near_lanes = __ballot_sync(full_warp, near) >> (lane & 28) & 15u;
@@ -351,6 +381,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
     if constexpr (index_in_score) code += static_cast<int>(__float_as_uint(l.first) & 15u);
     Best best{no_code().h, code};
     if constexpr (index_in_score) {
+      // A single candidate is the nearest code without a further comparison, unless its half distance is asked for.
       const bool only_candidate = (near_lanes & (near_lanes - 1)) == 0 && p.half_distances == nullptr;
       if (near && compared) {
         if (only_candidate) {
@@ -358,6 +389,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         } else {
           const float* x = p.x + row * p.dim;
           const float* from = p.prepared + code;
+          // The plain kernel's sum for this code.
           float sum = from[int64_t{p.dim} * p.padded];
 #pragma unroll 8
           for (int d = 0; d < p.dim; ++d) sum = __fmaf_rn(-__fmul_rn(x[d], scale), from[int64_t{d} * p.padded], sum);
@@ -365,6 +397,9 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
         }
       }
     } else {
+      // The four lanes of a row go through its near lanes together: each compares four of the sixteen codes of that
+      // lane's group in float, in the plain kernel's order. All lanes of the warp loop until no row has a candidate
+      // left, because the shuffles need all of them.
       best.k = 0;
       uint32_t remaining = compared ? near_lanes : 0;
       while (__any_sync(full_warp, remaining != 0)) {
@@ -418,6 +453,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   NACRE_SHARED(int32_t, counts, 4 * tile_warps);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * marked_span;
+  // Marked rows are compacted in row order: a ballot gives each warp its count, then every thread adds the counts
+  // before its own.
   uint32_t marked[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -439,6 +476,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   }
   __syncthreads();
 #pragma unroll 1
+  // `total` is the same for all threads, so all reach the barriers. The barrier that publishes a tile also separates
+  // the readers of `candidates` from the next search.
   for (int begin = 0; begin < total; begin += tile_rows) {
     for (int i = 0; i < 2; ++i) {
       const int r = warp * 2 + i;
@@ -463,6 +502,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
 
 template <int K>
 void launch_products(Context& ctx, const Products& p) {
+  // Two stages. The saved state of all threads fits into them, as well.
   constexpr size_t shared_bytes = static_cast<size_t>(2 * Plan<K>::groups * group_size(8 * K)) * sizeof(float);
   static_assert(shared_bytes + 3 * Plan<K>::rows * sizeof(float) <= least_shared_per_block);
   launch(ctx,

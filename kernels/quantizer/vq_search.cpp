@@ -54,12 +54,15 @@ Search select_search() {
   return search_4;
 }
 
+// Not one of the clones: the plain x86-64 code has no fused multiply-add, so squares are rounded one by one, as
+// add_square does on CUDA.
 float inverse_norm(const float* x, int64_t dim) {
   float sum = 0;
   for (int64_t d = 0; d < dim; ++d) sum += x[d] * x[d];
   return 1.0f / std::max(std::sqrt(sum), tiny_norm);
 }
 
+// One code per lane, so every vector width adds the squares of a code in channel order.
 NACRE_CLONES void half_norms_of(const float* __restrict block, int64_t dim, float* __restrict out) {
   float sum[lanes] = {};
   for (int64_t d = 0; d < dim; ++d)
@@ -73,6 +76,7 @@ NACRE_CLONES void add_row(const float* __restrict x, int64_t n, double* __restri
 
 }  // namespace
 
+// The features are those of the psABI levels x86-64-v4 and x86-64-v3, for which the functions above are compiled.
 int vector_width() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   __builtin_cpu_init();
@@ -110,6 +114,12 @@ void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, 
 
 void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric metric,
              float* buffer, int32_t* out, int64_t stride, float* half_distances) {
+  // Three phases: rows are transposed into tiles of twelve; every tile is compared with every block of sixteen codes;
+  // the sixteen candidates of a row (one per lane) are reduced to one. `best` and `index` are [row][lane], on the
+  // stack, because ops allocate nothing.
+  //
+  // A lane visits codes in ascending order and takes only strictly smaller half distances, so it holds its lowest
+  // index. NaN compares false: such a row keeps index 0.
   static const Search search = select_search();
   const int64_t blocks = round_up(codes, lanes) / lanes, tiles = round_up(rows, tile) / tile;
   const float* norms = packed + blocks * lanes * dim;
@@ -128,12 +138,14 @@ void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int
     const float scale = metric == VqMetric::cosine ? inverse_norm(from, dim) : 1.0f;
     for (int64_t d = 0; d < dim; ++d) to[d * tile] = from[d] * scale;
   }
+  // Tiles inside, blocks outside: a block of codes comes from memory once for up to 48 rows.
   for (int64_t b = 0; b < blocks; ++b)
     for (int64_t t = 0; t < tiles; ++t)
       search(buffer + t * tile * dim, packed + b * lanes * dim, norms + b * lanes, dim, b * lanes,
              best + t * tile * lanes, index + t * tile * lanes);
 
   for (int64_t r = 0; r < rows; ++r) {
+    // Lanes hold interleaved indices, so equal half distances go to the lower index explicitly.
     float least = best[r * lanes];
     int32_t code = index[r * lanes];
     for (int64_t t = 1; t < lanes; ++t) {
@@ -147,6 +159,7 @@ void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int
 }
 
 void sum_rows(const float* x, int64_t dim, const int32_t* list, int64_t n, float* out) {
+  // 1 KiB of running sums on the stack. The rows are read once per chunk, in the order of the list.
   constexpr int64_t chunk = 128;
   double sum[chunk];
   for (int64_t d = 0; d < dim; d += chunk) {

@@ -22,6 +22,9 @@ __global__ void __launch_bounds__(threads)
     float sum = 0;
 #pragma unroll 1
     for (int64_t d0 = 0; d0 < dim; d0 += edge) {
+      // A warp reads 32 adjacent channels of one code. The pitch of 33 then lets it read one channel of 32 codes
+      // without bank conflicts. The first barrier publishes the tile; the second keeps the next tile from overwriting
+      // it.
       for (int t = warp; t < edge; t += threads / 32) {
         const bool in_range = first + t < codes && d0 + lane < dim;
         float v = in_range ? codebook[(first + t) * dim + d0 + lane] : 0.0f;
@@ -30,6 +33,7 @@ __global__ void __launch_bounds__(threads)
       }
       __syncthreads();
       const int width = static_cast<int>(dim - d0 < edge ? dim - d0 : edge);
+      // The sum of a code is sequential by definition, so one warp suffices. The others write the tile meanwhile.
       if (warp == 0)
         for (int d = 0; d < width; ++d) {
           const float v = tile[lane * (edge + 1) + d];

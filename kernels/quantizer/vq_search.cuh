@@ -12,6 +12,7 @@ inline constexpr int64_t code_pad = 128;  ///< four codes per lane of a warp
 inline constexpr float tiny_norm = 1e-12f;
 
 __host__ __device__ inline int64_t padded_codes(int64_t codes) { return ceil_div(codes, code_pad) * code_pad; }
+/// Codes are the fast index, so that 32 lanes with adjacent codes load whole lines.
 /// Floats of a prepared codebook: [dim][padded codes], then the half norms. Codes that only pad have zeros and the norm
 /// +inf, and are never chosen.
 __host__ __device__ inline int64_t prepared_size(int64_t codes, int64_t dim) { return padded_codes(codes) * (dim + 1); }
@@ -89,6 +90,7 @@ __device__ __forceinline__ Best warp_nearest(const float* x, int64_t dim, const 
   const float scale = metric == VqMetric::cosine ? inverse_norm(x, dim) : 1.0f;
   Best best = no_code();
   for (int64_t k = threadIdx.x % 32; k < codes; k += 32) {
+    // Lanes read adjacent codes of one channel: coalesced. All lanes read the same x[d]: one broadcast.
     float h = norms[k];
     for (int64_t d = 0; d < dim; ++d) h = __fmaf_rn(-__fmul_rn(x[d], scale), prepared[d * padded + k], h);
     if (h < best.h) best.h = h, best.k = static_cast<int32_t>(k);
@@ -111,6 +113,8 @@ inline constexpr int candidate_words = tile_rows * tile_warps * 2;
 /// by broadcast. Channels beyond dim must be zero.
 __device__ __forceinline__ void tile_scores(const float* x, int dim, const float* prepared, int padded, int k,
                                             float (&h)[tile_rows][4]) {
+  // Two sets of codes: the products of four channels use `code` while the loads of the next four fill `next`. So 256
+  // multiply-adds hide the latency of L2.
   const Pack<float> norms = load_pack(prepared + int64_t{dim} * padded + k);
 #pragma unroll
   for (int r = 0; r < tile_rows; ++r)
@@ -132,6 +136,7 @@ __device__ __forceinline__ void tile_scores(const float* x, int dim, const float
     for (int u = 0; u < 4; ++u)
 #pragma unroll
       for (int r = 0; r < tile_rows; r += 4) {
+        // All lanes read the same four rows: one access for 16 multiply-adds of each lane.
         const Pack<float> rows = load_pack(x + (d + u) * tile_pitch + r);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
@@ -159,6 +164,7 @@ __device__ __forceinline__ void tile_search(const float* x, int dim, const float
         for (int t = 0; t < 4; ++t)
           if (h[r][t] < best.h) best.h = h[r][t], best.k = k + t;
       }
+      // All lanes take part in the reduction, also those beyond the last code, which bring no_code().
       const OrderedBest best_of_warp = warp_ordered_best(best);
       uint32_t* slot = candidates + (r * tile_warps + warp) * 2;
       // Later codes have higher indices, so they win only if they are strictly nearer.
@@ -237,6 +243,8 @@ __device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_
   return found;
 }
 
+/// A stage of by_stage is what for_rows_of_code reads: contiguous, with the masks applied once instead of by every
+/// code.
 /// by_stage [stages][rows] = codes [rows][stages], clamped to [0, code_count); -1 where RowMask excludes row or stage.
 void transpose_codes(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t code_count, RowMask,
                      int32_t* by_stage);

@@ -16,8 +16,12 @@ inline constexpr int64_t tile = 12;  ///< rows of one register tile: twelve accu
 inline constexpr int64_t max_rows = 48;  ///< rows of one call of nearest(): they stay in the first-level cache
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+/// A packed codebook puts the same channel of sixteen codes side by side, so that one vector load serves sixteen half
+/// distances and no sum crosses lanes.
 /// Floats of a packed codebook: blocks of [dim][lanes], then the half norms.
 inline int64_t packed_size(int64_t codes, int64_t dim) { return round_up(codes, lanes) * (dim + 1); }
+/// The buffer holds the rows of a call, scaled for the metric, as tiles [tile index][dim][tile]. A row keeps the place
+/// that its index gives it: callers that start at multiples of `tile` rows may share one buffer for all rows.
 /// Floats of the buffer that nearest() needs for `rows` rows.
 inline int64_t buffer_size(int64_t rows, int64_t dim) { return round_up(rows, tile) * dim; }
 

@@ -198,6 +198,7 @@ namespace {
 
 struct Counter {
   std::atomic<size_t> now{0}, peak{0};
+  // Threads may allocate at the same time: the peak only grows, and a lost exchange is tried again.
   void add(size_t bytes) {
     const size_t held = now += bytes;
     size_t peak_now = peak;
@@ -233,6 +234,7 @@ void* allocate_on_host(size_t bytes) {
 
 Memory::Memory(Context& ctx, size_t bytes) : bytes_(bytes), device_(ctx.device()) {
   if (bytes == 0) return;
+  // New memory is zero on every device. On the CPU the memset also maps the pages here, not in the first step.
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
 #if defined(NACRE_WITH_CUDA)
   if (device_.kind == Device::cuda)

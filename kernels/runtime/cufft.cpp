@@ -62,6 +62,7 @@ struct CuFft {
     return f;
   }
 };
+// Loaded once, at the first transform. A failure throws from the initialiser, so the next call tries again.
 const CuFft& cufft() {
   static const CuFft f;
   return f;
@@ -121,6 +122,8 @@ Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<I
   r.refuse_in_capture("a transform's constructor");
   const CuFft& f = cufft();
   impl_->device = ctx.device().index;
+  // Plans without automatic allocation share one work area: they run on one stream, one at a time. It is a Memory, so
+  // it is counted like any other, and a lack of it has the usual error.
   size_t work_bytes = 0;
   const auto plan = [&](cufftHandle& handle, cufftType type) {
     size_t bytes = 0;
@@ -144,6 +147,7 @@ Fft::~Fft() = default;
 void Fft::forward(Context& ctx, const float* real, float* spectrum) {
   const auto lock = runtime(ctx).enter();
   runtime(ctx).count("cufft");
+  // Out of place, so cuFFT does not write to the input of a forward transform; its signature has no const.
   check(runtime(ctx),
         cufft().forward(impl_->forward, const_cast<float*>(real), reinterpret_cast<cufftComplex*>(spectrum)),
         "cufftExecR2C");

@@ -40,6 +40,8 @@ __global__ void __launch_bounds__(elementwise_threads)
   constexpr int size = pack_size<T>, batch = reads == reads_a ? 4 : 2;
   const int64_t step = grid_threads();
   int64_t first = grid_thread();
+  // A thread's packs are a whole grid apart, so adjacent threads access adjacent packs in each of them. The elements
+  // that fill no pack are done one by one at the end.
   const auto run = [&](auto count) {
     const int64_t at = first * size;
     elementwise_packs<reads, count.value>(a + at, b + at, out + at, step * size, f);

@@ -86,6 +86,7 @@ struct DeviceState {
 };
 DeviceState& device_state(int index) {
   static std::mutex mutex;
+  // Never destroyed: a Runtime in a static object may be destroyed after it. Addresses in a map stay valid.
   static auto* const states = new std::map<int, DeviceState>;
   const std::lock_guard lock(mutex);
   DeviceState& state = (*states)[index];
@@ -185,6 +186,7 @@ struct Runtime::Impl {
   }
   void count(std::vector<Count>& where, const char* name, int64_t n) {
     for (Count& c : where)
+      // Names are literals, so the comparison of pointers mostly decides. The table is short, so the search is linear.
       if (c.name == name || std::strcmp(c.name, name) == 0) {
         c.launches += n;
         return;
@@ -204,6 +206,8 @@ struct Runtime::Impl {
     (void)cudaGetLastError();
     const std::string text = std::string("CUDA: ") + what + ": " + words(e);
     if (e == cudaErrorMemoryAllocation) throw Error(ErrorKind::memory, text + "; lower batch_size or segment_length");
+    // The first error that broke the device is kept. Later calls, also of other contexts, report it instead of their
+    // own.
     if (!breaks_device(e)) throw_device(text);
     const std::lock_guard lock(device->mutex);
     if (device->broken_message.empty()) {
@@ -224,6 +228,8 @@ struct Runtime::Impl {
   /// Sets a kernel's limit of dynamic shared memory, which CUDA requires beyond 48 KiB. Throws if the device has less.
   void raise_shared_limit(const Launch& how, const void* kernel) {
     if (how.shared_bytes == 0) return;
+    // Two tables: this Runtime's is read under its own lock at every launch; the device's is locked only when the limit
+    // grows.
     size_t& limit = shared_limit_of(shared_limits, kernel);
     if (limit >= how.shared_bytes) return;
     // The limit belongs to the kernel on this device, and all contexts share it.
@@ -244,6 +250,8 @@ struct Runtime::Impl {
     limit = bytes;
   }
   void prepare_upload(Upload& u, size_t bytes) {
+    // A destination that gets more bytes than before gets new staging memory; the caller has waited for all work on the
+    // old.
     if (u.bytes >= bytes) return;
     release(u);
     expect(cudaMallocHost(&u.pinned, bytes), "upload: pinned memory");
@@ -289,8 +297,10 @@ Runtime::Runtime(int index) : impl_(std::make_shared<Impl>()) {
               .shared_per_multiprocessor = p.sharedMemPerMultiprocessor,
               .registers_per_block = p.regsPerBlock,
               .threads_per_multiprocessor = p.maxThreadsPerMultiProcessor};
+  // Non-blocking: these streams do not wait for the legacy default stream, which other code of the process may use.
   check(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking), "stream");
   check(cudaStreamCreateWithFlags(&r.upload_stream, cudaStreamNonBlocking), "stream");
+  // So that a launch does not allocate.
   r.counts.reserve(256);
   r.shared_limits.reserve(max_kernels);
 }
@@ -300,6 +310,8 @@ void Runtime::launch(const Launch& how, const KernelCall& call) {
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   Impl& r = *impl_;
   const auto lock = r.enter();
+  // A kernel is a suspect before it is queued: with CUDA_LAUNCH_BLOCKING the launch itself returns its error. It is
+  // counted after, so that the counts hold what was really queued. In a capture nothing runs yet.
   r.raise_shared_limit(how, call.function);
   if (r.recording == nullptr) r.suspects.add(how.name);
   const cudaError_t e =
@@ -349,6 +361,10 @@ void Runtime::upload(void* to, const void* from, size_t bytes) {
   const auto lock = r.enter();
   r.refuse_in_capture("upload");
   if (bytes == 0) return;
+  //   host --memcpy--> pinned --upload stream--> staging --first stream--> destination
+  //
+  // The first copy on the device overlaps with kernels. The second one is in the order of the first stream, because
+  // kernels queued earlier may still read the destination.
   Impl::Upload& u = r.uploads[to];
   const bool first = u.bytes < bytes;
   if (first) r.wait("upload");
@@ -369,6 +385,7 @@ void* Runtime::allocate(size_t bytes) {
   const auto lock = r.enter();
   r.refuse_in_capture("Memory's constructor");
   void* p = nullptr;
+  // Lack of memory is an answer, not an error: Memory's constructor names the sizes that the user can change.
   const cudaError_t e = cudaMalloc(&p, bytes);
   if (e == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
@@ -390,6 +407,8 @@ void device_release(void* p, int index) noexcept {
   (void)cudaFree(p);
 }
 OnDevice::OnDevice(int index) noexcept : mode_(cudaStreamCaptureModeRelaxed) {
+  // Relaxed mode: otherwise a cudaFree on this thread would invalidate the capture of another Runtime. The destructor
+  // restores the previous mode.
   if (make_current(index) != cudaSuccess) (void)cudaGetLastError();
   auto mode = static_cast<cudaStreamCaptureMode>(mode_);
   (void)cudaThreadExchangeStreamCaptureMode(&mode);
@@ -404,6 +423,9 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
   Impl& r = *impl_;
   const auto lock = r.enter();
   if (r.recording != nullptr) throw Error(ErrorKind::usage, "capture: called inside another capture");
+  // Launches of the step are counted in `recorded` and added to the totals at every replay. Thread-local mode: calls of
+  // other threads that a capture forbids, such as cudaMalloc, do not invalidate it. If the step throws, the capture is
+  // ended and its graph destroyed, and the stream works as before.
   auto recorded = std::make_shared<std::vector<Impl::Count>>();
   r.expect(cudaStreamBeginCapture(r.stream, cudaStreamCaptureModeThreadLocal), "capture");
   r.recording = recorded.get();
@@ -429,6 +451,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
     const OnDevice on_device(index);
     (void)cudaGraphExecDestroy(g);
   });
+  // The closure shares the Impl, so the stream lives as long as the graph does.
   return [impl = impl_, exec, recorded] {
     const auto replay_lock = impl->enter();
     impl->refuse_in_capture("replay");
@@ -535,6 +558,7 @@ CudaInventory inventory() {
   (void)cudaRuntimeGetVersion(&runtime_version);
   if (driver > 0) found.driver = version(driver);
   found.runtime = version(runtime_version);
+  // cudaMemGetInfo needs each device to be current for a moment; the caller's device is restored at the end.
   int current = 0;
   (void)cudaGetDevice(&current);
   for (int i = 0; i < devices; ++i) {

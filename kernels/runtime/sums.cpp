@@ -7,6 +7,8 @@
 namespace nacre {
 namespace {
 
+// Sixteen sums whatever the vector width, so the bits are the same for all instruction sets. They are copied to a local
+// array, which stays in registers.
 NACRE_CLONES void add_squares(const float* __restrict x, double* __restrict lanes, int64_t vectors) {
   double sum[16];
   for (int k = 0; k < 16; ++k) sum[k] = lanes[k];

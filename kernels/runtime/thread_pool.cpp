@@ -29,6 +29,7 @@ std::atomic<uint32_t>& generation() {
   static std::atomic<uint32_t> count{0};
   return count;
 }
+// Runs in the child after each fork.
 void count_a_fork() { generation().fetch_add(1, std::memory_order_relaxed); }
 
 /// The floating-point mode (rounding, denormals). Workers take over the caller's, so that a part's result does not
@@ -130,6 +131,8 @@ struct ThreadPool::Crew {
   void start() {
     if (started) return;
     started = true;
+    // New threads inherit the mask of this one, which is restored below. Called under `busy`, so by one thread at a
+    // time.
     sigset_t all, before;
     sigfillset(&all);  // signals are for the program's own threads, but for those that a thread's own fault sends
     for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
@@ -157,6 +160,8 @@ struct ThreadPool::Crew {
     const auto& self = *static_cast<Worker*>(argument);
     Crew& crew = *self.crew;
     for (uint32_t seen = 0;;) {
+      // A worker waits for a new job number, enters the gate if it is open and still of that job, works, and leaves.
+      // The gate's load acquires the fields of the job, which were written before it opened.
       if (!spin(crew.patient, [&] { return crew.call.load(std::memory_order_acquire) != seen; }))
         crew.call.wait(seen, std::memory_order_acquire);
       seen = crew.call.load(std::memory_order_acquire);  // before `stop`: the last call comes after it
@@ -177,6 +182,8 @@ struct ThreadPool::Crew {
 
   void work(int slot) {
     set_float_mode(mode);
+    // Own share first, then those of the others in a ring, each from its front. A part is taken with one fetch_add; the
+    // load before it keeps threads from writing to the cache lines of shares that are empty.
     const auto n = static_cast<int>(shares.size());
     for (int k = 0; k < n; ++k) {
       Share& share = shares[static_cast<size_t>((slot + k) % n)];
@@ -187,6 +194,8 @@ struct ThreadPool::Crew {
         try {
           body(closure, part, slot);
         } catch (...) {
+          // The first exception wins. Its thread alone writes `error`, and the caller reads it after all workers have
+          // left.
           if (!failed.exchange(true)) error = std::current_exception();
         }
       }
@@ -197,10 +206,13 @@ struct ThreadPool::Crew {
     start();
     body = new_body, closure = new_closure, mode = float_mode(), failed = false, error = nullptr;
     const auto n = static_cast<int64_t>(shares.size());
+    // Contiguous shares of nearly equal size. The relaxed stores are published by the gate below.
     for (int64_t i = 0; i < n; ++i) {
       shares[static_cast<size_t>(i)].next.store(parts * i / n, std::memory_order_relaxed);
       shares[static_cast<size_t>(i)].end = parts * (i + 1) / n;
     }
+    // The order of the stores: fields and shares, gate open, new number. A worker that sees the number finds the gate
+    // open, or already closed because all parts were taken.
     const uint32_t job_number = call.load(std::memory_order_relaxed) + 1,
                    left_before = left.load(std::memory_order_relaxed);
     gate.store(uint64_t{job_number} << 32 | open, std::memory_order_release);
@@ -208,6 +220,8 @@ struct ThreadPool::Crew {
     call.store(job_number, std::memory_order_seq_cst);
     call.notify_all();
     work(0);
+    // No part is left, but workers may still run theirs. Who enters later finds the gate closed, so `inside` only
+    // falls, and the last one to leave changes `left`. After that the job's fields may be written again.
     if ((gate.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
       if (!spin(patient, [&] { return left.load(std::memory_order_acquire) != left_before; }))
         left.wait(left_before, std::memory_order_acquire);
@@ -227,6 +241,8 @@ ThreadPool::~ThreadPool() {
 ThreadPool::Crew& ThreadPool::crew() {
   Crew* current = crew_.load(std::memory_order_acquire);
   if (current->born == fork_generation()) return *current;
+  // Threads of a child may come here together: one crew is installed, the others are dropped unstarted. The parent's
+  // crew is leaked: its destructor would join threads that do not exist here.
   auto fresh = std::make_unique<Crew>(threads_);
   if (crew_.compare_exchange_strong(current, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
   return *current;
@@ -235,6 +251,8 @@ ThreadPool::Crew& ThreadPool::crew() {
 void ThreadPool::run(int64_t parts, Body body, void* closure) {
   if (threads_ > 1 && parts > 1) {
     Crew& workers = crew();
+    // Busy: another thread's job, or a part that calls run() itself. Running the parts here keeps both free of
+    // deadlock.
     if (!workers.busy.exchange(true, std::memory_order_acquire)) {
       struct Release {
         std::atomic<bool>& busy;

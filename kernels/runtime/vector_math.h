@@ -63,6 +63,8 @@ struct Powers {
   int32_t n;
 };
 NACRE_INLINE Powers powers(float x) {
+  // x / ln 2 to the nearest integer. ln 2 is subtracted in two parts. The first has so few bits that its product with k
+  // is exact; the second brings the sum to more than the precision of a float.
   const float shifted = x * 1.44269504f + rounder;
   const float k = shifted - rounder;
   return {(x - k * 0x1.62e4p-1f) - k * 0x1.7f7d1cp-20f,
@@ -79,6 +81,8 @@ struct Logarithm {
   float exponent, f, tail;
 };
 NACRE_INLINE Logarithm logarithm(float x) {
+  // 0x3f3504f3 is sqrt(1/2): subtracting it from the bits moves the boundary between exponents there, so that f is
+  // small on both sides of 1. Denormal numbers are scaled first.
   const bool tiny = x < 0x1p-126f;
   const uint32_t bits = __builtin_bit_cast(uint32_t, tiny ? x * 0x1p23f : x);
   const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
@@ -105,6 +109,7 @@ NACRE_INLINE float logarithm_or_special(float x, float value) {
 
 /// a / pi, the frequency of sin^2(a x), within 0.5001 ulp. The functions below take the frequency, so that the phase
 /// costs two fused multiply-adds and a subtraction.
+/// 1 / pi is in two parts.
 NACRE_INLINE float frequency_of(float a) { return fmaf(a, 0x1.45f306p-2f, a * 0x1.b9391p-27f); }
 
 /// sin^2(pi frequency x): within 5 ulp for |frequency x| < 1/2, within 3e-7 up to 3200, plus what rounding the product
@@ -144,6 +149,8 @@ NACRE_INLINE float exp_minus_one(float x) {
 
 /// Within 3 ulp; odd.
 NACRE_INLINE float tanh(float x) {
+  // tanh |x| = -e / (e + 2) with e = exp(-2 |x|) - 1 in [-1, 0]: no overflow and no cancellation. The sign of x
+  // replaces that of the quotient, so -0 stays -0.
   const uint32_t sign = __builtin_bit_cast(uint32_t, x) & 0x80000000u;
   const float e = exp_minus_one(-2.0f * detail::flip(x, sign));
   return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, detail::quotient(e, e + 2.0f)) & 0x7fffffffu) | sign);

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t L = frame_lanes;
 
+// Sixteen frames, one per lane. Compilers split the vector where registers are narrower; the operations per lane stay
+// the same.
 using Vector = float __attribute__((vector_size(L * sizeof(float))));
 
 // 16 x 16, in place. Interleaving rows i and i + 8 rotates the eight bits of the index (row, column) by one; four times
@@ -29,6 +31,8 @@ using Vector = float __attribute__((vector_size(L * sizeof(float))));
 }
 
 // re[m], im[m] = windowed samples 2 m and 2 m + 1 of each frame; from_lanes goes back.
+// Eight points of sixteen frames at a time are a 16 x 16 block of samples, which is transposed in registers. Frames
+// begin at any sample, hence memcpy for unaligned loads. The last M % 8 points are moved one by one.
 NACRE_CLONES void to_lanes(const float* const* frames, const float* __restrict w, float* __restrict re,
                            float* __restrict im, int64_t M) {
   int64_t m = 0;
@@ -79,12 +83,16 @@ NACRE_CLONES void from_lanes(const float* __restrict re, const float* __restrict
       }
 }
 
+// Stockham's form: every stage reads one array and writes another, in an order that needs no bit reversal at the end.
+// The innermost loops have the constant length of one vector.
 // One stage of radix r: y[r p + k] = w^(p k) sum_j x[p + count j] exp(-2 pi i j k / r), where each element is `size`
 // floats: `stride` vectors of lanes.
 #define NACRE_FFT_STAGE(name)                                                                          \
   NACRE_CLONES void name(const float* __restrict xr, const float* __restrict xi, float* __restrict yr, \
                          float* __restrict yi, int64_t count, int64_t size, const float* __restrict w)
 
+// In all stages: a, b, c, ... are the inputs, p counts the butterflies of a transform, q and j run over the interleaved
+// transforms and their lanes, and w holds cos and sin of the twiddles of outputs 1, 2, ...; output 0 has none.
 NACRE_FFT_STAGE(radix_2) {
   for (int64_t p = 0; p < count; ++p, w += 2) {
     const int64_t a = p * size, b = a + count * size, out = 2 * p * size;
@@ -98,6 +106,7 @@ NACRE_FFT_STAGE(radix_2) {
   }
 }
 NACRE_FFT_STAGE(radix_3) {
+  // sin(60 degrees)
   constexpr float half_root = 0.866025403784438647f;
   for (int64_t p = 0; p < count; ++p, w += 4) {
     const int64_t a = p * size, step = count * size, out = 3 * p * size;
@@ -106,6 +115,7 @@ NACRE_FFT_STAGE(radix_3) {
       for (int64_t j = q; j < q + L; ++j) {
         const float ar = xr[a + j], ai = xi[a + j];
         const float br = xr[a + step + j], bi = xi[a + step + j], cr = xr[a + 2 * step + j], ci = xi[a + 2 * step + j];
+        // t = b + c, h = a - t / 2, e = -i sqrt(3)/2 (b - c): the outputs are a + t, h + e, h - e.
         const float tr = br + cr, ti = bi + ci, hr = ar - 0.5f * tr, hi = ai - 0.5f * ti;
         const float er = half_root * (bi - ci), ei = half_root * (cr - br);
         const float ur = hr + er, ui = hi + ei, vr = hr - er, vi = hi - ei;
@@ -124,6 +134,7 @@ NACRE_FFT_STAGE(radix_4) {
         const float ar = xr[a + j], ai = xi[a + j], br = xr[a + step + j], bi = xi[a + step + j];
         const float cr = xr[a + 2 * step + j], ci = xi[a + 2 * step + j];
         const float dr = xr[a + 3 * step + j], di = xi[a + 3 * step + j];
+        // e = a + c, f = a - c, g = b + d: the outputs are e + g, f + h, e - g, f - h.
         const float er = ar + cr, ei = ai + ci, fr = ar - cr, fi = ai - ci;
         const float gr = br + dr, gi = bi + di, hr = bi - di, hi = dr - br;  // h = -i (b - d)
         const float ur = fr + hr, ui = fi + hi, vr = er - gr, vi = ei - gi, tr = fr - hr, ti = fi - hi;
@@ -144,6 +155,11 @@ NACRE_FFT_STAGE(radix_5) {
         const float* const re = xr + a + j;
         const float* const im = xi + a + j;
         const float ar = re[0], ai = im[0];
+        // With inputs x0 to x4:
+        //   p = x1 + x4, m = x1 - x4, q = x2 + x3, n = x2 - x3
+        //   f = x0 + c72 p + c144 q,  h = -i (s72 m + s144 n)
+        //   g = x0 + c144 p + c72 q,  k = -i (s144 m - s72 n)
+        // The outputs are x0 + p + q, f + h, g + k, g - k, f - h.
         const float pr = re[step] + re[4 * step], pi = im[step] + im[4 * step];
         const float mr = re[step] - re[4 * step], mi = im[step] - im[4 * step];
         const float qr = re[2 * step] + re[3 * step], qi = im[2 * step] + im[3 * step];
@@ -177,6 +193,8 @@ NACRE_CLONES void split_pair(float* __restrict ar, float* __restrict ai, float* 
     br[j] = er - tr, bi[j] = ti - ei;
   }
 }
+// In place. Bin 0 of Z gives the real bins X[0] and X[M]; k and M - k are computed together; for k = M / 2, W^k = -i
+// makes X[k] = conj Z[k].
 void split(float* re, float* im, const float* c, const float* s, int64_t M) {
   for (int64_t j = 0; j < L; ++j) {
     const float even = re[j], odd = im[j];
@@ -204,6 +222,7 @@ NACRE_CLONES void merge_pair(float* __restrict ar, float* __restrict ai, float* 
     br[j] = er + ti, bi[j] = tr - ei;
   }
 }
+// In place, with the same three cases as split().
 void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
   for (int64_t j = 0; j < L; ++j) {
     const float first = re[j], last = re[M * L + j];
@@ -220,6 +239,7 @@ void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
 }  // namespace
 
 FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window) {
+  // Only the half length is transformed, so only its factors matter.
   int64_t rest = window / 2;
   for (const int64_t factor : {2, 3, 5})
     while (rest > 1 && rest % factor == 0) rest /= factor;
@@ -228,8 +248,10 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
                         ", expected an even number from 4 whose prime factors are 2, 3 and 5");
   const size_t N = static_cast<size_t>(window);
   const double step = 2 * std::numbers::pi / static_cast<double>(window);
+  // Tables are computed in double and rounded once. Split and merge need angles up to a quarter turn.
   hann_.resize(N), cos_.resize(N / 4 + 1), sin_.resize(N / 4 + 1);
   for (size_t n = 0; n < N; ++n) {
+    // sin^2 instead of (1 - cos) / 2, which would cancel at the ends of the window.
     const double s = std::sin(0.5 * step * static_cast<double>(n));
     hann_[n] = static_cast<float>(s * s);
   }
@@ -239,6 +261,7 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
   }
   const int64_t M = window / 2;
   for (int64_t length = M, stride = 1; length > 1;) {
+    // Radix 4 first: it needs the fewest passes and operations. spectral_fused.cu reads the twiddles in this order.
     const int64_t radix = length % 4 == 0 ? 4 : length % 2 == 0 ? 2 : length % 3 == 0 ? 3 : 5;
     stages_.push_back({radix, stride, length / radix, static_cast<int64_t>(twiddles_.size())});
     for (int64_t p = 0; p < length / radix; ++p)

@@ -15,6 +15,7 @@ NACRE_CLONES void add_to(float* __restrict to, const float* __restrict from, int
 
 int64_t reflected(int64_t i, int64_t time) {
   if (time == 1) return 0;
+  // The reflected signal is periodic: forward through all samples, then back without the two ends.
   const int64_t period = 2 * (time - 1);
   i %= period;
   if (i < 0) i += period;
@@ -31,6 +32,8 @@ void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, Vie
       const int64_t valid = valid_samples(lengths, b, s.time);
       const float* from = x + b * s.time;
       float* row = to + b * s.stride() + s.pad;
+      // The samples first, with zeros from the item's length on, then the paddings, which repeat what is now in the
+      // row.
       std::memcpy(row, from, static_cast<size_t>(valid) * sizeof(float));
       std::memset(row + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
       const bool reflect = s.padding == StftPadding::reflect;
@@ -42,12 +45,15 @@ void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, Vie
 
 void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames, const int64_t* first, int64_t window,
                  int64_t hop, float* sum) {
+  // A unit of work is 4096 samples of one item (16 KiB), not a frame: frames overlap, but no two units write the same
+  // sample, and each sample adds its frames in ascending order.
   constexpr int64_t chunk = 4096;
   const int64_t chunks = (s.stride() + chunk - 1) / chunk, start = s.pad - window / 2;
   parallel_ranges(ctx, s.batch * chunks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, s.stride());
       const int64_t rows = first[b + 1] - first[b], before = from - start - window;
+      // From the first frame that ends after `from` to the last one that starts before `to`.
       for (int64_t f = before < 0 ? 0 : before / hop + 1; f < rows && start + f * hop < to; ++f) {
         const int64_t frame_begin = start + f * hop, low = std::max(frame_begin, from),
                       high = std::min(frame_begin + window, to);
@@ -70,6 +76,8 @@ void fold_padding(const Context& ctx, const PaddedSignals& s, const float* sum, 
         std::memcpy(to, row, static_cast<size_t>(valid) * sizeof(float));
         std::memset(to + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
       }
+      // The adjoint of reflection: a padded position adds to the sample that it repeats, left side first. Samples from
+      // the item's length on are constant zeros and have no gradient.
       if (s.padding == StftPadding::zero) continue;
       for (int64_t i = 1; i <= s.pad; ++i)
         if (const int64_t t = reflected(-i, s.time); t < valid) to[t] += row[-i];

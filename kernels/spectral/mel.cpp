@@ -25,6 +25,8 @@ double to_hz(double mel, MelScale scale) {
   return slaney_knee * std::exp(log_step() * (mel - slaney_knee / slaney_step));
 }
 
+// A filter covers few bins: the dense matrix would be nearly all zeros. Columns ascend, which fixes the order of the
+// sums.
 SparseRows sparse(int64_t rows, int64_t columns, const auto& value) {
   SparseRows out;
   out.first.push_back(0);
@@ -39,6 +41,7 @@ SparseRows sparse(int64_t rows, int64_t columns, const auto& value) {
   return out;
 }
 
+// One weight serves sixteen frames; the sums of a row stay in registers.
 NACRE_CLONES void multiply_rows(const int32_t* first, const int32_t* column, const float* weight, int64_t rows,
                                 const float* __restrict x, float* __restrict y) {
   constexpr int64_t L = frame_lanes;
@@ -67,6 +70,8 @@ std::vector<std::vector<double>> mel_filter_bank(int64_t sample_rate, int64_t wi
     throw_usage("mel_filter_bank", "fmin " + std::to_string(fmin) + " and fmax " + std::to_string(fmax) +
                                        " must be 0 <= fmin < fmax <= " + std::to_string(nyquist) +
                                        ", half the sample rate");
+  // bands + 2 edges at equal distances in mel; band i is a triangle from edge i over i + 1 to i + 2. Area normalisation
+  // divides by half its width in Hz.
   const int64_t bins = window / 2 + 1;
   std::vector<double> edge(static_cast<size_t>(bands + 2));
   const double low = to_mel(fmin, scale), high = to_mel(fmax, scale);

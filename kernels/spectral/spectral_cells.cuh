@@ -35,6 +35,8 @@ __device__ __forceinline__ Compared compare(float m, float n, float linear, floa
   Compared c;
   c.difference = fabsf(d);
   c.log_difference = logs ? fabsf(vec::log10(cm) - vec::log10(cn)) : 0.0f;
+  // 0 where the two are equal, of the subgradients the one that moves nothing. Below the floor the logarithm is
+  // constant and has no slope.
   c.slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
   const float log_slope = cm > cn ? logarithmic : cm < cn ? -logarithmic : 0.0f;
   c.slope += (m < floor ? 0.0f : log_slope) / cm;
@@ -67,6 +69,8 @@ __device__ __forceinline__ void store_term_sums(const ScaleView& s, int term, do
   }
 }
 
+/// Weights and columns are the same for all blocks and stay in the read-only cache; the magnitudes are in shared
+/// memory.
 /// Compares one band of one frame, given the magnitudes of both signals.
 __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
                                                  const float* target, float linear, float logarithmic) {
@@ -98,6 +102,7 @@ __device__ __forceinline__ void store_sums(const ScaleView& s, const double (&va
     const double sum = warp_sum(value[i]);
     if (threadIdx.x % 32 == 0) buffer[i * warps + threadIdx.x / 32] = sum;
   }
+  // `buffer` has 4 x warps doubles: the four sums share one barrier.
   __syncthreads();
   if (threadIdx.x >= 4) return;
   double total = 0;

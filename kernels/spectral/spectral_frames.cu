@@ -12,6 +12,9 @@ template <int P>
 __global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
                   int frames_per_block, bool aligned) {
+  // A block has adjacent frames of one item, whose rows are contiguous in the output: writes are coalesced. blockIdx.y
+  // loops over items, because grid.y is limited to 65535; blockIdx.z selects the signal. Bound by memory; samples that
+  // frames share come from cache.
   const float* const signal = blockIdx.z == 0 ? first : second;
   const int packs_per_frame = g.window / P, frame0 = static_cast<int>(blockIdx.x) * frames_per_block,
             remaining = g.frames - frame0;
@@ -21,6 +24,7 @@ __global__ void __launch_bounds__(threads, 4)
     const float* const x = signal + b * g.time;
     float* const to = rows + ((int64_t{blockIdx.z} * g.batch + b) * g.frames + frame0) * g.window;
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      // Unsigned 32-bit division, which is several times cheaper than a 64-bit one.
       const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs_per_frame)),
                 n = (i - f * packs_per_frame) * P;
       const int begin = (frame0 + f) * g.hop - g.window / 2 + n;
@@ -50,6 +54,8 @@ __global__ void __launch_bounds__(threads, 4)
 template <int P, int at_once = 4>
 __device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int position,
                                              float (&sum)[P]) {
+  // Frame f starts at f hop - window / 2. With q = position + window / 2, it covers the position if f hop <= q < f hop
+  // + window.
   const unsigned q = static_cast<unsigned>(position + g.window / 2), window = static_cast<unsigned>(g.window),
                  hop = static_cast<unsigned>(g.hop);
   const unsigned last = q / hop;  // the last frame that starts at or before the position
@@ -81,6 +87,8 @@ __device__ __forceinline__ float add_reflections(const Framing& g, const float* 
     value += sum[0];
   };
 #pragma unroll 1
+  // One round per reflection; short signals have several. The order is fixed: left side from the near to the far
+  // reflections, then the right side.
   for (int base = 0; base <= pad + t; base += period) {
     if (!first && base + t <= pad) add(-t - base);
     if (!last && base + period - t <= pad) add(t - base - period);
@@ -103,6 +111,7 @@ __device__ __forceinline__ void add_sample(const Framing& g, const CountedPart& 
   }
   float v[1] = {0};
   add_position<1, at_once>(g, rows, c.frames, t, v);
+  // dx before the reflections, as on the CPU, where these are added to the sum in dx.
   if (add) v[0] += *dx;
   *dx = edge ? add_reflections(g, rows, c.frames, t, v[0]) : v[0];
 }
@@ -112,12 +121,15 @@ __global__ void __launch_bounds__(threads)
     overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
   const Overlap o = blockIdx.z == 0 ? first : second;
   const int t = static_cast<int>(grid_thread()) * P, pad = g.window / 2;
+  // A thread owns P samples of dx in every item and gathers their frames: no two threads write the same sample.
   if (t >= g.time) return;
   const bool edge = g.reflect && (t <= pad || t + P + pad >= g.time);
   for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
     const CountedPart c = counted_part(g, lengths, b);
     const float* const rows = o.rows + b * g.frames * g.window;
     float* const dx = o.dx + b * g.time + t;
+    // Threads near an end of the signal add reflections, or have samples beyond the item's length. They go sample by
+    // sample; all others in packs.
     if (P == 1 || edge || t + P > c.samples) {
 #pragma unroll 1
       for (int k = 0; k < P; ++k) add_sample<P == 1 ? 4 : 1>(g, c, rows, t + k, edge, o.add, dx + k);

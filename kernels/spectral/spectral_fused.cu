@@ -31,6 +31,7 @@ __device__ __forceinline__ void sync_frame() {
   else
     __syncthreads();
 }
+// The first stage writes with a stride of four points. With one padding float per 32, these fall into all banks.
 __device__ __forceinline__ int padded(int n) { return n + (n >> 5); }
 
 /// The points of this thread's frame in shared memory.
@@ -74,6 +75,8 @@ __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Point
 #pragma unroll
     for (int g = 0; g < 2; ++g) radix_4(v[g]);
   } else {
+    // The first barrier: all threads have read the previous contents. The second: all points of this stage are written.
+    // Real and imaginary parts are in planes of their own, so threads with adjacent points use adjacent banks.
     const int p = i / S, q = i % S;
     const float2* const w = reinterpret_cast<const float2*>(twiddles) + 3 * p;
     const float2 w1 = __ldg(w), w2 = __ldg(w + 1), w3 = __ldg(w + 2);
@@ -113,6 +116,7 @@ __device__ __forceinline__ void merge(Complex& a, Complex& b, float c, float s) 
   a = {er - ti, ei + tr}, b = {er + ti, tr - ei};
 }
 
+/// i goes from 0 to M / 4 - 1, so k = i and k = i + M / 4 with their mirror images are all bins but M / 2.
 /// Bins of a thread: i and M - i, i + M / 4 and its mirror image, and M / 2 for the first thread of a frame.
 constexpr int thread_bins = 5;
 template <int M>
@@ -175,6 +179,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
   const Points<M> points{shared, frame * M};
 
+  // Both signals are read straight into registers, windowed. Blocks may have frames beyond the last row, and frames
+  // that do not count: these are zero, add nothing, and take part in all barriers.
   const int64_t row = int64_t{blockIdx.x} * S::frames + frame;
   Complex v[2][4];
   {
@@ -212,12 +218,14 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   float m[thread_bins], n[thread_bins], slope[thread_bins];
   const int bin_count = i == 0 ? thread_bins : thread_bins - 1;
   {
+    // The target's bins become magnitudes at once, which frees their registers.
     Complex y[thread_bins];
     to_bins<M>(points, 1, t, i, y);
 #pragma unroll
     for (int j = 0; j < thread_bins; ++j) n[j] = magnitude(y[j]);
   }
   to_bins<M>(points, 0, t, i, x);
+  // At most five bins per thread in float; the sums over threads are in double.
   float linear = 0, logarithmic = 0;
 #pragma unroll
   for (int j = 0; j < thread_bins; ++j) {
@@ -235,6 +243,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   if (s.gradient[0]) from_bins<M>(points, 0, t, i, x, m, slope);
   double sums[4] = {static_cast<double>(linear), static_cast<double>(logarithmic), 0, 0};
   if (s.mel) {
+    // Bands need bins of other threads: one barrier after the magnitudes, one after the slopes. Frames of a block share
+    // both, also where sync_frame() is a warp barrier.
     __syncthreads();
     float band_linear = 0, band_logarithmic = 0;
     for (int k = tid; k < S::frames * bands; k += S::threads) {
@@ -253,6 +263,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     }
   }
   if (s.gradient[0] || s.gradient[1]) {
+    // The adjoint transforms of one or two gradients, in the place of the two signals. Real and imaginary parts come
+    // out exchanged, as they went in. Rows are not windowed: overlap-add does that.
     const bool two = s.gradient[0] && s.gradient[1];
     sync_frame<M>();
 #pragma unroll

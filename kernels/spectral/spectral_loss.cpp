@@ -39,6 +39,7 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
         const float log_slope = cx > cy ? logarithmic : cx < cy ? -logarithmic : 0.0f;
         a[r * L + j] = slope + (x < floor ? 0.0f : log_slope) / cx;
       }
+    // Lanes in order, blocks of rows in order: fixed by the shape alone.
     for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
     for (int64_t j = 0; j < L; ++j) sums[1] += static_cast<double>(log_difference[j]);
   }
@@ -69,6 +70,7 @@ static void check_config(const SpectralConfig& c, Shape s) {
 
 SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), config(std::move(c)) {
   check_config(config, s);
+  // One padded copy of each signal serves all scales: its padding is half the longest window.
   padded = {.batch = s.batch, .time = s.time, .pad = 0, .padding = config.padding};
   int64_t frame_samples = 0;
   for (const SpectralScale& scale : config.scales) {
@@ -94,6 +96,8 @@ SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), c
   parts = (rows + L - 1) / L;
   first.resize(static_cast<size_t>(s.batch + 1));
   partials.resize(static_cast<size_t>(parts * 4));
+  // A thread's work area, as Block::run takes it: the transform's, seven arrays of bins, three of bands. Sizes are
+  // multiples of 64 floats, so that threads share no cache line.
   area = work + 7 * bins * L + 3 * bands * L;
 
   const auto rounded = [](int64_t n) { return (n + 63) / 64 * 64; };
@@ -130,6 +134,7 @@ struct Block {
   void frame_pointers(int64_t part, const float** estimate, const float** target) const {
     const PaddedSignals& s = plan.padded;
     int64_t row = part * L;
+    // The item of the block's first row by search, those of the others by stepping on: a block may span items.
     int64_t b = std::upper_bound(plan.first.begin(), plan.first.end(), row) - plan.first.begin() - 1;
     for (int64_t j = 0; j < L; ++j, ++row) {
       if (row >= rows) {
@@ -144,6 +149,8 @@ struct Block {
   }
 
   void run(int64_t part, float* area, double* sums) const {
+    // Forward transforms of target and estimate, comparison, gradients, adjoint transforms: all in the work area, which
+    // stays in cache. The target comes first, because only its magnitudes are needed: dre and dim are free again.
     const int64_t bins = scale.transform.bins(), n = bins * L, bands = scale.config.mels;
     const float floor = plan.config.floor;
     const auto take = [&area](int64_t size) { return std::exchange(area, area + size); };
@@ -156,6 +163,8 @@ struct Block {
     scale.transform.forward(estimate, re, im, work);
     magnitudes(re, im, m, n);
 
+    // The gradient of one loss in a spectrum, transformed to its frames. dre and dim are overwritten, so the two losses
+    // go one after the other.
     const auto to_frames = [&](int which) {
       scale_spectrum(a, m, re, im, dre, dim, n);
       float* frames[L];
@@ -214,6 +223,9 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   for (int i = 0; i < 2; ++i)
     if (gradients[i]) ctx.zero(View<float>(p.sums[i], {.channels = s.elements()}));
 
+  // Scales run one after the other in the same work areas. Per scale: the rows of each item, blocks of sixteen rows in
+  // parallel, the partial sums in order of blocks, overlap-add of the gradients' frames before the next scale
+  // overwrites them.
   double losses[2] = {0, 0};
   for (const SpectralPlan::Impl::Scale& scale : p.scales) {
     int64_t rows = 0;
@@ -224,6 +236,8 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     p.first[static_cast<size_t>(s.batch)] = rows;
     if (rows == 0 || !(scale.stft() || scale.mel())) continue;
 
+    // Each term is a mean over the counted cells. `share` is the weight of one |difference| in the loss; in the
+    // gradients log10 brings the factor log10(e) = 1 / ln(10).
     const double cells = static_cast<double>(rows * scale.transform.bins());
     const double mel_cells = static_cast<double>(rows * std::max<int64_t>(scale.config.mels, 1));
     const double power = static_cast<double>(p.config.log_power);

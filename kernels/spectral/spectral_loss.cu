@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
     const int64_t cell = blockIdx.x * block_cells + i * threads + threadIdx.x, row = cell / s.bands;
     if (row >= s.rows) break;
     const int64_t band = cell - row * s.bands;
+    // Magnitudes are computed again for every band that covers the bin (at most two): cheaper than to store them.
     float m = 0, n = 0;
     for (int32_t k = s.by_band.first[band]; k < s.by_band.first[band + 1]; ++k) {
       const int64_t bin = s.by_band.column[k];
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   for (int i = 0; i < cells_per_thread; ++i) {
     const int64_t cell = blockIdx.x * block_cells + i * threads + threadIdx.x;
     if (cell >= cells) break;
+    // Adjacent threads have adjacent cells: coalesced. Each spectrum is read once and, with gradients, overwritten.
     const int64_t row = cell / s.bins, bin = cell - row * s.bins;
     const Complex x = load_complex(s.spectra, cell);
     const float m = magnitude(x);
@@ -123,6 +125,7 @@ __global__ void __launch_bounds__(threads)
   r.share[blockIdx.x * 4 + i] = share;
   r.weights[blockIdx.x * 4 + i] = static_cast<float>(i % 2 == 0 ? share : share * 0.43429448190325182765);
 }
+/// Thread t adds parts t, t + 256, ... in order, so the sum is fixed by the shape.
 /// One block per scale and term.
 __global__ void __launch_bounds__(threads) spectral_sums_kernel(const Terms* all, Results r) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -164,6 +167,8 @@ struct Scale {
     view.floor = p.config.floor;
     view.stft = s.stft(), view.mel = s.mel();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
+    // The way is chosen once per scale, by shape and device: fused if a kernel exists and fits, else by rows if a block
+    // holds whole frames, else plain. The number of partial sums follows from it.
     stft_parts = mel_parts = spectral_fused_parts(limits(ctx), view);
     fused = stft_parts > 0;
     by_rows = !fused && spectral_rows_supports(limits(ctx), view);
@@ -185,6 +190,8 @@ struct Scale {
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
+// Work areas have the size of the largest scale; partial sums and weights are per scale, because spectral_sums reads
+// them all at the end.
 struct Device : DevicePlan {
   Device(Context& ctx, const SpectralPlan::Impl& p) {
     int64_t frame_floats = 0, spectrum_floats = 0, slope_floats = 0, parts = 0;
@@ -204,6 +211,8 @@ struct Device : DevicePlan {
     result.share = pointer<double>(results);
     result.sum = result.share + 4 * n;
     result.weights = reinterpret_cast<float*>(result.sum + 4 * n);
+    // partials: per scale [4][parts] doubles, as pairs of floats. Terms go to the device once, since plans do not
+    // change.
     std::vector<Terms> all;
     float* next = pointer<float>(partials);
     for (size_t i = 0, at = 0; i < p.scales.size(); ++i) {
@@ -237,6 +246,8 @@ std::unique_ptr<DevicePlan> plan(Context& ctx, const SpectralPlan::Impl& p) { re
 
 void spectral_loss(Context& ctx, const SpectralLoss& a) {
   Device& d = static_cast<Device&>(*a.plan.impl().on_device);
+  // The number of counted frames is known on the device alone, so the weights come from a kernel, and the call can be
+  // captured. The first scale with a gradient overwrites dstft or dmel, the others add (`written`).
   const unsigned scales = static_cast<unsigned>(d.scales.size());
   const int32_t* const lengths = a.lengths.data;
   float* const rows = pointer<float>(d.rows);
@@ -260,6 +271,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
       if (any) (v.gradient[0] && v.gradient[1] ? *s.both : *s.one).inverse(ctx, v.spectra, rows);
     }
     if (!any) continue;
+    // The frames of the requested gradients lie one after the other in `rows`.
     Overlap wanted[2] = {};
     const float* from = rows;
     int n = 0;

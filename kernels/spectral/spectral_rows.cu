@@ -30,6 +30,8 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   float* const target_magnitudes = magnitudes + shape.rows * bins;
   float* const slopes = target_magnitudes + shape.rows * bins;
 
+  // All loads of the estimate are issued first, so that they are in flight together. Threads have adjacent cells:
+  // coalesced.
   Complex x[cells_per_thread];
   float m[cells_per_thread];
   float linear = 0, logarithmic = 0;
@@ -54,6 +56,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
         if (s.gradient[0]) store_gradient(estimate, cell, x[j], m[j], c.slope, bin > 0 && bin < bins - 1);
       }
     }
+    // The bin of the next cell without a division: `threads` cells further are row_step rows and bin_step bins.
     bin += shape.bin_step;
     bin = bin >= bins ? bin - bins : bin;
   }
@@ -70,6 +73,8 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
+      // The gradient of stft, if requested, has overwritten the estimate, so that of mel overwrites the target. Other
+      // threads' cells are never read: x and m are in registers.
       float* const to = s.gradient[0] ? estimate + 2 * all_cells : estimate;
       int row = first_row;
       bin = first_bin;
@@ -88,6 +93,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   store_sums<threads>(s, sums, buffer);
 }
 
+// 8 cells per thread: 2048 and 4096 cells. The smaller block where a frame fits into it.
 constexpr int64_t few_threads = 256, many_threads = 512;
 int64_t threads_for(const ScaleView& s) {
   return s.bins <= few_threads * cells_per_thread ? few_threads : many_threads;

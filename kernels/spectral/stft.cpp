@@ -23,6 +23,7 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
                 "time is " + std::to_string(time) + " and hop is " + std::to_string(g.hop) + ", both must be positive");
 }
 
+// Lanes are strided here, but a spectrum is read or written once, little beside the transform.
 // One frame's spectrum: from re, im [bins][lane] to row [bins][2], and back.
 void take_lane(const float* re, const float* im, int64_t bins, float* row) {
   for (int64_t k = 0; k < bins; ++k) row[2 * k] = re[k * L], row[2 * k + 1] = im[k * L];
@@ -52,6 +53,7 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometr
       on_device = cuda::plan(ctx, *this);
       return;
     }
+  // Multiples of 64 floats, so that threads share no cache line.
   area = (transform.work() + 2 * transform.bins() * L + 63) / 64 * 64;
   for (int64_t b = 0; b <= s.batch; ++b) first.push_back(b * frames);
   rows = Memory(ctx, static_cast<size_t>(s.batch * frames * g.window) * sizeof(float));
@@ -94,6 +96,7 @@ void stft_forward(Context& ctx, const StftForward& a) {
     float *work = work_area(p, slot), *re = work + p.transform.work(), *im = re + bins * L;
     const float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
+      // Lanes beyond the last frame repeat it; their spectra are not stored.
       const int64_t row = std::min(part * L + j, rows - 1);
       frames[j] = p.sums_data() + row / p.frames * p.padded.stride() + row % p.frames * p.geometry.hop;
     }
@@ -116,6 +119,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     float* frames[L];
     for (int64_t j = 0; j < L; ++j) {
       const int64_t row = std::min(part * L + j, rows - 1);
+      // Lanes beyond the last frame repeat it; null pointers keep their frames from being stored.
       put_lane(a.dspectrum.data + row * 2 * bins, bins, re + j, im + j);
       frames[j] = part * L + j < rows ? p.rows_data() + row * N : nullptr;
     }

@@ -50,6 +50,7 @@ void stft_forward(Context& ctx, const StftForward& a) {
 
 void stft_adjoint(Context& ctx, const StftAdjoint& a) {
   Device& d = device(a.plan);
+  // The halved copy is needed in any case, because the inverse transform overwrites its input.
   const int64_t bins = a.dspectrum.shape.width, cells = a.dspectrum.elements() / 2;
   launch(ctx, {.name = "halve_spectrum", .grid = blocks_for(cells, threads), .block = threads}, halve_spectrum_kernel,
          a.dspectrum.data, pointer<float>(d.spectrum), cells, bins);

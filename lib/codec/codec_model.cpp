@@ -25,6 +25,8 @@ struct Codec::Impl {
   std::atomic<bool> in_use{false};
   Parameters parameters;
   System system;
+  // One plan per direction, for the shape of the last reserve(). The views are memory of the plans: they are valid as
+  // long as the plan exists.
   std::unique_ptr<Plan> encode_plan, decode_plan;
   View<float> audio_in;
   View<int32_t> codes_in, codes_out;
@@ -74,6 +76,7 @@ void Codec::set_beam(int64_t beam) {
     changed.check();
     impl_->config = std::move(changed);
   });
+  // The beam is part of the plan. The next reserve_inference() makes it again.
   impl_->encode_plan.reset();
 }
 size_t Codec::reserved_bytes() const {
@@ -99,11 +102,14 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
   const Shape audio{.batch = batch, .time = samples};
   const Shape codes{.batch = batch, .time = frames, .channels = m.config.n_codebooks};
   if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio)) {
+    // The old plan is freed first, so that both are never in memory at once. If the new one does not fit, none is left,
+    // and encode() refuses.
     m.encode_plan.reset();
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
       const Output<float> source = p.source<float>(audio);
       m.audio_in = source.value;
+      // The quantizer works on floats whatever the storage is.
       const Flow latent = stored_as(p, m.system.encoder(p, stored_as(p, source.flow, m.storage)), Storage::float32);
       m.codes_out = m.system.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
     });
@@ -131,6 +137,7 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
+  // On CUDA the samples are on the device, and reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
   m.ctx.copy<float>(audio, m.audio_in);
   m.encode_plan->run();
@@ -158,6 +165,7 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
 
 namespace {
 
+/// Tensors and the memory that they point to. Moving the outer vector leaves the inner ones where they are.
 struct Gathered {
   std::vector<std::vector<float>> values;
   std::vector<StoredTensor> tensors;
@@ -176,6 +184,7 @@ Gathered gather(Context& ctx, const Parameters& parameters) {
 
 uint64_t Codec::identity() const {
   return within_memory("identity", [&] {
+    // each_tensor() goes in order of name, as the identity demands, and holds one tensor at a time.
     WeightsIdentity identity;
     impl_->parameters.each_tensor(
         impl_->ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float> v) {
@@ -210,6 +219,7 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& fi
     }
   });
   for (const StoredTensor& t : file.tensors())
+    // `wanted` is in order of name, because each_tensor() is.
     if (!std::binary_search(wanted.begin(), wanted.end(), t.name)) report.surplus.push_back(t.name);
   if (strict && (!report.missing.empty() || !report.surplus.empty() || !report.misshapen.empty())) {
     std::string what = path.string() + ": does not fit the model;";
@@ -225,6 +235,7 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& fi
     what.pop_back();
     throw Error(ErrorKind::input, what);
   }
+  // Nothing was changed before this line.
   for (const StoredTensor& t : file.tensors()) {
     const bool fits =
         std::binary_search(wanted.begin(), wanted.end(), t.name) &&

@@ -13,6 +13,7 @@ namespace nacre {
 namespace {
 
 constexpr double pi = std::numbers::pi;
+// Chosen for training; the start computes the same with any: see `scale` in the header.
 constexpr double trunk_gain = 8;
 constexpr double direction_length = 16;
 /// Used with ELU and tanh, which are linear only for small signals.
@@ -39,6 +40,7 @@ std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
   return {{{-0.0884, 2.9634}, {0.2, 1.5236}}, {{0.2, 1.3814}, {0.2, 1.3796}}, {{-0.1746, 1.2291}, {0.2, 0.6532}}};
 }
 
+/// Positions in front of the first sample that a strided layer of the codec reads.
 int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }
 
 /// A weight in file layout: [first, second, taps].
@@ -57,6 +59,7 @@ Taps paired(const Taps& w, double gain) {
   for (int64_t f = 0; f < p.first; ++f)
     for (int64_t s = 0; s < p.second; ++s)
       for (int64_t t = 0; t < w.taps; ++t)
+        // Half of the difference of a pair is its signal u; the outputs are +w u and -w u.
         p.at(f, s, t) = ((f + s) % 2 == 0 ? 0.5 : -0.5) * gain * w.at(f / 2, s / 2, t);
   return p;
 }
@@ -68,6 +71,7 @@ Taps lapped_transform(int64_t bands, int64_t phases, int64_t rate) {
   for (int64_t k = 0; k < bands; ++k)
     for (int64_t j = 0; j < phases; ++j)
       for (int64_t t = 0; t < 2 * rate; ++t) {
+        // Tap t of phase j is sample t * phases + j of the window of 2n samples.
         const double m = static_cast<double>(t * phases + j) + 0.5;
         w.at(k, j, t) = std::sqrt(2 / n) * std::sin(pi * m / (2 * n)) *
                         std::cos(pi / n * (m + n / 2) * (static_cast<double>(k) + 0.5));
@@ -87,6 +91,7 @@ std::vector<Taps> strided(const std::vector<int64_t>& rates, int64_t bands) {
   std::vector<Taps> layers;
   int64_t phases = 1;
   for (size_t i = 0; i < rates.size(); ++i) {
+    // All but the last one only distribute samples, so that the transform layer reads every sample of its window.
     layers.push_back(i + 1 < rates.size() ? polyphase(phases, rates[i]) : lapped_transform(bands, phases, rates[i]));
     phases *= rates[i];
   }
@@ -116,6 +121,7 @@ class Model {
     Taps w(v.shape[0], v.shape[1], v.shape[2]);
     const size_t length = w.values.size() / static_cast<size_t>(w.first);
     for (size_t r = 0; r < static_cast<size_t>(w.first); ++r) {
+      // Weight normalisation: w = g v / |v|, row by row. In double, because the layers are combined.
       const double scale = static_cast<double>(g.values[r]) / norm(v.values, r, length);
       for (size_t i = 0; i < length; ++i)
         w.values[r * length + i] = scale * static_cast<double>(v.values[r * length + i]);
@@ -167,6 +173,7 @@ void set_rows(Model& m, const std::string& layer, const Taps& trunk) {
     for (int64_t s = 0; s < w.second; ++s)
       for (int64_t t = 0; t < w.taps; ++t) w.at(f, s, t) = s < trunk.second ? trunk.at(f, s, t) : 0.0;
   m.set_weight(layer, w, direction_length);
+  // The trunk carries the signal without an offset. The biases of the other channels stay as drawn.
   std::fill_n(m.bias(layer).begin(), trunk.first, 0.0f);
 }
 /// The same for a transposed convolution, which is stored as [in, out, taps]. The trunk's outputs read only the trunk's
@@ -180,6 +187,8 @@ void set_columns(Model& m, const std::string& layer, const Taps& trunk) {
   std::fill_n(m.bias(layer).begin(), trunk.second, 0.0f);
 }
 
+/// Makes a residual unit the identity. Its second convolution gets gain 0 and keeps its directions, so that training
+/// can open it again.
 void close_unit(Model& m, const std::string& unit) {
   Taps w = m.weight(unit + ".block.3");
   std::fill(w.values.begin(), w.values.end(), 0.0);
@@ -196,10 +205,12 @@ void open_unit(Model& m, const std::string& unit, const OddStep& step, double ga
     const double sign = c % 2 == 0 ? 1 : -1;
     for (int64_t s = 0; s < wide.second; ++s)
       for (int64_t t = 0; t < wide.taps; ++t) wide.at(c, s, t) = 0;
+    // The middle tap alone: the term works sample by sample.
     wide.at(c, 0, wide.taps / 2) = sign / (2 * gain * left);
     wide.at(c, 1, wide.taps / 2) = -sign / (2 * gain * left);
     const auto i = static_cast<size_t>(c);
     m.bias(unit + ".block.1")[i] = static_cast<float>(-pi / (4 * term.a));
+    // SnakeBeta stores the logarithms of its two parameters; alpha = beta makes it Snake.
     const double alpha = log_scale ? std::log(term.a) : term.a;
     m.tensor(unit + ".block.2.alpha")[i] = static_cast<float>(alpha);
     if (log_scale) m.tensor(unit + ".block.2.beta")[i] = static_cast<float>(alpha);
@@ -221,6 +232,8 @@ TransformStart transform_start_of(const CodecConfig& c) {
                    " channels, expected " + std::to_string(2 * phases) + " or more");
   };
   const int64_t e = c.encoder_rates.back(), d = c.decoder_rates.front();
+  // The padding of the layers beside the latent is in units of their own phases. The windows of both transforms
+  // coincide if both paddings are the same part of a stride.
   if (strided_padding(e) * d != strided_padding(d) * e)
     return refused(
         "the strides next to the latent are " + std::to_string(e) + " (encoder) and " + std::to_string(d) +
@@ -231,6 +244,7 @@ TransformStart transform_start_of(const CodecConfig& c) {
     if (2 * phases > width) return narrow("encoder", layer, width, phases);
     phases *= rate, width *= 2, ++layer;
   }
+  // A band takes one channel of the latent and a pair on each side of it.
   const int64_t bands = std::min({c.hop(), c.latent(), width / 2, c.decoder_dim / 2});
   width = c.decoder_dim, layer = 0;
   for (const int64_t rate : c.decoder_rates) {
@@ -252,6 +266,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
   const auto at = [](const std::string& before, int64_t i) { return before + std::to_string(i); };
 
   const std::string encoder = "encoder.block.", decoder = "decoder.model.";
+  // Encoder: the first layer makes the pair (gain x, -gain x).
   Taps in(2, 1, c.kernel_size);
   in.at(0, 0, centre) = gain, in.at(1, 0, centre) = -gain;
   set_rows(m, at(encoder, 0), in);
@@ -260,8 +275,10 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
   for (int64_t i = 0; i < blocks; ++i) {
     const std::string block = at(encoder, i + 1) + ".block.";
     for (int64_t u = 0; u < units; ++u) close_unit(m, at(block, u));
+    // An activation precedes each of these layers and scales a pair by `left`.
     set_rows(m, at(block, units + 1), paired(analysis[static_cast<size_t>(i)], 1 / left));
   }
+  // The last layer joins each pair to one channel of the latent and takes the gain away.
   Taps out(c.latent(), m.weight(at(encoder, blocks + 2)).second, 3);
   for (int64_t i = 0; i < bands; ++i) {
     out.at(i, 2 * i, 1) = 1 / (2 * left * gain);
@@ -269,6 +286,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
   }
   set_rows(m, at(encoder, blocks + 2), out);
 
+  // Decoder: the same in reverse. Transposed layers with the same weights are the adjoint.
   Taps first(2 * bands, c.latent(), c.kernel_size);
   for (int64_t i = 0; i < bands; ++i) first.at(2 * i, i, centre) = gain, first.at(2 * i + 1, i, centre) = -gain;
   set_rows(m, at(decoder, 0), first);
@@ -281,6 +299,8 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
     for (int64_t u = 0; u < units; ++u) close_unit(m, at(block, 2 + u));
   }
   const int64_t width = c.decoder_dim >> layers;
+  // The units in front of the final tanh approximate its inverse (docs/decisions/tanh-inverse-at-start.md). Other
+  // activations cannot make these terms, so the tanh then distorts loud samples.
   if (c.output_tanh && ends_in_snake(c)) {
     int64_t unit = 2;
     for (const OddStep& step : towards_atanh(units, width >= 4))
@@ -288,6 +308,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
                 c.activation == ActivationKind::snake_beta);
   }
   const std::string last = at(decoder, layers + 2);
+  // The last layer joins the pair to the waveform.
   Taps y(1, m.weight(last).second, c.kernel_size);
   y.at(0, 0, centre) = 1 / (2 * left * gain), y.at(0, 1, centre) = -1 / (2 * left * gain);
   set_rows(m, last, y);

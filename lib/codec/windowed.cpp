@@ -8,12 +8,14 @@
 namespace nacre {
 
 int64_t default_window_frames(const CodecConfig& c) {
+  // Eight contexts, of which two are computed twice: a quarter of the work at most.
   const int64_t context = std::max(c.encoder_context(), c.decoder_context());
   const auto two_seconds = static_cast<int64_t>(2.0 * c.frame_rate());
   return std::max(two_seconds, 4 * 2 * context);
 }
 
 int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
+  // Halving gives few lengths, hence few plans, for files of all lengths.
   while (window > total && window / 2 >= 4 * context && window > 1) window /= 2;
   // A schedule needs at least one frame between its contexts, even if one window holds the whole signal.
   return window > total ? std::max(total, 2 * context + 1) : window;
@@ -29,6 +31,8 @@ WindowSchedule::WindowSchedule(int64_t window, int64_t context)
 }
 
 bool WindowSchedule::next(int64_t available, Window& out) {
+  // Window i starts at i * step. Its first `context` frames were kept from the window before, and its last ones will be
+  // kept from the next. The first window keeps its first frames as well, because nothing is cut off there.
   const int64_t start = index_ * step_;
   if (start + window_ >= available) return false;  // not >: this window could be the last one
   ++index_;
@@ -39,6 +43,8 @@ bool WindowSchedule::next(int64_t available, Window& out) {
 
 bool WindowSchedule::last(int64_t total, Window& out) {
   if (done_ >= total) return false;
+  // Shifted back to end at the end of the signal. It starts at or before done_ - context, or at 0, so the first kept
+  // frame has its whole context.
   const int64_t start = std::max<int64_t>(0, total - window_);
   out = {start, total - start, done_, total - done_};
   done_ = total;
@@ -82,6 +88,7 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
+  // No new plan unless the length changes.
   codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
@@ -129,7 +136,9 @@ int64_t WindowedEncoder::finish() {
 }
 void WindowedEncoder::end() {
   const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
+  // Whole frames: the last one is padded with zeros.
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
+  // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
   if (frames <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
   WindowSchedule::Window w;
   while (schedule_.next(frames, w)) run(w);
@@ -138,6 +147,7 @@ void WindowedEncoder::end() {
 
 // ---- WindowedDecoder
 
+// The decoder mirrors the encoder. Its unit is the frame, so it needs no padding and no rounding.
 WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
     : codec_(codec),
       sink_(expect_sink("WindowedDecoder", std::move(sink))),

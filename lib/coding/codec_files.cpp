@@ -18,12 +18,15 @@
 namespace nacre::training {
 namespace {
 
+// A third of a second at 48 kHz: the granularity of progress and of stopping.
 constexpr int64_t piece_frames = 1 << 14;
 /// The smallest gain that a stream can hold. With it, any output of a model for silence is far below one 16-bit step.
 constexpr float silent_gain = 0x1p-40f;
 
 using Clock = std::chrono::steady_clock;
 
+/// Applies FileHooks during one call. `unfinished` is true from the moment when an output file may exist until the call
+/// ends, also by an exception.
 class Hooked {
  public:
   explicit Hooked(const FileHooks& hooks) : hooks_(hooks) {}
@@ -71,6 +74,7 @@ class Input {
           return static_cast<size_t>(n);
         }
         if (errno != EINTR) throw_errno(name_, "cannot read");
+        // A signal interrupts a read that waits on a pipe. It may be the one that is to stop the call.
         if (hooked_ != nullptr) hooked_->check();
       }
     };
@@ -91,6 +95,7 @@ StreamReader open_stream(Input& input) {
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::input) throw;
     std::array<std::byte, sniffed_bytes> more{};
+    // The reader stops at the first wrong byte; telling what the input is takes more.
     while (input.head().size() < sniffed_bytes && input.source()(more) > 0) {
     }
     const std::string reason = mistaken(thing_of(input.head()), Thing::stream);
@@ -115,6 +120,7 @@ void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity
       throw Error(ErrorKind::input, name + ": " + what + " is " + std::to_string(found) + ", the model's is " +
                                         std::to_string(expected));
   };
+  // The identity covers the weights and not the configuration, so the header's numbers are compared, too.
   same("the model's sample rate", h.model_rate, c.sample_rate);
   same("the hop", h.hop, c.hop());
   same("the number of codebooks", h.codebooks, c.n_codebooks);
@@ -139,6 +145,7 @@ class Interleaver {
   std::vector<float>& channel(size_t c) { return waiting_[c]; }
   /// Writes the samples that all channels have, except the last `keep_back` ones, and none past `end`.
   void write(int64_t keep_back, int64_t end) {
+    // Channels arrive packet by packet, so some are ahead of others.
     size_t ready = waiting_[0].size();
     for (const auto& w : waiting_) ready = std::min(ready, w.size());
     const int64_t n = std::min(static_cast<int64_t>(ready) - keep_back, end - written_);
@@ -171,6 +178,7 @@ class Interleaver {
 
 }  // namespace
 
+// The identity is computed once: it hashes all weights.
 FileCodec::FileCodec(Codec& codec) : codec_(codec), identity_(codec.identity()) {}
 
 StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_rate, int channels) {
@@ -216,12 +224,15 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   }
   reader.rewind();
   const double total = static_cast<double>(samples) / rate;
+  // One gain for all channels, so that their balance is kept. Silence is not amplified, and the stream's gain makes
+  // what a model gives for silence inaudible.
   const float scale = peak_gain(peak);
   StreamHeader header = stream_header(codec_.config(), identity_, rate, channels);
   header.gain = peak < silence_peak ? silent_gain : 1 / scale;
   header.samples = static_cast<uint64_t>(samples);
 
   hooked.output_begins();
+  // The name appears with commit(). If anything below throws, no output remains.
   OutputFile file(stream);
   StreamWriter writer(header, [&](std::span<const std::byte> bytes) {
     if (!write_all(file.fd(), bytes.data(), bytes.size())) throw_errno(stream, "cannot write");
@@ -246,6 +257,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
     done += static_cast<int64_t>(piece.size() / width);
     hooked.at(static_cast<double>(done) / rate, total);
   }
+  // The header with the length is written already, and the gain is that of the first reading.
   if (done != samples)
     throw Error(ErrorKind::input, audio + ": changed while it was read: " + std::to_string(samples) + " frames, then " +
                                       std::to_string(done));
@@ -256,6 +268,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
     encoders[c].finish();
     hooked.check();
   }
+  // Refuses channels that differ in length, and frames that do not hold the samples.
   writer.finish(static_cast<uint64_t>(samples));
   file.commit();
   return {.seconds = total,
@@ -277,6 +290,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   expect_model(h, codec_.config(), identity_, input.name());
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
   const int rate = options.model_rate ? model_rate : original;
+  // `wanted`, `end` and `keep_back` count output samples per channel.
   const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
   const bool known = h.samples != StreamHeader::unknown;
   const int64_t end = known ? wanted(h.samples) : INT64_MAX;
@@ -299,6 +313,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   uint64_t frames = 0;
   while (const std::optional<StreamPacket> packet = reader.next()) {
     decoders[packet->channel].push(packet->codes);
+    // Samples can be written only when every channel has its packet of this stretch.
     if (packet->channel + 1 != h.channels) {
       hooked.check();
       continue;
@@ -308,11 +323,13 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
     hooked.at(static_cast<double>(frames) * h.hop / model_rate, known ? static_cast<double>(h.samples) / original : 0);
   }
   for (size_t c = 0; c < decoders.size(); ++c) {
+    // The decoder's last window, then the resampler's tail.
     decoders[c].finish();
     resamplers[c].finish(out.channel(c));
     hooked.check();
   }
   const int64_t length = wanted(reader.samples());
+  // Only if the frames exceed the length by more than keep_back. The output has no name yet, so nothing wrong remains.
   if (out.written() > length)
     throw Error(ErrorKind::input, input.name() + ": has more frames than its length of " +
                                       std::to_string(reader.samples()) + " samples needs");

@@ -22,6 +22,7 @@ std::string renamed(const std::string& name, FileKind from, bool keep_ending) {
     const std::string plain = is_stream(name) ? name.substr(0, name.size() - stream_ending.size()) : name;
     return plain.ends_with(".wav") ? plain : plain + ".wav";
   }
+  // Only known extensions are removed: "take.2" keeps its ".2".
   return (has_audio_extension(name) && !keep_ending ? name.substr(0, name.rfind('.')) : name) + stream_ending;
 }
 
@@ -59,6 +60,7 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
       found.jobs.push_back({in, in == "-" ? in : last_part(in)});
       continue;
     }
+    // With several inputs, outputs keep the name of their folder, so that equal names below do not meet.
     const bool many = inputs.size() > 1;
     found.several = true;
     try {
@@ -90,6 +92,8 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
   if (into && (place == Place::file || place == Place::other))
     throw Error(ErrorKind::usage, "-o " + output + ": is not a folder; several inputs need an output folder");
   std::vector<FileJob> good;
+  // Outputs and the different inputs that would become them. Two inputs for one output are both refused, whatever their
+  // order.
   std::map<std::string, std::vector<std::string>> taken;
   for (FileJob& job : jobs.jobs) {
     if (into && job.in == "-")
@@ -105,6 +109,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
     else
       same.push_back(job.in);
   }
+  // Nothing has been written yet: all names are settled before the first file is coded.
   for (FileJob& job : jobs.jobs) {
     if (job.in.empty()) continue;
     const Place there = place_of(job.out);
@@ -115,6 +120,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
     } else if (there == Place::file && !options.overwrite) {
       jobs.refused.emplace_back(ErrorKind::usage, job.in + ": " + job.out + " exists; -f overwrites it");
     } else if (const std::vector<std::string>& same = taken[job.out]; same.size() > 1) {
+      // `job` is one of the entries, so the message names another.
       const std::string& other = same[0] == job.in ? same[1] : same[0];
       jobs.refused.emplace_back(ErrorKind::usage,
                                 job.in + ": would be written to " + job.out + ", as would " + other +

@@ -26,6 +26,8 @@ std::vector<float> to_mono(std::span<const float> interleaved, int channels) {
 
 int64_t resampled_frames(int64_t frames, int from_rate, int to_rate) {
   if (frames <= 0) return 0;
+  // Rounded to the nearest. The product of a long file exceeds 64 bits only for absurd lengths, which a header may
+  // claim.
   const auto exact = static_cast<__int128>(frames) * to_rate;
   return std::max<int64_t>(1, static_cast<int64_t>((exact + from_rate / 2) / from_rate));
 }
@@ -58,6 +60,7 @@ Resampler::Resampler(int from_rate, int to_rate, int channels) : impl_(std::make
   impl_->channels = static_cast<size_t>(channels);
   if (from_rate == to_rate) return;
   const soxr_quality_spec_t quality = soxr_quality_spec(SOXR_VHQ, 0);
+  // One thread: the result must not depend on their number.
   const soxr_runtime_spec_t runtime = soxr_runtime_spec(1);
   soxr_error_t error = nullptr;
   expect_memory_for_soxr("resample", 0);
@@ -77,6 +80,7 @@ void Resampler::process(std::span<const float> in, std::vector<float>& out) {
     m.given = m.taken;
     return;
   }
+  // soxr takes input and gives output in portions of its own. The loop ends when all is taken and a call gave nothing.
   size_t frames = in.size() / m.channels;
   const float* data = in.data();
   m.buffer.resize(4096 * m.channels);
@@ -106,6 +110,7 @@ void Resampler::finish(std::vector<float>& out) {
     m.given += static_cast<int64_t>(made);
   }
   // The length that soxr produces may differ by a frame because of its own rounding.
+  // Only the end is changed.
   const int64_t wanted = resampled_frames(m.taken, m.from, m.to);
   const int64_t size = static_cast<int64_t>(out.size()) + (wanted - m.given) * static_cast<int64_t>(m.channels);
   out.resize(static_cast<size_t>(std::max<int64_t>(size, 0)), 0.0f);

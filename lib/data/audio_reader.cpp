@@ -20,6 +20,7 @@ namespace {
   throw Error(ErrorKind::input, path + ": " + reason);
 }
 
+/// Decoders seek, and a file may be read twice. Pipes and standard input are therefore copied to an unnamed file first.
 Descriptor open_seekable(const std::string& path) {
   Descriptor fd;
   if (path != "-") {
@@ -90,6 +91,7 @@ std::unique_ptr<Decoder> AudioReader::Impl::decoder_of(ByteRange& from) const {
 }
 
 void AudioReader::Impl::open(size_t which) {
+  // Before `bytes`, which the decoder reads from.
   decoder.reset();
   bytes = std::make_unique<ByteRange>(fd.get(), container.parts[which], container.patches);
   part = which;
@@ -134,6 +136,8 @@ AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(
   m.name = path == "-" ? "standard input" : path;
   m.options = options;
   m.fd = open_seekable(path);
+  // First by its beginning: a stream or a model given by mistake gets a message that names it. Then the container is
+  // inspected, and only then a decoder opens the parts.
   const Thing found = thing_of(head_of(m.fd.get()));
   if (const std::string reason = mistaken(found, Thing::audio); !reason.empty() && found != Thing::empty)
     bad(m.name, reason);
@@ -165,6 +169,8 @@ int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
   while (n < frames && !ended) {
     int64_t got = 0;
     try {
+      // Decoders report what they have first and throw at the next call, so that no frame in front of the damage is
+      // lost.
       got = decoder->read(frames - n, to + n * info.channels);
     } catch (const DecodeFault& fault) {
       if (bytes->error() == 0) {
@@ -177,6 +183,7 @@ int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
     n += got;
     if (got == 0 && !ended) {
+      // The next part of a chained file continues the same signal.
       if (part + 1 < container.parts.size())
         open(part + 1);
       else
@@ -192,6 +199,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
   const int64_t n = m.decode(frames, to.data());
   to.resize(static_cast<size_t>(n * m.info.channels));
   for (size_t i = 0; i < to.size(); ++i)
+    // Written so that NaN is refused, too.
     if (!(std::fabs(to[i]) <= largest_sample)) {
       const int64_t frame = m.position + static_cast<int64_t>(i) / m.info.channels;
       bad(m.name, (std::isfinite(to[i]) ? "sample out of range (" + std::to_string(to[i]) + ")"
@@ -205,6 +213,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
 
 void AudioReader::Impl::at_end() {
   if (position == 0) bad(name, "empty: it contains no audio");
+  // With a warning, the reason has been given already.
   if (info.frames_known && position < info.frames && warnings.empty())
     not_whole("truncated: the header declares " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
               " are there");
@@ -225,6 +234,7 @@ void AudioReader::seek(int64_t frame) {
   if (m.info.frames_known && frame <= m.info.frames) {
     size_t part = 0;
     int64_t before = 0;
+    // The part that holds the frame, by the lengths in the headers.
     while (part + 1 < m.part_frames.size() && before + m.part_frames[part] <= frame) before += m.part_frames[part++];
     if (m.part != part) m.open(part);
     if (m.decoder->seek(frame - before)) {
@@ -234,6 +244,7 @@ void AudioReader::seek(int64_t frame) {
     }
     lost = true;
   }
+  // Decoding up to the frame always works. Without a usable position of the decoder it begins at the start.
   if (lost || frame < m.position) rewind();
   std::vector<float> skipped;
   while (m.position < frame && read(std::min<int64_t>(frame - m.position, 1 << 15), skipped) > 0) {

@@ -22,6 +22,7 @@ class Bytes {
   uint64_t size() const { return size_; }
   std::string at(uint64_t offset, size_t n) const {
     if (offset < block_at_ || offset + n > block_at_ + block_.size()) {
+      // Many small chunks or pages in a row are worth a large block; single reads far apart are not.
       const bool near = offset >= last_ && offset - last_ < 1024;
       block_ = read(offset, near ? std::max<size_t>(n, 65536) : n);
       block_at_ = offset;
@@ -37,6 +38,7 @@ class Bytes {
     while (have < n) {
       const ssize_t got = ::pread(fd_, out.data() + have, n - have, static_cast<off_t>(offset + have));
       if (got < 0 && errno == EINTR) continue;
+      // Fewer bytes at the end of the file. An error looks the same: the decoder meets it again and reports it.
       if (got <= 0) break;
       have += static_cast<size_t>(got);
     }
@@ -112,6 +114,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     const uint64_t size = number(std::string_view(header).substr(4), kind.big_endian), start = at + 8;
     const std::string_view name = std::string_view(header).substr(0, 4);
     if (!is_chunk_name(name)) break;
+    // RF64 has the 64-bit sizes in this chunk: of the file, then of the data (EBU Tech 3306).
     if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false), long_data_at = start + 8;
     if (name == kind.data_name) {
       const uint64_t there = file.size() - start;
@@ -136,6 +139,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
       }
       return;
     }
+    // Chunks begin at even positions.
     at = start + size + (size & 1);
   }
   c.fault = "truncated: it ends, or is damaged, before its audio begins";
@@ -153,6 +157,7 @@ void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
       if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // else libsndfile refuses it
       return;
     }
+    // Prevents overflow of the sum below.
     if (size > file.size()) break;
     at = start + size;
   }
@@ -173,6 +178,7 @@ void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
       return;
     }
     if (size < 24 || size > there) break;
+    // Chunks begin at multiples of 8 bytes.
     at += (size + 7) / 8 * 8;
   }
   c.fault = "truncated: it ends, or is damaged, before its audio begins";
@@ -185,6 +191,7 @@ void inspect_sphere(const Bytes& file, uint64_t begin, Container& c) {
     const size_t at = head.find("\n" + name + " -i ");
     return at == std::string::npos ? 0 : std::strtoull(head.c_str() + at + name.size() + 5, nullptr, 10);
   };
+  // The second line of the header is its own length in bytes.
   const uint64_t start = std::strtoull(head.c_str() + std::min<size_t>(8, head.size()), nullptr, 10);
   const uint64_t promised = property("sample_count") * property("channel_count") * property("sample_n_bytes");
   const uint64_t there = file.size() - std::min(file.size(), begin + start);
@@ -209,6 +216,8 @@ Page page_at(const Bytes& file, uint64_t at) {
 
 /// The position of the next page after bytes that are not a page, or the end of the file.
 uint64_t next_page(const Bytes& file, uint64_t at) {
+  // Blocks overlap by 3 bytes, so that a name across a border is found. They grow, because usually the next page is
+  // near.
   for (size_t block = 256;; at += block - 3, block = std::min<size_t>(2 * block, 65536)) {
     const std::string bytes = file.at(at, block);
     if (const size_t found = bytes.find("OggS"); found != std::string::npos) return at + found;
@@ -260,6 +269,7 @@ uint64_t behind_tags(const Bytes& file) {
   uint64_t at = 0;
   for (;;) {
     const std::string head = file.at(at, 10);
+    // Ten bytes of header. The size has 4 x 7 bits; a set high bit means that this is no tag.
     if (head.size() < 10 || !head.starts_with("ID3")) return at;
     uint64_t size = 0;
     for (size_t i = 6; i < 10; ++i) {
@@ -282,6 +292,8 @@ Container inspect_container(int fd) {
     c.fault = "empty: 0 bytes";
     return c;
   }
+  // Reads only headers and, for Ogg, the page headers. It never decodes. What libsndfile would accept silently (cut
+  // files, chained streams) or refuse (sizes that a recorder left at zero) is found here.
   const Bytes file(fd, static_cast<uint64_t>(status.st_size));
   const uint64_t begin = behind_tags(file);
   c.parts = {{begin < file.size() ? begin : 0, file.size()}};

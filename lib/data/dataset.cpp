@@ -72,6 +72,7 @@ std::vector<float> decode(const std::string& path, const MaterialOptions& option
     throw Error(ErrorKind::input, path + ": too short: " + std::to_string(m.samples) + " samples at " +
                                       std::to_string(options.sample_rate) + " Hz, expected at least " +
                                       std::to_string(min_samples));
+  // The samples may stay in the cache for the whole run.
   out.shrink_to_fit();
   return out;
 }
@@ -172,11 +173,14 @@ void Dataset::Impl::scan() {
   std::atomic<uint64_t> kept{0};
   std::exception_ptr failure;
   int64_t done = 0;
+  // Threads take the next file from a counter. Each file has its own place in the vectors, so the results do not depend
+  // on which thread took it. `mutex` guards `done` and `failure`.
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < n; i = next.fetch_add(1)) {
       const std::string path = folder + "/" + found.files[i];
       try {
         all[i].path = found.files[i];
+        // A file larger than what is left of the cache is decoded for its length and level only.
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
         auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i],
                               warnings[i]);
@@ -186,7 +190,10 @@ void Dataset::Impl::scan() {
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
       } catch (const Error& e) {
         reasons[i] = e.what();
+        // The lists of bad files name the path themselves.
         if (reasons[i].starts_with(path + ": ")) reasons[i].erase(0, path.size() + 2);
+        // Bad files are collected. Other errors, such as a lack of memory, end the scan: setting `next` leaves the
+        // threads nothing to take.
         if (e.kind() != ErrorKind::input && e.kind() != ErrorKind::io) {
           const std::lock_guard lock(mutex);
           failure = std::current_exception();
@@ -218,6 +225,7 @@ void Dataset::Impl::scan() {
     }
     work();
   }
+  // All threads have ended here.
   if (failure) std::rethrow_exception(failure);
 
   for (size_t i = 0; i < n; ++i)
@@ -226,6 +234,7 @@ void Dataset::Impl::scan() {
   const int64_t bad_files = static_cast<int64_t>(bad.size());
   if (bad_files == files)
     throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
+  // Both limits must be passed: a few bad files are common in a large folder.
   if (bad_files > options.max_bad_files &&
       static_cast<double>(bad_files) > options.max_bad_fraction * static_cast<double>(files))
     throw Error(ErrorKind::input,
@@ -237,6 +246,7 @@ void Dataset::Impl::scan() {
     clips.push_back(std::move(all[i]));
     total_bytes += static_cast<uint64_t>(clips.back().samples) * sizeof(float);
     cache.push_back({});
+    // In order of path, so the cache's content does not depend on the threads, as long as all clips fit.
     if (decoded[i]) keep(static_cast<int64_t>(clips.size()) - 1, decoded[i]);
     decoded[i].reset();
   }
@@ -254,6 +264,8 @@ void Dataset::Impl::split() {
                     folder + ": held-out entry '" + entry + "' matches no usable file in this folder");
     }
   } else {
+    // Folder names such as "test" come first. Otherwise a fraction of the files is held out, chosen by a hash of each
+    // path: it does not depend on the order of the files, and adding files moves few of the others.
     const bool any = options.held_out_folders && split_by_names();
     if (!any && clips.size() >= 2 && options.valid_fraction > 0) {
       std::vector<std::pair<uint64_t, size_t>> order;
@@ -263,6 +275,7 @@ void Dataset::Impl::split() {
         order.emplace_back(hash.value(), i);
       }
       std::sort(order.begin(), order.end());
+      // At least one file on each side.
       const double wanted = std::nearbyint(options.valid_fraction * static_cast<double>(clips.size()));
       const size_t count = static_cast<size_t>(std::clamp(wanted, 1.0, static_cast<double>(clips.size() - 1)));
       for (size_t i = 0; i < count; ++i) clips[order[i].second].held_out = true;
@@ -280,6 +293,7 @@ void Dataset::Impl::split() {
 bool Dataset::Impl::split_by_names() {
   std::vector<NamedFolder> named;
   for (const Clip& c : clips) named.push_back(named_folder(c.path));
+  // If there are folders for validation, those for tests stay unused, so that nothing in training is chosen by them.
   const bool judged =
       std::any_of(named.begin(), named.end(), [](const NamedFolder& f) { return !f.path.empty() && !f.test; });
   std::set<std::string> held, left;
@@ -301,6 +315,7 @@ void Dataset::Impl::keep(int64_t clip, const Samples& samples) {
   const uint64_t bytes = samples->size() * sizeof(float);
   if (entry.samples || bytes > options.cache_bytes) return;
   while (cached_bytes + bytes > options.cache_bytes) {
+    // Never empty here: without clips, cached_bytes is 0 and `bytes` fits.
     Entry& last = cache[static_cast<size_t>(recent.back())];
     cached_bytes -= last.samples->size() * sizeof(float);
     last.samples.reset();
@@ -349,6 +364,7 @@ int Dataset::sample_rate() const { return impl_->options.sample_rate; }
 
 uint64_t Dataset::fingerprint() const {
   Hash hash;
+  // Modification times are left out, because a copy of the folder has others.
   hash.number(static_cast<uint64_t>(impl_->options.sample_rate));
   for (const Clip& c : impl_->clips) {
     hash.text(c.path);
@@ -373,12 +389,15 @@ Dataset::Samples Dataset::load(int64_t clip) const {
     const std::lock_guard lock(m.mutex);
     auto& entry = m.cache[static_cast<size_t>(clip)];
     if (entry.samples) {
+      // Moves the clip to the front; `place` stays valid.
       m.recent.splice(m.recent.begin(), m.recent, entry.place);
       return entry.samples;
     }
   }
   Clip now;
   std::string warning;
+  // Decoded without the lock. Two threads may decode the same clip; keep() takes the first. A caller shares ownership,
+  // so a clip that leaves the cache stays valid for it.
   auto samples = std::make_shared<const std::vector<float>>(
       decode(m.path_of(known), m.material(), m.options.min_samples, std::numeric_limits<int64_t>::max(), now, warning));
   if (now.bytes != known.bytes || now.modified != known.modified || now.samples != known.samples)
@@ -396,9 +415,12 @@ void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& si
   if (offset < 0 || n < 0 || n > known.samples - offset)
     throw Error(ErrorKind::usage, "dataset: samples " + std::to_string(offset) + " to " + std::to_string(offset + n) +
                                       " of " + path + ", which has " + std::to_string(known.samples));
+  // Otherwise the crop and its surroundings are decoded, even if the clip is in the cache: what a crop holds must not
+  // depend on which clips were read before.
   if (in_memory()) return sink(std::span(*load(clip)).subspan(static_cast<size_t>(offset), static_cast<size_t>(n)));
   Clip now;
   note_file(path, now);
+  // A cheap check before each read: the gain and the length belong to the file as it was scanned.
   if (now.bytes != known.bytes || now.modified != known.modified)
     throw Error(ErrorKind::input, path + ": changed since training began");
   MaterialOptions options = m.material();

@@ -22,10 +22,12 @@ int64_t ByteRange::read(void* to, int64_t bytes) {
   while (have < wanted) {
     const ssize_t n = ::pread(fd_, out + have, wanted - have, static_cast<off_t>(part_.begin + at_ + have));
     if (n < 0 && errno == EINTR) continue;
+    // Decoders do not pass errors on, so the caller asks for error() after each call.
     if (n < 0) error_ = errno;
     if (n <= 0) break;
     have += static_cast<size_t>(n);
   }
+  // Patches replace bytes of the header in what the decoder reads. The file itself is not changed.
   const uint64_t first = part_.begin + at_, last = first + have;
   for (const Container::Patch& p : patches_)
     for (size_t i = 0; i < p.bytes.size(); ++i)
@@ -78,6 +80,7 @@ class SoundFile : public Decoder {
       used_ += n;
       done += static_cast<int64_t>(n / width);
     }
+    // The good frames in front of a failed block are returned first.
     if (done == 0 && failed_ != SF_ERR_NO_ERROR) throw DecodeFault{sf_error_number(failed_)};
     return done;
   }
@@ -91,6 +94,7 @@ class SoundFile : public Decoder {
     // counts from a wrong position in a page that the end of the stream truncates.
     const int64_t first = vorbis_ ? std::max<int64_t>(0, std::min(frame - 8192, last_page_ - 1)) : frame;
     if (sf_seek(sound_.get(), first, SEEK_SET) != first) return false;
+    // Decodes and drops the frames in front. In the last block, `used_` ends at the wanted frame.
     for (int64_t left = frame - first; left > 0; left -= static_cast<int64_t>(used_) / info_.channels) {
       if (!refill()) return false;
       used_ = std::min(block_.size(), static_cast<size_t>(left * info_.channels));
@@ -149,6 +153,7 @@ struct CloseMpeg {
 class MpegFile : public Decoder {
  public:
   explicit MpegFile(ByteRange& bytes) {
+    // Once per process; the initialisation of a static is safe among threads.
     static const int started = mpg123_init();
     int error = started;
     mpeg_.reset(error == MPG123_OK ? mpg123_new(nullptr, &error) : nullptr);
@@ -190,6 +195,7 @@ class MpegFile : public Decoder {
         long rate = 0;
         int channels = 0, encoding = 0;
         mpg123_getformat(mpeg_.get(), &rate, &channels, &encoding);
+        // libmpg123 also reports the format of the first frame in this way.
         if (rate != info_.sample_rate || channels != info_.channels)
           fault_ = "the format changes there to " + std::to_string(rate) + " Hz with " + std::to_string(channels) +
                    " channels, at the beginning it is " + std::to_string(info_.sample_rate) + " Hz and " +
@@ -198,6 +204,7 @@ class MpegFile : public Decoder {
         fault_ = mpg123_strerror(mpeg_.get());
       }
     }
+    // As in SoundFile: first what was decoded, then the fault.
     if (have == 0 && !fault_.empty()) throw DecodeFault{fault_};
     return static_cast<int64_t>(have / width);
   }

@@ -16,6 +16,8 @@ int64_t samples_of(const Dataset& data, double seconds) { return std::llround(se
 /// An order that spreads over the list, because neighbours often have the same sentence or speaker.
 std::vector<int64_t> spread_clips(const Dataset& data) {
   const std::vector<int64_t>& from = data.held_out().empty() ? data.training() : data.held_out();
+  // About 17 places over the whole list, then their neighbours. An odd stride does not keep step with lists that
+  // alternate.
   const size_t n = from.size(), stride = std::max<size_t>(1, n / 17) | 1;
   std::vector<int64_t> order;
   for (size_t first = 0; first < stride; ++first)
@@ -34,6 +36,8 @@ std::vector<Excerpt> judged_excerpts(const Dataset& data, double seconds) {
   const auto is_excerpted = [&](size_t i) {
     return seconds > 0 && is_long(data, data.clips()[static_cast<size_t>(order[i])]);
   };
+  // First every file gets one part, in spread order, until the time is used up. Then long files get further parts in
+  // turn, as long as their parts do not overlap.
   double left = seconds > 0 ? seconds : std::numeric_limits<double>::infinity();
   const auto take = [&](int64_t n) { left -= static_cast<double>(n) / data.sample_rate(); };
   std::vector<int64_t> parts(order.size(), 0);
@@ -54,6 +58,7 @@ std::vector<Excerpt> judged_excerpts(const Dataset& data, double seconds) {
   std::vector<Excerpt> list;
   for (size_t i = 0; i < taken; ++i)
     for (int64_t k = 0; k < parts[i]; ++k)
+      // The middles of `parts` equal sections of the file.
       list.push_back(is_excerpted(i) ? Excerpt{order[i], (2 * k + 1) * samples(i) / (2 * parts[i]) - piece / 2, piece}
                                      : Excerpt{order[i], 0, samples(i)});
   return list;
@@ -77,6 +82,7 @@ ExcerptReader::ExcerptReader(const Dataset& data, std::vector<Excerpt> excerpts,
     : data_(data), excerpts_(std::move(excerpts)), between_(std::move(between)), held_(excerpts_.size()) {
   int64_t samples = 0;
   for (const Excerpt& e : excerpts_) samples += e.samples;
+  // All or nothing: a cache of a part would be of little use, since every evaluation reads all excerpts in order.
   keeps_all_ = !data_.in_memory() && samples <= held_samples;
 }
 

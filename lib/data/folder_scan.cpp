@@ -35,6 +35,7 @@ class Scanner {
 
   FolderScan run() {
     if (const std::string reason = enter(""); !reason.empty()) throw Error(ErrorKind::io, root_ + ": " + reason);
+    // The order of clips decides what a crop's number means, so it must not depend on the file system.
     std::sort(out_.files.begin(), out_.files.end());
     std::sort(out_.bad.begin(), out_.bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
     return std::move(out_);
@@ -46,6 +47,7 @@ class Scanner {
     const std::string path = root_ + "/" + below;
     struct stat status {};
     if (::stat(path.c_str(), &status) != 0) return why_no_folder();
+    // A folder is entered once, so links that lead back end here.
     if (!seen_.insert({status.st_dev, status.st_ino}).second) return "";
     const std::unique_ptr<DIR, CloseFolder> dir(::opendir(path.c_str()));
     if (!dir) return std::string("cannot open folder: ") + std::strerror(errno);
@@ -57,6 +59,7 @@ class Scanner {
     std::sort(names.begin(), names.end());
     for (const std::string& name : names) {
       if (name == "." || name == "..") continue;
+      // Hidden files, such as the "._NAME.wav" that macOS leaves beside audio.
       if (name.front() == '.') {
         ++out_.ignored;
         continue;

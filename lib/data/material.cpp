@@ -24,6 +24,7 @@ class ChannelPower {
   int instead_of_mean() const {
     if (frames_ == 0) return -1;
     const double channels = std::accumulate(power_.begin(), power_.end(), 0.0) / static_cast<double>(channels_);
+    // Below the level of silence, cancellation has no meaning.
     const double least =
         static_cast<double>(silence_deviation) * static_cast<double>(silence_deviation) * static_cast<double>(frames_);
     if (channels < least || mean_power_ >= cancelled * channels) return -1;
@@ -72,6 +73,7 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
   std::vector<float> piece, ready;
   m.frames = m.samples = 0;
   if (samples != nullptr) samples->clear();
+  // Beyond `most` the samples are given up, and only the statistics go on.
   const auto take = [&] {
     level.add(ready, m.samples == 0);
     m.samples += static_cast<int64_t>(ready.size());
@@ -102,12 +104,14 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
 
 Material survey(AudioReader& reader, const MaterialOptions& options, std::vector<float>* samples, int64_t most) {
   Material m{.sample_rate = reader.info().sample_rate, .channels = reader.info().channels};
+  // Whether the channels cancel is known only at the end, so such a file is read a second time.
   if (const int channel = pass(reader, options, m, samples, most); channel >= 0) {
     m.channel = channel;
     reader.rewind();
     pass(reader, options, m, samples, most);
   }
   m.warnings = reader.warnings();
+  // Before the warning about channels, which says nothing about the header.
   m.exact_header = m.warnings.empty() && reader.info().frames_known && reader.info().frames == m.frames;
   if (m.channel >= 0)
     m.warnings.push_back("its channels cancel each other (opposite phase); only channel " +
@@ -150,12 +154,14 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
   } else {
     // A seek is unreliable if the header's length is not that of the file.
     reader.rewind();
+    // The frames are decoded and dropped.
     while (frames < first_frame && read(std::min(piece_frames, first_frame - frames)) > 0) {
     }
   }
   Resampler resampler(m.sample_rate, options.sample_rate);
   const int64_t end = offset + n,
                 enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler delays some
+  // Reads about as many frames as are needed, then in steps of 1024 until the resampler has given enough.
   for (bool last = false; at < end && !last;) {
     last = read(std::clamp<int64_t>(enough - frames, 1024, piece_frames)) == 0;
     if (last)

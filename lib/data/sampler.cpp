@@ -14,6 +14,7 @@ namespace nacre::training {
 namespace {
 
 /// First random stream of the sampler. Each index of the batch uses two streams from here on.
+// "crop" in ASCII.
 constexpr uint64_t crop_streams = uint64_t{0x63726F70} << 32;
 
 std::vector<int64_t> lengths_of(const Dataset& dataset) {
@@ -38,6 +39,7 @@ CropSampler::CropSampler(std::vector<int64_t> clips, std::span<const int64_t> le
   int64_t total = 0;
   for (const int64_t n : lengths) {
     if (n < 1) throw Error(ErrorKind::usage, "sampler: a clip without samples");
+    // Running sums: a clip is drawn by its share of all samples, with one search by halves.
     ends_.push_back(total += n);
   }
 }
@@ -50,6 +52,7 @@ Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
   const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
   const auto i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
   const int64_t length = ends_[i] - (i == 0 ? 0 : ends_[i - 1]);
+  // A short clip is taken whole; fill_batch() pads it.
   if (length <= segment_) return {clips_[i], 0, length};
   const uint64_t starts = static_cast<uint64_t>(length - segment_ + 1);
   return {clips_[i], static_cast<int64_t>(Philox{seed_, stream + 1}.below(counter, starts)), segment_};
@@ -65,6 +68,8 @@ namespace {
 /// Reads the crop of the first draw whose file can be read.
 Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index,
                     std::span<float> to, std::vector<BadFile>& lost) {
+  // A file may vanish during a run that takes days. Another draw takes its place, by the attempt's number and not by
+  // time, so a resumed run draws the same. If a whole disk is gone, the run ends.
   constexpr int64_t attempts = 100;
   for (int64_t attempt = 0;; ++attempt) {
     const Crop crop = sampler.at(step, index, attempt);
@@ -88,6 +93,7 @@ void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step
   out.step = step;
   out.samples.resize(batch * segment);
   out.crops.resize(batch);
+  // The buffers keep their size from batch to batch.
   out.lost.clear();
   for (size_t i = 0; i < batch; ++i) {
     const std::span<float> to = std::span(out.samples).subspan(i * segment, segment);
@@ -134,9 +140,12 @@ struct Prefetcher::Impl {
     for (;;) {
       room.wait(lock, [&] { return stopping || slot(to_fill).state == State::empty; });
       if (stopping) return;
+      // Steps are given out in order, so with one thread or many every step is filled once. The contents depend on the
+      // step alone.
       const int64_t step = to_fill++;
       Slot& mine = slot(step);
       mine.state = State::filling;
+      // No other thread accesses a slot in the state `filling`.
       lock.unlock();
       std::exception_ptr failure;
       try {
@@ -151,6 +160,7 @@ struct Prefetcher::Impl {
       if (failure) stopping = true;
       ready.notify_one();
       room.notify_one();
+      // All other threads wake up and end.
       if (failure) room.notify_all();
     }
   }
@@ -163,6 +173,7 @@ Prefetcher::Prefetcher(const Dataset& dataset, const CropSampler& sampler, Prefe
   try {
     for (int t = 0; t < options.threads; ++t) impl_->threads.emplace_back([m = impl_.get()] { m->work(); });
   } catch (const std::system_error& e) {
+    // Fewer threads than asked for are enough.
     if (impl_->threads.empty())
       throw Error(ErrorKind::memory, std::string("prefetch: could not start a thread (") + e.what() +
                                          "); raise the limits of memory and processes (ulimit -v, ulimit -u)");
@@ -180,6 +191,7 @@ const Batch& Prefetcher::next() {
   }
   Impl::Slot& slot = m.slot(m.to_give);
   m.ready.wait(lock, [&] { return slot.state == Impl::State::ready; });
+  // The batches before the failed one have been given out already.
   if (slot.failure) std::rethrow_exception(slot.failure);
   ++m.to_give;
   m.holding = true;

@@ -42,6 +42,8 @@ bool is_named_audio(std::string_view head) {
 bool is_mpeg_frame(std::string_view head) {
   if (head.size() < 4) return false;
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(head[i]); };
+  // Eleven bits of synchronisation, then values that the standard reserves: version 1, layer 0, bitrate 15, rate 3. FF
+  // FE is the byte order mark of UTF-16.
   return byte(0) == 0xFF && byte(1) != 0xFE && (byte(1) & 0xE0) == 0xE0 && (byte(1) >> 3 & 3) != 1 &&
          (byte(1) >> 1 & 3) != 0 && (byte(2) >> 4) != 15 && (byte(2) >> 2 & 3) != 3;
 }
@@ -51,6 +53,7 @@ Thing thing_of(std::string_view head) {
   if (head.starts_with("\x89NACRE")) return Thing::stream;
   if (is_named_audio(head))
     return Thing::audio;  // before the test for weights: the size of an ID3 tag may look like their header
+  // Eight bytes of length, then JSON (safetensors).
   if (head.size() > 8 && head[8] == '{') {
     uint64_t length = 0;  // of the header
     for (size_t i = 0; i < 8; ++i) length |= uint64_t{static_cast<unsigned char>(head[i])} << (8 * i);
@@ -85,6 +88,7 @@ std::string mistaken(Thing found, Thing expected) {
 
 std::string about_folder(const fs::path& folder, Thing expected) {
   std::error_code failed;
+  // From the most specific to the least: a checkpoint, a run, then what the names of the files say.
   if (fs::is_regular_file(folder / "manifest.json", failed))
     return expected == Thing::weights ? "" : "; it is a checkpoint of nacre train, which --model takes";
   if (fs::is_regular_file(folder / "config.json", failed) && fs::exists(folder / "run.lock", failed))

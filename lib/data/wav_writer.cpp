@@ -59,6 +59,8 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
                 (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
   impl_->sound = open_to_write(impl_->file.fd(), info, path);
   if (!impl_->sound) throw Error(ErrorKind::io, path + ": cannot write: " + sf_strerror(nullptr));
+  // If the length is unknown, RF64 keeps room for 64-bit sizes; a file that stays small becomes plain WAV when it is
+  // closed.
   if (!impl_->plain) sf_command(impl_->sound.get(), SFC_RF64_AUTO_DOWNGRADE, nullptr, SF_TRUE);
   // The PEAK chunk contains the time of day. With it, equal samples would not give equal bytes.
   sf_command(impl_->sound.get(), SFC_SET_ADD_PEAK_CHUNK, nullptr, SF_FALSE);
@@ -89,6 +91,7 @@ void WavWriter::write(std::span<const float> x) {
 
 int64_t WavWriter::commit() {
   Impl& m = *impl_;
+  // Closing writes the sizes into the header, so it can fail, and it comes before the file gets its name.
   const int error = sf_close(m.sound.release());
   if (error != SF_ERR_NO_ERROR) throw Error(ErrorKind::io, m.name + ": cannot write: " + sf_error_number(error));
   m.file.commit();
@@ -108,6 +111,7 @@ std::string wav_bytes(std::span<const float> x, int sample_rate, int channels) {
   };
   const uint64_t data = 2 * x.size(), frame = 2 * static_cast<uint64_t>(channels);
   if (data > 0xFFFFFF00u) throw Error(ErrorKind::usage, "wav_bytes: too long for a WAV in memory");
+  // The shortest header: RIFF, a format chunk of 16 bytes (format 1, PCM), the data chunk.
   out.reserve(44 + data);
   out += "RIFF";
   number(36 + data, 4);

@@ -37,7 +37,9 @@ FileCalls& file_calls() noexcept {
 
 namespace {
 
+// The dot hides temporaries from listings. remove_leftovers() finds them by the prefix.
 constexpr std::string_view temporary_prefix = ".nacre-tmp-";
+// 256 KiB: few system calls even if the content comes in small pieces.
 constexpr size_t buffer_bytes = size_t{1} << 18;
 
 [[noreturn]] void fail(const fs::path& path, const char* action, int number) {
@@ -58,6 +60,7 @@ auto retried(F&& call) {
 class Descriptor {
  public:
   Descriptor(fs::path path, int flags, const char* action) : path_(std::move(path)) {
+    // O_CLOEXEC, so that a program that another thread starts does not keep the file open.
     fd_ = retried([&] { return file_calls().open(path_.c_str(), flags | O_CLOEXEC, 0666); });
     if (fd_ < 0) fail(path_, action, errno);
   }
@@ -71,6 +74,7 @@ class Descriptor {
     while (!data.empty()) {
       const ssize_t n = retried([&] { return file_calls().write(fd_, data.data(), data.size()); });
       if (n < 0) fail(path_, "write", errno);
+      // Without this check, a call that writes zero bytes without an error would repeat endlessly.
       if (n == 0) fail(path_, "write", ENOSPC);
       data = data.subspan(static_cast<size_t>(n));
     }
@@ -93,6 +97,7 @@ fs::path parent_of(const fs::path& path) {
   return parent.empty() ? fs::path(".") : parent;
 }
 
+/// Makes renames in a folder durable. fsync of a file does not cover its name.
 void sync_folder(const fs::path& folder) {
   Descriptor d(folder, O_RDONLY | O_DIRECTORY, "open the folder");
   d.sync();
@@ -103,6 +108,8 @@ void rename_to(const fs::path& from, const fs::path& to) {
   if (file_calls().rename(from.c_str(), to.c_str()) < 0) fail(to, "rename the temporary file to this name", errno);
 }
 
+/// A name in the folder of the target, because rename() is atomic only within one file system. Process number and
+/// counter make it unique among processes and threads.
 fs::path next_temporary(const fs::path& target) {
   static std::atomic<uint64_t> counter{0};
   return parent_of(target) / (std::string(temporary_prefix) + std::to_string(::getpid()) + "-" +
@@ -113,11 +120,13 @@ fs::path next_temporary(const fs::path& target) {
 class Output {
  public:
   explicit Output(const fs::path& path)
+      // O_EXCL: a file or link of this name that another program made is never written to.
       : buffer_(with_capacity(buffer_bytes)), file_(path, O_WRONLY | O_CREAT | O_EXCL, "create") {}
   void write(std::span<const std::byte> data) {
     record_.bytes += data.size();
     record_.crc = crc32c(data, record_.crc);
     if (buffer_.size() + data.size() > buffer_bytes) flush();
+    // A large piece is not copied. The buffer is empty then, so the bytes stay in order.
     if (data.size() >= buffer_bytes)
       file_.write(data);
     else
@@ -147,6 +156,7 @@ class Output {
 
 /// Opens `path`, which must be a regular file. Never blocks on a pipe.
 Descriptor open_for_reading(const fs::path& path, uint64_t& size) {
+  // O_NONBLOCK has no effect on regular files. A pipe opens at once and is then refused.
   Descriptor file(path, O_RDONLY | O_NONBLOCK, "open");
   struct stat status {};
   if (::fstat(file.get(), &status) < 0) fail(path, "read the status", errno);
@@ -175,6 +185,7 @@ struct AtomicFile::Impl {
 AtomicFile::AtomicFile(fs::path target) : impl_(std::make_unique<Impl>()) {
   std::error_code ignored;
   const auto status = fs::status(target, ignored);
+  // A rename onto a device or a pipe would replace it by a file.
   if (fs::exists(status) && !fs::is_regular_file(status))
     throw Error(ErrorKind::usage, target.string() + ": exists and is not a regular file");
   impl_->target = std::move(target);
@@ -184,6 +195,7 @@ AtomicFile::AtomicFile(fs::path target) : impl_(std::make_unique<Impl>()) {
 
 AtomicFile::~AtomicFile() {
   if (impl_->temporary.empty()) return;
+  // The descriptor is closed before the name is removed.
   impl_->output.reset();
   file_calls().unlink(impl_->temporary.c_str());
 }
@@ -192,7 +204,10 @@ void AtomicFile::write(std::span<const std::byte> data) { impl_->output->write(d
 
 FileRecord AtomicFile::commit() {
   FileRecord record = impl_->output->finish();
+  // The content is on the disk before the name changes. After a power failure the target is the old file or the new
+  // one.
   rename_to(impl_->temporary, impl_->target);
+  // From here on the destructor has nothing to remove, even if the next call throws.
   impl_->temporary.clear();
   sync_folder(parent_of(impl_->target));
   record.name = impl_->target.filename().string();
@@ -219,6 +234,7 @@ AtomicDirectory::AtomicDirectory(fs::path target) : impl_(std::make_unique<Impl>
 
 AtomicDirectory::~AtomicDirectory() {
   if (impl_->temporary.empty()) return;
+  // Only files of this object are removed. A failure is ignored: remove_leftovers() finds the rest.
   for (const auto& file : impl_->files) file_calls().unlink(file.c_str());
   file_calls().rmdir(impl_->temporary.c_str());
 }
@@ -229,6 +245,7 @@ FileRecord AtomicDirectory::write(const std::string& name, const std::function<v
   if (name.empty() || name.find('/') != std::string::npos || name == "." || name == ".." ||
       name.find('\0') != std::string::npos)
     throw Error(ErrorKind::usage, "\"" + name + "\" is not a plain file name");
+  // Listed before it is created, so that the destructor removes it if the content throws.
   impl_->files.push_back(impl_->temporary / name);
   Output output(impl_->files.back());
   content([&](std::span<const std::byte> data) { output.write(data); });
@@ -245,6 +262,8 @@ void AtomicDirectory::commit() {
 }
 
 void remove_folder_atomically(const fs::path& folder) {
+  // The rename makes the folder disappear as a whole. If removing it then fails or the process is killed, the rest has
+  // the name of a temporary, which remove_leftovers() removes.
   const fs::path temporary = next_temporary(folder);
   if (file_calls().rename(folder.c_str(), temporary.c_str()) < 0) fail(folder, "remove", errno);
   std::error_code problem;
@@ -264,6 +283,7 @@ void write_file_atomically(const fs::path& target, std::string_view text) {
 std::vector<std::byte> read_file(const fs::path& path, uint64_t max_bytes) {
   uint64_t size = 0;
   Descriptor file = open_for_reading(path, size);
+  // Checked before anything is allocated.
   if (size > max_bytes)
     throw Error(ErrorKind::input, path.string() + ": has " + std::to_string(size) + " bytes, expected at most " +
                                       std::to_string(max_bytes));
@@ -278,6 +298,7 @@ std::vector<std::byte> read_file(const fs::path& path, uint64_t max_bytes) {
     if (n == 0) fail_changed(path);
     done += n;
   }
+  // A file that grows while it is read is refused, as is one that shrinks.
   std::byte more{};
   if (read_some(path, file, {&more, 1}) != 0) fail_changed(path);
   return content;
@@ -299,6 +320,7 @@ int remove_leftovers(const fs::path& folder) {
   int removed = 0;
   try {
     std::vector<fs::path> found;
+    // The names are gathered first, because removing entries while iterating may skip some.
     for (const auto& entry : fs::directory_iterator(folder))
       if (entry.path().filename().string().starts_with(temporary_prefix)) found.push_back(entry.path());
     for (const auto& path : found) removed += fs::remove_all(path) > 0;

@@ -25,6 +25,7 @@ namespace {
 constexpr std::string_view manifest_name = "manifest.json";
 constexpr std::string_view step_prefix = "step-";
 constexpr int manifest_format = 1;
+// A damaged or foreign file must not exhaust memory before its CRC is compared.
 constexpr uint64_t max_manifest_bytes = uint64_t{1} << 26;
 constexpr std::string_view own_keys[] = {"crc32c", "format", "step", "selection", "files"};
 // The first line of a manifest holds the CRC of everything after it and is compared as text.
@@ -41,6 +42,7 @@ uint32_t crc_of(std::string_view text) { return crc32c(std::as_bytes(std::span(t
 
 std::string folder_name(int64_t step) {
   const std::string digits = std::to_string(step);
+  // Eight digits, so that names sort like steps in a listing. Higher steps get longer names.
   return std::string(step_prefix) + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
 }
 
@@ -50,6 +52,7 @@ int64_t step_of(const std::string& name) {
   int64_t step = -1;
   const char* end = name.data() + name.size();
   const auto result = std::from_chars(name.data() + step_prefix.size(), end, step);
+  // Comparing the name refuses other spellings ("step-5"), so that every step has one folder at most.
   return result.ec == std::errc() && result.ptr == end && step >= 0 && folder_name(step) == name ? step : -1;
 }
 
@@ -76,10 +79,13 @@ std::string manifest_text(int64_t step, const Json& caller, std::optional<double
   Json json;
   json["format"] = manifest_format;
   json["step"] = step;
+  // JSON has no NaN. Without a selection the checkpoint is never the best.
   if (metric && !std::isnan(*metric))
     json["selection"] = {{"metric", *metric}, {"better", higher_is_better ? "higher" : "lower"}};
   json["files"] = files;
   for (const auto& [key, value] : caller.items()) json[key] = value;
+  // The CRC covers the text and not its values, so that any change of a byte is found. The first line is written apart
+  // from the object, because the CRC must not cover itself; together they are valid JSON.
   const std::string rest = json.dump(2).substr(2) + "\n";  // without "{\n"
   return std::string(crc_before) + hex8(crc_of(rest)) + std::string(crc_after) + rest;
 }
@@ -122,6 +128,7 @@ Checkpoint verify(const fs::path& path) {
         damaged(path / manifest_name, in_quotes(name) + " is not a file name");
       const FileRecord found = measure_file(path / name);
       const auto bytes = expected.at("bytes").get<uint64_t>();
+      // The length comes first, because it says more than a CRC about a file that is cut off.
       if (found.bytes != bytes)
         damaged(path / name, "has " + std::to_string(found.bytes) + " bytes, expected " + std::to_string(bytes));
       if (hex8(found.crc) != expected.at("crc32c").get<std::string>())
@@ -130,6 +137,7 @@ Checkpoint verify(const fs::path& path) {
   } catch (const nlohmann::json::exception& e) {
     damaged(path / manifest_name, e.what());
   }
+  // What remains is what the caller gave to save().
   for (const auto key : own_keys) json.erase(std::string(key));
   checkpoint.manifest = json.dump();
   return checkpoint;
@@ -160,6 +168,7 @@ std::vector<Ranked> rank(const fs::path& run, std::vector<DamagedCheckpoint>* un
     }
   }
   std::sort(ranked.begin(), ranked.end(), [higher](const Ranked& a, const Ranked& b) {
+    // Metrics are never NaN (manifest_text), so this is a strict order.
     if (a.metric != b.metric) return higher ? a.metric > b.metric : a.metric < b.metric;
     return a.step > b.step;
   });
@@ -172,6 +181,7 @@ std::vector<int64_t> list_checkpoints(const fs::path& run) {
   std::vector<int64_t> steps;
   std::error_code problem;
   fs::directory_iterator entries(run, problem);
+  // Folders that were set aside and temporaries have other names and are left out.
   for (; !problem && entries != fs::directory_iterator(); entries.increment(problem))
     if (const int64_t step = step_of(entries->path().filename().string()); step >= 0) steps.push_back(step);
   if (problem) throw Error(ErrorKind::io, run.string() + ": could not list the checkpoints: " + problem.message());
@@ -191,6 +201,7 @@ Checkpoint verify_checkpoint(const fs::path& path) {
 CheckpointSearch newest_checkpoint(const fs::path& run) {
   CheckpointSearch search;
   const auto steps = list_checkpoints(run);
+  // Only the newest ones are read: usually one checkpoint, however many there are.
   for (auto step = steps.rbegin(); step != steps.rend() && !search.found; ++step) {
     const fs::path path = run / folder_name(*step);
     try {
@@ -225,6 +236,7 @@ struct CheckpointStore::Impl {
   fs::path set_aside(const fs::path& checkpoint, const std::string& prefix) const {
     const std::string name = prefix + checkpoint.filename().string();
     fs::path aside = run / name;
+    // The same step may be set aside more than once, and rename() would replace an older folder if it is empty.
     for (int i = 2; fs::exists(fs::symlink_status(aside)); ++i) aside = run / (name + "-" + std::to_string(i));
     if (file_calls().rename(checkpoint.c_str(), aside.c_str()) < 0)
       throw Error(ErrorKind::io, checkpoint.string() + ": could not be renamed to set it aside: " +
@@ -237,6 +249,7 @@ struct CheckpointStore::Impl {
     std::set<int64_t> keep;
     for (size_t i = 0; i < steps.size(); ++i)
       if (steps.size() - i <= static_cast<size_t>(options.keep_last)) keep.insert(steps[i]);
+    // The best one is found by manifests alone. Its files were compared when it was saved.
     if (const auto ranked = rank(run, nullptr); !ranked.empty()) keep.insert(ranked.front().step);
     for (int64_t step : steps) {
       if (keep.contains(step)) continue;
@@ -255,6 +268,7 @@ CheckpointStore::CheckpointStore(fs::path run, CheckpointStoreOptions options) :
   impl_->run = std::move(run);
   impl_->options = options;
   impl_->lock = std::make_unique<RunLock>(impl_->run / "run.lock");
+  // Only after the lock is taken: without it, a temporary could belong to another run that is writing.
   remove_leftovers(impl_->run);
   for (const int64_t step : list_checkpoints(impl_->run)) remove_leftovers(impl_->run / folder_name(step));
 }
@@ -279,6 +293,7 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
 
   Saved saved;
   saved.path = impl_->run / folder_name(step);
+  // If anything up to commit() throws, the destructor removes the temporary folder, and all checkpoints are as before.
   AtomicDirectory folder(saved.path);
   Json files = Json::object();
   for (const auto& file : content.files) {
@@ -295,6 +310,7 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
   try {
     impl_->rotate(saved);
   } catch (const std::exception& e) {
+    // The new checkpoint is in place, so this is no failure. The next save tries again.
     saved.warning = e.what();
   }
   return saved;
@@ -304,6 +320,7 @@ CheckpointStore::Saved CheckpointStore::judge(int64_t step, const std::string& m
   const Json caller = manifest_of_caller(manifest);
   Saved saved;
   saved.path = impl_->run / folder_name(step);
+  // The list of files is taken over with its checksums; the files themselves are not read.
   const Json now = read_manifest(saved.path);
   if (!now.contains("files")) damaged(saved.path / manifest_name, "lists no files");
   write_file_atomically(saved.path / manifest_name,
@@ -318,6 +335,8 @@ CheckpointStore::Saved CheckpointStore::judge(int64_t step, const std::string& m
 
 CheckpointSearch CheckpointStore::resume() {
   CheckpointSearch search = newest_checkpoint(impl_->run);
+  // Damaged checkpoints are kept, because a person may still recover something. Under their old names they would make
+  // save() refuse these steps.
   for (auto& d : search.damaged) d.path = impl_->set_aside(d.path, "damaged-");
   return search;
 }

@@ -21,6 +21,7 @@ std::string limit_text(double x) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", x);
   std::string short_text = text;
+  // "1e+06" becomes "1e6".
   if (const size_t at = short_text.find("e+0"); at != std::string::npos) short_text.erase(at + 1, 2);
   return short_text;
 }
@@ -43,6 +44,7 @@ bool Limits::holds(double x) const {
 }
 Limits Limits::zero(const std::string& meaning) const {
   Limits l = *this;
+  // Behind the 0 of "0 to ..." or "0 or more".
   l.text.insert(l.text.find('0') + 1, " (" + meaning + ")");
   return l;
 }
@@ -89,10 +91,12 @@ std::string count_text(const field::Limits& l) {
 
 /// The value as text of limited length.
 std::string shown(const json& v) {
+  // `replace`, because the value may hold text that is not UTF-8; the default would throw.
   const std::string text = v.dump(-1, ' ', false, json::error_handler_t::replace);
   return text.size() <= 120 ? text : text.substr(0, 60) + "...";
 }
 bool fits_int64(const json& v) {
+  // nlohmann's get<int64_t>() would wrap a larger number without an error.
   return v.is_number_integer() && (!v.is_number_unsigned() || v.get<uint64_t>() <= INT64_MAX);
 }
 
@@ -116,6 +120,7 @@ struct Store {
       if (!fits_int64(v)) return false;
     } else if constexpr (std::is_same_v<T, uint64_t>) {
       if (!v.is_number_integer()) return false;
+      // Negative: an integer, but not one of the values.
       if (!v.is_number_unsigned()) refuse(place + f.key, v.dump(), f.limits.text);
     } else if constexpr (std::is_same_v<T, double>) {
       if (!v.is_number()) return false;
@@ -127,6 +132,7 @@ struct Store {
     *to = v.get<T>();
     return true;
   }
+  /// An enumeration of one byte. Its number is the index in Limits::words.
   bool operator()(unsigned char* to) const {
     if (!v.is_string()) return false;
     *to = static_cast<unsigned char>(index_of(v.get<std::string>(), f, place));
@@ -175,6 +181,7 @@ void read(const Field& f, const json& value, const std::string& place) {
 void check_limits(const std::string& section, const Fields& all, std::string (*text)(double)) {
   for (const Field& f : all) {
     const std::string key = section + "." + f.key;
+    // The other types need no check: read() has refused unknown words, and every unsigned number is allowed.
     if (const auto* list = std::get_if<std::vector<int64_t>*>(&f.value)) {
       const std::vector<int64_t>& v = **list;
       if (v.size() < f.limits.fewest || v.size() > f.limits.most)

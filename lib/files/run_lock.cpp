@@ -31,9 +31,12 @@ std::string holder(int fd) {
 }  // namespace
 
 RunLock::RunLock(const std::filesystem::path& file) {
+  // The file is never removed: another process could hold the lock of a removed file while a third one creates a new
+  // file and locks that.
   fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (fd_ < 0) fail(file, "open", errno);
   int result = 0;
+  // flock belongs to the open file. The kernel releases it when the last descriptor closes, also after a crash or kill.
   do result = ::flock(fd_, LOCK_EX | LOCK_NB);
   while (result < 0 && errno == EINTR);
   if (result < 0) {
@@ -44,12 +47,14 @@ RunLock::RunLock(const std::filesystem::path& file) {
       throw Error(ErrorKind::usage, file.parent_path().string() + ": another run is using this folder: " + who +
                                         "; stop it or choose another folder");
     }
+    // Not an error: held() says so, and the trainer warns.
     if (number == EOPNOTSUPP || number == ENOLCK || number == ENOSYS) return;  // this file system has no locks
     ::close(fd_);
     fail(file, "lock", number);
   }
   held_ = true;
   std::array<char, 128> host{};
+  // The host's name helps where several machines share the folder.
   ::gethostname(host.data(), host.size() - 1);
   const std::string text = "pid " + std::to_string(::getpid()) + " on " + host.data() + "\n";
   // Only the message above uses the text. A full disk therefore does not matter here.

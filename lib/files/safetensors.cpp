@@ -39,13 +39,17 @@ float half_to_float(uint16_t half) noexcept {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16, exponent = half >> 10 & 31u,
                  mantissa = half & 0x3ffu;
   if (exponent == 0) {
+    // Subnormal numbers are multiples of 2^-24.
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
     return sign != 0 ? -magnitude : magnitude;
   }
+  // The exponents are biased by 15 and by 127; 112 is the difference. Exponent 31 stands for infinities and NaN.
   return std::bit_cast<float>(exponent == 31 ? sign | 0x7f800000u | mantissa << 13
                                              : sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
+/// A floating-point number is not finite if all bits of its exponent are set. The data may be unaligned, so they are
+/// loaded as integers.
 bool is_nonfinite(const StoredTensor& t, size_t i) noexcept {
   switch (t.dtype) {
     case Dtype::f16:
@@ -69,6 +73,7 @@ bool count_elements(std::span<const int64_t> shape, uint64_t& elements) noexcept
   elements = 1;
   for (int64_t n : shape) {
     if (n < 0 || __builtin_mul_overflow(elements, static_cast<uint64_t>(n), &elements)) return false;
+    // The limit keeps elements times 8 bytes far below 2^64, so later products cannot overflow.
     if (elements > max_safetensors_elements) return false;
   }
   return true;
@@ -101,6 +106,7 @@ void put_json(std::string& out, std::string_view text) {
   out += '"';
 }
 
+/// The order does not depend on the caller's, so equal tensors give equal bytes and equal identities.
 std::vector<const StoredTensor*> by_name(std::span<const StoredTensor> tensors) {
   std::vector<const StoredTensor*> order;
   order.reserve(tensors.size());
@@ -112,6 +118,7 @@ std::vector<const StoredTensor*> by_name(std::span<const StoredTensor> tensors) 
 void check_for_writing(std::span<const StoredTensor> tensors, const std::map<std::string, std::string>& metadata,
                        SafetensorsWriteOptions options) {
   const auto refuse = [](const std::string& what) { throw Error(ErrorKind::usage, "safetensors: " + what); };
+  // Equal names are neighbours in this order.
   const StoredTensor* before = nullptr;
   for (const StoredTensor* t : by_name(tensors)) {
     if (t->name == "__metadata__" || !is_utf8(t->name) || t->name.find('\0') != std::string::npos)
@@ -198,8 +205,10 @@ void WeightsIdentity::add(const StoredTensor& t) {
   uint64_t hash = hash_;
   const auto take = [&hash](const void* data, size_t size) {
     const auto* p = static_cast<const unsigned char*>(data);
+    // FNV-1a with its 64-bit prime.
     for (size_t i = 0; i < size; ++i) hash = (hash ^ p[i]) * 0x100000001b3u;
   };
+  // Zero bytes end the names and a rank precedes the dimensions, so that different tensors never give the same bytes.
   std::string head = t.name + '\0' + std::string(str(t.dtype)) + '\0';
   put_u64(head, t.shape.size());
   for (int64_t n : t.shape) put_u64(head, static_cast<uint64_t>(n));
@@ -225,12 +234,14 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   if (length > max_safetensors_header)
     fail(name, "is not safetensors: its header would have " + std::to_string(length) + " bytes, expected at most " +
                    std::to_string(max_safetensors_header));
+  // file.size() - 8 instead of length + 8, which a hostile length would overflow.
   if (length > file.size() - 8)
     fail(name,
          "is cut off: its header has " + std::to_string(length) + " bytes, the file " + std::to_string(file.size()));
 
   Safetensors out;
   out.name_ = name;
+  // The tensors below are spans into this buffer. Moving a Safetensors keeps them valid, because it moves the vector.
   out.file_ = std::move(file);
   SafetensorsHeader header = parse_safetensors_header(
       {reinterpret_cast<const char*>(out.file_.data()) + 8, static_cast<size_t>(length)}, name);
@@ -243,6 +254,8 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
     uint64_t elements = 0;
     if (!count_elements(e.shape, elements)) fail(name, "tensor " + in_quotes(e.name) + " has too many elements");
     const uint64_t bytes = elements * row(e.dtype).bytes;  // at most 2^43
+    // The offsets still come from the file. Whether they lie inside of it is checked below, when all are known to be in
+    // sequence.
     if (e.end < e.begin || e.end - e.begin != bytes)
       fail(name, "tensor " + in_quotes(e.name) + " needs " + std::to_string(bytes) + " bytes, its data_offsets are [" +
                      std::to_string(e.begin) + ", " + std::to_string(e.end) + "]");
@@ -251,6 +264,8 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return a->begin != b->begin ? a->begin < b->begin : a->end < b->end;
   });
+  // Tensors must cover the data without gap and without overlap, as the format demands. So no byte has two meanings,
+  // and nothing can be hidden between tensors.
   uint64_t at = 0;
   for (const auto* e : order) {
     if (e->begin != at)
@@ -292,8 +307,11 @@ void write_safetensors(const ByteSink& sink, std::span<const StoredTensor> tenso
                        const std::map<std::string, std::string>& metadata, SafetensorsWriteOptions options) {
   check_for_writing(tensors, metadata, options);
   auto order = by_name(tensors);
+  // The order of Dtype is that of element sizes, so larger elements come first and every tensor is aligned. The sort is
+  // stable, so names stay in order within a type.
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->dtype > b->dtype; });
 
+  // The first 8 bytes are the length of the header, filled in at the end.
   std::string header(8, '\0');
   header += '{';
   const auto next = [&header] {
@@ -320,6 +338,7 @@ void write_safetensors(const ByteSink& sink, std::span<const StoredTensor> tenso
     header += std::to_string(at) + "]}";
   }
   header += '}';
+  // The format allows spaces behind the JSON object. With them the data begin at a multiple of 64 bytes.
   header.resize((header.size() + 63) / 64 * 64, ' ');
   if (header.size() - 8 > max_safetensors_header)
     throw Error(ErrorKind::usage, "safetensors: the header would have " + std::to_string(header.size() - 8) + " bytes");

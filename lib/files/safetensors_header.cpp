@@ -9,6 +9,8 @@
 namespace nacre {
 namespace {
 
+/// A parser by recursive descent of fixed depth. at_ is the next byte; every function skips the spaces in front of its
+/// construct and leaves at_ behind it.
 class Parser {
  public:
   Parser(std::string_view json, const std::string& file) : json_(json), file_(file) {}
@@ -16,6 +18,7 @@ class Parser {
   SafetensorsHeader header() {
     SafetensorsHeader out;
     bool has_metadata = false;
+    // The format demands it, although JSON would allow spaces in front.
     if (json_.empty() || json_[0] != '{') fail("the header does not begin with '{'");
     object([&](std::string name) {
       if (name == "__metadata__") {
@@ -31,6 +34,7 @@ class Parser {
     });
     skip_space();
     if (at_ != json_.size()) fail("unexpected data after the JSON object");
+    // In order of name, duplicates are neighbours, and Safetensors::find() can search by halves.
     std::sort(out.entries.begin(), out.entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     for (size_t i = 1; i < out.entries.size(); ++i)
       if (out.entries[i].name == out.entries[i - 1].name)
@@ -95,6 +99,7 @@ class Parser {
           const uint64_t n = number();
           if (n > max_safetensors_elements)
             fail("tensor " + in_quotes(name) + " has a dimension of " + std::to_string(n));
+          // Limits memory: an array of a hundred megabytes of dimensions is refused at its ninth entry.
           if (e.shape.size() == max_safetensors_rank)
             fail("tensor " + in_quotes(name) + " has more than " + std::to_string(max_safetensors_rank) +
                  " dimensions");
@@ -105,6 +110,7 @@ class Parser {
         size_t count = 0;
         array([&] {
           const uint64_t n = number();
+          // Further numbers are counted, not stored.
           if (count < 2) offsets[count] = n;
           ++count;
         });
@@ -127,6 +133,7 @@ class Parser {
     const auto [end, problem] = std::from_chars(first, last, value);
     if (problem == std::errc::result_out_of_range) fail("a number does not fit in 64 bits");
     if (problem != std::errc()) fail("expected a whole number that is not negative");
+    // from_chars takes leading zeros, which JSON forbids, and stops in front of a fraction or an exponent.
     if (*first == '0' && end != first + 1) fail("a number begins with 0");
     at_ += static_cast<size_t>(end - first);
     if (at_ < json_.size() && (json_[at_] == '.' || json_[at_] == 'e' || json_[at_] == 'E'))
@@ -172,6 +179,7 @@ class Parser {
         out += to[i];
       } else if (kind == 'u') {
         uint32_t code = hex4();
+        // Characters above U+FFFF are written as two escapes, a high and a low surrogate.
         if (code >= 0xd800 && code < 0xdc00) {
           if (json_.substr(at_, 2) != "\\u") fail("an unpaired surrogate");
           at_ += 2;
@@ -186,6 +194,7 @@ class Parser {
         fail("an unknown escape");
       }
     }
+    // At the end, because raw bytes and escapes may only together be invalid.
     if (!is_utf8(out)) fail("a string is not valid UTF-8");
     return out;
   }

@@ -11,8 +11,10 @@
 namespace nacre {
 namespace {
 
+// As in PNG, the first byte and the line ending show a transfer that dropped the eighth bit or converted line ends.
 constexpr unsigned char magic[8] = {0x89, 'N', 'A', 'C', 'R', 'E', '\r', '\n'};
 constexpr uint32_t version = 1;
+// Offsets and limits of docs/format.md. Numbers are little-endian.
 constexpr size_t header_bytes = 60, packet_head_bytes = 12, crc_bytes = 4, closing_bytes = 28;
 constexpr std::byte data_kind{'P'}, closing_kind{'E'};
 constexpr uint32_t max_rate = 1u << 20, max_hop = 1u << 20, max_packet_frames = 65536;
@@ -64,6 +66,7 @@ std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samp
     return "the number of samples is " + std::to_string(samples) + ", expected at most " + std::to_string(max_samples);
   if (h.samples != StreamHeader::unknown && h.samples != samples)
     return "the header has " + std::to_string(h.samples) + " samples, the end " + std::to_string(samples);
+  // long double: up to 2^40 samples times 2^20 Hz does not fit into the 53 bits of a double.
   const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
   const long double held = static_cast<long double>(frames) * h.hop;
   if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
@@ -74,6 +77,8 @@ std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samp
 
 uint32_t about_a_second(const StreamHeader& h) {
   if (h.hop == 0 || h.codebooks == 0) return 1;
+  // A second of a large model may exceed the largest packet; the packet is then as long as the limits permit. The
+  // header has not been checked yet, so nothing may divide by zero.
   const uint64_t bits = uint64_t{h.codebooks} * static_cast<uint64_t>(code_bits(h));
   const uint64_t most = std::min<uint64_t>(max_packet_frames, max_payload * 8 / std::max<uint64_t>(bits, 1));
   return static_cast<uint32_t>(
@@ -91,6 +96,7 @@ double nominal_bits_per_second(const StreamHeader& h) noexcept {
 StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
   if (header_.packet_frames == 0) header_.packet_frames = about_a_second(header_);
   if (const std::string what = problem(header_); !what.empty()) throw Error(ErrorKind::usage, "stream: " + what);
+  // Codes that do not fill a packet yet, per channel.
   waiting_.resize(header_.channels);
   for (unsigned char c : magic) buffer_.push_back(static_cast<std::byte>(c));
   put(buffer_, static_cast<uint16_t>(version));
@@ -117,6 +123,7 @@ void StreamWriter::emit(std::span<const std::byte> data) {
 }
 
 void StreamWriter::packet(uint32_t channel, size_t frames) {
+  // Packets are numbered in 32 bits, and the closing packet needs a number, too.
   if (packets_ == ~uint32_t{0}) throw Error(ErrorKind::usage, "stream: too many packets");
   auto& codes = waiting_[channel];
   const size_t count = frames * header_.codebooks;
@@ -160,6 +167,8 @@ void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
     const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[channel].size() % whole, 1));
     waiting_[channel].insert(waiting_[channel].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
     codes = codes.subspan(take);
+    // A stretch of time is one packet of each channel, in order of channel. So a decoder needs one packet per channel
+    // at most.
     while (std::all_of(waiting_.begin(), waiting_.end(), [&](const auto& w) { return w.size() >= whole; })) {
       for (uint32_t c = 0; c < header_.channels; ++c) packet(c, header_.packet_frames);
       frames_ += header_.packet_frames;
@@ -169,6 +178,7 @@ void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
 
 void StreamWriter::finish(uint64_t samples) {
   if (finished_) throw Error(ErrorKind::usage, "stream: ended twice");
+  // Everything is checked before the last packets are written.
   const size_t rest = waiting_[0].size() / header_.codebooks;
   for (const auto& w : waiting_)
     if (w.size() != waiting_[0].size()) throw Error(ErrorKind::usage, "stream: the channels differ in length");
@@ -190,6 +200,8 @@ void StreamWriter::finish(uint64_t samples) {
 }
 
 StreamReader::StreamReader(ByteSource source, std::string name) : source_(std::move(source)), name_(std::move(name)) {
+  // The magic and the version are compared before the rest is read: another file may be shorter than a header, and a
+  // later version may have another one.
   buffer_.resize(header_bytes);
   read(std::span(buffer_).first(8));
   for (size_t i = 0; i < 8; ++i)
@@ -234,6 +246,7 @@ void StreamReader::read(std::span<std::byte> into) {
 std::optional<StreamPacket> StreamReader::next() {
   if (state_ == State::finished) return {};
   if (state_ == State::failed) fail("reading has failed before");
+  // An error leaves this state, because the position in the stream is then unknown.
   state_ = State::failed;  // until this packet has been verified
   buffer_.resize(packet_head_bytes);
   read(buffer_);
@@ -259,6 +272,7 @@ std::optional<StreamPacket> StreamReader::next() {
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");
 
   const size_t payload = static_cast<size_t>(payload_bytes(header_, frames));
+  // The size follows from checked numbers and is at most max_payload, whatever the file says.
   buffer_.resize(packet_head_bytes + payload + crc_bytes);
   read(std::span(buffer_).subspan(packet_head_bytes));
   const auto covered = std::span<const std::byte>(buffer_).first(packet_head_bytes + payload);
@@ -272,6 +286,7 @@ std::optional<StreamPacket> StreamReader::next() {
   int filled = 0;
   size_t at = packet_head_bytes;
   for (auto& code : codes_) {
+    // Never past the payload, whose size was computed from the same number of bits.
     for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(buffer_[at++]) << filled;
     const uint32_t value = pending & mask;
     if (value >= header_.codebook_size)
@@ -280,11 +295,13 @@ std::optional<StreamPacket> StreamReader::next() {
     pending >>= bits;
     filled -= bits;
   }
+  // So every stream of codes has one encoding only.
   if (pending != 0) fail("the padding of packet " + std::to_string(packets_) + " is not zero");
 
   StreamPacket packet{.channel = channel, .first_frame = frames_, .frames = frames, .codes = codes_};
   stretch_frames_ = frames;
   ++packets_;
+  // Frames count per channel, once the stretch is complete.
   if (channel + 1 == header_.channels) frames_ += frames;
   state_ = State::open;
   return packet;
@@ -304,6 +321,7 @@ void StreamReader::close(std::span<const std::byte> head) {
   samples_ = get<uint64_t>(all, 20);
   if (const std::string what = length_problem(header_, frames_, samples_); !what.empty()) fail(what);
   std::byte more{};
+  // A second stream appended to the first would otherwise be lost without a message.
   if (source_({&more, 1}) != 0) fail("unexpected data after the end of the stream");
   state_ = State::finished;
 }

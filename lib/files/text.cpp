@@ -30,6 +30,7 @@ bool is_utf8(std::string_view text) noexcept {
       if ((next & 0xc0) != 0x80) return false;
       value = value << 6 | (next & 0x3fu);
     }
+    // Refused: forms longer than necessary, which could hide characters, numbers beyond Unicode, and surrogates.
     if (value < smallest || value > 0x10ffff || (value >= 0xd800 && value < 0xe000)) return false;
     i += more + 1;
   }
@@ -65,7 +66,10 @@ std::string shown(std::string_view text, bool keep_lines) {
   std::string out;
   const bool valid = is_utf8(text);
   for (size_t i = 0; i < text.size();) {
+    // In invalid text, valid characters are still shown as they are; only the other bytes are escaped.
     const size_t n = valid ? 1 : character(text, i);
+    // File names come from outside. Control characters among them could move the cursor or change the title of a
+    // terminal.
     const size_t bad = keep_lines && text[i] == '\n' ? 0 : unprintable(text, i, valid || n > 1);
     if (bad == 0) {
       out += text.substr(i, n);
@@ -82,6 +86,7 @@ std::string printable(std::string_view text) { return shown(text, false); }
 std::string printable_lines(std::string_view text) { return shown(text, true); }
 
 std::string shell_word(std::string_view text) {
+  // Three forms, the plainest that is safe: as it is, in single quotes, or with escapes in $'...' (bash, zsh, ksh).
   constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./:,@%";
   if (!text.empty() && text.find_first_not_of(plain) == std::string_view::npos) return std::string(text);
   if (printable(text) == text) {
@@ -107,6 +112,7 @@ std::string in_quotes(std::string_view text) {
   const bool valid = is_utf8(text);
   for (size_t i = 0; i < text.size(); ++i) {
     if (i == longest / 2 && text.size() > longest) {
+      // The middle of a long text is left out. The second half begins with a whole character.
       i = text.size() - longest / 2;
       while (i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80) ++i;
       out += "...";
@@ -126,6 +132,7 @@ std::string in_quotes(std::string_view text) {
 
 std::string describe_duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0 || seconds > 1e12) return "?";
+  // From 9.95 on, one digit behind the point would round to 10.0.
   if (seconds < 9.95) {
     std::array<char, 16> text{};
     std::snprintf(text.data(), text.size(), "%.1f s", seconds);

@@ -15,6 +15,7 @@ void append_number(std::string& out, uint32_t x) {
   for (int shift = 24; shift >= 0; shift -= 8) out.push_back(static_cast<char>(x >> shift & 255));
 }
 void append_chunk(std::string& out, const char* name, const std::string& data) {
+  // The length counts the data alone; the CRC covers the name as well (PNG, section 5.3).
   append_number(out, static_cast<uint32_t>(data.size()));
   const std::string body = name + data;
   out += body;
@@ -26,6 +27,7 @@ void append_chunk(std::string& out, const char* name, const std::string& data) {
 std::array<double, 3> linear_rgb(double lightness, double chroma, double hue) {
   const double a = chroma * std::cos(hue), b = chroma * std::sin(hue);
   const auto cube = [](double x) { return x * x * x; };
+  // The matrices of Oklab's definition (Bjoern Ottosson, 2020).
   const double l = cube(lightness + 0.3963377774 * a + 0.2158037573 * b);
   const double m = cube(lightness - 0.1055613458 * a - 0.0638541728 * b);
   const double s = cube(lightness - 0.0894841775 * a - 1.2914855480 * b);
@@ -34,10 +36,13 @@ std::array<double, 3> linear_rgb(double lightness, double chroma, double hue) {
           -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s};
 }
 
+/// The colour scale: lightness grows evenly with t, so that equal steps of level look equal and a grey print keeps
+/// their order. The hue goes from blue over red to yellow.
 std::array<uint8_t, 3> make_colour(double t) {
   const double lightness = 0.02 + 0.95 * t, hue = (285 + 180 * t) * std::numbers::pi / 180;
   // The largest chroma that RGB can represent at this lightness, limited by a smooth arch over t.
   double low = 0, high = 0.19 * std::sin(std::numbers::pi * (0.05 + 0.87 * t));
+  // Bisection: what RGB can represent is an interval from grey on. 20 halvings are finer than 8 bits.
   for (int i = 0; i < 20; ++i) {
     const double middle = (low + high) / 2;
     const auto rgb = linear_rgb(lightness, middle, hue);
@@ -48,6 +53,7 @@ std::array<uint8_t, 3> make_colour(double t) {
   const auto rgb = linear_rgb(lightness, low, hue);
   for (size_t i = 0; i < 3; ++i) {
     const double x = std::clamp(rgb[i], 0.0, 1.0);
+    // The transfer function of sRGB.
     const double encoded = x <= 0.0031308 ? 12.92 * x : 1.055 * std::pow(x, 1 / 2.4) - 0.055;
     out[i] = static_cast<uint8_t>(std::lround(255 * encoded));
   }
@@ -106,6 +112,7 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
   const int64_t frames = std::max<int64_t>(1, (n + hop - 1) / hop);
   const int64_t width = std::min<int64_t>(options.width, frames);
 
+  // A context of its own on the CPU, whatever device the training uses.
   Context ctx({.threads = 1});
   const StftPlan plan(ctx, {.time = std::max<int64_t>(n, 1)},
                       {.window = window, .hop = hop, .padding = StftPadding::zero});
@@ -124,6 +131,7 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
               .height = height,
               .rgb = std::vector<uint8_t>(static_cast<size_t>(3 * width * height))};
   for (int64_t x = 0; x < width; ++x) {
+    // A column is the mean power of its frames.
     const int64_t first = x * frames / width, end = std::max(first + 1, (x + 1) * frames / width);
     std::fill(power.begin(), power.end(), 0.0);
     for (int64_t f = first; f < end; ++f) {
@@ -141,6 +149,7 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
                                                power.begin() + static_cast<std::ptrdiff_t>(to));
       const double db = 10 * std::log10(loudest / full_scale + 1e-30);
       const auto colour = colour_of((db - options.floor_db) / (options.top_db - options.floor_db));
+      // Low frequencies are at the bottom; rows of an image go downwards.
       const auto at = static_cast<std::ptrdiff_t>(3 * ((height - 1 - y) * width + x));
       std::copy(colour.begin(), colour.end(), image.rgb.begin() + at);
     }

@@ -24,6 +24,7 @@ struct JsonLog::Impl {
 JsonLog::JsonLog(const std::string& path, LogFailure failed)
     : impl_(new Impl{.path = path, .failed = std::move(failed)}) {
   Impl& m = *impl_;
+  // O_APPEND: every line goes to the end, whatever else writes to the file.
   m.fd = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   if (!m.fd) throw_errno(path, "cannot open");
   char last = '\n';
@@ -36,6 +37,7 @@ JsonLog::~JsonLog() = default;
 void JsonLog::write(const nlohmann::ordered_json& object) {
   Impl& m = *impl_;
   std::string line = m.torn ? "\n" : "";
+  // Names of files need not be UTF-8. dump() would throw by default.
   line += object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   line += '\n';
   if (write_all(m.fd.get(), line.data(), line.size())) {
@@ -59,6 +61,7 @@ void drop_log_lines_after(const std::string& path, int64_t step, const LogFailur
     bool changed = false;
     while (std::getline(in, line)) {
       const auto object = nlohmann::json::parse(line, nullptr, false);
+      // Without a line end, the last line may be cut: it goes. Lines without a step stay.
       const bool stays = object.is_object() && !in.eof() &&
                          (!object.contains("step") || !object["step"].is_number_integer() || object["step"] <= step);
       changed = changed || !stays;

@@ -23,6 +23,7 @@ std::string format(const char* pattern, double x) {
   return text.data();
 }
 
+/// Whether a line can be redrawn in place. Otherwise whole lines are written, and less often.
 bool is_terminal(std::FILE* file) {
   const char* term = std::getenv("TERM");
   return ::isatty(::fileno(file)) == 1 && term != nullptr && std::strcmp(term, "dumb") != 0;
@@ -37,6 +38,7 @@ size_t columns(std::FILE* file) {
 std::string shortened(const std::string& text, size_t n) {
   size_t characters = 0;
   for (size_t i = 0; i < text.size(); ++i) {
+    // A continuation byte of UTF-8 begins no character.
     if ((static_cast<unsigned char>(text[i]) & 0xC0) == 0x80) continue;
     if (characters++ == n) return text.substr(0, i);
   }
@@ -76,6 +78,8 @@ std::string Progress::Impl::text() const {
     out += "  " + std::to_string(done) + " " + unit;
   }
   const double elapsed = since(start);
+  // At the end the mean over all; before it the smoothed rate, which follows changes. `first` was done by an earlier
+  // process.
   const double speed = finished && elapsed > 0 ? static_cast<double>(done - options.first) / elapsed : rate;
   if (speed > 0) out += "  " + format(speed < 100 ? "%.3g " : "%.0f ", speed) + unit + "/s";
   if (finished)
@@ -87,12 +91,14 @@ std::string Progress::Impl::text() const {
 }
 
 void Progress::Impl::clear() {
+  // To the first column, then erase to the end of the line.
   if (terminal && drawn) std::fputs("\r\033[K", options.to);
   drawn = false;
 }
 
 void Progress::Impl::draw() {
   if (terminal) {
+    // One column stays free: some terminals wrap when the last one is written, and the line could not be erased.
     const size_t room = std::max<size_t>(columns(options.to), 2) - 1;
     const std::string name = shortened(label, room);
     const std::string rest = shortened(text(), room - std::min(room, name.size()));
@@ -121,6 +127,7 @@ void Progress::update(int64_t done, const std::string& details) {
   m.done = done;
   m.details = details;
   const double interval = m.since(m.last_rate);
+  // Shorter intervals would make the rate jump with the clock's and the scheduler's noise.
   if (interval >= 0.05 && done > m.last_done) {
     const double now = static_cast<double>(done - m.last_done) / interval;
     // During the first half minute, the rate is the mean so far.
@@ -137,6 +144,7 @@ void Progress::message(const std::string& line, std::FILE* to) {
   const bool again = m.drawn;
   m.clear();
   if (to == nullptr) to = m.options.to;
+  // The two streams may be one terminal: what was written first must appear first.
   if (to != m.options.to) std::fflush(m.options.to);
   std::fputs((line + "\n").c_str(), to);
   if (to != m.options.to) std::fflush(to);

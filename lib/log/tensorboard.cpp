@@ -22,6 +22,7 @@
 namespace nacre::training {
 namespace {
 
+// Messages are written field by field, so that neither TensorFlow's definitions nor generated code are needed.
 using Wire = google::protobuf::internal::WireFormatLite;
 
 /// A protobuf message. Fields appear in the order of the calls.
@@ -70,6 +71,7 @@ void append_checksum(std::string& out, std::string_view of) {
   // TFRecord masks its checksums, so that CRCs over data that contains CRCs remain reliable.
   append_little_endian(out, ((crc >> 15) | (crc << 17)) + 0xA282EAD8u, 4);
 }
+/// A record of TFRecord: length (64 bits), CRC of the length, data, CRC of the data.
 std::string record(const std::string& payload) {
   std::string out;
   out.reserve(payload.size() + 16);
@@ -124,6 +126,7 @@ struct EventWriter::Impl {
 bool EventWriter::Impl::open() noexcept {
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0 || host[0] == '\0') std::strcpy(host.data(), "localhost");
+  // O_EXCL and a running number: two writers that start in the same second get files of their own.
   for (int n = 0; !fd && n < 1000; ++n) {
     std::array<char, 32> digits{};
     std::snprintf(digits.data(), digits.size(), "%010lld", static_cast<long long>(file_time(folder)));
@@ -132,12 +135,14 @@ bool EventWriter::Impl::open() noexcept {
     fd = Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd && errno != EEXIST) return false;
   }
+  // The first event of a file names its version.
   return fd && put(Message().real(event::wall_time, seconds_now()).bytes(event::file_version, "brain.Event:2"));
 }
 
 void EventWriter::Impl::add(const Message& what) {
   if ((fd || open()) && put(what)) return;
   const int error = errno;
+  // The file may end within a record, and readers stop there. The next event begins a new file.
   fd = {};
   if (lost++ == 0 && options.failed)
     options.failed(path + ": cannot write: " + std::strerror(error) + "; training goes on without this log");
@@ -150,6 +155,7 @@ EventWriter::EventWriter(std::string folder, EventOptions options)
   std::filesystem::create_directories(m.folder, failed);
   if (failed) throw Error(ErrorKind::io, m.folder + ": cannot create the folder: " + failed.message());
   if (!m.open()) throw_errno(m.path, "cannot write");
+  // Readers drop events of earlier files from this step on.
   if (m.options.resume_step >= 0)
     m.add(Message()
               .real(event::wall_time, seconds_now())

@@ -12,6 +12,7 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   const Step s = p.step("loss.balancer");
   const auto count = static_cast<int64_t>(weights.size());
   const auto in = s.reads<float>(x);
+  // The op overwrites the gradient of x. The flag is known in the second walk.
   if (in.add) throw Error(ErrorKind::usage, "balancer: another step passes a gradient to the activation");
   Branches made{.step = s.number()};
   Balancer op{};
@@ -25,11 +26,14 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   }
   const View<float> shares = p.persistent<float>({.channels = count});
   made.shares = shares;
+  // The averages of gradient norms outlive the run: checkpoints hold them, and a run that is given up restores them.
+  // First come `count` decayed sums of norms, then as many decayed sums of ones.
   made.state = p.persistent<float>({.channels = 2 * count});
   op.state = made.state, op.shares = shares, op.gradient = in.grad;
   op.scratch = s.scratch(balancer_scratch(p.context(), x.shape, op.count), Until::backward);
   s.changes(made.state);
   const auto samples = static_cast<double>(x.shape.elements());
+  // Each branch is read twice, for its norm and for the sum; the sum is written once.
   s.costs({.input_gradient = {.floats = 4 * static_cast<double>(count) * samples,
                               .bytes = (8 * static_cast<double>(count) + 4) * samples}});
   s.backward([=](Context& c) { balancer(c, op); });

@@ -35,6 +35,7 @@ void LossConfig::check(int64_t sample_rate) const {
 }
 
 std::string term_title(const std::string& name) {
+  // Titles do not depend on the configuration, so any valid one gives them. A term of an older run may be unknown.
   for (const Loss& loss : losses_of({}, 16000))
     for (const TermSpec& term : loss.terms)
       if (term.name == name) return term.title;
@@ -53,6 +54,8 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
   PlannedLosses planned;
   std::vector<double> weights;
   for (const Loss& loss : losses)
+    // Terms have one order everywhere: in branches, values, shares and the balancer's state. Each loss gets its part of
+    // it.
     for (const TermSpec& term : loss.terms) planned.terms.push_back(term), weights.push_back(term.weight);
   const Branches branches =
       GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights);
@@ -67,6 +70,7 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
                   .values = own});
     first += count;
   }
+  // The balancer's backward pass runs after those of all losses, because it was made before them.
   planned.step = branches.step;
   planned.values = values, planned.shares = branches.shares, planned.balancer_state = branches.state;
   return planned;

@@ -11,6 +11,7 @@ namespace {
 /// spectrum with its frames.
 Costs window_costs(Shape signal, int64_t window) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
+  // The hop is a quarter of the window.
   const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
   const double transforms = 5 * length * std::ceil(std::log2(length)) * frames,
                bytes = 32 * frames * length + 8 * samples;
@@ -26,6 +27,7 @@ SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
   c.mel_scale = mel_scale;
   int64_t with_mel = 0;
   for (const int64_t m : mels) with_mel += m > 0;
+  // A window without mel bands takes no part in the mel term, so that term is divided among fewer windows.
   const float each = 1.0f / static_cast<float>(windows.size());
   const float each_mel = with_mel > 0 ? 1.0f / static_cast<float>(with_mel) : 0.0f;
   for (size_t i = 0; i < windows.size(); ++i)

@@ -24,10 +24,12 @@ void Plan::Impl::end_walk() {
 }
 
 /// Finds the steps that a gradient reaches. Gradients start at steps without outputs (losses, or steps without inputs
-/// as well, such as clearing gradients). They reach a step if an active step reads one of its outputs.
+/// as well, such as clearing gradients). They reach a step if an active step reads one of its outputs. A step
+/// that stays inactive gets no gradient memory and no backward closure.
 void Plan::Impl::find_active() {
   if (!training()) return;
   std::vector<char> wanted(activations.size(), 0);
+  // All readers of an output are later steps, so `wanted` is complete for the outputs of a step when it is visited.
   for (size_t s = steps.size(); s-- > 0;) {
     StepRecord& step = steps[s];
     if (step.outputs.empty())
@@ -49,6 +51,7 @@ void Plan::Impl::find_active() {
 /// order and overwrites.
 void Plan::Impl::order_writers() {
   for (Activation& x : activations) {
+    // Readings are in forward order, because the first walk appends them while it makes the steps.
     bool later = false;
     for (size_t i = x.readings.size(); i-- > 0;)
       if (x.readings[i].writes) x.readings[i].add = std::exchange(later, true);
@@ -58,6 +61,8 @@ void Plan::Impl::order_writers() {
   for (size_t i = uses.size(); i-- > 0;) {
     WeightUse& u = uses[i];
     const StepRecord& s = nth(steps, u.step);
+    // The first write replaces the gradient of the last run, so a weight that is used needs no clearing
+    // (docs/decisions/gradients-at-first-use.md).
     u.writes = s.active;
     if (u.writes) u.add = std::exchange(later[{s.walk, u.weight}], true);
   }
@@ -85,6 +90,8 @@ void Plan::Impl::share_gradients() {
         x.grad = y.grad;
       }
     }
+    // The gradient is alive from its first writer to the backward pass of the step that made x, which is its only
+    // reader. If x shares the block of y, these moments extend the lifetime that y gave it.
     if (x.grad < 0) x.grad = add_block(x.bytes, {}, x.made < 0);
     Block& block = nth(blocks, x.grad);
     block.moments.push_back({last.step, Until::backward});
@@ -94,12 +101,14 @@ void Plan::Impl::share_gradients() {
 
 /// Computes the lifetimes of all blocks and packs them.
 void Plan::Impl::lay_out() {
+  // The order is fixed: the other three need to know which steps are active, and share_gradients() needs the writers.
   find_active();
   count();
   order_writers();
   share_gradients();
   for (Block& b : blocks) {
     if (b.always || b.moments.empty()) {
+      // Memory that is read after the run, or in the next one, shares its addresses with nothing.
       b.begin = 0, b.end = clock;
       continue;
     }
@@ -108,6 +117,7 @@ void Plan::Impl::lay_out() {
                                           [](const Moment& m) { return m.pass == Until::backward; });
     b.needed = !for_backward || std::any_of(b.moments.begin(), b.moments.end(),
                                             [&](const Moment& m) { return nth(steps, m.step).active; });
+    // Several calls appended the moments, so they are not in order of time.
     b.begin = b.end = time(b.moments.front());
     for (const Moment& m : b.moments) {
       b.begin = std::min(b.begin, time(m));
@@ -119,6 +129,8 @@ void Plan::Impl::lay_out() {
 
 /// First fit by decreasing size: each block gets the lowest offset that is free during its whole lifetime.
 void Plan::Impl::pack() {
+  // Large blocks come first, while there are few gaps; small ones fill the gaps later. The stable sort leaves equal
+  // sizes in order of creation, so equal walks get equal addresses.
   std::vector<size_t> order;
   for (size_t i = 0; i < blocks.size(); ++i)
     if (blocks[i].needed) order.push_back(i);
@@ -128,6 +140,7 @@ void Plan::Impl::pack() {
   for (const size_t i : order) {
     Block& b = blocks[i];
     near.clear();
+    // Lifetimes that share one moment overlap: the step of that moment may read one block while it writes the other.
     for (const Block* p : placed)
       if (p->begin <= b.end && b.begin <= p->end) near.push_back(p);
     std::sort(near.begin(), near.end(), [](const Block* p, const Block* q) { return p->offset < q->offset; });
@@ -151,6 +164,7 @@ void Plan::Impl::pack() {
 
 /// Saves (or restores) the memory that steps change before the run is complete.
 void Plan::Impl::keep_state(bool restore) {
+  // The copies lie in `undo` back to back, in the order of `changed`.
   auto* at = reinterpret_cast<float*>(undo.data());
   for (const View<float>& v : changed) {
     const View<float> copy(at, v.shape);
@@ -185,11 +199,15 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   impl_ = std::make_unique<Impl>(impl_->ctx, impl_->purpose);
   first_walk(walk);
   Impl& p = *impl_;
+  // One allocation for everything. It is zeroed, which persistent() and carries() guarantee.
   p.memory = Memory(p.ctx, p.total);
   p.walk = Impl::Walk::second;
+  // Steps, walks and activations are numbered again from the beginning. Equal numbers in both walks are what connects
+  // the records of the first walk with the calls of the second.
   p.newest = -1, p.walks = 0;
   p.begin_walk();
   walk(*this);
+  // A second walk that makes fewer calls is found only here; all other differences are found at the call.
   if (p.newest + 1 != static_cast<int>(p.steps.size()) || p.next_activation != p.activations.size() ||
       p.next_call != p.calls.size() || p.next_use != p.uses.size())
     p.walks_differ();
@@ -197,6 +215,7 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   p.walk = Impl::Walk::none;
   int64_t elements = 0;
   for (const View<float>& v : p.changed) elements += v.elements();
+  // The copies are allocated now because a run must not allocate.
   p.undo = Memory(p.ctx, static_cast<size_t>(elements) * sizeof(float));
 }
 
@@ -207,6 +226,8 @@ void Plan::run() {
 bool Plan::run(const std::function<bool()>& give_up) {
   Impl& p = *impl_;
   p.keep_state(false);
+  // After the first then() weights have moved, and these are not copied. So the run completes, and the state is always
+  // that before a whole step or after it.
   bool final = false;
   for (const Impl::Op& op : p.program) {
     if (!final && give_up()) {
@@ -221,6 +242,7 @@ bool Plan::run(const std::function<bool()>& give_up) {
 void Plan::run_until(int step, Until pass) {
   Impl& p = *impl_;
   const Impl::Kind last = pass == Until::forward ? Impl::Kind::forward : Impl::Kind::backward;
+  // `end` is behind the last closure of this pass, in case that the step recorded several.
   size_t end = p.program.size();
   while (end > 0 && !(p.program[end - 1].step == step && p.program[end - 1].kind == last)) --end;
   if (end == 0)
@@ -231,6 +253,7 @@ void Plan::run_until(int step, Until pass) {
   if (changes) p.keep_state(false);
   for (size_t i = 0; i < end; ++i) {
     const Impl::Op& op = p.program[i];
+    // An inner walk trains other parameters, such as those of a discriminator, and is left out.
     if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
   }
   if (changes) p.keep_state(true);
@@ -238,6 +261,7 @@ void Plan::run_until(int step, Until pass) {
 void Plan::run_gradients() {
   Impl& p = *impl_;
   p.keep_state(false);
+  // With inner walks, unlike run_until(): their parameters have gradients, too.
   for (const Impl::Op& op : p.program)
     if (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward) op.run(p.ctx);
   p.keep_state(true);
@@ -281,6 +305,7 @@ void Plan::inner(const std::function<void(Plan&)>& walk) {
 
 Frozen Plan::freeze(const Parameters& parameters) {
   Impl* const p = impl_.get();
+  // The same parameters may be frozen twice, in nested scopes. Ending a scope removes the newest entry only.
   p->frozen.push_back(&parameters);
   return Frozen([p, which = &parameters] {
     p->frozen.erase(std::find(p->frozen.rbegin(), p->frozen.rend(), which).base() - 1);
@@ -290,6 +315,7 @@ Frozen Plan::freeze(const Parameters& parameters) {
 bool Plan::trains(const Weight& w) const {
   const Impl& p = *impl_;
   p.expect_walking("trains()");
+  // The layout sets `writes`, so the answer is false throughout the first walk.
   return std::any_of(p.uses.begin(), p.uses.end(), [&](const Impl::WeightUse& u) {
     return u.writes && u.weight == &w && Impl::nth(p.steps, u.step).walk == p.open.back().number;
   });
@@ -308,6 +334,7 @@ Step::Raw Plan::root(Shape shape, Storage storage, bool with_gradient) {
   p.settle();
   const size_t bytes = static_cast<size_t>(shape.elements()) * bytes_per_element(storage);
   if (p.walk == Impl::Walk::first) {
+    // The block is always alive, because the caller fills it between runs.
     p.activations.push_back({.shape = shape,
                              .storage = storage,
                              .bytes = bytes,
@@ -329,6 +356,8 @@ Flow Plan::detach(Flow x) {
   p.settle();
   const Impl::Activation& from = p.at(x.id);
   if (p.walk == Impl::Walk::first) {
+    // The record refers to the block of x, so what reads it extends the lifetime of x's value. It asks for no gradient,
+    // because `differentiable` stays false.
     p.activations.push_back({.shape = from.shape,
                              .storage = from.storage,
                              .bytes = from.bytes,
@@ -349,6 +378,7 @@ std::byte* Plan::finish(Flow x, Storage as) {
   if (a.storage != as)
     p.refuse(std::string("the result is read as ") + (as == Storage::float32 ? "float" : "bf16") +
              ", it is stored in " + (a.storage == Storage::float32 ? "float" : "bf16"));
+  // Before the layout, so that nothing else gets these addresses.
   if (p.walk == Impl::Walk::first) Impl::nth(p.blocks, a.value).always = true;
   return p.address(a.value);
 }
@@ -369,7 +399,9 @@ Step::Raw Step::make(Shape shape, Storage storage, Until until, int shares) cons
                              .bytes = bytes,
                              .made = number_,
                              .walk = p.open.back().number,
+                             // A shared value is the same block under a second id; only the gradients differ.
                              .value = shares >= 0 ? p.at(shares).value : p.add_block(bytes, {})};
+    // In plans for inference no backward moment is recorded, so values are freed after their last reader.
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
     moments.push_back({number_, Until::forward});
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
@@ -393,6 +425,8 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     p.refuse(std::string("reads ") + (as == Storage::float32 ? "float" : "bf16") + ", the activation is stored in " +
              (a.storage == Storage::float32 ? "float" : "bf16"));
   if (p.walk == Plan::Impl::Walk::first) {
+    // The backward passes of an inner walk run before those of the outer one. Among readers in both, the last in
+    // forward order would not be the first writer, as order_writers() assumes.
     if (a.differentiable && a.walk != p.open.back().number)
       p.refuse("reads an activation of another walk, and gradients cannot pass between walks; use detach()");
     auto& moments = Plan::Impl::nth(p.blocks, a.value).moments;
@@ -400,12 +434,15 @@ Step::Raw Step::read(Flow x, Storage as, Until until, int passes_to) const {
     if (p.training() && until == Until::backward) moments.push_back({number_, Until::backward});
     a.readings.push_back({.step = number_, .passes_to = passes_to});
     auto& inputs = p.steps.back().inputs;
+    // A step may read an activation more than once (x + x). Each reading has a record; the inputs list it once.
     if (std::find(inputs.begin(), inputs.end(), x.id) == inputs.end()) inputs.push_back(x.id);
     return {.id = x.id};
   }
+  // The readings of one activation come in the same order in both walks, so a counter per activation finds the record.
   if (a.next_reading >= a.readings.size() || a.readings[a.next_reading].step != number_) p.walks_differ();
   const Plan::Impl::Reading& r = a.readings[a.next_reading++];
   Raw raw{.value = p.address(a.value), .id = x.id};
+  // An aliased gradient already holds what this step would pass on, so the step gets no view and writes nothing.
   if (!r.writes || r.aliased) return raw;
   raw.grad = p.address(a.grad);
   raw.add = r.add;
@@ -422,6 +459,7 @@ std::byte* Step::save(Shape shape, size_t size) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
   if (!p.training()) return nullptr;
+  // The memory is also occupied in between, because a lifetime runs from the first to the last moment.
   return p.call(static_cast<size_t>(shape.elements()) * size, {{number_, Until::forward}, {number_, Until::backward}},
                 false);
 }
@@ -430,6 +468,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
   p.expect_newest(number_);
   const size_t bytes = static_cast<size_t>(shape.elements()) * size;
   std::byte* const at = p.call(bytes, {}, true);
+  // `at` is null in the first walk. reset() clears the memory as bytes.
   if (at != nullptr) p.carried.push_back({at, {.channels = static_cast<int64_t>(bytes)}});
   return at;
 }
@@ -437,6 +476,7 @@ std::byte* Step::state(Shape shape, size_t size) const {
 WeightGrad Step::gradient(const Weight& w) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
+  // A frozen weight leaves no use in either walk, so the numbers of the uses stay equal.
   if (!p.trainable(*w.v->owner)) return {};
   if (p.walk == Plan::Impl::Walk::first) {
     p.steps.back().trains = true;
@@ -471,6 +511,7 @@ void Step::forward(std::function<void(Context&)> run) const {
 void Step::backward(std::function<void(Context&)> run) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
+  // Closures wait until the walk ends, because their order is the reverse of the calls.
   if (p.walk == Plan::Impl::Walk::second && Plan::Impl::nth(p.steps, number_).active)
     p.open.back().later.push_back({std::move(run), number_, p.open.back().number, Plan::Impl::Kind::backward});
 }

@@ -11,6 +11,7 @@ namespace nacre {
 
 struct Plan::Impl {
   enum class Walk : uint8_t { none, first, second };
+  /// A pass of a step. time() turns it into a number on the time axis once it is known which steps are active.
   struct Moment {
     int step = 0;
     Until pass = Until::forward;
@@ -31,6 +32,8 @@ struct Plan::Impl {
     bool add = false;      // it adds to the gradient instead of overwriting it
     bool aliased = false;  // the activation's gradient shares the block of that output's gradient
   };
+  /// An activation or a second name of one: detach() and shares() make records that refer to the block of another
+  /// value.
   struct Activation {
     Shape shape{};
     Storage storage = Storage::float32;
@@ -56,17 +59,20 @@ struct Plan::Impl {
     Costs for_reader{};
     std::map<int, Footprint> reaches{};  // the key is the block of the input's value
   };
+  /// Costs as a layer stated them, kept until it is known which backward passes run.
   struct Counted {
     int step = 0;
     std::string row{};
     Costs costs{};
   };
+  /// One call of Step::gradient(weight). The uses are in forward order.
   struct WeightUse {
     int step = 0;
     const Weight* weight = nullptr;
     bool writes = false, add = false;
   };
   enum class Kind : uint8_t { forward, backward, update, then };
+  /// A recorded closure. The program is a sequence of them.
   struct Op {
     std::function<void(Context&)> run;
     int step = 0;  // -1: belongs to no step
@@ -80,12 +86,15 @@ struct Plan::Impl {
     std::vector<Op> later{}, last{};
   };
 
+  // Between the walks, the n-th step, activation and call of one walk correspond to the n-th of the other. The vectors
+  // hold the records of the first walk, and the counters next_... say how far the second one has come.
   Impl(Context& c, Purpose p) : ctx(c), purpose(p) {}
 
   Context& ctx;
   Purpose purpose;
   Walk walk = Walk::none;
   bool surveys = false;  // no second walk follows
+  // clock: the next free moment. walks: the number of the next walk; the outermost has number 0.
   int clock = 0, walks = 0;
   std::vector<StepRecord> steps;
   std::vector<std::string> names;
@@ -93,6 +102,7 @@ struct Plan::Impl {
   std::vector<CostRow> rows;
   int newest = -1;     // number of the step
   int unsettled = -1;  // step whose outputs have not yet been found to have gradients or not
+  // A stack: the innermost walk is the last one.
   std::vector<Open> open;
   std::vector<const Parameters*> frozen;
   std::vector<Activation> activations;
@@ -102,11 +112,14 @@ struct Plan::Impl {
   std::vector<int> calls;  // block of the n-th call for scratch, saved, carried or persistent memory
   size_t next_call = 0;
   std::vector<Op> program;
+  // carried: what reset() clears. changed: what keep_state() copies into `undo`.
   std::vector<View<std::byte>> carried;
   std::vector<View<float>> changed;
   Memory memory, undo;
+  // In bytes; see Plan::bytes(), peak_live_bytes() and unshared_bytes().
   size_t total = 0, live = 0, unshared = 0;
 
+  // In bytes: a multiple of a cache line and of any vector, as in kernels/runtime/context.cpp.
   static constexpr size_t alignment = 256;
   static size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
   bool training() const { return purpose == Purpose::training; }
@@ -125,6 +138,7 @@ struct Plan::Impl {
     return m.pass == Until::forward || !s.active ? s.forward : s.backward;
   }
   std::byte* address(int block) {
+    // Null in the first walk, for a missing gradient, and for working memory of a backward pass that never runs.
     if (walk != Walk::second || block < 0 || !nth(blocks, block).needed) return nullptr;
     return memory.data() + nth(blocks, block).offset;
   }
@@ -140,6 +154,7 @@ struct Plan::Impl {
     if (walk == Walk::none || open.empty())
       throw Error(ErrorKind::usage, std::string("plan: ") + call + " is called outside of a walk");
   }
+  /// A step that is complete has been settled, and its closures have their place in the program.
   void expect_newest(int step) const {
     expect_walking("a step");
     if (step != newest) refuse("step " + name(step) + " is described after a newer step was created");
@@ -156,6 +171,7 @@ struct Plan::Impl {
   }
   bool trainable(const Parameters& p) const {
     if (!training() || std::find(frozen.begin(), frozen.end(), &p) != frozen.end()) return false;
+    // Closures hold the addresses of gradients, so these must exist. A survey records no closures.
     if (!p.allocated() && !surveys)
       refuse("the parameters have no memory yet; allocate them before a plan for training");
     return !p.allocated() || p.with_gradients();
@@ -166,6 +182,7 @@ struct Plan::Impl {
   bool differentiable(const StepRecord& s) const { return training() && (s.trains || reads_differentiable(s)); }
   /// Called when the newest step is complete. Its outputs have gradients if one of its inputs has, or if it trains.
   void settle() {
+    // makes() cannot know this, because a step may declare inputs and weights after its outputs.
     if (walk == Walk::first && unsettled >= 0) {
       const StepRecord& s = nth(steps, unsettled);
       for (const int id : s.outputs) nth(activations, id).differentiable = differentiable(s);

@@ -20,6 +20,8 @@ Span Footprint::of(Span output) const noexcept {
   const int64_t length = dilation * (count - 1);
   if (!transposed) return {output.first * stride - left, output.last * stride - left + length};
   // Input t feeds outputs t * stride - left ... t * stride - left + length. The result is all t that feed the span.
+  // The first bound is rounded up, the last one down. With dilation the span also covers positions in between that feed
+  // nothing.
   return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
 }
 
@@ -28,6 +30,8 @@ void Plan::Impl::count() {
   for (const auto& [step, row, costs] : counted) {
     const StepRecord& s = nth(steps, step);
     rows.push_back({.name = row, .forward = costs.forward});
+    // A step may need one of the two gradients only: the first layer of a model has no input gradient, a frozen one no
+    // weight gradient.
     if (s.active && reads_differentiable(s)) rows.back().backward += costs.input_gradient;
     if (s.active && s.trains) rows.back().backward += costs.weight_gradient;
   }
@@ -50,6 +54,7 @@ Span Plan::reach(Flow to, Span span, Flow from) const {
     for (const int out : s.outputs) {
       const auto known = spans.find(value_of(out));
       if (known == spans.end()) continue;
+      // A copy, because an input may share the value of the output (a fork), and join() then changes the entry.
       const Span of_output = known->second;
       for (const int in : s.inputs) {
         const auto reach = s.reaches.find(value_of(in));

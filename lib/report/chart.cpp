@@ -14,6 +14,7 @@ namespace {
 constexpr double width = 480, height = 260, left = 50, right = 14, top = 24, bottom = 36;
 constexpr size_t max_points = 400;
 
+/// At most max_points points: means over equal numbers of neighbours, which keeps the page small and smooths noise.
 std::vector<std::pair<double, double>> thinned(const std::vector<std::pair<double, double>>& all) {
   if (all.size() <= max_points) return all;
   std::vector<std::pair<double, double>> out;
@@ -29,6 +30,7 @@ std::vector<std::pair<double, double>> thinned(const std::vector<std::pair<doubl
 
 /// About `wanted` round numbers in [low, high].
 std::vector<double> linear_ticks(double low, double high, int wanted) {
+  // The smallest of 1, 2, 5 and 10 times a power of ten that is at least `rough`.
   const double rough = (high - low) / wanted, power = std::pow(10, std::floor(std::log10(rough)));
   double step = 10 * power;
   for (const double s : {1.0, 2.0, 5.0})
@@ -45,6 +47,7 @@ std::vector<double> linear_ticks(double low, double high, int wanted) {
 
 std::vector<double> log_ticks(double low, double high) {
   std::vector<double> t;
+  // Over more than two and a half decades, powers of ten are enough.
   const bool wide = high > 300 * low;
   for (double p = std::pow(10, std::floor(std::log10(low))); p <= high; p *= 10)
     for (const double s : {1.0, 2.0, 5.0})
@@ -74,6 +77,7 @@ std::string html_text(std::string_view raw) {
     } else if (c == '\'') {
       out += "&#39;";
     } else if ((u < 32 && c != '\n') || u == 127 || (u >= 128 && !valid)) {
+      // Control characters and bytes that are not UTF-8 are not allowed in HTML.
       out += replacement;
     } else {
       out += c;
@@ -95,6 +99,7 @@ std::string chart_html(const Chart& c) {
   for (Series& s : shown) {
     s.points = thinned(s.points);
     for (auto& [x, y] : s.points) {
+      // Has no logarithm, so the line has a gap there.
       if (c.log_y && !(y > 0)) y = std::nan("");
       if (!std::isfinite(y)) continue;
       x_low = std::min(x_low, x), x_high = std::max(x_high, x);
@@ -104,6 +109,7 @@ std::string chart_html(const Chart& c) {
   std::string out = "<figure>\n<figcaption><b>" + html_text(c.title) + "</b> " + html_text(c.note) + "</figcaption>\n";
   if (!(x_low <= x_high)) return out + "<p class=\"none\">Nothing was logged yet.</p>\n</figure>\n";
 
+  // Time begins at 0. One point or equal values still need an axis of some length.
   x_low = std::min(x_low, 0.0);
   if (x_high <= x_low) x_high = x_low + 1;
   if (c.log_y) {
@@ -115,6 +121,7 @@ std::string chart_html(const Chart& c) {
   }
   if (std::isfinite(c.y_min)) y_low = c.y_min;
   if (std::isfinite(c.y_max)) y_high = c.y_max;
+  // From figures to pixels. y grows upwards in the chart and downwards in SVG.
   const auto px = [&](double x) { return left + (x - x_low) / (x_high - x_low) * (width - left - right); };
   const auto py = [&](double y) {
     const double part = c.log_y ? std::log(y / y_low) / std::log(y_high / y_low) : (y - y_low) / (y_high - y_low);
@@ -135,6 +142,7 @@ std::string chart_html(const Chart& c) {
   out += "<text class=\"name\" x=\"4\" y=\"13\">" + html_text(c.y_name) + "</text>\n";
   for (const Series& s : shown) {
     std::string path, dots;
+    // A missing figure interrupts the line: the next point begins with M (move) and not with L (line).
     bool drawing = false;
     for (const auto& [x, y] : s.points) {
       if (!std::isfinite(y)) {
@@ -146,6 +154,7 @@ std::string chart_html(const Chart& c) {
       if (s.dots || s.points.size() == 1)
         dots += "<circle cx=\"" + at(px(x)) + "\" cy=\"" + at(py(y)) + "\" r=\"3.5\"/>";
     }
+    // Colours are variables of the style sheet, which has two sets of them, for light and dark pages.
     out += "<g style=\"--c:" + html_text(s.colour) + "\"><path class=\"line\" d=\"" + path + "\"/>" + dots + "</g>\n";
   }
   out += "</svg>\n";

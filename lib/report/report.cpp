@@ -54,6 +54,7 @@ std::vector<size_t> unlike(const std::vector<std::string>& names, size_t count) 
   std::vector<std::set<std::string>> words(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
     std::string word;
+    // The "/" ends the last word. Bytes from 128 on belong to letters of other alphabets.
     for (const char c : names[i] + "/") {
       if (std::isalnum(static_cast<unsigned char>(c)) != 0 || static_cast<unsigned char>(c) >= 128) {
         word += c;
@@ -66,6 +67,8 @@ std::vector<size_t> unlike(const std::vector<std::string>& names, size_t count) 
   std::map<std::string, int64_t> seen;
   std::vector<size_t> chosen;
   std::vector<bool> taken(names.size(), false);
+  // Greedy: the next name is the one whose words were chosen least so far. Squares count a word that was chosen twice
+  // more than two that were chosen once. Among equals the first wins.
   while (chosen.size() < std::min(count, names.size())) {
     size_t best = 0;
     int64_t least = INT64_MAX;
@@ -119,6 +122,7 @@ std::string beside(const std::vector<Baseline>& others) {
 }
 
 std::string summary(const Findings& f, const Evaluation& e, const std::vector<Baseline>& others) {
+  // In kbit/s.
   const double rate = f.codec.nominal_bitrate() / 1000, plain = 16 * static_cast<double>(f.codec.sample_rate) / 1000;
   std::string s = "<p>This neural audio codec was trained on " + describe_duration(f.training_seconds) + " of audio (" +
                   std::to_string(f.training_files) + " files) in " + std::to_string(f.log.step) +
@@ -131,6 +135,7 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                      : "It was evaluated on audio that was held out of training: ";
   s += std::to_string(f.scored_files) + (f.scored_files == 1 ? " file, " : " files, ") +
        describe_duration(e.seconds()) + ". ";
+  // An SNR of s dB means that the error has 10^(-s/10) of the original's power.
   const double snr = e.snr();
   if (std::isfinite(snr)) {
     s += "On this audio the signal-to-noise ratio (SNR) is " + figure_of(snr, "%+.1f") + " dB on average: ";
@@ -199,6 +204,7 @@ std::string curves(const Findings& f) {
   static constexpr std::array<const char*, 3> colours{"var(--blue)", "var(--orange)", "var(--green)"};
   const auto colour_of = [&](size_t term) {
     if (term < colours.size()) return std::string(colours[term]);
+    // 73 and 360 have no common factor, so hues repeat only after 360 terms.
     return "hsl(" + std::to_string(20 + 73 * (term - colours.size()) % 360) + " 60% 52%)";
   };
   std::vector<Series> parts, shares;
@@ -327,6 +333,8 @@ std::string codebooks(const Findings& f, const Evaluation& e) {
   return s + "</tbody></table></div>\n";
 }
 
+/// One version of an example: title, figures, spectrogram and player. Image and sound are in the page itself, so that
+/// one file can be sent and opened without a server.
 std::string side(const char* name, const ClipScore* score, const std::string& about, std::span<const float> samples,
                  int rate) {
   // A window of about 32 ms at any rate: short enough to show syllables, long enough to resolve the partials of a
@@ -418,6 +426,8 @@ ReportResult write_report(const ReportOptions& o) {
   if (!o.overwrite && std::filesystem::exists(o.output))
     throw Error(ErrorKind::usage, o.output.string() + ": already exists; -f replaces it");
   Findings f;
+  // The phases: what the run says about itself, the model and its data, the choice of excerpts and examples, their
+  // scores, and the page. The page is written at the end and as a whole.
   f.log = read_run_log(o.run / "log.jsonl");
   f.config = RunConfig::named((o.run / "config.json").string());
   const std::filesystem::path run = std::filesystem::absolute(o.run).lexically_normal();
@@ -442,6 +452,7 @@ ReportResult write_report(const ReportOptions& o) {
   if (const std::optional<uint64_t> then = trained_on(model)) f.other_data = *then != data.fingerprint();
 
   std::vector<Excerpt> scored = judged_excerpts(data, o.max_seconds);
+  // In order of file, as tables are read. The choice itself was made in spread order.
   std::sort(scored.begin(), scored.end(), [](const Excerpt& a, const Excerpt& b) {
     return std::pair(a.clip, a.offset) < std::pair(b.clip, b.offset);
   });
@@ -466,6 +477,7 @@ ReportResult write_report(const ReportOptions& o) {
     e.add(names[i], samples, &decoded);
     std::vector<std::vector<float>> others = baselines.add(names[i], samples);
     if (std::find(chosen.begin(), chosen.end(), i) != chosen.end()) {
+      // Only audio that the page plays is kept, so memory does not grow with the audio that is scored.
       decoded.resize(std::min(decoded.size(), most));
       for (std::vector<float>& other : others) other.resize(decoded.size());
       examples[i] = {.score = i,
@@ -475,6 +487,7 @@ ReportResult write_report(const ReportOptions& o) {
     }
     if (o.progress) o.progress(static_cast<int64_t>(i) + 1, static_cast<int64_t>(scored.size()));
   }
+  // In the order in which unlike() chose them: the first few differ most.
   for (const size_t i : chosen) f.examples.push_back(std::move(examples[i]));
 
   const std::string html = page(f, e, baselines);

@@ -23,6 +23,7 @@ Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const Codec
   } else {
     try {
       start_.emplace(Codec::load(ctx, start));
+      // A model from another run or another configuration would not show what training has changed.
       if (start_->config().to_json() != config.to_json()) {
         notes_.push_back(
             "The codec before training is not shown: the run's start/model.safetensors has another "
@@ -52,6 +53,7 @@ Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const Codec
 }
 
 std::vector<std::vector<float>> Baselines::add(const std::string& name, std::span<const float> samples) {
+  // One entry per baseline, in the order of all_: the start first, if there is one, then Opus.
   std::vector<std::vector<float>> decoded;
   if (judged_) {
     std::vector<float>& audio = decoded.emplace_back();
@@ -65,6 +67,7 @@ std::vector<std::vector<float>> Baselines::add(const std::string& name, std::spa
     ClipScore score = score_clip(ctx_, samples, coded.samples, config_.sample_rate);
     score.name = name;
     b.scores.add(std::move(score));
+    // The size of the packets, because the bitrate that Opus uses may differ from the requested one.
     b.bits += 8 * static_cast<double>(coded.bytes);
     decoded.push_back(std::move(coded.samples));
   }

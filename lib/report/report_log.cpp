@@ -42,6 +42,7 @@ std::vector<double> of_terms(const json& line, const std::vector<std::string>& t
   return v;
 }
 template <class Line>
+/// Drops the lines of steps that a later process made again.
 void forget(std::vector<Line>& lines, double from) {
   while (!lines.empty() && lines.back().step >= from) lines.pop_back();
 }
@@ -64,13 +65,17 @@ RunLog read_run_log(const std::filesystem::path& file) {
   RunLog log;
   double seconds = 0;  // of the current start of the run
   for (std::string text; std::getline(in, text);) {
+    // A line that was cut by a full disk or a kill is skipped.
     const json line = json::parse(text, nullptr, false);
     if (!line.is_object()) continue;
     const double step = value(line, "step");
+    // Below 2^53, so that the number is exact; also false for NaN.
     if (!(step >= 0 && step < 1e15)) continue;
     const auto of = [&](const char* key) { return value(line, key); };
     collect_terms(line, log.terms);
     if (line.contains("valid/loss")) {
+      // An evaluation comes after the step of its number, so it replaces evaluations from that step on, but keeps its
+      // training line.
       forget(log.valid, step);
       forget(log.train, step + 1);
       log.valid.push_back({.step = step,
@@ -89,6 +94,7 @@ RunLog read_run_log(const std::filesystem::path& file) {
                            .usage = values(line, "codebook_usage"),
                            .perplexity = values(line, "codebook_perplexity")});
       if (const double s = of("trained_seconds"); s >= 0) {
+        // The figure starts at 0 with every process: where it falls, the last one's total is added.
         if (s < seconds) log.trained_seconds += seconds;
         seconds = s;
       }

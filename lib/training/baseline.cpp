@@ -14,6 +14,7 @@
 namespace nacre::training {
 namespace {
 
+// The rates that Opus accepts (RFC 6716, section 2). libsndfile makes packets of 20 ms.
 constexpr int opus_rates[] = {8000, 12000, 16000, 24000, 48000};
 constexpr int64_t packets_per_second = 50;
 
@@ -55,6 +56,7 @@ sf_count_t write_to(const void* from, sf_count_t count, void* user) {
 }
 
 Sound open_memory(MemoryFile& file, int mode, SF_INFO& info) {
+  // libsndfile copies the table, and keeps the pointer to the file.
   SF_VIRTUAL_IO io{
       .get_filelen = length_of, .seek = seek_in, .read = read_from, .write = write_to, .tell = position_of};
   Sound sound(sf_open_virtual(&io, mode, &info, &file));
@@ -71,6 +73,7 @@ SF_INFO opus_info(int rate) {
 }
 
 int opus_rate(int sample_rate) {
+  // Rounded up, so that resampling removes no frequency of the original.
   for (const int rate : opus_rates)
     if (rate >= sample_rate) return rate;
   return opus_rates[std::size(opus_rates) - 1];
@@ -88,6 +91,7 @@ int64_t packet_bytes(const std::string& ogg) {
     for (size_t i = 0; i < segments; ++i) {
       const auto size = static_cast<unsigned char>(ogg[page + header + i]);
       body += size;
+      // Page headers are not counted, as no container is counted for the codec.
       if (packets >= 2) bytes += size;
       if (size < 255) ++packets;  // a segment of 255 bytes continues in the next one
     }
@@ -101,6 +105,7 @@ OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
   MemoryFile file;
   {
     SF_INFO info = opus_info(rate);
+    // The block ends before the file is read: closing writes the last page.
     const Sound sound = open_memory(file, SFM_WRITE, info);
     // libsndfile's ogg_opus.c maps level 0 to 256 kbit/s per channel and level 1 to 6 kbit/s, linearly in between.
     double level = 1 - (std::clamp(bitrate, min_opus_bitrate, max_opus_bitrate) - min_opus_bitrate) /
@@ -122,6 +127,7 @@ OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
   SF_INFO info{};
   const Sound sound = open_memory(file, SFM_READ, info);
   const auto n = static_cast<sf_count_t>(mono.size());
+  // libsndfile drops the pre-skip, so the samples are aligned with the original.
   if (info.samplerate != rate || sf_read_float(sound.get(), coded.samples.data(), n) != n)
     throw Error(ErrorKind::usage,
                 "Opus: libsndfile does not read back what it wrote at " + std::to_string(rate) + " Hz");
@@ -134,6 +140,7 @@ std::optional<std::string> opus_unavailable() {
   const SF_INFO info = opus_info(48000);
   MemoryFile file;
   if (sf_format_check(&info) == SF_TRUE) {
+    // sf_format_check() accepts the format even if libsndfile was built without Opus, so a file is opened as a test.
     SF_INFO opened = info;
     try {
       open_memory(file, SFM_WRITE, opened);

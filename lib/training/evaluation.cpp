@@ -38,6 +38,7 @@ bool is_constant(double standard_deviation) { return standard_deviation < static
 
 void score_waveform(std::span<const float> x, std::span<const float> y, ClipScore& s) {
   const auto n = static_cast<double>(x.size());
+  // Sums in double: a clip has millions of samples.
   double sx = 0, sy = 0, sxx = 0, syy = 0, noise = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double a = x[i], b = y[i];
@@ -47,12 +48,15 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   s.input_std = std::sqrt(std::max(0.0, sxx / n - s.input_mean * s.input_mean));
   s.output_std = std::sqrt(std::max(0.0, syy / n - s.output_mean * s.output_mean));
   s.snr = limited(decibels(sxx, noise));
+  // A second pass with the means removed. The formula from the sums above would cancel for a clip with an offset.
   double dot = 0, energy = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     const double a = x[i] - s.input_mean, b = y[i] - s.output_mean;
     dot += a * b, energy += a * a;
   }
+  // The projection of y on x would divide by rounding errors. The clip then has no SI-SDR.
   if (is_constant(std::sqrt(energy / n))) return;
+  // The target is the part of y that is a multiple of x. The rest is the distortion.
   const double scale = dot / energy;
   double target = 0, rest = 0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -113,12 +117,14 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
   const Shape shape{.time = n};
   // A clip shorter than half of the longest window cannot be reflected that far, so it is padded with zeros.
   const StftPadding padding = n > 1024 ? StftPadding::reflect : StftPadding::zero;
+  // DAC's settings: windows 32, 64, ... 2048 with 5, 10, ... 320 bands; see evaluation.h.
   SpectralConfig mel{.sample_rate = sample_rate, .scales = {}, .padding = padding};
   for (int64_t window = 32, bands = 5; window <= 2048; window *= 2, bands *= 2)
     mel.scales.push_back({.window = window, .hop = window / 4, .mels = bands, .mel_log = 1});
   SpectralConfig stft{.sample_rate = sample_rate, .scales = {}, .log_power = 2, .padding = padding};
   for (const int64_t window : {2048, 512})
     stft.scales.push_back({.window = window, .hop = window / 4, .magnitude = 1, .log_magnitude = 1});
+  // Two losses, two floats of padding, then both signals.
   Memory memory(ctx, (2 * original.size() + 4) * sizeof(float));
   auto* at = reinterpret_cast<float*>(memory.data());
   const View<float> losses(at, {.channels = 2}), x(at + 4, shape), y(at + 4 + n, shape);
@@ -130,6 +136,7 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
     const SpectralPlan plan(ctx, shape, mel);
     spectral_loss(ctx, {.plan = plan, .estimate = y, .target = x, .losses = losses});
     ctx.read<float>(losses, host);
+    // Losses are in the order STFT, mel. Without a scale of its kind, a loss is 0.
     d.mel = host[1];
   }
   {
@@ -150,12 +157,15 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
                                       " Hz, expected as many, at " + std::to_string(min_sample_rate) + " Hz or more");
   std::vector<double> weights(length);
   for (size_t n = 0; n < length; ++n) {
+    // The definition weights samples; powers are weighted by the square.
     const double w =
         0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / static_cast<double>(length + 1));
     weights[n] = w * w;
   }
   double sum = 0;
   int64_t frames = 0;
+  // Only whole frames. decibels() is infinite or below -10 for frames without error or without signal; the clamp makes
+  // both finite.
   for (size_t first = 0; first + length <= original.size(); first += hop, ++frames) {
     double signal = 0, noise = 0;
     for (size_t n = 0; n < length; ++n) {
@@ -174,6 +184,7 @@ ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<co
                                       std::to_string(original.size()) + " samples, expected as many");
   PieceScores scores(ctx, sample_rate);
   size_t at = 0;
+  // At least one piece, so that an empty clip has a score, too.
   do {
     const auto n =
         static_cast<size_t>(PieceScores::next_piece(static_cast<int64_t>(original.size() - at), sample_rate));
@@ -205,6 +216,8 @@ void PieceScores::add(std::span<const float> original, std::span<const float> de
   }
   for (size_t i = 0; i < original.size(); ++i) {
     const double x = original[i], y = decoded[i], a = x - from_x_, b = y - from_y_;
+    // Exact for the whole clip, however it is cut. Differences from the first sample keep the sums small if the clip
+    // has an offset, and the variance can be computed from them in one pass.
     power_ += x * x, noise_ += (x - y) * (x - y);
     x_ += a, y_ += b, xx_ += a * a, yy_ += b * b, xy_ += a * b;
   }
@@ -217,6 +230,7 @@ void PieceScores::add(std::span<const float> original, std::span<const float> de
 }
 
 ClipScore PieceScores::total() const {
+  // A clip of one piece was scored as a whole, with two passes.
   if (pieces_ < 2) return first_;
   ClipScore s;
   s.seconds = n_ / static_cast<double>(rate_);
@@ -228,6 +242,7 @@ ClipScore PieceScores::total() const {
   s.input_std = std::sqrt(energy / n_), s.output_std = std::sqrt(output / n_);
   s.snr = limited(decibels(power_, noise_));
   if (!is_constant(s.input_std)) {
+    // |scale x|^2 with scale = dot / energy. The rest is orthogonal to it, so its power is the difference.
     const double target = dot * dot / energy;
     s.si_sdr = scale_invariant(target, output - target);
   }
@@ -303,6 +318,7 @@ struct ClipJudge::Impl {
         name(std::move(n)),
         hooks(std::move(h)),
         scores(e.codec_.context(), e.codec_.config().sample_rate),
+        // Copies. finish() moves them back, so a clip that an exception stops leaves no trace in the evaluation.
         counts(e.counts_),
         sums(e.sums_),
         encoder(e.codec_, [this](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }),
@@ -317,6 +333,7 @@ struct ClipJudge::Impl {
     samples += static_cast<int64_t>(x.size());
   }
   void decode(bool last) {
+    // Codes are ordered by frame, then by codebook.
     for (size_t i = 0; i < codes.size(); ++i) ++counts[i % counts.size()][static_cast<size_t>(codes[i])];
     const auto start = Clock::now();
     if (!codes.empty()) decoder.push(codes);
@@ -347,6 +364,7 @@ ClipJudge::~ClipJudge() = default;
 void ClipJudge::push(std::span<const float> samples) {
   Impl& m = *impl_;
   const int64_t rate = m.to.codec_.config().sample_rate;
+  // One second at a time, whatever is pushed: memory stays bounded, and hooks are called at even intervals.
   for (size_t at = 0; at < samples.size(); at += static_cast<size_t>(rate)) {
     m.encode(samples.subspan(at, std::min(static_cast<size_t>(rate), samples.size() - at)), false);
     m.decode(false);
@@ -365,6 +383,7 @@ const ClipScore& ClipJudge::finish() {
   const int64_t rate = m.to.codec_.config().sample_rate;
   m.encode({}, true);
   m.decode(true);
+  // The pieces that are left, cut as in score_clip().
   do m.score(PieceScores::next_piece(static_cast<int64_t>(m.original.size()), rate));
   while (!m.original.empty());
   m.done();
@@ -396,6 +415,7 @@ std::vector<double> Evaluation::perplexity() const {
   std::vector<double> out;
   for (const auto& book : counts_) {
     double total = 0, entropy = 0;
+    // exp of the entropy of the code's frequencies: the number of codes that, equally used, would carry as much.
     for (const int64_t c : book) total += static_cast<double>(c);
     for (const int64_t c : book)
       if (c > 0) {

@@ -16,6 +16,7 @@
 namespace nacre::training {
 namespace {
 
+// The constants of STOI (Taal et al. 2011) and ESTOI (Jensen and Taal 2016); see intelligibility.h.
 constexpr int rate = 10000;
 constexpr size_t frame = 256, hop = frame / 2, transform = 512, bins = transform / 2 + 1;
 constexpr size_t bands = 15, segment = 30;
@@ -28,6 +29,7 @@ const Frame& window() {
   static const Frame w = [] {
     Frame made{};
     for (size_t n = 0; n < frame; ++n)
+      // A Hann window of 258 points without its zeros at both ends.
       made[n] = 0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / (frame + 1));
     return made;
   }();
@@ -57,6 +59,8 @@ std::array<size_t, bands + 1> band_edges() {
   std::array<size_t, bands + 1> edges{};
   for (size_t j = 0; j <= bands; ++j)
     edges[j] = static_cast<size_t>(
+        // Third-octave bands around 150 Hz * 2^(j / 3): the edges lie a sixth of an octave below and above, at the
+        // nearest bins.
         std::lround(lowest_band * std::exp2((2 * static_cast<double>(j) - 1) / 6) * transform / rate));
   return edges;
 }
@@ -120,6 +124,8 @@ Bands band_norms(Context& ctx, const std::vector<double>& x, const std::vector<d
   const View<float> signal(reinterpret_cast<float*>(signal_memory.data()), plan.signal());
   const View<float> spectrum(reinterpret_cast<float*>(spectrum_memory.data()), plan.spectrum());
   std::vector<float> samples(2 * time), values(2 * spectra * bins * 2);
+  // The last block may have fewer frames. Samples of the block before it remain behind them; the spectra of those are
+  // not read.
   for (size_t first = 0; first < out.frames; first += block) {
     const size_t count = std::min(block, out.frames - first);
     for (size_t f = 0; f < count; ++f)
@@ -127,6 +133,7 @@ Bands band_norms(Context& ctx, const std::vector<double>& x, const std::vector<d
         // Spectrum f + 1 is centred on sample 512 (f + 1).
         const size_t from = (first + f) * hop + n, to = (f + 1) * transform - frame / 2 + n;
         samples[to] = static_cast<float>(weights[n] * x[from]);
+        // The second item of the batch.
         samples[time + to] = static_cast<float>(weights[n] * y[from]);
       }
     ctx.write<float>(samples, signal);
@@ -185,11 +192,13 @@ Intelligibility intelligibility(Context& ctx, std::span<const float> decoded, st
   if (sample_rate < min_intelligibility_rate || peak_of(original) < silence_peak) return score;
   const std::vector<float> x = at_10_khz(original, sample_rate);
   const std::vector<float> y = at_10_khz(decoded, sample_rate);
+  // Silent frames are judged by the original alone, and the same frames are removed from both signals.
   const std::vector<size_t> loud = loud_frames(x);
   // Joining n frames leaves n - 1, because the last one ends with the last sample.
   if (loud.size() < segment + 1) return score;
   const Bands b = band_norms(ctx, join(x, loud), join(y, loud));
 
+  // The largest value that STOI lets a band of the decoded signal have, relative to the original.
   const double most = 1 + std::pow(10.0, -distortion_bound / 20);
   const size_t segments = b.frames - segment + 1;
   std::array<double, bands * segment> sx{}, sy{};  // [band][frame] of one segment
@@ -202,12 +211,15 @@ Intelligibility intelligibility(Context& ctx, std::span<const float> decoded, st
       std::copy_n(b.y.data() + j * b.frames + m, segment, v);
       std::array<double, segment> clipped{};
       const double level = norm_of(v, segment), gain = level > 0 ? norm_of(u, segment) / level : 0;
+      // STOI scales each band of a segment to the original's energy, clips it, and correlates over time.
       for (size_t n = 0; n < segment; ++n) clipped[n] = std::min(gain * v[n], most * u[n]);
       normalise(u, segment, 1);
       normalise(clipped.data(), segment, 1);
       normalise(v, segment, 1);
       stoi += inner(u, clipped.data(), segment);
     }
+    // ESTOI normalises the bands over time, as done above, then each frame over the bands, and correlates. It uses no
+    // scaling and no clipping.
     for (size_t n = 0; n < segment; ++n) {
       normalise(sx.data() + n, bands, segment);
       normalise(sy.data() + n, bands, segment);

@@ -51,6 +51,7 @@ DatasetOptions dataset_options(const TrainerOptions& o) {
   d.max_bad_files = o.max_bad;
   d.threads = o.context.threads;
   d.progress = [stop = o.stop, show = scan_progress(o.progress)](int64_t done, int64_t files) {
+    // Between files. The exception passes through the scan and leaves the constructor of Run.
     if (is_set(stop)) throw StoppedAtStart{};
     show(done, files);
   };
@@ -100,6 +101,8 @@ Run::Run(const TrainerOptions& options)
       // Invalid options are found before the run's folder is created.
       config_((options.config.check(), expect_folder(options.data_dir), options.config)),
       ctx_(options.context),
+      // The members are made in this order: the lock of the run's folder is taken before the data is scanned, so that a
+      // second run is refused at once, and not after minutes.
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(scanned(options)),
       step_(ctx_, config_.codec, config_.loss, config_.optimizer, config_.training.batch_size,
@@ -111,6 +114,7 @@ Run::Run(const TrainerOptions& options)
 
 void Run::say(const std::string& text) {
   const std::string line = printable_lines(text);  // the text contains file names
+  // The progress line is erased first and drawn again after the message.
   if (progress_) {
     progress_->message(line, options_.out);
   } else {
@@ -139,12 +143,14 @@ void Run::begin() {
     say("warning: " + std::to_string(warned.size() - bad_files_shown) + " more files have defects and are used");
 
   const std::optional<Checkpoint> from = find_checkpoint();
+  // Weights come from a checkpoint, from --init, or from the configured start, in this order of precedence.
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
   bool fresh_codebooks = !from;
   if (from)
     resume(*from);
   else if (!options_.init.empty())
     fresh_codebooks = init();
+  // Only now: a resume that is refused leaves the configuration of the run as it was.
   write_file_atomically(options_.run / "config.json", config_.to_json() + "\n");
   if (done_ >= schedule_.stop && !judges_first_) return;
 
@@ -154,10 +160,13 @@ void Run::begin() {
   // Lines that an earlier process of this run logged after the resumed step are no longer valid.
   const LogFailure failed = [this](const std::string& line) { say("warning: " + line); };
   const std::string log = (options_.run / "log.jsonl").string();
+  // Steps are repeated from the checkpoint on, and each step has one line in the log. TensorBoard's files are not cut;
+  // the first event of the new one says from which step on earlier events are replaced.
   drop_log_lines_after(log, from && !judges_start_ ? done_ : -1, failed);
   log_.emplace(log, failed);
   events_.emplace(options_.run.string(), EventOptions{.resume_step = from ? done_ + 1 : 0, .failed = failed});
   if (!from) events_->text("config", 0, "```\n" + config_.to_json() + "\n```");
+  // A crop depends on seed, step and index alone, so the sampler has no state to restore.
   batches_.emplace(data_, sampler_, PrefetchOptions{.first_step = done_, .threads = 1});
   say("model: " + number(static_cast<double>(step_.parameters().effective_elements()) / 1e6, "%.2f") +
       " M parameters, " + number(config_.codec.nominal_bitrate() / 1000, "%.1f") + " kbit/s, " +
@@ -167,6 +176,7 @@ void Run::begin() {
       (schedule_.stop < schedule_.end ? ", limited by --max_steps to " + std::to_string(schedule_.stop) : "") + "; " +
       std::to_string(ctx_.threads()) + " threads, " + ctx_.instruction_set());
   if (fresh_codebooks && config_.training.codebook_start_rows > 0) start_codebooks();
+  // Nothing has been saved yet that a later process could go on from.
   if (!from && judges_start_ && stopped()) throw StoppedAtStart{};
 }
 
@@ -185,6 +195,7 @@ std::optional<Checkpoint> Run::find_checkpoint() {
   }
   Checkpoint found = checkpoint_at(options_.resume);
   const fs::path parent = fs::weakly_canonical(found.path).parent_path();
+  // Checkpoints of two runs in one folder would have one order of steps and be rotated as one.
   if (!present.empty() && parent != fs::weakly_canonical(options_.run))
     throw Error(ErrorKind::usage, "--resume " + options_.resume + ": " + options_.run.string() +
                                       " has checkpoints of its own; omit --resume to continue from them, or choose "
@@ -202,6 +213,7 @@ void Run::resume(const Checkpoint& from) {
     then.schedule = RunSchedule(before, CropSampler(data_, segment, before.batch_size, 0).steps_per_epoch(), 0);
     then.schedule.end = then.schedule.stop;
   }
+  // The schedule depends on the data and the batch size, which may both have changed.
   schedule_ = continued(then.schedule, config_.training, sampler_.steps_per_epoch(), from.step);
   const RunIdentity now = identity();
   if (const std::vector<std::string> changed = what_forbids_resume(then, now); !changed.empty()) {
@@ -214,9 +226,12 @@ void Run::resume(const Checkpoint& from) {
   }
   if (const std::string bits = what_changes_bits(then, now); !bits.empty())
     say("note: " + bits + "; results may differ in the last bits from a run that was never stopped");
+  // The first change of the weights. All refusals come before it.
   done_ = restore(step_, from);
   saved_at_ = done_;
+  // The earlier process was stopped after it had saved the epoch and before it had scored it.
   judges_first_ = !from.metric && done_ > 0 && (schedule_.ends_epoch(done_) || done_ == then.schedule.stop);
+  // The counter of skipped updates is part of the state and goes on counting.
   skipped_seen_ = step_.scalars().skipped;
   last_checkpoint_ = from.path;
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
@@ -230,6 +245,7 @@ void Run::resume(const Checkpoint& from) {
         " of " + std::to_string(config_.training.num_epochs) + " epochs");
   if (done_ < schedule_.stop)
     if (const std::string rate = what_changes_rate(then, now, done_); !rate.empty()) say("note: " + rate);
+  // At the end, because a refusal above must not rename anything.
   for (const fs::path& aside : store_.set_aside_after(done_))
     say("note: a newer checkpoint is set aside as " + aside.string());
 }
@@ -248,7 +264,9 @@ bool Run::init() {
     throw Error(ErrorKind::input, "init: these are not all weights of the model: " + counts + names +
                                       "; --init-partial uses these and initialises the rest at random");
   say("init: " + counts + names);
+  // Evaluations use the averaged weights, which still hold the values from before.
   step_.reset_average();
+  // Codebooks that the file does not have are random, so they are started from data as in a new run.
   const auto codebook = [](const std::string& name) { return name.find(".codebook.") != std::string::npos; };
   return std::any_of(r.missing.begin(), r.missing.end(), codebook) ||
          std::any_of(r.misshapen.begin(), r.misshapen.end(), codebook);
@@ -273,6 +291,7 @@ void Run::start_codebooks() {
   step_.start_codebooks(
       [&] {
         if (stopped()) throw StoppedAtStart{};
+        // Read in this thread: the prefetcher reads the batches of training.
         fill_batch(data_, sampler_, -(++extra), batch);
         step_.load(batch.samples, valid_samples(batch));
       },
@@ -290,6 +309,8 @@ std::vector<int32_t> Run::drop_codebooks() const {
   const auto n = static_cast<int32_t>(config_.codec.n_codebooks);
   std::vector<int32_t> stages(static_cast<size_t>(step_.batch()), n);
   const auto dropped = static_cast<size_t>(config_.codec.quantizer_dropout * static_cast<double>(stages.size()));
+  // The stream's number is "drop" in ASCII. The counter is unique for each item of each step, so a resumed run draws
+  // the same numbers.
   const Philox draw{config_.training.seed, 0x64726f70ull};
   for (size_t i = 0; i < dropped; ++i)
     stages[i] = 1 + static_cast<int32_t>(
@@ -305,12 +326,17 @@ bool Run::one_step() {
   for (const BadFile& file : batch.lost)
     if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is used instead");
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
+  // Written to the device before the run, because a captured graph reads it from there.
   step_.set_learning_rate(config_.optimizer.learning_rate * schedule_.factor(config_.training, done_));
+  // If run() throws, in_step_ stays true and rescue() saves nothing: the state is neither that before the step nor that
+  // after it.
   in_step_ = true;
   const bool whole = step_.run([this] { return stopped(); });
   in_step_ = false;
+  // The batch has been taken from the prefetcher, but done_ has not moved, so a resumed run draws it again.
   if (!whole) return false;
   ++done_;
+  // An earlier score belongs to other weights.
   snr_ = std::nan("");
   // Reading metrics waits for the device. On CUDA only every tenth step is read, so that the next batch can be loaded
   // while this step runs.
@@ -321,6 +347,8 @@ bool Run::one_step() {
     trained_audio_ += static_cast<double>(c.length) / static_cast<double>(config_.codec.sample_rate);
   ++unseen_steps_;
   if (!looks) return true;
+  // The device counts skipped updates. `seen` steps have passed since the last look, one on the CPU and up to ten on
+  // CUDA.
   const int64_t skipped = m.skipped - skipped_seen_, seen = std::exchange(unseen_steps_, 0);
   if (skipped > 0) {
     skipped_seen_ = m.skipped;
@@ -338,6 +366,7 @@ bool Run::one_step() {
 }
 
 void Run::skipped_update(const Batch& batch, int64_t updates) {
+  // Only the first of a row is reported, with the audio that it came from; the others usually follow from it.
   const bool first = skipped_in_a_row_ == 0;
   skipped_in_a_row_ += updates;
   if (first) {
@@ -374,7 +403,9 @@ void Run::log_step(const StepMetrics& m) {
 }
 
 void Run::save(const std::string& why, bool goes_on) {
+  // An evaluation or a stop may ask for a step that is already saved.
   if (done_ == saved_at_) return;
+  // Also set if the save fails, so that a full disk is tried again after the usual time and not at every step.
   last_save_ = Clock::now();
   const auto failed = [&](ErrorKind kind, const std::string& reason) {
     save_failure_ = kind;
@@ -408,6 +439,7 @@ void Run::judge_checkpoint() {
 }
 
 void Run::rescue() {
+  // An error in an evaluation or in reading data leaves the trained state whole.
   if (done_ != saved_at_ && !in_step_) {
     try {
       save("before an error", false);
@@ -429,6 +461,7 @@ void Run::keep_start() {
     remove_leftovers(folder);
     judged_.save(folder / "model.safetensors");
   } catch (const Error& e) {
+    // After an error of the device no later call can succeed.
     if (e.kind() == ErrorKind::device) throw;
     say("warning: the model before training was not saved: " + std::string(e.what()) + "; training goes on");
   } catch (const std::bad_alloc&) {
@@ -449,8 +482,10 @@ void Run::loop(TrainResult& result) {
       unjudged_ = stopped();
     }
   };
+  // The unfinished evaluation of the last process comes before the next step, which would change the weights.
   if (judges_first_) end_epoch();
   while (done_ < schedule_.stop && !stopped()) {
+    // false: a signal. done_ and the state are those of the last whole step, which is saved below.
     if (!one_step()) break;
     if (schedule_.ends_epoch(done_) || done_ == schedule_.stop) {
       // Save first, so that the epoch is not lost if the evaluation fails.
@@ -459,6 +494,7 @@ void Run::loop(TrainResult& result) {
     }
     if (since(last_save_) >= 60 * config_.training.checkpoint_minutes) save("in mid-epoch");
   }
+  // Read before the save: a signal that arrives during it did not stop the run early.
   result.signal = options_.stop != nullptr ? options_.stop->load() : 0;
   save("stopped", false);
 }
@@ -500,6 +536,7 @@ TrainResult Run::go() {
                            : "done: " + std::to_string(done_) + " steps; saved " + last_checkpoint_.string());
   }
   result.step = done_;
+  // Without its last evaluation the run is not finished: the same command makes it.
   result.finished = done_ >= schedule_.stop && !unjudged_;
   result.checkpoint = last_checkpoint_;
   return result;

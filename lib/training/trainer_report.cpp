@@ -44,11 +44,13 @@ std::string each(const std::vector<double>& v, double factor) {
 
 void drop_missing(nlohmann::ordered_json& line) {
   for (auto it = line.begin(); it != line.end();)
+    // Numbers only: names and counts stay.
     it = it->is_number_float() && !std::isfinite(it->get<double>()) ? line.erase(it) : std::next(it);
 }
 
 std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
   const auto start = std::chrono::steady_clock::now();
+  // std::function copies its target, so the bar is shared.
   return [start, to, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
     if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
     if (!progress)
@@ -78,11 +80,14 @@ bool Run::evaluate(int64_t epoch) {
     say("a signal stopped the evaluation at step " + std::to_string(done_) +
         "; it is repeated when the run is resumed");
   } catch (const Error& e) {
+    // After either, training cannot go on.
     if (e.kind() == ErrorKind::device || e.kind() == ErrorKind::diverged) throw;
     why = e.kind() == ErrorKind::memory ? "not enough memory; a smaller training.valid_seconds needs less" : e.what();
   } catch (const std::bad_alloc&) {
     why = "not enough memory; a smaller training.valid_seconds needs less";
   }
+  // What report() may have set before it failed. The means of the epoch begin anew, as after an evaluation that
+  // succeeds.
   snr_ = std::nan("");
   epoch_gradient_norm_ = 0;
   epoch_steps_ = 0;
@@ -97,8 +102,11 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   const auto look = [this] {
     if (stopped()) throw StoppedInEvaluation{};
   };
+  // A model of its own, so that an evaluation changes nothing that training uses.
   judged_.parameters().assign(ctx_, step_.parameters(), step_.averaged());
   const int rate = static_cast<int>(config_.codec.sample_rate);
+  // The choice is made once per process, so that the scores of all epochs are comparable. It depends on the data and
+  // the configuration alone.
   if (!judged_parts_) judged_parts_.emplace(data_, judged_excerpts(data_, config_.training.valid_seconds), look);
   const std::vector<Excerpt>& parts = judged_parts_->excerpts();
   const double all = total_seconds(data_, parts);
@@ -106,6 +114,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   double before = 0;
   const JudgeHooks hooks{.progress = [&](double seconds) {
     look();
+    // `seconds` is within the present clip.
     const double done = before + seconds;
     progress_->update(done_, "evaluating: " + number(done, "%.0f") + " of " + number(all, "%.0f") + " s, " +
                                  describe_duration(since(begun) * (all - done) / std::max(done, 1e-3)) + " left");
@@ -140,6 +149,7 @@ StepMetrics Run::measure_held_out() {
     std::vector<int64_t> lengths;
     const std::vector<int64_t>& held_out = data_.held_out().empty() ? data_.training() : data_.held_out();
     for (const int64_t c : held_out) lengths.push_back(data_.clips()[static_cast<size_t>(c)].samples);
+    // Seed 0 whatever the run's seed: runs on the same data with equal batches are measured on the same crops.
     const CropSampler crops(held_out, lengths, step_.samples(), step_.batch(), 0);
     std::vector<Excerpt> parts;
     for (int64_t b = 0; b < std::min(crops.steps_per_epoch(), measured_batches); ++b)
@@ -162,6 +172,7 @@ StepMetrics Run::measure_held_out() {
       std::copy(samples.begin(), samples.end(), audio.begin() + static_cast<std::ptrdiff_t>(i * segment));
       valid.push_back(static_cast<int32_t>(samples.size()));
     }
+    // All codebooks, without dropout.
     step_.load(audio, valid);
     step_.measure();
     const StepMetrics m = step_.metrics();
@@ -179,7 +190,9 @@ StepMetrics Run::measure_held_out() {
 void Run::report(int64_t epoch) {
   Evaluation e(judged_);
   judge(e, epoch);
+  // After judge(), which a signal may stop: it takes most of the time.
   const StepMetrics m = measure_held_out();
+  // Set when nothing is left that a signal stops, so that a score always belongs to a complete evaluation.
   snr_ = e.snr();
   const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
   const double norm = epoch_steps_ > 0 ? epoch_gradient_norm_ / static_cast<double>(epoch_steps_) : std::nan("");
@@ -189,6 +202,7 @@ void Run::report(int64_t epoch) {
 
   const bool start = epoch == 0;
   const auto loss_text = [](float loss) { return number(loss, loss_format(loss)); };
+  // Three lines for the reader, then the same and more for the logs.
   std::string terms;
   for (const TermMetrics& t : m.terms) terms += t.title + " " + loss_text(t.value) + " [" + per_cent(t.share) + "], ";
   say((start ? "start" : "epoch " + std::to_string(epoch)) + "  step " + std::to_string(done_) + "  loss " +

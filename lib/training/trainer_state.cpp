@@ -23,6 +23,7 @@ struct Tensors {
   std::vector<std::unique_ptr<std::vector<float>>> values;
   std::vector<StoredTensor> list;
   void add(const std::string& name, std::vector<int64_t> shape, std::span<const float> v) {
+    // The vectors are allocated one by one, because the tensors point to their elements.
     values.push_back(std::make_unique<std::vector<float>>(v.begin(), v.end()));
     list.push_back({name, Dtype::f32, std::move(shape), std::as_bytes(std::span<const float>(*values.back()))});
   }
@@ -47,11 +48,14 @@ RunSchedule::RunSchedule(const TrainingConfig& t, int64_t steps, int64_t moved)
   if (t.max_steps > 0) stop = std::min(stop, t.max_steps);
 }
 int64_t RunSchedule::factor_end(const TrainingConfig& t) const { return t.schedule_steps > 0 ? t.schedule_steps : end; }
+/// With schedule_steps the schedule is one in steps, and a change of the batch size does not move it. Otherwise it is
+/// one in epochs, and `shift` translates.
 double RunSchedule::factor(const TrainingConfig& t, int64_t step) const {
   return t.schedule_steps > 0 ? schedule_factor(t, step, t.schedule_steps) : schedule_factor(t, step, end, shift);
 }
 
 RunSchedule continued(const RunSchedule& then, const TrainingConfig& now, int64_t steps_per_epoch, int64_t step) {
+  // No rounding here, so a run that is resumed with the same data keeps its schedule exactly.
   if (then.steps_per_epoch == steps_per_epoch) return {now, steps_per_epoch, then.shift};
   const double epochs = static_cast<double>(step + then.shift) / static_cast<double>(then.steps_per_epoch);
   return {now, steps_per_epoch, std::llround(epochs * static_cast<double>(steps_per_epoch)) - step};
@@ -62,6 +66,7 @@ std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, i
     return r.config.optimizer.learning_rate * r.schedule.factor(r.config.training, at);
   };
   const double before = rate(then, step), after = rate(now, step);
+  // The bound is rounding: the same rate computed from other numbers.
   if (std::fabs(before - after) <= 1e-9 * std::max(before, after)) return "";
   std::string line = "learning rate: " + number(after, "%.3g") +
                      " at the next step (with the previous settings: " + number(before, "%.3g") + ")";
@@ -107,6 +112,7 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
                                               "training.codebook_average_rows", "codec.beam"};
   std::vector<std::string> found;
   for (const std::string& d : differences(then.config, now.config))
+    // A difference is "section.key: value -> value".
     if (!harmless.contains(d.substr(0, d.find(':')))) found.push_back(d);
   if (then.data != now.data) found.push_back("data: the list of audio files changed");
   if (then.storage != now.storage)
@@ -146,6 +152,9 @@ std::string manifest_of(TrainingStep& step, const RunIdentity& identity, int64_t
 }
 
 CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity& identity, int64_t at, double snr) {
+  // With averaged weights, model.safetensors holds the averages, which is what is used after training, and the values
+  // that are trained on go to optimizer.safetensors as "value.NAME". Without them, model.safetensors holds the values.
+  // Either way it is a complete model.
   auto model = std::make_shared<Tensors>();
   auto rest = std::make_shared<Tensors>();
   const Parameters& parameters = step.parameters();
@@ -156,6 +165,8 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
                            (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
                          });
   for (const StateTensor& s : step.state()) {
+    // A state of this size is laid out as the trained parameters (moments, averages) and is stored tensor by tensor,
+    // under names that do not depend on the layout.
     if (s.values.elements() == parameters.trained_elements()) {
       const bool is_model = s.name == averaged;
       parameters.each_tensor(ctx, s.values,
@@ -181,10 +192,12 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;
+  // The state is copied from the device already. The store calls these functions when it writes.
   c.files.push_back({"model.safetensors",
                      [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
   c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
   c.manifest = manifest_of(step, identity, at, snr);
+  // Before the evaluation there is no metric; CheckpointStore::judge() adds it.
   if (std::isfinite(snr)) c.metric = snr;
   return c;
 }
@@ -192,6 +205,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
 int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
   Context& ctx = step.context();
   Parameters& parameters = step.parameters();
+  // Both files are read and checked before the first value is written.
   const Safetensors rest = Safetensors::read(checkpoint.file("optimizer.safetensors"), {.allow_nonfinite = false});
   const Safetensors model = Safetensors::read(checkpoint.file("model.safetensors"), {.allow_nonfinite = false});
   bool averaging = false;
@@ -204,6 +218,7 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     parameters.set_tensor(ctx, name, from.shape, to_floats(from), block);
   };
   for (const auto& [name, shape] : names) {
+    // The file decides and not the configuration, because averaging may have been switched since.
     const bool raw_apart = rest.find("value." + name) != nullptr;
     set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
   }
@@ -228,6 +243,7 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
   } catch (const json::exception& e) {
     throw Error(ErrorKind::input, checkpoint.path.string() + "/manifest.json: " + e.what());
   }
+  // Derives the effective weights, which no checkpoint holds.
   parameters.refresh(ctx);
   return checkpoint.step;
 }

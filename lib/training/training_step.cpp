@@ -24,6 +24,8 @@ struct TrainingStep::Impl {
     if (wanted_samples < codec.hop())
       throw Error(ErrorKind::usage, "segment_length is " + std::to_string(wanted_samples) +
                                         " samples, expected at least one hop, " + std::to_string(codec.hop()));
+    // The order is fixed. The optimizer copies the initial values as its first average, and the closures of the plan
+    // hold addresses of parameters, gradients and the optimizer's step number.
     parameters.allocate(ctx, true, storage);
     parameters.initialise(ctx, seed);
     optimizer.emplace(ctx, parameters, optimizer_config, "adamw", communicator);
@@ -35,10 +37,13 @@ struct TrainingStep::Impl {
     for (const TermSpec& t : losses.terms) host.metrics.terms.push_back({t.name, t.title});
   }
 
+  /// The whole step as one walk: encoder, quantizer, decoder, losses. What load() fills (audio, lengths, and the
+  /// quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
     lengths = p.persistent<int32_t>({.channels = batch});
+    // The latent and the estimate are float in every storage: distances to codes and the losses are computed in float.
     const Flow z = stored_as(p, system.encoder(p, stored_as(p, source.flow, storage)), Storage::float32);
     latent = p.result<float>(z);
     after_encoder = p.last_step();
@@ -71,9 +76,11 @@ struct TrainingStep::Impl {
   View<float> audio;
   View<const float> latent;
   View<int32_t> lengths;
+  // captures: the second run() records a graph. ran: a run kernel by kernel has come first.
   bool captures = false, ran = false;
   std::optional<Graph> graph;
   struct {
+    // Buffers for load() and metrics(), allocated once. stages: all codebooks for every item, the default of load().
     std::vector<int32_t> stages, frames;
     std::vector<float> values, shares;
     StepMetrics metrics;
@@ -117,6 +124,7 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   s.ctx.upload<float>(audio, s.audio);
   s.ctx.upload<int32_t>(lengths, s.lengths);
   const auto hop = static_cast<int32_t>(s.config.hop());
+  // A frame that is partly filled counts.
   for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;
   s.ctx.upload<int32_t>(s.host.frames, s.quantized.frames);
   s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantized.stages);
@@ -129,6 +137,8 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
 void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
                                          const StartProgress& progress) {
   Impl& s = *this;
+  // The start has three parts: it gathers latents of the encoder at rest, clusters them by k-means stage by stage,
+  // and lets codebooks of moving averages follow further batches. The weights do not change meanwhile.
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
   // Progress: gathering frames counts one part per batch. Short clips give fewer frames; progress then waits at the end
@@ -152,18 +162,21 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     const size_t before = all.size();
     for (int64_t b = 0; b < s.batch; ++b) {
       const auto from = rows_of_batch.begin() + b * frames * d;
+      // Frames of padding would put codes on silence.
       all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * d);
     }
     if (all.size() == before) throw Error(ErrorKind::input, "codebook start: a batch holds no audio");
     done(std::min(static_cast<int64_t>(all.size()) / (d * per_batch), gathered));
   }
   const int64_t n = static_cast<int64_t>(all.size()) / d;
+  // Outside of the plan's block, since it is needed once only.
   Memory memory(s.ctx, all.size() * sizeof(float));
   const View<float> latents(reinterpret_cast<float*>(memory.data()), {.time = n, .channels = d});
   s.ctx.write<float>(all, latents);
   s.system.quantizer.start(s.ctx, latents, s.seed, [&](int64_t stage, int64_t) { done(gathered + weight * stage); });
   // The averages span half of the batches seen so far, so that the result of k-means is forgotten first. The decay is
   // at most that of training.
+  // A decay of 1 - 2 / n spans n / 2 batches (docs/decisions/codebook-average-span.md).
   const double decay = s.config.ema_decay_of(per_batch);
   for (int64_t i = 0; i < batches; ++i) {
     next_batch();
@@ -174,6 +187,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     s.quantized.update(s.ctx, std::min(decay, std::max(s.config.ema_decay, 1 - 2 / static_cast<double>(i + 1))));
     done(gathered + clustered + i + 1);
   }
+  // Training counts its steps from 0.
   const int32_t none = 0;
   s.ctx.upload<int32_t>(std::span<const int32_t>(&none, 1), s.optimizer->step());
   // Factorised codebooks are trained values, so the averaged weights must restart from the new ones.
@@ -186,6 +200,7 @@ void TrainingStep::set_learning_rate(double lr) { impl_->optimizer->set_learning
 void TrainingStep::run() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "run", "training step");
+  // The first run is not captured: what the device loads or sets up at the first launch of a kernel is then done.
   if (s.graph) return s.graph->replay();
   if (s.captures && s.ran) {
     s.graph.emplace(s.ctx.capture([&s] { s.plan.run(); }));
@@ -197,6 +212,7 @@ void TrainingStep::run() {
 bool TrainingStep::run(const std::function<bool()>& give_up) {
   Impl& s = *impl_;
   if (s.ctx.device().kind == Device::cuda) {
+    // Launches return at once and a replay is one launch, so there is no moment in between at which a step could stop.
     if (give_up()) return false;
     run();
     return true;
@@ -212,6 +228,8 @@ void TrainingStep::set_capture(bool capture) {
 void TrainingStep::gradients() {
   const InUse alone(impl_->in_use, "gradients", "training step");
   impl_->plan.run_gradients();
+  // The backward passes leave the gradients of effective weights. An update would derive those of directions and gains,
+  // so they are derived here.
   impl_->parameters.finish_gradients(impl_->ctx);
 }
 

@@ -93,6 +93,8 @@ T atomic(T* at, F&& next) {
 
 }  // namespace nacre::emulation
 
+// Shuffles and votes pass `orders_memory` false: on a device only __syncwarp orders memory. A source lane outside of
+// the segment of `width` lanes gives the lane's own value, as on a device.
 // ---- warps
 inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::CallSite p = {}) {
   ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);

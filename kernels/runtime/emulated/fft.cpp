@@ -40,6 +40,7 @@ struct Fft::Impl {
     while (n % p != 0) ++p;
     const int64_t m = n / p, step = length / n;
     for (int64_t i = 0; i < p; ++i) transform(in + i * stride, out + i * m, m, stride * p);
+    // Joins the p parts: for each k, a DFT of p points with the twiddles of all outputs k + q m.
     std::vector<Complex> column(static_cast<size_t>(p));
     for (int64_t k = 0; k < m; ++k) {
       for (int64_t i = 0; i < p; ++i) column[static_cast<size_t>(i)] = out[i * m + k];

@@ -23,6 +23,7 @@ namespace {
 constexpr size_t map_from = size_t{64} << 20;  // larger blocks are mapped: untouched zeros cost nothing
 constexpr size_t hide_to = 256 << 10;          // blocks up to this size are closed to host code (AddressSanitizer)
 
+// Poisoning takes time for every byte at each Open, so only small buffers are closed.
 void hide(std::byte* p, const Buffer& b, bool hidden) {
 #if defined(__SANITIZE_ADDRESS__)
   if (b.kind != Buffer::heap || b.bytes > hide_to) return;
@@ -51,6 +52,8 @@ size_t used(int device) {
 
 std::byte* allocate(Buffer& b) {
   void* p = nullptr;
+  // Large blocks stay lazy, so that shapes larger than the machine's memory can be tested at their edges. They are
+  // neither watched nor closed.
   if (b.bytes >= map_from) {
     b.kind = Buffer::mapped;
     p = mmap(nullptr, b.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -118,6 +121,7 @@ cudaError_t cudaFree(void* p) {
   if (p == nullptr) return cudaSuccess;
   const auto found = buffers().find(static_cast<std::byte*>(p));
   if (found == buffers().end()) return api.fails(cudaErrorInvalidValue);
+  // As cudaFree does: queued work that uses the memory runs first.
   finish_device(found->second.device);
   const Buffer b = found->second;
   hide(found->first, b, false);

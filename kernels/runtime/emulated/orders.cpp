@@ -69,6 +69,7 @@ class Orders {
 
  private:
   template <class F>
+  // The copies hold the device's buffers one after the other, by address. A launch neither makes nor frees buffers.
   void each(F f) {
     size_t at = 0;
     for (const auto& [p, b] : buffers()) {
@@ -92,6 +93,7 @@ void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemor
     size_t bytes = 0;
     for (const auto& [p, b] : buffers())
       if (b.device == shared.device) bytes += b.bytes;
+    // Larger memories run once, in one order, as without `all`: copying them would take longer than the kernels.
     if (bytes <= compare_to) {
       static Orders* const orders = new Orders;
       orders->begin(shared.device);
@@ -110,6 +112,7 @@ void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemor
       return;
     }
   }
+  // Rotation: forward, reverse, random, by the number of the launch.
   Order order{m.fixed.value_or(static_cast<Order::Kind>(number % 3)), seed};
   run_grid(kernel, grid, size, shared, edges, order);
 }

@@ -105,6 +105,7 @@ struct Permutation {
       return;
     }
     uint64_t x = order.seed * 0x9E3779B97F4A7C15ull + 0x632BE59BD9B4E019ull;
+    // The last steps of splitmix64, as a small generator.
     const auto next = [&] {
       x ^= x >> 27, x *= 0x94D049BB133111EBull, x ^= x >> 31;
       return x;
@@ -131,6 +132,9 @@ const char* file_name(const char* path) {
   return slash != nullptr ? slash + 1 : path;
 }
 
+// A jump stops one context and resumes another, and hands over the context that it stopped: so main_context is stored
+// anew by each jump into a fiber, and Thread::context by each jump out. A fiber that has ended its thread waits in
+// leave() and runs the thread with the same number of the next block, so fibers are made once.
 void fiber(transfer_t from) {
   Scheduler& s = scheduler();
   s.main_context = from.fctx;
@@ -163,6 +167,7 @@ std::string ranges(const std::vector<unsigned>& threads) {
 
 /// Switches from the scheduler to a thread, until it waits or ends.
 void Scheduler::resume(Thread& t) {
+  // `self` is what threadIdx and the faults read; null means host code.
   self = &t;
   if (t.context == nullptr) {
     const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;
@@ -198,6 +203,7 @@ void Scheduler::start_shared(size_t dynamic) {
   dynamic_bytes = dynamic;
   static_bytes = 0;
   shared_used = (dynamic + shared_gap - 1) / shared_gap * shared_gap + shared_gap;
+  // Dynamic memory comes first, then the static arrays, each with a gap that belongs to no array.
   hide(shared + dynamic, shared_space - dynamic);
 }
 
@@ -222,6 +228,8 @@ std::string Scheduler::stuck() const {
 }
 
 void Scheduler::release_barrier() {
+  // Barriers are told apart by their place in the source: two __syncthreads() that a device would let match are a fault
+  // here.
   for (unsigned i = 1; i < count; ++i)
     if (threads[i].line != threads[0].line || !same_text(threads[i].file, threads[0].file)) {
       fault = "divergent barrier: " + stuck();
@@ -235,6 +243,7 @@ void Scheduler::release_barrier() {
 void Scheduler::run_block(Order order, uint64_t turn) {
   ++block.serial;
   block.epoch = 0;
+  // All bits set: NaN in every float, so that a value that was never written shows in the results.
   std::memset(shared, 0xff, dynamic_bytes);
   for (const SharedArray& a : arrays) std::memset(shared + a.offset, 0xff, a.bytes);
   waiting = 0;
@@ -248,6 +257,9 @@ void Scheduler::run_block(Order order, uint64_t turn) {
     t.copies.clear();
   }
   const Permutation at(count, {order.kind, order.seed + turn});
+  // Rounds over the threads that can run. Each runs until it waits. A round without progress means that no thread can
+  // go on: a barrier that some never reach, or lanes that wait for each other. A thread that has returned does not
+  // count as waiting, so a barrier after an early return is found.
   for (unsigned left = count; left > 0;) {
     bool progress = false;
     for (unsigned i = 0; i < count; ++i) {
@@ -300,6 +312,7 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
   block.grid = grid;
   shadow_launch(s.shared, shared_space, memory.device);
   shadow_shared(s.shared, memory.dynamic);
+  // Blocks run whole, one after the other: `turn` varies the order of threads from block to block.
   const Permutation at(blocks, order);
   for (uint64_t i = 0; i < blocks; ++i) {
     const uint64_t b = at(i);
@@ -346,6 +359,8 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
          std::to_string(lane) + " (" + file_name(file) + ":" + std::to_string(line) + ")");
   }
   t.mask = mask, t.argument = argument, t.operation = operation, t.file = file, t.line = line;
+  // The last lane of the mask to arrive finds all others waiting with the same mask at the same place. It resolves the
+  // operation for all, makes them ready, and goes on without a switch. Any other lane waits.
   uint32_t& at_warp = s.at_warp[t.linear / 32];
   void* arguments[32];
   bool all = (mask & ~(at_warp | 1u << lane)) == 0;  // all lanes named in the mask wait in some warp operation
@@ -376,6 +391,7 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
 void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
   Scheduler& s = scheduler();
   for (const auto& a : s.arrays)
+    // The first thread that reaches the array makes it; all other threads and blocks of the launch find it.
     if (a.line == line && a.file == file) return s.shared + a.offset;
   const size_t offset = (s.shared_used + alignment - 1) / alignment * alignment;
   s.shared_used = offset + bytes + shared_gap;
@@ -402,6 +418,8 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from)
   if (bytes_from > 0) shadow_read(from, bytes_from);
   std::memset(to, 0xff, bytes);  // NaN until the thread has waited for the copy
   shadow_pending(to, bytes, true);
+  // The bytes are copied in copy_wait(), as late as a device may, and read from the source then: a source that is
+  // overwritten too early shows, as well.
   hide(to, bytes);
   self->copies.push_back({to, from, bytes, bytes_from, self->copy_group});
 }
@@ -410,6 +428,8 @@ void copy_wait(unsigned groups_left) {
   Thread& t = *self;
   size_t kept = 0;
   for (const PendingCopy& c : t.copies) {
+    // Groups are numbered by commits; the current, uncommitted one is copy_group. A wait leaves the newest
+    // `groups_left` committed ones and what is not committed.
     if (c.group + groups_left >= t.copy_group) {
       t.copies[kept++] = c;
       continue;

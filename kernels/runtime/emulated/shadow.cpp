@@ -54,6 +54,8 @@ constexpr uint64_t several_threads = 2;  // in this epoch, accesses by more than
 constexpr uint64_t several_warps = 4;
 constexpr uint64_t several_blocks = 8;
 constexpr uint64_t pending_copy = 16;  // of writes: by a cp.async that was not yet waited for
+// The last write and the last read of two bytes. Two suffice: a later access in order replaces the entry, and accesses
+// without an order between them are combined into one with flags.
 struct alignas(32) Cell {
   Touch write, read;
 };
@@ -144,6 +146,9 @@ bool in_atomic = false, reporting = false;
 
 /// Whether the access `now` conflicts with the earlier access t.
 inline bool conflicts(Touch t, Touch now) {
+  // Ordered are: two atomics; another epoch of the same block (a __syncthreads lies between); the same thread; the same
+  // warp at a later warp epoch (a __syncwarp lies between). All else conflicts. A cell keeps one entry for all readers
+  // (or writers), so its flags say whether more than one thread, warp or block is in it.
   if ((t.who & now.who & atomically) != 0) return false;
   if (t.is(several_blocks) || t.block() != now.block()) return true;
   if (t.when != now.when) return false;
@@ -175,6 +180,8 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
   const Thread& me = *self;
   const Touch now{block.serial << 32 | block.epoch,
                   uint64_t{me.warp_epoch} << 32 | me.linear << 16 | (in_atomic ? atomically : 0)};
+  // A read conflicts with earlier writes, a write with earlier writes and reads. The access is noted only after the
+  // checks.
   Touch write, read, after;
   for (size_t i = 0; i < count; ++i) {
     Cell& c = cells[i];
@@ -233,6 +240,8 @@ void shadow_launch(std::byte* shared, size_t bytes, int device) {
   }
   shared_begin = shared, shared_bytes = bytes;
   ++launch_number;
+  // Launches of one device are ordered, so accesses of earlier ones never conflict. Block numbers only grow: a
+  // comparison with the launch's first one tells them apart, and no cell must be cleared.
   launch_first = (block.serial + 1) << 32;
 }
 void shadow_shared(const void* at, size_t bytes) {

@@ -38,6 +38,8 @@ struct Entry {
   enum Kind : uint8_t { work, reach, wait } kind;
   std::shared_ptr<const Work> run;
   std::shared_ptr<EventState> event;
+  // Of events: which record of the event is meant. An event may be recorded again while an earlier record still waits
+  // in a queue.
   uint64_t ticket;
 };
 
@@ -114,6 +116,7 @@ void break_device(int device, cudaError_t e) {
 /// Runs the next entry of a queue. Returns false if it waits for an event that was not reached.
 bool step(CUstream_st& s) {
   Entry e = std::move(s.queue.front());
+  // A wait stays at the front, so the queue is blocked.
   if (e.kind == Entry::wait && e.event->reached < e.ticket) {
     s.queue.front() = std::move(e);
     return false;
@@ -145,6 +148,7 @@ bool step(CUstream_st& s) {
 void run_until(CUstream_st& s, const EventState* event = nullptr, uint64_t ticket = 0) {
   while (!s.queue.empty() && (event == nullptr || event->reached < ticket)) {
     if (step(s)) continue;
+    // The recursion ends: an event is recorded before it is waited for, so waits form no cycle.
     const Entry& blocked = s.queue.front();
     const std::shared_ptr<EventState> waited = blocked.event;
     run_until(*waited->stream, waited.get(), blocked.ticket);
@@ -164,6 +168,7 @@ void before_waiting(const CUstream_st* waited) {
 cudaError_t add(const Api& api, cudaStream_t stream, Work work) {
   if (stream == nullptr || !state().streams.contains(stream)) return api.fails(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = api.broken(stream->device); e != cudaSuccess) return e;
+  // Shared, because a captured node runs at every replay of its graph.
   auto shared = std::make_shared<const Work>(std::move(work));
   if (stream->capture) {
     stream->capture->nodes.push_back(std::move(shared));
@@ -221,6 +226,7 @@ struct Queued {
   std::vector<void*> arguments;
 
   void copy(void* const* from) {
+    // The parameters, one after the other as the ABI aligns them, in one block of bytes.
     size_t bytes = 0;
     std::vector<size_t> at;
     for (const Signature::Parameter& p : signature->parameters) {
@@ -246,6 +252,9 @@ struct Queued {
     if (to_break != nullptr && name == to_break) return break_device(device, cudaErrorIllegalAddress);
     KernelFacts& facts = state().kernels[{device, function}];
     const Open memory(device);
+    // What is left for static arrays: of 48 KiB without the opt-in attribute, else of the whole limit of a block, of
+    // which the attribute reserves its part. The arrays become known only now; their size is kept for the next launch's
+    // check.
     const size_t asked = facts.dynamic_limit;
     run_in_orders(
         {name.c_str(), one_thread, this}, grid, block,
@@ -296,6 +305,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 
 cudaError_t cudaGetLastError() {
   const Api api;
+  // The error of a broken device stays; all others are returned once.
   return std::exchange(last_error, state().broken[current_device]);
 }
 namespace {
@@ -385,6 +395,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     expect_memory("read from", from, bytes);
     std::memcpy(to, from, bytes);
   });
+  // Pageable memory: the call returns when the bytes are there. Pinned memory: the caller must wait.
   if (e != cudaSuccess || stream->capture || pinned(to)) return e;
   run_until(*stream);
   return api.broken(stream->device);
@@ -441,6 +452,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     stream->invalidated = true;
     return api.fails(cudaErrorStreamCaptureIsolation);
   }
+  // As in CUDA: the wait is for the last record before this call; an event that was never recorded is not waited for.
   if (event->state->reached < event->state->recorded)
     stream->queue.push_back({Entry::wait, nullptr, event->state, event->state->recorded});
   return cudaSuccess;
@@ -503,11 +515,13 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int va
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
                              cudaStream_t stream) {
   const Api api;
+  // nvcc generates a stub that knows the parameters; here launch() announces them just before, on the same thread.
   const Signature* const signature = std::exchange(announced, nullptr);
   if (signature == nullptr) return api.fails(cudaErrorInvalidValue);
   if (!state().streams.contains(stream) || stream->device != current_device)
     return api.fails(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = api.broken(current_device); e != cudaSuccess) return e;
+  // CUDA's limits of blocks and grids, for all compute capabilities that are supported.
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
@@ -523,6 +537,7 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
   queued->signature = signature;
   queued->grid = grid, queued->block = block;
   queued->dynamic = shared;
+  // Everything that the launch depends on is copied, because it runs later.
   queued->edges = edge_blocks;
   queued->device = current_device;
   queued->copy(arguments);
@@ -559,6 +574,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   const Api api;
+  // The nodes are shared, so the graph may be destroyed before its executables.
   *exec = new CUgraphExec_st{graph->nodes, current_device};
   return cudaSuccess;
 }

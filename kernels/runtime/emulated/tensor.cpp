@@ -11,6 +11,7 @@ float from_bf16(uint32_t bits) { return __uint_as_float(bits << 16); }
 
 template <int depth>
 void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const float (&b)[depth][8]) {
+  // Products in order of k, added in float; then the sum is added to d. A device adds in another order, and truncates.
   float d[16][8] = {};
   for (int row = 0; row < 16; ++row)
     for (int k = 0; k < depth; ++k)
