@@ -186,7 +186,9 @@ void Dataset::Impl::scan() {
                               warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         // Other threads may have used the room during decoding. The sum is therefore checked again.
-        if (bytes > 0 && kept.fetch_add(bytes) + bytes <= options.cache_bytes)
+        if (kept.fetch_add(bytes) + bytes > options.cache_bytes)
+          kept.fetch_sub(bytes);
+        else if (bytes > 0)
           decoded[i] = std::make_shared<const std::vector<float>>(std::move(samples));
       } catch (const Error& e) {
         reasons[i] = e.what();

@@ -108,16 +108,22 @@ std::string shell_word(std::string_view text) {
 
 std::string in_quotes(std::string_view text) {
   constexpr size_t longest = 120;
-  std::string out = "\"";
   const bool valid = is_utf8(text);
+  // The middle of a long text, [head, tail), is left out. Both halves have whole characters.
+  size_t head = text.size(), tail = text.size();
+  if (text.size() > longest) {
+    const auto inside = [&](size_t i) {
+      return valid && i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80;
+    };
+    head = longest / 2, tail = text.size() - longest / 2;
+    while (inside(head)) --head;
+    while (inside(tail)) ++tail;
+  }
+  std::string out = "\"";
   for (size_t i = 0; i < text.size(); ++i) {
-    if (i == longest / 2 && text.size() > longest) {
-      // The middle of a long text is left out. The second half begins with a whole character.
-      i = text.size() - longest / 2;
-      while (i < text.size() && (static_cast<unsigned char>(text[i]) & 0xc0) == 0x80) ++i;
+    if (i == head) {
       out += "...";
-      --i;
-      continue;
+      i = tail;
     }
     if (const size_t bad = unprintable(text, i, valid); bad > 0) {
       for (size_t k = 0; k < bad; ++k) append_escaped(out, text[i + k]);

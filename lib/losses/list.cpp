@@ -1,7 +1,6 @@
 // The list of losses, their configuration, and the plan of all of them.
-#include "losses/list.h"
-
 #include "files/fields.h"
+#include "nacre/losses/loss.h"
 
 namespace nacre {
 namespace {

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <memory>
 
-#include "losses/list.h"
+#include "nacre/losses/loss.h"
 
 namespace nacre {
 namespace {

@@ -1,7 +1,7 @@
 // Distance of samples (ops/waveform_loss.h).
 #include "nacre/ops/waveform_loss.h"
 
-#include "losses/list.h"
+#include "nacre/losses/loss.h"
 
 namespace nacre {
 

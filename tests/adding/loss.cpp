@@ -3,7 +3,6 @@
 
 #include "adding/steps.h"
 #include "gradient_check.h"
-#include "losses/list.h"
 #include "nacre/ops/waveform_loss.h"
 #include "reference/losses.h"
 

@@ -40,6 +40,23 @@ TEST_CASE("text: a word of a command line is quoted where a shell would take it 
   CHECK(shell_word("a\nb'\\\x1b") == "$'a\\x0ab\\'\\\\\\x1b'");
 }
 
+TEST_CASE("text: a long text in quotes loses its middle, between whole characters") {
+  const std::string long_text(121, 'x');
+  CHECK(in_quotes(std::string(120, 'x')) == "\"" + std::string(120, 'x') + "\"");
+  CHECK(in_quotes(long_text) == "\"" + std::string(60, 'x') + "..." + std::string(60, 'x') + "\"");
+  // A character of three bytes lies across the end of the first half, then across the start of the second.
+  const std::string letter = "\xe0\xb0\x85", control = "\xc2\x85";
+  for (const size_t before : {58, 59, 60, 61}) {
+    const std::string text = std::string(before, 'x') + letter + std::string(140 - before, 'y');
+    const std::string head = std::string(std::min<size_t>(before, 60), 'x');
+    CHECK(in_quotes(text) == "\"" + head + "..." + std::string(60, 'y') + "\"");
+  }
+  const std::string late = std::string(80, 'x') + letter + std::string(58, 'y');  // 141 bytes, the second half at 81
+  CHECK(in_quotes(late) == "\"" + std::string(60, 'x') + "..." + std::string(58, 'y') + "\"");
+  // A control character of two bytes across the middle of the first half's end is left out as well.
+  const std::string with_control = std::string(59, 'x') + control + std::string(100, 'y');
+  CHECK(in_quotes(with_control) == "\"" + std::string(59, 'x') + "..." + std::string(60, 'y') + "\"");
+}
 TEST_CASE("spelling: the nearest name, and none where nothing is near") {
   const std::vector<std::string> verbs{"train", "encode", "decode", "eval", "report", "info", "export"};
   CHECK(nearest("encod", verbs) == "encode");

@@ -67,6 +67,10 @@ struct Loss {
   std::function<void(Plan&, const Signals&)> plan;
 };
 
+/// Declares that a loss reads a branch of the estimate. Ops of losses overwrite gradients, so another reader of the
+/// branch would lose its gradient; the function throws Error(usage) if there is one.
+Input<float> read_branch(const Step&, Flow branch);
+
 /// L1 distance of the samples: term "waveform".
 Loss waveform_loss_of(const LossConfig&);
 /// Distances of spectra over LossConfig::windows, computed together: terms "stft" and "mel".
