@@ -97,9 +97,10 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
   std::map<std::string, std::vector<std::string>> taken;
   for (FileJob& job : jobs.jobs) {
     if (into && job.in == "-")
-      throw Error(
-          ErrorKind::usage,
-          "-o " + output + ": is a folder, and standard input has no file name; expected the name of an output file");
+      throw Error(ErrorKind::usage,
+                  "-o " + output +
+                      ": standard input has no file name, so it cannot be written to a folder; give it as the only "
+                      "input, with the name of an output file");
     job.make_folders = into;
     job.out = into ? output + (output.ends_with('/') ? "" : "/") + renamed(job.out, from, options.keep_ending) : output;
     std::vector<std::string>& same = taken[job.out];

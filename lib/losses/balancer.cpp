@@ -13,7 +13,7 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   const auto count = static_cast<int64_t>(weights.size());
   const auto in = s.reads<float>(x);
   // The op overwrites the gradient of x. The flag is known in the second walk.
-  if (in.add) throw Error(ErrorKind::usage, "balancer: another step passes a gradient to the activation");
+  if (in.add) throw Error(ErrorKind::usage, "balancer: a later step passes a gradient to the activation");
   Branches made{.step = s.number()};
   Balancer op{};
   op.count = static_cast<int>(count);

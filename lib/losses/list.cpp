@@ -9,17 +9,26 @@ namespace {
   throw Error(ErrorKind::usage, "loss." + key + ": " + what);
 }
 
+/// The list: a new loss is a word here.
+std::vector<Loss> all_losses(const LossConfig& config, int64_t sample_rate) {
+  return {waveform_loss_of(config), spectral_loss_of(config, sample_rate)};
+}
+
 }  // namespace
 
 std::vector<Loss> losses_of(const LossConfig& config, int64_t sample_rate) {
   config.check(sample_rate);
-  return {waveform_loss_of(config), spectral_loss_of(config, sample_rate)};
+  return all_losses(config, sample_rate);
 }
 
 void LossConfig::check(int64_t sample_rate) const {
   LossConfig c = *this;
   check_limits("loss", fields_of(c), twelve_digits);
-  if (waveform + stft + mel <= 0) refuse_loss("waveform", "waveform, stft and mel are all zero; one must be positive");
+  double weights = 0;
+  std::vector<std::string> names;
+  for (const Loss& loss : all_losses(*this, sample_rate))
+    for (const TermSpec& term : loss.terms) weights += term.weight, names.push_back(term.name);
+  if (weights <= 0) refuse_loss(names.front(), listed(names, "and") + " are all zero; one must be positive");
   if (windows.empty()) refuse_loss("windows", "is empty");
   if (mels.size() != windows.size())
     refuse_loss("mels", std::to_string(mels.size()) + " entries for " + std::to_string(windows.size()) + " windows");
@@ -43,7 +52,8 @@ std::string term_title(const std::string& name) {
 
 Input<float> read_branch(const Step& s, Flow branch) {
   const Input<float> in = s.reads<float>(branch, Until::backward);
-  if (in.add) throw Error(ErrorKind::usage, "loss: a branch has another reader, expected the loss alone");
+  if (in.add)
+    throw Error(ErrorKind::usage, "loss: a later step reads the branch, expected the loss as its last reader");
   return in;
 }
 
@@ -52,12 +62,11 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
   const std::vector<Loss> losses = losses_of(config, sample_rate);
   PlannedLosses planned;
   std::vector<double> weights;
+  // Terms have one order everywhere: in branches, values, shares and the balancer's state. Each loss gets its part of
+  // it.
   for (const Loss& loss : losses)
-    // Terms have one order everywhere: in branches, values, shares and the balancer's state. Each loss gets its part of
-    // it.
     for (const TermSpec& term : loss.terms) planned.terms.push_back(term), weights.push_back(term.weight);
-  const Branches branches =
-      GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights);
+  const Branches branches = GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights);
   const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
   size_t first = 0;
   for (const Loss& loss : losses) {

@@ -17,7 +17,9 @@ namespace {
 /// The larger of two scratch shapes, for a block that two calls of one step use in turn.
 Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
 
-View<const float> value_of(const Parameter* p) { return p != nullptr ? View<const float>(p->value) : View<const float>{}; }
+View<const float> value_of(const Parameter* p) {
+  return p != nullptr ? View<const float>(p->value) : View<const float>{};
+}
 View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
 
 /// Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x again.
@@ -259,7 +261,8 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
     const auto in = s.reads<T>(x, Until::backward);
     const auto out = s.makes<T>(y);
     const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
-    const View<float> scratch = s.scratch(conv1d_forward_scratch<T>(context, x.shape, shape, geometry_), Until::forward);
+    const View<float> scratch =
+        s.scratch(conv1d_forward_scratch<T>(context, x.shape, shape, geometry_), Until::forward);
     const View<float> backward_scratch =
         s.scratch(larger(conv1d_input_gradient_scratch<T>(context, x.shape, shape, y, geometry_),
                          conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry_)),

@@ -52,8 +52,7 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   const bool several = collapsed.find(',') != std::string::npos;
   if (!collapsed.empty())
     w.push_back("codebook collapsed: codebook" + std::string(several ? "s " : " ") + collapsed +
-                (several ? " use" : " uses") +
-                " less than a tenth of the codes, so that bits carry no information; " +
+                (several ? " use" : " uses") + " less than a tenth of the codes, so that bits carry no information; " +
                 (!f.codebooks_from_data ? "start codebooks from data (training.codebook_start_rows)"
                  : !f.ema               ? "train codebooks by moving averages (codec.quantizer=ema)"
                                         : "use fewer codes (codec.codebook_size)") +

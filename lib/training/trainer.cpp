@@ -536,7 +536,7 @@ TrainResult Run::go() {
                            : "done: " + std::to_string(done_) + " steps; saved " + last_checkpoint_.string());
   }
   result.step = done_;
-  // Without its last evaluation the run is not finished: the same command makes it.
+  // Without its last evaluation the run is not finished: the same command makes that evaluation.
   result.finished = done_ >= schedule_.stop && !unjudged_;
   result.checkpoint = last_checkpoint_;
   return result;

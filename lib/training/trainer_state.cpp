@@ -1,6 +1,7 @@
 #include "training/trainer_state.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -32,11 +33,17 @@ struct Tensors {
 constexpr const char* averaged = "adamw.ema";
 
 /// A number of the balancer's state. Zero for a term that the checkpoint did not train with: its average then starts
-/// with the next step. Earlier versions stored all numbers in one tensor, "balancer"; `place` is the number's index.
-float balancer_state(const Safetensors& rest, const std::string& name, size_t place) {
+/// with the next step.
+float balancer_state(const Safetensors& rest, const std::string& name) {
   if (const StoredTensor* own = rest.find(name)) return to_floats(*own).at(0);
+  // Earlier versions had these three terms and stored all numbers in one tensor.
+  static constexpr std::array<const char*, 6> places{"balancer.norms.waveform", "balancer.norms.stft",
+                                                     "balancer.norms.mel",      "balancer.ones.waveform",
+                                                     "balancer.ones.stft",      "balancer.ones.mel"};
   const StoredTensor* all = rest.find("balancer");
-  const std::vector<float> values = all != nullptr ? to_floats(*all) : std::vector<float>{};
+  const auto place = static_cast<size_t>(std::find(places.begin(), places.end(), name) - places.begin());
+  if (all == nullptr || place == places.size()) return 0;
+  const std::vector<float> values = to_floats(*all);
   return place < values.size() ? values[place] : 0;
 }
 const char* name_of(Storage s) { return s == Storage::bfloat16 ? "bf16" : "fp32"; }
@@ -222,10 +229,9 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     const bool raw_apart = rest.find("value." + name) != nullptr;
     set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
   }
-  size_t balanced = 0;
   for (const StateTensor& s : step.state()) {
     if (s.name.starts_with("balancer.")) {
-      const float value = balancer_state(rest, s.name, balanced++);
+      const float value = balancer_state(rest, s.name);
       ctx.write<float>(std::span(&value, 1), s.values);
       continue;
     }

@@ -137,8 +137,8 @@ void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int6
 void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,
                                          const StartProgress& progress) {
   Impl& s = *this;
-  // The start has three parts: it gathers latents of the encoder at rest, clusters them by k-means stage by stage,
-  // and lets codebooks of moving averages follow further batches. The weights do not change meanwhile.
+  // The start has three parts: it gathers latents of the encoder before training, clusters them by k-means stage by
+  // stage, and lets codebooks of moving averages follow further batches. The weights do not change meanwhile.
   const int64_t per_batch = s.latent.shape.rows();
   const int64_t batches = s.config.quantizer == QuantizerKind::ema ? (average_rows + per_batch - 1) / per_batch : 0;
   // Progress: gathering frames counts one part per batch. Short clips give fewer frames; progress then waits at the end

@@ -1,5 +1,5 @@
-// A system: the topology of an encoder and a decoder, and a preset. Its test plans it for encoding, for decoding, and for
-// a step of training.
+// A system: the topology of an encoder and a decoder, and a preset. Its test plans it for encoding, for decoding, and
+// for a step of training.
 #include <set>
 
 #include "adding/steps.h"
@@ -14,7 +14,7 @@
 namespace nacre::systems {
 namespace {
 
-/// One strided convolution per rate, each behind an ELU but the first.
+/// One strided convolution per rate, with an ELU before each except the first.
 Net encoder(Parameters& p, const CodecConfig& c) {
   Chain layers;
   int64_t channels = 1, out = c.encoder_dim;

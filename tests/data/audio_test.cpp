@@ -175,7 +175,8 @@ TEST_CASE("damaged audio is named with its reason", "[training][audio]") {
   CHECK_THAT(with("This is a text, whatever its name says.\n"), Catch::Contains("not readable as audio"));
   CHECK_THAT(with(std::string("PK\3\4") + std::string(500, 'x')), Catch::Contains("not readable as audio"));
   const size_t fmt = header("fmt ");
-  CHECK_THAT(with(patched(fmt + 12, std::string("\x01\0\0\0", 4))), Catch::Contains("the sample rate is 1, expected 1000 to"));
+  CHECK_THAT(with(patched(fmt + 12, std::string("\x01\0\0\0", 4))),
+             Catch::Contains("the sample rate is 1, expected 1000 to"));
   CHECK(with(patched(fmt + 12, std::string("\xff\xff\xff\x7f", 4))).substr(0, 2) == "3 ");
   CHECK(with(patched(fmt + 12, std::string(4, '\0'))).substr(0, 2) == "3 ");
   CHECK(with(patched(fmt + 10, std::string("\0\0", 2))).substr(0, 2) == "3 ");

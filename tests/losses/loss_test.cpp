@@ -197,7 +197,7 @@ TEST_CASE("loss: the balancer joins the gradients of any losses, and counts ever
     }
 }
 
-TEST_CASE("loss: a branch has one reader, and the balancer is the only way back of its activation", "[loss]") {
+TEST_CASE("loss: the loss is the last reader of its branch, and the balancer that of its activation", "[loss]") {
   Context ctx({.threads = 1});
   const Shape shape{.batch = 1, .time = 300};
   LossConfig config;
@@ -223,12 +223,12 @@ TEST_CASE("loss: a branch has one reader, and the balancer is the only way back 
                const Flow branch = GradientBalancer(0.9, true).plan(p, x, one).flows[0];
                waveform(p, branch), waveform(p, branch);
              }),
-             Catch::Contains("a branch has another reader"));
+             Catch::Contains("a later step reads the branch"));
   CHECK_THAT(refused([&](Plan& p, Flow x) {
                waveform(p, GradientBalancer(0.9, true).plan(p, x, one).flows[0]);
                waveform(p, x);
              }),
-             Catch::Contains("balancer: another step"));
+             Catch::Contains("balancer: a later step"));
   CHECK_THAT(refused([&](Plan& p, Flow x) { GradientBalancer(0.9, true).plan(p, x, nine); }),
              Catch::Contains("9 branches, expected 1 to 8"));
   CHECK_THAT(refused([&](Plan& p, Flow x) { GradientBalancer(0.9, true).plan(p, x, {}); }),
@@ -244,6 +244,12 @@ TEST_CASE("loss: names of terms differ, and each has a title", "[loss]") {
       names.push_back(term.name);
     }
   CHECK(names == std::vector<std::string>{"waveform", "stft", "mel"});
+  // Keys "valid/..." of other figures.
+  for (const char* taken :
+       {"loss", "vq", "snr", "si_sdr", "segmental_snr", "stoi", "estoi", "mel_distance", "stft_distance", "output_mean",
+        "output_std", "input_mean", "input_std", "grad_norm", "audio_seconds_per_second"})
+    CHECK(std::count(names.begin(), names.end(), taken) == 0);
+  for (const std::string& name : names) CHECK_FALSE(name.starts_with("share_"));
   CHECK(term_title("stft") == "STFT");
   CHECK(term_title("adversarial") == "adversarial");  // of a log that another version wrote
 }

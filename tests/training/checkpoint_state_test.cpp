@@ -64,12 +64,15 @@ TEST_CASE("checkpoint: the balancer's averages are restored by the names of the 
     for (const StoredTensor& t : file.tensors())
       if (keep(t.name)) tensors.push_back(t);
     if (!whole.empty())
-      tensors.push_back({"balancer", Dtype::f32, {static_cast<int64_t>(whole.size())}, std::as_bytes(std::span(whole))});
+      tensors.push_back(
+          {"balancer", Dtype::f32, {static_cast<int64_t>(whole.size())}, std::as_bytes(std::span(whole))});
     write_safetensors(folder / "new.safetensors", tensors);
     fs::rename(folder / "new.safetensors", folder / "optimizer.safetensors");
   };
   // A term that the run did not have begins at zero; the others keep their values.
-  rewrite([](const std::string& name) { return name.find(".stft") == std::string::npos || !name.starts_with("balancer."); }, {});
+  rewrite(
+      [](const std::string& name) { return name.find(".stft") == std::string::npos || !name.starts_with("balancer."); },
+      {});
   std::map<std::string, std::vector<float>> expected = trained;
   expected["balancer.norms.stft"] = expected["balancer.ones.stft"] = {0};
   CHECK(restored() == expected);

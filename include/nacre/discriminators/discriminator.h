@@ -29,8 +29,8 @@ struct ScaleDiscriminatorConfig {
                             {1024, 41, 4, 64}, {1024, 41, 4, 256}, {1024, 5}};
   int64_t last_taps = 3;  ///< of the convolution to one channel, the logits
 };
-/// Registers <name>.convs.<i> and <name>.conv_post in `parameters`, which must outlive the result. The audio is judged at
-/// its own rate; for other scales, resample it first. Throws Error(usage) for a layer that no convolution can have.
+/// Registers <name>.convs.<i> and <name>.conv_post in `parameters`, which must outlive the result. The audio is judged
+/// at its own rate; for other scales, resample it first. Throws Error(usage) for a layer that no convolution can have.
 Discriminator scale_discriminator(Parameters&, const std::string& name, const ScaleDiscriminatorConfig& = {});
 
 }  // namespace nacre

@@ -49,7 +49,9 @@ void fields(V& v, LossConfig& c) {
 
 /// The part of a term that is known before it is planned.
 struct TermSpec {
-  std::string name;   ///< key in logs and checkpoints: <name>/loss, valid/<name>, valid/share_<name>
+  /// Key in logs and checkpoints: <name>/loss, valid/<name>, valid/share_<name>. It must not be a key of other figures
+  /// (loss, vq, snr, mel_distance, ...; lib/training/trainer_report.cpp).
+  std::string name;
   std::string title;  ///< name in text and charts
   double weight = 1;
 };
@@ -60,23 +62,23 @@ struct Signals {
   View<const int32_t> lengths;      ///< [B]: valid samples per item; empty: all
   View<float> values;               ///< [terms] =, unweighted
 };
-/// A loss. `plan` records one step that reads every branch. Its backward pass computes the values and the gradient of
-/// each term with respect to its branch, unweighted. The step must be the only reader of its branches.
+/// A loss. `plan` records a step (or several, such as a frozen discriminator and a step behind it) that reads every
+/// branch. The backward passes compute the values and the gradient of each term with respect to its branch, unweighted.
 struct Loss {
   std::vector<TermSpec> terms;
   std::function<void(Plan&, const Signals&)> plan;
 };
 
-/// Declares that a loss reads a branch of the estimate. Ops of losses overwrite gradients, so another reader of the
-/// branch would lose its gradient; the function throws Error(usage) if there is one.
+/// Declares that a loss reads a branch of the estimate. Ops of losses overwrite the gradient, so the loss must be the
+/// last reader of its branch: the gradient of a later one would be lost, and the function throws Error(usage).
 Input<float> read_branch(const Step&, Flow branch);
 
 /// L1 distance of the samples: term "waveform".
 Loss waveform_loss_of(const LossConfig&);
 /// Distances of spectra over LossConfig::windows, computed together: terms "stft" and "mel".
 Loss spectral_loss_of(const LossConfig&, int64_t sample_rate);
-/// All losses of a configuration. The order of their terms is the order in logs and in the balancer. Throws Error(usage)
-/// that names an invalid key.
+/// All losses of a configuration. The order of their terms is the order in logs and in the balancer. Throws
+/// Error(usage) that names an invalid key.
 std::vector<Loss> losses_of(const LossConfig&, int64_t sample_rate);
 /// The title of a term of losses_of(); for other names, the name itself.
 std::string term_title(const std::string& name);
@@ -92,8 +94,8 @@ struct Branches {
 class GradientBalancer {
  public:
   GradientBalancer(double decay, bool balanced) : decay_(decay), balanced_(balanced) {}
-  /// One branch per weight, at most balancer_max. The step must be the only reader of x that passes a gradient. Throws
-  /// Error(usage) otherwise.
+  /// One branch per weight, at most balancer_max. Steps that read x before may add to its gradient, outside of the
+  /// balance. Throws Error(usage) if a later step passes a gradient to x.
   Branches plan(Plan&, Flow x, std::span<const double> weights) const;
 
  private:

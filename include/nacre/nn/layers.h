@@ -63,8 +63,10 @@ class Activation {
 enum class Norm : uint8_t {
   none,
   weight,
-  group,  ///< one mean and variance per item, over all positions and channels
-  layer   ///< one mean and variance per position, over the channels
+  /// One mean and variance per item, over all positions and channels. Every output then depends on the whole input, so
+  /// a network with it gives other values in windows than over the whole.
+  group,
+  layer  ///< one mean and variance per position, over the channels
 };
 
 /// Mean and variance normalisation of an activation, with parameters <name>.weight and <name>.bias of one value per
@@ -84,9 +86,9 @@ class GroupNorm {
   const Parameter* bias_;
 };
 
-/// Convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and <name>.bias. Without weight
-/// normalisation, <name>.weight takes the place of the first two. Norm::group and Norm::layer add <name>.norm.weight
-/// and <name>.norm.bias. (Checkpoints of EnCodec spell some of these differently. Their names are mapped on import.)
+/// Convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and <name>.bias. Without
+/// weight normalisation, <name>.weight takes the place of the first two. Norm::group and Norm::layer add
+/// <name>.norm.weight and <name>.norm.bias.
 /// The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. The bias is initialised to zero (section 2.6
 /// of the DAC description).
 class Conv1d {

@@ -139,8 +139,8 @@ class Step {
   WeightGrad gradient(const Weight&) const;
   /// Gradient of a parameter that is not a Weight; ops add to it. Empty if it is frozen or nothing is trained.
   View<float> gradient(const Parameter&) const;
-  /// Declares that this step's backward pass or update changes memory that outlives the run (codebooks, moving averages).
-  /// A run that is abandoned or ends early restores it.
+  /// Declares that this step's backward pass or update changes memory that outlives the run (codebooks, moving
+  /// averages). A run that is abandoned or ends early restores it.
   void changes(View<float>) const;
 
   /// Adds a row to Plan::costs(), named `row`, or after the step if `row` is empty. Must be called after reads().

@@ -17,13 +17,13 @@
 //              element of the set, so a large mean costs no accuracy of the variance; those of the backward pass in
 //              float over at most 32 terms and then in double. Bits do not depend on the number of threads
 //   accuracy   with u = 2^-24 and q = |mean| r:  y within u (|gain| (6 |h| + q) + 3 (|gain h| + |bias| + |residual|)),
-//              one rounding of the mean costing q;  dgain within u times the sum of |dy| (48 |h| + q) and dbias within
-//              48 u times the sum of |dy|, on top of two roundings of the result;  dx within
+//              where q comes from the rounding of the mean;  dgain within u times the sum of |dy| (48 |h| + q) and
+//              dbias within 48 u times the sum of |dy|, on top of two roundings of the result;  dx within
 //              r u (6 |d| + 48 mean|d| + |h| mean(|d| (48 |h| + q)) + |mean(d h)| (8 |h| + q)). A set that contains a
 //              NaN or an infinity gives NaN
-//   cost       forward 12 bytes per float (16 with a residual) over an item, the second reading of x not from cache if
-//              the item is large; 8 (12) over a position. Backward 20 (x and dy are read twice). Bound by memory.
-//              CUDA: 3 launches over an item and 1 over a position, backward 4 and 3
+//   cost       forward 12 bytes per float (16 with a residual) over an item, where x is read twice and a large
+//              item comes from memory both times; 8 (12) over a position. Backward 20 (x and dy are read twice). Bound
+//              by memory. CUDA: 3 launches over an item and 1 over a position, backward 4 and 3
 namespace nacre {
 
 /// What mean and variance are taken over, besides the channels of a group.

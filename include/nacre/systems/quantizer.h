@@ -26,11 +26,11 @@ struct QuantizerUse {
 };
 /// A planned quantizer. Except for `codes`, the views are empty if nothing is trained.
 struct Quantized {
-  Flow flow{};              ///< the quantised latent; its gradient is passed straight through
-  View<int32_t> codes{};    ///< [batch, frames, 1, stages]
-  View<float> losses{};     ///< [2]: commitment, codebook
-  View<int32_t> stages{};   ///< [batch], input: codebooks per item
-  View<int32_t> frames{};   ///< [batch], input: valid frames per item
+  Flow flow{};             ///< the quantised latent; its gradient is passed straight through
+  View<int32_t> codes{};   ///< [batch, frames, 1, stages]
+  View<float> losses{};    ///< [2]: commitment, codebook
+  View<int32_t> stages{};  ///< [batch], input: codebooks per item
+  View<int32_t> frames{};  ///< [batch], input: valid frames per item
   /// Moving-average update of the codebooks from the frames of the last run, with a decay other than training's. Used
   /// at the start of training. Empty for factorised codes.
   std::function<void(Context&, double decay)> update{};
