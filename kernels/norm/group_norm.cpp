@@ -26,14 +26,15 @@ constexpr int64_t lanes = 16;  // partial sums of a set: fixed, so that bits do 
 constexpr int64_t part_elements = 16384;
 constexpr int64_t tile = 512;  // channels whose sums lie on the stack
 
+/// Over a position, the rows of all items are one item, because sets do not depend on items.
 struct Layout {
   int64_t batch, rows, channels, groups, width;  ///< rows of an item; channels of a group
   int64_t part_rows, parts;                      ///< parts of an item
   bool over_item;
 
   Layout(Shape s, int64_t group_count, NormOver over)
-      : batch(s.batch),
-        rows(s.time * s.width),
+      : batch(over == NormOver::item ? s.batch : 1),
+        rows(over == NormOver::item ? s.time * s.width : s.rows()),
         channels(s.channels),
         groups(group_count),
         width(s.channels / group_count),
@@ -59,25 +60,33 @@ struct Part {
   }
 };
 
+/// Rows of n elements, `stride` apart.
+template <class T>
+struct Run {
+  const T* x;
+  int64_t rows, stride, n;
+};
 /// sum += x - pivot, squares += (x - pivot)^2, in `lanes` partial sums.
 template <class T>
-NACRE_INLINE void add(const T* __restrict x, int64_t n, double pivot, double* __restrict sum,
-                      double* __restrict squares) {
-  int64_t i = 0;
-  const auto one = [&](int64_t l) {
-    const double v = static_cast<double>(to_float(x[i + l])) - pivot;
-    sum[l] += v;
-    squares[l] += v * v;
-  };
-  for (; i + lanes <= n; i += lanes)
-    for (int64_t l = 0; l < lanes; ++l) one(l);
-  for (int64_t l = 0; l < n - i; ++l) one(l);
+NACRE_INLINE void add(const Run<T>& a, double pivot, double* __restrict sum, double* __restrict squares) {
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const T* const __restrict x = a.x + r * a.stride;
+    int64_t i = 0;
+    const auto one = [&](int64_t l) {
+      const double v = static_cast<double>(to_float(x[i + l])) - pivot;
+      sum[l] += v;
+      squares[l] += v * v;
+    };
+    for (; i + lanes <= a.n; i += lanes)
+      for (int64_t l = 0; l < lanes; ++l) one(l);
+    for (int64_t l = 0; l < a.n - i; ++l) one(l);
+  }
 }
-NACRE_CLONES void add_moments(const float* x, int64_t n, double pivot, double* sum, double* squares) {
-  add(x, n, pivot, sum, squares);
+NACRE_CLONES void add_moments(const Run<float>& a, double pivot, double* sum, double* squares) {
+  add(a, pivot, sum, squares);
 }
-NACRE_CLONES void add_moments(const bf16* x, int64_t n, double pivot, double* sum, double* squares) {
-  add(x, n, pivot, sum, squares);
+NACRE_CLONES void add_moments(const Run<bf16>& a, double pivot, double* sum, double* squares) {
+  add(a, pivot, sum, squares);
 }
 /// Sums of differences from the pivot, and of their squares.
 struct Moments {
@@ -102,15 +111,17 @@ struct Rows {
 template <class T>
 NACRE_INLINE void forward(const Rows<T>& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
-    const T *const x = a.x + r * a.stride, *const residual = a.other + r * a.stride;
+    const T* const x = a.x + r * a.stride;
     T* const __restrict y = a.out + r * a.stride;
     const float mean = a.mean[r * a.step], inverse = a.inverse[r * a.step];
-    if (a.other == nullptr)
+    if (a.other == nullptr) {
       for (int64_t i = 0; i < a.width; ++i)
         y[i] = store<T>((to_float(x[i]) - mean) * (inverse * a.gain[i]) + a.bias[i]);
-    else
+    } else {
+      const T* const residual = a.other + r * a.stride;
       for (int64_t i = 0; i < a.width; ++i)
         y[i] = store<T>((to_float(x[i]) - mean) * (inverse * a.gain[i]) + a.bias[i] + to_float(residual[i]));
+    }
   }
 }
 NACRE_CLONES void forward_rows(const Rows<float>& a) { forward(a); }
@@ -189,7 +200,7 @@ void item_statistics(Context& ctx, const GroupNormForward<T>& a, const Layout& l
       const T* const x = a.x.data + p.at + g * l.width;
       // The channels of a single group are contiguous over rows.
       const int64_t runs = l.groups == 1 ? 1 : p.rows, length = l.groups == 1 ? p.rows * l.width : l.width;
-      for (int64_t r = 0; r < runs; ++r) add_moments(x + r * l.channels, length, pivot(p.item, g), m.sum, m.squares);
+      add_moments(Run<T>{x, runs, l.channels, length}, pivot(p.item, g), m.sum, m.squares);
       put_partial(a.scratch.data, 2 * (part * l.groups + g), m.total(m.sum));
       put_partial(a.scratch.data, 2 * (part * l.groups + g) + 1, m.total(m.squares));
     }
@@ -228,9 +239,10 @@ void column_sums(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   each_part(ctx, l, [&](int64_t part, const Part& p) {
     for (int64_t g = 0; g < l.groups; ++g)
       for (int64_t first = 0; first < l.width; first += tile) {
-        double sum_dy[tile] = {}, sum_dyh[tile] = {};
+        double sum_dy[tile], sum_dyh[tile];
         Rows<T> rows = rows_of(a, l, p, g);
         rows.x += first, rows.other += first, rows.width = std::min(tile, l.width - first);
+        std::fill_n(sum_dy, rows.width, 0.0), std::fill_n(sum_dyh, rows.width, 0.0);
         add_columns(rows, sum_dy, sum_dyh);
         const int64_t to = 2 * part * l.channels + g * l.width + first;
         for (int64_t i = 0; i < rows.width; ++i) {
@@ -369,7 +381,7 @@ void group_norm_forward(Context& ctx, const GroupNormForward<T>& a) {
         const T* const row = a.x.data + at + r * l.channels;
         const auto pivot = static_cast<double>(to_float(row[0]));
         Moments m;
-        add_moments(row, l.width, pivot, m.sum, m.squares);
+        add_moments(Run<T>{row, 1, 0, l.width}, pivot, m.sum, m.squares);
         put_statistics(pivot, m.total(m.sum), m.total(m.squares), l.width, a.eps, mean + r * l.groups,
                        inverse + r * l.groups);
       }

@@ -16,8 +16,7 @@ namespace {
 constexpr int threads = 256;
 constexpr int64_t max_rows = 32;  // rows per thread; the sums of the backward pass are in float over them
 constexpr int64_t min_rows = 8;   // with fewer, partial sums are as many bytes as the data
-constexpr int64_t wanted_blocks =
-    264;  // two per multiprocessor of a large device; fixed, so that sums depend on shape only
+constexpr int64_t wanted_blocks = 264;  // part of the order of sums, so it is the same on every device
 
 /// How the [rows, channels] matrix of each item is divided among blocks. A block has `columns` threads along the
 /// channels, P channels each, and handles `rows_at_once` of its `block_rows` rows at once. grid.x runs over items and
@@ -397,8 +396,9 @@ __global__ void __launch_bounds__(32 * parameter_lanes)
   if (dbias != nullptr) dbias[c] += static_cast<float>(sum_dy);
 }
 
-template <class T>
-Tiling tiling(Shape x, int pack) {
+/// Over a position, the rows of all items are one matrix, because sets do not depend on items.
+Tiling tiling(Shape x, NormOver over, int pack) {
+  if (over == NormOver::position) return {1, x.rows(), x.channels, pack};
   return {x.batch, x.time * x.width, x.channels, pack};
 }
 /// Elements per access that the channels allow. Addresses may reduce it to 1; the scratch has room for either.
@@ -427,7 +427,7 @@ void forward(Context& ctx, const GroupNormForward<T>& f) {
          x.time * x.width * x.channels, group_channels, f.scratch.data);
   launch(ctx, {.name = "group_norm_statistics", .grid = static_cast<unsigned>(f.mean.elements()), .block = threads},
          group_norm_statistics_kernel<T>, f, m.row_blocks, columns, f.scratch.data);
-  const Tiling t = tiling<T>(x, P);
+  const Tiling t = tiling(x, f.over, P);
   launch(ctx, {.name = "group_norm_apply", .grid = t.grid(), .block = threads}, group_norm_apply_kernel<T, P>, f, t);
 }
 
@@ -435,8 +435,8 @@ template <class T, int P>
 void backward(Context& ctx, const GroupNormBackward<T>& g) {
   const Shape x = g.x.shape;
   const bool trains = g.dgain || g.dbias, over_item = g.over == NormOver::item;
-  const Tiling t = tiling<T>(x, P);
-  const int64_t parts = x.batch * t.row_blocks, sets = g.mean.elements();
+  const Tiling t = tiling(x, g.over, P);
+  const int64_t parts = t.batch * t.row_blocks, sets = g.mean.elements();
   float* const means = g.scratch.data + 4 * parts * x.channels;  // [set][2]
   if (trains || over_item)
     launch(ctx, {.name = "group_norm_columns", .grid = t.grid(), .block = threads}, group_norm_columns_kernel<T, P>, g,
@@ -471,10 +471,12 @@ Shape group_norm_forward_scratch(Shape x, int64_t groups, NormOver over) {
 template <class T>
 Shape group_norm_backward_scratch(Shape x, int64_t groups, NormOver over) {
   if (x.elements() == 0) return {.channels = 0};
-  int64_t row_blocks = 0;
-  for (const int pack : {1, pack_width<T>(x, groups)})
-    row_blocks = std::max<int64_t>(row_blocks, tiling<T>(x, pack).row_blocks);
-  return {.channels = 4 * x.batch * row_blocks * x.channels + (over == NormOver::item ? 2 * x.batch * groups : 0)};
+  int64_t parts = 0;
+  for (const int pack : {1, pack_width<T>(x, groups)}) {
+    const Tiling t = tiling(x, over, pack);
+    parts = std::max<int64_t>(parts, t.batch * t.row_blocks);
+  }
+  return {.channels = 4 * parts * x.channels + (over == NormOver::item ? 2 * x.batch * groups : 0)};
 }
 
 template <class T>

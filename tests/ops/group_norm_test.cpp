@@ -13,6 +13,7 @@ struct Sample {
   Shape x;
   int64_t groups = 1;
   double mean = 0;  // of x, whose values spread by 1 around it
+  float eps = 1e-5f;
 };
 const Sample samples[] = {
     {"one element: its deviation is 0", {1, 1, 1, 1}},
@@ -38,6 +39,8 @@ const Sample samples[] = {
     {"groups, long", {1, 9001, 1, 16}, 2},
     {"a large mean costs the variance nothing", {2, 1200, 1, 24}, 2, 300},
     {"a large negative mean", {1, 700, 1, 64}, 1, -5000},
+    {"an eps as large as the variance", {3, 50, 1, 16}, 2, 0, 0.5f},
+    {"many short items: over a position their rows share blocks", {300, 2, 1, 32}},
 };
 
 std::vector<double> doubles(const Buffer<float>& b) {
@@ -78,14 +81,15 @@ void sample_case(Device device, const Sample& s, NormOver over) {
                               .inverse_deviation = inverse,
                               .scratch = scratch,
                               .groups = s.groups,
-                              .over = over};
+                              .over = over,
+                              .eps = s.eps};
   group_norm_forward<T>(c.ctx, forward);
   forward.residual = residual, forward.y = y_residual;
   group_norm_forward<T>(c.ctx, forward);
 
-  const reference::GroupNorm op{static_cast<size_t>(s.x.batch), static_cast<size_t>(s.x.time * s.x.width),
+  const reference::GroupNorm op{static_cast<size_t>(s.x.batch),    static_cast<size_t>(s.x.time * s.x.width),
                                 static_cast<size_t>(s.x.channels), static_cast<size_t>(s.groups),
-                                over == NormOver::position};
+                                over == NormOver::position,        static_cast<double>(s.eps)};
   const std::vector<double> x_ref = doubles(x), gain_ref = doubles(gain), bias_ref = doubles(bias),
                             dy_ref = doubles(dy);
   const auto stats = op.statistics(x_ref);
@@ -226,55 +230,92 @@ TEST_CASE("group_norm", "[group_norm][a100][rtx3090][rtx4090]") {
       }
 }
 
-TEST_CASE("group_norm at addresses that are not aligned", "[group_norm]") {
-  // One element before each activation, so that 16-byte accesses would be misaligned.
-  for (const Device device : devices())
-    for (const NormOver over : {NormOver::item, NormOver::position}) {
-      const Shape s{2, 33, 1, 16}, wide{.channels = s.elements() + 1}, per_channel{.channels = 16};
-      Case c("group_norm, not aligned", device, s);
-      auto &x = c.random("x", wide, -1, 1), &dy = c.random("dy", wide, -1, 1), &y = c.output("y", wide),
-           &dx = c.output("dx", wide);
-      auto& aligned_x = c.values<float>("aligned x", s, {x.before().begin() + 1, x.before().end()});
-      auto& aligned_dy = c.values<float>("aligned dy", s, {dy.before().begin() + 1, dy.before().end()});
-      auto &aligned_y = c.output("aligned y", s), &aligned_dx = c.output("aligned dx", s);
-      auto &gain = c.random("gain", per_channel, -2, 2), &bias = c.random("bias", per_channel, -1, 1);
-      auto &dgain = c.zeros("dgain", per_channel), &dbias = c.zeros("dbias", per_channel);
-      const Shape statistics = group_norm_statistics(s, 1, over);
-      auto &mean = c.output("mean", statistics), &inverse = c.output("inverse", statistics);
-      const View<float> scratch = c.scratch(group_norm_forward_scratch<float>(c.ctx, s, 1, over)),
-                        back = c.scratch(group_norm_backward_scratch<float>(c.ctx, s, 1, over));
-      const auto run = [&](View<const float> of_x, View<const float> of_dy, View<float> to_y, View<float> to_dx) {
-        group_norm_forward(c.ctx, {.x = of_x,
-                                   .gain = gain,
-                                   .bias = bias,
-                                   .y = to_y,
+namespace {
+
+/// One element before each activation (or, with `of_gain`, before the gain alone), so that 16-byte accesses would be
+/// misaligned.
+template <class T>
+void unaligned_case(Device device, NormOver over, int64_t groups, bool of_gain) {
+  const Shape s{2, 33, 1, 32}, per_channel{.channels = 32}, statistics = group_norm_statistics(s, groups, over);
+  const int64_t shift = of_gain ? 0 : 1, gain_shift = of_gain ? 1 : 0;
+  const Shape wide{.channels = s.elements() + shift}, wide_gain{.channels = 32 + gain_shift};
+  Case c("group_norm, not aligned", device, s);
+  auto &x = c.random<T>("x", wide, -1, 1), &dy = c.random<T>("dy", wide, -1, 1), &y = c.output<T>("y", wide),
+       &dx = c.output<T>("dx", wide);
+  auto& aligned_x = c.values<T>("aligned x", s, {x.before().begin() + shift, x.before().end()});
+  auto& aligned_dy = c.values<T>("aligned dy", s, {dy.before().begin() + shift, dy.before().end()});
+  auto &aligned_y = c.output<T>("aligned y", s), &aligned_dx = c.output<T>("aligned dx", s);
+  auto &gain = c.random("gain", wide_gain, -2, 2), &bias = c.random("bias", per_channel, -1, 1);
+  auto& aligned_gain =
+      c.values<float>("aligned gain", per_channel, {gain.before().begin() + gain_shift, gain.before().end()});
+  auto &dgain = c.zeros("dgain", per_channel), &dbias = c.zeros("dbias", per_channel);
+  auto &aligned_dgain = c.zeros("aligned dgain", per_channel), &aligned_dbias = c.zeros("aligned dbias", per_channel);
+  auto& alone = c.zeros("dgain alone", per_channel);
+  auto &mean = c.output("mean", statistics), &inverse = c.output("inverse", statistics);
+  const View<float> scratch = c.scratch(group_norm_forward_scratch<T>(c.ctx, s, groups, over)),
+                    back = c.scratch(group_norm_backward_scratch<T>(c.ctx, s, groups, over));
+  const auto run = [&](View<const T> of_x, View<const T> of_dy, View<const float> by, View<T> to_y, View<T> to_dx,
+                       View<float> to_dgain, View<float> to_dbias) {
+    group_norm_forward<T>(c.ctx, {.x = of_x,
+                                  .gain = by,
+                                  .bias = bias,
+                                  .y = to_y,
+                                  .mean = mean,
+                                  .inverse_deviation = inverse,
+                                  .scratch = scratch,
+                                  .groups = groups,
+                                  .over = over});
+    group_norm_backward<T>(c.ctx, {.x = of_x,
+                                   .gain = by,
                                    .mean = mean,
                                    .inverse_deviation = inverse,
-                                   .scratch = scratch,
+                                   .dy = of_dy,
+                                   .dx = to_dx,
+                                   .dgain = to_dgain,
+                                   .dbias = to_dbias,
+                                   .scratch = back,
+                                   .groups = groups,
                                    .over = over});
-        group_norm_backward(c.ctx, {.x = of_x,
-                                    .gain = gain,
-                                    .mean = mean,
-                                    .inverse_deviation = inverse,
-                                    .dy = of_dy,
-                                    .dx = to_dx,
-                                    .dgain = dgain,
-                                    .dbias = dbias,
-                                    .scratch = back,
-                                    .over = over});
-      };
-      run({x.data() + 1, s}, {dy.data() + 1, s}, {y.data() + 1, s}, {dx.data() + 1, s});
-      run(aligned_x, aligned_dy, aligned_y, aligned_dx);
-      const std::vector<float> found_y = y.read(), found_dx = dx.read(), wanted_y = aligned_y.read(),
-                               wanted_dx = aligned_dx.read();
-      // Both are within the contract; |h| < 4 here, gains and |dy| are below 2 and 1. A generous bound shows a shift.
-      for (size_t i = 0; i < wanted_y.size(); ++i) {
-        CHECK(std::fabs(found_y[i + 1] - wanted_y[i]) <= 2 * ulp * 2 * (6 * 4 + 1 + 3 * 5));
-        CHECK(std::fabs(found_dx[i + 1] - wanted_dx[i]) <= 2 * ulp * 4 * (6 * 2 + 48 * 2 + 4 * 2 * (48 * 4 + 1) * 2));
-      }
-      CHECK(std::isnan(found_y[0]));
-      CHECK(std::isnan(found_dx[0]));
-    }
+  };
+  run(aligned_x, aligned_dy, aligned_gain, aligned_y, aligned_dx, alone, {});
+  run({x.data() + shift, s}, {dy.data() + shift, s}, {gain.data() + gain_shift, per_channel}, {y.data() + shift, s},
+      {dx.data() + shift, s}, dgain, dbias);
+  run(aligned_x, aligned_dy, aligned_gain, aligned_y, aligned_dx, aligned_dgain, aligned_dbias);
+  const auto found_y = y.read(), found_dx = dx.read(), wanted_y = aligned_y.read(), wanted_dx = aligned_dx.read();
+  // Both are within the contract; |h| < 6 here, gains and |dy| are below 2 and 1, and the deviation is above 1/4. A
+  // generous bound shows a shift.
+  const double storage = std::is_same_v<T, float> ? 0 : 2 * 1.01 * bf16_ulp;
+  const auto shifted = static_cast<size_t>(shift);
+  for (size_t i = 0; i < wanted_y.size(); ++i) {
+    const auto wanted = static_cast<double>(to_float(wanted_y[i])),
+               gradient = static_cast<double>(to_float(wanted_dx[i]));
+    CHECK(std::fabs(to_float(found_y[i + shifted]) - wanted) <=
+          2 * ulp * (2 * (6 * 6 + 4) + 3 * (12 + 1)) + storage * std::fabs(wanted));
+    CHECK(std::fabs(to_float(found_dx[i + shifted]) - gradient) <=
+          2 * ulp * 4 * (6 * 2 + 48 * 2 + 6 * 2 * (48 * 6 + 4) + 2 * 6 * (8 * 6 + 4)) + storage * std::fabs(gradient));
+  }
+  const std::vector<float> found_dgain = dgain.read(), wanted_dgain = aligned_dgain.read(), found_dbias = dbias.read(),
+                           wanted_dbias = aligned_dbias.read();
+  for (size_t k = 0; k < 32; ++k) {  // sums of 66 terms
+    CHECK(std::fabs(found_dgain[k] - wanted_dgain[k]) <= 2 * ulp * 66 * (48 * 6 + 4));
+    CHECK(std::fabs(found_dbias[k] - wanted_dbias[k]) <= 2 * ulp * 66 * 48);
+    CHECK(wanted_dbias[k] != 0);
+  }
+  c.expect_equal(alone, wanted_dgain);
+  if (shift > 0) CHECK(std::isnan(to_float(found_y[0])));
+  if (shift > 0) CHECK(std::isnan(to_float(found_dx[0])));
+}
+
+}  // namespace
+
+TEST_CASE("group_norm at addresses that are not aligned", "[group_norm]") {
+  for (const Device device : devices())
+    for (const NormOver over : {NormOver::item, NormOver::position})
+      for (const int64_t groups : {1, 4})
+        for (const bool of_gain : {false, true}) {
+          unaligned_case<float>(device, over, groups, of_gain);
+          unaligned_case<bf16>(device, over, groups, of_gain);
+        }
 }
 
 TEST_CASE("group_norm at its limits", "[group_norm]") {

@@ -13,17 +13,21 @@
 //   writes     y, mean and inverse_deviation are =; dx is = unless add_dx; dgain and dbias are +=; an empty output of
 //              the backward pass is skipped. Nothing is written if x is empty
 //   aliasing   outputs do not overlap inputs
-//   order      sums run over parts fixed by the shape: those of mean and variance in double, of differences from an
-//              element of the set, so a large mean costs no accuracy of the variance; those of the backward pass in
-//              float over at most 32 terms and then in double. Bits do not depend on the number of threads
+//   order      sums run over parts fixed by the shape, on CUDA also by whether addresses are multiples of 16 bytes:
+//              those of mean and variance in double, of differences from an element of the set, so a large mean costs
+//              no accuracy of the variance; those of the backward pass in float over at most 32 terms and then in
+//              double. Bits do not depend on the number of threads
 //   accuracy   with u = 2^-24 and q = |mean| r:  y within u (|gain| (6 |h| + q) + 3 (|gain h| + |bias| + |residual|)),
 //              where q comes from the rounding of the mean;  dgain within u times the sum of |dy| (48 |h| + q) and
 //              dbias within 48 u times the sum of |dy|, on top of two roundings of the result;  dx within
-//              r u (6 |d| + 48 mean|d| + |h| mean(|d| (48 |h| + q)) + |mean(d h)| (8 |h| + q)). A set that contains a
-//              NaN or an infinity gives NaN
-//   cost       forward 12 bytes per float (16 with a residual) over an item, where x is read twice and a large
-//              item comes from memory both times; 8 (12) over a position. Backward 20 (x and dy are read twice). Bound
-//              by memory. CUDA: 3 launches over an item and 1 over a position, backward 4 and 3
+//              r u (6 |d| + 48 mean|d| + |h| mean(|d| (48 |h| + q)) + |mean(d h)| (8 |h| + q)). Results in bf16
+//              are rounded once more. A set that contains a NaN or an infinity gives NaN; so does a set of equal values
+//              with eps 0. eps must not be negative
+//   cost       forward 12 bytes per float (16 with a residual) over an item, where x is read twice and a large item
+//              comes from memory both times; 8 (12) over a position. Backward 20 (x and dy are read twice). Bound by
+//              memory where a multiprocessor adds doubles at half the rate of floats (compute capability 8.0, 9.0); on
+//              others by the double sums of the forward pass. CUDA: 3 launches over an item and 1 over a position,
+//              backward 4 and 3
 namespace nacre {
 
 /// What mean and variance are taken over, besides the channels of a group.

@@ -8,7 +8,7 @@
 //
 //   forward    w  = g v / |v|                 row by row
 //   backward   dg += dw . v / |v|;   dv += g / |v| (dw - (dw . v / |v|) v / |v|)
-//   no gain    w  = v;   dv += dw
+//   no gain    w  = v;   dv += dw (NaN where v is infinite)
 //   saved      v and g; the norm is recomputed
 //   writes     w is =, rounded once from float when T is bf16; dv and dg are +=. Elements outside of all rows do
 //              not change. Rows must not overlap or share a gain

@@ -16,8 +16,8 @@
 //   zero rows  as in weight_norm.h
 //   order      fixed by the shape; the norm is summed in double
 //   accuracy   that of the three ops; norm within 2 u
-//   cost       CUDA: 8 bytes per weight for the rows' norms, then 32 (28 when w is bf16, 8 more with ema), against 60
-//              for the three ops. The CPU runs the three ops
+//   cost       CUDA: 8 bytes per weight for the rows' norms (also for rows without a gain), then 32 (28 when w is bf16,
+//              8 more with ema), against 60 for the three ops. The CPU runs the three ops
 namespace nacre {
 template <class T>
 struct WeightNormAdamW {
