@@ -1,12 +1,16 @@
 // Which engine computes which convolution (choose.h, choose_cuda.h), as tables: a row is a layer, its engines and the
-// reason. A change of a rule must change a row. The rows do not depend on instruction set, threads or limits of a
-// device.
+// reason. A change of a rule must change a row. The rows do not depend on instruction set or threads. The engines'
+// rows do not depend on limits of a device. The last table shows how CUDA's tiles divide a layer: where shared memory or
+// the number of multiprocessors decides, a row names the device.
 #include "conv/choose.h"
 #include "conv/choose_cuda.h"
 #include "harness.h"
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/snake_conv1d.h"
 #include "runtime/host.h"
+#if defined(NACRE_WITH_CUDA)
+#include "runtime/runtime.h"
+#endif
 
 using namespace nacre;
 using namespace nacre::test;
@@ -176,8 +180,9 @@ constexpr Cuda nothing = Cuda::nothing, plain = Cuda::plain, ends = Cuda::ends, 
 
 struct CudaRow {
   Layer layer;
-  Engines<Cuda> of_float;  // without tensor cores
-  Engines<Cuda> of_bf16 = of_float;
+  Engines<Cuda> of_float;            // without tensor cores
+  Engines<Cuda> of_tf32 = of_float;  // floats on tensor cores
+  Engines<Cuda> of_bf16 = of_tf32;
 };
 const CudaRow cuda_rows[] = {
     {{"residual unit", 1, 90, 32, 32, 7, same(7, 3)},
@@ -194,9 +199,18 @@ const CudaRow cuda_rows[] = {
     {{"few taps, many columns of tiles: tensor cores would apply Snake to each", 1, 20, 16, 264, 1, {}},
      {gpu::tiles, gpu::tiles, gpu::windows, gpu::tiles, gpu::tiles, gpu::windows},
      {gpu::tiles, gpu::tiles, gpu::windows, gpu::separate, gpu::tiles, gpu::separate}},
+    {{"two taps in as many columns are still few", 1, 20, 16, 264, 2, {.left = 1}},
+     {gpu::tiles, gpu::tiles, gpu::taps, gpu::tiles, gpu::tiles, gpu::taps},
+     {gpu::tiles, gpu::tiles, gpu::taps, gpu::separate, gpu::tiles, gpu::taps}},
     {{"as many columns, but three taps", 1, 20, 16, 264, 3, same(3)},
      {gpu::tiles, gpu::tiles, gpu::taps, gpu::tiles, gpu::tiles, gpu::taps}},
+    {{"256 columns: Snake is applied at most twice", 1, 20, 16, 256, 1, {}},
+     {gpu::tiles, gpu::tiles, gpu::windows, gpu::tiles, gpu::tiles, gpu::windows}},
+    {{"two strides, two columns of tiles: tensor cores would apply Snake four times", 1, 64, 16, 136, 8, strided(4)},
+     {gpu::tiles, gpu::tiles, gpu::windows, gpu::tiles, gpu::tiles, gpu::windows},
+     {gpu::tiles, gpu::tiles, gpu::windows, gpu::tiles, gpu::tiles, gpu::separate}},
     {{"12 channels fill packs of floats, not of bf16", 1, 90, 12, 12, 7, same(7)},
+     {gpu::tiles, gpu::tiles, gpu::taps, gpu::tiles, gpu::tiles, gpu::taps},
      {gpu::tiles, gpu::tiles, gpu::taps, gpu::tiles, gpu::tiles, gpu::taps},
      {gpu::plain, gpu::plain, gpu::plain, gpu::separate, gpu::separate, gpu::separate}},
     {{"7 and 9 channels fill no pack", 1, 20, 7, 9, 7, same(7)},
@@ -257,19 +271,164 @@ Engines<Cuda> unaligned(Engines<Cuda> e) {
   return e;
 }
 
+// How the tiles divide a layer
+
+/// A block of the result, and the rows of the halo that have no number between items. {}: not on tiles, or not fused.
+struct Division {
+  int rows, columns, gap = 0;
+};
+struct Divisions {
+  Division forward, input_gradient, snake_forward, snake_input_gradient, snake_weight_gradient;
+};
+std::string text(const Divisions& all) {
+  std::string s;
+  for (const Division& d :
+       {all.forward, all.input_gradient, all.snake_forward, all.snake_input_gradient, all.snake_weight_gradient}) {
+    s += s.empty() ? "" : ", ";
+    s += d.rows == 0 ? "none" : std::to_string(d.rows) + "x" + std::to_string(d.columns);
+    if (d.gap != 0) s += " gap " + std::to_string(d.gap);
+  }
+  return s;
+}
+
+template <class T>
+Divisions divisions(Context& ctx, const Layer& l) {
+  namespace choice = cuda::conv;
+  const Shape x = l.x(), w = l.weight();
+  const auto of = [](const choice::ProductChoice& c) {
+    return c.engine == Cuda::tiles ? Division{c.product.block.rows, c.product.block.columns, c.product.gap}
+                                   : Division{};
+  };
+  const choice::WeightGradientChoice weights = choice::choose_snake_weight_gradient<T>(ctx, x, w, l.g);
+  return {of(choice::choose_forward<T>(ctx, x, w, l.g)), of(choice::choose_input_gradient<T>(ctx, x, w, l.g)),
+          of(choice::choose_snake_forward<T>(ctx, x, w, l.g)),
+          of(choice::choose_snake_input_gradient<T>(ctx, x, w, l.g)),
+          weights.engine == Cuda::windows ? Division{weights.block.rows, weights.block.columns} : Division{}};
+}
+
+/// Devices with the same rows, by the limits that the rows depend on.
+enum class Limits { any, h200, a100, of_99_kib };
+bool has(const cuda::DeviceLimits& d, Limits limits) {
+  const size_t kib = d.shared_per_block >> 10;
+  return limits == Limits::any || (limits == Limits::h200 && kib == 227 && d.multiprocessors == 132) ||
+         (limits == Limits::a100 && kib == 163 && d.multiprocessors == 108) ||
+         (limits == Limits::of_99_kib && kib == 99 && d.multiprocessors <= 128);
+}
+
+struct DivisionRow {
+  Layer layer;
+  Limits limits;
+  Divisions of_float;         // without tensor cores
+  Divisions on_tensor_cores;  // of tf32 and of bf16
+};
+const DivisionRow division_rows[] = {
+    {{"the shared memory of Snake's parameters makes the blocks smaller", 1, 40000, 128, 128, 3, same(3, 170)},
+     Limits::h200,
+     {{256, 128}, {256, 128}, {128, 128}, {256, 128}, {128, 64}},
+     {{256, 128}, {256, 128}, {}, {256, 128}, {}}},
+    {{"a shorter halo leaves room for Snake's parameters", 1, 40000, 128, 128, 3, same(3, 165)},
+     Limits::h200,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {128, 64}},
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}}},
+    {{"Snake's parameters take the room for the gap between items, which saves a round", 64, 264, 256, 256, 7,
+      same(7, 28)},
+     Limits::h200,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {128, 64}},
+     {{256, 128, 168}, {256, 128, 168}, {}, {256, 128, 168}, {}}},
+    {{"the gap would save no round", 70, 264, 256, 256, 7, same(7, 28)},
+     Limits::h200,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {128, 64}},
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}}},
+    {{"items of whole groups of 64 rows always get the gap, except where Snake's parameters take its room", 44, 384,
+      256, 256, 7, same(7, 28)},
+     Limits::h200,
+     {{256, 128, 168}, {256, 128, 168}, {256, 128}, {256, 128, 168}, {128, 64}},
+     {{256, 128, 168}, {256, 128, 168}, {}, {256, 128, 168}, {}}},
+    {{"items of whole groups of 64 rows, where the gap saves no round", 60, 320, 256, 256, 7, same(7, 28)},
+     Limits::h200,
+     {{256, 128, 168}, {256, 128, 168}, {256, 128}, {256, 128, 168}, {128, 64}},
+     {{256, 128, 168}, {256, 128, 168}, {256, 128}, {256, 128, 168}, {}}},
+    {{"the shared memory of Snake's parameters makes the blocks smaller", 1, 40000, 128, 128, 7, same(7, 20)},
+     Limits::a100,
+     {{256, 128}, {256, 128}, {128, 128, 120}, {256, 128}, {128, 64}},
+     {{256, 128}, {256, 128}, {}, {256, 128}, {}}},
+    {{"a shorter halo leaves room for Snake's parameters", 1, 40000, 128, 128, 7, same(7, 19)},
+     Limits::a100,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {128, 64}},
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}}},
+    {{"Snake's parameters take the room for the gap between items, which saves a round", 24, 288, 512, 512, 7,
+      same(7, 9)},
+     Limits::a100,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}},
+     {{256, 128, 54}, {256, 128, 54}, {}, {256, 128, 54}, {}}},
+    {{"the gap would save no round", 30, 288, 512, 512, 7, same(7, 9)},
+     Limits::a100,
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}},
+     {{256, 128}, {256, 128}, {256, 128}, {256, 128}, {}}},
+    {{"items of whole groups of 64 rows always get the gap, except where Snake's parameters take its room", 21, 320,
+      512, 512, 7, same(7, 9)},
+     Limits::a100,
+     {{256, 128, 54}, {256, 128, 54}, {256, 128}, {256, 128, 54}, {}},
+     {{256, 128, 54}, {256, 128, 54}, {}, {256, 128, 54}, {}}},
+    {{"items of whole groups of 64 rows, where the gap saves no round", 26, 320, 512, 512, 7, same(7, 9)},
+     Limits::a100,
+     {{256, 128, 54}, {256, 128, 54}, {256, 128}, {256, 128, 54}, {}},
+     {{256, 128, 54}, {256, 128, 54}, {256, 128}, {256, 128, 54}, {}}},
+    {{"the shared memory of Snake's parameters makes the blocks smaller", 1, 40000, 768, 768, 7, same(7, 2)},
+     Limits::of_99_kib,
+     {{128, 128, 12}, {128, 128, 12}, {128, 96, 12}, {128, 128, 12}, {}},
+     {{128, 128, 12}, {128, 128, 12}, {}, {128, 128, 12}, {}}},
+    {{"a shorter halo leaves room for Snake's parameters", 1, 40000, 768, 768, 7, same(7)},
+     Limits::of_99_kib,
+     {{128, 128, 6}, {128, 128, 6}, {128, 128}, {128, 128, 6}, {}},
+     {{128, 128, 6}, {128, 128, 6}, {128, 128}, {128, 128, 6}, {}}},
+    {{"256 outputs: float products with Snake have registers for small blocks only", 1, 20, 128, 256, 1, {}},
+     Limits::h200,
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {128, 64}},
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {256, 128}}},
+    {{"256 outputs: float products with Snake have registers for small blocks only", 1, 20, 128, 256, 1, {}},
+     Limits::a100,
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {128, 64}},
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {256, 128}}},
+    {{"256 outputs: shared memory has room for small blocks only", 1, 20, 128, 256, 1, {}},
+     Limits::of_99_kib,
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {128, 64}},
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {128, 64}}},
+    {{"64 outputs: float products with Snake have registers for small blocks only", 1, 20, 128, 64, 1, {}},
+     Limits::any,
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {64, 64}},
+     {{64, 64}, {64, 64}, {64, 64}, {64, 64}, {64, 128}}},
+};
+
 }  // namespace
 
 TEST_CASE("conv1d's engines on CUDA", "[conv1d][snake_conv1d][a100][rtx3090][rtx4090]") {
   const std::vector<const char*> names{"nothing", "plain", "ends", "tiles", "taps", "windows", "separate"};
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
-    Context ctx({.device = device});
+    Context ctx({.device = device}), of_tf32({.device = device, .precision = Precision::tf32});
     for (const CudaRow& row : cuda_rows) {
       INFO(row.layer.why);
       CHECK(text(engines_of_cuda<float>(ctx, row.layer, true), names) == text(row.of_float, names));
+      CHECK(text(engines_of_cuda<float>(of_tf32, row.layer, true), names) == text(row.of_tf32, names));
       CHECK(text(engines_of_cuda<bf16>(ctx, row.layer, true), names) == text(row.of_bf16, names));
       CHECK(text(engines_of_cuda<float>(ctx, row.layer, false), names) == text(unaligned(row.of_float), names));
+      CHECK(text(engines_of_cuda<float>(of_tf32, row.layer, false), names) == text(unaligned(row.of_tf32), names));
       CHECK(text(engines_of_cuda<bf16>(ctx, row.layer, false), names) == text(unaligned(row.of_bf16), names));
+    }
+  }
+}
+
+TEST_CASE("conv1d's tiles on CUDA, with Snake and without", "[conv1d][snake_conv1d][a100][rtx3090][rtx4090]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    Context ctx({.device = device}), of_tf32({.device = device, .precision = Precision::tf32});
+    for (const DivisionRow& row : division_rows) {
+      if (!has(cuda::limits(ctx), row.limits)) continue;
+      INFO(row.layer.why);
+      CHECK(text(divisions<float>(ctx, row.layer)) == text(row.of_float));
+      CHECK(text(divisions<float>(of_tf32, row.layer)) == text(row.on_tensor_cores));
+      CHECK(text(divisions<bf16>(ctx, row.layer)) == text(row.on_tensor_cores));
     }
   }
 }
