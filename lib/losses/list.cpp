@@ -1,5 +1,6 @@
 // The list of losses, their configuration, and the plan of all of them.
 #include "files/fields.h"
+#include "files/spelling.h"
 #include "nacre/losses/loss.h"
 
 namespace nacre {
