@@ -515,7 +515,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute, int va
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
                              cudaStream_t stream) {
   const Api api;
-  // nvcc generates a stub that knows the parameters; here launch() announces them just before, on the same thread.
+  // nvcc generates host code that knows the parameters. Here launch() announces them just before, on the same thread.
   const Signature* const signature = std::exchange(announced, nullptr);
   if (signature == nullptr) return api.fails(cudaErrorInvalidValue);
   if (!state().streams.contains(stream) || stream->device != current_device)
