@@ -5,9 +5,11 @@
 // Short-time Fourier transform of real signals and its adjoint (not its inverse).
 //
 //   frames     1 + floor(time / hop); frame f starts at sample f hop - window / 2, so that it is centred on f hop.
+//              With `aligned`: ceil(time / hop); frame f starts at sample f hop - (window - hop) / 2, so that the hops of
+//              the frames divide the signal (the spectrogram of DAC's discriminators).
 //              Samples outside are zero, or reflected without repeating the ends (several times if the signal is
 //              shorter than half the window)
-//   forward    X[b, f, k] = sum_n h[n] x[b, f hop - window / 2 + n] exp(-2 pi i k n / window),  k = 0 .. window / 2
+//   forward    X[b, f, k] = sum_n h[n] x[b, start of f + n] exp(-2 pi i k n / window),  k = 0 .. window / 2
 //              h[n] = 1/2 - 1/2 cos(2 pi n / window), the periodic Hann window; no normalisation
 //   adjoint    dx[t] = sum over all (f, n) that read x[t] of h[n] sum_k (Re D cos(2 pi k n / window) - Im D sin(...)):
 //              the gradient of sum (Re D Re X + Im D Im X), real and imaginary part taken as independent outputs
@@ -26,6 +28,7 @@ enum class StftPadding : uint8_t { reflect, zero };
 struct StftGeometry {
   int64_t window = 1024, hop = 256;
   StftPadding padding = StftPadding::reflect;
+  bool aligned = false;  ///< window - hop must be even
   bool operator==(const StftGeometry&) const = default;
 };
 int64_t stft_frames(int64_t time, const StftGeometry&);

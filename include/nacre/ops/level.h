@@ -1,0 +1,39 @@
+#pragma once
+#include "nacre/context.h"
+// Removes the mean of every item and scales it to a fixed peak: the conditioning of audio in front of DAC's
+// discriminators (Kumar et al. 2023, arXiv 2306.06546, published code).
+//
+//   forward    u[b, t] = x[b, t] - mean_t x[b, t];  m[b] = max_t |u[b, t]|;  y[b, t] = peak u[b, t] / (m[b] + eps)
+//   backward   with s = peak / (m + eps), p the first position of the peak:
+//              du[b, t] = s dy[b, t] - [t = p] sign(u[b, p]) s / (m + eps) sum_t dy[b, t] u[b, t]
+//              dx[b, t] = du[b, t] - mean_t du[b, t]
+//   saved      x and statistics
+//   writes     y and statistics are =; dx is = unless add_dx
+//   aliasing   none
+//   order      means and sums in double, over parts fixed by the shape
+//   accuracy   y within 4 u |y| + 2 u peak |mean| / (m + eps), u = 2^-24; dx within 8 u of the sum of the sizes of its
+//              terms
+//   cost       forward reads x three times and writes y; backward reads x and dy twice and writes dx: bound by memory
+namespace nacre {
+struct LevelForward {
+  View<const float> x;       ///< [batch, time, 1, 1]
+  View<float> y;             ///< the same
+  View<float> statistics;    ///< level_statistics =
+  View<float> scratch{};     ///< level_scratch
+  float peak = 0.8f, eps = 1e-9f;
+};
+struct LevelBackward {
+  View<const float> x;
+  View<const float> statistics;  ///< of the forward pass
+  View<const float> dy;
+  View<float> dx;
+  View<float> scratch{};         ///< level_scratch
+  float peak = 0.8f, eps = 1e-9f;
+  bool add_dx = false;
+};
+/// [batch, 1, 1, 4]: mean, peak m, position of the peak (as the bits of an int32), 0.
+Shape level_statistics(Shape x);
+Shape level_scratch(Context&, Shape x);
+void level_forward(Context&, const LevelForward&);
+void level_backward(Context&, const LevelBackward&);
+}  // namespace nacre
