@@ -1,7 +1,6 @@
 #include "nacre/ops/waveform_loss.h"
 
-#include <numeric>
-
+#include "loss/distance.h"
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
@@ -12,40 +11,17 @@ void waveform_loss(Context&, const WaveformLoss&);
 }  // namespace cuda
 namespace {
 
-/// Sum of |d| or d^2 over n samples in 16 lanes, and, with_gradient, the gradient with factor `scale`.
-template <bool squared, bool with_gradient>
-NACRE_INLINE double part(const float* estimate, const float* target, float* gradient, int64_t n, float scale) {
-  double lanes[16] = {};
-  const auto sample = [&](int64_t i, double& lane) __attribute__((always_inline)) {
-    const float d = estimate[i] - target[i];
-    const double wide = static_cast<double>(d);
-    if constexpr (squared)
-      lane += wide * wide;
-    else
-      lane += d < 0 ? -wide : wide;
-    // scale * d where d is neither above nor below 0: 0 stays 0, and NaN stays NaN.
-    if constexpr (with_gradient) gradient[i] = squared ? scale * d : (d > 0 ? scale : (d < 0 ? -scale : scale * d));
-  };
-  for (int64_t i = 0; i + 16 <= n; i += 16) {
-    NACRE_INDEPENDENT
-    for (int k = 0; k < 16; ++k) sample(i + k, lanes[k]);
-  }
-  for (int64_t i = n / 16 * 16; i < n; ++i) sample(i, lanes[i % 16]);
-  double sum = 0;
-  for (int k = 0; k < 16; ++k) sum += lanes[k];
-  return sum;
-}
 NACRE_CLONES double l1_part(const float* e, const float* t, int64_t n) {
-  return part<false, false>(e, t, nullptr, n, 0);
+  return distance_part<false, false, float>(e, t, nullptr, n, 0);
 }
 NACRE_CLONES double l2_part(const float* e, const float* t, int64_t n) {
-  return part<true, false>(e, t, nullptr, n, 0);
+  return distance_part<true, false, float>(e, t, nullptr, n, 0);
 }
 NACRE_CLONES double l1_gradient_part(const float* e, const float* t, float* g, int64_t n, float scale) {
-  return part<false, true>(e, t, g, n, scale);
+  return distance_part<false, true, float>(e, t, g, n, scale);
 }
 NACRE_CLONES double l2_gradient_part(const float* e, const float* t, float* g, int64_t n, float scale) {
-  return part<true, true>(e, t, g, n, scale);
+  return distance_part<true, true, float>(e, t, g, n, scale);
 }
 
 }  // namespace

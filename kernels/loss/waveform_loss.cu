@@ -1,5 +1,6 @@
 #include "nacre/ops/waveform_loss.h"
 
+#include "loss/distance.h"
 #include "runtime/partials.cuh"
 
 // Two launches: parts of 4096 samples with their gradient, then the sum of the parts. 12 bytes per sample: 14.6 MB for
@@ -58,8 +59,8 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss
     for (int i = 0; i < P; ++i) {
       const float d = e.v[i] - t.v[i];  // zero beyond the valid samples
       const double wide = static_cast<double>(d);
-      sum += squared ? wide * wide : (d < 0 ? -wide : wide);
-      g.v[i] = squared ? scale * d : (d > 0 ? scale : (d < 0 ? -scale : scale * d));
+      sum += squared ? wide * wide : magnitude(d);
+      g.v[i] = squared ? scale * d : scaled_sign(d, scale);
       if (offset + i >= valid) g.v[i] = 0;
     }
     if (gradient == nullptr) continue;

@@ -23,7 +23,7 @@ struct FeaturePair {
 template <class T>
 struct FeatureLoss {
   std::array<FeaturePair<T>, feature_loss_max> pairs{};  ///< the first `count` are used
-  int count = 0;
+  int count = 0;                                         ///< 1 to feature_loss_max
   View<float> loss;       ///< [1] =
   View<float> scratch{};  ///< feature_loss_scratch
   float weight = 1;       ///< of the gradient

@@ -1,0 +1,77 @@
+#include "nacre/ops/feature_loss.h"
+
+#include "loss/distance.h"
+#include "runtime/elementwise.h"
+#include "runtime/sums.h"
+
+namespace nacre {
+namespace cuda {
+Shape feature_loss_scratch(int64_t elements, int count);
+template <class T>
+void feature_loss(Context&, const FeatureLoss<T>&);
+}  // namespace cuda
+namespace {
+
+#define NACRE_LOOPS(T)                                                                                   \
+  NACRE_CLONES double sum_loop(const T* fake, const T* real, int64_t n) {                                \
+    return distance_part<false, false, T>(fake, real, nullptr, n, 0);                                    \
+  }                                                                                                      \
+  NACRE_CLONES double gradient_loop(const T* fake, const T* real, T* gradient, int64_t n, float scale) { \
+    return distance_part<false, true, T>(fake, real, gradient, n, scale);                                \
+  }
+NACRE_LOOPS(float)
+NACRE_LOOPS(bf16)
+
+}  // namespace
+
+Shape feature_loss_scratch(Context& ctx, int64_t elements, int count) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::feature_loss_scratch(elements, count);
+  // Each pair begins a part of its own, so at most one part of each is not full.
+  return {.channels = partial_floats(elements / sum_part + std::max(count, 0))};
+}
+
+template <class T>
+void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
+  if (a.count < 1 || a.count > feature_loss_max) [[unlikely]]
+    throw_usage("feature_loss",
+                "count is " + std::to_string(a.count) + ", expected 1 to " + std::to_string(feature_loss_max));
+  int64_t elements = 0;
+  for (int i = 0; i < a.count; ++i) {
+    const FeaturePair<T>& pair = a.pairs[static_cast<size_t>(i)];
+    expect_shape("feature_loss", "real", pair.real, pair.real.shape);
+    expect_shape("feature_loss", "fake", pair.fake, pair.real.shape);
+    expect_shape_or_empty("feature_loss", "gradient", pair.gradient, pair.real.shape);
+    elements += pair.real.elements();
+  }
+  expect_shape("feature_loss", "loss", a.loss, Shape{});
+  expect_scratch("feature_loss", a.scratch, feature_loss_scratch(ctx, elements, a.count));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::feature_loss(ctx, a);
+
+  int64_t first[feature_loss_max + 1] = {};  // the first part of each pair
+  for (int i = 0; i < a.count; ++i)
+    first[i + 1] = first[i] + sum_parts(a.pairs[static_cast<size_t>(i)].real.elements());
+  parallel_parts(ctx, first[a.count], [&](int64_t part) {
+    const int64_t i = std::upper_bound(first, first + a.count, part) - first - 1;
+    const FeaturePair<T>& pair = a.pairs[static_cast<size_t>(i)];
+    const int64_t total = pair.real.elements(), begin = (part - first[i]) * sum_part,
+                  n = std::min(sum_part, total - begin);
+    const T *fake = pair.fake.data + begin, *real = pair.real.data + begin;
+    const float scale = static_cast<float>(static_cast<double>(a.weight) / static_cast<double>(total));
+    put_partial(
+        a.scratch.data, part,
+        pair.gradient ? gradient_loop(fake, real, pair.gradient.data + begin, n, scale) : sum_loop(fake, real, n));
+  });
+  double loss = 0;
+  for (int i = 0; i < a.count; ++i)
+    if (const int64_t parts = first[i + 1] - first[i]; parts > 0)
+      loss += add_partials(a.scratch.data + partial_floats(first[i]), parts) /
+              static_cast<double>(a.pairs[static_cast<size_t>(i)].real.elements());
+  a.loss[0] = static_cast<float>(loss);
+}
+
+template void feature_loss<float>(Context&, const FeatureLoss<float>&);
+template void feature_loss<bf16>(Context&, const FeatureLoss<bf16>&);
+
+}  // namespace nacre
