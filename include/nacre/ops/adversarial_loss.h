@@ -3,20 +3,23 @@
 // Losses of a discriminator and of the generator that it judges, with their gradients with respect to the logits.
 //
 //   least squares  (Mao et al. 2017, arXiv 1611.04076; the code of DAC)
-//     discriminator  loss = mean (1 - real)^2 + mean fake^2                      real is judged right above 1/2
+//     discriminator  loss = mean (1 - real)^2 + mean fake^2                      threshold 1/2
 //     generator      loss = mean (1 - fake)^2
 //   hinge  (Lim and Ye 2017, arXiv 1705.02894; SoundStream, EnCodec)
-//     discriminator  loss = mean max(0, 1 - real) + mean max(0, 1 + fake)        real is judged right above 0
+//     discriminator  loss = mean max(0, 1 - real) + mean max(0, 1 + fake)        threshold 0
 //     generator      loss = mean max(0, 1 - fake)
 //
 // Means run over all logits of their half of the batch. The gradient is scaled by `weight`, the loss is not.
 //   gradient   of max(0, z) is 1 for z > 0 and 0 for z <= 0
+//   right      a logit above the threshold is judged real, one at or below it is judged fake
+//   NaN        in a logit gives NaN in loss and in its gradient; it is never judged right
 //   saved      the logits
 //   writes     loss, right and gradient are =
 //   aliasing   gradient may be logits
 //   order      summed in double, over parts fixed by the shape
 //   accuracy   loss within 4 u (u = 2^-24) of the sum of the sizes of its terms; gradient within 4 u, and rounded once
-//              when T is bf16; right is a count, exact, divided once
+//              when T is bf16; right is a count, exact, divided in double and
+//              rounded once
 //   cost       bytes of one read and one write of the logits: bound by launches
 namespace nacre {
 enum class AdversarialKind : uint8_t { least_squares, hinge };

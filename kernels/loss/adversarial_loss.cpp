@@ -1,0 +1,127 @@
+#include "nacre/ops/adversarial_loss.h"
+
+#include <numeric>
+
+#include "loss/adversarial.h"
+#include "runtime/elementwise.h"
+#include "runtime/sums.h"
+
+namespace nacre {
+namespace cuda {
+Shape adversarial_loss_scratch(Shape);
+template <class T>
+void discriminator_loss(Context&, const DiscriminatorLoss<T>&);
+template <class T>
+void generator_loss(Context&, const GeneratorLoss<T>&);
+}  // namespace cuda
+namespace {
+
+struct Part {
+  double loss = 0;
+  int64_t right = 0;
+};
+/// The sum over n logits in 16 lanes, and, with_gradient, the gradient, which may be the logits.
+template <bool hinge, bool with_gradient, class T>
+NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {
+  double losses[16] = {};
+  int64_t right[16] = {};
+  const auto element = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
+    const AdversarialTerm term = adversarial_term<hinge>(to_float(logits[i]), real, scale);
+    losses[lane] += term.loss;
+    right[lane] += term.right ? 1 : 0;
+    if constexpr (with_gradient) gradient[i] = store<T>(term.gradient);
+  };
+  for (int64_t i = 0; i + 16 <= n; i += 16) {
+    NACRE_INDEPENDENT
+    for (int k = 0; k < 16; ++k) element(i + k, k);
+  }
+  for (int64_t i = n / 16 * 16; i < n; ++i) element(i, i % 16);
+  return {std::accumulate(losses, losses + 16, 0.0), std::accumulate(right, right + 16, int64_t{0})};
+}
+#define NACRE_LOOPS(T)                                                                                    \
+  NACRE_CLONES Part hinge_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {         \
+    return gradient == nullptr ? add_part<true, false, T>(logits, gradient, n, real, scale)               \
+                               : add_part<true, true, T>(logits, gradient, n, real, scale);               \
+  }                                                                                                       \
+  NACRE_CLONES Part least_squares_part(const T* logits, T* gradient, int64_t n, bool real, float scale) { \
+    return gradient == nullptr ? add_part<false, false, T>(logits, gradient, n, real, scale)              \
+                               : add_part<false, true, T>(logits, gradient, n, real, scale);              \
+  }
+NACRE_LOOPS(float)
+NACRE_LOOPS(bf16)
+
+struct Result {
+  double loss = 0;    // the sum of the means
+  double right[2]{};  // fractions
+};
+/// The logits in `halves` halves of n logits each; those of the first half shall be judged real, others fake.
+template <class T>
+Result run(Context& ctx, View<const T> logits, View<T> gradient, float* scratch, AdversarialKind kind, float weight,
+           int halves) {
+  const int64_t n = logits.elements() / halves, parts = sum_parts(n);
+  const float scale = adversarial_scale(kind, weight, n);
+  float* const counts = scratch + partial_floats(halves * parts);
+  parallel_parts(ctx, halves * parts, [&](int64_t index) {
+    const int64_t half = index / parts, begin = index % parts * sum_part, at = half * n + begin;
+    const T* const x = logits.data + at;
+    T* const g = gradient ? gradient.data + at : nullptr;
+    const int64_t length = std::min(sum_part, n - begin);
+    const Part part = kind == AdversarialKind::hinge ? hinge_part(x, g, length, half == 0, scale)
+                                                     : least_squares_part(x, g, length, half == 0, scale);
+    put_partial(scratch, index, part.loss);
+    put_partial(counts, index, static_cast<double>(part.right));
+  });
+  Result r;
+  for (int half = 0; half < halves && n > 0; ++half) {
+    const int64_t first = partial_floats(half * parts);
+    r.loss += add_partials(scratch + first, parts) / static_cast<double>(n);
+    r.right[half] = add_partials(counts + first, parts) / static_cast<double>(n);
+  }
+  return r;
+}
+
+}  // namespace
+
+/// Sums and counts of two halves, which have at least as many parts as the whole.
+Shape adversarial_loss_scratch(Context& ctx, Shape logits) {
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::adversarial_loss_scratch(logits);
+  return {.channels = partial_floats(4 * sum_parts((logits.elements() + 1) / 2))};
+}
+
+template <class T>
+void discriminator_loss(Context& ctx, const DiscriminatorLoss<T>& a) {
+  const Shape s = a.logits.shape;
+  expect_shape("discriminator_loss", "logits", a.logits, s);
+  if (s.batch % 2 != 0) [[unlikely]]
+    throw_usage("discriminator_loss", "logits have " + std::to_string(s.batch) +
+                                          " items, expected an even number: real audio, then as much fake audio");
+  expect_shape("discriminator_loss", "loss", a.loss, Shape{});
+  expect_shape_or_empty("discriminator_loss", "right", a.right, Shape{.channels = 2});
+  expect_shape_or_empty("discriminator_loss", "gradient", a.gradient, s);
+  expect_scratch("discriminator_loss", a.scratch, adversarial_loss_scratch(ctx, s));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::discriminator_loss(ctx, a);
+  const Result r = run(ctx, a.logits, a.gradient, a.scratch.data, a.kind, a.weight, 2);
+  a.loss[0] = static_cast<float>(r.loss);
+  if (a.right) std::transform(r.right, r.right + 2, a.right.data, [](double f) { return static_cast<float>(f); });
+}
+
+template <class T>
+void generator_loss(Context& ctx, const GeneratorLoss<T>& a) {
+  const Shape s = a.logits.shape;
+  expect_shape("generator_loss", "logits", a.logits, s);
+  expect_shape("generator_loss", "loss", a.loss, Shape{});
+  expect_shape_or_empty("generator_loss", "gradient", a.gradient, s);
+  expect_scratch("generator_loss", a.scratch, adversarial_loss_scratch(ctx, s));
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::generator_loss(ctx, a);
+  a.loss[0] = static_cast<float>(run(ctx, a.logits, a.gradient, a.scratch.data, a.kind, a.weight, 1).loss);
+}
+
+template void discriminator_loss<float>(Context&, const DiscriminatorLoss<float>&);
+template void discriminator_loss<bf16>(Context&, const DiscriminatorLoss<bf16>&);
+template void generator_loss<float>(Context&, const GeneratorLoss<float>&);
+template void generator_loss<bf16>(Context&, const GeneratorLoss<bf16>&);
+
+}  // namespace nacre
