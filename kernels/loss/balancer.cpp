@@ -29,13 +29,18 @@ void add_terms(const Balancer& a, const float* factors, int64_t begin, int64_t e
   }
 }
 
+/// The product of two floats is exact.
+double weight_of(const Balancer& a, int i) {
+  const double weight = static_cast<double>(a.weights[i]);
+  return a.gates ? weight * static_cast<double>(a.gates[i]) : weight;
+}
 /// Updates the moving averages and computes the factor of each gradient.
 void find_factors(const Balancer& a, const double* norms, float* factors) {
   double total_weight = 0;
-  for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);
+  for (int i = 0; i < a.count; ++i) total_weight += weight_of(a, i);
   for (int i = 0; i < a.count; ++i) {
     if (!a.balanced) {
-      factors[i] = a.weights[i];
+      factors[i] = static_cast<float>(weight_of(a, i));
       continue;
     }
     // The moving average of the norm is sum / ones: `ones` averages 1 in the same way, which corrects the start from 0.
@@ -46,7 +51,7 @@ void find_factors(const Balancer& a, const double* norms, float* factors) {
       ones = a.decay * ones + 1.0f;
     }
     const double mean = ones > 0 ? static_cast<double>(sum) / static_cast<double>(ones) : 0;
-    const double share = total_weight > 0 ? static_cast<double>(a.weights[i]) / total_weight : 0;
+    const double share = total_weight > 0 ? weight_of(a, i) / total_weight : 0;
     factors[i] = static_cast<float>(static_cast<double>(a.total_norm) * share / (mean + static_cast<double>(a.eps)));
   }
 }
@@ -79,6 +84,7 @@ void balancer(Context& ctx, const Balancer& a) {
     if (!(a.weights[i] >= 0)) [[unlikely]]
       throw_usage("balancer",
                   "weights[" + std::to_string(i) + "] is " + std::to_string(a.weights[i]) + ", expected at least 0");
+  expect_shape_or_empty("balancer", "gates", a.gates, Shape{.channels = a.count});
   if (a.balanced) expect_shape("balancer", "state", a.state, Shape{.channels = 2 * a.count});
   expect_shape("balancer", "shares", a.shares, Shape{.channels = a.count});
   expect_scratch("balancer", a.scratch, balancer_scratch(ctx, s, a.count));

@@ -33,12 +33,16 @@ __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a,
 }
 
 /// The same statements as in balancer.cpp.
+__device__ double weight_of(const Balancer& a, int i) {
+  const double weight = static_cast<double>(a.weights[i]);
+  return a.gates.data == nullptr ? weight : weight * static_cast<double>(a.gates.data[i]);
+}
 __device__ void find_factors(const Balancer& a, const double* norms, float* factors) {
   double total_weight = 0;
-  for (int i = 0; i < a.count; ++i) total_weight += static_cast<double>(a.weights[i]);
+  for (int i = 0; i < a.count; ++i) total_weight += weight_of(a, i);
   for (int i = 0; i < a.count; ++i) {
     if (!a.balanced) {
-      factors[i] = a.weights[i];
+      factors[i] = static_cast<float>(weight_of(a, i));
       continue;
     }
     float &sum = a.state.data[i], &ones = a.state.data[a.count + i];
@@ -48,7 +52,7 @@ __device__ void find_factors(const Balancer& a, const double* norms, float* fact
       ones = a.decay * ones + 1.0f;
     }
     const double mean = ones > 0 ? static_cast<double>(sum) / static_cast<double>(ones) : 0;
-    const double share = total_weight > 0 ? static_cast<double>(a.weights[i]) / total_weight : 0;
+    const double share = total_weight > 0 ? weight_of(a, i) / total_weight : 0;
     factors[i] = static_cast<float>(static_cast<double>(a.total_norm) * share / (mean + static_cast<double>(a.eps)));
   }
 }

@@ -11,7 +11,10 @@ namespace {
 
 std::vector<double> doubles(const std::vector<float>& b) { return {b.begin(), b.end()}; }
 
-void balancer_case(Device device, Shape s, int count, bool balanced) {
+/// Gates of 0 and fractions; the first is not 0.
+constexpr float gate_values[balancer_max] = {0.75f, 0, 1, 0.3f, 2, 0, 1, 0.1f};
+
+void balancer_case(Device device, Shape s, int count, bool balanced, bool gated) {
   Case c("balancer", device, s);
   const Shape per_loss{.channels = count};
   auto &state = c.zeros("state", {.channels = 2 * count}), &shares = c.output("shares", per_loss);
@@ -25,11 +28,12 @@ void balancer_case(Device device, Shape s, int count, bool balanced) {
              .total_norm = 2.5f,
              .balanced = balanced};
   std::vector<double> weights;
+  if (gated) a.gates = c.values("gates", per_loss, std::vector<float>(gate_values, gate_values + count));
   std::vector<Buffer<float>*> inputs;
   for (int i = 0; i < count; ++i) {
     const size_t k = static_cast<size_t>(i);
     a.weights[k] = static_cast<float>(i) + 0.5f;
-    weights.push_back(a.weights[k]);
+    weights.push_back(a.weights[k] * (gated ? static_cast<double>(gate_values[k]) : 1));
     inputs.push_back(&c.output("gradient of a loss", s));
     a.gradients[k] = *inputs.back();
   }
@@ -50,7 +54,7 @@ void balancer_case(Device device, Shape s, int count, bool balanced) {
     balancer(c.ctx, a);
     const auto r = exact.step(gradients, weights);
     // Norms and means: 2 u of their own, and 3 u per step for the state in float. Then the factor, a product and
-    // `count` sums.
+    // `count` sums. The product of a weight and its gate is exact in double.
     const auto expected = [&](int64_t k) { return r.gradient[static_cast<size_t>(k)]; };
     const auto allowance = [&](int64_t k) {
       double size = 0;
@@ -82,10 +86,10 @@ TEST_CASE("balancer", "[balancer]") {
   for (Device device : devices()) {
     int turn = 0;
     for (Shape s : elementwise_shapes) {
-      balancer_case(device, s, 1 + turn % balancer_max, turn % 3 != 0);
+      for (bool gated : {false, true}) balancer_case(device, s, 1 + turn % balancer_max, turn % 3 != 0, gated);
       ++turn;
     }
-    balancer_case(device, {2, 40000, 1, 1}, 3, true);  // the norms have several parts
+    balancer_case(device, {2, 40000, 1, 1}, 3, true, true);  // the norms have several parts
   }
 }
 
@@ -106,6 +110,58 @@ TEST_CASE("balanced losses have the shares of their weights from the first step"
     CHECK(shares.read()[0] == Approx(0.75).epsilon(1e-6));
     CHECK(shares.read()[1] == Approx(0.25).epsilon(1e-6));
   }
+}
+
+TEST_CASE("balancer: a gate switches a loss on and off in a captured step", "[balancer]") {
+  for (Device device : devices())
+    for (bool balanced : {false, true}) {
+      const Shape s{1, 2000, 1, 1};
+      Case c("balancer gates", device, s);
+      auto &x = c.random("x", s, -1, 1), &y = c.random("y", s, -9, 9);
+      auto& gates = c.values("gates", {.channels = 2}, {1.0f, 1.0f});
+      auto &gradient = c.output("gradient", s), &other = c.output("other", s);
+      auto &state = c.zeros("state", {.channels = 4}), &other_state = c.zeros("other state", {.channels = 4});
+      auto &shares = c.output("shares", {.channels = 2}), &other_shares = c.output("other shares", {.channels = 2});
+      Balancer gated{.gradients = {x, y},
+                     .weights = {3, 0.7f},
+                     .count = 2,
+                     .gates = gates,
+                     .state = state,
+                     .shares = shares,
+                     .gradient = gradient,
+                     .scratch = c.scratch(balancer_scratch(c.ctx, s, 2)),
+                     .balanced = balanced};
+      Balancer plain = gated;  // the weights follow the gates
+      plain.gates = {}, plain.state = other_state, plain.shares = other_shares, plain.gradient = other;
+      balancer(c.ctx, gated);
+      Graph step = c.ctx.capture([&] { balancer(c.ctx, gated); });
+      balancer(c.ctx, plain);
+      const auto same = [&] {
+        c.expect_equal(gradient, other.read());
+        c.expect_equal(state, other_state.read());
+        c.expect_equal(shares, other_shares.read());
+      };
+      same();
+      for (float gate : {0.0f, 1.0f, 0.0f}) {
+        gates.write({1, gate});
+        step.replay();
+        plain.weights[1] = gate * 0.7f;
+        balancer(c.ctx, plain);
+        same();
+      }
+      if (balanced) CHECK(state.read()[1] > 0);
+      // A loss behind a gate of 0 may be NaN.
+      auto broken = y.before();
+      broken[1234] = NAN;
+      y.write(broken);
+      step.replay();
+      CHECK(std::isfinite(gradient.read()[1234]));
+      CHECK(shares.read()[0] == 1);
+      gates.write({0, 0});  // none is left
+      step.replay();
+      c.expect_equal<float>(gradient, std::vector<float>(2000, 0.0f));
+      CHECK(shares.read()[0] == 0);
+    }
 }
 
 TEST_CASE("balancer at its limits", "[balancer]") {
@@ -215,7 +271,9 @@ TEST_CASE("balancer names what does not fit", "[balancer]") {
   CHECK_THROWS_WITH(balancer(c.ctx, a), Catch::Contains("balancer: count is 9"));
   a.count = 1, a.weights = {-1};
   CHECK_THROWS_WITH(balancer(c.ctx, a), Catch::Contains("weights[0]"));
-  a.weights = {1}, a.state = shares;
+  a.weights = {1}, a.gates = state;
+  CHECK_THROWS_WITH(balancer(c.ctx, a), Catch::Contains("balancer: gates is [1, 1, 1, 2], expected [1, 1, 1, 1]"));
+  a.gates = {}, a.state = shares;
   CHECK_THROWS_WITH(balancer(c.ctx, a), Catch::Contains("balancer: state"));
   a.state = state, a.shares = state;
   CHECK_THROWS_WITH(balancer(c.ctx, a), Catch::Contains("balancer: shares"));
