@@ -3,8 +3,9 @@
 #include "loss/adversarial.h"
 #include "runtime/partials.cuh"
 
-// Two launches: parts of 4096 logits with their gradient, each of one half of the batch; then the sums of the parts.
-// Bound by launches: a discriminator has a few thousand logits.
+// Two launches: parts of 4096 logits with their gradient, each of one half of the batch; then the sums of the parts. A
+// discriminator may have only a few hundred logits, and then launches take all of the time: if a half has one part, one
+// block does everything.
 namespace nacre::cuda {
 namespace {
 
@@ -18,14 +19,16 @@ struct Judged {
   int halves;
 };
 
-/// Thread i takes a pack of each 256 packs, aligned or not, so that the order of the sum does not depend on addresses.
+struct Part {
+  double loss;
+  int right;
+};
+/// Part `part` of a half: the gradient, and the sums, valid in every thread. Thread i takes a pack of each 256 packs,
+/// aligned or not, so that the order of the sum does not depend on addresses.
 template <class T, bool hinge, bool aligned>
-__global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T> a) {
-  NACRE_SHARED(double, sums, sum_threads / 32);
-  NACRE_SHARED(int, counts, sum_threads / 32);
+__device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64_t part, double* sums, int* counts) {
   constexpr int P = pack_size<T>;
-  const int64_t half = blockIdx.x / a.parts, begin = (blockIdx.x - half * a.parts) * sum_part, remaining = a.n - begin,
-                first = half * a.n + begin;
+  const int64_t begin = part * sum_part, remaining = a.n - begin, first = half * a.n + begin;
   const int n = static_cast<int>(remaining < sum_part ? remaining : sum_part);
   const T* const logits = a.logits + first;
   T* const gradient = a.gradient == nullptr ? nullptr : a.gradient + first;
@@ -51,11 +54,32 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T>
     else
       store_some(gradient + offset, g, n - offset);
   }
-  sum = block_sum<sum_threads>(sum, sums);
-  right = block_sum<sum_threads>(right, counts);
+  return {block_sum<sum_threads>(sum, sums), block_sum<sum_threads>(right, counts)};
+}
+
+template <class T, bool hinge, bool aligned>
+__global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T> a) {
+  NACRE_SHARED(double, sums, sum_threads / 32);
+  NACRE_SHARED(int, counts, sum_threads / 32);
+  const int64_t half = blockIdx.x / a.parts;
+  const Part part = add_part<T, hinge, aligned>(a, half, blockIdx.x - half * a.parts, sums, counts);
   if (threadIdx.x != 0) return;
-  put_partial(a.scratch, blockIdx.x, sum);
-  put_partial(a.scratch, a.halves * a.parts + blockIdx.x, right);
+  put_partial(a.scratch, blockIdx.x, part.loss);
+  put_partial(a.scratch, a.halves * a.parts + blockIdx.x, part.right);
+}
+/// One block for halves of one part.
+template <class T, bool hinge, bool aligned>
+__global__ void __launch_bounds__(sum_threads) adversarial_loss_short_kernel(Judged<T> a) {
+  NACRE_SHARED(double, sums, sum_threads / 32);
+  NACRE_SHARED(int, counts, sum_threads / 32);
+  const double logits = static_cast<double>(a.n);
+  double loss = 0;
+  for (int half = 0; half < a.halves; ++half) {
+    const Part part = add_part<T, hinge, aligned>(a, half, 0, sums, counts);
+    loss += part.loss / logits;
+    if (a.right != nullptr && threadIdx.x == 0) a.right[half] = static_cast<float>(part.right / logits);
+  }
+  if (threadIdx.x == 0) a.loss[0] = static_cast<float>(loss);
 }
 
 template <class T>
@@ -76,6 +100,10 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_sum_kernel(Judge
 template <class T, bool hinge>
 void run(Context& ctx, const Judged<T>& a) {
   const bool aligned = aligned16(a.logits) && aligned16(a.gradient) && (a.halves == 1 || a.n % pack_size<T> == 0);
+  if (a.parts == 1)
+    return launch(
+        ctx, {.name = aligned ? "adversarial_loss_short_packs" : "adversarial_loss_short", .block = sum_threads},
+        aligned ? adversarial_loss_short_kernel<T, hinge, true> : adversarial_loss_short_kernel<T, hinge, false>, a);
   launch(ctx,
          {.name = aligned ? "adversarial_loss_packs" : "adversarial_loss",
           .grid = blocks_for(a.halves * a.parts, 1),

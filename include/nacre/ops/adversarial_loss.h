@@ -18,9 +18,9 @@
 //   aliasing   gradient may be logits
 //   order      summed in double, over parts fixed by the shape
 //   accuracy   loss within 4 u (u = 2^-24) of the sum of the sizes of its terms; gradient within 4 u, and rounded once
-//              when T is bf16; right is a count, exact, divided in double and
-//              rounded once
-//   cost       bytes of one read and one write of the logits: bound by launches
+//              when T is bf16; right is a count, exact, divided in double and rounded once
+//   cost       bytes of one read and one write of the logits: bound by launches. CUDA: one launch for up to
+//              4096 logits per half, otherwise two
 namespace nacre {
 enum class AdversarialKind : uint8_t { least_squares, hinge };
 
