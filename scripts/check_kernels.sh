@@ -60,10 +60,11 @@ need() {  # need COLUMN WORDS PATTERN...: an instantiation of each kernel must h
   done
 }
 need 2 "16-byte loads" snake_forward_kernel snake_backward_kernel elementwise_kernel adamw_update_kernel \
-  weight_norm_forward_kernel update_rows_kernel
+  weight_norm_forward_kernel update_rows_kernel feature_loss_kernel
 need 4 "mma.sync" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
 need 5 "cp.async" shifted_product_kernel weight_product_kernel vq_nearest_products_kernel
-need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel
+need 3 "16-byte stores" snake_forward_kernel elementwise_kernel adamw_update_kernel update_rows_kernel \
+  feature_loss_kernel
 
 # Check the launches of nacre_tests. A multiprocessor has 65536 registers, which are allocated to warps in units of 256.
 # Names are compared in the form that c++filt prints, so that both compilers' names agree.
