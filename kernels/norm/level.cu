@@ -22,7 +22,7 @@ struct Part {
 /// Thread i takes samples 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of sums does not depend
 /// on addresses.
 template <class F>
-__device__ __forceinline__ void each_pack(const Part& p, const F& f) {
+__device__ __forceinline__ void each_pack(const F& f) {
   constexpr int P = pack_size<float>;
 #pragma unroll
   for (int step = 0; step < sum_part / (P * sum_threads); ++step)
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(sum_threads) level_sums_kernel(LevelForward a,
   NACRE_SHARED(double, buffer, sum_threads / 32);
   const Part p(a.x.shape, parts);
   double sum = 0;
-  each_pack(p, [&](int offset) {
+  each_pack([&](int offset) {
     const Pack<float> x = load_of<aligned>(a.x.data, p, offset);
 #pragma unroll
     for (int i = 0; i < pack_size<float>; ++i) sum += static_cast<double>(x.v[i]);
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(sum_threads) level_peaks_kernel(LevelForward a
   const Part p(a.x.shape, parts);
   const Mean mean = mean_of(a.scratch.data, p, parts, a.x.shape.time, buffer);
   uint64_t key = 0;
-  each_pack(p, [&](int offset) {
+  each_pack([&](int offset) {
     const Pack<float> x = load_of<aligned>(a.x.data, p, offset);
 #pragma unroll
     for (int i = 0; i < pack_size<float>; ++i) {
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(sum_threads) level_forward_kernel(LevelForward
   }
   const float scale =
       static_cast<float>(static_cast<double>(a.peak) / (static_cast<double>(peak) + static_cast<double>(a.eps)));
-  each_pack(p, [&](int offset) {
+  each_pack([&](int offset) {
     if (offset >= p.n) return;
     Pack<float> v = load_of<aligned>(a.x.data, p, offset);
 #pragma unroll
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(sum_threads)
   const float* const of = a.statistics.data + 4 * p.item;
   const Mean mean{of[0], of[3]};
   double sum = 0, product = 0;
-  each_pack(p, [&](int offset) {
+  each_pack([&](int offset) {
     const Pack<float> x = load_of<aligned>(a.x.data, p, offset), dy = load_of<aligned>(a.dy.data, p, offset);
 #pragma unroll
     for (int i = 0; i < pack_size<float>; ++i) {  // dy is zero behind the part
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(sum_threads)
   const double taken = (u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) * scale / whole * product;
   const double mean = (scale * sum - taken) / static_cast<double>(time);
   const float rounded_scale = static_cast<float>(scale), rounded_mean = static_cast<float>(mean);
-  each_pack(p, [&](int offset) {
+  each_pack([&](int offset) {
     if (offset >= p.n) return;
     const Pack<float> dy = load_of<aligned>(a.dy.data, p, offset);
     Pack<float> before{};
