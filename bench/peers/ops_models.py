@@ -150,8 +150,15 @@ def vq_gather(case):
 def stft(case):
     window = torch.hann_window(case.window, device=case.device)
 
+    lead = (case.window - case.hop) // 2
+    trail = -case.time % case.hop + lead  # of aligned frames: a whole number of hops
+
     def transform(x):
-        return torch.view_as_real(torch.stft(x, case.window, case.hop, window=window, return_complex=True))
+        aligned = bool(case.get("aligned", 0))
+        if aligned:
+            x = F.pad(x[None], (lead, trail), mode="reflect")[0]
+        spectrum = torch.stft(x, case.window, case.hop, window=window, center=not aligned, return_complex=True)
+        return torch.view_as_real(spectrum)
 
     def signal():
         return case.random((case.batch, case.time))

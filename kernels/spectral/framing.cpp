@@ -31,24 +31,24 @@ void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, Vie
     for (int64_t b = begin; b < end; ++b) {
       const int64_t valid = valid_samples(lengths, b, s.time);
       const float* from = x + b * s.time;
-      float* row = to + b * s.stride() + s.pad;
+      float* row = to + b * s.stride() + s.left;
       // The samples first, with zeros from the item's length on, then the paddings, which repeat what is now in the
       // row.
       std::memcpy(row, from, static_cast<size_t>(valid) * sizeof(float));
       std::memset(row + valid, 0, static_cast<size_t>(s.time - valid) * sizeof(float));
       const bool reflect = s.padding == StftPadding::reflect;
-      for (int64_t i = 1; i <= s.pad; ++i) row[-i] = reflect ? row[reflected(-i, s.time)] : 0.0f;
-      for (int64_t i = 0; i < s.pad; ++i) row[s.time + i] = reflect ? row[reflected(s.time + i, s.time)] : 0.0f;
+      for (int64_t i = 1; i <= s.left; ++i) row[-i] = reflect ? row[reflected(-i, s.time)] : 0.0f;
+      for (int64_t i = 0; i < s.right; ++i) row[s.time + i] = reflect ? row[reflected(s.time + i, s.time)] : 0.0f;
     }
   });
 }
 
 void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames, const int64_t* first, int64_t window,
-                 int64_t hop, float* sum) {
+                 int64_t hop, int64_t lead, float* sum) {
   // A unit of work is 4096 samples of one item (16 KiB), not a frame: frames overlap, but no two units write the same
   // sample, and each sample adds its frames in ascending order.
   constexpr int64_t chunk = 4096;
-  const int64_t chunks = (s.stride() + chunk - 1) / chunk, start = s.pad - window / 2;
+  const int64_t chunks = (s.stride() + chunk - 1) / chunk, start = s.left - lead;
   parallel_ranges(ctx, s.batch * chunks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, s.stride());
@@ -68,7 +68,7 @@ void fold_padding(const Context& ctx, const PaddedSignals& s, const float* sum, 
   parallel_ranges(ctx, s.batch, 1 + 65536 / (s.stride() + 1), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t valid = valid_samples(lengths, b, s.time);
-      const float* row = sum + b * s.stride() + s.pad;
+      const float* row = sum + b * s.stride() + s.left;
       float* to = dx + b * s.time;
       if (add) {
         add_to(to, row, valid);
@@ -79,9 +79,9 @@ void fold_padding(const Context& ctx, const PaddedSignals& s, const float* sum, 
       // The adjoint of reflection: a padded position adds to the sample that it repeats, left side first. Samples from
       // the item's length on are constant zeros and have no gradient.
       if (s.padding == StftPadding::zero) continue;
-      for (int64_t i = 1; i <= s.pad; ++i)
+      for (int64_t i = 1; i <= s.left; ++i)
         if (const int64_t t = reflected(-i, s.time); t < valid) to[t] += row[-i];
-      for (int64_t i = 0; i < s.pad; ++i)
+      for (int64_t i = 0; i < s.right; ++i)
         if (const int64_t t = reflected(s.time + i, s.time); t < valid) to[t] += row[s.time + i];
     }
   });

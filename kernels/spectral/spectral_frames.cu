@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(threads, 4)
       // Unsigned 32-bit division, which is several times cheaper than a 64-bit one.
       const int f = static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(packs_per_frame)),
                 n = (i - f * packs_per_frame) * P;
-      const int begin = (frame0 + f) * g.hop - g.window / 2 + n;
+      const int begin = (frame0 + f) * g.hop - g.lead + n;
       float v[P];
       if (frame0 + f >= c.frames) {
 #pragma unroll
@@ -54,9 +54,8 @@ __global__ void __launch_bounds__(threads, 4)
 template <int P, int at_once = 4>
 __device__ __forceinline__ void add_position(const Framing& g, const float* rows, int counted_frames, int position,
                                              float (&sum)[P]) {
-  // Frame f starts at f hop - window / 2. With q = position + window / 2, it covers the position if f hop <= q < f hop
-  // + window.
-  const unsigned q = static_cast<unsigned>(position + g.window / 2), window = static_cast<unsigned>(g.window),
+  // Frame f starts at f hop - lead. With q = position + lead, it covers the position if f hop <= q < f hop + window.
+  const unsigned q = static_cast<unsigned>(position + g.lead), window = static_cast<unsigned>(g.window),
                  hop = static_cast<unsigned>(g.hop);
   const unsigned last = q / hop;  // the last frame that starts at or before the position
   const int high = static_cast<int>(last) < counted_frames ? static_cast<int>(last) + 1 : counted_frames;
@@ -79,7 +78,7 @@ __device__ __forceinline__ void add_position(const Framing& g, const float* rows
 /// t and so on on the right. For the first and the last sample two of these coincide, and one is skipped.
 __device__ __forceinline__ float add_reflections(const Framing& g, const float* rows, int counted_frames, int t,
                                                  float value) {
-  const int pad = g.window / 2, period = g.time == 1 ? 1 : 2 * (g.time - 1);
+  const int period = g.time == 1 ? 1 : 2 * (g.time - 1);
   const bool first = t == 0, last = 2 * t == period;
   const auto add = [&](int position) {
     float sum[1] = {0};
@@ -89,14 +88,14 @@ __device__ __forceinline__ float add_reflections(const Framing& g, const float* 
 #pragma unroll 1
   // One round per reflection; short signals have several. The order is fixed: left side from the near to the far
   // reflections, then the right side.
-  for (int base = 0; base <= pad + t; base += period) {
-    if (!first && base + t <= pad) add(-t - base);
-    if (!last && base + period - t <= pad) add(t - base - period);
+  for (int base = 0; base <= g.lead + t; base += period) {
+    if (!first && base + t <= g.lead) add(-t - base);
+    if (!last && base + period - t <= g.lead) add(t - base - period);
   }
 #pragma unroll 1
-  for (int base = period; base - t < g.time + pad; base += period) {
+  for (int base = period; base - t < g.time + g.trail; base += period) {
     if (!first && !last) add(base - t);
-    if (base + t < g.time + pad) add(base + t);
+    if (base + t < g.time + g.trail) add(base + t);
   }
   return value;
 }
@@ -120,10 +119,10 @@ template <int P>
 __global__ void __launch_bounds__(threads)
     overlap_add_kernel(Framing g, Overlap first, Overlap second, const int32_t* lengths) {
   const Overlap o = blockIdx.z == 0 ? first : second;
-  const int t = static_cast<int>(grid_thread()) * P, pad = g.window / 2;
+  const int t = static_cast<int>(grid_thread()) * P;
   // A thread owns P samples of dx in every item and gathers their frames: no two threads write the same sample.
   if (t >= g.time) return;
-  const bool edge = g.reflect && (t <= pad || t + P + pad >= g.time);
+  const bool edge = g.reflect && (t <= g.lead || t + P + g.trail >= g.time);
   for (int64_t b = blockIdx.y; b < g.batch; b += gridDim.y) {
     const CountedPart c = counted_part(g, lengths, b);
     const float* const rows = o.rows + b * g.frames * g.window;
@@ -147,6 +146,8 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// Whether samples and elements of frames that meet are at the same place of their packs.
+bool packs(const Framing& g) { return g.hop % 4 == 0 && g.window % 4 == 0 && g.lead % 4 == 0 && g.time % 4 == 0; }
 unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 ? g.batch : 65535); }
 
 }  // namespace
@@ -155,7 +156,7 @@ void make_frames(Context& ctx, const Framing& g, const float* first, const float
                  float* rows) {
   const int frames_per_block = g.window < block_elements ? block_elements / g.window : 1;
   const bool vectorized = g.window % 4 == 0;
-  const bool aligned = g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first) && aligned16(second);
+  const bool aligned = packs(g) && aligned16(first) && aligned16(second);
   launch(ctx,
          {.name = "spectral_frames",
           .grid = {blocks_for(g.frames, frames_per_block), items(g), second ? 2u : 1u},
@@ -164,8 +165,7 @@ void make_frames(Context& ctx, const Framing& g, const float* first, const float
 }
 
 void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {
-  const bool vectorized =
-      g.hop % 4 == 0 && g.window % 8 == 0 && g.time % 4 == 0 && aligned16(first.dx) && aligned16(second.dx);
+  const bool vectorized = packs(g) && aligned16(first.dx) && aligned16(second.dx);
   launch(ctx,
          {.name = vectorized ? "overlap_add_packs" : "overlap_add",
           .grid = {blocks_for(g.time, threads * (vectorized ? 4 : 1)), items(g), second.dx ? 2u : 1u},

@@ -11,6 +11,7 @@ namespace nacre::cuda {
 struct Framing {
   int64_t batch;
   int time, window, hop, frames;  ///< frames of one item
+  int lead, trail;                ///< frame f starts at f hop - lead; no frame ends more than trail past the signal
   bool reflect;
   const float* hann;  ///< [window]
 };
@@ -20,7 +21,9 @@ inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
           static_cast<int>(signal.time),
           static_cast<int>(g.window),
           static_cast<int>(hop),
-          static_cast<int>(1 + signal.time / g.hop),
+          static_cast<int>(stft_frames(signal.time, g)),
+          static_cast<int>(stft_lead(g)),
+          static_cast<int>(stft_trail(signal.time, g)),
           g.padding == StftPadding::reflect,
           hann};
 }
@@ -35,8 +38,8 @@ __device__ __forceinline__ CountedPart counted_part(const Framing& g, const int3
   return {valid, valid == g.time ? g.frames : (valid + g.hop - 1) / g.hop};
 }
 
-/// As nacre::reflected. The first reflection avoids the division; more occur only in signals shorter than half the
-/// window.
+/// As nacre::reflected. The first reflection avoids the division; more occur only in signals shorter than what
+/// frames reach past their ends.
 __device__ __forceinline__ int reflected(int i, int time) {
   if (i < 0) i = -i;
   if (i < time) return i;

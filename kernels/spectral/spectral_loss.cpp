@@ -71,14 +71,14 @@ static void check_config(const SpectralConfig& c, Shape s) {
 SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), config(std::move(c)) {
   check_config(config, s);
   // One padded copy of each signal serves all scales: its padding is half the longest window.
-  padded = {.batch = s.batch, .time = s.time, .pad = 0, .padding = config.padding};
+  padded = {.batch = s.batch, .time = s.time, .padding = config.padding};
   int64_t frame_samples = 0;
   for (const SpectralScale& scale : config.scales) {
     Scale made{scale, FrameTransform("spectral_loss", scale.window), {}, 1 + s.time / scale.hop};
     if (scale.mels > 0)
       made.bank = MelBank(mel_filter_bank(config.sample_rate, scale.window, scale.mels, config.fmin, config.fmax,
                                           config.mel_scale, config.area_normalised));
-    padded.pad = std::max(padded.pad, scale.window / 2);
+    padded.left = padded.right = std::max(padded.left, scale.window / 2);
     bins = std::max(bins, made.transform.bins()), bands = std::max(bands, scale.mels);
     work = std::max(work, made.transform.work());
     rows = std::max(rows, s.batch * made.frames);
@@ -143,7 +143,7 @@ struct Block {
       }
       while (row >= plan.first[static_cast<size_t>(b + 1)]) ++b;
       const int64_t f = row - plan.first[static_cast<size_t>(b)];
-      const int64_t at = b * s.stride() + s.pad - scale.config.window / 2 + f * scale.config.hop;
+      const int64_t at = b * s.stride() + s.left - scale.config.window / 2 + f * scale.config.hop;
       estimate[j] = plan.estimate + at, target[j] = plan.target + at;
     }
   }
@@ -263,7 +263,8 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     const bool present[2] = {scale.stft(), scale.mel()};
     for (int i = 0; i < 2; ++i)
       if (gradients[i] && present[i])
-        overlap_add(ctx, s, p.frames[i], p.first.data(), scale.config.window, scale.config.hop, p.sums[i]);
+        overlap_add(ctx, s, p.frames[i], p.first.data(), scale.config.window, scale.config.hop, scale.config.window / 2,
+                    p.sums[i]);
   }
   for (int i = 0; i < 2; ++i) {
     if (gradients[i]) fold_padding(ctx, s, p.sums[i], a.lengths, gradients[i].data, false);

@@ -21,6 +21,9 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
   if (time < 1 || g.hop < 1)
     throw_usage(op,
                 "time is " + std::to_string(time) + " and hop is " + std::to_string(g.hop) + ", both must be positive");
+  if (g.aligned && (g.hop > g.window || (g.window - g.hop) % 2 != 0))
+    throw_usage(op, "window is " + std::to_string(g.window) + " and hop is " + std::to_string(g.hop) +
+                        ", aligned frames need an even difference that is not negative");
 }
 
 // Lanes are strided here, but a spectrum is read or written once, little beside the transform.
@@ -36,15 +39,16 @@ void put_lane(const float* row, int64_t bins, float* re, float* im) {
 
 int64_t stft_frames(int64_t time, const StftGeometry& g) {
   check_geometry("stft_frames", time, g);
-  return 1 + time / g.hop;
+  return g.aligned ? (time - 1) / g.hop + 1 : time / g.hop + 1;
 }
 
 StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometry(g), transform("stft", g.window) {
   check_geometry("stft", s.time, g);
   if (s.batch < 1 || s.width != 1 || s.channels != 1)
     throw_usage("stft", "signal is " + str(s) + ", expected [batch, time, 1, 1]");
-  padded = {.batch = s.batch, .time = s.time, .pad = g.window / 2, .padding = g.padding};
   frames = stft_frames(s.time, g);
+  padded = {
+      .batch = s.batch, .time = s.time, .left = stft_lead(g), .right = stft_trail(s.time, g), .padding = g.padding};
   threads = ctx.threads();
   if constexpr (with_cuda)
     if (on_cuda(ctx)) {
@@ -126,7 +130,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     p.transform.adjoint(re, im, frames, work);
   });
   ctx.zero(View<float>(p.sums_data(), {.channels = p.padded.elements()}));
-  overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.sums_data());
+  overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.padded.left, p.sums_data());
   fold_padding(ctx, p.padded, p.sums_data(), {}, a.dx.data, a.add_dx);
 }
 

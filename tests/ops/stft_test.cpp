@@ -13,6 +13,9 @@ struct Trial {
   StftGeometry geometry;
 };
 constexpr StftPadding zero = StftPadding::zero;
+constexpr StftGeometry aligned(int64_t window, int64_t hop, StftPadding padding = StftPadding::reflect) {
+  return {window, hop, padding, true};
+}
 
 const Trial trials[] = {
     {1, 1, {4, 1}},            // the smallest window, one sample
@@ -37,6 +40,26 @@ const Trial trials[] = {
     {1, 4000, {2000, 500}},    // 125 ms at 16 kHz
     {8, 64, {64, 64, zero}},   // hop = window
     {17, 5, {8, 8}},           // one frame per item
+    // Frames that divide the signal.
+    {1, 1, aligned(4, 2)},             // one sample
+    {1, 2, aligned(4, 2)},             // one hop
+    {3, 7, aligned(8, 4)},             // the last frame reaches furthest: one sample of the last hop is in the signal
+    {2, 3, aligned(16, 4)},            // the reflection bounces several times
+    {2, 50, aligned(16, 6)},           // the hop does not divide the signal; an odd number of samples before it
+    {1, 333, aligned(30, 10)},         // factors 2, 3, 5
+    {1, 100, aligned(10, 6)},          // hop > half of the window
+    {3, 64, aligned(16, 16)},          // no overlap, and no padding on the left
+    {2, 61, aligned(16, 16)},          // padding on the right only
+    {1, 257, aligned(64, 16)},         // a power of two
+    {2, 96, aligned(32, 8, zero)},     // packs, zeros around
+    {2, 200, aligned(64, 16)},         // packs, reflection
+    {1, 200, aligned(64, 24)},         // packs, a lead that is no multiple of 8
+    {1, 6000, aligned(32, 8)},         // chunks of the overlap-add
+    {2, 2000, aligned(2048, 512)},     // the windows of DAC's discriminators
+    {1, 2001, aligned(1024, 256)},     //
+    {1, 1999, aligned(512, 128)},      //
+    {1, 300, aligned(2048, 512)},      // shorter than half the window
+    {1, 5, aligned(2048, 512, zero)},  // one frame
 };
 
 std::vector<double> doubles(const Buffer<float>& b) { return {b.before().begin(), b.before().end()}; }
@@ -113,10 +136,11 @@ TEST_CASE("stft: forward, adjoint and their identity") {
 }
 
 TEST_CASE("stft: the reference's transform is the definition, and its adjoint the transpose") {
-  for (const int64_t N : {4, 6, 16, 30}) {
+  for (const int64_t window : {4, 6, 16, 30, -16}) {
+    const int64_t N = std::abs(window);
     std::vector<double> x;
     for (int64_t i = 0; i < 20; ++i) x.push_back(std::sin(1.7 * static_cast<double>(i * i)));
-    const StftGeometry g{N, 3};
+    const StftGeometry g = window < 0 ? aligned(N, 6) : StftGeometry{N, 3};  // negative: aligned frames
     const auto windowed = reference::frame(x.data(), 20, g, 2);
     const auto X = reference::dft(windowed);
     double left = 0, right = 0;
@@ -135,6 +159,29 @@ TEST_CASE("stft: the reference's transform is the definition, and its adjoint th
     reference::add_adjoint(D, {}, 20, g, 2, dx.data(), nullptr);
     for (size_t i = 0; i < 20; ++i) right += dx[i] * x[i];
     CHECK(std::fabs(left - right) < 1e-12);
+  }
+}
+
+TEST_CASE("stft: aligned frames are as many as hops, and are centred on them") {
+  const StftGeometry g = aligned(2048, 512);
+  CHECK(stft_frames(1, g) == 1);
+  CHECK(stft_frames(512, g) == 1);
+  CHECK(stft_frames(513, g) == 2);
+  CHECK(stft_frames(16896, g) == 33);
+  CHECK(stft_frames(16897, g) == 34);
+  // An impulse in the middle of hop 2 has its largest spectrum in frame 2, where the window is 1.
+  for (const Device device : devices()) {
+    const Shape s{.batch = 1, .time = 40};
+    Case c("stft impulse", device, s);
+    const StftPlan plan(c.ctx, s, aligned(16, 8));
+    REQUIRE(plan.spectrum() == Shape{1, 5, 9, 2});
+    std::vector<float> impulse(40);
+    impulse[20] = 1;
+    auto &x = c.values("x", s, impulse), &spectrum = c.output("spectrum", plan.spectrum());
+    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+    const auto found = spectrum.read();
+    for (size_t f = 0; f < 5; ++f)
+      CHECK(std::fabs(found[f * 18] - (f == 2 ? 1.0f : 0.0f)) <= 20 * ulp);  // by the contract
   }
 }
 
@@ -164,27 +211,28 @@ TEST_CASE("stft: the same bits for every number of threads, and silence stays ex
 }
 
 TEST_CASE("stft: the same bits at any address") {
-  for (const Device device : devices()) {
-    const Shape s{.batch = 2, .time = 256};
-    Case c("stft addresses", device, s);
-    const StftPlan plan(c.ctx, s, {.window = 32, .hop = 8});
-    const int64_t samples = s.elements(), cells = plan.spectrum().elements();
-    auto &x = c.random("x", s, -1, 1), &spectrum = c.output("spectrum", plan.spectrum()), &dx = c.output("dx", s);
-    std::vector<float> moved_content{0};
-    moved_content.insert(moved_content.end(), x.before().begin(), x.before().end());
-    auto& moved_x = c.values("moved x", {.channels = samples + 1}, moved_content);
-    auto &moved_spectrum = c.output("moved spectrum", {.channels = cells + 1}),
-         &moved_dx = c.output("moved dx", {.channels = samples + 1});
-    const View<float> x1(moved_x.data() + 1, s), spectrum1(moved_spectrum.data() + 1, plan.spectrum()),
-        dx1(moved_dx.data() + 1, s);
-    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
-    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
-    stft_forward(c.ctx, {.plan = plan, .x = x1, .spectrum = spectrum1});
-    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum1, .dx = dx1});
-    const auto rest = [](const std::vector<float>& v) { return std::vector<float>(v.begin() + 1, v.end()); };
-    CHECK(rest(moved_spectrum.read()) == spectrum.read());
-    CHECK(rest(moved_dx.read()) == dx.read());
-  }
+  for (const StftGeometry& geometry : {StftGeometry{.window = 32, .hop = 8}, aligned(32, 8)})
+    for (const Device device : devices()) {
+      const Shape s{.batch = 2, .time = 256};
+      Case c("stft addresses", device, s);
+      const StftPlan plan(c.ctx, s, geometry);
+      const int64_t samples = s.elements(), cells = plan.spectrum().elements();
+      auto &x = c.random("x", s, -1, 1), &spectrum = c.output("spectrum", plan.spectrum()), &dx = c.output("dx", s);
+      std::vector<float> moved_content{0};
+      moved_content.insert(moved_content.end(), x.before().begin(), x.before().end());
+      auto& moved_x = c.values("moved x", {.channels = samples + 1}, moved_content);
+      auto &moved_spectrum = c.output("moved spectrum", {.channels = cells + 1}),
+           &moved_dx = c.output("moved dx", {.channels = samples + 1});
+      const View<float> x1(moved_x.data() + 1, s), spectrum1(moved_spectrum.data() + 1, plan.spectrum()),
+          dx1(moved_dx.data() + 1, s);
+      stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+      stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
+      stft_forward(c.ctx, {.plan = plan, .x = x1, .spectrum = spectrum1});
+      stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum1, .dx = dx1});
+      const auto rest = [](const std::vector<float>& v) { return std::vector<float>(v.begin() + 1, v.end()); };
+      CHECK(rest(moved_spectrum.read()) == spectrum.read());
+      CHECK(rest(moved_dx.read()) == dx.read());
+    }
 }
 
 TEST_CASE("stft: what cannot be is refused") {
@@ -195,6 +243,10 @@ TEST_CASE("stft: what cannot be is refused") {
     CHECK_THROWS_WITH(StftPlan(c.ctx, s, {.window = window, .hop = 2}),
                       Contains("stft: window is " + std::to_string(window)));
   CHECK_THROWS_WITH(StftPlan(c.ctx, s, {.window = 8, .hop = 0}), Contains("hop is 0"));
+  for (const int64_t hop : {3, 9, 10})
+    CHECK_THROWS_WITH(StftPlan(c.ctx, s, aligned(8, hop)),
+                      Contains("stft: window is 8 and hop is " + std::to_string(hop)));
+  CHECK_THROWS_WITH(stft_frames(100, aligned(8, 1)), Contains("stft_frames: window is 8 and hop is 1"));
   CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 0}, {.window = 8, .hop = 2}), Contains("time is 0"));
   CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 9, .channels = 2}, {.window = 8, .hop = 2}),
                     Contains("signal is [2, 9, 1, 2]"));

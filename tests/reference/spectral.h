@@ -50,11 +50,16 @@ inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
   return i;
 }
 
+/// The position of the first sample of frame f.
+inline int64_t start(const StftGeometry& g, int64_t f) {
+  return f * g.hop - (g.aligned ? (g.window - g.hop) / 2 : g.window / 2);
+}
+
 /// Frame f of x [time], multiplied by the window.
 inline std::vector<Complex> frame(const double* x, int64_t time, const StftGeometry& g, int64_t f) {
   std::vector<Complex> out(at(g.window));
   for (int64_t n = 0; n < g.window; ++n) {
-    const int64_t i = source(f * g.hop - g.window / 2 + n, time, g.padding);
+    const int64_t i = source(start(g, f) + n, time, g.padding);
     out[at(n)] = i < 0 ? 0.0 : x[i] * hann(n, g.window);
   }
   return out;
@@ -84,7 +89,7 @@ inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t
   const double transform = bin_error(g.window, norm(full));
   full = dft(full);
   for (int64_t n = 0; n < g.window; ++n) {
-    const int64_t i = source(f * g.hop - g.window / 2 + n, time, g.padding);
+    const int64_t i = source(start(g, f) + n, time, g.padding);
     if (i < 0) continue;
     dx[i] += hann(n, g.window) * full[at(n)].real();
     if (variance) variance[i] += std::pow(hann(n, g.window), 2) * (square + transform * transform);

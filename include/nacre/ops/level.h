@@ -11,12 +11,13 @@
 //   writes     y and statistics are =; dx is = unless add_dx
 //   aliasing   none
 //   order      means and sums in double, over parts fixed by the shape
-//   accuracy   y within 4 u |y| + 2 u peak |mean| / (m + eps), u = 2^-24; dx within 8 u of the sum of the sizes of its
-//              terms
+//   accuracy   u = 2^-24. y within 6 u |y| + 2^-39 peak max |x| / (m + eps); dx within 8 u of the sum of the sizes of
+//              its terms where max |x| is below 2^10 m. A constant item gives zeros. A NaN or an infinity makes its
+//              item NaN
 //   cost       forward reads x three times and writes y; backward reads x and dy twice and writes dx: bound by memory
 namespace nacre {
 struct LevelForward {
-  View<const float> x;       ///< [batch, time, 1, 1]
+  View<const float> x;       ///< [batch, time, 1, 1]; time below 2^31
   View<float> y;             ///< the same
   View<float> statistics;    ///< level_statistics =
   View<float> scratch{};     ///< level_scratch
@@ -31,7 +32,7 @@ struct LevelBackward {
   float peak = 0.8f, eps = 1e-9f;
   bool add_dx = false;
 };
-/// [batch, 1, 1, 4]: mean, peak m, position of the peak (as the bits of an int32), 0.
+/// [batch, 1, 1, 4]: mean, peak m, position of the peak (as the bits of an int32), what rounding took from the mean.
 Shape level_statistics(Shape x);
 Shape level_scratch(Context&, Shape x);
 void level_forward(Context&, const LevelForward&);

@@ -8,7 +8,7 @@
 //              With `aligned`: ceil(time / hop); frame f starts at sample f hop - (window - hop) / 2, so that the hops of
 //              the frames divide the signal (the spectrogram of DAC's discriminators).
 //              Samples outside are zero, or reflected without repeating the ends (several times if the signal is
-//              shorter than half the window)
+//              shorter than what frames reach past its ends)
 //   forward    X[b, f, k] = sum_n h[n] x[b, start of f + n] exp(-2 pi i k n / window),  k = 0 .. window / 2
 //              h[n] = 1/2 - 1/2 cos(2 pi n / window), the periodic Hann window; no normalisation
 //   adjoint    dx[t] = sum over all (f, n) that read x[t] of h[n] sum_k (Re D cos(2 pi k n / window) - Im D sin(...)):
@@ -28,9 +28,10 @@ enum class StftPadding : uint8_t { reflect, zero };
 struct StftGeometry {
   int64_t window = 1024, hop = 256;
   StftPadding padding = StftPadding::reflect;
-  bool aligned = false;  ///< window - hop must be even
+  bool aligned = false;  ///< window - hop must be even and not negative
   bool operator==(const StftGeometry&) const = default;
 };
+/// Throws Error(usage) for a time or a hop below 1, and for aligned frames that window and hop do not allow.
 int64_t stft_frames(int64_t time, const StftGeometry&);
 
 /// Window, transform and work areas for one shape; made once, before the first step.
