@@ -360,9 +360,9 @@ test::Model bands_on_tape(const Result& r, Norm norm) {
     Conv2dGeometry g{centred(3), centred(3)};
     g.first_column = begin, g.columns = count;
     test::Chain c;
-    c << test::conv2d(name + ".0", 3, 3, g) << test::leaky_relu(static_cast<double>(0.1f))
+    c << test::conv2d(name + ".0", 3, 3, g) << test::leaky_relu(static_cast<double>(0.2f))
       << conv(name + ".1", 3, 5, {centred(3, 1, 2), centred(5, 2)});
-    if (in_weight) c << test::leaky_relu(static_cast<double>(0.1f));
+    if (in_weight) c << test::leaky_relu(static_cast<double>(0.2f));
     return c;
   };
   const test::Chain low = band("low", 0, 5), high = band("high", 5, 6);
@@ -380,7 +380,7 @@ TEST_CASE("convolutions of two dimensions against those in double") {
   const Device device = GENERATE(from_range(test::devices()));
   const Norm norm = GENERATE(Norm::none, Norm::weight, Norm::group, Norm::layer);
   CAPTURE(str(device), named(norm));
-  const Make make = [=](Parameters& p) { return of(Bands(p, norm)); };
+  const Make make = [=](Parameters& p) { return of(Bands(p, norm, true, 0.2f)); };
   const Result r = run<float>(device, make, planar_input, planar_inner, spread);
   CHECK(r.shape == Shape{2, 3, 6, 6});
   check_against(r, bands_on_tape(r, norm), device.kind == Device::cpu);
