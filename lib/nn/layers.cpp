@@ -6,16 +6,13 @@
 #include "nacre/ops/convert.h"
 #include "nacre/ops/elu.h"
 #include "nacre/ops/group_norm.h"
-#include "nacre/ops/leaky_relu.h"
 #include "nacre/ops/snake.h"
 #include "nacre/ops/snake_conv1d.h"
 #include "nacre/ops/tanh.h"
+#include "nn/convolution.h"
 
 namespace nacre {
 namespace {
-
-/// The larger of two scratch shapes, for a block that two calls of one step use in turn.
-Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
 
 View<const float> value_of(const Parameter* p) {
   return p != nullptr ? View<const float>(p->value) : View<const float>{};
@@ -48,17 +45,6 @@ Costs norm_costs(Shape x, bool residual) {
   return {.forward = {.floats = 8 * n, .bytes = (residual ? 4 : 3) * bytes},
           .input_gradient = {.floats = 6 * n, .bytes = 3 * bytes},
           .weight_gradient = {.floats = 5 * n, .bytes = 2 * bytes}};
-}
-/// The weight of a convolution.
-Weight* add_weight(Parameters& parameters, const std::string& name, Norm norm, std::vector<int64_t> stored, Shape whole,
-                   Init init) {
-  return norm == Norm::weight ? &parameters.add_weight({name}, std::move(stored), whole, init)
-                              : &parameters.add_plain_weight({name}, std::move(stored), whole, init);
-}
-/// The normalisation of the output of a convolution, if it has one.
-std::optional<GroupNorm> add_norm(Parameters& parameters, const std::string& name, Norm norm, int64_t channels) {
-  if (norm != Norm::group && norm != Norm::layer) return std::nullopt;
-  return GroupNorm(parameters, name + ".norm", channels, 1, norm == Norm::group ? NormOver::item : NormOver::position);
 }
 Footprint footprint_of(Shape weight, const Conv1dGeometry& g, bool transposed = false) {
   return {weight.time, g.stride, g.dilation, g.left, transposed};
@@ -233,14 +219,21 @@ Flow GroupNorm::plan(Plan& p, Flow x, Flow residual) const {
 // ---- Conv1d
 
 Conv1d::Conv1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
-               Conv1dGeometry geometry, Norm norm)
+               Conv1dGeometry geometry, Norm norm, BiasStart bias)
     : name_(name),
       geometry_(geometry),
       weight_(add_weight(parameters, name, norm, {out, in / geometry.groups, taps},
                          {.batch = out, .time = taps, .channels = in / geometry.groups},
                          uniform_by_fan_in(in / geometry.groups * taps))),
-      bias_(&parameters.add(name + ".bias", {out}, {.channels = out}, {Init::zero})),
+      bias_(add_bias(parameters, name, out, bias, in / geometry.groups * taps)),
       norm_(add_norm(parameters, name, norm, out)) {}
+
+Conv1d Conv1d::leaky(float slope) const {
+  expect_leaky(name_, norm_.has_value(), slope);
+  Conv1d copy = *this;
+  copy.slope_ = slope;
+  return copy;
+}
 
 Shape Conv1d::output(Shape input) const {
   return {.batch = input.batch,
@@ -249,6 +242,7 @@ Shape Conv1d::output(Shape input) const {
 }
 
 Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
+  if (slope_ > 0 && residual) throw Error(ErrorKind::usage, name_ + ": a residual with leaky()");
   if (norm_) return norm_->plan(p, plan_convolution(p, x, {}), residual);
   return plan_convolution(p, x, residual);
 }
@@ -259,7 +253,8 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
     Context& context = p.context();
     const Shape shape = weight_->shape, y = output(x.shape);
     const auto in = s.reads<T>(x, Until::backward);
-    const auto out = s.makes<T>(y);
+    const auto out = s.makes<T>(y, LeakyEnd<T>::keeps(slope_));
+    const LeakyEnd<T> end(s, slope_, out);
     const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
     const View<float> scratch =
         s.scratch(conv1d_forward_scratch<T>(context, x.shape, shape, geometry_), Until::forward);
@@ -269,7 +264,9 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
-    s.costs(convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual)));
+    Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
+    if (slope_ > 0) costs += leaky_costs<T>(y);
+    s.costs(costs);
     s.reaches(x, footprint_of(shape, geometry_));
     s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
       conv1d_forward<T>(c, {.x = in.value,
@@ -279,19 +276,21 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
                             .y = out.value,
                             .scratch = scratch,
                             .geometry = geometry});
+      end.forward(c);
     });
     s.backward([=, weight = weight_, geometry = geometry_](Context& c) {
       if (skip.grad) accumulate<T>(c, {.x = out.grad, .y = skip.grad, .add = skip.add});
+      const View<const T> dy = end.backward(c);
       if (dweight.grad)
         conv1d_weight_gradient<T>(c, {.x = in.value,
-                                      .dy = out.grad,
+                                      .dy = dy,
                                       .dweight = dweight.grad,
                                       .dbias = dbias,
                                       .scratch = backward_scratch,
                                       .geometry = geometry,
                                       .add_dweight = dweight.add});
       if (in.grad)
-        conv1d_input_gradient<T>(c, {.dy = out.grad,
+        conv1d_input_gradient<T>(c, {.dy = dy,
                                      .weight = weight->value<T>(),
                                      .dx = in.grad,
                                      .scratch = backward_scratch,

@@ -71,31 +71,37 @@ Init uniform_by_fan_in(int64_t fan_in) { return {Init::uniform, 1.0 / std::sqrt(
 
 int64_t Parameter::piece_elements() const { return product(stored); }
 
+namespace {
+
+/// Calls f(index in the file, index in memory) for every element of a piece of StoredAs::convolution.
+template <class F>
+void each_place(const std::vector<int64_t>& stored, F&& f) {
+  const int64_t in = stored[1], taps = stored[2], taps_of_width = stored.size() > 3 ? stored[3] : 1;
+  for (int64_t o = 0; o < stored[0]; ++o)
+    for (int64_t w = 0; w < taps_of_width; ++w)
+      for (int64_t k = 0; k < taps; ++k)
+        for (int64_t i = 0; i < in; ++i)
+          f(static_cast<size_t>(((o * in + i) * taps + k) * taps_of_width + w),
+            static_cast<size_t>(((o * taps_of_width + w) * taps + k) * in + i));
+}
+
+}  // namespace
+
 std::vector<float> Parameter::to_file(std::span<const float> whole, size_t piece) const {
   const auto n = static_cast<size_t>(piece_elements());
   const std::span<const float> mine = whole.subspan(piece * n, n);
   std::vector<float> out(mine.begin(), mine.end());
-  if (stored_as == StoredAs::convolution) {
-    const int64_t first = stored[0], in = stored[1], taps = stored[2];
-    for (int64_t o = 0; o < first; ++o)
-      for (int64_t k = 0; k < taps; ++k)
-        for (int64_t i = 0; i < in; ++i)
-          out[static_cast<size_t>((o * in + i) * taps + k)] = mine[static_cast<size_t>((o * taps + k) * in + i)];
-  }
+  if (stored_as == StoredAs::convolution)
+    each_place(stored, [&](size_t in_file, size_t in_memory) { out[in_file] = mine[in_memory]; });
   return out;
 }
 void Parameter::from_file(std::span<const float> values, size_t piece, std::span<float> whole) const {
   const auto n = static_cast<size_t>(piece_elements());
   const std::span<float> mine = whole.subspan(piece * n, n);
-  if (stored_as == StoredAs::convolution) {
-    const int64_t first = stored[0], in = stored[1], taps = stored[2];
-    for (int64_t o = 0; o < first; ++o)
-      for (int64_t k = 0; k < taps; ++k)
-        for (int64_t i = 0; i < in; ++i)
-          mine[static_cast<size_t>((o * taps + k) * in + i)] = values[static_cast<size_t>((o * in + i) * taps + k)];
-  } else {
+  if (stored_as == StoredAs::convolution)
+    each_place(stored, [&](size_t in_file, size_t in_memory) { mine[in_memory] = values[in_file]; });
+  else
     std::copy(values.begin(), values.end(), mine.begin());
-  }
 }
 
 Parameters::Place Parameters::find(const std::string& name) {

@@ -1,5 +1,5 @@
 // Layers in bf16: the same networks with activations and weights of 8 bits, compared with those in float. Normalised
-// layers in float, compared with those in double.
+// layers and convolutions of two dimensions in float, compared with those in double.
 #include "nacre/nn/layers.h"
 
 #include <cmath>
@@ -42,6 +42,11 @@ struct Result {
 
 using Make = std::function<Net(Parameters&)>;
 
+template <class L>
+Net of(L layer) {
+  return [layer = std::move(layer)](Plan& w, Flow x) { return layer.plan(w, x); };
+}
+
 /// Forward and backward of a network behind a convolution of one tap. The gradients of the convolution show what
 /// reaches the input. `change`, if given, sets parameters after their initialisation.
 template <class T>
@@ -49,7 +54,8 @@ Result run(Device device, const Make& make, Shape input, int64_t inner,
            const std::function<void(Context&, Parameters&)>& change = {}) {
   Context ctx({.device = device, .threads = 2});
   Parameters p;
-  const Conv1d first(p, "first", input.channels, inner, 1);
+  const Net first = input.width == 1 ? of(Conv1d(p, "first", input.channels, inner, 1))
+                                     : of(Conv2d(p, "first", input.channels, inner, 1, 1));
   const auto net = make(p);
   p.allocate(ctx, true, storage_of<T>);
   p.initialise(ctx, 4);
@@ -61,7 +67,7 @@ Result run(Device device, const Make& make, Shape input, int64_t inner,
   std::vector<T> dy;
   plan.reserve([&](Plan& w) {
     source = w.source<T>(input);
-    const Flow y = net(w, first.plan(w, source.flow));
+    const Flow y = net(w, first(w, source.flow));
     const Step s = w.step("end");
     last = s.number();
     end = s.reads<T>(y, Until::backward);
@@ -125,10 +131,7 @@ void compare(const Make& make, Shape input, int64_t inner, int roundings) {
 
 template <class L, class... A>
 Make made(A... arguments) {
-  return [=](Parameters& p) {
-    const L layer(p, arguments...);
-    return Net([layer](Plan& w, Flow x) { return layer.plan(w, x); });
-  };
+  return [=](Parameters& p) { return of(L(p, arguments...)); };
 }
 
 }  // namespace
@@ -167,7 +170,15 @@ struct Normed {
 };
 constexpr Shape normed_input{.batch = 3, .time = 11, .channels = 5};
 
-/// Normed behind the first convolution, on the tape. The loss is the product of the output and dy.
+/// The loss of run(): the product of the output and dy.
+test::Node* product(test::Tape& t, test::Node* y, const std::vector<double>& dy) {
+  double loss = 0;
+  for (size_t i = 0; i < y->value.size(); ++i) loss += y->value[i] * dy.at(i);
+  test::Node* sum = t.make({}, {loss}, {y});
+  t.back(sum, [=, &t, &dy] { t.pass(y, dy, sum->gradient[0]); });
+  return sum;
+}
+/// Normed behind the first convolution, on the tape.
 test::Model on_tape(const Result& r, Norm norm) {
   using test::WeightForm;
   const WeightForm form = norm == Norm::weight ? WeightForm::normalised : WeightForm::plain;
@@ -181,13 +192,23 @@ test::Model on_tape(const Result& r, Norm norm) {
                                                         << test::conv1d("unit", 3, {.left = 2, .right = 0}, form)),
                     up = normed("up", test::conv_transpose1d("up", 4, {.stride = 2, .left = 1, .right = 1}, 0, form));
   return [=, &r](test::Tape& t) {
-    test::Node* y = up(t, test::residual(unit)(t, wide(t, first(t, t.constant(normed_input, r.x)))));
-    double loss = 0;
-    for (size_t i = 0; i < y->value.size(); ++i) loss += y->value[i] * r.dy[i];
-    test::Node* sum = t.make({}, {loss}, {y});
-    t.back(sum, [=, &t, &r] { t.pass(y, r.dy, sum->gradient[0]); });
-    return sum;
+    return product(t, up(t, test::residual(unit)(t, wide(t, first(t, t.constant(normed_input, r.x))))), r.dy);
   };
+}
+/// Checks the loss and all gradients of r against those of the model.
+void check_against(const Result& r, const test::Model& model, bool differences) {
+  test::Tape tape;
+  tape.parameters = r.parameters;
+  const test::Comparison comparison(tape, model);
+  CHECK(comparison.blunt().empty());
+  double loss = 0;
+  for (size_t i = 0; i < r.y.size(); ++i) loss += r.y[i] * r.dy[i];
+  // The loss is a sum of a few hundred terms below 10, each off by less than 100 ulp.
+  CHECK(std::fabs(loss - comparison.loss) <= 100 * test::ulp * 10 * static_cast<double>(r.y.size()));
+  comparison.check(r.gradients);
+  if (!differences) return;
+  std::mt19937_64 rng(test::seed());
+  test::check_differences(tape, model, rng, 40);
 }
 const char* named(Norm norm) {
   constexpr const char* names[] = {"none", "weight", "group", "layer"};
@@ -214,20 +235,7 @@ TEST_CASE("normalised layers against those in double") {
   const Result r = run<float>(device, made<Normed>(norm), normed_input, 6, spread);
   CHECK(r.parameters.count("wide.weight") == (norm == Norm::weight ? 0 : 1));
   CHECK(r.parameters.count("up.norm.bias") == (norm == Norm::group || norm == Norm::layer ? 1 : 0));
-  test::Tape tape;
-  tape.parameters = r.parameters;
-  const test::Model model = on_tape(r, norm);
-  const test::Comparison comparison(tape, model);
-  CHECK(comparison.blunt().empty());
-  double loss = 0;
-  for (size_t i = 0; i < r.y.size(); ++i) loss += r.y[i] * r.dy[i];
-  // The loss is a sum of a few hundred terms below 10, each off by less than 100 ulp.
-  CHECK(std::fabs(loss - comparison.loss) <= 100 * test::ulp * 10 * static_cast<double>(r.y.size()));
-  comparison.check(r.gradients);
-  if (device.kind == Device::cpu) {
-    std::mt19937_64 rng(test::seed());
-    test::check_differences(tape, model, rng, 40);
-  }
+  check_against(r, on_tape(r, norm), device.kind == Device::cpu);
 }
 TEST_CASE("normalised layers in bf16") {
   for (const Norm norm : {Norm::none, Norm::group, Norm::layer}) {
@@ -299,5 +307,214 @@ TEST_CASE("activations have the names of configurations") {
     CodecConfig c;
     c.activation = kind;
     CHECK_THAT(c.to_json(), Catch::Contains("\"activation\": \"" + str(kind) + "\""));
+  }
+}
+
+namespace {
+
+Conv1dGeometry one(int64_t left, int64_t right) { return {.left = left, .right = right}; }
+Conv2dAxis centred(int64_t taps, int64_t stride = 1, int64_t dilation = 1) {
+  return {.stride = stride, .dilation = dilation, .left = taps / 2 * dilation, .right = taps / 2 * dilation};
+}
+constexpr Shape planar_input{.batch = 2, .time = 5, .width = 11, .channels = 3};
+constexpr int64_t planar_inner = 4;
+
+/// Two bands of a spectrum, each with two layers, and one over both side by side: the form of DAC's discriminator.
+struct Bands {
+  explicit Bands(Parameters& p, Norm norm = Norm::weight, bool leaky = true, float slope = 0.1f) : is_leaky(leaky) {
+    Conv2dGeometry low{centred(3), centred(3)}, high = low;
+    low.columns = 5, high.first_column = 5;
+    const Conv2dGeometry strided{centred(3, 1, 2), centred(5, 2)};
+    convs = {Conv2d(p, "low.0", planar_inner, 6, 3, 3, low), Conv2d(p, "low.1", 6, 4, 3, 5, strided, norm),
+             Conv2d(p, "high.0", planar_inner, 6, 3, 3, high), Conv2d(p, "high.1", 6, 4, 3, 5, strided, norm)};
+    for (Conv2d& c : convs)
+      if (leaky && (&c == &convs[0] || &c == &convs[2] || norm == Norm::none || norm == Norm::weight))
+        c = c.leaky(slope);
+    if (!leaky)
+      for (const Conv2d& c : convs) activations.emplace_back(p, c.name() + ".act", 1, ActivationKind::leaky_relu);
+    last.emplace(p, "last", 4, 6, 3, 3, Conv2dGeometry{centred(3, 2), centred(3)}, norm);
+  }
+  Flow plan(Plan& p, Flow x) const {
+    const auto layer = [&](size_t i, Flow in) {
+      const Flow y = convs[i].plan(p, in);
+      return is_leaky ? y : activations[i].plan(p, y);
+    };
+    const std::vector<Flow> parts{layer(1, layer(0, x)), layer(3, layer(2, x))};
+    return last->plan(p, parts);
+  }
+  bool is_leaky;
+  std::vector<Conv2d> convs;
+  std::vector<Activation> activations;
+  std::optional<Conv2d> last;
+};
+test::Model bands_on_tape(const Result& r, Norm norm) {
+  using test::WeightForm;
+  const bool in_weight = norm == Norm::none || norm == Norm::weight;
+  const auto conv = [&](const std::string& name, int64_t time, int64_t width, const Conv2dGeometry& g) -> test::Layer {
+    const WeightForm form = norm == Norm::weight ? WeightForm::normalised : WeightForm::plain;
+    test::Layer c = test::conv2d(name, time, width, g, form);
+    if (in_weight) return c;
+    return test::Chain{} << std::move(c) << test::group_norm(name + ".norm", 1, norm == Norm::layer);
+  };
+  const auto band = [&](const std::string& name, int64_t begin, int64_t count) {
+    Conv2dGeometry g{centred(3), centred(3)};
+    g.first_column = begin, g.columns = count;
+    test::Chain c;
+    c << test::conv2d(name + ".0", 3, 3, g) << test::leaky_relu(static_cast<double>(0.2f))
+      << conv(name + ".1", 3, 5, {centred(3, 1, 2), centred(5, 2)});
+    if (in_weight) c << test::leaky_relu(static_cast<double>(0.2f));
+    return c;
+  };
+  const test::Chain low = band("low", 0, 5), high = band("high", 5, 6);
+  const test::Layer first = test::conv2d("first", 1, 1), last = conv("last", 3, 3, {centred(3, 2), centred(3)});
+  return [=, &r](test::Tape& t) {
+    test::Node* x = first(t, t.constant(planar_input, r.x));
+    test::Node* joined = test::beside(t, {low(t, x), high(t, x)});
+    return product(t, last(t, joined), r.dy);
+  };
+}
+
+}  // namespace
+
+TEST_CASE("convolutions of two dimensions against those in double") {
+  const Device device = GENERATE(from_range(test::devices()));
+  const Norm norm = GENERATE(Norm::none, Norm::weight, Norm::group, Norm::layer);
+  CAPTURE(str(device), named(norm));
+  const Make make = [=](Parameters& p) { return of(Bands(p, norm, true, 0.2f)); };
+  const Result r = run<float>(device, make, planar_input, planar_inner, spread);
+  CHECK(r.shape == Shape{2, 3, 6, 6});
+  check_against(r, bands_on_tape(r, norm), device.kind == Device::cpu);
+}
+TEST_CASE("convolutions of two dimensions in bf16") {
+  // Four convolutions with their weights, two activations, and the input gradient's taps of time. The slope is 1, because
+  // at a kink a rounding error becomes a whole gradient.
+  compare([](Parameters& p) { return of(Bands(p, Norm::weight, true, 1.0f)); },
+          {.batch = 2, .time = 16, .width = 11, .channels = 3}, planar_inner, 12);
+}
+TEST_CASE("a convolution with its leaky ReLU has the bits of the two layers in sequence") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  const Make fused = [](Parameters& p) {
+    return of(Chain{} << Conv1d(p, "wide", 6, 8, 3, one(1, 1)).leaky(0.1f)
+                      << Conv1d(p, "next", 8, 16, 4, {.stride = 2, .groups = 4, .left = 1, .right = 1}).leaky(0.1f)
+                      << Conv1d(p, "last", 16, 5, 3, one(2, 0)));
+  };
+  const Make separate = [](Parameters& p) {
+    return of(Chain{} << Conv1d(p, "wide", 6, 8, 3, one(1, 1)) << Activation(p, "a", 8, ActivationKind::leaky_relu)
+                      << Conv1d(p, "next", 8, 16, 4, {.stride = 2, .groups = 4, .left = 1, .right = 1})
+                      << Activation(p, "b", 16, ActivationKind::leaky_relu) << Conv1d(p, "last", 16, 5, 3, one(2, 0)));
+  };
+  const auto same = [&]<class T>(Type<T>, const Make& a, const Make& b, Shape input, int64_t inner) {
+    const Result found = run<T>(device, a, input, inner, spread), wanted = run<T>(device, b, input, inner, spread);
+    CHECK(found.y == wanted.y);
+    CHECK(found.gradients == wanted.gradients);
+    for (const auto& [name, g] : wanted.gradients) {
+      CAPTURE(name);
+      CHECK(test::largest(g) > 0);
+    }
+  };
+  const Shape line{.batch = 3, .time = 21, .channels = 5};
+  same(Type<float>{}, fused, separate, line, 6);
+  same(Type<bf16>{}, fused, separate, line, 6);
+  const Make planar = [](Parameters&p) { return of(Bands(p)); },
+             planar_separate = [](Parameters&p) { return of(Bands(p, Norm::weight, false)); };
+  same(Type<float>{}, planar, planar_separate, planar_input, planar_inner);
+  same(Type<bf16>{}, planar, planar_separate, planar_input, planar_inner);
+}
+TEST_CASE("a convolution with its leaky ReLU stores one activation, in one step") {
+  Context ctx({.threads = 1});
+  Parameters p;
+  const Conv1d conv(p, "conv", 4, 8, 3, one(1, 1));
+  const Conv2d planar(p, "planar", 4, 8, 3, 3, {centred(3), centred(3)});
+  const auto survey = [&](Shape input, const Net& net) {
+    Plan plan(ctx, Purpose::training);
+    plan.survey([&](Plan& w) {
+      const Flow y = net(w, w.source<float>(input, true).flow);
+      const Step s = w.step("end");
+      s.reads<float>(y);
+      s.backward([](Context&) {});
+    });
+    return std::pair(plan.steps(), plan.costs().at(0));
+  };
+  const auto [steps, costs] = survey({.batch = 2, .time = 10, .channels = 4}, of(conv.leaky(0.2f)));
+  CHECK(steps == std::vector<std::string>{"conv", "end"});
+  CHECK(costs.forward.products == 2.0 * (2 * 10) * (8 * 4 * 3));
+  CHECK(costs.forward.floats == 2.0 * (2 * 10 * 8));
+  const auto [planar_steps, planar_costs] =
+      survey({.batch = 2, .time = 10, .width = 6, .channels = 4}, of(planar.leaky(0.2f)));
+  CHECK(planar_steps == std::vector<std::string>{"planar", "end"});
+  CHECK(planar_costs.forward.products == 2.0 * (2 * 10 * 6) * (8 * 4 * 9));
+  CHECK(planar_costs.backward.products == 2 * planar_costs.forward.products);
+  CHECK(planar_costs.forward.floats == 2.0 * (2 * 10 * 6 * 8));
+  // x, its stacked frames written and read, y, the weight; and y once more, read and written by the activation.
+  CHECK(planar_costs.forward.bytes == 4.0 * (480 * (1 + 2 * 3) + 960 + 8 * 4 * 9 + 2 * 960));
+}
+TEST_CASE("a convolution of two dimensions depends on the frames of each of its parts") {
+  Context ctx({.threads = 1});
+  Parameters p;
+  const Conv2d conv(p, "conv", 2, 4, 3, 5, {{.stride = 2, .dilation = 3, .left = 4}, centred(5)}, Norm::none);
+  Plan plan(ctx, Purpose::inference);
+  std::vector<Flow> from;
+  Flow to;
+  plan.survey([&](Plan& w) {
+    from.clear();
+    for (const int64_t width : {4, 7})
+      from.push_back(w.source<float>({.time = 20, .width = width, .channels = 2}).flow);
+    to = conv.plan(w, from);
+  });
+  CHECK(to.shape == Shape{1, 9, 11, 4});
+  for (const Flow& x : from) {
+    const Span span = plan.reach(to, {7, 8}, x);
+    CHECK(span.first == 10);
+    CHECK(span.last == 18);
+  }
+}
+TEST_CASE("the bias of a convolution starts at zero or as its weight") {
+  Context ctx;
+  Parameters p;
+  const Conv1d zero(p, "zero", 6, 40, 3),
+      groups(p, "groups", 6, 40, 3, {.groups = 2}, Norm::weight, BiasStart::uniform);
+  const Conv2d planar_zero(p, "planar zero", 4, 40, 3, 5),
+      planar(p, "planar", 4, 40, 3, 5, {}, Norm::none, BiasStart::uniform);
+  p.allocate(ctx, false);
+  p.initialise(ctx, 4);
+  const test::Tensors values = test::values_of(ctx, p);
+  CHECK(test::largest(values.at("zero.bias")) == 0);
+  CHECK(test::largest(values.at("planar zero.bias")) == 0);
+  // The largest of 40 uniform numbers is below three quarters of the bound with probability 1e-5.
+  const auto check = [&](const std::string& name, double bound) {
+    CAPTURE(name);
+    CHECK(test::largest(values.at(name)) <= bound * (1 + test::ulp));
+    CHECK(test::largest(values.at(name)) > 0.75 * bound);
+  };
+  check("groups.bias", 1 / std::sqrt(3 * 3.0));
+  check("planar.bias", 1 / std::sqrt(4 * 3 * 5.0));
+  check("planar.weight", 1 / std::sqrt(4 * 3 * 5.0));
+}
+TEST_CASE("convolutions refuse what they cannot do") {
+  Context ctx;
+  Parameters p;
+  using Catch::Contains;
+  for (const Norm norm : {Norm::group, Norm::layer}) {
+    CHECK_THROWS_WITH(Conv1d(p, named(norm), 2, 2, 1, {}, norm).leaky(0.1f), Contains("whose output is normalised"));
+    CHECK_THROWS_WITH(Conv2d(p, std::string("2 ") + named(norm), 2, 2, 1, 1, {}, norm).leaky(0.1f),
+                      Contains("whose output is normalised"));
+  }
+  const Conv1d conv(p, "conv", 2, 2, 1);
+  const Conv2d planar(p, "planar", 2, 2, 1, 1);
+  CHECK_THROWS_WITH(conv.leaky(0.0f), Contains("conv: leaky() with slope 0.0"));
+  CHECK_THROWS_WITH(planar.leaky(-1.0f), Contains("planar: leaky() with slope -1.0"));
+  Plan plan(ctx, Purpose::inference);
+  CHECK_THROWS_WITH(plan.survey([&](Plan& w) {
+    const Flow x = w.source<float>({.time = 4, .channels = 2}).flow;
+    conv.leaky(0.1f).plan(w, x, x);
+  }),
+                    Contains("conv: a residual with leaky()"));
+  for (const size_t parts : {size_t{0}, size_t{9}}) {
+    Plan other(ctx, Purpose::inference);
+    CHECK_THROWS_WITH(other.survey([&](Plan& w) {
+      planar.plan(w, std::vector<Flow>(parts, w.source<float>({.time = 4, .width = 3, .channels = 2}).flow));
+    }),
+                      Contains("planar: " + std::to_string(parts) + " parts, expected 1 to 8"));
   }
 }

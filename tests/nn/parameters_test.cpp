@@ -429,6 +429,41 @@ TEST_CASE("parameters: begin as they are registered") {
   for (const float x : w) CHECK(std::fabs(static_cast<double>(x) - 1) <= 8 * test::ulp);
 }
 
+TEST_CASE("parameters: weights of two dimensions have PyTorch's order in files and channels last in memory") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  Context ctx({.device = device, .threads = 1});
+  const std::vector<int64_t> stored{2, 3, 4, 5};  // out, in, taps of time, taps of width
+  const Shape shape{.batch = 2, .time = 5, .width = 4, .channels = 3};
+  Parameters p;
+  Weight &plain = p.add_plain_weight({"plain"}, stored, shape, {Init::uniform, 0.5}),
+         &normed = p.add_weight({"normed"}, stored, shape, {Init::uniform, 0.5});
+  CHECK(normed.g->stored == std::vector<int64_t>{2, 1, 1, 1});
+  p.allocate(ctx, true);
+  p.initialise(ctx, 7);
+  std::vector<float> values(120), memory(120);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  const Weight* const weights[] = {&plain, &normed};
+  for (size_t which = 0; which < 2; ++which) {
+    const std::string name = which == 0 ? "plain.weight" : "normed.weight_v";
+    CHECK(p.set_tensor(ctx, name, stored, values));
+    ctx.read<float>(weights[which]->v->value, memory);
+    for (size_t o = 0; o < 2; ++o)
+      for (size_t i = 0; i < 3; ++i)
+        for (size_t k = 0; k < 4; ++k)
+          for (size_t j = 0; j < 5; ++j)
+            CHECK(memory[((o * 5 + j) * 4 + k) * 3 + i] == values[((o * 3 + i) * 4 + k) * 5 + j]);
+  }
+  int found = 0;
+  p.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape_in_file, std::span<const float> v) {
+    if (shape_in_file != stored) return;
+    INFO(name);
+    CHECK(same_bits({v.begin(), v.end()}, values));
+    ++found;
+  });
+  CHECK(found == 2);
+}
+
 TEST_CASE("parameters: plain weights beside normalised ones") {
   const Device device = GENERATE(from_range(test::devices()));
   CAPTURE(str(device));

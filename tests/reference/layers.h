@@ -3,7 +3,9 @@
 // layouts of parameters are those of checkpoints. `conv1d` is an example of a layer, and reference/codec.h has examples
 // of networks.
 #include "nacre/ops/conv1d.h"
+#include "nacre/ops/conv2d.h"
 #include "reference/conv1d.h"
+#include "reference/conv2d.h"
 #include "reference/elu.h"
 #include "reference/group_norm.h"
 #include "reference/leaky_relu.h"
@@ -45,6 +47,32 @@ inline Node* sum(Tape& t, const std::vector<std::pair<double, Node*>>& terms) {
 /// layer(x) + x.
 inline Layer residual(Layer layer) {
   return [layer = std::move(layer)](Tape& t, Node* x) { return sum(t, {{1, layer(t, x)}, {1, x}}); };
+}
+
+/// Activations side by side along the width. All have one batch, time and channels.
+inline Node* beside(Tape& t, const std::vector<Node*>& parts) {
+  Shape shape = parts.at(0)->shape;
+  shape.width = 0;
+  for (const Node* part : parts) shape.width += part->shape.width;
+  Values v(static_cast<size_t>(shape.elements()));
+  const size_t channels = static_cast<size_t>(shape.channels), row = static_cast<size_t>(shape.width) * channels;
+  // f(index in the whole, part, index in the part)
+  const auto each = [=](auto&& f) {
+    size_t begin = 0;
+    for (Node* part : parts) {
+      const size_t length = static_cast<size_t>(part->shape.width) * channels;
+      for (size_t i = 0; i < part->value.size(); ++i) f(i / length * row + begin + i % length, part, i);
+      begin += length;
+    }
+  };
+  each([&](size_t whole, const Node* part, size_t i) { v[whole] = part->value[i]; });
+  Node* y = t.make(shape, std::move(v), parts);
+  t.back(y, [=] {
+    each([&](size_t whole, Node* part, size_t i) {
+      if (part->tracked) part->gradient[i] += y->gradient[whole];
+    });
+  });
+  return y;
 }
 
 // --- Activations
@@ -203,6 +231,47 @@ inline Layer conv1d(std::string name, int64_t taps, Conv1dGeometry g = {}, Weigh
     Node* y = t.make({.batch = c.batch, .time = c.length(), .channels = out}, std::move(v), {x, w, bias});
     t.back(y, [=, &t] {
       t.add(w, swapped(c.weight_gradient(x->value, y->gradient), taps, inner));
+      add_bias_gradient(t, bias, y->gradient);
+      t.add(x, c.input_gradient(y->gradient, taps_first));
+    });
+    return y;
+  };
+}
+
+/// Reverses the axes after the first: [rows][a][b][c] to [rows][c][b][a].
+inline Values reversed(const Values& v, int64_t a, int64_t b, int64_t c) {
+  Values out(v.size());
+  const size_t na = static_cast<size_t>(a), nb = static_cast<size_t>(b), nc = static_cast<size_t>(c);
+  for (size_t i = 0; i < v.size(); ++i) {
+    const size_t at_c = i % nc, at_b = i / nc % nb, at_a = i / nc / nb % na, row = i / nc / nb / na;
+    out[((row * nc + at_c) * nb + at_b) * na + at_a] = v[i];
+  }
+  return out;
+}
+/// The weight is [out][in][taps of time][taps of width]. <name>.bias is optional.
+inline Layer conv2d(std::string name, int64_t taps_time, int64_t taps_width, Conv2dGeometry g = {},
+                    WeightForm form = WeightForm::normalised) {
+  return [=](Tape& t, Node* x) {
+    Node *w = weight(t, name, form), *bias = bias_of(t, name);
+    const int64_t in = x->shape.channels, out = static_cast<int64_t>(w->value.size()) / (taps_time * taps_width * in);
+    const auto axis = [](int64_t taps, const Conv2dAxis& a) {
+      return ::reference::Conv2d::Axis{taps, a.stride, a.dilation, a.left, a.right};
+    };
+    const ::reference::Conv2d c{x->shape.batch,
+                                x->shape.time,
+                                x->shape.width,
+                                in,
+                                out,
+                                axis(taps_time, g.time),
+                                axis(taps_width, g.width),
+                                g.first_column,
+                                g.columns > 0 ? g.columns : x->shape.width - g.first_column};
+    const Values taps_first = reversed(w->value, in, taps_time, taps_width);
+    Values v = c.forward(x->value, taps_first);
+    add_bias(v, bias);
+    Node* y = t.make({c.batch, c.y_frames(), c.y_width(), out}, std::move(v), {x, w, bias});
+    t.back(y, [=, &t] {
+      t.add(w, reversed(c.weight_gradient(x->value, y->gradient), taps_width, taps_time, in));
       add_bias_gradient(t, bias, y->gradient);
       t.add(x, c.input_gradient(y->gradient, taps_first));
     });

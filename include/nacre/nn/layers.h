@@ -5,12 +5,14 @@
 #include <concepts>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "nacre/nn/parameters.h"
 #include "nacre/nn/plan.h"
 #include "nacre/ops/conv1d.h"
+#include "nacre/ops/conv2d.h"
 #include "nacre/ops/group_norm.h"
 
 namespace nacre {
@@ -86,17 +88,24 @@ class GroupNorm {
   const Parameter* bias_;
 };
 
+/// How the bias of a convolution is initialised: to zero, or uniformly in +-1/sqrt(fan in) as the weight, which is
+/// PyTorch's default.
+enum class BiasStart : uint8_t { zero, uniform };
+
 /// Convolution with parameters <name>.weight_v [out, in / groups, taps], <name>.weight_g and <name>.bias. Without
 /// weight normalisation, <name>.weight takes the place of the first two. Norm::group and Norm::layer add
 /// <name>.norm.weight and <name>.norm.bias.
-/// The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. The bias is initialised to zero (section 2.6
-/// of the DAC description).
+/// The weight is initialised uniformly in +-1/sqrt(fan in), as in PyTorch. By default, the bias is initialised to zero
+/// (section 2.6 of the DAC description).
 class Conv1d {
  public:
   Conv1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry = {},
-         Norm = Norm::weight);
+         Norm = Norm::weight, BiasStart = BiasStart::zero);
   /// y = conv(x) + residual, where conv includes the normalisation. The residual may be absent.
   Flow plan(Plan&, Flow x, Flow residual = {}) const;
+  /// The same layer with y = leaky_relu(conv(x)), in one step: the value before the activation is not stored. Throws
+  /// Error(usage) if the output is normalised or the slope is not positive; plan() then takes no residual.
+  Conv1d leaky(float slope) const;
 
   const std::string& name() const noexcept { return name_; }
   const std::optional<GroupNorm>& norm() const noexcept { return norm_; }  ///< of the output
@@ -112,6 +121,33 @@ class Conv1d {
   const Weight* weight_;
   const Parameter* bias_;
   std::optional<GroupNorm> norm_;
+  float slope_ = 0;  // of the leaky ReLU; 0: none
+};
+
+/// Convolution over frames and columns (conv2d.h), with parameters <name>.weight_v [out, in, taps of time, taps of
+/// width], <name>.weight_g and <name>.bias; for other kinds of normalisation, initial values and leaky() as Conv1d.
+class Conv2d {
+ public:
+  Conv2d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps_time, int64_t taps_width,
+         Conv2dGeometry = {}, Norm = Norm::weight, BiasStart = BiasStart::zero);
+  /// The input is the parts side by side along the width: 1 to conv2d_max_parts, different activations of one storage.
+  Flow plan(Plan&, std::span<const Flow> parts) const;
+  Flow plan(Plan& p, Flow x) const { return plan(p, std::span<const Flow>(&x, 1)); }
+  Conv2d leaky(float slope) const;
+
+  const std::string& name() const noexcept { return name_; }
+  const Weight& weight() const noexcept { return *weight_; }
+  const Parameter& bias() const noexcept { return *bias_; }
+  const Conv2dGeometry& geometry() const noexcept { return geometry_; }
+  Shape output(Shape input) const { return conv2d_output(input, weight_->shape, geometry_); }
+
+ private:
+  std::string name_;
+  Conv2dGeometry geometry_;
+  const Weight* weight_;
+  const Parameter* bias_;
+  std::optional<GroupNorm> norm_;
+  float slope_ = 0;  // as in Conv1d
 };
 
 /// activation -> convolution -> + residual. Where snake_conv1d_fuses() returns true, one step computes Snake inside the

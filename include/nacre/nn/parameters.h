@@ -17,8 +17,10 @@ namespace nacre {
 
 /// Memory layout of a tensor in a file, relative to the layout in memory.
 enum class StoredAs : uint8_t {
-  same,        ///< same order
-  convolution  ///< file [first, in, taps], memory [first, taps, in]: channels last
+  same,  ///< same order
+  /// File [first, in, taps], memory [first, taps, in]: channels last. In two dimensions file [first, in, taps of time,
+  /// taps of width], memory [first, taps of width, taps of time, in]. The axes after the first are in reverse order.
+  convolution
 };
 
 /// How Parameters::initialise() sets the initial values of a parameter.

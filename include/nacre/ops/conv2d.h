@@ -31,6 +31,7 @@
 //   accuracy   that of conv1d.h; dx in bf16 is rounded once more before taps of time are added
 //   cost       2 batch (time width of y) out taps in flops in each direction; stacking writes and reads taps of time /
 //              stride of time times x
+//   limits     CUDA: frames, the elements of a frame, and the blocks of a launch are fewer than 2^31; else it throws
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 
