@@ -7,11 +7,12 @@ optimizers, clips and the order of the step are those of the published training 
 
   1. y = generator(x), once
   2. discriminators: least squares on x and y without its gradient; clip at 10; AdamW
-  3. generator: 15 mel (7 scales) + 2 feature + 1 adversarial + 1 codebook + 0.25 commitment, judged by the discriminators
-     of 2; clip at 1000; AdamW
+  3. generator: 15 mel (7 scales) + 2 feature + 1 adversarial + 1 codebook + 0.25 commitment, judged by the updated
+     discriminators; clip at 1000; AdamW
 
 In 2, x and y are one batch. In 3, the discriminators collect no gradients of their weights, and x is judged without a
-tape. The published code does neither; --as-published times it so. Run by hand, the tests never run it.
+tape. AdamW is PyTorch's fused one. The published code does none of this; --as-published times it so. Run by hand, the
+tests never run it.
 
   python3 bench/peers/adversarial_step.py [--steps 12] [--threads 2] [--batch 4] [--segment 6080] [--as-published]
   python3 bench/peers/adversarial_step.py --golden tests/golden/dac_discriminator.safetensors
@@ -52,7 +53,8 @@ class Period(nn.Module):
         self.period = period
         ins = (1, *widths[:-1])
         self.convs = nn.ModuleList(
-            active(i, o, (5, 1), (3, 1) if n < len(widths) - 1 else 1, (2, 0)) for n, (i, o) in enumerate(zip(ins, widths))
+            active(i, o, (5, 1), (3, 1) if n < len(widths) - 1 else 1, (2, 0))
+            for n, (i, o) in enumerate(zip(ins, widths))
         )
         self.conv_post = conv(widths[-1], 1, (3, 1), 1, (1, 0))
 
@@ -77,7 +79,8 @@ class Window(nn.Module):
         strides, kernels = (1, 2, 2, 2, 1), (9, 9, 9, 9, 3)
         self.band_convs = nn.ModuleList(
             nn.ModuleList(
-                active(width if n else 2, width, (3, k), (1, s), (1, k // 2)) for n, (s, k) in enumerate(zip(strides, kernels))
+                active(width if n else 2, width, (3, k), (1, s), (1, k // 2))
+                for n, (s, k) in enumerate(zip(strides, kernels))
             )
             for _ in BANDS[1:]
         )
@@ -101,7 +104,9 @@ class Window(nn.Module):
 
 
 class Discriminators(nn.Module):
-    def __init__(self, periods=(2, 3, 5, 7, 11), windows=(2048, 1024, 512), period_widths=(8, 32, 128, 256, 256), width=8):
+    def __init__(
+        self, periods=(2, 3, 5, 7, 11), windows=(2048, 1024, 512), period_widths=(8, 32, 128, 256, 256), width=8
+    ):
         super().__init__()
         self.discriminators = nn.ModuleList([Period(p, period_widths) for p in periods])
         self.discriminators.extend(Window(w, width) for w in windows)
@@ -129,11 +134,13 @@ class Step:
         self.as_published, self.dropout = as_published, dropout
         codec.quantizer.commitment_weight = 0.25
         scales = [2**i for i in range(5, 12)]
-        self.mel = models.Spectral(codec.config.sample_rate, scales, [5 * w // 32 for w in scales], [False] * len(scales))
+        bands = [5 * w // 32 for w in scales]
+        self.mel = models.Spectral(codec.config.sample_rate, scales, bands, [False] * len(scales))
         self.scales = len(scales)
         self.optimizers, self.schedules = {}, {}
         for name, part in (("generator", codec), ("discriminator", discriminators)):
-            o = torch.optim.AdamW(part.parameters(), lr=1e-4, betas=(0.8, 0.99), weight_decay=0.01, fused=not as_published)
+            settings = {"lr": 1e-4, "betas": (0.8, 0.99), "weight_decay": 0.01, "fused": not as_published}
+            o = torch.optim.AdamW(part.parameters(), **settings)
             self.optimizers[name], self.schedules[name] = o, torch.optim.lr_scheduler.ExponentialLR(o, 0.999996)
 
     def update(self, name, part, loss, clip):

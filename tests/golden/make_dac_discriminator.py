@@ -18,7 +18,7 @@ periods 2, 3 and 5, 3 and 4 the windows 256 and 128; the period 5 divides the le
   norms.<d>.real|fake     [activations, 2], for all activations with the logits last: L1 and L2 norm of each
   loss.discriminator      [1] sum over d of mean (1 - real)^2 + mean fake^2, least squares
   loss.generator          [1] sum over d of mean (1 - fake)^2
-  loss.feature            [1] sum over d and all activations but the logits of mean |fake - real|, not divided by a count
+  loss.feature            [1] sum over d and all activations but the logits of mean |fake - real|; no further division
   gradient.fake           of loss.generator + 2 loss.feature with respect to fake; gradients pass through the removal of
                           the mean and the scaling to a peak of 0.8
   gradient.<name>         of loss.discriminator with respect to a weight, before the clip; five weights
@@ -27,15 +27,15 @@ periods 2, 3 and 5, 3 and 4 the windows 256 and 128; the period 5 divides the le
   norm.discriminator      [1] L2 norm of the gradient of loss.discriminator over all weights, before the clip; above 10
   moment.<name>           AdamW's first moment after one step: (1 - 0.8) clip gradient, so it shows whether the clip was
                           applied
-  stepped.<name>          the weight after one step of AdamW (lr 1e-4, betas 0.8 and 0.99, eps 1e-8, weight decay 0.01 on
-                          all weights) behind a clip of the global norm at 10
+  stepped.<name>          the weight after one step of AdamW (lr 1e-4, betas 0.8 and 0.99, eps 1e-8, weight decay 0.01
+                          on all weights) behind a clip of the global norm at 10
   shapes.default          [8, 4] shapes of the logits of DAC's default configuration (periods 2, 3, 5, 7, 11, windows
                           2048, 1024, 512, full width) for audio [1, 1, 16758]
 
 All results belong to the weights before the step. Layouts are those of PyTorch:
 
-  period p    activation [batch, channels, l, p]: sample l p + j of the padded signal is at [l, j]. Nacre's fold has it in
-              item b p + j at time l. Weights [out, in, taps, 1]
+  period p    activation [batch, channels, l, p]: sample l p + j of the padded signal is at [l, j]. Nacre's fold has it
+              in item b p + j at time l. Weights [out, in, taps, 1]
   window      activation [batch, channels, frames, bins]; channels 0 and 1 of the spectrum are its real and imaginary
               part. Activations of band b, stage s have the index 5 b + s. Weights [out, in, taps over frames, taps over
               bins]
@@ -129,7 +129,8 @@ def audio(seed):
         envelope = 0.6 + 0.4 * np.sin(2 * np.pi * 40 * t + rng.uniform(0, 2 * np.pi))
         real.append(level * (0.4 * wave * envelope + 0.05 * rng.standard_normal(TIME)) + offset)
     real = np.stack(real)
-    fake = 0.7 * real + 0.2 * np.roll(real, 3, 1) + 0.08 * np.abs(real).max(1, keepdims=True) * rng.standard_normal(real.shape)
+    noise = np.abs(real).max(1, keepdims=True) * rng.standard_normal(real.shape)
+    fake = 0.7 * real + 0.2 * np.roll(real, 3, 1) + 0.08 * noise
     return [torch.tensor(x, dtype=torch.float32)[:, None] for x in (real, fake)]
 
 
@@ -166,7 +167,7 @@ def run(seed, exact):
                 out[f"features.{d}.{i}.{side}"] = maps[i].detach()
             out[f"logits.{d}.{side}"] = maps[-1].detach()
             out[f"norms.{d}.{side}"] = torch.stack([torch.stack([m.abs().sum(), m.norm()]) for m in maps]).detach()
-        kinks |= {f"difference {d} {i}": (y - x).detach() for i, (x, y) in enumerate(zip(*both)) if i < len(both[0]) - 1}
+        kinks |= {f"difference {d} {i}": (y - x).detach() for i, (x, y) in enumerate(list(zip(*both))[:-1])}
     for name, value in (("discriminator", discriminator), ("generator", generator), ("feature", feature)):
         out[f"loss.{name}"] = value.detach().reshape(1)
     out["gradient.fake"] = gradient
@@ -238,7 +239,8 @@ def main():
         "float_errors": {k: float(f"{v:.1e}") for k, v in errors.items() if v}, "torch": torch.__version__,
         "audiotools": audiotools.__version__, "dac": dac.__version__,
     }  # fmt: skip
-    file = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "dac_discriminator.safetensors")
+    beside = os.path.join(os.path.dirname(__file__), "dac_discriminator.safetensors")
+    file = sys.argv[1] if len(sys.argv) > 1 else beside
     tensors = {name: x.float().contiguous() for name, x in exact.items()}
     # One entry only, because the order of several entries varies.
     with open(file, "wb") as f:
