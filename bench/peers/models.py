@@ -245,6 +245,8 @@ class EmaQuantizer(nn.Module):
 class FactorisedQuantizer(nn.Module):
     """DAC's residual quantizer. Each stage projects, searches among normalised codes and projects back."""
 
+    commitment_weight = 1.0
+
     def __init__(self, stages, codes, dim, latent):
         super().__init__()
         self.into = nn.ModuleList(conv(latent, dim, 1) for _ in range(stages))
@@ -271,7 +273,10 @@ class FactorisedQuantizer(nn.Module):
             mask = (s < used).to(z.dtype)
             y = y + out * mask[:, None, None]
             r = r - out
-            loss = loss + (commitment * mask).mean() + (codebook * mask).mean()
+            commitment = (commitment * mask).mean()
+            if self.commitment_weight != 1:
+                commitment = self.commitment_weight * commitment
+            loss = loss + commitment + (codebook * mask).mean()
         return y, loss
 
     @torch.no_grad()
