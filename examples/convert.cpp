@@ -10,6 +10,7 @@
 #include "model.h"
 #include "nacre/files/safetensors.h"
 #include "nacre/training/trainer.h"
+#include "rate.h"
 
 namespace nacre::program {
 namespace {
@@ -26,6 +27,7 @@ struct Options {
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
        keep_ending = false;
   std::optional<int64_t> beam;
+  RateOptions rate;
   DeviceOptions device;
 
   void add_to(CLI::App& app) {
@@ -48,6 +50,7 @@ nlohmann::ordered_json json_of(const training::FileJob& job, const training::Fil
           {"sample_rate", r.sample_rate},
           {"channels", r.channels},
           {"samples", r.samples},
+          {"n_codebooks", r.codebooks},
           {"stream_bytes", r.bytes},
           {"bitrate", r.seconds > 0 ? 8 * static_cast<double>(r.bytes) / r.seconds : 0},
           {"wall_seconds", r.wall_seconds}};
@@ -64,6 +67,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
     std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
   Codec codec = load_model(ctx, model, o.config, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
+  const int64_t codebooks = o.rate.codebooks(codec.config());
   training::FileCodec files(codec);
   catch_signals();
   return run_jobs(jobs, label, o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
@@ -74,7 +78,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
       if (failed) throw Error(ErrorKind::io, parent.string() + ": cannot create the folder: " + failed.message());
     }
     training::FileReport r;
-    const std::string line = one(files, job, hooks, r);
+    const std::string line = one(files, job, hooks, codebooks, r);
     if (!o.json) return line;
     done.push_back(json_of(job, r));
     if (jobs_from == training::FileKind::stream) done.back()["clipped"] = r.clipped;
@@ -88,6 +92,7 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
   if (o.json && o.output == "-")
     throw Error(ErrorKind::usage,
                 "--json: -o - already writes to standard output; name an output file, or omit --json");
+  o.rate.check();
   const training::FileJobs jobs =
       training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
   nlohmann::ordered_json done = nlohmann::ordered_json::array();
@@ -99,6 +104,10 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
   return code;
 }
 
+std::string codebooks_used(const Options& o, const training::FileReport& r) {
+  if (!o.rate.given()) return "";
+  return ", " + std::to_string(r.codebooks) + (r.codebooks == 1 ? " codebook" : " codebooks");
+}
 std::string seconds_and_speed(const training::FileReport& r) {
   return fixed(r.seconds, 2) + " s, " + std::to_string(r.sample_rate) + " Hz, " + std::to_string(r.channels) +
          (r.channels == 1 ? " channel, " : " channels, ") + fixed(r.seconds / std::max(r.wall_seconds, 1e-9), 1) +
@@ -108,20 +117,23 @@ std::string seconds_and_speed(const training::FileReport& r) {
 int encode(const Options& o) {
   return convert(o, training::FileKind::audio, "encode",
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
-                     training::FileReport& r) {
-                   r = files.encode(job.in, job.out, hooks, {.salvage = o.salvage});
+                     int64_t codebooks, training::FileReport& r) {
+                   r = files.encode(job.in, job.out, hooks, {.audio = {.salvage = o.salvage}, .codebooks = codebooks});
                    for (const std::string& warning : r.warnings) warn(job.in, warning);
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
-                          " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s";
+                          " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s" +
+                          codebooks_used(o, r);
                  });
 }
 
 int decode(const Options& o) {
-  const training::DecodeOptions options{
-      .format = o.as_float ? training::WavFormat::float32 : training::WavFormat::pcm16, .model_rate = o.model_rate};
+  training::DecodeOptions options{.format = o.as_float ? training::WavFormat::float32 : training::WavFormat::pcm16,
+                                  .model_rate = o.model_rate};
   return convert(o, training::FileKind::stream, "decode",
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
-                     training::FileReport& r) {
+                     int64_t codebooks, training::FileReport& r) {
+                   // A bitrate is a limit, which a stream of fewer codebooks keeps.
+                   (o.rate.bitrate ? options.max_codebooks : options.codebooks) = codebooks;
                    r = files.decode(job.in, job.out, options, hooks);
                    // Printed even when quiet, because the sound differs from what the model produced.
                    if (r.clipped > 0)
@@ -129,7 +141,7 @@ int decode(const Options& o) {
                                   "nacre: warning: %s: %lld samples exceeded full scale and were clipped; --float "
                                   "writes them unclipped\n",
                                   printable(job.out).c_str(), static_cast<long long>(r.clipped));
-                   return job.in + " -> " + job.out + ": " + seconds_and_speed(r);
+                   return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + codebooks_used(o, r);
                  });
 }
 
@@ -169,6 +181,7 @@ Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
+  o->rate.add_to(app, "codebooks of the stream, the first ones of the model (default: all)");
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--keep-ending,--keep_ending", o->keep_ending,
                "write x.wav to x.wav.nacre, so that x.wav and x.flac get different names");
@@ -181,6 +194,7 @@ Command add_encode(CLI::App& app) {
 Command add_decode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
+  o->rate.add_to(app, "codebooks to decode, the first ones of the stream (default: all that it has)");
   app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16-bit integers");
   app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
   app.footer("x.nacre becomes x.wav, with the sample rate, channels and length that the original had.");

@@ -15,6 +15,7 @@
 #include "nacre/files/atomic_file.h"
 #include "nacre/training/baseline.h"
 #include "nacre/training/trainer.h"
+#include "rate.h"
 
 namespace nacre::program {
 namespace {
@@ -27,6 +28,7 @@ struct Options {
   bool held_out = false, json = false, quiet = false, salvage = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
+  RateOptions rate;
   DeviceOptions device;
 };
 
@@ -102,11 +104,11 @@ void print(const Figures& f, const std::string& name) {
   std::fflush(stdout);
 }
 
-/// Codes the same audio by Opus at the codec's nominal bitrate and scores it by the same functions.
+/// Codes the same audio by Opus at the nominal bitrate of the codebooks in use and scores it by the same functions.
 class OpusBaseline {
  public:
-  OpusBaseline(Context& ctx, const CodecConfig& config)
-      : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate()) {
+  OpusBaseline(Context& ctx, const CodecConfig& config, int64_t codebooks)
+      : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate(codebooks)) {
     if (const std::optional<std::string> reason = training::opus_unavailable())
       throw Error(ErrorKind::usage,
                   "--baseline opus: " + *reason + "; install a libsndfile with Opus, or omit --baseline");
@@ -163,14 +165,14 @@ class OpusBaseline {
 /// Prints scores as they become available.
 class Report {
  public:
-  Report(bool json, const CodecConfig& config, uint64_t identity)
-      : json_(json), config_(config), identity_(identity) {}
+  Report(bool json, const CodecConfig& config, uint64_t identity, int64_t codebooks)
+      : json_(json), config_(config), identity_(identity), codebooks_(codebooks) {}
 
   void add(const training::ClipScore& s) {
     const auto samples = static_cast<int64_t>(std::llround(s.seconds * static_cast<double>(config_.sample_rate)));
     const auto frames = static_cast<uint64_t>((samples + config_.hop() - 1) / config_.hop());
     const uint64_t bytes = training::stream_bytes(
-        training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate), 1), frames);
+        training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate), 1, codebooks_), frames);
     bits_ += 8 * static_cast<double>(bytes);
     const Figures row = figures(s, 8 * static_cast<double>(bytes) / s.seconds);
     if (json_) {
@@ -194,8 +196,10 @@ class Report {
     const Figures mean = figures(e, bits_ / e.seconds());
     const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
     if (json_) {
-      ordered_json all = {
-          {"model", model}, {"identity", hex(identity_)}, {"nominal_bitrate", config_.nominal_bitrate()}};
+      ordered_json all = {{"model", model},
+                          {"identity", hex(identity_)},
+                          {"n_codebooks", codebooks_},
+                          {"nominal_bitrate", config_.nominal_bitrate(codebooks_)}};
       all["files"] = files_;
       all["failed"] = failed;
       if (e.clips().empty()) return print_json(all);
@@ -219,14 +223,15 @@ class Report {
     std::printf(
         "nominal %.2f kbit/s; output mean %+.4f std %.3f (input %+.4f, %.3f); codebooks %.0f %% used, perplexity %.0f "
         "of %lld\n",
-        config_.nominal_bitrate() / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(), 100 * used,
-        perplexed, static_cast<long long>(config_.codebook_size));
+        config_.nominal_bitrate(codebooks_) / 1000, e.output_mean(), e.output_std(), e.input_mean(), e.input_std(),
+        100 * used, perplexed, static_cast<long long>(config_.codebook_size));
   }
 
  private:
   bool json_;
   CodecConfig config_;
   uint64_t identity_;
+  int64_t codebooks_;
   double bits_ = 0;
   int64_t rows_ = 0;
   ordered_json files_ = ordered_json::array();
@@ -261,10 +266,12 @@ int eval(const Options& o) {
   if (!o.held_out && (o.valid_fraction || o.valid_seconds))
     throw Error(ErrorKind::usage, std::string(o.valid_fraction ? "--valid-fraction" : "--valid-seconds") +
                                       " has no effect without --held-out");
+  o.rate.check();
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = load_model(ctx, model, o.config, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
+  const int64_t codebooks = codec.config().codebooks_used("eval", o.rate.codebooks(codec.config()));
   const int rate = static_cast<int>(codec.config().sample_rate);
 
   training::FileJobs jobs;
@@ -304,10 +311,10 @@ int eval(const Options& o) {
     jobs = training::find_files(o.inputs, training::FileKind::audio);
   }
 
-  training::Evaluation evaluation(codec);
+  training::Evaluation evaluation(codec, codebooks);
   std::optional<OpusBaseline> baseline;
-  if (!o.baseline.empty()) baseline.emplace(ctx, codec.config());
-  Report report(o.json, codec.config(), codec.identity());
+  if (!o.baseline.empty()) baseline.emplace(ctx, codec.config(), codebooks);
+  Report report(o.json, codec.config(), codec.identity(), codebooks);
   catch_signals();
   const int code = run_jobs(jobs, "eval", o.quiet, [&](const training::FileJob& job, const training::FileHooks& hooks) {
     const auto stop = [&] {
@@ -371,10 +378,11 @@ Command add_eval(CLI::App& app) {
                  "with --held-out: seconds of held-out audio to evaluate; 0: all of it (default: as in training)")
       ->check(zero_or_more());
   app.add_option("--baseline", o->baseline,
-                 "opus: also evaluate Opus on the same audio, at the model's nominal bitrate")
+                 "opus: also evaluate Opus on the same audio, at the nominal bitrate of the codebooks in use")
       ->type_name("CODEC")
       ->check(one_of({"opus"}));
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
+  o->rate.add_to(app, "codebooks to evaluate, the first ones of the model (default: all)");
   app.add_flag("--json", o->json, "print one JSON object to standard output");
   app.add_flag("-q,--quiet", o->quiet, "print no progress");
   o->device.stores_bf16 = true;

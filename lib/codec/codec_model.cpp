@@ -17,7 +17,7 @@ struct Codec::Impl {
     parameters.allocate(c, false, storage);
   }
 
-  void reserve(int64_t batch, int64_t samples, Use);
+  void reserve(int64_t batch, int64_t samples, Use, int64_t codebooks);
 
   Context ctx;
   CodecConfig config;
@@ -88,20 +88,20 @@ size_t Codec::unshared_bytes() const {
          (impl_->decode_plan ? impl_->decode_plan->unshared_bytes() : 0);
 }
 
-void Codec::reserve_inference(int64_t batch, int64_t samples, Use use) {
+void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
-  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use); });
+  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks); });
 }
-void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
+void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
   Impl& m = *this;
   if (batch < 1 || samples < 1 || samples % m.config.hop() != 0)
     throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
                                       " samples, expected at least one and a multiple of the hop, " +
                                       std::to_string(m.config.hop()));
-  const int64_t frames = samples / m.config.hop();
+  const int64_t frames = samples / m.config.hop(), stages = m.config.codebooks_used("reserve_inference", codebooks);
   const Shape audio{.batch = batch, .time = samples};
-  const Shape codes{.batch = batch, .time = frames, .channels = m.config.n_codebooks};
-  if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio)) {
+  const Shape codes{.batch = batch, .time = frames, .channels = stages};
+  if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio && m.codes_out.shape == codes)) {
     // The old plan is freed first, so that both are never in memory at once. If the new one does not fit, none is left,
     // and encode() refuses.
     m.encode_plan.reset();
@@ -111,7 +111,7 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use) {
       m.audio_in = source.value;
       // The quantizer works on floats whatever the storage is.
       const Flow latent = stored_as(p, m.system.encoder(p, stored_as(p, source.flow, m.storage)), Storage::float32);
-      m.codes_out = m.system.quantizer.plan(p, latent, {.beam = m.config.beam}).codes;
+      m.codes_out = m.system.quantizer.plan(p, latent, {.codebooks = stages, .beam = m.config.beam}).codes;
     });
     m.encode_plan = std::move(plan);
   }

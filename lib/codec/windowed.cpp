@@ -79,28 +79,29 @@ int64_t window_or_default(const char* object, int64_t frames, const CodecConfig&
 
 // ---- WindowedEncoder
 
-WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames)
+WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames, int64_t codebooks)
     : codec_(codec),
       sink_(expect_sink("WindowedEncoder", std::move(sink))),
       window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
+      stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
       context_(codec.config().encoder_context()),
       schedule_(window_, context_) {}
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
-  const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
+  const int64_t hop = codec_.config().hop();
   // No new plan unless the length changes.
-  codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode);
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode, stages_);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
-  Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));
+  Memory codes(ctx, static_cast<size_t>(w.frames * stages_) * sizeof(int32_t));
   const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
   ctx.write<float>(
       std::span<const float>(buffer_.data() + (w.start * hop - buffer_start_), static_cast<size_t>(w.frames * hop)), x);
   codec_.encode(x, c);
-  std::vector<int32_t> host(static_cast<size_t>(w.frames * stages));
+  std::vector<int32_t> host(static_cast<size_t>(w.frames * stages_));
   ctx.read<int32_t>(c, host);
-  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages, {.time = w.kept, .channels = stages}));
+  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}));
 }
 
 void WindowedEncoder::push(std::span<const float> samples) {
@@ -148,23 +149,24 @@ void WindowedEncoder::end() {
 // ---- WindowedDecoder
 
 // The decoder mirrors the encoder. Its unit is the frame, so it needs no padding and no rounding.
-WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames)
+WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames, int64_t codebooks)
     : codec_(codec),
       sink_(expect_sink("WindowedDecoder", std::move(sink))),
       window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
+      stages_(codec.config().codebooks_used("WindowedDecoder", codebooks)),
       context_(codec.config().decoder_context()),
       schedule_(window_, context_) {}
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
-  const int64_t hop = codec_.config().hop(), stages = codec_.config().n_codebooks;
-  codec_.reserve_inference(1, w.frames * hop, Codec::Use::decode);
+  const int64_t hop = codec_.config().hop();
+  codec_.reserve_inference(1, w.frames * hop, Codec::Use::decode, stages_);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
-  Memory codes(ctx, static_cast<size_t>(w.frames * stages) * sizeof(int32_t));
+  Memory codes(ctx, static_cast<size_t>(w.frames * stages_) * sizeof(int32_t));
   const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages});
-  ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages,
-                                              static_cast<size_t>(w.frames * stages)),
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
+  ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages_,
+                                              static_cast<size_t>(w.frames * stages_)),
                      c);
   codec_.decode(c, x);
   std::vector<float> host(static_cast<size_t>(w.frames * hop));
@@ -175,26 +177,24 @@ void WindowedDecoder::run(const WindowSchedule::Window& w) {
 
 void WindowedDecoder::push(std::span<const int32_t> codes) {
   expect_unfinished("push", finished_);
-  const int64_t stages = codec_.config().n_codebooks;
-  if (static_cast<int64_t>(codes.size()) % stages != 0)
+  if (static_cast<int64_t>(codes.size()) % stages_ != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
-                                      " codes are not a whole number of frames of " + std::to_string(stages));
+                                      " codes are not a whole number of frames of " + std::to_string(stages_));
   expect_codes("push", codes, codec_.config());
   within_memory("push", [&] { take(codes); });
 }
 void WindowedDecoder::take(std::span<const int32_t> codes) {
-  const int64_t stages = codec_.config().n_codebooks;
-  const auto piece = static_cast<size_t>(window_ * stages);
+  const auto piece = static_cast<size_t>(window_ * stages_);
   for (size_t at = 0; at < codes.size(); at += piece) {
     const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
-    frames_ += static_cast<int64_t>(part.size()) / stages;
+    frames_ += static_cast<int64_t>(part.size()) / stages_;
     WindowSchedule::Window w;
     while (schedule_.next(frames_, w)) {
       run(w);
       const int64_t drop = schedule_.needed_from() - buffer_start_;
       if (drop > 0) {
-        buffer_.erase(buffer_.begin(), buffer_.begin() + drop * stages);
+        buffer_.erase(buffer_.begin(), buffer_.begin() + drop * stages_);
         buffer_start_ += drop;
       }
     }

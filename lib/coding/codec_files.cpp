@@ -123,12 +123,34 @@ void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity
   // The identity covers the weights and not the configuration, so the header's numbers are compared, too.
   same("the model's sample rate", h.model_rate, c.sample_rate);
   same("the hop", h.hop, c.hop());
-  same("the number of codebooks", h.codebooks, c.n_codebooks);
+  // A stream may have the model's first codebooks only.
+  if (h.codebooks > static_cast<uint64_t>(c.n_codebooks))
+    throw Error(ErrorKind::input, name + ": the number of codebooks is " + std::to_string(h.codebooks) +
+                                      ", expected 1 to " + std::to_string(c.n_codebooks) + ", the model's");
   same("the codebook size", h.codebook_size, c.codebook_size);
   for (const uint32_t rate : {h.model_rate, h.original_rate})
     if (rate < static_cast<uint32_t>(min_sample_rate) || rate > static_cast<uint32_t>(max_sample_rate))
       throw Error(ErrorKind::input, name + ": the sample rate is " + std::to_string(rate) + ", expected " +
                                         std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+}
+
+/// The number of a stream's codebooks that decoding uses.
+int64_t codebooks_of(const StreamHeader& h, const DecodeOptions& options, const std::string& name) {
+  const int64_t there = h.codebooks;
+  if (options.codebooks < 0 || options.codebooks > there)
+    throw Error(ErrorKind::usage, name + ": has " + std::to_string(there) +
+                                      (there == 1 ? " codebook, " : " codebooks, ") +
+                                      std::to_string(options.codebooks) + " are to be decoded; expected 1" +
+                                      (there > 1 ? " to " + std::to_string(there) : ""));
+  const int64_t wanted = options.codebooks > 0 ? options.codebooks : there;
+  return options.max_codebooks > 0 ? std::min(wanted, options.max_codebooks) : wanted;
+}
+
+/// The codes of the first `kept` of `codebooks` codebooks, frame by frame.
+std::vector<int32_t> first_codebooks(std::span<const int32_t> codes, size_t codebooks, size_t kept) {
+  std::vector<int32_t> out(codes.size() / codebooks * kept);
+  for (size_t i = 0; i < out.size(); ++i) out[i] = codes[i / kept * codebooks + i % kept];
+  return out;
 }
 
 std::vector<float> channel_of(std::span<const float> interleaved, size_t channels, size_t channel, float gain) {
@@ -181,7 +203,7 @@ class Interleaver {
 // The identity is computed once: it hashes all weights.
 FileCodec::FileCodec(Codec& codec) : codec_(codec), identity_(codec.identity()) {}
 
-StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_rate, int channels) {
+StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_rate, int channels, int64_t codebooks) {
   return {.model = identity,
           .model_rate = static_cast<uint32_t>(c.sample_rate),
           .original_rate = static_cast<uint32_t>(sample_rate),
@@ -189,7 +211,7 @@ StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_r
           .gain = 1,
           .samples = StreamHeader::unknown,
           .hop = static_cast<uint32_t>(c.hop()),
-          .codebooks = static_cast<uint32_t>(c.n_codebooks),
+          .codebooks = static_cast<uint32_t>(c.codebooks_used("stream_header", codebooks)),
           .codebook_size = static_cast<uint32_t>(c.codebook_size),
           .packet_frames = 0};
 }
@@ -206,10 +228,11 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
 }
 
 FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks,
-                             AudioOptions options) {
+                             const EncodeOptions& options) {
   const auto start = Clock::now();
+  const int64_t codebooks = codec_.config().codebooks_used("encode", options.codebooks);
   Hooked hooked(hooks);
-  AudioReader reader(audio, options);
+  AudioReader reader(audio, options.audio);
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
@@ -227,7 +250,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   // One gain for all channels, so that their balance is kept. Silence is not amplified, and the stream's gain makes
   // what a model gives for silence inaudible.
   const float scale = peak_gain(peak);
-  StreamHeader header = stream_header(codec_.config(), identity_, rate, channels);
+  StreamHeader header = stream_header(codec_.config(), identity_, rate, channels, codebooks);
   header.gain = peak < silence_peak ? silent_gain : 1 / scale;
   header.samples = static_cast<uint64_t>(samples);
 
@@ -240,9 +263,12 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   std::vector<WindowedEncoder> encoders;
   std::vector<Resampler> resamplers;
   for (uint32_t c = 0; c < header.channels; ++c) {
-    encoders.emplace_back(codec_, [&writer, c](View<const int32_t> codes) {
-      writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
-    });
+    encoders.emplace_back(
+        codec_,
+        [&writer, c](View<const int32_t> codes) {
+          writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
+        },
+        0, codebooks);
     resamplers.emplace_back(rate, model_rate);
   }
   std::vector<float> ready;
@@ -274,6 +300,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   return {.seconds = total,
           .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
           .bytes = writer.bytes(),
+          .codebooks = codebooks,
           .channels = channels,
           .sample_rate = rate,
           .samples = samples,
@@ -288,6 +315,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   StreamReader reader = open_stream(input);
   const StreamHeader h = reader.header();
   expect_model(h, codec_.config(), identity_, input.name());
+  const int64_t codebooks = codebooks_of(h, options, input.name());
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
   const int rate = options.model_rate ? model_rate : original;
   // `wanted`, `end` and `keep_back` count output samples per channel.
@@ -306,13 +334,16 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   resamplers.reserve(h.channels);  // prevents reallocation, because the decoders below keep references
   for (uint32_t c = 0; c < h.channels; ++c) {
     Resampler& resampler = resamplers.emplace_back(model_rate, rate);
-    decoders.emplace_back(codec_, [&out, &resampler, c](std::span<const float> samples) {
-      resampler.process(samples, out.channel(c));
-    });
+    decoders.emplace_back(
+        codec_, [&out, &resampler, c](std::span<const float> samples) { resampler.process(samples, out.channel(c)); },
+        0, codebooks);
   }
   uint64_t frames = 0;
   while (const std::optional<StreamPacket> packet = reader.next()) {
-    decoders[packet->channel].push(packet->codes);
+    if (codebooks == h.codebooks)
+      decoders[packet->channel].push(packet->codes);
+    else
+      decoders[packet->channel].push(first_codebooks(packet->codes, h.codebooks, static_cast<size_t>(codebooks)));
     // Samples can be written only when every channel has its packet of this stretch.
     if (packet->channel + 1 != h.channels) {
       hooked.check();
@@ -338,6 +369,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   return {.seconds = static_cast<double>(length) / rate,
           .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
           .bytes = input.bytes(),
+          .codebooks = codebooks,
           .channels = static_cast<int>(h.channels),
           .sample_rate = rate,
           .samples = length,

@@ -48,6 +48,19 @@ int64_t CodecConfig::latent() const { return latent_dim > 0 ? latent_dim : encod
 int64_t CodecConfig::code_bits() const {
   return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(codebook_size - 1)));
 }
+int64_t CodecConfig::codebooks_within(double bits_per_second) const {
+  // Whole numbers on both sides where the bitrate is one. 2^-50 covers five roundings of at most 2^-53: of a
+  // decimal number in kbit/s, of its product with 1000, and three here.
+  const double codes =
+      bits_per_second * static_cast<double>(hop()) * (1 + 0x1p-50) / static_cast<double>(sample_rate * code_bits());
+  return static_cast<int64_t>(std::clamp(codes, 0.0, static_cast<double>(n_codebooks)));
+}
+int64_t CodecConfig::codebooks_used(const char* call, int64_t codebooks) const {
+  if (codebooks < 0 || codebooks > n_codebooks)
+    throw Error(ErrorKind::usage, std::string(call) + ": codebooks is " + std::to_string(codebooks) +
+                                      ", expected 1 to " + std::to_string(n_codebooks) + ", or 0 for all");
+  return codebooks == 0 ? n_codebooks : codebooks;
+}
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
   return Surveyed(encoder_of, *this, {.time = frames * hop()}).multiply_adds();

@@ -72,13 +72,27 @@ View<float> cleared(Context& c, const WeightGrad& g) {
   return g.grad;
 }
 
+/// The first `stages` entries of a stack with one entry per stage. An empty view stays empty.
+template <class T>
+View<T> first(View<T> stack, int64_t stages) {
+  if (stack) stack.shape.batch = stages;
+  return stack;
+}
+RvqProjections first(const RvqProjections& p, int64_t stages) {
+  return {.in_weight = first(p.in_weight, stages),
+          .in_bias = first(p.in_bias, stages),
+          .out_weight = first(p.out_weight, stages),
+          .out_bias = first(p.out_bias, stages)};
+}
+
 }  // namespace
 
 Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
   const Step s = p.step("quantizer");
   Context& context = p.context();
-  const Shape shape = z.shape, books = codebooks_->shape;
-  const int64_t stages = config_.n_codebooks;
+  // Training uses all stages. Quantizer dropout chooses stages per item, by `Quantized::stages`.
+  const int64_t stages = p.training() || use.codebooks == 0 ? config_.n_codebooks : use.codebooks;
+  const Shape shape = z.shape, books{.batch = stages, .time = config_.codebook_size, .channels = config_.code_dim()};
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
   const auto out = s.makes<float>(shape);
@@ -100,8 +114,8 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
   s.forward([=, codebooks = codebooks_, metric = config_.metric](Context& c) {
     projections.refresh(c);
     rvq_forward(c, {.z = in.value,
-                    .codebooks = codebooks->value,
-                    .projections = projections.views(),
+                    .codebooks = first(codebooks->value, stages),
+                    .projections = first(projections.views(), stages),
                     .stages = q.stages,
                     .frames = q.frames,
                     .y = out.value,

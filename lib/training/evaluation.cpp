@@ -279,9 +279,9 @@ double Scores::decode_speed() const {
   return sum > 0 ? seconds() / sum : 0;
 }
 
-Evaluation::Evaluation(Codec& codec)
+Evaluation::Evaluation(Codec& codec, int64_t codebooks)
     : codec_(codec),
-      counts_(static_cast<size_t>(codec.config().n_codebooks),
+      counts_(static_cast<size_t>(codec.config().codebooks_used("Evaluation", codebooks)),
               std::vector<int64_t>(static_cast<size_t>(codec.config().codebook_size), 0)) {}
 
 const ClipScore& Evaluation::add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded,
@@ -321,8 +321,12 @@ struct ClipJudge::Impl {
         // Copies. finish() moves them back, so a clip that an exception stops leaves no trace in the evaluation.
         counts(e.counts_),
         sums(e.sums_),
-        encoder(e.codec_, [this](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }),
-        decoder(e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }) {}
+        encoder(
+            e.codec_, [this](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, 0,
+            static_cast<int64_t>(counts.size())),
+        decoder(
+            e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }, 0,
+            static_cast<int64_t>(counts.size())) {}
 
   void encode(std::span<const float> x, bool last) {
     const auto start = Clock::now();

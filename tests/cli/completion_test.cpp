@@ -32,7 +32,9 @@ TEST_CASE("keyboard: completion offers verbs, options and values", "[cli]") {
     CHECK(has(list, verb));
   CHECK(offered({"enc"}) == "\nencode\n");
   list = offered({"encode", "--"});
-  for (const char* option : {"--model", "--output", "--beam", "--device", "--json", "--help"}) CHECK(has(list, option));
+  for (const char* option :
+       {"--model", "--output", "--beam", "--bitrate", "--n-codebooks", "--device", "--json", "--help"})
+    CHECK(has(list, option));
   CHECK_FALSE(has(list, "--epochs"));
   CHECK(offered({"encode", "x", "--mod"}) == "\n--model\n");
   CHECK(has(offered({"encode", "--device", ""}), "cuda"));

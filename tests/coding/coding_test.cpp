@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "data/files.h"
 #include "harness.h"
@@ -113,6 +114,117 @@ TEST_CASE("coding: every channel of a file is coded from its own samples", "[tra
       for (size_t other = 0; other < c; ++other) CHECK((codes[c] != codes[other]));
     }
   }
+}
+
+namespace {
+
+/// The codes of a stream, channel by channel.
+struct StreamCodes {
+  StreamHeader header;
+  std::vector<std::vector<int32_t>> channels;
+};
+StreamCodes read_codes(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  StreamReader reader(
+      [&](std::span<std::byte> to) {
+        stream.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
+        return static_cast<size_t>(stream.gcount());
+      },
+      path);
+  StreamCodes out{reader.header(), std::vector<std::vector<int32_t>>(reader.header().channels)};
+  while (const std::optional<StreamPacket> packet = reader.next()) {
+    std::vector<int32_t>& of = out.channels[packet->channel];
+    of.insert(of.end(), packet->codes.begin(), packet->codes.end());
+  }
+  return out;
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    return std::to_string(e.exit_code()) + " " + e.what();
+  }
+  return "none";
+}
+
+}  // namespace
+
+TEST_CASE("coding: streams of the model's first codebooks", "[training][codec_files][codebooks]") {
+  Context ctx({.threads = 1});
+  CodecConfig config = small();
+  config.n_codebooks = 4;
+  Codec codec(ctx, config);
+  codec.parameters().initialise(ctx, 1);
+  FileCodec files(codec);
+  const TemporaryFolder folder;
+  // More than one packet of each channel.
+  const std::vector<std::vector<float>> x = channels_of(2, 40000, 0.475f);
+  write_wav(folder / "in.wav", {.samples = interleaved(x), .sample_rate = 16000, .channels = 2}, WavFormat::float32);
+  CHECK(files.encode(folder / "in.wav", folder / "all.nacre").codebooks == 4);
+  const StreamCodes all = read_codes(folder / "all.nacre");
+  REQUIRE(all.header.codebooks == 4);
+  const auto decoded = [&](const std::string& stream, DecodeOptions options, int64_t used) {
+    options.format = WavFormat::float32;
+    const FileReport report = files.decode(folder / stream, folder / "out.wav", options);
+    CHECK(report.codebooks == used);
+    return read_audio(folder / "out.wav").samples;
+  };
+  std::vector<float> before;
+  for (int64_t n = 1; n <= 4; ++n) {
+    INFO(n << " codebooks");
+    const std::string name = std::to_string(n) + ".nacre";
+    const FileReport report = files.encode(folder / "in.wav", folder / name, {}, {.codebooks = n});
+    CHECK(report.codebooks == n);
+    const StreamCodes few = read_codes(folder / name);
+    CHECK(few.header.codebooks == static_cast<uint32_t>(n));
+    CHECK(report.bytes == stream_bytes(few.header, 5000));
+    StreamHeader header = stream_header(config, codec.identity(), 16000, 2, n);
+    header.gain = few.header.gain, header.samples = few.header.samples, header.packet_frames = few.header.packet_frames;
+    CHECK(header == few.header);
+    for (size_t c = 0; c < 2; ++c) {
+      std::vector<int32_t> first;
+      for (size_t i = 0; i < all.channels[c].size(); ++i)
+        if (i % 4 < static_cast<size_t>(n)) first.push_back(all.channels[c][i]);
+      CHECK((few.channels[c] == first));
+    }
+    // The same samples from a stream of n codebooks and from the first n of a stream that has more.
+    const std::vector<float> y = decoded(name, {}, n);
+    CHECK((decoded("all.nacre", {.codebooks = n}, n) == y));
+    CHECK((decoded("all.nacre", {.max_codebooks = n}, n) == y));
+    CHECK((decoded(name, {.max_codebooks = 4}, n) == y));
+    CHECK((decoded(name, {.codebooks = n}, n) == y));
+    CHECK((y != before));
+    before = y;
+  }
+  CHECK((decoded("all.nacre", {}, 4) == before));
+
+  std::filesystem::remove(folder / "out.wav");
+  const auto refused = [&](const std::string& stream, const DecodeOptions& options) {
+    const std::string said = error_of([&] { files.decode(folder / stream, folder / "out.wav", options); });
+    CHECK_FALSE(std::filesystem::exists(folder / "out.wav"));
+    return said;
+  };
+  CHECK(refused("2.nacre", {.codebooks = 3}) ==
+        "2 " + (folder / "2.nacre") + ": has 2 codebooks, 3 are to be decoded; expected 1 to 2");
+  CHECK(refused("1.nacre", {.codebooks = 2}) ==
+        "2 " + (folder / "1.nacre") + ": has 1 codebook, 2 are to be decoded; expected 1");
+  CHECK(error_of([&] { files.encode(folder / "in.wav", folder / "5.nacre", {}, {.codebooks = 5}); }) ==
+        "2 encode: codebooks is 5, expected 1 to 4, or 0 for all");
+  CHECK_FALSE(std::filesystem::exists(folder / "5.nacre"));
+
+  // A stream of more codebooks than the model has, in the model's name.
+  StreamHeader header = stream_header(config, codec.identity(), 16000, 1);
+  header.codebooks = 5;
+  std::ofstream made(folder / "five.nacre", std::ios::binary);
+  StreamWriter writer(header, [&](std::span<const std::byte> bytes) {
+    made.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  });
+  writer.write(0, std::vector<int32_t>(5 * 10, 3));
+  writer.finish(80);
+  made.close();
+  CHECK(refused("five.nacre", {}) ==
+        "3 " + (folder / "five.nacre") + ": the number of codebooks is 5, expected 1 to 4, the model's");
 }
 
 TEST_CASE("coding: channels of another rate are resampled one by one, there and back", "[training][codec_files]") {

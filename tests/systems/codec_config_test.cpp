@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "harness.h"
 #include "nacre/codec/codec.h"
@@ -208,6 +209,40 @@ TEST_CASE("codec configurations: there and back again") {
   CHECK(CodecConfig::from_json(c.to_json()).beam == 16);
   c.codebook_size = 1025;
   CHECK(c.code_bits() == 11);
+}
+
+TEST_CASE("codebooks of a bitrate: as many as do not exceed it", "[config][codebooks]") {
+  for (const std::string& name : CodecConfig::names()) {
+    const CodecConfig c = CodecConfig::named(name);
+    const double one = c.nominal_bitrate(1);
+    for (int64_t n = 1; n <= c.n_codebooks; ++n) {
+      CAPTURE(name, n);
+      const double rate = c.nominal_bitrate(n);
+      CHECK(rate == Approx(static_cast<double>(n) * one).epsilon(1e-15));
+      CHECK(c.codebooks_within(rate) == n);
+      CHECK(c.codebooks_within(1000 * (rate / 1000)) == n);
+      CHECK(c.codebooks_within(rate + 0.999 * one) == n);
+      CHECK(c.codebooks_within(rate - 1e-6 * one) == n - 1);
+    }
+    CHECK(c.nominal_bitrate(c.n_codebooks) == c.nominal_bitrate());
+    CHECK(c.codebooks_within(10 * c.nominal_bitrate()) == c.n_codebooks);
+    CHECK(c.codebooks_within(std::numeric_limits<double>::infinity()) == c.n_codebooks);
+    CHECK(c.codebooks_within(0) == 0);
+  }
+  // 160/3 frames per second of 10 bits: three codebooks have 1.6 kbit/s. Neither 160/3 nor 1.6 is a double.
+  CodecConfig c;
+  c.encoder_rates = {3, 10, 10}, c.decoder_rates = {10, 10, 3}, c.n_codebooks = 12;
+  for (int64_t n = 3; n <= 12; n += 3) {
+    CAPTURE(n);
+    const double kilobits = std::stod(std::to_string(16 * n / 30) + "." + std::to_string(16 * n / 3 % 10));
+    CHECK(c.codebooks_within(1000 * kilobits) == n);
+    CHECK(c.codebooks_within(1000 * kilobits - 1e-3) == n - 1);
+  }
+  CHECK(c.codebooks_used("call", 0) == 12);
+  CHECK(c.codebooks_used("call", 12) == 12);
+  CHECK(c.codebooks_used("call", 1) == 1);
+  CHECK_THROWS_WITH(c.codebooks_used("call", 13), "call: codebooks is 13, expected 1 to 12, or 0 for all");
+  CHECK_THROWS_WITH(c.codebooks_used("call", -1), "call: codebooks is -1, expected 1 to 12, or 0 for all");
 }
 
 TEST_CASE("averages of codebooks span their frames, however few a step has", "[config]") {

@@ -292,3 +292,39 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
     CHECK(perplexity[2] == 1);
   }
 }
+
+TEST_CASE("scores: an evaluation with the first codebooks", "[evaluation][codebooks]") {
+  Context ctx({.threads = 1});
+  Codec codec(ctx, small(QuantizerKind::factorised));
+  codec.parameters().initialise(ctx, 3);
+  const std::vector<float> x = swelling_noise(1200, 1);
+  Evaluation all(codec);
+  std::vector<float> whole;
+  all.add("x", x, &whole);
+  CHECK(all.usage().size() == 3);
+  for (int64_t n = 1; n <= 3; ++n) {
+    INFO(n);
+    std::vector<int32_t> codes;
+    WindowedEncoder encoder(
+        codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, 0, n);
+    encoder.push(x);
+    encoder.finish();
+    std::vector<float> y, told;
+    WindowedDecoder decoder(
+        codec, [&](std::span<const float> piece) { y.insert(y.end(), piece.begin(), piece.end()); }, 0, n);
+    decoder.push(codes);
+    decoder.finish();
+    y.resize(x.size());
+    Evaluation some(codec, n);
+    some.add("x", x, &told);
+    CHECK((told == y));
+    CHECK((told == whole) == (n == 3));
+    REQUIRE(some.usage().size() == static_cast<size_t>(n));
+    REQUIRE(some.perplexity().size() == static_cast<size_t>(n));
+    for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+      CHECK(some.usage()[i] == all.usage()[i]);
+      CHECK(some.perplexity()[i] == all.perplexity()[i]);
+    }
+  }
+  CHECK_THROWS_WITH(Evaluation(codec, 4), "Evaluation: codebooks is 4, expected 1 to 3, or 0 for all");
+}

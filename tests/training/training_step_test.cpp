@@ -4,6 +4,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -395,4 +396,70 @@ TEST_CASE("training steps refuse what they cannot do, by name", "[step]") {
   TrainingStep step(ctx, t.codec, t.loss, t.optimizer, 1, 121, 1);
   CHECK(step.samples() == 126);
   CHECK_THROWS_AS(step.load(std::vector<float>(125), std::vector<int32_t>(1)), Error);
+}
+
+TEST_CASE("fewer codebooks per item: losses are means over the whole batch, and unused stages get no gradient",
+          "[step][codebooks]") {
+  const Device device = GENERATE(from_range(test::devices()));
+  CAPTURE(str(device));
+  for (const QuantizerKind kind : kinds) {
+    CAPTURE(static_cast<int>(kind));
+    Run run(Setup(kind), device);
+    run.draw();
+    std::fill(run.lengths.begin(), run.lengths.end(), static_cast<int32_t>(run.step.samples()));
+    struct Result {
+      double commitment = 0, codebook = 0;
+      std::vector<int32_t> codes;
+    };
+    const auto with = [&](std::vector<int32_t> stages) {
+      run.stages = std::move(stages);
+      run.load();
+      run.step.gradients();
+      const StepMetrics m = run.step.metrics();
+      Result r{static_cast<double>(m.commitment), static_cast<double>(m.codebook),
+               std::vector<int32_t>(static_cast<size_t>(run.step.codes().elements()))};
+      run.ctx.read<int32_t>(run.step.codes(), r.codes);
+      return r;
+    };
+    const Result all = with({3, 3, 3});
+    CHECK(with({0, 0, 0}).commitment == 0);
+    CHECK(all.commitment > 0);
+    // An item with n codebooks adds n terms, divided by the frames of all items. Items are independent, so the loss of a
+    // batch is the sum of what each item gives alone. Every result is rounded to float once; the sums are in double.
+    for (const std::vector<int32_t>& stages : std::vector<std::vector<int32_t>>{{3, 3, 3}, {1, 3, 2}, {2, 0, 3}}) {
+      CAPTURE(stages);
+      const Result together = with(stages);
+      double sum = 0;
+      for (size_t item = 0; item < 3; ++item) {
+        std::vector<int32_t> one(3, 0);
+        one[item] = stages[item];
+        const Result alone = with(one);
+        CHECK((alone.commitment > 0) == (stages[item] > 0));
+        CHECK(alone.codebook == alone.commitment);
+        // Residuals and codes go on behind the used stages.
+        CHECK(alone.codes == all.codes);
+        sum += alone.commitment;
+      }
+      CHECK(std::fabs(together.commitment - sum) <= test::ulp * (together.commitment + sum) * (1 + 0x1p-20));
+      CHECK(together.codebook == together.commitment);
+      CHECK(together.codes == all.codes);
+    }
+    // Stages that no item uses have no gradient at all; every other stage has one.
+    if (kind != QuantizerKind::factorised) continue;
+    for (int32_t most = 1; most <= 3; ++most) {
+      with({most, 1, 0});
+      int64_t tensors = 0;
+      const Parameters& p = run.step.parameters();
+      p.each_tensor(run.ctx, p.gradients(),
+                    [&](const std::string& name, const std::vector<int64_t>&, std::span<const float> gradient) {
+                      const std::string before = "quantizer.quantizers.";
+                      if (!name.starts_with(before)) return;
+                      CAPTURE(most, name);
+                      const bool zero = std::all_of(gradient.begin(), gradient.end(), [](float g) { return g == 0; });
+                      CHECK(zero == (name[before.size()] - '0' >= most));
+                      ++tensors;
+                    });
+      CHECK(tensors == 3 * 7);  // codebooks, and per projection a direction, a gain and a bias
+    }
+  }
 }

@@ -40,10 +40,12 @@ class Codec {
 
   /// Plans for audio of shape [batch, samples, 1, 1]; samples must be a multiple of the hop. An earlier plan for the
   /// same direction is discarded unless it has the same shape. Planning only one direction halves the time and the
-  /// memory.
+  /// memory. `codebooks`: stages of the quantizer that are used, the first ones, up to n_codebooks; 0: all. Every code
+  /// of the nearest-code search is the same for any number of them. A beam (CodecConfig::beam) looks for the best
+  /// sequence of this many codes.
   enum class Use : uint8_t { encode, decode, both };
-  void reserve_inference(int64_t batch, int64_t samples, Use = Use::both);
-  /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, n_codebooks]. The shape must be reserved. Throws
+  void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0);
+  /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, codebooks]. The shape must be reserved. Throws
   /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
   void encode(View<const float> audio, View<int32_t> codes);
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,

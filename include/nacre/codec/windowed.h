@@ -43,9 +43,10 @@ class WindowSchedule {
 /// and change nothing: non-finite samples, a push() or a second finish() after finish().
 class WindowedEncoder {
  public:
-  /// Receives consecutive frames of codes [1, frames, 1, n_codebooks].
+  /// Receives consecutive frames of codes [1, frames, 1, codebooks].
   using Sink = std::function<void(View<const int32_t> codes)>;
-  WindowedEncoder(Codec&, Sink, int64_t window_frames = 0);
+  /// codebooks: as of Codec::reserve_inference().
+  WindowedEncoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
   /// Any number of mono samples at the model's rate.
   void push(std::span<const float> samples);
   /// Ends the signal and pads its last frame with zeros. Returns the number of samples.
@@ -57,7 +58,7 @@ class WindowedEncoder {
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
-  int64_t window_, context_;
+  int64_t window_, stages_, context_;
   WindowSchedule schedule_;
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
@@ -69,8 +70,9 @@ class WindowedDecoder {
  public:
   /// Receives consecutive samples at the model's rate.
   using Sink = std::function<void(std::span<const float> samples)>;
-  WindowedDecoder(Codec&, Sink, int64_t window_frames = 0);
-  /// Frames of n_codebooks codes each, stages innermost.
+  /// codebooks: as of Codec::reserve_inference().
+  WindowedDecoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
+  /// Frames of `codebooks` codes each, stages innermost.
   void push(std::span<const int32_t> codes);
   void finish();
 
@@ -80,7 +82,7 @@ class WindowedDecoder {
   void run(const WindowSchedule::Window&);
   Codec& codec_;
   Sink sink_;
-  int64_t window_, context_;
+  int64_t window_, stages_, context_;
   WindowSchedule schedule_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;

@@ -31,6 +31,7 @@ struct FileReport {
   double seconds = 0;       ///< duration of the audio
   double wall_seconds = 0;  ///< elapsed time
   uint64_t bytes = 0;       ///< size of the stream
+  int64_t codebooks = 0;    ///< encode: of the stream; decode: those decoded
   int channels = 0;
   int sample_rate = 0;  ///< of the audio file
   int64_t samples = 0;  ///< per channel
@@ -38,9 +39,15 @@ struct FileReport {
   std::vector<std::string> warnings = {};  ///< encode: AudioReader::warnings()
 };
 
+struct EncodeOptions {
+  AudioOptions audio = {};
+  int64_t codebooks = 0;  ///< codebooks of the stream, the model's first ones; 0: all
+};
 struct DecodeOptions {
   WavFormat format = WavFormat::pcm16;
-  bool model_rate = false;  ///< keep the model's sample rate instead of the original's
+  bool model_rate = false;    ///< keep the model's sample rate instead of the original's
+  int64_t codebooks = 0;      ///< codebooks used, the stream's first ones; 0: all that it has
+  int64_t max_codebooks = 0;  ///< the same for streams that have more, and without effect for others; 0: no limit
 };
 
 /// Encodes and decodes files with one model. Outputs appear complete or not at all. "-" is standard input or output.
@@ -50,9 +57,11 @@ class FileCodec {
 
   /// Scales by the peak over all channels (see peak_gain), resamples, and codes each channel separately. A silent file
   /// is coded without scaling and with the smallest gain, so that it decodes to silence. Throws what AudioReader
-  /// throws, and Error(io).
-  FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {}, AudioOptions = {});
-  /// Throws Error(input) for a damaged stream and for a stream that another model made.
+  /// throws, Error(io), and Error(usage) for more codebooks than the model has.
+  FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {},
+                    const EncodeOptions& = {});
+  /// Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if the stream
+  /// has fewer than DecodeOptions::codebooks.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
@@ -63,8 +72,8 @@ class FileCodec {
   uint64_t identity_;
 };
 
-/// The header that encode() writes, without gain and length.
-StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rate, int channels);
+/// The header that encode() writes, without gain and length. codebooks: as EncodeOptions::codebooks.
+StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rate, int channels, int64_t codebooks = 0);
 /// The size in bytes of a stream with `frames` frames per channel.
 uint64_t stream_bytes(const StreamHeader&, uint64_t frames);
 

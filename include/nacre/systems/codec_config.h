@@ -49,10 +49,17 @@ struct CodecConfig {
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
-  /// Bitrate in bit/s of codes without entropy coding.
-  double nominal_bitrate() const {
-    return frame_rate() * static_cast<double>(n_codebooks) * static_cast<double>(code_bits());
+  /// Bitrate in bit/s of the codes of one channel, without entropy coding. `codebooks`: number of codebooks used.
+  double nominal_bitrate(int64_t codebooks) const {
+    return frame_rate() * static_cast<double>(codebooks) * static_cast<double>(code_bits());
   }
+  double nominal_bitrate() const { return nominal_bitrate(n_codebooks); }
+  /// The largest number of codebooks, up to n_codebooks, whose nominal bitrate does not exceed the given one in bit/s;
+  /// 0 if that of one codebook does. An argument that is below only by its rounding to double counts as equal.
+  int64_t codebooks_within(double bits_per_second) const;
+  /// The number of codebooks that a caller asks for: `codebooks`, or n_codebooks if it is 0. Throws Error(usage) for
+  /// other numbers than 0 to n_codebooks; `call` is the caller's name in the message.
+  int64_t codebooks_used(const char* call, int64_t codebooks) const;
   /// Multiply-adds of the convolutions in one forward pass over `frames` frames. Transposed convolutions are counted at
   /// the rate of their input.
   int64_t encoder_macs(int64_t frames) const;

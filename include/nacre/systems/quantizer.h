@@ -14,7 +14,8 @@ using StartProgress = std::function<void(int64_t done, int64_t total)>;
 
 /// How a quantizer is planned. The defaults are the settings for inference.
 struct QuantizerUse {
-  int64_t beam = 0;  ///< beam width: code sequences kept per frame; 0: the configuration's. Training always uses 1
+  int64_t codebooks = 0;  ///< stages used, the first ones; 0: all. Training always uses all
+  int64_t beam = 0;       ///< beam width: code sequences kept per frame; 0: the configuration's. Training always uses 1
   float commitment_weight = 1;
   float codebook_weight = 1;  ///< weight of the codebook loss, for codebooks that get gradients
   /// Removes the quantisation error from the latent's gradient (RvqBackward). No effect on factorised codes.
@@ -42,7 +43,7 @@ class Quantizer {
  public:
   Quantizer(Parameters&, const CodecConfig&);
   Quantized plan(Plan&, Flow latent, const QuantizerUse& = {}) const;
-  /// Converts codes [batch, frames, 1, stages] to the latent.
+  /// Converts codes [batch, frames, 1, stages] to the latent: the sum over the first `stages` stages, at most all.
   Flow plan_decode(Plan&, View<const int32_t> codes) const;
   /// Initialises codebooks from data: k-means over the rows of `latents`, stage by stage. Called once, before the first
   /// step. Allocates.

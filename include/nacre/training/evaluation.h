@@ -113,7 +113,8 @@ struct JudgeHooks {
 /// Scores of one codec.
 class Evaluation : public Scores {
  public:
-  explicit Evaluation(Codec&);
+  /// codebooks: as of Codec::reserve_inference(), for all clips.
+  explicit Evaluation(Codec&, int64_t codebooks = 0);
   /// Encodes, decodes and scores one clip (mono, model rate, normalised). `decoded`, if given, receives the audio.
   const ClipScore& add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded = nullptr,
                        const JudgeHooks& hooks = {});
@@ -127,7 +128,7 @@ class Evaluation : public Scores {
  private:
   friend class ClipJudge;
   Codec& codec_;
-  std::vector<std::vector<int64_t>> counts_;  // [codebook][code]
+  std::vector<std::vector<int64_t>> counts_;  // [codebook in use][code]
   struct Sums {
     double n = 0, x = 0, xx = 0, y = 0, yy = 0;
   } sums_;
