@@ -277,7 +277,8 @@ TEST_CASE("a model goes to the formats of other programs, and every verb reads t
   // The weights of hf are rounded once more than ours. All others are copies of it, so their streams are equal.
   expect(0, {"export", "-m", hf, "-o", folder / "back.safetensors"}, "values");
   std::string first;
-  for (const std::string& from : {hf, hf + "/model.safetensors", dac, bare, folder / "back.safetensors"}) {
+  for (const std::string& from :
+       std::vector<std::string>{hf, hf + "/model.safetensors", dac, bare, folder / "back.safetensors"}) {
     INFO(from);
     const auto with = [&](std::vector<std::string> words) {
       words.insert(words.end(), {"-m", from});
