@@ -8,7 +8,7 @@
 #include "files/text.h"
 #include "jobs.h"
 #include "model.h"
-#include "nacre/files/safetensors.h"
+#include "nacre/formats/save_weights.h"
 #include "nacre/training/trainer.h"
 #include "rate.h"
 
@@ -23,7 +23,8 @@ constexpr const char* output_help =
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string output, model, config;
+  std::string output, model, format = "nacre";
+  ModelOptions model_options;
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
        keep_ending = false;
   std::optional<int64_t> beam;
@@ -34,7 +35,7 @@ struct Options {
     app.add_option("inputs", inputs, inputs_help)->type_name("PATH")->required();
     app.add_option("-o,--output", output, output_help)->type_name("PATH")->required();
     app.add_option("-m,--model", model, model_help)->type_name("MODEL")->required();
-    add_model_config(app, config);
+    model_options.add_to(app);
     app.add_flag("-f,--force", force, "overwrite existing files");
     app.add_flag("-q,--quiet", quiet, "print no progress and no results, only errors and warnings");
     app.add_flag("--json", json, "print one JSON object to standard output instead of lines to standard error");
@@ -65,7 +66,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
   if (const std::string warning = training::going_to_be_removed(model);
       jobs_from == training::FileKind::audio && !o.quiet && !warning.empty())
     std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
-  Codec codec = load_model(ctx, model, o.config, o.device.storage());
+  Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
   const int64_t codebooks = o.rate.codebooks(codec.config());
   training::FileCodec files(codec);
@@ -145,33 +146,61 @@ int decode(const Options& o) {
                  });
 }
 
-int export_model(const Options& o) {
+/// Checks where an export is written: a file, or a folder for DacModel.
+void check_target(const Options& o, const std::filesystem::path& from) {
   namespace fs = std::filesystem;
-  const fs::path from = training::find_model(o.model), to = o.output;
+  const fs::path to = o.output;
+  const bool folder = o.format == "hf";
+  const std::string expected = folder ? "a folder" : "a file name such as model.safetensors";
   if (o.output == "-")
-    throw Error(ErrorKind::usage,
-                "-o -: a model cannot be written to standard output; expected a file name such as model.safetensors");
-  if (fs::is_directory(to))
-    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected a file name such as model.safetensors");
-  if (std::error_code failed; to.has_parent_path() && !fs::is_directory(to.parent_path(), failed))
-    throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + to.parent_path().string());
-  if (fs::exists(to) && fs::equivalent(from, to))
+    throw Error(ErrorKind::usage, "-o -: a model cannot be written to standard output; expected " + expected);
+  if (!folder && fs::is_directory(to))
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected " + expected);
+  if (folder && fs::exists(to) && !fs::is_directory(to))
+    throw Error(ErrorKind::usage, "-o " + o.output + ": is a file, expected " + expected);
+  const fs::path parent = fs::path(to / "").parent_path().parent_path();
+  if (std::error_code failed; !parent.empty() && !fs::is_directory(parent, failed))
+    throw Error(ErrorKind::io, "-o " + o.output + ": there is no folder " + parent.string());
+  const fs::path file = folder ? to / "model.safetensors" : to;
+  if (fs::exists(file) && fs::equivalent(from, file))
     throw Error(ErrorKind::usage, "-o " + o.output + ": is the model that is exported; choose another name");
   if (fs::exists(to) && !o.force) throw Error(ErrorKind::usage, o.output + " exists; -f overwrites it");
+  if (!folder || !fs::exists(to)) return;
+  for (const fs::directory_entry& e : fs::directory_iterator(to)) {
+    const std::string name = e.path().filename().string();
+    if (name != "config.json" && name != "preprocessor_config.json" && name != "model.safetensors")
+      throw Error(ErrorKind::usage,
+                  "-o " + o.output + ": contains " + name + ", so it is no folder of DacModel; choose another name");
+  }
+}
+
+int export_model(const Options& o) {
+  namespace fs = std::filesystem;
+  const fs::path from = training::find_model(o.model);
+  fs::path to = o.output;
+  if (o.format == "hf" && to.has_relative_path() && !to.has_filename()) to = to.parent_path();  // "out/"
+  check_target(o, from);
   Context ctx;
-  Codec codec = load_model(ctx, from, o.config);
-  codec.save(to);
+  Codec codec = load_model(ctx, from, o.model_options);
+  fs::path file = to;
+  if (o.format == "hf")
+    save_hugging_face(ctx, codec.parameters(), codec.config(), to), file = to / "model.safetensors";
+  else if (o.format == "descript")
+    save_descript(ctx, codec.parameters(), codec.config(), to);
+  else
+    codec.save(to);
   if (o.json)
     print_json({{"input", from.string()},
                 {"output", to.string()},
+                {"format", o.format},
                 {"identity", hex(codec.identity())},
                 {"values", codec.parameters().effective_elements()},
-                {"bytes", static_cast<uint64_t>(fs::file_size(to))}});
+                {"bytes", static_cast<uint64_t>(fs::file_size(file))}});
   else if (!o.quiet)
     std::fprintf(stderr, "%s -> %s: model %s, %.2f M values, %ju bytes\n", printable(from.string()).c_str(),
                  printable(to.string()).c_str(), hex(codec.identity()).c_str(),
                  static_cast<double>(codec.parameters().effective_elements()) / 1e6,
-                 static_cast<uintmax_t>(fs::file_size(to)));
+                 static_cast<uintmax_t>(fs::file_size(file)));
   return 0;
 }
 
@@ -203,12 +232,19 @@ Command add_decode(CLI::App& app) {
 
 Command add_export(CLI::App& app) {
   auto o = std::make_shared<Options>();
-  app.add_option("-o,--output", o->output, "the safetensors file to write")->type_name("FILE")->required();
+  app.add_option("-o,--output", o->output, "the safetensors file to write, or the folder for --format hf")
+      ->type_name("PATH")
+      ->required();
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
-  add_model_config(app, o->config);
+  o->model_options.add_to(app);
   app.add_flag("-f,--force", o->force, "overwrite an existing file");
   app.add_flag("-q,--quiet", o->quiet, "print only errors");
   app.add_flag("--json", o->json, "print one JSON object to standard output instead of a line to standard error");
+  app.add_option("--format", o->format,
+                 "nacre: a file with the configuration in it; descript: the state dict of descript-audio-codec; hf: a "
+                 "folder for DacModel of transformers")
+      ->check(one_of({"nacre", "descript", "hf"}))
+      ->capture_default_str();
   app.footer(
       "The file holds the weights, and the codec's configuration in its metadata. Encoding and decoding need no more;\n"
       "the state of training is not included.");

@@ -24,7 +24,8 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string model, baseline, config;
+  std::string model, baseline;
+  ModelOptions model_options;
   bool held_out = false, json = false, quiet = false, salvage = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
@@ -269,7 +270,7 @@ int eval(const Options& o) {
   o.rate.check();
   Context ctx(o.device.context());
   const std::filesystem::path model = training::find_model(o.model);
-  Codec codec = load_model(ctx, model, o.config, o.device.storage());
+  Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
   const int64_t codebooks = codec.config().codebooks_used("eval", o.rate.codebooks(codec.config()));
   const int rate = static_cast<int>(codec.config().sample_rate);
@@ -367,7 +368,7 @@ Command add_eval(CLI::App& app) {
                  "audio files, folders (searched recursively), or - for standard input; at least one is required")
       ->type_name("PATH");
   app.add_option("-m,--model", o->model, model_help)->type_name("MODEL")->required();
-  add_model_config(app, o->config);
+  o->model_options.add_to(app);
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--held-out,--held_out", o->held_out,
                "evaluate only the audio that training held out of the given folder, as training evaluates it");

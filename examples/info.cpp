@@ -33,7 +33,7 @@ struct Options {
   std::vector<std::string> inputs;
   bool configs = false, keys = false, memory = false, devices = false, json = false, salvage = false;
   std::string cost;    // name of a device
-  std::string config;  // for models that contain none
+  ModelOptions model_options;
   DeviceOptions device;
 };
 
@@ -185,15 +185,19 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
                  ordered_json& out) {
   Context ctx(context_for(o));
   {
-    Codec codec = load_model(ctx, model, o.config);
+    const WeightsFile weights = WeightsFile::read(model);
+    Codec codec = load_model(ctx, weights, o.model_options);
     run.codec = codec.config();
     const int64_t values = codec.parameters().effective_elements();
     const auto bytes = static_cast<size_t>(fs::file_size(model));
     say(o, "%s: model %s\n  %s\n  %.2f M values in use, identity %s, file %s\n", printable(name).c_str(),
         printable(model.string()).c_str(), words(run.codec).c_str(), static_cast<double>(values) / 1e6,
         hex(codec.identity()).c_str(), mebibytes(bytes).c_str());
+    if (weights.format() == WeightsFormat::hugging_face || weights.format() == WeightsFormat::descript)
+      say(o, "  written by %s\n",
+          weights.format() == WeightsFormat::hugging_face ? "transformers (DacModel)" : "descript-audio-codec");
     if (!out.contains("kind")) out = {{"name", name}, {"kind", "model"}};
-    out["model"] = model.string();
+    out["model"] = model.string(), out["format"] = str(weights.format());
     out.update(json_of(run.codec));
     out["values"] = values, out["identity"] = hex(codec.identity()), out["bytes"] = bytes;
   }
@@ -204,7 +208,8 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
 void about_folder(const Options& o, const std::string& name, ordered_json& out) {
   const fs::path folder = name;
   training::RunConfig run;
-  if (fs::is_regular_file(folder / "config.json")) {
+  // The model of a run is in its checkpoints. Beside model.safetensors, config.json is that of DacModel.
+  if (fs::is_regular_file(folder / "config.json") && !fs::is_regular_file(folder / "model.safetensors")) {
     run = training::RunConfig::named((folder / "config.json").string());
     say(o, "%s: run\n", printable(name).c_str());
     out = {{"name", name}, {"kind", "run"}, {"checkpoints", ordered_json::array()}};
@@ -472,7 +477,7 @@ Command add_info(CLI::App& app) {
                  "on this device, in --precision fp32, tf32 or bf16")
       ->type_name("DEVICE")
       ->check(one_of(device_names()));
-  add_model_config(app, o->config);
+  o->model_options.add_to(app);
   app.add_flag("--salvage", o->salvage, std::string("for audio files: ") + salvage_help);
   app.add_flag("--json", o->json, "print one JSON object to standard output");
   o->device.stores_bf16 = true;

@@ -165,7 +165,7 @@ int run(int argc, char** argv) {
   add("eval", "measure the quality of a model on audio files", add_eval);
   add("report", "write an HTML page about a run: curves, scores, spectrograms and audio", add_report);
   add("info", "describe a model, run, stream, audio file or configuration", add_info);
-  add("export", "write a model's weights to one safetensors file", add_export);
+  add("export", "write a model's weights, for nacre or another program", add_export);
   add("completion", "print a script for a shell that completes verbs and options", add_completion);
   add("man", "print the manual page", add_man);
   try {

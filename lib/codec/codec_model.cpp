@@ -7,6 +7,7 @@
 #include "files/weights_identity.h"
 #include "nacre/codec/codec.h"
 #include "nacre/files/safetensors.h"
+#include "nacre/formats/weights_file.h"
 
 namespace nacre {
 
@@ -205,77 +206,80 @@ void Codec::save(const std::filesystem::path& path, const std::map<std::string, 
 
 namespace {
 
-LoadReport load_from(Context& ctx, Parameters& parameters, const Safetensors& file, const std::filesystem::path& path,
-                     bool strict) {
+/// "kind (12): a, b, ... and 2 more", with ten names at most.
+std::string listing(const char* kind, const std::vector<std::string>& names) {
+  constexpr size_t most = 10;
+  if (names.empty()) return "";
+  std::string text = std::string(" ") + kind + " (" + std::to_string(names.size()) + "):";
+  for (size_t i = 0; i < std::min(most, names.size()); ++i) text += (i > 0 ? ", " : " ") + names[i];
+  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
+  return text + ";";
+}
+
+LoadReport load_from(Context& ctx, Parameters& parameters, const WeightsFile& file, bool strict) {
+  struct Wanted {
+    std::string name;
+    std::vector<int64_t> shape;
+    WeightsFile::Place place;
+  };
   LoadReport report;
-  std::vector<std::string> wanted;
-  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& stored, std::span<const float>) {
-    wanted.push_back(name);
-    const StoredTensor* t = file.find(name);
-    if (t == nullptr)
-      report.missing.push_back(name);
-    else if (t->shape != stored) {
-      report.misshapen.push_back(str(*t) + " " + name);
+  std::vector<Wanted> wanted;
+  std::vector<const StoredTensor*> used, misshapen;
+  parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
+    const WeightsFile::Place place = file.find(name);
+    if (place.tensor == nullptr) {
+      // The product of a gain and a direction would be missing twice.
+      if (std::string theirs = file.name_of(name); report.missing.empty() || report.missing.back() != theirs)
+        report.missing.push_back(std::move(theirs));
+      return;
     }
+    used.push_back(place.tensor);
+    wanted.push_back({name, shape, place});
+    // What a gain is the norm of is compared with the direction's shape.
+    if (place.norms || WeightsFile::fits(place, name, shape)) return;
+    misshapen.push_back(place.tensor);
+    StoredTensor expected = *place.tensor;
+    expected.shape = shape;
+    report.misshapen.push_back(place.tensor->name + " is " + str(*place.tensor) + ", expected " + str(expected));
   });
+  std::sort(used.begin(), used.end());
   for (const StoredTensor& t : file.tensors())
-    // `wanted` is in order of name, because each_tensor() is.
-    if (!std::binary_search(wanted.begin(), wanted.end(), t.name)) report.surplus.push_back(t.name);
+    if (!std::binary_search(used.begin(), used.end(), &t)) report.surplus.push_back(t.name);
   if (strict && (!report.missing.empty() || !report.surplus.empty() || !report.misshapen.empty())) {
-    std::string what = path.string() + ": does not fit the model;";
-    const auto list = [&](const char* kind, const std::vector<std::string>& names) {
-      if (names.empty()) return;
-      what += std::string(" ") + kind + " (" + std::to_string(names.size()) + "):";
-      for (const std::string& n : names) what += " " + n;
-      what += ";";
-    };
-    list("missing", report.missing);
-    list("unexpected", report.surplus);
-    list("of another shape", report.misshapen);
+    std::string what = file.path().string() + ": does not fit the model;" + listing("missing", report.missing) +
+                       listing("unexpected", report.surplus) + listing("of another shape", report.misshapen);
     what.pop_back();
     throw Error(ErrorKind::input, what);
   }
   // Nothing was changed before this line.
-  for (const StoredTensor& t : file.tensors()) {
-    const bool fits =
-        std::binary_search(wanted.begin(), wanted.end(), t.name) &&
-        std::find(report.misshapen.begin(), report.misshapen.end(), str(t) + " " + t.name) == report.misshapen.end();
-    if (!fits) continue;
-    parameters.set_tensor(ctx, t.name, t.shape, to_floats(t));
+  for (const Wanted& w : wanted) {
+    if (std::find(misshapen.begin(), misshapen.end(), w.place.tensor) != misshapen.end()) continue;
+    parameters.set_tensor(ctx, w.name, w.shape, WeightsFile::values(w.place));
     ++report.matched;
   }
   parameters.refresh(ctx);
   return report;
 }
 
-Codec load_codec(Context& ctx, const std::filesystem::path& path, Storage storage) {
-  const Safetensors file = Safetensors::read(path, {.allow_nonfinite = false});
-  const auto found = file.metadata().find(config_metadata_key);
-  if (found == file.metadata().end())
-    throw Error(ErrorKind::input, path.string() + ": has no \"" + config_metadata_key +
-                                      "\" in its metadata, because it was not written by nacre; give its configuration "
-                                      "(--config of the program)");
-  CodecConfig config;
-  try {
-    config = CodecConfig::from_json(found->second);
-  } catch (const Error& e) {
-    throw Error(ErrorKind::input, path.string() + ": " + e.what());
-  }
-  Codec codec(ctx, std::move(config), storage);
-  load_from(ctx, codec.parameters(), file, path, true);
-  return codec;
-}
-
 }  // namespace
 
 LoadReport load_parameters(Context& ctx, Parameters& parameters, const std::filesystem::path& path, bool strict) {
-  return within_memory("load_parameters", [&] {
-    return load_from(ctx, parameters, Safetensors::read(path, {.allow_nonfinite = false}), path, strict);
-  });
+  return within_memory("load_parameters", [&] { return load_from(ctx, parameters, WeightsFile::read(path), strict); });
 }
 
 Codec Codec::load(Context& ctx, const std::filesystem::path& path, Storage storage) {
-  return within_memory("load", [&] { return load_codec(ctx, path, storage); });
+  return within_memory("load", [&] {
+    const WeightsFile file = WeightsFile::read(path);
+    return load(ctx, file, file.config(), storage);
+  });
+}
+
+Codec Codec::load(Context& ctx, const WeightsFile& file, CodecConfig config, Storage storage) {
+  return within_memory("load", [&] {
+    Codec codec(ctx, std::move(config), storage);
+    load_from(ctx, codec.parameters(), file, true);
+    return codec;
+  });
 }
 
 }  // namespace nacre

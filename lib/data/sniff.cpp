@@ -9,6 +9,7 @@
 
 #include "data/folder_scan.h"
 #include "files/files.h"
+#include "files/pickle.h"
 
 namespace nacre::training {
 namespace {
@@ -27,6 +28,9 @@ constexpr Words words[] = {
     {"is an audio file", "audio", "nacre encode and nacre eval read it"},
     {"is JSON", "a configuration (JSON)", "--config takes a configuration"},
     {"is a git-lfs pointer", "", "git lfs pull fetches the file itself"},
+    {pytorch_file_text, "", pytorch_file_advice},
+    {"is a NumPy file, as the .dac files of descript-audio-codec are", "",
+     "python3 -m dac decode turns a .dac file into audio, which nacre encode reads"},
 };
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
@@ -53,6 +57,8 @@ Thing thing_of(std::string_view head) {
   if (head.starts_with("\x89NACRE")) return Thing::stream;
   if (is_named_audio(head))
     return Thing::audio;  // before the test for weights: the size of an ID3 tag may look like their header
+  if (is_pytorch_file(head)) return Thing::pytorch;
+  if (is_numpy_file(head)) return Thing::numpy;
   // Eight bytes of length, then JSON (safetensors).
   if (head.size() > 8 && head[8] == '{') {
     uint64_t length = 0;  // of the header
@@ -95,14 +101,19 @@ std::string about_folder(const fs::path& folder, Thing expected) {
     return expected == Thing::weights ? "; it is a run of nacre train that has no checkpoint yet"
                                       : "; it is a run of nacre train, which --model takes";
   bool audio = false, streams = false, weights = false;
+  std::string pytorch;
   for (fs::directory_iterator entry(folder, failed); !failed && entry != fs::directory_iterator();
        entry.increment(failed)) {
     const std::string name = entry->path().filename().string();
     audio = audio || has_audio_extension(name);
     streams = streams || name.ends_with(".nacre");
     weights = weights || name.ends_with(".safetensors");
+    if (expected == Thing::weights && (name.ends_with(".pth") || name.ends_with(".bin")) &&
+        thing_at(entry->path()) == Thing::pytorch && (pytorch.empty() || name < pytorch))
+      pytorch = name;
   }
   if (weights) return expected == Thing::weights ? "; give the name of one of its safetensors files" : "";
+  if (!pytorch.empty()) return "; its " + pytorch + " " + pytorch_file_text + "; " + pytorch_file_advice;
   if (audio && expected != Thing::audio) return "; it contains audio files, which nacre encode and nacre eval read";
   if (streams && expected != Thing::stream) return "; it contains .nacre streams, which nacre decode reads";
   return "";

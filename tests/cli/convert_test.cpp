@@ -4,6 +4,7 @@
 
 #include "cli/program.h"
 #include "nacre/coding/codec_files.h"
+#include "nacre/files/safetensors.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -233,6 +234,75 @@ TEST_CASE("an exported model is the same model", "[cli]") {
   REQUIRE(run(folder, {"encode", in, "-o", folder / "s.nacre", "-m", model}).code == 0);
   CHECK(run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "-m", folder / "out.safetensors"}).code ==
         0);
+}
+
+TEST_CASE("a model goes to the formats of other programs, and every verb reads them there", "[cli]") {
+  const Folder folder;
+  CodecConfig config;
+  config.sample_rate = 8000;
+  config.encoder_dim = 2, config.decoder_dim = 8, config.encoder_rates = {2, 3}, config.decoder_rates = {3, 2};
+  config.n_codebooks = 2, config.codebook_size = 16, config.codebook_dim = 4;
+  const std::string model = tiny_model(folder, "ours.safetensors", 1, config);
+  const std::string in = write_voice(folder / "in.wav", 3000, 8000);
+  const std::string hf = folder / "hf", dac = folder / "dac.safetensors", bare = folder / "bare.safetensors";
+  const auto expect = [&](int code, const std::vector<std::string>& words, const std::string& part) {
+    const Outcome o = run(folder, words);
+    INFO(o.err);
+    CHECK(o.code == code);
+    CHECK((o.err + o.out).find(part) != std::string::npos);
+    CHECK(o.lines() <= 1);
+  };
+  expect(0, {"export", "-m", model, "-o", hf + "/", "--format", "hf"}, "values");
+  expect(2, {"export", "-m", model, "-o", hf, "--format", "hf"}, "-f overwrites it");
+  expect(0, {"export", "-m", model, "-o", hf, "--format", "hf", "-f", "-q"}, "");
+  expect(2, {"export", "-m", hf, "-o", hf, "--format", "hf", "-f"}, "is the model that is exported");
+  expect(2, {"export", "-m", model, "-o", model, "--format", "hf", "-f"}, "is a file, expected a folder");
+  expect(2, {"export", "-m", model, "-o", hf, "--format", "descript", "-f"}, "is a folder, expected a file name");
+  expect(4, {"export", "-m", model, "-o", folder / "no/hf", "--format", "hf"}, "there is no folder");
+  expect(2, {"export", "-m", model, "-o", folder.path().string(), "--format", "hf", "-f"}, "is no folder of DacModel");
+  CHECK(std::distance(fs::directory_iterator(hf), fs::directory_iterator()) == 3);
+  expect(0, {"export", "-m", hf, "-o", dac, "--format", "descript", "--json"}, "\"descript\"");
+
+  // The state dict alone, whose strides are none of the published ones.
+  {
+    const Safetensors file = Safetensors::read(dac);
+    write_safetensors(fs::path(bare), file.tensors(), {});
+  }
+  expect(3, {"info", bare}, "--sample-rate gives it");
+  expect(2, {"info", dac, "--sample-rate", "8000"}, "has its own sample rate");
+  expect(2, {"info", bare, "--sample-rate", "8000", "--config", "dac-16k"}, "omit --sample-rate");
+  expect(0, {"info", hf}, "transformers (DacModel)");
+  expect(0, {"info", dac}, "descript-audio-codec");
+
+  // The weights of hf are rounded once more than ours. All others are copies of it, so their streams are equal.
+  expect(0, {"export", "-m", hf, "-o", folder / "back.safetensors"}, "values");
+  std::string first;
+  for (const std::string& from :
+       std::vector<std::string>{hf, hf + "/model.safetensors", dac, bare, folder / "back.safetensors"}) {
+    INFO(from);
+    const auto with = [&](std::vector<std::string> words) {
+      words.insert(words.end(), {"-m", from});
+      if (from == bare) words.insert(words.end(), {"--sample-rate", "8000"});
+      return words;
+    };
+    expect(0, with({"encode", in, "-o", folder / "s.nacre", "-f"}), "kbit/s");
+    expect(0, with({"decode", folder / "s.nacre", "-o", folder / "s.wav", "-f"}), "s.wav");
+    expect(0, with({"eval", in}), "SNR");
+    const std::string stream = slurp(folder / "s.nacre");
+    if (first.empty()) first = stream;
+    CHECK(stream == first);
+  }
+  // A run that continues from it.
+  fs::create_directories(folder / "data");
+  for (int i = 0; i < 3; ++i) write_voice(folder / ("data/" + std::to_string(i) + ".wav"), 8000, 8000);
+  spill(folder / "c.json",
+        R"({"codec": )" + config.to_json() + R"(, "training": {"batch_size": 2, "segment_length": 600}})");
+  const Outcome o = run(folder, {"train", "--data_dir", folder / "data", "--checkpoint_dir", folder / "run", "--config",
+                                 folder / "c.json", "--init", hf, "--max-steps", "1"});
+  INFO(o.err);
+  INFO(o.out);
+  CHECK(o.code == 0);
+  CHECK(o.out.find(" 0 missing, 0 not used, 0 of another shape") != std::string::npos);
 }
 
 TEST_CASE("a beam changes the stream of encode, and neither its size nor who decodes it", "[cli]") {

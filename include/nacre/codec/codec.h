@@ -12,6 +12,8 @@
 
 namespace nacre {
 
+class WeightsFile;
+
 /// A model for inference: parameters, and one planned encoder and decoder per window shape. Only one call may run at a
 /// time: a thread that plans, encodes or decodes while another one does gets Error(usage). Codecs of several threads
 /// may share a Context.
@@ -21,9 +23,12 @@ class Codec {
   /// and effective weights between the waveform and the latent, as in TrainingStep. The quantizer computes in float in
   /// both cases.
   Codec(Context&, CodecConfig, Storage storage = Storage::float32);
-  /// Loads a safetensors file whose metadata holds the configuration. Throws Error(input) that lists every missing,
-  /// surplus or misshapen tensor.
+  /// Loads a safetensors file that Codec::save(), transformers (DacModel) or descript-audio-codec wrote, with the
+  /// configuration that WeightsFile::config() finds (nacre/formats/weights_file.h). Throws Error(input) that names
+  /// missing, surplus and misshapen tensors, up to ten of each kind.
   static Codec load(Context&, const std::filesystem::path& safetensors, Storage storage = Storage::float32);
+  /// Loads the file with a given configuration.
+  static Codec load(Context&, const WeightsFile&, CodecConfig, Storage storage = Storage::float32);
   void save(const std::filesystem::path& safetensors, const std::map<std::string, std::string>& metadata = {}) const;
   Codec(Codec&&) noexcept;
   Codec& operator=(Codec&&) noexcept;
@@ -63,8 +68,8 @@ class Codec {
 
 /// Metadata key of a safetensors file that holds the codec's configuration as JSON.
 inline constexpr const char* config_metadata_key = "nacre.codec";
-/// Sets parameters from a safetensors file and reports which tensors matched. strict: any difference throws
-/// Error(input).
+/// Sets parameters from a safetensors file, in any form that WeightsFile reads, and reports which of the model's tensors
+/// were found. Tensors that were not are reported under the file's names. strict: any difference throws Error(input).
 struct LoadReport {
   int64_t matched = 0;
   std::vector<std::string> missing, surplus, misshapen;

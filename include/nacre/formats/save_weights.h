@@ -1,0 +1,25 @@
+#pragma once
+// Writing of a codec's weights in the forms of other programs. docs/exchange.md describes them.
+#include <filesystem>
+#include <string>
+
+#include "nacre/nn/parameters.h"
+#include "nacre/systems/codec_config.h"
+
+namespace nacre {
+
+/// Why DacModel of transformers, or class DAC of descript-audio-codec, cannot hold a codec: "codec.activation is elu,
+/// which DacModel does not have". Empty if it can.
+std::string not_for_hugging_face(const CodecConfig&);
+std::string not_for_descript(const CodecConfig&);
+
+/// Writes a folder that DacModel.from_pretrained() of transformers loads: model.safetensors with effective weights,
+/// config.json and preprocessor_config.json. A new folder appears atomically. In an existing folder, each file is
+/// replaced atomically, the weights last. Throws Error(usage) for a codec that DacModel cannot hold.
+void save_hugging_face(Context&, const Parameters&, const CodecConfig&, const std::filesystem::path& folder);
+
+/// Writes the state dict of descript-audio-codec's class DAC as safetensors, with the arguments of the class in the
+/// metadata. Throws Error(usage) for a codec that DAC cannot hold.
+void save_descript(Context&, const Parameters&, const CodecConfig&, const std::filesystem::path& safetensors);
+
+}  // namespace nacre

@@ -1,0 +1,85 @@
+#pragma once
+// Files of weights that this library or other programs wrote, read under the names and shapes of this library. What is
+// accepted is described in docs/exchange.md.
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nacre/files/safetensors.h"
+#include "nacre/systems/codec_config.h"
+
+namespace nacre {
+
+/// Which program's names a file of weights has. It is recognised by content, never by the file's name.
+enum class WeightsFormat : uint8_t {
+  nacre,         ///< the metadata hold a configuration of this library
+  descript,      ///< state dict of descript-audio-codec; its names are those of this library
+  hugging_face,  ///< DacModel of transformers
+  other          ///< none of these; tensors are looked up under this library's names
+};
+/// "nacre", "descript", "hf", "other"
+const char* str(WeightsFormat) noexcept;
+
+/// Metadata key of a safetensors file that holds the arguments of descript-audio-codec's class DAC as JSON.
+inline constexpr const char* kwargs_metadata_key = "kwargs";
+
+/// The name of a tensor of this library's "dac" network in DacModel, or "" if DacModel has no such tensor. The names
+/// depend on the number of strides of the encoder and of the decoder.
+std::string hugging_face_name(std::string_view name, size_t encoder_strides, size_t decoder_strides);
+
+/// A safetensors file of a codec's weights. Tensors are found under the names of this library, whichever names and
+/// whichever of three forms of weight normalisation the file has: weight_g and weight_v,
+/// parametrizations.weight.original0 and original1, or the product of both as weight. From the product w, v = w and
+/// g = |w| of each row of the first axis.
+class WeightsFile {
+ public:
+  /// Throws Error(input) for a file that is no safetensors file (a pickled one is named), that has values that are not
+  /// finite, or that mixes forms of weight normalisation in one layer.
+  static WeightsFile read(const std::filesystem::path&);
+
+  const std::filesystem::path& path() const noexcept { return path_; }
+  WeightsFormat format() const noexcept { return format_; }
+  const std::map<std::string, std::string>& metadata() const noexcept { return file_.metadata(); }
+  /// Whether the file, or config.json beside it, tells the sample rate.
+  bool tells_sample_rate() const noexcept;
+  /// The codec's configuration: from the metadata, from config.json beside a DacModel, or else from the shapes of the
+  /// tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that of the published
+  /// model with the same strides and number of codebooks. Throws Error(input) if there is no configuration, or none
+  /// that a codec can have.
+  CodecConfig config(int64_t sample_rate = 0) const;
+
+  /// Where the values of one of the model's tensors are in the file.
+  struct Place {
+    const StoredTensor* tensor = nullptr;  ///< null: the file does not have it
+    bool norms = false;                    ///< the values are the norms of the tensor's rows
+  };
+  Place find(const std::string& name) const;
+  /// The name under which the file has or would have the model's tensor `name`.
+  std::string name_of(const std::string& name) const;
+  /// Whether a tensor has the model's shape. A vector fits alpha's [1, channels, 1].
+  static bool fits(const Place&, const std::string& name, const std::vector<int64_t>& shape) noexcept;
+  static std::vector<float> values(const Place&);
+  /// All tensors of the file, under their own names.
+  std::span<const StoredTensor> tensors() const& noexcept { return file_.tensors(); }
+
+ private:
+  WeightsFile(std::filesystem::path path, Safetensors file);
+  void recognise();
+  void refuse_mixtures() const;
+  std::vector<int64_t> shape_of(const std::string& name) const;
+  CodecConfig config_by_keys(const std::string& source) const;
+  CodecConfig config_by_shapes() const;
+
+  std::filesystem::path path_;
+  Safetensors file_;
+  WeightsFormat format_ = WeightsFormat::other;
+  std::string told_;  ///< JSON beside or in the file: config.json of DacModel, arguments of DAC
+  std::map<std::string, const StoredTensor*, std::less<>> named_;  ///< by name without prefixes such as "module."
+  size_t encoder_strides_ = 0, decoder_strides_ = 0;
+  int form_ = 0;  ///< of the weight normalisation of most layers
+};
+
+}  // namespace nacre
