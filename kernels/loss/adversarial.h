@@ -10,7 +10,7 @@ struct AdversarialTerm {
   float gradient;
   bool right;
 };
-/// `real`: whether the logit shall be judged real. `scale` is the factor of the gradient, for least squares with the 2
+/// `real`: whether the logit should be judged real. `scale` is the factor of the gradient, for least squares with the 2
 /// of the square. NaN gives NaN, and is never right.
 template <bool hinge>
 NACRE_INLINE AdversarialTerm adversarial_term(float logit, bool real, float scale) {

@@ -95,7 +95,7 @@ void discriminator_loss(Context& ctx, const DiscriminatorLoss<T>& a) {
   expect_shape("discriminator_loss", "logits", a.logits, s);
   if (s.batch % 2 != 0) [[unlikely]]
     throw_usage("discriminator_loss", "logits have " + std::to_string(s.batch) +
-                                          " items, expected an even number: real audio, then as much fake audio");
+                                          " items, expected an even number: real ones, then as many fake ones");
   expect_shape("discriminator_loss", "loss", a.loss, Shape{});
   expect_shape_or_empty("discriminator_loss", "right", a.right, Shape{.channels = 2});
   expect_shape_or_empty("discriminator_loss", "gradient", a.gradient, s);
@@ -103,7 +103,7 @@ void discriminator_loss(Context& ctx, const DiscriminatorLoss<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::discriminator_loss(ctx, a);
   const Result r = run(ctx, a.logits, a.gradient, a.scratch.data, a.kind, a.weight, 2);
-  a.loss[0] = static_cast<float>(r.loss);
+  a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(r.loss);
   if (a.right) std::transform(r.right, r.right + 2, a.right.data, [](double f) { return static_cast<float>(f); });
 }
 
@@ -116,7 +116,8 @@ void generator_loss(Context& ctx, const GeneratorLoss<T>& a) {
   expect_scratch("generator_loss", a.scratch, adversarial_loss_scratch(ctx, s));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::generator_loss(ctx, a);
-  a.loss[0] = static_cast<float>(run(ctx, a.logits, a.gradient, a.scratch.data, a.kind, a.weight, 1).loss);
+  const Result r = run(ctx, a.logits, a.gradient, a.scratch.data, a.kind, a.weight, 1);
+  a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(r.loss);
 }
 
 template void discriminator_loss<float>(Context&, const DiscriminatorLoss<float>&);

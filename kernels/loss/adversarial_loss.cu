@@ -17,6 +17,7 @@ struct Judged {
   float scale;
   float *scratch, *loss, *right;
   int halves;
+  bool add_loss;
 };
 
 struct Part {
@@ -67,9 +68,10 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T>
   put_partial(a.scratch, blockIdx.x, part.loss);
   put_partial(a.scratch, a.halves * a.parts + blockIdx.x, part.right);
 }
-/// One block for halves of one part.
+/// One block for halves of one part. Four blocks per multiprocessor leave 64 registers; without that bound ptxas takes
+/// fewer for sm_80 and spills.
 template <class T, bool hinge, bool aligned>
-__global__ void __launch_bounds__(sum_threads) adversarial_loss_short_kernel(Judged<T> a) {
+__global__ void __launch_bounds__(sum_threads, 4) adversarial_loss_short_kernel(Judged<T> a) {
   NACRE_SHARED(double, sums, sum_threads / 32);
   NACRE_SHARED(int, counts, sum_threads / 32);
   const double logits = static_cast<double>(a.n);
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_short_kernel(Jud
     loss += part.loss / logits;
     if (a.right != nullptr && threadIdx.x == 0) a.right[half] = static_cast<float>(part.right / logits);
   }
-  if (threadIdx.x == 0) a.loss[0] = static_cast<float>(loss);
+  if (threadIdx.x == 0) a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(loss);
 }
 
 template <class T>
@@ -94,7 +96,7 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_sum_kernel(Judge
     const double right = sum_partials(sums + 2 * a.halves * a.parts, a.parts, buffer) / logits;
     if (threadIdx.x == 0) a.right[half] = static_cast<float>(right);
   }
-  if (threadIdx.x == 0) a.loss[0] = static_cast<float>(loss);
+  if (threadIdx.x == 0) a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(loss);
 }
 
 template <class T, bool hinge>
@@ -113,7 +115,7 @@ void run(Context& ctx, const Judged<T>& a) {
 }
 template <class T>
 void run(Context& ctx, View<const T> logits, View<T> gradient, View<float> scratch, View<float> loss, View<float> right,
-         AdversarialKind kind, float weight, int halves) {
+         AdversarialKind kind, float weight, bool add_loss, int halves) {
   const int64_t n = logits.elements() / halves;
   const Judged<T> a{.logits = logits.data,
                     .gradient = gradient.data,
@@ -123,7 +125,8 @@ void run(Context& ctx, View<const T> logits, View<T> gradient, View<float> scrat
                     .scratch = scratch.data,
                     .loss = loss.data,
                     .right = right.data,
-                    .halves = halves};
+                    .halves = halves,
+                    .add_loss = add_loss};
   if (kind == AdversarialKind::hinge)
     run<T, true>(ctx, a);
   else
@@ -137,11 +140,11 @@ Shape adversarial_loss_scratch(Shape logits) { return {.channels = 8 * sum_parts
 
 template <class T>
 void discriminator_loss(Context& ctx, const DiscriminatorLoss<T>& a) {
-  run(ctx, a.logits, a.gradient, a.scratch, a.loss, a.right, a.kind, a.weight, 2);
+  run(ctx, a.logits, a.gradient, a.scratch, a.loss, a.right, a.kind, a.weight, a.add_loss, 2);
 }
 template <class T>
 void generator_loss(Context& ctx, const GeneratorLoss<T>& a) {
-  run(ctx, a.logits, a.gradient, a.scratch, a.loss, View<float>(), a.kind, a.weight, 1);
+  run(ctx, a.logits, a.gradient, a.scratch, a.loss, View<float>(), a.kind, a.weight, a.add_loss, 1);
 }
 
 template void discriminator_loss<float>(Context&, const DiscriminatorLoss<float>&);

@@ -68,7 +68,7 @@ void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
     if (const int64_t parts = first[i + 1] - first[i]; parts > 0)
       loss += add_partials(a.scratch.data + partial_floats(first[i]), parts) /
               static_cast<double>(a.pairs[static_cast<size_t>(i)].real.elements());
-  a.loss[0] = static_cast<float>(loss);
+  a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(loss);
 }
 
 template void feature_loss<float>(Context&, const FeatureLoss<float>&);

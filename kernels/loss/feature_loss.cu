@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(sum_threads, 4) feature_loss_kernel(Pairs<T> a
 /// Warp i adds the parts of pair i. Thread 0 adds the means in the order of the pairs.
 template <class T>
 __global__ void __launch_bounds__(32 * feature_loss_max)
-    feature_loss_sum_kernel(Pairs<T> a, const float* scratch, float* loss) {
+    feature_loss_sum_kernel(Pairs<T> a, const float* scratch, float* loss, bool add_loss) {
   NACRE_SHARED(double, means, feature_loss_max);
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int first = a.pairs[i].first_block, end = i + 1 < a.count ? a.pairs[i + 1].first_block : a.blocks;
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(32 * feature_loss_max)
   if (threadIdx.x != 0) return;
   double total = 0;
   for (int k = 0; k < a.count; ++k) total += means[k];
-  loss[0] = static_cast<float>(total);
+  loss[0] = (add_loss ? loss[0] : 0.0f) + static_cast<float>(total);
 }
 
 }  // namespace
@@ -131,7 +131,7 @@ void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
   launch(ctx, {.name = "feature_loss", .grid = blocks_for(pairs.blocks, 1), .block = sum_threads},
          feature_loss_kernel<T>, pairs, a.scratch.data);
   launch(ctx, {.name = "feature_loss_sum", .block = 32 * static_cast<unsigned>(a.count)}, feature_loss_sum_kernel<T>,
-         pairs, a.scratch.data, a.loss.data);
+         pairs, a.scratch.data, a.loss.data, a.add_loss);
 }
 
 template void feature_loss<float>(Context&, const FeatureLoss<float>&);

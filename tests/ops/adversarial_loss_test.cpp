@@ -23,7 +23,7 @@ std::vector<double> doubles(const std::vector<T>& values) {
 /// The loss of a discriminator (two halves) or of a generator (one).
 template <class T>
 void run(Context& ctx, int halves, View<const T> logits, View<float> loss, View<float> right, View<T> gradient,
-         View<float> scratch, AdversarialKind kind, float weight) {
+         View<float> scratch, AdversarialKind kind, float weight, bool add_loss = false) {
   if (halves == 2)
     discriminator_loss<T>(ctx, {.logits = logits,
                                 .loss = loss,
@@ -31,11 +31,16 @@ void run(Context& ctx, int halves, View<const T> logits, View<float> loss, View<
                                 .gradient = gradient,
                                 .scratch = scratch,
                                 .kind = kind,
-                                .weight = weight});
+                                .weight = weight,
+                                .add_loss = add_loss});
   else
-    generator_loss<T>(
-        ctx,
-        {.logits = logits, .loss = loss, .gradient = gradient, .scratch = scratch, .kind = kind, .weight = weight});
+    generator_loss<T>(ctx, {.logits = logits,
+                            .loss = loss,
+                            .gradient = gradient,
+                            .scratch = scratch,
+                            .kind = kind,
+                            .weight = weight,
+                            .add_loss = add_loss});
 }
 
 /// `s` is the shape of one half.
@@ -52,6 +57,8 @@ void adversarial_case(Device device, Shape s, int halves, AdversarialKind kind) 
   run<T>(c.ctx, halves, logits, loss, right, gradient, scratch, kind, weight);
   run<T>(c.ctx, halves, logits, alone, {}, {}, scratch, kind, weight);
   run<T>(c.ctx, halves, in_place, third, {}, in_place, scratch, kind, weight);
+  auto& twice = c.output("loss twice", {});
+  for (const bool add : {false, true}) run<T>(c.ctx, halves, logits, twice, {}, {}, scratch, kind, weight, add);
 
   const auto exact = reference::adversarial_loss(doubles(logits.before()), static_cast<size_t>(halves),
                                                  kind == AdversarialKind::hinge);
@@ -68,6 +75,7 @@ void adversarial_case(Device device, Shape s, int halves, AdversarialKind kind) 
   c.expect<T>(gradient, slope, slope_allowed);
   c.expect_equal<float>(alone, loss.read());
   c.expect_equal<float>(third, loss.read());
+  c.expect_equal<float>(twice, {2 * loss.read()[0]});
   c.expect_equal<T>(in_place, gradient.read());
   if (halves == 2)
     c.expect_equal<float>(right, {static_cast<float>(exact.right[0]), static_cast<float>(exact.right[1])});

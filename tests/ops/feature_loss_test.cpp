@@ -48,6 +48,11 @@ void feature_case(Device device, const std::vector<Shape>& shapes) {
   feature_loss<T>(c.ctx, a);
   plain.loss = alone;
   feature_loss<T>(c.ctx, plain);
+  auto& twice = c.output("loss twice", {});
+  plain.loss = twice;
+  feature_loss<T>(c.ctx, plain);
+  plain.add_loss = true;
+  feature_loss<T>(c.ctx, plain);
   same.loss = third;
   feature_loss<T>(c.ctx, same);
 
@@ -58,6 +63,7 @@ void feature_case(Device device, const std::vector<Shape>& shapes) {
   c.expect<float>(loss, expected_loss, loss_allowed);
   c.expect_equal<float>(alone, loss.read());
   c.expect_equal<float>(third, loss.read());
+  c.expect_equal<float>(twice, {2 * loss.read()[0]});
   CHECK(worst_ratio({static_cast<double>(loss.read()[0]) + 10 * loss_allowed(0)}, expected_loss, loss_allowed) > 1);
   for (size_t i = 0; i < shapes.size(); ++i) {
     // weight / elements is rounded once; then comes the rounding of storage, relative to a value that is at most 1.01

@@ -14,7 +14,7 @@
 //   right      a logit above the threshold is judged real, one at or below it is judged fake
 //   NaN        in a logit gives NaN in loss and in its gradient; it is never judged right
 //   saved      the logits
-//   writes     loss, right and gradient are =
+//   writes     loss is = unless add_loss; right and gradient are =
 //   aliasing   gradient may be logits
 //   order      summed in double, over parts fixed by the shape
 //   accuracy   loss within 4 u (u = 2^-24) of the sum of the sizes of its terms; gradient within 4 u, and rounded once
@@ -28,21 +28,23 @@ enum class AdversarialKind : uint8_t { least_squares, hinge };
 template <class T>
 struct DiscriminatorLoss {
   View<const T> logits;   ///< [2 * batch, time, width, channels]
-  View<float> loss;       ///< [1] =
+  View<float> loss;       ///< [1] = unless add_loss
   View<float> right{};    ///< [2] = the fraction of the real and of the fake logits that are judged right; may be empty
   View<T> gradient{};     ///< = ; empty: skipped
   View<float> scratch{};  ///< adversarial_loss_scratch
   AdversarialKind kind = AdversarialKind::least_squares;
   float weight = 1;
+  bool add_loss = false;
 };
 template <class T>
 struct GeneratorLoss {
   View<const T> logits;   ///< [batch, time, width, channels]
-  View<float> loss;       ///< [1] =
+  View<float> loss;       ///< [1] = unless add_loss
   View<T> gradient{};     ///< = ; empty: skipped
   View<float> scratch{};  ///< adversarial_loss_scratch
   AdversarialKind kind = AdversarialKind::least_squares;
   float weight = 1;
+  bool add_loss = false;
 };
 Shape adversarial_loss_scratch(Context&, Shape logits);
 /// Throws Error(usage) if the number of items is odd.

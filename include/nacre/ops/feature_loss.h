@@ -8,7 +8,7 @@
 //   forward    loss = sum_i mean |fake_i - real_i|, each mean over all elements of activation i
 //   backward   dfake_i = weight sign(fake_i - real_i) / elements_i
 //   sign       of 0 is 0, of NaN is NaN
-//   writes     loss is =; gradients are =. The gradient of a pair without an address is skipped
+//   writes     loss is = unless add_loss; gradients are =. The gradient of a pair without an address is skipped
 //   aliasing   a gradient may be the fake activation of its pair
 //   order      every pair is summed in double, over parts fixed by its shape; pairs are added in their order
 //   accuracy   loss within 4 u (u = 2^-24); a gradient within 2 u, and rounded once when T is bf16
@@ -24,9 +24,10 @@ template <class T>
 struct FeatureLoss {
   std::array<FeaturePair<T>, feature_loss_max> pairs{};  ///< the first `count` are used
   int count = 0;                                         ///< 1 to feature_loss_max
-  View<float> loss;       ///< [1] =
-  View<float> scratch{};  ///< feature_loss_scratch
-  float weight = 1;       ///< of the gradient
+  View<float> loss;                                      ///< [1] = unless add_loss
+  View<float> scratch{};                                 ///< feature_loss_scratch
+  float weight = 1;                                      ///< of the gradient
+  bool add_loss = false;
 };
 /// `elements` and `count` describe all pairs together.
 Shape feature_loss_scratch(Context&, int64_t elements, int count);
