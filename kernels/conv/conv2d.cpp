@@ -26,7 +26,7 @@ constexpr int64_t grain = 1 << 14;  // elements that make a thread worth its sta
 constexpr int64_t short_run = 64;   // bytes below which a loop copies faster than a call of memcpy
 constexpr int64_t sum_elements = 1024;
 
-// ---- stacking on the CPU
+// ---- stacking on the CPU, which does not pad: pitch is taps * channels
 
 template <class T>
 void copy_columns(const T* from, int64_t columns, int64_t channels, T* to, int64_t to_stride) {
@@ -58,14 +58,14 @@ void stack(Context& ctx, const Conv2dParts<const T>& x, const StackSizes& s, T* 
         const conv::PartColumns c = conv::columns_of(x, p, s);
         if (c.count == 0) continue;
         for (int64_t k = 0; k < s.taps; ++k) {
-          T* const to = stacked + r * s.row() + (c.to * s.taps + k) * s.channels;
+          T* const to = stacked + r * s.row() + c.to * s.pitch + k * s.channels;
           const int64_t frame = t * s.stride + k * s.dilation - s.left;
           if (frame < 0 || frame >= s.time) {
-            clear_columns(c.count, s.channels, to, s.taps * s.channels);
+            clear_columns(c.count, s.channels, to, s.pitch);
             continue;
           }
           const T* const from = part.data + ((b * s.time + frame) * part.shape.width + c.first) * s.channels;
-          copy_columns(from, c.count, s.channels, to, s.taps * s.channels);
+          copy_columns(from, c.count, s.channels, to, s.pitch);
         }
       }
     }
@@ -96,7 +96,7 @@ void gather(const T* from, const StackSizes& s, int64_t frame, int64_t begin, in
     const T* const tap = from + at / s.stride * s.row() + k * channels;
     for (int64_t e = begin; e < end;) {  // runs of one column each
       const int64_t v = e / channels, run = std::min(end, (v + 1) * channels) - e;
-      const T* const run_from = tap + v * s.taps * channels + (e - v * channels);
+      const T* const run_from = tap + v * s.pitch + (e - v * channels);
       if (run == 1)
         sum[e - begin] += to_float(*run_from);
       else
@@ -129,7 +129,7 @@ void unstack(Context& ctx, const T* stacked, const StackSizes& s, const Conv2dPa
           std::fill_n(to + (width - after) * s.channels, after * s.channels, T{});
         }
         if (c.count == 0) continue;
-        const T* const from = stacked + b * s.frames * s.row() + c.to * s.taps * s.channels;
+        const T* const from = stacked + b * s.frames * s.row() + c.to * s.pitch;
         for (int64_t e = 0; e < c.count * s.channels; e += sum_elements)
           gather(from, s, frame, e, std::min(e + sum_elements, c.count * s.channels), to + c.first * s.channels, add);
       }
@@ -152,6 +152,8 @@ int64_t axis_length(int64_t length, int64_t taps, const Conv2dAxis& a) {
 /// The convolution as one of conv1d along the width.
 struct AsConv1d {
   bool stacks = false;  ///< else x itself is the input
+  bool pads = false;    ///< the channels here fill 16 bytes, and `narrow` has the real ones
+  Shape narrow{};       ///< of the weight
   StackSizes stack{};
   Shape x{}, weight{}, y{};
   Conv1dGeometry geometry{};
@@ -191,7 +193,8 @@ AsConv1d view(const char* op, Shape x, int parts, Shape weight, const Conv2dGeom
                     .dilation = g.time.dilation,
                     .left = g.time.left,
                     .first_column = g.first_column,
-                    .columns = columns},
+                    .columns = columns,
+                    .pitch = channels},
           .x = {.batch = x.batch * frames, .time = columns, .channels = channels},
           .weight = {.batch = weight.batch, .time = weight.time, .channels = channels},
           .y = {.batch = x.batch * frames, .time = length, .channels = weight.batch},
@@ -201,6 +204,34 @@ AsConv1d view(const char* op, Shape x, int parts, Shape weight, const Conv2dGeom
                        .right = g.width.right},
           .output = {x.batch, frames, length, weight.batch}};
 }
+
+/// On CUDA, conv1d is fast for channels that fill 16 bytes. Where the stacked channels do not and the outputs do, the
+/// channels are padded with zeros, in x and in a copy of the weight. The first layer of DAC's spectrogram discriminators
+/// is one: 2 channels in 3 frames.
+template <class T>
+AsConv1d padded(const Context& ctx, AsConv1d v) {
+  constexpr int64_t pack = 16 / sizeof(T);
+  const int64_t channels = v.weight.channels;
+  if (!on_cuda(ctx) || !v.stacks || channels % pack == 0 || v.weight.batch % pack != 0) return v;
+  v.pads = true, v.narrow = v.weight;
+  v.stack.pitch = v.x.channels = v.weight.channels = (channels + pack - 1) / pack * pack;
+  return v;
+}
+/// The rows of a weight as columns of a stacked tensor, one of padded channels each.
+StackSizes weight_rows(const AsConv1d& v) {
+  return {.batch = 1,
+          .time = 1,
+          .channels = v.narrow.channels,
+          .frames = 1,
+          .taps = 1,
+          .stride = 1,
+          .dilation = 1,
+          .left = 0,
+          .first_column = 0,
+          .columns = v.narrow.rows(),
+          .pitch = v.weight.channels};
+}
+Shape in_columns(Shape narrow) { return {.width = narrow.rows(), .channels = narrow.channels}; }
 
 template <class T>
 void expect_parts(const char* op, const char* name, const Conv2dParts<T>& x, bool with_data) {
@@ -219,27 +250,38 @@ void expect_parts(const char* op, const char* name, const Conv2dParts<T>& x, boo
 
 Shape floats(int64_t n) { return {.channels = n}; }
 
-/// The scratch of a direction: the stacked tensor, if there is one, and what conv1d needs.
-template <class T>
+/// The scratch of a direction: the stacked tensor, if there is one, the padded weight or its gradient (elements of type
+/// W), and what conv1d needs.
+template <class T, class W>
 Shape with_stacked(const AsConv1d& v, Shape of_conv1d) {
-  return floats((v.stacks ? conv::tensor_floats<T>(v.x) : 0) + of_conv1d.elements());
+  return floats((v.stacks ? conv::tensor_floats<T>(v.x) : 0) + (v.pads ? conv::tensor_floats<W>(v.weight) : 0) +
+                of_conv1d.elements());
 }
-template <class T>
+template <class T, class W>
 struct Pieces {
   Pieces(const AsConv1d& v, View<float> scratch) {
-    const int64_t n = v.stacks ? conv::tensor_floats<T>(v.x) : 0;
-    if (v.stacks) stacked = {reinterpret_cast<T*>(scratch.data), v.x};
-    if (scratch) rest = {scratch.data + n, floats(scratch.elements() - n)};
+    float* at = scratch.data;
+    if (v.stacks) stacked = {reinterpret_cast<T*>(at), v.x}, at += conv::tensor_floats<T>(v.x);
+    if (v.pads) weight = {reinterpret_cast<W*>(at), v.weight}, at += conv::tensor_floats<W>(v.weight);
+    if (scratch) rest = {at, floats(scratch.elements() - (at - scratch.data))};
   }
   View<T> stacked{};
+  View<W> weight{};
   View<float> rest{};
 };
+/// The weight of conv1d: the given one, or a padded copy.
+template <class T>
+View<const T> weight_of(Context& ctx, const AsConv1d& v, View<const T> weight, const Pieces<T, T>& pieces) {
+  if (!v.pads) return {weight.data, v.weight};
+  stack<T>(ctx, {.part = {View<const T>(weight.data, in_columns(v.narrow))}}, weight_rows(v), pieces.weight.data);
+  return pieces.weight;
+}
 /// The input of conv1d: x itself, or its stacked frames.
 template <class T>
-View<const T> input(Context& ctx, const AsConv1d& v, const Conv2dParts<const T>& x, const Pieces<T>& pieces) {
+View<const T> input(Context& ctx, const AsConv1d& v, const Conv2dParts<const T>& x, View<T> stacked) {
   if (!v.stacks) return {x.part[0].data, v.x};
-  stack<T>(ctx, x, v.stack, pieces.stacked.data);
-  return pieces.stacked;
+  stack<T>(ctx, x, v.stack, stacked.data);
+  return stacked;
 }
 
 }  // namespace
@@ -250,24 +292,24 @@ Shape conv2d_output(Shape x, Shape weight, const Conv2dGeometry& g) {
 
 template <class T>
 Shape conv2d_forward_scratch(Context& ctx, Shape x, int parts, Shape weight, const Conv2dGeometry& g) {
-  const AsConv1d v = view("conv2d_forward_scratch", x, parts, weight, g);
+  const AsConv1d v = padded<T>(ctx, view("conv2d_forward_scratch", x, parts, weight, g));
   if (x.batch == 0) return {0, 0, 0, 0};
-  return with_stacked<T>(v, conv1d_forward_scratch<T>(ctx, v.x, v.weight, v.geometry));
+  return with_stacked<T, T>(v, conv1d_forward_scratch<T>(ctx, v.x, v.weight, v.geometry));
 }
 template <class T>
 void conv2d_forward(Context& ctx, const Conv2dForward<T>& a) {
   const char* const op = "conv2d_forward";
   expect_parts(op, "x", a.x, true);
   const Shape x = a.x.shape();
-  const AsConv1d v = view(op, x, a.x.count, a.weight.shape, a.geometry);
+  const AsConv1d v = padded<T>(ctx, view(op, x, a.x.count, a.weight.shape, a.geometry));
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape_or_empty(op, "bias", a.bias, {.channels = v.output.channels});
   expect_shape(op, "y", a.y, v.output);
   if (x.batch == 0) return;
   expect_scratch(op, a.scratch, conv2d_forward_scratch<T>(ctx, x, a.x.count, a.weight.shape, a.geometry));
-  const Pieces<T> pieces(v, a.scratch);
-  conv1d_forward<T>(ctx, {.x = input(ctx, v, a.x, pieces),
-                          .weight = {a.weight.data, v.weight},
+  const Pieces<T, T> pieces(v, a.scratch);
+  conv1d_forward<T>(ctx, {.x = input(ctx, v, a.x, pieces.stacked),
+                          .weight = weight_of(ctx, v, a.weight, pieces),
                           .bias = a.bias,
                           .y = {a.y.data, v.y},
                           .scratch = pieces.rest,
@@ -276,24 +318,24 @@ void conv2d_forward(Context& ctx, const Conv2dForward<T>& a) {
 
 template <class T>
 Shape conv2d_input_gradient_scratch(Context& ctx, Shape x, int parts, Shape weight, const Conv2dGeometry& g) {
-  const AsConv1d v = view("conv2d_input_gradient_scratch", x, parts, weight, g);
+  const AsConv1d v = padded<T>(ctx, view("conv2d_input_gradient_scratch", x, parts, weight, g));
   if (x.batch == 0) return {0, 0, 0, 0};
-  return with_stacked<T>(v, conv1d_input_gradient_scratch<T>(ctx, v.x, v.weight, v.y, v.geometry));
+  return with_stacked<T, T>(v, conv1d_input_gradient_scratch<T>(ctx, v.x, v.weight, v.y, v.geometry));
 }
 template <class T>
 void conv2d_input_gradient(Context& ctx, const Conv2dInputGradient<T>& a) {
   const char* const op = "conv2d_input_gradient";
   expect_parts(op, "dx", a.dx, false);
   const Shape x = a.dx.shape();
-  const AsConv1d v = view(op, x, a.dx.count, a.weight.shape, a.geometry);
+  const AsConv1d v = padded<T>(ctx, view(op, x, a.dx.count, a.weight.shape, a.geometry));
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "dy", a.dy, v.output);
   if (x.batch == 0) return;
   expect_scratch(op, a.scratch, conv2d_input_gradient_scratch<T>(ctx, x, a.dx.count, a.weight.shape, a.geometry));
   if (std::none_of(a.dx.part.begin(), a.dx.part.begin() + a.dx.count, [](const auto& p) { return bool(p); })) return;
-  const Pieces<T> pieces(v, a.scratch);
+  const Pieces<T, T> pieces(v, a.scratch);
   conv1d_input_gradient<T>(ctx, {.dy = {a.dy.data, v.y},
-                                 .weight = {a.weight.data, v.weight},
+                                 .weight = weight_of(ctx, v, a.weight, pieces),
                                  .dx = v.stacks ? pieces.stacked : View<T>(a.dx.part[0].data, v.x),
                                  .scratch = pieces.rest,
                                  .geometry = v.geometry,
@@ -303,16 +345,16 @@ void conv2d_input_gradient(Context& ctx, const Conv2dInputGradient<T>& a) {
 
 template <class T>
 Shape conv2d_weight_gradient_scratch(Context& ctx, Shape x, int parts, Shape weight, const Conv2dGeometry& g) {
-  const AsConv1d v = view("conv2d_weight_gradient_scratch", x, parts, weight, g);
+  const AsConv1d v = padded<T>(ctx, view("conv2d_weight_gradient_scratch", x, parts, weight, g));
   if (x.batch == 0) return {0, 0, 0, 0};
-  return with_stacked<T>(v, conv1d_weight_gradient_scratch<T>(ctx, v.x, v.weight, v.y, v.geometry));
+  return with_stacked<T, float>(v, conv1d_weight_gradient_scratch<T>(ctx, v.x, v.weight, v.y, v.geometry));
 }
 template <class T>
 void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
   const char* const op = "conv2d_weight_gradient";
   expect_parts(op, "x", a.x, true);
   const Shape x = a.x.shape();
-  const AsConv1d v = view(op, x, a.x.count, a.dweight.shape, a.geometry);
+  const AsConv1d v = padded<T>(ctx, view(op, x, a.x.count, a.dweight.shape, a.geometry));
   expect_shape(op, "dy", a.dy, v.output);
   expect_shape(op, "dweight", a.dweight, a.dweight.shape);
   expect_shape_or_empty(op, "dbias", a.dbias, {.channels = v.output.channels});
@@ -321,14 +363,17 @@ void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
     return;
   }
   expect_scratch(op, a.scratch, conv2d_weight_gradient_scratch<T>(ctx, x, a.x.count, a.dweight.shape, a.geometry));
-  const Pieces<T> pieces(v, a.scratch);
-  conv1d_weight_gradient<T>(ctx, {.x = input(ctx, v, a.x, pieces),
+  const Pieces<T, float> pieces(v, a.scratch);
+  conv1d_weight_gradient<T>(ctx, {.x = input(ctx, v, a.x, pieces.stacked),
                                   .dy = {a.dy.data, v.y},
-                                  .dweight = {a.dweight.data, v.weight},
+                                  .dweight = v.pads ? pieces.weight : View<float>(a.dweight.data, v.weight),
                                   .dbias = a.dbias,
                                   .scratch = pieces.rest,
                                   .geometry = v.geometry,
-                                  .add_dweight = a.add_dweight});
+                                  .add_dweight = !v.pads && a.add_dweight});
+  if (v.pads)
+    unstack<float>(ctx, pieces.weight.data, weight_rows(v),
+                   {.part = {View<float>(a.dweight.data, in_columns(v.narrow))}}, {a.add_dweight});
 }
 
 #define NACRE_INSTANTIATE(T)                                                                            \

@@ -9,7 +9,7 @@
 // Both passes are bound by memory. A block has a range of one row of one part, a thread one piece of it for all taps of
 // time: 16 bytes where the channels of a column and all addresses are multiples of that, else one element. So frames
 // and parts cost a block a few operations, and a thread divides once, by the channels. In the layers of DAC's
-// spectrogram discriminator a row has 513 columns, and the frames that several taps share come from L2.
+// spectrogram discriminators a row has up to 1025 columns, and the frames that several taps share come from L2.
 namespace nacre::cuda {
 namespace {
 
@@ -54,13 +54,14 @@ __global__ void __launch_bounds__(most_threads)
   const Piece* const from = reinterpret_cast<const Piece*>(x.part[blockIdx.y].data) + at.item * s.time * frame_pieces +
                             c.first * pieces + at.piece;
   Piece* to = reinterpret_cast<Piece*>(stacked) +
-              (((at.item * s.frames + at.frame) * s.columns + c.to + column) * s.taps) * pieces + i;
+              ((at.item * s.frames + at.frame) * s.columns + c.to + column) * (s.pitch / P) + i;
   int64_t frame = at.frame * s.stride - s.left;
   for (int k = 0; k < static_cast<int>(s.taps); ++k, frame += s.dilation, to += pieces) {
     Piece value{};
     if (frame >= 0 && frame < s.time) value = from[frame * frame_pieces];
     *to = value;
   }
+  for (auto e = static_cast<int64_t>(s.taps * pieces + i); e < s.pitch / P; e += pieces, to += pieces) *to = Piece{};
 }
 
 template <class T, int P>
@@ -91,8 +92,7 @@ __global__ void __launch_bounds__(most_threads)
   float sum[P] = {};
   if (inside) {
     const int stride = static_cast<int>(s.stride), frames = static_cast<int>(s.frames);
-    const T* const from =
-        stacked + at.item * s.frames * s.row() + (c.to + column - c.first) * s.taps * s.channels + i * P;
+    const T* const from = stacked + at.item * s.frames * s.row() + (c.to + column - c.first) * s.pitch + i * P;
     for (int k = static_cast<int>(s.taps) - 1; k >= 0; --k) {
       const int64_t first = at.frame + s.left - k * s.dilation;
       if (first < 0) continue;
@@ -115,19 +115,23 @@ __global__ void __launch_bounds__(most_threads)
 
 template <class T>
 bool by_packs(const Conv2dParts<T>& x, const StackSizes& s, const void* stacked) {
-  bool packs = s.channels % pack_size<std::remove_const_t<T>> == 0 && aligned16(static_cast<const char*>(stacked));
+  constexpr int pack = pack_size<std::remove_const_t<T>>;
+  bool packs = s.channels % pack == 0 && s.pitch % pack == 0 && aligned16(static_cast<const char*>(stacked));
   for (int p = 0; p < x.count; ++p) packs = packs && aligned16(x.part[static_cast<size_t>(p)].data);
   return packs;
 }
-/// The blocks of a launch over `rows` rows of the parts, whose pieces have `elements` elements.
+/// The blocks of a launch over `rows` rows of the parts, whose pieces have `elements` elements. whole_rows: also over the
+/// columns that do not take part.
 struct Blocks {
   unsigned row_blocks, threads;
   dim3 grid;
 };
 template <class T>
-Blocks blocks_of(const char* op, const Conv2dParts<T>& x, const StackSizes& s, int64_t rows, int elements) {
+Blocks blocks_of(const char* op, const Conv2dParts<T>& x, const StackSizes& s, int64_t rows, int elements,
+                 bool whole_rows) {
   int64_t most = 0;  // pieces of the widest part
-  for (int p = 0; p < x.count; ++p) most = std::max(most, x.part[static_cast<size_t>(p)].shape.width);
+  for (int p = 0; p < x.count; ++p)
+    most = std::max(most, whole_rows ? x.part[static_cast<size_t>(p)].shape.width : columns_of(x, p, s).count);
   most *= s.channels / elements;
   const int64_t warps = ceil_div<int64_t>(most, 32), threads = warps < most_threads / 32 ? warps * 32 : most_threads,
                 row_blocks = ceil_div(most, threads), limit = std::numeric_limits<int32_t>::max();
@@ -142,16 +146,19 @@ Blocks blocks_of(const char* op, const Conv2dParts<T>& x, const StackSizes& s, i
 template <class T>
 void conv2d_stack(Context& ctx, const Conv2dParts<const T>& x, const StackSizes& s, T* stacked) {
   const bool packs = by_packs(x, s, stacked);
-  const Blocks b = blocks_of("conv2d_stack", x, s, s.batch * s.frames, packs ? pack_size<T> : 1);
+  const Blocks b = blocks_of("conv2d_stack", x, s, s.batch * s.frames, packs ? pack_size<T> : 1, false);
   launch(ctx, {.name = packs ? "conv2d_stack_packs" : "conv2d_stack", .grid = b.grid, .block = b.threads},
          packs ? conv2d_stack_kernel<T, pack_size<T>> : conv2d_stack_kernel<T, 1>, x, s, stacked, b.row_blocks);
 }
 
 template <class T>
-void conv2d_unstack(Context& ctx, const T* stacked, const StackSizes& s, const Conv2dParts<T>& dx,
+void conv2d_unstack(Context& ctx, const T* stacked, const StackSizes& sizes, const Conv2dParts<T>& dx,
                     const std::array<bool, conv2d_max_parts>& add) {
+  // The kernel divides frames, which fit 32 bits, by the stride. A stride beyond that reads the same frames as this one.
+  StackSizes s = sizes;
+  s.stride = std::min<int64_t>(s.stride, std::numeric_limits<int32_t>::max());
   const bool packs = by_packs(dx, s, stacked);
-  const Blocks b = blocks_of("conv2d_unstack", dx, s, s.batch * s.time, packs ? pack_size<T> : 1);
+  const Blocks b = blocks_of("conv2d_unstack", dx, s, s.batch * s.time, packs ? pack_size<T> : 1, true);
   unsigned adds = 0;
   for (int p = 0; p < dx.count; ++p) adds |= static_cast<unsigned>(add[static_cast<size_t>(p)]) << p;
   launch(ctx, {.name = packs ? "conv2d_unstack_packs" : "conv2d_unstack", .grid = b.grid, .block = b.threads},

@@ -3,6 +3,8 @@
 // width.
 //
 //   stacked[b, t, v, k, i] = x[b, t stride + k dilation - left, first_column + v, i], zero outside of the frames of x
+//
+// A column of the stacked tensor, one v, has `pitch` elements. Those behind the last tap are zero.
 #include "nacre/ops/conv2d.h"
 
 namespace nacre::conv {
@@ -12,7 +14,8 @@ struct StackSizes {
   int64_t frames, taps;           ///< t < frames, k < taps
   int64_t stride, dilation, left;
   int64_t first_column, columns;
-  NACRE_HD int64_t row() const { return columns * taps * channels; }  ///< elements of one b and t
+  int64_t pitch;                                            ///< at least taps * channels
+  NACRE_HD int64_t row() const { return columns * pitch; }  ///< elements of one b and t
 };
 
 /// The columns of a part that take part in the convolution: `count` from column `first` of the part on. The first of

@@ -5,7 +5,7 @@
 // Two-dimensional convolution over frames and columns, channels last, and its two gradients. Discriminators of spectra
 // use it: time counts frames, width counts frequency bins.
 //
-//   x [batch, time, width, in]   weight [out, taps of width, taps of time, in]   y [batch, conv2d_length's, out]
+//   x [batch, time, width, in]   weight [out, taps of width, taps of time, in]   y of conv2d_output()
 //   at(t, k) = t stride + k dilation - left, for either axis
 //   forward          y[b, t, w, o]  = bias[o] + sum_{k, j, i} weight[o, j, k, i] x[b, at(t, k), at(w, j), i]
 //   input gradient   dx[b, s, v, i] = sum_{k, j, o} weight[o, j, k, i] dy[b, t, w, o]
@@ -20,19 +20,21 @@
 //   weight     taps of time are innermost, so that the products of one column read consecutive memory. In terms of
 //              Shape: {.batch = out, .time = taps of width, .width = taps of time, .channels = in}
 //   method     the frames that a row of outputs needs are stacked as channels, [batch, time of y, width, taps of time,
-//              in], in scratch; conv1d does the rest along the width. With one tap and stride 1 in time, one part and
-//              all columns, nothing is stacked
+//              in], in scratch; conv1d does the rest along the width. With one tap, stride 1 and no padding in time,
+//              one part and all columns, nothing is stacked. On CUDA, stacked channels that do not fill 16 bytes are
+//              padded with zeros if the outputs fill them, so that the fast kernels of conv1d run
 //   saved      x and weight
-//   writes     y is =; dx is = unless add_dx, and then zero outside of the columns; dweight is += if add_dweight, else
-//              =; dbias is +=. The gradient of a part without an address is skipped
+//   writes     y is =; dx is =, with zeros outside of the columns, or += with add_dx, which leaves those as they are;
+//              dweight is += if add_dweight, else =; dbias is +=. The gradient of a part without an address is skipped
 //   aliasing   no output overlaps an input or another output
 //   order      that of conv1d.h with taps of time * in channels; dx then adds taps of time in ascending order of frames
 //              of y. Bits depend on shape and device only
+//   finite     inputs must be finite, as for conv1d
 //   accuracy   that of conv1d.h; dx in bf16 is rounded once more before taps of time are added
 //   cost       2 batch (time width of y) out taps in flops in each direction; stacking writes and reads taps of time /
 //              stride of time times x
 //   limits     CUDA: frames, the elements of a frame, and the blocks of a launch are fewer than 2^31; else it throws
-//   batch 0    does nothing and needs no scratch; a length below 1 throws
+//   batch 0    writes nothing but dweight, which is 0 unless add_dweight, and needs no scratch; a length below 1 throws
 namespace nacre {
 
 struct Conv2dAxis {
