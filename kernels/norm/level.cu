@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(sum_threads)
 #pragma unroll
     for (int i = 0; i < pack_size<float>; ++i) {
       const float d = offset + i == at ? static_cast<float>(scale * static_cast<double>(dy.v[i]) - taken - mean)
-                                       : rounded_scale * dy.v[i] - rounded_mean;
+                                       : fmaf(rounded_scale, dy.v[i], -rounded_mean);
       before.v[i] += d;
     }
     store_to<aligned>(a.dx.data, p, offset, before);

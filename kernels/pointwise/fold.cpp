@@ -9,8 +9,8 @@ void fold_backward(Context&, const FoldBackward&);
 }  // namespace cuda
 namespace {
 
-constexpr int64_t chunk =
-    1024;  // positions of the split signals: with few of them, the samples of a chunk are in cache
+// Positions of the split signals. With few of them, the samples of a chunk are in cache.
+constexpr int64_t chunk = 1024;
 
 NACRE_CLONES void split(const float* __restrict x, float* __restrict y, int64_t period, int64_t n) {
   for (int64_t l = 0; l < n; ++l) y[l] = x[l * period];

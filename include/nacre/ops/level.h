@@ -12,15 +12,15 @@
 //   aliasing   none
 //   order      means and sums in double, over parts fixed by the shape
 //   accuracy   u = 2^-24. y within 6 u |y| + 2^-39 peak max |x| / (m + eps); dx within 8 u of the sum of the sizes of
-//              its terms where max |x| is below 2^10 m. A constant item gives zeros. A NaN or an infinity makes its
-//              item NaN
+//              its terms where max |x| is below 2^10 m. A constant item gives zeros (NaN with eps 0). A NaN or an
+//              infinity makes its item NaN
 //   cost       forward reads x three times and writes y; backward reads x and dy twice and writes dx: bound by memory
 namespace nacre {
 struct LevelForward {
-  View<const float> x;       ///< [batch, time, 1, 1]; time below 2^31
-  View<float> y;             ///< the same
-  View<float> statistics;    ///< level_statistics =
-  View<float> scratch{};     ///< level_scratch
+  View<const float> x;     ///< [batch, time, 1, 1]; time below 2^31
+  View<float> y;           ///< the same
+  View<float> statistics;  ///< level_statistics =
+  View<float> scratch{};   ///< level_scratch
   float peak = 0.8f, eps = 1e-9f;
 };
 struct LevelBackward {
@@ -28,7 +28,7 @@ struct LevelBackward {
   View<const float> statistics;  ///< of the forward pass
   View<const float> dy;
   View<float> dx;
-  View<float> scratch{};         ///< level_scratch
+  View<float> scratch{};  ///< level_scratch
   float peak = 0.8f, eps = 1e-9f;
   bool add_dx = false;
 };
