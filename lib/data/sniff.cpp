@@ -88,6 +88,8 @@ Thing thing_at(const fs::path& path) {
 
 std::string mistaken(Thing found, Thing expected) {
   if (found == Thing::unknown || found == expected) return "";
+  // Any zip archive begins as a PyTorch file does, so the name says something only where weights are expected.
+  if (found == Thing::pytorch && expected != Thing::weights) return "";
   const std::string text = std::string(of(found).what) + ", expected " + of(expected).expected;
   return *of(found).taken != '\0' ? text + "; " + of(found).taken : text;
 }
