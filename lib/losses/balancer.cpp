@@ -5,7 +5,7 @@
 
 namespace nacre {
 
-Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights) const {
+Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights, View<const float> gates) const {
   if (weights.empty() || weights.size() > static_cast<size_t>(balancer_max))
     throw Error(ErrorKind::usage, "balancer: " + std::to_string(weights.size()) + " branches, expected 1 to " +
                                       std::to_string(balancer_max));
@@ -29,7 +29,7 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   // The averages of gradient norms outlive the run: checkpoints hold them, and a run that is given up restores them.
   // First come `count` decayed sums of norms, then as many decayed sums of ones.
   made.state = p.persistent<float>({.channels = 2 * count});
-  op.state = made.state, op.shares = shares, op.gradient = in.grad;
+  op.state = made.state, op.shares = shares, op.gates = gates, op.gradient = in.grad;
   op.scratch = s.scratch(balancer_scratch(p.context(), x.shape, op.count), Until::backward);
   s.changes(made.state);
   const auto samples = static_cast<double>(x.shape.elements());

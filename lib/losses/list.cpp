@@ -1,6 +1,7 @@
 // The list of losses, their configuration, and the plan of all of them.
 #include "files/fields.h"
 #include "files/spelling.h"
+#include "nacre/losses/adversarial.h"
 #include "nacre/losses/loss.h"
 
 namespace nacre {
@@ -45,9 +46,10 @@ void LossConfig::check(int64_t sample_rate) const {
 
 std::string term_title(const std::string& name) {
   // Titles do not depend on the configuration, so any valid one gives them. A term of an older run may be unknown.
-  for (const Loss& loss : losses_of({}, 16000))
-    for (const TermSpec& term : loss.terms)
-      if (term.name == name) return term.title;
+  std::vector<TermSpec> terms = adversarial_terms({});
+  for (const Loss& loss : losses_of({}, 16000)) terms.insert(terms.end(), loss.terms.begin(), loss.terms.end());
+  for (const TermSpec& term : terms)
+    if (term.name == name) return term.title;
   return name;
 }
 
@@ -59,21 +61,31 @@ Input<float> read_branch(const Step& s, Flow branch) {
 }
 
 PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View<const int32_t> lengths,
-                          const LossConfig& config, int64_t sample_rate) {
-  const std::vector<Loss> losses = losses_of(config, sample_rate);
+                          const LossConfig& config, int64_t sample_rate, std::span<const Loss> more) {
+  std::vector<Loss> losses = losses_of(config, sample_rate);
+  losses.insert(losses.end(), more.begin(), more.end());
   PlannedLosses planned;
-  std::vector<double> weights;
-  // Terms have one order everywhere: in branches, values, shares and the balancer's state. Each loss gets its part of
-  // it.
+  std::vector<double> weights;  // of the branches
+  // Terms have one order everywhere, and so have branches: in values, shares and the balancer's state. Each loss gets
+  // its part of both.
   for (const Loss& loss : losses)
-    for (const TermSpec& term : loss.terms) planned.terms.push_back(term), weights.push_back(term.weight);
-  const Branches branches = GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights);
-  const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
+    for (size_t i = 0; i < loss.terms.size(); ++i) {
+      if (i == 0 || !loss.joint) {
+        planned.leader.push_back(planned.terms.size());
+        weights.push_back(loss.joint ? 1 : loss.terms[i].weight);
+      }
+      planned.branch.push_back(weights.size() - 1);
+      planned.terms.push_back(loss.terms[i]);
+    }
+  if (!more.empty()) planned.gates = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
+  const Branches branches =
+      GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights, planned.gates);
+  const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(planned.terms.size())});
   size_t first = 0;
   for (const Loss& loss : losses) {
     const size_t count = loss.terms.size();
     const View<float> own(values ? values.data + first : nullptr, {.channels = static_cast<int64_t>(count)});
-    loss.plan(p, {.estimates = std::span(branches.flows).subspan(first, count),
+    loss.plan(p, {.estimates = std::span(branches.flows).subspan(planned.branch[first], loss.joint ? 1 : count),
                   .target = target,
                   .lengths = lengths,
                   .values = own});
@@ -81,7 +93,8 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
   }
   // The balancer's backward pass runs after those of all losses, because it was made before them.
   planned.step = branches.step;
-  planned.values = values, planned.shares = branches.shares, planned.balancer_state = branches.state;
+  planned.values = values, planned.shares = branches.shares;
+  planned.balancer_state = branches.state;
   return planned;
 }
 

@@ -105,9 +105,9 @@ TEST_CASE("scale discriminator: gradients of logits and features, in two places 
     const auto wide = [](int64_t taps, int64_t stride, int64_t groups) {
       return Conv1dGeometry{.stride = stride, .groups = groups, .left = (taps - 1) / 2, .right = (taps - 1) / 2};
     };
-    const std::vector<test::Layer> layers{conv1d("critic.convs.0", 5, wide(5, 1, 1)),
-                                          conv1d("critic.convs.1", 7, wide(7, 2, 4)),
-                                          conv1d("critic.convs.2", 3, wide(3, 1, 2))};
+    const std::vector<test::Layer> layers{conv1d("critic.convs.0.0", 5, wide(5, 1, 1)),
+                                          conv1d("critic.convs.1.0", 7, wide(7, 2, 4)),
+                                          conv1d("critic.convs.2.0", 3, wide(3, 1, 2))};
     const test::Layer last = conv1d("critic.conv_post", 3, wide(3, 1, 1));
     const auto total = [&](Tape& t) {
       std::vector<std::pair<double, Node*>> terms;

@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "nacre/files/fields.h"
 #include "nacre/nn/layers.h"
+#include "nacre/ops/adversarial_loss.h"
 
 namespace nacre {
 
@@ -29,8 +31,89 @@ struct ScaleDiscriminatorConfig {
                             {1024, 41, 4, 64}, {1024, 41, 4, 256}, {1024, 5}};
   int64_t last_taps = 3;  ///< of the convolution to one channel, the logits
 };
-/// Registers <name>.convs.<i> and <name>.conv_post in `parameters`, which must outlive the result. The audio is judged
+/// Registers <name>.convs.<i>.0 and <name>.conv_post in `parameters`, which must outlive the result. The audio is judged
 /// at its own rate; for other scales, resample it first. Throws Error(usage) for a layer that no convolution can have.
 Discriminator scale_discriminator(Parameters&, const std::string& name, const ScaleDiscriminatorConfig& = {});
+
+/// Layers of a discriminator of one period (Kong et al. 2020, arXiv 2010.05646): the audio is split into `period`
+/// interleaved signals (nacre/ops/fold.h), and each is convolved along time. The defaults are those of DAC.
+struct PeriodDiscriminatorConfig {
+  int64_t period = 2;
+  std::vector<int64_t> channels{32, 128, 512, 1024, 1024};  ///< of 5 taps; all but the last have stride 3
+};
+/// Registers <name>.convs.<i>.0 and <name>.conv_post. The features are the activations of `convs`. The discriminator
+/// computes in `storage`. Throws Error(usage) for a period or channels below 1.
+Discriminator period_discriminator(Parameters&, const std::string& name, const PeriodDiscriminatorConfig&,
+                                   Storage = Storage::float32);
+
+/// Layers of a discriminator of complex spectra in bands (Kumar et al. 2023, arXiv 2306.06546, section 3.3). Each band
+/// has convolutions of its own over frames and bins; the last convolution covers the joined bands.
+struct BandDiscriminatorConfig {
+  int64_t window = 1024;  ///< samples, a multiple of 8; the hop is a quarter of it
+  int64_t channels = 32;
+  /// Upper ends of the bands, as fractions of the window / 2 + 1 bins, rounded down. The last one is 1.
+  std::vector<double> bands{0.1, 0.25, 0.5, 0.75, 1.0};
+};
+/// Registers <name>.band_convs.<band>.<i>.0 and <name>.conv_post. The features are the activations of band 0 from the
+/// first to the last layer, then those of band 1, and so on. Throws Error(usage) for an invalid window, for channels
+/// below 1 and for a band without bins.
+Discriminator band_discriminator(Parameters&, const std::string& name, const BandDiscriminatorConfig&,
+                                 Storage = Storage::float32);
+
+/// The discriminators of a run and their training: section "discriminator" of the configuration. The defaults are those
+/// of DAC (Kumar et al. 2023, arXiv 2306.06546, and the published code).
+struct DiscriminatorConfig {
+  std::vector<int64_t> periods{2, 3, 5, 7, 11};
+  std::vector<int64_t> period_channels{32, 128, 512, 1024, 1024};
+  bool waveform = false;
+  std::vector<int64_t> windows{2048, 1024, 512};
+  int64_t window_channels = 32;
+  AdversarialKind loss = AdversarialKind::least_squares;
+  double learning_rate = 1e-4;
+  double beta1 = 0.8, beta2 = 0.99, weight_decay = 0.01;
+  double clip = 10;
+  /// Throws Error(usage) that names the invalid key.
+  void check() const;
+  /// Whether both describe the same networks, however they are trained.
+  bool same_networks(const DiscriminatorConfig&) const;
+};
+
+template <class V>
+void fields(V& v, DiscriminatorConfig& c) {
+  using namespace field;
+  v("periods", c.periods, list(range(2, 1024), 0, 16, "periods"),
+    "periods of the discriminators of interleaved samples; empty: none");
+  v("period_channels", c.period_channels, list(range(1, 4096), 1, 8, "layers"),
+    "channels of their layers, of 5 taps each; all but the last layer have stride 3");
+  v("waveform", c.waveform, flag(), "a discriminator of the waveform with long, grouped convolutions");
+  v("windows", c.windows, described("multiples of 8, each 32 to 65536; at most 16"),
+    "samples per STFT window of the discriminators of complex spectra; hop = window / 4; empty: none");
+  v("window_channels", c.window_channels, range(1, 4096), "channels of their layers");
+  v("loss", c.loss, words({"least_squares", "hinge"}), "loss of discriminators and generator");
+  v("learning_rate", c.learning_rate, range(above(0), 10), "learning rate of the discriminators' AdamW");
+  v("beta1", c.beta1, range(0, below(1)), "decay per step of the gradient's average");
+  v("beta2", c.beta2, range(0, below(1)), "decay per step of the squared gradient's average");
+  v("weight_decay", c.weight_decay, at_least(0, below(100)),
+    "decoupled: a step scales weights by 1 - rate * weight_decay");
+  v("clip", c.clip, at_least(0, below(1e9)).zero("none"), "gradients are scaled down to this global norm");
+}
+
+/// The discriminators of a configuration, as one network: all judge the same audio, which is first freed of its mean and
+/// scaled to one peak (nacre/ops/level.h). Weights are named discriminators.<number>..., numbered as in DAC's
+/// checkpoints: periods, then the waveform, then windows.
+class Discriminators {
+ public:
+  /// The discriminators compute in `storage`. `parameters` must outlive the object. Throws Error(usage) that names an
+  /// invalid key.
+  Discriminators(Parameters& parameters, const DiscriminatorConfig&, Storage storage = Storage::float32);
+  /// One verdict per discriminator, in the order of names().
+  std::vector<Verdict> plan(Plan&, Flow audio) const;
+  /// For logs: "period_2", "waveform", "window_2048".
+  const std::vector<std::string>& names() const noexcept { return names_; }
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<Discriminator> discriminators_;
+};
 
 }  // namespace nacre

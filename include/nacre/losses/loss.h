@@ -16,6 +16,8 @@ namespace nacre {
 struct LossConfig {
   double waveform = 1, stft = 1, mel = 1;
   double vq = 1;
+  double adversarial = 0, feature = 1;
+  int64_t adversarial_start = 0;
   bool orthogonal = false;
   bool balanced = true;
   double balancer_decay = 0.999;
@@ -38,6 +40,11 @@ void fields(V& v, LossConfig& c) {
   v("stft", c.stft, range(0, 1e6), "weight of the distance of STFT magnitudes and their logarithms");
   v("mel", c.mel, range(0, 1e6), "weight of the distance of logarithmic mel spectra");
   v("vq", c.vq, range(0, 1e6), "weight of the commitment term at the latent, outside the balancer");
+  v("adversarial", c.adversarial, range(0, 1e6).zero("no discriminators"),
+    "weight of the generator's loss against discriminators (section discriminator)");
+  v("feature", c.feature, range(0, 1e6), "weight of feature matching; used with loss.adversarial only");
+  v("adversarial_start", c.adversarial_start, at_least(0),
+    "steps before adversarial and feature act; the discriminators train from the first step");
   v("orthogonal", c.orthogonal, flag(),
     "remove the part along the quantisation error from the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
   v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
@@ -54,10 +61,12 @@ struct TermSpec {
   std::string name;
   std::string title;  ///< name in text and charts
   double weight = 1;
+  /// Part of the sum that is shown as the loss. Losses against a discriminator are not: they depend on its state.
+  bool in_sum = true;
 };
 /// What a loss compares, and where it writes its values.
 struct Signals {
-  std::span<const Flow> estimates;  ///< [B, T, 1, 1]: one branch per term, all with the same value
+  std::span<const Flow> estimates;  ///< [B, T, 1, 1]: one branch per term (Loss::joint: one), all with the same value
   View<const float> target;         ///< [B, T, 1, 1]
   View<const int32_t> lengths;      ///< [B]: valid samples per item; empty: all
   View<float> values;               ///< [terms] =, unweighted
@@ -67,6 +76,8 @@ struct Signals {
 struct Loss {
   std::vector<TermSpec> terms;
   std::function<void(Plan&, const Signals&)> plan;
+  /// All terms share one branch, and the loss applies their weights itself. The branch has the sum of their gradients.
+  bool joint = false;
 };
 
 /// Declares that a loss reads a branch of the estimate. Ops of losses overwrite the gradient, so the loss must be the
@@ -95,8 +106,9 @@ class GradientBalancer {
  public:
   GradientBalancer(double decay, bool balanced) : decay_(decay), balanced_(balanced) {}
   /// One branch per weight, at most balancer_max. Steps that read x before may add to its gradient, outside of the
-  /// balance. Throws Error(usage) if a later step passes a gradient to x.
-  Branches plan(Plan&, Flow x, std::span<const double> weights) const;
+  /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. Throws Error(usage)
+  /// if a later step passes a gradient to x.
+  Branches plan(Plan&, Flow x, std::span<const double> weights, View<const float> gates = {}) const;
 
  private:
   double decay_;
@@ -107,12 +119,16 @@ class GradientBalancer {
 struct PlannedLosses {
   int step = 0;  ///< after its backward pass, values and shares are known
   std::vector<TermSpec> terms{};
+  std::vector<size_t> branch{};  ///< [terms]: the term's branch; terms of a joint loss have the same one
+  std::vector<size_t> leader{};  ///< [branches]: the first term of each branch, by which its state is named
   View<const float> values{};    ///< [terms]: unweighted
-  View<const float> shares{};    ///< [terms]: share of each term in the gradient, as applied
-  View<float> balancer_state{};  ///< [2 * terms]: saved in checkpoints
+  View<const float> shares{};    ///< [branches]: share of each branch in the gradient, as applied
+  View<float> balancer_state{};  ///< [2 * branches]: saved in checkpoints
+  View<float> gates{};           ///< [branches]: factors of the weights; empty without `more`
 };
-/// Plans losses_of(config) on branches of `estimate`.
+/// Plans losses_of(config), and `more` after them, on branches of `estimate`. With `more`, the caller sets the gates
+/// before the first run.
 PlannedLosses plan_losses(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths,
-                          const LossConfig&, int64_t sample_rate);
+                          const LossConfig&, int64_t sample_rate, std::span<const Loss> more = {});
 
 }  // namespace nacre
