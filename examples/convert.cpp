@@ -154,7 +154,7 @@ void check_target(const Options& o, const std::filesystem::path& from) {
   const std::string expected = folder ? "a folder" : "a file name such as model.safetensors";
   if (o.output == "-")
     throw Error(ErrorKind::usage, "-o -: a model cannot be written to standard output; expected " + expected);
-  if (!folder && fs::is_directory(to))
+  if (!folder && (fs::is_directory(to) || o.output.ends_with('/')))
     throw Error(ErrorKind::usage, "-o " + o.output + ": is a folder, expected " + expected);
   if (folder && fs::exists(to) && !fs::is_directory(to))
     throw Error(ErrorKind::usage, "-o " + o.output + ": is a file, expected " + expected);

@@ -112,7 +112,7 @@ void about_memory(const Options& o, Context& ctx, const training::RunConfig& c, 
         {"window_seconds", window}, {"bytes", codec.reserved_bytes()}, {"unshared_bytes", codec.unshared_bytes()}};
   }
   TrainingStep step(ctx, c.codec, c.loss, c.optimizer, c.training.batch_size, c.training.segment_length,
-                    c.training.seed, o.device.storage());
+                    c.training.seed, o.device.storage(), nullptr, c.discriminator);
   say(o, "  training step, %lld x %lld samples: %s; without sharing of memory: %s\n",
       static_cast<long long>(step.batch()), static_cast<long long>(step.samples()),
       mebibytes(step.planned_bytes()).c_str(), mebibytes(step.unshared_bytes()).c_str());
@@ -127,13 +127,17 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   const DeviceCeilings& d = device_ceilings(o.cost);
   const Arithmetic a = arithmetic(o.device.precision);
   const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
+  const std::vector<CostRow> costs = step_cost(c.codec, c.loss, batch, samples, a, c.discriminator);
+  size_t longest = 28;
+  for (const CostRow& r : costs) longest = std::max(longest, r.name.size());
+  const int width = static_cast<int>(longest);
   say(o,
       "  minimum time of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
       d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
       d.bf16 / 1e12);
-  say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "", "forward", "backward", "forward", "backward", "forward",
+  say(o, "  %-*s %10s %10s %10s %10s %10s %10s\n", width, "", "forward", "backward", "forward", "backward", "forward",
       "backward");
-  say(o, "  %-28s %10s %10s %10s %10s %10s %10s\n", "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
+  say(o, "  %-*s %10s %10s %10s %10s %10s %10s\n", width, "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
   ordered_json rows = ordered_json::array();
@@ -142,11 +146,11 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   };
   const auto line = [&](const CostRow& r, double f, double b) {
     rows.push_back({{"layer", r.name}, {"forward", of(r.forward, f)}, {"backward", of(r.backward, b)}});
-    say(o, "  %-28s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", r.name.c_str(),
+    say(o, "  %-*s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", width, r.name.c_str(),
         (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
         r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
   };
-  for (const CostRow& r : step_cost(c.codec, c.loss, batch, samples, a)) {
+  for (const CostRow& r : costs) {
     const double f = floor_seconds(r.forward, d, a), b = floor_seconds(r.backward, d, a);
     line(r, f, b);
     forward += f, backward += b;
@@ -194,7 +198,7 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
         printable(model.string()).c_str(), words(run.codec).c_str(), static_cast<double>(values) / 1e6,
         hex(codec.identity()).c_str(), mebibytes(bytes).c_str());
     if (weights.format() == WeightsFormat::hugging_face || weights.format() == WeightsFormat::descript)
-      say(o, "  written by %s\n",
+      say(o, "  in the form of %s\n",
           weights.format() == WeightsFormat::hugging_face ? "transformers (DacModel)" : "descript-audio-codec");
     if (!out.contains("kind")) out = {{"name", name}, {"kind", "model"}};
     out["model"] = model.string(), out["format"] = str(weights.format());

@@ -20,7 +20,7 @@ const std::vector<DeviceCeilings>& known_devices() {
 CostRow optimizer_row(const Parameters& layers, Storage storage) {
   double weights = 0;
   for (const Parameter& p : layers.all())
-    if (p.stored_as == StoredAs::convolution) weights += static_cast<double>(p.shape.elements());
+    if (p.stored_as != StoredAs::same) weights += static_cast<double>(p.shape.elements());
   const auto element = static_cast<double>(bytes_per_element(storage));
   return {.name = "optimizer", .backward = {.floats = 30 * weights, .bytes = weights * (8 + 28 + element + 8 + 8)}};
 }
@@ -54,23 +54,49 @@ double floor_seconds(const Work& w, const DeviceCeilings& d, Arithmetic a) {
 }
 
 std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int64_t batch, int64_t samples,
-                               Arithmetic a) {
+                               Arithmetic a, const DiscriminatorConfig& discriminator) {
   const int64_t frames = (samples + c.hop() - 1) / c.hop();
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
   Context ctx({.threads = 1});
-  Parameters layers, codes;
+  Parameters layers, codes, of_discriminators;
+  const bool adversarial = loss.adversarial > 0;
+  const Discriminators discriminators(of_discriminators, discriminator, storage);
   const Net encoder = encoder_of(layers, c);
   const Quantizer quantizer(codes, c);
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
-    const Flow audio = p.source<float>({.batch = batch, .time = frames * c.hop()}).flow;
+    const Output<float> source = p.source<float>({.batch = batch, .time = frames * c.hop()});
+    const Flow audio = source.flow;
     const Flow z = stored_as(p, encoder(p, stored_as(p, audio, storage)), Storage::float32);
     const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
-    plan_losses(p, stored_as(p, y, Storage::float32), {}, {}, loss, c.sample_rate);
+    const Flow estimate = stored_as(p, y, Storage::float32);
+    if (!adversarial) {
+      plan_losses(p, estimate, {}, {}, loss, c.sample_rate);
+      return;
+    }
+    p.inner([&](Plan& inner) {
+      plan_discriminator_losses(inner, discriminators, source.value, estimate, discriminator.loss);
+    });
+    const Frozen frozen = p.freeze(of_discriminators);
+    const Loss against = adversarial_loss_of(loss, discriminator.loss, discriminators, audio);
+    plan_losses(p, estimate, {}, {}, loss, c.sample_rate, std::span(&against, 1));
   });
-  std::vector<CostRow> rows = plan.costs();
+  // Discriminators are planned several times: on recorded and decoded audio for their training, and again for the
+  // codec's. Their rows are sums.
+  std::vector<CostRow> rows;
+  for (const CostRow& row : plan.costs()) {
+    const auto same = std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == row.name; });
+    if (same == rows.end())
+      rows.push_back(row);
+    else
+      same->forward += row.forward, same->backward += row.backward;
+  }
   rows.push_back(optimizer_row(layers, storage));
+  if (adversarial) {
+    rows.push_back(optimizer_row(of_discriminators, storage));
+    rows.back().name = "optimizer.discriminator";
+  }
   return rows;
 }
 

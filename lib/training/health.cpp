@@ -57,6 +57,28 @@ std::vector<std::string> warnings(const HealthFigures& f) {
                  : !f.ema               ? "train codebooks by moving averages (codec.quantizer=ema)"
                                         : "use fewer codes (codec.codebook_size)") +
                 ", or train with more frames per batch (training.batch_size, training.segment_length)");
+  if (!f.discriminators.empty()) {
+    std::string won, dead;
+    for (const DiscriminatorMetrics& d : f.discriminators) {
+      const auto add = [&](std::string& names) { names += (names.empty() ? "" : ", ") + d.name; };
+      if (d.real > 0.97f && d.fake > 0.97f) add(won);
+      // In their first steps all discriminators say the same of everything.
+      if (f.step >= 500 && std::fabs(d.real + d.fake - 1) < 0.02f) add(dead);
+    }
+    if (!won.empty())
+      w.push_back(
+          "discriminators have won: " + won +
+          " are right about more than 97 % of the recorded and of the decoded audio, so the codec learns little "
+          "from them. Lower discriminator.learning_rate");
+    if (!dead.empty())
+      w.push_back("discriminators are dead: " + dead +
+                  " say the same of recorded and of decoded audio. Raise discriminator.learning_rate, unless the codec "
+                  "has become very good");
+    if (f.adversarial_share > 0.5)
+      w.push_back("the discriminators steer the codec: their losses are " + number(100 * f.adversarial_share, "%.0f") +
+                  " % of the gradient, more than waveform and spectra together. Lower loss.adversarial and "
+                  "loss.feature");
+  }
   return w;
 }
 
@@ -67,6 +89,7 @@ double schedule_factor(const TrainingConfig& t, int64_t step, int64_t end, int64
     const double part = std::clamp(static_cast<double>(step + shift) / static_cast<double>(end + shift), 0.0, 1.0);
     factor *= t.final_rate + (1 - t.final_rate) * 0.5 * (1 + std::cos(std::numbers::pi * part));
   }
+  if (t.schedule == Schedule::exponential) factor *= std::pow(t.rate_decay, static_cast<double>(step));
   return factor;
 }
 

@@ -24,6 +24,7 @@ using nlohmann::json;
 /// The sections by name, sorted.
 std::map<std::string, Fields> sections_of(RunConfig& c) {
   return {{"codec", fields_of(c.codec)},
+          {"discriminator", fields_of(c.discriminator)},
           {"loss", fields_of(c.loss)},
           {"optimizer", fields_of(c.optimizer)},
           {"training", fields_of(c.training)}};
@@ -102,6 +103,7 @@ json::parser_callback_t no_key_twice() {
 void RunConfig::check() const {
   codec.check();
   loss.check(codec.sample_rate);
+  discriminator.check();
   optimizer.check();
   TrainingConfig t = training;
   check_limits("training", fields_of(t), shortest);
@@ -112,6 +114,16 @@ void RunConfig::check() const {
   if (t.codebook_average_rows > 0 && t.codebook_start_rows == 0)
     refuse("training.codebook_average_rows", std::to_string(t.codebook_average_rows),
            "0 where codebook_start_rows is 0");
+  if (loss.adversarial > 0) {
+    if (discriminator.periods.empty() && discriminator.windows.empty() && !discriminator.waveform)
+      throw Error(ErrorKind::usage,
+                  "loss.adversarial: needs a discriminator, but discriminator.periods and discriminator.windows are "
+                  "empty and discriminator.waveform is false");
+    for (const int64_t period : discriminator.periods)
+      if (period >= t.segment_length)
+        refuse("discriminator.periods", std::to_string(period),
+               "less than training.segment_length, " + std::to_string(t.segment_length));
+  }
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +

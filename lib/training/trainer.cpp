@@ -106,7 +106,7 @@ Run::Run(const TrainerOptions& options)
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(scanned(options)),
       step_(ctx_, config_.codec, config_.loss, config_.optimizer, config_.training.batch_size,
-            config_.training.segment_length, config_.training.seed, options.storage),
+            config_.training.segment_length, config_.training.seed, options.storage, nullptr, config_.discriminator),
       judged_(ctx_, config_.codec),
       sampler_(data_, step_.samples(), config_.training.batch_size, config_.training.seed),
       schedule_(config_.training, sampler_.steps_per_epoch(), 0),
@@ -227,7 +227,8 @@ void Run::resume(const Checkpoint& from) {
   if (const std::string bits = what_changes_bits(then, now); !bits.empty())
     say("note: " + bits + "; results may differ in the last bits from a run that was never stopped");
   // The first change of the weights. All refusals come before it.
-  done_ = restore(step_, from);
+  const bool judges = has_discriminators(from, then.config.discriminator, config_.discriminator);
+  done_ = restore(step_, from, judges);
   saved_at_ = done_;
   // The earlier process was stopped after it had saved the epoch and before it had scored it.
   judges_first_ = !from.metric && done_ > 0 && (schedule_.ends_epoch(done_) || done_ == then.schedule.stop);
@@ -237,6 +238,9 @@ void Run::resume(const Checkpoint& from) {
   if (!options_.init.empty()) say("note: --init is not used, the run goes on from a checkpoint");
   say("resumed from " + from.path.string() + " at step " + std::to_string(done_) +
       (done_ > schedule_.end ? "" : " of " + std::to_string(schedule_.end)));
+  if (step_.discriminators() != nullptr && !judges)
+    say(std::string("note: the checkpoint has ") + (fs::exists(from.file(discriminator_file)) ? "other" : "no") +
+        " discriminators; they start from random weights");
   if (then.schedule.steps_per_epoch != schedule_.steps_per_epoch)
     say("note: an epoch has " + std::to_string(schedule_.steps_per_epoch) + " steps now, it had " +
         std::to_string(then.schedule.steps_per_epoch) + "; the " + std::to_string(done_) + " steps done are " +
@@ -327,7 +331,10 @@ bool Run::one_step() {
     if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is used instead");
   step_.load(batch.samples, valid_samples(batch), drop_codebooks());
   // Written to the device before the run, because a captured graph reads it from there.
-  step_.set_learning_rate(config_.optimizer.learning_rate * schedule_.factor(config_.training, done_));
+  const double rate = schedule_.factor(config_.training, done_);
+  step_.set_learning_rate(config_.optimizer.learning_rate * rate);
+  step_.set_discriminator_learning_rate(config_.discriminator.learning_rate * rate);
+  step_.set_adversarial(done_ >= config_.loss.adversarial_start);
   // If run() throws, in_step_ stays true and rescue() saves nothing: the state is neither that before the step nor that
   // after it.
   in_step_ = true;
@@ -358,6 +365,13 @@ bool Run::one_step() {
     skipped_in_a_row_ = 0;
     epoch_gradient_norm_ += static_cast<double>(m.gradient_norm);
     ++epoch_steps_;
+    if (epoch_discriminators_.empty())
+      for (const DiscriminatorMetrics& d : m.discriminators) epoch_discriminators_.push_back({.name = d.name});
+    for (size_t i = 0; i < m.discriminators.size(); ++i) {
+      DiscriminatorMetrics& sum = epoch_discriminators_[i];
+      sum.loss += m.discriminators[i].loss;
+      sum.real += m.discriminators[i].real, sum.fake += m.discriminators[i].fake;
+    }
   }
   progress_->update(
       done_, "loss " + number(m.loss()) + "  " + number(trained_audio_ / trained_seconds_, "%.1f") + " x real time");
@@ -391,12 +405,21 @@ void Run::log_step(const StepMetrics& m) {
                {"vq/codebook_loss", m.codebook},
                {"other/grad_norm", m.gradient_norm},
                {"other/learning_rate", step_.scalars().lr}});
+  if (!m.discriminators.empty()) {
+    for (const TermMetrics& t : m.terms) line[t.name + "/share"] = t.share;
+    for (const DiscriminatorMetrics& d : m.discriminators) {
+      const std::string name = "discriminator/" + d.name;
+      line.update({{name + "_loss", d.loss}, {name + "_right_real", d.real}, {name + "_right_fake", d.fake}});
+    }
+    line["other/discriminator_grad_norm"] = m.discriminator_norm;
+  }
   if (std::isfinite(m.loss())) events_->scalar("train/loss", done_, static_cast<double>(m.loss()));
   // A step whose gradient is not finite has figures that are NaN; they are omitted.
   drop_missing(line);
   for (const auto& [key, value] : line.items())
     if (key.find('/') != std::string::npos) events_->scalar(key, done_, value.get<double>());
   line["other/skipped"] = m.skipped;
+  if (!m.discriminators.empty()) line["other/discriminator_skipped"] = m.discriminator_skipped;
   line["other/audio_seconds_per_second"] = trained_audio_ / trained_seconds_;
   line["other/data_wait"] = waited_seconds_ / trained_seconds_;
   log_->write(line);

@@ -6,6 +6,7 @@
 #include <new>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <utility>
 
 #include "files/text.h"
 #include "nacre/log/image.h"
@@ -89,6 +90,7 @@ bool Run::evaluate(int64_t epoch) {
   // What report() may have set before it failed. The means of the epoch begin anew, as after an evaluation that
   // succeeds.
   snr_ = std::nan("");
+  take_discriminators();
   epoch_gradient_norm_ = 0;
   epoch_steps_ = 0;
   if (!why.empty())
@@ -174,10 +176,11 @@ StepMetrics Run::measure_held_out() {
     }
     // All codebooks, without dropout.
     step_.load(audio, valid);
+    step_.set_adversarial(done_ >= config_.loss.adversarial_start);  // shares are those of the next step
     step_.measure();
     const StepMetrics m = step_.metrics();
     if (sum.terms.empty())
-      for (const TermMetrics& t : m.terms) sum.terms.push_back({t.name, t.title});
+      for (const TermMetrics& t : m.terms) sum.terms.push_back({.name = t.name, .title = t.title, .in_sum = t.in_sum});
     for (size_t i = 0; i < m.terms.size(); ++i) {
       sum.terms[i].value += part * m.terms[i].value;
       sum.terms[i].share += part * m.terms[i].share;
@@ -185,6 +188,13 @@ StepMetrics Run::measure_held_out() {
     sum.commitment += part * m.commitment;
   }
   return sum;
+}
+
+std::vector<DiscriminatorMetrics> Run::take_discriminators() {
+  std::vector<DiscriminatorMetrics> all = std::exchange(epoch_discriminators_, {});
+  const float part = 1.0f / static_cast<float>(std::max<int64_t>(epoch_steps_, 1));
+  for (DiscriminatorMetrics& d : all) d.loss *= part, d.real *= part, d.fake *= part;
+  return all;
 }
 
 void Run::report(int64_t epoch) {
@@ -197,6 +207,7 @@ void Run::report(int64_t epoch) {
   const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
   const double norm = epoch_steps_ > 0 ? epoch_gradient_norm_ / static_cast<double>(epoch_steps_) : std::nan("");
   const double speed = trained_seconds_ > 0 ? trained_audio_ / trained_seconds_ : 0;
+  const std::vector<DiscriminatorMetrics> discriminators = take_discriminators();
   epoch_gradient_norm_ = 0;
   epoch_steps_ = 0;
 
@@ -204,7 +215,12 @@ void Run::report(int64_t epoch) {
   const auto loss_text = [](float loss) { return number(loss, loss_format(loss)); };
   // Three lines for the reader, then the same and more for the logs.
   std::string terms;
-  for (const TermMetrics& t : m.terms) terms += t.title + " " + loss_text(t.value) + " [" + per_cent(t.share) + "], ";
+  double adversarial_share = 0;
+  for (const TermMetrics& t : m.terms) {
+    const auto share = static_cast<double>(t.share);
+    terms += t.title + " " + loss_text(t.value) + (std::isnan(share) ? "" : " [" + per_cent(share) + "]") + ", ";
+    if (!t.in_sum && !std::isnan(share)) adversarial_share += share;
+  }
   say((start ? "start" : "epoch " + std::to_string(epoch)) + "  step " + std::to_string(done_) + "  loss " +
       number(m.loss()) + " (" + terms + "VQ " + loss_text(m.commitment) + ")");
   const char* where = data_.held_out().empty() ? "training audio" : "held out";
@@ -215,6 +231,13 @@ void Run::report(int64_t epoch) {
   say("  codebooks: " + per_cent(mean(usage)) + " used" + each(usage, 100) + ", perplexity " +
       number(mean(perplexity), "%.0f") + " of " + std::to_string(config_.codec.codebook_size) + each(perplexity, 1) +
       (start ? "" : "  gradient norm " + number(norm) + "  " + number(speed, "%.1f") + " x real time"));
+  if (!discriminators.empty()) {
+    std::string line;
+    for (const DiscriminatorMetrics& d : discriminators)
+      line += (line.empty() ? "" : ", ") + d.name + " " + number(static_cast<double>(d.loss)) + " [" +
+              per_cent(static_cast<double>(d.real)) + ", " + per_cent(static_cast<double>(d.fake)) + "]";
+    say("  discriminators, loss [right about real, decoded]: " + line);
+  }
   double frames = 0;
   for (const ClipScore& c : e.clips()) frames += c.seconds * config_.codec.frame_rate();
   const HealthFigures figures{.snr = snr_,
@@ -229,7 +252,9 @@ void Run::report(int64_t epoch) {
                               .step = done_,
                               .balanced = config_.loss.balanced,
                               .codebooks_from_data = config_.training.codebook_start_rows > 0,
-                              .ema = config_.codec.quantizer == QuantizerKind::ema};
+                              .ema = config_.codec.quantizer == QuantizerKind::ema,
+                              .discriminators = discriminators,
+                              .adversarial_share = adversarial_share};
   // No warnings about a start: training is expected to improve it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);
@@ -250,6 +275,10 @@ void Run::report(int64_t epoch) {
                {"valid/input_mean", e.input_mean()},
                {"valid/input_std", e.input_std()},
                {"trained_seconds", trained_seconds_}});
+  for (const DiscriminatorMetrics& d : discriminators)
+    line.update({{"discriminator/" + d.name + "_loss", d.loss},
+                 {"discriminator/" + d.name + "_right_real", d.real},
+                 {"discriminator/" + d.name + "_right_fake", d.fake}});
   if (!start) {
     line["valid/grad_norm"] = norm;
     line["valid/audio_seconds_per_second"] = speed;

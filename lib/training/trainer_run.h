@@ -57,6 +57,8 @@ class Run {
   void report(int64_t epoch);
   void judge(Evaluation&, int64_t epoch);
   StepMetrics measure_held_out();
+  /// Means over the epoch's steps, which begin anew.
+  std::vector<DiscriminatorMetrics> take_discriminators();
 
   TrainerOptions options_;
   RunConfig config_;
@@ -82,6 +84,7 @@ class Run {
   double trained_seconds_ = 0, trained_audio_ = 0;  // in this process
   double waited_seconds_ = 0;                       // waiting for batches; included in trained_seconds_
   double epoch_gradient_norm_ = 0;
+  std::vector<DiscriminatorMetrics> epoch_discriminators_;  // sums over epoch_steps_
   int64_t epoch_steps_ = 0;  // steps with a finite gradient
   Clock::time_point last_save_ = Clock::now();
   double snr_;  // of an evaluation at the current step, else NaN

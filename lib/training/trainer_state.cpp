@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "nacre/files/safetensors.h"
@@ -117,10 +118,18 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
                                               // No later step depends on how a run starts or on the beam.
                                               "training.start", "training.codebook_start_rows",
                                               "training.codebook_average_rows", "codec.beam"};
+  // Without discriminators before and after, their settings have no effect.
+  const bool adversarial = then.config.loss.adversarial > 0 || now.config.loss.adversarial > 0;
+  const auto unused = [&](const std::string& key) {
+    return !adversarial &&
+           (key.starts_with("discriminator.") || key == "loss.feature" || key == "loss.adversarial_start");
+  };
   std::vector<std::string> found;
-  for (const std::string& d : differences(then.config, now.config))
+  for (const std::string& d : differences(then.config, now.config)) {
     // A difference is "section.key: value -> value".
-    if (!harmless.contains(d.substr(0, d.find(':')))) found.push_back(d);
+    const std::string key = d.substr(0, d.find(':'));
+    if (!harmless.contains(key) && !unused(key)) found.push_back(d);
+  }
   if (then.data != now.data) found.push_back("data: the list of audio files changed");
   if (then.storage != now.storage)
     found.push_back(std::string("activations: stored in ") + name_of(then.storage) + ", now " + name_of(now.storage) +
@@ -154,6 +163,10 @@ std::string manifest_of(TrainingStep& step, const RunIdentity& identity, int64_t
                      {"stop", identity.schedule.stop}}},
                    {"sampler", {{"step", at}, {"seed", identity.config.training.seed}}},
                    {"adamw", {{"lr", scalars.lr}, {"step", scalars.step}, {"skipped", scalars.skipped}}}};
+  if (step.discriminators() != nullptr) {
+    const AdamWScalars theirs = step.discriminator_scalars();
+    manifest["discriminator"] = {{"lr", theirs.lr}, {"step", theirs.step}, {"skipped", theirs.skipped}};
+  }
   if (std::isfinite(snr)) manifest["metrics"] = {{"snr", snr}};
   return manifest.dump();
 }
@@ -196,6 +209,18 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
                                if (t.name == name) return;
                              model->add(name, shape, v);
                            });
+  std::shared_ptr<Tensors> judges;
+  if (const Parameters* theirs = step.discriminators()) {
+    judges = std::make_shared<Tensors>();
+    theirs->each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+      judges->add(name, shape, v);
+    });
+    for (const StateTensor& s : step.discriminator_state())
+      theirs->each_tensor(ctx, s.values,
+                          [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                            rest->add(s.name + "." + name, shape, v);
+                          });
+  }
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
                                                     {"nacre.step", std::to_string(at)}};
   CheckpointContent c;
@@ -203,24 +228,63 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   c.files.push_back({"model.safetensors",
                      [model, metadata](const ByteSink& sink) { write_safetensors(sink, model->list, metadata); }});
   c.files.push_back({"optimizer.safetensors", [rest](const ByteSink& sink) { write_safetensors(sink, rest->list); }});
+  if (judges)
+    c.files.push_back({discriminator_file, [judges](const ByteSink& sink) { write_safetensors(sink, judges->list); }});
   c.manifest = manifest_of(step, identity, at, snr);
   // Before the evaluation there is no metric; CheckpointStore::judge() adds it.
   if (std::isfinite(snr)) c.metric = snr;
   return c;
 }
 
-int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
-  Context& ctx = step.context();
-  Parameters& parameters = step.parameters();
-  // Both files are read and checked before the first value is written.
-  const Safetensors rest = Safetensors::read(checkpoint.file("optimizer.safetensors"), {.allow_nonfinite = false});
-  const Safetensors model = Safetensors::read(checkpoint.file("model.safetensors"), {.allow_nonfinite = false});
-  bool averaging = false;
-  for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+namespace {
+
+AdamWScalars scalars_from(const json& of_optimizer) {
+  return {.lr = of_optimizer.at("lr").get<float>(),
+          .norm = 0,
+          .step = of_optimizer.at("step").get<int32_t>(),
+          .skipped = of_optimizer.at("skipped").get<int32_t>()};
+}
+
+/// Names and shapes in the file of all tensors.
+std::vector<std::pair<std::string, std::vector<int64_t>>> tensors_of(Context& ctx, const Parameters& parameters) {
   std::vector<std::pair<std::string, std::vector<int64_t>>> names;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
     names.emplace_back(name, shape);
   });
+  return names;
+}
+
+void restore_discriminators(TrainingStep& step, Context& ctx, const Safetensors& weights, const Safetensors& rest) {
+  Parameters& parameters = *step.discriminators();
+  for (const auto& [name, shape] : tensors_of(ctx, parameters)) {
+    const auto set = [&, &to = name](const StoredTensor& from, View<float> block) {
+      parameters.set_tensor(ctx, to, from.shape, to_floats(from), block);
+    };
+    set(weights.at(name), {});
+    for (const StateTensor& s : step.discriminator_state()) set(rest.at(s.name + "." + name), s.values);
+  }
+  parameters.refresh(ctx);
+}
+
+}  // namespace
+
+bool has_discriminators(const Checkpoint& checkpoint, const DiscriminatorConfig& then, const DiscriminatorConfig& now) {
+  return std::filesystem::exists(checkpoint.file(discriminator_file)) && then.same_networks(now);
+}
+
+int64_t restore(TrainingStep& step, const Checkpoint& checkpoint, bool with_discriminators) {
+  Context& ctx = step.context();
+  Parameters& parameters = step.parameters();
+  // All files are read and checked before the first value is written.
+  const Safetensors rest = Safetensors::read(checkpoint.file("optimizer.safetensors"), {.allow_nonfinite = false});
+  const Safetensors model = Safetensors::read(checkpoint.file("model.safetensors"), {.allow_nonfinite = false});
+  std::optional<Safetensors> judges;
+  if (with_discriminators && step.discriminators() != nullptr &&
+      std::filesystem::exists(checkpoint.file(discriminator_file)))
+    judges = Safetensors::read(checkpoint.file(discriminator_file), {.allow_nonfinite = false});
+  bool averaging = false;
+  for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
+  const auto names = tensors_of(ctx, parameters);
   const auto set = [&](const StoredTensor& from, const std::string& name, View<float> block) {
     parameters.set_tensor(ctx, name, from.shape, to_floats(from), block);
   };
@@ -241,14 +305,13 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint) {
     }
   }
   try {
-    const json a = json::parse(checkpoint.manifest).at("adamw");
-    step.set_scalars({.lr = a.at("lr").get<float>(),
-                      .norm = 0,
-                      .step = a.at("step").get<int32_t>(),
-                      .skipped = a.at("skipped").get<int32_t>()});
+    const json manifest = json::parse(checkpoint.manifest);
+    step.set_scalars(scalars_from(manifest.at("adamw")));
+    if (judges) step.set_discriminator_scalars(scalars_from(manifest.at("discriminator")));
   } catch (const json::exception& e) {
     throw Error(ErrorKind::input, checkpoint.path.string() + "/manifest.json: " + e.what());
   }
+  if (judges) restore_discriminators(step, ctx, *judges, rest);
   // Derives the effective weights, which no checkpoint holds.
   parameters.refresh(ctx);
   return checkpoint.step;

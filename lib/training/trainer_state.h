@@ -44,7 +44,11 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
 /// One sentence if results may differ in the last bits; otherwise empty.
 std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now);
 
-/// model.safetensors (averaged weights if there are any), optimizer.safetensors (all other state) and the manifest.
+/// The file of a checkpoint that holds the weights of discriminators.
+inline constexpr const char* discriminator_file = "discriminator.safetensors";
+
+/// model.safetensors (averaged weights if there are any), discriminator.safetensors if there are discriminators,
+/// optimizer.safetensors (all other state) and the manifest.
 CheckpointContent content_of(TrainingStep&, Context&, const RunIdentity&, int64_t step, double snr);
 /// Only the manifest.
 std::string manifest_of(TrainingStep&, const RunIdentity&, int64_t step, double snr);
@@ -53,7 +57,9 @@ std::string manifest_of(TrainingStep&, const RunIdentity&, int64_t step, double 
 RunSchedule continued(const RunSchedule& then, const TrainingConfig& now, int64_t steps_per_epoch, int64_t step);
 /// One line if the learning rate of the next step differs from what it would have been; otherwise empty.
 std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, int64_t step);
-/// Restores a checkpoint's state and returns its step.
-int64_t restore(TrainingStep&, const Checkpoint&);
+/// Whether the checkpoint has discriminators that are the networks of a configuration.
+bool has_discriminators(const Checkpoint&, const DiscriminatorConfig& then, const DiscriminatorConfig& now);
+/// Restores a checkpoint's state and returns its step. Without `with_discriminators`, these stay as they are.
+int64_t restore(TrainingStep&, const Checkpoint&, bool with_discriminators = true);
 
 }  // namespace nacre::training

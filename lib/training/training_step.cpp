@@ -3,15 +3,45 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <limits>
 #include <optional>
 
 #include "codec/callers.h"
 
 namespace nacre {
+namespace {
+
+OptimizerConfig optimizer_of(const DiscriminatorConfig& c) {
+  // No averaged weights: only the codec is used after training.
+  return {.learning_rate = c.learning_rate,
+          .beta1 = c.beta1,
+          .beta2 = c.beta2,
+          .weight_decay = c.weight_decay,
+          .clip = c.clip,
+          .ema_decay = 0};
+}
+
+}  // namespace
+
+/// The discriminators of a step with their weights and the training of these.
+struct Critics {
+  Critics(Context& ctx, const DiscriminatorConfig& c, uint64_t seed, Storage storage, Communicator* communicator)
+      : config(c), networks(parameters, c, storage) {
+    parameters.allocate(ctx, true, storage);
+    parameters.initialise(ctx, seed);
+    optimizer.emplace(ctx, parameters, optimizer_of(c), "discriminator", communicator);
+  }
+  DiscriminatorConfig config;
+  Parameters parameters;
+  Discriminators networks;
+  std::optional<Optimizer> optimizer;  // set once the parameters have their values
+  PlannedVerdicts verdicts{};
+};
 
 struct TrainingStep::Impl {
   Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& optimizer_config,
-       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage, Communicator* communicator)
+       int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage, Communicator* communicator,
+       const DiscriminatorConfig& discriminator)
       : ctx(c.share()),
         config(codec),
         seed(seed_value),
@@ -29,16 +59,30 @@ struct TrainingStep::Impl {
     parameters.allocate(ctx, true, storage);
     parameters.initialise(ctx, seed);
     optimizer.emplace(ctx, parameters, optimizer_config, "adamw", communicator);
+    if (loss_config.adversarial > 0) critics.emplace(ctx, discriminator, seed, storage, communicator);
     plan.reserve([&](Plan& p) { walk(p, loss_config, storage); });
     captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
     host.frames.resize(static_cast<size_t>(batch));
-    host.values.resize(losses.terms.size()), host.shares.resize(losses.terms.size());
-    for (const TermSpec& t : losses.terms) host.metrics.terms.push_back({t.name, t.title});
+    host.values.resize(losses.terms.size()), host.shares.resize(losses.leader.size());
+    for (const TermSpec& t : losses.terms)
+      host.metrics.terms.push_back({.name = t.name, .title = t.title, .in_sum = t.in_sum});
+    if (critics) {
+      for (const std::string& name : critics->networks.names()) host.metrics.discriminators.push_back({.name = name});
+      host.verdicts.resize(3 * critics->networks.names().size());
+      set_adversarial(true);
+    }
   }
 
-  /// The whole step as one walk: encoder, quantizer, decoder, losses. What load() fills (audio, lengths, and the
-  /// quantizer's frames and stages) outlives the runs.
+  /// Opens or closes the gates of the branches that lead to discriminators.
+  void set_adversarial(bool on) {
+    std::vector<float> gates;
+    for (const size_t term : losses.leader) gates.push_back(on || losses.terms[term].in_sum ? 1.0f : 0.0f);
+    ctx.upload<float>(gates, losses.gates);
+  }
+
+  /// The whole step as one walk: encoder, quantizer, decoder, discriminators in a walk of their own, losses. What load()
+  /// fills (audio, lengths, and the quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
@@ -54,7 +98,18 @@ struct TrainingStep::Impl {
                                        .seed = seed});
     after_quantizer = p.last_step();
     const Flow estimate = stored_as(p, system.decoder(p, stored_as(p, quantized.flow, storage)), Storage::float32);
-    losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate);
+    if (!critics) {
+      losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate);
+    } else {
+      Critics& c = *critics;
+      p.inner([&](Plan& inner) {
+        c.verdicts = plan_discriminator_losses(inner, c.networks, audio, estimate, c.config.loss);
+        c.optimizer->plan(inner);
+      });
+      const Frozen frozen = p.freeze(c.parameters);
+      const Loss adversarial = adversarial_loss_of(loss_config, c.config.loss, c.networks, source.flow);
+      losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate, std::span(&adversarial, 1));
+    }
     optimizer->plan(p);
   }
 
@@ -68,6 +123,7 @@ struct TrainingStep::Impl {
   int64_t batch, samples;
   Parameters parameters;
   System system;
+  std::optional<Critics> critics;  // if the loss is adversarial
   Plan plan;
   Quantized quantized;
   PlannedLosses losses;
@@ -82,16 +138,17 @@ struct TrainingStep::Impl {
   struct {
     // Buffers for load() and metrics(), allocated once. stages: all codebooks for every item, the default of load().
     std::vector<int32_t> stages, frames;
-    std::vector<float> values, shares;
+    std::vector<float> values, shares, verdicts;
     StepMetrics metrics;
   } host;
 };
 
 TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
                            const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed,
-                           Storage storage, Communicator* communicator)
+                           Storage storage, Communicator* communicator, const DiscriminatorConfig& discriminator)
     : impl_(within_memory("TrainingStep", [&] {
-        return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage, communicator);
+        return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage, communicator,
+                                      discriminator);
       })) {}
 TrainingStep::~TrainingStep() = default;
 
@@ -196,6 +253,13 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
 void TrainingStep::reset_average() { impl_->optimizer->reset_average(); }
 
 void TrainingStep::set_learning_rate(double lr) { impl_->optimizer->set_learning_rate(lr); }
+void TrainingStep::set_discriminator_learning_rate(double lr) {
+  if (impl_->critics) impl_->critics->optimizer->set_learning_rate(lr);
+}
+void TrainingStep::set_adversarial(bool on) {
+  if (impl_->critics) impl_->set_adversarial(on);
+}
+Parameters* TrainingStep::discriminators() noexcept { return impl_->critics ? &impl_->critics->parameters : nullptr; }
 
 void TrainingStep::run() {
   Impl& s = *impl_;
@@ -231,6 +295,7 @@ void TrainingStep::gradients() {
   // The backward passes leave the gradients of effective weights. An update would derive those of directions and gains,
   // so they are derived here.
   impl_->parameters.finish_gradients(impl_->ctx);
+  if (impl_->critics) impl_->critics->parameters.finish_gradients(impl_->ctx);
 }
 
 void TrainingStep::measure() {
@@ -242,7 +307,8 @@ void TrainingStep::measure() {
 
 float StepMetrics::loss() const {
   float sum = 0;
-  for (const TermMetrics& t : terms) sum += t.value;
+  for (const TermMetrics& t : terms)
+    if (t.in_sum) sum += t.value;
   return sum + commitment;
 }
 const TermMetrics& StepMetrics::term(const std::string& name) const {
@@ -262,7 +328,23 @@ const StepMetrics& TrainingStep::metrics() {
   s.ctx.read<float>(s.losses.shares, s.host.shares);
   s.ctx.read<float>(s.quantized.losses, std::span<float>(vq));
   const AdamWScalars a = scalars();
-  for (size_t i = 0; i < m.terms.size(); ++i) m.terms[i].value = s.host.values[i], m.terms[i].share = s.host.shares[i];
+  for (size_t i = 0; i < m.terms.size(); ++i) {
+    const size_t branch = s.losses.branch[i];
+    m.terms[i].value = s.host.values[i];
+    m.terms[i].share = s.losses.leader[branch] == i ? s.host.shares[branch] : std::numeric_limits<float>::quiet_NaN();
+  }
+  if (s.critics) {
+    const size_t count = m.discriminators.size();
+    const std::span<float> read(s.host.verdicts);
+    s.ctx.read<float>(s.critics->verdicts.losses, read.first(count));
+    s.ctx.read<float>(s.critics->verdicts.right, read.subspan(count));
+    for (size_t i = 0; i < count; ++i) {
+      DiscriminatorMetrics& d = m.discriminators[i];
+      d.loss = read[i], d.real = read[count + 2 * i], d.fake = read[count + 2 * i + 1];
+    }
+    const AdamWScalars of_critics = s.critics->optimizer->scalars();
+    m.discriminator_norm = of_critics.norm, m.discriminator_skipped = of_critics.skipped;
+  }
   m.commitment = vq[0], m.codebook = vq[1];
   m.gradient_norm = a.norm, m.updates = a.step, m.skipped = a.skipped;
   return m;
@@ -273,13 +355,26 @@ void TrainingStep::set_scalars(const AdamWScalars& a) { impl_->optimizer->set_sc
 
 std::vector<StateTensor> TrainingStep::state() {
   std::vector<StateTensor> all = impl_->optimizer->state();
-  // Two numbers per term: the decayed sum of its gradient's norms, and the decayed sum of ones.
+  // Two numbers per branch: the decayed sum of its gradient's norms, and the decayed sum of ones.
   const PlannedLosses& losses = impl_->losses;
-  const size_t count = losses.terms.size();
+  const size_t count = losses.leader.size();
   for (size_t i = 0; i < 2 * count; ++i)
-    all.push_back({(i < count ? "balancer.norms." : "balancer.ones.") + losses.terms[i % count].name,
+    all.push_back({(i < count ? "balancer.norms." : "balancer.ones.") + losses.terms[losses.leader[i % count]].name,
                    View<float>(losses.balancer_state.data + i, {})});
   return all;
 }
+
+namespace {
+
+Optimizer& optimizer_of(std::optional<Critics>& critics) {
+  if (!critics) throw Error(ErrorKind::usage, "training step: no discriminators, loss.adversarial is 0");
+  return *critics->optimizer;
+}
+
+}  // namespace
+
+std::vector<StateTensor> TrainingStep::discriminator_state() { return optimizer_of(impl_->critics).state(); }
+AdamWScalars TrainingStep::discriminator_scalars() { return optimizer_of(impl_->critics).scalars(); }
+void TrainingStep::set_discriminator_scalars(const AdamWScalars& a) { optimizer_of(impl_->critics).set_scalars(a); }
 
 }  // namespace nacre

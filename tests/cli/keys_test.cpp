@@ -56,7 +56,7 @@ TEST_CASE("info: --keys lists every key in aligned columns, and --json has the s
     INFO(name);
     CHECK(all[section].erase(name.substr(section.size() + 1)) == 1);
   }
-  CHECK(sections == std::vector<std::string>{"codec", "loss", "optimizer", "training"});
+  CHECK(sections == std::vector<std::string>{"codec", "discriminator", "loss", "optimizer", "training"});
   for (const auto& [section, left] : all.items()) CHECK(left.empty());
 }
 

@@ -85,3 +85,100 @@ TEST_CASE("checkpoint: the balancer's averages are restored by the names of the 
                                                                 {"balancer.ones.stft", {5}},
                                                                 {"balancer.ones.mel", {6}}});
 }
+
+TEST_CASE("checkpoint: a run with discriminators goes on with equal bits", "[training]") {
+  const TemporaryFolder folder;
+  RunConfig config = tiny();
+  config.loss.adversarial = 1;
+  config.discriminator = {.periods = {2, 3}, .period_channels = {4, 6}, .windows = {64}, .window_channels = 4};
+  Context ctx({.threads = 1});
+  const auto made = [&](uint64_t seed) {
+    return std::make_unique<TrainingStep>(ctx, config.codec, config.loss, config.optimizer, 2, 400, seed,
+                                          Storage::float32, nullptr, config.discriminator);
+  };
+  const auto run = [](TrainingStep& step, int steps) {
+    const std::vector<int32_t> lengths(2, static_cast<int32_t>(step.samples()));
+    for (int i = 0; i < steps; ++i) {
+      step.load(sine(2 * step.samples(), 300, 16000, 0.4), lengths);
+      step.run();
+    }
+  };
+  const auto all_of = [&](TrainingStep& step) {
+    std::map<std::string, std::vector<float>> all;
+    const auto add = [&](const std::string& name, View<const float> v) {
+      all[name].resize(static_cast<size_t>(v.elements()));
+      ctx.read<float>(v, all[name]);
+    };
+    add("codec", step.parameters().values());
+    add("discriminators", step.discriminators()->values());
+    for (const StateTensor& s : step.state()) add(s.name, s.values);
+    for (const StateTensor& s : step.discriminator_state()) add(s.name, s.values);
+    return all;
+  };
+  const auto step = made(1);
+  run(*step, 3);
+  const RunIdentity identity = identity_of(config, 0, ctx, Storage::float32, RunSchedule(config.training, 10, 0));
+  const CheckpointContent content = content_of(*step, ctx, identity, 3, 0);
+  REQUIRE(content.files.size() == 3);
+  for (const CheckpointFile& file : content.files) {
+    std::string bytes;
+    file.write([&](std::span<const std::byte> part) {
+      bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
+    });
+    write_bytes(folder / file.name, bytes);
+  }
+  const Checkpoint checkpoint{.path = folder.path(), .step = 3, .manifest = content.manifest, .metric = {}};
+  const auto resumed = made(2);
+  run(*resumed, 1);
+  CHECK(all_of(*resumed) != all_of(*step));
+  restore(*resumed, checkpoint);
+  CHECK(all_of(*resumed) == all_of(*step));
+  CHECK(resumed->discriminator_scalars().step == 3);
+  run(*step, 2), run(*resumed, 2);
+  CHECK(all_of(*resumed) == all_of(*step));
+
+  // The names are those of DAC's checkpoints.
+  const Safetensors weights = Safetensors::read(folder / "discriminator.safetensors");
+  for (const char* name : {"discriminators.0.convs.1.0.weight_v", "discriminators.1.conv_post.bias",
+                           "discriminators.2.band_convs.4.3.0.weight_g", "discriminators.2.conv_post.weight_v"})
+    CHECK(weights.find(name) != nullptr);
+
+  // A checkpoint of a run without discriminators leaves those of this run as they are.
+  fs::remove(folder / "discriminator.safetensors");
+  const auto later = made(2);
+  const std::vector<float> start = all_of(*later)["discriminators"];
+  restore(*later, checkpoint);
+  CHECK(all_of(*later)["discriminators"] == start);
+  CHECK(later->scalars().step == 3);
+}
+
+TEST_CASE("checkpoint: discriminators are restored into the same networks only", "[training]") {
+  const TemporaryFolder folder;
+  const Checkpoint checkpoint{.path = folder.path(), .step = 1, .manifest = "", .metric = {}};
+  const DiscriminatorConfig then{.periods = {2, 3}, .windows = {64, 128}};
+  CHECK_FALSE(has_discriminators(checkpoint, then, then));
+  write_bytes(folder / "discriminator.safetensors", "x");
+  CHECK(has_discriminators(checkpoint, then, then));
+  DiscriminatorConfig now = then;
+  now.learning_rate = 1, now.clip = 0, now.loss = AdversarialKind::hinge;
+  CHECK(has_discriminators(checkpoint, then, now));
+  now.windows = {128, 64};
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.periods = {2};
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.window_channels = 8;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+}
+
+TEST_CASE("checkpoint: settings of discriminators forbid a resume only if there are any", "[training]") {
+  RunIdentity then;
+  then.config = tiny();
+  RunIdentity now = then;
+  now.config.discriminator.windows = {64};
+  now.config.loss.feature = 3, now.config.loss.adversarial_start = 5;
+  CHECK(what_forbids_resume(then, now).empty());
+  now.config.loss.adversarial = 1;
+  CHECK(what_forbids_resume(then, now).size() == 4);
+  then.config.loss.adversarial = 1;
+  CHECK(what_forbids_resume(then, now).size() == 3);
+}

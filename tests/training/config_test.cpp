@@ -269,6 +269,20 @@ TEST_CASE("warnings: what a newcomer is told about an evaluation") {
   CHECK(one(f, "not a number"));
   f = good, f.input_std = f.output_std = 0;  // silence in, silence out
   CHECK(warnings(f).empty());
+  const auto judged = [&](float real, float fake, double share) {
+    HealthFigures with = good;
+    with.discriminators = {{.name = "period_2", .real = real, .fake = fake}, {.name = "w", .real = real, .fake = fake}};
+    with.adversarial_share = share, with.step = 500;
+    return with;
+  };
+  CHECK(warnings(judged(0.7f, 0.6f, 0.4)).empty());
+  CHECK(one(judged(0.99f, 0.98f, 0.4), "discriminators have won: period_2, w are right"));
+  CHECK(one(judged(0.99f, 0.01f, 0.4), "discriminators are dead: period_2, w say"));
+  CHECK(one(judged(0.7f, 0.6f, 0.6), "60 % of the gradient"));
+  CHECK(warnings(judged(0.99f, 0.7f, 0.5)).empty());
+  HealthFigures early = judged(0.0f, 1.0f, 0.4);
+  early.step = 499;
+  CHECK(warnings(early).empty());
 }
 
 TEST_CASE("warnings: advice is about what the configuration leaves to change") {

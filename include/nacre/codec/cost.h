@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "nacre/losses/loss.h"
+#include "nacre/losses/adversarial.h"
 #include "nacre/systems/codec_config.h"
 
 namespace nacre {
@@ -30,7 +30,9 @@ double floor_seconds(const Work&, const DeviceCeilings&, Arithmetic);
 
 /// Costs of one step over `batch` items of `samples` samples each (rounded up to whole frames). Snake is counted in the
 /// convolution that follows it, where it is computed: the convolution reads x, and its backward pass reads x again. The
-/// tanh at the waveform is not counted.
-std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic);
+/// tanh at the waveform is not counted. With LossConfig::adversarial, the rows of discriminators count all of their
+/// passes in the step.
+std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic,
+                               const DiscriminatorConfig& = {});
 
 }  // namespace nacre

@@ -1,6 +1,6 @@
 #pragma once
-// The complete configuration of a training run, in four sections: codec, loss, optimizer, training. The run's folder
-// keeps a copy.
+// The complete configuration of a training run, in five sections: codec, loss, discriminator, optimizer, training. The
+// run's folder keeps a copy.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,7 +11,7 @@
 
 namespace nacre::training {
 
-enum class Schedule : uint8_t { constant, cosine };
+enum class Schedule : uint8_t { constant, cosine, exponential };
 enum class Start : uint8_t {
   transform,  ///< start as a lapped-transform codec (codec/transform_start.h) if the codec can carry one; else random
   random
@@ -28,6 +28,7 @@ struct TrainingConfig {
   int64_t schedule_steps = 0;
   int64_t warmup_steps = 0;
   double final_rate = 0.01;
+  double rate_decay = 0.999996;
   bool salvage = false;
   bool held_out_folders = true;
   double valid_fraction = 0.05;
@@ -47,11 +48,13 @@ void fields(V& v, TrainingConfig& c) {
   v("seed", c.seed, at_least(0), "seed of random weights, crops and all other random choices");
   v("start", c.start, words({"transform", "random"}),
     "weights before the first step; transform: those of a lapped transform, if the shape of the codec allows it");
-  v("schedule", c.schedule, words({"constant", "cosine"}), "how the learning rate changes over the steps");
+  v("schedule", c.schedule, words({"constant", "cosine", "exponential"}),
+    "how the learning rate changes over the steps");
   v("schedule_steps", c.schedule_steps, at_least(0).zero("as many as the epochs have"),
     "steps that the schedule spans, independent of max_steps");
   v("warmup_steps", c.warmup_steps, at_least(0), "steps over which the learning rate first rises linearly");
   v("final_rate", c.final_rate, range(0, 1), "cosine: fraction of the learning rate at the end");
+  v("rate_decay", c.rate_decay, range(above(0), 1), "exponential: factor of the learning rate per step");
   v("salvage", c.salvage, flag(), "use the intact part of truncated or damaged files");
   v("held_out_folders", c.held_out_folders, flag(),
     "folders named valid, dev, test, ... are held out (data/dataset.h)");
@@ -78,13 +81,14 @@ Setting setting(const std::string& assignment);
 struct RunConfig {
   CodecConfig codec;
   LossConfig loss;
+  DiscriminatorConfig discriminator;
   OptimizerConfig optimizer;
   TrainingConfig training;
 
   /// Throws Error(usage) that names section and key.
   void check() const;
   std::string to_json() const;
-  /// Reads a JSON object with any of the four sections; `base` gives all other values. Throws Error(usage) that names
+  /// Reads a JSON object with any of the five sections; `base` gives all other values. Throws Error(usage) that names
   /// unknown keys.
   static RunConfig from_json(const std::string& text, const RunConfig& base);
   static RunConfig from_json(const std::string& text);

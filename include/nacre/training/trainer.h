@@ -66,6 +66,8 @@ struct HealthFigures {
   int64_t step = 0;
   /// From the configuration: advice concerns settings that can still be changed.
   bool balanced = true, codebooks_from_data = true, ema = true;
+  std::vector<DiscriminatorMetrics> discriminators{};  ///< means over the epoch; empty without adversarial training
+  double adversarial_share = 0;                        ///< of their losses in the gradient at the waveform
 };
 std::vector<std::string> warnings(const HealthFigures&);
 

@@ -1,5 +1,7 @@
 #pragma once
-// One training step of a codec: forward pass, losses, hand-derived backward pass, clipping, AdamW, codebook update. The
+// One training step of a codec: forward pass, losses, hand-derived backward pass, clipping, AdamW, codebook update. With
+// LossConfig::adversarial above 0, discriminators are trained in between: forward pass of the codec, a whole step of the
+// discriminators on its output, losses against the discriminators after that step, backward pass of the codec. The
 // constructor plans all memory. run() allocates nothing, waits for nothing, and can be captured.
 #include <cstdint>
 #include <functional>
@@ -9,7 +11,7 @@
 #include <vector>
 
 #include "nacre/codec/codec.h"
-#include "nacre/losses/loss.h"
+#include "nacre/losses/adversarial.h"
 #include "nacre/training/optimizer.h"
 
 namespace nacre {
@@ -18,7 +20,14 @@ namespace nacre {
 struct TermMetrics {
   std::string name, title;  ///< as in TermSpec
   float value = 0;          ///< unweighted
-  float share = 0;          ///< of the gradient at the waveform, as applied
+  float share = 0;          ///< of the gradient at the waveform, as applied; NaN if it is part of the previous term's
+  bool in_sum = true;       ///< as in TermSpec
+};
+/// A discriminator in one step.
+struct DiscriminatorMetrics {
+  std::string name;          ///< as in Discriminators::names()
+  float loss = 0;            ///< of real and fake audio together
+  float real = 0, fake = 0;  ///< fractions of the logits of real and of fake audio that are judged right
 };
 /// Measurements of one step, read back on demand.
 struct StepMetrics {
@@ -26,7 +35,11 @@ struct StepMetrics {
   float commitment = 0, codebook = 0;
   float gradient_norm = 0;
   int32_t updates = 0, skipped = 0;
-  /// The unweighted sum of the terms and the commitment, independent of the weights used in training.
+  std::vector<DiscriminatorMetrics> discriminators;  ///< empty without adversarial training
+  float discriminator_norm = 0;                      ///< of their gradients together
+  int32_t discriminator_skipped = 0;                 ///< updates of theirs that were not finite
+  /// The unweighted sum of the commitment and the terms that are part of it (TermSpec::in_sum), independent of the
+  /// weights used in training.
   float loss() const;
   /// Throws Error(usage) for an unknown name.
   const TermMetrics& term(const std::string& name) const;
@@ -37,7 +50,8 @@ class TrainingStep {
   /// `storage` applies to activations, their gradients and the effective weights between the waveform and the latent.
   /// Parameters, sums, losses, quantizer and optimizer always use float. For `communicator`, see Optimizer.
   TrainingStep(Context&, const CodecConfig&, const LossConfig&, const OptimizerConfig&, int64_t batch, int64_t samples,
-               uint64_t seed, Storage storage = Storage::float32, Communicator* communicator = nullptr);
+               uint64_t seed, Storage storage = Storage::float32, Communicator* communicator = nullptr,
+               const DiscriminatorConfig& discriminator = {});
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
@@ -55,6 +69,10 @@ class TrainingStep {
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows = 0,
                        const StartProgress& = {});
   void set_learning_rate(double);
+  void set_discriminator_learning_rate(double);
+  /// Whether losses against discriminators take part in the gradient of the codec; true at first. The discriminators
+  /// train in any case.
+  void set_adversarial(bool);
   /// Runs the whole step. On CUDA, the first call launches kernel by kernel, the second one captures a graph, and all
   /// later ones replay it. The bits are the same, and a replay is one launch.
   void run();
@@ -76,6 +94,8 @@ class TrainingStep {
   View<const float> averaged() const noexcept;
   /// Restarts the averaged weights from the current values, after these were set from outside.
   void reset_average();
+  /// The discriminators' parameters; null without adversarial training.
+  Parameters* discriminators() noexcept;
   /// Computes gradients without an update: forward and backward passes only. For tests.
   void gradients();
   View<const int32_t> codes() const noexcept;
@@ -84,6 +104,10 @@ class TrainingStep {
   std::vector<StateTensor> state();
   AdamWScalars scalars();
   void set_scalars(const AdamWScalars&);
+  /// The same of the discriminators' optimizer. Throw Error(usage) without adversarial training.
+  std::vector<StateTensor> discriminator_state();
+  AdamWScalars discriminator_scalars();
+  void set_discriminator_scalars(const AdamWScalars&);
 
   size_t planned_bytes() const noexcept;
   size_t unshared_bytes() const noexcept;
