@@ -76,12 +76,36 @@ CodecConfig at_44k() {
 }  // namespace
 
 SystemFile dac() {
-  const Preset::Settings settings{{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
-                                  {"loss.mels", "[5, 10, 20, 40, 80, 160, 320]"}};
+  // The published training (section 3.5 and the code's conf/final): mel with weight 15, summed over seven windows. Here
+  // a term is the mean over its windows, so the weight is 7 times as large.
+  const Preset::Settings training{{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+                                  {"loss.mels", "[5, 10, 20, 40, 80, 160, 320]"},
+                                  {"loss.balanced", "false"},
+                                  {"loss.waveform", "0"},
+                                  {"loss.stft", "0"},
+                                  {"loss.mel", "105"},
+                                  {"loss.vq", "0.25"},
+                                  {"loss.adversarial", "1"},
+                                  {"loss.feature", "2"},
+                                  {"optimizer.learning_rate", "1e-4"},
+                                  {"optimizer.beta1", "0.8"},
+                                  {"optimizer.beta2", "0.99"},
+                                  {"optimizer.clip", "1000"},
+                                  {"optimizer.ema_decay", "0"},
+                                  {"training.start", "\"random\""},
+                                  {"training.codebook_start_rows", "0"},
+                                  {"training.schedule", "\"exponential\""},
+                                  {"training.batch_size", "12"}};
+  // Segments of 0.38 s.
+  const auto with_segment = [&](const char* samples) {
+    Preset::Settings settings = training;
+    settings.push_back({"training.segment_length", samples});
+    return settings;
+  };
   return {.networks = {{.name = "dac", .encoder = encoder, .decoder = decoder}},
-          .presets = {{.name = "dac-16k", .codec = at_16k(), .settings = settings},
-                      {.name = "dac-24k", .codec = at_24k(), .settings = settings},
-                      {.name = "dac-44k", .codec = at_44k(), .settings = settings}}};
+          .presets = {{.name = "dac-16k", .codec = at_16k(), .settings = with_segment("6080")},
+                      {.name = "dac-24k", .codec = at_24k(), .settings = with_segment("9120")},
+                      {.name = "dac-44k", .codec = at_44k(), .settings = with_segment("16758")}}};
 }
 
 }  // namespace nacre::systems

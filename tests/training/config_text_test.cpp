@@ -43,9 +43,41 @@ const char* const speech_text = R"({
     "quantizer_dropout": 0.0,
     "sample_rate": 16000
   },
+  "discriminator": {
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "clip": 10.0,
+    "learning_rate": 0.0001,
+    "loss": "least_squares",
+    "period_channels": [
+      8,
+      32,
+      128,
+      256,
+      256
+    ],
+    "periods": [
+      2,
+      3,
+      5,
+      7,
+      11
+    ],
+    "waveform": false,
+    "weight_decay": 0.01,
+    "window_channels": 8,
+    "windows": [
+      2048,
+      1024,
+      512
+    ]
+  },
   "loss": {
+    "adversarial": 0.0,
+    "adversarial_start": 0,
     "balanced": true,
     "balancer_decay": 0.999,
+    "feature": 1.0,
     "mel": 1.0,
     "mel_scale": "slaney",
     "mels": [
@@ -81,6 +113,7 @@ const char* const speech_text = R"({
     "held_out_folders": true,
     "max_steps": 0,
     "num_epochs": 100,
+    "rate_decay": 0.999996,
     "salvage": false,
     "schedule": "cosine",
     "schedule_steps": 0,
@@ -131,10 +164,42 @@ const char* const dac_text = R"({
     "quantizer_dropout": 0.5,
     "sample_rate": 44100
   },
+  "discriminator": {
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "clip": 10.0,
+    "learning_rate": 0.0001,
+    "loss": "least_squares",
+    "period_channels": [
+      32,
+      128,
+      512,
+      1024,
+      1024
+    ],
+    "periods": [
+      2,
+      3,
+      5,
+      7,
+      11
+    ],
+    "waveform": false,
+    "weight_decay": 0.01,
+    "window_channels": 32,
+    "windows": [
+      2048,
+      1024,
+      512
+    ]
+  },
   "loss": {
-    "balanced": true,
+    "adversarial": 1.0,
+    "adversarial_start": 0,
+    "balanced": false,
     "balancer_decay": 0.999,
-    "mel": 1.0,
+    "feature": 2.0,
+    "mel": 105.0,
     "mel_scale": "slaney",
     "mels": [
       5,
@@ -146,9 +211,9 @@ const char* const dac_text = R"({
       320
     ],
     "orthogonal": false,
-    "stft": 1.0,
-    "vq": 1.0,
-    "waveform": 1.0,
+    "stft": 0.0,
+    "vq": 0.25,
+    "waveform": 0.0,
     "windows": [
       32,
       64,
@@ -160,29 +225,30 @@ const char* const dac_text = R"({
     ]
   },
   "optimizer": {
-    "beta1": 0.5,
-    "beta2": 0.9,
-    "clip": 1.0,
-    "ema_decay": 0.99,
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "clip": 1000.0,
+    "ema_decay": 0.0,
     "eps": 1e-08,
-    "learning_rate": 0.0003,
+    "learning_rate": 0.0001,
     "weight_decay": 0.01
   },
   "training": {
-    "batch_size": 16,
+    "batch_size": 12,
     "checkpoint_minutes": 10.0,
     "codebook_average_rows": 0,
-    "codebook_start_rows": 20000,
+    "codebook_start_rows": 0,
     "final_rate": 0.01,
     "held_out_folders": true,
     "max_steps": 0,
     "num_epochs": 100,
+    "rate_decay": 0.999996,
     "salvage": false,
-    "schedule": "cosine",
+    "schedule": "exponential",
     "schedule_steps": 0,
     "seed": 1,
-    "segment_length": 16000,
-    "start": "transform",
+    "segment_length": 16758,
+    "start": "random",
     "valid_fraction": 0.05,
     "valid_seconds": 60.0,
     "warmup_steps": 0
