@@ -79,6 +79,49 @@ void add_step(Suite& suite, const std::string& name, const std::string& type, in
       });
 }
 
+/// The published training of a DAC configuration: discriminators, both optimizers. quarter: all widths divided by four.
+void add_adversarial_step(Suite& suite, const std::string& name, bool quarter, const std::string& type, int64_t batch,
+                          int64_t samples) {
+  Model m = model(suite, name);
+  DiscriminatorConfig discriminator;
+  if (quarter && !suite.small()) {
+    m.config.encoder_dim /= 4, m.config.decoder_dim = m.config.decoder_dim / 8;
+    for (int64_t& channels : discriminator.period_channels) channels /= 4;
+    discriminator.window_channels /= 4;
+  }
+  LossConfig loss;
+  loss.windows = {32, 64, 128, 256, 512, 1024, 2048}, loss.mels = {5, 10, 20, 40, 80, 160, 320};
+  loss.balanced = false, loss.waveform = loss.stft = 0, loss.mel = 105, loss.vq = 0.25;
+  loss.adversarial = 1, loss.feature = 2;
+  if (suite.small()) {
+    loss.windows = {64}, loss.mels = {10};
+    discriminator = {.periods = {2, 3}, .period_channels = {4, 8}, .windows = {64}, .window_channels = 4};
+  }
+  const OptimizerConfig optimizer{.learning_rate = 1e-4, .beta1 = 0.8, .beta2 = 0.99, .clip = 1000, .ema_decay = 0};
+  batch = suite.least(batch, 2), samples = suite.least(samples, 160);
+  Work work;
+  for (const CostRow& row : step_cost(m.config, loss, batch, samples, arithmetic(type), discriminator))
+    work += row.forward, work += row.backward;
+  suite.add(
+      {.name = "adversarial_step/" + name + (quarter ? "-quarter/" : "/") + type + "/" + std::to_string(batch) + "x" +
+               std::to_string(samples) + (suite.cuda() ? "/captured" : ""),
+       .bytes = static_cast<int64_t>(work.bytes),
+       .flops = static_cast<int64_t>(work.products),
+       .arithmetic = type,
+       .parameters = parameters("adversarial_step", type, suite.small() ? "small" : name, batch, samples, suite.cuda()),
+       .audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(m.config.sample_rate),
+       .eager = true},  // the step holds its own graph
+      [=](Data& data) -> Run {
+        const Storage storage = type == "bf16" ? Storage::bfloat16 : Storage::float32;
+        auto step = std::make_shared<TrainingStep>(data.ctx, m.config, loss, optimizer, batch, samples, 1, storage,
+                                                   nullptr, discriminator);
+        step->load(noise(batch * step->samples()),
+                   std::vector<int32_t>(static_cast<size_t>(batch), static_cast<int32_t>(samples)));
+        step->run(), step->run();  // on CUDA the second run is captured
+        return [=](Context&) { step->run(); };
+      });
+}
+
 void add_codec(Suite& suite, const std::string& name, int64_t batch, double seconds) {
   const Model m = model(suite, name);
   batch = suite.least(batch, 2);
@@ -126,6 +169,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
 const Cases cases([](Suite& suite) {
   if (!suite.cuda()) {
     add_step(suite, "speech-16k-small", "fp32", 8, 4000, false);  // the quickstart's training step
+    add_adversarial_step(suite, "dac-16k", true, "fp32", 4, 6080);
     add_codec(suite, "speech-16k-small", 1, 2);                   // the command line's window
     add_codec(suite, "speech-16k-small", 1, 0);
     add_codec(suite, "speech-16k", 1, 2);
@@ -148,6 +192,9 @@ const Cases cases([](Suite& suite) {
       add_step(suite, "speech-16k-small", type, 8, 4000, true);
     }
   }
+  // The published batch, on one device and on six.
+  for (const std::string type : {"bf16", "tf32"})
+    for (const int64_t batch : {12, 72}) add_adversarial_step(suite, "dac-44k", false, type, batch, 16896);
   for (const char* name : {"speech-16k", "dac-16k", "dac-44k"}) {
     add_codec(suite, name, 1, 10);
     add_codec(suite, name, 16, 10);
