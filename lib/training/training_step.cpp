@@ -74,8 +74,11 @@ struct TrainingStep::Impl {
     }
   }
 
-  /// Opens or closes the gates of the branches that lead to discriminators.
+  /// Opens or closes the gates of the branches that lead to discriminators. Callers set them before every step, so
+  /// nothing is copied unless they change.
   void set_adversarial(bool on) {
+    if (gates_open == on) return;
+    gates_open = on;
     std::vector<float> gates;
     for (const size_t term : losses.leader) gates.push_back(on || losses.terms[term].in_sum ? 1.0f : 0.0f);
     ctx.upload<float>(gates, losses.gates);
@@ -124,6 +127,7 @@ struct TrainingStep::Impl {
   Parameters parameters;
   System system;
   std::optional<Critics> critics;  // if the loss is adversarial
+  std::optional<bool> gates_open;  // of set_adversarial(), once it was called
   Plan plan;
   Quantized quantized;
   PlannedLosses losses;
