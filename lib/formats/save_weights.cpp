@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "files/owned_tensors.h"
 #include "nacre/error.h"
 #include "nacre/files/atomic_file.h"
 #include "nacre/files/safetensors.h"
@@ -16,17 +17,6 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 // For transformers, which refuses files without it.
 const std::pair<const std::string, std::string> pytorch_metadata{"format", "pt"};
-
-struct Tensors {
-  std::vector<std::vector<float>> values;  // moving the outer vector leaves the inner ones where they are
-  std::vector<StoredTensor> list;
-
-  void add(std::string name, std::vector<int64_t> shape, std::vector<float> v) {
-    values.push_back(std::move(v));
-    list.push_back(
-        {std::move(name), Dtype::f32, std::move(shape), std::as_bytes(std::span<const float>(values.back()))});
-  }
-};
 
 /// What both programs have in common.
 std::string not_for_dac(const CodecConfig& c, const std::string& program) {
@@ -61,8 +51,8 @@ std::vector<float> effective(std::span<const float> v, std::span<const float> g)
   return w;
 }
 
-Tensors effective_tensors(Context& ctx, const Parameters& parameters, const CodecConfig& c) {
-  Tensors all;
+OwnedTensors effective_tensors(Context& ctx, const Parameters& parameters, const CodecConfig& c) {
+  OwnedTensors all;
   std::vector<float> gain;
   // In order of name, so weight_g of a layer comes just before its weight_v.
   parameters.each_tensor(
@@ -123,7 +113,7 @@ std::string not_for_descript(const CodecConfig& c) { return not_for_dac(c, "desc
 
 void save_hugging_face(Context& ctx, const Parameters& parameters, const CodecConfig& c, const fs::path& folder) {
   refuse(not_for_hugging_face(c));
-  const Tensors all = effective_tensors(ctx, parameters, c);
+  const OwnedTensors all = effective_tensors(ctx, parameters, c);
   const auto text = [](std::string content) {
     return [content = std::move(content)](const ByteSink& sink) {
       sink(std::as_bytes(std::span(content.data(), content.size())));
@@ -144,7 +134,7 @@ void save_hugging_face(Context& ctx, const Parameters& parameters, const CodecCo
 
 void save_descript(Context& ctx, const Parameters& parameters, const CodecConfig& c, const fs::path& path) {
   refuse(not_for_descript(c));
-  Tensors all;
+  OwnedTensors all;
   parameters.each_tensor(
       ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> values) {
         all.add(name, shape, {values.begin(), values.end()});

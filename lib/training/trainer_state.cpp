@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "files/owned_tensors.h"
 #include "nacre/files/safetensors.h"
 #include "training/trainer_run.h"
 
@@ -19,17 +20,6 @@ using nlohmann::json;
 // Versions of other libraries that affect the bits. There are none now; runs that began when convolutions used oneDNN
 // have its version here.
 constexpr const char* libraries = "none";
-
-/// A list of tensors together with the memory that they point to.
-struct Tensors {
-  std::vector<std::unique_ptr<std::vector<float>>> values;
-  std::vector<StoredTensor> list;
-  void add(const std::string& name, std::vector<int64_t> shape, std::span<const float> v) {
-    // The vectors are allocated one by one, because the tensors point to their elements.
-    values.push_back(std::make_unique<std::vector<float>>(v.begin(), v.end()));
-    list.push_back({name, Dtype::f32, std::move(shape), std::as_bytes(std::span<const float>(*values.back()))});
-  }
-};
 
 constexpr const char* averaged = "adamw.ema";
 
@@ -175,14 +165,14 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   // With averaged weights, model.safetensors holds the averages, which is what is used after training, and the values
   // that are trained on go to optimizer.safetensors as "value.NAME". Without them, model.safetensors holds the values.
   // Either way it is a complete model.
-  auto model = std::make_shared<Tensors>();
-  auto rest = std::make_shared<Tensors>();
+  auto model = std::make_shared<OwnedTensors>();
+  auto rest = std::make_shared<OwnedTensors>();
   const Parameters& parameters = step.parameters();
   bool averaging = false;
   for (const StateTensor& s : step.state()) averaging = averaging || s.name == averaged;
   parameters.each_tensor(ctx,
                          [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-                           (averaging ? *rest : *model).add(averaging ? "value." + name : name, shape, v);
+                           (averaging ? *rest : *model).add_copy(averaging ? "value." + name : name, shape, v);
                          });
   for (const StateTensor& s : step.state()) {
     // A state of this size is laid out as the trained parameters (moments, averages) and is stored tensor by tensor,
@@ -192,9 +182,9 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
       parameters.each_tensor(ctx, s.values,
                              [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
                                if (is_model)
-                                 model->add(name, shape, v);
+                                 model->add_copy(name, shape, v);
                                else
-                                 rest->add(s.name + "." + name, shape, v);
+                                 rest->add_copy(s.name + "." + name, shape, v);
                              });
     } else {
       std::vector<float> v(static_cast<size_t>(s.values.elements()));
@@ -207,18 +197,18 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
                            [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
                              for (const StoredTensor& t : model->list)
                                if (t.name == name) return;
-                             model->add(name, shape, v);
+                             model->add_copy(name, shape, v);
                            });
-  std::shared_ptr<Tensors> judges;
+  std::shared_ptr<OwnedTensors> judges;
   if (const Parameters* theirs = step.discriminators()) {
-    judges = std::make_shared<Tensors>();
+    judges = std::make_shared<OwnedTensors>();
     theirs->each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-      judges->add(name, shape, v);
+      judges->add_copy(name, shape, v);
     });
     for (const StateTensor& s : step.discriminator_state())
       theirs->each_tensor(ctx, s.values,
                           [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-                            rest->add(s.name + "." + name, shape, v);
+                            rest->add_copy(s.name + "." + name, shape, v);
                           });
   }
   const std::map<std::string, std::string> metadata{{config_metadata_key, identity.config.codec.to_json()},
