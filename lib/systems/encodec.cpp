@@ -213,10 +213,69 @@ CodecConfig at_8k() {
 }  // namespace
 
 SystemFile encodec() {
+  // The paper (section 3.4), which audiocraft's default configuration shares where it is not said otherwise.
+  const Preset::Settings both{{"loss.balanced", "true"},
+                              {"loss.balancer_norm", "\"item\""},
+                              {"loss.waveform", "0.1"},
+                              {"loss.stft", "0"},
+                              {"loss.vq", "1"},
+                              {"loss.vq_mean", "true"},
+                              {"loss.mel_kind", "\"power\""},
+                              {"loss.mel_scale", "\"htk\""},
+                              {"loss.mel_fmin", "64"},
+                              {"discriminator.periods", "[]"},
+                              {"discriminator.windows", "[]"},
+                              {"discriminator.level", "false"},
+                              {"discriminator.learning_rate", "3e-4"},
+                              {"discriminator.beta1", "0.5"},
+                              {"discriminator.beta2", "0.9"},
+                              {"discriminator.weight_decay", "0"},
+                              {"discriminator.clip", "0"},
+                              {"optimizer.learning_rate", "3e-4"},
+                              {"optimizer.beta1", "0.5"},
+                              {"optimizer.beta2", "0.9"},
+                              {"optimizer.weight_decay", "0"},
+                              {"optimizer.clip", "0"},
+                              {"optimizer.ema_decay", "0.99"},
+                              {"training.start", "\"random\""},
+                              {"training.schedule", "\"constant\""},
+                              {"training.batch_size", "64"}};
+  const auto with = [](Preset::Settings settings, const Preset::Settings& more) {
+    settings.insert(settings.end(), more.begin(), more.end());
+    return settings;
+  };
+  const Preset::Settings paper = with(both, {{"loss.mel", "1"},
+                                             {"loss.adversarial", "3"},
+                                             {"loss.feature", "3"},
+                                             {"loss.feature_relative", "true"},
+                                             {"discriminator.loss", "\"hinge\""},
+                                             // Two of three steps.
+                                             {"discriminator.update_fraction", "0.6666666666666666"}});
+  const Preset::Settings audiocraft = with(both, {{"loss.mel", "2"},
+                                                  {"loss.adversarial", "4"},
+                                                  {"loss.feature", "4"},
+                                                  {"discriminator.loss", "\"hinge_linear\""},
+                                                  {"discriminator.stft_slope", "0.3"}});
+  // Segments of one second.
   return {.networks = {{.name = "encodec", .encoder = encoder, .decoder = decoder, .check = check}},
-          .presets = {{.name = "encodec-24k", .codec = at_24k(), .settings = {}},
-                      {.name = "encodec-32k", .codec = at_32k(), .settings = {}},
-                      {.name = "speech-8k", .codec = at_8k(), .settings = {}}}};
+          .presets = {{.name = "encodec-24k",
+                       .codec = at_24k(),
+                       .settings = with(paper, {{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+                                                {"loss.mels", "[64, 64, 64, 64, 64, 64, 64]"},
+                                                {"discriminator.stft_windows", "[2048, 1024, 512, 256, 128]"},
+                                                {"training.segment_length", "24000"}})},
+                      {.name = "encodec-32k",
+                       .codec = at_32k(),
+                       .settings = with(audiocraft, {{"loss.windows", "[64, 128, 256, 512, 1024]"},
+                                                     {"loss.mels", "[64, 64, 64, 64, 64]"},
+                                                     {"discriminator.stft_windows", "[1024, 2048, 512, 256, 128]"},
+                                                     {"training.segment_length", "32000"}})},
+                      {.name = "speech-8k",
+                       .codec = at_8k(),
+                       .settings = with(paper, {{"loss.windows", "[32, 64, 128, 256, 512, 1024]"},
+                                                {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
+                                                {"discriminator.stft_windows", "[1024, 512, 256, 128]"},
+                                                {"training.segment_length", "8000"}})}}};
 }
 
 }  // namespace nacre::systems
