@@ -149,6 +149,9 @@ def vq_gather(case):
 @op("stft")
 def stft(case):
     window = torch.hann_window(case.window, device=case.device)
+    inside = bool(case.get("inside", 0))  # frames within the signal, and a normalised window
+    if inside:
+        window = window / window.norm()
 
     lead = (case.window - case.hop) // 2
     trail = -case.time % case.hop + lead  # of aligned frames: a whole number of hops
@@ -157,7 +160,7 @@ def stft(case):
         aligned = bool(case.get("aligned", 0))
         if aligned:
             x = F.pad(x[None], (lead, trail), mode="reflect")[0]
-        spectrum = torch.stft(x, case.window, case.hop, window=window, center=not aligned, return_complex=True)
+        spectrum = torch.stft(x, case.window, case.hop, window=window, center=not (aligned or inside), return_complex=True)
         return torch.view_as_real(spectrum)
 
     def signal():
@@ -258,12 +261,14 @@ def spectral_loss(case):
 
 @op("balancer")
 def balancer(case):
+    by_item = case.get("norm", "batch") == "item"
+
     def make(wrap=lambda f: f):
         given = case.random(*[(case.batch, case.time)] * case.count)
         means = torch.ones(case.count, device=case.device)
 
         def balanced(given):
-            norms = torch.stack([g.norm() for g in given])
+            norms = torch.stack([g.norm(dim=1).mean() if by_item else g.norm() for g in given])
             means.mul_(0.999).add_(norms, alpha=1e-3)
             return sum(g * s for g, s in zip(given, (1 / (means + 1e-12) / len(given)).unbind()))
 

@@ -21,12 +21,12 @@ struct Part {
   int64_t right = 0;
 };
 /// The sum over n logits in 16 lanes, and, with_gradient, the gradient, which may be the logits.
-template <bool hinge, bool with_gradient, class T>
+template <AdversarialKind kind, bool with_gradient, class T>
 NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {
   double losses[16] = {};
   int64_t right[16] = {};
   const auto element = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
-    const AdversarialTerm term = adversarial_term<hinge>(to_float(logits[i]), real, scale);
+    const AdversarialTerm term = adversarial_term<kind>(to_float(logits[i]), real, scale);
     losses[lane] += term.loss;
     right[lane] += term.right ? 1 : 0;
     if constexpr (with_gradient) gradient[i] = store<T>(term.gradient);
@@ -38,17 +38,30 @@ NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, f
   for (int64_t i = n / 16 * 16; i < n; ++i) element(i, i % 16);
   return {std::accumulate(losses, losses + 16, 0.0), std::accumulate(right, right + 16, int64_t{0})};
 }
-#define NACRE_LOOPS(T)                                                                                    \
-  NACRE_CLONES Part hinge_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {         \
-    return gradient == nullptr ? add_part<true, false, T>(logits, gradient, n, real, scale)               \
-                               : add_part<true, true, T>(logits, gradient, n, real, scale);               \
-  }                                                                                                       \
-  NACRE_CLONES Part least_squares_part(const T* logits, T* gradient, int64_t n, bool real, float scale) { \
-    return gradient == nullptr ? add_part<false, false, T>(logits, gradient, n, real, scale)              \
-                               : add_part<false, true, T>(logits, gradient, n, real, scale);              \
+#define NACRE_LOOP(T, kind)                                                                                  \
+  NACRE_CLONES Part kind##_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {           \
+    return gradient == nullptr ? add_part<AdversarialKind::kind, false, T>(logits, gradient, n, real, scale) \
+                               : add_part<AdversarialKind::kind, true, T>(logits, gradient, n, real, scale); \
   }
+#define NACRE_LOOPS(T)         \
+  NACRE_LOOP(T, least_squares) \
+  NACRE_LOOP(T, hinge)         \
+  NACRE_LOOP(T, hinge_linear)
 NACRE_LOOPS(float)
 NACRE_LOOPS(bf16)
+
+template <class T>
+Part part_of(AdversarialKind rule, const T* logits, T* gradient, int64_t n, bool real, float scale) {
+  switch (rule) {
+    case AdversarialKind::least_squares:
+      return least_squares_part(logits, gradient, n, real, scale);
+    case AdversarialKind::hinge:
+      return hinge_part(logits, gradient, n, real, scale);
+    case AdversarialKind::hinge_linear:
+      break;
+  }
+  return hinge_linear_part(logits, gradient, n, real, scale);
+}
 
 struct Result {
   double loss = 0;    // the sum of the means
@@ -60,14 +73,14 @@ Result run(Context& ctx, View<const T> logits, View<T> gradient, float* scratch,
            int halves) {
   const int64_t n = logits.elements() / halves, parts = sum_parts(n);
   const float scale = adversarial_scale(kind, weight, n);
+  const AdversarialKind rule = adversarial_rule(kind, halves);
   float* const counts = scratch + partial_floats(halves * parts);
   parallel_parts(ctx, halves * parts, [&](int64_t index) {
     const int64_t half = index / parts, begin = index % parts * sum_part, at = half * n + begin;
     const T* const x = logits.data + at;
     T* const g = gradient ? gradient.data + at : nullptr;
     const int64_t length = std::min(sum_part, n - begin);
-    const Part part = kind == AdversarialKind::hinge ? hinge_part(x, g, length, half == 0, scale)
-                                                     : least_squares_part(x, g, length, half == 0, scale);
+    const Part part = part_of(rule, x, g, length, half == 0, scale);
     put_partial(scratch, index, part.loss);
     put_partial(counts, index, static_cast<double>(part.right));
   });

@@ -26,7 +26,7 @@ struct Part {
 };
 /// Part `part` of a half: the gradient, and the sums, valid in every thread. Thread i takes a pack of each 256 packs,
 /// aligned or not, so that the order of the sum does not depend on addresses.
-template <class T, bool hinge, bool aligned>
+template <class T, AdversarialKind kind, bool aligned>
 __device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64_t part, double* sums, int* counts) {
   constexpr int P = pack_size<T>;
   const int64_t begin = part * sum_part, remaining = a.n - begin, first = half * a.n + begin;
@@ -43,7 +43,7 @@ __device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64
     Pack<T> g;
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      const AdversarialTerm term = adversarial_term<hinge>(x.v[i], half == 0, a.scale);
+      const AdversarialTerm term = adversarial_term<kind>(x.v[i], half == 0, a.scale);
       g.v[i] = term.gradient;
       if (offset + i >= n) continue;
       sum += term.loss;
@@ -58,26 +58,26 @@ __device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64
   return {block_sum<sum_threads>(sum, sums), block_sum<sum_threads>(right, counts)};
 }
 
-template <class T, bool hinge, bool aligned>
+template <class T, AdversarialKind kind, bool aligned>
 __global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T> a) {
   NACRE_SHARED(double, sums, sum_threads / 32);
   NACRE_SHARED(int, counts, sum_threads / 32);
   const int64_t half = blockIdx.x / a.parts;
-  const Part part = add_part<T, hinge, aligned>(a, half, blockIdx.x - half * a.parts, sums, counts);
+  const Part part = add_part<T, kind, aligned>(a, half, blockIdx.x - half * a.parts, sums, counts);
   if (threadIdx.x != 0) return;
   put_partial(a.scratch, blockIdx.x, part.loss);
   put_partial(a.scratch, a.halves * a.parts + blockIdx.x, part.right);
 }
 /// One block for halves of one part. Four blocks per multiprocessor leave 64 registers; without that bound ptxas takes
 /// fewer for sm_80 and spills.
-template <class T, bool hinge, bool aligned>
+template <class T, AdversarialKind kind, bool aligned>
 __global__ void __launch_bounds__(sum_threads, 4) adversarial_loss_short_kernel(Judged<T> a) {
   NACRE_SHARED(double, sums, sum_threads / 32);
   NACRE_SHARED(int, counts, sum_threads / 32);
   const double logits = static_cast<double>(a.n);
   double loss = 0;
   for (int half = 0; half < a.halves; ++half) {
-    const Part part = add_part<T, hinge, aligned>(a, half, 0, sums, counts);
+    const Part part = add_part<T, kind, aligned>(a, half, 0, sums, counts);
     loss += part.loss / logits;
     if (a.right != nullptr && threadIdx.x == 0) a.right[half] = static_cast<float>(part.right / logits);
   }
@@ -99,18 +99,18 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_sum_kernel(Judge
   if (threadIdx.x == 0) a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(loss);
 }
 
-template <class T, bool hinge>
+template <class T, AdversarialKind kind>
 void run(Context& ctx, const Judged<T>& a) {
   const bool aligned = aligned16(a.logits) && aligned16(a.gradient) && (a.halves == 1 || a.n % pack_size<T> == 0);
   if (a.parts == 1)
     return launch(
         ctx, {.name = aligned ? "adversarial_loss_short_packs" : "adversarial_loss_short", .block = sum_threads},
-        aligned ? adversarial_loss_short_kernel<T, hinge, true> : adversarial_loss_short_kernel<T, hinge, false>, a);
+        aligned ? adversarial_loss_short_kernel<T, kind, true> : adversarial_loss_short_kernel<T, kind, false>, a);
   launch(ctx,
          {.name = aligned ? "adversarial_loss_packs" : "adversarial_loss",
           .grid = blocks_for(a.halves * a.parts, 1),
           .block = sum_threads},
-         aligned ? adversarial_loss_kernel<T, hinge, true> : adversarial_loss_kernel<T, hinge, false>, a);
+         aligned ? adversarial_loss_kernel<T, kind, true> : adversarial_loss_kernel<T, kind, false>, a);
   launch(ctx, {.name = "adversarial_loss_sum", .block = sum_threads}, adversarial_loss_sum_kernel<T>, a);
 }
 template <class T>
@@ -127,10 +127,14 @@ void run(Context& ctx, View<const T> logits, View<T> gradient, View<float> scrat
                     .right = right.data,
                     .halves = halves,
                     .add_loss = add_loss};
-  if (kind == AdversarialKind::hinge)
-    run<T, true>(ctx, a);
-  else
-    run<T, false>(ctx, a);
+  switch (adversarial_rule(kind, halves)) {
+    case AdversarialKind::least_squares:
+      return run<T, AdversarialKind::least_squares>(ctx, a);
+    case AdversarialKind::hinge:
+      return run<T, AdversarialKind::hinge>(ctx, a);
+    case AdversarialKind::hinge_linear:
+      return run<T, AdversarialKind::hinge_linear>(ctx, a);
+  }
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 
 namespace nacre {
 namespace cuda {
-Shape balancer_scratch(Shape gradient, int count);
+Shape balancer_scratch(Shape gradient, int count, BalancerNorm);
 void balancer(Context&, const Balancer&);
 }  // namespace cuda
 namespace {
@@ -27,6 +27,25 @@ void add_terms(const Balancer& a, const float* factors, int64_t begin, int64_t e
       if (factors[i] != 0) add_term(a.gradients[i].data + at, sum, n, factors[i]);
     std::copy(sum, sum + n, a.gradient.data + at);
   }
+}
+
+/// Signals whose norms are averaged, and the elements of each.
+struct Items {
+  int64_t count, elements;
+  Items(Shape s, BalancerNorm norm)
+      : count(norm == BalancerNorm::item ? std::max<int64_t>(s.batch, 1) : 1), elements(s.elements() / count) {}
+  int64_t parts() const { return sum_parts(elements); }
+};
+double norm_of(Context& ctx, const float* g, const Items& items, float* scratch) {
+  const int64_t n = items.elements, parts = items.parts();
+  parallel_parts(ctx, items.count * parts, [&](int64_t index) {
+    const int64_t begin = index % parts * sum_part;
+    put_partial(scratch, index, sum_of_squares_part(g + index / parts * n + begin, std::min(sum_part, n - begin)));
+  });
+  double sum = 0;
+  for (int64_t item = 0; item < items.count; ++item)
+    sum += std::sqrt(add_partials(scratch + partial_floats(item * parts), parts));
+  return sum / static_cast<double>(items.count);
 }
 
 /// The product of two floats is exact.
@@ -68,10 +87,11 @@ void find_shares(const Balancer& a, const double* norms, const float* factors) {
 
 }  // namespace
 
-Shape balancer_scratch(Context& ctx, Shape gradient, int count) {
+Shape balancer_scratch(Context& ctx, Shape gradient, int count, BalancerNorm norm) {
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return cuda::balancer_scratch(gradient, count);
-  return {.channels = partial_floats(std::max(count, 0) * sum_parts(gradient.elements()))};
+    if (on_cuda(ctx)) return cuda::balancer_scratch(gradient, count, norm);
+  const Items items(gradient, norm);
+  return {.channels = partial_floats(std::max(count, 0) * items.count * items.parts())};
 }
 
 void balancer(Context& ctx, const Balancer& a) {
@@ -87,15 +107,15 @@ void balancer(Context& ctx, const Balancer& a) {
   expect_shape_or_empty("balancer", "gates", a.gates, Shape{.channels = a.count});
   if (a.balanced) expect_shape("balancer", "state", a.state, Shape{.channels = 2 * a.count});
   expect_shape("balancer", "shares", a.shares, Shape{.channels = a.count});
-  expect_scratch("balancer", a.scratch, balancer_scratch(ctx, s, a.count));
+  expect_scratch("balancer", a.scratch, balancer_scratch(ctx, s, a.count, a.norm));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::balancer(ctx, a);
 
   double norms[balancer_max];
   float factors[balancer_max];
-  const int64_t stride = partial_floats(sum_parts(s.elements()));
-  for (int i = 0; i < a.count; ++i)
-    norms[i] = std::sqrt(sum_of_squares(ctx, a.gradients[i].data, s.elements(), a.scratch.data + i * stride));
+  const Items items(s, a.norm);
+  const int64_t stride = partial_floats(items.count * items.parts());
+  for (int i = 0; i < a.count; ++i) norms[i] = norm_of(ctx, a.gradients[i].data, items, a.scratch.data + i * stride);
   find_factors(a, norms, factors);
   find_shares(a, norms, factors);
   parallel_elements(ctx, s.elements(), [&](int64_t begin, int64_t end) { add_terms(a, factors, begin, end); });

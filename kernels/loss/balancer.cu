@@ -4,18 +4,28 @@
 
 #include "runtime/partials.cuh"
 
-// Three launches: sums of squares of 4096 samples of each gradient; one warp per gradient adds them, and one thread
-// computes the factors and updates the averages; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the
+// Three launches: sums of squares of 4096 samples of each gradient (of one item, if norms are taken by item); one warp per
+// gradient adds them, and one thread computes the factors and updates the averages; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the
 // copy rate for three losses on 72 x 16896 samples.
 namespace nacre::cuda {
 namespace {
 
+/// Signals whose norms are averaged: all samples as one, or the items of the batch.
+struct Items {
+  int64_t count, elements, parts;  // samples and parts of each
+};
+Items items_of(Shape s, BalancerNorm norm) {
+  const int64_t count = norm == BalancerNorm::item ? std::max<int64_t>(s.batch, 1) : 1, n = s.elements() / count;
+  return {count, n, sum_parts(n)};
+}
+
 template <bool aligned>
-__global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a, int64_t n, int64_t parts) {
+__global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a, Items items) {
   NACRE_SHARED(double, sums, sum_threads / 32);
   constexpr int P = pack_size<float>;
-  const float* const g = a.gradients[blockIdx.y].data + blockIdx.x * sum_part;
-  const int64_t remaining = n - blockIdx.x * sum_part;
+  const int64_t item = blockIdx.x / items.parts, begin = (blockIdx.x - item * items.parts) * sum_part;
+  const float* const g = a.gradients[blockIdx.y].data + item * items.elements + begin;
+  const int64_t remaining = items.elements - begin;
   const int count = static_cast<int>(remaining < sum_part ? remaining : sum_part);
   double sum = 0;
 #pragma unroll
@@ -29,7 +39,7 @@ __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a,
     for (int i = 0; i < P; ++i) sum += static_cast<double>(v.v[i]) * static_cast<double>(v.v[i]);
   }
   sum = block_sum<sum_threads>(sum, sums);
-  if (threadIdx.x == 0) put_partial(a.scratch.data, int64_t{blockIdx.y} * parts + blockIdx.x, sum);
+  if (threadIdx.x == 0) put_partial(a.scratch.data, int64_t{blockIdx.y} * items.count * items.parts + blockIdx.x, sum);
 }
 
 /// The same statements as in balancer.cpp.
@@ -63,15 +73,22 @@ __device__ void find_shares(const Balancer& a, const double* norms, const float*
   for (int i = 0; i < a.count; ++i) a.shares.data[i] = total == 0 ? 0.0f : static_cast<float>(term(i) / total);
 }
 
-__global__ void __launch_bounds__(32 * balancer_max)
-    balancer_factors_kernel(Balancer a, int64_t parts, float* factors) {
+/// The norm of a gradient from its parts, by one warp. A lane takes an item, which has few parts.
+__device__ double norm_of(const float* scratch, const Items& items, int lane) {
+  if (items.count == 1) return sqrt(warp_sum(add_partials(scratch, items.parts, lane, 32)));
+  double sum = 0;
+  for (int64_t item = lane; item < items.count; item += 32)
+    sum += sqrt(add_partials(scratch + 2 * item * items.parts, items.parts, 0, 1));
+  return warp_sum(sum) / static_cast<double>(items.count);
+}
+
+__global__ void __launch_bounds__(32 * balancer_max) balancer_factors_kernel(Balancer a, Items items, float* factors) {
   NACRE_SHARED(double, norms, balancer_max);
   NACRE_SHARED(float, shared_factors, balancer_max);
   // Warp i adds the parts of gradient i. The barrier hands the norms to thread 0, which has few operations to do.
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const double sum = i < a.count ? add_partials(a.scratch.data + 2 * i * parts, parts, lane, 32) : 0;
-  const double total = warp_sum(sum);
-  if (lane == 0) norms[i] = sqrt(total);
+  const double norm = i < a.count ? norm_of(a.scratch.data + 2 * i * items.count * items.parts, items, lane) : 0;
+  if (lane == 0) norms[i] = norm;
   __syncthreads();
   if (threadIdx.x != 0) return;
   find_factors(a, norms, shared_factors);
@@ -110,22 +127,26 @@ __global__ void __launch_bounds__(256) balancer_kernel(Balancer a, int64_t n, co
 }  // namespace
 
 /// The partial sums, then the factors.
-Shape balancer_scratch(Shape gradient, int count) {
+Shape balancer_scratch(Shape gradient, int count, BalancerNorm norm) {
   const int64_t losses = count < 0 ? 0 : count;
-  return {.channels = 2 * losses * sum_parts(gradient.elements()) + losses};
+  const Items items = items_of(gradient, norm);
+  return {.channels = 2 * losses * items.count * items.parts + losses};
 }
 
 void balancer(Context& ctx, const Balancer& a) {
-  const int64_t n = a.gradient.shape.elements(), parts = sum_parts(n);
+  const int64_t n = a.gradient.shape.elements();
+  const Items items = items_of(a.gradient.shape, a.norm);
   bool aligned = aligned16(a.gradient.data);
   for (int i = 0; i < a.count; ++i) aligned = aligned && aligned16(a.gradients[static_cast<size_t>(i)].data);
-  float* const factors = a.scratch.data + 2 * a.count * parts;
+  float* const factors = a.scratch.data + 2 * a.count * items.count * items.parts;
   launch(ctx,
          {.name = "balancer_norms",
-          .grid = {blocks_for(parts, 1), static_cast<unsigned>(a.count), 1},
+          .grid = {blocks_for(items.count * items.parts, 1), static_cast<unsigned>(a.count), 1},
           .block = sum_threads},
-         aligned ? balancer_norms_kernel<true> : balancer_norms_kernel<false>, a, n, parts);
-  launch(ctx, {.name = "balancer_factors", .block = 32 * balancer_max}, balancer_factors_kernel, a, parts, factors);
+         aligned && (items.count == 1 || items.elements % pack_size<float> == 0) ? balancer_norms_kernel<true>
+                                                                                 : balancer_norms_kernel<false>,
+         a, items);
+  launch(ctx, {.name = "balancer_factors", .block = 32 * balancer_max}, balancer_factors_kernel, a, items, factors);
   launch(ctx,
          {.name = aligned ? "balancer_packs" : "balancer", .grid = blocks_for(n, 256 * pack_size<float>), .block = 256},
          aligned ? balancer_kernel<true> : balancer_kernel<false>, a, n, factors);

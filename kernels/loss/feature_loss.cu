@@ -4,7 +4,8 @@
 #include "runtime/partials.cuh"
 
 // Two launches for all pairs: parts of 4096 elements with their gradient, each of one pair; then the sums of the parts,
-// pair by pair. Bound by memory: 12 bytes per element with gradient, 6 in bf16.
+// pair by pair. Bound by memory: 12 bytes per element with gradient, 6 in bf16. Relative losses have two launches before
+// them: sums of the magnitudes of the real activations by part, then the divisors of all pairs.
 namespace nacre::cuda {
 namespace {
 
@@ -22,6 +23,7 @@ template <class T>
 struct Pairs {
   Pair<T> pairs[feature_loss_max];
   int count, blocks;
+  const float *divisors, *scales;  // of relative losses: a double and a float per pair, in scratch; else null
 };
 
 /// The pair of a block: the last one that begins at it or before it. Pairs without elements begin where the next one
@@ -43,11 +45,12 @@ __global__ void __launch_bounds__(sum_threads, 4) feature_loss_kernel(Pairs<T> a
   NACRE_SHARED(double, sums, sum_threads / 32);
   constexpr int P = pack_size<T>, steps = sum_part / (P * sum_threads);
   const int block = static_cast<int>(blockIdx.x);
-  const Pair<T>& pair = a.pairs[pair_of(a, block)];
+  const int index = pair_of(a, block);
+  const Pair<T>& pair = a.pairs[index];
   const int64_t begin = int64_t{block - pair.first_block} * sum_part, remaining = pair.elements - begin;
   const int n = static_cast<int>(remaining < sum_part ? remaining : sum_part);
   const bool aligned = pair.aligned;
-  const float scale = pair.scale;
+  const float scale = a.scales == nullptr ? pair.scale : a.scales[index];
   const T *const real = pair.real + begin, *const fake = pair.fake + begin;
   T* const gradient = pair.gradient == nullptr ? nullptr : pair.gradient + begin;
   const auto offset = [](int step) { return (step * sum_threads + static_cast<int>(threadIdx.x)) * P; };
@@ -87,6 +90,42 @@ __global__ void __launch_bounds__(sum_threads, 4) feature_loss_kernel(Pairs<T> a
   if (threadIdx.x == 0) put_partial(scratch, block, sum);
 }
 
+/// As feature_loss_kernel, for the magnitudes of the real activations. Their parts come after those of the distances.
+template <class T>
+__global__ void __launch_bounds__(sum_threads) feature_loss_magnitudes_kernel(Pairs<T> a, float* scratch) {
+  NACRE_SHARED(double, sums, sum_threads / 32);
+  constexpr int P = pack_size<T>;
+  const int block = static_cast<int>(blockIdx.x);
+  const Pair<T>& pair = a.pairs[pair_of(a, block)];
+  const int64_t begin = int64_t{block - pair.first_block} * sum_part, remaining = pair.elements - begin;
+  const int n = static_cast<int>(remaining < sum_part ? remaining : sum_part);
+  const T* const real = pair.real + begin;
+  double sum = 0;
+#pragma unroll
+  for (int step = 0; step < sum_part / (P * sum_threads); ++step) {
+    const int at = (step * sum_threads + static_cast<int>(threadIdx.x)) * P;
+    const Pack<T> r = pair.aligned && at + P <= n ? load_pack(real + at) : load_some(real + at, n - at);
+#pragma unroll
+    for (int i = 0; i < P; ++i) sum += magnitude(r.v[i]);
+  }
+  sum = block_sum<sum_threads>(sum, sums);
+  if (threadIdx.x == 0) put_partial(scratch, int64_t{a.blocks} + block, sum);
+}
+
+/// Warp i adds the parts of pair i and stores its divisor, and the scale of its gradient.
+template <class T>
+__global__ void __launch_bounds__(32 * feature_loss_max)
+    feature_loss_divisors_kernel(Pairs<T> a, const float* scratch, float* divisors, float* scales, double weight) {
+  const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = a.pairs[i].first_block, end = i + 1 < a.count ? a.pairs[i + 1].first_block : a.blocks;
+  const double sum = warp_sum(add_partials(scratch + 2 * (int64_t{a.blocks} + first), end - first, lane, 32));
+  if (lane != 0) return;
+  const double elements = static_cast<double>(a.pairs[i].elements);
+  const double divisor = end > first ? relative_divisor(sum / elements) : 1;
+  put_partial(divisors, i, divisor);
+  scales[i] = end > first ? static_cast<float>(weight / elements / divisor) : 0.0f;
+}
+
 /// Warp i adds the parts of pair i. Thread 0 adds the means in the order of the pairs.
 template <class T>
 __global__ void __launch_bounds__(32 * feature_loss_max)
@@ -95,7 +134,8 @@ __global__ void __launch_bounds__(32 * feature_loss_max)
   const int i = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int first = a.pairs[i].first_block, end = i + 1 < a.count ? a.pairs[i + 1].first_block : a.blocks;
   const double sum = warp_sum(add_partials(scratch + 2 * int64_t{first}, end - first, lane, 32));
-  if (lane == 0) means[i] = end > first ? sum / static_cast<double>(a.pairs[i].elements) : 0;
+  const double divisor = a.divisors == nullptr ? 1 : get_partial(a.divisors, i);
+  if (lane == 0) means[i] = end > first ? sum / static_cast<double>(a.pairs[i].elements) / divisor : 0;
   __syncthreads();
   if (threadIdx.x != 0) return;
   double total = 0;
@@ -105,9 +145,11 @@ __global__ void __launch_bounds__(32 * feature_loss_max)
 
 }  // namespace
 
-/// Each pair begins a part of its own, so at most one part of each is not full.
-Shape feature_loss_scratch(int64_t elements, int count) {
-  return {.channels = 2 * (elements / sum_part + std::max(count, 0))};
+/// Each pair begins a part of its own, so at most one part of each is not full. Relative losses need as many parts
+/// again, and the divisors and scales of all pairs.
+Shape feature_loss_scratch(int64_t elements, int count, bool relative) {
+  const int64_t pairs = std::max(count, 0), parts = elements / sum_part + pairs;
+  return {.channels = relative ? 4 * parts + 3 * pairs : 2 * parts};
 }
 
 template <class T>
@@ -127,6 +169,15 @@ void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
         .first_block = pairs.blocks,
         .aligned = aligned16(pair.real.data) && aligned16(pair.fake.data) && aligned16(pair.gradient.data)};
     pairs.blocks += static_cast<int>(sum_parts(n));
+  }
+  if (a.relative) {
+    float* const divisors = a.scratch.data + 4 * int64_t{pairs.blocks};
+    float* const scales = divisors + 2 * a.count;
+    launch(ctx, {.name = "feature_loss_magnitudes", .grid = blocks_for(pairs.blocks, 1), .block = sum_threads},
+           feature_loss_magnitudes_kernel<T>, pairs, a.scratch.data);
+    launch(ctx, {.name = "feature_loss_divisors", .block = 32 * static_cast<unsigned>(a.count)},
+           feature_loss_divisors_kernel<T>, pairs, a.scratch.data, divisors, scales, static_cast<double>(a.weight));
+    pairs.divisors = divisors, pairs.scales = scales;
   }
   launch(ctx, {.name = "feature_loss", .grid = blocks_for(pairs.blocks, 1), .block = sum_threads},
          feature_loss_kernel<T>, pairs, a.scratch.data);

@@ -238,7 +238,7 @@ void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
 
 }  // namespace
 
-FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window) {
+FrameTransform::FrameTransform(const char* op, int64_t window, bool normalised) : window_(window) {
   // Only the half length is transformed, so only its factors matter.
   int64_t rest = window / 2;
   for (const int64_t factor : {2, 3, 5})
@@ -249,11 +249,13 @@ FrameTransform::FrameTransform(const char* op, int64_t window) : window_(window)
   const size_t N = static_cast<size_t>(window);
   const double step = 2 * std::numbers::pi / static_cast<double>(window);
   // Tables are computed in double and rounded once. Split and merge need angles up to a quarter turn.
+  // The mean of sin^4 over the window is 3 / 8.
+  const double factor = normalised ? 1 / std::sqrt(0.375 * static_cast<double>(window)) : 1;
   hann_.resize(N), cos_.resize(N / 4 + 1), sin_.resize(N / 4 + 1);
   for (size_t n = 0; n < N; ++n) {
     // sin^2 instead of (1 - cos) / 2, which would cancel at the ends of the window.
     const double s = std::sin(0.5 * step * static_cast<double>(n));
-    hann_[n] = static_cast<float>(s * s);
+    hann_[n] = static_cast<float>(factor * (s * s));
   }
   for (size_t k = 0; k < cos_.size(); ++k) {
     cos_[k] = static_cast<float>(std::cos(step * static_cast<double>(k)));

@@ -17,8 +17,9 @@ inline constexpr int64_t frame_lanes = 16;
 /// zero.
 class FrameTransform {
  public:
-  /// Throws unless the window is even, at least 4, and its half has no factor but 2, 3 and 5.
-  FrameTransform(const char* op, int64_t window);
+  /// Throws unless the window is even, at least 4, and its half has no factor but 2, 3 and 5. `normalised`: hann()
+  /// has the L2 norm 1.
+  FrameTransform(const char* op, int64_t window, bool normalised = false);
   int64_t window() const { return window_; }
   int64_t bins() const { return window_ / 2 + 1; }
   // Tables, copied to the device by the CUDA kernels.

@@ -8,9 +8,10 @@
 namespace nacre {
 
 /// Samples that frame 0 has before the signal: frame f starts at f hop - stft_lead.
-inline int64_t stft_lead(const StftGeometry& g) { return (g.aligned ? g.window - g.hop : g.window) / 2; }
+inline int64_t stft_lead(const StftGeometry& g) { return g.inside ? 0 : (g.aligned ? g.window - g.hop : g.window) / 2; }
 /// Padding behind the signal. No frame reaches further past its end.
 inline int64_t stft_trail(int64_t time, const StftGeometry& g) {
+  if (g.inside) return 0;
   if (!g.aligned) return g.window / 2;
   return std::max<int64_t>((stft_frames(time, g) - 1) * g.hop - stft_lead(g) + g.window - time, 0);
 }

@@ -24,7 +24,7 @@ inline Framing framing(Shape signal, const StftGeometry& g, const float* hann) {
           static_cast<int>(stft_frames(signal.time, g)),
           static_cast<int>(stft_lead(g)),
           static_cast<int>(stft_trail(signal.time, g)),
-          g.padding == StftPadding::reflect,
+          g.padding == StftPadding::reflect && !g.inside,
           hann};
 }
 

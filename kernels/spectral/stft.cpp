@@ -24,6 +24,10 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
   if (g.aligned && (g.hop > g.window || (g.window - g.hop) % 2 != 0))
     throw_usage(op, "window is " + std::to_string(g.window) + " and hop is " + std::to_string(g.hop) +
                         ", aligned frames need an even difference that is not negative");
+  if (g.inside && g.aligned) throw_usage(op, "inside and aligned are both set, expected at most one of them");
+  if (g.inside && time < g.window)
+    throw_usage(op, "time is " + std::to_string(time) + " and window is " + std::to_string(g.window) +
+                        ", frames inside the signal need at least one window of samples");
 }
 
 // Lanes are strided here, but a spectrum is read or written once, little beside the transform.
@@ -39,10 +43,12 @@ void put_lane(const float* row, int64_t bins, float* re, float* im) {
 
 int64_t stft_frames(int64_t time, const StftGeometry& g) {
   check_geometry("stft_frames", time, g);
+  if (g.inside) return (time - g.window) / g.hop + 1;
   return g.aligned ? (time - 1) / g.hop + 1 : time / g.hop + 1;
 }
 
-StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g) : signal(s), geometry(g), transform("stft", g.window) {
+StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g)
+    : signal(s), geometry(g), transform("stft", g.window, g.normalised) {
   check_geometry("stft", s.time, g);
   if (s.batch < 1 || s.width != 1 || s.channels != 1)
     throw_usage("stft", "signal is " + str(s) + ", expected [batch, time, 1, 1]");

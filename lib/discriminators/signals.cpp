@@ -68,7 +68,9 @@ Flow spectrum(Plan& p, const std::string& name, Flow audio, StftGeometry geometr
   s.costs({.forward = work, .input_gradient = work});
   s.reaches(audio, {.count = geometry.window,
                     .stride = geometry.hop,
-                    .left = (geometry.aligned ? geometry.window - geometry.hop : geometry.window) / 2});
+                    .left = geometry.inside    ? 0
+                            : geometry.aligned ? (geometry.window - geometry.hop) / 2
+                                               : geometry.window / 2});
   // Closures are copied, but tables and work areas are shared. They are built only when steps are recorded.
   std::shared_ptr<const StftPlan> tables;
   if (p.recording()) tables = std::make_shared<StftPlan>(p.context(), x, geometry);

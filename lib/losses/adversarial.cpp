@@ -49,7 +49,7 @@ void plan_generator_loss(Plan& p, const std::string& name, Flow logits, View<flo
 }
 
 void plan_feature_loss(Plan& p, const std::string& name, const Verdict& real, const Verdict& fake, View<float> sum,
-                       bool add, double weight) {
+                       bool add, double weight, bool relative) {
   if (fake.features.size() > static_cast<size_t>(feature_loss_max))
     throw Error(ErrorKind::usage, "loss.feature: discriminator " + name + " has " +
                                       std::to_string(fake.features.size()) + " features, expected at most " +
@@ -63,10 +63,10 @@ void plan_feature_loss(Plan& p, const std::string& name, const Verdict& real, co
       op.pairs[i] = {.real = x.value, .fake = y.value, .gradient = y.grad};
       elements += fake.features[i].shape.elements();
     }
-    s.costs(elementwise_costs<T>(elements, 3));
+    s.costs(elementwise_costs<T>(elements, relative ? 4 : 3));
     op.count = static_cast<int>(fake.features.size());
-    op.loss = sum, op.weight = static_cast<float>(weight), op.add_loss = add;
-    op.scratch = s.scratch(feature_loss_scratch(p.context(), elements, op.count), Until::backward);
+    op.loss = sum, op.weight = static_cast<float>(weight), op.add_loss = add, op.relative = relative;
+    op.scratch = s.scratch(feature_loss_scratch(p.context(), elements, op.count, relative), Until::backward);
     s.backward([op](Context& c) { feature_loss<T>(c, op); });
   });
 }
@@ -124,7 +124,7 @@ Loss adversarial_loss_of(const LossConfig& config, AdversarialKind kind, const D
                           joint ? config.adversarial : 1);
       if (features)
         plan_feature_loss(p, names[i], real_verdicts[i], compared[i], element(signals.values, 1), add,
-                          joint ? config.feature : 1);
+                          joint ? config.feature : 1, config.feature_relative);
     }
   };
   return {.terms = adversarial_terms(config), .plan = plan, .joint = joint};

@@ -17,7 +17,7 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   Branches made{.step = s.number()};
   Balancer op{};
   op.count = static_cast<int>(count);
-  op.decay = static_cast<float>(decay_), op.balanced = balanced_;
+  op.decay = static_cast<float>(decay_), op.balanced = balanced_, op.norm = norm_;
   for (size_t i = 0; i < weights.size(); ++i) {
     const Output<float> branch = s.shares<float>(x);
     made.flows.push_back(branch.flow);
@@ -30,7 +30,7 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   // First come `count` decayed sums of norms, then as many decayed sums of ones.
   made.state = p.persistent<float>({.channels = 2 * count});
   op.state = made.state, op.shares = shares, op.gates = gates, op.gradient = in.grad;
-  op.scratch = s.scratch(balancer_scratch(p.context(), x.shape, op.count), Until::backward);
+  op.scratch = s.scratch(balancer_scratch(p.context(), x.shape, op.count, op.norm), Until::backward);
   s.changes(made.state);
   const auto samples = static_cast<double>(x.shape.elements());
   // Each branch is read twice, for its norm and for the sum; the sum is written once.

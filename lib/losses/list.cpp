@@ -78,8 +78,8 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
       planned.terms.push_back(loss.terms[i]);
     }
   if (!more.empty()) planned.gates = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
-  const Branches branches =
-      GradientBalancer(config.balancer_decay, config.balanced).plan(p, estimate, weights, planned.gates);
+  const Branches branches = GradientBalancer(config.balancer_decay, config.balanced, config.balancer_norm)
+                                .plan(p, estimate, weights, planned.gates);
   const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(planned.terms.size())});
   size_t first = 0;
   for (const Loss& loss : losses) {

@@ -111,8 +111,8 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
   // Without discriminators before and after, their settings have no effect.
   const bool adversarial = then.config.loss.adversarial > 0 || now.config.loss.adversarial > 0;
   const auto unused = [&](const std::string& key) {
-    return !adversarial &&
-           (key.starts_with("discriminator.") || key == "loss.feature" || key == "loss.adversarial_start");
+    return !adversarial && (key.starts_with("discriminator.") || key == "loss.feature" ||
+                            key == "loss.feature_relative" || key == "loss.adversarial_start");
   };
   std::vector<std::string> found;
   for (const std::string& d : differences(then.config, now.config)) {

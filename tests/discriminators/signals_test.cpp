@@ -43,6 +43,7 @@ Node* slopes_of(Tape& t, Node* x) {
 
 constexpr StftGeometry aligned{.window = 16, .hop = 4, .aligned = true};
 constexpr StftGeometry centred{.window = 12, .hop = 5};
+constexpr StftGeometry inside{.window = 16, .hop = 4, .inside = true, .normalised = true};
 
 }  // namespace
 
@@ -50,7 +51,7 @@ TEST_CASE("signals: shapes and receptive fields") {
   Context ctx({.threads = 1});
   Plan plan(ctx, Purpose::inference);
   const Shape shape{.batch = 3, .time = 50};
-  Flow audio, levelled, folded, whole, frames, plain, both;
+  Flow audio, levelled, folded, whole, frames, plain, within, both;
   plan.survey([&](Plan& p) {
     audio = p.source<float>(shape).flow;
     levelled = level(p, "level", audio);
@@ -58,6 +59,7 @@ TEST_CASE("signals: shapes and receptive fields") {
     whole = fold(p, "fold", audio, 5);
     frames = spectrum(p, "spectrum", audio, aligned);
     plain = spectrum(p, "spectrum", audio, centred);
+    within = spectrum(p, "within", audio, inside);
     both = pair(p, "pair", View<const float>(nullptr, shape), audio);
   });
   CHECK(levelled.shape == shape);
@@ -65,6 +67,7 @@ TEST_CASE("signals: shapes and receptive fields") {
   CHECK(whole.shape == Shape{.batch = 15, .time = 11});
   CHECK(frames.shape == Shape{3, 13, 9, 2});
   CHECK(plain.shape == Shape{3, 11, 7, 2});
+  CHECK(within.shape == Shape{3, 9, 9, 2});
   CHECK(both.shape == Shape{.batch = 6, .time = 50});
   const auto field = [&](Flow to, Span of) {
     const Span found = plan.reach(to, of, audio);
@@ -75,8 +78,9 @@ TEST_CASE("signals: shapes and receptive fields") {
   CHECK(field(folded, {2, 3}) == std::pair<int64_t, int64_t>{14, 27});
   CHECK(field(frames, {0, 1}) == std::pair<int64_t, int64_t>{-6, 13});
   CHECK(field(plain, {2, 2}) == std::pair<int64_t, int64_t>{4, 15});
+  CHECK(field(within, {2, 3}) == std::pair<int64_t, int64_t>{8, 27});
   CHECK(field(both, {5, 6}) == std::pair<int64_t, int64_t>{5, 6});
-  CHECK(plan.costs().size() == 6);
+  CHECK(plan.costs().size() == 7);
 }
 
 TEST_CASE("signals: what cannot be is refused") {
@@ -164,6 +168,7 @@ TEST_CASE("signals: gradients, with several readers in one plan") {
         slopes_of(p, fold(p, "fold.4", x, 4));
         slopes_of(p, spectrum(p, "aligned", x, aligned));
         slopes_of(p, spectrum(p, "centred", fake, centred));
+        slopes_of(p, spectrum(p, "inside", x, inside));
         slopes_of(p, level(p, "again", fake));
         slopes_of(p, fold(p, "fold.2", fake, 2));
         slopes_of(p, pair(p, "twice", target, fake));
@@ -182,6 +187,7 @@ TEST_CASE("signals: gradients, with several readers in one plan") {
                        {1, slopes_of(t, test::fold(t, x, 4))},
                        {1, slopes_of(t, test::spectrum(t, x, aligned))},
                        {1, slopes_of(t, test::spectrum(t, fake, centred))},
+                       {1, slopes_of(t, test::spectrum(t, x, inside))},
                        {1, slopes_of(t, test::level(t, fake))},
                        {1, slopes_of(t, test::fold(t, fake, 2))},
                        {1, slopes_of(t, test::pair(t, target, fake))}});

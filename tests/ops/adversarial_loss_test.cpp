@@ -11,7 +11,8 @@ using namespace nacre::test;
 
 namespace {
 
-constexpr AdversarialKind kinds[] = {AdversarialKind::least_squares, AdversarialKind::hinge};
+constexpr AdversarialKind kinds[] = {AdversarialKind::least_squares, AdversarialKind::hinge,
+                                     AdversarialKind::hinge_linear};
 
 template <class T>
 std::vector<double> doubles(const std::vector<T>& values) {
@@ -60,12 +61,10 @@ void adversarial_case(Device device, Shape s, int halves, AdversarialKind kind) 
   auto& twice = c.output("loss twice", {});
   for (const bool add : {false, true}) run<T>(c.ctx, halves, logits, twice, {}, {}, scratch, kind, weight, add);
 
-  const auto exact = reference::adversarial_loss(doubles(logits.before()), static_cast<size_t>(halves),
-                                                 kind == AdversarialKind::hinge);
-  // Terms are not negative, so their sizes add up to the loss. The difference is rounded once, which the square
-  // doubles; the sum is in double and is rounded once.
+  const auto exact = reference::adversarial_loss(doubles(logits.before()), static_cast<size_t>(halves), kind);
+  // The difference is rounded once, which the square doubles; the sum is in double and is rounded once.
   const auto expected_loss = [&](int64_t) { return exact.loss; };
-  const auto loss_allowed = [&](int64_t) { return 4 * ulp * exact.loss + 1e-30; };
+  const auto loss_allowed = [&](int64_t) { return 4 * ulp * exact.size + 1e-30; };
   // Roundings of the difference, of weight / count and of their product; then that of storage, relative to a value that
   // is at most 1.01 times the exact one.
   const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
@@ -88,16 +87,16 @@ void adversarial_case(Device device, Shape s, int halves, AdversarialKind kind) 
 }  // namespace
 
 TEST_CASE("the reference of adversarial_loss agrees with finite differences", "[adversarial_loss]") {
-  for (bool hinge : {false, true})
+  for (AdversarialKind kind : kinds)
     for (size_t halves : {1u, 2u}) {
       const std::vector<double> logits{0.3, -1.7, 0.9, 1.1, 0.4, 1.8, -0.8, -1.3};
-      const auto exact = reference::adversarial_loss(logits, halves, hinge);
+      const auto exact = reference::adversarial_loss(logits, halves, kind);
       for (size_t i = 0; i < logits.size(); ++i) {
         const double h = 1e-6;
         auto up = logits, down = logits;
         up[i] += h, down[i] -= h;
-        const double difference = (reference::adversarial_loss(up, halves, hinge).loss -
-                                   reference::adversarial_loss(down, halves, hinge).loss) /
+        const double difference = (reference::adversarial_loss(up, halves, kind).loss -
+                                   reference::adversarial_loss(down, halves, kind).loss) /
                                   (2 * h);
         CHECK(std::fabs(difference - exact.gradient[i]) < 1e-9);
       }
@@ -142,6 +141,10 @@ TEST_CASE("adversarial_loss at its limits", "[adversarial_loss]") {
     CHECK(std::isnan(found[11]));
     CHECK(std::isnan(loss.read()[0]));
     c.expect_equal<float>(right, {static_cast<float>(4 / 6.0), static_cast<float>(4 / 6.0)});
+    a.kind = AdversarialKind::hinge_linear;  // the discriminator's loss is that of the hinge
+    discriminator_loss(c.ctx, a);
+    for (size_t i = 0; i < kinks.size(); ++i) CHECK(gradient.read()[i] == kinks[i]);
+    c.expect_equal<float>(right, {static_cast<float>(4 / 6.0), static_cast<float>(4 / 6.0)});
     a.kind = AdversarialKind::least_squares;
     discriminator_loss(c.ctx, a);
     CHECK(gradient.read()[0] == 0);
@@ -167,6 +170,18 @@ TEST_CASE("adversarial_loss at its limits", "[adversarial_loss]") {
     generator_loss(c.ctx, g);
     CHECK(slopes.read()[2] < 0);
     CHECK(loss.read()[0] == INFINITY);
+    // A linear generator has the same slope everywhere.
+    g.kind = AdversarialKind::hinge_linear, g.weight = 6;
+    extreme.write({3, 1, -2});
+    generator_loss(c.ctx, g);
+    CHECK(loss.read()[0] == Approx(-2 / 3.0));
+    c.expect_equal<float>(slopes, {-2, -2, -2});
+    extreme.write({1e10f, quiet, -INFINITY});
+    generator_loss(c.ctx, g);
+    CHECK(slopes.read()[0] == -2);
+    CHECK(std::isnan(slopes.read()[1]));
+    CHECK(slopes.read()[2] == -2);
+    CHECK(std::isnan(loss.read()[0]));
 
     const Shape none{0, 6, 1, 1};  // no items
     a.logits = View<const float>(nullptr, none), a.gradient = {};

@@ -1,5 +1,7 @@
 #include "nacre/ops/balancer.h"
 
+#include <cmath>
+
 #include "harness.h"
 #include "reference/balancer.h"
 #include "reference/elementwise.h"
@@ -14,7 +16,8 @@ std::vector<double> doubles(const std::vector<float>& b) { return {b.begin(), b.
 /// Gates of 0 and fractions; the first is not 0.
 constexpr float gate_values[balancer_max] = {0.75f, 0, 1, 0.3f, 2, 0, 1, 0.1f};
 
-void balancer_case(Device device, Shape s, int count, bool balanced, bool gated) {
+void balancer_case(Device device, Shape s, int count, bool balanced, bool gated,
+                   BalancerNorm norm = BalancerNorm::batch) {
   Case c("balancer", device, s);
   const Shape per_loss{.channels = count};
   auto &state = c.zeros("state", {.channels = 2 * count}), &shares = c.output("shares", per_loss);
@@ -23,10 +26,11 @@ void balancer_case(Device device, Shape s, int count, bool balanced, bool gated)
              .state = state,
              .shares = shares,
              .gradient = gradient,
-             .scratch = c.scratch(balancer_scratch(c.ctx, s, count)),
+             .scratch = c.scratch(balancer_scratch(c.ctx, s, count, norm)),
              .decay = 0.9f,
              .total_norm = 2.5f,
-             .balanced = balanced};
+             .balanced = balanced,
+             .norm = norm};
   std::vector<double> weights;
   if (gated) a.gates = c.values("gates", per_loss, std::vector<float>(gate_values, gate_values + count));
   std::vector<Buffer<float>*> inputs;
@@ -42,7 +46,8 @@ void balancer_case(Device device, Shape s, int count, bool balanced, bool gated)
                             .eps = a.eps,
                             .balanced = balanced,
                             .sums = std::vector<double>(weights.size()),
-                            .ones = std::vector<double>(weights.size())};
+                            .ones = std::vector<double>(weights.size()),
+                            .items = norm == BalancerNorm::item ? static_cast<size_t>(s.batch) : 1};
   for (int step = 0; step < 3; ++step) {
     std::vector<std::vector<double>> gradients;
     for (int i = 0; i < count; ++i) {  // scales far apart
@@ -90,6 +95,11 @@ TEST_CASE("balancer", "[balancer]") {
       ++turn;
     }
     balancer_case(device, {2, 40000, 1, 1}, 3, true, true);  // the norms have several parts
+    // Norms by item: of several parts, aligned and not; more items than a warp has lanes; one item; plain weights.
+    for (const Shape items : {Shape{2, 40000}, Shape{3, 33001}, Shape{5, 4096}, Shape{70, 17}, Shape{33, 4100}})
+      balancer_case(device, items, 3, true, items.batch % 2 != 0, BalancerNorm::item);
+    balancer_case(device, {1, 9000, 1, 1}, 8, true, false, BalancerNorm::item);
+    balancer_case(device, {4, 500, 1, 1}, 2, false, false, BalancerNorm::item);
   }
 }
 
@@ -109,6 +119,30 @@ TEST_CASE("balanced losses have the shares of their weights from the first step"
                      .scratch = c.scratch(balancer_scratch(c.ctx, s, 2))});
     CHECK(shares.read()[0] == Approx(0.75).epsilon(1e-6));
     CHECK(shares.read()[1] == Approx(0.25).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("balancer: the norm by item is the mean over the items, that of the batch is not", "[balancer]") {
+  for (Device device : devices()) {
+    const Shape s{3, 4, 1, 1};
+    Case c("balancer items", device, s);
+    // Norms of the items: 5, 0 and 13.
+    auto& g = c.values("g", s, {3, 0, 0, -4, 0, 0, 0, 0, 0, 12, 5, 0});
+    auto &state = c.zeros("state", {.channels = 2}), &shares = c.output("shares", {.channels = 1});
+    auto& gradient = c.output("gradient", s);
+    for (BalancerNorm norm : {BalancerNorm::item, BalancerNorm::batch}) {
+      state.write({0, 0});
+      balancer(c.ctx, {.gradients = {g},
+                       .weights = {1},
+                       .count = 1,
+                       .state = state,
+                       .shares = shares,
+                       .gradient = gradient,
+                       .scratch = c.scratch(balancer_scratch(c.ctx, s, 1, norm)),
+                       .norm = norm});
+      CHECK(state.read()[0] == Approx(norm == BalancerNorm::item ? 6 : std::sqrt(194.0)));
+      CHECK(gradient.read()[10] == Approx(5 / (norm == BalancerNorm::item ? 6 : std::sqrt(194.0))));
+    }
   }
 }
 

@@ -16,6 +16,10 @@ constexpr StftPadding zero = StftPadding::zero;
 constexpr StftGeometry aligned(int64_t window, int64_t hop, StftPadding padding = StftPadding::reflect) {
   return {window, hop, padding, true};
 }
+/// Frames within the signal, under a normalised window: those of EnCodec's discriminators.
+constexpr StftGeometry inside(int64_t window, int64_t hop, StftPadding padding = StftPadding::reflect) {
+  return {window, hop, padding, false, true, true};
+}
 
 const Trial trials[] = {
     {1, 1, {4, 1}},            // the smallest window, one sample
@@ -60,6 +64,22 @@ const Trial trials[] = {
     {1, 1999, aligned(512, 128)},      //
     {1, 300, aligned(2048, 512)},      // shorter than half the window
     {1, 5, aligned(2048, 512, zero)},  // one frame
+    // Frames within the signal.
+    {1, 4, inside(4, 1)},                                          // one frame, the whole signal
+    {3, 7, inside(4, 4)},                                          // one frame, and samples behind it
+    {2, 8, inside(4, 4)},                                          // no overlap, no rest
+    {1, 9, inside(4, 6)},                                          // hop > window: samples between frames
+    {2, 50, inside(16, 6, zero)},                                  // the hop does not divide the signal
+    {1, 333, inside(30, 7)},                                       // factors 2, 3, 5
+    {2, 96, inside(32, 8)},                                        // packs
+    {2, 100, inside(32, 8, zero)},                                 // packs, and a rest of 4 samples
+    {3, 6000, inside(32, 8)},                                      // chunks of the overlap-add
+    {2, 2304, inside(1024, 256)},                                  // the windows of EnCodec's discriminators
+    {1, 2048, inside(2048, 512)},                                  //
+    {1, 1999, inside(512, 128)},                                   //
+    {1, 777, {64, 16, zero, false, true}},                         // not normalised
+    {1, 777, {64, 16, StftPadding::reflect, false, false, true}},  // normalised, centred
+    {1, 777, {64, 16, StftPadding::reflect, true, false, true}},   // normalised, aligned
 };
 
 std::vector<double> doubles(const Buffer<float>& b) { return {b.before().begin(), b.before().end()}; }
@@ -185,6 +205,37 @@ TEST_CASE("stft: aligned frames are as many as hops, and are centred on them") {
   }
 }
 
+TEST_CASE("stft: frames inside the signal, and the norm of the window") {
+  const StftGeometry g = inside(64, 16);
+  CHECK(stft_frames(64, g) == 1);
+  CHECK(stft_frames(79, g) == 1);
+  CHECK(stft_frames(80, g) == 2);
+  CHECK(stft_frames(24000, inside(1024, 256)) == 90);
+  for (const Device device : devices()) {
+    const Shape s{.batch = 1, .time = 90};
+    Case c("stft inside", device, s);
+    const StftPlan plan(c.ctx, s, g), plain(c.ctx, s, {.window = 64, .hop = 16, .inside = true});
+    REQUIRE(plan.spectrum() == Shape{1, 2, 33, 2});
+    std::vector<float> impulse(90);
+    impulse[48] = 1;  // the middle of frame 1, where the plain window is 1
+    auto &x = c.values("x", s, impulse), &spectrum = c.output("spectrum", plan.spectrum()),
+         &other = c.output("plain", plan.spectrum());
+    stft_forward(c.ctx, {.plan = plan, .x = x, .spectrum = spectrum});
+    stft_forward(c.ctx, {.plan = plain, .x = x, .spectrum = other});
+    CHECK(std::fabs(other.read()[66] - 1) <= 28 * ulp);  // by the contract
+    CHECK(std::fabs(spectrum.read()[66] - 1 / std::sqrt(24.0f)) <= 28 * ulp / std::sqrt(24.0f));
+    // Samples behind the last frame have no gradient, and gradients are added to, not overwritten.
+    auto &dx = c.output("dx", s), &sum = c.values("sum", s, std::vector<float>(90, 2.0f));
+    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = dx});
+    stft_adjoint(c.ctx, {.plan = plan, .dspectrum = spectrum, .dx = sum, .add_dx = true});
+    for (size_t i = 80; i < 90; ++i) {
+      CHECK(dx.read()[i] == 0);
+      CHECK(sum.read()[i] == 2);
+    }
+    CHECK(dx.read()[48] > 0);
+  }
+}
+
 TEST_CASE("stft: the same bits for every number of threads, and silence stays exactly zero") {
   for (const Device device : devices()) {
     std::vector<float> spectra[3], gradients[3];
@@ -211,7 +262,7 @@ TEST_CASE("stft: the same bits for every number of threads, and silence stays ex
 }
 
 TEST_CASE("stft: the same bits at any address") {
-  for (const StftGeometry& geometry : {StftGeometry{.window = 32, .hop = 8}, aligned(32, 8)})
+  for (const StftGeometry& geometry : {StftGeometry{.window = 32, .hop = 8}, aligned(32, 8), inside(32, 8)})
     for (const Device device : devices()) {
       const Shape s{.batch = 2, .time = 256};
       Case c("stft addresses", device, s);
@@ -247,6 +298,10 @@ TEST_CASE("stft: what cannot be is refused") {
     CHECK_THROWS_WITH(StftPlan(c.ctx, s, aligned(8, hop)),
                       Contains("stft: window is 8 and hop is " + std::to_string(hop)));
   CHECK_THROWS_WITH(stft_frames(100, aligned(8, 1)), Contains("stft_frames: window is 8 and hop is 1"));
+  CHECK_THROWS_WITH(stft_frames(63, inside(64, 16)), Contains("stft_frames: time is 63 and window is 64"));
+  CHECK_THROWS_WITH(StftPlan(c.ctx, s, inside(128, 32)), Contains("stft: time is 100 and window is 128"));
+  CHECK_THROWS_WITH(StftPlan(c.ctx, s, {.window = 8, .hop = 2, .aligned = true, .inside = true}),
+                    Contains("stft: inside and aligned are both set"));
   CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 0}, {.window = 8, .hop = 2}), Contains("time is 0"));
   CHECK_THROWS_WITH(StftPlan(c.ctx, {.batch = 2, .time = 9, .channels = 2}, {.window = 8, .hop = 2}),
                     Contains("signal is [2, 9, 1, 2]"));

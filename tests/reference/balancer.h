@@ -8,6 +8,7 @@ struct Balancer {
   double decay, total_norm, eps;
   bool balanced;
   std::vector<double> sums, ones;  ///< the state: one value per loss each
+  size_t items = 1;                ///< equal parts of each gradient, whose norms are averaged
 
   struct Result {
     std::vector<double> factors, norms, shares, gradient;
@@ -17,9 +18,14 @@ struct Balancer {
     double all = 0, total = 0;
     for (double w : weights) all += w;
     for (size_t i = 0; i < gradients.size(); ++i) {
-      double squares = 0;
-      for (double g : gradients[i]) squares += g * g;
-      r.norms.push_back(std::sqrt(squares));
+      double norm = 0;
+      const size_t n = gradients[i].size() / items;
+      for (size_t item = 0; item < items; ++item) {
+        double squares = 0;
+        for (size_t k = 0; k < n; ++k) squares += gradients[i][item * n + k] * gradients[i][item * n + k];
+        norm += std::sqrt(squares) / static_cast<double>(items);
+      }
+      r.norms.push_back(norm);
       double factor = weights[i];
       if (balanced) {
         sums[i] = decay * sums[i] + r.norms[i];

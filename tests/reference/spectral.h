@@ -39,6 +39,18 @@ inline std::vector<Complex> dft(const std::vector<Complex>& x) {
 inline double hann(int64_t n, int64_t window) {
   return 0.5 - 0.5 * std::cos(2 * pi * static_cast<double>(n) / static_cast<double>(window));
 }
+/// The window of a geometry.
+inline Vector window_of(const StftGeometry& g) {
+  Vector h;
+  double squares = 0;
+  for (int64_t n = 0; n < g.window; ++n) {
+    h.push_back(hann(n, g.window));
+    squares += h.back() * h.back();
+  }
+  if (g.normalised)
+    for (double& v : h) v /= std::sqrt(squares);
+  return h;
+}
 
 /// The sample of the signal at position i, or -1. Positions outside are reflected at the ends, one step at a time.
 inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
@@ -52,15 +64,17 @@ inline int64_t source(int64_t i, int64_t time, StftPadding padding) {
 
 /// The position of the first sample of frame f.
 inline int64_t start(const StftGeometry& g, int64_t f) {
+  if (g.inside) return f * g.hop;
   return f * g.hop - (g.aligned ? (g.window - g.hop) / 2 : g.window / 2);
 }
 
 /// Frame f of x [time], multiplied by the window.
 inline std::vector<Complex> frame(const double* x, int64_t time, const StftGeometry& g, int64_t f) {
   std::vector<Complex> out(at(g.window));
+  const Vector h = window_of(g);
   for (int64_t n = 0; n < g.window; ++n) {
     const int64_t i = source(start(g, f) + n, time, g.padding);
-    out[at(n)] = i < 0 ? 0.0 : x[i] * hann(n, g.window);
+    out[at(n)] = i < 0 ? 0.0 : x[i] * h[at(n)];
   }
   return out;
 }
@@ -88,11 +102,12 @@ inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t
   }
   const double transform = bin_error(g.window, norm(full));
   full = dft(full);
+  const Vector h = window_of(g);
   for (int64_t n = 0; n < g.window; ++n) {
     const int64_t i = source(start(g, f) + n, time, g.padding);
     if (i < 0) continue;
-    dx[i] += hann(n, g.window) * full[at(n)].real();
-    if (variance) variance[i] += std::pow(hann(n, g.window), 2) * (square + transform * transform);
+    dx[i] += h[at(n)] * full[at(n)].real();
+    if (variance) variance[i] += std::pow(h[at(n)], 2) * (square + transform * transform);
   }
 }
 

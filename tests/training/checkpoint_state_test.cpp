@@ -168,6 +168,14 @@ TEST_CASE("checkpoint: discriminators are restored into the same networks only",
   CHECK_FALSE(has_discriminators(checkpoint, then, now));
   now = then, now.window_channels = 8;
   CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.stft_windows = {64};
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.stft_channels = 8;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.stft_slope = 0.3;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.level = false;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
 }
 
 TEST_CASE("checkpoint: settings of discriminators forbid a resume only if there are any", "[training]") {
@@ -175,10 +183,10 @@ TEST_CASE("checkpoint: settings of discriminators forbid a resume only if there 
   then.config = tiny();
   RunIdentity now = then;
   now.config.discriminator.windows = {64};
-  now.config.loss.feature = 3, now.config.loss.adversarial_start = 5;
+  now.config.loss.feature = 3, now.config.loss.adversarial_start = 5, now.config.loss.feature_relative = true;
   CHECK(what_forbids_resume(then, now).empty());
   now.config.loss.adversarial = 1;
-  CHECK(what_forbids_resume(then, now).size() == 4);
+  CHECK(what_forbids_resume(then, now).size() == 5);
   then.config.loss.adversarial = 1;
-  CHECK(what_forbids_resume(then, now).size() == 3);
+  CHECK(what_forbids_resume(then, now).size() == 4);
 }

@@ -121,6 +121,14 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"loss.windows=[64, 256.5, 1024]", "loss.windows"},
                          Wrong{"loss.balanced=1", "loss.balanced"},
                          Wrong{"loss.mel_scale=bark", "loss.mel_scale"},
+                         Wrong{"loss.balancer_norm=items", "\"items\", expected batch or item"},
+                         Wrong{"loss.feature_relative=1", "loss.feature_relative"},
+                         Wrong{"discriminator.loss=hinge2", "discriminator.loss"},
+                         Wrong{"discriminator.stft_windows=[100]", "discriminator.stft_windows"},
+                         Wrong{"discriminator.stft_windows=[64, 64]", "discriminator.stft_windows"},
+                         Wrong{"discriminator.stft_channels=0", "discriminator.stft_channels"},
+                         Wrong{"discriminator.stft_slope=0", "discriminator.stft_slope"},
+                         Wrong{"discriminator.level=1", "discriminator.level"},
                          Wrong{"training.batch_size=2.5", "training.batch_size"},
                          Wrong{"training.batch_size=0", "training.batch_size"},
                          Wrong{"training.batch_size=18446744073709551615", "training.batch_size"},
@@ -139,6 +147,24 @@ TEST_CASE("run configurations: one assignment at a time") {
     CHECK(holds(what, w.named));
     CHECK(c.to_json() == before);  // refused and unchanged
   }
+}
+
+TEST_CASE("run configurations: discriminators of spectra need a segment of one window") {
+  RunConfig c = RunConfig::named("dac-16k");
+  c.set({{"loss.adversarial", "1", "a"},
+         {"discriminator.periods", "[]", "b"},
+         {"discriminator.windows", "[]", "c"},
+         {"discriminator.stft_windows", "[512, 2048]", "d"},
+         {"training.segment_length", "2048", "e"}});
+  const std::string what = refusal([&] { c.set("training.segment_length=2040"); });
+  CHECK(holds(what, "discriminator.stft_windows"));
+  CHECK(holds(what, "2048"));
+  CHECK(holds(what, "at most training.segment_length, 2040"));
+  CHECK(holds(what, "use longer segments or shorter windows"));
+  // Without any discriminator, the three lists are named.
+  CHECK(holds(refusal([&] { c.set("discriminator.stft_windows=[]"); }), "discriminator.stft_windows are empty"));
+  // Windows that are not used have no limit.
+  c.set({{"loss.adversarial", "0", "a"}, {"training.segment_length", "2040", "b"}});
 }
 
 TEST_CASE("run configurations: a latent width that nobody chose follows the widths that were") {

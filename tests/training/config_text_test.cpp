@@ -48,6 +48,7 @@ const char* const speech_text = R"({
     "beta2": 0.99,
     "clip": 10.0,
     "learning_rate": 0.0001,
+    "level": true,
     "loss": "least_squares",
     "period_channels": [
       8,
@@ -63,6 +64,9 @@ const char* const speech_text = R"({
       7,
       11
     ],
+    "stft_channels": 32,
+    "stft_slope": 0.2,
+    "stft_windows": [],
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 8,
@@ -77,7 +81,9 @@ const char* const speech_text = R"({
     "adversarial_start": 0,
     "balanced": true,
     "balancer_decay": 0.999,
+    "balancer_norm": "batch",
     "feature": 1.0,
+    "feature_relative": false,
     "mel": 1.0,
     "mel_scale": "slaney",
     "mels": [
@@ -169,6 +175,7 @@ const char* const dac_text = R"({
     "beta2": 0.99,
     "clip": 10.0,
     "learning_rate": 0.0001,
+    "level": true,
     "loss": "least_squares",
     "period_channels": [
       32,
@@ -184,6 +191,9 @@ const char* const dac_text = R"({
       7,
       11
     ],
+    "stft_channels": 32,
+    "stft_slope": 0.2,
+    "stft_windows": [],
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 32,
@@ -198,7 +208,9 @@ const char* const dac_text = R"({
     "adversarial_start": 0,
     "balanced": false,
     "balancer_decay": 0.999,
+    "balancer_norm": "batch",
     "feature": 2.0,
+    "feature_relative": false,
     "mel": 105.0,
     "mel_scale": "slaney",
     "mels": [

@@ -60,6 +60,19 @@ struct BandDiscriminatorConfig {
 Discriminator band_discriminator(Parameters&, const std::string& name, const BandDiscriminatorConfig&,
                                  Storage = Storage::float32);
 
+/// Layers of a discriminator of complex spectra over all bins (EnCodec, arXiv 2210.13438, section 3.4, and its published
+/// code). Frames lie inside the audio, and the window has the L2 norm 1 (nacre/ops/stft.h).
+struct StftDiscriminatorConfig {
+  int64_t window = 1024;  ///< samples, a multiple of 8; the hop is a quarter of it
+  int64_t channels = 32;
+  double slope = 0.2;  ///< of the leaky ReLUs
+};
+/// Registers <name>.convs.<i>.conv for i = 0 to 4 and <name>.conv_post.conv. The features are the activations of
+/// `convs`. Throws Error(usage) for an invalid window or slope and for channels below 1. Planning throws Error(usage) for
+/// audio that is shorter than the window.
+Discriminator stft_discriminator(Parameters&, const std::string& name, const StftDiscriminatorConfig&,
+                                 Storage = Storage::float32);
+
 /// The discriminators of a run and their training: section "discriminator" of the configuration. The defaults are those
 /// of DAC (Kumar et al. 2023, arXiv 2306.06546, and the published code).
 struct DiscriminatorConfig {
@@ -68,6 +81,10 @@ struct DiscriminatorConfig {
   bool waveform = false;
   std::vector<int64_t> windows{2048, 1024, 512};
   int64_t window_channels = 32;
+  std::vector<int64_t> stft_windows{};
+  int64_t stft_channels = 32;
+  double stft_slope = 0.2;
+  bool level = true;
   AdversarialKind loss = AdversarialKind::least_squares;
   double learning_rate = 1e-4;
   double beta1 = 0.8, beta2 = 0.99, weight_decay = 0.01;
@@ -90,7 +107,13 @@ void fields(V& v, DiscriminatorConfig& c) {
   v("windows", c.windows, described("multiples of 8, each 32 to 65536; at most 16"),
     "samples per STFT window of the discriminators of complex spectra; hop = window / 4; empty: none");
   v("window_channels", c.window_channels, range(1, 4096), "channels of their layers");
-  v("loss", c.loss, words({"least_squares", "hinge"}), "loss of discriminators and generator");
+  v("stft_windows", c.stft_windows, described("multiples of 8, each 32 to 65536; at most 16"),
+    "samples per STFT window of EnCodec's discriminators of complex spectra; hop = window / 4; empty: none");
+  v("stft_channels", c.stft_channels, range(1, 4096), "channels of their layers");
+  v("stft_slope", c.stft_slope, range(above(0), below(1)), "slope of their leaky ReLUs below 0");
+  v("level", c.level, flag(), "free the audio of its mean and scale it to one peak before it is judged");
+  v("loss", c.loss, words({"least_squares", "hinge", "hinge_linear"}),
+    "loss of discriminators and generator; hinge_linear: hinge, with -mean of the logits for the generator");
   v("learning_rate", c.learning_rate, range(above(0), 10), "learning rate of the discriminators' AdamW");
   v("beta1", c.beta1, range(0, below(1)), "decay per step of the gradient's average");
   v("beta2", c.beta2, range(0, below(1)), "decay per step of the squared gradient's average");
@@ -101,9 +124,9 @@ void fields(V& v, DiscriminatorConfig& c) {
     "fraction of the steps, drawn at random, in which discriminators are trained");
 }
 
-/// The discriminators of a configuration, as one network: all judge the same audio, which is first freed of its mean and
-/// scaled to one peak (nacre/ops/level.h). Weights are named discriminators.<number>..., numbered as in DAC's
-/// checkpoints: periods, then the waveform, then windows.
+/// The discriminators of a configuration, as one network: all judge the same audio. With DiscriminatorConfig::level, it
+/// is first freed of its mean and scaled to one peak (nacre/ops/level.h). Weights are named discriminators.<number>...,
+/// numbered as in DAC's checkpoints: periods, then the waveform, then windows. After these come stft_windows.
 class Discriminators {
  public:
   /// The discriminators compute in `storage`. `parameters` must outlive the object. Throws Error(usage) that names an
@@ -111,10 +134,11 @@ class Discriminators {
   Discriminators(Parameters& parameters, const DiscriminatorConfig&, Storage storage = Storage::float32);
   /// One verdict per discriminator, in the order of names().
   std::vector<Verdict> plan(Plan&, Flow audio) const;
-  /// For logs: "period_2", "waveform", "window_2048".
+  /// For logs: "period_2", "waveform", "window_2048", "stft_1024".
   const std::vector<std::string>& names() const noexcept { return names_; }
 
  private:
+  bool level_;
   std::vector<std::string> names_;
   std::vector<Discriminator> discriminators_;
 };

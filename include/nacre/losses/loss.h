@@ -9,6 +9,7 @@
 
 #include "nacre/files/fields.h"
 #include "nacre/nn/plan.h"
+#include "nacre/ops/balancer.h"
 #include "nacre/ops/spectral_loss.h"
 
 namespace nacre {
@@ -18,10 +19,12 @@ struct LossConfig {
   double vq = 1;
   bool vq_mean = false;
   double adversarial = 0, feature = 1;
+  bool feature_relative = false;
   int64_t adversarial_start = 0;
   bool orthogonal = false;
   bool balanced = true;
   double balancer_decay = 0.999;
+  BalancerNorm balancer_norm = BalancerNorm::batch;
   std::vector<int64_t> windows{64, 256, 1024};
   std::vector<int64_t> mels{10, 40, 80};
   MelScale mel_scale = MelScale::slaney;
@@ -45,12 +48,16 @@ void fields(V& v, LossConfig& c) {
   v("adversarial", c.adversarial, range(0, 1e6).zero("no discriminators"),
     "weight of the generator's loss against discriminators (section discriminator)");
   v("feature", c.feature, range(0, 1e6), "weight of feature matching; used with loss.adversarial only");
+  v("feature_relative", c.feature_relative, flag(),
+    "divide each distance of feature matching by the mean size of the recorded audio's activation");
   v("adversarial_start", c.adversarial_start, at_least(0),
     "steps before adversarial and feature act; the discriminators train from the first step");
   v("orthogonal", c.orthogonal, flag(),
     "remove the part along the quantisation error from the encoder's gradient (ops/rvq.h); codec.quantizer ema only");
   v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
   v("balancer_decay", c.balancer_decay, range(0, below(1)), "decay of the moving averages of gradient norms");
+  v("balancer_norm", c.balancer_norm, words({"batch", "item"}),
+    "norm of a gradient in the balancer: over the batch, or the mean of the norms of its items");
   v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
   v("mels", c.mels, described("one per window, each 0 to half of it"), "mel bands per window; 0: no mel term there");
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
@@ -106,7 +113,8 @@ struct Branches {
 /// A fork whose backward pass joins the gradients of its branches by the op `balancer`.
 class GradientBalancer {
  public:
-  GradientBalancer(double decay, bool balanced) : decay_(decay), balanced_(balanced) {}
+  GradientBalancer(double decay, bool balanced, BalancerNorm norm = BalancerNorm::batch)
+      : decay_(decay), balanced_(balanced), norm_(norm) {}
   /// One branch per weight, at most balancer_max. Steps that read x before may add to its gradient, outside of the
   /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. Throws Error(usage)
   /// if a later step passes a gradient to x.
@@ -115,6 +123,7 @@ class GradientBalancer {
  private:
   double decay_;
   bool balanced_;
+  BalancerNorm norm_;
 };
 
 /// The losses of a configuration, planned on one estimate.

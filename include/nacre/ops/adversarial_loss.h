@@ -8,6 +8,9 @@
 //   hinge  (Lim and Ye 2017, arXiv 1705.02894; SoundStream, EnCodec)
 //     discriminator  loss = mean max(0, 1 - real) + mean max(0, 1 + fake)        threshold 0
 //     generator      loss = mean max(0, 1 - fake)
+//   hinge with a linear generator  (Lim and Ye 2017; the code of EnCodec)
+//     discriminator  as hinge
+//     generator      loss = -mean fake
 //
 // Means run over all logits of their half of the batch. The gradient is scaled by `weight`, the loss is not.
 //   gradient   of max(0, z) is 1 for z > 0 and 0 for z <= 0
@@ -22,7 +25,7 @@
 //   cost       bytes of one read and one write of the logits: bound by launches. CUDA: one launch for up to
 //              4096 logits per half, otherwise two
 namespace nacre {
-enum class AdversarialKind : uint8_t { least_squares, hinge };
+enum class AdversarialKind : uint8_t { least_squares, hinge, hinge_linear };
 
 /// Logits of real and of fake audio in one batch: the first half of the items is real, the second half is fake.
 template <class T>

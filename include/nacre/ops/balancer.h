@@ -5,8 +5,11 @@
 // Loss balancer (EnCodec, arXiv 2210.13438, section 3.4): each loss gets a fixed share of the gradient at the waveform,
 // whatever its scale.
 //
-//   norm_i   = |g_i|_2 over the whole batch
-//   mean_i   = bias-corrected exponential moving average of norm_i with `decay`, this step included
+//   norm_i   = |g_i|_2 over the whole batch; with BalancerNorm::item the mean over the items b of |g_i[b]|_2, as EnCodec
+//              was published
+//   mean_i   = bias-corrected exponential moving average of norm_i with `decay`, this step included: S / W with
+//              S <- decay S + norm_i and W <- decay W + 1. The published code adds m norm_i and m, for m items in the
+//              batch; for batches of one size, that is the same mean
 //   gradient = total_norm * sum_i (weight_i / sum_j weight_j) g_i / (mean_i + eps)
 //   share_i  = norm of the i-th term over the sum of the norms of all terms, as applied in this step
 // With gates, weight_i gate_i takes the place of weight_i, also in the sum of the weights. Gates are device memory, so
@@ -23,6 +26,7 @@
 //   cost       8 count + 4 bytes per sample: bound by memory
 namespace nacre {
 inline constexpr int balancer_max = 8;
+enum class BalancerNorm : uint8_t { batch, item };
 struct Balancer {
   std::array<View<const float>, balancer_max> gradients{};  ///< the first `count` are used, each [batch, time, 1, 1]
   std::array<float, balancer_max> weights{};                ///< at least 0
@@ -34,7 +38,8 @@ struct Balancer {
   View<float> scratch{};  ///< balancer_scratch
   float decay = 0.999f, total_norm = 1.0f, eps = 1e-12f;
   bool balanced = true;
+  BalancerNorm norm = BalancerNorm::batch;
 };
-Shape balancer_scratch(Context&, Shape gradient, int count);
+Shape balancer_scratch(Context&, Shape gradient, int count, BalancerNorm = BalancerNorm::batch);
 void balancer(Context&, const Balancer&);
 }  // namespace nacre
