@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(1024)
   double sum = 0;
   for (int64_t r = threadIdx.x; r < rows; r += 1024) sum += static_cast<double>(losses[r]);
   sum = block_sum<1024>(sum, buffer);
-  const int64_t elements = mask.valid_rows() * dim;
+  const int64_t elements = mask.loss_elements(dim);
   if (threadIdx.x == 0) out[0] = out[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
 }
 
@@ -209,7 +209,7 @@ Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorise
 
 void rvq_forward(Context& ctx, const RvqForward& a) {
   const RvqSizes n = rvq_sizes(a.z.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
-  const RowMask mask{a.frames.data, a.stages.data, a.z.shape.time, a.z.shape.batch};
+  const RowMask mask{a.frames.data, a.stages.data, a.z.shape.time, a.z.shape.batch, a.mean ? n.stages : 0};
   float* prepared = aligned_scratch(a.scratch.data);
   // `residuals` is also the place of the padded weights: only one of the two is used.
   float* residuals = prepared + n.stages * prepared_size(n.codes, n.dim);

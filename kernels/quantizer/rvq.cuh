@@ -23,7 +23,7 @@ __device__ __forceinline__ float project_out(const float* code, const float* wei
 
 /// 2 weight / (valid rows * dim), or 0 without a valid row. All lanes of the warp must call it together.
 __device__ __forceinline__ float loss_slope(const RowMask& mask, int64_t dim, float weight) {
-  const int64_t elements = mask.valid_rows() * dim;
+  const int64_t elements = mask.loss_elements(dim);
   const double slope = elements > 0 ? 2.0 / static_cast<double>(elements) : 0.0;
   return static_cast<float>(slope * static_cast<double>(weight));
 }

@@ -217,7 +217,7 @@ Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised) {
 void rvq_backward(Context& ctx, const RvqBackward& a) {
   const RvqSizes n = rvq_sizes(a.dy.shape, a.codebooks.shape, static_cast<bool>(a.projections.in_weight));
   if (n.rows == 0) return;
-  const RowMask mask{a.frames.data, a.stages.data, a.dy.shape.time, a.dy.shape.batch};
+  const RowMask mask{a.frames.data, a.stages.data, a.dy.shape.time, a.dy.shape.batch, a.mean ? n.stages : 0};
   const int64_t rows = n.rows * n.stages;
   int32_t* by_stage = reinterpret_cast<int32_t*>(a.scratch.data);
   if (group_kernel_supports(n)) {

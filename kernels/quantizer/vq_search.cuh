@@ -189,6 +189,7 @@ __device__ __forceinline__ OrderedBest tile_results(const uint32_t* candidates) 
 struct RowMask {
   const int32_t *frames, *stages;
   int64_t time, batch;
+  int64_t mean_of = 0;  // losses are means over the stages used, of this many; 0: sums over stages
 
   __device__ int64_t valid_frames(int64_t item) const {
     if (frames == nullptr) return time;
@@ -208,6 +209,17 @@ struct RowMask {
     long long n = 0;
     for (int64_t b = threadIdx.x % 32; b < batch; b += 32) n += valid_frames(b);
     return warp_sum(n);
+  }
+  /// What sums of losses are divided by; 0 without a valid row. All lanes of the warp must call it together.
+  __device__ int64_t loss_elements(int64_t dim) const {
+    const int64_t elements = valid_rows() * dim;
+    if (mean_of == 0) return elements;
+    int most = stages == nullptr ? static_cast<int>(mean_of) : 1;
+    if (stages != nullptr)
+      for (int64_t b = threadIdx.x % 32; b < batch; b += 32)
+        most = max(most, static_cast<int>(min(static_cast<int64_t>(stages[b]), mean_of)));
+    for (int lanes = 16; lanes > 0; lanes /= 2) most = max(most, __shfl_xor_sync(full_warp, most, lanes));
+    return elements * most;
   }
   /// The row of the valid frame with index n.
   __device__ int64_t row_of_valid(int64_t n) const {

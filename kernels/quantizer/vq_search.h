@@ -63,6 +63,7 @@ void sort_by_code(const int32_t* codes, int64_t stride, int64_t rows, int64_t co
 struct RowMask {
   View<const int32_t> frames{}, stages{};
   int64_t time = 1;
+  int64_t mean_of = 0;  // losses are means over the stages used, of this many; 0: sums over stages
 
   int64_t valid_frames(int64_t item) const { return frames ? std::clamp<int64_t>(frames[item], 0, time) : time; }
   bool valid(int64_t row) const { return row % time < valid_frames(row / time); }
@@ -74,6 +75,13 @@ struct RowMask {
     int64_t n = 0;
     for (int64_t b = 0; b < batch; ++b) n += valid_frames(b);
     return n;
+  }
+  /// What sums of losses are divided by; 0 without a valid row.
+  int64_t loss_elements(int64_t batch, int64_t dim) const {
+    int64_t used = mean_of > 0 && !stages ? mean_of : 1;
+    for (int64_t b = 0; mean_of > 0 && stages && b < batch; ++b)
+      used = std::max(used, std::clamp<int64_t>(stages[b], 0, mean_of));
+    return valid_rows(batch) * dim * used;
   }
   /// The row of the valid frame with index n.
   int64_t row_of_valid(int64_t n, int64_t batch) const {

@@ -53,6 +53,23 @@ void expect_data(const char* call, const char* argument, const View<T>& v) {
     throw Error(ErrorKind::usage, std::string(call) + ": " + argument + " is " + str(v.shape) + " and has no data");
 }
 
+void expect_part(const char* call, const SignalPart* part, int64_t batch, int64_t frames) {
+  if (part == nullptr) return;
+  const Window& w = part->window;
+  if (batch != 1 || w.first < 0 || w.first >= frames || (w.next != -1 && w.next <= w.first) || w.next > frames)
+    throw Error(ErrorKind::usage, std::string(call) + ": a part whose window is " + std::to_string(w.first) + " to " +
+                                      std::to_string(w.next) + " of " + std::to_string(frames) +
+                                      " frames with batch " + std::to_string(batch) +
+                                      ", expected increasing positions and a batch of 1");
+}
+
+void run_part(Plan& plan, SignalPart* part) {
+  plan.window() = part != nullptr ? part->window : Window{};
+  if (plan.window().first > 0) plan.set_state(part->state);
+  plan.run();
+  if (plan.window().next >= 0) part->state = plan.state();
+}
+
 }  // namespace
 
 Context& Codec::context() const noexcept { return impl_->ctx; }
@@ -128,7 +145,7 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codeb
   }
 }
 
-void Codec::encode(View<const float> audio, View<int32_t> codes) {
+void Codec::encode(View<const float> audio, View<int32_t> codes, SignalPart* part) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
@@ -136,16 +153,17 @@ void Codec::encode(View<const float> audio, View<int32_t> codes) {
                 "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.audio_in.shape));
   if (codes.shape != m.codes_out.shape)
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
+  expect_part("encode", part, audio.shape.batch, codes.shape.time);
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   // On CUDA the samples are on the device, and reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
   m.ctx.copy<float>(audio, m.audio_in);
-  m.encode_plan->run();
+  run_part(*m.encode_plan, part);
   m.ctx.copy<int32_t>(m.codes_out, codes);
 }
 
-void Codec::decode(View<const int32_t> codes, View<float> audio) {
+void Codec::decode(View<const int32_t> codes, View<float> audio, SignalPart* part) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
@@ -153,12 +171,13 @@ void Codec::decode(View<const int32_t> codes, View<float> audio) {
                 "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
+  expect_part("decode", part, codes.shape.batch, codes.shape.time);
   expect_data("decode", "codes", codes);
   expect_data("decode", "audio", audio);
   if (m.ctx.device().kind == Device::cpu)
     expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
   m.ctx.copy<int32_t>(codes, m.codes_in);
-  m.decode_plan->run();
+  run_part(*m.decode_plan, part);
   m.ctx.copy<float>(m.audio_out, audio);
 }
 

@@ -7,9 +7,16 @@
 
 namespace nacre {
 
+namespace {
+
+/// Frames dropped at a cut edge.
+int64_t dropped_context(const CodecConfig& c, int64_t receptive) { return c.recurrent() ? 2 * receptive : receptive; }
+
+}  // namespace
+
 int64_t default_window_frames(const CodecConfig& c) {
   // Eight contexts, of which two are computed twice: a quarter of the work at most.
-  const int64_t context = std::max(c.encoder_context(), c.decoder_context());
+  const int64_t context = std::max(dropped_context(c, c.encoder_context()), dropped_context(c, c.decoder_context()));
   const auto two_seconds = static_cast<int64_t>(2.0 * c.frame_rate());
   return std::max(two_seconds, 4 * 2 * context);
 }
@@ -23,11 +30,17 @@ int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
 
 // ---- WindowSchedule
 
-WindowSchedule::WindowSchedule(int64_t window, int64_t context)
-    : window_(window), context_(context), step_(window - 2 * context) {
+WindowSchedule::WindowSchedule(int64_t window, int64_t context, bool recurrent)
+    : window_(window), context_(context), step_(window - 2 * context), recurrent_(recurrent) {
   if (context < 0 || step_ < 1)
     throw Error(ErrorKind::usage, "window of " + std::to_string(window) +
                                       " frames, expected more than twice the context of " + std::to_string(context));
+}
+
+nacre::Window WindowSchedule::state_at(int64_t start, bool is_last) const {
+  if (!recurrent_) return {};
+  const int64_t ahead = context_ / 2;
+  return {.first = start > 0 ? ahead : 0, .next = is_last ? -1 : step_ + ahead};
 }
 
 bool WindowSchedule::next(int64_t available, Window& out) {
@@ -36,7 +49,7 @@ bool WindowSchedule::next(int64_t available, Window& out) {
   const int64_t start = index_ * step_;
   if (start + window_ >= available) return false;  // not >: this window could be the last one
   ++index_;
-  out = {start, window_, done_, start + window_ - context_ - done_};
+  out = {start, window_, done_, start + window_ - context_ - done_, state_at(start, false)};
   done_ += out.kept;
   return true;
 }
@@ -45,8 +58,9 @@ bool WindowSchedule::last(int64_t total, Window& out) {
   if (done_ >= total) return false;
   // Shifted back to end at the end of the signal. It starts at or before done_ - context, or at 0, so the first kept
   // frame has its whole context.
-  const int64_t start = std::max<int64_t>(0, total - window_);
-  out = {start, total - start, done_, total - done_};
+  // With a state it starts where it would anyway, and is shorter.
+  const int64_t start = recurrent_ ? index_ * step_ : std::max<int64_t>(0, total - window_);
+  out = {start, total - start, done_, total - done_, state_at(start, true)};
   done_ = total;
   return true;
 }
@@ -84,8 +98,8 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedEncoder", std::move(sink))),
       window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
-      context_(codec.config().encoder_context()),
-      schedule_(window_, context_) {}
+      context_(dropped_context(codec.config(), codec.config().encoder_context())),
+      schedule_(window_, context_, codec.config().recurrent()) {}
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
@@ -98,7 +112,8 @@ void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
   ctx.write<float>(
       std::span<const float>(buffer_.data() + (w.start * hop - buffer_start_), static_cast<size_t>(w.frames * hop)), x);
-  codec_.encode(x, c);
+  part_.window = w.state;
+  codec_.encode(x, c, codec_.config().recurrent() ? &part_ : nullptr);
   std::vector<int32_t> host(static_cast<size_t>(w.frames * stages_));
   ctx.read<int32_t>(c, host);
   sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}));
@@ -140,7 +155,8 @@ void WindowedEncoder::end() {
   // Whole frames: the last one is padded with zeros.
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
   // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
-  if (frames <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
+  if (frames <= window_)
+    schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_, codec_.config().recurrent());
   WindowSchedule::Window w;
   while (schedule_.next(frames, w)) run(w);
   if (schedule_.last(frames, w)) run(w);
@@ -154,8 +170,8 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedDecoder", std::move(sink))),
       window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedDecoder", codebooks)),
-      context_(codec.config().decoder_context()),
-      schedule_(window_, context_) {}
+      context_(dropped_context(codec.config(), codec.config().decoder_context())),
+      schedule_(window_, context_, codec.config().recurrent()) {}
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
@@ -168,7 +184,8 @@ void WindowedDecoder::run(const WindowSchedule::Window& w) {
   ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages_,
                                               static_cast<size_t>(w.frames * stages_)),
                      c);
-  codec_.decode(c, x);
+  part_.window = w.state;
+  codec_.decode(c, x, codec_.config().recurrent() ? &part_ : nullptr);
   std::vector<float> host(static_cast<size_t>(w.frames * hop));
   ctx.read<float>(x, host);
   sink_(std::span<const float>(host).subspan(static_cast<size_t>((w.keep - w.start) * hop),
@@ -207,7 +224,8 @@ void WindowedDecoder::finish() {
   within_memory("finish", [&] { end(); });
 }
 void WindowedDecoder::end() {
-  if (frames_ <= window_) schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_);
+  if (frames_ <= window_)
+    schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_, codec_.config().recurrent());
   WindowSchedule::Window w;
   while (schedule_.next(frames_, w)) run(w);
   if (schedule_.last(frames_, w)) run(w);

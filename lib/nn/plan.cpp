@@ -221,8 +221,10 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
 
 void Plan::run() {
   Impl& p = *impl_;
-  for (const Impl::Op& op : p.program) op.run(p.ctx);
+  for (const Impl::Op& op : p.program)
+    if (p.runs(op)) op.run(p.ctx);
 }
+void Plan::set_inner(bool on) noexcept { impl_->runs_inner = on; }
 bool Plan::run(const std::function<bool()>& give_up) {
   Impl& p = *impl_;
   p.keep_state(false);
@@ -234,6 +236,7 @@ bool Plan::run(const std::function<bool()>& give_up) {
       p.keep_state(true);
       return false;
     }
+    if (!p.runs(op)) continue;
     op.run(p.ctx);
     final = final || op.kind == Impl::Kind::then;
   }
@@ -269,6 +272,28 @@ void Plan::run_gradients() {
 Window& Plan::window() noexcept { return impl_->window; }
 void Plan::reset() {
   for (const View<std::byte>& v : impl_->carried) impl_->ctx.zero(v);
+}
+std::vector<std::byte> Plan::state() const {
+  std::vector<std::byte> all;
+  for (const View<std::byte>& v : impl_->carried) {
+    const size_t at = all.size();
+    all.resize(at + static_cast<size_t>(v.elements()));
+    impl_->ctx.read<std::byte>(v, std::span(all).subspan(at));
+  }
+  return all;
+}
+void Plan::set_state(const std::vector<std::byte>& all) {
+  size_t bytes = 0;
+  for (const View<std::byte>& v : impl_->carried) bytes += static_cast<size_t>(v.elements());
+  if (bytes != all.size())
+    throw Error(ErrorKind::usage, "plan: a state of " + std::to_string(all.size()) + " bytes, expected " +
+                                      std::to_string(bytes));
+  size_t at = 0;
+  for (const View<std::byte>& v : impl_->carried) {
+    const auto size = static_cast<size_t>(v.elements());
+    impl_->ctx.write<std::byte>(std::span(all).subspan(at, size), v);
+    at += size;
+  }
 }
 
 Context& Plan::context() const noexcept { return impl_->ctx; }

@@ -117,6 +117,9 @@ struct Plan::Impl {
   std::vector<View<float>> changed;
   Memory memory, undo;
   Window window;
+  bool runs_inner = true;
+  /// Whether run() includes the op.
+  bool runs(const Op& op) const noexcept { return runs_inner || op.walk == 0; }
   // In bytes; see Plan::bytes(), peak_live_bytes() and unshared_bytes().
   size_t total = 0, live = 0, unshared = 0;
 

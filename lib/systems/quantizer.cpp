@@ -124,7 +124,8 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
                     .losses = q.losses,
                     .scratch = scratch,
                     .metric = metric,
-                    .beam = beam});
+                    .beam = beam,
+                    .mean = use.mean});
   });
   if (!p.training()) return q;
 
@@ -154,6 +155,7 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
                      .commitment_weight = use.commitment_weight,
                      .codebook_weight = use.codebook_weight,
                      .orthogonal = use.orthogonal && latent_codes,
+                     .mean = use.mean,
                      .add_dz = in.add});
   });
   if (!latent_codes || !use.step) return q;

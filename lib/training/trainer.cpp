@@ -308,7 +308,8 @@ void Run::start_codebooks() {
       });
 }
 
-/// DAC's quantizer dropout: the first part of the batch trains with a random number of codebooks per item.
+/// EnCodec's bandwidths: one number of codebooks for the whole batch, drawn from a list. Or else DAC's quantizer dropout:
+/// the first part of the batch trains with a random number of codebooks per item.
 std::vector<int32_t> Run::drop_codebooks() const {
   const auto n = static_cast<int32_t>(config_.codec.n_codebooks);
   std::vector<int32_t> stages(static_cast<size_t>(step_.batch()), n);
@@ -316,6 +317,11 @@ std::vector<int32_t> Run::drop_codebooks() const {
   // The stream's number is "drop" in ASCII. The counter is unique for each item of each step, so a resumed run draws
   // the same numbers.
   const Philox draw{config_.training.seed, 0x64726f70ull};
+  if (const std::vector<int64_t>& numbers = config_.codec.codebooks_drawn; !numbers.empty()) {
+    const auto at = draw.below(static_cast<uint64_t>(done_), static_cast<uint64_t>(numbers.size()));
+    std::fill(stages.begin(), stages.end(), static_cast<int32_t>(numbers[static_cast<size_t>(at)]));
+    return stages;
+  }
   for (size_t i = 0; i < dropped; ++i)
     stages[i] = 1 + static_cast<int32_t>(
                         draw.below(static_cast<uint64_t>(done_) * stages.size() + i, static_cast<uint64_t>(n)));
@@ -335,6 +341,9 @@ bool Run::one_step() {
   step_.set_learning_rate(config_.optimizer.learning_rate * rate);
   step_.set_discriminator_learning_rate(config_.discriminator.learning_rate * rate);
   step_.set_adversarial(done_ >= config_.loss.adversarial_start);
+  // The stream's number is "critic" in ASCII.
+  const Philox draw{config_.training.seed, 0x637269746963ull};
+  step_.set_discriminators(draw.uniform(static_cast<uint64_t>(done_)) < config_.discriminator.update_fraction);
   // If run() throws, in_step_ stays true and rescue() saves nothing: the state is neither that before the step nor that
   // after it.
   in_step_ = true;

@@ -96,6 +96,7 @@ struct TrainingStep::Impl {
     after_encoder = p.last_step();
     quantized = system.quantizer.plan(p, z,
                                       {.commitment_weight = static_cast<float>(loss_config.vq),
+                                       .mean = loss_config.vq_mean,
                                        .orthogonal = loss_config.orthogonal,
                                        .step = optimizer->step(),
                                        .seed = seed});
@@ -138,7 +139,8 @@ struct TrainingStep::Impl {
   View<int32_t> lengths;
   // captures: the second run() records a graph. ran: a run kernel by kernel has come first.
   bool captures = false, ran = false;
-  std::optional<Graph> graph;
+  bool with_inner = true;        // of set_discriminators()
+  std::optional<Graph> graphs[2];  // without and with training of discriminators
   struct {
     // Buffers for load() and metrics(), allocated once. stages: all codebooks for every item, the default of load().
     std::vector<int32_t> stages, frames;
@@ -263,19 +265,25 @@ void TrainingStep::set_discriminator_learning_rate(double lr) {
 void TrainingStep::set_adversarial(bool on) {
   if (impl_->critics) impl_->set_adversarial(on);
 }
+void TrainingStep::set_discriminators(bool train) {
+  impl_->with_inner = train;
+  impl_->plan.set_inner(train);
+}
 Parameters* TrainingStep::discriminators() noexcept { return impl_->critics ? &impl_->critics->parameters : nullptr; }
 
 void TrainingStep::run() {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "run", "training step");
   // The first run is not captured: what the device loads or sets up at the first launch of a kernel is then done.
-  if (s.graph) return s.graph->replay();
+  std::optional<Graph>& graph = s.graphs[s.with_inner ? 1 : 0];
+  if (graph) return graph->replay();
   if (s.captures && s.ran) {
-    s.graph.emplace(s.ctx.capture([&s] { s.plan.run(); }));
-    return s.graph->replay();
+    graph.emplace(s.ctx.capture([&s] { s.plan.run(); }));
+    return graph->replay();
   }
   s.plan.run();
-  s.ran = true;
+  // A run without discriminators does not launch their kernels, so it does not count.
+  s.ran = s.ran || s.with_inner || !s.critics;
 }
 bool TrainingStep::run(const std::function<bool()>& give_up) {
   Impl& s = *impl_;
@@ -290,7 +298,7 @@ bool TrainingStep::run(const std::function<bool()>& give_up) {
 }
 void TrainingStep::set_capture(bool capture) {
   impl_->captures = capture;
-  impl_->graph.reset();
+  for (std::optional<Graph>& graph : impl_->graphs) graph.reset();
 }
 
 void TrainingStep::gradients() {

@@ -52,7 +52,7 @@ std::vector<double> doubles(const Buffer<float>& b) {
   return out;
 }
 
-enum Masks { none, some, nothing_valid };
+enum Masks { none, some, means, nothing_valid };  // means: as some, and losses are means over the stages
 
 // One problem: the inputs, and all outputs of the forward pass.
 struct Problem {
@@ -110,6 +110,7 @@ struct Problem {
                  .losses = losses,
                  .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, factorised))};
     if (masks != none) a.stages = stages, a.frames = frames;
+    a.mean = masks == means;
     return a;
   }
   /// Codes of the latent's dimension, with the orthogonal gradient.
@@ -139,6 +140,7 @@ struct Problem {
       r.used.push_back(masks == none ? n.stages : static_cast<int64_t>(stages[row / n.frames]));
       r.valid.push_back(masks == none || row % n.frames < static_cast<int64_t>(frames[row / n.frames]));
     }
+    r.mean = masks == means;
     r.dy.assign(z.before().size(), 0.0);
     return r;
   }
@@ -250,6 +252,7 @@ void backward_case(Device device, Size n, Masks masks) {
   if (p.factorised)
     a.din_weight = din_weight, a.din_bias = din_bias, a.dout_weight = dout_weight, a.dout_bias = dout_bias;
   if (masks != none) a.stages = p.stages, a.frames = p.frames;
+  a.mean = masks == means;
   rvq_backward(p.c.ctx, a);
 
   RvqReference r = p.reference(), size;
@@ -327,13 +330,13 @@ void orthogonal_case(Device device, Size n, Masks masks) {
 TEST_CASE("rvq_forward follows its double reference, and is its stages one by one", "[rvq]") {
   for (Device device : devices())
     for (Size n : sizes)
-      for (Masks masks : {none, some}) forward_case(device, n, masks);
+      for (Masks masks : {none, some, means}) forward_case(device, n, masks);
 }
 
 TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
   for (Device device : devices())
     for (Size n : sizes)
-      for (Masks masks : {none, some}) backward_case(device, n, masks);
+      for (Masks masks : {none, some, means}) backward_case(device, n, masks);
 }
 
 TEST_CASE("rvq_backward without the quantisation error follows its double reference", "[rvq]") {

@@ -14,6 +14,7 @@ struct RvqReference {
   using Vector = std::vector<double>;
   int64_t rows = 1, stages = 1, codes = 1, dim = 1, latent = 1;
   bool factorised = false, orthogonal = false;
+  bool mean = false;  // losses are divided by the largest number of stages used
   double sign = -1, commitment_weight = 1, codebook_weight = 1;
   Vector z, codebooks, in_weight, in_bias, out_weight, out_bias, dy;
   std::vector<int64_t> chosen;    // [rows][stages]
@@ -28,7 +29,8 @@ struct RvqReference {
   double elements() const {
     int64_t n = 0;
     for (bool v : valid) n += v ? 1 : 0;
-    return static_cast<double>(n * dim);
+    const int64_t most = std::max<int64_t>(1, *std::max_element(used.begin(), used.end()));
+    return static_cast<double>(n * dim * (mean ? most : 1));
   }
   bool counts(int64_t row, int64_t i) const { return valid[size_t(row)] && i < used[size_t(row)]; }
   const double* code(int64_t row, int64_t i) const {

@@ -3,6 +3,10 @@
 // The first window starts at the first frame. The last window ends at the last frame: it is shifted back and never
 // extended with zeros. Each side of a kept frame therefore has either its whole receptive field or the true edge of the
 // signal. The windows depend only on the total length, so the sizes of the pushed pieces do not change any bit.
+//
+// A recurrent network (CodecConfig::recurrent) carries its state from window to window. Its windows overlap by twice the
+// receptive field: the first half makes the inputs of the state complete, the second half is what layers behind it
+// need. The last window is not shifted but shorter, because the state stands where the window before left it.
 #include <functional>
 #include <span>
 #include <vector>
@@ -23,10 +27,12 @@ int64_t fitting_window(int64_t window, int64_t context, int64_t total);
 class WindowSchedule {
  public:
   /// context: number of frames dropped at a cut edge. Throws Error(usage) unless window > 2 * context.
-  WindowSchedule(int64_t window, int64_t context);
+  /// recurrent: a state is carried; the context is then twice the receptive field.
+  WindowSchedule(int64_t window, int64_t context, bool recurrent = false);
   struct Window {
     int64_t start = 0, frames = 0;  ///< in frames of the signal
     int64_t keep = 0, kept = 0;     ///< first kept frame (in frames of the signal) and number of kept frames
+    nacre::Window state{};                 ///< where the state stands, in frames of this window
   };
   /// The next window if `available` frames are known and the signal has more. Returns false if more frames are needed.
   bool next(int64_t available, Window& out);
@@ -36,7 +42,9 @@ class WindowSchedule {
   int64_t needed_from() const;
 
  private:
+  nacre::Window state_at(int64_t start, bool is_last) const;
   int64_t window_, context_, step_, index_ = 0, done_ = 0;
+  bool recurrent_;
 };
 
 /// Encodes samples to codes. The codec must outlive the encoder and must not be moved. Invalid calls throw Error(usage)
@@ -60,6 +68,7 @@ class WindowedEncoder {
   Sink sink_;
   int64_t window_, stages_, context_;
   WindowSchedule schedule_;
+  SignalPart part_;
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
   bool finished_ = false;
@@ -84,6 +93,7 @@ class WindowedDecoder {
   Sink sink_;
   int64_t window_, stages_, context_;
   WindowSchedule schedule_;
+  SignalPart part_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;
   bool finished_ = false;

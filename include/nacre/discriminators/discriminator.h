@@ -72,6 +72,7 @@ struct DiscriminatorConfig {
   double learning_rate = 1e-4;
   double beta1 = 0.8, beta2 = 0.99, weight_decay = 0.01;
   double clip = 10;
+  double update_fraction = 1;
   /// Throws Error(usage) that names the invalid key.
   void check() const;
   /// Whether both describe the same networks, however they are trained.
@@ -96,6 +97,8 @@ void fields(V& v, DiscriminatorConfig& c) {
   v("weight_decay", c.weight_decay, at_least(0, below(100)),
     "decoupled: a step scales weights by 1 - rate * weight_decay");
   v("clip", c.clip, at_least(0, below(1e9)).zero("none"), "gradients are scaled down to this global norm");
+  v("update_fraction", c.update_fraction, range(above(0), 1),
+    "fraction of the steps, drawn at random, in which discriminators are trained");
 }
 
 /// The discriminators of a configuration, as one network: all judge the same audio, which is first freed of its mean and

@@ -16,6 +16,7 @@ namespace nacre {
 struct LossConfig {
   double waveform = 1, stft = 1, mel = 1;
   double vq = 1;
+  bool vq_mean = false;
   double adversarial = 0, feature = 1;
   int64_t adversarial_start = 0;
   bool orthogonal = false;
@@ -40,6 +41,7 @@ void fields(V& v, LossConfig& c) {
   v("stft", c.stft, range(0, 1e6), "weight of the distance of STFT magnitudes and their logarithms");
   v("mel", c.mel, range(0, 1e6), "weight of the distance of logarithmic mel spectra");
   v("vq", c.vq, range(0, 1e6), "weight of the commitment term at the latent, outside the balancer");
+  v("vq_mean", c.vq_mean, flag(), "the commitment is the mean over the codebooks that a batch uses, not the sum");
   v("adversarial", c.adversarial, range(0, 1e6).zero("no discriminators"),
     "weight of the generator's loss against discriminators (section discriminator)");
   v("feature", c.feature, range(0, 1e6), "weight of feature matching; used with loss.adversarial only");

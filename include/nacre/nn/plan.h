@@ -222,12 +222,19 @@ class Plan {
   /// As run(), but calls `give_up` before every pass until the first then() function has run; after that the run always
   /// completes. Returns false if the run was abandoned. What the steps had changed (Step::changes) is then restored.
   bool run(const std::function<bool()>& give_up);
+  /// Whether run() runs inner walks; true at first. Without them, everything that belongs to them (a discriminator's
+  /// training) is as if the run had not been.
+  void set_inner(bool) noexcept;
   /// Runs the outermost walk up to and including the given pass of the given step, without updates.
   void run_until(int step, Until);
   /// Runs all forward and backward passes, without updates.
   void run_gradients();
   /// Zeroes the memory that steps carry from one run to the next.
   void reset();
+  /// A copy of that memory on the host, and its way into another plan of the same steps. Throws Error(usage) for a state
+  /// of another size.
+  std::vector<std::byte> state() const;
+  void set_state(const std::vector<std::byte>&);
   /// The window of the next run of an inference plan. It may be changed between runs. Steps read it when they run, so a
   /// captured graph keeps that of its capture.
   Window& window() noexcept;

@@ -14,7 +14,8 @@
 // losses, with a the input of stage i's search (r_i or e_i) and b the code it chose:
 //   commitment = sum_i mean (a - sg(b))^2,   codebook = sum_i mean (b - sg(a))^2   over valid frames and channels
 //   Items with stages[b] <= i add zero but count in the mean. The two values are equal; only the gradients differ.
-//   Without a valid frame both are 0.
+//   Without a valid frame both are 0. With `mean`, both are divided by the largest of the stages[b] (all without
+//   `stages`; at least 1), and so are their gradients: EnCodec's mean over the stages that a batch uses.
 //
 //   forward     s_i is exactly E_i[c_i], not the float sum above; q_i starts from its bias and adds the channels of s_i
 //               in order. All stages run for all items: `stages` masks y, but neither residuals nor codes. Codes and y
@@ -87,6 +88,7 @@ struct RvqForward {
   View<float> scratch{};
   VqMetric metric = VqMetric::euclidean;
   int64_t beam = 1;  ///< sequences kept per row, 1 to max_rvq_beam; more than 1 only for latent codes and euclidean
+  bool mean = false;  ///< the losses are means over the stages used, not sums
 };
 struct RvqBackward {
   View<const float> z;  ///< factorised only
@@ -102,6 +104,7 @@ struct RvqBackward {
   View<float> scratch{};
   float commitment_weight = 1.0f, codebook_weight = 1.0f;
   bool orthogonal = false;  ///< removes the quantisation error's direction from dz; latent codes only
+  bool mean = false;        ///< as in the forward pass
   bool add_dz = false;
 };
 /// Decodes the latent: y = sum of E_i[c_i], or of W_out E_i[c_i] + b_out, over the stages of `codes`.

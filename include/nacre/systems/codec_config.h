@@ -58,6 +58,8 @@ struct CodecConfig {
   int64_t hop() const;
   int64_t latent() const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
+  /// Whether frames depend on all frames before them, by a state along the time axis.
+  bool recurrent() const { return lstm_layers > 0; }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
@@ -79,7 +81,7 @@ struct CodecConfig {
   int64_t decoder_macs(int64_t frames) const;
   /// Receptive fields in frames; windows overlap by these. encoder_context(): how far before and after a frame's own
   /// samples other samples can change its codes. decoder_context(): how many frames before and after a frame can change
-  /// its samples.
+  /// its samples. If recurrent(), this is what lies outside of the state.
   int64_t encoder_context() const;
   int64_t decoder_context() const;
 

@@ -18,6 +18,7 @@ struct QuantizerUse {
   int64_t beam = 0;       ///< beam width: code sequences kept per frame; 0: the configuration's. Training always uses 1
   float commitment_weight = 1;
   float codebook_weight = 1;  ///< weight of the codebook loss, for codebooks that get gradients
+  bool mean = false;          ///< the two losses are means over the stages used, not sums
   /// Removes the quantisation error from the latent's gradient (RvqBackward). No effect on factorised codes.
   bool orthogonal = false;
   /// Device scalar that selects the replacements of dead codes. If it is given, every run updates the codebooks from

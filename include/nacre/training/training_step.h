@@ -73,8 +73,12 @@ class TrainingStep {
   /// Whether losses against discriminators take part in the gradient of the codec; true at first. The discriminators
   /// train in any case.
   void set_adversarial(bool);
+  /// Whether the next runs train the discriminators; true at first. Without, a run costs less, and the discriminators'
+  /// metrics stay those of the last run with it.
+  void set_discriminators(bool);
   /// Runs the whole step. On CUDA, the first call launches kernel by kernel, the second one captures a graph, and all
-  /// later ones replay it. The bits are the same, and a replay is one launch.
+  /// later ones replay it. The bits are the same, and a replay is one launch. Runs with and without training of the
+  /// discriminators have a graph each.
   void run();
   /// As run(), but on the CPU it calls `give_up` before every layer's pass, so that a long step can be stopped. Returns
   /// false if the step was abandoned; the state is then as before the step. On CUDA, `give_up` is called once, before

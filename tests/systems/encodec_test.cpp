@@ -1,0 +1,155 @@
+// EnCodec's topology: published sizes, no lookahead, lengths, and keys that it shares with no other topology.
+#include <cmath>
+
+#include "harness.h"
+#include "nacre/systems/system.h"
+
+using namespace nacre;
+
+namespace {
+
+struct Size {
+  int64_t effective = 0, stored = 0;
+};
+Size size_of(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c) {
+  Parameters p;
+  build(p, c);
+  Size s{.effective = p.effective_elements()};
+  for (const Parameter& x : p.all())
+    for (size_t i = 0; i < x.names.size(); ++i) s.stored += x.piece_elements();
+  return s;
+}
+
+CodecConfig tiny(bool causal, Padding padding) {
+  CodecConfig c = CodecConfig::named("encodec-24k");
+  c.encoder_dim = 2, c.encoder_rates = {2, 5};
+  c.decoder_dim = 8, c.decoder_rates = {5, 2};
+  c.latent_dim = 3, c.n_codebooks = 2, c.codebook_size = 8, c.codebooks_drawn = {};
+  c.causal = causal, c.padding = padding;
+  c.lstm_layers = 1;
+  c.check();
+  return c;
+}
+
+/// One half of a codec on a signal of `time` positions.
+struct Half {
+  Context ctx{{.threads = 1}};
+  Parameters parameters;
+  Net net;
+  Plan plan;
+  View<float> input;
+  View<const float> output;
+
+  Half(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c, Shape shape)
+      : net(build(parameters, c)), plan(ctx, Purpose::inference) {
+    parameters.allocate(ctx, false);
+    parameters.initialise(ctx, 1);
+    plan.reserve([&](Plan& p) {
+      const Output<float> source = p.source<float>(shape);
+      input = source.value;
+      output = p.result<float>(net(p, source.flow));
+    });
+  }
+  std::vector<float> operator()(const std::vector<float>& x) {
+    ctx.write<float>(x, input);
+    plan.run();
+    std::vector<float> y(static_cast<size_t>(output.elements()));
+    ctx.read<float>(output, y);
+    return y;
+  }
+};
+
+std::vector<float> noise(int64_t n) {
+  std::vector<float> x(static_cast<size_t>(n));
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i * i + 1)));
+  return x;
+}
+
+std::string refusal(const std::string& json) {
+  try {
+    CodecConfig::from_json(json);
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::usage);
+    return e.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE("encodec: sizes and operations are those of the published models", "[systems][encodec]") {
+  // Counted from the published layers. Stored: directions and gains instead of effective weights.
+  const CodecConfig at_24k = CodecConfig::named("encodec-24k"), at_32k = CodecConfig::named("encodec-32k");
+  CHECK(size_of(encoder_of, at_24k).effective == 7423472);
+  CHECK(size_of(decoder_of, at_24k).effective == 7423345);
+  CHECK(size_of(encoder_of, at_24k).stored + size_of(decoder_of, at_24k).stored == 14851810);
+  CHECK(size_of(encoder_of, at_32k).effective == 28438432);
+  CHECK(size_of(decoder_of, at_32k).effective == 28438305);
+  CHECK(size_of(encoder_of, at_32k).stored + size_of(decoder_of, at_32k).stored == 56884674);
+  CHECK(at_24k.frame_rate() == 75);
+  CHECK(at_32k.frame_rate() == 50);
+  CHECK(static_cast<double>(at_24k.encoder_macs(75)) == Approx(1.490e9).epsilon(1e-3));
+  CHECK(static_cast<double>(at_24k.decoder_macs(75)) == Approx(1.490e9).epsilon(1e-3));
+  CHECK(static_cast<double>(at_32k.encoder_macs(50)) == Approx(3.888e9).epsilon(1e-3));
+  CHECK(static_cast<double>(at_32k.decoder_macs(50)) == Approx(3.888e9).epsilon(1e-3));
+  CHECK(at_24k.nominal_bitrate(2) == 1500);
+  CHECK(at_24k.nominal_bitrate() == 24000);
+  CHECK(at_32k.nominal_bitrate() == 2200);
+}
+
+TEST_CASE("encodec: a causal codec does not look ahead", "[systems][encodec]") {
+  // What is changed from a frame on changes nothing before it, and something at once.
+  for (const Padding padding : {Padding::zero, Padding::reflect}) {
+    const CodecConfig c = tiny(true, padding);
+    const int64_t frames = 24, changed = 15, latent = c.latent(), hop = c.hop();
+    Half encoder(encoder_of, c, {.time = frames * hop});
+    std::vector<float> x = noise(frames * hop);
+    const std::vector<float> z = encoder(x);
+    for (int64_t i = changed * hop; i < frames * hop; ++i) x[static_cast<size_t>(i)] += 1;
+    const std::vector<float> z_changed = encoder(x);
+    const auto before = static_cast<std::ptrdiff_t>(changed * latent);
+    CHECK(std::equal(z.begin(), z.begin() + before, z_changed.begin()));
+    CHECK_FALSE(std::equal(z.begin() + before, z.begin() + before + latent, z_changed.begin() + before));
+
+    Half decoder(decoder_of, c, {.time = frames, .channels = latent});
+    std::vector<float> codes = noise(frames * latent);
+    const std::vector<float> y = decoder(codes);
+    for (auto i = static_cast<size_t>(before); i < codes.size(); ++i) codes[i] += 1;
+    const std::vector<float> y_changed = decoder(codes);
+    const auto at = static_cast<std::ptrdiff_t>(changed * hop);
+    CHECK(std::equal(y.begin(), y.begin() + at, y_changed.begin()));
+    CHECK_FALSE(std::equal(y.begin() + at, y.begin() + at + hop, y_changed.begin() + at));
+  }
+}
+
+TEST_CASE("encodec: every length from one frame on has its frames", "[systems][encodec]") {
+  // Short signals are reflected further than they reach.
+  for (const bool causal : {true, false})
+    for (const Padding padding : {Padding::zero, Padding::reflect})
+      for (const int64_t frames : {1, 2, 3, 6, 7, 8}) {
+        const CodecConfig c = tiny(causal, padding);
+        CAPTURE(causal, frames);
+        Half encoder(encoder_of, c, {.batch = 2, .time = frames * c.hop()});
+        CHECK(encoder.output.shape == Shape{.batch = 2, .time = frames, .channels = c.latent()});
+        for (const float v : encoder(noise(2 * frames * c.hop()))) REQUIRE(std::isfinite(v));
+        Half decoder(decoder_of, c, {.batch = 2, .time = frames, .channels = c.latent()});
+        CHECK(decoder.output.shape == Shape{.batch = 2, .time = frames * c.hop()});
+        for (const float v : decoder(noise(2 * frames * c.latent()))) REQUIRE(std::isfinite(v));
+      }
+}
+
+TEST_CASE("encodec: what its keys cannot be is named", "[systems][encodec]") {
+  CHECK_THAT(refusal(R"({"network": "encodec", "encoder_dim": 3})"), Catch::Matchers::Contains("codec.encoder_dim"));
+  CHECK_THAT(refusal(R"({"network": "encodec", "decoder_dim": 16})"), Catch::Matchers::Contains("codec.decoder_dim"));
+  CHECK_THAT(refusal(R"({"codebooks_drawn": [13]})"), Catch::Matchers::Contains("codec.codebooks_drawn"));
+  CHECK_THAT(refusal(R"({"codebooks_drawn": [2], "quantizer_dropout": 0.5})"),
+             Catch::Matchers::Contains("codec.quantizer_dropout"));
+  for (const char* key : {R"("causal": true)", R"("padding": "reflect")", R"("norm": "group")",
+                          R"("residual_kernel_size": 3)", R"("shortcut": "convolution")", R"("lstm_layers": 1)"}) {
+    const std::string message = refusal(std::string("{\"network\": \"dac\", ") + key + "}");
+    CAPTURE(message);
+    const std::string name(key + 1, std::string_view(key).find('"', 1) - 1);
+    CHECK_THAT(message, Catch::Matchers::Contains("codec." + name + " is "));
+    CHECK_THAT(message, Catch::Matchers::Contains("with network \"dac\""));
+  }
+}
