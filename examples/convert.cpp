@@ -169,8 +169,8 @@ void check_target(const Options& o, const std::filesystem::path& from) {
   for (const fs::directory_entry& e : fs::directory_iterator(to)) {
     const std::string name = e.path().filename().string();
     if (name != "config.json" && name != "preprocessor_config.json" && name != "model.safetensors")
-      throw Error(ErrorKind::usage,
-                  "-o " + o.output + ": contains " + name + ", so it is no folder of DacModel; choose another name");
+      throw Error(ErrorKind::usage, "-o " + o.output + ": contains " + name +
+                                        ", so it is no folder of such a model; choose another name");
   }
 }
 
@@ -187,6 +187,8 @@ int export_model(const Options& o) {
     save_hugging_face(ctx, codec.parameters(), codec.config(), to), file = to / "model.safetensors";
   else if (o.format == "descript")
     save_descript(ctx, codec.parameters(), codec.config(), to);
+  else if (o.format == "encodec")
+    save_encodec(ctx, codec.parameters(), codec.config(), to);
   else
     codec.save(to);
   if (o.json)
@@ -240,10 +242,11 @@ Command add_export(CLI::App& app) {
   app.add_flag("-f,--force", o->force, "overwrite an existing file");
   app.add_flag("-q,--quiet", o->quiet, "print only errors");
   app.add_flag("--json", o->json, "print one JSON object to standard output instead of a line to standard error");
-  app.add_option("--format", o->format,
-                 "nacre: a file with the configuration in it; descript: the state dict of descript-audio-codec; hf: a "
-                 "folder for DacModel of transformers")
-      ->check(one_of({"nacre", "descript", "hf"}))
+  app.add_option(
+         "--format", o->format,
+         "nacre: a file with the configuration in it; descript or encodec: the state dict of descript-audio-codec "
+         "or of the package encodec; hf: a folder for DacModel or EncodecModel of transformers")
+      ->check(one_of({"nacre", "descript", "encodec", "hf"}))
       ->capture_default_str();
   app.footer(
       "The file holds the weights, and the codec's configuration in its metadata. Encoding and decoding need no more;\n"

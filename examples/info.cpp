@@ -197,9 +197,8 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
     say(o, "%s: model %s\n  %s\n  %.2f M values in use, identity %s, file %s\n", printable(name).c_str(),
         printable(model.string()).c_str(), words(run.codec).c_str(), static_cast<double>(values) / 1e6,
         hex(codec.identity()).c_str(), mebibytes(bytes).c_str());
-    if (weights.format() == WeightsFormat::hugging_face || weights.format() == WeightsFormat::descript)
-      say(o, "  in the form of %s\n",
-          weights.format() == WeightsFormat::hugging_face ? "transformers (DacModel)" : "descript-audio-codec");
+    if (const std::string program = program_of(weights.format()); !program.empty())
+      say(o, "  in the form of %s\n", program.c_str());
     if (!out.contains("kind")) out = {{"name", name}, {"kind", "model"}};
     out["model"] = model.string(), out["format"] = str(weights.format());
     out.update(json_of(run.codec));
@@ -212,7 +211,7 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
 void about_folder(const Options& o, const std::string& name, ordered_json& out) {
   const fs::path folder = name;
   training::RunConfig run;
-  // The model of a run is in its checkpoints. Beside model.safetensors, config.json is that of DacModel.
+  // The model of a run is in its checkpoints. Beside model.safetensors, config.json is that of transformers.
   if (fs::is_regular_file(folder / "config.json") && !fs::is_regular_file(folder / "model.safetensors")) {
     run = training::RunConfig::named((folder / "config.json").string());
     say(o, "%s: run\n", printable(name).c_str());

@@ -11,9 +11,8 @@
 namespace nacre::program {
 
 inline constexpr const char* model_help =
-    "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file; also of DacModel "
-    "(transformers) or "
-    "descript-audio-codec";
+    "a run's folder (its best checkpoint), a checkpoint's folder or a safetensors file; also of DacModel or "
+    "EncodecModel (transformers), descript-audio-codec or encodec";
 
 /// What a model file of another program may lack.
 struct ModelOptions {

@@ -179,10 +179,9 @@ Command add_train(CLI::App& app) {
                  "folder of the checkpoint to continue from")
       ->type_name("DIR:{auto,never}")
       ->capture_default_str();
-  app.add_option(
-         "--init", o->init,
-         "initial weights: a model file (also of DacModel or descript-audio-codec), checkpoint or run; the state of "
-         "its optimizer is not used")
+  app.add_option("--init", o->init,
+                 "initial weights: a model file (also of transformers, descript-audio-codec or encodec), checkpoint or "
+                 "run; the state of its optimizer is not used")
       ->type_name("MODEL");
   app.add_flag("--init-partial,--init_partial", o->init_partial,
                "accept --init weights for a part of the model; the rest is initialised at random");

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Converts weights of descript-audio-codec between .pth and safetensors. Run by hand, needs torch and safetensors.
+"""Converts weights of descript-audio-codec (.pth) and encodec (.th) from and to safetensors. Run by hand, needs torch and
+safetensors.
 
   scripts/convert_pth.py weights.pth model.safetensors     for nacre (--model model.safetensors)
   scripts/convert_pth.py model.safetensors weights.pth     of nacre export --format descript, for descript-audio-codec
+  scripts/convert_pth.py encodec_24khz-d7cc33bc.th model.safetensors
+  scripts/convert_pth.py model.safetensors weights.th      of nacre export --format encodec, for load_state_dict
 
-The arguments of the class DAC are kept as JSON under "kwargs" in the metadata of the safetensors file. The .pth file is
-loaded without running code from it (weights_only).
+The arguments of the class DAC are kept as JSON under "kwargs" in the metadata of the safetensors file. A .th file is a
+state dict alone. The .pth or .th file is loaded without running code from it (weights_only).
 """
 import json
 import pathlib
@@ -24,6 +27,9 @@ def main():
         with safetensors.safe_open(source, framework="pt") as file:
             kwargs = json.loads((file.metadata() or {}).get("kwargs", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if any(name.startswith("quantizer.vq.") for name in tensors):  # encodec
+            torch.save(tensors, target)
+            return
         if kwargs is None:
             sys.exit(f'{source}: has no "kwargs" in its metadata; nacre export --format descript writes them')
         torch.save({"state_dict": tensors, "metadata": {"kwargs": kwargs}}, target)

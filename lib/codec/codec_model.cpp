@@ -254,8 +254,8 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const WeightsFile& fi
     }
     used.push_back(place.tensor);
     wanted.push_back({name, shape, place});
-    // What a gain is the norm of is compared with the direction's shape.
-    if (place.norms || WeightsFile::fits(place, name, shape)) return;
+    // What values follow from is compared with its own shape.
+    if (place.take != WeightsFile::Place::values || WeightsFile::fits(place, name, shape)) return;
     misshapen.push_back(place.tensor);
     StoredTensor expected = *place.tensor;
     expected.shape = shape;
@@ -263,7 +263,7 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const WeightsFile& fi
   });
   std::sort(used.begin(), used.end());
   for (const StoredTensor& t : file.tensors())
-    if (!std::binary_search(used.begin(), used.end(), &t)) report.surplus.push_back(t.name);
+    if (!file.ignored(t) && !std::binary_search(used.begin(), used.end(), &t)) report.surplus.push_back(t.name);
   if (strict && (!report.missing.empty() || !report.surplus.empty() || !report.misshapen.empty())) {
     std::string what = file.path().string() + ": does not fit the model;" + listing("missing", report.missing) +
                        listing("unexpected", report.surplus) + listing("of another shape", report.misshapen);

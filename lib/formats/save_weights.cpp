@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "files/owned_tensors.h"
+#include "formats/encodec_exchange.h"
 #include "nacre/error.h"
 #include "nacre/files/atomic_file.h"
 #include "nacre/files/safetensors.h"
@@ -69,7 +70,7 @@ OwnedTensors effective_tensors(Context& ctx, const Parameters& parameters, const
   return all;
 }
 
-std::string config_json(const CodecConfig& c) {
+std::string dac_model_json(const CodecConfig& c) {
   const ordered_json all = {{"architectures", {"DacModel"}},
                             {"model_type", "dac"},
                             {"encoder_hidden_size", c.encoder_dim},
@@ -89,7 +90,7 @@ std::string config_json(const CodecConfig& c) {
   return all.dump(2) + "\n";
 }
 
-std::string preprocessor_json(const CodecConfig& c) {
+std::string dac_preprocessor_json(const CodecConfig& c) {
   const ordered_json all = {{"feature_extractor_type", "DacFeatureExtractor"},
                             {"feature_size", 1},
                             {"hop_length", c.hop()},
@@ -103,6 +104,7 @@ std::string preprocessor_json(const CodecConfig& c) {
 }  // namespace
 
 std::string not_for_hugging_face(const CodecConfig& c) {
+  if (c.network == "encodec") return not_for_encodec_model(c);
   if (std::string why = not_for_dac(c, "DacModel"); !why.empty()) return why;
   if (!std::equal(c.encoder_rates.begin(), c.encoder_rates.end(), c.decoder_rates.rbegin(), c.decoder_rates.rend()))
     return "codec.decoder_rates are not the reverse of encoder_rates, which DacModel needs";
@@ -113,21 +115,22 @@ std::string not_for_descript(const CodecConfig& c) { return not_for_dac(c, "desc
 
 void save_hugging_face(Context& ctx, const Parameters& parameters, const CodecConfig& c, const fs::path& folder) {
   refuse(not_for_hugging_face(c));
-  const OwnedTensors all = effective_tensors(ctx, parameters, c);
-  const auto text = [](std::string content) {
-    return [content = std::move(content)](const ByteSink& sink) {
-      sink(std::as_bytes(std::span(content.data(), content.size())));
-    };
+  const bool encodec = c.network == "encodec";
+  const OwnedTensors all = encodec ? encodec_model_tensors(ctx, parameters) : effective_tensors(ctx, parameters, c);
+  const std::string config = encodec ? encodec_model_json(c) : dac_model_json(c);
+  const std::string preprocessor = encodec ? encodec_preprocessor_json(c) : dac_preprocessor_json(c);
+  const auto text = [](const std::string& content) {
+    return [&content](const ByteSink& sink) { sink(std::as_bytes(std::span(content.data(), content.size()))); };
   };
   if (std::error_code failed; fs::is_directory(folder, failed)) {
-    write_file_atomically(folder / "config.json", config_json(c));
-    write_file_atomically(folder / "preprocessor_config.json", preprocessor_json(c));
+    write_file_atomically(folder / "config.json", config);
+    write_file_atomically(folder / "preprocessor_config.json", preprocessor);
     write_safetensors(folder / "model.safetensors", all.list, {pytorch_metadata});
     return;
   }
   AtomicDirectory out(folder);
-  out.write("config.json", text(config_json(c)));
-  out.write("preprocessor_config.json", text(preprocessor_json(c)));
+  out.write("config.json", text(config));
+  out.write("preprocessor_config.json", text(preprocessor));
   out.write("model.safetensors", [&](const ByteSink& sink) { write_safetensors(sink, all.list, {pytorch_metadata}); });
   out.commit();
 }

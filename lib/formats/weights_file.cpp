@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "files/pickle.h"
 #include "files/text.h"
+#include "formats/told_config.h"
 #include "nacre/error.h"
 
 namespace nacre {
@@ -63,6 +64,12 @@ size_t blocks(const Named& named, std::string_view prefix) {
   return count;
 }
 
+size_t number_at(const std::string& text, size_t at) {
+  size_t number = 0;
+  std::from_chars(text.data() + at, text.data() + text.size(), number);
+  return number;
+}
+
 std::string joined(const std::vector<int64_t>& v) {
   std::string out;
   for (const int64_t x : v) out += (out.empty() ? "" : ", ") + std::to_string(x);
@@ -78,11 +85,31 @@ const char* str(WeightsFormat f) noexcept {
     case WeightsFormat::descript:
       return "descript";
     case WeightsFormat::hugging_face:
+    case WeightsFormat::hugging_face_encodec:
       return "hf";
+    case WeightsFormat::encodec:
+      return "encodec";
     case WeightsFormat::other:
       return "other";
   }
   return "?";
+}
+
+const char* program_of(WeightsFormat f) noexcept {
+  switch (f) {
+    case WeightsFormat::descript:
+      return "descript-audio-codec";
+    case WeightsFormat::hugging_face:
+      return "transformers (DacModel)";
+    case WeightsFormat::hugging_face_encodec:
+      return "transformers (EncodecModel)";
+    case WeightsFormat::encodec:
+      return "encodec";
+    case WeightsFormat::nacre:
+    case WeightsFormat::other:
+      break;
+  }
+  return "";
 }
 
 WeightsFile WeightsFile::read(const fs::path& path) {
@@ -121,14 +148,25 @@ void WeightsFile::recognise() {
   } else if (units) {
     format_ = WeightsFormat::hugging_face;
     encoder_strides_ = blocks(named_, "encoder.block."), decoder_strides_ = blocks(named_, "decoder.block.");
+  } else if (has("encoder.block.0.") && has("decoder.model.0.") && has("quantizer.quantizers.0.codebook.weight")) {
+    format_ = WeightsFormat::descript;
+  } else if (has("encoder.layers.0.conv.") && has("decoder.layers.0.conv.") &&
+             has("quantizer.layers.0.codebook.embed")) {
+    format_ = WeightsFormat::hugging_face_encodec;
+  } else if (has("encoder.model.0.conv.conv.") && has("quantizer.vq.layers.0._codebook.embed")) {
+    format_ = WeightsFormat::encodec;
+    const std::string_view decoder = "decoder.model.", inside = ".convtr.";
+    for (auto at = named_.lower_bound(decoder); at != named_.end() && at->first.starts_with(decoder); ++at)
+      if (at->first.find(inside) != std::string::npos) transposed_.insert(number_at(at->first, decoder.size()));
+  }
+  if (format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::hugging_face_encodec) {
     const fs::path beside = path_.parent_path() / "config.json";
     std::error_code failed;
     if (fs::is_regular_file(beside, failed)) {
       const std::vector<std::byte> text = read_file(beside, most_config_bytes);
       told_.assign(reinterpret_cast<const char*>(text.data()), text.size());
     }
-  } else if (has("encoder.block.0.") && has("decoder.model.0.") && has("quantizer.quantizers.0.codebook.weight")) {
-    format_ = WeightsFormat::descript;
+  } else if (format_ == WeightsFormat::descript || format_ == WeightsFormat::encodec) {
     if (const auto kwargs = file_.metadata().find(kwargs_metadata_key); kwargs != file_.metadata().end())
       told_ = kwargs->second;
   }
@@ -153,53 +191,79 @@ void WeightsFile::refuse_mixtures() const {
 
 bool WeightsFile::tells_sample_rate() const noexcept { return format_ == WeightsFormat::nacre || !told_.empty(); }
 
+bool WeightsFile::of_encodec() const noexcept {
+  return format_ == WeightsFormat::hugging_face_encodec || format_ == WeightsFormat::encodec;
+}
+
+/// The file's name of a tensor, with the first form of weight normalisation; "" if the program has no such tensor.
+std::string WeightsFile::mapped(const std::string& name) const {
+  switch (format_) {
+    case WeightsFormat::hugging_face:
+      return hugging_face_name(name, encoder_strides_, decoder_strides_);
+    case WeightsFormat::hugging_face_encodec:
+      return hugging_face_encodec_name(name);
+    case WeightsFormat::encodec:
+      return encodec_name(name, transposed_);
+    case WeightsFormat::nacre:
+    case WeightsFormat::descript:
+    case WeightsFormat::other:
+      break;
+  }
+  return name;
+}
+
 std::string WeightsFile::name_of(const std::string& name) const {
-  std::string mapped = name;
-  if (format_ == WeightsFormat::hugging_face)
-    if (std::string theirs = hugging_face_name(name, encoder_strides_, decoder_strides_); !theirs.empty())
-      mapped = std::move(theirs);
-  if (format_ == WeightsFormat::nacre) return mapped;
+  std::string theirs = mapped(name);
+  if (theirs.empty()) theirs = name;
+  if (format_ == WeightsFormat::nacre) return theirs;
   const Form& form = forms[static_cast<size_t>(form_)];
-  for (const auto& [ours, theirs] : {std::pair{forms[0].gain, form.gain}, {forms[0].direction, form.direction}})
-    if (mapped.ends_with("." + std::string(ours)))
-      return mapped.substr(0, mapped.size() - std::string_view(ours).size()) + theirs;
-  return mapped;
+  for (const auto& [ours, end] : {std::pair{forms[0].gain, form.gain}, {forms[0].direction, form.direction}})
+    if (theirs.ends_with("." + std::string(ours)))
+      return theirs.substr(0, theirs.size() - std::string_view(ours).size()) + end;
+  return theirs;
 }
 
 WeightsFile::Place WeightsFile::find(const std::string& name) const {
-  std::string mapped = name;
-  if (format_ == WeightsFormat::hugging_face) {
-    mapped = hugging_face_name(name, encoder_strides_, decoder_strides_);
-    if (mapped.empty()) return {};
-  }
+  const std::string theirs = mapped(name);
+  if (theirs.empty()) return {};
   const auto at = [&](const std::string& wanted) -> const StoredTensor* {
     const auto found = named_.find(wanted);
     return found != named_.end() ? found->second : nullptr;
   };
-  if (const StoredTensor* t = at(mapped)) return {t, false};
+  if (const StoredTensor* t = at(theirs)) return {t};
   if (format_ == WeightsFormat::nacre) return {};
   for (const bool gain : {true, false}) {
     const std::string_view end = gain ? forms[0].gain : forms[0].direction;
-    if (!mapped.ends_with("." + std::string(end))) continue;
-    const std::string layer = mapped.substr(0, mapped.size() - end.size());
+    if (!theirs.ends_with("." + std::string(end))) continue;
+    const std::string layer = theirs.substr(0, theirs.size() - end.size());
     for (size_t i = 1; i < forms.size(); ++i)
       if (const StoredTensor* t = at(layer + (gain ? forms[i].gain : forms[i].direction)))
-        return {t, gain && i == fused};
+        return {t, gain && i == fused ? Place::norms : Place::values};
   }
+  if (!of_encodec()) return {};
+  for (const auto& [end, take] : {std::pair{".cluster_size", Place::ones}, {".embed_avg", Place::copy}})
+    if (theirs.ends_with(end))
+      if (const StoredTensor* t = at(theirs.substr(0, theirs.rfind('.')) + ".embed")) return {t, take};
   return {};
+}
+
+bool WeightsFile::ignored(const StoredTensor& t) const noexcept {
+  return of_encodec() && std::string_view(t.name).ends_with("codebook.inited");
 }
 
 bool WeightsFile::fits(const Place& place, const std::string& name, const std::vector<int64_t>& shape) noexcept {
   const std::vector<int64_t>& found = place.tensor->shape;
-  if (place.norms) return !found.empty() && !shape.empty() && found[0] == shape[0];
+  if (place.take == Place::norms || place.take == Place::ones)
+    return !found.empty() && !shape.empty() && found[0] == shape[0];
   if (found == shape) return true;
   return name.ends_with(".alpha") && shape.size() == 3 && found.size() == 1 && found[0] == shape[1];
 }
 
 std::vector<float> WeightsFile::values(const Place& place) {
   std::vector<float> all = to_floats(*place.tensor);
-  if (!place.norms) return all;
+  if (place.take == Place::values || place.take == Place::copy) return all;
   const auto rows = static_cast<size_t>(place.tensor->shape.empty() ? 1 : place.tensor->shape[0]);
+  if (place.take == Place::ones) return std::vector<float>(rows, 1.0f);
   const size_t length = rows > 0 ? all.size() / rows : 0;
   std::vector<float> norms(rows);
   for (size_t r = 0; r < rows; ++r) {
@@ -215,38 +279,51 @@ std::vector<float> WeightsFile::values(const Place& place) {
 std::vector<int64_t> WeightsFile::shape_of(const std::string& name) const {
   const Place place = find(name);
   if (place.tensor == nullptr) throw Error(ErrorKind::input, "there is no tensor " + name_of(name));
-  const size_t rank = name.ends_with(".codebook.weight") ? 2 : 3;
+  const size_t rank = name.ends_with(".codebook.weight") || name.ends_with(".codebook.embed") ? 2 : 3;
   if (place.tensor->shape.size() != rank)
     throw Error(ErrorKind::input, place.tensor->name + " is " + str(*place.tensor) + ", expected " +
                                       std::to_string(rank) + " dimensions");
   return place.tensor->shape;
 }
 
+/// The strides of convolutions whose kernels have twice as many taps.
+std::vector<int64_t> WeightsFile::strides_of(const std::vector<std::string>& convs) const {
+  std::vector<int64_t> all;
+  for (const std::string& name : convs) {
+    const int64_t taps = shape_of(name)[2];
+    if (taps % 2 != 0)
+      throw Error(ErrorKind::input, find(name).tensor->name + " has " + std::to_string(taps) +
+                                        " taps, expected an even number, twice the stride");
+    all.push_back(taps / 2);
+  }
+  return all;
+}
+
+/// The number of the quantizer's stages among the tensors.
+int64_t WeightsFile::codebooks() const {
+  const std::string end = of_encodec() ? ".codebook.embed" : ".codebook.weight";
+  int64_t count = 0;
+  while (find("quantizer.quantizers." + std::to_string(count) + end).tensor != nullptr) ++count;
+  return count;
+}
+
 CodecConfig WeightsFile::config_by_shapes() const try {
+  if (of_encodec()) return encodec_by_shapes();
   CodecConfig c;
   const std::vector<int64_t> first = shape_of("encoder.block.0.weight_v");
   c.encoder_dim = first[0], c.kernel_size = first[2];
-  // The kernel of a strided layer has twice as many taps as its stride.
   const auto strides = [&](const std::string& half, const std::string& unit, const std::string& conv) {
-    std::vector<int64_t> all;
-    for (size_t i = 1; find(half + std::to_string(i) + unit).tensor != nullptr; ++i) {
-      const std::string name = half + std::to_string(i) + conv;
-      const int64_t taps = shape_of(name)[2];
-      if (taps % 2 != 0)
-        throw Error(ErrorKind::input, find(name).tensor->name + " has " + std::to_string(taps) +
-                                          " taps, expected an even number, twice the stride");
-      all.push_back(taps / 2);
-    }
-    return all;
+    std::vector<std::string> convs;
+    for (size_t i = 1; find(half + std::to_string(i) + unit).tensor != nullptr; ++i)
+      convs.push_back(half + std::to_string(i) + conv);
+    return strides_of(convs);
   };
   c.encoder_rates = strides("encoder.block.", ".block.0.block.1.weight_v", ".block.4.weight_v");
   c.decoder_rates = strides("decoder.model.", ".block.2.block.1.weight_v", ".block.1.weight_v");
   c.decoder_dim = shape_of("decoder.model.0.weight_v")[0];
   const std::vector<int64_t> books = shape_of("quantizer.quantizers.0.codebook.weight");
   c.codebook_size = books[0], c.codebook_dim = books[1];
-  c.n_codebooks = 1;
-  while (find("quantizer.quantizers." + std::to_string(c.n_codebooks) + ".codebook.weight").tensor != nullptr)
-    ++c.n_codebooks;
+  c.n_codebooks = codebooks();
   return c;
 } catch (const Error& e) {
   throw Error(ErrorKind::input, path_.string() + ": has no \"" + config_key +
@@ -255,47 +332,29 @@ CodecConfig WeightsFile::config_by_shapes() const try {
 }
 
 CodecConfig WeightsFile::config_by_keys(const std::string& source) const {
-  const nlohmann::json all = nlohmann::json::parse(told_, nullptr, false);
-  if (!all.is_object()) throw Error(ErrorKind::input, source + ": is not a JSON object");
+  if (of_encodec()) return encodec_by_keys(source);
+  const ToldConfig all(source, told_);
   const bool hf = format_ == WeightsFormat::hugging_face;
-  const auto refuse = [&](const std::string& key, const std::string& expected) {
-    throw Error(ErrorKind::input, source + ": " + key + " is " + all.at(key).dump() + ", expected " + expected);
-  };
-  const auto given = [&](const char* key) { return all.contains(key) && !all.at(key).is_null(); };
-  const auto take = [&](const char* key, int64_t& value) {
-    if (!given(key)) return;
-    if (!all.at(key).is_number_integer()) refuse(key, "an integer");
-    value = all.at(key).get<int64_t>();
-  };
-  const auto take_list = [&](const char* key, std::vector<int64_t>& value) {
-    if (!given(key)) return false;
-    const nlohmann::json& list = all.at(key);
-    if (!list.is_array() || !std::all_of(list.begin(), list.end(), [](const auto& x) { return x.is_number_integer(); }))
-      refuse(key, "a list of integers");
-    value = list.get<std::vector<int64_t>>();
-    return true;
-  };
-  if (hf && given("model_type") && all.at("model_type") != "dac") refuse("model_type", "\"dac\"");
+  if (hf && all.has("model_type") && all.at("model_type") != "dac") all.refuse("model_type", "\"dac\"");
   // The defaults of both programs, for keys that are absent.
   CodecConfig c;
   c.sample_rate = hf ? 16000 : 44100;
   c.encoder_rates = {2, 4, 8, 8}, c.decoder_rates = {8, 8, 4, 2};
   c.n_codebooks = 9;
-  take(hf ? "sampling_rate" : "sample_rate", c.sample_rate);
-  take(hf ? "encoder_hidden_size" : "encoder_dim", c.encoder_dim);
-  take(hf ? "decoder_hidden_size" : "decoder_dim", c.decoder_dim);
-  take("n_codebooks", c.n_codebooks);
-  take("codebook_size", c.codebook_size);
-  take("codebook_dim", c.codebook_dim);
+  all.take(hf ? "sampling_rate" : "sample_rate", c.sample_rate);
+  all.take(hf ? "encoder_hidden_size" : "encoder_dim", c.encoder_dim);
+  all.take(hf ? "decoder_hidden_size" : "decoder_dim", c.decoder_dim);
+  all.take("n_codebooks", c.n_codebooks);
+  all.take("codebook_size", c.codebook_size);
+  all.take("codebook_dim", c.codebook_dim);
   // The hop follows from the strides. Published files have a hop_length that contradicts them.
-  take_list(hf ? "downsampling_ratios" : "encoder_rates", c.encoder_rates);
-  if (!take_list(hf ? "upsampling_ratios" : "decoder_rates", c.decoder_rates) && hf)
+  all.take(hf ? "downsampling_ratios" : "encoder_rates", c.encoder_rates);
+  if (!all.take(hf ? "upsampling_ratios" : "decoder_rates", c.decoder_rates) && hf)
     c.decoder_rates.assign(c.encoder_rates.rbegin(), c.encoder_rates.rend());
-  if (given("quantizer_dropout")) {
-    const nlohmann::json& p = all.at("quantizer_dropout");
-    if (!p.is_number() && !p.is_boolean()) refuse("quantizer_dropout", "a number");
-    c.quantizer_dropout = p.is_boolean() ? (p.get<bool>() ? 1.0 : 0.0) : p.get<double>();
-  }
+  if (all.has("quantizer_dropout") && all.at("quantizer_dropout").is_boolean())
+    c.quantizer_dropout = all.at("quantizer_dropout").get<bool>() ? 1.0 : 0.0;
+  else
+    all.take("quantizer_dropout", c.quantizer_dropout);
   return c;
 }
 
@@ -305,24 +364,24 @@ CodecConfig WeightsFile::config(int64_t sample_rate) const {
     throw Error(ErrorKind::input,
                 name + ": has no \"" + config_key +
                     "\" in its metadata, because it was not written by nacre, and its tensors are not "
-                    "those of DAC; give its configuration (--config of the program)");
+                    "those of DAC or EnCodec; give its configuration (--config of the program)");
   try {
     if (format_ == WeightsFormat::nacre) return CodecConfig::from_json(file_.metadata().at(config_key));
-    const std::string beside = format_ == WeightsFormat::hugging_face
-                                   ? (path_.parent_path() / "config.json").string()
-                                   : name + ": metadata \"" + kwargs_metadata_key + "\"";
+    const bool hf = format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::hugging_face_encodec;
+    const std::string beside =
+        hf ? (path_.parent_path() / "config.json").string() : name + ": metadata \"" + kwargs_metadata_key + "\"";
     CodecConfig c = told_.empty() ? config_by_shapes() : config_by_keys(beside);
     // A latent of another width than encoder_dim * 2^strides is in no configuration of DacModel.
-    if (const Place place = find("decoder.model.0.weight_v");
+    if (const Place place = of_encodec() ? Place{} : find("decoder.model.0.weight_v");
         place.tensor != nullptr && place.tensor->shape.size() == 3)
       c.latent_dim = place.tensor->shape[1];
     if (sample_rate > 0) {
       c.sample_rate = sample_rate;
-    } else if (told_.empty()) {
+    } else if (told_.empty() && (!of_encodec() || c.sample_rate == 0)) {
       const auto known = std::find_if(published().begin(), published().end(), [&](const Published& p) {
         return p.strides == c.encoder_rates && p.n_codebooks == c.n_codebooks;
       });
-      if (known == published().end())
+      if (of_encodec() || known == published().end())
         throw Error(ErrorKind::input,
                     name + ": has no \"" + config_key + "\" in its metadata, and no published model has its strides (" +
                         joined(c.encoder_rates) + ") with its number of codebooks (" + std::to_string(c.n_codebooks) +

@@ -305,6 +305,37 @@ TEST_CASE("a model goes to the formats of other programs, and every verb reads t
   CHECK(o.out.find(" 0 missing, 0 not used, 0 of another shape") != std::string::npos);
 }
 
+TEST_CASE("a model of EnCodec goes to the formats of other programs and back", "[cli]") {
+  const Folder folder;
+  CodecConfig config = CodecConfig::named("encodec-24k");
+  config.sample_rate = 8000;
+  config.encoder_dim = 2, config.decoder_dim = 8, config.encoder_rates = {2, 4}, config.decoder_rates = {4, 2};
+  config.latent_dim = 8, config.n_codebooks = 2, config.codebook_size = 16, config.codebooks_drawn = {1, 2};
+  const std::string model = tiny_model(folder, "ours.safetensors", 1, config);
+  const std::string in = write_voice(folder / "in.wav", 3000, 8000);
+  const std::string hf = folder / "hf", state = folder / "state.safetensors";
+  const auto expect = [&](int code, const std::vector<std::string>& words, const std::string& part) {
+    const Outcome o = run(folder, words);
+    INFO(o.err);
+    CHECK(o.code == code);
+    CHECK((o.err + o.out).find(part) != std::string::npos);
+  };
+  expect(0, {"export", "-m", model, "-o", hf, "--format", "hf"}, "values");
+  expect(0, {"export", "-m", hf, "-o", state, "--format", "encodec", "--json"}, "\"encodec\"");
+  expect(2, {"export", "-m", model, "-o", folder / "d.safetensors", "--format", "descript"},
+         "codec.network is encodec");
+  expect(0, {"info", hf}, "transformers (EncodecModel)");
+  expect(0, {"info", state}, "in the form of encodec");
+  std::string first;
+  for (const std::string& from : {model, hf, state}) {
+    INFO(from);
+    expect(0, {"encode", in, "-o", folder / "s.nacre", "-f", "-m", from}, "kbit/s");
+    const std::string stream = slurp(folder / "s.nacre");
+    if (first.empty()) first = stream;
+    CHECK(stream == first);
+  }
+}
+
 TEST_CASE("a beam changes the stream of encode, and neither its size nor who decodes it", "[cli]") {
   const Folder folder;
   CodecConfig config = tiny_config();

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "file_tools.h"
+#include "formats/weights_tools.h"
 #include "harness.h"
 #include "nacre/codec/codec.h"
 #include "nacre/formats/save_weights.h"
@@ -90,59 +91,11 @@ void check_equal_weights(Context& ctx, Codec& a, Codec& b) {
   }
 }
 
-struct Tensor {
-  std::string name;
-  std::vector<int64_t> shape;
-  std::vector<float> values;
-};
-
-/// Reads a file, changes its tensors and writes another.
-void rewrite(const fs::path& from, const fs::path& to, const std::function<void(std::vector<Tensor>&)>& change,
-             const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
-  const Safetensors file = Safetensors::read(from);
-  std::vector<Tensor> all;
-  for (const StoredTensor& t : file.tensors()) all.push_back({t.name, t.shape, to_floats(t)});
-  change(all);
-  std::vector<StoredTensor> stored;
-  stored.reserve(all.size());
-  for (const Tensor& t : all)
-    stored.push_back({t.name, Dtype::f32, t.shape, std::as_bytes(std::span<const float>(t.values))});
-  write_safetensors(to, stored, metadata);
-}
-
-std::string replaced(std::string text, const std::string& from, const std::string& to) {
-  if (const size_t at = text.find(from); at != std::string::npos) text.replace(at, from.size(), to);
-  return text;
-}
-
 void to_parametrizations(std::vector<Tensor>& all) {
   for (Tensor& t : all)
     t.name = replaced(replaced(t.name, ".weight_g", ".parametrizations.weight.original0"), ".weight_v",
                       ".parametrizations.weight.original1");
 }
-
-void drop(std::vector<Tensor>& all, const std::string& name) {
-  std::erase_if(all, [&](const Tensor& t) { return t.name == name; });
-}
-
-std::string refusal(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    CHECK(e.kind() == ErrorKind::input);
-    CHECK(std::string(e.what()).find('\n') == std::string::npos);
-    return e.what();
-  }
-  return "";
-}
-
-void change_json(const fs::path& path, const std::function<void(json&)>& change) {
-  json j = json::parse(slurp(path));
-  change(j);
-  spill(path, j.dump());
-}
-
-#define CHECK_HAS(text, part) CHECK((text).find(part) != std::string::npos)
 
 }  // namespace
 

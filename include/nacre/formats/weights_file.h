@@ -3,6 +3,7 @@
 // accepted is described in docs/exchange.md.
 #include <filesystem>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,25 +16,37 @@ namespace nacre {
 
 /// Which program's names a file of weights has. It is recognised by content, never by the file's name.
 enum class WeightsFormat : uint8_t {
-  nacre,         ///< the metadata hold a configuration of this library
-  descript,      ///< state dict of descript-audio-codec; its names are those of this library
-  hugging_face,  ///< DacModel of transformers
-  other          ///< none of these; tensors are looked up under this library's names
+  nacre,                 ///< the metadata hold a configuration of this library
+  descript,              ///< state dict of descript-audio-codec; its names are those of this library
+  hugging_face,          ///< DacModel of transformers
+  hugging_face_encodec,  ///< EncodecModel of transformers
+  encodec,               ///< state dict of the package encodec
+  other                  ///< none of these; tensors are looked up under this library's names
 };
-/// "nacre", "descript", "hf", "other"
+/// "nacre", "descript", "hf" (both models of transformers), "encodec", "other"
 const char* str(WeightsFormat) noexcept;
+/// The program for people: "descript-audio-codec", "transformers (DacModel)"; "" for nacre and other.
+const char* program_of(WeightsFormat) noexcept;
 
-/// Metadata key of a safetensors file that holds the arguments of descript-audio-codec's class DAC as JSON.
+/// Metadata key of a safetensors file that holds, as JSON, the arguments of descript-audio-codec's class DAC or of the
+/// classes of the package encodec.
 inline constexpr const char* kwargs_metadata_key = "kwargs";
 
 /// The name of a tensor of this library's "dac" network in DacModel, or "" if DacModel has no such tensor. The names
 /// depend on the number of strides of the encoder and of the decoder.
 std::string hugging_face_name(std::string_view name, size_t encoder_strides, size_t decoder_strides);
 
+/// The name of a tensor of this library's "encodec" network in EncodecModel of transformers, or in the state dict of the
+/// package encodec. The package names transposed convolutions differently; `transposed` has the numbers of the decoder's
+/// layers that are transposed convolutions.
+std::string hugging_face_encodec_name(std::string_view name);
+std::string encodec_name(std::string_view name, const std::set<size_t>& transposed);
+
 /// A safetensors file of a codec's weights. Tensors are found under the names of this library, whichever names and
 /// whichever of three forms of weight normalisation the file has: weight_g and weight_v,
 /// parametrizations.weight.original0 and original1, or the product of both as weight. From the product w, v = w and
-/// g = |w| of each row of the first axis.
+/// g = |w| of each row of the first axis. Where EnCodec's codebooks come without their moving averages, each code counts
+/// once.
 class WeightsFile {
  public:
   /// Throws Error(input) for a file that is no safetensors file (a pickled one is named), that has values that are not
@@ -45,7 +58,7 @@ class WeightsFile {
   const std::map<std::string, std::string>& metadata() const noexcept { return file_.metadata(); }
   /// Whether the file, or config.json beside it, tells the sample rate.
   bool tells_sample_rate() const noexcept;
-  /// The codec's configuration: from the metadata, from config.json beside a DacModel, or else from the shapes of the
+  /// The codec's configuration: from the metadata, from config.json beside a model of transformers, or else from the shapes of the
   /// tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that of the published
   /// model with the same strides and number of codebooks. Throws Error(input) if there is no configuration, or none
   /// that a codec can have.
@@ -53,8 +66,14 @@ class WeightsFile {
 
   /// Where the values of one of the model's tensors are in the file.
   struct Place {
+    enum Take : uint8_t {
+      values,  ///< the tensor's values
+      norms,   ///< the norms of the tensor's rows: a gain that only the effective weight tells
+      ones,    ///< one per row of the tensor: counts of codes, which the file lacks
+      copy     ///< the tensor's values, in place of another tensor that the file lacks: averages of codes
+    };
     const StoredTensor* tensor = nullptr;  ///< null: the file does not have it
-    bool norms = false;                    ///< the values are the norms of the tensor's rows
+    Take take = values;
   };
   Place find(const std::string& name) const;
   /// The name under which the file has or would have the model's tensor `name`.
@@ -62,6 +81,8 @@ class WeightsFile {
   /// Whether a tensor has the model's shape. A vector fits alpha's [1, channels, 1].
   static bool fits(const Place&, const std::string& name, const std::vector<int64_t>& shape) noexcept;
   static std::vector<float> values(const Place&);
+  /// Whether a tensor has nothing for this library: flags of EnCodec's codebooks.
+  bool ignored(const StoredTensor&) const noexcept;
   /// All tensors of the file, under their own names.
   std::span<const StoredTensor> tensors() const& noexcept { return file_.tensors(); }
 
@@ -72,13 +93,20 @@ class WeightsFile {
   std::vector<int64_t> shape_of(const std::string& name) const;
   CodecConfig config_by_keys(const std::string& source) const;
   CodecConfig config_by_shapes() const;
+  bool of_encodec() const noexcept;
+  std::string mapped(const std::string& name) const;
+  std::vector<int64_t> strides_of(const std::vector<std::string>& convs) const;
+  int64_t codebooks() const;
+  CodecConfig encodec_by_keys(const std::string& source) const;
+  CodecConfig encodec_by_shapes() const;
 
   std::filesystem::path path_;
   Safetensors file_;
   WeightsFormat format_ = WeightsFormat::other;
-  std::string told_;  ///< JSON beside or in the file: config.json of DacModel, arguments of DAC
+  std::string told_;  ///< JSON beside or in the file: config.json, or arguments of classes
   std::map<std::string, const StoredTensor*, std::less<>> named_;  ///< by name without prefixes such as "module."
   size_t encoder_strides_ = 0, decoder_strides_ = 0;
+  std::set<size_t> transposed_;  ///< layers of EnCodec's decoder
   int form_ = 0;  ///< of the weight normalisation of most layers
 };
 

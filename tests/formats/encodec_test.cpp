@@ -1,0 +1,388 @@
+// EnCodec's weights by transformers and by the package encodec: what both programs compute, names, configurations,
+// errors, and the way back.
+#include <algorithm>
+#include <cmath>
+
+#include "file_tools.h"
+#include "formats/weights_tools.h"
+#include "golden_file.h"
+#include "harness.h"
+#include "nacre/codec/codec.h"
+#include "nacre/formats/save_weights.h"
+#include "nacre/formats/weights_file.h"
+#include "nacre/systems/system.h"
+
+using namespace nacre;
+using namespace nacre::test;
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t lengths[] = {32, 1, 2, 5};
+
+fs::path golden(const std::string& model, const std::string& file) { return fs::path(NACRE_GOLDEN) / model / file; }
+
+double distance(std::span<const float> a, std::span<const float> b) {
+  REQUIRE(a.size() == b.size());
+  double difference = 0, power = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    power += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / power);
+}
+
+/// What golden/make_encodec.py writes, in the words of this library.
+CodecConfig expected(const std::string& model) {
+  CodecConfig c = CodecConfig::named("encodec-24k");
+  c.latent_dim = 8;
+  c.n_codebooks = 3, c.codebook_size = 16, c.codebooks_drawn = {1, 3};
+  c.encoder_dim = 2;
+  if (model == "encodec_24k") {
+    c.encoder_rates = {2, 4}, c.decoder_rates = {4, 2}, c.decoder_dim = 8;
+  } else if (model == "encodec_32k") {
+    c.sample_rate = 32000, c.encoder_rates = {2, 3}, c.decoder_rates = {3, 2}, c.decoder_dim = 8;
+    c.causal = false, c.shortcut = Shortcut::identity, c.dilations = {1, 2};
+  } else {
+    c.sample_rate = 48000, c.encoder_rates = {3}, c.decoder_rates = {3}, c.decoder_dim = 4;
+    c.causal = false, c.norm = Norm::group;
+  }
+  return c;
+}
+
+/// As expected(), with random weights whose gains are not the norms of their directions.
+Codec drawn(Context& ctx, const CodecConfig& c) {
+  Codec codec(ctx, c);
+  codec.parameters().initialise(ctx, 5);
+  for (Parameter& p : codec.parameters().all()) {
+    if (!p.names[0].ends_with(".weight_g") && !p.names[0].ends_with(".cluster_size")) continue;
+    std::vector<float> v(static_cast<size_t>(p.shape.elements()));
+    ctx.read<float>(p.value, v);
+    for (size_t i = 0; i < v.size(); ++i) v[i] *= 1 + 0.125f * static_cast<float>(i % 5);
+    ctx.write<float>(v, p.value);
+  }
+  codec.parameters().refresh(ctx);
+  return codec;
+}
+
+/// Every tensor of one file is in the other, with the same bytes.
+void check_equal_files(const fs::path& a, const fs::path& b, const std::function<std::string(std::string)>& named) {
+  const Safetensors first = Safetensors::read(a), second = Safetensors::read(b);
+  CHECK(first.size() == second.size());
+  for (const StoredTensor& t : first.tensors()) {
+    INFO(t.name);
+    const StoredTensor* other = second.find(named(t.name));
+    REQUIRE(other != nullptr);
+    CHECK(other->shape == t.shape);
+    CHECK(to_floats(*other) == to_floats(t));
+  }
+}
+
+std::string short_form(std::string name) {
+  return replaced(replaced(std::move(name), "parametrizations.weight.original0", "weight_g"),
+                  "parametrizations.weight.original1", "weight_v");
+}
+
+}  // namespace
+
+TEST_CASE("formats: EnCodec's latents, codes and audio by both programs (golden)") {
+  const std::string model = GENERATE("encodec_24k", "encodec_32k", "encodec_group");
+  INFO(model);
+  Context ctx({.threads = 1});
+  Codec codec = Codec::load(ctx, golden(model, "model.safetensors"));
+  const CodecConfig& c = codec.config();
+  CHECK(c.to_json() == expected(model).to_json());
+
+  // The state dict has no configuration. Its tensors tell all of it but the sample rate, and whether it is causal.
+  const WeightsFile file = WeightsFile::read(golden(model, "encodec.safetensors"));
+  CHECK(file.format() == WeightsFormat::encodec);
+  CHECK_FALSE(file.tells_sample_rate());
+  CodecConfig told = file.config(c.sample_rate);
+  CHECK(told.causal);
+  told.causal = c.causal, told.codebooks_drawn = c.codebooks_drawn;
+  CHECK(told.to_json() == c.to_json());
+  CHECK(Codec::load(ctx, file, told).identity() == codec.identity());
+
+  const System system(codec.parameters(), c);
+  const Safetensors results = golden_file(model + "/results.safetensors");
+  for (const int64_t frames : lengths) {
+    INFO(frames << " frames");
+    const auto of = [&](const char* name) {
+      return golden_tensor(results, name + ("." + std::to_string(frames))).values;
+    };
+    std::vector<float> audio = of("audio"), output(audio.size());
+    const Shape wave{.time = frames * c.hop()}, coded{.time = frames, .channels = c.n_codebooks};
+    REQUIRE(static_cast<int64_t>(audio.size()) == wave.elements());
+    Plan plan(ctx, Purpose::inference);
+    View<float> in;
+    View<const float> latents;
+    plan.reserve([&](Plan& p) {
+      const Output<float> x = p.source<float>(wave);
+      in = x.value;
+      latents = p.result<float>(system.encoder(p, x.flow));
+    });
+    ctx.write<float>(audio, in);
+    plan.run();
+    std::vector<float> found(static_cast<size_t>(latents.elements()));
+    ctx.read<float>(latents, found);
+    // At most 20 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56),
+    // which add up to 2^-24 * sqrt(20 * 56) = 2e-6 of the values. The bound is five times that.
+    CHECK(distance(found, of("latents")) < 1e-5);
+
+    std::vector<int32_t> codes(static_cast<size_t>(coded.elements()));
+    codec.reserve_inference(1, wave.time);
+    codec.encode(View<const float>(audio.data(), wave), View<int32_t>(codes.data(), coded));
+    const StoredTensor& stored = results.at("codes." + std::to_string(frames));
+    REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
+    CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
+    codec.decode(View<const int32_t>(codes.data(), coded), View<float>(output.data(), wave));
+    CHECK(distance(output, of("output")) < 1e-5);
+  }
+}
+
+TEST_CASE("formats: nacre to EncodecModel and to encodec and back, bit for bit") {
+  const std::string model = GENERATE("encodec_24k", "encodec_32k", "encodec_group");
+  INFO(model);
+  const Folder folder;
+  Context ctx({.threads = 1});
+  Codec codec = Codec::load(ctx, golden(model, "model.safetensors"));
+  save_hugging_face(ctx, codec.parameters(), codec.config(), folder / "hf");
+  save_encodec(ctx, codec.parameters(), codec.config(), folder / "encodec.safetensors");
+  check_equal_files(golden(model, "model.safetensors"), folder / "hf/model.safetensors", short_form);
+  check_equal_files(golden(model, "encodec.safetensors"), folder / "encodec.safetensors",
+                    [](std::string name) { return name; });
+  for (const char* back : {"hf/model.safetensors", "encodec.safetensors"}) {
+    INFO(back);
+    const WeightsFile file = WeightsFile::read(folder / back);
+    CHECK(file.tells_sample_rate());
+    CHECK(file.config().to_json() == codec.config().to_json());
+    CHECK(Codec::load(ctx, folder / back).identity() == codec.identity());
+  }
+  // Every key that transformers writes has its value here, too.
+  const json theirs = json::parse(slurp(golden(model, "config.json")));
+  json ours = json::parse(slurp(folder / "hf/config.json"));
+  CHECK(ours.at("target_bandwidths").size() == theirs.at("target_bandwidths").size());
+  for (const auto& [key, value] : theirs.items())
+    if (key != "target_bandwidths" && key != "transformers_version") {
+      INFO(key);
+      CHECK(ours[key] == value);
+    }
+}
+
+TEST_CASE("formats: EnCodec's numbers of codebooks survive as bitrates") {
+  const Folder folder;
+  Context ctx({.threads = 1});
+  struct Case {
+    int64_t sample_rate, size, books;
+    std::vector<int64_t> drawn;
+  };
+  for (const Case& one :
+       {Case{24000, 1024, 32, {2, 4, 8, 16, 32}}, Case{32000, 2048, 4, {}}, Case{44100, 8, 7, {1, 3, 5, 7}},
+        Case{22051, 64, 13, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}}, Case{8000, 1000, 9, {2, 7, 9}}}) {
+    CodecConfig c = expected("encodec_24k");
+    c.sample_rate = one.sample_rate, c.codebook_size = one.size, c.n_codebooks = one.books;
+    c.codebooks_drawn = one.drawn;
+    Codec codec(ctx, c);
+    save_hugging_face(ctx, codec.parameters(), c, folder / "hf");
+    CHECK(WeightsFile::read(folder / "hf/model.safetensors").config().to_json() == c.to_json());
+    if (one.size == 1000) {
+      CHECK_HAS(not_for_encodec(c), "codec.codebook_size is 1000");
+      continue;
+    }
+    save_encodec(ctx, codec.parameters(), c, folder / "e.safetensors");
+    CHECK(WeightsFile::read(folder / "e.safetensors").config().to_json() == c.to_json());
+  }
+}
+
+TEST_CASE("formats: forms of EnCodec's weights, prefixes, and codebooks without averages") {
+  const Folder folder;
+  Context ctx({.threads = 1});
+  Codec codec = drawn(ctx, expected("encodec_24k"));
+  save_encodec(ctx, codec.parameters(), codec.config(), folder / "e.safetensors");
+  const fs::path from = folder / "e.safetensors", to = folder / "changed.safetensors";
+  const auto load = [&] {
+    const WeightsFile file = WeightsFile::read(to);
+    CHECK(file.format() == WeightsFormat::encodec);
+    return Codec::load(ctx, file, file.config(24000));
+  };
+  SECTION("prefixes") {
+    const std::string prefix = GENERATE("module.", "generator.", "model.");
+    rewrite(from, to, [&](std::vector<Tensor>& all) {
+      for (Tensor& t : all) t.name = prefix + t.name;
+    });
+    CHECK(load().identity() == codec.identity());
+  }
+  SECTION("parametrizations") {
+    rewrite(from, to, [](std::vector<Tensor>& all) {
+      for (Tensor& t : all)
+        t.name = replaced(replaced(t.name, ".weight_g", ".parametrizations.weight.original0"), ".weight_v",
+                          ".parametrizations.weight.original1");
+    });
+    CHECK(load().identity() == codec.identity());
+  }
+  SECTION("the direction as effective weight: its norm is the gain") {
+    rewrite(from, to, [](std::vector<Tensor>& all) {
+      std::erase_if(all, [](const Tensor& t) { return t.name.ends_with(".weight_g"); });
+      for (Tensor& t : all) t.name = replaced(t.name, ".weight_v", ".weight");
+    });
+    Codec back = load();
+    std::map<std::string, std::vector<float>> all;
+    back.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&,
+                                           std::span<const float> v) { all[name].assign(v.begin(), v.end()); });
+    int compared = 0;
+    for (const auto& [name, g] : all) {
+      if (!name.ends_with(".weight_g")) continue;
+      const std::vector<float>& v = all.at(name.substr(0, name.size() - 1) + "v");
+      const size_t length = v.size() / g.size();
+      for (size_t r = 0; r < g.size(); ++r, ++compared) {
+        double sum = 0;
+        for (size_t i = 0; i < length; ++i) sum += std::pow(static_cast<double>(v[r * length + i]), 2);
+        CHECK(g[r] == static_cast<float>(std::sqrt(sum)));
+      }
+    }
+    CHECK(compared > 20);
+  }
+  SECTION("codes alone: each counts once, and is the average of its vectors") {
+    rewrite(from, to, [](std::vector<Tensor>& all) {
+      std::erase_if(all, [](const Tensor& t) {
+        return t.name.ends_with("inited") || t.name.ends_with("cluster_size") || t.name.ends_with("embed_avg");
+      });
+    });
+    Codec back = load();
+    std::map<std::string, std::vector<float>> all;
+    back.parameters().each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>&,
+                                           std::span<const float> v) { all[name].assign(v.begin(), v.end()); });
+    for (int i = 0; i < 3; ++i) {
+      const std::string book = "quantizer.quantizers." + std::to_string(i) + ".codebook.";
+      CHECK(all.at(book + "cluster_size") == std::vector<float>(16, 1.0f));
+      CHECK(all.at(book + "embed_avg") == all.at(book + "embed"));
+    }
+  }
+  SECTION("into the parameters of a codec that exists, as nacre train --init does") {
+    Codec other(ctx, codec.config());
+    const LoadReport r = load_parameters(ctx, other.parameters(), from, false);
+    CHECK(r.missing.empty());
+    CHECK(r.surplus.empty());
+    CHECK(r.misshapen.empty());
+    CHECK(other.identity() == codec.identity());
+  }
+}
+
+TEST_CASE("formats: published models of EnCodec are known by strides and codebooks") {
+  const Folder folder;
+  Context ctx({.threads = 1});
+  for (const char* name : {"encodec-24k", "encodec-32k"}) {
+    INFO(name);
+    CodecConfig c = CodecConfig::named(name);
+    c.encoder_dim = 2, c.decoder_dim = 32, c.latent_dim = 4, c.codebook_size = 8;
+    Codec codec(ctx, c);
+    save_encodec(ctx, codec.parameters(), c, folder / "e.safetensors");
+    rewrite(folder / "e.safetensors", folder / "bare.safetensors", [](auto&) {});
+    CHECK(WeightsFile::read(folder / "bare.safetensors").config().to_json() == c.to_json());
+  }
+  rewrite(golden("encodec_24k", "encodec.safetensors"), folder / "bare.safetensors", [](auto&) {});
+  const std::string what = refusal([&] { (void)WeightsFile::read(folder / "bare.safetensors").config(); });
+  for (const char* part : {"no published model has its strides (2, 4)", "(3)", "--sample-rate"}) CHECK_HAS(what, part);
+}
+
+TEST_CASE("formats: what is wrong in a file of EnCodec is named") {
+  const Folder folder;
+  Context ctx({.threads = 1});
+  for (const char* file : {"model.safetensors", "config.json"})
+    fs::copy_file(golden("encodec_24k", file), folder / file);
+  const fs::path model = folder / "model.safetensors", config = folder / "config.json";
+  const std::string good = slurp(config);
+  const auto load = [&](const fs::path& path) { return refusal([&] { Codec::load(ctx, path); }); };
+  SECTION("keys") {
+    const auto say = [&](const char* key, const json& value, const char* part) {
+      spill(config, good);
+      change_json(config, [&](json& j) { j[key] = value; });
+      const std::string what = load(model);
+      INFO(what);
+      CHECK_HAS(what, part);
+    };
+    say("model_type", "dac", "config.json: model_type is \"dac\", expected \"encodec\"");
+    say("audio_channels", 2, "config.json: audio_channels is 2, expected 1");
+    say("normalize", true, "config.json: normalize is true, expected false");
+    say("chunk_length_s", 1.0, "config.json: chunk_length_s is 1.0, expected null");
+    say("compress", 4, "config.json: compress is 4, expected 2");
+    say("last_kernel_size", 3, "config.json: last_kernel_size is 3, expected kernel_size, 7");
+    say("trim_right_ratio", 0.5, "config.json: trim_right_ratio is 0.5, expected 1");
+    say("codebook_dim", 4, "config.json: codebook_dim is 4, expected hidden_size, 8");
+    say("pad_mode", "replicate", "config.json: pad_mode is \"replicate\", expected \"reflect\" or \"constant\"");
+    say("norm_type", "none", "config.json: norm_type is \"none\", expected");
+    say("num_residual_layers", 0, "config.json: num_residual_layers is 0, expected 1 to 8");
+    say("dilation_growth_rate", 5000, "config.json: dilation_growth_rate is 5000, expected 1 to 1024");
+    say("target_bandwidths", json::array(), "config.json: target_bandwidths is [], expected at least one number");
+    say("target_bandwidths", {0.5}, "config.json: target_bandwidths is [0.5], expected the bitrate of a codebook");
+    say("target_bandwidths", {48.0}, "missing (3): quantizer.layers.3.codebook.cluster_size");
+    say("target_bandwidths", {1e300}, "codec.n_codebooks");
+    say("upsampling_ratios", {4, 0}, "codec.");
+    say("upsampling_ratios", json::array(), "codec.");
+    say("sampling_rate", 0, "codec.sample_rate");
+    say("num_filters", -1, "codec.encoder_dim");
+    say("use_causal_conv", 1, "config.json: use_causal_conv is 1, expected true or false");
+  }
+  SECTION("missing and surplus tensors in the names of the file") {
+    const auto with = [&](const fs::path& from, const char* name) {
+      const fs::path to = folder / "changed.safetensors";
+      rewrite(from, to, [&](std::vector<Tensor>& all) {
+        drop(all, name);
+        all.push_back({"decoder.extra", {1}, {0}});
+      });
+      const WeightsFile file = WeightsFile::read(to);
+      CodecConfig c = expected("encodec_24k");
+      return refusal([&] { Codec::load(ctx, file, c); });
+    };
+    std::string what = with(model, "decoder.layers.3.conv.parametrizations.weight.original0");
+    CHECK_HAS(what,
+              "missing (1): decoder.layers.3.conv.parametrizations.weight.original0; unexpected (1): decoder.extra");
+    what = with(golden("encodec_24k", "encodec.safetensors"), "decoder.model.3.convtr.convtr.weight_g");
+    CHECK_HAS(what, "missing (1): decoder.model.3.convtr.convtr.weight_g; unexpected (1): decoder.extra");
+    what = with(golden("encodec_24k", "encodec.safetensors"), "quantizer.vq.layers.1._codebook.embed");
+    CHECK_HAS(what, "missing (1): quantizer.vq.layers.1._codebook.embed;");
+  }
+  SECTION("two audio channels without a configuration") {
+    rewrite(golden("encodec_24k", "encodec.safetensors"), folder / "stereo.safetensors", [](std::vector<Tensor>& all) {
+      for (Tensor& t : all)
+        if (t.name == "encoder.model.0.conv.conv.weight_v") t.shape = {2, 2, 7}, t.values.resize(28);
+    });
+    CHECK_HAS(load(folder / "stereo.safetensors"),
+              "encoder.model.0.conv.conv.weight_v has 2 audio channels, expected 1");
+  }
+}
+
+TEST_CASE("formats: a codec that EnCodec's programs do not have is not written") {
+  const Folder folder;
+  Context ctx({.threads = 1});
+  const auto refused = [&](const std::function<void(CodecConfig&)>& change, const char* part, bool by_package = true) {
+    CodecConfig c = expected("encodec_24k");
+    change(c);
+    c.check();
+    Codec codec(ctx, c);
+    INFO(part);
+    CHECK_HAS(not_for_hugging_face(c), part);
+    if (by_package) CHECK_HAS(not_for_encodec(c), part);
+    CHECK(not_for_encodec(c).empty() == !by_package);
+    CHECK_THROWS_AS(save_hugging_face(ctx, codec.parameters(), c, folder / "hf"), Error);
+    if (by_package) CHECK_THROWS_AS(save_encodec(ctx, codec.parameters(), c, folder / "e.safetensors"), Error);
+  };
+  CHECK(not_for_encodec(CodecConfig::named("dac-16k")) == "codec.network is dac, which encodec does not have");
+  CHECK(not_for_descript(expected("encodec_24k")) ==
+        "codec.network is encodec, which descript-audio-codec does not have");
+  CHECK(not_for_encodec(CodecConfig::named("speech-8k")).empty());
+  CHECK(not_for_hugging_face(CodecConfig::named("speech-8k")).empty());
+  refused([](CodecConfig& c) { c.quantizer = QuantizerKind::factorised; }, "codec.quantizer is factorised");
+  refused([](CodecConfig& c) { c.metric = VqMetric::cosine; }, "codec.metric is cosine");
+  refused([](CodecConfig& c) { c.activation = ActivationKind::snake; }, "codec.activation is snake");
+  refused([](CodecConfig& c) { c.output_tanh = true; }, "codec.output_tanh is true");
+  refused([](CodecConfig& c) { c.norm = Norm::layer; }, "codec.norm is layer");
+  refused([](CodecConfig& c) { c.norm = Norm::none; }, "codec.norm is none", false);
+  refused([](CodecConfig& c) { c.lstm_layers = 0; }, "codec.lstm_layers is 0", false);
+  refused([](CodecConfig& c) { c.dilations = {1, 3, 5}; }, "codec.dilations is [1,3,5]");
+  refused([](CodecConfig& c) { c.dilations = {2}; }, "codec.dilations is [2]");
+  refused([](CodecConfig& c) { c.decoder_rates = {2, 4}; }, "codec.decoder_rates are not the reverse");
+  refused([](CodecConfig& c) { c.decoder_dim = 16; }, "codec.decoder_dim is 16, where");
+  CHECK(folder.count() == 0);
+}

@@ -1,0 +1,66 @@
+#pragma once
+// Files of weights, changed and read.
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "file_tools.h"
+#include "harness.h"
+#include "nacre/error.h"
+#include "nacre/files/safetensors.h"
+
+namespace nacre::test {
+
+struct Tensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
+/// Reads a file, changes its tensors and writes another.
+inline void rewrite(const std::filesystem::path& from, const std::filesystem::path& to,
+                    const std::function<void(std::vector<Tensor>&)>& change,
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}}) {
+  const Safetensors file = Safetensors::read(from);
+  std::vector<Tensor> all;
+  for (const StoredTensor& t : file.tensors()) all.push_back({t.name, t.shape, to_floats(t)});
+  change(all);
+  std::vector<StoredTensor> stored;
+  stored.reserve(all.size());
+  for (const Tensor& t : all)
+    stored.push_back({t.name, Dtype::f32, t.shape, std::as_bytes(std::span<const float>(t.values))});
+  write_safetensors(to, stored, metadata);
+}
+
+inline std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  if (const size_t at = text.find(from); at != std::string::npos) text.replace(at, from.size(), to);
+  return text;
+}
+
+inline void drop(std::vector<Tensor>& all, const std::string& name) {
+  std::erase_if(all, [&](const Tensor& t) { return t.name == name; });
+}
+
+inline std::string refusal(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::input);
+    CHECK(std::string(e.what()).find('\n') == std::string::npos);
+    return e.what();
+  }
+  return "";
+}
+
+inline void change_json(const std::filesystem::path& path, const std::function<void(nlohmann::json&)>& change) {
+  nlohmann::json j = nlohmann::json::parse(slurp(path));
+  change(j);
+  spill(path, j.dump());
+}
+
+}  // namespace nacre::test
+
+#define CHECK_HAS(text, part) CHECK((text).find(part) != std::string::npos)
