@@ -415,8 +415,16 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
 
 ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
                                  int64_t stride, int64_t padding, int64_t output_padding, Norm norm)
+    : ConvTranspose1d(parameters, name, in, out, taps, {.stride = stride, .left = padding, .right = padding},
+                      output_padding, norm) {}
+ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
+                                 int64_t stride, Trim trim, Norm norm)
+    : ConvTranspose1d(parameters, name, in, out, taps, {.stride = stride, .left = trim.left, .right = trim.right}, 0,
+                      norm) {}
+ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name, int64_t in, int64_t out, int64_t taps,
+                                 Conv1dGeometry geometry, int64_t output_padding, Norm norm)
     : name_(name),
-      geometry_{.stride = stride, .left = padding, .right = padding},
+      geometry_(geometry),
       output_padding_(output_padding),
       weight_(add_weight(parameters, name, norm, {in, out, taps}, {.batch = in, .time = taps, .channels = out},
                          uniform_by_fan_in(out * taps))),
@@ -433,7 +441,8 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
     const Step s = p.step(name_);
     Context& context = p.context();
     const Shape shape = weight_->shape;
-    const int64_t time = (x.shape.time - 1) * geometry_.stride - 2 * geometry_.left + shape.time + output_padding_;
+    const int64_t time =
+        (x.shape.time - 1) * geometry_.stride - geometry_.left - geometry_.right + shape.time + output_padding_;
     const Shape y{.batch = x.shape.batch, .time = time, .channels = shape.channels};
     const auto in = s.reads<T>(x, Until::backward);
     const auto out = s.makes<T>(y);
@@ -474,6 +483,52 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
     });
     return out.flow;
   });
+}
+
+// ---- rows_of
+
+namespace {
+
+template <class T>
+Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
+  const Step s = p.step("rows");
+  Shape shape = x.shape;
+  shape.time = time;
+  const int64_t row = x.shape.width * x.shape.channels, before = std::clamp<int64_t>(-first, 0, time),
+                from = std::max<int64_t>(0, first), kept = std::clamp(x.shape.time - from, int64_t{0}, time - before);
+  const auto in = s.reads<T>(x);
+  const auto out = s.makes<T>(shape);
+  const auto bytes = static_cast<double>(2 * shape.elements()) * sizeof(T);
+  s.costs({.forward = {.bytes = bytes}, .input_gradient = {.bytes = bytes}});
+  s.reaches(x, {.left = -first});
+  // Rows of one item, empty if none are kept.
+  const auto part = [=](auto view, int64_t item, int64_t start, int64_t count) {
+    view.data += (item * view.shape.time + start) * row;
+    view.shape.batch = 1, view.shape.time = count;
+    return view;
+  };
+  s.forward([=](Context& c) {
+    c.zero(out.value);
+    if (kept > 0)
+      for (int64_t b = 0; b < shape.batch; ++b)
+        c.copy<T>(part(in.value, b, from, kept), part(out.value, b, before, kept));
+  });
+  s.backward([=](Context& c) {
+    if (!in.grad) return;
+    if (!in.add) c.zero(in.grad);
+    if (kept > 0)
+      for (int64_t b = 0; b < shape.batch; ++b)
+        accumulate<T>(
+            c, {.x = part(out.grad, b, before, kept), .y = part(in.grad, b, from, kept), .add = in.add});
+  });
+  return out.flow;
+}
+
+}  // namespace
+
+Flow rows_of(Plan& p, Flow x, int64_t first, int64_t time) {
+  if (first == 0 && time == x.shape.time) return x;
+  return visit(x.storage, [&]<class T>(Type<T>) { return plan_rows<T>(p, x, first, time); });
 }
 
 // ---- stored_as

@@ -266,6 +266,7 @@ void Plan::run_gradients() {
     if (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward) op.run(p.ctx);
   p.keep_state(true);
 }
+Window& Plan::window() noexcept { return impl_->window; }
 void Plan::reset() {
   for (const View<std::byte>& v : impl_->carried) impl_->ctx.zero(v);
 }

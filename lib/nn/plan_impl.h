@@ -116,6 +116,7 @@ struct Plan::Impl {
   std::vector<View<std::byte>> carried;
   std::vector<View<float>> changed;
   Memory memory, undo;
+  Window window;
   // In bytes; see Plan::bytes(), peak_live_bytes() and unshared_bytes().
   size_t total = 0, live = 0, unshared = 0;
 

@@ -92,6 +92,13 @@ void CodecConfig::check() const {
            "a multiple of " + std::to_string(int64_t{1} << decoder_rates.size()));
   if (latent() > 65536) refuse("codec.latent_dim", std::to_string(latent()), "1 to 65536");
   if (kernel_size % 2 == 0) refuse("codec.kernel_size", std::to_string(kernel_size), "an odd number");
+  for (const int64_t n : codebooks_drawn)
+    if (n > n_codebooks)
+      refuse("codec.codebooks_drawn", std::to_string(n), "at most n_codebooks, " + std::to_string(n_codebooks));
+  if (!codebooks_drawn.empty() && quantizer_dropout > 0)
+    refuse("codec.quantizer_dropout", shortest(quantizer_dropout), "0 where codebooks_drawn is given");
+  for (const Network& known : networks())
+    if (known.name == network && known.check != nullptr) known.check(*this);
   if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
     refuse("codec.beam", std::to_string(beam), "1, unless quantizer is \"ema\" and metric is \"euclidean\"");
 }

@@ -1,4 +1,5 @@
 // The Descript Audio Codec (Kumar et al. 2023, arXiv 2306.06546, section 3): topology and presets.
+#include "files/fields.h"
 #include "systems/list.h"
 
 namespace nacre::systems {
@@ -55,6 +56,20 @@ Net decoder(Parameters& p, const CodecConfig& c) {
   return layers;
 }
 
+/// Keys of other topologies must have their defaults.
+void check(const CodecConfig& c) {
+  const auto expect = [](bool holds, const char* key, const std::string& found, const char* expected) {
+    if (!holds) refuse(std::string("codec.") + key, found, std::string(expected) + " with network \"dac\"");
+  };
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  expect(!c.causal, "causal", "true", "false");
+  expect(c.padding == Padding::zero, "padding", "reflect", "zero");
+  expect(c.norm == Norm::weight, "norm", "not weight", "weight");
+  expect(c.residual_kernel_size == 0, "residual_kernel_size", number(c.residual_kernel_size), "0");
+  expect(c.shortcut == Shortcut::identity, "shortcut", "convolution", "identity");
+  expect(c.lstm_layers == 0, "lstm_layers", number(c.lstm_layers), "0");
+}
+
 CodecConfig at_16k() {
   CodecConfig c;
   c.network = "dac";
@@ -102,7 +117,7 @@ SystemFile dac() {
     settings.push_back({"training.segment_length", samples});
     return settings;
   };
-  return {.networks = {{.name = "dac", .encoder = encoder, .decoder = decoder}},
+  return {.networks = {{.name = "dac", .encoder = encoder, .decoder = decoder, .check = check}},
           .presets = {{.name = "dac-16k", .codec = at_16k(), .settings = with_segment("6080")},
                       {.name = "dac-24k", .codec = at_24k(), .settings = with_segment("9120")},
                       {.name = "dac-44k", .codec = at_44k(), .settings = with_segment("16758")}}};

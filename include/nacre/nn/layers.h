@@ -165,6 +165,11 @@ class ActivatedConv1d {
   Conv1d conv_;
 };
 
+/// Positions that are cut off from the ends of a transposed convolution's result, which has (time - 1) stride + taps.
+struct Trim {
+  int64_t left = 0, right = 0;
+};
+
 /// Transposed convolution with parameters <name>.weight_v [in, out, taps], <name>.weight_g (one gain per input channel)
 /// and <name>.bias; for other kinds of normalisation as Conv1d. Weight and bias are initialised uniformly in
 /// +-1/sqrt(out taps), as in PyTorch.
@@ -172,9 +177,13 @@ class ConvTranspose1d {
  public:
   ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride,
                   int64_t padding, int64_t output_padding, Norm = Norm::weight);
+  ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, int64_t stride, Trim,
+                  Norm = Norm::weight);
   Flow plan(Plan&, Flow x) const;
 
  private:
+  ConvTranspose1d(Parameters&, const std::string& name, int64_t in, int64_t out, int64_t taps, Conv1dGeometry,
+                  int64_t output_padding, Norm);
   Flow plan_convolution(Plan&, Flow x) const;
   std::string name_;
   Conv1dGeometry geometry_;  // geometry of the convolution whose input gradient this layer computes
@@ -183,6 +192,10 @@ class ConvTranspose1d {
   const Parameter* bias_;
   std::optional<GroupNorm> norm_;
 };
+
+/// Positions first ... first + time - 1 of x along the time axis; those outside of x are zero. Returns x itself if
+/// nothing changes.
+Flow rows_of(Plan&, Flow x, int64_t first, int64_t time);
 
 /// Converts x to another storage. Returns x itself if it already has that storage.
 Flow stored_as(Plan&, Flow x, Storage);

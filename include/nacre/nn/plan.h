@@ -86,6 +86,14 @@ struct Footprint {
   Span of(Span output) const noexcept;
 };
 
+/// What a run has in common with the runs before and after it, when a long signal is processed in overlapping parts.
+/// Steps that carry a state along the time axis (Lstm) continue from part to part by it. Both are positions on the time
+/// axis of such a step.
+struct Window {
+  int64_t first = 0;  ///< positions before it were computed by the run before; the state carried from there stands here
+  int64_t next = -1;  ///< the state before this position is carried to the next run; -1: no state is carried
+};
+
 class Plan;
 
 /// One op call and its adjoint, while the layer describes it. Only the newest step of a plan can be described further.
@@ -220,6 +228,9 @@ class Plan {
   void run_gradients();
   /// Zeroes the memory that steps carry from one run to the next.
   void reset();
+  /// The window of the next run of an inference plan. It may be changed between runs. Steps read it when they run, so a
+  /// captured graph keeps that of its capture.
+  Window& window() noexcept;
 
   Context& context() const noexcept;
   bool training() const noexcept;

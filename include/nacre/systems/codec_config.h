@@ -15,6 +15,12 @@ enum class QuantizerKind : uint8_t {
   factorised  ///< codes are vectors of a low-dimensional projection, compared by cosine; codebooks get gradients (DAC)
 };
 
+/// What is added to the result of a residual unit's branch.
+enum class Shortcut : uint8_t {
+  identity,    ///< the unit's input
+  convolution  ///< a convolution of the unit's input with one tap
+};
+
 /// The topologies that codec.network chooses from (nacre/systems/system.h).
 std::vector<std::string> network_names();
 
@@ -30,6 +36,12 @@ struct CodecConfig {
   std::vector<int64_t> dilations{1, 3, 9};
   ActivationKind activation = ActivationKind::snake;
   bool output_tanh = true;
+  bool causal = false;
+  Padding padding = Padding::zero;
+  Norm norm = Norm::weight;
+  int64_t residual_kernel_size = 0;
+  Shortcut shortcut = Shortcut::identity;
+  int64_t lstm_layers = 0;
 
   QuantizerKind quantizer = QuantizerKind::factorised;
   int64_t n_codebooks = 12;
@@ -37,6 +49,7 @@ struct CodecConfig {
   int64_t codebook_dim = 8;
   VqMetric metric = VqMetric::cosine;
   double quantizer_dropout = 0;
+  std::vector<int64_t> codebooks_drawn{};
   double ema_decay = 0.99;
   int64_t ema_rows = 0;
   double dead_below = 0.03;
@@ -98,6 +111,18 @@ void fields(V& v, CodecConfig& c) {
   v("activation", c.activation, words({"snake", "snake_beta", "elu", "leaky_relu", "tanh"}),
     "nonlinearity between layers");
   v("output_tanh", c.output_tanh, flag(), "the decoder ends in a tanh");
+  v("causal", c.causal, flag(), "outputs do not depend on later frames; network encodec only");
+  v("padding", c.padding, words({"zero", "reflect"}),
+    "what convolutions read beyond the ends of the signal; network encodec only");
+  v("norm", c.norm, words({"none", "weight", "group", "layer"}),
+    "normalisation of convolutions: of their weights, or of their outputs over an item or a position; network encodec "
+    "only");
+  v("residual_kernel_size", c.residual_kernel_size, range(0, 63).zero("kernel_size"),
+    "taps of the first convolution of a residual unit; network encodec only");
+  v("shortcut", c.shortcut, words({"identity", "convolution"}),
+    "what a residual unit adds to its branch: its input, or a convolution of it; network encodec only");
+  v("lstm_layers", c.lstm_layers, range(0, 8),
+    "LSTM layers behind the encoder's strides and in front of the decoder's; network encodec only");
   v("quantizer", c.quantizer, words({"ema", "factorised"}),
     "ema: codes of the latent, moved by averages; factorised: codes of a projection, trained by gradient");
   v("n_codebooks", c.n_codebooks, range(1, 64), "stages of the residual quantizer");
@@ -106,6 +131,8 @@ void fields(V& v, CodecConfig& c) {
   v("metric", c.metric, words({"euclidean", "cosine"}), "distance by which the nearest code is chosen");
   v("quantizer_dropout", c.quantizer_dropout, range(0, 1),
     "part of the batch that is trained with a random number of codebooks");
+  v("codebooks_drawn", c.codebooks_drawn, list(range(1, 64), 0, 16, "numbers of codebooks"),
+    "every batch is trained with one of these numbers of codebooks, drawn at random; empty: all");
   v("ema_decay", c.ema_decay, range(0, below(1)), "decay per step of the codebooks' moving averages; ema only");
   v("ema_rows", c.ema_rows, range(0, 10000000),
     "frames that the averages span at least: steps of few frames decay more slowly; ema only");
