@@ -59,8 +59,8 @@ void add_lstm(Suite& suite, Shape s) {
 
 // A second of EnCodec's latent at 24 kHz: inference, and a batch of training.
 const Cases cases([](Suite& suite) {
-  for (const Shape s : suite.shapes({{.batch = 1, .time = 75, .channels = 512},
-                                     {.batch = 16, .time = 75, .channels = 512}})) {
+  for (const Shape s :
+       suite.shapes({{.batch = 1, .time = 75, .channels = 512}, {.batch = 16, .time = 75, .channels = 512}})) {
     add_lstm<float>(suite, s);
     if (suite.cuda()) add_lstm<bf16>(suite, s);
   }

@@ -377,10 +377,10 @@ void lstm_backward(Context& ctx, const LstmBackward<T>& a) {
   lstm::gradients_from_gates(ctx, a, pieces);
 }
 
-#define NACRE_INSTANTIATE(T)                                              \
-  template Shape lstm_forward_scratch<T>(Context&, Shape, int64_t);       \
-  template Shape lstm_backward_scratch<T>(Context&, Shape, int64_t);      \
-  template void lstm_forward<T>(Context&, const LstmForward<T>&);         \
+#define NACRE_INSTANTIATE(T)                                         \
+  template Shape lstm_forward_scratch<T>(Context&, Shape, int64_t);  \
+  template Shape lstm_backward_scratch<T>(Context&, Shape, int64_t); \
+  template void lstm_forward<T>(Context&, const LstmForward<T>&);    \
   template void lstm_backward<T>(Context&, const LstmBackward<T>&);
 NACRE_INSTANTIATE(float)
 NACRE_INSTANTIATE(bf16)

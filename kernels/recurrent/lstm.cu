@@ -53,8 +53,7 @@ __device__ __forceinline__ void add_products(const T* w, int64_t w_row, const fl
 #pragma unroll
       for (int r = 0; r < rows; ++r)
 #pragma unroll
-        for (int i = 0; i < items; ++i)
-          sum[r][i] = fmaf(to_float(w[r * w_row + k]), staged[i * depth + k], sum[r][i]);
+        for (int i = 0; i < items; ++i) sum[r][i] = fmaf(to_float(w[r * w_row + k]), staged[i * depth + k], sum[r][i]);
   }
 }
 /// Stages n elements of up to `items` rows, which are `row` apart, as floats; rows from `count` on are zeros.
@@ -100,7 +99,8 @@ struct ForwardStep {
 template <class T, int items, bool packs>
 __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a) {
   NACRE_SHARED(float, staged, items* depth);
-  const int64_t H = a.hidden, unit = int64_t{blockIdx.x} * warps + threadIdx.x / 32, first = int64_t{blockIdx.y} * items;
+  const int64_t H = a.hidden, unit = int64_t{blockIdx.x} * warps + threadIdx.x / 32,
+                first = int64_t{blockIdx.y} * items;
   const int count = static_cast<int>(a.batch - first < items ? a.batch - first : items);
   float sum[gates][items] = {};
   if (a.h_row != nullptr || a.h_state != nullptr)
@@ -138,7 +138,8 @@ __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a)
 template <class T>
 struct BackwardStep {
   const T *weight, *dy, *y_before;
-  const float *of_gates, *cells, *cells_before, *da_after;  ///< ..._before: null in the first row; da_after: in the last
+  const float *of_gates, *cells, *cells_before,
+      *da_after;              ///< ..._before: null in the first row; da_after: in the last
   float *dc, *da, *h_before;  ///< dc [batch, hidden]: dc_{t+1} f_{t+1}, not read in the last row; becomes dc_t f_t
   int64_t batch, time, hidden;
 };
@@ -193,9 +194,7 @@ __global__ void __launch_bounds__(threads) lstm_transpose_kernel(const T* from, 
 /// f(items, packs) as constants.
 template <class F>
 void with_form(int64_t batch, bool packs, const F& f) {
-  const auto by_items = [&](auto items) {
-    packs ? f(items, std::true_type{}) : f(items, std::false_type{});
-  };
+  const auto by_items = [&](auto items) { packs ? f(items, std::true_type{}) : f(items, std::false_type{}); };
   batch == 1 ? by_items(std::integral_constant<int, 1>{}) : by_items(std::integral_constant<int, most_items>{});
 }
 dim3 grid_of(int64_t batch, int64_t hidden, int items) {
@@ -204,9 +203,9 @@ dim3 grid_of(int64_t batch, int64_t hidden, int items) {
 
 template <class T>
 struct ForwardPieces {
-  float *sums, *state;     // [rows, 4 hidden]; h and c of the state, [2, batch, hidden]
-  float *x, *weight_x;     // float copies of bf16
-  float* products;         // of the convolution
+  float *sums, *state;  // [rows, 4 hidden]; h and c of the state, [2, batch, hidden]
+  float *x, *weight_x;  // float copies of bf16
+  float* products;      // of the convolution
   Shape of_products, size;
   ForwardPieces(Context& ctx, Shape of, int64_t hidden, float* scratch) {
     constexpr bool converts = !std::is_same_v<T, float>;

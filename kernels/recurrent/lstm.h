@@ -33,9 +33,9 @@ class Pieces {
 template <class T>
 struct BackwardPieces {
   static constexpr bool converts = !std::is_same_v<T, float>;
-  float *da, *h_before;     ///< [rows, 4 hidden]; h_{t-1}, [rows, hidden]
+  float *da, *h_before;      ///< [rows, 4 hidden]; h_{t-1}, [rows, hidden]
   float *x, *weight_x, *dx;  ///< float copies of bf16
-  float* products;          ///< of the convolutions
+  float* products;           ///< of the convolutions
   float* own;
   Shape of_products, size;
 

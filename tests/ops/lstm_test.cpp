@@ -92,10 +92,12 @@ struct Setting {
     return v;
   }
   Lstm reference() const {
-    return {static_cast<size_t>(x_shape.batch), static_cast<size_t>(x_shape.time), static_cast<size_t>(x_shape.channels),
-            static_cast<size_t>(y_shape.channels)};
+    return {static_cast<size_t>(x_shape.batch), static_cast<size_t>(x_shape.time),
+            static_cast<size_t>(x_shape.channels), static_cast<size_t>(y_shape.channels)};
   }
-  Lstm::Parameters parameters() const { return {doubles(weight_x), doubles(weight_h), doubles(bias_x), doubles(bias_h)}; }
+  Lstm::Parameters parameters() const {
+    return {doubles(weight_x), doubles(weight_h), doubles(bias_x), doubles(bias_h)};
+  }
   LstmForward<T> forward(View<T> y) {
     return {.x = x,
             .weight_x = weight_x,
@@ -215,7 +217,8 @@ void check_backward(Setting<T>& s, const Buffer<T>& y, const Buffer<float>& gate
   Case& c = s.c;
   auto &dx = c.output<T>("dx", s.x_shape), &dx_sum = c.random<T>("dx +=", s.x_shape, -1, 1);
   auto &dweight_x = c.output("dweight_x", s.of_x), &dweight_h = c.output("dweight_h", s.of_h);
-  auto &dweight_x_sum = c.random("dweight_x +=", s.of_x, -1, 1), &dweight_h_sum = c.random("dweight_h +=", s.of_h, -1, 1);
+  auto &dweight_x_sum = c.random("dweight_x +=", s.of_x, -1, 1),
+       &dweight_h_sum = c.random("dweight_h +=", s.of_h, -1, 1);
   auto &dbias_x = c.random("dbias_x", s.per_gate, -1, 1), &dbias_h = c.random("dbias_h", s.per_gate, -1, 1);
   LstmBackward<T> back{.x = s.x,
                        .weight_x = s.weight_x,
@@ -249,7 +252,8 @@ void check_backward(Setting<T>& s, const Buffer<T>& y, const Buffer<float>& gate
   const Values bounds = gate_gradient_bounds(op, p, r, dy, exact.gates);
   // Products as conv1d.h bounds them, in float, then a rounding to storage.
   const size_t H = op.hidden, width = 4 * H, rows = op.batch * op.time;
-  const double over_gates = 4 * std::sqrt(static_cast<double>(width)), over_rows = 4 * std::sqrt(static_cast<double>(rows));
+  const double over_gates = 4 * std::sqrt(static_cast<double>(width)),
+               over_rows = 4 * std::sqrt(static_cast<double>(rows));
   Values dx_allowed(x.size()), dweight_x_allowed(exact.weight_x.size()), dweight_h_allowed(exact.weight_h.size()),
       dbias_allowed(width);
   for (size_t row = 0; row < rows; ++row)
@@ -382,9 +386,9 @@ TEST_CASE("the reference of lstm carries its state", "[lstm]") {
   for (double& v : x) v = draw(rng);
   const Lstm::Result whole = Lstm{1, 5, 2, 3}.forward(p, x),
                      first = Lstm{1, 2, 2, 3}.forward(p, {x.begin(), x.begin() + 4}),
-                     rest = Lstm{1, 3, 2, 3}.forward(p, {x.begin() + 4, x.end()},
-                                                     {{first.y.end() - 3, first.y.end()},
-                                                      {first.cells.end() - 3, first.cells.end()}});
+                     rest = Lstm{1, 3, 2, 3}.forward(
+                         p, {x.begin() + 4, x.end()},
+                         {{first.y.end() - 3, first.y.end()}, {first.cells.end() - 3, first.cells.end()}});
   CHECK(Values(whole.y.begin() + 6, whole.y.end()) == rest.y);
 }
 
@@ -419,14 +423,16 @@ void cut_case(Device device, const Sample& sample, int64_t piece) {
   const auto rows_of = [&](const auto& whole, int64_t width, int64_t first, int64_t n) {
     std::remove_cvref_t<decltype(whole)> part;
     for (int64_t b = 0; b < batch; ++b)
-      part.insert(part.end(), whole.begin() + (b * time + first) * width, whole.begin() + (b * time + first + n) * width);
+      part.insert(part.end(), whole.begin() + (b * time + first) * width,
+                  whole.begin() + (b * time + first + n) * width);
     return part;
   };
   for (int64_t first = 0; first < time; first += piece) {
     const int64_t n = std::min(piece, time - first), H = sample.hidden;
     auto& part_x = c.values<T>("x part", {batch, n, 1, sample.in}, rows_of(s.x.before(), sample.in, first, n));
     auto& part_y = c.output<T>("y part", {batch, n, 1, H});
-    auto &part_gates = c.output("gates part", {batch, n, 1, 4 * H}), &part_cells = c.output("cells part", {batch, n, 1, H});
+    auto &part_gates = c.output("gates part", {batch, n, 1, 4 * H}),
+         &part_cells = c.output("cells part", {batch, n, 1, H});
     a.x = part_x, a.y = part_y, a.gates = part_gates, a.cells = part_cells;
     a.state = first > 0 ? View<const float>(state) : View<const float>{}, a.state_after = state;
     lstm_forward<T>(c.ctx, a);  // with the scratch of the whole
@@ -466,7 +472,8 @@ TEST_CASE("a row of a product of one tap has the same bits in blocks of every si
       std::vector<float> whole = y.read();
       for (const int64_t rows : {4300, 70}) {
         auto& part = c.output("y part", {1, rows, 1, 512});
-        conv1d_forward(c.ctx, {.x = View<const float>(x.data(), {1, rows, 1, 8}), .weight = w, .bias = bias, .y = part});
+        conv1d_forward(c.ctx,
+                       {.x = View<const float>(x.data(), {1, rows, 1, 8}), .weight = w, .bias = bias, .y = part});
         whole.resize(static_cast<size_t>(rows * 512));
         c.expect_equal(part, whole);
       }
@@ -486,7 +493,8 @@ TEST_CASE("lstm at addresses that are not aligned", "[lstm]") {
       const auto n = static_cast<int64_t>(v.size());
       return {c.values<float>(name, {.channels = n}, std::move(v)).data() + 1, of.shape()};
     };
-    auto &y = c.output("y", s.y_shape), &gates = c.output("gates", s.gates_shape), &cells = c.output("cells", s.y_shape);
+    auto &y = c.output("y", s.y_shape), &gates = c.output("gates", s.gates_shape),
+         &cells = c.output("cells", s.y_shape);
     LstmForward<float> a = s.forward(y);
     a.gates = gates, a.cells = cells;
     a.x = shifted("x shifted", s.x), a.weight_x = shifted("weight_x shifted", s.weight_x);
@@ -597,7 +605,8 @@ TEST_CASE("lstm names what does not fit", "[lstm]") {
     lstm_forward(c.ctx, a);
   };
   using Catch::Contains;
-  CHECK_THROWS_WITH(forward([&](auto& a) { a.y = wrong; }), Contains("lstm_forward: weight_x is [20, 1, 1, 4], expected [24"));
+  CHECK_THROWS_WITH(forward([&](auto& a) { a.y = wrong; }),
+                    Contains("lstm_forward: weight_x is [20, 1, 1, 4], expected [24"));
   CHECK_THROWS_WITH(forward([&](auto& a) { a.weight_h = s.weight_x; }), Contains("lstm_forward: weight_h"));
   CHECK_THROWS_WITH(forward([&](auto& a) { a.bias_x = wrong; }), Contains("lstm_forward: bias_x"));
   CHECK_THROWS_WITH(forward([&](auto& a) { a.bias_h = {}; }), Contains("lstm_forward: bias_h"));

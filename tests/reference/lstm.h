@@ -67,8 +67,8 @@ struct Lstm {
         double* const da = &g.gates[row * 4 * H];
         for (size_t j = 0; j < H; ++j) {
           const double i = gates[j], f = gates[H + j], u = gates[2 * H + j], o = gates[3 * H + j],
-                       tanh_c = std::tanh(r.cells[row * H + j]),
-                       before = t > 0 ? r.cells[(row - 1) * H + j] : 0, of_h = dy[row * H + j] + dh[j];
+                       tanh_c = std::tanh(r.cells[row * H + j]), before = t > 0 ? r.cells[(row - 1) * H + j] : 0,
+                       of_h = dy[row * H + j] + dh[j];
           dc[j] += of_h * o * (1 - tanh_c * tanh_c);
           da[j] = dc[j] * u * i * (1 - i);
           da[H + j] = dc[j] * before * f * (1 - f);

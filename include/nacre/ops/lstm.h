@@ -52,10 +52,10 @@ struct LstmBackward {
   View<const T> x, weight_x, weight_h, y;
   View<const float> gates, cells;
   View<const T> dy;
-  View<T> dx{};                              ///< = unless add_dx; empty: skipped
-  View<float> dweight_x{}, dweight_h{};      ///< = unless added; empty: skipped
-  View<float> dbias_x{}, dbias_h{};          ///< += ; empty: skipped
-  View<float> scratch{};                     ///< lstm_backward_scratch
+  View<T> dx{};                          ///< = unless add_dx; empty: skipped
+  View<float> dweight_x{}, dweight_h{};  ///< = unless added; empty: skipped
+  View<float> dbias_x{}, dbias_h{};      ///< += ; empty: skipped
+  View<float> scratch{};                 ///< lstm_backward_scratch
   bool add_dx = false;
   bool add_dweight_x = true, add_dweight_h = true;
 };
