@@ -79,6 +79,8 @@ const char* const speech_text = R"({
     "balancer_decay": 0.999,
     "feature": 1.0,
     "mel": 1.0,
+    "mel_fmin": 0.0,
+    "mel_kind": "log",
     "mel_scale": "slaney",
     "mels": [
       10,
@@ -200,6 +202,8 @@ const char* const dac_text = R"({
     "balancer_decay": 0.999,
     "feature": 2.0,
     "mel": 105.0,
+    "mel_fmin": 0.0,
+    "mel_kind": "log",
     "mel_scale": "slaney",
     "mels": [
       5,

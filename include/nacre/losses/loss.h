@@ -24,10 +24,13 @@ struct LossConfig {
   std::vector<int64_t> windows{64, 256, 1024};
   std::vector<int64_t> mels{10, 40, 80};
   MelScale mel_scale = MelScale::slaney;
+  MelKind mel_kind = MelKind::log;
+  double mel_fmin = 0;
 
   /// Throws Error(usage) that names the invalid key.
   void check(int64_t sample_rate) const;
-  /// The scales of the spectral losses, with equal weights that sum to one.
+  /// The scales of the spectral losses, with equal weights that sum to one. With MelKind::power, each term has its own
+  /// scales, those of the STFT only if its weight is positive, and half of a mel scale's weight is for the logarithm.
   SpectralConfig spectral(int64_t sample_rate) const;
 };
 
@@ -50,8 +53,12 @@ void fields(V& v, LossConfig& c) {
   v("balanced", c.balanced, flag(), "EnCodec's balancer; false: plain weighted sum");
   v("balancer_decay", c.balancer_decay, range(0, below(1)), "decay of the moving averages of gradient norms");
   v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
-  v("mels", c.mels, described("one per window, each 0 to half of it"), "mel bands per window; 0: no mel term there");
+  v("mels", c.mels, described("one per window, each 0 to half of it; loss.mel_kind power: to 4 times it, at most 1024"),
+    "mel bands per window; 0: no mel term there");
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
+  v("mel_kind", c.mel_kind, words({"log", "power"}),
+    "log: the logarithms of mel magnitudes; power: EnCodec's distance of mel powers and their logarithms");
+  v("mel_fmin", c.mel_fmin, described("0 to below half the sample rate"), "lowest frequency of the mel bands in Hz");
 }
 
 /// The part of a term that is known before it is planned.
