@@ -24,14 +24,16 @@ struct Losses {
   const char* name;
   SpectralConfig config;
 };
-void add_losses(Suite& suite, const Losses& l, Shape s) {
-  std::string windows, mels, stft;
+void add_losses(Suite& suite, const Losses& l, Shape s, bool alone = true) {
+  std::string windows, mels, stft, kind = "log";
   for (const SpectralScale& scale : l.config.scales) {
     const char* comma = windows.empty() ? "" : ",";
     windows += comma + std::to_string(scale.window), mels += comma + std::to_string(scale.mels);
     stft += comma + std::to_string(scale.magnitude != 0);
+    if (scale.mel_kind == MelKind::power) kind = "power";
   }
-  for (const bool gradients : {true, false})
+  for (const bool gradients : {true, false}) {
+    if (!gradients && !alone) continue;
     suite.add({.name = std::string("spectral_loss") + (gradients ? "/" : "_only/") + l.name + "/" + label(s),
                .bytes = (gradients ? 16 : 8) * s.elements(),
                .flops = flops(l.config, s, gradients),
@@ -43,7 +45,8 @@ void add_losses(Suite& suite, const Losses& l, Shape s) {
                               {"rate", l.config.sample_rate},
                               {"windows", windows},
                               {"mels", mels},
-                              {"stft", stft}}},
+                              {"stft", stft},
+                              {"mel_kind", kind}}},
               [=, c = l.config](Data& data) -> Run {
                 const auto plan = std::make_shared<SpectralPlan>(data.ctx, s, c);
                 const View<float> x = data.random(s), y = data.random(s), losses = data.random({.batch = 2});
@@ -54,6 +57,7 @@ void add_losses(Suite& suite, const Losses& l, Shape s) {
                       ctx, {.plan = *plan, .estimate = x, .target = y, .losses = losses, .dstft = dstft, .dmel = dmel});
                 };
               });
+  }
 }
 
 const Cases cases([](Suite& suite) {
@@ -78,9 +82,22 @@ const Cases cases([](Suite& suite) {
                                  .log_magnitude = stft ? 1.0f : 0.0f,
                                  .mel_log = 1});
   }
+  // EnCodec's: powers of 64 bands at five windows.
+  Losses encodec{
+      "encodec",
+      {.sample_rate = 24000, .scales = {}, .mel_scale = MelScale::htk, .area_normalised = false, .fmin = 64}};
+  for (int64_t n = 64; n <= 1024; n *= 2)
+    encodec.config.scales.push_back({.window = n,
+                                     .hop = n / 4,
+                                     .mels = 64,
+                                     .mel_magnitude = 1,
+                                     .mel_log = 1,
+                                     .mel_kind = MelKind::power,
+                                     .aligned = true});
   if (suite.small()) {
     trainer.config.scales.pop_back();
     dac.config.scales.resize(3);
+    encodec.config.scales.resize(3);
   }
   if (suite.cuda()) {
     for (const int64_t batch : {72, 16})
@@ -95,7 +112,9 @@ const Cases cases([](Suite& suite) {
         around.config.scales.push_back(
             {.window = n, .hop = n / 4, .mels = 10, .magnitude = 1, .log_magnitude = 1, .mel_log = 1});
     add_losses(suite, around, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
+    add_losses(suite, encodec, {.batch = suite.least(64, 2), .time = suite.least(24000, 300)}, false);
   } else {
+    add_losses(suite, encodec, {.batch = suite.least(8, 2), .time = suite.least(24000, 300)}, false);
     for (const int64_t time : {4000, 16000})
       for (const Losses& l : {trainer, dac})
         add_losses(suite, l, {.batch = suite.least(8, 2), .time = suite.least(time, 300)});

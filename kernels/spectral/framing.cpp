@@ -43,15 +43,26 @@ void pad_signals(const Context& ctx, const PaddedSignals& s, const float* x, Vie
   });
 }
 
+void pad_right(const Context& ctx, const PaddedSignals& s, int64_t trail, float* padded) {
+  parallel_ranges(ctx, s.batch, 1 + 65536 / (s.right + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      float* row = padded + b * s.stride() + s.left;
+      const int64_t copied = s.padding == StftPadding::reflect ? std::min(trail, s.right) : 0;
+      for (int64_t i = 0; i < copied; ++i) row[s.time + i] = row[reflected(s.time + i, s.time)];
+      std::memset(row + s.time + copied, 0, static_cast<size_t>(s.right - copied) * sizeof(float));
+    }
+  });
+}
+
 void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames, const int64_t* first, int64_t window,
-                 int64_t hop, int64_t lead, float* sum) {
+                 int64_t hop, int64_t lead, int64_t trail, float* sum) {
   // A unit of work is 4096 samples of one item (16 KiB), not a frame: frames overlap, but no two units write the same
   // sample, and each sample adds its frames in ascending order.
   constexpr int64_t chunk = 4096;
-  const int64_t chunks = (s.stride() + chunk - 1) / chunk, start = s.left - lead;
+  const int64_t extent = s.left + s.time + trail, chunks = (extent + chunk - 1) / chunk, start = s.left - lead;
   parallel_ranges(ctx, s.batch * chunks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, s.stride());
+      const int64_t b = part / chunks, from = part % chunks * chunk, to = std::min(from + chunk, extent);
       const int64_t rows = first[b + 1] - first[b], before = from - start - window;
       // From the first frame that ends after `from` to the last one that starts before `to`.
       for (int64_t f = before < 0 ? 0 : before / hop + 1; f < rows && start + f * hop < to; ++f) {

@@ -34,10 +34,14 @@ int64_t valid_samples(View<const int32_t> lengths, int64_t b, int64_t time);
 /// to [batch][stride] = x [batch][time] with padding; samples from an item's length on are zero.
 void pad_signals(const Context&, const PaddedSignals&, const float* x, View<const int32_t> lengths, float* to);
 
+/// Pads the right side of padded signals again: `trail` samples of padding, then zeros.
+void pad_right(const Context&, const PaddedSignals&, int64_t trail, float* padded);
+
 /// sum [batch][stride] += the frames (rows of `window`). Item b has rows first[b] .. first[b + 1] - 1; its frame f
-/// starts at f hop - lead. Each sample adds its frames in ascending order.
+/// starts at f hop - lead. Nothing is added from position `trail` past the signal on. Each sample adds its frames in
+/// ascending order.
 void overlap_add(const Context&, const PaddedSignals&, const float* frames, const int64_t* first, int64_t window,
-                 int64_t hop, int64_t lead, float* sum);
+                 int64_t hop, int64_t lead, int64_t trail, float* sum);
 
 /// dx [batch][time] = or += sum with its padding folded back; zero from the item's length on.
 void fold_padding(const Context&, const PaddedSignals&, const float* sum, View<const int32_t> lengths, float* dx,

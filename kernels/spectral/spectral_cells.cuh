@@ -21,6 +21,7 @@ struct ScaleView {
   bool stft, mel;        ///< whether the terms have a nonzero weight
   bool logs[2];          ///< whether the logarithms of stft and mel have a nonzero weight
   bool gradient[2];      ///< whether the gradients of stft and mel are requested
+  bool power;            ///< MelKind::power
   const float* weights;  ///< [4]: weight of one |difference|: magnitude, log magnitude, mel magnitude, mel log
   float* partials;       ///< [4][parts]: sums of |difference|, as doubles
   int64_t parts;
@@ -42,6 +43,12 @@ __device__ __forceinline__ Compared compare(float m, float n, float linear, floa
   c.slope += (m < floor ? 0.0f : log_slope) / cm;
   return c;
 }
+/// |m - n|, (log10(floor + m) - log10(floor + n))^2 and the slope of their weighted sum in m.
+__device__ __forceinline__ Compared compare_powers(float m, float n, float linear, float logarithmic, float floor,
+                                                   bool logs) {
+  const float d = m - n, cm = floor + m, e = logs ? vec::log10(cm) - vec::log10(floor + n) : 0.0f;
+  return {fabsf(d), e * e, (d > 0 ? linear : d < 0 ? -linear : 0.0f) + 2 * logarithmic * e / cm};
+}
 struct Complex {
   float re, im;
 };
@@ -49,13 +56,17 @@ __device__ __forceinline__ Complex load_complex(const float* spectrum, int64_t c
   const float2 v = reinterpret_cast<const float2*>(spectrum)[cell];
   return {v.x, v.y};
 }
+__device__ __forceinline__ float power(Complex x) { return x.re * x.re + x.im * x.im; }
 __device__ __forceinline__ float magnitude(Complex x) { return sqrtf(x.re * x.re + x.im * x.im); }
-/// slope X / |X|, or 0 if |X| = 0. Halved for inner bins, which the inverse transform counts twice.
+/// ratio X, halved for inner bins, which the inverse transform counts twice.
+__device__ __forceinline__ void store_scaled(float* spectrum, int64_t cell, Complex x, float ratio, bool inside) {
+  ratio = inside ? 0.5f * ratio : ratio;
+  reinterpret_cast<float2*>(spectrum)[cell] = make_float2(x.re * ratio, x.im * ratio);
+}
+/// slope X / |X|, or 0 if |X| = 0, halved as store_scaled does.
 __device__ __forceinline__ void store_gradient(float* spectrum, int64_t cell, Complex x, float m, float slope,
                                                bool inside) {
-  float r = m == 0.0f ? 0.0f : slope / m;
-  r = inside ? 0.5f * r : r;
-  reinterpret_cast<float2*>(spectrum)[cell] = make_float2(x.re * r, x.im * r);
+  store_scaled(spectrum, cell, x, m == 0.0f ? 0.0f : slope / m, inside);
 }
 
 /// Adds the two sums of a term over the block and stores them as its partials.
@@ -71,7 +82,9 @@ __device__ __forceinline__ void store_term_sums(const ScaleView& s, int term, do
 
 /// Weights and columns are the same for all blocks and stay in the read-only cache; the magnitudes are in shared
 /// memory.
-/// Compares one band of one frame, given the magnitudes of both signals.
+/// Compares one band of one frame, given the magnitudes of both signals; with s.power (which only `powers` allows),
+/// their powers.
+template <bool powers>
 __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
                                                  const float* target, float linear, float logarithmic) {
   float a = 0, b = 0;
@@ -82,6 +95,8 @@ __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, c
     const int32_t at = __ldg(s.by_band.column + k);
     a += w * estimate[at], b += w * target[at];
   }
+  if constexpr (powers)
+    if (s.power) return compare_powers(a, b, linear, logarithmic, s.floor, s.logs[1]);
   return compare(a, b, linear, logarithmic, s.floor, s.logs[1]);
 }
 /// The slope of a bin's magnitude from the slopes of its bands.

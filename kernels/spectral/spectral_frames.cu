@@ -8,7 +8,7 @@ namespace {
 constexpr int threads = 256;
 constexpr int block_elements = 4096;  // elements of frames per block
 
-template <int P>
+template <int P, bool limited>
 __global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
                   int frames_per_block, bool aligned) {
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(threads, 4)
         for (int k = 0; k < P; ++k) v[k] = p.v[k] * h.v[k];
       } else {
 #pragma unroll
-        for (int k = 0; k < P; ++k) v[k] = sample(g, c, x, begin + k) * g.hann[n + k];
+        for (int k = 0; k < P; ++k) v[k] = sample<limited>(g, c, x, begin + k) * g.hann[n + k];
       }
       float* const out = to + int64_t{i} * P;
       if constexpr (P == 1)
@@ -157,11 +157,16 @@ void make_frames(Context& ctx, const Framing& g, const float* first, const float
   const int frames_per_block = g.window < block_elements ? block_elements / g.window : 1;
   const bool vectorized = g.window % 4 == 0;
   const bool aligned = packs(g) && aligned16(first) && aligned16(second);
+  // Whether the last frame reaches beyond the trail.
+  const bool limited = int64_t{g.frames - 1} * g.hop - g.lead + g.window > int64_t{g.time} + g.trail;
+  const auto kernel = vectorized ? limited ? frames_kernel<4, true> : frames_kernel<4, false>
+                      : limited ? frames_kernel<1, true>
+                                 : frames_kernel<1, false>;
   launch(ctx,
          {.name = "spectral_frames",
           .grid = {blocks_for(g.frames, frames_per_block), items(g), second ? 2u : 1u},
           .block = threads},
-         vectorized ? frames_kernel<4> : frames_kernel<1>, g, first, second, lengths, rows, frames_per_block, aligned);
+         kernel, g, first, second, lengths, rows, frames_per_block, aligned);
 }
 
 void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {

@@ -11,7 +11,7 @@ namespace nacre::cuda {
 struct Framing {
   int64_t batch;
   int time, window, hop, frames;  ///< frames of one item
-  int lead, trail;                ///< frame f starts at f hop - lead; no frame ends more than trail past the signal
+  int lead, trail;                ///< frame f starts at f hop - lead; samples from time + trail on are zero
   bool reflect;
   const float* hann;  ///< [window]
 };
@@ -48,8 +48,11 @@ __device__ __forceinline__ int reflected(int i, int time) {
   if (i >= period) i %= period;
   return i < time ? i : period - i;
 }
-/// Sample t of an item; t may be in the padding.
+/// Sample t of an item; t may be in the padding. `limited`: t may be beyond the trail, where all is zero.
+template <bool limited = false>
 __device__ __forceinline__ float sample(const Framing& g, const CountedPart& c, const float* x, int t) {
+  if constexpr (limited)
+    if (t >= g.time + g.trail) return 0.0f;
   if (g.reflect) t = reflected(t, g.time);
   return t >= 0 && t < c.samples ? x[t] : 0.0f;
 }

@@ -140,15 +140,17 @@ __device__ __forceinline__ void to_bins(const Points<M>& points, int signal, con
   const Complex z = i == 0 ? points.get(signal, M / 2) : Complex{0, 0};
   x[4] = {z.re, -z.im};
 }
-/// Stores the gradient slope X / |X| as input of the adjoint, with real and imaginary parts exchanged.
-template <int M>
+/// Stores the gradient slope X / |X| (with `powers`, 2 slope X) as input of the adjoint, with real and imaginary parts
+/// exchanged.
+template <int M, bool general = false>
 __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
                                           const Complex (&x)[thread_bins], const float (&m)[thread_bins],
-                                          const float (&slope)[thread_bins]) {
+                                          const float (&slope)[thread_bins], bool powers = false) {
   Complex d[thread_bins];
 #pragma unroll
   for (int j = 0; j < thread_bins; ++j) {
-    const float r = m[j] == 0.0f ? 0.0f : slope[j] / m[j];
+    float r = m[j] == 0.0f ? 0.0f : slope[j] / m[j];
+    if constexpr (general) r = powers ? 2 * slope[j] : r;
     d[j] = {x[j].re * r, x[j].im * r};
   }
 #pragma unroll
@@ -165,7 +167,8 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
   if (i == 0) points.put(signal, M / 2, {-d[4].im, d[4].re});
 }
 
-template <int M>
+/// `general`: aligned frames and MelKind::power, or one of them. Without it the kernel is smaller.
+template <int M, bool general>
 __global__ void __launch_bounds__(FrameShape<M>::threads)
     spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
                           const int32_t* lengths, float* rows, bool aligned) {
@@ -185,7 +188,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   Complex v[2][4];
   {
     const int64_t b = row / g.frames;
-    const int f = static_cast<int>(row - b * g.frames), begin = f * g.hop - M;
+    const int f = static_cast<int>(row - b * g.frames), begin = f * g.hop - (general ? g.lead : M);
     const CountedPart c = row < s.rows ? counted_part(g, lengths, b) : CountedPart{0, 0};
     const bool included = f < c.frames, within_signal = begin >= 0 && begin + 2 * M <= c.samples;
 #pragma unroll
@@ -199,7 +202,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
         if (included && within_signal && aligned)
           pair = *reinterpret_cast<const float2*>(x + begin + n);
         else if (included)
-          pair = make_float2(sample(g, c, x, begin + n), sample(g, c, x, begin + n + 1));
+          pair = make_float2(sample<general>(g, c, x, begin + n), sample<general>(g, c, x, begin + n + 1));
         v[signal][k] = {h.x * pair.x, h.y * pair.y};
       }
     }
@@ -222,7 +225,12 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     Complex y[thread_bins];
     to_bins<M>(points, 1, t, i, y);
 #pragma unroll
-    for (int j = 0; j < thread_bins; ++j) n[j] = magnitude(y[j]);
+    for (int j = 0; j < thread_bins; ++j) {
+      if constexpr (general)
+        n[j] = power(y[j]);
+      else
+        n[j] = magnitude(y[j]);
+    }
   }
   to_bins<M>(points, 0, t, i, x);
   // At most five bins per thread in float; the sums over threads are in double.
@@ -230,7 +238,15 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
 #pragma unroll
   for (int j = 0; j < thread_bins; ++j) {
     m[j] = magnitude(x[j]);
-    if (s.mel && j < bin_count) {
+    if constexpr (general) {
+      // n is a power until here.
+      const float root = sqrtf(n[j]);
+      if (s.mel && j < bin_count) {
+        magnitudes[frame * bins + thread_bin<M>(i, j)] = s.power ? power(x[j]) : m[j];
+        target_magnitudes[frame * bins + thread_bin<M>(i, j)] = s.power ? n[j] : root;
+      }
+      n[j] = root;
+    } else if (s.mel && j < bin_count) {
       magnitudes[frame * bins + thread_bin<M>(i, j)] = m[j];
       target_magnitudes[frame * bins + thread_bin<M>(i, j)] = n[j];
     }
@@ -249,7 +265,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     float band_linear = 0, band_logarithmic = 0;
     for (int k = tid; k < S::frames * bands; k += S::threads) {
       const int r = k / bands;
-      const Compared c = compare_band(s, k - r * bands, magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
+      const Compared c =
+          compare_band<general>(s, k - r * bands, magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
       band_linear += c.difference, band_logarithmic += c.log_difference;
       slopes[k] = c.slope;
     }
@@ -259,7 +276,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
 #pragma unroll
       for (int j = 0; j < thread_bins; ++j)
         slope[j] = j < bin_count ? bin_slope(s, thread_bin<M>(i, j), slopes + frame * bands) : 0.0f;
-      from_bins<M>(points, s.gradient[0] ? 1 : 0, t, i, x, m, slope);
+      from_bins<M, general>(points, s.gradient[0] ? 1 : 0, t, i, x, m, slope, general && s.power);
     }
   }
   if (s.gradient[0] || s.gradient[1]) {
@@ -326,14 +343,16 @@ int64_t spectral_fused_parts(const DeviceLimits& d, const ScaleView& s) {
 void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const FusedTables& t, const float* estimate,
                     const float* target, const int32_t* lengths, float* rows) {
   const auto even = [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 8 == 0; };
-  const bool aligned = g.hop % 2 == 0 && g.time % 2 == 0 && even(estimate) && even(target);
+  const bool aligned = g.hop % 2 == 0 && g.lead % 2 == 0 && g.time % 2 == 0 && even(estimate) && even(target);
+  const bool general = s.power || 2 * g.lead != g.window;
   with_points(s, [&]<int M>() -> bool {
     launch(ctx,
            {.name = "spectral_fused",
             .grid = blocks_for(s.rows, FrameShape<M>::frames),
             .block = FrameShape<M>::threads,
             .shared_bytes = shared_for<M>(s)},
-           spectral_fused_kernel<M>, s, g, t, estimate, target, lengths, rows, aligned);
+           general ? spectral_fused_kernel<M, true> : spectral_fused_kernel<M, false>, s, g, t, estimate, target,
+           lengths, rows, aligned);
     return true;
   });
 }

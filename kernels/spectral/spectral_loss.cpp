@@ -45,6 +45,39 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
   }
 }
 
+NACRE_CLONES void powers(const float* __restrict re, const float* __restrict im, float* __restrict p, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = re[i] * re[i] + im[i] * im[i];
+}
+NACRE_CLONES void square(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= x[i];
+}
+
+// As compare, of linear |m - n| + logarithmic (log10(floor + m) - log10(floor + n))^2.
+NACRE_CLONES void compare_powers(const float* __restrict m, const float* __restrict n, float* __restrict a,
+                                 int64_t rows, float linear, float logarithmic, float floor, double* __restrict sums) {
+  constexpr int64_t block = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += block) {
+    float difference[L] = {}, log_square[L] = {};
+    for (int64_t r = r0; r < std::min(r0 + block, rows); ++r)
+      for (int64_t j = 0; j < L; ++j) {
+        const float x = m[r * L + j], y = n[r * L + j], d = x - y, cx = floor + x;
+        const float e = vec::log10(cx) - vec::log10(floor + y);
+        difference[j] += std::fabs(d);
+        log_square[j] += e * e;
+        const float slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
+        a[r * L + j] = slope + 2 * logarithmic * e / cx;
+      }
+    for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
+    for (int64_t j = 0; j < L; ++j) sums[1] += static_cast<double>(log_square[j]);
+  }
+}
+
+// d = 2 a X
+NACRE_CLONES void double_spectrum(const float* __restrict a, const float* __restrict re, const float* __restrict im,
+                                  float* __restrict dre, float* __restrict dim, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) dre[i] = 2 * a[i] * re[i], dim[i] = 2 * a[i] * im[i];
+}
+
 // d = a X / |X|, or 0 if |X| = 0.
 NACRE_CLONES void scale_spectrum(const float* __restrict a, const float* __restrict m, const float* __restrict re,
                                  const float* __restrict im, float* __restrict dre, float* __restrict dim, int64_t n) {
@@ -62,23 +95,38 @@ static void check_config(const SpectralConfig& c, Shape s) {
     throw_usage(op, "signal is " + str(s) + ", expected [batch, time, 1, 1]");
   if (!(c.floor >= 1e-30f) || !(c.floor <= 1e30f))
     throw_usage(op, "floor is " + std::to_string(c.floor) + ", expected a positive number, for example 1e-5");
-  for (const SpectralScale& scale : c.scales)
+  for (const SpectralScale& scale : c.scales) {
     if (scale.hop < 1 || scale.mels < 0)
       throw_usage(op, "hop is " + std::to_string(scale.hop) + " and mels is " + std::to_string(scale.mels) +
                           ", expected hop >= 1 and mels >= 0");
+    if (scale.aligned && (scale.hop > scale.window || (scale.window - scale.hop) % 2 != 0))
+      throw_usage(op, "window is " + std::to_string(scale.window) + " and hop is " + std::to_string(scale.hop) +
+                          ", aligned frames need an even difference that is not negative");
+  }
 }
 
 SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), config(std::move(c)) {
   check_config(config, s);
-  // One padded copy of each signal serves all scales: its padding is half the longest window.
+  // One padded copy of each signal serves all scales: its padding is that of the scale which reaches furthest.
   padded = {.batch = s.batch, .time = s.time, .padding = config.padding};
   int64_t frame_samples = 0;
   for (const SpectralScale& scale : config.scales) {
-    Scale made{scale, FrameTransform("spectral_loss", scale.window), {}, 1 + s.time / scale.hop};
-    if (scale.mels > 0)
-      made.bank = MelBank(mel_filter_bank(config.sample_rate, scale.window, scale.mels, config.fmin, config.fmax,
-                                          config.mel_scale, config.area_normalised));
-    padded.left = padded.right = std::max(padded.left, scale.window / 2);
+    Scale made{scale, FrameTransform("spectral_loss", scale.window), {}, 0, 0, 0};
+    const StftGeometry geometry = made.geometry(config.padding);
+    const int64_t reach = stft_trail(s.time, geometry);  // of the last frame
+    made.frames = stft_frames(s.time, geometry);
+    made.lead = stft_lead(geometry);
+    made.trail = scale.aligned ? std::min(reach, made.lead) : reach;
+    if (scale.mels > 0) {
+      auto dense = mel_filter_bank(config.sample_rate, scale.window, scale.mels, config.fmin, config.fmax,
+                                   config.mel_scale, config.area_normalised);
+      // 1 / sum h^2, where sum h^2 = 3 / 8 window, is part of the weights.
+      if (made.power())
+        for (std::vector<double>& row : dense)
+          for (double& weight : row) weight /= 0.375 * static_cast<double>(scale.window);
+      made.bank = MelBank(dense);
+    }
+    padded.left = std::max(padded.left, made.lead), padded.right = std::max(padded.right, reach);
     bins = std::max(bins, made.transform.bins()), bands = std::max(bands, scale.mels);
     work = std::max(work, made.transform.work());
     rows = std::max(rows, s.batch * made.frames);
@@ -143,7 +191,7 @@ struct Block {
       }
       while (row >= plan.first[static_cast<size_t>(b + 1)]) ++b;
       const int64_t f = row - plan.first[static_cast<size_t>(b)];
-      const int64_t at = b * s.stride() + s.left - scale.config.window / 2 + f * scale.config.hop;
+      const int64_t at = b * s.stride() + s.left - scale.lead + f * scale.config.hop;
       estimate[j] = plan.estimate + at, target[j] = plan.target + at;
     }
   }
@@ -158,15 +206,21 @@ struct Block {
     float *m = take(n), *target_m = take(n), *a = take(n);
     const float *estimate[L], *target[L];
     frame_pointers(part, estimate, target);
+    const bool power = scale.mel() && scale.power();
+    // m and target_m are powers from the start if only the mel term reads them.
+    const auto measure = power && !scale.stft() ? powers : magnitudes;
     scale.transform.forward(target, dre, dim, work);
-    magnitudes(dre, dim, target_m, n);
+    measure(dre, dim, target_m, n);
     scale.transform.forward(estimate, re, im, work);
-    magnitudes(re, im, m, n);
+    measure(re, im, m, n);
 
     // The gradient of one loss in a spectrum, transformed to its frames. dre and dim are overwritten, so the two losses
     // go one after the other.
     const auto to_frames = [&](int which) {
-      scale_spectrum(a, m, re, im, dre, dim, n);
+      if (which == 1 && power)
+        double_spectrum(a, re, im, dre, dim, n);
+      else
+        scale_spectrum(a, m, re, im, dre, dim, n);
       float* frames[L];
       for (int64_t j = 0; j < L; ++j) {
         const int64_t row = part * L + j;
@@ -179,10 +233,11 @@ struct Block {
       if (gradient[0]) to_frames(0);
     }
     if (scale.mel()) {
+      if (power && scale.stft()) square(m, n), square(target_m, n);
       float *mel = take(bands * L), *target_mel = take(bands * L), *dmel = take(bands * L);
       multiply_lanes(scale.bank.by_band, m, mel);
       multiply_lanes(scale.bank.by_band, target_m, target_mel);
-      compare(mel, target_mel, dmel, bands, weights[2], weights[3], floor, sums + 2);
+      (power ? compare_powers : compare)(mel, target_mel, dmel, bands, weights[2], weights[3], floor, sums + 2);
       if (gradient[1]) {
         multiply_lanes(scale.bank.by_bin, dmel, a);
         to_frames(1);
@@ -191,7 +246,7 @@ struct Block {
   }
 };
 
-// Counted frames: all if all samples are valid, else those centred before the end of the valid samples.
+// Counted frames: all if all samples are valid, else those that begin (f hop) before the end of the valid samples.
 int64_t counted_frames(const SpectralPlan::Impl::Scale& scale, int64_t valid, int64_t time) {
   return valid == time ? scale.frames : (valid + scale.config.hop - 1) / scale.config.hop;
 }
@@ -227,6 +282,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   // parallel, the partial sums in order of blocks, overlap-add of the gradients' frames before the next scale
   // overwrites them.
   double losses[2] = {0, 0};
+  int64_t trail = s.right;  // of the padded copies
   for (const SpectralPlan::Impl::Scale& scale : p.scales) {
     int64_t rows = 0;
     for (int64_t b = 0; b < s.batch; ++b) {
@@ -235,6 +291,12 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     }
     p.first[static_cast<size_t>(s.batch)] = rows;
     if (rows == 0 || !(scale.stft() || scale.mel())) continue;
+
+    // Aligned frames end in zeros, others in padding.
+    if (const int64_t wanted = scale.config.aligned ? scale.trail : s.right; wanted != trail) {
+      trail = wanted;
+      for (float* padded : {p.estimate, p.target}) pad_right(ctx, s, trail, padded);
+    }
 
     // Each term is a mean over the counted cells. `share` is the weight of one |difference| in the loss; in the
     // gradients log10 brings the factor log10(e) = 1 / ln(10).
@@ -263,7 +325,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     const bool present[2] = {scale.stft(), scale.mel()};
     for (int i = 0; i < 2; ++i)
       if (gradients[i] && present[i])
-        overlap_add(ctx, s, p.frames[i], p.first.data(), scale.config.window, scale.config.hop, scale.config.window / 2,
+        overlap_add(ctx, s, p.frames[i], p.first.data(), scale.config.window, scale.config.hop, scale.lead, scale.trail,
                     p.sums[i]);
   }
   for (int i = 0; i < 2; ++i) {

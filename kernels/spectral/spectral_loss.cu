@@ -32,6 +32,7 @@ constexpr int64_t block_cells = int64_t{threads} * cells_per_thread;
 // ---- plain kernels: one over bands, one over bins
 
 /// Mel bands of all frames: losses, and the slope of each band.
+template <bool powers>
 __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
   float difference = 0, log_difference = 0;
@@ -43,10 +44,13 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
     float m = 0, n = 0;
     for (int32_t k = s.by_band.first[band]; k < s.by_band.first[band + 1]; ++k) {
       const int64_t bin = s.by_band.column[k];
-      m += s.by_band.weight[k] * magnitude(load_complex(s.spectra, row * s.bins + bin));
-      n += s.by_band.weight[k] * magnitude(load_complex(s.spectra, (s.rows + row) * s.bins + bin));
+      const Complex x = load_complex(s.spectra, row * s.bins + bin);
+      const Complex y = load_complex(s.spectra, (s.rows + row) * s.bins + bin);
+      m += s.by_band.weight[k] * (powers ? power(x) : magnitude(x));
+      n += s.by_band.weight[k] * (powers ? power(y) : magnitude(y));
     }
-    const Compared c = compare(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1]);
+    const Compared c = powers ? compare_powers(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1])
+                              : compare(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1]);
     difference += c.difference, log_difference += c.log_difference;
     s.slopes[cell] = c.slope;
   }
@@ -54,6 +58,7 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
 }
 
 /// Bins of all frames: losses of the magnitudes, and both gradients, which overwrite the two spectra.
+template <bool powers>
 __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
   float difference = 0, log_difference = 0;
@@ -80,7 +85,10 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
       float slope = 0;
       for (int32_t k = s.by_bin.first[bin]; k < s.by_bin.first[bin + 1]; ++k)
         slope += s.by_bin.weight[k] * s.slopes[row * s.bands + s.by_bin.column[k]];
-      store_gradient(slot, cell, x, m, slope, inside);
+      if constexpr (powers)
+        store_scaled(slot, cell, x, 2 * slope, inside);
+      else
+        store_gradient(slot, cell, x, m, slope, inside);
     }
   }
   if (s.stft)
@@ -89,9 +97,12 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
 
 void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
   const unsigned bands = blocks_for(s.rows * s.bands, block_cells), cells = blocks_for(s.rows * s.bins, block_cells);
-  if (s.mel) launch(ctx, {.name = "spectral_bands", .grid = bands, .block = threads}, spectral_bands_kernel, s);
+  if (s.mel)
+    launch(ctx, {.name = "spectral_bands", .grid = bands, .block = threads},
+           s.power ? spectral_bands_kernel<true> : spectral_bands_kernel<false>, s);
   if (s.stft || s.gradient[1])
-    launch(ctx, {.name = "spectral_cells", .grid = cells, .block = threads}, spectral_cells_kernel, s);
+    launch(ctx, {.name = "spectral_cells", .grid = cells, .block = threads},
+           s.power ? spectral_cells_kernel<true> : spectral_cells_kernel<false>, s);
 }
 
 // ---- weights and sums
@@ -161,11 +172,12 @@ struct Scale {
         cosine(table(ctx, s.transform.cosine())),
         sine(table(ctx, s.transform.sine())),
         tables{pointer<float>(twiddles), pointer<float>(cosine), pointer<float>(sine)} {
-    frame = framing(p.signal, {s.config.window, s.config.hop, p.config.padding}, pointer<float>(hann));
+    frame = framing(p.signal, s.geometry(p.config.padding), pointer<float>(hann));
+    frame.trail = static_cast<int>(s.trail);
     view.rows = p.signal.batch * s.frames, view.bins = s.transform.bins(), view.bands = s.config.mels;
     view.by_band = by_band.view(), view.by_bin = by_bin.view();
     view.floor = p.config.floor;
-    view.stft = s.stft(), view.mel = s.mel();
+    view.stft = s.stft(), view.mel = s.mel(), view.power = s.mel() && s.power();
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
     // The way is chosen once per scale, by shape and device: fused if a kernel exists and fits, else by rows if a block
     // holds whole frames, else plain. The number of partial sums follows from it.

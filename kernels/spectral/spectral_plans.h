@@ -40,9 +40,11 @@ struct SpectralPlan::Impl {
     SpectralScale config;
     FrameTransform transform;
     MelBank bank;
-    int64_t frames;
+    int64_t frames, lead, trail;  ///< frame f starts at f hop - lead; samples from time + trail on are zero
+    StftGeometry geometry(StftPadding padding) const { return {config.window, config.hop, padding, config.aligned}; }
     bool stft() const { return config.magnitude != 0 || config.log_magnitude != 0; }
     bool mel() const { return config.mels > 0 && (config.mel_magnitude != 0 || config.mel_log != 0); }
+    bool power() const { return config.mel_kind == MelKind::power; }
   };
   Shape signal;
   SpectralConfig config;

@@ -16,7 +16,8 @@ struct Rows {
   int row_step, bin_step;  ///< of `threads` cells
 };
 
-template <int threads>
+/// `powers`: MelKind::power. Then shared memory has powers in place of magnitudes.
+template <int threads, bool powers>
 __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
   NACRE_DYNAMIC_SHARED(float, magnitudes);  // of the estimate and of the target, then the slopes of the bands
@@ -47,9 +48,10 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   for (int j = 0; j < cells_per_thread; ++j) {
     const int cell = tid + j * threads;
     if (cell < cells) {
+      const Complex y = load_complex(target, cell);
       m[j] = magnitude(x[j]);
-      const float n = magnitude(load_complex(target, cell));
-      if (s.mel) magnitudes[cell] = m[j], target_magnitudes[cell] = n;
+      const float n = magnitude(y);
+      if (s.mel) magnitudes[cell] = powers ? power(x[j]) : m[j], target_magnitudes[cell] = powers ? power(y) : n;
       if (s.stft) {
         const Compared c = compare(m[j], n, w0, w1, s.floor, s.logs[0]);
         linear += c.difference, logarithmic += c.log_difference;
@@ -66,7 +68,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     float band_linear = 0, band_logarithmic = 0;
     for (int i = tid; i < rows_of_block * bands; i += threads) {
       const int row = i / bands, band = i - row * bands;
-      const Compared c = compare_band(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
+      const Compared c = compare_band<powers>(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
       band_linear += c.difference, band_logarithmic += c.log_difference;
       slopes[i] = c.slope;
     }
@@ -83,7 +85,11 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
         const int cell = tid + j * threads;
         if (cell < cells) {
           const float slope = bin_slope(s, bin, slopes + row * bands);
-          store_gradient(to, cell, x[j], m[j], slope, bin > 0 && bin < bins - 1);
+          const bool inside = bin > 0 && bin < bins - 1;
+          if constexpr (powers)
+            store_scaled(to, cell, x[j], 2 * slope, inside);
+          else
+            store_gradient(to, cell, x[j], m[j], slope, inside);
         }
         row += shape.row_step, bin += shape.bin_step;
         if (bin >= bins) bin -= bins, ++row;
@@ -114,12 +120,16 @@ void spectral_rows(Context& ctx, const ScaleView& s) {
   const int64_t threads = threads_for(s);
   const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins),
                    static_cast<int>(threads % s.bins)};
+  const bool few = threads == few_threads;
+  const auto kernel = s.power ? few ? spectral_rows_kernel<few_threads, true> : spectral_rows_kernel<many_threads, true>
+                      : few ? spectral_rows_kernel<few_threads, false>
+                              : spectral_rows_kernel<many_threads, false>;
   launch(ctx,
-         {.name = threads == few_threads ? "spectral_rows" : "spectral_rows_long",
+         {.name = few ? "spectral_rows" : "spectral_rows_long",
           .grid = blocks_for(s.rows, shape.rows),
           .block = static_cast<unsigned>(threads),
           .shared_bytes = shared_for(s)},
-         threads == few_threads ? spectral_rows_kernel<few_threads> : spectral_rows_kernel<many_threads>, s, shape);
+         kernel, s, shape);
 }
 
 }  // namespace nacre::cuda

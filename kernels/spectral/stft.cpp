@@ -136,7 +136,8 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     p.transform.adjoint(re, im, frames, work);
   });
   ctx.zero(View<float>(p.sums_data(), {.channels = p.padded.elements()}));
-  overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.padded.left, p.sums_data());
+  overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.padded.left, p.padded.right,
+              p.sums_data());
   fold_padding(ctx, p.padded, p.sums_data(), {}, a.dx.data, a.add_dx);
 }
 

@@ -7,16 +7,18 @@
 namespace nacre {
 namespace {
 
-/// Counts frames of both signals and their spectra, each written and read, and for each of the two losses one gradient
-/// spectrum with its frames.
-Costs window_costs(Shape signal, int64_t window) {
+/// Counts frames of both signals and their spectra, each written and read, and for each of the scale's losses (stft,
+/// mel or both) one gradient spectrum with its frames.
+Costs window_costs(Shape signal, int64_t window, double losses) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
   // The hop is a quarter of the window.
   const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
-  const double transforms = 5 * length * std::ceil(std::log2(length)) * frames,
-               bytes = 32 * frames * length + 8 * samples;
-  return {.forward = {.floats = transforms + 40 * frames * length, .bytes = bytes},
-          .input_gradient = {.floats = transforms + 10 * frames * length, .bytes = bytes}};
+  // Two transforms of real signals; a gradient takes one.
+  const double transforms = 5 * length * std::ceil(std::log2(length)) * frames;
+  return {
+      .forward = {.floats = transforms + 20 * losses * frames * length, .bytes = 32 * frames * length + 8 * samples},
+      .input_gradient = {.floats = losses * (transforms / 2 + 5 * frames * length),
+                         .bytes = losses * (16 * frames * length + 4 * samples)}};
 }
 
 }  // namespace
@@ -25,18 +27,36 @@ SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
   SpectralConfig c;
   c.sample_rate = sample_rate;
   c.mel_scale = mel_scale;
+  c.fmin = mel_fmin;
   int64_t with_mel = 0;
   for (const int64_t m : mels) with_mel += m > 0;
   // A window without mel bands takes no part in the mel term, so that term is divided among fewer windows.
   const float each = 1.0f / static_cast<float>(windows.size());
   const float each_mel = with_mel > 0 ? 1.0f / static_cast<float>(with_mel) : 0.0f;
-  for (size_t i = 0; i < windows.size(); ++i)
-    c.scales.push_back({.window = windows[i],
+  const bool power = mel_kind == MelKind::power;
+  c.area_normalised = !power;
+  for (size_t i = 0; i < windows.size(); ++i) {
+    SpectralScale scale{.window = windows[i],
                         .hop = windows[i] / 4,
                         .mels = mels[i],
                         .magnitude = each,
                         .log_magnitude = each,
-                        .mel_log = mels[i] > 0 ? each_mel : 0.0f});
+                        .mel_log = mels[i] > 0 ? each_mel : 0.0f};
+    if (power) {
+      // The frames of this mel term are others than those of the STFT's, so the two share no transform.
+      if (scale.mels > 0)
+        c.scales.push_back({.window = scale.window,
+                            .hop = scale.hop,
+                            .mels = scale.mels,
+                            .mel_magnitude = each_mel / 2,
+                            .mel_log = each_mel / 2,
+                            .mel_kind = MelKind::power,
+                            .aligned = true});
+      if (!(stft > 0)) continue;
+      scale.mels = 0, scale.mel_log = 0;
+    }
+    c.scales.push_back(scale);
+  }
   return c;
 }
 
@@ -45,8 +65,14 @@ Loss spectral_loss_of(const LossConfig& config, int64_t sample_rate) {
     const Step s = p.step("loss.spectral");
     const Input<float> stft = read_branch(s, signals.estimates[0]), mel = read_branch(s, signals.estimates[1]);
     const Shape shape = signals.estimates[0].shape;
-    for (const int64_t window : config.windows)
-      s.costs(window_costs(shape, window), "loss.window." + std::to_string(window));
+    for (size_t i = 0; i < config.windows.size(); ++i) {
+      const int64_t window = config.windows[i];
+      Costs costs;
+      if (config.mel_kind == MelKind::log) costs += window_costs(shape, window, 2);
+      if (config.mel_kind == MelKind::power && config.stft > 0) costs += window_costs(shape, window, 1);
+      if (config.mel_kind == MelKind::power && config.mels[i] > 0) costs += window_costs(shape, window, 1);
+      s.costs(costs, "loss.window." + std::to_string(window));
+    }
     // Closures are copied, but the tables of windows and bands are shared. They are built only when steps are recorded.
     std::shared_ptr<const SpectralPlan> tables;
     if (p.recording()) tables = std::make_shared<SpectralPlan>(p.context(), shape, config.spectral(sample_rate));

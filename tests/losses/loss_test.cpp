@@ -62,12 +62,43 @@ TEST_CASE("loss: scales of a configuration", "[loss]") {
   }
 }
 
+TEST_CASE("loss: scales of a configuration that compares mel powers", "[loss]") {
+  LossConfig config;
+  config.windows = {64, 120, 256}, config.mels = {64, 0, 20};
+  config.mel_scale = MelScale::htk, config.mel_kind = MelKind::power, config.mel_fmin = 64;
+  for (const double stft : {0.0, 1.0}) {
+    config.stft = stft;
+    const SpectralConfig made = config.spectral(24000);
+    CHECK(made.fmin == 64);
+    CHECK_FALSE(made.area_normalised);
+    // The mel term is half a mean over two windows for each of its parts. The STFT has scales only if it has a weight.
+    std::vector<int64_t> mel, spectra;
+    for (const SpectralScale& s : made.scales) {
+      INFO("window " << s.window);
+      CHECK(s.hop == s.window / 4);
+      const bool power = s.mels > 0;
+      CHECK(s.aligned == power);
+      CHECK((s.mel_kind == MelKind::power) == power);
+      CHECK(s.mel_magnitude == (power ? 0.25f : 0.0f));
+      CHECK(s.mel_log == (power ? 0.25f : 0.0f));
+      CHECK(s.magnitude == (power ? 0.0f : 1.0f / 3));
+      CHECK(s.log_magnitude == (power ? 0.0f : 1.0f / 3));
+      (power ? mel : spectra).push_back(s.window);
+    }
+    CHECK(mel == std::vector<int64_t>{64, 256});
+    CHECK(spectra == (stft > 0 ? config.windows : std::vector<int64_t>{}));
+  }
+}
+
 TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") {
-  for (const Device device : devices()) {
+  std::vector<std::pair<Device, MelKind>> trials;
+  for (const Device device : devices()) trials.insert(trials.end(), {{device, MelKind::log}, {device, MelKind::power}});
+  for (const auto& [device, kind] : trials) {
     INFO(str(device));
     Context ctx({.device = device, .threads = 2});
     LossConfig config;
     config.windows = {16, 64}, config.mels = {3, 8};
+    config.mel_kind = kind;
     PlannedLosses planned;
     const Shape shape{.batch = 2, .time = 300};
     const std::vector<int32_t> valid{300, 170};
@@ -98,6 +129,15 @@ TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") 
     // Differences are rounded to float, and so is their mean: two units.
     CHECK(std::fabs(static_cast<double>(values[0]) - distance / 470) <= 2 * ulp * distance / 470);
     SpectralConfig by_hand{.sample_rate = 8000, .scales = {scale(16, 3, 0.5f, 0.5f), scale(64, 8, 0.5f, 0.5f)}};
+    if (kind == MelKind::power) {
+      by_hand.area_normalised = false;
+      for (size_t i = 0; i < 2; ++i) {
+        SpectralScale mel = scale(by_hand.scales[i].window, by_hand.scales[i].mels, 0, 0.25f);
+        mel.mel_magnitude = 0.25f, mel.mel_kind = MelKind::power, mel.aligned = true;
+        by_hand.scales[i].mels = 0, by_hand.scales[i].mel_log = 0;
+        by_hand.scales.push_back(mel);
+      }
+    }
     const test::reference::Spectral e =
         test::reference::spectral_loss(by_hand, 2, 300, {y.begin(), y.end()}, {x.begin(), x.end()}, valid, false);
     for (size_t i = 0; i < 2; ++i)

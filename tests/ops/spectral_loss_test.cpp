@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "golden/mel_power.inc"
 #include "golden/spectral.inc"
 #include "harness.h"
 #include "reference/spectral.h"
@@ -17,6 +18,20 @@ namespace {
 SpectralScale scale(int64_t window, int64_t hop, int64_t mels, float magnitude = 1, float log_magnitude = 1,
                     float mel_magnitude = 1, float mel_log = 1) {
   return {window, hop, mels, magnitude, log_magnitude, mel_magnitude, mel_log};
+}
+
+/// EnCodec's mel term.
+SpectralScale power_scale(int64_t window, int64_t mels, float stft = 0) {
+  SpectralScale s = scale(window, window / 4, mels, stft, stft);
+  s.mel_kind = MelKind::power, s.aligned = true;
+  return s;
+}
+SpectralConfig encodec(std::vector<SpectralScale> scales) {
+  return {.sample_rate = 24000,
+          .scales = std::move(scales),
+          .mel_scale = MelScale::htk,
+          .area_normalised = false,
+          .fmin = 64};
 }
 
 struct Trial {
@@ -35,7 +50,35 @@ std::vector<Trial> trials() {
   squared.log_power = 2;
   SpectralConfig high_floor = with({scale(64, 16, 10)});
   high_floor.floor = 3.0f;
+  SpectralScale centred_power = power_scale(64, 12, 1), aligned_log = scale(64, 16, 10), odd_lead = scale(32, 2, 6);
+  centred_power.aligned = false, aligned_log.aligned = true;
+  odd_lead.aligned = true, odd_lead.mel_kind = MelKind::power;
+  SpectralConfig zero_power = encodec({power_scale(64, 20, 1), power_scale(40, 9)});
+  zero_power.padding = StftPadding::zero;
+  SpectralConfig area_power = with({power_scale(64, 10), power_scale(256, 40)});
+  area_power.fmin = 30;
   return {
+      // Powers. Of 64 bands at window 64, 21 have no bin. 64 and 120 are fused and around cuFFT on CUDA.
+      {2, 480, encodec({power_scale(64, 64), power_scale(128, 64), power_scale(256, 64)})},  // whole last frames
+      {2, 481, encodec({power_scale(64, 64), power_scale(120, 30), power_scale(256, 64)})},  // one sample more
+      {3, 479, encodec({power_scale(64, 64), power_scale(120, 30), scale(64, 16, 10)})},     // one less; both kinds
+      {1, 1, encodec({power_scale(16, 3), power_scale(24, 4)})},                             // one sample
+      {2, 5, encodec({power_scale(32, 6), power_scale(40, 5)})},  // several reflections, then zeros
+      {1, 4001, encodec({power_scale(512, 64), power_scale(1024, 64), power_scale(2048, 64), power_scale(32, 6)})},
+      {2, 300, encodec({power_scale(64, 20, 1), power_scale(120, 20, 1)})},  // with STFT terms in the same frames
+      {2, 301, with({centred_power, aligned_log})},                          // power without aligned, and the reverse
+      {2, 77, encodec({odd_lead})},                                          // a lead of 15 samples, hop 2
+      {2, 250, zero_power},                                                  // zero padding
+      {2, 301, area_power},                                                  // another bank
+      {1, 5000, encodec({power_scale(4096, 64), power_scale(64, 64)})},      // chunks of the overlap-add
+      {1, 3001, encodec({power_scale(4608, 64)})},                           // more bins than the usual block holds
+      {1, 300, encodec({power_scale(8192, 64, 1)})},                         // more than any block holds
+      {1, 200, encodec({power_scale(64, 256), power_scale(32, 128)})},       // as many bands as a configuration allows
+      {4,
+       200,
+       encodec({power_scale(64, 64), power_scale(40, 9)}),
+       {200, 100, 0, 1}},                                                             // full, half, nothing, one sample
+      {3, 301, encodec({power_scale(64, 64), power_scale(120, 30)}), {96, 97, 300}},  // at and after a hop's begin
       {1, 64, with({scale(64, 16, 0)})},                     // one window of signal, no mel term
       {1, 1, with({scale(8, 2, 2)})},                        // one sample: every position reflects it
       {2, 2, with({scale(16, 4, 2)})},                       // reflection bounces several times
@@ -59,14 +102,14 @@ std::vector<Trial> trials() {
       {2, 100, with({scale(32, 8, 6, 0, 1, 1, 0), scale(16, 4, 3, 1, 0, 0, 1)})},  // some weights 0
       {1, 128, with({scale(32, 8, 5, 0, 0, 1, 1)})},                               // mel only: dstft is all zero
       {2, 128, with({})},                                                          // no scales: zeros
-      {2, 52, with({scale(30, 7, 6)})},      // nothing is a multiple of four
-      {3, 96, with({scale(24, 12, 4)})},     // a frame and half a frame are whole packs
-      {2, 96, with({scale(20, 4, 4)})},      // half a frame is no whole pack
+      {2, 52, with({scale(30, 7, 6)})},                                            // nothing is a multiple of four
+      {3, 96, with({scale(24, 12, 4)})},        // a frame and half a frame are whole packs
+      {2, 96, with({scale(20, 4, 4)})},         // half a frame is no whole pack
       {1, 300, with({scale(4096, 1024, 30)})},  // a block of 512 threads
       {1, 300, with({scale(4500, 1125, 30)})},  // more bins than the usual block of a CUDA kernel holds
       {5, 90, with({scale(128, 32, 9), scale(512, 128, 20), scale(2048, 512, 0)})},  // the other powers of two
       {3, 1001, with({scale(32, 5, 5), scale(256, 64, 20)})},                        // odd hops and lengths
-      {1, 300, with({scale(8192, 4096, 30)})},  // more than any block holds
+      {1, 300, with({scale(8192, 4096, 30)})},                                       // more than any block holds
       {1, 64, with({scale(32, 16, 400), scale(60, 15, 400)})},  // bands that fill 99 KiB of shared memory
   };
 }
@@ -225,6 +268,103 @@ TEST_CASE("spectral_loss: reference and library agree with PyTorch and librosa")
               return 8 * std::sqrt(r.variances[i][at]) + 8 * ulp * std::fabs(r.gradients[i][at]);
             });
     }
+}
+
+TEST_CASE("spectral_loss: powers agree with EnCodec's loss in PyTorch") {
+  // Signals, loss per scale and the gradient of their sum from golden/make_mel_power.py: windows 64 to 1024 at 24 kHz.
+  const Shape s{.batch = 2, .time = 1201};
+  uint32_t state = 54321;
+  std::vector<float> signals(static_cast<size_t>(2 * s.elements()));
+  for (float& x : signals) {
+    state = state * 1664525u + 1013904223u;
+    x = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+  }
+  const auto half = static_cast<int64_t>(signals.size() / 2);
+  for (const Device device : devices()) {
+    Case c("spectral_loss mel_power golden", device, s);
+    auto& x = c.values<float>("estimate", s, {signals.begin(), signals.begin() + half});
+    auto& y = c.values<float>("target", s, {signals.begin() + half, signals.end()});
+    auto &losses = c.output("losses", {.batch = 2}), &dmel = c.output("dmel", s);
+    SpectralConfig all = encodec({});
+    for (size_t i = 0; i < mel_power_losses.size(); ++i) {
+      SpectralScale one = power_scale(int64_t{64} << i, 64);
+      // Of five scales with alpha 1, each term has a tenth.
+      one.mel_magnitude = one.mel_log = 0.1f;
+      all.scales.push_back(one);
+      const SpectralConfig alone = encodec({one});
+      const auto r = reference::spectral_loss(alone, s.batch, s.time, doubles(x), doubles(y), {}, false);
+      // 0.1f differs from a tenth by less than a rounding error; the file keeps 13 digits.
+      const double expected = 10 * static_cast<double>(0.1f) * mel_power_losses[i];
+      CHECK(std::fabs(r.losses[1] - expected) <= 1e-11 * expected);
+      const SpectralPlan plan(c.ctx, s, alone);
+      spectral_loss(c.ctx, {.plan = plan, .estimate = x, .target = y, .losses = losses});
+      CHECK(std::fabs(static_cast<double>(losses.read()[1]) - expected) <= r.loss_errors[1] + 2 * ulp * expected);
+    }
+    const auto r = reference::spectral_loss(all, s.batch, s.time, doubles(x), doubles(y), {});
+    const double factor = 10 * static_cast<double>(0.1f);
+    double worst = 0, most = 0;
+    for (size_t n = 0; n < mel_power_gradient.size(); ++n) {
+      worst = std::max(worst, std::fabs(r.gradients[1][n] - factor * mel_power_gradient[n]));
+      most = std::max(most, std::fabs(mel_power_gradient[n]));
+    }
+    CHECK(worst <= 1e-11 * most);
+    const SpectralPlan plan(c.ctx, s, all);
+    spectral_loss(c.ctx, {.plan = plan, .estimate = x, .target = y, .losses = losses, .dmel = dmel});
+    c.expect(
+        dmel, [&](int64_t n) { return factor * mel_power_gradient[static_cast<size_t>(n)]; },
+        [&](int64_t n) {
+          const size_t at = static_cast<size_t>(n);
+          return 8 * std::sqrt(r.variances[1][at]) + 8 * ulp * std::fabs(r.gradients[1][at]);
+        });
+  }
+}
+
+TEST_CASE("spectral_loss: powers of silence and of large samples") {
+  for (const Device device : devices()) {
+    const Shape s{.batch = 1, .time = 601};
+    Case c("spectral_loss silent powers", device, s);
+    auto &silence = c.zeros("silence", s), &sound = c.random("sound", s, -1, 1);
+    auto& large = c.values("large", s, std::vector<float>(601, 1e12f));
+    auto &losses = c.output("losses", {.batch = 2}), &dstft = c.output("dstft", s), &dmel = c.output("dmel", s);
+    const SpectralPlan plan(c.ctx, s, encodec({power_scale(64, 64), power_scale(120, 40), power_scale(8192, 64)}));
+    const auto run = [&](View<const float> estimate, View<const float> target) {
+      spectral_loss(
+          c.ctx,
+          {.plan = plan, .estimate = estimate, .target = target, .losses = losses, .dstft = dstft, .dmel = dmel});
+    };
+    for (auto* x : {&silence, &sound, &large}) {
+      run(*x, *x);
+      for (const auto& v : {losses.read(), dstft.read(), dmel.read()})
+        CHECK(std::all_of(v.begin(), v.end(), [](float f) { return f == 0; }));
+    }
+    // The derivative of |X|^2 is 0 at X = 0.
+    run(silence, sound);
+    CHECK(losses.read()[1] > 0);
+    for (const float v : dmel.read()) CHECK(v == 0);
+    run(large, silence);
+    CHECK(std::isfinite(losses.read()[1]));
+    for (const float v : dmel.read()) CHECK(std::isfinite(v));
+    auto nan = sound.before();
+    nan.back() = NAN;
+    run(c.values("nan", s, nan), silence);
+    CHECK(std::isnan(losses.read()[1]));
+  }
+}
+
+TEST_CASE("mel_filter_bank: 64 bands at short windows leave bands without a bin") {
+  const auto empty = [](int64_t rate, int64_t window) {
+    int64_t count = 0;
+    for (const auto& row : mel_filter_bank(rate, window, 64, 64, 0, MelScale::htk, false))
+      count += std::all_of(row.begin(), row.end(), [](double w) { return w == 0; });
+    return count;
+  };
+  CHECK(empty(24000, 64) == 21);
+  CHECK(empty(24000, 128) == 9);
+  CHECK(empty(24000, 256) == 1);
+  CHECK(empty(24000, 512) == 0);
+  CHECK(empty(48000, 64) == 25);
+  CHECK(empty(48000, 128) == 14);
+  CHECK(empty(48000, 256) == 5);
 }
 
 TEST_CASE("mel_filter_bank: librosa's, on both scales") {
@@ -447,6 +587,10 @@ TEST_CASE("spectral_loss: which kernels run on CUDA", "[a100][rtx3090]") {
     CHECK(launches(scale(4500, 64, 10), true) == Counts{0, 1, 2, 0, 1, 0, 0, 1, 0});
     CHECK(launches(scale(8192, 64, 10), true) == Counts{0, 1, 2, 0, 0, 1, 1, 0, 1});
     CHECK(launches(scale(8192, 64, 10, 0, 0), false) == Counts{0, 1, 1, 0, 0, 1, 0, 0, 0});
+    for (const int64_t window : {64, 1024})
+      CHECK(launches(power_scale(window, 10), true) == Counts{1, 0, 0, 0, 0, 0, 0, 0, 1});
+    CHECK(launches(power_scale(120, 10, 1), true) == Counts{0, 1, 2, 1, 0, 0, 0, 1, 0});
+    CHECK(launches(power_scale(8192, 10), true) == Counts{0, 1, 2, 0, 0, 1, 1, 0, 1});
     CHECK(launches(scale(64, 16, 10, 0, 0, 0, 0), true) == Counts{0, 0, 0, 0, 0, 0, 0, 0, 0});
     // A block has room for its frames with this many bands on some devices only.
     const bool room = cuda::limits(Context({.device = device})).shared_per_block > 99 << 10;
@@ -470,6 +614,9 @@ TEST_CASE("spectral_loss: what cannot be is refused") {
   CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 0}), Contains("hop is 0"));
   CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 4, .mels = -1}), Contains("mels is -1"));
   CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 4}, {.floor = 0}), Contains("floor is 0"));
+  CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 5, .aligned = true}), Contains("window is 16 and hop is 5, aligned"));
+  CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 18, .aligned = true}),
+                    Contains("window is 16 and hop is 18, aligned"));
   CHECK_THROWS_WITH(plan_of({.window = 16, .hop = 4, .mels = 4}, {.fmax = 9000}), Contains("fmax 9000"));
   CHECK_THROWS_WITH(SpectralPlan(c.ctx, {.batch = 2, .time = 9, .channels = 2}, {}),
                     Contains("signal is [2, 9, 1, 2]"));

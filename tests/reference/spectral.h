@@ -91,9 +91,9 @@ inline double bin_error(int64_t window, double frame_norm) {
 }
 
 /// dx [time] += the adjoint of frame f for the spectrum D [bins]. variance += the square of the error of dx if every
-/// D[k] has an independent error of dD[k]. variance may be empty.
+/// D[k] has an independent error of dD[k]. variance may be empty. Positions from `end` on are zeros and add nothing.
 inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t time, const StftGeometry& g, int64_t f,
-                        double* dx, double* variance) {
+                        double* dx, double* variance, int64_t end = INT64_MAX) {
   std::vector<Complex> full(at(g.window));
   double square = 0;
   for (size_t k = 0; k < D.size(); ++k) {
@@ -104,7 +104,7 @@ inline void add_adjoint(const std::vector<Complex>& D, const Vector& dD, int64_t
   full = dft(full);
   const Vector h = window_of(g);
   for (int64_t n = 0; n < g.window; ++n) {
-    const int64_t i = source(start(g, f) + n, time, g.padding);
+    const int64_t i = start(g, f) + n < end ? source(start(g, f) + n, time, g.padding) : -1;
     if (i < 0) continue;
     dx[i] += h[at(n)] * full[at(n)].real();
     if (variance) variance[i] += std::pow(h[at(n)], 2) * (square + transform * transform);
@@ -162,6 +162,21 @@ inline double compare(double m, double n, double me, double ne, double linear, d
   return slope + log_slope;
 }
 
+/// As compare, of linear |m - n| + logarithmic (log10(floor + m) - log10(floor + n))^2. m and n are not negative.
+inline double compare_powers(double m, double n, double me, double ne, double linear, double logarithmic, double floor,
+                             double& loss, double& loss_error, double& slope_error) {
+  const double cm = floor + m, cn = floor + n, d = std::log10(cm) - std::log10(cn);
+  const double d_error =
+      (me / cm + ne / cn) / std::log(10.0) + 8 * unit * (std::fabs(std::log10(cm)) + std::fabs(std::log10(cn)) + 1);
+  loss += linear * std::fabs(m - n) + logarithmic * d * d;
+  loss_error += linear * (me + ne + unit * (m + n)) +
+                logarithmic * (2 * std::fabs(d) * d_error + d_error * d_error + 4 * unit * d * d);
+  const double per_d = 2 * logarithmic / (std::log(10.0) * cm);
+  slope_error = (std::fabs(m - n) <= me + ne ? 2 * linear : 4 * unit * linear) +
+                per_d * (d_error + std::fabs(d) * (me / cm + 8 * unit));
+  return linear * (m > n ? 1 : m < n ? -1 : 0) + per_d * d;
+}
+
 inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t time, const Vector& estimate,
                               const Vector& target, const std::vector<int32_t>& lengths, bool gradients = true) {
   Spectral out;
@@ -173,8 +188,13 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t t = valid(b); t < time; ++t) x[at(b * time + t)] = y[at(b * time + t)] = 0;
   for (const SpectralScale& s : c.scales) {
-    const StftGeometry g{s.window, s.hop, c.padding};
-    const int64_t frames = 1 + time / s.hop, bins = s.window / 2 + 1;
+    const StftGeometry g{s.window, s.hop, c.padding, s.aligned};
+    const bool power = s.mel_kind == MelKind::power;
+    const int64_t frames = s.aligned ? (time + s.hop - 1) / s.hop : 1 + time / s.hop, bins = s.window / 2 + 1;
+    // Beyond the padding of aligned frames the signal is zero.
+    const int64_t end = s.aligned ? time + (s.window - s.hop) / 2 : INT64_MAX;
+    double energy = 0;  // of the window
+    for (int64_t n = 0; n < s.window; ++n) energy += std::pow(hann(n, s.window), 2);
     std::vector<Vector> bank;
     if (s.mels > 0) bank = mel_bank(c.sample_rate, s.window, s.mels, c.fmin, c.fmax, c.mel_scale, c.area_normalised);
     const auto counted = [&](int64_t b, int64_t f) { return valid(b) == time || f * s.hop < valid(b); };
@@ -184,19 +204,28 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t f = 0; f < frames; ++f) {
         if (!counted(b, f)) continue;
-        const auto fx = frame(&x[at(b * time)], time, g, f), fy = frame(&y[at(b * time)], time, g, f);
+        auto fx = frame(&x[at(b * time)], time, g, f), fy = frame(&y[at(b * time)], time, g, f);
+        for (int64_t n = 0; n < s.window; ++n)
+          if (start(g, f) + n >= end) fx[at(n)] = fy[at(n)] = 0;
         const double ex = bin_error(s.window, norm(fx)), ey = bin_error(s.window, norm(fy));
         const auto X = dft(fx), Y = dft(fy);
-        const auto back = [&](const Vector& slope, const Vector& slope_error, int which) {
+        // `slope` is that of |X|, or of |X|^2 for powers.
+        const auto back = [&](const Vector& slope, const Vector& slope_error, int which, bool powers) {
           std::vector<Complex> D(at(bins));
           Vector error(at(bins));
           for (size_t k = 0; k < D.size(); ++k) {
             const double m = std::abs(X[k]);
+            if (powers) {
+              D[k] = 2 * slope[k] * X[k];
+              error[k] = 2 * slope_error[k] * (m + ex) + 2 * std::fabs(slope[k]) * (ex + 4 * unit * m);
+              continue;
+            }
             // The direction X / |X| turns by at most ex / |X|. It is undefined in bins that contain only errors.
             D[k] = m > 0 ? slope[k] * X[k] / m : 0;
             error[k] = slope_error[k] + std::fabs(slope[k]) * (m > 0 ? std::min(2.0, ex / m) : ex > 0 ? 1.0 : 0.0);
           }
-          add_adjoint(D, error, time, g, f, &out.gradients[which][at(b * time)], &out.variances[which][at(b * time)]);
+          add_adjoint(D, error, time, g, f, &out.gradients[which][at(b * time)], &out.variances[which][at(b * time)],
+                      end);
         };
         Vector slope(at(bins)), slope_error(at(bins));
         const double cells = count * static_cast<double>(bins);
@@ -204,22 +233,29 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
           slope[k] = compare(std::abs(X[k]), std::abs(Y[k]), ex, ey, static_cast<double>(s.magnitude) / cells,
                              static_cast<double>(s.log_magnitude * c.log_power) / cells, static_cast<double>(c.floor),
                              out.losses[0], out.loss_errors[0], slope_error[k]);
-        if (gradients && (s.magnitude != 0 || s.log_magnitude != 0)) back(slope, slope_error, 0);
+        if (gradients && (s.magnitude != 0 || s.log_magnitude != 0)) back(slope, slope_error, 0, false);
         if (s.mels == 0 || (s.mel_magnitude == 0 && s.mel_log == 0)) continue;
         std::fill(slope.begin(), slope.end(), 0.0), std::fill(slope_error.begin(), slope_error.end(), 0.0);
         for (const Vector& row : bank) {
           double m = 0, n = 0, me = 0, ne = 0, error = 0;
           for (size_t k = 0; k < slope.size(); ++k) {
-            m += row[k] * std::abs(X[k]), n += row[k] * std::abs(Y[k]);
-            me += row[k] * ex, ne += row[k] * ey;
+            const double of_bin[2] = {std::abs(X[k]), std::abs(Y[k])};
+            const auto value = [&](double v) { return power ? v * v / energy : v; };
+            // |X|^2 is between (|X| - ex)^2 and (|X| + ex)^2.
+            const auto value_error = [&](double v, double e) { return power ? (2 * v + e) * e / energy : e; };
+            m += row[k] * value(of_bin[0]), me += row[k] * value_error(of_bin[0], ex);
+            n += row[k] * value(of_bin[1]), ne += row[k] * value_error(of_bin[1], ey);
           }
           const double share = count * static_cast<double>(s.mels);
-          const double d = compare(m, n, me + 8 * unit * m, ne + 8 * unit * n,
-                                   static_cast<double>(s.mel_magnitude) / share, static_cast<double>(s.mel_log) / share,
-                                   static_cast<double>(c.floor), out.losses[1], out.loss_errors[1], error);
-          for (size_t k = 0; k < slope.size(); ++k) slope[k] += row[k] * d, slope_error[k] += row[k] * error;
+          const auto of_bands = power ? compare_powers : compare;
+          const double d =
+              of_bands(m, n, me + 8 * unit * m, ne + 8 * unit * n, static_cast<double>(s.mel_magnitude) / share,
+                       static_cast<double>(s.mel_log) / share, static_cast<double>(c.floor), out.losses[1],
+                       out.loss_errors[1], error);
+          const double by = power ? 1 / energy : 1;
+          for (size_t k = 0; k < slope.size(); ++k) slope[k] += by * row[k] * d, slope_error[k] += by * row[k] * error;
         }
-        if (gradients) back(slope, slope_error, 1);
+        if (gradients) back(slope, slope_error, 1, power);
       }
   }
   for (int i = 0; i < 2; ++i)

@@ -88,6 +88,10 @@ TEST_CASE("run configurations: one assignment at a time") {
   CHECK(c.training.start == Start::random);
   c.set("loss.mel_scale=htk");
   CHECK(c.loss.mel_scale == MelScale::htk);
+  c.set("loss.mel_kind=power");
+  CHECK(c.loss.mel_kind == MelKind::power);
+  c.set("loss.mel_fmin=64");
+  CHECK(c.loss.mel_fmin == 64);
   c.set("codec.activation=snake_beta");
   CHECK(c.codec.activation == ActivationKind::snake_beta);
   c.set("training.schedule=\"cosine\"");
@@ -129,6 +133,9 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"discriminator.stft_channels=0", "discriminator.stft_channels"},
                          Wrong{"discriminator.stft_slope=0", "discriminator.stft_slope"},
                          Wrong{"discriminator.level=1", "discriminator.level"},
+                         Wrong{"loss.mel_kind=square", "\"square\", expected log or power"},
+                         Wrong{"loss.mel_fmin=-1", "loss.mel_fmin"},
+                         Wrong{"loss.mel_fmin=nan", "loss.mel_fmin"},
                          Wrong{"training.batch_size=2.5", "training.batch_size"},
                          Wrong{"training.batch_size=0", "training.batch_size"},
                          Wrong{"training.batch_size=18446744073709551615", "training.batch_size"},
@@ -245,6 +252,21 @@ TEST_CASE("run configurations: ranges that depend on other keys hold at their en
     CHECK(holds(said("loss.windows", bad), "is not a multiple of 4 between 8 and 65536"));
   CHECK(said("loss.mels", "[32]") == "accepted");
   CHECK(holds(said("loss.mels", "[33]"), "33 bands at window 64, expected 0 to 32"));
+  CHECK(said("loss.mel_fmin", "7999.5") == "accepted");
+  CHECK(holds(said("loss.mel_fmin", "8000"), "8000 Hz, expected 0 to below half the sample rate (8000 Hz)"));
+  // Powers may have bands without a bin.
+  CHECK(said("loss.mel_kind", "\"power\"", "[256]") == "accepted");
+  CHECK(holds(said("loss.mel_kind", "\"power\"", "[257]"), "257 bands at window 64, expected 0 to 256"));
+  const auto power = [](const char* windows, const char* mels) {
+    RunConfig c = RunConfig::named("speech-16k-small");
+    return refusal([&] {
+      c.set({{"loss.windows", windows, "a"}, {"loss.mels", mels, "b"}, {"loss.mel_kind", "\"power\"", "c"}});
+    });
+  };
+  CHECK(power("[512]", "[1024]") == "accepted");
+  CHECK(holds(power("[512]", "[1025]"), "1025 bands at window 512, expected 0 to 1024"));
+  CHECK(holds(power("[12]", "[3]"), "12 is not a multiple of 8, as loss.mel_kind power expects"));
+  CHECK(power("[12]", "[0]") == "accepted");
 }
 
 TEST_CASE("the learning rate's schedule") {

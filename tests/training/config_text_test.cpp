@@ -85,6 +85,8 @@ const char* const speech_text = R"({
     "feature": 1.0,
     "feature_relative": false,
     "mel": 1.0,
+    "mel_fmin": 0.0,
+    "mel_kind": "log",
     "mel_scale": "slaney",
     "mels": [
       10,
@@ -212,6 +214,8 @@ const char* const dac_text = R"({
     "feature": 2.0,
     "feature_relative": false,
     "mel": 105.0,
+    "mel_fmin": 0.0,
+    "mel_kind": "log",
     "mel_scale": "slaney",
     "mels": [
       5,

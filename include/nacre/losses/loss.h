@@ -28,10 +28,13 @@ struct LossConfig {
   std::vector<int64_t> windows{64, 256, 1024};
   std::vector<int64_t> mels{10, 40, 80};
   MelScale mel_scale = MelScale::slaney;
+  MelKind mel_kind = MelKind::log;
+  double mel_fmin = 0;
 
   /// Throws Error(usage) that names the invalid key.
   void check(int64_t sample_rate) const;
-  /// The scales of the spectral losses, with equal weights that sum to one.
+  /// The scales of the spectral losses, with equal weights that sum to one. With MelKind::power, each term has its own
+  /// scales, those of the STFT only if its weight is positive, and half of a mel scale's weight is for the logarithm.
   SpectralConfig spectral(int64_t sample_rate) const;
 };
 
@@ -59,8 +62,12 @@ void fields(V& v, LossConfig& c) {
   v("balancer_norm", c.balancer_norm, words({"batch", "item"}),
     "norm of a gradient in the balancer: over the batch, or the mean of the norms of its items");
   v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
-  v("mels", c.mels, described("one per window, each 0 to half of it"), "mel bands per window; 0: no mel term there");
+  v("mels", c.mels, described("one per window, each 0 to half of it; loss.mel_kind power: to 4 times it, at most 1024"),
+    "mel bands per window; 0: no mel term there");
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
+  v("mel_kind", c.mel_kind, words({"log", "power"}),
+    "log: the logarithms of mel magnitudes; power: EnCodec's distance of mel powers and their logarithms");
+  v("mel_fmin", c.mel_fmin, described("0 to below half the sample rate"), "lowest frequency of the mel bands in Hz");
 }
 
 /// The part of a term that is known before it is planned.

@@ -5,19 +5,28 @@
 #include "nacre/context.h"
 #include "nacre/ops/stft.h"
 // Multi-resolution STFT loss (Yamamoto et al. 2020, arXiv 1910.11480) and multi-scale mel loss (Kumar et al. 2023,
-// arXiv 2306.06546): one pass over both signals gives both losses and both gradients with respect to the estimate.
+// arXiv 2306.06546; MelKind::power: Defossez et al. 2022, arXiv 2210.13438): one pass over both signals gives both
+// losses and both gradients with respect to the estimate.
 //
 //   forward    for every scale, with M = |X| of the estimate, N = |X| of the target (stft.h) and F the mel filter bank:
 //                stft += magnitude     mean |M - N|
 //                      + log_magnitude mean |log10 max(M, floor)^log_power - log10 max(N, floor)^log_power|
 //                mel  += mel_magnitude mean |F M - F N|
 //                      + mel_log       mean |log10 max(F M, floor) - log10 max(F N, floor)|
-//              Means run over the counted frames of the batch and the bins (bands)
+//              or, for MelKind::power, with S = F |X|^2 / sum h^2 of the estimate, T of the target, h the Hann window:
+//                mel  += mel_magnitude mean |S - T|
+//                      + mel_log       mean (log10(floor + S) - log10(floor + T))^2
+//              Means run over the counted frames of the batch and the bins (bands). A band without a bin adds zero
+//   frames     1 + floor(time / hop), centred, as in stft.h. With `aligned`: ceil(time / hop); frame f starts at sample
+//              f hop - p, p = (window - hop) / 2. Up to p samples past each end are padding; what the last frame
+//              reaches beyond is zero, also with StftPadding::reflect (stft.h reflects there)
 //   lengths    samples from lengths[b] on count as zero in both signals and get no gradient. An item with all its
-//              samples counts all its frames, a shorter one those centred before lengths[b]: ceil(lengths[b] / hop).
+//              samples counts all its frames, a shorter one those centred before lengths[b] (aligned: those whose hop,
+//              samples f hop to f hop + hop - 1, begins before it): ceil(lengths[b] / hop) either way.
 //              Lengths are clamped to [0, time]. Without a counted frame, losses and gradients are 0
-//   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |a - b| has 0 at a = b; max(a, floor)
-//              has 1 from a = floor on. Finite signals give finite results; NaN and infinity give NaN losses
+//   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |X|^2 has 2 X; |a - b| has 0 at
+//              a = b; max(a, floor) has 1 from a = floor on. Signals whose |X|^2 is finite give finite results; NaN and
+//              infinity give NaN losses
 //   saved      nothing
 //   writes     losses, dstft and dmel are =; an empty gradient and its transform are skipped
 //   aliasing   none; lengths and losses may have any shape of that many elements
@@ -25,17 +34,21 @@
 //              window and device), then blocks in double. Gradients: the frames of a sample in ascending order, scale
 //              after scale, reflections last (CUDA: last within each scale). Bits do not depend on threads or addresses
 //   accuracy   magnitudes within (1 + log2 window) 2^-23 |h x|_2, the error of the float transform; logarithms within
-//              that over max(M, floor). Where M and N differ by less, the sign of a gradient is undetermined
+//              that over max(M, floor). Where M and N differ by less, the sign of a gradient is undetermined. Powers:
+//              within 2 |X| times the error of a magnitude
 //   cost       2 forward transforms, and one adjoint per gradient, for each frame and scale; none for weights of 0.
 //              CUDA: two launches per scale for windows of a power of two; five for others, cuFFT's among them
 //   plan       as in stft.h: windows with prime factors 2, 3, 5; one call at a time per plan, on its device
 namespace nacre {
 enum class MelScale : uint8_t { slaney, htk };
+enum class MelKind : uint8_t { log, power };  ///< what the mel term compares: bands of |X|, or of |X|^2
 struct SpectralScale {
   int64_t window = 1024, hop = 256;
   int64_t mels = 0;  ///< bands of the filter bank; 0: no mel term
   float magnitude = 0, log_magnitude = 0;
   float mel_magnitude = 0, mel_log = 0;
+  MelKind mel_kind = MelKind::log;
+  bool aligned = false;  ///< window - hop must be even and not negative
 };
 struct SpectralConfig {
   int64_t sample_rate = 16000;
