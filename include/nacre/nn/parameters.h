@@ -102,8 +102,7 @@ class Parameters {
                            StoredAs = StoredAs::convolution);
 
   /// As add_plain_weight(), under exactly this name.
-  Weight& add_named_weight(std::string name, std::vector<int64_t> stored, Shape whole, Init,
-                           StoredAs = StoredAs::same);
+  Weight& add_named_weight(std::string name, std::vector<int64_t> stored, Shape whole, Init, StoredAs = StoredAs::same);
 
   /// Allocates the blocks, filled with zeros. After this call, add() only accepts parameters that already exist.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
