@@ -114,6 +114,8 @@ const std::vector<Sample>& samples() {
       {"reflected, groups", 2, 12, 12, 18, 5, reflected({.groups = 3, .left = 4})},
       {"reflected, last layer, causal", 2, 50, 32, 1, 7, reflected({.left = 6})},
       {"reflected, first layer, causal", 2, 50, 1, 32, 7, reflected({.left = 6})},
+      {"reflected, last layer, more rows than a block takes", 2, 230, 96, 1, 7, reflected({.left = 6, .right = 3})},
+      {"reflected, first layer, more rows than a block takes", 2, 230, 1, 96, 7, reflected({.left = 2, .right = 6})},
       {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
       {"long and narrow", 1, 1031, 3, 2, 5, same(5)},
       {"an even kernel", 2, 31, 16, 17, 2, {.left = 1}},
