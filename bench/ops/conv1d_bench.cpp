@@ -46,7 +46,8 @@ void add_layer(Suite& suite, const Layer& l, const std::string& arithmetic) {
 
 const Cases cases([](Suite& suite) {
   if (!suite.cuda()) {
-    for (const Layer& l : cpu_layers()) add_layer<float>(suite, fit(suite, l), "fp32");
+    for (const auto& layers : {cpu_layers(), cpu_causal_layers()})
+      for (const Layer& l : layers) add_layer<float>(suite, fit(suite, l), "fp32");
     return;
   }
   for (const auto& layers : {cuda_wide_layers(), cuda_narrow_layers(), cuda_strided_layers(), cuda_end_layers()})

@@ -36,6 +36,7 @@ struct Layer {
             {"dilation", g.dilation},
             {"left", g.left},
             {"right", g.right},
+            {"reflect", int64_t{g.padding == Padding::reflect}},
             {"transposed", int64_t{transposed}}};
   }
 };
@@ -98,6 +99,18 @@ inline std::vector<Layer> cpu_layers() {
           unit(8, 200, 256, 7),
           {"k3", 8, 25, 256, 64, 3, same(3)},
           unit(4, 1000, 128, 7)};
+}
+/// One second of EnCodec at 24 kHz: all padding on the left, reflected. Its transposed layers are trimmed on the right.
+inline std::vector<Layer> cpu_causal_layers() {
+  const auto causal = [](Layer l) {
+    l.name += l.transposed ? "_causal" : "_causal_reflect";
+    const int64_t padding = l.taps - l.g.stride;
+    l.g = {.stride = l.g.stride, .left = l.transposed ? 0 : padding, .right = l.transposed ? padding : 0};
+    if (!l.transposed) l.g.padding = Padding::reflect;
+    return l;
+  };
+  return {causal({"k3", 1, 24000, 32, 16, 3}), causal(down(1, 12000, 64, 128, 4)), causal(up(1, 24000, 64, 32, 2)),
+          causal({"k7", 8, 75, 512, 128, 7}), causal({"last_k7", 1, 24000, 32, 1, 7})};
 }
 /// DAC at 44.1 kHz, crops of 16896 samples, with batch 72, that of its training, and 16.
 inline std::vector<Layer> cuda_wide_layers() {

@@ -280,6 +280,8 @@ class Convolution:
         self.extra = (left - self.pad, right - self.pad)  # PyTorch pads both sides by the same amount
         if self.transposed and any(self.extra):
             raise ValueError("a transposed layer with unequal padding has no peer")
+        if case.get("reflect", 0):
+            raise ValueError("reflected padding has no peer")
         span = case.dilation * (case.taps - 1) + 1
         self.short = (case.time + left + right - span) // case.stride + 1
         rest = case.time - ((self.short - 1) * case.stride - 2 * self.pad + span)

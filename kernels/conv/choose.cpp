@@ -59,10 +59,26 @@ int64_t input_gradient_scratch(const Context& ctx, Engine e, Shape x, Shape weig
                                 : karatsuba::input_gradient_scratch(ctx, x, weight, output(x, weight, g), g, slope);
 }
 
-/// Rows of an item of x with the padding that is in memory.
-int64_t rows_of(Shape x, const Conv1dGeometry& g) { return padding_in_memory(g) ? g.left + x.time + g.right : x.time; }
-
 }  // namespace
+
+std::array<ReflectedStrip, 2> reflected_strips(Shape x, Shape weight, const Conv1dGeometry& g) {
+  const int64_t length = output(x, weight, g).time, span = (weight.time - 1) * g.dilation + 1;
+  const auto strip = [&](int64_t first, int64_t end, int64_t dy_begin, int64_t dy_end) -> ReflectedStrip {
+    if (first >= end || dy_begin >= dy_end) return {};
+    // Row dy_begin reads from sample dy_begin stride - left on. Rows of dy that read nothing else complete the last tap.
+    ReflectedStrip s{.dx = {x.batch, end - first, 1, x.channels},
+                     .dy = {x.batch, dy_end - dy_begin, 1, weight.batch},
+                     .first = first,
+                     .dy_begin = dy_begin,
+                     .geometry = {.stride = g.stride, .dilation = g.dilation, .groups = g.groups}};
+    s.geometry.left = first + g.left - dy_begin * g.stride;
+    s.geometry.right = std::max<int64_t>((s.dy.time - 1) * g.stride + span - s.dx.time - s.geometry.left, 0);
+    return s;
+  };
+  const int64_t reads_tail = std::max<int64_t>(x.time + g.left - span + g.stride, 0) / g.stride;
+  return {strip(-g.left, 0, 0, std::min(length, (g.left + g.stride - 1) / g.stride)),
+          strip(std::max(x.time, reads_tail * g.stride - g.left), x.time + g.right, reads_tail, length)};
+}
 
 template <class T>
 ForwardChoice choose_forward(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -73,7 +89,7 @@ ForwardChoice choose_forward(Context& ctx, Shape x, Shape weight, const Conv1dGe
     return {.engine = e, .own = forward_scratch(ctx, e, x, weight, g, false)};
   ForwardChoice c{.engine = Engine::windows,
                   .problem = {.batch = x.batch,
-                              .time = rows_of(x, g),
+                              .time = x.time,
                               .length = y.time,
                               .in = x.channels,
                               .out = y.channels,
@@ -81,9 +97,9 @@ ForwardChoice choose_forward(Context& ctx, Shape x, Shape weight, const Conv1dGe
                               .stride = g.stride,
                               .dilation = g.dilation,
                               .groups = g.groups,
-                              .left = padding_in_memory(g) ? 0 : g.left}};
-  if (!is_float<T> || padding_in_memory(g)) c.x = rounded(x.batch * c.problem.time * x.channels);
-  if (!is_float<T>) c.weight = rounded(weight.elements()), c.y = rounded(y.elements());
+                              .left = g.left,
+                              .reflect = g.padding == Padding::reflect}};
+  if (!is_float<T>) c.x = rounded(x.elements()), c.weight = rounded(weight.elements()), c.y = rounded(y.elements());
   c.own = rounded(windows::scratch(ctx, c.problem));
   return c;
 }
@@ -92,20 +108,30 @@ template <class T>
 InputGradientChoice choose_input_gradient(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
-  if (const Engine e = input_gradient_with_snake<T>(x, weight, g); e != Engine::nothing)
-    return {.engine = e, .own = input_gradient_scratch(ctx, e, x, weight, g, false)};
+  const bool reflect = g.padding == Padding::reflect, folds = reflect && (!is_float<T> || g.stride > 1);
+  int64_t strips = 0;
+  if (is_float<T> && reflect)
+    for (const ReflectedStrip& s : reflected_strips(x, weight, g))
+      strips = std::max(
+          strips, s.dy_floats() + s.dx_floats() + choose_input_gradient<T>(ctx, s.dx, weight, s.geometry).scratch());
+  Conv1dGeometry zero = g;
+  zero.padding = Padding::zero;
+  if (const Engine e = input_gradient_with_snake<T>(x, weight, zero); e != Engine::nothing)
+    return {.engine = e, .own = input_gradient_scratch(ctx, e, x, weight, zero, false), .strips = strips};
   InputGradientChoice c{.engine = Engine::windows,
                         .problem = {.batch = x.batch,
                                     .time = y.time,
-                                    .length = rows_of(x, g),
+                                    .length = folds ? g.left + x.time + g.right : x.time,
                                     .in = y.channels,
                                     .out = x.channels,
                                     .taps = weight.time,
                                     .dilation = g.dilation,
                                     .groups = g.groups,
-                                    .left = (weight.time - 1) * g.dilation - (padding_in_memory(g) ? 0 : g.left),
+                                    .left = (weight.time - 1) * g.dilation - (folds ? 0 : g.left),
                                     .adjoint = true},
-                        .left = padding_in_memory(g) ? g.left : 0};
+                        .left = folds ? g.left : 0,
+                        .folds = folds,
+                        .strips = folds ? 0 : strips};
   windows::Problem& p = c.problem;
   c.rows = p.length;
   if (g.stride > 1) {
@@ -119,7 +145,7 @@ InputGradientChoice choose_input_gradient(Context& ctx, Shape x, Shape weight, c
     c.rows = p.length * g.stride;
     c.left = g.left;
   }
-  const bool in_place = is_float<T> && !padding_in_memory(g) && g.stride == 1;
+  const bool in_place = is_float<T> && !folds && g.stride == 1;
   if (!in_place) c.dx = rounded(x.batch * c.rows * x.channels);
   if (c.spread)
     c.weight = rounded(p.in * p.taps * p.out / p.groups);

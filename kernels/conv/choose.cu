@@ -50,19 +50,29 @@ StripPlan strip_plan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bo
 int64_t tiles(int64_t rows, const StripPlan& c, int strip, int overlap) {
   return ceil_div<int64_t>(rows, c.strips * strip - overlap);
 }
-/// The first layer expands in the forward and contracts in the input gradient; the last layer does the opposite.
+/// The first layer expands in the forward and contracts in the input gradient; the last layer does the opposite. With
+/// reflected padding the input gradient computes only samples [left + 1, time - 1 - right).
 template <class T>
 StripPlan product_plan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g, bool input_gradient) {
   const bool first_layer = x.channels == 1, expands = first_layer != input_gradient;
   StripPlan c = strip_plan<T>(x, weight, y, g, input_gradient);
   c.tiles = expands ? tiles(c.wide_time, c, short_strip, 0) : tiles(c.narrow_time, c, short_strip, halo);
+  c.out_end = expands ? c.wide_time : c.narrow_time;
+  if (input_gradient && c.reflect) c.out_begin = g.left + 1, c.out_end -= g.right + 1;
+  c.reflect = c.reflect && !input_gradient;  // dy ends with zeros
   return c;
 }
 template <class T>
 StripPlan weights_plan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const bool first_layer = x.channels == 1;
   StripPlan c = strip_plan<T>(x, weight, y, g, !first_layer);
-  c.tiles = tiles(std::max(c.wide_time, c.narrow_time), c, long_strip, 0);
+  c.wide_rows = c.wide_time;
+  if (!first_layer && c.reflect) {
+    c.lead = g.left, c.wide_rows = g.left + x.time + g.right;
+    c.shift = -halo;
+    c.reflect = false;  // dy ends with zeros
+  }
+  c.tiles = tiles(std::max(c.wide_rows, c.narrow_time), c, long_strip, 0);
   return c;
 }
 
@@ -375,14 +385,14 @@ ProductChoice choose_input_gradient(const Context& ctx, Shape x, Shape weight, c
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
   const bool reflect = g.padding == Padding::reflect;
-  if (ends::supports<T>(x, weight, g) && !reflect)
-    return {.engine = Engine::ends, .strips = ends::product_plan<T>(x, weight, y, g, true)};
+  const int64_t head = reflect ? g.left + 1 : 0, tail = reflect ? g.right + 1 : 0;
+  if (ends::supports<T>(x, weight, g) && head + tail < x.time)
+    return {.engine = Engine::ends, .head = head, .tail = tail, .strips = ends::product_plan<T>(x, weight, y, g, true)};
   if (aligned && tile::supports<T>(g, x.channels, y.channels)) {
     const DeviceLimits& d = limits(ctx);
     const tile::Shifted s = tile::input_gradient_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(ctx));
     if (tile::supports(d, s) && s.out_begin < s.out_end)
-      return {
-          .engine = Engine::tiles, .head = reflect ? g.left + 1 : 0, .tail = reflect ? g.right + 1 : 0, .product = s};
+      return {.engine = Engine::tiles, .head = head, .tail = tail, .product = s};
   }
   return {.engine = Engine::plain, .head = x.time};
 }
@@ -396,7 +406,7 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
   const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
   WeightGradientChoice c;
   int64_t of_ends = 0;
-  if (ends::supports<T>(x, weight, g) && (x.channels == 1 || g.padding == Padding::zero)) {
+  if (ends::supports<T>(x, weight, g)) {
     c.engine = Engine::ends;
     c.strips = ends::weights_plan<T>(x, weight, y, g);
     c.parts = x.batch * c.strips.tiles;

@@ -3,6 +3,9 @@
 // *_scratch function both call it, and nothing else decides, so the scratch that is sized is the scratch that is used.
 // The engine depends on shapes, geometry and storage alone; the scratch also depends on the number of threads.
 // choose_cuda.h is the same for CUDA.
+#include <algorithm>
+#include <array>
+
 #include "conv/conv1d_windows.h"
 #include "nacre/ops/conv1d.h"
 #include "pointwise/snake_rows.h"
@@ -33,15 +36,31 @@ struct ForwardChoice {
 /// Engine::windows computes the input gradient as a convolution of dy. With stride s, a strided kernel is a dense one
 /// on the view [time / s, s * channels] of x. Its weight is the same memory if the kernel's length is a multiple of the
 /// stride and there is no dilation; else the weight is copied with zeros between and after the taps (`spread`).
+///
+/// With reflected padding a few samples of x also receive the gradient of the padding that reflects them. Where the copy
+/// of dx has rows for the padding, these are added to their samples (`folds`). Elsewhere the engine computes dx as with
+/// zero padding, and then the gradient of the padding is computed and added (reflected_strips).
 struct InputGradientChoice {
   Engine engine = Engine::nothing;
   int64_t dx = 0, weight = 0, dy = 0;  ///< copies
   int64_t own = 0;                     ///< of the engine
   windows::Problem problem{};          ///< of Engine::windows
   int64_t rows = 0, left = 0;          ///< rows of the copy of dx per item; which of them is the first row of dx
-  bool spread = false;
-  int64_t scratch() const { return dx + weight + dy + own; }
+  bool spread = false, folds = false;
+  int64_t strips = 0;  ///< scratch of add_reflections, which needs it when the engine has finished
+  int64_t scratch() const { return std::max(dx + weight + dy + own, strips); }
 };
+/// The padding of one side, as the x of a convolution with zero padding, which has the same weight. Its output is a run
+/// of rows of dy. dx has no samples where no output reads padding.
+struct ReflectedStrip {
+  Shape dx{0, 0, 0, 0}, dy{0, 0, 0, 0};
+  int64_t first = 0;     ///< position of the first sample, counted from the first sample of x
+  int64_t dy_begin = 0;  ///< the first row of dy
+  Conv1dGeometry geometry{};
+  int64_t dy_floats() const { return (dy.elements() + 15) / 16 * 16; }
+  int64_t dx_floats() const { return (dx.elements() + 15) / 16 * 16; }
+};
+std::array<ReflectedStrip, 2> reflected_strips(Shape x, Shape weight, const Conv1dGeometry&);
 
 /// Engine::direct computes several groups one after the other, each on copies of its channels. The sums for dbias and
 /// dbias_of_x follow when the engine has finished, and use its own scratch.
@@ -73,8 +92,6 @@ template <class T>
 int64_t tensor_floats(Shape x) {
   return (x.elements() * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 16;
 }
-/// Whether x is copied with its padding: reflected padding must be in memory, zero padding is handled by the loops.
-inline bool padding_in_memory(const Conv1dGeometry& g) { return g.padding == Padding::reflect; }
 
 // T is the storage of activations and weight. x, in the input gradient, is the shape of dx.
 template <class T>

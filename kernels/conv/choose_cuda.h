@@ -15,8 +15,12 @@ namespace nacre::cuda::ends {
 /// blocks overlap by the halo.
 struct StripPlan {
   int64_t wide_time, narrow_time, tiles, shift;
+  int64_t out_begin, out_end;  ///< expand and contract store these rows of the result
   int channels, columns, strips;
   bool reflect;  ///< padding of the side that is read through a window: reflected, else zero
+  /// Weight gradient: the rows of the wide side are counted with its reflected padding, of which `lead` come first.
+  /// Without such padding, lead is 0 and wide_rows is wide_time.
+  int64_t lead, wide_rows;
 };
 
 }  // namespace nacre::cuda::ends

@@ -30,11 +30,10 @@ void conv1d_weight_gradient(Context&, const Conv1dWeightGradient<T>&);
 namespace {
 
 using conv::Engine;
-using conv::padding_in_memory;
 
 constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
 
-// ---- conversions, padding, rows
+// ---- conversions, rows
 
 void to_float_part(const float* from, float* to, int64_t n) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
@@ -49,36 +48,6 @@ void convert_to_float(Context& ctx, const T* from, float* to, int64_t n) {
 }
 void to_bf16_part(const float* from, bf16* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = to_bf16(from[i]);
-}
-
-/// The sample of x at position `at` of the padded signal, counted from the first sample; -1 for a zero.
-int64_t source_sample(int64_t at, int64_t time, Padding padding) {
-  if (at >= 0 && at < time) return at;
-  if (padding == Padding::zero) return -1;
-  return at < 0 ? -at : 2 * (time - 1) - at;
-}
-
-/// Writes x with its padding, converted to float.
-template <class T>
-void pad_rows(Context& ctx, View<const T> x, int64_t left, int64_t right, Padding padding, float* to) {
-  const int64_t time = x.shape.time, channels = x.shape.channels, rows = left + time + right;
-  parallel_ranges(ctx, x.shape.batch * rows, grain / channels + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end;) {
-      const int64_t b = r / rows, at = r % rows - left;
-      if (at >= 0 && at < time) {  // a run of samples that are not padding
-        const int64_t n = std::min(time - at, end - r);
-        to_float_part(x.data + (b * time + at) * channels, to + r * channels, n * channels);
-        r += n;
-        continue;
-      }
-      const int64_t source = source_sample(at, time, padding);
-      if (source < 0)
-        std::memset(to + r * channels, 0, static_cast<size_t>(channels) * sizeof(float));
-      else
-        to_float_part(x.data + (b * time + source) * channels, to + r * channels, channels);
-      ++r;
-    }
-  });
 }
 
 NACRE_CLONES void add_row(const float* __restrict from, float* __restrict to, int64_t n) {
@@ -170,26 +139,23 @@ void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, in
 
 template <class T>
 void forward_by_windows(Context& ctx, const Conv1dForward<T>& a, const conv::ForwardChoice& choice) {
-  const Conv1dGeometry& g = a.geometry;
   Scratch scratch{a.scratch.data};
   float *const xs = scratch.take(choice.x), *const weights = scratch.take(choice.weight),
                *const ys = scratch.take(choice.y);
   windows::Arguments run{
       .bias = a.bias.data, .add = static_cast<bool>(a.residual), .scratch = scratch.take(choice.own)};
-  if (xs != nullptr) {
-    pad_rows(ctx, a.x, padding_in_memory(g) ? g.left : 0, padding_in_memory(g) ? g.right : 0, g.padding, xs);
-    run.x = xs;
-  }
   const int64_t outputs = a.y.elements();
   if constexpr (is_float<T>) {
-    if (run.x == nullptr) run.x = a.x.data;
+    run.x = a.x.data;
     run.weight = a.weight.data;
     if (a.residual && a.residual.data != a.y.data) convert_to_float(ctx, a.residual.data, a.y.data, outputs);
     run.y = a.y.data;
     windows::run(ctx, choice.problem, run);
   } else {
+    convert_to_float(ctx, a.x.data, xs, a.x.elements());
     convert_to_float(ctx, a.weight.data, weights, a.weight.elements());
     if (a.residual) convert_to_float(ctx, a.residual.data, ys, outputs);
+    run.x = xs;
     run.weight = weights;
     run.y = ys;
     windows::run(ctx, choice.problem, run);
@@ -229,10 +195,39 @@ void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, co
       T* const to = a.dx.data + r * channels;
       float* const padded = dxs + r / x.time * choice.rows * channels;
       const int64_t s = r % x.time;
-      if (padding_in_memory(g)) fold_row(padded, s, g.left, g.right, x.time, channels);
+      if (choice.folds) fold_row(padded, s, g.left, g.right, x.time, channels);
       finish_row(padded + (choice.left + s) * channels, a.bias.data, to, channels, a.add_dx);
     }
   });
+}
+
+/// Adds the gradients of reflected padding to the samples that it reflects.
+void add_reflections(Context& ctx, const Conv1dInputGradient<float>& a) {
+  const Shape x = a.dx.shape, y = a.dy.shape;
+  for (const conv::ReflectedStrip& s : conv::reflected_strips(x, a.weight.shape, a.geometry)) {
+    if (s.dx.elements() == 0) continue;
+    float *const dys = a.scratch.data, *const dxs = dys + s.dy_floats(), *const own = dxs + s.dx_floats();
+    const int64_t of_dy = s.dy.time * y.channels;
+    parallel_ranges(ctx, x.batch, grain / of_dy + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b)
+        to_float_part(a.dy.data + (b * y.time + s.dy_begin) * y.channels, dys + b * of_dy, of_dy);
+    });
+    conv1d_input_gradient<float>(
+        ctx,
+        {.dy = {dys, s.dy},
+         .weight = a.weight,
+         .dx = {dxs, s.dx},
+         .scratch = {own, floats(conv::choose_input_gradient<float>(ctx, s.dx, a.weight.shape, s.geometry).scratch())},
+         .geometry = s.geometry});
+    parallel_ranges(ctx, x.batch, grain / (s.dx.time * x.channels) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b)
+        for (int64_t j = 0; j < s.dx.time; ++j) {
+          const int64_t at = s.first + j, reflected = at < 0 ? -at : 2 * (x.time - 1) - at;
+          add_row(dxs + (b * s.dx.time + j) * x.channels, a.dx.data + (b * x.time + reflected) * x.channels,
+                  x.channels);
+        }
+    });
+  }
 }
 
 /// Several groups: one after the other.
@@ -324,8 +319,11 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const conv::InputGradientChoice choice = conv::choose_input_gradient<T>(ctx, x, a.weight.shape, a.geometry);
   if (choice.engine == Engine::nothing) return;
   expect_scratch(op, a.scratch, floats(choice.scratch()));
-  if (choice.engine == Engine::windows) return input_gradient_by_windows(ctx, a, choice);
-  if constexpr (is_float<T>) conv::run_input_gradient(ctx, choice.engine, a, a.scratch.data);
+  if (choice.engine == Engine::windows) input_gradient_by_windows(ctx, a, choice);
+  if constexpr (is_float<T>) {
+    if (choice.engine != Engine::windows) conv::run_input_gradient(ctx, choice.engine, a, a.scratch.data);
+    if (choice.strips > 0) add_reflections(ctx, a);
+  }
 }
 
 template <class T>

@@ -269,7 +269,7 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const bool aligned = aligned16(a.dx.data) && aligned16(a.weight.data) && aligned16(a.dy.data);
   const conv::ProductChoice choice = conv::choose_input_gradient<T>(ctx, a.dx.shape, a.weight.shape, g, aligned);
   if (choice.engine == Engine::nothing) return;
-  if (choice.engine == Engine::ends) return ends::input_gradient(ctx, a, choice.strips);
+  if (choice.engine == Engine::ends) ends::input_gradient(ctx, a, choice.strips);
   if (choice.engine == Engine::tiles) tile::input_gradient(ctx, a, choice.product);
   if (choice.head + choice.tail > 0)
     input_gradient_rows(ctx, a, sizes(a.dx.shape, a.weight.shape, a.dy.shape, g), choice.head, choice.tail);

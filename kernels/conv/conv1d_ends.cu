@@ -42,7 +42,9 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
     }
     const float* const from = narrow + strip * short_strip;
     const int64_t row = first_row + strip * short_strip, base = (item * c.wide_time + row) * c.channels + channel;
-    const int rows = c.wide_time - row < short_strip ? static_cast<int>(c.wide_time - row) : short_strip;
+    const int rows = c.out_end - row < short_strip ? static_cast<int>(c.out_end - row) : short_strip;
+    const int skipped =
+        c.out_begin > row ? static_cast<int>(c.out_begin - row < short_strip ? c.out_begin - row : short_strip) : 0;
     float window[taps];
 #pragma unroll
     for (int j = 0; j < halo; ++j) window[j] = from[j];
@@ -50,7 +52,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
         const int64_t at = base + int64_t{strip_row + j} * c.channels;
-        const bool inside = strip_row + j < rows;
+        const bool inside = strip_row + j >= skipped && strip_row + j < rows;
         window[(j + halo) % taps] = from[strip_row + j + halo];
         Pack<T> v, previous;
         if (inside && e.add != nullptr) {
@@ -161,7 +163,8 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
   }
   __syncthreads();
   const float bias = e.bias == nullptr ? 0.0f : e.bias[0];
-  for (int t = static_cast<int>(threadIdx.x); t < count && first_row + t < c.narrow_time; t += threads) {
+  for (int t = static_cast<int>(threadIdx.x); t < count && first_row + t < c.out_end; t += threads) {
+    if (first_row + t < c.out_begin) continue;
     const int strip_index = (t + halo) / short_strip, in_strip = (t + halo) - strip_index * short_strip;
     const float* p = parts + (strip_index * sums_of_strip + in_strip) * pitch;
     float sum = 0;

@@ -11,7 +11,8 @@ struct Weights {
   bool narrow_sum = false;
 };
 
-template <class T, bool snake, bool aligned>
+/// `padded`: the wide side has reflected padding.
+template <class T, bool snake, bool aligned, bool padded>
 __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
   NACRE_SHARED(float, buffer, 4 * threads * P);
@@ -38,8 +39,8 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
       }
     }
     const int64_t row = first_row + strip * long_strip;
-    const T* const from = e.wide + (item * c.wide_time + row) * c.channels + channel;
-    const int rows = c.wide_time - row < long_strip ? static_cast<int>(c.wide_time - row) : long_strip;
+    const T* const from = e.wide + (item * c.wide_time + (padded ? 0 : row)) * c.channels + channel;
+    const int rows = c.wide_rows - row < long_strip ? static_cast<int>(c.wide_rows - row) : long_strip;
     const float* const strip_narrow = narrow + strip * long_strip;
     float window[taps];
 #pragma unroll
@@ -48,10 +49,10 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
         window[(j + halo) % taps] = strip_narrow[strip_row + j + halo];
+        const int64_t at = strip_row + j + (padded ? row - c.lead : 0);
+        const int64_t source = padded ? source_sample(at, c.wide_time, true) : at;
         Pack<T> v;
-        unpack(strip_row + j < rows ? load_raw_pack<aligned>(from + int64_t{strip_row + j} * c.channels)
-                                    : make_uint4(0, 0, 0, 0),
-               v);
+        unpack(strip_row + j < rows ? load_raw_pack<aligned>(from + source * c.channels) : make_uint4(0, 0, 0, 0), v);
 #pragma unroll
         for (int i = 0; i < P; ++i) {
           if constexpr (snake) v.v[i] += vec::sin_squared_pi(frequency[i], v.v[i]) * gain[i];
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
           for (int k = 0; k < 4; ++k) low[k][i] += v.v[i] * window[(j + k) % taps];
 #pragma unroll
           for (int k = 4; k < taps; ++k) high[k - 4][i] += v.v[i] * window[(j + k) % taps];
-          high[3][i] += v.v[i];
+          if (!padded || source == at) high[3][i] += v.v[i];
         }
       }
     }
@@ -114,11 +115,17 @@ __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
 }
 
 template <class T, bool snake>
+auto weights_kernel_for(bool aligned, bool padded) {
+  if constexpr (!snake)  // Snake is only fused with zero padding
+    if (padded) return aligned ? weights_kernel<T, false, true, true> : weights_kernel<T, false, false, true>;
+  return aligned ? weights_kernel<T, snake, true, false> : weights_kernel<T, snake, false, false>;
+}
+template <class T, bool snake>
 void weights(Context& ctx, const char* name, int64_t batch, Weights<T> e, const StripPlan& c, WeightTotals<T> totals) {
   totals.partial = e.partial, totals.parts = batch * c.tiles, totals.channels = c.channels;
   e.narrow_sum = totals.narrow_sum != nullptr;
   launch(ctx, {.name = name, .grid = grid_of(batch, c), .block = threads},
-         aligned16(e.wide) ? weights_kernel<T, snake, true> : weights_kernel<T, snake, false>, e, c);
+         weights_kernel_for<T, snake>(aligned16(e.wide), c.wide_rows != c.wide_time), e, c);
   launch(ctx, {.name = "conv1d_ends_totals", .grid = blocks_for(partial_size(c.channels), 32), .block = 32 * lanes},
          totals_kernel<T>, totals);
 }

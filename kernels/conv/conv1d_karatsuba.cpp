@@ -18,9 +18,9 @@ alignas(64) const float zero_row[max_width] = {};
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 /// One side of the convolution as rows of `width` floats. A row of the strided side holds one stride of samples. Row 0
-/// begins at `offset` in an item, so the first and the last row may extend beyond the item.
+/// begins at `offset` in an item, so the first and the last rows may extend beyond the item.
 struct Side {
-  int64_t item, rows, width, offset = 0;
+  int64_t item, rows, width, offset = 0, channels = width;
   bool is_whole(int64_t row) const {
     const int64_t at = row * width + offset;
     return at >= 0 && at + width <= item;
@@ -33,6 +33,15 @@ struct Side {
     const int64_t at = row * width + offset, begin = std::max<int64_t>(at, 0), end = std::min(at + width, item);
     return {begin, begin - at, std::max<int64_t>(end - begin, 0)};
   }
+  /// Copies a row with samples beyond an end of its item, which are reflected. Every row of [0, rows) is read whole by an
+  /// output, so its samples are no further outside than the padding, and one reflection suffices.
+  void copy_reflected(const float* of_item, int64_t row, float* to) const {
+    for (int64_t i = 0; i < width; i += channels) {
+      int64_t at = row * width + offset + i;
+      at = at < 0 ? -at : at >= item ? 2 * (item - channels) - at : at;
+      std::memcpy(to + i, of_item + at, static_cast<size_t>(channels) * sizeof(float));
+    }
+  }
 };
 
 /// y row t = sum over k of x row (t + k dilation - left) times tap k.
@@ -43,9 +52,9 @@ struct Problem {
   bool adjoint = false;  // the weight is [in][taps][out] and its taps run backwards
 
   static Problem forward(Shape x, Shape y, const Conv1dGeometry& g) {
-    Problem p{.x = side(x), .y = side(y), .batch = x.batch};
+    Problem p{.x = side(x), .y = side(y), .batch = x.batch, .padding = g.padding};
     if (g.stride == 1)
-      p.dilation = g.dilation, p.left = g.left, p.padding = g.padding;
+      p.dilation = g.dilation, p.left = g.left;
     else
       p.x = strides(x, y.time + 1, g);
     return p;
@@ -62,7 +71,11 @@ struct Problem {
  private:
   static Side side(Shape s) { return {.item = s.time * s.channels, .rows = s.time, .width = s.channels}; }
   static Side strides(Shape s, int64_t rows, const Conv1dGeometry& g) {
-    return {.item = s.time * s.channels, .rows = rows, .width = g.stride * s.channels, .offset = -g.left * s.channels};
+    return {.item = s.time * s.channels,
+            .rows = rows,
+            .width = g.stride * s.channels,
+            .offset = -g.left * s.channels,
+            .channels = s.channels};
   }
 };
 
@@ -147,7 +160,7 @@ struct Tiles {
       if (++sheet_ == t_.sheets) sheet_ = 0, ++item_, enter_piece();
       row_ = sheet_ * t_.rows_out * t_.p.dilation;
     }
-    /// The rows of x that the tile reads; zeros outside of the item. Rows that cross an end are copied to `edge_rows`.
+    /// The rows of x that the tile reads, with their padding. Rows that cross an end are copied to `edge_rows`.
     void inputs(const float* x, float* edge_rows, const float** rows) const {
       const Problem& problem = t_.p;
       if (!valid()) return void(std::fill(rows, rows + t_.rows_in, zero_row));
@@ -162,7 +175,8 @@ struct Tiles {
       }
       for (int64_t r = 0; r < t_.rows_in; ++r, at += problem.dilation) {
         int64_t s = at;
-        if (problem.padding == Padding::reflect)
+        const bool reflect = problem.padding == Padding::reflect;
+        if (reflect && problem.x.channels == problem.x.width)  // rows are samples
           s = s < 0 ? -s : s >= problem.x.rows ? 2 * (problem.x.rows - 1) - s : s;
         rows[r] = zero_row;
         if (s < 0 || s >= problem.x.rows) continue;
@@ -170,11 +184,15 @@ struct Tiles {
           rows[r] = x + (base + s * problem.x.width + problem.x.offset);
           continue;
         }
-        const Side::Part part = problem.x.part(s);
         float* const copy = edge_rows + r * problem.x.width;
+        rows[r] = copy;
+        if (reflect) {
+          problem.x.copy_reflected(x + base, s, copy);
+          continue;
+        }
+        const Side::Part part = problem.x.part(s);
         std::memset(copy, 0, static_cast<size_t>(problem.x.width) * sizeof(float));
         std::memcpy(copy + part.skip, x + (base + part.at), static_cast<size_t>(part.size) * sizeof(float));
-        rows[r] = copy;
       }
     }
     /// The row of y that is row r of the tile, or -1 if it does not exist.
@@ -420,7 +438,7 @@ bool is_faster(const Problem& p, const Scheme& s, bool factors_of_weight) {
 bool supports_geometry(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   if (g.groups != 1 || x.channels % 16 != 0 || y.channels % 16 != 0) return false;
   if (g.stride == 1) return weight.time == 7;
-  return g.dilation == 1 && weight.time == 2 * g.stride && g.padding == Padding::zero;
+  return g.dilation == 1 && weight.time == 2 * g.stride;
 }
 
 }  // namespace

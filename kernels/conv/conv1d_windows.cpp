@@ -116,15 +116,22 @@ void lay_out(const Plan& plan, const float* weight, int64_t begin, int64_t width
   }
 }
 
-/// The samples of x that rows [begin, begin + rows) of y read: in place, or copied to `buffer` with zeros for padding.
+/// The samples of x that rows [begin, begin + rows) of y read: in place, or copied to `buffer` with their padding.
 const float* window(const Problem& p, const float* item, int64_t begin, int64_t rows, int64_t span, float* buffer) {
   const int64_t first = begin * p.stride - p.left, samples = (rows - 1) * p.stride + span;
   if (first >= 0 && first + samples <= p.time) return item + first * p.in;
-  // Zeros before the signal, the samples, zeros after it.
+  // Padding before the signal, the samples, padding after it.
   const int64_t from = std::clamp<int64_t>(first, 0, p.time), to = std::clamp<int64_t>(first + samples, from, p.time);
-  float* at = std::fill_n(buffer, (std::min(from, first + samples) - first) * p.in, 0.0f);
+  float* at = buffer;
+  const auto pad = [&](int64_t low, int64_t high) {
+    for (int64_t s = low; s < high; ++s) {
+      const int64_t source = s < 0 ? -s : 2 * (p.time - 1) - s;
+      at = p.reflect ? std::copy_n(item + source * p.in, p.in, at) : std::fill_n(at, p.in, 0.0f);
+    }
+  };
+  pad(first, std::min(from, first + samples));
   at = std::copy(item + from * p.in, item + to * p.in, at);
-  std::fill(at, buffer + samples * p.in, 0.0f);
+  pad(std::max(first, to), first + samples);
   return buffer;
 }
 

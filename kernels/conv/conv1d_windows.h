@@ -1,6 +1,6 @@
 #pragma once
-// Convolutions in float for every shape, channels last, zero padding: each row of y is the product of a window of x
-// with the whole weight. Used for the forward, and for the input gradient as a convolution of dy with the adjoint
+// Convolutions in float for every shape, channels last: each row of y is the product of a window of x with the whole
+// weight. Only the windows that reach beyond an end of x are copied, with their padding. Used for the forward, and for the input gradient as a convolution of dy with the adjoint
 // weight.
 #include <cstdint>
 
@@ -8,11 +8,12 @@
 
 namespace nacre::windows {
 
-/// y row t = sum over k < taps of x row (t stride + k dilation - left) times tap k; rows outside x are zero.
+/// y row t = sum over k < taps of x row (t stride + k dilation - left) times tap k; rows outside x are zero or reflected.
 struct Problem {
   int64_t batch = 0, time = 0, length = 0;  ///< rows of x, rows of y
   int64_t in = 0, out = 0, taps = 0;        ///< floats of a row of x, of y
   int64_t stride = 1, dilation = 1, groups = 1, left = 0;
+  bool reflect = false;
   /// The weight is [group][in][taps][out] and its taps run backwards; else it is [group][out][taps][in].
   bool adjoint = false;
   int64_t samples = 1;  ///< samples per row of y; with groups, each sample has the channels of every group

@@ -29,6 +29,11 @@ Conv1dGeometry same(int64_t taps, int64_t dilation = 1) {
 /// The strided layers of the codec: 2 s taps, padding ceil(s / 2).
 Conv1dGeometry strided(int64_t s) { return {.stride = s, .left = (s + 1) / 2, .right = (s + 1) / 2}; }
 
+Conv1dGeometry reflected(Conv1dGeometry g) {
+  g.padding = Padding::reflect;
+  return g;
+}
+
 const std::vector<Sample>& samples() {
   static const std::vector<Sample> all{
       {"the smallest", 1, 1, 1, 1, 1, {}},
@@ -95,6 +100,22 @@ const std::vector<Sample>& samples() {
        8,
        4,
        {.stride = 2, .dilation = 2, .left = 5, .right = 6, .padding = Padding::reflect}},
+      {"reflected, causal, one sample more than the padding", 3, 7, 16, 24, 7, reflected({.left = 6})},
+      {"reflected on both sides, one sample more than the padding", 2, 7, 16, 24, 7,
+       reflected({.left = 6, .right = 6})},
+      {"reflected on the right", 2, 20, 24, 16, 3, reflected({.right = 2})},
+      {"reflected, rate change by 2, causal", 2, 41, 16, 32, 4, reflected({.stride = 2, .left = 2, .right = 1})},
+      {"reflected, rate change by 8, one sample more than the padding", 2, 9, 16, 32, 16,
+       reflected({.stride = 8, .left = 8, .right = 7})},
+      {"reflected, stride wider than the kernel", 2, 23, 16, 16, 3, reflected({.stride = 5, .left = 8, .right = 7})},
+      {"reflected, one row of output for all padding", 1, 8, 16, 16, 3,
+       reflected({.dilation = 7, .left = 7, .right = 2})},
+      {"reflected, one tap beside padding", 2, 9, 16, 32, 1, reflected({.left = 3, .right = 2})},
+      {"reflected, groups", 2, 12, 12, 18, 5, reflected({.groups = 3, .left = 4})},
+      {"reflected, last layer, causal", 2, 50, 32, 1, 7, reflected({.left = 6})},
+      {"reflected, first layer, causal", 2, 50, 1, 32, 7, reflected({.left = 6})},
+      {"reflected, last layer, more rows than a block takes", 2, 230, 96, 1, 7, reflected({.left = 6, .right = 3})},
+      {"reflected, first layer, more rows than a block takes", 2, 230, 1, 96, 7, reflected({.left = 2, .right = 6})},
       {"wide and short, widths that fill no vector", 1, 5, 130, 70, 3, same(3)},
       {"long and narrow", 1, 1031, 3, 2, 5, same(5)},
       {"an even kernel", 2, 31, 16, 17, 2, {.left = 1}},
@@ -289,10 +310,127 @@ TEST_CASE("conv1d is exact on integers with fewer products", "[conv1d]") {
     CHECK(conv::choose_input_gradient<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == expected);
     for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
   }
-  Sample s{"seven taps, reflected", 2, 205, 32, 96, 7, {.dilation = 3, .left = 9, .right = 9}};
-  s.g.padding = Padding::reflect;
-  CHECK(conv::choose_forward<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == Engine::karatsuba);
-  exact<float>(Device{}, s, 2);
+}
+
+namespace {
+
+/// Reflected padding on each engine of the CPU, on the left alone (causal), on the right alone, and on both sides.
+struct Reflected {
+  Sample s;
+  Engine forward, input_gradient, weight_gradient;
+};
+const std::vector<Reflected>& reflected_paddings() {
+  constexpr Engine direct = Engine::direct, karatsuba = Engine::karatsuba, windows = Engine::windows,
+                   blocks = Engine::blocks;
+  static const std::vector<Reflected> all{
+      {{"seven taps, causal", 3, 200, 32, 48, 7, reflected({.left = 6})}, karatsuba, karatsuba, karatsuba},
+      {{"seven taps, dilated", 2, 205, 32, 96, 7, reflected(same(7, 3))}, karatsuba, karatsuba, karatsuba},
+      {{"seven taps, right", 2, 205, 48, 32, 7, reflected({.right = 6})}, karatsuba, karatsuba, karatsuba},
+      {{"seven taps, many items of seven samples", 64, 7, 32, 32, 7, reflected({.left = 6})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 2, causal", 2, 200, 32, 64, 4, reflected({.stride = 2, .left = 2})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 2, a sample over", 2, 201, 32, 64, 4, reflected({.stride = 2, .left = 2, .right = 1})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 4, causal", 2, 240, 32, 64, 8, reflected({.stride = 4, .left = 4})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 4, both sides", 2, 240, 32, 64, 8, reflected(strided(4))}, karatsuba, karatsuba, karatsuba},
+      {{"two strides of 5, causal", 2, 260, 16, 64, 10, reflected({.stride = 5, .left = 5})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 5, wide padding", 2, 260, 16, 64, 10, reflected({.stride = 5, .left = 12, .right = 11})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 8, causal", 1, 832, 16, 80, 16, reflected({.stride = 8, .left = 8})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 8, right", 1, 832, 16, 80, 16, reflected({.stride = 8, .right = 8})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"two strides of 8, many items of nine samples", 64, 9, 16, 64, 16,
+        reflected({.stride = 8, .left = 8, .right = 7})},
+       karatsuba,
+       karatsuba,
+       karatsuba},
+      {{"three taps, causal", 3, 300, 32, 16, 3, reflected({.left = 2})}, windows, windows, direct},
+      {{"three taps, both sides", 3, 300, 32, 20, 3, reflected(same(3, 2))}, windows, windows, direct},
+      {{"short, causal", 2, 33, 96, 112, 8, reflected({.left = 7})}, windows, windows, blocks},
+      {{"long, groups", 2, 190, 48, 96, 3, reflected({.groups = 3, .left = 2})}, windows, windows, direct},
+      {{"short, groups of stride 2", 2, 40, 288, 336, 8, reflected({.stride = 2, .groups = 3, .left = 4, .right = 3})},
+       windows,
+       windows,
+       direct},
+      {{"last layer, causal", 3, 300, 32, 1, 7, reflected({.left = 6})}, direct, windows, direct},
+      {{"first layer, causal", 3, 300, 1, 32, 7, reflected({.left = 6})}, windows, windows, direct},
+  };
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("conv1d is exact on integers with reflected padding", "[conv1d]") {
+  Context ctx;
+  for (const auto& [s, forward, input_gradient, weight_gradient] : reflected_paddings()) {
+    INFO(s.why);
+    CHECK(conv::choose_forward<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == forward);
+    CHECK(conv::choose_input_gradient<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == input_gradient);
+    CHECK(conv::choose_weight_gradient<float>(ctx, x_shape(s), weight_shape(s), s.g).engine == weight_gradient);
+    for (const int threads : {1, 2, 3}) exact<float>(Device{}, s, threads);
+    exact<bf16>(Device{}, s, 2);
+  }
+}
+
+TEST_CASE("conv1d's reflected padding is computed on rows of dy that read it", "[conv1d]") {
+  // Every geometry of small sizes: the strips have exactly the padding that some output reads, and the rows of dy that
+  // read it.
+  for (const int64_t time : {9, 12})
+    for (const int64_t taps : {1, 2, 3, 7})
+      for (const int64_t stride : {1, 2, 3, 5})
+        for (const int64_t dilation : {1, 3})
+          for (int64_t left = 0; left < 9; ++left)
+            for (int64_t right = 0; right < 9; ++right) {
+              const Conv1dGeometry g =
+                  reflected({.stride = stride, .dilation = dilation, .left = left, .right = right});
+              const int64_t length = conv1d_length(time, taps, g);
+              if (length < 1) continue;
+              std::vector<int64_t> reads(2);  // (row, tap) pairs that read the padding of a side
+              for (int64_t t = 0; t < length; ++t)
+                for (int64_t k = 0; k < taps; ++k) {
+                  const int64_t at = t * stride + k * dilation - left;
+                  if (at < 0 || at >= time) ++reads[at < 0 ? 0 : 1];
+                }
+              const auto strips = conv::reflected_strips({2, time, 1, 3}, {5, taps, 1, 3}, g);
+              for (size_t side = 0; side < 2; ++side) {
+                const conv::ReflectedStrip& s = strips[side];
+                int64_t of_strip = 0;
+                if (s.dx.elements() > 0) {
+                  REQUIRE(conv1d_length(s.dx.time, taps, s.geometry) == s.dy.time);
+                  REQUIRE(s.dy_begin + s.dy.time <= length);
+                  REQUIRE((side == 0 ? s.first == -left && s.dx.time == left
+                                     : s.first >= time && s.first + s.dx.time == time + right));
+                  for (int64_t t = 0; t < s.dy.time; ++t)
+                    for (int64_t k = 0; k < taps; ++k) {
+                      const int64_t at = t * stride + k * dilation - s.geometry.left;
+                      if (at >= 0 && at < s.dx.time) ++of_strip;
+                      // Sample `at` of the strip is the same position of the padded signal.
+                      REQUIRE(at + s.first == (s.dy_begin + t) * stride + k * dilation - left);
+                    }
+                }
+                REQUIRE(of_strip == reads[side]);
+              }
+            }
 }
 
 namespace {
@@ -303,11 +441,6 @@ struct Windowed {
   bool by_slices;
 };
 const std::vector<Windowed>& whole_windows() {
-  const auto reflected = [](int64_t edge) {
-    Conv1dGeometry g{.left = edge, .right = edge};
-    g.padding = Padding::reflect;
-    return g;
-  };
   static const std::vector<Windowed> all{
       {{"short", 2, 30, 96, 112, 8, {.left = 4, .right = 3}}, true},
       {{"short, outputs that fill no vector", 1, 50, 128, 100, 6, {.left = 2, .right = 3}}, true},
@@ -315,7 +448,7 @@ const std::vector<Windowed>& whole_windows() {
       {{"short, dilated taps of more channels than a slice", 1, 45, 528, 64, 3, same(3, 4)}, true},
       {{"short, 5 taps of stride 3", 2, 91, 112, 128, 5, {.stride = 3, .left = 2, .right = 2}}, true},
       {{"short, one tap beside padding", 1, 60, 256, 272, 1, {.left = 1, .right = 2}}, true},
-      {{"short, reflected", 2, 33, 96, 112, 8, reflected(4)}, true},
+      {{"short, reflected", 2, 33, 96, 112, 8, reflected({.left = 4, .right = 4})}, true},
       {{"short, more padding than taps", 2, 40, 96, 368, 2, {.left = 5, .right = 4}}, true},
       {{"short, groups", 2, 40, 288, 336, 8, {.groups = 3, .left = 4, .right = 3}}, true},
       {{"long", 1, 700, 16, 48, 5, same(5)}, false},
@@ -372,6 +505,7 @@ TEST_CASE("conv1d gives the same bits on any number of threads", "[conv1d]") {
   std::vector<Sample> samples = fewer_products();
   for (const Windowed& w : whole_windows()) samples.push_back(w.s);
   for (const Sample& s : blocks_of_weights()) samples.push_back(s);
+  for (const Reflected& r : reflected_paddings()) samples.push_back(r.s);
   for (const Sample& s : samples) {
     INFO(s.why);
     const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
@@ -676,7 +810,10 @@ TEST_CASE("conv1d in tf32 rounds inputs once", "[conv1d]") {
 TEST_CASE("conv1d is accurate on random data", "[conv1d]") {
   for (const Device device : devices()) {
     std::vector<Sample> all = samples();
-    if (device.kind == Device::cpu) all.insert(all.end(), fewer_products().begin(), fewer_products().end());
+    if (device.kind == Device::cpu) {
+      all.insert(all.end(), fewer_products().begin(), fewer_products().end());
+      for (const Reflected& r : reflected_paddings()) all.push_back(r.s);
+    }
     for (const Sample& s : all) {
       INFO(s.why);
       const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
