@@ -23,7 +23,7 @@ FLOORS = [  # from the lowest to the highest
     ["kernels/norm", "kernels/pointwise", "kernels/quantizer", "kernels/spectral", "kernels/loss", "kernels/optimizer",
      "discriminators", "systems", "log"],
     ["kernels/conv", "losses", "formats"],
-    ["codec"],
+    ["codec", "kernels/recurrent"],
     ["training", "coding"],
     ["report"],
     ["examples"],

@@ -156,6 +156,13 @@ NACRE_INLINE float tanh(float x) {
   return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, detail::quotient(e, e + 2.0f)) & 0x7fffffffu) | sign);
 }
 
+/// 1 / (1 + exp(-x)), within 3 ulp, denormal results included.
+NACRE_INLINE float sigmoid(float x) {
+  // With e = exp(-|x|) in [0, 1], 1 / (1 + e) for x >= 0 and e / (1 + e) below: neither overflows.
+  const float e = exp(x < 0.0f ? x : -x);
+  return detail::quotient(x < 0.0f ? e : 1.0f, 1.0f + e);
+}
+
 /// Within 2 ulp; log(0) is -infinity, negative numbers give NaN.
 NACRE_INLINE float log(float x) {
   const detail::Logarithm l = detail::logarithm(x);

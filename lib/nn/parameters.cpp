@@ -155,6 +155,11 @@ Weight& Parameters::add_plain_weight(std::vector<std::string> names, std::vector
   return weight_of(add_stack(std::move(names), std::move(stored), whole, init, as), nullptr);
 }
 
+Weight& Parameters::add_named_weight(std::string name, std::vector<int64_t> stored, Shape whole, Init init,
+                                     StoredAs as) {
+  return weight_of(add_stack({std::move(name)}, std::move(stored), whole, init, as), nullptr);
+}
+
 void Parameters::expect_one_form(const std::vector<std::string>& names, const char* of_other_form) {
   for (const std::string& n : names)
     if (find(n + of_other_form).parameter != nullptr)

@@ -5,7 +5,6 @@
 
 #include "files/fields.h"
 #include "systems/list.h"
-#include "systems/temporary_lstm.h"
 
 namespace nacre::systems {
 namespace {

@@ -280,6 +280,25 @@ TEST_CASE("a plain weight computes what a normalised one of the same effective w
     CHECK(plain.gradients.at(name) == normalised.gradients.at(name));
   CHECK(test::largest(plain.gradients.at("conv.weight")) > 0);
 }
+TEST_CASE("a stack of LSTM layers against one in double") {
+  const Device device = GENERATE(from_range(test::devices()));
+  const int64_t layers = GENERATE(int64_t{1}, int64_t{2}, int64_t{3});
+  CAPTURE(str(device), layers);
+  const Result r = run<float>(device, made<Lstm>("stack.lstm", 6, layers), normed_input, 6);
+  CHECK(r.parameters.size() == 3 + 4 * static_cast<size_t>(layers));
+  CHECK(r.parameters.at("stack.lstm.weight_hh_l0").size() == 24 * 6);
+  check_against(
+      r,
+      [&](test::Tape& t) {
+        return product(
+            t, test::lstm("stack.lstm", layers)(t, test::conv1d("first", 1)(t, t.constant(normed_input, r.x))), r.dy);
+      },
+      device.kind == Device::cpu);
+}
+TEST_CASE("a stack of LSTM layers in bf16") {
+  // The convolution and its weights; per layer two weights, y, and h of the rows before; the sum.
+  compare(made<Lstm>("lstm", 6, 2), {.batch = 3, .time = 20, .channels = 5}, 6, 11);
+}
 TEST_CASE("a normalisation over an item looks at all of its positions") {
   Context ctx({.threads = 1});
   for (const Norm norm : {Norm::none, Norm::group, Norm::layer}) {

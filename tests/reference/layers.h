@@ -9,6 +9,7 @@
 #include "reference/elu.h"
 #include "reference/group_norm.h"
 #include "reference/leaky_relu.h"
+#include "reference/lstm.h"
 #include "reference/snake.h"
 #include "reference/tanh.h"
 #include "reference/tape.h"
@@ -149,6 +150,36 @@ inline Layer group_norm(std::string name, int64_t groups, bool per_position) {
     });
     return y;
   };
+}
+
+// --- Recurrence
+
+/// Layer k of a stack, with the parameters <name>.weight_ih_l<k>, weight_hh_l<k>, bias_ih_l<k> and bias_hh_l<k>.
+inline Node* lstm_layer(Tape& t, const std::string& name, int64_t k, Node* x) {
+  const auto parameter = [&](const char* which) { return t.parameter(name + which + "_l" + std::to_string(k)); };
+  Node *weight_x = parameter(".weight_ih"), *weight_h = parameter(".weight_hh"), *bias_x = parameter(".bias_ih"),
+       *bias_h = parameter(".bias_hh");
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  const nacre::reference::Lstm op{size(x->shape.batch), size(x->shape.time), size(x->shape.channels),
+                                  bias_x->value.size() / 4};
+  const nacre::reference::Lstm::Parameters p{weight_x->value, weight_h->value, bias_x->value, bias_h->value};
+  const auto result = op.forward(p, x->value);
+  Shape shape = x->shape;
+  shape.channels = static_cast<int64_t>(op.hidden);
+  Node* y = t.make(shape, result.y, {x, weight_x, weight_h, bias_x, bias_h});
+  t.back(y, [=, &t] {
+    auto d = op.backward(p, x->value, result, y->gradient);
+    t.add(x, std::move(d.x)), t.add(weight_x, std::move(d.weight_x)), t.add(weight_h, std::move(d.weight_h));
+    t.add(bias_x, d.bias), t.add(bias_h, std::move(d.bias));
+  });
+  return y;
+}
+/// A stack of layers, and the sum with its input.
+inline Layer lstm(std::string name, int64_t layers) {
+  return residual([=](Tape& t, Node* x) {
+    for (int64_t k = 0; k < layers; ++k) x = lstm_layer(t, name, k, x);
+    return x;
+  });
 }
 
 // --- Convolutions

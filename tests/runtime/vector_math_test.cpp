@@ -24,6 +24,7 @@ NACRE_LOOP(cos_loop, sin_cos_pi_unsigned(1.0f, in[i]).cos)
 NACRE_LOOP(exp_loop, exp(in[i]))
 NACRE_LOOP(exp_minus_one_loop, exp_minus_one(in[i]))
 NACRE_LOOP(tanh_loop, tanh(in[i]))
+NACRE_LOOP(sigmoid_loop, sigmoid(in[i]))
 NACRE_LOOP(log_loop, log(in[i]))
 NACRE_LOOP(log10_loop, log10(in[i]))
 #undef NACRE_LOOP
@@ -36,6 +37,8 @@ double reduced(double t) { return std::numbers::pi * (t - std::nearbyint(t)); }
 double sin_exact(double t) { return std::sin(reduced(t)); }
 double cos_exact(double t) { return std::cos(reduced(t)); }
 double sin_squared_exact(double t) { return sin_exact(t) * sin_exact(t); }
+
+double sigmoid_exact(double x) { return 1 / (1 + std::exp(-x)); }
 
 constexpr int64_t count = 1 << 19;  // per regime: a million per function, with the regimes below
 enum Draw { uniform, logarithmic, both_signs };
@@ -128,6 +131,8 @@ TEST_CASE("exponentials keep their bounds", "[vector_math]") {
   CHECK(worst_error(exp_minus_one_loop, std::expm1, both_signs, 1e-30, 1) <= 3);
   CHECK(worst_error(tanh_loop, std::tanh, uniform, -10, 10) <= 3);
   CHECK(worst_error(tanh_loop, std::tanh, both_signs, 1e-30, 1e30) <= 3);
+  CHECK(worst_error(sigmoid_loop, sigmoid_exact, uniform, -100, 100) <= 3);
+  CHECK(worst_error(sigmoid_loop, sigmoid_exact, uniform, -10, 10) <= 3);
   CHECK(at(exp_loop, 0) == 1);
   CHECK(at(exp_loop, 89) == infinity);
   CHECK(at(exp_loop, infinity) == infinity);
@@ -135,9 +140,12 @@ TEST_CASE("exponentials keep their bounds", "[vector_math]") {
   CHECK(at(exp_minus_one_loop, -infinity) == -1);
   CHECK(at(tanh_loop, infinity) == 1);
   CHECK(at(tanh_loop, -infinity) == -1);
+  CHECK(at(sigmoid_loop, 0) == 0.5f);
+  CHECK(at(sigmoid_loop, infinity) == 1);
+  CHECK(at(sigmoid_loop, -infinity) == 0);
   CHECK(std::signbit(at(tanh_loop, -0.0f)));
   CHECK(!std::signbit(at(tanh_loop, 0.0f)));
-  for (Loop loop : {exp_loop, exp_minus_one_loop, tanh_loop}) CHECK(std::isnan(at(loop, NAN)));
+  for (Loop loop : {exp_loop, exp_minus_one_loop, tanh_loop, sigmoid_loop}) CHECK(std::isnan(at(loop, NAN)));
 }
 
 TEST_CASE("logarithms keep their bounds", "[vector_math]") {

@@ -193,6 +193,30 @@ class ConvTranspose1d {
   std::optional<GroupNorm> norm_;
 };
 
+/// A stack of LSTM layers (lstm.h) with a skip around the whole: y = lstm_{layers - 1}(... lstm_0(x)) + x. Parameters of
+/// layer k are <name>.weight_ih_l<k> and <name>.weight_hh_l<k> [4 channels, channels], <name>.bias_ih_l<k> and
+/// <name>.bias_hh_l<k> [4 channels], PyTorch's names and order of gates, initialised uniformly in +-1/sqrt(channels).
+///
+/// The state is zero before the first position. In inference plans of one item it follows Plan::window(): positions
+/// before `first` are not part of the recurrence (y is x alone), position `first` continues from the state that the run
+/// before has carried if it is above 0, and the state before position `next` is carried to the next run. A run throws
+/// Error(usage) if these are not in order.
+class Lstm {
+ public:
+  Lstm(Parameters&, const std::string& name, int64_t channels, int64_t layers);
+  Flow plan(Plan&, Flow x) const;
+
+ private:
+  struct Part {
+    const Weight *weight_x, *weight_h;
+    const Parameter *bias_x, *bias_h;
+  };
+  template <class T>
+  Flow plan_layer(Plan&, Flow x, size_t k) const;
+  std::string name_;
+  std::vector<Part> layers_;
+};
+
 /// Positions first ... first + time - 1 of x along the time axis; those outside of x are zero. Returns x itself if
 /// nothing changes.
 Flow rows_of(Plan&, Flow x, int64_t first, int64_t time);

@@ -101,6 +101,10 @@ class Parameters {
   Weight& add_plain_weight(std::vector<std::string> names, std::vector<int64_t> stored, Shape whole, Init,
                            StoredAs = StoredAs::convolution);
 
+  /// As add_plain_weight(), under exactly this name.
+  Weight& add_named_weight(std::string name, std::vector<int64_t> stored, Shape whole, Init,
+                           StoredAs = StoredAs::same);
+
   /// Allocates the blocks, filled with zeros. After this call, add() only accepts parameters that already exist.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
   bool allocated() const noexcept { return allocated_; }

@@ -1,0 +1,147 @@
+#include "nacre/ops/lstm.h"
+
+#include "nacre/nn/layers.h"
+#include "nacre/ops/add.h"
+#include "nn/convolution.h"
+
+namespace nacre {
+namespace {
+
+/// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each.
+template <class T>
+Costs lstm_costs(Shape x, Shape weight) {
+  const auto n = static_cast<double>(x.elements()), weights = 2 * static_cast<double>(weight.elements()),
+             products = 2 * static_cast<double>(x.rows()) * weights, bytes = sizeof(T) * (2 * n + weights),
+             saved = sizeof(float) * 5 * n;
+  return {.forward = {.products = products, .floats = 100 * n, .bytes = bytes},
+          .input_gradient = {.products = products, .floats = 50 * n, .bytes = bytes + saved},
+          .weight_gradient = {.products = products, .bytes = 2 * sizeof(T) * n + saved + 8 * weights}};
+}
+
+/// Rows first ... first + count - 1 of an item of its own.
+template <class T>
+View<T> rows(View<T> v, int64_t first, int64_t count) {
+  v.data += first * v.shape.width * v.shape.channels;
+  v.shape.time = count;
+  return v;
+}
+
+/// The recurrence over a window of one item; see Window. `carried` holds the state from run to run.
+template <class T>
+void forward_in_window(Context& c, LstmForward<T> a, View<float> carried, Window window) {
+  const int64_t time = a.x.shape.time;
+  if (window.first < 0 || window.first > time || window.next > time || (window.next >= 0 && window.next < window.first))
+    throw Error(ErrorKind::usage, "lstm: window from " + std::to_string(window.first) + " with next " +
+                                      std::to_string(window.next) + " in " + std::to_string(time) + " rows");
+  const View<const T> x = a.x;
+  const View<T> y = a.y;
+  // The layer's result is x alone there. These values are used by nobody, but they are defined.
+  if (window.first > 0) c.zero(rows(y, 0, window.first));
+  const auto run = [&](int64_t first, int64_t end, bool from_carried, bool to_carried) {
+    a.x = rows(x, first, end - first), a.y = rows(y, first, end - first);
+    a.state = from_carried ? View<const float>(carried) : View<const float>{};
+    a.state_after = to_carried ? carried : View<float>{};
+    lstm_forward<T>(c, a);
+  };
+  const bool continues = window.first > 0;
+  if (window.next < 0) return run(window.first, time, continues, false);
+  run(window.first, window.next, continues, true);
+  run(window.next, time, true, false);
+}
+
+template <class T>
+Flow plan_sum(Plan& p, const std::string& name, Flow a, Flow b) {
+  const Step s = p.step(name);
+  const auto out = s.makes<T>(a.shape);
+  const auto left = s.passes<T>(a, out.flow), right = s.passes<T>(b, out.flow);
+  s.costs({.forward = {.bytes = 3.0 * sizeof(T) * static_cast<double>(a.shape.elements())}});
+  s.forward([=](Context& c) { add<T>(c, {.a = left.value, .b = right.value, .y = out.value}); });
+  s.backward([=](Context& c) {
+    for (const Input<T>& to : {left, right})
+      if (to.grad) accumulate<T>(c, {.x = out.grad, .y = to.grad, .add = to.add});
+  });
+  return out.flow;
+}
+
+}  // namespace
+
+Lstm::Lstm(Parameters& parameters, const std::string& name, int64_t channels, int64_t layers) : name_(name) {
+  if (channels < 1 || layers < 1)
+    throw Error(ErrorKind::usage,
+                name + ": " + std::to_string(layers) + " LSTM layers of " + std::to_string(channels) + " channels");
+  const Init init = uniform_by_fan_in(channels);
+  const int64_t n = 4 * channels;
+  for (int64_t k = 0; k < layers; ++k) {
+    const std::string end = "_l" + std::to_string(k);
+    const auto weight = [&](const char* which) {
+      return &parameters.add_named_weight(name + which + end, {n, channels}, {.batch = n, .channels = channels}, init);
+    };
+    const auto bias = [&](const char* which) {
+      return &parameters.add(name + which + end, {n}, {.channels = n}, init);
+    };
+    layers_.push_back({weight(".weight_ih"), weight(".weight_hh"), bias(".bias_ih"), bias(".bias_hh")});
+  }
+}
+
+Flow Lstm::plan(Plan& p, Flow x) const {
+  return visit(x.storage, [&]<class T>(Type<T>) {
+    Flow y = x;
+    for (size_t k = 0; k < layers_.size(); ++k) y = plan_layer<T>(p, y, k);
+    return plan_sum<T>(p, name_ + ".skip", y, x);
+  });
+}
+
+template <class T>
+Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
+  const Step s = p.step(name_ + ".l" + std::to_string(k));
+  Context& context = p.context();
+  const Part& part = layers_[k];
+  const Shape shape = x.shape;
+  const int64_t channels = shape.channels;
+  const auto in = s.reads<T>(x, Until::backward);
+  const auto out = s.makes<T>(shape, Until::backward);
+  const View<float> gates = s.saved<float>({shape.batch, shape.time, 1, 4 * channels}),
+                    cells = s.saved<float>({shape.batch, shape.time, 1, channels});
+  const View<float> scratch = s.scratch(lstm_forward_scratch<T>(context, shape, channels), Until::forward),
+                    backward_scratch = s.scratch(lstm_backward_scratch<T>(context, shape, channels), Until::backward);
+  const WeightGrad dweight_x = s.gradient(*part.weight_x), dweight_h = s.gradient(*part.weight_h);
+  const View<float> dbias_x = s.gradient(*part.bias_x), dbias_h = s.gradient(*part.bias_h);
+  s.costs(lstm_costs<T>(shape, part.weight_x->shape));
+  // The step declares no reach, so it is the own position: the state carries the rest from window to window.
+  const bool in_windows = !p.training() && shape.batch == 1;
+  const View<float> carried = in_windows ? s.carries<float>(lstm_state(1, channels)) : View<float>{};
+  const Window* const window = in_windows ? &p.window() : nullptr;
+  s.forward([=](Context& c) {
+    const LstmForward<T> a{.x = in.value,
+                           .weight_x = part.weight_x->value<T>(),
+                           .weight_h = part.weight_h->value<T>(),
+                           .bias_x = part.bias_x->value,
+                           .bias_h = part.bias_h->value,
+                           .y = out.value,
+                           .gates = gates,
+                           .cells = cells,
+                           .scratch = scratch};
+    window != nullptr ? forward_in_window<T>(c, a, carried, *window) : lstm_forward<T>(c, a);
+  });
+  s.backward([=](Context& c) {
+    lstm_backward<T>(c, {.x = in.value,
+                         .weight_x = part.weight_x->value<T>(),
+                         .weight_h = part.weight_h->value<T>(),
+                         .y = out.value,
+                         .gates = gates,
+                         .cells = cells,
+                         .dy = out.grad,
+                         .dx = in.grad,
+                         .dweight_x = dweight_x.grad,
+                         .dweight_h = dweight_h.grad,
+                         .dbias_x = dbias_x,
+                         .dbias_h = dbias_h,
+                         .scratch = backward_scratch,
+                         .add_dx = in.add,
+                         .add_dweight_x = dweight_x.add,
+                         .add_dweight_h = dweight_h.add});
+  });
+  return out.flow;
+}
+
+}  // namespace nacre
