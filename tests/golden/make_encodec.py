@@ -45,7 +45,7 @@ FORMS = {
 BOOKS, SIZE, LATENT, LENGTHS, SEED = 3, 16, 8, (32, 1, 2, 5), 5
 FOLLOWED = {  # parameters whose gradients are stored, by the number of the layer from the front or from the end
     "encoder": ("0.conv.weight", "1.block.1.conv.weight", "{lstm}.lstm.weight_hh_l0", "{lstm}.lstm.bias_ih_l1", "{last}.conv.weight"),
-    "decoder": ("0.conv.weight", "3.conv.weight", "1.lstm.weight_ih_l0", "4.block.1.conv.bias", "{last}.conv.weight"),
+    "decoder": ("0.conv.weight", "3.conv.weight", "1.lstm.weight_ih_l0", "4.block.3.conv.bias", "{last}.conv.weight"),
 }
 
 
