@@ -118,8 +118,8 @@ TEST_CASE("EnCodec: gradients are those of transformers (golden)") {
       const std::string name = t.name.substr(start.size());
       INFO(name);
       REQUIRE(found.count(name) == 1);
-      // Forward and backward pass are 40 layers of sums of up to 56 products, then a sum over 256 positions, whose terms
-      // cancel: 2^-24 * sqrt(40 * 56) = 3e-6 of the terms. The bound allows a sum of a tenth of its terms.
+      // Forward and backward pass are 40 layers of sums of up to 56 products, then a sum over 256 positions, whose
+      // terms cancel: 2^-24 * sqrt(40 * 56) = 3e-6 of the terms. The bound allows a sum of a tenth of its terms.
       CHECK(distance(found.at(name), to_floats(t)) < 3e-5);
       ++compared;
     }
