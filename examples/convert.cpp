@@ -146,7 +146,7 @@ int decode(const Options& o) {
                  });
 }
 
-/// Checks where an export is written: a file, or a folder for DacModel.
+/// Checks where an export is written: a file, or a folder for transformers.
 void check_target(const Options& o, const std::filesystem::path& from) {
   namespace fs = std::filesystem;
   const fs::path to = o.output;
@@ -170,7 +170,7 @@ void check_target(const Options& o, const std::filesystem::path& from) {
     const std::string name = e.path().filename().string();
     if (name != "config.json" && name != "preprocessor_config.json" && name != "model.safetensors")
       throw Error(ErrorKind::usage, "-o " + o.output + ": contains " + name +
-                                        ", so it is no folder of such a model; choose another name");
+                                        ", so it is no folder of such files; choose another name");
   }
 }
 

@@ -44,8 +44,9 @@ FORMS = {
 }
 BOOKS, SIZE, LATENT, LENGTHS, SEED = 3, 16, 8, (32, 1, 2, 5), 5
 FOLLOWED = {  # parameters whose gradients are stored, by the number of the layer from the front or from the end
-    "encoder": ("0.conv.weight", "1.block.1.conv.weight", "{lstm}.lstm.weight_hh_l0", "{lstm}.lstm.bias_ih_l1", "{last}.conv.weight"),
-    "decoder": ("0.conv.weight", "3.conv.weight", "1.lstm.weight_ih_l0", "4.block.1.conv.bias", "{last}.conv.weight"),
+    "encoder": ("0.conv.weight", "1.block.1.conv.weight", "{lstm}.lstm.weight_hh_l0",
+                "{lstm}.lstm.bias_ih_l1", "{last}.conv.weight"),
+    "decoder": ("0.conv.weight", "3.conv.weight", "1.lstm.weight_ih_l0", "4.block.3.conv.bias", "{last}.conv.weight"),
 }
 
 
@@ -92,7 +93,8 @@ def margin(model, latents):
 
 def package_name(name, transposed):
     """The name of a tensor of EncodecModel in the package."""
-    name = name.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v")
+    name = name.replace("parametrizations.weight.original0", "weight_g")
+    name = name.replace("parametrizations.weight.original1", "weight_v")
     if name.startswith("quantizer."):
         return name.replace("quantizer.layers.", "quantizer.vq.layers.").replace(".codebook.", "._codebook.")
     layer, rest = name.replace(".layers.", ".model.").split(".model.")
@@ -122,7 +124,7 @@ def one(name, options, seed):
     per_book = -(-options["sampling_rate"] // hop) * 4  # bit/s
     config = transformers.EncodecConfig(hidden_size=LATENT, codebook_size=SIZE,
                                         # Above the bitrate of all codebooks, which rounding must not exceed.
-                                        target_bandwidths=[1.1 * per_book / 1000, (BOOKS + 0.1) * per_book / 1000], **options)
+                                        target_bandwidths=[n * per_book / 1000 for n in (1.1, BOOKS + 0.1)], **options)
     model = transformers.EncodecModel(config).eval()
     assert config.num_quantizers == BOOKS
     with torch.no_grad():
@@ -160,7 +162,8 @@ def one(name, options, seed):
                     f"codes.{frames}": codes.T.to(torch.int32).contiguous(), f"output.{frames}": output.float()}
         if frames != LENGTHS[0]:
             continue
-        for half, net, value, label in (("encoder", model.encoder, x, "latents"), ("decoder", model.decoder, quantised, "output")):
+        for half, net, value, label in (("encoder", model.encoder, x, "latents"),
+                                        ("decoder", model.decoder, quantised, "output")):
             y = net(value)
             y = y[0].T if half == "encoder" else y.reshape(-1)
             weights = torch.randn(y.shape, dtype=torch.float32)
@@ -172,8 +175,9 @@ def one(name, options, seed):
                 leaf = f"{half}.layers." + leaf.format(last=layers - 1, lstm=layers - 3)
                 if leaf.endswith(".weight") and config.norm_type == "weight_norm":
                     at = leaf[:-len("weight")]
-                    results[f"gradient.{at}weight_g"] = model.get_parameter(at + "parametrizations.weight.original0").grad.float()
-                    results[f"gradient.{at}weight_v"] = model.get_parameter(at + "parametrizations.weight.original1").grad.float()
+                    for ours, theirs in (("weight_g", "original0"), ("weight_v", "original1")):
+                        parameter = model.get_parameter(f"{at}parametrizations.weight.{theirs}")
+                        results[f"gradient.{at}{ours}"] = parameter.grad.float()
                 else:
                     results[f"gradient.{leaf}"] = model.get_parameter(leaf).grad.float()
     made_by = f"make_encodec.py with transformers {transformers.__version__}, torch {torch.__version__}"

@@ -36,17 +36,17 @@ inline constexpr const char* kwargs_metadata_key = "kwargs";
 /// depend on the number of strides of the encoder and of the decoder.
 std::string hugging_face_name(std::string_view name, size_t encoder_strides, size_t decoder_strides);
 
-/// The name of a tensor of this library's "encodec" network in EncodecModel of transformers, or in the state dict of the
-/// package encodec. The package names transposed convolutions differently; `transposed` has the numbers of the decoder's
-/// layers that are transposed convolutions.
+/// The name of a tensor of this library's "encodec" network in EncodecModel of transformers, or in the state dict of
+/// the package encodec. The package names transposed convolutions differently; `transposed` has the numbers of the
+/// decoder's layers that are transposed convolutions.
 std::string hugging_face_encodec_name(std::string_view name);
 std::string encodec_name(std::string_view name, const std::set<size_t>& transposed);
 
 /// A safetensors file of a codec's weights. Tensors are found under the names of this library, whichever names and
 /// whichever of three forms of weight normalisation the file has: weight_g and weight_v,
 /// parametrizations.weight.original0 and original1, or the product of both as weight. From the product w, v = w and
-/// g = |w| of each row of the first axis. Where EnCodec's codebooks come without their moving averages, each code counts
-/// once.
+/// g = |w| of each row of the first axis. Where EnCodec's codebooks come without their moving averages, each code
+/// counts once.
 class WeightsFile {
  public:
   /// Throws Error(input) for a file that is no safetensors file (a pickled one is named), that has values that are not
@@ -58,10 +58,10 @@ class WeightsFile {
   const std::map<std::string, std::string>& metadata() const noexcept { return file_.metadata(); }
   /// Whether the file, or config.json beside it, tells the sample rate.
   bool tells_sample_rate() const noexcept;
-  /// The codec's configuration: from the metadata, from config.json beside a model of transformers, or else from the shapes of the
-  /// tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that of the published
-  /// model with the same strides and number of codebooks. Throws Error(input) if there is no configuration, or none
-  /// that a codec can have.
+  /// The codec's configuration: from the metadata, from config.json beside a model of transformers, or else from the
+  /// shapes of the tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that of
+  /// the published model with the same strides and number of codebooks. Throws Error(input) if there is no configuration,
+  /// or none that a codec can have.
   CodecConfig config(int64_t sample_rate = 0) const;
 
   /// Where the values of one of the model's tensors are in the file.
