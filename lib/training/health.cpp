@@ -74,7 +74,8 @@ std::vector<std::string> warnings(const HealthFigures& f) {
       w.push_back("discriminators are dead: " + dead +
                   " say the same of recorded and of decoded audio. Raise discriminator.learning_rate, unless the codec "
                   "has become very good");
-    if (f.adversarial_share > 0.5)
+    // Shares that a balanced configuration asks for are no surprise.
+    if (f.adversarial_share > std::max(0.5, f.adversarial_share_set + 0.1))
       w.push_back("the discriminators steer the codec: their losses are " + number(100 * f.adversarial_share, "%.0f") +
                   " % of the gradient, more than waveform and spectra together. Lower loss.adversarial and "
                   "loss.feature");

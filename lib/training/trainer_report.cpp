@@ -15,6 +15,13 @@
 namespace nacre::training {
 namespace {
 
+/// The part of the gradient at the waveform that the balancer gives to losses against discriminators; 0 without it.
+double adversarial_share_of(const LossConfig& c) {
+  if (!c.balanced || !(c.adversarial > 0)) return 0;
+  const double against = c.adversarial + c.feature;
+  return against / (against + c.waveform + c.stft + c.mel);
+}
+
 constexpr size_t shown_examples = 3;     // decoded clips in the logs
 constexpr int64_t shown_seconds = 10;    // seconds per decoded clip
 constexpr size_t shown_codebooks = 12;   // codebooks on the screen; the logs have all of them
@@ -254,7 +261,8 @@ void Run::report(int64_t epoch) {
                               .codebooks_from_data = config_.training.codebook_start_rows > 0,
                               .ema = config_.codec.quantizer == QuantizerKind::ema,
                               .discriminators = discriminators,
-                              .adversarial_share = adversarial_share};
+                              .adversarial_share = adversarial_share,
+                              .adversarial_share_set = adversarial_share_of(config_.loss)};
   // No warnings about a start: training is expected to improve it.
   if (!start)
     for (const std::string& w : warnings(figures)) say("  warning: " + w);

@@ -328,6 +328,11 @@ TEST_CASE("warnings: what a newcomer is told about an evaluation") {
   CHECK(one(judged(0.99f, 0.01f, 0.4), "discriminators are dead: period_2, w say"));
   CHECK(one(judged(0.7f, 0.6f, 0.6), "60 % of the gradient"));
   CHECK(warnings(judged(0.99f, 0.7f, 0.5)).empty());
+  HealthFigures asked_for = judged(0.7f, 0.6f, 0.85);
+  asked_for.adversarial_share_set = 0.8;
+  CHECK(warnings(asked_for).empty());
+  asked_for.adversarial_share = 0.95;
+  CHECK(one(asked_for, "95 % of the gradient"));
   HealthFigures early = judged(0.0f, 1.0f, 0.4);
   early.step = 499;
   CHECK(warnings(early).empty());

@@ -11,8 +11,10 @@ const char* const speech_text = R"({
   "codec": {
     "activation": "snake",
     "beam": 8,
+    "causal": false,
     "codebook_dim": 8,
     "codebook_size": 1024,
+    "codebooks_drawn": [],
     "dead_below": 0.03,
     "decoder_dim": 256,
     "decoder_rates": [
@@ -35,13 +37,18 @@ const char* const speech_text = R"({
     ],
     "kernel_size": 7,
     "latent_dim": 64,
+    "lstm_layers": 0,
     "metric": "euclidean",
     "n_codebooks": 8,
     "network": "dac",
+    "norm": "weight",
     "output_tanh": true,
+    "padding": "zero",
     "quantizer": "ema",
     "quantizer_dropout": 0.0,
-    "sample_rate": 16000
+    "residual_kernel_size": 0,
+    "sample_rate": 16000,
+    "shortcut": "identity"
   },
   "discriminator": {
     "beta1": 0.8,
@@ -67,6 +74,7 @@ const char* const speech_text = R"({
     "stft_channels": 32,
     "stft_slope": 0.2,
     "stft_windows": [],
+    "update_fraction": 1.0,
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 8,
@@ -96,6 +104,7 @@ const char* const speech_text = R"({
     "orthogonal": true,
     "stft": 1.0,
     "vq": 1.0,
+    "vq_mean": false,
     "waveform": 1.0,
     "windows": [
       64,
@@ -138,8 +147,10 @@ const char* const dac_text = R"({
   "codec": {
     "activation": "snake",
     "beam": 1,
+    "causal": false,
     "codebook_dim": 8,
     "codebook_size": 1024,
+    "codebooks_drawn": [],
     "dead_below": 0.03,
     "decoder_dim": 1536,
     "decoder_rates": [
@@ -164,13 +175,18 @@ const char* const dac_text = R"({
     ],
     "kernel_size": 7,
     "latent_dim": 1024,
+    "lstm_layers": 0,
     "metric": "cosine",
     "n_codebooks": 9,
     "network": "dac",
+    "norm": "weight",
     "output_tanh": true,
+    "padding": "zero",
     "quantizer": "factorised",
     "quantizer_dropout": 0.5,
-    "sample_rate": 44100
+    "residual_kernel_size": 0,
+    "sample_rate": 44100,
+    "shortcut": "identity"
   },
   "discriminator": {
     "beta1": 0.8,
@@ -196,6 +212,7 @@ const char* const dac_text = R"({
     "stft_channels": 32,
     "stft_slope": 0.2,
     "stft_windows": [],
+    "update_fraction": 1.0,
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 32,
@@ -229,6 +246,7 @@ const char* const dac_text = R"({
     "orthogonal": false,
     "stft": 0.0,
     "vq": 0.25,
+    "vq_mean": false,
     "waveform": 0.0,
     "windows": [
       32,

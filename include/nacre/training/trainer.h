@@ -68,6 +68,7 @@ struct HealthFigures {
   bool balanced = true, codebooks_from_data = true, ema = true;
   std::vector<DiscriminatorMetrics> discriminators{};  ///< means over the epoch; empty without adversarial training
   double adversarial_share = 0;                        ///< of their losses in the gradient at the waveform
+  double adversarial_share_set = 0;                    ///< the share that the configuration gives them; 0: none
 };
 std::vector<std::string> warnings(const HealthFigures&);
 
