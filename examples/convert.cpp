@@ -23,7 +23,7 @@ constexpr const char* output_help =
 
 struct Options {
   std::vector<std::string> inputs;
-  std::string output, model, format = "nacre";
+  std::string output, model, format;
   ModelOptions model_options;
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
        keep_ending = false;
@@ -57,6 +57,12 @@ nlohmann::ordered_json json_of(const training::FileJob& job, const training::Fil
           {"wall_seconds", r.wall_seconds}};
 }
 
+/// --format of encode. Without it, the ending of the output file decides.
+training::StreamFormat stream_format(const Options& o) {
+  const bool ecdc = o.format.empty() ? o.output.ends_with(".ecdc") : o.format == "ecdc";
+  return ecdc ? training::StreamFormat::ecdc : training::StreamFormat::nacre;
+}
+
 template <class F>
 int convert_matched(const Options& o, const training::FileJobs& jobs, training::FileKind jobs_from, const char* label,
                     nlohmann::ordered_json& done, F&& one) {
@@ -68,6 +74,9 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
     std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
   Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
+  if (jobs_from == training::FileKind::audio && stream_format(o) == training::StreamFormat::ecdc)
+    if (const std::string why = training::not_for_ecdc(codec.config()); !why.empty())
+      throw Error(ErrorKind::usage, "the model cannot write .ecdc files: " + why);
   const int64_t codebooks = o.rate.codebooks(codec.config());
   training::FileCodec files(codec);
   catch_signals();
@@ -94,8 +103,8 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
     throw Error(ErrorKind::usage,
                 "--json: -o - already writes to standard output; name an output file, or omit --json");
   o.rate.check();
-  const training::FileJobs jobs =
-      training::match_files(o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending});
+  const training::FileJobs jobs = training::match_files(
+      o.inputs, o.output, from, {.overwrite = o.force, .keep_ending = o.keep_ending, .format = stream_format(o)});
   nlohmann::ordered_json done = nlohmann::ordered_json::array();
   const int code = convert_matched(o, jobs, from, label, done, one);
   if (o.json) {
@@ -119,7 +128,9 @@ int encode(const Options& o) {
   return convert(o, training::FileKind::audio, "encode",
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
                      int64_t codebooks, training::FileReport& r) {
-                   r = files.encode(job.in, job.out, hooks, {.audio = {.salvage = o.salvage}, .codebooks = codebooks});
+                   r = files.encode(
+                       job.in, job.out, hooks,
+                       {.audio = {.salvage = o.salvage}, .codebooks = codebooks, .format = stream_format(o)});
                    for (const std::string& warning : r.warnings) warn(job.in, warning);
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
                           " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s" +
@@ -216,9 +227,13 @@ Command add_encode(CLI::App& app) {
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--keep-ending,--keep_ending", o->keep_ending,
                "write x.wav to x.wav.nacre, so that x.wav and x.flac get different names");
+  app.add_option("--format", o->format,
+                 "nacre: streams of nacre; ecdc: files of EnCodec, for models of the network encodec at 24 kHz "
+                 "(default: by the ending of the output)")
+      ->check(one_of({"nacre", "ecdc"}));
   app.footer(
-      "x.wav becomes x.nacre. If some of several inputs cannot be encoded, each is reported on standard error,\n"
-      "the others are encoded, and the exit code is 3.");
+      "x.wav becomes x.nacre, or x.ecdc with --format ecdc. If some of several inputs cannot be encoded, each is\n"
+      "reported on standard error, the others are encoded, and the exit code is 3.");
   return [o] { return encode(*o); };
 }
 
@@ -228,12 +243,15 @@ Command add_decode(CLI::App& app) {
   o->rate.add_to(app, "codebooks to decode, the first ones of the stream (default: all that it has)");
   app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16-bit integers");
   app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
-  app.footer("x.nacre becomes x.wav, with the sample rate, channels and length that the original had.");
+  app.footer(
+      "x.nacre becomes x.wav, with the sample rate, channels and length that the original had. x.ecdc becomes x.wav\n"
+      "at 24 kHz.");
   return [o] { return decode(*o); };
 }
 
 Command add_export(CLI::App& app) {
   auto o = std::make_shared<Options>();
+  o->format = "nacre";
   app.add_option("-o,--output", o->output, "the safetensors file to write, or the folder for --format hf")
       ->type_name("PATH")
       ->required();

@@ -242,10 +242,37 @@ void about_folder(const Options& o, const std::string& name, ordered_json& out) 
   about_model(o, name, training::find_model(folder), run, out);
 }
 
+/// An .ecdc file has no checksum, so it is complete and not verified.
+void about_ecdc(const Options& o, const training::StreamFacts& s, const std::string& name, ordered_json& out) {
+  const double seconds = static_cast<double>(s.samples) / s.header.model_rate;
+  const double bitrate = seconds > 0 ? 8 * static_cast<double>(s.bytes) / seconds : 0;
+  say(o, "%s: .ecdc file of EnCodec, complete\n", printable(name).c_str());
+  say(o, "  %s, %u Hz, 1 channel, %llu samples\n", describe_duration(seconds).c_str(), s.header.model_rate,
+      static_cast<unsigned long long>(s.samples));
+  say(o, "  encodec_24khz: %llu frames of %u samples, %u codebooks of %u\n", static_cast<unsigned long long>(s.frames),
+      s.header.hop, s.header.codebooks, s.header.codebook_size);
+  say(o, "  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
+      fixed(bitrate / 1000, 2).c_str(), fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
+  out = {{"name", name},
+         {"kind", "ecdc"},
+         {"seconds", seconds},
+         {"sample_rate", s.header.model_rate},
+         {"channels", s.header.channels},
+         {"samples", s.samples},
+         {"frames", s.frames},
+         {"hop", s.header.hop},
+         {"n_codebooks", s.header.codebooks},
+         {"codebook_size", s.header.codebook_size},
+         {"bytes", s.bytes},
+         {"bitrate", bitrate},
+         {"nominal_bitrate", nominal_bits_per_second(s.header)}};
+}
+
 void about_stream(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {
   const training::StreamFacts s = training::check_stream(path);
   const double seconds = static_cast<double>(s.samples) / s.header.original_rate;
   const double bitrate = seconds > 0 ? 8 * static_cast<double>(s.bytes) / seconds : 0;
+  if (s.format == training::StreamFormat::ecdc) return about_ecdc(o, s, name, out);
   say(o, "%s: .nacre stream, verified\n", printable(name).c_str());
   say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", describe_duration(seconds).c_str(), s.header.original_rate,
       s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
@@ -309,7 +336,7 @@ void about_standard_input(const Options& o, ordered_json& out) {
   if (::lseek(spool.get(), 0, SEEK_SET) != 0 || ::dup2(spool.get(), STDIN_FILENO) < 0)
     training::throw_errno("temporary file", "cannot rewind");
   const training::Thing found = training::thing_of(training::head_of(STDIN_FILENO));
-  if (found == training::Thing::stream) return about_stream(o, "-", name, out);
+  if (found == training::Thing::stream || found == training::Thing::ecdc) return about_stream(o, "-", name, out);
   if (found == training::Thing::weights || found == training::Thing::json)
     throw Error(ErrorKind::input,
                 name + ": " + training::mistaken(found, training::Thing::audio) +
@@ -332,11 +359,11 @@ void about(const Options& o, const std::string& name, ordered_json& out) {
   // Detected by content where possible, so that a wrong file extension does not matter.
   using training::Thing;
   const Thing found = training::thing_at(name);
-  if (found == Thing::stream) return about_stream(o, name, name, out);
+  if (found == Thing::stream || found == Thing::ecdc) return about_stream(o, name, name, out);
   if (found == Thing::weights) return about_model(o, name, name, {}, out);
   if (found == Thing::json) return about_config(o, name, training::RunConfig::named(name), out);
   if (found != Thing::audio) {
-    if (name.ends_with(".nacre")) return about_stream(o, name, name, out);
+    if (name.ends_with(".nacre") || name.ends_with(".ecdc")) return about_stream(o, name, name, out);
     if (name.ends_with(".safetensors")) return about_model(o, name, name, {}, out);
     if (name.ends_with(".json")) return about_config(o, name, training::RunConfig::named(name), out);
   }
@@ -466,8 +493,8 @@ int info(const Options& o) {
 Command add_info(CLI::App& app) {
   auto o = std::make_shared<Options>();
   app.add_option("inputs", o->inputs,
-                 "runs, checkpoints, models (safetensors), configurations (built-in name, or JSON file), .nacre "
-                 "streams, audio files; - for audio or a stream on standard input")
+                 "runs, checkpoints, models (safetensors), configurations (built-in name, or JSON file), "
+                 ".nacre streams, .ecdc files, audio files; - for audio or a stream on standard input")
       ->type_name("PATH");
   app.add_flag("--configs", o->configs, "list the built-in configurations");
   app.add_flag("--keys", o->keys,

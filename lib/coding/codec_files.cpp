@@ -10,10 +10,12 @@
 #include <chrono>
 #include <cmath>
 #include <optional>
+#include <variant>
 
 #include "data/sniff.h"
 #include "files/files.h"
 #include "nacre/codec/windowed.h"
+#include "nacre/files/ecdc.h"
 
 namespace nacre::training {
 namespace {
@@ -52,57 +54,135 @@ class Hooked {
 class Input {
  public:
   Input(const std::string& path, const Hooked* hooked) : name_(path == "-" ? "standard input" : path), hooked_(hooked) {
-    if (path == "-") return;
-    struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
-    if (S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a .nacre stream");
-    file_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!file_) throw_errno(path, "cannot open");
+    if (path != "-") {
+      struct stat status {};
+      if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
+      if (S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a .nacre stream");
+      file_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      if (!file_) throw_errno(path, "cannot open");
+    }
+    std::array<std::byte, sniffed_bytes> bytes{};
+    for (size_t n = 1; n > 0 && head_.size() < sniffed_bytes;) {
+      n = read(std::span(bytes).first(sniffed_bytes - head_.size()));
+      head_.append(reinterpret_cast<const char*>(bytes.data()), n);
+    }
   }
   const std::string& name() const { return name_; }
+  /// Read so far.
   uint64_t bytes() const { return bytes_; }
+  /// The first bytes, up to sniffed_bytes. source() gives them, too.
   const std::string& head() const { return head_; }
   ByteSource source() {
-    return [this](std::span<std::byte> to) -> size_t {
-      for (;;) {
-        const ssize_t n = ::read(file_ ? file_.get() : STDIN_FILENO, to.data(), to.size());
-        if (n >= 0) {
-          bytes_ += static_cast<uint64_t>(n);
-          if (head_.size() < sniffed_bytes)
-            head_.append(reinterpret_cast<const char*>(to.data()),
-                         std::min(static_cast<size_t>(n), sniffed_bytes - head_.size()));
-          return static_cast<size_t>(n);
-        }
-        if (errno != EINTR) throw_errno(name_, "cannot read");
-        // A signal interrupts a read that waits on a pipe. It may be the one that is to stop the call.
-        if (hooked_ != nullptr) hooked_->check();
-      }
+    return [this, at = size_t{0}](std::span<std::byte> to) mutable -> size_t {
+      if (at == head_.size()) return read(to);
+      const size_t n = head_.copy(reinterpret_cast<char*>(to.data()), to.size(), at);
+      at += n;
+      return n;
     };
   }
 
  private:
+  size_t read(std::span<std::byte> to) {
+    for (;;) {
+      const ssize_t n = ::read(file_ ? file_.get() : STDIN_FILENO, to.data(), to.size());
+      if (n >= 0) {
+        bytes_ += static_cast<uint64_t>(n);
+        return static_cast<size_t>(n);
+      }
+      if (errno != EINTR) throw_errno(name_, "cannot read");
+      // A signal interrupts a read that waits on a pipe. It may be the one that is to stop the call.
+      if (hooked_ != nullptr) hooked_->check();
+    }
+  }
+
   std::string name_;
   Descriptor file_;
   const Hooked* hooked_;
   uint64_t bytes_ = 0;
-  std::string head_;  // the first bytes
+  std::string head_;
 };
 
-/// Opens a stream. The error for other input names what the input is.
-StreamReader open_stream(Input& input) {
-  try {
-    return StreamReader(input.source(), input.name());
-  } catch (const Error& e) {
-    if (e.kind() != ErrorKind::input) throw;
-    std::array<std::byte, sniffed_bytes> more{};
-    // The reader stops at the first wrong byte; telling what the input is takes more.
-    while (input.head().size() < sniffed_bytes && input.source()(more) > 0) {
-    }
-    const std::string reason = mistaken(thing_of(input.head()), Thing::stream);
-    if (reason.empty()) throw;
-    throw Error(ErrorKind::input, input.name() + ": " + reason);
-  }
+/// The header of a .nacre stream with the same content, as far as an .ecdc file says it. It knows no model.
+StreamHeader header_of(const EcdcHeader& h) {
+  return {.model_rate = ecdc_sample_rate,
+          .original_rate = ecdc_sample_rate,
+          .samples = h.samples,
+          .hop = ecdc_hop,
+          .codebooks = h.codebooks,
+          .codebook_size = ecdc_codebook_size};
 }
+
+/// Reads a .nacre stream or an .ecdc file. The first bytes decide. The error for other input names what the input is.
+class CodesReader {
+ public:
+  explicit CodesReader(Input& input) : reader_(open(input)) {
+    const auto* ecdc = std::get_if<EcdcReader>(&reader_);
+    header_ = ecdc != nullptr ? header_of(ecdc->header()) : std::get<StreamReader>(reader_).header();
+  }
+  StreamFormat format() const {
+    return std::holds_alternative<EcdcReader>(reader_) ? StreamFormat::ecdc : StreamFormat::nacre;
+  }
+  const StreamHeader& header() const { return header_; }
+  std::optional<StreamPacket> next() {
+    std::optional<StreamPacket> packet = std::visit([](auto& reader) { return reader.next(); }, reader_);
+    if (packet) frames_ = packet->first_frame + packet->frames;
+    return packet;
+  }
+  /// Per channel; the number of samples is valid once next() has returned nothing.
+  uint64_t frames() const { return frames_; }
+  uint64_t samples() const {
+    const auto* nacre = std::get_if<StreamReader>(&reader_);
+    return nacre != nullptr ? nacre->samples() : header_.samples;
+  }
+
+ private:
+  using Reader = std::variant<StreamReader, EcdcReader>;
+  static Reader open(Input& input) {
+    const Thing thing = thing_of(input.head());
+    if (thing == Thing::ecdc) return EcdcReader(input.source(), input.name());
+    try {
+      return StreamReader(input.source(), input.name());
+    } catch (const Error& e) {
+      const std::string reason = mistaken(thing, Thing::stream);
+      if (e.kind() != ErrorKind::input || reason.empty()) throw;
+      throw Error(ErrorKind::input, input.name() + ": " + reason);
+    }
+  }
+
+  Reader reader_;
+  StreamHeader header_;
+  uint64_t frames_ = 0;
+};
+
+/// Writes a .nacre stream or an .ecdc file. The latter has of the header the length and the number of codebooks alone.
+class CodesWriter {
+ public:
+  CodesWriter(StreamFormat format, const StreamHeader& h, const ByteSink& sink) : writer_(make(format, h, sink)) {}
+  void write(uint32_t channel, std::span<const int32_t> codes) {
+    if (auto* nacre = std::get_if<StreamWriter>(&writer_))
+      nacre->write(channel, codes);
+    else
+      std::get<EcdcWriter>(writer_).write(codes);
+  }
+  /// Refuses channels that differ in length, and frames that do not hold the samples.
+  void finish(uint64_t samples) {
+    if (auto* nacre = std::get_if<StreamWriter>(&writer_))
+      nacre->finish(samples);
+    else
+      std::get<EcdcWriter>(writer_).finish();
+  }
+  uint64_t bytes() const {
+    return std::visit([](const auto& writer) { return writer.bytes(); }, writer_);
+  }
+
+ private:
+  using Writer = std::variant<StreamWriter, EcdcWriter>;
+  static Writer make(StreamFormat format, const StreamHeader& h, const ByteSink& sink) {
+    if (format == StreamFormat::nacre) return StreamWriter(h, sink);
+    return EcdcWriter({.samples = h.samples, .codebooks = h.codebooks}, sink);
+  }
+  Writer writer_;
+};
 
 std::string hexadecimal(uint64_t x) {
   char text[17];
@@ -110,9 +190,12 @@ std::string hexadecimal(uint64_t x) {
   return text;
 }
 
-/// Throws unless this model made the codes.
-void expect_model(const StreamHeader& h, const CodecConfig& c, uint64_t identity, const std::string& name) {
-  if (h.model != identity)
+/// Throws unless this model made the codes. An .ecdc file does not say which weights did.
+void expect_model(StreamFormat format, const StreamHeader& h, const CodecConfig& c, uint64_t identity,
+                  const std::string& name) {
+  if (const std::string why = format == StreamFormat::ecdc ? not_for_ecdc(c) : ""; !why.empty())
+    throw Error(ErrorKind::input, name + ": cannot be decoded by this model: " + why);
+  if (format == StreamFormat::nacre && h.model != identity)
     throw Error(ErrorKind::input, name + ": was encoded by model " + hexadecimal(h.model) + ", this is model " +
                                       hexadecimal(identity) + "; decode it with the model that encoded it");
   const auto same = [&](const char* what, uint64_t found, int64_t expected) {
@@ -144,6 +227,16 @@ int64_t codebooks_of(const StreamHeader& h, const DecodeOptions& options, const 
                                       (there > 1 ? " to " + std::to_string(there) : ""));
   const int64_t wanted = options.codebooks > 0 ? options.codebooks : there;
   return options.max_codebooks > 0 ? std::min(wanted, options.max_codebooks) : wanted;
+}
+
+/// Throws if a model or a file cannot be encoded as .ecdc.
+void expect_ecdc(const CodecConfig& c, const AudioInfo& audio, const std::string& name) {
+  if (const std::string why = not_for_ecdc(c); !why.empty())
+    throw Error(ErrorKind::usage, "the model cannot write .ecdc files: " + why);
+  if (audio.channels != 1)
+    throw Error(ErrorKind::input, name + ": has " + std::to_string(audio.channels) +
+                                      " channels, an .ecdc file of EnCodec's 24 kHz model has one; mix them to one "
+                                      "before, or write a .nacre stream");
 }
 
 /// The codes of the first `kept` of `codebooks` codebooks, frame by frame.
@@ -236,6 +329,8 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
   const auto width = static_cast<size_t>(channels);
+  const bool ecdc = options.format == StreamFormat::ecdc;
+  if (ecdc) expect_ecdc(codec_.config(), reader.info(), reader.name());
   // The header needs the peak and the length. The file is therefore read twice.
   float peak = 0;
   int64_t samples = 0;
@@ -248,16 +343,17 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   reader.rewind();
   const double total = static_cast<double>(samples) / rate;
   // One gain for all channels, so that their balance is kept. Silence is not amplified, and the stream's gain makes
-  // what a model gives for silence inaudible.
-  const float scale = peak_gain(peak);
+  // what a model gives for silence inaudible. An .ecdc file has no gain, so its samples are coded as they are.
+  const float scale = ecdc ? 1 : peak_gain(peak);
   StreamHeader header = stream_header(codec_.config(), identity_, rate, channels, codebooks);
   header.gain = peak < silence_peak ? silent_gain : 1 / scale;
-  header.samples = static_cast<uint64_t>(samples);
+  // The length in an .ecdc file is that at the model's rate.
+  header.samples = static_cast<uint64_t>(ecdc ? resampled_frames(samples, rate, model_rate) : samples);
 
   hooked.output_begins();
   // The name appears with commit(). If anything below throws, no output remains.
   OutputFile file(stream);
-  StreamWriter writer(header, [&](std::span<const std::byte> bytes) {
+  CodesWriter writer(options.format, header, [&](std::span<const std::byte> bytes) {
     if (!write_all(file.fd(), bytes.data(), bytes.size())) throw_errno(stream, "cannot write");
   });
   std::vector<WindowedEncoder> encoders;
@@ -294,8 +390,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
     encoders[c].finish();
     hooked.check();
   }
-  // Refuses channels that differ in length, and frames that do not hold the samples.
-  writer.finish(static_cast<uint64_t>(samples));
+  writer.finish(header.samples);
   file.commit();
   return {.seconds = total,
           .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
@@ -312,9 +407,9 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const auto start = Clock::now();
   Hooked hooked(hooks);
   Input input(stream, &hooked);
-  StreamReader reader = open_stream(input);
+  CodesReader reader(input);
   const StreamHeader h = reader.header();
-  expect_model(h, codec_.config(), identity_, input.name());
+  expect_model(reader.format(), h, codec_.config(), identity_, input.name());
   const int64_t codebooks = codebooks_of(h, options, input.name());
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
   const int rate = options.model_rate ? model_rate : original;
@@ -378,10 +473,30 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
 
 StreamFacts check_stream(const std::string& path) {
   Input input(path, nullptr);
-  StreamReader reader = open_stream(input);
+  CodesReader reader(input);
   while (reader.next()) {
   }
-  return {.header = reader.header(), .frames = reader.frames(), .samples = reader.samples(), .bytes = input.bytes()};
+  return {.format = reader.format(),
+          .header = reader.header(),
+          .frames = reader.frames(),
+          .samples = reader.samples(),
+          .bytes = input.bytes()};
+}
+
+std::string not_for_ecdc(const CodecConfig& c) {
+  const auto differs = [](const char* key, const std::string& value, const std::string& expected) {
+    return "codec." + std::string(key) + " is " + value + ", EnCodec's 24 kHz model has " + expected;
+  };
+  if (c.network != "encodec") return differs("network", c.network, "encodec");
+  if (c.sample_rate != ecdc_sample_rate)
+    return differs("sample_rate", std::to_string(c.sample_rate), std::to_string(ecdc_sample_rate));
+  if (c.hop() != ecdc_hop)
+    return "the hop is " + std::to_string(c.hop()) + " samples, EnCodec's 24 kHz model has " + std::to_string(ecdc_hop);
+  if (c.codebook_size != ecdc_codebook_size)
+    return differs("codebook_size", std::to_string(c.codebook_size), std::to_string(ecdc_codebook_size));
+  if (c.n_codebooks > ecdc_max_codebooks)
+    return differs("n_codebooks", std::to_string(c.n_codebooks), std::to_string(ecdc_max_codebooks));
+  return "";
 }
 
 }  // namespace nacre::training

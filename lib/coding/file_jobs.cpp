@@ -14,16 +14,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string stream_ending = ".nacre";
-bool is_stream(const std::string& name) { return name.ends_with(stream_ending); }
+bool is_stream(const std::string& name) { return name.ends_with(".nacre") || name.ends_with(".ecdc"); }
 
-std::string renamed(const std::string& name, FileKind from, bool keep_ending) {
+std::string renamed(const std::string& name, FileKind from, const MatchOptions& options) {
   if (from == FileKind::stream) {
-    const std::string plain = is_stream(name) ? name.substr(0, name.size() - stream_ending.size()) : name;
+    const std::string plain = is_stream(name) ? name.substr(0, name.rfind('.')) : name;
     return plain.ends_with(".wav") ? plain : plain + ".wav";
   }
   // Only known extensions are removed: "take.2" keeps its ".2".
-  return (has_audio_extension(name) && !keep_ending ? name.substr(0, name.rfind('.')) : name) + stream_ending;
+  return (has_audio_extension(name) && !options.keep_ending ? name.substr(0, name.rfind('.')) : name) +
+         (options.format == StreamFormat::ecdc ? ".ecdc" : ".nacre");
 }
 
 enum class Place : uint8_t { nothing, file, folder, other };
@@ -69,7 +69,7 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
         found.refused.emplace_back(ErrorKind::input, in + "/" + bad.path + ": " + bad.reason);
       if (scan.files.empty())
         found.refused.emplace_back(ErrorKind::input,
-                                   in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre streams") +
+                                   in + ": no " + (kind == FileKind::audio ? "audio files" : ".nacre or .ecdc files") +
                                        " in this folder" +
                                        about_folder(in, kind == FileKind::audio ? Thing::audio : Thing::stream));
       const std::string head = in.ends_with('/') ? in : in + "/";
@@ -102,7 +102,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
                       ": standard input has no file name, so it cannot be written to a folder; give it as the only "
                       "input, with the name of an output file");
     job.make_folders = into;
-    job.out = into ? output + (output.ends_with('/') ? "" : "/") + renamed(job.out, from, options.keep_ending) : output;
+    job.out = into ? output + (output.ends_with('/') ? "" : "/") + renamed(job.out, from, options) : output;
     std::vector<std::string>& same = taken[job.out];
     // A file that was named twice counts as one input.
     if (std::any_of(same.begin(), same.end(), [&](const std::string& other) { return is_same_file(other, job.in); }))

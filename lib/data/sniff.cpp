@@ -31,6 +31,7 @@ constexpr Words words[] = {
     {pytorch_file_text, "", pytorch_file_advice},
     {"is a NumPy file, as the .dac files of descript-audio-codec are", "",
      "python3 -m dac decode turns a .dac file into audio, which nacre encode reads"},
+    {"is an .ecdc file of EnCodec", "", "nacre decode reads it"},
 };
 const Words& of(Thing t) { return words[static_cast<size_t>(t)]; }
 
@@ -55,6 +56,7 @@ bool is_mpeg_frame(std::string_view head) {
 Thing thing_of(std::string_view head) {
   if (head.empty()) return Thing::empty;
   if (head.starts_with("\x89NACRE")) return Thing::stream;
+  if (head.starts_with("ECDC")) return Thing::ecdc;
   if (is_named_audio(head))
     return Thing::audio;  // before the test for weights: the size of an ID3 tag may look like their header
   if (is_pytorch_file(head)) return Thing::pytorch;
@@ -108,7 +110,7 @@ std::string about_folder(const fs::path& folder, Thing expected) {
        entry.increment(failed)) {
     const std::string name = entry->path().filename().string();
     audio = audio || has_audio_extension(name);
-    streams = streams || name.ends_with(".nacre");
+    streams = streams || name.ends_with(".nacre") || name.ends_with(".ecdc");
     weights = weights || name.ends_with(".safetensors");
     if (expected == Thing::weights && (name.ends_with(".pth") || name.ends_with(".bin")) &&
         thing_at(entry->path()) == Thing::pytorch && (pytorch.empty() || name < pytorch))
@@ -117,7 +119,7 @@ std::string about_folder(const fs::path& folder, Thing expected) {
   if (weights) return expected == Thing::weights ? "; give the name of one of its safetensors files" : "";
   if (!pytorch.empty()) return "; its " + pytorch + " " + pytorch_file_text + "; " + pytorch_file_advice;
   if (audio && expected != Thing::audio) return "; it contains audio files, which nacre encode and nacre eval read";
-  if (streams && expected != Thing::stream) return "; it contains .nacre streams, which nacre decode reads";
+  if (streams && expected != Thing::stream) return "; it contains streams, which nacre decode reads";
   return "";
 }
 

@@ -7,7 +7,7 @@
 
 namespace nacre::training {
 
-enum class Thing : uint8_t { unknown, empty, stream, weights, audio, json, pointer, pytorch, numpy };
+enum class Thing : uint8_t { unknown, empty, stream, weights, audio, json, pointer, pytorch, numpy, ecdc };
 constexpr size_t sniffed_bytes = 64;
 
 /// True for the four bytes that begin each frame of MPEG audio. Excludes reserved values, AAC (layer 0) and the byte

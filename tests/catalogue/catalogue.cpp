@@ -72,6 +72,9 @@ class Kitchen {
     REQUIRE(run(folder_, {"encode", wav, "-o", folder_ / "stream", "-m", model_, "-q"}).code == 0);
     bases_["stream"] = slurp(folder_ / "stream");
     bases_["model"] = slurp(model_);
+    bases_["ecdc"] = std::string("ECDC\0\0\0\0\x38", 9) +
+                     R"({"m": "encodec_24khz", "al": 9600, "nc": 8, "lm": false})" +
+                     std::string(300, '\x5a');  // 30 frames
     for (const int frames : {0, 1, 4000, 40000}) {
       const std::vector<float> x = voice(frames, 16000);
       const auto encoded = [&](const std::string& name, int format, int channels = 1) {

@@ -1,6 +1,6 @@
 #pragma once
-// Conversion of audio files to .nacre streams and back, in memory that does not depend on their length. `nacre encode`
-// and `nacre decode` are command lines for these functions.
+// Conversion of audio files to .nacre streams or .ecdc files of EnCodec and back, in memory that does not depend on their
+// length. `nacre encode` and `nacre decode` are command lines for these functions.
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -27,6 +27,11 @@ struct FileHooks {
   std::atomic<bool>* unfinished = nullptr;
 };
 
+enum class StreamFormat : uint8_t {
+  nacre,  ///< nacre/files/stream.h
+  ecdc    ///< nacre/files/ecdc.h
+};
+
 struct FileReport {
   double seconds = 0;       ///< duration of the audio
   double wall_seconds = 0;  ///< elapsed time
@@ -42,6 +47,7 @@ struct FileReport {
 struct EncodeOptions {
   AudioOptions audio = {};
   int64_t codebooks = 0;  ///< codebooks of the stream, the model's first ones; 0: all
+  StreamFormat format = StreamFormat::nacre;
 };
 struct DecodeOptions {
   WavFormat format = WavFormat::pcm16;
@@ -58,10 +64,14 @@ class FileCodec {
   /// Scales by the peak over all channels (see peak_gain), resamples, and codes each channel separately. A silent file
   /// is coded without scaling and with the smallest gain, so that it decodes to silence. Throws what AudioReader
   /// throws, Error(io), and Error(usage) for more codebooks than the model has.
+  ///
+  /// StreamFormat::ecdc: the samples are coded as they are, because an .ecdc file has no gain. Throws Error(input) for
+  /// several channels and Error(usage) for a model that not_for_ecdc() refuses.
   FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {},
                     const EncodeOptions& = {});
-  /// Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if the stream
-  /// has fewer than DecodeOptions::codebooks.
+  /// Reads .nacre streams and .ecdc files; the content decides. Audio of an .ecdc file has the model's rate and one
+  /// channel. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if the
+  /// stream has fewer than DecodeOptions::codebooks.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
@@ -77,9 +87,14 @@ StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rat
 /// The size in bytes of a stream with `frames` frames per channel.
 uint64_t stream_bytes(const StreamHeader&, uint64_t frames);
 
+/// Why a codec can neither write nor decode .ecdc files, as the rest of a sentence; empty if it can. The layout of the
+/// codes decides, not the weights, which an .ecdc file does not identify.
+std::string not_for_ecdc(const CodecConfig&);
+
 /// Result of check_stream(), which reads a stream to its end and throws Error(input) if it is damaged.
 struct StreamFacts {
-  StreamHeader header;
+  StreamFormat format = StreamFormat::nacre;
+  StreamHeader header;  ///< of an .ecdc file: without model, gain and packets
   uint64_t frames = 0, samples = 0, bytes = 0;
 };
 StreamFacts check_stream(const std::string& path);
@@ -98,10 +113,11 @@ struct FileJobs {
 struct MatchOptions {
   bool overwrite = false;
   bool keep_ending = false;  ///< x.wav becomes x.wav.nacre
+  StreamFormat format = StreamFormat::nacre;  ///< of the streams that become of audio files
 };
 /// Inputs are files, folders, or "-". `output` is a folder if there are several inputs, if it already is a folder, or
 /// if it ends in '/'. An input folder is mirrored there, below its own name if it is one of several inputs. x.wav
-/// becomes x.nacre, and x.nacre becomes x.wav. Inputs with the same output are all refused. Throws Error(usage) if the
+/// becomes x.nacre or x.ecdc, and these become x.wav. Inputs with the same output are all refused. Throws Error(usage) if the
 /// request as a whole is invalid.
 FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from,
                      MatchOptions = {});

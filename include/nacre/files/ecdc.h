@@ -1,0 +1,85 @@
+#pragma once
+// The .ecdc file of EnCodec: the codes of one channel, without a checksum. Layout in docs/exchange.md, source: Défossez
+// et al., "High Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model without a
+// language model are read and written, with the bytes that the package writes. Reader and writer are incremental: their
+// memory is that of about one second of codes, whatever the length.
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nacre/files/atomic_file.h"
+#include "nacre/files/stream.h"
+
+namespace nacre {
+
+/// What every file of EnCodec's 24 kHz model has in common. The file itself does not say it.
+inline constexpr uint32_t ecdc_sample_rate = 24000;  ///< Hz
+inline constexpr uint32_t ecdc_hop = 320;            ///< samples per frame
+inline constexpr uint32_t ecdc_codebook_size = 1024;
+inline constexpr uint32_t ecdc_max_codebooks = 32;
+
+struct EcdcHeader {
+  uint64_t samples = 0;    ///< at 24 kHz, 0 to 2^40
+  uint32_t codebooks = 0;  ///< 1 to 32
+
+  /// The number of frames, samples / 320 rounded up.
+  uint64_t frames() const noexcept { return (samples + ecdc_hop - 1) / ecdc_hop; }
+  bool operator==(const EcdcHeader&) const = default;
+};
+
+/// Throws Error(usage) for a header, a code or a count outside the limits.
+class EcdcWriter {
+ public:
+  /// Writes the header. The format has the length in front, so it must be known.
+  EcdcWriter(EcdcHeader, ByteSink);
+
+  /// Appends frames: codes[frame][codebook], each code below 1024.
+  void write(std::span<const int32_t> codes);
+  /// Writes the bits of the last byte. The number of frames must be that of the header.
+  void finish();
+
+  const EcdcHeader& header() const noexcept { return header_; }
+  uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  void emit();
+
+  EcdcHeader header_;
+  ByteSink sink_;
+  std::vector<std::byte> buffer_;
+  uint32_t pending_ = 0;  // the bits that do not fill a byte yet
+  int filled_ = 0;        // number of these bits
+  uint64_t frames_ = 0, bytes_ = 0;
+  bool finished_ = false;
+};
+
+/// Reads a file. Throws Error(input) with the position in bytes for a file that is damaged, that has another version or
+/// model, or that was made with a language model.
+class EcdcReader {
+ public:
+  /// Reads the header. `name` is the file's name in messages.
+  explicit EcdcReader(ByteSource, std::string name = "file");
+
+  const EcdcHeader& header() const noexcept { return header_; }
+  /// The next frames, about one second; of channel 0. Returns nothing behind the last frame; by then the end of the file
+  /// has been verified.
+  std::optional<StreamPacket> next();
+
+ private:
+  enum class State { open, finished, failed };
+  [[noreturn]] void fail(const std::string&) const;
+  void read(std::span<std::byte>);
+
+  ByteSource source_;
+  std::string name_;
+  EcdcHeader header_;
+  std::vector<std::byte> buffer_;
+  std::vector<int32_t> codes_;
+  uint64_t frames_ = 0, at_ = 0;
+  State state_ = State::open;
+};
+
+}  // namespace nacre
