@@ -38,9 +38,8 @@ const Sample samples[] = {
     {"more items than a chunk has rows", 257, 2, 3, 2},
     {"a chunk of rows and one row more", 1, 257, 4, 3},
     {"a chunk of rows of two items and more", 2, 131, 4, 3},
-    {"EnCodec's units, few inputs", 1, 3, 24, 512},
     {"EnCodec's units, a batch", 3, 2, 8, 512},
-    {"more units than are staged at once", 1, 2, 16, 516},
+    {"more units than are staged at once", 1, 3, 16, 516},
 };
 
 template <class T>
@@ -392,7 +391,7 @@ TEST_CASE("the reference of lstm carries its state", "[lstm]") {
   CHECK(Values(whole.y.begin() + 6, whole.y.end()) == rest.y);
 }
 
-TEST_CASE("lstm", "[lstm][a100][rtx3090][rtx4090]") {
+TEST_CASE("lstm", "[lstm]") {
   for (const Device device : devices())
     for (const Sample& s : samples) {
       sample_case<float>(device, s);
