@@ -180,8 +180,8 @@ void check_target(const Options& o, const std::filesystem::path& from) {
   for (const fs::directory_entry& e : fs::directory_iterator(to)) {
     const std::string name = e.path().filename().string();
     if (name != "config.json" && name != "preprocessor_config.json" && name != "model.safetensors")
-      throw Error(ErrorKind::usage, "-o " + o.output + ": contains " + name +
-                                        ", so it is no folder of such files; choose another name");
+      throw Error(ErrorKind::usage,
+                  "-o " + o.output + ": contains " + name + ", so it is no folder of such files; choose another name");
   }
 }
 

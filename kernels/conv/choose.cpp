@@ -65,7 +65,8 @@ std::array<ReflectedStrip, 2> reflected_strips(Shape x, Shape weight, const Conv
   const int64_t length = output(x, weight, g).time, span = (weight.time - 1) * g.dilation + 1;
   const auto strip = [&](int64_t first, int64_t end, int64_t dy_begin, int64_t dy_end) -> ReflectedStrip {
     if (first >= end || dy_begin >= dy_end) return {};
-    // Row dy_begin reads from sample dy_begin stride - left on. Rows of dy that read nothing else complete the last tap.
+    // Row dy_begin reads from sample dy_begin stride - left on. Rows of dy that read nothing else complete the last
+    // tap.
     ReflectedStrip s{.dx = {x.batch, end - first, 1, x.channels},
                      .dy = {x.batch, dy_end - dy_begin, 1, weight.batch},
                      .first = first,

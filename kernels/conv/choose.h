@@ -37,9 +37,9 @@ struct ForwardChoice {
 /// on the view [time / s, s * channels] of x. Its weight is the same memory if the kernel's length is a multiple of the
 /// stride and there is no dilation; else the weight is copied with zeros between and after the taps (`spread`).
 ///
-/// With reflected padding a few samples of x also receive the gradient of the padding that reflects them. Where the copy
-/// of dx has rows for the padding, these are added to their samples (`folds`). Elsewhere the engine computes dx as with
-/// zero padding, and then the gradient of the padding is computed and added (reflected_strips).
+/// With reflected padding a few samples of x also receive the gradient of the padding that reflects them. Where the
+/// copy of dx has rows for the padding, these are added to their samples (`folds`). Elsewhere the engine computes dx as
+/// with zero padding, and then the gradient of the padding is computed and added (reflected_strips).
 struct InputGradientChoice {
   Engine engine = Engine::nothing;
   int64_t dx = 0, weight = 0, dy = 0;  ///< copies

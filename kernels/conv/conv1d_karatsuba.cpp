@@ -33,8 +33,8 @@ struct Side {
     const int64_t at = row * width + offset, begin = std::max<int64_t>(at, 0), end = std::min(at + width, item);
     return {begin, begin - at, std::max<int64_t>(end - begin, 0)};
   }
-  /// Copies a row with samples beyond an end of its item, which are reflected. Every row of [0, rows) is read whole by an
-  /// output, so its samples are no further outside than the padding, and one reflection suffices.
+  /// Copies a row with samples beyond an end of its item, which are reflected. Every row of [0, rows) is read whole by
+  /// an output, so its samples are no further outside than the padding, and one reflection suffices.
   void copy_reflected(const float* of_item, int64_t row, float* to) const {
     for (int64_t i = 0; i < width; i += channels) {
       int64_t at = row * width + offset + i;

@@ -1,14 +1,15 @@
 #pragma once
 // Convolutions in float for every shape, channels last: each row of y is the product of a window of x with the whole
-// weight. Only the windows that reach beyond an end of x are copied, with their padding. Used for the forward, and for the input gradient as a convolution of dy with the adjoint
-// weight.
+// weight. Only the windows that reach beyond an end of x are copied, with their padding. Used for the forward, and for
+// the input gradient as a convolution of dy with the adjoint weight.
 #include <cstdint>
 
 #include "nacre/context.h"
 
 namespace nacre::windows {
 
-/// y row t = sum over k < taps of x row (t stride + k dilation - left) times tap k; rows outside x are zero or reflected.
+/// y row t = sum over k < taps of x row (t stride + k dilation - left) times tap k; rows outside x are zero or
+/// reflected.
 struct Problem {
   int64_t batch = 0, time = 0, length = 0;  ///< rows of x, rows of y
   int64_t in = 0, out = 0, taps = 0;        ///< floats of a row of x, of y

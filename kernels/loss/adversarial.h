@@ -10,8 +10,8 @@ struct AdversarialTerm {
   float gradient;
   bool right;
 };
-/// Of a kind as adversarial_rule gives it. `real`: whether the logit should be judged real. `scale` is the factor of the gradient, for least squares with the 2
-/// of the square. NaN gives NaN, and is never right.
+/// `kind` is a result of adversarial_rule. `real`: whether the logit should be judged real. `scale` is the factor of
+/// the gradient, for least squares with the 2 of the square. NaN gives NaN, and is never right.
 template <AdversarialKind kind>
 NACRE_INLINE AdversarialTerm adversarial_term(float logit, bool real, float scale) {
   const float threshold = kind == AdversarialKind::least_squares ? 0.5f : 0.0f;

@@ -4,9 +4,9 @@
 
 #include "runtime/partials.cuh"
 
-// Three launches: sums of squares of 4096 samples of each gradient (of one item, if norms are taken by item); one warp per
-// gradient adds them, and one thread computes the factors and updates the averages; the weighted sum. 8 count + 4 bytes per sample: 34 MB and 8 us at the
-// copy rate for three losses on 72 x 16896 samples.
+// Three launches: sums of squares of 4096 samples of each gradient (of one item, if norms are taken by item); one warp
+// per gradient adds them, and one thread computes the factors and updates the averages; the weighted sum. 8 count + 4
+// bytes per sample: 34 MB and 8 us at the copy rate for three losses on 72 x 16896 samples.
 namespace nacre::cuda {
 namespace {
 

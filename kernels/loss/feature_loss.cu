@@ -4,8 +4,8 @@
 #include "runtime/partials.cuh"
 
 // Two launches for all pairs: parts of 4096 elements with their gradient, each of one pair; then the sums of the parts,
-// pair by pair. Bound by memory: 12 bytes per element with gradient, 6 in bf16. Relative losses have two launches before
-// them: sums of the magnitudes of the real activations by part, then the divisors of all pairs.
+// pair by pair. Bound by memory: 12 bytes per element with gradient, 6 in bf16. Relative losses have two launches
+// before them: sums of the magnitudes of the real activations by part, then the divisors of all pairs.
 namespace nacre::cuda {
 namespace {
 

@@ -242,8 +242,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
-  const RowMask mask{
-      .frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
+  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
   const rvq_beam::Sizes beam = beam_sizes(n, a.beam);
   // A beam first finds the codes of all stages; quantise() below then computes y, losses and e from given codes.
   const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
@@ -507,8 +506,7 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_backward(ctx, a);
 
-  const RowMask mask{
-      .frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
+  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
   const int64_t elements = mask.loss_elements(z.batch, n.dim);
   const double slope = elements > 0 ? 2.0 / static_cast<double>(elements) : 0.0;
   const float scale = static_cast<float>(slope * static_cast<double>(a.commitment_weight));

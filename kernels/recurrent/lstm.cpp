@@ -62,7 +62,8 @@ struct ForwardPieces {
   }
 };
 
-/// Lays out the rows of one group of a weight [4 hidden][depth] as [depth][columns], with zeros for units beyond hidden.
+/// Lays out the rows of one group of a weight [4 hidden][depth] as [depth][columns], with zeros for units beyond
+/// hidden.
 template <class T>
 void lay_out_group(const T* weight, int64_t hidden, int64_t depth, int64_t g, float* to) {
   const auto& matrix = matrices();

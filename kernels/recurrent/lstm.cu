@@ -7,12 +7,12 @@
 
 // The products with weight_x and all parameter gradients are convolutions of one tap over all rows (lstm.h). What
 // remains is one launch per time step and direction, because a step needs all of h of the step before. A warp computes
-// a hidden unit for up to 8 items: the four rows of weight_h forward, and backward a row of its transpose, which is laid
-// out once per call.
+// a hidden unit for up to 8 items: the four rows of weight_h forward, and backward a row of its transpose, which is
+// laid out once per call.
 //
 // Bound: a step reads all of weight_h from the second-level cache, 4 hidden^2 elements (4 MiB in float for hidden 512,
-// about 1 us at 4 TB/s), and costs a launch (2 to 3 us singly, about 1 us in a graph). At batch 1 both are of one size. A
-// batch reads weight_h once per 8 items.
+// about 1 us at 4 TB/s), and costs a launch (2 to 3 us singly, about 1 us in a graph). At batch 1 both are of one size.
+// A batch reads weight_h once per 8 items.
 // Next rungs: one kernel for all steps, with weight_h in the registers and shared memory of all multiprocessors and a
 // barrier over the grid (docs/decisions/lstm.md); tensor cores for large batches.
 namespace nacre::cuda {

@@ -58,9 +58,8 @@ void expect_part(const char* call, const SignalPart* part, int64_t batch, int64_
   const Window& w = part->window;
   if (batch != 1 || w.first < 0 || w.first >= frames || (w.next != -1 && w.next <= w.first) || w.next > frames)
     throw Error(ErrorKind::usage, std::string(call) + ": a part whose window is " + std::to_string(w.first) + " to " +
-                                      std::to_string(w.next) + " of " + std::to_string(frames) +
-                                      " frames with batch " + std::to_string(batch) +
-                                      ", expected increasing positions and a batch of 1");
+                                      std::to_string(w.next) + " of " + std::to_string(frames) + " frames with batch " +
+                                      std::to_string(batch) + ", expected increasing positions and a batch of 1");
 }
 
 void run_part(Plan& plan, SignalPart* part) {

@@ -133,7 +133,7 @@ void WindowedEncoder::take(std::span<const float> samples) {
     samples_ += static_cast<int64_t>(part.size());
     // A frame counts as available if its samples are and at least one more sample shows that the signal continues.
     WindowSchedule::Window w;
-    while (schedule_.next((samples_ + hop - 1) / hop, w)) {
+    while (!codec_.config().needs_whole_signal() && schedule_.next((samples_ + hop - 1) / hop, w)) {
       run(w);
       const int64_t drop = schedule_.needed_from() * hop - buffer_start_;
       if (drop > 0) {
@@ -155,7 +155,9 @@ void WindowedEncoder::end() {
   // Whole frames: the last one is padded with zeros.
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
   // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
-  if (frames <= window_)
+  if (codec_.config().needs_whole_signal())
+    schedule_ = WindowSchedule(std::max(frames, 2 * context_ + 1), context_);
+  else if (frames <= window_)
     schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_, codec_.config().recurrent());
   WindowSchedule::Window w;
   while (schedule_.next(frames, w)) run(w);
@@ -207,7 +209,7 @@ void WindowedDecoder::take(std::span<const int32_t> codes) {
     buffer_.insert(buffer_.end(), part.begin(), part.end());
     frames_ += static_cast<int64_t>(part.size()) / stages_;
     WindowSchedule::Window w;
-    while (schedule_.next(frames_, w)) {
+    while (!codec_.config().needs_whole_signal() && schedule_.next(frames_, w)) {
       run(w);
       const int64_t drop = schedule_.needed_from() - buffer_start_;
       if (drop > 0) {
@@ -224,7 +226,9 @@ void WindowedDecoder::finish() {
   within_memory("finish", [&] { end(); });
 }
 void WindowedDecoder::end() {
-  if (frames_ <= window_)
+  if (codec_.config().needs_whole_signal())
+    schedule_ = WindowSchedule(std::max(frames_, 2 * context_ + 1), context_);
+  else if (frames_ <= window_)
     schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_, codec_.config().recurrent());
   WindowSchedule::Window w;
   while (schedule_.next(frames_, w)) run(w);

@@ -38,8 +38,7 @@ Discriminator stft_discriminator(Parameters& p, const std::string& name, const S
   return [=](Plan& plan, Flow audio) {
     if (audio.shape.time < geometry.window)
       throw Error(ErrorKind::usage, "discriminator " + name + ": audio of " + std::to_string(audio.shape.time) +
-                                        " samples, expected at least one window of " +
-                                        std::to_string(geometry.window) +
+                                        " samples, expected at least one window of " + std::to_string(geometry.window) +
                                         "; use longer segments or shorter windows (discriminator.stft_windows)");
     Verdict v;
     Flow x = stored_as(plan, spectrum(plan, name + ".spectrum", audio, geometry), storage);

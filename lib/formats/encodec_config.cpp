@@ -52,13 +52,14 @@ void set_codebooks(CodecConfig& c, const ToldConfig& all, const std::vector<doub
     return static_cast<int64_t>(std::clamp(std::floor(1000 * bandwidth / (frames * bits)), 0.0, 1e6));
   };
   if (!all.take("n_q", c.n_codebooks)) c.n_codebooks = count(kilobits.back(), static_cast<double>(c.code_bits()));
+  if (c.n_codebooks < 1 && all.has("n_q")) all.refuse("n_q", "at least 1");
   if (c.n_codebooks < 1) all.refuse("target_bandwidths", "the bitrate of a codebook at the end");
   c.codebooks_drawn.clear();
   for (const double b : kilobits)
     c.codebooks_drawn.push_back(std::clamp<int64_t>(count(b, std::log2(c.codebook_size)), 1, c.n_codebooks));
   std::sort(c.codebooks_drawn.begin(), c.codebooks_drawn.end());
   c.codebooks_drawn.erase(std::unique(c.codebooks_drawn.begin(), c.codebooks_drawn.end()), c.codebooks_drawn.end());
-  if (c.codebooks_drawn.size() == 1) c.codebooks_drawn.clear();
+  if (c.codebooks_drawn == std::vector{c.n_codebooks}) c.codebooks_drawn.clear();
 }
 
 }  // namespace
@@ -117,8 +118,8 @@ CodecConfig WeightsFile::encodec_by_keys(const std::string& source) const {
   if (width != c.latent_dim) all.refuse("codebook_dim", key.latent + std::string(", ") + std::to_string(c.latent_dim));
 
   // Computed below; values that CodecConfig::check() refuses anyway would overflow.
-  if (c.sample_rate < 1 || c.decoder_rates.empty() || c.decoder_rates.size() > 8 || !within(c.decoder_rates, 1, 64) ||
-      c.encoder_dim < 1 || c.encoder_dim > 4096 || c.codebook_size < 2)
+  if (c.sample_rate < 1 || c.sample_rate > 768000 || c.decoder_rates.empty() || c.decoder_rates.size() > 8 ||
+      !within(c.decoder_rates, 1, 64) || c.encoder_dim < 1 || c.encoder_dim > 4096 || c.codebook_size < 2)
     return c;
   c.encoder_rates.assign(c.decoder_rates.rbegin(), c.decoder_rates.rend());
   c.decoder_dim = c.encoder_dim << c.encoder_rates.size();

@@ -18,7 +18,8 @@ class ToldConfig {
   }
 
   [[noreturn]] void refuse(const std::string& key, const std::string& expected) const {
-    throw Error(ErrorKind::input, source_ + ": " + key + " is " + all_.at(key).dump() + ", expected " + expected);
+    const std::string found = all_.contains(key) ? all_.at(key).dump() : "missing";
+    throw Error(ErrorKind::input, source_ + ": " + key + " is " + found + ", expected " + expected);
   }
   /// Whether the key is there and not null.
   bool has(const std::string& key) const { return all_.contains(key) && !all_.at(key).is_null(); }

@@ -240,10 +240,12 @@ WeightsFile::Place WeightsFile::find(const std::string& name) const {
       if (const StoredTensor* t = at(layer + (gain ? forms[i].gain : forms[i].direction)))
         return {t, gain && i == fused ? Place::norms : Place::values};
   }
-  if (!of_encodec()) return {};
+  // Averages of files for inference alone. Half of a pair is no average.
+  const std::string book = theirs.substr(0, theirs.rfind('.'));
+  if (!of_encodec() || at(book + ".cluster_size") != nullptr || at(book + ".embed_avg") != nullptr) return {};
   for (const auto& [end, take] : {std::pair{".cluster_size", Place::ones}, {".embed_avg", Place::copy}})
     if (theirs.ends_with(end))
-      if (const StoredTensor* t = at(theirs.substr(0, theirs.rfind('.')) + ".embed")) return {t, take};
+      if (const StoredTensor* t = at(book + ".embed")) return {t, take};
   return {};
 }
 

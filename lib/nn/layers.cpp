@@ -518,8 +518,7 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
     if (!in.add) c.zero(in.grad);
     if (kept > 0)
       for (int64_t b = 0; b < shape.batch; ++b)
-        accumulate<T>(
-            c, {.x = part(out.grad, b, before, kept), .y = part(in.grad, b, from, kept), .add = in.add});
+        accumulate<T>(c, {.x = part(out.grad, b, before, kept), .y = part(in.grad, b, from, kept), .add = in.add});
   });
   return out.flow;
 }

@@ -286,8 +286,8 @@ void Plan::set_state(const std::vector<std::byte>& all) {
   size_t bytes = 0;
   for (const View<std::byte>& v : impl_->carried) bytes += static_cast<size_t>(v.elements());
   if (bytes != all.size())
-    throw Error(ErrorKind::usage, "plan: a state of " + std::to_string(all.size()) + " bytes, expected " +
-                                      std::to_string(bytes));
+    throw Error(ErrorKind::usage,
+                "plan: a state of " + std::to_string(all.size()) + " bytes, expected " + std::to_string(bytes));
   size_t at = 0;
   for (const View<std::byte>& v : impl_->carried) {
     const auto size = static_cast<size_t>(v.elements());

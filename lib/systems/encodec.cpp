@@ -196,7 +196,7 @@ CodecConfig at_32k() {
   c.n_codebooks = 4, c.codebook_size = 2048;
   return c;
 }
-/// For telephony: 0.5 to 8 kbit/s, frames of 20 ms, no lookahead. Zeros in front of the signal, so that a stream can
+/// For telephony: 1 to 8 kbit/s, frames of 20 ms, no lookahead. Zeros in front of the signal, so that a stream can
 /// start at once.
 CodecConfig at_8k() {
   CodecConfig c = common();

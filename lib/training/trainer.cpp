@@ -308,8 +308,8 @@ void Run::start_codebooks() {
       });
 }
 
-/// EnCodec's bandwidths: one number of codebooks for the whole batch, drawn from a list. Or else DAC's quantizer dropout:
-/// the first part of the batch trains with a random number of codebooks per item.
+/// EnCodec's bandwidths: one number of codebooks for the whole batch, drawn from a list. Or else DAC's quantizer
+/// dropout: the first part of the batch trains with a random number of codebooks per item.
 std::vector<int32_t> Run::drop_codebooks() const {
   const auto n = static_cast<int32_t>(config_.codec.n_codebooks);
   std::vector<int32_t> stages(static_cast<size_t>(step_.batch()), n);
@@ -374,6 +374,7 @@ bool Run::one_step() {
     skipped_in_a_row_ = 0;
     epoch_gradient_norm_ += static_cast<double>(m.gradient_norm);
     ++epoch_steps_;
+    if (!m.discriminators.empty()) ++epoch_judged_;
     if (epoch_discriminators_.empty())
       for (const DiscriminatorMetrics& d : m.discriminators) epoch_discriminators_.push_back({.name = d.name});
     for (size_t i = 0; i < m.discriminators.size(); ++i) {

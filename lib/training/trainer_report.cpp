@@ -199,7 +199,7 @@ StepMetrics Run::measure_held_out() {
 
 std::vector<DiscriminatorMetrics> Run::take_discriminators() {
   std::vector<DiscriminatorMetrics> all = std::exchange(epoch_discriminators_, {});
-  const float part = 1.0f / static_cast<float>(std::max<int64_t>(epoch_steps_, 1));
+  const float part = 1.0f / static_cast<float>(std::max<int64_t>(std::exchange(epoch_judged_, 0), 1));
   for (DiscriminatorMetrics& d : all) d.loss *= part, d.real *= part, d.fake *= part;
   return all;
 }

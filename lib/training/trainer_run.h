@@ -84,8 +84,8 @@ class Run {
   double trained_seconds_ = 0, trained_audio_ = 0;  // in this process
   double waited_seconds_ = 0;                       // waiting for batches; included in trained_seconds_
   double epoch_gradient_norm_ = 0;
-  std::vector<DiscriminatorMetrics> epoch_discriminators_;  // sums over epoch_steps_
-  int64_t epoch_steps_ = 0;  // steps with a finite gradient
+  std::vector<DiscriminatorMetrics> epoch_discriminators_;  // sums over epoch_judged_
+  int64_t epoch_steps_ = 0, epoch_judged_ = 0;  // steps with a finite gradient, and those that train discriminators
   Clock::time_point last_save_ = Clock::now();
   double snr_;  // of an evaluation at the current step, else NaN
   std::filesystem::path last_checkpoint_;

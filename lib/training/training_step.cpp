@@ -68,7 +68,6 @@ struct TrainingStep::Impl {
     for (const TermSpec& t : losses.terms)
       host.metrics.terms.push_back({.name = t.name, .title = t.title, .in_sum = t.in_sum});
     if (critics) {
-      for (const std::string& name : critics->networks.names()) host.metrics.discriminators.push_back({.name = name});
       host.verdicts.resize(3 * critics->networks.names().size());
       set_adversarial(true);
     }
@@ -84,8 +83,8 @@ struct TrainingStep::Impl {
     ctx.upload<float>(gates, losses.gates);
   }
 
-  /// The whole step as one walk: encoder, quantizer, decoder, discriminators in a walk of their own, losses. What load()
-  /// fills (audio, lengths, and the quantizer's frames and stages) outlives the runs.
+  /// The whole step as one walk: encoder, quantizer, decoder, discriminators in a walk of their own, losses. What
+  /// load() fills (audio, lengths, and the quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const Output<float> source = p.source<float>({.batch = batch, .time = samples});
     audio = source.value;
@@ -139,7 +138,7 @@ struct TrainingStep::Impl {
   View<int32_t> lengths;
   // captures: the second run() records a graph. ran: a run kernel by kernel has come first.
   bool captures = false, ran = false;
-  bool with_inner = true;        // of set_discriminators()
+  bool with_inner = true;          // of set_discriminators()
   std::optional<Graph> graphs[2];  // without and with training of discriminators
   struct {
     // Buffers for load() and metrics(), allocated once. stages: all codebooks for every item, the default of load().
@@ -345,7 +344,9 @@ const StepMetrics& TrainingStep::metrics() {
     m.terms[i].value = s.host.values[i];
     m.terms[i].share = s.losses.leader[branch] == i ? s.host.shares[branch] : std::numeric_limits<float>::quiet_NaN();
   }
-  if (s.critics) {
+  m.discriminators.clear();
+  if (s.critics && s.with_inner) {
+    for (const std::string& name : s.critics->networks.names()) m.discriminators.push_back({.name = name});
     const size_t count = m.discriminators.size();
     const std::span<float> read(s.host.verdicts);
     s.ctx.read<float>(s.critics->verdicts.losses, read.first(count));

@@ -259,7 +259,8 @@ TEST_CASE("a model goes to the formats of other programs, and every verb reads t
   expect(2, {"export", "-m", model, "-o", model, "--format", "hf", "-f"}, "is a file, expected a folder");
   expect(2, {"export", "-m", model, "-o", hf, "--format", "descript", "-f"}, "is a folder, expected a file name");
   expect(4, {"export", "-m", model, "-o", folder / "no/hf", "--format", "hf"}, "there is no folder");
-  expect(2, {"export", "-m", model, "-o", folder.path().string(), "--format", "hf", "-f"}, "is no folder of such files");
+  expect(2, {"export", "-m", model, "-o", folder.path().string(), "--format", "hf", "-f"},
+         "is no folder of such files");
   CHECK(std::distance(fs::directory_iterator(hf), fs::directory_iterator()) == 3);
   expect(0, {"export", "-m", hf, "-o", dac, "--format", "descript", "--json"}, "\"descript\"");
 

@@ -103,7 +103,8 @@ CodecConfig other_strides(std::vector<int64_t> encoder, std::vector<int64_t> dec
 
 }  // namespace
 
-TEST_CASE("without a quantizer and before any step, every built-in configuration of network dac gives back its input", "[start]") {
+TEST_CASE("without a quantizer and before any step, every built-in configuration of network dac gives back its input",
+          "[start]") {
   for (const std::string& name : CodecConfig::names()) {
     if (CodecConfig::named(name).network != "dac") continue;
     // The emulator would take minutes and gigabytes for the wide models. They run on the CPU and on a real device only.

@@ -1,5 +1,5 @@
-// Files of the package encodec, byte for byte in both directions. Round trips of many sizes. Then every fault that a file
-// without a checksum can show must be found.
+// Files of the package encodec, byte for byte in both directions. Round trips of many sizes. Then every fault that a
+// file without a checksum can show must be found.
 #include "nacre/files/ecdc.h"
 
 #include <cstring>

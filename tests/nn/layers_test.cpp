@@ -405,8 +405,8 @@ TEST_CASE("convolutions of two dimensions against those in double") {
   check_against(r, bands_on_tape(r, norm), device.kind == Device::cpu);
 }
 TEST_CASE("convolutions of two dimensions in bf16") {
-  // Four convolutions with their weights, two activations, and the input gradient's taps of time. The slope is 1, because
-  // at a kink a rounding error becomes a whole gradient.
+  // Four convolutions with their weights, two activations, and the input gradient's taps of time. The slope is 1,
+  // because at a kink a rounding error becomes a whole gradient.
   compare([](Parameters& p) { return of(Bands(p, Norm::weight, true, 1.0f)); },
           {.batch = 2, .time = 16, .width = 11, .channels = 3}, planar_inner, 12);
 }

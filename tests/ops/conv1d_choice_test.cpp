@@ -1,7 +1,7 @@
 // Which engine computes which convolution (choose.h, choose_cuda.h), as tables: a row is a layer, its engines and the
 // reason. A change of a rule must change a row. The rows do not depend on instruction set or threads. The engines'
-// rows do not depend on limits of a device. The last table shows how CUDA's tiles divide a layer: where shared memory or
-// the number of multiprocessors decides, a row names the device.
+// rows do not depend on limits of a device. The last table shows how CUDA's tiles divide a layer: where shared memory
+// or the number of multiprocessors decides, a row names the device.
 #include "conv/choose.h"
 #include "conv/choose_cuda.h"
 #include "harness.h"

@@ -67,8 +67,8 @@ void feature_case(Device device, const std::vector<Shape>& shapes, bool relative
   c.expect_equal<float>(twice, {2 * loss.read()[0]});
   CHECK(worst_ratio({static_cast<double>(loss.read()[0]) + 10 * loss_allowed(0)}, expected_loss, loss_allowed) > 1);
   for (size_t i = 0; i < shapes.size(); ++i) {
-    // weight / elements / divisor is rounded once; then comes the rounding of storage, relative to a value that is at most 1.01
-    // times the exact one.
+    // weight / elements / divisor is rounded once; then comes the rounding of storage, relative to a value that is at
+    // most 1.01 times the exact one.
     const double storage = std::is_same_v<T, float> ? 0 : 1.01 * bf16_ulp;
     const auto slope = [&](int64_t k) {
       return static_cast<double>(a.weight) * exact.gradients[i][static_cast<size_t>(k)];

@@ -52,7 +52,10 @@ std::vector<double> doubles(const Buffer<float>& b) {
   return out;
 }
 
-enum Masks { none, some, means, nothing_valid };  // means: as some, and losses are means over the stages
+// means: as some, and losses are means over the stages used; mean_of_all: as none, and losses are means.
+enum Masks { none, some, means, mean_of_all, nothing_valid };
+bool masked(Masks m) { return m != none && m != mean_of_all; }
+bool takes_means(Masks m) { return m == means || m == mean_of_all; }
 
 // One problem: the inputs, and all outputs of the forward pass.
 struct Problem {
@@ -109,8 +112,8 @@ struct Problem {
                  .quantised = quantised,
                  .losses = losses,
                  .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, factorised))};
-    if (masks != none) a.stages = stages, a.frames = frames;
-    a.mean = masks == means;
+    if (masked(masks)) a.stages = stages, a.frames = frames;
+    a.mean = takes_means(masks);
     return a;
   }
   /// Codes of the latent's dimension, with the orthogonal gradient.
@@ -124,7 +127,7 @@ struct Problem {
                   .scratch = c.scratch(rvq_backward_scratch(c.ctx, zs, books, false)),
                   .commitment_weight = commitment_weight,
                   .orthogonal = true};
-    if (masks != none) a.stages = stages, a.frames = frames;
+    if (masked(masks)) a.stages = stages, a.frames = frames;
     return a;
   }
   RvqReference reference() {
@@ -137,10 +140,10 @@ struct Problem {
     }
     for (int32_t k : codes.read()) r.chosen.push_back(k);
     for (int64_t row = 0; row < rows; ++row) {
-      r.used.push_back(masks == none ? n.stages : static_cast<int64_t>(stages[row / n.frames]));
-      r.valid.push_back(masks == none || row % n.frames < static_cast<int64_t>(frames[row / n.frames]));
+      r.used.push_back(!masked(masks) ? n.stages : static_cast<int64_t>(stages[row / n.frames]));
+      r.valid.push_back(!masked(masks) || row % n.frames < static_cast<int64_t>(frames[row / n.frames]));
     }
-    r.mean = masks == means;
+    r.mean = takes_means(masks);
     r.dy.assign(z.before().size(), 0.0);
     return r;
   }
@@ -213,7 +216,7 @@ void forward_case(Device device, Size n, Masks masks) {
               .projections = p.projections(),
               .y = decoded,
               .scratch = p.c.scratch(rvq_decode_scratch(p.c.ctx, p.codes.shape(), p.zs, p.books, p.factorised))});
-  if (masks == none) p.c.expect_equal<float>(decoded, y);
+  if (!masked(masks)) p.c.expect_equal<float>(decoded, y);
 
   // Encoding does not save what training needs. Its codes are the same.
   RvqForward encode = p.arguments();
@@ -251,8 +254,8 @@ void backward_case(Device device, Size n, Masks masks) {
                 .codebook_weight = 1.3f};
   if (p.factorised)
     a.din_weight = din_weight, a.din_bias = din_bias, a.dout_weight = dout_weight, a.dout_bias = dout_bias;
-  if (masks != none) a.stages = p.stages, a.frames = p.frames;
-  a.mean = masks == means;
+  if (masked(masks)) a.stages = p.stages, a.frames = p.frames;
+  a.mean = takes_means(masks);
   rvq_backward(p.c.ctx, a);
 
   RvqReference r = p.reference(), size;
@@ -330,13 +333,13 @@ void orthogonal_case(Device device, Size n, Masks masks) {
 TEST_CASE("rvq_forward follows its double reference, and is its stages one by one", "[rvq]") {
   for (Device device : devices())
     for (Size n : sizes)
-      for (Masks masks : {none, some, means}) forward_case(device, n, masks);
+      for (Masks masks : {none, some, means, mean_of_all}) forward_case(device, n, masks);
 }
 
 TEST_CASE("rvq_backward follows its double reference", "[rvq]") {
   for (Device device : devices())
     for (Size n : sizes)
-      for (Masks masks : {none, some, means}) backward_case(device, n, masks);
+      for (Masks masks : {none, some, means, mean_of_all}) backward_case(device, n, masks);
 }
 
 TEST_CASE("rvq_backward without the quantisation error follows its double reference", "[rvq]") {

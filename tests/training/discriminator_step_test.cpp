@@ -189,3 +189,33 @@ TEST_CASE("discriminators in training: bf16 and CUDA's captured graph") {
       for (const float v : judges_of(*captured)) REQUIRE(std::isfinite(v));
     }
 }
+
+TEST_CASE("discriminators in training: a step without them trains the codec alone, captured or not") {
+  for (const Device device : devices()) {
+    CAPTURE(str(device));
+    Context ctx({.device = device, .threads = 2});
+    const auto captured = step_of(ctx, losses(false, 1, 2)), eager = step_of(ctx, losses(false, 1, 2));
+    eager->set_capture(false);
+    // On CUDA: without and with discriminators kernel by kernel, then both captured, then both replayed.
+    int trained = 0;
+    for (const bool with : {false, true, false, true, true, false}) {
+      const std::vector<float> judges_before = judges_of(*captured), codec_before = codec_of(*captured);
+      for (TrainingStep* step : {captured.get(), eager.get()}) {
+        step->set_discriminators(with);
+        run(*step, trained);
+      }
+      trained += with ? 1 : 0;
+      CHECK((judges_of(*captured) == judges_before) == !with);
+      CHECK(codec_of(*captured) != codec_before);
+      CHECK(codec_of(*captured) == codec_of(*eager));
+      CHECK(judges_of(*captured) == judges_of(*eager));
+      CHECK(captured->metrics().discriminators.size() == (with ? 4 : 0));
+      CHECK(captured->discriminator_scalars().step == trained);
+    }
+    // A run that is given up leaves everything as it was, also without discriminators.
+    captured->set_discriminators(false);
+    const std::vector<float> codec_before = codec_of(*captured);
+    CHECK_FALSE(captured->run([] { return true; }));
+    CHECK(codec_of(*captured) == codec_before);
+  }
+}

@@ -16,7 +16,7 @@ class WeightsFile;
 
 /// One of the overlapping parts of a signal, for a network that carries a state along time.
 struct SignalPart {
-  Window window{};                  ///< in frames of the part
+  Window window{};                 ///< in frames of the part
   std::vector<std::byte> state{};  ///< before window.first; replaced by the state before window.next
 };
 
@@ -58,8 +58,9 @@ class Codec {
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0);
   /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, codebooks]. The shape must be reserved. Throws
   /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
-  /// `part`: for a signal in overlapping parts, one call per part, if CodecConfig::recurrent(). Needs a batch of 1, and
-  /// waits for the device.
+  /// `part`: for a signal in overlapping parts, one call per part, if CodecConfig::recurrent(). Its state belongs to
+  /// one codec and one direction. The call waits for the device. Throws Error(usage) for a batch other than 1, for
+  /// positions that are not in order and within the frames, and for a state of another size.
   void encode(View<const float> audio, View<int32_t> codes, SignalPart* part = nullptr);
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,
   /// codes are not checked but clamped to the valid range.
@@ -76,8 +77,9 @@ class Codec {
 
 /// Metadata key of a safetensors file that holds the codec's configuration as JSON.
 inline constexpr const char* config_metadata_key = "nacre.codec";
-/// Sets parameters from a safetensors file, in any form that WeightsFile reads, and reports which of the model's tensors
-/// were found. Tensors that were not are reported under the file's names. strict: any difference throws Error(input).
+/// Sets parameters from a safetensors file, in any form that WeightsFile reads, and reports which of the model's
+/// tensors were found. Tensors that were not are reported under the file's names. strict: any difference throws
+/// Error(input).
 struct LoadReport {
   int64_t matched = 0;
   std::vector<std::string> missing, surplus, misshapen;

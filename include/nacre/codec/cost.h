@@ -31,7 +31,7 @@ double floor_seconds(const Work&, const DeviceCeilings&, Arithmetic);
 /// Costs of one step over `batch` items of `samples` samples each (rounded up to whole frames). Snake is counted in the
 /// convolution that follows it, where it is computed: the convolution reads x, and its backward pass reads x again. The
 /// tanh at the waveform is not counted. With LossConfig::adversarial, the rows of discriminators count all of their
-/// passes in the step.
+/// passes in a step that trains them.
 std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic,
                                const DiscriminatorConfig& = {});
 

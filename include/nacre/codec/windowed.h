@@ -4,9 +4,12 @@
 // extended with zeros. Each side of a kept frame therefore has either its whole receptive field or the true edge of the
 // signal. The windows depend only on the total length, so the sizes of the pushed pieces do not change any bit.
 //
-// A recurrent network (CodecConfig::recurrent) carries its state from window to window. Its windows overlap by twice the
-// receptive field: the first half makes the inputs of the state complete, the second half is what layers behind it
-// need. The last window is not shifted but shorter, because the state stands where the window before left it.
+// A recurrent network (CodecConfig::recurrent) carries its state from window to window. Twice the receptive field is
+// dropped at a cut edge: the first half makes the inputs of the state complete, the second half is what layers behind
+// it need. The last window is not shifted but shorter, because the state stands where the window before left it.
+//
+// If every frame depends on the whole signal (CodecConfig::needs_whole_signal), there is one window of all of it, when
+// the signal ends. Memory then grows with its length.
 #include <functional>
 #include <span>
 #include <vector>
@@ -32,7 +35,7 @@ class WindowSchedule {
   struct Window {
     int64_t start = 0, frames = 0;  ///< in frames of the signal
     int64_t keep = 0, kept = 0;     ///< first kept frame (in frames of the signal) and number of kept frames
-    nacre::Window state{};                 ///< where the state stands, in frames of this window
+    nacre::Window state{};          ///< where the state stands, in frames of this window
   };
   /// The next window if `available` frames are known and the signal has more. Returns false if more frames are needed.
   bool next(int64_t available, Window& out);

@@ -1,6 +1,6 @@
 #pragma once
-// Conversion of audio files to .nacre streams or .ecdc files of EnCodec and back, in memory that does not depend on their
-// length. `nacre encode` and `nacre decode` are command lines for these functions.
+// Conversion of audio files to .nacre streams or .ecdc files of EnCodec and back, in memory that does not depend on
+// their length. `nacre encode` and `nacre decode` are command lines for these functions.
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -70,8 +70,8 @@ class FileCodec {
   FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {},
                     const EncodeOptions& = {});
   /// Reads .nacre streams and .ecdc files; the content decides. Audio of an .ecdc file has the model's rate and one
-  /// channel. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if the
-  /// stream has fewer than DecodeOptions::codebooks.
+  /// channel. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if
+  /// the stream has fewer than DecodeOptions::codebooks.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
@@ -117,8 +117,8 @@ struct MatchOptions {
 };
 /// Inputs are files, folders, or "-". `output` is a folder if there are several inputs, if it already is a folder, or
 /// if it ends in '/'. An input folder is mirrored there, below its own name if it is one of several inputs. x.wav
-/// becomes x.nacre or x.ecdc, and these become x.wav. Inputs with the same output are all refused. Throws Error(usage) if the
-/// request as a whole is invalid.
+/// becomes x.nacre or x.ecdc, and these become x.wav. Inputs with the same output are all refused. Throws Error(usage)
+/// if the request as a whole is invalid.
 FileJobs match_files(const std::vector<std::string>& inputs, const std::string& output, FileKind from,
                      MatchOptions = {});
 /// All files of a kind that the inputs name or contain.

@@ -31,8 +31,9 @@ struct ScaleDiscriminatorConfig {
                             {1024, 41, 4, 64}, {1024, 41, 4, 256}, {1024, 5}};
   int64_t last_taps = 3;  ///< of the convolution to one channel, the logits
 };
-/// Registers <name>.convs.<i>.0 and <name>.conv_post in `parameters`, which must outlive the result. The audio is judged
-/// at its own rate; for other scales, resample it first. Throws Error(usage) for a layer that no convolution can have.
+/// Registers <name>.convs.<i>.0 and <name>.conv_post in `parameters`, which must outlive the result. The audio is
+/// judged at its own rate; for other scales, resample it first. Throws Error(usage) for a layer that no convolution can
+/// have.
 Discriminator scale_discriminator(Parameters&, const std::string& name, const ScaleDiscriminatorConfig& = {});
 
 /// Layers of a discriminator of one period (Kong et al. 2020, arXiv 2010.05646): the audio is split into `period`
@@ -60,16 +61,16 @@ struct BandDiscriminatorConfig {
 Discriminator band_discriminator(Parameters&, const std::string& name, const BandDiscriminatorConfig&,
                                  Storage = Storage::float32);
 
-/// Layers of a discriminator of complex spectra over all bins (EnCodec, arXiv 2210.13438, section 3.4, and its published
-/// code). Frames lie inside the audio, and the window has the L2 norm 1 (nacre/ops/stft.h).
+/// Layers of a discriminator of complex spectra over all bins (EnCodec, arXiv 2210.13438, section 3.4, and its
+/// published code). Frames lie inside the audio, and the window has the L2 norm 1 (nacre/ops/stft.h).
 struct StftDiscriminatorConfig {
   int64_t window = 1024;  ///< samples, a multiple of 8; the hop is a quarter of it
   int64_t channels = 32;
   double slope = 0.2;  ///< of the leaky ReLUs
 };
 /// Registers <name>.convs.<i>.conv for i = 0 to 4 and <name>.conv_post.conv. The features are the activations of
-/// `convs`. Throws Error(usage) for an invalid window or slope and for channels below 1. Planning throws Error(usage) for
-/// audio that is shorter than the window.
+/// `convs`. Throws Error(usage) for an invalid window or slope and for channels below 1. Planning throws Error(usage)
+/// for audio that is shorter than the window.
 Discriminator stft_discriminator(Parameters&, const std::string& name, const StftDiscriminatorConfig&,
                                  Storage = Storage::float32);
 

@@ -30,7 +30,7 @@ struct EcdcHeader {
   bool operator==(const EcdcHeader&) const = default;
 };
 
-/// Throws Error(usage) for a header, a code or a count outside the limits.
+/// Throws Error(usage) for a header, a code or a count outside the limits, and for a call after the end.
 class EcdcWriter {
  public:
   /// Writes the header. The format has the length in front, so it must be known.
@@ -64,8 +64,8 @@ class EcdcReader {
   explicit EcdcReader(ByteSource, std::string name = "file");
 
   const EcdcHeader& header() const noexcept { return header_; }
-  /// The next frames, about one second; of channel 0. Returns nothing behind the last frame; by then the end of the file
-  /// has been verified.
+  /// The next frames, about one second; of channel 0. Returns nothing behind the last frame; by then the end of the
+  /// file has been verified.
   std::optional<StreamPacket> next();
 
  private:

@@ -59,9 +59,9 @@ class WeightsFile {
   /// Whether the file, or config.json beside it, tells the sample rate.
   bool tells_sample_rate() const noexcept;
   /// The codec's configuration: from the metadata, from config.json beside a model of transformers, or else from the
-  /// shapes of the tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that of
-  /// the published model with the same strides and number of codebooks. Throws Error(input) if there is no configuration,
-  /// or none that a codec can have.
+  /// shapes of the tensors. Shapes do not tell the sample rate. It is `sample_rate` if that is positive, or else that
+  /// of the published model with the same strides and number of codebooks. Throws Error(input) if there is no
+  /// configuration, or none that a codec can have.
   CodecConfig config(int64_t sample_rate = 0) const;
 
   /// Where the values of one of the model's tensors are in the file.

@@ -193,8 +193,8 @@ class ConvTranspose1d {
   std::optional<GroupNorm> norm_;
 };
 
-/// A stack of LSTM layers (lstm.h) with a skip around the whole: y = lstm_{layers - 1}(... lstm_0(x)) + x. Parameters of
-/// layer k are <name>.weight_ih_l<k> and <name>.weight_hh_l<k> [4 channels, channels], <name>.bias_ih_l<k> and
+/// A stack of LSTM layers (lstm.h) with a skip around the whole: y = lstm_{layers - 1}(... lstm_0(x)) + x. Parameters
+/// of layer k are <name>.weight_ih_l<k> and <name>.weight_hh_l<k> [4 channels, channels], <name>.bias_ih_l<k> and
 /// <name>.bias_hh_l<k> [4 channels], PyTorch's names and order of gates, initialised uniformly in +-1/sqrt(channels).
 ///
 /// The state is zero before the first position. In inference plans of one item it follows Plan::window(): positions

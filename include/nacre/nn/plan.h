@@ -231,8 +231,8 @@ class Plan {
   void run_gradients();
   /// Zeroes the memory that steps carry from one run to the next.
   void reset();
-  /// A copy of that memory on the host, and its way into another plan of the same steps. Throws Error(usage) for a state
-  /// of another size.
+  /// A copy of that memory on the host, and its way into another plan of the same steps. Throws Error(usage) for a
+  /// state of another size.
   std::vector<std::byte> state() const;
   void set_state(const std::vector<std::byte>&);
   /// The window of the next run of an inference plan. It may be changed between runs. Steps read it when they run, so a

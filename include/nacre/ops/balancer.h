@@ -5,11 +5,10 @@
 // Loss balancer (EnCodec, arXiv 2210.13438, section 3.4): each loss gets a fixed share of the gradient at the waveform,
 // whatever its scale.
 //
-//   norm_i   = |g_i|_2 over the whole batch; with BalancerNorm::item the mean over the items b of |g_i[b]|_2, as EnCodec
-//              was published
+//   norm_i   = |g_i|_2 over the whole batch; with BalancerNorm::item the mean over the items b of |g_i[b]|_2, as
+//              EnCodec was published
 //   mean_i   = bias-corrected exponential moving average of norm_i with `decay`, this step included: S / W with
-//              S <- decay S + norm_i and W <- decay W + 1. The published code adds m norm_i and m, for m items in the
-//              batch; for batches of one size, that is the same mean
+//              S <- decay S + norm_i and W <- decay W + 1
 //   gradient = total_norm * sum_i (weight_i / sum_j weight_j) g_i / (mean_i + eps)
 //   share_i  = norm of the i-th term over the sum of the norms of all terms, as applied in this step
 // With gates, weight_i gate_i takes the place of weight_i, also in the sum of the weights. Gates are device memory, so

@@ -17,11 +17,11 @@
 //   order      bits depend on shape and device only, not on the number of threads.
 //              CPU: an element of y or dx is one chain of additions per slice of up to 512 terms (taps outermost); with
 //              1 tap and no padding, one chain of all terms; with fewer than 4 outputs, one chain per vector lane.
-//              Kernels of 7 taps, or of two strides, whose channels are multiples of 16: see accuracy. The gradient of
-//              padding that reflects a sample is a sum of its own, added to that of the sample. dweight is summed in
-//              parts of rows.
+//              Kernels of 7 taps, or of two strides, whose channels are multiples of 16: see accuracy. dweight is
+//              summed in parts of rows.
 //              CUDA: sums are split by shape, alignment and device only. Each element of y and dx, and of each part of
-//              dweight, is one chain of additions; the parts are added in double
+//              dweight, is one chain of additions; the parts are added in double.
+//              On both, the gradient of padding that reflects a sample is a sum of its own, added to that of the sample
 //   accuracy   within 4 sqrt(terms) 2^-24 of the sum of magnitudes; bf16 is rounded once from float.
 //              CPU, 7 taps (stride 1) and kernels of two strides: sums of neighbouring rows are multiplied by sums of
 //              taps. The sum of magnitudes of an output then includes every sample within 14 rows (times the dilation),

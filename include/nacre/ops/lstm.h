@@ -16,23 +16,23 @@
 //              also inside
 //   saved      x, y, gates and cells
 //   writes     y, gates, cells and state_after are =; dx is = unless add_dx; dweight_x and dweight_h are = unless
-//              add_dweight_x, add_dweight_h; dbias_x and dbias_h are +=. An empty gates, cells, state_after or output of
-//              the backward pass is skipped; a bias gradient needs the weight gradient of its name.
+//              add_dweight_x, add_dweight_h; dbias_x and dbias_h are +=. An empty gates, cells, state_after or output
+//              of the backward pass is skipped; a bias gradient needs the weight gradient of its name.
 //              Without rows, state_after is the state; all else is not written
 //   aliasing   state_after may be state; no other output overlaps an input or another output
 //   order      bits depend on shape, alignment and device only, not on the number of threads. Those of a row do not
-//              depend on how many rows of its item follow or precede it: a sequence that is cut into several calls, with
-//              state_after of one as the state of the next, has the bits of one call (all of its x aligned to 16 bytes,
-//              or none).
+//              depend on how many rows of its item follow or precede it: a sequence that is cut into several calls,
+//              with state_after of one as the state of the next, has the bits of one call (all of its x and scratch
+//              aligned to 16 bytes, or none).
 //              A sum over `in` or `hidden` is one chain of additions, on CUDA for weight_h 32 chains and their sum
 //   accuracy   with u = 2^-24: a_t from the stored h within u (4 sqrt(n) + 4) times the sum of the magnitudes of its
 //              n = in + hidden + 2 terms, with Precision::tf32 2^-10 times those of weight_x x_t more; i, f, o and g
 //              within 6 u of themselves, and c_t and y_t from them within 2 u of their terms and 8 u of y_t. Results in
 //              bf16 are rounded once. Each row of da within 12 u of its terms. The products of the backward pass are
 //              convolutions of one tap: see conv1d.h
-//   cost       forward 2 rows 4 hidden (in + hidden) flops, backward twice that. A step reads all of weight_h, 4 hidden^2
-//              elements: at batch 1 it is bound by the cache that holds them, on CUDA also by a launch per step.
-//              docs/decisions/lstm.md
+//   cost       forward 2 rows 4 hidden (in + hidden) flops, backward twice that. A step reads all of weight_h, 4
+//              hidden^2 elements: at batch 1 it is bound by the cache that holds them, on CUDA also by a launch per
+//              step. docs/decisions/lstm.md
 //   batch 0    does nothing and needs no scratch
 namespace nacre {
 

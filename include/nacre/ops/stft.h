@@ -5,8 +5,8 @@
 // Short-time Fourier transform of real signals and its adjoint (not its inverse).
 //
 //   frames     1 + floor(time / hop); frame f starts at sample f hop - window / 2, so that it is centred on f hop.
-//              With `aligned`: ceil(time / hop); frame f starts at sample f hop - (window - hop) / 2, so that the hops of
-//              the frames divide the signal (the spectrogram of DAC's discriminators).
+//              With `aligned`: ceil(time / hop); frame f starts at sample f hop - (window - hop) / 2, so that the hops
+//              of the frames divide the signal (the spectrogram of DAC's discriminators).
 //              Samples outside are zero, or reflected without repeating the ends (several times if the signal is
 //              shorter than what frames reach past its ends).
 //              With `inside`: 1 + floor((time - window) / hop); frame f starts at sample f hop, and no frame reaches

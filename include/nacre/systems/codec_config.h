@@ -60,6 +60,8 @@ struct CodecConfig {
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   /// Whether frames depend on all frames before them, by a state along the time axis.
   bool recurrent() const { return lstm_layers > 0; }
+  /// Whether every frame depends on the whole signal, so that it cannot be coded in parts.
+  bool needs_whole_signal() const { return norm == Norm::group; }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
@@ -75,8 +77,8 @@ struct CodecConfig {
   /// The number of codebooks that a caller asks for: `codebooks`, or n_codebooks if it is 0. Throws Error(usage) for
   /// other numbers than 0 to n_codebooks; `call` is the caller's name in the message.
   int64_t codebooks_used(const char* call, int64_t codebooks) const;
-  /// Multiply-adds of the convolutions in one forward pass over `frames` frames. Transposed convolutions are counted at
-  /// the rate of their input.
+  /// Multiply-adds of the convolutions and the LSTM in one forward pass over `frames` frames. Transposed convolutions
+  /// are counted at the rate of their input.
   int64_t encoder_macs(int64_t frames) const;
   int64_t decoder_macs(int64_t frames) const;
   /// Receptive fields in frames; windows overlap by these. encoder_context(): how far before and after a frame's own
@@ -108,7 +110,8 @@ void fields(V& v, CodecConfig& c) {
     "strides of the decoder, with the same product");
   v("latent_dim", c.latent_dim, range(0, 65536), "channels of the latent; 0: encoder_dim * 2^(number of strides)");
   v("kernel_size", c.kernel_size, range(1, 63),
-    "taps, odd, of the first encoder layer, the first and last decoder layer and the residual units");
+    "taps, odd, of the first encoder layer, the first and last decoder layer and the residual units; encodec: also of "
+    "the last encoder layer");
   v("dilations", c.dilations, list(range(1, 1024), 1, 8), "dilations of the residual units at every stride");
   v("activation", c.activation, words({"snake", "snake_beta", "elu", "leaky_relu", "tanh"}),
     "nonlinearity between layers");

@@ -17,7 +17,8 @@ struct Network {
   std::string name;
   Net (*encoder)(Parameters&, const CodecConfig&);  ///< [B, T, 1, 1] -> [B, T / hop, 1, latent]
   Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, T / hop, 1, latent] -> [B, T, 1, 1]
-  /// Throws Error(usage) that names the key if the topology cannot be built from the configuration. Null: it always can.
+  /// Throws Error(usage) that names the key if the topology cannot be built from the configuration. Null: it always
+  /// can.
   void (*check)(const CodecConfig&) = nullptr;
 };
 

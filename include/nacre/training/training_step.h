@@ -1,8 +1,8 @@
 #pragma once
-// One training step of a codec: forward pass, losses, hand-derived backward pass, clipping, AdamW, codebook update. With
-// LossConfig::adversarial above 0, discriminators are trained in between: forward pass of the codec, a whole step of the
-// discriminators on its output, losses against the discriminators after that step, backward pass of the codec. The
-// constructor plans all memory. run() allocates nothing, waits for nothing, and can be captured.
+// One training step of a codec: forward pass, losses, hand-derived backward pass, clipping, AdamW, codebook update.
+// With LossConfig::adversarial above 0, discriminators are trained in between: forward pass of the codec, a whole step
+// of the discriminators on its output, losses against the discriminators after that step, backward pass of the codec.
+// The constructor plans all memory. run() allocates nothing, waits for nothing, and can be captured.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -35,7 +35,8 @@ struct StepMetrics {
   float commitment = 0, codebook = 0;
   float gradient_norm = 0;
   int32_t updates = 0, skipped = 0;
-  std::vector<DiscriminatorMetrics> discriminators;  ///< empty without adversarial training
+  /// Empty without adversarial training, and after a run that did not train the discriminators.
+  std::vector<DiscriminatorMetrics> discriminators;
   float discriminator_norm = 0;                      ///< of their gradients together
   int32_t discriminator_skipped = 0;                 ///< updates of theirs that were not finite
   /// The unweighted sum of the commitment and the terms that are part of it (TermSpec::in_sum), independent of the
@@ -73,8 +74,8 @@ class TrainingStep {
   /// Whether losses against discriminators take part in the gradient of the codec; true at first. The discriminators
   /// train in any case.
   void set_adversarial(bool);
-  /// Whether the next runs train the discriminators; true at first. Without, a run costs less, and the discriminators'
-  /// metrics stay those of the last run with it.
+  /// Whether the next runs train the discriminators; true at first. Without, a run costs less, and it has no metrics of
+  /// the discriminators.
   void set_discriminators(bool);
   /// Runs the whole step. On CUDA, the first call launches kernel by kernel, the second one captures a graph, and all
   /// later ones replay it. The bits are the same, and a replay is one launch. Runs with and without training of the
