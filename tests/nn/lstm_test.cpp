@@ -61,7 +61,7 @@ std::vector<T> part(const std::vector<T>& v, int64_t first, int64_t count) {
 }
 template <class T>
 bool same(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 /// Windows of `length` rows that begin `step` rows apart, the last at the end of the sequence. Each carries the state

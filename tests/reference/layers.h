@@ -163,7 +163,8 @@ inline Node* lstm_layer(Tape& t, const std::string& name, int64_t k, Node* x) {
   const nacre::reference::Lstm op{size(x->shape.batch), size(x->shape.time), size(x->shape.channels),
                                   bias_x->value.size() / 4};
   const nacre::reference::Lstm::Parameters p{weight_x->value, weight_h->value, bias_x->value, bias_h->value};
-  const auto result = op.forward(p, x->value);
+  auto result = op.forward(p, x->value);
+  result.gates = t.stored(std::move(result.gates)), result.cells = t.stored(std::move(result.cells));
   Shape shape = x->shape;
   shape.channels = static_cast<int64_t>(op.hidden);
   Node* y = t.make(shape, result.y, {x, weight_x, weight_h, bias_x, bias_h});

@@ -131,6 +131,12 @@ class Tape {
     for (size_t i = 0; i < x->gradient.size(); ++i) x->gradient[i] += scale * gradient.at(i);
   }
 
+  /// For layers: values that the library stores between its passes, with their rounding.
+  Values stored(Values value) {
+    disturb(value);
+    return value;
+  }
+
   // --- Finite differences of a loss with stop-gradients
 
   /// From now on, all constants of the last run (detached values, frozen parameters, the codes of quantizers) keep
