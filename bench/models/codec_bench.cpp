@@ -29,7 +29,7 @@ Model model(const Suite& suite, const std::string& name) {
   if (!suite.small()) return m;
   m.config.encoder_dim = 4, m.config.decoder_dim = 16, m.config.latent_dim = 8;
   m.config.encoder_rates = {2, 4}, m.config.decoder_rates = {4, 2};
-  m.config.n_codebooks = 2, m.config.codebook_size = 16;
+  m.config.n_codebooks = 2, m.config.codebook_size = 16, m.config.codebooks_drawn = {};
   return m;
 }
 LossConfig losses(const Suite& suite) {
@@ -176,6 +176,7 @@ const Cases cases([](Suite& suite) {
     add_codec(suite, "speech-16k-small", 16, 2);
     add_codec(suite, "dac-16k", 1, 1);
     add_codec(suite, "dac-44k", 1, 1);
+    add_codec(suite, "encodec-24k", 1, 10);
     return;
   }
   for (const std::string type : {"bf16", "tf32", "fp32"}) {
