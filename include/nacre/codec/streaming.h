@@ -1,0 +1,82 @@
+#pragma once
+// Coding of a signal while it arrives, block by block. Every layer keeps the rows of its input that later outputs need,
+// so nothing is computed twice and a block costs the same wherever it stands. A network that looks ahead delivers its
+// results later by exactly that much; see latency().
+//
+// Every block has the same shape, so the sizes of the pushed pieces do not change any bit. Codes and samples are those
+// of Codec::encode() and decode() for the whole signal up to rounding, because sums over other shapes have another
+// order.
+//
+// A network that reflects the start of the signal (CodecConfig::padding) needs more of it before the first result:
+// StreamingLatency::start.
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "nacre/codec/codec.h"
+
+namespace nacre {
+
+struct StreamingOptions {
+  int64_t block_frames = 1;  ///< frames per block. Longer blocks take less time per frame and delay results
+  int64_t codebooks = 0;     ///< as of Codec::reserve_inference()
+};
+
+/// Delays of a streaming encoder or decoder, in samples at the model's rate.
+struct StreamingLatency {
+  int64_t block = 0;      ///< samples of a block
+  int64_t lookahead = 0;  ///< samples behind a block that must be pushed before its results are delivered
+  int64_t start = 0;      ///< samples before the first result, if these are more than block + lookahead
+};
+
+/// Encodes samples to codes. The codec must outlive the encoder, and its parameters must not change meanwhile. The
+/// encoder has memory of its own: any number of encoders and decoders of one codec may run at the same time, each in
+/// one thread at a time. No call allocates after the constructor, except in error messages. Invalid calls throw
+/// Error(usage) and change nothing: non-finite samples, a push() or a second finish() after finish().
+class StreamingEncoder {
+ public:
+  /// Receives consecutive frames of codes [1, frames, 1, codebooks], valid during the call.
+  using Sink = std::function<void(View<const int32_t> codes)>;
+  /// Throws Error(usage) for a network whose frames depend on the whole signal (CodecConfig::needs_whole_signal) and
+  /// for options out of range.
+  StreamingEncoder(Codec&, Sink, StreamingOptions = {});
+  StreamingEncoder(StreamingEncoder&&) noexcept;
+  StreamingEncoder& operator=(StreamingEncoder&&) noexcept;
+  ~StreamingEncoder();
+  /// Any number of mono samples at the model's rate. The sink gets every frame that they complete.
+  void push(std::span<const float> samples);
+  /// Ends the signal: pads its last frame with zeros and delivers the remaining frames. Returns the number of samples.
+  int64_t finish();
+  /// Prepares for another signal.
+  void reset();
+  StreamingLatency latency() const noexcept;
+  size_t reserved_bytes() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Decodes codes to samples, under the same rules. Codes outside of [0, codebook_size) throw Error(usage).
+class StreamingDecoder {
+ public:
+  /// Receives consecutive samples at the model's rate, valid during the call.
+  using Sink = std::function<void(std::span<const float> samples)>;
+  StreamingDecoder(Codec&, Sink, StreamingOptions = {});
+  StreamingDecoder(StreamingDecoder&&) noexcept;
+  StreamingDecoder& operator=(StreamingDecoder&&) noexcept;
+  ~StreamingDecoder();
+  /// Frames of `codebooks` codes each, stages innermost. The sink gets every sample that they complete.
+  void push(std::span<const int32_t> codes);
+  /// Ends the signal and delivers the remaining samples: hop for every frame. Returns the number of frames.
+  int64_t finish();
+  void reset();
+  StreamingLatency latency() const noexcept;
+  size_t reserved_bytes() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nacre
