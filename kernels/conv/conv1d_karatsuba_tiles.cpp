@@ -1,26 +1,11 @@
 #include "conv/conv1d_karatsuba_tiles.h"
 
-#include <utility>
-
-#include "runtime/inline.h"
+#include "runtime/lanes.h"
 
 // As in conv1d_tiles.cpp: tiles are as large as the register file, and bodies are inlined into one function per
 // instruction set.
 namespace nacre::karatsuba {
 namespace {
-
-template <int lanes>
-struct Vector {
-  typedef float Type __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-};
-template <int lanes>
-NACRE_INLINE typename Vector<lanes>::Type& at(float* p) {
-  return *reinterpret_cast<typename Vector<lanes>::Type*>(p);
-}
-template <int lanes>
-NACRE_INLINE const typename Vector<lanes>::Type& at(const float* p) {
-  return *reinterpret_cast<const typename Vector<lanes>::Type*>(p);
-}
 
 // The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, so after three levels product q is described
 // by the base-3 digits of q. X(h) belongs to all three products, so the differences go to a new array.
@@ -282,30 +267,120 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
   }
 }
 
-/// The shuffle mask that takes from two rows h apart the columns whose bit h is 0 (`high` = 0) or 1.
-template <int lanes>
-struct Mask {
-  typedef int Type __attribute__((vector_size(4 * lanes)));
-};
-template <int lanes, int h, int high, int... j>
-NACRE_INLINE void shuffle_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
-  to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
-}
-/// Transposes by exchanging off-diagonal blocks of h by h, for h = lanes / 2, ..., 1.
-template <int lanes, int h>
-NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
-  typename Mask<lanes>::Type low, high;
-  shuffle_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
-  shuffle_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
+// Few rows: sums that continue in `sums`, by weights in place. Every sum is one chain of additions in the order of k, as
+// in tile(), so the bits are those of products with a weight that was laid out first.
+
+/// R rows by `lanes` outputs, whose weights are rows of w: squares of the weight are transposed in registers.
+template <int lanes, int R>
+NACRE_INLINE void few_by_outputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t depth,
+                                 float* sums, int64_t sums_row) {
+  typename Vector<lanes>::Type sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = at<lanes>(sums + r * sums_row);
+  constexpr int thirds = (lanes + 2) / 3;
+  const float* every_third_row[thirds];
+#pragma GCC unroll 8
+  for (int j = 0; j < thirds; ++j) every_third_row[j] = w + 3 * j * w_row;
+  int64_t k = 0;
+  for (; k + lanes <= depth; k += lanes) {
+    typename Vector<lanes>::Type columns[lanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
-    if ((i & h) != 0) continue;
-    const auto a = rows[i], b = rows[i + h];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + h] = __builtin_shuffle(a, b, high);
+    for (int j = 0; j < lanes; ++j) {
+      const float* const from = every_third_row[j / 3] + j % 3 * w_row;
+      columns[j] = at<lanes>(from);
+      // The same place of the next outputs, because the hardware's prefetcher begins anew with every group of rows.
+      if (lanes == 16 || k % 16 == 0) __builtin_prefetch(from + lanes * w_row, 0, 2);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < thirds; ++j) every_third_row[j] += lanes;
+    exchange<lanes>(columns);
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] += columns[j] * a[r * a_row + k + j];
   }
-  if constexpr (h > 1) exchange<lanes, h / 2>(rows);
+  for (; k < depth; ++k) {
+    float column[lanes];
+    for (int64_t j = 0; j < lanes; ++j) column[j] = w[j * w_row + k];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] += at<lanes>(column) * a[r * a_row + k];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) at<lanes>(sums + r * sums_row) = sum[r];
 }
+
+/// R rows by all outputs, whose weights are columns of w. Sixteen rows of w are added at a time, each read front to
+/// back.
+template <int lanes, int R>
+NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t outs,
+                                int64_t depth, float* sums, int64_t sums_row) {
+  using Vec = typename Vector<lanes>::Type;
+  constexpr int64_t together = 16;
+  for (; depth > 0; depth -= together, w += together * w_row, a += together) {
+    int64_t j = 0;
+    for (; j + lanes <= outs; j += lanes) {
+      Vec sum[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] = at<lanes>(sums + r * sums_row + j);
+      const float* from = w + j;
+      if (depth >= together) {
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < together; ++k, from += w_row) {
+          const Vec factor = at<lanes>(from);
+          if (lanes == 16 || j % 16 == 0) __builtin_prefetch(from + together * w_row, 0, 2);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) sum[r] += factor * a[r * a_row + k];
+        }
+      } else {
+        for (int64_t k = 0; k < depth; ++k, from += w_row) {
+          const Vec factor = at<lanes>(from);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) sum[r] += factor * a[r * a_row + k];
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) at<lanes>(sums + r * sums_row + j) = sum[r];
+    }
+    for (; j < outs; ++j)
+      for (int r = 0; r < R; ++r) {
+        float sum = sums[r * sums_row + j];
+        for (int64_t k = 0; k < (depth < together ? depth : together); ++k)
+          sum += w[k * w_row + j] * a[r * a_row + k];
+        sums[r * sums_row + j] = sum;
+      }
+  }
+}
+
+template <int lanes>
+NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
+                                      int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+  for (; outs >= lanes; outs -= lanes, w += lanes * w_row, sums += lanes) {
+    const float* x = a;
+    float* to = sums;
+    int64_t left = rows;
+    const auto next = [&](int64_t n) { left -= n, x += n * a_row, to += n * sums_row; };
+    for (; left >= 8; next(8)) few_by_outputs<lanes, 8>(x, a_row, w, w_row, depth, to, sums_row);
+    if (left >= 4) few_by_outputs<lanes, 4>(x, a_row, w, w_row, depth, to, sums_row), next(4);
+    if (left >= 2) few_by_outputs<lanes, 2>(x, a_row, w, w_row, depth, to, sums_row), next(2);
+    if (left >= 1) few_by_outputs<lanes, 1>(x, a_row, w, w_row, depth, to, sums_row);
+  }
+  for (int64_t j = 0; j < outs; ++j)
+    for (int64_t r = 0; r < rows; ++r) {
+      float sum = sums[r * sums_row + j];
+      for (int64_t k = 0; k < depth; ++k) sum += w[j * w_row + k] * a[r * a_row + k];
+      sums[r * sums_row + j] = sum;
+    }
+}
+template <int lanes>
+NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
+                                     int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+  const auto next = [&](int64_t n) { rows -= n, a += n * a_row, sums += n * sums_row; };
+  for (; rows >= 8; next(8)) few_by_inputs<lanes, 8>(a, a_row, w, w_row, outs, depth, sums, sums_row);
+  if (rows >= 4) few_by_inputs<lanes, 4>(a, a_row, w, w_row, outs, depth, sums, sums_row), next(4);
+  if (rows >= 2) few_by_inputs<lanes, 2>(a, a_row, w, w_row, outs, depth, sums, sums_row), next(2);
+  if (rows >= 1) few_by_inputs<lanes, 1>(a, a_row, w, w_row, outs, depth, sums, sums_row);
+}
+
 template <int lanes>
 NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
   for (int i = 0; i < 16; i += lanes)
@@ -313,7 +388,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
       typename Vector<lanes>::Type rows[lanes];
 #pragma GCC unroll 16
       for (int r = 0; r < lanes; ++r) rows[r] = at<lanes>(from + (i + r) * from_step + j);
-      exchange<lanes, lanes / 2>(rows);
+      exchange<lanes>(rows);
 #pragma GCC unroll 16
       for (int r = 0; r < lanes; ++r) at<lanes>(to + (j + r) * to_step + i) = rows[r];
     }
@@ -356,7 +431,16 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
   target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
     transpose_body<lanes>(from, from_step, to, to_step);                                                        \
   }                                                                                                             \
-  constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
+  target void by_outputs_##set(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,      \
+                               int64_t outs, int64_t depth, float* sums, int64_t sums_row) {                    \
+    few_by_outputs_body<lanes>(a, a_row, rows, w, w_row, outs, depth, sums, sums_row);                          \
+  }                                                                                                             \
+  target void by_inputs_##set(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,       \
+                              int64_t outs, int64_t depth, float* sums, int64_t sums_row) {                     \
+    few_by_inputs_body<lanes>(a, a_row, rows, w, w_row, outs, depth, sums, sums_row);                           \
+  }                                                                                                             \
+  constexpr Matrices matrices_##set{multiply_##set, all_##set,        across_##set,                             \
+                                    transpose_##set, by_outputs_##set, by_inputs_##set};
 
 NACRE_LOOPS(baseline, , 4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
