@@ -351,18 +351,33 @@ NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, i
   }
 }
 
+// Calls tile(R) for eight rows at a time and then for all that are left, so that a weight is read once for up to eight.
+#define NACRE_BY_ROWS(rows, tile)        \
+  for (; (rows) > 8; (rows) -= 8) tile(8) \
+  switch (rows) {                        \
+    case 1: tile(1) break;               \
+    case 2: tile(2) break;               \
+    case 3: tile(3) break;               \
+    case 4: tile(4) break;               \
+    case 5: tile(5) break;               \
+    case 6: tile(6) break;               \
+    case 7: tile(7) break;               \
+    case 8: tile(8) break;               \
+  }
 template <int lanes>
 NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
                                       int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
   for (; outs >= lanes; outs -= lanes, w += lanes * w_row, sums += lanes) {
+    int64_t left = rows;
     const float* x = a;
     float* to = sums;
-    int64_t left = rows;
-    const auto next = [&](int64_t n) { left -= n, x += n * a_row, to += n * sums_row; };
-    for (; left >= 8; next(8)) few_by_outputs<lanes, 8>(x, a_row, w, w_row, depth, to, sums_row);
-    if (left >= 4) few_by_outputs<lanes, 4>(x, a_row, w, w_row, depth, to, sums_row), next(4);
-    if (left >= 2) few_by_outputs<lanes, 2>(x, a_row, w, w_row, depth, to, sums_row), next(2);
-    if (left >= 1) few_by_outputs<lanes, 1>(x, a_row, w, w_row, depth, to, sums_row);
+#define NACRE_TILE(R)                                                         \
+  {                                                                           \
+    few_by_outputs<lanes, R>(x, a_row, w, w_row, depth, to, sums_row);        \
+    x += (R)*a_row, to += (R)*sums_row;                                       \
+  }
+    NACRE_BY_ROWS(left, NACRE_TILE)
+#undef NACRE_TILE
   }
   for (int64_t j = 0; j < outs; ++j)
     for (int64_t r = 0; r < rows; ++r) {
@@ -374,12 +389,15 @@ NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t row
 template <int lanes>
 NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
                                      int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
-  const auto next = [&](int64_t n) { rows -= n, a += n * a_row, sums += n * sums_row; };
-  for (; rows >= 8; next(8)) few_by_inputs<lanes, 8>(a, a_row, w, w_row, outs, depth, sums, sums_row);
-  if (rows >= 4) few_by_inputs<lanes, 4>(a, a_row, w, w_row, outs, depth, sums, sums_row), next(4);
-  if (rows >= 2) few_by_inputs<lanes, 2>(a, a_row, w, w_row, outs, depth, sums, sums_row), next(2);
-  if (rows >= 1) few_by_inputs<lanes, 1>(a, a_row, w, w_row, outs, depth, sums, sums_row);
+#define NACRE_TILE(R)                                                           \
+  {                                                                             \
+    few_by_inputs<lanes, R>(a, a_row, w, w_row, outs, depth, sums, sums_row);   \
+    a += (R)*a_row, sums += (R)*sums_row;                                       \
+  }
+  NACRE_BY_ROWS(rows, NACRE_TILE)
+#undef NACRE_TILE
 }
+#undef NACRE_BY_ROWS
 
 template <int lanes>
 NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
