@@ -270,6 +270,23 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
 // Few rows: sums that continue in `sums`, by weights in place. Every sum is one chain of additions in the order of k, as
 // in tile(), so the bits are those of products with a weight that was laid out first.
 
+/// Outputs that fill no vector. w[j w_out + k w_in]; in a vector, so that the compiler fuses the same operations.
+template <int lanes>
+NACRE_INLINE void few_left(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_out, int64_t w_in,
+                           int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+  for (int64_t r = 0; r < rows; ++r, a += a_row, sums += sums_row) {
+    float padded[lanes] = {};
+    for (int64_t j = 0; j < outs; ++j) padded[j] = sums[j];
+    typename Vector<lanes>::Type sum = at<lanes>(padded);
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < outs; ++j) padded[j] = w[j * w_out + k * w_in];
+      sum += at<lanes>(padded) * a[k];
+    }
+    at<lanes>(padded) = sum;
+    for (int64_t j = 0; j < outs; ++j) sums[j] = padded[j];
+  }
+}
+
 /// R rows by `lanes` outputs, whose weights are rows of w: squares of the weight are transposed in registers.
 template <int lanes, int R>
 NACRE_INLINE void few_by_outputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t depth,
@@ -341,13 +358,8 @@ NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, i
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) at<lanes>(sums + r * sums_row + j) = sum[r];
     }
-    for (; j < outs; ++j)
-      for (int r = 0; r < R; ++r) {
-        float sum = sums[r * sums_row + j];
-        for (int64_t k = 0; k < (depth < together ? depth : together); ++k)
-          sum += w[k * w_row + j] * a[r * a_row + k];
-        sums[r * sums_row + j] = sum;
-      }
+    if (j < outs)
+      few_left<lanes>(a, a_row, R, w + j, 1, w_row, outs - j, depth < together ? depth : together, sums + j, sums_row);
   }
 }
 
@@ -379,12 +391,7 @@ NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t row
     NACRE_BY_ROWS(left, NACRE_TILE)
 #undef NACRE_TILE
   }
-  for (int64_t j = 0; j < outs; ++j)
-    for (int64_t r = 0; r < rows; ++r) {
-      float sum = sums[r * sums_row + j];
-      for (int64_t k = 0; k < depth; ++k) sum += w[j * w_row + k] * a[r * a_row + k];
-      sums[r * sums_row + j] = sum;
-    }
+  if (outs > 0) few_left<lanes>(a, a_row, rows, w, w_row, 1, outs, depth, sums, sums_row);
 }
 template <int lanes>
 NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,

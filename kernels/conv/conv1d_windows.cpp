@@ -361,7 +361,7 @@ void run(Context& ctx, const Problem& p, const Arguments& a) {
   for (int64_t group = 0; group < p.groups; ++group) {
     take_columns(ctx, a.x, p.batch * p.time, p.in, group * g.in, g.in, x);
     if (a.bias != nullptr)
-      for (int64_t o = 0; o < g.out; ++o) bias[o] = a.bias[o / n * channels + group * n + o % n];
+      for (int64_t o = 0; o < g.out; ++o) bias[o] = a.bias[group * n + o % n];
     run_one(ctx, plan,
             {.x = x,
              .weight = a.weight + group * g.out * g.taps * g.in,
