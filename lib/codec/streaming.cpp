@@ -18,6 +18,28 @@ void expect_streamable(const char* object, const CodecConfig& c, const Streaming
                                       " frames, expected 1 to " + std::to_string(most));
 }
 
+/// Of a plan's result, which is `lag` of `rows_per_frame` rows late.
+StreamingLatency latency_of(int64_t hop, int64_t block_frames, int64_t start_frames, int64_t lag,
+                            int64_t rows_per_frame) {
+  return {.block = block_frames * hop,
+          .lookahead = lag * hop / rows_per_frame,
+          .start = start_frames > block_frames ? start_frames * hop : 0};
+}
+
+/// Surveys one half of a codec without allocating its memory.
+StreamingLatency surveyed(const char* call, const CodecConfig& c, int64_t block_frames,
+                          Net (*build)(Parameters&, const CodecConfig&), Shape frame) {
+  expect_streamable(call, c, {.block_frames = block_frames});
+  Context ctx({.threads = 1});
+  Parameters parameters;
+  const Net net = build(parameters, c);
+  Plan plan(ctx, Purpose::streaming, block_frames);
+  frame.time *= block_frames;
+  Flow y;
+  plan.survey([&](Plan& p) { y = net(p, p.source<float>(frame).flow); });
+  return latency_of(c.hop(), block_frames, plan.start_frames(), plan.lag(y), y.shape.time / block_frames);
+}
+
 /// A direction of a codec for one signal at a time, with its checks.
 template <class In, class Out, class Sink>
 struct Streaming {
@@ -47,10 +69,7 @@ struct Streaming {
   }
   void reset() { stream.reset(), finished = false; }
   StreamingLatency latency(int64_t hop) const {
-    const int64_t frames = blocks->frames(false), start = blocks->frames(true);
-    return {.block = frames * hop,
-            .lookahead = blocks->lag() * hop / blocks->rows_per_frame(),
-            .start = start > frames ? start * hop : 0};
+    return latency_of(hop, blocks->frames(false), blocks->frames(true), blocks->lag(), blocks->rows_per_frame());
   }
 };
 
@@ -62,6 +81,13 @@ Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
 }
 
 }  // namespace
+
+StreamingLatency encoding_latency(const CodecConfig& c, int64_t block_frames) {
+  return surveyed("encoding_latency", c, block_frames, encoder_of, {.time = c.hop()});
+}
+StreamingLatency decoding_latency(const CodecConfig& c, int64_t block_frames) {
+  return surveyed("decoding_latency", c, block_frames, decoder_of, {.channels = c.latent()});
+}
 
 // ---- StreamingEncoder
 

@@ -258,6 +258,7 @@ TEST_CASE("results come as soon as the network has what they depend on", "[strea
       };
       int64_t frames = 0, samples = 0;
       StreamingEncoder encoder(codec, [&](View<const int32_t> c) { frames += c.shape.time; }, {.block_frames = block});
+      CHECK(encoder.latency() == encoding_latency(config, block));
       CHECK(encoder.latency().block == block * hop);
       CHECK(encoder.latency().lookahead % hop == 0);
       CHECK((encoder.latency().lookahead == 0) == config.causal);
@@ -271,6 +272,7 @@ TEST_CASE("results come as soon as the network has what they depend on", "[strea
       CHECK(late == 0);
       StreamingDecoder decoder(codec, [&](std::span<const float> s) { samples += static_cast<int64_t>(s.size()); },
                                {.block_frames = block});
+      CHECK(decoder.latency() == decoding_latency(config, block));
       CHECK((decoder.latency().lookahead == 0) == config.causal);
       const std::vector<int32_t> given = drawn_codes(config, 60);
       for (int64_t n = 1; n <= 60; ++n) {
@@ -279,6 +281,22 @@ TEST_CASE("results come as soon as the network has what they depend on", "[strea
       }
       CHECK(late == 0);
     }
+}
+
+TEST_CASE("the delays of published configurations", "[streaming]") {
+  // Seven taps behind the last stride reflect six frames of the start.
+  CHECK(encoding_latency(CodecConfig::named("encodec-24k")) == StreamingLatency{320, 0, 7 * 320});
+  CHECK(decoding_latency(CodecConfig::named("encodec-24k")) == StreamingLatency{320, 0, 7 * 320});
+  CHECK(encoding_latency(CodecConfig::named("speech-8k"), 2) == StreamingLatency{320, 0, 0});
+  // The encoder's receptive field, in whole frames; that of the decoder, in samples.
+  const CodecConfig dac = CodecConfig::named("dac-16k");
+  CHECK(encoding_latency(dac).lookahead <= dac.encoder_context() * dac.hop());
+  CHECK(encoding_latency(dac).lookahead > (dac.encoder_context() - 1) * dac.hop());
+  CHECK(decoding_latency(dac).lookahead <= dac.decoder_context() * dac.hop());
+  CHECK(decoding_latency(dac).lookahead > (dac.decoder_context() - 1) * dac.hop());
+  CodecConfig whole = CodecConfig::named("encodec-32k");
+  whole.norm = Norm::group;
+  CHECK_THROWS_WITH(encoding_latency(whole), Catch::Contains("depends on the whole signal"));
 }
 
 TEST_CASE("a stream allocates nothing after its start", "[streaming]") {
