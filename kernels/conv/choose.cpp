@@ -39,13 +39,13 @@ bool suits_blocks(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
 /// The engines that also compute Snake, or Engine::nothing.
 template <class T>
 Engine forward_with_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
-  if (!is_float<T> || windows::is_few(output(x, weight, g).rows())) return Engine::nothing;
+  if (!is_float<T>) return Engine::nothing;
   if (is_pointwise(x, weight, g)) return Engine::pointwise;
   return karatsuba::supports(x, weight, output(x, weight, g), g) ? Engine::karatsuba : Engine::nothing;
 }
 template <class T>
 Engine input_gradient_with_snake(Shape x, Shape weight, const Conv1dGeometry& g) {
-  if (!is_float<T> || windows::is_few(x.rows() / g.stride)) return Engine::nothing;
+  if (!is_float<T>) return Engine::nothing;
   if (is_pointwise(x, weight, g)) return Engine::pointwise;
   return karatsuba::supports_input_gradient(x, weight, output(x, weight, g), g) ? Engine::karatsuba : Engine::nothing;
 }

@@ -364,18 +364,25 @@ NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, i
 }
 
 // Calls tile(R) for eight rows at a time and then for all that are left, so that a weight is read once for up to eight.
-#define NACRE_BY_ROWS(rows, tile)        \
-  for (; (rows) > 8; (rows) -= 8) tile(8) \
-  switch (rows) {                        \
-    case 1: tile(1) break;               \
-    case 2: tile(2) break;               \
-    case 3: tile(3) break;               \
-    case 4: tile(4) break;               \
-    case 5: tile(5) break;               \
-    case 6: tile(6) break;               \
-    case 7: tile(7) break;               \
-    case 8: tile(8) break;               \
-  }
+#define NACRE_BY_ROWS(rows, tile)                         \
+  for (; (rows) > 8; (rows) -= 8) tile(8) switch (rows) { \
+      case 1:                                             \
+        tile(1) break;                                    \
+      case 2:                                             \
+        tile(2) break;                                    \
+      case 3:                                             \
+        tile(3) break;                                    \
+      case 4:                                             \
+        tile(4) break;                                    \
+      case 5:                                             \
+        tile(5) break;                                    \
+      case 6:                                             \
+        tile(6) break;                                    \
+      case 7:                                             \
+        tile(7) break;                                    \
+      case 8:                                             \
+        tile(8) break;                                    \
+    }
 template <int lanes>
 NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
                                       int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
@@ -383,10 +390,10 @@ NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t row
     int64_t left = rows;
     const float* x = a;
     float* to = sums;
-#define NACRE_TILE(R)                                                         \
-  {                                                                           \
-    few_by_outputs<lanes, R>(x, a_row, w, w_row, depth, to, sums_row);        \
-    x += (R)*a_row, to += (R)*sums_row;                                       \
+#define NACRE_TILE(R)                                                  \
+  {                                                                    \
+    few_by_outputs<lanes, R>(x, a_row, w, w_row, depth, to, sums_row); \
+    x += (R)*a_row, to += (R)*sums_row;                                \
   }
     NACRE_BY_ROWS(left, NACRE_TILE)
 #undef NACRE_TILE
@@ -396,10 +403,10 @@ NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t row
 template <int lanes>
 NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
                                      int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
-#define NACRE_TILE(R)                                                           \
-  {                                                                             \
-    few_by_inputs<lanes, R>(a, a_row, w, w_row, outs, depth, sums, sums_row);   \
-    a += (R)*a_row, sums += (R)*sums_row;                                       \
+#define NACRE_TILE(R)                                                         \
+  {                                                                           \
+    few_by_inputs<lanes, R>(a, a_row, w, w_row, outs, depth, sums, sums_row); \
+    a += (R)*a_row, sums += (R)*sums_row;                                     \
   }
   NACRE_BY_ROWS(rows, NACRE_TILE)
 #undef NACRE_TILE
@@ -464,7 +471,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
                               int64_t outs, int64_t depth, float* sums, int64_t sums_row) {                     \
     few_by_inputs_body<lanes>(a, a_row, rows, w, w_row, outs, depth, sums, sums_row);                           \
   }                                                                                                             \
-  constexpr Matrices matrices_##set{multiply_##set, all_##set,        across_##set,                             \
+  constexpr Matrices matrices_##set{multiply_##set,  all_##set,        across_##set,                            \
                                     transpose_##set, by_outputs_##set, by_inputs_##set};
 
 NACRE_LOOPS(baseline, , 4)

@@ -70,9 +70,7 @@ struct Plan {
   bool edges() const { return p.left != 0 || padded > p.time; }
   int64_t padded_x() const { return edges() ? p.batch * padded * p.in : 0; }
   /// Floats shared by all threads: the bias in whole vectors, and either padded x or the weight in panels.
-  int64_t shared() const {
-    return padded_out + rounded(few || short_signal ? padded_x() : depth() * padded_out);
-  }
+  int64_t shared() const { return padded_out + rounded(few || short_signal ? padded_x() : depth() * padded_out); }
   /// Floats per thread: a slice of the weight, or a padded window; and rows of y that are not whole vectors.
   int64_t slot() const {
     if (few) return 0;

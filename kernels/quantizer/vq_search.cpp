@@ -157,13 +157,13 @@ struct InPlace {
   void (*search)(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count, int64_t dim,
                  int64_t base, float* best, int32_t* index);
 };
-#define NACRE_IN_PLACE(width, target)                                                                            \
-  target void pack_##width(const float* from, int64_t dim, const float* scale, float* to, float* norms) {        \
-    pack_body<width>(from, dim, scale, to, norms);                                                               \
-  }                                                                                                              \
-  target void few_##width(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count,  \
-                          int64_t dim, int64_t base, float* best, int32_t* index) {                              \
-    few_body<width>(x, rows, blocks, norms, count, dim, base, best, index);                                      \
+#define NACRE_IN_PLACE(width, target)                                                                           \
+  target void pack_##width(const float* from, int64_t dim, const float* scale, float* to, float* norms) {       \
+    pack_body<width>(from, dim, scale, to, norms);                                                              \
+  }                                                                                                             \
+  target void few_##width(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count, \
+                          int64_t dim, int64_t base, float* best, int32_t* index) {                             \
+    few_body<width>(x, rows, blocks, norms, count, dim, base, best, index);                                     \
   }
 NACRE_IN_PLACE(4, )
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
@@ -225,8 +225,7 @@ void pack_block(const float* codebook, int64_t codes, int64_t dim, VqMetric metr
   const int64_t count = std::min(lanes, codes - block * lanes);
   const float* const from = codebook + block * lanes * dim;
   float scale[lanes];
-  for (int64_t t = 0; t < count; ++t)
-    scale[t] = metric == VqMetric::cosine ? inverse_norm(from + t * dim, dim) : 1.0f;
+  for (int64_t t = 0; t < count; ++t) scale[t] = metric == VqMetric::cosine ? inverse_norm(from + t * dim, dim) : 1.0f;
   if (count == lanes) return in_place().pack(from, dim, scale, to, norms);
   for (int64_t t = 0; t < lanes; ++t)
     for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = t < count ? from[t * dim + d] * scale[t] : 0;

@@ -590,10 +590,10 @@ void few_of_many(const Sample& s) {
   for (const int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16}) {
     INFO(n << " rows");
     const int64_t first = 3 * n % (many - n);
-    CHECK(forward(rows_of(x, s.in, first * stride, (n - 1) * stride + span), rows_of(residual, s.out, first, n), bias) ==
-          rows_of(whole_y, s.out, first, n));
-    CHECK(input_gradient(rows_of(dy, s.out, first, n + before), rows_of(dx, s.in, first * stride, n * stride), bias_x) ==
-          rows_of(whole_dx, s.in, first * stride, n * stride));
+    CHECK(forward(rows_of(x, s.in, first * stride, (n - 1) * stride + span), rows_of(residual, s.out, first, n),
+                  bias) == rows_of(whole_y, s.out, first, n));
+    CHECK(input_gradient(rows_of(dy, s.out, first, n + before), rows_of(dx, s.in, first * stride, n * stride),
+                         bias_x) == rows_of(whole_dx, s.in, first * stride, n * stride));
   }
 }
 
@@ -601,13 +601,27 @@ void few_of_many(const Sample& s) {
 
 TEST_CASE("conv1d gives a row the same bits among few rows and among many", "[conv1d]") {
   // Layers of whole vectors that are not computed with fewer products.
-  for (const Sample& s : {Sample{"one slice", 1, 0, 32, 48, 3, {}}, Sample{"several slices", 1, 0, 208, 160, 5, {}},
-                          Sample{"dilated", 1, 0, 80, 64, 9, {.dilation = 2}},
-                          Sample{"dilated, more channels than a slice", 1, 0, 528, 32, 3, {.dilation = 4}},
-                          Sample{"one tap", 1, 0, 544, 64, 1, {}},
-                          Sample{"three strides of 2", 1, 0, 48, 64, 6, {.stride = 2}},
-                          Sample{"three strides of 4, several slices", 1, 0, 32, 208, 12, {.stride = 4}}})
+  for (const Sample& s :
+       {Sample{"one slice", 1, 0, 32, 48, 3, {}}, Sample{"several slices", 1, 0, 208, 160, 5, {}},
+        Sample{"dilated", 1, 0, 80, 64, 9, {.dilation = 2}},
+        Sample{"dilated, more channels than a slice", 1, 0, 528, 32, 3, {.dilation = 4}},
+        Sample{"one tap", 1, 0, 544, 64, 1, {}}, Sample{"three strides of 2", 1, 0, 48, 64, 6, {.stride = 2}},
+        Sample{"three strides of 4, several slices", 1, 0, 32, 208, 12, {.stride = 4}}})
     few_of_many(s);
+}
+
+TEST_CASE("conv1d lays out no weight for few rows", "[conv1d]") {
+  // The only scratch is the bias in whole vectors.
+  Context ctx({.threads = 1});
+  for (const int64_t rows : {1, 3, 8, 16}) {
+    INFO(rows << " rows");
+    CHECK(conv1d_forward_scratch(ctx, {1, (rows - 1) * 8 + 16, 1, 64}, {100, 16, 1, 64}, {.stride = 8}).elements() ==
+          112);
+    CHECK(conv1d_forward_scratch(ctx, {1, rows + 8, 1, 32}, {16, 3, 1, 32}, {.dilation = 4}).elements() == 16);
+    CHECK(conv1d_input_gradient_scratch(ctx, {1, rows * 8, 1, 64}, {96, 16, 1, 64}, {1, rows + 1, 1, 96},
+                                        {.stride = 8, .left = 8, .right = 8})
+              .elements() == 8 * 64);
+  }
 }
 
 TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {

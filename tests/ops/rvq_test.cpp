@@ -504,8 +504,8 @@ TEST_CASE("rvq without a valid frame, and on silence", "[rvq]") {
 
 TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
   for (Device device : devices())
-    for (Size n : {Size{1, 51, 40, 0, 64, 3}, Size{1, 51, 40, 8, 64, 3}, Size{1, 51, 37, 5, 64, 3},
-                   Size{1, 51, 37, 0, 90, 2}})
+    for (Size n :
+         {Size{1, 51, 40, 0, 64, 3}, Size{1, 51, 40, 8, 64, 3}, Size{1, 51, 37, 5, 64, 3}, Size{1, 51, 37, 0, 90, 2}})
       for (int64_t few : {1, 2, 3, 8, 9}) {
         Problem p(device, n, none);
         rvq_forward(p.c.ctx, p.arguments());
@@ -524,6 +524,14 @@ TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
           p.c.expect_equal<int32_t>(some, {codes.begin() + t * n.stages, codes.begin() + end * n.stages});
         }
       }
+}
+
+TEST_CASE("rvq packs no codebook for few frames on the CPU", "[rvq]") {
+  Context ctx({.threads = 1});
+  constexpr Shape books{4, 256, 1, 16};
+  for (const int64_t frames : {1, 8})
+    CHECK(rvq_forward_scratch(ctx, {1, frames, 1, 16}, books, false).elements() < books.elements() / books.batch);
+  CHECK(rvq_forward_scratch(ctx, {1, 9, 1, 16}, books, false).elements() > books.elements());
 }
 
 TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {
