@@ -172,7 +172,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
 void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
   const Model m = model(suite, name);
   const CodecConfig& config = m.config;
-  codebooks = suite.least(codebooks, codebooks / 16 + 1);
+  codebooks = suite.least(codebooks, codebooks / 32 + 1);
   const int64_t push = config.sample_rate / 50, hop = config.hop();
   CodecConfig used = config;  // for the operations
   used.n_codebooks = codebooks;
