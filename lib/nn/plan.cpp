@@ -29,6 +29,9 @@ int64_t Plan::Impl::lag(int id) {
   int64_t found = -1;
   if (x.made >= 0)
     for (const int input : nth(steps, x.made).inputs) {
+      const auto& reaches = nth(steps, x.made).reaches;
+      if (const auto r = reaches.find(at(input).value); r != reaches.end() && !r->second.own_position())
+        refuse("step " + name(x.made) + " cannot be streamed: it depends on other rows than its own");
       const int64_t of_input = lag(input);
       if (found >= 0 && of_input != found)
         refuse("step " + name(x.made) + " reads activations that are " + std::to_string(found) + " and " +

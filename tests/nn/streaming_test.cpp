@@ -247,6 +247,14 @@ TEST_CASE("a streaming plan refuses what it cannot keep in step", "[streaming]")
                return ahead.plan(p, s.makes<float>(x.shape).flow);
              }),
              Catch::Contains("step \"sum\" reads activations that are 0 and 1 rows late"));
+  // A layer that knows nothing of streams.
+  CHECK_THAT(refusal([&](Plan& p, Flow x) {
+               const Step s = p.step("difference");
+               s.reads<float>(x);
+               s.reaches(x, {.count = 2, .left = 1});
+               return plain.plan(p, s.makes<float>(x.shape).flow);
+             }),
+             Catch::Contains("step \"difference\" cannot be streamed: it depends on other rows"));
   CHECK_THROWS_WITH(Plan(ctx, Purpose::streaming), Catch::Contains("a block of 0 frames"));
   CHECK_THROWS_WITH(Plan(ctx, Purpose::inference, 1), Catch::Contains("this plan has no blocks"));
 }

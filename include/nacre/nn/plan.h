@@ -89,6 +89,7 @@ struct Footprint {
   bool transposed = false;
   /// The span of the input that a span of the output depends on.
   Span of(Span output) const noexcept;
+  bool own_position() const noexcept { return count == 1 && stride == 1 && left == 0; }
 };
 
 /// The block of a signal that a run of a streaming plan processes. Its length in frames is that of the plan. A *row* is
@@ -259,7 +260,8 @@ class Plan {
   bool streaming() const noexcept;
   int64_t block_frames() const noexcept;
   /// Rows by which an activation of a streaming plan is late. Unless a layer has set it, it is that of the activations
-  /// that the step reads. Throws Error(usage) if these differ.
+  /// that the step reads. Throws Error(usage) if these differ, and if the step depends on other rows (Step::reaches):
+  /// its layer then keeps nothing from block to block.
   int64_t lag(Flow) const;
   /// Frames that the first block of a stream must have at least.
   int64_t start_frames() const noexcept;
