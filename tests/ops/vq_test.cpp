@@ -419,7 +419,7 @@ void ema_case(Device device, int64_t stages, int64_t batch, int64_t time, int64_
     c.expect_equal<float>(sums, sums.before());
     return;
   }
-  std::vector<double> wanted, allowed, wanted_counts;
+  std::vector<double> wanted, allowed, wanted_counts, wanted_sums, allowed_sums;
   for (int64_t s = 0; s < stages; ++s) {
     EmaReference ref;
     std::vector<double> rows_of_stage;
@@ -447,6 +447,9 @@ void ema_case(Device device, int64_t stages, int64_t batch, int64_t time, int64_
       // The sum of the batch is rounded once and blended by four operations. The count takes four more. The scaling
       // takes three.
       allowed.push_back(12 * ulp * size[i] / (count + static_cast<double>(args.eps)));
+      // The same five roundings. The sums of a replaced code are the row itself.
+      wanted_sums.push_back(ref.sums[i]);
+      allowed_sums.push_back(5 * ulp * size[i]);
     }
     wanted_counts.insert(wanted_counts.end(), ref.counts.begin(), ref.counts.end());
   }
@@ -456,6 +459,9 @@ void ema_case(Device device, int64_t stages, int64_t batch, int64_t time, int64_
   c.expect<float>(
       counts, [&](int64_t i) { return wanted_counts[static_cast<size_t>(i)]; },
       [&](int64_t i) { return 4 * ulp * wanted_counts[static_cast<size_t>(i)]; });
+  c.expect<float>(
+      sums, [&](int64_t i) { return wanted_sums[static_cast<size_t>(i)]; },
+      [&](int64_t i) { return allowed_sums[static_cast<size_t>(i)]; });
   std::vector<double> planted = wanted;
   const size_t blended = static_cast<size_t>(std::max_element(allowed.begin(), allowed.end()) - allowed.begin());
   planted[blended] += 10 * allowed[blended];
