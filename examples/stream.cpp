@@ -18,8 +18,8 @@ int main(int argc, char** argv) try {
   nacre::StreamingDecoder decoder(codec, [&](std::span<const float> samples) {
     out.clear();
     for (const float x : samples) out.push_back(int16_t(std::lrint(32767 * std::clamp(x, -1.0f, 1.0f))));
-    std::fwrite(out.data(), sizeof(int16_t), out.size(), stdout);
-    std::fflush(stdout);
+    if (std::fwrite(out.data(), sizeof(int16_t), out.size(), stdout) < out.size() || std::fflush(stdout) != 0)
+      throw nacre::Error(nacre::ErrorKind::io, "standard output cannot be written");
   });
   std::vector<int32_t> packet;  // the codes of one frame; a telephone sends them, a few bits each
   nacre::StreamingEncoder encoder(codec, [&](nacre::View<const int32_t> codes) {
@@ -38,7 +38,8 @@ int main(int argc, char** argv) try {
     for (float& x : samples) x /= 32768;
     encoder.push(samples);
   }
-  encoder.finish();
+  if (std::ferror(stdin)) throw nacre::Error(nacre::ErrorKind::io, "standard input cannot be read");
+  encoder.finish();  // completes the last frame by zeros
   decoder.finish();
 } catch (const nacre::Error& e) {
   std::fprintf(stderr, "%s\n", e.what());

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,6 +44,7 @@ class BlockCoder {
   int64_t out_row() const { return block_->views.out.shape.channels; }
   int64_t in_per_frame() const { return block_->views.in.elements() / frames_; }
   size_t bytes() const { return block_->plan.bytes() + (start_ ? start_->plan.bytes() : 0); }
+  size_t unshared_bytes() const { return block_->plan.unshared_bytes() + (start_ ? start_->plan.unshared_bytes() : 0); }
 
   size_t state_bytes() const { return block_->plan.state_bytes(); }
   void read_state(std::span<std::byte> to) const { block_->plan.read_state(to); }
@@ -85,8 +85,8 @@ class BlockCoder {
 using EncodeBlocks = BlockCoder<float, int32_t>;
 using DecodeBlocks = BlockCoder<int32_t, float>;
 
-/// Cuts one signal into the blocks of a coder. A coder may serve several signals in turn: a shared stream then keeps
-/// its state itself.
+/// Cuts one signal into the blocks of a coder. A coder may serve several signals in turn: the stream then keeps the
+/// state of its signal (`shared`).
 template <class In, class Out>
 class BlockStream {
  public:
@@ -96,25 +96,24 @@ class BlockStream {
 
   /// Elements pushed so far.
   int64_t pushed() const { return pushed_; }
-  /// Calls sink(std::span<const Out>) with the rows that are complete.
-  template <class Sink>
-  void push(BlockCoder<In, Out>& coder, std::span<const In> x, Sink&& sink) {
-    while (!x.empty()) {
-      const size_t block = size_of_block(coder), n = std::min(x.size(), block - filled_);
-      std::copy_n(x.begin(), n, waiting_.begin() + static_cast<std::ptrdiff_t>(filled_));
-      filled_ += n, pushed_ += static_cast<int64_t>(n), x = x.subspan(n);
-      if (filled_ == block) run(coder, -1, sink);
-    }
+  /// Takes from x what completes a block, removes it from x, and runs the block. Returns the rows that are complete by
+  /// it, valid until the next call of the coder; often none.
+  std::span<const Out> take(BlockCoder<In, Out>& coder, std::span<const In>& x) {
+    const size_t block = size_of_block(coder), n = std::min(x.size(), block - filled_);
+    std::copy_n(x.begin(), n, waiting_.begin() + static_cast<std::ptrdiff_t>(filled_));
+    filled_ += n, pushed_ += static_cast<int64_t>(n), x = x.subspan(n);
+    return filled_ == block ? run(coder, -1) : std::span<const Out>{};
   }
-  /// Ends the signal. Its last frame is completed by zeros. Returns the number of frames.
-  template <class Sink>
-  int64_t finish(BlockCoder<In, Out>& coder, Sink&& sink) {
-    const int64_t total = (pushed_ + coder.in_per_frame() - 1) / coder.in_per_frame();
-    while (delivered_ < total * coder.rows_per_frame()) {
-      std::fill(waiting_.begin() + static_cast<std::ptrdiff_t>(filled_), waiting_.end(), In{});
-      run(coder, total, sink);
-    }
-    return total;
+  /// Frames of the signal if it ends here.
+  int64_t frames(const BlockCoder<In, Out>& coder) const {
+    return (pushed_ + coder.in_per_frame() - 1) / coder.in_per_frame();
+  }
+  /// Whether rows of a signal that ends here have not been returned yet.
+  bool owes(const BlockCoder<In, Out>& coder) const { return delivered_ < frames(coder) * coder.rows_per_frame(); }
+  /// Runs one of the last blocks, if the stream owes rows. The last frame is completed by zeros.
+  std::span<const Out> take_last(BlockCoder<In, Out>& coder) {
+    std::fill(waiting_.begin() + static_cast<std::ptrdiff_t>(filled_), waiting_.end(), In{});
+    return run(coder, frames(coder));
   }
   void reset() { filled_ = 0, pushed_ = position_ = delivered_ = 0; }
 
@@ -122,8 +121,7 @@ class BlockStream {
   size_t size_of_block(const BlockCoder<In, Out>& coder) const {
     return static_cast<size_t>(coder.frames(position_ == 0) * coder.in_per_frame());
   }
-  template <class Sink>
-  void run(BlockCoder<In, Out>& coder, int64_t total, Sink&& sink) {
+  std::span<const Out> run(BlockCoder<In, Out>& coder, int64_t total) {
     const bool first = position_ == 0;
     const int64_t per_frame = coder.rows_per_frame(), begin = position_ * per_frame - coder.lag();
     if (!state_.empty() && !first) coder.write_state(state_);
@@ -134,10 +132,10 @@ class BlockStream {
     int64_t end = position_ * per_frame - coder.lag();
     if (total >= 0) end = std::min(end, total * per_frame);
     // Rows before the signal's start and behind its end are not part of it.
-    if (end <= delivered_) return;
+    if (end <= delivered_) return {};
     const int64_t row = coder.out_row(), from = delivered_ - begin, count = end - delivered_;
     delivered_ = end;
-    sink(out.subspan(static_cast<size_t>(from * row), static_cast<size_t>(count * row)));
+    return out.subspan(static_cast<size_t>(from * row), static_cast<size_t>(count * row));
   }
 
   std::vector<In> waiting_;
@@ -146,15 +144,17 @@ class BlockStream {
   int64_t pushed_ = 0, position_ = 0, delivered_ = 0;  // elements of In; frames before the next block; rows of Out
 };
 
-/// The blocks of a codec.
+/// The blocks of a codec. `call` is the caller's name in messages.
 struct CodecBlocks {
-  static std::unique_ptr<EncodeBlocks> encoder(Codec&, int64_t frames, int64_t codebooks);
-  static std::unique_ptr<DecodeBlocks> decoder(Codec&, int64_t frames, int64_t codebooks);
+  static std::unique_ptr<EncodeBlocks> encoder(Codec&, const char* call, int64_t frames, int64_t codebooks);
+  static std::unique_ptr<DecodeBlocks> decoder(Codec&, const char* call, int64_t frames, int64_t codebooks);
   /// Those that the codec keeps, for several signals in turn. They are made again if the numbers change.
   static EncodeBlocks& shared_encoder(Codec&, int64_t frames, int64_t codebooks);
   static DecodeBlocks& shared_decoder(Codec&, int64_t frames, int64_t codebooks);
   /// Set while a call uses the codec.
-  static std::atomic<bool>& in_use(Codec&);
+  static std::atomic<bool>& in_use(Codec&, const char* call);
+  /// Throws Error(usage) for a codec that was moved from.
+  static void expect_codec(const Codec&, const char* call);
 };
 
 }  // namespace nacre

@@ -40,12 +40,29 @@ auto within_memory(const char* call, F&& f) {
   }
 }
 
-inline void expect_finite(const char* call, std::span<const float> samples) {
+/// `first`: number of the first sample in the message.
+inline void expect_finite(const char* call, std::span<const float> samples, int64_t first = 0) {
   const auto bad = std::find_if(samples.begin(), samples.end(), [](float s) { return !std::isfinite(s); });
   if (bad != samples.end())
-    throw Error(ErrorKind::usage, std::string(call) + ": sample " + std::to_string(bad - samples.begin()) + " is " +
-                                      std::to_string(*bad) + ", expected finite values");
+    throw Error(ErrorKind::usage, std::string(call) + ": sample " + std::to_string(first + (bad - samples.begin())) +
+                                      " is " + std::to_string(*bad) + ", expected finite values");
 }
+
+/// Marks an object as broken while a call changes it, and for good if the call throws. Throws Error(usage) for an
+/// object that is broken.
+class Changing {
+ public:
+  Changing(bool& broken, const char* call, const char* instead) : broken_(broken) {
+    if (broken_)
+      throw Error(ErrorKind::usage, std::string(call) + ": an earlier call failed, and the signal is incomplete; " +
+                                        "expected " + instead);
+    broken_ = true;
+  }
+  void done() { broken_ = false; }
+
+ private:
+  bool& broken_;
+};
 
 inline void expect_codes(const char* call, std::span<const int32_t> codes, const CodecConfig& config) {
   const auto bad = std::find_if(codes.begin(), codes.end(),

@@ -119,12 +119,16 @@ void Codec::set_beam(int64_t beam) {
   impl_->encode_blocks.reset();
 }
 size_t Codec::reserved_bytes() const {
-  return (impl_->encoding.plan ? impl_->encoding.plan->bytes() : 0) +
-         (impl_->decoding.plan ? impl_->decoding.plan->bytes() : 0);
+  const Impl& m = *impl_;
+  return (m.encoding.plan ? m.encoding.plan->bytes() : 0) + (m.decoding.plan ? m.decoding.plan->bytes() : 0) +
+         (m.encode_blocks ? m.encode_blocks->bytes() : 0) + (m.decode_blocks ? m.decode_blocks->bytes() : 0);
 }
 size_t Codec::unshared_bytes() const {
-  return (impl_->encoding.plan ? impl_->encoding.plan->unshared_bytes() : 0) +
-         (impl_->decoding.plan ? impl_->decoding.plan->unshared_bytes() : 0);
+  const Impl& m = *impl_;
+  return (m.encoding.plan ? m.encoding.plan->unshared_bytes() : 0) +
+         (m.decoding.plan ? m.decoding.plan->unshared_bytes() : 0) +
+         (m.encode_blocks ? m.encode_blocks->unshared_bytes() : 0) +
+         (m.decode_blocks ? m.decode_blocks->unshared_bytes() : 0);
 }
 
 void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t codebooks, Ends ends) {
@@ -237,7 +241,11 @@ void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   // On CUDA the samples are on the device, and reading them back would make the host wait.
-  if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
+  if (m.ctx.device().kind == Device::cpu)
+    for (int64_t b = 0; b < audio.shape.batch; ++b) {
+      const int64_t n = lengths.empty() ? audio.shape.time : lengths[static_cast<size_t>(b)];
+      expect_finite("encode", {audio.data + b * audio.shape.time, static_cast<size_t>(n)}, b * audio.shape.time);
+    }
   m.run(m.encoding, audio, codes, lengths);
 }
 
@@ -259,15 +267,15 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const
 
 // ---- blocks
 
-std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, int64_t frames, int64_t codebooks) {
-  const Codec::Impl& m = inside(codec.impl_, "encoder");
-  const int64_t stages = m.config.codebooks_used("encoder", codebooks);
+std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
+  const Codec::Impl& m = inside(codec.impl_, call);
+  const int64_t stages = m.config.codebooks_used(call, codebooks);
   return std::make_unique<EncodeBlocks>(codec.impl_->ctx, frames,
                                         [&](Plan& p, int64_t n) { return m.walk_encoder(p, 1, n, stages); });
 }
-std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, int64_t frames, int64_t codebooks) {
-  const Codec::Impl& m = inside(codec.impl_, "decoder");
-  const int64_t stages = m.config.codebooks_used("decoder", codebooks);
+std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
+  const Codec::Impl& m = inside(codec.impl_, call);
+  const int64_t stages = m.config.codebooks_used(call, codebooks);
   return std::make_unique<DecodeBlocks>(codec.impl_->ctx, frames,
                                         [&](Plan& p, int64_t n) { return m.walk_decoder(p, 1, n, stages); });
 }
@@ -275,7 +283,7 @@ EncodeBlocks& CodecBlocks::shared_encoder(Codec& codec, int64_t frames, int64_t 
   Codec::Impl& m = inside(codec.impl_, "encoder");
   if (!m.encode_blocks || m.encode_blocks->frames(false) != frames || m.encode_stages != codebooks) {
     m.encode_blocks.reset();
-    m.encode_blocks = encoder(codec, frames, codebooks), m.encode_stages = codebooks;
+    m.encode_blocks = encoder(codec, "encoder", frames, codebooks), m.encode_stages = codebooks;
   }
   return *m.encode_blocks;
 }
@@ -283,11 +291,11 @@ DecodeBlocks& CodecBlocks::shared_decoder(Codec& codec, int64_t frames, int64_t 
   Codec::Impl& m = inside(codec.impl_, "decoder");
   if (!m.decode_blocks || m.decode_blocks->frames(false) != frames || m.decode_stages != codebooks) {
     m.decode_blocks.reset();
-    m.decode_blocks = decoder(codec, frames, codebooks), m.decode_stages = codebooks;
+    m.decode_blocks = decoder(codec, "decoder", frames, codebooks), m.decode_stages = codebooks;
   }
   return *m.decode_blocks;
 }
-std::atomic<bool>& CodecBlocks::in_use(Codec& codec) { return inside(codec.impl_, "codec").in_use; }
+std::atomic<bool>& CodecBlocks::in_use(Codec& codec, const char* call) { return inside(codec.impl_, call).in_use; }
 
 // ---- files
 

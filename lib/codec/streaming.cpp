@@ -28,16 +28,22 @@ StreamingLatency latency_of(int64_t hop, int64_t block_frames, int64_t start_fra
 
 /// Surveys one half of a codec without allocating its memory.
 StreamingLatency surveyed(const char* call, const CodecConfig& c, int64_t block_frames,
-                          Net (*build)(Parameters&, const CodecConfig&), Shape frame) {
-  expect_streamable(call, c, {.block_frames = block_frames});
-  Context ctx({.threads = 1});
-  Parameters parameters;
-  const Net net = build(parameters, c);
-  Plan plan(ctx, Purpose::streaming, block_frames);
-  frame.time *= block_frames;
-  Flow y;
-  plan.survey([&](Plan& p) { y = net(p, p.source<float>(frame).flow); });
-  return latency_of(c.hop(), block_frames, plan.start_frames(), plan.lag(y), y.shape.time / block_frames);
+                          Net (*build)(Parameters&, const CodecConfig&), Shape (*frame)(const CodecConfig&)) {
+  return within_memory(call, [&] {
+    c.check();
+    expect_streamable(call, c, {.block_frames = block_frames});
+    Context ctx({.threads = 1});
+    Parameters parameters;
+    const Net net = build(parameters, c);
+    Plan plan(ctx, Purpose::streaming, block_frames);
+    Flow y;
+    plan.survey([&](Plan& p) {
+      Shape block = frame(c);
+      block.time *= block_frames;
+      y = net(p, p.source<float>(block).flow);
+    });
+    return latency_of(c.hop(), block_frames, plan.start_frames(), plan.lag(y), y.shape.time / block_frames);
+  });
 }
 
 /// A direction of a codec for one signal at a time, with its checks.
@@ -51,7 +57,7 @@ struct Streaming {
   BlockStream<In, Out> stream;
   Sink sink;
   std::atomic<bool> in_use{false};
-  bool finished = false;
+  bool finished = false, broken = false;
 
   void expect_unfinished(const char* call) const {
     if (finished)
@@ -59,15 +65,26 @@ struct Streaming {
   }
   template <class Deliver>
   void push(std::span<const In> x, Deliver&& deliver) {
-    within_memory("push", [&] { stream.push(*blocks, x, deliver); });
+    Changing change(broken, "push", "reset before another signal");
+    within_memory("push", [&] {
+      while (!x.empty())
+        if (const std::span<const Out> rows = stream.take(*blocks, x); !rows.empty()) deliver(rows);
+    });
+    change.done();
   }
   template <class Deliver>
   int64_t finish(Deliver&& deliver) {
     expect_unfinished("finish");
+    Changing change(broken, "finish", "reset before another signal");
+    within_memory("finish", [&] {
+      while (stream.owes(*blocks))
+        if (const std::span<const Out> rows = stream.take_last(*blocks); !rows.empty()) deliver(rows);
+    });
     finished = true;
-    return within_memory("finish", [&] { return stream.finish(*blocks, deliver); });
+    change.done();
+    return stream.frames(*blocks);
   }
-  void reset() { stream.reset(), finished = false; }
+  void reset() { stream.reset(), finished = broken = false; }
   StreamingLatency latency(int64_t hop) const {
     return latency_of(hop, blocks->frames(false), blocks->frames(true), blocks->lag(), blocks->rows_per_frame());
   }
@@ -83,17 +100,20 @@ Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
 }  // namespace
 
 StreamingLatency encoding_latency(const CodecConfig& c, int64_t block_frames) {
-  return surveyed("encoding_latency", c, block_frames, encoder_of, {.time = c.hop()});
+  return surveyed("encoding_latency", c, block_frames, encoder_of,
+                  [](const CodecConfig& of) { return Shape{.time = of.hop()}; });
 }
 StreamingLatency decoding_latency(const CodecConfig& c, int64_t block_frames) {
-  return surveyed("decoding_latency", c, block_frames, decoder_of, {.channels = c.latent()});
+  return surveyed("decoding_latency", c, block_frames, decoder_of,
+                  [](const CodecConfig& of) { return Shape{.channels = of.latent()}; });
 }
 
 // ---- StreamingEncoder
 
 struct StreamingEncoder::Impl : Streaming<float, int32_t, Sink> {
   Impl(Codec& codec, Sink to, const StreamingOptions& o)
-      : Streaming("StreamingEncoder", CodecBlocks::encoder(codec, o.block_frames, o.codebooks), std::move(to)),
+      : Streaming("StreamingEncoder", CodecBlocks::encoder(codec, "StreamingEncoder", o.block_frames, o.codebooks),
+                  std::move(to)),
         hop(codec.config().hop()) {}
   int64_t hop;
   auto deliver() {
@@ -106,6 +126,7 @@ struct StreamingEncoder::Impl : Streaming<float, int32_t, Sink> {
 };
 
 StreamingEncoder::StreamingEncoder(Codec& codec, Sink sink, StreamingOptions options) {
+  CodecBlocks::expect_codec(codec, "StreamingEncoder");
   expect_streamable("StreamingEncoder", codec.config(), options);
   impl_ = within_memory("StreamingEncoder", [&] { return std::make_unique<Impl>(codec, std::move(sink), options); });
 }
@@ -131,19 +152,21 @@ void StreamingEncoder::reset() {
   const InUse alone(m.in_use, "reset", "encoder");
   m.reset();
 }
-StreamingLatency StreamingEncoder::latency() const noexcept { return impl_->latency(impl_->hop); }
-size_t StreamingEncoder::reserved_bytes() const noexcept { return impl_->blocks->bytes(); }
+StreamingLatency StreamingEncoder::latency() const { return inside(impl_, "latency").latency(impl_->hop); }
+size_t StreamingEncoder::reserved_bytes() const { return inside(impl_, "reserved_bytes").blocks->bytes(); }
 
 // ---- StreamingDecoder
 
 struct StreamingDecoder::Impl : Streaming<int32_t, float, Sink> {
   Impl(Codec& codec, Sink to, const StreamingOptions& o)
-      : Streaming("StreamingDecoder", CodecBlocks::decoder(codec, o.block_frames, o.codebooks), std::move(to)),
+      : Streaming("StreamingDecoder", CodecBlocks::decoder(codec, "StreamingDecoder", o.block_frames, o.codebooks),
+                  std::move(to)),
         config(codec.config()) {}
   CodecConfig config;
 };
 
 StreamingDecoder::StreamingDecoder(Codec& codec, Sink sink, StreamingOptions options) {
+  CodecBlocks::expect_codec(codec, "StreamingDecoder");
   expect_streamable("StreamingDecoder", codec.config(), options);
   impl_ = within_memory("StreamingDecoder", [&] { return std::make_unique<Impl>(codec, std::move(sink), options); });
 }
@@ -172,7 +195,7 @@ void StreamingDecoder::reset() {
   const InUse alone(m.in_use, "reset", "decoder");
   m.reset();
 }
-StreamingLatency StreamingDecoder::latency() const noexcept { return impl_->latency(impl_->config.hop()); }
-size_t StreamingDecoder::reserved_bytes() const noexcept { return impl_->blocks->bytes(); }
+StreamingLatency StreamingDecoder::latency() const { return inside(impl_, "latency").latency(impl_->config.hop()); }
+size_t StreamingDecoder::reserved_bytes() const { return inside(impl_, "reserved_bytes").blocks->bytes(); }
 
 }  // namespace nacre

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "codec/block_coder.h"
 #include "codec/callers.h"
@@ -117,21 +118,32 @@ void WindowedEncoder::run(const WindowSchedule::Window& w) {
 
 /// Passes on what has been pushed, and ends the signal if it is the last part.
 void WindowedEncoder::run_blocks(bool last) {
-  const InUse alone(CodecBlocks::in_use(codec_), last ? "finish" : "push", "codec");
-  EncodeBlocks& coder = CodecBlocks::shared_encoder(codec_, window_, stages_);
-  if (!blocks_) blocks_ = std::make_unique<BlockStream<float, int32_t>>(coder, true);
-  const auto deliver = [&](std::span<const int32_t> codes) {
-    sink_({codes.data(), {.time = static_cast<int64_t>(codes.size()) / stages_, .channels = stages_}});
-  };
-  blocks_->push(coder, buffer_, deliver);
-  buffer_.clear();
-  if (last) blocks_->finish(coder, deliver);
+  const char* const call = last ? "finish" : "push";
+  const std::vector<float> taken = std::exchange(buffer_, {});
+  std::span<const float> x = taken;
+  std::vector<int32_t> codes;
+  for (bool more = true; more;) {
+    {
+      // The sink may use the codec, so the codec is free again when it is called.
+      const InUse alone(CodecBlocks::in_use(codec_, call), call, "codec");
+      EncodeBlocks& coder = CodecBlocks::shared_encoder(codec_, window_, stages_);
+      if (!blocks_) blocks_ = std::make_unique<BlockStream<float, int32_t>>(coder, true);
+      more = !x.empty() || (last && blocks_->owes(coder));
+      if (!more) break;
+      const std::span<const int32_t> rows = x.empty() ? blocks_->take_last(coder) : blocks_->take(coder, x);
+      codes.assign(rows.begin(), rows.end());
+    }
+    const auto frames = static_cast<int64_t>(codes.size()) / stages_;
+    if (frames > 0) sink_({codes.data(), {.time = frames, .channels = stages_}});
+  }
 }
 
 void WindowedEncoder::push(std::span<const float> samples) {
   expect_unfinished("push", finished_);
   expect_finite("push", samples);
+  Changing change(broken_, "push", "a new object");
   within_memory("push", [&] { take(samples); });
+  change.done();
 }
 void WindowedEncoder::take(std::span<const float> samples) {
   const int64_t hop = codec_.config().hop();
@@ -159,8 +171,10 @@ void WindowedEncoder::take(std::span<const float> samples) {
 
 int64_t WindowedEncoder::finish() {
   expect_unfinished("finish", finished_);
-  finished_ = true;
+  Changing change(broken_, "finish", "a new object");
   within_memory("finish", [&] { end(); });
+  finished_ = true;
+  change.done();
   return samples_;
 }
 void WindowedEncoder::end() {
@@ -210,12 +224,22 @@ void WindowedDecoder::run(const WindowSchedule::Window& w) {
 }
 
 void WindowedDecoder::run_blocks(bool last) {
-  const InUse alone(CodecBlocks::in_use(codec_), last ? "finish" : "push", "codec");
-  DecodeBlocks& coder = CodecBlocks::shared_decoder(codec_, window_, stages_);
-  if (!blocks_) blocks_ = std::make_unique<BlockStream<int32_t, float>>(coder, true);
-  blocks_->push(coder, buffer_, sink_);
-  buffer_.clear();
-  if (last) blocks_->finish(coder, sink_);
+  const char* const call = last ? "finish" : "push";
+  const std::vector<int32_t> taken = std::exchange(buffer_, {});
+  std::span<const int32_t> x = taken;
+  std::vector<float> samples;
+  for (bool more = true; more;) {
+    {
+      const InUse alone(CodecBlocks::in_use(codec_, call), call, "codec");
+      DecodeBlocks& coder = CodecBlocks::shared_decoder(codec_, window_, stages_);
+      if (!blocks_) blocks_ = std::make_unique<BlockStream<int32_t, float>>(coder, true);
+      more = !x.empty() || (last && blocks_->owes(coder));
+      if (!more) break;
+      const std::span<const float> rows = x.empty() ? blocks_->take_last(coder) : blocks_->take(coder, x);
+      samples.assign(rows.begin(), rows.end());
+    }
+    if (!samples.empty()) sink_(samples);
+  }
 }
 
 void WindowedDecoder::push(std::span<const int32_t> codes) {
@@ -224,7 +248,9 @@ void WindowedDecoder::push(std::span<const int32_t> codes) {
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
                                       " codes are not a whole number of frames of " + std::to_string(stages_));
   expect_codes("push", codes, codec_.config());
+  Changing change(broken_, "push", "a new object");
   within_memory("push", [&] { take(codes); });
+  change.done();
 }
 void WindowedDecoder::take(std::span<const int32_t> codes) {
   const auto piece = static_cast<size_t>(window_ * stages_);
@@ -250,8 +276,10 @@ void WindowedDecoder::take(std::span<const int32_t> codes) {
 
 void WindowedDecoder::finish() {
   expect_unfinished("finish", finished_);
-  finished_ = true;
+  Changing change(broken_, "finish", "a new object");
   within_memory("finish", [&] { end(); });
+  finished_ = true;
+  change.done();
 }
 void WindowedDecoder::end() {
   if (blocks_) return run_blocks(true);

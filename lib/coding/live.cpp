@@ -122,7 +122,8 @@ class LiveWav {
   int64_t end_, written_ = 0, clipped_ = 0;
 };
 
-/// The longest block that packets consist of, so that no frame waits for another packet, up to the usual window.
+/// The longest block that packets consist of, up to the usual window. No frame then waits for another packet, and
+/// memory and time do not grow with a packet that the signal does not fill.
 int64_t block_of(const CodecConfig& c, const StreamHeader& h) {
   int64_t block = std::min<int64_t>(h.packet_frames, default_window_frames(c));
   while (h.packet_frames % block != 0) --block;
@@ -148,8 +149,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   // With salvage, the declared length may not come.
   if (reader.info().frames_known && !options.audio.salvage)
     header.samples = static_cast<uint64_t>(reader.info().frames);
-  const int64_t block = options.block_frames > 0 ? options.block_frames : 1;
-  header.packet_frames = static_cast<uint32_t>(block);
+  header.packet_frames = static_cast<uint32_t>(std::max<int64_t>(1, options.block_frames));
 
   hooked.output_begins();
   LiveOutput output(stream, hooked);
@@ -162,7 +162,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
         [&writer, c](View<const int32_t> codes) {
           writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
         },
-        StreamingOptions{.block_frames = block, .codebooks = options.codebooks});
+        StreamingOptions{.block_frames = block_of(codec.config(), header), .codebooks = options.codebooks});
     resamplers.emplace_back(rate, model_rate);
   }
   // At most 20 ms at once, so that a long piece that is already there does not delay the first packets.

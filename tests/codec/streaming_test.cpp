@@ -373,7 +373,8 @@ TEST_CASE("calls that a stream refuses change nothing", "[streaming]") {
   CHECK_THROWS_WITH(StreamingDecoder(codec, {}), Catch::Contains("StreamingDecoder: the sink is empty"));
   CHECK_THROWS_WITH(StreamingEncoder(codec, ignore, {.block_frames = 0}), Catch::Contains("a block of 0 frames"));
   CHECK_THROWS_WITH(StreamingDecoder(codec, ignore, {.block_frames = -2}), Catch::Contains("a block of -2 frames"));
-  CHECK_THROWS_WITH(StreamingEncoder(codec, ignore, {.codebooks = 4}), Catch::Contains("codebooks is 4"));
+  CHECK_THROWS_WITH(StreamingEncoder(codec, ignore, {.codebooks = 4}),
+                    Catch::Contains("StreamingEncoder: codebooks is 4"));
   CodecConfig whole = kinds()[1].config;
   whole.norm = Norm::group;
   Codec unstreamable = made(ctx, whole);
@@ -398,8 +399,62 @@ TEST_CASE("calls that a stream refuses change nothing", "[streaming]") {
   CHECK_THROWS_WITH(decoder.push(std::vector<int32_t>(4, 0)), Catch::Contains("whole number of frames"));
   CHECK_THROWS_WITH(decoder.push(std::vector<int32_t>{0, 16, 0}), Catch::Contains("code 1 is 16"));
   StreamingDecoder moved = std::move(decoder);
+  CHECK_THROWS_WITH(decoder.latency(), Catch::Contains("latency: the object was moved from"));  // NOLINT
+  CodecConfig none = c.config;
+  none.encoder_rates = {0};
+  CHECK_THROWS_WITH(encoding_latency(none), Catch::Contains("codec.encoder_rates"));
+  Codec gone = made(ctx, c.config);
+  const Codec there = std::move(gone);
+  CHECK_THROWS_WITH(StreamingEncoder(gone, ignore), Catch::Contains("the codec was moved from"));  // NOLINT
   CHECK(moved.finish() == 0);
   CHECK_THROWS_WITH(decoder.push({}), Catch::Contains("moved from"));  // NOLINT(bugprone-use-after-move)
+}
+
+TEST_CASE("a stream whose sink throws says so until it is reset", "[streaming]") {
+  Context ctx;
+  const Kind c = kinds()[2];
+  Codec codec = made(ctx, c.config);
+  const std::vector<float> x = noise(20 * c.config.hop(), 1);
+  const std::vector<int32_t> expected = encoded(codec, x, 1);
+  std::vector<int32_t> codes;
+  bool fails = true;
+  StreamingEncoder encoder(codec, [&](View<const int32_t> v) {
+    if (fails && codes.size() == 9) throw std::runtime_error("the sink");
+    codes.insert(codes.end(), v.begin(), v.end());
+  });
+  CHECK_THROWS_WITH(encoder.push(x), "the sink");
+  CHECK_THROWS_WITH(encoder.push(x), Catch::Contains("push: an earlier call failed"));
+  CHECK_THROWS_WITH(encoder.finish(), Catch::Contains("finish: an earlier call failed"));
+  encoder.reset();
+  fails = false, codes.clear();
+  encoder.push(x), encoder.finish();
+  CHECK(codes == expected);
+  fails = true, codes.clear();
+  WindowedEncoder windowed(
+      codec, [&](View<const int32_t>) { throw std::runtime_error("the sink"); }, 2);
+  CHECK_THROWS_WITH(windowed.push(x), "the sink");
+  CHECK_THROWS_WITH(windowed.push(x), Catch::Contains("expected a new object"));
+  CHECK_THROWS_WITH(windowed.finish(), Catch::Contains("expected a new object"));
+}
+
+TEST_CASE("the sink of one direction may use the codec for the other", "[streaming][windowed]") {
+  Context ctx;
+  for (const auto& [name, config] : kinds()) {
+    CAPTURE(name);
+    Codec codec = made(ctx, config);
+    const std::vector<float> x = noise(60 * config.hop(), 1);
+    size_t samples = 0;
+    WindowedDecoder decoder(codec, [&](std::span<const float> s) { samples += s.size(); });
+    WindowedEncoder encoder(
+        codec,
+        [&](View<const int32_t> v) {
+          decoder.push({v.data, static_cast<size_t>(v.elements())});
+        },
+        config.recurrent() ? 4 : 0);
+    encoder.push(x), encoder.finish(), decoder.finish();
+    CHECK(samples == x.size());
+    CHECK(codec.reserved_bytes() > 0);
+  }
 }
 
 TEST_CASE("items of unequal length in a batch give what each gives by itself", "[streaming][lengths]") {
@@ -478,6 +533,12 @@ TEST_CASE("lengths that a codec refuses", "[lengths]") {
   CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, long_one), Catch::Contains("expected 0 to 30"));
   CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, negative), Catch::Contains("a length of -1"));
   CHECK_THROWS_WITH(codec.decode(codes.view, audio.view, many_frames), Catch::Contains("decode: a length of 4"));
+  // What lies behind an item is not read.
+  const std::vector<float> bad(static_cast<size_t>(6 * hop), std::nanf(""));
+  ctx.write<float>(bad, audio.view);
+  codec.encode(audio.view, codes.view, std::vector<int64_t>{0, 0});
+  CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, std::vector<int64_t>{0, 1}), Catch::Contains("sample 30"));
+  ctx.zero(audio.view);
   codec.encode(audio.view, codes.view);  // all of every item
   codec.decode(codes.view, audio.view);
   CodecConfig whole = kinds()[1].config;

@@ -335,6 +335,16 @@ TEST_CASE("the state of a streaming plan goes to the host and back", "[streaming
     frame = 0;
     CHECK(run(a) == first);
     CHECK(run(a) != first);
+    Plan other(ctx, Purpose::streaming, 1);
+    other.reserve([&](Plan& p) {
+      const auto source = p.source<float>({.time = 4, .channels = channels});
+      const Step s = p.step("other");
+      s.reads<float>(source.flow);
+      s.carries<float>({.channels = channels}), s.carries<float>({.channels = channels});
+      s.makes<float>({.channels = 1});
+    });
+    CHECK(other.state_bytes() == plan.state_bytes());
+    CHECK_THROWS_WITH(plan.continue_from(other), Catch::Contains("other steps"));
     kept.resize(5);
     CHECK_THROWS_WITH(plan.write_state(kept), Catch::Contains("a state of 5 bytes, expected 24"));
     CHECK_THROWS_WITH(plan.read_state(kept), Catch::Contains("a state of 5 bytes, expected 24"));

@@ -25,7 +25,7 @@ struct StreamingOptions {
 /// Delays of a streaming encoder or decoder, in samples at the model's rate.
 struct StreamingLatency {
   int64_t block = 0;      ///< samples of a block
-  int64_t lookahead = 0;  ///< samples behind a block that must be pushed before its results are delivered
+  int64_t lookahead = 0;  ///< samples by which results are behind the blocks that have been pushed
   int64_t start = 0;      ///< samples of the first block, if it must be longer; 0: it is as long as the others
   bool operator==(const StreamingLatency&) const = default;
 };
@@ -37,8 +37,10 @@ StreamingLatency decoding_latency(const CodecConfig&, int64_t block_frames = 1);
 
 /// Encodes samples to codes. The codec must outlive the encoder, and its parameters must not change meanwhile. The
 /// encoder has memory of its own: any number of encoders and decoders of one codec may run at the same time, each in
-/// one thread at a time. No call allocates after the constructor, except in error messages. Invalid calls throw
-/// Error(usage) and change nothing: non-finite samples, a push() or a second finish() after finish().
+/// one thread at a time. A beam is that of the codec when the encoder was made. No call allocates after the constructor,
+/// except in error messages. Invalid calls throw Error(usage) and change nothing: non-finite samples, a push() or a
+/// second finish() after finish(). If a call ends by another exception, also one of the sink, results are lost, and
+/// calls throw Error(usage) until reset().
 class StreamingEncoder {
  public:
   /// Receives consecutive frames of codes [1, frames, 1, codebooks], valid during the call.
@@ -55,8 +57,8 @@ class StreamingEncoder {
   int64_t finish();
   /// Prepares for another signal.
   void reset();
-  StreamingLatency latency() const noexcept;
-  size_t reserved_bytes() const noexcept;
+  StreamingLatency latency() const;
+  size_t reserved_bytes() const;
 
  private:
   struct Impl;
@@ -77,8 +79,8 @@ class StreamingDecoder {
   /// Ends the signal and delivers the remaining samples: hop for every frame. Returns the number of frames.
   int64_t finish();
   void reset();
-  StreamingLatency latency() const noexcept;
-  size_t reserved_bytes() const noexcept;
+  StreamingLatency latency() const;
+  size_t reserved_bytes() const;
 
  private:
   struct Impl;

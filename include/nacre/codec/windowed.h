@@ -51,7 +51,8 @@ class WindowSchedule {
 };
 
 /// Encodes samples to codes. The codec must outlive the encoder and must not be moved. Invalid calls throw Error(usage)
-/// and change nothing: non-finite samples, a push() or a second finish() after finish().
+/// and change nothing: non-finite samples, a push() or a second finish() after finish(). If a call ends by another
+/// exception, also one of the sink, codes are lost, and later calls throw Error(usage).
 class WindowedEncoder {
  public:
   /// Receives consecutive frames of codes [1, frames, 1, codebooks].
@@ -77,7 +78,7 @@ class WindowedEncoder {
   std::unique_ptr<BlockStream<float, int32_t>> blocks_;  // of a recurrent codec, once the signal exceeds a window
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
-  bool finished_ = false;
+  bool finished_ = false, broken_ = false;
 };
 
 /// Decodes codes to samples, under the same rules. Codes outside of [0, codebook_size) throw Error(usage).
@@ -105,7 +106,7 @@ class WindowedDecoder {
   std::unique_ptr<BlockStream<int32_t, float>> blocks_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;
-  bool finished_ = false;
+  bool finished_ = false, broken_ = false;
 };
 
 }  // namespace nacre
