@@ -17,6 +17,7 @@
 #include "jobs.h"
 #include "model.h"
 #include "nacre/codec/cost.h"
+#include "nacre/codec/streaming.h"
 #include "nacre/codec/windowed.h"
 #include "nacre/files/checkpoint_store.h"
 #include "nacre/files/safetensors.h"
@@ -86,8 +87,18 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
       sizeof(float) * static_cast<size_t>(config.n_codebooks * config.codebook_size * config.code_dim());
   const size_t base = program_bytes() + 2 * widest + std::max(widest, codebooks) + huge_page;
   const size_t model = memory_use(host).now - before;
-  const int64_t samples = default_window_frames(config) * config.hop();
-  codec.reserve_inference(1, samples, use);
+  const int64_t frames = default_window_frames(config), samples = frames * config.hop();
+  // The windows of a recurrent codec are blocks of a stream (nacre/codec/windowed.h).
+  std::optional<StreamingEncoder> encoder;
+  std::optional<StreamingDecoder> decoder;
+  if (!config.recurrent() || config.needs_whole_signal())
+    codec.reserve_inference(1, samples, use);
+  else if (use == Codec::Use::encode)
+    encoder.emplace(
+        codec, [](View<const int32_t>) {}, StreamingOptions{.block_frames = frames});
+  else
+    decoder.emplace(
+        codec, [](std::span<const float>) {}, StreamingOptions{.block_frames = frames});
   const size_t plan = memory_use(host).now - before - model;
   const size_t buffers =
       4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, being written
@@ -169,6 +180,29 @@ ordered_json json_of(const CodecConfig& c) {
           {"codebook_size", c.codebook_size}, {"nominal_bitrate", c.nominal_bitrate()}};
 }
 
+/// The delays of streaming in blocks of one frame.
+void about_streaming(const Options& o, const CodecConfig& c, ordered_json& out) {
+  if (c.needs_whole_signal()) {
+    say(o, "  no streaming: every frame depends on the whole signal\n");
+    out["streaming"] = nullptr;
+    return;
+  }
+  const StreamingLatency encoding = encoding_latency(c), decoding = decoding_latency(c);
+  const auto ms = [&](int64_t samples) {
+    return 1e3 * static_cast<double>(samples) / static_cast<double>(c.sample_rate);
+  };
+  say(o, "  streaming: frames of %.2f ms; lookahead of the encoder %.2f ms, of the decoder %.2f ms\n",
+      ms(encoding.block), ms(encoding.lookahead), ms(decoding.lookahead));
+  if (encoding.start > 0 || decoding.start > 0)
+    say(o, "  start of a stream: first codes after %.2f ms of audio, first samples after %.2f ms of codes\n",
+        ms(std::max(encoding.start, encoding.block + encoding.lookahead)),
+        ms(std::max(decoding.start, decoding.block + decoding.lookahead)));
+  const auto json = [&](const StreamingLatency& l) {
+    return ordered_json{{"block", l.block}, {"lookahead", l.lookahead}, {"start", l.start}};
+  };
+  out["streaming"] = {{"encode", json(encoding)}, {"decode", json(decoding)}};
+}
+
 /// The CPU, unless the memory on a device is requested.
 ContextOptions context_for(const Options& o) { return o.memory ? o.device.context() : ContextOptions{}; }
 
@@ -178,6 +212,7 @@ void about_config(const Options& o, const std::string& name, const training::Run
       static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
   out = {{"name", name}, {"kind", "configuration"}};
   out.update(json_of(c.codec));
+  about_streaming(o, c.codec, out);
   out["config"] = ordered_json::parse(c.to_json());
   if (!o.cost.empty()) about_cost(o, c, out);
   if (!o.memory) return;
@@ -202,6 +237,7 @@ void about_model(const Options& o, const std::string& name, const fs::path& mode
     if (!out.contains("kind")) out = {{"name", name}, {"kind", "model"}};
     out["model"] = model.string(), out["format"] = str(weights.format());
     out.update(json_of(run.codec));
+    about_streaming(o, run.codec, out);
     out["values"] = values, out["identity"] = hex(codec.identity()), out["bytes"] = bytes;
   }
   if (!o.cost.empty()) about_cost(o, run, out);

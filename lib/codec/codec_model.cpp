@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "codec/block_coder.h"
 #include "codec/callers.h"
 #include "files/weights_identity.h"
 #include "nacre/codec/codec.h"
@@ -19,6 +20,8 @@ struct Codec::Impl {
   }
 
   void reserve(int64_t batch, int64_t samples, Use, int64_t codebooks);
+  PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
+  PlannedBlock<int32_t, float> walk_decoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
 
   Context ctx;
   CodecConfig config;
@@ -30,8 +33,13 @@ struct Codec::Impl {
   // long as the plan exists.
   std::unique_ptr<Plan> encode_plan, decode_plan;
   View<float> audio_in;
-  View<int32_t> codes_in, codes_out;
+  View<int32_t> codes_in;
+  View<const int32_t> codes_out;
   View<const float> audio_out;
+  // Blocks of long signals in windows, for the codebooks beside them.
+  std::unique_ptr<EncodeBlocks> encode_blocks;
+  std::unique_ptr<DecodeBlocks> decode_blocks;
+  int64_t encode_stages = 0, decode_stages = 0;
 };
 
 Codec::Codec(Context& ctx, CodecConfig config, Storage storage) {
@@ -51,22 +59,6 @@ template <class T>
 void expect_data(const char* call, const char* argument, const View<T>& v) {
   if (v.data == nullptr)
     throw Error(ErrorKind::usage, std::string(call) + ": " + argument + " is " + str(v.shape) + " and has no data");
-}
-
-void expect_part(const char* call, const SignalPart* part, int64_t batch, int64_t frames) {
-  if (part == nullptr) return;
-  const Window& w = part->window;
-  if (batch != 1 || w.first < 0 || w.first >= frames || (w.next != -1 && w.next <= w.first) || w.next > frames)
-    throw Error(ErrorKind::usage, std::string(call) + ": a part whose window is " + std::to_string(w.first) + " to " +
-                                      std::to_string(w.next) + " of " + std::to_string(frames) + " frames with batch " +
-                                      std::to_string(batch) + ", expected increasing positions and a batch of 1");
-}
-
-void run_part(Plan& plan, SignalPart* part) {
-  plan.window() = part != nullptr ? part->window : Window{};
-  if (plan.window().first > 0) plan.set_state(part->state);
-  plan.run();
-  if (plan.window().next >= 0) part->state = plan.state();
 }
 
 }  // namespace
@@ -95,6 +87,7 @@ void Codec::set_beam(int64_t beam) {
   });
   // The beam is part of the plan. The next reserve_inference() makes it again.
   impl_->encode_plan.reset();
+  impl_->encode_blocks.reset();
 }
 size_t Codec::reserved_bytes() const {
   return (impl_->encode_plan ? impl_->encode_plan->bytes() : 0) +
@@ -108,6 +101,19 @@ size_t Codec::unshared_bytes() const {
 void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
   within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks); });
+}
+PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
+  const Output<float> source = p.source<float>({.batch = batch, .time = frames * config.hop()});
+  // The quantizer works on floats whatever the storage is.
+  const Flow latent = stored_as(p, system.encoder(p, stored_as(p, source.flow, storage)), Storage::float32);
+  const Quantized quantized = system.quantizer.plan(p, latent, {.codebooks = stages, .beam = config.beam});
+  return {.in = source.value, .out = quantized.codes, .late = quantized.flow};
+}
+PlannedBlock<int32_t, float> Codec::Impl::walk_decoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
+  const View<int32_t> codes = p.persistent<int32_t>({.batch = batch, .time = frames, .channels = stages});
+  const Flow latent = stored_as(p, system.quantizer.plan_decode(p, codes), storage);
+  const Flow audio = stored_as(p, system.decoder(p, latent), Storage::float32);
+  return {.in = codes, .out = p.result<float>(audio), .late = audio};
 }
 void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
   Impl& m = *this;
@@ -124,11 +130,8 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codeb
     m.encode_plan.reset();
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
-      const Output<float> source = p.source<float>(audio);
-      m.audio_in = source.value;
-      // The quantizer works on floats whatever the storage is.
-      const Flow latent = stored_as(p, m.system.encoder(p, stored_as(p, source.flow, m.storage)), Storage::float32);
-      m.codes_out = m.system.quantizer.plan(p, latent, {.codebooks = stages, .beam = m.config.beam}).codes;
+      const PlannedBlock<float, int32_t> planned = m.walk_encoder(p, batch, frames, stages);
+      m.audio_in = planned.in, m.codes_out = planned.out;
     });
     m.encode_plan = std::move(plan);
   }
@@ -136,15 +139,14 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codeb
     m.decode_plan.reset();
     auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
     plan->reserve([&](Plan& p) {
-      m.codes_in = p.persistent<int32_t>(codes);
-      const Flow latent = stored_as(p, m.system.quantizer.plan_decode(p, m.codes_in), m.storage);
-      m.audio_out = p.result<float>(stored_as(p, m.system.decoder(p, latent), Storage::float32));
+      const PlannedBlock<int32_t, float> planned = m.walk_decoder(p, batch, frames, stages);
+      m.codes_in = planned.in, m.audio_out = planned.out;
     });
     m.decode_plan = std::move(plan);
   }
 }
 
-void Codec::encode(View<const float> audio, View<int32_t> codes, SignalPart* part) {
+void Codec::encode(View<const float> audio, View<int32_t> codes) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encode_plan || audio.shape != m.audio_in.shape)
@@ -152,17 +154,16 @@ void Codec::encode(View<const float> audio, View<int32_t> codes, SignalPart* par
                 "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.audio_in.shape));
   if (codes.shape != m.codes_out.shape)
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
-  expect_part("encode", part, audio.shape.batch, codes.shape.time);
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   // On CUDA the samples are on the device, and reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
   m.ctx.copy<float>(audio, m.audio_in);
-  run_part(*m.encode_plan, part);
+  m.encode_plan->run();
   m.ctx.copy<int32_t>(m.codes_out, codes);
 }
 
-void Codec::decode(View<const int32_t> codes, View<float> audio, SignalPart* part) {
+void Codec::decode(View<const int32_t> codes, View<float> audio) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decode_plan || codes.shape != m.codes_in.shape)
@@ -170,15 +171,46 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, SignalPart* par
                 "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.codes_in.shape));
   if (audio.shape != m.audio_out.shape)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
-  expect_part("decode", part, codes.shape.batch, codes.shape.time);
   expect_data("decode", "codes", codes);
   expect_data("decode", "audio", audio);
   if (m.ctx.device().kind == Device::cpu)
     expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
   m.ctx.copy<int32_t>(codes, m.codes_in);
-  run_part(*m.decode_plan, part);
+  m.decode_plan->run();
   m.ctx.copy<float>(m.audio_out, audio);
 }
+
+// ---- blocks
+
+std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, int64_t frames, int64_t codebooks) {
+  const Codec::Impl& m = inside(codec.impl_, "encoder");
+  const int64_t stages = m.config.codebooks_used("encoder", codebooks);
+  return std::make_unique<EncodeBlocks>(codec.impl_->ctx, frames,
+                                        [&](Plan& p, int64_t n) { return m.walk_encoder(p, 1, n, stages); });
+}
+std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, int64_t frames, int64_t codebooks) {
+  const Codec::Impl& m = inside(codec.impl_, "decoder");
+  const int64_t stages = m.config.codebooks_used("decoder", codebooks);
+  return std::make_unique<DecodeBlocks>(codec.impl_->ctx, frames,
+                                        [&](Plan& p, int64_t n) { return m.walk_decoder(p, 1, n, stages); });
+}
+EncodeBlocks& CodecBlocks::shared_encoder(Codec& codec, int64_t frames, int64_t codebooks) {
+  Codec::Impl& m = inside(codec.impl_, "encoder");
+  if (!m.encode_blocks || m.encode_blocks->frames(false) != frames || m.encode_stages != codebooks) {
+    m.encode_blocks.reset();
+    m.encode_blocks = encoder(codec, frames, codebooks), m.encode_stages = codebooks;
+  }
+  return *m.encode_blocks;
+}
+DecodeBlocks& CodecBlocks::shared_decoder(Codec& codec, int64_t frames, int64_t codebooks) {
+  Codec::Impl& m = inside(codec.impl_, "decoder");
+  if (!m.decode_blocks || m.decode_blocks->frames(false) != frames || m.decode_stages != codebooks) {
+    m.decode_blocks.reset();
+    m.decode_blocks = decoder(codec, frames, codebooks), m.decode_stages = codebooks;
+  }
+  return *m.decode_blocks;
+}
+std::atomic<bool>& CodecBlocks::in_use(Codec& codec) { return inside(codec.impl_, "codec").in_use; }
 
 // ---- files
 

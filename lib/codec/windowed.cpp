@@ -3,20 +3,22 @@
 #include <algorithm>
 #include <string>
 
+#include "codec/block_coder.h"
 #include "codec/callers.h"
 
 namespace nacre {
 
 namespace {
 
-/// Frames dropped at a cut edge.
-int64_t dropped_context(const CodecConfig& c, int64_t receptive) { return c.recurrent() ? 2 * receptive : receptive; }
+/// Whether windows are blocks of a stream.
+bool in_blocks(const CodecConfig& c) { return c.recurrent() && !c.needs_whole_signal(); }
 
 }  // namespace
 
 int64_t default_window_frames(const CodecConfig& c) {
+  if (in_blocks(c)) return std::max<int64_t>(1, static_cast<int64_t>(0.5 * c.frame_rate()));
   // Eight contexts, of which two are computed twice: a quarter of the work at most.
-  const int64_t context = std::max(dropped_context(c, c.encoder_context()), dropped_context(c, c.decoder_context()));
+  const int64_t context = std::max(c.encoder_context(), c.decoder_context());
   const auto two_seconds = static_cast<int64_t>(2.0 * c.frame_rate());
   return std::max(two_seconds, 4 * 2 * context);
 }
@@ -30,17 +32,11 @@ int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
 
 // ---- WindowSchedule
 
-WindowSchedule::WindowSchedule(int64_t window, int64_t context, bool recurrent)
-    : window_(window), context_(context), step_(window - 2 * context), recurrent_(recurrent) {
+WindowSchedule::WindowSchedule(int64_t window, int64_t context)
+    : window_(window), context_(context), step_(window - 2 * context) {
   if (context < 0 || step_ < 1)
     throw Error(ErrorKind::usage, "window of " + std::to_string(window) +
                                       " frames, expected more than twice the context of " + std::to_string(context));
-}
-
-nacre::Window WindowSchedule::state_at(int64_t start, bool is_last) const {
-  if (!recurrent_) return {};
-  const int64_t ahead = context_ / 2;
-  return {.first = start > 0 ? ahead : 0, .next = is_last ? -1 : step_ + ahead};
 }
 
 bool WindowSchedule::next(int64_t available, Window& out) {
@@ -49,7 +45,7 @@ bool WindowSchedule::next(int64_t available, Window& out) {
   const int64_t start = index_ * step_;
   if (start + window_ >= available) return false;  // not >: this window could be the last one
   ++index_;
-  out = {start, window_, done_, start + window_ - context_ - done_, state_at(start, false)};
+  out = {start, window_, done_, start + window_ - context_ - done_};
   done_ += out.kept;
   return true;
 }
@@ -58,9 +54,8 @@ bool WindowSchedule::last(int64_t total, Window& out) {
   if (done_ >= total) return false;
   // Shifted back to end at the end of the signal. It starts at or before done_ - context, or at 0, so the first kept
   // frame has its whole context.
-  // With a state it starts where it would anyway, and is shorter.
-  const int64_t start = recurrent_ ? index_ * step_ : std::max<int64_t>(0, total - window_);
-  out = {start, total - start, done_, total - done_, state_at(start, true)};
+  const int64_t start = std::max<int64_t>(0, total - window_);
+  out = {start, total - start, done_, total - done_};
   done_ = total;
   return true;
 }
@@ -98,8 +93,10 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedEncoder", std::move(sink))),
       window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
-      context_(dropped_context(codec.config(), codec.config().encoder_context())),
-      schedule_(window_, context_, codec.config().recurrent()) {}
+      context_(codec.config().encoder_context()),
+      schedule_(std::max(window_, in_blocks(codec.config()) ? 2 * context_ + 1 : 0), context_) {}
+WindowedEncoder::WindowedEncoder(WindowedEncoder&&) noexcept = default;
+WindowedEncoder::~WindowedEncoder() = default;
 
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
@@ -112,11 +109,23 @@ void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
   ctx.write<float>(
       std::span<const float>(buffer_.data() + (w.start * hop - buffer_start_), static_cast<size_t>(w.frames * hop)), x);
-  part_.window = w.state;
-  codec_.encode(x, c, codec_.config().recurrent() ? &part_ : nullptr);
+  codec_.encode(x, c);
   std::vector<int32_t> host(static_cast<size_t>(w.frames * stages_));
   ctx.read<int32_t>(c, host);
   sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}));
+}
+
+/// Passes on what has been pushed, and ends the signal if it is the last part.
+void WindowedEncoder::run_blocks(bool last) {
+  const InUse alone(CodecBlocks::in_use(codec_), last ? "finish" : "push", "codec");
+  EncodeBlocks& coder = CodecBlocks::shared_encoder(codec_, window_, stages_);
+  if (!blocks_) blocks_ = std::make_unique<BlockStream<float, int32_t>>(coder, true);
+  const auto deliver = [&](std::span<const int32_t> codes) {
+    sink_({codes.data(), {.time = static_cast<int64_t>(codes.size()) / stages_, .channels = stages_}});
+  };
+  blocks_->push(coder, buffer_, deliver);
+  buffer_.clear();
+  if (last) blocks_->finish(coder, deliver);
 }
 
 void WindowedEncoder::push(std::span<const float> samples) {
@@ -131,6 +140,10 @@ void WindowedEncoder::take(std::span<const float> samples) {
     const std::span<const float> part = samples.subspan(at, std::min(piece, samples.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
     samples_ += static_cast<int64_t>(part.size());
+    if (in_blocks(codec_.config())) {
+      if (samples_ > window_ * hop) run_blocks(false);
+      continue;
+    }
     // A frame counts as available if its samples are and at least one more sample shows that the signal continues.
     WindowSchedule::Window w;
     while (!codec_.config().needs_whole_signal() && schedule_.next((samples_ + hop - 1) / hop, w)) {
@@ -151,14 +164,15 @@ int64_t WindowedEncoder::finish() {
   return samples_;
 }
 void WindowedEncoder::end() {
+  if (blocks_) return run_blocks(true);
   const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
   // Whole frames: the last one is padded with zeros.
   buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
   // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
-  if (codec_.config().needs_whole_signal())
+  if (codec_.config().needs_whole_signal() || in_blocks(codec_.config()))
     schedule_ = WindowSchedule(std::max(frames, 2 * context_ + 1), context_);
   else if (frames <= window_)
-    schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_, codec_.config().recurrent());
+    schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
   WindowSchedule::Window w;
   while (schedule_.next(frames, w)) run(w);
   if (schedule_.last(frames, w)) run(w);
@@ -172,8 +186,10 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedDecoder", std::move(sink))),
       window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedDecoder", codebooks)),
-      context_(dropped_context(codec.config(), codec.config().decoder_context())),
-      schedule_(window_, context_, codec.config().recurrent()) {}
+      context_(codec.config().decoder_context()),
+      schedule_(std::max(window_, in_blocks(codec.config()) ? 2 * context_ + 1 : 0), context_) {}
+WindowedDecoder::WindowedDecoder(WindowedDecoder&&) noexcept = default;
+WindowedDecoder::~WindowedDecoder() = default;
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
@@ -186,12 +202,20 @@ void WindowedDecoder::run(const WindowSchedule::Window& w) {
   ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages_,
                                               static_cast<size_t>(w.frames * stages_)),
                      c);
-  part_.window = w.state;
-  codec_.decode(c, x, codec_.config().recurrent() ? &part_ : nullptr);
+  codec_.decode(c, x);
   std::vector<float> host(static_cast<size_t>(w.frames * hop));
   ctx.read<float>(x, host);
   sink_(std::span<const float>(host).subspan(static_cast<size_t>((w.keep - w.start) * hop),
                                              static_cast<size_t>(w.kept * hop)));
+}
+
+void WindowedDecoder::run_blocks(bool last) {
+  const InUse alone(CodecBlocks::in_use(codec_), last ? "finish" : "push", "codec");
+  DecodeBlocks& coder = CodecBlocks::shared_decoder(codec_, window_, stages_);
+  if (!blocks_) blocks_ = std::make_unique<BlockStream<int32_t, float>>(coder, true);
+  blocks_->push(coder, buffer_, sink_);
+  buffer_.clear();
+  if (last) blocks_->finish(coder, sink_);
 }
 
 void WindowedDecoder::push(std::span<const int32_t> codes) {
@@ -208,6 +232,10 @@ void WindowedDecoder::take(std::span<const int32_t> codes) {
     const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
     frames_ += static_cast<int64_t>(part.size()) / stages_;
+    if (in_blocks(codec_.config())) {
+      if (frames_ > window_) run_blocks(false);
+      continue;
+    }
     WindowSchedule::Window w;
     while (!codec_.config().needs_whole_signal() && schedule_.next(frames_, w)) {
       run(w);
@@ -226,10 +254,11 @@ void WindowedDecoder::finish() {
   within_memory("finish", [&] { end(); });
 }
 void WindowedDecoder::end() {
-  if (codec_.config().needs_whole_signal())
+  if (blocks_) return run_blocks(true);
+  if (codec_.config().needs_whole_signal() || in_blocks(codec_.config()))
     schedule_ = WindowSchedule(std::max(frames_, 2 * context_ + 1), context_);
   else if (frames_ <= window_)
-    schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_, codec_.config().recurrent());
+    schedule_ = WindowSchedule(fitting_window(window_, context_, frames_), context_);
   WindowSchedule::Window w;
   while (schedule_.next(frames_, w)) run(w);
   if (schedule_.last(frames_, w)) run(w);

@@ -10,6 +10,7 @@
 #include "nacre/ops/snake_conv1d.h"
 #include "nacre/ops/tanh.h"
 #include "nn/convolution.h"
+#include "nn/streaming.h"
 
 namespace nacre {
 namespace {
@@ -166,6 +167,9 @@ GroupNorm::GroupNorm(Parameters& parameters, const std::string& name, int64_t ch
 }
 
 Flow GroupNorm::plan(Plan& p, Flow x, Flow residual) const {
+  if (p.streaming() && over_ == NormOver::item)
+    throw Error(ErrorKind::usage, name_ + ": cannot be streamed: it normalises over the whole signal");
+  if (p.streaming() && residual) residual = delayed(p, name_, residual, p.lag(x));
   return visit(x.storage, [&]<class T>(Type<T>) {
     const Step s = p.step(name_);
     Context& context = p.context();
@@ -243,8 +247,21 @@ Shape Conv1d::output(Shape input) const {
 
 Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
   if (slope_ > 0 && residual) throw Error(ErrorKind::usage, name_ + ": a residual with leaky()");
+  if (p.streaming()) return plan_streamed(p, x, residual);
   if (norm_) return norm_->plan(p, plan_convolution(p, x, {}), residual);
   return plan_convolution(p, x, residual);
+}
+
+/// The convolution of a block and of the rows before it that it reads, without padding.
+Flow Conv1d::plan_streamed(Plan& p, Flow x, Flow residual) const {
+  const StreamedRows rows = streamed_rows(name_, weight_->shape.time, geometry_, p.lag(x));
+  Conv1d layer = *this;
+  layer.geometry_.left = layer.geometry_.right = 0, layer.geometry_.padding = Padding::zero;
+  const Flow in = with_carried_rows(p, name_, x, rows.carried, geometry_);
+  const Flow skip = residual && !norm_ ? delayed(p, name_, residual, rows.lag) : Flow{};
+  const Flow y = layer.plan_convolution(p, in, skip);
+  p.set_lag(y, rows.lag);
+  return norm_ ? norm_->plan(p, y, residual) : y;
 }
 
 Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
@@ -402,6 +419,9 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
 Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     Context& c = p.context();
+    // In a streaming plan Snake is a step of its own: inside the convolution it would be computed again for the rows
+    // of the blocks before.
+    if (p.streaming()) return conv_.plan(p, activation_.plan(p, x), residual);
     const bool fuses =
         activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
     if (!fuses) return conv_.plan(p, activation_.plan(p, x), residual);
@@ -432,6 +452,15 @@ ConvTranspose1d::ConvTranspose1d(Parameters& parameters, const std::string& name
       norm_(add_norm(parameters, name, norm, out)) {}
 
 Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
+  if (p.streaming()) {
+    const int64_t taps = weight_->shape.time, stride = geometry_.stride;
+    const StreamedRows rows = streamed_transposed_rows(name_, taps, geometry_, p.lag(x));
+    ConvTranspose1d layer = *this;
+    layer.geometry_.left = rows.carried * stride, layer.geometry_.right = taps - stride, layer.output_padding_ = 0;
+    const Flow y = layer.plan_convolution(p, with_carried_rows(p, name_, x, rows.carried, {}));
+    p.set_lag(y, rows.lag);
+    return norm_ ? norm_->plan(p, y) : y;
+  }
   const Flow y = plan_convolution(p, x);
   return norm_ ? norm_->plan(p, y) : y;
 }
@@ -527,6 +556,14 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
 
 Flow rows_of(Plan& p, Flow x, int64_t first, int64_t time) {
   if (first == 0 && time == x.shape.time) return x;
+  if (p.streaming()) {
+    if (time != x.shape.time || first < 0)
+      throw Error(ErrorKind::usage, "rows: cannot be streamed: " + std::to_string(time) + " rows from " +
+                                        std::to_string(first) + " of " + std::to_string(x.shape.time));
+    const Flow y = p.detach(x);
+    p.set_lag(y, p.lag(x) + first);
+    return y;
+  }
   return visit(x.storage, [&]<class T>(Type<T>) { return plan_rows<T>(p, x, first, time); });
 }
 

@@ -1,8 +1,11 @@
 #include "nacre/ops/lstm.h"
 
+#include <algorithm>
+
 #include "nacre/nn/layers.h"
 #include "nacre/ops/add.h"
 #include "nn/convolution.h"
+#include "nn/streaming.h"
 
 namespace nacre {
 namespace {
@@ -18,35 +21,17 @@ Costs lstm_costs(Shape x, Shape weight) {
           .weight_gradient = {.products = products, .bytes = 2 * sizeof(T) * n + saved + 8 * weights}};
 }
 
-/// Rows first ... first + count - 1 of an item of its own.
+/// The recurrence over a block, whose first row is row `first` of the signal. `carried` holds the state from block to
+/// block; it is zero before the signal's start.
 template <class T>
-View<T> rows(View<T> v, int64_t first, int64_t count) {
-  v.data += first * v.shape.width * v.shape.channels;
-  v.shape.time = count;
-  return v;
-}
-
-/// The recurrence over a window of one item; see Window. `carried` holds the state from run to run.
-template <class T>
-void forward_in_window(Context& c, LstmForward<T> a, View<float> carried, Window window) {
-  const int64_t time = a.x.shape.time;
-  if (window.first < 0 || window.first > time || window.next > time || (window.next >= 0 && window.next < window.first))
-    throw Error(ErrorKind::usage, "lstm: window from " + std::to_string(window.first) + " with next " +
-                                      std::to_string(window.next) + " in " + std::to_string(time) + " rows");
-  const View<const T> x = a.x;
-  const View<T> y = a.y;
-  // The layer's result is x alone there. These values are used by nobody, but they are defined.
-  if (window.first > 0) c.zero(rows(y, 0, window.first));
-  const auto run = [&](int64_t first, int64_t end, bool from_carried, bool to_carried) {
-    a.x = rows(x, first, end - first), a.y = rows(y, first, end - first);
-    a.state = from_carried ? View<const float>(carried) : View<const float>{};
-    a.state_after = to_carried ? carried : View<float>{};
-    lstm_forward<T>(c, a);
-  };
-  const bool continues = window.first > 0;
-  if (window.next < 0) return run(window.first, time, continues, false);
-  run(window.first, window.next, continues, true);
-  run(window.next, time, true, false);
+void forward_in_block(Context& c, LstmForward<T> a, View<float> carried, int64_t first) {
+  const int64_t time = a.x.shape.time, before = std::clamp<int64_t>(-first, 0, time);
+  // Nobody uses these values, but they are defined.
+  if (before > 0) c.zero(rows(a.y, 0, before));
+  if (before == time) return;
+  a.x = rows(a.x, before, time - before), a.y = rows(a.y, before, time - before);
+  a.state = carried, a.state_after = carried;
+  lstm_forward<T>(c, a);
 }
 
 template <class T>
@@ -93,6 +78,7 @@ Flow Lstm::plan(Plan& p, Flow x) const {
 
 template <class T>
 Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
+  const int64_t lag = p.streaming() ? p.lag(x) : 0, per_frame = p.streaming() ? x.shape.time / p.block_frames() : 0;
   const Step s = p.step(name_ + ".l" + std::to_string(k));
   Context& context = p.context();
   const Part& part = layers_[k];
@@ -107,10 +93,13 @@ Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
   const WeightGrad dweight_x = s.gradient(*part.weight_x), dweight_h = s.gradient(*part.weight_h);
   const View<float> dbias_x = s.gradient(*part.bias_x), dbias_h = s.gradient(*part.bias_h);
   s.costs(lstm_costs<T>(shape, part.weight_x->shape));
-  // The step declares no reach, so it is the own position: the state carries the rest from window to window.
-  const bool in_windows = !p.training() && shape.batch == 1;
-  const View<float> carried = in_windows ? s.carries<float>(lstm_state(1, channels)) : View<float>{};
-  const Window* const window = in_windows ? &p.window() : nullptr;
+  // The step declares no reach, so it is the own position. The state carries the rest.
+  const bool streams = p.streaming();
+  if (streams && shape.batch != 1)
+    throw Error(ErrorKind::usage,
+                name_ + ": cannot be streamed: the batch is " + std::to_string(shape.batch) + ", expected 1");
+  const View<float> carried = streams ? s.carries<float>(lstm_state(1, channels)) : View<float>{};
+  const StreamBlock* const block = streams ? &p.block() : nullptr;
   s.forward([=](Context& c) {
     const LstmForward<T> a{.x = in.value,
                            .weight_x = part.weight_x->value<T>(),
@@ -121,7 +110,10 @@ Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
                            .gates = gates,
                            .cells = cells,
                            .scratch = scratch};
-    window != nullptr ? forward_in_window<T>(c, a, carried, *window) : lstm_forward<T>(c, a);
+    if (block != nullptr)
+      forward_in_block<T>(c, a, carried, first_row(*block, per_frame, lag));
+    else
+      lstm_forward<T>(c, a);
   });
   s.backward([=](Context& c) {
     lstm_backward<T>(c, {.x = in.value,

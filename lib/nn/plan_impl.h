@@ -42,6 +42,7 @@ struct Plan::Impl {
     int walk = 0;
     bool differentiable = false;
     int value = -1, grad = -1;  // numbers of the blocks
+    int64_t lag = -1;           // as set, in rows; -1: that of the inputs of the step
     bool shared = false;        // the gradient's block belongs to an activation that the gradient passes to as well
     std::vector<Reading> readings{};
     size_t next_reading = 0;  // used in the second walk
@@ -88,10 +89,11 @@ struct Plan::Impl {
 
   // Between the walks, the n-th step, activation and call of one walk correspond to the n-th of the other. The vectors
   // hold the records of the first walk, and the counters next_... say how far the second one has come.
-  Impl(Context& c, Purpose p) : ctx(c), purpose(p) {}
+  Impl(Context& c, Purpose p, int64_t frames) : ctx(c), purpose(p), block_frames(frames) {}
 
   Context& ctx;
   Purpose purpose;
+  int64_t block_frames, start_frames = 0;
   Walk walk = Walk::none;
   bool surveys = false;  // no second walk follows
   // clock: the next free moment. walks: the number of the next walk; the outermost has number 0.
@@ -116,7 +118,7 @@ struct Plan::Impl {
   std::vector<View<std::byte>> carried;
   std::vector<View<float>> changed;
   Memory memory, undo;
-  Window window;
+  StreamBlock stream_block;
   bool runs_inner = true;
   /// Whether run() includes the op.
   bool runs(const Op& op) const noexcept { return runs_inner || op.walk == 0; }
@@ -127,6 +129,7 @@ struct Plan::Impl {
   static constexpr size_t alignment = 256;
   static size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
   bool training() const { return purpose == Purpose::training; }
+  int64_t lag(int id);
   template <class T>
   static auto& nth(T& v, int i) {
     return v[static_cast<size_t>(i)];

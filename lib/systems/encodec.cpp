@@ -25,8 +25,9 @@ class PaddedConv {
   Flow plan(Plan& p, Flow x, Flow residual) const {
     const Conv1dGeometry& g = conv_.geometry();
     const int64_t time = x.shape.time, least = std::max(g.left, g.right) + 1;
-    // A signal that is too short to be reflected is extended with zeros first, and the result is cut.
-    const bool extend = g.padding == Padding::reflect && time < least;
+    // A signal that is too short to be reflected is extended with zeros first, and the result is cut. The length of a
+    // block is not that of the signal.
+    const bool extend = !p.streaming() && g.padding == Padding::reflect && time < least;
     const Flow longer = extend ? rows_of(p, x, 0, least) : x;
     const Flow y = rows_of(p, conv_.plan(p, longer, norm_ ? Flow{} : residual), 0, time / g.stride);
     return norm_ ? norm_->plan(p, y, residual) : y;

@@ -402,6 +402,10 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   REQUIRE(j["inputs"].size() == std::size(kinds));
   for (size_t i = 0; i < std::size(kinds); ++i) CHECK(j["inputs"][i]["kind"] == kinds[i]);
   CHECK(j["inputs"][0]["nominal_bitrate"] == 32000);
+  // 13 frames of 40 samples: the encoder's receptive field.
+  CHECK(j["inputs"][0]["streaming"]["encode"]["lookahead"] == 520);
+  CHECK(j["inputs"][0]["streaming"]["encode"]["block"] == 40);
+  CHECK(j["inputs"][2]["streaming"].contains("decode"));
   CHECK(j["inputs"][2]["identity"] == identity);
   CHECK(j["inputs"][3]["checkpoints"].back()["step"] == 1);
   CHECK(j["inputs"][5]["samples"] == 8000);

@@ -97,37 +97,6 @@ std::vector<float> decoded_whole(Codec& codec, const std::vector<int32_t>& codes
 
 }  // namespace
 
-TEST_CASE("a state is taken up where the window before left it, with the context of its inputs", "[windowed]") {
-  for (const int64_t receptive : {1, 2, 5})
-    for (const int64_t window : {4 * receptive + 1, 4 * receptive + 2, 9 * receptive})
-      for (int64_t total = 1; total < 5 * window + 3; ++total) {
-        WindowSchedule schedule(window, 2 * receptive, true);
-        int64_t done = 0, left_at = 0, unneeded = 0;
-        bool fine = true;
-        const auto look = [&](const WindowSchedule::Window& w) {
-          const int64_t from = w.start + w.state.first;
-          fine = fine && w.keep == done && w.start >= unneeded && from == left_at && w.start + w.frames <= total;
-          // Rows of the state before `from` are not computed, and inputs near a cut edge are not complete.
-          fine = fine && (w.start == 0 ? from == 0 : w.state.first >= receptive && w.keep - from >= receptive);
-          const int64_t end = w.start + w.frames;
-          fine = fine && (end == total || end - (w.keep + w.kept) >= receptive);
-          if (w.state.next >= 0) left_at = w.start + w.state.next;
-          fine = fine && (w.state.next < 0 || (w.state.next > w.state.first && end - left_at >= receptive));
-          done = w.keep + w.kept;
-        };
-        WindowSchedule::Window w;
-        while (schedule.next(total, w)) {
-          look(w);
-          fine = fine && w.state.next >= 0;
-          unneeded = schedule.needed_from();
-        }
-        if (schedule.last(total, w)) look(w);
-        INFO("window " << window << ", receptive field " << receptive << ", " << total << " frames");
-        CHECK(fine);
-        CHECK(done == total);
-      }
-}
-
 TEST_CASE("a window schedule keeps every frame once, with its context", "[windowed]") {
   for (const int64_t context : {0, 1, 3, 10})
     for (const int64_t window : {2 * context + 1, 2 * context + 2, 3 * context + 5, 50 + 2 * context})
@@ -219,7 +188,7 @@ TEST_CASE("windows of a recurrent codec give what one pass gives", "[windowed][e
         const std::vector<float> x = noise(frames * hop, 7);
         CAPTURE(str(device), causal, frames, context);
         const std::vector<int32_t> codes = encoded_whole(codec, x);
-        for (const int64_t window : slow ? std::vector{2 * context + 1} : std::vector{2 * context + 1, 3 * context}) {
+        for (const int64_t window : slow ? std::vector{context / 2} : std::vector{context / 2, 3 * context}) {
           CHECK(encoded(codec, x, 97, window) == codes);
           // Rounding differs, because convolutions add in an order that depends on the length. A state that is lost or
           // taken up at another frame changes the first digits.

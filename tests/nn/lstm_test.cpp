@@ -1,4 +1,4 @@
-// The LSTM layer: its parameters, and a long sequence in windows.
+// The LSTM layer: its parameters, and a sequence that arrives in blocks.
 #include <array>
 #include <cstring>
 
@@ -12,16 +12,19 @@ namespace {
 
 constexpr int64_t channels = 12, layers = 2;
 
-/// An inference plan of the layer over `time` rows.
+/// A plan of the layer over `time` rows: of a whole sequence, or of a block of `frames` frames whose input is `lag`
+/// rows late.
 template <class T>
 struct Runner {
   Plan plan;
   Output<T> source;
   View<const T> y;
 
-  Runner(Context& ctx, const Lstm& lstm, Shape shape) : plan(ctx, Purpose::inference) {
+  Runner(Context& ctx, const Lstm& lstm, Shape shape, int64_t frames = 0, int64_t lag = 0)
+      : plan(ctx, frames > 0 ? Purpose::streaming : Purpose::inference, frames) {
     plan.reserve([&](Plan& p) {
       source = p.source<T>(shape);
+      p.set_lag(source.flow, lag);
       y = p.result<T>(lstm.plan(p, source.flow));
     });
   }
@@ -64,26 +67,29 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-/// Windows of `length` rows that begin `step` rows apart, the last at the end of the sequence. Each carries the state
-/// before its row `next`.
+/// Blocks of `frames` frames of `per_frame` rows, which are `lag` rows late.
 template <class T>
-void windows_case(Device device, int64_t total, int64_t length, int64_t step, int64_t next) {
-  CAPTURE(str(device), total, length, step, next);
+void blocks_case(Device device, int64_t total, int64_t frames, int64_t per_frame, int64_t lag) {
+  CAPTURE(str(device), total, frames, per_frame, lag);
   Model m(device, storage_of<T>);
-  const std::vector<T> x = drawn<T>(total * channels);
+  const int64_t length = frames * per_frame;
+  std::vector<T> x = drawn<T>(total * channels);
   const std::vector<T> whole = Runner<T>(m.ctx, m.lstm, {1, total, 1, channels})(x);
-  Runner<T> window(m.ctx, m.lstm, {1, length, 1, channels});
-  int64_t carried = 0;  // the row that the state stands before
-  for (int64_t begin = 0;; begin = std::min(begin + step, total - length)) {
-    const bool last = begin + length == total;
-    window.plan.window() = {.first = carried - begin, .next = last ? -1 : next};
-    const std::vector<T> found = window(part(x, begin, length));
-    CAPTURE(begin);
-    const int64_t first = carried - begin;
-    CHECK(same(part(found, first, length - first), part(whole, carried, length - first)));
-    CHECK(same(part(found, 0, first), part(x, begin, first)));
-    if (last) break;
-    carried = begin + next;
+  // In front of the signal and behind it there may be anything.
+  const std::vector<T> before = drawn<T>(lag * channels), behind = drawn<T>((length + lag) * channels);
+  x.insert(x.begin(), before.begin(), before.end());
+  x.insert(x.end(), behind.begin(), behind.end());
+  Runner<T> block(m.ctx, m.lstm, {1, length, 1, channels}, frames, lag);
+  CHECK(block.plan.lag(block.source.flow) == lag);
+  for (int pass = 0; pass < 2; ++pass) {  // the second after a reset
+    std::vector<T> found;
+    for (int64_t done = 0; done < total + lag; done += length) {
+      block.plan.block() = {.first = done / per_frame};
+      const std::vector<T> y = block(part(x, done, length));
+      found.insert(found.end(), y.begin(), y.end());
+    }
+    CHECK(same(part(found, lag, total), whole));
+    block.plan.reset();
   }
 }
 
@@ -135,53 +141,40 @@ TEST_CASE("a named weight is stored as it is, in either storage", "[lstm]") {
   }
 }
 
-TEST_CASE("an LSTM over windows has the bits of the whole", "[lstm]") {
+TEST_CASE("an LSTM over blocks has the bits of the whole", "[lstm][streaming]") {
   for (const Device device : devices())
-    for (const auto& [total, length, step, next] : {std::array<int64_t, 4>{97, 30, 18, 24},
-                                                    {97, 30, 23, 24},
-                                                    {60, 7, 3, 5},
-                                                    {40, 30, 1, 2},
-                                                    {12, 2, 1, 2},
-                                                    {31, 10, 9, 10}}) {
-      windows_case<float>(device, total, length, step, next);
-      windows_case<bf16>(device, total, length, step, next);
+    for (const auto& [total, frames, per_frame, lag] : {std::array<int64_t, 4>{97, 10, 3, 0},
+                                                        {40, 1, 1, 0},
+                                                        {31, 1, 7, 3},
+                                                        {60, 2, 4, 8},
+                                                        {60, 1, 4, 21},
+                                                        {5, 3, 4, 2}}) {
+      blocks_case<float>(device, total, frames, per_frame, lag);
+      blocks_case<bf16>(device, total, frames, per_frame, lag);
     }
 }
 
-TEST_CASE("an LSTM starts anew where no window is set", "[lstm]") {
+TEST_CASE("an LSTM without blocks starts anew in every run", "[lstm]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Model m(device, Storage::float32);
     Runner<float> run(m.ctx, m.lstm, {1, 9, 1, channels});
     const std::vector<float> x = drawn<float>(9 * channels), first = run(x);
     CHECK(same(run(x), first));
-    run.plan.window().next = 4;
-    CHECK(same(run(x), first));  // what is carried changes nothing here
-    run.plan.window() = {.first = 2, .next = 2};
-    CHECK_FALSE(same(part(run(x), 2, 7), part(first, 2, 7)));  // from another state
-    // Nothing was computed before row 2, so the state is still that before row 4.
-    run.plan.window() = {.first = 4, .next = -1};
-    CHECK(same(part(run(x), 4, 5), part(first, 4, 5)));
-    run.plan.window() = {.first = 0, .next = 0};
-    run(x);
-    run.plan.window() = {.first = 4, .next = -1};
-    std::vector<float> from_zero(x.begin() + 4 * channels, x.end());
-    from_zero.resize(x.size());
-    CHECK(same(part(run(x), 4, 5), part(Runner<float>(m.ctx, m.lstm, {1, 9, 1, channels})(from_zero), 0, 5)));
-    for (const Window& wrong : {Window{-1, -1}, Window{10, -1}, Window{3, 2}, Window{0, 10}}) {
-      run.plan.window() = wrong;
-      CHECK_THROWS_WITH(run(x), Catch::Contains("lstm: window from"));
-    }
+    Plan batch(m.ctx, Purpose::streaming, 1);
+    CHECK_THROWS_WITH(batch.survey([&](Plan& p) {
+      m.lstm.plan(p, p.source<float>({.batch = 2, .time = 1, .channels = channels}).flow);
+    }),
+                      Catch::Contains("lstm: cannot be streamed: the batch is 2"));
   }
 }
 
-TEST_CASE("items of an LSTM know nothing of each other and of windows", "[lstm]") {
+TEST_CASE("items of an LSTM know nothing of each other", "[lstm]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Model m(device, Storage::float32);
     const std::vector<float> x = drawn<float>(3 * 9 * channels);
     Runner<float> together(m.ctx, m.lstm, {3, 9, 1, channels}), alone(m.ctx, m.lstm, {1, 9, 1, channels});
-    together.plan.window() = {.first = 3, .next = 5};
     const std::vector<float> y = together(x);
     for (int64_t b = 0; b < 3; ++b) {
       const std::vector<float> found = alone(part(x, 9 * b, 9)), wanted = part(y, 9 * b, 9);

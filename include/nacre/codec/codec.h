@@ -14,12 +14,6 @@ namespace nacre {
 
 class WeightsFile;
 
-/// One of the overlapping parts of a signal, for a network that carries a state along time.
-struct SignalPart {
-  Window window{};                 ///< in frames of the part
-  std::vector<std::byte> state{};  ///< before window.first; replaced by the state before window.next
-};
-
 /// A model for inference: parameters, and one planned encoder and decoder per window shape. Only one call may run at a
 /// time: a thread that plans, encodes or decodes while another one does gets Error(usage). Codecs of several threads
 /// may share a Context.
@@ -58,18 +52,16 @@ class Codec {
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0);
   /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, codebooks]. The shape must be reserved. Throws
   /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
-  /// `part`: for a signal in overlapping parts, one call per part, if CodecConfig::recurrent(). Its state belongs to
-  /// one codec and one direction. The call waits for the device. Throws Error(usage) for a batch other than 1, for
-  /// positions that are not in order and within the frames, and for a state of another size.
-  void encode(View<const float> audio, View<int32_t> codes, SignalPart* part = nullptr);
+  void encode(View<const float> audio, View<int32_t> codes);
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,
   /// codes are not checked but clamped to the valid range.
-  void decode(View<const int32_t> codes, View<float> audio, SignalPart* part = nullptr);
+  void decode(View<const int32_t> codes, View<float> audio);
   /// Size of the plans' block in bytes.
   size_t reserved_bytes() const;
   size_t unshared_bytes() const;
 
  private:
+  friend struct CodecBlocks;
   struct Impl;
   explicit Codec(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;

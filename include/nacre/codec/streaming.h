@@ -26,8 +26,14 @@ struct StreamingOptions {
 struct StreamingLatency {
   int64_t block = 0;      ///< samples of a block
   int64_t lookahead = 0;  ///< samples behind a block that must be pushed before its results are delivered
-  int64_t start = 0;      ///< samples before the first result, if these are more than block + lookahead
+  int64_t start = 0;      ///< samples of the first block, if it must be longer; 0: it is as long as the others
+  bool operator==(const StreamingLatency&) const = default;
 };
+
+/// The delays of a configuration, for blocks of this many frames. Throw Error(usage) for a network whose frames depend
+/// on the whole signal.
+StreamingLatency encoding_latency(const CodecConfig&, int64_t block_frames = 1);
+StreamingLatency decoding_latency(const CodecConfig&, int64_t block_frames = 1);
 
 /// Encodes samples to codes. The codec must outlive the encoder, and its parameters must not change meanwhile. The
 /// encoder has memory of its own: any number of encoders and decoders of one codec may run at the same time, each in

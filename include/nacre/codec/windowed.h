@@ -4,13 +4,13 @@
 // extended with zeros. Each side of a kept frame therefore has either its whole receptive field or the true edge of the
 // signal. The windows depend only on the total length, so the sizes of the pushed pieces do not change any bit.
 //
-// A recurrent network (CodecConfig::recurrent) carries its state from window to window. Twice the receptive field is
-// dropped at a cut edge: the first half makes the inputs of the state complete, the second half is what layers behind
-// it need. The last window is not shifted but shorter, because the state stands where the window before left it.
+// A recurrent network (CodecConfig::recurrent) needs all that came before. Its windows do not overlap: they are the
+// blocks of nacre/codec/streaming.h. A signal of at most one window is coded as a whole.
 //
 // If every frame depends on the whole signal (CodecConfig::needs_whole_signal), there is one window of all of it, when
 // the signal ends. Memory then grows with its length.
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,7 +18,11 @@
 
 namespace nacre {
 
-/// Default window length in frames: about two seconds, at least four receptive fields.
+template <class In, class Out>
+class BlockStream;
+
+/// Default window length in frames: about two seconds, at least four receptive fields. Half a second for a recurrent
+/// network, whose last window is completed by zeros.
 int64_t default_window_frames(const CodecConfig&);
 
 /// The window length for a signal of `total` frames. It is `window` if the signal is that long. Otherwise it is the
@@ -30,12 +34,10 @@ int64_t fitting_window(int64_t window, int64_t context, int64_t total);
 class WindowSchedule {
  public:
   /// context: number of frames dropped at a cut edge. Throws Error(usage) unless window > 2 * context.
-  /// recurrent: a state is carried; the context is then twice the receptive field.
-  WindowSchedule(int64_t window, int64_t context, bool recurrent = false);
+  WindowSchedule(int64_t window, int64_t context);
   struct Window {
     int64_t start = 0, frames = 0;  ///< in frames of the signal
     int64_t keep = 0, kept = 0;     ///< first kept frame (in frames of the signal) and number of kept frames
-    nacre::Window state{};          ///< where the state stands, in frames of this window
   };
   /// The next window if `available` frames are known and the signal has more. Returns false if more frames are needed.
   bool next(int64_t available, Window& out);
@@ -45,9 +47,7 @@ class WindowSchedule {
   int64_t needed_from() const;
 
  private:
-  nacre::Window state_at(int64_t start, bool is_last) const;
   int64_t window_, context_, step_, index_ = 0, done_ = 0;
-  bool recurrent_;
 };
 
 /// Encodes samples to codes. The codec must outlive the encoder and must not be moved. Invalid calls throw Error(usage)
@@ -58,6 +58,8 @@ class WindowedEncoder {
   using Sink = std::function<void(View<const int32_t> codes)>;
   /// codebooks: as of Codec::reserve_inference().
   WindowedEncoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
+  WindowedEncoder(WindowedEncoder&&) noexcept;
+  ~WindowedEncoder();
   /// Any number of mono samples at the model's rate.
   void push(std::span<const float> samples);
   /// Ends the signal and pads its last frame with zeros. Returns the number of samples.
@@ -67,11 +69,12 @@ class WindowedEncoder {
   void take(std::span<const float> samples);
   void end();
   void run(const WindowSchedule::Window&);
+  void run_blocks(bool last);
   Codec& codec_;
   Sink sink_;
   int64_t window_, stages_, context_;
   WindowSchedule schedule_;
-  SignalPart part_;
+  std::unique_ptr<BlockStream<float, int32_t>> blocks_;  // of a recurrent codec, once the signal exceeds a window
   std::vector<float> buffer_;
   int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
   bool finished_ = false;
@@ -84,6 +87,8 @@ class WindowedDecoder {
   using Sink = std::function<void(std::span<const float> samples)>;
   /// codebooks: as of Codec::reserve_inference().
   WindowedDecoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
+  WindowedDecoder(WindowedDecoder&&) noexcept;
+  ~WindowedDecoder();
   /// Frames of `codebooks` codes each, stages innermost.
   void push(std::span<const int32_t> codes);
   void finish();
@@ -92,11 +97,12 @@ class WindowedDecoder {
   void take(std::span<const int32_t> codes);
   void end();
   void run(const WindowSchedule::Window&);
+  void run_blocks(bool last);
   Codec& codec_;
   Sink sink_;
   int64_t window_, stages_, context_;
   WindowSchedule schedule_;
-  SignalPart part_;
+  std::unique_ptr<BlockStream<int32_t, float>> blocks_;
   std::vector<int32_t> buffer_;
   int64_t buffer_start_ = 0, frames_ = 0;
   bool finished_ = false;

@@ -116,6 +116,7 @@ class Conv1d {
 
  private:
   Flow plan_convolution(Plan&, Flow x, Flow residual) const;
+  Flow plan_streamed(Plan&, Flow x, Flow residual) const;
   std::string name_;
   Conv1dGeometry geometry_;
   const Weight* weight_;
@@ -197,10 +198,7 @@ class ConvTranspose1d {
 /// of layer k are <name>.weight_ih_l<k> and <name>.weight_hh_l<k> [4 channels, channels], <name>.bias_ih_l<k> and
 /// <name>.bias_hh_l<k> [4 channels], PyTorch's names and order of gates, initialised uniformly in +-1/sqrt(channels).
 ///
-/// The state is zero before the first position. In inference plans of one item it follows Plan::window(): positions
-/// before `first` are not part of the recurrence (y is x alone), position `first` continues from the state that the run
-/// before has carried if it is above 0, and the state before position `next` is carried to the next run. A run throws
-/// Error(usage) if these are not in order.
+/// The state is zero before the first position. In streaming plans it is carried from block to block.
 class Lstm {
  public:
   Lstm(Parameters&, const std::string& name, int64_t channels, int64_t layers);
@@ -218,7 +216,7 @@ class Lstm {
 };
 
 /// Positions first ... first + time - 1 of x along the time axis; those outside of x are zero. Returns x itself if
-/// nothing changes.
+/// nothing changes. In a streaming plan, `time` must be that of x, and its rows are `first` rows later.
 Flow rows_of(Plan&, Flow x, int64_t first, int64_t time);
 
 /// Converts x to another storage. Returns x itself if it already has that storage.

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,11 @@ class Parameters;
 struct Parameter;
 struct Weight;
 
-enum class Purpose : uint8_t { inference, training };
+enum class Purpose : uint8_t {
+  inference,
+  training,
+  streaming  ///< inference over a signal that arrives in blocks, one per run; see StreamBlock
+};
 /// How long a step needs a value: until its forward pass or until its backward pass has run.
 enum class Until : uint8_t { forward, backward };
 
@@ -86,12 +91,13 @@ struct Footprint {
   Span of(Span output) const noexcept;
 };
 
-/// What a run has in common with the runs before and after it, when a long signal is processed in overlapping parts.
-/// Steps that carry a state along the time axis (Lstm) continue from part to part by it. Both are positions on the time
-/// axis of such a step.
-struct Window {
-  int64_t first = 0;  ///< positions before it were computed by the run before; the state carried from there stands here
-  int64_t next = -1;  ///< the state before this position is carried to the next run; -1: no state is carried
+/// The block of a signal that a run of a streaming plan processes. Its length in frames is that of the plan. A *row* is
+/// a position on the time axis of an activation, and every frame has the same number of rows there. An activation may
+/// be late: with lag n, the rows of a run are those of the block, moved n rows towards the start of the signal. Rows
+/// before the signal's start and behind its end have undefined values; layers that read beyond the ends replace them.
+struct StreamBlock {
+  int64_t first = 0;   ///< frames of the signal before this block
+  int64_t total = -1;  ///< frames of the whole signal; -1: more follow this block
 };
 
 class Plan;
@@ -139,7 +145,8 @@ class Step {
   View<T> scratch(Shape shape, Until used_in) const {
     return typed<T>(temporary(shape, sizeof(T), used_in), shape);
   }
-  /// Memory kept from one run to the next: the state of a stream. Zero initially and after Plan::reset().
+  /// Memory kept from one run to the next: the state of a stream. Zero initially and after Plan::reset(). Its size must
+  /// not depend on the length of a block, so that plans of other blocks can continue the stream.
   template <class T>
   View<T> carries(Shape shape) const {
     return typed<T>(state(shape, sizeof(T)), shape);
@@ -205,7 +212,8 @@ class [[nodiscard]] Frozen {
 
 class Plan {
  public:
-  Plan(Context&, Purpose);
+  /// block_frames: length of a block, at least 1 if the purpose is streaming, else 0.
+  Plan(Context&, Purpose, int64_t block_frames = 0);
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
@@ -231,16 +239,26 @@ class Plan {
   void run_gradients();
   /// Zeroes the memory that steps carry from one run to the next.
   void reset();
-  /// A copy of that memory on the host, and its way into another plan of the same steps. Throws Error(usage) for a
-  /// state of another size.
-  std::vector<std::byte> state() const;
-  void set_state(const std::vector<std::byte>&);
-  /// The window of the next run of an inference plan. It may be changed between runs. Steps read it when they run, so a
-  /// captured graph keeps that of its capture.
-  Window& window() noexcept;
+  /// That memory in bytes, a copy of it on the host, and its way back into this plan or another one of the same steps.
+  /// Throw Error(usage) for a span of another size.
+  size_t state_bytes() const noexcept;
+  void read_state(std::span<std::byte>) const;
+  void write_state(std::span<const std::byte>);
+  /// Copies that memory from another plan of the same steps, in stream order.
+  void continue_from(const Plan&);
+  /// The block of the next run of a streaming plan. Steps read it when they run, so a captured graph keeps that of its
+  /// capture.
+  StreamBlock& block() noexcept;
 
   Context& context() const noexcept;
   bool training() const noexcept;
+  bool streaming() const noexcept;
+  int64_t block_frames() const noexcept;
+  /// Rows by which an activation of a streaming plan is late. Unless a layer has set it, it is that of the activations
+  /// that the step reads. Throws Error(usage) if these differ.
+  int64_t lag(Flow) const;
+  /// Frames that the first block of a stream must have at least.
+  int64_t start_frames() const noexcept;
   /// True in the second walk, when addresses are known and closures are recorded. Large objects are built only then.
   bool recording() const noexcept;
   /// Size of the block, and size of the live data at the worst moment. They are equal if the packing is optimal.
@@ -271,6 +289,10 @@ class Plan {
   }
   /// The same value as an activation that passes no gradient on.
   Flow detach(Flow x);
+  /// Declares by how many rows an activation is late.
+  void set_lag(Flow, int64_t rows);
+  /// Declares that the first block of a stream must have at least this many frames.
+  void require_start(int64_t frames);
   /// Keeps the value readable after the run.
   template <class T>
   View<const T> result(Flow x) {

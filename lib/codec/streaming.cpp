@@ -1,0 +1,178 @@
+#include "nacre/codec/streaming.h"
+
+#include <string>
+
+#include "codec/block_coder.h"
+#include "codec/callers.h"
+
+namespace nacre {
+namespace {
+
+void expect_streamable(const char* object, const CodecConfig& c, const StreamingOptions& o) {
+  if (c.needs_whole_signal())
+    throw Error(ErrorKind::usage, std::string(object) + ": codec.norm is group, so every frame depends on the whole " +
+                                      "signal; expected another norm");
+  constexpr int64_t most = 1 << 16;
+  if (o.block_frames < 1 || o.block_frames > most)
+    throw Error(ErrorKind::usage, std::string(object) + ": a block of " + std::to_string(o.block_frames) +
+                                      " frames, expected 1 to " + std::to_string(most));
+}
+
+/// Of a plan's result, which is `lag` of `rows_per_frame` rows late.
+StreamingLatency latency_of(int64_t hop, int64_t block_frames, int64_t start_frames, int64_t lag,
+                            int64_t rows_per_frame) {
+  return {.block = block_frames * hop,
+          .lookahead = lag * hop / rows_per_frame,
+          .start = start_frames > block_frames ? start_frames * hop : 0};
+}
+
+/// Surveys one half of a codec without allocating its memory.
+StreamingLatency surveyed(const char* call, const CodecConfig& c, int64_t block_frames,
+                          Net (*build)(Parameters&, const CodecConfig&), Shape frame) {
+  expect_streamable(call, c, {.block_frames = block_frames});
+  Context ctx({.threads = 1});
+  Parameters parameters;
+  const Net net = build(parameters, c);
+  Plan plan(ctx, Purpose::streaming, block_frames);
+  frame.time *= block_frames;
+  Flow y;
+  plan.survey([&](Plan& p) { y = net(p, p.source<float>(frame).flow); });
+  return latency_of(c.hop(), block_frames, plan.start_frames(), plan.lag(y), y.shape.time / block_frames);
+}
+
+/// A direction of a codec for one signal at a time, with its checks.
+template <class In, class Out, class Sink>
+struct Streaming {
+  Streaming(const char* object, std::unique_ptr<BlockCoder<In, Out>> made, Sink to)
+      : blocks(std::move(made)), stream(*blocks, false), sink(std::move(to)) {
+    if (!sink) throw Error(ErrorKind::usage, std::string(object) + ": the sink is empty, expected a function");
+  }
+  std::unique_ptr<BlockCoder<In, Out>> blocks;
+  BlockStream<In, Out> stream;
+  Sink sink;
+  std::atomic<bool> in_use{false};
+  bool finished = false;
+
+  void expect_unfinished(const char* call) const {
+    if (finished)
+      throw Error(ErrorKind::usage, std::string(call) + ": called after finish; expected reset before another signal");
+  }
+  template <class Deliver>
+  void push(std::span<const In> x, Deliver&& deliver) {
+    within_memory("push", [&] { stream.push(*blocks, x, deliver); });
+  }
+  template <class Deliver>
+  int64_t finish(Deliver&& deliver) {
+    expect_unfinished("finish");
+    finished = true;
+    return within_memory("finish", [&] { return stream.finish(*blocks, deliver); });
+  }
+  void reset() { stream.reset(), finished = false; }
+  StreamingLatency latency(int64_t hop) const {
+    return latency_of(hop, blocks->frames(false), blocks->frames(true), blocks->lag(), blocks->rows_per_frame());
+  }
+};
+
+/// The streaming state of an object. Throws Error(usage) for one that was moved from.
+template <class Impl>
+Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
+  if (!impl) throw Error(ErrorKind::usage, std::string(call) + ": the object was moved from");
+  return *impl;
+}
+
+}  // namespace
+
+StreamingLatency encoding_latency(const CodecConfig& c, int64_t block_frames) {
+  return surveyed("encoding_latency", c, block_frames, encoder_of, {.time = c.hop()});
+}
+StreamingLatency decoding_latency(const CodecConfig& c, int64_t block_frames) {
+  return surveyed("decoding_latency", c, block_frames, decoder_of, {.channels = c.latent()});
+}
+
+// ---- StreamingEncoder
+
+struct StreamingEncoder::Impl : Streaming<float, int32_t, Sink> {
+  Impl(Codec& codec, Sink to, const StreamingOptions& o)
+      : Streaming("StreamingEncoder", CodecBlocks::encoder(codec, o.block_frames, o.codebooks), std::move(to)),
+        hop(codec.config().hop()) {}
+  int64_t hop;
+  auto deliver() {
+    return [this](std::span<const int32_t> codes) {
+      const int64_t stages = blocks->out_row();
+      sink(
+          View<const int32_t>(codes.data(), {.time = static_cast<int64_t>(codes.size()) / stages, .channels = stages}));
+    };
+  }
+};
+
+StreamingEncoder::StreamingEncoder(Codec& codec, Sink sink, StreamingOptions options) {
+  expect_streamable("StreamingEncoder", codec.config(), options);
+  impl_ = within_memory("StreamingEncoder", [&] { return std::make_unique<Impl>(codec, std::move(sink), options); });
+}
+StreamingEncoder::StreamingEncoder(StreamingEncoder&&) noexcept = default;
+StreamingEncoder& StreamingEncoder::operator=(StreamingEncoder&&) noexcept = default;
+StreamingEncoder::~StreamingEncoder() = default;
+
+void StreamingEncoder::push(std::span<const float> samples) {
+  Impl& m = inside(impl_, "push");
+  const InUse alone(m.in_use, "push", "encoder");
+  m.expect_unfinished("push");
+  expect_finite("push", samples);
+  m.push(samples, m.deliver());
+}
+int64_t StreamingEncoder::finish() {
+  Impl& m = inside(impl_, "finish");
+  const InUse alone(m.in_use, "finish", "encoder");
+  m.finish(m.deliver());
+  return m.stream.pushed();
+}
+void StreamingEncoder::reset() {
+  Impl& m = inside(impl_, "reset");
+  const InUse alone(m.in_use, "reset", "encoder");
+  m.reset();
+}
+StreamingLatency StreamingEncoder::latency() const noexcept { return impl_->latency(impl_->hop); }
+size_t StreamingEncoder::reserved_bytes() const noexcept { return impl_->blocks->bytes(); }
+
+// ---- StreamingDecoder
+
+struct StreamingDecoder::Impl : Streaming<int32_t, float, Sink> {
+  Impl(Codec& codec, Sink to, const StreamingOptions& o)
+      : Streaming("StreamingDecoder", CodecBlocks::decoder(codec, o.block_frames, o.codebooks), std::move(to)),
+        config(codec.config()) {}
+  CodecConfig config;
+};
+
+StreamingDecoder::StreamingDecoder(Codec& codec, Sink sink, StreamingOptions options) {
+  expect_streamable("StreamingDecoder", codec.config(), options);
+  impl_ = within_memory("StreamingDecoder", [&] { return std::make_unique<Impl>(codec, std::move(sink), options); });
+}
+StreamingDecoder::StreamingDecoder(StreamingDecoder&&) noexcept = default;
+StreamingDecoder& StreamingDecoder::operator=(StreamingDecoder&&) noexcept = default;
+StreamingDecoder::~StreamingDecoder() = default;
+
+void StreamingDecoder::push(std::span<const int32_t> codes) {
+  Impl& m = inside(impl_, "push");
+  const InUse alone(m.in_use, "push", "decoder");
+  m.expect_unfinished("push");
+  const int64_t stages = m.blocks->in_per_frame();
+  if (static_cast<int64_t>(codes.size()) % stages != 0)
+    throw Error(ErrorKind::usage, "push: " + std::to_string(codes.size()) +
+                                      " codes are not a whole number of frames of " + std::to_string(stages));
+  expect_codes("push", codes, m.config);
+  m.push(codes, m.sink);
+}
+int64_t StreamingDecoder::finish() {
+  Impl& m = inside(impl_, "finish");
+  const InUse alone(m.in_use, "finish", "decoder");
+  return m.finish(m.sink);
+}
+void StreamingDecoder::reset() {
+  Impl& m = inside(impl_, "reset");
+  const InUse alone(m.in_use, "reset", "decoder");
+  m.reset();
+}
+StreamingLatency StreamingDecoder::latency() const noexcept { return impl_->latency(impl_->config.hop()); }
+size_t StreamingDecoder::reserved_bytes() const noexcept { return impl_->blocks->bytes(); }
+
+}  // namespace nacre
