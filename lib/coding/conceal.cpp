@@ -77,10 +77,10 @@ void LossAccount::add(const StreamPacket& packet) {
 
 LossAccount::Lost LossAccount::within(double from, double to, const StreamHeader& h) const {
   Lost lost;
-  const double frame = static_cast<double>(h.hop) / h.model_rate;
+  const auto seconds = [&](uint64_t frame) { return static_cast<double>(frame) * h.hop / h.model_rate; };
+  const double frame = seconds(1);
   for (const auto& [first, end] : ranges_) {
-    const double begins = std::max(from, static_cast<double>(first) * frame),
-                 ends = std::min(to, static_cast<double>(end) * frame);
+    const double begins = std::max(from, seconds(first)), ends = std::min(to, seconds(end));
     if (begins >= ends) continue;
     lost.seconds.emplace_back(begins, ends);
     // Frames that the section has a part of. The small number is for the rounding of times to double.
