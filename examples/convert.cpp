@@ -259,8 +259,9 @@ Command add_decode(CLI::App& app) {
   app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
   app.add_option("--from", o->from, "decode from this time on, in seconds (default: 0)")->check(finite_zero_or_more());
   app.add_option("--to", o->to, "decode up to this time, in seconds (default: the end)")->check(finite_zero_or_more());
-  app.add_flag("--conceal", o->conceal,
-               "decode damaged streams and streams without an end: fade lost parts out, with a warning for each stream");
+  app.add_flag(
+      "--conceal", o->conceal,
+      "decode damaged streams and streams without an end: fade lost parts out, with a warning for each stream");
   app.footer(
       "x.nacre becomes x.wav, with the sample rate, channels and length that the original had. x.ecdc becomes x.wav\n"
       "at 24 kHz.");

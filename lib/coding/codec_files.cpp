@@ -82,11 +82,12 @@ class Input {
   bool has_positions() const { return start_ >= 0; }
   PositionedSource positioned() {
     bytes_ = 0;  // reads the head again
-    return {.read =
-                [this](uint64_t position, std::span<std::byte> to) {
-                  return read([&] { return ::pread(fd(), to.data(), to.size(), start_ + static_cast<off_t>(position)); });
-                },
-            .size = static_cast<uint64_t>(size_)};
+    return {
+        .read =
+            [this](uint64_t position, std::span<std::byte> to) {
+              return read([&] { return ::pread(fd(), to.data(), to.size(), start_ + static_cast<off_t>(position)); });
+            },
+        .size = static_cast<uint64_t>(size_)};
   }
   ByteSource source() {
     return [this, at = size_t{0}](std::span<std::byte> to) mutable -> size_t {

@@ -33,11 +33,11 @@ class LossEnvelope {
   template <class F>
   void pass(int64_t samples, F&& each);
 
-  int64_t fall_, rise_;                 // samples
-  std::deque<Run> runs_;                // added and not yet passed
-  bool lost_ = false, any_ = false;     // of the run that is being passed; whether any was
-  float start_ = 1;                     // the gain when that run began
-  int64_t elapsed_ = 0;                 // of that run
+  int64_t fall_, rise_;              // samples
+  std::deque<Run> runs_;             // added and not yet passed
+  bool lost_ = false, any_ = false;  // of the run that is being passed; whether any was
+  float start_ = 1;                  // the gain when that run began
+  int64_t elapsed_ = 0;              // of that run
 };
 
 /// Collects lost packets. Times are those of the whole stream.

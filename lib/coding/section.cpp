@@ -56,7 +56,8 @@ Section section_of(const CodecConfig& c, const StreamHeader& h, int rate, const 
 
 void expect_within(const Section& s, const DecodeOptions& options, int64_t samples, int rate, const std::string& name) {
   const auto beyond = [&](const char* option, double seconds) {
-    throw Error(ErrorKind::usage, name + ": --" + option + " " + number(seconds) + " is behind the end: the audio has " +
+    throw Error(ErrorKind::usage, name + ": --" + option + " " + number(seconds) +
+                                      " is behind the end: the audio has " +
                                       number(static_cast<double>(samples) / rate) + " s");
   };
   if (s.first > 0 && s.first >= samples) beyond("from", options.from);

@@ -13,11 +13,11 @@ namespace nacre::training {
 struct Section {
   static constexpr int64_t open = std::numeric_limits<int64_t>::max();
 
-  int64_t first = 0, end = open;                // samples of the output
-  int64_t model_first = 0, model_end = open;    // samples at the model's rate that are resampled
-  int64_t resampled_first = 0;                  // the output sample at the time of model_first
-  int64_t frame_first = 0, frame_end = open;    // frames that are decoded
-  int64_t frames_read = open;                   // frames behind which the stream need not be read
+  int64_t first = 0, end = open;              // samples of the output
+  int64_t model_first = 0, model_end = open;  // samples at the model's rate that are resampled
+  int64_t resampled_first = 0;                // the output sample at the time of model_first
+  int64_t frame_first = 0, frame_end = open;  // frames that are decoded
+  int64_t frames_read = open;                 // frames behind which the stream need not be read
 };
 
 /// DecodeOptions::from and to. The samples are those of the whole stream: decoding begins early by the decoder's

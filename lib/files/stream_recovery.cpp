@@ -143,8 +143,7 @@ std::optional<StreamPacket> StreamReader::next_recovered() {
   if (packets_ < f.number) {
     const uint32_t channel = packets_ % header_.channels;
     const bool last = packets_ / header_.channels == f.stretch;
-    StreamPacket packet =
-        passed(channel, last ? f.frames : channel > 0 ? stretch_frames_ : header_.packet_frames);
+    StreamPacket packet = passed(channel, last ? f.frames : channel > 0 ? stretch_frames_ : header_.packet_frames);
     packet.codes = {}, packet.lost = true;
     state_ = State::open;
     return packet;
@@ -165,7 +164,8 @@ void StreamReader::end_without_closing() {
   samples_ = header_.samples;
   if (header_.samples == StreamHeader::unknown || !length_problem(header_, frames_, header_.samples).empty()) {
     // Up to 2^48 frames of 2^20 samples.
-    const auto held = static_cast<unsigned __int128>(frames_) * header_.hop * header_.original_rate / header_.model_rate;
+    const auto held =
+        static_cast<unsigned __int128>(frames_) * header_.hop * header_.original_rate / header_.model_rate;
     samples_ = static_cast<uint64_t>(std::min<unsigned __int128>(held, max_samples));
   }
   state_ = State::finished;

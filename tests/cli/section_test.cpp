@@ -65,12 +65,14 @@ TEST_CASE("a part of a stream by --from and --to", "[cli][section]") {
   // By a pipe, and from standard input that is a file.
   CHECK((p.samples({"--from", "1.25", "--to", "1.75"}, p.stream, "-") == part));
   REQUIRE(in_shell(p.folder, "cat s.nacre | " + std::string(NACRE_PROGRAM) +
-                                 " decode - -o piped.wav --float -m model.safetensors -t 1 -q --from 1.25 --to 1.75") == 0);
+                                 " decode - -o piped.wav --float -m model.safetensors -t 1 -q --from 1.25 --to 1.75") ==
+          0);
   CHECK((training::read_audio(p.folder / "piped.wav").samples == part));
   // Standard input that is not at its beginning.
   spill(p.folder / "two", "12345" + slurp(p.stream));
-  REQUIRE(in_shell(p.folder, "{ head -c 5 >/dev/null; " + std::string(NACRE_PROGRAM) +
-                                 " decode - -o later.wav --float -m model.safetensors -t 1 -q --from 1.25 --to 1.75; } <two") ==
+  REQUIRE(in_shell(p.folder,
+                   "{ head -c 5 >/dev/null; " + std::string(NACRE_PROGRAM) +
+                       " decode - -o later.wav --float -m model.safetensors -t 1 -q --from 1.25 --to 1.75; } <two") ==
           0);
   CHECK((training::read_audio(p.folder / "later.wav").samples == part));
 
@@ -118,8 +120,9 @@ TEST_CASE("damaged streams by --conceal", "[cli][conceal]") {
   o = p.decode({"--conceal"});
   CHECK(o.code == 0);
   CHECK(o.lines() == 1);  // although quiet
-  CHECK_THAT(o.err, Catch::Contains("s.nacre: ") &&
-                        Catch::Contains("4000 frames are lost or damaged, and concealed: 1.000 to 2.000 s, 3.000 to 4.000 s"));
+  CHECK_THAT(o.err,
+             Catch::Contains("s.nacre: ") &&
+                 Catch::Contains("4000 frames are lost or damaged, and concealed: 1.000 to 2.000 s, 3.000 to 4.000 s"));
   const std::vector<float> y = training::read_audio(p.out).samples;
   REQUIRE(y.size() == whole.size());
   for (const size_t second : {0, 2, 4}) {
@@ -145,13 +148,15 @@ TEST_CASE("damaged streams by --conceal", "[cli][conceal]") {
     o = piped ? p.decode({"--conceal"}, p.stream, "-") : p.decode({"--conceal"});
     CHECK(o.code == 0);
     CHECK(o.lines() == 1);
-    CHECK_THAT(o.err, Catch::Contains("has no closing packet, and ends with its last whole packet, at 3.000 of 5.000 s"));
+    CHECK_THAT(o.err,
+               Catch::Contains("has no closing packet, and ends with its last whole packet, at 3.000 of 5.000 s"));
     CHECK(training::read_audio(p.out).frames() == 48000);
   }
   p.refused({"--conceal", "--to", "4"}, 2, "--to 4 is behind the end: the audio has 3 s");
   o = run(p.folder, {"info", p.stream});
   CHECK(o.code == 3);
-  CHECK_THAT(o.err, Catch::Contains("the stream is cut off after 3 whole packets (3.00 s)") && !Catch::Contains("--conceal"));
+  CHECK_THAT(o.err,
+             Catch::Contains("the stream is cut off after 3 whole packets (3.00 s)") && !Catch::Contains("--conceal"));
   spill(p.stream, good + "more");
   o = p.decode({"--conceal"});
   CHECK(o.code == 0);

@@ -35,9 +35,8 @@ Made made(Codec& codec, uint32_t channels, int64_t frames, int rate, bool known,
 }
 std::string bytes_of_stream(const Made& m) {
   std::string out;
-  StreamWriter writer(m.header, [&](std::span<const std::byte> d) {
-    out.append(reinterpret_cast<const char*>(d.data()), d.size());
-  });
+  StreamWriter writer(
+      m.header, [&](std::span<const std::byte> d) { out.append(reinterpret_cast<const char*>(d.data()), d.size()); });
   for (uint32_t c = 0; c < m.header.channels; ++c) writer.write(c, m.codes[c]);
   const uint64_t frames = m.codes[0].size() / m.header.codebooks;
   const uint64_t whole = frames == 0 ? 0 : (frames * m.header.hop - 1) * m.header.original_rate / m.header.model_rate;
@@ -57,6 +56,7 @@ struct Fixture {
     options.format = WavFormat::float32;
     const FileReport r = files.decode(folder / name, folder / "out.wav", options);
     if (report != nullptr) *report = r;
+    if (r.samples == 0) return {};  // read_audio() refuses a file without audio
     return read_audio(folder / "out.wav").samples;
   }
   void write(const std::string& bytes, const std::string& name = "s.nacre") {
@@ -85,9 +85,14 @@ void expect_parts(Fixture& f, int rate, size_t channels, double tolerance) {
   const std::vector<float> whole = f.decoded();
   const auto total = static_cast<int64_t>(whole.size() / channels);
   const double end = static_cast<double>(total) / rate;
-  for (const auto& [from, to] : std::vector<std::pair<double, std::optional<double>>>{
-           {0, 0.1}, {0, end}, {0.5 * end, 0.5 * end + 0.01}, {0.3, {}}, {0.27, 0.53}, {end - 0.001, {}},
-           {0.0004, 0.0011}, {end - 0.05, end}}) {
+  for (const auto& [from, to] : std::vector<std::pair<double, std::optional<double>>>{{0, 0.1},
+                                                                                      {0, end},
+                                                                                      {0.5 * end, 0.5 * end + 0.01},
+                                                                                      {0.3, {}},
+                                                                                      {0.27, 0.53},
+                                                                                      {end - 0.001, {}},
+                                                                                      {0.0004, 0.0011},
+                                                                                      {end - 0.05, end}}) {
     INFO("from " << from << " to " << (to ? *to : -1));
     FileReport report;
     const std::vector<float> part = f.decoded({.from = from, .to = to}, &report);
@@ -171,7 +176,8 @@ TEST_CASE("coding: what is read for a part, and what is refused", "[training][co
     CHECK(report.bytes <= 60 + 6 * (16 + 225));
     // Damage elsewhere is not seen.
     std::string bad = good;
-    bad[1000] = static_cast<char>(bad[1000] ^ 1), bad[bad.size() - 1000] = static_cast<char>(bad[bad.size() - 1000] ^ 1);
+    bad[1000] = static_cast<char>(bad[1000] ^ 1),
+    bad[bad.size() - 1000] = static_cast<char>(bad[bad.size() - 1000] ^ 1);
     f.write(bad);
     CHECK((f.decoded({.from = 5, .to = 5.1}) == part));
     CHECK_THAT(f.error({.to = 1}), Catch::Contains("byte 1024: the CRC of packet 3 does not match; --conceal"));
@@ -255,10 +261,10 @@ TEST_CASE("coding: lost packets are concealed", "[training][codec_files][conceal
     std::vector<std::pair<double, double>> times;
     const char* text;
   };
-  for (const Case& c : {Case{{6}, {{0.3, 0.4}}, "400 frames are lost or damaged, and concealed: 0.300 to 0.400 s"},
-                        Case{{7, 8, 9, 14}, {{0.3, 0.5}, {0.7, 0.8}}, "0.300 to 0.500 s, 0.700 to 0.800 s"},
-                        Case{{0, 1, 3}, {{0, 0.2}}, "800 frames"},
-                        Case{{18, 19}, {{0.9, 15999.0 / 16000}}, "0.900 to 1.000 s"}}) {
+  for (const Case& c :
+       {Case{{6}, {{0.3, 0.4}}, "400 frames are lost or damaged, and concealed: 0.300 to 0.400 s"},
+        Case{{7, 8, 9, 14}, {{0.3, 0.5}, {0.7, 0.8}}, "0.300 to 0.500 s, 0.700 to 0.800 s"},
+        Case{{0, 1, 3}, {{0, 0.2}}, "800 frames"}, Case{{18, 19}, {{0.9, 15999.0 / 16000}}, "0.900 to 1.000 s"}}) {
     INFO("packet " << c.packets[0]);
     std::string bad = good;
     std::vector<std::vector<bool>> lost(2, std::vector<bool>(10));
@@ -295,7 +301,8 @@ TEST_CASE("coding: lost packets are concealed", "[training][codec_files][conceal
              {0.31, 0.36}, {0.35, 0.6}, {0.05, 0.25}, {0.4, 0.42}, {0.95, 0.99}, {0.5, 0.51}}) {
       const std::vector<float> part = f.decoded({.from = from, .to = to, .conceal = true}, &report);
       const auto first = static_cast<std::ptrdiff_t>(2 * std::llround(from * 16000));
-      CHECK((part == std::vector<float>(y.begin() + first, y.begin() + first + static_cast<std::ptrdiff_t>(part.size()))));
+      CHECK((part ==
+             std::vector<float>(y.begin() + first, y.begin() + first + static_cast<std::ptrdiff_t>(part.size()))));
       for (const auto& [begin, end] : report.lost) CHECK((begin >= from && end <= to + 1e-9 && begin < end));
     }
   }

@@ -12,8 +12,7 @@ namespace {
 
 /// Bytes that are read at positions; counts them.
 PositionedSource positioned(const Bytes& bytes, size_t& count) {
-  return {.read =
-              [&bytes, &count](uint64_t at, std::span<std::byte> into) -> size_t {
+  return {.read = [&bytes, &count](uint64_t at, std::span<std::byte> into) -> size_t {
             if (at >= bytes.size()) return 0;
             const size_t n = std::min(into.size(), bytes.size() - static_cast<size_t>(at));
             std::memcpy(into.data(), bytes.data() + at, n);
@@ -307,7 +306,8 @@ TEST_CASE("a packet's number makes ten minutes at most", "[stream][recovery]") {
     if (missing <= 10000)
       CHECK(recovered(bad, s).lost_frames() == 3 * missing);
     else
-      CHECK_THAT(refusal(bad), Catch::Contains("found packet 10002, expected packet 1: more than 10 minutes are missing"));
+      CHECK_THAT(refusal(bad),
+                 Catch::Contains("found packet 10002, expected packet 1: more than 10 minutes are missing"));
     // Damaged bytes are as long as what they were.
     bad = good;
     std::fill_n(bad.begin() + 60 + 17, 17 * missing, std::byte{0});
@@ -374,9 +374,15 @@ TEST_CASE("damage at random places is lost or refused, and nothing else", "[stre
       const auto at = static_cast<std::ptrdiff_t>(60 + rng() % (b.size() - 60));
       const auto n = static_cast<std::ptrdiff_t>(std::min<size_t>(rng() % 40, b.size() - static_cast<size_t>(at) - 1));
       switch (rng() % 4) {
-        case 0: b[static_cast<size_t>(at)] ^= static_cast<std::byte>(1 + rng() % 255); break;
-        case 1: b.erase(b.begin() + at, b.begin() + at + n); break;
-        case 2: b.insert(b.begin() + at, static_cast<size_t>(n), static_cast<std::byte>(rng())); break;
+        case 0:
+          b[static_cast<size_t>(at)] ^= static_cast<std::byte>(1 + rng() % 255);
+          break;
+        case 1:
+          b.erase(b.begin() + at, b.begin() + at + n);
+          break;
+        case 2:
+          b.insert(b.begin() + at, static_cast<size_t>(n), static_cast<std::byte>(rng()));
+          break;
         default: {
           const Bytes again(b.begin() + at, b.begin() + at + n);
           b.insert(b.begin() + static_cast<std::ptrdiff_t>(60 + rng() % (b.size() - 60)), again.begin(), again.end());
