@@ -125,7 +125,8 @@ void run_case(benchmark::State& state, Contexts& contexts, const Ceilings& ceili
     if (!timed) return;
     // The headline time on a device is the one with a cold cache. On the CPU it is the fastest of many runs.
     const bool cold = t.cold.runs > 0;
-    const double seconds = cold ? t.cold.median : t.warm.best;
+    const double seconds = cold ? t.cold.median : info.uneven ? t.warm.mean : t.warm.best;
+    if (info.uneven) c["mean_us"] = 1e6 * t.warm.mean;
     c["warm_us"] = 1e6 * t.warm.median, c["best_us"] = 1e6 * t.warm.best;
     const Sample& spread = cold ? t.cold : t.warm;
     if (cold) c["cold_us"] = 1e6 * t.cold.median;
@@ -202,8 +203,9 @@ class Table : public benchmark::BenchmarkReporter {
       } else {
         show("launches", " %.0f launches", 8);
       }
+      const bool uneven = c.find("mean_us") != c.end();
       for (const auto& [key, value] : c)
-        if (std::find(std::begin(columns), std::end(columns), key) == std::end(columns))
+        if (std::find(std::begin(columns), std::end(columns), key) == std::end(columns) || (uneven && key == "p99_us"))
           std::printf("  %s %.4g", key.c_str(), value.value);
       std::printf("\n");
     }

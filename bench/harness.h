@@ -82,6 +82,7 @@ struct CaseInfo {
   std::vector<Parameter> parameters{};
   double audio_seconds = 0;  ///< seconds of audio that one run processes; 0: not shown
   bool eager = false;        ///< cannot be captured: waits, reads back, or replays its own graph
+  bool uneven = false;       ///< runs differ in their work, so speeds are those of their mean; p99 is shown. CPU only
   /// Not empty: the reason why this case cannot run here. The case is listed with this line and does not run.
   std::string skipped{};
 };

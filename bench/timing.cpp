@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #if defined(NACRE_WITH_CUDA)
 #include "runtime/runtime.h"
@@ -17,7 +18,8 @@ Sample sample(std::vector<double> seconds) {
   const auto at = [&](double part) {
     return seconds[static_cast<size_t>(part * static_cast<double>(seconds.size() - 1) + 0.5)];
   };
-  return {seconds.front(), at(0.5), at(0.1), at(0.9), at(0.99), static_cast<int>(seconds.size())};
+  const double mean = std::accumulate(seconds.begin(), seconds.end(), 0.0) / static_cast<double>(seconds.size());
+  return {seconds.front(), at(0.5), mean, at(0.1), at(0.9), at(0.99), static_cast<int>(seconds.size())};
 }
 
 int runs_for(double one, double budget) {

@@ -10,7 +10,7 @@
 namespace nacre::bench {
 
 struct Sample {
-  double best = 0, median = 0, p10 = 0, p90 = 0, p99 = 0;  ///< seconds of one run
+  double best = 0, median = 0, mean = 0, p10 = 0, p90 = 0, p99 = 0;  ///< seconds of one run
   int runs = 0;
 };
 struct Timing {

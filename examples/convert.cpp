@@ -1,4 +1,5 @@
 // nacre encode, nacre decode, nacre export
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -27,8 +28,9 @@ struct Options {
   ModelOptions model_options;
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
        keep_ending = false, conceal = false;
-  std::optional<int64_t> beam;
-  std::optional<double> from, to;  // seconds
+  std::optional<int64_t> beam, block;
+  std::optional<double> gain, from, to;  // from, to: seconds
+  bool no_normalise = false;
   RateOptions rate;
   DeviceOptions device;
 
@@ -131,13 +133,37 @@ std::string seconds_and_speed(const training::FileReport& r) {
          " x real time";
 }
 
+/// The factor by which samples are multiplied, or 0 to scale by the peak.
+float gain_of(const Options& o) {
+  if (o.gain && o.no_normalise) throw Error(ErrorKind::usage, "--gain and --no-normalise exclude each other");
+  if (o.block && !o.gain && !o.no_normalise)
+    throw Error(ErrorKind::usage, "--block has no effect without --gain or --no-normalise");
+  if (!o.gain && !o.no_normalise) return 0;
+  if (stream_format(o) == training::StreamFormat::ecdc)
+    throw Error(ErrorKind::usage,
+                std::string(o.gain ? "--gain" : "--no-normalise") +
+                    " has no effect on .ecdc files, which have no gain: their samples are always coded as they are");
+  const double gain = o.gain.value_or(1);
+  // The stream holds the reciprocal.
+  if (gain < 0x1p-40 || gain > 0x1p40) {
+    char text[40];
+    std::snprintf(text, sizeof text, "%.6g", gain);
+    throw Error(ErrorKind::usage, "--gain is " + std::string(text) + ", expected 2^-40 to 2^40 (9.1e-13 to 1.1e12)");
+  }
+  return static_cast<float>(gain);
+}
+
 int encode(const Options& o) {
+  const float gain = gain_of(o);
   return convert(o, training::FileKind::audio, "encode",
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
                      int64_t codebooks, training::FileReport& r) {
-                   r = files.encode(
-                       job.in, job.out, hooks,
-                       {.audio = {.salvage = o.salvage}, .codebooks = codebooks, .format = stream_format(o)});
+                   r = files.encode(job.in, job.out, hooks,
+                                    {.audio = {.salvage = o.salvage},
+                                     .codebooks = codebooks,
+                                     .format = stream_format(o),
+                                     .gain = gain,
+                                     .block_frames = o.block.value_or(0)});
                    for (const std::string& warning : r.warnings) warn(job.in, warning);
                    return job.in + " -> " + job.out + ": " + seconds_and_speed(r) + ", " + std::to_string(r.bytes) +
                           " bytes, " + fixed(8e-3 * static_cast<double>(r.bytes) / r.seconds, 2) + " kbit/s" +
@@ -238,6 +264,16 @@ Command add_encode(CLI::App& app) {
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
   o->rate.add_to(app, "codebooks of the stream, the first ones of the model (default: all)");
+  app.add_option("--gain", o->gain,
+                 "multiply the samples by X instead of scaling by the peak; decoding undoes it. Standard input and "
+                 "pipes are then encoded while they arrive")
+      ->type_name("X")
+      ->check(above_zero());
+  app.add_flag("--no-normalise,--no_normalise,--no-normalize,--no_normalize", o->no_normalise, "the same as --gain 1");
+  app.add_option("--block", o->block,
+                 "frames per block and per packet while encoding what arrives: more take less time and fewer bytes per "
+                 "frame, and delay the stream (default: 1)")
+      ->check(between(1, 65536));
   app.add_flag("--salvage", o->salvage, salvage_help);
   app.add_flag("--keep-ending,--keep_ending", o->keep_ending,
                "write x.wav to x.wav.nacre, so that x.wav and x.flac get different names");
@@ -246,6 +282,7 @@ Command add_encode(CLI::App& app) {
                  "(default: by the ending of the output)")
       ->check(one_of({"nacre", "ecdc"}));
   app.footer(
+      "With --gain or --no-normalise, nacre encode - -o - writes each packet as soon as its samples have arrived.\n"
       "x.wav becomes x.nacre, or x.ecdc with --format ecdc. If some of several inputs cannot be encoded, each is\n"
       "reported on standard error, the others are encoded, and the exit code is 3.");
   return [o] { return encode(*o); };
@@ -263,6 +300,7 @@ Command add_decode(CLI::App& app) {
       "--conceal", o->conceal,
       "decode damaged streams and streams without an end: fade lost parts out, with a warning for each stream");
   app.footer(
+      "nacre decode - -o - writes the samples of each packet as soon as it has arrived.\n"
       "x.nacre becomes x.wav, with the sample rate, channels and length that the original had. x.ecdc becomes x.wav\n"
       "at 24 kHz.");
   return [o] { return decode(*o); };

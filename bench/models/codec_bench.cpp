@@ -4,6 +4,7 @@
 
 #include "harness.h"
 #include "nacre/codec/cost.h"
+#include "nacre/codec/streaming.h"
 #include "nacre/training/training_step.h"
 
 namespace nacre::bench {
@@ -166,6 +167,59 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
   }
 }
 
+/// Streaming encoders and decoders, one push of 20 ms per run. The number of frames that a push completes differs from
+/// push to push.
+void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
+  const Model m = model(suite, name);
+  const CodecConfig& config = m.config;
+  codebooks = suite.least(codebooks, codebooks / 32 + 1);
+  const int64_t push = config.sample_rate / 50, hop = config.hop();
+  CodecConfig used = config;  // for the operations
+  used.n_codebooks = codebooks;
+  const double audio_seconds = static_cast<double>(push) / static_cast<double>(config.sample_rate);
+  const std::string rest = "/" + name + "/" + std::to_string(push) + "/" + std::to_string(codebooks) + "_codebooks";
+  const auto codec_of = [config](Data& data) {
+    auto codec = std::make_shared<Codec>(data.ctx, config);
+    codec->parameters().initialise(data.ctx, 1);
+    return codec;
+  };
+  const int64_t first = config.sample_rate;  // samples before the first run: the start of a stream costs more
+  suite.add({.name = "streaming_encode" + rest,
+             .flops = 2 * used.encoder_macs(1) * push / hop,
+             .audio_seconds = audio_seconds,
+             .eager = true,
+             .uneven = true},
+            [=](Data& data) -> Run {
+              const auto codec = codec_of(data);
+              auto encoder = std::make_shared<StreamingEncoder>(
+                  *codec, [](View<const int32_t>) {}, StreamingOptions{.codebooks = codebooks});
+              const std::vector<float> samples = noise(push);
+              encoder->push(noise(first));
+              return [codec, encoder, samples](Context&) { encoder->push(samples); };
+            });
+  suite.add({.name = "streaming_decode" + rest,
+             .flops = 2 * used.decoder_macs(1) * push / hop,
+             .audio_seconds = audio_seconds,
+             .eager = true,
+             .uneven = true},
+            [=](Data& data) -> Run {
+              const auto codec = codec_of(data);
+              auto decoder = std::make_shared<StreamingDecoder>(
+                  *codec, [](std::span<const float>) {}, StreamingOptions{.codebooks = codebooks});
+              const int64_t frames = first / hop + 1;
+              const View<int32_t> drawn =
+                  data.indices({.time = frames, .channels = codebooks}, static_cast<int32_t>(config.codebook_size));
+              const std::span<const int32_t> codes(drawn.data, static_cast<size_t>(drawn.elements()));
+              decoder->push(codes);
+              // As many frames as 20 ms of samples complete.
+              return [codec, decoder, codes, codebooks, push, hop, samples = int64_t{0}](Context&) mutable {
+                const int64_t n = (samples + push) / hop - samples / hop;
+                samples += push;
+                decoder->push(codes.first(static_cast<size_t>(n * codebooks)));
+              };
+            });
+}
+
 const Cases cases([](Suite& suite) {
   if (!suite.cuda()) {
     add_step(suite, "speech-16k-small", "fp32", 8, 4000, false);  // the quickstart's training step
@@ -177,6 +231,7 @@ const Cases cases([](Suite& suite) {
     add_codec(suite, "dac-16k", 1, 1);
     add_codec(suite, "dac-44k", 1, 1);
     add_codec(suite, "encodec-24k", 1, 10);
+    for (const int64_t codebooks : {8, 32}) add_streaming(suite, "encodec-24k", codebooks);
     return;
   }
   for (const std::string type : {"bf16", "tf32", "fp32"}) {

@@ -1,15 +1,25 @@
 #!/usr/bin/env python3
-"""Times EncodecModel of transformers on the CPU: encoding and decoding of a whole clip. The peer of nacre's EnCodec.
+"""Times EncodecModel of transformers on the CPU: encoding and decoding of a whole clip, or, with --push, of a signal that
+arrives piece by piece. The peer of nacre's EnCodec.
 
 The configuration is that of facebook/encodec_24khz, which is EncodecConfig's default; the weights are random, so nothing
 is downloaded. Each direction runs as published, with weight norm computed in every call, and `folded`: the norm is
 folded into the weights once, as nacre does. Rounds alternate between all cases, and medians are printed, so that other
-work on the machine affects all of them. Run by hand (needs torch and transformers); the tests never run it.
+work on the machine affects all of them.
+
+EncodecModel keeps no state from call to call. So with --push each new piece is coded together with a context: the last
+--context seconds before it, from the first sample of a frame on, of which only the frames that the piece completes are
+new. The convolutions of a direction reach back about 0.1 s. What the LSTM has seen before that is lost, so the result
+differs from that of the whole signal. The folded model alone is timed.
+
+Run by hand (needs torch and transformers); the tests never run it.
 
   python3 bench/peers/encodec.py [--seconds 10] [--threads 1 2] [--rounds 5] [--bandwidth 6] [--json FILE]
+  python3 bench/peers/encodec.py --push 0.02 --context 0.1 1 --threads 1
 """
 import argparse
 import json
+import math
 import statistics
 import time
 
@@ -34,18 +44,72 @@ def folded(published):
     return model
 
 
+def write(path, found):
+    if path:
+        with open(path, "w") as f:
+            json.dump(found, f, indent=1)
+
+
+def timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def streaming(model, a):
+    """Times of every push, by direction, context and threads. Rounds alternate between all cases."""
+    rate = model.config.sampling_rate
+    hop = math.prod(model.config.upsampling_ratios)
+    push, total = round(a.push * rate), round(a.seconds * rate)
+    audio = 0.1 * torch.randn(1, 1, total)
+    cases = [(d, c, t) for d in ("encode", "decode") for c in a.context for t in a.threads]
+    times = {case: [] for case in cases}
+    with torch.no_grad():
+        whole = model.encode(audio, bandwidth=a.bandwidth)
+        codes = whole.audio_codes
+        for round_ in range(a.rounds + 1):
+            for direction, context, threads in cases:
+                torch.set_num_threads(threads)
+                reach = -(-round(context * rate) // hop)  # frames of context
+                for end in range(reach * hop + push, total, push):
+                    done, now = (end - push) // hop, end // hop  # frames before and after this push
+                    first = done - reach
+                    if direction == "encode":
+                        taken = timed(lambda: model.encode(audio[:, :, first * hop:end], bandwidth=a.bandwidth))
+                    else:
+                        taken = timed(lambda: model.decode(codes[..., first:now], whole.audio_scales))
+                    if round_ > 0:  # the first round warms up
+                        times[direction, context, threads].append(taken)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, pushes of {1e3 * a.push:g} ms, "
+          f"{a.bandwidth:g} kbit/s, {a.rounds} rounds of {a.seconds:g} s")
+    found = []
+    for (direction, context, threads), taken in times.items():
+        taken.sort()
+        mean, median, p99 = statistics.fmean(taken), statistics.median(taken), taken[round(0.99 * (len(taken) - 1))]
+        found.append({"direction": direction, "context": context, "threads": threads, "pushes": len(taken),
+                      "median": median, "p99": p99, "times_real_time": a.push / mean})
+        print(f"{direction}  {context:g} s of context  {threads} thread{'s' if threads > 1 else ' '}  {len(taken)} pushes  "
+              f"median {1e3 * median:7.2f} ms  p99 {1e3 * p99:7.2f} ms  {a.push / mean:6.2f} x real time")
+    return found
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--seconds", type=float, default=10)
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--bandwidth", type=float, default=6, help="kbit/s: 1.5, 3, 6, 12 or 24")
+    p.add_argument("--push", type=float, help="seconds of each piece of a signal that arrives")
+    p.add_argument("--context", type=float, nargs="+", default=[0.1, 1], help="seconds before a piece, with --push")
     p.add_argument("--json", help="also write the figures to this file")
     a = p.parse_args()
     torch.manual_seed(0)
     published = made()
     for layer in published.quantizer.layers:
         layer.codebook.embed.normal_()  # zeros when made
+    if a.push:
+        write(a.json, streaming(folded(published), a))
+        return
     rate = published.config.sampling_rate
     audio = 0.1 * torch.randn(1, 1, round(a.seconds * rate))
     models = {"published": published, "folded": folded(published)}
@@ -85,9 +149,7 @@ def main():
                       "times_real_time": a.seconds / median})
         print(f"{direction}  {name:9}  {threads} thread{'s' if threads > 1 else ' '}  {1e3 * median:8.1f} ms  "
               f"{a.seconds / median:6.1f} x real time")
-    if a.json:
-        with open(a.json, "w") as f:
-            json.dump(found, f, indent=1)
+    write(a.json, found)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ InputGradientChoice choose_input_gradient(Context& ctx, Shape x, Shape weight, c
                         .folds = folds,
                         .strips = folds ? 0 : strips};
   windows::Problem& p = c.problem;
+  bool whole = g.stride == 1;  // the rows of p are those of dx
   c.rows = p.length;
   if (g.stride > 1) {
     c.spread = g.dilation > 1 || weight.time % g.stride != 0;
@@ -143,10 +144,14 @@ InputGradientChoice choose_input_gradient(Context& ctx, Shape x, Shape weight, c
     p.dilation = 1;
     p.left = p.taps - 1;
     p.samples = g.stride;
+    // Few rows that begin and end with a whole window are computed alone, and in place.
+    if (is_float<T> && !folds && !c.spread && g.left % g.stride == 0 && x.time % g.stride == 0 &&
+        windows::is_few(x.rows() / g.stride))
+      p.length = x.time / g.stride, p.left -= g.left / g.stride, whole = true;
     c.rows = p.length * g.stride;
     c.left = g.left;
   }
-  const bool in_place = is_float<T> && !folds && g.stride == 1;
+  const bool in_place = is_float<T> && !folds && whole;
   if (!in_place) c.dx = rounded(x.batch * c.rows * x.channels);
   if (c.spread)
     c.weight = rounded(p.in * p.taps * p.out / p.groups);

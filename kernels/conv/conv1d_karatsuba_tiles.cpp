@@ -1,26 +1,11 @@
 #include "conv/conv1d_karatsuba_tiles.h"
 
-#include <utility>
-
-#include "runtime/inline.h"
+#include "runtime/lanes.h"
 
 // As in conv1d_tiles.cpp: tiles are as large as the register file, and bodies are inlined into one function per
 // instruction set.
 namespace nacre::karatsuba {
 namespace {
-
-template <int lanes>
-struct Vector {
-  typedef float Type __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-};
-template <int lanes>
-NACRE_INLINE typename Vector<lanes>::Type& at(float* p) {
-  return *reinterpret_cast<typename Vector<lanes>::Type*>(p);
-}
-template <int lanes>
-NACRE_INLINE const typename Vector<lanes>::Type& at(const float* p) {
-  return *reinterpret_cast<const typename Vector<lanes>::Type*>(p);
-}
 
 // The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, so after three levels product q is described
 // by the base-3 digits of q. X(h) belongs to all three products, so the differences go to a new array.
@@ -282,30 +267,152 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
   }
 }
 
-/// The shuffle mask that takes from two rows h apart the columns whose bit h is 0 (`high` = 0) or 1.
+// Few rows: sums that continue in `sums`, by weights in place. Every sum is one chain of additions in the order of k, as
+// in tile(), so the bits are those of products with a weight that was laid out first.
+
+/// Outputs that fill no vector. w[j w_out + k w_in]; in a vector, so that the compiler fuses the same operations.
 template <int lanes>
-struct Mask {
-  typedef int Type __attribute__((vector_size(4 * lanes)));
-};
-template <int lanes, int h, int high, int... j>
-NACRE_INLINE void shuffle_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
-  to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
-}
-/// Transposes by exchanging off-diagonal blocks of h by h, for h = lanes / 2, ..., 1.
-template <int lanes, int h>
-NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
-  typename Mask<lanes>::Type low, high;
-  shuffle_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
-  shuffle_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
-#pragma GCC unroll 16
-  for (int i = 0; i < lanes; ++i) {
-    if ((i & h) != 0) continue;
-    const auto a = rows[i], b = rows[i + h];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + h] = __builtin_shuffle(a, b, high);
+NACRE_INLINE void few_left(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_out, int64_t w_in,
+                           int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+  for (int64_t r = 0; r < rows; ++r, a += a_row, sums += sums_row) {
+    float padded[lanes] = {};
+    for (int64_t j = 0; j < outs; ++j) padded[j] = sums[j];
+    typename Vector<lanes>::Type sum = at<lanes>(padded);
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < outs; ++j) padded[j] = w[j * w_out + k * w_in];
+      sum += at<lanes>(padded) * a[k];
+    }
+    at<lanes>(padded) = sum;
+    for (int64_t j = 0; j < outs; ++j) sums[j] = padded[j];
   }
-  if constexpr (h > 1) exchange<lanes, h / 2>(rows);
 }
+
+/// R rows by `lanes` outputs, whose weights are rows of w: squares of the weight are transposed in registers.
+template <int lanes, int R>
+NACRE_INLINE void few_by_outputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t depth,
+                                 float* sums, int64_t sums_row) {
+  typename Vector<lanes>::Type sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = at<lanes>(sums + r * sums_row);
+  constexpr int thirds = (lanes + 2) / 3;
+  const float* every_third_row[thirds];
+#pragma GCC unroll 8
+  for (int j = 0; j < thirds; ++j) every_third_row[j] = w + 3 * j * w_row;
+  int64_t k = 0;
+  for (; k + lanes <= depth; k += lanes) {
+    typename Vector<lanes>::Type columns[lanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j) {
+      const float* const from = every_third_row[j / 3] + j % 3 * w_row;
+      columns[j] = at<lanes>(from);
+      // The same place of the next outputs, because the hardware's prefetcher begins anew with every group of rows.
+      if (lanes == 16 || k % 16 == 0) __builtin_prefetch(from + lanes * w_row, 0, 2);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < thirds; ++j) every_third_row[j] += lanes;
+    exchange<lanes>(columns);
+#pragma GCC unroll 16
+    for (int j = 0; j < lanes; ++j)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] += columns[j] * a[r * a_row + k + j];
+  }
+  for (; k < depth; ++k) {
+    float column[lanes];
+    for (int64_t j = 0; j < lanes; ++j) column[j] = w[j * w_row + k];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] += at<lanes>(column) * a[r * a_row + k];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) at<lanes>(sums + r * sums_row) = sum[r];
+}
+
+/// R rows by all outputs, whose weights are columns of w. Sixteen rows of w are added at a time, each read front to
+/// back.
+template <int lanes, int R>
+NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t outs,
+                                int64_t depth, float* sums, int64_t sums_row) {
+  using Vec = typename Vector<lanes>::Type;
+  constexpr int64_t together = 16;
+  for (; depth > 0; depth -= together, w += together * w_row, a += together) {
+    int64_t j = 0;
+    for (; j + lanes <= outs; j += lanes) {
+      Vec sum[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] = at<lanes>(sums + r * sums_row + j);
+      const float* from = w + j;
+      if (depth >= together) {
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < together; ++k, from += w_row) {
+          const Vec factor = at<lanes>(from);
+          if (lanes == 16 || j % 16 == 0) __builtin_prefetch(from + together * w_row, 0, 2);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) sum[r] += factor * a[r * a_row + k];
+        }
+      } else {
+        for (int64_t k = 0; k < depth; ++k, from += w_row) {
+          const Vec factor = at<lanes>(from);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) sum[r] += factor * a[r * a_row + k];
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) at<lanes>(sums + r * sums_row + j) = sum[r];
+    }
+    if (j < outs)
+      few_left<lanes>(a, a_row, R, w + j, 1, w_row, outs - j, depth < together ? depth : together, sums + j, sums_row);
+  }
+}
+
+// Calls tile(R) for eight rows at a time and then for all that are left, so that a weight is read once for up to eight.
+#define NACRE_BY_ROWS(rows, tile)                         \
+  for (; (rows) > 8; (rows) -= 8) tile(8) switch (rows) { \
+      case 1:                                             \
+        tile(1) break;                                    \
+      case 2:                                             \
+        tile(2) break;                                    \
+      case 3:                                             \
+        tile(3) break;                                    \
+      case 4:                                             \
+        tile(4) break;                                    \
+      case 5:                                             \
+        tile(5) break;                                    \
+      case 6:                                             \
+        tile(6) break;                                    \
+      case 7:                                             \
+        tile(7) break;                                    \
+      case 8:                                             \
+        tile(8) break;                                    \
+    }
+template <int lanes>
+NACRE_INLINE void few_by_outputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
+                                      int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+  for (; outs >= lanes; outs -= lanes, w += lanes * w_row, sums += lanes) {
+    int64_t left = rows;
+    const float* x = a;
+    float* to = sums;
+#define NACRE_TILE(R)                                                  \
+  {                                                                    \
+    few_by_outputs<lanes, R>(x, a_row, w, w_row, depth, to, sums_row); \
+    x += (R)*a_row, to += (R)*sums_row;                                \
+  }
+    NACRE_BY_ROWS(left, NACRE_TILE)
+#undef NACRE_TILE
+  }
+  if (outs > 0) few_left<lanes>(a, a_row, rows, w, w_row, 1, outs, depth, sums, sums_row);
+}
+template <int lanes>
+NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,
+                                     int64_t outs, int64_t depth, float* sums, int64_t sums_row) {
+#define NACRE_TILE(R)                                                         \
+  {                                                                           \
+    few_by_inputs<lanes, R>(a, a_row, w, w_row, outs, depth, sums, sums_row); \
+    a += (R)*a_row, sums += (R)*sums_row;                                     \
+  }
+  NACRE_BY_ROWS(rows, NACRE_TILE)
+#undef NACRE_TILE
+}
+#undef NACRE_BY_ROWS
+
 template <int lanes>
 NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
   for (int i = 0; i < 16; i += lanes)
@@ -313,7 +420,7 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
       typename Vector<lanes>::Type rows[lanes];
 #pragma GCC unroll 16
       for (int r = 0; r < lanes; ++r) rows[r] = at<lanes>(from + (i + r) * from_step + j);
-      exchange<lanes, lanes / 2>(rows);
+      exchange<lanes>(rows);
 #pragma GCC unroll 16
       for (int r = 0; r < lanes; ++r) at<lanes>(to + (j + r) * to_step + i) = rows[r];
     }
@@ -356,7 +463,16 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
   target void transpose_##set(const float* from, int64_t from_step, float* to, int64_t to_step) {               \
     transpose_body<lanes>(from, from_step, to, to_step);                                                        \
   }                                                                                                             \
-  constexpr Matrices matrices_##set{multiply_##set, all_##set, across_##set, transpose_##set};
+  target void by_outputs_##set(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,      \
+                               int64_t outs, int64_t depth, float* sums, int64_t sums_row) {                    \
+    few_by_outputs_body<lanes>(a, a_row, rows, w, w_row, outs, depth, sums, sums_row);                          \
+  }                                                                                                             \
+  target void by_inputs_##set(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row,       \
+                              int64_t outs, int64_t depth, float* sums, int64_t sums_row) {                     \
+    few_by_inputs_body<lanes>(a, a_row, rows, w, w_row, outs, depth, sums, sums_row);                           \
+  }                                                                                                             \
+  constexpr Matrices matrices_##set{multiply_##set,  all_##set,        across_##set,                            \
+                                    transpose_##set, by_outputs_##set, by_inputs_##set};
 
 NACRE_LOOPS(baseline, , 4)
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)

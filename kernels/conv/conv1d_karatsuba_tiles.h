@@ -48,6 +48,14 @@ struct Matrices {
                           int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add);
   /// to[j to_step + i] = from[i from_step + j], for 16 by 16 elements.
   void (*transpose)(const float* from, int64_t from_step, float* to, int64_t to_step);
+  /// For few rows, with any outs and depth and the weight in place, which is read once for up to eight rows:
+  /// sums[m sums_row + j] += a[m a_row + k] w[j w_row + k] for k = 0, 1, ..., depth - 1; j < outs, m < rows.
+  /// The additions are one chain, in this order: that of multiply_all, if the sums begin with 0 and its bias follows.
+  void (*add_by_outputs)(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row, int64_t outs,
+                         int64_t depth, float* sums, int64_t sums_row);
+  /// The same with w[k w_row + j].
+  void (*add_by_inputs)(const float* a, int64_t a_row, int64_t rows, const float* w, int64_t w_row, int64_t outs,
+                        int64_t depth, float* sums, int64_t sums_row);
 };
 const Matrices& matrices();
 

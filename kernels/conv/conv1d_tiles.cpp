@@ -1,18 +1,11 @@
 #include "conv/conv1d_tiles.h"
 
-#include "runtime/host.h"
+#include "runtime/lanes.h"
 
 // Accumulators must stay in registers, so a tile is as large as the register file of its instruction set. Bodies are
 // templates that are inlined into one function per instruction set, because templates cannot have target clones.
 namespace nacre::direct {
 namespace {
-
-#define NACRE_INLINE __attribute__((always_inline)) inline
-
-template <int lanes>
-struct Vector {
-  typedef float Type __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
-};
 
 template <int lanes, int B, int V>
 NACRE_INLINE void tile(const float* b, int64_t b_step, const float* v, int64_t v_step, int64_t rows, float* sums,

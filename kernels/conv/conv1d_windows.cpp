@@ -14,6 +14,8 @@ using karatsuba::panel;
 constexpr int64_t max_rows = 96;      // of y per chunk; a multiple of the tiles' rows
 constexpr int64_t max_depth = 512;    // of a slice: 128 KiB of a panel, which stay in the second-level cache
 constexpr int64_t grain = 1 << 14;    // floats that make a thread worth its start
+constexpr int64_t few_rows = 16;      // of all items
+constexpr int64_t few_width = 256;    // outputs that are computed together, of few rows with an adjoint weight
 constexpr int64_t wanted_tasks = 16;  // for any number of threads, so that bits do not depend on it
 // Limits of a short signal: rows of y, floats of x, and the least floats of weight. A lighter weight stays in the
 // second-level cache and is laid out once, as for long signals.
@@ -27,14 +29,18 @@ struct Slice {
 };
 
 // The weight is copied into panels of up to 64 outputs, [panel][tap][in][outputs of the panel]: its rows in place are
-// kilobytes apart and would map to few sets of the caches. There are two schedules:
+// kilobytes apart and would map to few sets of the caches. There are three schedules:
 //  - long signals: the whole weight is copied first; then each task multiplies one chunk of rows by every panel.
 //  - short signals with a heavy weight: each task copies one panel, slice by slice, and multiplies all rows by it. The
 //    weight is read from memory once, which is most of the time that such a layer takes, and its panels stay in cache.
+//  - few rows: a copy would take longer than the products, so the weight is read in place, once for up to eight rows.
+// All three add an output in the same order if rows of y are whole vectors. Then the bits of a row depend neither on the
+// schedule nor on other rows.
 struct Plan {
   Problem p;  // of one group
   int64_t padded_out, width, panels, chunk_rows, per_item, chunks, splits;
   bool joined_taps;    // dilation 1: the window is contiguous and counts as one tap
+  bool few;            // rows
   bool short_signal;   // short signal and heavy weight
   int64_t padded = 0;  // rows of an item of x with its padding, for short signals
 
@@ -43,7 +49,8 @@ struct Plan {
       p.time *= p.batch, p.length *= p.batch, p.batch = 1;
     joined_taps = p.dilation == 1;
     padded = (p.length - 1) * p.stride + span();
-    short_signal = p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats &&
+    few = is_few(p.batch * p.length);
+    short_signal = !few && p.batch * p.length <= short_rows && p.batch * padded * p.in <= short_floats &&
                    depth() * padded_out >= heavy_weight;
     // Narrower panels until there are enough tasks: a short signal has no other way to split.
     while (short_signal && width > 16 && (padded_out + width - 1) / width < wanted_tasks / 2) width /= 2;
@@ -60,10 +67,13 @@ struct Plan {
   int64_t span() const { return (p.taps - 1) * p.dilation + 1; }
   int64_t depth() const { return p.taps * p.in; }
   int64_t window() const { return rounded(((chunk_rows - 1) * p.stride + span()) * p.in); }
+  bool edges() const { return p.left != 0 || padded > p.time; }
+  int64_t padded_x() const { return edges() ? p.batch * padded * p.in : 0; }
   /// Floats shared by all threads: the bias in whole vectors, and either padded x or the weight in panels.
-  int64_t shared() const { return padded_out + rounded(short_signal ? p.batch * padded * p.in : depth() * padded_out); }
+  int64_t shared() const { return padded_out + rounded(few || short_signal ? padded_x() : depth() * padded_out); }
   /// Floats per thread: a slice of the weight, or a padded window; and rows of y that are not whole vectors.
   int64_t slot() const {
+    if (few) return 0;
     const int64_t rows = short_signal ? p.batch * p.length : chunk_rows;
     return (short_signal ? max_depth * width : window()) + (padded_out != p.out ? rows * padded_out : 0);
   }
@@ -204,20 +214,27 @@ void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* b
   });
 }
 
-void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs, float* slots) {
-  const Problem& p = plan.p;
-  const bool edges = p.left != 0 || plan.padded > p.time;
-  if (edges)
-    parallel_ranges(ctx, p.batch, 1 + grain / (plan.padded * p.in), [&](int64_t from, int64_t to) {
-      for (int64_t b = from; b < to; ++b) {
+/// x with its padding, all items at equal distances: in place, or copied to `xs`.
+struct PaddedItems {
+  const float* x;
+  int64_t item;
+  PaddedItems(Context& ctx, const Plan& plan, const float* from, float* xs) : x(from), item(plan.p.time * plan.p.in) {
+    if (!plan.edges()) return;
+    const Problem& p = plan.p;
+    parallel_ranges(ctx, p.batch, 1 + grain / (plan.padded * p.in), [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
         float* const buffer = xs + b * plan.padded * p.in;
-        const float* const at = window(p, a.x + b * p.time * p.in, 0, p.length, plan.span(), buffer);
-        // Every item is copied, also one that needs no padding, so that items are at equal distances.
+        const float* const at = window(p, from + b * p.time * p.in, 0, p.length, plan.span(), buffer);
         if (at != buffer) std::copy(at, at + plan.padded * p.in, buffer);
       }
     });
-  const float* const x = edges ? xs : a.x;
-  const int64_t item = edges ? plan.padded * p.in : p.time * p.in;
+    x = xs, item = plan.padded * p.in;
+  }
+};
+
+void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs, float* slots) {
+  const Problem& p = plan.p;
+  const PaddedItems items(ctx, plan, a.x, xs);
   parallel_parts(ctx, plan.panels, [&](int64_t q, int thread) {
     // One slice of the panel at a time is laid out in the thread's slot and used for all rows.
     float* const w = slots + thread * plan.slot();
@@ -226,15 +243,79 @@ void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* 
     plan.slices([&](const Slice& s) {
       lay_out(plan, a.weight, j, width, s.tap * p.in + s.channel, s.taps * s.depth, w);
       for (int64_t b = 0; b < p.batch; ++b)
-        to.multiply(x + b * item, s, w, j, width, b * p.length, b * p.length, p.length, s.tap == 0 && s.channel == 0);
+        to.multiply(items.x + b * items.item, s, w, j, width, b * p.length, b * p.length, p.length,
+                    s.tap == 0 && s.channel == 0);
     });
     to.finish(j, width, 0, 0, p.batch * p.length);
   });
 }
 
+/// y = sum + bias (+ y), or y += sum where the bias is null.
+NACRE_CLONES void finish_sums(const float* __restrict sum, const float* __restrict bias, float* __restrict y, int64_t n,
+                              bool add) {
+  if (bias == nullptr)
+    for (int64_t i = 0; i < n; ++i) y[i] = sum[i] + y[i];
+  else if (add)
+    for (int64_t i = 0; i < n; ++i) y[i] = sum[i] + bias[i] + y[i];
+  else
+    for (int64_t i = 0; i < n; ++i) y[i] = sum[i] + bias[i];
+}
+
+/// Outputs [j, j + n) of all rows. A slice's sums are complete before they are added to y, as in Rows::multiply.
+void few_outputs(const Plan& plan, const Arguments& a, const float* bias, const PaddedItems& items, int64_t j,
+                 int64_t n) {
+  const Problem& p = plan.p;
+  const auto& matrix = matrices();
+  float sums[few_rows * few_width];
+  const auto add = [&](const float* x, int64_t tap, int64_t channel, int64_t depth) {
+    for (int64_t b = 0; b < p.batch; ++b) {
+      float* const to = sums + b * p.length * n;
+      const float* const from = x + b * items.item;
+      if (p.adjoint)
+        matrix.add_by_inputs(from, p.stride * p.in, p.length,
+                             a.weight + (channel * p.taps + p.taps - 1 - tap) * p.out + j, p.taps * p.out, n, depth, to,
+                             n);
+      else
+        matrix.add_by_outputs(from, p.stride * p.in, p.length, a.weight + j * plan.depth() + tap * p.in + channel,
+                              plan.depth(), n, depth, to, n);
+    }
+  };
+  plan.slices([&](const Slice& s) {
+    std::fill_n(sums, p.batch * p.length * n, 0.0f);
+    if (plan.joined_taps && !p.adjoint) {
+      add(items.x + s.channel, 0, s.channel, s.depth);
+    } else if (plan.joined_taps) {
+      for (int64_t at = s.channel, end = at + s.depth, depth; at < end; at += depth) {
+        depth = std::min(p.in - at % p.in, end - at);
+        add(items.x + at, at / p.in, at % p.in, depth);
+      }
+    } else {
+      for (int64_t k = s.tap; k < s.tap + s.taps; ++k)
+        add(items.x + k * p.dilation * p.in + s.channel, k, s.channel, s.depth);
+    }
+    const bool first = s.tap == 0 && s.channel == 0;
+    for (int64_t r = 0; r < p.batch * p.length; ++r)
+      finish_sums(sums + r * n, first ? bias + j : nullptr, a.y + r * p.out + j, n, a.add);
+  });
+}
+
+void run_few(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs) {
+  const Problem& p = plan.p;
+  const PaddedItems items(ctx, plan, a.x, xs);
+  const int64_t width = p.adjoint ? few_width : 16;
+  parallel_ranges(ctx, plan.padded_out / 16, 1 + grain / (16 * plan.depth()), [&](int64_t from, int64_t to) {
+    for (int64_t j = from * 16, end = std::min(to * 16, p.out); j < end; j += width)
+      few_outputs(plan, a, bias, items, j, std::min(width, end - j));
+  });
+}
+
 void run_one(Context& ctx, const Plan& plan, const Arguments& a) {
   float *const bias = a.scratch, *const shared = bias + plan.padded_out, *const slots = a.scratch + plan.shared();
-  for (int64_t o = 0; o < plan.padded_out; ++o) bias[o] = a.bias != nullptr && o < plan.p.out ? a.bias[o] : 0.0f;
+  std::fill_n(bias, plan.padded_out, 0.0f);
+  if (a.bias != nullptr)
+    for (int64_t o = 0, channels = plan.p.out / plan.p.samples; o < plan.p.out; o += channels)
+      std::copy_n(a.bias, channels, bias + o);
+  if (plan.few) return run_few(ctx, plan, a, bias, shared);
   (plan.short_signal ? run_short : run_long)(ctx, plan, a, bias, shared, slots);
 }
 
@@ -242,6 +323,7 @@ void run_one(Context& ctx, const Plan& plan, const Arguments& a) {
 Problem of_group(const Problem& p) {
   Problem g = p;
   g.groups = 1, g.in = p.in / p.groups, g.out = p.out / p.groups;
+  g.samples = 1;  // run() lays the bias out for all samples
   return g;
 }
 
@@ -255,6 +337,7 @@ void take_columns(Context& ctx, const float* from, int64_t rows, int64_t channel
   });
 }
 
+bool is_few(int64_t rows) { return rows <= few_rows; }
 bool by_slices(const Problem& p) { return Plan(of_group(p)).short_signal; }
 
 int64_t scratch(const Context& ctx, const Problem& p) {
@@ -276,7 +359,7 @@ void run(Context& ctx, const Problem& p, const Arguments& a) {
   for (int64_t group = 0; group < p.groups; ++group) {
     take_columns(ctx, a.x, p.batch * p.time, p.in, group * g.in, g.in, x);
     if (a.bias != nullptr)
-      for (int64_t o = 0; o < g.out; ++o) bias[o] = a.bias[o / n * channels + group * n + o % n];
+      for (int64_t o = 0; o < g.out; ++o) bias[o] = a.bias[group * n + o % n];
     run_one(ctx, plan,
             {.x = x,
              .weight = a.weight + group * g.out * g.taps * g.in,

@@ -22,12 +22,14 @@ struct Problem {
 
 struct Arguments {
   const float *x = nullptr, *weight = nullptr;
-  const float* bias = nullptr;  ///< [out]; null: none
+  const float* bias = nullptr;  ///< [out / samples]; null: none
   float* y = nullptr;
   bool add = false;  ///< y += instead of y =
   float* scratch = nullptr;
 };
 
+/// Whether y has so few rows, of all items, that the weight is read in place.
+bool is_few(int64_t rows);
 /// Whether the weight of one group is copied slice by slice, as for short signals with a heavy weight.
 bool by_slices(const Problem&);
 /// Floats of scratch that run() needs.

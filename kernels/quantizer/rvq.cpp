@@ -174,6 +174,8 @@ namespace {
 int64_t forward_parts(const Context& ctx, int64_t rows) {
   return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
 }
+/// Whether codebooks are searched in place; a beam keeps them packed.
+bool in_place(int64_t rows, int64_t beam) { return beam == 1 && rows <= few_rows; }
 rvq_beam::Sizes beam_sizes(const Sizes& n, int64_t beam) {
   return {.stages = n.stages, .codes = n.codes, .dim = n.dim, .beam = beam};
 }
@@ -202,10 +204,12 @@ Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorise
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
   const Sizes n = sizes_of(z, codebooks, factorised);
-  // Packed codebooks, the search's buffer, one loss per row, the residual; then, with a beam, its storage; with
+  // Packed codebooks and the search's buffer, or the buffer of a search in place; one loss per row, the residual; then, with a beam, its storage; with
   // projections, e, e in groups, q and the transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
-  int64_t size = n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim) + rows + rows * n.latent;
+  int64_t size = (in_place(n.rows, beam) ? in_place_buffer_size(n.dim)
+                                         : n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim)) +
+                 rows + rows * n.latent;
   if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam));
   if (factorised) size += 2 * rows * n.dim + rows * n.latent + n.stages * n.latent * n.dim;
   return {.channels = size};
@@ -229,17 +233,18 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   // Work space, in this order: packed codebooks, search buffer, row losses, residual; then, with projections, e
   // (`projected`), e in groups, q (`product`) and the transposed out_weight. Every array has `padded` rows, so a row
   // has its place at all thread counts.
+  const bool few = in_place(n.rows, a.beam);
   const int64_t book_size = packed_size(n.codes, n.dim);
   float* packed = a.scratch.data;
-  float* buffer = packed + n.stages * book_size;
-  float* row_losses = buffer + buffer_size(n.rows, n.dim);
+  float* buffer = packed + (few ? 0 : n.stages * book_size);
+  float* row_losses = buffer + (few ? in_place_buffer_size(n.dim) : buffer_size(n.rows, n.dim));
   const int64_t padded = round_up(n.rows, tile);
   float* residual = row_losses + padded;
   float* projected = residual + padded * n.latent;
   float* grouped = projected + (n.factorised ? padded * n.dim : 0);
   float* product = grouped + (n.factorised ? padded * n.dim : 0);
   float* transposed = product + (n.factorised ? padded * n.latent : 0);
-  pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
+  if (!few) pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
   const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
@@ -273,7 +278,10 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       }
       if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
       int32_t* codes = a.codes.data + first * n.stages + i;
-      if (a.beam == 1)
+      if (few)
+        nearest_in_place(e, count, n.dim, a.codebooks.data + i * n.codes * n.dim, n.codes, a.metric, buffer, codes,
+                         n.stages);
+      else if (a.beam == 1)
         nearest(e, count, n.dim, packed + i * book_size, n.codes, a.metric, buffer + first * n.dim, codes, n.stages);
       for (int64_t r = 0; n.factorised && r < groups; r += group) {
         float* grouped_values = grouped + (first + r) * n.dim;

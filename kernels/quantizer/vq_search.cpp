@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "runtime/lanes.h"
+
 namespace nacre::vq_search {
 namespace {
 
@@ -54,6 +56,133 @@ Search select_search() {
   return search_4;
 }
 
+/// Packs a whole block. from: [lanes][dim]; to: [dim][lanes], scaled; norms: half norms, of squares that are added in
+/// channel order.
+template <int width>
+NACRE_INLINE void pack_body(const float* from, int64_t dim, const float* scale, float* to, float* norms) {
+  using Vec = typename Vector<width>::Type;
+  for (int64_t t = 0; t < lanes; t += width, from += width * dim) {
+    Vec sum = {};
+    const Vec factor = at<width>(scale + t);
+    int64_t d = 0;
+    for (; d + width <= dim; d += width) {
+      Vec columns[width];
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) {
+        columns[i] = at<width>(from + i * dim + d);
+        // The same place of the next block: there are more rows than the hardware's prefetcher follows.
+        if (width == lanes || d % 16 == 0) __builtin_prefetch(from + (lanes + i) * dim + d, 0, 2);
+      }
+      exchange<width>(columns);
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) {
+        const Vec c = columns[i] * factor;
+        at<width>(to + (d + i) * lanes + t) = c;
+        sum += c * c;
+      }
+    }
+    for (; d < dim; ++d) {
+      float column[width];
+      for (int64_t i = 0; i < width; ++i) column[i] = from[i * dim + d];
+      const Vec c = at<width>(column) * factor;
+      at<width>(to + d * lanes + t) = c;
+      sum += c * c;
+    }
+    at<width>(norms + t) = sum * 0.5f;
+  }
+}
+
+template <int width>
+struct Indices {
+  typedef int32_t Type __attribute__((vector_size(4 * width), aligned(4), may_alias));
+};
+/// As Search, for R rows of x, [row][dim], and B blocks, whose sums are independent and so hide each other's latency.
+template <int width, int R, int B>
+NACRE_INLINE void few_tile(const float* x, const float* blocks, const float* norms, int64_t dim, int64_t base,
+                           float* best, int32_t* index) {
+  using Vec = typename Vector<width>::Type;
+  using Ints = typename Indices<width>::Type;
+  for (int64_t t = 0; t < lanes; t += width) {
+    Vec h[R][B];
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b)
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) h[r][b] = at<width>(norms + b * lanes + t);
+    for (int64_t d = 0; d < dim; ++d)
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) {
+        const Vec c = at<width>(blocks + (b * dim + d) * lanes + t);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) h[r][b] -= x[r * dim + d] * c;
+      }
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      Ints k;
+      for (int j = 0; j < width; ++j) k[j] = static_cast<int32_t>(base + b * lanes + t + j);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        Vec& least = at<width>(best + r * lanes + t);
+        Ints& i = *reinterpret_cast<Ints*>(index + r * lanes + t);
+        const Ints less = h[r][b] < least;
+        least = less ? h[r][b] : least;
+        i = less ? k : i;
+      }
+    }
+  }
+}
+template <int width>
+NACRE_INLINE void few_body(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count,
+                           int64_t dim, int64_t base, float* best, int32_t* index) {
+  for (int64_t r = 0; r < rows; r += 2)
+    for (int64_t b = 0; b < count;) {
+      const float* const from = blocks + b * dim * lanes;
+      const float* const of_norms = norms + b * lanes;
+      const int64_t first = base + b * lanes;
+      float* const least = best + r * lanes;
+      int32_t* const k = index + r * lanes;
+      if (b + 4 <= count) {
+        rows - r > 1 ? few_tile<width, 2, 4>(x + r * dim, from, of_norms, dim, first, least, k)
+                     : few_tile<width, 1, 4>(x + r * dim, from, of_norms, dim, first, least, k);
+        b += 4;
+      } else {
+        rows - r > 1 ? few_tile<width, 2, 1>(x + r * dim, from, of_norms, dim, first, least, k)
+                     : few_tile<width, 1, 1>(x + r * dim, from, of_norms, dim, first, least, k);
+        b += 1;
+      }
+    }
+}
+
+struct InPlace {
+  void (*pack)(const float* from, int64_t dim, const float* scale, float* to, float* norms);
+  void (*search)(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count, int64_t dim,
+                 int64_t base, float* best, int32_t* index);
+};
+#define NACRE_IN_PLACE(width, target)                                                                           \
+  target void pack_##width(const float* from, int64_t dim, const float* scale, float* to, float* norms) {       \
+    pack_body<width>(from, dim, scale, to, norms);                                                              \
+  }                                                                                                             \
+  target void few_##width(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count, \
+                          int64_t dim, int64_t base, float* best, int32_t* index) {                             \
+    few_body<width>(x, rows, blocks, norms, count, dim, base, best, index);                                     \
+  }
+NACRE_IN_PLACE(4, )
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+NACRE_IN_PLACE(8, __attribute__((target("arch=x86-64-v3"))))
+NACRE_IN_PLACE(16, __attribute__((target("arch=x86-64-v4"))))
+#endif
+#undef NACRE_IN_PLACE
+
+const InPlace& in_place() {
+  static const InPlace picked = [] {
+#if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
+    if (vector_width() == 16) return InPlace{pack_16, few_16};
+    if (vector_width() == 8) return InPlace{pack_8, few_8};
+#endif
+    return InPlace{pack_4, few_4};
+  }();
+  return picked;
+}
+
 // Not one of the clones: the plain x86-64 code has no fused multiply-add, so squares are rounded one by one, as
 // add_square does on CUDA.
 float inverse_norm(const float* x, int64_t dim) {
@@ -88,28 +217,70 @@ int vector_width() {
   return 4;
 }
 
+namespace {
+
+/// Packs block `block` of one codebook.
+void pack_block(const float* codebook, int64_t codes, int64_t dim, VqMetric metric, int64_t block, float* to,
+                float* norms) {
+  const int64_t count = std::min(lanes, codes - block * lanes);
+  const float* const from = codebook + block * lanes * dim;
+  float scale[lanes];
+  for (int64_t t = 0; t < count; ++t) scale[t] = metric == VqMetric::cosine ? inverse_norm(from + t * dim, dim) : 1.0f;
+  if (count == lanes) return in_place().pack(from, dim, scale, to, norms);
+  for (int64_t t = 0; t < lanes; ++t)
+    for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = t < count ? from[t * dim + d] * scale[t] : 0;
+  half_norms_of(to, dim, norms);
+  // Padding codes are at an infinite distance, so they are never chosen.
+  for (int64_t t = count; t < lanes; ++t) norms[t] = std::numeric_limits<float>::infinity();
+}
+
+/// The lowest of a row's candidates, one per lane. Lanes hold interleaved indices, so equal half distances go to the
+/// lower index explicitly.
+int32_t least_of(const float* best, const int32_t* index, float& least) {
+  least = best[0];
+  int32_t code = index[0];
+  for (int64_t t = 1; t < lanes; ++t)
+    if (best[t] < least || (best[t] == least && index[t] < code)) least = best[t], code = index[t];
+  return code;
+}
+
+}  // namespace
+
 void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, int64_t codes, int64_t dim,
                     VqMetric metric, float* packed) {
   const int64_t blocks = round_up(codes, lanes) / lanes;
   parallel_ranges(ctx, stages * blocks, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t stage = i / blocks, block = i % blocks;
-      float* packed_book = packed + stage * packed_size(codes, dim);
-      float* to = packed_book + block * lanes * dim;
-      float* norms = packed_book + blocks * lanes * dim + block * lanes;
-      const int64_t count = std::min(lanes, codes - block * lanes);
-      for (int64_t t = 0; t < count; ++t) {
-        const float* from = codebooks + (stage * codes + block * lanes + t) * dim;
-        const float scale = metric == VqMetric::cosine ? inverse_norm(from, dim) : 1.0f;
-        for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = from[d] * scale;
-      }
-      for (int64_t t = count; t < lanes; ++t)
-        for (int64_t d = 0; d < dim; ++d) to[d * lanes + t] = 0;
-      half_norms_of(to, dim, norms);
-      // Padding codes are at an infinite distance, so they are never chosen.
-      for (int64_t t = count; t < lanes; ++t) norms[t] = std::numeric_limits<float>::infinity();
+      float* const packed_book = packed + stage * packed_size(codes, dim);
+      pack_block(codebooks + stage * codes * dim, codes, dim, metric, block, packed_book + block * lanes * dim,
+                 packed_book + blocks * lanes * dim + block * lanes);
     }
   });
+}
+
+void nearest_in_place(const float* x, int64_t rows, int64_t dim, const float* codebook, int64_t codes, VqMetric metric,
+                      float* buffer, int32_t* out, int64_t stride) {
+  float best[few_rows * lanes], norms[few_blocks * lanes];
+  int32_t index[few_rows * lanes];
+  std::fill(best, best + rows * lanes, std::numeric_limits<float>::infinity());
+  std::fill(index, index + rows * lanes, 0);
+  float *const scaled = buffer, *const packed = buffer + few_rows * dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = metric == VqMetric::cosine ? inverse_norm(x + r * dim, dim) : 1.0f;
+    for (int64_t d = 0; d < dim; ++d) scaled[r * dim + d] = x[r * dim + d] * scale;
+  }
+  const int64_t blocks = round_up(codes, lanes) / lanes;
+  for (int64_t first = 0; first < blocks; first += few_blocks) {
+    const int64_t count = std::min(few_blocks, blocks - first);
+    for (int64_t b = 0; b < count; ++b)
+      pack_block(codebook, codes, dim, metric, first + b, packed + b * lanes * dim, norms + b * lanes);
+    in_place().search(scaled, rows, packed, norms, count, dim, first * lanes, best, index);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float least;
+    out[r * stride] = least_of(best + r * lanes, index + r * lanes, least);
+  }
 }
 
 void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric metric,
@@ -145,15 +316,8 @@ void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int
              best + t * tile * lanes, index + t * tile * lanes);
 
   for (int64_t r = 0; r < rows; ++r) {
-    // Lanes hold interleaved indices, so equal half distances go to the lower index explicitly.
-    float least = best[r * lanes];
-    int32_t code = index[r * lanes];
-    for (int64_t t = 1; t < lanes; ++t) {
-      const float h = best[r * lanes + t];
-      const int32_t k = index[r * lanes + t];
-      if (h < least || (h == least && k < code)) least = h, code = k;
-    }
-    out[r * stride] = code;
+    float least;
+    out[r * stride] = least_of(best + r * lanes, index + r * lanes, least);
     if (half_distances != nullptr) half_distances[r] = least;
   }
 }

@@ -37,6 +37,15 @@ void pack_codebooks(const Context&, const float* codebooks, int64_t stages, int6
 void nearest(const float* x, int64_t rows, int64_t dim, const float* packed, int64_t codes, VqMetric, float* buffer,
              int32_t* out, int64_t stride, float* half_distances = nullptr);
 
+/// For so few rows, packing a codebook takes longer than the search.
+inline constexpr int64_t few_rows = 8;
+inline constexpr int64_t few_blocks = 4;  ///< packed at a time
+/// Floats of the buffer of nearest_in_place().
+inline int64_t in_place_buffer_size(int64_t dim) { return (few_rows + few_blocks * lanes) * dim; }
+/// nearest(), bit for bit, of `rows` <= few_rows rows in a codebook [codes][dim], which is read once.
+void nearest_in_place(const float* x, int64_t rows, int64_t dim, const float* codebook, int64_t codes, VqMetric metric,
+                      float* buffer, int32_t* out, int64_t stride);
+
 /// out = sum of the listed rows of x, added in double in the order of the list.
 void sum_rows(const float* x, int64_t dim, const int32_t* list, int64_t n, float* out);
 

@@ -8,7 +8,8 @@
 #include "runtime/host.h"
 #include "runtime/vector_math.h"
 
-// The weights are laid out once per call, so that a step reads them front to back. 16 hidden units form a group: the 64
+// The weights are laid out once per call, so that a step reads them front to back. For few rows, as in a stream, that
+// would take longer than the products, and the weights are read in place; the bits are the same. 16 hidden units form a group: the 64
 // columns of its four gates are one panel of the matrix products, and the thread that computes them computes the cells,
 // too. A step is one parallel loop over the groups. The pool gives a thread the same groups in every step, so that its
 // part of the weights stays in its cache.
@@ -31,18 +32,23 @@ using lstm::gates;
 constexpr int64_t group = 16;                // hidden units
 constexpr int64_t columns = gates * group;   // of a group: i, f, g, o of 16 units each
 constexpr int64_t panel = 32;                // columns of weight_h that the backward pass stores together
+constexpr int64_t few_rows = 8;              // of all items, for which weights are read in place
 constexpr int64_t rows_of_chunk = 256;       // rows whose products with weight_x are kept
 constexpr int64_t least_products = 1 << 14;  // of a thread: fewer are not worth waking it
 
 int64_t groups_of(int64_t hidden) { return (hidden + group - 1) / group; }
 int64_t panels_of(int64_t hidden) { return (hidden + panel - 1) / panel; }
+template <class T>
+bool in_place(Shape x) {
+  return std::is_same_v<T, float> && x.rows() <= few_rows;
+}
 int64_t chunk_of(Shape x) { return std::min(x.time, std::max<int64_t>(1, rows_of_chunk / x.batch)); }
 
 // ---- forward
 
 template <class T>
 struct ForwardPieces {
-  float *weight_x, *weight_h;  // [groups][depth][columns]
+  float *weight_x, *weight_h;  // [groups][depth][columns], unless they are read in place
   float* bias;                 // [groups][columns]
   float* sums;                 // [batch][chunk][groups][columns]: weight_x x + biases, later the gates
   float *h, *c;                // [2][batch][groups][group], [batch][groups][group]
@@ -51,8 +57,9 @@ struct ForwardPieces {
   ForwardPieces(Shape of, int64_t hidden, float* scratch) {
     const int64_t groups = groups_of(hidden), chunk = of.batch * chunk_of(of);
     lstm::Pieces p(scratch);
-    weight_x = p.take(groups * columns * of.channels);
-    weight_h = p.take(groups * columns * hidden);
+    const int64_t laid_out = in_place<T>(of) ? 0 : groups * columns;
+    weight_x = p.take(laid_out * of.channels);
+    weight_h = p.take(laid_out * hidden);
     bias = p.take(groups * columns);
     sums = p.take(chunk * groups * columns);
     h = p.take(2 * of.batch * groups * group);
@@ -121,8 +128,10 @@ class Forward {
 
   void run() {
     const Shape x = a_.x.shape;
-    lay_out(ctx_, a_.weight_x.data, hidden_, x.channels, p_.weight_x);
-    lay_out(ctx_, a_.weight_h.data, hidden_, hidden_, p_.weight_h);
+    if (!in_place<T>(x)) {
+      lay_out(ctx_, a_.weight_x.data, hidden_, x.channels, p_.weight_x);
+      lay_out(ctx_, a_.weight_h.data, hidden_, hidden_, p_.weight_h);
+    }
     start();
     for (int64_t first = 0; first < x.time; first += chunk_) {
       const int64_t n = std::min(chunk_, x.time - first);
@@ -136,10 +145,12 @@ class Forward {
   void start() {
     const int64_t batch = a_.x.shape.batch;
     std::fill_n(p_.bias, groups_ * columns, 0.0f);
-    for (int64_t n = 0; n < gates * hidden_; ++n) {
-      const int64_t gate = n / hidden_, unit = n % hidden_;
-      p_.bias[unit / group * columns + gate * group + unit % group] = a_.bias_x[n] + a_.bias_h[n];
-    }
+    for (int64_t gate = 0; gate < gates; ++gate)
+      for (int64_t first = 0; first < hidden_; first += group) {
+        float* const to = p_.bias + first * gates + gate * group;
+        for (int64_t u = 0, n = gate * hidden_ + first; u < std::min(group, hidden_ - first); ++u, ++n)
+          to[u] = a_.bias_x[n] + a_.bias_h[n];
+      }
     std::fill_n(p_.h, batch * row_, 0.0f);
     std::fill_n(p_.c, batch * row_, 0.0f);
     if (!a_.state) return;
@@ -159,6 +170,24 @@ class Forward {
   float* h_before() const { return p_.h + (steps_ % 2) * a_.x.shape.batch * row_; }
   float* h_after() const { return p_.h + (1 - steps_ % 2) * a_.x.shape.batch * row_; }
 
+  /// to = products of `rows` rows of x with the weights of group g + bias + add, the last two if they are given.
+  void multiply(int64_t g, const float* x, int64_t x_row, const T* weight, const float* laid_out, int64_t depth,
+                const float* bias, const float* add, float* to, int64_t to_row, int64_t rows) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (in_place<T>(a_.x.shape)) {
+        float sums[few_rows * columns] = {};
+        for (int64_t gate = 0; gate < gates; ++gate)
+          matrices().add_by_outputs(x, x_row, rows, weight + (gate * hidden_ + g * group) * depth, depth,
+                                    std::min(group, hidden_ - g * group), depth, sums + gate * group, columns);
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t j = 0; j < columns; ++j)
+            to[r * to_row + j] = sums[r * columns + j] + (bias != nullptr ? bias[j] : add[r * to_row + j]);
+        return;
+      }
+    }
+    matrices().multiply_all({.a = x, .row = x_row}, laid_out + g * columns * depth, columns, depth, bias, add, to,
+                            to_row, rows);
+  }
   /// sums = weight_x x + biases for n rows of every item. multiply_all() gives a row the same bits whatever rows it is
   /// called with.
   void multiply_inputs(int64_t first, int64_t n) {
@@ -178,9 +207,8 @@ class Forward {
             rows = from(b);
           else
             rows = p_.x + b * chunk_ * in;
-          matrices().multiply_all({.a = rows, .row = in}, p_.weight_x + g * columns * in, columns, in,
-                                  p_.bias + g * columns, nullptr, p_.sums + (b * chunk_ * groups_ + g) * columns,
-                                  groups_ * columns, n);
+          multiply(g, rows, in, a_.weight_x.data, p_.weight_x, in, p_.bias + g * columns, nullptr,
+                   p_.sums + (b * chunk_ * groups_ + g) * columns, groups_ * columns, n);
         }
     });
   }
@@ -193,8 +221,7 @@ class Forward {
     parallel_ranges(ctx_, groups_, 1 + least_products / (batch * columns * hidden_), [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) {
         float* const sums = p_.sums + (t * groups_ + g) * columns;
-        matrices().multiply_all({.a = before, .row = row_}, p_.weight_h + g * columns * hidden_, columns, hidden_,
-                                nullptr, sums, sums, sums_row, batch);
+        multiply(g, before, row_, a_.weight_h.data, p_.weight_h, hidden_, nullptr, sums, sums, sums_row, batch);
         cells_loop(sums, sums_row, p_.c + g * group, after + g * group, row_, batch);
         for (int64_t b = 0; b < batch; ++b)
           store_units(b * a_.x.shape.time + first + t, g, sums + b * sums_row, p_.c + b * row_ + g * group,

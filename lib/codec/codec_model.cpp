@@ -7,10 +7,40 @@
 #include "codec/callers.h"
 #include "files/weights_identity.h"
 #include "nacre/codec/codec.h"
+#include "nacre/codec/streaming.h"
 #include "nacre/files/safetensors.h"
 #include "nacre/formats/weights_file.h"
 
 namespace nacre {
+
+namespace {
+
+/// The plan of one direction for the shapes of the last reserve_inference(). Views are memory of the plan.
+template <class In, class Out>
+struct Direction {
+  std::unique_ptr<Plan> plan;
+  PlannedBlock<In, Out> planned;
+  Shape in, out;  // as the caller sees them
+  // With ends of their own, the items are one block of a stream. It is longer than the signal by what the network looks
+  // ahead, because results are late by so much.
+  Codec::Ends ends = Codec::Ends::together;
+  int64_t lag = 0;              // of the result, in its rows
+  std::vector<int64_t> totals;  // frames of each item
+
+  bool fits(Shape wanted_in, Shape wanted_out, Codec::Ends wanted) const {
+    return plan && in == wanted_in && out == wanted_out && ends == wanted;
+  }
+};
+
+/// One item of a batch, from its row `first` on.
+template <class T>
+View<T> part_of(View<T> v, int64_t item, int64_t first, int64_t count) {
+  v.data += (item * v.shape.time + first) * v.shape.channels;
+  v.shape.batch = 1, v.shape.time = count;
+  return v;
+}
+
+}  // namespace
 
 struct Codec::Impl {
   Impl(Context& c, CodecConfig cfg, Storage stored)
@@ -19,7 +49,11 @@ struct Codec::Impl {
     parameters.allocate(c, false, storage);
   }
 
-  void reserve(int64_t batch, int64_t samples, Use, int64_t codebooks);
+  void reserve(int64_t batch, int64_t samples, Use, int64_t codebooks, Ends);
+  template <class In, class Out, class Walk>
+  void reserve(Direction<In, Out>&, Shape in, Shape out, int64_t frames, Ends, const StreamingLatency&, const Walk&);
+  template <class In, class Out>
+  void run(Direction<In, Out>&, View<const In>, View<Out>, std::span<const int64_t> lengths);
   PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
   PlannedBlock<int32_t, float> walk_decoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
 
@@ -29,14 +63,9 @@ struct Codec::Impl {
   std::atomic<bool> in_use{false};
   Parameters parameters;
   System system;
-  // One plan per direction, for the shape of the last reserve(). The views are memory of the plans: they are valid as
-  // long as the plan exists.
-  std::unique_ptr<Plan> encode_plan, decode_plan;
-  View<float> audio_in;
-  View<int32_t> codes_in;
-  View<const int32_t> codes_out;
-  View<const float> audio_out;
-  // Blocks of long signals in windows, for the codebooks beside them.
+  Direction<float, int32_t> encoding;
+  Direction<int32_t, float> decoding;
+  // Blocks of long signals in windows, and the codebooks that they were made for.
   std::unique_ptr<EncodeBlocks> encode_blocks;
   std::unique_ptr<DecodeBlocks> decode_blocks;
   int64_t encode_stages = 0, decode_stages = 0;
@@ -86,21 +115,21 @@ void Codec::set_beam(int64_t beam) {
     impl_->config = std::move(changed);
   });
   // The beam is part of the plan. The next reserve_inference() makes it again.
-  impl_->encode_plan.reset();
+  impl_->encoding.plan.reset();
   impl_->encode_blocks.reset();
 }
 size_t Codec::reserved_bytes() const {
-  return (impl_->encode_plan ? impl_->encode_plan->bytes() : 0) +
-         (impl_->decode_plan ? impl_->decode_plan->bytes() : 0);
+  return (impl_->encoding.plan ? impl_->encoding.plan->bytes() : 0) +
+         (impl_->decoding.plan ? impl_->decoding.plan->bytes() : 0);
 }
 size_t Codec::unshared_bytes() const {
-  return (impl_->encode_plan ? impl_->encode_plan->unshared_bytes() : 0) +
-         (impl_->decode_plan ? impl_->decode_plan->unshared_bytes() : 0);
+  return (impl_->encoding.plan ? impl_->encoding.plan->unshared_bytes() : 0) +
+         (impl_->decoding.plan ? impl_->decoding.plan->unshared_bytes() : 0);
 }
 
-void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
+void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t codebooks, Ends ends) {
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
-  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks); });
+  within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks, ends); });
 }
 PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
   const Output<float> source = p.source<float>({.batch = batch, .time = frames * config.hop()});
@@ -115,69 +144,117 @@ PlannedBlock<int32_t, float> Codec::Impl::walk_decoder(Plan& p, int64_t batch, i
   const Flow audio = stored_as(p, system.decoder(p, latent), Storage::float32);
   return {.in = codes, .out = p.result<float>(audio), .late = audio};
 }
-void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codebooks) {
-  Impl& m = *this;
-  if (batch < 1 || samples < 1 || samples % m.config.hop() != 0)
-    throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
-                                      " samples, expected at least one and a multiple of the hop, " +
-                                      std::to_string(m.config.hop()));
-  const int64_t frames = samples / m.config.hop(), stages = m.config.codebooks_used("reserve_inference", codebooks);
-  const Shape audio{.batch = batch, .time = samples};
-  const Shape codes{.batch = batch, .time = frames, .channels = stages};
-  if (use != Use::decode && !(m.encode_plan && m.audio_in.shape == audio && m.codes_out.shape == codes)) {
-    // The old plan is freed first, so that both are never in memory at once. If the new one does not fit, none is left,
-    // and encode() refuses.
-    m.encode_plan.reset();
-    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
-    plan->reserve([&](Plan& p) {
-      const PlannedBlock<float, int32_t> planned = m.walk_encoder(p, batch, frames, stages);
-      m.audio_in = planned.in, m.codes_out = planned.out;
-    });
-    m.encode_plan = std::move(plan);
-  }
-  if (use != Use::encode && !(m.decode_plan && m.codes_in.shape == codes)) {
-    m.decode_plan.reset();
-    auto plan = std::make_unique<Plan>(m.ctx, Purpose::inference);
-    plan->reserve([&](Plan& p) {
-      const PlannedBlock<int32_t, float> planned = m.walk_decoder(p, batch, frames, stages);
-      m.codes_in = planned.in, m.audio_out = planned.out;
-    });
-    m.decode_plan = std::move(plan);
-  }
+template <class In, class Out, class Walk>
+void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t frames, Ends ends,
+                          const StreamingLatency& latency, const Walk& walk) {
+  // The old plan is freed first, so that both are never in memory at once. If the new one does not fit, none is left,
+  // and encode() and decode() refuse.
+  d.plan.reset();
+  const bool apart = ends == Ends::apart;
+  const int64_t hop = config.hop(), block = frames + (latency.lookahead + hop - 1) / hop,
+                length = apart ? std::max(block, latency.start / hop) : frames;
+  auto plan = std::make_unique<Plan>(ctx, apart ? Purpose::streaming : Purpose::inference, apart ? length : 0);
+  plan->reserve([&](Plan& p) {
+    d.planned = walk(p, length);
+    d.lag = apart ? p.lag(d.planned.late) : 0;
+  });
+  d.in = in, d.out = out, d.ends = ends;
+  d.totals.assign(apart ? static_cast<size_t>(in.batch) : 0, frames);
+  d.plan = std::move(plan);
 }
 
-void Codec::encode(View<const float> audio, View<int32_t> codes) {
+void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codebooks, Ends ends) {
+  if (batch < 1 || samples < 1 || samples % config.hop() != 0)
+    throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
+                                      " samples, expected at least one and a multiple of the hop, " +
+                                      std::to_string(config.hop()));
+  const int64_t frames = samples / config.hop(), stages = config.codebooks_used("reserve_inference", codebooks);
+  const bool apart = ends == Ends::apart;
+  const Shape audio{.batch = batch, .time = samples};
+  const Shape codes{.batch = batch, .time = frames, .channels = stages};
+  if (use != Use::decode && !encoding.fits(audio, codes, ends))
+    reserve(encoding, audio, codes, frames, ends, apart ? encoding_latency(config) : StreamingLatency{},
+            [&](Plan& p, int64_t n) { return walk_encoder(p, batch, n, stages); });
+  if (use != Use::encode && !decoding.fits(codes, audio, ends))
+    reserve(decoding, codes, audio, frames, ends, apart ? decoding_latency(config) : StreamingLatency{},
+            [&](Plan& p, int64_t n) { return walk_decoder(p, batch, n, stages); });
+}
+
+namespace {
+
+/// Throws unless there is one length per item, and a plan for them.
+void expect_lengths(const char* call, std::span<const int64_t> lengths, Codec::Ends ends, Shape in) {
+  if (lengths.empty()) return;
+  if (ends != Codec::Ends::apart)
+    throw Error(ErrorKind::usage, std::string(call) + ": lengths of items, and the plan was reserved for items that " +
+                                      "end together; expected Codec::Ends::apart");
+  if (lengths.size() != static_cast<size_t>(in.batch))
+    throw Error(ErrorKind::usage, std::string(call) + ": " + std::to_string(lengths.size()) + " lengths, expected " +
+                                      std::to_string(in.batch) + ", one per item");
+  for (const int64_t n : lengths)
+    if (n < 0 || n > in.time)
+      throw Error(ErrorKind::usage, std::string(call) + ": a length of " + std::to_string(n) + ", expected 0 to " +
+                                        std::to_string(in.time));
+}
+
+}  // namespace
+
+template <class In, class Out>
+void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, std::span<const int64_t> lengths) {
+  if (d.ends == Ends::together) {
+    ctx.copy<In>(in, d.planned.in);
+    d.plan->run();
+    return ctx.copy<Out>(d.planned.out, out);
+  }
+  const int64_t batch = in.shape.batch, frames = d.plan->block_frames(), in_rows = d.planned.in.shape.time / frames,
+                out_rows = d.planned.out.shape.time / frames;
+  const auto length = [&](int64_t b) { return lengths.empty() ? in.shape.time : lengths[static_cast<size_t>(b)]; };
+  // What lies behind the items is cleared: the rest of a last frame is part of it.
+  ctx.zero(d.planned.in);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t n = length(b);
+    if (n > 0) ctx.copy<In>(part_of(in, b, 0, n), part_of(d.planned.in, b, 0, n));
+    d.totals[static_cast<size_t>(b)] = (n + in_rows - 1) / in_rows;
+  }
+  d.plan->reset();
+  d.plan->block() = {.first = 0, .totals = d.totals};
+  d.plan->run();
+  ctx.zero(out);
+  for (int64_t b = 0; b < batch; ++b)
+    if (const int64_t n = d.totals[static_cast<size_t>(b)] * out_rows; n > 0)
+      ctx.copy<Out>(part_of(d.planned.out, b, d.lag, n), part_of(out, b, 0, n));
+}
+
+void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
-  if (!m.encode_plan || audio.shape != m.audio_in.shape)
+  if (!m.encoding.plan || audio.shape != m.encoding.in)
     throw Error(ErrorKind::usage,
-                "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.audio_in.shape));
-  if (codes.shape != m.codes_out.shape)
-    throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.codes_out.shape));
+                "encode: audio is " + str(audio.shape) + ", expected the reserved shape " + str(m.encoding.in));
+  if (codes.shape != m.encoding.out)
+    throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.encoding.out));
+  expect_lengths("encode", lengths, m.encoding.ends, m.encoding.in);
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   // On CUDA the samples are on the device, and reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu) expect_finite("encode", {audio.data, static_cast<size_t>(audio.elements())});
-  m.ctx.copy<float>(audio, m.audio_in);
-  m.encode_plan->run();
-  m.ctx.copy<int32_t>(m.codes_out, codes);
+  m.run(m.encoding, audio, codes, lengths);
 }
 
-void Codec::decode(View<const int32_t> codes, View<float> audio) {
+void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
-  if (!m.decode_plan || codes.shape != m.codes_in.shape)
+  if (!m.decoding.plan || codes.shape != m.decoding.in)
     throw Error(ErrorKind::usage,
-                "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.codes_in.shape));
-  if (audio.shape != m.audio_out.shape)
-    throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.audio_out.shape));
+                "decode: codes is " + str(codes.shape) + ", expected the reserved shape " + str(m.decoding.in));
+  if (audio.shape != m.decoding.out)
+    throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.decoding.out));
+  expect_lengths("decode", lengths, m.decoding.ends, m.decoding.in);
   expect_data("decode", "codes", codes);
   expect_data("decode", "audio", audio);
   if (m.ctx.device().kind == Device::cpu)
     expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
-  m.ctx.copy<int32_t>(codes, m.codes_in);
-  m.decode_plan->run();
-  m.ctx.copy<float>(m.audio_out, audio);
+  m.run(m.decoding, codes, audio, lengths);
 }
 
 // ---- blocks

@@ -1,6 +1,7 @@
 #include "nacre/coding/codec_files.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +15,8 @@
 #include <variant>
 
 #include "coding/channel_decoder.h"
+#include "coding/live.h"
+#include "data/arriving.h"
 #include "data/sniff.h"
 #include "files/files.h"
 #include "nacre/codec/windowed.h"
@@ -29,33 +32,11 @@ constexpr float silent_gain = 0x1p-40f;
 
 using Clock = std::chrono::steady_clock;
 
-/// Applies FileHooks during one call. `unfinished` is true from the moment when an output file may exist until the call
-/// ends, also by an exception.
-class Hooked {
- public:
-  explicit Hooked(const FileHooks& hooks) : hooks_(hooks) {}
-  ~Hooked() {
-    if (hooks_.unfinished != nullptr) hooks_.unfinished->store(false);
-  }
-  void output_begins() {
-    if (hooks_.unfinished != nullptr) hooks_.unfinished->store(true);
-  }
-  void check() const {
-    if (hooks_.stop != nullptr && hooks_.stop->load() != 0) throw Stopped{hooks_.stop->load()};
-  }
-  void at(double seconds, double total) const {
-    check();
-    if (hooks_.progress) hooks_.progress(seconds, total);
-  }
-
- private:
-  const FileHooks& hooks_;
-};
-
 /// Reads bytes from a file or from standard input.
 class Input {
  public:
-  Input(const std::string& path, const Hooked* hooked) : name_(path == "-" ? "standard input" : path), hooked_(hooked) {
+  Input(const std::string& path, const Hooked* hooked)
+      : name_(path == "-" ? "standard input" : path), hooked_(hooked), arrives_(arrives(path)) {
     if (path != "-") {
       struct stat status {};
       if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
@@ -106,14 +87,14 @@ class Input {
   template <class Call>
   size_t read(Call&& call) {
     for (;;) {
+      // A signal that is to stop the call ends the wait for a pipe that is silent.
+      if (arrives_ && hooked_ != nullptr) wait_for(fd(), POLLIN, [this] { hooked_->check(); });
       const ssize_t n = call();
       if (n >= 0) {
         bytes_ += static_cast<uint64_t>(n);
         return static_cast<size_t>(n);
       }
       if (errno != EINTR) throw_errno(name_, "cannot read");
-      // A signal interrupts a read that waits on a pipe. It may be the one that is to stop the call.
-      if (hooked_ != nullptr) hooked_->check();
     }
   }
 
@@ -121,6 +102,7 @@ class Input {
   Descriptor file_;
   const Hooked* hooked_;
   off_t start_ = -1, size_ = 0;  // of what a file has from here on
+  bool arrives_;
   uint64_t bytes_ = 0;
   std::string head_;
 };
@@ -276,6 +258,26 @@ void expect_ecdc(const CodecConfig& c, const AudioInfo& audio, const std::string
                                       "before, or write a .nacre stream");
 }
 
+/// Throws Error(usage) for options of encoding that contradict each other, the input or the model.
+void check_options(const CodecConfig& c, const std::string& audio, const EncodeOptions& options) {
+  if (options.gain == 0) {
+    if (options.block_frames != 0)
+      throw Error(ErrorKind::usage, "--block has no effect without --gain or --no-normalise");
+    return;
+  }
+  // The stream's gain is the reciprocal. Written so that NaN is refused, too.
+  if (!(options.gain >= 0x1p-40f && options.gain <= 0x1p40f))
+    throw Error(ErrorKind::usage, "the gain is " + std::to_string(options.gain) + ", expected 2^-40 to 2^40");
+  if (options.format == StreamFormat::ecdc)
+    throw Error(ErrorKind::usage, "an .ecdc file has no gain: its samples are coded as they are");
+  if (options.block_frames != 0 && !arrives(audio))
+    throw Error(ErrorKind::usage, audio + ": --block has no effect on a file; it is for standard input and pipes");
+  if (arrives(audio) && c.needs_whole_signal())
+    throw Error(ErrorKind::usage,
+                "the model needs the whole signal before its first frame (codec.norm is group), so it "
+                "cannot encode while the signal arrives; omit --gain and --no-normalise");
+}
+
 std::vector<float> channel_of(std::span<const float> interleaved, size_t channels, size_t channel, float gain) {
   std::vector<float> out(interleaved.size() / channels);
   for (size_t t = 0; t < out.size(); ++t) out[t] = gain * interleaved[t * channels + channel];
@@ -355,6 +357,8 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   const auto start = Clock::now();
   const int64_t codebooks = codec_.config().codebooks_used("encode", options.codebooks);
   Hooked hooked(hooks);
+  check_options(codec_.config(), audio, options);
+  if (options.gain > 0 && arrives(audio)) return encode_live(codec_, identity_, audio, stream, hooked, options);
   AudioReader reader(audio, options.audio);
   const int rate = reader.info().sample_rate, channels = reader.info().channels;
   const int model_rate = static_cast<int>(codec_.config().sample_rate);
@@ -374,9 +378,9 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   const double total = static_cast<double>(samples) / rate;
   // One gain for all channels, so that their balance is kept. Silence is not amplified, and the stream's gain makes
   // what a model gives for silence inaudible. An .ecdc file has no gain, so its samples are coded as they are.
-  const float scale = ecdc ? 1 : peak_gain(peak);
+  const float scale = options.gain > 0 ? options.gain : ecdc ? 1 : peak_gain(peak);
   StreamHeader header = stream_header(codec_.config(), identity_, rate, channels, codebooks);
-  header.gain = peak < silence_peak ? silent_gain : 1 / scale;
+  header.gain = options.gain <= 0 && peak < silence_peak ? silent_gain : 1 / scale;
   // The length in an .ecdc file is that at the model's rate.
   header.samples = static_cast<uint64_t>(ecdc ? resampled_frames(samples, rate, model_rate) : samples);
 
@@ -441,6 +445,24 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const StreamHeader h = reader.header();
   expect_model(reader.format(), h, codec_.config(), identity_, input.name());
   const int64_t codebooks = codebooks_of(h, options, input.name());
+  const auto with_hint = [&](const auto& read) {
+    try {
+      return read();
+    } catch (const Error& e) {
+      if (options.conceal || e.kind() != ErrorKind::input || reader.stream() == nullptr) throw;
+      throw Error(ErrorKind::input, std::string(e.what()) + "; --conceal decodes the rest");
+    }
+  };
+  const bool whole = options.from == 0 && !options.to && !options.conceal;
+  if (stream == "-" && audio == "-" && reader.format() == StreamFormat::nacre && whole &&
+      can_decode_live(codec_.config(), h, options))
+    return decode_live(codec_,
+                       {.header = h,
+                        .name = input.name(),
+                        .next = [&] { return with_hint([&] { return reader.next(); }); },
+                        .samples = [&] { return reader.samples(); },
+                        .bytes = [&] { return input.bytes(); }},
+                       codebooks, options, hooked);
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
   const int rate = options.model_rate ? model_rate : original;
   // `wanted`, `total`, `end` and `keep_back` count output samples per channel.
@@ -461,14 +483,6 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   for (uint32_t c = 0; c < h.channels; ++c)
     channels.emplace_back(codec_, h, section, rate, codebooks, options.conceal, out.channel(c));
   LossAccount losses;
-  const auto with_hint = [&](const auto& read) {
-    try {
-      return read();
-    } catch (const Error& e) {
-      if (options.conceal || e.kind() != ErrorKind::input || reader.stream() == nullptr) throw;
-      throw Error(ErrorKind::input, std::string(e.what()) + "; --conceal decodes the rest");
-    }
-  };
   // Concealment needs the packets in front of a part, for what is heard of them in it.
   if (!options.conceal) with_hint([&] { reader.seek(static_cast<uint64_t>(section.frame_first)); });
   int64_t frames = 0;

@@ -8,17 +8,42 @@
 #include <cmath>
 #include <cstring>
 
+#include "data/audio_checks.h"
 #include "data/decoder.h"
 #include "data/sniff.h"
 #include "files/files.h"
 #include "nacre/data/audio.h"
 
 namespace nacre::training {
-namespace {
 
-[[noreturn]] void bad(const std::string& path, const std::string& reason) {
-  throw Error(ErrorKind::input, path + ": " + reason);
+void bad(const std::string& name, const std::string& reason) { throw Error(ErrorKind::input, name + ": " + reason); }
+
+void expect_plausible(const AudioInfo& info, const std::string& name) {
+  if (info.sample_rate < min_sample_rate || info.sample_rate > max_sample_rate)
+    bad(name, "the sample rate is " + std::to_string(info.sample_rate) + ", expected " +
+                  std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+  if (info.channels < 1 || info.channels > max_channels)
+    bad(name, std::to_string(info.channels) + " channels, expected 1 to " + std::to_string(max_channels));
+  if (info.frames_known && info.frames <= 0) bad(name, "empty: it contains no audio");
 }
+
+void expect_samples(std::span<const float> x, int channels, int64_t position, const std::string& name) {
+  for (size_t i = 0; i < x.size(); ++i)
+    // Written so that NaN is refused, too.
+    if (!(std::fabs(x[i]) <= largest_sample)) {
+      const int64_t frame = position + static_cast<int64_t>(i) / channels;
+      bad(name, (std::isfinite(x[i]) ? "sample out of range (" + std::to_string(x[i]) + ")"
+                                     : std::string("sample that is not a finite number")) +
+                    " at frame " + std::to_string(frame));
+    }
+}
+
+std::string fewer_frames(int64_t declared, int64_t there) {
+  return "truncated: the header declares " + std::to_string(declared) + " frames, " + std::to_string(there) +
+         " are there";
+}
+
+namespace {
 
 /// Decoders seek, and a file may be read twice. Pipes and standard input are therefore copied to an unnamed file first.
 Descriptor open_seekable(const std::string& path) {
@@ -148,12 +173,7 @@ AudioReader::AudioReader(const std::string& path, AudioOptions options) : impl_(
   }
   if (!m.container.warning.empty()) m.warn(m.container.warning);
   m.survey();
-  if (m.info.sample_rate < min_sample_rate || m.info.sample_rate > max_sample_rate)
-    bad(m.name, "the sample rate is " + std::to_string(m.info.sample_rate) + ", expected " +
-                    std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
-  if (m.info.channels < 1 || m.info.channels > max_channels)
-    bad(m.name, std::to_string(m.info.channels) + " channels, expected 1 to " + std::to_string(max_channels));
-  if (m.info.frames_known && m.info.frames <= 0) bad(m.name, "empty: it contains no audio");
+  expect_plausible(m.info, m.name);
 }
 AudioReader::AudioReader(AudioReader&&) noexcept = default;
 AudioReader& AudioReader::operator=(AudioReader&&) noexcept = default;
@@ -198,14 +218,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
   to.resize(static_cast<size_t>(frames * m.info.channels));
   const int64_t n = m.decode(frames, to.data());
   to.resize(static_cast<size_t>(n * m.info.channels));
-  for (size_t i = 0; i < to.size(); ++i)
-    // Written so that NaN is refused, too.
-    if (!(std::fabs(to[i]) <= largest_sample)) {
-      const int64_t frame = m.position + static_cast<int64_t>(i) / m.info.channels;
-      bad(m.name, (std::isfinite(to[i]) ? "sample out of range (" + std::to_string(to[i]) + ")"
-                                        : std::string("sample that is not a finite number")) +
-                      " at frame " + std::to_string(frame));
-    }
+  expect_samples(to, m.info.channels, m.position, m.name);
   m.position += n;
   if (n < frames) m.at_end();
   return n;
@@ -214,9 +227,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
 void AudioReader::Impl::at_end() {
   if (position == 0) bad(name, "empty: it contains no audio");
   // With a warning, the reason has been given already.
-  if (info.frames_known && position < info.frames && warnings.empty())
-    not_whole("truncated: the header declares " + std::to_string(info.frames) + " frames, " + std::to_string(position) +
-              " are there");
+  if (info.frames_known && position < info.frames && warnings.empty()) not_whole(fewer_frames(info.frames, position));
 }
 
 void AudioReader::rewind() {

@@ -15,12 +15,26 @@
 namespace nacre::training {
 namespace {
 
-/// Random access to a file. Small reads are served from a buffered block.
+/// Bytes at any position of a file.
 class Bytes {
  public:
-  Bytes(int fd, uint64_t size) : fd_(fd), size_(size) {}
+  explicit Bytes(uint64_t size) : size_(size) {}
+  virtual ~Bytes() = default;
   uint64_t size() const { return size_; }
-  std::string at(uint64_t offset, size_t n) const {
+  /// Of unknown size.
+  bool arrives() const { return size_ == arriving_size; }
+  /// Fewer bytes than requested at the end.
+  virtual std::string at(uint64_t offset, size_t n) const = 0;
+
+ private:
+  uint64_t size_;
+};
+
+/// A file. Small reads are served from a buffered block.
+class FileBytes : public Bytes {
+ public:
+  FileBytes(int fd, uint64_t size) : Bytes(size), fd_(fd) {}
+  std::string at(uint64_t offset, size_t n) const override {
     if (offset < block_at_ || offset + n > block_at_ + block_.size()) {
       // Many small chunks or pages in a row are worth a large block; single reads far apart are not.
       const bool near = offset >= last_ && offset - last_ < 1024;
@@ -47,9 +61,18 @@ class Bytes {
   }
 
   int fd_;
-  uint64_t size_;
   mutable std::string block_;
   mutable uint64_t block_at_ = 0, last_ = 0;
+};
+
+/// A file that arrives. Its size is unknown, and no length that it declares reaches the assumed one.
+class ArrivingBytes : public Bytes {
+ public:
+  explicit ArrivingBytes(const ByteReader& read) : Bytes(arriving_size), read_(read) {}
+  std::string at(uint64_t offset, size_t n) const override { return read_(offset, n); }
+
+ private:
+  const ByteReader& read_;
 };
 
 uint64_t number(std::string_view bytes, bool big_endian) {
@@ -76,8 +99,12 @@ void is_cut(Container& c, std::string fault) {
 }
 
 /// Programs that write to a pipe do not know the length and leave one of these values: the largest 32-bit number,
-/// signed or unsigned, or slightly less.
-bool unknown_length(uint64_t n) { return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u; }
+/// signed or unsigned, or slightly less. In AIFF, SoX leaves 0x7F000000 and the 8 bytes before the samples.
+bool unknown_length(uint64_t n) {
+  return (n >= 0x7FFFF000u && n <= 0x80000000u) || n >= 0xFFFFF000u || n == 0x7F000008u;
+}
+/// The same for formats with sizes of 64 bits: zero, or more bytes than any file has.
+bool unknown_long_length(uint64_t n) { return n == 0 || n >= arriving_size / 2; }
 
 void is_unfinished(Container& c, uint64_t there) {
   c.warning = "the header declares no audio, but " + std::to_string(there) +
@@ -89,6 +116,12 @@ struct Chunks {
   std::string_view data_name;
 };
 
+/// The size of 64 bits at `at` belongs to the audio of a file that arrives.
+void is_endless_if(bool endless, uint64_t at, bool big_endian, Container& c) {
+  c.endless = endless;
+  if (endless) c.patches.push_back({at, number_bytes(arriving_size / 2, big_endian, 8)});
+}
+
 /// A chunk's name consists of printable characters. The check prevents a file of zeros from being parsed as chunks of 8
 /// bytes.
 bool is_chunk_name(std::string_view name) {
@@ -99,11 +132,27 @@ bool is_chunk_name(std::string_view name) {
 bool only_chunks(const Bytes& file, uint64_t at, bool big_endian) {
   while (at + 8 <= file.size()) {
     const std::string header = file.at(at, 8);
+    if (header.size() < 8) break;  // the end of a file that arrives
     if (!is_chunk_name(header.substr(0, 4))) return false;
     const uint64_t size = number(std::string_view(header).substr(4), big_endian);
     at += 8 + size + (size & 1);
   }
-  return at >= file.size() && at <= file.size() + 1;
+  return file.arrives() ? file.at(at, 1).empty() : at >= file.size() && at <= file.size() + 1;
+}
+
+/// The data chunk of a file that arrives. Its declared size stands, unless it means that the length was unknown.
+void inspect_arriving_data(const Bytes& file, uint64_t begin, uint64_t at, uint64_t size, const Chunks& kind,
+                           Container& c) {
+  const bool unfinished = size == 0 && !only_chunks(file, at + 8, kind.big_endian);
+  if (size == 0 && !unfinished) {
+    c.fault = "empty: it contains no audio";
+  } else if (unfinished || unknown_length(size)) {
+    c.endless = true;
+    // libsndfile reads a WAV whose sizes are 8 and 0 up to the end of the file. In AIFF, 4 GiB are the most.
+    const bool wav = kind.data_name == "data";
+    c.patches.push_back({begin + 4, number_bytes(wav ? 8 : 0xFFFFFFFFu, kind.big_endian)});
+    c.patches.push_back({at + 4, number_bytes(wav ? 0 : 0xFFFFFFFFu, kind.big_endian)});
+  }
 }
 
 void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Container& c) {
@@ -118,12 +167,17 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false), long_data_at = start + 8;
     if (name == kind.data_name) {
       const uint64_t there = file.size() - start;
+      c.audio = start + (kind.data_name == "SSND" ? 8 : 0);  // behind offset and block size
       if (kind.rf64 && size == 0xFFFFFFFFu) {
+        if (file.arrives() && long_data_at > 0)
+          return is_endless_if(unknown_long_length(long_data), long_data_at, false, c);
         if (long_data > there) is_cut(c, truncated(long_data, there));
         if (long_data == 0 && long_data_at > 0 && there > 0 && !only_chunks(file, start, false)) {
           c.patches.push_back({long_data_at, number_bytes(there, false, 8)});
           is_unfinished(c, there);
         }
+      } else if (file.arrives()) {
+        inspect_arriving_data(file, begin, at, size, kind, c);
       } else if (size == 0 && (there == 0 || only_chunks(file, start, kind.big_endian))) {
         c.fault = "empty: it contains no audio";
       } else if (size == 0) {
@@ -149,10 +203,13 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
 void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
   for (uint64_t at = begin + 8; at + 12 <= file.size();) {
     const std::string header = file.at(at, 12);
+    if (header.size() < 12) break;
     const uint64_t size = number(std::string_view(header).substr(4), true), start = at + 12;
     if (!is_chunk_name(header.substr(0, 4))) break;
     if (header.starts_with("data")) {
       const uint64_t there = file.size() - start, count = std::min<uint64_t>(there, 4);  // size of the edit count
+      c.audio = start + count;
+      if (file.arrives()) return is_endless_if(unknown_long_length(size), at + 4, true, c);
       if (size != ~uint64_t{0} && size > there) is_cut(c, truncated(size - count, there - count));
       if (size > there) c.patches.push_back({at + 4, number_bytes(there, true, 8)});  // else libsndfile refuses it
       return;
@@ -168,8 +225,12 @@ void inspect_caf(const Bytes& file, uint64_t begin, Container& c) {
 void inspect_wave64(const Bytes& file, uint64_t begin, Container& c) {
   for (uint64_t at = begin + 40; at + 24 <= file.size();) {
     const std::string header = file.at(at, 24);
+    if (header.size() < 24) break;
     const uint64_t size = number(std::string_view(header).substr(16), false), there = file.size() - at;
     if (header.starts_with("data")) {
+      c.audio = at + 24;
+      if (size > 24) c.audio_bytes = size - 24;
+      if (file.arrives()) return is_endless_if(size <= 24 || unknown_long_length(size), at + 16, false, c);
       if (size > there) is_cut(c, truncated(size - 24, there - 24));
       if (size <= 24 && there > 24) {
         c.patches.push_back({at + 16, number_bytes(there, false, 8)});
@@ -283,6 +344,46 @@ uint64_t behind_tags(const Bytes& file) {
 
 }  // namespace
 
+namespace {
+
+std::string_view magic_of(const std::string& head) {
+  return std::string_view(head).substr(0, std::min<size_t>(4, head.size()));
+}
+
+/// Formats whose header declares the size of the samples, which follow it; false for others.
+bool inspect_sized(const Bytes& file, uint64_t begin, const std::string& head, Container& c) {
+  const std::string_view magic = magic_of(head);
+  const std::string_view kind = head.size() >= 12 ? std::string_view(head).substr(8, 4) : std::string_view();
+  if ((magic == "RIFF" || magic == "RIFX" || magic == "RF64") && (kind == "WAVE" || head.size() < 12)) {
+    inspect_chunks(file, begin, {.big_endian = magic == "RIFX", .rf64 = magic == "RF64", .data_name = "data"}, c);
+  } else if (magic == "FORM" && (kind == "AIFF" || kind == "AIFC")) {
+    inspect_chunks(file, begin, {.big_endian = true, .data_name = "SSND"}, c);
+  } else if ((magic == ".snd" || magic == "dns.") && head.size() >= 12) {
+    const bool big = magic == ".snd";
+    const uint64_t start = begin + number(std::string_view(head).substr(4, 4), big);
+    const uint64_t size = number(std::string_view(head).substr(8, 4), big);
+    const uint64_t there = file.size() > start ? file.size() - start : 0;
+    c.audio = start;
+    if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
+    if (file.arrives()) {
+      c.endless = size == 0 || unknown_length(size);
+      if (c.endless) c.patches.push_back({begin + 8, number_bytes(0xFFFFFFFFu, big)});
+    } else if (size == 0 && there > 0) {
+      c.patches.push_back({begin + 8, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), big)});
+      is_unfinished(c, there);
+    }
+  } else if (magic == "caff") {
+    inspect_caf(file, begin, c);
+  } else if (magic == "riff" && head.size() >= 8 && number(std::string_view(head).substr(4, 4), true) == 0x2E91CF11u) {
+    inspect_wave64(file, begin, c);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 Container inspect_container(int fd) {
   struct stat status {};
   if (::fstat(fd, &status) != 0)
@@ -294,38 +395,29 @@ Container inspect_container(int fd) {
   }
   // Reads only headers and, for Ogg, the page headers. It never decodes. What libsndfile would accept silently (cut
   // files, chained streams) or refuse (sizes that a recorder left at zero) is found here.
-  const Bytes file(fd, static_cast<uint64_t>(status.st_size));
+  const FileBytes file(fd, static_cast<uint64_t>(status.st_size));
   const uint64_t begin = behind_tags(file);
   c.parts = {{begin < file.size() ? begin : 0, file.size()}};
   const std::string head = file.at(begin, 24);
-  const std::string_view magic = std::string_view(head).substr(0, std::min<size_t>(4, head.size()));
-  const std::string_view kind = head.size() >= 12 ? std::string_view(head).substr(8, 4) : std::string_view();
+  const std::string_view magic = magic_of(head);
   if (magic == "OggS") {
     inspect_ogg(file, begin, c);
-  } else if ((magic == "RIFF" || magic == "RIFX" || magic == "RF64") && (kind == "WAVE" || head.size() < 12)) {
-    inspect_chunks(file, begin, {.big_endian = magic == "RIFX", .rf64 = magic == "RF64", .data_name = "data"}, c);
-  } else if (magic == "FORM" && (kind == "AIFF" || kind == "AIFC")) {
-    inspect_chunks(file, begin, {.big_endian = true, .data_name = "SSND"}, c);
-  } else if ((magic == ".snd" || magic == "dns.") && head.size() >= 12) {
-    const bool big = magic == ".snd";
-    const uint64_t start = begin + number(std::string_view(head).substr(4, 4), big);
-    const uint64_t size = number(std::string_view(head).substr(8, 4), big);
-    const uint64_t there = file.size() > start ? file.size() - start : 0;
-    if (!unknown_length(size) && size > there) is_cut(c, truncated(size, there));
-    if (size == 0 && there > 0) {
-      c.patches.push_back({begin + 8, number_bytes(std::min<uint64_t>(there, 0xFFFFFFFFu), big)});
-      is_unfinished(c, there);
-    }
-  } else if (magic == "caff") {
-    inspect_caf(file, begin, c);
-  } else if (magic == "riff" && head.size() >= 16 && number(std::string_view(head).substr(4, 4), true) == 0x2E91CF11u) {
-    inspect_wave64(file, begin, c);
+  } else if (inspect_sized(file, begin, head, c)) {
   } else if (magic == "NIST") {
     inspect_sphere(file, begin, c);
   } else if (magic != "fLaC") {
     // After a tag, even one of wrong size, the decoder searches for frames.
     c.mpeg = is_mpeg_frame(head) || begin > 0 || head.starts_with("ID3");
   }
+  return c;
+}
+
+Container inspect_arriving(const ByteReader& read) {
+  const ArrivingBytes file(read);
+  Container c;
+  c.parts = {{0, arriving_size}};
+  // 12 bytes name every format, and hold both sizes of AU.
+  if (!inspect_sized(file, 0, file.at(0, 12), c)) c.parts.clear();
   return c;
 }
 

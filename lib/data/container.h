@@ -4,6 +4,7 @@
 // SPHERE data that end before their declared length, Ogg streams without an end, and all links of a chained Ogg but the
 // first.
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -26,9 +27,21 @@ struct Container {
   std::string fault;           ///< why the file is not whole; empty if it is
   bool salvageable = false;    ///< audio can be read in spite of the fault
   std::string warning;         ///< a defect of the header that was corrected
+  uint64_t audio = 0;          ///< formats with a header that declares the size: the position of the samples
+  uint64_t audio_bytes = 0;    ///< Wave64: bytes of samples that the header declares, for which libsndfile has none
+  bool endless = false;        ///< inspect_arriving(): the header has no length; patches make it endless
 };
 
 /// Does not move the descriptor's position. An empty file gives a fault and no parts.
 Container inspect_container(int fd);
+
+/// The size that is assumed of a file that arrives.
+inline constexpr uint64_t arriving_size = uint64_t{1} << 60;
+/// The bytes at a position; fewer if the file ends before them.
+using ByteReader = std::function<std::string(uint64_t offset, size_t n)>;
+/// The same for a file that arrives: WAV, RF64, Wave64, AIFF, AU and CAF, up to the position of their samples. It asks
+/// for no byte behind those that it needs to find them. Other formats give no parts. Whether all samples come shows
+/// only at the end.
+Container inspect_arriving(const ByteReader&);
 
 }  // namespace nacre::training

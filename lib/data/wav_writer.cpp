@@ -28,6 +28,8 @@ Sound open_to_write(int fd, SF_INFO& info, const std::string& name) {
 /// Sample bytes that the 32-bit sizes of a RIFF file can hold, less the headers of its chunks.
 constexpr int64_t riff_data_bytes = 0xFFFFFFFFll - 1024;
 
+constexpr int64_t bytes_per_sample(WavFormat format) { return format == WavFormat::pcm16 ? 2 : 4; }
+
 }  // namespace
 
 struct WavWriter::Impl {
@@ -40,8 +42,6 @@ struct WavWriter::Impl {
   bool plain = false;  // RIFF, whose sizes have 32 bits
   int64_t samples = 0, most = std::numeric_limits<int64_t>::max(), clipped = 0;
   std::vector<int16_t> buffer = {};
-
-  int64_t sample_bytes() const { return format == WavFormat::pcm16 ? 2 : 4; }
 };
 
 WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, WavFormat format,
@@ -54,7 +54,7 @@ WavWriter::WavWriter(const std::string& path, int sample_rate, int channels, Wav
   SF_INFO info{};
   info.samplerate = sample_rate;
   info.channels = channels;
-  impl_->plain = frames && *frames <= riff_data_bytes / (channels * impl_->sample_bytes());
+  impl_->plain = frames && fits_wav(*frames, channels, format);
   info.format = (impl_->plain ? SF_FORMAT_WAV : SF_FORMAT_RF64) |
                 (format == WavFormat::pcm16 ? SF_FORMAT_PCM_16 : SF_FORMAT_FLOAT);
   impl_->sound = open_to_write(impl_->file.fd(), info, path);
@@ -104,29 +104,52 @@ int64_t write_wav(const std::string& path, const Audio& audio, WavFormat format)
   return writer.commit();
 }
 
-std::string wav_bytes(std::span<const float> x, int sample_rate, int channels) {
+bool fits_wav(int64_t frames, int channels, WavFormat format) {
+  return frames <= riff_data_bytes / (channels * bytes_per_sample(format));
+}
+
+std::string wav_header(int sample_rate, int channels, WavFormat format, std::optional<int64_t> frames) {
+  if (frames && !fits_wav(*frames, channels, format))
+    throw Error(ErrorKind::usage, "wav_header: " + std::to_string(*frames) + " frames are too long for RIFF");
   std::string out;
   const auto number = [&](uint64_t value, int bytes) {
     for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> (8 * i) & 255));
   };
-  const uint64_t data = 2 * x.size(), frame = 2 * static_cast<uint64_t>(channels);
-  if (data > 0xFFFFFF00u) throw Error(ErrorKind::usage, "wav_bytes: too long for a WAV in memory");
-  // The shortest header: RIFF, a format chunk of 16 bytes (format 1, PCM), the data chunk.
-  out.reserve(44 + data);
+  const uint64_t width = static_cast<uint64_t>(bytes_per_sample(format)),
+                 frame = width * static_cast<uint64_t>(channels);
+  const uint64_t data = frames ? static_cast<uint64_t>(*frames) * frame : 0xFFFFFFFFu;
+  // Formats other than PCM have a chunk with the number of frames. Without a number there is none.
+  const bool fact = format == WavFormat::float32 && frames;
   out += "RIFF";
-  number(36 + data, 4);
+  number(frames ? (fact ? 48 : 36) + data : 0xFFFFFFFFu, 4);
   out += "WAVEfmt ";
   number(16, 4);
-  number(1, 2);
+  number(format == WavFormat::float32 ? 3 : 1, 2);
   number(static_cast<uint64_t>(channels), 2);
   number(static_cast<uint64_t>(sample_rate), 4);
   number(static_cast<uint64_t>(sample_rate) * frame, 4);
   number(frame, 2);
-  number(16, 2);
+  number(8 * width, 2);
+  if (fact) {
+    out += "fact";
+    number(4, 4);
+    number(static_cast<uint64_t>(*frames), 4);
+  }
   out += "data";
   number(data, 4);
+  return out;
+}
+
+std::string wav_bytes(std::span<const float> x, int sample_rate, int channels) {
+  std::string out =
+      wav_header(sample_rate, channels, WavFormat::pcm16, static_cast<int64_t>(x.size()) / std::max(channels, 1));
+  out.reserve(out.size() + 2 * x.size());
   int64_t clipped = 0;
-  for (const float v : x) number(static_cast<uint16_t>(to_pcm16(std::isfinite(v) ? v : 0.0f, clipped)), 2);
+  for (const float v : x) {
+    const auto bits = static_cast<uint16_t>(to_pcm16(std::isfinite(v) ? v : 0.0f, clipped));
+    out.push_back(static_cast<char>(bits & 255));
+    out.push_back(static_cast<char>(bits >> 8));
+  }
   return out;
 }
 

@@ -22,16 +22,26 @@ Costs lstm_costs(Shape x, Shape weight) {
 }
 
 /// The recurrence over a block, whose first row is row `first` of the signal. `carried` holds the state from block to
-/// block; it is zero before the signal's start.
+/// block; it is zero before the signal's start. `of_item`: memory for the state of one item.
 template <class T>
-void forward_in_block(Context& c, LstmForward<T> a, View<float> carried, int64_t first) {
-  const int64_t time = a.x.shape.time, before = std::clamp<int64_t>(-first, 0, time);
-  // Nobody uses these values, but they are defined.
-  if (before > 0) c.zero(rows(a.y, 0, before));
+void forward_in_block(Context& c, LstmForward<T> a, View<float> carried, View<float> of_item, int64_t first) {
+  const int64_t batch = a.x.shape.batch, time = a.x.shape.time, before = std::clamp<int64_t>(-first, 0, time);
+  if (before == 0) {
+    a.state = carried, a.state_after = carried;
+    return lstm_forward<T>(c, a);
+  }
+  // Nobody uses the values in front of the signal, but they are defined.
+  c.zero(a.y);
   if (before == time) return;
-  a.x = rows(a.x, before, time - before), a.y = rows(a.y, before, time - before);
-  a.state = carried, a.state_after = carried;
-  lstm_forward<T>(c, a);
+  const View<const T> x = a.x;
+  const View<T> y = a.y;
+  a.state_after = of_item;
+  for (int64_t b = 0; b < batch; ++b) {
+    a.x = rows(x, b, before, time - before), a.y = rows(y, b, before, time - before);
+    lstm_forward<T>(c, a);
+    // The state is h of all items, then c of all items.
+    for (int64_t part = 0; part < 2; ++part) c.copy<float>(rows(of_item, part, 0, 1), rows(carried, part, b, 1));
+  }
 }
 
 template <class T>
@@ -95,10 +105,8 @@ Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
   s.costs(lstm_costs<T>(shape, part.weight_x->shape));
   // The step declares no reach, so it is the own position. The state carries the rest.
   const bool streams = p.streaming();
-  if (streams && shape.batch != 1)
-    throw Error(ErrorKind::usage,
-                name_ + ": cannot be streamed: the batch is " + std::to_string(shape.batch) + ", expected 1");
-  const View<float> carried = streams ? s.carries<float>(lstm_state(1, channels)) : View<float>{};
+  const View<float> carried = streams ? s.carries<float>(lstm_state(shape.batch, channels)) : View<float>{},
+                    of_item = streams ? s.scratch(lstm_state(1, channels), Until::forward) : View<float>{};
   const StreamBlock* const block = streams ? &p.block() : nullptr;
   s.forward([=](Context& c) {
     const LstmForward<T> a{.x = in.value,
@@ -111,7 +119,7 @@ Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
                            .cells = cells,
                            .scratch = scratch};
     if (block != nullptr)
-      forward_in_block<T>(c, a, carried, first_row(*block, per_frame, lag));
+      forward_in_block<T>(c, a, carried, of_item, first_row(*block, per_frame, lag));
     else
       lstm_forward<T>(c, a);
   });

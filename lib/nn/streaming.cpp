@@ -12,27 +12,23 @@ int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
   throw Error(ErrorKind::usage, name + ": cannot be streamed: " + what);
 }
 
-void expect_one_item(const std::string& name, Flow x) {
-  if (x.shape.batch != 1) refuse(name, "the batch is " + std::to_string(x.shape.batch) + ", expected 1");
-}
-
 int64_t rows_per_frame(const Plan& p, const std::string& name, Flow x) {
   if (x.shape.time % p.block_frames() != 0)
     refuse(name, std::to_string(x.shape.time) + " rows in a block of " + std::to_string(p.block_frames()) + " frames");
   return x.shape.time / p.block_frames();
 }
 
-/// Replaces the rows of `buffer` that lie outside of the signal. `first`: of the buffer in the signal.
+/// Replaces the rows of an item that lie outside of the signal. `first`: of the buffer in the signal.
 template <class T>
-void fill_outside(Context& c, View<T> buffer, int64_t first, int64_t total, const Conv1dGeometry& g) {
+void fill_outside(Context& c, View<T> buffer, int64_t item, int64_t first, int64_t total, const Conv1dGeometry& g) {
   const int64_t end = first + buffer.shape.time;
   const auto clear = [&](int64_t from, int64_t to) {
-    if (from < to) c.zero(rows(buffer, from - first, to - from));
+    if (from < to) c.zero(rows(buffer, item, from - first, to - from));
   };
-  // A row that is not in the buffer is not needed: see the comment at the calls.
+  // A row whose reflection is not in the buffer is not needed: see the comments at the calls.
   const auto reflect = [&](int64_t row, int64_t from) {
     if (from >= first && from < end)
-      c.copy<T>(rows(buffer, from - first, 1), rows(buffer, row - first, 1));
+      c.copy<T>(rows(buffer, item, from - first, 1), rows(buffer, item, row - first, 1));
     else
       clear(row, row + 1);
   };
@@ -62,12 +58,15 @@ Flow plan_carried(Plan& p, const std::string& name, Flow x, int64_t carried, con
   if (g.padding == Padding::reflect && g.left > 0) p.require_start(ceil_div(lag + g.left + 1, per_frame));
   s.costs({.forward = {.bytes = 2.0 * sizeof(T) * static_cast<double>(shape.elements() + kept.elements())}});
   s.forward([=, block = &p.block()](Context& c) {
-    c.copy<T>(state, rows(out.value, 0, carried));
-    c.copy<T>(in.value, rows(out.value, carried, time));
-    const int64_t first = first_row(*block, per_frame, lag) - carried,
-                  total = block->total < 0 ? -1 : block->total * per_frame;
-    if (first < 0 || total >= 0) fill_outside<T>(c, out.value, first, total, g);
-    c.copy<T>(rows(out.value, time, carried), state);
+    const int64_t first = first_row(*block, per_frame, lag) - carried;
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      const View<T> of_item = rows(state, b, 0, carried);
+      c.copy<T>(of_item, rows(out.value, b, 0, carried));
+      c.copy<T>(rows(in.value, b, 0, time), rows(out.value, b, carried, time));
+      const int64_t frames = block->total_of(b), total = frames < 0 ? -1 : frames * per_frame;
+      if (first < 0 || total >= 0) fill_outside<T>(c, out.value, b, first, total, g);
+      c.copy<T>(rows(out.value, b, time, carried), of_item);
+    }
   });
   return out.flow;
 }
@@ -93,11 +92,16 @@ Flow plan_delayed(Plan& p, const std::string& name, Flow x, int64_t lag) {
         done += n;
       }
     };
-    in_ring(0,
-            [&](int64_t place, int64_t row, int64_t n) { c.copy<T>(rows(ring, place, n), rows(out.value, row, n)); });
-    if (time > waiting) c.copy<T>(rows(in.value, 0, time - waiting), rows(out.value, waiting, time - waiting));
-    in_ring(time - waiting,
-            [&](int64_t place, int64_t row, int64_t n) { c.copy<T>(rows(in.value, row, n), rows(ring, place, n)); });
+    for (int64_t b = 0; b < kept.batch; ++b) {
+      in_ring(0, [&](int64_t place, int64_t row, int64_t n) {
+        c.copy<T>(rows(ring, b, place, n), rows(out.value, b, row, n));
+      });
+      const int64_t direct = time - waiting;
+      if (direct > 0) c.copy<T>(rows(in.value, b, 0, direct), rows(out.value, b, waiting, direct));
+      in_ring(direct, [&](int64_t place, int64_t row, int64_t n) {
+        c.copy<T>(rows(in.value, b, row, n), rows(ring, b, place, n));
+      });
+    }
   });
   return out.flow;
 }
@@ -125,13 +129,11 @@ StreamedRows streamed_transposed_rows(const std::string& name, int64_t taps, con
 }
 
 Flow with_carried_rows(Plan& p, const std::string& name, Flow x, int64_t carried, const Conv1dGeometry& g) {
-  expect_one_item(name, x);
   if (carried == 0) return x;
   return visit(x.storage, [&]<class T>(Type<T>) { return plan_carried<T>(p, name, x, carried, g); });
 }
 
 Flow delayed(Plan& p, const std::string& name, Flow x, int64_t lag) {
-  expect_one_item(name, x);
   const int64_t now = p.lag(x);
   if (now > lag)
     refuse(name, "what it adds is " + std::to_string(now) + " rows late, its own result " + std::to_string(lag));

@@ -24,11 +24,11 @@ Flow with_carried_rows(Plan&, const std::string& name, Flow x, int64_t carried, 
 /// one.
 Flow delayed(Plan&, const std::string& name, Flow x, int64_t lag);
 
-/// Rows first ... first + count - 1 of an activation of one item.
+/// Rows first ... first + count - 1 of one item of an activation.
 template <class T>
-View<T> rows(View<T> v, int64_t first, int64_t count) {
-  v.data += first * v.shape.width * v.shape.channels;
-  v.shape.time = count;
+View<T> rows(View<T> v, int64_t item, int64_t first, int64_t count) {
+  v.data += (item * v.shape.time + first) * v.shape.width * v.shape.channels;
+  v.shape.batch = 1, v.shape.time = count;
   return v;
 }
 /// The first row of a block's activation in the signal, when the step runs.

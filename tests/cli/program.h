@@ -29,14 +29,17 @@ struct Outcome {
   int64_t lines() const { return std::count(err.begin(), err.end(), '\n'); }
 };
 
-/// Starts `nacre arguments...` with standard input from a file.
+/// Starts `nacre arguments...` with standard input from a file. Standard output goes to a file that wait() reads, or to
+/// `output`.
 class Running {
  public:
-  Running(const Folder& folder, std::vector<std::string> arguments, const std::string& input = "/dev/null")
+  Running(const Folder& folder, std::vector<std::string> arguments, const std::string& input = "/dev/null",
+          const std::string& output = "")
       : folder_(folder) {
     static int count = 0;
     name_ = ".run-" + std::to_string(count++);
-    const std::string out = folder / (name_ + ".out"), err = folder / (name_ + ".err");
+    const std::string err = folder / (name_ + ".err");
+    const std::string out = output.empty() ? folder / (name_ + ".out") : std::filesystem::path(output);
     // One thread by default, because tests run beside each other.
     const auto has = [&](const char* word) {
       return std::find(arguments.begin(), arguments.end(), word) != arguments.end();

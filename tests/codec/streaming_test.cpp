@@ -402,6 +402,91 @@ TEST_CASE("calls that a stream refuses change nothing", "[streaming]") {
   CHECK_THROWS_WITH(decoder.push({}), Catch::Contains("moved from"));  // NOLINT(bugprone-use-after-move)
 }
 
+TEST_CASE("items of unequal length in a batch give what each gives by itself", "[streaming][lengths]") {
+  const auto compare = [](Codec& codec, int64_t most, int high, const auto& same_codes, const auto& same_samples) {
+    Context& ctx = codec.context();
+    const int64_t hop = codec.config().hop(), stages = codec.config().n_codebooks, batch = 4;
+    const std::vector<int64_t> frames{most, 1, 0, most / 2}, samples{most * hop - 1, 1, 0, most / 2 * hop};
+    codec.reserve_inference(batch, most * hop, Codec::Use::both, 0, Codec::Ends::apart);
+    OnDevice<float> audio(ctx, {.batch = batch, .time = most * hop});
+    OnDevice<int32_t> codes(ctx, {.batch = batch, .time = most, .channels = stages});
+    const std::vector<float> x = whole_numbers<float>(batch * most * hop, 1, 3, 1);
+    const std::vector<int32_t> given = whole_numbers<int32_t>(batch * most * stages, 1, high, 2);
+    std::vector<int32_t> found(given.size());
+    std::vector<float> y(x.size());
+    for (int pass = 0; pass < 2; ++pass) {  // a run leaves nothing to the next
+      ctx.write<float>(x, audio.view);
+      codec.encode(audio.view, codes.view, samples);
+      ctx.read<int32_t>(codes.view, found);
+      ctx.write<int32_t>(given, codes.view);
+      codec.decode(codes.view, audio.view, frames);
+      ctx.read<float>(audio.view, y);
+    }
+    for (int64_t b = 0; b < batch; ++b) {
+      const auto n = static_cast<size_t>(b);
+      const std::span<const float> item = std::span(x).subspan(n * size_t(most * hop), size_t(samples[n]));
+      const std::span<const int32_t> item_codes = std::span(given).subspan(n * size_t(most * stages));
+      const std::span<const int32_t> of_item =
+          std::span(found).subspan(n * size_t(most * stages), size_t(most * stages));
+      const std::span<const float> samples_of_item = std::span(y).subspan(n * size_t(most * hop), size_t(most * hop));
+      const auto end = static_cast<size_t>(frames[n]);
+      same_codes(std::vector<int32_t>(of_item.begin(), of_item.begin() + std::ptrdiff_t(end) * stages),
+                 encoded_whole(codec, {item.begin(), item.end()}));
+      same_samples(std::vector<float>(samples_of_item.begin(), samples_of_item.begin() + std::ptrdiff_t(end) * hop),
+                   decoded_whole(codec, {item_codes.begin(), item_codes.begin() + std::ptrdiff_t(end) * stages}));
+      const auto zero = [](auto v) { return v == 0; };
+      CHECK(std::all_of(of_item.begin() + std::ptrdiff_t(end) * stages, of_item.end(), zero));
+      CHECK(std::all_of(samples_of_item.begin() + std::ptrdiff_t(end) * hop, samples_of_item.end(), zero));
+    }
+  };
+  for (const Device device : devices()) {
+    const bool slow = emulated && device.kind != Device::cpu;
+    Context ctx({.device = device, .threads = 2});
+    for (const Topology& net : exact_nets) {
+      CAPTURE(str(device), net.rates, net.dilations);
+      Codec codec = looking_both_ways(ctx, net);
+      compare(
+          codec, slow ? 5 : 13, 3, [](const auto& a, const auto& b) { CHECK(differences(a, b) == 0); },
+          [](const auto& a, const auto& b) { CHECK(differences(a, b) == 0); });
+    }
+    for (const auto& [name, config] : kinds()) {
+      if (slow && name != "ahead, reflected") continue;
+      CAPTURE(str(device), name);
+      Codec codec = made(ctx, config);
+      int64_t differ = 0;
+      compare(
+          codec, 13, static_cast<int>(config.codebook_size) - 1,
+          [&](const auto& a, const auto& b) { differ += frames_that_differ(a, b, config.n_codebooks); },
+          [](const auto& a, const auto& b) { CHECK(relative_difference(a, b) <= 1e-5); });
+      CHECK(differ <= 1);  // of 20 frames; see above
+    }
+  }
+}
+
+TEST_CASE("lengths that a codec refuses", "[lengths]") {
+  Context ctx;
+  Codec codec = made(ctx, kinds()[0].config);
+  const int64_t hop = codec.config().hop();
+  OnDevice<float> audio(ctx, {.batch = 2, .time = 3 * hop});
+  OnDevice<int32_t> codes(ctx, {.batch = 2, .time = 3, .channels = 3});
+  codec.reserve_inference(2, 3 * hop);
+  const std::vector<int64_t> good{1, 2}, one{1}, long_one{1, 3 * hop + 1}, negative{-1, 2}, many_frames{4, 1};
+  CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, good), Catch::Contains("expected Codec::Ends::apart"));
+  CHECK_THROWS_WITH(codec.decode(codes.view, audio.view, good), Catch::Contains("expected Codec::Ends::apart"));
+  codec.reserve_inference(2, 3 * hop, Codec::Use::both, 0, Codec::Ends::apart);
+  CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, one), Catch::Contains("encode: 1 lengths, expected 2"));
+  CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, long_one), Catch::Contains("expected 0 to 30"));
+  CHECK_THROWS_WITH(codec.encode(audio.view, codes.view, negative), Catch::Contains("a length of -1"));
+  CHECK_THROWS_WITH(codec.decode(codes.view, audio.view, many_frames), Catch::Contains("decode: a length of 4"));
+  codec.encode(audio.view, codes.view);  // all of every item
+  codec.decode(codes.view, audio.view);
+  CodecConfig whole = kinds()[1].config;
+  whole.norm = Norm::group;
+  Codec unstreamable = made(ctx, whole);
+  CHECK_THROWS_WITH(unstreamable.reserve_inference(1, 8, Codec::Use::both, 0, Codec::Ends::apart),
+                    Catch::Contains("depends on the whole signal"));
+}
+
 TEST_CASE("fewer codebooks in a stream are the first of all", "[streaming]") {
   Context ctx;
   const Kind c = kinds()[0];

@@ -463,6 +463,39 @@ const std::vector<Windowed>& whole_windows() {
   return all;
 }
 
+/// Few rows, for which the CPU reads the weight in place. No signal continues over an end where nothing is said of it,
+/// as in a stream.
+const std::vector<Sample>& few_rows() {
+  static const std::vector<Sample> all{
+      {"one row, several slices", 1, 7, 160, 48, 7, {}},
+      {"one row of two strides", 1, 16, 48, 64, 16, {.stride = 8}},
+      {"two rows of two strides", 1, 15, 32, 48, 10, {.stride = 5}},
+      {"three rows, three taps", 1, 5, 32, 16, 3, {}},
+      {"three rows of one tap, odd channels", 1, 3, 37, 19, 1, {}},
+      {"five rows of seven taps, odd channels", 1, 11, 21, 35, 7, {}},
+      {"six rows, dilated taps of more channels than a slice", 1, 14, 528, 32, 3, {.dilation = 4}},
+      {"seven rows, several dilated taps in a slice", 1, 23, 80, 48, 9, {.dilation = 2}},
+      {"eight rows, more outputs than are computed together", 1, 10, 16, 304, 3, {}},
+      {"nine rows, one input", 1, 15, 1, 32, 7, {}},
+      {"sixteen rows", 1, 18, 48, 64, 3, {}},
+      {"seventeen rows, which are not few", 1, 19, 48, 64, 3, {}},
+      {"rows of several items", 3, 5, 24, 40, 3, {}},
+      {"one tap, several items", 5, 3, 48, 64, 1, {}},
+      {"padding", 2, 6, 32, 48, 5, same(5)},
+      {"reflected, causal", 2, 7, 32, 48, 5, reflected({.left = 4})},
+      {"groups", 2, 6, 24, 48, 3, {.groups = 3}},
+      {"groups of two strides", 1, 16, 24, 48, 4, {.stride = 2, .groups = 3, .left = 2, .right = 2}},
+      {"transposed, one row", 1, 8, 32, 48, 16, {.stride = 8, .left = 8, .right = 8}},
+      {"transposed, three rows", 1, 15, 16, 560, 10, {.stride = 5, .left = 5, .right = 5}},
+      {"transposed, eight rows of odd channels", 1, 16, 9, 21, 4, {.stride = 2, .left = 2, .right = 2}},
+      {"transposed, two items", 2, 8, 32, 16, 8, {.stride = 4, .left = 4, .right = 4}},
+      {"transposed, padding that is no whole stride", 1, 8, 32, 16, 8, {.stride = 4, .left = 2, .right = 2}},
+      {"transposed, samples over", 1, 9, 32, 16, 8, {.stride = 4, .left = 4, .right = 4}},
+      {"transposed, three strides", 1, 12, 16, 48, 6, {.stride = 2, .left = 4, .right = 4}},
+  };
+  return all;
+}
+
 /// Cases that the CPU computes in blocks: one tap and many rows in parts, columns of half a width, rows of many short
 /// items.
 const std::vector<Sample>& blocks_of_weights() {
@@ -492,6 +525,105 @@ TEST_CASE("conv1d is exact on integers by whole windows", "[conv1d]") {
   }
 }
 
+TEST_CASE("conv1d is exact on integers for few rows", "[conv1d]") {
+  for (const Sample& s : few_rows()) {
+    for (const int threads : {1, 3}) exact<float>(Device{}, s, threads);
+    exact<bf16>(Device{}, s, 1);
+  }
+}
+
+namespace {
+
+/// Rows [first, first + n) of a tensor of one item.
+std::vector<float> rows_of(const std::vector<float>& all, int64_t channels, int64_t first, int64_t n) {
+  return {all.begin() + first * channels, all.begin() + (first + n) * channels};
+}
+
+/// The forward of few rows at a time, and the input gradient, have the bits of all rows in one call.
+void few_of_many(const Sample& s) {
+  INFO(s.why);
+  Context ctx;
+  const Shape ws = weight_shape(s);
+  const int64_t many = 40, stride = s.g.stride, span = (s.taps - 1) * s.g.dilation + 1;
+  Case c(std::string("conv1d few rows, ") + s.why, Device{}, {1, many, 1, s.in});
+  auto& w = c.random("weight", ws, -1, 1);
+  const auto forward = [&](const std::vector<float>& x, const std::vector<float>& residual, const Buffer<float>& bias) {
+    const int64_t n = static_cast<int64_t>(residual.size()) / s.out;
+    const Shape xs{1, (n - 1) * stride + span, 1, s.in}, ys{1, n, 1, s.out};
+    REQUIRE(conv::choose_forward<float>(c.ctx, xs, ws, s.g).engine == Engine::windows);
+    auto &of_x = c.values<float>("x", xs, x), &y = c.values<float>("y", ys, residual);
+    conv1d_forward(c.ctx, {.x = of_x,
+                           .weight = w,
+                           .bias = bias,
+                           .residual = y,
+                           .y = y,
+                           .scratch = c.scratch(conv1d_forward_scratch(c.ctx, xs, ws, s.g)),
+                           .geometry = s.g});
+    return y.read();
+  };
+  // Whole windows of dx: the padding is what a kernel has over its stride.
+  Conv1dGeometry g = s.g;
+  g.left = g.right = stride > 1 ? s.taps - stride : span - 1;
+  const int64_t before = stride > 1 ? s.taps / stride - 1 : span - 1;  // rows of dy over those of dx
+  const auto input_gradient = [&](const std::vector<float>& dy, const std::vector<float>& dx,
+                                  const Buffer<float>& bias) {
+    const int64_t n = static_cast<int64_t>(dx.size()) / s.in / stride;
+    const Shape xs{1, n * stride, 1, s.in}, ys{1, n + before, 1, s.out};
+    REQUIRE(conv::choose_input_gradient<float>(c.ctx, xs, ws, g).engine == Engine::windows);
+    auto &of_dy = c.values<float>("dy", ys, dy), &of_dx = c.values<float>("dx", xs, dx);
+    Conv1dInputGradient<float> a{.dy = of_dy,
+                                 .weight = w,
+                                 .dx = of_dx,
+                                 .scratch = c.scratch(conv1d_input_gradient_scratch(c.ctx, xs, ws, ys, g)),
+                                 .geometry = g};
+    // With a stride, many rows get the bias behind the other slices, and few rows with the first.
+    if (stride == 1) a.bias = bias, a.add_dx = true;
+    conv1d_input_gradient(c.ctx, a);
+    return of_dx.read();
+  };
+  auto &bias = c.random("bias", {.channels = s.out}, -1, 1), &bias_x = c.random("bias", {.channels = s.in}, -1, 1);
+  const std::vector<float> x = c.random("x", {1, (many - 1) * stride + span, 1, s.in}, -1, 1).before(),
+                           residual = c.random("residual", {1, many, 1, s.out}, -1, 1).before(),
+                           dy = c.random("dy", {1, many + before, 1, s.out}, -1, 1).before(),
+                           dx = c.random("dx", {1, many * stride, 1, s.in}, -1, 1).before();
+  const std::vector<float> whole_y = forward(x, residual, bias), whole_dx = input_gradient(dy, dx, bias_x);
+  for (const int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16}) {
+    INFO(n << " rows");
+    const int64_t first = 3 * n % (many - n);
+    CHECK(forward(rows_of(x, s.in, first * stride, (n - 1) * stride + span), rows_of(residual, s.out, first, n),
+                  bias) == rows_of(whole_y, s.out, first, n));
+    CHECK(input_gradient(rows_of(dy, s.out, first, n + before), rows_of(dx, s.in, first * stride, n * stride),
+                         bias_x) == rows_of(whole_dx, s.in, first * stride, n * stride));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("conv1d gives a row the same bits among few rows and among many", "[conv1d]") {
+  // Layers of whole vectors that are not computed with fewer products.
+  for (const Sample& s :
+       {Sample{"one slice", 1, 0, 32, 48, 3, {}}, Sample{"several slices", 1, 0, 208, 160, 5, {}},
+        Sample{"dilated", 1, 0, 80, 64, 9, {.dilation = 2}},
+        Sample{"dilated, more channels than a slice", 1, 0, 528, 32, 3, {.dilation = 4}},
+        Sample{"one tap", 1, 0, 544, 64, 1, {}}, Sample{"three strides of 2", 1, 0, 48, 64, 6, {.stride = 2}},
+        Sample{"three strides of 4, several slices", 1, 0, 32, 208, 12, {.stride = 4}}})
+    few_of_many(s);
+}
+
+TEST_CASE("conv1d lays out no weight for few rows", "[conv1d]") {
+  // The only scratch is the bias in whole vectors.
+  Context ctx({.threads = 1});
+  for (const int64_t rows : {1, 3, 8, 16}) {
+    INFO(rows << " rows");
+    CHECK(conv1d_forward_scratch(ctx, {1, (rows - 1) * 8 + 16, 1, 64}, {100, 16, 1, 64}, {.stride = 8}).elements() ==
+          112);
+    CHECK(conv1d_forward_scratch(ctx, {1, rows + 8, 1, 32}, {16, 3, 1, 32}, {.dilation = 4}).elements() == 16);
+    CHECK(conv1d_input_gradient_scratch(ctx, {1, rows * 8, 1, 64}, {96, 16, 1, 64}, {1, rows + 1, 1, 96},
+                                        {.stride = 8, .left = 8, .right = 8})
+              .elements() == 8 * 64);
+  }
+}
+
 TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
   Context ctx;
   for (const Sample& s : blocks_of_weights()) {
@@ -504,6 +636,7 @@ TEST_CASE("conv1d is exact on integers by blocks of weights", "[conv1d]") {
 TEST_CASE("conv1d gives the same bits on any number of threads", "[conv1d]") {
   std::vector<Sample> samples = fewer_products();
   for (const Windowed& w : whole_windows()) samples.push_back(w.s);
+  for (const Sample& s : few_rows()) samples.push_back(s);
   for (const Sample& s : blocks_of_weights()) samples.push_back(s);
   for (const Reflected& r : reflected_paddings()) samples.push_back(r.s);
   for (const Sample& s : samples) {

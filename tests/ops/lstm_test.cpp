@@ -480,6 +480,16 @@ TEST_CASE("a row of a product of one tap has the same bits in blocks of every si
   }
 }
 
+TEST_CASE("lstm lays out no weights for few rows on the CPU", "[lstm]") {
+  Context ctx({.threads = 1});
+  constexpr int64_t hidden = 64;
+  const auto scratch = [&](int64_t batch, int64_t time) {
+    return lstm_forward_scratch(ctx, {batch, time, 1, hidden}, hidden).elements();
+  };
+  for (const auto& [batch, time] : {std::pair{1, 1}, {1, 8}, {4, 2}}) CHECK(scratch(batch, time) < 4 * hidden * hidden);
+  CHECK(scratch(3, 3) > 2 * 4 * hidden * hidden);
+}
+
 TEST_CASE("lstm at addresses that are not aligned", "[lstm]") {
   const Sample sample{"not aligned", 2, 5, 16, 16};
   for (const Device device : devices()) {

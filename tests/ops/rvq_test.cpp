@@ -504,22 +504,34 @@ TEST_CASE("rvq without a valid frame, and on silence", "[rvq]") {
 
 TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
   for (Device device : devices())
-    for (Size n : {Size{1, 51, 40, 0, 64, 3}, Size{1, 51, 40, 8, 64, 3}, Size{1, 51, 37, 5, 64, 3}}) {
-      Problem p(device, n, none);
-      rvq_forward(p.c.ctx, p.arguments());
-      const std::vector<float> all = p.y.read();
-      const std::vector<int32_t> codes = p.codes.read();
-      RvqForward a = p.arguments();
-      for (int64_t t = 0; t < n.frames; ++t) {
-        auto& y = p.c.output("one frame", {1, 1, 1, n.latent});
-        auto& one = p.c.output<int32_t>("one frame's codes", {1, 1, 1, n.stages});
-        a.z = View<const float>(p.z.data() + t * n.latent, y.shape());
-        a.y = y, a.codes = one, a.quantised = {}, a.losses = {};
-        rvq_forward(p.c.ctx, a);
-        p.c.expect_equal<float>(y, {all.begin() + t * n.latent, all.begin() + (t + 1) * n.latent});
-        p.c.expect_equal<int32_t>(one, {codes.begin() + t * n.stages, codes.begin() + (t + 1) * n.stages});
+    for (Size n :
+         {Size{1, 51, 40, 0, 64, 3}, Size{1, 51, 40, 8, 64, 3}, Size{1, 51, 37, 5, 64, 3}, Size{1, 51, 37, 0, 90, 2}})
+      for (int64_t few : {1, 2, 3, 8, 9}) {
+        Problem p(device, n, none);
+        rvq_forward(p.c.ctx, p.arguments());
+        const std::vector<float> all = p.y.read();
+        const std::vector<int32_t> codes = p.codes.read();
+        RvqForward a = p.arguments();
+        for (int64_t t = 0; t < n.frames; t += few) {
+          const int64_t end = std::min(t + few, n.frames);
+          const Shape part{1, end - t, 1, n.latent};
+          auto& y = p.c.output("few frames", part);
+          auto& some = p.c.output<int32_t>("few frames' codes", {1, end - t, 1, n.stages});
+          a.z = View<const float>(p.z.data() + t * n.latent, part);
+          a.y = y, a.codes = some, a.quantised = {}, a.losses = {};
+          rvq_forward(p.c.ctx, a);
+          p.c.expect_equal<float>(y, {all.begin() + t * n.latent, all.begin() + end * n.latent});
+          p.c.expect_equal<int32_t>(some, {codes.begin() + t * n.stages, codes.begin() + end * n.stages});
+        }
       }
-    }
+}
+
+TEST_CASE("rvq packs no codebook for few frames on the CPU", "[rvq]") {
+  Context ctx({.threads = 1});
+  constexpr Shape books{4, 256, 1, 16};
+  for (const int64_t frames : {1, 8})
+    CHECK(rvq_forward_scratch(ctx, {1, frames, 1, 16}, books, false).elements() < books.elements() / books.batch);
+  CHECK(rvq_forward_scratch(ctx, {1, 9, 1, 16}, books, false).elements() > books.elements());
 }
 
 TEST_CASE("rvq does not allocate and does not depend on threads", "[rvq]") {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,13 +50,20 @@ class Codec {
   /// of the nearest-code search is the same for any number of them. A beam (CodecConfig::beam) looks for the best
   /// sequence of this many codes.
   enum class Use : uint8_t { encode, decode, both };
-  void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0);
+  /// Where the items of a batch end: all at the last sample, or each at a length of its own, which encode() and
+  /// decode() are told. The latter takes more memory and copies, and throws Error(usage) for a network whose frames
+  /// depend on the whole signal.
+  enum class Ends : uint8_t { together, apart };
+  void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0, Ends = Ends::together);
   /// audio [batch, samples, 1, 1] -> codes [batch, samples / hop, 1, codebooks]. The shape must be reserved. Throws
   /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
-  void encode(View<const float> audio, View<int32_t> codes);
+  /// `lengths`: samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those
+  /// that it has by itself, up to rounding. Its last frame is completed by zeros, and codes behind that are 0.
+  void encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths = {});
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,
   /// codes are not checked but clamped to the valid range.
-  void decode(View<const int32_t> codes, View<float> audio);
+  /// `lengths`: frames of each item. Samples behind them are 0, and codes behind them are not read, but must be valid.
+  void decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths = {});
   /// Size of the plans' block in bytes.
   size_t reserved_bytes() const;
   size_t unshared_bytes() const;

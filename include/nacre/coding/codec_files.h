@@ -55,6 +55,10 @@ struct EncodeOptions {
   AudioOptions audio = {};
   int64_t codebooks = 0;  ///< codebooks of the stream, the model's first ones; 0: all
   StreamFormat format = StreamFormat::nacre;
+  /// Samples are multiplied by it before coding, 2^-40 to 2^40; the stream's gain is its reciprocal. 0: by the peak.
+  float gain = 0;
+  /// Live encoding: frames per block and per packet, 1 to 65536; 0: 1.
+  int64_t block_frames = 0;
 };
 struct DecodeOptions {
   WavFormat format = WavFormat::pcm16;
@@ -78,6 +82,11 @@ class FileCodec {
   /// is coded without scaling and with the smallest gain, so that it decodes to silence. Throws what AudioReader
   /// throws, Error(io), and Error(usage) for more codebooks than the model has.
   ///
+  /// With EncodeOptions::gain, standard input and pipes are encoded live: nothing is spooled, and every block of frames
+  /// is written as a packet of its own as soon as its samples have arrived. The stream has the length in its header
+  /// only if the audio's header has one. Throws Error(usage) for a codec that needs the whole signal, and for
+  /// StreamFormat::ecdc.
+  ///
   /// StreamFormat::ecdc: the samples are coded as they are, because an .ecdc file has no gain. Throws Error(input) for
   /// several channels and Error(usage) for a model that not_for_ecdc() refuses.
   FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {},
@@ -89,6 +98,12 @@ class FileCodec {
   /// Of a .nacre file, only the packets around a part are read. All packets before are read from a pipe, with
   /// DecodeOptions::conceal, for a recurrent codec (CodecConfig::recurrent, which depends on all frames before) and of
   /// an .ecdc file. What is behind a part is not read.
+  ///
+  /// From standard input to standard output, a .nacre stream is decoded live, unless a part of it or concealment is asked for: the samples of a packet are written when
+  /// it has arrived, and remain written if the stream turns out to be damaged behind it. The WAV header has the length,
+  /// or 0xFFFFFFFF for its sizes if the stream's header has none. A stream without a length in its header must have
+  /// less than one hop of padding; see docs/program.md. A codec that needs the whole signal, and a length beyond plain
+  /// RIFF, are decoded as into a file.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 

@@ -8,6 +8,7 @@
 // Samples are float with full scale +-1 and interleaved channels. Integer formats are scaled to that range; values of
 // float formats are kept.
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -73,6 +74,32 @@ class AudioReader {
   /// The name of the file in messages.
   const std::string& name() const noexcept;
   /// Defects that were accepted, without the file's name. The list is complete once everything has been read.
+  const std::vector<std::string>& warnings() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Reads a signal while it arrives on standard input or a pipe. Nothing is copied to a file, and no read waits for more
+/// than one frame. Reads WAV, RF64, Wave64, AIFF, AU and CAF with samples of one size: integers, floats, A-law, mu-law.
+/// A header that says the length is unknown, as programs write it to a pipe, is read up to the end of the input. The
+/// checks are those of AudioReader.
+class LiveReader {
+ public:
+  /// `waiting` is called at least four times a second while no input comes. What it throws ends the call.
+  explicit LiveReader(const std::string& path, AudioOptions = {}, std::function<void()> waiting = {});
+  LiveReader(LiveReader&&) noexcept;
+  LiveReader& operator=(LiveReader&&) noexcept;
+  ~LiveReader();
+
+  /// frames_known is false if the header has no length.
+  const AudioInfo& info() const noexcept;
+  /// Waits for one frame and reads those that are there, up to `frames` of them. Otherwise as AudioReader::read().
+  int64_t read(int64_t frames, std::vector<float>& to);
+  /// Reads and drops what follows the samples, so that the program that writes to the pipe does not fail.
+  void drain();
+  const std::string& name() const noexcept;
   const std::vector<std::string>& warnings() const noexcept;
 
  private:
@@ -150,6 +177,11 @@ class WavWriter {
 
 /// Writes a whole file with WavWriter. Returns the number of clipped samples.
 int64_t write_wav(const std::string& path, const Audio&, WavFormat = WavFormat::pcm16);
+/// True if plain RIFF, whose sizes have 32 bits, can hold so many frames.
+bool fits_wav(int64_t frames, int channels, WavFormat);
+/// The header of a plain RIFF file; the samples follow it. Without a length, all sizes are 0xFFFFFFFF, as programs write
+/// them to a pipe. Throws Error(usage) for a length that does not fit.
+std::string wav_header(int sample_rate, int channels, WavFormat, std::optional<int64_t> frames = {});
 /// A small 16-bit WAV file in memory.
 std::string wav_bytes(std::span<const float> interleaved, int sample_rate, int channels = 1);
 

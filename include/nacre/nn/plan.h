@@ -98,6 +98,10 @@ struct Footprint {
 struct StreamBlock {
   int64_t first = 0;   ///< frames of the signal before this block
   int64_t total = -1;  ///< frames of the whole signal; -1: more follow this block
+  /// Frames of the signal of each item of a batch, in place of `total`; empty: all have that. The caller owns the
+  /// numbers.
+  std::span<const int64_t> totals{};
+  int64_t total_of(int64_t item) const noexcept { return totals.empty() ? total : totals[static_cast<size_t>(item)]; }
 };
 
 class Plan;

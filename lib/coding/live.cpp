@@ -1,0 +1,274 @@
+#include "coding/live.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cmath>
+#include <limits>
+
+#include "data/arriving.h"
+#include "files/files.h"
+#include "nacre/codec/streaming.h"
+#include "nacre/codec/windowed.h"
+
+namespace nacre::training {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Bytes that a pipe takes without waiting once it can be written (PIPE_BUF on Linux).
+constexpr size_t written_at_once = 4096;
+
+/// Writes to standard output, a pipe or a device at once, and to a file that gets its name with commit().
+class LiveOutput {
+ public:
+  LiveOutput(const std::string& path, const Hooked& hooked)
+      : name_(path == "-" ? "standard output" : path), hooked_(hooked) {
+    struct stat status {};
+    const bool there = path != "-" && ::stat(path.c_str(), &status) == 0;
+    if (path == "-") {
+      fd_ = STDOUT_FILENO;
+    } else if (there && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+      do {
+        hooked_.check();
+        place_ = Descriptor(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+      } while (!place_ && errno == EINTR);
+      if (!place_) throw_errno(path, "cannot open");
+      fd_ = place_.get();
+    } else {
+      file_.emplace(path);
+      fd_ = file_->fd();
+    }
+  }
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      wait_for(fd_, POLLOUT, [this] { hooked_.check(); });
+      const ssize_t n = ::write(fd_, bytes.data(), std::min(bytes.size(), written_at_once));
+      if (n < 0 && errno != EINTR && errno != EAGAIN) throw_errno(name_, "cannot write");
+      if (n > 0) bytes = bytes.subspan(static_cast<size_t>(n));
+    }
+  }
+  void commit() {
+    if (file_) file_->commit();
+    if (place_ && ::close(place_.release()) != 0) throw_errno(name_, "cannot close");
+  }
+
+ private:
+  std::string name_;
+  const Hooked& hooked_;
+  std::optional<OutputFile> file_;
+  Descriptor place_;
+  int fd_ = -1;
+};
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Interleaves channels, scales them, and writes them as WAV up to a number of frames.
+class LiveWav {
+ public:
+  LiveWav(LiveOutput& to, int rate, int channels, WavFormat format, float gain, std::optional<int64_t> frames)
+      : to_(to),
+        waiting_(static_cast<size_t>(channels)),
+        format_(format),
+        gain_(gain),
+        end_(frames.value_or(std::numeric_limits<int64_t>::max())) {
+    const std::string header = wav_header(rate, channels, format, frames);
+    to_.write(std::as_bytes(std::span(header)));
+  }
+  std::vector<float>& channel(size_t c) { return waiting_[c]; }
+  int64_t written() const { return written_; }
+  int64_t clipped() const { return clipped_; }
+  /// Writes the samples that all channels have, except the last `keep_back` ones.
+  void write(int64_t keep_back) {
+    const size_t channels = waiting_.size();
+    const auto least = std::min_element(waiting_.begin(), waiting_.end(),
+                                        [](const auto& a, const auto& b) { return a.size() < b.size(); });
+    const int64_t n = std::min(static_cast<int64_t>(least->size()) - keep_back, end_ - written_);
+    if (n <= 0) return;
+    bytes_.clear();
+    for (size_t t = 0; t < static_cast<size_t>(n); ++t)
+      for (size_t c = 0; c < channels; ++c) put(gain_ * waiting_[c][t]);
+    for (auto& w : waiting_) w.erase(w.begin(), w.begin() + n);
+    to_.write(bytes_);
+    written_ += n;
+  }
+  /// Writes the rest up to `end` frames. Missing samples are silence.
+  void finish(int64_t end) {
+    end_ = end;
+    const auto lacking = static_cast<size_t>(std::max<int64_t>(0, end - written_));
+    for (auto& w : waiting_)
+      if (w.size() < lacking) w.resize(lacking, 0.0f);
+    write(0);
+  }
+
+ private:
+  void put(float x) {
+    if (!std::isfinite(x)) throw Error(ErrorKind::usage, "standard output: a sample to write is not finite");
+    const bool pcm = format_ == WavFormat::pcm16;
+    const uint32_t bits = pcm ? static_cast<uint16_t>(to_pcm16(x, clipped_)) : std::bit_cast<uint32_t>(x);
+    for (int i = 0; i < (pcm ? 2 : 4); ++i) bytes_.push_back(static_cast<std::byte>(bits >> (8 * i) & 255));
+  }
+
+  LiveOutput& to_;
+  std::vector<std::vector<float>> waiting_;
+  std::vector<std::byte> bytes_;
+  WavFormat format_;
+  float gain_;
+  int64_t end_, written_ = 0, clipped_ = 0;
+};
+
+/// The longest block that packets consist of, so that no frame waits for another packet, up to the usual window.
+int64_t block_of(const CodecConfig& c, const StreamHeader& h) {
+  int64_t block = std::min<int64_t>(h.packet_frames, default_window_frames(c));
+  while (h.packet_frames % block != 0) --block;
+  return block;
+}
+
+}  // namespace
+
+bool arrives(const std::string& path) {
+  struct stat status {};
+  return path == "-" || (::stat(path.c_str(), &status) == 0 && S_ISFIFO(status.st_mode));
+}
+
+FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio, const std::string& stream,
+                       Hooked& hooked, const EncodeOptions& options) {
+  const auto start = Clock::now();
+  const CodecConfig& config = codec.config();
+  LiveReader reader(audio, options.audio, [&] { hooked.check(); });
+  const int rate = reader.info().sample_rate, channels = reader.info().channels;
+  const int model_rate = static_cast<int>(config.sample_rate);
+  StreamHeader header = stream_header(config, identity, rate, channels, options.codebooks);
+  header.gain = 1 / options.gain;
+  // With salvage, the declared length may not come.
+  if (reader.info().frames_known && !options.audio.salvage)
+    header.samples = static_cast<uint64_t>(reader.info().frames);
+  const int64_t block = options.block_frames > 0 ? options.block_frames : 1;
+  header.packet_frames = static_cast<uint32_t>(block);
+
+  hooked.output_begins();
+  LiveOutput output(stream, hooked);
+  StreamWriter writer(header, [&](std::span<const std::byte> bytes) { output.write(bytes); });
+  std::vector<StreamingEncoder> encoders;
+  std::vector<Resampler> resamplers;
+  for (uint32_t c = 0; c < header.channels; ++c) {
+    encoders.emplace_back(
+        codec,
+        [&writer, c](View<const int32_t> codes) {
+          writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
+        },
+        StreamingOptions{.block_frames = block, .codebooks = options.codebooks});
+    resamplers.emplace_back(rate, model_rate);
+  }
+  // At most 20 ms at once, so that a long piece that is already there does not delay the first packets.
+  const int64_t most = std::max(1, rate / 50);
+  const auto width = static_cast<size_t>(channels);
+  std::vector<float> piece, channel, ready;
+  int64_t samples = 0;
+  while (const int64_t n = reader.read(most, piece)) {
+    for (size_t c = 0; c < width; ++c) {
+      channel.resize(static_cast<size_t>(n));
+      for (size_t t = 0; t < channel.size(); ++t) channel[t] = options.gain * piece[t * width + c];
+      ready.clear();
+      resamplers[c].process(channel, ready);
+      encoders[c].push(ready);
+      hooked.check();
+    }
+    samples += n;
+  }
+  for (size_t c = 0; c < width; ++c) {
+    ready.clear();
+    resamplers[c].finish(ready);
+    encoders[c].push(ready);
+    encoders[c].finish();
+    hooked.check();
+  }
+  writer.finish(static_cast<uint64_t>(samples));
+  output.commit();
+  reader.drain();
+  return {.seconds = static_cast<double>(samples) / rate,
+          .wall_seconds = seconds_since(start),
+          .bytes = writer.bytes(),
+          .codebooks = static_cast<int64_t>(header.codebooks),
+          .channels = channels,
+          .sample_rate = rate,
+          .samples = samples,
+          .warnings = reader.warnings()};
+}
+
+bool can_decode_live(const CodecConfig& c, const StreamHeader& h, const DecodeOptions& options) {
+  if (c.needs_whole_signal()) return false;
+  if (h.samples == StreamHeader::unknown) return true;
+  const auto rate = static_cast<int>(options.model_rate ? h.model_rate : h.original_rate);
+  return fits_wav(resampled_frames(static_cast<int64_t>(h.samples), static_cast<int>(h.original_rate), rate),
+                  static_cast<int>(h.channels), options.format);
+}
+
+FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codebooks, const DecodeOptions& options,
+                       Hooked& hooked) {
+  const auto start = Clock::now();
+  const StreamHeader& h = stream.header;
+  const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
+  const int rate = options.model_rate ? model_rate : original;
+  const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
+  const bool known = h.samples != StreamHeader::unknown;
+  hooked.output_begins();
+  LiveOutput output("-", hooked);
+  LiveWav out(output, rate, static_cast<int>(h.channels), options.format, h.gain,
+              known ? std::optional(wanted(h.samples)) : std::nullopt);
+  std::vector<Resampler> resamplers;
+  std::vector<StreamingDecoder> decoders;
+  resamplers.reserve(h.channels);  // prevents reallocation, because the decoders below keep references
+  for (uint32_t c = 0; c < h.channels; ++c) {
+    Resampler& resampler = resamplers.emplace_back(model_rate, rate);
+    decoders.emplace_back(
+        codec, [&out, &resampler, c](std::span<const float> samples) { resampler.process(samples, out.channel(c)); },
+        StreamingOptions{.block_frames = block_of(codec.config(), h), .codebooks = codebooks});
+  }
+  // How far the frames of a live encoder may exceed the length: it pads the last frame by at most hop - 1 samples at the
+  // model's rate. The decoder's lookahead keeps back a part of that or all. With resampling, each of the two roundings
+  // adds at most half a sample, and the resampler one.
+  int64_t keep_back = 0;
+  if (!known) {
+    const int64_t padding = std::max<int64_t>(0, h.hop - 1 - decoders.front().latency().lookahead);
+    keep_back = rate == model_rate ? padding : ((padding + 1) * rate + model_rate - 1) / model_rate + 2;
+  }
+  std::vector<int32_t> codes;
+  while (const std::optional<StreamPacket> packet = stream.next()) {
+    codes.clear();
+    for (size_t f = 0; f < packet->frames; ++f) {
+      const auto frame = packet->codes.subspan(f * h.codebooks, static_cast<size_t>(codebooks));
+      codes.insert(codes.end(), frame.begin(), frame.end());
+    }
+    decoders[packet->channel].push(codes);
+    if (packet->channel + 1 == h.channels) out.write(keep_back);
+    hooked.check();
+  }
+  for (size_t c = 0; c < decoders.size(); ++c) {
+    decoders[c].finish();
+    resamplers[c].finish(out.channel(c));
+    hooked.check();
+  }
+  const int64_t length = wanted(stream.samples());
+  if (out.written() > length)
+    throw Error(ErrorKind::input, stream.name + ": has more frames than its length of " +
+                                      std::to_string(stream.samples()) + " samples needs; " +
+                                      std::to_string(out.written() - length) + " samples too many were written");
+  out.finish(length);
+  output.commit();
+  return {.seconds = static_cast<double>(length) / rate,
+          .wall_seconds = seconds_since(start),
+          .bytes = stream.bytes(),
+          .codebooks = codebooks,
+          .channels = static_cast<int>(h.channels),
+          .sample_rate = rate,
+          .samples = length,
+          .clipped = out.clipped()};
+}
+
+}  // namespace nacre::training
