@@ -1,5 +1,5 @@
-// Any bytes are either refused with Error(input), or are a stream that the writer reproduces byte for byte. Where damage
-// is read around, packets are in order and of whole stretches, and a stream without damage gives the same codes.
+// Any bytes are either refused with Error(input), or are a stream that the writer reproduces byte for byte. Where
+// damage is read around, packets are in order and of whole stretches, and a stream without damage gives the same codes.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

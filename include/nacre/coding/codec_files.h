@@ -99,11 +99,11 @@ class FileCodec {
   /// DecodeOptions::conceal, for a recurrent codec (CodecConfig::recurrent, which depends on all frames before) and of
   /// an .ecdc file. What is behind a part is not read.
   ///
-  /// From standard input to standard output, a .nacre stream is decoded live, unless a part or concealment is asked for:
-  /// the samples of a packet are written when it has arrived, and remain written if the stream turns out to be damaged
-  /// behind it. The WAV header has the length, or 0xFFFFFFFF for its sizes if the stream's header has none. A stream
-  /// without a length in its header must have less than one hop of padding; see docs/program.md. A codec that needs the
-  /// whole signal, and a length beyond plain RIFF, are decoded as into a file.
+  /// From standard input to standard output, a .nacre stream is decoded live, unless a part or concealment is asked
+  /// for: the samples of a packet are written when it has arrived, and remain written if the stream turns out to be
+  /// damaged behind it. The WAV header has the length, or 0xFFFFFFFF for its sizes if the stream's header has none. A
+  /// stream without a length in its header must have less than one hop of padding; see docs/program.md. A codec that
+  /// needs the whole signal, and a length beyond plain RIFF, are decoded as into a file.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
