@@ -75,6 +75,18 @@ TEST_CASE("a part of a stream by --from and --to", "[cli][section]") {
                        " decode - -o later.wav --float -m model.safetensors -t 1 -q --from 1.25 --to 1.75; } <two") ==
           0);
   CHECK((training::read_audio(p.folder / "later.wav").samples == part));
+  // From pipe to pipe nothing is live, so that what is refused has no output.
+  const auto piped = [&](const std::string& options) {
+    return in_shell(p.folder, "cat s.nacre | " + std::string(NACRE_PROGRAM) +
+                                  " decode - -o - --float -m model.safetensors -t 1 -q " + options +
+                                  " 2>err | cat >pipe.wav; exit ${PIPESTATUS[1]}");
+  };
+  REQUIRE(piped("--from 1.25 --to 1.75") == 0);
+  CHECK((training::read_audio(p.folder / "pipe.wav").samples == part));
+  REQUIRE(piped("--to 1") == 0);
+  CHECK(training::read_audio(p.folder / "pipe.wav").frames() == 16000);
+  CHECK(piped("--to 2.6") == 2);
+  CHECK(slurp(p.folder / "pipe.wav").empty());
 
   p.refused({"--from", "2", "--to", "1"}, 2, "--to is 1, expected more than --from, which is 2");
   p.refused({"--to", "0"}, 2, "--to is 0, expected more than --from, which is 0");
@@ -152,6 +164,10 @@ TEST_CASE("damaged streams by --conceal", "[cli][conceal]") {
                Catch::Contains("has no closing packet, and ends with its last whole packet, at 3.000 of 5.000 s"));
     CHECK(training::read_audio(p.out).frames() == 48000);
   }
+  REQUIRE(in_shell(p.folder, "cat s.nacre | " + std::string(NACRE_PROGRAM) +
+                                 " decode - -o - --conceal -m model.safetensors -t 1 -q 2>err | cat >pipe.wav") == 0);
+  CHECK(training::read_audio(p.folder / "pipe.wav").frames() == 48000);
+  CHECK_THAT(slurp(p.folder / "err"), Catch::Contains("has no closing packet"));
   p.refused({"--conceal", "--to", "4"}, 2, "--to 4 is behind the end: the audio has 3 s");
   o = run(p.folder, {"info", p.stream});
   CHECK(o.code == 3);
