@@ -317,5 +317,8 @@ CLI::Validator part() {
 CLI::Validator zero_or_more() {
   return number([](double x) { return x >= 0; }, "0 or more");
 }
+CLI::Validator finite_zero_or_more() {
+  return number([](double x) { return x >= 0 && std::isfinite(x); }, "0 or more");
+}
 
 }  // namespace nacre::program

@@ -25,5 +25,6 @@ CLI::Validator at_least(int64_t low);
 CLI::Validator above_zero();
 CLI::Validator part();  ///< 0 to 1
 CLI::Validator zero_or_more();
+CLI::Validator finite_zero_or_more();
 
 }  // namespace nacre::program

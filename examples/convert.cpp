@@ -27,9 +27,9 @@ struct Options {
   std::string output, model, format;
   ModelOptions model_options;
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
-       keep_ending = false;
+       keep_ending = false, conceal = false;
   std::optional<int64_t> beam, block;
-  std::optional<double> gain;
+  std::optional<double> gain, from, to;  // from, to: seconds
   bool no_normalise = false;
   RateOptions rate;
   DeviceOptions device;
@@ -95,6 +95,7 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
     if (!o.json) return line;
     done.push_back(json_of(job, r));
     if (jobs_from == training::FileKind::stream) done.back()["clipped"] = r.clipped;
+    if (o.conceal) done.back()["lost"] = r.lost, done.back()["lost_frames"] = r.lost_frames;
     return std::string();
   });
 }
@@ -117,6 +118,11 @@ int convert(const Options& o, training::FileKind from, const char* label, F&& on
   return code;
 }
 
+std::string short_number(double x) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.10g", x);
+  return text;
+}
 std::string codebooks_used(const Options& o, const training::FileReport& r) {
   if (!o.rate.given()) return "";
   return ", " + std::to_string(r.codebooks) + (r.codebooks == 1 ? " codebook" : " codebooks");
@@ -166,14 +172,21 @@ int encode(const Options& o) {
 }
 
 int decode(const Options& o) {
+  if (o.to && o.from.value_or(0) >= *o.to)
+    throw Error(ErrorKind::usage, "--to is " + short_number(*o.to) + ", expected more than --from, which is " +
+                                      short_number(o.from.value_or(0)));
   training::DecodeOptions options{.format = o.as_float ? training::WavFormat::float32 : training::WavFormat::pcm16,
-                                  .model_rate = o.model_rate};
+                                  .model_rate = o.model_rate,
+                                  .from = o.from.value_or(0),
+                                  .to = o.to,
+                                  .conceal = o.conceal};
   return convert(o, training::FileKind::stream, "decode",
                  [&](training::FileCodec& files, const training::FileJob& job, const training::FileHooks& hooks,
                      int64_t codebooks, training::FileReport& r) {
                    // A bitrate is a limit, which a stream of fewer codebooks keeps.
                    (o.rate.bitrate ? options.max_codebooks : options.codebooks) = codebooks;
                    r = files.decode(job.in, job.out, options, hooks);
+                   for (const std::string& warning : r.warnings) warn(job.in, warning);
                    // Printed even when quiet, because the sound differs from what the model produced.
                    if (r.clipped > 0)
                      std::fprintf(stderr,
@@ -281,6 +294,11 @@ Command add_decode(CLI::App& app) {
   o->rate.add_to(app, "codebooks to decode, the first ones of the stream (default: all that it has)");
   app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16-bit integers");
   app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
+  app.add_option("--from", o->from, "decode from this time on, in seconds (default: 0)")->check(finite_zero_or_more());
+  app.add_option("--to", o->to, "decode up to this time, in seconds (default: the end)")->check(finite_zero_or_more());
+  app.add_flag(
+      "--conceal", o->conceal,
+      "decode damaged streams and streams without an end: fade lost parts out, with a warning for each stream");
   app.footer(
       "nacre decode - -o - writes the samples of each packet as soon as it has arrived.\n"
       "x.nacre becomes x.wav, with the sample rate, channels and length that the original had. x.ecdc becomes x.wav\n"

@@ -10,9 +10,11 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <optional>
 #include <variant>
 
+#include "coding/channel_decoder.h"
 #include "coding/live.h"
 #include "data/arriving.h"
 #include "data/sniff.h"
@@ -42,9 +44,13 @@ class Input {
       file_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
       if (!file_) throw_errno(path, "cannot open");
     }
+    // Standard input may be a file, too, and need not be at its beginning.
+    struct stat status {};
+    if (const off_t at = ::lseek(fd(), 0, SEEK_CUR); at >= 0 && ::fstat(fd(), &status) == 0 && S_ISREG(status.st_mode))
+      start_ = at, size_ = std::max<off_t>(0, status.st_size - at);
     std::array<std::byte, sniffed_bytes> bytes{};
     for (size_t n = 1; n > 0 && head_.size() < sniffed_bytes;) {
-      n = read(std::span(bytes).first(sniffed_bytes - head_.size()));
+      n = read_next(std::span(bytes).first(sniffed_bytes - head_.size()));
       head_.append(reinterpret_cast<const char*>(bytes.data()), n);
     }
   }
@@ -53,9 +59,20 @@ class Input {
   uint64_t bytes() const { return bytes_; }
   /// The first bytes, up to sniffed_bytes. source() gives them, too.
   const std::string& head() const { return head_; }
+  /// Whether it is a file, which positioned() reads at any position.
+  bool has_positions() const { return start_ >= 0; }
+  PositionedSource positioned() {
+    bytes_ = 0;  // reads the head again
+    return {
+        .read =
+            [this](uint64_t position, std::span<std::byte> to) {
+              return read([&] { return ::pread(fd(), to.data(), to.size(), start_ + static_cast<off_t>(position)); });
+            },
+        .size = static_cast<uint64_t>(size_)};
+  }
   ByteSource source() {
     return [this, at = size_t{0}](std::span<std::byte> to) mutable -> size_t {
-      if (at == head_.size()) return read(to);
+      if (at == head_.size()) return read_next(to);
       const size_t n = head_.copy(reinterpret_cast<char*>(to.data()), to.size(), at);
       at += n;
       return n;
@@ -63,12 +80,16 @@ class Input {
   }
 
  private:
-  size_t read(std::span<std::byte> to) {
-    const int fd = file_ ? file_.get() : STDIN_FILENO;
+  int fd() const { return file_ ? file_.get() : STDIN_FILENO; }
+  size_t read_next(std::span<std::byte> to) {
+    return read([&] { return ::read(fd(), to.data(), to.size()); });
+  }
+  template <class Call>
+  size_t read(Call&& call) {
     for (;;) {
       // A signal that is to stop the call ends the wait for a pipe that is silent.
-      if (arrives_ && hooked_ != nullptr) wait_for(fd, POLLIN, [this] { hooked_->check(); });
-      const ssize_t n = ::read(fd, to.data(), to.size());
+      if (arrives_ && hooked_ != nullptr) wait_for(fd(), POLLIN, [this] { hooked_->check(); });
+      const ssize_t n = call();
       if (n >= 0) {
         bytes_ += static_cast<uint64_t>(n);
         return static_cast<size_t>(n);
@@ -80,6 +101,7 @@ class Input {
   std::string name_;
   Descriptor file_;
   const Hooked* hooked_;
+  off_t start_ = -1, size_ = 0;  // of what a file has from here on
   bool arrives_;
   uint64_t bytes_ = 0;
   std::string head_;
@@ -98,7 +120,9 @@ StreamHeader header_of(const EcdcHeader& h) {
 /// Reads a .nacre stream or an .ecdc file. The first bytes decide. The error for other input names what the input is.
 class CodesReader {
  public:
-  explicit CodesReader(Input& input) : reader_(open(input)) {
+  /// positions: seek() skips bytes where that is possible.
+  explicit CodesReader(Input& input, StreamReaderOptions options = {}, bool positions = false)
+      : reader_(open(input, options, positions)) {
     const auto* ecdc = std::get_if<EcdcReader>(&reader_);
     header_ = ecdc != nullptr ? header_of(ecdc->header()) : std::get<StreamReader>(reader_).header();
   }
@@ -108,8 +132,15 @@ class CodesReader {
   const StreamHeader& header() const { return header_; }
   std::optional<StreamPacket> next() {
     std::optional<StreamPacket> packet = std::visit([](auto& reader) { return reader.next(); }, reader_);
-    if (packet) frames_ = packet->first_frame + packet->frames;
+    if (packet)
+      frames_ = packet->first_frame + packet->frames;
+    else
+      finished_ = true;
     return packet;
+  }
+  /// Passes packets in front of this frame. Those of an .ecdc file are not passed: it has no positions.
+  void seek(uint64_t frame) {
+    if (auto* nacre = std::get_if<StreamReader>(&reader_)) nacre->seek(frame);
   }
   /// Per channel; the number of samples is valid once next() has returned nothing.
   uint64_t frames() const { return frames_; }
@@ -117,14 +148,18 @@ class CodesReader {
     const auto* nacre = std::get_if<StreamReader>(&reader_);
     return nacre != nullptr ? nacre->samples() : header_.samples;
   }
+  bool finished() const { return finished_; }
+  /// The reader of a .nacre stream, or null.
+  const StreamReader* stream() const { return std::get_if<StreamReader>(&reader_); }
 
  private:
   using Reader = std::variant<StreamReader, EcdcReader>;
-  static Reader open(Input& input) {
+  static Reader open(Input& input, StreamReaderOptions options, bool positions) {
     const Thing thing = thing_of(input.head());
     if (thing == Thing::ecdc) return EcdcReader(input.source(), input.name());
     try {
-      return StreamReader(input.source(), input.name());
+      if (positions && input.has_positions()) return StreamReader(input.positioned(), input.name(), options);
+      return StreamReader(input.source(), input.name(), options);
     } catch (const Error& e) {
       const std::string reason = mistaken(thing, Thing::stream);
       if (e.kind() != ErrorKind::input || reason.empty()) throw;
@@ -135,6 +170,7 @@ class CodesReader {
   Reader reader_;
   StreamHeader header_;
   uint64_t frames_ = 0;
+  bool finished_ = false;
 };
 
 /// Writes a .nacre stream or an .ecdc file. The latter has of the header the length and the number of codebooks alone.
@@ -220,13 +256,6 @@ void expect_ecdc(const CodecConfig& c, const AudioInfo& audio, const std::string
     throw Error(ErrorKind::input, name + ": has " + std::to_string(audio.channels) +
                                       " channels, an .ecdc file of EnCodec's 24 kHz model has one; mix them to one "
                                       "before, or write a .nacre stream");
-}
-
-/// The codes of the first `kept` of `codebooks` codebooks, frame by frame.
-std::vector<int32_t> first_codebooks(std::span<const int32_t> codes, size_t codebooks, size_t kept) {
-  std::vector<int32_t> out(codes.size() / codebooks * kept);
-  for (size_t i = 0; i < out.size(); ++i) out[i] = codes[i / kept * codebooks + i % kept];
-  return out;
 }
 
 /// Throws Error(usage) for options of encoding that contradict each other, the input or the model.
@@ -412,77 +441,96 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const auto start = Clock::now();
   Hooked hooked(hooks);
   Input input(stream, &hooked);
-  CodesReader reader(input);
+  CodesReader reader(input, {.recover = options.conceal}, options.from > 0 && !options.conceal);
   const StreamHeader h = reader.header();
   expect_model(reader.format(), h, codec_.config(), identity_, input.name());
   const int64_t codebooks = codebooks_of(h, options, input.name());
-  if (stream == "-" && audio == "-" && reader.format() == StreamFormat::nacre &&
+  const auto with_hint = [&](const auto& read) {
+    try {
+      return read();
+    } catch (const Error& e) {
+      if (options.conceal || e.kind() != ErrorKind::input || reader.stream() == nullptr) throw;
+      throw Error(ErrorKind::input, std::string(e.what()) + "; --conceal decodes the rest");
+    }
+  };
+  const bool whole = options.from == 0 && !options.to && !options.conceal;
+  if (stream == "-" && audio == "-" && reader.format() == StreamFormat::nacre && whole &&
       can_decode_live(codec_.config(), h, options))
     return decode_live(codec_,
                        {.header = h,
                         .name = input.name(),
-                        .next = [&] { return reader.next(); },
+                        .next = [&] { return with_hint([&] { return reader.next(); }); },
                         .samples = [&] { return reader.samples(); },
                         .bytes = [&] { return input.bytes(); }},
                        codebooks, options, hooked);
   const int model_rate = static_cast<int>(h.model_rate), original = static_cast<int>(h.original_rate);
   const int rate = options.model_rate ? model_rate : original;
-  // `wanted`, `end` and `keep_back` count output samples per channel.
+  // `wanted`, `total`, `end` and `keep_back` count output samples per channel.
   const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
   const bool known = h.samples != StreamHeader::unknown;
-  const int64_t end = known ? wanted(h.samples) : INT64_MAX;
+  int64_t total = known ? wanted(h.samples) : Section::open;
+  const Section section = section_of(codec_.config(), h, rate, options);
+  expect_within(section, options, total, rate, input.name());
+  const int64_t end = std::min(section.end, total);
   // If the length is known only at the end of the stream, as many samples are held back as the frames may exceed it.
-  const int64_t keep_back = known ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
+  const int64_t keep_back = known && !options.conceal ? 0 : resampled_frames(int64_t{5} * h.hop + 64, model_rate, rate);
 
   hooked.output_begins();
   WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format,
-                   known ? std::optional(end) : std::nullopt);
+                   end == Section::open ? std::nullopt : std::optional(end - section.first));
   Interleaver out(writer, h.channels, h.gain);
-  std::vector<Resampler> resamplers;
-  std::vector<WindowedDecoder> decoders;
-  resamplers.reserve(h.channels);  // prevents reallocation, because the decoders below keep references
-  for (uint32_t c = 0; c < h.channels; ++c) {
-    Resampler& resampler = resamplers.emplace_back(model_rate, rate);
-    decoders.emplace_back(
-        codec_, [&out, &resampler, c](std::span<const float> samples) { resampler.process(samples, out.channel(c)); },
-        0, codebooks);
-  }
-  uint64_t frames = 0;
-  while (const std::optional<StreamPacket> packet = reader.next()) {
-    if (codebooks == h.codebooks)
-      decoders[packet->channel].push(packet->codes);
-    else
-      decoders[packet->channel].push(first_codebooks(packet->codes, h.codebooks, static_cast<size_t>(codebooks)));
+  std::deque<ChannelDecoder> channels;
+  for (uint32_t c = 0; c < h.channels; ++c)
+    channels.emplace_back(codec_, h, section, rate, codebooks, options.conceal, out.channel(c));
+  LossAccount losses;
+  // Concealment needs the packets in front of a part, for what is heard of them in it.
+  if (!options.conceal) with_hint([&] { reader.seek(static_cast<uint64_t>(section.frame_first)); });
+  int64_t frames = 0;
+  while (frames < section.frames_read) {
+    const std::optional<StreamPacket> packet = with_hint([&] { return reader.next(); });
+    if (!packet) break;
+    channels[packet->channel].push(*packet);
+    losses.add(*packet);
     // Samples can be written only when every channel has its packet of this stretch.
     if (packet->channel + 1 != h.channels) {
       hooked.check();
       continue;
     }
-    frames = packet->first_frame + packet->frames;
-    out.write(keep_back, end);
+    frames = static_cast<int64_t>(packet->first_frame + packet->frames);
+    out.write(keep_back, end - section.first);
     hooked.at(static_cast<double>(frames) * h.hop / model_rate, known ? static_cast<double>(h.samples) / original : 0);
   }
-  for (size_t c = 0; c < decoders.size(); ++c) {
+  for (ChannelDecoder& channel : channels) {
     // The decoder's last window, then the resampler's tail.
-    decoders[c].finish();
-    resamplers[c].finish(out.channel(c));
+    channel.finish();
     hooked.check();
   }
-  const int64_t length = wanted(reader.samples());
+  if (reader.finished()) {
+    total = wanted(reader.samples());
+    expect_within(section, options, total, rate, input.name());
+  }
+  const int64_t length = std::min(section.end, total) - section.first;
   // Only if the frames exceed the length by more than keep_back. The output has no name yet, so nothing wrong remains.
   if (out.written() > length)
     throw Error(ErrorKind::input, input.name() + ": has more frames than its length of " +
                                       std::to_string(reader.samples()) + " samples needs");
   out.finish(length);
   const int64_t clipped = writer.commit();
-  return {.seconds = static_cast<double>(length) / rate,
-          .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
-          .bytes = input.bytes(),
-          .codebooks = codebooks,
-          .channels = static_cast<int>(h.channels),
-          .sample_rate = rate,
-          .samples = length,
-          .clipped = clipped};
+  FileReport report{.seconds = static_cast<double>(length) / rate,
+                    .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+                    .bytes = input.bytes(),
+                    .codebooks = codebooks,
+                    .channels = static_cast<int>(h.channels),
+                    .sample_rate = rate,
+                    .samples = length,
+                    .clipped = clipped};
+  if (options.conceal && reader.stream() != nullptr) {
+    const double from = static_cast<double>(section.first) / rate;
+    LossAccount::Lost lost = losses.within(from, from + report.seconds, h);
+    report.warnings = loss_warnings(lost, *reader.stream());
+    report.lost = std::move(lost.seconds), report.lost_frames = lost.frames;
+  }
+  return report;
 }
 
 StreamFacts check_stream(const std::string& path) {

@@ -4,36 +4,25 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstdio>
 
+#include "files/stream_layout.h"
 #include "nacre/error.h"
 #include "nacre/files/crc32c.h"
 
 namespace nacre {
+
+using namespace stream_layout;
+
 namespace {
 
 // As in PNG, the first byte and the line ending show a transfer that dropped the eighth bit or converted line ends.
 constexpr unsigned char magic[8] = {0x89, 'N', 'A', 'C', 'R', 'E', '\r', '\n'};
 constexpr uint32_t version = 1;
-// Offsets and limits of docs/format.md. Numbers are little-endian.
-constexpr size_t header_bytes = 60, packet_head_bytes = 12, crc_bytes = 4, closing_bytes = 28;
-constexpr std::byte data_kind{'P'}, closing_kind{'E'};
-constexpr uint32_t max_rate = 1u << 20, max_hop = 1u << 20, max_packet_frames = 65536;
-constexpr uint64_t max_payload = uint64_t{1} << 20, max_samples = uint64_t{1} << 40;
 
 template <class T>
 void put(std::vector<std::byte>& out, T value) {
   for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<std::byte>(value >> (8 * i) & 0xff));
-}
-template <class T>
-T get(std::span<const std::byte> data, size_t at) {
-  T value = 0;
-  for (size_t i = 0; i < sizeof(T); ++i)
-    value = static_cast<T>(value | static_cast<T>(std::to_integer<T>(data[at + i]) << (8 * i)));
-  return value;
-}
-
-uint64_t payload_bytes(const StreamHeader& h, uint64_t frames) {
-  return (frames * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
 }
 
 /// The defect of a header, or "". The factors of all products below are bounded, and no product overflows.
@@ -59,22 +48,6 @@ std::string problem(const StreamHeader& h) {
   return {};
 }
 
-/// The defect of a length, or "". The frames must hold the samples and may exceed them by at most four hops of padding
-/// and two samples of rounding in the resampler.
-std::string length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
-  if (samples > max_samples)
-    return "the number of samples is " + std::to_string(samples) + ", expected at most " + std::to_string(max_samples);
-  if (h.samples != StreamHeader::unknown && h.samples != samples)
-    return "the header has " + std::to_string(h.samples) + " samples, the end " + std::to_string(samples);
-  // long double: up to 2^40 samples times 2^20 Hz does not fit into the 53 bits of a double.
-  const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
-  const long double held = static_cast<long double>(frames) * h.hop;
-  if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
-    return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not match the length of " +
-           std::to_string(samples) + " samples";
-  return {};
-}
-
 uint32_t about_a_second(const StreamHeader& h) {
   if (h.hop == 0 || h.codebooks == 0) return 1;
   // A second of a large model may exceed the largest packet; the packet is then as long as the limits permit. The
@@ -91,6 +64,43 @@ int code_bits(const StreamHeader& h) noexcept { return h.codebook_size < 2 ? 0 :
 
 double nominal_bits_per_second(const StreamHeader& h) noexcept {
   return static_cast<double>(h.channels) * h.codebooks * code_bits(h) * h.model_rate / h.hop;
+}
+
+std::string stream_layout::length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
+  if (samples > max_samples)
+    return "the number of samples is " + std::to_string(samples) + ", expected at most " + std::to_string(max_samples);
+  if (h.samples != StreamHeader::unknown && h.samples != samples)
+    return "the header has " + std::to_string(h.samples) + " samples, the end " + std::to_string(samples);
+  // long double: up to 2^40 samples times 2^20 Hz does not fit into the 53 bits of a double.
+  const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
+  const long double held = static_cast<long double>(frames) * h.hop;
+  if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
+    return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not match the length of " +
+           std::to_string(samples) + " samples";
+  return {};
+}
+
+std::string stream_layout::unpack(const StreamHeader& h, std::span<const std::byte> payload, uint32_t number,
+                                  uint32_t frames, std::vector<int32_t>& codes) {
+  const int bits = code_bits(h);
+  const uint32_t mask = (1u << bits) - 1;
+  codes.resize(size_t{frames} * h.codebooks);
+  uint32_t pending = 0;
+  int filled = 0;
+  size_t at = 0;
+  for (auto& code : codes) {
+    // Never past the payload, whose size was computed from the same number of bits.
+    for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(payload[at++]) << filled;
+    const uint32_t value = pending & mask;
+    if (value >= h.codebook_size)
+      return "code is " + std::to_string(value) + ", expected 0 to " + std::to_string(h.codebook_size - 1);
+    code = static_cast<int32_t>(value);
+    pending >>= bits;
+    filled -= bits;
+  }
+  // So every stream of codes has one encoding only.
+  if (pending != 0) return "the padding of packet " + std::to_string(number) + " is not zero";
+  return {};
 }
 
 StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
@@ -199,7 +209,17 @@ void StreamWriter::finish(uint64_t samples) {
   finished_ = true;
 }
 
-StreamReader::StreamReader(ByteSource source, std::string name) : source_(std::move(source)), name_(std::move(name)) {
+StreamReader::StreamReader(ByteSource source, std::string name, StreamReaderOptions options)
+    : source_(std::move(source)), name_(std::move(name)), options_(options) {
+  read_header();
+}
+
+StreamReader::StreamReader(PositionedSource source, std::string name, StreamReaderOptions options)
+    : positioned_(std::move(source)), name_(std::move(name)), options_(options) {
+  read_header();
+}
+
+void StreamReader::read_header() {
   // The magic and the version are compared before the rest is read: another file may be shorter than a header, and a
   // later version may have another one.
   buffer_.resize(header_bytes);
@@ -234,12 +254,48 @@ void StreamReader::fail(const std::string& what) const {
   throw Error(ErrorKind::input, name_ + ": byte " + std::to_string(at_) + ": " + what);
 }
 
+size_t StreamReader::take(uint64_t position, std::span<std::byte> into) {
+  const size_t n = positioned_.read ? positioned_.read(position, into) : source_(into);
+  return std::min(n, into.size());
+}
+
 void StreamReader::read(std::span<std::byte> into) {
   while (!into.empty()) {
-    const size_t n = std::min(source_(into), into.size());
-    if (n == 0) fail("the stream is cut off");
+    const size_t n = take(at_, into);
+    if (n == 0) fail("the stream is cut off" + whole_packets());
     at_ += n;
     into = into.subspan(n);
+  }
+}
+
+std::string StreamReader::whole_packets() const {
+  if (header_.hop == 0) return {};  // within the header
+  char seconds[40];
+  std::snprintf(seconds, sizeof seconds, "%.2f",
+                static_cast<double>(frames_) * header_.hop / static_cast<double>(header_.model_rate));
+  return " after " + std::to_string(packets_) + (packets_ == 1 ? " whole packet (" : " whole packets (") + seconds +
+         " s)";
+}
+
+void StreamReader::seek(uint64_t frame) {
+  const uint64_t stretch = frame / header_.packet_frames;
+  if (positioned_.read && !options_.recover) {
+    // The last packets are shorter, and behind the end there is nothing. So it jumps as far as a closing packet would
+    // still fit, and reads on from there.
+    const uint64_t bytes = header_.channels * packet_bytes(header_, header_.packet_frames);
+    constexpr uint64_t least = header_bytes + closing_bytes + crc_bytes;
+    const uint64_t held = positioned_.size < least ? 0 : (positioned_.size - least) / bytes;
+    const uint64_t to = std::min({stretch, held, uint64_t{~uint32_t{0}} / header_.channels});
+    at_ = header_bytes + to * bytes;
+    packets_ = static_cast<uint32_t>(to * header_.channels);
+    frames_ = to * header_.packet_frames;
+    stretch_frames_ = header_.packet_frames;
+    state_ = State::open;
+  } else if (stretch * header_.packet_frames < frames_ || packets_ % header_.channels != 0) {
+    throw Error(ErrorKind::usage, name_ + ": cannot go back to frame " + std::to_string(frame) +
+                                      " of a source that is read from front to back");
+  }
+  while (frames_ / header_.packet_frames < stretch && next()) {
   }
 }
 
@@ -248,6 +304,7 @@ std::optional<StreamPacket> StreamReader::next() {
   if (state_ == State::failed) fail("reading has failed before");
   // An error leaves this state, because the position in the stream is then unknown.
   state_ = State::failed;  // until this packet has been verified
+  if (options_.recover) return next_recovered();
   buffer_.resize(packet_head_bytes);
   read(buffer_);
   const auto kind = buffer_[0];
@@ -279,31 +336,19 @@ std::optional<StreamPacket> StreamReader::next() {
   if (get<uint32_t>(buffer_, covered.size()) != crc32c(covered, seed_))
     fail("the CRC of packet " + std::to_string(packets_) + " does not match");
 
-  const int bits = code_bits(header_);
-  const uint32_t mask = (1u << bits) - 1;
-  codes_.resize(size_t{frames} * header_.codebooks);
-  uint32_t pending = 0;
-  int filled = 0;
-  size_t at = packet_head_bytes;
-  for (auto& code : codes_) {
-    // Never past the payload, whose size was computed from the same number of bits.
-    for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(buffer_[at++]) << filled;
-    const uint32_t value = pending & mask;
-    if (value >= header_.codebook_size)
-      fail("code is " + std::to_string(value) + ", expected 0 to " + std::to_string(header_.codebook_size - 1));
-    code = static_cast<int32_t>(value);
-    pending >>= bits;
-    filled -= bits;
-  }
-  // So every stream of codes has one encoding only.
-  if (pending != 0) fail("the padding of packet " + std::to_string(packets_) + " is not zero");
+  if (const std::string what = unpack(header_, covered.subspan(packet_head_bytes), packets_, frames, codes_);
+      !what.empty())
+    fail(what);
+  state_ = State::open;
+  return passed(channel, frames);
+}
 
-  StreamPacket packet{.channel = channel, .first_frame = frames_, .frames = frames, .codes = codes_};
+StreamPacket StreamReader::passed(uint32_t channel, uint32_t frames) {
+  const StreamPacket packet{.channel = channel, .first_frame = frames_, .frames = frames, .codes = codes_};
   stretch_frames_ = frames;
   ++packets_;
   // Frames count per channel, once the stretch is complete.
   if (channel + 1 == header_.channels) frames_ += frames;
-  state_ = State::open;
   return packet;
 }
 
@@ -322,7 +367,7 @@ void StreamReader::close(std::span<const std::byte> head) {
   if (const std::string what = length_problem(header_, frames_, samples_); !what.empty()) fail(what);
   std::byte more{};
   // A second stream appended to the first would otherwise be lost without a message.
-  if (source_({&more, 1}) != 0) fail("unexpected data after the end of the stream");
+  if (take(at_, {&more, 1}) != 0) fail("unexpected data after the end of the stream");
   state_ = State::finished;
 }
 

@@ -1,4 +1,5 @@
-// Any bytes are either refused with Error(input), or are a stream that the writer reproduces byte for byte.
+// Any bytes are either refused with Error(input), or are a stream that the writer reproduces byte for byte. Where
+// damage is read around, packets are in order and of whole stretches, and a stream without damage gives the same codes.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -39,6 +40,38 @@ void repair(std::vector<std::byte>& b) {
   }
 }
 
+/// Reads around damage. Returns false if the bytes are refused.
+bool recover(const std::vector<std::byte>& bytes, size_t piece, std::vector<int32_t>& codes) {
+  size_t at = 0;
+  uint64_t number = 0, frames = 0;
+  try {
+    StreamReader reader(
+        [&](std::span<std::byte> into) {
+          const size_t n = std::min({into.size(), bytes.size() - at, piece});
+          if (n > 0) std::memcpy(into.data(), bytes.data() + at, n);
+          at += n;
+          return n;
+        },
+        "stream", {.recover = true});
+    const StreamHeader& h = reader.header();
+    // A few bytes may stand for ten minutes of lost packets of one frame.
+    for (int i = 0; i < 100000; ++i) {
+      const auto packet = reader.next();
+      if (!packet) return reader.finished() && !reader.cut_off() && !reader.continued();
+      if (packet->channel != number++ % h.channels || packet->first_frame != frames || packet->frames == 0 ||
+          packet->frames > h.packet_frames || packet->codes.size() != (packet->lost ? 0 : packet->frames * h.codebooks))
+        std::abort();
+      if (packet->channel + 1 == h.channels) frames += packet->frames;
+      for (int32_t c : packet->codes)
+        if (c < 0 || static_cast<uint32_t>(c) >= h.codebook_size) std::abort();
+      codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
+    }
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::input) std::abort();
+  }
+  return false;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -49,6 +82,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   size_t at = 0;
   const size_t piece = 1 + data[0] % 64u;
   std::vector<std::byte> out;
+  std::vector<int32_t> codes, recovered;
+  const bool whole = recover(bytes, piece, recovered);
   try {
     StreamReader reader([&](std::span<std::byte> into) {
       const size_t n = std::min({into.size(), bytes.size() - at, piece});
@@ -62,12 +97,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       for (int32_t c : packet->codes)
         if (c < 0 || static_cast<uint32_t>(c) >= reader.header().codebook_size) std::abort();
       writer.write(packet->channel, packet->codes);
+      codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
     }
     writer.finish(reader.samples());
   } catch (const Error& e) {
     if (e.kind() != ErrorKind::input) std::abort();
     return 0;
   }
-  if (out != bytes) std::abort();
+  if (out != bytes || !whole || codes != recovered) std::abort();
   return 0;
 }

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nacre/codec/codec.h"
@@ -35,13 +37,18 @@ enum class StreamFormat : uint8_t {
 struct FileReport {
   double seconds = 0;       ///< duration of the audio
   double wall_seconds = 0;  ///< elapsed time
-  uint64_t bytes = 0;       ///< size of the stream
+  uint64_t bytes = 0;       ///< size of the stream; decode: of what was read of it
   int64_t codebooks = 0;    ///< encode: of the stream; decode: those decoded
   int channels = 0;
   int sample_rate = 0;  ///< of the audio file
   int64_t samples = 0;  ///< per channel
   int64_t clipped = 0;  ///< decode to 16 bits: number of samples beyond full scale
-  std::vector<std::string> warnings = {};  ///< encode: AudioReader::warnings()
+  /// encode: AudioReader::warnings(); decode: what DecodeOptions::conceal accepted, without the stream's name.
+  std::vector<std::string> warnings = {};
+  /// decode: times in seconds, on the axis of the whole stream, that were lost in a channel and concealed, and the
+  /// number of their frames.
+  std::vector<std::pair<double, double>> lost = {};
+  int64_t lost_frames = 0;
 };
 
 struct EncodeOptions {
@@ -58,6 +65,12 @@ struct DecodeOptions {
   bool model_rate = false;    ///< keep the model's sample rate instead of the original's
   int64_t codebooks = 0;      ///< codebooks used, the stream's first ones; 0: all that it has
   int64_t max_codebooks = 0;  ///< the same for streams that have more, and without effect for others; 0: no limit
+  /// Decodes a part: round(from * rate) to round(to * rate) of the output's samples, in seconds. Without `to`, up to
+  /// the end. The samples are those of the whole, up to the rounding of sums in floats.
+  double from = 0;
+  std::optional<double> to = {};
+  /// Decodes damaged streams and streams without an end (docs/format.md, "Reading around damage"). For .nacre only.
+  bool conceal = false;
 };
 
 /// Encodes and decodes files with one model. Outputs appear complete or not at all. "-" is standard input or output.
@@ -80,13 +93,17 @@ class FileCodec {
                     const EncodeOptions& = {});
   /// Reads .nacre streams and .ecdc files; the content decides. Audio of an .ecdc file has the model's rate and one
   /// channel. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if
-  /// the stream has fewer than DecodeOptions::codebooks.
+  /// the stream has fewer than DecodeOptions::codebooks or does not hold the part.
   ///
-  /// From standard input to standard output, a .nacre stream is decoded live: the samples of a packet are written when
-  /// it has arrived, and remain written if the stream turns out to be damaged behind it. The WAV header has the length,
-  /// or 0xFFFFFFFF for its sizes if the stream's header has none. A stream without a length in its header must have
-  /// less than one hop of padding; see docs/program.md. A codec that needs the whole signal, and a length beyond plain
-  /// RIFF, are decoded as into a file.
+  /// Of a .nacre file, only the packets around a part are read. All packets before are read from a pipe, with
+  /// DecodeOptions::conceal, for a recurrent codec (CodecConfig::recurrent, which depends on all frames before) and of
+  /// an .ecdc file. What is behind a part is not read.
+  ///
+  /// From standard input to standard output, a .nacre stream is decoded live, unless a part or concealment is asked
+  /// for: the samples of a packet are written when it has arrived, and remain written if the stream turns out to be
+  /// damaged behind it. The WAV header has the length, or 0xFFFFFFFF for its sizes if the stream's header has none. A
+  /// stream without a length in its header must have less than one hop of padding; see docs/program.md. A codec that
+  /// needs the whole signal, and a length beyond plain RIFF, are decoded as into a file.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 

@@ -69,11 +69,27 @@ class StreamWriter {
 /// Fills the front of the span and returns the number of bytes; 0 only at the end.
 using ByteSource = std::function<size_t(std::span<std::byte>)>;
 
+/// Bytes at any position. `read` fills the front of the span with the bytes from `position` on and returns their
+/// number; 0 only at the end.
+struct PositionedSource {
+  std::function<size_t(uint64_t position, std::span<std::byte>)> read;
+  uint64_t size = 0;  ///< in bytes; a source that grows may give more
+};
+
 struct StreamPacket {
   uint32_t channel = 0;
   uint64_t first_frame = 0;
   uint32_t frames = 0;
-  std::span<const int32_t> codes;  ///< [frame][codebook], valid until the next call
+  std::span<const int32_t> codes;  ///< [frame][codebook], valid until the next call; empty if lost
+  bool lost = false;               ///< damaged or missing; only with StreamReaderOptions::recover
+};
+
+struct StreamReaderOptions {
+  /// Reads on behind damage (docs/format.md, "Reading around damage"). What cannot be read is returned as lost packets,
+  /// so every channel keeps its time, and the stream may end without a closing packet. A damaged header is refused. So
+  /// is a stream in which more than 10 minutes have no bytes at all, because a packet's number alone would then make a
+  /// caller produce hours of audio.
+  bool recover = false;
 };
 
 /// Reads a stream. Throws Error(input) with the position of the first byte that is wrong. A packet is verified before
@@ -81,32 +97,78 @@ struct StreamPacket {
 class StreamReader {
  public:
   /// Reads the header. `name` is the stream's name in messages.
-  explicit StreamReader(ByteSource, std::string name = "stream");
+  explicit StreamReader(ByteSource, std::string name = "stream", StreamReaderOptions = {});
+  explicit StreamReader(PositionedSource, std::string name = "stream", StreamReaderOptions = {});
 
   const StreamHeader& header() const noexcept { return header_; }
   /// The next packet: channels 0, 1, ... of one stretch of time, then those of the next. Returns nothing after the
-  /// closing packet; by then the closing packet and the end of the stream behind it have been verified.
+  /// closing packet; by then the closing packet and the end of the stream behind it have been verified. recover:
+  /// returns nothing at the end of the source as well.
   std::optional<StreamPacket> next();
+  /// next() goes on with the packets of the stretch of time that holds this frame, or with nothing if the stream has
+  /// fewer frames. A positioned source is not read in between, so damage there is not seen. From a ByteSource, and if
+  /// damage is read around, all packets in between are read, and a frame before the next packet is refused by
+  /// Error(usage).
+  void seek(uint64_t frame);
 
   bool finished() const noexcept { return state_ == State::finished; }
-  /// Per channel; valid once finished().
+  /// Per channel; valid once finished(). Without a closing packet, these are the frames of the stretches of which every
+  /// channel's packet was found, and the samples are the header's if the frames hold them, otherwise as many as they
+  /// hold.
   uint64_t frames() const noexcept { return frames_; }
   uint64_t samples() const noexcept { return samples_; }
+  /// recover, once finished(): the stream has no closing packet, or there are bytes behind the closing packet.
+  bool cut_off() const noexcept { return recovery_.cut_off; }
+  bool continued() const noexcept { return recovery_.continued; }
 
  private:
   enum class State { open, finished, failed };
+  /// A verified packet. A closing packet has the number of packets in the stream.
+  struct Found {
+    bool closing = false;
+    uint32_t number = 0, channel = 0;
+    uint64_t stretch = 0;  // the stretch that it belongs to, or that it closes
+    uint32_t frames = 0;   // of that stretch
+    size_t bytes = 0;
+    uint64_t samples = 0;  // of a closing packet
+  };
+  struct Recovery {
+    std::vector<std::byte> window = {};  // bytes that were read, from `first` on not yet passed
+    size_t first = 0;
+    bool at_end = false;
+    std::optional<Found> found = {};  // the next packet, whose codes wait in codes_
+    uint64_t checked = 0;             // bytes over which CRCs were computed
+    uint64_t absent = 0;              // lost packets without bytes
+    bool cut_off = false, continued = false;
+  };
   [[noreturn]] void fail(const std::string&) const;
+  void read_header();
+  size_t take(uint64_t position, std::span<std::byte>);
   void read(std::span<std::byte>);
+  std::string whole_packets() const;
+  StreamPacket passed(uint32_t channel, uint32_t frames);
   void close(std::span<const std::byte> head);
+  // stream_recovery.cpp
+  std::optional<StreamPacket> next_recovered();
+  bool have(size_t bytes);
+  void skip(size_t bytes);
+  bool follows(const Found&) const;
+  std::optional<Found> packet_at(size_t offset);
+  std::optional<Found> verified(size_t offset, Found);
+  std::optional<Found> find();
+  void end_without_closing();
 
   ByteSource source_;
+  PositionedSource positioned_;
   std::string name_;
+  StreamReaderOptions options_;
   StreamHeader header_;
   std::vector<std::byte> buffer_;
   std::vector<int32_t> codes_;
   uint32_t seed_ = 0, packets_ = 0, stretch_frames_ = 0;
   uint64_t frames_ = 0, samples_ = 0, at_ = 0;
   State state_ = State::open;
+  Recovery recovery_;
 };
 
 }  // namespace nacre

@@ -1,0 +1,44 @@
+#pragma once
+// One channel of a stream on its way from packets to samples of the output.
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "coding/conceal.h"
+#include "coding/section.h"
+#include "nacre/codec/windowed.h"
+#include "nacre/data/audio.h"
+
+namespace nacre::training {
+
+class ChannelDecoder {
+ public:
+  /// `out` receives the samples of the section, and behind its end some more. codebooks: how many of the stream's are
+  /// decoded. conceal: lost packets may come.
+  ChannelDecoder(Codec&, const StreamHeader&, const Section&, int rate, int64_t codebooks, bool conceal,
+                 std::vector<float>& out);
+  ChannelDecoder(const ChannelDecoder&) = delete;
+  ChannelDecoder& operator=(const ChannelDecoder&) = delete;
+  /// The channel's next packet. Packets in front of the section are passed, so they may be left out.
+  void push(const StreamPacket&);
+  void finish();
+
+ private:
+  std::span<const int32_t> codes_of(const StreamPacket&);
+  void take(std::span<const float> samples);
+  void drop_front();
+
+  StreamHeader header_;
+  Section section_;
+  size_t codebooks_;
+  std::optional<LossEnvelope> envelope_;
+  Resampler resampler_;
+  WindowedDecoder decoder_;
+  std::vector<float>& out_;
+  std::vector<int32_t> codes_, last_frame_;
+  std::vector<float> concealed_;
+  int64_t at_;     // the model's sample that the decoder gives next
+  int64_t early_;  // output samples in front of the section that are still to come
+};
+
+}  // namespace nacre::training

@@ -1,0 +1,174 @@
+// Reading around damage: StreamReader with StreamReaderOptions::recover. The window holds what was read and not yet
+// passed: at most the packet that was expected and the one behind it.
+#include <algorithm>
+
+#include "files/stream_layout.h"
+#include "nacre/error.h"
+#include "nacre/files/crc32c.h"
+
+namespace nacre {
+
+using namespace stream_layout;
+
+namespace {
+
+/// Lost time of which not a byte is there. Only the number in a packet says that it was, so this is limited.
+constexpr double most_absent_seconds = 600;
+/// CRCs that may be computed per byte that was read, on average. A stream has one, and a search rarely meets bytes that
+/// look like a packet. Input made for the purpose could have a packet of 1 MiB at every byte.
+constexpr uint64_t most_checks = 16;
+
+/// A stream of this header has no more frames than this. The products of the limits fit into 64 bits.
+uint64_t most_frames(const StreamHeader& h) {
+  const uint64_t samples = h.samples == StreamHeader::unknown ? max_samples : h.samples;
+  return (samples * h.model_rate / h.original_rate + 4 * uint64_t{h.hop} + 3) / h.hop;
+}
+
+}  // namespace
+
+bool StreamReader::have(size_t bytes) {
+  Recovery& r = recovery_;
+  if (r.first >= r.window.size() - r.first) {  // moves each byte once, on average
+    r.window.erase(r.window.begin(), r.window.begin() + static_cast<std::ptrdiff_t>(r.first));
+    r.first = 0;
+  }
+  // No more is read than was asked for: a pipe may have no more yet.
+  while (!r.at_end && r.window.size() - r.first < bytes) {
+    const size_t held = r.window.size();
+    r.window.resize(r.first + bytes);
+    const size_t n = take(at_ + held - r.first, std::span(r.window).subspan(held));
+    r.window.resize(held + n);
+    r.at_end = n == 0;
+  }
+  return r.window.size() - r.first >= bytes;
+}
+
+void StreamReader::skip(size_t bytes) {
+  recovery_.first += bytes;
+  at_ += bytes;
+}
+
+/// Whether a packet can be the next one that was not lost.
+bool StreamReader::follows(const Found& f) const {
+  if (f.stretch * header_.packet_frames + f.frames > most_frames(header_)) return false;
+  const bool begun = packets_ % header_.channels != 0;
+  if (begun && f.stretch == packets_ / header_.channels) return f.frames == stretch_frames_;
+  // Nothing follows a shorter stretch.
+  return packets_ == 0 || stretch_frames_ == header_.packet_frames;
+}
+
+/// `found` if its CRC matches the bytes. An old packet, one that is there twice, is returned as well.
+std::optional<StreamReader::Found> StreamReader::verified(size_t offset, Found found) {
+  if (!have(offset + found.bytes)) return {};
+  recovery_.checked += found.bytes;
+  if (recovery_.checked / most_checks > at_ + offset + (uint64_t{1} << 20))
+    fail("too many bytes look like packets and are none");
+  const auto all = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset, found.bytes);
+  const auto covered = all.first(found.bytes - crc_bytes);
+  if (get<uint32_t>(all, covered.size()) != crc32c(covered, seed_)) return {};
+  if (found.closing || found.number < packets_) return found;
+  if (!unpack(header_, covered.subspan(packet_head_bytes), found.number, found.frames, codes_).empty()) return {};
+  return found;
+}
+
+/// The packet that begins `offset` bytes from here.
+std::optional<StreamReader::Found> StreamReader::packet_at(size_t offset) {
+  if (!have(offset + packet_head_bytes)) return {};
+  auto head = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset);
+  Found f{.number = get<uint32_t>(head, 4)};
+  if (head[0] == data_kind && head[1] == std::byte{0}) {
+    f.channel = get<uint16_t>(head, 2), f.stretch = f.number / header_.channels, f.frames = get<uint32_t>(head, 8);
+    if (f.channel != f.number % header_.channels || f.number == ~uint32_t{0} || f.frames == 0 ||
+        f.frames > header_.packet_frames || (f.number >= packets_ && !follows(f)))
+      return {};
+    f.bytes = static_cast<size_t>(packet_bytes(header_, f.frames));
+    return verified(offset, f);
+  }
+  constexpr size_t bytes = closing_bytes + crc_bytes;
+  if (head[0] != closing_kind || get<uint32_t>(head, 0) >> 8 != 0 || get<uint32_t>(head, 8) != 0 ||
+      f.number < packets_ || f.number % header_.channels != 0 || !have(offset + bytes))
+    return {};
+  head = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset);
+  f.closing = true, f.bytes = bytes, f.samples = get<uint64_t>(head, 20);
+  const uint64_t frames = get<uint64_t>(head, 12), stretches = f.number / header_.channels;
+  // Every stretch before the last one is whole.
+  if (f.number == packets_) {
+    if (frames != frames_) return {};
+  } else {
+    f.stretch = stretches - 1;
+    const uint64_t before = f.stretch * header_.packet_frames;
+    if (frames <= before || frames - before > header_.packet_frames) return {};
+    f.frames = static_cast<uint32_t>(frames - before);
+    if (!follows(f)) return {};
+  }
+  if (!length_problem(header_, frames, f.samples).empty()) return {};
+  return verified(offset, f);
+}
+
+/// The next packet, from here to the end of the source. Passes it, and all bytes before it.
+std::optional<StreamReader::Found> StreamReader::find() {
+  const auto whole = static_cast<size_t>(packet_bytes(header_, header_.packet_frames));
+  const uint64_t begin = at_;
+  for (;;) {
+    std::optional<Found> found = packet_at(0);
+    // If bytes were changed and none are missing, the next packet is where it would be anyway.
+    if (!found && (found = packet_at(whole))) skip(whole);
+    while (!found && have(1)) {
+      skip(1);
+      found = packet_at(0);
+    }
+    if (!found) return {};
+    const uint64_t skipped = at_ - begin;
+    skip(found->bytes);
+    if (found->number < packets_) continue;
+    const uint64_t lost = found->number - packets_;
+    recovery_.absent += lost - std::min<uint64_t>(lost, skipped / whole);
+    const double seconds = static_cast<double>(recovery_.absent) / header_.channels * header_.packet_frames *
+                           header_.hop / header_.model_rate;
+    if (seconds > most_absent_seconds)
+      fail("found packet " + std::to_string(found->number) + ", expected packet " + std::to_string(packets_) +
+           ": more than " + std::to_string(static_cast<int>(most_absent_seconds / 60)) + " minutes are missing");
+    return found;
+  }
+}
+
+std::optional<StreamPacket> StreamReader::next_recovered() {
+  Recovery& r = recovery_;
+  if (!r.found) r.found = find();
+  if (!r.found) {
+    end_without_closing();
+    return {};
+  }
+  const Found f = *r.found;
+  if (packets_ < f.number) {
+    const uint32_t channel = packets_ % header_.channels;
+    const bool last = packets_ / header_.channels == f.stretch;
+    StreamPacket packet = passed(channel, last ? f.frames : channel > 0 ? stretch_frames_ : header_.packet_frames);
+    packet.codes = {}, packet.lost = true;
+    state_ = State::open;
+    return packet;
+  }
+  r.found.reset();
+  if (!f.closing) {
+    state_ = State::open;
+    return passed(f.channel, f.frames);
+  }
+  samples_ = f.samples;
+  r.continued = have(1);
+  state_ = State::finished;
+  return {};
+}
+
+void StreamReader::end_without_closing() {
+  recovery_.cut_off = true;
+  samples_ = header_.samples;
+  if (header_.samples == StreamHeader::unknown || !length_problem(header_, frames_, header_.samples).empty()) {
+    // Up to 2^48 frames of 2^20 samples.
+    const auto held =
+        static_cast<unsigned __int128>(frames_) * header_.hop * header_.original_rate / header_.model_rate;
+    samples_ = static_cast<uint64_t>(std::min<unsigned __int128>(held, max_samples));
+  }
+  state_ = State::finished;
+}
+
+}  // namespace nacre
