@@ -296,6 +296,7 @@ DecodeBlocks& CodecBlocks::shared_decoder(Codec& codec, int64_t frames, int64_t 
   return *m.decode_blocks;
 }
 std::atomic<bool>& CodecBlocks::in_use(Codec& codec, const char* call) { return inside(codec.impl_, call).in_use; }
+void CodecBlocks::expect_codec(const Codec& codec, const char* call) { inside(codec.impl_, call); }
 
 // ---- files
 

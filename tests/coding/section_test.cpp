@@ -326,7 +326,7 @@ TEST_CASE("coding: a stream that is cut at any byte is decoded to its last whole
         expected.push_back(f.decoded({}, nullptr, "part.nacre"));
         if (n > 0) ends.push_back(std::filesystem::file_size(f.folder / "part.nacre") - 32);
       }
-      for (size_t n = 0; n < good.size(); ++n) {
+      for (size_t n = 0; n < good.size(); n += known && channels == 1 ? 1 : 7) {
         INFO(n << " of " << good.size() << " bytes, " << channels << " channels, length in the header: " << known);
         f.write(good.substr(0, n));
         CHECK_THAT(f.error({}), Catch::StartsWith("3 ") && Catch::Contains(n < 8 ? "" : "cut off"));

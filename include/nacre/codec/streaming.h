@@ -37,10 +37,11 @@ StreamingLatency decoding_latency(const CodecConfig&, int64_t block_frames = 1);
 
 /// Encodes samples to codes. The codec must outlive the encoder, and its parameters must not change meanwhile. The
 /// encoder has memory of its own: any number of encoders and decoders of one codec may run at the same time, each in
-/// one thread at a time. A beam is that of the codec when the encoder was made. No call allocates after the constructor,
-/// except in error messages. Invalid calls throw Error(usage) and change nothing: non-finite samples, a push() or a
-/// second finish() after finish(). If a call ends by another exception, also one of the sink, results are lost, and
-/// calls throw Error(usage) until reset().
+/// one thread at a time. A beam is that of the codec when the encoder was made; no other thread may set it then.
+///
+/// No call allocates after the constructor, except in error messages. Invalid calls throw Error(usage) and change
+/// nothing: non-finite samples, a push() or a second finish() after finish(). If a call ends by another exception, also
+/// one of the sink, results are lost, and calls throw Error(usage) until reset().
 class StreamingEncoder {
  public:
   /// Receives consecutive frames of codes [1, frames, 1, codebooks], valid during the call.
