@@ -355,19 +355,19 @@ TEST_CASE("coding: the gain around lost frames has no step", "[training][conceal
   LossEnvelope envelope(1000);  // falls within 60 samples, rises within 20
   std::vector<float> x(400, 1.0f);
   for (const auto& [n, lost] : std::vector<std::pair<int64_t, bool>>{
-           {30, true}, {50, false}, {10, true}, {5, false}, {100, true}, {205, false}})
+           {30, true}, {50, false}, {40, true}, {5, false}, {100, true}, {175, false}})
     envelope.add(n, lost);
   envelope.apply(std::span(x).first(70));
   envelope.apply(std::span(x).subspan(70));
   for (size_t t = 0; t < 30; ++t) CHECK(x[t] == 0);
   for (size_t t = 49; t < 80; ++t) CHECK(x[t] == 1);
-  for (size_t t = 95 + 59; t < 195; ++t) CHECK(x[t] == 0);
-  for (size_t t = 195 + 19; t < 400; ++t) CHECK(x[t] == 1);
+  for (size_t t = 125 + 59; t < 225; ++t) CHECK(x[t] == 0);
+  for (size_t t = 225 + 19; t < 400; ++t) CHECK(x[t] == 1);
   // Half a period of a cosine over 20 samples is nowhere steeper than pi / 2 / 20 per sample.
   for (size_t t = 1; t < x.size(); ++t) CHECK(std::fabs(x[t] - x[t - 1]) <= std::numbers::pi / 40 + ulp);
   // Passing without samples gives the same gain.
   LossEnvelope skipped(1000);
-  skipped.add(30, true), skipped.add(50, false), skipped.add(10, true), skipped.add(310, false);
+  skipped.add(30, true), skipped.add(50, false), skipped.add(40, true), skipped.add(280, false);
   skipped.skip(86);
   std::vector<float> y(4, 1.0f);
   skipped.apply(y);
