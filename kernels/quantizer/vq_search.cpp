@@ -117,7 +117,7 @@ NACRE_INLINE void few_tile(const float* x, const float* blocks, const float* nor
       }
 #pragma GCC unroll 4
     for (int b = 0; b < B; ++b) {
-      Ints k;
+      Ints k{};
       for (int j = 0; j < width; ++j) k[j] = static_cast<int32_t>(base + b * lanes + t + j);
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) {
