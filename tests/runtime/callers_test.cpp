@@ -4,11 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,6 +22,7 @@
 #include "catch.h"
 #include "codec/callers.h"
 #include "nacre/codec/codec.h"
+#include "nacre/codec/streaming.h"
 #include "nacre/codec/windowed.h"
 #include "nacre/training/training_step.h"
 
@@ -145,6 +148,32 @@ TEST_CASE("threads with a codec each may share one context") {
     for (std::thread& t : threads) t.join();
     CHECK(found == expected);
   }
+}
+
+TEST_CASE("streams of one codec run in threads of their own") {
+  Context ctx({.threads = 2});
+  Codec codec = made(ctx);
+  const auto streamed = [&](int i) {
+    Result r;
+    StreamingDecoder decoder(codec,
+                             [&](std::span<const float> s) { r.audio.insert(r.audio.end(), s.begin(), s.end()); });
+    StreamingEncoder encoder(codec, [&](View<const int32_t> c) {
+      r.codes.insert(r.codes.end(), c.begin(), c.end());
+      decoder.push({c.data, static_cast<size_t>(c.elements())});
+    });
+    const std::vector<float> x = tone(frames_of(i) * codec.config().hop(), step_of(i));
+    for (size_t at = 0; at < x.size(); at += 480)
+      encoder.push(std::span(x).subspan(at, std::min<size_t>(480, x.size() - at)));
+    encoder.finish(), decoder.finish();
+    return r;
+  };
+  constexpr int streams = 3;
+  std::vector<Result> expected, found(streams);
+  for (int i = 0; i < streams; ++i) expected.push_back(streamed(i));
+  std::vector<std::thread> threads;
+  for (int i = 0; i < streams; ++i) threads.emplace_back([&, i] { found[static_cast<size_t>(i)] = streamed(i); });
+  for (std::thread& t : threads) t.join();
+  CHECK(found == expected);
 }
 
 TEST_CASE("an object that is in use refuses a second call, and no third") {
