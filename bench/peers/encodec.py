@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times EncodecModel of transformers on the CPU: encoding and decoding of a whole clip, or, with --push, of a signal that
-arrives piece by piece. The peer of nacre's EnCodec.
+"""Times EncodecModel of transformers on the CPU: encoding and decoding of a whole clip, or, with --push, of a signal
+that arrives piece by piece. The peer of nacre's EnCodec.
 
 The configuration is that of facebook/encodec_24khz, which is EncodecConfig's default; the weights are random, so nothing
 is downloaded. Each direction runs as published, with weight norm computed in every call, and `folded`: the norm is

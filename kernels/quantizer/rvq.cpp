@@ -204,8 +204,8 @@ Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorise
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
   const Sizes n = sizes_of(z, codebooks, factorised);
-  // Packed codebooks and the search's buffer, or the buffer of a search in place; one loss per row, the residual; then, with a beam, its storage; with
-  // projections, e, e in groups, q and the transposed out_weight.
+  // Packed codebooks and the search's buffer, or the buffer of a search in place; one loss per row, the residual; then,
+  // with a beam, its storage; with projections, e, e in groups, q and the transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
   int64_t size = (in_place(n.rows, beam) ? in_place_buffer_size(n.dim)
                                          : n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim)) +

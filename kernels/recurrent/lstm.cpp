@@ -9,10 +9,10 @@
 #include "runtime/vector_math.h"
 
 // The weights are laid out once per call, so that a step reads them front to back. For few rows, as in a stream, that
-// would take longer than the products, and the weights are read in place; the bits are the same. 16 hidden units form a group: the 64
-// columns of its four gates are one panel of the matrix products, and the thread that computes them computes the cells,
-// too. A step is one parallel loop over the groups. The pool gives a thread the same groups in every step, so that its
-// part of the weights stays in its cache.
+// would take longer than the products, and the weights are read in place; the bits are the same. 16 hidden units form a
+// group: the 64 columns of its four gates are one panel of the matrix products, and the thread that computes them
+// computes the cells, too. A step is one parallel loop over the groups. The pool gives a thread the same groups in every
+// step, so that its part of the weights stays in its cache.
 namespace nacre {
 namespace cuda {
 template <class T>
