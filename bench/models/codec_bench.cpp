@@ -169,7 +169,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
 
 /// Streaming encoders and decoders, one push of 20 ms per run. The number of frames that a push completes differs from
 /// push to push.
-void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
+void add_streaming(Suite& suite, const std::string& name, int64_t codebooks, int64_t block = 1) {
   const Model m = model(suite, name);
   const CodecConfig& config = m.config;
   codebooks = suite.least(codebooks, codebooks / 32 + 1);
@@ -177,7 +177,8 @@ void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
   CodecConfig used = config;  // for the operations
   used.n_codebooks = codebooks;
   const double audio_seconds = static_cast<double>(push) / static_cast<double>(config.sample_rate);
-  const std::string rest = "/" + name + "/" + std::to_string(push) + "/" + std::to_string(codebooks) + "_codebooks";
+  const std::string rest = "/" + name + "/" + std::to_string(push) + "/" + std::to_string(codebooks) + "_codebooks" +
+                           (block > 1 ? "/blocks_of_" + std::to_string(block) : "");
   const auto codec_of = [config](Data& data) {
     auto codec = std::make_shared<Codec>(data.ctx, config);
     codec->parameters().initialise(data.ctx, 1);
@@ -192,7 +193,7 @@ void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
             [=](Data& data) -> Run {
               const auto codec = codec_of(data);
               auto encoder = std::make_shared<StreamingEncoder>(
-                  *codec, [](View<const int32_t>) {}, StreamingOptions{.codebooks = codebooks});
+                  *codec, [](View<const int32_t>) {}, StreamingOptions{.block_frames = block, .codebooks = codebooks});
               const std::vector<float> samples = noise(push);
               encoder->push(noise(first));
               return [codec, encoder, samples](Context&) { encoder->push(samples); };
@@ -205,7 +206,8 @@ void add_streaming(Suite& suite, const std::string& name, int64_t codebooks) {
             [=](Data& data) -> Run {
               const auto codec = codec_of(data);
               auto decoder = std::make_shared<StreamingDecoder>(
-                  *codec, [](std::span<const float>) {}, StreamingOptions{.codebooks = codebooks});
+                  *codec, [](std::span<const float>) {},
+                  StreamingOptions{.block_frames = block, .codebooks = codebooks});
               const int64_t frames = first / hop + 1;
               const View<int32_t> drawn =
                   data.indices({.time = frames, .channels = codebooks}, static_cast<int32_t>(config.codebook_size));
@@ -232,6 +234,7 @@ const Cases cases([](Suite& suite) {
     add_codec(suite, "dac-44k", 1, 1);
     add_codec(suite, "encodec-24k", 1, 10);
     for (const int64_t codebooks : {8, 32}) add_streaming(suite, "encodec-24k", codebooks);
+    add_streaming(suite, "encodec-24k", 32, 2);  // the weights are read once for two frames
     return;
   }
   for (const std::string type : {"bf16", "tf32", "fp32"}) {
