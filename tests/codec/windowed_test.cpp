@@ -6,18 +6,12 @@
 #include <cmath>
 #include <random>
 
-#include "harness.h"
+#include "codec/whole.h"
 
 using namespace nacre;
 using namespace nacre::test;
 
 namespace {
-
-#if defined(NACRE_EMULATED)
-constexpr bool emulated = true;
-#else
-constexpr bool emulated = false;
-#endif
 
 CodecConfig tiny(std::vector<int64_t> rates) {
   CodecConfig c;
@@ -36,14 +30,6 @@ Codec made(Context& ctx, const CodecConfig& config) {
   return codec;
 }
 
-std::vector<float> noise(int64_t n, uint64_t salt) {
-  std::mt19937_64 random(seed() + salt);
-  std::uniform_real_distribution<float> uniform(-0.9f, 0.9f);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = uniform(random);
-  return x;
-}
-
 std::vector<int32_t> encoded(Codec& codec, std::span<const float> x, size_t piece, int64_t window) {
   std::vector<int32_t> codes;
   WindowedEncoder encoder(codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
@@ -59,39 +45,6 @@ std::vector<float> decoded(Codec& codec, std::span<const int32_t> codes, size_t 
   for (size_t at = 0; at < codes.size(); at += piece)
     decoder.push(codes.subspan(at, std::min(piece, codes.size() - at)));
   decoder.finish();
-  return y;
-}
-
-template <class T>
-struct OnDevice {
-  OnDevice(Context& ctx, Shape s)
-      : memory(ctx, static_cast<size_t>(s.elements()) * sizeof(T)), view(reinterpret_cast<T*>(memory.data()), s) {}
-  Memory memory;
-  View<T> view;
-};
-
-/// The codes of one pass over the whole signal.
-std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
-  const int64_t hop = codec.config().hop(), frames = (static_cast<int64_t>(x.size()) + hop - 1) / hop;
-  x.resize(static_cast<size_t>(frames * hop), 0.0f);
-  std::vector<int32_t> codes(static_cast<size_t>(frames * codec.config().n_codebooks));
-  codec.reserve_inference(1, frames * hop);
-  OnDevice<float> audio(codec.context(), {.time = frames * hop});
-  OnDevice<int32_t> found(codec.context(), {.time = frames, .channels = codec.config().n_codebooks});
-  codec.context().write<float>(x, audio.view);
-  codec.encode(audio.view, found.view);
-  codec.context().read<int32_t>(found.view, codes);
-  return codes;
-}
-std::vector<float> decoded_whole(Codec& codec, const std::vector<int32_t>& codes) {
-  const int64_t stages = codec.config().n_codebooks, frames = static_cast<int64_t>(codes.size()) / stages;
-  std::vector<float> y(static_cast<size_t>(frames * codec.config().hop()));
-  codec.reserve_inference(1, frames * codec.config().hop());
-  OnDevice<int32_t> given(codec.context(), {.time = frames, .channels = stages});
-  OnDevice<float> audio(codec.context(), {.time = frames * codec.config().hop()});
-  codec.context().write<int32_t>(codes, given.view);
-  codec.decode(given.view, audio.view);
-  codec.context().read<float>(audio.view, y);
   return y;
 }
 
