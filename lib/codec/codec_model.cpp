@@ -229,7 +229,7 @@ void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, s
       ctx.copy<Out>(part_of(d.planned.out, b, d.lag, n), part_of(out, b, 0, n));
 }
 
-void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths) {
+void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths, View<float>) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encoding.plan || audio.shape != m.encoding.in)
@@ -249,7 +249,7 @@ void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const
   m.run(m.encoding, audio, codes, lengths);
 }
 
-void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths) {
+void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths, View<const float>) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decoding.plan || codes.shape != m.decoding.in)

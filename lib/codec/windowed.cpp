@@ -113,7 +113,7 @@ void WindowedEncoder::run(const WindowSchedule::Window& w) {
   codec_.encode(x, c);
   std::vector<int32_t> host(static_cast<size_t>(w.frames * stages_));
   ctx.read<int32_t>(c, host);
-  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}));
+  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}), 1);
 }
 
 /// Passes on what has been pushed, and ends the signal if it is the last part.
@@ -134,7 +134,7 @@ void WindowedEncoder::run_blocks(bool last) {
       codes.assign(rows.begin(), rows.end());
     }
     const auto frames = static_cast<int64_t>(codes.size()) / stages_;
-    if (frames > 0) sink_({codes.data(), {.time = frames, .channels = stages_}});
+    if (frames > 0) sink_({codes.data(), {.time = frames, .channels = stages_}}, 1);
   }
 }
 
@@ -242,7 +242,7 @@ void WindowedDecoder::run_blocks(bool last) {
   }
 }
 
-void WindowedDecoder::push(std::span<const int32_t> codes) {
+void WindowedDecoder::push(std::span<const int32_t> codes, float) {
   expect_unfinished("push", finished_);
   if (static_cast<int64_t>(codes.size()) % stages_ != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +

@@ -109,8 +109,8 @@ class Input {
 
 /// The header of a .nacre stream with the same content, as far as an .ecdc file says it. It knows no model.
 StreamHeader header_of(const EcdcHeader& h) {
-  return {.model_rate = ecdc_sample_rate,
-          .original_rate = ecdc_sample_rate,
+  return {.model_rate = ecdc_models[0].sample_rate,
+          .original_rate = ecdc_models[0].sample_rate,
           .samples = h.samples,
           .hop = ecdc_hop,
           .codebooks = h.codebooks,
@@ -395,7 +395,7 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   for (uint32_t c = 0; c < header.channels; ++c) {
     encoders.emplace_back(
         codec_,
-        [&writer, c](View<const int32_t> codes) {
+        [&writer, c](View<const int32_t> codes, float) {
           writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
         },
         0, codebooks);
@@ -489,10 +489,10 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   while (frames < section.frames_read) {
     const std::optional<StreamPacket> packet = with_hint([&] { return reader.next(); });
     if (!packet) break;
-    channels[packet->channel].push(*packet);
+    channels[packet->group].push(*packet);
     losses.add(*packet);
     // Samples can be written only when every channel has its packet of this stretch.
-    if (packet->channel + 1 != h.channels) {
+    if (packet->group + 1 != h.channels) {
       hooked.check();
       continue;
     }
@@ -550,14 +550,14 @@ std::string not_for_ecdc(const CodecConfig& c) {
     return "codec." + std::string(key) + " is " + value + ", EnCodec's 24 kHz model has " + expected;
   };
   if (c.network != "encodec") return differs("network", c.network, "encodec");
-  if (c.sample_rate != ecdc_sample_rate)
-    return differs("sample_rate", std::to_string(c.sample_rate), std::to_string(ecdc_sample_rate));
+  if (c.sample_rate != ecdc_models[0].sample_rate)
+    return differs("sample_rate", std::to_string(c.sample_rate), std::to_string(ecdc_models[0].sample_rate));
   if (c.hop() != ecdc_hop)
     return "the hop is " + std::to_string(c.hop()) + " samples, EnCodec's 24 kHz model has " + std::to_string(ecdc_hop);
   if (c.codebook_size != ecdc_codebook_size)
     return differs("codebook_size", std::to_string(c.codebook_size), std::to_string(ecdc_codebook_size));
-  if (c.n_codebooks > ecdc_max_codebooks)
-    return differs("n_codebooks", std::to_string(c.n_codebooks), std::to_string(ecdc_max_codebooks));
+  if (c.n_codebooks > ecdc_models[0].max_codebooks)
+    return differs("n_codebooks", std::to_string(c.n_codebooks), std::to_string(ecdc_models[0].max_codebooks));
   return "";
 }
 

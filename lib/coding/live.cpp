@@ -245,8 +245,8 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
       const auto frame = packet->codes.subspan(f * h.codebooks, static_cast<size_t>(codebooks));
       codes.insert(codes.end(), frame.begin(), frame.end());
     }
-    decoders[packet->channel].push(codes);
-    if (packet->channel + 1 == h.channels) out.write(keep_back);
+    decoders[packet->group].push(codes);
+    if (packet->group + 1 == h.channels) out.write(keep_back);
     hooked.check();
   }
   for (size_t c = 0; c < decoders.size(); ++c) {

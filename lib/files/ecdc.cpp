@@ -33,7 +33,7 @@ std::string outside(const char* name, uint64_t found, uint64_t low, uint64_t hig
 }
 std::string problem(const EcdcHeader& h) {
   if (std::string what = outside("the number of samples (al)", h.samples, 0, max_samples); !what.empty()) return what;
-  return outside("the number of codebooks (nc)", h.codebooks, 1, ecdc_max_codebooks);
+  return outside("the number of codebooks (nc)", h.codebooks, 1, ecdc_models[0].max_codebooks);
 }
 
 /// The JSON of a header as json.dumps of Python writes it, for equal bytes.
@@ -72,6 +72,8 @@ std::string read_json(std::string_view text, EcdcHeader& h) {
 
 }  // namespace
 
+uint64_t EcdcHeader::frames() const noexcept { return (samples + ecdc_hop - 1) / ecdc_hop; }
+
 // ---- EcdcWriter
 
 EcdcWriter::EcdcWriter(EcdcHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
@@ -91,7 +93,7 @@ void EcdcWriter::emit() {
   buffer_.clear();
 }
 
-void EcdcWriter::write(std::span<const int32_t> codes) {
+void EcdcWriter::write(std::span<const int32_t> codes, float) {
   if (finished_) throw Error(ErrorKind::usage, "ecdc: write after the end of the file");
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(codes.size()) + " codes are not whole frames of " +
@@ -206,7 +208,7 @@ std::optional<StreamPacket> EcdcReader::next() {
     --at_;
     fail("the padding of the last byte is not zero");
   }
-  StreamPacket packet{.channel = 0, .first_frame = frames_, .frames = static_cast<uint32_t>(frames), .codes = codes_};
+  StreamPacket packet{.group = 0, .first_frame = frames_, .frames = static_cast<uint32_t>(frames), .codes = codes_};
   frames_ += frames;
   state_ = State::open;
   return packet;

@@ -132,15 +132,15 @@ void StreamWriter::emit(std::span<const std::byte> data) {
   bytes_ += data.size();
 }
 
-void StreamWriter::packet(uint32_t channel, size_t frames) {
+void StreamWriter::packet(uint32_t group, size_t frames) {
   // Packets are numbered in 32 bits, and the closing packet needs a number, too.
   if (packets_ == ~uint32_t{0}) throw Error(ErrorKind::usage, "stream: too many packets");
-  auto& codes = waiting_[channel];
+  auto& codes = waiting_[group];
   const size_t count = frames * header_.codebooks;
   buffer_.clear();
   buffer_.push_back(data_kind);
   put(buffer_, uint8_t{0});
-  put(buffer_, static_cast<uint16_t>(channel));
+  put(buffer_, static_cast<uint16_t>(group));
   put(buffer_, packets_);
   put(buffer_, static_cast<uint32_t>(frames));
   const int bits = code_bits(header_);
@@ -159,10 +159,10 @@ void StreamWriter::packet(uint32_t channel, size_t frames) {
   emit(buffer_);
 }
 
-void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
+void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float) {
   if (finished_) throw Error(ErrorKind::usage, "stream: write after the end of the stream");
-  if (channel >= header_.channels)
-    throw Error(ErrorKind::usage, "stream: channel is " + std::to_string(channel) + ", expected 0 to " +
+  if (group >= header_.channels)
+    throw Error(ErrorKind::usage, "stream: channel is " + std::to_string(group) + ", expected 0 to " +
                                       std::to_string(header_.channels - 1));
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "stream: " + std::to_string(codes.size()) + " codes are not whole frames of " +
@@ -174,10 +174,10 @@ void StreamWriter::write(uint32_t channel, std::span<const int32_t> codes) {
   const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
   // A long input is split into packets, so that little data waits if the channels advance together.
   while (!codes.empty()) {
-    const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[channel].size() % whole, 1));
-    waiting_[channel].insert(waiting_[channel].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
+    const size_t take = std::min(codes.size(), std::max<size_t>(whole - waiting_[group].size() % whole, 1));
+    waiting_[group].insert(waiting_[group].end(), codes.begin(), codes.begin() + static_cast<std::ptrdiff_t>(take));
     codes = codes.subspan(take);
-    // A stretch of time is one packet of each channel, in order of channel. So a decoder needs one packet per channel
+    // A stretch of time is one packet of each group, in order of group. So a decoder needs one packet per group
     // at most.
     while (std::all_of(waiting_.begin(), waiting_.end(), [&](const auto& w) { return w.size() >= whole; })) {
       for (uint32_t c = 0; c < header_.channels; ++c) packet(c, header_.packet_frames);
@@ -343,12 +343,12 @@ std::optional<StreamPacket> StreamReader::next() {
   return passed(channel, frames);
 }
 
-StreamPacket StreamReader::passed(uint32_t channel, uint32_t frames) {
-  const StreamPacket packet{.channel = channel, .first_frame = frames_, .frames = frames, .codes = codes_};
+StreamPacket StreamReader::passed(uint32_t group, uint32_t frames) {
+  const StreamPacket packet{.group = group, .first_frame = frames_, .frames = frames, .codes = codes_};
   stretch_frames_ = frames;
   ++packets_;
   // Frames count per channel, once the stretch is complete.
-  if (channel + 1 == header_.channels) frames_ += frames;
+  if (group + 1 == header_.channels) frames_ += frames;
   return packet;
 }
 

@@ -77,8 +77,8 @@ std::optional<StreamReader::Found> StreamReader::packet_at(size_t offset) {
   auto head = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset);
   Found f{.number = get<uint32_t>(head, 4)};
   if (head[0] == data_kind && head[1] == std::byte{0}) {
-    f.channel = get<uint16_t>(head, 2), f.stretch = f.number / header_.channels, f.frames = get<uint32_t>(head, 8);
-    if (f.channel != f.number % header_.channels || f.number == ~uint32_t{0} || f.frames == 0 ||
+    f.group = get<uint16_t>(head, 2), f.stretch = f.number / header_.channels, f.frames = get<uint32_t>(head, 8);
+    if (f.group != f.number % header_.channels || f.number == ~uint32_t{0} || f.frames == 0 ||
         f.frames > header_.packet_frames || (f.number >= packets_ && !follows(f)))
       return {};
     f.bytes = static_cast<size_t>(packet_bytes(header_, f.frames));
@@ -151,7 +151,7 @@ std::optional<StreamPacket> StreamReader::next_recovered() {
   r.found.reset();
   if (!f.closing) {
     state_ = State::open;
-    return passed(f.channel, f.frames);
+    return passed(f.group, f.frames);
   }
   samples_ = f.samples;
   r.continued = have(1);

@@ -92,6 +92,14 @@ void CodecConfig::check() const {
            "a multiple of " + std::to_string(int64_t{1} << decoder_rates.size()));
   if (latent() > 65536) refuse("codec.latent_dim", std::to_string(latent()), "1 to 65536");
   if (kernel_size % 2 == 0) refuse("codec.kernel_size", std::to_string(kernel_size), "an odd number");
+  if (segmented() && segment < hop())
+    refuse("codec.segment", std::to_string(segment), "at least one hop, " + std::to_string(hop()) + ", or 0");
+  if (segmented() && (segment_stride > segment || segment_stride < (segment + 1) / 2))
+    refuse("codec.segment_stride", std::to_string(segment_stride),
+           std::to_string((segment + 1) / 2) + " to " + std::to_string(segment) + " with this codec.segment");
+  if (!segmented() && segment_stride > 0)
+    refuse("codec.segment_stride", std::to_string(segment_stride), "0 without codec.segment");
+  if (!segmented() && segment_scale) refuse("codec.segment_scale", "true", "false without codec.segment");
   for (const int64_t n : codebooks_drawn)
     if (n > n_codebooks)
       refuse("codec.codebooks_drawn", std::to_string(n), "at most n_codebooks, " + std::to_string(n_codebooks));

@@ -177,8 +177,8 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
   return frames > 0 ? sum / static_cast<double>(frames) : std::numeric_limits<double>::quiet_NaN();
 }
 
-ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded,
-                     int64_t sample_rate) {
+ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate,
+                     int64_t) {
   if (decoded.size() != original.size())
     throw Error(ErrorKind::usage, "score_clip: " + std::to_string(decoded.size()) + " and " +
                                       std::to_string(original.size()) + " samples, expected as many");
@@ -322,7 +322,7 @@ struct ClipJudge::Impl {
         counts(e.counts_),
         sums(e.sums_),
         encoder(
-            e.codec_, [this](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, 0,
+            e.codec_, [this](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, 0,
             static_cast<int64_t>(counts.size())),
         decoder(
             e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }, 0,

@@ -34,7 +34,8 @@ Codes coded(const std::string& model, std::span<const float> x, int64_t codebook
   Codec codec = Codec::load(ctx, model);
   Codes out;
   WindowedEncoder encoder(
-      codec, [&](View<const int32_t> c) { out.codes.insert(out.codes.end(), c.begin(), c.end()); }, 0, codebooks);
+      codec, [&](View<const int32_t> c, float) { out.codes.insert(out.codes.end(), c.begin(), c.end()); }, 0,
+      codebooks);
   encoder.push(x);
   encoder.finish();
   WindowedDecoder decoder(

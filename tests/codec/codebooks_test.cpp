@@ -175,7 +175,8 @@ TEST_CASE("windows of a codec with its first codebooks", "[windowed][codebooks]"
       const auto windowed = [&](int64_t codebooks) {
         std::vector<int32_t> codes;
         WindowedEncoder encoder(
-            codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, window, codebooks);
+            codec, [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, window,
+            codebooks);
         encoder.push(x);
         CHECK(encoder.finish() == static_cast<int64_t>(x.size()));
         return codes;
@@ -279,7 +280,7 @@ TEST_CASE("numbers of codebooks that a codec does not have are named", "[codec][
     CHECK(error_of([&] { codec.reserve_inference(1, 60, Codec::Use::both, n); }) == "2 reserve_inference" + wrong);
     CHECK(error_of([&] {
             WindowedEncoder(
-                codec, [](View<const int32_t>) {}, 0, n);
+                codec, [](View<const int32_t>, float) {}, 0, n);
           }) == "2 WindowedEncoder" + wrong);
     CHECK(error_of([&] {
             WindowedDecoder(

@@ -384,7 +384,7 @@ TEST_CASE("a stream whose sink throws says so until it is reset", "[streaming]")
   CHECK(codes == expected);
   fails = true, codes.clear();
   WindowedEncoder windowed(
-      codec, [&](View<const int32_t>) { throw std::runtime_error("the sink"); }, 2);
+      codec, [&](View<const int32_t>, float) { throw std::runtime_error("the sink"); }, 2);
   CHECK_THROWS_WITH(windowed.push(x), "the sink");
   CHECK_THROWS_WITH(windowed.push(x), Catch::Contains("expected a new object"));
   CHECK_THROWS_WITH(windowed.finish(), Catch::Contains("expected a new object"));
@@ -400,7 +400,7 @@ TEST_CASE("the sink of one direction may use the codec for the other", "[streami
     WindowedDecoder decoder(codec, [&](std::span<const float> s) { samples += s.size(); });
     WindowedEncoder encoder(
         codec,
-        [&](View<const int32_t> v) {
+        [&](View<const int32_t> v, float) {
           decoder.push({v.data, static_cast<size_t>(v.elements())});
         },
         config.recurrent() ? 4 : 0);

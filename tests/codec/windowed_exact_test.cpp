@@ -14,7 +14,7 @@ namespace {
 std::vector<int32_t> encoded(Codec& codec, std::span<const float> x, int64_t window) {
   std::vector<int32_t> codes;
   WindowedEncoder encoder(
-      codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
+      codec, [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
   encoder.push(x);
   encoder.finish();
   return codes;

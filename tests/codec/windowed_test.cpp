@@ -32,7 +32,8 @@ Codec made(Context& ctx, const CodecConfig& config) {
 
 std::vector<int32_t> encoded(Codec& codec, std::span<const float> x, size_t piece, int64_t window) {
   std::vector<int32_t> codes;
-  WindowedEncoder encoder(codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
+  WindowedEncoder encoder(
+      codec, [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, window);
   for (size_t at = 0; at < x.size(); at += piece) encoder.push(x.subspan(at, std::min(piece, x.size() - at)));
   CHECK(encoder.finish() == static_cast<int64_t>(x.size()));
   return codes;
@@ -168,7 +169,7 @@ TEST_CASE("two signals in turn on one recurrent codec keep their states apart", 
   const std::vector<float> first = noise(3000, 1), second = noise(3000, 2);
   std::vector<int32_t> both[2];
   const auto sink = [&](size_t i) {
-    return [&both, i](View<const int32_t> c) { both[i].insert(both[i].end(), c.begin(), c.end()); };
+    return [&both, i](View<const int32_t> c, float) { both[i].insert(both[i].end(), c.begin(), c.end()); };
   };
   WindowedEncoder a(codec, sink(0), window), b(codec, sink(1), window);
   for (size_t at = 0; at < first.size(); at += 250)

@@ -59,7 +59,8 @@ struct Coded {
 };
 Coded coded(Codec& codec, const std::vector<float>& x) {
   Coded out;
-  WindowedEncoder encoder(codec, [&](View<const int32_t> c) { out.codes.insert(out.codes.end(), c.begin(), c.end()); });
+  WindowedEncoder encoder(codec,
+                          [&](View<const int32_t> c, float) { out.codes.insert(out.codes.end(), c.begin(), c.end()); });
   encoder.push(x);
   encoder.finish();
   WindowedDecoder decoder(codec,
@@ -98,7 +99,7 @@ TEST_CASE("coding: every channel of a file is coded from its own samples", "[tra
         "in.nacre");
     std::vector<std::vector<int32_t>> codes(count);
     while (const std::optional<StreamPacket> packet = reader.next())
-      codes[packet->channel].insert(codes[packet->channel].end(), packet->codes.begin(), packet->codes.end());
+      codes[packet->group].insert(codes[packet->group].end(), packet->codes.begin(), packet->codes.end());
 
     // The largest sample of all channels is scaled to 0.95. The factor is exactly two.
     CHECK(reader.header().gain == 0.5f);
@@ -133,7 +134,7 @@ StreamCodes read_codes(const std::string& path) {
       path);
   StreamCodes out{reader.header(), std::vector<std::vector<int32_t>>(reader.header().channels)};
   while (const std::optional<StreamPacket> packet = reader.next()) {
-    std::vector<int32_t>& of = out.channels[packet->channel];
+    std::vector<int32_t>& of = out.channels[packet->group];
     of.insert(of.end(), packet->codes.begin(), packet->codes.end());
   }
   return out;

@@ -40,16 +40,16 @@ Recovered recovered(const Bytes& bytes, const Stream& s, size_t piece = ~size_t{
   const uint32_t channels = s.header.channels, books = s.header.codebooks;
   Recovered out{.lost = std::vector<std::vector<bool>>(channels)};
   while (const auto p = r.next()) {
-    REQUIRE(p->channel == out.packets % channels);
-    REQUIRE(p->first_frame == out.lost[p->channel].size());
+    REQUIRE(p->group == out.packets % channels);
+    REQUIRE(p->first_frame == out.lost[p->group].size());
     REQUIRE(p->frames > 0);
-    out.lost[p->channel].insert(out.lost[p->channel].end(), p->frames, p->lost);
+    out.lost[p->group].insert(out.lost[p->group].end(), p->frames, p->lost);
     ++out.packets;
     if (p->lost) {
       REQUIRE(p->codes.empty());
       continue;
     }
-    const auto& codes = s.codes[p->channel];
+    const auto& codes = s.codes[p->group];
     REQUIRE((p->first_frame + p->frames) * books <= codes.size());
     REQUIRE(std::equal(p->codes.begin(), p->codes.end(),
                        codes.begin() + static_cast<std::ptrdiff_t>(p->first_frame * books)));
@@ -101,10 +101,10 @@ TEST_CASE("a stream is read from any frame on", "[stream]") {
           REQUIRE(q);
           REQUIRE(p->first_frame == next);
           REQUIRE(q->first_frame == next);
-          const auto expected = std::span(s.codes[p->channel]).subspan(next * 2, p->frames * 2);
+          const auto expected = std::span(s.codes[p->group]).subspan(next * 2, p->frames * 2);
           REQUIRE(std::equal(p->codes.begin(), p->codes.end(), expected.begin(), expected.end()));
           REQUIRE(std::equal(q->codes.begin(), q->codes.end(), expected.begin(), expected.end()));
-          if (p->channel + 1 == channels) next += p->frames;
+          if (p->group + 1 == channels) next += p->frames;
           all += 16 + (p->frames * 20 + 7) / 8;
         }
         CHECK_FALSE(on.next());

@@ -16,7 +16,7 @@ Stream parsed(const Bytes& bytes, size_t piece = ~size_t{0}) {
   StreamReader r(source_of(bytes, piece), "test.nacre");
   Stream s{r.header(), std::vector<std::vector<int32_t>>(r.header().channels), 0};
   while (const auto p = r.next()) {
-    auto& codes = s.codes[p->channel];
+    auto& codes = s.codes[p->group];
     REQUIRE(codes.size() == p->first_frame * r.header().codebooks);
     REQUIRE(p->codes.size() == p->frames * r.header().codebooks);
     codes.insert(codes.end(), p->codes.begin(), p->codes.end());

@@ -58,10 +58,10 @@ bool recover(const std::vector<std::byte>& bytes, size_t piece, std::vector<int3
     for (int i = 0; i < 100000; ++i) {
       const auto packet = reader.next();
       if (!packet) return reader.finished() && !reader.cut_off() && !reader.continued();
-      if (packet->channel != number++ % h.channels || packet->first_frame != frames || packet->frames == 0 ||
+      if (packet->group != number++ % h.channels || packet->first_frame != frames || packet->frames == 0 ||
           packet->frames > h.packet_frames || packet->codes.size() != (packet->lost ? 0 : packet->frames * h.codebooks))
         std::abort();
-      if (packet->channel + 1 == h.channels) frames += packet->frames;
+      if (packet->group + 1 == h.channels) frames += packet->frames;
       for (int32_t c : packet->codes)
         if (c < 0 || static_cast<uint32_t>(c) >= h.codebook_size) std::abort();
       codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
@@ -96,7 +96,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     while (const auto packet = reader.next()) {
       for (int32_t c : packet->codes)
         if (c < 0 || static_cast<uint32_t>(c) >= reader.header().codebook_size) std::abort();
-      writer.write(packet->channel, packet->codes);
+      writer.write(packet->group, packet->codes);
       codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
     }
     writer.finish(reader.samples());

@@ -199,7 +199,7 @@ TEST_CASE("threads with a codec each may share one CUDA context") {
   const auto encoded = [&](int i) {
     Codec codec = made(ctx);
     std::vector<int32_t> all;
-    WindowedEncoder e(codec, [&](View<const int32_t> c) { all.insert(all.end(), c.begin(), c.end()); });
+    WindowedEncoder e(codec, [&](View<const int32_t> c, float) { all.insert(all.end(), c.begin(), c.end()); });
     e.push(tone(20 * codec.config().hop(), step_of(i)));
     e.finish();
     return all;
@@ -396,7 +396,7 @@ TEST_CASE("windowed coders refuse what comes after the end, and what no model ta
   const std::vector<float> x = tone(30000, 0.02);
   const auto encoded = [&](bool wrong_calls) {
     std::vector<int32_t> all;
-    WindowedEncoder e(codec, [&](View<const int32_t> c) { all.insert(all.end(), c.begin(), c.end()); });
+    WindowedEncoder e(codec, [&](View<const int32_t> c, float) { all.insert(all.end(), c.begin(), c.end()); });
     const auto wrong = [&](const std::function<void()>& call, const char* with) {
       if (wrong_calls) CHECK(begins(error_of(call), with));
     };
@@ -433,7 +433,7 @@ TEST_CASE("windowed coders refuse what comes after the end, and what no model ta
   CHECK(begins(error_of([&] { WindowedDecoder(codec, nullptr); }), "2 WindowedDecoder: the sink is empty"));
   CHECK(begins(error_of([&] {
                  WindowedEncoder(
-                     codec, [](View<const int32_t>) {}, -5);
+                     codec, [](View<const int32_t>, float) {}, -5);
                }),
                "2 WindowedEncoder: window of -5"));
 }

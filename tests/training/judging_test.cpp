@@ -68,7 +68,8 @@ Judged judged_by_hand(Codec& codec, const std::vector<fs::path>& files) {
   for (const fs::path& file : files) {
     const std::vector<float> x = as_the_model_sees(file);
     std::vector<int32_t> codes;
-    WindowedEncoder encoder(codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); });
+    WindowedEncoder encoder(codec,
+                            [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); });
     encoder.push(x);
     encoder.finish();
     for (size_t i = 0; i < codes.size(); ++i) counts[i % books][codes[i]] += 1;

@@ -243,7 +243,8 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
     for (const size_t samples : {1200, 345}) {
       const std::vector<float> x = swelling_noise(samples, samples);
       std::vector<int32_t> codes;
-      WindowedEncoder encoder(codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); });
+      WindowedEncoder encoder(codec,
+                              [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); });
       encoder.push(x);
       encoder.finish();
       REQUIRE(codes.size() == (samples + 7) / 8 * 3);
@@ -306,7 +307,7 @@ TEST_CASE("scores: an evaluation with the first codebooks", "[evaluation][codebo
     INFO(n);
     std::vector<int32_t> codes;
     WindowedEncoder encoder(
-        codec, [&](View<const int32_t> c) { codes.insert(codes.end(), c.begin(), c.end()); }, 0, n);
+        codec, [&](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, 0, n);
     encoder.push(x);
     encoder.finish();
     std::vector<float> y, told;

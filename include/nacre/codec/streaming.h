@@ -46,15 +46,16 @@ class StreamingEncoder {
  public:
   /// Receives consecutive frames of codes [1, frames, 1, codebooks], valid during the call.
   using Sink = std::function<void(View<const int32_t> codes)>;
-  /// Throws Error(usage) for a network whose frames depend on the whole signal (CodecConfig::needs_whole_signal) and
-  /// for options out of range.
+  /// Throws Error(usage) for a network whose frames depend on the whole signal (CodecConfig::needs_whole_signal), for a
+  /// segmented codec and for options out of range.
   StreamingEncoder(Codec&, Sink, StreamingOptions = {});
   StreamingEncoder(StreamingEncoder&&) noexcept;
   StreamingEncoder& operator=(StreamingEncoder&&) noexcept;
   ~StreamingEncoder();
-  /// Any number of mono samples at the model's rate. The sink gets every frame that they complete.
+  /// Any number of samples at the model's rate, channels interleaved. The sink gets every frame that they complete.
   void push(std::span<const float> samples);
-  /// Ends the signal: pads its last frame with zeros and delivers the remaining frames. Returns the number of samples.
+  /// Ends the signal: pads its last frame with zeros and delivers the remaining frames. Returns the number of samples per
+  /// channel.
   int64_t finish();
   /// Prepares for another signal.
   void reset();
@@ -69,7 +70,7 @@ class StreamingEncoder {
 /// Decodes codes to samples, under the same rules. Codes outside of [0, codebook_size) throw Error(usage).
 class StreamingDecoder {
  public:
-  /// Receives consecutive samples at the model's rate, valid during the call.
+  /// Receives consecutive samples at the model's rate, channels interleaved, valid during the call.
   using Sink = std::function<void(std::span<const float> samples)>;
   StreamingDecoder(Codec&, Sink, StreamingOptions = {});
   StreamingDecoder(StreamingDecoder&&) noexcept;

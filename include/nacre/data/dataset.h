@@ -38,9 +38,9 @@ struct Clip {
   int64_t frames = 0;    ///< in the file
   int sample_rate = 0;   ///< in the file
   int channels = 0;      ///< in the file
-  int64_t samples = 0;   ///< after resampling
+  int64_t samples = 0;   ///< per channel, after resampling
   float gain = 1;        ///< gain of the peak normalisation
-  int channel = -1;      ///< the only channel used; -1: the mean of all channels
+  int channel = -1;      ///< as in Material
   bool exact_header = false;
   bool held_out = false;
   bool left_out = false;  ///< used neither for training nor for evaluation
@@ -48,6 +48,7 @@ struct Clip {
 
 struct DatasetOptions {
   int sample_rate = 16000;
+  int channels = 1;  ///< of the model, 1 or 2; samples are interleaved
   /// Shorter files are bad. In samples after resampling; usually one hop of the model.
   int64_t min_samples = 1;
   double valid_fraction = 0.05;
@@ -98,14 +99,15 @@ class Dataset {
   /// True if all decoded audio fits in cache_bytes.
   bool in_memory() const;
   int sample_rate() const;
-  /// Hash of the path, size, frames, rate and part of every file, and of the model's rate. A copy of the folder has the
+  int channels() const;
+  /// Hash of the path, size, frames, rate and part of every file, and of the model's rate and channels. A copy of the folder has the
   /// same fingerprint.
   uint64_t fingerprint() const;
 
   using Samples = std::shared_ptr<const std::vector<float>>;
-  /// Mono, resampled and normalised samples. Throws Error(input) if the file has changed since the scan.
+  /// Resampled and normalised samples, the model's channels interleaved. Throws Error(input) if the file has changed since the scan.
   Samples load(int64_t clip) const;
-  /// Samples [offset, offset + to.size()) of load(clip). If all audio fits in memory, they are copied from there.
+  /// Samples [offset, offset + to.size() / channels()) of load(clip). If all audio fits in memory, they are copied from there.
   /// Otherwise about as many samples are decoded, even if the clip is in the cache, so that the samples do not depend
   /// on earlier calls.
   void read(int64_t clip, int64_t offset, std::span<float> to) const;

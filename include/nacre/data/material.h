@@ -1,10 +1,13 @@
 #pragma once
-// A file as the model sees it: one channel at the model's rate, scaled to a peak of 0.95. Training, evaluation and
+// A file as the model sees it: one or two channels at the model's rate, scaled to a peak of 0.95. Training, evaluation and
 // scoring all read audio through these functions, so that they use the same samples.
 //
-// The channel is the mean of all channels, unless they cancel each other. They cancel if the mean has less than a
+// One channel is the mean of all channels, unless they cancel each other. They cancel if the mean has less than a
 // hundredth of the channels' mean power (two channels of opposite phase with a correlation below -0.98). The loudest
 // channel is then used, with a warning.
+//
+// Two channels are those of a stereo file. The channel of a mono file is taken twice. Of a file with more channels, both
+// are the one channel described above, with a warning.
 //
 // A file is silent if it stays within silence_deviation of its mean (nacre/data/audio.h). A silent file is not scaled.
 #include <cstdint>
@@ -22,8 +25,8 @@ struct Material {
   int64_t frames = 0;   ///< in the file
   int sample_rate = 0;  ///< in the file
   int channels = 0;     ///< in the file
-  int channel = -1;     ///< the channel used; -1: the mean of all channels
-  int64_t samples = 0;  ///< at the model's rate
+  int channel = -1;     ///< the channel used; -1: the mean of all channels, or both channels of a stereo file
+  int64_t samples = 0;  ///< per channel, at the model's rate
   float gain = 1;       ///< factor from the file's samples to the model's
   bool silent = false;
   bool exact_header = false;  ///< the file is whole and as long as its header says: seeking is reliable
@@ -32,11 +35,13 @@ struct Material {
 
 struct MaterialOptions {
   int sample_rate = 16000;  ///< of the model, Hz
+  int channels = 1;         ///< of the model, 1 or 2
   AudioOptions audio = {};
   /// Called after each piece that was read; may throw.
   std::function<void()> check = {};
 };
 
+/// Receives samples, the model's channels interleaved. Numbers of samples and offsets below are per channel.
 using SampleSink = std::function<void(std::span<const float>)>;
 
 /// Reads a file to its end. `samples`, if given, receives all samples that the model sees, or nothing if there are more

@@ -41,7 +41,7 @@ class CropSampler {
 
 struct Batch {
   int64_t step = 0;
-  std::vector<float> samples;  ///< [batch, segment]; zero after the end of a shorter clip
+  std::vector<float> samples;  ///< [batch, segment, channels]; zero after the end of a shorter clip
   std::vector<Crop> crops;     ///< the first crops[i].length samples of row i are audio
   std::vector<BadFile> lost;   ///< files that were drawn and could not be read; other draws replace them
 };

@@ -1,7 +1,8 @@
 #pragma once
-// The .ecdc file of EnCodec: the codes of one channel, without a checksum. Layout in docs/exchange.md, source: Défossez
-// et al., "High Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model without a
-// language model are read and written, with the bytes that the package writes. Reader and writer are incremental: their
+// The .ecdc file of EnCodec: codes without a checksum. Layout in docs/exchange.md, source: Défossez et al., "High
+// Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model (one channel) and of the
+// 48 kHz model (two channels, segments with a scale) without a language model are read and written, with the bytes that
+// the package writes. Reader and writer are incremental: their
 // memory is that of about one second of codes, whatever the length.
 #include <cstddef>
 #include <cstdint>
@@ -15,18 +16,26 @@
 
 namespace nacre {
 
-/// What every file of EnCodec's 24 kHz model has in common. The file itself does not say it.
-inline constexpr uint32_t ecdc_sample_rate = 24000;  ///< Hz
-inline constexpr uint32_t ecdc_hop = 320;            ///< samples per frame
+/// A model whose files have this format. A file says its name alone, and the model decides the rest.
+struct EcdcModel {
+  const char* name;      ///< as in the file: "encodec_24khz"
+  uint32_t sample_rate;  ///< Hz
+  uint32_t channels;
+  uint32_t max_codebooks;
+  uint32_t segment, stride;  ///< samples; 0: the file is one segment without a scale
+};
+inline constexpr EcdcModel ecdc_models[] = {{"encodec_24khz", 24000, 1, 32, 0, 0},
+                                            {"encodec_48khz", 48000, 2, 16, 48000, 47520}};
+inline constexpr uint32_t ecdc_hop = 320;  ///< samples per frame, of both
 inline constexpr uint32_t ecdc_codebook_size = 1024;
-inline constexpr uint32_t ecdc_max_codebooks = 32;
 
 struct EcdcHeader {
-  uint64_t samples = 0;    ///< at 24 kHz, 0 to 2^40
-  uint32_t codebooks = 0;  ///< 1 to 32
+  const EcdcModel* model = &ecdc_models[0];
+  uint64_t samples = 0;    ///< per channel at the model's rate, 0 to 2^40
+  uint32_t codebooks = 0;  ///< 1 to those of the model
 
-  /// The number of frames, samples / 320 rounded up.
-  uint64_t frames() const noexcept { return (samples + ecdc_hop - 1) / ecdc_hop; }
+  /// The number of frames: of every segment, samples / 320 rounded up.
+  uint64_t frames() const noexcept;
   bool operator==(const EcdcHeader&) const = default;
 };
 
@@ -36,8 +45,9 @@ class EcdcWriter {
   /// Writes the header. The format has the length in front, so it must be known.
   EcdcWriter(EcdcHeader, ByteSink);
 
-  /// Appends frames: codes[frame][codebook], each code below 1024.
-  void write(std::span<const int32_t> codes);
+  /// Appends frames: codes[frame][codebook], each code below 1024. With segments, the frames of one segment and its
+  /// scale, finite and positive; without, the scale must be 1.
+  void write(std::span<const int32_t> codes, float scale = 1);
   /// Writes the bits of the last byte. The number of frames must be that of the header.
   void finish();
 
@@ -64,7 +74,7 @@ class EcdcReader {
   explicit EcdcReader(ByteSource, std::string name = "file");
 
   const EcdcHeader& header() const noexcept { return header_; }
-  /// The next frames, about one second; of channel 0. Returns nothing behind the last frame; by then the end of the
+  /// The next frames, about one second, or those of a segment; of group 0. Returns nothing behind the last frame; by then the end of the
   /// file has been verified.
   std::optional<StreamPacket> next();
 

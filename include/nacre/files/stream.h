@@ -20,17 +20,26 @@ struct StreamHeader {
   uint64_t model = 0;          ///< weights_identity of the model that made the codes
   uint32_t model_rate = 0;     ///< Hz, 1 to 2^20: sample rate of the model
   uint32_t original_rate = 0;  ///< Hz, 1 to 2^20: sample rate of the decoded file
-  uint32_t channels = 1;       ///< 1 to 64, each coded separately
+  uint32_t channels = 1;       ///< of the file, 1 to 64
+  uint32_t joint = 1;          ///< channels coded together as one group, 1 to 64; a last group may have fewer
   /// The decoder multiplies all channels by this; 2^-40 to 2^40.
   float gain = 1;
   uint64_t samples = unknown;  ///< per channel at original_rate, up to 2^40; unknown: the closing packet has it
   uint32_t hop = 0;            ///< samples at the model's rate per frame, 1 to 2^20
   uint32_t codebooks = 0;      ///< 1 to 256
   uint32_t codebook_size = 0;  ///< 2 to 65536, not necessarily a power of two
-  uint32_t packet_frames = 0;  ///< 1 to 65536; 0 in the writer: about one second
+  uint32_t packet_frames = 0;  ///< 1 to 65536; 0 in the writer: about one second, or those of a segment
+  /// Of a segmented codec, samples at the model's rate: the length of a segment and the distance from one to the next,
+  /// from half a segment to a whole one. Every packet is a segment, and packet_frames are its frames. 0: no segments.
+  uint32_t segment = 0, stride = 0;
+  bool scaled = false;  ///< every packet has a scale; only with segments
 
+  /// Groups of channels: packets are those of groups.
+  uint32_t groups() const noexcept { return (channels + joint - 1) / joint; }
   bool operator==(const StreamHeader&) const = default;
 };
+/// The sample at the model's rate at which a frame begins. That of a segmented stream is in the segment of its packet.
+uint64_t first_sample(const StreamHeader&, uint64_t frame) noexcept;
 
 /// The number of bits of one code, enough for codebook_size - 1.
 int code_bits(const StreamHeader&) noexcept;
@@ -43,9 +52,10 @@ class StreamWriter {
   /// Writes the header.
   StreamWriter(StreamHeader, ByteSink);
 
-  /// Appends frames to one channel: codes[frame][codebook]. Packets are written as soon as every channel has a complete
-  /// one. Until then, channels that are ahead are kept in memory.
-  void write(uint32_t channel, std::span<const int32_t> codes);
+  /// Appends frames to one group: codes[frame][codebook]. Packets are written as soon as every group has a complete one.
+  /// Until then, groups that are ahead are kept in memory. Of a segmented stream, the frames are those of one segment:
+  /// packet_frames, or fewer in the last call. scale: finite and positive; 1 unless the stream has scales.
+  void write(uint32_t group, std::span<const int32_t> codes, float scale = 1);
   /// Writes the remaining frames and the closing packet. `samples` is the length per channel at the original rate. It
   /// must equal the header's length, if the header has one, and match the number of frames.
   void finish(uint64_t samples);
@@ -55,7 +65,7 @@ class StreamWriter {
 
  private:
   void emit(std::span<const std::byte>);
-  void packet(uint32_t channel, size_t frames);
+  void packet(uint32_t group, size_t frames);
 
   StreamHeader header_;
   ByteSink sink_;
@@ -77,10 +87,11 @@ struct PositionedSource {
 };
 
 struct StreamPacket {
-  uint32_t channel = 0;
+  uint32_t group = 0;  ///< of channels; the channel itself, if every one is coded by itself
   uint64_t first_frame = 0;
   uint32_t frames = 0;
   std::span<const int32_t> codes;  ///< [frame][codebook], valid until the next call; empty if lost
+  float scale = 1;                 ///< of a segment
   bool lost = false;               ///< damaged or missing; only with StreamReaderOptions::recover
 };
 
@@ -101,7 +112,7 @@ class StreamReader {
   explicit StreamReader(PositionedSource, std::string name = "stream", StreamReaderOptions = {});
 
   const StreamHeader& header() const noexcept { return header_; }
-  /// The next packet: channels 0, 1, ... of one stretch of time, then those of the next. Returns nothing after the
+  /// The next packet: groups 0, 1, ... of one stretch of time, then those of the next. Returns nothing after the
   /// closing packet; by then the closing packet and the end of the stream behind it have been verified. recover:
   /// returns nothing at the end of the source as well.
   std::optional<StreamPacket> next();
@@ -126,7 +137,7 @@ class StreamReader {
   /// A verified packet. A closing packet has the number of packets in the stream.
   struct Found {
     bool closing = false;
-    uint32_t number = 0, channel = 0;
+    uint32_t number = 0, group = 0;
     uint64_t stretch = 0;  // the stretch that it belongs to, or that it closes
     uint32_t frames = 0;   // of that stretch
     size_t bytes = 0;
@@ -146,7 +157,7 @@ class StreamReader {
   size_t take(uint64_t position, std::span<std::byte>);
   void read(std::span<std::byte>);
   std::string whole_packets() const;
-  StreamPacket passed(uint32_t channel, uint32_t frames);
+  StreamPacket passed(uint32_t group, uint32_t frames);
   void close(std::span<const std::byte> head);
   // stream_recovery.cpp
   std::optional<StreamPacket> next_recovered();

@@ -82,8 +82,9 @@ struct TermSpec {
 };
 /// What a loss compares, and where it writes its values.
 struct Signals {
-  std::span<const Flow> estimates;  ///< [B, T, 1, 1]: one branch per term (Loss::joint: one), all with the same value
-  View<const float> target;         ///< [B, T, 1, 1]
+  std::span<const Flow>
+      estimates;             ///< [B, T, 1, channels]: one branch per term (Loss::joint: one), all with the same value
+  View<const float> target;  ///< [B, T, 1, channels]
   View<const int32_t> lengths;      ///< [B]: valid samples per item; empty: all
   View<float> values;               ///< [terms] =, unweighted
 };

@@ -27,6 +27,10 @@ std::vector<std::string> network_names();
 struct CodecConfig {
   std::string network = "dac";
   int64_t sample_rate = 16000;
+  int64_t audio_channels = 1;
+  int64_t segment = 0;
+  int64_t segment_stride = 0;
+  bool segment_scale = false;
   int64_t encoder_dim = 64;
   std::vector<int64_t> encoder_rates{2, 4, 5, 8};
   int64_t decoder_dim = 1536;
@@ -60,13 +64,21 @@ struct CodecConfig {
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   /// Whether frames depend on all frames before them, by a state along the time axis.
   bool recurrent() const { return lstm_layers > 0; }
-  /// Whether every frame depends on the whole signal, so that it cannot be coded in parts.
+  /// Whether every frame depends on the whole signal (of a segmented codec: on its whole segment), so that it cannot be
+  /// coded in parts.
   bool needs_whole_signal() const { return norm == Norm::group; }
+  /// Whether audio is cut into segments, each of which is coded as a signal by itself.
+  bool segmented() const { return segment > 0; }
+  /// Whether a signal of any number of samples is coded as it is. Otherwise it is first extended to whole frames.
+  bool takes_any_length() const { return needs_whole_signal() || segmented(); }
+  /// Frames of `samples` samples.
+  int64_t frames_of(int64_t samples) const { return (samples + hop() - 1) / hop(); }
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
-  /// Bitrate in bit/s of the codes of one channel, without entropy coding. `codebooks`: number of codebooks used.
+  /// Bitrate in bit/s of the codes of one signal of audio_channels channels, without entropy coding, the scales of
+  /// segments and what their overlap adds. `codebooks`: number of codebooks used.
   double nominal_bitrate(int64_t codebooks) const {
     return frame_rate() * static_cast<double>(codebooks) * static_cast<double>(code_bits());
   }
@@ -102,6 +114,14 @@ void fields(V& v, CodecConfig& c) {
   using namespace field;
   v("network", c.network, words(network_names()), "topology of encoder and decoder");
   v("sample_rate", c.sample_rate, range(1000, 768000), "Hz; audio is resampled to it");
+  v("audio_channels", c.audio_channels, range(1, 2),
+    "channels that are coded together; 2: stereo, and a file of one channel is coded as two equal ones");
+  v("segment", c.segment, range(0, 1 << 24).zero("none"),
+    "samples of the segments that are coded by themselves; network encodec only");
+  v("segment_stride", c.segment_stride, range(0, 1 << 24),
+    "samples from one segment to the next, half a segment to a whole one; segments overlap by the rest");
+  v("segment_scale", c.segment_scale, flag(),
+    "every segment is divided by the RMS of its mean over channels, which its packet then holds");
   v("encoder_dim", c.encoder_dim, range(1, 4096), "width of the first encoder layer; doubles at every stride");
   v("encoder_rates", c.encoder_rates, list(range(2, 64), 1, 8, "strides"),
     "strides of the encoder; their product is the hop, samples per frame");

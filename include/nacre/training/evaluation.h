@@ -20,6 +20,9 @@
 // separately, and the clip gets the mean of the pieces that have a value, weighted by their duration. Memory therefore
 // does not grow with the length of a clip.
 //
+// Of a clip with two channels, every channel is scored by itself, and a figure is the mean over the channels that have it.
+// A clip is silent if all of its channels are. The levels are those of all samples.
+//
 // Means are over the files that have a value, and NaN if none has one:
 //   silent files (within -80 dB of their mean: audio.h) have no SNR of any kind and no STOI
 //   constant files (standard deviation below that of silence, 1e-5) have no SI-SDR
@@ -53,7 +56,8 @@ struct ClipScore {
 
 /// Scores decoded audio from any decoder. The caller fills in the name and the times. Throws Error(usage) if the
 /// lengths differ.
-ClipScore score_clip(Context&, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate);
+ClipScore score_clip(Context&, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate,
+                     int64_t channels = 1);
 
 /// The score of a clip that arrives in pieces. It equals score_clip() if the pieces are those that score_clip() cuts.
 class PieceScores {
@@ -115,7 +119,7 @@ class Evaluation : public Scores {
  public:
   /// codebooks: as of Codec::reserve_inference(), for all clips.
   explicit Evaluation(Codec&, int64_t codebooks = 0);
-  /// Encodes, decodes and scores one clip (mono, model rate, normalised). `decoded`, if given, receives the audio.
+  /// Encodes, decodes and scores one clip (the model's channels interleaved, model rate, normalised). `decoded`, if given, receives the audio.
   const ClipScore& add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded = nullptr,
                        const JudgeHooks& hooks = {});
 
@@ -142,7 +146,7 @@ class ClipJudge {
   ~ClipJudge();
   ClipJudge(const ClipJudge&) = delete;
   ClipJudge& operator=(const ClipJudge&) = delete;
-  /// The clip's next samples (mono, model rate, normalised), any number of them.
+  /// The clip's next samples (the model's channels interleaved, model rate, normalised), any number of them.
   void push(std::span<const float> samples);
   /// Ends the clip and adds its score to the evaluation.
   const ClipScore& finish();

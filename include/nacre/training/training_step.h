@@ -61,7 +61,7 @@ class TrainingStep {
   int64_t samples() const noexcept;
   int64_t batch() const noexcept;
 
-  /// Copies a batch to the device: [batch * samples()] samples, the number of valid samples per item, and the number of
+  /// Copies a batch to the device: [batch, samples(), audio_channels] samples, the number of valid samples per item, and the number of
   /// codebooks used per item (empty: all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
   /// Initialises the codebooks from data: k-means over the latents of batches that `next_batch` loads, until `rows`
