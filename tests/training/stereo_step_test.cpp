@@ -362,6 +362,42 @@ TEST_CASE("stereo step: losses do not depend on which channel is left") {
   }
 }
 
+TEST_CASE("stereo step: the norm of an item is that of its channels together") {
+  for (const Device device : devices()) {
+    CAPTURE(str(device));
+    Context ctx({.device = device, .threads = 2});
+    std::vector<float> found[2], shares[2];
+    for (const int64_t apart : {1, 2}) {
+      Plan plan(ctx, Purpose::training);
+      Output<float> x;
+      Branches branches;
+      plan.reserve([&](Plan& p) {
+        x = p.source<float>({.batch = 2 * apart, .time = 30 / apart}, true);
+        const double weights[]{1, 2};
+        branches = GradientBalancer(0, true, BalancerNorm::item).plan(p, x.flow, weights, {}, apart);
+        for (const int branch : {0, 1}) {
+          const Step s = p.step("slopes");
+          const Input<float> in = read_branch(s, branches.flows[static_cast<size_t>(branch)]);
+          s.backward([=](Context& c) {
+            std::vector<float> dx;
+            for (int i = 0; i < 60; ++i)  // norms that differ from channel to channel
+              dx.push_back(static_cast<float>((i + branch) % 7 - 2) * static_cast<float>(1 + i / 15 * (3 - branch)));
+            c.write<float>(dx, in.grad);
+          });
+        }
+      });
+      plan.run_gradients();
+      const auto at = static_cast<size_t>(apart - 1);
+      found[at].resize(60), shares[at].resize(2);
+      ctx.read<float>(x.grad, found[at]);
+      ctx.read<float>(branches.shares, shares[at]);
+    }
+    CHECK(found[0] == found[1]);
+    CHECK(shares[0] == shares[1]);
+    CHECK(shares[0][0] > 0);
+  }
+}
+
 TEST_CASE("stereo step: two equal channels are judged as one is") {
   const DiscriminatorConfig config{.periods = {2, 3},
                                    .period_channels = {3, 4},

@@ -123,9 +123,9 @@ class GradientBalancer {
   GradientBalancer(double decay, bool balanced, BalancerNorm norm = BalancerNorm::batch)
       : decay_(decay), balanced_(balanced), norm_(norm) {}
   /// One branch per weight, at most balancer_max. Steps that read x before may add to its gradient, outside of the
-  /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. `channels`: as many
-  /// consecutive items are one in BalancerNorm::item. Throws Error(usage) if a later step passes a gradient to x, and if
-  /// the number of items is not a multiple of `channels`.
+  /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. `channels`: as
+  /// many consecutive items are one in BalancerNorm::item. Throws Error(usage) if a later step passes a gradient to x,
+  /// and if the number of items is not a multiple of `channels`.
   Branches plan(Plan&, Flow x, std::span<const double> weights, View<const float> gates = {},
                 int64_t channels = 1) const;
 

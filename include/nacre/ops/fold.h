@@ -4,8 +4,8 @@
 // arXiv 2010.05646).
 //
 //   n = period - time mod period samples are appended by reflection (a whole period when time is a multiple of it, as in
-//   the published code of DAC); x' is the longer signal. Without `extend`, time is a multiple of the period and x' is x:
-//   interleaved channels are taken apart
+//   the published code of DAC); x' is the longer signal. Without `extend`, time is a multiple of the period and x'
+//   is x: interleaved channels are taken apart
 //   forward    y[b period + j, l] = x'[b, l period + j]
 //   backward   dx[b, t] = the sum of dy at all positions that read x[b, t]: at t, and in the reflection
 //   The result is batch * period signals, so a convolution with a kernel of (taps, 1) over [time / period, period] is
