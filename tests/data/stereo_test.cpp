@@ -188,7 +188,8 @@ TEST_CASE("stereo: datasets count lengths per channel and bytes of both", "[trai
     std::vector<float> a(2 * n), b(2 * n), c;
     all.read(2, offset, a);
     streamed.read(2, offset, b);
-    streamed.read(2, offset, static_cast<int64_t>(n), [&](std::span<const float> x) { c.insert(c.end(), x.begin(), x.end()); });
+    streamed.read(2, offset, static_cast<int64_t>(n),
+                  [&](std::span<const float> x) { c.insert(c.end(), x.begin(), x.end()); });
     CHECK((a == expected));
     CHECK((b == expected));
     CHECK((c == expected));

@@ -94,7 +94,8 @@ TEST_CASE("a spectrogram shows a tone at its height and level", "[training][imag
   CHECK(std::abs(int{at(soft, 30, 255 - 96)[1]} - int{colour_of(50.0 / 90)[1]}) <= 2);
   // The mean power of two channels: that of both if they are equal, and half of it (3 dB down) if one is silent.
   std::vector<float> equal, left;
-  for (const float v : sine(16000, 3000, 16000, 0.01)) equal.insert(equal.end(), {v, v}), left.insert(left.end(), {v, 0});
+  for (const float v : sine(16000, 3000, 16000, 0.01))
+    equal.insert(equal.end(), {v, v}), left.insert(left.end(), {v, 0});
   const Image of_two = spectrogram(equal, {.channels = 2}), of_left = spectrogram(left, {.channels = 2});
   CHECK(of_two.width == soft.width);
   CHECK(std::abs(int{at(of_two, 30, 255 - 96)[1]} - int{colour_of(50.0 / 90)[1]}) <= 2);

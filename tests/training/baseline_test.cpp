@@ -140,7 +140,8 @@ TEST_CASE("Opus codes two channels together", "[training][baseline][stereo]") {
     CHECK(snr(left, sides[0]) > 0);
     CHECK(snr(right, sides[1]) > 0);
     // The bitrate is that of both channels: near to what one channel has at as many bits, far from twice that.
-    const double bits = static_cast<double>(coded.bytes), one = static_cast<double>(code_opus(left, rate, 128000).bytes);
+    const double bits = static_cast<double>(coded.bytes),
+                 one = static_cast<double>(code_opus(left, rate, 128000).bytes);
     CHECK(bits < 1.5 * one);
     CHECK(bits > one / 1.5);
   }

@@ -125,8 +125,7 @@ TEST_CASE("a clip of two equal channels has the score of one", "[evaluation][ste
   for (const int64_t seconds : {0, 2, 43}) {
     INFO(seconds << " s");
     const Pair p = sound(seconds, 0.01);
-    check_same(score_clip(ctx, interleaved(p.x, p.x), interleaved(p.y, p.y), rate, 2),
-               score_clip(ctx, p.x, p.y, rate));
+    check_same(score_clip(ctx, interleaved(p.x, p.x), interleaved(p.y, p.y), rate, 2), score_clip(ctx, p.x, p.y, rate));
   }
   CHECK_THROWS_AS(score_clip(ctx, std::vector<float>(3), std::vector<float>(3), rate, 2), Error);
   CHECK_THROWS_AS(score_clip(ctx, std::vector<float>(4), std::vector<float>(6), rate, 2), Error);
@@ -146,9 +145,8 @@ TEST_CASE("a figure of two channels is the mean over those that have it", "[eval
     };
     const ClipScore s = both(a, b), left = score_clip(ctx, a.x, a.y, rate), right = score_clip(ctx, b.x, b.y, rate);
     CHECK(s.seconds == static_cast<double>(seconds));
-    for (double ClipScore::*figure :
-         {&ClipScore::snr, &ClipScore::si_sdr, &ClipScore::mel, &ClipScore::stft, &ClipScore::segmental_snr,
-          &ClipScore::stoi, &ClipScore::estoi}) {
+    for (double ClipScore::*figure : {&ClipScore::snr, &ClipScore::si_sdr, &ClipScore::mel, &ClipScore::stft,
+                                      &ClipScore::segmental_snr, &ClipScore::stoi, &ClipScore::estoi}) {
       CHECK(s.*figure == (left.*figure + right.*figure) / 2);
       CHECK(left.*figure != right.*figure);
     }
@@ -222,6 +220,7 @@ TEST_CASE("a clip that is judged piece by piece scores as one that is given at o
     CHECK(lengths == (seconds == 1 ? std::vector<size_t>{8000 * channels}
                                    : std::vector<size_t>{160000 * channels, 184000 * channels}));
     CHECK(whole.clips()[0].frames == seconds * rate / 8);
+    CHECK(whole.clips()[0].scales == 0);
     check_same(score_clip(ctx, x, decoded, rate, config.audio_channels), whole.clips()[0]);
     CHECK(pieces.usage() == whole.usage());
     CHECK(pieces.perplexity() == whole.perplexity());
