@@ -15,9 +15,19 @@ namespace {
 
 /// The command that trains on a folder of short voices, most of them stereo.
 std::vector<std::string> train(const Folder& folder, const std::string& name, int steps) {
-  return {"train",    "--data_dir",    folder / "data",         "--checkpoint_dir",
-          folder / name, "--config",   folder / "config.json",  "--set",
-          "codec.audio_channels=2", "--max-steps", std::to_string(steps), "-t", "1"};
+  return {"train",
+          "--data_dir",
+          folder / "data",
+          "--checkpoint_dir",
+          folder / name,
+          "--config",
+          folder / "config.json",
+          "--set",
+          "codec.audio_channels=2",
+          "--max-steps",
+          std::to_string(steps),
+          "-t",
+          "1"};
 }
 
 void write_data(const Folder& folder) {
