@@ -167,6 +167,20 @@ class OpusBaseline {
   ordered_json files_ = ordered_json::array();
 };
 
+/// The size of the .nacre stream of a clip. Frames of segments count by their place in the stream: those of segment i
+/// follow i times those of a whole segment.
+uint64_t bytes_of_stream(const CodecConfig& c, uint64_t identity, int64_t codebooks, int64_t samples) {
+  StreamHeader header = training::stream_header(c, identity, static_cast<int>(c.sample_rate),
+                                                static_cast<int>(c.audio_channels), codebooks);
+  int64_t frames = c.frames_of(samples);
+  if (c.segmented() && samples > 0) {
+    const int64_t last = (samples - 1) / c.segment_stride;
+    frames = last * c.frames_of(c.segment) + c.frames_of(samples - last * c.segment_stride);
+    header.samples = static_cast<uint64_t>(samples);  // the segment before the last one may be shorter, too
+  }
+  return training::stream_bytes(header, static_cast<uint64_t>(frames));
+}
+
 /// Prints scores as they become available.
 class Report {
  public:
@@ -174,10 +188,8 @@ class Report {
       : json_(json), config_(config), identity_(identity), codebooks_(codebooks) {}
 
   void add(const training::ClipScore& s) {
-    const uint64_t bytes =
-        training::stream_bytes(training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate),
-                                                       static_cast<int>(config_.audio_channels), codebooks_),
-                               static_cast<uint64_t>(s.frames));
+    const auto samples = static_cast<int64_t>(std::llround(s.seconds * static_cast<double>(config_.sample_rate)));
+    const uint64_t bytes = bytes_of_stream(config_, identity_, codebooks_, samples);
     bits_ += 8 * static_cast<double>(bytes);
     const Figures row = figures(s, 8 * static_cast<double>(bytes) / s.seconds);
     if (json_) {
