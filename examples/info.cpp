@@ -20,6 +20,7 @@
 #include "nacre/codec/streaming.h"
 #include "nacre/codec/windowed.h"
 #include "nacre/files/checkpoint_store.h"
+#include "nacre/files/ecdc.h"
 #include "nacre/files/safetensors.h"
 #include "nacre/training/trainer.h"
 #include "nacre/training/training_step.h"
@@ -291,15 +292,32 @@ void about_folder(const Options& o, const std::string& name, ordered_json& out) 
   about_model(o, name, training::find_model(folder), run, out);
 }
 
+/// What the packets of a stream are made of.
+std::string packets_of(const training::StreamFacts& s) {
+  const StreamHeader& h = s.header;
+  const auto number = [](uint64_t n) { return std::to_string(n); };
+  if (h.segment == 0) return number(s.frames) + " frames of " + number(h.hop) + " samples";
+  const uint64_t segments = (s.frames + h.packet_frames - 1) / h.packet_frames;
+  return number(segments) + (segments == 1 ? " segment" : " segments") + " of up to " + number(h.packet_frames) +
+         " frames of " + number(h.hop) + " samples" + (h.scaled ? ", with a scale each" : "");
+}
+
+/// The keys of channels that are coded together and of segments, under their names in a configuration.
+void add_groups(const StreamHeader& h, ordered_json& out) {
+  if (h.joint != 1) out["audio_channels"] = h.joint;
+  if (h.segment == 0) return;
+  out["segment"] = h.segment, out["segment_stride"] = h.stride, out["segment_scale"] = h.scaled;
+}
+
 /// An .ecdc file has no checksum, so it is complete and not verified.
 void about_ecdc(const Options& o, const training::StreamFacts& s, const std::string& name, ordered_json& out) {
   const double seconds = static_cast<double>(s.samples) / s.header.model_rate;
   const double bitrate = seconds > 0 ? 8 * static_cast<double>(s.bytes) / seconds : 0;
   say(o, "%s: .ecdc file of EnCodec, complete\n", printable(name).c_str());
-  say(o, "  %s, %u Hz, 1 channel, %llu samples\n", describe_duration(seconds).c_str(), s.header.model_rate,
-      static_cast<unsigned long long>(s.samples));
-  say(o, "  encodec_24khz: %llu frames of %u samples, %u codebooks of %u\n", static_cast<unsigned long long>(s.frames),
-      s.header.hop, s.header.codebooks, s.header.codebook_size);
+  say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", describe_duration(seconds).c_str(), s.header.model_rate,
+      s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
+  say(o, "  %s: %s, %u codebooks of %u\n", ecdc_models[s.header.segment != 0 ? 1 : 0].name, packets_of(s).c_str(),
+      s.header.codebooks, s.header.codebook_size);
   say(o, "  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
       fixed(bitrate / 1000, 2).c_str(), fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
   out = {{"name", name},
@@ -315,6 +333,7 @@ void about_ecdc(const Options& o, const training::StreamFacts& s, const std::str
          {"bytes", s.bytes},
          {"bitrate", bitrate},
          {"nominal_bitrate", nominal_bits_per_second(s.header)}};
+  add_groups(s.header, out);
 }
 
 void about_stream(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {
@@ -325,9 +344,9 @@ void about_stream(const Options& o, const std::string& path, const std::string& 
   say(o, "%s: .nacre stream, verified\n", printable(name).c_str());
   say(o, "  %s, %u Hz, %u channel%s, %llu samples\n", describe_duration(seconds).c_str(), s.header.original_rate,
       s.header.channels, s.header.channels == 1 ? "" : "s", static_cast<unsigned long long>(s.samples));
-  say(o, "  model %s at %u Hz: %llu frames of %u samples, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(),
-      s.header.model_rate, static_cast<unsigned long long>(s.frames), s.header.hop, s.header.codebooks,
-      s.header.codebook_size, static_cast<double>(s.header.gain));
+  say(o, "  model %s at %u Hz: %s, %u codebooks of %u, gain %g\n", hex(s.header.model).c_str(), s.header.model_rate,
+      packets_of(s).c_str(), s.header.codebooks, s.header.codebook_size, static_cast<double>(s.header.gain));
+  if (s.header.joint != 1) say(o, "  channels are coded %u by %u\n", s.header.joint, s.header.joint);
   say(o, "  %llu bytes, %s kbit/s (nominal %s)\n", static_cast<unsigned long long>(s.bytes),
       fixed(bitrate / 1000, 2).c_str(), fixed(nominal_bits_per_second(s.header) / 1000, 2).c_str());
   out = {{"name", name},
@@ -346,6 +365,7 @@ void about_stream(const Options& o, const std::string& path, const std::string& 
          {"bytes", s.bytes},
          {"bitrate", bitrate},
          {"nominal_bitrate", nominal_bits_per_second(s.header)}};
+  add_groups(s.header, out);
 }
 
 void about_audio(const Options& o, const std::string& path, const std::string& name, ordered_json& out) {

@@ -1,24 +1,17 @@
 #include "nacre/coding/codec_files.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <deque>
 #include <optional>
-#include <variant>
 
-#include "coding/channel_decoder.h"
+#include "coding/codes_files.h"
+#include "coding/group_decoder.h"
+#include "coding/groups.h"
 #include "coding/live.h"
-#include "data/arriving.h"
-#include "data/sniff.h"
 #include "files/files.h"
+#include "files/stream_layout.h"
 #include "nacre/codec/windowed.h"
 #include "nacre/files/ecdc.h"
 
@@ -31,177 +24,6 @@ constexpr int64_t piece_frames = 1 << 14;
 constexpr float silent_gain = 0x1p-40f;
 
 using Clock = std::chrono::steady_clock;
-
-/// Reads bytes from a file or from standard input.
-class Input {
- public:
-  Input(const std::string& path, const Hooked* hooked)
-      : name_(path == "-" ? "standard input" : path), hooked_(hooked), arrives_(arrives(path)) {
-    if (path != "-") {
-      struct stat status {};
-      if (::stat(path.c_str(), &status) != 0) throw_errno(path, "cannot open");
-      if (S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a .nacre stream");
-      file_ = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-      if (!file_) throw_errno(path, "cannot open");
-    }
-    // Standard input may be a file, too, and need not be at its beginning.
-    struct stat status {};
-    if (const off_t at = ::lseek(fd(), 0, SEEK_CUR); at >= 0 && ::fstat(fd(), &status) == 0 && S_ISREG(status.st_mode))
-      start_ = at, size_ = std::max<off_t>(0, status.st_size - at);
-    std::array<std::byte, sniffed_bytes> bytes{};
-    for (size_t n = 1; n > 0 && head_.size() < sniffed_bytes;) {
-      n = read_next(std::span(bytes).first(sniffed_bytes - head_.size()));
-      head_.append(reinterpret_cast<const char*>(bytes.data()), n);
-    }
-  }
-  const std::string& name() const { return name_; }
-  /// Read so far.
-  uint64_t bytes() const { return bytes_; }
-  /// The first bytes, up to sniffed_bytes. source() gives them, too.
-  const std::string& head() const { return head_; }
-  /// Whether it is a file, which positioned() reads at any position.
-  bool has_positions() const { return start_ >= 0; }
-  PositionedSource positioned() {
-    bytes_ = 0;  // reads the head again
-    return {
-        .read =
-            [this](uint64_t position, std::span<std::byte> to) {
-              return read([&] { return ::pread(fd(), to.data(), to.size(), start_ + static_cast<off_t>(position)); });
-            },
-        .size = static_cast<uint64_t>(size_)};
-  }
-  ByteSource source() {
-    return [this, at = size_t{0}](std::span<std::byte> to) mutable -> size_t {
-      if (at == head_.size()) return read_next(to);
-      const size_t n = head_.copy(reinterpret_cast<char*>(to.data()), to.size(), at);
-      at += n;
-      return n;
-    };
-  }
-
- private:
-  int fd() const { return file_ ? file_.get() : STDIN_FILENO; }
-  size_t read_next(std::span<std::byte> to) {
-    return read([&] { return ::read(fd(), to.data(), to.size()); });
-  }
-  template <class Call>
-  size_t read(Call&& call) {
-    for (;;) {
-      // A signal that is to stop the call ends the wait for a pipe that is silent.
-      if (arrives_ && hooked_ != nullptr) wait_for(fd(), POLLIN, [this] { hooked_->check(); });
-      const ssize_t n = call();
-      if (n >= 0) {
-        bytes_ += static_cast<uint64_t>(n);
-        return static_cast<size_t>(n);
-      }
-      if (errno != EINTR) throw_errno(name_, "cannot read");
-    }
-  }
-
-  std::string name_;
-  Descriptor file_;
-  const Hooked* hooked_;
-  off_t start_ = -1, size_ = 0;  // of what a file has from here on
-  bool arrives_;
-  uint64_t bytes_ = 0;
-  std::string head_;
-};
-
-/// The header of a .nacre stream with the same content, as far as an .ecdc file says it. It knows no model.
-StreamHeader header_of(const EcdcHeader& h) {
-  return {.model_rate = ecdc_models[0].sample_rate,
-          .original_rate = ecdc_models[0].sample_rate,
-          .samples = h.samples,
-          .hop = ecdc_hop,
-          .codebooks = h.codebooks,
-          .codebook_size = ecdc_codebook_size};
-}
-
-/// Reads a .nacre stream or an .ecdc file. The first bytes decide. The error for other input names what the input is.
-class CodesReader {
- public:
-  /// positions: seek() skips bytes where that is possible.
-  explicit CodesReader(Input& input, StreamReaderOptions options = {}, bool positions = false)
-      : reader_(open(input, options, positions)) {
-    const auto* ecdc = std::get_if<EcdcReader>(&reader_);
-    header_ = ecdc != nullptr ? header_of(ecdc->header()) : std::get<StreamReader>(reader_).header();
-  }
-  StreamFormat format() const {
-    return std::holds_alternative<EcdcReader>(reader_) ? StreamFormat::ecdc : StreamFormat::nacre;
-  }
-  const StreamHeader& header() const { return header_; }
-  std::optional<StreamPacket> next() {
-    std::optional<StreamPacket> packet = std::visit([](auto& reader) { return reader.next(); }, reader_);
-    if (packet)
-      frames_ = packet->first_frame + packet->frames;
-    else
-      finished_ = true;
-    return packet;
-  }
-  /// Passes packets in front of this frame. Those of an .ecdc file are not passed: it has no positions.
-  void seek(uint64_t frame) {
-    if (auto* nacre = std::get_if<StreamReader>(&reader_)) nacre->seek(frame);
-  }
-  /// Per channel; the number of samples is valid once next() has returned nothing.
-  uint64_t frames() const { return frames_; }
-  uint64_t samples() const {
-    const auto* nacre = std::get_if<StreamReader>(&reader_);
-    return nacre != nullptr ? nacre->samples() : header_.samples;
-  }
-  bool finished() const { return finished_; }
-  /// The reader of a .nacre stream, or null.
-  const StreamReader* stream() const { return std::get_if<StreamReader>(&reader_); }
-
- private:
-  using Reader = std::variant<StreamReader, EcdcReader>;
-  static Reader open(Input& input, StreamReaderOptions options, bool positions) {
-    const Thing thing = thing_of(input.head());
-    if (thing == Thing::ecdc) return EcdcReader(input.source(), input.name());
-    try {
-      if (positions && input.has_positions()) return StreamReader(input.positioned(), input.name(), options);
-      return StreamReader(input.source(), input.name(), options);
-    } catch (const Error& e) {
-      const std::string reason = mistaken(thing, Thing::stream);
-      if (e.kind() != ErrorKind::input || reason.empty()) throw;
-      throw Error(ErrorKind::input, input.name() + ": " + reason);
-    }
-  }
-
-  Reader reader_;
-  StreamHeader header_;
-  uint64_t frames_ = 0;
-  bool finished_ = false;
-};
-
-/// Writes a .nacre stream or an .ecdc file. The latter has of the header the length and the number of codebooks alone.
-class CodesWriter {
- public:
-  CodesWriter(StreamFormat format, const StreamHeader& h, const ByteSink& sink) : writer_(make(format, h, sink)) {}
-  void write(uint32_t channel, std::span<const int32_t> codes) {
-    if (auto* nacre = std::get_if<StreamWriter>(&writer_))
-      nacre->write(channel, codes);
-    else
-      std::get<EcdcWriter>(writer_).write(codes);
-  }
-  /// Refuses channels that differ in length, and frames that do not hold the samples.
-  void finish(uint64_t samples) {
-    if (auto* nacre = std::get_if<StreamWriter>(&writer_))
-      nacre->finish(samples);
-    else
-      std::get<EcdcWriter>(writer_).finish();
-  }
-  uint64_t bytes() const {
-    return std::visit([](const auto& writer) { return writer.bytes(); }, writer_);
-  }
-
- private:
-  using Writer = std::variant<StreamWriter, EcdcWriter>;
-  static Writer make(StreamFormat format, const StreamHeader& h, const ByteSink& sink) {
-    if (format == StreamFormat::nacre) return StreamWriter(h, sink);
-    return EcdcWriter({.samples = h.samples, .codebooks = h.codebooks}, sink);
-  }
-  Writer writer_;
-};
 
 std::string hexadecimal(uint64_t x) {
   char text[17];
@@ -230,6 +52,12 @@ void expect_model(StreamFormat format, const StreamHeader& h, const CodecConfig&
     throw Error(ErrorKind::input, name + ": the number of codebooks is " + std::to_string(h.codebooks) +
                                       ", expected 1 to " + std::to_string(c.n_codebooks) + ", the model's");
   same("the codebook size", h.codebook_size, c.codebook_size);
+  same("the number of channels coded together", h.joint, c.audio_channels);
+  same("the length of a segment", h.segment, c.segment);
+  same("the distance of segments", h.stride, c.segment_stride);
+  if (h.scaled != c.segment_scale)
+    throw Error(ErrorKind::input, name + ": has " + (h.scaled ? "" : "no ") + "scales of segments, the model has " +
+                                      (c.segment_scale ? "some" : "none"));
   for (const uint32_t rate : {h.model_rate, h.original_rate})
     if (rate < static_cast<uint32_t>(min_sample_rate) || rate > static_cast<uint32_t>(max_sample_rate))
       throw Error(ErrorKind::input, name + ": the sample rate is " + std::to_string(rate) + ", expected " +
@@ -252,7 +80,11 @@ int64_t codebooks_of(const StreamHeader& h, const DecodeOptions& options, const 
 void expect_ecdc(const CodecConfig& c, const AudioInfo& audio, const std::string& name) {
   if (const std::string why = not_for_ecdc(c); !why.empty())
     throw Error(ErrorKind::usage, "the model cannot write .ecdc files: " + why);
-  if (audio.channels != 1)
+  if (c.audio_channels == 2 && audio.channels > 2)
+    throw Error(ErrorKind::input, name + ": has " + std::to_string(audio.channels) +
+                                      " channels, an .ecdc file of EnCodec's 48 kHz model has two; mix them to two "
+                                      "before, or write a .nacre stream");
+  if (c.audio_channels == 1 && audio.channels != 1)
     throw Error(ErrorKind::input, name + ": has " + std::to_string(audio.channels) +
                                       " channels, an .ecdc file of EnCodec's 24 kHz model has one; mix them to one "
                                       "before, or write a .nacre stream");
@@ -272,56 +104,14 @@ void check_options(const CodecConfig& c, const std::string& audio, const EncodeO
     throw Error(ErrorKind::usage, "an .ecdc file has no gain: its samples are coded as they are");
   if (options.block_frames != 0 && !arrives(audio))
     throw Error(ErrorKind::usage, audio + ": --block has no effect on a file; it is for standard input and pipes");
-  if (arrives(audio) && c.needs_whole_signal())
+  if (options.block_frames != 0 && c.segmented())
+    throw Error(ErrorKind::usage, "--block has no effect for this model: its packets are segments of " +
+                                      std::to_string(c.segment) + " samples");
+  if (arrives(audio) && c.needs_whole_signal() && !c.segmented())
     throw Error(ErrorKind::usage,
                 "the model needs the whole signal before its first frame (codec.norm is group), so it "
                 "cannot encode while the signal arrives; omit --gain and --no-normalise");
 }
-
-std::vector<float> channel_of(std::span<const float> interleaved, size_t channels, size_t channel, float gain) {
-  std::vector<float> out(interleaved.size() / channels);
-  for (size_t t = 0; t < out.size(); ++t) out[t] = gain * interleaved[t * channels + channel];
-  return out;
-}
-
-/// Interleaves channels that arrive one after the other, scales them, and writes exactly the requested number of
-/// samples.
-class Interleaver {
- public:
-  Interleaver(WavWriter& to, size_t channels, float gain) : to_(to), waiting_(channels), gain_(gain) {}
-  std::vector<float>& channel(size_t c) { return waiting_[c]; }
-  /// Writes the samples that all channels have, except the last `keep_back` ones, and none past `end`.
-  void write(int64_t keep_back, int64_t end) {
-    // Channels arrive packet by packet, so some are ahead of others.
-    size_t ready = waiting_[0].size();
-    for (const auto& w : waiting_) ready = std::min(ready, w.size());
-    const int64_t n = std::min(static_cast<int64_t>(ready) - keep_back, end - written_);
-    if (n <= 0) return;
-    piece_.resize(static_cast<size_t>(n) * waiting_.size());
-    for (size_t c = 0; c < waiting_.size(); ++c) {
-      for (size_t t = 0; t < static_cast<size_t>(n); ++t) piece_[t * waiting_.size() + c] = gain_ * waiting_[c][t];
-      waiting_[c].erase(waiting_[c].begin(), waiting_[c].begin() + n);
-    }
-    to_.write(piece_);
-    written_ += n;
-  }
-  /// Writes the rest. Missing samples are silence.
-  void finish(int64_t end) {
-    for (auto& w : waiting_) {
-      const auto lacking = static_cast<size_t>(std::max<int64_t>(0, end - written_));
-      if (w.size() < lacking) w.resize(lacking, 0.0f);
-    }
-    write(0, end);
-  }
-  int64_t written() const { return written_; }
-
- private:
-  WavWriter& to_;
-  std::vector<std::vector<float>> waiting_;
-  std::vector<float> piece_;
-  float gain_;
-  int64_t written_ = 0;
-};
 
 }  // namespace
 
@@ -333,23 +123,32 @@ StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_r
           .model_rate = static_cast<uint32_t>(c.sample_rate),
           .original_rate = static_cast<uint32_t>(sample_rate),
           .channels = static_cast<uint32_t>(channels),
+          .joint = static_cast<uint32_t>(c.audio_channels),
           .gain = 1,
           .samples = StreamHeader::unknown,
           .hop = static_cast<uint32_t>(c.hop()),
           .codebooks = static_cast<uint32_t>(c.codebooks_used("stream_header", codebooks)),
           .codebook_size = static_cast<uint32_t>(c.codebook_size),
-          .packet_frames = 0};
+          .packet_frames = static_cast<uint32_t>(c.frames_of(c.segment)),
+          .segment = static_cast<uint32_t>(c.segment),
+          .stride = static_cast<uint32_t>(c.segment_stride),
+          .scaled = c.segment_scale};
 }
 
 uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // determines packet_frames
   const StreamHeader& h = writer.header();
-  const auto payload = [&](uint64_t n) {
-    // 12 bytes of head and 4 of CRC. The closing packet below has 28 and 4.
-    return n == 0 ? 0 : 16 + (n * h.codebooks * static_cast<uint64_t>(code_bits(h)) + 7) / 8;
-  };
-  const uint64_t whole = frames / h.packet_frames;
-  return writer.bytes() + 32 + h.channels * (whole * payload(h.packet_frames) + payload(frames % h.packet_frames));
+  const auto packet = [&](uint64_t n) { return n == 0 ? 0 : stream_layout::packet_bytes(h, n); };
+  const uint64_t whole = frames / h.packet_frames, rest = frames % h.packet_frames;
+  uint64_t of_group = whole * packet(h.packet_frames) + packet(rest);
+  if (h.segment != 0 && whole > 0 && rest > 0) {
+    // The segment before the last one may be shorter.
+    const auto samples = h.samples == StreamHeader::unknown
+                             ? static_cast<uint64_t>(stream_layout::end_of_frames(h, frames))
+                             : stream_layout::at_model_rate(h, h.samples);
+    of_group -= packet(h.packet_frames) - packet(stream_layout::segment_frames(h, samples, whole - 1));
+  }
+  return writer.bytes() + stream_layout::closing_bytes + stream_layout::crc_bytes + h.groups() * of_group;
 }
 
 FileReport FileCodec::encode(const std::string& audio, const std::string& stream, const FileHooks& hooks,
@@ -392,22 +191,22 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   });
   std::vector<WindowedEncoder> encoders;
   std::vector<Resampler> resamplers;
-  for (uint32_t c = 0; c < header.channels; ++c) {
+  for (uint32_t g = 0; g < header.groups(); ++g) {
     encoders.emplace_back(
         codec_,
-        [&writer, c](View<const int32_t> codes, float) {
-          writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
+        [&writer, g](View<const int32_t> codes, float level) {
+          writer.write(g, {codes.data, static_cast<size_t>(codes.elements())}, level);
         },
         0, codebooks);
-    resamplers.emplace_back(rate, model_rate);
+    resamplers.emplace_back(rate, model_rate, static_cast<int>(header.joint));
   }
   std::vector<float> ready;
   int64_t done = 0;
   while (reader.read(piece_frames, piece) > 0) {
-    for (size_t c = 0; c < width; ++c) {
+    for (uint32_t g = 0; g < header.groups(); ++g) {
       ready.clear();
-      resamplers[c].process(channel_of(piece, width, c, scale), ready);
-      encoders[c].push(ready);
+      resamplers[g].process(signals_of(piece, width, group_of(header, g), header.joint, scale), ready);
+      encoders[g].push(ready);
       hooked.check();
     }
     done += static_cast<int64_t>(piece.size() / width);
@@ -417,11 +216,11 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   if (done != samples)
     throw Error(ErrorKind::input, audio + ": changed while it was read: " + std::to_string(samples) + " frames, then " +
                                       std::to_string(done));
-  for (size_t c = 0; c < width; ++c) {
+  for (size_t g = 0; g < encoders.size(); ++g) {
     ready.clear();
-    resamplers[c].finish(ready);
-    encoders[c].push(ready);
-    encoders[c].finish();
+    resamplers[g].finish(ready);
+    encoders[g].push(ready);
+    encoders[g].finish();
     hooked.check();
   }
   writer.finish(header.samples);
@@ -478,10 +277,10 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   hooked.output_begins();
   WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format,
                    end == Section::open ? std::nullopt : std::optional(end - section.first));
-  Interleaver out(writer, h.channels, h.gain);
-  std::deque<ChannelDecoder> channels;
-  for (uint32_t c = 0; c < h.channels; ++c)
-    channels.emplace_back(codec_, h, section, rate, codebooks, options.conceal, out.channel(c));
+  Interleaver out(h);
+  std::deque<GroupDecoder> groups;
+  for (uint32_t g = 0; g < h.groups(); ++g)
+    groups.emplace_back(codec_, h, section, group_of(h, g).count, rate, codebooks, options.conceal, out.group(g));
   LossAccount losses;
   // Concealment needs the packets in front of a part, for what is heard of them in it.
   if (!options.conceal) with_hint([&] { reader.seek(static_cast<uint64_t>(section.frame_first)); });
@@ -489,20 +288,21 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   while (frames < section.frames_read) {
     const std::optional<StreamPacket> packet = with_hint([&] { return reader.next(); });
     if (!packet) break;
-    channels[packet->group].push(*packet);
+    groups[packet->group].push(*packet);
     losses.add(*packet);
-    // Samples can be written only when every channel has its packet of this stretch.
-    if (packet->group + 1 != h.channels) {
+    // Samples can be written only when every group has its packet of this stretch.
+    if (packet->group + 1 != h.groups()) {
       hooked.check();
       continue;
     }
     frames = static_cast<int64_t>(packet->first_frame + packet->frames);
-    out.write(keep_back, end - section.first);
-    hooked.at(static_cast<double>(frames) * h.hop / model_rate, known ? static_cast<double>(h.samples) / original : 0);
+    writer.write(out.take(keep_back, end - section.first));
+    hooked.at(static_cast<double>(first_sample(h, static_cast<uint64_t>(frames))) / model_rate,
+              known ? static_cast<double>(h.samples) / original : 0);
   }
-  for (ChannelDecoder& channel : channels) {
+  for (GroupDecoder& group : groups) {
     // The decoder's last window, then the resampler's tail.
-    channel.finish();
+    group.finish();
     hooked.check();
   }
   if (reader.finished()) {
@@ -511,10 +311,10 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   }
   const int64_t length = std::min(section.end, total) - section.first;
   // Only if the frames exceed the length by more than keep_back. The output has no name yet, so nothing wrong remains.
-  if (out.written() > length)
+  if (out.taken() > length)
     throw Error(ErrorKind::input, input.name() + ": has more frames than its length of " +
                                       std::to_string(reader.samples()) + " samples needs");
-  out.finish(length);
+  writer.write(out.finish(length));
   const int64_t clipped = writer.commit();
   FileReport report{.seconds = static_cast<double>(length) / rate,
                     .wall_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
@@ -546,19 +346,26 @@ StreamFacts check_stream(const std::string& path) {
 }
 
 std::string not_for_ecdc(const CodecConfig& c) {
-  const auto differs = [](const char* key, const std::string& value, const std::string& expected) {
-    return "codec." + std::string(key) + " is " + value + ", EnCodec's 24 kHz model has " + expected;
+  // Of the two models, the one that the codec is closer to.
+  const bool stereo = c.segmented() || c.audio_channels == 2 || c.sample_rate == ecdc_models[1].sample_rate;
+  const EcdcModel& m = ecdc_models[stereo ? 1 : 0];
+  const std::string has = std::string(", EnCodec's ") + (stereo ? "48" : "24") + " kHz model has ";
+  std::string why;
+  const auto expect = [&](const std::string& what, const std::string& value, const std::string& expected) {
+    if (why.empty() && value != expected) why = what + " is " + value + has + expected;
   };
-  if (c.network != "encodec") return differs("network", c.network, "encodec");
-  if (c.sample_rate != ecdc_models[0].sample_rate)
-    return differs("sample_rate", std::to_string(c.sample_rate), std::to_string(ecdc_models[0].sample_rate));
-  if (c.hop() != ecdc_hop)
-    return "the hop is " + std::to_string(c.hop()) + " samples, EnCodec's 24 kHz model has " + std::to_string(ecdc_hop);
-  if (c.codebook_size != ecdc_codebook_size)
-    return differs("codebook_size", std::to_string(c.codebook_size), std::to_string(ecdc_codebook_size));
-  if (c.n_codebooks > ecdc_models[0].max_codebooks)
-    return differs("n_codebooks", std::to_string(c.n_codebooks), std::to_string(ecdc_models[0].max_codebooks));
-  return "";
+  const auto number = [](int64_t n) { return std::to_string(n); };
+  expect("codec.network", c.network, "encodec");
+  expect("codec.sample_rate", number(c.sample_rate), number(m.sample_rate));
+  expect("codec.audio_channels", number(c.audio_channels), number(m.channels));
+  expect("codec.segment", number(c.segment), number(m.segment));
+  expect("codec.segment_stride", number(c.segment_stride), number(m.stride));
+  expect("codec.segment_scale", c.segment_scale ? "true" : "false", m.segment != 0 ? "true" : "false");
+  if (why.empty() && c.hop() != ecdc_hop) why = "the hop is " + number(c.hop()) + " samples" + has + number(ecdc_hop);
+  expect("codec.codebook_size", number(c.codebook_size), number(ecdc_codebook_size));
+  if (why.empty() && c.n_codebooks > m.max_codebooks)
+    why = "codec.n_codebooks is " + number(c.n_codebooks) + has + number(m.max_codebooks);
+  return why;
 }
 
 }  // namespace nacre::training

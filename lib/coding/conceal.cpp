@@ -57,11 +57,12 @@ void LossEnvelope::skip(int64_t samples) {
   pass(samples, [](int64_t) {});
 }
 
-void LossEnvelope::apply(std::span<float> samples) {
-  pass(static_cast<int64_t>(samples.size()), [&](int64_t n) {
+void LossEnvelope::apply(std::span<float> samples, size_t channels) {
+  pass(static_cast<int64_t>(samples.size() / channels), [&](int64_t n) {
     for (int64_t t = 0; t < n; ++t)
-      if (const float gain = gain_at(elapsed_ + t); gain != 1) samples[static_cast<size_t>(t)] *= gain;
-    samples = samples.subspan(static_cast<size_t>(n));
+      if (const float gain = gain_at(elapsed_ + t); gain != 1)
+        for (float& x : samples.subspan(static_cast<size_t>(t) * channels, channels)) x *= gain;
+    samples = samples.subspan(static_cast<size_t>(n) * channels);
   });
 }
 
@@ -77,8 +78,10 @@ void LossAccount::add(const StreamPacket& packet) {
 
 LossAccount::Lost LossAccount::within(double from, double to, const StreamHeader& h) const {
   Lost lost;
-  const auto seconds = [&](uint64_t frame) { return static_cast<double>(frame) * h.hop / h.model_rate; };
-  const double frame = seconds(1);
+  const auto seconds = [&](uint64_t frame) {
+    return static_cast<double>(first_sample(h, frame)) / static_cast<double>(h.model_rate);
+  };
+  const double frame = static_cast<double>(h.hop) / h.model_rate;
   for (const auto& [first, end] : ranges_) {
     const double begins = std::max(from, seconds(first)), ends = std::min(to, seconds(end));
     if (begins >= ends) continue;

@@ -22,7 +22,7 @@ class LossEnvelope {
   /// Passes the next samples, which add() knows, without their audio.
   void skip(int64_t samples);
   /// Multiplies the next samples by the gain. A gain of 1 changes no bit.
-  void apply(std::span<float> samples);
+  void apply(std::span<float> interleaved, size_t channels = 1);
 
  private:
   struct Run {
@@ -44,7 +44,8 @@ class LossEnvelope {
 class LossAccount {
  public:
   void add(const StreamPacket&);
-  /// Lost times that meet [from, to), in frames, joined over packets and channels.
+  /// Lost times that meet [from, to), in frames, joined over packets and channels. The time of a segment ends where the
+  /// next one begins.
   struct Lost {
     int64_t frames = 0;
     std::vector<std::pair<double, double>> seconds = {};

@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <cmath>
 #include <limits>
+#include <variant>
 
+#include "coding/groups.h"
 #include "data/arriving.h"
 #include "files/files.h"
 #include "nacre/codec/streaming.h"
@@ -71,42 +73,26 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// Interleaves channels, scales them, and writes them as WAV up to a number of frames.
 class LiveWav {
  public:
-  LiveWav(LiveOutput& to, int rate, int channels, WavFormat format, float gain, std::optional<int64_t> frames)
-      : to_(to),
-        waiting_(static_cast<size_t>(channels)),
-        format_(format),
-        gain_(gain),
-        end_(frames.value_or(std::numeric_limits<int64_t>::max())) {
-    const std::string header = wav_header(rate, channels, format, frames);
+  LiveWav(LiveOutput& to, const StreamHeader& h, int rate, WavFormat format, std::optional<int64_t> frames)
+      : to_(to), waiting_(h), format_(format), end_(frames.value_or(std::numeric_limits<int64_t>::max())) {
+    const std::string header = wav_header(rate, static_cast<int>(h.channels), format, frames);
     to_.write(std::as_bytes(std::span(header)));
   }
-  std::vector<float>& channel(size_t c) { return waiting_[c]; }
-  int64_t written() const { return written_; }
+  std::vector<float>& group(uint32_t g) { return waiting_.group(g); }
+  int64_t written() const { return waiting_.taken(); }
   int64_t clipped() const { return clipped_; }
   /// Writes the samples that all channels have, except the last `keep_back` ones.
-  void write(int64_t keep_back) {
-    const size_t channels = waiting_.size();
-    const auto least = std::min_element(waiting_.begin(), waiting_.end(),
-                                        [](const auto& a, const auto& b) { return a.size() < b.size(); });
-    const int64_t n = std::min(static_cast<int64_t>(least->size()) - keep_back, end_ - written_);
-    if (n <= 0) return;
-    bytes_.clear();
-    for (size_t t = 0; t < static_cast<size_t>(n); ++t)
-      for (size_t c = 0; c < channels; ++c) put(gain_ * waiting_[c][t]);
-    for (auto& w : waiting_) w.erase(w.begin(), w.begin() + n);
-    to_.write(bytes_);
-    written_ += n;
-  }
+  void write(int64_t keep_back) { put(waiting_.take(keep_back, end_)); }
   /// Writes the rest up to `end` frames. Missing samples are silence.
-  void finish(int64_t end) {
-    end_ = end;
-    const auto lacking = static_cast<size_t>(std::max<int64_t>(0, end - written_));
-    for (auto& w : waiting_)
-      if (w.size() < lacking) w.resize(lacking, 0.0f);
-    write(0);
-  }
+  void finish(int64_t end) { put(waiting_.finish(end)); }
 
  private:
+  void put(std::span<const float> samples) {
+    if (samples.empty()) return;
+    bytes_.clear();
+    for (const float x : samples) put(x);
+    to_.write(bytes_);
+  }
   void put(float x) {
     if (!std::isfinite(x)) throw Error(ErrorKind::usage, "standard output: a sample to write is not finite");
     const bool pcm = format_ == WavFormat::pcm16;
@@ -115,11 +101,10 @@ class LiveWav {
   }
 
   LiveOutput& to_;
-  std::vector<std::vector<float>> waiting_;
+  Interleaver waiting_;
   std::vector<std::byte> bytes_;
   WavFormat format_;
-  float gain_;
-  int64_t end_, written_ = 0, clipped_ = 0;
+  int64_t end_, clipped_ = 0;
 };
 
 /// The longest block that packets consist of, up to the usual window. No frame then waits for another packet, and
@@ -128,6 +113,27 @@ int64_t block_of(const CodecConfig& c, const StreamHeader& h) {
   int64_t block = std::min<int64_t>(h.packet_frames, default_window_frames(c));
   while (h.packet_frames % block != 0) --block;
   return block;
+}
+
+/// Coders of one group. Segments are coded as wholes, each when it is complete.
+using LiveEncoder = std::variant<StreamingEncoder, WindowedEncoder>;
+using LiveDecoder = std::variant<StreamingDecoder, WindowedDecoder>;
+
+LiveEncoder live_encoder(Codec& codec, const StreamHeader& h, WindowedEncoder::Sink sink, int64_t codebooks) {
+  if (h.segment != 0) return WindowedEncoder(codec, std::move(sink), 0, codebooks);
+  return StreamingEncoder(codec, [sink = std::move(sink)](View<const int32_t> codes) { sink(codes, 1); },
+                          {.block_frames = block_of(codec.config(), h), .codebooks = codebooks});
+}
+LiveDecoder live_decoder(Codec& codec, const StreamHeader& h, StreamingDecoder::Sink sink, int64_t codebooks) {
+  if (h.segment != 0) return WindowedDecoder(codec, std::move(sink), 0, codebooks);
+  return StreamingDecoder(codec, std::move(sink),
+                          {.block_frames = block_of(codec.config(), h), .codebooks = codebooks});
+}
+void push(LiveDecoder& decoder, std::span<const int32_t> codes, float scale) {
+  if (auto* windowed = std::get_if<WindowedDecoder>(&decoder))
+    windowed->push(codes, scale);
+  else
+    std::get<StreamingDecoder>(decoder).push(codes);
 }
 
 }  // namespace
@@ -149,43 +155,44 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   // With salvage, the declared length may not come.
   if (reader.info().frames_known && !options.audio.salvage)
     header.samples = static_cast<uint64_t>(reader.info().frames);
-  header.packet_frames = static_cast<uint32_t>(std::max<int64_t>(1, options.block_frames));
+  if (!config.segmented()) header.packet_frames = static_cast<uint32_t>(std::max<int64_t>(1, options.block_frames));
 
   hooked.output_begins();
   LiveOutput output(stream, hooked);
   StreamWriter writer(header, [&](std::span<const std::byte> bytes) { output.write(bytes); });
-  std::vector<StreamingEncoder> encoders;
+  std::vector<LiveEncoder> encoders;
   std::vector<Resampler> resamplers;
-  for (uint32_t c = 0; c < header.channels; ++c) {
-    encoders.emplace_back(
-        codec,
-        [&writer, c](View<const int32_t> codes) {
-          writer.write(c, {codes.data, static_cast<size_t>(codes.elements())});
+  for (uint32_t g = 0; g < header.groups(); ++g) {
+    encoders.push_back(live_encoder(
+        codec, header,
+        [&writer, g](View<const int32_t> codes, float scale) {
+          writer.write(g, {codes.data, static_cast<size_t>(codes.elements())}, scale);
         },
-        StreamingOptions{.block_frames = block_of(codec.config(), header), .codebooks = options.codebooks});
-    resamplers.emplace_back(rate, model_rate);
+        options.codebooks));
+    resamplers.emplace_back(rate, model_rate, static_cast<int>(header.joint));
   }
+  const auto push_to = [&](uint32_t g, std::span<const float> samples) {
+    std::visit([&](auto& encoder) { encoder.push(samples); }, encoders[g]);
+  };
   // At most 20 ms at once, so that a long piece that is already there does not delay the first packets.
   const int64_t most = std::max(1, rate / 50);
   const auto width = static_cast<size_t>(channels);
-  std::vector<float> piece, channel, ready;
+  std::vector<float> piece, ready;
   int64_t samples = 0;
   while (const int64_t n = reader.read(most, piece)) {
-    for (size_t c = 0; c < width; ++c) {
-      channel.resize(static_cast<size_t>(n));
-      for (size_t t = 0; t < channel.size(); ++t) channel[t] = options.gain * piece[t * width + c];
+    for (uint32_t g = 0; g < header.groups(); ++g) {
       ready.clear();
-      resamplers[c].process(channel, ready);
-      encoders[c].push(ready);
+      resamplers[g].process(signals_of(piece, width, group_of(header, g), header.joint, options.gain), ready);
+      push_to(g, ready);
       hooked.check();
     }
     samples += n;
   }
-  for (size_t c = 0; c < width; ++c) {
+  for (uint32_t g = 0; g < header.groups(); ++g) {
     ready.clear();
-    resamplers[c].finish(ready);
-    encoders[c].push(ready);
-    encoders[c].finish();
+    resamplers[g].finish(ready);
+    push_to(g, ready);
+    std::visit([](auto& encoder) { encoder.finish(); }, encoders[g]);
     hooked.check();
   }
   writer.finish(static_cast<uint64_t>(samples));
@@ -202,7 +209,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
 }
 
 bool can_decode_live(const CodecConfig& c, const StreamHeader& h, const DecodeOptions& options) {
-  if (c.needs_whole_signal()) return false;
+  if (c.needs_whole_signal() && !c.segmented()) return false;
   if (h.samples == StreamHeader::unknown) return true;
   const auto rate = static_cast<int>(options.model_rate ? h.model_rate : h.original_rate);
   return fits_wav(resampled_frames(static_cast<int64_t>(h.samples), static_cast<int>(h.original_rate), rate),
@@ -219,23 +226,29 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
   const bool known = h.samples != StreamHeader::unknown;
   hooked.output_begins();
   LiveOutput output("-", hooked);
-  LiveWav out(output, rate, static_cast<int>(h.channels), options.format, h.gain,
-              known ? std::optional(wanted(h.samples)) : std::nullopt);
+  LiveWav out(output, h, rate, options.format, known ? std::optional(wanted(h.samples)) : std::nullopt);
   std::vector<Resampler> resamplers;
-  std::vector<StreamingDecoder> decoders;
-  resamplers.reserve(h.channels);  // prevents reallocation, because the decoders below keep references
-  for (uint32_t c = 0; c < h.channels; ++c) {
-    Resampler& resampler = resamplers.emplace_back(model_rate, rate);
-    decoders.emplace_back(
-        codec, [&out, &resampler, c](std::span<const float> samples) { resampler.process(samples, out.channel(c)); },
-        StreamingOptions{.block_frames = block_of(codec.config(), h), .codebooks = codebooks});
+  std::vector<LiveDecoder> decoders;
+  std::vector<float> mixed;
+  resamplers.reserve(h.groups());  // prevents reallocation, because the decoders below keep references
+  for (uint32_t g = 0; g < h.groups(); ++g) {
+    const size_t joint = h.joint, count = group_of(h, g).count;
+    Resampler& resampler = resamplers.emplace_back(model_rate, rate, static_cast<int>(count));
+    decoders.push_back(live_decoder(
+        codec, h,
+        [&out, &resampler, &mixed, g, joint, count](std::span<const float> samples) {
+          resampler.process(channels_of(samples, joint, count, mixed), out.group(g));
+        },
+        codebooks));
   }
   // How far the frames of a live encoder may exceed the length: it pads the last frame by at most hop - 1 samples at the
   // model's rate. The decoder's lookahead keeps back a part of that or all. With resampling, each of the two roundings
   // adds at most half a sample, and the resampler one.
   int64_t keep_back = 0;
   if (!known) {
-    const int64_t padding = std::max<int64_t>(0, h.hop - 1 - decoders.front().latency().lookahead);
+    const auto* streaming = std::get_if<StreamingDecoder>(&decoders.front());
+    const int64_t lookahead = streaming != nullptr ? streaming->latency().lookahead : 0;
+    const int64_t padding = std::max<int64_t>(0, h.hop - 1 - lookahead);
     keep_back = rate == model_rate ? padding : ((padding + 1) * rate + model_rate - 1) / model_rate + 2;
   }
   std::vector<int32_t> codes;
@@ -245,13 +258,13 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
       const auto frame = packet->codes.subspan(f * h.codebooks, static_cast<size_t>(codebooks));
       codes.insert(codes.end(), frame.begin(), frame.end());
     }
-    decoders[packet->group].push(codes);
-    if (packet->group + 1 == h.channels) out.write(keep_back);
+    push(decoders[packet->group], codes, packet->scale);
+    if (packet->group + 1 == h.groups()) out.write(keep_back);
     hooked.check();
   }
-  for (size_t c = 0; c < decoders.size(); ++c) {
-    decoders[c].finish();
-    resamplers[c].finish(out.channel(c));
+  for (uint32_t g = 0; g < h.groups(); ++g) {
+    std::visit([](auto& decoder) { decoder.finish(); }, decoders[g]);
+    resamplers[g].finish(out.group(g));
     hooked.check();
   }
   const int64_t length = wanted(stream.samples());

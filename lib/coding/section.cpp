@@ -42,6 +42,18 @@ Section section_of(const CodecConfig& c, const StreamHeader& h, int rate, const 
   const int64_t group = std::max<int64_t>(0, s.first - margin) / up;
   s.model_first = group * down;
   s.resampled_first = group * up;
+  if (c.segmented()) {
+    const auto segment = static_cast<int64_t>(h.packet_frames), stride = static_cast<int64_t>(h.stride);
+    // The segment of the first sample, the one that overlaps it, and one more: the weights of the overlap are those of a
+    // whole segment, and only the last two may be shorter.
+    s.frame_first = std::max<int64_t>(0, s.model_first / stride - 2) * segment;
+    if (!options.to) return s;
+    s.model_end = (s.end + margin) / up * down + down;
+    s.frame_end = s.frames_read = (s.model_end + stride - 1) / stride * segment;
+    // If only the end of the stream says how long it is, another segment shows that `to` is not behind it.
+    if (h.samples == StreamHeader::unknown) s.frames_read += segment;
+    return s;
+  }
   // What is before depends on all frames, and what follows on a context.
   if (!c.recurrent() && !c.needs_whole_signal()) s.frame_first = std::max<int64_t>(0, s.model_first / hop - context);
   if (!options.to) return s;

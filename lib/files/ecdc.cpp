@@ -1,6 +1,8 @@
 #include "nacre/files/ecdc.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -12,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view magic = "ECDC", model_24 = "encodec_24khz", model_48 = "encodec_48khz";
+constexpr std::string_view magic = "ECDC";
 constexpr size_t head_bytes = 9;           // magic, version, length of the JSON
 constexpr uint32_t max_json_bytes = 1024;  // the package writes at most 75
 constexpr uint64_t max_samples = uint64_t{1} << 40;
@@ -33,12 +35,17 @@ std::string outside(const char* name, uint64_t found, uint64_t low, uint64_t hig
 }
 std::string problem(const EcdcHeader& h) {
   if (std::string what = outside("the number of samples (al)", h.samples, 0, max_samples); !what.empty()) return what;
-  return outside("the number of codebooks (nc)", h.codebooks, 1, ecdc_models[0].max_codebooks);
+  return outside("the number of codebooks (nc)", h.codebooks, 1, h.model->max_codebooks);
+}
+/// The defect of a scale, or "".
+std::string problem_of_scale(float scale) {
+  if (std::isfinite(scale) && scale > 0) return {};
+  return "the scale of a segment is " + std::to_string(scale) + ", expected a positive, finite number";
 }
 
 /// The JSON of a header as json.dumps of Python writes it, for equal bytes.
 std::string json_text(const EcdcHeader& h) {
-  return "{\"m\": \"" + std::string(model_24) + "\", \"al\": " + std::to_string(h.samples) +
+  return "{\"m\": \"" + std::string(h.model->name) + "\", \"al\": " + std::to_string(h.samples) +
          ", \"nc\": " + std::to_string(h.codebooks) + ", \"lm\": false}";
 }
 
@@ -53,11 +60,14 @@ std::string read_json(std::string_view text, EcdcHeader& h) {
     if (!all.contains(key)) return "the header has no key \"" + std::string(key) + "\"";
   if (!all["m"].is_string()) return "the name of the model (m) is not a string";
   const std::string model = all["m"].get<std::string>();
-  if (model == model_48)
-    return "is of EnCodec's 48 kHz model, whose frames have a scale for each second; this program reads files of " +
-           std::string(model_24);
-  if (model != model_24)
-    return "is of the model " + in_quotes(model) + ", this program reads files of " + std::string(model_24);
+  const auto* known =
+      std::find_if(std::begin(ecdc_models), std::end(ecdc_models), [&](const EcdcModel& m) { return model == m.name; });
+  if (known == std::end(ecdc_models)) {
+    std::string names;
+    for (const EcdcModel& m : ecdc_models) names += (names.empty() ? "" : " and ") + std::string(m.name);
+    return "is of the model " + in_quotes(model) + ", this program reads files of " + names;
+  }
+  h.model = known;
   if (!all["lm"].is_boolean()) return "the key lm is not true or false";
   if (all["lm"].get<bool>())
     return "was compressed with EnCodec's language model, which this program does not have; compress the audio again "
@@ -72,7 +82,22 @@ std::string read_json(std::string_view text, EcdcHeader& h) {
 
 }  // namespace
 
-uint64_t EcdcHeader::frames() const noexcept { return (samples + ecdc_hop - 1) / ecdc_hop; }
+uint64_t EcdcHeader::segments() const noexcept {
+  if (model->segment == 0) return samples == 0 ? 0 : 1;
+  return (samples + model->stride - 1) / model->stride;
+}
+uint64_t EcdcHeader::segment_frames(uint64_t segment) const noexcept {
+  if (segment >= segments()) return 0;
+  const uint64_t rest = samples - segment * model->stride;
+  return ((model->segment == 0 ? rest : std::min<uint64_t>(rest, model->segment)) + ecdc_hop - 1) / ecdc_hop;
+}
+uint64_t EcdcHeader::frames() const noexcept {
+  const uint64_t n = segments();
+  // A signal can end in the part of a segment that the next one holds, too: the last two may be shorter.
+  uint64_t sum = segment_frames(n - 1);
+  if (n >= 2) sum += segment_frames(n - 2) + (n - 2) * segment_frames(0);
+  return sum;
+}
 
 // ---- EcdcWriter
 
@@ -93,8 +118,12 @@ void EcdcWriter::emit() {
   buffer_.clear();
 }
 
-void EcdcWriter::write(std::span<const int32_t> codes, float) {
+void EcdcWriter::write(std::span<const int32_t> codes, float scale) {
   if (finished_) throw Error(ErrorKind::usage, "ecdc: write after the end of the file");
+  const bool segmented = header_.model->segment != 0;
+  if (const std::string what = problem_of_scale(scale); !what.empty()) throw Error(ErrorKind::usage, "ecdc: " + what);
+  if (!segmented && scale != 1)
+    throw Error(ErrorKind::usage, "ecdc: the scale is " + std::to_string(scale) + ", expected 1: the model has none");
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(codes.size()) + " codes are not whole frames of " +
                                       std::to_string(header_.codebooks));
@@ -103,11 +132,19 @@ void EcdcWriter::write(std::span<const int32_t> codes, float) {
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(frames_ + frames) + " frames, expected " +
                                       std::to_string(header_.frames()) + " for " + std::to_string(header_.samples) +
                                       " samples");
+  if (segmented && frames != header_.segment_frames(segment_))
+    throw Error(ErrorKind::usage, "ecdc: segment " + std::to_string(segment_) + " has " + std::to_string(frames) +
+                                      " frames, expected " + std::to_string(header_.segment_frames(segment_)));
   for (const int32_t c : codes)
     if (c < 0 || static_cast<uint32_t>(c) >= ecdc_codebook_size)
       throw Error(ErrorKind::usage,
                   "ecdc: code is " + std::to_string(c) + ", expected 0 to " + std::to_string(ecdc_codebook_size - 1));
   frames_ += frames;
+  if (segmented && frames > 0) {
+    ++segment_;
+    const auto bits = std::bit_cast<uint32_t>(scale);
+    for (const int shift : {24, 16, 8, 0}) buffer_.push_back(static_cast<std::byte>(bits >> shift & 0xff));
+  }
   const size_t piece = packet_frames * header_.codebooks;
   while (!codes.empty()) {
     const std::span<const int32_t> now = codes.first(std::min(piece, codes.size()));
@@ -120,6 +157,14 @@ void EcdcWriter::write(std::span<const int32_t> codes, float) {
     }
     emit();
   }
+  if (segmented) end_of_bits();
+}
+
+/// Zero bits complete the last byte.
+void EcdcWriter::end_of_bits() {
+  if (filled_ > 0) buffer_.push_back(static_cast<std::byte>(pending_));
+  pending_ = 0, filled_ = 0;
+  emit();
 }
 
 void EcdcWriter::finish() {
@@ -128,8 +173,7 @@ void EcdcWriter::finish() {
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(frames_) + " frames, expected " +
                                       std::to_string(header_.frames()) + " for " + std::to_string(header_.samples) +
                                       " samples");
-  if (filled_ > 0) buffer_.push_back(static_cast<std::byte>(pending_));
-  emit();
+  end_of_bits();
   finished_ = true;
 }
 
@@ -181,7 +225,9 @@ std::optional<StreamPacket> EcdcReader::next() {
   if (state_ == State::finished) return {};
   if (state_ == State::failed) fail("reading has failed before");
   state_ = State::failed;  // until this packet has been read
-  const uint64_t frames = std::min(packet_frames, header_.frames() - frames_);
+  const bool segmented = header_.model->segment != 0;
+  const uint64_t frames =
+      segmented ? header_.segment_frames(segment_) : std::min(packet_frames, header_.frames() - frames_);
   if (frames == 0) {
     std::byte more{};
     if (source_({&more, 1}) != 0)
@@ -189,6 +235,18 @@ std::optional<StreamPacket> EcdcReader::next() {
            std::to_string(header_.samples) + " samples");
     state_ = State::finished;
     return {};
+  }
+  float scale = 1;
+  if (segmented) {
+    buffer_.resize(sizeof(float));
+    read(buffer_);
+    uint32_t bits = 0;
+    for (const std::byte b : buffer_) bits = bits << 8 | std::to_integer<uint32_t>(b);
+    scale = std::bit_cast<float>(bits);
+    if (const std::string what = problem_of_scale(scale); !what.empty()) {
+      at_ -= sizeof(float);
+      fail(what);
+    }
   }
   buffer_.resize(payload_bytes(frames, header_.codebooks));
   read(buffer_);
@@ -206,9 +264,11 @@ std::optional<StreamPacket> EcdcReader::next() {
   // So every sequence of codes has one encoding only.
   if (pending != 0) {
     --at_;
-    fail("the padding of the last byte is not zero");
+    fail(segmented ? "the padding of a segment's last byte is not zero" : "the padding of the last byte is not zero");
   }
-  StreamPacket packet{.group = 0, .first_frame = frames_, .frames = static_cast<uint32_t>(frames), .codes = codes_};
+  const uint64_t first = segmented ? segment_++ * ((header_.model->segment + ecdc_hop - 1) / ecdc_hop) : frames_;
+  StreamPacket packet{
+      .group = 0, .first_frame = first, .frames = static_cast<uint32_t>(frames), .codes = codes_, .scale = scale};
   frames_ += frames;
   state_ = State::open;
   return packet;

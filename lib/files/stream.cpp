@@ -25,6 +25,12 @@ void put(std::vector<std::byte>& out, T value) {
   for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<std::byte>(value >> (8 * i) & 0xff));
 }
 
+uint32_t frames_of_segment(const StreamHeader& h) {
+  return static_cast<uint32_t>((uint64_t{h.segment} + h.hop - 1) / h.hop);
+}
+
+const char* unit_of(const StreamHeader& h) { return h.joint == 1 ? "channel" : "group"; }
+
 /// The defect of a header, or "". The factors of all products below are bounded, and no product overflows.
 std::string problem(const StreamHeader& h) {
   const auto outside = [](const char* name, uint64_t found, uint64_t low, uint64_t high) {
@@ -45,11 +51,25 @@ std::string problem(const StreamHeader& h) {
   if (h.samples != StreamHeader::unknown && h.samples > max_samples)
     return outside("the number of samples", h.samples, 0, max_samples);
   if (!(h.gain >= 0x1p-40f && h.gain <= 0x1p40f)) return "the gain is not between 2^-40 and 2^40";
+  if (bad(h.joint, 1, max_joint))
+    return outside("the number of channels that are coded together", h.joint, 1, max_joint);
+  if (h.segment == 0) {
+    if (h.stride != 0) return "there is a distance of segments, and there are no segments";
+    if (h.scaled) return "there are scales of segments, and there are no segments";
+    return {};
+  }
+  if (bad(h.segment, 1, max_segment)) return outside("the length of a segment", h.segment, 1, max_segment);
+  const uint32_t half = (h.segment + 1) / 2, frames = frames_of_segment(h);
+  if (bad(h.stride, half, h.segment)) return outside("the distance of segments", h.stride, half, h.segment);
+  if (h.packet_frames != frames)
+    return "the number of frames per packet is " + std::to_string(h.packet_frames) + ", expected " +
+           std::to_string(frames) + ", those of a segment";
   return {};
 }
 
 uint32_t about_a_second(const StreamHeader& h) {
   if (h.hop == 0 || h.codebooks == 0) return 1;
+  if (h.segment != 0) return frames_of_segment(h);
   // A second of a large model may exceed the largest packet; the packet is then as long as the limits permit. The
   // header has not been checked yet, so nothing may divide by zero.
   const uint64_t bits = uint64_t{h.codebooks} * static_cast<uint64_t>(code_bits(h));
@@ -63,10 +83,47 @@ uint32_t about_a_second(const StreamHeader& h) {
 int code_bits(const StreamHeader& h) noexcept { return h.codebook_size < 2 ? 0 : std::bit_width(h.codebook_size - 1); }
 
 double nominal_bits_per_second(const StreamHeader& h) noexcept {
-  return static_cast<double>(h.channels) * h.codebooks * code_bits(h) * h.model_rate / h.hop;
+  return static_cast<double>(h.groups()) * h.codebooks * code_bits(h) * h.model_rate / h.hop;
 }
 
-std::string stream_layout::length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples) {
+uint64_t first_sample(const StreamHeader& h, uint64_t frame) noexcept {
+  if (h.segment == 0) return frame * h.hop;
+  return frame / h.packet_frames * h.stride + frame % h.packet_frames * h.hop;
+}
+
+bool stream_layout::may_follow(const StreamHeader& h, const LastStretches& s, uint32_t frames) {
+  if (s.last == 0 || s.last == h.packet_frames) return true;
+  // The signal ended within the last stretch. It goes on behind the beginning of the next segment, by less than a hop.
+  if (h.segment == 0 || (s.before != 0 && s.before != h.packet_frames)) return false;
+  const uint64_t most = uint64_t{s.last} * h.hop;
+  return most > h.stride && frames <= (most - h.stride + h.hop - 1) / h.hop;
+}
+
+uint64_t stream_layout::at_model_rate(const StreamHeader& h, uint64_t samples) {
+  using Wide = unsigned __int128;
+  return static_cast<uint64_t>((Wide{samples} * h.model_rate + h.original_rate / 2) / h.original_rate);
+}
+
+uint64_t frames_of(const StreamHeader& h, uint64_t samples) noexcept {
+  if (h.segment == 0 || samples == 0) return (samples + h.hop - 1) / h.hop;
+  const uint64_t last = (samples - 1) / h.stride;
+  return last * h.packet_frames + segment_frames(h, samples, last);
+}
+
+uint32_t stream_layout::segment_frames(const StreamHeader& h, uint64_t samples, uint64_t stretch) {
+  const uint64_t begins = stretch * h.stride;
+  if (begins >= samples) return 0;
+  return static_cast<uint32_t>((std::min<uint64_t>(samples - begins, h.segment) + h.hop - 1) / h.hop);
+}
+
+unsigned __int128 stream_layout::end_of_frames(const StreamHeader& h, uint64_t frames) {
+  using Wide = unsigned __int128;
+  if (h.segment == 0 || frames == 0) return Wide{frames} * h.hop;
+  const uint64_t last = (frames - 1) / h.packet_frames, held = (frames - last * h.packet_frames) * h.hop;
+  return Wide{last} * h.stride + std::min<uint64_t>(held, h.segment);
+}
+
+std::string stream_layout::length_problem(const StreamHeader& h, uint64_t frames, uint64_t samples, uint32_t before) {
   if (samples > max_samples)
     return "the number of samples is " + std::to_string(samples) + ", expected at most " + std::to_string(max_samples);
   if (h.samples != StreamHeader::unknown && h.samples != samples)
@@ -74,14 +131,38 @@ std::string stream_layout::length_problem(const StreamHeader& h, uint64_t frames
   // long double: up to 2^40 samples times 2^20 Hz does not fit into the 53 bits of a double.
   const long double needed = static_cast<long double>(samples) * h.model_rate / h.original_rate;
   const long double held = static_cast<long double>(frames) * h.hop;
-  if (held < needed - 2 || held > needed + 4.0L * h.hop + 2)
+  bool fits = held >= needed - 2 && held <= needed + 4.0L * h.hop + 2;
+  if (h.segment != 0) {
+    const uint64_t nearest = at_model_rate(h, samples);
+    fits = false;
+    for (uint64_t n = nearest - std::min<uint64_t>(nearest, 2); n <= nearest + 2 && !fits; ++n)
+      fits = frames_of(h, n) == frames &&
+             (before == 0 || n <= h.stride || before == segment_frames(h, n, (n - 1) / h.stride - 1));
+  }
+  if (!fits)
     return std::to_string(frames) + " frames of " + std::to_string(h.hop) + " samples do not match the length of " +
            std::to_string(samples) + " samples";
   return {};
 }
 
+namespace {
+
+std::string scale_problem(float scale) {
+  if (scale >= min_scale && scale <= max_scale) return {};  // written so that NaN is refused, too
+  return "the scale is " + std::to_string(scale) + ", expected 2^-60 to 2^60";
+}
+
+}  // namespace
+
 std::string stream_layout::unpack(const StreamHeader& h, std::span<const std::byte> payload, uint32_t number,
-                                  uint32_t frames, std::vector<int32_t>& codes) {
+                                  uint32_t frames, std::vector<int32_t>& codes, float& scale) {
+  scale = 1;
+  if (h.scaled) {
+    scale = std::bit_cast<float>(get<uint32_t>(payload, 0));
+    if (const std::string what = scale_problem(scale); !what.empty())
+      return "packet " + std::to_string(number) + ": " + what;
+    payload = payload.subspan(scale_bytes);
+  }
   const int bits = code_bits(h);
   const uint32_t mask = (1u << bits) - 1;
   codes.resize(size_t{frames} * h.codebooks);
@@ -106,11 +187,12 @@ std::string stream_layout::unpack(const StreamHeader& h, std::span<const std::by
 StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
   if (header_.packet_frames == 0) header_.packet_frames = about_a_second(header_);
   if (const std::string what = problem(header_); !what.empty()) throw Error(ErrorKind::usage, "stream: " + what);
-  // Codes that do not fill a packet yet, per channel.
-  waiting_.resize(header_.channels);
+  // Codes that do not fill a packet yet, per group.
+  waiting_.resize(header_.groups());
+  segments_.resize(header_.groups());
   for (unsigned char c : magic) buffer_.push_back(static_cast<std::byte>(c));
   put(buffer_, static_cast<uint16_t>(version));
-  put(buffer_, uint16_t{0});
+  put(buffer_, extended(header_) ? extended_flag : uint16_t{0});
   put(buffer_, header_.model_rate);
   put(buffer_, header_.original_rate);
   put(buffer_, static_cast<uint16_t>(header_.channels));
@@ -121,6 +203,13 @@ StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header)
   put(buffer_, std::bit_cast<uint32_t>(header_.gain));
   put(buffer_, header_.model);
   put(buffer_, header_.samples);
+  if (extended(header_)) {
+    put(buffer_, static_cast<uint16_t>(header_.joint));
+    put(buffer_, header_.scaled ? scaled_flag : uint16_t{0});
+    put(buffer_, header_.segment);
+    put(buffer_, header_.stride);
+    put(buffer_, uint32_t{0});
+  }
   // The header's CRC is the seed of every packet's CRC, so that a packet of another stream does not verify.
   seed_ = crc32c(buffer_);
   put(buffer_, seed_);
@@ -132,17 +221,18 @@ void StreamWriter::emit(std::span<const std::byte> data) {
   bytes_ += data.size();
 }
 
-void StreamWriter::packet(uint32_t group, size_t frames) {
+void StreamWriter::packet(uint32_t group, uint32_t frames, float scale) {
   // Packets are numbered in 32 bits, and the closing packet needs a number, too.
   if (packets_ == ~uint32_t{0}) throw Error(ErrorKind::usage, "stream: too many packets");
   auto& codes = waiting_[group];
-  const size_t count = frames * header_.codebooks;
+  const size_t count = size_t{frames} * header_.codebooks;
   buffer_.clear();
   buffer_.push_back(data_kind);
   put(buffer_, uint8_t{0});
   put(buffer_, static_cast<uint16_t>(group));
   put(buffer_, packets_);
-  put(buffer_, static_cast<uint32_t>(frames));
+  put(buffer_, frames);
+  if (header_.scaled) put(buffer_, std::bit_cast<uint32_t>(scale));
   const int bits = code_bits(header_);
   // Codes are packed without gaps, least significant bit first. Zero bits fill the last byte.
   uint32_t pending = 0;
@@ -159,11 +249,11 @@ void StreamWriter::packet(uint32_t group, size_t frames) {
   emit(buffer_);
 }
 
-void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float) {
+void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float scale) {
   if (finished_) throw Error(ErrorKind::usage, "stream: write after the end of the stream");
-  if (group >= header_.channels)
-    throw Error(ErrorKind::usage, "stream: channel is " + std::to_string(group) + ", expected 0 to " +
-                                      std::to_string(header_.channels - 1));
+  if (group >= header_.groups())
+    throw Error(ErrorKind::usage, std::string("stream: ") + unit_of(header_) + " is " + std::to_string(group) +
+                                      ", expected 0 to " + std::to_string(header_.groups() - 1));
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "stream: " + std::to_string(codes.size()) + " codes are not whole frames of " +
                                       std::to_string(header_.codebooks));
@@ -171,6 +261,10 @@ void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float) 
     if (c < 0 || static_cast<uint32_t>(c) >= header_.codebook_size)
       throw Error(ErrorKind::usage, "stream: code is " + std::to_string(c) + ", expected 0 to " +
                                         std::to_string(header_.codebook_size - 1));
+  if (const std::string what = scale_problem(scale); !what.empty()) throw Error(ErrorKind::usage, "stream: " + what);
+  if (!header_.scaled && scale != 1)
+    throw Error(ErrorKind::usage, "stream: the scale is " + std::to_string(scale) + ", expected 1: it has no scales");
+  if (header_.segment != 0) return write_segment(group, codes, scale);
   const size_t whole = size_t{header_.packet_frames} * header_.codebooks;
   // A long input is split into packets, so that little data waits if the channels advance together.
   while (!codes.empty()) {
@@ -180,23 +274,54 @@ void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float) 
     // A stretch of time is one packet of each group, in order of group. So a decoder needs one packet per group
     // at most.
     while (std::all_of(waiting_.begin(), waiting_.end(), [&](const auto& w) { return w.size() >= whole; })) {
-      for (uint32_t c = 0; c < header_.channels; ++c) packet(c, header_.packet_frames);
-      frames_ += header_.packet_frames;
+      for (uint32_t c = 0; c < header_.groups(); ++c) packet(c, header_.packet_frames, 1);
+      stretch_done(header_.packet_frames);
     }
   }
+}
+
+void StreamWriter::write_segment(uint32_t group, std::span<const int32_t> codes, float scale) {
+  if (codes.empty()) return;
+  const size_t frames = codes.size() / header_.codebooks;
+  if (frames > header_.packet_frames)
+    throw Error(ErrorKind::usage, "stream: a segment of " + std::to_string(frames) + " frames, expected at most " +
+                                      std::to_string(header_.packet_frames));
+  waiting_[group].insert(waiting_[group].end(), codes.begin(), codes.end());
+  segments_[group].push_back({static_cast<uint32_t>(frames), scale});
+  while (std::none_of(segments_.begin(), segments_.end(), [](const auto& s) { return s.empty(); })) {
+    const uint32_t first = segments_[0].front().frames;
+    for (const auto& s : segments_)
+      if (s.front().frames != first) throw Error(ErrorKind::usage, "stream: the groups differ in length");
+    if (!may_follow(header_, {stretch_before_, stretch_frames_}, first))
+      throw Error(ErrorKind::usage, "stream: a segment of " + std::to_string(first) + " frames behind one of " +
+                                        std::to_string(stretch_frames_) + ", which ends the signal");
+    for (uint32_t c = 0; c < header_.groups(); ++c) {
+      packet(c, first, segments_[c].front().scale);
+      segments_[c].pop_front();
+    }
+    stretch_done(first);
+  }
+}
+
+void StreamWriter::stretch_done(uint32_t frames) {
+  stretch_before_ = stretch_frames_, stretch_frames_ = frames;
+  frames_ = uint64_t{packets_ / header_.groups() - 1} * header_.packet_frames + frames;
 }
 
 void StreamWriter::finish(uint64_t samples) {
   if (finished_) throw Error(ErrorKind::usage, "stream: ended twice");
   // Everything is checked before the last packets are written.
-  const size_t rest = waiting_[0].size() / header_.codebooks;
+  const auto rest = static_cast<uint32_t>(waiting_[0].size() / header_.codebooks);
   for (const auto& w : waiting_)
-    if (w.size() != waiting_[0].size()) throw Error(ErrorKind::usage, "stream: the channels differ in length");
-  if (const std::string what = length_problem(header_, frames_ + rest, samples); !what.empty())
+    if (w.size() != waiting_[0].size())
+      throw Error(ErrorKind::usage, std::string("stream: the ") + unit_of(header_) + "s differ in length");
+  // Of a segmented stream, nothing waits.
+  if (const std::string what = length_problem(header_, frames_ + rest, samples, stretch_before_); !what.empty())
     throw Error(ErrorKind::usage, "stream: " + what);
-  if (rest > 0)
-    for (uint32_t c = 0; c < header_.channels; ++c) packet(c, rest);
-  frames_ += rest;
+  if (rest > 0) {
+    for (uint32_t c = 0; c < header_.groups(); ++c) packet(c, rest, 1);
+    stretch_done(rest);
+  }
   buffer_.clear();
   buffer_.push_back(closing_kind);
   buffer_.resize(4);
@@ -222,7 +347,7 @@ StreamReader::StreamReader(PositionedSource source, std::string name, StreamRead
 void StreamReader::read_header() {
   // The magic and the version are compared before the rest is read: another file may be shorter than a header, and a
   // later version may have another one.
-  buffer_.resize(header_bytes);
+  buffer_.resize(plain_header_bytes + extension_bytes);
   read(std::span(buffer_).first(8));
   for (size_t i = 0; i < 8; ++i)
     if (std::to_integer<unsigned char>(buffer_[i]) != magic[i]) {
@@ -232,11 +357,15 @@ void StreamReader::read_header() {
   read(std::span(buffer_).subspan(8, 2));
   if (const auto found = get<uint16_t>(buffer_, 8); found != version)
     fail("has version " + std::to_string(found) + ", this program reads version " + std::to_string(version));
-  read(std::span(buffer_).subspan(10));
+  read(std::span(buffer_).subspan(10, 2));
+  const auto flags = get<uint16_t>(buffer_, 10);
+  if ((flags & extended_flag) == 0) buffer_.resize(plain_header_bytes);
+  read(std::span(buffer_).subspan(12));
   const std::span<const std::byte> h = buffer_;
-  seed_ = crc32c(h.first(header_bytes - crc_bytes));
-  if (get<uint32_t>(h, 56) != seed_) fail("the CRC of the header does not match");
-  if (get<uint16_t>(h, 10) != 0) fail("has flags that this program does not know");
+  seed_ = crc32c(h.first(h.size() - crc_bytes));
+  if (get<uint32_t>(h, h.size() - crc_bytes) != seed_) fail("the CRC of the header does not match");
+  constexpr const char* unknown_flags = "has flags that this program does not know";
+  if ((flags & ~extended_flag) != 0) fail(unknown_flags);
   header_.model_rate = get<uint32_t>(h, 12);
   header_.original_rate = get<uint32_t>(h, 16);
   header_.channels = get<uint16_t>(h, 20);
@@ -247,6 +376,16 @@ void StreamReader::read_header() {
   header_.gain = std::bit_cast<float>(get<uint32_t>(h, 36));
   header_.model = get<uint64_t>(h, 40);
   header_.samples = get<uint64_t>(h, 48);
+  if (flags != 0) {
+    const auto more = get<uint16_t>(h, 58);
+    if ((more & ~scaled_flag) != 0 || get<uint32_t>(h, 68) != 0) fail(unknown_flags);
+    header_.joint = get<uint16_t>(h, 56);
+    header_.scaled = more != 0;
+    header_.segment = get<uint32_t>(h, 60);
+    header_.stride = get<uint32_t>(h, 64);
+    // So every stream has one encoding only.
+    if (!extended(header_)) fail("the extension of the header says nothing");
+  }
   if (const std::string what = problem(header_); !what.empty()) fail(what);
 }
 
@@ -272,7 +411,7 @@ std::string StreamReader::whole_packets() const {
   if (header_.hop == 0) return {};  // within the header
   char seconds[40];
   std::snprintf(seconds, sizeof seconds, "%.2f",
-                static_cast<double>(frames_) * header_.hop / static_cast<double>(header_.model_rate));
+                static_cast<double>(end_of_frames(header_, frames_)) / static_cast<double>(header_.model_rate));
   return " after " + std::to_string(packets_) + (packets_ == 1 ? " whole packet (" : " whole packets (") + seconds +
          " s)";
 }
@@ -281,21 +420,22 @@ void StreamReader::seek(uint64_t frame) {
   const uint64_t stretch = frame / header_.packet_frames;
   if (positioned_.read && !options_.recover) {
     // The last packets are shorter, and behind the end there is nothing. So it jumps as far as a closing packet would
-    // still fit, and reads on from there.
-    const uint64_t bytes = header_.channels * packet_bytes(header_, header_.packet_frames);
-    constexpr uint64_t least = header_bytes + closing_bytes + crc_bytes;
-    const uint64_t held = positioned_.size < least ? 0 : (positioned_.size - least) / bytes;
-    const uint64_t to = std::min({stretch, held, uint64_t{~uint32_t{0}} / header_.channels});
-    at_ = header_bytes + to * bytes;
-    packets_ = static_cast<uint32_t>(to * header_.channels);
+    // still fit, and reads on from there. Two shorter stretches may have more bytes than a whole one: one stretch less.
+    const uint64_t bytes = header_.groups() * packet_bytes(header_, header_.packet_frames);
+    const uint64_t least = header_bytes(header_) + closing_bytes + crc_bytes;
+    uint64_t held = positioned_.size < least ? 0 : (positioned_.size - least) / bytes;
+    if (header_.segment != 0 && held > 0) --held;
+    const uint64_t to = std::min({stretch, held, uint64_t{~uint32_t{0}} / header_.groups()});
+    at_ = header_bytes(header_) + to * bytes;
+    packets_ = static_cast<uint32_t>(to * header_.groups());
     frames_ = to * header_.packet_frames;
-    stretch_frames_ = header_.packet_frames;
+    stretch_before_ = stretch_frames_ = to == 0 ? 0 : header_.packet_frames;
     state_ = State::open;
-  } else if (stretch * header_.packet_frames < frames_ || packets_ % header_.channels != 0) {
+  } else if (stretch < packets_ / header_.groups() || packets_ % header_.groups() != 0) {
     throw Error(ErrorKind::usage, name_ + ": cannot go back to frame " + std::to_string(frame) +
                                       " of a source that is read from front to back");
   }
-  while (frames_ / header_.packet_frames < stretch && next()) {
+  while (packets_ / header_.groups() < stretch && next()) {
   }
 }
 
@@ -315,20 +455,20 @@ std::optional<StreamPacket> StreamReader::next() {
     close(buffer_);
     return {};
   }
-  const uint32_t channel = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
-  if (channel != packets_ % header_.channels)
-    fail("found a packet of channel " + std::to_string(channel) + ", expected one of channel " +
-         std::to_string(packets_ % header_.channels));
+  const uint32_t group = get<uint16_t>(buffer_, 2), frames = get<uint32_t>(buffer_, 8);
+  if (group != packets_ % header_.groups())
+    fail(std::string("found a packet of ") + unit_of(header_) + " " + std::to_string(group) + ", expected one of " +
+         unit_of(header_) + " " + std::to_string(packets_ % header_.groups()));
   if (frames == 0 || frames > header_.packet_frames)
     fail("found a packet of " + std::to_string(frames) + " frames, expected 1 to " +
          std::to_string(header_.packet_frames));
-  // All channels of a stretch have the same number of frames. Only the last stretch may be shorter than packet_frames.
-  if (channel > 0 ? frames != stretch_frames_ : packets_ > 0 && stretch_frames_ != header_.packet_frames)
+  // All groups of a stretch have the same number of frames.
+  if (group > 0 ? frames != stretch_frames_ : !may_follow(header_, {stretch_before_, stretch_frames_}, frames))
     fail("found a packet of " + std::to_string(frames) + " frames, expected " + std::to_string(stretch_frames_) +
-         " as in the other channels");
+         " as in the other " + unit_of(header_) + "s");
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");
 
-  const size_t payload = static_cast<size_t>(payload_bytes(header_, frames));
+  const size_t payload = static_cast<size_t>(packet_bytes(header_, frames)) - packet_head_bytes - crc_bytes;
   // The size follows from checked numbers and is at most max_payload, whatever the file says.
   buffer_.resize(packet_head_bytes + payload + crc_bytes);
   read(std::span(buffer_).subspan(packet_head_bytes));
@@ -336,19 +476,20 @@ std::optional<StreamPacket> StreamReader::next() {
   if (get<uint32_t>(buffer_, covered.size()) != crc32c(covered, seed_))
     fail("the CRC of packet " + std::to_string(packets_) + " does not match");
 
-  if (const std::string what = unpack(header_, covered.subspan(packet_head_bytes), packets_, frames, codes_);
+  if (const std::string what = unpack(header_, covered.subspan(packet_head_bytes), packets_, frames, codes_, scale_);
       !what.empty())
     fail(what);
   state_ = State::open;
-  return passed(channel, frames);
+  return passed(group, frames);
 }
 
 StreamPacket StreamReader::passed(uint32_t group, uint32_t frames) {
-  const StreamPacket packet{.group = group, .first_frame = frames_, .frames = frames, .codes = codes_};
-  stretch_frames_ = frames;
+  const uint64_t first = uint64_t{packets_ / header_.groups()} * header_.packet_frames;
+  const StreamPacket packet{.group = group, .first_frame = first, .frames = frames, .codes = codes_, .scale = scale_};
+  if (group == 0) stretch_before_ = stretch_frames_, stretch_frames_ = frames;
   ++packets_;
   // Frames count per channel, once the stretch is complete.
-  if (group + 1 == header_.channels) frames_ += frames;
+  if (group + 1 == header_.groups()) frames_ = first + frames;
   return packet;
 }
 
@@ -359,12 +500,13 @@ void StreamReader::close(std::span<const std::byte> head) {
   const auto covered = std::span<const std::byte>(all).first(closing_bytes);
   if (get<uint32_t>(all, closing_bytes) != crc32c(covered, seed_)) fail("the CRC of the closing packet does not match");
   if (get<uint16_t>(all, 2) != 0 || get<uint32_t>(all, 8) != 0) fail("the closing packet is malformed");
-  if (packets_ % header_.channels != 0) fail("the stream ends before the packets of every channel");
+  if (packets_ % header_.groups() != 0)
+    fail(std::string("the stream ends before the packets of every ") + unit_of(header_));
   if (get<uint64_t>(all, 12) != frames_)
     fail("has " + std::to_string(frames_) + " frames, the closing packet says " +
          std::to_string(get<uint64_t>(all, 12)));
   samples_ = get<uint64_t>(all, 20);
-  if (const std::string what = length_problem(header_, frames_, samples_); !what.empty()) fail(what);
+  if (const std::string what = length_problem(header_, frames_, samples_, stretch_before_); !what.empty()) fail(what);
   std::byte more{};
   // A second stream appended to the first would otherwise be lost without a message.
   if (take(at_, {&more, 1}) != 0) fail("unexpected data after the end of the stream");

@@ -21,7 +21,9 @@ constexpr uint64_t most_checks = 16;
 /// A stream of this header has no more frames than this. The products of the limits fit into 64 bits.
 uint64_t most_frames(const StreamHeader& h) {
   const uint64_t samples = h.samples == StreamHeader::unknown ? max_samples : h.samples;
-  return (samples * h.model_rate / h.original_rate + 4 * uint64_t{h.hop} + 3) / h.hop;
+  const uint64_t at_model = samples * h.model_rate / h.original_rate + 3;
+  if (h.segment != 0) return (at_model + h.stride - 1) / h.stride * h.packet_frames;
+  return (at_model + 4 * uint64_t{h.hop}) / h.hop;
 }
 
 }  // namespace
@@ -51,10 +53,25 @@ void StreamReader::skip(size_t bytes) {
 /// Whether a packet can be the next one that was not lost.
 bool StreamReader::follows(const Found& f) const {
   if (f.stretch * header_.packet_frames + f.frames > most_frames(header_)) return false;
-  const bool begun = packets_ % header_.channels != 0;
-  if (begun && f.stretch == packets_ / header_.channels) return f.frames == stretch_frames_;
-  // Nothing follows a shorter stretch.
-  return packets_ == 0 || stretch_frames_ == header_.packet_frames;
+  const uint32_t groups = header_.groups();
+  if (packets_ % groups != 0 && f.stretch == packets_ / groups) return f.frames == stretch_frames_;
+  // Behind a shorter stretch, there is at most the next one.
+  return may_follow(header_, {stretch_before_, stretch_frames_}, f.frames) &&
+         (packets_ == 0 || stretch_frames_ == header_.packet_frames || f.stretch == (packets_ - 1) / groups + 1);
+}
+
+/// The frames of the next packet, which is lost. Those of a segmented stream follow from its length.
+uint32_t StreamReader::lost_frames(const Found& found) const {
+  const uint64_t stretch = packets_ / header_.groups();
+  if (stretch == found.stretch) return found.frames;
+  if (packets_ % header_.groups() != 0) return stretch_frames_;
+  const uint64_t samples = found.closing ? found.samples : header_.samples;
+  if (header_.segment == 0 || samples == StreamHeader::unknown) return header_.packet_frames;
+  const uint64_t at_model = at_model_rate(header_, samples);
+  // At least as many as the next segment needs behind it: rounding of the length must not contradict that.
+  const uint32_t next = found.stretch == stretch + 1 ? found.frames : 1;
+  return std::min(std::max(segment_frames(header_, at_model, stretch), header_.stride / header_.hop + next),
+                  header_.packet_frames);
 }
 
 /// `found` if its CRC matches the bytes. An old packet, one that is there twice, is returned as well.
@@ -67,7 +84,8 @@ std::optional<StreamReader::Found> StreamReader::verified(size_t offset, Found f
   const auto covered = all.first(found.bytes - crc_bytes);
   if (get<uint32_t>(all, covered.size()) != crc32c(covered, seed_)) return {};
   if (found.closing || found.number < packets_) return found;
-  if (!unpack(header_, covered.subspan(packet_head_bytes), found.number, found.frames, codes_).empty()) return {};
+  if (!unpack(header_, covered.subspan(packet_head_bytes), found.number, found.frames, codes_, scale_).empty())
+    return {};
   return found;
 }
 
@@ -77,8 +95,8 @@ std::optional<StreamReader::Found> StreamReader::packet_at(size_t offset) {
   auto head = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset);
   Found f{.number = get<uint32_t>(head, 4)};
   if (head[0] == data_kind && head[1] == std::byte{0}) {
-    f.group = get<uint16_t>(head, 2), f.stretch = f.number / header_.channels, f.frames = get<uint32_t>(head, 8);
-    if (f.group != f.number % header_.channels || f.number == ~uint32_t{0} || f.frames == 0 ||
+    f.group = get<uint16_t>(head, 2), f.stretch = f.number / header_.groups(), f.frames = get<uint32_t>(head, 8);
+    if (f.group != f.number % header_.groups() || f.number == ~uint32_t{0} || f.frames == 0 ||
         f.frames > header_.packet_frames || (f.number >= packets_ && !follows(f)))
       return {};
     f.bytes = static_cast<size_t>(packet_bytes(header_, f.frames));
@@ -86,11 +104,11 @@ std::optional<StreamReader::Found> StreamReader::packet_at(size_t offset) {
   }
   constexpr size_t bytes = closing_bytes + crc_bytes;
   if (head[0] != closing_kind || get<uint32_t>(head, 0) >> 8 != 0 || get<uint32_t>(head, 8) != 0 ||
-      f.number < packets_ || f.number % header_.channels != 0 || !have(offset + bytes))
+      f.number < packets_ || f.number % header_.groups() != 0 || !have(offset + bytes))
     return {};
   head = std::span<const std::byte>(recovery_.window).subspan(recovery_.first + offset);
   f.closing = true, f.bytes = bytes, f.samples = get<uint64_t>(head, 20);
-  const uint64_t frames = get<uint64_t>(head, 12), stretches = f.number / header_.channels;
+  const uint64_t frames = get<uint64_t>(head, 12), stretches = f.number / header_.groups();
   // Every stretch before the last one is whole.
   if (f.number == packets_) {
     if (frames != frames_) return {};
@@ -123,8 +141,10 @@ std::optional<StreamReader::Found> StreamReader::find() {
     if (found->number < packets_) continue;
     const uint64_t lost = found->number - packets_;
     recovery_.absent += lost - std::min<uint64_t>(lost, skipped / whole);
-    const double seconds = static_cast<double>(recovery_.absent) / header_.channels * header_.packet_frames *
-                           header_.hop / header_.model_rate;
+    const double seconds = header_.segment != 0 ? static_cast<double>(recovery_.absent) / header_.groups() *
+                                                      header_.stride / header_.model_rate
+                                                : static_cast<double>(recovery_.absent) / header_.groups() *
+                                                      header_.packet_frames * header_.hop / header_.model_rate;
     if (seconds > most_absent_seconds)
       fail("found packet " + std::to_string(found->number) + ", expected packet " + std::to_string(packets_) +
            ": more than " + std::to_string(static_cast<int>(most_absent_seconds / 60)) + " minutes are missing");
@@ -141,10 +161,8 @@ std::optional<StreamPacket> StreamReader::next_recovered() {
   }
   const Found f = *r.found;
   if (packets_ < f.number) {
-    const uint32_t channel = packets_ % header_.channels;
-    const bool last = packets_ / header_.channels == f.stretch;
-    StreamPacket packet = passed(channel, last ? f.frames : channel > 0 ? stretch_frames_ : header_.packet_frames);
-    packet.codes = {}, packet.lost = true;
+    StreamPacket packet = passed(packets_ % header_.groups(), lost_frames(f));
+    packet.codes = {}, packet.scale = 1, packet.lost = true;
     state_ = State::open;
     return packet;
   }
@@ -164,8 +182,7 @@ void StreamReader::end_without_closing() {
   samples_ = header_.samples;
   if (header_.samples == StreamHeader::unknown || !length_problem(header_, frames_, header_.samples).empty()) {
     // Up to 2^48 frames of 2^20 samples.
-    const auto held =
-        static_cast<unsigned __int128>(frames_) * header_.hop * header_.original_rate / header_.model_rate;
+    const unsigned __int128 held = end_of_frames(header_, frames_) * header_.original_rate / header_.model_rate;
     samples_ = static_cast<uint64_t>(std::min<unsigned __int128>(held, max_samples));
   }
   state_ = State::finished;

@@ -226,7 +226,8 @@ TEST_CASE("what an .ecdc file cannot be is refused in one line", "[cli][ecdc]") 
   std::string stereo = good;
   stereo.replace(stereo.find("24khz"), 5, "48khz");
   spill(folder / "48.ecdc", stereo);
-  refused({"decode", folder / "48.ecdc", "-o", out, "-m", model}, 3, "is of EnCodec's 48 kHz model");
+  refused({"decode", folder / "48.ecdc", "-o", out, "-m", model}, 3,
+          "48.ecdc: the model's sample rate is 48000, the model's is 24000");
   refused({"encode", folder / "five.ecdc", "-o", out, "-m", model}, 3,
           "is an .ecdc file of EnCodec, expected audio; nacre decode reads it");
 }

@@ -2,6 +2,8 @@
 // file without a checksum can show must be found.
 #include "nacre/files/ecdc.h"
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "golden/ecdc.inc"
@@ -14,6 +16,8 @@ using namespace nacre::test;
 namespace {
 
 using Bytes = std::vector<std::byte>;
+
+constexpr const EcdcModel* model_48 = &ecdc_models[1];
 
 /// Writes codes in pieces of `piece` frames (0: all at once).
 Bytes written(const EcdcHeader& h, std::span<const int32_t> codes, size_t piece = 0) {
@@ -35,17 +39,38 @@ ByteSource source_of(const Bytes& bytes, size_t piece = ~size_t{0}) {
   };
 }
 
+/// The same for the model with segments, each with its scale.
+Bytes written(const EcdcHeader& h, std::span<const int32_t> codes, std::span<const float> scales) {
+  Bytes out;
+  EcdcWriter w(h, [&](std::span<const std::byte> d) { out.insert(out.end(), d.begin(), d.end()); });
+  for (uint64_t s = 0; s < h.segments(); ++s) {
+    const size_t n = static_cast<size_t>(h.segment_frames(s)) * h.codebooks;
+    w.write(codes.first(n), scales[s]);
+    codes = codes.subspan(n);
+  }
+  w.finish();
+  REQUIRE(codes.empty());
+  REQUIRE(w.bytes() == out.size());
+  return out;
+}
+
 struct Parsed {
   EcdcHeader header;
   std::vector<int32_t> codes;
+  std::vector<float> scales = {};
 };
 Parsed parsed(const Bytes& bytes, size_t piece = ~size_t{0}) {
   EcdcReader r(source_of(bytes, piece), "test.ecdc");
   Parsed p{r.header(), {}};
+  const bool segmented = r.header().model->segment != 0;
   while (const auto packet = r.next()) {
-    REQUIRE(p.codes.size() == packet->first_frame * r.header().codebooks);
+    if (segmented)
+      REQUIRE(packet->first_frame == p.scales.size() * 150);
+    else
+      REQUIRE(p.codes.size() == packet->first_frame * r.header().codebooks);
     REQUIRE(packet->codes.size() == packet->frames * r.header().codebooks);
-    REQUIRE(packet->frames <= 76);
+    REQUIRE(packet->frames <= (segmented ? 150 : 76));
+    p.scales.push_back(packet->scale);
     p.codes.insert(p.codes.end(), packet->codes.begin(), packet->codes.end());
   }
   REQUIRE_FALSE(r.next());
@@ -90,6 +115,75 @@ TEST_CASE("ecdc: the bytes are those of the package encodec, in both directions"
     CHECK(back.header == h);
     CHECK((back.codes == std::vector<int32_t>(g.codes.begin(), g.codes.end())));
   }
+}
+
+TEST_CASE("ecdc: the bytes of the 48 kHz model are those of the package encodec, in both directions", "[ecdc]") {
+  for (const GoldenEcdc48& g : golden_ecdc_48) {
+    INFO(g.samples << " samples, " << g.codebooks << " codebooks");
+    const EcdcHeader h{.model = model_48, .samples = g.samples, .codebooks = g.codebooks};
+    std::vector<float> scales;
+    for (const uint32_t bits : g.scales) scales.push_back(std::bit_cast<float>(bits));
+    REQUIRE(h.segments() == scales.size());
+    REQUIRE(h.frames() * g.codebooks == g.codes.size());
+    CHECK(scales.back() == 1e-8f);
+    Bytes expected(g.bytes.size());
+    std::memcpy(expected.data(), g.bytes.data(), expected.size());
+    CHECK((written(h, g.codes, scales) == expected));
+    for (const size_t piece : {size_t{1}, ~size_t{0}}) {
+      const Parsed back = parsed(expected, piece);
+      CHECK(back.header == h);
+      CHECK((back.codes == std::vector<int32_t>(g.codes.begin(), g.codes.end())));
+      CHECK((back.scales == scales));
+    }
+  }
+}
+
+TEST_CASE("ecdc: segments of the 48 kHz model and their scales", "[ecdc]") {
+  std::mt19937_64 rng(seed());
+  for (const uint64_t samples :
+       {0u, 1u, 320u, 47520u, 47521u, 47620u, 47681u, 48000u, 48001u, 95040u, 95041u, 200000u}) {
+    INFO(samples << " samples");
+    const EcdcHeader h{.model = model_48, .samples = samples, .codebooks = 3};
+    uint64_t frames = 0, segments = 0;
+    for (uint64_t at = 0; at < samples; at += 47520) {
+      const uint64_t n = (std::min<uint64_t>(samples - at, 48000) + 319) / 320;
+      CHECK(h.segment_frames(segments) == n);
+      frames += n, ++segments;
+    }
+    CHECK(h.segments() == segments);
+    CHECK(h.segment_frames(segments) == 0);
+    CHECK(h.frames() == frames);
+    std::vector<int32_t> codes(frames * 3);
+    for (int32_t& c : codes) c = static_cast<int32_t>(rng() % 1024);
+    std::vector<float> scales(segments);
+    for (float& s : scales) s = static_cast<float>(1 + rng() % 1000) / 1000;
+    const Parsed back = parsed(written(h, codes, scales));
+    CHECK((back.codes == codes));
+    CHECK((back.scales == scales));
+  }
+  // One frame of one code: a scale, ten bits and six of padding.
+  const std::vector<int32_t> code{1023};
+  const std::vector<float> one{1.0f};
+  const Bytes good = written({.model = model_48, .samples = 1, .codebooks = 1}, code, one);
+  Bytes bad = good;
+  bad.back() ^= std::byte{4};
+  CHECK(refusal(bad) ==
+        "test.ecdc: byte " + std::to_string(good.size() - 1) + ": the padding of a segment's last byte is not zero");
+  for (size_t n = 1; n <= 6; ++n)
+    CHECK(has(refusal({good.begin(), good.end() - static_cast<std::ptrdiff_t>(n)}), "the file is cut off"));
+  EcdcWriter w({.model = model_48, .samples = 320, .codebooks = 1}, [](std::span<const std::byte>) {});
+  for (const float scale : {0.0f, -0.0f, -1.0f, INFINITY, -INFINITY, NAN}) {
+    INFO(scale);
+    bad = good;
+    const auto bits = std::bit_cast<uint32_t>(scale);
+    for (size_t i = 0; i < 4; ++i) bad[good.size() - 6 + i] = static_cast<std::byte>(bits >> (24 - 8 * i) & 0xff);
+    CHECK(has(refusal(bad), "byte " + std::to_string(good.size() - 6) + ": the scale of a segment is "));
+    CHECK(has(thrown(ErrorKind::usage, [&] { w.write(code, scale); }), "expected a positive, finite number"));
+  }
+  EcdcWriter two({.model = model_48, .samples = 47521, .codebooks = 1}, [](std::span<const std::byte>) {});
+  CHECK(has(thrown(ErrorKind::usage, [&] { two.write(code, 1); }), "segment 0 has 1 frames, expected 149"));
+  EcdcWriter plain({.samples = 320, .codebooks = 1}, [](std::span<const std::byte>) {});
+  CHECK(has(thrown(ErrorKind::usage, [&] { plain.write(code, 0.5f); }), "expected 1: the model has none"));
 }
 
 TEST_CASE("ecdc: codes come back as they were, whatever the sizes and pieces", "[ecdc]") {
@@ -171,9 +265,10 @@ TEST_CASE("ecdc: every wrong header is refused with its reason and position", "[
            {R"({"m": "encodec_24khz", "al": 0, "nc": 2, "lm": false, "x\u001b": 1})", R"(has the key "x\x1b", which)"},
            {R"({"m": 24, "al": 0, "nc": 2, "lm": false})", "(m) is not a string"},
            {R"({"m": "encodec_32khz", "al": 0, "nc": 2, "lm": false})",
-            R"(is of the model "encodec_32khz", this program reads files of encodec_24khz)"},
-           {R"({"m": "encodec_48khz", "al": 0, "nc": 2, "lm": false})", "EnCodec's 48 kHz model"},
-           {R"({"m": "encodec_48khz", "al": 0, "nc": 2, "lm": true})", "EnCodec's 48 kHz model"},
+            R"(is of the model "encodec_32khz", this program reads files of encodec_24khz and encodec_48khz)"},
+           {R"({"m": "encodec_48khz", "al": 0, "nc": 17, "lm": false})", "(nc) is 17, expected 1 to 16"},
+           {R"({"m": "encodec_48khz", "al": 0, "nc": 2, "lm": true})",
+            "compress the audio again without -l (use_lm=False)"},
            {R"({"m": "encodec_24khz", "al": 0, "nc": 2, "lm": true})",
             "compress the audio again without -l (use_lm=False)"},
            {R"({"m": "encodec_24khz", "al": 0, "nc": 2, "lm": 0})", "lm is not true or false"},

@@ -34,7 +34,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                       [&](std::span<const std::byte> d) { out.insert(out.end(), d.begin(), d.end()); });
     out.clear();  // JSON has several spellings, of which the writer has one
     const size_t header = at;
-    while (const auto packet = reader.next()) writer.write(packet->codes);
+    while (const auto packet = reader.next()) writer.write(packet->codes, packet->scale);
     writer.finish();
     if (at != bytes.size() ||
         !std::equal(out.begin(), out.end(), bytes.begin() + static_cast<std::ptrdiff_t>(header), bytes.end()))

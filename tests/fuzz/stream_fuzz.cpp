@@ -24,15 +24,30 @@ void set(std::vector<std::byte>& b, size_t at, uint64_t v, size_t size) {
 /// Corrects the magic, the version and every CRC. Otherwise the fuzzer would never get past them.
 void repair(std::vector<std::byte>& b) {
   if (b.size() < 60) return;
-  std::memcpy(b.data(), "\x89NACRE\r\n\x01\x00\x00\x00", 12);
-  const uint32_t seed = crc32c(std::span(b).first(56));
-  set(b, 56, seed, 4);
+  // The flag of the extension stays.
+  std::memcpy(b.data(), "\x89NACRE\r\n\x01", 9);
+  set(b, 9, get(b, 10, 1) % 2 << 8, 3);
+  const bool extended = get(b, 10, 1) != 0;
+  const size_t head = extended ? 76 : 60;
+  if (b.size() < head) return;
+  uint64_t scale = 0;
+  if (extended) {
+    // Seldom wrong, and one of few segments, so that packets are read.
+    set(b, 56, get(b, 56, 1) % 4, 2), set(b, 58, get(b, 58, 1) % 2, 2), set(b, 68, 0, 4);
+    set(b, 60, get(b, 60, 1), 4), set(b, 64, get(b, 64, 1), 4);
+    set(b, 24, get(b, 24, 1) % 16, 4);
+    const uint64_t hop = get(b, 24, 4), segment = get(b, 60, 4);
+    if (segment != 0 && hop != 0) set(b, 32, (segment + hop - 1) / hop, 4);
+    scale = get(b, 58, 2) * 4;
+  }
+  const uint32_t seed = crc32c(std::span(b).first(head - 4));
+  set(b, head - 4, seed, 4);
   const uint64_t books = get(b, 22, 2), size = get(b, 28, 4);
   uint64_t bits = 0;
   while (bits < 32 && (uint64_t{1} << bits) < size) ++bits;
-  for (size_t at = 60; at + 12 <= b.size();) {
+  for (size_t at = head; at + 12 <= b.size();) {
     const bool last = b[at] == std::byte{'E'};
-    const uint64_t covered = last ? 28 : 12 + (get(b, at + 8, 4) % 65537 * books * bits + 7) / 8;
+    const uint64_t covered = last ? 28 : 12 + scale + (get(b, at + 8, 4) % 65537 * books * bits + 7) / 8;
     if (covered + 4 > b.size() - at) return;
     set(b, at + covered, crc32c(std::span(b).subspan(at, covered), seed), 4);
     if (last) return;
@@ -58,10 +73,11 @@ bool recover(const std::vector<std::byte>& bytes, size_t piece, std::vector<int3
     for (int i = 0; i < 100000; ++i) {
       const auto packet = reader.next();
       if (!packet) return reader.finished() && !reader.cut_off() && !reader.continued();
-      if (packet->group != number++ % h.channels || packet->first_frame != frames || packet->frames == 0 ||
+      if (packet->group != number++ % h.groups() || packet->first_frame != frames || packet->frames == 0 ||
           packet->frames > h.packet_frames || packet->codes.size() != (packet->lost ? 0 : packet->frames * h.codebooks))
         std::abort();
-      if (packet->group + 1 == h.channels) frames += packet->frames;
+      if (!(packet->scale >= 0x1p-60f && packet->scale <= 0x1p60f) || (!h.scaled && packet->scale != 1)) std::abort();
+      if (packet->group + 1 == h.groups()) frames += h.segment != 0 ? h.packet_frames : packet->frames;
       for (int32_t c : packet->codes)
         if (c < 0 || static_cast<uint32_t>(c) >= h.codebook_size) std::abort();
       codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
@@ -96,7 +112,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     while (const auto packet = reader.next()) {
       for (int32_t c : packet->codes)
         if (c < 0 || static_cast<uint32_t>(c) >= reader.header().codebook_size) std::abort();
-      writer.write(packet->group, packet->codes);
+      writer.write(packet->group, packet->codes, packet->scale);
       codes.insert(codes.end(), packet->codes.begin(), packet->codes.end());
     }
     writer.finish(reader.samples());

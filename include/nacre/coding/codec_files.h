@@ -78,32 +78,34 @@ class FileCodec {
  public:
   explicit FileCodec(Codec&);
 
-  /// Scales by the peak over all channels (see peak_gain), resamples, and codes each channel separately. A silent file
-  /// is coded without scaling and with the smallest gain, so that it decodes to silence. Throws what AudioReader
+  /// Scales by the peak over all channels (see peak_gain), resamples, and codes each group of channels
+  /// (CodecConfig::audio_channels) separately. If the last group has fewer channels than the codec, its last channel is
+  /// coded several times, and decoding gives their mean. A silent file is coded without scaling and with the smallest
+  /// gain, so that it decodes to silence. Throws what AudioReader
   /// throws, Error(io), and Error(usage) for more codebooks than the model has.
   ///
   /// With EncodeOptions::gain, standard input and pipes are encoded live: nothing is spooled, and every block of frames
-  /// is written as a packet of its own as soon as its samples have arrived. The stream has the length in its header
-  /// only if the audio's header has one. Throws Error(usage) for a codec that needs the whole signal, and for
-  /// StreamFormat::ecdc.
+  /// is written as a packet of its own as soon as its samples have arrived; of a segmented codec, every segment. The
+  /// stream has the length in its header only if the audio's header has one. Throws Error(usage) for a codec that needs
+  /// the whole signal and has no segments, and for StreamFormat::ecdc.
   ///
   /// StreamFormat::ecdc: the samples are coded as they are, because an .ecdc file has no gain. Throws Error(input) for
-  /// several channels and Error(usage) for a model that not_for_ecdc() refuses.
+  /// more channels than the model has and Error(usage) for a model that not_for_ecdc() refuses.
   FileReport encode(const std::string& audio, const std::string& stream, const FileHooks& = {},
                     const EncodeOptions& = {});
-  /// Reads .nacre streams and .ecdc files; the content decides. Audio of an .ecdc file has the model's rate and one
-  /// channel. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if
+  /// Reads .nacre streams and .ecdc files; the content decides. Audio of an .ecdc file has the model's rate and
+  /// channels. Throws Error(input) for a damaged stream and for a stream that another model made, and Error(usage) if
   /// the stream has fewer than DecodeOptions::codebooks or does not hold the part.
   ///
   /// Of a .nacre file, only the packets around a part are read. All packets before are read from a pipe, with
-  /// DecodeOptions::conceal, for a recurrent codec (CodecConfig::recurrent, which depends on all frames before) and of
-  /// an .ecdc file. What is behind a part is not read.
+  /// DecodeOptions::conceal, for a recurrent codec without segments (CodecConfig::recurrent, which depends on all frames
+  /// before) and of an .ecdc file. What is behind a part is not read.
   ///
   /// From standard input to standard output, a .nacre stream is decoded live, unless a part or concealment is asked
   /// for: the samples of a packet are written when it has arrived, and remain written if the stream turns out to be
   /// damaged behind it. The WAV header has the length, or 0xFFFFFFFF for its sizes if the stream's header has none. A
   /// stream without a length in its header must have less than one hop of padding; see docs/program.md. A codec that
-  /// needs the whole signal, and a length beyond plain RIFF, are decoded as into a file.
+  /// needs the whole signal and has no segments, and a length beyond plain RIFF, are decoded as into a file.
   FileReport decode(const std::string& stream, const std::string& audio, const DecodeOptions& = {},
                     const FileHooks& = {});
 
@@ -116,7 +118,8 @@ class FileCodec {
 
 /// The header that encode() writes, without gain and length. codebooks: as EncodeOptions::codebooks.
 StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rate, int channels, int64_t codebooks = 0);
-/// The size in bytes of a stream with `frames` frames per channel.
+/// The size in bytes of a stream with `frames` frames per channel: of a segmented stream, up to this place (frames_of in
+/// nacre/files/stream.h). If its header has no length, the largest size that this can be.
 uint64_t stream_bytes(const StreamHeader&, uint64_t frames);
 
 /// Why a codec can neither write nor decode .ecdc files, as the rest of a sentence; empty if it can. The layout of the
@@ -127,7 +130,8 @@ std::string not_for_ecdc(const CodecConfig&);
 struct StreamFacts {
   StreamFormat format = StreamFormat::nacre;
   StreamHeader header;  ///< of an .ecdc file: without model, gain and packets
-  uint64_t frames = 0, samples = 0, bytes = 0;
+  uint64_t frames = 0;  ///< of a segmented stream: the place behind the last one
+  uint64_t samples = 0, bytes = 0;
 };
 StreamFacts check_stream(const std::string& path);
 

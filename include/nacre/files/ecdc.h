@@ -2,8 +2,8 @@
 // The .ecdc file of EnCodec: codes without a checksum. Layout in docs/exchange.md, source: Défossez et al., "High
 // Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model (one channel) and of the
 // 48 kHz model (two channels, segments with a scale) without a language model are read and written, with the bytes that
-// the package writes. Reader and writer are incremental: their
-// memory is that of about one second of codes, whatever the length.
+// the package writes. Reader and writer are incremental: their memory is that of about one second of codes, whatever the
+// length.
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -36,6 +36,10 @@ struct EcdcHeader {
 
   /// The number of frames: of every segment, samples / 320 rounded up.
   uint64_t frames() const noexcept;
+  /// The number of segments, and the frames of one of them. A file without segments is one segment, of frames() frames;
+  /// without samples, there is none.
+  uint64_t segments() const noexcept;
+  uint64_t segment_frames(uint64_t segment) const noexcept;
   bool operator==(const EcdcHeader&) const = default;
 };
 
@@ -45,7 +49,7 @@ class EcdcWriter {
   /// Writes the header. The format has the length in front, so it must be known.
   EcdcWriter(EcdcHeader, ByteSink);
 
-  /// Appends frames: codes[frame][codebook], each code below 1024. With segments, the frames of one segment and its
+  /// Appends frames: codes[frame][codebook], each code below 1024. With segments, the frames of one whole segment and its
   /// scale, finite and positive; without, the scale must be 1.
   void write(std::span<const int32_t> codes, float scale = 1);
   /// Writes the bits of the last byte. The number of frames must be that of the header.
@@ -56,13 +60,14 @@ class EcdcWriter {
 
  private:
   void emit();
+  void end_of_bits();
 
   EcdcHeader header_;
   ByteSink sink_;
   std::vector<std::byte> buffer_;
   uint32_t pending_ = 0;  // the bits that do not fill a byte yet
   int filled_ = 0;        // number of these bits
-  uint64_t frames_ = 0, bytes_ = 0;
+  uint64_t frames_ = 0, segment_ = 0, bytes_ = 0;
   bool finished_ = false;
 };
 
@@ -74,8 +79,8 @@ class EcdcReader {
   explicit EcdcReader(ByteSource, std::string name = "file");
 
   const EcdcHeader& header() const noexcept { return header_; }
-  /// The next frames, about one second, or those of a segment; of group 0. Returns nothing behind the last frame; by then the end of the
-  /// file has been verified.
+  /// The next frames, about one second, or those of a segment, which are numbered as in a .nacre stream; of group 0.
+  /// Returns nothing behind the last frame; by then the end of the file has been verified.
   std::optional<StreamPacket> next();
 
  private:
@@ -88,7 +93,7 @@ class EcdcReader {
   EcdcHeader header_;
   std::vector<std::byte> buffer_;
   std::vector<int32_t> codes_;
-  uint64_t frames_ = 0, at_ = 0;
+  uint64_t frames_ = 0, segment_ = 0, at_ = 0;
   State state_ = State::open;
 };
 

@@ -4,6 +4,7 @@
 // packet per channel, whatever the length.
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <span>
@@ -29,8 +30,9 @@ struct StreamHeader {
   uint32_t codebooks = 0;      ///< 1 to 256
   uint32_t codebook_size = 0;  ///< 2 to 65536, not necessarily a power of two
   uint32_t packet_frames = 0;  ///< 1 to 65536; 0 in the writer: about one second, or those of a segment
-  /// Of a segmented codec, samples at the model's rate: the length of a segment and the distance from one to the next,
-  /// from half a segment to a whole one. Every packet is a segment, and packet_frames are its frames. 0: no segments.
+  /// Of a segmented codec, samples at the model's rate: the length of a segment, up to 2^24, and the distance from one to
+  /// the next, from half a segment to a whole one. Every packet is a segment, and packet_frames are its frames: the
+  /// segment's samples divided by the hop, rounded up. 0: no segments.
   uint32_t segment = 0, stride = 0;
   bool scaled = false;  ///< every packet has a scale; only with segments
 
@@ -38,12 +40,16 @@ struct StreamHeader {
   uint32_t groups() const noexcept { return (channels + joint - 1) / joint; }
   bool operator==(const StreamHeader&) const = default;
 };
-/// The sample at the model's rate at which a frame begins. That of a segmented stream is in the segment of its packet.
+/// The sample at the model's rate at which a frame begins. Frames of a segmented stream are numbered by their place: those
+/// of segment i from i * packet_frames on, also if a segment before is shorter (docs/format.md).
 uint64_t first_sample(const StreamHeader&, uint64_t frame) noexcept;
+/// The place behind the last frame of a signal of `samples` samples at the model's rate that is padded to whole frames.
+/// Of a segmented stream, the header must have packet_frames.
+uint64_t frames_of(const StreamHeader&, uint64_t samples) noexcept;
 
 /// The number of bits of one code, enough for codebook_size - 1.
 int code_bits(const StreamHeader&) noexcept;
-/// The nominal rate of all channels in bit/s, without the container.
+/// The nominal rate of all channels in bit/s, without the container, scales and what segments have twice.
 double nominal_bits_per_second(const StreamHeader&) noexcept;
 
 /// Throws Error(usage) for a header, a code or a count outside the limits.
@@ -54,7 +60,7 @@ class StreamWriter {
 
   /// Appends frames to one group: codes[frame][codebook]. Packets are written as soon as every group has a complete one.
   /// Until then, groups that are ahead are kept in memory. Of a segmented stream, the frames are those of one segment:
-  /// packet_frames, or fewer in the last call. scale: finite and positive; 1 unless the stream has scales.
+  /// packet_frames, or fewer in the last two. scale: from 2^-60 to 2^60; 1 unless the stream has scales.
   void write(uint32_t group, std::span<const int32_t> codes, float scale = 1);
   /// Writes the remaining frames and the closing packet. `samples` is the length per channel at the original rate. It
   /// must equal the header's length, if the header has one, and match the number of frames.
@@ -64,14 +70,22 @@ class StreamWriter {
   uint64_t bytes() const noexcept { return bytes_; }
 
  private:
+  struct Segment {
+    uint32_t frames;
+    float scale;
+  };
   void emit(std::span<const std::byte>);
-  void packet(uint32_t group, size_t frames);
+  void packet(uint32_t group, uint32_t frames, float scale);
+  void write_segment(uint32_t group, std::span<const int32_t> codes, float scale);
+  void stretch_done(uint32_t frames);
 
   StreamHeader header_;
   ByteSink sink_;
   std::vector<std::vector<int32_t>> waiting_;
+  std::vector<std::deque<Segment>> segments_;  // of the codes that wait, per group; of a segmented stream
   std::vector<std::byte> buffer_;
   uint32_t seed_ = 0, packets_ = 0;
+  uint32_t stretch_before_ = 0, stretch_frames_ = 0;  // frames of the last two stretches
   uint64_t frames_ = 0, bytes_ = 0;
   bool finished_ = false;
 };
@@ -123,9 +137,9 @@ class StreamReader {
   void seek(uint64_t frame);
 
   bool finished() const noexcept { return state_ == State::finished; }
-  /// Per channel; valid once finished(). Without a closing packet, these are the frames of the stretches of which every
-  /// channel's packet was found, and the samples are the header's if the frames hold them, otherwise as many as they
-  /// hold.
+  /// Per channel; valid once finished(). Of a segmented stream, frames() is the place behind the last frame. Without a
+  /// closing packet, these are the frames of the stretches of which every group's packet was found, and the samples are
+  /// the header's if the frames hold them, otherwise as many as they hold.
   uint64_t frames() const noexcept { return frames_; }
   uint64_t samples() const noexcept { return samples_; }
   /// recover, once finished(): the stream has no closing packet, or there are bytes behind the closing packet.
@@ -164,6 +178,7 @@ class StreamReader {
   bool have(size_t bytes);
   void skip(size_t bytes);
   bool follows(const Found&) const;
+  uint32_t lost_frames(const Found&) const;
   std::optional<Found> packet_at(size_t offset);
   std::optional<Found> verified(size_t offset, Found);
   std::optional<Found> find();
@@ -176,7 +191,9 @@ class StreamReader {
   StreamHeader header_;
   std::vector<std::byte> buffer_;
   std::vector<int32_t> codes_;
-  uint32_t seed_ = 0, packets_ = 0, stretch_frames_ = 0;
+  float scale_ = 1;
+  uint32_t seed_ = 0, packets_ = 0;
+  uint32_t stretch_before_ = 0, stretch_frames_ = 0;  // frames of the last packet's stretch and of the one before
   uint64_t frames_ = 0, samples_ = 0, at_ = 0;
   State state_ = State::open;
   Recovery recovery_;
