@@ -9,9 +9,11 @@
 #include "golden_file.h"
 #include "harness.h"
 #include "nacre/codec/codec.h"
+#include "nacre/codec/windowed.h"
 #include "nacre/formats/save_weights.h"
 #include "nacre/formats/weights_file.h"
 #include "nacre/systems/system.h"
+#include "nn/segment_scale.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -20,9 +22,14 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int64_t lengths[] = {32, 1, 2, 5};
+constexpr int64_t lengths[] = {32, 1, 2, 5};       // frames
+constexpr int64_t clips[] = {1097, 477, 480, 7};  // samples, of the model with segments
 
 fs::path golden(const std::string& model, const std::string& file) { return fs::path(NACRE_GOLDEN) / model / file; }
+
+std::span<const float> part(const std::vector<float>& all, int64_t from, int64_t count) {
+  return std::span(all).subspan(static_cast<size_t>(from), static_cast<size_t>(count));
+}
 
 double distance(std::span<const float> a, std::span<const float> b) {
   REQUIRE(a.size() == b.size());
@@ -143,6 +150,83 @@ TEST_CASE("formats: EnCodec's latents, codes and audio by both programs (golden)
     REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
     CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
     codec.decode(View<const int32_t>(codes.data(), coded), View<float>(output.data(), wave));
+    CHECK(distance(output, of("output")) < 1e-5);
+  }
+}
+
+TEST_CASE("formats: EnCodec's segments, with their scales and overlap, by both programs (golden)") {
+  const std::string model = "encodec_48k";
+  Context ctx({.threads = 1});
+  Codec codec = Codec::load(ctx, golden(model, "model.safetensors"));
+  const CodecConfig& c = codec.config();
+  CHECK(c.to_json() == expected(model).to_json());
+
+  // The tensors tell neither segments nor whether it is causal.
+  const WeightsFile file = WeightsFile::read(golden(model, "encodec.safetensors"));
+  CHECK(file.format() == WeightsFormat::encodec);
+  CodecConfig told = file.config(c.sample_rate);
+  CHECK_FALSE(told.segmented());
+  told.causal = c.causal, told.codebooks_drawn = c.codebooks_drawn;
+  told.segment = c.segment, told.segment_stride = c.segment_stride, told.segment_scale = c.segment_scale;
+  CHECK(told.to_json() == c.to_json());
+  CHECK(Codec::load(ctx, file, told).identity() == codec.identity());
+
+  const System system(codec.parameters(), c);
+  const Safetensors results = golden_file(model + "/results.safetensors");
+  for (const int64_t samples : clips) {
+    INFO(samples << " samples");
+    const auto of = [&](const char* name) {
+      return golden_tensor(results, name + ("." + std::to_string(samples))).values;
+    };
+    const std::vector<float> audio = of("audio"), latents = of("latents"), scales = of("scales");
+    REQUIRE(static_cast<int64_t>(audio.size()) == samples * c.audio_channels);
+    int64_t frames = 0;
+    for (int64_t from = 0; from < samples; from += c.segment_stride) {
+      INFO("segment from " << from);
+      const Shape wave{.time = std::min(c.segment, samples - from), .channels = c.audio_channels};
+      Plan plan(ctx, Purpose::inference);
+      View<float> in;
+      View<const float> out;
+      plan.reserve([&](Plan& p) {
+        const Output<float> x = p.source<float>(wave);
+        in = x.value;
+        out = p.result<float>(system.encoder(p, normalised(p, x.flow).flow));
+      });
+      ctx.write<float>(part(audio, from * c.audio_channels, wave.elements()), in);
+      plan.run();
+      REQUIRE(out.shape == Shape{.time = c.frames_of(wave.time), .channels = c.latent()});
+      std::vector<float> found(static_cast<size_t>(out.elements()));
+      ctx.read<float>(out, found);
+      // At most 25 layers and as many normalisations, with sums of up to 56 products; as above.
+      CHECK(distance(found, part(latents, frames * c.latent(), out.elements())) < 1e-5);
+      frames += out.shape.time;
+    }
+    REQUIRE(frames * c.latent() == static_cast<int64_t>(latents.size()));
+
+    std::vector<int32_t> codes;
+    std::vector<float> found_scales, output;
+    std::vector<int64_t> counts;
+    WindowedEncoder encoder(codec, [&](View<const int32_t> segment, float scale) {
+      codes.insert(codes.end(), segment.data, segment.data + segment.elements());
+      counts.push_back(segment.elements());
+      found_scales.push_back(scale);
+    });
+    for (int64_t at = 0; at < samples; at += 100)
+      encoder.push(part(audio, at * c.audio_channels, std::min<int64_t>(100, samples - at) * c.audio_channels));
+    CHECK(encoder.finish() == samples);
+    const StoredTensor& stored = results.at("codes." + std::to_string(samples));
+    REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
+    CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
+    REQUIRE(found_scales.size() == scales.size());
+    // Within two units of itself (nacre/ops/rms_scale.h), and the file rounds once.
+    for (size_t i = 0; i < scales.size(); ++i) CHECK(std::fabs(found_scales[i] - scales[i]) <= 3 * 0x1p-24 * scales[i]);
+
+    WindowedDecoder decoder(codec, [&](std::span<const float> x) { output.insert(output.end(), x.begin(), x.end()); });
+    int64_t at = 0;
+    for (size_t i = 0; i < counts.size(); at += counts[i++])
+      decoder.push(std::span<const int32_t>(codes).subspan(static_cast<size_t>(at), static_cast<size_t>(counts[i])),
+                   scales[i]);
+    decoder.finish();
     CHECK(distance(output, of("output")) < 1e-5);
   }
 }
