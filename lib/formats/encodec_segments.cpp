@@ -31,7 +31,8 @@ double overlap_of(int64_t stride, int64_t segment) {
   // Digits end where a unit is far below 1 / segment, the width of the interval of overlaps with this stride.
   for (double unit = 1; unit < 1e15; unit *= 10)
     for (const double digits : {std::round(exact * unit), std::floor(exact * unit) - 1})
-      if (const double overlap = digits / unit; overlap >= 0 && stride_of(overlap, segment) == stride) return overlap;
+      if (const double overlap = digits / unit; overlap >= 0 && overlap <= 0.5 && stride_of(overlap, segment) == stride)
+        return overlap;
   return exact;
 }
 
