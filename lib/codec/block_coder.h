@@ -21,6 +21,7 @@ struct PlannedBlock {
   View<In> in{};          ///< memory of the plan that the block is written to
   View<const Out> out{};  ///< its result
   Flow late{};            ///< the activation whose lag is that of the result
+  View<float> scales{};   ///< [1, 1, 1, batch]: of the items, if the codec has scales; a result of the encoder
 };
 
 /// The plans of one direction: for blocks of one length, and for a first block if that must be longer.

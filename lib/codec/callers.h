@@ -48,6 +48,14 @@ inline void expect_finite(const char* call, std::span<const float> samples, int6
                                       " is " + std::to_string(*bad) + ", expected finite values");
 }
 
+/// Samples of `channels` interleaved channels: finite ones, and as many of every channel.
+inline void expect_samples(const char* call, std::span<const float> samples, int64_t channels) {
+  if (static_cast<int64_t>(samples.size()) % channels != 0)
+    throw Error(ErrorKind::usage, std::string(call) + ": " + std::to_string(samples.size()) +
+                                      " samples are not as many of each of " + std::to_string(channels) + " channels");
+  expect_finite(call, samples);
+}
+
 /// Marks an object as broken while a call changes it, and for good if the call throws. Throws Error(usage) for an
 /// object that is broken.
 class Changing {
@@ -63,6 +71,12 @@ class Changing {
  private:
   bool& broken_;
 };
+
+inline void expect_scale(const char* call, float scale) {
+  if (!(scale > 0) || !std::isfinite(scale))
+    throw Error(ErrorKind::usage,
+                std::string(call) + ": a scale of " + std::to_string(scale) + ", expected a positive, finite number");
+}
 
 inline void expect_codes(const char* call, std::span<const int32_t> codes, const CodecConfig& config) {
   const auto bad = std::find_if(codes.begin(), codes.end(),

@@ -10,6 +10,7 @@
 #include "nacre/codec/streaming.h"
 #include "nacre/files/safetensors.h"
 #include "nacre/formats/weights_file.h"
+#include "nn/segment_scale.h"
 
 namespace nacre {
 
@@ -54,7 +55,7 @@ struct Codec::Impl {
   void reserve(Direction<In, Out>&, Shape in, Shape out, int64_t frames, Ends, const StreamingLatency&, const Walk&);
   template <class In, class Out>
   void run(Direction<In, Out>&, View<const In>, View<Out>, std::span<const int64_t> lengths);
-  PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
+  PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t samples, int64_t stages) const;
   PlannedBlock<int32_t, float> walk_decoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
 
   Context ctx;
@@ -135,18 +136,22 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t c
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
   within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks, ends); });
 }
-PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
-  const Output<float> source = p.source<float>({.batch = batch, .time = frames * config.hop()});
+PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, int64_t samples, int64_t stages) const {
+  const Output<float> source = p.source<float>({.batch = batch, .time = samples, .channels = config.audio_channels});
+  const Normalised audio = config.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
   // The quantizer works on floats whatever the storage is.
-  const Flow latent = stored_as(p, system.encoder(p, stored_as(p, source.flow, storage)), Storage::float32);
+  const Flow latent = stored_as(p, system.encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
   const Quantized quantized = system.quantizer.plan(p, latent, {.codebooks = stages, .beam = config.beam});
-  return {.in = source.value, .out = quantized.codes, .late = quantized.flow};
+  return {.in = source.value, .out = quantized.codes, .late = quantized.flow, .scales = audio.scales};
 }
 PlannedBlock<int32_t, float> Codec::Impl::walk_decoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
   const View<int32_t> codes = p.persistent<int32_t>({.batch = batch, .time = frames, .channels = stages});
   const Flow latent = stored_as(p, system.quantizer.plan_decode(p, codes), storage);
-  const Flow audio = stored_as(p, system.decoder(p, latent), Storage::float32);
-  return {.in = codes, .out = p.result<float>(audio), .late = audio};
+  const Flow unscaled = stored_as(p, system.decoder(p, latent), Storage::float32);
+  if (!config.segment_scale) return {.in = codes, .out = p.result<float>(unscaled), .late = unscaled};
+  const View<float> scales = p.persistent<float>({.channels = batch});
+  const Flow audio = scaled(p, unscaled, scales);
+  return {.in = codes, .out = p.result<float>(audio), .late = audio, .scales = scales};
 }
 template <class In, class Out, class Walk>
 void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t frames, Ends ends,
@@ -168,23 +173,33 @@ void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t fr
 }
 
 void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codebooks, Ends ends) {
-  if (batch < 1 || samples < 1 || samples % config.hop() != 0)
+  if (batch < 1 || samples < 1 || (samples % config.hop() != 0 && !config.takes_any_length()))
     throw Error(ErrorKind::usage, "reserve_inference: " + std::to_string(batch) + " x " + std::to_string(samples) +
                                       " samples, expected at least one and a multiple of the hop, " +
                                       std::to_string(config.hop()));
-  const int64_t frames = samples / config.hop(), stages = config.codebooks_used("reserve_inference", codebooks);
+  const int64_t frames = config.frames_of(samples), stages = config.codebooks_used("reserve_inference", codebooks);
   const bool apart = ends == Ends::apart;
-  const Shape audio{.batch = batch, .time = samples};
+  const Shape audio{.batch = batch, .time = samples, .channels = config.audio_channels};
   const Shape codes{.batch = batch, .time = frames, .channels = stages};
   if (use != Use::decode && !encoding.fits(audio, codes, ends))
     reserve(encoding, audio, codes, frames, ends, apart ? encoding_latency(config) : StreamingLatency{},
-            [&](Plan& p, int64_t n) { return walk_encoder(p, batch, n, stages); });
+            [&](Plan& p, int64_t n) { return walk_encoder(p, batch, apart ? n * config.hop() : samples, stages); });
   if (use != Use::encode && !decoding.fits(codes, audio, ends))
     reserve(decoding, codes, audio, frames, ends, apart ? decoding_latency(config) : StreamingLatency{},
             [&](Plan& p, int64_t n) { return walk_decoder(p, batch, n, stages); });
 }
 
 namespace {
+
+/// Throws unless there is one scale per item, and none of a codec without scales.
+void expect_scales(const char* call, View<const float> scales, const CodecConfig& c, int64_t batch) {
+  const Shape expected{.channels = batch};
+  if (c.segment_scale && scales.data != nullptr && scales.shape == expected) return;
+  if (!c.segment_scale && scales.data == nullptr) return;
+  throw Error(ErrorKind::usage, std::string(call) + ": scales is " + str(scales.shape) +
+                                    (scales.data == nullptr ? " without data" : "") + ", expected " +
+                                    (c.segment_scale ? str(expected) : "none, because codec.segment_scale is false"));
+}
 
 /// Throws unless there is one length per item, and a plan for them.
 void expect_lengths(const char* call, std::span<const int64_t> lengths, Codec::Ends ends, Shape in) {
@@ -208,7 +223,11 @@ void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, s
   if (d.ends == Ends::together) {
     ctx.copy<In>(in, d.planned.in);
     d.plan->run();
-    return ctx.copy<Out>(d.planned.out, out);
+    if (out.shape == d.planned.out.shape) return ctx.copy<Out>(d.planned.out, out);
+    // A last frame has more samples than the signal.
+    for (int64_t b = 0; b < out.shape.batch; ++b)
+      ctx.copy<Out>(part_of(d.planned.out, b, 0, out.shape.time), part_of(out, b, 0, out.shape.time));
+    return;
   }
   const int64_t batch = in.shape.batch, frames = d.plan->block_frames(), in_rows = d.planned.in.shape.time / frames,
                 out_rows = d.planned.out.shape.time / frames;
@@ -229,7 +248,7 @@ void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, s
       ctx.copy<Out>(part_of(d.planned.out, b, d.lag, n), part_of(out, b, 0, n));
 }
 
-void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths, View<float>) {
+void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths, View<float> scales) {
   Impl& m = inside(impl_, "encode");
   const InUse alone(m.in_use, "encode", "codec");
   if (!m.encoding.plan || audio.shape != m.encoding.in)
@@ -238,18 +257,22 @@ void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const
   if (codes.shape != m.encoding.out)
     throw Error(ErrorKind::usage, "encode: codes is " + str(codes.shape) + ", expected " + str(m.encoding.out));
   expect_lengths("encode", lengths, m.encoding.ends, m.encoding.in);
+  expect_scales("encode", scales, m.config, audio.shape.batch);
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
   // On CUDA the samples are on the device, and reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu)
     for (int64_t b = 0; b < audio.shape.batch; ++b) {
       const int64_t n = lengths.empty() ? audio.shape.time : lengths[static_cast<size_t>(b)];
-      expect_finite("encode", {audio.data + b * audio.shape.time, static_cast<size_t>(n)}, b * audio.shape.time);
+      const int64_t width = audio.shape.channels, first = b * audio.shape.time * width;
+      expect_finite("encode", {audio.data + first, static_cast<size_t>(n * width)}, first);
     }
   m.run(m.encoding, audio, codes, lengths);
+  if (m.config.segment_scale) m.ctx.copy<float>(m.encoding.planned.scales, scales);
 }
 
-void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths, View<const float>) {
+void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths,
+                   View<const float> scales) {
   Impl& m = inside(impl_, "decode");
   const InUse alone(m.in_use, "decode", "codec");
   if (!m.decoding.plan || codes.shape != m.decoding.in)
@@ -258,10 +281,15 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const
   if (audio.shape != m.decoding.out)
     throw Error(ErrorKind::usage, "decode: audio is " + str(audio.shape) + ", expected " + str(m.decoding.out));
   expect_lengths("decode", lengths, m.decoding.ends, m.decoding.in);
+  expect_scales("decode", scales, m.config, audio.shape.batch);
   expect_data("decode", "codes", codes);
   expect_data("decode", "audio", audio);
-  if (m.ctx.device().kind == Device::cpu)
+  if (m.ctx.device().kind == Device::cpu) {
     expect_codes("decode", {codes.data, static_cast<size_t>(codes.elements())}, m.config);
+    if (m.config.segment_scale)
+      for (const float s : scales) expect_scale("decode", s);
+  }
+  if (m.config.segment_scale) m.ctx.copy<float>(scales, m.decoding.planned.scales);
   m.run(m.decoding, codes, audio, lengths);
 }
 
@@ -270,8 +298,8 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const
 std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
   const Codec::Impl& m = inside(codec.impl_, call);
   const int64_t stages = m.config.codebooks_used(call, codebooks);
-  return std::make_unique<EncodeBlocks>(codec.impl_->ctx, frames,
-                                        [&](Plan& p, int64_t n) { return m.walk_encoder(p, 1, n, stages); });
+  return std::make_unique<EncodeBlocks>(
+      codec.impl_->ctx, frames, [&](Plan& p, int64_t n) { return m.walk_encoder(p, 1, n * m.config.hop(), stages); });
 }
 std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
   const Codec::Impl& m = inside(codec.impl_, call);

@@ -66,7 +66,8 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
-    const Output<float> source = p.source<float>({.batch = batch, .time = frames * c.hop()});
+    const Output<float> source =
+        p.source<float>({.batch = batch, .time = frames * c.hop(), .channels = c.audio_channels});
     const Flow audio = source.flow;
     const Flow z = stored_as(p, encoder(p, stored_as(p, audio, storage)), Storage::float32);
     const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));

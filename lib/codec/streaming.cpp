@@ -12,6 +12,9 @@ void expect_streamable(const char* object, const CodecConfig& c, const Streaming
   if (c.needs_whole_signal())
     throw Error(ErrorKind::usage, std::string(object) + ": codec.norm is group, so every frame depends on the whole " +
                                       "signal; expected another norm");
+  if (c.segmented())
+    throw Error(ErrorKind::usage, std::string(object) + ": the codec codes segments of " + std::to_string(c.segment) +
+                                      " samples by themselves; expected codec.segment 0");
   constexpr int64_t most = 1 << 16;
   if (o.block_frames < 1 || o.block_frames > most)
     throw Error(ErrorKind::usage, std::string(object) + ": a block of " + std::to_string(o.block_frames) +
@@ -101,7 +104,7 @@ Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
 
 StreamingLatency encoding_latency(const CodecConfig& c, int64_t block_frames) {
   return surveyed("encoding_latency", c, block_frames, encoder_of,
-                  [](const CodecConfig& of) { return Shape{.time = of.hop()}; });
+                  [](const CodecConfig& of) { return Shape{.time = of.hop(), .channels = of.audio_channels}; });
 }
 StreamingLatency decoding_latency(const CodecConfig& c, int64_t block_frames) {
   return surveyed("decoding_latency", c, block_frames, decoder_of,
@@ -114,8 +117,9 @@ struct StreamingEncoder::Impl : Streaming<float, int32_t, Sink> {
   Impl(Codec& codec, Sink to, const StreamingOptions& o)
       : Streaming("StreamingEncoder", CodecBlocks::encoder(codec, "StreamingEncoder", o.block_frames, o.codebooks),
                   std::move(to)),
-        hop(codec.config().hop()) {}
-  int64_t hop;
+        hop(codec.config().hop()),
+        channels(codec.config().audio_channels) {}
+  int64_t hop, channels;
   auto deliver() {
     return [this](std::span<const int32_t> codes) {
       const int64_t stages = blocks->out_row();
@@ -138,14 +142,14 @@ void StreamingEncoder::push(std::span<const float> samples) {
   Impl& m = inside(impl_, "push");
   const InUse alone(m.in_use, "push", "encoder");
   m.expect_unfinished("push");
-  expect_finite("push", samples);
+  expect_samples("push", samples, m.channels);
   m.push(samples, m.deliver());
 }
 int64_t StreamingEncoder::finish() {
   Impl& m = inside(impl_, "finish");
   const InUse alone(m.in_use, "finish", "encoder");
   m.finish(m.deliver());
-  return m.stream.pushed();
+  return m.stream.pushed() / m.channels;
 }
 void StreamingEncoder::reset() {
   Impl& m = inside(impl_, "reset");

@@ -6,13 +6,14 @@
 
 #include "codec/block_coder.h"
 #include "codec/callers.h"
+#include "codec/overlap.h"
 
 namespace nacre {
 
 namespace {
 
 /// Whether windows are blocks of a stream.
-bool in_blocks(const CodecConfig& c) { return c.recurrent() && !c.needs_whole_signal(); }
+bool in_blocks(const CodecConfig& c) { return c.recurrent() && !c.takes_any_length(); }
 
 }  // namespace
 
@@ -99,21 +100,43 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
 WindowedEncoder::WindowedEncoder(WindowedEncoder&&) noexcept = default;
 WindowedEncoder::~WindowedEncoder() = default;
 
+/// Codes the samples [from, to) of the signal, without what lies around them.
+WindowedEncoder::Coded WindowedEncoder::code(int64_t from, int64_t to) {
+  const CodecConfig& config = codec_.config();
+  const int64_t samples = to - from, frames = config.frames_of(samples), width = config.audio_channels;
+  // No new plan unless the length changes.
+  codec_.reserve_inference(1, samples, Codec::Use::encode, stages_);
+  Context& ctx = codec_.context();
+  Memory audio(ctx, static_cast<size_t>(samples * width) * sizeof(float));
+  Memory codes(ctx, static_cast<size_t>(frames * stages_) * sizeof(int32_t));
+  Memory level(ctx, sizeof(float));
+  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = samples, .channels = width});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = frames, .channels = stages_});
+  const View<float> scale(config.segment_scale ? reinterpret_cast<float*>(level.data()) : nullptr, {});
+  ctx.write<float>(
+      std::span<const float>(buffer_.data() + (from - buffer_start_) * width, static_cast<size_t>(samples * width)), x);
+  codec_.encode(x, c, {}, scale);
+  Coded coded{.codes = std::vector<int32_t>(static_cast<size_t>(frames * stages_))};
+  ctx.read<int32_t>(c, coded.codes);
+  if (config.segment_scale) ctx.read<float>(scale, std::span<float>(&coded.scale, 1));
+  return coded;
+}
+
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
-  // No new plan unless the length changes.
-  codec_.reserve_inference(1, w.frames * hop, Codec::Use::encode, stages_);
-  Context& ctx = codec_.context();
-  Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
-  Memory codes(ctx, static_cast<size_t>(w.frames * stages_) * sizeof(int32_t));
-  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
-  ctx.write<float>(
-      std::span<const float>(buffer_.data() + (w.start * hop - buffer_start_), static_cast<size_t>(w.frames * hop)), x);
-  codec_.encode(x, c);
-  std::vector<int32_t> host(static_cast<size_t>(w.frames * stages_));
-  ctx.read<int32_t>(c, host);
-  sink_(View<const int32_t>(host.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}), 1);
+  const Coded coded = code(w.start * hop, (w.start + w.frames) * hop);
+  sink_(View<const int32_t>(coded.codes.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}),
+        1);
+}
+void WindowedEncoder::run_whole(int64_t from, int64_t to) {
+  const Coded coded = code(from, to);
+  sink_({coded.codes.data(), {.time = codec_.config().frames_of(to - from), .channels = stages_}}, coded.scale);
+}
+void WindowedEncoder::drop_before(int64_t sample) {
+  sample = std::min(sample, samples_);
+  if (sample <= buffer_start_) return;
+  buffer_.erase(buffer_.begin(), buffer_.begin() + (sample - buffer_start_) * codec_.config().audio_channels);
+  buffer_start_ = sample;
 }
 
 /// Passes on what has been pushed, and ends the signal if it is the last part.
@@ -140,31 +163,35 @@ void WindowedEncoder::run_blocks(bool last) {
 
 void WindowedEncoder::push(std::span<const float> samples) {
   expect_unfinished("push", finished_);
-  expect_finite("push", samples);
+  expect_samples("push", samples, codec_.config().audio_channels);
   Changing change(broken_, "push", "a new object");
   within_memory("push", [&] { take(samples); });
   change.done();
 }
 void WindowedEncoder::take(std::span<const float> samples) {
-  const int64_t hop = codec_.config().hop();
-  const auto piece = static_cast<size_t>(window_ * hop);  // samples; bounds the buffer even if a push is large
+  const CodecConfig& config = codec_.config();
+  const int64_t hop = config.hop(), width = config.audio_channels;
+  // Bounds the buffer even if a push is large.
+  const auto piece = static_cast<size_t>(window_ * hop * width);
   for (size_t at = 0; at < samples.size(); at += piece) {
     const std::span<const float> part = samples.subspan(at, std::min(piece, samples.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
-    samples_ += static_cast<int64_t>(part.size());
-    if (in_blocks(codec_.config())) {
+    samples_ += static_cast<int64_t>(part.size()) / width;
+    if (config.segmented()) {
+      for (; buffer_start_ + config.segment <= samples_; drop_before(buffer_start_ + config.segment_stride))
+        run_whole(buffer_start_, buffer_start_ + config.segment);
+      continue;
+    }
+    if (config.needs_whole_signal()) continue;
+    if (in_blocks(config)) {
       if (samples_ > window_ * hop) run_blocks(false);
       continue;
     }
     // A frame counts as available if its samples are and at least one more sample shows that the signal continues.
     WindowSchedule::Window w;
-    while (!codec_.config().needs_whole_signal() && schedule_.next((samples_ + hop - 1) / hop, w)) {
+    while (schedule_.next(config.frames_of(samples_), w)) {
       run(w);
-      const int64_t drop = schedule_.needed_from() * hop - buffer_start_;
-      if (drop > 0) {
-        buffer_.erase(buffer_.begin(), buffer_.begin() + drop);
-        buffer_start_ += drop;
-      }
+      drop_before(schedule_.needed_from() * hop);
     }
   }
 }
@@ -179,11 +206,17 @@ int64_t WindowedEncoder::finish() {
 }
 void WindowedEncoder::end() {
   if (blocks_) return run_blocks(true);
-  const int64_t hop = codec_.config().hop(), frames = (samples_ + hop - 1) / hop;
+  const CodecConfig& config = codec_.config();
+  if (config.takes_any_length()) {
+    for (; buffer_start_ < samples_; drop_before(config.segmented() ? buffer_start_ + config.segment_stride : samples_))
+      run_whole(buffer_start_, config.segmented() ? std::min(samples_, buffer_start_ + config.segment) : samples_);
+    return;
+  }
+  const int64_t frames = config.frames_of(samples_);
   // Whole frames: the last one is padded with zeros.
-  buffer_.resize(buffer_.size() + static_cast<size_t>(frames * hop - samples_), 0.0f);
+  buffer_.resize(static_cast<size_t>((frames * config.hop() - buffer_start_) * config.audio_channels), 0.0f);
   // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
-  if (codec_.config().needs_whole_signal() || in_blocks(codec_.config()))
+  if (in_blocks(config))
     schedule_ = WindowSchedule(std::max(frames, 2 * context_ + 1), context_);
   else if (frames <= window_)
     schedule_ = WindowSchedule(fitting_window(window_, context_, frames), context_);
@@ -205,22 +238,30 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
 WindowedDecoder::WindowedDecoder(WindowedDecoder&&) noexcept = default;
 WindowedDecoder::~WindowedDecoder() = default;
 
-void WindowedDecoder::run(const WindowSchedule::Window& w) {
-  const int64_t hop = codec_.config().hop();
-  codec_.reserve_inference(1, w.frames * hop, Codec::Use::decode, stages_);
+/// The samples of frames, without what lies around them.
+std::vector<float> WindowedDecoder::samples_of(std::span<const int32_t> frames, float scale) {
+  const CodecConfig& config = codec_.config();
+  const int64_t count = static_cast<int64_t>(frames.size()) / stages_, samples = count * config.hop();
+  codec_.reserve_inference(1, samples, Codec::Use::decode, stages_);
   Context& ctx = codec_.context();
-  Memory audio(ctx, static_cast<size_t>(w.frames * hop) * sizeof(float));
-  Memory codes(ctx, static_cast<size_t>(w.frames * stages_) * sizeof(int32_t));
-  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = w.frames * hop});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = w.frames, .channels = stages_});
-  ctx.write<int32_t>(std::span<const int32_t>(buffer_.data() + (w.start - buffer_start_) * stages_,
-                                              static_cast<size_t>(w.frames * stages_)),
-                     c);
-  codec_.decode(c, x);
-  std::vector<float> host(static_cast<size_t>(w.frames * hop));
+  std::vector<float> host(static_cast<size_t>(samples * config.audio_channels));
+  Memory audio(ctx, host.size() * sizeof(float)), codes(ctx, frames.size_bytes()), level(ctx, sizeof(float));
+  const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = samples, .channels = config.audio_channels});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = count, .channels = stages_});
+  const View<float> scales(config.segment_scale ? reinterpret_cast<float*>(level.data()) : nullptr, {});
+  ctx.write<int32_t>(frames, c);
+  if (config.segment_scale) ctx.write<float>(std::span<const float>(&scale, 1), scales);
+  codec_.decode(c, x, {}, scales);
   ctx.read<float>(x, host);
-  sink_(std::span<const float>(host).subspan(static_cast<size_t>((w.keep - w.start) * hop),
-                                             static_cast<size_t>(w.kept * hop)));
+  return host;
+}
+
+void WindowedDecoder::run(const WindowSchedule::Window& w) {
+  const auto frames = std::span<const int32_t>(buffer_).subspan(
+      static_cast<size_t>((w.start - buffer_start_) * stages_), static_cast<size_t>(w.frames * stages_));
+  const int64_t per_frame = codec_.config().hop() * codec_.config().audio_channels;
+  sink_(std::span<const float>(samples_of(frames, 1))
+            .subspan(static_cast<size_t>((w.keep - w.start) * per_frame), static_cast<size_t>(w.kept * per_frame)));
 }
 
 void WindowedDecoder::run_blocks(bool last) {
@@ -242,15 +283,43 @@ void WindowedDecoder::run_blocks(bool last) {
   }
 }
 
-void WindowedDecoder::push(std::span<const int32_t> codes, float) {
+void WindowedDecoder::push(std::span<const int32_t> codes, float scale) {
   expect_unfinished("push", finished_);
   if (static_cast<int64_t>(codes.size()) % stages_ != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
                                       " codes are not a whole number of frames of " + std::to_string(stages_));
-  expect_codes("push", codes, codec_.config());
+  const CodecConfig& config = codec_.config();
+  expect_codes("push", codes, config);
+  if (config.segment_scale) expect_scale("push", scale);
+  if (!config.segment_scale && scale != 1)
+    throw Error(ErrorKind::usage,
+                "push: a scale of " + std::to_string(scale) + ", expected 1: the codec has no scales");
+  if (config.segmented()) expect_segment(static_cast<int64_t>(codes.size()) / stages_);
   Changing change(broken_, "push", "a new object");
-  within_memory("push", [&] { take(codes); });
+  within_memory("push", [&] { config.segmented() ? take_segment(codes, scale) : take(codes); });
   change.done();
+}
+void WindowedDecoder::expect_segment(int64_t frames) const {
+  const int64_t whole = codec_.config().frames_of(codec_.config().segment);
+  if (frames > whole)
+    throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames, expected those of one segment, " +
+                                      std::to_string(whole) + " or fewer");
+  // Segments behind a short one begin in front of its end. As segments overlap by half at most, there is one of them at
+  // most, and it is shorter.
+  const CodecConfig& c = codec_.config();
+  if (short_frames_ > 0 && frames > c.frames_of(std::max<int64_t>(0, short_frames_ * c.hop() - c.segment_stride)))
+    throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames behind a segment of " +
+                                      std::to_string(short_frames_) + " frames, which is longer than the signal; " +
+                                      "expected finish");
+}
+void WindowedDecoder::take_segment(std::span<const int32_t> codes, float scale) {
+  if (codes.empty()) return;
+  if (!overlap_)
+    overlap_ = std::make_unique<OverlapAdd>(codec_.config().segment_stride, codec_.config().audio_channels);
+  const int64_t frames = static_cast<int64_t>(codes.size()) / stages_;
+  if (frames < codec_.config().frames_of(codec_.config().segment)) short_frames_ = frames;
+  frames_ += frames;
+  sink_(overlap_->add(samples_of(codes, scale)));
 }
 void WindowedDecoder::take(std::span<const int32_t> codes) {
   const auto piece = static_cast<size_t>(window_ * stages_);
@@ -258,12 +327,13 @@ void WindowedDecoder::take(std::span<const int32_t> codes) {
     const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
     frames_ += static_cast<int64_t>(part.size()) / stages_;
+    if (codec_.config().needs_whole_signal()) continue;
     if (in_blocks(codec_.config())) {
       if (frames_ > window_) run_blocks(false);
       continue;
     }
     WindowSchedule::Window w;
-    while (!codec_.config().needs_whole_signal() && schedule_.next(frames_, w)) {
+    while (schedule_.next(frames_, w)) {
       run(w);
       const int64_t drop = schedule_.needed_from() - buffer_start_;
       if (drop > 0) {
@@ -283,6 +353,11 @@ void WindowedDecoder::finish() {
 }
 void WindowedDecoder::end() {
   if (blocks_) return run_blocks(true);
+  if (codec_.config().segmented()) {
+    if (!overlap_) return;
+    if (const std::span<const float> rest = overlap_->finish(); !rest.empty()) sink_(rest);
+    return;
+  }
   if (codec_.config().needs_whole_signal() || in_blocks(codec_.config()))
     schedule_ = WindowSchedule(std::max(frames_, 2 * context_ + 1), context_);
   else if (frames_ <= window_)

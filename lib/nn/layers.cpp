@@ -239,6 +239,11 @@ Conv1d Conv1d::leaky(float slope) const {
   return copy;
 }
 
+Conv1d Conv1d::padded_right(int64_t more) const {
+  Conv1d layer = *this;
+  layer.geometry_.right += more;
+  return layer;
+}
 Shape Conv1d::output(Shape input) const {
   return {.batch = input.batch,
           .time = conv1d_length(input.time, weight_->shape.time, geometry_),

@@ -63,14 +63,14 @@ int64_t CodecConfig::codebooks_used(const char* call, int64_t codebooks) const {
 }
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
-  return Surveyed(encoder_of, *this, {.time = frames * hop()}).multiply_adds();
+  return Surveyed(encoder_of, *this, {.time = frames * hop(), .channels = audio_channels}).multiply_adds();
 }
 int64_t CodecConfig::decoder_macs(int64_t frames) const {
   return Surveyed(decoder_of, *this, {.time = frames, .channels = latent()}).multiply_adds();
 }
 
 int64_t CodecConfig::encoder_context() const {
-  const Surveyed s(encoder_of, *this, {.time = hop()});
+  const Surveyed s(encoder_of, *this, {.time = hop(), .channels = audio_channels});
   const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
   return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }

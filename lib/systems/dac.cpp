@@ -21,7 +21,7 @@ Net encoder(Parameters& p, const CodecConfig& c) {
   const size_t per_block = c.dilations.size();
   int64_t channels = c.encoder_dim;
   size_t index = 1;
-  layers << Conv1d(p, "encoder.block.0", 1, channels, c.kernel_size, centred(c.kernel_size));
+  layers << Conv1d(p, "encoder.block.0", c.audio_channels, channels, c.kernel_size, centred(c.kernel_size));
   for (const int64_t rate : c.encoder_rates) {
     const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
     add_units(layers, p, c, name, 0, channels);
@@ -50,9 +50,9 @@ Net decoder(Parameters& p, const CodecConfig& c) {
     add_units(layers, p, c, name, 2, channels);
   }
   const std::string name = "decoder.model.";
-  layers << ActivatedConv1d(p, name + std::to_string(index), name + std::to_string(index + 1), channels, 1,
-                            c.kernel_size, c.activation, centred(c.kernel_size));
-  if (c.output_tanh) layers << Activation(p, name + std::to_string(index + 2), 1, ActivationKind::tanh);
+  layers << ActivatedConv1d(p, name + std::to_string(index), name + std::to_string(index + 1), channels,
+                            c.audio_channels, c.kernel_size, c.activation, centred(c.kernel_size));
+  if (c.output_tanh) layers << Activation(p, name + std::to_string(index + 2), c.audio_channels, ActivationKind::tanh);
   return layers;
 }
 
@@ -67,6 +67,7 @@ void check(const CodecConfig& c) {
   expect(c.norm == Norm::weight, "norm", "not weight", "weight");
   expect(c.residual_kernel_size == 0, "residual_kernel_size", number(c.residual_kernel_size), "0");
   expect(c.shortcut == Shortcut::identity, "shortcut", "convolution", "identity");
+  expect(!c.segmented(), "segment", number(c.segment), "0");
   expect(c.lstm_layers == 0, "lstm_layers", number(c.lstm_layers), "0");
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t compression = 2;  // a residual unit's channels over those of its branch
 
-/// A convolution whose output has time / stride positions. Causal: all padding is on the left.
+/// A convolution whose output has time / stride positions, rounded up. Causal: all padding is on the left, but for what
+/// completes the last position.
 class PaddedConv {
  public:
   PaddedConv(Parameters& p, const CodecConfig& c, const std::string& name, int64_t in, int64_t out, int64_t taps,
@@ -23,13 +24,15 @@ class PaddedConv {
   Flow plan(Plan& p, Flow x) const { return plan(p, x, {}); }
   /// y = conv(x) + residual. The residual may be absent; only a convolution of one tap takes one.
   Flow plan(Plan& p, Flow x, Flow residual) const {
-    const Conv1dGeometry& g = conv_.geometry();
-    const int64_t time = x.shape.time, least = std::max(g.left, g.right) + 1;
+    const int64_t time = x.shape.time, stride = conv_.geometry().stride, positions = (time + stride - 1) / stride;
+    const Conv1d conv = conv_.padded_right(positions * stride - time);
+    const Conv1dGeometry& g = conv.geometry();
+    const int64_t least = std::max(g.left, g.right) + 1;
     // A signal that is too short to be reflected is extended with zeros first, and the result is cut. The length of a
     // block is not that of the signal.
     const bool extend = !p.streaming() && g.padding == Padding::reflect && time < least;
     const Flow longer = extend ? rows_of(p, x, 0, least) : x;
-    const Flow y = rows_of(p, conv_.plan(p, longer, norm_ ? Flow{} : residual), 0, time / g.stride);
+    const Flow y = rows_of(p, conv.plan(p, longer, norm_ ? Flow{} : residual), 0, positions);
     return norm_ ? norm_->plan(p, y, residual) : y;
   }
 
@@ -123,7 +126,7 @@ Net encoder(Parameters& p, const CodecConfig& c) {
   Chain layers;
   Numbered number("encoder");
   int64_t channels = c.encoder_dim;
-  layers << PaddedConv(p, c, number.next(), 1, channels, c.kernel_size);
+  layers << PaddedConv(p, c, number.next(), c.audio_channels, channels, c.kernel_size);
   for (const int64_t rate : c.encoder_rates) {
     add_units(layers, number, p, c, channels);
     layers << Activation(p, number.next(), channels, c.activation);
@@ -150,8 +153,8 @@ Net decoder(Parameters& p, const CodecConfig& c) {
     add_units(layers, number, p, c, channels);
   }
   layers << Activation(p, number.next(), channels, c.activation);
-  layers << PaddedConv(p, c, number.next(), channels, 1, c.kernel_size);
-  if (c.output_tanh) layers << Activation(p, number.next(), 1, ActivationKind::tanh);
+  layers << PaddedConv(p, c, number.next(), channels, c.audio_channels, c.kernel_size);
+  if (c.output_tanh) layers << Activation(p, number.next(), c.audio_channels, ActivationKind::tanh);
   return layers;
 }
 
@@ -195,6 +198,19 @@ CodecConfig at_32k() {
   c.decoder_dim = 1024, c.decoder_rates = {8, 5, 4, 4};
   c.padding = Padding::reflect;
   c.n_codebooks = 4, c.codebook_size = 2048;
+  return c;
+}
+/// Stereo: 3, 6, 12 and 24 kbit/s. A frame depends on its whole segment of one second.
+CodecConfig at_48k() {
+  CodecConfig c = common();
+  c.sample_rate = 48000;
+  c.audio_channels = 2;
+  c.segment = 48000, c.segment_stride = 47520, c.segment_scale = true;
+  c.encoder_dim = 32, c.encoder_rates = {2, 4, 5, 8};
+  c.decoder_dim = 512, c.decoder_rates = {8, 5, 4, 2};
+  c.norm = Norm::group, c.padding = Padding::reflect;
+  c.shortcut = Shortcut::convolution;
+  c.n_codebooks = 16, c.codebooks_drawn = {2, 4, 8, 16};
   return c;
 }
 /// For telephony: 1 to 8 kbit/s, frames of 20 ms, no lookahead. Zeros in front of the signal, so that a stream can
@@ -244,38 +260,48 @@ SystemFile encodec() {
     settings.insert(settings.end(), more.begin(), more.end());
     return settings;
   };
-  const Preset::Settings paper = with(both, {{"loss.mel", "1"},
-                                             {"loss.adversarial", "3"},
-                                             {"loss.feature", "3"},
-                                             {"loss.feature_relative", "true"},
-                                             {"discriminator.loss", "\"hinge\""},
-                                             // Two of three steps.
-                                             {"discriminator.update_fraction", "0.6666666666666666"}});
+  const auto paper = [&](const char* adversarial, const char* updates) {
+    return with(both, {{"loss.mel", "1"},
+                       {"loss.adversarial", adversarial},
+                       {"loss.feature", adversarial},
+                       {"loss.feature_relative", "true"},
+                       {"discriminator.loss", "\"hinge\""},
+                       {"discriminator.update_fraction", updates}});
+  };
+  // The discriminators train in two of three steps.
+  const Preset::Settings paper_mono = paper("3", "0.6666666666666666");
   const Preset::Settings audiocraft = with(both, {{"loss.mel", "2"},
                                                   {"loss.adversarial", "4"},
                                                   {"loss.feature", "4"},
                                                   {"discriminator.loss", "\"hinge_linear\""},
                                                   {"discriminator.stft_slope", "0.3"}});
   // Segments of one second.
-  return {.networks = {{.name = "encodec", .encoder = encoder, .decoder = decoder, .check = check}},
-          .presets = {{.name = "encodec-24k",
-                       .codec = at_24k(),
-                       .settings = with(paper, {{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
-                                                {"loss.mels", "[64, 64, 64, 64, 64, 64, 64]"},
-                                                {"discriminator.stft_windows", "[2048, 1024, 512, 256, 128]"},
-                                                {"training.segment_length", "24000"}})},
-                      {.name = "encodec-32k",
-                       .codec = at_32k(),
-                       .settings = with(audiocraft, {{"loss.windows", "[64, 128, 256, 512, 1024]"},
-                                                     {"loss.mels", "[64, 64, 64, 64, 64]"},
-                                                     {"discriminator.stft_windows", "[1024, 2048, 512, 256, 128]"},
-                                                     {"training.segment_length", "32000"}})},
-                      {.name = "speech-8k",
-                       .codec = at_8k(),
-                       .settings = with(paper, {{"loss.windows", "[32, 64, 128, 256, 512, 1024]"},
-                                                {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
-                                                {"discriminator.stft_windows", "[1024, 512, 256, 128]"},
-                                                {"training.segment_length", "8000"}})}}};
+  return {
+      .networks = {{.name = "encodec", .encoder = encoder, .decoder = decoder, .check = check}},
+      .presets = {{.name = "encodec-24k",
+                   .codec = at_24k(),
+                   .settings = with(paper_mono, {{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+                                                 {"loss.mels", "[64, 64, 64, 64, 64, 64, 64]"},
+                                                 {"discriminator.stft_windows", "[2048, 1024, 512, 256, 128]"},
+                                                 {"training.segment_length", "24000"}})},
+                  {.name = "encodec-32k",
+                   .codec = at_32k(),
+                   .settings = with(audiocraft, {{"loss.windows", "[64, 128, 256, 512, 1024]"},
+                                                 {"loss.mels", "[64, 64, 64, 64, 64]"},
+                                                 {"discriminator.stft_windows", "[1024, 2048, 512, 256, 128]"},
+                                                 {"training.segment_length", "32000"}})},
+                  {.name = "encodec-48k",
+                   .codec = at_48k(),
+                   .settings = with(paper("4", "0.5"), {{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+                                                        {"loss.mels", "[64, 64, 64, 64, 64, 64, 64]"},
+                                                        {"discriminator.stft_windows", "[4096, 2048, 1024, 512, 256]"},
+                                                        {"training.segment_length", "48000"}})},
+                  {.name = "speech-8k",
+                   .codec = at_8k(),
+                   .settings = with(paper_mono, {{"loss.windows", "[32, 64, 128, 256, 512, 1024]"},
+                                                 {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
+                                                 {"discriminator.stft_windows", "[1024, 512, 256, 128]"},
+                                                 {"training.segment_length", "8000"}})}}};
 }
 
 }  // namespace nacre::systems

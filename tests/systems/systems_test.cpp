@@ -80,11 +80,11 @@ TEST_CASE("systems: every preset is built by its name", "[systems]") {
     Plan plan(ctx, Purpose::inference);
     Flow latent, audio;
     plan.survey([&](Plan& p) {
-      latent = system.encoder(p, p.source<float>({.batch = 2, .time = 3 * c.hop()}).flow);
+      latent = system.encoder(p, p.source<float>({.batch = 2, .time = 3 * c.hop(), .channels = c.audio_channels}).flow);
       audio = system.decoder(p, system.quantizer.plan(p, latent).flow);
     });
     CHECK(latent.shape == Shape{.batch = 2, .time = 3, .channels = c.latent()});
-    CHECK(audio.shape == Shape{.batch = 2, .time = 3 * c.hop()});
+    CHECK(audio.shape == Shape{.batch = 2, .time = 3 * c.hop(), .channels = c.audio_channels});
 
     // Encoder, quantizer, decoder: the layout of the parameters, and so of a training run's bits.
     encoder_of(halves, c);

@@ -10,6 +10,7 @@ namespace {
 const char* const speech_text = R"({
   "codec": {
     "activation": "snake",
+    "audio_channels": 1,
     "beam": 8,
     "causal": false,
     "codebook_dim": 8,
@@ -48,6 +49,9 @@ const char* const speech_text = R"({
     "quantizer_dropout": 0.0,
     "residual_kernel_size": 0,
     "sample_rate": 16000,
+    "segment": 0,
+    "segment_scale": false,
+    "segment_stride": 0,
     "shortcut": "identity"
   },
   "discriminator": {
@@ -146,6 +150,7 @@ const char* const speech_text = R"({
 const char* const dac_text = R"({
   "codec": {
     "activation": "snake",
+    "audio_channels": 1,
     "beam": 1,
     "causal": false,
     "codebook_dim": 8,
@@ -186,6 +191,9 @@ const char* const dac_text = R"({
     "quantizer_dropout": 0.5,
     "residual_kernel_size": 0,
     "sample_rate": 44100,
+    "segment": 0,
+    "segment_scale": false,
+    "segment_stride": 0,
     "shortcut": "identity"
   },
   "discriminator": {

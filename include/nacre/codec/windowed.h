@@ -25,6 +25,7 @@ namespace nacre {
 
 template <class In, class Out>
 class BlockStream;
+class OverlapAdd;
 
 /// Default window length in frames: about two seconds, at least four receptive fields. Half a second for a recurrent
 /// network, whose last window is completed by zeros.
@@ -74,9 +75,16 @@ class WindowedEncoder {
   int64_t finish();
 
  private:
+  struct Coded {
+    std::vector<int32_t> codes;
+    float scale = 1;
+  };
   void take(std::span<const float> samples);
   void end();
+  Coded code(int64_t from, int64_t to);
   void run(const WindowSchedule::Window&);
+  void run_whole(int64_t from, int64_t to);
+  void drop_before(int64_t sample);
   void run_blocks(bool last);
   Codec& codec_;
   Sink sink_;
@@ -84,7 +92,7 @@ class WindowedEncoder {
   WindowSchedule schedule_;
   std::unique_ptr<BlockStream<float, int32_t>> blocks_;  // of a recurrent codec, once the signal exceeds a window
   std::vector<float> buffer_;
-  int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal
+  int64_t buffer_start_ = 0, samples_ = 0;  // in samples of the signal, per channel
   bool finished_ = false, broken_ = false;
 };
 
@@ -98,14 +106,17 @@ class WindowedDecoder {
   WindowedDecoder(WindowedDecoder&&) noexcept;
   ~WindowedDecoder();
   /// Frames of `codebooks` codes each, stages innermost. For a segmented codec, the frames of one segment and its scale:
-  /// those of `segment` samples, or fewer in the last push. Throws Error(usage) for a scale that is not finite or not
+  /// those of `segment` samples, or fewer where the signal ends, which may be in the last two segments. Throws Error(usage) for a scale that is not finite or not
   /// positive, and for one other than 1 if the codec has no CodecConfig::segment_scale.
   void push(std::span<const int32_t> codes, float scale = 1);
   void finish();
 
  private:
   void take(std::span<const int32_t> codes);
+  void expect_segment(int64_t frames) const;
+  void take_segment(std::span<const int32_t> codes, float scale);
   void end();
+  std::vector<float> samples_of(std::span<const int32_t> frames, float scale);
   void run(const WindowSchedule::Window&);
   void run_blocks(bool last);
   Codec& codec_;
@@ -113,8 +124,9 @@ class WindowedDecoder {
   int64_t window_, stages_, context_;
   WindowSchedule schedule_;
   std::unique_ptr<BlockStream<int32_t, float>> blocks_;
+  std::unique_ptr<OverlapAdd> overlap_;  // of a segmented codec, from the first segment on
   std::vector<int32_t> buffer_;
-  int64_t buffer_start_ = 0, frames_ = 0;
+  int64_t buffer_start_ = 0, frames_ = 0, short_frames_ = 0;  // the latter of a segment that is not whole
   bool finished_ = false, broken_ = false;
 };
 

@@ -107,6 +107,9 @@ class Conv1d {
   /// Error(usage) if the output is normalised or the slope is not positive; plan() then takes no residual.
   Conv1d leaky(float slope) const;
 
+  /// The same layer with `more` positions of padding at the right end.
+  Conv1d padded_right(int64_t more) const;
+
   const std::string& name() const noexcept { return name_; }
   const std::optional<GroupNorm>& norm() const noexcept { return norm_; }  ///< of the output
   const Weight& weight() const noexcept { return *weight_; }
