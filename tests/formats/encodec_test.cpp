@@ -22,7 +22,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int64_t lengths[] = {32, 1, 2, 5};       // frames
+constexpr int64_t lengths[] = {32, 1, 2, 5};      // frames
 constexpr int64_t clips[] = {1097, 477, 480, 7};  // samples, of the model with segments
 
 fs::path golden(const std::string& model, const std::string& file) { return fs::path(NACRE_GOLDEN) / model / file; }
@@ -292,7 +292,8 @@ TEST_CASE("formats: EnCodec's segments survive as seconds and parts") {
   CHECK(compared > 290000);
   CHECK(wrong == 0);
   for (const int64_t rate : {1000, 8000, 11025, 22050, 22051, 44100, 48000, 768000}) {
-    for (int64_t segment = 1; segment <= 20000; ++segment) wrong += segment_of(seconds_of(segment, rate), rate) != segment;
+    for (int64_t segment = 1; segment <= 20000; ++segment)
+      wrong += segment_of(seconds_of(segment, rate), rate) != segment;
     for (int64_t segment = 1 << 24; segment > (1 << 24) - 20000; --segment)
       wrong += segment_of(seconds_of(segment, rate), rate) != segment;
   }
@@ -305,10 +306,12 @@ TEST_CASE("formats: EnCodec's segments survive as seconds and parts") {
     int64_t sample_rate, segment, stride;
     bool scale;
   };
-  for (const Case& one : {Case{48000, 48000, 47520, true}, Case{44100, 44100, 44100, true}, Case{22051, 7001, 3501, false},
-                          Case{768000, 1 << 24, (1 << 24) - 1, true}, Case{8000, 10, 7, false}}) {
+  for (const Case& one :
+       {Case{48000, 48000, 47520, true}, Case{44100, 44100, 44100, true}, Case{22051, 7001, 3501, false},
+        Case{768000, 1 << 24, (1 << 24) - 1, true}, Case{8000, 10, 7, false}}) {
     CodecConfig c = expected("encodec_48k");
-    c.sample_rate = one.sample_rate, c.segment = one.segment, c.segment_stride = one.stride, c.segment_scale = one.scale;
+    c.sample_rate = one.sample_rate, c.segment = one.segment, c.segment_stride = one.stride,
+    c.segment_scale = one.scale;
     Codec codec(ctx, c);
     save_hugging_face(ctx, codec.parameters(), c, folder / "hf");
     CHECK(WeightsFile::read(folder / "hf/model.safetensors").config().to_json() == c.to_json());
@@ -319,6 +322,17 @@ TEST_CASE("formats: EnCodec's segments survive as seconds and parts") {
     CHECK(segment_of(preprocessor.at("chunk_length_s"), one.sample_rate) == one.segment);
     CHECK(stride_of(preprocessor.at("overlap"), one.segment) == one.stride);
   }
+
+  // Without an overlap, that of the package's classes holds.
+  CodecConfig c = expected("encodec_48k");
+  c.segment_stride = 400;
+  Codec codec(ctx, c);
+  save_encodec(ctx, codec.parameters(), c, folder / "e.safetensors");
+  json kwargs = json::parse(Safetensors::read(folder / "e.safetensors").metadata().at(kwargs_metadata_key));
+  kwargs.erase("overlap");
+  rewrite(folder / "e.safetensors", folder / "default.safetensors", [](auto&) {},
+          {{"format", "pt"}, {kwargs_metadata_key, kwargs.dump()}});
+  CHECK(WeightsFile::read(folder / "default.safetensors").config().segment_stride == 475);
 }
 
 TEST_CASE("formats: EnCodec's numbers of codebooks survive as bitrates") {
@@ -432,6 +446,19 @@ TEST_CASE("formats: published models of EnCodec are known by strides and codeboo
     rewrite(folder / "e.safetensors", folder / "bare.safetensors", [](auto&) {});
     CHECK(WeightsFile::read(folder / "bare.safetensors").config().to_json() == c.to_json());
   }
+  // As the model for 48 kHz, but with another normalisation, or with one channel.
+  for (const bool mono : {false, true}) {
+    CodecConfig c = CodecConfig::named("encodec-48k");
+    c.encoder_dim = 2, c.decoder_dim = 32, c.latent_dim = 4, c.codebook_size = 8;
+    if (mono)
+      c.audio_channels = 1;
+    else
+      c.norm = Norm::weight;
+    Codec codec(ctx, c);
+    save_encodec(ctx, codec.parameters(), c, folder / "e.safetensors");
+    rewrite(folder / "e.safetensors", folder / "bare.safetensors", [](auto&) {});
+    CHECK_HAS(refusal([&] { (void)WeightsFile::read(folder / "bare.safetensors").config(); }), "--sample-rate");
+  }
   rewrite(golden("encodec_24k", "encodec.safetensors"), folder / "bare.safetensors", [](auto&) {});
   const std::string what = refusal([&] { (void)WeightsFile::read(folder / "bare.safetensors").config(); });
   for (const char* part : {"no published model has its strides (2, 4)", "(3)", "--sample-rate"}) CHECK_HAS(what, part);
@@ -489,7 +516,8 @@ TEST_CASE("formats: what is wrong in a file of EnCodec is named") {
       INFO(what);
       CHECK_HAS(what, part);
     };
-    say("overlap", 0.51, "config.json: overlap is 0.51, expected 0 to 0.5, at most half of the segment's 24000 samples");
+    say("overlap", 0.51,
+        "config.json: overlap is 0.51, expected 0 to 0.5, at most half of the segment's 24000 samples");
     say("overlap", -0.01, "config.json: overlap is -0.01, expected 0 to 0.5");
     say("overlap", "1 %", "config.json: overlap is \"1 %\", expected a number");
     say("chunk_length_s", 1e300, "codec.segment");
