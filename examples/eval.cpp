@@ -109,7 +109,10 @@ void print(const Figures& f, const std::string& name) {
 class OpusBaseline {
  public:
   OpusBaseline(Context& ctx, const CodecConfig& config, int64_t codebooks)
-      : ctx_(ctx), rate_(config.sample_rate), bitrate_(config.nominal_bitrate(codebooks)) {
+      : ctx_(ctx),
+        rate_(config.sample_rate),
+        channels_(config.audio_channels),
+        bitrate_(config.nominal_bitrate(codebooks)) {
     if (const std::optional<std::string> reason = training::opus_unavailable())
       throw Error(ErrorKind::usage,
                   "--baseline opus: " + *reason + "; install a libsndfile with Opus, or omit --baseline");
@@ -117,8 +120,9 @@ class OpusBaseline {
 
   /// Adds the next piece of a file. Long files are coded piece by piece, as they are scored.
   void piece(std::span<const float> samples) {
-    if (!file_) file_.emplace(ctx_, rate_);
-    const training::OpusCoded coded = training::code_opus(samples, static_cast<int>(rate_), bitrate_);
+    if (!file_) file_.emplace(ctx_, rate_, channels_);
+    const training::OpusCoded coded =
+        training::code_opus(samples, static_cast<int>(rate_), bitrate_, static_cast<int>(channels_));
     file_->add(samples, coded.samples);
     file_bits_ += 8 * static_cast<double>(coded.bytes);
   }
@@ -155,7 +159,7 @@ class OpusBaseline {
   }
 
   Context& ctx_;
-  int64_t rate_;
+  int64_t rate_, channels_;
   double bitrate_;
   training::Scores scores_;
   std::optional<training::PieceScores> file_;
@@ -170,10 +174,10 @@ class Report {
       : json_(json), config_(config), identity_(identity), codebooks_(codebooks) {}
 
   void add(const training::ClipScore& s) {
-    const auto samples = static_cast<int64_t>(std::llround(s.seconds * static_cast<double>(config_.sample_rate)));
-    const auto frames = static_cast<uint64_t>((samples + config_.hop() - 1) / config_.hop());
-    const uint64_t bytes = training::stream_bytes(
-        training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate), 1, codebooks_), frames);
+    const uint64_t bytes =
+        training::stream_bytes(training::stream_header(config_, identity_, static_cast<int>(config_.sample_rate),
+                                                       static_cast<int>(config_.audio_channels), codebooks_),
+                               static_cast<uint64_t>(s.frames));
     bits_ += 8 * static_cast<double>(bytes);
     const Figures row = figures(s, 8 * static_cast<double>(bytes) / s.seconds);
     if (json_) {
@@ -249,7 +253,7 @@ class JudgedFile {
   double seconds() const { return static_cast<double>(facts_.samples) / options_.sample_rate; }
   const std::vector<std::string>& warnings() const { return facts_.warnings; }
   void read(const training::SampleSink& sink) {
-    if (static_cast<int64_t>(kept_.size()) == facts_.samples) return sink(kept_);
+    if (static_cast<int64_t>(kept_.size()) == facts_.samples * options_.channels) return sink(kept_);
     training::read_material(reader_, facts_, options_, 0, facts_.samples, sink);
   }
 
@@ -273,7 +277,8 @@ int eval(const Options& o) {
   Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
   const int64_t codebooks = codec.config().codebooks_used("eval", o.rate.codebooks(codec.config()));
-  const int rate = static_cast<int>(codec.config().sample_rate);
+  const int rate = static_cast<int>(codec.config().sample_rate),
+            channels = static_cast<int>(codec.config().audio_channels);
 
   training::FileJobs jobs;
   std::optional<training::Dataset> data;
@@ -346,7 +351,8 @@ int eval(const Options& o) {
       judge(static_cast<double>(part.samples) / rate,
             [&](const training::SampleSink& sink) { data->read(part.clip, part.offset, part.samples, sink, stop); });
     } else {
-      JudgedFile file(job.in, {.sample_rate = rate, .audio = {.salvage = o.salvage}, .check = stop});
+      JudgedFile file(job.in,
+                      {.sample_rate = rate, .channels = channels, .audio = {.salvage = o.salvage}, .check = stop});
       for (const std::string& warning : file.warnings()) warn(job.in, warning);
       judge(file.seconds(), [&](const training::SampleSink& sink) { file.read(sink); });
     }
@@ -389,9 +395,9 @@ Command add_eval(CLI::App& app) {
   o->device.stores_bf16 = true;
   o->device.add_to(app);
   app.footer(
-      "Each file is scored as the mean over its channels, at the model's rate, scaled to a peak of 0.95. No gain or "
-      "lag\n"
-      "is fitted. kbit/s is the size of the .nacre stream, including the container, divided by its duration.\n"
+      "Each file is scored as the model gets it: at the model's rate, scaled to a peak of 0.95, and mixed to mono\n"
+      "unless the model is stereo. Figures of stereo are means over both channels. No gain or lag is fitted.\n"
+      "kbit/s is the size of the .nacre stream, including the container, divided by its duration.\n"
       "A mean is over the files that have a value: silent files have no SNR and no STOI, constant files no SI-SDR,\n"
       "files with less than 0.42 s of sound no STOI. Files of more than 30 s are scored in pieces, in constant "
       "memory.");

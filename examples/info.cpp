@@ -50,7 +50,7 @@ __attribute__((format(printf, 2, 3))) void say(const Options& o, const char* for
 std::string words(const CodecConfig& c) {
   std::string rates;
   for (const int64_t r : c.encoder_rates) rates += (rates.empty() ? "" : " x ") + std::to_string(r);
-  return std::to_string(c.sample_rate) + " Hz, hop " + std::to_string(c.hop()) + " (" + rates + "), " +
+  return std::to_string(c.sample_rate) + (c.audio_channels == 2 ? " Hz stereo, hop " : " Hz, hop ") + std::to_string(c.hop()) + " (" + rates + "), " +
          fixed(c.frame_rate(), 2) + " frames/s, " + std::to_string(c.n_codebooks) + " codebooks of " +
          std::to_string(c.codebook_size) + (c.quantizer == QuantizerKind::ema ? " (EMA)" : " (factorised)") + ", " +
          fixed(c.nominal_bitrate() / 1000, 2) + " kbit/s";
@@ -91,7 +91,7 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
   // The windows of a recurrent codec are blocks of a stream (nacre/codec/windowed.h).
   std::optional<StreamingEncoder> encoder;
   std::optional<StreamingDecoder> decoder;
-  if (!config.recurrent() || config.needs_whole_signal())
+  if (!config.recurrent() || config.takes_any_length())
     codec.reserve_inference(1, samples, use);
   else if (use == Codec::Use::encode)
     encoder.emplace(
@@ -100,8 +100,8 @@ size_t process_bytes(Context& ctx, const CodecConfig& config, Codec::Use use) {
     decoder.emplace(
         codec, [](std::span<const float>) {}, StreamingOptions{.block_frames = frames});
   const size_t plan = memory_use(host).now - before - model;
-  const size_t buffers =
-      4 * static_cast<size_t>(samples) * sizeof(float);  // as read, resampled, in the window, being written
+  const size_t buffers = 4 * static_cast<size_t>(samples * config.audio_channels) *
+                         sizeof(float);  // as read, resampled, in the window, being written
   return base + model + std::max(file, plan + huge_page / 2 + buffers);
 }
 
@@ -175,13 +175,26 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
 }
 
 ordered_json json_of(const CodecConfig& c) {
-  return {{"sample_rate", c.sample_rate},     {"hop", c.hop()},
-          {"frame_rate", c.frame_rate()},     {"n_codebooks", c.n_codebooks},
-          {"codebook_size", c.codebook_size}, {"nominal_bitrate", c.nominal_bitrate()}};
+  return {{"sample_rate", c.sample_rate},
+          {"audio_channels", c.audio_channels},
+          {"segment", c.segment},
+          {"hop", c.hop()},
+          {"frame_rate", c.frame_rate()},
+          {"n_codebooks", c.n_codebooks},
+          {"codebook_size", c.codebook_size},
+          {"nominal_bitrate", c.nominal_bitrate()}};
 }
 
 /// The delays of streaming in blocks of one frame.
 void about_streaming(const Options& o, const CodecConfig& c, ordered_json& out) {
+  if (c.segmented()) {
+    const auto rate = static_cast<double>(c.sample_rate);
+    say(o, "  no streaming frame by frame: segments of %s s, one every %s s, are coded by themselves\n",
+        fixed(static_cast<double>(c.segment) / rate, 2).c_str(),
+        fixed(static_cast<double>(c.segment_stride) / rate, 2).c_str());
+    out["streaming"] = nullptr;
+    return;
+  }
   if (c.needs_whole_signal()) {
     say(o, "  no streaming: every frame depends on the whole signal\n");
     out["streaming"] = nullptr;

@@ -23,12 +23,13 @@ NACRE_CLONES void add_join(const float* __restrict dy, float* __restrict dx, int
 }
 
 /// The shape of the signals before they were split, checked.
-void expect_signal(const char* op, const char* argument, Shape x, int64_t period) {
+void expect_signal(const char* op, const char* argument, Shape x, int64_t period, bool extend) {
   if (x.width != 1 || x.channels != 1)
     throw_usage(op, std::string(argument) + " is " + str(x) + ", expected [batch, time, 1, 1]");
-  if (period < 1 || x.time <= period)
+  if (extend ? period < 1 || x.time <= period : period < 1 || x.time < 1 || x.time % period != 0)
     throw_usage(op, "time is " + std::to_string(x.time) + " and period is " + std::to_string(period) +
-                        ", expected a positive period below the time");
+                        (extend ? ", expected a positive period below the time"
+                                : ", expected a positive period that divides the time"));
 }
 
 /// Runs f(b, first, n) over chunks of the split signals' positions.
@@ -42,15 +43,15 @@ void chunks(const Context& ctx, int64_t batch, int64_t length, const F& f) {
 
 }  // namespace
 
-Shape fold_output(Shape x, int64_t period) {
-  expect_signal("fold_output", "x", x, period);
-  return {.batch = x.batch * period, .time = x.time / period + 1};
+Shape fold_output(Shape x, int64_t period, bool extend) {
+  expect_signal("fold_output", "x", x, period, extend);
+  return {.batch = x.batch * period, .time = x.time / period + (extend ? 1 : 0)};
 }
 
 void fold_forward(Context& ctx, const FoldForward& a) {
   const Shape s = a.x.shape;
-  expect_signal("fold_forward", "x", s, a.period);
-  const Shape out = fold_output(s, a.period);
+  expect_signal("fold_forward", "x", s, a.period, a.extend);
+  const Shape out = fold_output(s, a.period, a.extend);
   expect_shape("fold_forward", "x", a.x, s);
   expect_shape("fold_forward", "y", a.y, out);
   if constexpr (with_cuda)
@@ -70,8 +71,8 @@ void fold_forward(Context& ctx, const FoldForward& a) {
 
 void fold_backward(Context& ctx, const FoldBackward& a) {
   const Shape s = a.dx.shape;
-  expect_signal("fold_backward", "dx", s, a.period);
-  const Shape out = fold_output(s, a.period);
+  expect_signal("fold_backward", "dx", s, a.period, a.extend);
+  const Shape out = fold_output(s, a.period, a.extend);
   expect_shape("fold_backward", "dy", a.dy, out);
   expect_shape("fold_backward", "dx", a.dx, s);
   if constexpr (with_cuda)

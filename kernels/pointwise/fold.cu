@@ -49,7 +49,7 @@ unsigned items(int64_t batch) { return static_cast<unsigned>(batch < 65535 ? bat
 }  // namespace
 
 void fold_forward(Context& ctx, const FoldForward& a) {
-  const int64_t length = a.x.shape.time / a.period + 1;
+  const int64_t length = a.y.shape.time;
   launch(ctx, {.name = "fold_forward", .grid = {blocks_for(length, threads), items(a.x.shape.batch)}, .block = threads},
          fold_forward_kernel, a, length);
 }
@@ -57,7 +57,7 @@ void fold_forward(Context& ctx, const FoldForward& a) {
 void fold_backward(Context& ctx, const FoldBackward& a) {
   const Shape s = a.dx.shape;
   launch(ctx, {.name = "fold_backward", .grid = {blocks_for(s.time, threads), items(s.batch)}, .block = threads},
-         fold_backward_kernel, a, s.time / a.period + 1);
+         fold_backward_kernel, a, a.dy.shape.time);
 }
 
 }  // namespace nacre::cuda

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "nacre/codec/codec.h"
+#include "nacre/discriminators/signals.h"
+#include "nn/segment_scale.h"
 
 namespace nacre {
 namespace {
@@ -68,20 +70,23 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   plan.survey([&](Plan& p) {
     const Output<float> source =
         p.source<float>({.batch = batch, .time = frames * c.hop(), .channels = c.audio_channels});
-    const Flow audio = source.flow;
-    const Flow z = stored_as(p, encoder(p, stored_as(p, audio, storage)), Storage::float32);
+    const Normalised audio = c.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
+    const Flow z = stored_as(p, encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
     const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
-    const Flow estimate = stored_as(p, y, Storage::float32);
+    const Flow decoded = stored_as(p, y, Storage::float32);
+    const Flow estimate =
+        channels_apart(p, "audio.channels", c.segment_scale ? scaled(p, decoded, audio.scales) : decoded);
+    const Flow real = channels_apart(p, "audio.channels", source.flow);
     if (!adversarial) {
-      plan_losses(p, estimate, {}, {}, loss, c.sample_rate);
+      plan_losses(p, estimate, {}, {}, loss, c.sample_rate, {}, c.audio_channels);
       return;
     }
     p.inner([&](Plan& inner) {
-      plan_discriminator_losses(inner, discriminators, source.value, estimate, discriminator.loss);
+      plan_discriminator_losses(inner, discriminators, {nullptr, real.shape}, estimate, discriminator.loss);
     });
     const Frozen frozen = p.freeze(of_discriminators);
-    const Loss against = adversarial_loss_of(loss, discriminator.loss, discriminators, audio);
-    plan_losses(p, estimate, {}, {}, loss, c.sample_rate, std::span(&against, 1));
+    const Loss against = adversarial_loss_of(loss, discriminator.loss, discriminators, real);
+    plan_losses(p, estimate, {}, {}, loss, c.sample_rate, std::span(&against, 1), c.audio_channels);
   });
   // Discriminators are planned several times: on recorded and decoded audio for their training, and again for the
   // codec's. Their rows are sums.

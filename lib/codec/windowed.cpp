@@ -14,10 +14,13 @@ namespace {
 
 /// Whether windows are blocks of a stream.
 bool in_blocks(const CodecConfig& c) { return c.recurrent() && !c.takes_any_length(); }
+/// Whether a window may be any part of the signal that holds the receptive field.
+bool takes_windows(const CodecConfig& c) { return !c.recurrent() && !c.takes_any_length(); }
 
 }  // namespace
 
 int64_t default_window_frames(const CodecConfig& c) {
+  if (c.segmented()) return c.frames_of(c.segment);
   if (in_blocks(c)) return std::max<int64_t>(1, static_cast<int64_t>(0.5 * c.frame_rate()));
   // Eight contexts, of which two are computed twice: a quarter of the work at most.
   const int64_t context = std::max(c.encoder_context(), c.decoder_context());
@@ -96,7 +99,7 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
       window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
       context_(codec.config().encoder_context()),
-      schedule_(std::max(window_, in_blocks(codec.config()) ? 2 * context_ + 1 : 0), context_) {}
+      schedule_(std::max(window_, takes_windows(codec.config()) ? 0 : 2 * context_ + 1), context_) {}
 WindowedEncoder::WindowedEncoder(WindowedEncoder&&) noexcept = default;
 WindowedEncoder::~WindowedEncoder() = default;
 
@@ -234,7 +237,7 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
       window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedDecoder", codebooks)),
       context_(codec.config().decoder_context()),
-      schedule_(std::max(window_, in_blocks(codec.config()) ? 2 * context_ + 1 : 0), context_) {}
+      schedule_(std::max(window_, takes_windows(codec.config()) ? 0 : 2 * context_ + 1), context_) {}
 WindowedDecoder::WindowedDecoder(WindowedDecoder&&) noexcept = default;
 WindowedDecoder::~WindowedDecoder() = default;
 

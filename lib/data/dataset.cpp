@@ -147,8 +147,11 @@ struct Dataset::Impl {
   void split();
   bool split_by_names();
   MaterialOptions material() const {
-    return {.sample_rate = options.sample_rate, .audio = {.salvage = options.salvage}};
+    return {.sample_rate = options.sample_rate, .channels = options.channels, .audio = {.salvage = options.salvage}};
   }
+  uint64_t channels() const { return static_cast<uint64_t>(options.channels); }
+  /// Of one sample of every channel.
+  uint64_t sample_bytes() const { return channels() * sizeof(float); }
   const Clip& at(int64_t clip) const;
   std::string path_of(const Clip& clip) const { return folder + "/" + clip.path; }
   void keep(int64_t clip, const Samples&);
@@ -182,8 +185,8 @@ void Dataset::Impl::scan() {
         all[i].path = found.files[i];
         // A file larger than what is left of the cache is decoded for its length and level only.
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
-        auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sizeof(float)), all[i],
-                              warnings[i]);
+        auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sample_bytes()),
+                              all[i], warnings[i]);
         const uint64_t bytes = samples.size() * sizeof(float);
         // Other threads may have used the room during decoding. The sum is therefore checked again.
         if (kept.fetch_add(bytes) + bytes > options.cache_bytes)
@@ -246,7 +249,7 @@ void Dataset::Impl::scan() {
     if (!reasons[i].empty()) continue;
     if (!warnings[i].empty()) warned.push_back({found.files[i], warnings[i]});
     clips.push_back(std::move(all[i]));
-    total_bytes += static_cast<uint64_t>(clips.back().samples) * sizeof(float);
+    total_bytes += static_cast<uint64_t>(clips.back().samples) * sample_bytes();
     cache.push_back({});
     // In order of path, so the cache's content does not depend on the threads, as long as all clips fit.
     if (decoded[i]) keep(static_cast<int64_t>(clips.size()) - 1, decoded[i]);
@@ -338,6 +341,8 @@ Dataset::Dataset(std::string folder, DatasetOptions options) {
   if (options.sample_rate < min_sample_rate || options.sample_rate > max_sample_rate)
     throw Error(ErrorKind::usage, "dataset: sample_rate is " + std::to_string(options.sample_rate) + ", expected " +
                                       std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+  if (options.channels != 1 && options.channels != 2)
+    throw Error(ErrorKind::usage, "dataset: channels is " + std::to_string(options.channels) + ", expected 1 or 2");
   if (!(options.valid_fraction >= 0 && options.valid_fraction < 1))
     throw Error(ErrorKind::usage,
                 "dataset: valid_fraction is " + std::to_string(options.valid_fraction) + ", expected 0 to below 1");
@@ -363,11 +368,14 @@ double Dataset::training_seconds() const { return impl_->seconds(impl_->training
 double Dataset::held_out_seconds() const { return impl_->seconds(impl_->held_out); }
 bool Dataset::in_memory() const { return impl_->total_bytes <= impl_->options.cache_bytes; }
 int Dataset::sample_rate() const { return impl_->options.sample_rate; }
+int Dataset::channels() const { return impl_->options.channels; }
 
 uint64_t Dataset::fingerprint() const {
   Hash hash;
   // Modification times are left out, because a copy of the folder has others.
   hash.number(static_cast<uint64_t>(impl_->options.sample_rate));
+  // Left out for one channel: the fingerprint of runs from before models of two channels.
+  if (impl_->options.channels != 1) hash.number(impl_->channels());
   for (const Clip& c : impl_->clips) {
     hash.text(c.path);
     hash.number(c.bytes);
@@ -402,7 +410,8 @@ Dataset::Samples Dataset::load(int64_t clip) const {
   // so a clip that leaves the cache stays valid for it.
   auto samples = std::make_shared<const std::vector<float>>(
       decode(m.path_of(known), m.material(), m.options.min_samples, std::numeric_limits<int64_t>::max(), now, warning));
-  if (now.bytes != known.bytes || now.modified != known.modified || now.samples != known.samples)
+  if (now.bytes != known.bytes || now.modified != known.modified || now.samples != known.samples ||
+      now.channels != known.channels)
     throw Error(ErrorKind::input, m.path_of(known) + ": changed since training began");
   const std::lock_guard lock(m.mutex);
   m.keep(clip, samples);
@@ -419,7 +428,9 @@ void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& si
                                       " of " + path + ", which has " + std::to_string(known.samples));
   // Otherwise the crop and its surroundings are decoded, even if the clip is in the cache: what a crop holds must not
   // depend on which clips were read before.
-  if (in_memory()) return sink(std::span(*load(clip)).subspan(static_cast<size_t>(offset), static_cast<size_t>(n)));
+  if (in_memory())
+    return sink(std::span(*load(clip))
+                    .subspan(static_cast<size_t>(offset) * m.channels(), static_cast<size_t>(n) * m.channels()));
   Clip now;
   note_file(path, now);
   // A cheap check before each read: the gain and the length belong to the file as it was scanned.
@@ -439,8 +450,12 @@ void Dataset::read(int64_t clip, int64_t offset, int64_t n, const SampleSink& si
 }
 
 void Dataset::read(int64_t clip, int64_t offset, std::span<float> to) const {
+  const size_t channels = impl_->channels();
+  if (to.size() % channels != 0)
+    throw Error(ErrorKind::usage, "dataset: room for " + std::to_string(to.size()) + " samples of " +
+                                      std::to_string(channels) + " channels");
   auto next = to.begin();
-  read(clip, offset, static_cast<int64_t>(to.size()),
+  read(clip, offset, static_cast<int64_t>(to.size() / channels),
        [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
 }
 

@@ -8,7 +8,7 @@
 namespace nacre::training {
 namespace {
 
-constexpr int64_t held_samples = int64_t{1} << 24;  // 64 MiB
+constexpr int64_t held_samples = int64_t{1} << 24;  // of all channels, 64 MiB
 
 const Clip& clip_of(const Dataset& data, const Excerpt& e) { return data.clips()[static_cast<size_t>(e.clip)]; }
 int64_t samples_of(const Dataset& data, double seconds) { return std::llround(seconds * data.sample_rate()); }
@@ -83,14 +83,14 @@ ExcerptReader::ExcerptReader(const Dataset& data, std::vector<Excerpt> excerpts,
   int64_t samples = 0;
   for (const Excerpt& e : excerpts_) samples += e.samples;
   // All or nothing: a cache of a part would be of little use, since every evaluation reads all excerpts in order.
-  keeps_all_ = !data_.in_memory() && samples <= held_samples;
+  keeps_all_ = !data_.in_memory() && samples * data_.channels() <= held_samples;
 }
 
 std::vector<float> ExcerptReader::samples(size_t i) {
   const Excerpt& e = excerpts_.at(i);
   if (!held_[i].empty()) return held_[i];
   std::vector<float> samples;
-  samples.reserve(static_cast<size_t>(e.samples));
+  samples.reserve(static_cast<size_t>(e.samples * data_.channels()));
   data_.read(
       e.clip, e.offset, e.samples, [&](std::span<const float> x) { samples.insert(samples.end(), x.begin(), x.end()); },
       between_);

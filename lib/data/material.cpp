@@ -47,15 +47,42 @@ std::vector<float> one_channel(std::span<const float> interleaved, int channels,
   return out;
 }
 
-/// Accumulates the statistics that decide about gain and silence.
+/// Channels that are resampled: two of a stereo file for a model of two, otherwise the one channel, which a model of two
+/// channels gets twice.
+int sources(int file_channels, int model_channels) { return model_channels == 2 && file_channels == 2 ? 2 : 1; }
+
+/// A piece of the file with as many channels as sources().
+std::vector<float> source_of(std::span<const float> interleaved, const Material& m, int count) {
+  if (count == 2) return {interleaved.begin(), interleaved.end()};
+  return one_channel(interleaved, m.channels, m.channel);
+}
+
+/// Repeats each sample of one channel for a model of two.
+void widen(std::vector<float>& x, int from_channels, int to_channels) {
+  if (from_channels == to_channels) return;
+  std::vector<float> wide;
+  wide.reserve(2 * x.size());
+  for (const float v : x) wide.insert(wide.end(), 2, v);
+  x = std::move(wide);
+}
+
+void expect_channels(int channels) {
+  if (channels != 1 && channels != 2)
+    throw Error(ErrorKind::usage, "material: " + std::to_string(channels) + " channels, expected 1 or 2");
+}
+
+/// Accumulates the statistics of one channel that decide about gain and silence.
 struct Level {
   float least = 0, most = 0;
   double sum = 0;
-  void add(std::span<const float> x, bool first) {
+  /// Adds every `step`-th sample.
+  void add(std::span<const float> x, size_t step, bool first) {
     if (x.empty()) return;
-    const auto [low, high] = std::minmax_element(x.begin(), x.end());
-    least = first ? *low : std::min(least, *low), most = first ? *high : std::max(most, *high);
-    for (const float v : x) sum += static_cast<double>(v);
+    if (first) least = most = x[0];
+    for (size_t i = 0; i < x.size(); i += step) {
+      least = std::min(least, x[i]), most = std::max(most, x[i]);
+      sum += static_cast<double>(x[i]);
+    }
   }
   float peak() const { return std::max(most, -least); }
   bool silent(int64_t samples) const {
@@ -67,16 +94,19 @@ struct Level {
 
 /// Reads the file once with m.channel. Returns the channel to use instead of the mean, or -1.
 int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::vector<float>* samples, int64_t most) {
-  Resampler resampler(m.sample_rate, options.sample_rate);
+  const int count = sources(m.channels, options.channels);
+  Resampler resampler(m.sample_rate, options.sample_rate, count);
   ChannelPower power(m.channels);
-  Level level;
+  std::vector<Level> levels(static_cast<size_t>(count));
   std::vector<float> piece, ready;
   m.frames = m.samples = 0;
   if (samples != nullptr) samples->clear();
   // Beyond `most` the samples are given up, and only the statistics go on.
   const auto take = [&] {
-    level.add(ready, m.samples == 0);
-    m.samples += static_cast<int64_t>(ready.size());
+    for (size_t c = 0; c < levels.size(); ++c)
+      levels[c].add(std::span(ready).subspan(std::min(c, ready.size())), levels.size(), m.samples == 0);
+    m.samples += static_cast<int64_t>(ready.size() / levels.size());
+    widen(ready, count, options.channels);
     if (samples != nullptr && m.samples <= most)
       samples->insert(samples->end(), ready.begin(), ready.end());
     else if (samples != nullptr)
@@ -85,9 +115,9 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
   };
   while (const int64_t n = reader.read(piece_frames, piece)) {
     m.frames += n;
-    const std::vector<float> mono = one_channel(piece, m.channels, m.channel);
-    if (m.channels > 1 && m.channel < 0) power.add(piece, mono);
-    resampler.process(mono, ready);
+    const std::vector<float> source = source_of(piece, m, count);
+    if (m.channels > count && m.channel < 0) power.add(piece, source);
+    resampler.process(source, ready);
     take();
     if (options.check) options.check();
   }
@@ -95,14 +125,21 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
   resampler.finish(rest);
   ready = std::move(rest);
   take();
-  m.silent = level.silent(m.samples);
-  m.gain = m.silent ? 1 : peak_gain(level.peak());
+  // One gain for all channels, so that their balance is kept.
+  float peak = 0;
+  m.silent = true;
+  for (const Level& level : levels) {
+    m.silent = m.silent && level.silent(m.samples);
+    peak = std::max(peak, level.peak());
+  }
+  m.gain = m.silent ? 1 : peak_gain(peak);
   return power.instead_of_mean();
 }
 
 }  // namespace
 
 Material survey(AudioReader& reader, const MaterialOptions& options, std::vector<float>* samples, int64_t most) {
+  expect_channels(options.channels);
   Material m{.sample_rate = reader.info().sample_rate, .channels = reader.info().channels};
   // Whether the channels cancel is known only at the end, so such a file is read a second time.
   if (const int channel = pass(reader, options, m, samples, most); channel >= 0) {
@@ -111,11 +148,15 @@ Material survey(AudioReader& reader, const MaterialOptions& options, std::vector
     pass(reader, options, m, samples, most);
   }
   m.warnings = reader.warnings();
-  // Before the warning about channels, which says nothing about the header.
+  // Before the warnings about channels, which say nothing about the header.
   m.exact_header = m.warnings.empty() && reader.info().frames_known && reader.info().frames == m.frames;
+  const bool surround = options.channels == 2 && m.channels > 2;
   if (m.channel >= 0)
     m.warnings.push_back("its channels cancel each other (opposite phase); only channel " +
-                         std::to_string(m.channel + 1) + " is used");
+                         std::to_string(m.channel + 1) + " is used" + (surround ? ", for both of the model" : ""));
+  else if (surround)
+    m.warnings.push_back("it has " + std::to_string(m.channels) +
+                         " channels and the model two; both get the mean of all");
   if (samples != nullptr)
     for (float& v : *samples) v *= m.gain;
   return m;
@@ -132,6 +173,12 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     throw Error(ErrorKind::usage, reader.name() + ": samples " + std::to_string(offset) + " to " +
                                       std::to_string(offset + n) + " were requested, it has " +
                                       std::to_string(m.samples));
+  expect_channels(options.channels);
+  if (reader.info().channels != m.channels || reader.info().sample_rate != m.sample_rate)
+    throw Error(ErrorKind::input, reader.name() + ": changed while it was in use: it has " +
+                                      std::to_string(reader.info().channels) + " channels at " +
+                                      std::to_string(reader.info().sample_rate) + " Hz, and had " +
+                                      std::to_string(m.channels) + " at " + std::to_string(m.sample_rate) + " Hz");
   // Resampling by `up` / `down` starts at a point where the sample grids of input and output coincide. The point is
   // early enough for the filter to be independent of what precedes it.
   const int64_t common = std::gcd(m.sample_rate, options.sample_rate);
@@ -158,7 +205,8 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     while (frames < first_frame && read(std::min(piece_frames, first_frame - frames)) > 0) {
     }
   }
-  Resampler resampler(m.sample_rate, options.sample_rate);
+  const int count = sources(m.channels, options.channels);
+  Resampler resampler(m.sample_rate, options.sample_rate, count);
   const int64_t end = offset + n,
                 enough = first_frame + (end - at + 2 * margin) * down / up;  // the resampler delays some
   // Reads about as many frames as are needed, then in steps of 1024 until the resampler has given enough.
@@ -167,11 +215,13 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
     if (last)
       resampler.finish(out);
     else
-      resampler.process(one_channel(piece, m.channels, m.channel), out);
+      resampler.process(source_of(piece, m, count), out);
     for (float& v : out) v *= m.gain;
-    const auto size = static_cast<int64_t>(out.size());
+    const int64_t size = static_cast<int64_t>(out.size()) / count, wide = options.channels;
+    widen(out, count, options.channels);
     const int64_t from = std::clamp<int64_t>(offset - at, 0, size), to = std::clamp<int64_t>(end - at, from, size);
-    if (to > from) sink(std::span(out).subspan(static_cast<size_t>(from), static_cast<size_t>(to - from)));
+    if (to > from)
+      sink(std::span(out).subspan(static_cast<size_t>(from * wide), static_cast<size_t>((to - from) * wide)));
     at += size;
     out.clear();
   }
@@ -188,8 +238,13 @@ void read_material(const std::string& path, const Material& m, const MaterialOpt
 
 void read_material(const std::string& path, const Material& m, const MaterialOptions& options, int64_t offset,
                    std::span<float> to) {
+  expect_channels(options.channels);
+  const auto wide = static_cast<size_t>(options.channels);
+  if (to.size() % wide != 0)
+    throw Error(ErrorKind::usage,
+                path + ": room for " + std::to_string(to.size()) + " samples of " + std::to_string(wide) + " channels");
   auto next = to.begin();
-  read_material(path, m, options, offset, static_cast<int64_t>(to.size()),
+  read_material(path, m, options, offset, static_cast<int64_t>(to.size() / wide),
                 [&](std::span<const float> x) { next = std::copy(x.begin(), x.end(), next); });
 }
 

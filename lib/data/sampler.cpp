@@ -74,7 +74,7 @@ Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t 
   for (int64_t attempt = 0;; ++attempt) {
     const Crop crop = sampler.at(step, index, attempt);
     try {
-      dataset.read(crop.clip, crop.offset, to.first(static_cast<size_t>(crop.length)));
+      dataset.read(crop.clip, crop.offset, to.first(static_cast<size_t>(crop.length * dataset.channels())));
       return crop;
     } catch (const Error& e) {
       if (e.kind() != ErrorKind::input && e.kind() != ErrorKind::io) throw;
@@ -89,16 +89,17 @@ Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t 
 }  // namespace
 
 void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step, Batch& out) {
-  const auto segment = static_cast<size_t>(sampler.segment()), batch = static_cast<size_t>(sampler.batch());
+  const auto row = static_cast<size_t>(sampler.segment() * dataset.channels()),
+             batch = static_cast<size_t>(sampler.batch());
   out.step = step;
-  out.samples.resize(batch * segment);
+  out.samples.resize(batch * row);
   out.crops.resize(batch);
   // The buffers keep their size from batch to batch.
   out.lost.clear();
   for (size_t i = 0; i < batch; ++i) {
-    const std::span<float> to = std::span(out.samples).subspan(i * segment, segment);
+    const std::span<float> to = std::span(out.samples).subspan(i * row, row);
     const Crop crop = read_some_crop(dataset, sampler, step, static_cast<int64_t>(i), to, out.lost);
-    std::fill(to.begin() + crop.length, to.end(), 0.0f);
+    std::fill(to.begin() + crop.length * dataset.channels(), to.end(), 0.0f);
     out.crops[i] = crop;
   }
 }

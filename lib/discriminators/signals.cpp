@@ -54,6 +54,27 @@ Flow fold(Plan& p, const std::string& name, Flow audio, int64_t period) {
   return out.flow;
 }
 
+Flow channels_apart(Plan& p, const std::string& name, Flow audio) {
+  const Shape x = audio.shape;
+  if (x.width == 1 && x.channels == 1) return audio;
+  // Interleaved channels are the signals of a period of as many samples.
+  const Shape interleaved{.batch = x.batch, .time = x.time * x.channels, .width = x.width};
+  const Step s = p.step(name);
+  const auto in = s.reads<float>(audio);
+  const auto out = s.makes<float>(fold_output(interleaved, x.channels, false));
+  const Work work{.bytes = 8 * static_cast<double>(x.elements())};
+  s.costs({.forward = work, .input_gradient = work});
+  s.forward([=, period = x.channels](Context& c) {
+    fold_forward(c, {.x = {in.value.data, interleaved}, .y = out.value, .period = period, .extend = false});
+  });
+  s.backward([=, period = x.channels](Context& c) {
+    if (in.grad)
+      fold_backward(
+          c, {.dy = out.grad, .dx = {in.grad.data, interleaved}, .period = period, .add_dx = in.add, .extend = false});
+  });
+  return out.flow;
+}
+
 Flow spectrum(Plan& p, const std::string& name, Flow audio, StftGeometry geometry) {
   const Step s = p.step(name);
   const Shape x = audio.shape;

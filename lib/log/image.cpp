@@ -101,12 +101,16 @@ std::array<uint8_t, 3> colour_of(double t) {
   return table[static_cast<size_t>(std::lround(255 * (t > 0 ? std::min(t, 1.0) : 0.0)))];
 }
 
-Image spectrogram(std::span<const float> samples, const SpectrogramOptions& options) {
+Image spectrogram(std::span<const float> interleaved, const SpectrogramOptions& options) {
   const int window = options.window, bins = window / 2 + 1, height = std::min(options.height, bins);
-  if (window < 4 || window % 2 != 0 || options.width < 1 || height < 1 || !(options.top_db > options.floor_db))
+  const auto channels = static_cast<size_t>(std::max(options.channels, 1));
+  if (window < 4 || window % 2 != 0 || options.width < 1 || height < 1 || !(options.top_db > options.floor_db) ||
+      options.channels < 1 || interleaved.size() % channels != 0)
     throw Error(ErrorKind::usage, "spectrogram: window " + std::to_string(window) + ", size " +
-                                      std::to_string(options.width) + " x " + std::to_string(options.height));
-  const auto n = static_cast<int64_t>(samples.size());
+                                      std::to_string(options.width) + " x " + std::to_string(options.height) + ", " +
+                                      std::to_string(interleaved.size()) + " samples of " +
+                                      std::to_string(options.channels) + " channels");
+  const auto n = static_cast<int64_t>(interleaved.size() / channels);
   // The hop is a quarter of a window. For long audio it grows, so that there are at most four frames per pixel.
   const int64_t hop = std::max<int64_t>({window / 4, (n + 4 * options.width - 1) / (4 * options.width), 1});
   const int64_t frames = std::max<int64_t>(1, (n + hop - 1) / hop);
@@ -114,10 +118,12 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
 
   // A context of its own on the CPU, whatever device the training uses.
   Context ctx({.threads = 1});
-  const StftPlan plan(ctx, {.time = std::max<int64_t>(n, 1)},
+  const StftPlan plan(ctx, {.batch = options.channels, .time = std::max<int64_t>(n, 1)},
                       {.window = window, .hop = hop, .padding = StftPadding::zero});
-  std::vector<float> signal(static_cast<size_t>(plan.signal().time), 0.0f);
-  std::transform(samples.begin(), samples.end(), signal.begin(), [](float v) { return std::isfinite(v) ? v : 0.0f; });
+  std::vector<float> signal(static_cast<size_t>(plan.signal().elements()), 0.0f);
+  const auto length = static_cast<size_t>(plan.signal().time);
+  for (size_t i = 0; i < interleaved.size(); ++i)
+    signal[i % channels * length + i / channels] = std::isfinite(interleaved[i]) ? interleaved[i] : 0.0f;
   std::vector<float> spectrum(static_cast<size_t>(plan.spectrum().elements()));
   stft_forward(ctx, {.plan = plan,
                      .x = View<const float>(signal.data(), plan.signal()),
@@ -131,16 +137,17 @@ Image spectrogram(std::span<const float> samples, const SpectrogramOptions& opti
               .height = height,
               .rgb = std::vector<uint8_t>(static_cast<size_t>(3 * width * height))};
   for (int64_t x = 0; x < width; ++x) {
-    // A column is the mean power of its frames.
+    // A column is the mean power of its frames in all channels.
     const int64_t first = x * frames / width, end = std::max(first + 1, (x + 1) * frames / width);
     std::fill(power.begin(), power.end(), 0.0);
-    for (int64_t f = first; f < end; ++f) {
-      const float* bin = spectrum.data() + f * bins * 2;
-      for (size_t k = 0; k < power.size(); ++k) {
-        const double re = static_cast<double>(bin[2 * k]), im = static_cast<double>(bin[2 * k + 1]);
-        power[k] += (re * re + im * im) / static_cast<double>(end - first);
+    for (int64_t c = 0; c < options.channels; ++c)
+      for (int64_t f = first; f < end; ++f) {
+        const float* bin = spectrum.data() + (c * plan.spectrum().time + f) * bins * 2;
+        for (size_t k = 0; k < power.size(); ++k) {
+          const double re = static_cast<double>(bin[2 * k]), im = static_cast<double>(bin[2 * k + 1]);
+          power[k] += (re * re + im * im) / static_cast<double>((end - first) * options.channels);
+        }
       }
-    }
     for (int y = 0; y < height; ++y) {
       const auto from = static_cast<size_t>(int64_t{y} * bins / height);
       const auto to = static_cast<size_t>((int64_t{y} + 1) * bins / height);

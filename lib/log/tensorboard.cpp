@@ -181,14 +181,15 @@ void EventWriter::image(std::string_view tag, int64_t step, const Image& image) 
                                                         .bytes(4, png_bytes(image))));
 }
 
-void EventWriter::audio(std::string_view tag, int64_t step, std::span<const float> samples, int sample_rate) {
+void EventWriter::audio(std::string_view tag, int64_t step, std::span<const float> interleaved, int sample_rate,
+                        int channels) {
   impl_->add_value(step, Message()
                              .bytes(value::tag, tag)
                              .message(value::audio, Message()
                                                         .single(1, static_cast<float>(sample_rate))
-                                                        .number(2, 1)
-                                                        .number(3, static_cast<int64_t>(samples.size()))
-                                                        .bytes(4, wav_bytes(samples, sample_rate))
+                                                        .number(2, channels)
+                                                        .number(3, static_cast<int64_t>(interleaved.size()) / channels)
+                                                        .bytes(4, wav_bytes(interleaved, sample_rate, channels))
                                                         .bytes(5, "audio/wav")));
 }
 

@@ -67,7 +67,7 @@ Input<float> read_branch(const Step& s, Flow branch) {
 }
 
 PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View<const int32_t> lengths,
-                          const LossConfig& config, int64_t sample_rate, std::span<const Loss> more) {
+                          const LossConfig& config, int64_t sample_rate, std::span<const Loss> more, int64_t channels) {
   std::vector<Loss> losses = losses_of(config, sample_rate);
   losses.insert(losses.end(), more.begin(), more.end());
   PlannedLosses planned;
@@ -85,7 +85,7 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
     }
   if (!more.empty()) planned.gates = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
   const Branches branches = GradientBalancer(config.balancer_decay, config.balanced, config.balancer_norm)
-                                .plan(p, estimate, weights, planned.gates);
+                                .plan(p, estimate, weights, planned.gates, channels);
   const View<float> values = p.persistent<float>({.channels = static_cast<int64_t>(planned.terms.size())});
   size_t first = 0;
   for (const Loss& loss : losses) {

@@ -123,10 +123,12 @@ std::string beside(const std::vector<Baseline>& others) {
 
 std::string summary(const Findings& f, const Evaluation& e, const std::vector<Baseline>& others) {
   // In kbit/s.
-  const double rate = f.codec.nominal_bitrate() / 1000, plain = 16 * static_cast<double>(f.codec.sample_rate) / 1000;
+  const double rate = f.codec.nominal_bitrate() / 1000,
+               plain = 16 * static_cast<double>(f.codec.sample_rate * f.codec.audio_channels) / 1000;
   std::string s = "<p>This neural audio codec was trained on " + describe_duration(f.training_seconds) + " of audio (" +
                   std::to_string(f.training_files) + " files) in " + std::to_string(f.log.step) +
-                  " steps, which took " + describe_duration(f.log.trained_seconds) + ". It codes audio of " +
+                  " steps, which took " + describe_duration(f.log.trained_seconds) + ". It codes " +
+                  (f.codec.audio_channels > 1 ? "stereo " : "") + "audio of " +
                   figure_of(static_cast<double>(f.codec.sample_rate) / 1000, "%g") + " kHz at " +
                   figure_of(rate, "%.1f") + " kbit/s (" + std::to_string(f.codec.n_codebooks) + " codes of " +
                   std::to_string(f.codec.code_bits()) + " bits, " + figure_of(f.codec.frame_rate(), "%g") +
@@ -166,7 +168,7 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
         "The data folder differs from the one that this model was trained on (files or settings): some of the audio "
         "called held out here may have been used for its training.");
   int64_t frames = 0;
-  for (const ClipScore& c : e.clips()) frames += static_cast<int64_t>(c.seconds * f.codec.frame_rate());
+  for (const ClipScore& c : e.clips()) frames += c.frames;
   for (const std::string& w : warnings({.snr = snr,
                               .input_mean = e.input_mean(),
                               .input_std = e.input_std(),
@@ -336,10 +338,11 @@ std::string codebooks(const Findings& f, const Evaluation& e) {
 /// One version of an example: title, figures, spectrogram and player. Image and sound are in the page itself, so that
 /// one file can be sent and opened without a server.
 std::string side(const char* name, const ClipScore* score, const std::string& about, std::span<const float> samples,
-                 int rate) {
+                 int rate, int channels) {
   // A window of about 32 ms at any rate: short enough to show syllables, long enough to resolve the partials of a
   // voice.
-  const Image picture = spectrogram(samples, {.window = rate > 24000 ? 1024 : 512, .width = 560, .height = 200});
+  const Image picture =
+      spectrogram(samples, {.window = rate > 24000 ? 1024 : 512, .width = 560, .height = 200, .channels = channels});
   std::string s = "<figure><figcaption><b>" + std::string(name) + "</b>";
   if (score != nullptr)
     s += (score->silent ? ""
@@ -347,28 +350,30 @@ std::string side(const char* name, const ClipScore* score, const std::string& ab
                               " dB, ") +
          "mel distance " + figure_of(score->mel, "%.2f");
   else  // a line here as well, so that adjacent images are aligned
-    s += "16-bit samples, " + figure_of(16e-3 * rate, "%g") + " kbit/s";
+    s += "16-bit samples, " + figure_of(16e-3 * rate * channels, "%g") + " kbit/s";
   return s + "</figcaption>\n<img alt=\"Spectrogram: " + name + ", " + html_text(about) +
          "\" src=\"data:image/png;base64," + base64(png_bytes(picture)) +
-         "\">\n<audio controls preload=\"metadata\" src=\"data:audio/wav;base64," + base64(wav_bytes(samples, rate)) +
-         "\"></audio>\n</figure>\n";
+         "\">\n<audio controls preload=\"metadata\" src=\"data:audio/wav;base64," +
+         base64(wav_bytes(samples, rate, channels)) + "\"></audio>\n</figure>\n";
 }
 
 std::string listening(const Findings& f, const Evaluation& e, const std::vector<Baseline>& others) {
-  const int rate = static_cast<int>(f.codec.sample_rate);
-  std::string s =
-      "<p>Spectrograms: time to the right, frequency upwards to " + figure_of(static_cast<double>(rate) / 2000, "%g") +
-      " kHz, loudness as colour from black (-90 dB) to pale yellow (0 dB). Figures are of the whole file.</p>\n";
+  const int rate = static_cast<int>(f.codec.sample_rate), channels = static_cast<int>(f.codec.audio_channels);
+  std::string s = "<p>Spectrograms: time to the right, frequency upwards to " +
+                  figure_of(static_cast<double>(rate) / 2000, "%g") + " kHz, loudness " +
+                  (channels > 1 ? "(mean power of both channels) " : "") +
+                  "as colour from black (-90 dB) to pale yellow (0 dB). Figures are of the whole file.</p>\n";
   for (const Example& x : f.examples) {
     const ClipScore& c = e.clips()[x.score];
-    const double shown = static_cast<double>(x.original.size()) / rate;
+    const double shown = static_cast<double>(x.original.size()) / channels / rate;
     s += "<h3>" + html_text(c.name) + "</h3>\n<p><small>" +
          (shown < c.seconds ? "the first " + figure_of(shown, "%.1f") + " of " + figure_of(c.seconds, "%.1f") + " s"
                             : figure_of(c.seconds, "%.1f") + " s") +
          (c.silent ? ", silent" : "") + "</small></p>\n<div class=\"pair\">\n" +
-         side("Original", nullptr, c.name, x.original, rate) + side("Decoded", &c, c.name, x.decoded, rate);
+         side("Original", nullptr, c.name, x.original, rate, channels) +
+         side("Decoded", &c, c.name, x.decoded, rate, channels);
     for (size_t i = 0; i < others.size(); ++i)
-      s += side(others[i].name.c_str(), &others[i].scores.clips()[x.score], c.name, x.others[i], rate);
+      s += side(others[i].name.c_str(), &others[i].scores.clips()[x.score], c.name, x.others[i], rate, channels);
     s += "</div>\n";
   }
   return s;
@@ -385,9 +390,7 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
       title + "</title>\n<style>" + report_style + "</style>\n</head>\n<body>\n<h1>" + title + "</h1>\n";
   s += summary(f, e, baselines.all());
   Baseline codec{.name = "This codec", .scores = e};
-  for (const ClipScore& c : e.clips())
-    codec.bits +=
-        code_bits(f.codec, static_cast<size_t>(std::llround(c.seconds * static_cast<double>(f.codec.sample_rate))));
+  for (const ClipScore& c : e.clips()) codec.bits += code_bits(f.codec, c);
   s += "<h2>Comparison</h2>\n" + comparison_html(codec, baselines.all(), baselines.notes());
   s += "<h2>Training</h2>\n" + curves(f) + history(f);
   s += "<h2>Examples</h2>\n" + listening(f, e, baselines.all());
@@ -405,8 +408,9 @@ std::string page(const Findings& f, const Evaluation& e, const Baselines& baseli
        codebooks(f, e);
   s += "<h2>Configuration</h2>\n<details><summary>config.json</summary>\n<pre>" + html_text(f.config.to_json()) +
        "</pre></details>\n";
-  return s + "<footer>Weights: " + html_text(f.model) +
-         ". Audio is at the model's rate, mono, scaled to a peak of 0.95.</footer>\n"
+  return s + "<footer>Weights: " + html_text(f.model) + ". Audio is at the model's rate, " +
+         (f.codec.audio_channels > 1 ? "stereo" : "mono") +
+         ", scaled to a peak of 0.95.</footer>\n"
          "</body>\n</html>\n";
 }
 
@@ -465,14 +469,16 @@ ReportResult write_report(const ReportOptions& o) {
   Baselines baselines(ctx, o.run, f.codec);
   const auto versions = static_cast<double>(2 + baselines.all().size());
   // 16-bit samples; base64 takes four characters for three bytes.
+  const auto channels = static_cast<size_t>(f.codec.audio_channels);
   const double seconds =
       std::min(longest_example, audio_budget / (static_cast<double>(std::max<size_t>(1, chosen.size())) *
-                                                static_cast<double>(f.codec.sample_rate) * versions * 2 * 4 / 3));
-  const auto most = static_cast<size_t>(seconds * static_cast<double>(f.codec.sample_rate));
+                                                static_cast<double>(f.codec.sample_rate) * versions * 2 * 4 / 3 *
+                                                static_cast<double>(channels)));
+  const size_t most = static_cast<size_t>(seconds * static_cast<double>(f.codec.sample_rate)) * channels;
   Evaluation e(codec);
   std::map<size_t, Example> examples;
   for (size_t i = 0; i < scored.size(); ++i) {
-    std::vector<float> samples(static_cast<size_t>(scored[i].samples)), decoded;
+    std::vector<float> samples(static_cast<size_t>(scored[i].samples) * channels), decoded;
     data.read(scored[i].clip, scored[i].offset, samples);
     e.add(names[i], samples, &decoded);
     std::vector<std::vector<float>> others = baselines.add(names[i], samples);

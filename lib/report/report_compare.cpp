@@ -8,9 +8,10 @@
 
 namespace nacre::training {
 
-double code_bits(const CodecConfig& c, size_t samples) {
-  const auto hop = static_cast<size_t>(c.hop());
-  return static_cast<double>((samples + hop - 1) / hop) * static_cast<double>(c.n_codebooks * c.code_bits());
+double code_bits(const CodecConfig& c, const ClipScore& clip) {
+  constexpr double scale_bits = 32;
+  return static_cast<double>(clip.frames) * static_cast<double>(c.n_codebooks * c.code_bits()) +
+         static_cast<double>(clip.scales) * scale_bits;
 }
 
 Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const CodecConfig& config)
@@ -43,12 +44,12 @@ Baselines::Baselines(Context& ctx, const std::filesystem::path& run, const Codec
   } else {
     opus_ = true;
     all_.push_back({.name = "Opus"});
-    const double wanted = config.nominal_bitrate();
-    if (wanted < min_opus_bitrate || wanted > max_opus_bitrate)
-      notes_.push_back("Opus was set to " +
-                       figure_of((wanted < min_opus_bitrate ? min_opus_bitrate : max_opus_bitrate) / 1000, "%g") +
-                       " kbit/s, the " + (wanted < min_opus_bitrate ? "lowest" : "highest") +
-                       " bitrate that can be set here.");
+    const auto channels = static_cast<double>(config.audio_channels);
+    const double wanted = config.nominal_bitrate(), least = channels * min_opus_bitrate,
+                 most = channels * max_opus_bitrate;
+    if (wanted < least || wanted > most)
+      notes_.push_back("Opus was set to " + figure_of((wanted < least ? least : most) / 1000, "%g") + " kbit/s, the " +
+                       (wanted < least ? "lowest" : "highest") + " bitrate that can be set here.");
   }
 }
 
@@ -58,13 +59,13 @@ std::vector<std::vector<float>> Baselines::add(const std::string& name, std::spa
   if (judged_) {
     std::vector<float>& audio = decoded.emplace_back();
     Baseline& b = all_[0];
-    b.scores.add(judged_->add(name, samples, &audio));
-    b.bits += code_bits(config_, samples.size());
+    b.bits += code_bits(config_, b.scores.add(judged_->add(name, samples, &audio)));
   }
   if (opus_) {
-    OpusCoded coded = code_opus(samples, static_cast<int>(config_.sample_rate), config_.nominal_bitrate());
+    OpusCoded coded = code_opus(samples, static_cast<int>(config_.sample_rate), config_.nominal_bitrate(),
+                                static_cast<int>(config_.audio_channels));
     Baseline& b = all_.back();
-    ClipScore score = score_clip(ctx_, samples, coded.samples, config_.sample_rate);
+    ClipScore score = score_clip(ctx_, samples, coded.samples, config_.sample_rate, config_.audio_channels);
     score.name = name;
     b.scores.add(std::move(score));
     // The size of the packets, because the bitrate that Opus uses may differ from the requested one.

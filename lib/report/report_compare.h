@@ -27,7 +27,7 @@ class Baselines {
   Baselines(const Baselines&) = delete;
   Baselines& operator=(const Baselines&) = delete;
 
-  /// Codes one clip (mono, the codec's rate, normalised) with each baseline and scores it. Returns the decoded audio in
+  /// Codes one clip (the codec's channels interleaved, its rate, normalised) with each baseline and scores it. Returns the decoded audio in
   /// the order of all().
   std::vector<std::vector<float>> add(const std::string& name, std::span<const float> samples);
 
@@ -45,8 +45,8 @@ class Baselines {
   std::vector<std::string> notes_;
 };
 
-/// The number of bits of a codec's codes for `samples` samples, without a container.
-double code_bits(const CodecConfig&, size_t samples);
+/// The number of bits of the codes that a codec made of a clip, with the scales of segments and without a container.
+double code_bits(const CodecConfig&, const ClipScore&);
 
 /// A section with the table of means, followed by the notes.
 std::string comparison_html(const Baseline& codec, const std::vector<Baseline>&, const std::vector<std::string>& notes);

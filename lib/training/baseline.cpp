@@ -64,10 +64,10 @@ Sound open_memory(MemoryFile& file, int mode, SF_INFO& info) {
   return sound;
 }
 
-SF_INFO opus_info(int rate) {
+SF_INFO opus_info(int rate, int channels) {
   SF_INFO info{};
   info.samplerate = rate;
-  info.channels = 1;
+  info.channels = channels;
   info.format = SF_FORMAT_OGG | SF_FORMAT_OPUS;
   return info;
 }
@@ -101,34 +101,34 @@ int64_t packet_bytes(const std::string& ogg) {
 }
 
 /// As code_opus(), at a rate that Opus supports.
-OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
+OpusCoded code_at(std::span<const float> interleaved, int rate, double bitrate, int channels) {
   MemoryFile file;
   {
-    SF_INFO info = opus_info(rate);
+    SF_INFO info = opus_info(rate, channels);
     // The block ends before the file is read: closing writes the last page.
     const Sound sound = open_memory(file, SFM_WRITE, info);
     // libsndfile's ogg_opus.c maps level 0 to 256 kbit/s per channel and level 1 to 6 kbit/s, linearly in between.
-    double level = 1 - (std::clamp(bitrate, min_opus_bitrate, max_opus_bitrate) - min_opus_bitrate) /
+    double level = 1 - (std::clamp(bitrate / channels, min_opus_bitrate, max_opus_bitrate) - min_opus_bitrate) /
                            (max_opus_bitrate - min_opus_bitrate);
     if (sf_command(sound.get(), SFC_SET_COMPRESSION_LEVEL, &level, sizeof level) != SF_TRUE)
       throw Error(ErrorKind::usage, "Opus: libsndfile does not take a bitrate of " + std::to_string(bitrate));
     // The encoder delays by 6.5 ms (RFC 7845's pre-skip). If the delayed end needs one more packet, libsndfile 1.2
     // feeds the last samples again. Zeros up to the end of that packet prevent this and add no packet.
     const int64_t packet = rate / packets_per_second, delay = rate * 13 / 2000;
-    const auto n = static_cast<int64_t>(mono.size());
+    const int64_t n = static_cast<int64_t>(interleaved.size()) / channels;
     const int64_t padded = (n + delay + packet - 1) / packet * packet - delay;
-    std::vector<float> samples(mono.begin(), mono.end());
-    samples.resize(static_cast<size_t>(padded));
-    if (sf_write_float(sound.get(), samples.data(), padded) != padded)
+    std::vector<float> samples(interleaved.begin(), interleaved.end());
+    samples.resize(static_cast<size_t>(padded * channels));
+    if (sf_writef_float(sound.get(), samples.data(), padded) != padded)
       throw Error(ErrorKind::usage, std::string("Opus: ") + sf_strerror(sound.get()));
   }
-  OpusCoded coded{.samples = std::vector<float>(mono.size()), .bytes = packet_bytes(file.bytes)};
+  OpusCoded coded{.samples = std::vector<float>(interleaved.size()), .bytes = packet_bytes(file.bytes)};
   file.at = 0;
   SF_INFO info{};
   const Sound sound = open_memory(file, SFM_READ, info);
-  const auto n = static_cast<sf_count_t>(mono.size());
+  const auto n = static_cast<sf_count_t>(interleaved.size()) / channels;
   // libsndfile drops the pre-skip, so the samples are aligned with the original.
-  if (info.samplerate != rate || sf_read_float(sound.get(), coded.samples.data(), n) != n)
+  if (info.samplerate != rate || info.channels != channels || sf_readf_float(sound.get(), coded.samples.data(), n) != n)
     throw Error(ErrorKind::usage,
                 "Opus: libsndfile does not read back what it wrote at " + std::to_string(rate) + " Hz");
   return coded;
@@ -137,7 +137,7 @@ OpusCoded code_at(std::span<const float> mono, int rate, double bitrate) {
 }  // namespace
 
 std::optional<std::string> opus_unavailable() {
-  const SF_INFO info = opus_info(48000);
+  const SF_INFO info = opus_info(48000, 1);
   MemoryFile file;
   if (sf_format_check(&info) == SF_TRUE) {
     // sf_format_check() accepts the format even if libsndfile was built without Opus, so a file is opened as a test.
@@ -153,18 +153,21 @@ std::optional<std::string> opus_unavailable() {
   return std::string(version) + " cannot write Ogg Opus";
 }
 
-OpusCoded code_opus(std::span<const float> mono, int sample_rate, double bitrate) {
+OpusCoded code_opus(std::span<const float> interleaved, int sample_rate, double bitrate, int channels) {
   if (const std::optional<std::string> reason = opus_unavailable()) throw Error(ErrorKind::usage, "Opus: " + *reason);
   if (sample_rate < min_sample_rate || sample_rate > max_sample_rate)
     throw Error(ErrorKind::usage, "Opus: sample rate " + std::to_string(sample_rate) + ", expected " +
                                       std::to_string(min_sample_rate) + " to " + std::to_string(max_sample_rate));
+  if (channels < 1 || channels > 2 || interleaved.size() % static_cast<size_t>(channels) != 0)
+    throw Error(ErrorKind::usage, "Opus: " + std::to_string(interleaved.size()) + " samples of " +
+                                      std::to_string(channels) + " channels, expected whole ones of 1 or 2");
   if (!std::isfinite(bitrate)) throw Error(ErrorKind::usage, "Opus: the bitrate is not a finite number");
-  if (mono.empty()) return {};
+  if (interleaved.empty()) return {};
   const int rate = opus_rate(sample_rate);
-  if (rate == sample_rate) return code_at(mono, rate, bitrate);
-  OpusCoded coded = code_at(resample(mono, 1, sample_rate, rate), rate, bitrate);
-  coded.samples = resample(coded.samples, 1, rate, sample_rate);
-  coded.samples.resize(mono.size());  // rounding the length twice can change it by one sample
+  if (rate == sample_rate) return code_at(interleaved, rate, bitrate, channels);
+  OpusCoded coded = code_at(resample(interleaved, channels, sample_rate, rate), rate, bitrate, channels);
+  coded.samples = resample(coded.samples, channels, rate, sample_rate);
+  coded.samples.resize(interleaved.size());  // rounding the length twice can change it by one sample
   return coded;
 }
 

@@ -106,6 +106,26 @@ double mean_of(const std::vector<ClipScore>& clips, double ClipScore::* value, O
   return n > 0 ? sum / static_cast<double>(n) : std::numeric_limits<double>::quiet_NaN();
 }
 
+/// One channel of an interleaved signal.
+std::vector<float> channel_of(std::span<const float> interleaved, size_t channel, size_t channels) {
+  std::vector<float> out(interleaved.size() / channels);
+  for (size_t t = 0; t < out.size(); ++t) out[t] = interleaved[t * channels + channel];
+  return out;
+}
+
+/// The standard deviation over the samples of all channels: the mean of their variances and the variance of their
+/// means. That of equal channels has the bits of one of them.
+double joint_deviation(const std::vector<ClipScore>& channels, double ClipScore::*mean, double ClipScore::*deviation) {
+  const auto n = static_cast<double>(channels.size());
+  double of_means = 0, within = 0, between = 0;
+  for (const ClipScore& c : channels) of_means += c.*mean / n;
+  for (const ClipScore& c : channels) {
+    within += c.*deviation * (c.*deviation);
+    between += (c.*mean - of_means) * (c.*mean - of_means);
+  }
+  return std::sqrt(within / n + between / n);
+}
+
 }  // namespace
 
 SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded, std::span<const float> original,
@@ -178,20 +198,29 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
 }
 
 ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate,
-                     int64_t) {
+                     int64_t channels) {
   if (decoded.size() != original.size())
     throw Error(ErrorKind::usage, "score_clip: " + std::to_string(decoded.size()) + " and " +
                                       std::to_string(original.size()) + " samples, expected as many");
-  PieceScores scores(ctx, sample_rate);
+  PieceScores scores(ctx, sample_rate, channels);
+  const auto width = static_cast<size_t>(channels);
   size_t at = 0;
   // At least one piece, so that an empty clip has a score, too.
   do {
-    const auto n =
-        static_cast<size_t>(PieceScores::next_piece(static_cast<int64_t>(original.size() - at), sample_rate));
+    const size_t left = original.size() - at;
+    // A part of a sample at the end goes along with the last piece, which refuses it.
+    size_t n = width * static_cast<size_t>(PieceScores::next_piece(static_cast<int64_t>(left / width), sample_rate));
+    if (n + width > left) n = left;
     scores.add(original.subspan(at, n), decoded.subspan(at, n));
     at += n;
   } while (at < original.size());
   return scores.total();
+}
+
+PieceScores::PieceScores(Context& ctx, int64_t sample_rate, int64_t channels) : ctx_(ctx), rate_(sample_rate) {
+  if (channels < 1)
+    throw Error(ErrorKind::usage, "scores: " + std::to_string(channels) + " channels, expected 1 or more");
+  channels_.resize(static_cast<size_t>(channels));
 }
 
 int64_t PieceScores::next_piece(int64_t samples, int64_t sample_rate) {
@@ -205,50 +234,79 @@ void PieceScores::Mean::add(double value, double of_seconds) {
 }
 double PieceScores::Mean::value() const { return seconds > 0 ? sum / seconds : none; }
 
-void PieceScores::add(std::span<const float> original, std::span<const float> decoded) {
-  if (decoded.size() != original.size())
-    throw Error(ErrorKind::usage, "score of a piece: " + std::to_string(decoded.size()) + " and " +
-                                      std::to_string(original.size()) + " samples, expected as many");
-  const ClipScore s = score_whole(ctx_, original, decoded, rate_);
-  if (pieces_++ == 0) {
-    first_ = s;
-    if (!original.empty()) from_x_ = original[0], from_y_ = decoded[0];
+void PieceScores::Channel::add(Context& ctx, int64_t rate, std::span<const float> original,
+                               std::span<const float> decoded) {
+  const ClipScore s = score_whole(ctx, original, decoded, rate);
+  if (pieces++ == 0) {
+    first = s;
+    if (!original.empty()) from_x = original[0], from_y = decoded[0];
   }
   for (size_t i = 0; i < original.size(); ++i) {
-    const double x = original[i], y = decoded[i], a = x - from_x_, b = y - from_y_;
+    const double u = original[i], v = decoded[i], a = u - from_x, b = v - from_y;
     // Exact for the whole clip, however it is cut. Differences from the first sample keep the sums small if the clip
     // has an offset, and the variance can be computed from them in one pass.
-    power_ += x * x, noise_ += (x - y) * (x - y);
-    x_ += a, y_ += b, xx_ += a * a, yy_ += b * b, xy_ += a * b;
+    power += u * u, noise += (u - v) * (u - v);
+    x += a, y += b, xx += a * a, yy += b * b, xy += a * b;
   }
-  n_ += static_cast<double>(original.size());
-  silent_ = silent_ && s.silent;
+  n += static_cast<double>(original.size());
+  silent = silent && s.silent;
   // A silent piece of a clip that is not silent counts as its silent frames would.
-  segmental_.add(s.silent ? segmental_snr(decoded, original, rate_) : s.segmental_snr, s.seconds);
-  stoi_.add(s.stoi, s.seconds), estoi_.add(s.estoi, s.seconds);
-  mel_.add(s.mel, s.seconds), stft_.add(s.stft, s.seconds);
+  segmental.add(s.silent ? segmental_snr(decoded, original, rate) : s.segmental_snr, s.seconds);
+  stoi.add(s.stoi, s.seconds), estoi.add(s.estoi, s.seconds);
+  mel.add(s.mel, s.seconds), stft.add(s.stft, s.seconds);
 }
 
-ClipScore PieceScores::total() const {
+ClipScore PieceScores::Channel::total(int64_t rate) const {
   // A clip of one piece was scored as a whole, with two passes.
-  if (pieces_ < 2) return first_;
+  if (pieces < 2) return first;
   ClipScore s;
-  s.seconds = n_ / static_cast<double>(rate_);
-  s.silent = silent_;
-  const double mx = x_ / n_, my = y_ / n_;
-  s.input_mean = from_x_ + mx, s.output_mean = from_y_ + my;
-  const double energy = std::max(0.0, xx_ - n_ * mx * mx), output = std::max(0.0, yy_ - n_ * my * my),
-               dot = xy_ - n_ * mx * my;
-  s.input_std = std::sqrt(energy / n_), s.output_std = std::sqrt(output / n_);
-  s.snr = limited(decibels(power_, noise_));
+  s.seconds = n / static_cast<double>(rate);
+  s.silent = silent;
+  const double mx = x / n, my = y / n;
+  s.input_mean = from_x + mx, s.output_mean = from_y + my;
+  const double energy = std::max(0.0, xx - n * mx * mx), output = std::max(0.0, yy - n * my * my),
+               dot = xy - n * mx * my;
+  s.input_std = std::sqrt(energy / n), s.output_std = std::sqrt(output / n);
+  s.snr = limited(decibels(power, noise));
   if (!is_constant(s.input_std)) {
     // |scale x|^2 with scale = dot / energy. The rest is orthogonal to it, so its power is the difference.
     const double target = dot * dot / energy;
     s.si_sdr = scale_invariant(target, output - target);
   }
-  if (!s.silent) s.segmental_snr = segmental_.value();
-  s.stoi = stoi_.value(), s.estoi = estoi_.value();
-  s.mel = mel_.value(), s.stft = stft_.value();
+  if (!s.silent) s.segmental_snr = segmental.value();
+  s.stoi = stoi.value(), s.estoi = estoi.value();
+  s.mel = mel.value(), s.stft = stft.value();
+  return s;
+}
+
+void PieceScores::add(std::span<const float> original, std::span<const float> decoded) {
+  const size_t width = channels_.size();
+  if (decoded.size() != original.size() || original.size() % width != 0)
+    throw Error(ErrorKind::usage, "score of a piece: " + std::to_string(decoded.size()) + " and " +
+                                      std::to_string(original.size()) + " samples, expected as many" +
+                                      (width > 1 ? ", whole ones of " + std::to_string(width) + " channels" : ""));
+  if (width == 1) return channels_[0].add(ctx_, rate_, original, decoded);
+  for (size_t c = 0; c < width; ++c)
+    channels_[c].add(ctx_, rate_, channel_of(original, c, width), channel_of(decoded, c, width));
+}
+
+ClipScore PieceScores::total() const {
+  std::vector<ClipScore> scores;
+  for (const Channel& c : channels_) scores.push_back(c.total(rate_));
+  if (scores.size() == 1) return scores[0];
+  ClipScore s;
+  s.seconds = scores[0].seconds;
+  s.silent = std::all_of(scores.begin(), scores.end(), [](const ClipScore& c) { return c.silent; });
+  // The SNR of a silent clip is not used, but it has one.
+  s.snr = mean_of(scores, &ClipScore::snr, s.silent ? Over::scored : Over::sounding);
+  s.si_sdr = mean_of(scores, &ClipScore::si_sdr, Over::scored);
+  s.segmental_snr = mean_of(scores, &ClipScore::segmental_snr, Over::scored);
+  s.stoi = mean_of(scores, &ClipScore::stoi, Over::scored), s.estoi = mean_of(scores, &ClipScore::estoi, Over::scored);
+  s.mel = mean_of(scores, &ClipScore::mel, Over::scored), s.stft = mean_of(scores, &ClipScore::stft, Over::scored);
+  s.input_mean = mean_of(scores, &ClipScore::input_mean, Over::scored);
+  s.output_mean = mean_of(scores, &ClipScore::output_mean, Over::scored);
+  s.input_std = joint_deviation(scores, &ClipScore::input_mean, &ClipScore::input_std);
+  s.output_std = joint_deviation(scores, &ClipScore::output_mean, &ClipScore::output_std);
   return s;
 }
 
@@ -282,7 +340,8 @@ double Scores::decode_speed() const {
 Evaluation::Evaluation(Codec& codec, int64_t codebooks)
     : codec_(codec),
       counts_(static_cast<size_t>(codec.config().codebooks_used("Evaluation", codebooks)),
-              std::vector<int64_t>(static_cast<size_t>(codec.config().codebook_size), 0)) {}
+              std::vector<int64_t>(static_cast<size_t>(codec.config().codebook_size), 0)),
+      sums_(static_cast<size_t>(codec.config().audio_channels)) {}
 
 const ClipScore& Evaluation::add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded,
                                  const JudgeHooks& hooks) {
@@ -300,16 +359,23 @@ const ClipScore& Evaluation::add(const std::string& name, std::span<const float>
 }
 
 struct ClipJudge::Impl {
+  /// Codes that are decoded by one call: those of a segment with its scale, or all that are there.
+  struct Block {
+    std::vector<int32_t> codes;
+    float scale = 1;
+  };
+
   Evaluation& to;
   std::string name;
   JudgeHooks hooks;
+  size_t channels;
   PieceScores scores;
   std::vector<std::vector<int64_t>> counts;  // the evaluation's counts, with this clip added
-  Evaluation::Sums sums;
-  std::vector<int32_t> codes = {};
+  std::vector<Evaluation::Sums> sums;        // per channel
+  std::vector<Block> blocks = {};
   std::vector<float> original = {}, decoded = {};  // not scored yet
   double encode_seconds = 0, decode_seconds = 0;
-  int64_t samples = 0;
+  int64_t samples = 0, frames = 0, scales = 0;  // samples per channel
   WindowedEncoder encoder;
   WindowedDecoder decoder;
 
@@ -317,44 +383,59 @@ struct ClipJudge::Impl {
       : to(e),
         name(std::move(n)),
         hooks(std::move(h)),
-        scores(e.codec_.context(), e.codec_.config().sample_rate),
+        channels(static_cast<size_t>(e.codec_.config().audio_channels)),
+        scores(e.codec_.context(), e.codec_.config().sample_rate, e.codec_.config().audio_channels),
         // Copies. finish() moves them back, so a clip that an exception stops leaves no trace in the evaluation.
         counts(e.counts_),
         sums(e.sums_),
         encoder(
-            e.codec_, [this](View<const int32_t> c, float) { codes.insert(codes.end(), c.begin(), c.end()); }, 0,
+            e.codec_, [this](View<const int32_t> c, float scale) { take(c, scale); }, 0,
             static_cast<int64_t>(counts.size())),
         decoder(
             e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }, 0,
             static_cast<int64_t>(counts.size())) {}
 
+  void take(View<const int32_t> codes, float scale) {
+    if (blocks.empty() || to.codec_.config().segmented()) blocks.push_back({.codes = {}, .scale = scale});
+    blocks.back().codes.insert(blocks.back().codes.end(), codes.begin(), codes.end());
+    if (to.codec_.config().segment_scale) ++scales;
+  }
   void encode(std::span<const float> x, bool last) {
     const auto start = Clock::now();
     if (!x.empty()) encoder.push(x);
     if (last) encoder.finish();
     encode_seconds += since(start);
     original.insert(original.end(), x.begin(), x.end());
-    samples += static_cast<int64_t>(x.size());
+    samples += static_cast<int64_t>(x.size() / channels);
   }
   void decode(bool last) {
     // Codes are ordered by frame, then by codebook.
-    for (size_t i = 0; i < codes.size(); ++i) ++counts[i % counts.size()][static_cast<size_t>(codes[i])];
+    for (const Block& b : blocks) {
+      for (size_t i = 0; i < b.codes.size(); ++i) ++counts[i % counts.size()][static_cast<size_t>(b.codes[i])];
+      frames += static_cast<int64_t>(b.codes.size() / counts.size());
+    }
     const auto start = Clock::now();
-    if (!codes.empty()) decoder.push(codes);
+    for (const Block& b : blocks)
+      if (!b.codes.empty()) decoder.push(b.codes, b.scale);
     if (last) decoder.finish();
     decode_seconds += since(start);
-    codes.clear();
+    blocks.clear();
     if (last) decoded.resize(original.size());  // removes the padding of the last frame
   }
+  /// n: samples per channel.
   void score(int64_t n) {
-    const std::vector<float> x = taken(original, n), y = taken(decoded, n);
+    const auto values = n * static_cast<int64_t>(channels);
+    const std::vector<float> x = taken(original, values), y = taken(decoded, values);
     scores.add(x, y);
     for (size_t i = 0; i < x.size(); ++i) {
       const double a = x[i], b = y[i];
-      sums.n += 1, sums.x += a, sums.xx += a * a, sums.y += b, sums.yy += b * b;
+      Evaluation::Sums& s = sums[i % channels];
+      s.n += 1, s.x += a, s.xx += a * a, s.y += b, s.yy += b * b;
     }
     if (hooks.piece) hooks.piece(x, y);
   }
+  /// Samples per channel.
+  int64_t waiting() const { return static_cast<int64_t>(original.size() / channels); }
   void done() const {
     if (hooks.progress)
       hooks.progress(static_cast<double>(samples) / static_cast<double>(to.codec_.config().sample_rate));
@@ -368,14 +449,18 @@ ClipJudge::~ClipJudge() = default;
 void ClipJudge::push(std::span<const float> samples) {
   Impl& m = *impl_;
   const int64_t rate = m.to.codec_.config().sample_rate;
+  const size_t second = static_cast<size_t>(rate) * m.channels;
+  if (samples.size() % m.channels != 0)
+    throw Error(ErrorKind::usage, "ClipJudge: " + std::to_string(samples.size()) + " values are not whole samples of " +
+                                      std::to_string(m.channels) + " channels");
   // One second at a time, whatever is pushed: memory stays bounded, and hooks are called at even intervals.
-  for (size_t at = 0; at < samples.size(); at += static_cast<size_t>(rate)) {
-    m.encode(samples.subspan(at, std::min(static_cast<size_t>(rate), samples.size() - at)), false);
+  for (size_t at = 0; at < samples.size(); at += second) {
+    m.encode(samples.subspan(at, std::min(second, samples.size() - at)), false);
     m.decode(false);
     // The decoder lags behind. The clip is at least as long as what has been pushed.
     for (;;) {
-      const auto left = static_cast<int64_t>(m.original.size()), n = PieceScores::next_piece(left, rate);
-      if (n == left || n > static_cast<int64_t>(m.decoded.size())) break;
+      const int64_t left = m.waiting(), n = PieceScores::next_piece(left, rate);
+      if (n == left || n * static_cast<int64_t>(m.channels) > static_cast<int64_t>(m.decoded.size())) break;
       m.score(n);
     }
     m.done();
@@ -388,24 +473,38 @@ const ClipScore& ClipJudge::finish() {
   m.encode({}, true);
   m.decode(true);
   // The pieces that are left, cut as in score_clip().
-  do m.score(PieceScores::next_piece(static_cast<int64_t>(m.original.size()), rate));
+  do m.score(PieceScores::next_piece(m.waiting(), rate));
   while (!m.original.empty());
   m.done();
   ClipScore s = m.scores.total();
   s.name = m.name;
   s.encode_seconds = m.encode_seconds, s.decode_seconds = m.decode_seconds;
+  s.frames = m.frames, s.scales = m.scales;
   m.to.counts_ = std::move(m.counts);
-  m.to.sums_ = m.sums;
+  m.to.sums_ = std::move(m.sums);
   return m.to.Scores::add(std::move(s));
 }
 
-double Evaluation::input_mean() const { return sums_.n > 0 ? sums_.x / sums_.n : 0; }
-double Evaluation::output_mean() const { return sums_.n > 0 ? sums_.y / sums_.n : 0; }
+double Evaluation::total(double Sums::*sum) const {
+  double all = 0;
+  for (const Sums& s : sums_) all += s.*sum;
+  return all;
+}
+double Evaluation::input_mean() const {
+  const double n = total(&Sums::n);
+  return n > 0 ? total(&Sums::x) / n : 0;
+}
+double Evaluation::output_mean() const {
+  const double n = total(&Sums::n);
+  return n > 0 ? total(&Sums::y) / n : 0;
+}
 double Evaluation::input_std() const {
-  return sums_.n > 0 ? std::sqrt(std::max(0.0, sums_.xx / sums_.n - input_mean() * input_mean())) : 0;
+  const double n = total(&Sums::n);
+  return n > 0 ? std::sqrt(std::max(0.0, total(&Sums::xx) / n - input_mean() * input_mean())) : 0;
 }
 double Evaluation::output_std() const {
-  return sums_.n > 0 ? std::sqrt(std::max(0.0, sums_.yy / sums_.n - output_mean() * output_mean())) : 0;
+  const double n = total(&Sums::n);
+  return n > 0 ? std::sqrt(std::max(0.0, total(&Sums::yy) / n - output_mean() * output_mean())) : 0;
 }
 
 std::vector<double> Evaluation::usage() const {

@@ -142,6 +142,12 @@ void Run::begin() {
   if (warned.size() > bad_files_shown)
     say("warning: " + std::to_string(warned.size() - bad_files_shown) + " more files have defects and are used");
 
+  if (const std::vector<int64_t>& files = data_.training();
+      data_.channels() == 2 && std::none_of(files.begin(), files.end(), [&](int64_t i) {
+        return data_.clips()[static_cast<size_t>(i)].channels == 2;
+      }))
+    say("warning: codec.audio_channels is 2 and no file to train on is stereo; both channels are always equal");
+
   const std::optional<Checkpoint> from = find_checkpoint();
   // Weights come from a checkpoint, from --init, or from the configured start, in this order of precedence.
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();

@@ -71,6 +71,7 @@ std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
 DatasetOptions dataset_options(const RunConfig& c) {
   DatasetOptions d;
   d.sample_rate = static_cast<int>(c.codec.sample_rate);
+  d.channels = static_cast<int>(c.codec.audio_channels);
   d.min_samples = c.codec.hop();
   d.valid_fraction = c.training.valid_fraction;
   d.held_out_folders = c.training.held_out_folders;
@@ -113,7 +114,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   };
   // A model of its own, so that an evaluation changes nothing that training uses.
   judged_.parameters().assign(ctx_, step_.parameters(), step_.averaged());
-  const int rate = static_cast<int>(config_.codec.sample_rate);
+  const int rate = static_cast<int>(config_.codec.sample_rate), channels = data_.channels();
   // The choice is made once per process, so that the scores of all epochs are comparable. It depends on the data and
   // the configuration alone.
   if (!judged_parts_) judged_parts_.emplace(data_, judged_excerpts(data_, config_.training.valid_seconds), look);
@@ -134,18 +135,18 @@ void Run::judge(Evaluation& e, int64_t epoch) {
     const std::vector<float> samples = judged_parts_->samples(i);
     const std::string part = excerpt_name(data_, parts[i]);
     e.add(part, samples, i < shown_examples ? &decoded : nullptr, hooks);
-    before += static_cast<double>(samples.size()) / rate;
+    before += static_cast<double>(samples.size()) / rate / channels;
     if (i >= shown_examples) continue;
-    const size_t n = std::min(samples.size(), static_cast<size_t>(shown_seconds * rate));
+    const size_t n = std::min(samples.size(), static_cast<size_t>(shown_seconds * rate * channels));
     const std::span<const float> x = std::span(samples).first(n), y = std::span(decoded).first(n);
     const std::string name = std::to_string(i) + "/" + part;
     // Originals are logged once: before training if the start is scored, otherwise at the end of the first epoch.
     if (epoch == (options_.init.empty() ? 0 : 1)) {
-      events_->audio("original/" + name, 0, x, rate);
-      events_->image("spectrogram_original/" + name, 0, spectrogram(x));
+      events_->audio("original/" + name, 0, x, rate, channels);
+      events_->image("spectrogram_original/" + name, 0, spectrogram(x, {.channels = channels}));
     }
-    events_->audio("decoded/" + name, done_, y, rate);
-    events_->image("spectrogram_decoded/" + name, done_, spectrogram(y));
+    events_->audio("decoded/" + name, done_, y, rate, channels);
+    events_->image("spectrogram_decoded/" + name, done_, spectrogram(y, {.channels = channels}));
   }
 }
 
@@ -168,18 +169,19 @@ StepMetrics Run::measure_held_out() {
       }
     measured_parts_.emplace(data_, std::move(parts), look);
   }
-  const auto batch = static_cast<size_t>(step_.batch()), segment = static_cast<size_t>(step_.samples()),
+  const auto batch = static_cast<size_t>(step_.batch()), channels = static_cast<size_t>(data_.channels()),
+             row = static_cast<size_t>(step_.samples()) * channels,
              batches = measured_parts_->excerpts().size() / batch;
   const float part = 1.0f / static_cast<float>(batches);
   StepMetrics sum;
   for (size_t b = 0; b < batches; ++b) {
     look();
-    std::vector<float> audio(batch * segment, 0.0f);
+    std::vector<float> audio(batch * row, 0.0f);
     std::vector<int32_t> valid;
     for (size_t i = 0; i < batch; ++i) {
       const std::vector<float> samples = measured_parts_->samples(b * batch + i);
-      std::copy(samples.begin(), samples.end(), audio.begin() + static_cast<std::ptrdiff_t>(i * segment));
-      valid.push_back(static_cast<int32_t>(samples.size()));
+      std::copy(samples.begin(), samples.end(), audio.begin() + static_cast<std::ptrdiff_t>(i * row));
+      valid.push_back(static_cast<int32_t>(samples.size() / channels));
     }
     // All codebooks, without dropout.
     step_.load(audio, valid);
@@ -245,8 +247,8 @@ void Run::report(int64_t epoch) {
               per_cent(static_cast<double>(d.real)) + ", " + per_cent(static_cast<double>(d.fake)) + "]";
     say("  discriminators, loss [right about real, decoded]: " + line);
   }
-  double frames = 0;
-  for (const ClipScore& c : e.clips()) frames += c.seconds * config_.codec.frame_rate();
+  int64_t frames = 0;
+  for (const ClipScore& c : e.clips()) frames += c.frames;
   const HealthFigures figures{.snr = snr_,
                               .input_mean = e.input_mean(),
                               .input_std = e.input_std(),
@@ -254,7 +256,7 @@ void Run::report(int64_t epoch) {
                               .output_std = e.output_std(),
                               .usage = usage,
                               .perplexity = perplexity,
-                              .codes_seen = static_cast<int64_t>(frames),
+                              .codes_seen = frames,
                               .codebook_size = config_.codec.codebook_size,
                               .step = done_,
                               .balanced = config_.loss.balanced,

@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "codec/callers.h"
+#include "nacre/discriminators/signals.h"
+#include "nn/segment_scale.h"
 
 namespace nacre {
 namespace {
@@ -64,6 +66,7 @@ struct TrainingStep::Impl {
     captures = ctx.device().kind == Device::cuda;
     host.stages.assign(static_cast<size_t>(batch), static_cast<int32_t>(config.n_codebooks));
     host.frames.resize(static_cast<size_t>(batch));
+    host.channel_lengths.resize(static_cast<size_t>(batch * config.audio_channels));
     host.values.resize(losses.terms.size()), host.shares.resize(losses.leader.size());
     for (const TermSpec& t : losses.terms)
       host.metrics.terms.push_back({.name = t.name, .title = t.title, .in_sum = t.in_sum});
@@ -86,11 +89,15 @@ struct TrainingStep::Impl {
   /// The whole step as one walk: encoder, quantizer, decoder, discriminators in a walk of their own, losses. What
   /// load() fills (audio, lengths, and the quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
-    const Output<float> source = p.source<float>({.batch = batch, .time = samples});
+    const int64_t channels = config.audio_channels;
+    const Output<float> source = p.source<float>({.batch = batch, .time = samples, .channels = channels});
     audio = source.value;
     lengths = p.persistent<int32_t>({.channels = batch});
+    channel_lengths = channels > 1 ? p.persistent<int32_t>({.channels = batch * channels}) : lengths;
+    const Normalised heard =
+        config.segment_scale ? normalised(p, source.flow, lengths) : Normalised{.flow = source.flow};
     // The latent and the estimate are float in every storage: distances to codes and the losses are computed in float.
-    const Flow z = stored_as(p, system.encoder(p, stored_as(p, source.flow, storage)), Storage::float32);
+    const Flow z = stored_as(p, system.encoder(p, stored_as(p, heard.flow, storage)), Storage::float32);
     latent = p.result<float>(z);
     after_encoder = p.last_step();
     quantized = system.quantizer.plan(p, z,
@@ -100,18 +107,24 @@ struct TrainingStep::Impl {
                                        .step = optimizer->step(),
                                        .seed = seed});
     after_quantizer = p.last_step();
-    const Flow estimate = stored_as(p, system.decoder(p, stored_as(p, quantized.flow, storage)), Storage::float32);
+    const Flow decoded = stored_as(p, system.decoder(p, stored_as(p, quantized.flow, storage)), Storage::float32);
+    // Audio is compared at its own level, and each of its channels by itself, as an item of its own.
+    const Flow estimate =
+        channels_apart(p, "audio.channels", config.segment_scale ? scaled(p, decoded, heard.scales) : decoded);
+    const Flow real = channels_apart(p, "audio.channels", source.flow);
+    const View<const float> target = channels > 1 ? p.result<float>(real) : audio;
     if (!critics) {
-      losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate);
+      losses = plan_losses(p, estimate, target, channel_lengths, loss_config, config.sample_rate, {}, channels);
     } else {
       Critics& c = *critics;
       p.inner([&](Plan& inner) {
-        c.verdicts = plan_discriminator_losses(inner, c.networks, audio, estimate, c.config.loss);
+        c.verdicts = plan_discriminator_losses(inner, c.networks, target, estimate, c.config.loss);
         c.optimizer->plan(inner);
       });
       const Frozen frozen = p.freeze(c.parameters);
-      const Loss adversarial = adversarial_loss_of(loss_config, c.config.loss, c.networks, source.flow);
-      losses = plan_losses(p, estimate, audio, lengths, loss_config, config.sample_rate, std::span(&adversarial, 1));
+      const Loss adversarial = adversarial_loss_of(loss_config, c.config.loss, c.networks, real);
+      losses = plan_losses(p, estimate, target, channel_lengths, loss_config, config.sample_rate,
+                           std::span(&adversarial, 1), channels);
     }
     optimizer->plan(p);
   }
@@ -135,14 +148,14 @@ struct TrainingStep::Impl {
   std::optional<Optimizer> optimizer;          // set once the parameters have their values
   View<float> audio;
   View<const float> latent;
-  View<int32_t> lengths;
+  View<int32_t> lengths, channel_lengths;  // per item, and per channel of every item
   // captures: the second run() records a graph. ran: a run kernel by kernel has come first.
   bool captures = false, ran = false;
   bool with_inner = true;          // of set_discriminators()
   std::optional<Graph> graphs[2];  // without and with training of discriminators
   struct {
     // Buffers for load() and metrics(), allocated once. stages: all codebooks for every item, the default of load().
-    std::vector<int32_t> stages, frames;
+    std::vector<int32_t> stages, frames, channel_lengths;
     std::vector<float> values, shares, verdicts;
     StepMetrics metrics;
   } host;
@@ -185,6 +198,10 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   expect_range("stages", stages, s.config.n_codebooks);
   s.ctx.upload<float>(audio, s.audio);
   s.ctx.upload<int32_t>(lengths, s.lengths);
+  if (const auto channels = static_cast<size_t>(s.config.audio_channels); channels > 1) {
+    for (size_t i = 0; i < s.host.channel_lengths.size(); ++i) s.host.channel_lengths[i] = lengths[i / channels];
+    s.ctx.upload<int32_t>(s.host.channel_lengths, s.channel_lengths);
+  }
   const auto hop = static_cast<int32_t>(s.config.hop());
   // A frame that is partly filled counts.
   for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;

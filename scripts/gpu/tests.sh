@@ -41,7 +41,7 @@ baselines='/(cudnn_nhwc|cudnn_nchw|gemm)'
 # ---- sanitizer --------------------------------------------------------------------------------------------------------------
 # In addition to the small benches, which launch every op: tests with odd shapes, and a complete captured step.
 sanitized_tests=(
-  "snake" "convert" "balancer" "waveform_loss" "feature_loss" "adversarial_loss" "adamw"
+  "snake" "convert" "balancer" "rms_scale" "waveform_loss" "feature_loss" "adversarial_loss" "adamw"
   "conv1d in bf16 rounds once" "snake_conv1d on tensor cores in tf32" "snake_conv1d in bf16"
   "weight_norm against the reference" "weight_norm_adamw is its three parts"
   "stft: forward, adjoint and their identity" "spectral_loss: losses and gradients against the reference"

@@ -48,6 +48,31 @@ TEST_CASE("every convolution of a model has its row", "[cost]") {
     }
 }
 
+TEST_CASE("the cost of two channels: judged and compared as two items", "[cost]") {
+  CodecConfig stereo = CodecConfig::named("encodec-48k"), mono = stereo;
+  mono.audio_channels = 1, mono.segment = 0, mono.segment_stride = 0, mono.segment_scale = false;
+  LossConfig loss;
+  loss.adversarial = 1;
+  const DiscriminatorConfig judges{.periods = {2}, .period_channels = {4}, .windows = {1024}, .window_channels = 4};
+  const auto two = step_cost(stereo, loss, 1, 48000, Arithmetic::fp32, judges),
+             one = step_cost(mono, loss, 2, 48000, Arithmetic::fp32, judges);
+  for (const char* rows : {"discriminators.", "loss."}) {
+    INFO(rows);
+    CHECK(total(two, rows).forward.products == total(one, rows).forward.products);
+    CHECK(total(two, rows).backward.products == total(one, rows).backward.products);
+    CHECK(total(two, rows).forward.bytes == total(one, rows).forward.bytes);
+    CHECK(total(two, rows).backward.bytes == total(one, rows).backward.bytes);
+    CHECK(total(two, rows).forward.bytes > 0);
+  }
+  // 8 bytes per sample and pass, but the recorded audio has no gradient.
+  CHECK(total(two, "audio.channels").forward.bytes == 2 * 8 * 2 * 48000);
+  CHECK(total(two, "audio.channels").backward.bytes == 8 * 2 * 48000);
+  CHECK(total(two, "audio.normalised").forward.bytes == 12 * 2 * 48000);
+  CHECK(total(two, "audio.normalised").backward.bytes == 0);
+  CHECK(total(two, "audio.scaled").backward.bytes == 8 * 2 * 48000);
+  CHECK(total(one, "audio.").forward.bytes == 0);
+}
+
 TEST_CASE("a floor is bound by memory or by arithmetic", "[cost]") {
   const DeviceCeilings& d = device_ceilings("h200");
   CHECK(floor_seconds({.bytes = 4.3e12}, d, Arithmetic::fp32) == Approx(1));

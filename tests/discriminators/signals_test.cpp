@@ -51,7 +51,7 @@ TEST_CASE("signals: shapes and receptive fields") {
   Context ctx({.threads = 1});
   Plan plan(ctx, Purpose::inference);
   const Shape shape{.batch = 3, .time = 50};
-  Flow audio, levelled, folded, whole, frames, plain, within, both;
+  Flow audio, levelled, folded, whole, frames, plain, within, both, stereo, apart, alone;
   plan.survey([&](Plan& p) {
     audio = p.source<float>(shape).flow;
     levelled = level(p, "level", audio);
@@ -61,6 +61,9 @@ TEST_CASE("signals: shapes and receptive fields") {
     plain = spectrum(p, "spectrum", audio, centred);
     within = spectrum(p, "within", audio, inside);
     both = pair(p, "pair", View<const float>(nullptr, shape), audio);
+    stereo = p.source<float>({.batch = 3, .time = 50, .channels = 2}).flow;
+    apart = channels_apart(p, "apart", stereo);
+    alone = channels_apart(p, "apart", audio);
   });
   CHECK(levelled.shape == shape);
   CHECK(folded.shape == Shape{.batch = 21, .time = 8});
@@ -69,6 +72,8 @@ TEST_CASE("signals: shapes and receptive fields") {
   CHECK(plain.shape == Shape{3, 11, 7, 2});
   CHECK(within.shape == Shape{3, 9, 9, 2});
   CHECK(both.shape == Shape{.batch = 6, .time = 50});
+  CHECK(apart.shape == Shape{.batch = 6, .time = 50});
+  CHECK(alone.id == audio.id);  // no step
   const auto field = [&](Flow to, Span of) {
     const Span found = plan.reach(to, of, audio);
     return std::pair{found.first, found.last};
@@ -80,7 +85,37 @@ TEST_CASE("signals: shapes and receptive fields") {
   CHECK(field(plain, {2, 2}) == std::pair<int64_t, int64_t>{4, 15});
   CHECK(field(within, {2, 3}) == std::pair<int64_t, int64_t>{8, 27});
   CHECK(field(both, {5, 6}) == std::pair<int64_t, int64_t>{5, 6});
-  CHECK(plan.costs().size() == 7);
+  const Span of_apart = plan.reach(apart, {5, 6}, stereo);
+  CHECK((of_apart.first == 5 && of_apart.last == 6));
+  CHECK(plan.costs().size() == 8);
+}
+
+TEST_CASE("signals: channels apart, forth and back") {
+  const Shape shape{.batch = 2, .time = 30, .channels = 3};
+  for (const Device device : devices()) {
+    CAPTURE(str(device));
+    Context ctx({.device = device, .threads = 2});
+    std::vector<float> audio, found(180), back(180);
+    for (int i = 0; i < 180; ++i) audio.push_back(static_cast<float>(i));
+    Plan plan(ctx, Purpose::training);
+    Output<float> source;
+    View<const float> result;
+    plan.reserve([&](Plan& p) {
+      source = p.source<float>(shape, true);
+      if (source.value) ctx.write<float>(audio, source.value);
+      const Flow once = channels_apart(p, "once", source.flow), twice = channels_apart(p, "twice", source.flow);
+      result = p.result<float>(once);
+      slopes_of(p, once), slopes_of(p, twice);
+    });
+    plan.run_gradients();
+    ctx.read<float>(result, found);
+    ctx.read<float>(source.grad, back);
+    for (size_t i = 0; i < 180; ++i) {
+      const size_t item = i / 90, t = i % 90 / 3, channel = i % 3, at = (item * 3 + channel) * 30 + t;
+      CHECK(found[at] == audio[i]);
+      CHECK(back[i] == 2 * slope_at(at));
+    }
+  }
 }
 
 TEST_CASE("signals: what cannot be is refused") {

@@ -92,6 +92,17 @@ TEST_CASE("a spectrogram shows a tone at its height and level", "[training][imag
   // 40 dB down, of a range of 90.
   const Image soft = spectrogram(sine(16000, 3000, 16000, 0.01));
   CHECK(std::abs(int{at(soft, 30, 255 - 96)[1]} - int{colour_of(50.0 / 90)[1]}) <= 2);
+  // The mean power of two channels: that of both if they are equal, and half of it (3 dB down) if one is silent.
+  std::vector<float> equal, left;
+  for (const float v : sine(16000, 3000, 16000, 0.01))
+    equal.insert(equal.end(), {v, v}), left.insert(left.end(), {v, 0});
+  const Image of_two = spectrogram(equal, {.channels = 2}), of_left = spectrogram(left, {.channels = 2});
+  CHECK(of_two.width == soft.width);
+  CHECK(std::abs(int{at(of_two, 30, 255 - 96)[1]} - int{colour_of(50.0 / 90)[1]}) <= 2);
+  CHECK(std::abs(int{at(of_left, 30, 255 - 96)[1]} - int{colour_of(47.0 / 90)[1]}) <= 2);
+  CHECK(int{colour_of(50.0 / 90)[1]} - int{colour_of(47.0 / 90)[1]} > 4);
+  CHECK_THROWS_AS(spectrogram(std::vector<float>(3), {.channels = 2}), Error);
+  CHECK_THROWS_AS(spectrogram({}, {.channels = 0}), Error);
   // Long audio is reduced to the given width. Short, empty and non-finite audio also give a picture.
   CHECK(spectrogram(sine(1000000, 100, 16000), {.width = 100}).width == 100);
   CHECK(spectrogram({}).width == 1);

@@ -102,10 +102,11 @@ TEST_CASE("event files hold what was logged", "[training][logs]") {
     events.image("picture", 9, spectrogram(tone));
     events.audio("sound/0", int64_t{1} << 40, tone, 16000);
     events.text("configuration", 0, "**bold**");
+    events.audio("sound/1", 3, tone, 16000, 2);
   }
   const EventFile file = parse_events(read_bytes(first));
   CHECK_FALSE(file.torn);
-  REQUIRE(file.events.size() == 6);
+  REQUIRE(file.events.size() == 7);
   CHECK(get(file.events[0], 3).bytes == "brain.Event:2");
   CHECK(get(file.events[0], 1).real() > 1.6e9);
   const auto value = [&](size_t i) { return inside(inside(file.events[i], 5), 1); };
@@ -120,8 +121,13 @@ TEST_CASE("event files hold what was logged", "[training][logs]") {
   const Fields audio = inside(value(4), 6);
   CHECK(get(file.events[4], 2).value == uint64_t{1} << 40);
   CHECK(get(audio, 1).single() == 16000.0f);
+  CHECK(get(audio, 2).value == 1);
   CHECK(get(audio, 3).value == 2000);
   CHECK(get(audio, 4).bytes == wav_bytes(tone, 16000));
+  const Fields stereo = inside(value(6), 6);  // the same samples as pairs
+  CHECK(get(stereo, 2).value == 2);
+  CHECK(get(stereo, 3).value == 1000);
+  CHECK(get(stereo, 4).bytes == wav_bytes(tone, 16000, 2));
   const Fields tensor = inside(value(5), 8);
   CHECK(get(tensor, 1).value == 7);
   CHECK(get(inside(inside(tensor, 2), 2), 1).value == 1);

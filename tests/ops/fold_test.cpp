@@ -93,6 +93,46 @@ TEST_CASE("fold: the first and the last sample", "[fold]") {
   }
 }
 
+TEST_CASE("fold without extension takes interleaved channels apart", "[fold]") {
+  const Trial whole[] = {
+      {1, 1, 1},      // the smallest
+      {1, 2, 2},      // one sample of two channels
+      {3, 7, 1},      // one channel: a copy
+      {2, 12, 3},     // odd period
+      {3, 200, 2},    // stereo
+      {5, 64, 64},    // as many signals as samples
+      {2, 514, 2},    // more than a block of positions
+      {1, 2048, 2},   // a chunk of positions
+      {2, 2050, 2},   // a second chunk of one position
+      {2, 33792, 2},  // audio
+  };
+  for (const Device device : devices())
+    for (const Trial& t : whole) {
+      const Shape s{.batch = t.batch, .time = t.time};
+      Case c("fold channels " + std::to_string(t.period), device, s);
+      const Shape out = fold_output(s, t.period, false);
+      const int64_t length = t.time / t.period;
+      REQUIRE(out == Shape{.batch = t.batch * t.period, .time = length});
+      auto &x = c.random("x", s, -1, 1), &y = c.output("y", out), &dy = c.random("dy", out, -1, 1);
+      auto &dx = c.output("dx", s), &sum = c.random("dx added to", s, -1, 1);
+      fold_forward(c.ctx, {.x = x, .y = y, .period = t.period, .extend = false});
+      fold_backward(c.ctx, {.dy = dy, .dx = dx, .period = t.period, .extend = false});
+      fold_backward(c.ctx, {.dy = dy, .dx = sum, .period = t.period, .add_dx = true, .extend = false});
+      std::vector<float> expected, slopes(static_cast<size_t>(s.elements())), sums = sum.before();
+      for (int64_t b = 0; b < t.batch; ++b)
+        for (int64_t j = 0; j < t.period; ++j)
+          for (int64_t l = 0; l < length; ++l) {
+            const auto at = static_cast<size_t>(b * t.time + l * t.period + j);
+            slopes[at] = dy.before()[expected.size()];
+            sums[at] += slopes[at];
+            expected.push_back(x.before()[at]);
+          }
+      c.expect_equal(y, expected);
+      c.expect_equal(dx, slopes);
+      c.expect_equal(sum, sums);
+    }
+}
+
 TEST_CASE("fold does not allocate and does not depend on threads", "[fold]") {
   for (const Device device : devices()) {
     const Shape s{.batch = 3, .time = 20011};
@@ -124,6 +164,12 @@ TEST_CASE("fold names what does not fit", "[fold]") {
     CHECK_THROWS_WITH(fold_forward(c.ctx, {.x = x, .y = y, .period = period}), contains);
     CHECK_THROWS_WITH(fold_backward(c.ctx, {.dy = y, .dx = x, .period = period}), contains);
   }
+  for (const int64_t period : {-2, 0, 4, 12})
+    CHECK_THROWS_WITH(fold_output(s, period, false),
+                      Catch::Contains("time is 6 and period is " + std::to_string(period) +
+                                      ", expected a positive period that divides"));
+  CHECK_THROWS_WITH(fold_forward(c.ctx, {.x = x, .y = y, .period = 3, .extend = false}),
+                    Catch::Contains("fold_forward: y is [6, 3, 1, 1], expected [6, 2, 1, 1]"));
   CHECK_THROWS_WITH(fold_forward(c.ctx, {.x = wide, .y = y, .period = 3}),
                     Catch::Contains("fold_forward: x is [2, 6, 1, 2]"));
   CHECK_THROWS_WITH(fold_forward(c.ctx, {.x = x, .y = x, .period = 3}),

@@ -8,6 +8,7 @@
 #include "nacre/codec/codec.h"
 #include "nacre/training/baseline.h"
 #include "nacre/training/run_config.h"
+#include "nacre/training/trainer.h"
 #include "report/chart.h"
 #include "report/report_compare.h"
 #include "report/report_log.h"
@@ -31,11 +32,12 @@ std::string without_data(std::string html) {
 }
 
 /// Writes a run without training: random weights and a log of two epochs.
-RunConfig tiny_run(const TemporaryFolder& folder) {
+RunConfig tiny_run(const TemporaryFolder& folder, int64_t channels = 1) {
   RunConfig c = RunConfig::from_json(
       R"({"codec": {"encoder_dim": 4, "encoder_rates": [2, 4], "decoder_dim": 16, "decoder_rates": [4, 2],
                     "latent_dim": 8, "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16},
           "training": {"valid_fraction": 0.3}})");
+  c.codec.audio_channels = channels;
   write_bytes(folder / "run/config.json", c.to_json());
   write_bytes(
       folder / "run/log.jsonl",
@@ -260,6 +262,44 @@ TEST_CASE("a report sets baselines beside the codec", "[training][report]") {
       }
       CHECK(row(html, "Opus").rfind("<td>" + figure_of(bits / seconds / 1000, "%.1f") + "</td>", 0) == 0);
     }
+  }
+}
+
+TEST_CASE("a report on a codec of two channels is in stereo", "[training][report][stereo]") {
+  for (const int64_t channels : {1, 2}) {
+    INFO(channels << " channels");
+    const TemporaryFolder folder;
+    const RunConfig config = tiny_run(folder, channels);
+    std::vector<float> x;
+    for (const float v : sine(16000 * 9, 500, 16000)) x.insert(x.end(), {v, 0.5f * v});
+    write_wav(folder / "data/a.wav", {.samples = x, .sample_rate = 16000, .channels = 2});
+    write_wav(folder / "data/valid/b.wav", {.samples = x, .sample_rate = 16000, .channels = 2});
+    ReportOptions o{
+        .run = folder / "run", .model = {}, .data_dir = folder.path() + "/data", .output = folder / "page.html"};
+    o.context.threads = 1;
+    const ReportResult r = write_report(o);
+    const std::string html = read_bytes(o.output.string());
+    // The number of channels is in bytes 22 and 23 of a WAV header, between those of the format and the rate. Bytes 21
+    // to 23 are characters 28 to 31 of base64.
+    const std::string head = "src=\"data:audio/wav;base64,";
+    size_t sounds = 0;
+    for (size_t at = html.find(head); at != std::string::npos; at = html.find(head, at + 1), ++sounds)
+      CHECK(html.substr(at + head.size() + 28, 4) == (channels == 2 ? "AAIA" : "AAEA"));
+    CHECK(sounds == (opus_unavailable() ? 2 : 3));
+    const bool stereo = channels == 2;
+    CHECK((html.find("codes stereo audio of 16 kHz") != std::string::npos) == stereo);
+    CHECK(html.find(stereo ? "16-bit samples, 512 kbit/s" : "16-bit samples, 256 kbit/s") != std::string::npos);
+    CHECK(html.find(stereo ? "rate, stereo, scaled" : "rate, mono, scaled") != std::string::npos);
+    CHECK(html.find("the first 8.0 of 9.0 s") != std::string::npos);
+    // Two codes of 4 bits, 2000 times a second, for all channels together.
+    Context ctx({.threads = 1});
+    Codec codec = Codec::load(ctx, folder / "run/model.safetensors");
+    const Dataset data(folder / "data", dataset_options(config));
+    Evaluation e(codec);
+    e.add("b", *data.load(data.held_out()[0]));
+    CHECK(r.snr == e.snr());
+    CHECK(code_bits(config.codec, e.clips()[0]) == 9 * 16000.0);
+    CHECK(count_of(html, "<tr><td>This codec</td><td>16.0</td>") == 1);
   }
 }
 

@@ -123,6 +123,37 @@ TEST_CASE("Opus keeps near the bitrate it is asked for, and more bits buy qualit
   CHECK(code_opus(x, 16000, 1e9).bytes == code_opus(x, 16000, max_opus_bitrate).bytes);
 }
 
+TEST_CASE("Opus codes two channels together", "[training][baseline][stereo]") {
+  if (!available()) return;
+  for (const int rate : {16000, 48000, 44100}) {
+    INFO(rate << " Hz");
+    // The right channel is the left one backwards, so that neither contains the other.
+    const std::vector<float> left = voice(rate, 1.5), right(left.rbegin(), left.rend());
+    std::vector<float> both;
+    for (size_t t = 0; t < left.size(); ++t) both.insert(both.end(), {left[t], right[t]});
+    const OpusCoded coded = code_opus(both, rate, 128000, 2);
+    REQUIRE(coded.samples.size() == both.size());
+    std::vector<float> sides[2];
+    for (size_t i = 0; i < both.size(); ++i) sides[i % 2].push_back(coded.samples[i]);
+    CHECK(lag(left, sides[0], rate / 50) == 0);
+    CHECK(lag(right, sides[1], rate / 50) == 0);
+    CHECK(snr(left, sides[0]) > 0);
+    CHECK(snr(right, sides[1]) > 0);
+    // The bitrate is that of both channels: near to what one channel has at as many bits, far from twice that.
+    const double bits = static_cast<double>(coded.bytes),
+                 one = static_cast<double>(code_opus(left, rate, 128000).bytes);
+    CHECK(bits < 1.5 * one);
+    CHECK(bits > one / 1.5);
+  }
+  // The limits are those of a channel.
+  const std::vector<float> x = voice(16000, 1);
+  CHECK(code_opus(x, 16000, 1, 2).bytes == code_opus(x, 16000, 2 * min_opus_bitrate, 2).bytes);
+  CHECK(code_opus(x, 16000, 1e9, 2).bytes == code_opus(x, 16000, 2 * max_opus_bitrate, 2).bytes);
+  CHECK_THROWS_WITH(code_opus(std::vector<float>(3), 16000, 16000, 2), Catch::Contains("3 samples of 2 channels"));
+  CHECK_THROWS_AS(code_opus(std::vector<float>(3), 16000, 16000, 3), Error);
+  CHECK_THROWS_AS(code_opus(std::vector<float>(3), 16000, 16000, 0), Error);
+}
+
 TEST_CASE("Opus refuses what it cannot mean", "[training][baseline]") {
   if (!available()) return;
   const std::vector<float> x(100);

@@ -294,6 +294,71 @@ TEST_CASE("scores: an evaluation counts codes and samples over all clips", "[eva
   }
 }
 
+TEST_CASE("scores: an evaluation of segments decodes each with its scale, and counts them", "[evaluation][stereo]") {
+  Context ctx({.threads = 1});
+  // Two channels, a hop of 10, and segments of 200 samples from 170 to 170.
+  CodecConfig config = CodecConfig::named("encodec-48k");
+  config.encoder_dim = 4, config.decoder_dim = 16, config.latent_dim = 6;
+  config.encoder_rates = {2, 5}, config.decoder_rates = {5, 2};
+  config.n_codebooks = 3, config.codebook_size = 16, config.codebooks_drawn = {};
+  config.segment = 200, config.segment_stride = 170;
+  Codec codec(ctx, config);
+  codec.parameters().initialise(ctx, 3);
+  codec.parameters().refresh(ctx);
+
+  Evaluation e(codec);
+  std::vector<double> counts(3 * 16);
+  double n = 0, sum_x = 0, sum_y = 0;
+  for (const size_t samples : {1200, 345}) {
+    std::vector<float> x;
+    const std::vector<float> left = swelling_noise(samples, samples), right = swelling_noise(samples, 7);
+    for (size_t t = 0; t < samples; ++t) x.insert(x.end(), {left[t], 0.3f * right[t]});
+    std::vector<std::pair<std::vector<int32_t>, float>> segments;
+    WindowedEncoder encoder(codec, [&](View<const int32_t> c, float scale) {
+      segments.push_back({{c.begin(), c.end()}, scale});
+    });
+    encoder.push(x);
+    encoder.finish();
+    std::vector<float> y, told;
+    WindowedDecoder decoder(codec,
+                            [&](std::span<const float> piece) { y.insert(y.end(), piece.begin(), piece.end()); });
+    int64_t frames = 0;
+    for (const auto& [codes, scale] : segments) {
+      CHECK(scale != 1);
+      decoder.push(codes, scale);
+      frames += static_cast<int64_t>(codes.size() / 3);
+      for (size_t i = 0; i < codes.size(); ++i) ++counts[i % 3 * 16 + static_cast<size_t>(codes[i])];
+    }
+    decoder.finish();
+    y.resize(x.size());
+    const ClipScore score = e.add("clip", x, &told);
+    CHECK((told == y));
+    CHECK(score.scales == static_cast<int64_t>((samples + 169) / 170));
+    CHECK(score.frames == frames);
+    CHECK(score.seconds == static_cast<double>(samples) / 48000);
+    // Segments overlap by 3 frames.
+    CHECK(score.frames > static_cast<int64_t>(samples / 10));
+    double snr = 0;
+    for (size_t c = 0; c < 2; ++c) {
+      double signal = 0, noise = 0;
+      for (size_t i = c; i < x.size(); i += 2) {
+        const double a = x[i], b = y[i];
+        signal += a * a, noise += (a - b) * (a - b);
+        ++n, sum_x += a, sum_y += b;
+      }
+      snr += 10 * std::log10(signal / noise) / 2;
+    }
+    CHECK(score.snr == Approx(snr).margin(1e-11));  // as above
+  }
+  CHECK(e.input_mean() == Approx(sum_x / n).margin(1e-11));
+  CHECK(e.output_mean() == Approx(sum_y / n).margin(1e-11));
+  for (size_t book = 0; book < 3; ++book) {
+    double used = 0;
+    for (size_t k = 0; k < 16; ++k) used += counts[book * 16 + k] > 0;
+    CHECK(e.usage()[book] == used / 16);
+  }
+}
+
 TEST_CASE("scores: an evaluation with the first codebooks", "[evaluation][codebooks]") {
   Context ctx({.threads = 1});
   Codec codec(ctx, small(QuantizerKind::factorised));

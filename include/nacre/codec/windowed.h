@@ -28,7 +28,8 @@ class BlockStream;
 class OverlapAdd;
 
 /// Default window length in frames: about two seconds, at least four receptive fields. Half a second for a recurrent
-/// network, whose last window is completed by zeros.
+/// network, whose last window is completed by zeros. For a segmented codec, the frames of a segment, whatever window is
+/// asked for.
 int64_t default_window_frames(const CodecConfig&);
 
 /// The window length for a signal of `total` frames. It is `window` if the signal is that long. Otherwise it is the

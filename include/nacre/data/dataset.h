@@ -100,18 +100,19 @@ class Dataset {
   bool in_memory() const;
   int sample_rate() const;
   int channels() const;
-  /// Hash of the path, size, frames, rate and part of every file, and of the model's rate and channels. A copy of the folder has the
-  /// same fingerprint.
+  /// Hash of the path, size, frames, rate and part of every file, and of the model's rate and channels. A copy of the
+  /// folder has the same fingerprint.
   uint64_t fingerprint() const;
 
   using Samples = std::shared_ptr<const std::vector<float>>;
-  /// Resampled and normalised samples, the model's channels interleaved. Throws Error(input) if the file has changed since the scan.
+  /// Resampled and normalised samples, the model's channels interleaved. Throws Error(input) if the file has changed
+  /// since the scan.
   Samples load(int64_t clip) const;
-  /// Samples [offset, offset + to.size() / channels()) of load(clip). If all audio fits in memory, they are copied from there.
-  /// Otherwise about as many samples are decoded, even if the clip is in the cache, so that the samples do not depend
-  /// on earlier calls.
+  /// Samples [offset, offset + to.size() / channels()) of load(clip), of every channel. If all audio fits in memory,
+  /// they are copied from there. Otherwise about as many samples are decoded, even if the clip is in the cache, so that
+  /// the samples do not depend on earlier calls.
   void read(int64_t clip, int64_t offset, std::span<float> to) const;
-  /// Delivers the same samples piece by piece, in memory that does not depend on n. `check` is called between decoded
+  /// Delivers n samples of every channel piece by piece, in memory that does not depend on n. `check` is called between decoded
   /// pieces and may throw.
   void read(int64_t clip, int64_t offset, int64_t n, const SampleSink&, const std::function<void()>& check = {}) const;
 

@@ -23,7 +23,7 @@ inline constexpr double excerpt_seconds = 10;     ///< from each longer clip
 struct Excerpt {
   int64_t clip = 0;    ///< index into Dataset::clips()
   int64_t offset = 0;  ///< first sample, at the model's rate
-  int64_t samples = 0;
+  int64_t samples = 0;  ///< per channel
   bool operator==(const Excerpt&) const = default;
 };
 
@@ -41,7 +41,7 @@ class ExcerptReader {
   /// `between` is called often while a file is read, and may throw. The dataset must outlive the reader.
   ExcerptReader(const Dataset&, std::vector<Excerpt>, std::function<void()> between = {});
   const std::vector<Excerpt>& excerpts() const { return excerpts_; }
-  /// The samples of excerpt i. Throws what Dataset::read() throws.
+  /// The samples of excerpt i, channels interleaved. Throws what Dataset::read() throws.
   std::vector<float> samples(size_t i);
 
  private:

@@ -1,15 +1,16 @@
 #pragma once
-// A file as the model sees it: one or two channels at the model's rate, scaled to a peak of 0.95. Training, evaluation and
-// scoring all read audio through these functions, so that they use the same samples.
+// A file as the model sees it: one or two channels at the model's rate, scaled to a peak of 0.95. Training, evaluation
+// and scoring all read audio through these functions, so that they use the same samples.
 //
 // One channel is the mean of all channels, unless they cancel each other. They cancel if the mean has less than a
 // hundredth of the channels' mean power (two channels of opposite phase with a correlation below -0.98). The loudest
 // channel is then used, with a warning.
 //
 // Two channels are those of a stereo file. The channel of a mono file is taken twice. Of a file with more channels, both
-// are the one channel described above, with a warning.
+// are the one channel described above, with a warning. Both channels have one gain.
 //
-// A file is silent if it stays within silence_deviation of its mean (nacre/data/audio.h). A silent file is not scaled.
+// A file is silent if each of its channels stays within silence_deviation of its mean (nacre/data/audio.h). A silent
+// file is not scaled.
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -56,7 +57,7 @@ Material survey(AudioReader&, const MaterialOptions&, std::vector<float>* sample
 /// the format can seek, the cost is about that of decoding n samples. The samples equal those of survey(), with two
 /// exceptions: a lossy decoder that starts in the middle may give different samples, and a resampler whose filter has
 /// no exact table (a ratio of large integers) may differ by 1e-4 of full scale. Throws Error(input) if the file has
-/// become shorter.
+/// become shorter or has other channels or another rate.
 void read_material(AudioReader&, const Material&, const MaterialOptions&, int64_t offset, int64_t n, const SampleSink&);
 void read_material(const std::string& path, const Material&, const MaterialOptions&, int64_t offset, int64_t n,
                    const SampleSink&);

@@ -15,6 +15,9 @@ Flow level(Plan&, const std::string& name, Flow audio);
 /// Audio [B, T, 1, 1] as the interleaved signals of a period, [B * period, T / period + 1, 1, 1] (ops/fold.h). Signal j
 /// of item b is item b * period + j. Throws Error(usage) if T is not above the period.
 Flow fold(Plan&, const std::string& name, Flow audio, int64_t period);
+/// Audio [B, T, 1, C] with every channel as an item of its own, [B * C, T, 1, 1]. Channel c of item b is item
+/// b * C + c. Audio of one channel is returned as it is, without a step.
+Flow channels_apart(Plan&, const std::string& name, Flow audio);
 /// The short-time Fourier transform of audio [B, T, 1, 1], [B, frames, window / 2 + 1, 2] with real and imaginary part
 /// innermost (ops/stft.h). Throws Error(usage) for a geometry that stft does not have.
 Flow spectrum(Plan&, const std::string& name, Flow audio, StftGeometry);

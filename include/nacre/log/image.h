@@ -27,10 +27,11 @@ struct SpectrogramOptions {
   int width = 640;                    ///< maximum in pixels; shorter audio gives fewer
   int height = 256;                   ///< maximum in pixels; at most window / 2 + 1 are used
   double floor_db = -90, top_db = 0;  ///< 0 dB is a sine of full scale
+  int channels = 1;                   ///< of the interleaved samples; their mean power is shown
 };
 
 /// A spectrogram with time to the right, frequency upwards to half the sample rate, and power in dB as colour. Samples
 /// that are not finite count as zero.
-Image spectrogram(std::span<const float> samples, const SpectrogramOptions& = {});
+Image spectrogram(std::span<const float> interleaved, const SpectrogramOptions& = {});
 
 }  // namespace nacre::training

@@ -31,7 +31,7 @@ class EventWriter {
   void scalar(std::string_view tag, int64_t step, double value);
   /// TensorBoard keeps ten images and ten sounds per tag, so the tag should contain the number of the sample.
   void image(std::string_view tag, int64_t step, const Image&);
-  void audio(std::string_view tag, int64_t step, std::span<const float> samples, int sample_rate);
+  void audio(std::string_view tag, int64_t step, std::span<const float> interleaved, int sample_rate, int channels = 1);
   /// Text in Markdown.
   void text(std::string_view tag, int64_t step, std::string_view markdown);
   /// The path of the current file.

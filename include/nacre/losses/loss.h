@@ -80,11 +80,10 @@ struct TermSpec {
   /// Part of the sum that is shown as the loss. Losses against a discriminator are not: they depend on its state.
   bool in_sum = true;
 };
-/// What a loss compares, and where it writes its values.
+/// What a loss compares, and where it writes its values. Channels that are coded together are items of their own.
 struct Signals {
-  std::span<const Flow>
-      estimates;             ///< [B, T, 1, channels]: one branch per term (Loss::joint: one), all with the same value
-  View<const float> target;  ///< [B, T, 1, channels]
+  std::span<const Flow> estimates;  ///< [B, T, 1, 1]: one branch per term (Loss::joint: one), all with the same value
+  View<const float> target;         ///< [B, T, 1, 1]
   View<const int32_t> lengths;      ///< [B]: valid samples per item; empty: all
   View<float> values;               ///< [terms] =, unweighted
 };
@@ -124,9 +123,11 @@ class GradientBalancer {
   GradientBalancer(double decay, bool balanced, BalancerNorm norm = BalancerNorm::batch)
       : decay_(decay), balanced_(balanced), norm_(norm) {}
   /// One branch per weight, at most balancer_max. Steps that read x before may add to its gradient, outside of the
-  /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. Throws
-  /// Error(usage) if a later step passes a gradient to x.
-  Branches plan(Plan&, Flow x, std::span<const double> weights, View<const float> gates = {}) const;
+  /// balance. `gates` [branches], if given, are factors of the weights that may change between runs. `channels`: as
+  /// many consecutive items are one in BalancerNorm::item. Throws Error(usage) if a later step passes a gradient to x,
+  /// and if the number of items is not a multiple of `channels`.
+  Branches plan(Plan&, Flow x, std::span<const double> weights, View<const float> gates = {},
+                int64_t channels = 1) const;
 
  private:
   double decay_;
@@ -145,9 +146,11 @@ struct PlannedLosses {
   View<float> balancer_state{};  ///< [2 * branches]: saved in checkpoints
   View<float> gates{};           ///< [branches]: factors of the weights; empty without `more`
 };
-/// Plans losses_of(config), and `more` after them, on branches of `estimate`. With `more`, the caller sets the gates
-/// before the first run.
+/// Plans losses_of(config), and `more` after them, on branches of `estimate` [B, T, 1, 1]. With `more`, the caller sets
+/// the gates before the first run. `channels`: as many consecutive items are the channels of one (channels_apart() in
+/// nacre/discriminators/signals.h). Losses compare channel by channel, and the balancer takes their gradients together.
 PlannedLosses plan_losses(Plan&, Flow estimate, View<const float> target, View<const int32_t> lengths,
-                          const LossConfig&, int64_t sample_rate, std::span<const Loss> more = {});
+                          const LossConfig&, int64_t sample_rate, std::span<const Loss> more = {},
+                          int64_t channels = 1);
 
 }  // namespace nacre

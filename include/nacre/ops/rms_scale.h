@@ -15,7 +15,7 @@
 //   cost          rms_scale reads x once; scale_items reads x and writes y (add: reads y): bound by memory
 namespace nacre {
 struct RmsScale {
-  View<const float> x;            ///< [batch, time, 1, channels], channels 1 to 64
+  View<const float> x;            ///< [batch, time, 1, channels], time at least 1, channels 1 to 64
   View<const int32_t> lengths{};  ///< [1, 1, 1, batch]: samples of each item, 0 to time; empty: all
   View<float> scale;              ///< [1, 1, 1, batch] =
   View<float> scratch{};          ///< rms_scale_scratch

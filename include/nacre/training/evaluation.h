@@ -20,8 +20,9 @@
 // separately, and the clip gets the mean of the pieces that have a value, weighted by their duration. Memory therefore
 // does not grow with the length of a clip.
 //
-// Of a clip with two channels, every channel is scored by itself, and a figure is the mean over the channels that have it.
-// A clip is silent if all of its channels are. The levels are those of all samples.
+// Of a clip with two channels, every channel is scored by itself, and a figure is the mean over the channels that have
+// it. A clip is silent if all of its channels are. The levels are those of all samples. A clip with two equal channels
+// therefore has the figures of one of them.
 //
 // Means are over the files that have a value, and NaN if none has one:
 //   silent files (within -80 dB of their mean: audio.h) have no SNR of any kind and no STOI
@@ -52,20 +53,24 @@ struct ClipScore {
   double stoi = std::numeric_limits<double>::quiet_NaN(), estoi = std::numeric_limits<double>::quiet_NaN();
   double input_mean = 0, input_std = 0, output_mean = 0, output_std = 0;
   double encode_seconds = 0, decode_seconds = 0;  ///< in wall time
+  /// Frames of codes and scales of segments that a Codec made of the clip; 0 for other decoders. Segments overlap, so
+  /// their frames may be more than those of the duration.
+  int64_t frames = 0, scales = 0;
 };
 
-/// Scores decoded audio from any decoder. The caller fills in the name and the times. Throws Error(usage) if the
-/// lengths differ.
+/// Scores decoded audio from any decoder, channels interleaved. The caller fills in the name and the times. Throws
+/// Error(usage) if the lengths differ, and for a part of a sample.
 ClipScore score_clip(Context&, std::span<const float> original, std::span<const float> decoded, int64_t sample_rate,
                      int64_t channels = 1);
 
 /// The score of a clip that arrives in pieces. It equals score_clip() if the pieces are those that score_clip() cuts.
 class PieceScores {
  public:
-  PieceScores(Context& ctx, int64_t sample_rate) : ctx_(ctx), rate_(sample_rate) {}
-  /// Length of the next piece, if `samples` samples are left up to the end of the clip.
+  /// Throws Error(usage) for less than one channel.
+  PieceScores(Context&, int64_t sample_rate, int64_t channels = 1);
+  /// Length of the next piece per channel, if `samples` samples of each channel are left up to the end of the clip.
   static int64_t next_piece(int64_t samples, int64_t sample_rate);
-  /// Throws Error(usage) if the lengths differ.
+  /// Channels are interleaved. Throws Error(usage) if the lengths differ, and for a part of a sample.
   void add(std::span<const float> original, std::span<const float> decoded);
   ClipScore total() const;
 
@@ -75,14 +80,21 @@ class PieceScores {
     void add(double value, double of_seconds);
     double value() const;
   };
+  /// The score of one channel.
+  struct Channel {
+    int64_t pieces = 0;
+    ClipScore first;
+    bool silent = true;
+    double n = 0, power = 0, noise = 0;
+    double from_x = 0, from_y = 0;  // the first samples; the sums below are over the differences from them
+    double x = 0, y = 0, xx = 0, yy = 0, xy = 0;
+    Mean segmental, stoi, estoi, mel, stft;
+    void add(Context&, int64_t rate, std::span<const float> original, std::span<const float> decoded);
+    ClipScore total(int64_t rate) const;
+  };
   Context& ctx_;
-  int64_t rate_, pieces_ = 0;
-  ClipScore first_;
-  bool silent_ = true;
-  double n_ = 0, power_ = 0, noise_ = 0;
-  double from_x_ = 0, from_y_ = 0;  // the first samples; the sums below are over the differences from them
-  double x_ = 0, y_ = 0, xx_ = 0, yy_ = 0, xy_ = 0;
-  Mean segmental_, stoi_, estoi_, mel_, stft_;
+  int64_t rate_;
+  std::vector<Channel> channels_;
 };
 
 /// Scores of files and their means. A mean is NaN if no file has a value.
@@ -110,7 +122,7 @@ class Scores {
 struct JudgeHooks {
   /// Called after each second of the clip with the number of seconds encoded and decoded so far.
   std::function<void(double)> progress = {};
-  /// Called for each scored piece with the original and the decoded samples.
+  /// Called for each scored piece with the original and the decoded samples, channels interleaved.
   std::function<void(std::span<const float>, std::span<const float>)> piece = {};
 };
 
@@ -119,7 +131,8 @@ class Evaluation : public Scores {
  public:
   /// codebooks: as of Codec::reserve_inference(), for all clips.
   explicit Evaluation(Codec&, int64_t codebooks = 0);
-  /// Encodes, decodes and scores one clip (the model's channels interleaved, model rate, normalised). `decoded`, if given, receives the audio.
+  /// Encodes, decodes and scores one clip (the model's channels interleaved, model rate, normalised). `decoded`, if
+  /// given, receives the audio.
   const ClipScore& add(const std::string& name, std::span<const float> samples, std::vector<float>* decoded = nullptr,
                        const JudgeHooks& hooks = {});
 
@@ -133,9 +146,12 @@ class Evaluation : public Scores {
   friend class ClipJudge;
   Codec& codec_;
   std::vector<std::vector<int64_t>> counts_;  // [codebook in use][code]
+  /// Sums of every channel. Their total over equal channels has the bits of the sum of one, times their number.
   struct Sums {
     double n = 0, x = 0, xx = 0, y = 0, yy = 0;
-  } sums_;
+  };
+  std::vector<Sums> sums_;
+  double total(double Sums::*sum) const;
 };
 
 /// Adds one clip to an evaluation piece by piece. The result has the same bits as Evaluation::add, and the memory does

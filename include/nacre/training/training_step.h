@@ -57,12 +57,12 @@ class TrainingStep {
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
 
-  /// Samples per item: the segment length rounded up to a whole number of frames.
+  /// Samples per item and channel: the segment length rounded up to a whole number of frames.
   int64_t samples() const noexcept;
   int64_t batch() const noexcept;
 
-  /// Copies a batch to the device: [batch, samples(), audio_channels] samples, the number of valid samples per item, and the number of
-  /// codebooks used per item (empty: all).
+  /// Copies a batch to the device: [batch, samples(), audio_channels] samples, the number of valid samples of each item
+  /// per channel, and the number of codebooks used per item (empty: all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
   /// Initialises the codebooks from data: k-means over the latents of batches that `next_batch` loads, until `rows`
   /// frames are gathered; then moving-average updates, batch by batch, over about `average_rows` further frames
