@@ -3,13 +3,13 @@
 published models, with random weights.
 
   python3 scripts/parity.py [--nacre build/cpu/nacre] [--seconds 10]
-                            [--layouts dac_16khz,dac_24khz,dac_44khz,encodec_24khz,encodec_32khz]
+                            [--layouts dac_16khz,dac_24khz,dac_44khz,encodec_24khz,encodec_32khz,encodec_48khz]
 
 Run by hand; needs torch and transformers (python3 -m venv; pip install torch transformers), and encodec for its layouts.
 For each layout it
 
   - draws weights by which activations keep their scale, and saves the model with save_pretrained;
-  - encodes noise-like audio by both programs and compares the codes;
+  - encodes noise-like audio by both programs and compares the codes, and the scales of segments;
   - decodes the codes of transformers by both programs and compares the audio;
   - exports nacre's model with --format hf, loads that with from_pretrained, and compares weights, codes and audio with
     the first model;
@@ -20,8 +20,10 @@ A code that differs is a near tie if, for DAC, the similarities of both codes di
 for EnCodec, if what is quantised is nearer to the plane between both codes than 1e-5 of the norm of the latent. Only the
 first differing stage of a frame is judged, because later stages see another residual.
 
+The audio of a layout with segments ends within a frame.
+
 Prints the tables of docs/exchange.md. Exit code 1 if a code differs without a near tie, a tensor is missing or unexpected,
-or audio differs by more than 1e-5.
+or audio or a scale differs by more than 1e-5.
 """
 import argparse
 import pathlib
@@ -43,11 +45,14 @@ ENCODEC = {
     "encodec_24khz": {},
     "encodec_32khz": dict(num_filters=64, upsampling_ratios=[8, 5, 4, 4], sampling_rate=32000, codebook_size=2048,
                           target_bandwidths=[2.2], use_causal_conv=False, use_conv_shortcut=False),
+    "encodec_48khz": dict(audio_channels=2, sampling_rate=48000, target_bandwidths=[3.0, 6.0, 12.0, 24.0],
+                          norm_type="time_group_norm", use_causal_conv=False, normalize=True, chunk_length_s=1.0,
+                          overlap=0.01),
 }
 DAC_HEAD = ("layout | audio | codes | differ | no near tie | samples fewer | audio | audio, end | keys | weights, back | "
             "codes, back | audio, back")
-ENCODEC_HEAD = ("layout | audio | codes | differ | no near tie | audio | keys | weights, back | codes, back | audio, back | "
-                "codes, encodec | audio, encodec")
+ENCODEC_HEAD = ("layout | audio | codes | differ | no near tie | scales | audio | keys | weights, back | codes, back | "
+                "audio, back | codes, encodec | audio, encodec")
 LIMIT = 1e-5
 
 
@@ -80,12 +85,16 @@ def make_audio(samples, seed):
 
 
 def write_wav(path, audio, rate):
+    """audio: [samples], or [samples, channels]."""
     data = audio.astype("<f4").tobytes()
+    channels = 1 if audio.ndim == 1 else audio.shape[1]
     path.write_bytes(b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " +
-                     struct.pack("<IHHIIHH", 16, 3, 1, rate, 4 * rate, 4, 32) + b"data" + struct.pack("<I", len(data)) + data)
+                     struct.pack("<IHHIIHH", 16, 3, channels, rate, 4 * channels * rate, 4 * channels, 32) + b"data" +
+                     struct.pack("<I", len(data)) + data)
 
 
 def read_wav(path):
+    """Samples, channels interleaved."""
     data = path.read_bytes()
     at = 12
     while data[at:at + 4] != b"data":
@@ -94,40 +103,52 @@ def read_wav(path):
     return np.frombuffer(data[at + 8:at + 8 + size], "<f4")
 
 
-def read_stream(path):
-    """The codes of a .nacre stream of one channel, [frames, codebooks], and its gain (docs/format.md)."""
-    data = path.read_bytes()
+def packets_of(data):
+    """The layout of a .nacre stream of one group of channels (docs/format.md): codebooks, bits per code, where the scale
+    and the codes of every packet begin, and its frames."""
     books, = struct.unpack_from("<H", data, 22)
     size, = struct.unpack_from("<I", data, 28)
-    gain, = struct.unpack_from("<f", data, 36)
-    bits, at, out = int(size - 1).bit_length(), 60, []
+    extended = struct.unpack_from("<H", data, 10)[0] & 1
+    scaled = extended and struct.unpack_from("<H", data, 58)[0] & 1
+    bits, at, packets = int(size - 1).bit_length(), 76 if extended else 60, []
     while data[at:at + 1] == b"P":
         frames, = struct.unpack_from("<I", data, at + 8)
-        length = (frames * books * bits + 7) // 8
-        flat = np.unpackbits(np.frombuffer(data[at + 12:at + 12 + length], np.uint8), bitorder="little")
+        codes = at + 12 + (4 if scaled else 0)
+        packets.append((at, codes, frames))
+        at = codes + (frames * books * bits + 7) // 8 + 4
+    return books, bits, scaled, packets
+
+
+def read_stream(path):
+    """The codes of a .nacre stream of one group of channels, [frames, codebooks], its gain and the scales of segments."""
+    data = path.read_bytes()
+    gain, = struct.unpack_from("<f", data, 36)
+    books, bits, scaled, packets = packets_of(data)
+    out, scales = [], []
+    for at, codes, frames in packets:
+        flat = np.unpackbits(np.frombuffer(data[codes:codes + (frames * books * bits + 7) // 8], np.uint8),
+                             bitorder="little")
         flat = flat[:frames * books * bits].reshape(frames, books, bits)
         out.append((flat.astype(np.int64) << np.arange(bits)).sum(2))
-        at += 16 + length
-    return np.concatenate(out), gain
+        if scaled:
+            scales.append(struct.unpack_from("<f", data, at + 12)[0])
+    return np.concatenate(out), gain, np.array(scales)
 
 
-def write_stream_codes(path, target, codes):
-    """The stream `path` with other codes, and its checksums renewed."""
+def write_stream_codes(path, target, codes, scales=()):
+    """The stream `path` with other codes and scales, and its checksums renewed."""
     data = bytearray(path.read_bytes())
-    books, = struct.unpack_from("<H", data, 22)
-    size, = struct.unpack_from("<I", data, 28)
-    bits, at, done = int(size - 1).bit_length(), 60, 0
-    header_crc, = struct.unpack_from("<I", data, 56)
-    while data[at:at + 1] == b"P":
-        frames, = struct.unpack_from("<I", data, at + 8)
-        length = (frames * books * bits + 7) // 8
+    books, bits, scaled, packets = packets_of(data)
+    done, header_crc = 0, struct.unpack_from("<I", data, packets[0][0] - 4)[0]
+    for number, (at, begin, frames) in enumerate(packets):
         part = codes[done:done + frames].reshape(-1)
         flat = (part[:, None] >> np.arange(bits)) & 1
         packed = np.packbits(flat.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
-        data[at + 12:at + 12 + length] = packed
-        struct.pack_into("<I", data, at + 12 + length, crc32c(bytes(data[at:at + 12 + length]), header_crc))
+        if scaled:
+            struct.pack_into("<f", data, at + 12, scales[number])
+        data[begin:begin + len(packed)] = packed
+        struct.pack_into("<I", data, begin + len(packed), crc32c(bytes(data[at:begin + len(packed)]), header_crc))
         done += frames
-        at += 16 + length
     target.write_bytes(data)
 
 
@@ -193,7 +214,7 @@ def one(name, options, folder):
     write_wav(folder / "in.wav", audio, rate)
     theirs = model.encode(torch.from_numpy(audio)[None, None]).audio_codes
     nacre("encode", folder / "in.wav", "-o", folder / "in.nacre", "-m", folder / "hf", "-q")
-    ours, gain = read_stream(folder / "in.nacre")
+    ours, gain, _ = read_stream(folder / "in.nacre")
     if gain != 1:
         raise SystemExit(f"the gain of the stream is {gain}, expected 1")
     theirs_flat = theirs[0].T.numpy()
@@ -221,8 +242,22 @@ def one(name, options, folder):
     return wrong == 0 and keys == 0 and max(audio_error, back_audio) < LIMIT
 
 
+def segments_of(model, wave):
+    """Segments of a signal [1, channels, samples], each with its scale: the whole signal if there are none."""
+    length, stride = model.config.chunk_length or wave.shape[2], model.config.chunk_stride or wave.shape[2]
+    for offset in range(0, wave.shape[2], stride):
+        segment = wave[:, :, offset:offset + length]
+        scale = segment.mean(1).square().mean().sqrt() + 1e-8 if model.config.normalize else torch.ones(())
+        yield segment, scale
+
+
+def latents_of(model, wave):
+    """The latents [frames, latent] of all segments, one behind the other."""
+    return torch.cat([model.encoder(segment / scale)[0].T for segment, scale in segments_of(model, wave)])
+
+
 @torch.no_grad()
-def draw_encodec(model, audio):
+def draw_encodec(model, wave):
     """Weights by which activations keep their scale. Codes have a third of the residual's norm, as much as the nearest of
     1024 random directions in 128 dimensions can remove, so that the residual shrinks slowly over the stages."""
     torch.manual_seed(1)
@@ -231,13 +266,15 @@ def draw_encodec(model, audio):
             torch.nn.init.normal_(p, std=0.05)
         elif "lstm" in name:
             torch.nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        elif name.endswith("original1"):
+        elif name.endswith("norm.weight"):
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+        elif name.endswith("original1") or name.endswith("conv.weight"):
             torch.nn.init.normal_(p, std=(p.shape[1] * min(p.shape[2], 7)) ** -0.5)
     for name, p in model.named_parameters():
         if name.endswith("original0"):
             v = model.get_parameter(name[:-1] + "1")
             p.copy_(v.flatten(1).norm(dim=1).reshape(p.shape) * torch.empty_like(p).uniform_(0.8, 1.25))
-    residual = model.encoder(torch.from_numpy(audio)[None, None])[0].T
+    residual = latents_of(model, wave)
     for stage in model.quantizer.layers:
         book = stage.codebook
         book.embed.copy_(residual.square().mean().sqrt() / 3 * torch.randn_like(book.embed))
@@ -247,12 +284,12 @@ def draw_encodec(model, audio):
 
 
 @torch.no_grad()
-def compare_euclidean(model, audio, ours, theirs):
+def compare_euclidean(model, wave, ours, theirs):
     """As compare_codes()."""
     differs = ours != theirs
     wrong, frames = 0, np.flatnonzero(differs.any(1))
     if len(frames):
-        z = model.encoder(torch.from_numpy(audio)[None, None])[0].T.double()
+        z = latents_of(model, wave).double()
         for f in frames:
             first = int(differs[f].argmax())
             books = [stage.codebook.embed.double() for stage in model.quantizer.layers]
@@ -269,12 +306,13 @@ def package_model(c, safetensors_file):
     import encodec.modules
     import encodec.quantization
     import safetensors.torch
-    shared = dict(channels=1, dimension=c.hidden_size, n_filters=c.num_filters, ratios=c.upsampling_ratios,
+    shared = dict(channels=c.audio_channels, dimension=c.hidden_size, n_filters=c.num_filters, ratios=c.upsampling_ratios,
                   norm=c.norm_type, causal=c.use_causal_conv, true_skip=not c.use_conv_shortcut)
     quantizer = encodec.quantization.ResidualVectorQuantizer(dimension=c.hidden_size, n_q=c.num_quantizers,
                                                              bins=c.codebook_size)
     model = encodec.EncodecModel(encodec.modules.SEANetEncoder(**shared), encodec.modules.SEANetDecoder(**shared), quantizer,
-                                 c.target_bandwidths, c.sampling_rate, 1)
+                                 c.target_bandwidths, c.sampling_rate, c.audio_channels, normalize=c.normalize,
+                                 segment=c.chunk_length_s, overlap=c.overlap or 0.01)
     model.load_state_dict(safetensors.torch.load_file(safetensors_file))
     model.set_target_bandwidth(c.target_bandwidths[-1])
     return model.eval()
@@ -283,44 +321,70 @@ def package_model(c, safetensors_file):
 @torch.no_grad()
 def one_encodec(name, options, folder):
     config = transformers.EncodecConfig(**ENCODEC[name])
-    rate, hop, most = config.sampling_rate, config.hop_length, config.target_bandwidths[-1]
+    rate, hop, most, width = config.sampling_rate, config.hop_length, config.target_bandwidths[-1], config.audio_channels
     nacre = lambda *words: subprocess.run([options.nacre, *map(str, words)], check=True)
-    audio = make_audio(round(options.seconds * rate / hop) * hop, 2)
-    wave = torch.from_numpy(audio)[None, None]
+    samples = round(options.seconds * rate / hop) * hop
+    if config.chunk_length:
+        samples -= 77
+    audio = make_audio(samples * width, 2).reshape(samples, width)
+    wave = torch.from_numpy(audio.T.copy())[None]
     model = transformers.EncodecModel(config).eval()
-    draw_encodec(model, audio)
+    draw_encodec(model, wave)
     model.save_pretrained(folder / "hf")
     write_wav(folder / "in.wav", audio, rate)
-    theirs = model.encode(wave, bandwidth=most).audio_codes
+
+    def decoded_by(by, codes):
+        audio_values = by.decode(codes.audio_codes, codes.audio_scales,
+                                 last_frame_pad_length=codes.last_frame_pad_length).audio_values
+        return audio_values[0, :, :samples].T.reshape(-1).numpy()
+
+    theirs = model.encode(wave, bandwidth=most)
+    padding = theirs.last_frame_pad_length or 0
+    parts = [codes[0] for codes in theirs.audio_codes]  # [codebooks, frames] of every segment
+    parts[-1] = parts[-1][:, :parts[-1].shape[1] - padding]
     nacre("encode", folder / "in.wav", "-o", folder / "in.nacre", "-m", folder / "hf", "-q")
-    ours, gain = read_stream(folder / "in.nacre")
+    ours, gain, scales = read_stream(folder / "in.nacre")
     if gain != 1:
         raise SystemExit(f"the gain of the stream is {gain}, expected 1")
-    theirs_flat = theirs[0, 0].T.numpy()
-    different, wrong = compare_euclidean(model, audio, ours, theirs_flat)
+    theirs_flat = torch.cat(parts, 1).T.numpy()
+    different, wrong = compare_euclidean(model, wave, ours, theirs_flat)
+    their_scales = np.array([s.item() for s in theirs.audio_scales]) if config.normalize else np.zeros(0)
+    if len(scales) != len(their_scales):
+        raise SystemExit(f"the stream has {len(scales)} scales, expected {len(their_scales)}")
+    scale_error = float(np.abs(scales / their_scales - 1).max()) if config.normalize else 0.0
 
-    decoded = model.decode(theirs, [None]).audio_values.reshape(-1).numpy()
-    write_stream_codes(folder / "in.nacre", folder / "theirs.nacre", theirs_flat)
+    decoded = decoded_by(model, theirs)
+    write_stream_codes(folder / "in.nacre", folder / "theirs.nacre", theirs_flat, their_scales)
     nacre("decode", folder / "theirs.nacre", "-o", folder / "out.wav", "-m", folder / "hf", "-q", "--float")
     audio_error = relative(read_wav(folder / "out.wav"), decoded)
 
     nacre("export", "--format", "hf", "-m", folder / "hf", "-o", folder / "back", "-q")
     back, info = transformers.EncodecModel.from_pretrained(folder / "back", output_loading_info=True)
     keys = len(info["missing_keys"]) + len(info["unexpected_keys"])
-    transformers.AutoFeatureExtractor.from_pretrained(folder / "back")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "back")
+    for counted in (back.config, extractor):
+        if (counted.chunk_length, counted.chunk_stride) != (config.chunk_length, config.chunk_stride):
+            raise SystemExit(f"segments are {counted.chunk_length}, {counted.chunk_stride} samples after export")
+    if extractor.feature_size != width:
+        raise SystemExit(f"the feature extractor has {extractor.feature_size} channels, expected {width}")
     before, after = model.state_dict(), back.eval().state_dict()
     weights = sum(int((after[k] != v).sum()) for k, v in before.items())
-    back_codes = int((back.encode(wave, bandwidth=back.config.target_bandwidths[-1]).audio_codes != theirs).sum())
-    back_audio = relative(back.decode(theirs, [None]).audio_values.reshape(-1).numpy(), decoded)
+    again = back.encode(wave, bandwidth=back.config.target_bandwidths[-1])
+    back_codes = int((again.audio_codes != theirs.audio_codes).sum())
+    back_audio = relative(decoded_by(back, theirs), decoded)
 
     nacre("export", "--format", "encodec", "-m", folder / "hf", "-o", folder / "package.safetensors", "-q")
     package = package_model(config, folder / "package.safetensors")
     frames = package.encode(wave)
-    package_codes, package_wrong = compare_euclidean(model, audio, frames[0][0][0].T.numpy(), theirs_flat)
-    package_audio = relative(package.decode([(theirs[0], None)]).reshape(-1).numpy(), decoded)
-    print(f"| {name} | {len(audio) / rate:.2f} s | {ours.size} | {different} | {wrong} | {audio_error:.1e} | {keys} | "
-          f"{weights} | {back_codes} | {back_audio:.1e} | {package_codes} | {package_audio:.1e} |", flush=True)
-    return wrong + package_wrong + keys + weights == 0 and max(audio_error, back_audio, package_audio) < LIMIT
+    package_flat = torch.cat([codes[0] for codes, _ in frames], 1).T.numpy()
+    package_codes, package_wrong = compare_euclidean(model, wave, package_flat, theirs_flat)
+    package_audio = relative(package.decode([(codes[None], scale) for codes, scale in zip(parts, theirs.audio_scales)])
+                             [0, :, :samples].T.reshape(-1).numpy(), decoded)
+    scale_column = f"{scale_error:.1e}" if config.normalize else "-"
+    print(f"| {name} | {samples / rate:.2f} s | {ours.size} | {different} | {wrong} | {scale_column} | {audio_error:.1e} | "
+          f"{keys} | {weights} | {back_codes} | {back_audio:.1e} | {package_codes} | {package_audio:.1e} |", flush=True)
+    return (wrong + package_wrong + keys + weights == 0 and
+            max(scale_error, audio_error, back_audio, package_audio) < LIMIT)
 
 
 def main():

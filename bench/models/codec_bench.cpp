@@ -138,8 +138,11 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
     return codec;
   };
   const double audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(config.sample_rate);
-  const Shape audio{.batch = batch, .time = samples},
+  const Shape audio{.batch = batch, .time = samples, .channels = config.audio_channels},
       codes{.batch = batch, .time = frames, .channels = config.n_codebooks};
+  const auto scales_of = [batch, scaled = config.segment_scale](Data& data) {
+    return scaled ? data.random({.channels = batch}, 0.5, 1.5) : View<float>();
+  };
   for (const std::string type : {"fp32", "tf32"}) {
     if (type == "tf32" && !suite.cuda()) continue;
     suite.add({.name = "codec_encode" + shape + (suite.cuda() ? "/" + type : ""),
@@ -151,7 +154,8 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
                 const auto codec = setup(data);
                 const View<float> x = data.random(audio);
                 const View<int32_t> c = data.indices(codes, 2);
-                return [=](Context&) { codec->encode(x, c); };
+                const View<float> scales = scales_of(data);
+                return [=](Context&) { codec->encode(x, c, {}, scales); };
               });
     suite.add({.name = "codec_decode" + shape + (suite.cuda() ? "/" + type : ""),
                .flops = 2 * batch * config.decoder_macs(frames),
@@ -162,7 +166,8 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
                 const auto codec = setup(data);
                 const View<float> x = data.random(audio);
                 const View<int32_t> c = data.indices(codes, static_cast<int32_t>(config.codebook_size));
-                return [=](Context&) { codec->decode(c, x); };
+                const View<float> scales = scales_of(data);
+                return [=](Context&) { codec->decode(c, x, {}, scales); };
               });
   }
 }
@@ -233,6 +238,7 @@ const Cases cases([](Suite& suite) {
     add_codec(suite, "dac-16k", 1, 1);
     add_codec(suite, "dac-44k", 1, 1);
     add_codec(suite, "encodec-24k", 1, 10);
+    add_codec(suite, "encodec-48k", 1, 1);  // one segment
     for (const int64_t codebooks : {8, 32}) add_streaming(suite, "encodec-24k", codebooks);
     add_streaming(suite, "encodec-24k", 32, 2);  // the weights are read once for two frames
     return;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "formats/encodec_exchange.h"
 #include "formats/told_config.h"
 #include "nacre/error.h"
 #include "nacre/formats/weights_file.h"
@@ -10,14 +11,21 @@
 namespace nacre {
 namespace {
 
-/// Models of one channel that were published. Shapes do not tell whether a model is causal.
+/// Models that were published. Shapes tell neither whether a model is causal, nor its segments.
 struct Published {
+  int64_t audio_channels;
+  Norm norm;
   std::vector<int64_t> strides;
   int64_t n_codebooks, sample_rate;
   bool causal;
+  std::vector<int64_t> codebooks_drawn = {};
+  int64_t segment = 0, segment_stride = 0;
 };
 const std::vector<Published>& published() {
-  static const std::vector<Published> all{{{2, 4, 5, 8}, 32, 24000, true}, {{4, 4, 5, 8}, 4, 32000, false}};
+  static const std::vector<Published> all{
+      {1, Norm::weight, {2, 4, 5, 8}, 32, 24000, true, {2, 4, 8, 16, 32}},
+      {1, Norm::weight, {4, 4, 5, 8}, 4, 32000, false},
+      {2, Norm::group, {2, 4, 5, 8}, 16, 48000, false, {2, 4, 8, 16}, 48000, 47520}};
   return all;
 }
 
@@ -32,6 +40,23 @@ constexpr Keys of_transformers{"audio_channels",      "num_filters",          "u
 constexpr Keys of_package{"channels",          "n_filters",     "ratios", "dimension",
                           "n_residual_layers", "dilation_base", "causal", "norm",
                           "segment",           "lstm",          "bins",   "sample_rate"};
+
+/// The segments of a model, whose hop is known.
+void set_segments(CodecConfig& c, const ToldConfig& all, const Keys& key, bool hf) {
+  all.take("normalize", c.segment_scale);
+  double seconds = 0, overlap = 0.01;  // the default of the package; transformers has none
+  if (!all.take(key.segment, seconds)) {
+    if (c.segment_scale) all.refuse("normalize", "false without " + std::string(key.segment));
+    return;
+  }
+  c.segment = segment_of(seconds, c.sample_rate);
+  if (c.segment < c.hop())
+    all.refuse(key.segment, "at least one frame of " + std::to_string(c.hop()) + " samples, or null");
+  if (!all.take("overlap", overlap) && hf) all.refuse("overlap", "a number beside " + std::string(key.segment));
+  c.segment_stride = stride_of(overlap, c.segment);
+  if (c.segment_stride > c.segment || c.segment_stride < (c.segment + 1) / 2)
+    all.refuse("overlap", "0 to 0.5, at most half of the segment's " + std::to_string(c.segment) + " samples");
+}
 
 /// Growing by a factor from 1. At most 1024^7, which int64_t cannot hold, so growth stops far above what a codec has.
 std::vector<int64_t> dilations(int64_t units, int64_t base) {
@@ -72,6 +97,7 @@ CodecConfig WeightsFile::encodec_by_keys(const std::string& source) const {
   // The defaults of both programs, for keys that are absent, are those of the model for 24 kHz.
   CodecConfig c = CodecConfig::named("encodec-24k");
   all.take(key.rate, c.sample_rate);
+  all.take(key.channels, c.audio_channels);
   all.take(key.filters, c.encoder_dim);
   all.take(key.ratios, c.decoder_rates);
   all.take(key.latent, c.latent_dim);
@@ -103,15 +129,11 @@ CodecConfig WeightsFile::encodec_by_keys(const std::string& source) const {
   c.norm = norm == "weight_norm" ? Norm::weight : norm == "none" ? Norm::none : Norm::group;
 
   // What this library's network does not have.
-  int64_t channels = 1, compress = 2, last = c.kernel_size, width = c.latent_dim;
-  bool normalised = false;
+  int64_t compress = 2, last = c.kernel_size, width = c.latent_dim;
   double trim = 1;
-  all.take(key.channels, channels), all.take("compress", compress), all.take("last_kernel_size", last);
-  all.take("normalize", normalised), all.take("trim_right_ratio", trim);
+  all.take("compress", compress), all.take("last_kernel_size", last), all.take("trim_right_ratio", trim);
   if (hf) all.take("codebook_dim", width);
-  if (channels != 1) all.refuse(key.channels, "1");
-  if (normalised) all.refuse("normalize", "false");
-  if (all.has(key.segment)) all.refuse(key.segment, "null");
+  if (c.audio_channels < 1 || c.audio_channels > 2) all.refuse(key.channels, "1 or 2");
   if (compress != 2) all.refuse("compress", "2");
   if (last != c.kernel_size) all.refuse("last_kernel_size", "kernel_size, " + std::to_string(c.kernel_size));
   if (trim != 1 && c.causal) all.refuse("trim_right_ratio", "1");
@@ -126,6 +148,7 @@ CodecConfig WeightsFile::encodec_by_keys(const std::string& source) const {
   std::vector<double> kilobits{1.5, 3, 6, 12, 24};
   all.take("target_bandwidths", kilobits);
   set_codebooks(c, all, kilobits);
+  set_segments(c, all, key, hf);
   return c;
 }
 
@@ -137,9 +160,10 @@ CodecConfig WeightsFile::encodec_by_shapes() const {
   const auto has = [&](const std::string& name) { return find(name).tensor != nullptr; };
   CodecConfig c = CodecConfig::named("encodec-24k");
   const std::vector<int64_t> first = shape_of(layer("encoder", 0) + conv);
-  if (first[1] != 1)
+  if (first[1] < 1 || first[1] > 2)
     throw Error(ErrorKind::input, find(layer("encoder", 0) + conv).tensor->name + " has " + std::to_string(first[1]) +
-                                      " audio channels, expected 1");
+                                      " audio channels, expected 1 or 2");
+  c.audio_channels = first[1];
   c.encoder_dim = first[0], c.kernel_size = first[2];
   c.norm = has(layer("encoder", 0) + ".norm.weight") ? Norm::group : Norm::weight;
   c.shortcut = has(layer("encoder", 1) + ".shortcut" + conv) ? Shortcut::convolution : Shortcut::identity;
@@ -164,11 +188,14 @@ CodecConfig WeightsFile::encodec_by_shapes() const {
   c.codebook_size = shape_of("quantizer.quantizers.0.codebook.embed")[0];
   c.n_codebooks = codebooks();
   const auto known = std::find_if(published().begin(), published().end(), [&](const Published& p) {
-    return p.strides == c.encoder_rates && p.n_codebooks == c.n_codebooks;
+    return p.audio_channels == c.audio_channels && p.norm == c.norm && p.strides == c.encoder_rates &&
+           p.n_codebooks == c.n_codebooks;
   });
-  c.sample_rate = known != published().end() ? known->sample_rate : 0;
-  c.causal = known == published().end() || known->causal;
   if (c.n_codebooks != CodecConfig::named("encodec-24k").n_codebooks) c.codebooks_drawn.clear();
+  c.sample_rate = 0;  // unknown; causal, as in the configuration that this began with
+  if (known == published().end()) return c;
+  c.sample_rate = known->sample_rate, c.causal = known->causal, c.codebooks_drawn = known->codebooks_drawn;
+  c.segment = known->segment, c.segment_stride = known->segment_stride, c.segment_scale = c.segment > 0;
   return c;
 }
 

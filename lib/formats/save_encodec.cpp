@@ -65,6 +65,14 @@ int64_t residual_taps(const CodecConfig& c) {
   return c.residual_kernel_size > 0 ? c.residual_kernel_size : c.kernel_size;
 }
 
+/// Length of a segment in seconds, and the part of it that overlaps with the next one; null without segments.
+ordered_json segment_seconds(const CodecConfig& c) {
+  return c.segmented() ? ordered_json(seconds_of(c.segment, c.sample_rate)) : ordered_json();
+}
+ordered_json segment_overlap(const CodecConfig& c) {
+  return c.segmented() ? ordered_json(overlap_of(c.segment_stride, c.segment)) : ordered_json();
+}
+
 template <class F>
 OwnedTensors tensors(Context& ctx, const Parameters& parameters, F&& theirs) {
   OwnedTensors all;
@@ -110,7 +118,7 @@ OwnedTensors encodec_model_tensors(Context& ctx, const Parameters& parameters) {
 std::string encodec_model_json(const CodecConfig& c) {
   const ordered_json all = {{"architectures", {"EncodecModel"}},
                             {"model_type", "encodec"},
-                            {"audio_channels", 1},
+                            {"audio_channels", c.audio_channels},
                             {"sampling_rate", c.sample_rate},
                             {"num_filters", c.encoder_dim},
                             {"upsampling_ratios", c.decoder_rates},
@@ -127,9 +135,9 @@ std::string encodec_model_json(const CodecConfig& c) {
                             {"pad_mode", padding_of(c)},
                             {"norm_type", norm_of(c)},
                             {"trim_right_ratio", 1.0},
-                            {"normalize", false},
-                            {"chunk_length_s", nullptr},
-                            {"overlap", nullptr},
+                            {"normalize", c.segment_scale},
+                            {"chunk_length_s", segment_seconds(c)},
+                            {"overlap", segment_overlap(c)},
                             {"codebook_size", c.codebook_size},
                             {"codebook_dim", c.latent()},
                             {"target_bandwidths", bandwidths(c)},
@@ -139,9 +147,9 @@ std::string encodec_model_json(const CodecConfig& c) {
 
 std::string encodec_preprocessor_json(const CodecConfig& c) {
   const ordered_json all = {{"feature_extractor_type", "EncodecFeatureExtractor"},
-                            {"feature_size", 1},
-                            {"chunk_length_s", nullptr},
-                            {"overlap", nullptr},
+                            {"feature_size", c.audio_channels},
+                            {"chunk_length_s", segment_seconds(c)},
+                            {"overlap", segment_overlap(c)},
                             {"padding_side", "right"},
                             {"padding_value", 0.0},
                             {"return_attention_mask", true},
@@ -156,10 +164,11 @@ void save_encodec(Context& ctx, const Parameters& parameters, const CodecConfig&
   const OwnedTensors all =
       tensors(ctx, parameters, [&](const std::string& name) { return encodec_name(name, transposed); });
   const ordered_json kwargs = {{"sample_rate", c.sample_rate},
-                               {"channels", 1},
+                               {"channels", c.audio_channels},
                                {"target_bandwidths", bandwidths(c)},
-                               {"normalize", false},
-                               {"segment", nullptr},
+                               {"normalize", c.segment_scale},
+                               {"segment", segment_seconds(c)},
+                               {"overlap", segment_overlap(c)},
                                {"dimension", c.latent()},
                                {"n_filters", c.encoder_dim},
                                {"n_residual_layers", c.dilations.size()},

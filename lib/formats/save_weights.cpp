@@ -25,6 +25,7 @@ std::string not_for_dac(const CodecConfig& c, const std::string& program) {
     return "codec." + key + " is " + value + ", which " + program + " does not have";
   };
   if (c.network != "dac") return differs("network", c.network);
+  if (c.audio_channels != 1) return differs("audio_channels", std::to_string(c.audio_channels));
   if (c.quantizer != QuantizerKind::factorised) return differs("quantizer", "ema");
   if (c.metric != VqMetric::cosine) return differs("metric", "euclidean");
   if (c.activation != ActivationKind::snake) return differs("activation", str(c.activation));

@@ -365,6 +365,7 @@ TEST_CASE("formats: a codec that the other program does not have is not written"
   refused([](CodecConfig& c) { c.metric = VqMetric::euclidean; }, "codec.metric");
   refused([](CodecConfig& c) { c.activation = ActivationKind::elu; }, "codec.activation is elu");
   refused([](CodecConfig& c) { c.kernel_size = 5; }, "codec.kernel_size is 5");
+  refused([](CodecConfig& c) { c.audio_channels = 2; }, "codec.audio_channels is 2");
   refused([](CodecConfig& c) { c.dilations = {1, 3}; }, "codec.dilations");
   refused([](CodecConfig& c) { c.output_tanh = false; }, "codec.output_tanh");
   refused([](CodecConfig& c) { c.decoder_rates = {2, 3}; }, "codec.decoder_rates", false);

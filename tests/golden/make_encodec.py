@@ -1,6 +1,7 @@
-"""Writes encodec_24k/, encodec_32k/ and encodec_group/: small EnCodec models with random weights, and what they compute.
+"""Writes encodec_24k/, encodec_32k/, encodec_group/ and encodec_48k/: small EnCodec models with random weights, and what
+they compute.
 
-Run by hand in this folder, needs torch, transformers, safetensors and encodec:  python make_encodec.py
+Run by hand in this folder, needs torch, transformers, safetensors and encodec:  python make_encodec.py [FOLDER ...]
 
 Each folder has one model in two forms, and its results:
 
@@ -10,7 +11,7 @@ Each folder has one model in two forms, and its results:
 
 The forms are those of the published models with fewer channels: 24k is causal with a convolution in the shortcuts; 32k is
 not causal, has the input itself in the shortcuts, an odd stride, and here two residual units per stride; group is not
-causal and has a group normalisation behind each convolution.
+causal and has a group normalisation behind each convolution. Results of these three:
 
   audio.<frames>     [samples]         random; a whole number of hops
   latents.<frames>   [frames, latent]  the encoder's output
@@ -20,12 +21,26 @@ causal and has a group normalisation behind each convolution.
   weights.output     [samples]         random; sum (output * weights.output) is the loss of gradient.decoder.<name>
   gradient.<name>    of five parameters of each half, for the longest audio. <name> has weight_g and weight_v
 
-Signals of 1, 2 and 5 frames are shorter than the reflection at their ends in some layers. Results were computed in double
-by transformers and rounded once to float. The script stops if the package encodec has other results, or if the distances
+Signals of 1, 2 and 5 frames are shorter than the reflection at their ends in some layers.
+
+48k is as group, with two channels, an odd stride, and segments of 480 samples that begin every 475 samples, each divided
+by its scale. Its clips have lengths at which the last segment has 147, 2, 5 and 7 samples: no whole number of frames.
+
+  audio.<samples>    [samples, 2]      random, with another level in every segment
+  scales.<samples>   [segments]
+  latents.<samples>  [frames, latent]  of all segments, one behind the other; the last one has its own frames alone
+  codes.<samples>    [frames, codebooks]
+  output.<samples>   [samples', 2]     the decoded segments, overlapped; the last frame is whole
+  weights.pass       [2, 480, 2]       random; sum (estimate * weights.pass) is the loss of gradient.<name>
+  gradient.<name>    of parameters of both halves, for the first two segments of the longest clip as a batch. The estimate
+                     is the decoder's output times the scale. The gradient passes the quantizer straight through
+
+Results were computed in double by transformers and rounded once to float. The script stops if the package encodec has other results, or if the distances
 to the two nearest codes of a stage differ by less than 2e-4 of them, so that rounding would choose the code.
 """
 import pathlib
 import shutil
+import sys
 
 import encodec.model
 import encodec.modules
@@ -41,13 +56,19 @@ FORMS = {
                         use_conv_shortcut=False, num_residual_layers=2),
     "encodec_group": dict(num_filters=2, upsampling_ratios=[3], sampling_rate=48000, use_causal_conv=False,
                           norm_type="time_group_norm"),
+    "encodec_48k": dict(num_filters=2, upsampling_ratios=[5, 2], sampling_rate=48000, use_causal_conv=False,
+                        norm_type="time_group_norm", audio_channels=2, normalize=True, chunk_length_s=0.01, overlap=0.01),
 }
-BOOKS, SIZE, LATENT, LENGTHS, SEED = 3, 16, 8, (32, 1, 2, 5), 5
+# Samples of the form with segments. torch normalises no single value, which one sample of one channel would be.
+CLIPS = (1097, 477, 480, 7)
+BOOKS, SIZE, LATENT, LENGTHS = 3, 16, 8, (32, 1, 2, 5)
+SEEDS = {"encodec_24k": 5, "encodec_32k": 6, "encodec_group": 7, "encodec_48k": 11}
 FOLLOWED = {  # parameters whose gradients are stored, by the number of the layer from the front or from the end
     "encoder": ("0.conv.weight", "1.block.1.conv.weight", "{lstm}.lstm.weight_hh_l0",
                 "{lstm}.lstm.bias_ih_l1", "{last}.conv.weight"),
     "decoder": ("0.conv.weight", "3.conv.weight", "1.lstm.weight_ih_l0", "4.block.3.conv.bias", "{last}.conv.weight"),
 }
+FOLLOWED_NORMS = ("0.norm.weight", "3.norm.bias", "{last}.norm.weight")  # in the form with segments
 
 
 def draw(model):
@@ -108,18 +129,18 @@ def package_name(name, transposed):
 
 
 def package_model(c):
-    shared = dict(channels=1, dimension=c.hidden_size, n_filters=c.num_filters, n_residual_layers=c.num_residual_layers,
+    shared = dict(channels=c.audio_channels, dimension=c.hidden_size, n_filters=c.num_filters, n_residual_layers=c.num_residual_layers,
                   ratios=c.upsampling_ratios, norm=c.norm_type, causal=c.use_causal_conv, true_skip=not c.use_conv_shortcut)
     quantizer = encodec.quantization.ResidualVectorQuantizer(dimension=c.hidden_size, n_q=BOOKS, bins=c.codebook_size)
     model = encodec.model.EncodecModel(
         encodec.modules.SEANetEncoder(**shared), encodec.modules.SEANetDecoder(**shared), quantizer, c.target_bandwidths,
-        c.sampling_rate, 1)
+        c.sampling_rate, c.audio_channels, normalize=c.normalize, segment=c.chunk_length_s, overlap=c.overlap or 0.01)
     model.set_target_bandwidth(c.target_bandwidths[-1])
     return model.double().eval()
 
 
-def one(name, options, seed):
-    torch.manual_seed(seed)
+def made(name, options, draw_audio):
+    """Both programs' model in double, and the audio; the model's files are written."""
     hop = int(torch.tensor(options["upsampling_ratios"]).prod())
     per_book = -(-options["sampling_rate"] // hop) * 4  # bit/s
     config = transformers.EncodecConfig(hidden_size=LATENT, codebook_size=SIZE,
@@ -129,8 +150,8 @@ def one(name, options, seed):
     assert config.num_quantizers == BOOKS
     with torch.no_grad():
         draw(model)
-        audio = {frames: 0.5 * torch.randn(frames * hop) for frames in LENGTHS}
-        draw_codebooks(model, model.encoder(audio[LENGTHS[0]][None, None])[0].T)
+        audio, first = draw_audio(hop)
+        draw_codebooks(model, model.encoder(first)[0].T)
     shutil.rmtree(HERE / name, ignore_errors=True)
     model.save_pretrained(HERE / name)
     state = model.state_dict()
@@ -141,7 +162,37 @@ def one(name, options, seed):
     model.double()
     other = package_model(config)
     other.load_state_dict(package)
-    results = {}
+    return model, other, audio
+
+
+def followed(half, net, more=()):
+    """Names of the parameters whose gradients are stored."""
+    layers = len(net.layers)
+    return [f"{half}.layers." + leaf.format(last=layers - 1, lstm=layers - 3) for leaf in (*FOLLOWED[half], *more)]
+
+
+def check_margin(name, model, latents):
+    least = margin(model, latents)
+    if least < 2e-4:
+        raise SystemExit(f"{name}: the two nearest codes of a frame differ by {least:.1e}; choose another seed")
+    return least
+
+
+def write_results(name, results):
+    made_by = f"make_encodec.py with transformers {transformers.__version__}, torch {torch.__version__}"
+    safetensors.torch.save_file(results, HERE / name / "results.safetensors", {"made_by": made_by})
+    for file in (HERE / name).iterdir():
+        file.chmod(0o644)
+
+
+def whole(name, options):
+    """A form that codes a signal at once."""
+    def draw_audio(hop):
+        all_lengths = {frames: 0.5 * torch.randn(frames * hop) for frames in LENGTHS}
+        return all_lengths, all_lengths[LENGTHS[0]][None, None]
+
+    model, other, audio = made(name, options, draw_audio)
+    config, results = model.config, {}
     for frames in LENGTHS:
         x = audio[frames].double()[None, None]
         with torch.no_grad():
@@ -153,9 +204,7 @@ def one(name, options, seed):
             assert torch.equal(frame[0][0], codes)
             assert (other.decode([frame]).reshape(-1) - output).abs().max() < 1e-9 * output.abs().max()
             assert (other.encoder(x)[0].T - latents).abs().max() < 1e-9 * latents.abs().max()
-            least = margin(model, latents)
-            if least < 2e-4:
-                raise SystemExit(f"{name}: the two nearest codes of a frame differ by {least:.1e}; choose another seed")
+            least = check_margin(name, model, latents)
         print(f"{name}: {frames} frames, latents {latents.square().mean().sqrt():.3f}, "
               f"output {output.square().mean().sqrt():.3f}, margin {least:.1e}, codes {[len(c.unique()) for c in codes]}")
         results |= {f"audio.{frames}": audio[frames], f"latents.{frames}": latents.float().contiguous(),
@@ -170,9 +219,7 @@ def one(name, options, seed):
             results[f"weights.{label}"] = weights
             model.zero_grad()
             (y * weights).sum().backward()
-            layers = len(net.layers)
-            for leaf in FOLLOWED[half]:
-                leaf = f"{half}.layers." + leaf.format(last=layers - 1, lstm=layers - 3)
+            for leaf in followed(half, net):
                 if leaf.endswith(".weight") and config.norm_type == "weight_norm":
                     at = leaf[:-len("weight")]
                     for ours, theirs in (("weight_g", "original0"), ("weight_v", "original1")):
@@ -180,12 +227,71 @@ def one(name, options, seed):
                         results[f"gradient.{at}{ours}"] = parameter.grad.float()
                 else:
                     results[f"gradient.{leaf}"] = model.get_parameter(leaf).grad.float()
-    made_by = f"make_encodec.py with transformers {transformers.__version__}, torch {torch.__version__}"
-    safetensors.torch.save_file(results, HERE / name / "results.safetensors", {"made_by": made_by})
-    for file in (HERE / name).iterdir():
-        file.chmod(0o644)
+    write_results(name, results)
+
+
+def segmented(name, options):
+    """A form that codes segments, each with a scale."""
+    length = round(options["chunk_length_s"] * options["sampling_rate"])
+    stride = int((1 - options["overlap"]) * length)
+
+    def draw_audio(hop):
+        clips = {}
+        for samples in CLIPS:
+            channels = 0.5 * torch.randn(1, samples) + 0.3 * torch.randn(2, samples)
+            levels = torch.tensor([1, 0.05, 0.3])[torch.arange(samples) // stride]
+            clips[samples] = channels * levels
+        first = clips[CLIPS[0]][None, :, :length]
+        return clips, first / first.mean(1).square().mean().sqrt()
+
+    model, other, audio = made(name, options, draw_audio)
+    config, results = model.config, {}
+    most = config.target_bandwidths[-1]
+    assert (config.chunk_length, config.chunk_stride) == (length, stride)
+    for samples in CLIPS:
+        x = audio[samples].double()[None]
+        latents, all_codes, scales = [], [], []
+        with torch.no_grad():
+            for offset in range(0, samples, stride):
+                segment = x[..., offset:offset + length]
+                codes, scale = model._encode_frame(segment, most)
+                latents.append(model.encoder(segment / scale)[0].T)
+                all_codes.append(codes[0].T)
+                scales.append(scale.reshape(()))
+            together = model.encode(x, bandwidth=most)
+            output = model.decode(together.audio_codes, together.audio_scales,
+                                  last_frame_pad_length=together.last_frame_pad_length).audio_values[0]
+            frames = other.encode(x)
+            assert torch.equal(torch.cat([f[0][0].T for f in frames]), torch.cat(all_codes))
+            assert all((f[1] - s).abs() < 1e-12 * s for f, s in zip(frames, scales))
+            assert (other.decode(frames)[0] - output).abs().max() < 1e-9 * output.abs().max()
+            latents, codes = torch.cat(latents), torch.cat(all_codes)
+            least = min(check_margin(name, model, z) for z in latents.split([len(c) for c in all_codes]))
+        print(f"{name}: {samples} samples, frames {[len(c) for c in all_codes]}, scales {[f'{s:.4f}' for s in scales]}, "
+              f"latents {latents.square().mean().sqrt():.3f}, output {output.square().mean().sqrt():.3f}, margin {least:.1e}, "
+              f"codes {[len(c.unique()) for c in codes.T]}")
+        results |= {f"audio.{samples}": audio[samples].T.contiguous(), f"scales.{samples}": torch.stack(scales).float(),
+                    f"latents.{samples}": latents.float().contiguous(),
+                    f"codes.{samples}": codes.to(torch.int32).contiguous(),
+                    f"output.{samples}": output.T.float().contiguous()}
+    x = audio[CLIPS[0]].double()
+    x = torch.stack([x[:, :length], x[:, stride:stride + length]])
+    scale = x.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt() + 1e-8
+    latents = model.encoder(x / scale)
+    quantised = model.quantizer.decode(model.quantizer.encode(latents.detach(), most))
+    estimate = scale * model.decoder(latents + (quantised - latents).detach())
+    weights = torch.randn(estimate.mT.shape, dtype=torch.float32)
+    results["weights.pass"] = weights
+    model.zero_grad()
+    (estimate.mT * weights).sum().backward()
+    for half, net in (("encoder", model.encoder), ("decoder", model.decoder)):
+        for leaf in followed(half, net, FOLLOWED_NORMS):
+            results[f"gradient.{leaf}"] = model.get_parameter(leaf).grad.float()
+    write_results(name, results)
 
 
 if __name__ == "__main__":
-    for number, (name, options) in enumerate(FORMS.items(), SEED):
-        one(name, options, number)
+    for folder, form in FORMS.items():
+        if folder in (sys.argv[1:] or FORMS):
+            torch.manual_seed(SEEDS[folder])
+            (segmented if "chunk_length_s" in form else whole)(folder, form)

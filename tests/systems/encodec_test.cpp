@@ -79,19 +79,29 @@ std::string refusal(const std::string& json) {
 
 TEST_CASE("encodec: sizes and operations are those of the published models", "[systems][encodec]") {
   // Counted from the published layers. Stored: directions and gains instead of effective weights.
-  const CodecConfig at_24k = CodecConfig::named("encodec-24k"), at_32k = CodecConfig::named("encodec-32k");
+  const CodecConfig at_24k = CodecConfig::named("encodec-24k"), at_32k = CodecConfig::named("encodec-32k"),
+                    at_48k = CodecConfig::named("encodec-48k");
   CHECK(size_of(encoder_of, at_24k).effective == 7423472);
   CHECK(size_of(decoder_of, at_24k).effective == 7423345);
   CHECK(size_of(encoder_of, at_24k).stored + size_of(decoder_of, at_24k).stored == 14851810);
   CHECK(size_of(encoder_of, at_32k).effective == 28438432);
   CHECK(size_of(decoder_of, at_32k).effective == 28438305);
   CHECK(size_of(encoder_of, at_32k).stored + size_of(decoder_of, at_32k).stored == 56884674);
+  // Its convolutions have no gains: their outputs are normalised.
+  CHECK(size_of(encoder_of, at_48k).effective == 7428336);
+  CHECK(size_of(decoder_of, at_48k).effective == 7427958);
+  CHECK(size_of(encoder_of, at_48k).stored + size_of(decoder_of, at_48k).stored == 14856294);
   CHECK(at_24k.frame_rate() == 75);
   CHECK(at_32k.frame_rate() == 50);
   CHECK(static_cast<double>(at_24k.encoder_macs(75)) == Approx(1.490e9).epsilon(1e-3));
   CHECK(static_cast<double>(at_24k.decoder_macs(75)) == Approx(1.490e9).epsilon(1e-3));
   CHECK(static_cast<double>(at_32k.encoder_macs(50)) == Approx(3.888e9).epsilon(1e-3));
   CHECK(static_cast<double>(at_32k.decoder_macs(50)) == Approx(3.888e9).epsilon(1e-3));
+  CHECK(at_48k.frame_rate() == 150);
+  CHECK(static_cast<double>(at_48k.encoder_macs(150)) == Approx(2.990e9).epsilon(1e-3));
+  CHECK(static_cast<double>(at_48k.decoder_macs(150)) == Approx(2.990e9).epsilon(1e-3));
+  CHECK(at_48k.nominal_bitrate(2) == 3000);
+  CHECK(at_48k.nominal_bitrate() == 24000);
   CHECK(at_24k.nominal_bitrate(2) == 1500);
   CHECK(at_24k.nominal_bitrate() == 24000);
   CHECK(at_32k.nominal_bitrate() == 2200);
