@@ -35,7 +35,9 @@ void scaled_start(Context& ctx, Parameters& parameters) {
     const std::string& name = p.names.front();
     const size_t dot = name.rfind('.');
     if (!layers.contains(name.substr(0, dot))) continue;
-    multiply(ctx, p, name.substr(dot) == ".bias" ? 0 : std::sqrt(3.0));
+    const std::string part = name.substr(dot);
+    if (part == ".weight_v") continue;
+    multiply(ctx, p, part == ".bias" ? 0 : std::sqrt(3.0));
   }
   parameters.refresh(ctx);
 }

@@ -7,7 +7,8 @@
 // start changes the convolutions of both halves:
 //
 //   weights     multiplied by sqrt(3): variance 1 / fan in (LeCun et al. 1998, "Efficient BackProp", section 4.6), with
-//               the fan in as PyTorch counts it. With weight normalisation, direction and gain are both multiplied.
+//               the fan in as PyTorch counts it. With weight normalisation only the gain is multiplied: the length of a
+//               direction sets how far a step of Adam turns it.
 //   biases      0
 //   the rest    LSTM, activations, normalisation and codebooks keep their values.
 #include "nacre/nn/parameters.h"
