@@ -44,6 +44,9 @@ double CodecConfig::ema_decay_of(int64_t rows) const {
   if (ema_rows == 0) return ema_decay;
   return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
 }
+double CodecConfig::dead_below_of(int64_t rows) const {
+  return std::min(dead_below, 0.5 * static_cast<double>(rows) / static_cast<double>(codebook_size));
+}
 int64_t CodecConfig::latent() const { return latent_dim > 0 ? latent_dim : encoder_dim << encoder_rates.size(); }
 int64_t CodecConfig::code_bits() const {
   return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(codebook_size - 1)));

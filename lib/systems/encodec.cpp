@@ -177,6 +177,8 @@ CodecConfig common() {
   c.lstm_layers = 2;
   c.latent_dim = 128;
   c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
+  // A code without use is replaced after 91 steps (docs/decisions/random-start.md).
+  c.dead_below = 0.4;
   return c;
 }
 /// 1.5, 3, 6, 12 and 24 kbit/s.
@@ -253,7 +255,7 @@ SystemFile encodec() {
                               {"optimizer.weight_decay", "0"},
                               {"optimizer.clip", "0"},
                               {"optimizer.ema_decay", "0.99"},
-                              {"training.start", "\"random\""},
+                              {"training.start", "\"scaled\""},
                               {"training.schedule", "\"constant\""},
                               {"training.batch_size", "64"}};
   const auto with = [](Preset::Settings settings, const Preset::Settings& more) {

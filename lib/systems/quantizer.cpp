@@ -162,8 +162,8 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
 
   const View<float> update_scratch = s.scratch(vq_ema_scratch(context, quantised.shape, books), Until::backward);
   q.update = [=, seed = use.seed, step = use.step, codes = q.codes, frames = q.frames, codebooks = codebooks_,
-              counts = counts_, sums = sums_, dead_below = static_cast<float>(config_.dead_below)](Context& c,
-                                                                                                 double decay) {
+              counts = counts_, sums = sums_,
+              dead_below = static_cast<float>(config_.dead_below_of(shape.rows()))](Context& c, double decay) {
     vq_ema(c, {.x = quantised,
                .codes = codes,
                .frames = frames,

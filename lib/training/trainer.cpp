@@ -10,6 +10,7 @@
 #include "data/sniff.h"
 #include "files/spelling.h"
 #include "files/text.h"
+#include "nacre/codec/scaled_start.h"
 #include "nacre/codec/transform_start.h"
 #include "nacre/files/atomic_file.h"
 #include "nacre/files/safetensors.h"
@@ -151,6 +152,7 @@ void Run::begin() {
   const std::optional<Checkpoint> from = find_checkpoint();
   // Weights come from a checkpoint, from --init, or from the configured start, in this order of precedence.
   if (!from && options_.init.empty() && config_.training.start == Start::transform) start_as_transform();
+  if (!from && options_.init.empty() && config_.training.start == Start::scaled) start_scaled();
   bool fresh_codebooks = !from;
   if (from)
     resume(*from);
@@ -290,6 +292,12 @@ void Run::start_as_transform() {
   step_.reset_average();
   say("start: a lapped transform of " + std::to_string(start.bands) + " bands" +
       (start.bands < config_.codec.hop() ? ", the lowest of " + std::to_string(config_.codec.hop()) : ""));
+}
+
+void Run::start_scaled() {
+  scaled_start(ctx_, step_.parameters());
+  step_.reset_average();
+  say("start: random weights that keep the variance of the signal");
 }
 
 /// The codebooks' first rows come from batches with numbers below the first step's, which no step uses.

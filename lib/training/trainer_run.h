@@ -34,6 +34,7 @@ class Run {
   /// Returns true if the codebooks still have to be started from data.
   bool init();
   void start_as_transform();
+  void start_scaled();
   void start_codebooks();
   void keep_start();
   bool one_step();

@@ -253,5 +253,9 @@ TEST_CASE("averages of codebooks span their frames, however few a step has", "[c
   CHECK(c.ema_decay_of(20) == 0.98);
   CHECK(c.ema_decay_of(5) == Approx(0.995));
   CHECK(c.ema_decay_of(5000) == 0.98);
+  c.dead_below = 0.25, c.codebook_size = 64;
+  CHECK(c.dead_below_of(1000) == 0.25);
+  CHECK(c.dead_below_of(32) == 0.25);
+  CHECK(c.dead_below_of(16) == 0.125);
   CHECK(CodecConfig::from_json(c.to_json()).ema_rows == 1000);
 }

@@ -86,6 +86,7 @@ TEST_CASE("run configurations: one assignment at a time") {
   CHECK(!c.loss.orthogonal);
   c.set("training.start=random");
   CHECK(c.training.start == Start::random);
+  CHECK(RunConfig::named("speech-8k").training.start == Start::scaled);
   c.set("loss.mel_scale=htk");
   CHECK(c.loss.mel_scale == MelScale::htk);
   c.set("loss.mel_kind=power");
@@ -116,7 +117,7 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"loss.mel=much", "loss.mel"},
                          Wrong{"loss.mel=", "loss.mel"},
                          Wrong{"loss.mel=-1", "loss.mel"},
-                         Wrong{"training.start=wavelet", "\"wavelet\", expected transform or random"},
+                         Wrong{"training.start=wavelet", "\"wavelet\", expected transform, random or scaled"},
                          Wrong{"training.codebook_average_rows=-1", "training.codebook_average_rows"},
                          Wrong{"loss.orthogonal=1", "loss.orthogonal"},
                          Wrong{"training.codebook_start_rows=0", "training.codebook_average_rows"},

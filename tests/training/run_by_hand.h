@@ -4,6 +4,7 @@
 // are compared bit for bit.
 #include <map>
 
+#include "nacre/codec/scaled_start.h"
 #include "nacre/codec/transform_start.h"
 #include "nacre/data/sampler.h"
 #include "nacre/files/safetensors.h"
@@ -29,6 +30,10 @@ class RunByHand {
   void begin() {
     if (config.training.start == Start::transform) {
       transform_start(ctx, step.parameters(), config.codec);
+      step.reset_average();
+    }
+    if (config.training.start == Start::scaled) {
+      scaled_start(ctx, step.parameters());
       step.reset_average();
     }
     if (config.training.codebook_start_rows == 0) return;

@@ -44,8 +44,9 @@ TEST_CASE("trainer by hand: every step has the crops, lengths and learning rate 
     config.training.start = Start::random;
     config.training.warmup_steps = 5;
   }
-  SECTION("random codebooks, another seed") {
+  SECTION("random codebooks, another seed, from scaled weights") {
     config = tiny();
+    config.training.start = Start::scaled;
     config.training.codebook_start_rows = 0;
     config.training.seed = 77;
   }

@@ -73,6 +73,10 @@ TEST_CASE("trainer: the start of a run is judged once, and kept") {
     RunConfig random = config;
     random.training.start = Start::random;
     CHECK(!contains(Trainer(folder, "random", random).run_to(1).text, "start: "));
+    RunConfig scaled = config;
+    scaled.training.start = Start::scaled;
+    CHECK(contains(Trainer(folder, "scaled", scaled).run_to(1).text,
+                   "start: random weights that keep the variance of the signal"));
   }
   SECTION("a run that is stopped while its codebooks start leaves no checkpoint, and begins anew") {
     Trainer stopped(folder, "stopped", config);

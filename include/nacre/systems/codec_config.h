@@ -76,6 +76,9 @@ struct CodecConfig {
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
+  /// Threshold of dead codes for a step of `rows` frames (padding included): dead_below, but at most half of the average
+  /// use of a code, rows / codebook_size / 2. A higher threshold would replace codes that are used as they should be.
+  double dead_below_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
   /// Bitrate in bit/s of the codes of one signal of audio_channels channels, without entropy coding, the scales of
   /// segments and what their overlap adds. `codebooks`: number of codebooks used.
@@ -162,7 +165,9 @@ void fields(V& v, CodecConfig& c) {
   v("ema_rows", c.ema_rows, range(0, 10000000),
     "frames that the averages span at least: steps of few frames decay more slowly; ema only");
   v("dead_below", c.dead_below, at_least(0, below(1e6)),
-    "a code used less often per batch than this (moving average) is replaced; ema only");
+    "a code used less often per batch than this (moving average) is replaced, or than half of the average use, "
+    "whichever "
+    "is less; ema only");
   v("beam", c.beam, range(1, max_rvq_beam),
     "code sequences kept per frame in encoding, not in training; above 1 for ema and euclidean only");
 }

@@ -14,7 +14,8 @@ namespace nacre::training {
 enum class Schedule : uint8_t { constant, cosine, exponential };
 enum class Start : uint8_t {
   transform,  ///< start as a lapped-transform codec (codec/transform_start.h) if the codec can carry one; else random
-  random
+  random,
+  scaled  ///< random, with weights that keep the variance of the signal (codec/scaled_start.h)
 };
 
 struct TrainingConfig {
@@ -46,8 +47,9 @@ void fields(V& v, TrainingConfig& c) {
   v("segment_length", c.segment_length, described("one hop of the codec to 1073741824"), "samples per segment");
   v("max_steps", c.max_steps, at_least(0).zero("no limit"), "stop after this many steps");
   v("seed", c.seed, at_least(0), "seed of random weights, crops and all other random choices");
-  v("start", c.start, words({"transform", "random"}),
-    "weights before the first step; transform: those of a lapped transform, if the shape of the codec allows it");
+  v("start", c.start, words({"transform", "random", "scaled"}),
+    "weights before the first step; transform: those of a lapped transform, if the shape of the codec allows it; "
+    "scaled: random, with weights that keep the variance of the signal");
   v("schedule", c.schedule, words({"constant", "cosine", "exponential"}),
     "how the learning rate changes over the steps");
   v("schedule_steps", c.schedule_steps, at_least(0).zero("as many as the epochs have"),
