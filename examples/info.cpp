@@ -34,7 +34,7 @@ using nlohmann::ordered_json;
 struct Options {
   std::vector<std::string> inputs;
   bool configs = false, keys = false, memory = false, devices = false, json = false, salvage = false;
-  std::string cost;    // name of a device
+  std::string cost;  // name of a device
   ModelOptions model_options;
   DeviceOptions device;
 };
@@ -51,9 +51,10 @@ __attribute__((format(printf, 2, 3))) void say(const Options& o, const char* for
 std::string words(const CodecConfig& c) {
   std::string rates;
   for (const int64_t r : c.encoder_rates) rates += (rates.empty() ? "" : " x ") + std::to_string(r);
-  return std::to_string(c.sample_rate) + (c.audio_channels == 2 ? " Hz stereo, hop " : " Hz, hop ") + std::to_string(c.hop()) + " (" + rates + "), " +
-         fixed(c.frame_rate(), 2) + " frames/s, " + std::to_string(c.n_codebooks) + " codebooks of " +
-         std::to_string(c.codebook_size) + (c.quantizer == QuantizerKind::ema ? " (EMA)" : " (factorised)") + ", " +
+  return std::to_string(c.sample_rate) + (c.audio_channels == 2 ? " Hz stereo, hop " : " Hz, hop ") +
+         std::to_string(c.hop()) + " (" + rates + "), " + fixed(c.frame_rate(), 2) + " frames/s, " +
+         std::to_string(c.n_codebooks) + " codebooks of " + std::to_string(c.codebook_size) +
+         (c.quantizer == QuantizerKind::ema ? " (EMA)" : " (factorised)") + ", " +
          fixed(c.nominal_bitrate() / 1000, 2) + " kbit/s";
 }
 
@@ -176,14 +177,11 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
 }
 
 ordered_json json_of(const CodecConfig& c) {
-  return {{"sample_rate", c.sample_rate},
-          {"audio_channels", c.audio_channels},
-          {"segment", c.segment},
-          {"hop", c.hop()},
-          {"frame_rate", c.frame_rate()},
-          {"n_codebooks", c.n_codebooks},
-          {"codebook_size", c.codebook_size},
-          {"nominal_bitrate", c.nominal_bitrate()}};
+  return {
+      {"sample_rate", c.sample_rate},          {"audio_channels", c.audio_channels}, {"segment", c.segment},
+      {"segment_stride", c.segment_stride},    {"segment_scale", c.segment_scale},   {"hop", c.hop()},
+      {"frame_rate", c.frame_rate()},          {"n_codebooks", c.n_codebooks},       {"codebook_size", c.codebook_size},
+      {"nominal_bitrate", c.nominal_bitrate()}};
 }
 
 /// The delays of streaming in blocks of one frame.

@@ -28,7 +28,8 @@ std::string kilobits(const CodecConfig& config, int64_t codebooks) {
 void RateOptions::add_to(CLI::App& app, const char* codebooks_help) {
   app.add_option("--n-codebooks,--n_codebooks", n_codebooks, codebooks_help)->check(between(1, 64));
   app.add_option("--bitrate", bitrate,
-                 "kbit/s of one channel: use as many codebooks as do not exceed it, without the container")
+                 "kbit/s of the channels that are coded together: use as many codebooks as do not exceed it, without "
+                 "the container")
       ->check(above_zero());
 }
 

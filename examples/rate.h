@@ -10,7 +10,7 @@ namespace nacre::program {
 
 struct RateOptions {
   std::optional<int64_t> n_codebooks;
-  std::optional<double> bitrate;  ///< kbit/s of one channel
+  std::optional<double> bitrate;  ///< kbit/s of the channels that are coded together
 
   /// `codebooks_help` describes --n-codebooks.
   void add_to(CLI::App& app, const char* codebooks_help);

@@ -1,5 +1,5 @@
-// Codes a signal while it arrives, as a telephone does: 16-bit mono samples at the model's rate from standard input to
-// standard output. Usage: nacre_stream [MODEL.safetensors] < in.raw > out.raw
+// Codes a signal while it arrives, as a telephone does: 16-bit samples at the model's rate, channels interleaved, from
+// standard input to standard output. Usage: nacre_stream [MODEL.safetensors] < in.raw > out.raw
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -31,7 +31,7 @@ int main(int argc, char** argv) try {
   std::fprintf(stderr, "latency: %.1f ms (frame %.1f, lookahead of the encoder %.1f, of the decoder %.1f)\n",
                ms(e.block + e.lookahead + d.lookahead), ms(e.block), ms(e.lookahead), ms(d.lookahead));
 
-  std::vector<int16_t> in(rate / 50);  // 20 ms
+  std::vector<int16_t> in(rate / 50 * codec.config().audio_channels);  // 20 ms
   std::vector<float> samples;
   while (const size_t n = std::fread(in.data(), sizeof(int16_t), in.size(), stdin)) {
     samples.assign(in.begin(), in.begin() + n);

@@ -52,7 +52,7 @@ inline void expect_finite(const char* call, std::span<const float> samples, int6
 inline void expect_samples(const char* call, std::span<const float> samples, int64_t channels) {
   if (static_cast<int64_t>(samples.size()) % channels != 0)
     throw Error(ErrorKind::usage, std::string(call) + ": " + std::to_string(samples.size()) +
-                                      " samples are not as many of each of " + std::to_string(channels) + " channels");
+                                      " values are not whole samples of " + std::to_string(channels) + " channels");
   expect_finite(call, samples);
 }
 

@@ -307,8 +307,8 @@ void WindowedDecoder::expect_segment(int64_t frames) const {
   if (frames > whole)
     throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames, expected those of one segment, " +
                                       std::to_string(whole) + " or fewer");
-  // Segments behind a short one begin in front of its end. As segments overlap by half at most, there is one of them at
-  // most, and it is shorter.
+  // A segment behind a short one begins before the short one ends. Segments overlap by half at most, so there is at most
+  // one, and it is shorter.
   const CodecConfig& c = codec_.config();
   if (short_frames_ > 0 && frames > c.frames_of(std::max<int64_t>(0, short_frames_ * c.hop() - c.segment_stride)))
     throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames behind a segment of " +
@@ -322,7 +322,11 @@ void WindowedDecoder::take_segment(std::span<const int32_t> codes, float scale) 
   const int64_t frames = static_cast<int64_t>(codes.size()) / stages_;
   if (frames < codec_.config().frames_of(codec_.config().segment)) short_frames_ = frames;
   frames_ += frames;
-  sink_(overlap_->add(samples_of(codes, scale)));
+  const std::vector<float> samples = samples_of(codes, scale);
+  // A last frame may have more samples than a whole segment. They belong to the next one.
+  const CodecConfig& c = codec_.config();
+  sink_(overlap_->add(
+      std::span(samples).first(std::min(samples.size(), static_cast<size_t>(c.segment * c.audio_channels)))));
 }
 void WindowedDecoder::take(std::span<const int32_t> codes) {
   const auto piece = static_cast<size_t>(window_ * stages_);

@@ -443,6 +443,12 @@ ReportResult write_report(const ReportOptions& o) {
   Codec codec = Codec::load(ctx, model);
   f.codec = codec.config();
   f.parameters = static_cast<double>(codec.parameters().effective_elements());
+  const CodecConfig& trained = f.config.codec;
+  if (trained.sample_rate != f.codec.sample_rate || trained.audio_channels != f.codec.audio_channels)
+    throw Error(ErrorKind::usage, model.string() + ": codes " + std::to_string(f.codec.audio_channels) +
+                                      " channels at " + std::to_string(f.codec.sample_rate) + " Hz, expected " +
+                                      std::to_string(trained.audio_channels) + " at " +
+                                      std::to_string(trained.sample_rate) + " Hz as the run has");
   DatasetOptions d = dataset_options(f.config);
   d.max_bad_fraction = 1;  // training has already accepted the data
   d.threads = o.context.threads;

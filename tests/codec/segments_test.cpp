@@ -177,6 +177,20 @@ TEST_CASE("segments of a long signal are coded as signals by themselves", "[segm
   }
 }
 
+TEST_CASE("segments that are no whole number of frames are joined at their ends", "[segments]") {
+  Context ctx;
+  CodecConfig config = segmented();
+  config.segment = config.segment_stride = 205;
+  Codec codec = made(ctx, config);
+  const std::vector<float> x = noise(2 * 400, 4);
+  const std::vector<Segment> segments = encoded(codec, x, 400);
+  const std::vector<float> y = decoded(codec, segments);
+  const Direct second = direct(codec, std::span(x).subspan(2 * 205));
+  REQUIRE(segments.size() == 2);
+  // Nothing of the first segment is left in the second. Weight and quotient are rounded.
+  for (size_t i = 0; i < 2 * 195; ++i) CHECK(y[2 * 205 + i] == Approx(second.audio[i]).epsilon(1e-6));
+}
+
 TEST_CASE("a segment is known when its last sample is", "[segments]") {
   Context ctx;
   Codec codec = made(ctx, segmented());
@@ -320,7 +334,7 @@ TEST_CASE("segments, scales and channels that do not fit are refused", "[segment
   WindowedDecoder without(plain, [](std::span<const float>) {});
   refused([&] { without.push(std::vector<int32_t>(60, 0), 0.5f); }, "the codec has no scales");
   WindowedEncoder encoder(scaled, [](View<const int32_t>, float) {});
-  refused([&] { encoder.push(std::vector<float>(3, 0)); }, "3 samples are not as many of each of 2 channels");
+  refused([&] { encoder.push(std::vector<float>(3, 0)); }, "3 values are not whole samples of 2 channels");
   CodecConfig in_segments = plain_config;
   in_segments.segment = 200, in_segments.segment_stride = 170;
   Codec cut = made(ctx, in_segments);

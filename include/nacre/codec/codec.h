@@ -66,7 +66,8 @@ class Codec {
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,
   /// codes are not checked but clamped to the valid range.
   /// `lengths`: frames of each item. Samples behind them are 0, and codes behind them are not read, but must be valid.
-  /// `scales`: as encode() gave them; the audio of each item is multiplied by its scale.
+  /// `scales`: as encode() gave them, finite and positive (not checked on CUDA); the audio of each item is multiplied by
+  /// its scale.
   void decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths = {},
               View<const float> scales = {});
   /// Size of the plans' block in bytes.

@@ -15,7 +15,8 @@ namespace nacre {
 /// returns it. The names of the parameters begin with "encoder." and "decoder.".
 struct Network {
   std::string name;
-  Net (*encoder)(Parameters&, const CodecConfig&);  ///< [B, T, 1, audio_channels] -> [B, T / hop, 1, latent]
+  Net (*encoder)(Parameters&,
+                 const CodecConfig&);  ///< [B, T, 1, audio_channels] -> [B, T / hop, 1, latent], rounded up
   Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, T / hop, 1, latent] -> [B, T, 1, audio_channels]
   /// Throws Error(usage) that names the key if the topology cannot be built from the configuration. Null: it always
   /// can.
