@@ -47,8 +47,8 @@ __global__ void __launch_bounds__(sum_threads) rms_scale_parts_kernel(RmsScale a
   put_sum(a, sum, buffer);
 }
 
-/// One channel or two. Thread i takes elements 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of
-/// the sum does not depend on addresses.
+/// One channel or two. Thread i takes elements 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order
+/// of the sum does not depend on addresses.
 template <int channels, bool aligned>
 __global__ void __launch_bounds__(sum_threads) rms_scale_packs_kernel(RmsScale a, int64_t parts) {
   NACRE_SHARED(double, buffer, sum_threads / 32);

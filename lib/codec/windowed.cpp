@@ -307,8 +307,8 @@ void WindowedDecoder::expect_segment(int64_t frames) const {
   if (frames > whole)
     throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames, expected those of one segment, " +
                                       std::to_string(whole) + " or fewer");
-  // A segment behind a short one begins before the short one ends. Segments overlap by half at most, so there is at most
-  // one, and it is shorter.
+  // A segment behind a short one begins before the short one ends. Segments overlap by half at most, so there is at
+  // most one, and it is shorter.
   const CodecConfig& c = codec_.config();
   if (short_frames_ > 0 && frames > c.frames_of(std::max<int64_t>(0, short_frames_ * c.hop() - c.segment_stride)))
     throw Error(ErrorKind::usage, "push: " + std::to_string(frames) + " frames behind a segment of " +

@@ -15,8 +15,8 @@ struct ChannelGroup {
 };
 ChannelGroup group_of(const StreamHeader&, uint32_t group);
 
-/// Signals of `joint` channels for the codec, from the samples of all channels of a file. Of a group with fewer channels,
-/// the last channel is there several times.
+/// Signals of `joint` channels for the codec, from the samples of all channels of a file. Of a group with fewer
+/// channels, the last channel is there several times.
 std::vector<float> signals_of(std::span<const float> interleaved, size_t channels, ChannelGroup, size_t joint,
                               float gain);
 /// The way back: the mean of the signals that stand for one channel. Returns the argument itself if all have one each.

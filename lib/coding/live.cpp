@@ -241,9 +241,9 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
         },
         codebooks));
   }
-  // How far the frames of a live encoder may exceed the length: it pads the last frame by at most hop - 1 samples at the
-  // model's rate. The decoder's lookahead keeps back a part of that or all. With resampling, each of the two roundings
-  // adds at most half a sample, and the resampler one.
+  // How far the frames of a live encoder may exceed the length: it pads the last frame by at most hop - 1 samples at
+  // the model's rate. The decoder's lookahead keeps back a part of that or all. With resampling, each of the two
+  // roundings adds at most half a sample, and the resampler one.
   int64_t keep_back = 0;
   if (!known) {
     const auto* streaming = std::get_if<StreamingDecoder>(&decoders.front());

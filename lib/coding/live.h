@@ -46,8 +46,8 @@ struct ArrivingStream {
   std::function<std::optional<StreamPacket>()> next;
   std::function<uint64_t()> samples, bytes;  ///< valid once next() has returned nothing
 };
-/// True if decode_live() can write this stream: the codec does not need the whole signal or has segments, and the sizes fit into a WAV
-/// header.
+/// True if decode_live() can write this stream: the codec does not need the whole signal or has segments, and the sizes
+/// fit into a WAV header.
 bool can_decode_live(const CodecConfig&, const StreamHeader&, const DecodeOptions&);
 /// FileCodec::decode() from standard input to standard output. codebooks: how many of the stream's are decoded.
 FileReport decode_live(Codec&, const ArrivingStream&, int64_t codebooks, const DecodeOptions&, Hooked&);

@@ -44,8 +44,8 @@ Section section_of(const CodecConfig& c, const StreamHeader& h, int rate, const 
   s.resampled_first = group * up;
   if (c.segmented()) {
     const auto segment = static_cast<int64_t>(h.packet_frames), stride = static_cast<int64_t>(h.stride);
-    // The segment of the first sample, the one that overlaps it, and one more: the weights of the overlap are those of a
-    // whole segment, and only the last two may be shorter.
+    // The segment of the first sample, the one that overlaps it, and one more: the weights of the overlap are those of
+    // a whole segment, and only the last two may be shorter.
     s.frame_first = std::max<int64_t>(0, s.model_first / stride - 2) * segment;
     if (!options.to) return s;
     s.model_end = (s.end + margin) / up * down + down;

@@ -21,9 +21,9 @@ struct Section {
 };
 
 /// DecodeOptions::from and to. The samples are those of the whole stream: decoding begins early by the decoder's
-/// context and, if the rates differ, by the reach of the resampler, at a sample where the grids of both rates meet. Of a
-/// segmented codec, whole segments are decoded. Another recurrent codec is decoded from the first frame, another one that
-/// needs the whole signal from the first to the last. Throws Error(usage) if the section is empty.
+/// context and, if the rates differ, by the reach of the resampler, at a sample where the grids of both rates meet. Of
+/// a segmented codec, whole segments are decoded. Another recurrent codec is decoded from the first frame, another one
+/// that needs the whole signal from the first to the last. Throws Error(usage) if the section is empty.
 Section section_of(const CodecConfig&, const StreamHeader&, int rate, const DecodeOptions&);
 
 /// Throws Error(usage) if a stream of `samples` output samples does not hold the section.

@@ -47,8 +47,8 @@ std::vector<float> one_channel(std::span<const float> interleaved, int channels,
   return out;
 }
 
-/// Channels that are resampled: two of a stereo file for a model of two, otherwise the one channel, which a model of two
-/// channels gets twice.
+/// Channels that are resampled: two of a stereo file for a model of two, otherwise the one channel, which a model of
+/// two channels gets twice.
 int sources(int file_channels, int model_channels) { return model_channels == 2 && file_channels == 2 ? 2 : 1; }
 
 /// A piece of the file with as many channels as sources().

@@ -59,9 +59,9 @@ uint32_t segment_frames(const StreamHeader&, uint64_t samples, uint64_t stretch)
 /// The end of the last frame in samples at the model's rate, if the stream has frames up to this one.
 unsigned __int128 end_of_frames(const StreamHeader&, uint64_t frames);
 
-/// The defect of a length, or "". The frames must hold the samples. They may exceed them by at most four hops of padding
-/// and two samples of rounding in the resampler; those of segments are exact but for that rounding. before: frames of
-/// the stretch before the last one; 0: unknown.
+/// The defect of a length, or "". The frames must hold the samples. They may exceed them by at most four hops of
+/// padding and two samples of rounding in the resampler; those of segments are exact but for that rounding. before:
+/// frames of the stretch before the last one; 0: unknown.
 std::string length_problem(const StreamHeader&, uint64_t frames, uint64_t samples, uint32_t before = 0);
 
 /// Unpacks the scale and the codes of packet `number`. Returns the defect of the payload, or "".

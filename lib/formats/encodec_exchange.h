@@ -10,8 +10,8 @@
 
 namespace nacre {
 
-/// Both programs are told segments in seconds, and their overlap as a part of them. These count samples of both in double
-/// as the programs do, rounding down; what double cannot hold is limited.
+/// Both programs are told segments in seconds, and their overlap as a part of them. These count samples of both in
+/// double as the programs do, rounding down; what double cannot hold is limited.
 int64_t segment_of(double seconds, int64_t sample_rate);
 int64_t stride_of(double overlap, int64_t segment);
 /// Numbers of which those make the given samples again: of the segment, at least 1; of the stride, half a segment to a

@@ -27,8 +27,8 @@ class Baselines {
   Baselines(const Baselines&) = delete;
   Baselines& operator=(const Baselines&) = delete;
 
-  /// Codes one clip (the codec's channels interleaved, its rate, normalised) with each baseline and scores it. Returns the decoded audio in
-  /// the order of all().
+  /// Codes one clip (the codec's channels interleaved, its rate, normalised) with each baseline and scores it. Returns
+  /// the decoded audio in the order of all().
   std::vector<std::vector<float>> add(const std::string& name, std::span<const float> samples);
 
   const std::vector<Baseline>& all() const { return all_; }

@@ -1,5 +1,5 @@
-// Streams of channels that are coded together and of segments with a scale. All lengths around the ends of segments come
-// back as they were. Then every fault of what is new must be found.
+// Streams of channels that are coded together and of segments with a scale. All lengths around the ends of segments
+// come back as they were. Then every fault of what is new must be found.
 #include <array>
 #include <bit>
 #include <cmath>

@@ -45,29 +45,29 @@ class Codec {
   uint64_t identity() const;
 
   /// Plans for audio of shape [batch, samples, 1, audio_channels]; samples must be a multiple of the hop, unless
-  /// CodecConfig::takes_any_length(). An earlier plan for the same direction is discarded unless it has the same shape. Planning only one direction halves the time and the
-  /// memory. `codebooks`: stages of the quantizer that are used, the first ones, up to n_codebooks; 0: all. Every code
-  /// of the nearest-code search is the same for any number of them. A beam (CodecConfig::beam) looks for the best
-  /// sequence of this many codes.
+  /// CodecConfig::takes_any_length(). An earlier plan for the same direction is discarded unless it has the same shape.
+  /// Planning only one direction halves the time and the memory. `codebooks`: stages of the quantizer that are used,
+  /// the first ones, up to n_codebooks; 0: all. Every code of the nearest-code search is the same for any number of
+  /// them. A beam (CodecConfig::beam) looks for the best sequence of this many codes.
   enum class Use : uint8_t { encode, decode, both };
   /// Where the items of a batch end: all at the last sample, or each at a length of its own, which encode() and
   /// decode() are told. The latter takes more memory and copies, and throws Error(usage) for a network whose frames
   /// depend on the whole signal.
   enum class Ends : uint8_t { together, apart };
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0, Ends = Ends::together);
-  /// audio [batch, samples, 1, audio_channels] -> codes [batch, frames, 1, codebooks], where the frames are samples / hop
-  /// rounded up. The shape must be reserved. Every item of a segmented codec is one segment. Throws
-  /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
-  /// `lengths`: samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those
-  /// that it has by itself, up to rounding. Its last frame is completed by zeros, and codes behind that are 0.
-  /// `scales` [1, 1, 1, batch]: the scale of each item, for a codec with CodecConfig::segment_scale and for no other.
+  /// audio [batch, samples, 1, audio_channels] -> codes [batch, frames, 1, codebooks], where the frames are samples /
+  /// hop rounded up. The shape must be reserved. Every item of a segmented codec is one segment. Throws Error(usage)
+  /// for non-finite samples and for arguments without data. On CUDA, the sample values are not checked. `lengths`:
+  /// samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those that it has
+  /// by itself, up to rounding. Its last frame is completed by zeros, and codes behind that are 0. `scales` [1, 1, 1,
+  /// batch]: the scale of each item, for a codec with CodecConfig::segment_scale and for no other.
   void encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths = {},
               View<float> scales = {});
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,
   /// codes are not checked but clamped to the valid range.
   /// `lengths`: frames of each item. Samples behind them are 0, and codes behind them are not read, but must be valid.
-  /// `scales`: as encode() gave them, finite and positive (not checked on CUDA); the audio of each item is multiplied by
-  /// its scale.
+  /// `scales`: as encode() gave them, finite and positive (not checked on CUDA); the audio of each item is multiplied
+  /// by its scale.
   void decode(View<const int32_t> codes, View<float> audio, std::span<const int64_t> lengths = {},
               View<const float> scales = {});
   /// Size of the plans' block in bytes.

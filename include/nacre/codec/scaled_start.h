@@ -2,8 +2,8 @@
 // Random initial values that carry the signal through a network whose layers start as PyTorch's do.
 //
 // PyTorch draws a convolution's weight and bias uniformly in +-1/sqrt(fan in). Such a weight has the variance
-// 1 / (3 fan in), so every layer divides the variance of its input by three, and adds a bias that does not depend on the
-// input. Behind the layers of an encoder, biases and the zeros in front of the first sample decide the latent. This
+// 1 / (3 fan in), so every layer divides the variance of its input by three, and adds a bias that does not depend on
+// the input. Behind the layers of an encoder, biases and the zeros in front of the first sample decide the latent. This
 // start changes the convolutions of both halves:
 //
 //   weights     multiplied by sqrt(3): variance 1 / fan in (LeCun et al. 1998, "Efficient BackProp", section 4.6), with

@@ -54,8 +54,8 @@ class StreamingEncoder {
   ~StreamingEncoder();
   /// Any number of samples at the model's rate, channels interleaved. The sink gets every frame that they complete.
   void push(std::span<const float> samples);
-  /// Ends the signal: pads its last frame with zeros and delivers the remaining frames. Returns the number of samples per
-  /// channel.
+  /// Ends the signal: pads its last frame with zeros and delivers the remaining frames. Returns the number of samples
+  /// per channel.
   int64_t finish();
   /// Prepares for another signal.
   void reset();

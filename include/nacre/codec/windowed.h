@@ -7,10 +7,10 @@
 // A recurrent network (CodecConfig::recurrent) needs all that came before. Its windows do not overlap: they are the
 // blocks of nacre/codec/streaming.h. A signal of at most one window is coded as a whole.
 //
-// A segmented codec (CodecConfig::segmented) is coded segment by segment: segment i begins at sample i * segment_stride,
-// and the last one ends with the signal. Decoded segments overlap and are joined as EnCodec joins them (published code):
-// sample n of a segment has the weight 1/2 - |t - 1/2| with t = (n + 1) / (L + 1), where L is the length of the first
-// decoded segment, and the output is the sum of weighted samples over the sum of weights.
+// A segmented codec (CodecConfig::segmented) is coded segment by segment: segment i begins at sample i *
+// segment_stride, and the last one ends with the signal. Decoded segments overlap and are joined as EnCodec joins them
+// (published code): sample n of a segment has the weight 1/2 - |t - 1/2| with t = (n + 1) / (L + 1), where L is the
+// length of the first decoded segment, and the output is the sum of weighted samples over the sum of weights.
 //
 // If every frame of another codec depends on the whole signal (CodecConfig::needs_whole_signal), there is one window of
 // all of it, when the signal ends. Memory then grows with its length.
@@ -71,8 +71,8 @@ class WindowedEncoder {
   ~WindowedEncoder();
   /// Any number of samples at the model's rate, channels interleaved. Throws Error(usage) for a part of a sample.
   void push(std::span<const float> samples);
-  /// Ends the signal. Its last frame is padded with zeros, unless CodecConfig::takes_any_length(). Returns the number of
-  /// samples per channel.
+  /// Ends the signal. Its last frame is padded with zeros, unless CodecConfig::takes_any_length(). Returns the number
+  /// of samples per channel.
   int64_t finish();
 
  private:
@@ -106,9 +106,10 @@ class WindowedDecoder {
   WindowedDecoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
   WindowedDecoder(WindowedDecoder&&) noexcept;
   ~WindowedDecoder();
-  /// Frames of `codebooks` codes each, stages innermost. For a segmented codec, the frames of one segment and its scale:
-  /// those of `segment` samples, or fewer where the signal ends, which may be in the last two segments. Throws Error(usage) for a scale that is not finite or not
-  /// positive, and for one other than 1 if the codec has no CodecConfig::segment_scale.
+  /// Frames of `codebooks` codes each, stages innermost. For a segmented codec, the frames of one segment and its
+  /// scale: those of `segment` samples, or fewer where the signal ends, which may be in the last two segments. Throws
+  /// Error(usage) for a scale that is not finite or not positive, and for one other than 1 if the codec has no
+  /// CodecConfig::segment_scale.
   void push(std::span<const int32_t> codes, float scale = 1);
   void finish();
 

@@ -98,8 +98,8 @@ class FileCodec {
   /// the stream has fewer than DecodeOptions::codebooks or does not hold the part.
   ///
   /// Of a .nacre file, only the packets around a part are read. All packets before are read from a pipe, with
-  /// DecodeOptions::conceal, for a recurrent codec without segments (CodecConfig::recurrent, which depends on all frames
-  /// before) and of an .ecdc file. What is behind a part is not read.
+  /// DecodeOptions::conceal, for a recurrent codec without segments (CodecConfig::recurrent, which depends on all
+  /// frames before) and of an .ecdc file. What is behind a part is not read.
   ///
   /// From standard input to standard output, a .nacre stream is decoded live, unless a part or concealment is asked
   /// for: the samples of a packet are written when it has arrived, and remain written if the stream turns out to be
@@ -118,8 +118,8 @@ class FileCodec {
 
 /// The header that encode() writes, without gain and length. codebooks: as EncodeOptions::codebooks.
 StreamHeader stream_header(const CodecConfig&, uint64_t identity, int sample_rate, int channels, int64_t codebooks = 0);
-/// The size in bytes of a stream with `frames` frames per channel: of a segmented stream, up to this place (frames_of in
-/// nacre/files/stream.h). If its header has no length, the largest size that this can be.
+/// The size in bytes of a stream with `frames` frames per channel: of a segmented stream, up to this place (frames_of
+/// in nacre/files/stream.h). If its header has no length, the largest size that this can be.
 uint64_t stream_bytes(const StreamHeader&, uint64_t frames);
 
 /// Why a codec can neither write nor decode .ecdc files, as the rest of a sentence; empty if it can. The layout of the

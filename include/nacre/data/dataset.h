@@ -112,8 +112,8 @@ class Dataset {
   /// they are copied from there. Otherwise about as many samples are decoded, even if the clip is in the cache, so that
   /// the samples do not depend on earlier calls.
   void read(int64_t clip, int64_t offset, std::span<float> to) const;
-  /// Delivers n samples of every channel piece by piece, in memory that does not depend on n. `check` is called between decoded
-  /// pieces and may throw.
+  /// Delivers n samples of every channel piece by piece, in memory that does not depend on n. `check` is called between
+  /// decoded pieces and may throw.
   void read(int64_t clip, int64_t offset, int64_t n, const SampleSink&, const std::function<void()>& check = {}) const;
 
  private:

@@ -6,8 +6,8 @@
 // hundredth of the channels' mean power (two channels of opposite phase with a correlation below -0.98). The loudest
 // channel is then used, with a warning.
 //
-// Two channels are those of a stereo file. The channel of a mono file is taken twice. Of a file with more channels, both
-// are the one channel described above, with a warning. Both channels have one gain.
+// Two channels are those of a stereo file. The channel of a mono file is taken twice. Of a file with more channels,
+// both are the one channel described above, with a warning. Both channels have one gain.
 //
 // A file is silent if each of its channels stays within silence_deviation of its mean (nacre/data/audio.h). A silent
 // file is not scaled.

@@ -9,8 +9,8 @@
 
 namespace nacre {
 
-/// Audio [B, T, 1, 1] of the same shape without its mean and with a peak of 0.8 (ops/level.h): the conditioning of DAC's
-/// discriminators.
+/// Audio [B, T, 1, 1] of the same shape without its mean and with a peak of 0.8 (ops/level.h): the conditioning of
+/// DAC's discriminators.
 Flow level(Plan&, const std::string& name, Flow audio);
 /// Audio [B, T, 1, 1] as the interleaved signals of a period, [B * period, T / period + 1, 1, 1] (ops/fold.h). Signal j
 /// of item b is item b * period + j. Throws Error(usage) if T is not above the period.

@@ -1,9 +1,9 @@
 #pragma once
 // The .ecdc file of EnCodec: codes without a checksum. Layout in docs/exchange.md, source: Défossez et al., "High
-// Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model (one channel) and of the
-// 48 kHz model (two channels, segments with a scale) without a language model are read and written, with the bytes that
-// the package writes. Reader and writer are incremental: their memory is that of about one second of codes, whatever the
-// length.
+// Fidelity Neural Audio Compression" (2022), and the package encodec. Files of the 24 kHz model (one channel) and of
+// the 48 kHz model (two channels, segments with a scale) without a language model are read and written, with the bytes
+// that the package writes. Reader and writer are incremental: their memory is that of about one second of codes,
+// whatever the length.
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -49,8 +49,8 @@ class EcdcWriter {
   /// Writes the header. The format has the length in front, so it must be known.
   EcdcWriter(EcdcHeader, ByteSink);
 
-  /// Appends frames: codes[frame][codebook], each code below 1024. With segments, the frames of one whole segment and its
-  /// scale, finite and positive; without, the scale must be 1.
+  /// Appends frames: codes[frame][codebook], each code below 1024. With segments, the frames of one whole segment and
+  /// its scale, finite and positive; without, the scale must be 1.
   void write(std::span<const int32_t> codes, float scale = 1);
   /// Writes the bits of the last byte. The number of frames must be that of the header.
   void finish();

@@ -30,8 +30,8 @@ struct StreamHeader {
   uint32_t codebooks = 0;      ///< 1 to 256
   uint32_t codebook_size = 0;  ///< 2 to 65536, not necessarily a power of two
   uint32_t packet_frames = 0;  ///< 1 to 65536; 0 in the writer: about one second, or those of a segment
-  /// Of a segmented codec, samples at the model's rate: the length of a segment, up to 2^24, and the distance from one to
-  /// the next, from half a segment to a whole one. Every packet is a segment, and packet_frames are its frames: the
+  /// Of a segmented codec, samples at the model's rate: the length of a segment, up to 2^24, and the distance from one
+  /// to the next, from half a segment to a whole one. Every packet is a segment, and packet_frames are its frames: the
   /// segment's samples divided by the hop, rounded up. 0: no segments.
   uint32_t segment = 0, stride = 0;
   bool scaled = false;  ///< every packet has a scale; only with segments
@@ -40,8 +40,8 @@ struct StreamHeader {
   uint32_t groups() const noexcept { return (channels + joint - 1) / joint; }
   bool operator==(const StreamHeader&) const = default;
 };
-/// The sample at the model's rate at which a frame begins. Frames of a segmented stream are numbered by their place: those
-/// of segment i from i * packet_frames on, also if a segment before is shorter (docs/format.md).
+/// The sample at the model's rate at which a frame begins. Frames of a segmented stream are numbered by their place:
+/// those of segment i from i * packet_frames on, also if a segment before is shorter (docs/format.md).
 uint64_t first_sample(const StreamHeader&, uint64_t frame) noexcept;
 /// The place behind the last frame of a signal of `samples` samples at the model's rate that is padded to whole frames.
 /// Of a segmented stream, the header must have packet_frames.
@@ -58,9 +58,9 @@ class StreamWriter {
   /// Writes the header.
   StreamWriter(StreamHeader, ByteSink);
 
-  /// Appends frames to one group: codes[frame][codebook]. Packets are written as soon as every group has a complete one.
-  /// Until then, groups that are ahead are kept in memory. Of a segmented stream, the frames are those of one segment:
-  /// packet_frames, or fewer in the last two. scale: from 2^-60 to 2^60; 1 unless the stream has scales.
+  /// Appends frames to one group: codes[frame][codebook]. Packets are written as soon as every group has a complete
+  /// one. Until then, groups that are ahead are kept in memory. Of a segmented stream, the frames are those of one
+  /// segment: packet_frames, or fewer in the last two. scale: from 2^-60 to 2^60; 1 unless the stream has scales.
   void write(uint32_t group, std::span<const int32_t> codes, float scale = 1);
   /// Writes the remaining frames and the closing packet. `samples` is the length per channel at the original rate. It
   /// must equal the header's length, if the header has one, and match the number of frames.

@@ -76,8 +76,9 @@ struct CodecConfig {
   double frame_rate() const { return static_cast<double>(sample_rate) / static_cast<double>(hop()); }
   /// Decay for a step of `rows` frames (padding included): the larger of ema_decay and 1 - rows / ema_rows.
   double ema_decay_of(int64_t rows) const;
-  /// Threshold of dead codes for a step of `rows` frames (padding included): dead_below, but at most half of the average
-  /// use of a code, rows / codebook_size / 2. A higher threshold would replace codes that are used as they should be.
+  /// Threshold of dead codes for a step of `rows` frames (padding included): dead_below, but at most half of the
+  /// average use of a code, rows / codebook_size / 2. A higher threshold would replace codes that are used as they
+  /// should be.
   double dead_below_of(int64_t rows) const;
   int64_t code_bits() const;  ///< bits of one code: ceil(log2(codebook_size))
   /// Bitrate in bit/s of the codes of one signal of audio_channels channels, without entropy coding, the scales of
