@@ -10,8 +10,6 @@
 #include "data/sniff.h"
 #include "files/spelling.h"
 #include "files/text.h"
-#include "nacre/codec/scaled_start.h"
-#include "nacre/codec/transform_start.h"
 #include "nacre/files/atomic_file.h"
 #include "nacre/files/safetensors.h"
 #include "nacre/random.h"
@@ -79,16 +77,6 @@ Checkpoint checkpoint_at(const fs::path& path) {
                                     about_folder(path, Thing::weights));
 }
 
-/// "; missing: a, b and 3 more", up to five names.
-std::string names_of(const char* what, const std::vector<std::string>& names) {
-  constexpr size_t most = 5;
-  if (names.empty()) return "";
-  std::string text;
-  for (size_t i = 0; i < std::min(most, names.size()); ++i) text += (i > 0 ? ", " : "") + names[i];
-  if (names.size() > most) text += " and " + std::to_string(names.size() - most) + " more";
-  return std::string("; ") + what + ": " + text;
-}
-
 std::vector<int32_t> valid_samples(const Batch& batch) {
   std::vector<int32_t> lengths;
   for (const Crop& c : batch.crops) lengths.push_back(static_cast<int32_t>(c.length));
@@ -148,6 +136,9 @@ void Run::begin() {
         return data_.clips()[static_cast<size_t>(i)].channels == 2;
       }))
     say("warning: codec.audio_channels is 2 and no file to train on is stereo; both channels are always equal");
+  if (const int64_t coded = config_.codec.segment; coded > 0 && step_.samples() != coded)
+    say("warning: training.segment_length is " + std::to_string(step_.samples()) + " samples, and the codec codes " +
+        "segments of " + std::to_string(coded) + "; levels and norms over a segment differ in use");
 
   const std::optional<Checkpoint> from = find_checkpoint();
   // Weights come from a checkpoint, from --init, or from the configured start, in this order of precedence.
@@ -260,44 +251,6 @@ void Run::resume(const Checkpoint& from) {
   // At the end, because a refusal above must not rename anything.
   for (const fs::path& aside : store_.set_aside_after(done_))
     say("note: a newer checkpoint is set aside as " + aside.string());
-}
-
-bool Run::init() {
-  const fs::path weights = find_model(options_.init);
-  const LoadReport r = load_parameters(ctx_, step_.parameters(), weights, false);
-  const std::string counts = std::to_string(r.matched) + " tensors taken from " + weights.string() + ", " +
-                             std::to_string(r.missing.size()) + " missing, " + std::to_string(r.surplus.size()) +
-                             " not used, " + std::to_string(r.misshapen.size()) + " of another shape";
-  const std::string names =
-      names_of("missing", r.missing) + names_of("of another shape", r.misshapen) + names_of("not used", r.surplus);
-  if (r.matched == 0)
-    throw Error(ErrorKind::input, "init: no tensor of " + weights.string() + " fits this model" + names);
-  if (!options_.init_partial && (!r.missing.empty() || !r.misshapen.empty()))
-    throw Error(ErrorKind::input, "init: these are not all weights of the model: " + counts + names +
-                                      "; --init-partial uses these and initialises the rest at random");
-  say("init: " + counts + names);
-  // Evaluations use the averaged weights, which still hold the values from before.
-  step_.reset_average();
-  // Codebooks that the file does not have are random, so they are started from data as in a new run.
-  const auto codebook = [](const std::string& name) { return name.find(".codebook.") != std::string::npos; };
-  return std::any_of(r.missing.begin(), r.missing.end(), codebook) ||
-         std::any_of(r.misshapen.begin(), r.misshapen.end(), codebook);
-}
-
-/// Keeps the random weights if the codec cannot carry a transform.
-void Run::start_as_transform() {
-  const TransformStart start = transform_start_of(config_.codec);
-  if (!start.refused.empty()) return say("start: random weights; a transform codec does not fit: " + start.refused);
-  transform_start(ctx_, step_.parameters(), config_.codec);
-  step_.reset_average();
-  say("start: a lapped transform of " + std::to_string(start.bands) + " bands" +
-      (start.bands < config_.codec.hop() ? ", the lowest of " + std::to_string(config_.codec.hop()) : ""));
-}
-
-void Run::start_scaled() {
-  scaled_start(ctx_, step_.parameters());
-  step_.reset_average();
-  say("start: random weights that keep the variance of the signal");
 }
 
 /// The codebooks' first rows come from batches with numbers below the first step's, which no step uses.

@@ -1,5 +1,6 @@
 #pragma once
-// The state of a training run. trainer.cpp begins, steps and saves; trainer_report.cpp evaluates.
+// The state of a training run. trainer.cpp begins, steps and saves; trainer_start.cpp sets the first
+// weights; trainer_report.cpp evaluates.
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>

@@ -90,3 +90,17 @@ TEST_CASE("stereo: a codec of two channels on mono files is warned about", "[ste
   CHECK(o.result.step == 2);
   CHECK(contains(o.text, "warning: codec.audio_channels is 2 and no file to train on is stereo"));
 }
+
+TEST_CASE("stereo: training on other lengths than those of the codec's segments is warned about", "[stereo]") {
+  const TemporaryFolder folder;
+  write_stereo(folder);
+  RunConfig config = tiny_stereo();
+  config.codec.network = "encodec", config.codec.norm = Norm::group;
+  for (const int64_t more : {int64_t{0}, config.codec.hop()}) {
+    config.codec.segment = config.codec.segment_stride = config.training.segment_length + more;
+    Trainer t(folder, "run" + std::to_string(more), config);
+    const Outcome o = t.run_to(1);
+    CHECK(o.result.step == 1);
+    CHECK(contains(o.text, "warning: training.segment_length is") == (more > 0));
+  }
+}
