@@ -103,8 +103,6 @@ void CodecConfig::check() const {
   if (!segmented() && segment_stride > 0)
     refuse("codec.segment_stride", std::to_string(segment_stride), "0 without codec.segment");
   if (!segmented() && segment_scale) refuse("codec.segment_scale", "true", "false without codec.segment");
-  // Channels of opposite phase have a scale of 1e-8, and only a norm over the segment takes such levels away.
-  if (segment_scale && norm != Norm::group) refuse("codec.segment_scale", "true", "false unless codec.norm is group");
   for (const int64_t n : codebooks_drawn)
     if (n > n_codebooks)
       refuse("codec.codebooks_drawn", std::to_string(n), "at most n_codebooks, " + std::to_string(n_codebooks));

@@ -111,6 +111,10 @@ void RunConfig::check() const {
   if (t.segment_length < codec.hop() || t.segment_length > longest_segment)
     refuse("training.segment_length", std::to_string(t.segment_length),
            std::to_string(codec.hop()) + " (one hop of the codec) to " + std::to_string(longest_segment));
+  // A segment whose channels cancel is divided by 1e-8. Without a norm over the segment, such a one ruins the averages of
+  // optimizer and codebooks.
+  if (codec.segment_scale && codec.norm != Norm::group)
+    refuse("codec.segment_scale", "true", "false in training unless codec.norm is group");
   if (t.codebook_average_rows > 0 && t.codebook_start_rows == 0)
     refuse("training.codebook_average_rows", std::to_string(t.codebook_average_rows),
            "0 where codebook_start_rows is 0");

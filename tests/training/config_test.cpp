@@ -175,6 +175,15 @@ TEST_CASE("run configurations: discriminators of spectra need a segment of one w
   c.set({{"loss.adversarial", "0", "a"}, {"training.segment_length", "2040", "b"}});
 }
 
+TEST_CASE("run configurations: segments with scales are trained with a norm over the segment", "[config]") {
+  RunConfig c = RunConfig::named("encodec-48k");
+  CHECK(holds(refusal([&] { c.set("codec.norm=weight"); }),
+              "codec.segment_scale is true, expected false in training unless codec.norm is group"));
+  CodecConfig coded = c.codec;
+  coded.norm = Norm::weight;
+  coded.check();  // such a codec may code
+}
+
 TEST_CASE("run configurations: a latent width that nobody chose follows the widths that were") {
   RunConfig c = RunConfig::named("dac-16k");
   CHECK(c.codec.latent() == 1024);
