@@ -8,7 +8,6 @@
 #include "harness.h"
 #include "nacre/codec/codec.h"
 #include "nacre/systems/system.h"
-#include "nacre/training/run_config.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -26,7 +25,7 @@ Tensors tensors_of(Context& ctx, const Parameters& p) {
 }
 
 CodecConfig small_encodec() {
-  CodecConfig c = training::RunConfig::named("speech-8k").codec;
+  CodecConfig c = CodecConfig::named("speech-8k");
   c.encoder_dim = 4, c.decoder_dim = 64, c.latent_dim = 16;
   c.n_codebooks = 2, c.codebook_size = 16, c.codebooks_drawn = {};
   return c;
