@@ -8,6 +8,7 @@
 #include "files/spelling.h"
 #include "files/text.h"
 #include "nacre/systems/system.h"
+#include "systems/list.h"
 
 namespace nacre {
 namespace {
@@ -39,7 +40,14 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-int64_t CodecConfig::hop() const { return product(encoder_rates); }
+int64_t CodecConfig::hop() const { return product(encoder_rates) * long_frames; }
+int64_t CodecConfig::codes_per_frame(int64_t codebooks) const {
+  return std::min(codebooks, long_codebooks) + std::max<int64_t>(0, codebooks - long_codebooks) * long_frames;
+}
+int64_t CodecConfig::codebooks_of(int64_t codes) const {
+  const int64_t books = codes <= long_codebooks ? codes : long_codebooks + (codes - long_codebooks) / long_frames;
+  return books >= 1 && books <= n_codebooks && codes_per_frame(books) == codes ? books : 0;
+}
 double CodecConfig::ema_decay_of(int64_t rows) const {
   if (ema_rows == 0) return ema_decay;
   return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
@@ -56,7 +64,9 @@ int64_t CodecConfig::codebooks_within(double bits_per_second) const {
   // decimal number in kbit/s, of its product with 1000, and three here.
   const double codes =
       bits_per_second * static_cast<double>(hop()) * (1 + 0x1p-50) / static_cast<double>(sample_rate * code_bits());
-  return static_cast<int64_t>(std::clamp(codes, 0.0, static_cast<double>(n_codebooks)));
+  int64_t books = n_codebooks;
+  while (books > 0 && static_cast<double>(codes_per_frame(books)) > codes) --books;
+  return books;
 }
 int64_t CodecConfig::codebooks_used(const char* call, int64_t codebooks) const {
   if (codebooks < 0 || codebooks > n_codebooks)
@@ -103,6 +113,22 @@ void CodecConfig::check() const {
   if (!segmented() && segment_stride > 0)
     refuse("codec.segment_stride", std::to_string(segment_stride), "0 without codec.segment");
   if (!segmented() && segment_scale) refuse("codec.segment_scale", "true", "false without codec.segment");
+  if (two_rates() != (long_frames > 1))
+    refuse("codec.long_frames", std::to_string(long_frames),
+           two_rates() ? "2 or more with codec.long_codebooks" : "1 without codec.long_codebooks");
+  if (long_codebooks >= n_codebooks)
+    refuse("codec.long_codebooks", std::to_string(long_codebooks),
+           "less than codec.n_codebooks, " + std::to_string(n_codebooks));
+  if (two_rates() && quantizer != QuantizerKind::ema)
+    refuse("codec.long_codebooks", std::to_string(long_codebooks), "0, unless quantizer is \"ema\"");
+  constexpr int64_t most_codes = 256;
+  if (codes_per_frame() > most_codes)
+    refuse("codec.n_codebooks", std::to_string(n_codebooks),
+           "at most " + std::to_string(most_codes) + " codes per frame, and there are " +
+               std::to_string(codes_per_frame()));
+  if (synthesiser_kernel_size > 0 && (!two_rates() || synthesiser_kernel_size % 2 == 0))
+    refuse("codec.synthesiser_kernel_size", std::to_string(synthesiser_kernel_size),
+           two_rates() ? "0 or an odd number" : "0 without codec.long_codebooks");
   for (const int64_t n : codebooks_drawn)
     if (n > n_codebooks)
       refuse("codec.codebooks_drawn", std::to_string(n), "at most n_codebooks, " + std::to_string(n_codebooks));
@@ -112,6 +138,17 @@ void CodecConfig::check() const {
     if (known.name == network && known.check != nullptr) known.check(*this);
   if (beam > 1 && (quantizer != QuantizerKind::ema || metric != VqMetric::euclidean))
     refuse("codec.beam", std::to_string(beam), "1, unless quantizer is \"ema\" and metric is \"euclidean\"");
+}
+
+void expect_defaults(const CodecConfig& config, std::initializer_list<const char*> keys) {
+  CodecConfig c = config, defaults;
+  const Fields all = fields_of(c), of_defaults = fields_of(defaults);
+  const auto text = [](const nlohmann::json& v) { return v.is_string() ? v.get<std::string>() : v.dump(); };
+  for (const char* key : keys) {
+    const nlohmann::json found = written(*find(all, key)), expected = written(*find(of_defaults, key));
+    if (found != expected)
+      refuse(std::string("codec.") + key, text(found), text(expected) + " with network \"" + c.network + "\"");
+  }
 }
 
 std::string CodecConfig::to_json() const {

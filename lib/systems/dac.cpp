@@ -1,5 +1,4 @@
 // The Descript Audio Codec (Kumar et al. 2023, arXiv 2306.06546, section 3): topology and presets.
-#include "files/fields.h"
 #include "systems/list.h"
 
 namespace nacre::systems {
@@ -58,17 +57,9 @@ Net decoder(Parameters& p, const CodecConfig& c) {
 
 /// Keys of other topologies must have their defaults.
 void check(const CodecConfig& c) {
-  const auto expect = [](bool holds, const char* key, const std::string& found, const char* expected) {
-    if (!holds) refuse(std::string("codec.") + key, found, std::string(expected) + " with network \"dac\"");
-  };
-  const auto number = [](int64_t n) { return std::to_string(n); };
-  expect(!c.causal, "causal", "true", "false");
-  expect(c.padding == Padding::zero, "padding", "reflect", "zero");
-  expect(c.norm == Norm::weight, "norm", "not weight", "weight");
-  expect(c.residual_kernel_size == 0, "residual_kernel_size", number(c.residual_kernel_size), "0");
-  expect(c.shortcut == Shortcut::identity, "shortcut", "convolution", "identity");
-  expect(!c.segmented(), "segment", number(c.segment), "0");
-  expect(c.lstm_layers == 0, "lstm_layers", number(c.lstm_layers), "0");
+  expect_defaults(c, {"causal", "padding", "norm", "residual_kernel_size", "shortcut", "segment", "lstm_layers",
+                      "encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes",
+                      "residual_taps", "activation_order", "groups", "upsampling_strides", "latent_convolutions"});
 }
 
 CodecConfig at_16k() {

@@ -1,5 +1,6 @@
 #pragma once
 // What a file of lib/systems/ adds to the list of systems.
+#include <initializer_list>
 #include <vector>
 
 #include "nacre/systems/system.h"
@@ -11,5 +12,9 @@ struct SystemFile {
   std::vector<Network> networks;
   std::vector<Preset> presets;
 };
+
+/// For a topology's check: throws Error(usage) that names the key if one of these keys of the section codec does not
+/// have its default.
+void expect_defaults(const CodecConfig&, std::initializer_list<const char*> keys);
 
 }  // namespace nacre

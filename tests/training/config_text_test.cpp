@@ -10,6 +10,7 @@ namespace {
 const char* const speech_text = R"({
   "codec": {
     "activation": "snake",
+    "activation_order": "before",
     "audio_channels": 1,
     "beam": 8,
     "causal": false,
@@ -17,6 +18,7 @@ const char* const speech_text = R"({
     "codebook_size": 1024,
     "codebooks_drawn": [],
     "dead_below": 0.03,
+    "decoder_channels": [],
     "decoder_dim": 256,
     "decoder_rates": [
       5,
@@ -30,14 +32,19 @@ const char* const speech_text = R"({
     ],
     "ema_decay": 0.99,
     "ema_rows": 320000,
+    "encoder_channels": [],
     "encoder_dim": 16,
     "encoder_rates": [
       2,
       4,
       5
     ],
+    "groups": 1,
     "kernel_size": 7,
+    "latent_convolutions": true,
     "latent_dim": 64,
+    "long_codebooks": 0,
+    "long_frames": 1,
     "lstm_layers": 0,
     "metric": "euclidean",
     "n_codebooks": 8,
@@ -48,11 +55,16 @@ const char* const speech_text = R"({
     "quantizer": "ema",
     "quantizer_dropout": 0.0,
     "residual_kernel_size": 0,
+    "residual_kernel_sizes": [],
+    "residual_taps": "first",
+    "residual_width": 0.0,
     "sample_rate": 16000,
     "segment": 0,
     "segment_scale": false,
     "segment_stride": 0,
-    "shortcut": "identity"
+    "shortcut": "identity",
+    "synthesiser_kernel_size": 0,
+    "upsampling_strides": 2
   },
   "discriminator": {
     "beta1": 0.8,
@@ -150,6 +162,7 @@ const char* const speech_text = R"({
 const char* const dac_text = R"({
   "codec": {
     "activation": "snake",
+    "activation_order": "before",
     "audio_channels": 1,
     "beam": 1,
     "causal": false,
@@ -157,6 +170,7 @@ const char* const dac_text = R"({
     "codebook_size": 1024,
     "codebooks_drawn": [],
     "dead_below": 0.03,
+    "decoder_channels": [],
     "decoder_dim": 1536,
     "decoder_rates": [
       8,
@@ -171,6 +185,7 @@ const char* const dac_text = R"({
     ],
     "ema_decay": 0.99,
     "ema_rows": 0,
+    "encoder_channels": [],
     "encoder_dim": 64,
     "encoder_rates": [
       2,
@@ -178,8 +193,12 @@ const char* const dac_text = R"({
       8,
       8
     ],
+    "groups": 1,
     "kernel_size": 7,
+    "latent_convolutions": true,
     "latent_dim": 1024,
+    "long_codebooks": 0,
+    "long_frames": 1,
     "lstm_layers": 0,
     "metric": "cosine",
     "n_codebooks": 9,
@@ -190,11 +209,16 @@ const char* const dac_text = R"({
     "quantizer": "factorised",
     "quantizer_dropout": 0.5,
     "residual_kernel_size": 0,
+    "residual_kernel_sizes": [],
+    "residual_taps": "first",
+    "residual_width": 0.0,
     "sample_rate": 44100,
     "segment": 0,
     "segment_scale": false,
     "segment_stride": 0,
-    "shortcut": "identity"
+    "shortcut": "identity",
+    "synthesiser_kernel_size": 0,
+    "upsampling_strides": 2
   },
   "discriminator": {
     "beta1": 0.8,

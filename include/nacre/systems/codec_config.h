@@ -21,6 +21,14 @@ enum class Shortcut : uint8_t {
   convolution  ///< a convolution of the unit's input with one tap
 };
 
+/// Where the activations of a topology of SoundStream's kind stand.
+enum class ActivationOrder : uint8_t {
+  before,  ///< in front of every convolution but the first of each half (SEANet, EnCodec, ESPnet)
+  after    ///< behind every convolution of a residual unit, and nowhere else (audiolm-pytorch)
+};
+/// Which convolution of a residual unit has more than one tap.
+enum class UnitTaps : uint8_t { first, second };
+
 /// The topologies that codec.network chooses from (nacre/systems/system.h).
 std::vector<std::string> network_names();
 
@@ -46,9 +54,21 @@ struct CodecConfig {
   int64_t residual_kernel_size = 0;
   Shortcut shortcut = Shortcut::identity;
   int64_t lstm_layers = 0;
+  std::vector<int64_t> encoder_channels{};
+  std::vector<int64_t> decoder_channels{};
+  double residual_width = 0;
+  std::vector<int64_t> residual_kernel_sizes{};
+  UnitTaps residual_taps = UnitTaps::first;
+  ActivationOrder activation_order = ActivationOrder::before;
+  int64_t groups = 1;
+  int64_t upsampling_strides = 2;
+  bool latent_convolutions = true;
 
   QuantizerKind quantizer = QuantizerKind::factorised;
   int64_t n_codebooks = 12;
+  int64_t long_codebooks = 0;
+  int64_t long_frames = 1;
+  int64_t synthesiser_kernel_size = 0;
   int64_t codebook_size = 1024;
   int64_t codebook_dim = 8;
   VqMetric metric = VqMetric::cosine;
@@ -59,8 +79,20 @@ struct CodecConfig {
   double dead_below = 0.03;
   int64_t beam = 1;
 
+  /// Samples per frame: a frame is the smallest part of a signal that has codes of its own.
   int64_t hop() const;
   int64_t latent() const;
+  /// Whether the quantizer has two cascades: one for what `long_frames` positions of the latent have in common, and one
+  /// per position for the rest. A frame then has `long_frames` positions.
+  bool two_rates() const { return long_codebooks > 0; }
+  int64_t positions_per_frame() const { return long_frames; }
+  /// Codes of a frame for the first `codebooks` codebooks: one each, and for two rates one per position of each
+  /// codebook behind the long-term ones. In a frame, the codes of the long-term codebooks come first, then those of the
+  /// first position, then those of the next one.
+  int64_t codes_per_frame(int64_t codebooks) const;
+  int64_t codes_per_frame() const { return codes_per_frame(n_codebooks); }
+  /// The number of codebooks that gives so many codes per frame; 0 if none does.
+  int64_t codebooks_of(int64_t codes_per_frame) const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   /// Whether frames depend on all frames before them, by a state along the time axis.
   bool recurrent() const { return lstm_layers > 0; }
@@ -84,7 +116,7 @@ struct CodecConfig {
   /// Bitrate in bit/s of the codes of one signal of audio_channels channels, without entropy coding, the scales of
   /// segments and what their overlap adds. `codebooks`: number of codebooks used.
   double nominal_bitrate(int64_t codebooks) const {
-    return frame_rate() * static_cast<double>(codebooks) * static_cast<double>(code_bits());
+    return frame_rate() * static_cast<double>(codes_per_frame(codebooks)) * static_cast<double>(code_bits());
   }
   double nominal_bitrate() const { return nominal_bitrate(n_codebooks); }
   /// The largest number of codebooks, up to n_codebooks, whose nominal bitrate does not exceed the given one in bit/s;
@@ -152,9 +184,39 @@ void fields(V& v, CodecConfig& c) {
     "what a residual unit adds to its branch: its input, or a convolution of it; network encodec only");
   v("lstm_layers", c.lstm_layers, range(0, 8),
     "LSTM layers behind the encoder's strides and in front of the decoder's; network encodec only");
+  v("encoder_channels", c.encoder_channels, list(range(1, 65536), 0, 9, "widths"),
+    "widths of the encoder, one more than strides; empty: encoder_dim, doubled at every stride; network soundstream "
+    "only");
+  v("decoder_channels", c.decoder_channels, list(range(1, 65536), 0, 9, "widths"),
+    "widths of the decoder, one more than strides; empty: decoder_dim, halved at every stride; networks soundstream "
+    "and "
+    "ldcodec only");
+  v("residual_width", c.residual_width, range(0, 16).zero("the network's own"),
+    "channels between the two convolutions of a residual unit, as a multiple of its channels; networks soundstream and "
+    "ldcodec only");
+  v("residual_kernel_sizes", c.residual_kernel_sizes, list(range(1, 63), 0, 8),
+    "taps of the residual units, one number per dilation; empty: all as residual_kernel_size; network soundstream "
+    "only");
+  v("residual_taps", c.residual_taps, words({"first", "second"}),
+    "the convolution of a residual unit that has more than one tap; network ldcodec only");
+  v("activation_order", c.activation_order, words({"before", "after"}),
+    "before: in front of every convolution; after: behind those of residual units only; network soundstream only");
+  v("groups", c.groups, range(1, 4096),
+    "groups of the convolutions in the decoder's residual units; network ldcodec only");
+  v("upsampling_strides", c.upsampling_strides, range(1, 2),
+    "taps of a transposed convolution in strides; 1: neighbours do not overlap; network soundstream only");
+  v("latent_convolutions", c.latent_convolutions, flag(),
+    "a last convolution of the encoder and a first one of the decoder; false: the strided ones end at the latent; "
+    "network soundstream only");
   v("quantizer", c.quantizer, words({"ema", "factorised"}),
     "ema: codes of the latent, moved by averages; factorised: codes of a projection, trained by gradient");
   v("n_codebooks", c.n_codebooks, range(1, 64), "stages of the residual quantizer");
+  v("long_codebooks", c.long_codebooks, range(0, 63).zero("one rate"),
+    "the first of n_codebooks, which quantise what long_frames positions of the latent have in common; quantizer ema "
+    "only");
+  v("long_frames", c.long_frames, range(1, 64), "positions of the latent in a frame; above 1 with long_codebooks only");
+  v("synthesiser_kernel_size", c.synthesiser_kernel_size, range(0, 63).zero("their sum alone"),
+    "taps, odd, of the convolutions that merge both parts of the latent; with long_codebooks only");
   v("codebook_size", c.codebook_size, range(2, 65536), "codes per codebook");
   v("codebook_dim", c.codebook_dim, range(1, 4096), "channels of a code; factorised only");
   v("metric", c.metric, words({"euclidean", "cosine"}), "distance by which the nearest code is chosen");
