@@ -28,11 +28,12 @@ CodecConfig at_24k() {
 }  // namespace
 
 SystemFile lrac() {
-  // The public recipe's defaults, without its loss on features of a speech model.
+  // The public recipe's defaults, without its loss on features of a speech model. It compares natural logarithms of mel
+  // bands with weight 45. Here they have base 10, so the weight is ln 10 times as large.
   const Preset::Settings settings{{"loss.balanced", "false"},
                                   {"loss.waveform", "1"},
                                   {"loss.stft", "0"},
-                                  {"loss.mel", "45"},
+                                  {"loss.mel", "103.6"},
                                   {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
                                   {"loss.mels", "[10, 20, 40, 80, 160, 320]"},
                                   {"loss.vq", "1"},
@@ -55,7 +56,7 @@ SystemFile lrac() {
                                   {"optimizer.beta2", "0.9"},
                                   {"optimizer.weight_decay", "0"},
                                   {"optimizer.clip", "0"},
-                                  {"optimizer.ema_decay", "0.99"},
+                                  {"optimizer.ema_decay", "0"},
                                   {"training.start", "\"scaled\""},
                                   {"training.schedule", "\"constant\""},
                                   {"training.batch_size", "64"},
