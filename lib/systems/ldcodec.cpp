@@ -87,7 +87,7 @@ CodecConfig at_16k() {
   CodecConfig c;
   c.network = "ldcodec";
   c.latent_dim = 256;
-  c.decoder_channels = {112, 64, 32, 16, 12};
+  c.decoder_channels = {96, 64, 32, 16, 12};
   c.activation = ActivationKind::snake_beta;
   c.residual_width = 2, c.groups = 4;
   c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
