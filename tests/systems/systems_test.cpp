@@ -52,8 +52,7 @@ CodecConfig tiny() {
 
 TEST_CASE("systems: names are listed in order, once each", "[systems]") {
   // Names that users know stay, in this order. Further systems may come between them.
-  std::vector<std::string> known{"speech-16k", "speech-16k-small", "dac-16k", "dac-24k", "dac-44k",
-                                 "ldcodec-16k"};
+  std::vector<std::string> known{"speech-16k", "speech-16k-small", "dac-16k", "dac-24k", "dac-44k", "ldcodec-16k"};
   for (const std::string& name : CodecConfig::names())
     if (!known.empty() && name == known.front()) known.erase(known.begin());
   CHECK(known.empty());
