@@ -91,7 +91,7 @@ void expect_count(const char* key, const std::vector<int64_t>& found, size_t exp
 }
 
 void check(const CodecConfig& c) {
-  expect_defaults(c, {"residual_taps", "groups", "segment"});
+  expect_defaults(c, {"residual_taps", "groups", "segment", "long_codebooks"});
   expect_count("encoder_channels", c.encoder_channels, c.encoder_rates.size() + 1, "one more than strides");
   expect_count("decoder_channels", c.decoder_channels, c.decoder_rates.size() + 1, "one more than strides");
   expect_count("residual_kernel_sizes", c.residual_kernel_sizes, c.dilations.size(), "one per dilation");
