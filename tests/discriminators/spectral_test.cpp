@@ -84,8 +84,8 @@ TEST_CASE("residual discriminator: gradients of both roles") {
     ResidualDiscriminatorConfig config;
     int64_t time;
   };
-  for (const auto& [config, time] : {Row{{.window = 128, .channels = 1}, 265},  // 5 frames
-                                     Row{{.window = 128, .channels = 2, .slope = 0.3, .norm = Norm::layer}, 224},  // 4
+  for (const auto& [config, time] : {Row{{.window = 128, .channels = 2}, 265},  // 5 frames
+                                     Row{{.window = 128, .channels = 4, .slope = 0.3, .norm = Norm::layer}, 224},  // 4
                                      Row{{.window = 256, .channels = 1, .norm = Norm::none}, 256},      // one frame
                                      Row{{.window = 128, .channels = 2, .norm = Norm::group}, 210}}) {  // 3 frames
     CAPTURE(static_cast<int>(config.norm));

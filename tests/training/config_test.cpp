@@ -192,9 +192,9 @@ TEST_CASE("run configurations: discriminators of spectra need a segment of one w
          {"loss.windows", "[32]", "d"},
          {"loss.mels", "[5]", "e"}});
   CHECK(holds(refusal([&] { c.set("training.segment_length=2047"); }), "discriminator.residual_windows"));
-  c.set({{"discriminator.residual_windows", "[]", "a"}, {"training.segment_length", "512", "b"}});
+  c.set({{"discriminator.residual_windows", "[]", "a"}, {"training.segment_length", "504", "b"}});
   CHECK(holds(refusal([&] { c.set("discriminator.scales=[64]"); }),
-              "discriminator.scales is 64, expected at most an eighth of training.segment_length, 512"));
+              "discriminator.scales is 64, expected at most an eighth of training.segment_length, 504"));
   // Windows that are not used have no limit.
   c.set({{"loss.adversarial", "0", "a"},
          {"discriminator.stft_windows", "[2048]", "b"},
