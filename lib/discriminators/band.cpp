@@ -36,6 +36,10 @@ Discriminator band_discriminator(Parameters& p, const std::string& name, const B
     throw Error(ErrorKind::usage, "discriminator " + name + ": a window of " + std::to_string(config.window) +
                                       " samples and " + std::to_string(config.channels) +
                                       " channels, expected a multiple of 8 and at least 1 channel");
+  if (config.full_layers < 0 || config.full_channels < 0)
+    throw Error(ErrorKind::usage, "discriminator " + name + ": " + std::to_string(config.full_layers) +
+                                      " layers of all bands of " + std::to_string(config.full_channels) +
+                                      " channels, expected 0 or more of each");
   const std::vector<int64_t> edges = edges_of(config, name);
   std::vector<std::vector<Conv2d>> bands;
   for (size_t band = 0; band + 1 < edges.size(); ++band) {
@@ -52,8 +56,17 @@ Discriminator band_discriminator(Parameters& p, const std::string& name, const B
                                  .leaky(slope));
     }
   }
-  const Conv2d post(p, name + ".conv_post", config.channels, 1, 3, 3, {.time = centred(3), .width = centred(3)},
-                    Norm::weight, BiasStart::uniform);
+  std::vector<Conv2d> full;
+  int64_t channels = config.channels;
+  for (int64_t i = 0; i < config.full_layers; ++i) {
+    const int64_t out = config.full_channels > 0 ? config.full_channels : config.channels;
+    full.push_back(Conv2d(p, name + ".full_convs." + std::to_string(i) + ".0", channels, out, 3, 3,
+                          {.time = centred(3), .width = centred(3)}, Norm::weight, BiasStart::uniform)
+                       .leaky(slope));
+    channels = out;
+  }
+  const Conv2d post(p, name + ".conv_post", channels, 1, 3, 3, {.time = centred(3), .width = centred(3)}, Norm::weight,
+                    BiasStart::uniform);
   const StftGeometry geometry{.window = config.window, .hop = config.window / 4, .aligned = true};
   return [=](Plan& plan, Flow audio) {
     Verdict v;
@@ -63,6 +76,10 @@ Discriminator band_discriminator(Parameters& p, const std::string& name, const B
       Flow x = spectra;
       for (const Conv2d& conv : band) v.features.push_back(x = conv.plan(plan, x));
       ends.push_back(x);
+    }
+    for (const Conv2d& conv : full) {
+      v.features.push_back(conv.plan(plan, ends));
+      ends.assign(1, v.features.back());
     }
     v.logits = post.plan(plan, ends);
     return v;

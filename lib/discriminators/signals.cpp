@@ -54,6 +54,22 @@ Flow fold(Plan& p, const std::string& name, Flow audio, int64_t period) {
   return out.flow;
 }
 
+Flow pooled(Plan& p, const std::string& name, Flow audio, const AveragePoolGeometry& geometry) {
+  const Step s = p.step(name);
+  const Shape y = average_pool_output(audio.shape, geometry);
+  const auto in = s.reads<float>(audio);
+  const auto out = s.makes<float>(y);
+  const double sums = static_cast<double>(geometry.taps) * static_cast<double>(y.elements());
+  const Work work{.floats = sums, .bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements())};
+  s.costs({.forward = work, .input_gradient = work});
+  s.reaches(audio, {.count = geometry.taps, .stride = geometry.stride, .left = geometry.padding});
+  s.forward([=](Context& c) { average_pool_forward(c, {.x = in.value, .y = out.value, .geometry = geometry}); });
+  s.backward([=](Context& c) {
+    if (in.grad) average_pool_backward(c, {.dy = out.grad, .dx = in.grad, .geometry = geometry, .add_dx = in.add});
+  });
+  return out.flow;
+}
+
 Flow channels_apart(Plan& p, const std::string& name, Flow audio) {
   const Shape x = audio.shape;
   if (x.width == 1 && x.channels == 1) return audio;

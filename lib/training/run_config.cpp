@@ -120,19 +120,27 @@ void RunConfig::check() const {
            "0 where codebook_start_rows is 0");
   if (loss.adversarial > 0) {
     if (discriminator.periods.empty() && discriminator.windows.empty() && discriminator.stft_windows.empty() &&
-        !discriminator.waveform)
+        discriminator.scales.empty() && discriminator.residual_windows.empty() && !discriminator.waveform)
       throw Error(ErrorKind::usage,
-                  "loss.adversarial: needs a discriminator, but discriminator.periods, discriminator.windows and "
-                  "discriminator.stft_windows are empty and discriminator.waveform is false");
+                  "loss.adversarial: needs a discriminator, but discriminator.periods, discriminator.windows, "
+                  "discriminator.stft_windows, discriminator.scales and discriminator.residual_windows are empty and "
+                  "discriminator.waveform is false");
     for (const int64_t period : discriminator.periods)
       if (period >= t.segment_length)
         refuse("discriminator.periods", std::to_string(period),
                "less than training.segment_length, " + std::to_string(t.segment_length));
-    for (const int64_t window : discriminator.stft_windows)
-      if (window > t.segment_length)
-        refuse("discriminator.stft_windows", std::to_string(window),
-               "at most training.segment_length, " + std::to_string(t.segment_length) +
-                   ", because frames lie inside the segment; use longer segments or shorter windows");
+    for (const auto& [key, windows] : {std::pair{"discriminator.stft_windows", &discriminator.stft_windows},
+                                       {"discriminator.residual_windows", &discriminator.residual_windows}})
+      for (const int64_t window : *windows)
+        if (window > t.segment_length)
+          refuse(key, std::to_string(window),
+                 "at most training.segment_length, " + std::to_string(t.segment_length) +
+                     ", because frames lie inside the segment; use longer segments or shorter windows");
+    // The first layer reflects 7 samples.
+    for (const int64_t scale : discriminator.scales)
+      if (8 * scale > t.segment_length)
+        refuse("discriminator.scales", std::to_string(scale),
+               "at most an eighth of training.segment_length, " + std::to_string(t.segment_length));
   }
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)

@@ -1,6 +1,8 @@
 #pragma once
 // The steps in front of a discriminator, in double, on a tape.
+#include "nacre/ops/average_pool.h"
 #include "nacre/ops/stft.h"
+#include "reference/average_pool.h"
 #include "reference/fold.h"
 #include "reference/level.h"
 #include "reference/spectral.h"
@@ -39,6 +41,20 @@ inline Node* fold(Tape& t, Node* x, int64_t period) {
   for (const size_t i : sources) v.push_back(x->value[i]);
   Node* y = t.make({.batch = s.batch * period, .time = s.time / period + 1}, std::move(v), {x});
   t.back(y, [=, &t] { t.add(x, nacre::reference::fold_adjoint(sources, y->gradient, x->value.size())); });
+  return y;
+}
+
+/// Means of windows along time.
+inline Node* pooled(Tape& t, Node* x, const AveragePoolGeometry& g = {}) {
+  const Shape s = x->shape;
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  const nacre::reference::AveragePool op{size(s.batch),  size(s.time),   size(s.width * s.channels),
+                                         size(g.taps),   size(g.stride), size(g.padding),
+                                         g.count_padding};
+  Shape shape = s;
+  shape.time = static_cast<int64_t>(op.length());
+  Node* y = t.make(shape, op.forward(x->value), {x});
+  t.back(y, [=, &t] { t.add(x, op.adjoint(y->gradient)); });
   return y;
 }
 

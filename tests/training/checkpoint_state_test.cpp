@@ -176,6 +176,22 @@ TEST_CASE("checkpoint: discriminators are restored into the same networks only",
   CHECK_FALSE(has_discriminators(checkpoint, then, now));
   now = then, now.level = false;
   CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.window_full_layers = 1;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.scales = {1, 2};
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.scale_slope = 0.1;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.scale_norm = Norm::none;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.residual_windows = {256};
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.residual_channels = 8;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.residual_slope = 0.1;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
+  now = then, now.residual_norm = Norm::layer;
+  CHECK_FALSE(has_discriminators(checkpoint, then, now));
 }
 
 TEST_CASE("checkpoint: settings of discriminators forbid a resume only if there are any", "[training]") {

@@ -133,6 +133,19 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"discriminator.stft_windows=[64, 64]", "discriminator.stft_windows"},
                          Wrong{"discriminator.stft_channels=0", "discriminator.stft_channels"},
                          Wrong{"discriminator.stft_slope=0", "discriminator.stft_slope"},
+                         Wrong{"discriminator.window_full_layers=-1", "discriminator.window_full_layers"},
+                         Wrong{"discriminator.scales=[3]", "discriminator.scales"},
+                         Wrong{"discriminator.scales=[128]", "discriminator.scales"},
+                         Wrong{"discriminator.scales=[0]", "discriminator.scales"},
+                         Wrong{"discriminator.scales=[2, 2]", "discriminator.scales"},
+                         Wrong{"discriminator.scale_slope=1", "discriminator.scale_slope"},
+                         Wrong{"discriminator.scale_norm=layer", "\"layer\", expected none or weight"},
+                         Wrong{"discriminator.residual_windows=[64]", "discriminator.residual_windows"},
+                         Wrong{"discriminator.residual_windows=[192]", "multiples of 128, each 128 to 65536"},
+                         Wrong{"discriminator.residual_windows=[256, 256]", "discriminator.residual_windows"},
+                         Wrong{"discriminator.residual_channels=0", "discriminator.residual_channels"},
+                         Wrong{"discriminator.residual_slope=0", "discriminator.residual_slope"},
+                         Wrong{"discriminator.residual_norm=batch", "\"batch\", expected none, weight, group or layer"},
                          Wrong{"discriminator.level=1", "discriminator.level"},
                          Wrong{"loss.mel_kind=square", "\"square\", expected log or power"},
                          Wrong{"loss.mel_fmin=-1", "loss.mel_fmin"},
@@ -169,10 +182,23 @@ TEST_CASE("run configurations: discriminators of spectra need a segment of one w
   CHECK(holds(what, "2048"));
   CHECK(holds(what, "at most training.segment_length, 2040"));
   CHECK(holds(what, "use longer segments or shorter windows"));
-  // Without any discriminator, the three lists are named.
-  CHECK(holds(refusal([&] { c.set("discriminator.stft_windows=[]"); }), "discriminator.stft_windows are empty"));
+  // Without any discriminator, the lists are named.
+  CHECK(holds(refusal([&] { c.set("discriminator.stft_windows=[]"); }),
+              "discriminator.scales and discriminator.residual_windows are empty"));
+  // SoundStream's windows have the same limit. Reflection in the first layer of a scale needs eight of its samples.
+  c.set({{"discriminator.stft_windows", "[]", "a"},
+         {"discriminator.residual_windows", "[2048]", "b"},
+         {"discriminator.scales", "[1, 32]", "c"},
+         {"loss.windows", "[32]", "d"},
+         {"loss.mels", "[5]", "e"}});
+  CHECK(holds(refusal([&] { c.set("training.segment_length=2047"); }), "discriminator.residual_windows"));
+  c.set({{"discriminator.residual_windows", "[]", "a"}, {"training.segment_length", "504", "b"}});
+  CHECK(holds(refusal([&] { c.set("discriminator.scales=[64]"); }),
+              "discriminator.scales is 64, expected at most an eighth of training.segment_length, 504"));
   // Windows that are not used have no limit.
-  c.set({{"loss.adversarial", "0", "a"}, {"training.segment_length", "2040", "b"}});
+  c.set({{"loss.adversarial", "0", "a"},
+         {"discriminator.stft_windows", "[2048]", "b"},
+         {"training.segment_length", "2040", "c"}});
 }
 
 TEST_CASE("run configurations: segments with scales are trained with a norm over the segment", "[config]") {

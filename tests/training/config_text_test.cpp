@@ -87,6 +87,13 @@ const char* const speech_text = R"({
       7,
       11
     ],
+    "residual_channels": 32,
+    "residual_norm": "weight",
+    "residual_slope": 0.2,
+    "residual_windows": [],
+    "scale_norm": "weight",
+    "scale_slope": 0.2,
+    "scales": [],
     "stft_channels": 32,
     "stft_slope": 0.2,
     "stft_windows": [],
@@ -94,6 +101,7 @@ const char* const speech_text = R"({
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 8,
+    "window_full_layers": 0,
     "windows": [
       2048,
       1024,
@@ -241,6 +249,13 @@ const char* const dac_text = R"({
       7,
       11
     ],
+    "residual_channels": 32,
+    "residual_norm": "weight",
+    "residual_slope": 0.2,
+    "residual_windows": [],
+    "scale_norm": "weight",
+    "scale_slope": 0.2,
+    "scales": [],
     "stft_channels": 32,
     "stft_slope": 0.2,
     "stft_windows": [],
@@ -248,6 +263,7 @@ const char* const dac_text = R"({
     "waveform": false,
     "weight_decay": 0.01,
     "window_channels": 32,
+    "window_full_layers": 0,
     "windows": [
       2048,
       1024,

@@ -219,3 +219,38 @@ TEST_CASE("discriminators in training: a step without them trains the codec alon
     CHECK(codec_of(*captured) == codec_before);
   }
 }
+
+TEST_CASE("discriminators in training: scales, residual units and all bands, in float and bf16") {
+  const DiscriminatorConfig all{.periods = {},
+                                .windows = {32},
+                                .window_channels = 4,
+                                .window_full_layers = 2,
+                                .scales = {2},
+                                .residual_windows = {128},
+                                .residual_channels = 2,
+                                .residual_norm = Norm::layer};
+  for (const Device device : devices())
+    for (const Storage storage : {Storage::float32, Storage::bfloat16}) {
+      CAPTURE(str(device), storage == Storage::bfloat16);
+      Context ctx({.device = device, .threads = 2});
+      const auto made = [&] {
+        return std::make_unique<TrainingStep>(ctx, tiny(), losses(false, 1, 2), OptimizerConfig{.learning_rate = 1e-3},
+                                              batch, samples, 3, storage, nullptr, all);
+      };
+      const auto captured = made(), eager = made();
+      eager->set_capture(false);
+      const std::vector<float> before = judges_of(*captured);
+      for (int i = 0; i < 3; ++i) run(*captured, i), run(*eager, i);
+      CHECK(codec_of(*captured) == codec_of(*eager));
+      CHECK(judges_of(*captured) == judges_of(*eager));
+      CHECK(judges_of(*captured) != before);
+      const StepMetrics metrics = captured->metrics();
+      REQUIRE(metrics.discriminators.size() == 3);
+      const std::array<const char*, 3> names{"window_32", "scale_2", "residual_128"};
+      for (size_t i = 0; i < 3; ++i) {
+        CHECK(metrics.discriminators[i].name == names[i]);
+        CHECK(std::isfinite(metrics.discriminators[i].loss));
+      }
+      CHECK(metrics.term("adversarial").share > 0);
+    }
+}

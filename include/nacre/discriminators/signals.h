@@ -5,6 +5,7 @@
 #include <string>
 
 #include "nacre/nn/plan.h"
+#include "nacre/ops/average_pool.h"
 #include "nacre/ops/stft.h"
 
 namespace nacre {
@@ -18,6 +19,9 @@ Flow fold(Plan&, const std::string& name, Flow audio, int64_t period);
 /// Audio [B, T, 1, C] with every channel as an item of its own, [B * C, T, 1, 1]. Channel c of item b is item
 /// b * C + c. Audio of one channel is returned as it is, without a step.
 Flow channels_apart(Plan&, const std::string& name, Flow audio);
+/// Means of windows along time (ops/average_pool.h): audio at a lower rate, for discriminators at several scales. The
+/// shape is that of average_pool_output(). Throws Error(usage) for a geometry that average_pool does not have.
+Flow pooled(Plan&, const std::string& name, Flow audio, const AveragePoolGeometry& = {});
 /// The short-time Fourier transform of audio [B, T, 1, 1], [B, frames, window / 2 + 1, 2] with real and imaginary part
 /// innermost (ops/stft.h). Throws Error(usage) for a geometry that stft does not have.
 Flow spectrum(Plan&, const std::string& name, Flow audio, StftGeometry);
