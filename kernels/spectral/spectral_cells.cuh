@@ -22,6 +22,10 @@ struct ScaleView {
   bool logs[2];          ///< whether the logarithms of stft and mel have a nonzero weight
   bool gradient[2];      ///< whether the gradients of stft and mel are requested
   bool power;            ///< MelKind::power
+  bool norms;            ///< MelKind::norms
+  bool weighted;         ///< the logarithms of mel have weights
+  float excess;          ///< factor of logarithms whose band exceeds the target's
+  const float* frames;   ///< [rows]: weights of the logarithms of a frame; null: all 1
   const float* weights;  ///< [4]: weight of one |difference|: magnitude, log magnitude, mel magnitude, mel log
   float* partials;       ///< [4][parts]: sums of |difference|, as doubles
   int64_t parts;
@@ -48,6 +52,21 @@ __device__ __forceinline__ Compared compare_powers(float m, float n, float linea
                                                    bool logs) {
   const float d = m - n, cm = floor + m, e = logs ? vec::log10(cm) - vec::log10(floor + n) : 0.0f;
   return {fabsf(d), e * e, (d > 0 ? linear : d < 0 ? -linear : 0.0f) + 2 * logarithmic * e / cm};
+}
+/// As compare, with `times` |log10 ...|, and `excess` times more where m is above n.
+__device__ __forceinline__ Compared compare_weighted(float m, float n, float linear, float logarithmic, float floor,
+                                                     bool logs, float excess, float times) {
+  const float d = m - n, cm = m < floor ? floor : m, cn = n < floor ? floor : n;
+  times = cm > cn ? times * excess : times;
+  const float log_slope = cm > cn ? logarithmic : cm < cn ? -logarithmic : 0.0f;
+  return {fabsf(d), logs ? times * fabsf(vec::log10(cm) - vec::log10(cn)) : 0.0f,
+          (d > 0   ? linear
+           : d < 0 ? -linear
+                   : 0.0f) +
+              (m < floor ? 0.0f : times * log_slope) / cm};
+}
+__device__ __forceinline__ float frame_weight(const ScaleView& s, int64_t row) {
+  return s.frames == nullptr ? 1.0f : __ldg(s.frames + row);
 }
 struct Complex {
   float re, im;
@@ -80,13 +99,13 @@ __device__ __forceinline__ void store_term_sums(const ScaleView& s, int term, do
   }
 }
 
+/// One band of a frame in both signals, given their magnitudes (or powers).
 /// Weights and columns are the same for all blocks and stay in the read-only cache; the magnitudes are in shared
 /// memory.
-/// Compares one band of one frame, given the magnitudes of both signals; with s.power (which only `powers` allows),
-/// their powers.
-template <bool powers>
-__device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, const float* estimate,
-                                                 const float* target, float linear, float logarithmic) {
+struct Band {
+  float estimate, target;
+};
+__device__ __forceinline__ Band band_of(const ScaleView& s, int band, const float* estimate, const float* target) {
   float a = 0, b = 0;
   const int32_t end = __ldg(s.by_band.first + band + 1);
 #pragma unroll 4
@@ -95,9 +114,55 @@ __device__ __forceinline__ Compared compare_band(const ScaleView& s, int band, c
     const int32_t at = __ldg(s.by_band.column + k);
     a += w * estimate[at], b += w * target[at];
   }
-  if constexpr (powers)
-    if (s.power) return compare_powers(a, b, linear, logarithmic, s.floor, s.logs[1]);
-  return compare(a, b, linear, logarithmic, s.floor, s.logs[1]);
+  return {a, b};
+}
+/// Compares one band of frame `row`. Only `general` allows s.power and s.weighted.
+template <bool general>
+__device__ __forceinline__ Compared compare_band(const ScaleView& s, int64_t row, int band, const float* estimate,
+                                                 const float* target, float linear, float logarithmic) {
+  const Band v = band_of(s, band, estimate, target);
+  if constexpr (general) {
+    if (s.power) return compare_powers(v.estimate, v.target, linear, logarithmic, s.floor, s.logs[1]);
+    if (s.weighted)
+      return compare_weighted(v.estimate, v.target, linear, logarithmic, s.floor, s.logs[1], s.excess,
+                              row < s.rows ? frame_weight(s, row) : 1.0f);
+  }
+  return compare(v.estimate, v.target, linear, logarithmic, s.floor, s.logs[1]);
+}
+/// MelKind::norms for the frames of a block: slopes [rows][bands] of linear |m - n|_1 + logarithmic |log10(floor + m) -
+/// log10(floor + n)|_2, and this thread's part of the two sums. `norms`: shared memory for one float per frame.
+/// A barrier must follow before others read the slopes.
+template <int threads>
+__device__ __forceinline__ void compare_norms(const ScaleView& s, int rows, const float* estimate, const float* target,
+                                              float* slopes, float* norms, float linear, float logarithmic,
+                                              float& difference, double& log_difference) {
+  const int bands = static_cast<int>(s.bands), bins = static_cast<int>(s.bins), cells = rows * bands;
+  const int tid = static_cast<int>(threadIdx.x);
+  for (int k = tid; k < cells; k += threads) {
+    const int r = k / bands;
+    const Band v = band_of(s, k - r * bands, estimate + r * bins, target + r * bins);
+    difference += fabsf(v.estimate - v.target);
+    slopes[k] = s.logs[1] ? vec::log10(s.floor + v.estimate) - vec::log10(s.floor + v.target) : 0.0f;
+  }
+  // One warp adds the squares of a frame, lane by lane, so their order is fixed by the number of bands.
+  __syncthreads();
+  for (int r = tid / 32; r < rows; r += threads / 32) {
+    float square = 0;
+    for (int b = tid % 32; b < bands; b += 32) square += slopes[r * bands + b] * slopes[r * bands + b];
+    const float norm = sqrtf(warp_sum(square));
+    if (tid % 32 != 0) continue;
+    norms[r] = norm > 0 ? logarithmic / norm : 0.0f;
+    log_difference += static_cast<double>(norm);
+  }
+  // Bands are summed again rather than stored: two values per band would not fit beside the points. Each thread has the
+  // cells it had before.
+  __syncthreads();
+  for (int k = tid; k < cells; k += threads) {
+    const int r = k / bands;
+    const Band v = band_of(s, k - r * bands, estimate + r * bins, target + r * bins);
+    const float d = v.estimate - v.target;
+    slopes[k] = (d > 0 ? linear : d < 0 ? -linear : 0.0f) + slopes[k] * norms[r] / (s.floor + v.estimate);
+  }
 }
 /// The slope of a bin's magnitude from the slopes of its bands.
 __device__ __forceinline__ float bin_slope(const ScaleView& s, int bin, const float* slopes) {

@@ -167,7 +167,7 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
   if (i == 0) points.put(signal, M / 2, {-d[4].im, d[4].re});
 }
 
-/// `general`: aligned frames and MelKind::power, or one of them. Without it the kernel is smaller.
+/// `general`: aligned frames, any MelKind, weights. Without it the kernel is smaller.
 template <int M, bool general>
 __global__ void __launch_bounds__(FrameShape<M>::threads)
     spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
@@ -175,7 +175,8 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
   using S = FrameShape<M>;
   constexpr int B = S::lanes, bins = M + 1;
   NACRE_SHARED(double, buffer, 4 * (S::threads / 32));
-  NACRE_DYNAMIC_SHARED(float, shared);  // points of both signals, magnitudes of both, slopes of the bands
+  // Points of both signals, magnitudes of both, slopes of the bands and, for norms, one float per frame.
+  NACRE_DYNAMIC_SHARED(float, shared);
   float *const magnitudes = shared + S::floats, *const target_magnitudes = magnitudes + S::frames * bins;
   float* const slopes = target_magnitudes + S::frames * bins;
   const int tid = static_cast<int>(threadIdx.x), frame = tid / B, i = tid % B, bands = static_cast<int>(s.bands);
@@ -263,14 +264,21 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     // both, also where sync_frame() is a warp barrier.
     __syncthreads();
     float band_linear = 0, band_logarithmic = 0;
-    for (int k = tid; k < S::frames * bands; k += S::threads) {
+    bool norms = false;
+    if constexpr (general) {
+      norms = s.norms;
+      if (norms)
+        compare_norms<S::threads>(s, S::frames, magnitudes, target_magnitudes, slopes, slopes + S::frames * bands, w2,
+                                  w3, band_linear, sums[3]);
+    }
+    for (int k = tid; !norms && k < S::frames * bands; k += S::threads) {
       const int r = k / bands;
-      const Compared c =
-          compare_band<general>(s, k - r * bands, magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
+      const Compared c = compare_band<general>(s, int64_t{blockIdx.x} * S::frames + r, k - r * bands,
+                                               magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
       band_linear += c.difference, band_logarithmic += c.log_difference;
       slopes[k] = c.slope;
     }
-    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
+    sums[2] = static_cast<double>(band_linear), sums[3] += static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
 #pragma unroll
@@ -304,7 +312,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
 
 template <int M>
 size_t shared_for(const ScaleView& s) {
-  const int64_t mel = s.mel ? FrameShape<M>::frames * (2 * s.bins + s.bands) : 0;
+  const int64_t mel = s.mel ? FrameShape<M>::frames * (2 * s.bins + s.bands + s.norms) : 0;
   return static_cast<size_t>(FrameShape<M>::floats + mel) * sizeof(float);
 }
 /// Calls f<M> for the M of the scale; returns a default value if there is no kernel for it.
@@ -344,7 +352,7 @@ void spectral_fused(Context& ctx, const ScaleView& s, const Framing& g, const Fu
                     const float* target, const int32_t* lengths, float* rows) {
   const auto even = [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 8 == 0; };
   const bool aligned = g.hop % 2 == 0 && g.lead % 2 == 0 && g.time % 2 == 0 && even(estimate) && even(target);
-  const bool general = s.power || 2 * g.lead != g.window;
+  const bool general = s.power || s.norms || s.weighted || 2 * g.lead != g.window;
   with_points(s, [&]<int M>() -> bool {
     launch(ctx,
            {.name = "spectral_fused",

@@ -16,4 +16,10 @@ int64_t spectral_fused_parts(const DeviceLimits&, const ScaleView&);
 void spectral_fused(Context&, const ScaleView&, const Framing&, const FusedTables&, const float* estimate,
                     const float* target, const int32_t* lengths, float* rows);
 
+/// weights [batch][frames] of the logarithms of frames, from the target alone (spectral_weights.cu).
+void spectral_transients(Context&, const Framing&, const float* target, const int32_t* lengths, float transient,
+                         float rise, float* weights);
+/// MelKind::norms in the plain way: one block, and one partial sum, per frame. `slopes` are overwritten.
+void spectral_norms(Context&, const ScaleView&);
+
 }  // namespace nacre::cuda

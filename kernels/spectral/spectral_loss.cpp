@@ -72,6 +72,80 @@ NACRE_CLONES void compare_powers(const float* __restrict m, const float* __restr
   }
 }
 
+// As compare, with the logarithms of lane j counted weight[j] times, and excess times more where m is above n.
+NACRE_CLONES void compare_weighted(const float* __restrict m, const float* __restrict n, float* __restrict a,
+                                   int64_t rows, float linear, float logarithmic, float floor, float excess,
+                                   const float* __restrict weight, double* __restrict sums) {
+  constexpr int64_t block = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += block) {
+    float difference[L] = {}, log_difference[L] = {};
+    for (int64_t r = r0; r < std::min(r0 + block, rows); ++r)
+      for (int64_t j = 0; j < L; ++j) {
+        const float x = m[r * L + j], y = n[r * L + j], d = x - y;
+        const float cx = x < floor ? floor : x, cy = y < floor ? floor : y;
+        const float times = weight[j] * (cx > cy ? excess : 1.0f);
+        difference[j] += std::fabs(d);
+        log_difference[j] += times * std::fabs(vec::log10(cx) - vec::log10(cy));
+        const float slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
+        const float log_slope = cx > cy ? logarithmic : cx < cy ? -logarithmic : 0.0f;
+        a[r * L + j] = slope + (x < floor ? 0.0f : times * log_slope) / cx;
+      }
+    for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
+    for (int64_t j = 0; j < L; ++j) sums[1] += static_cast<double>(log_difference[j]);
+  }
+}
+
+// As compare, of linear |m - n|_1 + logarithmic |log10(floor + m) - log10(floor + n)|_2 over the rows of a lane.
+NACRE_CLONES void compare_norms(const float* __restrict m, const float* __restrict n, float* __restrict a, int64_t rows,
+                                float linear, float logarithmic, float floor, double* __restrict sums) {
+  constexpr int64_t block = 16;
+  double squares[L] = {};
+  for (int64_t r0 = 0; r0 < rows; r0 += block) {
+    float difference[L] = {}, square[L] = {};
+    for (int64_t r = r0; r < std::min(r0 + block, rows); ++r)
+      for (int64_t j = 0; j < L; ++j) {
+        const float x = m[r * L + j], y = n[r * L + j];
+        const float e = vec::log10(floor + x) - vec::log10(floor + y);
+        difference[j] += std::fabs(x - y);
+        square[j] += e * e;
+        a[r * L + j] = e;
+      }
+    for (int64_t j = 0; j < L; ++j) sums[0] += static_cast<double>(difference[j]);
+    for (int64_t j = 0; j < L; ++j) squares[j] += static_cast<double>(square[j]);
+  }
+  // The slope of a norm is e / norm, and 0 where all is equal.
+  float scale[L];
+  for (int64_t j = 0; j < L; ++j) {
+    const double norm = std::sqrt(squares[j]);
+    sums[1] += norm;
+    scale[j] = norm > 0 ? logarithmic / static_cast<float>(norm) : 0.0f;
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < L; ++j) {
+      const float x = m[r * L + j], d = x - n[r * L + j];
+      const float slope = d > 0 ? linear : d < 0 ? -linear : 0.0f;
+      a[r * L + j] = slope + a[r * L + j] * scale[j] / (floor + x);
+    }
+}
+
+// Sum of (h x)^2. n is even, as every window is.
+NACRE_CLONES double windowed_energy(const float* __restrict h, const float* __restrict x, int64_t n) {
+  float lanes[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int64_t j = 0; j < 16; ++j) {
+      const float v = h[i + j] * x[i + j];
+      lanes[j] += v * v;
+    }
+  for (; i < n; ++i) {
+    const float v = h[i] * x[i];
+    lanes[i % 16] += v * v;
+  }
+  double sum = 0;
+  for (const float lane : lanes) sum += static_cast<double>(lane);
+  return sum;
+}
+
 // d = 2 a X
 NACRE_CLONES void double_spectrum(const float* __restrict a, const float* __restrict re, const float* __restrict im,
                                   float* __restrict dre, float* __restrict dim, int64_t n) {
@@ -95,7 +169,15 @@ static void check_config(const SpectralConfig& c, Shape s) {
     throw_usage(op, "signal is " + str(s) + ", expected [batch, time, 1, 1]");
   if (!(c.floor >= 1e-30f) || !(c.floor <= 1e30f))
     throw_usage(op, "floor is " + std::to_string(c.floor) + ", expected a positive number, for example 1e-5");
+  if (!(c.mel_excess >= 1) || !(c.mel_excess <= 1e3f) || !(c.mel_transient >= 0) || !(c.mel_transient <= 1e3f))
+    throw_usage(op, "mel_excess is " + std::to_string(c.mel_excess) + " and mel_transient is " +
+                        std::to_string(c.mel_transient) + ", expected 1 to 1000 and 0 to 1000");
+  if (!(c.transient_rise >= 0.1f) || !(c.transient_rise <= 100))
+    throw_usage(op, "transient_rise is " + std::to_string(c.transient_rise) + " dB, expected 0.1 to 100");
   for (const SpectralScale& scale : c.scales) {
+    if (scale.mels > 0 && scale.mel_kind != MelKind::log && (c.mel_excess != 1 || c.mel_transient != 0))
+      throw_usage(op, "mel_excess is " + std::to_string(c.mel_excess) + " and mel_transient is " +
+                          std::to_string(c.mel_transient) + ", expected 1 and 0 without MelKind::log");
     if (scale.hop < 1 || scale.mels < 0)
       throw_usage(op, "hop is " + std::to_string(scale.hop) + " and mels is " + std::to_string(scale.mels) +
                           ", expected hop >= 1 and mels >= 0");
@@ -196,6 +278,31 @@ struct Block {
     }
   }
 
+  /// weight[j]: that of frame j's logarithms. Only frames of the target count.
+  void frame_weights(int64_t part, const float* const* target, float* weight) const {
+    std::fill_n(weight, L, 1.0f);
+    const SpectralConfig& c = plan.config;
+    if (c.mel_transient == 0) return;
+    const int64_t window = scale.config.window, hop = scale.config.hop;
+    const float* const h = scale.transform.hann().data();
+    const auto level = [&](const float* x) {
+      const float power = static_cast<float>(windowed_energy(h, x, window) / (0.375 * static_cast<double>(window)));
+      return 10 * vec::log10(quiet_power + power);
+    };
+    // Frames of a block follow each other but where an item begins, so each level serves two frames.
+    float before = 0;
+    for (int64_t j = 0; j < L && target[j]; ++j) {
+      const float now = level(target[j]);
+      if (!std::binary_search(plan.first.begin(), plan.first.end(), part * L + j)) {
+        if (j == 0) before = level(target[j] - hop);
+        const float rise = (now - before) / c.transient_rise;
+        // Not std::clamp: a level that is not a number must give a weight that is none.
+        weight[j] = 1 + c.mel_transient * (rise < 0 ? 0.0f : rise > 1 ? 1.0f : rise);
+      }
+      before = now;
+    }
+  }
+
   void run(int64_t part, float* area, double* sums) const {
     // Forward transforms of target and estimate, comparison, gradients, adjoint transforms: all in the work area, which
     // stays in cache. The target comes first, because only its magnitudes are needed: dre and dim are free again.
@@ -237,7 +344,15 @@ struct Block {
       float *mel = take(bands * L), *target_mel = take(bands * L), *dmel = take(bands * L);
       multiply_lanes(scale.bank.by_band, m, mel);
       multiply_lanes(scale.bank.by_band, target_m, target_mel);
-      (power ? compare_powers : compare)(mel, target_mel, dmel, bands, weights[2], weights[3], floor, sums + 2);
+      if (plan.weighted()) {
+        float weight[L];
+        frame_weights(part, target, weight);
+        compare_weighted(mel, target_mel, dmel, bands, weights[2], weights[3], floor, plan.config.mel_excess, weight,
+                         sums + 2);
+      } else {
+        const auto of_bands = power ? compare_powers : scale.norms() ? compare_norms : compare;
+        of_bands(mel, target_mel, dmel, bands, weights[2], weights[3], floor, sums + 2);
+      }
       if (gradient[1]) {
         multiply_lanes(scale.bank.by_bin, dmel, a);
         to_frames(1);
@@ -301,12 +416,11 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     // Each term is a mean over the counted cells. `share` is the weight of one |difference| in the loss; in the
     // gradients log10 brings the factor log10(e) = 1 / ln(10).
     const double cells = static_cast<double>(rows * scale.transform.bins());
-    const double mel_cells = static_cast<double>(rows * std::max<int64_t>(scale.config.mels, 1));
+    const double mel_cells = static_cast<double>(rows) * scale.mel_cells();
     const double power = static_cast<double>(p.config.log_power);
     const double share[4] = {static_cast<double>(scale.config.magnitude) / cells,
                              static_cast<double>(scale.config.log_magnitude) * power / cells,
-                             static_cast<double>(scale.config.mel_magnitude) / mel_cells,
-                             static_cast<double>(scale.config.mel_log) / mel_cells};
+                             static_cast<double>(scale.config.mel_magnitude) / mel_cells, scale.mel_log() / mel_cells};
     const double log10_e = 0.43429448190325182765;
     const Block block{p,
                       scale,

@@ -49,8 +49,10 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
       m += s.by_band.weight[k] * (powers ? power(x) : magnitude(x));
       n += s.by_band.weight[k] * (powers ? power(y) : magnitude(y));
     }
-    const Compared c = powers ? compare_powers(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1])
-                              : compare(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1]);
+    const Compared c = powers       ? compare_powers(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1])
+                       : s.weighted ? compare_weighted(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1], s.excess,
+                                                       frame_weight(s, row))
+                                    : compare(m, n, s.weights[2], s.weights[3], s.floor, s.logs[1]);
     difference += c.difference, log_difference += c.log_difference;
     s.slopes[cell] = c.slope;
   }
@@ -97,7 +99,9 @@ __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
 
 void spectral_bins_and_bands(Context& ctx, const ScaleView& s) {
   const unsigned bands = blocks_for(s.rows * s.bands, block_cells), cells = blocks_for(s.rows * s.bins, block_cells);
-  if (s.mel)
+  if (s.mel && s.norms)
+    spectral_norms(ctx, s);
+  else if (s.mel)
     launch(ctx, {.name = "spectral_bands", .grid = bands, .block = threads},
            s.power ? spectral_bands_kernel<true> : spectral_bands_kernel<false>, s);
   if (s.stft || s.gradient[1])
@@ -177,7 +181,9 @@ struct Scale {
     view.rows = p.signal.batch * s.frames, view.bins = s.transform.bins(), view.bands = s.config.mels;
     view.by_band = by_band.view(), view.by_bin = by_bin.view();
     view.floor = p.config.floor;
-    view.stft = s.stft(), view.mel = s.mel(), view.power = s.mel() && s.power();
+    view.stft = s.stft(), view.mel = s.mel(), view.power = s.mel() && s.power(), view.norms = s.mel() && s.norms();
+    view.weighted = s.mel() && p.weighted(), view.excess = p.config.mel_excess;
+    transients = view.weighted && p.config.mel_transient != 0;
     view.logs[0] = s.config.log_magnitude != 0, view.logs[1] = s.config.mel_log != 0;
     // The way is chosen once per scale, by shape and device: fused if a kernel exists and fits, else by rows if a block
     // holds whole frames, else plain. The number of partial sums follows from it.
@@ -187,7 +193,7 @@ struct Scale {
     if (by_rows) stft_parts = mel_parts = spectral_rows_parts(view);
     if (!fused && !by_rows)
       stft_parts = blocks_for(view.rows * view.bins, block_cells),
-      mel_parts = blocks_for(view.rows * view.bands, block_cells);
+      mel_parts = view.norms ? view.rows : blocks_for(view.rows * view.bands, block_cells);
     if (!fused) both.emplace(ctx, s.config.window, 2 * view.rows), one.emplace(ctx, s.config.window, view.rows);
     view.parts = std::max(stft_parts, mel_parts);
   }
@@ -199,6 +205,7 @@ struct Scale {
   Framing frame{};
   ScaleView view{};
   bool fused = false, by_rows = false;    ///< which way, see above; else plain
+  bool transients = false;                ///< frames have weights
   int64_t stft_parts = 0, mel_parts = 0;  ///< sums in `partials`
 };
 
@@ -206,17 +213,19 @@ struct Scale {
 // them all at the end.
 struct Device : DevicePlan {
   Device(Context& ctx, const SpectralPlan::Impl& p) {
-    int64_t frame_floats = 0, spectrum_floats = 0, slope_floats = 0, parts = 0;
+    int64_t frame_floats = 0, spectrum_floats = 0, slope_floats = 0, weight_floats = 0, parts = 0;
     for (const SpectralPlan::Impl::Scale& s : p.scales) {
       if (!s.stft() && !s.mel()) continue;
       const Scale& made = scales.emplace_back(ctx, p, s);
       frame_floats = std::max(frame_floats, 2 * made.view.rows * s.config.window);
       if (!made.fused) spectrum_floats = std::max(spectrum_floats, 2 * made.view.rows * made.view.bins * 2);
       if (!made.fused && !made.by_rows) slope_floats = std::max(slope_floats, made.view.rows * made.view.bands);
+      if (made.transients) weight_floats = std::max(weight_floats, made.view.rows);
       parts += 4 * made.view.parts;
     }
     const auto floats = [&](int64_t n) { return Memory(ctx, static_cast<size_t>(n) * sizeof(float)); };
     rows = floats(frame_floats), spectra = floats(spectrum_floats), slopes = floats(slope_floats);
+    frame_weights = floats(weight_floats);
     partials = floats(2 * parts);
     results = floats(static_cast<int64_t>(scales.size()) * (2 * 4 + 2 * 4 + 4));
     const int64_t n = static_cast<int64_t>(scales.size());
@@ -232,14 +241,15 @@ struct Device : DevicePlan {
       if (!p.scales[i].stft() && !p.scales[i].mel()) continue;
       Scale& s = scales[at];
       s.view.spectra = pointer<float>(spectra), s.view.slopes = pointer<float>(slopes);
+      if (s.transients) s.view.frames = pointer<float>(frame_weights);
       s.view.weights = result.weights + 4 * at++;
       s.view.partials = next, next += 8 * s.view.parts;
       const double power = static_cast<double>(p.config.log_power), bins = static_cast<double>(s.view.bins),
-                   bands = static_cast<double>(std::max<int64_t>(c.mels, 1));
+                   bands = p.scales[i].mel_cells();
       const int64_t stft_parts = s.view.stft ? s.stft_parts : 0, mel_parts = s.view.mel ? s.mel_parts : 0;
       all.push_back({s.frame,
                      {static_cast<double>(c.magnitude), static_cast<double>(c.log_magnitude) * power,
-                      static_cast<double>(c.mel_magnitude), static_cast<double>(c.mel_log)},
+                      static_cast<double>(c.mel_magnitude), p.scales[i].mel_log()},
                      {bins, bins, bands, bands},
                      {stft_parts, stft_parts, mel_parts, mel_parts},
                      s.view.partials,
@@ -248,7 +258,7 @@ struct Device : DevicePlan {
     terms = table(ctx, all);
   }
   std::vector<Scale> scales;  ///< the scales with a nonzero weight
-  Memory rows, spectra, slopes, partials, results, terms;
+  Memory rows, spectra, slopes, frame_weights, partials, results, terms;
   Results result{};
 };
 
@@ -263,6 +273,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
   const unsigned scales = static_cast<unsigned>(d.scales.size());
   const int32_t* const lengths = a.lengths.data;
   float* const rows = pointer<float>(d.rows);
+  const SpectralConfig& config = a.plan.config();
   launch(ctx, {.name = "spectral_weights", .grid = scales, .block = threads}, spectral_weights_kernel,
          pointer<Terms>(d.terms), lengths, d.result);
   const View<float> gradients[2] = {a.dstft, a.dmel};
@@ -271,6 +282,9 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     ScaleView v = s.view;
     v.gradient[0] = v.stft && a.dstft, v.gradient[1] = v.mel && a.dmel;
     const bool any = v.gradient[0] || v.gradient[1];
+    if (s.transients)
+      spectral_transients(ctx, s.frame, a.target.data, lengths, config.mel_transient, config.transient_rise,
+                          pointer<float>(d.frame_weights));
     if (s.fused) {
       spectral_fused(ctx, v, s.frame, s.tables, a.estimate.data, a.target.data, lengths, rows);
     } else {

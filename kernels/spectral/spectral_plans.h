@@ -1,6 +1,7 @@
 #pragma once
 // Implementation of StftPlan and SpectralPlan, for their CPU and CUDA files. A plan of a CUDA context has its device
 // data in `on_device` and no work areas for threads.
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -13,6 +14,7 @@
 namespace nacre {
 
 inline constexpr int64_t longest_signal = int64_t{1} << 28;  ///< on CUDA
+inline constexpr float quiet_power = 1e-6f;                  ///< added to the mean power of a frame before its level
 
 /// Base of a plan's device data.
 struct DevicePlan {
@@ -45,9 +47,14 @@ struct SpectralPlan::Impl {
     bool stft() const { return config.magnitude != 0 || config.log_magnitude != 0; }
     bool mel() const { return config.mels > 0 && (config.mel_magnitude != 0 || config.mel_log != 0); }
     bool power() const { return config.mel_kind == MelKind::power; }
+    bool norms() const { return config.mel_kind == MelKind::norms; }
+    /// The mel terms are divided by as many cells per frame. A kernel's logarithms are to base 10, those of norms to e.
+    double mel_cells() const { return norms() ? 1 : static_cast<double>(std::max<int64_t>(config.mels, 1)); }
+    double mel_log() const { return static_cast<double>(config.mel_log) * (norms() ? 2.302585092994045684 : 1); }
   };
   Shape signal;
   SpectralConfig config;
+  bool weighted() const { return config.mel_excess != 1 || config.mel_transient != 0; }
   std::vector<Scale> scales;
   PaddedSignals padded;
   int64_t threads = 1, bins = 0, bands = 0, work = 0, area = 0, rows = 0, parts = 0;

@@ -16,11 +16,12 @@ struct Rows {
   int row_step, bin_step;  ///< of `threads` cells
 };
 
-/// `powers`: MelKind::power. Then shared memory has powers in place of magnitudes.
-template <int threads, bool powers>
+/// `general`: any MelKind, and weights. For MelKind::power shared memory has powers in place of magnitudes.
+template <int threads, bool general>
 __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
-  NACRE_DYNAMIC_SHARED(float, magnitudes);  // of the estimate and of the target, then the slopes of the bands
+  // Of the estimate and of the target; then the slopes of the bands; then, for norms, one float per frame.
+  NACRE_DYNAMIC_SHARED(float, magnitudes);
   const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
   const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
   const int64_t row0 = int64_t{blockIdx.x} * shape.rows, remaining = s.rows - row0, all_cells = s.rows * s.bins;
@@ -51,7 +52,10 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
       const Complex y = load_complex(target, cell);
       m[j] = magnitude(x[j]);
       const float n = magnitude(y);
-      if (s.mel) magnitudes[cell] = powers ? power(x[j]) : m[j], target_magnitudes[cell] = powers ? power(y) : n;
+      if (s.mel) {
+        const bool powers = general && s.power;
+        magnitudes[cell] = powers ? power(x[j]) : m[j], target_magnitudes[cell] = powers ? power(y) : n;
+      }
       if (s.stft) {
         const Compared c = compare(m[j], n, w0, w1, s.floor, s.logs[0]);
         linear += c.difference, logarithmic += c.log_difference;
@@ -66,13 +70,20 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
   if (s.mel) {
     __syncthreads();
     float band_linear = 0, band_logarithmic = 0;
-    for (int i = tid; i < rows_of_block * bands; i += threads) {
-      const int row = i / bands, band = i - row * bands;
-      const Compared c = compare_band<powers>(s, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
-      band_linear += c.difference, band_logarithmic += c.log_difference;
-      slopes[i] = c.slope;
+    if (general && s.norms) {
+      compare_norms<threads>(s, rows_of_block, magnitudes, target_magnitudes, slopes, slopes + shape.rows * bands, w2,
+                             w3, band_linear, sums[3]);
+      sums[2] = static_cast<double>(band_linear);
+    } else {
+      for (int i = tid; i < rows_of_block * bands; i += threads) {
+        const int row = i / bands, band = i - row * bands;
+        const Compared c =
+            compare_band<general>(s, row0 + row, band, magnitudes + row * bins, target_magnitudes + row * bins, w2, w3);
+        band_linear += c.difference, band_logarithmic += c.log_difference;
+        slopes[i] = c.slope;
+      }
+      sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     }
-    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
       // The gradient of stft, if requested, has overwritten the estimate, so that of mel overwrites the target. Other
@@ -86,7 +97,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
         if (cell < cells) {
           const float slope = bin_slope(s, bin, slopes + row * bands);
           const bool inside = bin > 0 && bin < bins - 1;
-          if constexpr (powers)
+          if (general && s.power)
             store_scaled(to, cell, x[j], 2 * slope, inside);
           else
             store_gradient(to, cell, x[j], m[j], slope, inside);
@@ -106,7 +117,7 @@ int64_t threads_for(const ScaleView& s) {
 }
 int64_t rows_for(const ScaleView& s) { return threads_for(s) * cells_per_thread / s.bins; }
 size_t shared_for(const ScaleView& s) {
-  return s.mel ? static_cast<size_t>(rows_for(s) * (2 * s.bins + s.bands)) * sizeof(float) : 0;
+  return s.mel ? static_cast<size_t>(rows_for(s) * (2 * s.bins + s.bands + s.norms)) * sizeof(float) : 0;
 }
 
 }  // namespace
@@ -121,7 +132,8 @@ void spectral_rows(Context& ctx, const ScaleView& s) {
   const Rows shape{static_cast<int>(rows_for(s)), static_cast<int>(threads / s.bins),
                    static_cast<int>(threads % s.bins)};
   const bool few = threads == few_threads;
-  const auto kernel = s.power ? few ? spectral_rows_kernel<few_threads, true> : spectral_rows_kernel<many_threads, true>
+  const bool general = s.power || s.norms || s.weighted;
+  const auto kernel = general ? few ? spectral_rows_kernel<few_threads, true> : spectral_rows_kernel<many_threads, true>
                       : few ? spectral_rows_kernel<few_threads, false>
                               : spectral_rows_kernel<many_threads, false>;
   launch(ctx,

@@ -39,11 +39,15 @@ void LossConfig::check(int64_t sample_rate) const {
       refuse_loss("windows", std::to_string(windows[i]) + " is not a multiple of 4 between 8 and 65536");
     if (mel_kind == MelKind::power && mels[i] > 0 && windows[i] % 8 != 0)
       refuse_loss("windows", std::to_string(windows[i]) + " is not a multiple of 8, as loss.mel_kind power expects");
-    const int64_t most = mel_kind == MelKind::power ? std::min<int64_t>(4 * windows[i], 1024) : windows[i] / 2;
+    const int64_t most = mel_kind != MelKind::log ? std::min<int64_t>(4 * windows[i], 1024) : windows[i] / 2;
     if (mels[i] < 0 || mels[i] > most)
       refuse_loss("mels", std::to_string(mels[i]) + " bands at window " + std::to_string(windows[i]) +
                               ", expected 0 to " + std::to_string(most));
   }
+  if (mel_kind != MelKind::log && (mel_excess != 1 || mel_transient != 0))
+    refuse_loss(mel_excess != 1 ? "mel_excess" : "mel_transient",
+                twelve_digits(mel_excess != 1 ? mel_excess : mel_transient) + ", expected " +
+                    (mel_excess != 1 ? "1" : "0") + " unless loss.mel_kind is log");
   if (sample_rate <= 0) refuse_loss("sample_rate", "must be positive");
   if (!(mel_fmin >= 0) || !(2 * mel_fmin < static_cast<double>(sample_rate)))
     refuse_loss("mel_fmin", twelve_digits(mel_fmin) + " Hz, expected 0 to below half the sample rate (" +

@@ -33,8 +33,10 @@ SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
   // A window without mel bands takes no part in the mel term, so that term is divided among fewer windows.
   const float each = 1.0f / static_cast<float>(windows.size());
   const float each_mel = with_mel > 0 ? 1.0f / static_cast<float>(with_mel) : 0.0f;
-  const bool power = mel_kind == MelKind::power;
-  c.area_normalised = !power;
+  const bool power = mel_kind == MelKind::power, norms = mel_kind == MelKind::norms;
+  c.area_normalised = mel_kind == MelKind::log;
+  c.mel_excess = static_cast<float>(mel_excess), c.mel_transient = static_cast<float>(mel_transient);
+  c.transient_rise = static_cast<float>(mel_transient_rise);
   for (size_t i = 0; i < windows.size(); ++i) {
     SpectralScale scale{.window = windows[i],
                         .hop = windows[i] / 4,
@@ -42,6 +44,12 @@ SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
                         .magnitude = each,
                         .log_magnitude = each,
                         .mel_log = mels[i] > 0 ? each_mel : 0.0f};
+    if (norms && scale.mels > 0) {
+      // Magnitudes of noise grow with the root of the window, which is not normalised; so does the weight of logarithms.
+      scale.mel_kind = MelKind::norms;
+      scale.mel_magnitude = each_mel;
+      scale.mel_log = each_mel * static_cast<float>(std::sqrt(static_cast<double>(windows[i]) / 2));
+    }
     if (power) {
       // The frames of this mel term are others than those of the STFT's, so the two share no transform.
       if (scale.mels > 0)
@@ -68,7 +76,7 @@ Loss spectral_loss_of(const LossConfig& config, int64_t sample_rate) {
     for (size_t i = 0; i < config.windows.size(); ++i) {
       const int64_t window = config.windows[i];
       Costs costs;
-      if (config.mel_kind == MelKind::log) costs += window_costs(shape, window, 2);
+      if (config.mel_kind != MelKind::power) costs += window_costs(shape, window, 2);
       if (config.mel_kind == MelKind::power && config.stft > 0) costs += window_costs(shape, window, 1);
       if (config.mel_kind == MelKind::power && config.mels[i] > 0) costs += window_costs(shape, window, 1);
       s.costs(costs, "loss.window." + std::to_string(window));

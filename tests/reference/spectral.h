@@ -177,6 +177,48 @@ inline double compare_powers(double m, double n, double me, double ne, double li
   return linear * (m > n ? 1 : m < n ? -1 : 0) + per_d * d;
 }
 
+/// The slopes of linear |m - n|_1 + logarithmic |ln(floor + m) - ln(floor + n)|_2 in every m, as compare.
+inline Vector compare_norms(const Vector& m, const Vector& n, const Vector& me, const Vector& ne, double linear,
+                            double logarithmic, double floor, double& loss, double& loss_error, Vector& slope_error) {
+  Vector e, e_error, slope;
+  double square = 0, error_square = 0;
+  for (size_t i = 0; i < m.size(); ++i) {
+    e.push_back(std::log(floor + m[i]) - std::log(floor + n[i]));
+    // As in compare_powers, in units of the natural logarithm.
+    e_error.push_back(me[i] / (floor + m[i]) + ne[i] / (floor + n[i]) +
+                      8 * unit * (std::fabs(std::log(floor + m[i])) + std::fabs(std::log(floor + n[i])) + 2.4));
+    square += e[i] * e[i], error_square += e_error[i] * e_error[i];
+    loss += linear * std::fabs(m[i] - n[i]), loss_error += linear * (me[i] + ne[i] + unit * (m[i] + n[i]));
+  }
+  // By the triangle inequality the norm moves by at most the norm of the errors. Its sum in float adds up to 64 bands.
+  const double norm = std::sqrt(square), norm_error = std::sqrt(error_square) + 64 * unit * norm;
+  loss += logarithmic * norm, loss_error += logarithmic * norm_error;
+  for (size_t i = 0; i < m.size(); ++i) {
+    // An entry of a unit vector: the direction is unknown if the error may be the whole norm.
+    const double entry = norm > 0 ? e[i] / norm : 0, per_entry = logarithmic / (floor + m[i]);
+    const double entry_error =
+        norm <= 2 * norm_error ? 2 : (e_error[i] + std::fabs(entry) * norm_error) / (norm - norm_error);
+    slope.push_back(linear * (m[i] > n[i] ? 1 : m[i] < n[i] ? -1 : 0) + per_entry * entry);
+    slope_error.push_back((std::fabs(m[i] - n[i]) <= me[i] + ne[i] ? 2 * linear : 4 * unit * linear) +
+                          per_entry * (entry_error + std::fabs(entry) * (me[i] / (floor + m[i]) + 8 * unit)));
+  }
+  return slope;
+}
+
+/// The level of a frame in dB, and its error in float.
+struct Level {
+  double value, error;
+};
+inline Level level_of(const std::vector<Complex>& frame, int64_t window) {
+  double energy = 0;
+  for (const Complex& v : frame) energy += std::norm(v);
+  energy /= 0.375 * static_cast<double>(window);
+  // The contract's error of an energy, which the 1e-6 limits, and that of a logarithm.
+  const double relative = energy / (1e-6 + energy) * (static_cast<double>(window) / 16 + 8) * 2 * unit + 2 * unit;
+  const double value = 10 * std::log10(1e-6 + energy);
+  return {value, relative * 10 / std::log(10.0) + 8 * unit * (std::fabs(value) + 10)};
+}
+
 inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t time, const Vector& estimate,
                               const Vector& target, const std::vector<int32_t>& lengths, bool gradients = true) {
   Spectral out;
@@ -236,8 +278,19 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
         if (gradients && (s.magnitude != 0 || s.log_magnitude != 0)) back(slope, slope_error, 0, false);
         if (s.mels == 0 || (s.mel_magnitude == 0 && s.mel_log == 0)) continue;
         std::fill(slope.begin(), slope.end(), 0.0), std::fill(slope_error.begin(), slope_error.end(), 0.0);
+        double weight = 1, weight_error = 0;
+        if (c.mel_transient != 0 && f > 0) {
+          auto past = frame(&y[at(b * time)], time, g, f - 1);
+          for (int64_t n = 0; n < s.window; ++n)
+            if (start(g, f - 1) + n >= end) past[at(n)] = 0;
+          const Level now = level_of(fy, s.window), before = level_of(past, s.window);
+          const double rise = static_cast<double>(c.transient_rise), by = static_cast<double>(c.mel_transient);
+          weight += by * std::min(1.0, std::max(0.0, (now.value - before.value) / rise));
+          weight_error = by * (now.error + before.error) / rise + 4 * unit * weight;
+        }
+        Vector ms, ns, mes, nes;
         for (const Vector& row : bank) {
-          double m = 0, n = 0, me = 0, ne = 0, error = 0;
+          double m = 0, n = 0, me = 0, ne = 0;
           for (size_t k = 0; k < slope.size(); ++k) {
             const double of_bin[2] = {std::abs(X[k]), std::abs(Y[k])};
             const auto value = [&](double v) { return power ? v * v / energy : v; };
@@ -246,14 +299,36 @@ inline Spectral spectral_loss(const SpectralConfig& c, int64_t batch, int64_t ti
             m += row[k] * value(of_bin[0]), me += row[k] * value_error(of_bin[0], ex);
             n += row[k] * value(of_bin[1]), ne += row[k] * value_error(of_bin[1], ey);
           }
-          const double share = count * static_cast<double>(s.mels);
+          ms.push_back(m), ns.push_back(n), mes.push_back(me + 8 * unit * m), nes.push_back(ne + 8 * unit * n);
+        }
+        const bool norms = s.mel_kind == MelKind::norms;
+        const double share = count * (norms ? 1 : static_cast<double>(s.mels));
+        const double linear = static_cast<double>(s.mel_magnitude) / share;
+        const double logarithmic = static_cast<double>(s.mel_log) / share, floor = static_cast<double>(c.floor);
+        double &loss = out.losses[1], &loss_error = out.loss_errors[1];
+        Vector d, d_error;
+        if (norms) d = compare_norms(ms, ns, mes, nes, linear, logarithmic, floor, loss, loss_error, d_error);
+        for (size_t i = 0; i < bank.size() && !norms; ++i) {
+          double error = 0, above = 1;
+          if (!power && std::max(ms[i], floor) > std::max(ns[i], floor)) above = static_cast<double>(c.mel_excess);
           const auto of_bands = power ? compare_powers : compare;
-          const double d =
-              of_bands(m, n, me + 8 * unit * m, ne + 8 * unit * n, static_cast<double>(s.mel_magnitude) / share,
-                       static_cast<double>(s.mel_log) / share, static_cast<double>(c.floor), out.losses[1],
-                       out.loss_errors[1], error);
+          const double before = loss;
+          d.push_back(of_bands(ms[i], ns[i], mes[i], nes[i], linear, above * weight * logarithmic, floor, loss,
+                               loss_error, error));
+          // Bands that may be exchanged have a slope of the other weight, too: that of the larger one.
+          const bool kink = std::fabs(ms[i] - ns[i]) <= mes[i] + nes[i];
+          if (kink && c.mel_excess > 1) {
+            error *= static_cast<double>(c.mel_excess);
+            loss_error += static_cast<double>(c.mel_excess) * weight * logarithmic * (mes[i] + nes[i]) /
+                          (std::log(10.0) * std::max(floor, std::min(ms[i], ns[i])));
+          }
+          loss_error += weight_error / weight * (loss - before);
+          d_error.push_back(error + weight_error / weight * std::fabs(d[i]));
+        }
+        for (size_t i = 0; i < bank.size(); ++i) {
           const double by = power ? 1 / energy : 1;
-          for (size_t k = 0; k < slope.size(); ++k) slope[k] += by * row[k] * d, slope_error[k] += by * row[k] * error;
+          for (size_t k = 0; k < slope.size(); ++k)
+            slope[k] += by * bank[i][k] * d[i], slope_error[k] += by * bank[i][k] * d_error[i];
         }
         if (gradients) back(slope, slope_error, 1, power);
       }

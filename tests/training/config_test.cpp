@@ -147,7 +147,7 @@ TEST_CASE("run configurations: one assignment at a time") {
                          Wrong{"discriminator.residual_slope=0", "discriminator.residual_slope"},
                          Wrong{"discriminator.residual_norm=batch", "\"batch\", expected none, weight, group or layer"},
                          Wrong{"discriminator.level=1", "discriminator.level"},
-                         Wrong{"loss.mel_kind=square", "\"square\", expected log or power"},
+                         Wrong{"loss.mel_kind=square", "\"square\", expected log, power or norms"},
                          Wrong{"loss.mel_fmin=-1", "loss.mel_fmin"},
                          Wrong{"loss.mel_fmin=nan", "loss.mel_fmin"},
                          Wrong{"training.batch_size=2.5", "training.batch_size"},

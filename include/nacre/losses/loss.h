@@ -30,11 +30,13 @@ struct LossConfig {
   MelScale mel_scale = MelScale::slaney;
   MelKind mel_kind = MelKind::log;
   double mel_fmin = 0;
+  double mel_excess = 1, mel_transient = 0, mel_transient_rise = 10;
 
   /// Throws Error(usage) that names the invalid key.
   void check(int64_t sample_rate) const;
   /// The scales of the spectral losses, with equal weights that sum to one. With MelKind::power, each term has its own
   /// scales, those of the STFT only if its weight is positive, and half of a mel scale's weight is for the logarithm.
+  /// With MelKind::norms, mel_log is sqrt(window / 2) times mel_magnitude, as in L_rec of arXiv 2107.03312.
   SpectralConfig spectral(int64_t sample_rate) const;
 };
 
@@ -62,12 +64,20 @@ void fields(V& v, LossConfig& c) {
   v("balancer_norm", c.balancer_norm, words({"batch", "item"}),
     "norm of a gradient in the balancer: over the batch, or the mean of the norms of its items");
   v("windows", c.windows, described("multiples of 4, each 8 to 65536"), "samples per STFT window; hop = window / 4");
-  v("mels", c.mels, described("one per window, each 0 to half of it; loss.mel_kind power: to 4 times it, at most 1024"),
+  v("mels", c.mels,
+    described("one per window, each 0 to half of it; loss.mel_kind power, norms: to 4 times it, at most 1024"),
     "mel bands per window; 0: no mel term there");
   v("mel_scale", c.mel_scale, words({"slaney", "htk"}), "frequency scale of the mel bands");
-  v("mel_kind", c.mel_kind, words({"log", "power"}),
-    "log: the logarithms of mel magnitudes; power: EnCodec's distance of mel powers and their logarithms");
+  v("mel_kind", c.mel_kind, words({"log", "power", "norms"}),
+    "log: the logarithms of mel magnitudes; power: EnCodec's distance of mel powers and their logarithms; norms: "
+    "SoundStream's L1 norm of mel magnitudes and L2 norm of their logarithms, over the bands of a frame");
   v("mel_fmin", c.mel_fmin, described("0 to below half the sample rate"), "lowest frequency of the mel bands in Hz");
+  v("mel_excess", c.mel_excess, range(1, 1000),
+    "weight of a mel band in which the decoded audio has more than the recorded; 1: none; loss.mel_kind log only");
+  v("mel_transient", c.mel_transient, range(0, 1000),
+    "added to the weight 1 of a mel frame whose recorded level rises by loss.mel_transient_rise or more over the frame "
+    "before, in proportion for less; 0: none; loss.mel_kind log only");
+  v("mel_transient_rise", c.mel_transient_rise, range(0.1, 100), "rise in dB; used with loss.mel_transient only");
 }
 
 /// The part of a term that is known before it is planned.
