@@ -107,6 +107,10 @@ SystemFile ldcodec() {
     if (key == "training.codebook_start_rows") value = "60000";
   }
   training.emplace_back("discriminator.loss", "\"hinge\"");
+  // The paper has a stage over the whole band and weights of energy and transients, but gives no numbers.
+  training.emplace_back("discriminator.window_full_layers", "2");
+  training.emplace_back("loss.mel_excess", "1.5");
+  training.emplace_back("loss.mel_transient", "1");
   training.emplace_back("training.segment_length", "6400");  // five frames of 80 ms
   return {.networks = {{.name = "ldcodec", .encoder = dac_encoder, .decoder = decoder, .check = check}},
           .presets = {{.name = "ldcodec-16k", .codec = at_16k(), .settings = training}}};

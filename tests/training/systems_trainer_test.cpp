@@ -29,7 +29,9 @@ RunConfig narrow(const std::string& preset) {
   c.discriminator.period_channels = {2, 3};
   smaller(c.discriminator.windows, {64});
   smaller(c.discriminator.stft_windows, {64});
-  c.discriminator.window_channels = c.discriminator.stft_channels = 2;
+  smaller(c.discriminator.residual_windows, {128});
+  smaller(c.discriminator.scales, {1, 2});
+  c.discriminator.window_channels = c.discriminator.stft_channels = c.discriminator.residual_channels = 2;
   c.training.batch_size = 2, c.training.segment_length = 400, c.training.num_epochs = 3;
   c.training.codebook_start_rows = std::min<int64_t>(c.training.codebook_start_rows, 300);
   c.training.codebook_average_rows = std::min<int64_t>(c.training.codebook_average_rows, 300);
