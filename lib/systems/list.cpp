@@ -9,7 +9,8 @@
 
 // One word per file of this folder that holds a system: "dac" is nacre::systems::dac() in dac.cpp. Names are listed in
 // this order.
-#define NACRE_SYSTEMS(SYSTEM) SYSTEM(speech) SYSTEM(dac) SYSTEM(encodec) SYSTEM(ldcodec)
+#define NACRE_SYSTEMS(SYSTEM) \
+  SYSTEM(speech) SYSTEM(dac) SYSTEM(encodec) SYSTEM(soundstream) SYSTEM(lrac) SYSTEM(ldcodec)
 
 namespace nacre {
 namespace systems {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "nacre/ops/two_rates.h"
+#include "nn/sum.h"
 #include "systems/projections.h"
-#include "systems/two_rates.h"
 
 namespace nacre {
 namespace {
@@ -241,8 +241,8 @@ Flow Quantizer::plan_decode(Plan& p, View<const int32_t> codes) const {
   const int64_t of_long = std::min(columns, long_.stages);
   Flow sum = plan_expanded(p, plan_decode_cascade(p, "quantizer.long", long_, codes, 0, of_long, 1));
   if (columns > of_long)
-    sum = plan_sum(
-        p, sum,
+    sum = sum_of(
+        p, "quantizer.sum", sum,
         plan_decode_cascade(p, "quantizer", all_, codes, of_long, columns - of_long, config_.positions_per_frame()));
   return plan_synthesis(p, sum);
 }

@@ -8,6 +8,7 @@
 #include "nacre/ops/two_rates.h"
 #include "nacre/systems/quantizer.h"
 #include "nn/streaming.h"
+#include "nn/sum.h"
 
 namespace nacre {
 namespace {
@@ -18,18 +19,6 @@ Storage storage_of_weights(const Conv1d& layer) {
 }
 
 }  // namespace
-
-Flow plan_sum(Plan& p, Flow a, Flow b) {
-  const Step s = p.step("quantizer.sum");
-  const auto first = s.reads<float>(a), second = s.reads<float>(b);
-  const auto out = s.makes<float>(a.shape);
-  s.forward([=](Context& c) { add<float>(c, {.a = first.value, .b = second.value, .y = out.value}); });
-  s.backward([=](Context& c) {
-    for (const Input<float>& in : {first, second})
-      if (in.grad) accumulate<float>(c, {.x = out.grad, .y = in.grad, .add = in.add});
-  });
-  return out.flow;
-}
 
 Flow plan_rest(Plan& p, Flow z, Flow predicted, View<const int32_t> stages) {
   const Step s = p.step("quantizer.rest");
@@ -110,7 +99,7 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
       if (training) add<float>(c, {.a = long_term.losses, .b = short_term.losses, .y = q.losses});
     });
   }
-  q.flow = use.codes_only ? q.late : plan_synthesis(p, plan_sum(p, predicted, short_term.flow));
+  q.flow = use.codes_only ? q.late : plan_synthesis(p, sum_of(p, "quantizer.sum", predicted, short_term.flow));
   // The order of the backward passes: behind a pass, the memory of later steps may have other contents.
   if (short_term.update)
     q.update = [of_short_codes = short_term.update, of_long_codes = long_term.update](Context& c, double decay) {

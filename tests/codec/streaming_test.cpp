@@ -38,6 +38,11 @@ std::vector<Kind> kinds() {
                         {"causal, zeros", narrow(CodecConfig::named("speech-8k"), {4, 2})},
                         {"dac, odd strides", narrow(CodecConfig::named("dac-16k"), {3, 5})},
                         {"speech", narrow(CodecConfig::named("speech-16k-small"), {2, 4, 5})}};
+  all.push_back({"soundstream", narrow(CodecConfig::named("soundstream-24k"), {2, 5})});
+  all.push_back({"soundstream, activations behind", narrow(CodecConfig::named("soundstream-16k"), {2, 4})});
+  CodecConfig lrac = narrow(CodecConfig::named("lrac-24k"), {3, 5});
+  lrac.encoder_channels = {2, 4, 6}, lrac.decoder_channels = {6, 4, 3};
+  all.push_back({"lrac", lrac});
   all[1].config.dilations = {1, 3};
   all.push_back({"normalised positions", all[1].config});
   all.back().config.norm = Norm::layer;

@@ -261,7 +261,7 @@ TEST_CASE("LDCodec: names what a configuration cannot have", "[ldcodec]") {
   CHECK_THROWS_WITH(changed([](CodecConfig& c) { c.residual_width = 0.1; }).check(),
                     says("codec.residual_width is 0.1, expected at least one channel"));
   CHECK_THROWS_WITH(changed([](CodecConfig& c) { c.lstm_layers = 1; }).check(), says("codec.lstm_layers is 1"));
-  for (const char* network : {"dac", "encodec"})
+  for (const char* network : {"dac", "encodec", "soundstream"})
     CHECK_THROWS_WITH(changed([&](CodecConfig& c) {
                         c = CodecConfig{};
                         c.network = network, c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
