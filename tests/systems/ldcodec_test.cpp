@@ -407,3 +407,58 @@ TEST_CASE("LDCodec: the start of the codebooks clusters both rates", "[ldcodec]"
     }
   }
 }
+
+TEST_CASE("LDCodec: a beam leaves at no position more than the nearest codes", "[ldcodec]") {
+  for (const Device device : devices()) {
+    CAPTURE(str(device));
+    CodecConfig c = tiny();
+    c.synthesiser_kernel_size = 0, c.n_codebooks = 6;  // the quantised latent is the sum; four stages in the beam
+    constexpr int64_t rows = 300;
+    const Shape shape{.time = rows, .channels = c.latent()};
+    Context ctx({.device = device, .threads = 2});
+    Parameters parameters;
+    const Quantizer quantizer(parameters, c);
+    parameters.allocate(ctx, true);
+    parameters.initialise(ctx, seed());
+    std::mt19937_64 rng(seed() + 4);
+    const std::vector<float> z = drawn(rng, rows * c.latent());
+    OnDevice<float> latents(ctx, shape);
+    ctx.write<float>(z, latents.view);
+    quantizer.start(ctx, latents.view, seed());
+    const auto coded = [&](int64_t beam, std::vector<int32_t>& codes) {
+      Plan plan(ctx, Purpose::inference);
+      View<float> in;
+      View<const float> out;
+      View<int32_t> found;
+      plan.reserve([&](Plan& p) {
+        const Output<float> source = p.source<float>(shape);
+        in = source.value;
+        const Quantized q = quantizer.plan(p, source.flow, {.beam = beam});
+        out = p.result<float>(q.flow), found = q.codes;
+      });
+      ctx.write<float>(z, in);
+      plan.run();
+      codes.resize(static_cast<size_t>(found.elements()));
+      ctx.read<int32_t>(View<const int32_t>(found), codes);
+      std::vector<float> y(z.size());
+      ctx.read<float>(out, y);
+      std::vector<double> left(rows);
+      for (size_t i = 0; i < y.size(); ++i)
+        left[i / static_cast<size_t>(c.latent())] += std::pow(double{z[i]} - double{y[i]}, 2);
+      return left;
+    };
+    std::vector<int32_t> nearest, searched;
+    const std::vector<double> greedy = coded(1, nearest), beam = coded(8, searched);
+    double sum_greedy = 0, sum_beam = 0;
+    for (size_t row = 0; row < rows; ++row) {
+      // Two sequences of equal error are told apart by the rounding of their scores: (2 dim + 4) ulp of terms that are
+      // at most a few times the energy of a position, below 10 here.
+      CHECK(beam[row] <= greedy[row] + (2 * 6 + 4) * ulp * 40);
+      sum_greedy += greedy[row], sum_beam += beam[row];
+    }
+    CHECK(sum_beam < sum_greedy);
+    const size_t columns = static_cast<size_t>(c.codes_per_frame());
+    for (size_t i = 0; i < nearest.size(); ++i)
+      if (i % columns < 2) CHECK(nearest[i] == searched[i]);  // the long cascade is searched without a beam
+  }
+}
