@@ -92,7 +92,7 @@ Node* gated(Tape& t, Node* x, const std::vector<bool>& passes) {
 }
 
 struct TwoRates {
-  Node *y, *commitment;
+  Node *y, *commitment, *rest;
 };
 /// The quantizer in double, with given codes [batch][frames][columns].
 TwoRates quantiser_reference(Tape& t, Node* z, const CodecConfig& c, const std::vector<int32_t>& codes,
@@ -132,7 +132,7 @@ TwoRates quantiser_reference(Tape& t, Node* z, const CodecConfig& c, const std::
          << activation(at + "2", c.activation) << conv1d(at + "3", 1);
     s = residual(unit)(t, s);
   }
-  return {s, sum(t, {{1, slow.commitment}, {1, fast.commitment}})};
+  return {s, sum(t, {{1, slow.commitment}, {1, fast.commitment}}), r};
 }
 
 /// One step of training without its update.
@@ -397,6 +397,32 @@ TEST_CASE("LDCodec: the start of the codebooks clusters both rates", "[ldcodec]"
     CHECK(done == std::vector<int64_t>{0, 1, 2, 3, 4});
     plan.run();
     ctx.read<int32_t>(View<const int32_t>(codes), found);
+    // The short cascade starts as a quantizer with one rate would from the rest, with the seeds of its later stages.
+    Tape tape;
+    tape.parameters = values_of(ctx, parameters);
+    std::vector<float> left;
+    tape.run([&](Tape& t) {
+      Node* x = t.constant({.time = rows, .channels = c.latent()}, {z.begin(), z.end()});
+      const TwoRates q = quantiser_reference(t, x, c, found, {4}, {rows / 3});
+      left.assign(q.rest->value.begin(), q.rest->value.end());
+      return q.commitment;
+    });
+    CodecConfig one = c;
+    one.n_codebooks = 2, one.long_codebooks = 0, one.long_frames = 1, one.synthesiser_kernel_size = 0;
+    Parameters apart;
+    const Quantizer of_rest(apart, one);
+    apart.allocate(ctx, true);
+    apart.initialise(ctx, seed());
+    ctx.write<float>(left, latents.view);
+    of_rest.start(ctx, latents.view, seed() + 2 * 0x9E3779B97F4A7C15ull);
+    const Tensors expected = values_of(ctx, apart), started = values_of(ctx, parameters);
+    for (const char* book : {"0", "1"}) {
+      const std::string name = std::string("quantizer.quantizers.") + book + ".codebook.embed";
+      // Means of at most 60 rows below 4, whose rounding differs.
+      for (size_t i = 0; i < expected.at(name).size(); ++i)
+        CHECK(std::fabs(expected.at(name)[i] - started.at(name)[i]) <= 60 * ulp * 4);
+    }
+
     // Every code is in use: its row is the mean of those that choose it. Random books of this scale leave most unused.
     for (int64_t book = 0; book < 4; ++book) {
       std::set<int32_t> used;
