@@ -30,6 +30,7 @@ Model model(const Suite& suite, const std::string& name) {
   if (!suite.small()) return m;
   m.config.encoder_dim = 4, m.config.decoder_dim = 16, m.config.latent_dim = 8;
   m.config.encoder_rates = {2, 4}, m.config.decoder_rates = {4, 2};
+  m.config.decoder_channels = {}, m.config.long_codebooks = std::min<int64_t>(1, m.config.long_codebooks);
   m.config.n_codebooks = 2, m.config.codebook_size = 16, m.config.codebooks_drawn = {};
   return m;
 }
@@ -238,6 +239,7 @@ const Cases cases([](Suite& suite) {
     add_codec(suite, "dac-16k", 1, 1);
     add_codec(suite, "dac-44k", 1, 1);
     add_codec(suite, "encodec-24k", 1, 10);
+    add_codec(suite, "ldcodec-16k", 1, 10);
     add_codec(suite, "encodec-48k", 1, 1);  // one segment
     for (const int64_t codebooks : {8, 32}) add_streaming(suite, "encodec-24k", codebooks);
     add_streaming(suite, "encodec-24k", 32, 2);  // the weights are read once for two frames

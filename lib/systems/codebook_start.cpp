@@ -13,6 +13,7 @@ namespace nacre {
 namespace {
 
 constexpr int kmeans_iterations = 10;
+constexpr uint64_t seed_step = 0x9E3779B97F4A7C15ull;  // from one stage to the next
 
 /// A typed block of memory that is needed during the start only.
 template <class T>
@@ -60,7 +61,9 @@ void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed
             plan_cascade(p, "quantizer.long", long_, plan_reduced(p, x), long_.stages, {.beam = 1});
         return plan_rest(p, x, plan_expanded(p, long_term.flow), {});
       },
-      [&](View<const float> r) { start_cascade(ctx, all_, r, seed ^ 0x9E3779B97F4A7C15ull, long_.stages, progress); });
+      [&](View<const float> r) {
+        start_cascade(ctx, all_, r, seed + static_cast<uint64_t>(long_.stages) * seed_step, long_.stages, progress);
+      });
 }
 
 void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float> latents, uint64_t seed,
@@ -101,7 +104,7 @@ void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float
                     .codebook = centres,
                     .scratch = scratch,
                     .iterations = kmeans_iterations,
-                    .seed = seed + static_cast<uint64_t>(stage) * 0x9E3779B97F4A7C15ull});
+                    .seed = seed + static_cast<uint64_t>(stage) * seed_step});
     vq_nearest(ctx, {.x = x, .codebook = centres, .codes = codes, .scratch = scratch, .metric = config_.metric});
     if (factorised()) {
       vq_gather(ctx, {.codebook = centres, .codes = codes, .y = rows_chosen});

@@ -5,7 +5,6 @@
 #include "nacre/ops/two_rates.h"
 #include "nn/sum.h"
 #include "systems/projections.h"
-#include "systems/two_rates.h"
 
 namespace nacre {
 namespace {

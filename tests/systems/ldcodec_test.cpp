@@ -92,7 +92,7 @@ Node* gated(Tape& t, Node* x, const std::vector<bool>& passes) {
 }
 
 struct TwoRates {
-  Node *y, *commitment;
+  Node *y, *commitment, *rest;
 };
 /// The quantizer in double, with given codes [batch][frames][columns].
 TwoRates quantiser_reference(Tape& t, Node* z, const CodecConfig& c, const std::vector<int32_t>& codes,
@@ -132,7 +132,7 @@ TwoRates quantiser_reference(Tape& t, Node* z, const CodecConfig& c, const std::
          << activation(at + "2", c.activation) << conv1d(at + "3", 1);
     s = residual(unit)(t, s);
   }
-  return {s, sum(t, {{1, slow.commitment}, {1, fast.commitment}})};
+  return {s, sum(t, {{1, slow.commitment}, {1, fast.commitment}}), r};
 }
 
 /// One step of training without its update.
@@ -261,7 +261,7 @@ TEST_CASE("LDCodec: names what a configuration cannot have", "[ldcodec]") {
   CHECK_THROWS_WITH(changed([](CodecConfig& c) { c.residual_width = 0.1; }).check(),
                     says("codec.residual_width is 0.1, expected at least one channel"));
   CHECK_THROWS_WITH(changed([](CodecConfig& c) { c.lstm_layers = 1; }).check(), says("codec.lstm_layers is 1"));
-  for (const char* network : {"dac", "encodec"})
+  for (const char* network : {"dac", "encodec", "soundstream"})
     CHECK_THROWS_WITH(changed([&](CodecConfig& c) {
                         c = CodecConfig{};
                         c.network = network, c.quantizer = QuantizerKind::ema, c.metric = VqMetric::euclidean;
@@ -397,6 +397,32 @@ TEST_CASE("LDCodec: the start of the codebooks clusters both rates", "[ldcodec]"
     CHECK(done == std::vector<int64_t>{0, 1, 2, 3, 4});
     plan.run();
     ctx.read<int32_t>(View<const int32_t>(codes), found);
+    // The short cascade starts as a quantizer with one rate would from the rest, with the seeds of its later stages.
+    Tape tape;
+    tape.parameters = values_of(ctx, parameters);
+    std::vector<float> left;
+    tape.run([&](Tape& t) {
+      Node* x = t.constant({.time = rows, .channels = c.latent()}, {z.begin(), z.end()});
+      const TwoRates q = quantiser_reference(t, x, c, found, {4}, {rows / 3});
+      left.assign(q.rest->value.begin(), q.rest->value.end());
+      return q.commitment;
+    });
+    CodecConfig one = c;
+    one.n_codebooks = 2, one.long_codebooks = 0, one.long_frames = 1, one.synthesiser_kernel_size = 0;
+    Parameters apart;
+    const Quantizer of_rest(apart, one);
+    apart.allocate(ctx, true);
+    apart.initialise(ctx, seed());
+    ctx.write<float>(left, latents.view);
+    of_rest.start(ctx, latents.view, seed() + 2 * 0x9E3779B97F4A7C15ull);
+    const Tensors expected = values_of(ctx, apart), started = values_of(ctx, parameters);
+    for (const char* book : {"0", "1"}) {
+      const std::string name = std::string("quantizer.quantizers.") + book + ".codebook.embed";
+      // Means of at most 60 rows below 4, whose rounding differs.
+      for (size_t i = 0; i < expected.at(name).size(); ++i)
+        CHECK(std::fabs(expected.at(name)[i] - started.at(name)[i]) <= 60 * ulp * 4);
+    }
+
     // Every code is in use: its row is the mean of those that choose it. Random books of this scale leave most unused.
     for (int64_t book = 0; book < 4; ++book) {
       std::set<int32_t> used;
@@ -405,5 +431,60 @@ TEST_CASE("LDCodec: the start of the codebooks clusters both rates", "[ldcodec]"
       CAPTURE(book);
       CHECK(used.size() == 4);
     }
+  }
+}
+
+TEST_CASE("LDCodec: a beam leaves at no position more than the nearest codes", "[ldcodec]") {
+  for (const Device device : devices()) {
+    CAPTURE(str(device));
+    CodecConfig c = tiny();
+    c.synthesiser_kernel_size = 0, c.n_codebooks = 6;  // the quantised latent is the sum; four stages in the beam
+    constexpr int64_t rows = 300;
+    const Shape shape{.time = rows, .channels = c.latent()};
+    Context ctx({.device = device, .threads = 2});
+    Parameters parameters;
+    const Quantizer quantizer(parameters, c);
+    parameters.allocate(ctx, true);
+    parameters.initialise(ctx, seed());
+    std::mt19937_64 rng(seed() + 4);
+    const std::vector<float> z = drawn(rng, rows * c.latent());
+    OnDevice<float> latents(ctx, shape);
+    ctx.write<float>(z, latents.view);
+    quantizer.start(ctx, latents.view, seed());
+    const auto coded = [&](int64_t beam, std::vector<int32_t>& codes) {
+      Plan plan(ctx, Purpose::inference);
+      View<float> in;
+      View<const float> out;
+      View<int32_t> found;
+      plan.reserve([&](Plan& p) {
+        const Output<float> source = p.source<float>(shape);
+        in = source.value;
+        const Quantized q = quantizer.plan(p, source.flow, {.beam = beam});
+        out = p.result<float>(q.flow), found = q.codes;
+      });
+      ctx.write<float>(z, in);
+      plan.run();
+      codes.resize(static_cast<size_t>(found.elements()));
+      ctx.read<int32_t>(View<const int32_t>(found), codes);
+      std::vector<float> y(z.size());
+      ctx.read<float>(out, y);
+      std::vector<double> left(rows);
+      for (size_t i = 0; i < y.size(); ++i)
+        left[i / static_cast<size_t>(c.latent())] += std::pow(double{z[i]} - double{y[i]}, 2);
+      return left;
+    };
+    std::vector<int32_t> nearest, searched;
+    const std::vector<double> greedy = coded(1, nearest), beam = coded(8, searched);
+    double sum_greedy = 0, sum_beam = 0;
+    for (size_t row = 0; row < rows; ++row) {
+      // Two sequences of equal error are told apart by the rounding of their scores: (2 dim + 4) ulp of terms that are
+      // at most a few times the energy of a position, below 10 here.
+      CHECK(beam[row] <= greedy[row] + (2 * 6 + 4) * ulp * 40);
+      sum_greedy += greedy[row], sum_beam += beam[row];
+    }
+    CHECK(sum_beam < sum_greedy);
+    const size_t columns = static_cast<size_t>(c.codes_per_frame());
+    for (size_t i = 0; i < nearest.size(); ++i)
+      if (i % columns < 2) CHECK(nearest[i] == searched[i]);  // the long cascade is searched without a beam
   }
 }

@@ -76,7 +76,8 @@ class StreamingDecoder {
   StreamingDecoder(StreamingDecoder&&) noexcept;
   StreamingDecoder& operator=(StreamingDecoder&&) noexcept;
   ~StreamingDecoder();
-  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. The sink gets every sample that they complete.
+  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. The sink gets every sample
+  /// that they complete.
   void push(std::span<const int32_t> codes);
   /// Ends the signal and delivers the remaining samples: hop for every frame. Returns the number of frames.
   int64_t finish();

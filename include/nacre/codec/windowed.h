@@ -106,7 +106,8 @@ class WindowedDecoder {
   WindowedDecoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
   WindowedDecoder(WindowedDecoder&&) noexcept;
   ~WindowedDecoder();
-  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. For a segmented codec, the frames of one segment and its
+  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. For a segmented codec, the frames
+  /// of one segment and its
   /// scale: those of `segment` samples, or fewer where the signal ends, which may be in the last two segments. Throws
   /// Error(usage) for a scale that is not finite or not positive, and for one other than 1 if the codec has no
   /// CodecConfig::segment_scale.

@@ -1,10 +1,11 @@
 #pragma once
 #include "nacre/context.h"
-// What lies between the two cascades of a residual quantizer with two rates (nacre/systems/quantizer.h): the rest of the
-// latent that the first cascade leaves, the numbers of stages and frames of each cascade, and the order of the codes.
+// What lies between the two cascades of a residual quantizer with two rates (nacre/systems/quantizer.h): the rest of
+// the latent that the first cascade leaves, the numbers of stages and frames of each cascade, and the order of codes.
 //
 //   rest           y = z - p
-//   rest_backward  dz = m dy, dp = -m dy, with m = [stages[b] > 0]: an item whose second cascade is not used has no rest
+//   rest_backward  dz = m dy, dp = -m dy, with m = [stages[b] > 0]: an item without stages of the second cascade has
+//                  no rest
 //   split_stages   long = min(stages, long_codebooks), short = max(stages - long_codebooks, 0),
 //                  short_frames = frames positions
 //   copy_columns   y[row][to + i] = x[row][from + i] for 0 <= i < columns; other columns of y are kept

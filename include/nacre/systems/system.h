@@ -15,8 +15,8 @@ namespace nacre {
 /// returns it. The names of the parameters begin with "encoder." and "decoder.".
 struct Network {
   std::string name;
-  /// [B, T, 1, audio_channels] -> [B, P, 1, latent]. P is the number of positions: the frames, T / hop rounded up, times
-  /// CodecConfig::positions_per_frame().
+  /// [B, T, 1, audio_channels] -> [B, P, 1, latent]. P is the number of positions: the frames, T / hop rounded up,
+  /// times CodecConfig::positions_per_frame().
   Net (*encoder)(Parameters&, const CodecConfig&);
   Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, P, 1, latent] -> [B, T, 1, audio_channels]
   /// Throws Error(usage) that names the key if the topology cannot be built from the configuration. Null: it always
