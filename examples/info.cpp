@@ -55,6 +55,9 @@ std::string words(const CodecConfig& c) {
          std::to_string(c.hop()) + " (" + rates + "), " + fixed(c.frame_rate(), 2) + " frames/s, " +
          std::to_string(c.n_codebooks) + " codebooks of " + std::to_string(c.codebook_size) +
          (c.quantizer == QuantizerKind::ema ? " (EMA)" : " (factorised)") + ", " +
+         (c.two_rates() ? std::to_string(c.long_codebooks) + " of them once per frame and the others " +
+                              std::to_string(c.long_frames) + " times, "
+                        : "") +
          fixed(c.nominal_bitrate() / 1000, 2) + " kbit/s";
 }
 

@@ -139,7 +139,7 @@ void add_codec(Suite& suite, const std::string& name, int64_t batch, double seco
   };
   const double audio_seconds = static_cast<double>(batch * samples) / static_cast<double>(config.sample_rate);
   const Shape audio{.batch = batch, .time = samples, .channels = config.audio_channels},
-      codes{.batch = batch, .time = frames, .channels = config.n_codebooks};
+      codes{.batch = batch, .time = frames, .channels = config.codes_per_frame()};
   const auto scales_of = [batch, scaled = config.segment_scale](Data& data) {
     return scaled ? data.random({.channels = batch}, 0.5, 1.5) : View<float>();
   };

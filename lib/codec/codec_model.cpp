@@ -141,11 +141,13 @@ PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, i
   const Normalised audio = config.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
   // The quantizer works on floats whatever the storage is.
   const Flow latent = stored_as(p, system.encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
-  const Quantized quantized = system.quantizer.plan(p, latent, {.codebooks = stages, .beam = config.beam});
-  return {.in = source.value, .out = quantized.codes, .late = quantized.flow, .scales = audio.scales};
+  const Quantized quantized =
+      system.quantizer.plan(p, latent, {.codebooks = stages, .beam = config.beam, .codes_only = true});
+  return {.in = source.value, .out = quantized.codes, .late = quantized.late, .scales = audio.scales};
 }
 PlannedBlock<int32_t, float> Codec::Impl::walk_decoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
-  const View<int32_t> codes = p.persistent<int32_t>({.batch = batch, .time = frames, .channels = stages});
+  const View<int32_t> codes =
+      p.persistent<int32_t>({.batch = batch, .time = frames, .channels = config.codes_per_frame(stages)});
   const Flow latent = stored_as(p, system.quantizer.plan_decode(p, codes), storage);
   const Flow unscaled = stored_as(p, system.decoder(p, latent), Storage::float32);
   if (!config.segment_scale) return {.in = codes, .out = p.result<float>(unscaled), .late = unscaled};
@@ -180,7 +182,7 @@ void Codec::Impl::reserve(int64_t batch, int64_t samples, Use use, int64_t codeb
   const int64_t frames = config.frames_of(samples), stages = config.codebooks_used("reserve_inference", codebooks);
   const bool apart = ends == Ends::apart;
   const Shape audio{.batch = batch, .time = samples, .channels = config.audio_channels};
-  const Shape codes{.batch = batch, .time = frames, .channels = stages};
+  const Shape codes{.batch = batch, .time = frames, .channels = config.codes_per_frame(stages)};
   if (use != Use::decode && !encoding.fits(audio, codes, ends))
     reserve(encoding, audio, codes, frames, ends, apart ? encoding_latency(config) : StreamingLatency{},
             [&](Plan& p, int64_t n) { return walk_encoder(p, batch, apart ? n * config.hop() : samples, stages); });

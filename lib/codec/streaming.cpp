@@ -103,12 +103,13 @@ Impl& inside(const std::unique_ptr<Impl>& impl, const char* call) {
 }  // namespace
 
 StreamingLatency encoding_latency(const CodecConfig& c, int64_t block_frames) {
-  return surveyed("encoding_latency", c, block_frames, encoder_of,
+  return surveyed("encoding_latency", c, block_frames, coder_of,
                   [](const CodecConfig& of) { return Shape{.time = of.hop(), .channels = of.audio_channels}; });
 }
 StreamingLatency decoding_latency(const CodecConfig& c, int64_t block_frames) {
-  return surveyed("decoding_latency", c, block_frames, decoder_of,
-                  [](const CodecConfig& of) { return Shape{.channels = of.latent()}; });
+  return surveyed("decoding_latency", c, block_frames, synthesis_of, [](const CodecConfig& of) {
+    return Shape{.time = of.positions_per_frame(), .channels = of.latent()};
+  });
 }
 
 // ---- StreamingEncoder

@@ -227,6 +227,7 @@ void open_unit(Model& m, const std::string& unit, const OddStep& step, double ga
 TransformStart transform_start_of(const CodecConfig& c) {
   const auto refused = [](std::string why) { return TransformStart{.bands = 0, .refused = std::move(why)}; };
   if (c.network != "dac") return refused("network is " + in_quotes(c.network) + ", expected \"dac\"");
+  if (c.two_rates()) return refused("long_codebooks is " + std::to_string(c.long_codebooks) + ", expected 0");
   if (c.audio_channels != 1) return refused("audio_channels is " + std::to_string(c.audio_channels) + ", expected 1");
   const auto narrow = [&](const char* half_of, int64_t layer, int64_t width, int64_t phases) {
     return refused(std::string(half_of) + " layer " + std::to_string(layer) + " has " + std::to_string(width) +

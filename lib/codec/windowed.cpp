@@ -98,6 +98,7 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedEncoder", std::move(sink))),
       window_(window_or_default("WindowedEncoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
+      columns_(codec.config().codes_per_frame(stages_)),
       context_(codec.config().encoder_context()),
       schedule_(std::max(window_, takes_windows(codec.config()) ? 0 : 2 * context_ + 1), context_) {}
 WindowedEncoder::WindowedEncoder(WindowedEncoder&&) noexcept = default;
@@ -111,15 +112,15 @@ WindowedEncoder::Coded WindowedEncoder::code(int64_t from, int64_t to) {
   codec_.reserve_inference(1, samples, Codec::Use::encode, stages_);
   Context& ctx = codec_.context();
   Memory audio(ctx, static_cast<size_t>(samples * width) * sizeof(float));
-  Memory codes(ctx, static_cast<size_t>(frames * stages_) * sizeof(int32_t));
+  Memory codes(ctx, static_cast<size_t>(frames * columns_) * sizeof(int32_t));
   Memory level(ctx, sizeof(float));
   const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = samples, .channels = width});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = frames, .channels = stages_});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = frames, .channels = columns_});
   const View<float> scale(config.segment_scale ? reinterpret_cast<float*>(level.data()) : nullptr, {});
   ctx.write<float>(
       std::span<const float>(buffer_.data() + (from - buffer_start_) * width, static_cast<size_t>(samples * width)), x);
   codec_.encode(x, c, {}, scale);
-  Coded coded{.codes = std::vector<int32_t>(static_cast<size_t>(frames * stages_))};
+  Coded coded{.codes = std::vector<int32_t>(static_cast<size_t>(frames * columns_))};
   ctx.read<int32_t>(c, coded.codes);
   if (config.segment_scale) ctx.read<float>(scale, std::span<float>(&coded.scale, 1));
   return coded;
@@ -128,12 +129,12 @@ WindowedEncoder::Coded WindowedEncoder::code(int64_t from, int64_t to) {
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
   const Coded coded = code(w.start * hop, (w.start + w.frames) * hop);
-  sink_(View<const int32_t>(coded.codes.data() + (w.keep - w.start) * stages_, {.time = w.kept, .channels = stages_}),
+  sink_(View<const int32_t>(coded.codes.data() + (w.keep - w.start) * columns_, {.time = w.kept, .channels = columns_}),
         1);
 }
 void WindowedEncoder::run_whole(int64_t from, int64_t to) {
   const Coded coded = code(from, to);
-  sink_({coded.codes.data(), {.time = codec_.config().frames_of(to - from), .channels = stages_}}, coded.scale);
+  sink_({coded.codes.data(), {.time = codec_.config().frames_of(to - from), .channels = columns_}}, coded.scale);
 }
 void WindowedEncoder::drop_before(int64_t sample) {
   sample = std::min(sample, samples_);
@@ -159,8 +160,8 @@ void WindowedEncoder::run_blocks(bool last) {
       const std::span<const int32_t> rows = x.empty() ? blocks_->take_last(coder) : blocks_->take(coder, x);
       codes.assign(rows.begin(), rows.end());
     }
-    const auto frames = static_cast<int64_t>(codes.size()) / stages_;
-    if (frames > 0) sink_({codes.data(), {.time = frames, .channels = stages_}}, 1);
+    const auto frames = static_cast<int64_t>(codes.size()) / columns_;
+    if (frames > 0) sink_({codes.data(), {.time = frames, .channels = columns_}}, 1);
   }
 }
 
@@ -236,6 +237,7 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
       sink_(expect_sink("WindowedDecoder", std::move(sink))),
       window_(window_or_default("WindowedDecoder", window_frames, codec.config())),
       stages_(codec.config().codebooks_used("WindowedDecoder", codebooks)),
+      columns_(codec.config().codes_per_frame(stages_)),
       context_(codec.config().decoder_context()),
       schedule_(std::max(window_, takes_windows(codec.config()) ? 0 : 2 * context_ + 1), context_) {}
 WindowedDecoder::WindowedDecoder(WindowedDecoder&&) noexcept = default;
@@ -244,13 +246,13 @@ WindowedDecoder::~WindowedDecoder() = default;
 /// The samples of frames, without what lies around them.
 std::vector<float> WindowedDecoder::samples_of(std::span<const int32_t> frames, float scale) {
   const CodecConfig& config = codec_.config();
-  const int64_t count = static_cast<int64_t>(frames.size()) / stages_, samples = count * config.hop();
+  const int64_t count = static_cast<int64_t>(frames.size()) / columns_, samples = count * config.hop();
   codec_.reserve_inference(1, samples, Codec::Use::decode, stages_);
   Context& ctx = codec_.context();
   std::vector<float> host(static_cast<size_t>(samples * config.audio_channels));
   Memory audio(ctx, host.size() * sizeof(float)), codes(ctx, frames.size_bytes()), level(ctx, sizeof(float));
   const View<float> x(reinterpret_cast<float*>(audio.data()), {.time = samples, .channels = config.audio_channels});
-  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = count, .channels = stages_});
+  const View<int32_t> c(reinterpret_cast<int32_t*>(codes.data()), {.time = count, .channels = columns_});
   const View<float> scales(config.segment_scale ? reinterpret_cast<float*>(level.data()) : nullptr, {});
   ctx.write<int32_t>(frames, c);
   if (config.segment_scale) ctx.write<float>(std::span<const float>(&scale, 1), scales);
@@ -261,7 +263,7 @@ std::vector<float> WindowedDecoder::samples_of(std::span<const int32_t> frames, 
 
 void WindowedDecoder::run(const WindowSchedule::Window& w) {
   const auto frames = std::span<const int32_t>(buffer_).subspan(
-      static_cast<size_t>((w.start - buffer_start_) * stages_), static_cast<size_t>(w.frames * stages_));
+      static_cast<size_t>((w.start - buffer_start_) * columns_), static_cast<size_t>(w.frames * columns_));
   const int64_t per_frame = codec_.config().hop() * codec_.config().audio_channels;
   sink_(std::span<const float>(samples_of(frames, 1))
             .subspan(static_cast<size_t>((w.keep - w.start) * per_frame), static_cast<size_t>(w.kept * per_frame)));
@@ -288,16 +290,16 @@ void WindowedDecoder::run_blocks(bool last) {
 
 void WindowedDecoder::push(std::span<const int32_t> codes, float scale) {
   expect_unfinished("push", finished_);
-  if (static_cast<int64_t>(codes.size()) % stages_ != 0)
+  if (static_cast<int64_t>(codes.size()) % columns_ != 0)
     throw Error(ErrorKind::usage, "decoder: " + std::to_string(codes.size()) +
-                                      " codes are not a whole number of frames of " + std::to_string(stages_));
+                                      " codes are not a whole number of frames of " + std::to_string(columns_));
   const CodecConfig& config = codec_.config();
   expect_codes("push", codes, config);
   if (config.segment_scale) expect_scale("push", scale);
   if (!config.segment_scale && scale != 1)
     throw Error(ErrorKind::usage,
                 "push: a scale of " + std::to_string(scale) + ", expected 1: the codec has no scales");
-  if (config.segmented()) expect_segment(static_cast<int64_t>(codes.size()) / stages_);
+  if (config.segmented()) expect_segment(static_cast<int64_t>(codes.size()) / columns_);
   Changing change(broken_, "push", "a new object");
   within_memory("push", [&] { config.segmented() ? take_segment(codes, scale) : take(codes); });
   change.done();
@@ -319,7 +321,7 @@ void WindowedDecoder::take_segment(std::span<const int32_t> codes, float scale) 
   if (codes.empty()) return;
   if (!overlap_)
     overlap_ = std::make_unique<OverlapAdd>(codec_.config().segment_stride, codec_.config().audio_channels);
-  const int64_t frames = static_cast<int64_t>(codes.size()) / stages_;
+  const int64_t frames = static_cast<int64_t>(codes.size()) / columns_;
   if (frames < codec_.config().frames_of(codec_.config().segment)) short_frames_ = frames;
   frames_ += frames;
   const std::vector<float> samples = samples_of(codes, scale);
@@ -329,11 +331,11 @@ void WindowedDecoder::take_segment(std::span<const int32_t> codes, float scale) 
       std::span(samples).first(std::min(samples.size(), static_cast<size_t>(c.segment * c.audio_channels)))));
 }
 void WindowedDecoder::take(std::span<const int32_t> codes) {
-  const auto piece = static_cast<size_t>(window_ * stages_);
+  const auto piece = static_cast<size_t>(window_ * columns_);
   for (size_t at = 0; at < codes.size(); at += piece) {
     const std::span<const int32_t> part = codes.subspan(at, std::min(piece, codes.size() - at));
     buffer_.insert(buffer_.end(), part.begin(), part.end());
-    frames_ += static_cast<int64_t>(part.size()) / stages_;
+    frames_ += static_cast<int64_t>(part.size()) / columns_;
     if (codec_.config().needs_whole_signal()) continue;
     if (in_blocks(codec_.config())) {
       if (frames_ > window_) run_blocks(false);
@@ -344,7 +346,7 @@ void WindowedDecoder::take(std::span<const int32_t> codes) {
       run(w);
       const int64_t drop = schedule_.needed_from() - buffer_start_;
       if (drop > 0) {
-        buffer_.erase(buffer_.begin(), buffer_.begin() + drop * stages_);
+        buffer_.erase(buffer_.begin(), buffer_.begin() + drop * columns_);
         buffer_start_ += drop;
       }
     }

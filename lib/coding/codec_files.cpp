@@ -48,7 +48,10 @@ void expect_model(StreamFormat format, const StreamHeader& h, const CodecConfig&
   same("the model's sample rate", h.model_rate, c.sample_rate);
   same("the hop", h.hop, c.hop());
   // A stream may have the model's first codebooks only.
-  if (h.codebooks > static_cast<uint64_t>(c.n_codebooks))
+  if (c.two_rates() && c.codebooks_of(h.codebooks) == 0)
+    throw Error(ErrorKind::input, name + ": has " + std::to_string(h.codebooks) + " codes per frame, the model " +
+                                      std::to_string(c.codes_per_frame()) + " or those of fewer codebooks");
+  if (h.codebooks > static_cast<uint64_t>(c.codes_per_frame()))
     throw Error(ErrorKind::input, name + ": the number of codebooks is " + std::to_string(h.codebooks) +
                                       ", expected 1 to " + std::to_string(c.n_codebooks) + ", the model's");
   same("the codebook size", h.codebook_size, c.codebook_size);
@@ -65,8 +68,9 @@ void expect_model(StreamFormat format, const StreamHeader& h, const CodecConfig&
 }
 
 /// The number of a stream's codebooks that decoding uses.
-int64_t codebooks_of(const StreamHeader& h, const DecodeOptions& options, const std::string& name) {
-  const int64_t there = h.codebooks;
+int64_t codebooks_of(const CodecConfig& c, const StreamHeader& h, const DecodeOptions& options,
+                     const std::string& name) {
+  const int64_t there = c.codebooks_of(h.codebooks);
   if (options.codebooks < 0 || options.codebooks > there)
     throw Error(ErrorKind::usage, name + ": has " + std::to_string(there) +
                                       (there == 1 ? " codebook, " : " codebooks, ") +
@@ -127,7 +131,7 @@ StreamHeader stream_header(const CodecConfig& c, uint64_t identity, int sample_r
           .gain = 1,
           .samples = StreamHeader::unknown,
           .hop = static_cast<uint32_t>(c.hop()),
-          .codebooks = static_cast<uint32_t>(c.codebooks_used("stream_header", codebooks)),
+          .codebooks = static_cast<uint32_t>(c.codes_per_frame(c.codebooks_used("stream_header", codebooks))),
           .codebook_size = static_cast<uint32_t>(c.codebook_size),
           .packet_frames = static_cast<uint32_t>(c.frames_of(c.segment)),
           .segment = static_cast<uint32_t>(c.segment),
@@ -243,7 +247,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   CodesReader reader(input, {.recover = options.conceal}, options.from > 0 && !options.conceal);
   const StreamHeader h = reader.header();
   expect_model(reader.format(), h, codec_.config(), identity_, input.name());
-  const int64_t codebooks = codebooks_of(h, options, input.name());
+  const int64_t codebooks = codebooks_of(codec_.config(), h, options, input.name());
   const auto with_hint = [&](const auto& read) {
     try {
       return read();

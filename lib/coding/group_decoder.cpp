@@ -5,27 +5,29 @@
 #include "coding/groups.h"
 
 namespace nacre::training {
-namespace {
 
-/// The codes of the first `kept` of `codebooks` codebooks, frame by frame.
-void first_codebooks(std::span<const int32_t> codes, size_t codebooks, size_t kept, std::vector<int32_t>& out) {
-  out.resize(codes.size() / codebooks * kept);
-  for (size_t i = 0; i < out.size(); ++i) out[i] = codes[i / kept * codebooks + i % kept];
+void first_codebooks(const CodecConfig& c, std::span<const int32_t> codes, int64_t there, int64_t kept,
+                     std::vector<int32_t>& out) {
+  const auto frame = static_cast<size_t>(c.codes_per_frame(there));
+  out.clear();
+  for (size_t at = 0; at < codes.size(); at += frame)
+    for (size_t i = 0; i < frame; ++i)
+      if (c.codebook_of(static_cast<int64_t>(i), there) < kept) out.push_back(codes[at + i]);
 }
-
-}  // namespace
 
 GroupDecoder::GroupDecoder(Codec& codec, const StreamHeader& header, const Section& section, size_t channels, int rate,
                            int64_t codebooks, bool conceal, std::vector<float>& out)
     : header_(header),
       section_(section),
       channels_(channels),
-      codebooks_(static_cast<size_t>(codebooks)),
+      codec_(codec),
+      codebooks_(codebooks),
+      columns_(static_cast<size_t>(codec.config().codes_per_frame(codebooks))),
       resampler_(static_cast<int>(header.model_rate), rate, static_cast<int>(channels)),
       decoder_(
           codec, [this](std::span<const float> samples) { take(samples); }, 0, codebooks),
       out_(out),
-      last_frame_(codebooks_, 0),
+      last_frame_(columns_, 0),
       at_(static_cast<int64_t>(first_sample(header, static_cast<uint64_t>(section.frame_first)))),
       early_(section.first - section.resampled_first) {
   if (conceal) envelope_.emplace(static_cast<int>(header.model_rate));
@@ -35,12 +37,12 @@ GroupDecoder::GroupDecoder(Codec& codec, const StreamHeader& header, const Secti
 /// envelope falls.
 std::span<const int32_t> GroupDecoder::codes_of(const StreamPacket& packet) {
   if (packet.lost) {
-    codes_.resize(packet.frames * codebooks_);
-    for (size_t i = 0; i < codes_.size(); ++i) codes_[i] = last_frame_[i % codebooks_];
+    codes_.resize(packet.frames * columns_);
+    for (size_t i = 0; i < codes_.size(); ++i) codes_[i] = last_frame_[i % columns_];
     return codes_;
   }
-  if (codebooks_ == header_.codebooks) return packet.codes;
-  first_codebooks(packet.codes, header_.codebooks, codebooks_, codes_);
+  if (columns_ == header_.codebooks) return packet.codes;
+  first_codebooks(codec_.config(), packet.codes, codec_.config().codebooks_of(header_.codebooks), codebooks_, codes_);
   return codes_;
 }
 
@@ -56,12 +58,12 @@ void GroupDecoder::push(const StreamPacket& packet) {
     envelope_->skip(segmented ? (from == frames ? header_.stride : 0) : from * header_.hop);
     last_lost_ = packet.lost;
     if (!packet.lost) {
-      const auto last = codes.last(codebooks_);
+      const auto last = codes.last(columns_);
       last_frame_.assign(last.begin(), last.end());
       last_scale_ = packet.scale;
     }
   }
-  decoder_.push(codes.subspan(static_cast<size_t>(from) * codebooks_, static_cast<size_t>(to - from) * codebooks_),
+  decoder_.push(codes.subspan(static_cast<size_t>(from) * columns_, static_cast<size_t>(to - from) * columns_),
                 packet.lost ? last_scale_ : packet.scale);
 }
 

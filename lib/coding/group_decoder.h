@@ -11,6 +11,10 @@
 
 namespace nacre::training {
 
+/// Of frames of codes for the first `there` codebooks, those of the first `kept` ones.
+void first_codebooks(const CodecConfig&, std::span<const int32_t> codes, int64_t there, int64_t kept,
+                     std::vector<int32_t>& out);
+
 class GroupDecoder {
  public:
   /// `out` receives the samples of the section, `channels` channels interleaved, and behind its end some more.
@@ -30,7 +34,10 @@ class GroupDecoder {
 
   StreamHeader header_;
   Section section_;
-  size_t channels_, codebooks_;
+  size_t channels_;
+  const Codec& codec_;
+  int64_t codebooks_;
+  size_t columns_;  // codes per frame
   std::optional<LossEnvelope> envelope_;
   Resampler resampler_;
   WindowedDecoder decoder_;

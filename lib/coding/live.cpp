@@ -12,6 +12,7 @@
 #include <limits>
 #include <variant>
 
+#include "coding/group_decoder.h"
 #include "coding/groups.h"
 #include "data/arriving.h"
 #include "files/files.h"
@@ -201,7 +202,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   return {.seconds = static_cast<double>(samples) / rate,
           .wall_seconds = seconds_since(start),
           .bytes = writer.bytes(),
-          .codebooks = static_cast<int64_t>(header.codebooks),
+          .codebooks = config.codebooks_of(header.codebooks),
           .channels = channels,
           .sample_rate = rate,
           .samples = samples,
@@ -251,13 +252,10 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
     const int64_t padding = std::max<int64_t>(0, h.hop - 1 - lookahead);
     keep_back = rate == model_rate ? padding : ((padding + 1) * rate + model_rate - 1) / model_rate + 2;
   }
+  const int64_t there = codec.config().codebooks_of(h.codebooks);
   std::vector<int32_t> codes;
   while (const std::optional<StreamPacket> packet = stream.next()) {
-    codes.clear();
-    for (size_t f = 0; f < packet->frames; ++f) {
-      const auto frame = packet->codes.subspan(f * h.codebooks, static_cast<size_t>(codebooks));
-      codes.insert(codes.end(), frame.begin(), frame.end());
-    }
+    first_codebooks(codec.config(), packet->codes, there, codebooks, codes);
     push(decoders[packet->group], codes, packet->scale);
     if (packet->group + 1 == h.groups()) out.write(keep_back);
     hooked.check();

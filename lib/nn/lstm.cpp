@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "nacre/nn/layers.h"
-#include "nacre/ops/add.h"
 #include "nn/convolution.h"
 #include "nn/streaming.h"
+#include "nn/sum.h"
 
 namespace nacre {
 namespace {
@@ -44,20 +44,6 @@ void forward_in_block(Context& c, LstmForward<T> a, View<float> carried, View<fl
   }
 }
 
-template <class T>
-Flow plan_sum(Plan& p, const std::string& name, Flow a, Flow b) {
-  const Step s = p.step(name);
-  const auto out = s.makes<T>(a.shape);
-  const auto left = s.passes<T>(a, out.flow), right = s.passes<T>(b, out.flow);
-  s.costs({.forward = {.bytes = 3.0 * sizeof(T) * static_cast<double>(a.shape.elements())}});
-  s.forward([=](Context& c) { add<T>(c, {.a = left.value, .b = right.value, .y = out.value}); });
-  s.backward([=](Context& c) {
-    for (const Input<T>& to : {left, right})
-      if (to.grad) accumulate<T>(c, {.x = out.grad, .y = to.grad, .add = to.add});
-  });
-  return out.flow;
-}
-
 }  // namespace
 
 Lstm::Lstm(Parameters& parameters, const std::string& name, int64_t channels, int64_t layers) : name_(name) {
@@ -82,7 +68,7 @@ Flow Lstm::plan(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     Flow y = x;
     for (size_t k = 0; k < layers_.size(); ++k) y = plan_layer<T>(p, y, k);
-    return plan_sum<T>(p, name_ + ".skip", y, x);
+    return sum_of(p, name_ + ".skip", y, x);
   });
 }
 

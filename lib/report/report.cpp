@@ -130,7 +130,7 @@ std::string summary(const Findings& f, const Evaluation& e, const std::vector<Ba
                   " steps, which took " + describe_duration(f.log.trained_seconds) + ". It codes " +
                   (f.codec.audio_channels > 1 ? "stereo " : "") + "audio of " +
                   figure_of(static_cast<double>(f.codec.sample_rate) / 1000, "%g") + " kHz at " +
-                  figure_of(rate, "%.1f") + " kbit/s (" + std::to_string(f.codec.n_codebooks) + " codes of " +
+                  figure_of(rate, "%.1f") + " kbit/s (" + std::to_string(f.codec.codes_per_frame()) + " codes of " +
                   std::to_string(f.codec.code_bits()) + " bits, " + figure_of(f.codec.frame_rate(), "%g") +
                   " times a second), " + figure_of(plain / rate, "%.3g") + " times less than plain 16-bit samples. ";
   s += f.on_training ? "No audio was held out, so the figures here are for audio that it was trained on: "

@@ -10,7 +10,7 @@ namespace nacre::training {
 
 double code_bits(const CodecConfig& c, const ClipScore& clip) {
   constexpr double scale_bits = 32;
-  return static_cast<double>(clip.frames) * static_cast<double>(c.n_codebooks * c.code_bits()) +
+  return static_cast<double>(clip.frames) * static_cast<double>(c.codes_per_frame() * c.code_bits()) +
          static_cast<double>(clip.scales) * scale_bits;
 }
 

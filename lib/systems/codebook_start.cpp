@@ -7,6 +7,7 @@
 #include "nacre/ops/vq.h"
 #include "nacre/systems/quantizer.h"
 #include "systems/projections.h"
+#include "systems/two_rates.h"
 
 namespace nacre {
 namespace {
@@ -29,6 +30,41 @@ class Block {
 }  // namespace
 
 void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) const {
+  if (progress) progress(0, config_.n_codebooks);
+  if (config_.two_rates()) return start_two_rates(ctx, latents, seed, progress);
+  start_cascade(ctx, all_, latents, seed, 0, progress);
+}
+
+void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed, const StartProgress& progress) const {
+  const Shape shape{.time = z.shape.rows(), .channels = config_.latent()};
+  // Runs part of the quantizer over all rows.
+  const auto result_of = [&](const std::function<Flow(Plan&, Flow)>& walk,
+                             const std::function<void(View<const float>)>& use) {
+    Plan plan(ctx, Purpose::inference);
+    View<float> in;
+    View<const float> out;
+    plan.reserve([&](Plan& p) {
+      const Output<float> source = p.source<float>(shape);
+      in = source.value;
+      out = p.result<float>(walk(p, source.flow));
+    });
+    ctx.copy<float>(View<const float>(z.data, shape), in);
+    plan.run();
+    use(out);
+  };
+  result_of([&](Plan& p, Flow x) { return plan_reduced(p, x); },
+            [&](View<const float> g) { start_cascade(ctx, long_, g, seed, 0, progress); });
+  result_of(
+      [&](Plan& p, Flow x) {
+        const Quantized long_term =
+            plan_cascade(p, "quantizer.long", long_, plan_reduced(p, x), long_.stages, {.beam = 1});
+        return plan_rest(p, x, plan_expanded(p, long_term.flow), {});
+      },
+      [&](View<const float> r) { start_cascade(ctx, all_, r, seed ^ 0x9E3779B97F4A7C15ull, long_.stages, progress); });
+}
+
+void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float> latents, uint64_t seed,
+                              int64_t stages_before, const StartProgress& progress) const {
   const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
                 k = config_.codebook_size;
   const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
@@ -40,24 +76,23 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
   const Block<float> residual(ctx, whole), chosen(ctx, whole), projected(ctx, low), rows_chosen(ctx, low),
       scratch(ctx, {.channels = most});
   const Block<int32_t> codes(ctx, {.time = rows});
-  Projections projections{in_weight_, out_weight_, in_bias_, out_bias_};
+  Projections projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias};
   std::optional<Block<float>> in_copy, out_copy;
   if (projections.need_copies()) {
-    projections.in_copy = in_copy.emplace(ctx, in_weight_->shape);
-    projections.out_copy = out_copy.emplace(ctx, out_weight_->shape);
+    projections.in_copy = in_copy.emplace(ctx, own.in_weight->shape);
+    projections.out_copy = out_copy.emplace(ctx, own.out_weight->shape);
   }
   projections.refresh(ctx);
   const RvqProjections weights = projections.views();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
-  if (progress) progress(0, config_.n_codebooks);
-  for (int64_t stage = 0; stage < config_.n_codebooks; ++stage) {
-    const View<float> centres(codebooks_->value.data + stage * k * d, book);
+  for (int64_t stage = 0; stage < own.stages; ++stage) {
+    const View<float> centres(own.codebooks->value.data + stage * k * d, book);
     View<const float> x = residual;
     if (factorised()) {
       conv1d_forward(ctx, {.x = residual,
                            .weight = View<const float>(weights.in_weight.data + stage * d * latent, in_shape),
-                           .bias = View<const float>(in_bias_->value.data + stage * d, {.channels = d}),
+                           .bias = View<const float>(own.in_bias->value.data + stage * d, {.channels = d}),
                            .y = projected,
                            .scratch = scratch});
       x = projected;
@@ -72,7 +107,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
       vq_gather(ctx, {.codebook = centres, .codes = codes, .y = rows_chosen});
       conv1d_forward(ctx, {.x = rows_chosen,
                            .weight = View<const float>(weights.out_weight.data + stage * d * latent, out_shape),
-                           .bias = View<const float>(out_bias_->value.data + stage * latent, {.channels = latent}),
+                           .bias = View<const float>(own.out_bias->value.data + stage * latent, {.channels = latent}),
                            .y = chosen,
                            .scratch = scratch});
     } else {
@@ -82,12 +117,12 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
     ctx.read<float>(chosen, host_chosen);
     for (size_t i = 0; i < host_residual.size(); ++i) host_residual[i] -= host_chosen[i];
     ctx.write<float>(host_residual, residual);
-    if (progress) progress(stage + 1, config_.n_codebooks);
+    if (progress) progress(stages_before + stage + 1, config_.n_codebooks);
   }
   if (factorised()) return;
   // Every code starts as if one batch had chosen it once. Codes that no batch chooses decay and are replaced.
-  ctx.write<float>(std::vector<float>(static_cast<size_t>(counts_->value.elements()), 1.0f), counts_->value);
-  ctx.copy<float>(codebooks_->value, sums_->value);
+  ctx.write<float>(std::vector<float>(static_cast<size_t>(own.counts->value.elements()), 1.0f), own.counts->value);
+  ctx.copy<float>(own.codebooks->value, own.sums->value);
 }
 
 }  // namespace nacre

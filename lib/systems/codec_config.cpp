@@ -48,6 +48,9 @@ int64_t CodecConfig::codebooks_of(int64_t codes) const {
   const int64_t books = codes <= long_codebooks ? codes : long_codebooks + (codes - long_codebooks) / long_frames;
   return books >= 1 && books <= n_codebooks && codes_per_frame(books) == codes ? books : 0;
 }
+int64_t CodecConfig::codebook_of(int64_t column, int64_t codebooks) const {
+  return column < long_codebooks ? column : long_codebooks + (column - long_codebooks) % (codebooks - long_codebooks);
+}
 double CodecConfig::ema_decay_of(int64_t rows) const {
   if (ema_rows == 0) return ema_decay;
   return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
@@ -76,21 +79,24 @@ int64_t CodecConfig::codebooks_used(const char* call, int64_t codebooks) const {
 }
 
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
-  return Surveyed(encoder_of, *this, {.time = frames * hop(), .channels = audio_channels}).multiply_adds();
+  return Surveyed(coder_of, *this, {.time = frames * hop(), .channels = audio_channels}).multiply_adds();
 }
 int64_t CodecConfig::decoder_macs(int64_t frames) const {
-  return Surveyed(decoder_of, *this, {.time = frames, .channels = latent()}).multiply_adds();
+  // The long-term part is expanded by a convolution in front of what is surveyed.
+  const int64_t expanded = two_rates() ? frames * long_frames * latent() * latent() : 0;
+  return Surveyed(synthesis_of, *this, {.time = frames * long_frames, .channels = latent()}).multiply_adds() + expanded;
 }
 
 int64_t CodecConfig::encoder_context() const {
-  const Surveyed s(encoder_of, *this, {.time = hop(), .channels = audio_channels});
+  const Surveyed s(coder_of, *this, {.time = hop(), .channels = audio_channels});
   const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
   return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }
 int64_t CodecConfig::decoder_context() const {
-  const Surveyed s(decoder_of, *this, {.channels = latent()});
-  const Span frames = s.plan.reach(s.y, {0, hop() - 1}, s.x);
-  return std::max<int64_t>(1, std::max(-frames.first, frames.last));
+  const Surveyed s(synthesis_of, *this, {.time = long_frames, .channels = latent()});
+  const Span positions = s.plan.reach(s.y, {0, hop() - 1}, s.x);
+  const int64_t farthest = std::max(-positions.first, positions.last - (long_frames - 1));
+  return std::max<int64_t>(1, ceil_div(farthest, long_frames));
 }
 
 void CodecConfig::check() const {

@@ -1,4 +1,6 @@
 // The Descript Audio Codec (Kumar et al. 2023, arXiv 2306.06546, section 3): topology and presets.
+#include "systems/dac.h"
+
 #include "systems/list.h"
 
 namespace nacre::systems {
@@ -13,26 +15,6 @@ void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::st
 }
 
 Conv1dGeometry centred(int64_t taps) { return {.left = (taps - 1) / 2, .right = (taps - 1) / 2}; }
-
-/// conv k7 -> blocks of (residual units, activation, strided conv) -> activation -> conv k3
-Net encoder(Parameters& p, const CodecConfig& c) {
-  Chain layers;
-  const size_t per_block = c.dilations.size();
-  int64_t channels = c.encoder_dim;
-  size_t index = 1;
-  layers << Conv1d(p, "encoder.block.0", c.audio_channels, channels, c.kernel_size, centred(c.kernel_size));
-  for (const int64_t rate : c.encoder_rates) {
-    const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
-    add_units(layers, p, c, name, 0, channels);
-    layers << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
-                              2 * channels, 2 * rate, c.activation,
-                              {.stride = rate, .left = strided_padding(rate), .right = strided_padding(rate)});
-    channels *= 2;
-  }
-  layers << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
-                            channels, c.latent(), 3, c.activation, centred(3));
-  return layers;
-}
 
 /// The mirror image of the encoder:
 /// conv k7 -> blocks of (activation, transposed conv, residual units) -> activation -> conv k7 -> tanh
@@ -57,9 +39,10 @@ Net decoder(Parameters& p, const CodecConfig& c) {
 
 /// Keys of other topologies must have their defaults.
 void check(const CodecConfig& c) {
-  expect_defaults(c, {"causal", "padding", "norm", "residual_kernel_size", "shortcut", "segment", "lstm_layers",
-                      "encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes",
-                      "residual_taps", "activation_order", "groups", "upsampling_strides", "latent_convolutions"});
+  expect_defaults(
+      c, {"causal", "padding", "norm", "residual_kernel_size", "shortcut", "segment", "lstm_layers", "encoder_channels",
+          "decoder_channels", "residual_width", "residual_kernel_sizes", "residual_taps", "activation_order", "groups",
+          "upsampling_strides", "latent_convolutions", "long_codebooks"});
 }
 
 CodecConfig at_16k() {
@@ -82,34 +65,57 @@ CodecConfig at_44k() {
 
 }  // namespace
 
-SystemFile dac() {
+Net dac_encoder(Parameters& p, const CodecConfig& c) {
+  Chain layers;
+  const size_t per_block = c.dilations.size();
+  int64_t channels = c.encoder_dim;
+  size_t index = 1;
+  layers << Conv1d(p, "encoder.block.0", c.audio_channels, channels, c.kernel_size, centred(c.kernel_size));
+  for (const int64_t rate : c.encoder_rates) {
+    const std::string name = "encoder.block." + std::to_string(index++) + ".block.";
+    add_units(layers, p, c, name, 0, channels);
+    layers << ActivatedConv1d(p, name + std::to_string(per_block), name + std::to_string(per_block + 1), channels,
+                              2 * channels, 2 * rate, c.activation,
+                              {.stride = rate, .left = strided_padding(rate), .right = strided_padding(rate)});
+    channels *= 2;
+  }
+  layers << ActivatedConv1d(p, "encoder.block." + std::to_string(index), "encoder.block." + std::to_string(index + 1),
+                            channels, c.latent(), 3, c.activation, centred(3));
+  return layers;
+}
+
+Preset::Settings dac_training() {
   // The published training (section 3.5 and the code's conf/final): mel with weight 15, summed over seven windows. Here
   // a term is the mean over its windows, so the weight is 7 times as large.
-  const Preset::Settings training{{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
-                                  {"loss.mels", "[5, 10, 20, 40, 80, 160, 320]"},
-                                  {"loss.balanced", "false"},
-                                  {"loss.waveform", "0"},
-                                  {"loss.stft", "0"},
-                                  {"loss.mel", "105"},
-                                  {"loss.vq", "0.25"},
-                                  {"loss.adversarial", "1"},
-                                  {"loss.feature", "2"},
-                                  {"optimizer.learning_rate", "1e-4"},
-                                  {"optimizer.beta1", "0.8"},
-                                  {"optimizer.beta2", "0.99"},
-                                  {"optimizer.clip", "1000"},
-                                  {"optimizer.ema_decay", "0"},
-                                  {"training.start", "\"random\""},
-                                  {"training.codebook_start_rows", "0"},
-                                  {"training.schedule", "\"exponential\""},
-                                  {"training.batch_size", "12"}};
+  return {{"loss.windows", "[32, 64, 128, 256, 512, 1024, 2048]"},
+          {"loss.mels", "[5, 10, 20, 40, 80, 160, 320]"},
+          {"loss.balanced", "false"},
+          {"loss.waveform", "0"},
+          {"loss.stft", "0"},
+          {"loss.mel", "105"},
+          {"loss.vq", "0.25"},
+          {"loss.adversarial", "1"},
+          {"loss.feature", "2"},
+          {"optimizer.learning_rate", "1e-4"},
+          {"optimizer.beta1", "0.8"},
+          {"optimizer.beta2", "0.99"},
+          {"optimizer.clip", "1000"},
+          {"optimizer.ema_decay", "0"},
+          {"training.start", "\"random\""},
+          {"training.codebook_start_rows", "0"},
+          {"training.schedule", "\"exponential\""},
+          {"training.batch_size", "12"}};
+}
+
+SystemFile dac() {
+  const Preset::Settings training = dac_training();
   // Segments of 0.38 s.
   const auto with_segment = [&](const char* samples) {
     Preset::Settings settings = training;
     settings.push_back({"training.segment_length", samples});
     return settings;
   };
-  return {.networks = {{.name = "dac", .encoder = encoder, .decoder = decoder, .check = check}},
+  return {.networks = {{.name = "dac", .encoder = dac_encoder, .decoder = decoder, .check = check}},
           .presets = {{.name = "dac-16k", .codec = at_16k(), .settings = with_segment("6080")},
                       {.name = "dac-24k", .codec = at_24k(), .settings = with_segment("9120")},
                       {.name = "dac-44k", .codec = at_44k(), .settings = with_segment("16758")}}};

@@ -1,124 +1,19 @@
 // EnCodec (Defossez et al. 2022, arXiv 2210.13438, section 3.1, and the published code): topology and presets. Names of
 // parameters are those of EncodecModel in transformers.
-#include <algorithm>
-#include <optional>
-
 #include "files/fields.h"
 #include "systems/list.h"
+#include "systems/seanet.h"
 
 namespace nacre::systems {
 namespace {
 
 constexpr int64_t compression = 2;  // a residual unit's channels over those of its branch
 
-/// A convolution whose output has time / stride positions, rounded up. Causal: all padding is on the left, but for what
-/// completes the last position.
-class PaddedConv {
- public:
-  PaddedConv(Parameters& p, const CodecConfig& c, const std::string& name, int64_t in, int64_t out, int64_t taps,
-             int64_t stride = 1, int64_t dilation = 1)
-      : conv_(p, name + ".conv", in, out, taps, geometry(c, taps, stride, dilation), norm_of_weight(c),
-              BiasStart::uniform),
-        norm_(norm_of_output(p, c, name, out)) {}
-
-  Flow plan(Plan& p, Flow x) const { return plan(p, x, {}); }
-  /// y = conv(x) + residual. The residual may be absent; only a convolution of one tap takes one.
-  Flow plan(Plan& p, Flow x, Flow residual) const {
-    const int64_t time = x.shape.time, stride = conv_.geometry().stride, positions = (time + stride - 1) / stride;
-    const Conv1d conv = conv_.padded_right(positions * stride - time);
-    const Conv1dGeometry& g = conv.geometry();
-    const int64_t least = std::max(g.left, g.right) + 1;
-    // A signal that is too short to be reflected is extended with zeros first, and the result is cut. The length of a
-    // block is not that of the signal.
-    const bool extend = !p.streaming() && g.padding == Padding::reflect && time < least;
-    const Flow longer = extend ? rows_of(p, x, 0, least) : x;
-    const Flow y = rows_of(p, conv.plan(p, longer, norm_ ? Flow{} : residual), 0, positions);
-    return norm_ ? norm_->plan(p, y, residual) : y;
-  }
-
-  static Norm norm_of_weight(const CodecConfig& c) { return c.norm == Norm::weight ? Norm::weight : Norm::none; }
-  static std::optional<GroupNorm> norm_of_output(Parameters& p, const CodecConfig& c, const std::string& name,
-                                                 int64_t channels) {
-    if (c.norm != Norm::group && c.norm != Norm::layer) return std::nullopt;
-    return GroupNorm(p, name + ".norm", channels, 1, c.norm == Norm::group ? NormOver::item : NormOver::position);
-  }
-
- private:
-  static Conv1dGeometry geometry(const CodecConfig& c, int64_t taps, int64_t stride, int64_t dilation) {
-    const int64_t all = (taps - 1) * dilation + 1 - stride, right = c.causal ? 0 : all / 2;
-    return {.stride = stride, .dilation = dilation, .left = all - right, .right = right, .padding = c.padding};
-  }
-  Conv1d conv_;
-  std::optional<GroupNorm> norm_;
-};
-
-/// A transposed convolution of 2 stride taps whose output has time * stride positions. Causal: the rest is cut off at
-/// the right end. The norm, if any, sees what is cut off.
-class TrimmedConvTranspose {
- public:
-  TrimmedConvTranspose(Parameters& p, const CodecConfig& c, const std::string& name, int64_t in, int64_t out,
-                       int64_t stride)
-      : stride_(stride),
-        trim_(trim(c, stride)),
-        norm_(PaddedConv::norm_of_output(p, c, name, out)),
-        conv_(p, name + ".conv", in, out, 2 * stride, stride, norm_ ? Trim{} : trim_, PaddedConv::norm_of_weight(c)) {}
-
-  Flow plan(Plan& p, Flow x) const {
-    const Flow y = conv_.plan(p, x);
-    return norm_ ? rows_of(p, norm_->plan(p, y), trim_.left, x.shape.time * stride_) : y;
-  }
-
- private:
-  static Trim trim(const CodecConfig& c, int64_t stride) {
-    const int64_t right = c.causal ? stride : stride / 2;
-    return {.left = stride - right, .right = right};
-  }
-  int64_t stride_;
-  Trim trim_;
-  std::optional<GroupNorm> norm_;
-  ConvTranspose1d conv_;
-};
-
-/// activation -> conv -> activation -> conv of one tap -> + shortcut
-class Unit {
- public:
-  Unit(Parameters& p, const CodecConfig& c, const std::string& name, int64_t channels, int64_t dilation)
-      : first_(p, name + ".block.0", channels, c.activation),
-        wide_(p, c, name + ".block.1", channels, channels / compression,
-              c.residual_kernel_size > 0 ? c.residual_kernel_size : c.kernel_size, 1, dilation),
-        second_(p, name + ".block.2", channels / compression, c.activation),
-        narrow_(p, c, name + ".block.3", channels / compression, channels, 1) {
-    if (c.shortcut == Shortcut::convolution) shortcut_.emplace(p, c, name + ".shortcut", channels, channels, 1);
-  }
-  Flow plan(Plan& p, Flow x) const {
-    const Flow skip = shortcut_ ? shortcut_->plan(p, x) : x;
-    return narrow_.plan(p, second_.plan(p, wide_.plan(p, first_.plan(p, x))), skip);
-  }
-
- private:
-  Activation first_;
-  PaddedConv wide_;
-  Activation second_;
-  PaddedConv narrow_;
-  std::optional<PaddedConv> shortcut_;
-};
-
-/// The layers of one half. Every layer, activations included, has a number.
-class Numbered {
- public:
-  explicit Numbered(const char* half) : half_(half) {}
-  std::string next() { return half_ + std::string(".layers.") + std::to_string(count_++); }
-
- private:
-  const char* half_;
-  int count_ = 0;
-};
-
 void add_units(Chain& layers, Numbered& number, Parameters& p, const CodecConfig& c, int64_t channels) {
-  for (const int64_t dilation : c.dilations) layers << Unit(p, c, number.next(), channels, dilation);
-}
-void add_lstm(Chain& layers, Numbered& number, Parameters& p, const CodecConfig& c, int64_t channels) {
-  if (c.lstm_layers > 0) layers << Lstm(p, number.next() + ".lstm", channels, c.lstm_layers);
+  const int64_t taps = c.residual_kernel_size > 0 ? c.residual_kernel_size : c.kernel_size;
+  for (const int64_t dilation : c.dilations)
+    layers << SeanetUnit(p, c, number.next(),
+                         {.channels = channels, .branch = channels / compression, .taps = taps, .dilation = dilation});
 }
 
 /// conv -> blocks of (residual units, activation, strided conv) -> LSTM -> activation -> conv
@@ -160,8 +55,9 @@ Net decoder(Parameters& p, const CodecConfig& c) {
 
 /// Branches of residual units have half of the channels.
 void check(const CodecConfig& c) {
-  expect_defaults(c, {"encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes",
-                      "residual_taps", "activation_order", "groups", "upsampling_strides", "latent_convolutions"});
+  expect_defaults(c,
+                  {"encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes", "residual_taps",
+                   "activation_order", "groups", "upsampling_strides", "latent_convolutions", "long_codebooks"});
   const auto narrowest = c.decoder_dim >> c.decoder_rates.size();
   if (c.encoder_dim % compression != 0)
     refuse("codec.encoder_dim", std::to_string(c.encoder_dim), "an even number with network \"encodec\"");

@@ -9,7 +9,8 @@
 
 // One word per file of this folder that holds a system: "dac" is nacre::systems::dac() in dac.cpp. Names are listed in
 // this order.
-#define NACRE_SYSTEMS(SYSTEM) SYSTEM(speech) SYSTEM(dac) SYSTEM(encodec)
+#define NACRE_SYSTEMS(SYSTEM) \
+  SYSTEM(speech) SYSTEM(dac) SYSTEM(encodec) SYSTEM(soundstream) SYSTEM(lrac) SYSTEM(ldcodec)
 
 namespace nacre {
 namespace systems {
@@ -70,6 +71,21 @@ CodecConfig CodecConfig::named(const std::string& name) { return preset(name).co
 
 Net encoder_of(Parameters& p, const CodecConfig& c) { return network_of(c).encoder(p, c); }
 Net decoder_of(Parameters& p, const CodecConfig& c) { return network_of(c).decoder(p, c); }
+
+Net coder_of(Parameters& p, const CodecConfig& c) {
+  const Net encoder = encoder_of(p, c);
+  if (!c.two_rates()) return encoder;
+  return [encoder, quantizer = Quantizer(p, c)](Plan& plan, Flow x) {
+    return quantizer.plan(plan, encoder(plan, x), {.codes_only = true}).late;
+  };
+}
+Net synthesis_of(Parameters& p, const CodecConfig& c) {
+  const Net decoder = decoder_of(p, c);
+  if (!c.two_rates()) return decoder;
+  return [decoder, quantizer = Quantizer(p, c)](Plan& plan, Flow x) {
+    return decoder(plan, quantizer.plan_synthesis(plan, x));
+  };
+}
 
 System::System(Parameters& p, const CodecConfig& c)
     : encoder(encoder_of(p, c)), quantizer(p, c), decoder(decoder_of(p, c)) {}

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "nacre/ops/two_rates.h"
+#include "nn/sum.h"
 #include "systems/projections.h"
+#include "systems/two_rates.h"
 
 namespace nacre {
 namespace {
@@ -15,28 +18,41 @@ std::vector<std::string> stage_names(const std::string& before, int64_t stages, 
 
 }  // namespace
 
-Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
-  const int64_t n = c.n_codebooks, k = c.codebook_size, d = c.code_dim(), latent = c.latent();
-  const std::string at = "quantizer.quantizers.";
+Quantizer::Cascade Quantizer::cascade(Parameters& p, const std::string& at, int64_t n) const {
+  const int64_t k = config_.codebook_size, d = config_.code_dim(), latent = config_.latent();
   const Shape books{.batch = n, .time = k, .channels = d};
+  Cascade c{.stages = n};
   if (factorised()) {
-    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books, {Init::normal, 1.0});
-    in_weight_ = &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1},
-                               {.batch = n, .time = d, .channels = latent}, uniform_by_fan_in(latent));
-    out_weight_ = &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1},
-                                {.batch = n, .time = latent, .channels = d}, uniform_by_fan_in(d));
-    in_bias_ = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d}, {Init::zero});
-    out_bias_ =
+    c.codebooks = &p.add_stack(stage_names(at, n, ".codebook.weight"), {k, d}, books, {Init::normal, 1.0});
+    c.in_weight = &p.add_weight(stage_names(at, n, ".in_proj"), {d, latent, 1},
+                                {.batch = n, .time = d, .channels = latent}, uniform_by_fan_in(latent));
+    c.out_weight = &p.add_weight(stage_names(at, n, ".out_proj"), {latent, d, 1},
+                                 {.batch = n, .time = latent, .channels = d}, uniform_by_fan_in(d));
+    c.in_bias = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d}, {Init::zero});
+    c.out_bias =
         &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent}, {Init::zero});
   } else {
     // Initial rows until start() replaces them by data: distinct, of the scale of an untrained encoder's outputs, with
     // a count of one.
     const Init rows{Init::normal, 0.1, true};
-    codebooks_ = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, rows, StoredAs::same, false);
-    counts_ = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k}, {Init::one},
-                           StoredAs::same, false);
-    sums_ = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, rows, StoredAs::same, false);
+    c.codebooks = &p.add_stack(stage_names(at, n, ".codebook.embed"), {k, d}, books, rows, StoredAs::same, false);
+    c.counts = &p.add_stack(stage_names(at, n, ".codebook.cluster_size"), {k}, {.batch = n, .channels = k}, {Init::one},
+                            StoredAs::same, false);
+    c.sums = &p.add_stack(stage_names(at, n, ".codebook.embed_avg"), {k, d}, books, rows, StoredAs::same, false);
   }
+  return c;
+}
+
+Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
+  const int64_t latent = c.latent(), positions = c.positions_per_frame();
+  if (c.two_rates()) {
+    reduce_.emplace(p, "quantizer.long.reduce", latent, latent, positions, Conv1dGeometry{.stride = positions});
+    long_ = cascade(p, "quantizer.long.quantizers.", c.long_codebooks);
+    expand_.emplace(p, "quantizer.long.expand", latent, latent, positions, positions, 0, 0);
+  }
+  all_ = cascade(p, "quantizer.quantizers.", c.n_codebooks - c.long_codebooks);
+  if (c.synthesiser_kernel_size > 0)
+    synthesiser_.emplace(p, "quantizer.synthesiser", latent, c.synthesiser_kernel_size, 1, c.activation);
 }
 
 namespace {
@@ -88,18 +104,25 @@ RvqProjections first(const RvqProjections& p, int64_t stages) {
 }  // namespace
 
 Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
-  const Step s = p.step("quantizer");
-  Context& context = p.context();
+  if (config_.two_rates()) return plan_two_rates(p, z, use);
   // Training uses all stages. Quantizer dropout chooses stages per item, by `Quantized::stages`.
   const int64_t stages = p.training() || use.codebooks == 0 ? config_.n_codebooks : use.codebooks;
+  return plan_cascade(p, "quantizer", all_, z, stages, use);
+}
+
+Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascade& own, Flow z, int64_t stages,
+                                  const QuantizerUse& use, const Numbers* given) const {
+  const Step s = p.step(name);
+  Context& context = p.context();
   const Shape shape = z.shape, books{.batch = stages, .time = config_.codebook_size, .channels = config_.code_dim()};
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
   const auto out = s.makes<float>(shape);
   s.costs(quantizer_costs(shape, books, factorised()));
   Quantized q{.flow = out.flow,
+              .late = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};
-  const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
+  const Projections projections = planned(p, {own.in_weight, own.out_weight, own.in_bias, own.out_bias});
   // Training uses the nearest codes. The codebooks' averages assume them: with a beam, a stage's code is no longer the
   // mean of the stage's inputs, because later stages compensate for it.
   const int64_t beam = p.training() ? 1 : use.beam > 0 ? use.beam : config_.beam;
@@ -108,10 +131,10 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
       s.saved<float>({.batch = stages, .time = shape.batch * shape.time, .channels = config_.code_dim()});
   if (p.training()) {
     q.losses = p.persistent<float>({.channels = 2});
-    q.stages = p.persistent<int32_t>({.channels = shape.batch});
-    q.frames = p.persistent<int32_t>({.channels = shape.batch});
+    q.stages = given != nullptr ? given->stages : p.persistent<int32_t>({.channels = shape.batch});
+    q.frames = given != nullptr ? given->frames : p.persistent<int32_t>({.channels = shape.batch});
   }
-  s.forward([=, codebooks = codebooks_, metric = config_.metric](Context& c) {
+  s.forward([=, codebooks = own.codebooks, metric = config_.metric](Context& c) {
     projections.refresh(c);
     rvq_forward(c, {.z = in.value,
                     .codebooks = first(codebooks->value, stages),
@@ -131,12 +154,12 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
 
   const View<float> backward_scratch =
       s.scratch(rvq_backward_scratch(context, shape, books, factorised()), Until::backward);
-  const View<float> dcodebooks = s.gradient(*codebooks_);
+  const View<float> dcodebooks = s.gradient(*own.codebooks);
   const auto weight_grad = [&](const Weight* w) { return w != nullptr ? s.gradient(*w) : WeightGrad{}; };
   const auto bias_grad = [&](const Parameter* b) { return b != nullptr ? s.gradient(*b) : View<float>{}; };
-  const WeightGrad din = weight_grad(in_weight_), dout = weight_grad(out_weight_);
-  const View<float> din_bias = bias_grad(in_bias_), dout_bias = bias_grad(out_bias_);
-  s.backward([=, codebooks = codebooks_](Context& c) {
+  const WeightGrad din = weight_grad(own.in_weight), dout = weight_grad(own.out_weight);
+  const View<float> din_bias = bias_grad(own.in_bias), dout_bias = bias_grad(own.out_bias);
+  s.backward([=, codebooks = own.codebooks](Context& c) {
     rvq_backward(c, {.z = in.value,
                      .codebooks = codebooks->value,
                      .projections = projections.views(),
@@ -161,8 +184,8 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
   if (!latent_codes || !use.step) return q;
 
   const View<float> update_scratch = s.scratch(vq_ema_scratch(context, quantised.shape, books), Until::backward);
-  q.update = [=, seed = use.seed, step = use.step, codes = q.codes, frames = q.frames, codebooks = codebooks_,
-              counts = counts_, sums = sums_,
+  q.update = [=, seed = use.seed, step = use.step, codes = q.codes, frames = q.frames, codebooks = own.codebooks,
+              counts = own.counts, sums = own.sums,
               dead_below = static_cast<float>(config_.dead_below_of(shape.rows()))](Context& c, double decay) {
     vq_ema(c, {.x = quantised,
                .codes = codes,
@@ -177,27 +200,52 @@ Quantized Quantizer::plan(Plan& p, Flow z, const QuantizerUse& use) const {
                .dead_below = dead_below,
                .seed = seed});
   };
-  for (const Parameter* changed : {codebooks_, counts_, sums_}) s.changes(changed->value);
+  for (const Parameter* changed : {own.codebooks, own.counts, own.sums}) s.changes(changed->value);
   s.update([update = q.update, decay = config_.ema_decay_of(shape.rows())](Context& c) { update(c, decay); });
   return q;
 }
 
-Flow Quantizer::plan_decode(Plan& p, View<const int32_t> codes) const {
-  const Step s = p.step("quantizer");
-  const Shape y{.batch = codes.shape.batch, .time = codes.shape.time, .channels = config_.latent()};
+Flow Quantizer::plan_decode_cascade(Plan& p, const std::string& name, const Cascade& own, View<const int32_t> codes,
+                                    int64_t first, int64_t columns, int64_t positions) const {
+  const Step s = p.step(name);
+  // Part of a frame's columns is copied, and then seen as the codes of positions.
+  const bool whole = columns == codes.shape.channels;
+  View<int32_t> own_columns{};
+  Shape frames = codes.shape, rows = codes.shape;
+  frames.channels = columns;
+  rows.time *= positions, rows.channels = columns / positions;
+  if (!whole) own_columns = s.scratch<int32_t>(frames, Until::forward);
+  const View<const int32_t> used(whole ? codes.data : own_columns.data, rows);
+  const Shape y{.batch = rows.batch, .time = rows.time, .channels = config_.latent()};
   const auto out = s.makes<float>(y);
-  const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
-  const View<float> scratch = s.scratch(
-      rvq_decode_scratch(p.context(), codes.shape, y, codebooks_->shape, factorised()), Until::forward);
-  s.forward([=, codebooks = codebooks_](Context& c) {
+  const Projections projections = planned(p, {own.in_weight, own.out_weight, own.in_bias, own.out_bias});
+  const View<float> scratch =
+      s.scratch(rvq_decode_scratch(p.context(), rows, y, own.codebooks->shape, factorised()), Until::forward);
+  s.forward([=, codebooks = own.codebooks](Context& c) {
     projections.refresh(c);
-    rvq_decode(c, {.codes = codes,
+    if (!whole) copy_columns(c, {.x = codes, .y = own_columns, .from = first, .columns = columns});
+    rvq_decode(c, {.codes = used,
                    .codebooks = codebooks->value,
                    .projections = projections.views(),
                    .y = out.value,
                    .scratch = scratch});
   });
   return out.flow;
+}
+
+Flow Quantizer::plan_decode(Plan& p, View<const int32_t> codes) const {
+  const int64_t columns = codes.shape.channels;
+  if (!config_.two_rates()) return plan_decode_cascade(p, "quantizer", all_, codes, 0, columns, 1);
+  if (config_.codebooks_of(columns) == 0)
+    throw Error(ErrorKind::usage, "quantizer: " + std::to_string(columns) + " codes per frame, expected " +
+                                      std::to_string(config_.codes_per_frame()) + " or those of fewer codebooks");
+  const int64_t of_long = std::min(columns, long_.stages);
+  Flow sum = plan_expanded(p, plan_decode_cascade(p, "quantizer.long", long_, codes, 0, of_long, 1));
+  if (columns > of_long)
+    sum = sum_of(
+        p, "quantizer.sum", sum,
+        plan_decode_cascade(p, "quantizer", all_, codes, of_long, columns - of_long, config_.positions_per_frame()));
+  return plan_synthesis(p, sum);
 }
 
 }  // namespace nacre

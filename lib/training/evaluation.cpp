@@ -409,10 +409,15 @@ struct ClipJudge::Impl {
     samples += static_cast<int64_t>(x.size() / channels);
   }
   void decode(bool last) {
-    // Codes are ordered by frame, then by codebook.
+    const CodecConfig& c = to.codec_.config();
+    const auto books = static_cast<int64_t>(counts.size());
+    const auto columns = static_cast<size_t>(c.codes_per_frame(books));
+    // Codes are ordered by frame, then by codebook, or with two rates by position before.
     for (const Block& b : blocks) {
-      for (size_t i = 0; i < b.codes.size(); ++i) ++counts[i % counts.size()][static_cast<size_t>(b.codes[i])];
-      frames += static_cast<int64_t>(b.codes.size() / counts.size());
+      for (size_t i = 0; i < b.codes.size(); ++i)
+        ++counts[static_cast<size_t>(c.codebook_of(static_cast<int64_t>(i % columns), books))]
+                [static_cast<size_t>(b.codes[i])];
+      frames += static_cast<int64_t>(b.codes.size() / columns);
     }
     const auto start = Clock::now();
     for (const Block& b : blocks)

@@ -230,7 +230,7 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     if (progress) progress(n, gathered + clustered + batches);
   };
   done(0);
-  const int64_t d = s.config.latent(), frames = s.latent.shape.time;
+  const int64_t d = s.config.latent(), positions = s.latent.shape.time, per_frame = s.config.positions_per_frame();
   std::vector<float> all, rows_of_batch(static_cast<size_t>(s.latent.elements()));
   std::vector<int32_t> valid(static_cast<size_t>(s.batch));
   while (static_cast<int64_t>(all.size()) < rows * d) {
@@ -240,9 +240,9 @@ void TrainingStep::Impl::start_codebooks(const std::function<void()>& next_batch
     s.ctx.read<int32_t>(s.quantized.frames, valid);
     const size_t before = all.size();
     for (int64_t b = 0; b < s.batch; ++b) {
-      const auto from = rows_of_batch.begin() + b * frames * d;
+      const auto from = rows_of_batch.begin() + b * positions * d;
       // Frames of padding would put codes on silence.
-      all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * d);
+      all.insert(all.end(), from, from + valid[static_cast<size_t>(b)] * per_frame * d);
     }
     if (all.size() == before) throw Error(ErrorKind::input, "codebook start: a batch holds no audio");
     done(std::min(static_cast<int64_t>(all.size()) / (d * per_batch), gathered));

@@ -413,7 +413,7 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   CHECK(j["inputs"][6]["channels"] == 2);
   j = object({"info", "--json", "--devices", "--configs"});
   CHECK(j["devices"]["cpu"]["threads"].is_number());
-  CHECK(j["configurations"].size() == 9);
+  CHECK(j["configurations"].size() == 13);
   j = object({"info", "--json", model, "--memory", "--cost", "h200"});
   CHECK(j["inputs"][0]["memory"]["training_step"]["bytes"].is_number());
   CHECK(j["inputs"][0]["cost"]["seconds"] > 0);

@@ -26,6 +26,7 @@ struct Tiny {
   bool output_tanh = true;
   int64_t beam = 1;
   bool orthogonal = false;
+  std::function<void(CodecConfig&)> topology{};  ///< what other topologies than DAC's have besides
 
   CodecConfig codec() const {
     CodecConfig c;
@@ -37,6 +38,7 @@ struct Tiny {
     c.quantizer = quantizer, c.n_codebooks = 3, c.codebook_size = 9, c.codebook_dim = 4;
     c.metric = quantizer == QuantizerKind::ema ? VqMetric::euclidean : VqMetric::cosine;
     c.beam = beam;
+    if (topology) topology(c);
     return c;
   }
   LossConfig loss() const {
@@ -105,6 +107,8 @@ struct Pair {
       for (float& x : t.values) {
         if (ends_with(name, ".weight_g"))
           x *= draw(1.2, 2.2);  // uniform weights have variance 1/3; the factor keeps a layer's level
+        else if (ends_with(name, ".conv.weight"))
+          x *= 1.7f;
         else if (ends_with(name, ".bias"))
           x = draw(-0.3, 0.3);
         else if (ends_with(name, ".alpha") || ends_with(name, ".beta"))
@@ -219,4 +223,41 @@ TEST_CASE("training gradient: other activations and strides", "[step]") {
                   10);
   check_gradients({"leaky_relu", QuantizerKind::ema, ActivationKind::leaky_relu, {3}, {3}, 60, {60}, {3}}, 10);
   check_gradients({"tanh", QuantizerKind::factorised, ActivationKind::tanh, {2}, {2}, 60, {60}, {3}, false}, 10);
+}
+
+namespace {
+
+/// A codec of SoundStream's topology.
+Tiny soundstream(const char* name, const std::function<void(CodecConfig&)>& change) {
+  Tiny tiny{name, QuantizerKind::ema, ActivationKind::elu, two_three, three_two, 96, {96, 50}, {3, 2}, false};
+  tiny.topology = [change](CodecConfig& c) {
+    c.network = "soundstream", c.causal = true;
+    change(c);
+  };
+  return tiny;
+}
+
+}  // namespace
+
+TEST_CASE("training gradient of SoundStream's topology", "[step][soundstream]") {
+  check_gradients(soundstream("soundstream", [](CodecConfig&) {}), 40);
+  check_gradients(soundstream("activations behind convolutions",
+                              [](CodecConfig& c) {
+                                c.activation_order = ActivationOrder::after, c.residual_width = 1;
+                                c.norm = Norm::none, c.padding = Padding::reflect;
+                              }),
+                  20);
+  check_gradients(
+      soundstream("ahead, with LSTM and shortcuts",
+                  [](CodecConfig& c) { c.causal = false, c.lstm_layers = 1, c.shortcut = Shortcut::convolution; }),
+      10);
+}
+TEST_CASE("training gradient of the LRAC baseline's topology", "[step][lrac]") {
+  check_gradients(soundstream("lrac",
+                              [](CodecConfig& c) {
+                                c.encoder_channels = {2, 3, 5}, c.decoder_channels = {5, 4, 3}, c.latent_dim = 5;
+                                c.latent_convolutions = false, c.upsampling_strides = 1;
+                                c.residual_width = 1, c.residual_kernel_sizes = {7, 5};
+                              }),
+                  40);
 }

@@ -38,9 +38,20 @@ std::vector<Kind> kinds() {
                         {"causal, zeros", narrow(CodecConfig::named("speech-8k"), {4, 2})},
                         {"dac, odd strides", narrow(CodecConfig::named("dac-16k"), {3, 5})},
                         {"speech", narrow(CodecConfig::named("speech-16k-small"), {2, 4, 5})}};
+  all.push_back({"soundstream", narrow(CodecConfig::named("soundstream-24k"), {2, 5})});
+  all.push_back({"soundstream, activations behind", narrow(CodecConfig::named("soundstream-16k"), {2, 4})});
+  CodecConfig lrac = narrow(CodecConfig::named("lrac-24k"), {3, 5});
+  lrac.encoder_channels = {2, 4, 6}, lrac.decoder_channels = {6, 4, 3};
+  all.push_back({"lrac", lrac});
   all[1].config.dilations = {1, 3};
   all.push_back({"normalised positions", all[1].config});
   all.back().config.norm = Norm::layer;
+  // Frames of three positions. The latent is late by other numbers of rows than a multiple of that.
+  CodecConfig two = CodecConfig::named("ldcodec-16k");
+  two.encoder_dim = 4, two.encoder_rates = {2, 5}, two.decoder_rates = {5, 2}, two.latent_dim = 6;
+  two.decoder_channels = {8, 4, 4}, two.groups = 2, two.beam = 1;
+  two.n_codebooks = 3, two.long_codebooks = 1, two.long_frames = 3, two.codebook_size = 16;
+  all.push_back({"two rates", two});
   return all;
 }
 
@@ -52,7 +63,7 @@ Codec made(Context& ctx, const CodecConfig& config, Storage storage = Storage::f
 }
 
 std::vector<int32_t> drawn_codes(const CodecConfig& c, int64_t frames) {
-  return whole_numbers<int32_t>(frames * c.n_codebooks, 0, static_cast<int>(c.codebook_size) - 1, 5);
+  return whole_numbers<int32_t>(frames * c.codes_per_frame(), 0, static_cast<int>(c.codebook_size) - 1, 5);
 }
 
 /// Lengths of pieces, used in turn. Empty: the whole signal at once.
@@ -75,7 +86,7 @@ std::vector<float> decoded(Codec& codec, std::span<const int32_t> codes, int64_t
   std::vector<float> y;
   StreamingDecoder decoder(codec, [&](std::span<const float> s) { y.insert(y.end(), s.begin(), s.end()); },
                            {.block_frames = block});
-  const auto stages = static_cast<size_t>(codec.config().n_codebooks);
+  const auto stages = static_cast<size_t>(codec.config().codes_per_frame());
   const auto total = static_cast<int64_t>(codes.size() / stages);
   for (size_t i = 0; !codes.empty(); ++i) {
     const size_t n = frames.empty() ? codes.size() : std::min(codes.size(), frames[i % frames.size()] * stages);
@@ -175,7 +186,7 @@ TEST_CASE("a stream gives what the whole signal gives, for any length", "[stream
           CAPTURE(str(device), name, frames, block);
           const std::vector<float> x = noise(std::max<int64_t>(0, frames * config.hop() - 1), 2);
           seen += frames;
-          differ += frames_that_differ(encoded(codec, x, block), encoded_whole(codec, x), config.n_codebooks);
+          differ += frames_that_differ(encoded(codec, x, block), encoded_whole(codec, x), config.codes_per_frame());
           const std::vector<int32_t> given = drawn_codes(config, frames);
           const std::vector<float> y = decoded_whole(codec, given);
           // Sums over other shapes have another order. A row that is lost or taken twice changes the first digits.
@@ -203,7 +214,7 @@ TEST_CASE("results come as soon as the network has what they depend on", "[strea
     for (const int64_t block : {1, 3}) {
       CAPTURE(name, block);
       Codec codec = made(ctx, config);
-      const int64_t hop = config.hop(), stages = config.n_codebooks;
+      const int64_t hop = config.hop(), stages = config.codes_per_frame();
       // What has come of `n` samples. The first block may be longer than the others.
       const auto expected = [](const StreamingLatency& l, int64_t n) {
         const int64_t first = std::max(l.start, l.block), blocks = n < first ? -1 : (n - first) / l.block;
@@ -413,7 +424,7 @@ TEST_CASE("the sink of one direction may use the codec for the other", "[streami
 TEST_CASE("items of unequal length in a batch give what each gives by itself", "[streaming][lengths]") {
   const auto compare = [](Codec& codec, int64_t most, int high, const auto& same_codes, const auto& same_samples) {
     Context& ctx = codec.context();
-    const int64_t hop = codec.config().hop(), stages = codec.config().n_codebooks, batch = 4;
+    const int64_t hop = codec.config().hop(), stages = codec.config().codes_per_frame(), batch = 4;
     const std::vector<int64_t> frames{most, 1, 0, most / 2}, samples{most * hop - 1, 1, 0, most / 2 * hop};
     codec.reserve_inference(batch, most * hop, Codec::Use::both, 0, Codec::Ends::apart);
     OnDevice<float> audio(ctx, {.batch = batch, .time = most * hop});
@@ -464,7 +475,7 @@ TEST_CASE("items of unequal length in a batch give what each gives by itself", "
       int64_t differ = 0;
       compare(
           codec, 13, static_cast<int>(config.codebook_size) - 1,
-          [&](const auto& a, const auto& b) { differ += frames_that_differ(a, b, config.n_codebooks); },
+          [&](const auto& a, const auto& b) { differ += frames_that_differ(a, b, config.codes_per_frame()); },
           [](const auto& a, const auto& b) { CHECK(relative_difference(a, b) <= 1e-5); });
       CHECK(differ <= 1);  // of 20 frames; see above
     }

@@ -34,10 +34,10 @@ inline std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
   if (x.empty()) return {};
   const int64_t hop = codec.config().hop(), frames = (static_cast<int64_t>(x.size()) + hop - 1) / hop;
   x.resize(static_cast<size_t>(frames * hop), 0.0f);
-  std::vector<int32_t> codes(static_cast<size_t>(frames * codec.config().n_codebooks));
+  std::vector<int32_t> codes(static_cast<size_t>(frames * codec.config().codes_per_frame()));
   codec.reserve_inference(1, frames * hop);
   OnDevice<float> audio(codec.context(), {.time = frames * hop});
-  OnDevice<int32_t> found(codec.context(), {.time = frames, .channels = codec.config().n_codebooks});
+  OnDevice<int32_t> found(codec.context(), {.time = frames, .channels = codec.config().codes_per_frame()});
   codec.context().write<float>(x, audio.view);
   codec.encode(audio.view, found.view);
   codec.context().read<int32_t>(found.view, codes);
@@ -45,7 +45,7 @@ inline std::vector<int32_t> encoded_whole(Codec& codec, std::vector<float> x) {
 }
 inline std::vector<float> decoded_whole(Codec& codec, const std::vector<int32_t>& codes) {
   if (codes.empty()) return {};
-  const int64_t stages = codec.config().n_codebooks, frames = static_cast<int64_t>(codes.size()) / stages;
+  const int64_t stages = codec.config().codes_per_frame(), frames = static_cast<int64_t>(codes.size()) / stages;
   std::vector<float> y(static_cast<size_t>(frames * codec.config().hop()));
   codec.reserve_inference(1, frames * codec.config().hop());
   OnDevice<int32_t> given(codec.context(), {.time = frames, .channels = stages});

@@ -1,10 +1,11 @@
 #pragma once
-// DAC's encoder, quantizer and decoder in double, as nacre trains them. They are a composition of layers, and an
-// example for other models.
+// Encoder, quantizer and decoder in double, as nacre trains them. DAC's are a composition of layers, and an example for
+// other models.
 #include "nacre/systems/codec_config.h"
 #include "reference/layers.h"
 #include "reference/losses.h"
 #include "reference/quantizer.h"
+#include "reference/seanet.h"
 
 namespace nacre::test {
 
@@ -33,6 +34,7 @@ inline Layer residual_unit(const CodecConfig& c, const std::string& name, int64_
 
 /// Maps audio [batch, time, 1, 1] to latents [batch, time / hop, 1, latent].
 inline Layer encoder(const CodecConfig& c) {
+  if (c.network == "soundstream") return SeanetReference(c, "encoder").encoder();
   const auto at = [](size_t i) { return "encoder.block." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
   Chain net;
@@ -52,6 +54,7 @@ inline Layer encoder(const CodecConfig& c) {
 
 /// Maps latents [batch, frames, 1, latent] to audio [batch, frames hop, 1, 1].
 inline Layer decoder(const CodecConfig& c) {
+  if (c.network == "soundstream") return SeanetReference(c, "decoder").decoder();
   const auto at = [](size_t i) { return "decoder.model." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
   Chain net;

@@ -218,7 +218,7 @@ TEST_CASE("codebooks of a bitrate: as many as do not exceed it", "[config][codeb
     for (int64_t n = 1; n <= c.n_codebooks; ++n) {
       CAPTURE(name, n);
       const double rate = c.nominal_bitrate(n);
-      CHECK(rate == Approx(static_cast<double>(n) * one).epsilon(1e-15));
+      CHECK(rate == Approx(static_cast<double>(c.codes_per_frame(n)) * one).epsilon(1e-15));
       CHECK(c.codebooks_within(rate) == n);
       CHECK(c.codebooks_within(1000 * (rate / 1000)) == n);
       CHECK(c.codebooks_within(rate + 0.999 * one) == n);

@@ -1,24 +1,10 @@
 // EnCodec's topology: published sizes, no lookahead, lengths, and keys that it shares with no other topology.
-#include <cmath>
-
-#include "harness.h"
-#include "nacre/systems/system.h"
+#include "systems/halves.h"
 
 using namespace nacre;
+using namespace nacre::test;
 
 namespace {
-
-struct Size {
-  int64_t effective = 0, stored = 0;
-};
-Size size_of(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c) {
-  Parameters p;
-  build(p, c);
-  Size s{.effective = p.effective_elements()};
-  for (const Parameter& x : p.all())
-    for (size_t i = 0; i < x.names.size(); ++i) s.stored += x.piece_elements();
-  return s;
-}
 
 CodecConfig tiny(bool causal, Padding padding) {
   CodecConfig c = CodecConfig::named("encodec-24k");
@@ -29,50 +15,6 @@ CodecConfig tiny(bool causal, Padding padding) {
   c.lstm_layers = 1;
   c.check();
   return c;
-}
-
-/// One half of a codec on a signal of `time` positions.
-struct Half {
-  Context ctx{{.threads = 1}};
-  Parameters parameters;
-  Net net;
-  Plan plan;
-  View<float> input;
-  View<const float> output;
-
-  Half(Net (*build)(Parameters&, const CodecConfig&), const CodecConfig& c, Shape shape)
-      : net(build(parameters, c)), plan(ctx, Purpose::inference) {
-    parameters.allocate(ctx, false);
-    parameters.initialise(ctx, 1);
-    plan.reserve([&](Plan& p) {
-      const Output<float> source = p.source<float>(shape);
-      input = source.value;
-      output = p.result<float>(net(p, source.flow));
-    });
-  }
-  std::vector<float> operator()(const std::vector<float>& x) {
-    ctx.write<float>(x, input);
-    plan.run();
-    std::vector<float> y(static_cast<size_t>(output.elements()));
-    ctx.read<float>(output, y);
-    return y;
-  }
-};
-
-std::vector<float> noise(int64_t n) {
-  std::vector<float> x(static_cast<size_t>(n));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i * i + 1)));
-  return x;
-}
-
-std::string refusal(const std::string& json) {
-  try {
-    CodecConfig::from_json(json);
-  } catch (const Error& e) {
-    CHECK(e.kind() == ErrorKind::usage);
-    return e.what();
-  }
-  return "accepted";
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ class Codec {
   /// depend on the whole signal.
   enum class Ends : uint8_t { together, apart };
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0, Ends = Ends::together);
-  /// audio [batch, samples, 1, audio_channels] -> codes [batch, frames, 1, codebooks], where the frames are samples /
+  /// audio [batch, samples, 1, audio_channels] -> codes [batch, frames, 1, codes per frame], where the frames are samples /
   /// hop rounded up. The shape must be reserved. Every item of a segmented codec is one segment. Throws Error(usage)
   /// for non-finite samples and for arguments without data. On CUDA, the sample values are not checked. `lengths`:
   /// samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those that it has

@@ -44,7 +44,7 @@ StreamingLatency decoding_latency(const CodecConfig&, int64_t block_frames = 1);
 /// one of the sink, results are lost, and calls throw Error(usage) until reset().
 class StreamingEncoder {
  public:
-  /// Receives consecutive frames of codes [1, frames, 1, codebooks], valid during the call.
+  /// Receives consecutive frames of codes [1, frames, 1, codes per frame], valid during the call.
   using Sink = std::function<void(View<const int32_t> codes)>;
   /// Throws Error(usage) for a network whose frames depend on the whole signal (CodecConfig::needs_whole_signal), for a
   /// segmented codec and for options out of range.
@@ -76,7 +76,7 @@ class StreamingDecoder {
   StreamingDecoder(StreamingDecoder&&) noexcept;
   StreamingDecoder& operator=(StreamingDecoder&&) noexcept;
   ~StreamingDecoder();
-  /// Frames of `codebooks` codes each, stages innermost. The sink gets every sample that they complete.
+  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. The sink gets every sample that they complete.
   void push(std::span<const int32_t> codes);
   /// Ends the signal and delivers the remaining samples: hop for every frame. Returns the number of frames.
   int64_t finish();

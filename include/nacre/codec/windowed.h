@@ -62,7 +62,7 @@ class WindowSchedule {
 /// exception, also one of the sink, codes are lost, and later calls throw Error(usage).
 class WindowedEncoder {
  public:
-  /// Receives consecutive frames of codes [1, frames, 1, codebooks]: of a segmented codec, those of one segment.
+  /// Receives consecutive frames of codes [1, frames, 1, codes per frame]: of a segmented codec, those of one segment.
   /// scale: of that segment, if CodecConfig::segment_scale; otherwise 1.
   using Sink = std::function<void(View<const int32_t> codes, float scale)>;
   /// codebooks: as of Codec::reserve_inference().
@@ -89,7 +89,7 @@ class WindowedEncoder {
   void run_blocks(bool last);
   Codec& codec_;
   Sink sink_;
-  int64_t window_, stages_, context_;
+  int64_t window_, stages_, columns_, context_;
   WindowSchedule schedule_;
   std::unique_ptr<BlockStream<float, int32_t>> blocks_;  // of a recurrent codec, once the signal exceeds a window
   std::vector<float> buffer_;
@@ -106,7 +106,7 @@ class WindowedDecoder {
   WindowedDecoder(Codec&, Sink, int64_t window_frames = 0, int64_t codebooks = 0);
   WindowedDecoder(WindowedDecoder&&) noexcept;
   ~WindowedDecoder();
-  /// Frames of `codebooks` codes each, stages innermost. For a segmented codec, the frames of one segment and its
+  /// Frames of CodecConfig::codes_per_frame(codebooks) codes each, stages innermost. For a segmented codec, the frames of one segment and its
   /// scale: those of `segment` samples, or fewer where the signal ends, which may be in the last two segments. Throws
   /// Error(usage) for a scale that is not finite or not positive, and for one other than 1 if the codec has no
   /// CodecConfig::segment_scale.
@@ -123,7 +123,7 @@ class WindowedDecoder {
   void run_blocks(bool last);
   Codec& codec_;
   Sink sink_;
-  int64_t window_, stages_, context_;
+  int64_t window_, stages_, columns_, context_;
   WindowSchedule schedule_;
   std::unique_ptr<BlockStream<int32_t, float>> blocks_;
   std::unique_ptr<OverlapAdd> overlap_;  // of a segmented codec, from the first segment on

@@ -93,6 +93,8 @@ struct CodecConfig {
   int64_t codes_per_frame() const { return codes_per_frame(n_codebooks); }
   /// The number of codebooks that gives so many codes per frame; 0 if none does.
   int64_t codebooks_of(int64_t codes_per_frame) const;
+  /// The codebook that code number `column` of a frame belongs to, where the first `codebooks` ones are used.
+  int64_t codebook_of(int64_t column, int64_t codebooks) const;
   int64_t code_dim() const { return quantizer == QuantizerKind::ema ? latent() : codebook_dim; }
   /// Whether frames depend on all frames before them, by a state along the time axis.
   bool recurrent() const { return lstm_layers > 0; }

@@ -15,9 +15,10 @@ namespace nacre {
 /// returns it. The names of the parameters begin with "encoder." and "decoder.".
 struct Network {
   std::string name;
-  Net (*encoder)(Parameters&,
-                 const CodecConfig&);  ///< [B, T, 1, audio_channels] -> [B, T / hop, 1, latent], rounded up
-  Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, T / hop, 1, latent] -> [B, T, 1, audio_channels]
+  /// [B, T, 1, audio_channels] -> [B, P, 1, latent]. P is the number of positions: the frames, T / hop rounded up, times
+  /// CodecConfig::positions_per_frame().
+  Net (*encoder)(Parameters&, const CodecConfig&);
+  Net (*decoder)(Parameters&, const CodecConfig&);  ///< [B, P, 1, latent] -> [B, T, 1, audio_channels]
   /// Throws Error(usage) that names the key if the topology cannot be built from the configuration. Null: it always
   /// can.
   void (*check)(const CodecConfig&) = nullptr;
@@ -43,6 +44,11 @@ const Preset& preset(const std::string& name);
 /// such one.
 Net encoder_of(Parameters&, const CodecConfig&);
 Net decoder_of(Parameters&, const CodecConfig&);
+/// The halves with what a quantizer with two rates adds in front of the codes and behind them: the encoder down to the
+/// rate of its long-term codes (Quantized::late), and the decoder from the sum of both parts of the latent. With one
+/// rate, encoder_of() and decoder_of().
+Net coder_of(Parameters&, const CodecConfig&);
+Net synthesis_of(Parameters&, const CodecConfig&);
 
 /// Encoder, quantizer and decoder of a configuration. Their parameters are registered in this order, which decides the
 /// layout of the parameters' memory.
