@@ -64,44 +64,42 @@ TEST_CASE("scale discriminators: names, sizes and shapes of the published three"
 }
 
 TEST_CASE("scale discriminators: the number of a scale is the rate that it hears, in any order") {
-  for (const Device device : devices()) {
-    CAPTURE(str(device));
-    Context ctx({.device = device, .threads = 2});
-    Parameters parameters;
-    DiscriminatorConfig config = three;
-    config.scales = {4, 1};
-    const Discriminators judges(parameters, config);
-    CHECK(judges.names() == std::vector<std::string>{"scale_4", "scale_1"});
-    Parameters of_one;
-    const Discriminator lone =
-        scale_discriminator(of_one, "discriminators.0", {.slope = config.scale_slope, .reflect = true});
-    parameters.allocate(ctx, false), of_one.allocate(ctx, false);
-    parameters.initialise(ctx, 3);
-    parameters.each_tensor(ctx,
-                           [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
-                             if (name.starts_with("discriminators.0.")) REQUIRE(of_one.set_tensor(ctx, name, shape, v));
-                           });
-    of_one.refresh(ctx);
-    std::mt19937_64 rng(seed());
-    std::uniform_real_distribution<float> draw(-1, 1);
-    std::vector<float> audio(2 * 600);
-    for (float& x : audio) x = draw(rng);
-    Plan plan(ctx, Purpose::inference);
-    View<const float> pooled_inside, pooled_before;
-    plan.reserve([&](Plan& p) {
-      const Output<float> source = p.source<float>({.batch = 2, .time = 600});
-      if (source.value) ctx.write<float>(audio, source.value);
-      pooled_inside = p.result<float>(judges.plan(p, source.flow)[0].logits);
-      const Flow half = pooled(p, "half", source.flow);
-      pooled_before = p.result<float>(lone(p, pooled(p, "quarter", half)).logits);
-    });
-    plan.run();
-    REQUIRE(pooled_inside.shape == Shape{.batch = 2, .time = 1});
-    std::vector<float> found(2), expected(2);
-    ctx.read<float>(pooled_inside, found), ctx.read<float>(pooled_before, expected);
-    CHECK(found == expected);
-    CHECK(found[0] != found[1]);
-  }
+  // Which signal a scale gets does not depend on the device, and layers of the published width are slow when emulated.
+  Context ctx({.threads = 2});
+  Parameters parameters;
+  DiscriminatorConfig config = three;
+  config.scales = {4, 1};
+  const Discriminators judges(parameters, config);
+  CHECK(judges.names() == std::vector<std::string>{"scale_4", "scale_1"});
+  Parameters of_one;
+  const Discriminator lone =
+      scale_discriminator(of_one, "discriminators.0", {.slope = config.scale_slope, .reflect = true});
+  parameters.allocate(ctx, false), of_one.allocate(ctx, false);
+  parameters.initialise(ctx, 3);
+  parameters.each_tensor(ctx,
+                         [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
+                           if (name.starts_with("discriminators.0.")) REQUIRE(of_one.set_tensor(ctx, name, shape, v));
+                         });
+  of_one.refresh(ctx);
+  std::mt19937_64 rng(seed());
+  std::uniform_real_distribution<float> draw(-1, 1);
+  std::vector<float> audio(2 * 600);
+  for (float& x : audio) x = draw(rng);
+  Plan plan(ctx, Purpose::inference);
+  View<const float> pooled_inside, pooled_before;
+  plan.reserve([&](Plan& p) {
+    const Output<float> source = p.source<float>({.batch = 2, .time = 600});
+    if (source.value) ctx.write<float>(audio, source.value);
+    pooled_inside = p.result<float>(judges.plan(p, source.flow)[0].logits);
+    const Flow half = pooled(p, "half", source.flow);
+    pooled_before = p.result<float>(lone(p, pooled(p, "quarter", half)).logits);
+  });
+  plan.run();
+  REQUIRE(pooled_inside.shape == Shape{.batch = 2, .time = 1});
+  std::vector<float> found(2), expected(2);
+  ctx.read<float>(pooled_inside, found), ctx.read<float>(pooled_before, expected);
+  CHECK(found == expected);
+  CHECK(found[0] != found[1]);
 }
 
 TEST_CASE("scale discriminators: what cannot be is refused") {
