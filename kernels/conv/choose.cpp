@@ -6,6 +6,7 @@
 #include "conv/conv1d_blocks.h"
 #include "conv/conv1d_column_sums.h"
 #include "conv/conv1d_direct.h"
+#include "conv/conv1d_groups.h"
 #include "conv/conv1d_karatsuba.h"
 #include "conv/conv1d_pointwise.h"
 #include "nacre/ops/snake.h"
@@ -180,6 +181,11 @@ WeightGradientChoice choose_weight_gradient(Context& ctx, Shape x, Shape weight,
   const Shape group_x{x.batch, x.time, 1, x.channels / g.groups}, group_y{y.batch, y.time, 1, y.channels / g.groups},
       group_weight{weight.batch / g.groups, weight.time, 1, weight.channels};
   if (!is_float<T>) c.x = rounded(x.elements()), c.dy = rounded(y.elements());
+  if (groups::supports_weight_gradient(x, weight, g)) {
+    c.engine = Engine::groups;
+    c.own = rounded(std::max(groups::weight_gradient_scratch(ctx, x, weight, y, g), sums));
+    return c;
+  }
   c.group_x = rounded(group_x.elements()), c.group_dy = rounded(group_y.elements());
   c.own = rounded(std::max(direct::weight_gradient_scratch(ctx, group_x, group_weight, group_y, g), sums));
   return c;

@@ -19,6 +19,7 @@ enum class Engine : uint8_t {
   karatsuba,  ///< conv1d_karatsuba.h
   windows,    ///< conv1d_windows.h
   blocks,     ///< conv1d_blocks.h
+  groups,     ///< conv1d_groups.h, of weight gradients. Elsewhere, windows computes narrow groups by it
   separate,   ///< of snake_conv1d: snake and conv1d one after the other, the latter with a choice of its own
 };
 

@@ -8,6 +8,7 @@
 #include "conv/conv1d_blocks.h"
 #include "conv/conv1d_column_sums.h"
 #include "conv/conv1d_direct.h"
+#include "conv/conv1d_groups.h"
 #include "conv/conv1d_karatsuba.h"
 #include "runtime/host.h"
 
@@ -230,7 +231,7 @@ void add_reflections(Context& ctx, const Conv1dInputGradient<float>& a) {
   }
 }
 
-/// Several groups: one after the other.
+/// Several groups: narrow ones together, others one after the other.
 template <class T>
 void weight_gradient_by_groups(Context& ctx, const Conv1dWeightGradient<T>& a, float* all_x, float* all_dy, float* xs,
                                float* dys, float* own) {
@@ -243,6 +244,7 @@ void weight_gradient_by_groups(Context& ctx, const Conv1dWeightGradient<T>& a, f
     convert_to_float(ctx, a.dy.data, all_dy, y.elements());
     from_x = all_x, from_dy = all_dy;
   }
+  if (xs == nullptr) return groups::weight_gradient(ctx, from_x, x, from_dy, y, a.geometry, a.dweight, own);
   Conv1dGeometry geometry = a.geometry;
   geometry.groups = 1;
   const int64_t groups = a.geometry.groups, in = x.channels / groups, out = y.channels / groups;
@@ -358,7 +360,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   float *const all_x = scratch.take(choice.x), *const all_dy = scratch.take(choice.dy),
                *const xs = scratch.take(choice.group_x), *const dys = scratch.take(choice.group_dy),
                *const own = scratch.take(choice.own);
-  if (choice.engine == Engine::direct)
+  if (choice.engine == Engine::direct || choice.engine == Engine::groups)
     a.geometry.groups == 1 ? direct::weight_gradient(ctx, a, own)
                            : weight_gradient_by_groups(ctx, a, all_x, all_dy, xs, dys, own);
   if constexpr (is_float<T>) {

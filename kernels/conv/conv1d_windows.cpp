@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "conv/conv1d_groups.h"
 #include "conv/conv1d_karatsuba_tiles.h"
 #include "runtime/host.h"
 
@@ -342,12 +343,14 @@ bool by_slices(const Problem& p) { return Plan(of_group(p)).short_signal; }
 
 int64_t scratch(const Context& ctx, const Problem& p) {
   if (p.groups == 1) return Plan(p).scratch(ctx);
+  if (groups::supports(p)) return groups::scratch(ctx, p);
   const Problem g = of_group(p);
   return rounded(p.batch * p.time * g.in) + rounded(p.batch * p.length * g.out) + rounded(g.out) + Plan(g).scratch(ctx);
 }
 
 void run(Context& ctx, const Problem& p, const Arguments& a) {
   if (p.groups == 1) return run_one(ctx, Plan(p), a);
+  if (groups::supports(p)) return groups::run(ctx, p, a);
   const Problem g = of_group(p);
   const Plan plan(g);
   const int64_t rows = p.batch * p.length * p.samples, channels = p.out / p.samples, n = channels / p.groups;

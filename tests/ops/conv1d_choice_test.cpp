@@ -57,7 +57,7 @@ std::string text(const Engines<Engine>& e, const std::vector<const char*>& names
 using Cpu = conv::Engine;
 namespace cpu {
 constexpr Cpu nothing = Cpu::nothing, direct = Cpu::direct, pointwise = Cpu::pointwise, karatsuba = Cpu::karatsuba,
-              windows = Cpu::windows, blocks = Cpu::blocks, separate = Cpu::separate;
+              windows = Cpu::windows, blocks = Cpu::blocks, groups = Cpu::groups, separate = Cpu::separate;
 }
 
 struct CpuRow {
@@ -114,9 +114,11 @@ const CpuRow cpu_rows[] = {
      {cpu::direct, cpu::windows, cpu::direct, cpu::separate, cpu::separate, cpu::separate}},
     {{"four outputs", 1, 500, 32, 4, 5, same(5)},
      {cpu::windows, cpu::windows, cpu::direct, cpu::separate, cpu::separate, cpu::separate}},
-    {{"groups", 2, 190, 48, 96, 3, {.groups = 3, .left = 1, .right = 1}},
-     {cpu::windows, cpu::windows, cpu::direct, cpu::separate, cpu::separate, cpu::separate}},
-    {{"groups with one output each", 2, 190, 48, 3, 3, {.groups = 3, .left = 1, .right = 1}},
+    {{"narrow groups", 2, 190, 24, 48, 3, {.groups = 3, .left = 1, .right = 1}},
+     {cpu::windows, cpu::windows, cpu::groups, cpu::separate, cpu::separate, cpu::separate}},
+    {{"narrow groups with one output each", 2, 190, 48, 3, 3, {.groups = 3, .left = 1, .right = 1}},
+     {cpu::windows, cpu::windows, cpu::groups, cpu::separate, cpu::separate, cpu::separate}},
+    {{"wide groups", 2, 190, 192, 96, 3, {.groups = 3, .left = 1, .right = 1}},
      {cpu::windows, cpu::windows, cpu::direct, cpu::separate, cpu::separate, cpu::separate}},
     {{"no items", 0, 8192, 64, 64, 7, same(7)},
      {cpu::nothing, cpu::nothing, cpu::nothing, cpu::nothing, cpu::nothing, cpu::nothing}},
@@ -144,7 +146,8 @@ Engines<Cpu> engines_of_cpu(Context& ctx, const Layer& l) {
 }  // namespace
 
 TEST_CASE("conv1d's engines on the CPU", "[conv1d][snake_conv1d]") {
-  const std::vector<const char*> names{"nothing", "direct", "pointwise", "karatsuba", "windows", "blocks", "separate"};
+  const std::vector<const char*> names{"nothing", "direct", "pointwise", "karatsuba",
+                                       "windows", "blocks", "groups",    "separate"};
   for (const int threads : {1, 2, 7}) {
     Context ctx({.threads = threads});
     for (const CpuRow& row : cpu_rows) {
@@ -156,7 +159,7 @@ TEST_CASE("conv1d's engines on the CPU", "[conv1d][snake_conv1d]") {
       // In bf16 only the engines that convert what they read.
       Engines<Cpu> of_bf16{row.of_float.forward == cpu::direct ? cpu::direct : cpu::windows,
                            cpu::windows,
-                           cpu::direct,
+                           row.of_float.weight_gradient == cpu::groups ? cpu::groups : cpu::direct,
                            cpu::separate,
                            cpu::separate,
                            cpu::separate};
