@@ -31,7 +31,9 @@ void add_losses(Suite& suite, const Losses& l, Shape s, bool alone = true) {
     windows += comma + std::to_string(scale.window), mels += comma + std::to_string(scale.mels);
     stft += comma + std::to_string(scale.magnitude != 0);
     if (scale.mel_kind == MelKind::power) kind = "power";
+    if (scale.mel_kind == MelKind::norms) kind = "norms";
   }
+  if (l.config.mel_excess != 1 || l.config.mel_transient != 0) kind = "weighted log";
   for (const bool gradients : {true, false}) {
     if (!gradients && !alone) continue;
     suite.add({.name = std::string("spectral_loss") + (gradients ? "/" : "_only/") + l.name + "/" + label(s),
@@ -94,11 +96,25 @@ const Cases cases([](Suite& suite) {
                                      .mel_log = 1,
                                      .mel_kind = MelKind::power,
                                      .aligned = true});
+  // SoundStream's: norms of 64 bands at six windows.
+  Losses soundstream{"soundstream",
+                     {.sample_rate = 24000, .scales = {}, .mel_scale = MelScale::htk, .area_normalised = false}};
+  for (int64_t n = 64; n <= 2048; n *= 2)
+    soundstream.config.scales.push_back({.window = n,
+                                         .hop = n / 4,
+                                         .mels = 64,
+                                         .mel_magnitude = 1,
+                                         .mel_log = std::sqrt(static_cast<float>(n) / 2),
+                                         .mel_kind = MelKind::norms});
   if (suite.small()) {
     trainer.config.scales.pop_back();
     dac.config.scales.resize(3);
     encodec.config.scales.resize(3);
+    soundstream.config.scales.resize(3);
   }
+  // DAC's terms with weights of frames and of excess: the difference to dac is their cost.
+  Losses perceptual = dac;
+  perceptual.name = "perceptual", perceptual.config.mel_excess = 1.5f, perceptual.config.mel_transient = 1;
   if (suite.cuda()) {
     for (const int64_t batch : {72, 16})
       add_losses(suite, dac, {.batch = suite.least(batch, 2), .time = suite.least(16896, 300)});
@@ -112,9 +128,13 @@ const Cases cases([](Suite& suite) {
         around.config.scales.push_back(
             {.window = n, .hop = n / 4, .mels = 10, .magnitude = 1, .log_magnitude = 1, .mel_log = 1});
     add_losses(suite, around, {.batch = suite.least(16, 2), .time = suite.least(16000, 300)});
+    add_losses(suite, perceptual, {.batch = suite.least(72, 2), .time = suite.least(16896, 300)}, false);
     add_losses(suite, encodec, {.batch = suite.least(64, 2), .time = suite.least(24000, 300)}, false);
+    add_losses(suite, soundstream, {.batch = suite.least(64, 2), .time = suite.least(24000, 300)}, false);
   } else {
     add_losses(suite, encodec, {.batch = suite.least(8, 2), .time = suite.least(24000, 300)}, false);
+    add_losses(suite, soundstream, {.batch = suite.least(8, 2), .time = suite.least(24000, 300)}, false);
+    add_losses(suite, perceptual, {.batch = suite.least(8, 2), .time = suite.least(16000, 300)}, false);
     for (const int64_t time : {4000, 16000})
       for (const Losses& l : {trainer, dac})
         add_losses(suite, l, {.batch = suite.least(8, 2), .time = suite.least(time, 300)});

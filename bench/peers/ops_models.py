@@ -280,6 +280,8 @@ def spectral_loss(case):
         # The gradient alone is measured, which has no reference: it jumps where both signals are alike.
         kind = functools.partial(make, Powers)
         return Peers([Peer("eager", kind), Peer("eager_captured", kind, captured=True)])
+    if case.get("mel_kind") not in (None, "log"):
+        return Peers([])
     one, note = models.Spectral, "one transform per window for both signals and terms"
     found = [
         Peer("eager", lambda: make(one), note=note),

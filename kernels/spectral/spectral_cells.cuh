@@ -135,7 +135,7 @@ __device__ __forceinline__ Compared compare_band(const ScaleView& s, int64_t row
 template <int threads>
 __device__ __forceinline__ void compare_norms(const ScaleView& s, int rows, const float* estimate, const float* target,
                                               float* slopes, float* norms, float linear, float logarithmic,
-                                              float& difference, double& log_difference) {
+                                              float& difference, float& log_difference) {
   const int bands = static_cast<int>(s.bands), bins = static_cast<int>(s.bins), cells = rows * bands;
   const int tid = static_cast<int>(threadIdx.x);
   for (int k = tid; k < cells; k += threads) {
@@ -152,7 +152,7 @@ __device__ __forceinline__ void compare_norms(const ScaleView& s, int rows, cons
     const float norm = sqrtf(warp_sum(square));
     if (tid % 32 != 0) continue;
     norms[r] = norm > 0 ? logarithmic / norm : 0.0f;
-    log_difference += static_cast<double>(norm);
+    log_difference += norm;
   }
   // Bands are summed again rather than stored: two values per band would not fit beside the points. Each thread has the
   // cells it had before.

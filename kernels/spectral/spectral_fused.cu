@@ -19,6 +19,8 @@ struct FrameShape {
   static constexpr int lanes = M / 4;  ///< threads per frame
   static constexpr int threads = lanes > 256 ? lanes : 256;
   static constexpr int frames = threads / lanes;  ///< frames per block
+  /// Blocks per multiprocessor that are asked for. With more, the compiler would spill registers.
+  static constexpr int blocks(bool general) { return threads > 256 ? 1 : general || M > 64 ? 3 : 4; }
   static constexpr int points = frames * M;
   static constexpr int plane = points + points / 32;  ///< real or imaginary parts of a signal, one padding float per 32
   static constexpr int floats = 4 * plane;
@@ -169,7 +171,7 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
 
 /// `general`: aligned frames, any MelKind, weights. Without it the kernel is smaller.
 template <int M, bool general>
-__global__ void __launch_bounds__(FrameShape<M>::threads)
+__global__ void __launch_bounds__(FrameShape<M>::threads, FrameShape<M>::blocks(general))
     spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
                           const int32_t* lengths, float* rows, bool aligned) {
   using S = FrameShape<M>;
@@ -264,21 +266,23 @@ __global__ void __launch_bounds__(FrameShape<M>::threads)
     // both, also where sync_frame() is a warp barrier.
     __syncthreads();
     float band_linear = 0, band_logarithmic = 0;
-    bool norms = false;
-    if constexpr (general) {
-      norms = s.norms;
-      if (norms)
-        compare_norms<S::threads>(s, S::frames, magnitudes, target_magnitudes, slopes, slopes + S::frames * bands, w2,
-                                  w3, band_linear, sums[3]);
-    }
-    for (int k = tid; !norms && k < S::frames * bands; k += S::threads) {
-      const int r = k / bands;
-      const Compared c = compare_band<general>(s, int64_t{blockIdx.x} * S::frames + r, k - r * bands,
-                                               magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
-      band_linear += c.difference, band_logarithmic += c.log_difference;
-      slopes[k] = c.slope;
-    }
-    sums[2] = static_cast<double>(band_linear), sums[3] += static_cast<double>(band_logarithmic);
+    const auto compare_bands = [&] {
+      for (int k = tid; k < S::frames * bands; k += S::threads) {
+        const int r = k / bands;
+        const Compared c = compare_band<general>(s, int64_t{blockIdx.x} * S::frames + r, k - r * bands,
+                                                 magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
+        band_linear += c.difference, band_logarithmic += c.log_difference;
+        slopes[k] = c.slope;
+      }
+    };
+    if constexpr (!general)
+      compare_bands();
+    else if (s.norms)
+      compare_norms<S::threads>(s, S::frames, magnitudes, target_magnitudes, slopes, slopes + S::frames * bands, w2, w3,
+                                band_linear, band_logarithmic);
+    else
+      compare_bands();
+    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
 #pragma unroll

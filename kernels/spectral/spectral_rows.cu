@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     float band_linear = 0, band_logarithmic = 0;
     if (general && s.norms) {
       compare_norms<threads>(s, rows_of_block, magnitudes, target_magnitudes, slopes, slopes + shape.rows * bands, w2,
-                             w3, band_linear, sums[3]);
-      sums[2] = static_cast<double>(band_linear);
+                             w3, band_linear, band_logarithmic);
     } else {
       for (int i = tid; i < rows_of_block * bands; i += threads) {
         const int row = i / bands, band = i - row * bands;
@@ -82,8 +81,8 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
         band_linear += c.difference, band_logarithmic += c.log_difference;
         slopes[i] = c.slope;
       }
-      sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     }
+    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
     __syncthreads();
     if (s.gradient[1]) {
       // The gradient of stft, if requested, has overwritten the estimate, so that of mel overwrites the target. Other

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 /// MelKind::norms of one frame per block: losses, and the slope of each band.
-__global__ void __launch_bounds__(threads) spectral_norms_kernel(ScaleView s) {
+__global__ void __launch_bounds__(threads, 4) spectral_norms_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, warps);
   const int64_t row = blockIdx.x;
   const int bands = static_cast<int>(s.bands);
@@ -60,14 +60,15 @@ __global__ void __launch_bounds__(threads) spectral_norms_kernel(ScaleView s) {
     difference += fabsf(v.estimate - v.target), square += e * e;
     slopes[band] = e;
   }
-  const double norm = sqrt(block_sum<threads>(static_cast<double>(square), buffer));
-  const float scale = norm > 0 ? s.weights[3] / static_cast<float>(norm) : 0.0f;
+  const float norm = sqrtf(static_cast<float>(block_sum<threads>(static_cast<double>(square), buffer)));
+  const float scale = norm > 0 ? s.weights[3] / norm : 0.0f;
   for (int band = static_cast<int>(threadIdx.x); band < bands; band += threads) {
     const Band v = band_of_row(band);
     const float d = v.estimate - v.target, linear = s.weights[2];
     slopes[band] = (d > 0 ? linear : d < 0 ? -linear : 0.0f) + slopes[band] * scale / (s.floor + v.estimate);
   }
-  store_term_sums<threads>(s, 2, static_cast<double>(difference), threadIdx.x == 0 ? norm : 0.0, buffer);
+  store_term_sums<threads>(s, 2, static_cast<double>(difference), threadIdx.x == 0 ? static_cast<double>(norm) : 0.0,
+                           buffer);
 }
 
 }  // namespace

@@ -90,15 +90,72 @@ TEST_CASE("loss: scales of a configuration that compares mel powers", "[loss]") 
   }
 }
 
+TEST_CASE("loss: scales of a configuration that compares norms", "[loss]") {
+  LossConfig config;
+  config.windows = {64, 120, 2048}, config.mels = {64, 0, 64};
+  config.mel_kind = MelKind::norms;
+  const SpectralConfig made = config.spectral(24000);
+  CHECK_FALSE(made.area_normalised);
+  // The STFT terms share the transforms. Per window with bands, magnitudes count half, and logarithms sqrt(s / 2) / 2.
+  REQUIRE(made.scales.size() == 3);
+  const float logarithms[] = {std::sqrt(32.0f) / 2, 0, 16};
+  for (size_t i = 0; i < 3; ++i) {
+    const SpectralScale& s = made.scales[i];
+    INFO("window " << s.window);
+    CHECK(s.window == config.windows[i]);
+    CHECK(s.hop == s.window / 4);
+    CHECK(s.mels == config.mels[i]);
+    CHECK_FALSE(s.aligned);
+    CHECK((s.mel_kind == MelKind::norms) == (i != 1));
+    CHECK(s.magnitude == 1.0f / 3);
+    CHECK(s.log_magnitude == 1.0f / 3);
+    CHECK(s.mel_magnitude == (i == 1 ? 0.0f : 0.5f));
+    // The root is rounded once, to a float.
+    CHECK(std::fabs(s.mel_log - logarithms[i]) <= static_cast<float>(ulp) * logarithms[i]);
+  }
+}
+
+TEST_CASE("loss: perceptual weights reach the op, and are refused without logarithms", "[loss]") {
+  LossConfig config;
+  const SpectralConfig plain = config.spectral(16000);
+  CHECK(plain.mel_excess == 1);
+  CHECK(plain.mel_transient == 0);
+  config.mel_excess = 1.5, config.mel_transient = 2, config.mel_transient_rise = 6;
+  CHECK_NOTHROW(config.check(16000));
+  const SpectralConfig made = config.spectral(16000);
+  CHECK(made.mel_excess == 1.5f);
+  CHECK(made.mel_transient == 2);
+  CHECK(made.transient_rise == 6);
+  using Catch::Contains;
+  for (const MelKind kind : {MelKind::power, MelKind::norms}) {
+    config.mel_kind = kind, config.mel_excess = 1.5;
+    CHECK_THROWS_WITH(config.check(16000), Contains("loss.mel_excess: 1.5, expected 1 unless loss.mel_kind is log"));
+    config.mel_excess = 1;
+    CHECK_THROWS_WITH(config.check(16000), Contains("loss.mel_transient: 2, expected 0 unless loss.mel_kind is log"));
+  }
+  config.mel_transient = 0;
+  CHECK_NOTHROW(config.check(16000));
+  const auto refused = [](auto set, const std::string& key) {
+    LossConfig c;
+    set(c);
+    CHECK_THROWS_WITH(c.check(16000), Contains(key));
+  };
+  refused([](LossConfig& c) { c.mel_excess = 0.5; }, "loss.mel_excess");
+  refused([](LossConfig& c) { c.mel_transient = -1; }, "loss.mel_transient");
+  refused([](LossConfig& c) { c.mel_transient_rise = 0; }, "loss.mel_transient_rise");
+}
+
 TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") {
   std::vector<std::pair<Device, MelKind>> trials;
-  for (const Device device : devices()) trials.insert(trials.end(), {{device, MelKind::log}, {device, MelKind::power}});
+  for (const Device device : devices())
+    for (const MelKind kind : {MelKind::log, MelKind::power, MelKind::norms}) trials.emplace_back(device, kind);
   for (const auto& [device, kind] : trials) {
     INFO(str(device));
     Context ctx({.device = device, .threads = 2});
     LossConfig config;
     config.windows = {16, 64}, config.mels = {3, 8};
     config.mel_kind = kind;
+    if (kind == MelKind::log) config.mel_excess = 1.5, config.mel_transient = 2;
     PlannedLosses planned;
     const Shape shape{.batch = 2, .time = 300};
     const std::vector<int32_t> valid{300, 170};
@@ -129,6 +186,14 @@ TEST_CASE("loss: the three values, in their order, of what is audio", "[loss]") 
     // Differences are rounded to float, and so is their mean: two units.
     CHECK(std::fabs(static_cast<double>(values[0]) - distance / 470) <= 2 * ulp * distance / 470);
     SpectralConfig by_hand{.sample_rate = 8000, .scales = {scale(16, 3, 0.5f, 0.5f), scale(64, 8, 0.5f, 0.5f)}};
+    if (kind == MelKind::log) by_hand.mel_excess = 1.5f, by_hand.mel_transient = 2;
+    if (kind == MelKind::norms) {
+      by_hand.area_normalised = false;
+      for (SpectralScale& s : by_hand.scales) {
+        s.mel_kind = MelKind::norms, s.mel_magnitude = 0.5f;
+        s.mel_log = 0.5f * std::sqrt(static_cast<float>(s.window) / 2);
+      }
+    }
     if (kind == MelKind::power) {
       by_hand.area_normalised = false;
       for (size_t i = 0; i < 2; ++i) {

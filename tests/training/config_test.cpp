@@ -91,6 +91,8 @@ TEST_CASE("run configurations: one assignment at a time") {
   CHECK(c.loss.mel_scale == MelScale::htk);
   c.set("loss.mel_kind=power");
   CHECK(c.loss.mel_kind == MelKind::power);
+  c.set("loss.mel_kind=norms");
+  CHECK(c.loss.mel_kind == MelKind::norms);
   c.set("loss.mel_fmin=64");
   CHECK(c.loss.mel_fmin == 64);
   c.set("codec.activation=snake_beta");
@@ -291,6 +293,8 @@ TEST_CASE("run configurations: ranges that depend on other keys hold at their en
   CHECK(said("loss.mel_fmin", "7999.5") == "accepted");
   CHECK(holds(said("loss.mel_fmin", "8000"), "8000 Hz, expected 0 to below half the sample rate (8000 Hz)"));
   // Powers may have bands without a bin.
+  CHECK(said("loss.mel_kind", "\"norms\"", "[256]") == "accepted");
+  CHECK(holds(said("loss.mel_kind", "\"norms\"", "[257]"), "257 bands at window 64, expected 0 to 256"));
   CHECK(said("loss.mel_kind", "\"power\"", "[256]") == "accepted");
   CHECK(holds(said("loss.mel_kind", "\"power\"", "[257]"), "257 bands at window 64, expected 0 to 256"));
   const auto power = [](const char* windows, const char* mels) {
