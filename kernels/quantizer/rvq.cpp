@@ -174,8 +174,8 @@ namespace {
 int64_t forward_parts(const Context& ctx, int64_t rows) {
   return std::clamp<int64_t>(round_up(rows, tile) / tile, 1, ctx.threads());
 }
-/// Whether codebooks are searched in place; a beam keeps them packed.
-bool in_place(int64_t rows, int64_t beam) { return beam == 1 && rows <= few_rows; }
+/// Whether codebooks are searched in place. Otherwise they are packed first, all stages at once.
+bool in_place(int64_t rows) { return rows <= few_rows; }
 rvq_beam::Sizes beam_sizes(const Sizes& n, int64_t beam) {
   return {.stages = n.stages, .codes = n.codes, .dim = n.dim, .beam = beam};
 }
@@ -207,10 +207,10 @@ Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorise
   // Packed codebooks and the search's buffer, or the buffer of a search in place; one loss per row, the residual; then,
   // with a beam, its storage; with projections, e, e in groups, q and the transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
-  int64_t size = (in_place(n.rows, beam) ? in_place_buffer_size(n.dim)
-                                         : n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim)) +
+  int64_t size = (in_place(n.rows) ? in_place_buffer_size(n.dim)
+                                   : n.stages * packed_size(n.codes, n.dim) + buffer_size(n.rows, n.dim)) +
                  rows + rows * n.latent;
-  if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam));
+  if (beam > 1) size += forward_parts(ctx, n.rows) * rvq_beam::slot_size(beam_sizes(n, beam), in_place(n.rows));
   if (factorised) size += 2 * rows * n.dim + rows * n.latent + n.stages * n.latent * n.dim;
   return {.channels = size};
 }
@@ -233,7 +233,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   // Work space, in this order: packed codebooks, search buffer, row losses, residual; then, with projections, e
   // (`projected`), e in groups, q (`product`) and the transposed out_weight. Every array has `padded` rows, so a row
   // has its place at all thread counts.
-  const bool few = in_place(n.rows, a.beam);
+  const bool few = in_place(n.rows);
   const int64_t book_size = packed_size(n.codes, n.dim);
   float* packed = a.scratch.data;
   float* buffer = packed + (few ? 0 : n.stages * book_size);
@@ -253,7 +253,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
     int64_t used[rvq_beam::max_rows];
     for (int64_t r = 0; r < count; ++r) used[r] = a.stages ? a.stages[(first + r) / z.time] : n.stages;
-    rvq_beam::search(a.z.data + first * n.dim, count, beam, a.codebooks.data, packed, used, slot,
+    rvq_beam::search(a.z.data + first * n.dim, count, beam, a.codebooks.data, few ? nullptr : packed, used, slot,
                      a.codes.data + first * n.stages);
   };
   // A tile of rows passes through all stages while its residual is in cache.
@@ -278,7 +278,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       }
       if (a.quantised) std::copy(e, e + count * n.dim, a.quantised.data + (i * n.rows + first) * n.dim);
       int32_t* codes = a.codes.data + first * n.stages + i;
-      if (few)
+      if (few && a.beam == 1)
         nearest_in_place(e, count, n.dim, a.codebooks.data + i * n.codes * n.dim, n.codes, a.metric, buffer, codes,
                          n.stages);
       else if (a.beam == 1)
@@ -309,7 +309,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   parallel_parts(ctx, parts, [&](int64_t part) {
     const int64_t begin = tiles * part / parts * tile, last = std::min(tiles * (part + 1) / parts * tile, n.rows);
     for (int64_t r = begin; a.beam > 1 && r < last; r += rvq_beam::max_rows)
-      search_beam(r, std::min(rvq_beam::max_rows, last - r), slots + part * rvq_beam::slot_size(beam));
+      search_beam(r, std::min(rvq_beam::max_rows, last - r), slots + part * rvq_beam::slot_size(beam, few));
     for (int64_t r = begin; r < last; r += max_rows) quantise(r, std::min(max_rows, last - r));
   });
   if (!a.losses) return;

@@ -50,11 +50,13 @@ struct State {
   uint64_t bounds[columns];              ///< candidates of a column with keys up to this are collected
   uint64_t low[max_rows];                ///< bisection of a row's bound: had too few candidates
   uint64_t high[max_rows];               ///< had too many; 0: no bound had
+  unsigned long long nearest[max_rows];  ///< nearest code of the greedy hypothesis: ordered half distance, then code
   float energy[max_hypotheses];          ///< half energies; +inf for columns without a hypothesis
   uint32_t least[columns][groups];       ///< least score of each group of lanes, as ordered()
   int live[max_rows], counts[max_rows];  ///< number of keys kept, and found
   int stages_used[max_rows];             ///< number of stages after which only the best hypothesis continues
   int row_of[max_hypotheses];            ///< row of each column; unused columns have `rows`
+  int greedy[max_rows];                  ///< hypothesis with the codes of beam = 1; -1: they have no finite score
 };
 
 /// A warp sets the bound of its row: at least `beam` candidates, including kept ones, are not above it, and few more.
@@ -112,12 +114,43 @@ __device__ __forceinline__ void merge_row(State& b, int iterations, const Layout
   if (lane == 0) b.live[row] = n < l.beam ? n : l.beam;
 }
 
+/// A warp puts the greedy continuation of its row into the last place if it is not among those kept. It is found by
+/// half distance, as beam = 1 finds it: scores are sums and round, so codes may share the least score.
+__device__ __forceinline__ void keep_greedy(State& b, int iterations, const Layout& l, uint32_t codes) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32;
+  const int live = b.live[row], parent = b.greedy[row];
+  const OrderedBest nearest{static_cast<uint32_t>(b.nearest[row] >> 32), static_cast<uint32_t>(b.nearest[row])};
+  uint64_t* const kept = b.kept[iterations % 2] + row * l.beam;
+  uint32_t order = no_score;
+  if (parent >= 0 && half_distance(nearest) <= largest)
+    order = ordered(__fadd_rn(half_distance(nearest), b.energy[row * l.beam + parent]));
+  int place = -1;
+  if (order != no_score) {
+    // All candidates of a list that is not full are in it, so the last place is that of a full list.
+    const uint64_t key = key_of(order, static_cast<uint32_t>(parent) * codes + nearest.k);
+    place = l.beam - 1;
+    for (int first = 0; first < live; first += 32) {
+      const unsigned found = __ballot_sync(full_warp, first + lane < live && kept[first + lane] == key);
+      if (found != 0) place = first + __ffs(static_cast<int>(found)) - 1;
+    }
+    __syncwarp();
+    if (lane == 0) kept[place] = key;
+  }
+  __syncwarp();
+  if (lane == 0) b.greedy[row] = place;
+}
+
 /// One pass of sixteen hypotheses over a codebook, 1024 codes at a time. The caller synchronises the block before and
 /// after. `iterations` counts the steps of all passes; its parity selects the current buffer of `kept`.
 __device__ __forceinline__ void search_pass(State& b, int& iterations, const Layout& l, int pass, const float* x,
                                             int dim, const float* prepared, int padded, uint32_t codes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int capacity = found_keys / l.rows, used_columns = l.rows * l.beam - pass * columns;
+  unsigned watched = 0;  // bit per column: greedy hypotheses
+  for (int r = 0; r < l.rows; ++r) {
+    const int c = r * l.beam + b.greedy[r] - pass * columns;
+    if (b.greedy[r] >= 0 && c >= 0 && c < columns) watched |= 1u << c;
+  }
 #pragma unroll 1
   for (int begin_code = 0; begin_code < padded; begin_code += tile_codes) {
     const int k = begin_code + static_cast<int>(threadIdx.x) * 4;
@@ -147,6 +180,14 @@ __device__ __forceinline__ void search_pass(State& b, int& iterations, const Lay
         least = other < least ? other : least;
       }
       if (lane % 8 == 0) b.least[c][threadIdx.x / 8] = least;
+      if ((watched >> c & 1u) != 0) {
+        Best best = no_code();
+#pragma unroll
+        for (int t = 0; t < 4; ++t)
+          if (h[c][t] < best.h) best.h = h[c][t], best.k = k + t;
+        const OrderedBest of_warp = warp_ordered_best(best);
+        if (lane == 0) atomicMin(b.nearest + b.row_of[pass * columns + c], uint64_t{of_warp.h} << 32 | of_warp.k);
+      }
     }
     __syncthreads();
     if (warp < l.rows) bound_row(b, iterations, l, pass);
@@ -238,7 +279,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
     for (int i = static_cast<int>(threadIdx.x); i < 2 * set_floats; i += tile_threads) residuals[i] = 0;
     if (static_cast<int>(threadIdx.x) < l.rows) {
       const int64_t row = first + static_cast<int>(threadIdx.x);
-      b.live[threadIdx.x] = row < n.rows ? 1 : 0;
+      b.live[threadIdx.x] = row < n.rows ? 1 : 0, b.greedy[threadIdx.x] = row < n.rows ? 0 : -1;
       b.stages_used[threadIdx.x] =
           row < n.rows && a.stages.data != nullptr ? a.stages.data[row / a.z.shape.time] : stages;
     }
@@ -265,17 +306,17 @@ __global__ void __launch_bounds__(tile_threads, 2)
       __syncthreads();
       // From here on `live` counts the keys kept in this stage. The barriers around it separate the readers of the old
       // count (energies) from this write, and this write from the search.
-      if (static_cast<int>(threadIdx.x) < l.rows) b.live[threadIdx.x] = 0;
+      if (static_cast<int>(threadIdx.x) < l.rows) b.live[threadIdx.x] = 0, b.nearest[threadIdx.x] = ~0ull;
       __syncthreads();
 #pragma unroll 1
       for (int pass = 0; pass < l.passes; ++pass)
         search_pass(b, iterations, l, pass, current + pass * static_cast<int>(tile_floats(dim)), dim,
                     prepared + s * prepared_size(n.codes, dim), static_cast<int>(padded), codes);
-      if (static_cast<int>(threadIdx.x) < l.rows) {
-        const int r = static_cast<int>(threadIdx.x);
+      if (warp < l.rows) keep_greedy(b, iterations, l, codes);
+      if (warp < l.rows && lane == 0) {
         // NaN or overflow: code 0 of the best hypothesis.
-        if (b.live[r] == 0) b.kept[iterations % 2][r * l.beam] = 0;
-        if (b.live[r] == 0 || s + 1 == b.stages_used[r]) b.live[r] = 1;
+        if (b.live[warp] == 0) b.kept[iterations % 2][warp * l.beam] = 0, b.live[warp] = 1;
+        if (s + 1 == b.stages_used[warp]) b.live[warp] = 1, b.greedy[warp] = 0;
       }
       __syncthreads();
 #pragma unroll 1

@@ -10,11 +10,13 @@ struct Sizes {
   int64_t stages, codes, dim, beam;
 };
 
-/// Floats of `slot`, the work space of one call of search().
-int64_t slot_size(const Sizes&);
+/// Floats of `slot`, the work space of one call of search(); `in_place`: of a call without packed codebooks.
+int64_t slot_size(const Sizes&, bool in_place);
 
 /// Writes the codes of `rows` <= max_rows rows of z, [row][dim], to codes[row * stages + stage]. `packed` has the
-/// packed codebooks of all stages. After used[r] stages row r keeps only its best hypothesis and continues from it.
+/// packed codebooks of all stages. Null: each codebook is packed part by part as it is read, which is faster if there
+/// is only this call; `rows` is then at most vq_search::few_rows. After used[r] stages row r keeps only its best
+/// hypothesis and continues from it.
 void search(const float* z, int64_t rows, const Sizes&, const float* codebooks, const float* packed,
             const int64_t* used, float* slot, int32_t* codes);
 

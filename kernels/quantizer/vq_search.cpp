@@ -259,6 +259,12 @@ void pack_codebooks(const Context& ctx, const float* codebooks, int64_t stages, 
   });
 }
 
+void pack_blocks(const float* codebook, int64_t codes, int64_t dim, VqMetric metric, int64_t first, int64_t count,
+                 float* blocks, float* norms) {
+  for (int64_t b = 0; b < count; ++b)
+    pack_block(codebook, codes, dim, metric, first + b, blocks + b * lanes * dim, norms + b * lanes);
+}
+
 void nearest_in_place(const float* x, int64_t rows, int64_t dim, const float* codebook, int64_t codes, VqMetric metric,
                       float* buffer, int32_t* out, int64_t stride) {
   float best[few_rows * lanes], norms[few_blocks * lanes];
@@ -273,8 +279,7 @@ void nearest_in_place(const float* x, int64_t rows, int64_t dim, const float* co
   const int64_t blocks = round_up(codes, lanes) / lanes;
   for (int64_t first = 0; first < blocks; first += few_blocks) {
     const int64_t count = std::min(few_blocks, blocks - first);
-    for (int64_t b = 0; b < count; ++b)
-      pack_block(codebook, codes, dim, metric, first + b, packed + b * lanes * dim, norms + b * lanes);
+    pack_blocks(codebook, codes, dim, metric, first, count, packed, norms);
     in_place().search(scaled, rows, packed, norms, count, dim, first * lanes, best, index);
   }
   for (int64_t r = 0; r < rows; ++r) {

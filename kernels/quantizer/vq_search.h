@@ -31,6 +31,10 @@ int vector_width();
 /// Packs `stages` codebooks of [codes][dim], one after the other.
 void pack_codebooks(const Context&, const float* codebooks, int64_t stages, int64_t codes, int64_t dim, VqMetric,
                     float* packed);
+/// Packs the blocks [first, first + count) of one codebook [codes][dim]: blocks of [dim][lanes], then apart the half
+/// norms. The values are those of pack_codebooks(), bit for bit.
+void pack_blocks(const float* codebook, int64_t codes, int64_t dim, VqMetric, int64_t first, int64_t count,
+                 float* blocks, float* norms);
 
 /// For each of `rows` <= max_rows rows of x: out[row * stride] = index of the nearest code, 0 for a row with NaN.
 /// `half_distances`, if given, receives the half distance of each row to its code.

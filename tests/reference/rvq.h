@@ -169,12 +169,12 @@ struct RvqReference {
 };
 
 /// The M-algorithm for one row z in double, in the order of nacre/ops/rvq.h. Codebooks are [stages][codes][dim]. After
-/// `used` stages only the best hypothesis continues. `last_first` reverses the rule for ties, for tests that must
-/// notice that.
+/// `used` stages only the best hypothesis continues. The greedy sequence is always kept. `last_first` reverses the rule
+/// for ties, and without `keeps_greedy` only the best are kept: for tests that must notice either.
 struct BeamReference {
   const std::vector<double>& codebooks;
   int64_t stages, codes, dim, beam;
-  bool last_first = false;
+  bool last_first = false, keeps_greedy = true;
 
   std::vector<int32_t> search(std::vector<double> z, int64_t used) const {
     struct Hypothesis {
@@ -182,6 +182,7 @@ struct BeamReference {
       std::vector<int32_t> chosen;
     };
     std::vector<Hypothesis> kept{{std::move(z), {}}};
+    size_t greedy = 0;  // its place among those kept
     for (int64_t s = 0; s < stages; ++s) {
       std::vector<double> energy;  // index: hypothesis * codes + code
       for (const Hypothesis& h : kept)
@@ -190,7 +191,13 @@ struct BeamReference {
       std::iota(order.begin(), order.end(), size_t{0});
       if (last_first) std::reverse(order.begin(), order.end());
       std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return energy[a] < energy[b]; });
-      order.resize(std::min(order.size(), s + 1 == used ? size_t{1} : size_t(beam)));
+      const auto nearest =
+          std::find_if(order.begin(), order.end(), [&](size_t at) { return at / size_t(codes) == greedy; });
+      const size_t continued = *nearest, place = size_t(nearest - order.begin());
+      order.resize(std::min(order.size(), size_t(beam)));
+      greedy = std::min(place, order.size() - 1);
+      if (keeps_greedy) order[greedy] = continued;
+      if (s + 1 == used) order.resize(1), greedy = 0;
       std::vector<Hypothesis> next;
       for (const size_t at : order) {
         Hypothesis h = kept[at / size_t(codes)];

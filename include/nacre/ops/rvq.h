@@ -52,16 +52,25 @@
 // nearest code of each stage. A hypothesis is a sequence of codes; each row starts with the empty one. Every stage
 // keeps the `beam` best of all (hypothesis, code) pairs; the codes of the best hypothesis after the last stage are the
 // result. y, quantised, losses and gradients follow from the codes as above. Decoding is the same for every beam.
-// beam = 1 equals the nearest code bit for bit.
+// beam = 1 equals the nearest code bit for bit. The sequence of beam = 1, the greedy one, is always among those kept:
+// if its continuation is not one of the `beam` best, it takes the last place. So for no row is a wider beam worse than
+// the nearest codes.
 //   score       h_k + e in float, lower is better: h_k as in vq.h for the hypothesis' residual r; e = |r|^2 / 2, with
 //               squares added in channel order from 0, fused if h_k is. r = z - q_0 - q_1 - ..., rounded after each
 //   ties        the parent hypothesis that ranked better in the previous stage; then the lower code
-//   stages      after stages[b] stages item b keeps only its best hypothesis; the beam then continues from it. So y is
-//               the best of those stages, and the codes of later stages continue the same sequence
-//   accuracy    if a candidate is dropped in favour of a worse one, it is better by at most the rounding of the two
-//               scores: (2 dim + 4) 2^-24 of the sum of |terms| of h_k and e each. e is summed anew from each residual,
-//               so small residuals have small errors; only the residual's own 2^-24 per stage and channel accumulates
-//   optimum     the best of all sequences if beam >= codes^(stages - 1); otherwise a wider beam may be worse for a row
+//   stages      after stages[b] stages item b keeps only its best hypothesis; the beam then continues from it, which is
+//               the greedy sequence of later stages. So y is the best of those stages, never worse than their nearest
+//               codes, and the codes of later stages continue the same sequence
+//   greedy      the score of the result is at most that of the nearest codes of the same stages. Scores are compared as
+//               computed in float; the squared errors themselves may differ from them as `accuracy` says. The greedy
+//               code is the one of least h_k, as in vq.h, not of least score: scores may round to the same. A greedy
+//               sequence whose score is NaN or +inf is no longer kept
+//   accuracy    if a candidate is dropped in favour of a worse one other than the greedy one, it is better by at most
+//               the rounding of the two scores: (2 dim + 4) 2^-24 of the sum of |terms| of h_k and e each. e is summed
+//               anew from each residual, so small residuals have small errors; only the residual's own 2^-24 per stage
+//               and channel accumulates
+//   optimum     the best of all sequences if beam >= codes^(stages - 1); otherwise a beam may be worse for a row
+//               than a narrower one above 1
 //   NaN         a pair whose score is NaN or +inf is not a candidate; a row without candidates takes code 0 of its best
 //               hypothesis. That holds for every stage of a row with NaN or whose energy overflows
 //   cost        at most 2 rows (1 + (stages - 1) beam) codes dim flops; on CUDA 2 rows stages w codes dim, where w is
