@@ -154,7 +154,7 @@ SystemFile soundstream() {
   const Preset::Settings both{{"loss.balanced", "false"},
                               {"loss.waveform", "0"},
                               {"loss.stft", "0"},
-                              {"loss.mel", "1"},
+                              {"loss.mel", "0.1"},
                               {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
                               {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
                               {"loss.mel_kind", "\"norms\""},
