@@ -18,7 +18,7 @@
 //              CPU: an element of y or dx is one chain of additions per slice of up to 512 terms (taps outermost); with
 //              1 tap and no padding, one chain of all terms; with fewer than 4 outputs, one chain per vector lane.
 //              Kernels of 7 taps, or of two strides, whose channels are multiples of 16: see accuracy. dweight is
-//              summed in parts of rows.
+//              summed in parts of rows (narrow groups of channels: each part in 16 sums of every 16th row).
 //              CUDA: sums are split by shape, alignment and device only. Each element of y and dx, and of each part of
 //              dweight, is one chain of additions; the parts are added in double.
 //              On both, the gradient of padding that reflects a sample is a sum of its own, added to that of the sample
