@@ -430,8 +430,9 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
     c.engine = Engine::plain;
     c.parts = parts_of_plain;
   }
-  c.scratch = std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
-                        grouped.parts * (weights + y.channels), column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
+  c.scratch =
+      std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
+                grouped.parts * (weights + y.channels), column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
   return c;
 }
 

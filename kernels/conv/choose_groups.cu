@@ -12,7 +12,7 @@ namespace {
 using nacre::conv::output;
 
 constexpr int slab_channels = 64;       // of either side, unless the least slab has more
-constexpr int weight_bytes = 48 << 10;  // of a product's slab; a slab with more takes its weights by taps
+constexpr int weight_bytes = 56 << 10;  // of a product's slab; a slab with more takes its weights by taps
 constexpr int wide_tile_rows = 128;     // of the weight gradient
 
 /// Whether the kernels' 16-byte copies and int counters suit the layer.
@@ -28,16 +28,16 @@ Pattern pattern_of(int64_t combined, int64_t results) {
   if (combined == 2 && results == 2) return Pattern::pairs;
   return combined == 1 && results == 1 ? Pattern::singles : Pattern::mixed;
 }
-/// The groups of a slab: the most whose channels are few enough and that have_room; else the fewest that fill packs of
-/// both sides. They divide the groups, so all slabs are equal.
+/// The groups of a slab: the most whose channels are few enough and that have_room; else the fewest whose rows are whole
+/// sectors of memory on both sides. They divide the groups, so all slabs are equal.
 template <class T, class HaveRoom>
 int64_t groups_of_slab(int64_t groups, int64_t in, int64_t out, const HaveRoom& have_room) {
+  constexpr int64_t sector = 32 / sizeof(T);
   int64_t best = 0;
   for (int64_t n = 1; n <= groups; ++n) {
-    if (groups % n != 0 || n * in % pack_size<T> != 0 || n * out % pack_size<T> != 0) continue;
-    const bool suits = n * in <= slab_channels && n * out <= slab_channels && have_room(n);
-    if (best == 0 || suits) best = n;
-    if (n * std::max(in, out) > slab_channels) break;
+    if (groups % n != 0 || (n < groups && (n * in % sector != 0 || n * out % sector != 0))) continue;
+    if (best != 0 && (n * std::max(in, out) > slab_channels || !have_room(n))) break;
+    best = n;
   }
   return best;
 }
@@ -61,8 +61,14 @@ ProductPlan product_plan(const DeviceLimits& d, Shape x, Shape weight, const Con
   const auto bytes = [&](int64_t groups, int64_t taps) {
     return 4 * taps * reduced * pitch_of_weights(groups * results);
   };
-  const int64_t groups =
-      groups_of_slab<T>(g.groups, in, out, [&](int64_t n) { return bytes(n, weight.time) <= weight_bytes; });
+  const Pattern pattern = pattern_of(reduced, results);
+  const int least = rows_of_warp(pattern);
+  const int64_t least_samples = input_gradient ? least + span / g.stride : (least - 1) * g.stride + span + 1 + g.stride;
+  const int64_t groups = groups_of_slab<T>(g.groups, in, out, [&](int64_t n) {
+    const int64_t of_weights = bytes(n, weight.time),
+                  of_tile = least_samples * odd_pitch<T>(n * reduced) * static_cast<int64_t>(sizeof(T));
+    return of_weights <= weight_bytes && of_weights + of_tile <= most_shared;
+  });
   ProductPlan s{};
   s.items = x.batch, s.source_time = source.time, s.result_time = result.time;
   s.source_channels = source.channels, s.result_channels = result.channels;
@@ -73,7 +79,7 @@ ProductPlan product_plan(const DeviceLimits& d, Shape x, Shape weight, const Con
   s.reduced = static_cast<int>(reduced), s.quads = static_cast<int>(groups * results / 4);
   s.pitch = odd_pitch<T>(groups * reduced), s.weight_pitch = static_cast<int>(pitch_of_weights(groups * results));
   s.chunk = static_cast<int>(std::clamp<int64_t>(weight_bytes / bytes(groups, 1), 1, weight.time));
-  s.pattern = pattern_of(reduced, results);
+  s.pattern = pattern;
   const bool reflect = g.padding == Padding::reflect;
   s.tap_step = s.stride / std::gcd(s.stride, s.dilation);
   int64_t halo = span;  // samples of the source beside those that belong to the tile's rows
@@ -92,8 +98,7 @@ ProductPlan product_plan(const DeviceLimits& d, Shape x, Shape weight, const Con
   if (s.begin >= s.end) return {};
   // Every warp has work in one pass. Tiles are longer where the halo is more than a quarter, and shorter where memory
   // is short or there are few rows.
-  const int least = rows_of_warp(s.pattern), warps = threads / 32,
-            across = ceil_div(s.quads * s.phases, lanes_across(s.pattern));
+  const int warps = threads / 32, across = ceil_div(s.quads * s.phases, lanes_across(s.pattern));
   const auto lay = [&](int64_t rows) {
     s.tile_rows = static_cast<int>(rows);
     s.staged = static_cast<int>(input_gradient ? rows + halo : (rows - 1) * g.stride + halo + 1);
@@ -104,8 +109,8 @@ ProductPlan product_plan(const DeviceLimits& d, Shape x, Shape weight, const Con
   while (rows > least && rows / 2 >= s.rows) rows /= 2;
   while (halo * 4 > rows * s.row_step && rows < s.rows && lay(rows * 2)) rows *= 2;
   while (!lay(rows)) {
-    if (rows / 2 < least) return {};
-    rows /= 2;
+    rows -= least;
+    if (rows < least) return {};
   }
   s.tiles = ceil_div<int64_t>(s.rows, s.tile_rows);
   // A block keeps its weights for up to eight tiles, while there are blocks enough for two on each multiprocessor.
@@ -126,7 +131,13 @@ WeightPlan weight_plan(const DeviceLimits& d, Shape x, Shape weight, const Conv1
     const int64_t packs = s.pattern == Pattern::quads ? in / 4 : s.pattern == Pattern::mixed ? in : 1;
     return groups * out / 4 * (packs * weight.time + 1);
   };
-  const int64_t groups = groups_of_slab<T>(g.groups, in, out, [&](int64_t n) { return work(n) <= most_work; });
+  const int64_t span = (weight.time - 1) * g.dilation;
+  const int64_t groups = groups_of_slab<T>(g.groups, in, out, [&](int64_t n) {
+    // Room for rows of which the halo is a quarter.
+    const int64_t rows = std::max<int64_t>(wide_tile_rows, 4 * span / g.stride);
+    const int64_t tile = (rows * g.stride + span) * odd_pitch<T>(n * in) + rows * n * out;
+    return work(n) <= most_work && tile * static_cast<int64_t>(sizeof(T)) < most_shared;
+  });
   if (work(groups) > INT32_MAX / 2) return {};
   s.items = x.batch, s.time = x.time, s.length = y.time, s.left = g.left;
   s.in_channels = x.channels, s.out_channels = y.channels;
@@ -137,18 +148,28 @@ WeightPlan weight_plan(const DeviceLimits& d, Shape x, Shape weight, const Conv1
   s.pitch = odd_pitch<T>(groups * in);
   s.reflect = g.padding == Padding::reflect;
   s.work = static_cast<int>(work(groups));
-  s.splits = ceil_div(s.work, most_work), s.share = ceil_div(s.work, s.splits);
-  s.lanes = std::max(1, threads / s.share);
-  for (s.tile_rows = wide_tile_rows; shared_bytes(s, sizeof(T)) > most_shared; s.tile_rows /= 2)
-    if (s.tile_rows == 8) return {};
+  const auto lay = [&](int rows) {
+    s.tile_rows = rows;
+    return shared_bytes(s, sizeof(T)) <= most_shared;
+  };
+  int rows = static_cast<int>(std::min<int64_t>(wide_tile_rows, ceil_div<int64_t>(s.length, 8) * 8));
+  while (span * 8 > rows * g.stride && rows < s.length && lay(rows + 64)) rows += 64;
+  for (; !lay(rows); rows /= 2)
+    if (rows <= 8) return {};
   s.tiles = ceil_div<int64_t>(s.length, s.tile_rows);
-  // Parts fill the multiprocessors once, with two blocks each, while writing and reading the partial sums moves at most
-  // a quarter of the bytes of x and dy.
-  const int64_t blocks = int64_t{s.slabs} * s.splits, sums = weight.elements() + s.out_channels,
+  // Two blocks on each multiprocessor, once. More parts do that while writing and reading their sums moves at most an
+  // eighth of the bytes of x and dy; then more splits, which read the same rows at the same time.
+  const int64_t sums = weight.elements() + s.out_channels,
                 bytes = (x.elements() + y.elements()) * static_cast<int64_t>(sizeof(T));
-  const int64_t fill = ceil_div(two_blocks_each(d), blocks), affordable = bytes / (4 * 2 * 4 * sums);
-  s.parts = std::clamp<int64_t>(std::min({fill, affordable, s.items * s.tiles, (int64_t{1} << 24) / sums}), 1, 1024);
-  return s;
+  const int64_t least_splits = ceil_div(s.work, most_work),
+                most_splits = std::max<int64_t>(least_splits, std::min(8, s.work / 64));
+  const auto fill = [&](int64_t blocks) { return ceil_div(two_blocks_each(d), blocks); };
+  const int64_t most_parts = std::min({bytes / (8 * 8 * sums), s.items * s.tiles, (int64_t{1} << 24) / sums});
+  s.parts = std::clamp<int64_t>(std::min(fill(s.slabs * least_splits), most_parts), 1, 1024);
+  s.splits = static_cast<int>(std::clamp(fill(s.slabs * s.parts), least_splits, most_splits));
+  s.share = ceil_div(s.work, s.splits);
+  s.lanes = std::max(1, threads / s.share);
+  return shared_bytes(s, sizeof(T)) <= most_shared ? s : WeightPlan{};
 }
 
 template ProductPlan product_plan<float>(const DeviceLimits&, Shape, Shape, const Conv1dGeometry&, bool);

@@ -52,8 +52,8 @@ inline int64_t shared_bytes(const WeightPlan& s, int element_bytes) {
 }
 
 // With reflected padding the input gradient computes only samples [left + 1, time - 1 - right): the others also
-// receive the gradient of their reflections. The weight gradient leaves parts of dweight in scratch, [parts] of
-// dweight's elements, and behind them those of dbias, [parts][out].
+// receive the gradient of their reflections. The weight gradient has its parts of dweight in scratch, and
+// behind them those of dbias, [parts][out]; a single part is written to dweight and dbias themselves.
 template <class T>
 void forward(Context&, const Conv1dForward<T>&, const ProductPlan&);
 template <class T>

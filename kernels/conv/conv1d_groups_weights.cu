@@ -7,8 +7,9 @@ namespace {
 template <class T>
 struct Weights {
   const T *x, *dy;
-  float* partial;
-  float* bias_partial;  ///< null: no gradient of the bias
+  float* to;           ///< parts of dweight, or dweight if there is one part
+  float* bias_to;      ///< the same of dbias; null: not wanted
+  bool add, bias_add;  ///< += instead of =
 };
 
 /// Copies `samples` samples of the slab's channels; column by column of 16 bytes, `pitch` elements from sample to sample.
@@ -38,27 +39,34 @@ __device__ __forceinline__ Work work(const WeightPlan& s, int index) {
 }
 
 /// Stores the sums of an item of work in part `part`.
-template <Pattern pattern>
-__device__ __forceinline__ void store_sums(const WeightPlan& s, float* partial, float* bias_partial, int64_t part,
-                                           int64_t slab, const Work& w,
-                                           const float (&sum)[channels_at_once(pattern)][4]) {
+template <Pattern pattern, class T>
+__device__ __forceinline__ void store_sums(const Weights<T>& a, const WeightPlan& s, int64_t part, int64_t slab,
+                                           const Work& w, const float (&sum)[channels_at_once(pattern)][4]) {
   constexpr int C = channels_at_once(pattern);
   const int64_t first = slab * s.groups * s.out + w.quad * 4;
   if (w.tap == s.taps) {
-    if (bias_partial == nullptr) return;
+    if (a.bias_to == nullptr) return;
 #pragma unroll
-    for (int n = 0; n < 4; ++n) bias_partial[part * s.out_channels + first + n] = sum[0][n];
+    for (int n = 0; n < 4; ++n) {
+      float* const at = a.bias_to + part * s.out_channels + first + n;
+      *at = a.bias_add ? *at + sum[0][n] : sum[0][n];
+    }
     return;
   }
-  float* const to = partial + part * s.out_channels * s.taps * s.in;
+  float* const to = a.to + part * s.out_channels * s.taps * s.in;
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
     float* const at = to + ((first + n) * s.taps + w.tap) * s.in + w.channel;
     if constexpr (pattern == Pattern::quads) {
-      *reinterpret_cast<float4*>(at) = make_float4(sum[0][n], sum[1][n], sum[2][n], sum[3][n]);
+      float4 v = make_float4(sum[0][n], sum[1][n], sum[2][n], sum[3][n]);
+      if (a.add) {
+        const float4 previous = load_four(at);
+        v.x += previous.x, v.y += previous.y, v.z += previous.z, v.w += previous.w;
+      }
+      *reinterpret_cast<float4*>(at) = v;
     } else {
 #pragma unroll
-      for (int e = 0; e < C; ++e) at[e] = sum[e][n];
+      for (int e = 0; e < C; ++e) at[e] = a.add ? at[e] + sum[e][n] : sum[e][n];
     }
   }
 }
@@ -165,7 +173,7 @@ __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a,
   for (int i = 0; i < items_each; ++i) {
     const int of_work = first_work + index + i * threads;
     if (of_work < last_work && (i == 0 || s.lanes == 1))
-      store_sums<pattern>(s, a.partial, a.bias_partial, part, slab, work<pattern>(s, of_work), sum[i]);
+      store_sums<pattern>(a, s, part, slab, work<pattern>(s, of_work), sum[i]);
   }
 }
 
@@ -174,7 +182,11 @@ __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a,
 template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const WeightPlan& s) {
   const int64_t weights = a.dweight.elements();
-  const Weights<T> w{a.x.data, a.dy.data, a.scratch.data, a.dbias ? a.scratch.data + s.parts * weights : nullptr};
+  Weights<T> w{a.x.data, a.dy.data, a.dweight.data, a.dbias.data, a.add_dweight, true};
+  if (s.parts > 1) {
+    w.to = a.scratch.data, w.add = w.bias_add = false;
+    if (a.dbias) w.bias_to = a.scratch.data + s.parts * weights;
+  }
   with_pattern(s.pattern, [&]<Pattern pattern>() {
     launch(ctx,
            {.name = "conv1d_weight_gradient_groups",
@@ -183,8 +195,9 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const Weigh
             .shared_bytes = static_cast<size_t>(shared_bytes(s, sizeof(T)))},
            group_weights_kernel<T, pattern>, w, s);
   });
-  add_parts(ctx, w.partial, s.parts, weights, a.dweight.data, a.add_dweight);
-  if (a.dbias) add_parts(ctx, w.bias_partial, s.parts, s.out_channels, a.dbias.data, true);
+  if (s.parts == 1) return;
+  add_parts(ctx, w.to, s.parts, weights, a.dweight.data, a.add_dweight);
+  if (a.dbias) add_parts(ctx, w.bias_to, s.parts, s.out_channels, a.dbias.data, true);
 }
 
 template void weight_gradient<float>(Context&, const Conv1dWeightGradient<float>&, const WeightPlan&);
