@@ -187,8 +187,8 @@ Flow Quantizer::plan_decode(Plan& p, View<const int32_t> codes) const {
   const Shape y{.batch = codes.shape.batch, .time = codes.shape.time, .channels = config_.latent()};
   const auto out = s.makes<float>(y);
   const Projections projections = planned(p, {in_weight_, out_weight_, in_bias_, out_bias_});
-  const View<float> scratch =
-      s.scratch(rvq_decode_scratch(p.context(), codes.shape, y, codebooks_->shape, factorised()), Until::forward);
+  const View<float> scratch = s.scratch(
+      rvq_decode_scratch(p.context(), codes.shape, y, codebooks_->shape, factorised()), Until::forward);
   s.forward([=, codebooks = codebooks_](Context& c) {
     projections.refresh(c);
     rvq_decode(c, {.codes = codes,
