@@ -2,7 +2,6 @@
 
 #include "conv/conv1d_cuda.h"
 #include "conv/conv1d_ends.cuh"
-#include "conv/conv1d_groups.cuh"
 #include "runtime/device.cuh"
 #include "runtime/host.h"
 

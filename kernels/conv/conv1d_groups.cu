@@ -1,5 +1,7 @@
 #include "conv/conv1d_groups.cuh"
 
+#include "conv/conv1d_cuda.h"
+
 namespace nacre::cuda::groups {
 namespace {
 

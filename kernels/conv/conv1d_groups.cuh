@@ -2,7 +2,8 @@
 // Convolutions of several groups, by fused multiply-adds for every storage and precision. A group has too few channels
 // for a tensor core's tile, and too few bytes per row for memory. So a block takes a slab of neighbouring groups: their
 // channels of a tile of rows are copied to shared memory once, with one halo for all taps, and the weights of the slab
-// lie beside them. A thread computes four neighbouring channels. choose_groups.cu divides the work.
+// lie beside them. A thread computes four neighbouring channels. choose_groups.cu divides the work; conv1d_cuda.h
+// declares what launches the kernels.
 //
 // What memory moves, of a layer whose tile has R rows and h rows of halo: (1 + h / R) times the source and once the
 // result. What shared memory moves, per four channels of a tap: a pack of the source for every 4 or 16 multiply-adds,
@@ -50,16 +51,6 @@ inline int64_t shared_bytes(const WeightPlan& s, int element_bytes) {
   const int64_t sums = s.lanes > 1 ? int64_t{s.lanes} * s.share * 4 * channels_at_once(s.pattern) * 4 : 0;
   return tiles > sums ? tiles : sums;
 }
-
-// With reflected padding the input gradient computes only samples [left + 1, time - 1 - right): the others also
-// receive the gradient of their reflections. The weight gradient has its parts of dweight in scratch, and
-// behind them those of dbias, [parts][out]; a single part is written to dweight and dbias themselves.
-template <class T>
-void forward(Context&, const Conv1dForward<T>&, const ProductPlan&);
-template <class T>
-void input_gradient(Context&, const Conv1dInputGradient<T>&, const ProductPlan&);
-template <class T>
-void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const WeightPlan&);
 
 // ---- what the kernels share
 

@@ -2,6 +2,7 @@
 // small layers, in all directions and both storages, are rows of conv1d_test.cpp.
 #include "conv/choose.h"
 #include "conv/choose_cuda.h"
+#include "conv/conv1d_cuda.h"
 #include "harness.h"
 #include "nacre/ops/conv1d.h"
 #include "reference/conv1d.h"
@@ -106,7 +107,57 @@ void moves_little_more_than_a_copy(Context& ctx, const Layer& l) {
   CHECK(of_weights >= copy_of_weights);
 }
 
+// Layers of at least three tiles per item. A block keeps its weights from tile to tile only where there are more tiles
+// than blocks are wanted, which takes millions of results; here the plan is changed instead.
+const Layer layers_of_tiles[] = {
+    {"a slab's weights in shared memory at once", 1, 300, 64, 64, 3, same(3, 16)},
+    {"weights by taps", 1, 600, 64, 64, 14, same(14, 2)},
+    {"one channel per group, dilation 2", 1, 300, 64, 64, 3, same(3, 64, 1, 2)},
+    {"mixed, stride 2", 1, 1100, 48, 16, 4, same(4, 8, 2)},
+};
+
+/// A block of several tiles, the last of which may be missing, stores the bits of blocks of one tile each.
+template <class T>
+void blocks_of_tiles_change_no_bit(Device device, const Layer& l, bool input_gradient) {
+  Case c(l.why, device, l.x());
+  const auto &source = c.random<T>("source", input_gradient ? l.y() : l.x(), -1, 1),
+             &weight = c.random<T>("weight", l.weight(), -1, 1);
+  const Shape result = input_gradient ? l.x() : l.y();
+  cuda::groups::ProductPlan plan =
+      cuda::groups::product_plan<T>(cuda::limits(c.ctx), l.x(), l.weight(), l.g, input_gradient);
+  REQUIRE(plan.tile_rows > 0);
+  REQUIRE(plan.tiles >= 3);
+  REQUIRE((plan.chunk < plan.taps) == (std::string(l.why) == "weights by taps"));
+  const auto run = [&](const std::string& name, int64_t tiles_each) -> const Buffer<T>& {
+    auto& to = c.output<T>(name, result);
+    plan.tiles_each = tiles_each, plan.blocks = (plan.tiles + tiles_each - 1) / tiles_each;
+    if (input_gradient)
+      cuda::groups::input_gradient<T>(c.ctx, {.dy = source, .weight = weight, .dx = to, .geometry = l.g}, plan);
+    else
+      cuda::groups::forward<T>(c.ctx, {.x = source, .weight = weight, .y = to, .geometry = l.g}, plan);
+    return to;
+  };
+  const std::vector<T> by_tile = run("blocks of one tile", 1).read();
+  for (const int64_t tiles : {int64_t{2}, plan.tiles}) {
+    INFO("tiles of a block: " << tiles);
+    c.expect_equal(run("blocks of " + std::to_string(tiles) + " tiles", tiles), by_tile);
+  }
+}
+
 }  // namespace
+
+TEST_CASE("conv1d of groups has the same bits for any number of tiles in a block", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const Layer& l : layers_of_tiles) {
+      INFO(l.why);
+      for (const bool input_gradient : {false, true}) {
+        blocks_of_tiles_change_no_bit<float>(device, l, input_gradient);
+        blocks_of_tiles_change_no_bit<bf16>(device, l, input_gradient);
+      }
+    }
+  }
+}
 
 TEST_CASE("conv1d of groups moves little more than a copy by count", "[conv1d][a100][rtx3090][rtx4090]") {
   for (const Device device : devices()) {
