@@ -73,8 +73,8 @@ __device__ __forceinline__ void save(T* p, const Pack<T>& v) {
     store_pack(p, v);
 }
 
-/// Calls rows(count, row) for the rows of a thread, `batch` at a time and then one by one. `count` is a constant, so that
-/// all loads of a batch precede its stores; since outputs may alias inputs, the compiler could not reorder them.
+/// Calls rows(count, row) for the rows of a thread, `batch` at a time and then one by one. `count` is a constant, so
+/// that all loads of a batch precede its stores; since outputs may alias inputs, the compiler could not reorder them.
 template <int batch, class F>
 __device__ __forceinline__ void each_rows(const ThreadWork& work, const Tiling& t, F&& rows) {
   int64_t row = work.row;
