@@ -27,7 +27,7 @@ struct Options {
   std::string output, model, format;
   ModelOptions model_options;
   bool force = false, quiet = false, as_float = false, model_rate = false, json = false, salvage = false,
-       keep_ending = false, conceal = false;
+       keep_ending = false, conceal = false, denoise = false;
   std::optional<int64_t> beam, block;
   std::optional<double> gain, from, to;  // from, to: seconds
   bool no_normalise = false;
@@ -77,7 +77,9 @@ int convert_matched(const Options& o, const training::FileJobs& jobs, training::
     std::fprintf(stderr, "nacre: warning: %s\n", printable(warning).c_str());
   Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
-  if (jobs_from == training::FileKind::audio && stream_format(o) == training::StreamFormat::ecdc)
+  const bool encodes = jobs_from == training::FileKind::audio;
+  if (o.denoise) denoise(codec, encodes, !encodes);
+  if (encodes && stream_format(o) == training::StreamFormat::ecdc)
     if (const std::string why = training::not_for_ecdc(codec.config()); !why.empty())
       throw Error(ErrorKind::usage, "the model cannot write .ecdc files: " + why);
   const int64_t codebooks = o.rate.codebooks(codec.config());
@@ -263,6 +265,7 @@ Command add_encode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
+  app.add_flag("--denoise", o->denoise, denoise_help);
   o->rate.add_to(app, "codebooks of the stream, the first ones of the model (default: all)");
   app.add_option("--gain", o->gain,
                  "multiply the samples by X instead of scaling by the peak; decoding undoes it. Standard input and "
@@ -292,6 +295,7 @@ Command add_decode(CLI::App& app) {
   auto o = std::make_shared<Options>();
   o->add_to(app);
   o->rate.add_to(app, "codebooks to decode, the first ones of the stream (default: all that it has)");
+  app.add_flag("--denoise", o->denoise, denoise_help);
   app.add_flag("--float", o->as_float, "write 32-bit float samples instead of 16-bit integers");
   app.add_flag("--model-rate,--model_rate", o->model_rate, "write the model's sample rate instead of the original's");
   app.add_option("--from", o->from, "decode from this time on, in seconds (default: 0)")->check(finite_zero_or_more());

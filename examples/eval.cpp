@@ -26,7 +26,7 @@ struct Options {
   std::vector<std::string> inputs;
   std::string model, baseline;
   ModelOptions model_options;
-  bool held_out = false, json = false, quiet = false, salvage = false;
+  bool held_out = false, json = false, quiet = false, salvage = false, denoise = false;
   std::optional<double> valid_fraction, valid_seconds;
   std::optional<int64_t> beam;
   RateOptions rate;
@@ -288,6 +288,7 @@ int eval(const Options& o) {
   const std::filesystem::path model = training::find_model(o.model);
   Codec codec = load_model(ctx, model, o.model_options, o.device.storage());
   if (o.beam) codec.set_beam(*o.beam);
+  if (o.denoise) denoise(codec, true, true);
   const int64_t codebooks = codec.config().codebooks_used("eval", o.rate.codebooks(codec.config()));
   const int rate = static_cast<int>(codec.config().sample_rate),
             channels = static_cast<int>(codec.config().audio_channels);
@@ -401,6 +402,7 @@ Command add_eval(CLI::App& app) {
       ->type_name("CODEC")
       ->check(one_of({"opus"}));
   app.add_option("--beam", o->beam, beam_help)->check(between(1, 64));
+  app.add_flag("--denoise", o->denoise, denoise_help);
   o->rate.add_to(app, "codebooks to evaluate, the first ones of the model (default: all)");
   app.add_flag("--json", o->json, "print one JSON object to standard output");
   app.add_flag("-q,--quiet", o->quiet, "print no progress");

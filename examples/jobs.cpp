@@ -65,6 +65,18 @@ void catch_signals() {
 }
 const std::atomic<int>& caught_signal() { return signal_caught; }
 
+void denoise(Codec& codec, bool encodes, bool decodes) {
+  const Denoise half = codec.config().denoise;
+  if (half == Denoise::none)
+    throw Error(ErrorKind::usage,
+                "--denoise: codec.denoise of the model is none, expected a model with encoder or decoder");
+  if (half == Denoise::encoder ? !encodes : !decodes)
+    throw Error(ErrorKind::usage, std::string("--denoise: this model denoises in its ") +
+                                      (half == Denoise::encoder ? "encoder; give it to nacre encode"
+                                                                : "decoder; give it to nacre decode"));
+  codec.set_denoise(true);
+}
+
 std::string fixed(double x, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, x);

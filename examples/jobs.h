@@ -21,6 +21,11 @@ int run_jobs(const training::FileJobs&, const char* label, bool quiet,
 inline constexpr const char* beam_help =
     "code sequences kept per frame while encoding (default: codec.beam of the model)";
 
+inline constexpr const char* denoise_help =
+    "remove noise from speech; needs a model with codec.denoise encoder (for encode) or decoder (for decode)";
+/// --denoise of a verb that uses these halves of the codec. Throws Error(usage) if neither of them denoises.
+void denoise(Codec&, bool encodes, bool decodes);
+
 /// "12.3": a number with the given number of decimals.
 std::string fixed(double x, int digits);
 std::string hex(uint64_t);

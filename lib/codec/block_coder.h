@@ -18,11 +18,19 @@ namespace nacre {
 /// What a walk over a block records.
 template <class In, class Out>
 struct PlannedBlock {
-  View<In> in{};          ///< memory of the plan that the block is written to
-  View<const Out> out{};  ///< its result
-  Flow late{};            ///< the activation whose lag is that of the result
-  View<float> scales{};   ///< [1, 1, 1, batch]: of the items, if the codec has scales; a result of the encoder
+  View<In> in{};           ///< memory of the plan that the block is written to
+  View<const Out> out{};   ///< its result
+  Flow late{};             ///< the activation whose lag is that of the result
+  View<float> scales{};    ///< [1, 1, 1, batch]: of the items, if the codec has scales; a result of the encoder
+  View<int32_t> labels{};  ///< [1, 1, 1, batch]: of the items, if this half denoises on request
 };
+
+/// Sets the label of all items, if there are labels.
+inline void write_labels(Context& ctx, View<int32_t> labels, bool on) {
+  if (!labels) return;
+  const std::vector<int32_t> all(static_cast<size_t>(labels.elements()), on ? 1 : 0);
+  ctx.write<int32_t>(all, labels);
+}
 
 /// The plans of one direction: for blocks of one length, and for a first block if that must be longer.
 template <class In, class Out>
@@ -46,6 +54,12 @@ class BlockCoder {
   int64_t in_per_frame() const { return block_->views.in.elements() / frames_; }
   size_t bytes() const { return block_->plan.bytes() + (start_ ? start_->plan.bytes() : 0); }
   size_t unshared_bytes() const { return block_->plan.unshared_bytes() + (start_ ? start_->plan.unshared_bytes() : 0); }
+
+  /// Whether the signal is denoised from the next block on, if this half denoises on request.
+  void set_labels(bool on) {
+    write_labels(ctx_, block_->views.labels, on);
+    if (start_) write_labels(ctx_, start_->views.labels, on);
+  }
 
   size_t state_bytes() const { return block_->plan.state_bytes(); }
   void read_state(std::span<std::byte> to) const { block_->plan.read_state(to); }

@@ -55,6 +55,7 @@ struct Codec::Impl {
   void reserve(Direction<In, Out>&, Shape in, Shape out, int64_t frames, Ends, const StreamingLatency&, const Walk&);
   template <class In, class Out>
   void run(Direction<In, Out>&, View<const In>, View<Out>, std::span<const int64_t> lengths);
+  View<int32_t> plan_labels(Plan&, Denoise half, int64_t batch) const;
   PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t samples, int64_t stages) const;
   PlannedBlock<int32_t, float> walk_decoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
 
@@ -70,6 +71,7 @@ struct Codec::Impl {
   std::unique_ptr<EncodeBlocks> encode_blocks;
   std::unique_ptr<DecodeBlocks> decode_blocks;
   int64_t encode_stages = 0, decode_stages = 0;
+  bool denoises = false;  // of set_denoise()
 };
 
 Codec::Codec(Context& ctx, CodecConfig config, Storage storage) {
@@ -119,6 +121,19 @@ void Codec::set_beam(int64_t beam) {
   impl_->encoding.plan.reset();
   impl_->encode_blocks.reset();
 }
+void Codec::set_denoise(bool on) {
+  Impl& m = inside(impl_, "set_denoise");
+  const InUse alone(m.in_use, "set_denoise", "codec");
+  if (on && m.config.denoise == Denoise::none)
+    throw Error(ErrorKind::usage, "set_denoise: codec.denoise is none, expected encoder or decoder");
+  m.denoises = on;
+  within_memory("set_denoise", [&] {
+    if (m.encoding.plan) write_labels(m.ctx, m.encoding.planned.labels, on);
+    if (m.decoding.plan) write_labels(m.ctx, m.decoding.planned.labels, on);
+    if (m.encode_blocks) m.encode_blocks->set_labels(on);
+    if (m.decode_blocks) m.decode_blocks->set_labels(on);
+  });
+}
 size_t Codec::reserved_bytes() const {
   const Impl& m = *impl_;
   return (m.encoding.plan ? m.encoding.plan->bytes() : 0) + (m.decoding.plan ? m.decoding.plan->bytes() : 0) +
@@ -136,24 +151,32 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t c
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
   within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks, ends); });
 }
+View<int32_t> Codec::Impl::plan_labels(Plan& p, Denoise half, int64_t batch) const {
+  if (config.denoise != half) return {};
+  const auto labels = p.persistent<int32_t>({.channels = batch});
+  p.set_labels(labels);
+  return labels;
+}
 PlannedBlock<float, int32_t> Codec::Impl::walk_encoder(Plan& p, int64_t batch, int64_t samples, int64_t stages) const {
   const Output<float> source = p.source<float>({.batch = batch, .time = samples, .channels = config.audio_channels});
   const Normalised audio = config.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
+  const View<int32_t> labels = plan_labels(p, Denoise::encoder, batch);
   // The quantizer works on floats whatever the storage is.
   const Flow latent = stored_as(p, system.encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
   const Quantized quantized =
       system.quantizer.plan(p, latent, {.codebooks = stages, .beam = config.beam, .codes_only = true});
-  return {.in = source.value, .out = quantized.codes, .late = quantized.late, .scales = audio.scales};
+  return {.in = source.value, .out = quantized.codes, .late = quantized.late, .scales = audio.scales, .labels = labels};
 }
 PlannedBlock<int32_t, float> Codec::Impl::walk_decoder(Plan& p, int64_t batch, int64_t frames, int64_t stages) const {
   const View<int32_t> codes =
       p.persistent<int32_t>({.batch = batch, .time = frames, .channels = config.codes_per_frame(stages)});
+  const View<int32_t> labels = plan_labels(p, Denoise::decoder, batch);
   const Flow latent = stored_as(p, system.quantizer.plan_decode(p, codes), storage);
   const Flow unscaled = stored_as(p, system.decoder(p, latent), Storage::float32);
-  if (!config.segment_scale) return {.in = codes, .out = p.result<float>(unscaled), .late = unscaled};
+  if (!config.segment_scale) return {.in = codes, .out = p.result<float>(unscaled), .late = unscaled, .labels = labels};
   const View<float> scales = p.persistent<float>({.channels = batch});
   const Flow audio = scaled(p, unscaled, scales);
-  return {.in = codes, .out = p.result<float>(audio), .late = audio, .scales = scales};
+  return {.in = codes, .out = p.result<float>(audio), .late = audio, .scales = scales, .labels = labels};
 }
 template <class In, class Out, class Walk>
 void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t frames, Ends ends,
@@ -171,6 +194,7 @@ void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t fr
   });
   d.in = in, d.out = out, d.ends = ends;
   d.totals.assign(apart ? static_cast<size_t>(in.batch) : 0, frames);
+  write_labels(ctx, d.planned.labels, denoises);
   d.plan = std::move(plan);
 }
 
@@ -300,14 +324,18 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const
 std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
   const Codec::Impl& m = inside(codec.impl_, call);
   const int64_t stages = m.config.codebooks_used(call, codebooks);
-  return std::make_unique<EncodeBlocks>(
+  auto blocks = std::make_unique<EncodeBlocks>(
       codec.impl_->ctx, frames, [&](Plan& p, int64_t n) { return m.walk_encoder(p, 1, n * m.config.hop(), stages); });
+  blocks->set_labels(m.denoises);
+  return blocks;
 }
 std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
   const Codec::Impl& m = inside(codec.impl_, call);
   const int64_t stages = m.config.codebooks_used(call, codebooks);
-  return std::make_unique<DecodeBlocks>(codec.impl_->ctx, frames,
-                                        [&](Plan& p, int64_t n) { return m.walk_decoder(p, 1, n, stages); });
+  auto blocks = std::make_unique<DecodeBlocks>(codec.impl_->ctx, frames,
+                                               [&](Plan& p, int64_t n) { return m.walk_decoder(p, 1, n, stages); });
+  blocks->set_labels(m.denoises);
+  return blocks;
 }
 EncodeBlocks& CodecBlocks::shared_encoder(Codec& codec, int64_t frames, int64_t codebooks) {
   Codec::Impl& m = inside(codec.impl_, "encoder");

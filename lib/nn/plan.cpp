@@ -210,6 +210,7 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   // Steps, walks and activations are numbered again from the beginning. Equal numbers in both walks are what connects
   // the records of the first walk with the calls of the second.
   p.newest = -1, p.walks = 0;
+  p.labels.reset();
   p.begin_walk();
   walk(*this);
   // A second walk that makes fewer calls is found only here; all other differences are found at the call.
@@ -323,6 +324,18 @@ bool Plan::trains(const Weight& w) const {
   return std::any_of(p.uses.begin(), p.uses.end(), [&](const Impl::WeightUse& u) {
     return u.writes && u.weight == &w && Impl::nth(p.steps, u.step).walk == p.open.back().number;
   });
+}
+
+void Plan::set_labels(View<const int32_t> labels) {
+  impl_->expect_walking("set_labels()");
+  impl_->labels = labels;
+}
+View<const int32_t> Plan::labels(int64_t batch) {
+  const Shape expected{.channels = batch};
+  if (!impl_->labels) return persistent<int32_t>(expected);
+  if (impl_->labels->shape != expected)
+    impl_->refuse("labels is " + str(impl_->labels->shape) + ", expected " + str(expected));
+  return *impl_->labels;
 }
 
 void Plan::then(std::function<void(Context&)> run) {

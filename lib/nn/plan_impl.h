@@ -2,6 +2,7 @@
 // The records that a plan makes during its walks: steps, activations, blocks, and the program.
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "nacre/nn/parameters.h"
@@ -119,6 +120,7 @@ struct Plan::Impl {
   std::vector<View<float>> changed;
   Memory memory, undo;
   StreamBlock stream_block;
+  std::optional<View<const int32_t>> labels;  // of set_labels()
   bool runs_inner = true;
   /// Whether run() includes the op.
   bool runs(const Op& op) const noexcept { return runs_inner || op.walk == 0; }

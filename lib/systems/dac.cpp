@@ -42,7 +42,7 @@ void check(const CodecConfig& c) {
   expect_defaults(
       c, {"causal", "padding", "norm", "residual_kernel_size", "shortcut", "segment", "lstm_layers", "encoder_channels",
           "decoder_channels", "residual_width", "residual_kernel_sizes", "residual_taps", "activation_order", "groups",
-          "upsampling_strides", "latent_convolutions", "long_codebooks"});
+          "upsampling_strides", "latent_convolutions", "denoise", "long_codebooks"});
 }
 
 CodecConfig at_16k() {

@@ -55,9 +55,9 @@ Net decoder(Parameters& p, const CodecConfig& c) {
 
 /// Branches of residual units have half of the channels.
 void check(const CodecConfig& c) {
-  expect_defaults(c,
-                  {"encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes", "residual_taps",
-                   "activation_order", "groups", "upsampling_strides", "latent_convolutions", "long_codebooks"});
+  expect_defaults(
+      c, {"encoder_channels", "decoder_channels", "residual_width", "residual_kernel_sizes", "residual_taps",
+          "activation_order", "groups", "upsampling_strides", "latent_convolutions", "denoise", "long_codebooks"});
   const auto narrowest = c.decoder_dim >> c.decoder_rates.size();
   if (c.encoder_dim % compression != 0)
     refuse("codec.encoder_dim", std::to_string(c.encoder_dim), "an even number with network \"encodec\"");

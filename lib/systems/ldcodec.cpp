@@ -66,7 +66,7 @@ Net decoder(Parameters& p, const CodecConfig& c) {
 void check(const CodecConfig& c) {
   expect_defaults(
       c, {"causal", "padding", "norm", "residual_kernel_size", "shortcut", "segment", "lstm_layers", "encoder_channels",
-          "residual_kernel_sizes", "activation_order", "upsampling_strides", "latent_convolutions"});
+          "residual_kernel_sizes", "activation_order", "upsampling_strides", "latent_convolutions", "denoise"});
   const size_t blocks = c.decoder_rates.size();
   if (!c.decoder_channels.empty() && c.decoder_channels.size() != blocks + 1)
     refuse("codec.decoder_channels", std::to_string(c.decoder_channels.size()) + " widths",

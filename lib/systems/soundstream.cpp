@@ -9,6 +9,7 @@
 namespace nacre::systems {
 namespace {
 
+constexpr int64_t denoise_labels = 2;  // off and on
 constexpr double half_width = 0.5;  // what the paper's table of parameters implies (docs/systems.md)
 
 /// Widths of one half, from its first layer to its last.
@@ -45,6 +46,11 @@ void add_activation(Chain& layers, Numbered& number, Parameters& p, const CodecC
   if (c.activation_order == ActivationOrder::before) layers << Activation(p, number.next(), channels, c.activation);
 }
 
+/// Its name has no number, so that the layers behind it keep theirs and start from the same values with it and without.
+void add_film(Chain& layers, Denoise half, const char* name, Parameters& p, const CodecConfig& c, int64_t channels) {
+  if (c.denoise == half) layers << Film(p, name, channels, denoise_labels);
+}
+
 constexpr int64_t latent_taps = 3;  // of the encoder's last convolution
 
 /// conv -> blocks of (residual units, strided conv) -> conv
@@ -59,6 +65,7 @@ Net encoder(Parameters& p, const CodecConfig& c) {
     layers << PaddedConv(p, c, number.next(), widths[i], widths[i + 1], 2 * c.encoder_rates[i], c.encoder_rates[i]);
   }
   add_lstm(layers, number, p, c, widths.back());
+  add_film(layers, Denoise::encoder, "encoder.film", p, c, widths.back());
   if (!c.latent_convolutions) return layers;
   add_activation(layers, number, p, c, widths.back());
   layers << PaddedConv(p, c, number.next(), widths.back(), c.latent(), latent_taps);
@@ -71,6 +78,7 @@ Net decoder(Parameters& p, const CodecConfig& c) {
   Numbered number("decoder");
   const std::vector<int64_t> widths = decoder_widths(c);
   if (c.latent_convolutions) layers << PaddedConv(p, c, number.next(), c.latent(), widths[0], c.kernel_size);
+  add_film(layers, Denoise::decoder, "decoder.film", p, c, widths[0]);
   add_lstm(layers, number, p, c, widths[0]);
   for (size_t i = 0; i < c.decoder_rates.size(); ++i) {
     add_activation(layers, number, p, c, widths[i]);

@@ -94,6 +94,7 @@ struct TrainingStep::Impl {
     audio = source.value;
     lengths = p.persistent<int32_t>({.channels = batch});
     channel_lengths = channels > 1 ? p.persistent<int32_t>({.channels = batch * channels}) : lengths;
+    if (config.denoise != Denoise::none) p.set_labels(labels = p.persistent<int32_t>({.channels = batch}));
     const Normalised heard =
         config.segment_scale ? normalised(p, source.flow, lengths) : Normalised{.flow = source.flow};
     // The latent and the estimate are float in every storage: distances to codes and the losses are computed in float.
@@ -149,6 +150,7 @@ struct TrainingStep::Impl {
   View<float> audio;
   View<const float> latent;
   View<int32_t> lengths, channel_lengths;  // per item, and per channel of every item
+  View<int32_t> labels;                    // per item, if the codec denoises on request
   // captures: the second run() records a graph. ran: a run kernel by kernel has come first.
   bool captures = false, ran = false;
   bool with_inner = true;          // of set_discriminators()
@@ -184,7 +186,7 @@ namespace {
 void expect_range(const char* argument, std::span<const int32_t> values, int64_t most) {
   for (size_t i = 0; i < values.size(); ++i)
     if (values[i] < 0 || values[i] > most)
-      throw Error(ErrorKind::usage, "load: " + std::string(argument) + "[" + std::to_string(i) + "] is " +
+      throw Error(ErrorKind::usage, std::string(argument) + "[" + std::to_string(i) + "] is " +
                                         std::to_string(values[i]) + ", expected 0 to " + std::to_string(most));
 }
 
@@ -194,8 +196,8 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
                         std::span<const int32_t> stages) {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "load", "training step");
-  expect_range("lengths", lengths, s.samples);
-  expect_range("stages", stages, s.config.n_codebooks);
+  expect_range("load: lengths", lengths, s.samples);
+  expect_range("load: stages", stages, s.config.n_codebooks);
   s.ctx.upload<float>(audio, s.audio);
   s.ctx.upload<int32_t>(lengths, s.lengths);
   if (const auto channels = static_cast<size_t>(s.config.audio_channels); channels > 1) {
@@ -207,6 +209,16 @@ void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> l
   for (size_t i = 0; i < s.host.frames.size(); ++i) s.host.frames[i] = (lengths[i] + hop - 1) / hop;
   s.ctx.upload<int32_t>(s.host.frames, s.quantized.frames);
   s.ctx.upload<int32_t>(stages.empty() ? std::span<const int32_t>(s.host.stages) : stages, s.quantized.stages);
+}
+
+void TrainingStep::set_labels(std::span<const int32_t> labels) {
+  Impl& s = *impl_;
+  const InUse alone(s.in_use, "set_labels", "training step");
+  if (static_cast<int64_t>(labels.size()) != s.batch)
+    throw Error(ErrorKind::usage, "set_labels: " + std::to_string(labels.size()) + " labels, expected " +
+                                      std::to_string(s.batch) + ", one per item");
+  expect_range("set_labels: labels", labels, 1);
+  if (s.labels) s.ctx.upload<int32_t>(labels, s.labels);
 }
 
 void TrainingStep::start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows,

@@ -373,6 +373,90 @@ TEST_CASE("a beam changes the stream of encode, and neither its size nor who dec
   CHECK(snr(judged("1")) != snr(judged("8")));
 }
 
+namespace {
+
+/// A model whose label 1 is not the identity in one half, or one that does not denoise.
+std::string denoising_model(const Folder& folder, Denoise half) {
+  CodecConfig config = tiny_config();
+  config.network = "soundstream", config.denoise = half, config.causal = true;
+  config.quantizer = QuantizerKind::ema, config.metric = VqMetric::euclidean;
+  Context ctx({.threads = 1});
+  Codec codec(ctx, config);
+  codec.parameters().initialise(ctx, 1);
+  const std::string film = half == Denoise::encoder ? "encoder.film.beta" : "decoder.film.beta";
+  std::vector<float> beta(16);  // 8 channels at the bottleneck
+  std::fill(beta.begin() + 8, beta.end(), 0.5f);
+  REQUIRE(codec.parameters().set_tensor(ctx, film, {2, 8}, beta) == (half != Denoise::none));
+  const std::string path = folder / (half == Denoise::encoder ? "e" : half == Denoise::decoder ? "d" : "n");
+  codec.save(path);
+  return path;
+}
+
+}  // namespace
+
+TEST_CASE("--denoise of encode and decode, each with the models that denoise there", "[cli]") {
+  const Folder folder;
+  const std::string in_encoder = denoising_model(folder, Denoise::encoder),
+                    in_decoder = denoising_model(folder, Denoise::decoder),
+                    nowhere = denoising_model(folder, Denoise::none), in = write_voice(folder / "in.wav", 3000);
+  const auto made = [&](std::vector<std::string> arguments, const std::string& out, bool denoises) {
+    arguments.insert(arguments.end(), {"-o", out, "-f", "-q"});
+    if (denoises) arguments.push_back("--denoise");
+    const Outcome o = run(folder, arguments);
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    return slurp(out);
+  };
+  const std::string stream = folder / "s.nacre", wav = folder / "out.wav";
+  for (const std::vector<std::string>& way : {std::vector<std::string>{}, {"--no-normalise"}}) {  // in blocks, if piped
+    std::vector<std::string> encode{"encode", in, "-m", in_encoder};
+    encode.insert(encode.end(), way.begin(), way.end());
+    CHECK(made(encode, stream, true) != made(encode, stream, false));
+    CHECK(made(encode, stream, true) == made(encode, stream, true));
+  }
+  made({"encode", in, "-m", in_decoder}, stream, false);
+  const std::vector<std::string> decode{"decode", stream, "-m", in_decoder};
+  CHECK(made(decode, wav, true) != made(decode, wav, false));
+  // A stream that arrives.
+  const auto live = [&](bool denoises) {
+    std::vector<std::string> arguments{"encode", "-", "-o", "-", "-m", in_encoder, "--no-normalise", "-q"};
+    if (denoises) arguments.push_back("--denoise");
+    const Outcome o = run(folder, arguments, in);
+    INFO(o.err);
+    REQUIRE(o.code == 0);
+    return o.out;
+  };
+  CHECK(live(true) != live(false));
+  for (const std::string& model : {in_encoder, in_decoder}) {
+    const auto judged = [&](bool denoises) {
+      std::vector<std::string> arguments{"eval", in, "-m", model, "--json", "-q"};
+      if (denoises) arguments.push_back("--denoise");
+      const Outcome o = run(folder, arguments);
+      INFO(o.err);
+      REQUIRE(o.code == 0);
+      return o.out.substr(o.out.find("\"snr\""), 30);
+    };
+    CHECK(judged(true) != judged(false));
+  }
+  made({"encode", in, "-m", in_encoder}, folder / "e.nacre", false);
+  const std::string no_model =
+      "--denoise: codec.denoise of the model is none, expected a model with encoder or decoder";
+  for (const auto& [arguments, message] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"encode", in, "-o", folder / "x", "-m", nowhere}, no_model},
+           {{"decode", stream, "-o", folder / "x", "-m", nowhere}, no_model},
+           {{"eval", in, "-m", nowhere}, no_model},
+           {{"encode", in, "-o", folder / "x", "-m", in_decoder},
+            "--denoise: this model denoises in its decoder; give it to nacre decode"},
+           {{"decode", folder / "e.nacre", "-o", folder / "x", "-m", in_encoder},
+            "--denoise: this model denoises in its encoder; give it to nacre encode"}}) {
+    std::vector<std::string> all = arguments;
+    all.push_back("--denoise");
+    const Outcome o = run(folder, all);
+    CHECK(o.code == 2);
+    CHECK(o.err == "nacre: " + message + "\n");
+  }
+}
+
 #if !defined(__SANITIZE_ADDRESS__)  // AddressSanitizer keeps freed blocks, so the peak would mean nothing
 TEST_CASE("memory does not grow with the length", "[cli]") {
   const Folder folder(true);  // on disk: a folder in memory would count

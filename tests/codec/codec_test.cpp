@@ -27,6 +27,7 @@ struct Tiny {
   int64_t beam = 1;
   bool orthogonal = false;
   std::function<void(CodecConfig&)> topology{};  ///< what other topologies than DAC's have besides
+  std::vector<int32_t> labels{};                 ///< of the items, for CodecConfig::denoise
 
   CodecConfig codec() const {
     CodecConfig c;
@@ -75,7 +76,7 @@ struct Pair {
     r.waveform_weight = t.loss().waveform, r.stft_weight = t.loss().stft, r.mel_weight = t.loss().mel;
     r.vq_weight = t.loss().vq;
     r.orthogonal = t.orthogonal;
-    r.batch = t.batch(), r.samples = t.samples, r.lengths = t.lengths, r.stages = t.stages;
+    r.batch = t.batch(), r.samples = t.samples, r.lengths = t.lengths, r.stages = t.stages, r.labels = t.labels;
     move_parameters();
     std::uniform_real_distribution<float> draw(-0.8f, 0.8f);
     std::vector<float> audio(static_cast<size_t>(t.batch() * t.samples));
@@ -83,6 +84,7 @@ struct Pair {
     r.audio.assign(audio.begin(), audio.end());
     REQUIRE(step.samples() == t.samples);
     step.load(audio, t.lengths, t.stages);
+    if (!t.labels.empty()) step.set_labels(t.labels);
     step.gradients();
     r.codes.resize(static_cast<size_t>(step.codes().elements()));
     ctx.read<int32_t>(step.codes(), r.codes);
@@ -111,6 +113,8 @@ struct Pair {
           x *= 1.7f;
         else if (ends_with(name, ".bias"))
           x = draw(-0.3, 0.3);
+        else if (name.find(".film.") != std::string::npos)
+          x += draw(-0.4, 0.4);  // the labels differ
         else if (ends_with(name, ".alpha") || ends_with(name, ".beta"))
           x = tiny.activation == ActivationKind::snake_beta ? draw(-0.5, 0.5) : draw(0.4, 2);
         else if (name.find(".codebook.") != std::string::npos)
@@ -251,6 +255,31 @@ TEST_CASE("training gradient of SoundStream's topology", "[step][soundstream]") 
       soundstream("ahead, with LSTM and shortcuts",
                   [](CodecConfig& c) { c.causal = false, c.lstm_layers = 1, c.shortcut = Shortcut::convolution; }),
       10);
+}
+TEST_CASE("training gradient of SoundStream's topology that denoises on request", "[step][soundstream]") {
+  Tiny tiny = soundstream("in the encoder", [](CodecConfig& c) { c.denoise = Denoise::encoder; });
+  tiny.labels = {1, 0};
+  check_gradients(tiny, 20);
+  tiny = soundstream("in the decoder", [](CodecConfig& c) {
+    c.denoise = Denoise::decoder, c.latent_convolutions = false, c.lstm_layers = 1;
+    c.encoder_channels = {4, 4, 6}, c.decoder_channels = {6, 4, 4};
+  });
+  tiny.labels = {0, 1};
+  check_gradients(tiny, 20);
+}
+TEST_CASE("a training step has one label of 0 or 1 per item", "[step][soundstream]") {
+  Context ctx({.threads = 1});
+  const auto names = [&](const Tiny& t, std::vector<int32_t> labels, const char* message) {
+    TrainingStep step(ctx, t.codec(), t.loss(), {}, t.batch(), t.samples, 1);
+    CHECK_THROWS_WITH(step.set_labels(labels), message);
+    step.set_labels(std::vector<int32_t>{0, 1});
+  };
+  for (const Denoise half : {Denoise::none, Denoise::decoder}) {
+    const Tiny tiny = soundstream("labels", [=](CodecConfig& c) { c.denoise = half; });
+    names(tiny, {1}, "set_labels: 1 labels, expected 2, one per item");
+    names(tiny, {0, 2}, "set_labels: labels[1] is 2, expected 0 to 1");
+    names(tiny, {-1, 0}, "set_labels: labels[0] is -1, expected 0 to 1");
+  }
 }
 TEST_CASE("training gradient of the LRAC baseline's topology", "[step][lrac]") {
   check_gradients(soundstream("lrac",

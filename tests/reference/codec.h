@@ -32,9 +32,10 @@ inline Layer residual_unit(const CodecConfig& c, const std::string& name, int64_
   return residual(unit);
 }
 
-/// Maps audio [batch, time, 1, 1] to latents [batch, time / hop, 1, latent].
-inline Layer encoder(const CodecConfig& c) {
-  if (c.network == "soundstream") return SeanetReference(c, "encoder").encoder();
+/// Maps audio [batch, time, 1, 1] to latents [batch, time / hop, 1, latent]. labels: of the items, for
+/// CodecConfig::denoise.
+inline Layer encoder(const CodecConfig& c, const std::vector<int32_t>& labels = {}) {
+  if (c.network == "soundstream") return SeanetReference(c, "encoder", labels).encoder();
   const auto at = [](size_t i) { return "encoder.block." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
   Chain net;
@@ -53,8 +54,8 @@ inline Layer encoder(const CodecConfig& c) {
 }
 
 /// Maps latents [batch, frames, 1, latent] to audio [batch, frames hop, 1, 1].
-inline Layer decoder(const CodecConfig& c) {
-  if (c.network == "soundstream") return SeanetReference(c, "decoder").decoder();
+inline Layer decoder(const CodecConfig& c, const std::vector<int32_t>& labels = {}) {
+  if (c.network == "soundstream") return SeanetReference(c, "decoder", labels).decoder();
   const auto at = [](size_t i) { return "decoder.model." + std::to_string(i); };
   const int64_t edge = (c.kernel_size - 1) / 2;
   Chain net;
@@ -82,6 +83,7 @@ class CodecReference {
   bool orthogonal = false;  ///< removes the part along the quantisation error from the encoder's gradient
   int64_t batch = 1, samples = 1;
   Values audio;
+  std::vector<int32_t> labels{};                ///< for CodecConfig::denoise
   std::vector<int32_t> lengths, stages, codes;  ///< codes [batch][frames][stages] are an input
 
   Quantised quantised;
@@ -89,9 +91,9 @@ class CodecReference {
   Node* waveform = nullptr;
 
   Node* operator()(Tape& t) {
-    Node* z = encoder(config)(t, t.constant({.batch = batch, .time = samples}, audio));
+    Node* z = encoder(config, labels)(t, t.constant({.batch = batch, .time = samples}, audio));
     quantised = quantise(t, z, "quantizer.quantizers", quantizer(z->shape.time));
-    Node* estimate = decoder(config)(t, quantised.y);
+    Node* estimate = decoder(config, labels)(t, quantised.y);
     waveform = waveform_loss(t, estimate, audio, lengths);
     spectra = spectral_loss(t, spectral, estimate, audio, lengths);
     return sum(t, {{waveform_weight, waveform},

@@ -7,6 +7,7 @@
 #include "reference/conv1d.h"
 #include "reference/conv2d.h"
 #include "reference/elu.h"
+#include "reference/film.h"
 #include "reference/group_norm.h"
 #include "reference/leaky_relu.h"
 #include "reference/lstm.h"
@@ -106,6 +107,21 @@ inline Layer leaky_relu(double negative_slope) {
     return pointwise(
         t, x, [=](double v) { return nacre::reference::leaky_relu_value(v, negative_slope); },
         [=](double, double y) { return nacre::reference::leaky_relu_slope(y, negative_slope); });
+  };
+}
+/// The parameters are <name>.gamma and <name>.beta [labels][channels]; every item has a label.
+inline Layer film(std::string name, std::vector<int32_t> labels) {
+  return [=](Tape& t, Node* x) {
+    Node *gamma = t.parameter(name + ".gamma"), *beta = t.parameter(name + ".beta");
+    const auto parameters = [=] {
+      return nacre::reference::Film{labels, static_cast<size_t>(x->shape.channels), gamma->value, beta->value};
+    };
+    Node* y = t.make(x->shape, nacre::reference::film(parameters(), x->value), {x, gamma, beta});
+    t.back(y, [=, &t] {
+      nacre::reference::FilmGradients g = nacre::reference::film_gradients(parameters(), x->value, y->gradient);
+      t.add(x, std::move(g.dx)), t.add(gamma, std::move(g.dgamma)), t.add(beta, std::move(g.dbeta));
+    });
+    return y;
   };
 }
 /// The parameter is <name>.alpha, one value per channel. With with_beta there is <name>.beta as well, and both are

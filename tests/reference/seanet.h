@@ -8,7 +8,9 @@ namespace nacre::test {
 /// The layers of one half in double, and their names. Every layer has a number, activations included.
 class SeanetReference {
  public:
-  SeanetReference(const CodecConfig& c, std::string half) : c_(c), half_(std::move(half)) {}
+  /// labels: of the items, for CodecConfig::denoise.
+  SeanetReference(const CodecConfig& c, std::string half, std::vector<int32_t> labels = {})
+      : c_(c), half_(std::move(half)), labels_(std::move(labels)) {}
 
   Layer encoder() {
     add(conv(next(), c_.kernel_size));
@@ -18,11 +20,13 @@ class SeanetReference {
       add(conv(next(), 2 * rate, rate));
     }
     recurrence();
+    if (c_.denoise == Denoise::encoder) add(film("encoder.film", labels_));
     if (c_.latent_convolutions) between(), add(conv(next(), 3));
     return net_;
   }
   Layer decoder() {
     if (c_.latent_convolutions) add(conv(next(), c_.kernel_size));
+    if (c_.denoise == Denoise::decoder) add(film("decoder.film", labels_));
     recurrence();
     for (const int64_t rate : c_.decoder_rates) {
       between();
@@ -77,6 +81,7 @@ class SeanetReference {
 
   CodecConfig c_;
   std::string half_;
+  std::vector<int32_t> labels_;
   Chain net_;
   int count_ = 0;
 };

@@ -277,6 +277,7 @@ TEST_CASE("a context that a codec was made with may be moved, and may go first")
   Codec first = made(to), second = std::move(first);
   CHECK(error_of([&] { first.reserve_inference(1, 400); }) == "2 reserve_inference: the codec was moved from");
   CHECK(error_of([&] { first.set_beam(2); }) == "2 set_beam: the codec was moved from");
+  CHECK(error_of([&] { first.set_denoise(false); }) == "2 set_denoise: the codec was moved from");
   CHECK(error_of([&] { first.encode({}, {}); }) == "2 encode: the codec was moved from");
   CHECK(error_of([&] { first.decode({}, {}); }) == "2 decode: the codec was moved from");
 

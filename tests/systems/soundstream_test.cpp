@@ -14,13 +14,15 @@ std::vector<CodecConfig> tiny_ones() {
   c.encoder_dim = 2, c.encoder_rates = {2, 5};
   c.decoder_dim = 8, c.decoder_rates = {5, 2};
   c.latent_dim = 3, c.n_codebooks = 2, c.codebook_size = 8;
-  std::vector<CodecConfig> all(4, c);
+  std::vector<CodecConfig> all(6, c);
   all[1].activation_order = ActivationOrder::after, all[1].residual_width = 1, all[1].norm = Norm::none;
   all[1].padding = Padding::reflect;
   all[2].encoder_channels = {2, 3, 6}, all[2].decoder_channels = {6, 5, 3}, all[2].latent_dim = 6;
   all[2].latent_convolutions = false, all[2].upsampling_strides = 1;
   all[2].residual_width = 2, all[2].residual_kernel_sizes = {7, 5, 3};
   all[3].lstm_layers = 1, all[3].shortcut = Shortcut::convolution;
+  all[4].denoise = Denoise::encoder;
+  all[5] = all[2], all[5].denoise = Denoise::decoder;
   for (const CodecConfig& one : all) one.check();
   return all;
 }
@@ -134,9 +136,10 @@ TEST_CASE("soundstream: what its keys cannot be is named", "[systems][soundstrea
   says(R"("segment": 16000, "segment_stride": 15840)", "codec.segment is 16000");
   // Other topologies refuse the keys of this one.
   for (const char* other : {"dac", "encodec"})
-    for (const char* key : {R"("encoder_channels": [64, 128, 256, 512, 1024])", R"("residual_width": 1.0)",
-                            R"("residual_kernel_sizes": [7, 7, 7])", R"("activation_order": "after")",
-                            R"("upsampling_strides": 1)", R"("latent_convolutions": false)"}) {
+    for (const char* key :
+         {R"("encoder_channels": [64, 128, 256, 512, 1024])", R"("residual_width": 1.0)",
+          R"("residual_kernel_sizes": [7, 7, 7])", R"("activation_order": "after")", R"("upsampling_strides": 1)",
+          R"("latent_convolutions": false)", R"("denoise": "decoder")"}) {
       const std::string message = refusal(std::string("{\"network\": \"") + other + "\", " + key + "}");
       CAPTURE(message);
       const std::string name(key + 1, std::string_view(key).find('"', 1) - 1);

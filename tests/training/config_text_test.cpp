@@ -25,6 +25,7 @@ const char* const speech_text = R"({
       4,
       2
     ],
+    "denoise": "none",
     "dilations": [
       1,
       3,
@@ -189,6 +190,7 @@ const char* const dac_text = R"({
       4,
       2
     ],
+    "denoise": "none",
     "dilations": [
       1,
       3,

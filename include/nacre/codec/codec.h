@@ -41,6 +41,10 @@ class Codec {
   /// Sets the beam width: code sequences that encode() keeps per frame, in place of the configuration's. Decoding is
   /// unaffected. Discards the plan for encoding. Throws Error(usage) for a beam that the configuration cannot have.
   void set_beam(int64_t beam);
+  /// Whether the half that CodecConfig::denoise names removes noise, for all items; false at first. It holds from the
+  /// next encode() or decode() on. A StreamingEncoder or StreamingDecoder keeps what it was when it was made; no other
+  /// thread may set it then. Throws Error(usage) for true if the configuration has Denoise::none.
+  void set_denoise(bool);
   /// First 8 bytes of a hash over all tensors. It identifies the model that made a stream.
   uint64_t identity() const;
 

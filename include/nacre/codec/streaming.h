@@ -37,7 +37,8 @@ StreamingLatency decoding_latency(const CodecConfig&, int64_t block_frames = 1);
 
 /// Encodes samples to codes. The codec must outlive the encoder, and its parameters must not change meanwhile. The
 /// encoder has memory of its own: any number of encoders and decoders of one codec may run at the same time, each in
-/// one thread at a time. A beam is that of the codec when the encoder was made; no other thread may set it then.
+/// one thread at a time. A beam and denoising are those of the codec when the encoder was made; no other thread may set
+/// them then.
 ///
 /// No call allocates after the constructor, except in error messages. Invalid calls throw Error(usage) and change
 /// nothing: non-finite samples, a push() or a second finish() after finish(). If a call ends by another exception, also

@@ -61,6 +61,19 @@ class Activation {
   const Parameter* beta_ = nullptr;
 };
 
+/// A factor and an offset per channel, chosen by the label of an item (film.h, Plan::labels). Registers <name>.gamma and
+/// <name>.beta [labels, channels], initialised to one and zero: with every label the layer starts as the identity.
+class Film {
+ public:
+  Film(Parameters&, const std::string& name, int64_t channels, int64_t labels);
+  Flow plan(Plan&, Flow x) const;
+
+ private:
+  std::string name_;
+  const Parameter* gamma_;
+  const Parameter* beta_;
+};
+
 /// How a convolution is normalised: not at all, by its weight (weight_norm.h), or by its output (group_norm.h).
 enum class Norm : uint8_t {
   none,

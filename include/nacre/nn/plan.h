@@ -312,6 +312,11 @@ class Plan {
   View<T> persistent(Shape shape) {
     return Step::typed<T>(permanent(shape, sizeof(T)), shape);
   }
+  /// The labels of the items of a batch, [1, 1, 1, batch], for the layers that a label conditions (Film). The caller
+  /// fills them before a run; they hold until the end of the walk.
+  void set_labels(View<const int32_t>);
+  /// Those labels; all 0 if the walk has set none. Throws Error(usage) that names the step if there are not `batch`.
+  View<const int32_t> labels(int64_t batch);
   /// Runs an inner walk. Its backward passes and its then() functions run before the outer walk continues, and its
   /// activations share memory with later ones. No gradient leaves it: it must read detached activations.
   void inner(const std::function<void(Plan&)>& walk);

@@ -29,6 +29,14 @@ enum class ActivationOrder : uint8_t {
 /// Which convolution of a residual unit has more than one tap.
 enum class UnitTaps : uint8_t { first, second };
 
+/// Where a codec that denoises on request is conditioned: a factor and an offset per channel at its bottleneck, chosen
+/// by the label 0 (off) or 1 (on) (nacre/ops/film.h).
+enum class Denoise : uint8_t {
+  none,
+  encoder,  ///< in front of the last convolution of the encoder: codes are those of clean speech
+  decoder   ///< behind the first convolution of the decoder: codes serve for both
+};
+
 /// The topologies that codec.network chooses from (nacre/systems/system.h).
 std::vector<std::string> network_names();
 
@@ -63,6 +71,7 @@ struct CodecConfig {
   int64_t groups = 1;
   int64_t upsampling_strides = 2;
   bool latent_convolutions = true;
+  Denoise denoise = Denoise::none;
 
   QuantizerKind quantizer = QuantizerKind::factorised;
   int64_t n_codebooks = 12;
@@ -213,6 +222,8 @@ void fields(V& v, CodecConfig& c) {
   v("latent_convolutions", c.latent_convolutions, flag(),
     "a last convolution of the encoder and a first one of the decoder; false: the strided ones end at the latent; "
     "network soundstream only");
+  v("denoise", c.denoise, words({"none", "encoder", "decoder"}),
+    "the half whose bottleneck a label conditions, so that it denoises on request; network soundstream only");
   v("quantizer", c.quantizer, words({"ema", "factorised"}),
     "ema: codes of the latent, moved by averages; factorised: codes of a projection, trained by gradient");
   v("n_codebooks", c.n_codebooks, range(1, 64), "stages of the residual quantizer");

@@ -64,6 +64,10 @@ class TrainingStep {
   /// Copies a batch to the device: [batch, samples(), audio_channels] samples, the number of valid samples of each item
   /// per channel, and the number of codebooks used per item (empty: all).
   void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
+  /// Sets the label of each item from now on: 1 if its target is clean speech (CodecConfig::denoise), else 0. All are 0
+  /// at first. A codec that does not denoise ignores them. Throws Error(usage) for other values and for another number
+  /// of labels than batch().
+  void set_labels(std::span<const int32_t> labels);
   /// Initialises the codebooks from data: k-means over the latents of batches that `next_batch` loads, until `rows`
   /// frames are gathered; then moving-average updates, batch by batch, over about `average_rows` further frames
   /// (padding of short clips included). Called once, before the first step. Not captured.
