@@ -79,6 +79,12 @@ DatasetOptions dataset_options(const RunConfig& c) {
   return d;
 }
 
+DatasetOptions noise_options(const RunConfig& c) {
+  DatasetOptions d = dataset_options(c);
+  d.valid_fraction = 0;
+  return d;
+}
+
 bool Run::evaluate(int64_t epoch) {
   std::string why;
   try {
