@@ -1,6 +1,6 @@
 // The training step of a codec of two channels whose segments have a scale: gradients against the same step in double,
-// with discriminators and with a target of its own, and what may not depend on the order of channels, on the level, on threads or on a captured
-// graph.
+// with discriminators and with a target of its own, and what may not depend on the order of channels, on the level, on
+// threads or on a captured graph.
 #include <algorithm>
 #include <cmath>
 #include <map>
