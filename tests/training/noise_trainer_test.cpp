@@ -1,5 +1,4 @@
-// Runs with noise in their inputs: what the steps get, resumed with equal bits, refused if the noise differs, and that
-// such a run learns to remove noise.
+// Runs with noise in their inputs: what the steps get, resumed with equal bits, and refused if the noise differs.
 #include <cmath>
 
 #include "nacre/data/noise.h"
