@@ -60,7 +60,7 @@ struct KeyOption {
 };
 
 struct Options {
-  std::string data_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
+  std::string data_dir, noise_dir, checkpoint_dir, config = "speech-16k", resume = "auto", init, experiment_name;
   std::vector<std::string> set;
   std::list<KeyOption> keys;  // CLI11 keeps addresses of the values, so elements must not move
   int64_t max_bad = 10;
@@ -98,6 +98,7 @@ int train(const Options& o) {
   training::TrainerOptions t;
   t.config = resolved(o);
   t.data_dir = o.data_dir;
+  t.noise_dir = o.noise_dir;
   t.run = run_of(o);
   t.context = o.device.context();
   t.storage = o.device.storage();
@@ -153,6 +154,10 @@ Command add_train(CLI::App& app) {
   app.add_option("--checkpoint-dir,--checkpoint_dir", o->checkpoint_dir, "folder of the run, for checkpoints and logs")
       ->type_name("DIR")
       ->required();
+  app.add_option("--noise-dir,--noise_dir", o->noise_dir,
+                 "folder of noise, searched recursively; a share of the inputs is mixed with it "
+                 "(training.noise_share, noise_gain and clean_target)")
+      ->type_name("DIR");
   app.add_option("--config", o->config, "a built-in configuration (nacre info --configs lists them) or a JSON file")
       ->type_name(config_type())
       ->capture_default_str();

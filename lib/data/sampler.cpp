@@ -8,6 +8,8 @@
 #include <system_error>
 #include <thread>
 
+#include "data/some_crop.h"
+#include "nacre/data/noise.h"
 #include "nacre/random.h"
 
 namespace nacre::training {
@@ -63,9 +65,6 @@ int64_t CropSampler::steps_per_epoch() const {
   return std::max<int64_t>(1, (ends_.back() + step - 1) / step);
 }
 
-namespace {
-
-/// Reads the crop of the first draw whose file can be read.
 Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t step, int64_t index,
                     std::span<float> to, std::vector<BadFile>& lost) {
   // A file may vanish during a run that takes days. Another draw takes its place, by the attempt's number and not by
@@ -86,14 +85,14 @@ Crop read_some_crop(const Dataset& dataset, const CropSampler& sampler, int64_t 
   }
 }
 
-}  // namespace
-
-void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step, Batch& out) {
+void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step, Batch& out, const NoiseMixer* noise) {
   const auto row = static_cast<size_t>(sampler.segment() * dataset.channels()),
              batch = static_cast<size_t>(sampler.batch());
   out.step = step;
   out.samples.resize(batch * row);
   out.crops.resize(batch);
+  out.targets.resize(noise != nullptr ? batch * row : 0);
+  out.clean_target.resize(noise != nullptr ? batch : 0);
   // The buffers keep their size from batch to batch.
   out.lost.clear();
   for (size_t i = 0; i < batch; ++i) {
@@ -101,6 +100,13 @@ void fill_batch(const Dataset& dataset, const CropSampler& sampler, int64_t step
     const Crop crop = read_some_crop(dataset, sampler, step, static_cast<int64_t>(i), to, out.lost);
     std::fill(to.begin() + crop.length * dataset.channels(), to.end(), 0.0f);
     out.crops[i] = crop;
+    if (noise == nullptr) continue;
+    // The padding of a short clip stays silent.
+    const std::span<float> target = std::span(out.targets).subspan(i * row, row);
+    const auto length = static_cast<size_t>(crop.length * dataset.channels());
+    out.clean_target[i] =
+        noise->mix(step, static_cast<int64_t>(i), to.first(length), target.first(length), out.lost) ? 1 : 0;
+    std::fill(target.begin() + crop.length * dataset.channels(), target.end(), 0.0f);
   }
 }
 
@@ -116,6 +122,7 @@ struct Prefetcher::Impl {
 
   const Dataset& dataset;
   const CropSampler& sampler;
+  const NoiseMixer* noise;
   std::mutex mutex = {};
   std::condition_variable room = {}, ready = {};
   std::vector<Slot> slots;   // step s uses slot s % size
@@ -124,8 +131,13 @@ struct Prefetcher::Impl {
   bool stopping = false;
   std::vector<std::jthread> threads = {};
 
-  Impl(const Dataset& d, const CropSampler& s, const PrefetchOptions& o)
-      : dataset(d), sampler(s), slots(static_cast<size_t>(o.depth) + 1), to_fill(o.first_step), to_give(o.first_step) {}
+  Impl(const Dataset& d, const CropSampler& s, const PrefetchOptions& o, const NoiseMixer* n)
+      : dataset(d),
+        sampler(s),
+        noise(n),
+        slots(static_cast<size_t>(o.depth) + 1),
+        to_fill(o.first_step),
+        to_give(o.first_step) {}
   ~Impl() {
     {
       const std::lock_guard lock(mutex);
@@ -150,7 +162,7 @@ struct Prefetcher::Impl {
       lock.unlock();
       std::exception_ptr failure;
       try {
-        fill_batch(dataset, sampler, step, mine.batch);
+        fill_batch(dataset, sampler, step, mine.batch, noise);
       } catch (...) {
         failure = std::current_exception();
       }
@@ -167,10 +179,11 @@ struct Prefetcher::Impl {
   }
 };
 
-Prefetcher::Prefetcher(const Dataset& dataset, const CropSampler& sampler, PrefetchOptions options) {
+Prefetcher::Prefetcher(const Dataset& dataset, const CropSampler& sampler, PrefetchOptions options,
+                       const NoiseMixer* noise) {
   if (options.threads < 1 || options.depth < 1 || options.first_step < 0)
     throw Error(ErrorKind::usage, "prefetch: threads and depth must be at least 1, first_step at least 0");
-  impl_ = std::make_unique<Impl>(dataset, sampler, options);
+  impl_ = std::make_unique<Impl>(dataset, sampler, options, noise);
   try {
     for (int t = 0; t < options.threads; ++t) impl_->threads.emplace_back([m = impl_.get()] { m->work(); });
   } catch (const std::system_error& e) {

@@ -118,6 +118,9 @@ void RunConfig::check() const {
   if (t.codebook_average_rows > 0 && t.codebook_start_rows == 0)
     refuse("training.codebook_average_rows", std::to_string(t.codebook_average_rows),
            "0 where codebook_start_rows is 0");
+  if (t.noise_gain[0] > t.noise_gain[1])
+    refuse("training.noise_gain", "[" + std::to_string(t.noise_gain[0]) + "," + std::to_string(t.noise_gain[1]) + "]",
+           "the lower gain first");
   if (loss.adversarial > 0) {
     if (discriminator.periods.empty() && discriminator.windows.empty() && discriminator.stft_windows.empty() &&
         discriminator.scales.empty() && discriminator.residual_windows.empty() && !discriminator.waveform)

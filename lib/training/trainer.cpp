@@ -45,8 +45,7 @@ class MayLeave {
   std::atomic<bool>* flag_;
 };
 
-DatasetOptions dataset_options(const TrainerOptions& o) {
-  DatasetOptions d = training::dataset_options(o.config);
+DatasetOptions scanning(DatasetOptions d, const TrainerOptions& o) {
   d.max_bad_files = o.max_bad;
   d.threads = o.context.threads;
   d.progress = [stop = o.stop, show = scan_progress(o.progress)](int64_t done, int64_t files) {
@@ -59,7 +58,17 @@ DatasetOptions dataset_options(const TrainerOptions& o) {
 
 Dataset scanned(const TrainerOptions& o) {
   const MayLeave now(o.may_leave);
-  return {o.data_dir, dataset_options(o)};
+  return {o.data_dir, scanning(dataset_options(o.config), o)};
+}
+std::optional<Dataset> scanned_noise(const TrainerOptions& o) {
+  if (o.noise_dir.empty()) return {};
+  const MayLeave now(o.may_leave);
+  return Dataset(o.noise_dir, scanning(noise_options(o.config), o));
+}
+/// Both folders exist. Checked before anything is written.
+void expect_folders(const TrainerOptions& o) {
+  expect_folder(o.data_dir);
+  if (!o.noise_dir.empty()) expect_folder(o.noise_dir);
 }
 
 /// The checkpoint in a checkpoint's folder, or the newest one in a run's folder.
@@ -88,18 +97,28 @@ std::vector<int32_t> valid_samples(const Batch& batch) {
 Run::Run(const TrainerOptions& options)
     : options_(options),
       // Invalid options are found before the run's folder is created.
-      config_((options.config.check(), expect_folder(options.data_dir), options.config)),
+      config_((options.config.check(), expect_folders(options), options.config)),
       ctx_(options.context),
       // The members are made in this order: the lock of the run's folder is taken before the data is scanned, so that a
       // second run is refused at once, and not after minutes.
       store_(options.run, {.keep_last = 3, .higher_is_better = true}),
       data_(scanned(options)),
+      noise_data_(scanned_noise(options)),
       step_(ctx_, config_.codec, config_.loss, config_.optimizer, config_.training.batch_size,
-            config_.training.segment_length, config_.training.seed, options.storage, nullptr, config_.discriminator),
+            config_.training.segment_length, config_.training.seed, options.storage, nullptr, config_.discriminator,
+            noise_data_.has_value()),
       judged_(ctx_, config_.codec),
       sampler_(data_, step_.samples(), config_.training.batch_size, config_.training.seed),
       schedule_(config_.training, sampler_.steps_per_epoch(), 0),
-      snr_(std::nan("")) {}
+      snr_(std::nan("")) {
+  const TrainingConfig& t = config_.training;
+  if (noise_data_)
+    noise_.emplace(*noise_data_, step_.samples(), t.batch_size, t.seed,
+                   NoiseOptions{.share = t.noise_share,
+                                .clean_target = t.clean_target,
+                                .lowest_gain = static_cast<double>(t.noise_gain[0]),
+                                .highest_gain = static_cast<double>(t.noise_gain[1])});
+}
 
 void Run::say(const std::string& text) {
   const std::string line = printable_lines(text);  // the text contains file names
@@ -112,25 +131,30 @@ void Run::say(const std::string& text) {
   }
 }
 
+/// Reports the files of a folder that are skipped, and those with defects.
+void Run::say_bad(const Dataset& data, const char* list_name) {
+  if (const std::vector<BadFile>& bad = data.bad(); !bad.empty()) {
+    const auto files = static_cast<int64_t>(data.clips().size() + bad.size());
+    const fs::path list = options_.run / list_name;
+    if (bad.size() > bad_files_shown) write_file_atomically(list, describe_bad(bad, files, bad.size()) + "\n");
+    say("warning: " + describe_bad(bad, files, bad_files_shown) +
+        (bad.size() > bad_files_shown ? "; all of them: " + list.string() : ""));
+  }
+  const std::vector<BadFile>& warned = data.warned();
+  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i)
+    say("warning: " + warned[i].path + ": " + warned[i].reason);
+  if (warned.size() > bad_files_shown)
+    say("warning: " + std::to_string(warned.size() - bad_files_shown) + " more files have defects and are used");
+}
+
 /// Resumes a run or starts a new one.
 void Run::begin() {
   if (!store_.locked())
     say("warning: " + options_.run.string() +
         " is on a file system without locks; a second run in this folder would not be refused");
   say("data: " + describe_parts(data_) + (data_.held_out().empty() ? ": evaluations use the training audio" : ""));
-  if (const std::vector<BadFile>& bad = data_.bad(); !bad.empty()) {
-    const auto files = static_cast<int64_t>(data_.clips().size() + bad.size());
-    const fs::path list = options_.run / "bad_files.txt";
-    if (bad.size() > bad_files_shown) write_file_atomically(list, describe_bad(bad, files, bad.size()) + "\n");
-    say("warning: " + describe_bad(bad, files, bad_files_shown) +
-        (bad.size() > bad_files_shown ? "; all of them: " + list.string() : ""));
-  }
-  const std::vector<BadFile>& warned = data_.warned();
-  for (size_t i = 0; i < warned.size() && i < bad_files_shown; ++i)
-    say("warning: " + warned[i].path + ": " + warned[i].reason);
-  if (warned.size() > bad_files_shown)
-    say("warning: " + std::to_string(warned.size() - bad_files_shown) + " more files have defects and are used");
-
+  say_bad(data_, "bad_files.txt");
+  say_noise();
   if (const std::vector<int64_t>& files = data_.training();
       data_.channels() == 2 && std::none_of(files.begin(), files.end(), [&](int64_t i) {
         return data_.clips()[static_cast<size_t>(i)].channels == 2;
@@ -166,7 +190,7 @@ void Run::begin() {
   events_.emplace(options_.run.string(), EventOptions{.resume_step = from ? done_ + 1 : 0, .failed = failed});
   if (!from) events_->text("config", 0, "```\n" + config_.to_json() + "\n```");
   // A crop depends on seed, step and index alone, so the sampler has no state to restore.
-  batches_.emplace(data_, sampler_, PrefetchOptions{.first_step = done_, .threads = 1});
+  batches_.emplace(data_, sampler_, PrefetchOptions{.first_step = done_, .threads = 1}, noise_ ? &*noise_ : nullptr);
   say("model: " + number(static_cast<double>(step_.parameters().effective_elements()) / 1e6, "%.2f") +
       " M parameters, " + number(config_.codec.nominal_bitrate() / 1000, "%.1f") + " kbit/s, " +
       number(config_.codec.frame_rate(), "%.1f") + " frames/s; " +
@@ -263,8 +287,8 @@ void Run::start_codebooks() {
       [&] {
         if (stopped()) throw StoppedAtStart{};
         // Read in this thread: the prefetcher reads the batches of training.
-        fill_batch(data_, sampler_, -(++extra), batch);
-        step_.load(batch.samples, valid_samples(batch));
+        fill_batch(data_, sampler_, -(++extra), batch, noise_ ? &*noise_ : nullptr);
+        load(batch);
       },
       config_.training.codebook_start_rows, config_.training.codebook_average_rows,
       [&](int64_t done, int64_t total) {
@@ -295,6 +319,13 @@ std::vector<int32_t> Run::drop_codebooks() const {
   return stages;
 }
 
+/// Hands a batch of training to the step: what the codec hears, what its output is compared with, and which targets are
+/// clean.
+void Run::load(const Batch& batch, std::span<const int32_t> stages) {
+  step_.load(batch.samples, valid_samples(batch), stages, batch.targets);
+  if (noise_) step_.set_labels(batch.clean_target);
+}
+
 /// Returns false if a signal stopped the step. The state is then as before the step.
 bool Run::one_step() {
   const auto start = Clock::now();
@@ -302,7 +333,7 @@ bool Run::one_step() {
   waited_seconds_ += since(start);
   for (const BadFile& file : batch.lost)
     if (lost_.insert(file.path).second) say("warning: " + file.reason + "; other audio is used instead");
-  step_.load(batch.samples, valid_samples(batch), drop_codebooks());
+  load(batch, drop_codebooks());
   // Written to the device before the run, because a captured graph reads it from there.
   const double rate = schedule_.factor(config_.training, done_);
   step_.set_learning_rate(config_.optimizer.learning_rate * rate);

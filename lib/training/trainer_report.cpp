@@ -79,6 +79,12 @@ DatasetOptions dataset_options(const RunConfig& c) {
   return d;
 }
 
+DatasetOptions noise_options(const RunConfig& c) {
+  DatasetOptions d = dataset_options(c);
+  d.valid_fraction = 0;
+  return d;
+}
+
 bool Run::evaluate(int64_t epoch) {
   std::string why;
   try {
@@ -150,6 +156,25 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   }
 }
 
+/// The noise that is mixed in, and settings with which the codec cannot learn what it should.
+void Run::say_noise() {
+  const TrainingConfig& t = config_.training;
+  const bool told = config_.codec.denoise != Denoise::none;
+  if (!noise_data_) {
+    if (told) say("warning: codec.denoise is set, and without --noise-dir the codec does not learn to remove noise");
+    return;
+  }
+  say("noise: " + describe_parts(*noise_data_) + "; in " + number(100 * t.noise_share, "%.3g") + " % of the inputs, " +
+      std::to_string(t.noise_gain[0]) + " to " + std::to_string(t.noise_gain[1]) + " dB; " +
+      number(100 * t.clean_target, "%.3g") + " % of the targets are clean");
+  say_bad(*noise_data_, "bad_noise_files.txt");
+  const bool both = t.clean_target > 0 && t.clean_target < 1;
+  if (t.noise_share == 0 || told == both) return;
+  say("warning: training.clean_target is " + number(t.clean_target, "%.3g") + ", and the codec is " +
+      (told ? "to denoise on request only (codec.denoise): a share such as 0.5 trains both outputs"
+            : "not told which segments have a clean target; 1 trains it to remove noise, 0 to keep it"));
+}
+
 /// Losses and gradient shares on held-out crops, with the training weights. The crops are the same each time.
 StepMetrics Run::measure_held_out() {
   const auto look = [this] {
@@ -174,6 +199,7 @@ StepMetrics Run::measure_held_out() {
              batches = measured_parts_->excerpts().size() / batch;
   const float part = 1.0f / static_cast<float>(batches);
   StepMetrics sum;
+  if (noise_) step_.set_labels(std::vector<int32_t>(batch, 0));  // as eval without --denoise
   for (size_t b = 0; b < batches; ++b) {
     look();
     std::vector<float> audio(batch * row, 0.0f);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "nacre/data/dataset.h"
+#include "nacre/data/noise.h"
 #include "nacre/data/sampler.h"
 #include "nacre/files/checkpoint_store.h"
 #include "nacre/log/json_log.h"
@@ -38,6 +39,9 @@ class Run {
   void start_scaled();
   void start_codebooks();
   void keep_start();
+  void say_bad(const Dataset&, const char* list_name);
+  void say_noise();
+  void load(const Batch&, std::span<const int32_t> stages = {});
   bool one_step();
   void skipped_update(const Batch&, int64_t updates);
   void log_step(const StepMetrics&);
@@ -48,7 +52,10 @@ class Run {
   /// Called before an error leaves the run: saves the trained state and reports it.
   void rescue();
   bool stopped() const { return options_.stop != nullptr && options_.stop->load() != 0; }
-  RunIdentity identity() const { return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_); }
+  RunIdentity identity() const {
+    return identity_of(config_, data_.fingerprint(), ctx_, options_.storage, schedule_,
+                       noise_data_ ? noise_data_->fingerprint() : 0);
+  }
   std::string newest_checkpoint_name() const {
     return last_checkpoint_.empty() ? std::string("none") : last_checkpoint_.string();
   }
@@ -67,9 +74,11 @@ class Run {
   Context ctx_;
   CheckpointStore store_;
   Dataset data_;
+  std::optional<Dataset> noise_data_;  // with --noise-dir
   TrainingStep step_;
   Codec judged_;
   CropSampler sampler_;
+  std::optional<NoiseMixer> noise_;
   std::optional<JsonLog> log_;
   std::optional<EventWriter> events_;
   std::optional<Prefetcher> batches_;

@@ -78,8 +78,8 @@ std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, i
 }
 
 RunIdentity identity_of(const RunConfig& config, uint64_t data, const Context& ctx, Storage storage,
-                        const RunSchedule& schedule) {
-  return {config, data, ctx.threads(), ctx.instruction_set(), libraries, storage, schedule};
+                        const RunSchedule& schedule, uint64_t noise) {
+  return {config, data, ctx.threads(), ctx.instruction_set(), libraries, storage, schedule, noise};
 }
 
 RunIdentity identity_from_manifest(const std::string& manifest) {
@@ -88,6 +88,7 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
     RunIdentity r;
     r.config = RunConfig::from_json(m.at("config").dump());
     r.data = m.at("data").get<uint64_t>();
+    r.noise = m.value("noise", uint64_t{0});
     r.threads = m.at("threads").get<int>();
     r.instruction_set = m.at("instruction_set").get<std::string>();
     r.libraries = m.at("libraries").get<std::string>();
@@ -108,9 +109,11 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
                                               // No later step depends on how a run starts or on the beam.
                                               "training.start", "training.codebook_start_rows",
                                               "training.codebook_average_rows", "codec.beam"};
-  // Without discriminators before and after, their settings have no effect.
+  // Without discriminators before and after, their settings have no effect. The same holds for noise.
   const bool adversarial = then.config.loss.adversarial > 0 || now.config.loss.adversarial > 0;
+  const bool noisy = then.noise != 0 || now.noise != 0;
   const auto unused = [&](const std::string& key) {
+    if (key.starts_with("training.noise_") || key == "training.clean_target") return !noisy;
     return !adversarial && (key.starts_with("discriminator.") || key == "loss.feature" ||
                             key == "loss.feature_relative" || key == "loss.adversarial_start");
   };
@@ -121,6 +124,10 @@ std::vector<std::string> what_forbids_resume(const RunIdentity& then, const RunI
     if (!harmless.contains(key) && !unused(key)) found.push_back(d);
   }
   if (then.data != now.data) found.push_back("data: the list of audio files changed");
+  if (then.noise != now.noise)
+    found.push_back(then.noise == 0  ? "noise: none, now a folder (--noise-dir)"
+                    : now.noise == 0 ? "noise: a folder, now none (--noise-dir)"
+                                     : "noise: the list of noise files changed");
   if (then.storage != now.storage)
     found.push_back(std::string("activations: stored in ") + name_of(then.storage) + ", now " + name_of(now.storage) +
                     " (--precision)");
@@ -157,6 +164,7 @@ std::string manifest_of(TrainingStep& step, const RunIdentity& identity, int64_t
     const AdamWScalars theirs = step.discriminator_scalars();
     manifest["discriminator"] = {{"lr", theirs.lr}, {"step", theirs.step}, {"skipped", theirs.skipped}};
   }
+  if (identity.noise != 0) manifest["noise"] = identity.noise;
   if (std::isfinite(snr)) manifest["metrics"] = {{"snr", snr}};
   return manifest.dump();
 }

@@ -35,8 +35,10 @@ struct RunIdentity {
   std::string instruction_set, libraries;
   Storage storage = Storage::float32;
   RunSchedule schedule = {};  ///< steps_per_epoch is 0 if a manifest does not record it
+  uint64_t noise = 0;         ///< fingerprint of the list of noise files; 0: none
 };
-RunIdentity identity_of(const RunConfig&, uint64_t data, const Context&, Storage, const RunSchedule&);
+RunIdentity identity_of(const RunConfig&, uint64_t data, const Context&, Storage, const RunSchedule&,
+                        uint64_t noise = 0);
 RunIdentity identity_from_manifest(const std::string& manifest);
 /// Reasons against resuming, as sentences; empty if there are none. Duration, evaluation and saving of a run may
 /// change.

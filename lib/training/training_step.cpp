@@ -43,12 +43,13 @@ struct Critics {
 struct TrainingStep::Impl {
   Impl(Context& c, const CodecConfig& codec, const LossConfig& loss_config, const OptimizerConfig& optimizer_config,
        int64_t batch_size, int64_t wanted_samples, uint64_t seed_value, Storage storage, Communicator* communicator,
-       const DiscriminatorConfig& discriminator)
+       const DiscriminatorConfig& discriminator, bool with_target)
       : ctx(c.share()),
         config(codec),
         seed(seed_value),
         batch(batch_size),
         samples((wanted_samples + codec.hop() - 1) / codec.hop() * codec.hop()),
+        own_target(with_target),
         system(parameters, codec),
         plan(ctx, Purpose::training) {
     optimizer_config.check();
@@ -87,11 +88,13 @@ struct TrainingStep::Impl {
   }
 
   /// The whole step as one walk: encoder, quantizer, decoder, discriminators in a walk of their own, losses. What
-  /// load() fills (audio, lengths, and the quantizer's frames and stages) outlives the runs.
+  /// load() fills (audio, target, lengths, and the quantizer's frames and stages) outlives the runs.
   void walk(Plan& p, const LossConfig& loss_config, Storage storage) {
     const int64_t channels = config.audio_channels;
-    const Output<float> source = p.source<float>({.batch = batch, .time = samples, .channels = channels});
+    const Shape shape{.batch = batch, .time = samples, .channels = channels};
+    const Output<float> source = p.source<float>(shape), wanted = own_target ? p.source<float>(shape) : source;
     audio = source.value;
+    wanted_audio = wanted.value;
     lengths = p.persistent<int32_t>({.channels = batch});
     channel_lengths = channels > 1 ? p.persistent<int32_t>({.channels = batch * channels}) : lengths;
     if (config.denoise != Denoise::none) p.set_labels(labels = p.persistent<int32_t>({.channels = batch}));
@@ -112,8 +115,8 @@ struct TrainingStep::Impl {
     // Audio is compared at its own level, and each of its channels by itself, as an item of its own.
     const Flow estimate =
         channels_apart(p, "audio.channels", config.segment_scale ? scaled(p, decoded, heard.scales) : decoded);
-    const Flow real = channels_apart(p, "audio.channels", source.flow);
-    const View<const float> target = channels > 1 ? p.result<float>(real) : audio;
+    const Flow real = channels_apart(p, "audio.channels", wanted.flow);
+    const View<const float> target = channels > 1 ? p.result<float>(real) : wanted_audio;
     if (!critics) {
       losses = plan_losses(p, estimate, target, channel_lengths, loss_config, config.sample_rate, {}, channels);
     } else {
@@ -138,6 +141,7 @@ struct TrainingStep::Impl {
   CodecConfig config;
   uint64_t seed;
   int64_t batch, samples;
+  bool own_target;  // `wanted_audio` is a buffer of its own, and not `audio`
   Parameters parameters;
   System system;
   std::optional<Critics> critics;  // if the loss is adversarial
@@ -147,7 +151,7 @@ struct TrainingStep::Impl {
   PlannedLosses losses;
   int after_encoder = 0, after_quantizer = 0;  // numbers of steps of the plan
   std::optional<Optimizer> optimizer;          // set once the parameters have their values
-  View<float> audio;
+  View<float> audio, wanted_audio;
   View<const float> latent;
   View<int32_t> lengths, channel_lengths;  // per item, and per channel of every item
   View<int32_t> labels;                    // per item, if the codec denoises on request
@@ -165,10 +169,11 @@ struct TrainingStep::Impl {
 
 TrainingStep::TrainingStep(Context& ctx, const CodecConfig& codec, const LossConfig& loss,
                            const OptimizerConfig& optimizer, int64_t batch, int64_t samples, uint64_t seed,
-                           Storage storage, Communicator* communicator, const DiscriminatorConfig& discriminator)
+                           Storage storage, Communicator* communicator, const DiscriminatorConfig& discriminator,
+                           bool own_target)
     : impl_(within_memory("TrainingStep", [&] {
         return std::make_unique<Impl>(ctx, codec, loss, optimizer, batch, samples, seed, storage, communicator,
-                                      discriminator);
+                                      discriminator, own_target);
       })) {}
 TrainingStep::~TrainingStep() = default;
 
@@ -192,13 +197,17 @@ void expect_range(const char* argument, std::span<const int32_t> values, int64_t
 
 }  // namespace
 
-void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> lengths,
-                        std::span<const int32_t> stages) {
+void TrainingStep::load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages,
+                        std::span<const float> target) {
   Impl& s = *impl_;
   const InUse alone(s.in_use, "load", "training step");
+  if (!target.empty() && !s.own_target)
+    throw Error(ErrorKind::usage, "load: target has " + std::to_string(target.size()) +
+                                      " samples, expected none: the step compares with its input");
   expect_range("load: lengths", lengths, s.samples);
   expect_range("load: stages", stages, s.config.n_codebooks);
   s.ctx.upload<float>(audio, s.audio);
+  if (s.own_target) s.ctx.upload<float>(target.empty() ? audio : target, s.wanted_audio);
   s.ctx.upload<int32_t>(lengths, s.lengths);
   if (const auto channels = static_cast<size_t>(s.config.audio_channels); channels > 1) {
     for (size_t i = 0; i < s.host.channel_lengths.size(); ++i) s.host.channel_lengths[i] = lengths[i / channels];

@@ -252,23 +252,24 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
   const std::string stream = folder / "s.nacre", out = folder / "out", data = folder / "data", runs = folder / "run",
                     config = folder / "c.json", long_name(5000, 'x');
   for (const std::string& missing : Words{none, none + ".json", none + "/below", folder / long_name, in + "/below"})
-    for (const Words& words :
-         std::vector<Words>{{"encode", missing, "-o", out, "-m", model},
-                            {"encode", in, "-o", out, "-m", missing},
-                            {"encode", in, "-o", missing + "/x/out.nacre", "-m", model},
-                            {"decode", missing, "-o", out, "-m", model},
-                            {"decode", stream, "-o", out, "-m", missing},
-                            {"eval", missing, "-m", model},
-                            {"eval", in, "-m", missing},
-                            {"eval", missing, "--held-out", "-m", model},
-                            {"info", missing},
-                            {"export", "-m", missing, "-o", out},
-                            {"export", "-m", model, "-o", missing + "/x/out.safetensors"},
-                            {"report", "--run", missing, "--data-dir", data, "-o", out},
-                            {"report", "--run", runs, "--data-dir", data, "-o", missing + "/x/page.html"},
-                            {"train", "--data_dir", missing, "--checkpoint_dir", runs, "--config", config},
-                            {"encode", in, "-o", out, "-m", model, "--config", missing + "/c"},
-                            {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", missing + "/c"}}) {
+    for (const Words& words : std::vector<Words>{
+             {"encode", missing, "-o", out, "-m", model},
+             {"encode", in, "-o", out, "-m", missing},
+             {"encode", in, "-o", missing + "/x/out.nacre", "-m", model},
+             {"decode", missing, "-o", out, "-m", model},
+             {"decode", stream, "-o", out, "-m", missing},
+             {"eval", missing, "-m", model},
+             {"eval", in, "-m", missing},
+             {"eval", missing, "--held-out", "-m", model},
+             {"info", missing},
+             {"export", "-m", missing, "-o", out},
+             {"export", "-m", model, "-o", missing + "/x/out.safetensors"},
+             {"report", "--run", missing, "--data-dir", data, "-o", out},
+             {"report", "--run", runs, "--data-dir", data, "-o", missing + "/x/page.html"},
+             {"train", "--data_dir", missing, "--checkpoint_dir", runs, "--config", config},
+             {"train", "--data_dir", data, "--noise-dir", missing, "--checkpoint_dir", runs, "--config", config},
+             {"encode", in, "-o", out, "-m", model, "--config", missing + "/c"},
+             {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", missing + "/c"}}) {
       INFO(line_of(words));
       const Outcome o = run(folder, words);
       INFO(o.err);
@@ -288,6 +289,8 @@ TEST_CASE("keyboard: what cannot be opened is exit code 4 for every verb and opt
   told(folder, {"report", "--run", runs, "--data-dir", data, "-o", "-"}, 2,
        {"-o -", "cannot be written to standard output", "expected a file name"});
   told(folder, {"train", "--data_dir", in, "--checkpoint_dir", runs, "--config", config}, 4, {"expected a folder"});
+  told(folder, {"train", "--data_dir", data, "--noise_dir", in, "--checkpoint_dir", runs, "--config", config}, 4,
+       {"expected a folder"});
   told(folder, {"train", "--data_dir", data, "--checkpoint_dir", runs, "--config", data}, 4,
        {"is a folder, expected a JSON file"});
   // One of several inputs fails; the others are done.

@@ -100,6 +100,13 @@ refused 2 --data_dir data --checkpoint_dir refused --config data/0.wav
 refused 4 --data_dir data --checkpoint_dir refused --config nowhere.json
 refused 4 --data_dir nowhere --checkpoint_dir refused --config tiny.json
 refused 4 --data_dir data/0.wav --checkpoint_dir refused --config tiny.json
+refused 4 --data_dir data --noise_dir nowhere --checkpoint_dir refused --config tiny.json
+refused 4 --data_dir data --noise_dir data/0.wav --checkpoint_dir refused --config tiny.json
+mkdir -p silent
+refused 3 --data_dir data --noise_dir silent --checkpoint_dir refused --config tiny.json
+for bad in noise_share=1.5 clean_target=-1 noise_gain=3 noise_gain=[3] noise_gain=[0,-30] noise_gain=[-500,0]; do
+  refused 2 --data_dir data --noise_dir data --checkpoint_dir refused --config tiny.json --set training.$bad
+done
 refused 4 --data_dir data --checkpoint_dir data/0.wav/run --config tiny.json
 refused 4 --data_dir data --checkpoint_dir refused --config tiny.json --init nowhere.safetensors
 refused 3 --data_dir data --checkpoint_dir refused --config tiny.json --init data/0.wav

@@ -152,11 +152,17 @@ const char* const speech_text = R"({
   "training": {
     "batch_size": 8,
     "checkpoint_minutes": 10.0,
+    "clean_target": 1.0,
     "codebook_average_rows": 320000,
     "codebook_start_rows": 60000,
     "final_rate": 0.01,
     "held_out_folders": true,
     "max_steps": 0,
+    "noise_gain": [
+      -30,
+      0
+    ],
+    "noise_share": 0.5,
     "num_epochs": 100,
     "rate_decay": 0.999996,
     "salvage": false,
@@ -326,11 +332,17 @@ const char* const dac_text = R"({
   "training": {
     "batch_size": 12,
     "checkpoint_minutes": 10.0,
+    "clean_target": 1.0,
     "codebook_average_rows": 0,
     "codebook_start_rows": 0,
     "final_rate": 0.01,
     "held_out_folders": true,
     "max_steps": 0,
+    "noise_gain": [
+      -30,
+      0
+    ],
+    "noise_share": 0.5,
     "num_epochs": 100,
     "rate_decay": 0.999996,
     "salvage": false,

@@ -1,6 +1,6 @@
 // The training step of a codec of two channels whose segments have a scale: gradients against the same step in double,
-// with discriminators, and what may not depend on the order of channels, on the level, on threads or on a captured
-// graph.
+// with discriminators and with a target of its own, and what may not depend on the order of channels, on the level, on
+// threads or on a captured graph.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -42,9 +42,10 @@ LossConfig losses(bool balanced) {
 }
 DiscriminatorConfig judges() { return {.periods = {3}, .period_channels = {3, 4}, .windows = {}}; }
 
-TrainingStep step_of(Context& ctx, const CodecConfig& codec, bool balanced, uint64_t seed = 3) {
+TrainingStep step_of(Context& ctx, const CodecConfig& codec, bool balanced, uint64_t seed = 3,
+                     bool own_target = false) {
   return TrainingStep(ctx, codec, losses(balanced), OptimizerConfig{.learning_rate = 1e-3}, batch, samples, seed,
-                      Storage::float32, nullptr, judges());
+                      Storage::float32, nullptr, judges(), own_target);
 }
 
 /// Interleaved samples. Those behind the lengths are zeros.
@@ -156,7 +157,7 @@ Node* square_distance(Tape& t, Node* x, double target) {
 }
 
 struct Reference {
-  Values audio;
+  Values audio, goal;  // what the codec hears, and what its output is compared with
   std::vector<int32_t> codes;
   Quantised quantised{};
   Node *waveform = nullptr, *adversarial = nullptr, *feature = nullptr, *of_judge = nullptr;
@@ -172,13 +173,12 @@ struct Reference {
                                                    static_cast<double>(1e-8f)));
       inverses.push_back(1 / scales.back());
     }
-    Node* heard = t.constant(shape, audio);
     Values divided = audio;
     for (size_t i = 0; i < divided.size(); ++i) divided[i] *= inverses[i / static_cast<size_t>(samples * channels)];
     quantised = quantise(t, encode(t, t.constant(shape, divided)), "quantizer.quantizers", quantizer());
     Node* estimate = apart(t, times(t, decode(t, quantised.y), scales));
-    const Values target = apart(shape, audio);
-    Node* real = apart(t, heard);
+    const Values target = apart(shape, goal);
+    Node* real = apart(t, t.constant(shape, goal));
     const std::vector<int32_t> of_channels{lengths[0], lengths[0], lengths[1], lengths[1]};
     waveform = waveform_loss(t, estimate, target, of_channels);
     const LossConfig l = losses(false);
@@ -225,7 +225,8 @@ struct Reference {
 
 TEST_CASE("stereo step: gradients of codec and discriminators are those of the same step in double") {
   const Device device = GENERATE(from_range(devices()));
-  CAPTURE(str(device));
+  const bool own_target = GENERATE(false, true);
+  CAPTURE(str(device), own_target);
   // With some seeds, rounding changes the sign of an |a - b|. Such gradients cannot be compared, so the next seed is
   // taken.
   std::string blunt;
@@ -233,14 +234,16 @@ TEST_CASE("stereo step: gradients of codec and discriminators are those of the s
     INFO("allowances are too large for:" << blunt);
     REQUIRE(seed < test::seed() + 30);
     Context ctx({.device = device, .threads = 2});
-    TrainingStep step = step_of(ctx, tiny(), false, seed);
+    TrainingStep step = step_of(ctx, tiny(), false, seed, own_target);
     std::mt19937_64 rng(seed * 7919);
     move(ctx, step.parameters(), rng), move(ctx, *step.discriminators(), rng);
     const std::vector<float> audio = audio_of(seed);
-    step.load(audio, lengths, stages);
+    const std::vector<float> wanted = own_target ? audio_of(seed + 1000, 0.5f) : audio;
+    step.load(audio, lengths, stages, own_target ? std::span<const float>(wanted) : std::span<const float>());
     step.gradients();
     Reference r;
     r.audio.assign(audio.begin(), audio.end());
+    r.goal.assign(wanted.begin(), wanted.end());
     r.codes.resize(static_cast<size_t>(step.codes().elements()));
     ctx.read<int32_t>(step.codes(), r.codes);
     Tape tape;

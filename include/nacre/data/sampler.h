@@ -39,16 +39,22 @@ class CropSampler {
   uint64_t seed_;
 };
 
+class NoiseMixer;  // nacre/data/noise.h
+
 struct Batch {
   int64_t step = 0;
   std::vector<float> samples;  ///< [batch, segment, channels]; zero after the end of a shorter clip
   std::vector<Crop> crops;     ///< the first crops[i].length samples of row i are audio
   std::vector<BadFile> lost;   ///< files that were drawn and could not be read; other draws replace them
+  std::vector<float> targets;  ///< as samples: what the output is compared with; empty without noise
+  /// 1 for an item whose target is the clean speech, 0 for one whose target is its input; empty without noise.
+  std::vector<int32_t> clean_target;
 };
 
 /// Fills one batch; a Prefetcher gives the same batch. If a file can no longer be read, the crop is drawn again. Throws
-/// Error(io) if a hundred draws in a row meet such files.
-void fill_batch(const Dataset&, const CropSampler&, int64_t step, Batch&);
+/// Error(io) if a hundred draws in a row meet such files. A mixer adds noise and sets the targets; the crops of speech
+/// are the same with and without it.
+void fill_batch(const Dataset&, const CropSampler&, int64_t step, Batch&, const NoiseMixer* = nullptr);
 
 struct PrefetchOptions {
   int64_t first_step = 0;
@@ -57,10 +63,10 @@ struct PrefetchOptions {
 };
 
 /// Threads that fill batches in advance. Batches are delivered in order of step, whatever the number of threads.
-/// Dataset and sampler must outlive the Prefetcher.
+/// Dataset, sampler and mixer must outlive the Prefetcher.
 class Prefetcher {
  public:
-  Prefetcher(const Dataset&, const CropSampler&, PrefetchOptions = {});
+  Prefetcher(const Dataset&, const CropSampler&, PrefetchOptions = {}, const NoiseMixer* = nullptr);
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;

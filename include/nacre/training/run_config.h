@@ -30,6 +30,10 @@ struct TrainingConfig {
   int64_t warmup_steps = 0;
   double final_rate = 0.01;
   double rate_decay = 0.999996;
+  // Only in runs with noise (TrainerOptions::noise_dir).
+  double noise_share = 0.5;
+  std::vector<int64_t> noise_gain = {-30, 0};
+  double clean_target = 1;
   bool salvage = false;
   bool held_out_folders = true;
   double valid_fraction = 0.05;
@@ -57,6 +61,11 @@ void fields(V& v, TrainingConfig& c) {
   v("warmup_steps", c.warmup_steps, at_least(0), "steps over which the learning rate first rises linearly");
   v("final_rate", c.final_rate, range(0, 1), "cosine: fraction of the learning rate at the end");
   v("rate_decay", c.rate_decay, range(above(0), 1), "exponential: factor of the learning rate per step");
+  v("noise_share", c.noise_share, range(0, 1), "with --noise-dir: share of the segments whose input has noise");
+  v("noise_gain", c.noise_gain, list(range(-120, 60), 2, 2, "gains"),
+    "lowest and highest peak of the noise, in dB of the speech's peak; drawn uniformly");
+  v("clean_target", c.clean_target, range(0, 1),
+    "with --noise-dir: share of the segments that are compared with the clean speech; the others with their input");
   v("salvage", c.salvage, flag(), "use the intact part of truncated or damaged files");
   v("held_out_folders", c.held_out_folders, flag(),
     "folders named valid, dev, test, ... are held out (data/dataset.h)");

@@ -6,7 +6,7 @@
 //                             run started from given weights
 //   RUN/step-00000080/        checkpoints: model.safetensors, optimizer.safetensors, manifest.json
 //   RUN/log.jsonl, RUN/events.out.tfevents.*
-//   RUN/run.lock, RUN/bad_files.txt (if more files are unreadable than the screen lists)
+//   RUN/run.lock, RUN/bad_files.txt, RUN/bad_noise_files.txt (if more files are unreadable than the screen lists)
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -27,6 +27,9 @@ namespace nacre::training {
 struct TrainerOptions {
   RunConfig config;
   std::string data_dir;
+  /// A folder of noise that is mixed into the inputs (TrainingConfig::noise_share); empty: none. A resumed run needs a
+  /// folder with the same files.
+  std::string noise_dir{};
   std::filesystem::path run;
   ContextOptions context;
   Storage storage = Storage::float32;  ///< storage of activations and effective weights in training
@@ -80,6 +83,8 @@ double schedule_factor(const TrainingConfig&, int64_t step, int64_t end, int64_t
 std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to);
 /// The dataset options that the trainer uses.
 DatasetOptions dataset_options(const RunConfig&);
+/// The same for noise: no file is held out but those below folders with a name for that.
+DatasetOptions noise_options(const RunConfig&);
 
 /// The fingerprint of the data that a model was trained on (Dataset::fingerprint), if its checkpoint records it.
 std::optional<uint64_t> trained_on(const std::filesystem::path& model);

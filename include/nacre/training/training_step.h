@@ -49,10 +49,12 @@ struct StepMetrics {
 class TrainingStep {
  public:
   /// `storage` applies to activations, their gradients and the effective weights between the waveform and the latent.
-  /// Parameters, sums, losses, quantizer and optimizer always use float. For `communicator`, see Optimizer.
+  /// Parameters, sums, losses, quantizer and optimizer always use float. For `communicator`, see Optimizer. With
+  /// `own_target` the output is compared with audio of its own, which load() gives, and not with the input: losses and
+  /// discriminators see the target alone. Otherwise input and target are one buffer.
   TrainingStep(Context&, const CodecConfig&, const LossConfig&, const OptimizerConfig&, int64_t batch, int64_t samples,
                uint64_t seed, Storage storage = Storage::float32, Communicator* communicator = nullptr,
-               const DiscriminatorConfig& discriminator = {});
+               const DiscriminatorConfig& discriminator = {}, bool own_target = false);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
@@ -62,8 +64,10 @@ class TrainingStep {
   int64_t batch() const noexcept;
 
   /// Copies a batch to the device: [batch, samples(), audio_channels] samples, the number of valid samples of each item
-  /// per channel, and the number of codebooks used per item (empty: all).
-  void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {});
+  /// per channel, and the number of codebooks used per item (empty: all). `target` has the form of `audio`; empty: the
+  /// output is compared with `audio`. Throws Error(usage) for a target unless the step has one of its own.
+  void load(std::span<const float> audio, std::span<const int32_t> lengths, std::span<const int32_t> stages = {},
+            std::span<const float> target = {});
   /// Sets the label of each item from now on: 1 if its target is clean speech (CodecConfig::denoise), else 0. All are 0
   /// at first. A codec that does not denoise ignores them. Throws Error(usage) for other values and for another number
   /// of labels than batch().
