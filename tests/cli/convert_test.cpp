@@ -394,7 +394,7 @@ std::string denoising_model(const Folder& folder, Denoise half) {
 
 }  // namespace
 
-TEST_CASE("--denoise of encode and decode, each with the models that denoise there", "[cli]") {
+TEST_CASE("encode and decode with --denoise, each with the models that denoise there", "[cli]") {
   const Folder folder;
   const std::string in_encoder = denoising_model(folder, Denoise::encoder),
                     in_decoder = denoising_model(folder, Denoise::decoder),

@@ -25,7 +25,7 @@ RunConfig tiny_told() {
   codec.sample_rate = 16000;
   codec.encoder_dim = 4, codec.decoder_dim = 16, codec.latent_dim = 8;
   codec.encoder_rates = codec.decoder_rates = {2, 2};
-  codec.n_codebooks = 3, codec.codebook_size = 16;
+  codec.n_codebooks = 3, codec.codebook_size = 16, codec.quantizer_dropout = 0;
   codec.denoise = Denoise::encoder;
   config.training.start = Start::scaled;
   return config;
