@@ -14,6 +14,7 @@
 #include "files/files.h"
 #include "files/spelling.h"
 #include "files/text.h"
+#include "info_systems.h"
 #include "jobs.h"
 #include "model.h"
 #include "nacre/codec/cost.h"
@@ -33,7 +34,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::vector<std::string> inputs;
-  bool configs = false, keys = false, memory = false, devices = false, json = false, salvage = false;
+  bool configs = false, systems = false, keys = false, memory = false, devices = false, json = false, salvage = false;
   std::string cost;  // name of a device
   ModelOptions model_options;
   DeviceOptions device;
@@ -222,11 +223,12 @@ void about_streaming(const Options& o, const CodecConfig& c, ordered_json& out) 
 ContextOptions context_for(const Options& o) { return o.memory ? o.device.context() : ContextOptions{}; }
 
 void about_config(const Options& o, const std::string& name, const training::RunConfig& c, ordered_json& out) {
-  say(o, "%s: configuration\n  %s\n  batch %lld x %lld samples, learning rate %g\n", printable(name).c_str(),
-      words(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
+  say(o, "%s: configuration\n  %s\n  %s\n  batch %lld x %lld samples, learning rate %g\n", printable(name).c_str(),
+      words(c.codec).c_str(), complexity_line(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
       static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
   out = {{"name", name}, {"kind", "configuration"}};
   out.update(json_of(c.codec));
+  out.update(complexity(c.codec));
   about_streaming(o, c.codec, out);
   out["config"] = ordered_json::parse(c.to_json());
   if (!o.cost.empty()) about_cost(o, c, out);
@@ -514,9 +516,9 @@ void about_keys(const Options& o, ordered_json& out) {
 
 int info(const Options& o) {
   (void)program_bytes();
-  if (!o.configs && !o.keys && !o.devices && o.inputs.empty())
+  if (!o.configs && !o.systems && !o.keys && !o.devices && o.inputs.empty())
     throw Error(ErrorKind::usage,
-                "info: expected a file, a folder, - for standard input, --configs, --keys or --devices");
+                "info: expected a file, a folder, - for standard input, --configs, --systems, --keys or --devices");
   const auto only_with = [](const CLI::Option* option, bool useful, const char* with) {
     if (option->count() > 0 && !useful)
       throw Error(ErrorKind::usage, option->get_name() + " has no effect without " + with);
@@ -533,6 +535,10 @@ int info(const Options& o) {
       all["configurations"].push_back({});
       about_config(o, name, training::RunConfig::named(name), all["configurations"].back());
     }
+  if (o.systems) {
+    all["systems"] = systems();
+    say(o, "%s", systems_table(all["systems"]).c_str());
+  }
   if (o.keys) about_keys(o, all["keys"]);
   int code = 0;
   size_t failed = 0;
@@ -567,6 +573,8 @@ Command add_info(CLI::App& app) {
                  ".nacre streams, .ecdc files, audio files; - for audio or a stream on standard input")
       ->type_name("PATH");
   app.add_flag("--configs", o->configs, "list the built-in configurations");
+  app.add_flag("--systems", o->systems,
+               "compare the built-in configurations: bitrate, size, multiply-adds, latency, exchange of weights");
   app.add_flag("--keys", o->keys,
                "list every key of a configuration: type, default (for a JSON file without the key), range and meaning");
   app.add_flag("--devices", o->devices,

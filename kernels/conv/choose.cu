@@ -375,6 +375,10 @@ ProductChoice choose_forward(const Context& ctx, Shape x, Shape weight, const Co
     const tile::Shifted s = tile::forward_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(ctx));
     if (tile::supports(d, s)) return {.engine = Engine::tiles, .product = s};
   }
+  if (aligned) {
+    const groups::ProductPlan s = groups::product_plan<T>(limits(ctx), x, weight, g, false);
+    if (s.tile_rows != 0) return {.engine = Engine::groups, .groups = s};
+  }
   return {.engine = Engine::plain};
 }
 
@@ -394,6 +398,10 @@ ProductChoice choose_input_gradient(const Context& ctx, Shape x, Shape weight, c
     if (tile::supports(d, s) && s.out_begin < s.out_end)
       return {.engine = Engine::tiles, .head = head, .tail = tail, .product = s};
   }
+  if (aligned) {
+    const groups::ProductPlan s = groups::product_plan<T>(limits(ctx), x, weight, g, true);
+    if (s.tile_rows != 0) return {.engine = Engine::groups, .head = head, .tail = tail, .groups = s};
+  }
   return {.engine = Engine::plain, .head = x.time};
 }
 
@@ -404,6 +412,7 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
   if (y.elements() == 0) return {};
   const int64_t weights = weight.elements(), parts_of_plain = plain_parts(y.rows(), weights);
   const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
+  const groups::WeightPlan grouped = groups::weight_plan<T>(limits(ctx), x, weight, g);
   WeightGradientChoice c;
   int64_t of_ends = 0;
   if (ends::supports<T>(x, weight, g)) {
@@ -413,12 +422,17 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
     of_ends = c.parts * ends::partial_size(c.strips.channels);
   } else if (aligned && tiled.engine != Engine::nothing) {
     c = tiled;
+  } else if (aligned && grouped.tile_rows != 0) {
+    c.engine = Engine::groups;
+    c.groups = grouped;
+    c.parts = grouped.parts;
   } else {
     c.engine = Engine::plain;
     c.parts = parts_of_plain;
   }
-  c.scratch = std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
-                        column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
+  c.scratch =
+      std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
+                grouped.parts * (weights + y.channels), column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
   return c;
 }
 

@@ -8,6 +8,10 @@
 // that the shape can get.
 #include "nacre/ops/conv1d.h"
 
+namespace nacre::cuda {
+struct DeviceLimits;
+}
+
 namespace nacre::cuda::ends {
 
 /// How the kernels of conv1d_ends.cuh divide a problem: a block has `strips` strips of rows of one batch item, which
@@ -74,6 +78,52 @@ struct Windows {
 
 }  // namespace nacre::cuda::tile
 
+namespace nacre::cuda::groups {
+
+/// The channels of four neighbouring results, whose factors a thread loads at once.
+enum class Pattern : uint8_t {
+  quads,    ///< all of one group, which has whole packs of four channels on both sides
+  pairs,    ///< of two groups of two channels on both sides
+  singles,  ///< of four groups of one channel on both sides
+  mixed,    ///< any other
+};
+
+/// A forward or an input gradient. A row of the result has `phases` samples (the input gradient: the stride; else one),
+/// and its source begins at sample row row_step - lead. A block computes `tiles_each` tiles of `tile_rows` rows, of
+/// `groups` groups of one item. Sample row result_step + phase - result_lead is stored if it lies in [begin, end).
+struct ProductPlan {
+  int64_t items, source_time, result_time, source_channels, result_channels;
+  int64_t row_step, lead, result_step, result_lead, begin, end;
+  int64_t rows, tiles, tiles_each, blocks;  // per item
+  int taps, stride, dilation, in, out;      // channels of a group of the weight
+  int slabs, groups, reduced, quads;  // slabs of groups; channels per group of the source; packs of four of a result
+  int phases, tap_step;               // every tap_step-th tap has the same phase
+  int tile_rows, staged, phase_rows;  // samples of the source in a tile; of them with one remainder by the stride
+  int pitch, weight_pitch, chunk;     // elements from row to row; taps whose weights are in shared memory at once
+  Pattern pattern;
+  bool reflect;
+};
+
+/// A weight gradient. An item of work is four outputs by as many inputs as the pattern combines, for one tap; a last
+/// item per four outputs is the bias gradient. A block has `share` items of one slab and part of the tiles of rows.
+struct WeightPlan {
+  int64_t items, time, length, in_channels, out_channels, left;
+  int64_t tiles, parts;  // tiles per item of the batch
+  int taps, stride, dilation, in, out;
+  int slabs, groups, tile_rows, pitch;
+  int work, share, splits, lanes;  // items of work per slab; of a block; blocks of a slab; threads of an item of work
+  Pattern pattern;
+  bool reflect;
+};
+
+// tile_rows = 0: these kernels do not support the layer. T is the storage; x, in the input gradient, is dx.
+template <class T>
+ProductPlan product_plan(const DeviceLimits&, Shape x, Shape weight, const Conv1dGeometry&, bool input_gradient);
+template <class T>
+WeightPlan weight_plan(const DeviceLimits&, Shape x, Shape weight, const Conv1dGeometry&);
+
+}  // namespace nacre::cuda::groups
+
 namespace nacre::cuda::conv {
 
 enum class Engine : uint8_t {
@@ -83,6 +133,7 @@ enum class Engine : uint8_t {
   tiles,     ///< conv1d_tile.cuh: forward and input gradient
   taps,      ///< conv1d_tile_taps.cuh: weight gradient of 2 to 7 taps at stride 1
   windows,   ///< conv1d_tile_weights.cuh: weight gradient of the other layers that fill packs
+  groups,    ///< conv1d_groups.cuh: several groups, all directions
   separate,  ///< of snake_conv1d: snake and conv1d one after the other, the latter with a choice of its own
 };
 
@@ -94,6 +145,7 @@ struct ProductChoice {
   int64_t parts = 0;           ///< of the sums for Snake's parameters
   ends::StripPlan strips{};    ///< of Engine::ends
   tile::Shifted product{};     ///< of Engine::tiles
+  groups::ProductPlan groups{};  ///< of Engine::groups
 };
 
 struct WeightGradientChoice {
@@ -104,6 +156,7 @@ struct WeightGradientChoice {
   tile::Taps taps{};         ///< of Engine::taps
   tile::Windows windows{};   ///< of Engine::windows
   tile::Blocking block{};    ///< of Engine::windows: outputs by weights
+  groups::WeightPlan groups{};  ///< of Engine::groups
 };
 
 // T is the storage of activations and weight. x, in the input gradient, is the shape of dx.

@@ -256,6 +256,8 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
       return ends::forward(ctx, a, choice.strips);
     case Engine::tiles:
       return tile::forward(ctx, a, choice.product);
+    case Engine::groups:
+      return groups::forward(ctx, a, choice.groups);
     default:
       break;
   }
@@ -271,6 +273,7 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (choice.engine == Engine::nothing) return;
   if (choice.engine == Engine::ends) ends::input_gradient(ctx, a, choice.strips);
   if (choice.engine == Engine::tiles) tile::input_gradient(ctx, a, choice.product);
+  if (choice.engine == Engine::groups) groups::input_gradient(ctx, a, choice.groups);
   if (choice.head + choice.tail > 0)
     input_gradient_rows(ctx, a, sizes(a.dx.shape, a.weight.shape, a.dy.shape, g), choice.head, choice.tail);
 }
@@ -284,6 +287,11 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (choice.engine == Engine::nothing) return;
   expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
   if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
+  if (choice.engine == Engine::groups) {
+    groups::weight_gradient(ctx, a, choice.groups);
+    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+    return;
+  }
   const bool plain = choice.engine == Engine::plain;
   if (plain)
     weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);

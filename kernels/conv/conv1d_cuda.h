@@ -1,5 +1,5 @@
 #pragma once
-// The tiled kernels of conv1d, and sums over partial results.
+// The tiled kernels of conv1d, those for several groups, and sums over partial results.
 #include "conv/choose_cuda.h"
 
 namespace nacre::cuda::tile {
@@ -17,6 +17,20 @@ template <class T>
 void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const conv::WeightGradientChoice&);
 
 }  // namespace nacre::cuda::tile
+
+namespace nacre::cuda::groups {
+
+// Engine::groups. As above, the input gradient leaves out the samples that receive a reflection. The weight gradient has
+// its parts of dweight in scratch, and behind them those of dbias, [parts][out]; a single part is written to dweight and
+// dbias themselves.
+template <class T>
+void forward(Context&, const Conv1dForward<T>&, const ProductPlan&);
+template <class T>
+void input_gradient(Context&, const Conv1dInputGradient<T>&, const ProductPlan&);
+template <class T>
+void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const WeightPlan&);
+
+}  // namespace nacre::cuda::groups
 
 namespace nacre::cuda {
 

@@ -488,7 +488,9 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
-    s.costs(convolution_costs<T>(x.shape, y, shape, false));
+    Costs costs = convolution_costs<T>(x.shape, y, shape, false);
+    costs.forward.zeros = 2 * static_cast<double>(x.shape.batch * (time - x.shape.time) * shape.elements());
+    s.costs(costs);
     s.reaches(x, footprint_of(shape, geometry_, true));
     s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
       conv1d_input_gradient<T>(c, {.dy = in.value,

@@ -9,7 +9,7 @@ int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) 
 }  // namespace
 
 Work& Work::operator+=(const Work& w) noexcept {
-  products += w.products, floats += w.floats, bytes += w.bytes;
+  products += w.products, floats += w.floats, bytes += w.bytes, zeros += w.zeros;
   return *this;
 }
 Costs& Costs::operator+=(const Costs& c) noexcept {

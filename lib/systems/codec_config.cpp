@@ -30,13 +30,23 @@ struct Surveyed {
     const Net net = build(parameters, c);
     plan.survey([&](Plan& p) { y = net(p, x = p.source<float>(input).flow); });
   }
-  int64_t multiply_adds() const {
+  /// `zeros`: with those that transposed convolutions have between their inputs.
+  int64_t multiply_adds(bool zeros = false) const {
     double operations = 0;
-    for (const CostRow& r : plan.costs()) operations += r.forward.products;
+    for (const CostRow& r : plan.costs()) operations += r.forward.products + (zeros ? r.forward.zeros : 0);
     return static_cast<int64_t>(operations / 2);
   }
 };
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t decoder_multiply_adds(const CodecConfig& c, int64_t frames, bool zeros) {
+  const int64_t positions = frames * c.long_frames;
+  const Surveyed surveyed(synthesis_of, c, {.time = positions, .channels = c.latent()});
+  // A transposed convolution in front of what is surveyed expands the long-term part: long_frames taps, stride
+  // long_frames.
+  const int64_t expanded = c.two_rates() ? positions * c.latent() * c.latent() * (zeros ? c.long_frames : 1) : 0;
+  return surveyed.multiply_adds(zeros) + expanded;
+}
 
 }  // namespace
 
@@ -81,11 +91,8 @@ int64_t CodecConfig::codebooks_used(const char* call, int64_t codebooks) const {
 int64_t CodecConfig::encoder_macs(int64_t frames) const {
   return Surveyed(coder_of, *this, {.time = frames * hop(), .channels = audio_channels}).multiply_adds();
 }
-int64_t CodecConfig::decoder_macs(int64_t frames) const {
-  // The long-term part is expanded by a convolution in front of what is surveyed.
-  const int64_t expanded = two_rates() ? frames * long_frames * latent() * latent() : 0;
-  return Surveyed(synthesis_of, *this, {.time = frames * long_frames, .channels = latent()}).multiply_adds() + expanded;
-}
+int64_t CodecConfig::decoder_macs(int64_t frames) const { return decoder_multiply_adds(*this, frames, false); }
+int64_t CodecConfig::decoder_macs_profiled(int64_t frames) const { return decoder_multiply_adds(*this, frames, true); }
 
 int64_t CodecConfig::encoder_context() const {
   const Surveyed s(coder_of, *this, {.time = hop(), .channels = audio_channels});

@@ -205,6 +205,9 @@ TEST_CASE("info says what things are", "[cli]") {
   o = run(folder, {"info", "--configs"});
   CHECK(o.code == 0);
   for (const std::string& name : CodecConfig::names()) CHECK(o.out.find(name) != std::string::npos);
+  o = run(folder, {"info", "--systems"});
+  CHECK(o.code == 0);
+  for (const std::string& name : CodecConfig::names()) CHECK(o.out.find("\n" + name + " ") != std::string::npos);
   spill(folder / "cut.nacre", slurp(folder / "s.nacre").substr(0, 500));
   o = run(folder, {"info", folder / "cut.nacre"});
   CHECK(o.code == 3);

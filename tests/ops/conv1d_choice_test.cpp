@@ -177,7 +177,7 @@ namespace {
 using Cuda = cuda::conv::Engine;
 namespace gpu {
 constexpr Cuda nothing = Cuda::nothing, plain = Cuda::plain, ends = Cuda::ends, tiles = Cuda::tiles, taps = Cuda::taps,
-               windows = Cuda::windows, separate = Cuda::separate;
+               windows = Cuda::windows, groups = Cuda::groups, separate = Cuda::separate;
 }
 
 struct CudaRow {
@@ -218,7 +218,16 @@ const CudaRow cuda_rows[] = {
     {{"7 and 9 channels fill no pack", 1, 20, 7, 9, 7, same(7)},
      {gpu::plain, gpu::plain, gpu::plain, gpu::separate, gpu::separate, gpu::separate}},
     {{"groups", 1, 90, 64, 64, 7, {.groups = 2, .left = 3, .right = 3}},
+     {gpu::groups, gpu::groups, gpu::groups, gpu::separate, gpu::separate, gpu::separate}},
+    {{"one channel per group", 1, 90, 64, 64, 7, {.groups = 64, .left = 3, .right = 3}},
+     {gpu::groups, gpu::groups, gpu::groups, gpu::separate, gpu::separate, gpu::separate}},
+    {{"12 channels in groups fill packs of floats, not of bf16", 1, 90, 12, 12, 7, {.groups = 3, .left = 6}},
+     {gpu::groups, gpu::groups, gpu::groups, gpu::separate, gpu::separate, gpu::separate},
+     {gpu::groups, gpu::groups, gpu::groups, gpu::separate, gpu::separate, gpu::separate},
      {gpu::plain, gpu::plain, gpu::plain, gpu::separate, gpu::separate, gpu::separate}},
+    {{"groups, reflected, and each sample receives a reflection", 1, 7, 32, 32, 7,
+      reflected({.groups = 2, .left = 3, .right = 3})},
+     {gpu::groups, gpu::plain, gpu::groups, gpu::separate, gpu::separate, gpu::separate}},
     {{"stride together with dilation", 1, 90, 32, 32, 4, {.stride = 2, .dilation = 3}},
      {gpu::plain, gpu::plain, gpu::windows, gpu::separate, gpu::separate, gpu::windows}},
     {{"rows further apart than the kernel counts", 1, 9000, 32, 32, 7, same(7, 700)},
@@ -407,7 +416,7 @@ const DivisionRow division_rows[] = {
 }  // namespace
 
 TEST_CASE("conv1d's engines on CUDA", "[conv1d][snake_conv1d][a100][rtx3090][rtx4090]") {
-  const std::vector<const char*> names{"nothing", "plain", "ends", "tiles", "taps", "windows", "separate"};
+  const std::vector<const char*> names{"nothing", "plain", "ends", "tiles", "taps", "windows", "groups", "separate"};
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;
     Context ctx({.device = device}), of_tf32({.device = device, .precision = Precision::tf32});

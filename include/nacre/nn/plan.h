@@ -66,6 +66,9 @@ struct Work {
   double products = 0;  ///< operations that tensor cores can execute
   double floats = 0;    ///< operations that tensor cores cannot execute: Snake, transforms, updates
   double bytes = 0;
+  /// Operations on the zeros that a transposed convolution has between its inputs. Profilers count them beside
+  /// `products`. No kernel executes them.
+  double zeros = 0;
   Work& operator+=(const Work&) noexcept;
 };
 /// Work of a step. Its backward pass computes gradients of the activations that it reads and of its parameters.

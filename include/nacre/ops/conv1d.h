@@ -30,7 +30,8 @@
 //   finite     inputs must be finite. On CUDA padding, and the taps that complete a whole number of strides, are
 //              multiplied as zeros; on the CPU a row also affects the outputs of its neighbours (see accuracy)
 //   cost       2 batch length out taps in / groups flops in each direction; see docs/decisions/README.md. On CUDA
-//              groups, stride together with dilation, and channels that do not fill 16 bytes run on a plain kernel
+//              groups use fused multiply-adds at every precision; stride with dilation (without groups), channels that
+//              do not fill 16 bytes, and groups that do not fit shared memory run on a plain kernel
 //   batch 0    does nothing and needs no scratch; a length below 1 throws
 namespace nacre {
 enum class Padding : uint8_t { zero, reflect };

@@ -131,6 +131,9 @@ struct CodecConfig {
   /// are counted at the rate of their input.
   int64_t encoder_macs(int64_t frames) const;
   int64_t decoder_macs(int64_t frames) const;
+  /// The same of the decoder as profilers count: transposed convolutions at the rate of their output, that is, with the
+  /// zeros between their inputs.
+  int64_t decoder_macs_profiled(int64_t frames) const;
   /// Receptive fields in frames; windows overlap by these. encoder_context(): how far before and after a frame's own
   /// samples other samples can change its codes. decoder_context(): how many frames before and after a frame can change
   /// its samples. If recurrent(), this is what lies outside of the state.
