@@ -242,6 +242,8 @@ int export_model(const Options& o) {
     save_descript(ctx, codec.parameters(), codec.config(), to);
   else if (o.format == "encodec")
     save_encodec(ctx, codec.parameters(), codec.config(), to);
+  else if (o.format == "audiolm")
+    save_audiolm(ctx, codec.parameters(), codec.config(), to);
   else
     codec.save(to);
   if (o.json)
@@ -323,9 +325,10 @@ Command add_export(CLI::App& app) {
   app.add_flag("--json", o->json, "print one JSON object to standard output instead of a line to standard error");
   app.add_option(
          "--format", o->format,
-         "nacre: a file with the configuration in it; descript or encodec: the state dict of descript-audio-codec "
-         "or of the package encodec; hf: a folder for DacModel or EncodecModel of transformers")
-      ->check(one_of({"nacre", "descript", "encodec", "hf"}))
+         "nacre: a file with the configuration in it; descript, encodec or audiolm: the state dict of "
+         "descript-audio-codec, the package encodec, or SoundStream of audiolm-pytorch; hf: a folder for DacModel or "
+         "EncodecModel of transformers")
+      ->check(one_of({"nacre", "descript", "encodec", "audiolm", "hf"}))
       ->capture_default_str();
   app.footer(
       "The file holds the weights, and the codec's configuration in its metadata. Encoding and decoding need no more;\n"

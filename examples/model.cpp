@@ -12,7 +12,7 @@ void ModelOptions::add_to(CLI::App& app) {
       app.add_option("--config", config, "configuration of the model, for a model file without one in its metadata")
           ->type_name(config_type());
   app.add_option("--sample-rate,--sample_rate", sample_rate,
-                 "Hz, for a model file of descript-audio-codec or encodec that is none of the published ones")
+                 "Hz, for a model file of another program that does not tell it and is none of the published ones")
       ->check(between(1000, 768000));
 }
 

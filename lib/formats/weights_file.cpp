@@ -89,6 +89,8 @@ const char* str(WeightsFormat f) noexcept {
       return "hf";
     case WeightsFormat::encodec:
       return "encodec";
+    case WeightsFormat::audiolm:
+      return "audiolm";
     case WeightsFormat::other:
       return "other";
   }
@@ -105,6 +107,8 @@ const char* program_of(WeightsFormat f) noexcept {
       return "transformers (EncodecModel)";
     case WeightsFormat::encodec:
       return "encodec";
+    case WeightsFormat::audiolm:
+      return "audiolm-pytorch";
     case WeightsFormat::nacre:
     case WeightsFormat::other:
       break;
@@ -128,6 +132,7 @@ WeightsFile::WeightsFile(fs::path path, Safetensors file) : path_(std::move(path
                                         " without the prefixes module., generator. and model.");
   recognise();
   if (format_ != WeightsFormat::nacre) refuse_mixtures();
+  if (format_ == WeightsFormat::audiolm) refuse_parts_of_audiolm();
 }
 
 void WeightsFile::recognise() {
@@ -158,6 +163,11 @@ void WeightsFile::recognise() {
     const std::string_view decoder = "decoder.model.", inside = ".convtr.";
     for (auto at = named_.lower_bound(decoder); at != named_.end() && at->first.starts_with(decoder); ++at)
       if (at->first.find(inside) != std::string::npos) transposed_.insert(number_at(at->first, decoder.size()));
+  } else if (has("encoder.0.conv.") && has("encoder.1.0.fn.0.conv.") && has("decoder.0.conv.")) {
+    format_ = WeightsFormat::audiolm;
+    // The first and the last block are single convolutions.
+    encoder_strides_ = std::max<size_t>(blocks(named_, "encoder."), 2) - 2;
+    decoder_strides_ = std::max<size_t>(blocks(named_, "decoder."), 2) - 2;
   }
   if (format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::hugging_face_encodec) {
     const fs::path beside = path_.parent_path() / "config.json";
@@ -166,7 +176,7 @@ void WeightsFile::recognise() {
       const std::vector<std::byte> text = read_file(beside, most_config_bytes);
       told_.assign(reinterpret_cast<const char*>(text.data()), text.size());
     }
-  } else if (format_ == WeightsFormat::descript || format_ == WeightsFormat::encodec) {
+  } else if (format_ != WeightsFormat::nacre && format_ != WeightsFormat::other) {
     if (const auto kwargs = file_.metadata().find(kwargs_metadata_key); kwargs != file_.metadata().end())
       told_ = kwargs->second;
   }
@@ -191,6 +201,9 @@ void WeightsFile::refuse_mixtures() const {
 
 bool WeightsFile::tells_sample_rate() const noexcept { return format_ == WeightsFormat::nacre || !told_.empty(); }
 
+bool WeightsFile::of_dac() const noexcept {
+  return format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::descript;
+}
 bool WeightsFile::of_encodec() const noexcept {
   return format_ == WeightsFormat::hugging_face_encodec || format_ == WeightsFormat::encodec;
 }
@@ -204,6 +217,8 @@ std::string WeightsFile::mapped(const std::string& name) const {
       return hugging_face_encodec_name(name);
     case WeightsFormat::encodec:
       return encodec_name(name, transposed_);
+    case WeightsFormat::audiolm:
+      return audiolm_name(name, name.starts_with("encoder.") ? encoder_strides_ : decoder_strides_);
     case WeightsFormat::nacre:
     case WeightsFormat::descript:
     case WeightsFormat::other:
@@ -230,7 +245,10 @@ WeightsFile::Place WeightsFile::find(const std::string& name) const {
     const auto found = named_.find(wanted);
     return found != named_.end() ? found->second : nullptr;
   };
-  if (const StoredTensor* t = at(theirs)) return {t};
+  if (const StoredTensor* t = at(theirs))
+    return {t, Place::values,
+            format_ == WeightsFormat::audiolm && theirs.find("._codebook.") != std::string::npos &&
+                t->shape.size() > 1 && t->shape[0] == 1};
   if (format_ == WeightsFormat::nacre) return {};
   for (const bool gain : {true, false}) {
     const std::string_view end = gain ? forms[0].gain : forms[0].direction;
@@ -250,14 +268,22 @@ WeightsFile::Place WeightsFile::find(const std::string& name) const {
 }
 
 bool WeightsFile::ignored(const StoredTensor& t) const noexcept {
+  if (format_ == WeightsFormat::audiolm) {
+    const std::string_view name = without_prefix(t.name);
+    for (const std::string_view part :
+         {"discriminators.", "stft_discriminator.", "mel_spec_transforms.", "encoder_film.", "decoder_film."})
+      if (name.starts_with(part)) return true;
+    return name.ends_with("._codebook.initted");
+  }
   return of_encodec() && std::string_view(t.name).ends_with("codebook.inited");
 }
 
 bool WeightsFile::fits(const Place& place, const std::string& name, const std::vector<int64_t>& shape) noexcept {
-  const std::vector<int64_t>& found = place.tensor->shape;
+  std::span<const int64_t> found = place.tensor->shape;
+  if (place.headed) found = found.subspan(1);
   if (place.take == Place::norms || place.take == Place::ones)
     return !found.empty() && !shape.empty() && found[0] == shape[0];
-  if (found == shape) return true;
+  if (std::equal(found.begin(), found.end(), shape.begin(), shape.end())) return true;
   return name.ends_with(".alpha") && shape.size() == 3 && found.size() == 1 && found[0] == shape[1];
 }
 
@@ -281,11 +307,12 @@ std::vector<float> WeightsFile::values(const Place& place) {
 std::vector<int64_t> WeightsFile::shape_of(const std::string& name) const {
   const Place place = find(name);
   if (place.tensor == nullptr) throw Error(ErrorKind::input, "there is no tensor " + name_of(name));
-  const size_t rank = name.ends_with(".codebook.weight") || name.ends_with(".codebook.embed") ? 2 : 3;
+  const size_t rank =
+      (name.ends_with(".codebook.weight") || name.ends_with(".codebook.embed") ? 2 : 3) + (place.headed ? 1 : 0);
   if (place.tensor->shape.size() != rank)
     throw Error(ErrorKind::input, place.tensor->name + " is " + str(*place.tensor) + ", expected " +
                                       std::to_string(rank) + " dimensions");
-  return place.tensor->shape;
+  return {place.tensor->shape.begin() + (place.headed ? 1 : 0), place.tensor->shape.end()};
 }
 
 /// The strides of convolutions whose kernels have twice as many taps.
@@ -303,7 +330,7 @@ std::vector<int64_t> WeightsFile::strides_of(const std::vector<std::string>& con
 
 /// The number of the quantizer's stages among the tensors.
 int64_t WeightsFile::codebooks() const {
-  const std::string end = of_encodec() ? ".codebook.embed" : ".codebook.weight";
+  const std::string end = of_dac() ? ".codebook.weight" : ".codebook.embed";
   int64_t count = 0;
   while (find("quantizer.quantizers." + std::to_string(count) + end).tensor != nullptr) ++count;
   return count;
@@ -311,6 +338,7 @@ int64_t WeightsFile::codebooks() const {
 
 CodecConfig WeightsFile::config_by_shapes() const try {
   if (of_encodec()) return encodec_by_shapes();
+  if (format_ == WeightsFormat::audiolm) return audiolm_by_shapes();
   CodecConfig c;
   const std::vector<int64_t> first = shape_of("encoder.block.0.weight_v");
   c.encoder_dim = first[0], c.kernel_size = first[2];
@@ -335,6 +363,7 @@ CodecConfig WeightsFile::config_by_shapes() const try {
 
 CodecConfig WeightsFile::config_by_keys(const std::string& source) const {
   if (of_encodec()) return encodec_by_keys(source);
+  if (format_ == WeightsFormat::audiolm) return audiolm_by_keys(source);
   const ToldConfig all(source, told_);
   const bool hf = format_ == WeightsFormat::hugging_face;
   if (hf && all.has("model_type") && all.at("model_type") != "dac") all.refuse("model_type", "\"dac\"");
@@ -366,7 +395,7 @@ CodecConfig WeightsFile::config(int64_t sample_rate) const {
     throw Error(ErrorKind::input,
                 name + ": has no \"" + config_key +
                     "\" in its metadata, because it was not written by nacre, and its tensors are not "
-                    "those of DAC or EnCodec; give its configuration (--config of the program)");
+                    "those of DAC, EnCodec or SoundStream; give its configuration (--config of the program)");
   try {
     if (format_ == WeightsFormat::nacre) return CodecConfig::from_json(file_.metadata().at(config_key));
     const bool hf = format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::hugging_face_encodec;
@@ -374,16 +403,16 @@ CodecConfig WeightsFile::config(int64_t sample_rate) const {
         hf ? (path_.parent_path() / "config.json").string() : name + ": metadata \"" + kwargs_metadata_key + "\"";
     CodecConfig c = told_.empty() ? config_by_shapes() : config_by_keys(beside);
     // A latent of another width than encoder_dim * 2^strides is in no configuration of DacModel.
-    if (const Place place = of_encodec() ? Place{} : find("decoder.model.0.weight_v");
+    if (const Place place = of_dac() ? find("decoder.model.0.weight_v") : Place{};
         place.tensor != nullptr && place.tensor->shape.size() == 3)
       c.latent_dim = place.tensor->shape[1];
     if (sample_rate > 0) {
       c.sample_rate = sample_rate;
-    } else if (told_.empty() && (!of_encodec() || c.sample_rate == 0)) {
+    } else if (told_.empty() && (of_dac() || c.sample_rate == 0)) {
       const auto known = std::find_if(published().begin(), published().end(), [&](const Published& p) {
         return p.strides == c.encoder_rates && p.n_codebooks == c.n_codebooks;
       });
-      if (of_encodec() || known == published().end())
+      if (!of_dac() || known == published().end())
         throw Error(ErrorKind::input,
                     name + ": has no \"" + config_key + "\" in its metadata, and no published model has its strides (" +
                         joined(c.encoder_rates) + ") with its number of codebooks (" + std::to_string(c.n_codebooks) +

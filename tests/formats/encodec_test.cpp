@@ -25,20 +25,8 @@ namespace {
 constexpr int64_t lengths[] = {32, 1, 2, 5};      // frames
 constexpr int64_t clips[] = {1097, 477, 480, 7};  // samples, of the model with segments
 
-fs::path golden(const std::string& model, const std::string& file) { return fs::path(NACRE_GOLDEN) / model / file; }
-
 std::span<const float> part(const std::vector<float>& all, int64_t from, int64_t count) {
   return std::span(all).subspan(static_cast<size_t>(from), static_cast<size_t>(count));
-}
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  REQUIRE(a.size() == b.size());
-  double difference = 0, power = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
-    power += std::pow(static_cast<double>(b[i]), 2);
-  }
-  return std::sqrt(difference / power);
 }
 
 /// What golden/make_encodec.py writes, in the words of this library.

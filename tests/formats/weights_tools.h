@@ -1,9 +1,11 @@
 #pragma once
 // Files of weights, changed and read.
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,21 @@
 #include "nacre/files/safetensors.h"
 
 namespace nacre::test {
+
+inline std::filesystem::path golden(const std::string& model, const std::string& file) {
+  return std::filesystem::path(NACRE_GOLDEN) / model / file;
+}
+
+/// Relative L2 distance of `a` from `b`.
+inline double distance(std::span<const float> a, std::span<const float> b) {
+  REQUIRE(a.size() == b.size());
+  double difference = 0, power = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - b[i], 2);
+    power += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / power);
+}
 
 struct Tensor {
   std::string name;

@@ -21,15 +21,16 @@ enum class WeightsFormat : uint8_t {
   hugging_face,          ///< DacModel of transformers
   hugging_face_encodec,  ///< EncodecModel of transformers
   encodec,               ///< state dict of the package encodec
+  audiolm,               ///< state dict of SoundStream in audiolm-pytorch
   other                  ///< none of these; tensors are looked up under this library's names
 };
-/// "nacre", "descript", "hf" (both models of transformers), "encodec", "other"
+/// "nacre", "descript", "hf" (both models of transformers), "encodec", "audiolm", "other"
 const char* str(WeightsFormat) noexcept;
 /// The program for people: "descript-audio-codec", "transformers (DacModel)"; "" for nacre and other.
 const char* program_of(WeightsFormat) noexcept;
 
-/// Metadata key of a safetensors file that holds, as JSON, the arguments of descript-audio-codec's class DAC or of the
-/// classes of the package encodec.
+/// Metadata key of a safetensors file that holds, as JSON, the arguments of descript-audio-codec's class DAC, of the
+/// classes of the package encodec, or of audiolm-pytorch's class SoundStream.
 inline constexpr const char* kwargs_metadata_key = "kwargs";
 
 /// The name of a tensor of this library's "dac" network in DacModel, or "" if DacModel has no such tensor. The names
@@ -42,6 +43,10 @@ std::string hugging_face_name(std::string_view name, size_t encoder_strides, siz
 std::string hugging_face_encodec_name(std::string_view name);
 std::string encodec_name(std::string_view name, const std::set<size_t>& transposed);
 
+/// The name of a tensor of this library's "soundstream" network, of activation_order "after" and with three residual
+/// units per stride, in audiolm-pytorch's SoundStream, or "" if it has no such tensor. `strides`: their number.
+std::string audiolm_name(std::string_view name, size_t strides);
+
 /// A safetensors file of a codec's weights. Tensors are found under the names of this library, whichever names and
 /// whichever of three forms of weight normalisation the file has: weight_g and weight_v,
 /// parametrizations.weight.original0 and original1, or the product of both as weight. From the product w, v = w and
@@ -50,7 +55,8 @@ std::string encodec_name(std::string_view name, const std::set<size_t>& transpos
 class WeightsFile {
  public:
   /// Throws Error(input) for a file that is no safetensors file (a pickled one is named), that has values that are not
-  /// finite, or that mixes forms of weight normalisation in one layer.
+  /// finite, that mixes forms of weight normalisation in one layer, or that has parts of audiolm-pytorch's SoundStream
+  /// which this library lacks.
   static WeightsFile read(const std::filesystem::path&);
 
   const std::filesystem::path& path() const noexcept { return path_; }
@@ -74,6 +80,7 @@ class WeightsFile {
     };
     const StoredTensor* tensor = nullptr;  ///< null: the file does not have it
     Take take = values;
+    bool headed = false;  ///< the file's tensor has one more axis, the first one, of length 1
   };
   Place find(const std::string& name) const;
   /// The name under which the file has or would have the model's tensor `name`.
@@ -81,7 +88,8 @@ class WeightsFile {
   /// Whether a tensor has the model's shape. A vector fits alpha's [1, channels, 1].
   static bool fits(const Place&, const std::string& name, const std::vector<int64_t>& shape) noexcept;
   static std::vector<float> values(const Place&);
-  /// Whether a tensor has nothing for this library: flags of EnCodec's codebooks.
+  /// Whether a tensor has nothing for this library: flags of EnCodec's codebooks; of audiolm-pytorch also
+  /// discriminators, spectrograms and the conditioning by which it denoises.
   bool ignored(const StoredTensor&) const noexcept;
   /// All tensors of the file, under their own names.
   std::span<const StoredTensor> tensors() const& noexcept { return file_.tensors(); }
@@ -93,19 +101,23 @@ class WeightsFile {
   std::vector<int64_t> shape_of(const std::string& name) const;
   CodecConfig config_by_keys(const std::string& source) const;
   CodecConfig config_by_shapes() const;
+  bool of_dac() const noexcept;
   bool of_encodec() const noexcept;
   std::string mapped(const std::string& name) const;
   std::vector<int64_t> strides_of(const std::vector<std::string>& convs) const;
   int64_t codebooks() const;
   CodecConfig encodec_by_keys(const std::string& source) const;
   CodecConfig encodec_by_shapes() const;
+  void refuse_parts_of_audiolm() const;
+  CodecConfig audiolm_by_keys(const std::string& source) const;
+  CodecConfig audiolm_by_shapes() const;
 
   std::filesystem::path path_;
   Safetensors file_;
   WeightsFormat format_ = WeightsFormat::other;
   std::string told_;  ///< JSON beside or in the file: config.json, or arguments of classes
   std::map<std::string, const StoredTensor*, std::less<>> named_;  ///< by name without prefixes such as "module."
-  size_t encoder_strides_ = 0, decoder_strides_ = 0;
+  size_t encoder_strides_ = 0, decoder_strides_ = 0;               ///< of DacModel and audiolm-pytorch
   std::set<size_t> transposed_;  ///< layers of EnCodec's decoder
   int form_ = 0;  ///< of the weight normalisation of most layers
 };
