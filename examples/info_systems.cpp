@@ -33,6 +33,7 @@ std::vector<std::string> formats(const CodecConfig& c) {
   if (not_for_hugging_face(c).empty()) found.push_back("hf");
   if (not_for_descript(c).empty()) found.push_back("descript");
   if (not_for_encodec(c).empty()) found.push_back("encodec");
+  if (not_for_audiolm(c).empty()) found.push_back("audiolm");
   return found;
 }
 

@@ -52,6 +52,8 @@ std::string not_for_audiolm(const CodecConfig& c) {
   if (c.norm != Norm::none)
     return differs("norm", c.norm == Norm::weight ? "weight" : c.norm == Norm::group ? "group" : "layer");
   if (c.shortcut != Shortcut::identity) return differs("shortcut", "convolution");
+  // The class conditions both halves, in other places.
+  if (c.denoise != Denoise::none) return differs("denoise", c.denoise == Denoise::encoder ? "encoder" : "decoder");
   if (c.lstm_layers != 0) return differs("lstm_layers", std::to_string(c.lstm_layers));
   if (c.residual_width != 1)
     return "codec.residual_width is not 1, so units have a branch of another width, which audiolm-pytorch does not "

@@ -423,6 +423,8 @@ TEST_CASE("keyboard: --json is one object on standard output", "[cli]") {
   for (const auto& s : j["systems"]) systems[s["name"]] = s;
   CHECK(systems["dac-44k"]["formats"] == std::vector<std::string>{"hf", "descript"});
   CHECK(systems["encodec-48k"]["formats"] == std::vector<std::string>{"hf", "encodec"});
+  CHECK(systems["soundstream-16k"]["formats"] == std::vector<std::string>{"audiolm"});
+  CHECK(systems["soundstream-24k"]["formats"].empty());
   CHECK(systems["encodec-48k"]["latency"] == 1);
   CHECK(systems["encodec-48k"]["causal"] == false);
   CHECK(systems["encodec-24k"]["causal"] == true);

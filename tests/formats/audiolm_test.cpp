@@ -291,6 +291,7 @@ TEST_CASE("formats: a codec that audiolm-pytorch does not have is not written") 
   refused([](CodecConfig& c) { c.padding = Padding::zero; }, "codec.padding is zero");
   refused([](CodecConfig& c) { c.norm = Norm::weight; }, "codec.norm is weight");
   refused([](CodecConfig& c) { c.shortcut = Shortcut::convolution; }, "codec.shortcut is convolution");
+  refused([](CodecConfig& c) { c.denoise = Denoise::encoder; }, "codec.denoise is encoder");
   refused([](CodecConfig& c) { c.lstm_layers = 1; }, "codec.lstm_layers is 1");
   refused([](CodecConfig& c) { c.residual_width = 2; }, "codec.residual_width is not 1");
   refused([](CodecConfig& c) { c.kernel_size = 5; }, "codec.kernel_size is 5");
