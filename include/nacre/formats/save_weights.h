@@ -9,8 +9,8 @@
 namespace nacre {
 
 /// Why a model of transformers (DacModel for network "dac", EncodecModel for "encodec"), class DAC of
-/// descript-audio-codec, the package encodec, or class SoundStream of audiolm-pytorch cannot hold a codec: "codec.activation is elu, which DacModel does not
-/// have". Empty if it can.
+/// descript-audio-codec, the package encodec, or class SoundStream of audiolm-pytorch cannot hold a codec:
+/// "codec.activation is elu, which DacModel does not have". Empty if it can.
 std::string not_for_hugging_face(const CodecConfig&);
 std::string not_for_descript(const CodecConfig&);
 std::string not_for_encodec(const CodecConfig&);
