@@ -10,9 +10,9 @@ safetensors. Run by hand, needs torch and safetensors.
   scripts/convert_pth.py model.safetensors soundstream.pt  of nacre export --format audiolm, for
                                                            SoundStream.init_and_load_from(path, strict=False)
 
-The arguments of the classes DAC and SoundStream are kept as JSON under "kwargs" in the metadata of the safetensors file. A
-.th file is a state dict alone. The file is loaded without running code from it (weights_only); SoundStream's arguments,
-which are a pickle inside of it, without any class or function.
+The arguments of the classes DAC and SoundStream are kept as JSON under "kwargs" in the metadata of the safetensors
+file. A .th file is a state dict alone. The file is loaded without running code from it (weights_only); SoundStream's
+arguments, which are a pickle inside of it, without any class or function.
 """
 import io
 import json
@@ -62,7 +62,8 @@ def main():
             torch.save(tensors, target)
             return
         if kwargs is None:
-            sys.exit(f'{source}: has no "kwargs" in its metadata; nacre export --format descript or audiolm writes them')
+            sys.exit(f'{source}: has no "kwargs" in its metadata; nacre export --format descript or audiolm writes '
+                     "them")
         if any(name.startswith("rq.rvqs.") for name in tensors):  # audiolm-pytorch
             config = {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}
             torch.save({"model": tensors, "config": pickle.dumps(config)}, target)
