@@ -223,12 +223,13 @@ void about_streaming(const Options& o, const CodecConfig& c, ordered_json& out) 
 ContextOptions context_for(const Options& o) { return o.memory ? o.device.context() : ContextOptions{}; }
 
 void about_config(const Options& o, const std::string& name, const training::RunConfig& c, ordered_json& out) {
+  const ordered_json costs = complexity(c.codec);
   say(o, "%s: configuration\n  %s\n  %s\n  batch %lld x %lld samples, learning rate %g\n", printable(name).c_str(),
-      words(c.codec).c_str(), complexity_line(c.codec).c_str(), static_cast<long long>(c.training.batch_size),
+      words(c.codec).c_str(), complexity_line(costs).c_str(), static_cast<long long>(c.training.batch_size),
       static_cast<long long>(c.training.segment_length), c.optimizer.learning_rate);
   out = {{"name", name}, {"kind", "configuration"}};
   out.update(json_of(c.codec));
-  out.update(complexity(c.codec));
+  out.update(costs);
   about_streaming(o, c.codec, out);
   out["config"] = ordered_json::parse(c.to_json());
   if (!o.cost.empty()) about_cost(o, c, out);

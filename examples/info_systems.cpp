@@ -54,8 +54,7 @@ ordered_json complexity(const CodecConfig& c) {
           {"decoder_macs_profiled", rate(c.decoder_macs_profiled(frames))}};
 }
 
-std::string complexity_line(const CodecConfig& c) {
-  const ordered_json of = complexity(c);
+std::string complexity_line(const ordered_json& of) {
   return fixed(of["values"].get<double>() / 1e6, 2) + " M values; G multiply-adds per second of audio: encoder " +
          giga(of["encoder_macs"]) + ", decoder " + giga(of["decoder_macs"]) + " (as profilers count: " +
          giga(of["decoder_macs_profiled"]) + ")";

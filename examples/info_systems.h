@@ -10,7 +10,7 @@ namespace nacre::program {
 /// Parameters and multiply-adds per second of audio: "encoder_macs", "decoder_macs" and "decoder_macs_profiled".
 nlohmann::ordered_json complexity(const CodecConfig&);
 /// The same as one line of text.
-std::string complexity_line(const CodecConfig&);
+std::string complexity_line(const nlohmann::ordered_json& complexity);
 
 /// One object per built-in configuration, in their order.
 nlohmann::ordered_json systems();

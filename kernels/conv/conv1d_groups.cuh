@@ -68,11 +68,8 @@ __device__ __forceinline__ float4 load_four(const bf16* p) {
   return make_float4(__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u), __uint_as_float(raw.y << 16),
                      __uint_as_float(raw.y & 0xffff0000u));
 }
-__device__ __forceinline__ void load_four(const float* p, float (&v)[4]) {
-  const float4 f = load_four(p);
-  v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
-}
-__device__ __forceinline__ void load_four(const bf16* p, float (&v)[4]) {
+template <class T>
+__device__ __forceinline__ void load_four(const T* p, float (&v)[4]) {
   const float4 f = load_four(p);
   v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
 }

@@ -55,21 +55,6 @@ __device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
   return {blockIdx.x / t.row_blocks, channel, first + place, !active ? 0 : end < t.rows ? end : t.rows, column, place};
 }
 
-template <class T, int P>
-__device__ __forceinline__ Pack<T> load(const T* p) {
-  if constexpr (P == 1)
-    return load_some(p, 1);
-  else
-    return load_pack(p);
-}
-template <class T, int P>
-__device__ __forceinline__ void save(T* p, const Pack<T>& v) {
-  if constexpr (P == 1)
-    store_some(p, v, 1);
-  else
-    store_pack(p, v);
-}
-
 /// Parameters of P channels. With packs, p is 16-byte aligned.
 template <int P>
 struct Channels {
@@ -142,7 +127,7 @@ __global__ void __launch_bounds__(threads)
     const double pivot = static_cast<double>(to_float(item[work.channel / group_channels * group_channels]));
 #pragma unroll 4
     for (int64_t row = work.row; row < work.end; row += t.rows_at_once)
-      m.template add<P>(load<T, P>(item + row * t.channels + work.channel), pivot);
+      m.template add<P>(load_elements<P>(item + row * t.channels + work.channel), pivot);
   }
   sums[threadIdx.x] = m.sum, sums[threads + threadIdx.x] = m.squares;
   __syncthreads();
@@ -188,11 +173,11 @@ __global__ void __launch_bounds__(threads) group_norm_apply_kernel(GroupNormForw
 #pragma unroll 4
   for (int64_t row = work.row; row < work.end; row += t.rows_at_once) {
     const int64_t at = (work.item * t.rows + row) * t.channels + work.channel;
-    Pack<T> v = load<T, P>(f.x.data + at), residual{};
-    if (f.residual) residual = load<T, P>(f.residual.data + at);
+    Pack<T> v = load_elements<P>(f.x.data + at), residual{};
+    if (f.residual) residual = load_elements<P>(f.residual.data + at);
 #pragma unroll
     for (int i = 0; i < P; ++i) v.v[i] = (v.v[i] - mean) * scale.v[i] + bias.v[i] + residual.v[i];
-    save<T, P>(f.y.data + at, v);
+    store_elements<P>(f.y.data + at, v);
   }
 }
 
@@ -211,7 +196,7 @@ __global__ void __launch_bounds__(threads) group_norm_columns_kernel(GroupNormBa
     const int64_t at = (first + row) * t.channels + work.channel;
     const int64_t set = (over_item ? work.item : first + row) * g.groups + group;
     const float mean = g.mean.data[set], inverse = g.inverse_deviation.data[set];
-    const Pack<T> x = load<T, P>(g.x.data + at), dy = load<T, P>(g.dy.data + at);
+    const Pack<T> x = load_elements<P>(g.x.data + at), dy = load_elements<P>(g.dy.data + at);
 #pragma unroll
     for (int i = 0; i < P; ++i) {
       sum_dy[i] += dy.v[i];
@@ -274,12 +259,12 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll 2
   for (int64_t row = work.row; row < work.end; row += t.rows_at_once) {
     const int64_t at = (work.item * t.rows + row) * t.channels + work.channel;
-    const Pack<T> x = load<T, P>(g.x.data + at);
-    Pack<T> dy = load<T, P>(g.dy.data + at), before{};
-    if (g.add_dx) before = load<T, P>(g.dx.data + at);
+    const Pack<T> x = load_elements<P>(g.x.data + at);
+    Pack<T> dy = load_elements<P>(g.dy.data + at), before{};
+    if (g.add_dx) before = load_elements<P>(g.dx.data + at);
 #pragma unroll
     for (int i = 0; i < P; ++i) dy.v[i] = before.v[i] + (scale.v[i] * dy.v[i] - constant - (x.v[i] - mean) * slope);
-    save<T, P>(g.dx.data + at, dy);
+    store_elements<P>(g.dx.data + at, dy);
   }
 }
 
@@ -316,18 +301,18 @@ __global__ void __launch_bounds__(threads)
   const T* const x = f.x.data + at;
   const double pivot = static_cast<double>(to_float(x[0]));
   Moments m;
-  for (int i = s.lane * P; i < end; i += s.lanes * P) m.template add<P>(load<T, P>(x + i), pivot);
+  for (int i = s.lane * P; i < end; i += s.lanes * P) m.template add<P>(load_elements<P>(x + i), pivot);
   const double sum = s.sum(m.sum), squares = s.sum(m.squares);
   float mean = 0, inverse = 0;
   put_statistics(pivot, sum, squares, per, f.eps, &mean, &inverse);
   if (exists && s.lane == 0) f.mean.data[s.set] = mean, f.inverse_deviation.data[s.set] = inverse;
   for (int i = s.lane * P; i < end; i += s.lanes * P) {  // x comes from cache
-    Pack<T> v = load<T, P>(x + i), residual{};
-    if (f.residual) residual = load<T, P>(f.residual.data + at + i);
+    Pack<T> v = load_elements<P>(x + i), residual{};
+    if (f.residual) residual = load_elements<P>(f.residual.data + at + i);
     const Channels<P> gain(f.gain.data + channel + i), bias(f.bias.data + channel + i);
 #pragma unroll
     for (int k = 0; k < P; ++k) v.v[k] = (v.v[k] - mean) * (inverse * gain.v[k]) + bias.v[k] + residual.v[k];
-    save<T, P>(f.y.data + at + i, v);
+    store_elements<P>(f.y.data + at + i, v);
   }
 }
 
@@ -343,7 +328,7 @@ __global__ void __launch_bounds__(threads)
   const float mean = exists ? g.mean.data[s.set] : 0.0f, inverse = exists ? g.inverse_deviation.data[s.set] : 0.0f;
   double sum_d = 0, sum_dh = 0;
   for (int i = s.lane * P; i < end; i += s.lanes * P) {
-    const Pack<T> x = load<T, P>(g.x.data + at + i), dy = load<T, P>(g.dy.data + at + i);
+    const Pack<T> x = load_elements<P>(g.x.data + at + i), dy = load_elements<P>(g.dy.data + at + i);
     const Channels<P> gain(gains + i);
     float of_d = 0, of_dh = 0;
 #pragma unroll
@@ -357,14 +342,14 @@ __global__ void __launch_bounds__(threads)
   const double mean_d = s.sum(sum_d) / width, mean_dh = s.sum(sum_dh) / width;
   const float constant = inverse * static_cast<float>(mean_d), slope = inverse * inverse * static_cast<float>(mean_dh);
   for (int i = s.lane * P; i < end; i += s.lanes * P) {
-    const Pack<T> x = load<T, P>(g.x.data + at + i);
-    Pack<T> dy = load<T, P>(g.dy.data + at + i), before{};
-    if (g.add_dx) before = load<T, P>(g.dx.data + at + i);
+    const Pack<T> x = load_elements<P>(g.x.data + at + i);
+    Pack<T> dy = load_elements<P>(g.dy.data + at + i), before{};
+    if (g.add_dx) before = load_elements<P>(g.dx.data + at + i);
     const Channels<P> gain(gains + i);
 #pragma unroll
     for (int k = 0; k < P; ++k)
       dy.v[k] = before.v[k] + (inverse * gain.v[k] * dy.v[k] - constant - (x.v[k] - mean) * slope);
-    save<T, P>(g.dx.data + at + i, dy);
+    store_elements<P>(g.dx.data + at + i, dy);
   }
 }
 

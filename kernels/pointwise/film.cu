@@ -58,21 +58,6 @@ __device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
   return {item, channel, first + row, !active ? 0 : end < t.rows ? end : t.rows, active};
 }
 
-template <class T, int P>
-__device__ __forceinline__ Pack<T> load(const T* p) {
-  if constexpr (P == 1)
-    return load_some(p, 1);
-  else
-    return load_pack(p);
-}
-template <class T, int P>
-__device__ __forceinline__ void save(T* p, const Pack<T>& v) {
-  if constexpr (P == 1)
-    store_some(p, v, 1);
-  else
-    store_pack(p, v);
-}
-
 /// Calls rows(count, row) for the rows of a thread, `batch` at a time and then one by one. `count` is a constant, so
 /// that all loads of a batch precede its stores; since outputs may alias inputs, the compiler could not reorder them.
 template <int batch, class F>
@@ -96,12 +81,12 @@ __global__ void __launch_bounds__(threads) film_forward_kernel(FilmForward<T> f,
     const int64_t offset = item + row * t.channels;
     Pack<T> v[count.value];
 #pragma unroll
-    for (int k = 0; k < count.value; ++k) v[k] = load<T, P>(f.x.data + offset + k * step);
+    for (int k = 0; k < count.value; ++k) v[k] = load_elements<P>(f.x.data + offset + k * step);
 #pragma unroll
     for (int k = 0; k < count.value; ++k) {
 #pragma unroll
       for (int i = 0; i < P; ++i) v[k].v[i] = gamma[i] * v[k].v[i] + beta[i];
-      save<T, P>(f.y.data + offset + k * step, v[k]);
+      store_elements<P>(f.y.data + offset + k * step, v[k]);
     }
   });
 }
@@ -126,9 +111,9 @@ __global__ void __launch_bounds__(threads) film_backward_kernel(FilmBackward<T> 
       Pack<T> x[count.value], dy[count.value], dx[count.value];
 #pragma unroll
       for (int k = 0; k < count.value; ++k) {
-        x[k] = load<T, P>(g.x.data + offset + k * step);
-        dy[k] = load<T, P>(g.dy.data + offset + k * step);
-        if constexpr (add) dx[k] = load<T, P>(g.dx.data + offset + k * step);
+        x[k] = load_elements<P>(g.x.data + offset + k * step);
+        dy[k] = load_elements<P>(g.dy.data + offset + k * step);
+        if constexpr (add) dx[k] = load_elements<P>(g.dx.data + offset + k * step);
       }
 #pragma unroll
       for (int k = 0; k < count.value; ++k) {
@@ -139,7 +124,7 @@ __global__ void __launch_bounds__(threads) film_backward_kernel(FilmBackward<T> 
           const float gradient = gamma[i] * dy[k].v[i];
           dx[k].v[i] = add ? dx[k].v[i] + gradient : gradient;
         }
-        if (g.dx.data != nullptr) save<T, P>(g.dx.data + offset + k * step, dx[k]);
+        if (g.dx.data != nullptr) store_elements<P>(g.dx.data + offset + k * step, dx[k]);
       }
     });
   }

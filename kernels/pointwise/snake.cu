@@ -59,21 +59,6 @@ __device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
   return {channel, first + row, !active ? 0 : end < t.rows ? end : t.rows, active};
 }
 
-template <class T, int P>
-__device__ __forceinline__ Pack<T> load(const T* p) {
-  if constexpr (P == 1)
-    return load_some(p, 1);
-  else
-    return load_pack(p);
-}
-template <class T, int P>
-__device__ __forceinline__ void save(T* p, const Pack<T>& v) {
-  if constexpr (P == 1)
-    store_some(p, v, 1);
-  else
-    store_pack(p, v);
-}
-
 /// y of `batch` rows, `step` elements apart. All loads precede the stores; since y may be x, the compiler could not
 /// reorder them.
 template <int batch, class T, int P>
@@ -81,12 +66,12 @@ __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, con
                                              const float (&gain)[P]) {
   Pack<T> v[batch];
 #pragma unroll
-  for (int k = 0; k < batch; ++k) v[k] = load<T, P>(x + k * step);
+  for (int k = 0; k < batch; ++k) v[k] = load_elements<P>(x + k * step);
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
 #pragma unroll
     for (int i = 0; i < P; ++i) v[k].v[i] += vec::sin_squared_pi(frequency[i], v[k].v[i]) * gain[i];
-    save<T, P>(y + k * step, v[k]);
+    store_elements<P>(y + k * step, v[k]);
   }
 }
 
@@ -119,9 +104,9 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
   Pack<T> xs[batch], g[batch], previous[batch];
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
-    xs[k] = load<T, P>(x + k * step);
-    g[k] = load<T, P>(dy + k * step);
-    if constexpr (add) previous[k] = load<T, P>(dx + k * step);
+    xs[k] = load_elements<P>(x + k * step);
+    g[k] = load_elements<P>(dy + k * step);
+    if constexpr (add) previous[k] = load_elements<P>(dx + k * step);
   }
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
@@ -135,7 +120,7 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
       g[k].v[i] = d + s.slope[i] * by_phase;
       if constexpr (add) g[k].v[i] += previous[k].v[i];
     }
-    if (dx != nullptr) save<T, P>(dx + k * step, g[k]);
+    if (dx != nullptr) store_elements<P>(dx + k * step, g[k]);
   }
 }
 

@@ -185,6 +185,21 @@ __device__ __forceinline__ void store_some(T* p, const Pack<T>& v, int n) {
   for (int i = 0; i < pack_size<T>; ++i)
     if (i < n) p[i] = store<T>(v.v[i]);
 }
+/// P elements, one or a pack.
+template <int P, class T>
+__device__ __forceinline__ Pack<T> load_elements(const T* p) {
+  if constexpr (P == 1)
+    return load_some(p, 1);
+  else
+    return load_pack(p);
+}
+template <int P, class T>
+__device__ __forceinline__ void store_elements(T* p, const Pack<T>& v) {
+  if constexpr (P == 1)
+    store_some(p, v, 1);
+  else
+    store_pack(p, v);
+}
 /// Whether p allows 16-byte accesses. Called on the host to choose a kernel.
 template <class T>
 bool aligned16(const T* p) {

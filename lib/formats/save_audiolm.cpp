@@ -8,25 +8,13 @@
 #include "nacre/files/safetensors.h"
 #include "nacre/formats/save_weights.h"
 #include "nacre/formats/weights_file.h"
+#include "systems/seanet.h"
 
 namespace nacre {
 namespace {
 
 using nlohmann::ordered_json;
 constexpr int64_t taps = 7;  // of all convolutions of stride 1 but the encoder's last one and those of one tap
-
-std::vector<int64_t> encoder_widths(const CodecConfig& c) {
-  if (!c.encoder_channels.empty()) return c.encoder_channels;
-  std::vector<int64_t> widths{c.encoder_dim};
-  for (size_t i = 0; i < c.encoder_rates.size(); ++i) widths.push_back(2 * widths.back());
-  return widths;
-}
-std::vector<int64_t> decoder_widths(const CodecConfig& c) {
-  if (!c.decoder_channels.empty()) return c.decoder_channels;
-  std::vector<int64_t> widths{c.decoder_dim};
-  for (size_t i = 0; i < c.decoder_rates.size(); ++i) widths.push_back(widths.back() / 2);
-  return widths;
-}
 
 bool is_reverse(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
   return std::equal(a.begin(), a.end(), b.rbegin(), b.rend());
@@ -68,8 +56,8 @@ std::string not_for_audiolm(const CodecConfig& c) {
   if (!c.latent_convolutions) return differs("latent_convolutions", "false");
   if (!is_reverse(c.decoder_rates, c.encoder_rates))
     return "codec.decoder_rates are not the reverse of encoder_rates, which audiolm-pytorch needs";
-  const std::vector<int64_t> widths = encoder_widths(c);
-  if (!is_reverse(decoder_widths(c), widths))
+  const std::vector<int64_t> widths = systems::encoder_widths(c);
+  if (!is_reverse(systems::decoder_widths(c), widths))
     return "the decoder's widths are not the reverse of the encoder's, which audiolm-pytorch needs";
   if (std::any_of(widths.begin(), widths.end(), [&](int64_t x) { return x % widths[0] != 0; }))
     return "codec.encoder_channels are not multiples of the first one, which audiolm-pytorch needs";
@@ -94,7 +82,7 @@ void save_audiolm(Context& ctx, const Parameters& parameters, const CodecConfig&
           all.add(theirs.substr(0, theirs.size() - std::string_view("embed").size()) + "initted", {1}, {1.0f});
       });
   std::vector<int64_t> multiples;
-  const std::vector<int64_t> widths = encoder_widths(c);
+  const std::vector<int64_t> widths = systems::encoder_widths(c);
   for (size_t i = 1; i < widths.size(); ++i) multiples.push_back(widths[i] / widths[0]);
   const ordered_json kwargs = {{"channels", widths[0]},
                                {"strides", c.encoder_rates},

@@ -128,34 +128,39 @@ CodecConfig at_8k() {
 
 }  // namespace
 
+Preset::Settings with_encodec_training(const Preset::Settings& own) {
+  Preset::Settings settings{{"discriminator.periods", "[]"},
+                            {"discriminator.windows", "[]"},
+                            {"discriminator.level", "false"},
+                            {"discriminator.learning_rate", "3e-4"},
+                            {"discriminator.beta1", "0.5"},
+                            {"discriminator.beta2", "0.9"},
+                            {"discriminator.weight_decay", "0"},
+                            {"discriminator.clip", "0"},
+                            {"optimizer.learning_rate", "3e-4"},
+                            {"optimizer.beta1", "0.5"},
+                            {"optimizer.beta2", "0.9"},
+                            {"optimizer.weight_decay", "0"},
+                            {"optimizer.clip", "0"},
+                            {"training.start", "\"scaled\""},
+                            {"training.schedule", "\"constant\""},
+                            {"training.batch_size", "64"}};
+  settings.insert(settings.end(), own.begin(), own.end());
+  return settings;
+}
+
 SystemFile encodec() {
   // The paper (section 3.4), which audiocraft's default configuration shares where it is not said otherwise.
-  const Preset::Settings both{{"loss.balanced", "true"},
-                              {"loss.balancer_norm", "\"item\""},
-                              {"loss.waveform", "0.1"},
-                              {"loss.stft", "0"},
-                              {"loss.vq", "1"},
-                              {"loss.vq_mean", "true"},
-                              {"loss.mel_kind", "\"power\""},
-                              {"loss.mel_scale", "\"htk\""},
-                              {"loss.mel_fmin", "64"},
-                              {"discriminator.periods", "[]"},
-                              {"discriminator.windows", "[]"},
-                              {"discriminator.level", "false"},
-                              {"discriminator.learning_rate", "3e-4"},
-                              {"discriminator.beta1", "0.5"},
-                              {"discriminator.beta2", "0.9"},
-                              {"discriminator.weight_decay", "0"},
-                              {"discriminator.clip", "0"},
-                              {"optimizer.learning_rate", "3e-4"},
-                              {"optimizer.beta1", "0.5"},
-                              {"optimizer.beta2", "0.9"},
-                              {"optimizer.weight_decay", "0"},
-                              {"optimizer.clip", "0"},
-                              {"optimizer.ema_decay", "0.99"},
-                              {"training.start", "\"scaled\""},
-                              {"training.schedule", "\"constant\""},
-                              {"training.batch_size", "64"}};
+  const Preset::Settings both = with_encodec_training({{"loss.balanced", "true"},
+                                                       {"loss.balancer_norm", "\"item\""},
+                                                       {"loss.waveform", "0.1"},
+                                                       {"loss.stft", "0"},
+                                                       {"loss.vq", "1"},
+                                                       {"loss.vq_mean", "true"},
+                                                       {"loss.mel_kind", "\"power\""},
+                                                       {"loss.mel_scale", "\"htk\""},
+                                                       {"loss.mel_fmin", "64"},
+                                                       {"optimizer.ema_decay", "0.99"}});
   const auto with = [](Preset::Settings settings, const Preset::Settings& more) {
     settings.insert(settings.end(), more.begin(), more.end());
     return settings;

@@ -30,37 +30,22 @@ CodecConfig at_24k() {
 SystemFile lrac() {
   // The public recipe's defaults, without its loss on features of a speech model. It compares natural logarithms of mel
   // bands with weight 45. Here they have base 10, so the weight is ln 10 times as large.
-  const Preset::Settings settings{{"loss.balanced", "false"},
-                                  {"loss.waveform", "1"},
-                                  {"loss.stft", "0"},
-                                  {"loss.mel", "103.6"},
-                                  {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
-                                  {"loss.mels", "[10, 20, 40, 80, 160, 320]"},
-                                  {"loss.vq", "1"},
-                                  {"loss.vq_mean", "true"},
-                                  {"loss.adversarial", "1"},
-                                  {"loss.feature", "2"},
-                                  {"discriminator.periods", "[]"},
-                                  {"discriminator.windows", "[]"},
-                                  {"discriminator.stft_windows", "[128, 256, 512, 1024, 2048]"},
-                                  {"discriminator.stft_channels", "16"},
-                                  {"discriminator.stft_slope", "0.3"},
-                                  {"discriminator.level", "false"},
-                                  {"discriminator.learning_rate", "3e-4"},
-                                  {"discriminator.beta1", "0.5"},
-                                  {"discriminator.beta2", "0.9"},
-                                  {"discriminator.weight_decay", "0"},
-                                  {"discriminator.clip", "0"},
-                                  {"optimizer.learning_rate", "3e-4"},
-                                  {"optimizer.beta1", "0.5"},
-                                  {"optimizer.beta2", "0.9"},
-                                  {"optimizer.weight_decay", "0"},
-                                  {"optimizer.clip", "0"},
-                                  {"optimizer.ema_decay", "0"},
-                                  {"training.start", "\"scaled\""},
-                                  {"training.schedule", "\"constant\""},
-                                  {"training.batch_size", "64"},
-                                  {"training.segment_length", "24000"}};
+  const Preset::Settings settings =
+      with_encodec_training({{"loss.balanced", "false"},
+                             {"loss.waveform", "1"},
+                             {"loss.stft", "0"},
+                             {"loss.mel", "103.6"},
+                             {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
+                             {"loss.mels", "[10, 20, 40, 80, 160, 320]"},
+                             {"loss.vq", "1"},
+                             {"loss.vq_mean", "true"},
+                             {"loss.adversarial", "1"},
+                             {"loss.feature", "2"},
+                             {"discriminator.stft_windows", "[128, 256, 512, 1024, 2048]"},
+                             {"discriminator.stft_channels", "16"},
+                             {"discriminator.stft_slope", "0.3"},
+                             {"optimizer.ema_decay", "0"},
+                             {"training.segment_length", "24000"}});
   return {.networks = {}, .presets = {{.name = "lrac-24k", .codec = at_24k(), .settings = settings}}};
 }
 

@@ -33,6 +33,19 @@ std::string part(const std::string& name, ActivationOrder order, int of_before, 
 
 }  // namespace
 
+std::vector<int64_t> encoder_widths(const CodecConfig& c) {
+  if (!c.encoder_channels.empty()) return c.encoder_channels;
+  std::vector<int64_t> widths{c.encoder_dim};
+  for (size_t i = 0; i < c.encoder_rates.size(); ++i) widths.push_back(2 * widths.back());
+  return widths;
+}
+std::vector<int64_t> decoder_widths(const CodecConfig& c) {
+  if (!c.decoder_channels.empty()) return c.decoder_channels;
+  std::vector<int64_t> widths{c.decoder_dim};
+  for (size_t i = 0; i < c.decoder_rates.size(); ++i) widths.push_back(widths.back() / 2);
+  return widths;
+}
+
 PaddedConv::PaddedConv(Parameters& p, const CodecConfig& c, const std::string& name, int64_t in, int64_t out,
                        int64_t taps, int64_t stride, int64_t dilation)
     : conv_(p, name + ".conv", in, out, taps, padded(c, taps, stride, dilation), norm_of_weight(c), BiasStart::uniform),

@@ -3,11 +3,16 @@
 // padding depends on the configuration, and residual units of them.
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "nacre/nn/layers.h"
 #include "nacre/systems/codec_config.h"
 
 namespace nacre::systems {
+
+/// Channels of the convolutions of one half of SoundStream, from its first layer to its last.
+std::vector<int64_t> encoder_widths(const CodecConfig&);
+std::vector<int64_t> decoder_widths(const CodecConfig&);
 
 /// A convolution whose output has time / stride positions, rounded up. Causal: all padding is on the left, but for what
 /// completes the last position.

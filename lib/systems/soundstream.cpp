@@ -12,20 +12,6 @@ namespace {
 constexpr int64_t denoise_labels = 2;  // off and on
 constexpr double half_width = 0.5;  // what the paper's table of parameters implies (docs/systems.md)
 
-/// Widths of one half, from its first layer to its last.
-std::vector<int64_t> encoder_widths(const CodecConfig& c) {
-  if (!c.encoder_channels.empty()) return c.encoder_channels;
-  std::vector<int64_t> widths{c.encoder_dim};
-  for (size_t i = 0; i < c.encoder_rates.size(); ++i) widths.push_back(2 * widths.back());
-  return widths;
-}
-std::vector<int64_t> decoder_widths(const CodecConfig& c) {
-  if (!c.decoder_channels.empty()) return c.decoder_channels;
-  std::vector<int64_t> widths{c.decoder_dim};
-  for (size_t i = 0; i < c.decoder_rates.size(); ++i) widths.push_back(widths.back() / 2);
-  return widths;
-}
-
 double branch_of(const CodecConfig& c, int64_t channels) {
   return (c.residual_width > 0 ? c.residual_width : half_width) * static_cast<double>(channels);
 }
@@ -159,38 +145,22 @@ CodecConfig at_16k() {
 
 SystemFile soundstream() {
   // Section III.E. Optimizer and batch are EnCodec's, because the paper does not state them.
-  const Preset::Settings both{{"loss.balanced", "false"},
-                              {"loss.waveform", "0"},
-                              {"loss.stft", "0"},
-                              {"loss.mel", "0.1"},
-                              {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
-                              {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
-                              {"loss.mel_kind", "\"norms\""},
-                              {"loss.mel_scale", "\"htk\""},
-                              {"loss.vq", "1"},
-                              {"loss.vq_mean", "true"},
-                              {"loss.adversarial", "1"},
-                              {"loss.feature", "100"},
-                              {"discriminator.loss", "\"hinge\""},
-                              {"discriminator.periods", "[]"},
-                              {"discriminator.windows", "[]"},
-                              {"discriminator.scales", "[1, 2, 4]"},
-                              {"discriminator.residual_windows", "[1024]"},
-                              {"discriminator.level", "false"},
-                              {"discriminator.learning_rate", "3e-4"},
-                              {"discriminator.beta1", "0.5"},
-                              {"discriminator.beta2", "0.9"},
-                              {"discriminator.weight_decay", "0"},
-                              {"discriminator.clip", "0"},
-                              {"optimizer.learning_rate", "3e-4"},
-                              {"optimizer.beta1", "0.5"},
-                              {"optimizer.beta2", "0.9"},
-                              {"optimizer.weight_decay", "0"},
-                              {"optimizer.clip", "0"},
-                              {"optimizer.ema_decay", "0.99"},
-                              {"training.start", "\"scaled\""},
-                              {"training.schedule", "\"constant\""},
-                              {"training.batch_size", "64"}};
+  const Preset::Settings both = with_encodec_training({{"loss.balanced", "false"},
+                                                       {"loss.waveform", "0"},
+                                                       {"loss.stft", "0"},
+                                                       {"loss.mel", "0.1"},
+                                                       {"loss.windows", "[64, 128, 256, 512, 1024, 2048]"},
+                                                       {"loss.mels", "[64, 64, 64, 64, 64, 64]"},
+                                                       {"loss.mel_kind", "\"norms\""},
+                                                       {"loss.mel_scale", "\"htk\""},
+                                                       {"loss.vq", "1"},
+                                                       {"loss.vq_mean", "true"},
+                                                       {"loss.adversarial", "1"},
+                                                       {"loss.feature", "100"},
+                                                       {"discriminator.loss", "\"hinge\""},
+                                                       {"discriminator.scales", "[1, 2, 4]"},
+                                                       {"discriminator.residual_windows", "[1024]"},
+                                                       {"optimizer.ema_decay", "0.99"}});
   const auto with = [&](const Preset::Settings& more) {
     Preset::Settings settings = both;
     settings.insert(settings.end(), more.begin(), more.end());

@@ -57,42 +57,11 @@ TEST_CASE("formats: SoundStream's latents, codes and audio by audiolm-pytorch (g
   const CodecConfig& c = codec.config();
   CHECK(c.to_json() == expected(model).to_json());
 
-  const System system(codec.parameters(), c);
-  const Safetensors results = golden_file(model + "/results.safetensors");
-  // The second clip is the shortest one that the class takes.
-  for (const int64_t frames : {32, model == "audiolm_plain" ? 11 : 7}) {
-    INFO(frames << " frames");
-    const auto of = [&](const char* name) {
-      return golden_tensor(results, name + ("." + std::to_string(frames))).values;
-    };
-    std::vector<float> audio = of("audio"), output(audio.size());
-    const Shape wave{.time = frames * c.hop()}, coded{.time = frames, .channels = c.n_codebooks};
-    REQUIRE(static_cast<int64_t>(audio.size()) == wave.elements());
-    Plan plan(ctx, Purpose::inference);
-    View<float> in;
-    View<const float> latents;
-    plan.reserve([&](Plan& p) {
-      const Output<float> x = p.source<float>(wave);
-      in = x.value;
-      latents = p.result<float>(system.encoder(p, x.flow));
-    });
-    ctx.write<float>(audio, in);
-    plan.run();
-    std::vector<float> found(static_cast<size_t>(latents.elements()));
-    ctx.read<float>(latents, found);
-    // At most 16 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56),
-    // which add up to 2^-24 * sqrt(16 * 56) = 1.8e-6 of the values. The bound is five times that.
-    CHECK(distance(found, of("latents")) < 9e-6);
-
-    std::vector<int32_t> codes(static_cast<size_t>(coded.elements()));
-    codec.reserve_inference(1, wave.time);
-    codec.encode(View<const float>(audio.data(), wave), View<int32_t>(codes.data(), coded));
-    const StoredTensor& stored = results.at("codes." + std::to_string(frames));
-    REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
-    CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
-    codec.decode(View<const int32_t>(codes.data(), coded), View<float>(output.data(), wave));
-    CHECK(distance(output, of("output")) < 9e-6);
-  }
+  // At most 16 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56), which
+  // add up to 2^-24 * sqrt(16 * 56) = 1.8e-6 of the values. The bound is five times that. The second clip is the shortest
+  // one that the class takes.
+  for (const int64_t frames : {32, model == "audiolm_plain" ? 11 : 7})
+    check_golden_clip(ctx, codec, model, frames, 9e-6);
 }
 
 TEST_CASE("formats: audiolm-pytorch to nacre and back, bit for bit") {

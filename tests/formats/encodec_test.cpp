@@ -105,41 +105,9 @@ TEST_CASE("formats: EnCodec's latents, codes and audio by both programs (golden)
   CHECK(told.to_json() == c.to_json());
   CHECK(Codec::load(ctx, file, told).identity() == codec.identity());
 
-  const System system(codec.parameters(), c);
-  const Safetensors results = golden_file(model + "/results.safetensors");
-  for (const int64_t frames : lengths) {
-    INFO(frames << " frames");
-    const auto of = [&](const char* name) {
-      return golden_tensor(results, name + ("." + std::to_string(frames))).values;
-    };
-    std::vector<float> audio = of("audio"), output(audio.size());
-    const Shape wave{.time = frames * c.hop()}, coded{.time = frames, .channels = c.n_codebooks};
-    REQUIRE(static_cast<int64_t>(audio.size()) == wave.elements());
-    Plan plan(ctx, Purpose::inference);
-    View<float> in;
-    View<const float> latents;
-    plan.reserve([&](Plan& p) {
-      const Output<float> x = p.source<float>(wave);
-      in = x.value;
-      latents = p.result<float>(system.encoder(p, x.flow));
-    });
-    ctx.write<float>(audio, in);
-    plan.run();
-    std::vector<float> found(static_cast<size_t>(latents.elements()));
-    ctx.read<float>(latents, found);
-    // At most 20 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56),
-    // which add up to 2^-24 * sqrt(20 * 56) = 2e-6 of the values. The bound is five times that.
-    CHECK(distance(found, of("latents")) < 1e-5);
-
-    std::vector<int32_t> codes(static_cast<size_t>(coded.elements()));
-    codec.reserve_inference(1, wave.time);
-    codec.encode(View<const float>(audio.data(), wave), View<int32_t>(codes.data(), coded));
-    const StoredTensor& stored = results.at("codes." + std::to_string(frames));
-    REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
-    CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
-    codec.decode(View<const int32_t>(codes.data(), coded), View<float>(output.data(), wave));
-    CHECK(distance(output, of("output")) < 1e-5);
-  }
+  // At most 20 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56), which
+  // add up to 2^-24 * sqrt(20 * 56) = 2e-6 of the values. The bound is five times that.
+  for (const int64_t frames : lengths) check_golden_clip(ctx, codec, model, frames, 1e-5);
 }
 
 TEST_CASE("formats: EnCodec's segments, with their scales and overlap, by both programs (golden)") {

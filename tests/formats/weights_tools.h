@@ -1,5 +1,6 @@
 #pragma once
 // Files of weights, changed and read.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -10,9 +11,12 @@
 #include <vector>
 
 #include "file_tools.h"
+#include "golden_file.h"
 #include "harness.h"
+#include "nacre/codec/codec.h"
 #include "nacre/error.h"
 #include "nacre/files/safetensors.h"
+#include "nacre/systems/system.h"
 
 namespace nacre::test {
 
@@ -29,6 +33,43 @@ inline double distance(std::span<const float> a, std::span<const float> b) {
     power += std::pow(static_cast<double>(b[i]), 2);
   }
   return std::sqrt(difference / power);
+}
+
+/// Codes a clip of a golden model: the codes are those of the other program, and the relative distances of latents and
+/// audio are below `bound`.
+inline void check_golden_clip(Context& ctx, Codec& codec, const std::string& model, int64_t frames, double bound) {
+  INFO(frames << " frames");
+  const CodecConfig& c = codec.config();
+  const System system(codec.parameters(), c);
+  const Safetensors results = golden_file(model + "/results.safetensors");
+  const auto of = [&](const char* name) {
+    return golden_tensor(results, name + ("." + std::to_string(frames))).values;
+  };
+  std::vector<float> audio = of("audio"), output(audio.size());
+  const Shape wave{.time = frames * c.hop()}, coded{.time = frames, .channels = c.n_codebooks};
+  REQUIRE(static_cast<int64_t>(audio.size()) == wave.elements());
+  Plan plan(ctx, Purpose::inference);
+  View<float> in;
+  View<const float> latents;
+  plan.reserve([&](Plan& p) {
+    const Output<float> x = p.source<float>(wave);
+    in = x.value;
+    latents = p.result<float>(system.encoder(p, x.flow));
+  });
+  ctx.write<float>(audio, in);
+  plan.run();
+  std::vector<float> found(static_cast<size_t>(latents.elements()));
+  ctx.read<float>(latents, found);
+  CHECK(distance(found, of("latents")) < bound);
+
+  std::vector<int32_t> codes(static_cast<size_t>(coded.elements()));
+  codec.reserve_inference(1, wave.time);
+  codec.encode(View<const float>(audio.data(), wave), View<int32_t>(codes.data(), coded));
+  const StoredTensor& stored = results.at("codes." + std::to_string(frames));
+  REQUIRE(stored.data.size() == codes.size() * sizeof(int32_t));
+  CHECK(std::equal(stored.data.begin(), stored.data.end(), std::as_bytes(std::span(codes)).begin()));
+  codec.decode(View<const int32_t>(codes.data(), coded), View<float>(output.data(), wave));
+  CHECK(distance(output, of("output")) < bound);
 }
 
 struct Tensor {
