@@ -1,7 +1,7 @@
 #pragma once
 // Snake inside other kernels: parameters of a channel, and the second stage of their gradients.
-#include "runtime/device.cuh"
 #include "nacre/ops/snake.h"
+#include "runtime/device.cuh"
 #include "runtime/vector_math.h"
 
 namespace nacre::cuda {

@@ -10,6 +10,7 @@
 //
 //   NACRE_EMULATION_BREAK=NAME     the first kernel launched under this name does not run and fails: illegal address
 //   NACRE_EMULATION_LAUNCHES=DIR   writes a file per process: offset of each kernel in the program, most threads
+//   NACRE_EMULATION_TRAFFIC=FILE   appends the bytes of device memory that each kernel has moved (traffic.h)
 #include <cstddef>
 #include <cstdint>
 #include <functional>

@@ -9,6 +9,7 @@
 #include "runtime/emulated/cuda_runtime.h"
 #include "runtime/emulated/memory.h"
 #include "runtime/emulated/scheduler.h"
+#include "runtime/emulated/traffic.h"
 #include "runtime/host.h"
 #include "runtime/runtime.h"
 
@@ -112,6 +113,9 @@ void queue(Context& ctx, const std::shared_ptr<Fft::Impl>& plan, const float* re
         if (!is_in_buffer(real, f->length) || !is_in_buffer(spectrum, 2 * (f->length / 2 + 1)))
           throw emulation::Fault("cufft: not memory of its device, or beyond its buffer");
         forward ? f->forward(real, spectrum) : f->inverse(spectrum, const_cast<float*>(real));
+        const auto of_signals = static_cast<size_t>(f->batch * f->length) * sizeof(float);
+        const auto of_spectra = static_cast<size_t>(f->batch * (f->length / 2 + 1)) * 2 * sizeof(float);
+        emulation::traffic_moved("cufft", forward ? of_signals : of_spectra, forward ? of_spectra : of_signals);
       });
   if (e != cudaSuccess) runtime(ctx).library_failed("cufft: " + std::string(cudaGetErrorString(e)), false);
 }

@@ -12,6 +12,7 @@
 #include "runtime/emulated/scheduler.h"
 #include "runtime/emulated/shadow.h"
 #include "runtime/emulated/streams.h"
+#include "runtime/emulated/traffic.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -53,8 +54,8 @@ size_t used(int device) {
 std::byte* allocate(Buffer& b) {
   void* p = nullptr;
   // Large blocks stay lazy, so that shapes larger than the machine's memory can be tested at their edges. They are
-  // neither watched nor closed.
-  if (b.bytes >= map_from) {
+  // neither watched nor closed, unless their bytes are to be counted.
+  if (b.bytes >= map_from && !counts_traffic()) {
     b.kind = Buffer::mapped;
     p = mmap(nullptr, b.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/emulated/memory.h"
+#include "runtime/emulated/traffic.h"
 
 namespace nacre::emulation {
 namespace {
@@ -100,20 +101,25 @@ void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemor
       bool first = true;
       for (const Order o : {Order{Order::random, seed}, Order{Order::random, seed + 1}, Order{Order::reverse, 0},
                             Order{Order::forward, 0}}) {
-        if (!first) orders->restore();
-        run_grid(kernel, grid, size, shared, edges, o);
-        if (first)
+        if (first) {
+          const CountedLaunch counted(kernel.name);
+          run_grid(kernel, grid, size, shared, edges, o);
           orders->note_first();
-        else if (!orders->as_first())
+          first = false;
+          continue;
+        }
+        orders->restore();
+        run_grid(kernel, grid, size, shared, edges, o);
+        if (!orders->as_first())
           throw Fault(std::string("kernel ") + kernel.name +
                       ": other bits in another order of threads and blocks: a race, or a sum whose order is not fixed");
-        first = false;
       }
       return;
     }
   }
   // Rotation: forward, reverse, random, by the number of the launch.
   Order order{m.fixed.value_or(static_cast<Order::Kind>(number % 3)), seed};
+  const CountedLaunch counted(kernel.name);
   run_grid(kernel, grid, size, shared, edges, order);
 }
 

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "runtime/emulated/scheduler.h"
+#include "runtime/emulated/traffic.h"
 
 namespace nacre::emulation {
 
@@ -221,6 +222,7 @@ inline void touch(const void* address, size_t bytes) {
         fail_at_access(owner == 0
                            ? "touches device memory that belongs to no buffer (beyond its end, or before its start)"
                            : "touches memory of another device");
+    if (counts_accesses) traffic_access(arena.bytes, in_arena, bytes, writes);
     for (size_t done = 0; done < count;) {
       const size_t first = in_arena / grain + done, in_page = first % (page / grain);
       const size_t here = std::min(count - done, page / grain - in_page);
@@ -277,6 +279,7 @@ void watched_release(void* p, size_t bytes) {
   const auto begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page,
              end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  traffic_release(static_cast<size_t>(static_cast<std::byte*>(p) - arena.memory), bytes);
 }
 
 #endif

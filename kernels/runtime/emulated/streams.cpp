@@ -22,6 +22,7 @@
 #include "runtime/emulated/devices.h"
 #include "runtime/emulated/memory.h"
 #include "runtime/emulated/orders.h"
+#include "runtime/emulated/traffic.h"
 
 namespace nacre::emulation {
 
@@ -373,27 +374,26 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (kind == cudaMemcpyDeviceToDevice)
     return add(api, stream, [=] {
       const Open memory(-1);
-      expect_memory("copy to", to, bytes);
-      expect_memory("copy from", from, bytes);
+      expect_memory("copy to", to, bytes), expect_memory("copy from", from, bytes);
       std::memmove(to, from, bytes);
+      traffic_moved("copy", bytes, bytes);
     });
   if (kind == cudaMemcpyHostToDevice) {
     // Pinned memory is read when the copy runs; other memory is copied immediately.
     std::shared_ptr<std::vector<std::byte>> staged;
-    if (!pinned(from)) {
-      const auto* p = static_cast<const std::byte*>(from);
-      staged = std::make_shared<std::vector<std::byte>>(p, p + bytes);
-    }
+    const auto* p = static_cast<const std::byte*>(from);
+    if (!pinned(from)) staged = std::make_shared<std::vector<std::byte>>(p, p + bytes);
     return add(api, stream, [=] {
       const Open memory(-1);
       expect_memory("write to", to, bytes);
       std::memcpy(to, staged ? staged->data() : from, bytes);
+      traffic_moved("copy to device", 0, bytes);
     });
   }
   const cudaError_t e = add(api, stream, [=] {
     const Open memory(-1);
-    expect_memory("read from", from, bytes);
-    std::memcpy(to, from, bytes);
+    expect_memory("read from", from, bytes), std::memcpy(to, from, bytes);
+    traffic_moved("copy to host", bytes, 0);
   });
   // Pageable memory: the call returns when the bytes are there. Pinned memory: the caller must wait.
   if (e != cudaSuccess || stream->capture || pinned(to)) return e;
@@ -411,6 +411,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
       madvise(to, bytes, MADV_DONTNEED);
     else
       std::memset(to, value, bytes);
+    traffic_moved("memset", 0, bytes);
   });
 }
 
