@@ -23,6 +23,8 @@
 
 namespace nacre::cuda {
 
+struct SumBatch;
+
 struct Launch {
   const char* name;  ///< a string literal; launches are counted by name
   dim3 grid{1, 1, 1}, block{1, 1, 1};
@@ -91,6 +93,8 @@ class Runtime {
   void count(const char* name);
   /// Called after a library failed: throws the error of a kernel that broke the device, if there is one, else `what`.
   [[noreturn]] void library_failed(const std::string& what, bool memory);
+  /// The sums that wait for finish_gradient_sums(); see gradient_sums.h.
+  SumBatch& noted_sums();
   /// Throws Error(usage) "capture: the step calls WHAT, ..." inside a capture.
   void refuse_in_capture(const char* what) const;
 
