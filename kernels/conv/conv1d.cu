@@ -289,7 +289,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
   if (choice.engine == Engine::groups) {
     groups::weight_gradient(ctx, a, choice.groups);
-    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at);
     return;
   }
   const bool plain = choice.engine == Engine::plain;
@@ -299,8 +299,8 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     tile::weight_gradient(ctx, a, choice);
   if (plain || choice.parts > 1)
     add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
-  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at);
 }
 
 #define NACRE_INSTANTIATE(T)                                                                              \

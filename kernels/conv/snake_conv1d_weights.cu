@@ -38,7 +38,7 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   });
   if (choice.parts > 1)
     add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at);
 }
 
 }  // namespace
