@@ -144,7 +144,8 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   const DeviceCeilings& d = device_ceilings(o.cost);
   const Arithmetic a = arithmetic(o.device.precision);
   const int64_t batch = c.training.batch_size, samples = c.training.segment_length;
-  const std::vector<CostRow> costs = step_cost(c.codec, c.loss, batch, samples, a, c.discriminator);
+  const std::vector<CostRow> costs =
+      step_cost(c.codec, c.loss, batch, samples, a, c.discriminator, c.optimizer.ema_decay > 0);
   size_t longest = 28;
   for (const CostRow& r : costs) longest = std::max(longest, r.name.size());
   const int width = static_cast<int>(longest);
@@ -152,20 +153,24 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
       "  minimum time of a training step on %s in %s (%s): copy %.2f TB/s, fp32 %.0f, tf32 %.0f, bf16 %.0f TFLOP/s\n",
       d.name.c_str(), o.device.precision.c_str(), d.source.c_str(), d.copy / 1e12, d.fp32 / 1e12, d.tf32 / 1e12,
       d.bf16 / 1e12);
-  say(o, "  %-*s %10s %10s %10s %10s %10s %10s\n", width, "", "forward", "backward", "forward", "backward", "forward",
-      "backward");
-  say(o, "  %-*s %10s %10s %10s %10s %10s %10s\n", width, "layer", "GFLOP", "GFLOP", "MB", "MB", "us", "us");
+  say(o, "  %-*s %10s %10s %10s %10s %10s %10s %10s %10s\n", width, "", "forward", "backward", "forward", "backward",
+      "forward", "backward", "forward", "backward");
+  say(o, "  %-*s %10s %10s %10s %10s %10s %10s %10s %10s\n", width, "layer", "GFLOP", "GFLOP", "MB", "MB", "launches",
+      "launches", "us", "us");
   CostRow sum{.name = "sum"};
   double forward = 0, backward = 0;
   ordered_json rows = ordered_json::array();
   const auto of = [](const Work& w, double seconds) {
-    return ordered_json{{"operations", w.products + w.floats}, {"bytes", w.bytes}, {"seconds", seconds}};
+    return ordered_json{{"operations", w.products + w.floats},
+                        {"bytes", w.bytes},
+                        {"launches", w.launches},
+                        {"seconds", seconds}};
   };
   const auto line = [&](const CostRow& r, double f, double b) {
     rows.push_back({{"layer", r.name}, {"forward", of(r.forward, f)}, {"backward", of(r.backward, b)}});
-    say(o, "  %-*s %10.3f %10.3f %10.2f %10.2f %10.2f %10.2f\n", width, r.name.c_str(),
+    say(o, "  %-*s %10.3f %10.3f %10.2f %10.2f %10.0f %10.0f %10.2f %10.2f\n", width, r.name.c_str(),
         (r.forward.products + r.forward.floats) / 1e9, (r.backward.products + r.backward.floats) / 1e9,
-        r.forward.bytes / 1e6, r.backward.bytes / 1e6, 1e6 * f, 1e6 * b);
+        r.forward.bytes / 1e6, r.backward.bytes / 1e6, r.forward.launches, r.backward.launches, 1e6 * f, 1e6 * b);
   };
   for (const CostRow& r : costs) {
     const double f = floor_seconds(r.forward, d, a), b = floor_seconds(r.backward, d, a);
@@ -582,7 +587,7 @@ Command add_info(CLI::App& app) {
                "list the available devices, the CUDA driver and libraries, and the ops that can run on each device");
   app.add_flag("--memory", o->memory, "for models and configurations: memory that inference and a training step need");
   app.add_option("--cost", o->cost,
-                 "for models and configurations: operations, bytes and minimum time of each layer of a training step "
+                 "for models and configurations: operations, bytes, launches and minimum time of each pass of a training step "
                  "on this device, in --precision fp32, tf32 or bf16")
       ->type_name("DEVICE")
       ->check(one_of(device_names()));

@@ -18,14 +18,36 @@ const std::vector<DeviceCeilings>& known_devices() {
   return all;
 }
 
-/// Costs of the optimizer: norms of rows, AdamW, averages, new effective weights, and the zeroing of gradients.
-CostRow optimizer_row(const Parameters& layers, Storage storage) {
-  double weights = 0;
-  for (const Parameter& p : layers.all())
-    if (p.stored_as != StoredAs::same) weights += static_cast<double>(p.shape.elements());
+/// The end of a step: zeroing of the gradients that ops add to (all but those of weights), norms of rows for the clip,
+/// then AdamW with averages and the next effective weights.
+void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Parameters& parameters, Storage storage,
+                   bool averaged) {
+  double weights = 0, gains = 0, rows_of_weights = 0, trained = 0;
+  for (const Weight& w : parameters.weights()) {
+    weights += static_cast<double>(w.shape.elements()), rows_of_weights += static_cast<double>(w.shape.batch);
+    if (w.g != nullptr) gains += static_cast<double>(w.g->shape.elements());
+  }
+  for (const Parameter& p : parameters.all())
+    if (p.trained) trained += static_cast<double>(p.shape.elements());
+  const double rest = trained - weights - gains;
   const auto element = static_cast<double>(bytes_per_element(storage));
-  return {.name = "optimizer", .backward = {.floats = 30 * weights, .bytes = weights * (8 + 28 + element + 8 + 8)}};
+  // A value and its two moments are read and written, the gradient is read, and so is the average.
+  const double updated = 4 * (averaged ? 9 : 7);
+  rows.push_back({.name = name + ".zeros", .backward = {.bytes = 4 * rest}});
+  // Of each row a description is read in every pass, and sums are written and read.
+  const double described = sizeof(WeightRow) * rows_of_weights, sums = 24 * rows_of_weights;
+  rows.push_back(
+      {.name = name + ".norms",
+       .backward = {
+           .floats = 6 * weights, .bytes = 8 * weights + 4 * gains + 4 * rest + described + 2 * sums, .launches = 3}});
+  rows.push_back({.name = name + ".update",
+                  .backward = {.floats = 24 * weights,
+                               .bytes = updated * trained + element * weights + 2 * described + sums,
+                               .launches = 3}});
 }
+
+/// The copy of a batch behind its arrival: samples are written to the device, read there and written again.
+CostRow batch_row(double samples) { return {.name = "batch", .forward = {.bytes = 12 * samples}}; }
 
 }  // namespace
 
@@ -56,15 +78,15 @@ double floor_seconds(const Work& w, const DeviceCeilings& d, Arithmetic a) {
 }
 
 std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int64_t batch, int64_t samples,
-                               Arithmetic a, const DiscriminatorConfig& discriminator) {
+                               Arithmetic a, const DiscriminatorConfig& discriminator, bool averaged) {
   const int64_t frames = (samples + c.hop() - 1) / c.hop();
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
   Context ctx({.threads = 1});
-  Parameters layers, codes, of_discriminators;
+  Parameters layers, of_discriminators;
   const bool adversarial = loss.adversarial > 0;
   const Discriminators discriminators(of_discriminators, discriminator, storage);
   const Net encoder = encoder_of(layers, c);
-  const Quantizer quantizer(codes, c);
+  const Quantizer quantizer(layers, c);
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
@@ -90,7 +112,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   });
   // Discriminators are planned several times: on recorded and decoded audio for their training, and again for the
   // codec's. Their rows are sums.
-  std::vector<CostRow> rows;
+  std::vector<CostRow> rows{batch_row(static_cast<double>(batch * frames * c.hop() * c.audio_channels))};
   for (const CostRow& row : plan.costs()) {
     const auto same = std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == row.name; });
     if (same == rows.end())
@@ -98,11 +120,14 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
     else
       same->forward += row.forward, same->backward += row.backward;
   }
-  rows.push_back(optimizer_row(layers, storage));
-  if (adversarial) {
-    rows.push_back(optimizer_row(of_discriminators, storage));
-    rows.back().name = "optimizer.discriminator";
-  }
+  // The quantizer computes with float copies of its projections.
+  if (storage == Storage::bfloat16 && c.quantizer == QuantizerKind::factorised)
+    rows.push_back({.name = "quantizer.projections",
+                    .forward = {.bytes = 6.0 * 2 * static_cast<double>(c.n_codebooks * c.codebook_dim * c.latent()),
+                                .launches = 2}});
+  add_optimizer(rows, "optimizer", layers, storage, averaged);
+  // Discriminators have no averages.
+  if (adversarial) add_optimizer(rows, "optimizer.discriminator", of_discriminators, storage, false);
   return rows;
 }
 

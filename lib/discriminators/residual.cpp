@@ -23,8 +23,8 @@ Flow plan_leaky(Plan& p, const std::string& name, Flow a, Flow b, float slope) {
   const auto left = s.reads<T>(a), right = b ? s.reads<T>(b) : Input<T>{};
   const auto out = s.makes<T>(a.shape, Until::backward);
   const auto n = static_cast<double>(a.shape.elements()), inputs = b ? 2.0 : 1.0;
-  s.costs({.forward = {.floats = (1 + inputs) * n, .bytes = sizeof(T) * (b ? 5 : 2) * n},
-           .input_gradient = {.floats = 2 * inputs * n, .bytes = sizeof(T) * 3 * inputs * n}});
+  s.costs({.forward = {.floats = (1 + inputs) * n, .bytes = sizeof(T) * (b ? 5 : 2) * n, .launches = inputs},
+           .input_gradient = {.floats = 2 * inputs * n, .bytes = sizeof(T) * 3 * inputs * n, .launches = inputs}});
   s.forward([=, both = static_cast<bool>(b)](Context& c) {
     if (both) add<T>(c, {.a = left.value, .b = right.value, .y = out.value});
     leaky_relu_forward<T>(c, {.x = both ? View<const T>(out.value) : left.value, .y = out.value, .slope = slope});

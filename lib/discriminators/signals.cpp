@@ -21,7 +21,8 @@ Flow level(Plan& p, const std::string& name, Flow audio) {
   const View<float> scratch = s.scratch(level_scratch(p.context(), x), Until::forward);
   const View<float> backward_scratch = s.scratch(level_scratch(p.context(), x), Until::backward);
   const auto n = static_cast<double>(x.elements());
-  s.costs({.forward = {.floats = 6 * n, .bytes = 16 * n}, .input_gradient = {.floats = 6 * n, .bytes = 20 * n}});
+  s.costs({.forward = {.floats = 6 * n, .bytes = 16 * n, .launches = 4},
+           .input_gradient = {.floats = 6 * n, .bytes = 20 * n, .launches = 2}});
   // Mean and peak of an item depend on all of its positions.
   s.reaches(audio, {.count = 2 * x.time - 1, .left = x.time - 1});
   s.forward([=](Context& c) {
@@ -44,7 +45,7 @@ Flow fold(Plan& p, const std::string& name, Flow audio, int64_t period) {
   const Shape y = fold_output(audio.shape, period);
   const auto in = s.reads<float>(audio);
   const auto out = s.makes<float>(y);
-  const Work work{.bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements())};
+  const Work work{.bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements()), .launches = 1};
   s.costs({.forward = work, .input_gradient = work});
   s.reaches(audio, {.count = period, .stride = period});
   s.forward([=](Context& c) { fold_forward(c, {.x = in.value, .y = out.value, .period = period}); });
@@ -60,7 +61,8 @@ Flow pooled(Plan& p, const std::string& name, Flow audio, const AveragePoolGeome
   const auto in = s.reads<float>(audio);
   const auto out = s.makes<float>(y);
   const double sums = static_cast<double>(geometry.taps) * static_cast<double>(y.elements());
-  const Work work{.floats = sums, .bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements())};
+  const Work work{
+      .floats = sums, .bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements()), .launches = 1};
   s.costs({.forward = work, .input_gradient = work});
   s.reaches(audio, {.count = geometry.taps, .stride = geometry.stride, .left = geometry.padding});
   s.forward([=](Context& c) { average_pool_forward(c, {.x = in.value, .y = out.value, .geometry = geometry}); });
@@ -78,7 +80,7 @@ Flow channels_apart(Plan& p, const std::string& name, Flow audio) {
   const Step s = p.step(name);
   const auto in = s.reads<float>(audio);
   const auto out = s.makes<float>(fold_output(interleaved, x.channels, false));
-  const Work work{.bytes = 8 * static_cast<double>(x.elements())};
+  const Work work{.bytes = 8 * static_cast<double>(x.elements()), .launches = 1};
   s.costs({.forward = work, .input_gradient = work});
   s.forward([=, period = x.channels](Context& c) {
     fold_forward(c, {.x = {in.value.data, interleaved}, .y = out.value, .period = period, .extend = false});
@@ -101,7 +103,8 @@ Flow spectrum(Plan& p, const std::string& name, Flow audio, StftGeometry geometr
   const auto length = static_cast<double>(geometry.window), count = static_cast<double>(x.batch * frames);
   // Frames are written and read, the spectrum once.
   const Work work{.floats = 2.5 * length * std::log2(length) * count,
-                  .bytes = 8 * count * length + 4 * static_cast<double>(x.elements() + y.elements())};
+                  .bytes = 8 * count * length + 4 * static_cast<double>(x.elements() + y.elements()),
+                  .launches = 2};
   s.costs({.forward = work, .input_gradient = work});
   s.reaches(audio, {.count = geometry.window,
                     .stride = geometry.hop,
@@ -126,7 +129,7 @@ Flow pair(Plan& p, const std::string& name, View<const float> real, Flow fake) {
   const auto in = s.reads<float>(fake);
   const auto out = s.makes<float>({2 * x.batch, x.time, x.width, x.channels});
   const auto n = static_cast<double>(x.elements());
-  s.costs({.forward = {.bytes = 16 * n}, .input_gradient = {.bytes = 8 * n}});
+  s.costs({.forward = {.bytes = 16 * n}, .input_gradient = {.bytes = 8 * n, .launches = 1}});
   s.forward([=](Context& c) {
     c.copy<float>(real, View<float>(out.value.data, x));
     c.copy<float>(in.value, View<float>(out.value.data + x.elements(), x));

@@ -24,7 +24,7 @@ Input<T> read_last(const Step& s, Flow x) {
 template <class T>
 Costs elementwise_costs(int64_t elements, double tensors) {
   const auto n = static_cast<double>(elements);
-  return {.forward = {.floats = 4 * n, .bytes = tensors * sizeof(T) * n}};
+  return {.forward = {.floats = 4 * n, .bytes = tensors * sizeof(T) * n, .launches = 2}};
 }
 
 /// Values and gradients come from one pass, so the steps have backward passes only. These run in reverse order: the

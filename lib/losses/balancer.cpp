@@ -42,7 +42,8 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   const auto samples = static_cast<double>(x.shape.elements());
   // Each branch is read twice, for its norm and for the sum; the sum is written once.
   s.costs({.input_gradient = {.floats = 4 * static_cast<double>(count) * samples,
-                              .bytes = (8 * static_cast<double>(count) + 4) * samples}});
+                              .bytes = (8 * static_cast<double>(count) + 4) * samples,
+                              .launches = 3}});
   s.backward([=](Context& c) { balancer(c, op); });
   return made;
 }

@@ -7,18 +7,18 @@
 namespace nacre {
 namespace {
 
-/// Counts frames of both signals and their spectra, each written and read, and for each of the scale's losses (stft,
-/// mel or both) one gradient spectrum with its frames.
-Costs window_costs(Shape signal, int64_t window, double losses) {
+/// Counts the fused kernel, which reads both signals and writes for each of the scale's losses (stft, mel or both) the
+/// frames of a gradient, and the kernel that adds these frames up. `first`: it writes gradients, all others add to them.
+Costs window_costs(Shape signal, int64_t window, double losses, bool first) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
   // The hop is a quarter of the window.
-  const double frames = static_cast<double>(signal.batch) * (1 + static_cast<double>(signal.time) / (length / 4));
+  const double frames = static_cast<double>(signal.batch * (1 + signal.time / (window / 4)));
   // Two transforms of real signals; a gradient takes one.
   const double transforms = 5 * length * std::ceil(std::log2(length)) * frames;
-  return {
-      .forward = {.floats = transforms + 20 * losses * frames * length, .bytes = 32 * frames * length + 8 * samples},
-      .input_gradient = {.floats = losses * (transforms / 2 + 5 * frames * length),
-                         .bytes = losses * (16 * frames * length + 4 * samples)}};
+  return {.forward = {.floats = transforms + 20 * losses * frames * length, .bytes = 8 * samples, .launches = 1},
+          .input_gradient = {.floats = losses * (transforms / 2 + 5 * frames * length),
+                             .bytes = losses * (8 * frames * length + (first ? 4 : 8) * samples),
+                             .launches = 1}};
 }
 
 }  // namespace
@@ -76,9 +76,11 @@ Loss spectral_loss_of(const LossConfig& config, int64_t sample_rate) {
     for (size_t i = 0; i < config.windows.size(); ++i) {
       const int64_t window = config.windows[i];
       Costs costs;
-      if (config.mel_kind != MelKind::power) costs += window_costs(shape, window, 2);
-      if (config.mel_kind == MelKind::power && config.stft > 0) costs += window_costs(shape, window, 1);
-      if (config.mel_kind == MelKind::power && config.mels[i] > 0) costs += window_costs(shape, window, 1);
+      if (config.mel_kind != MelKind::power) costs += window_costs(shape, window, 2, i == 0);
+      if (config.mel_kind == MelKind::power && config.stft > 0) costs += window_costs(shape, window, 1, i == 0);
+      if (config.mel_kind == MelKind::power && config.mels[i] > 0) costs += window_costs(shape, window, 1, i == 0);
+      // Weights of frames, sums over parts, and results.
+      if (i == 0) costs.forward.launches += 3;
       s.costs(costs, "loss.window." + std::to_string(window));
     }
     // Closures are copied, but the tables of windows and bands are shared. They are built only when steps are recorded.

@@ -14,7 +14,7 @@ Loss waveform_loss_of(const LossConfig& config) {
     // as forward.
     const View<float> scratch = s.scratch(waveform_loss_scratch(p.context(), shape), Until::backward);
     const auto samples = static_cast<double>(shape.elements());
-    s.costs({.forward = {.floats = 3 * samples, .bytes = 12 * samples}});
+    s.costs({.forward = {.floats = 3 * samples, .bytes = 12 * samples, .launches = 2}});
     s.backward([=, target = signals.target, lengths = signals.lengths, value = signals.values](Context& c) {
       waveform_loss(c, {.estimate = in.value,
                         .target = target,

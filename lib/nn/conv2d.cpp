@@ -15,9 +15,12 @@ Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& 
                stacked = stacks ? 2 * static_cast<double>(weight.width) / static_cast<double>(g.time.stride) : 0,
                tensors = sizeof(T) * (xs * (1 + stacked) + static_cast<double>(y.elements())),
                weights = static_cast<double>(weight.elements()), products = 2 * static_cast<double>(y.rows()) * weights;
-  return {.forward = {.products = products, .bytes = tensors + sizeof(T) * weights},
-          .input_gradient = {.products = products, .bytes = tensors + sizeof(T) * weights},
-          .weight_gradient = {.products = products, .bytes = tensors + 8 * weights}};
+  // The stacked frames are written by a kernel of their own, in every direction.
+  const double launches = stacks ? 2 : 1;
+  return {.forward = {.products = products, .bytes = tensors + sizeof(T) * weights, .launches = launches},
+          .input_gradient = {.products = products, .bytes = tensors + sizeof(T) * weights, .launches = launches},
+          .weight_gradient = {.products = products, .bytes = tensors + 8 * weights, .launches = launches},
+          .sums = {.launches = 2}};
 }
 
 }  // namespace

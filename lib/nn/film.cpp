@@ -20,9 +20,9 @@ Flow Film::plan(Plan& p, Flow x) const {
     const View<float> scratch = s.scratch(film_backward_scratch(p.context(), x.shape), Until::backward);
     const View<float> dgamma = s.gradient(*gamma_), dbeta = s.gradient(*beta_);
     const auto n = static_cast<double>(x.shape.elements()), bytes = static_cast<double>(sizeof(T)) * n;
-    s.costs({.forward = {.floats = 2 * n, .bytes = 2 * bytes},
-             .input_gradient = {.floats = n, .bytes = 2 * bytes},
-             .weight_gradient = {.floats = 3 * n, .bytes = bytes}});
+    s.costs({.forward = {.floats = 2 * n, .bytes = 2 * bytes, .launches = 1},
+             .input_gradient = {.floats = n, .bytes = 2 * bytes, .launches = 1},
+             .weight_gradient = {.floats = 3 * n, .bytes = bytes, .launches = 1}});
     s.forward([=, gamma = gamma_, beta = beta_](Context& c) {
       film_forward<T>(c, {.x = in.value, .labels = labels, .gamma = gamma->value, .beta = beta->value, .y = out.value});
     });

@@ -10,6 +10,7 @@
 #include "nacre/ops/snake_conv1d.h"
 #include "nacre/ops/tanh.h"
 #include "nn/convolution.h"
+#include "nn/layer_costs.h"
 #include "nn/streaming.h"
 
 namespace nacre {
@@ -20,33 +21,6 @@ View<const float> value_of(const Parameter* p) {
 }
 View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
 
-/// Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x again.
-template <class T>
-Costs activation_costs(Shape x) {
-  const auto n = static_cast<double>(x.elements());
-  return {.forward = {.floats = 20 * n}, .input_gradient = {.floats = 60 * n, .bytes = sizeof(T) * n}};
-}
-/// One product per weight and position of the shorter side, for strided and transposed layers alike.
-template <class T>
-Costs convolution_costs(Shape x, Shape y, Shape weight, bool residual) {
-  const auto bytes = [](Shape s) { return static_cast<double>(s.elements()) * sizeof(T); };
-  const auto weights = static_cast<double>(weight.elements());
-  const double products = 2 * static_cast<double>(x.batch * std::min(x.time, y.time)) * weights;
-  const double all = bytes(x) + bytes(y) + bytes(weight) + (residual ? bytes(y) : 0);
-  // A weight gradient is float. It is read and written, because += reads it.
-  return {.forward = {.products = products, .bytes = all},
-          .input_gradient = {.products = products, .bytes = all},
-          .weight_gradient = {.products = products, .bytes = bytes(x) + bytes(y) + 8 * weights}};
-}
-/// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and
-/// dy twice.
-template <class T>
-Costs norm_costs(Shape x, bool residual) {
-  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
-  return {.forward = {.floats = 8 * n, .bytes = (residual ? 4 : 3) * bytes},
-          .input_gradient = {.floats = 6 * n, .bytes = 3 * bytes},
-          .weight_gradient = {.floats = 5 * n, .bytes = 2 * bytes}};
-}
 Footprint footprint_of(Shape weight, const Conv1dGeometry& g, bool transposed = false) {
   return {weight.time, g.stride, g.dilation, g.left, transposed};
 }
@@ -91,7 +65,8 @@ Activation::Activation(Parameters& parameters, const std::string& name, int64_t 
 namespace {
 
 template <class T>
-Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha, const Parameter* beta) {
+Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha, const Parameter* beta,
+                const Costs& costs) {
   const Step s = p.step(name);
   const bool log_scale = beta != nullptr;
   const auto in = s.reads<T>(x, Until::backward);
@@ -101,7 +76,7 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
   const View<float> scratch =
       s.scratch(beside_parts(snake_backward_scratch(p.context(), x.shape, log_scale), of_parts), Until::backward);
   const View<float> dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
-  s.costs_reader(activation_costs<T>(x.shape));
+  s.costs_reader(costs);
   s.forward([=](Context& c) {
     snake_forward<T>(
         c, {.x = in.value, .alpha = alpha->value, .beta = value_of(beta), .y = out.value, .log_scale = log_scale});
@@ -128,7 +103,11 @@ Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind k
   const Step s = p.step(name);
   const auto in = s.reads<T>(x);
   const auto out = s.makes<T>(x.shape, Until::backward);
-  s.costs_reader(activation_costs<T>(x.shape));
+  // The tanh at the end of a decoder has no reader with a row.
+  if (kind == ActivationKind::tanh)
+    s.costs(elementwise_costs<T>(x.shape));
+  else
+    s.costs_reader(elementwise_costs<T>(x.shape));
   const auto record = [&](auto forward, auto backward) {
     s.forward([=](Context& c) { forward(c, {.x = in.value, .y = out.value}); });
     s.backward([=](Context& c) {
@@ -153,7 +132,8 @@ Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind k
 
 Flow Activation::plan(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
-    return alpha_ != nullptr ? plan_snake<T>(p, name_, x, alpha_, beta_) : plan_elementwise<T>(p, name_, x, kind_);
+    return alpha_ != nullptr ? plan_snake<T>(p, name_, x, alpha_, beta_, snake_costs<T>(x.shape))
+                             : plan_elementwise<T>(p, name_, x, kind_);
   });
 }
 
@@ -293,7 +273,7 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
-    Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
+    Costs costs = convolution_costs<T>(x.shape, y, shape, geometry_, false, static_cast<bool>(residual));
     if (slope_ > 0) costs += leaky_costs<T>(y);
     s.costs(costs);
     s.reaches(x, footprint_of(shape, geometry_));
@@ -368,8 +348,8 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const View<float> snake_parts = s.parts(snake_conv1d_input_gradient_parts<T>(context, x.shape, shape, y, geometry));
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
-  Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
-  costs += activation_costs<T>(x.shape);
+  Costs costs = convolution_costs<T>(x.shape, y, shape, geometry, false, static_cast<bool>(residual));
+  costs += snake_costs_inside<T>(x.shape, y, shape, geometry);
   s.costs(costs);
   s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
@@ -444,6 +424,13 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
     if (p.streaming()) return conv_.plan(p, activation_.plan(p, x), residual);
     const bool fuses =
         activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
+    if (!fuses && activation_.alpha() != nullptr) {
+      // Costs are those on CUDA, which always fuses.
+      const Costs inside =
+          snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry());
+      const Flow y = plan_snake<T>(p, activation_.name(), x, activation_.alpha(), activation_.beta(), inside);
+      return conv_.plan(p, y, residual);
+    }
     if (!fuses) return conv_.plan(p, activation_.plan(p, x), residual);
     const bool saves = p.training() && c.device().kind == Device::cpu;
     if (conv_.norm()) return conv_.norm()->plan(p, plan_fused<T>(p, activation_, conv_, x, {}, saves), residual);
@@ -505,7 +492,7 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
-    Costs costs = convolution_costs<T>(x.shape, y, shape, false);
+    Costs costs = convolution_costs<T>(y, x.shape, shape, geometry_, true, false);
     costs.forward.zeros = 2 * static_cast<double>(x.shape.batch * (time - x.shape.time) * shape.elements());
     s.costs(costs);
     s.reaches(x, footprint_of(shape, geometry_, true));
@@ -548,6 +535,8 @@ Flow plan_convert(Plan& p, Flow x) {
   const Step s = p.step("convert");
   const auto in = s.reads<From>(x);
   const auto out = s.makes<To>(x.shape);
+  const Work work{.bytes = (sizeof(From) + sizeof(To)) * static_cast<double>(x.shape.elements()), .launches = 1};
+  s.costs({.forward = work, .input_gradient = work});
   s.forward([=](Context& c) { convert<From, To>(c, {.x = in.value, .y = out.value}); });
   s.backward([=](Context& c) {
     if (in.grad) convert<To, From>(c, {.x = out.grad, .y = in.grad, .add = in.add});

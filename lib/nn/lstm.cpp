@@ -4,21 +4,38 @@
 
 #include "nacre/nn/layers.h"
 #include "nn/convolution.h"
+#include "nn/gradient_parts.h"
 #include "nn/streaming.h"
 #include "nn/sum.h"
 
 namespace nacre {
 namespace {
 
-/// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each.
+/// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each. A kernel per
+/// time step reads the recurrent weight, the rows of its time, and those of the time before.
 template <class T>
 Costs lstm_costs(Shape x, Shape weight) {
-  const auto n = static_cast<double>(x.elements()), weights = 2 * static_cast<double>(weight.elements()),
-             products = 2 * static_cast<double>(x.rows()) * weights, bytes = sizeof(T) * (2 * n + weights),
-             saved = sizeof(float) * 5 * n;
-  return {.forward = {.products = products, .floats = 100 * n, .bytes = bytes},
-          .input_gradient = {.products = products, .floats = 50 * n, .bytes = bytes + saved},
-          .weight_gradient = {.products = products, .bytes = 2 * sizeof(T) * n + saved + 8 * weights}};
+  const auto n = static_cast<double>(x.elements()), one = static_cast<double>(weight.elements()),
+             time = static_cast<double>(x.time), products = 4 * static_cast<double>(x.rows()) * one;
+  constexpr double bytes = sizeof(T), floats = sizeof(float);
+  // Forward: the product of x with its weight; per time step sums (4), h and c before, c, y, and the saved gates and cells.
+  // The first time step reads no h, the last one passes no gradient back: one reading of the weight less.
+  const double converted = sizeof(T) == 2 ? (bytes + floats) * (n + one) : 0;
+  // Backward: the transposed weight; per time step dy, y, gates, two cells, da of the time after, dc twice, da and h
+  // before. Then the products of da (4 per unit) with the weight of x and with both inputs, and two sums for the biases.
+  return {.forward = {.products = products,
+                      .floats = 100 * n,
+                      .bytes = converted + floats * (n + one + 4 * n) + (time - 1) * bytes * one +
+                               n * (floats * (4 + 2 + 5) + 2 * bytes),
+                      .launches = time + 1 + (sizeof(T) == 2 ? 2 : 0)},
+          .input_gradient = {.products = products,
+                             .floats = 50 * n,
+                             .bytes = (time + 1) * bytes * one + n * (floats * (4 + 2 + 4 + 2 + 4 + 1) + 2 * bytes) +
+                                      floats * (4 * n + n + one),
+                             .launches = time + 2},
+          .weight_gradient = {.products = products,
+                              .bytes = 2 * floats * (5 * n + one) + (biases_apart ? 2 * floats * 4 * n : 0),
+                              .launches = biases_apart ? 6 : 4}};
 }
 
 /// The recurrence over a block, whose first row is row `first` of the signal. `carried` holds the state from block to

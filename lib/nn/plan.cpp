@@ -127,9 +127,9 @@ void Plan::Impl::place_sums() {
 void Plan::Impl::lay_out() {
   // The order is fixed: the others need to know which steps are active, and share_gradients() needs the writers.
   find_active();
-  count();
   order_writers();
   share_gradients();
+  count();
   place_sums();
   for (Block& b : blocks) {
     if (b.always || b.moments.empty()) {

@@ -12,7 +12,8 @@ Normalised normalised(Plan& p, Flow audio, View<const int32_t> lengths) {
   const View<float> scales = p.persistent<float>({.channels = x.batch});
   const View<float> scratch = s.scratch(rms_scale_scratch(p.context(), x), Until::forward);
   const auto n = static_cast<double>(x.elements());
-  s.costs({.forward = {.floats = 4 * n, .bytes = 12 * n}, .input_gradient = {.floats = n, .bytes = 8 * n}});
+  s.costs({.forward = {.floats = 4 * n, .bytes = 12 * n, .launches = 3},
+           .input_gradient = {.floats = n, .bytes = 8 * n, .launches = 1}});
   // The scale of an item depends on all of its positions.
   s.reaches(audio, {.count = 2 * x.time - 1, .left = x.time - 1});
   s.forward([=](Context& c) {
@@ -30,7 +31,7 @@ Flow scaled(Plan& p, Flow x, View<const float> scales) {
   const auto in = s.reads<float>(x);
   const auto out = s.makes<float>(x.shape);
   const auto n = static_cast<double>(x.shape.elements());
-  const Work work{.floats = n, .bytes = 8 * n};
+  const Work work{.floats = n, .bytes = 8 * n, .launches = 1};
   s.costs({.forward = work, .input_gradient = work});
   s.forward([=](Context& c) { scale_items(c, {.x = in.value, .scale = scales, .y = out.value}); });
   s.backward([=](Context& c) {

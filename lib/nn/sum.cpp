@@ -14,7 +14,7 @@ Flow plan_sum(Plan& p, const std::string& name, Flow a, Flow b) {
   const Step s = p.step(name);
   const auto out = s.makes<T>(a.shape);
   const auto left = s.passes<T>(a, out.flow), right = s.passes<T>(b, out.flow);
-  s.costs({.forward = {.bytes = 3.0 * sizeof(T) * static_cast<double>(a.shape.elements())}});
+  s.costs({.forward = {.bytes = 3.0 * sizeof(T) * static_cast<double>(a.shape.elements()), .launches = 1}});
   s.forward([=](Context& c) { add<T>(c, {.a = left.value, .b = right.value, .y = out.value}); });
   s.backward([=](Context& c) {
     for (const Input<T>& to : {left, right})

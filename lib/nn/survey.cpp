@@ -1,4 +1,6 @@
 // The costs and receptive fields that a plan computes from its steps.
+#include <cmath>
+
 #include "nn/plan_impl.h"
 
 namespace nacre {
@@ -9,11 +11,12 @@ int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) 
 }  // namespace
 
 Work& Work::operator+=(const Work& w) noexcept {
-  products += w.products, floats += w.floats, bytes += w.bytes, zeros += w.zeros;
+  products += w.products, floats += w.floats, bytes += w.bytes, launches += w.launches, zeros += w.zeros;
   return *this;
 }
 Costs& Costs::operator+=(const Costs& c) noexcept {
   forward += c.forward, input_gradient += c.input_gradient, weight_gradient += c.weight_gradient;
+  sums += c.sums;
   return *this;
 }
 Span Footprint::of(Span output) const noexcept {
@@ -25,15 +28,35 @@ Span Footprint::of(Span output) const noexcept {
   return {floor_div(output.first + left - length + stride - 1, stride), floor_div(output.last + left, stride)};
 }
 
-/// Computes the rows from the costs of the steps, after it is known which backward passes run.
+/// Computes the rows from the costs of the steps, after it is known which backward passes run and which gradients they
+/// add to.
 void Plan::Impl::count() {
+  constexpr double sums_per_launch = 60;
+  Work sums{};
+  std::map<int, size_t> row_of;  // the first row of a step
   for (const auto& [step, row, costs] : counted) {
     const StepRecord& s = nth(steps, step);
+    row_of.emplace(step, rows.size());
     rows.push_back({.name = row, .forward = costs.forward});
     // A step may need one of the two gradients only: the first layer of a model has no input gradient, a frozen one no
     // weight gradient.
     if (s.active && reads_differentiable(s)) rows.back().backward += costs.input_gradient;
-    if (s.active && s.trains) rows.back().backward += costs.weight_gradient;
+    if (s.active && s.trains) rows.back().backward += costs.weight_gradient, sums += costs.sums;
+  }
+  // A gradient that is added to is also read. A gradient that passes through a step is copied, or added by a
+  // kernel, unless both activations share it. A step without a row is an activation in front of a step that has one.
+  for (const Activation& x : activations)
+    for (const Reading& r : x.readings) {
+      const auto row = row_of.lower_bound(r.step);
+      if (!r.writes || r.aliased || row == row_of.end()) continue;
+      Work& backward = nth(rows, static_cast<int>(row->second)).backward;
+      const auto bytes = static_cast<double>(x.bytes);
+      if (r.add) backward.bytes += bytes;
+      if (r.passes_to >= 0) backward.bytes += 2 * bytes, backward.launches += r.add ? 1 : 0;
+    }
+  if (sums.launches > 0) {
+    sums.launches = std::ceil(std::max(sums.launches / sums_per_launch, sums.bytes / static_cast<double>(most_parts)));
+    rows.push_back({.name = "sums", .backward = sums});
   }
 }
 

@@ -56,20 +56,36 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 
 namespace {
 
-/// Distances to all codes are exact, so they do not use tensor cores.
-Costs quantizer_costs(Shape z, Shape books, bool factorised) {
+/// Distances to all codes are exact, so they do not use tensor cores. `update`: the averages of the codebooks follow the
+/// codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows.
+Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
   const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
              stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
              codes = static_cast<double>(books.time);
   const double projections = factorised ? stages * dim * latent : 0;
-  const double values = 4 * rows * latent, kept = 4 * rows * stages * dim, book = 4 * stages * codes * dim;
-  return {
-      .forward = {.products = 4 * rows * projections,
-                  .floats = 2 * rows * stages * codes * dim,
-                  .bytes = 2 * values + book + kept + 4 * rows * stages + 8 * projections},
-      .input_gradient = {.products = 12 * rows * projections,
-                         .floats = 4 * rows * stages * dim,
-                         .bytes = 2 * values + 2 * kept + 3 * book + 24 * projections + (factorised ? 2 * values : 0)}};
+  const double values = 4 * rows * latent, kept = 4 * rows * stages * dim, book = 4 * stages * codes * dim,
+               indices = 4 * rows * stages;
+  // Every step prepares the search: it writes the codebooks in another layout. The search reads the result.
+  Costs c{.forward = {.products = 4 * rows * projections,
+                      .floats = 2 * rows * stages * codes * dim,
+                      .bytes = 3 * book + 2 * values + kept + indices + 8 * projections,
+                      .launches = 3}};
+  if (factorised) {
+    // Zeros for the projections' gradients, the chain over the stages, the sums of these gradients, and those of the
+    // codebooks.
+    c.input_gradient = {.products = 12 * rows * projections,
+                        .floats = 4 * rows * stages * dim,
+                        .bytes = 5 * values + 4 * kept + 2 * indices + 3 * book + 32 * projections,
+                        .launches = 6};
+  } else {
+    // dz from dy and the error z - y, which is the sum of the stages' codes.
+    c.input_gradient = {.floats = 4 * rows * stages * dim, .bytes = 3 * values + kept, .launches = 1};
+  }
+  if (update)
+    c.input_gradient += {.floats = 2 * rows * stages * dim,
+                         .bytes = 3 * book + kept + 4 * rows * dim + 3 * indices,
+                         .launches = 3};
+  return c;
 }
 
 /// Allocates float copies of projections that are stored in bf16. The copies live as long as the plan.
@@ -117,7 +133,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
   const auto out = s.makes<float>(shape);
-  s.costs(quantizer_costs(shape, books, factorised()));
+  s.costs(quantizer_costs(shape, books, factorised(), latent_codes && p.training()));
   Quantized q{.flow = out.flow,
               .late = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};

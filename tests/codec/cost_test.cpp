@@ -82,3 +82,43 @@ TEST_CASE("a floor is bound by memory or by arithmetic", "[cost]") {
   CHECK_THROWS_WITH(device_ceilings("h300"), Catch::Contains("h200, h100"));
   CHECK_THROWS_WITH(arithmetic("int8"), Catch::Contains("fp32, tf32 or bf16"));
 }
+
+TEST_CASE("every pass of a step has its row", "[cost]") {
+  CodecConfig c = CodecConfig::named("speech-16k-small");
+  const int64_t samples = 3200, batch = 2;
+  const auto rows = step_cost(c, {}, batch, samples, Arithmetic::fp32);
+  const auto row = [&](const std::string& name) {
+    const auto found = std::find_if(rows.begin(), rows.end(), [&](const CostRow& r) { return r.name == name; });
+    INFO(name);
+    REQUIRE(found != rows.end());
+    return *found;
+  };
+  // Samples as floats: written to the device, read there, written again.
+  CHECK(row("batch").forward.bytes == 12 * 3200 * 2);
+  CHECK(row("batch").forward.launches == 0);
+  // A value, its moments and its average are read and written, the gradient is read; weights also have effective values.
+  // A row of a weight has a description of 24 bytes, and sums of 24.
+  double weights = 0, lines = 0, trained = 0;
+  Context ctx({.threads = 1});
+  Codec codec(ctx, c);
+  for (const Weight& w : codec.parameters().weights()) {
+    weights += static_cast<double>(w.shape.elements());
+    lines += static_cast<double>(w.shape.batch);
+  }
+  for (const Parameter& p : codec.parameters().all())
+    if (p.trained) trained += static_cast<double>(p.shape.elements());
+  CHECK(row("optimizer.update").backward.bytes == 36 * trained + 4 * weights + (2 * 24 + 24) * lines);
+  CHECK(row("optimizer.update").backward.launches == 3);
+  CHECK(row("optimizer.norms").backward.bytes == 8 * weights + 4 * (trained - weights) + (24 + 2 * 24) * lines);
+  CHECK(row("sums").backward.launches >= 1);
+  // Without averages, an optimizer reads and writes one value less.
+  const auto plain = step_cost(c, {}, batch, samples, Arithmetic::fp32, {}, false);
+  CHECK(row("optimizer.update").backward.bytes - total(plain, "optimizer.update").backward.bytes == 8 * trained);
+  // The tanh at the waveform reads and writes it. Its backward pass reads the output and two gradients pass.
+  const auto end = std::find_if(rows.begin(), rows.end(), [](const CostRow& r) {
+    return r.forward.products == 0 && r.name.rfind("decoder.", 0) == 0;
+  });
+  REQUIRE(end != rows.end());
+  CHECK(end->forward.bytes == 8 * 3200 * 2);
+  CHECK(end->backward.bytes == 12 * 3200 * 2);
+}

@@ -57,9 +57,11 @@ TEST_CASE("survey: the layout of the real plan, without memory", "[plan]") {
     CHECK(surveyed.bytes() == reserved.bytes());
     CHECK(surveyed.peak_live_bytes() == reserved.peak_live_bytes());
     CHECK(surveyed.unshared_bytes() == reserved.unshared_bytes());
-    REQUIRE(surveyed.costs().size() == 2);
-    REQUIRE(reserved.costs().size() == 2);
-    for (size_t i = 0; i < 2; ++i) {
+    // In training, the sums of the gradients' parts have a row.
+    const size_t rows = purpose == Purpose::training ? 3 : 2;
+    REQUIRE(surveyed.costs().size() == rows);
+    REQUIRE(reserved.costs().size() == rows);
+    for (size_t i = 0; i < rows; ++i) {
       CHECK(surveyed.costs()[i].name == reserved.costs()[i].name);
       CHECK(surveyed.costs()[i].backward.bytes == reserved.costs()[i].backward.bytes);
     }
@@ -72,26 +74,36 @@ TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) { net.walk(p); });
   CHECK(plan.steps() == std::vector<std::string>{"down", "snake", "up", "end", "clear gradients"});
-  REQUIRE(plan.costs().size() == 2);
-  const CostRow &down = plan.costs()[0], &up = plan.costs()[1];
+  REQUIRE(plan.costs().size() == 3);
+  const CostRow &down = plan.costs()[0], &up = plan.costs()[1], &sums = plan.costs()[2];
   const double down_products = 2 * 3 * 8 * (4 * 5 * 2), up_products = 2 * 3 * 8 * (4 * 4 * 2);
   const double x = 4 * 3 * 16 * 2, middle = 4 * 3 * 8 * 4, y = x, down_weight = 4 * 4 * 5 * 2,
-               up_weight = 4 * 4 * 4 * 2;
+               up_weight = 4 * 4 * 4 * 2, down_bias = 4 * 4, up_bias = 4 * 2;
   CHECK(down.name == "down");
   CHECK(down.forward.products == down_products);
   CHECK(down.forward.floats == 0);
-  CHECK(down.forward.bytes == x + middle + down_weight);
+  CHECK(down.forward.bytes == x + middle + down_weight + down_bias);
+  CHECK(down.forward.launches == 1);
   // No step needs the gradient of x.
   CHECK(down.backward.products == down_products);
-  CHECK(down.backward.bytes == x + middle + 2 * down_weight);
+  // The weight gradient, and the bias gradient's own reading of the gradient of the result.
+  CHECK(down.backward.bytes == (x + middle + down_weight + down_bias) + middle);
+  CHECK(down.backward.launches == 2);
   // Snake is counted in the convolution behind it.
   CHECK(up.name == "up");
   CHECK(up.forward.products == up_products);
   CHECK(up.forward.floats == 20 * 3 * 8 * 4);
-  CHECK(up.forward.bytes == middle + y + up_weight);
+  CHECK(up.forward.bytes == 2 * middle + (middle + y + up_weight + up_bias));
+  CHECK(up.forward.launches == 2);
   CHECK(up.backward.products == 2 * up_products);
   CHECK(up.backward.floats == 60 * 3 * 8 * 4);
-  CHECK(up.backward.bytes == (middle + y + 2 * up_weight) + (y + up_weight + middle) + middle);
+  CHECK(up.backward.bytes ==
+        (middle + y + up_weight + up_bias) + y + (y + up_weight + middle) + (middle + middle + middle));
+  CHECK(up.backward.launches == 4);
+  // One part of each bias gradient, and what it is added to, read and written. All sums share a launch.
+  CHECK(sums.name == "sums");
+  CHECK(sums.backward.bytes == 3 * down_bias + 3 * up_bias);
+  CHECK(sums.backward.launches == 1);
 
   // With frozen weights, only the gradient of the input is left.
   plan.survey([&](Plan& p) {

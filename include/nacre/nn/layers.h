@@ -51,6 +51,7 @@ class Activation {
   Activation(Parameters&, const std::string& name, int64_t channels, ActivationKind);
   Flow plan(Plan&, Flow x) const;
 
+  const std::string& name() const noexcept { return name_; }
   const Parameter* alpha() const noexcept { return alpha_; }  ///< null for kinds without alpha
   const Parameter* beta() const noexcept { return beta_; }    ///< null except for snake_beta
 

@@ -145,6 +145,7 @@ class Parameters {
 
   std::deque<Parameter>& all() noexcept { return parameters_; }
   const std::deque<Parameter>& all() const noexcept { return parameters_; }
+  const std::deque<Weight>& weights() const noexcept { return weights_; }
 
   /// Calls f(name, shape in the file, values in file layout) for every tensor, sorted by name.
   void each_tensor(

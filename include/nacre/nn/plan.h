@@ -61,11 +61,13 @@ struct WeightGrad {
   bool add = false;
 };
 
-/// Work of one pass. Every tensor is counted as read or written once. A fused multiply-add counts as two operations.
+/// Work of one pass. Every tensor is counted as read or written once per launch. A fused multiply-add counts as two
+/// operations. Bytes and launches are those of the CUDA back end in the usual case: the kernels that most shapes get.
 struct Work {
   double products = 0;  ///< operations that tensor cores can execute
   double floats = 0;    ///< operations that tensor cores cannot execute: Snake, transforms, updates
   double bytes = 0;
+  double launches = 0;  ///< of kernels and transforms; copies and zeroing have bytes only
   /// Operations on the zeros that a transposed convolution has between its inputs. Profilers count them beside
   /// `products`. No kernel executes them.
   double zeros = 0;
@@ -74,6 +76,9 @@ struct Work {
 /// Work of a step. Its backward pass computes gradients of the activations that it reads and of its parameters.
 struct Costs {
   Work forward{}, input_gradient{}, weight_gradient{};
+  /// Adding the parts of the step's gradients of parameters (Step::parts), which the plan does for many steps at once.
+  /// Here `launches` is the number of sums, of which 60 share a launch.
+  Work sums{};
   Costs& operator+=(const Costs&) noexcept;
 };
 struct CostRow {

@@ -1,0 +1,69 @@
+#pragma once
+// Bytes and launches of the passes of a convolution on CUDA, for Step::costs(). They follow kernels/conv/choose.cu as far
+// as shapes decide, on a device with the multiprocessors and the shared memory of an H200. A plan asks no device, so
+// that a build without CUDA counts the same.
+#include <algorithm>
+#include <cstdint>
+
+#include "nacre/ops/conv1d.h"
+
+namespace nacre {
+
+/// Into how many parts a sum over rows is cut, at most `most`: those that fill whole rounds of 132 multiprocessors with
+/// `at_once` blocks each, where a part has `tiles` blocks.
+inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
+  const int64_t slots = 132 * at_once, round = std::min(slots / tiles, most);
+  if (round * tiles * 10 >= slots * 9) return round;
+  int64_t best = 1;
+  double best_used = 0;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(most, 1024); ++parts) {
+    const int64_t blocks = tiles * parts;
+    const double used = static_cast<double>(blocks) / static_cast<double>((blocks + slots - 1) / slots * slots);
+    if (used > best_used + 1e-9) best_used = used, best = parts;
+    if (used >= 0.9) break;
+  }
+  return best;
+}
+
+/// Whether the bias gradient is a kernel of its own, which reads the gradient of the result once more. That of a transposed
+/// convolution always is.
+inline constexpr bool biases_apart = true;
+
+/// Rows of the tiles of an input gradient that fill 132 multiprocessors, of `columns` columns: as choose_blocks() in
+/// kernels/conv/choose.cu. Snake's gradients have one part per row of tiles.
+inline int64_t tile_rows(int64_t rows, int64_t columns) {
+  int64_t best = 128;
+  for (const int64_t width : {96, 64, 32})
+    if ((columns + width - 1) / width * (width + 32) < (columns + best - 1) / best * (best + 32)) best = width;
+  const auto busy = [&](int64_t high) { return (rows + high - 1) / high * ((columns + best - 1) / best) >= 132; };
+  if (best != 96 && busy(256)) return 256;
+  return best >= 96 && busy(128) ? 128 : 64;
+}
+
+/// One channel on one side, seven taps: kernels of their own, which add their few parts themselves.
+inline bool has_narrow_side(Shape x, Shape weight, const Conv1dGeometry& g) {
+  return g.stride == 1 && g.dilation == 1 && g.groups == 1 && weight.time == 7 &&
+         (x.channels == 1) != (weight.batch == 1);
+}
+
+/// Into how many parts the weight gradient of a convolution is cut. At most 2^24 floats of parts, and 512 rows of y each.
+inline int64_t weight_gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+  const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  const int64_t weights = weight.elements(), in = x.channels, out = weight.batch;
+  if (has_narrow_side(x, weight, g)) return 1;
+  const int64_t by_size = (int64_t{1} << 24) / weights;
+  if (g.stride == 1 && weight.time > 1 && weight.time <= 7 && (weight.time - 1) * g.dilation <= 64) {
+    const int64_t rows = x.batch * (x.time + g.left + g.right);
+    return even_parts(blocks(in, 32) * blocks(out, 64), 2, std::clamp<int64_t>(std::min(rows / 512, by_size), 1, 1024));
+  }
+  const int64_t row = weight.time * in;
+  const int64_t high = row <= 64    ? (out > 64 ? 128 : 64)
+                       : out <= 64  ? 64
+                       : out >= 256 ? 256
+                                    : 128,
+                wide = row <= 64 ? 64 : 128;
+  const int64_t most = std::min(y.rows() / 512, by_size);
+  return most < 1 ? 1 : even_parts(blocks(out, high) * blocks(row, wide), high == 256 ? 1 : 2, most);
+}
+
+}  // namespace nacre

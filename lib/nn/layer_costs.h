@@ -1,0 +1,85 @@
+#pragma once
+// What convolutions, activations and norms cost, for Step::costs().
+#include <algorithm>
+
+#include "nacre/nn/plan.h"
+#include "nn/gradient_parts.h"
+
+namespace nacre {
+
+inline constexpr double float_bytes = sizeof(float);
+
+/// Snake alone. Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x
+/// again, and the gradient of its result.
+template <class T>
+Costs snake_costs(Shape x) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+  return {.forward = {.floats = 20 * n, .bytes = 2 * bytes, .launches = 1},
+          .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes, .launches = 1},
+          .sums = {.launches = 1}};
+}
+/// Snake inside of a convolution: its input gradient reads x and leaves two parts per channel and row of tiles. Where
+/// tensor cores would apply it too often (fusion_is_faster() in kernels/conv/choose.cu), it is a kernel of its own.
+template <class T>
+Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+  const auto high = static_cast<double>(tile_rows(x.rows() / g.stride, g.stride * x.channels));
+  const double parts = has_narrow_side(x, weight, g) ? 0 : 2 * float_bytes * n / high;
+  Costs c{.forward = {.floats = 20 * n},
+          .input_gradient = {.floats = 60 * n, .bytes = bytes + parts},
+          .sums = {.bytes = parts, .launches = 1}};
+  if (sizeof(T) > 2 || has_narrow_side(x, weight, g)) return c;
+  const int64_t taps = (weight.time + g.stride - 1) / g.stride;
+  const bool windows = g.stride > 1 || weight.time == 1 || weight.time > 7 || (weight.time - 1) * g.dilation > 64;
+  if (y.channels > 256 && taps < 3) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
+  if (windows && taps * ((y.channels + 127) / 128) > 2)
+    c.weight_gradient.bytes += 2 * bytes, c.weight_gradient.launches += 1;
+  return c;
+}
+/// An activation that is differentiated from its output.
+template <class T>
+Costs elementwise_costs(Shape x) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+  return {.forward = {.floats = 20 * n, .bytes = 2 * bytes, .launches = 1},
+          .input_gradient = {.floats = 20 * n, .bytes = 3 * bytes, .launches = 1}};
+}
+/// One product per weight and position of the shorter side, for strided and transposed layers alike. `wide` and `narrow`
+/// are the sides of the convolution that a transposed one is the adjoint of.
+template <class T>
+Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeometry& g, bool transposed,
+                        bool residual) {
+  const auto bytes = [](Shape s) { return static_cast<double>(s.elements()) * sizeof(T); };
+  const auto weights = static_cast<double>(weight.elements());
+  const Shape& result = transposed ? wide : narrow;
+  const double outputs = float_bytes * static_cast<double>(result.channels);
+  const double products = 2 * static_cast<double>(wide.batch * std::min(wide.time, narrow.time)) * weights;
+  const double tensors = bytes(wide) + bytes(narrow), all = tensors + bytes(weight);
+  // With reflected padding the plain kernel computes the ends of dx: little beside the weight, which it reads, too.
+  const double ends = g.padding == Padding::reflect && !transposed ? 1 : 0;
+  Costs c{.forward = {.products = products, .bytes = all + outputs + (residual ? bytes(result) : 0), .launches = 1},
+          .input_gradient = {.products = products, .bytes = all + ends * bytes(weight), .launches = 1 + ends},
+          .weight_gradient = {.products = products, .bytes = tensors, .launches = 1}};
+  // A weight gradient is float. A part has the gradients of weights and of biases. A single part of weights is written
+  // in place, that of the biases is added.
+  const auto parts = static_cast<double>(weight_gradient_parts(wide, weight, narrow, g));
+  c.weight_gradient.bytes += parts * (float_bytes * weights + outputs);
+  if (has_narrow_side(wide, weight, g)) {
+    c.weight_gradient.launches = 2;
+    return c;
+  }
+  c.sums = {.bytes = (parts + 2) * outputs, .launches = 1};
+  if (parts > 1) c.sums.bytes += (parts + 1) * float_bytes * weights, c.sums.launches += 1;
+  if (transposed || biases_apart) c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
+  return c;
+}
+/// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and
+/// dy twice.
+template <class T>
+Costs norm_costs(Shape x, bool residual) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+  return {.forward = {.floats = 8 * n, .bytes = (residual ? 4 : 3) * bytes, .launches = 3},
+          .input_gradient = {.floats = 6 * n, .bytes = 3 * bytes, .launches = 2},
+          .weight_gradient = {.floats = 5 * n, .bytes = 2 * bytes, .launches = 2}};
+}
+
+}  // namespace nacre
