@@ -8,7 +8,7 @@ namespace nacre {
 namespace {
 
 /// Counts the fused kernel, which reads both signals and writes for each of the scale's losses (stft, mel or both) the
-/// frames of a gradient, and the kernel that adds these frames up. `first`: it writes gradients, all others add to them.
+/// frames of a gradient, and the kernel that adds these frames up. `first`: it writes gradients, the others add to them.
 Costs window_costs(Shape signal, int64_t window, double losses, bool first) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
   // The hop is a quarter of the window.

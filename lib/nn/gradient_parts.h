@@ -1,7 +1,7 @@
 #pragma once
-// Bytes and launches of the passes of a convolution on CUDA, for Step::costs(). They follow kernels/conv/choose.cu as far
-// as shapes decide, on a device with the multiprocessors and the shared memory of an H200. A plan asks no device, so
-// that a build without CUDA counts the same.
+// Into how many parts CUDA cuts the gradients of a convolution's parameters, for Step::costs(). It follows
+// kernels/conv/choose.cu as far as shapes decide, on a device with the multiprocessors and the shared memory of an H200.
+// A plan asks no device, so that a build without CUDA counts the same.
 #include <algorithm>
 #include <cstdint>
 
@@ -25,8 +25,8 @@ inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   return best;
 }
 
-/// Whether the bias gradient is a kernel of its own, which reads the gradient of the result once more. That of a transposed
-/// convolution always is.
+/// Whether the bias gradient is a kernel of its own, which reads the gradient of the result once more. That of a
+/// transposed convolution always is.
 inline constexpr bool biases_apart = true;
 
 /// Rows of the tiles of an input gradient that fill 132 multiprocessors, of `columns` columns: as choose_blocks() in
@@ -46,7 +46,7 @@ inline bool has_narrow_side(Shape x, Shape weight, const Conv1dGeometry& g) {
          (x.channels == 1) != (weight.batch == 1);
 }
 
-/// Into how many parts the weight gradient of a convolution is cut. At most 2^24 floats of parts, and 512 rows of y each.
+/// Into how many parts the weight gradient of a convolution is cut: at most 2^24 floats in all, 512 rows of y or more each.
 inline int64_t weight_gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
   const int64_t weights = weight.elements(), in = x.channels, out = weight.batch;

@@ -43,8 +43,8 @@ Costs elementwise_costs(Shape x) {
   return {.forward = {.floats = 20 * n, .bytes = 2 * bytes, .launches = 1},
           .input_gradient = {.floats = 20 * n, .bytes = 3 * bytes, .launches = 1}};
 }
-/// One product per weight and position of the shorter side, for strided and transposed layers alike. `wide` and `narrow`
-/// are the sides of the convolution that a transposed one is the adjoint of.
+/// One product per weight and position of the shorter side, for strided and transposed layers alike. `wide` and
+/// `narrow` are the sides of the convolution that a transposed one is the adjoint of.
 template <class T>
 Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeometry& g, bool transposed,
                         bool residual) {
