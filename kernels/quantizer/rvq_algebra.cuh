@@ -11,6 +11,10 @@ inline int64_t projected_size(const RvqSizes& n) { return n.rows * n.stages * n.
 void rvq_forward_products(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
                           float* projected, float* losses);
 
+/// The same for any shape, with a warp per row.
+void rvq_forward_small(Context&, const RvqForward&, const RvqSizes&, const RowMask&, const float* prepared,
+                       float* projected, float* losses);
+
 /// Whether sum_codes() takes the shape: the chosen codes of its rows must fit into shared memory.
 bool sum_codes_supports(int64_t stages, int64_t dim);
 inline constexpr int64_t least_sum_rows = 8;  ///< for fewer rows a thread per element is faster

@@ -1,5 +1,6 @@
 // Factorised codes from products of the projections: the products, equal results where all sums are exact, and codes that
 // differ from those of exact arithmetic only where rounding decides. rvq_test.cpp runs its cases with products, too.
+#include <limits>
 #include <numeric>
 
 #include "ops/rvq_problem.h"
@@ -198,6 +199,30 @@ TEST_CASE("factorised codes are those of exact arithmetic, but where rounding de
         // A frame differs only if one of its codes is not the exact one in one of the two.
         CHECK(frames <= of[0].found + of[1].found);
       }
+}
+
+TEST_CASE("rvq_forward with products gives code 0 to a row that is not a number", "[rvq]") {
+  for (Device device : devices())
+    for (Size n : {Size{1, 12, 40, 8, 70, 3}, Size{1, 12, 40, 5, 70, 3}}) {
+      Problem p(device, n, none);
+      p.compute_products();
+      rvq_forward(p.c.ctx, p.arguments());
+      std::vector<int32_t> codes = p.codes.read();
+      std::vector<float> z = p.z.before();
+      z[static_cast<size_t>(4 * n.latent + 7)] = std::nanf("");
+      z[static_cast<size_t>(5 * n.latent)] = std::numeric_limits<float>::infinity();
+      p.z.write(z);
+      rvq_forward(p.c.ctx, p.arguments());
+      std::fill(codes.begin() + 4 * n.stages, codes.begin() + 5 * n.stages, 0);
+      const std::vector<int32_t> found = p.codes.read();
+      std::copy_n(found.begin() + 5 * n.stages, n.stages, codes.begin() + 5 * n.stages);  // checked below
+      p.c.expect_equal<int32_t>(p.codes, codes);
+      // Whatever an infinite row takes, it is a code.
+      for (int64_t i = 0; i < n.stages; ++i) {
+        CHECK(found[static_cast<size_t>(5 * n.stages + i)] >= 0);
+        CHECK(found[static_cast<size_t>(5 * n.stages + i)] < n.codes);
+      }
+    }
 }
 
 TEST_CASE("rvq_forward names products that do not fit", "[rvq]") {

@@ -289,13 +289,17 @@ TEST_CASE("rvq follows its double reference where shared memory is short", "[rvq
 TEST_CASE("rvq takes the rung that shape and device allow", "[rvq][a100][rtx3090][rtx4090]") {
   const Device device{Device::cuda};
   if (const auto all = devices(); std::find(all.begin(), all.end(), device) == all.end()) return;
-  const auto launches = [&](Size n, const char* name) {
+  const auto launches = [&](Size n, const char* name, bool products = false) {
     Problem p(device, n, none);
+    if (products) p.compute_products();
     rvq_forward(p.c.ctx, p.arguments());
     return cuda::runtime(p.c.ctx).launches(name);
   };
   CHECK(launches({1, 3, 20, 8, 5, 2}, "rvq_forward_factorised") == 1);
   CHECK(launches({1, 3, 20, 7, 5, 2}, "rvq_forward") == 1);
+  CHECK(launches({1, 3, 20, 8, 5, 2}, "rvq_search", true) == 1);
+  CHECK(launches({1, 3, 1030, 8, 5, 2}, "rvq_search", true) == 1);
+  CHECK(launches({1, 3, 20, 7, 5, 2}, "rvq_forward_small", true) == 1);
   CHECK(launches({1, 3, 20, 0, 5, 2}, "rvq_forward_latent") == 1);
   CHECK(launches({1, 3, 1030, 0, 5, 2}, "rvq_forward") == 1);
   const bool room = cuda::limits(Context({.device = device})).shared_per_block > 99 << 10;
