@@ -364,7 +364,7 @@ TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
         Problem p(device, n, none);
         if (few < 0) p.compute_products(), few = -few;
         rvq_forward(p.c.ctx, p.arguments());
-        const std::vector<float> all = p.y.read();
+        const std::vector<float> all = p.y.read(), e = p.quantised.read();
         const std::vector<int32_t> codes = p.codes.read();
         RvqForward a = p.arguments();
         for (int64_t t = 0; t < n.frames; t += few) {
@@ -373,8 +373,13 @@ TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
           auto& y = p.c.output("few frames", part);
           auto& some = p.c.output<int32_t>("few frames' codes", {1, end - t, 1, n.stages});
           a.z = View<const float>(p.z.data() + t * n.latent, part);
-          a.y = y, a.codes = some, a.quantised = {}, a.losses = {};
+          auto& inputs = p.c.output("few frames' e", {n.stages, end - t, 1, p.dim});
+          a.y = y, a.codes = some, a.quantised = inputs, a.losses = {};
           rvq_forward(p.c.ctx, a);
+          std::vector<float> of_these;
+          for (int64_t i = 0; i < n.stages; ++i)
+            of_these.insert(of_these.end(), e.begin() + (i * p.rows + t) * p.dim, e.begin() + (i * p.rows + end) * p.dim);
+          p.c.expect_equal<float>(inputs, of_these);
           p.c.expect_equal<float>(y, {all.begin() + t * n.latent, all.begin() + end * n.latent});
           p.c.expect_equal<int32_t>(some, {codes.begin() + t * n.stages, codes.begin() + end * n.stages});
         }
