@@ -378,7 +378,8 @@ TEST_CASE("a frame's codes do not depend on its neighbours", "[rvq]") {
           rvq_forward(p.c.ctx, a);
           std::vector<float> of_these;
           for (int64_t i = 0; i < n.stages; ++i)
-            of_these.insert(of_these.end(), e.begin() + (i * p.rows + t) * p.dim, e.begin() + (i * p.rows + end) * p.dim);
+            of_these.insert(of_these.end(), e.begin() + (i * p.rows + t) * p.dim,
+                            e.begin() + (i * p.rows + end) * p.dim);
           p.c.expect_equal<float>(inputs, of_these);
           p.c.expect_equal<float>(y, {all.begin() + t * n.latent, all.begin() + end * n.latent});
           p.c.expect_equal<int32_t>(some, {codes.begin() + t * n.stages, codes.begin() + end * n.stages});
