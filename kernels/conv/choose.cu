@@ -140,10 +140,15 @@ Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   return {64, 64};
 }
 
-/// Whether the kernel's int counters suffice, and the chosen block has room in the device's shared memory.
+/// Blocks of this size.
+int64_t blocks(const Shifted& s, Blocking b) {
+  return ceil_div<int64_t>(s.items * s.virtual_rows, b.rows) * ceil_div(s.columns, b.columns);
+}
+/// Whether the kernel's int counters and the grid suffice, and the chosen block has room in the device's shared memory.
+/// 2^31 blocks have at least 2^40 results, more than a device stores.
 bool supports(const DeviceLimits& d, const Shifted& s) {
   return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         has_room(d, s, s.block);
+         blocks(s, s.block) <= INT32_MAX && has_room(d, s, s.block);
 }
 /// Whether the tiles support the layer: channels that fill packs, no groups, and stride or dilation 1.
 template <class T>
@@ -154,8 +159,7 @@ bool supports(const Conv1dGeometry& g, int64_t in, int64_t out) {
 /// Rounds of blocks of 256 x 128, one per multiprocessor; 0 for smaller blocks, of which a multiprocessor runs several.
 int64_t rounds(const DeviceLimits& d, const Shifted& s) {
   if (s.block != Blocking{256, 128}) return 0;
-  const int64_t blocks = ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128);
-  return ceil_div<int64_t>(blocks, d.multiprocessors);
+  return ceil_div<int64_t>(blocks(s, s.block), d.multiprocessors);
 }
 /// Stacks the items and chooses the blocks. Items of whole groups of 64 rows get a gap (see conv1d_tile.cuh),
 /// unless its shared memory would make the blocks smaller. Other items get one on tensor cores where that saves a round
@@ -508,9 +512,7 @@ Tiling forward_tiling(const Context& ctx, Shape x, Shape weight, const Conv1dGeo
   const DeviceLimits& d = limits(ctx);
   const tile::Shifted s =
       tile::forward_product<T>(d, x, weight, output(x, weight, g), g, tile::on_tensor_cores<T>(ctx), input_bytes);
-  const int64_t rows = s.items * s.virtual_rows;
-  return {tile::supports(d, s), s.block.rows, s.block.columns, s.gap,
-          ceil_div<int64_t>(rows, s.block.rows) * ceil_div(s.columns, s.block.columns)};
+  return {tile::supports(d, s), s.block.rows, s.block.columns, s.gap, tile::blocks(s, s.block)};
 }
 
 #define NACRE_INSTANTIATE(T)                                                                                          \

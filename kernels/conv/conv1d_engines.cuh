@@ -229,6 +229,9 @@ template <int N>
 struct EngineOf<Product::bf16, N> {
   using type = MmaEngine<bf16, N>;
 };
+/// What a product multiplies.
+template <Product P>
+using Element = typename EngineOf<P>::type::T;
 /// Columns per warp: 64 on tensor cores where the block still has enough warps, else 32.
 constexpr int warp_columns(Product p, int rows, int columns) {
   return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
