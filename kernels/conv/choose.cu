@@ -110,9 +110,25 @@ size_t shared_bytes(const Shifted& s, Blocking b) {
 }
 bool has_room(const DeviceLimits& d, const Shifted& s, Blocking b) { return shared_bytes(s, b) <= d.shared_per_block; }
 
+/// How many blocks of this size a multiprocessor holds at once.
+int blocks_each(const DeviceLimits& d, const Shifted& s, Blocking b) {
+  const Product p = s.element_bytes == 2 ? Product::bf16 : Product::fma;
+  return blocks_that_share(d, shared_bytes(s, b), blocks_at_once(p, b.rows, b.columns));
+}
+/// Whether tiles of 128 rows are better than tiles of 256 although there are enough of both: a product of one tap is
+/// over after few steps, and a block that is alone on its multiprocessor fetches, multiplies and stores one after the
+/// other. Two blocks take turns. Tiles of 128 rows read the weights from L2 twice as often, so they are taken only where
+/// L2 then delivers no more than DRAM does: a row takes depth + columns elements of DRAM, and columns more where there
+/// is a residual; in tiles of 128 by 128 it takes depth * columns / 64 of L2.
+bool two_blocks_are_better(const DeviceLimits& d, const Shifted& s, int columns) {
+  return s.taps == 1 && columns >= 64 && int64_t{s.depth} * s.columns <= 64 * (int64_t{s.depth} + 2 * s.columns) &&
+         blocks_each(d, s, {256, columns}) < 2 && blocks_each(d, s, {128, columns}) >= 2;
+}
+
 /// Chooses the size of a block. The width is the one that wastes least: a column of tiles costs its width and, for
 /// loading x, about 32 columns more. Tall tiles fetch the weights less often (128 columns at the tensor cores' rate
-/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Tiles are smaller where there would be too few for all
+/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Short products take two blocks per multiprocessor
+/// (two_blocks_are_better). Tiles are smaller where there would be too few for all
 /// multiprocessors, or where tile and halo exceed a block's shared memory. Among sizes that then have room, 128 rows
 /// are better than 64: half the halo, and enough warps for a multiprocessor that holds one block. The smallest size is
 /// returned even if it has no room.
@@ -131,6 +147,7 @@ Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   const int64_t rows = s.items * s.virtual_rows;
   const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
   const bool tall = best != 96 && busy(256, best);
+  if (tall && two_blocks_are_better(d, s, best)) return {128, best};
   if (tall && has_room(d, s, {256, best})) return {256, best};
   if (best >= 96 && busy(128, best) && has_room(d, s, {128, best})) return {128, best};
   if (tall || (best >= 96 && busy(128, best))) {  // there are enough tiles, but shared memory is short

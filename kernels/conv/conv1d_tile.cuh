@@ -96,7 +96,8 @@ struct PlainInput {
 ///   row(column, at, v)    called for each pack v that exists in these columns; `at` is its first element in the output
 ///   finish<BN, threads>   called once by all threads of the block, with or without columns, with the block's tile of
 ///                         the result. `shared` has 64 floats per thread, which other threads may still be reading:
-///                         begin with __syncthreads(). The pack of columns that a thread has is thread % (BN / pack).
+///                         begin with __syncthreads(). The pack of columns that a thread has is thread % (BN / pack), if it has one
+///                         (rows_of_packs).
 template <class T>
 struct PlainOutput {
   T* out;
@@ -249,9 +250,10 @@ struct XLoader {
 template <int BN, Product P, Major B, class L>
 struct WeightLoader {
   using T = typename L::T;
-  static constexpr int packs = B == Major::k ? packs_per_step : BN / pack_size<T>, rows_at_once = L::threads / packs,
-                       passes = L::w_rows / rows_at_once;
-  static_assert(L::threads % packs == 0 && L::w_rows % rows_at_once == 0);
+  static constexpr int packs = B == Major::k ? packs_per_step : BN / pack_size<T>,
+                       rows_at_once = rows_of_packs(L::threads, packs), passes = L::w_rows / rows_at_once;
+  static constexpr bool some_idle = rows_at_once * packs < L::threads;  // threads without a share of the tile
+  static_assert(L::w_rows % rows_at_once == 0);
   const Shifted& s;
   unsigned char* const tiles;
   const PackColumn<packs, L::w_pitch> share;
@@ -265,8 +267,13 @@ struct WeightLoader {
         share(thread),
         first_column(first_column_),
         first(w + (B == Major::k ? first_column_ + share.row : share.row) * s_.w_row) {}
+  __device__ __forceinline__ bool idle() const { return some_idle && share.row >= rows_at_once; }
   /// Starts the copies of the next tap. Past the last one the tile is filled with zeros.
   __device__ __forceinline__ void fetch(int slot) {
+    if (!idle()) copy(slot);
+    if (++tap == s.taps) tap = 0, ++chunk;
+  }
+  __device__ __forceinline__ void copy(int slot) const {
     unsigned char* to = share.in(tiles + slot * L::w_bytes);
     const int c = chunk * L::depth, n = first_column, w_tap = static_cast<int>(s.w_tap),
               column = share.column * pack_size<T>;
@@ -278,10 +285,10 @@ struct WeightLoader {
 #pragma unroll
     for (int i = 0; i < passes; ++i, to += rows_at_once * L::w_pitch, from += rows_at_once * s.w_row)
       cp_async_or_zeros(to, from, exists && i * rows_at_once < rows_left);
-    if (++tap == s.taps) tap = 0, ++chunk;
   }
   __device__ __forceinline__ void round(int slot) const {
     if constexpr (P == Product::tf32) {
+      if (idle()) return;
       unsigned char* at = share.in(tiles + slot * L::w_bytes);
 #pragma unroll
       for (int i = 0; i < passes; ++i, at += rows_at_once * L::w_pitch)
@@ -431,14 +438,13 @@ template <int BM, int BN, class L, class Output>
 __device__ __forceinline__ void store_result(const Shifted& s, const ResultTile& tile, const ItemRow& first,
                                              float* result, const Output& output, int thread) {
   using T = typename L::T;
-  constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = L::threads / packs_per_row;
-  static_assert(L::threads % packs_per_row == 0);
+  constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = rows_of_packs(L::threads, packs_per_row);
   OutputRow* const out_rows = reinterpret_cast<OutputRow*>(reinterpret_cast<unsigned char*>(result) + L::out_bytes);
   for (int r = thread; r < BM; r += L::threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
   __syncthreads();
   const int column = thread % packs_per_row * pack, n = tile.column * BN + column;
   auto column_state = output.column(n < s.columns ? n : 0);
-  if (n < s.columns) {
+  if (n < s.columns && (rows_at_once * packs_per_row == L::threads || thread < rows_at_once * packs_per_row)) {
     for (int r = thread / packs_per_row; r < BM; r += rows_at_once) {
       const OutputRow row = out_rows[r];
       if (n < row.begin || n >= row.end) continue;

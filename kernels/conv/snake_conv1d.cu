@@ -62,17 +62,19 @@ struct SlopeOutput {
   template <int BN, int threads>
   __device__ __forceinline__ void finish(const Column& c, const ResultTile& tile, float* shared) const {
     if (partial == nullptr) return;
-    constexpr int packs_per_row = BN / pack, lanes = threads / packs_per_row, sums = 2 * BN;
+    constexpr int packs_per_row = BN / pack, lanes = rows_of_packs(threads, packs_per_row), sums = 2 * BN;
     static_assert(lanes * sums <= 64 * threads);
     const int thread = static_cast<int>(threadIdx.x), lane = thread / packs_per_row,
               column = thread % packs_per_row * pack;
     __syncthreads();
+    if (lanes * packs_per_row == threads || lane < lanes) {
 #pragma unroll
     for (int i = 0; i < pack; i += 4) {
       *reinterpret_cast<float4*>(shared + lane * sums + column + i) =
           make_float4(c.sum_a[i], c.sum_a[i + 1], c.sum_a[i + 2], c.sum_a[i + 3]);
       *reinterpret_cast<float4*>(shared + lane * sums + BN + column + i) =
           make_float4(c.sum_b[i], c.sum_b[i + 1], c.sum_b[i + 2], c.sum_b[i + 3]);
+    }
     }
     __syncthreads();
     for (int item = thread; item < sums; item += threads) {
