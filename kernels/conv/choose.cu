@@ -359,6 +359,12 @@ int64_t plain_parts(int64_t rows, int64_t weights) {
 }
 int64_t column_sums_scratch(const Context& ctx, Shape x) { return column_sum_parts(ctx, x) * x.channels; }
 
+/// Lays the partial sums of the biases behind those of the weights. The arguments are floats.
+void lay_scratch(WeightGradientChoice& c, int64_t of_weights, int64_t of_bias, int64_t of_bias_of_x) {
+  c.bias_at = of_weights, c.bias_of_x_at = of_weights + of_bias;
+  c.scratch = c.bias_of_x_at + of_bias_of_x;
+}
+
 /// The weight gradient on tiles: its engine and how it is divided. Engine::nothing: no tiles for this layer.
 template <class T>
 WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -376,6 +382,8 @@ WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape we
     c.block = tile::weight_blocking(d, c.windows);
     c.parts = c.windows.parts = tile::weight_parts(d, c.windows);
   }
+  lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, column_sums_scratch(ctx, y),
+              column_sums_scratch(ctx, x));
   return c;
 }
 
@@ -434,26 +442,32 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
   const int64_t weights = weight.elements(), parts_of_plain = plain_parts(y.rows(), weights);
   const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
   const groups::WeightPlan grouped = groups::weight_plan<T>(limits(ctx), x, weight, g);
-  WeightGradientChoice c;
-  int64_t of_ends = 0;
+  const int64_t of_x = column_sums_scratch(ctx, x);
+  WeightGradientChoice on_ends, on_groups, plain;
   if (ends::supports<T>(x, weight, g)) {
-    c.engine = Engine::ends;
-    c.strips = ends::weights_plan<T>(x, weight, y, g);
-    c.parts = x.batch * c.strips.tiles;
-    of_ends = c.parts * ends::partial_size(c.strips.channels);
-  } else if (aligned && tiled.engine != Engine::nothing) {
-    c = tiled;
-  } else if (aligned && grouped.tile_rows != 0) {
-    c.engine = Engine::groups;
-    c.groups = grouped;
-    c.parts = grouped.parts;
-  } else {
-    c.engine = Engine::plain;
-    c.parts = parts_of_plain;
+    on_ends.engine = Engine::ends;
+    on_ends.strips = ends::weights_plan<T>(x, weight, y, g);
+    on_ends.parts = x.batch * on_ends.strips.tiles;
+    on_ends.scratch = on_ends.parts * ends::partial_size(on_ends.strips.channels);
   }
-  c.scratch =
-      std::max({parts_of_plain * weights, tiled.parts > 1 ? tiled.parts * weights : 0, of_ends,
-                grouped.parts * (weights + y.channels), column_sums_scratch(ctx, x), column_sums_scratch(ctx, y)});
+  if (grouped.tile_rows != 0) {
+    on_groups.engine = Engine::groups;
+    on_groups.groups = grouped;
+    on_groups.parts = grouped.parts;
+    lay_scratch(on_groups, grouped.parts * weights, grouped.parts * y.channels, of_x);
+  }
+  plain.engine = Engine::plain;
+  plain.parts = parts_of_plain;
+  lay_scratch(plain, parts_of_plain * weights, column_sums_scratch(ctx, y), of_x);
+  WeightGradientChoice c = plain;
+  if (on_ends.engine != Engine::nothing)
+    c = on_ends;
+  else if (aligned && tiled.engine != Engine::nothing)
+    c = tiled;
+  else if (aligned && on_groups.engine != Engine::nothing)
+    c = on_groups;
+  if (c.engine != Engine::ends) c.of_parts = c.scratch;
+  c.scratch = std::max({plain.scratch, tiled.scratch, on_ends.scratch, on_groups.scratch});
   return c;
 }
 
@@ -497,6 +511,7 @@ ProductChoice choose_snake_input_gradient(Context& ctx, Shape x, Shape weight, c
     if (aligned && tile::supports(d, s) && s.out_begin < s.out_end)
       c.engine = Engine::tiles, c.product = s, c.parts = parts;
   }
+  c.of_parts = std::max(snake_backward_scratch(ctx, x, true).elements(), parts * 2 * x.channels);
   c.scratch = std::max(separate, parts * 2 * x.channels);
   return c;
 }
@@ -520,7 +535,9 @@ WeightGradientChoice choose_snake_weight_gradient(Context& ctx, Shape x, Shape w
     if (c.engine == Engine::windows) c.block = tile::snake_weight_blocking(limits(ctx), c.windows, tensor_cores);
   }
   // The separate convolution has room for the parts of every engine.
-  c.scratch = tensor_floats<T>(x) + choose_weight_gradient<T>(ctx, x, weight, g).scratch;
+  const WeightGradientChoice separate = choose_weight_gradient<T>(ctx, x, weight, g);
+  if (c.engine != Engine::ends) c.of_parts = separate.of_parts;
+  c.scratch = tensor_floats<T>(x) + separate.scratch;
   return c;
 }
 

@@ -141,6 +141,7 @@ enum class Engine : uint8_t {
 struct ProductChoice {
   Engine engine = Engine::nothing;
   int64_t scratch = 0;         ///< floats
+  int64_t of_parts = 0;        ///< floats of the parts for Snake's parameters
   int64_t head = 0, tail = 0;  ///< input gradient: the first and last samples of an item that the plain kernel computes
   int64_t parts = 0;           ///< of the sums for Snake's parameters
   ends::StripPlan strips{};    ///< of Engine::ends
@@ -148,10 +149,14 @@ struct ProductChoice {
   groups::ProductPlan groups{};  ///< of Engine::groups
 };
 
+/// In scratch lie the partial sums of dweight, behind them those of dbias, and then those of dbias_of_x. Nothing else may
+/// use the floats of one of them before its second stage has run.
 struct WeightGradientChoice {
   Engine engine = Engine::nothing;
   int64_t scratch = 0;       ///< floats
+  int64_t of_parts = 0;      ///< floats of scratch that this engine uses if its sums may be finished later; else 0
   int64_t parts = 0;         ///< of the sum over rows. Engine::taps and windows write a single part to dweight itself
+  int64_t bias_at = 0, bias_of_x_at = 0;  ///< floats of scratch before the partial sums; of all engines but ends
   ends::StripPlan strips{};  ///< of Engine::ends
   tile::Taps taps{};         ///< of Engine::taps
   tile::Windows windows{};   ///< of Engine::windows

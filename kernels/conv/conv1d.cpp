@@ -21,6 +21,8 @@ Shape conv1d_input_gradient_scratch(Context&, Shape dx, Shape weight, Shape dy, 
 template <class T>
 Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T>
+Shape conv1d_weight_gradient_parts(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T>
 void conv1d_forward(Context&, const Conv1dForward<T>&);
 template <class T>
 void conv1d_input_gradient(Context&, const Conv1dInputGradient<T>&);
@@ -340,6 +342,16 @@ Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape 
 }
 
 template <class T>
+Shape conv1d_weight_gradient_parts(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  const char* const op = "conv1d_weight_gradient_parts";
+  const Shape y = expected_y(op, x, weight, g);
+  if (dy != y) throw_shape(op, "dy", dy, y);
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_parts<T>(ctx, x, weight, dy, g);
+  return {0, 0, 0, 0};
+}
+
+template <class T>
 void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   const char* const op = "conv1d_weight_gradient";
   const Shape x = a.x.shape, weight = a.dweight.shape;
@@ -375,6 +387,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
   template Shape conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
   template Shape conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
   template Shape conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template Shape conv1d_weight_gradient_parts<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);   \
   template void conv1d_forward<T>(Context&, const Conv1dForward<T>&);                                     \
   template void conv1d_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                        \
   template void conv1d_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);

@@ -151,35 +151,6 @@ __global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x,
   }
 }
 
-/// to[i] = (or += with `add`) the sum of the parts, in double, in their order.
-__global__ void __launch_bounds__(threads)
-    conv1d_add_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
-  for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
-    double sum = 0;
-#pragma unroll 4
-    for (int64_t p = 0; p < parts; ++p) sum += static_cast<double>(partial[p * n + i]);
-    to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
-  }
-}
-constexpr int warps = threads / 32;
-/// The same for many parts of few elements: one thread of each of the block's eight warps adds a share of the parts.
-__global__ void __launch_bounds__(threads)
-    conv1d_add_many_parts_kernel(const float* partial, int64_t parts, int64_t n, float* to, bool add) {
-  NACRE_SHARED(double, sums, threads);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t i = int64_t{blockIdx.x} * 32 + threadIdx.x % 32;
-  double sum = 0;
-  if (i < n) {
-#pragma unroll 4
-    for (int64_t p = warp; p < parts; p += warps) sum += static_cast<double>(partial[p * n + i]);
-  }
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (warp != 0 || i >= n) return;
-  for (int l = 1; l < warps; ++l) sum += sums[l * 32 + static_cast<int>(threadIdx.x)];
-  to[i] = add ? to[i] + static_cast<float>(sum) : static_cast<float>(sum);
-}
-
 template <class T>
 void input_gradient_rows(Context& ctx, const Conv1dInputGradient<T>& a, const Sizes& s, int64_t head, int64_t tail) {
   launch(
@@ -201,14 +172,6 @@ Shape scratch_shape(int64_t floats) { return floats == 0 ? Shape{0, 0, 0, 0} : S
 
 }  // namespace
 
-void add_parts(Context& ctx, const float* partial, int64_t parts, int64_t n, float* to, bool add) {
-  if (parts >= 32)
-    launch(ctx, {.name = "conv1d_add_many_parts", .grid = blocks_for(n, 32), .block = threads},
-           conv1d_add_many_parts_kernel, partial, parts, n, to, add);
-  else
-    launch(ctx, {.name = "conv1d_add_parts", .grid = blocks_for(n, threads), .block = threads}, conv1d_add_parts_kernel,
-           partial, parts, n, to, add);
-}
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
   const ColumnSumPlan c = column_sum_plan<P>(x.shape, conv::column_sum_parts(ctx, x.shape));
@@ -219,16 +182,16 @@ void column_sums(Context& ctx, View<const T> x, float* partial) {
          conv1d_column_sums_kernel<T, P>, x.data, c, partial);
 }
 template <class T>
-void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial) {
+void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial, bool later) {
   if (x.shape.channels % pack_size<T> == 0 && aligned16(x.data))
     column_sums<pack_size<T>>(ctx, x, partial);
   else
     column_sums<1>(ctx, x, partial);
-  add_parts(ctx, partial, conv::column_sum_parts(ctx, x.shape), x.shape.channels, to, true);
+  add_parts(ctx, partial, conv::column_sum_parts(ctx, x.shape), x.shape.channels, to, true, later);
 }
 
-template void add_column_sums<float>(Context&, View<const float>, float*, float*);
-template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*);
+template void add_column_sums<float>(Context&, View<const float>, float*, float*, bool);
+template void add_column_sums<bf16>(Context&, View<const bf16>, float*, float*, bool);
 
 template <class T>
 Shape conv1d_forward_scratch(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -241,6 +204,11 @@ Shape conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape, 
 template <class T>
 Shape conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, Shape, const Conv1dGeometry& g) {
   return scratch_shape(conv::choose_weight_gradient<T>(ctx, x, weight, g).scratch);
+}
+
+template <class T>
+Shape conv1d_weight_gradient_parts(Context& ctx, Shape x, Shape weight, Shape, const Conv1dGeometry& g) {
+  return scratch_shape(conv::choose_weight_gradient<T>(ctx, x, weight, g).of_parts);
 }
 
 template <class T>
@@ -279,34 +247,41 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
 }
 
 template <class T>
-void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
+void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& call) {
+  Conv1dWeightGradient<T> a = call;
+  if (a.parts) a.scratch = a.parts;
   const bool aligned =
       aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dweight.data) && aligned16(a.scratch.data);
   const conv::WeightGradientChoice choice =
       conv::choose_weight_gradient<T>(ctx, a.x.shape, a.dweight.shape, a.geometry, aligned);
   if (choice.engine == Engine::nothing) return;
-  expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
+  const bool later = a.parts && choice.engine != Engine::ends;
+  if (!later) a.scratch = call.scratch, a.parts = {};
+  if (later)
+    expect_parts("conv1d_weight_gradient", a.parts, scratch_shape(choice.of_parts));
+  else
+    expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
   if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
   if (choice.engine == Engine::groups) {
     groups::weight_gradient(ctx, a, choice.groups);
-    if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
-    return;
+  } else {
+    const bool plain = choice.engine == Engine::plain;
+    if (plain)
+      weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
+    else
+      tile::weight_gradient(ctx, a, choice);
+    if (plain || choice.parts > 1)
+      add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight, later);
+    if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at, later);
   }
-  const bool plain = choice.engine == Engine::plain;
-  if (plain)
-    weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
-  else
-    tile::weight_gradient(ctx, a, choice);
-  if (plain || choice.parts > 1)
-    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
-  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data);
+  if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at, later);
 }
 
 #define NACRE_INSTANTIATE(T)                                                                              \
   template Shape conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
   template Shape conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
   template Shape conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template Shape conv1d_weight_gradient_parts<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);   \
   template void conv1d_forward<T>(Context&, const Conv1dForward<T>&);                                     \
   template void conv1d_input_gradient<T>(Context&, const Conv1dInputGradient<T>&);                        \
   template void conv1d_weight_gradient<T>(Context&, const Conv1dWeightGradient<T>&);

@@ -1,6 +1,7 @@
 #pragma once
 // The tiled kernels of conv1d, those for several groups, and sums over partial results.
 #include "conv/choose_cuda.h"
+#include "runtime/gradient_sums.h"
 
 namespace nacre::cuda::tile {
 
@@ -34,11 +35,9 @@ void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const WeightPlan&
 
 namespace nacre::cuda {
 
-/// Second stage of a sum: to[i] = (or += with `add`) the sum of `parts` parts of n floats each, in double, in their
-/// order.
-void add_parts(Context&, const float* partial, int64_t parts, int64_t n, float* to, bool add);
-/// to[c] += the sums of x's columns. `partial` holds column_sum_parts rows.
+/// to[c] += the sums of x's columns. `partial` holds column_sum_parts rows. later: see
+/// add_parts.
 template <class T>
-void add_column_sums(Context&, View<const T> x, float* to, float* partial);
+void add_column_sums(Context&, View<const T> x, float* to, float* partial, bool later = false);
 
 }  // namespace nacre::cuda

@@ -1,4 +1,5 @@
 #include "conv/conv1d_ends.cuh"
+#include "runtime/gradient_sums.h"
 
 namespace nacre::cuda::ends {
 namespace {
@@ -239,10 +240,11 @@ void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const St
   Expand<T> e{.narrow = a.dy.data, .weight = weight_of_last(a.weight.data, c.channels, true)};
   e.add = a.add_dx ? a.dx.data : nullptr, e.wide = a.dx.data, e.x = a.x.data;
   e.snake = {a.alpha.data, a.beta.data, a.log_scale};
-  e.partial = sums ? a.scratch.data : nullptr;
+  const bool later = static_cast<bool>(a.parts);
+  e.partial = !sums ? nullptr : later ? a.parts.data : a.scratch.data;
   expand<T, true>(ctx, "snake_conv1d_ends_expand", batch, e, c);
   if (sums)
-    snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, batch * c.tiles, a.scratch.data);
+    snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, batch * c.tiles, e.partial, later);
 }
 
 #define NACRE_INSTANTIATE(T)                                                                  \

@@ -196,8 +196,9 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const Weigh
            group_weights_kernel<T, pattern>, w, s);
   });
   if (s.parts == 1) return;
-  add_parts(ctx, w.to, s.parts, weights, a.dweight.data, a.add_dweight);
-  if (a.dbias) add_parts(ctx, w.bias_to, s.parts, s.out_channels, a.dbias.data, true);
+  const bool later = static_cast<bool>(a.parts);
+  add_parts(ctx, w.to, s.parts, weights, a.dweight.data, a.add_dweight, later);
+  if (a.dbias) add_parts(ctx, w.bias_to, s.parts, s.out_channels, a.dbias.data, true, later);
 }
 
 template void weight_gradient<float>(Context&, const Conv1dWeightGradient<float>&, const WeightPlan&);

@@ -350,6 +350,12 @@ Shape conv2d_weight_gradient_scratch(Context& ctx, Shape x, int parts, Shape wei
   return with_stacked<T, float>(v, conv1d_weight_gradient_scratch<T>(ctx, v.x, v.weight, v.y, v.geometry));
 }
 template <class T>
+Shape conv2d_weight_gradient_parts(Context& ctx, Shape x, int parts, Shape weight, const Conv2dGeometry& g) {
+  const AsConv1d v = padded<T>(ctx, view("conv2d_weight_gradient_parts", x, parts, weight, g));
+  if (x.batch == 0 || v.pads) return {0, 0, 0, 0};
+  return conv1d_weight_gradient_parts<T>(ctx, v.x, v.weight, v.y, v.geometry);
+}
+template <class T>
 void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
   const char* const op = "conv2d_weight_gradient";
   expect_parts(op, "x", a.x, true);
@@ -369,6 +375,7 @@ void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
                                   .dweight = v.pads ? pieces.weight : View<float>(a.dweight.data, v.weight),
                                   .dbias = a.dbias,
                                   .scratch = pieces.rest,
+                                  .parts = v.pads ? View<float>{} : a.parts,
                                   .geometry = v.geometry,
                                   .add_dweight = !v.pads && a.add_dweight});
   if (v.pads)
@@ -380,6 +387,7 @@ void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
   template Shape conv2d_forward_scratch<T>(Context&, Shape, int, Shape, const Conv2dGeometry&);         \
   template Shape conv2d_input_gradient_scratch<T>(Context&, Shape, int, Shape, const Conv2dGeometry&);  \
   template Shape conv2d_weight_gradient_scratch<T>(Context&, Shape, int, Shape, const Conv2dGeometry&); \
+  template Shape conv2d_weight_gradient_parts<T>(Context&, Shape, int, Shape, const Conv2dGeometry&);   \
   template void conv2d_forward<T>(Context&, const Conv2dForward<T>&);                                   \
   template void conv2d_input_gradient<T>(Context&, const Conv2dInputGradient<T>&);                      \
   template void conv2d_weight_gradient<T>(Context&, const Conv2dWeightGradient<T>&);

@@ -124,6 +124,13 @@ Shape snake_conv1d_input_gradient_scratch(Context& ctx, Shape x, Shape weight, S
   return floats(conv::choose_snake_input_gradient<T>(ctx, x, weight, g).scratch());
 }
 template <class T>
+Shape snake_conv1d_input_gradient_parts(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  conv1d_input_gradient_scratch<T>(ctx, x, weight, dy, g);  // checks the shapes
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return floats(cuda::conv::choose_snake_input_gradient<T>(ctx, x, weight, g).of_parts);
+  return {0, 0, 0, 0};
+}
+template <class T>
 void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a) {
   const char* const op = "snake_conv1d_input_gradient";
   check_parameters(op, a);
@@ -134,6 +141,9 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
   if (a.dbeta && !a.beta) throw_usage(op, "dbeta is given without beta");
   expect_scratch(op, a.scratch,
                  snake_conv1d_input_gradient_scratch<T>(ctx, a.x.shape, a.weight.shape, a.dy.shape, a.geometry));
+  if (a.parts)
+    expect_parts(op, a.parts,
+                 snake_conv1d_input_gradient_parts<T>(ctx, a.x.shape, a.weight.shape, a.dy.shape, a.geometry));
   expect_shape(op, "dy", a.dy, a.dy.shape);
   expect_shape(op, "weight", a.weight, a.weight.shape);
   if (a.x.shape.batch == 0 || (!a.dx && !a.dalpha && !a.dbeta)) return;
@@ -155,6 +165,7 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
                           .dalpha = a.dalpha,
                           .dbeta = a.dbeta,
                           .scratch = pieces.rest,
+                          .parts = a.parts,
                           .log_scale = a.log_scale,
                           .add_dx = a.add_dx});
 }
@@ -167,11 +178,21 @@ Shape snake_conv1d_weight_gradient_scratch(Context& ctx, Shape x, Shape weight, 
   return floats(conv::choose_snake_weight_gradient<T>(ctx, x, weight, g).scratch());
 }
 template <class T>
+Shape snake_conv1d_weight_gradient_parts(Context& ctx, Shape x, Shape weight, Shape dy, const Conv1dGeometry& g) {
+  conv1d_weight_gradient_scratch<T>(ctx, x, weight, dy, g);  // checks the shapes
+  if constexpr (with_cuda)
+    if (on_cuda(ctx)) return floats(cuda::conv::choose_snake_weight_gradient<T>(ctx, x, weight, g).of_parts);
+  return {0, 0, 0, 0};
+}
+template <class T>
 void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
   const char* const op = "snake_conv1d_weight_gradient";
   check_parameters(op, a);
   expect_scratch(op, a.scratch,
                  snake_conv1d_weight_gradient_scratch<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
+  if (a.parts)
+    expect_parts(op, a.parts,
+                 snake_conv1d_weight_gradient_parts<T>(ctx, a.x.shape, a.dweight.shape, a.dy.shape, a.geometry));
   expect_shape(op, "dy", a.dy, a.dy.shape);
   expect_shape(op, "dweight", a.dweight, a.dweight.shape);
   expect_shape_or_empty(op, "dbias", a.dbias, {.channels = a.dweight.shape.batch});
@@ -188,6 +209,7 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
                                   .dweight = a.dweight,
                                   .dbias = a.dbias,
                                   .scratch = pieces.rest,
+                                  .parts = a.parts,
                                   .geometry = a.geometry,
                                   .add_dweight = a.add_dweight});
 }
@@ -197,6 +219,8 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   template Shape snake_conv1d_forward_scratch<T>(Context&, Shape, Shape, const Conv1dGeometry&);                \
   template Shape snake_conv1d_input_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);  \
   template Shape snake_conv1d_weight_gradient_scratch<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&); \
+  template Shape snake_conv1d_input_gradient_parts<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);    \
+  template Shape snake_conv1d_weight_gradient_parts<T>(Context&, Shape, Shape, Shape, const Conv1dGeometry&);   \
   template void snake_conv1d_forward<T>(Context&, const SnakeConv1dForward<T>&);                                \
   template void snake_conv1d_input_gradient<T>(Context&, const SnakeConv1dInputGradient<T>&);                   \
   template void snake_conv1d_weight_gradient<T>(Context&, const SnakeConv1dWeightGradient<T>&);

@@ -2,6 +2,7 @@
 
 #include "conv/conv1d_ends.cuh"
 #include "conv/snake_conv1d.cuh"
+#include "runtime/gradient_sums.h"
 
 // Snake fused into the tiled convolution (conv1d_tile.cuh). In the forward, Snake is applied once to each element of a
 // block's tile of x in shared memory, and all taps read the result. In the input gradient, the product g is multiplied
@@ -101,8 +102,9 @@ void forward(Context& ctx, const SnakeConv1dForward<T>& a, const Shifted& s) {
 
 template <class T>
 void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const Shifted& s, int64_t parts) {
-  const bool sums = a.dalpha || a.dbeta;
-  SlopeOutput<T> output{a.dx.data, a.x.data, a.alpha.data, a.beta.data, sums ? a.scratch.data : nullptr};
+  const bool sums = a.dalpha || a.dbeta, later = static_cast<bool>(a.parts);
+  float* const partial = !sums ? nullptr : later ? a.parts.data : a.scratch.data;
+  SlopeOutput<T> output{a.dx.data, a.x.data, a.alpha.data, a.beta.data, partial};
   output.channels = static_cast<int>(a.x.shape.channels), output.columns = s.columns;
   output.log_scale = a.log_scale, output.add_dx = a.add_dx;
   const PlainInput<T> input;
@@ -111,7 +113,7 @@ void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const Sh
   with_product<T>(ctx, [&]<Product P>() {
     launch_product<P, Major::mn>(ctx, names.of(P), s, a.dy.data, a.weight.data, input, output);
   });
-  if (sums) snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, parts, a.scratch.data);
+  if (sums) snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, parts, partial, later);
 }
 
 }  // namespace

@@ -16,7 +16,9 @@ template <class T>
 void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a,
                                const conv::WeightGradientChoice& choice) {
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
-  float* const to = choice.parts > 1 ? a.scratch.data : a.dweight.data;
+  const bool later = static_cast<bool>(a.parts);
+  float* const partial = later ? a.parts.data : a.scratch.data;
+  float* const to = choice.parts > 1 ? partial : a.dweight.data;
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
       constexpr ProductNames names{"snake_conv1d_weight_gradient_taps_fma", "snake_conv1d_weight_gradient_taps_tf32",
@@ -37,8 +39,8 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
       launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
   });
   if (choice.parts > 1)
-    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data);
+    add_parts(ctx, partial, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight, later);
+  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, partial + choice.bias_at, later);
 }
 
 }  // namespace
@@ -46,8 +48,8 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
 
 template <class T>
 bool snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>& a) {
-  const bool aligned =
-      aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dweight.data) && aligned16(a.scratch.data);
+  const bool aligned = aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dweight.data) &&
+                       aligned16(a.scratch.data) && aligned16(a.parts.data);
   const conv::WeightGradientChoice choice =
       conv::choose_snake_weight_gradient<T>(ctx, a.x.shape, a.dweight.shape, a.geometry, aligned);
   if (choice.engine == conv::Engine::separate) return false;

@@ -251,6 +251,10 @@ Shape snake_backward_scratch(Context& ctx, Shape x, bool) {
   return {.batch = l.parts, .width = 2, .channels = l.channels};
 }
 
+Shape snake_backward_parts(Context& ctx, Shape x, bool with_beta) {
+  return on_cuda(ctx) ? snake_backward_scratch(ctx, x, with_beta) : Shape{0, 0, 0, 0};
+}
+
 template <class T>
 void snake_forward(Context& ctx, const SnakeForward<T>& a) {
   const Shape per_channel{.channels = a.x.shape.channels};
@@ -286,7 +290,11 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& a) {
   expect_shape_or_empty("snake_backward", "dbeta", a.dbeta, per_channel);
   if (a.dbeta && !a.beta) throw_usage("snake_backward", "dbeta is given without beta");
   const bool sums = a.dalpha || a.dbeta;
-  if (sums) expect_scratch("snake_backward", a.scratch, snake_backward_scratch(ctx, a.x.shape, bool(a.beta)));
+  const Shape scratch = snake_backward_scratch(ctx, a.x.shape, bool(a.beta));
+  if (sums && on_cuda(ctx) && a.parts)
+    expect_parts("snake_backward", a.parts, scratch);
+  else if (sums)
+    expect_scratch("snake_backward", a.scratch, scratch);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::snake_backward(ctx, a);
   if (a.x.elements() == 0 || (!a.dx && !sums)) return;

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "pointwise/snake.cuh"
+#include "runtime/gradient_sums.h"
 
 // Channels are innermost. A thread handles the same channels in several rows, with their parameters in registers. P is
 // the number of elements per access: 1 supports any shape (read this case first); a 16-byte pack runs if channels and
@@ -175,73 +176,23 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
   }
 }
 
-constexpr int lanes = 8;  // threads per channel in the second stage
-
-/// Arguments of snake_parameters_kernel.
-struct Parameters {
-  const float *alpha, *beta;
-  float *dalpha, *dbeta;
-  int64_t channels;
-  bool log_scale;
-};
-
-/// Adds the sums of all blocks in double, in an order fixed by their number, and computes the parameters' gradients.
-__global__ void __launch_bounds__(32 * lanes)
-    snake_parameters_kernel(Parameters g, int64_t parts, const float* partial) {
-  // A block has 32 channels, one per column, so that a warp reads adjacent partial sums. Warp w adds parts w, w + 8,
-  // ...; the first warp adds the eight sums in order.
-  NACRE_SHARED(double, sums, 2 * lanes * 32);
-  const int column = static_cast<int>(threadIdx.x) % 32, lane = static_cast<int>(threadIdx.x) / 32;
-  const int64_t c = int64_t{blockIdx.x} * 32 + column;
-  double sum_a = 0, sum_b = 0;
-  if (c < g.channels)
-    for (int64_t p = lane; p < parts; p += lanes) {
-      sum_a += static_cast<double>(partial[p * 2 * g.channels + c]);
-      sum_b += static_cast<double>(partial[(p * 2 + 1) * g.channels + c]);
-    }
-  sums[lane * 32 + column] = sum_a;
-  sums[(lanes + lane) * 32 + column] = sum_b;
-  __syncthreads();
-  if (lane != 0 || c >= g.channels) return;
-  for (int l = 1; l < lanes; ++l) {
-    sum_a += sums[l * 32 + column];
-    sum_b += sums[(lanes + l) * 32 + column];
-  }
-  const SnakeChannel p = snake_channel(g.alpha, g.beta, c, g.log_scale);
-  const double gain = static_cast<double>(p.gain);
-  double da = 2 * sum_a * gain, db = -sum_b * gain * gain;
-  if (g.log_scale) {
-    da *= static_cast<double>(p.a);
-    db *= static_cast<double>(g.beta != nullptr ? vec::exp(g.beta[c]) : p.a);
-  }
-  if (g.dalpha != nullptr) g.dalpha[c] += static_cast<float>(g.beta != nullptr ? da : da + db);
-  if (g.dbeta != nullptr) g.dbeta[c] += static_cast<float>(db);
-}
-
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
   const Tiling t = tiling(ctx, g.x.shape, P, min_rows_backward);
   const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
                       .grid = {t.row_blocks, t.column_blocks, 1},
                       .block = threads};
-  float* const partial = sums ? g.scratch.data : nullptr;
+  float* const partial = !sums ? nullptr : g.parts ? g.parts.data : g.scratch.data;
   if (g.dx && g.add_dx)
     launch(ctx, config, snake_backward_kernel<T, P, true>, g, t, partial);
   else
     launch(ctx, config, snake_backward_kernel<T, P, false>, g, t, partial);
   if (sums)
-    snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, g.scratch.data);
+    snake_parameter_gradients(ctx, g.alpha, g.beta, g.log_scale, g.dalpha, g.dbeta, t.row_blocks, partial,
+                              static_cast<bool>(g.parts));
 }
 
 }  // namespace
-
-void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const float> beta, bool log_scale,
-                               View<float> dalpha, View<float> dbeta, int64_t parts, const float* partial) {
-  const int64_t channels = alpha.shape.channels;
-  launch(ctx, {.name = "snake_parameters", .grid = blocks_for(channels, 32), .block = 32 * lanes},
-         snake_parameters_kernel, Parameters{alpha.data, beta.data, dalpha.data, dbeta.data, channels, log_scale},
-         parts, partial);
-}
 
 Shape snake_backward_scratch(const Context& ctx, Shape x) {
   if (x.elements() == 0) return {.channels = 0};

@@ -51,6 +51,11 @@ void expect_scratch(const char* op, const View<T>& v, Shape expected) {
     throw_shape(op, "scratch", v.shape, expected);
 }
 
+/// Throws if memory for parts of gradients (ops/gradient_sums.h) is too small.
+inline void expect_parts(const char* op, const View<float>& v, Shape expected) {
+  if (v.elements() < expected.elements()) throw_shape(op, "parts", v.shape, expected);
+}
+
 /// Runs body(closure, part, slot) for every part in [0, parts) on the context's threads; see ThreadPool.
 void run_parts(const Context& ctx, int64_t parts, void (*body)(void* closure, int64_t part, int slot), void* closure);
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/gradient_sums.h"
 #include "runtime/host.h"
 #include "runtime/thread_pool.h"
 
@@ -158,6 +159,7 @@ struct Runtime::Impl {
   std::vector<SharedLimit> shared_limits;  // lower bounds of the device's limits, readable without its lock
   std::map<void*, Upload> uploads;         // by destination; freed with the Runtime
   Suspects suspects;
+  SumBatch noted_sums;
   DeviceState* device = nullptr;
   std::recursive_mutex call_mutex;  // recursive: the steps of a capture call enter() again
   const uint32_t born = fork_generation();
@@ -464,12 +466,13 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
 int64_t Runtime::launches(std::string_view name) const {
   const std::lock_guard lock(impl_->call_mutex);
   int64_t n = 0;
-  for (const Impl::Count& c : impl_->counts)
+  for (const Impl::Count& c : (impl_->recording != nullptr ? *impl_->recording : impl_->counts))
     if (name.empty() || name == c.name) n += c.launches;
   return n;
 }
 const char* Runtime::description() const { return impl_->description.c_str(); }
 const DeviceLimits& Runtime::limits() const { return impl_->limits; }
+SumBatch& Runtime::noted_sums() { return impl_->noted_sums; }
 void* Runtime::stream() const { return impl_->stream; }
 std::unique_lock<std::recursive_mutex> Runtime::enter() { return impl_->enter(); }
 void Runtime::library_failed(const std::string& what, bool memory) {

@@ -23,6 +23,8 @@
 
 namespace nacre::cuda {
 
+struct SumBatch;
+
 struct Launch {
   const char* name;  ///< a string literal; launches are counted by name
   dim3 grid{1, 1, 1}, block{1, 1, 1};
@@ -77,7 +79,7 @@ class Runtime {
   void* allocate(size_t bytes);
 
   /// The number of launches of kernels with this name, or of all kernels if it is empty. A replayed graph counts each
-  /// of its kernels.
+  /// of its kernels. Within a capture: the number that the capture has recorded so far.
   int64_t launches(std::string_view name = {}) const;
   /// "NVIDIA H200, compute capability 9.0, driver for CUDA 13.0, CUDA runtime 13.0".
   const char* description() const;
@@ -91,6 +93,8 @@ class Runtime {
   void count(const char* name);
   /// Called after a library failed: throws the error of a kernel that broke the device, if there is one, else `what`.
   [[noreturn]] void library_failed(const std::string& what, bool memory);
+  /// The sums that wait for finish_gradient_sums(); see gradient_sums.h.
+  SumBatch& noted_sums();
   /// Throws Error(usage) "capture: the step calls WHAT, ..." inside a capture.
   void refuse_in_capture(const char* what) const;
 

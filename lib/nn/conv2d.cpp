@@ -68,6 +68,8 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
         s.scratch(larger(conv2d_input_gradient_scratch<T>(context, whole, count, weight_shape, geometry_),
                          conv2d_weight_gradient_scratch<T>(context, whole, count, weight_shape, geometry_)),
                   Until::backward);
+    const View<float> weight_parts =
+        s.parts(conv2d_weight_gradient_parts<T>(context, whole, count, weight_shape, geometry_));
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
     Costs costs = costs_of<T>(whole, count, shape, weight_shape, geometry_);
@@ -90,6 +92,7 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
                                       .dweight = dweight.grad,
                                       .dbias = dbias,
                                       .scratch = backward_scratch,
+                                      .parts = weight_parts,
                                       .geometry = geometry,
                                       .add_dweight = dweight.add});
       if (has_dx)

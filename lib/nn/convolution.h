@@ -8,6 +8,9 @@ namespace nacre {
 /// The larger of two scratch shapes, for a block that two calls of one step use in turn.
 inline Shape larger(Shape a, Shape b) { return a.elements() >= b.elements() ? a : b; }
 
+/// Scratch of a weight gradient whose parts have memory of their own.
+inline Shape beside_parts(Shape scratch, Shape parts) { return parts.elements() > 0 ? Shape{0, 0, 0, 0} : scratch; }
+
 /// The weight of a convolution.
 inline Weight* add_weight(Parameters& parameters, const std::string& name, Norm norm, std::vector<int64_t> stored,
                           Shape whole, Init init) {

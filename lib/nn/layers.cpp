@@ -96,7 +96,10 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
   const bool log_scale = beta != nullptr;
   const auto in = s.reads<T>(x, Until::backward);
   const auto out = s.makes<T>(x.shape);
-  const View<float> scratch = s.scratch(snake_backward_scratch(p.context(), x.shape, log_scale), Until::backward);
+  const Shape of_parts = snake_backward_parts(p.context(), x.shape, log_scale);
+  const View<float> parts = s.parts(of_parts);
+  const View<float> scratch =
+      s.scratch(beside_parts(snake_backward_scratch(p.context(), x.shape, log_scale), of_parts), Until::backward);
   const View<float> dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   s.costs_reader(activation_costs<T>(x.shape));
   s.forward([=](Context& c) {
@@ -112,6 +115,7 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
                           .dalpha = dalpha,
                           .dbeta = dbeta,
                           .scratch = scratch,
+                          .parts = parts,
                           .log_scale = log_scale,
                           .add_dx = in.add});
   });
@@ -280,9 +284,12 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
     const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
     const View<float> scratch =
         s.scratch(conv1d_forward_scratch<T>(context, x.shape, shape, geometry_), Until::forward);
+    const Shape of_parts = conv1d_weight_gradient_parts<T>(context, x.shape, shape, y, geometry_),
+                of_weight = conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry_);
+    const View<float> parts = s.parts(of_parts);
     const View<float> backward_scratch =
         s.scratch(larger(conv1d_input_gradient_scratch<T>(context, x.shape, shape, y, geometry_),
-                         conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry_)),
+                         beside_parts(of_weight, of_parts)),
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
@@ -309,6 +316,7 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
                                       .dweight = dweight.grad,
                                       .dbias = dbias,
                                       .scratch = backward_scratch,
+                                      .parts = parts,
                                       .geometry = geometry,
                                       .add_dweight = dweight.add});
       if (in.grad)
@@ -354,6 +362,10 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
                        saves ? conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry)
                              : snake_conv1d_weight_gradient_scratch<T>(context, x.shape, shape, y, geometry)),
                 Until::backward);
+  const View<float> weight_parts =
+      s.parts(saves ? conv1d_weight_gradient_parts<T>(context, x.shape, shape, y, geometry)
+                    : snake_conv1d_weight_gradient_parts<T>(context, x.shape, shape, y, geometry));
+  const View<float> snake_parts = s.parts(snake_conv1d_input_gradient_parts<T>(context, x.shape, shape, y, geometry));
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   Costs costs = convolution_costs<T>(x.shape, y, shape, static_cast<bool>(residual));
@@ -390,6 +402,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
                                     .dweight = dweight.grad,
                                     .dbias = dbias,
                                     .scratch = backward_scratch,
+                                    .parts = weight_parts,
                                     .geometry = geometry,
                                     .add_dweight = dweight.add});
     else if (dweight.grad)
@@ -400,6 +413,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
                                           .dweight = dweight.grad,
                                           .dbias = dbias,
                                           .scratch = backward_scratch,
+                                          .parts = weight_parts,
                                           .geometry = geometry,
                                           .log_scale = log_scale,
                                           .add_dweight = dweight.add});
@@ -412,6 +426,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
                                        .dalpha = dalpha,
                                        .dbeta = dbeta,
                                        .scratch = backward_scratch,
+                                       .parts = snake_parts,
                                        .geometry = geometry,
                                        .log_scale = log_scale,
                                        .add_dx = in.add});
@@ -482,9 +497,11 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
     const auto out = s.makes<T>(y);
     const View<float> scratch =
         s.scratch(conv1d_input_gradient_scratch<T>(context, y, shape, x.shape, geometry_), Until::forward);
+    const Shape of_parts = conv1d_weight_gradient_parts<T>(context, y, shape, x.shape, geometry_),
+                of_weight = conv1d_weight_gradient_scratch<T>(context, y, shape, x.shape, geometry_);
+    const View<float> parts = s.parts(of_parts);
     const View<float> backward_scratch =
-        s.scratch(larger(conv1d_forward_scratch<T>(context, y, shape, geometry_),
-                         conv1d_weight_gradient_scratch<T>(context, y, shape, x.shape, geometry_)),
+        s.scratch(larger(conv1d_forward_scratch<T>(context, y, shape, geometry_), beside_parts(of_weight, of_parts)),
                   Until::backward);
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
@@ -507,6 +524,7 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
                                       .dweight = dweight.grad,
                                       .dbias_of_x = dbias,
                                       .scratch = backward_scratch,
+                                      .parts = parts,
                                       .geometry = geometry,
                                       .add_dweight = dweight.add});
       if (in.grad)

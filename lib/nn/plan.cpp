@@ -1,3 +1,4 @@
+#include "nacre/ops/gradient_sums.h"
 #include "nn/plan_impl.h"
 
 namespace nacre {
@@ -17,7 +18,10 @@ void Plan::Impl::end_walk() {
   for (size_t end = w.later.size(); end > 0;) {
     size_t begin = end;
     while (begin > 0 && w.later[begin - 1].step == w.later[end - 1].step) --begin;
+    const int step = w.later[begin].step;
     for (size_t i = begin; i < end; ++i) program.push_back(std::move(w.later[i]));
+    if (nth(steps, step).finishes_sums)
+      program.push_back({finish_gradient_sums, step, nth(steps, step).walk, Kind::backward});
     end = begin;
   }
   for (Op& op : w.last) program.push_back(std::move(op));
@@ -99,13 +103,34 @@ void Plan::Impl::share_gradients() {
   }
 }
 
+/// Decides after which backward passes parts of gradients are added, and keeps the parts until then: when they are
+/// most_parts, and at the end of a walk.
+void Plan::Impl::place_sums() {
+  std::vector<int> order;
+  for (size_t i = 0; i < steps.size(); ++i)
+    if (!steps[i].parts.empty() && steps[i].active && steps[i].trains) order.push_back(static_cast<int>(i));
+  // The backward passes of a walk follow each other without those of another.
+  std::sort(order.begin(), order.end(), [&](int a, int b) { return nth(steps, a).backward < nth(steps, b).backward; });
+  std::vector<int> waiting;
+  size_t bytes = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    StepRecord& s = nth(steps, order[i]);
+    for (const int block : s.parts) waiting.push_back(block), bytes += nth(blocks, block).bytes;
+    if (bytes < most_parts && i + 1 < order.size() && nth(steps, order[i + 1]).walk == s.walk) continue;
+    s.finishes_sums = true;
+    for (const int block : waiting) nth(blocks, block).moments.push_back({order[i], Until::backward});
+    waiting.clear(), bytes = 0;
+  }
+}
+
 /// Computes the lifetimes of all blocks and packs them.
 void Plan::Impl::lay_out() {
-  // The order is fixed: the other three need to know which steps are active, and share_gradients() needs the writers.
+  // The order is fixed: the others need to know which steps are active, and share_gradients() needs the writers.
   find_active();
   count();
   order_writers();
   share_gradients();
+  place_sums();
   for (Block& b : blocks) {
     if (b.always || b.moments.empty()) {
       // Memory that is read after the run, or in the next one, shares its addresses with nothing.
@@ -225,14 +250,30 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
   p.undo = Memory(p.ctx, static_cast<size_t>(elements) * sizeof(float));
 }
 
+namespace {
+/// Sums that wait must not outlive a run that ends early, because the plan may free their parts.
+class SumsOfRun {
+ public:
+  explicit SumsOfRun(Context& ctx) : ctx_(ctx) {}
+  SumsOfRun(const SumsOfRun&) = delete;
+  SumsOfRun& operator=(const SumsOfRun&) = delete;
+  ~SumsOfRun() { forget_gradient_sums(ctx_); }
+
+ private:
+  Context& ctx_;
+};
+}  // namespace
+
 void Plan::run() {
   Impl& p = *impl_;
+  const SumsOfRun sums(p.ctx);
   for (const Impl::Op& op : p.program)
     if (p.runs(op)) op.run(p.ctx);
 }
 void Plan::set_inner(bool on) noexcept { impl_->runs_inner = on; }
 bool Plan::run(const std::function<bool()>& give_up) {
   Impl& p = *impl_;
+  const SumsOfRun sums(p.ctx);
   p.keep_state(false);
   // After the first then() weights have moved, and these are not copied. So the run completes, and the state is always
   // that before a whole step or after it.
@@ -259,16 +300,19 @@ void Plan::run_until(int step, Until pass) {
                                       (pass == Until::forward ? "forward" : "backward") + " pass");
   // Forward passes change no state, so a run of forward passes alone saves the copies.
   const bool changes = pass == Until::backward;
+  const SumsOfRun sums(p.ctx);
   if (changes) p.keep_state(false);
   for (size_t i = 0; i < end; ++i) {
     const Impl::Op& op = p.program[i];
     // An inner walk trains other parameters, such as those of a discriminator, and is left out.
     if (op.walk == 0 && (op.kind == Impl::Kind::forward || op.kind == Impl::Kind::backward)) op.run(p.ctx);
   }
+  finish_gradient_sums(p.ctx);
   if (changes) p.keep_state(true);
 }
 void Plan::run_gradients() {
   Impl& p = *impl_;
+  const SumsOfRun sums(p.ctx);
   p.keep_state(false);
   // With inner walks, unlike run_until(): their parameters have gradients, too.
   for (const Impl::Op& op : p.program)
@@ -471,6 +515,15 @@ std::byte* Step::temporary(Shape shape, size_t size, Until pass) const {
   p.expect_newest(number_);
   if (pass == Until::backward && !p.training()) return nullptr;
   return p.call(static_cast<size_t>(shape.elements()) * size, {{number_, pass}}, false);
+}
+std::byte* Step::partial(Shape shape) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  const size_t bytes = static_cast<size_t>(shape.elements()) * sizeof(float);
+  if (!p.training() || bytes == 0) return nullptr;
+  std::byte* const at = p.call(bytes, {{number_, Until::backward}}, false);
+  if (p.walk == Plan::Impl::Walk::first) p.steps.back().parts.push_back(p.calls.back());
+  return at;
 }
 std::byte* Step::save(Shape shape, size_t size) const {
   Plan::Impl& p = *plan_->impl_;

@@ -57,7 +57,10 @@ struct Plan::Impl {
     int forward = 0, backward = 0;
     std::vector<int> inputs{}, outputs{};  // numbers of the activations
     bool trains = false;
-    bool active = false;  // a gradient reaches it
+    bool active = false;       // a gradient reaches it
+    std::vector<int> parts{};  // blocks of Step::parts()
+    bool finishes_sums =
+        false;  // the sums over these parts, and over those of steps before it, follow its backward pass
     Costs for_reader{};
     std::map<int, Footprint> reaches{};  // the key is the block of the input's value
   };
@@ -129,6 +132,8 @@ struct Plan::Impl {
 
   // In bytes: a multiple of a cache line and of any vector, as in kernels/runtime/context.cpp.
   static constexpr size_t alignment = 256;
+  // Parts of gradients that wait to be added, in bytes: about half of the L2 of a large GPU.
+  static constexpr size_t most_parts = size_t{32} << 20;
   static size_t rounded(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
   bool training() const { return purpose == Purpose::training; }
   int64_t lag(int id);
@@ -206,6 +211,7 @@ struct Plan::Impl {
   void find_active();
   void order_writers();
   void share_gradients();
+  void place_sums();
   void count();
   void lay_out();
   void pack();

@@ -153,6 +153,9 @@ class Step {
   View<T> scratch(Shape shape, Until used_in) const {
     return typed<T>(temporary(shape, sizeof(T), used_in), shape);
   }
+  /// Memory for the parts of gradients that ops of this step's backward pass leave (ops/gradient_sums.h). The plan adds
+  /// them, those of many steps at once, before the walk's then() functions. Empty if the shape is.
+  View<float> parts(Shape shape) const { return typed<float>(partial(shape), shape); }
   /// Memory kept from one run to the next: the state of a stream. Zero initially and after Plan::reset(). Its size must
   /// not depend on the length of a block, so that plans of other blocks can continue the stream.
   template <class T>
@@ -201,6 +204,7 @@ class Step {
   Raw read(Flow, Storage, Until, int passes_to) const;
   std::byte* save(Shape, size_t size) const;
   std::byte* temporary(Shape, size_t size, Until) const;
+  std::byte* partial(Shape) const;
   std::byte* state(Shape, size_t size) const;
   Plan* plan_;
   int number_;

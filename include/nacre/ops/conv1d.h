@@ -71,6 +71,7 @@ struct Conv1dWeightGradient {
   View<float> dbias_of_x{};  ///< += sum of x over batch and time: the bias of a transposed convolution, whose output
                              ///< gradient x is
   View<float> scratch{};
+  View<float> parts{};  ///< conv1d_weight_gradient_parts; in place of scratch, see gradient_sums.h
   Conv1dGeometry geometry{};
   bool add_dweight = true;
 };
@@ -81,6 +82,8 @@ template <class T = float>
 Shape conv1d_input_gradient_scratch(Context&, Shape dx, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T = float>
 Shape conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T = float>
+Shape conv1d_weight_gradient_parts(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T = float>
 void conv1d_forward(Context&, const Conv1dForward<T>&);
 template <class T = float>

@@ -88,6 +88,7 @@ struct Conv2dWeightGradient {
   View<float> dweight;  ///< += with add_dweight, else =
   View<float> dbias{};  ///< +=
   View<float> scratch{};
+  View<float> parts{};  ///< conv2d_weight_gradient_parts; beside scratch, see gradient_sums.h
   Conv2dGeometry geometry{};
   bool add_dweight = true;
 };
@@ -99,6 +100,9 @@ template <class T = float>
 Shape conv2d_input_gradient_scratch(Context&, Shape x, int parts, Shape weight, const Conv2dGeometry&);
 template <class T = float>
 Shape conv2d_weight_gradient_scratch(Context&, Shape x, int parts, Shape weight, const Conv2dGeometry&);
+/// `parts` of conv2d_weight_gradient: empty where the weight is padded, because its gradient is then copied at once.
+template <class T = float>
+Shape conv2d_weight_gradient_parts(Context&, Shape x, int parts, Shape weight, const Conv2dGeometry&);
 template <class T = float>
 void conv2d_forward(Context&, const Conv2dForward<T>&);
 template <class T = float>

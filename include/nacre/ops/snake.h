@@ -41,9 +41,11 @@ struct SnakeBackward {
   View<float> dalpha{};   ///< += ; empty: skipped
   View<float> dbeta{};    ///< += ; empty: skipped
   View<float> scratch{};  ///< snake_backward_scratch; needed for dalpha and dbeta
+  View<float> parts{};    ///< snake_backward_parts; in place of scratch, see gradient_sums.h
   bool log_scale = false, add_dx = false;
 };
 Shape snake_backward_scratch(Context&, Shape x, bool with_beta);
+Shape snake_backward_parts(Context&, Shape x, bool with_beta);
 template <class T = float>
 void snake_forward(Context&, const SnakeForward<T>&);
 template <class T = float>

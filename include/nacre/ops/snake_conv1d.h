@@ -53,6 +53,7 @@ struct SnakeConv1dInputGradient {
   View<float> dalpha{};  ///< += ; empty: skipped
   View<float> dbeta{};   ///< += ; empty: skipped
   View<float> scratch{};
+  View<float> parts{};  ///< snake_conv1d_input_gradient_parts; beside scratch, see gradient_sums.h
   Conv1dGeometry geometry{};
   bool log_scale = false, add_dx = false;
 };
@@ -65,6 +66,7 @@ struct SnakeConv1dWeightGradient {
   View<float> dweight;  ///< += with add_dweight, else =
   View<float> dbias{};  ///< +=
   View<float> scratch{};
+  View<float> parts{};  ///< snake_conv1d_weight_gradient_parts; beside scratch, see gradient_sums.h
   Conv1dGeometry geometry{};
   bool log_scale = false;
   bool add_dweight = true;
@@ -80,6 +82,10 @@ template <class T = float>
 Shape snake_conv1d_input_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T = float>
 Shape snake_conv1d_weight_gradient_scratch(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T = float>
+Shape snake_conv1d_input_gradient_parts(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
+template <class T = float>
+Shape snake_conv1d_weight_gradient_parts(Context&, Shape x, Shape weight, Shape dy, const Conv1dGeometry&);
 template <class T = float>
 void snake_conv1d_forward(Context&, const SnakeConv1dForward<T>&);
 template <class T = float>
