@@ -841,6 +841,17 @@ TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]"
     }
 }
 
+TEST_CASE("conv1d is exact on integers in tiles of 96 columns, of which a warp has 48", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const int64_t out : {88, 96}) {  // 134 tiles; the last columns of 88 are empty
+      wide<bf16>(device, 3, 5700, 3, out, Precision::fp32, "bf16");
+      wide<float>(device, 3, 5700, 3, out, Precision::tf32, "tf32");
+    }
+    wide<bf16>(device, 3, 2900, 2, 184, Precision::fp32, "bf16");  // two tiles beside each other
+  }
+}
+
 TEST_CASE("conv1d is exact on integers in wide tiles with a halo longer than they", "[conv1d][a100][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;  // 128 x 64 in 99 KiB of shared memory, 128 x 128 in more
@@ -883,20 +894,29 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
         tiling(8, 24000, 256, 3, 64),      // the gap would leave none
         tiling(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
         cuda::conv::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
+        tiling(16, 8000, 128, 1, 1),  // two blocks of 92 KiB per multiprocessor, where it has room for them
+        tiling(16, 8000, 128, 1, 1, 1024),
+        tiling(16, 8000, 128, 2, 1),  // two taps: tall
+        tiling(16, 2000, 256, 1, 1),  // L2 would be the bound
+        tiling(16, 16000, 64, 1, 1),  // two tall blocks have room
+        tiling(16, 8000, 192, 1, 1),
     };
     struct Expected {
       int rows, columns, gap;
       int64_t blocks;
     };
-    const Expected h200[] = {{256, 128, 54, 1188},  {256, 128, 54, 450}, {256, 128, 0, 456},
-                             {256, 128, 54, 450},   {256, 128, 54, 540}, {256, 128, 64, 1500},
-                             {256, 128, 128, 1500}, {128, 128, 0, 240},  {128, 128, 0, 141}};
-    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540}, {256, 128, 0, 456},
-                             {256, 128, 0, 540},   {256, 128, 0, 636}, {256, 128, 0, 1504},
-                             {128, 128, 0, 3016},  {256, 128, 0, 120}, {128, 128, 0, 141}};
-    const Expected of_99_kib[] = {{128, 64, 54, 4752},  {128, 96, 0, 1432}, {128, 128, 0, 912},
-                                  {128, 64, 0, 2148},   {128, 64, 0, 2532}, {128, 64, 0, 6016},
-                                  {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
+    const Expected h200[] = {{256, 128, 54, 1188}, {256, 128, 54, 450},  {256, 128, 0, 456},    {256, 128, 54, 450},
+                             {256, 128, 54, 540},  {256, 128, 64, 1500}, {256, 128, 128, 1500}, {128, 128, 0, 240},
+                             {128, 128, 0, 141},   {128, 128, 0, 1000},  {128, 128, 0, 1000},   {256, 128, 1, 500},
+                             {256, 128, 0, 250},   {256, 64, 0, 1000},   {128, 96, 0, 2000}};
+    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540},  {256, 128, 0, 456},  {256, 128, 0, 540},
+                             {256, 128, 0, 636},   {256, 128, 0, 1504}, {128, 128, 0, 3016}, {256, 128, 0, 120},
+                             {128, 128, 0, 141},   {256, 128, 0, 500},  {256, 128, 0, 500},  {256, 128, 1, 500},
+                             {128, 128, 0, 500},   {256, 64, 0, 1000},  {128, 96, 0, 2000}};
+    const Expected of_99_kib[] = {{128, 64, 54, 4752}, {128, 96, 0, 1432},  {128, 128, 0, 912},   {128, 64, 0, 2148},
+                                  {128, 64, 0, 2532},  {128, 64, 0, 6016},  {64, 64, 128, 12000}, {128, 96, 0, 320},
+                                  {128, 64, 0, 282},   {128, 128, 0, 1000}, {128, 128, 0, 1000},  {128, 128, 1, 1000},
+                                  {128, 64, 0, 1000},  {128, 64, 0, 2000},  {128, 96, 0, 2000}};
     const cuda::DeviceLimits& d = cuda::limits(ctx);
     const size_t kib = d.shared_per_block >> 10;
     constexpr int h200_multiprocessors = 132, a100_multiprocessors = 108;  // the tables are for these devices
