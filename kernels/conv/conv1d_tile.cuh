@@ -29,7 +29,7 @@
 // TB/s from L2 at 600 TFLOP/s; 31 bytes read from shared memory per thousand operations, of the 49 that it can deliver
 // at that rate. x is read once per column of tiles, and the result is written once.
 #include "conv/choose_cuda.h"
-#include "conv/conv1d_engines.cuh"
+#include "conv/conv1d_pipeline.cuh"
 
 namespace nacre::cuda::tile {
 
@@ -120,8 +120,13 @@ struct PlainOutput {
 
 template <int BM, int BN, Product P, Major B>
 struct Layout {
-  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  using Engine = typename EngineOf<P, warp_columns(P, BM, BN)>::type;
+  using T = typename Engine::T;
   static constexpr int threads = block_threads(P, BM, BN);
+  static constexpr int warps_per_row = BN / warp_columns(P, BM, BN);
+  /// The first row and column of a warp's part of the result.
+  static __device__ __forceinline__ int warp_row(int warp) { return warp / warps_per_row * 64; }
+  static __device__ __forceinline__ int warp_column(int warp) { return warp % warps_per_row * warp_columns(P, BM, BN); }
   /// The weights' tile: BN rows of 128 bytes (K-major), or `depth` rows of BN elements (MN-major). The bytes added to a
   /// pitch keep rows that are read together in different banks.
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
@@ -152,215 +157,278 @@ struct Layout {
   }
 };
 
-template <int BM, int BN, Product P, Major B, class Input, class Output>
-__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
-    shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* a, const typename EngineOf<P>::type::T* w,
-                           Input input, Output output) {
-  constexpr int WN = warp_columns(P, BM, BN);
-  using Engine = typename EngineOf<P, WN>::type;
-  using T = typename Engine::T;
-  using L = Layout<BM, BN, P, B>;
-  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads,
-                rows_at_once = threads / packs_per_step;
-  NACRE_DYNAMIC_SHARED(unsigned char, shared);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int a_rows = L::a_rows(s), a_tiles = L::a_tiles(s), a_bytes = a_rows * pitch;
-  int64_t* const table = reinterpret_cast<int64_t*>(shared + s.input_bytes);
-  unsigned char* const a_shared = shared + s.input_bytes + L::table_bytes(s);
-  unsigned char* const w_shared = a_shared + a_tiles * a_bytes;
-  const int64_t first_row = int64_t{blockIdx.x} * BM;
-  const int channels = static_cast<int>(s.channels);
-  const int first_column = static_cast<int>(blockIdx.y) * BN;
-  const ItemRow first(s, first_row);
-  for (int r = thread; r < a_rows; r += threads) {
-    const ItemRow item_row(first, s, r, s.gap);
-    for (int part = 0; part < s.samples; ++part) table[r * s.samples + part] = sample_offset<T>(s, item_row, part);
+/// The block's shared memory, in the order of Layout::shared_bytes.
+template <class L>
+struct BlockMemory {
+  int x_rows, x_tiles, x_tile_bytes;  // rows of a tile of x; buffers for such tiles; their size
+  unsigned char* parameters;          // of the input policy, one per channel of x
+  int64_t* offsets;                   // sample_offset of each sample of x's tile
+  unsigned char *x, *w;               // the buffers
+  __device__ __forceinline__ BlockMemory(const Shifted& s, unsigned char* shared)
+      : x_rows(L::a_rows(s)),
+        x_tiles(L::a_tiles(s)),
+        x_tile_bytes(x_rows * pitch),
+        parameters(shared),
+        offsets(reinterpret_cast<int64_t*>(shared + s.input_bytes)),
+        x(shared + s.input_bytes + L::table_bytes(s)),
+        w(x + x_tiles * x_tile_bytes) {}
+  /// Writes the offsets and the parameters, which all chunks share. A barrier must follow.
+  template <class Input>
+  __device__ __forceinline__ void fill(const Shifted& s, const ItemRow& first, const Input& input, int thread) const {
+    for (int r = thread; r < x_rows; r += L::threads) {
+      const ItemRow item_row(first, s, r, s.gap);
+      for (int part = 0; part < s.samples; ++part)
+        offsets[r * s.samples + part] = sample_offset<typename L::T>(s, item_row, part);
+    }
+    if constexpr (Input::active) {
+      auto* const of = reinterpret_cast<typename Input::Parameters*>(parameters);
+      const int channels = static_cast<int>(s.channels);
+      for (int c = thread; c < channels; c += L::threads) of[c] = input.channel(c);
+    }
   }
-  if constexpr (Input::active) {
-    auto* const parameters = reinterpret_cast<typename Input::Parameters*>(shared);
-    for (int c = thread; c < channels; c += threads) parameters[c] = input.channel(c);
-  }
-  __syncthreads();
+};
 
-  // Each thread copies one 16-byte column of every rows_at_once-th row. So within a chunk it needs one sample of a row
-  // and one pack of channels, (copy_part, copy_channel), which advance from chunk to chunk without divisions.
-  const int thread_a_column = thread % packs_per_step * pack, thread_a_row = thread / packs_per_step;
-  int copy_part = thread_a_column / channels, copy_channel = thread_a_column - copy_part * channels;
-  const auto copy_a = [&](int slot) {
-    constexpr int batch = 4;
-    unsigned char* to = a_shared + slot * a_bytes + thread_a_row * pitch + thread % packs_per_step * 16;
-    const bool exists = copy_part < s.samples;
-    const int64_t* const samples = table + (exists ? copy_part : 0);
-    const unsigned char* const from = reinterpret_cast<const unsigned char*>(a + copy_channel);
+/// Copies x's tiles, one chunk of channels after the other, into a ring of their own. Within a chunk a thread needs one
+/// sample of a row and one pack of its channels, (part, channel), which advance from chunk to chunk without divisions.
+template <class L>
+struct XLoader {
+  using T = typename L::T;
+  static constexpr int rows_at_once = L::threads / packs_per_step;
+  const Shifted& s;
+  const BlockMemory<L>& memory;
+  const T* x;
+  const PackColumn<packs_per_step, pitch> share;
+  const int chunks;
+  int channel, part, chunk = 0, slot = 0;
+  __device__ __forceinline__ XLoader(const Shifted& s_, const BlockMemory<L>& memory_, const T* x_, int thread)
+      : s(s_), memory(memory_), x(x_), share(thread), chunks((s_.depth + L::depth - 1) / L::depth) {
+    const int column = share.column * pack_size<T>, channels = static_cast<int>(s.channels);
+    part = column / channels, channel = column - part * channels;
+  }
+  /// Starts the copies of the next chunk, if there is one.
+  __device__ __forceinline__ void fetch() {
+    if (chunk == chunks) return;
+    constexpr int batch = 4;  // offsets are read ahead of the copies
+    unsigned char* to = share.in(memory.x + slot * memory.x_tile_bytes);
+    const bool exists = part < s.samples;
+    const int64_t* const offsets = memory.offsets + (exists ? part : 0);
+    const unsigned char* const from = reinterpret_cast<const unsigned char*>(x + channel);
 #pragma unroll 1
-    for (int r = thread_a_row; r < a_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
-      int64_t offsets[batch];
+    for (int r = share.row; r < memory.x_rows; r += batch * rows_at_once, to += batch * rows_at_once * pitch) {
+      int64_t of_row[batch];
 #pragma unroll
       for (int i = 0; i < batch; ++i) {
-        offsets[i] = zeros_here;
-        if (r + i * rows_at_once < a_rows) offsets[i] = samples[(r + i * rows_at_once) * s.samples];
+        of_row[i] = zeros_here;
+        if (r + i * rows_at_once < memory.x_rows) of_row[i] = offsets[(r + i * rows_at_once) * s.samples];
       }
 #pragma unroll
       for (int i = 0; i < batch; ++i)
-        if (r + i * rows_at_once < a_rows)
-          cp_async_or_zeros(to + i * rows_at_once * pitch, from + offsets[i], exists && offsets[i] >= 0);
+        if (r + i * rows_at_once < memory.x_rows)
+          cp_async_or_zeros(to + i * rows_at_once * pitch, from + of_row[i], exists && of_row[i] >= 0);
     }
-    copy_channel += depth;
-    while (copy_channel >= channels && copy_part < s.samples) copy_channel -= channels, ++copy_part;
-  };
-  constexpr int w_packs_per_row = B == Major::k ? packs_per_step : BN / pack,
-                w_rows_at_once = threads / w_packs_per_row;
-  static_assert(threads % w_packs_per_row == 0 && L::w_rows % w_rows_at_once == 0);
-  const int thread_w_column = thread % w_packs_per_row * pack, thread_w_row = thread / w_packs_per_row;
-  const T* const w_first = w + (B == Major::k ? first_column + thread_w_row : thread_w_row) * s.w_row;
-  const auto copy_w = [&](int chunk, int u, int slot) {
-    unsigned char* to = w_shared + slot * L::w_bytes + thread_w_row * L::w_pitch + thread % w_packs_per_row * 16;
-    const int c = chunk * depth, n = first_column, w_tap = static_cast<int>(s.w_tap);
-    const int w_offset =
-        B == Major::k ? u * w_tap + (c + thread_w_column) : (s.taps - 1 - u) * w_tap + (n + thread_w_column);
-    const bool exists = (B == Major::k ? c + thread_w_column < s.depth : n + thread_w_column < s.columns) &&
-                        w_offset < static_cast<int>(s.w_row);
-    const int rows_left = (B == Major::k ? s.columns - n : s.depth - c) - thread_w_row;
-    const T* from = w_first + ((B == Major::k ? 0 : c * s.w_row) + w_offset);
-#pragma unroll
-    for (int i = 0; i < L::w_rows / w_rows_at_once;
-         ++i, to += w_rows_at_once * L::w_pitch, from += w_rows_at_once * s.w_row)
-      cp_async_or_zeros(to, from, exists && i * w_rows_at_once < rows_left);
-  };
-  // A transform is the input policy's function and the rounding to tf32. Each thread transforms the packs that it
-  // copied itself: after cp_async_wait it sees them without a barrier, and the barrier that publishes the tile follows.
-  // transform_a works on the packs [begin, end) of the thread, of tile transform_chunk.
-  constexpr bool transforms = Input::active || P == Product::tf32;
-  const int a_packs_per_thread = (a_rows - thread_a_row + rows_at_once - 1) / rows_at_once;
-  int transform_chunk = 0, transform_slot = 0, transform_channel = thread_a_column % channels;
-  const auto transform_a = [&](int begin, int end) {
-    if (transform_chunk * depth + thread_a_column >= s.depth) return;
-    typename Input::Column column;
-    if constexpr (Input::active) {
-      const auto* const parameters = reinterpret_cast<const typename Input::Parameters*>(shared) + transform_channel;
-      column = *reinterpret_cast<const typename Input::Column*>(parameters);
-    }
-    if (end > a_packs_per_thread) end = a_packs_per_thread;
-    unsigned char* at = a_shared + transform_slot * a_bytes + (thread_a_row + begin * rows_at_once) * pitch +
-                        thread % packs_per_step * 16;
-#pragma unroll 1
-    for (int i = begin; i < end; ++i, at += rows_at_once * pitch) {
-      T* const p = reinterpret_cast<T*>(at);
-      Pack<T> v = load_pack(p);
-      if constexpr (Input::active) input.apply(column, v);
-      if constexpr (P == Product::tf32) round_pack(v);
-      store_pack(p, v);
-    }
-  };
-  const auto next_transform = [&] {
-    ++transform_chunk;
-    if (++transform_slot == a_tiles) transform_slot = 0;
-    transform_channel += depth;
-    while (transform_channel >= channels) transform_channel -= channels;
-  };
-  const auto transform_w = [&](int slot) {
-    unsigned char* at = w_shared + slot * L::w_bytes + thread_w_row * L::w_pitch + thread % w_packs_per_row * 16;
-#pragma unroll
-    for (int i = 0; i < L::w_rows / w_rows_at_once; ++i, at += w_rows_at_once * L::w_pitch) {
-      if constexpr (P == Product::tf32) {
-        float* const p = reinterpret_cast<float*>(at);
-        Pack<float> v = load_pack(p);
-        round_pack(v);
-        store_pack(p, v);
-      }
-    }
-  };
+    const int channels = static_cast<int>(s.channels);
+    channel += L::depth;
+    while (channel >= channels && part < s.samples) channel -= channels, ++part;
+    ++chunk;
+    advance(slot, memory.x_tiles);
+  }
+};
 
-  Engine sums;
-  sums.clear();
-  const int chunks = (s.depth + depth - 1) / depth, steps = chunks * s.taps;
-  // Timeline with `stages` = 3 and seven taps. A step multiplies one tap (t) of one chunk (c) of x:
-  //
-  //   step            c.0   c.1   c.2   c.3   c.4   c.5   c.6  (c+1).0
-  //   multiply         t0    t1    t2    t3    t4    t5    t6    t0
-  //   fetch weights    t2    t3    t4    t5    t6    t0'   t1'   t2'      two steps ahead; ' belongs to chunk c + 1
-  //   fetch x         c+1                                        c+2      (transform_spread) into the buffer of c - 1
-  //   x has arrived               c+1                                     the wait leaves one younger group in flight
-  //   transform x                 [------ c+1, in equal parts ---]        first_transform_tap = 2
-  //
-  // transform_ahead    the tile of the next chunk is transformed beside the products of this one. In a block of more
-  //                    than four warps, half of them do so before a step's products and half after them, so that the
-  //                    tensor cores always have work (two_groups).
-  // transform_spread   with three or more taps: the order shown above.
-  // Otherwise (one or two taps, or nothing to transform) x is fetched with the weights of its first tap, two steps
-  // ahead. With an active input policy every step then waits for all copies, so the tile has arrived one step before
-  // its use and is transformed in that step. Rounding to tf32 alone is not worth that wait: it is done at the tile's
-  // first step, before the barrier.
-  constexpr bool two_groups = threads > 128;
-  const bool transform_spread = transforms && s.taps >= stages, transform_ahead = Input::active || transform_spread,
-             transforms_first = !two_groups || warp < threads / 64;
-  const int first_transform_tap = min(stages, s.taps) - 1,
-            packs_per_tap = ceil_div(ceil_div(a_rows, rows_at_once), s.taps - first_transform_tap);
-  // fetch_*: the next tiles to fetch. The others: the step that is multiplied, and its buffers.
-  int fetch_a_chunk = 0, fetch_chunk = 0, fetch_tap = 0, fetch_a_slot = 0, fetch_w_slot = 0, chunk = 0, tap = 0,
-      a_slot = 0, w_slot = 0;
-  // Past the last step the weights are filled with zeros: the last steps need no branch around the products.
-  const auto fetch = [&](bool with_a) {
-    if (with_a && fetch_a_chunk < chunks) {
-      copy_a(fetch_a_slot), ++fetch_a_chunk;
-      if (++fetch_a_slot == a_tiles) fetch_a_slot = 0;
-    }
-    copy_w(fetch_chunk, fetch_tap, fetch_w_slot);
-    cp_async_commit();
-    if (++fetch_w_slot == stages) fetch_w_slot = 0;
-    if (++fetch_tap == s.taps) fetch_tap = 0, ++fetch_chunk;
-  };
-  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  const auto row_offset = [&](int r) {
-    r += warp_row;
-    return (r + static_cast<int>(ItemRow(first, s, r).item - first.item) * s.gap) * pitch;
-  };
-  const typename Engine::Rows rows = Engine::rows(row_offset, lane);
-#pragma unroll 1
-  for (int step = 1 - stages; step < 0; ++step) fetch(transform_spread ? step == 1 - stages : fetch_tap == 0);
-  for (int step = 0; step < steps; ++step) {
-    if (transform_ahead && !transform_spread)
-      cp_async_wait<0>();
-    else
-      cp_async_wait<stages - 2>();
-    if constexpr (transforms)
-      if (transform_ahead ? step == 0 : tap == 0) transform_a(0, a_packs_per_thread), next_transform();
-    if constexpr (P == Product::tf32) transform_w(w_slot);
-    __syncthreads();  // publishes this step's tiles, and frees the buffers of the previous step
-    const int first_pack = (tap - first_transform_tap) * packs_per_tap;
-    if constexpr (transforms)
-      if (transforms_first && transform_ahead && first_pack >= 0) transform_a(first_pack, first_pack + packs_per_tap);
-    const unsigned char* const a_tile = a_shared + a_slot * a_bytes + tap * s.tap_rows * pitch;
-    const unsigned char* const w_tile =
-        w_shared + w_slot * L::w_bytes +
-        (B == Major::k ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(T)));
-    sums.template multiply<Major::k, B>(a_tile, rows, pitch, w_tile, L::w_pitch, lane,
-                                        min(depth, s.depth - chunk * depth),
-                                        [&] { fetch(transform_spread ? tap == 0 : fetch_tap == 0); });
-    if constexpr (transforms && two_groups)
-      if (!transforms_first && transform_ahead && first_pack >= 0) transform_a(first_pack, first_pack + packs_per_tap);
-    if (++w_slot == stages) w_slot = 0;
-    if (++tap == s.taps) {
-      tap = 0, ++chunk;
-      if (++a_slot == a_tiles) a_slot = 0;
-      if (transform_ahead) next_transform();
+/// Copies the weights' tiles, one tap of one chunk after the other, and rounds them.
+template <int BN, Product P, Major B, class L>
+struct WeightLoader {
+  using T = typename L::T;
+  static constexpr int packs = B == Major::k ? packs_per_step : BN / pack_size<T>, rows_at_once = L::threads / packs,
+                       passes = L::w_rows / rows_at_once;
+  static_assert(L::threads % packs == 0 && L::w_rows % rows_at_once == 0);
+  const Shifted& s;
+  unsigned char* const tiles;
+  const PackColumn<packs, L::w_pitch> share;
+  const int first_column;
+  const T* const first;
+  int chunk = 0, tap = 0;
+  __device__ __forceinline__ WeightLoader(const Shifted& s_, unsigned char* tiles_, const T* w, int first_column_,
+                                          int thread)
+      : s(s_),
+        tiles(tiles_),
+        share(thread),
+        first_column(first_column_),
+        first(w + (B == Major::k ? first_column_ + share.row : share.row) * s_.w_row) {}
+  /// Starts the copies of the next tap. Past the last one the tile is filled with zeros.
+  __device__ __forceinline__ void fetch(int slot) {
+    unsigned char* to = share.in(tiles + slot * L::w_bytes);
+    const int c = chunk * L::depth, n = first_column, w_tap = static_cast<int>(s.w_tap),
+              column = share.column * pack_size<T>;
+    const int offset = B == Major::k ? tap * w_tap + (c + column) : (s.taps - 1 - tap) * w_tap + (n + column);
+    const bool exists =
+        (B == Major::k ? c + column < s.depth : n + column < s.columns) && offset < static_cast<int>(s.w_row);
+    const int rows_left = (B == Major::k ? s.columns - n : s.depth - c) - share.row;
+    const T* from = first + ((B == Major::k ? 0 : c * s.w_row) + offset);
+#pragma unroll
+    for (int i = 0; i < passes; ++i, to += rows_at_once * L::w_pitch, from += rows_at_once * s.w_row)
+      cp_async_or_zeros(to, from, exists && i * rows_at_once < rows_left);
+    if (++tap == s.taps) tap = 0, ++chunk;
+  }
+  __device__ __forceinline__ void round(int slot) const {
+    if constexpr (P == Product::tf32) {
+      unsigned char* at = share.in(tiles + slot * L::w_bytes);
+#pragma unroll
+      for (int i = 0; i < passes; ++i, at += rows_at_once * L::w_pitch)
+        transform_pack<P>(reinterpret_cast<T*>(at), PlainInput<T>{}, {});
     }
   }
+};
 
-  // The result goes through shared memory, so that it is stored in rows of whole packs.
-  cp_async_wait<0>();
+/// The input policy's function and the rounding to tf32, on the packs of x's tiles that the thread copied itself.
+template <Product P, class L, class Input>
+struct XTransform {
+  using T = typename L::T;
+  static constexpr bool needed = Input::active || P == Product::tf32;
+  static constexpr int rows_at_once = L::threads / packs_per_step;
+  const Shifted& s;
+  const BlockMemory<L>& memory;
+  const Input& input;
+  const PackColumn<packs_per_step, pitch> share;
+  const int packs;  // of the thread
+  int channel, chunk = 0, slot = 0;
+  __device__ __forceinline__ XTransform(const Shifted& s_, const BlockMemory<L>& memory_, const Input& input_,
+                                        int thread)
+      : s(s_),
+        memory(memory_),
+        input(input_),
+        share(thread),
+        packs((memory_.x_rows - share.row + rows_at_once - 1) / rows_at_once),
+        channel(share.column * pack_size<T> % static_cast<int>(s_.channels)) {}
+  /// Transforms the packs [begin, end) of the thread.
+  __device__ __forceinline__ void apply(int begin, int end) const {
+    if (chunk * L::depth + share.column * pack_size<T> >= s.depth) return;
+    typename Input::Column column;
+    if constexpr (Input::active) {
+      const auto* const parameters = reinterpret_cast<const typename Input::Parameters*>(memory.parameters) + channel;
+      column = *reinterpret_cast<const typename Input::Column*>(parameters);
+    }
+    if (end > packs) end = packs;
+    unsigned char* at = share.in(memory.x + slot * memory.x_tile_bytes, begin * rows_at_once);
+#pragma unroll 1
+    for (int i = begin; i < end; ++i, at += rows_at_once * pitch)
+      transform_pack<P>(reinterpret_cast<T*>(at), input, column);
+  }
+  __device__ __forceinline__ void next_chunk() {
+    const int channels = static_cast<int>(s.channels);
+    ++chunk;
+    advance(slot, memory.x_tiles);
+    channel += L::depth;
+    while (channel >= channels) channel -= channels;
+  }
+};
+
+/// The steps of run_pipeline: one tap of one chunk each. x's tile of a chunk serves all its taps, so it is fetched and
+/// transformed once per chunk. Timeline with seven taps (t) of chunk c:
+///
+///   step            c.0   c.1   c.2   c.3   c.4   c.5   c.6  (c+1).0
+///   multiply         t0    t1    t2    t3    t4    t5    t6    t0
+///   fetch weights    t2    t3    t4    t5    t6    t0'   t1'   t2'      two steps ahead; ' belongs to chunk c + 1
+///   fetch x         c+1                                        c+2      (spread) into the buffer of c - 1
+///   x has arrived               c+1                                     the wait leaves one younger group in flight
+///   transform x                 [------ c+1, in equal parts ---]        first_tap = 2
+///
+/// ahead     the tile of the next chunk is transformed beside the products of this one. In a block of more than four
+///           warps, half of them do so before a step's products and half after them, so that the tensor cores always
+///           have work (two_groups).
+/// spread    with three or more taps: the order shown above.
+/// Otherwise (one or two taps, or nothing to transform) x is fetched with the weights of its first tap, two steps
+/// ahead. With an active input policy every step then waits for all copies, so the tile has arrived one step before
+/// its use and is transformed in that step. Rounding to tf32 alone is not worth that wait: it is done at the tile's
+/// first step, before the barrier.
+template <int BM, int BN, Product P, Major B, class Input>
+struct ShiftedSteps {
+  using L = Layout<BM, BN, P, B>;
+  using Engine = typename L::Engine;
+  using Transform = XTransform<P, L, Input>;
+  static constexpr int stages = tile::stages, WN = warp_columns(P, BM, BN);
+  static constexpr bool fetch_in_product = true, locates = false, two_groups = L::threads > 128;
+  const Shifted& s;
+  const BlockMemory<L>& memory;
+  const int lane, warp_row, warp_column;
+  const bool spread, ahead, before_product;  // before_product: this warp transforms there, not after it
+  const int first_tap, packs_per_tap;        // the transform begins at this tap; packs of a thread per tap
+  XLoader<L> x;
+  WeightLoader<BN, P, B, L> w;
+  Transform transform;
+  const typename Engine::Rows rows;
+  Engine sums;
+  int chunk = 0, tap = 0, x_slot = 0;  // of the step that is multiplied
+
+  template <class RowOffset>
+  __device__ __forceinline__ ShiftedSteps(const Shifted& s_, const BlockMemory<L>& memory_, const typename L::T* x_,
+                                          const typename L::T* w_, const Input& input, int first_column, int thread,
+                                          const RowOffset& row_offset)
+      : s(s_),
+        memory(memory_),
+        lane(thread % 32),
+        warp_row(L::warp_row(thread / 32)),
+        warp_column(L::warp_column(thread / 32)),
+        spread(Transform::needed && s_.taps >= stages),
+        ahead(Input::active || spread),
+        before_product(!two_groups || thread / 32 < L::threads / 64),
+        first_tap(min(stages, s_.taps) - 1),
+        packs_per_tap(ceil_div(ceil_div(memory_.x_rows, Transform::rows_at_once), s_.taps - first_tap)),
+        x(s_, memory_, x_, thread),
+        w(s_, memory_.w, w_, first_column, thread),
+        transform(s_, memory_, input, thread),
+        rows(Engine::rows(row_offset, lane)) {
+    sums.clear();
+  }
+  __device__ __forceinline__ bool waits_for_all() const { return ahead && !spread; }
+  __device__ __forceinline__ void fetch(int next, int slot) {
+    const bool filling = next < stages - 1;
+    if (spread ? (filling ? next == 0 : tap == 0) : w.tap == 0) x.fetch();
+    w.fetch(slot);
+  }
+  __device__ __forceinline__ void arrived(int step, int slot) {
+    if constexpr (Transform::needed)
+      if (ahead ? step == 0 : tap == 0) transform.apply(0, transform.packs), transform.next_chunk();
+    w.round(slot);
+  }
+  template <class Fetch>
+  __device__ __forceinline__ void multiply(int, int slot, const Fetch& fetch_next) {
+    transform_part(before_product);
+    const unsigned char* const x_tile = memory.x + x_slot * memory.x_tile_bytes + tap * s.tap_rows * pitch;
+    const unsigned char* const w_tile =
+        memory.w + slot * L::w_bytes +
+        (B == Major::k ? warp_column * L::w_pitch : warp_column * static_cast<int>(sizeof(typename L::T)));
+    sums.template multiply<Major::k, B>(x_tile, rows, pitch, w_tile, L::w_pitch, lane,
+                                        min(L::depth, s.depth - chunk * L::depth), fetch_next);
+    if constexpr (two_groups) transform_part(!before_product);
+    if (++tap == s.taps) {
+      tap = 0, ++chunk;
+      advance(x_slot, memory.x_tiles);
+      if (ahead) transform.next_chunk();
+    }
+  }
+  /// This step's part of the next chunk's transform, if it is this warp's turn.
+  __device__ __forceinline__ void transform_part(bool turn) {
+    const int first = (tap - first_tap) * packs_per_tap;
+    if constexpr (Transform::needed)
+      if (turn && ahead && first >= 0) transform.apply(first, first + packs_per_tap);
+  }
+};
+
+/// The epilogue: stores the result, BM by BN floats in shared memory with L::out_stride from row to row, in rows of
+/// whole packs. All threads have written their sums to `result`, which needs a barrier: it is here.
+template <int BM, int BN, class L, class Output>
+__device__ __forceinline__ void store_result(const Shifted& s, const ItemRow& first, int first_column, float* result,
+                                             const Output& output, int thread) {
+  using T = typename L::T;
+  constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = L::threads / packs_per_row;
+  static_assert(L::threads % packs_per_row == 0);
+  OutputRow* const out_rows = reinterpret_cast<OutputRow*>(reinterpret_cast<unsigned char*>(result) + L::out_bytes);
+  for (int r = thread; r < BM; r += L::threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
   __syncthreads();
-  float* const result = reinterpret_cast<float*>(a_shared);
-  sums.template save<Major::k, B>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  OutputRow* const out_rows = reinterpret_cast<OutputRow*>(a_shared + L::out_bytes);
-  for (int r = thread; r < BM; r += threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
-  __syncthreads();
-  constexpr int out_packs_per_row = BN / pack, out_rows_at_once = threads / out_packs_per_row;
-  static_assert(threads % out_packs_per_row == 0);
-  const int column = thread % out_packs_per_row * pack, n = first_column + column;
+  const int column = thread % packs_per_row * pack, n = first_column + column;
   auto column_state = output.column(n < s.columns ? n : 0);
   if (n < s.columns) {
-    for (int r = thread / out_packs_per_row; r < BM; r += out_rows_at_once) {
+    for (int r = thread / packs_per_row; r < BM; r += rows_at_once) {
       const OutputRow row = out_rows[r];
       if (n < row.begin || n >= row.end) continue;
       Pack<T> v;
@@ -372,7 +440,34 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
       output.row(column_state, row.base + n, v);
     }
   }
-  output.template finish<BN, threads>(column_state, n, result);
+  output.template finish<BN, L::threads>(column_state, n, result);
+}
+
+template <int BM, int BN, Product P, Major B, class Input, class Output>
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
+    shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* x, const typename EngineOf<P>::type::T* w,
+                           Input input, Output output) {
+  using L = Layout<BM, BN, P, B>;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = static_cast<int>(threadIdx.x), first_column = static_cast<int>(blockIdx.y) * BN;
+  const ItemRow first(s, int64_t{blockIdx.x} * BM);
+  const BlockMemory<L> memory(s, shared);
+  memory.fill(s, first, input, thread);
+  __syncthreads();
+
+  // Where row r of the warp's rows begins in x's tile, in bytes: the gaps of the items before it lie above it.
+  const auto row_offset = [&](int r) {
+    r += L::warp_row(thread / 32);
+    return (r + static_cast<int>(ItemRow(first, s, r).item - first.item) * s.gap) * pitch;
+  };
+  ShiftedSteps<BM, BN, P, B, Input> steps(s, memory, x, w, input, first_column, thread, row_offset);
+  run_pipeline(steps, steps.x.chunks * s.taps);
+  finish_pipeline();
+
+  float* const result = reinterpret_cast<float*>(memory.x);
+  steps.sums.template save<Major::k, B>(result + steps.warp_row * L::out_stride + steps.warp_column, L::out_stride,
+                                        steps.lane);
+  store_result<BM, BN, L>(s, first, first_column, result, output, thread);
 }
 
 // ---- launches

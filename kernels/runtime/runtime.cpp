@@ -466,7 +466,7 @@ std::function<void()> Runtime::capture(const std::function<void()>& step) {
 int64_t Runtime::launches(std::string_view name) const {
   const std::lock_guard lock(impl_->call_mutex);
   int64_t n = 0;
-  for (const Impl::Count& c : impl_->counts)
+  for (const Impl::Count& c : (impl_->recording != nullptr ? *impl_->recording : impl_->counts))
     if (name.empty() || name == c.name) n += c.launches;
   return n;
 }

@@ -79,7 +79,7 @@ class Runtime {
   void* allocate(size_t bytes);
 
   /// The number of launches of kernels with this name, or of all kernels if it is empty. A replayed graph counts each
-  /// of its kernels.
+  /// of its kernels. Within a capture: the number that the capture has recorded so far.
   int64_t launches(std::string_view name = {}) const;
   /// "NVIDIA H200, compute capability 9.0, driver for CUDA 13.0, CUDA runtime 13.0".
   const char* description() const;
