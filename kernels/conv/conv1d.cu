@@ -292,13 +292,9 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at);
     return;
   }
-  const bool plain = choice.engine == Engine::plain;
-  if (plain)
-    weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
-  else
-    tile::weight_gradient(ctx, a, choice);
-  if (plain || choice.parts > 1)
-    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
+  if (choice.engine != Engine::plain) return tile::weight_gradient(ctx, a, choice);
+  weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
+  add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
   if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at);
   if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at);
 }

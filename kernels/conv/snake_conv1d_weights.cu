@@ -17,28 +17,27 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
                                const conv::WeightGradientChoice& choice) {
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   float* const to = choice.parts > 1 ? a.scratch.data : a.dweight.data;
+  const BiasSums bias{a.dbias ? a.scratch.data + choice.bias_at : nullptr};
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
       constexpr ProductNames names{"snake_conv1d_weight_gradient_taps_fma", "snake_conv1d_weight_gradient_taps_tf32",
                                    "snake_conv1d_weight_gradient_taps_bf16"};
       Taps s = choice.taps;
       s.add = a.add_dweight;
-      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias.to);
     }
     constexpr ProductNames names{"snake_conv1d_weight_gradient_fma", "snake_conv1d_weight_gradient_tf32",
                                  "snake_conv1d_weight_gradient_bf16"};
     Windows s = choice.windows;
     s.add = a.add_dweight;
     if constexpr (P != Product::fma)
-      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to);
+      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to, bias);
     else if (choice.block.rows == 128)  // float products have two sizes of blocks only (snake_weight_blocking)
-      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
     else
-      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
   });
-  if (choice.parts > 1)
-    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at);
+  add_weight_parts(ctx, choice, a.scratch.data, a.dweight, a.add_dweight, a.dbias);
 }
 
 }  // namespace
