@@ -365,6 +365,19 @@ void lay_scratch(WeightGradientChoice& c, int64_t of_weights, int64_t of_bias, i
   c.scratch = c.bias_of_x_at + of_bias_of_x;
 }
 
+/// The parts of the biases' gradients of Engine::windows. x's tiles hold each of its samples once in the taps
+/// [left, left + stride), if the layer has them and the windows reach to the end of x.
+void divide_biases(WeightGradientChoice& c, Shape x, Shape y, const Conv1dGeometry& g) {
+  const tile::Windows& s = c.windows;
+  c.bias_parts = c.parts * ceil_div(s.weights, int64_t{c.block.columns});
+  const bool samples_once = g.dilation == 1 && (g.left + g.stride) * s.in <= s.weights && x.time == y.time * g.stride;
+  c.bias_of_x_parts = samples_once ? c.parts * ceil_div(s.out, int64_t{c.block.rows}) * g.stride : 0;
+}
+void lay_tiled_scratch(const Context& ctx, WeightGradientChoice& c, Shape x, Shape weight, Shape y) {
+  lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, c.bias_parts * y.channels,
+              std::max(column_sums_scratch(ctx, x), c.bias_of_x_parts * x.channels));
+}
+
 /// The weight gradient on tiles: its engine and how it is divided. Engine::nothing: no tiles for this layer.
 template <class T>
 WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -376,14 +389,15 @@ WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape we
     c.engine = Engine::taps;
     c.taps = tile::taps_problem<T>(d, x, weight, y, g);
     c.parts = c.taps.parts;
+    c.bias_parts = c.parts * ceil_div<int64_t>(x.channels, tile::taps_channels);
   } else {
     c.engine = Engine::windows;
     c.windows = tile::windows(x, weight, y, g);
     c.block = tile::weight_blocking(d, c.windows);
     c.parts = c.windows.parts = tile::weight_parts(d, c.windows);
+    divide_biases(c, x, y, g);
   }
-  lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, column_sums_scratch(ctx, y),
-              column_sums_scratch(ctx, x));
+  lay_tiled_scratch(ctx, c, x, weight, y);
   return c;
 }
 
@@ -521,23 +535,26 @@ WeightGradientChoice choose_snake_weight_gradient(Context& ctx, Shape x, Shape w
                                                   bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
+  const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
+  WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
+  if (tiled.engine == Engine::windows) {
+    tiled.block = tile::snake_weight_blocking(limits(ctx), tiled.windows, tensor_cores);
+    divide_biases(tiled, x, y, g);
+    lay_tiled_scratch(ctx, tiled, x, weight, y);
+    if (!tile::fusion_is_faster(tensor_cores, weight, g)) tiled = {};
+  }
   WeightGradientChoice c{.engine = Engine::separate};
   if (ends::supports_snake<T>(x, weight, g)) {
     c.engine = Engine::ends;
     c.strips = ends::weights_plan<T>(x, weight, y, g);
     c.parts = x.batch * c.strips.tiles;
-  } else if (aligned) {
-    const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
-    const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
-    if (tiled.engine == Engine::taps ||
-        (tiled.engine == Engine::windows && tile::fusion_is_faster(tensor_cores, weight, g)))
-      c = tiled;
-    if (c.engine == Engine::windows) c.block = tile::snake_weight_blocking(limits(ctx), c.windows, tensor_cores);
+  } else if (aligned && tiled.engine != Engine::nothing) {
+    c = tiled;
   }
-  // The separate convolution has room for the parts of every engine.
+  // The separate convolution has room for the parts of every engine, except for parts of dbias by smaller blocks.
   const WeightGradientChoice separate = choose_weight_gradient<T>(ctx, x, weight, g);
-  if (c.engine != Engine::ends) c.of_parts = separate.of_parts;
-  c.scratch = tensor_floats<T>(x) + separate.scratch;
+  if (c.engine != Engine::ends) c.of_parts = std::max(tiled.scratch, separate.of_parts);
+  c.scratch = std::max(tiled.scratch, tensor_floats<T>(x) + separate.scratch);
   return c;
 }
 

@@ -541,7 +541,8 @@ void launches_of(Precision precision, const Sample& s, const Launches& names) {
   Case c("snake_conv1d", {Device::cuda}, xs, 2, precision);
   auto &x = c.random<T>("x", xs, -1, 1), &w = c.random<T>("weight", ws, -1, 1), &dy = c.random<T>("dy", ys, -1, 1);
   auto &y = c.output<T>("y", ys), &dx = c.output<T>("dx", xs);
-  auto &alpha = c.random("alpha", per_channel, 1, 2), &dalpha = c.zeros("dalpha", per_channel), &dw = c.zeros("dw", ws);
+  auto &alpha = c.random("alpha", per_channel, 1, 2), &dalpha = c.zeros("dalpha", per_channel), &dw = c.zeros("dw", ws),
+       &db = c.zeros("db", {.channels = s.out});
   const auto once = [&](const char* name, const auto& run) {
     const int64_t before = cuda::runtime(c.ctx).launches(name);
     run();
@@ -572,9 +573,13 @@ void launches_of(Precision precision, const Sample& s, const Launches& names) {
                 .alpha = alpha,
                 .dy = dy,
                 .dweight = dw,
+                .dbias = db,
                 .scratch = c.scratch(snake_conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g)),
                 .geometry = s.g});
   });
+  // Only channels that fill no packs need another pass over dy for the bias.
+  CHECK(cuda::runtime(c.ctx).launches("conv1d_column_sums_packs") == 0);
+  CHECK(cuda::runtime(c.ctx).launches("conv1d_column_sums") == (s.out % 8 == 0 || s.out == 1 ? 0 : 1));
 }
 
 }  // namespace
