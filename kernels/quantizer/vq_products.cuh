@@ -1,5 +1,6 @@
 #pragma once
 // vq_nearest on tensor cores (vq_products.cu), for many rows. The codes equal those of the plain kernel.
+// vq_products_prepare.cu prepares the codebook, vq_products_rest.cu finds the codes of rows that are left.
 #include "quantizer/vq_search.cuh"
 
 namespace nacre::cuda {
@@ -21,6 +22,27 @@ inline int64_t products_size(int64_t codes, int64_t dim) {
   return padded_codes(codes) / group_codes * (group_size(products_depth(dim)) + 4);
 }
 
+/// What the error bound needs to know of one or more codes c, of which c^ is rounded to tf32.
+struct CodeBounds {
+  float norm, error, half_norm;  ///< the largest |c|, |c - c^| and half norm
+};
+__device__ __forceinline__ CodeBounds largest_of_warp(CodeBounds b) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    b.norm = fmaxf(b.norm, __shfl_xor_sync(full_warp, b.norm, lanes));
+    b.error = fmaxf(b.error, __shfl_xor_sync(full_warp, b.error, lanes));
+    b.half_norm = fmaxf(b.half_norm, __shfl_xor_sync(full_warp, b.half_norm, lanes));
+  }
+  return b;
+}
+/// An upper bound of a norm, from its square as added in float.
+__device__ __forceinline__ float norm_bound(float square) {
+  constexpr float smallest = 0x1p-67f;  // more than a norm loses when its squares underflow
+  return __fsqrt_rn(square) * 1.0001f + smallest;
+}
+
+/// Writes `products` of a codebook that prepare_codebooks has prepared.
+void prepare_products(Context&, const float* prepared, int64_t codes, int64_t dim, float* products);
 /// As the other kernels of vq.cu, but rows with too many near codes, or without an error bound, get code -1. `products`
 /// is work space of products_size floats, 16-byte aligned.
 void nearest_by_products(Context&, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,

@@ -169,64 +169,79 @@ __device__ __forceinline__ void from_bins(const Points<M>& points, int signal, c
   if (i == 0) points.put(signal, M / 2, {-d[4].im, d[4].re});
 }
 
-/// `general`: aligned frames, any MelKind, weights. Without it the kernel is smaller.
-template <int M, bool general>
-__global__ void __launch_bounds__(FrameShape<M>::threads, FrameShape<M>::blocks(general))
-    spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
-                          const int32_t* lengths, float* rows, bool aligned) {
-  using S = FrameShape<M>;
-  constexpr int B = S::lanes, bins = M + 1;
-  NACRE_SHARED(double, buffer, 4 * (S::threads / 32));
-  // Points of both signals, magnitudes of both, slopes of the bands and, for norms, one float per frame.
-  NACRE_DYNAMIC_SHARED(float, shared);
-  float *const magnitudes = shared + S::floats, *const target_magnitudes = magnitudes + S::frames * bins;
-  float* const slopes = target_magnitudes + S::frames * bins;
-  const int tid = static_cast<int>(threadIdx.x), frame = tid / B, i = tid % B, bands = static_cast<int>(s.bands);
-  const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
-  const Points<M> points{shared, frame * M};
+/// What a thread works on: `lanes` threads share a frame, `frames` frames share a block.
+template <int M>
+struct Lane {
+  int tid;      ///< thread of the block
+  int frame;    ///< frame of the block
+  int i;        ///< thread of the frame
+  int64_t row;  ///< the frame among those of all items
+  Points<M> points;
+  int bin_count;  ///< number of this thread's bins: the first thread of a frame has bin M / 2, too
+};
 
-  // Both signals are read straight into registers, windowed. Blocks may have frames beyond the last row, and frames
-  // that do not count: these are zero, add nothing, and take part in all barriers.
-  const int64_t row = int64_t{blockIdx.x} * S::frames + frame;
-  Complex v[2][4];
-  {
-    const int64_t b = row / g.frames;
-    const int f = static_cast<int>(row - b * g.frames), begin = f * g.hop - (general ? g.lead : M);
-    const CountedPart c = row < s.rows ? counted_part(g, lengths, b) : CountedPart{0, 0};
-    const bool included = f < c.frames, within_signal = begin >= 0 && begin + 2 * M <= c.samples;
+/// Reads both signals straight into registers, windowed. Blocks may have frames beyond the last row, and frames that do
+/// not count: these are zero, add nothing, and take part in all barriers.
+template <int M, bool general>
+__device__ __forceinline__ void load_frames(const ScaleView& s, const Framing& g, const float* estimate,
+                                            const float* target, const int32_t* lengths, bool aligned,
+                                            const Lane<M>& lane, Complex (&v)[2][4]) {
+  const int64_t b = lane.row / g.frames;
+  const int f = static_cast<int>(lane.row - b * g.frames), begin = f * g.hop - (general ? g.lead : M);
+  const CountedPart c = lane.row < s.rows ? counted_part(g, lengths, b) : CountedPart{0, 0};
+  const bool included = f < c.frames, within_signal = begin >= 0 && begin + 2 * M <= c.samples;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int n = 2 * (i + k * B);
-      const float2 h = __ldg(reinterpret_cast<const float2*>(g.hann + n));
+  for (int k = 0; k < 4; ++k) {
+    const int n = 2 * (lane.i + k * FrameShape<M>::lanes);
+    const float2 h = __ldg(reinterpret_cast<const float2*>(g.hann + n));
 #pragma unroll
-      for (int signal = 0; signal < 2; ++signal) {
-        const float* const x = (signal == 0 ? estimate : target) + b * g.time;
-        float2 pair = make_float2(0, 0);
-        if (included && within_signal && aligned)
-          pair = *reinterpret_cast<const float2*>(x + begin + n);
-        else if (included)
-          pair = make_float2(sample<general>(g, c, x, begin + n), sample<general>(g, c, x, begin + n + 1));
-        v[signal][k] = {h.x * pair.x, h.y * pair.y};
-      }
+    for (int signal = 0; signal < 2; ++signal) {
+      const float* const x = (signal == 0 ? estimate : target) + b * g.time;
+      float2 pair = make_float2(0, 0);
+      if (included && within_signal && aligned)
+        pair = *reinterpret_cast<const float2*>(x + begin + n);
+      else if (included)
+        pair = make_float2(sample<general>(g, c, x, begin + n), sample<general>(g, c, x, begin + n + 1));
+      v[signal][k] = {h.x * pair.x, h.y * pair.y};
     }
   }
-  stages<M, 1>(v, true, points, t.twiddles, i);
+}
+
+/// Transforms both signals; the points come to lie in shared memory in their order.
+template <int M>
+__device__ __forceinline__ void transform(const FusedTables& t, const Lane<M>& lane, Complex (&v)[2][4]) {
+  stages<M, 1>(v, true, lane.points, t.twiddles, lane.i);
   sync_frame<M>();
 #pragma unroll
   for (int signal = 0; signal < 2; ++signal)
 #pragma unroll
-    for (int k = 0; k < 4; ++k) points.put(signal, i + k * B, v[signal][k]);
+    for (int k = 0; k < 4; ++k) lane.points.put(signal, lane.i + k * FrameShape<M>::lanes, v[signal][k]);
   sync_frame<M>();
+}
 
-  // One thread reads and later writes points k and M - k of both signals, so there is no barrier until the next
-  // transform.
+/// Shared memory of the bands: magnitudes [frames][bins] of both signals, slopes [frames][bands] and, for norms, one
+/// float per frame.
+struct BandBuffers {
+  float *magnitudes, *target_magnitudes, *slopes;
+};
+
+/// The estimate's bins of a thread: X and |X|, which the gradients need.
+struct Bins {
   Complex x[thread_bins];
-  float m[thread_bins], n[thread_bins], slope[thread_bins];
-  const int bin_count = i == 0 ? thread_bins : thread_bins - 1;
+  float m[thread_bins];
+};
+
+/// Compares the thread's bins, stores the gradient of the STFT terms as input of the adjoint, and leaves magnitudes for
+/// the bands. One thread reads and later writes points k and M - k of both signals, so there is no barrier until the
+/// next transform. sums[0], sums[1]: |difference| of magnitudes and of their logarithms.
+template <int M, bool general>
+__device__ __forceinline__ void compare_bins(const ScaleView& s, const FusedTables& t, const Lane<M>& lane, float w0,
+                                             float w1, const BandBuffers& bands, Bins& e, double (&sums)[4]) {
+  float n[thread_bins], slope[thread_bins];
   {
     // The target's bins become magnitudes at once, which frees their registers.
     Complex y[thread_bins];
-    to_bins<M>(points, 1, t, i, y);
+    to_bins<M>(lane.points, 1, t, lane.i, y);
 #pragma unroll
     for (int j = 0; j < thread_bins; ++j) {
       if constexpr (general)
@@ -235,82 +250,126 @@ __global__ void __launch_bounds__(FrameShape<M>::threads, FrameShape<M>::blocks(
         n[j] = magnitude(y[j]);
     }
   }
-  to_bins<M>(points, 0, t, i, x);
+  to_bins<M>(lane.points, 0, t, lane.i, e.x);
   // At most five bins per thread in float; the sums over threads are in double.
   float linear = 0, logarithmic = 0;
 #pragma unroll
   for (int j = 0; j < thread_bins; ++j) {
-    m[j] = magnitude(x[j]);
+    const bool exists = j < lane.bin_count;
+    e.m[j] = magnitude(e.x[j]);
     if constexpr (general) {
       // n is a power until here.
       const float root = sqrtf(n[j]);
-      if (s.mel && j < bin_count) {
-        magnitudes[frame * bins + thread_bin<M>(i, j)] = s.power ? power(x[j]) : m[j];
-        target_magnitudes[frame * bins + thread_bin<M>(i, j)] = s.power ? n[j] : root;
+      if (s.mel && exists) {
+        bands.magnitudes[lane.frame * (M + 1) + thread_bin<M>(lane.i, j)] = s.power ? power(e.x[j]) : e.m[j];
+        bands.target_magnitudes[lane.frame * (M + 1) + thread_bin<M>(lane.i, j)] = s.power ? n[j] : root;
       }
       n[j] = root;
-    } else if (s.mel && j < bin_count) {
-      magnitudes[frame * bins + thread_bin<M>(i, j)] = m[j];
-      target_magnitudes[frame * bins + thread_bin<M>(i, j)] = n[j];
+    } else if (s.mel && exists) {
+      bands.magnitudes[lane.frame * (M + 1) + thread_bin<M>(lane.i, j)] = e.m[j];
+      bands.target_magnitudes[lane.frame * (M + 1) + thread_bin<M>(lane.i, j)] = n[j];
     }
     slope[j] = 0;
-    if (s.stft && j < bin_count) {
-      const Compared c = compare(m[j], n[j], w0, w1, s.floor, s.logs[0]);
+    if (s.stft && exists) {
+      const Compared c = compare(e.m[j], n[j], w0, w1, s.floor, s.logs[0]);
       linear += c.difference, logarithmic += c.log_difference, slope[j] = c.slope;
     }
   }
-  if (s.gradient[0]) from_bins<M>(points, 0, t, i, x, m, slope);
-  double sums[4] = {static_cast<double>(linear), static_cast<double>(logarithmic), 0, 0};
-  if (s.mel) {
-    // Bands need bins of other threads: one barrier after the magnitudes, one after the slopes. Frames of a block share
-    // both, also where sync_frame() is a warp barrier.
-    __syncthreads();
-    float band_linear = 0, band_logarithmic = 0;
-    const auto compare_bands = [&] {
-      for (int k = tid; k < S::frames * bands; k += S::threads) {
-        const int r = k / bands;
-        const Compared c = compare_band<general>(s, int64_t{blockIdx.x} * S::frames + r, k - r * bands,
-                                                 magnitudes + r * bins, target_magnitudes + r * bins, w2, w3);
-        band_linear += c.difference, band_logarithmic += c.log_difference;
-        slopes[k] = c.slope;
-      }
-    };
-    if constexpr (!general)
-      compare_bands();
-    else if (s.norms)
-      compare_norms<S::threads>(s, S::frames, magnitudes, target_magnitudes, slopes, slopes + S::frames * bands, w2, w3,
-                                band_linear, band_logarithmic);
-    else
-      compare_bands();
-    sums[2] = static_cast<double>(band_linear), sums[3] = static_cast<double>(band_logarithmic);
-    __syncthreads();
-    if (s.gradient[1]) {
-#pragma unroll
-      for (int j = 0; j < thread_bins; ++j)
-        slope[j] = j < bin_count ? bin_slope(s, thread_bin<M>(i, j), slopes + frame * bands) : 0.0f;
-      from_bins<M, general>(points, s.gradient[0] ? 1 : 0, t, i, x, m, slope, general && s.power);
+  if (s.gradient[0]) from_bins<M>(lane.points, 0, t, lane.i, e.x, e.m, slope);
+  sums[0] = static_cast<double>(linear), sums[1] = static_cast<double>(logarithmic);
+}
+
+/// Compares the bands of the block's frames and stores the gradient of the mel terms as input of the adjoint. Bands
+/// need bins of other threads: one barrier after the magnitudes, one after the slopes. Frames of a block share both,
+/// also where sync_frame() is a warp barrier. sums[2], sums[3]: |difference| of bands and of their logarithms.
+template <int M, bool general>
+__device__ __forceinline__ void compare_all_bands(const ScaleView& s, const FusedTables& t, const Lane<M>& lane,
+                                                  float w2, float w3, const BandBuffers& b, const Bins& e,
+                                                  double (&sums)[4]) {
+  using S = FrameShape<M>;
+  constexpr int bins = M + 1;
+  const int bands = static_cast<int>(s.bands);
+  __syncthreads();
+  float linear = 0, logarithmic = 0;
+  const auto compare_bands = [&] {
+    for (int k = lane.tid; k < S::frames * bands; k += S::threads) {
+      const int r = k / bands;
+      const Compared c = compare_band<general>(s, int64_t{blockIdx.x} * S::frames + r, k - r * bands,
+                                               b.magnitudes + r * bins, b.target_magnitudes + r * bins, w2, w3);
+      linear += c.difference, logarithmic += c.log_difference;
+      b.slopes[k] = c.slope;
     }
+  };
+  if constexpr (!general)
+    compare_bands();
+  else if (s.norms)
+    compare_norms<S::threads>(s, S::frames, b.magnitudes, b.target_magnitudes, b.slopes, b.slopes + S::frames * bands,
+                              w2, w3, linear, logarithmic);
+  else
+    compare_bands();
+  sums[2] = static_cast<double>(linear), sums[3] = static_cast<double>(logarithmic);
+  __syncthreads();
+  if (s.gradient[1]) {
+    float slope[thread_bins];
+#pragma unroll
+    for (int j = 0; j < thread_bins; ++j)
+      slope[j] = j < lane.bin_count ? bin_slope(s, thread_bin<M>(lane.i, j), b.slopes + lane.frame * bands) : 0.0f;
+    from_bins<M, general>(lane.points, s.gradient[0] ? 1 : 0, t, lane.i, e.x, e.m, slope, general && s.power);
   }
-  if (s.gradient[0] || s.gradient[1]) {
-    // The adjoint transforms of one or two gradients, in the place of the two signals. Real and imaginary parts come
-    // out exchanged, as they went in. Rows are not windowed: overlap-add does that.
-    const bool two = s.gradient[0] && s.gradient[1];
-    sync_frame<M>();
+}
+
+/// The adjoint transforms of one or two gradients, in the place of the two signals. Real and imaginary parts come out
+/// exchanged, as they went in. Rows are not windowed: overlap-add does that.
+template <int M>
+__device__ __forceinline__ void transform_back(const ScaleView& s, const FusedTables& t, const Lane<M>& lane,
+                                               Complex (&v)[2][4], float* rows) {
+  constexpr int B = FrameShape<M>::lanes;
+  const bool two = s.gradient[0] && s.gradient[1];
+  sync_frame<M>();
 #pragma unroll
-    for (int signal = 0; signal < 2; ++signal)
+  for (int signal = 0; signal < 2; ++signal)
 #pragma unroll
-      for (int k = 0; k < 4; ++k) v[signal][k] = signal == 0 || two ? points.get(signal, i + k * B) : Complex{0, 0};
-    stages<M, 1>(v, two, points, t.twiddles, i);
-    if (row < s.rows) {
+    for (int k = 0; k < 4; ++k)
+      v[signal][k] = signal == 0 || two ? lane.points.get(signal, lane.i + k * B) : Complex{0, 0};
+  stages<M, 1>(v, two, lane.points, t.twiddles, lane.i);
+  if (lane.row >= s.rows) return;
 #pragma unroll
-      for (int signal = 0; signal < 2; ++signal) {
-        if (signal == 1 && !two) continue;
-        float2* const to = reinterpret_cast<float2*>(rows + (signal * s.rows + row) * (2 * M));
+  for (int signal = 0; signal < 2; ++signal) {
+    if (signal == 1 && !two) continue;
+    float2* const to = reinterpret_cast<float2*>(rows + (signal * s.rows + lane.row) * (2 * M));
 #pragma unroll
-        for (int k = 0; k < 4; ++k) to[i + k * B] = make_float2(v[signal][k].im, v[signal][k].re);
-      }
-    }
+    for (int k = 0; k < 4; ++k) to[lane.i + k * B] = make_float2(v[signal][k].im, v[signal][k].re);
   }
+}
+
+/// signals -> spectra -> bins -> bands -> gradients of the spectra -> gradients of the frames. `general`: aligned
+/// frames, any MelKind, weights. Without it the kernel is smaller.
+template <int M, bool general>
+__global__ void __launch_bounds__(FrameShape<M>::threads, FrameShape<M>::blocks(general))
+    spectral_fused_kernel(ScaleView s, Framing g, FusedTables t, const float* estimate, const float* target,
+                          const int32_t* lengths, float* rows, bool aligned) {
+  using S = FrameShape<M>;
+  NACRE_SHARED(double, buffer, 4 * (S::threads / 32));
+  NACRE_DYNAMIC_SHARED(float, shared);  // points of both signals, then BandBuffers
+  float *const magnitudes = shared + S::floats, *const target_magnitudes = magnitudes + S::frames * (M + 1);
+  const BandBuffers bands{magnitudes, target_magnitudes, target_magnitudes + S::frames * (M + 1)};
+  const int tid = static_cast<int>(threadIdx.x), frame = tid / S::lanes, i = tid % S::lanes;
+  const Lane<M> lane{.tid = tid,
+                     .frame = frame,
+                     .i = i,
+                     .row = int64_t{blockIdx.x} * S::frames + frame,
+                     .points = {shared, frame * M},
+                     .bin_count = i == 0 ? thread_bins : thread_bins - 1};
+  const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
+
+  Complex v[2][4];
+  load_frames<M, general>(s, g, estimate, target, lengths, aligned, lane, v);
+  transform<M>(t, lane, v);
+  Bins bins;
+  double sums[4] = {0, 0, 0, 0};
+  compare_bins<M, general>(s, t, lane, w0, w1, bands, bins, sums);
+  if (s.mel) compare_all_bands<M, general>(s, t, lane, w2, w3, bands, bins, sums);
+  if (s.gradient[0] || s.gradient[1]) transform_back<M>(s, t, lane, v, rows);
   store_sums<S::threads>(s, sums, buffer);
 }
 
