@@ -46,6 +46,17 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
                                .launches = 3}});
 }
 
+/// The products of the quantizer's projections, from float copies of these if they are stored in bf16.
+CostRow projections_row(const CodecConfig& c, Storage storage) {
+  const auto width = static_cast<double>(c.n_codebooks * c.codebook_dim),
+             weights = 2 * width * static_cast<double>(c.latent());
+  const bool copies = storage == Storage::bfloat16;
+  return {.name = "quantizer.projections",
+          .backward = {.floats = width * weights,
+                       .bytes = 4 * weights + 4 * width * width + (copies ? 6 * weights : 0),
+                       .launches = copies ? 3.0 : 1.0}};
+}
+
 /// The copy of a batch behind its arrival: samples are written to the device, read there and written again.
 CostRow batch_row(double samples) { return {.name = "batch", .forward = {.bytes = 12 * samples}}; }
 
@@ -120,11 +131,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
     else
       same->forward += row.forward, same->backward += row.backward;
   }
-  // The quantizer computes with float copies of its projections.
-  if (storage == Storage::bfloat16 && c.quantizer == QuantizerKind::factorised)
-    rows.push_back({.name = "quantizer.projections",
-                    .forward = {.bytes = 6.0 * 2 * static_cast<double>(c.n_codebooks * c.codebook_dim * c.latent()),
-                                .launches = 2}});
+  if (c.quantizer == QuantizerKind::factorised) rows.push_back(projections_row(c, storage));
   add_optimizer(rows, "optimizer", layers, storage, averaged);
   // Discriminators have no averages.
   if (adversarial) add_optimizer(rows, "optimizer.discriminator", of_discriminators, storage, false);

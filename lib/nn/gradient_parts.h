@@ -25,10 +25,6 @@ inline int64_t even_parts(int64_t tiles, int64_t at_once, int64_t most) {
   return best;
 }
 
-/// Whether the bias gradient is a kernel of its own, which reads the gradient of the result once more. That of a
-/// transposed convolution always is.
-inline constexpr bool biases_apart = true;
-
 /// Rows of the tiles of an input gradient that fill 132 multiprocessors, of `columns` columns: as choose_blocks() in
 /// kernels/conv/choose.cu. Snake's gradients have one part per row of tiles.
 inline int64_t tile_rows(int64_t rows, int64_t columns) {
@@ -46,15 +42,23 @@ inline bool has_narrow_side(Shape x, Shape weight, const Conv1dGeometry& g) {
          (x.channels == 1) != (weight.batch == 1);
 }
 
-/// Into how many parts the weight gradient of a convolution is cut: at most 2^24 floats in all, 512 rows of y or more each.
-inline int64_t weight_gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
+/// The parts of the gradients of a convolution's parameters, which one kernel leaves.
+struct GradientParts {
+  int64_t weight = 1, bias = 1;
+  /// Of a transposed convolution, whose result is the wide side; 0: its bias gradient is a kernel of its own.
+  int64_t bias_of_wide = 0;
+};
+/// Those of the weight: at most 2^24 floats in all, 512 rows of y or more each. A bias gradient has a part for each block
+/// that reads other channels of the other side.
+inline GradientParts gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
   const int64_t weights = weight.elements(), in = x.channels, out = weight.batch;
-  if (has_narrow_side(x, weight, g)) return 1;
+  if (has_narrow_side(x, weight, g)) return {};
   const int64_t by_size = (int64_t{1} << 24) / weights;
   if (g.stride == 1 && weight.time > 1 && weight.time <= 7 && (weight.time - 1) * g.dilation <= 64) {
-    const int64_t rows = x.batch * (x.time + g.left + g.right);
-    return even_parts(blocks(in, 32) * blocks(out, 64), 2, std::clamp<int64_t>(std::min(rows / 512, by_size), 1, 1024));
+    const int64_t most = std::clamp<int64_t>(std::min(x.batch * (x.time + g.left + g.right) / 512, by_size), 1, 1024);
+    const int64_t parts = even_parts(blocks(in, 32) * blocks(out, 64), 2, most);
+    return {parts, parts * blocks(in, 32), 0};
   }
   const int64_t row = weight.time * in;
   const int64_t high = row <= 64    ? (out > 64 ? 128 : 64)
@@ -63,7 +67,10 @@ inline int64_t weight_gradient_parts(Shape x, Shape weight, Shape y, const Conv1
                                     : 128,
                 wide = row <= 64 ? 64 : 128;
   const int64_t most = std::min(y.rows() / 512, by_size);
-  return most < 1 ? 1 : even_parts(blocks(out, high) * blocks(row, wide), high == 256 ? 1 : 2, most);
+  const int64_t parts = most < 1 ? 1 : even_parts(blocks(out, high) * blocks(row, wide), high == 256 ? 1 : 2, most);
+  // The windows hold each sample of x once.
+  const bool once = g.dilation == 1 && g.left + g.stride <= weight.time && x.time == y.time * g.stride;
+  return {parts, parts * blocks(row, wide), once ? parts * blocks(out, high) * g.stride : 0};
 }
 
 }  // namespace nacre

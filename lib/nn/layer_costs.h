@@ -59,17 +59,18 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
   Costs c{.forward = {.products = products, .bytes = all + outputs + (residual ? bytes(result) : 0), .launches = 1},
           .input_gradient = {.products = products, .bytes = all + ends * bytes(weight), .launches = 1 + ends},
           .weight_gradient = {.products = products, .bytes = tensors, .launches = 1}};
-  // A weight gradient is float. A part has the gradients of weights and of biases. A single part of weights is written
-  // in place, that of the biases is added.
-  const auto parts = static_cast<double>(weight_gradient_parts(wide, weight, narrow, g));
-  c.weight_gradient.bytes += parts * (float_bytes * weights + outputs);
+  // A weight gradient is float. A single part of it is written in place. Parts of the bias gradient are always added.
+  const GradientParts parts = gradient_parts(wide, weight, narrow, g);
+  const auto of_weight = float_bytes * weights * static_cast<double>(parts.weight),
+             of_bias = outputs * static_cast<double>(transposed ? parts.bias_of_wide : parts.bias);
+  c.weight_gradient.bytes += of_weight + of_bias;
   if (has_narrow_side(wide, weight, g)) {
     c.weight_gradient.launches = 2;
     return c;
   }
-  c.sums = {.bytes = (parts + 2) * outputs, .launches = 1};
-  if (parts > 1) c.sums.bytes += (parts + 1) * float_bytes * weights, c.sums.launches += 1;
-  if (transposed || biases_apart) c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
+  c.sums = {.bytes = of_bias + 2 * outputs, .launches = 1};
+  if (parts.weight > 1) c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
+  if (of_bias == 0) c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
   return c;
 }
 /// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and

@@ -4,7 +4,6 @@
 
 #include "nacre/nn/layers.h"
 #include "nn/convolution.h"
-#include "nn/gradient_parts.h"
 #include "nn/streaming.h"
 #include "nn/sum.h"
 
@@ -33,9 +32,7 @@ Costs lstm_costs(Shape x, Shape weight) {
                              .bytes = (time + 1) * bytes * one + n * (floats * (4 + 2 + 4 + 2 + 4 + 1) + 2 * bytes) +
                                       floats * (4 * n + n + one),
                              .launches = time + 2},
-          .weight_gradient = {.products = products,
-                              .bytes = 2 * floats * (5 * n + one) + (biases_apart ? 2 * floats * 4 * n : 0),
-                              .launches = biases_apart ? 6 : 4}};
+          .weight_gradient = {.products = products, .bytes = 2 * floats * (5 * n + one), .launches = 4}};
 }
 
 /// The recurrence over a block, whose first row is row `first` of the signal. `carried` holds the state from block to

@@ -74,6 +74,9 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
                       .bytes = 3 * book + 2 * values + kept + indices + 8 * projections,
                       .launches = 3}};
   if (factorised) {
+    // Projections of all stages at once, the search by their products, and the sum of the codes' projections.
+    const double products = 4 * stages * dim * stages * dim;
+    c.forward.bytes += 2 * kept + indices + products, c.forward.launches = 5;
     // Zeros for the projections' gradients, the chain over the stages, the sums of these gradients, and those of the
     // codebooks.
     c.input_gradient = {.products = 12 * rows * projections,
