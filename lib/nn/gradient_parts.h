@@ -1,7 +1,7 @@
 #pragma once
 // Into how many parts CUDA cuts the gradients of a convolution's parameters, for Step::costs(). It follows
-// kernels/conv/choose.cu as far as shapes decide, on a device with the multiprocessors and the shared memory of an H200.
-// A plan asks no device, so that a build without CUDA counts the same.
+// kernels/conv/choose.cu as far as shapes decide, on a device with the multiprocessors and the shared memory of an
+// H200. A plan asks no device, so that a build without CUDA counts the same.
 #include <algorithm>
 #include <cstdint>
 
@@ -48,8 +48,8 @@ struct GradientParts {
   /// Of a transposed convolution, whose result is the wide side; 0: its bias gradient is a kernel of its own.
   int64_t bias_of_wide = 0;
 };
-/// Those of the weight: at most 2^24 floats in all, 512 rows of y or more each. A bias gradient has a part for each block
-/// that reads other channels of the other side.
+/// Those of the weight: at most 2^24 floats in all, 512 rows of y or more each. A bias gradient has a part for each
+/// block that reads other channels of the other side.
 inline GradientParts gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
   const int64_t weights = weight.elements(), in = x.channels, out = weight.batch;

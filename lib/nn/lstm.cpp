@@ -10,18 +10,19 @@
 namespace nacre {
 namespace {
 
-/// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each. A kernel per
-/// time step reads the recurrent weight, the rows of its time, and those of the time before.
+/// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each. A kernel
+/// per time step reads the recurrent weight, the rows of its time, and those of the time before.
 template <class T>
 Costs lstm_costs(Shape x, Shape weight) {
   const auto n = static_cast<double>(x.elements()), one = static_cast<double>(weight.elements()),
              time = static_cast<double>(x.time), products = 4 * static_cast<double>(x.rows()) * one;
   constexpr double bytes = sizeof(T), floats = sizeof(float);
-  // Forward: the product of x with its weight; per time step sums (4), h and c before, c, y, and the saved gates and cells.
-  // The first time step reads no h, the last one passes no gradient back: one reading of the weight less.
+  // Forward: the product of x with its weight; per time step sums (4), h and c before, c, y, and the saved gates and
+  // cells. The first time step reads no h, the last one passes no gradient back: one reading of the weight less.
   const double converted = sizeof(T) == 2 ? (bytes + floats) * (n + one) : 0;
   // Backward: the transposed weight; per time step dy, y, gates, two cells, da of the time after, dc twice, da and h
-  // before. Then the products of da (4 per unit) with the weight of x and with both inputs, and two sums for the biases.
+  // before. Then the products of da (4 per unit) with the weight of x and with both inputs, and two sums for the
+  // biases.
   return {.forward = {.products = products,
                       .floats = 100 * n,
                       .bytes = converted + floats * (n + one + 4 * n) + (time - 1) * bytes * one +

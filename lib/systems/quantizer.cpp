@@ -59,8 +59,8 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 
 namespace {
 
-/// Distances to all codes are exact, so they do not use tensor cores. `update`: the averages of the codebooks follow the
-/// codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows.
+/// Distances to all codes are exact, so they do not use tensor cores. `update`: the averages of the codebooks follow
+/// the codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows.
 Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
   const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
              stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
