@@ -14,12 +14,12 @@ struct Size {
 };
 
 const Cases cases([](Suite& suite) {
-  std::vector<Size> sizes{
-      {{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},                 // 16 items, each 1 s at 16 kHz
-      {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},                   // streaming
-      {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // 40 bands
-      {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},                // factorised
-      {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8}};               // DAC at 44.1 kHz
+  std::vector<Size> sizes{{{.batch = 16, .time = 50, .channels = 64}, 8, 1024, 0},  // 16 items, each 1 s at 16 kHz
+                          {{.batch = 1, .time = 1, .channels = 64}, 8, 1024, 0},    // streaming
+                          {{.batch = 16, .time = 50, .channels = 40}, 8, 1024, 0, {1, 4, 8, 16}},  // 40 bands
+                          {{.batch = 16, .time = 50, .channels = 64}, 12, 1024, 8},                // factorised
+                          {{.batch = 4, .time = 86, .channels = 1024}, 9, 1024, 8},                // DAC at 44.1 kHz
+                          {{.batch = 1, .time = 1, .channels = 1024}, 12, 1024, 8}};  // DAC at 16 kHz, streaming
   if (suite.cuda())
     sizes = {{{.batch = 72, .time = 33, .channels = 1024}, 9, 1024, 8},  // DAC at 44.1 kHz, its training batch
              {{.batch = 16, .time = 33, .channels = 1024}, 9, 1024, 8},
@@ -90,6 +90,48 @@ const Cases cases([](Suite& suite) {
                   };
                 });
     }
+    // The same codes from products of the projections; then without y, as an encoder asks for them. Then the products.
+    for (const bool codes_only : {false, true}) {
+      if (!factorised) continue;
+      std::vector<Parameter> of_case = parameters("forward");
+      of_case.push_back({"products", int64_t{1}});
+      if (codes_only) of_case.push_back({"codes_only", int64_t{1}});
+      const int64_t y = codes_only ? 0 : n.z.elements();
+      suite.add({.name = "rvq_forward/" + name + "/products" + (codes_only ? "/codes" : ""),
+                 .bytes = 4 * (n.z.elements() + y + books.elements() + weights / (codes_only ? 2 : 1) +
+                               rows * n.stages * (codes_only ? 1 : 1 + dim)),
+                 .flops = 2 * rows * n.stages * n.codes * dim + projected / (codes_only ? 2 : 1),
+                 .parameters = of_case},
+                [=](Data& data) -> Run {
+                  Views v = make(data);
+                  v.p.products = data.random(rvq_products_shape(n.stages, dim), -0.1, 0.1);
+                  const View<float> scratch =
+                      data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised, 1, true));
+                  if (codes_only) v.y = {}, v.quantised = {}, v.losses = {};
+                  return [=](Context& ctx) {
+                    rvq_forward(ctx, {.z = v.z,
+                                      .codebooks = v.codebooks,
+                                      .projections = v.p,
+                                      .y = v.y,
+                                      .codes = v.codes,
+                                      .quantised = v.quantised,
+                                      .losses = v.losses,
+                                      .scratch = scratch,
+                                      .metric = metric});
+                  };
+                });
+    }
+    if (factorised)
+      suite.add({.name = "rvq_products/" + name,
+                 .bytes = 4 * (weights + rvq_products_shape(n.stages, dim).elements()),
+                 .flops = n.stages * dim * (n.stages - 1) * dim * n.z.channels,
+                 .parameters = parameters("products")},
+                [=](Data& data) -> Run {
+                  const Views v = make(data);
+                  const View<float> y = data.random(rvq_products_shape(n.stages, dim)),
+                                    scratch = data.random(rvq_products_scratch(n.stages, dim, n.z.channels));
+                  return [=](Context& ctx) { rvq_products(ctx, {.projections = v.p, .y = y, .scratch = scratch}); };
+                });
     for (const bool orthogonal : {false, true}) {
       if (orthogonal && factorised) continue;
       std::vector<Parameter> of_case = parameters("backward");

@@ -110,9 +110,25 @@ size_t shared_bytes(const Shifted& s, Blocking b) {
 }
 bool has_room(const DeviceLimits& d, const Shifted& s, Blocking b) { return shared_bytes(s, b) <= d.shared_per_block; }
 
+/// How many blocks of this size a multiprocessor holds at once.
+int blocks_each(const DeviceLimits& d, const Shifted& s, Blocking b) {
+  const Product p = s.element_bytes == 2 ? Product::bf16 : Product::fma;
+  return blocks_that_share(d, shared_bytes(s, b), blocks_at_once(p, b.rows, b.columns));
+}
+/// Whether tiles of 128 rows are better than tiles of 256 although there are enough of both: a product of one tap is
+/// over after few steps, and a block that is alone on its multiprocessor fetches, multiplies and stores one after the
+/// other. Two blocks take turns. Tiles of 128 rows read the weights from L2 twice as often, so they are taken only where
+/// L2 then delivers no more than DRAM does: a row takes depth + columns elements of DRAM, and columns more where there
+/// is a residual; in tiles of 128 by 128 it takes depth * columns / 64 of L2.
+bool two_blocks_are_better(const DeviceLimits& d, const Shifted& s, int columns) {
+  return s.taps == 1 && columns >= 64 && int64_t{s.depth} * s.columns <= 64 * (int64_t{s.depth} + 2 * s.columns) &&
+         blocks_each(d, s, {256, columns}) < 2 && blocks_each(d, s, {128, columns}) >= 2;
+}
+
 /// Chooses the size of a block. The width is the one that wastes least: a column of tiles costs its width and, for
 /// loading x, about 32 columns more. Tall tiles fetch the weights less often (128 columns at the tensor cores' rate
-/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Tiles are smaller where there would be too few for all
+/// read 5 TB/s from L2 with 128 rows, 3 TB/s with 256). Short products take two blocks per multiprocessor
+/// (two_blocks_are_better). Tiles are smaller where there would be too few for all
 /// multiprocessors, or where tile and halo exceed a block's shared memory. Among sizes that then have room, 128 rows
 /// are better than 64: half the halo, and enough warps for a multiprocessor that holds one block. The smallest size is
 /// returned even if it has no room.
@@ -131,6 +147,7 @@ Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   const int64_t rows = s.items * s.virtual_rows;
   const auto busy = [&](int64_t of_block, int n) { return ceil_div(rows, of_block) * columns(n) >= d.multiprocessors; };
   const bool tall = best != 96 && busy(256, best);
+  if (tall && two_blocks_are_better(d, s, best)) return {128, best};
   if (tall && has_room(d, s, {256, best})) return {256, best};
   if (best >= 96 && busy(128, best) && has_room(d, s, {128, best})) return {128, best};
   if (tall || (best >= 96 && busy(128, best))) {  // there are enough tiles, but shared memory is short
@@ -140,10 +157,15 @@ Blocking choose_blocks(const DeviceLimits& d, const Shifted& s) {
   return {64, 64};
 }
 
-/// Whether the kernel's int counters suffice, and the chosen block has room in the device's shared memory.
+/// Blocks of this size.
+int64_t blocks(const Shifted& s, Blocking b) {
+  return ceil_div<int64_t>(s.items * s.virtual_rows, b.rows) * ceil_div(s.columns, b.columns);
+}
+/// Whether the kernel's int counters and the grid suffice, and the chosen block has room in the device's shared memory.
+/// 2^31 blocks have at least 2^40 results, more than a device stores.
 bool supports(const DeviceLimits& d, const Shifted& s) {
   return int64_t{s.taps} * s.tap_rows < 4096 && s.samples <= 256 && s.taps * s.w_tap + s.columns < INT32_MAX &&
-         has_room(d, s, s.block);
+         blocks(s, s.block) <= INT32_MAX && has_room(d, s, s.block);
 }
 /// Whether the tiles support the layer: channels that fill packs, no groups, and stride or dilation 1.
 template <class T>
@@ -154,8 +176,7 @@ bool supports(const Conv1dGeometry& g, int64_t in, int64_t out) {
 /// Rounds of blocks of 256 x 128, one per multiprocessor; 0 for smaller blocks, of which a multiprocessor runs several.
 int64_t rounds(const DeviceLimits& d, const Shifted& s) {
   if (s.block != Blocking{256, 128}) return 0;
-  const int64_t blocks = ceil_div<int64_t>(s.items * s.virtual_rows, 256) * ceil_div(s.columns, 128);
-  return ceil_div<int64_t>(blocks, d.multiprocessors);
+  return ceil_div<int64_t>(blocks(s, s.block), d.multiprocessors);
 }
 /// Stacks the items and chooses the blocks. Items of whole groups of 64 rows get a gap (see conv1d_tile.cuh),
 /// unless its shared memory would make the blocks smaller. Other items get one on tensor cores where that saves a round
@@ -344,6 +365,19 @@ void lay_scratch(WeightGradientChoice& c, int64_t of_weights, int64_t of_bias, i
   c.scratch = c.bias_of_x_at + of_bias_of_x;
 }
 
+/// The parts of the biases' gradients of Engine::windows. x's tiles hold each of its samples once in the taps
+/// [left, left + stride), if the layer has them and the windows reach to the end of x.
+void divide_biases(WeightGradientChoice& c, Shape x, Shape y, const Conv1dGeometry& g) {
+  const tile::Windows& s = c.windows;
+  c.bias_parts = c.parts * ceil_div(s.weights, int64_t{c.block.columns});
+  const bool samples_once = g.dilation == 1 && (g.left + g.stride) * s.in <= s.weights && x.time == y.time * g.stride;
+  c.bias_of_x_parts = samples_once ? c.parts * ceil_div(s.out, int64_t{c.block.rows}) * g.stride : 0;
+}
+void lay_tiled_scratch(const Context& ctx, WeightGradientChoice& c, Shape x, Shape weight, Shape y) {
+  lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, c.bias_parts * y.channels,
+              std::max(column_sums_scratch(ctx, x), c.bias_of_x_parts * x.channels));
+}
+
 /// The weight gradient on tiles: its engine and how it is divided. Engine::nothing: no tiles for this layer.
 template <class T>
 WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
@@ -355,14 +389,15 @@ WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape we
     c.engine = Engine::taps;
     c.taps = tile::taps_problem<T>(d, x, weight, y, g);
     c.parts = c.taps.parts;
+    c.bias_parts = c.parts * ceil_div<int64_t>(x.channels, tile::taps_channels);
   } else {
     c.engine = Engine::windows;
     c.windows = tile::windows(x, weight, y, g);
     c.block = tile::weight_blocking(d, c.windows);
     c.parts = c.windows.parts = tile::weight_parts(d, c.windows);
+    divide_biases(c, x, y, g);
   }
-  lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, column_sums_scratch(ctx, y),
-              column_sums_scratch(ctx, x));
+  lay_tiled_scratch(ctx, c, x, weight, y);
   return c;
 }
 
@@ -500,23 +535,26 @@ WeightGradientChoice choose_snake_weight_gradient(Context& ctx, Shape x, Shape w
                                                   bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
+  const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
+  WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
+  if (tiled.engine == Engine::windows) {
+    tiled.block = tile::snake_weight_blocking(limits(ctx), tiled.windows, tensor_cores);
+    divide_biases(tiled, x, y, g);
+    lay_tiled_scratch(ctx, tiled, x, weight, y);
+    if (!tile::fusion_is_faster(tensor_cores, weight, g)) tiled = {};
+  }
   WeightGradientChoice c{.engine = Engine::separate};
   if (ends::supports_snake<T>(x, weight, g)) {
     c.engine = Engine::ends;
     c.strips = ends::weights_plan<T>(x, weight, y, g);
     c.parts = x.batch * c.strips.tiles;
-  } else if (aligned) {
-    const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
-    const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
-    if (tiled.engine == Engine::taps ||
-        (tiled.engine == Engine::windows && tile::fusion_is_faster(tensor_cores, weight, g)))
-      c = tiled;
-    if (c.engine == Engine::windows) c.block = tile::snake_weight_blocking(limits(ctx), c.windows, tensor_cores);
+  } else if (aligned && tiled.engine != Engine::nothing) {
+    c = tiled;
   }
-  // The separate convolution has room for the parts of every engine.
+  // The separate convolution has room for the parts of every engine, except for parts of dbias by smaller blocks.
   const WeightGradientChoice separate = choose_weight_gradient<T>(ctx, x, weight, g);
-  if (c.engine != Engine::ends) c.of_parts = separate.of_parts;
-  c.scratch = tensor_floats<T>(x) + separate.scratch;
+  if (c.engine != Engine::ends) c.of_parts = std::max(tiled.scratch, separate.of_parts);
+  c.scratch = std::max(tiled.scratch, tensor_floats<T>(x) + separate.scratch);
   return c;
 }
 
@@ -525,9 +563,7 @@ Tiling forward_tiling(const Context& ctx, Shape x, Shape weight, const Conv1dGeo
   const DeviceLimits& d = limits(ctx);
   const tile::Shifted s =
       tile::forward_product<T>(d, x, weight, output(x, weight, g), g, tile::on_tensor_cores<T>(ctx), input_bytes);
-  const int64_t rows = s.items * s.virtual_rows;
-  return {tile::supports(d, s), s.block.rows, s.block.columns, s.gap,
-          ceil_div<int64_t>(rows, s.block.rows) * ceil_div(s.columns, s.block.columns)};
+  return {tile::supports(d, s), s.block.rows, s.block.columns, s.gap, tile::blocks(s, s.block)};
 }
 
 #define NACRE_INSTANTIATE(T)                                                                                          \

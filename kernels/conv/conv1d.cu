@@ -262,16 +262,13 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& call) {
   else
     expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
   if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
+  if (choice.engine == Engine::taps || choice.engine == Engine::windows)
+    return tile::weight_gradient(ctx, a, choice);
   if (choice.engine == Engine::groups) {
     groups::weight_gradient(ctx, a, choice.groups);
   } else {
-    const bool plain = choice.engine == Engine::plain;
-    if (plain)
-      weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
-    else
-      tile::weight_gradient(ctx, a, choice);
-    if (plain || choice.parts > 1)
-      add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight, later);
+    weight_gradient_parts(ctx, a, sizes(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry), choice.parts);
+    add_parts(ctx, a.scratch.data, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight, later);
     if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, a.scratch.data + choice.bias_at, later);
   }
   if (a.dbias_of_x) add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at, later);

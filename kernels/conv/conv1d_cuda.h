@@ -12,10 +12,12 @@ void forward(Context&, const Conv1dForward<T>&, const Shifted&);
 /// receive the gradient of their reflections.
 template <class T>
 void input_gradient(Context&, const Conv1dInputGradient<T>&, const Shifted&);
-/// Engine::taps or windows. Computes dweight alone: a single part is written to dweight, the sums of several are in
-/// scratch.
+/// Engine::taps or windows: dweight, dbias and dbias_of_x.
 template <class T>
 void weight_gradient(Context&, const Conv1dWeightGradient<T>&, const conv::WeightGradientChoice&);
+/// The second stages of dweight and, if it is wanted, of dbias, for Engine::taps and windows.
+void add_weight_parts(Context&, const conv::WeightGradientChoice&, const float* scratch, View<float> dweight,
+                      bool add_dweight, View<float> dbias, bool later);
 
 }  // namespace nacre::cuda::tile
 

@@ -124,7 +124,7 @@ struct FmaEngine {
 /// Tensor cores: a warp computes 64 x N as 4 by N / 8 instructions of 16 x 8. An instruction covers 32 bytes of k: 8
 /// elements of tf32 or 16 of bf16. For each 32 bytes of k a warp reads (64 + N) * 32 bytes of shared memory and makes
 /// 64 N products of that depth. So 32 columns read 1.5 times the bytes per product of 64 columns, which is more than
-/// shared memory delivers at the full rate of an H200's tensor cores.
+/// shared memory delivers at the full rate of an H200's tensor cores; 48 columns read 1.17 times, which is not.
 template <class T_, int N>
 struct MmaEngine {
   using T = T_;
@@ -141,8 +141,8 @@ struct MmaEngine {
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
   }
-  /// With 64 columns each lane holds the offsets of the four rows that it reads, so rows may lie anywhere. With 32
-  /// columns registers are short (two blocks per multiprocessor), and rows must lie at a fixed pitch.
+  /// With 64 columns each lane holds the offsets of the four rows that it reads, so rows may lie anywhere. With
+  /// fewer, rows must lie at a fixed pitch: at 32 columns registers are short (two blocks per multiprocessor).
   static constexpr int row_offsets = N == 64 ? 4 : 1;
   struct Rows {
     int offset[row_offsets];
@@ -229,9 +229,13 @@ template <int N>
 struct EngineOf<Product::bf16, N> {
   using type = MmaEngine<bf16, N>;
 };
-/// Columns per warp: 64 on tensor cores where the block still has enough warps, else 32.
+/// What a product multiplies.
+template <Product P>
+using Element = typename EngineOf<P>::type::T;
+/// Columns per warp: on tensor cores 64, or 48 for 96 columns, where the block still has enough warps; else 32.
 constexpr int warp_columns(Product p, int rows, int columns) {
-  return p != Product::fma && rows >= 128 && columns % 128 == 0 ? 64 : 32;
+  if (p == Product::fma || rows < 128) return 32;
+  return columns % 128 == 0 ? 64 : columns == 96 ? 48 : 32;
 }
 constexpr int block_threads(Product p, int rows, int columns) {
   return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32;
@@ -240,7 +244,7 @@ constexpr int block_threads(Product p, int rows, int columns) {
 /// 250 registers per thread.
 constexpr int blocks_at_once(Product p, int rows, int columns) {
   const int threads = block_threads(p, rows, columns);
-  if (warp_columns(p, rows, columns) == 64) return threads > 128 ? 1 : 2;
+  if (warp_columns(p, rows, columns) > 32) return threads > 128 ? 1 : 2;
   return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
 }
 

@@ -41,6 +41,15 @@ struct PackColumn {
   }
 };
 
+/// How many rows of `packs` packs the threads of a block take at once. Where the threads are no multiple of `packs`, it
+/// is a power of two, so that tiles of 32 and 64 rows divide evenly, and the threads beyond rows * packs have no share.
+constexpr int rows_of_packs(int threads, int packs) {
+  if (threads % packs == 0) return threads / packs;
+  int rows = 1;
+  while (2 * rows * packs <= threads) rows *= 2;
+  return rows;
+}
+
 /// The transform of one pack in shared memory: the input policy's function, then the rounding to tf32.
 template <Product P, class T, class Input>
 __device__ __forceinline__ void transform_pack(T* at, const Input& input, const typename Input::Column& column) {

@@ -7,12 +7,7 @@ namespace nacre::cuda::tile {
 template <class T>
 void forward(Context& ctx, const Conv1dForward<T>& a, const Shifted& s) {
   const Plain<T> p{s, a.x.data, a.weight.data, {a.y.data, a.bias.data, a.residual.data, s.columns}};
-  if constexpr (sizeof(T) == 2)
-    forward_bf16(ctx, p);
-  else if (ctx.precision() == Precision::tf32)
-    forward_tf32(ctx, p);
-  else
-    forward_fma(ctx, p);
+  with_product<T>(ctx, [&]<Product P>() { plain_forward<P>(ctx, p); });
 }
 template void forward<float>(Context&, const Conv1dForward<float>&, const Shifted&);
 template void forward<bf16>(Context&, const Conv1dForward<bf16>&, const Shifted&);
@@ -21,12 +16,7 @@ template <class T>
 void input_gradient(Context& ctx, const Conv1dInputGradient<T>& a, const Shifted& s) {
   const auto channels = static_cast<int>(a.dx.shape.channels);
   const Plain<T> p{s, a.dy.data, a.weight.data, {a.dx.data, a.bias.data, a.add_dx ? a.dx.data : nullptr, channels}};
-  if constexpr (sizeof(T) == 2)
-    input_gradient_bf16(ctx, p);
-  else if (ctx.precision() == Precision::tf32)
-    input_gradient_tf32(ctx, p);
-  else
-    input_gradient_fma(ctx, p);
+  with_product<T>(ctx, [&]<Product P>() { plain_input_gradient<P>(ctx, p); });
 }
 template void input_gradient<float>(Context&, const Conv1dInputGradient<float>&, const Shifted&);
 template void input_gradient<bf16>(Context&, const Conv1dInputGradient<bf16>&, const Shifted&);

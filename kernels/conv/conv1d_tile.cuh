@@ -27,7 +27,7 @@
 //
 // Costs for seven taps of bf16 in tiles of 256 x 128: 21 KB through cp.async per 4.2 million operations, which is 3
 // TB/s from L2 at 600 TFLOP/s; 31 bytes read from shared memory per thousand operations, of the 49 that it can deliver
-// at that rate. x is read once per column of tiles, and the result is written once.
+// at that rate. x is read once per column of tiles, from DRAM once (ResultTile), and the result is written once.
 #include "conv/choose_cuda.h"
 #include "conv/conv1d_pipeline.cuh"
 
@@ -69,6 +69,17 @@ __device__ __forceinline__ int64_t sample_offset(const Shifted& s, const ItemRow
   return sample < 0 || sample >= s.time ? zeros_here : (p.item * s.time + sample) * s.channels * int64_t{sizeof(T)};
 }
 
+/// A block's tile of the result, counted in tiles. Blocks are numbered along the columns first, because blocks with
+/// neighbouring numbers run at the same time: the tiles beside each other read the same rows of x, the first from DRAM
+/// and the others from L2.
+struct ResultTile {
+  int row, column;
+  /// column_tiles: tiles beside each other.
+  explicit __device__ __forceinline__ ResultTile(int column_tiles)
+      : row(static_cast<int>(blockIdx.x / static_cast<unsigned>(column_tiles))),
+        column(static_cast<int>(blockIdx.x) - row * column_tiles) {}
+};
+
 /// Input policy that leaves x unchanged. A policy that applies a function to x has `active` true, a type Parameters
 /// with channel(c) for one channel of x, and apply(column, pack), where Column holds the parameters of a pack's
 /// channels. The function is applied to padding as well, so it must map 0 to 0.
@@ -83,9 +94,10 @@ struct PlainInput {
 /// Output policy that adds bias and residual (or the previous content) and stores. A policy has
 ///   column(n)             called once per thread, for the pack of columns that begins at n; a thread keeps its columns
 ///   row(column, at, v)    called for each pack v that exists in these columns; `at` is its first element in the output
-///   finish<BN, threads>   called once by all threads of the block, with or without columns. `shared` has 64 floats per
-///                         thread, which other threads may still be reading: begin with __syncthreads(). The pack of
-///                         columns that a thread has is thread % (BN / pack).
+///   finish<BN, threads>   called once by all threads of the block, with or without columns, with the block's tile of
+///                         the result. `shared` has 64 floats per thread, which other threads may still be reading:
+///                         begin with __syncthreads(). The pack of columns that a thread has is thread % (BN / pack), if it has one
+///                         (rows_of_packs).
 template <class T>
 struct PlainOutput {
   T* out;
@@ -113,7 +125,7 @@ struct PlainOutput {
     store_pack(out + at, v);
   }
   template <int BN, int threads>
-  __device__ __forceinline__ void finish(const Column&, int, float*) const {}
+  __device__ __forceinline__ void finish(const Column&, const ResultTile&, float*) const {}
 };
 
 // ---- the kernel of the forward and the input gradient
@@ -238,9 +250,10 @@ struct XLoader {
 template <int BN, Product P, Major B, class L>
 struct WeightLoader {
   using T = typename L::T;
-  static constexpr int packs = B == Major::k ? packs_per_step : BN / pack_size<T>, rows_at_once = L::threads / packs,
-                       passes = L::w_rows / rows_at_once;
-  static_assert(L::threads % packs == 0 && L::w_rows % rows_at_once == 0);
+  static constexpr int packs = B == Major::k ? packs_per_step : BN / pack_size<T>,
+                       rows_at_once = rows_of_packs(L::threads, packs), passes = L::w_rows / rows_at_once;
+  static constexpr bool some_idle = rows_at_once * packs < L::threads;  // threads without a share of the tile
+  static_assert(L::w_rows % rows_at_once == 0);
   const Shifted& s;
   unsigned char* const tiles;
   const PackColumn<packs, L::w_pitch> share;
@@ -254,8 +267,13 @@ struct WeightLoader {
         share(thread),
         first_column(first_column_),
         first(w + (B == Major::k ? first_column_ + share.row : share.row) * s_.w_row) {}
+  __device__ __forceinline__ bool idle() const { return some_idle && share.row >= rows_at_once; }
   /// Starts the copies of the next tap. Past the last one the tile is filled with zeros.
   __device__ __forceinline__ void fetch(int slot) {
+    if (!idle()) copy(slot);
+    if (++tap == s.taps) tap = 0, ++chunk;
+  }
+  __device__ __forceinline__ void copy(int slot) const {
     unsigned char* to = share.in(tiles + slot * L::w_bytes);
     const int c = chunk * L::depth, n = first_column, w_tap = static_cast<int>(s.w_tap),
               column = share.column * pack_size<T>;
@@ -267,10 +285,10 @@ struct WeightLoader {
 #pragma unroll
     for (int i = 0; i < passes; ++i, to += rows_at_once * L::w_pitch, from += rows_at_once * s.w_row)
       cp_async_or_zeros(to, from, exists && i * rows_at_once < rows_left);
-    if (++tap == s.taps) tap = 0, ++chunk;
   }
   __device__ __forceinline__ void round(int slot) const {
     if constexpr (P == Product::tf32) {
+      if (idle()) return;
       unsigned char* at = share.in(tiles + slot * L::w_bytes);
 #pragma unroll
       for (int i = 0; i < passes; ++i, at += rows_at_once * L::w_pitch)
@@ -417,17 +435,16 @@ struct ShiftedSteps {
 /// The epilogue: stores the result, BM by BN floats in shared memory with L::out_stride from row to row, in rows of
 /// whole packs. All threads have written their sums to `result`, which needs a barrier: it is here.
 template <int BM, int BN, class L, class Output>
-__device__ __forceinline__ void store_result(const Shifted& s, const ItemRow& first, int first_column, float* result,
-                                             const Output& output, int thread) {
+__device__ __forceinline__ void store_result(const Shifted& s, const ResultTile& tile, const ItemRow& first,
+                                             float* result, const Output& output, int thread) {
   using T = typename L::T;
-  constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = L::threads / packs_per_row;
-  static_assert(L::threads % packs_per_row == 0);
+  constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = rows_of_packs(L::threads, packs_per_row);
   OutputRow* const out_rows = reinterpret_cast<OutputRow*>(reinterpret_cast<unsigned char*>(result) + L::out_bytes);
   for (int r = thread; r < BM; r += L::threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
   __syncthreads();
-  const int column = thread % packs_per_row * pack, n = first_column + column;
+  const int column = thread % packs_per_row * pack, n = tile.column * BN + column;
   auto column_state = output.column(n < s.columns ? n : 0);
-  if (n < s.columns) {
+  if (n < s.columns && (rows_at_once * packs_per_row == L::threads || thread < rows_at_once * packs_per_row)) {
     for (int r = thread / packs_per_row; r < BM; r += rows_at_once) {
       const OutputRow row = out_rows[r];
       if (n < row.begin || n >= row.end) continue;
@@ -440,17 +457,17 @@ __device__ __forceinline__ void store_result(const Shifted& s, const ItemRow& fi
       output.row(column_state, row.base + n, v);
     }
   }
-  output.template finish<BN, L::threads>(column_state, n, result);
+  output.template finish<BN, L::threads>(column_state, tile, result);
 }
 
 template <int BM, int BN, Product P, Major B, class Input, class Output>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
-    shifted_product_kernel(Shifted s, const typename EngineOf<P>::type::T* x, const typename EngineOf<P>::type::T* w,
-                           Input input, Output output) {
+    shifted_product_kernel(Shifted s, const Element<P>* x, const Element<P>* w, Input input, Output output) {
   using L = Layout<BM, BN, P, B>;
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
-  const int thread = static_cast<int>(threadIdx.x), first_column = static_cast<int>(blockIdx.y) * BN;
-  const ItemRow first(s, int64_t{blockIdx.x} * BM);
+  const int thread = static_cast<int>(threadIdx.x);
+  const ResultTile tile(ceil_div(s.columns, BN));
+  const ItemRow first(s, int64_t{tile.row} * BM);
   const BlockMemory<L> memory(s, shared);
   memory.fill(s, first, input, thread);
   __syncthreads();
@@ -460,57 +477,56 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     r += L::warp_row(thread / 32);
     return (r + static_cast<int>(ItemRow(first, s, r).item - first.item) * s.gap) * pitch;
   };
-  ShiftedSteps<BM, BN, P, B, Input> steps(s, memory, x, w, input, first_column, thread, row_offset);
+  ShiftedSteps<BM, BN, P, B, Input> steps(s, memory, x, w, input, tile.column * BN, thread, row_offset);
   run_pipeline(steps, steps.x.chunks * s.taps);
   finish_pipeline();
 
   float* const result = reinterpret_cast<float*>(memory.x);
   steps.sums.template save<Major::k, B>(result + steps.warp_row * L::out_stride + steps.warp_column, L::out_stride,
                                         steps.lane);
-  store_result<BM, BN, L>(s, first, first_column, result, output, thread);
+  store_result<BM, BN, L>(s, tile, first, result, output, thread);
 }
 
 // ---- launches
 
 template <int BM, int BN, Product P, Major B, class T, class Input, class Output>
-void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
+void launch_blocks(Context& ctx, const char* name, const Shifted& s, const T* x, const T* w, const Input& input,
                    const Output& output) {
   using L = Layout<BM, BN, P, B>;
   launch(ctx,
          {.name = name,
-          .grid = {blocks_for(s.items * s.virtual_rows, BM), blocks_for(s.columns, BN), 1},
+          .grid = {blocks_for(s.items * s.virtual_rows, BM) * blocks_for(s.columns, BN), 1, 1},
           .block = L::threads,
           .shared_bytes = L::shared_bytes(s)},
-         shifted_product_kernel<BM, BN, P, B, Input, Output>, s, a, w, input, output);
+         shifted_product_kernel<BM, BN, P, B, Input, Output>, s, x, w, input, output);
 }
 
 /// Launches the product.
 template <Product P, Major B, class T, class Input, class Output>
-void launch_product(Context& ctx, const char* name, const Shifted& s, const T* a, const T* w, const Input& input,
+void launch_product(Context& ctx, const char* name, const Shifted& s, const T* x, const T* w, const Input& input,
                     const Output& output) {
   const Blocking b = s.block;
-  if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, a, w, input, output);
-  if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, a, w, input, output);
-  if (b == Blocking{128, 64}) return launch_blocks<128, 64, P, B>(ctx, name, s, a, w, input, output);
-  if (b.columns == 64) return launch_blocks<256, 64, P, B>(ctx, name, s, a, w, input, output);
-  if (b.columns == 32) return launch_blocks<256, 32, P, B>(ctx, name, s, a, w, input, output);
-  if (b.rows == 256) return launch_blocks<256, 128, P, B>(ctx, name, s, a, w, input, output);
-  return launch_blocks<128, 128, P, B>(ctx, name, s, a, w, input, output);
+  if (b.rows == 64) return launch_blocks<64, 64, P, B>(ctx, name, s, x, w, input, output);
+  if (b.columns == 96) return launch_blocks<128, 96, P, B>(ctx, name, s, x, w, input, output);
+  if (b == Blocking{128, 64}) return launch_blocks<128, 64, P, B>(ctx, name, s, x, w, input, output);
+  if (b.columns == 64) return launch_blocks<256, 64, P, B>(ctx, name, s, x, w, input, output);
+  if (b.columns == 32) return launch_blocks<256, 32, P, B>(ctx, name, s, x, w, input, output);
+  if (b.rows == 256) return launch_blocks<256, 128, P, B>(ctx, name, s, x, w, input, output);
+  return launch_blocks<128, 128, P, B>(ctx, name, s, x, w, input, output);
 }
 
-/// The launches of plain conv1d. Each product has a file of its own, so that they compile in parallel.
+/// The launches of plain conv1d (conv1d_tile_plain.cuh). Each product has a file of its own, so that they compile in
+/// parallel.
 template <class T>
 struct Plain {
   Shifted s;
-  const T* a;
+  const T* x;
   const T* w;
   PlainOutput<T> output;
 };
-void forward_fma(Context&, const Plain<float>&);
-void forward_tf32(Context&, const Plain<float>&);
-void forward_bf16(Context&, const Plain<bf16>&);
-void input_gradient_fma(Context&, const Plain<float>&);
-void input_gradient_tf32(Context&, const Plain<float>&);
-void input_gradient_bf16(Context&, const Plain<bf16>&);
+template <Product P>
+void plain_forward(Context&, const Plain<Element<P>>&);
+template <Product P>
+void plain_input_gradient(Context&, const Plain<Element<P>>&);
 
 }  // namespace nacre::cuda::tile

@@ -1,13 +1,8 @@
-#include "conv/conv1d_tile.cuh"
+#include "conv/conv1d_tile_plain.cuh"
 
 namespace nacre::cuda::tile {
 
-void forward_bf16(Context& ctx, const Plain<bf16>& p) {
-  launch_product<Product::bf16, Major::k>(ctx, "conv1d_forward_bf16", p.s, p.a, p.w, PlainInput<bf16>{}, p.output);
-}
-void input_gradient_bf16(Context& ctx, const Plain<bf16>& p) {
-  launch_product<Product::bf16, Major::mn>(ctx, "conv1d_input_gradient_bf16", p.s, p.a, p.w, PlainInput<bf16>{},
-                                           p.output);
-}
+template void plain_forward<Product::bf16>(Context&, const Plain<bf16>&);
+template void plain_input_gradient<Product::bf16>(Context&, const Plain<bf16>&);
 
 }  // namespace nacre::cuda::tile

@@ -12,6 +12,7 @@
 //
 //   iteration i    locate rows of i + stages - 1 | wait for i | transform i, store it as a tile | barrier |
 //                  fetch i + stages - 1 | multiply i
+#include "conv/conv1d_bias_sums.cuh"
 #include "conv/conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
@@ -40,11 +41,11 @@ struct TapsLayout {
 };
 
 /// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see
-/// PlainInput in conv1d_tile.cuh.
+/// PlainInput in conv1d_tile.cuh. bias_to: as BiasSums::to, of dy.
 template <Product P, class Input>
 __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
-                        Input input, float* to) {
+                        Input input, float* to, float* bias_to) {
   using Engine = typename EngineOf<P>::type;
   using T = typename Engine::T;
   using L = TapsLayout<T>;
@@ -81,18 +82,18 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   // Byte offsets of the next iteration's rows of dy and x, or zeros_here. One thread per row computes them an iteration
   // ahead. The threads that copy the row's packs only add their column.
   int64_t* const table = reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes);  // [2][dy, x][taps_rows]
-  int64_t thread_item = begin / s.virtual_rows, thread_row = begin - thread_item * s.virtual_rows + thread,
-          thread_position = begin + thread;
+  int64_t thread_item = begin / s.virtual_rows, thread_row = begin - thread_item * s.virtual_rows + thread;
   const int64_t first_item = thread_item, first_row = thread_row - thread;
-  const auto locate = [&](int slot) {
+  const auto locate = [&](int iteration) {
     if (thread >= taps_rows) return;
     while (thread_row >= s.virtual_rows) thread_row -= s.virtual_rows, ++thread_item;
-    int64_t* const to = table + slot * 2 * taps_rows + thread;
+    int64_t* const to = table + iteration % 2 * 2 * taps_rows + thread;
     const int64_t x_row = x_sample(thread_item, thread_row, halo), size = sizeof(T);
-    to[0] = thread_position < end && thread_row < s.length ? (thread_item * s.length + thread_row) * s.out * size
-                                                           : zeros_here;
+    to[0] = int64_t{iteration} * taps_rows + thread < end - begin && thread_row < s.length
+                ? (thread_item * s.length + thread_row) * s.out * size
+                : zeros_here;
     to[taps_rows] = x_row >= 0 ? x_row * s.in * size : zeros_here;
-    thread_position += taps_rows, thread_row += taps_rows;
+    thread_row += taps_rows;
   };
   const int dy_pack = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
             x_row = thread / x_packs, x_at_once = threads / x_packs;
@@ -148,15 +149,21 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   }
   __syncthreads();
 
+  ColumnSums<T> bias_sums(bias_to != nullptr, blockIdx.x);
   Engine sums;
   sums.clear();
   int next_slot = 0, slot = 0, tile_index = 0;
   const int iterations = static_cast<int>((end - begin + taps_rows - 1) / taps_rows);
   for (int iteration = 1 - L::stages; iteration < iterations; ++iteration) {  // the first iterations only fetch
     const int next = iteration + L::stages - 1;
-    if (next < iterations) locate(next % 2);
+    if (next < iterations) locate(next);
     if (iteration >= 0) {
       cp_async_wait<L::stages - 2>();
+      if (bias_sums.has_turn(gridDim.x)) {
+        const unsigned char* at = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_pack * 16;
+#pragma unroll 1
+        for (int r = dy_row; r < taps_rows; r += dy_at_once, at += dy_at_once * L::dy_pitch) bias_sums.add(at);
+      }
       transform_and_store(slot, tile_index);
     }
     __syncthreads();  // publishes this iteration's tiles and the table, and frees the previous tiles
@@ -178,6 +185,12 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
 
   cp_async_wait<0>();
   __syncthreads();
+  if (bias_to != nullptr) {
+    float* const part = bias_to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
+    bias_sums.template finish<taps_outputs>(reinterpret_cast<float*>(shared), threads, [&](int c, float sum) {
+      if (first_out + c < s.out) part[c] = sum;
+    });
+  }
   float* const result = reinterpret_cast<float*>(shared + tap * L::out_bytes);
   sums.template save<Major::mn, Major::mn>(result, L::out_stride, lane);
   __syncwarp();
@@ -197,17 +210,17 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
   }
 }
 
-/// Launches the product. `to` as for the kernel.
+/// Launches the product. `to` and `bias_to` as for the kernel.
 template <Product P, class T, class Input>
 void launch_taps_product(Context& ctx, const char* name, const Taps& s, const T* dy, const T* x, const Input& input,
-                         float* to) {
+                         float* to, float* bias_to) {
   using L = TapsLayout<T>;
   launch(ctx,
          {.name = name,
           .grid = {blocks_for(s.in, taps_channels), blocks_for(s.out, taps_outputs), static_cast<unsigned>(s.parts)},
           .block = static_cast<unsigned>(L::threads(s)),
           .shared_bytes = L::shared_bytes(s)},
-         taps_product_kernel<P, Input>, s, dy, x, input, to);
+         taps_product_kernel<P, Input>, s, dy, x, input, to, bias_to);
 }
 
 }  // namespace nacre::cuda::tile

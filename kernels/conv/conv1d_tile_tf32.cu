@@ -1,13 +1,8 @@
-#include "conv/conv1d_tile.cuh"
+#include "conv/conv1d_tile_plain.cuh"
 
 namespace nacre::cuda::tile {
 
-void forward_tf32(Context& ctx, const Plain<float>& p) {
-  launch_product<Product::tf32, Major::k>(ctx, "conv1d_forward_tf32", p.s, p.a, p.w, PlainInput<float>{}, p.output);
-}
-void input_gradient_tf32(Context& ctx, const Plain<float>& p) {
-  launch_product<Product::tf32, Major::mn>(ctx, "conv1d_input_gradient_tf32", p.s, p.a, p.w, PlainInput<float>{},
-                                           p.output);
-}
+template void plain_forward<Product::tf32>(Context&, const Plain<float>&);
+template void plain_input_gradient<Product::tf32>(Context&, const Plain<float>&);
 
 }  // namespace nacre::cuda::tile

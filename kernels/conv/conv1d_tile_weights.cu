@@ -7,25 +7,41 @@
 // thousand bf16 operations. All others, pointwise and strided, run conv1d_tile_weights.cuh: 12 to 23 bytes.
 namespace nacre::cuda::tile {
 
+void add_weight_parts(Context& ctx, const conv::WeightGradientChoice& choice, const float* scratch, View<float> dweight,
+                      bool add_dweight, View<float> dbias, bool later) {
+  if (choice.parts > 1) add_parts(ctx, scratch, choice.parts, dweight.elements(), dweight.data, add_dweight, later);
+  if (dbias) add_parts(ctx, scratch + choice.bias_at, choice.bias_parts, dbias.elements(), dbias.data, true, later);
+}
+
 template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const conv::WeightGradientChoice& choice) {
   const PlainInput<T> input;
   float* const to = choice.parts > 1 ? a.scratch.data : a.dweight.data;
+  const bool sums_x = a.dbias_of_x && !a.dbias && choice.bias_of_x_parts > 0;
+  BiasSums bias;
+  if (a.dbias) bias.to = a.scratch.data + choice.bias_at;
+  if (sums_x) bias = {a.scratch.data + choice.bias_of_x_at, true};
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
       constexpr ProductNames names{"conv1d_weight_gradient_taps_fma", "conv1d_weight_gradient_taps_tf32",
                                    "conv1d_weight_gradient_taps_bf16"};
       Taps s = choice.taps;
       s.add = a.add_dweight;
-      launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias.to);
     } else {
       constexpr ProductNames names{"conv1d_weight_gradient_fma", "conv1d_weight_gradient_tf32",
                                    "conv1d_weight_gradient_bf16"};
       Windows s = choice.windows;
       s.add = a.add_dweight;
-      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to);
+      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to, bias);
     }
   });
+  const bool later = static_cast<bool>(a.parts);
+  add_weight_parts(ctx, choice, a.scratch.data, a.dweight, a.add_dweight, a.dbias, later);
+  if (sums_x)
+    add_parts(ctx, bias.to, choice.bias_of_x_parts, a.x.shape.channels, a.dbias_of_x.data, true, later);
+  else if (a.dbias_of_x)
+    add_column_sums(ctx, a.x, a.dbias_of_x.data, a.scratch.data + choice.bias_of_x_at, later);
 }
 template void weight_gradient<float>(Context&, const Conv1dWeightGradient<float>&, const conv::WeightGradientChoice&);
 template void weight_gradient<bf16>(Context&, const Conv1dWeightGradient<bf16>&, const conv::WeightGradientChoice&);

@@ -3,6 +3,7 @@
 // row r of y was computed from. Rows are the reduced dimension and both operands are MN-major, so tiles are copied
 // without a transpose. A block computes BM outputs by BN weights over one part of the rows. The number of parts is
 // fixed by shape and device. Each part leaves its partial sums, which are added in order.
+#include "conv/conv1d_bias_sums.cuh"
 #include "conv/conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {
@@ -22,11 +23,12 @@ struct WeightLayout {
 };
 
 /// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][weights]. For Input see
-/// PlainInput in conv1d_tile.cuh; it is called with channels of x.
+/// PlainInput in conv1d_tile.cuh; it is called with channels of x. bias.of_x: not with an active input. The samples of x
+/// are then those of the taps [left, left + stride), which hold each of them exactly once (Windows::sums_x).
 template <int BM, int BN, Product P, class Input>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
-                          Input input, float* to) {
+                          Input input, float* to, BiasSums bias) {
   constexpr int WN = warp_columns(P, BM, BN);
   using Engine = typename EngineOf<P, WN>::type;
   using T = typename Engine::T;
@@ -96,6 +98,24 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     }
   };
 
+  // Sums for the bias of dy's columns, or of those columns of x that hold each sample once.
+  const bool of_x = !Input::active && bias.of_x;
+  const int64_t first_once = s.left * s.in, end_once = first_once + s.step;
+  ColumnSums<T> bias_sums(bias.to != nullptr && (!of_x || (first_weight < end_once && first_weight + BN > first_once)),
+                          of_x ? blockIdx.y : blockIdx.x);
+  const auto add_to_bias = [&](int slot) {
+    if (!bias_sums.has_turn(of_x ? gridDim.y : gridDim.x)) return;
+    if (of_x) {
+      const unsigned char* at = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+#pragma unroll 4
+      for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) bias_sums.add(at);
+    } else {
+      const unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+#pragma unroll 4
+      for (int i = 0; i < depth / a_at_once; ++i, at += a_at_once * L::a_pitch) bias_sums.add(at);
+    }
+  };
+
   Engine sums;
   sums.clear();
   int slot = 1;  // of this iteration; the slot before it is free
@@ -103,6 +123,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first iterations only fetch
     if (row >= 0) {
       cp_async_wait<stages - 2>();
+      add_to_bias(slot);
       transform(slot);
       __syncthreads();
     }
@@ -120,6 +141,18 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   cp_async_wait<0>();
   __syncthreads();
   float* const result = reinterpret_cast<float*>(shared);
+  if (bias.to != nullptr && of_x) {
+    float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * s.step;
+    bias_sums.template finish<BN>(result, threads, [&](int c, float sum) {
+      const int64_t w = first_weight + c;
+      if (w >= first_once && w < end_once) part[w - first_once] = sum;
+    });
+  } else if (bias.to != nullptr) {
+    float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
+    bias_sums.template finish<BM>(result, threads, [&](int c, float sum) {
+      if (first_out + c < s.out) part[c] = sum;
+    });
+  }
   sums.template save<Major::mn, Major::mn>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
   __syncthreads();
   constexpr int out_packs = BN / 4, out_at_once = threads / out_packs;
@@ -141,24 +174,24 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
 
 template <int BM, int BN, Product P, class T, class Input>
 void launch_weight_blocks(Context& ctx, const char* name, const Windows& s, const T* dy, const T* x, const Input& input,
-                          float* to) {
+                          float* to, const BiasSums& bias) {
   using L = WeightLayout<BM, BN, P>;
   launch(ctx,
          {.name = name,
           .grid = {blocks_for(s.weights, BN), blocks_for(s.out, BM), static_cast<unsigned>(s.parts)},
           .block = L::threads,
           .shared_bytes = L::shared_bytes},
-         weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to);
+         weight_product_kernel<BM, BN, P, Input>, s, dy, x, input, to, bias);
 }
-/// Launches the product in blocks of this size; s.parts must be set. `to` as for the kernel.
+/// Launches the product in blocks of this size; s.parts must be set. `to` and `bias` as for the kernel.
 template <Product P, class T, class Input>
 void launch_weight_product(Context& ctx, const char* name, const Windows& s, Blocking b, const T* dy, const T* x,
-                           const Input& input, float* to) {
-  if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to);
-  if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to);
-  if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to);
-  if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to);
-  return launch_weight_blocks<64, 64, P>(ctx, name, s, dy, x, input, to);
+                           const Input& input, float* to, const BiasSums& bias) {
+  if (b.rows == 256) return launch_weight_blocks<256, 128, P>(ctx, name, s, dy, x, input, to, bias);
+  if (b.rows == 128 && b.columns == 128) return launch_weight_blocks<128, 128, P>(ctx, name, s, dy, x, input, to, bias);
+  if (b.rows == 128) return launch_weight_blocks<128, 64, P>(ctx, name, s, dy, x, input, to, bias);
+  if (b.columns == 128) return launch_weight_blocks<64, 128, P>(ctx, name, s, dy, x, input, to, bias);
+  return launch_weight_blocks<64, 64, P>(ctx, name, s, dy, x, input, to, bias);
 }
 
 }  // namespace nacre::cuda::tile

@@ -25,7 +25,7 @@ struct SlopeOutput {
   T* dx;  ///< may be null
   const T* x;
   const float *alpha, *beta;
-  float* partial;  ///< [row blocks][samples per row][2][channels]; may be null
+  float* partial;  ///< [rows of tiles][samples per row][2][channels]; may be null
   int channels = 0, columns = 0;
   bool log_scale = false, add_dx = false;
   struct Column {
@@ -61,13 +61,14 @@ struct SlopeOutput {
     if (dx != nullptr) store_pack(dx + at, g);
   }
   template <int BN, int threads>
-  __device__ __forceinline__ void finish(const Column& c, int, float* shared) const {
+  __device__ __forceinline__ void finish(const Column& c, const ResultTile& tile, float* shared) const {
     if (partial == nullptr) return;
-    constexpr int packs_per_row = BN / pack, lanes = threads / packs_per_row, sums = 2 * BN;
+    constexpr int packs_per_row = BN / pack, lanes = rows_of_packs(threads, packs_per_row), sums = 2 * BN;
     static_assert(lanes * sums <= 64 * threads);
     const int thread = static_cast<int>(threadIdx.x), lane = thread / packs_per_row,
               column = thread % packs_per_row * pack;
     __syncthreads();
+    if (lanes * packs_per_row == threads || lane < lanes) {
 #pragma unroll
     for (int i = 0; i < pack; i += 4) {
       *reinterpret_cast<float4*>(shared + lane * sums + column + i) =
@@ -75,14 +76,15 @@ struct SlopeOutput {
       *reinterpret_cast<float4*>(shared + lane * sums + BN + column + i) =
           make_float4(c.sum_b[i], c.sum_b[i + 1], c.sum_b[i + 2], c.sum_b[i + 3]);
     }
+    }
     __syncthreads();
     for (int item = thread; item < sums; item += threads) {
-      const int n = static_cast<int>(blockIdx.y) * BN + item % BN;
+      const int n = tile.column * BN + item % BN;
       if (n >= columns) continue;
       double total = 0;
       for (int l = 0; l < lanes; ++l) total += static_cast<double>(shared[l * sums + item]);
       const int sample = n / channels, channel = n - sample * channels;
-      partial[((int64_t{blockIdx.x} * (columns / channels) + sample) * 2 + item / BN) * channels + channel] =
+      partial[((int64_t{tile.row} * (columns / channels) + sample) * 2 + item / BN) * channels + channel] =
           static_cast<float>(total);
     }
   }

@@ -19,28 +19,27 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   const bool later = static_cast<bool>(a.parts);
   float* const partial = later ? a.parts.data : a.scratch.data;
   float* const to = choice.parts > 1 ? partial : a.dweight.data;
+  const BiasSums bias{a.dbias ? partial + choice.bias_at : nullptr};
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
       constexpr ProductNames names{"snake_conv1d_weight_gradient_taps_fma", "snake_conv1d_weight_gradient_taps_tf32",
                                    "snake_conv1d_weight_gradient_taps_bf16"};
       Taps s = choice.taps;
       s.add = a.add_dweight;
-      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias.to);
     }
     constexpr ProductNames names{"snake_conv1d_weight_gradient_fma", "snake_conv1d_weight_gradient_tf32",
                                  "snake_conv1d_weight_gradient_bf16"};
     Windows s = choice.windows;
     s.add = a.add_dweight;
     if constexpr (P != Product::fma)
-      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to);
+      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to, bias);
     else if (choice.block.rows == 128)  // float products have two sizes of blocks only (snake_weight_blocking)
-      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
     else
-      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to);
+      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
   });
-  if (choice.parts > 1)
-    add_parts(ctx, partial, choice.parts, a.dweight.elements(), a.dweight.data, a.add_dweight, later);
-  if (a.dbias) add_column_sums(ctx, a.dy, a.dbias.data, partial + choice.bias_at, later);
+  add_weight_parts(ctx, choice, partial, a.dweight, a.add_dweight, a.dbias, later);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "quantizer/rvq_algebra.h"
 #include "quantizer/rvq_beam.h"
 #include "quantizer/vq_search.h"
 #include "runtime/sums.h"
@@ -11,11 +12,12 @@ namespace cuda {
 void rvq_forward(Context&, const RvqForward&);
 void rvq_backward(Context&, const RvqBackward&);
 void rvq_decode(Context&, const RvqDecode&);
-Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam);
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam, bool products);
 Shape rvq_backward_scratch(Shape z, Shape codebooks, bool factorised);
 }  // namespace cuda
 
 using namespace vq_search;
+using rvq_algebra::transpose_out;
 
 namespace {
 
@@ -45,6 +47,9 @@ Sizes check(const char* op, Shape z, View<const float> codebooks, const RvqProje
   expect_shape(op, "projections.out_weight", p.out_weight, {n.stages, n.latent, 1, n.dim});
   expect_shape(op, "projections.out_bias", p.out_bias, {n.stages, 1, 1, n.latent});
   return n;
+}
+rvq_algebra::Sizes small(const Sizes& n) {
+  return {.rows = n.rows, .stages = n.stages, .codes = n.codes, .dim = n.dim, .latent = n.latent};
 }
 
 // ---- loops over one row
@@ -129,14 +134,6 @@ void add_outer(float* w, const float* s, const float* x, int64_t dim, int64_t n)
   for (int64_t j = 0; j < dim; ++j) add_rows_4(w + j * n, s + j * group, x, n);
 }
 
-// out_weight [stages][latent][dim] to [stages][dim][latent], so that every loop runs along the latent.
-void transpose_out(const Context& ctx, const float* w, int64_t stages, int64_t latent, int64_t dim, float* to) {
-  parallel_ranges(ctx, stages * latent, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t d = 0; d < dim; ++d) to[(i / latent * dim + d) * latent + i % latent] = w[i * dim + d];
-  });
-}
-
 // q[r] = W_out E[code of row r] + b_out, with the chosen codebook rows in `codes` as [dim][group].
 void project_out(const float* codes, const float* transposed, const float* bias, const Sizes& n, float* q) {
   for (int64_t r = 0; r < group; ++r) std::copy(bias, bias + n.latent, q + r * n.latent);
@@ -196,14 +193,31 @@ void check_beam(const RvqForward& a, const Sizes& n) {
     throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
                                    ", expected less than 2^31");
 }
+void check_products(View<const float> products, const Sizes& n) {
+  if (!n.factorised) [[unlikely]]
+    throw_usage("rvq_forward", "projections.products is given, expected none without projections");
+  const Shape p = products.shape, least = rvq_products_shape(n.stages, n.dim);
+  const bool more = p.channels > least.channels && p.channels % n.dim == 0 && p.time == p.channels + 1;
+  if (!more) expect_shape("rvq_forward", "projections.products", products, least);
+}
+
+void add_losses(const RvqForward& a, const Sizes& n, const RowMask& mask, const float* row_losses) {
+  // In the order of rows, so that the sum does not depend on parts and threads.
+  double sum = 0;
+  for (int64_t r = 0; r < n.rows; ++r) sum += static_cast<double>(row_losses[r]);
+  const int64_t elements = mask.loss_elements(a.z.shape.batch, n.dim);
+  // The two losses have the same value; only their gradients differ.
+  a.losses[0] = a.losses[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
+}
 
 }  // namespace
 
-Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam) {
+Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam, bool products) {
   check_beam_range(beam);
   if constexpr (with_cuda)
-    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam);
+    if (on_cuda(ctx)) return cuda::rvq_forward_scratch(ctx, z, codebooks, factorised, beam, products);
   const Sizes n = sizes_of(z, codebooks, factorised);
+  if (products) return {.channels = n.rows + rvq_algebra::forward_size(small(n))};
   // Packed codebooks and the search's buffer, or the buffer of a search in place; one loss per row, the residual; then,
   // with a beam, its storage; with projections, e, e in groups, q and the transposed out_weight.
   const int64_t rows = round_up(n.rows, tile);
@@ -219,16 +233,26 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   const Shape z = a.z.shape;
   expect_shape("rvq_forward", "z", a.z, {z.batch, z.time, 1, z.channels});
   const Sizes n = check("rvq_forward", z, a.codebooks, a.projections);
-  expect_shape("rvq_forward", "y", a.y, z);
+  const View<const float> products = a.projections.products;
+  if (products) check_products(products, n);
+  if (a.y || !products) expect_shape("rvq_forward", "y", a.y, z);
   expect_shape("rvq_forward", "codes", a.codes, {z.batch, z.time, 1, n.stages});
   expect_elements_or_empty("rvq_forward", "stages", a.stages, z.batch);
   expect_elements_or_empty("rvq_forward", "frames", a.frames, z.batch);
   expect_shape_or_empty("rvq_forward", "quantised", a.quantised, {n.stages, n.rows, 1, n.dim});
   expect_elements_or_empty("rvq_forward", "losses", a.losses, 2);
   check_beam(a, n);
-  expect_scratch("rvq_forward", a.scratch, rvq_forward_scratch(ctx, z, a.codebooks.shape, n.factorised, a.beam));
+  expect_scratch("rvq_forward", a.scratch,
+                 rvq_forward_scratch(ctx, z, a.codebooks.shape, n.factorised, a.beam, static_cast<bool>(products)));
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_forward(ctx, a);
+  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
+  if (products) {
+    float* const losses = a.losses ? a.scratch.data : nullptr;
+    rvq_algebra::forward(ctx, a, small(n), mask, a.scratch.data + n.rows, losses);
+    if (a.losses) add_losses(a, n, mask, losses);
+    return;
+  }
 
   // Work space, in this order: packed codebooks, search buffer, row losses, residual; then, with projections, e
   // (`projected`), e in groups, q (`product`) and the transposed out_weight. Every array has `padded` rows, so a row
@@ -247,7 +271,6 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
   if (!few) pack_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, packed);
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
-  const RowMask mask{.frames = a.frames, .stages = a.stages, .time = z.time, .mean_of = a.mean ? n.stages : 0};
   const rvq_beam::Sizes beam = beam_sizes(n, a.beam);
   // A beam first finds the codes of all stages; quantise() below then computes y, losses and e from given codes.
   const auto search_beam = [&](int64_t first, int64_t count, float* slot) {
@@ -312,13 +335,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
       search_beam(r, std::min(rvq_beam::max_rows, last - r), slots + part * rvq_beam::slot_size(beam, few));
     for (int64_t r = begin; r < last; r += max_rows) quantise(r, std::min(max_rows, last - r));
   });
-  if (!a.losses) return;
-  // In the order of rows, so that the sum does not depend on parts and threads.
-  double sum = 0;
-  for (int64_t r = 0; r < n.rows; ++r) sum += static_cast<double>(row_losses[r]);
-  const int64_t elements = mask.loss_elements(z.batch, n.dim);
-  // The two losses have the same value; only their gradients differ.
-  a.losses[0] = a.losses[1] = elements > 0 ? static_cast<float>(sum / static_cast<double>(elements)) : 0.0f;
+  if (a.losses) add_losses(a, n, mask, row_losses);
 }
 
 // ---- backward
@@ -530,8 +547,7 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
 
 Shape rvq_decode_scratch(Context& ctx, Shape codes, Shape y, Shape codebooks, bool factorised) {
   if (!factorised || on_cuda(ctx)) return {.channels = 0};
-  return {.channels = codebooks.batch * codebooks.channels * y.channels +
-                      round_up(codes.rows(), group) * (y.channels + codebooks.channels)};
+  return {.channels = codebooks.batch * codebooks.channels * (y.channels + codes.rows())};
 }
 
 void rvq_decode(Context& ctx, const RvqDecode& a) {
@@ -546,35 +562,29 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_decode(ctx, a);
 
-  float* transposed = a.scratch.data;
-  float* product = transposed + n.stages * n.dim * n.latent;
+  float* const transposed = a.scratch.data;
+  float* const chosen = transposed + n.stages * n.dim * n.latent;
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);
-  float* grouped = product + round_up(n.rows, group) * n.latent;
+  rvq_algebra::Sizes used = small(n);
+  used.stages = stages;
+  const auto code_of = [&](int64_t row, int64_t i) {
+    return a.codebooks.data + (i * n.codes + clamp_code(a.codes[row * stages + i], n.codes)) * n.dim;
+  };
   // y = the sum of q over the stages in order, the same additions as in rvq_forward.
-  Sizes chosen = n;
-  chosen.stages = stages;  // the stride of a.codes
-  parallel_ranges(ctx, round_up(n.rows, group) / group, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin * group; first < end * group; first += group)
+  parallel_ranges(ctx, n.rows, 4 * group, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
       for (int64_t i = 0; i < stages; ++i) {
-        const int64_t count = std::min(group, n.rows - first);
-        const float* codebook = a.codebooks.data + i * n.codes * n.dim;
-        float* q = product + first * n.latent;
-        if (n.factorised) {
-          float* grouped_values = grouped + first * n.dim;
-          gather_codes(codebook, a.codes.data + first * stages + i, count, chosen, grouped_values);
-          project_out(grouped_values, transposed + i * n.dim * n.latent, a.projections.out_bias.data + i * n.latent, n,
-                      q);
-        }
-        for (int64_t r = 0; r < count; ++r) {
-          const int32_t code = a.codes[(first + r) * stages + i];
-          const float* from = n.factorised ? q + r * n.latent : codebook + clamp_code(code, n.codes) * n.dim;
-          float* to = a.y.data + (first + r) * n.latent;
-          if (i == 0)
-            std::copy(from, from + n.latent, to);
-          else
-            add_to(to, from, n.latent);
-        }
+        float* const sum = a.y.data + row * n.latent;
+        if (n.factorised)
+          std::copy_n(code_of(row, i), n.dim, chosen + row * used.all() + i * n.dim);
+        else if (i == 0)
+          std::copy_n(code_of(row, i), n.latent, sum);
+        else
+          add_to(sum, code_of(row, i), n.latent);
       }
+    if (n.factorised)
+      rvq_algebra::sum_codes(chosen + begin * used.all(), end - begin, nullptr, transposed, a.projections.out_bias.data,
+                             used, a.y.data + begin * n.latent);
   });
 }
 

@@ -173,6 +173,23 @@ Weight& Parameters::weight_of(Parameter& v, Parameter* g) {
   return weights_.back();
 }
 
+const Derived& Parameters::derive(std::string name, Shape shape, std::function<void(Context&, View<float>)> compute) {
+  for (const Derived& d : derived_) {
+    if (d.name != name) continue;
+    if (d.shape != shape)
+      throw Error(ErrorKind::usage,
+                  "derived " + name + ": registered as " + str(d.shape) + ", now asked for as " + str(shape));
+    return d;
+  }
+  if (allocated_) throw Error(ErrorKind::usage, "derived " + name + ": added after allocate()");
+  derived_.push_back({std::move(name), shape, {}, std::move(compute)});
+  return derived_.back();
+}
+
+void Parameters::compute_derived(Context& ctx) const {
+  for (const Derived& d : derived_) d.compute(ctx, d.value);
+}
+
 void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   if (allocated_) throw Error(ErrorKind::usage, "parameters: allocated twice");
   // Order: directions, gains, other parameters. The weight norm and the optimizer then see one flat block each.
@@ -239,6 +256,14 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   const auto rows = view_of<WeightRow>(rows_memory_, static_cast<int64_t>(rows_host_.size()));
   ctx.write<WeightRow>(rows_host_, rows);
   rows_ = rows;
+  int64_t derived = 0;
+  for (const Derived& d : derived_) derived += padded(d.shape.elements());
+  derived_memory_ = Memory(ctx, floats(derived));
+  float* at_derived = view_of<float>(derived_memory_, derived).data;
+  for (Derived& d : derived_) {
+    d.value = View<float>(at_derived, d.shape);
+    at_derived += padded(d.shape.elements());
+  }
   allocated_ = true;
   with_gradients_ = with_gradients;
 }
@@ -264,11 +289,11 @@ void Parameters::initialise(Context& ctx, uint64_t seed) {
 }
 
 void Parameters::refresh(Context& ctx) {
-  if (rows_.elements() == 0) return;
-  if (weights32_)
+  if (rows_.elements() > 0 && weights32_)
     weight_norm_forward(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights32_});
-  else
+  else if (rows_.elements() > 0)
     weight_norm_forward<bf16>(ctx, {.v = directions_, .g = gains_, .rows = rows_, .w = weights16_});
+  compute_derived(ctx);
 }
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
@@ -310,6 +335,7 @@ void Parameters::update(Context& ctx, const AdamW& a) {
     run(weights16_);
   else
     run(weights32_);
+  compute_derived(ctx);
 }
 
 void Parameters::assign(Context& ctx, const Parameters& other, View<const float> values) {

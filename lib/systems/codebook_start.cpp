@@ -1,7 +1,6 @@
 // Initialises codebooks from data. Each stage runs k-means on the residual that the nearest codes of the earlier stages
 // leave.
 #include <algorithm>
-#include <optional>
 
 #include "nacre/ops/conv1d.h"
 #include "nacre/ops/vq.h"
@@ -79,14 +78,8 @@ void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float
   const Block<float> residual(ctx, whole), chosen(ctx, whole), projected(ctx, low), rows_chosen(ctx, low),
       scratch(ctx, {.channels = most});
   const Block<int32_t> codes(ctx, {.time = rows});
-  Projections projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias};
-  std::optional<Block<float>> in_copy, out_copy;
-  if (projections.need_copies()) {
-    projections.in_copy = in_copy.emplace(ctx, own.in_weight->shape);
-    projections.out_copy = out_copy.emplace(ctx, own.out_weight->shape);
-  }
-  projections.refresh(ctx);
-  const RvqProjections weights = projections.views();
+  const RvqProjections weights =
+      Projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias, own.derived}.views();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
   for (int64_t stage = 0; stage < own.stages; ++stage) {

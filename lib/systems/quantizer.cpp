@@ -30,6 +30,9 @@ Quantizer::Cascade Quantizer::cascade(Parameters& p, const std::string& at, int6
     c.in_bias = &p.add_stack(stage_names(at, n, ".in_proj.bias"), {d}, {.batch = n, .channels = d}, {Init::zero});
     c.out_bias =
         &p.add_stack(stage_names(at, n, ".out_proj.bias"), {latent}, {.batch = n, .channels = latent}, {Init::zero});
+    const Projections projections{c.in_weight, c.out_weight, c.in_bias, c.out_bias};
+    c.derived = &p.derive(at + "projections", Projections::derived_shape(n, d, latent),
+                          [projections](Context& ctx, View<float> to) { projections.refresh(ctx, to); });
   } else {
     // Initial rows until start() replaces them by data: distinct, of the scale of an untrained encoder's outputs, with
     // a count of one.
@@ -72,15 +75,6 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised) {
                          .bytes = 2 * values + 2 * kept + 3 * book + 24 * projections + (factorised ? 2 * values : 0)}};
 }
 
-/// Allocates float copies of projections that are stored in bf16. The copies live as long as the plan.
-Projections planned(Plan& p, Projections projections) {
-  if (projections.need_copies()) {
-    projections.in_copy = p.persistent<float>(projections.in_weight->shape);
-    projections.out_copy = p.persistent<float>(projections.out_weight->shape);
-  }
-  return projections;
-}
-
 /// Clears a gradient that this step should overwrite, because rvq_backward can only add.
 View<float> cleared(Context& c, const WeightGrad& g) {
   if (g.grad && !g.add) c.zero(g.grad);
@@ -97,7 +91,8 @@ RvqProjections first(const RvqProjections& p, int64_t stages) {
   return {.in_weight = first(p.in_weight, stages),
           .in_bias = first(p.in_bias, stages),
           .out_weight = first(p.out_weight, stages),
-          .out_bias = first(p.out_bias, stages)};
+          .out_bias = first(p.out_bias, stages),
+          .products = p.products};
 }
 
 }  // namespace
@@ -121,11 +116,12 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
   Quantized q{.flow = out.flow,
               .late = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};
-  const Projections projections = planned(p, {own.in_weight, own.out_weight, own.in_bias, own.out_bias});
+  const Projections projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias, own.derived};
   // Training uses the nearest codes. The codebooks' averages assume them: with a beam, a stage's code is no longer the
   // mean of the stage's inputs, because later stages compensate for it.
   const int64_t beam = p.training() ? 1 : use.beam > 0 ? use.beam : config_.beam;
-  const View<float> scratch = s.scratch(rvq_forward_scratch(context, shape, books, factorised(), beam), Until::forward);
+  const View<float> scratch =
+      s.scratch(rvq_forward_scratch(context, shape, books, factorised(), beam, factorised()), Until::forward);
   const View<float> quantised =
       s.saved<float>({.batch = stages, .time = shape.batch * shape.time, .channels = config_.code_dim()});
   if (p.training()) {
@@ -133,14 +129,14 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
     q.stages = given != nullptr ? given->stages : p.persistent<int32_t>({.channels = shape.batch});
     q.frames = given != nullptr ? given->frames : p.persistent<int32_t>({.channels = shape.batch});
   }
+  const bool codes_only = use.codes_only && factorised() && !p.training();
   s.forward([=, codebooks = own.codebooks, metric = config_.metric](Context& c) {
-    projections.refresh(c);
     rvq_forward(c, {.z = in.value,
                     .codebooks = first(codebooks->value, stages),
                     .projections = first(projections.views(), stages),
                     .stages = q.stages,
                     .frames = q.frames,
-                    .y = out.value,
+                    .y = codes_only ? View<float>{} : out.value,
                     .codes = q.codes,
                     .quantised = quantised,
                     .losses = q.losses,
@@ -217,11 +213,10 @@ Flow Quantizer::plan_decode_cascade(Plan& p, const std::string& name, const Casc
   const View<const int32_t> used(whole ? codes.data : own_columns.data, rows);
   const Shape y{.batch = rows.batch, .time = rows.time, .channels = config_.latent()};
   const auto out = s.makes<float>(y);
-  const Projections projections = planned(p, {own.in_weight, own.out_weight, own.in_bias, own.out_bias});
+  const Projections projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias, own.derived};
   const View<float> scratch =
       s.scratch(rvq_decode_scratch(p.context(), rows, y, own.codebooks->shape, factorised()), Until::forward);
   s.forward([=, codebooks = own.codebooks](Context& c) {
-    projections.refresh(c);
     if (!whole) copy_columns(c, {.x = codes, .y = own_columns, .from = first, .columns = columns});
     rvq_decode(c, {.codes = used,
                    .codebooks = codebooks->value,

@@ -74,7 +74,7 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
   }
   // A beam searches the short cascade alone: only there is the error that it makes smaller that of the latent.
   QuantizerUse greedy = use, other_codes = use;
-  greedy.beam = 1;
+  greedy.beam = 1, greedy.codes_only = false;  // the short cascade takes what the long one leaves
   other_codes.seed = use.seed ^ 0x9E3779B97F4A7C15ull;
   const Quantized long_term = plan_cascade(p, "quantizer.long", long_, plan_reduced(p, z), of_long, greedy, &at_long);
   q.late = long_term.flow;

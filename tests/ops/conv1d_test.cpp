@@ -213,6 +213,11 @@ int64_t launches(Context& ctx, const std::string& name) {
   return 0;
 }
 
+/// How often a kernel read a tensor only to sum its columns. 0 without CUDA.
+int64_t column_sums(Context& ctx) {
+  return launches(ctx, "conv1d_column_sums") + launches(ctx, "conv1d_column_sums_packs");
+}
+
 /// All three directions on small integers, which are exact in float in any order of summation. The results must be
 /// equal for any number of threads. `product`, if given, is the kind of tile that must run on CUDA in every direction.
 template <class T>
@@ -239,6 +244,7 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
   auto &dx_add = c.integers<T>("dx added to", xs, -3, 3), &dx_both = c.integers<T>("dx with bias added to", xs, -3, 3);
   auto &dw = c.integers("dweight", ws, -3, 3), &db = c.integers("dbias", {.channels = s.out}, -3, 3),
        &db_x = c.integers("dbias_of_x", {.channels = s.in}, -3, 3), &dw_only = c.output("dweight =", ws);
+  auto& db_x_alone = c.integers("dbias_of_x without dbias", {.channels = s.in}, -3, 3);
   const AllocationCounter allocations;
   conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .y = y, .scratch = forward, .geometry = s.g});
   conv1d_forward<T>(c.ctx, {.x = x, .weight = w, .bias = bias, .y = y_bias, .scratch = forward, .geometry = s.g});
@@ -258,12 +264,22 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
       c.ctx, {.x = x, .dy = dy, .dweight = dw, .dbias = db, .dbias_of_x = db_x, .scratch = weight, .geometry = s.g});
   conv1d_weight_gradient<T>(
       c.ctx, {.x = x, .dy = dy, .dweight = dw_only, .scratch = weight, .geometry = s.g, .add_dweight = false});
+  conv1d_weight_gradient<T>(c.ctx, {.x = x,
+                                    .dy = dy,
+                                    .dweight = dw_only,
+                                    .dbias_of_x = db_x_alone,
+                                    .scratch = weight,
+                                    .geometry = s.g,
+                                    .add_dweight = false});
   CHECK(allocations.count() == 0);
   if (!product.empty() && device.kind == Device::cuda) {
     CHECK(launches(c.ctx, "conv1d_forward_" + product) == 4);
     CHECK(launches(c.ctx, "conv1d_input_gradient_" + product) == 4);
     const bool taps = s.g.stride == 1 && s.taps > 1;
-    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 2);
+    CHECK(launches(c.ctx, (taps ? "conv1d_weight_gradient_taps_" : "conv1d_weight_gradient_") + product) == 3);
+    // The tiles of windows sum the samples of x, if dbias is not wanted, and `stride` taps hold each sample once.
+    const bool once = !taps && s.g.dilation == 1 && s.g.left + s.g.stride <= s.taps && s.time == ys.time * s.g.stride;
+    CHECK(column_sums(c.ctx) == (once ? 1 : 2));
     CHECK(launches(c.ctx, "conv1d_forward") == 0);
     CHECK(launches(c.ctx, "conv1d_input_gradient") == (s.g.padding == Padding::zero ? 0 : 4));
     CHECK(launches(c.ctx, "conv1d_weight_gradient") == 0);
@@ -296,6 +312,8 @@ void exact(Device device, const Sample& s, int threads, Precision precision = Pr
       db, [&](int64_t i) { return at(sums, i) + db[i]; }, nothing);
   c.expect<float>(
       db_x, [&](int64_t i) { return at(sums_x, i) + db_x[i]; }, nothing);
+  c.expect<float>(
+      db_x_alone, [&](int64_t i) { return at(sums_x, i) + db_x_alone[i]; }, nothing);
 
   if constexpr (std::is_same_v<T, float>) {  // <Ax, dy> = <x, A'dy> = <weight, dweight>, exactly
     std::vector<double> dw_own = doubles(dw.read());
@@ -776,6 +794,14 @@ const std::vector<Sample>& tiles() {
       {"parts of the weight gradient", 1, 1100, 8, 8, 3, same(3)},
       {"parts of the weight gradient of windows", 1, 1100, 8, 72, 1, {}},
       {"tall tiles of the weight gradient", 1, 70, 16, 256, 1, {}},
+      {"tiles of weights that take turns in summing dy, and tiles of outputs in summing x",
+       1,
+       270,
+       72,
+       136,
+       4,
+       {.stride = 2, .left = 1, .right = 1}},
+      {"one sum of x over several tiles of weights", 1, 160, 72, 16, 10, {.stride = 5, .left = 3, .right = 2}},
       {"wide tiles of the weight gradient", 1, 70, 72, 128, 1, {}},
   };
   return all;
@@ -789,6 +815,58 @@ TEST_CASE("conv1d is exact on integers at the edges of tiles, whatever multiplie
       exact<float>(device, s, 2, Precision::fp32, "fma");
       if (device.kind == Device::cuda) exact<float>(device, s, 2, Precision::tf32, "tf32");
       exact<bf16>(device, s, 2, Precision::fp32, "bf16");
+    }
+}
+
+namespace {
+
+/// The gradient of the one bias that a codec's layer has, where all numbers are 1 + unit: dbias, or dbias_of_x of a
+/// transposed convolution. Every partial sum is a whole number of units below 2^24 (at most 2100 numbers of 2^12 + 1
+/// units), so float has it exactly, but only if the numbers are summed before their rounding to tf32.
+template <class T>
+void bias_of_layer(Device device, const Sample& s, bool transposed, Precision precision) {
+  INFO(s.why);
+  const double unit = std::is_same_v<T, float> ? std::ldexp(1.0, -12) : std::ldexp(1.0, -7);
+  const Shape xs = x_shape(s), ws = weight_shape(s), ys = y_shape(s);
+  Case c(std::string("conv1d bias, ") + s.why, device, xs, 2, precision);
+  const auto all = [&](const char* name, Shape shape) -> Buffer<T>& {
+    return c.values<T>(name, shape,
+                       std::vector<T>(static_cast<size_t>(shape.elements()), store<T>(static_cast<float>(1 + unit))));
+  };
+  auto &x = all("x", xs), &dy = all("dy", ys);
+  auto &dw = c.output("dweight", ws), &db = c.zeros("dbias", {.channels = transposed ? s.in : s.out});
+  Conv1dWeightGradient<T> a{.x = x, .dy = dy, .dweight = dw, .geometry = s.g, .add_dweight = false};
+  a.scratch = c.scratch(conv1d_weight_gradient_scratch<T>(c.ctx, xs, ws, ys, s.g));
+  (transposed ? a.dbias_of_x : a.dbias) = db;
+  conv1d_weight_gradient<T>(c.ctx, a);
+  CHECK(column_sums(c.ctx) == 0);
+  const auto rows = static_cast<double>((transposed ? xs : ys).rows());
+  c.expect<float>(
+      db, [&](int64_t) { return rows * (1 + unit); }, nothing);
+}
+
+}  // namespace
+
+TEST_CASE("conv1d's weight gradient sums what biases need in its own tiles, before any rounding",
+          "[conv1d][a100][rtx3090]") {
+  for (const Device device : devices())
+    for (const Precision precision : {Precision::fp32, Precision::tf32}) {
+      const auto layer = [&](const Sample& s, bool transposed = false) {
+        if (device.kind == Device::cpu && precision == Precision::tf32) return;
+        bias_of_layer<float>(device, s, transposed, precision);
+        if (precision == Precision::fp32) bias_of_layer<bf16>(device, s, transposed, precision);
+      };
+      layer({"residual unit", 2, 61, 16, 32, 7, same(7, 3)});
+      layer({"residual unit in parts", 1, 1100, 64, 24, 3, same(3)});
+      layer({"pointwise", 3, 70, 136, 264, 1, {}});
+      layer({"pointwise in parts", 1, 1100, 72, 72, 1, {}});
+      layer({"rate change", 2, 80, 24, 48, 8, strided(4)});
+      layer({"transposed", 2, 80, 24, 48, 8, strided(4)}, true);
+      layer({"transposed, odd", 2, 60, 72, 136, 10, {.stride = 5, .left = 3, .right = 2}}, true);
+      layer({"transposed, causal", 2, 64, 16, 32, 4, {.stride = 2, .right = 2}}, true);
+      layer({"transposed, in parts", 1, 2100, 16, 72, 2, {.stride = 2}}, true);
+      layer({"first layer of a codec", 2, 203, 1, 16, 7, same(7)});
+      layer({"last layer of a codec", 2, 203, 16, 1, 7, same(7)});
     }
 }
 
@@ -841,6 +919,17 @@ TEST_CASE("conv1d is exact on integers in wide tiles", "[conv1d][a100][rtx3090]"
     }
 }
 
+TEST_CASE("conv1d is exact on integers in tiles of 96 columns, of which a warp has 48", "[conv1d]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const int64_t out : {88, 96}) {  // 134 tiles; the last columns of 88 are empty
+      wide<bf16>(device, 3, 5700, 3, out, Precision::fp32, "bf16");
+      wide<float>(device, 3, 5700, 3, out, Precision::tf32, "tf32");
+    }
+    wide<bf16>(device, 3, 2900, 2, 184, Precision::fp32, "bf16");  // two tiles beside each other
+  }
+}
+
 TEST_CASE("conv1d is exact on integers in wide tiles with a halo longer than they", "[conv1d][a100][rtx3090]") {
   for (const Device device : devices()) {
     if (device.kind != Device::cuda) continue;  // 128 x 64 in 99 KiB of shared memory, 128 x 128 in more
@@ -883,20 +972,29 @@ TEST_CASE("conv1d's blocks: no rows for the halo where that saves some, and no s
         tiling(8, 24000, 256, 3, 64),      // the gap would leave none
         tiling(16, 264, 768, 7, 9),        // 120 blocks of 256 rows
         cuda::conv::forward_tiling<bf16>(ctx, {5, 3400, 1, 8}, {128, 2, 1, 8}, {.dilation = 200, .left = 200}),
+        tiling(16, 8000, 128, 1, 1),  // two blocks of 92 KiB per multiprocessor, where it has room for them
+        tiling(16, 8000, 128, 1, 1, 1024),
+        tiling(16, 8000, 128, 2, 1),  // two taps: tall
+        tiling(16, 2000, 256, 1, 1),  // L2 would be the bound
+        tiling(16, 16000, 64, 1, 1),  // two tall blocks have room
+        tiling(16, 8000, 192, 1, 1),
     };
     struct Expected {
       int rows, columns, gap;
       int64_t blocks;
     };
-    const Expected h200[] = {{256, 128, 54, 1188},  {256, 128, 54, 450}, {256, 128, 0, 456},
-                             {256, 128, 54, 450},   {256, 128, 54, 540}, {256, 128, 64, 1500},
-                             {256, 128, 128, 1500}, {128, 128, 0, 240},  {128, 128, 0, 141}};
-    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540}, {256, 128, 0, 456},
-                             {256, 128, 0, 540},   {256, 128, 0, 636}, {256, 128, 0, 1504},
-                             {128, 128, 0, 3016},  {256, 128, 0, 120}, {128, 128, 0, 141}};
-    const Expected of_99_kib[] = {{128, 64, 54, 4752},  {128, 96, 0, 1432}, {128, 128, 0, 912},
-                                  {128, 64, 0, 2148},   {128, 64, 0, 2532}, {128, 64, 0, 6016},
-                                  {64, 64, 128, 12000}, {128, 96, 0, 320},  {128, 64, 0, 282}};
+    const Expected h200[] = {{256, 128, 54, 1188}, {256, 128, 54, 450},  {256, 128, 0, 456},    {256, 128, 54, 450},
+                             {256, 128, 54, 540},  {256, 128, 64, 1500}, {256, 128, 128, 1500}, {128, 128, 0, 240},
+                             {128, 128, 0, 141},   {128, 128, 0, 1000},  {128, 128, 0, 1000},   {256, 128, 1, 500},
+                             {256, 128, 0, 250},   {256, 64, 0, 1000},   {128, 96, 0, 2000}};
+    const Expected a100[] = {{256, 128, 54, 1188}, {256, 128, 0, 540},  {256, 128, 0, 456},  {256, 128, 0, 540},
+                             {256, 128, 0, 636},   {256, 128, 0, 1504}, {128, 128, 0, 3016}, {256, 128, 0, 120},
+                             {128, 128, 0, 141},   {256, 128, 0, 500},  {256, 128, 0, 500},  {256, 128, 1, 500},
+                             {128, 128, 0, 500},   {256, 64, 0, 1000},  {128, 96, 0, 2000}};
+    const Expected of_99_kib[] = {{128, 64, 54, 4752}, {128, 96, 0, 1432},  {128, 128, 0, 912},   {128, 64, 0, 2148},
+                                  {128, 64, 0, 2532},  {128, 64, 0, 6016},  {64, 64, 128, 12000}, {128, 96, 0, 320},
+                                  {128, 64, 0, 282},   {128, 128, 0, 1000}, {128, 128, 0, 1000},  {128, 128, 1, 1000},
+                                  {128, 64, 0, 1000},  {128, 64, 0, 2000},  {128, 96, 0, 2000}};
     const cuda::DeviceLimits& d = cuda::limits(ctx);
     const size_t kib = d.shared_per_block >> 10;
     constexpr int h200_multiprocessors = 132, a100_multiprocessors = 108;  // the tables are for these devices

@@ -127,21 +127,29 @@ void factorised_case(Device device, int64_t rows, int64_t latent, int64_t dim, i
   auto &in_bias = c.zeros("in_bias", {stages, 1, 1, dim}),
        &out_weight = c.zeros("out_weight", {stages, latent, 1, dim}),
        &out_bias = c.zeros("out_bias", {stages, 1, 1, latent}), &y = c.output("y", zs);
-  auto& found = c.output<int32_t>("codes", {1, rows, 1, stages});
-  rvq_forward(
-      c.ctx,
-      {.z = z,
-       .codebooks = codebooks,
-       .projections = {.in_weight = in_weight, .in_bias = in_bias, .out_weight = out_weight, .out_bias = out_bias},
-       .y = y,
-       .codes = found,
-       .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, true)),
-       .metric = metric});
+  RvqProjections p{.in_weight = in_weight, .in_bias = in_bias, .out_weight = out_weight, .out_bias = out_bias};
   std::vector<int32_t> expected;
   for (const int64_t id : wanted)
     expected.insert(expected.end(), static_cast<size_t>(stages), static_cast<int32_t>(id));
-  INFO(codes << " codes of " << dim << " channels, latent " << latent << ", periods from " << least);
-  c.expect_equal<int32_t>(found, expected);
+  for (const bool with_products : {false, true}) {
+    if (with_products) {
+      auto& products = c.output("products", rvq_products_shape(stages, dim));
+      rvq_products(c.ctx,
+                   {.projections = p, .y = products, .scratch = c.scratch(rvq_products_scratch(stages, dim, latent))});
+      p.products = products;
+    }
+    auto& found = c.output<int32_t>("codes", {1, rows, 1, stages});
+    rvq_forward(c.ctx, {.z = z,
+                        .codebooks = codebooks,
+                        .projections = p,
+                        .y = y,
+                        .codes = found,
+                        .scratch = c.scratch(rvq_forward_scratch(c.ctx, zs, books, true, 1, with_products)),
+                        .metric = metric});
+    INFO(codes << " codes of " << dim << " channels, latent " << latent << ", periods from " << least << ", products "
+               << with_products);
+    c.expect_equal<int32_t>(found, expected);
+  }
 }
 
 /// Codes of the latent's dimension. The second stage sees the residual of the first, (0, ..., 0, -1). Its codes are

@@ -78,6 +78,16 @@ struct Weight {
   }
 };
 
+/// Memory that follows from the parameters as effective weights do, for example a product of weights. It is the same
+/// for all plans.
+struct Derived {
+  std::string name;
+  Shape shape{};
+  View<float> value{};  ///< from Parameters::allocate() on
+  /// Writes the value. It must not allocate.
+  std::function<void(Context&, View<float>)> compute{};
+};
+
 class Parameters {
  public:
   Parameters() = default;
@@ -104,6 +114,10 @@ class Parameters {
   /// As add_plain_weight(), under exactly this name.
   Weight& add_named_weight(std::string name, std::vector<int64_t> stored, Shape whole, Init, StoredAs = StoredAs::same);
 
+  /// Registers memory that the end of refresh() and of update() computes, in the order of registration. A second call
+  /// with the same name returns the first one. Throws Error(usage) if the shape differs, or after allocate().
+  const Derived& derive(std::string name, Shape, std::function<void(Context&, View<float>)> compute);
+
   /// Allocates the blocks, filled with zeros. After this call, add() only accepts parameters that already exist.
   void allocate(Context&, bool with_gradients, Storage = Storage::float32);
   bool allocated() const noexcept { return allocated_; }
@@ -113,7 +127,7 @@ class Parameters {
   /// registration, the name and the seed. Throws Error(usage) before allocate().
   void initialise(Context&, uint64_t seed);
 
-  /// Computes effective weights from v and, where there is one, g. Must be called once after each change of the
+  /// Computes effective weights from v and, where there is one, g, then what is derived from them. Must be called once after each change of the
   /// parameters.
   void refresh(Context&);
   /// Records a step whose backward pass clears the gradients that other steps only accumulate into. The step must be
@@ -167,14 +181,17 @@ class Parameters {
   Place find(const std::string& name);
   void expect_one_form(const std::vector<std::string>& names, const char* of_other_form);
   Weight& weight_of(Parameter& v, Parameter* g);
+  void compute_derived(Context&) const;
   std::deque<Parameter> parameters_;
   std::deque<Weight> weights_;
+  std::deque<Derived> derived_;
   std::vector<WeightRow> rows_host_;
   View<const WeightRow> rows_{};
   View<float> values_{}, gradients_{}, buffers_{}, directions_{}, gains_{}, direction_grads_{}, gain_grads_{};
   View<float> weights32_{}, weight_grads_{};
   View<bf16> weights16_{};
-  Memory values_memory_, gradients_memory_, buffers_memory_, weights_memory_, weight_grads_memory_, rows_memory_;
+  Memory values_memory_, gradients_memory_, buffers_memory_, weights_memory_, weight_grads_memory_, rows_memory_,
+      derived_memory_;
   bool allocated_ = false, with_gradients_ = false;
 };
 

@@ -37,6 +37,21 @@
 //               makes all of dz NaN
 //   saved       codes, quantised, and (factorised) z; the backward recomputes the residuals from the last to the first
 //   writes      y, codes, quantised, losses are =; dz is = unless add_dz; the rest is +=; an empty output is skipped
+//               (y: with products only)
+//   products    with the result of rvq_products, no stage needs the residual. With P_ij = W_in_i W_out_j, of the stages j
+//               before i:   e_i = (W_in_i z + s_i) - sum_j P_ij E_j[c_j],   s_i = b_in_i - sum_j W_in_i b_out_j
+//               One product of z serves all stages, and the rest of the search is in numbers of stages x dim. The sum
+//               runs over j and then over the channels of the code, in order, fused if the search's sums are. The
+//               caller chooses: the bits of e, and so rarely a code, differ from those without products, but y has the
+//               bits of its codes either way. The backward pass does not use them
+//   equal codes given the same arguments, the codes of a row are the same whatever the other rows, the threads and the
+//               cutting into calls are, and `quantised`, `losses` or y that is left out does not matter. With products
+//               or without, and on another back end, a row's codes may differ from a stage on where rounding decides:
+//               where the half distances of the two codes, in exact arithmetic from the same codes before, differ by at
+//               most the sum of both errors. The error of h_k is that of vq.h plus sum_d |c_kd| t_d (cosine: 2 |t|/|e|).
+//               t_d = (2 latent + stages dim + 4) 2^-24 of the sum of |terms| of e_d with products: a term passes at
+//               most `latent` roundings in P, as many in W_in_i z or as code channels in the sum, and those of s_i.
+//               Without products as `accuracy` says
 //   aliasing    none
 //   decode      the sums and the order of the forward: bitwise equal to its y if all stages are used. Codes are clamped
 //               to [0, codes)
@@ -46,7 +61,8 @@
 //               chunks of 128 rows; within a chunk every eighth row, then the eight sums. Other shapes as on the CPU
 //   accuracy    codes: see vq.h, for the residual left by the previous stages. Every other result within the rounding
 //               of its own terms, with at most 2 stages (latent + dim + 6) + rows of them on any path
-//   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward
+//   cost        2 rows stages codes dim flops; factorised, 4 rows stages dim latent more, and 3 times that backward.
+//               With products and without y, half of it. rvq_products: (stages dim)^2 latent flops
 //
 // beam > 1: beam search (the M-algorithm, Anderson and Mohan, IEEE Trans. Communications 32(2), 1984) in place of the
 // nearest code of each stage. A hypothesis is a sequence of codes; each row starts with the empty one. Every stage
@@ -83,6 +99,16 @@ struct RvqProjections {
   View<const float> in_bias{};     ///< [stages, 1, 1, dim]
   View<const float> out_weight{};  ///< [stages, latent, 1, dim]
   View<const float> out_bias{};    ///< [stages, 1, 1, latent]
+  /// Result of rvq_products for these weights and biases, of as many stages or more; empty: residuals instead.
+  View<const float> products{};
+};
+/// The products of projections that rvq_forward takes: [1, 1 + S dim, 1, S dim] floats, S = stages. Row 0 has s_i of
+/// stage i at i dim. Row 1 + j dim + d has P_ij, column d, at i dim for the stages i behind j, and zeros before. The
+/// first n stages have the first columns of the first rows. Any change of weights or biases asks for new products.
+struct RvqProducts {
+  RvqProjections projections;  ///< `products` is not read
+  View<float> y;               ///< [1, 1 + stages dim, 1, stages dim] =
+  View<float> scratch{};
 };
 struct RvqForward {
   View<const float> z;          ///< [batch, frames, 1, latent]
@@ -90,7 +116,7 @@ struct RvqForward {
   RvqProjections projections{};
   View<const int32_t> stages{};  ///< [batch]: stages used per item (quantizer dropout); empty: all
   View<const int32_t> frames{};  ///< [batch]: valid frames per item (losses only); empty: all
-  View<float> y;                 ///< [batch, frames, 1, latent] =
+  View<float> y;                 ///< [batch, frames, 1, latent] =; may be empty with products
   View<int32_t> codes;           ///< [batch, frames, 1, stages] =
   View<float> quantised{};       ///< saved for the backward: [stages, batch * frames, 1, dim], r_i or e_i of each stage
   View<float> losses{};  ///< [2] = commitment, codebook
@@ -124,9 +150,14 @@ struct RvqDecode {
   View<float> y;
   View<float> scratch{};
 };
-Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam = 1);
+/// `products`: of a call with RvqProjections::products.
+Shape rvq_forward_scratch(Context&, Shape z, Shape codebooks, bool factorised, int64_t beam = 1, bool products = false);
 Shape rvq_backward_scratch(Context&, Shape z, Shape codebooks, bool factorised);
 Shape rvq_decode_scratch(Context&, Shape codes, Shape y, Shape codebooks, bool factorised);
+Shape rvq_products_shape(int64_t stages, int64_t dim) noexcept;
+/// The same on every device.
+Shape rvq_products_scratch(int64_t stages, int64_t dim, int64_t latent) noexcept;
+void rvq_products(Context&, const RvqProducts&);
 void rvq_forward(Context&, const RvqForward&);
 void rvq_backward(Context&, const RvqBackward&);
 void rvq_decode(Context&, const RvqDecode&);

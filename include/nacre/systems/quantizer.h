@@ -41,7 +41,7 @@ struct QuantizerUse {
   /// their moving averages. Factorised codes have no such update.
   View<const int32_t> step{};
   uint64_t seed = 0;
-  bool codes_only = false;  ///< for inference: Quantized::flow may be left out
+  bool codes_only = false;  ///< for inference: the values of Quantized::flow are not wanted and may be undefined
 };
 /// A planned quantizer. Except for `codes`, the views are empty if nothing is trained.
 struct Quantized {
@@ -83,6 +83,7 @@ class Quantizer {
     const Weight* out_weight = nullptr;
     const Parameter* in_bias = nullptr;
     const Parameter* out_bias = nullptr;
+    const Derived* derived = nullptr;  // of the projections
   };
   /// Inputs of a cascade in training.
   struct Numbers {

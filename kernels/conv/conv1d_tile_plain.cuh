@@ -1,0 +1,18 @@
+#pragma once
+// The launches of plain conv1d for one product: each of conv1d_tile_fma.cu, _tf32.cu and _bf16.cu instantiates them.
+#include "conv/conv1d_tile.cuh"
+
+namespace nacre::cuda::tile {
+
+template <Product P>
+void plain_forward(Context& ctx, const Plain<Element<P>>& p) {
+  constexpr ProductNames names{"conv1d_forward_fma", "conv1d_forward_tf32", "conv1d_forward_bf16"};
+  launch_product<P, Major::k>(ctx, names.of(P), p.s, p.x, p.w, PlainInput<Element<P>>{}, p.output);
+}
+template <Product P>
+void plain_input_gradient(Context& ctx, const Plain<Element<P>>& p) {
+  constexpr ProductNames names{"conv1d_input_gradient_fma", "conv1d_input_gradient_tf32", "conv1d_input_gradient_bf16"};
+  launch_product<P, Major::mn>(ctx, names.of(P), p.s, p.x, p.w, PlainInput<Element<P>>{}, p.output);
+}
+
+}  // namespace nacre::cuda::tile
